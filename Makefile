@@ -1,0 +1,36 @@
+# Two commands are enough: `make demo` and `make test`. Each sets up all it needs; only Python >= 3.11 and a network must
+# be there. PYTHON=... chooses the interpreter, ARGS=... is passed on.
+
+RUN := .venv/bin/python
+PARTS := registry envoy demo
+
+.PHONY: demo test unit lint format types layers venv parts help
+
+help: ## what there is
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+demo: venv ## the main job on real parts, told step by step (ARGS=--keep leaves it running)
+	@$(RUN) -m examples.demo $(ARGS)
+
+test: venv parts ## all tests, on real parts
+	$(RUN) -m pytest $(ARGS)
+
+unit: venv ## the quick ones only
+	$(RUN) -m pytest tests/unit tests/property $(ARGS)
+
+lint: venv ## everything that reads the code without running it
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	.venv/bin/lint-imports --no-cache
+	.venv/bin/codespell
+
+format: venv ## put the code into its form
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+venv:
+	@PYTHON=$(PYTHON) sh .ci/venv
+
+parts: venv
+	@$(RUN) -m tests.parts.provision $(PARTS)

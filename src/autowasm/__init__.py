@@ -1,0 +1,1 @@
+"""AutoWasm puts WebAssembly filters into running Envoy sidecars. `docs/architecture.md` shows the way through."""

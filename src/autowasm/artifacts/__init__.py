@@ -1,0 +1,1 @@
+"""From "where it comes from" to "verified bytes on disk"."""

@@ -1,0 +1,1 @@
+"""Verified bytes on disk under their sha256."""

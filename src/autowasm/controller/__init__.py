@@ -1,0 +1,1 @@
+"""The AutoWasm reconciler and what feeds it."""

@@ -1,0 +1,94 @@
+"""Digest values (`sha256:<hex>`) and the incremental check of bytes against one.
+
+Not a general hashing interface: sha256 identifies modules everywhere (design D4); sha512 is known only because OCI
+allows it for manifests and layers. Invariant: a `Digest` or `Sha256Hex` that exists is well formed, lower case, and safe
+as a file name and a URL path.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import NewType, Self
+
+from autowasm.errors import ContentRejected
+
+Sha256Hex = NewType("Sha256Hex", str)
+"""64 lower-case hexadecimal digits: the identity of a module."""
+
+_HEX_LENGTHS = {"sha256": 64, "sha512": 128}
+_SHA256_HEX = re.compile(r"[0-9a-f]{64}\Z")
+_HEX = re.compile(r"[0-9a-f]+\Z")
+
+
+def sha256_hex(text: str) -> Sha256Hex:
+    """Check that `text` is 64 lower-case hex digits. Raises ValueError."""
+    if not _SHA256_HEX.match(text):
+        raise ValueError(f"not 64 lower-case hexadecimal digits: {text[:80]!r}")
+    return Sha256Hex(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """`algorithm:hex` as in the OCI image specification, descriptor.md "Digests"."""
+
+    algorithm: str
+    hex: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse `sha256:<64 hex>` or `sha512:<128 hex>`, lower case only. Raises ValueError."""
+        algorithm, separator, hex_digits = text.partition(":")
+        length = _HEX_LENGTHS.get(algorithm)
+        if not separator or length is None:
+            raise ValueError(f"not a digest (want sha256:<64 hex digits>): {text[:160]!r}")
+        if len(hex_digits) != length or not _HEX.match(hex_digits):
+            raise ValueError(
+                f"a {algorithm} digest has {length} lower-case hexadecimal digits: {text[:160]!r}"
+            )
+        return cls(algorithm, hex_digits)
+
+    @classmethod
+    def of(cls, data: bytes) -> Self:
+        """The sha256 digest of `data`."""
+        return cls("sha256", hashlib.sha256(data).hexdigest())
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.hex}"
+
+
+class DigestVerifier:
+    """Counts and hashes bytes as they pass; `finish` says whether they were the ones promised.
+
+    `size` in bytes, None where nobody promised one. More bytes than promised are refused as soon as they are seen.
+    """
+
+    def __init__(self, expected: Digest, *, size: int | None, what: str) -> None:
+        self._expected = expected
+        self._size = size
+        self._what = what
+        self._hash = hashlib.new(expected.algorithm)
+        self.seen = 0
+
+    def update(self, chunk: bytes | memoryview) -> None:
+        """Take the next bytes. Raises ContentRejected (`SizeMismatch`) on the first byte too many."""
+        self.seen += len(chunk)
+        if self._size is not None and self.seen > self._size:
+            raise ContentRejected(
+                f"{self._what}: the server sent more than the {self._size} bytes that it announced",
+                reason="SizeMismatch",
+            )
+        self._hash.update(chunk)
+
+    def finish(self) -> None:
+        """Raises ContentRejected: `SizeMismatch` if bytes are missing, `DigestMismatch` if they are others."""
+        if self._size is not None and self.seen != self._size:
+            raise ContentRejected(
+                f"{self._what}: {self.seen} bytes arrived where {self._size} were announced",
+                reason="SizeMismatch",
+            )
+        if self._hash.hexdigest() != self._expected.hex:
+            raise ContentRejected(
+                f"{self._what}: the bytes have {self._expected.algorithm}:{self._hash.hexdigest()}, "
+                f"not {self._expected}; the registry or something on the way changed them",
+                reason="DigestMismatch",
+            )

@@ -1,0 +1,1 @@
+"""Generic Kubernetes machinery with client-go's names; knows nothing about AutoWasm."""

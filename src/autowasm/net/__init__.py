@@ -1,0 +1,1 @@
+"""Outgoing traffic: address policy, deadlines, minimum rate, thread pools."""

@@ -1,0 +1,62 @@
+"""Thread pools of our own for work that blocks (design D1).
+
+Not for work that awaits. Invariant: nothing of ours runs in asyncio's default executor, which has only a handful of
+threads on a small node, so a slow registry can never hold up a file or a name lookup of somebody else.
+"""
+
+import asyncio
+import contextvars
+import functools
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import ParamSpec, Self, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Pool:
+    """A named ThreadPoolExecutor whose jobs keep the caller's context variables (log keys, request id)."""
+
+    def __init__(self, name: str, *, threads: int) -> None:
+        self.executor = ThreadPoolExecutor(threads, thread_name_prefix=f"autowasm-{name}")
+
+    def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Hand `function` to the pool, from any thread. Its `cancel` works only until the function begins."""
+        context = contextvars.copy_context()
+        return self.executor.submit(context.run, functools.partial(function, *args, **kwargs))
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `function` in the pool. Cancelling the await does not stop a function that has begun."""
+        return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
+
+    def close(self) -> None:
+        """Drop what has not begun and do not wait for what has: its sockets are shut down by their owners."""
+        self.executor.shutdown(wait=False, cancel_futures=True)
+
+
+class Pools:
+    """The pools of one process, a context manager: `transfer`, `parsing`, `names`, `disk`."""
+
+    def __init__(self, *, transfers: int = 32) -> None:
+        self.transfer = Pool("transfer", threads=transfers)
+        """One thread for each blocking network transfer; as many as fetches may run at once."""
+        self.parsing = Pool("parsing", threads=1)
+        """Archives and modules: processor-bound, so one at a time leaves a core to the loop."""
+        self.names = Pool("names", threads=8)
+        """getaddrinfo for hosts that tenants name; a dead name server holds these threads and no others."""
+        self.disk = Pool("disk", threads=4)
+        """fsync, rename, unlink, hashing of stored blobs, reading ahead."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for pool in (self.transfer, self.parsing, self.names, self.disk):
+            pool.close()

@@ -1,0 +1,99 @@
+"""ImageReference: the strict grammar of `host[:port]/repository[:tag][@digest]`, with Docker Hub's short forms.
+
+Not a URL: a scheme is refused with a sentence that says so. The grammar is that of distribution/reference
+(`reference.go`): a looser one lets `../`, newlines and whole URLs reach a registry. Invariant: every part of an
+`ImageReference` is safe in a URL path and in a log line.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from typing import Self
+
+from autowasm.digest import Digest
+
+_HOST_LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
+_HOST = re.compile(rf"(?:{_HOST_LABEL}(?:\.{_HOST_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?\Z")
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*\Z")
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")
+_LONGEST_NAME = 255  # distribution/reference: NameTotalLengthMax
+
+DOCKER_HUB = "docker.io"
+"""The name under which people know Docker Hub; its API answers under another host."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageReference:
+    """Where an image is: `host`, `repository`, and a `tag`, a `digest` or both (then the digest decides)."""
+
+    host: str
+    repository: str
+    tag: str | None = None
+    digest: Digest | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse what a user writes. No tag and no digest means `latest`. Raises ValueError with a sentence."""
+        shown = repr(text[:200])
+        if "://" in text:
+            raise ValueError(f"write the image without a scheme (host/name:tag): {shown}")
+        rest, at, digest_text = text.partition("@")
+        digest = Digest.parse(digest_text) if at else None
+        head, slash, last = rest.rpartition("/")
+        name, colon, tag = last.partition(":")
+        if colon and not _TAG.match(tag):
+            raise ValueError(
+                f"not a tag (letters, digits, '_', '.', '-', at most 128): {tag[:140]!r} in {shown}"
+            )
+        host, repository = _split_host(f"{head}{slash}{name}")
+        if not _HOST.match(host):
+            raise ValueError(f"not a registry host: {host[:100]!r} in {shown}")
+        if not _REPOSITORY.match(repository):
+            raise ValueError(
+                f"not a repository name (lower-case letters, digits, single separators): "
+                f"{repository[:100]!r} in {shown}"
+            )
+        if len(host) + 1 + len(repository) > _LONGEST_NAME:
+            raise ValueError(f"host and repository are longer than {_LONGEST_NAME} characters")
+        if not colon and digest is None:
+            tag = "latest"
+        return cls(host, repository, tag or None, digest)
+
+    @property
+    def is_pinned(self) -> bool:
+        """True if the content can never change: a digest is given."""
+        return self.digest is not None
+
+    @property
+    def name(self) -> str:
+        """Host and repository, without tag and digest."""
+        return f"{self.host}/{self.repository}"
+
+    @property
+    def version(self) -> str:
+        """What the distribution API takes as `<reference>`: the digest if there is one, else the tag."""
+        return str(self.digest) if self.digest else (self.tag or "latest")
+
+    def pinned(self, digest: Digest) -> Self:
+        """The same image by digest; the tag is dropped, because it can move."""
+        return replace(self, tag=None, digest=digest)
+
+    def __str__(self) -> str:
+        tag = f":{self.tag}" if self.tag else ""
+        digest = f"@{self.digest}" if self.digest else ""
+        return f"{self.name}{tag}{digest}"
+
+
+def _split_host(name: str) -> tuple[str, str]:
+    """Docker's rule: the first part is a host if it has a dot or a port, is `localhost`, or has upper case."""
+    first, slash, rest = name.partition("/")
+    is_host = "." in first or ":" in first or first == "localhost" or first.lower() != first
+    if not slash or not is_host:
+        host, repository = DOCKER_HUB, name
+    else:
+        host, repository = first, rest
+    if host == "index.docker.io":
+        host = DOCKER_HUB
+    if host == DOCKER_HUB and "/" not in repository:
+        repository = f"library/{repository}"
+    return host, repository

@@ -1,0 +1,1 @@
+"""What Envoy, Prometheus and the kubelet talk to."""

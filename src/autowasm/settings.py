@@ -1,0 +1,197 @@
+"""Every limit and default, each with its reason; one frozen `Settings` built once from flags and environment.
+
+Not a parser of command lines (`cli/flags.py`). Invariant: nothing below the composition root reads the environment,
+and no limit is written anywhere else.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+MIB: Final = 1024 * 1024
+
+ENVOY_MODULE_LIMIT: Final = 33_554_432
+"""Bytes. Envoy buffers a fetched module whole; one byte more fails the fetch for good (research: 32 MiB hard limit)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what others send us. Seconds and bytes. Tests lower them; users do not need to."""
+
+    module_bytes: int = ENVOY_MODULE_LIMIT
+    layer_bytes: int = 64 * MIB
+    """A compressed layer or object: twice the module, for what an image carries besides."""
+    unpacked_bytes: int = 256 * MIB
+    """All that one archive may unpack to while we look for the module."""
+    unpacked_ratio: int = 200
+    """Unpacked per packed byte, past the first `ratio_grace_bytes`. Wasm with padding reaches about 100."""
+    ratio_grace_bytes: int = 4 * MIB
+    """So that a small honest module of zeros is not taken for a bomb."""
+    archive_nesting: int = 3
+    """gzip in tar in gzip is the deepest that anyone publishes."""
+    archive_entries: int = 10_000
+    archive_metadata_bytes: int = MIB
+    """One tar header extension (long name, pax): real ones are below 4 KiB."""
+    image_layers: int = 128
+    """Docker's own limit is 127."""
+    manifest_bytes: int = 4 * MIB
+    """The distribution specification asks registries to take manifests of at least this size."""
+    token_bytes: int = MIB
+    """A token endpoint's answer."""
+    redirects: int = 5
+    imports: int = 10_000
+    exports: int = 100_000
+    name_bytes: int = 1024
+    """One import or export name, as shown in messages and kept in memory."""
+
+    connect_timeout: float = 5.0
+    answer_timeout: float = 30.0
+    """One manifest, token or HEAD answer; also the first byte of a blob (registries fetch from cold storage)."""
+    fetch_timeout: float = 300.0
+    """A whole fetch, all its requests together."""
+    minimum_rate: int = 64 * 1024
+    """Bytes a second; slower than this a 32 MiB module would not finish within `fetch_timeout` anyway."""
+    minimum_rate_after: float = 10.0
+    """Seconds of grace, and the window over which the rate is taken."""
+    dns_timeout: float = 5.0
+    attempts: int = 3
+    """Tries inside one fetch, for answers that say "later" and broken connections. The queue retries after that."""
+    attempt_backoff: float = 0.5
+    attempt_wait: float = 5.0
+    """A server that asks for a longer pause than this ends the fetch; the queue comes back then."""
+    transfer_chunk: int = MIB
+    """One read from a socket and one write to disk; also the memory that a transfer holds."""
+    thread_return: float = 2.0
+    """After its sockets are shut down, a transfer's thread is waited for this long, then reported and left behind."""
+    idle_registries: int = 32
+    """Registry connections (with their token) kept for the next request to the same repository."""
+
+    spec_bytes: int = MIB
+    """One AutoWasm as JSON or YAML; etcd refuses objects above 1.5 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServeLimits:
+    """Bounds on what clients of our own ports may do. Seconds, bytes, counts."""
+
+    request_timeout: float = 15.0
+    """For a connection to send its first or next whole request header once it has begun."""
+    keepalive_timeout: float = 3_630.0
+    """Longer than Envoy's connection pool keeps an idle connection (1 h), so that Envoy, not we, closes first."""
+    send_base: float = 30.0
+    """A send may take this long plus one second for each `send_rate` bytes."""
+    send_rate: int = 64 * 1024
+    sendfile_chunk: int = MIB
+    """Bytes for one sendfile call: larger ones hold the loop (a copy of 1 MiB takes about 0.2 ms)."""
+    backlog: int = 4096
+    """Thousands of sidecars connect in one second; 128 drops SYNs and costs them 1 to 3 s."""
+    held_known: float = 10.0
+    """How long a known digest is held where the client does not say how long it waits."""
+    held_known_most: float = 60.0
+    held_margin: float = 0.5
+    """Answer this long before the client gives up, so that it sees our 503 and its reason."""
+    held_unknown: float = 3.0
+    held_unknown_count: int = 256
+    """Requests for unknown digests held at a time; more are answered 404 at once: digests are easy to invent."""
+    finish_sends: float = 30.0
+    """At stop: sends in flight get this long."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchLimits:
+    """How many fetches run at once (design D11), and how failures are spaced."""
+
+    per_namespace_host: int = 2
+    per_namespace: int = 4
+    per_host: int = 4
+    total: int = 32
+    queued: int = 10_000
+    """Fetches waiting for a place; a cluster of 10 000 AutoWasms fits, an endless loop does not."""
+    retry_base: float = 1.0
+    retry_maximum: float = 300.0
+    not_found_first: float = 15.0
+    """Doubling up to `not_found_retry`: people apply the AutoWasm a moment before the push is through."""
+    not_found_retry: float = 300.0
+    denied_retry: float = 300.0
+    breaker_failures: int = 5
+    """Failures in a row, on one (host, repository, credential), that stop further attempts for `breaker_open`."""
+    breaker_open: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyFetch:
+    """How a sidecar reaches us: goes into every EnvoyFilter, so a change here is a rollout."""
+
+    service_name: str = "wasmer"
+    service_namespace: str = "istio-system"
+    service_port: int = 8081
+    cluster_domain: str = "cluster.local"
+    cluster_override: str | None = None
+    authority_override: str | None = None
+    timeout: float = 30.0
+    """One attempt. At proxy start a silent server holds the whole proxy for (retries + 1) × this."""
+    retries: int = 10
+    """With back-off 1 s to 5 s: an outage of about 30 s costs no request. More blocks the listener's other changes."""
+
+    @property
+    def cluster(self) -> str:
+        """The Envoy cluster that istiod makes for our Service."""
+        return self.cluster_override or (
+            f"outbound|{self.service_port}||"
+            f"{self.service_name}.{self.service_namespace}.svc.{self.cluster_domain}"
+        )
+
+    @property
+    def authority(self) -> str:
+        """Host and port in the uri; Envoy sends it as Host and uses it for nothing else."""
+        return self.authority_override or (
+            f"{self.service_name}.{self.service_namespace}:{self.service_port}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """Which hosts and addresses fetches may reach, and how TLS is checked."""
+
+    allow_cidr: tuple[str, ...] = ()
+    deny_cidr: tuple[str, ...] = ()
+    plain_http: frozenset[str] = frozenset()
+    """`HOST` or `HOST:PORT` of registries that speak plain HTTP."""
+    insecure: frozenset[str] = frozenset()
+    """`HOST` or `HOST:PORT` of registries whose certificate is not checked."""
+    ca_file: Path | None = None
+    """PEM file of further certificate authorities for registries and objects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standalone:
+    """Where standalone mode reads and writes."""
+
+    config_dir: Path
+    envoy_dir: Path
+    listener_template: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All that `wasmer` can be told."""
+
+    cache_dir: Path
+    listen: str = "[::]:8081"
+    admin_listen: str = "[::]:8080"
+    envoy: EnvoyFetch = field(default_factory=EnvoyFetch)
+    outgoing: Outgoing = field(default_factory=Outgoing)
+    allow_imports: frozenset[str] = frozenset()
+    """Further host functions that a module may import, as `module.name`, for Envoys with extensions of their own."""
+    disk_budget: int = 4 * 1024 * MIB
+    blob_grace: float = 24 * 3600.0
+    drain_delay: float = 5.0
+    """Between becoming unready and closing: endpoints take seconds to reach every sidecar."""
+    workers: int = 4
+    startup_deadline: float = 90.0
+    log_level: str = "info"
+    log_format: str = "json"
+    limits: Limits = field(default_factory=Limits)
+    serve: ServeLimits = field(default_factory=ServeLimits)
+    fetch: FetchLimits = field(default_factory=FetchLimits)
+    standalone: Standalone | None = None

@@ -1,0 +1,1 @@
+"""The same reconciler over a directory instead of an API server."""

@@ -1,0 +1,66 @@
+"""structlog over the standard library, so that libraries' logs come out in the same form.
+
+Not a place to log from. Invariants: log lines go to standard error; tracebacks carry no local variables (they hold
+tokens); libraries that print request bodies at debug level are pinned above it.
+"""
+
+import logging
+import sys
+from typing import TextIO
+
+import structlog
+from structlog.typing import Processor
+
+_PINNED = {
+    "kubernetes_asyncio.client.rest": logging.INFO,  # prints bodies, Secrets among them, at debug
+    "urllib3": logging.WARNING,  # prints URLs with their queries
+    "asyncio": logging.WARNING,
+    "watchfiles": logging.WARNING,
+}
+
+
+def configure(*, level: str = "info", form: str = "json", stream: TextIO | None = None) -> None:
+    """Set up logging once for the process. `form` is `json` or `console`, `level` a standard level name."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    output = stream or sys.stderr
+    renderers: list[Processor]
+    if form == "json":
+        transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        renderers = [
+            structlog.processors.ExceptionRenderer(transformer),
+            structlog.processors.JSONRenderer(),
+        ]
+    else:
+        renderers = [
+            structlog.dev.ConsoleRenderer(
+                colors=output.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
+    handler = logging.StreamHandler(output)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for name, floor in _PINNED.items():
+        logging.getLogger(name).setLevel(max(floor, root.level))
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
