@@ -1,0 +1,70 @@
+"""parse(): from a document, as the API server or a YAML file gives it, to a valid AutoWasm.
+
+Not a YAML reader. Invariant: every refusal is a SpecError whose `field` is the path as a user writes it.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import UNSET, Struct
+
+from autowasm.api import validation
+from autowasm.api.v1alpha1 import API_VERSION, KIND, AutoWasm, Metadata, Spec
+from autowasm.errors import SpecError
+
+_T = TypeVar("_T")
+
+
+class _Envelope(Struct, rename="camel"):
+    """What is around the spec; unknown fields here are Kubernetes' business."""
+
+    metadata: Metadata
+    spec: Any = UNSET
+    api_version: str = API_VERSION
+    kind: str = KIND
+
+
+_AT = re.compile(r" - at `\$(?P<path>[^`]*)`\Z")
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`")
+_MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
+
+
+def parse(document: Mapping[str, Any]) -> AutoWasm:
+    """Read one object as the API server or a YAML file gives it.
+
+    Raises SpecError whose `field` is the path to what is wrong, as a user writes it.
+    """
+    envelope = _convert(document, _Envelope, "")
+    if envelope.api_version != API_VERSION:
+        raise SpecError(
+            "apiVersion", f"this version reads {API_VERSION}, not {envelope.api_version}"
+        )
+    if envelope.kind != KIND:
+        raise SpecError("kind", f"must be {KIND}, not {envelope.kind}")
+    if envelope.spec is UNSET:
+        raise SpecError("spec", "is required")
+    spec = _convert(envelope.spec, Spec, "spec")
+    validation.check(spec)
+    return AutoWasm(metadata=envelope.metadata, spec=spec)
+
+
+def _convert(value: object, kind: type[_T], root: str) -> _T:
+    """`msgspec.convert`, with its complaints turned into SpecError with our kind of field path."""
+    try:
+        return msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError as error:
+        text = str(error)
+    at = _AT.search(text)
+    path = root + (at["path"].replace("[...]", "") if at else "")
+    problem = _AT.sub("", text)
+    if unknown := _UNKNOWN.match(problem):
+        raise SpecError(_join(path, unknown["name"]), "unknown field; check the spelling")
+    if missing := _MISSING.match(problem):
+        raise SpecError(_join(path, missing["name"]), "is required")
+    raise SpecError(path.lstrip(".") or "object", problem[:1].lower() + problem[1:])
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}".lstrip(".")

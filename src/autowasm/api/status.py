@@ -1,0 +1,126 @@
+"""The status of an AutoWasm: phases, conditions, the record, the history. Pure data and how it is put together.
+
+Who decides a phase is the reconciler. Invariants: `lastTransitionTime` moves only when a condition's status does, so an
+unchanged state gives an unchanged status and nothing is written (design D10); the history is newest first, one entry
+for each source, at most `HISTORY_LENGTH`.
+"""
+
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from autowasm.api.record import Record
+
+HISTORY_LENGTH = 5
+MESSAGE_LONGEST = 1024
+"""Characters; longer texts are cut, an object in etcd is not a log."""
+
+
+class Phase(enum.Enum):
+    """`status.phase`, design section 4."""
+
+    PENDING = "Pending"
+    FETCHING = "Fetching"
+    SYNCED = "Synced"
+    DEGRADED = "Degraded"
+    FAILED = "Failed"
+
+
+class ConditionType(enum.Enum):
+    """`status.conditions[].type`."""
+
+    FETCHED = "Fetched"
+    PUBLISHED = "Published"
+    READY = "Ready"
+
+
+class Condition(Struct, frozen=True, rename="camel"):
+    """As metav1.Condition."""
+
+    type: str
+    status: str
+    reason: str
+    message: str = ""
+    last_transition_time: str = ""
+    observed_generation: int = 0
+
+    def same_state(self, other: "Condition") -> bool:
+        """True if only times differ."""
+        mine = (self.type, self.status, self.reason, self.message, self.observed_generation)
+        return mine == (
+            other.type,
+            other.status,
+            other.reason,
+            other.message,
+            other.observed_generation,
+        )
+
+
+class Module(Record, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """`status.module`, and an entry of `status.history`: a record with the time at which it was fetched."""
+
+    fetched_at: str = ""
+
+    def record(self) -> Record:
+        """Without the time."""
+        return Record(**{name: getattr(self, name) for name in Record.__struct_fields__})
+
+    @classmethod
+    def of(cls, record: Record, fetched_at: str) -> "Module":
+        """With the time, RFC 3339."""
+        values = {name: getattr(record, name) for name in Record.__struct_fields__}
+        return cls(**values, fetched_at=fetched_at)
+
+
+class Status(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """`status`. Fields that we do not know are not kept: the status is ours alone."""
+
+    phase: Phase = Phase.PENDING
+    message: str = ""
+    observed_generation: int = 0
+    module: Module | UnsetType = UNSET
+    history: tuple[Module, ...] = ()
+    refresh: str = ""
+    """The value of the refresh annotation that was handled last."""
+    conditions: tuple[Condition, ...] = ()
+
+    def condition(self, kind: ConditionType) -> Condition | None:
+        """The condition of this type, None if it is not there yet."""
+        return next((c for c in self.conditions if c.type == kind.value), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON would hold it."""
+        result: dict[str, Any] = msgspec.to_builtins(self)
+        result.setdefault("phase", self.phase.value)
+        return result
+
+
+def read(document: Mapping[str, Any] | None) -> Status:
+    """Read a status that we, an older version or somebody else wrote. What cannot be read counts as absent."""
+    if not document:
+        return Status()
+    try:
+        return msgspec.convert(document, Status)
+    except (msgspec.ValidationError, ValueError):
+        return Status()
+
+
+def with_conditions(
+    previous: Status, wanted: tuple[Condition, ...], *, now: str
+) -> tuple[Condition, ...]:
+    """`wanted`, each with the time of its last transition: kept from `previous` while its status is the same."""
+    result = []
+    for condition in wanted:
+        old = next((c for c in previous.conditions if c.type == condition.type), None)
+        time = old.last_transition_time if old and old.status == condition.status else now
+        result.append(msgspec.structs.replace(condition, last_transition_time=time or now))
+    return tuple(result)
+
+
+def remember(history: tuple[Module, ...], module: Module) -> tuple[Module, ...]:
+    """The history with `module` first; an older entry for the same source goes."""
+    others = tuple(entry for entry in history if entry.source != module.source)
+    return (module, *others)[:HISTORY_LENGTH]

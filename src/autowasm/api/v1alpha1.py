@@ -1,0 +1,146 @@
+"""AutoWasm v1alpha1 (`wasm.tcm.io/v1alpha1`): the spec as frozen Structs, and its defaults.
+
+How one is read is in `parsing.py`, what a value may be in `validation.py`, what becomes of it in `envoyfilter.py`.
+Invariant: an `AutoWasm` comes from `parsing.parse` and is valid, so nothing downstream checks a field again.
+"""
+
+import enum
+from typing import Any
+
+from msgspec import UNSET, Struct, UnsetType, field
+
+from autowasm.digest import Sha256Hex
+from autowasm.reference import ImageReference
+
+GROUP = "wasm.tcm.io"
+API_VERSION = f"{GROUP}/v1alpha1"
+KIND = "AutoWasm"
+REFRESH_ANNOTATION = f"{GROUP}/refresh"
+"""Any value other than `status.refresh` makes the leader resolve the source afresh (design D7)."""
+
+
+class FailStrategy(enum.Enum):
+    """What requests get while the module cannot run. Names as in Istio's WasmPlugin."""
+
+    FAIL_CLOSE = "FAIL_CLOSE"
+    FAIL_OPEN = "FAIL_OPEN"
+    FAIL_RELOAD = "FAIL_RELOAD"
+
+
+class PatchContext(enum.Enum):
+    """Which listeners get the filter. Names as in Istio's EnvoyFilter."""
+
+    SIDECAR_INBOUND = "SIDECAR_INBOUND"
+    SIDECAR_OUTBOUND = "SIDECAR_OUTBOUND"
+    GATEWAY = "GATEWAY"
+
+
+class PullPolicy(enum.Enum):
+    """When a tag is looked up again (design D12)."""
+
+    IF_NOT_PRESENT = "IfNotPresent"
+    ALWAYS = "Always"
+
+
+class RegistrySource(Struct, frozen=True, forbid_unknown_fields=True):
+    """`spec.filter.source.registry`: an image reference without a scheme."""
+
+    image: str
+
+
+class ObjectSource(Struct, frozen=True, forbid_unknown_fields=True):
+    """`spec.filter.source.object`: an http(s) URL of a public object."""
+
+    url: str
+
+
+class Source(Struct, frozen=True, forbid_unknown_fields=True):
+    """`spec.filter.source`: exactly one of the two."""
+
+    registry: RegistrySource | None = None
+    object: ObjectSource | None = None
+
+    def __str__(self) -> str:
+        """The distinct source string of design D12: what decides whether a source is another one."""
+        if self.registry is not None:
+            return f"registry:{self.registry.image}"
+        return f"object:{self.object.url}" if self.object else ""
+
+
+class EnvVar(Struct, frozen=True, forbid_unknown_fields=True):
+    """One entry of `spec.filter.env`."""
+
+    name: str
+    value: str = ""
+
+
+class Filter(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """`spec.filter`."""
+
+    source: Source
+    apply_ports: tuple[int, ...] | None = None
+    root_id: str | None = field(default=None, name="rootID")
+    vm_id: str | None = field(default=None, name="vmID")
+    sha256: Sha256Hex | None = None
+    plugin_config: Any | UnsetType = UNSET
+    env: tuple[EnvVar, ...] = ()
+    fail_strategy: FailStrategy = FailStrategy.FAIL_CLOSE
+    context: PatchContext = PatchContext.SIDECAR_INBOUND
+    priority: int | None = None
+    pull_policy: PullPolicy | None = None
+    refresh_interval: str | None = None
+
+
+class Selector(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """`spec.selector`. `matchLabels: {}` written out means every workload of the namespace."""
+
+    match_labels: dict[str, str]
+
+
+class Spec(Struct, frozen=True, forbid_unknown_fields=True):
+    """`spec`."""
+
+    filter: Filter
+    selector: Selector
+    secret: str | None = None
+
+
+class Metadata(Struct, frozen=True, rename="camel"):
+    """The part of ObjectMeta that we use."""
+
+    name: str
+    namespace: str = "default"
+    uid: str = ""
+    generation: int = 0
+    resource_version: str = ""
+    deletion_timestamp: str | None = None
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+
+class AutoWasm(Struct, frozen=True):
+    """A valid AutoWasm."""
+
+    metadata: Metadata
+    spec: Spec
+
+    @property
+    def image(self) -> ImageReference | None:
+        """The parsed image reference, None for an object source."""
+        registry = self.spec.filter.source.registry
+        return ImageReference.parse(registry.image) if registry else None
+
+    @property
+    def pull_policy(self) -> PullPolicy:
+        """The policy in force: if unset, `Always` for `:latest` or no tag, else `IfNotPresent`.
+
+        A digest never changes, so it is never looked up again, whatever is written.
+        """
+        image = self.image
+        if image is None:
+            return self.spec.filter.pull_policy or PullPolicy.IF_NOT_PRESENT
+        if image.is_pinned:
+            return PullPolicy.IF_NOT_PRESENT
+        if self.spec.filter.pull_policy is not None:
+            return self.spec.filter.pull_policy
+        return PullPolicy.ALWAYS if image.tag == "latest" else PullPolicy.IF_NOT_PRESENT

@@ -1,0 +1,188 @@
+"""What the values of a spec may be. The CRD says the same where a schema can; this says it again, and the rest.
+
+Why again: the CRD in a cluster may be older than we are, and standalone mode has none. Invariant: every refusal names
+the field and says what would be right.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from msgspec import UNSET
+
+from autowasm.api.v1alpha1 import EnvVar, Source, Spec
+from autowasm.digest import sha256_hex
+from autowasm.errors import SpecError
+from autowasm.reference import ImageReference
+from autowasm.units import parse_duration
+
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z")
+_LABEL_PART = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?\Z")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_PORTS_MOST = 100
+_ID_LONGEST = 256
+_URL_LONGEST = 2048
+_ENV_MOST, _ENV_NAME_LONGEST, _ENV_VALUE_LONGEST = 256, 256, 2048  # as in Istio's WasmPlugin
+_INTERVAL_SHORTEST = 30.0
+_INTEGER_MOST = 2**53
+"""A Struct's numbers are doubles: larger integers would reach the module changed."""
+_CONFIG_DEPTH = 64
+"""protobuf's JSON readers stop at a nesting of 100; ours is inside a few levels already."""
+
+
+def check(spec: Spec) -> None:
+    """Raises SpecError for the first value that is not allowed, in the order of the fields."""
+    _check_source(spec.filter.source)
+    _check_ports(spec.filter.apply_ports)
+    _check_text("spec.filter.rootID", spec.filter.root_id)
+    _check_text("spec.filter.vmID", spec.filter.vm_id)
+    if spec.filter.sha256 is not None:
+        _refuse_value_error("spec.filter.sha256", sha256_hex, spec.filter.sha256)
+    _check_plugin_config(spec.filter.plugin_config)
+    _check_env(spec.filter.env)
+    if spec.filter.priority is not None and not -(2**31) <= spec.filter.priority < 2**31:
+        raise SpecError("spec.filter.priority", "must fit in 32 bits")
+    _check_interval(spec.filter.refresh_interval)
+    if spec.secret is not None and (len(spec.secret) > 253 or not _NAME.match(spec.secret)):
+        raise SpecError("spec.secret", "must be the name of a Secret in the AutoWasm's namespace")
+    _check_labels(spec.selector.match_labels)
+
+
+def _refuse_value_error(path: str, parse: Callable[[str], object], value: str) -> None:
+    try:
+        parse(value)
+    except ValueError as error:
+        raise SpecError(path, str(error)) from error
+
+
+def _check_source(source: Source) -> None:
+    if (source.registry is None) == (source.object is None):
+        raise SpecError("spec.filter.source", "exactly one of registry, object")
+    if source.registry is not None:
+        _refuse_value_error(
+            "spec.filter.source.registry.image", ImageReference.parse, source.registry.image
+        )
+    if source.object is not None:
+        _refuse_value_error("spec.filter.source.object.url", _parse_url, source.object.url)
+
+
+def _parse_url(url: str) -> None:
+    """Raises ValueError. The message shows no part behind the host: a query may hold a signature."""
+    if len(url) > _URL_LONGEST:
+        raise ValueError(f"longer than {_URL_LONGEST} characters")
+    if _CONTROL.search(url) or " " in url or "\\" in url:
+        raise ValueError("spaces, backslashes and control characters must be percent-encoded")
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"}:
+        raise ValueError("must begin with http:// or https://")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not hold a user name or password: objects are public")
+    if not parts.hostname:
+        raise ValueError("has no host")
+    if parts.fragment:
+        raise ValueError("must not have a fragment (#...)")
+    _ = parts.port  # raises ValueError for a port that is none
+
+
+def _check_ports(ports: tuple[int, ...] | None) -> None:
+    if ports is None:
+        return
+    path = "spec.filter.applyPorts"
+    if not ports:
+        raise SpecError(path, "name at least one port, or leave the field out for every port")
+    if len(ports) > _PORTS_MOST:
+        raise SpecError(path, f"more than {_PORTS_MOST} ports")
+    for index, port in enumerate(ports):
+        if not 1 <= port <= 65535:
+            raise SpecError(f"{path}[{index}]", f"must be from 1 to 65535, not {port}")
+        if port in ports[:index]:
+            raise SpecError(f"{path}[{index}]", f"{port} is there already")
+
+
+def _check_text(path: str, value: str | None) -> None:
+    if value is None:
+        return
+    if len(value) > _ID_LONGEST:
+        raise SpecError(path, f"longer than {_ID_LONGEST} characters")
+    if _CONTROL.search(value):
+        raise SpecError(path, "must not hold control characters")
+
+
+def _check_plugin_config(config: Any) -> None:
+    path = "spec.filter.pluginConfig"
+    if config is UNSET or isinstance(config, str):
+        return
+    if not isinstance(config, dict):
+        raise SpecError(path, f"must be an object or a string, not {_json_name(config)}")
+    _check_json(path, config, depth=0)
+
+
+def _check_json(path: str, value: Any, *, depth: int) -> None:
+    if depth > _CONFIG_DEPTH:
+        raise SpecError(path, f"nested deeper than {_CONFIG_DEPTH} levels")
+    if isinstance(value, dict):
+        for name, member in value.items():
+            if not isinstance(name, str):
+                raise SpecError(path, f"the key {name!r} must be a string: put it in quotes")
+            _check_json(f"{path}.{name}", member, depth=depth + 1)
+    elif isinstance(value, list):
+        for index, member in enumerate(value):
+            _check_json(f"{path}[{index}]", member, depth=depth + 1)
+    elif isinstance(value, bool) or value is None or isinstance(value, str):
+        return
+    elif isinstance(value, int):
+        if abs(value) > _INTEGER_MOST:
+            raise SpecError(
+                path, "integers beyond 2^53 would reach the module changed: use a string"
+            )
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise SpecError(path, "must be a finite number")
+    else:
+        raise SpecError(path, f"must be JSON, not {_json_name(value)}")
+
+
+def _json_name(value: object) -> str:
+    names = {list: "a list", bool: "a boolean", int: "a number", float: "a number"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)
+
+
+def _check_env(env: tuple[EnvVar, ...]) -> None:
+    path = "spec.filter.env"
+    if len(env) > _ENV_MOST:
+        raise SpecError(path, f"more than {_ENV_MOST} variables")
+    seen: set[str] = set()
+    for index, variable in enumerate(env):
+        at = f"{path}[{index}]"
+        if not variable.name or len(variable.name) > _ENV_NAME_LONGEST:
+            raise SpecError(f"{at}.name", f"must have 1 to {_ENV_NAME_LONGEST} characters")
+        if "=" in variable.name or _CONTROL.search(variable.name):
+            raise SpecError(f"{at}.name", "must not hold '=' or control characters")
+        if len(variable.value) > _ENV_VALUE_LONGEST:
+            raise SpecError(f"{at}.value", f"longer than {_ENV_VALUE_LONGEST} characters")
+        if variable.name in seen:
+            raise SpecError(f"{at}.name", f"{variable.name} is there already")
+        seen.add(variable.name)
+
+
+def _check_interval(interval: str | None) -> None:
+    if interval is None:
+        return
+    path = "spec.filter.refreshInterval"
+    _refuse_value_error(path, parse_duration, interval)
+    if parse_duration(interval) < _INTERVAL_SHORTEST:
+        raise SpecError(path, "must be at least 30s: registries limit how often they are asked")
+
+
+def _check_labels(labels: dict[str, str]) -> None:
+    for key, value in labels.items():
+        path = f"spec.selector.matchLabels[{key}]"
+        prefix, slash, name = key.rpartition("/")
+        if slash and (len(prefix) > 253 or not _NAME.match(prefix)):
+            raise SpecError(path, "the part before '/' must be a DNS name")
+        if not _LABEL_PART.match(name):
+            raise SpecError(path, "not a label key")
+        if value and not _LABEL_PART.match(value):
+            raise SpecError(path, f"not a label value: {value[:80]!r}")
