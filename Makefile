@@ -2,7 +2,7 @@
 # be there. PYTHON=... chooses the interpreter, ARGS=... is passed on.
 
 RUN := .venv/bin/python
-PARTS := registry envoy demo
+PARTS := registry envoy wat kubernetes istio
 
 .PHONY: demo test unit lint format types layers venv parts help
 

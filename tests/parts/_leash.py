@@ -1,0 +1,30 @@
+"""`python _leash.py PROGRAM ARGUMENT...`: become PROGRAM, which then dies with the process that started this one.
+
+Not imported by anything: the first argument of a started process. Without it, a test run that is killed (or that
+pytest-timeout ends with `os._exit`) leaves its registries and proxies behind. Only Linux has the means; elsewhere
+PROGRAM just runs.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main() -> None:
+    """Replace this process by the program named on the command line."""
+    parent = int(sys.argv[1])
+    command = sys.argv[2:]
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        # The parent went before the leash was on.
+        sys.exit(1)
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    main()

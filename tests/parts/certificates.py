@@ -1,0 +1,83 @@
+"""Certificates for real servers on loopback: an authority of our own and what it signs.
+
+Not secure, and not meant to be: made in a moment, valid for a day, keys unencrypted.
+"""
+
+import datetime
+import ipaddress
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.parts.registry import TlsFiles
+
+_DAY = datetime.timedelta(days=1)
+
+
+class Authority:
+    """A certificate authority that lives in memory; `certificate_pem` is what clients trust."""
+
+    def __init__(self, name: str = "test authority") -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        certificate = (
+            _builder(self._name, self._name, self._key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .sign(self._key, hashes.SHA256())
+        )
+        self.certificate_pem = certificate.public_bytes(serialization.Encoding.PEM)
+
+    def issue(
+        self,
+        directory: Path,
+        *,
+        name: str = "server",
+        addresses: Sequence[str] = ("127.0.0.1", "::1"),
+        hosts: Sequence[str] = ("localhost",),
+    ) -> TlsFiles:
+        """A server certificate as `NAME.pem`, `NAME.key` and `NAME-ca.pem` in `directory`."""
+        directory.mkdir(parents=True, exist_ok=True)
+        key = ec.generate_private_key(ec.SECP256R1())
+        names: list[x509.GeneralName] = [x509.DNSName(host) for host in hosts]
+        names += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        certificate = (
+            _builder(subject, self._name, key.public_key())
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        files = TlsFiles(
+            certificate=directory / f"{name}.pem",
+            key=directory / f"{name}.key",
+            authority=directory / f"{name}-ca.pem",
+        )
+        files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        files.key.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        files.authority.write_bytes(self.certificate_pem)
+        return files
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey
+) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        # An hour back: containers' clocks differ.
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + _DAY)
+    )

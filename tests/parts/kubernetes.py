@@ -1,0 +1,302 @@
+"""A real Kubernetes control plane: etcd, kube-apiserver, kube-controller-manager. No nodes, so no Pod ever runs.
+
+Everything that is only an object works as in a cluster: RBAC, CRDs, watches, tokens, garbage collection, Leases.
+Invariant: the API server keeps its port and its data through `stop_api` and `start_api`.
+"""
+
+import asyncio
+import json
+import secrets
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from tests.parts import ports, provision, wire
+from tests.parts.certificates import Authority
+from tests.parts.process import PORT_ATTEMPTS, Process, ProcessError
+from tests.parts.registry import TlsFiles
+
+ADMIN = "admin"
+
+AuditLevel = Literal["None", "Metadata", "Request", "RequestResponse"]
+
+_READY_SECONDS = 60
+
+
+class ApiError(Exception):
+    """The API server answered with another status than 2xx; `status` is it."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A running control plane. `tokens` are the users' bearer tokens, by name."""
+
+    url: str
+    directory: Path
+    tls: TlsFiles
+    tokens: Mapping[str, str]
+    api: Process
+    context: ssl.SSLContext
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The kubeconfig of the administrator."""
+        return self.kubeconfig_of(ADMIN)
+
+    def kubeconfig_of(self, user: str) -> Path:
+        """The kubeconfig of a user who was named at the start."""
+        return self.directory / f"{user}.kubeconfig"
+
+    @property
+    def audit_log(self) -> Path:
+        """One JSON object a line for each request, complete as soon as the request was answered."""
+        return self.directory / "audit.jsonl"
+
+    async def start_api(self) -> None:
+        """Run the API server (again). Raises ProcessError."""
+        await self.api.start(ready=self._ready, timeout=_READY_SECONDS)
+
+    async def stop_api(self) -> None:
+        """End the API server: from now on connections are refused, watches are closed."""
+        await self.api.stop(timeout=5)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        user: str = ADMIN,
+        timeout: float = 30,
+    ) -> dict[str, Any]:
+        """One call of the API, as JSON. Raises ApiError on another status than 2xx, OSError without an answer."""
+        answer = await self._call(method, path, body=body, user=user, timeout=timeout)
+        if not 200 <= answer.status < 300:
+            text = answer.body.decode(errors="replace")
+            raise ApiError(f"{method} {path}: {answer.status} {text}", status=answer.status)
+        said: dict[str, Any] = json.loads(answer.body)
+        return said
+
+    async def create_namespace(self, name: str) -> None:
+        """Create the namespace, and wait for its default ServiceAccount, without which it takes no Pods."""
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+        await self.request("POST", "/api/v1/namespaces", body=body)
+        await self.wait_for(f"/api/v1/namespaces/{name}/serviceaccounts/default")
+
+    async def wait_for(self, path: str, *, timeout: float = 30) -> dict[str, Any]:
+        """The object at `path`, as soon as it is there. Raises TimeoutError."""
+        async with asyncio.timeout(timeout):
+            while True:
+                try:
+                    return await self.request("GET", path)
+                except ApiError as error:
+                    if error.status not in (403, 404):
+                        raise
+                await asyncio.sleep(0.05)
+
+    async def _call(
+        self, method: str, path: str, *, body: Mapping[str, Any] | None, user: str, timeout: float
+    ) -> wire.Answer:
+        headers = {
+            "authorization": f"Bearer {self.tokens[user]}",
+            "accept": "application/json",
+            "content-type": "application/json",
+        }
+        content = json.dumps(body).encode() if body is not None else b""
+        return await wire.request(
+            method,
+            f"{self.url}{path}",
+            headers=headers,
+            body=content,
+            timeout=timeout,
+            tls=self.context,
+        )
+
+    async def _ready(self) -> bool:
+        answer = await self._call("GET", "/readyz", body=None, user=ADMIN, timeout=5)
+        return answer.status == 200
+
+
+@asynccontextmanager
+async def kubernetes(
+    directory: Path,
+    *,
+    users: Mapping[str, Sequence[str]] | None = None,
+    controller_manager: bool = True,
+    audit_level: AuditLevel = "Metadata",
+    extra: Sequence[str] = (),
+) -> AsyncIterator[Cluster]:
+    """Run a control plane with all its files in `directory`; ready in some seconds, about 400 MB.
+
+    `users` are more users beside the administrator: name to groups (RBAC decides what they may). Without the
+    `controller_manager` nothing is garbage collected, namespaces never go, and Pods need no ServiceAccount. `extra` are
+    more flags of kube-apiserver. Raises ProcessError with the log of what failed.
+    """
+    groups = {**(users or {}), ADMIN: ("system:masters",)}
+    tokens = {name: secrets.token_hex(16) for name in groups}
+    async with AsyncExitStack() as stack:
+        etcd_url = await _start_etcd(stack, directory)
+        cluster = await _start_api(
+            stack,
+            directory,
+            tokens=tokens,
+            groups=groups,
+            flags=[
+                f"--etcd-servers={etcd_url}",
+                *([] if controller_manager else ["--disable-admission-plugins=ServiceAccount"]),
+                *extra,
+            ],
+            audit_level=audit_level,
+        )
+        if controller_manager:
+            await _start_controller_manager(stack, cluster)
+        yield cluster
+
+
+async def _start_etcd(stack: AsyncExitStack, directory: Path) -> str:
+    program = await asyncio.to_thread(provision.etcd)
+    for attempts_left in reversed(range(PORT_ATTEMPTS)):
+        client, peer = (f"http://{ports.LOOPBACK}:{port}" for port in ports.free_ports(2))
+        command: list[str | Path] = [
+            program,
+            f"--data-dir={directory / 'etcd'}",
+            f"--listen-client-urls={client}",
+            f"--advertise-client-urls={client}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=default={peer}",
+            "--unsafe-no-fsync",  # the data need not outlive the test
+            "--log-level=warn",
+        ]
+        process = Process("etcd", command, log=directory / "etcd.log")
+
+        async def ready(url: str = client) -> bool:
+            return (await wire.get(f"{url}/health", timeout=2)).status == 200
+
+        try:
+            await process.start(ready=ready, timeout=_READY_SECONDS)
+        except ProcessError as error:
+            if error.port_taken and attempts_left:
+                continue
+            raise
+        stack.push_async_callback(process.stop, timeout=5)
+        return client
+    raise AssertionError("unreachable")
+
+
+async def _start_api(
+    stack: AsyncExitStack,
+    directory: Path,
+    *,
+    tokens: Mapping[str, str],
+    groups: Mapping[str, Sequence[str]],
+    flags: Sequence[str],
+    audit_level: AuditLevel,
+) -> Cluster:
+    program = await asyncio.to_thread(provision.kube_apiserver)
+    tls = await asyncio.to_thread(_write_files, directory, tokens, groups, audit_level)
+    context = await asyncio.to_thread(ssl.create_default_context, cafile=str(tls.authority))
+    for attempts_left in reversed(range(PORT_ATTEMPTS)):
+        port = ports.free_port()
+        command: list[str | Path] = [program, *_api_flags(directory, tls, port), *flags]
+        process = Process("kube-apiserver", command, log=directory / "kube-apiserver.log")
+        url = f"https://{ports.LOOPBACK}:{port}"
+        cluster = Cluster(url, directory, tls, tokens, process, context)
+        await asyncio.to_thread(_write_kubeconfigs, cluster)
+        try:
+            await cluster.start_api()
+        except ProcessError as error:
+            if error.port_taken and attempts_left:
+                continue
+            raise
+        stack.push_async_callback(cluster.stop_api)
+        return cluster
+    raise AssertionError("unreachable")
+
+
+async def _start_controller_manager(stack: AsyncExitStack, cluster: Cluster) -> None:
+    program = await asyncio.to_thread(provision.kube_controller_manager)
+    directory = cluster.directory
+    command: list[str | Path] = [
+        program,
+        f"--kubeconfig={cluster.kubeconfig}",
+        f"--service-account-private-key-file={cluster.tls.key}",
+        f"--root-ca-file={cluster.tls.authority}",
+        "--leader-elect=false",
+        "--secure-port=0",
+    ]
+    log = directory / "kube-controller-manager.log"
+    process = Process("kube-controller-manager", command, log=log)
+    path = "/api/v1/namespaces/default/serviceaccounts/default"
+
+    async def ready() -> bool:
+        await cluster.wait_for(path, timeout=2)
+        return True
+
+    await process.start(ready=ready, timeout=_READY_SECONDS)
+    stack.push_async_callback(process.stop, timeout=5)
+
+
+def _api_flags(directory: Path, tls: TlsFiles, port: int) -> list[str]:
+    return [
+        f"--bind-address={ports.LOOPBACK}",
+        f"--secure-port={port}",
+        f"--cert-dir={directory / 'certificates'}",
+        f"--tls-cert-file={tls.certificate}",
+        f"--tls-private-key-file={tls.key}",
+        # One key pair serves TLS and signs tokens: nothing here is worth two.
+        "--service-account-issuer=https://kubernetes.default.svc",
+        f"--service-account-key-file={tls.certificate}",
+        f"--service-account-signing-key-file={tls.key}",
+        "--authorization-mode=RBAC",
+        f"--token-auth-file={directory / 'tokens.csv'}",
+        "--service-cluster-ip-range=10.96.0.0/16",
+        # A loopback address is not allowed as an endpoint of the service `kubernetes`.
+        "--endpoint-reconciler-type=none",
+        f"--audit-policy-file={directory / 'audit-policy.yaml'}",
+        f"--audit-log-path={directory / 'audit.jsonl'}",
+        # With open watches it would wait for a minute.
+        "--shutdown-watch-termination-grace-period=0s",
+    ]
+
+
+def _write_files(
+    directory: Path,
+    tokens: Mapping[str, str],
+    groups: Mapping[str, Sequence[str]],
+    audit_level: AuditLevel,
+) -> TlsFiles:
+    directory.mkdir(parents=True, exist_ok=True)
+    rows = [f'{token},{name},{name},"{",".join(groups[name])}"\n' for name, token in tokens.items()]
+    (directory / "tokens.csv").write_text("".join(rows))
+    policy = {
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [{"level": audit_level}],
+    }
+    (directory / "audit-policy.yaml").write_text(yaml.safe_dump(policy))
+    return Authority("test cluster").issue(directory / "certificates", name="apiserver")
+
+
+def _write_kubeconfigs(cluster: Cluster) -> None:
+    for user, token in cluster.tokens.items():
+        server = {"server": cluster.url, "certificate-authority": str(cluster.tls.authority)}
+        document = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "test", "cluster": server}],
+            "users": [{"name": user, "user": {"token": token}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": user}}],
+            "current-context": "test",
+        }
+        cluster.kubeconfig_of(user).write_text(yaml.safe_dump(document, sort_keys=False))

@@ -1,0 +1,180 @@
+"""A real program that runs for as long as a test or the demo needs it.
+
+Not a supervisor: a process that dies is an error, which shows the end of its log. Invariant: after `stop`, `kill` or
+the end of the context no process is left, and none outlives the Python process that started it.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+_LEASH = Path(__file__).with_name("_leash.py")
+_POLL_SECONDS = 0.03
+_TAIL_LINES = 50
+# More than 50 lines of any sane log.
+_TAIL_BYTES = 64 * 1024
+
+_IN_USE = "address already in use"
+
+# How often a program that cannot choose its port itself is started with another number.
+PORT_ATTEMPTS = 5
+
+
+class ProcessError(Exception):
+    """A real program died, or did not get ready in time. The message ends with the last lines of its log."""
+
+    @property
+    def port_taken(self) -> bool:
+        """Whether the log shows that another process had the port: try again with a different one."""
+        return _IN_USE in str(self).lower()
+
+
+class Process:
+    """One program, which may be stopped and started again. Its output is appended to `log`.
+
+    It runs in a session of its own, so Ctrl-C in a terminal reaches us first and we end it in order.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        self.name = name
+        self.command = [str(word) for word in command]
+        self.log = log
+        self._env = env
+        self._cwd = cwd
+        self._running: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int:
+        """The id of the process that runs, or ran last."""
+        if self._running is None:
+            raise ProcessError(f"{self.name} was never started")
+        return self._running.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs and before the first start; negative: the signal that ended it."""
+        return None if self._running is None else self._running.returncode
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs now."""
+        return self._running is not None and self._running.returncode is None
+
+    async def start(self, *, ready: Callable[[], Awaitable[bool]], timeout: float = 30) -> None:
+        """Start, and wait until `ready` says so. Raises ProcessError on death or after `timeout` seconds.
+
+        `ready` may raise OSError for "not yet".
+        """
+        if self.alive:
+            raise ProcessError(f"{self.name} runs already")
+        await self._spawn()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._until(ready)
+        except TimeoutError as error:
+            await self.kill()
+            raise ProcessError(
+                f"{self.name} was not ready after {timeout:g} s\n{await self.tail()}"
+            ) from error
+        except BaseException:
+            await self.kill()
+            raise
+
+    async def _spawn(self) -> None:
+        command = [sys.executable, "-S", "-E", str(_LEASH), str(os.getpid()), *self.command]
+        output = await asyncio.to_thread(self._open_log)
+        try:
+            self._running = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=asyncio.subprocess.STDOUT,
+                env=self._env,
+                cwd=self._cwd,
+                start_new_session=True,
+            )
+        finally:
+            os.close(output)
+
+    def _open_log(self) -> int:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    async def _until(self, ready: Callable[[], Awaitable[bool]]) -> None:
+        while True:
+            await self.check()
+            with suppress(OSError):
+                if await ready():
+                    # Whoever answered on the port may not be ours: ours may just have failed to bind it.
+                    await self.check()
+                    return
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def check(self) -> None:
+        """Raise ProcessError, with the end of the log, unless it runs."""
+        if not self.alive:
+            raise ProcessError(
+                f"{self.name} ended with status {self.returncode}\n{await self.tail()}"
+            )
+
+    async def tail(self, *, lines: int = _TAIL_LINES) -> str:
+        """The last lines of the log, under a line that names the file."""
+        text = await asyncio.to_thread(self._read_end)
+        return "\n".join([f"--- the end of {self.log} ---", *text.splitlines()[-lines:]])
+
+    def _read_end(self) -> str:
+        try:
+            with self.log.open("rb") as log:
+                size = log.seek(0, os.SEEK_END)
+                log.seek(max(0, size - _TAIL_BYTES))
+                return log.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    async def stop(self, *, timeout: float = 10) -> None:
+        """Ask it to end (SIGTERM), after `timeout` seconds kill it. Returns when it is gone; no error if it was."""
+        if self._running is None:
+            return
+        self._signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(timeout):
+                await self._running.wait()
+        except TimeoutError:
+            await self.kill()
+
+    async def kill(self) -> None:
+        """End it without a chance to tidy up (SIGKILL), with all processes that it started."""
+        if self._running is None:
+            return
+        self._signal(signal.SIGKILL)
+        await self._running.wait()
+
+    def _signal(self, number: int) -> None:
+        if self.alive:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()

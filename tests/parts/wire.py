@@ -1,0 +1,180 @@
+"""The least HTTP/1.1 client, on raw streams: one request, one answer, nothing done behind the caller's back.
+
+Not for the product. Real client libraries retry, pool and follow redirects by themselves, and each of these has hidden
+a failed request once; here a connection that breaks is an error, always. Bodies up to 256 MiB, in memory.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Self
+from urllib.parse import urlsplit
+
+_BODY_LIMIT = 256 * 1024 * 1024
+_HEAD_LIMIT = 256 * 1024
+
+
+class WireError(OSError):
+    """The connection ended early, or what came is not HTTP/1.1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete answer. Header names are lower-case; of several with one name the values are joined by `, `."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(slots=True)
+class Connection:
+    """One connection to a server; several requests, one after the other, for as long as `usable`."""
+
+    host: str
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    _closing: bool = field(default=False)
+
+    @classmethod
+    async def open(cls, host: str, *, tls: ssl.SSLContext | None = None) -> Self:
+        """Connect to `host`, which is `address:port`. Raises OSError."""
+        address, _, port = host.rpartition(":")
+        reader, writer = await asyncio.open_connection(
+            address, int(port), ssl=tls, limit=_HEAD_LIMIT
+        )
+        return cls(host, reader, writer)
+
+    @property
+    def usable(self) -> bool:
+        """Whether another request may be sent: the server neither announced the end nor closed."""
+        return not (self._closing or self.reader.at_eof() or self.writer.is_closing())
+
+    async def request(
+        self,
+        method: str,
+        target: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> Answer:
+        """Send one request and read the whole answer. Raises WireError or another OSError.
+
+        After an error or a cancellation the connection is not usable: close it.
+        """
+        self._closing, asked_before = True, self._closing
+        if asked_before:
+            raise WireError("the server has announced the end of this connection")
+        lines = {"host": self.host, **(headers or {})}
+        if body:
+            lines["content-length"] = str(len(body))
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        self.writer.write(f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + body)
+        await self.writer.drain()
+        try:
+            answer = await self._read(method)
+        except asyncio.IncompleteReadError as error:
+            raise WireError(
+                f"closed by the server after {len(error.partial)} bytes of a part of the answer"
+            ) from error
+        except (ValueError, asyncio.LimitOverrunError) as error:
+            raise WireError(f"not an HTTP/1.1 answer: {error}") from error
+        tokens = answer.headers.get("connection", "").lower()
+        self._closing = "close" in tokens or not _framed(answer, method)
+        return answer
+
+    async def _read(self, method: str) -> Answer:
+        while True:
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            first, *lines = head[:-4].split("\r\n")
+            version, status_text, *_ = f"{first} ".split(" ", 2)
+            if not version.startswith("HTTP/1."):
+                raise ValueError(first)
+            status = int(status_text)
+            if status >= 200:  # 100 Continue and its like announce the answer
+                break
+        headers: dict[str, str] = {}
+        for line in lines:
+            name, _, value = line.partition(":")
+            name, value = name.strip().lower(), value.strip()
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        bodiless = method == "HEAD" or status in (204, 304)
+        body = b"" if bodiless else await self._read_body(headers)
+        return Answer(status, headers, body)
+
+    async def _read_body(self, headers: Mapping[str, str]) -> bytes:
+        if "chunked" in headers.get("transfer-encoding", ""):
+            return await self._read_chunks()
+        if (length := headers.get("content-length")) is not None:
+            if int(length) > _BODY_LIMIT:
+                raise ValueError(f"a body of {length} bytes")
+            return await self.reader.readexactly(int(length))
+        return await self.reader.read(_BODY_LIMIT)
+
+    async def _read_chunks(self) -> bytes:
+        chunks = bytearray()
+        while True:
+            size = int((await self.reader.readuntil(b"\r\n")).split(b";")[0], 16)
+            if size == 0:
+                while await self.reader.readuntil(b"\r\n") != b"\r\n":
+                    pass
+                return bytes(chunks)
+            if len(chunks) + size > _BODY_LIMIT:
+                raise ValueError(f"a body of more than {_BODY_LIMIT} bytes")
+            chunks += await self.reader.readexactly(size)
+            await self.reader.readexactly(2)
+
+    async def close(self) -> None:
+        """Close, without waiting for the other side to agree."""
+        self.writer.transport.abort()
+        with suppress(OSError):  # it may have broken before: closed is closed
+            await self.writer.wait_closed()
+
+
+def _framed(answer: Answer, method: str) -> bool:
+    """Whether the end of the answer was marked by something else than the end of the connection."""
+    return (
+        method == "HEAD"
+        or answer.status in (204, 304)
+        or "content-length" in answer.headers
+        or "transfer-encoding" in answer.headers
+    )
+
+
+def unverified_tls() -> ssl.SSLContext:
+    """TLS to a server of our own on loopback, whose certificate proves nothing that a test needs."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+async def request(
+    method: str,
+    url: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    body: bytes = b"",
+    timeout: float = 10,
+    tls: ssl.SSLContext | None = None,
+) -> Answer:
+    """One request on a connection of its own. Raises OSError, of which TimeoutError after `timeout` seconds is one.
+
+    An https URL without `tls` is not verified.
+    """
+    parts = urlsplit(url)
+    context = (tls or unverified_tls()) if parts.scheme == "https" else None
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    async with asyncio.timeout(timeout):
+        connection = await Connection.open(parts.netloc, tls=context)
+        try:
+            return await connection.request(method, target, headers=headers, body=body)
+        finally:
+            await connection.close()
+
+
+async def get(url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 10) -> Answer:
+    """`request` with GET."""
+    return await request("GET", url, headers=headers, timeout=timeout)

@@ -1,0 +1,49 @@
+"""Groups of Go programs: what their place in the cache depends on, and which Go builds them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.parts import cache, golang
+
+
+@pytest.fixture
+def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> golang.GoGroup:
+    monkeypatch.setattr(golang, "ASSETS", tmp_path)
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    (folder / "go.mod").write_text("module x\n\ngo 1.2.3\n")
+    (folder / "go.sum").write_text("")
+    return golang.GoGroup("demo", ("crane",), 1)
+
+
+@pytest.mark.parametrize("name", ["go.mod", "go.sum"])
+def test_the_key_follows_the_pinned_versions(group: golang.GoGroup, name: str) -> None:
+    before = group.key()
+    assert group.key() == before
+    with (group.folder / name).open("a") as file:
+        file.write("// another\n")
+    assert group.key() != before
+
+
+def test_the_key_follows_flags_and_names(group: golang.GoGroup) -> None:
+    variants = [group, replace(group, ldflags="-X a=b"), replace(group, renamed={"server": "etcd"})]
+    assert len({variant.key() for variant in variants}) == 3
+
+
+def test_the_needed_go_is_the_one_in_go_mod(group: golang.GoGroup) -> None:
+    assert golang.required_go(group.folder) == (1, 2, 3)
+
+
+def test_a_go_that_no_one_has_is_an_error(group: golang.GoGroup, tmp_path: Path) -> None:
+    with pytest.raises(cache.PartError, match="later than"):
+        golang.go_command((99, 0))
+
+
+@pytest.mark.parametrize("name", golang.GROUPS)
+def test_every_group_is_pinned(name: str) -> None:
+    folder = golang.GROUPS[name].folder
+    assert (folder / "go.sum").is_file()
+    assert golang.required_go(folder) >= (1, 25)
+    assert "\ntool " in (folder / "go.mod").read_text()
