@@ -17,6 +17,7 @@ _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*\Z")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")
 _LONGEST_NAME = 255  # distribution/reference: NameTotalLengthMax
+_IMAGE_ID = re.compile(r"[0-9a-f]{64}\Z")
 
 DOCKER_HUB = "docker.io"
 """The name under which people know Docker Hub; its API answers under another host."""
@@ -37,6 +38,8 @@ class ImageReference:
         shown = repr(text[:200])
         if "://" in text:
             raise ValueError(f"write the image without a scheme (host/name:tag): {shown}")
+        if _IMAGE_ID.match(text):
+            raise ValueError(f"an image id names nothing in a registry (host/name:tag): {shown}")
         rest, at, digest_text = text.partition("@")
         digest = Digest.parse(digest_text) if at else None
         head, slash, last = rest.rpartition("/")

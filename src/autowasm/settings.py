@@ -25,15 +25,27 @@ class Limits:
     """All that one archive may unpack to while we look for the module."""
     unpacked_ratio: int = 200
     """Unpacked per packed byte, past the first `ratio_grace_bytes`. Wasm with padding reaches about 100."""
-    ratio_grace_bytes: int = 4 * MIB
-    """So that a small honest module of zeros is not taken for a bomb."""
+    ratio_grace_bytes: int = 40 * MIB
+    """An honest module of the greatest size may be nearly all padding (gzip: 1000 to 1); unpacking it harms nobody."""
     archive_nesting: int = 3
     """gzip in tar in gzip is the deepest that anyone publishes."""
     archive_entries: int = 10_000
     archive_metadata_bytes: int = MIB
     """One tar header extension (long name, pax): real ones are below 4 KiB."""
+    archive_pax_records: int = 100_000
+    """In all headers of one archive: ten for an entry; each costs about a microsecond."""
+    archive_name_bytes: int = 4096
+    """A longer name cannot be a path on Linux (PATH_MAX): such an entry is never the module."""
+    gzip_members: int = 100_000
+    """Of one stream: block gzip has one for 64 KiB, estargz a few for each file; millions of empty ones are an attack."""
+    zstd_window_bytes: int = 32 * MIB
+    """Memory that a zstd frame may ask for; `zstd -19` and every image builder stay at 8 MiB."""
     image_layers: int = 128
     """Docker's own limit is 127."""
+    image_bytes: int = 256 * MIB
+    """All layers that have to be searched for a module, compressed."""
+    index_entries: int = 1_000
+    """Platforms and attestations of one index; the largest official images have about 30."""
     manifest_bytes: int = 4 * MIB
     """The distribution specification asks registries to take manifests of at least this size."""
     token_bytes: int = MIB
@@ -41,6 +53,18 @@ class Limits:
     redirects: int = 5
     imports: int = 10_000
     exports: int = 100_000
+    sections: int = 10_000
+    """Real modules have fewer than 100; millions of empty custom ones are an attack on our time."""
+    types: int = 100_000
+    """Large modules have a few thousand."""
+    type_parts: int = 1_000_000
+    """Fields and reference types in them that have to be read one by one: about a second."""
+    function_names: int = 1_000_000
+    """Entries of the name section that Envoy reads; as many as V8 allows functions."""
+    memory_pages: int = 16_384
+    """Of 64 KiB, at the start. Envoy's V8 gives a module 1 GiB; one page more fails to load (seen on 1.36 and 1.40)."""
+    table_entries: int = 10_000_000
+    """At the start. V8's limit (seen on Envoy 1.36 and 1.40), which wasmtime does not know."""
     name_bytes: int = 1024
     """One import or export name, as shown in messages and kept in memory."""
 
@@ -63,6 +87,8 @@ class Limits:
     """One read from a socket and one write to disk; also the memory that a transfer holds."""
     thread_return: float = 2.0
     """After its sockets are shut down, a transfer's thread is waited for this long, then reported and left behind."""
+    credential_helper_timeout: float = 30.0
+    """`wasmc` only: a docker credential helper may ask a person for a fingerprint or unlock a key ring."""
     idle_registries: int = 32
     """Registry connections (with their token) kept for the next request to the same repository."""
 
@@ -93,8 +119,31 @@ class ServeLimits:
     held_unknown: float = 3.0
     held_unknown_count: int = 256
     """Requests for unknown digests held at a time; more are answered 404 at once: digests are easy to invent."""
+    held_retry: float = 0.5
+    held_retry_most: float = 5.0
+    """Seconds before a fill that found no answer is tried again, doubling, while somebody waits for its blob."""
+    held_refused_retry: float = 10.0
+    """The same for a fill that was refused: the other side has decided, and will rarely decide anew at once."""
+    unread_body: float = 1.0
+    """Seconds for which a request's body is read and thrown away after the answer, so that the client sees it."""
+    settle: float = 1.0
+    """At stop: a connection that was made but has not yet brought its request gets this long."""
     finish_sends: float = 30.0
     """At stop: sends in flight get this long."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLimits:
+    """How the blob store uses descriptors and the disk. Counts and seconds."""
+
+    open_files: int = 512
+    """Blobs kept open; the longest unused is closed first. A mesh rarely has more modules in use at a time."""
+    cold_after: float = 60.0
+    """A blob not served for so long is read into the page cache before it is sent: sendfile would block on the disk."""
+    verify_pause: float = 0.02
+    """Between two blobs of the check after a start, which must not starve the first requests of disk and processor."""
+    damaged_kept: int = 8
+    """Damaged blobs kept for people who want to know what happened to them; the oldest goes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +165,50 @@ class FetchLimits:
     breaker_failures: int = 5
     """Failures in a row, on one (host, repository, credential), that stop further attempts for `breaker_open`."""
     breaker_open: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class KubeLimits:
+    """Bounds on what we ask of the Kubernetes API and take from it. Seconds, bytes, counts."""
+
+    call_timeout: float = 30.0
+    """One call other than a watch, body included; kubectl and client-go have none, and hang with a silent server."""
+    connect_timeout: float = 5.0
+    credentials_timeout: float = 60.0
+    """Reading the configuration, exec plugins included: they may ask a person's browser or a cloud."""
+    credentials_every: float = 60.0
+    """Tokens and certificate authorities are looked at again this often; kubelet renews them minutes ahead."""
+    credentials_least: float = 10.0
+    """After a 401 or a certificate error at once, but never more often than this."""
+    body_bytes: int = 64 * MIB
+    """One answer. 500 Pods are 6 MB; 500 objects of the largest size that etcd takes are far more and refused."""
+    line_bytes: int = 64 * MIB
+    """One watch event; etcd's 1.5 MiB for an object is a default that people raise."""
+    page_size: int = 500
+    """Objects of one list page: decoding it holds the loop for about 5 ms."""
+    watch_timeout: float = 300.0
+    """A watch is asked to end after once to twice this, at random, so that watches move to new API servers."""
+    watch_grace: float = 30.0
+    """How much longer than it was asked for a silent watch may last before we cut it."""
+    bookmark_silence: float = 180.0
+    """A server that sends bookmarks sends one a minute: three missing mean a frozen connection."""
+    initial_silence: float = 10.0
+    """A streaming list that stands still so long is no streaming list: some servers ignore the parameter."""
+    relist_after_empty: int = 3
+    """Watches in a row that brought nothing at one resourceVersion: the server may have lost our place silently."""
+    relist_after_errors: float = 60.0
+    """Seconds of failing to resume a watch with server errors before the list is fetched afresh."""
+    loop_budget: float = 0.001
+    """Events are taken in turns of this long, so that a burst does not hold the loop."""
+    resync: float = 600.0
+    """Stores are delivered to handlers again this often: repairs what a lost update or a bug left behind."""
+    events_queued: int = 1_000
+    """Events that wait to be written; more are dropped: they tell a person, and nothing depends on them."""
+    events_burst: int = 25
+    events_refill: float = 300.0
+    """For one object: so many events at once, then one in this many seconds (client-go's spam filter)."""
+    events_remembered: int = 4_096
+    """Events and objects that de-duplication remembers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +266,20 @@ class Standalone:
 
 
 @dataclass(frozen=True, slots=True)
+class Cluster:
+    """Which API server, and what of it."""
+
+    kubeconfig: Path | None = None
+    """None: the service account of the Pod we run in."""
+    watch_namespaces: tuple[str, ...] = ()
+    """Empty: all."""
+    root_namespace: str = "istio-system"
+    """The mesh's: selectors there reach Pods of every namespace."""
+    allow_mesh_wide: bool = False
+    """Whether an empty selector in the root namespace, every workload of the mesh, is taken."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All that `wasmer` can be told."""
 
@@ -193,5 +300,8 @@ class Settings:
     log_format: str = "json"
     limits: Limits = field(default_factory=Limits)
     serve: ServeLimits = field(default_factory=ServeLimits)
+    store: StoreLimits = field(default_factory=StoreLimits)
     fetch: FetchLimits = field(default_factory=FetchLimits)
+    kube: KubeLimits = field(default_factory=KubeLimits)
     standalone: Standalone | None = None
+    cluster: Cluster | None = None

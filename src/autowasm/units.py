@@ -6,8 +6,9 @@ Not a locale-aware parser. Invariant: what `format_duration` prints, `parse_dura
 import re
 
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|Ti|k|K|M|G|T)?B?\Z")
+_NUMBER = r"([0-9]{1,18}(?:\.[0-9]{1,18})?)"
+_DURATION_PART = re.compile(rf"{_NUMBER}(ms|s|m|h|d)")
+_SIZE = re.compile(rf"{_NUMBER}(Ki|Mi|Gi|Ti|k|K|M|G|T)?B?\Z")
 _SIZE_UNITS = {
     "": 1,
     "k": 1000,
@@ -54,11 +55,12 @@ def parse_size(text: str) -> int:
     match = _SIZE.match(text)
     if match is None:
         raise ValueError(f"not a size (want 512Mi, 4Gi, 1000000): {text[:40]!r}")
-    return int(float(match[1]) * _SIZE_UNITS[match[2] or ""])
+    number, unit = match[1], _SIZE_UNITS[match[2] or ""]
+    return int(number) * unit if number.isdigit() else int(float(number) * unit)
 
 
 def format_size(count: int) -> str:
-    """For people, two significant decimals at most: 33554432 becomes `32 MiB`."""
+    """For people, one decimal at most: 33554432 becomes `32 MiB`."""
     value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if value < 1024 or unit == "GiB":

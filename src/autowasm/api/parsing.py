@@ -11,7 +11,16 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from autowasm.api import validation
-from autowasm.api.v1alpha1 import API_VERSION, KIND, AutoWasm, Metadata, Spec
+from autowasm.api.v1alpha1 import (
+    API_VERSION,
+    KIND,
+    AutoWasm,
+    FailStrategy,
+    Metadata,
+    PatchContext,
+    PullPolicy,
+    Spec,
+)
 from autowasm.errors import SpecError
 
 _T = TypeVar("_T")
@@ -26,9 +35,15 @@ class _Envelope(Struct, rename="camel"):
     kind: str = KIND
 
 
-_AT = re.compile(r" - at `\$(?P<path>[^`]*)`\Z")
+_AT = re.compile(r" - at (?P<key>`key` in )?`\$(?P<path>[^`]*)`\Z")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`")
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
+_NO_CHOICE = re.compile(r"Invalid enum value (?P<value>.*)\Z", re.DOTALL)
+_CHOICES = {
+    "spec.filter.context": PatchContext,
+    "spec.filter.failStrategy": FailStrategy,
+    "spec.filter.pullPolicy": PullPolicy,
+}
 
 
 def parse(document: Mapping[str, Any]) -> AutoWasm:
@@ -59,10 +74,17 @@ def _convert(value: object, kind: type[_T], root: str) -> _T:
     at = _AT.search(text)
     path = root + (at["path"].replace("[...]", "") if at else "")
     problem = _AT.sub("", text)
+    if at and at["key"]:
+        raise SpecError(
+            path.lstrip(".") or "object", "every key must be a string: put it in quotes"
+        )
     if unknown := _UNKNOWN.match(problem):
         raise SpecError(_join(path, unknown["name"]), "unknown field; check the spelling")
     if missing := _MISSING.match(problem):
         raise SpecError(_join(path, missing["name"]), "is required")
+    if (no_choice := _NO_CHOICE.match(problem)) and path in _CHOICES:
+        allowed = ", ".join(choice.value for choice in _CHOICES[path])
+        raise SpecError(path, f"must be one of {allowed}, not {no_choice['value'][:80]}")
     raise SpecError(path.lstrip(".") or "object", problem[:1].lower() + problem[1:])
 
 

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from autowasm.digest import Digest, Sha256Hex, sha256_hex
+from autowasm.net.urls import redact
 from autowasm.reference import ImageReference
 
 ANNOTATION = "wasm.tcm.io/record"
@@ -32,8 +33,8 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="came
 
     @property
     def origin(self) -> str:
-        """Where the bytes came from, for people."""
-        return self.image or self.url
+        """Where the bytes came from, for people: without the query of a URL, which may be a signature."""
+        return self.image or redact(self.url)
 
 
 _encoder = msgspec.json.Encoder(order="sorted")
@@ -63,9 +64,10 @@ def belongs_to(record: Record, source: str) -> bool:
     kind, _, location = source.partition(":")
     if record.source != source:
         return False
-    if kind == "object":
-        return record.url == location and not record.image
     try:
+        sha256_hex(record.sha256)
+        if kind == "object":
+            return record.url == location and not record.image
         asked, pinned = ImageReference.parse(location), ImageReference.parse(record.image)
     except ValueError:
         return False

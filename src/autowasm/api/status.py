@@ -75,6 +75,13 @@ class Module(Record, frozen=True, kw_only=True, omit_defaults=True, rename="came
         return cls(**values, fetched_at=fetched_at)
 
 
+class Pods(Struct, frozen=True):
+    """`status.pods`: what the selector matches, and how many of these have a sidecar."""
+
+    matched: int
+    injected: int
+
+
 class Status(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """`status`. Fields that we do not know are not kept: the status is ours alone."""
 
@@ -83,6 +90,7 @@ class Status(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="came
     observed_generation: int = 0
     module: Module | UnsetType = UNSET
     history: tuple[Module, ...] = ()
+    pods: Pods | UnsetType = UNSET
     refresh: str = ""
     """The value of the refresh annotation that was handled last."""
     conditions: tuple[Condition, ...] = ()

@@ -80,6 +80,39 @@ class Metrics:
         )
         self.workqueue = WorkQueueMetrics(r)
         self.controller = ControllerMetrics(r)
+        self._lists = Counter(
+            "autowasm_reflector_lists_total",
+            "Full lists by resource and reason (`start`, or why a watch could not be resumed).",
+            ["resource", "reason"],
+            registry=r,
+        )
+        self._watches = Counter(
+            "autowasm_reflector_watches_total",
+            "Watches that ended, by resource and reason.",
+            ["resource", "reason"],
+            registry=r,
+        )
+
+    def reflector(self, name: str) -> "ReflectorMetrics":
+        """What `kube.reflector.ReflectorMetrics` asks for, for one resource."""
+        return ReflectorMetrics(name, lists=self._lists, watches=self._watches)
+
+
+class ReflectorMetrics:
+    """The reflector of one resource."""
+
+    def __init__(self, name: str, *, lists: Counter, watches: Counter) -> None:
+        self._name = name
+        self._lists = lists
+        self._watches = watches
+
+    def listed(self, reason: str, objects: int) -> None:  # noqa: ARG002  # the store's size is told elsewhere
+        """A list was fetched."""
+        self._lists.labels(self._name, reason).inc()
+
+    def watch_ended(self, reason: str) -> None:
+        """A watch ended."""
+        self._watches.labels(self._name, reason).inc()
 
 
 class WorkQueueMetrics:

@@ -1,0 +1,170 @@
+"""AddressPolicy: which IP addresses a fetch may connect to (design section 7, "Address policy").
+
+Not a firewall for names or URLs: it judges the address that a socket is about to be connected to, so redirects, token
+realms and names that change their answer between check and use cannot get around it. Invariants: cloud metadata,
+link-local, unspecified, multicast and reserved addresses are refused whatever the operator sets, in every notation that
+embeds an IPv4 address in an IPv6 one; `--deny-cidr` wins over `--allow-cidr`.
+
+Sources: IANA special-purpose registries (RFC 6890), RFC 4291 (mapped, compatible), RFC 3056 (6to4), RFC 4380 (Teredo),
+RFC 6052 and RFC 8215 (NAT64), RFC 5214 (ISATAP); the metadata addresses are those that the clouds document.
+"""
+
+import enum
+import ipaddress
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from autowasm.errors import AddressBlocked, UsageError
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Purpose(enum.Enum):
+    """Who asks: private ranges are open to registries (in-cluster ones are common), closed to objects."""
+
+    REGISTRY = "registries"
+    OBJECT = "object sources"
+
+
+class _Rule(enum.Enum):
+    NEVER = "never"
+    LOOPBACK = "loopback"
+    PRIVATE = "private"
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    network: Network
+    rule: _Rule
+    label: str
+
+
+def _range(network: str, rule: _Rule, label: str) -> _Range:
+    return _Range(ipaddress.ip_network(network), rule, label)
+
+
+# The first match counts, so the narrow "never" ranges stand before the private ranges around them. Written out instead
+# of `is_private` and its like: those change with the Python version.
+_RANGES: Final = (
+    _range("0.0.0.0/8", _Rule.NEVER, "an unspecified address"),
+    _range("169.254.0.0/16", _Rule.NEVER, "a link-local (cloud metadata) address"),
+    _range("100.100.100.200/32", _Rule.NEVER, "a cloud metadata address"),
+    _range("168.63.129.16/32", _Rule.NEVER, "a cloud metadata address"),
+    _range("192.0.0.192/32", _Rule.NEVER, "a cloud metadata address"),
+    _range("224.0.0.0/4", _Rule.NEVER, "a multicast address"),
+    _range("240.0.0.0/4", _Rule.NEVER, "a reserved or broadcast address"),
+    _range("127.0.0.0/8", _Rule.LOOPBACK, "a loopback address"),
+    _range("10.0.0.0/8", _Rule.PRIVATE, "a private address"),
+    _range("172.16.0.0/12", _Rule.PRIVATE, "a private address"),
+    _range("192.168.0.0/16", _Rule.PRIVATE, "a private address"),
+    _range("100.64.0.0/10", _Rule.PRIVATE, "a shared (carrier-grade NAT) address"),
+    _range("192.0.0.0/24", _Rule.PRIVATE, "a special-purpose address"),
+    _range("192.0.2.0/24", _Rule.PRIVATE, "a documentation address"),
+    _range("198.51.100.0/24", _Rule.PRIVATE, "a documentation address"),
+    _range("203.0.113.0/24", _Rule.PRIVATE, "a documentation address"),
+    _range("198.18.0.0/15", _Rule.PRIVATE, "a benchmarking address"),
+    _range("::/128", _Rule.NEVER, "an unspecified address"),
+    _range("fe80::/10", _Rule.NEVER, "a link-local address"),
+    _range("fd00:ec2::/32", _Rule.NEVER, "a cloud metadata address"),
+    _range("fd20:ce::254/128", _Rule.NEVER, "a cloud metadata address"),
+    _range("fd00:c1::a9fe:a9fe/128", _Rule.NEVER, "a cloud metadata address"),
+    _range("ff00::/8", _Rule.NEVER, "a multicast address"),
+    _range("::1/128", _Rule.LOOPBACK, "a loopback address"),
+    _range("fc00::/7", _Rule.PRIVATE, "a private (unique local) address"),
+    _range("fec0::/10", _Rule.PRIVATE, "a private (site-local) address"),
+    _range("2001:db8::/32", _Rule.PRIVATE, "a documentation address"),
+    _range("3fff::/20", _Rule.PRIVATE, "a documentation address"),
+    _range("100::/64", _Rule.PRIVATE, "a discard-only address"),
+)
+
+_COMPATIBLE: Final = ipaddress.IPv6Network("::/96")
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_NAT64_LOCAL: Final = ipaddress.IPv6Network("64:ff9b:1::/48")
+_ISATAP: Final = 0x5EFE
+_LOW_32: Final = 0xFFFF_FFFF
+
+
+class AddressPolicy:
+    """The rules of one process. Immutable; safe in any thread."""
+
+    def __init__(self, *, allow: Iterable[str] = (), deny: Iterable[str] = ()) -> None:
+        """`allow` and `deny` are CIDRs (a bare address is one of full length). Raises UsageError."""
+        self._allow = tuple(_parse_cidr(text, flag="--allow-cidr") for text in allow)
+        self._deny = tuple(_parse_cidr(text, flag="--deny-cidr") for text in deny)
+
+    def check(self, address: str, *, purpose: Purpose, host: str) -> None:
+        """Raise AddressBlocked unless a socket may be connected to `address`, which `host` resolved to."""
+        try:
+            outer = ipaddress.ip_address(address.partition("%")[0])
+        except ValueError as error:
+            raise AddressBlocked(f"{host}: {address!r} is not an IP address") from error
+        shown = str(outer) if host.strip("[]") == str(outer) else f"{host} ({outer})"
+        forms = (outer, *_embedded(outer))
+        for form in forms:
+            self._check_denied(form, shown=shown)
+        for form in forms:
+            self._check_range(form, shown=shown, purpose=purpose)
+
+    def _check_denied(self, form: Address, *, shown: str) -> None:
+        for network in self._deny:
+            if _contains(network, form):
+                raise AddressBlocked(f"connecting to {shown} is closed by --deny-cidr {network}")
+
+    def _check_range(self, form: Address, *, shown: str, purpose: Purpose) -> None:
+        found = next((known for known in _RANGES if _contains(known.network, form)), None)
+        if found is None:
+            return
+        as_form = "" if str(form) in shown else f" (it embeds {form})"
+        if found.rule is _Rule.NEVER:
+            raise AddressBlocked(
+                f"connecting to {shown} is never allowed: {found.label}{as_form}; no setting opens it"
+            )
+        if found.rule is _Rule.PRIVATE and purpose is Purpose.REGISTRY:
+            return
+        if not any(_contains(network, form) for network in self._allow):
+            raise AddressBlocked(
+                f"connecting to {shown} is not allowed for {purpose.value}: {found.label}{as_form}; "
+                f"if it is meant, start wasmer with --allow-cidr {found.network}"
+            )
+
+
+def _parse_cidr(text: str, *, flag: str) -> Network:
+    try:
+        return ipaddress.ip_network(text.strip(), strict=False)
+    except ValueError as error:
+        raise UsageError(f"{flag}: not a network in CIDR form (10.0.0.0/8): {text!r}") from error
+
+
+def _contains(network: Network, address: Address) -> bool:
+    return network.version == address.version and address in network
+
+
+def _embedded(address: Address) -> Iterator[Address]:
+    """Every IPv4 address that `address` may lead to through a translator or a tunnel."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return
+    number = int(address)
+    if address.ipv4_mapped is not None:
+        yield address.ipv4_mapped
+    if address.sixtofour is not None:
+        yield address.sixtofour
+    if address.teredo is not None:
+        yield from address.teredo
+    low = number & _LOW_32
+    if address in _COMPATIBLE and low > 1:  # 0 and 1 are :: and ::1
+        yield ipaddress.IPv4Address(low)
+    if address in _NAT64:
+        yield ipaddress.IPv4Address(low)
+    if address in _NAT64_LOCAL:
+        yield from _embedded_in_nat64(number)
+    if (number >> 32) & 0xFFFF == _ISATAP and (number >> 48) & 0xFDFF == 0:
+        yield ipaddress.IPv4Address(low)
+
+
+def _embedded_in_nat64(number: int) -> Iterator[Address]:
+    """The four places that RFC 6052 section 2.2 has below a /48; which of them is in use cannot be seen."""
+    octets = number.to_bytes(16, "big")
+    for places in ((6, 7, 9, 10), (7, 9, 10, 11), (9, 10, 11, 12), (12, 13, 14, 15)):
+        yield ipaddress.IPv4Address(bytes(octets[place] for place in places))

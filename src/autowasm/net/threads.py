@@ -1,0 +1,209 @@
+"""The hook under requests and urllib3: how their connections are made, for code that runs in a Transfer's thread.
+
+Not a session: retries, redirects and credentials are its user's matter. Invariants: every connection, whoever asked for
+it, is resolved with a bounded wait in the names pool, judged by the address policy on the very address that it is
+connected to, and adopted by the current Transfer; TLS trust comes from the context given here and nothing else.
+"""
+
+import contextlib
+import functools
+import http.client
+import ipaddress
+import socket
+import ssl
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+import requests.adapters
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NameResolutionError,
+    NewConnectionError,
+)
+
+from autowasm.errors import AddressBlocked
+from autowasm.net.policy import AddressPolicy, Purpose
+from autowasm.net.pools import Pool
+from autowasm.net.transfer import current_transfer
+from autowasm.settings import Limits
+
+NETWORK_ERRORS: Final = (
+    requests.RequestException,
+    HTTPError,
+    http.client.HTTPException,
+    OSError,
+)
+"""What requests, urllib3 and the layers below raise when a request fails."""
+
+SocketOptions = Sequence[tuple[int, int, int | bytes]]
+
+_SEND_BLOCK = 256 * 1024  # http.client's 16 KiB costs a system call and a lock for each block
+
+
+class Dialer:
+    """Resolves, judges and connects. One for each registry client; safe in any thread."""
+
+    def __init__(
+        self, *, names: Pool, policy: AddressPolicy | None, purpose: Purpose, limits: Limits
+    ) -> None:
+        self._names = names
+        self._policy = policy
+        self._purpose = purpose
+        self._limits = limits
+
+    def connect(self, host: str, port: int, *, options: SocketOptions = ()) -> socket.socket:
+        """A connected socket. Raises gaierror, OSError, and AddressBlocked if no address of `host` is allowed."""
+        blocked: AddressBlocked | None = None
+        failure: OSError | None = None
+        for family, kind, protocol, _, address in self._resolve(host.strip("[]"), port):
+            try:
+                self._judge(str(address[0]), host=host)
+                return self._connect(family, kind, protocol, address, options=options)
+            except AddressBlocked as error:
+                blocked = error
+            except OSError as error:
+                failure = error
+        if failure is not None:
+            raise failure
+        raise blocked or socket.gaierror(socket.EAI_NONAME, "the name has no address")
+
+    def _judge(self, address: str, *, host: str) -> None:
+        if self._policy is not None:
+            self._policy.check(address, purpose=self._purpose, host=host)
+
+    def _resolve(self, host: str, port: int) -> list[tuple[Any, Any, int, str, tuple[Any, ...]]]:
+        with contextlib.suppress(ValueError):
+            ipaddress.ip_address(host.partition("%")[0])
+            return socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+            )
+        lookup = self._names.submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        try:
+            return current_transfer().wait_for(lookup, timeout=self._limits.dns_timeout)
+        except UnicodeError as error:  # a label longer than 63 characters
+            raise socket.gaierror(socket.EAI_NONAME, "not a host name") from error
+        except TimeoutError as error:
+            raise socket.gaierror(
+                socket.EAI_AGAIN,
+                f"no answer from the name service in {self._limits.dns_timeout:g} s",
+            ) from error
+
+    def _connect(
+        self, family: int, kind: int, protocol: int, address: Any, *, options: SocketOptions
+    ) -> socket.socket:
+        sock = socket.socket(family, kind, protocol)
+        try:
+            for option in options:
+                sock.setsockopt(*option)
+            sock.settimeout(self._limits.connect_timeout)
+            current_transfer().adopt(sock)  # before connecting, so that connecting can be ended too
+            sock.connect(address)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+
+class _DialedConnection(HTTPConnection):
+    """urllib3's connection over a Dialer."""
+
+    def __init__(self, *args: Any, dialer: Dialer, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._dialer = dialer
+
+    def _new_conn(self) -> socket.socket:
+        return _dial(self, self._dialer)
+
+    def putrequest(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is not None:  # kept from an earlier transfer
+            current_transfer().adopt(self.sock)
+        super().putrequest(*args, **kwargs)
+
+
+class _DialedTlsConnection(HTTPSConnection):
+    """The same with TLS: server name and host name check stay urllib3's."""
+
+    def __init__(self, *args: Any, dialer: Dialer, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._dialer = dialer
+
+    def _new_conn(self) -> socket.socket:
+        return _dial(self, self._dialer)
+
+    def putrequest(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is not None:
+            current_transfer().adopt(self.sock)
+        super().putrequest(*args, **kwargs)
+
+
+def _dial(connection: HTTPConnection, dialer: Dialer) -> socket.socket:
+    """What urllib3's own `_new_conn` does, with our way of connecting and its exceptions."""
+    host = connection._dns_host  # keeps the trailing dot, which `host` drops
+    try:
+        sock = dialer.connect(host, connection.port, options=connection.socket_options or ())
+    except socket.gaierror as error:
+        raise NameResolutionError(connection.host, connection, error) from error
+    except TimeoutError as error:
+        raise ConnectTimeoutError(connection, "the connection was not made in time") from error
+    except OSError as error:
+        raise NewConnectionError(connection, str(error)) from error
+    sys.audit("http.client.connect", connection, connection.host, connection.port)
+    return sock
+
+
+class _DialedPool(HTTPConnectionPool):
+    def __init__(self, *args: Any, dialer: Dialer, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.ConnectionCls = functools.partial(_DialedConnection, dialer=dialer)  # type: ignore[assignment]
+
+
+class _DialedTlsPool(HTTPSConnectionPool):
+    def __init__(self, *args: Any, dialer: Dialer, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.ConnectionCls = functools.partial(_DialedTlsConnection, dialer=dialer)  # type: ignore[assignment]
+
+    def _validate_conn(self, conn: Any) -> None:
+        # Without super()'s warning at every request: that a host is not verified is the operator's own setting.
+        if conn.is_closed:
+            conn.connect()
+
+
+class DialedAdapter(requests.adapters.HTTPAdapter):
+    """Mount it on a `requests.Session` for `http://` and `https://`. Never retries."""
+
+    def __init__(self, *, dialer: Dialer, tls: ssl.SSLContext) -> None:
+        self._dialer = dialer
+        self._tls = tls
+        super().__init__(pool_connections=4, pool_maxsize=1)
+
+    def init_poolmanager(
+        self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any
+    ) -> None:
+        """Called by the base class while it is built."""
+        self.poolmanager = urllib3.PoolManager(
+            num_pools=connections,
+            maxsize=maxsize,
+            block=block,
+            ssl_context=self._tls,
+            blocksize=_SEND_BLOCK,
+            **pool_kwargs,
+        )
+        self.poolmanager.pool_classes_by_scheme = {
+            "http": functools.partial(_DialedPool, dialer=self._dialer),
+            "https": functools.partial(_DialedTlsPool, dialer=self._dialer),
+        }
+
+    def build_connection_pool_key_attributes(
+        self, request: requests.PreparedRequest, verify: Any, cert: Any = None
+    ) -> Any:
+        """Host and port only: trust is in the context, `verify` and `cert` would load files for each connection."""
+        host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
+        return host, {}
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        """Nothing: see `build_connection_pool_key_attributes`."""

@@ -1,0 +1,25 @@
+"""What every test gets: no blocking calls on the loop of our own code, no event loop left over, metrics of its own."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+
+from autowasm.telemetry.metrics import Metrics
+
+# pytest-asyncio on Python 3.11 leaves an event loop unclosed where a test without a loop ran first.
+asyncio.set_event_loop(None)
+
+
+@pytest.fixture(autouse=True)
+def blockbuster() -> Iterator[BlockBuster]:
+    """A blocking call that our code makes on the loop fails the test."""
+    with blockbuster_ctx("autowasm") as guard:
+        yield guard
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    """Collectors with a registry of their own."""
+    return Metrics()

@@ -1,0 +1,1 @@
+"""Servers that misbehave as no real one can be made to."""

@@ -1,0 +1,137 @@
+"""ScriptedServer: an HTTP/1.1 server whose every byte a test decides.
+
+Not a registry and not correct: it does what the script says, at the pace that the script says.
+"""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client sent. Header names in lower case."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and the means to answer it."""
+
+    request: Request
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def send(
+        self, status: int = 200, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> None:
+        """A whole answer with its length; the connection stays open."""
+        await self.head(status, {"Content-Length": str(len(body)), **(headers or {})})
+        if self.request.method != "HEAD":
+            self.writer.write(body)
+        await self.writer.drain()
+
+    async def head(self, status: int, headers: Mapping[str, str]) -> None:
+        """Status line and headers only."""
+        lines = [f"HTTP/1.1 {status} Scripted", *(f"{key}: {headers[key]}" for key in headers)]
+        self.writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
+        await self.writer.drain()
+
+    async def drip(self, chunk: bytes, *, every: float) -> None:
+        """`chunk` again and again until the client is gone."""
+        while not self.reader.at_eof():
+            self.writer.write(chunk)
+            await self.writer.drain()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(every):
+                    await self.reader.read(1)
+
+    async def hang(self) -> None:
+        """Nothing until the client is gone."""
+        await self.reader.read()
+
+
+Script = Callable[[Exchange], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class ScriptedServer:
+    """An async context manager on a free loopback port. A script that returns ends its answer, not its connection."""
+
+    script: Script
+    tls: ssl.SSLContext | None = None
+    requests: list[Request] = field(default_factory=list)
+    connections: int = 0
+    gone: int = 0
+    """Connections that ended."""
+    _server: asyncio.Server | None = None
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.tls)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    @property
+    def host(self) -> str:
+        """`127.0.0.1:PORT`."""
+        assert self._server is not None
+        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    @property
+    def url(self) -> str:
+        """Scheme and host."""
+        return f"{'https' if self.tls else 'http'}://{self.host}"
+
+    async def all_gone(self, *, within: float = 5.0) -> None:
+        """Wait until no client is connected any more."""
+        async with asyncio.timeout(within):
+            while self.gone < self.connections:
+                await asyncio.sleep(0.01)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.connections += 1
+        try:
+            while (request := await _read_request(reader)) is not None:
+                self.requests.append(request)
+                await self.script(Exchange(request, reader, writer))
+        except (OSError, asyncio.IncompleteReadError):
+            pass  # the client went away, which is what many scripts are for
+        except asyncio.CancelledError:
+            pass  # the test is over; asyncio's server would log it otherwise
+        finally:
+            self.gone += 1
+            self._tasks.discard(task)
+            writer.close()
+
+
+async def _read_request(reader: asyncio.StreamReader) -> Request | None:
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    except asyncio.IncompleteReadError:
+        return None
+    first, *lines = head.rstrip("\r\n").split("\r\n")
+    method, target, _ = first.split(" ")
+    headers = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        headers[name.lower()] = value.strip()
+    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    return Request(method, target, headers, body)

@@ -1,0 +1,98 @@
+"""AddressPolicy over all addresses: no notation and no setting opens what must stay closed."""
+
+import ipaddress
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from autowasm.errors import AddressBlocked
+from autowasm.net.policy import AddressPolicy, Purpose
+
+NEVER = [
+    ipaddress.IPv4Network(text)
+    for text in ("169.254.0.0/16", "0.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4", "100.100.100.200/32")
+]
+never = st.one_of(*(st.ip_addresses(network=network) for network in NEVER))
+purposes = st.sampled_from(Purpose)
+
+
+def embedded_forms(inner: ipaddress.IPv4Address) -> list[str]:
+    number = int(inner)
+    high, low = number >> 16, number & 0xFFFF
+    octets = inner.packed
+    below_48 = bytes([0, 0x64, 0xFF, 0x9B, 0, 1, octets[0], octets[1], 0, octets[2], octets[3]])
+    return [
+        str(inner),
+        f"::ffff:{inner}",
+        f"::{inner}",
+        f"2002:{high:x}:{low:x}::1",
+        f"64:ff9b::{inner}",
+        f"64:ff9b:1::{inner}",
+        str(ipaddress.IPv6Address(below_48.ljust(16, b"\0"))),
+        f"2001:0:{high:x}:{low:x}::",
+        f"2001:0:808:808:0:0:{high ^ 0xFFFF:x}:{low ^ 0xFFFF:x}",
+        f"2001:470::5efe:{inner}",
+    ]
+
+
+def is_allowed(policy: AddressPolicy, address: str, purpose: Purpose) -> bool:
+    try:
+        policy.check(address, purpose=purpose, host="host.example")
+    except AddressBlocked:
+        return False
+    return True
+
+
+@given(inner=never, form=st.integers(0, 9), purpose=purposes)
+def test_never_allowed_in_any_notation_under_any_setting(
+    inner: ipaddress.IPv4Address, form: int, purpose: Purpose
+) -> None:
+    # ::0.0.0.1 is ::1 and ::0.0.0.0 is ::, which have rules of their own
+    assume(form != 2 or int(inner) > 1)
+    policy = AddressPolicy(allow=["0.0.0.0/0", "::/0"])
+    assert not is_allowed(policy, embedded_forms(inner)[form], purpose)
+
+
+@given(address=st.ip_addresses(), purpose=purposes)
+def test_deny_everything_denies_everything(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address, purpose: Purpose
+) -> None:
+    policy = AddressPolicy(allow=["0.0.0.0/0", "::/0"], deny=["0.0.0.0/0", "::/0"])
+    assert not is_allowed(policy, str(address), purpose)
+
+
+@given(address=st.ip_addresses())
+def test_what_objects_may_reach_registries_may_too(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> None:
+    policy = AddressPolicy()
+    if is_allowed(policy, str(address), Purpose.OBJECT):
+        assert is_allowed(policy, str(address), Purpose.REGISTRY)
+
+
+@given(inner=st.ip_addresses(v=4), form=st.integers(0, 9), purpose=purposes)
+def test_a_notation_opens_nothing_that_plain_does_not(
+    inner: ipaddress.IPv4Address, form: int, purpose: Purpose
+) -> None:
+    assume(form != 2 or int(inner) > 1)
+    policy = AddressPolicy()
+    if is_allowed(policy, embedded_forms(inner)[form], purpose):
+        assert is_allowed(policy, str(inner), purpose)
+
+
+@given(address=st.ip_addresses(v=4), purpose=purposes)
+def test_objects_reach_only_what_python_calls_global(
+    address: ipaddress.IPv4Address, purpose: Purpose
+) -> None:
+    if is_allowed(AddressPolicy(), str(address), Purpose.OBJECT):
+        # 192.88.99.0/24 (6to4 relays) and 192.0.0.9 and its like differ between Python versions
+        assert address.is_global or address in ipaddress.ip_network("192.88.99.0/24")
+
+
+@given(text=st.text(max_size=50))
+def test_any_text_is_judged_without_surprise(text: str) -> None:
+    with pytest.raises(AddressBlocked):
+        AddressPolicy(deny=["0.0.0.0/0", "::/0"]).check(
+            text, purpose=Purpose.REGISTRY, host="host.example"
+        )

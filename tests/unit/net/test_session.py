@@ -1,0 +1,365 @@
+"""ObjectSession against a server that does what it should not."""
+
+import asyncio
+import contextlib
+import ssl
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from autowasm.errors import (
+    AddressBlocked,
+    AutoWasmError,
+    ContentRejected,
+    SourceDenied,
+    SourceNotFound,
+    SourceUnavailable,
+)
+from autowasm.net.policy import AddressPolicy
+from autowasm.net.pools import Pools
+from autowasm.net.session import ObjectSession
+from autowasm.settings import MIB, Limits, Outgoing
+from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.parts.certificates import Authority
+
+LIMITS = Limits(
+    connect_timeout=1.0,
+    answer_timeout=0.5,
+    fetch_timeout=5.0,
+    minimum_rate=1000,
+    minimum_rate_after=0.4,
+    layer_bytes=MIB,
+)
+LOOPBACK = AddressPolicy(allow=["127.0.0.0/8", "::1"])
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    *,
+    limits: Limits = LIMITS,
+    policy: AddressPolicy | None = LOOPBACK,
+    ca_file: Path | None = None,
+) -> AsyncIterator[ObjectSession]:
+    with Pools() as pools:
+        outgoing = Outgoing(ca_file=ca_file)
+        async with ObjectSession(
+            outgoing=outgoing, limits=limits, pools=pools, policy=policy
+        ) as session:
+            yield session
+
+
+async def read(session: ObjectSession, url: str) -> bytes:
+    async with session.stream_get(url) as stream:
+        return b"".join([chunk async for chunk in stream])
+
+
+async def failure(session: ObjectSession, url: str) -> AutoWasmError:
+    with pytest.raises(AutoWasmError) as caught:
+        await read(session, url)
+    assert "secret" not in str(caught.value)
+    return caught.value
+
+
+async def test_streams_the_bytes_and_shows_the_validators() -> None:
+    body = bytes(range(256)) * 2000
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(body=body, headers={"ETag": '"a"', "Last-Modified": "yesterday"})
+
+    async with (
+        ScriptedServer(script) as server,
+        opened() as session,
+        session.stream_get(f"{server.url}/m.wasm?secret=%2Fx+y") as stream,
+    ):
+        assert (stream.etag, stream.last_modified) == ('"a"', "yesterday")
+        assert stream.content_length == len(body)
+        assert b"".join([chunk async for chunk in stream]) == body
+    [request] = server.requests
+    assert request.target == "/m.wasm?secret=%2Fx+y", "a signed query arrives as it was signed"
+    assert request.headers["accept-encoding"] == "identity"
+    assert "cookie" not in request.headers
+
+
+async def test_bytes_are_not_decompressed_on_the_way() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(body=b"\x1f\x8bnot really", headers={"Content-Encoding": "gzip"})
+
+    async with ScriptedServer(script) as server, opened() as session:
+        assert await read(session, server.url) == b"\x1f\x8bnot really"
+
+
+async def test_follows_redirects_to_the_end() -> None:
+    async def script(exchange: Exchange) -> None:
+        if exchange.request.target == "/end":
+            await exchange.send(body=b"module")
+        else:
+            await exchange.send(302, headers={"Location": "/end", "Set-Cookie": "a=b"})
+
+    async with ScriptedServer(script) as server, opened() as session:
+        assert await read(session, f"{server.url}/start") == b"module"
+    assert "cookie" not in server.requests[1].headers
+
+
+async def test_stops_at_the_redirect_limit() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(302, headers={"Location": "/again?secret"})
+
+    async with ScriptedServer(script) as server, opened() as session:
+        error = await failure(session, server.url)
+    assert error.reason == "TooManyRedirects"
+    assert len(server.requests) == LIMITS.redirects + 1
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "http://169.254.169.254/latest/meta-data/",
+        "http://[fd00:ec2::254]/",
+        "http://[::ffff:a9fe:a9fe]/",
+        "http://0.0.0.0/",
+    ],
+)
+async def test_a_redirect_to_metadata_is_blocked(target: str) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(302, headers={"Location": target})
+
+    async with ScriptedServer(script) as server, opened() as session:
+        error = await failure(session, server.url)
+    assert isinstance(error, AddressBlocked)
+    assert "never allowed" in str(error)
+
+
+async def test_a_redirect_to_another_scheme_is_blocked() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(302, headers={"Location": "file:///etc/passwd"})
+
+    async with ScriptedServer(script) as server, opened() as session:
+        assert isinstance(await failure(session, server.url), AddressBlocked)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_loopback_is_blocked_by_default_before_anything_is_sent(host: str) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(body=b"inside")
+
+    async with ScriptedServer(script) as server, opened(policy=AddressPolicy()) as session:
+        port = server.host.rpartition(":")[2]
+        error = await failure(session, f"http://{host}:{port}/?secret")
+    assert isinstance(error, AddressBlocked)
+    assert "--allow-cidr" in str(error)
+    assert server.connections == 0
+
+
+async def test_without_a_policy_loopback_is_open() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(body=b"mine")
+
+    async with ScriptedServer(script) as server, opened(policy=None) as session:
+        assert await read(session, server.url) == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("status", "expected", "reason"),
+    [
+        (404, SourceNotFound, "ObjectNotFound"),
+        (410, SourceNotFound, "ObjectNotFound"),
+        (403, SourceDenied, "Unauthorized"),
+        (503, SourceUnavailable, "ObjectUnavailable"),
+        (206, SourceUnavailable, "UnexpectedAnswer"),
+        (304, SourceUnavailable, "UnexpectedAnswer"),
+    ],
+)
+async def test_a_status_becomes_the_right_error(
+    status: int, expected: type[AutoWasmError], reason: str
+) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(status)
+
+    async with ScriptedServer(script) as server, opened() as session:
+        error = await failure(session, f"{server.url}/x?secret")
+    assert (type(error), error.reason) == (expected, reason)
+
+
+async def test_retry_after_is_passed_on() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(429, headers={"Retry-After": "30"})
+
+    async with ScriptedServer(script) as server, opened() as session:
+        error = await failure(session, server.url)
+    assert isinstance(error, SourceUnavailable)
+    assert error.retry_after == 30.0
+
+
+async def test_no_answer_ends_in_time() -> None:
+    async with ScriptedServer(Exchange.hang) as server, opened() as session:
+        began = time.monotonic()
+        error = await failure(session, f"{server.url}/x?secret")
+        assert time.monotonic() - began < 2
+        await server.all_gone()
+    assert error.reason == "Timeout"
+
+
+async def test_an_answer_header_that_drips_ends_in_time() -> None:
+    async def script(exchange: Exchange) -> None:
+        exchange.writer.write(b"HTTP/1.1 200 OK\r\nX: ")
+        await exchange.drip(b"x", every=0.02)
+
+    async with ScriptedServer(script) as server, opened() as session:
+        assert (await failure(session, server.url)).reason == "Timeout"
+        await server.all_gone()
+
+
+@pytest.mark.parametrize("every", [0.02, 60.0])
+async def test_a_body_that_drips_or_stops_is_cut(every: float) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.head(200, {"Content-Length": "100000"})
+        await exchange.drip(b"x", every=every)
+
+    async with ScriptedServer(script) as server, opened() as session:
+        began = time.monotonic()
+        error = await failure(session, f"{server.url}/x?secret")
+        assert 0.35 < time.monotonic() - began < 2
+        await server.all_gone()
+    assert error.reason == "TooSlow"
+
+
+async def test_the_callers_own_slowness_is_not_the_servers() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(body=b"x" * 200_000)
+
+    total = 0
+    async with (
+        ScriptedServer(script) as server,
+        opened() as session,
+        session.stream_get(server.url) as stream,
+    ):
+        async for chunk in stream:
+            if not total:
+                await asyncio.sleep(LIMITS.minimum_rate_after * 1.5)
+            total += len(chunk)
+    assert total == 200_000
+
+
+async def test_the_whole_fetch_has_a_deadline() -> None:
+    limits = Limits(fetch_timeout=0.3, minimum_rate=1, minimum_rate_after=10)
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.head(200, {})
+        await exchange.drip(b"x" * 1000, every=0.01)
+
+    async with ScriptedServer(script) as server, opened(limits=limits) as session:
+        error = await failure(session, f"{server.url}/x?secret")
+        await server.all_gone()
+    assert (error.reason, "0.3 s" in str(error)) == ("Timeout", True)
+
+
+async def test_an_endless_body_is_cut_at_the_limit() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.head(200, {"Connection": "close"})
+        await exchange.drip(b"x" * 65536, every=0)
+
+    async with ScriptedServer(script) as server, opened() as session:
+        error = await failure(session, f"{server.url}/x?secret")
+        await server.all_gone()
+    assert isinstance(error, ContentRejected)
+    assert error.reason == "TooLarge"
+
+
+async def test_an_announced_size_beyond_the_limit_is_not_even_read() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.head(200, {"Content-Length": str(LIMITS.layer_bytes + 1)})
+        await exchange.hang()
+
+    async with ScriptedServer(script) as server, opened() as session:
+        assert (await failure(session, server.url)).reason == "TooLarge"
+
+
+async def test_a_body_cut_short_is_noticed() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.head(200, {"Content-Length": "1000"})
+        exchange.writer.write(b"x" * 10)
+        exchange.writer.close()
+
+    async with ScriptedServer(script) as server, opened() as session:
+        error = await failure(session, f"{server.url}/x?secret")
+    assert (type(error), error.reason) == (SourceUnavailable, "ObjectUnavailable")
+
+
+async def test_an_endless_error_page_is_not_read() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.head(404, {})
+        await exchange.drip(b"x" * 65536, every=0)
+
+    async with ScriptedServer(script) as server, opened() as session:
+        assert isinstance(await failure(session, server.url), SourceNotFound)
+        await server.all_gone()
+
+
+async def test_what_is_not_http_is_said_so() -> None:
+    async def script(exchange: Exchange) -> None:
+        exchange.writer.write(b"SSH-2.0-x\r\n\r\n")
+
+    async with ScriptedServer(script) as server, opened() as session:
+        assert (await failure(session, server.url)).reason == "ObjectUnavailable"
+
+
+async def test_a_refused_connection_is_unavailable() -> None:
+    async with ScriptedServer(Exchange.hang) as server:
+        url = server.url
+    async with opened() as session:
+        error = await failure(session, f"{url}/x?secret")
+    assert (type(error), error.reason) == (SourceUnavailable, "ObjectUnavailable")
+
+
+async def test_a_name_that_does_not_exist_is_unavailable() -> None:
+    async with opened() as session:
+        error = await failure(session, "http://does-not-exist.invalid/x?secret")
+    assert error.reason == "ObjectUnavailable"
+
+
+async def test_only_trusted_certificates_are_accepted(tmp_path: Path) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(body=b"module")
+
+    files = await asyncio.to_thread(Authority().issue, tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.certificate, files.key)
+    async with ScriptedServer(script, tls=context) as server:
+        async with opened(ca_file=files.authority) as session:
+            assert await read(session, server.url) == b"module"
+        async with opened() as session:
+            error = await failure(session, f"{server.url}/?secret")
+    assert error.reason == "CertificateInvalid"
+
+
+async def test_https_does_not_redirect_to_http(tmp_path: Path) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(302, headers={"Location": "http://127.0.0.1/x?secret"})
+
+    files = await asyncio.to_thread(Authority().issue, tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.certificate, files.key)
+    async with (
+        ScriptedServer(script, tls=context) as server,
+        opened(ca_file=files.authority) as session,
+    ):
+        error = await failure(session, server.url)
+    assert "from https to plain http" in str(error)
+
+
+async def test_cancelling_a_stream_closes_its_connection() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.head(200, {})
+        await exchange.drip(b"x" * 1000, every=0.01)
+
+    async with ScriptedServer(script) as server, opened() as session:
+        task = asyncio.create_task(read(session, server.url), name="read")
+        async with asyncio.timeout(5):
+            while not server.requests:
+                await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await server.all_gone()
