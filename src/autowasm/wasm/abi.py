@@ -1,0 +1,183 @@
+"""The proxy-wasm interface as Envoy has it: ABI versions, functions it offers to a module, functions it calls in one.
+
+Tables only; `module.py` compares a module with them. Invariant: a function stands here exactly as a real Envoy showed it,
+name and type, for every ABI version (tests/e2e/test_wasm_envoy.py asks Envoy 1.36.4 and 1.40.0 again).
+
+Sources: github.com/proxy-wasm/proxy-wasm-cpp-host, the library in Envoy: src/wasm.cc `registerCallbacks` (what a module
+may import, by ABI version) and `getFunctions` (what Envoy looks for among the exports) at commit 018cb3a, include/proxy-wasm/
+exports.h at commit 4637c9f (types), src/v8/v8.cc `link` at commit 011e2b3 (an import of another type than the host's is
+refused, as is a global; a memory or a table is created for the module). Those files differ from what 1.40.0 was built from,
+so the tables were taken from the binaries: a module that imports each candidate with a wrong type makes Envoy say the right
+one. Types in Envoy's notation.
+
+Two facts that the sources leave open, both seen on 1.36.4 and 1.40.0: a module with no memory that Envoy can reach crashes
+the whole proxy (segmentation fault) at its first host call with a pointer, and an imported tag does so when it is loaded.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+ABI_PREFIX: Final = "proxy_abi_version_"
+ABIS: Final = ("0.1.0", "0.2.0", "0.2.1")
+"""Envoy 1.40 refuses 0.3.0 as "Missing or unknown Proxy-Wasm ABI version"."""
+
+ALLOCATORS: Final = ("malloc", "proxy_on_memory_allocate")
+"""Envoy takes the first that is exported, and refuses a module with neither."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostFunction:
+    """A function that Envoy offers. `since` is the first Envoy release that has it, empty: all that are supported."""
+
+    signature: str
+    abis: tuple[str, ...] = ABIS
+    since: str = ""
+
+
+_I = "i32 "
+
+_ENV = {
+    "i32 -> i32": (
+        "proxy_grpc_close proxy_grpc_cancel proxy_set_tick_period_milliseconds "
+        "proxy_get_current_time_nanoseconds proxy_set_effective_context"
+    ),
+    "i32 -> void": "emscripten_notify_memory_growth",
+    "void -> i32": "proxy_done",
+    "i32 i32 -> i32": "proxy_get_header_map_size proxy_get_metric pthread_equal",
+    "i32 i64 -> i32": "proxy_increment_metric proxy_record_metric",
+    "i32 i32 i32 -> i32": (
+        "proxy_log proxy_get_status proxy_register_shared_queue proxy_dequeue_shared_queue "
+        "proxy_enqueue_shared_queue proxy_remove_header_map_value proxy_get_header_map_pairs "
+        "proxy_set_header_map_pairs proxy_get_buffer_status"
+    ),
+    "i32 i32 i32 i32 -> i32": (
+        "proxy_set_property proxy_get_property proxy_grpc_send proxy_define_metric"
+    ),
+    "i32 i32 i32 i32 i32 -> i32": (
+        "proxy_get_shared_data proxy_set_shared_data proxy_resolve_shared_queue "
+        "proxy_get_header_map_value proxy_add_header_map_value proxy_replace_header_map_value "
+        "proxy_get_buffer_bytes proxy_set_buffer_bytes"
+    ),
+    f"{_I * 6}-> i32": "proxy_call_foreign_function",
+    f"{_I * 8}-> i32": "proxy_send_local_response",
+    f"{_I * 9}-> i32": "proxy_grpc_stream",
+    f"{_I * 10}-> i32": "proxy_http_call",
+    f"{_I * 12}-> i32": "proxy_grpc_call",
+}
+
+_ENV_OF_ABI = (
+    (("0.1.0",), "void -> i32", "continue_request continue_response clear_route_cache"),
+    (("0.1.0",), "i32 i32 -> i32", "get_configuration"),
+    (("0.2.0", "0.2.1"), "i32 -> i32", "continue_stream close_stream"),
+    (("0.2.1",), "i32 -> i32", "get_log_level"),
+)
+
+_WASI = {
+    "i32 -> i32": "fd_close",
+    "i32 -> void": "proc_exit",
+    "void -> i32": "sched_yield",
+    "i32 i32 -> i32": (
+        "args_get args_sizes_get environ_get environ_sizes_get fd_fdstat_get fd_fdstat_set_flags "
+        "fd_prestat_get random_get"
+    ),
+    "i32 i32 i32 -> i32": "fd_prestat_dir_name",
+    "i32 i64 i32 -> i32": "clock_time_get",
+    "i32 i32 i32 i32 -> i32": "fd_read fd_write poll_oneoff",
+    "i32 i64 i32 i32 -> i32": "fd_seek",
+    "i32 i32 i32 i32 i32 i64 i64 i32 i32 -> i32": "path_open",
+}
+
+_WASI_LATER: Final = "1.39"
+"""1.39.0 has the rest of WASI preview 1 (most of it answers "not supported"); 1.37.0 and 1.36.4 do not."""
+
+_WASI_SINCE = {
+    "i32 -> i32": "fd_datasync fd_sync",
+    "i32 i32 -> i32": "clock_res_get fd_filestat_get fd_renumber fd_tell sock_shutdown",
+    "i32 i64 -> i32": "fd_filestat_set_size",
+    "i32 i32 i32 -> i32": (
+        "path_create_directory path_remove_directory path_unlink_file sock_accept"
+    ),
+    "i32 i64 i64 -> i32": "fd_allocate fd_fdstat_set_rights",
+    "i32 i32 i32 i32 -> i32": "path_symlink",
+    "i32 i64 i64 i32 -> i32": "fd_advise fd_filestat_set_times",
+    "i32 i32 i32 i32 i32 -> i32": "path_filestat_get sock_send",
+    "i32 i32 i32 i64 i32 -> i32": "fd_pread fd_pwrite fd_readdir",
+    f"{_I * 6}-> i32": "path_link path_readlink path_rename sock_recv",
+    "i32 i32 i32 i32 i64 i64 i32 -> i32": "path_filestat_set_times",
+}
+
+WASI_MODULES: Final = ("wasi_snapshot_preview1", "wasi_unstable")
+"""Envoy offers the same functions under both names."""
+
+
+def _host_functions() -> Iterator[tuple[str, HostFunction]]:
+    for signature, names in _ENV.items():
+        for name in names.split():
+            yield f"env.{name}", HostFunction(signature)
+    for abis, signature, names in _ENV_OF_ABI:
+        for name in names.split():
+            yield f"env.proxy_{name}", HostFunction(signature, abis)
+    for module in WASI_MODULES:
+        for table, since in ((_WASI, ""), (_WASI_SINCE, _WASI_LATER)):
+            for signature, names in table.items():
+                for name in names.split():
+                    yield f"{module}.{name}", HostFunction(signature, since=since)
+
+
+HOST_FUNCTIONS: Final[Mapping[str, HostFunction]] = MappingProxyType(dict(_host_functions()))
+"""What a module may import, as `module.name`."""
+
+_CALLED = {
+    "i32 i32 -> i32": (
+        "validate_configuration on_vm_start on_configure on_request_trailers on_request_metadata "
+        "on_response_trailers on_response_metadata"
+    ),
+    "i32 -> void": "on_tick on_log on_delete",
+    "i32 i32 -> void": (
+        "on_context_create on_downstream_connection_close on_upstream_connection_close "
+        "on_queue_ready"
+    ),
+    "i32 -> i32": "on_new_connection on_done",
+    "i32 i32 i32 -> i32": ("on_downstream_data on_upstream_data on_request_body on_response_body"),
+    "i32 i32 i32 -> void": (
+        "on_grpc_receive on_grpc_close on_grpc_receive_initial_metadata "
+        "on_grpc_receive_trailing_metadata"
+    ),
+    "i32 i32 i32 i32 i32 -> void": "on_http_call_response",
+}
+
+
+def called_functions(abi: str, exported: frozenset[str]) -> dict[str, str]:
+    """The functions that Envoy looks for in a module of version `abi` that exports the functions `exported`.
+
+    Name to type. An export of such a name and another type makes Envoy refuse the module ("Bad function signature").
+    """
+    called = {
+        f"proxy_{name}": signature for signature, names in _CALLED.items() for name in names.split()
+    }
+    headers = "i32 i32 -> i32" if abi == "0.1.0" else "i32 i32 i32 -> i32"
+    called["proxy_on_request_headers"] = called["proxy_on_response_headers"] = headers
+    if abi != "0.1.0":
+        called["proxy_on_foreign_function"] = "i32 i32 i32 -> void"
+    if "_initialize" in exported:
+        called |= {"_initialize": "void -> void", "main": "i32 i32 -> i32"}
+    else:
+        called["_start"] = "void -> void"
+    allocator = next((name for name in ALLOCATORS if name in exported), ALLOCATORS[0])
+    called[allocator] = "i32 -> i32"
+    return called
+
+
+FOREIGN_MODULES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "gojs": "it was built with GOOS=js; build with GOOS=wasip1 and -buildmode=c-shared",
+        "go": "it was built with GOOS=js; build with GOOS=wasip1 and -buildmode=c-shared",
+        "wbg": "it was built for a browser with wasm-bindgen; build for wasm32-wasip1 without it",
+        "__wbindgen_placeholder__": (
+            "it was built for a browser with wasm-bindgen; build for wasm32-wasip1 without it"
+        ),
+    }
+)
+"""Import modules that only another kind of host offers, and what to do."""

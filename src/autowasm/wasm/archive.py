@@ -1,0 +1,252 @@
+"""From what a registry or server sent to the module in it: tar, tar+gzip, tar+zstd, gzip, zstd, or nothing around it.
+
+Not an unpacker: one member is copied to a path that the caller chose, and names in the archive are only compared.
+Invariants: limits of `settings.Limits` hold for every layer of packing together; the bytes decide how something is
+compressed, not a media type or a file name; what comes out is not yet known to be a module (`module.py`).
+"""
+
+import errno
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from autowasm.errors import ContentRejected, StorageError
+from autowasm.settings import Limits
+from autowasm.wasm import binary, tar
+from autowasm.wasm.streams import (
+    Budget,
+    FileSource,
+    Source,
+    Stream,
+    archive_invalid,
+    decompressed,
+    is_compressed,
+)
+from autowasm.wasm.tar import TarReader
+from autowasm.wasm.wording import listed
+
+RAW, DETECT = "raw", "detect"
+TAR_PACKINGS = ("tar", "tar+gzip", "tar+zstd")
+"""Like containerd we go by the first bytes for the compression: tools mislabel layers, and nothing depends on it."""
+
+_PREFERRED = ("plugin.wasm", "filter.wasm")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file of an archive that may be the module. `ordinal` counts the archive's entries from 0."""
+
+    name: str
+    ordinal: int
+    size: int
+    """In bytes, as the archive claims."""
+
+
+def extract_module(source: Path, destination: Path, *, packing: str, limits: Limits) -> str:
+    """Copy the module in `source` to `destination`; the member's name, empty where there is no archive around it.
+
+    `packing`: `raw` (nothing to unpack), `tar`, `tar+gzip`, `tar+zstd`, or `detect` (any of them and plain gzip or zstd,
+    in each other up to `limits.archive_nesting` deep). Blocks (pool `parsing`). What has been written stays when this
+    fails. Raises ContentRejected (`ArchiveInvalid`, `ArchiveTooLarge`, `TooLarge`, `ModuleNotFoundInArchive`,
+    `AmbiguousModule`; with `detect` also `NotWasm`) and StorageError.
+    """
+    if packing == DETECT:
+        return _extract_detected(source, destination, limits=limits)
+    if packing == RAW:
+        with _opened(source, (), limits=limits) as stream:
+            _copy(stream, destination, limits=limits)
+        return ""
+    with _opened(source, _steps(packing), limits=limits) as stream:
+        member = _choose(stream, limits=limits)
+    extract_member(source, destination, packing=packing, member=member, limits=limits)
+    return member.name
+
+
+def find_modules(source: Path, *, packing: str, limits: Limits) -> list[Member]:
+    """The files named `*.wasm` in one tar archive or image layer, in order; none is no error.
+
+    Of several with the same path the last stands for all, as unpacking would leave it. Raises ContentRejected
+    (`ArchiveInvalid`, `ArchiveTooLarge`, `ModuleNotFoundInArchive` never) and StorageError.
+    """
+    with _opened(source, _steps(packing), limits=limits) as stream:
+        return _candidates(stream, limits=limits).found
+
+
+def choose_member(members: Sequence[Member]) -> Member:
+    """Of the candidates of one layer or archive: `plugin.wasm`, else `filter.wasm`, else the only one.
+
+    A preferred name counts in any directory, but first at the top. Raises ContentRejected: `ModuleNotFoundInArchive`,
+    `AmbiguousModule`.
+    """
+    for name in _PREFERRED:
+        named = [each for each in members if _path(each.name).rpartition("/")[2] == name]
+        at_top = [each for each in named if _path(each.name) == name]
+        if chosen := at_top or named:
+            return _only(chosen)
+    if not members:
+        raise ContentRejected(
+            "there is no *.wasm file in it: put the module there as plugin.wasm",
+            reason="ModuleNotFoundInArchive",
+        )
+    return _only(members)
+
+
+def extract_member(
+    source: Path, destination: Path, *, packing: str, member: Member, limits: Limits
+) -> None:
+    """Copy a member that `find_modules` named, with the same `packing`. Raises what `extract_module` raises."""
+    steps = (*_steps(packing), member)
+    with _opened(source, steps, limits=limits) as stream:
+        _copy(stream, destination, limits=limits)
+
+
+class _Decompress:
+    """A step into a stream: whatever compression it begins with."""
+
+
+_DECOMPRESS = _Decompress()
+_Step = _Decompress | Member
+
+
+def _steps(packing: str) -> tuple[_Step, ...]:
+    if packing not in TAR_PACKINGS:
+        raise ValueError(f"unknown packing of an archive: {packing!r}")
+    return (_DECOMPRESS,)
+
+
+def _extract_detected(source: Path, destination: Path, *, limits: Limits) -> str:
+    """Take one packing off after the other until WebAssembly is there, from the file's start each time.
+
+    Reading the file anew costs little (only looking through a tar reads it whole) and keeps every stream forward only.
+    """
+    steps: list[_Step] = []
+    name = ""
+    while True:
+        with _opened(source, steps, limits=limits) as stream:
+            head = stream.peek(tar.BLOCK)
+            if head.startswith(binary.MAGIC):
+                _copy(stream, destination, limits=limits)
+                return name
+            if is_compressed(head[:4]):
+                steps.append(_DECOMPRESS)
+            elif tar.is_header(head):
+                member = _choose(stream, limits=limits)
+                name = member.name
+                steps.append(member)
+            else:
+                what = "what is packed in it" if steps else "this"
+                problem = binary.guess(head) if head else "it is empty"
+                raise ContentRejected(
+                    f"{what} is neither a WebAssembly module nor a gzip, zstd or tar archive of one: "
+                    f"{problem}",
+                    reason="NotWasm",
+                )
+        if len(steps) > limits.archive_nesting:
+            raise archive_invalid(
+                f"archives are packed in each other more than {limits.archive_nesting} deep"
+            )
+
+
+def _choose(stream: Stream, *, limits: Limits) -> Member:
+    candidates = _candidates(stream, limits=limits)
+    if candidates.found:
+        return choose_member(candidates.found)
+    held = listed(candidates.others) if candidates.others else "no files"
+    raise ContentRejected(
+        f"the archive holds no *.wasm file: put the module there as plugin.wasm; it holds {held}",
+        reason="ModuleNotFoundInArchive",
+    )
+
+
+@contextmanager
+def _opened(source: Path, steps: Sequence[_Step], *, limits: Limits) -> Iterator[Stream]:
+    """The stream behind `steps` into the file."""
+    try:
+        with source.open("rb") as file:
+            budget = Budget(limits)
+            stream = Stream(FileSource(file, budget))
+            for step in steps:
+                if isinstance(step, Member):
+                    stream = Stream(_at_member(stream, step, limits=limits))
+                else:
+                    stream = decompressed(stream, budget=budget, limits=limits)
+            yield stream
+    except OSError as error:
+        raise _storage_error(source, error) from error
+
+
+def _at_member(stream: Stream, member: Member, *, limits: Limits) -> Source:
+    reader = TarReader(stream, limits=limits)
+    for _ in range(member.ordinal + 1):
+        if reader.next() is None:
+            raise archive_invalid(f"its entry {member.ordinal} is gone")
+    return reader
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    found: list[Member]
+    others: list[str]
+    """The names of some other files, for a message."""
+
+
+def _candidates(stream: Stream, *, limits: Limits) -> _Candidates:
+    reader = TarReader(stream, limits=limits)
+    found: dict[str, Member] = {}
+    others: list[str] = []
+    ordinal = 0
+    while (entry := reader.next()) is not None:
+        if entry.is_file and _is_candidate(entry.name):
+            found.pop(_path(entry.name), None)
+            found[_path(entry.name)] = Member(entry.name, ordinal, entry.size)
+        elif entry.is_file and len(others) < 6:
+            others.append(entry.name)
+        ordinal += 1
+    return _Candidates(list(found.values()), others)
+
+
+def _is_candidate(name: str) -> bool:
+    """Hidden files are none: `.wh.plugin.wasm` marks a deletion in a layer, `._plugin.wasm` is what macOS adds."""
+    base = _path(name).rpartition("/")[2]
+    return base.endswith(".wasm") and not base.startswith(".")
+
+
+def _path(name: str) -> str:
+    return name.removeprefix("./").lstrip("/")
+
+
+def _only(members: Sequence[Member]) -> Member:
+    if len(members) > 1:
+        raise ContentRejected(
+            f"there are {len(members)} modules in it ({listed([each.name for each in members])}): "
+            "name the one that is meant plugin.wasm",
+            reason="AmbiguousModule",
+        )
+    return members[0]
+
+
+def _copy(stream: Stream, destination: Path, *, limits: Limits) -> None:
+    """Write the rest of `stream` to `destination`, at most a module's size. Raises ContentRejected (`TooLarge`)."""
+    written = 0
+    try:
+        with destination.open("wb") as file:
+            while chunk := stream.read(limits.transfer_chunk):
+                written += len(chunk)
+                if written > limits.module_bytes:
+                    raise ContentRejected(
+                        f"the module has more than {limits.module_bytes} bytes, which is the most that "
+                        "Envoy accepts: strip it (wasm-strip, wasm-opt -Oz)",
+                        reason="TooLarge",
+                    )
+                file.write(chunk)
+    except OSError as error:
+        raise _storage_error(destination, error) from error
+
+
+def _storage_error(path: Path, error: OSError) -> StorageError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return StorageError(
+        f"cannot unpack the module at {path}: {error.strerror}",
+        reason="StorageFull" if full else "StorageUnavailable",
+    )

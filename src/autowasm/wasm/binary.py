@@ -1,0 +1,214 @@
+"""A bounded reader of the WebAssembly binary format: header, sections, LEB128 integers, names.
+
+Not a validator (`validation.py` is) and no knowledge of what a section means (`sections.py`). Invariant: nothing is read
+past the end that a reader was given, no count or length is believed before the bytes for it are there, and every defect
+is a ContentRejected that says at which byte.
+
+Source: WebAssembly Core Specification 3.0, chapter 5 "Binary Format".
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from autowasm.errors import ContentRejected
+from autowasm.wasm.wording import shown
+
+MAGIC = b"\0asm"
+_CORE_VERSION = b"\x01\0\0\0"
+_HEADER = 8
+
+CUSTOM, TYPE, IMPORT, FUNCTION, TABLE, MEMORY, EXPORT = 0, 1, 2, 3, 4, 5, 7
+_SECTION_NAMES = (
+    *("custom", "type", "import", "function", "table", "memory", "global", "export"),
+    *("start", "element", "code", "data", "data count", "tag"),
+)
+
+
+def invalid(problem: str, *, at: int) -> ContentRejected:
+    """The error for a module that breaks the format at byte `at`."""
+    return ContentRejected(
+        f"the module is malformed: {problem} (at byte {at}); build it again",
+        reason="WasmInvalid",
+    )
+
+
+def truncated(what: str, *, size: int, needed: int) -> ContentRejected:
+    """The error for a module of `size` bytes that should have `needed`."""
+    return ContentRejected(
+        f"the module is cut off: it has {size} bytes, and {what} should go on to byte {needed}; "
+        "upload it again",
+        reason="Truncated",
+    )
+
+
+class Reader:
+    """Reads `data[position:end]` forwards."""
+
+    __slots__ = ("data", "end", "position")
+
+    def __init__(self, data: bytes, position: int, end: int) -> None:
+        self.data = data
+        self.position = position
+        self.end = end
+
+    @property
+    def done(self) -> bool:
+        """Whether every byte has been read."""
+        return self.position >= self.end
+
+    def byte(self) -> int:
+        """The next byte. Raises ContentRejected (`WasmInvalid`) at the end, as all readers here do."""
+        if self.position >= self.end:
+            raise invalid("unexpected end of a section", at=self.position)
+        self.position += 1
+        return self.data[self.position - 1]
+
+    def u32(self) -> int:
+        """An unsigned LEB128 integer of 32 bits (specification 5.2.2): at most 5 bytes, no bits beyond 32."""
+        return self._unsigned(32)
+
+    def u64(self) -> int:
+        """An unsigned LEB128 integer of 64 bits: limits of 64-bit memories and tables."""
+        return self._unsigned(64)
+
+    def _unsigned(self, bits: int) -> int:
+        value = shift = 0
+        start = self.position
+        while True:
+            byte = self.byte()
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                break
+            shift += 7
+            if shift >= bits:
+                raise invalid(f"an integer longer than {bits} bits", at=start)
+        if value >> bits:
+            raise invalid(f"an integer larger than {bits} bits", at=start)
+        return value
+
+    def skip_s33(self) -> None:
+        """Pass over a signed LEB128 integer of 33 bits (a heap type)."""
+        start = self.position
+        while self.byte() & 0x80:
+            if self.position - start >= 5:
+                raise invalid("an integer longer than 33 bits", at=start)
+
+    def name(self, *, most: int) -> str:
+        """A name of at most `most` bytes. Raises ContentRejected: `TooLarge` for a longer one."""
+        start = self.position
+        length = self.u32()
+        if length > self.end - self.position:
+            raise invalid("a name longer than its section", at=start)
+        if length > most:
+            head = shown(self.data[self.position : self.position + 40])
+            raise ContentRejected(
+                f"the module has an import or export name of {length} bytes ({head}); "
+                f"at most {most} are accepted",
+                reason="TooLarge",
+            )
+        self.position += length
+        try:
+            return self.data[self.position - length : self.position].decode()
+        except UnicodeDecodeError as error:
+            raise invalid("a name that is not UTF-8", at=start) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Where the content of one section is. `name` is that of a custom section, as bytes, else empty."""
+
+    id: int
+    start: int
+    end: int
+    name: bytes = b""
+
+    def reader(self, data: bytes) -> Reader:
+        """A reader of the section's content; of a custom section, of what follows its name."""
+        return Reader(data, self.start, self.end)
+
+
+def check_header(data: bytes) -> None:
+    """Raise ContentRejected (`NotWasm`, `Truncated`, `WasmComponent`, `WasmInvalid`) unless a core module begins here."""
+    head = data[:_HEADER]
+    if not head:
+        raise ContentRejected("the module is empty (0 bytes)", reason="NotWasm")
+    if not (head.startswith(MAGIC) or MAGIC.startswith(head)):
+        raise ContentRejected(f"this is not a WebAssembly module: {guess(data)}", reason="NotWasm")
+    if len(head) < _HEADER:
+        raise truncated("its header", size=len(head), needed=_HEADER)
+    version = head[4:]
+    if version[2:] == b"\x01\0":  # the layer: 0 is a module, 1 a component
+        raise ContentRejected(
+            "this is a WebAssembly component, and Envoy runs core modules: build for wasm32-wasip1 "
+            "(or wasm32-unknown-unknown), without wit-component, cargo-component or `componentize`",
+            reason="WasmComponent",
+        )
+    if version != _CORE_VERSION:
+        number = int.from_bytes(version, "little")
+        raise invalid(f"binary format version {number} where 1 is known", at=4)
+
+
+def sections(data: bytes, *, most: int) -> Iterator[Section]:
+    """All sections in order; their content is not touched, but for the name of a custom one.
+
+    Raises ContentRejected: `Truncated` when the module ends within a section, `TooLarge` when there are more than
+    `most`, `WasmInvalid` for anything else.
+    """
+    reader = Reader(data, _HEADER, len(data))
+    while not reader.done:
+        most -= 1
+        if most < 0:
+            raise ContentRejected(
+                "the module has too many sections: remove the custom ones with wasm-strip",
+                reason="TooLarge",
+            )
+        start = reader.position
+        number = reader.byte()
+        if number >= len(_SECTION_NAMES):
+            raise invalid(f"unknown section {number}", at=start)
+        what = f"its {_SECTION_NAMES[number]} section"
+        if len(data) - reader.position < 5 and all(b & 0x80 for b in data[reader.position :]):
+            raise truncated(what, size=len(data), needed=len(data) + 1)
+        length = reader.u32()
+        end = reader.position + length
+        if end > len(data):
+            raise truncated(what, size=len(data), needed=end)
+        yield _section(data, number, reader.position, end)
+        reader.position = end
+
+
+def _section(data: bytes, number: int, start: int, end: int) -> Section:
+    if number != CUSTOM:
+        return Section(number, start, end)
+    reader = Reader(data, start, end)
+    length = reader.u32()
+    if length > end - reader.position:
+        raise invalid("a custom section whose name is longer than itself", at=start)
+    content = reader.position + length
+    # Names are compared, never shown: a longer one than any that we know need not be kept.
+    return Section(number, content, end, data[reader.position : min(content, reader.position + 64)])
+
+
+def guess(data: bytes) -> str:
+    """In a few words, what bytes that are not WebAssembly look like."""
+    head = data[:64].lstrip().lower()
+    if head.startswith((b"<!doctype", b"<html")):
+        return "it is an HTML page, as servers send for an error or a login"
+    if head.startswith((b"{", b"[")):
+        return "it looks like JSON"
+    if head.startswith((b"(module", b";;")):
+        return "it is WebAssembly text; compile it with wat2wasm"
+    for magic, name in _MAGICS:
+        if data.startswith(magic):
+            return f"it is {name}"
+    return f"it begins with the bytes {data[:8].hex(' ')}"
+
+
+_MAGICS = (
+    (b"\x1f\x8b", "gzip data"),
+    (b"\x28\xb5\x2f\xfd", "zstd data"),
+    (b"PK\x03\x04", "a zip archive; pack it as tar.gz or not at all"),
+    (b"\xfd7zXZ", "xz data; pack it with gzip or not at all"),
+    (b"BZh", "bzip2 data; pack it with gzip or not at all"),
+    (b"\x7fELF", "a native program (ELF); build for wasm32-wasip1"),
+)

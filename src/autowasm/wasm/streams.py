@@ -1,0 +1,221 @@
+"""Streams of unpacked bytes over a file: gzip and zstd as they are read, under one budget.
+
+Not a file interface: forward only, with a look ahead. Invariants: memory is bounded by the chunk and the zstd window,
+whatever the input; nothing unpacks past the budget; every defect of the input is a ContentRejected, never an exception of
+zlib or zstandard.
+"""
+
+import zlib
+from typing import BinaryIO, Protocol
+
+import zstandard
+
+from autowasm.errors import ContentRejected
+from autowasm.settings import Limits
+
+GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_CHUNK = 64 * 1024
+_GZIP_ONLY = 16 + zlib.MAX_WBITS
+
+
+def archive_invalid(problem: str) -> ContentRejected:
+    """The error for an archive that breaks its format."""
+    return ContentRejected(
+        f"the archive is malformed: {problem}; pack and push it again", reason="ArchiveInvalid"
+    )
+
+
+class Source(Protocol):
+    """Something to read forwards."""
+
+    def read(self, size: int) -> bytes:
+        """Some bytes, at most `size`; empty only at the end."""
+
+
+class Budget:
+    """Counts what one archive takes and gives, and ends it when that is out of proportion."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._packed = 0
+        self._unpacked = 0
+
+    def took(self, count: int) -> None:
+        """`count` more bytes were read from the file."""
+        self._packed += count
+
+    def gave(self, count: int) -> None:
+        """`count` more bytes came out of a decompressor. Raises ContentRejected (`ArchiveTooLarge`)."""
+        self._unpacked += count
+        limits = self._limits
+        most = min(
+            limits.unpacked_bytes,
+            limits.ratio_grace_bytes + limits.unpacked_ratio * self._packed,
+        )
+        if self._unpacked > most:
+            raise ContentRejected(
+                f"the archive unpacks to more than {most} bytes from its first {self._packed}: at most "
+                f"{limits.unpacked_bytes} in all and {limits.unpacked_ratio} for each packed byte are "
+                "accepted; pack the module without the rest",
+                reason="ArchiveTooLarge",
+            )
+
+
+class FileSource:
+    """The bytes of a file, counted."""
+
+    def __init__(self, file: BinaryIO, budget: Budget) -> None:
+        self._file = file
+        self._budget = budget
+
+    def read(self, size: int) -> bytes:
+        """See Source."""
+        data = self._file.read(min(size, _CHUNK))
+        self._budget.took(len(data))
+        return data
+
+
+class Stream:
+    """A source with a look ahead."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._ahead = b""
+
+    def peek(self, size: int) -> bytes:
+        """The next `size` bytes without taking them; fewer at the end."""
+        pieces, held = [self._ahead], len(self._ahead)
+        while held < size and (more := self._source.read(_CHUNK)):
+            pieces.append(more)
+            held += len(more)
+        self._ahead = b"".join(pieces)
+        return self._ahead[:size]
+
+    def read(self, size: int) -> bytes:
+        """See Source."""
+        if self._ahead:
+            data, self._ahead = self._ahead[:size], self._ahead[size:]
+            return data
+        return self._source.read(size)
+
+    def read_exactly(self, size: int, *, what: str) -> bytes:
+        """`size` bytes, which the caller has bounded. Raises ContentRejected at an earlier end."""
+        data = self.peek(size)
+        if len(data) < size:
+            raise archive_invalid(f"it ends within {what}")
+        self._ahead = self._ahead[size:]
+        return data
+
+    def skip(self, size: int, *, what: str) -> None:
+        """Pass over `size` bytes. Raises ContentRejected at an earlier end."""
+        while size > 0:
+            data = self.read(min(size, _CHUNK))
+            if not data:
+                raise archive_invalid(f"it ends within {what}")
+            size -= len(data)
+
+
+class GzipSource:
+    """What gzip members, one after the other, unpack to (RFC 1952 2.2). Zero bytes after the last one are padding."""
+
+    def __init__(self, source: Source, *, budget: Budget, limits: Limits) -> None:
+        self._source = source
+        self._budget = budget
+        self._members_left = limits.gzip_members
+        self._inflate = zlib.decompressobj(_GZIP_ONLY)
+        self._packed = b""
+        self._within = True
+        """Whether a member has begun that has not ended."""
+
+    def read(self, size: int) -> bytes:
+        """See Source. Raises ContentRejected."""
+        while True:
+            if not self._packed:
+                self._packed = self._source.read(_CHUNK)
+            if not self._within and not self._next_member():
+                return b""
+            at_end = not self._packed
+            if data := self._unpack(min(size, _CHUNK)):
+                self._budget.gave(len(data))
+                return data
+            if at_end and self._within:
+                raise archive_invalid("its gzip data is cut off")
+
+    def _unpack(self, size: int) -> bytes:
+        try:
+            data = self._inflate.decompress(self._packed, size)
+        except zlib.error as error:
+            raise archive_invalid(f"its gzip data is damaged ({error})") from error
+        if self._inflate.eof:
+            self._packed = self._inflate.unused_data
+            self._within = False
+        else:
+            # None left does not mean that all is out: some output may still be inside, for an empty input.
+            self._packed = self._inflate.unconsumed_tail
+        return data
+
+    def _next_member(self) -> bool:
+        """Begin the next member if there is one."""
+        packed = self._packed.lstrip(b"\0")
+        while not packed:
+            packed = self._source.read(_CHUNK)
+            if not packed:
+                return False
+            packed = packed.lstrip(b"\0")
+        self._packed = packed
+        self._members_left -= 1
+        if self._members_left < 0:
+            raise ContentRejected(
+                "the archive has too many gzip members; pack it again in one piece",
+                reason="ArchiveTooLarge",
+            )
+        self._inflate = zlib.decompressobj(_GZIP_ONLY)
+        self._within = True
+        return True
+
+
+class ZstdSource:
+    """What zstd frames, one after the other, unpack to (RFC 8878 3.1). A cut-off frame ends early and without an error."""
+
+    def __init__(self, source: Source, *, budget: Budget, limits: Limits) -> None:
+        decompressor = zstandard.ZstdDecompressor(max_window_size=limits.zstd_window_bytes)
+        self._reader = decompressor.stream_reader(
+            source,  # type: ignore[arg-type] # only read() is used
+            read_size=_CHUNK,
+            read_across_frames=True,
+            closefd=False,
+        )
+        self._budget = budget
+
+    def read(self, size: int) -> bytes:
+        """See Source. Raises ContentRejected."""
+        try:
+            data = self._reader.read(min(size, _CHUNK))
+        except zstandard.ZstdError as error:
+            raise archive_invalid(
+                f"its zstd data is damaged or asks for too much ({error})"
+            ) from error
+        self._budget.gave(len(data))
+        return data
+
+
+def is_compressed(head: bytes) -> bool:
+    """Whether what begins with these 4 bytes is gzip or zstd."""
+    return head.startswith(GZIP_MAGIC) or _is_zstd(head)
+
+
+def _is_zstd(head: bytes) -> bool:
+    """Whether a zstd frame begins here, or a skippable one (0x184D2A5?), which pzstd puts first."""
+    skippable = head[1:4] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50
+    return head.startswith(ZSTD_MAGIC) or skippable
+
+
+def decompressed(stream: Stream, *, budget: Budget, limits: Limits) -> Stream:
+    """The stream inside, when `stream` begins like gzip or zstd; else `stream` itself."""
+    head = stream.peek(4)
+    if head.startswith(GZIP_MAGIC):
+        return Stream(GzipSource(stream, budget=budget, limits=limits))
+    if _is_zstd(head):
+        return Stream(ZstdSource(stream, budget=budget, limits=limits))
+    return stream
