@@ -1,0 +1,236 @@
+"""RegistryClient: resolve, download and push images, awaitable; the door that the rest of AutoWasm uses.
+
+Not where bytes are judged as wasm or unpacked. Invariants: every operation ends within `limits.fetch_timeout`, whatever
+the registry does; a manifest is used only if its bytes have the digest that was asked for or announced; a refused or
+missing image is asked for once, only "later" answers and broken connections are tried again, `limits.attempts` times.
+"""
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import structlog
+
+from autowasm.backoff import Backoff
+from autowasm.digest import Digest, DigestVerifier
+from autowasm.errors import ContentRejected, SourceUnavailable
+from autowasm.net.policy import AddressPolicy
+from autowasm.net.pools import Pools
+from autowasm.net.transfer import run_transfer
+from autowasm.reference import ImageReference
+from autowasm.registry import media
+from autowasm.registry.credentials import Credential
+from autowasm.registry.manifest import Descriptor, Index, Manifest, choose_child, parse_manifest
+from autowasm.registry.push import Layer, Package
+from autowasm.registry.repositories import Repositories
+from autowasm.settings import Limits, Outgoing
+from autowasm.units import format_size
+
+if TYPE_CHECKING:
+    from autowasm.registry.repository import Repository
+
+T = TypeVar("T")
+OnBytes = Callable[[int], None]
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedImage:
+    """What a reference stood for at one moment."""
+
+    reference: ImageReference
+    digest: Digest
+    """Of what the reference names: an index or a manifest. With it the reference is pinned."""
+    manifest: Manifest
+    """The runnable image: of an index, its chosen child."""
+
+
+class RegistryClient:
+    """Talks to any number of registries. Make one for each process, and `await close()` it."""
+
+    def __init__(
+        self, *, outgoing: Outgoing, limits: Limits, pools: Pools, policy: AddressPolicy | None
+    ) -> None:
+        """`policy` None: every address may be reached (`wasmc`, run by a person)."""
+        self._limits = limits
+        self._pools = pools
+        self._repositories = Repositories(
+            outgoing=outgoing, limits=limits, pools=pools, policy=policy
+        )
+
+    async def close(self) -> None:
+        """Close kept connections."""
+        self._repositories.close()
+
+    async def resolve(
+        self, reference: ImageReference, *, credential: Credential | None
+    ) -> ResolvedImage:
+        """The manifest behind `reference`, through an index if need be.
+
+        Raises SourceNotFound (`ImageNotFound`), SourceDenied, SourceUnavailable, AddressBlocked, ContentRejected
+        (`DigestMismatch`, `ManifestInvalid`, `TooLarge`).
+        """
+        return await self._run(
+            functools.partial(_resolve, reference=reference, limits=self._limits),
+            reference,
+            credential=credential,
+            what=f"image {reference}",
+        )
+
+    async def head(
+        self, reference: ImageReference, *, credential: Credential | None
+    ) -> Digest | None:
+        """The digest that the registry announces for `reference`; None if it announces none. Raises as `resolve`."""
+        return await self._run(
+            lambda repository: repository.head_manifest(reference.version, accept=media.ACCEPT),
+            reference,
+            credential=credential,
+            what=f"image {reference}",
+        )
+
+    async def download(
+        self,
+        reference: ImageReference,
+        descriptor: Descriptor,
+        destination: Path,
+        *,
+        credential: Credential | None,
+        on_bytes: OnBytes | None = None,
+    ) -> None:
+        """Write a layer to `destination`, which is overwritten; digest and size are verified on the way.
+
+        `on_bytes` gets the number of bytes since its last call, on the loop, those of repeated tries too. Raises as
+        `resolve`, and StorageError. After an error a partial file may be there: it is the caller's.
+        """
+        digest = descriptor.digest
+        what = f"layer {digest} of {reference.name}"
+        if descriptor.size > self._limits.layer_bytes:
+            raise ContentRejected(
+                f"{what}: {format_size(descriptor.size)}, more than the "
+                f"{format_size(self._limits.layer_bytes)} that are accepted",
+                reason="TooLarge",
+            )
+        await self._run(
+            lambda repository: repository.download(
+                digest, size=descriptor.size, destination=destination
+            ),
+            reference,
+            credential=credential,
+            what=what,
+            on_bytes=on_bytes,
+        )
+
+    async def push(
+        self,
+        reference: ImageReference,
+        package: Package,
+        *,
+        credential: Credential | None,
+        on_bytes: OnBytes | None = None,
+    ) -> Digest:
+        """Upload what is not there yet, layers first, then the manifest under `reference`; its digest.
+
+        Raises as `resolve`; `on_bytes` as in `download`.
+        """
+        deadline = time.monotonic() + self._limits.fetch_timeout
+        for layer in (*package.layers, package.config):
+            await self._run(
+                functools.partial(_upload, layer=layer),
+                reference,
+                credential=credential,
+                what=f"upload to {reference.name}",
+                deadline=deadline,
+                on_bytes=on_bytes,
+                actions="pull,push",
+            )
+        digest = Digest.of(package.manifest)
+        announced = await self._run(
+            lambda repository: repository.put_manifest(
+                reference.version, data=package.manifest, media_type=package.media_type
+            ),
+            reference,
+            credential=credential,
+            what=f"upload of the manifest to {reference}",
+            deadline=deadline,
+            actions="pull,push",
+        )
+        if announced is not None and announced.algorithm == "sha256" and announced != digest:
+            raise ContentRejected(
+                f"{reference}: the registry stored the manifest as {announced}, it was sent as {digest}",
+                reason="DigestMismatch",
+            )
+        return digest
+
+    async def _run(
+        self,
+        operation: "Callable[[Repository], T]",
+        reference: ImageReference,
+        *,
+        credential: Credential | None,
+        what: str,
+        deadline: float | None = None,
+        on_bytes: OnBytes | None = None,
+        actions: str = "pull",
+    ) -> T:
+        """`operation` in a transfer thread, tried again where that may help. `deadline` on `time.monotonic`."""
+        limits = self._limits
+        end = deadline or time.monotonic() + limits.fetch_timeout
+        backoff = Backoff(limits.attempt_backoff, limits.attempt_wait)
+        failures = 0
+        while True:
+            try:
+                return await run_transfer(
+                    self._pools.transfer,
+                    lambda _: self._repositories.use(
+                        operation, reference, credential=credential, actions=actions
+                    ),
+                    what=what,
+                    deadline=end - time.monotonic(),
+                    limits=limits,
+                    on_bytes=on_bytes,
+                )
+            except SourceUnavailable as error:
+                failures += 1
+                pause = max(backoff.delay(failures), error.retry_after or 0.0)
+                may_pass = error.reason == "RegistryUnavailable" and pause <= limits.attempt_wait
+                if not may_pass or failures >= limits.attempts or time.monotonic() + pause >= end:
+                    raise
+                _log.info("registry asked again", source=reference.name, reason=error.reason)
+            await asyncio.sleep(pause)
+
+
+def _resolve(
+    repository: "Repository", *, reference: ImageReference, limits: Limits
+) -> ResolvedImage:
+    answer = repository.get_manifest(reference.version, accept=media.ACCEPT)
+    expected = reference.digest or answer.announced or Digest.of(answer.data)
+    _verify(answer.data, expected, size=None, what=f"manifest of {reference}")
+    document = parse_manifest(answer.data, answer.media_type, limits=limits)
+    if isinstance(document, Manifest):
+        return ResolvedImage(reference, expected, document)
+    child = choose_child(document)
+    digest = child.digest
+    answer = repository.get_manifest(str(digest), accept=media.ACCEPT)
+    what = f"manifest {digest} in the index of {reference}"
+    _verify(answer.data, digest, size=child.size, what=what)
+    document = parse_manifest(answer.data, answer.media_type, limits=limits)
+    if isinstance(document, Index):
+        raise ContentRejected(f"{what}: is an index itself", reason="ManifestInvalid")
+    return ResolvedImage(reference, expected, document)
+
+
+def _verify(data: bytes, expected: Digest, *, size: int | None, what: str) -> None:
+    verifier = DigestVerifier(expected, size=size, what=what)
+    verifier.update(data)
+    verifier.finish()
+
+
+def _upload(repository: "Repository", *, layer: Layer) -> None:
+    digest = layer.digest
+    if not repository.has_blob(digest):
+        repository.put_blob(digest, size=layer.size, content=layer.content)

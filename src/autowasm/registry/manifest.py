@@ -1,0 +1,169 @@
+"""Manifests and indexes: decoding what a registry sent into typed values, and choosing one image of an index.
+
+Not a fetcher, and not the choice of a layer (`layout.py`). Invariants: a `Descriptor` that exists has a well-formed digest
+and a size that is not negative; a document that could be read as two kinds is refused (CVE-2021-41190).
+
+Sources: OCI image specification `manifest.md`, `image-index.md`, `descriptor.md`; distribution `manifest/schema2`.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from autowasm.digest import Digest
+from autowasm.errors import ContentRejected
+from autowasm.registry import media
+from autowasm.settings import Limits
+from autowasm.units import format_size
+
+_SHOWN_TYPES = 8
+_SHOWN_LENGTH = 100
+
+
+class _Wire(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """JSON names are camelCase; fields that we do not know are ignored, as the specification demands."""
+
+
+class Platform(_Wire, frozen=True, kw_only=True):
+    """What an index entry runs on."""
+
+    architecture: str = ""
+    os: str = ""
+
+
+class Descriptor(_Wire, frozen=True, kw_only=True):
+    """A reference to a blob or manifest. `size` in bytes."""
+
+    media_type: str
+    digest_text: str = msgspec.field(name="digest")
+    size: int
+    annotations: dict[str, str] | None = None
+    platform: Platform | None = None
+    artifact_type: str | None = None
+
+    def __post_init__(self) -> None:
+        Digest.parse(self.digest_text)
+        if self.size < 0:
+            raise ValueError(f"size is negative: {self.size}")
+
+    @property
+    def digest(self) -> Digest:
+        """Of the content."""
+        return Digest.parse(self.digest_text)
+
+
+class Manifest(_Wire, frozen=True, kw_only=True):
+    """One image or artifact: OCI manifest v1 or Docker schema 2."""
+
+    schema_version: int
+    media_type: str | None = None
+    artifact_type: str | None = None
+    config: Descriptor
+    layers: tuple[Descriptor, ...] | None = ()
+    annotations: dict[str, str] | None = None
+
+
+class Index(_Wire, frozen=True, kw_only=True):
+    """Several images under one name: OCI index or Docker manifest list."""
+
+    schema_version: int
+    media_type: str | None = None
+    manifests: tuple[Descriptor, ...] | None = ()
+    annotations: dict[str, str] | None = None
+
+
+_ABSENT = msgspec.Raw()
+
+
+class _Shape(_Wire, frozen=True, kw_only=True):
+    """Just enough of any document to know its kind."""
+
+    schema_version: int = 0
+    media_type: str | None = None
+    config: msgspec.Raw = _ABSENT
+    layers: msgspec.Raw = _ABSENT
+    manifests: msgspec.Raw = _ABSENT
+    fs_layers: msgspec.Raw = _ABSENT
+
+
+def parse_manifest(data: bytes, media_type: str | None, *, limits: Limits) -> Manifest | Index:
+    """Decode `data`; `media_type` is the Content-Type of the answer, None if it had none.
+
+    The document's own `mediaType` decides, then the Content-Type, then the shape. Raises ContentRejected: `TooLarge`,
+    `ManifestInvalid`.
+    """
+    if len(data) > limits.manifest_bytes:
+        raise ContentRejected(
+            f"the manifest is larger than {format_size(limits.manifest_bytes)}", reason="TooLarge"
+        )
+    try:
+        if not _is_index(msgspec.json.decode(data, type=_Shape), media_type):
+            return msgspec.json.decode(data, type=Manifest)
+        index = msgspec.json.decode(data, type=Index)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _invalid(f"not one that can be read: {error}") from error
+    if len(index.manifests or ()) > limits.index_entries:
+        raise _invalid(
+            f"an index with {len(index.manifests or ())} entries; {limits.index_entries} are accepted"
+        )
+    return index
+
+
+def choose_child(index: Index) -> Descriptor:
+    """The image of `index` to take: one for wasm if there is one, else linux/amd64, else the first.
+
+    A module is the same on every platform, so any image will do. Attestations and indexes in the index are passed over.
+    Raises ContentRejected (`ManifestInvalid`) if nothing is left.
+    """
+    children = [child for child in index.manifests or () if _is_runnable(child)]
+    if not children:
+        found = shown_types(index.manifests or ())
+        raise _invalid(f"an index without an image that can be taken; it holds {found}")
+    return min(children, key=_rank)  # of equals the first
+
+
+def shown_types(descriptors: Sequence[Descriptor]) -> str:
+    """The distinct media types, for messages; what a registry sent is quoted and cut."""
+    names = list(dict.fromkeys(descriptor.media_type for descriptor in descriptors))
+    shown = [repr(name[:_SHOWN_LENGTH]) for name in names[:_SHOWN_TYPES]]
+    if len(names) > _SHOWN_TYPES:
+        shown.append(f"{len(names) - _SHOWN_TYPES} more")
+    return ", ".join(shown) or "nothing"
+
+
+def _is_index(shape: _Shape, content_type: str | None) -> bool:
+    config, layers, manifests, fs_layers = (
+        raw not in (b"", b"null")
+        for raw in map(bytes, (shape.config, shape.layers, shape.manifests, shape.fs_layers))
+    )
+    named = shape.media_type or ""
+    if {named, content_type or ""} & media.SCHEMA_1 or shape.schema_version == 1 or fs_layers:
+        raise _invalid("Docker schema 1, which nothing writes any more; push the image again")
+    if manifests and (layers or config):
+        raise _invalid("both an image and an index, so readers would disagree about it")
+    known = [kind for kind in (named, content_type) if kind in media.MANIFESTS | media.INDEXES]
+    if named and named not in known:
+        raise _invalid(f"of a type that is not supported: {named[:_SHOWN_LENGTH]!r}")
+    if len({kind in media.INDEXES for kind in known}) > 1:
+        raise _invalid(f"named {known[0]} inside and {known[1]} outside")
+    return known[0] in media.INDEXES if known else manifests
+
+
+def _is_runnable(child: Descriptor) -> bool:
+    platform = child.platform or Platform()
+    return (
+        child.media_type in media.MANIFESTS
+        and media.DOCKER_REFERENCE_TYPE not in (child.annotations or {})
+        and "unknown" not in (platform.os, platform.architecture)
+    )
+
+
+def _rank(child: Descriptor) -> int:
+    platform = child.platform or Platform()
+    if platform.architecture.startswith("wasm") or platform.os.startswith("wasi"):
+        return 0
+    return 1 if (platform.os, platform.architecture) == ("linux", "amd64") else 2
+
+
+def _invalid(problem: str) -> ContentRejected:
+    return ContentRejected(f"the manifest is {problem}", reason="ManifestInvalid")

@@ -1,0 +1,46 @@
+"""Media types of manifests, configs and layers: the one table of names.
+
+Not what they mean to us: which layer is unpacked how is `layout.py`'s table. Sources: OCI image specification
+`media-types.md`, distribution `manifest/schema2` and `manifestlist`, the WASM OCI artifact specification of solo.io
+(`module.wasm`).
+"""
+
+from typing import Final
+
+OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
+DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_MANIFEST_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
+
+MANIFESTS: Final = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
+INDEXES: Final = frozenset({OCI_INDEX, DOCKER_MANIFEST_LIST})
+SCHEMA_1: Final = frozenset(
+    {
+        "application/vnd.docker.distribution.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.v1+prettyjws",
+    }
+)
+"""Gone from registries since 2024: no sizes, layers in another order."""
+
+ACCEPT: Final = ", ".join((OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_MANIFEST_LIST))
+"""For the Accept header: all that we read."""
+
+OCI_IMAGE_CONFIG: Final = "application/vnd.oci.image.config.v1+json"
+WASM_CONFIG: Final = "application/vnd.module.wasm.config.v1+json"
+
+OCI_LAYER_TAR: Final = "application/vnd.oci.image.layer.v1.tar"
+OCI_LAYER_TAR_GZIP: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
+OCI_LAYER_TAR_ZSTD: Final = "application/vnd.oci.image.layer.v1.tar+zstd"
+DOCKER_LAYER_TAR: Final = "application/vnd.docker.image.rootfs.diff.tar"
+DOCKER_LAYER_TAR_GZIP: Final = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+DOCKER_LAYER_TAR_ZSTD: Final = "application/vnd.docker.image.rootfs.diff.tar.zstd"
+WASM_CONTENT: Final = "application/vnd.module.wasm.content.layer.v1+wasm"
+
+TITLE: Final = "org.opencontainers.image.title"
+"""Annotation of a layer: the file name that clients such as oras give it."""
+DOCKER_REFERENCE_TYPE: Final = "vnd.docker.reference.type"
+"""Annotation of an index entry that is about another one: buildx attestations."""
+VARIANT: Final = "module.wasm.image/variant"
+"""Annotation of a manifest: `compat` for a container image that holds a module."""
+RUNTIME_TYPE: Final = "module.wasm.runtime/type"
+RUNTIME_ABI: Final = "module.wasm.runtime/abi_version"

@@ -1,0 +1,136 @@
+"""Repositories: connections and tokens kept between the operations on one repository.
+
+Not a client, and no limit on how many are in use at once: the transfer pool is that. Invariants: a repository is used by
+one thread at a time, and only for the same host, repository, credential and actions; what failed half-way is closed, not
+kept; no more than `limits.idle_registries` are kept.
+"""
+
+import ssl
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from autowasm.errors import SourceDenied, SourceNotFound
+from autowasm.net import tls
+from autowasm.net.policy import AddressPolicy, Purpose
+from autowasm.net.pools import Pools
+from autowasm.reference import ImageReference
+from autowasm.registry.credentials import Credential, fingerprint_of
+from autowasm.settings import Limits, Outgoing
+
+if TYPE_CHECKING:
+    from autowasm.registry.repository import Repository
+
+T = TypeVar("T")
+_Key = tuple[str, str, str, str]
+
+
+class Repositories:
+    """Those of one process. Safe in any thread."""
+
+    def __init__(
+        self, *, outgoing: Outgoing, limits: Limits, pools: Pools, policy: AddressPolicy | None
+    ) -> None:
+        self._outgoing = outgoing
+        self._limits = limits
+        self._pools = pools
+        self._policy = policy
+        self._lock = threading.Lock()
+        self._idle: OrderedDict[_Key, list[Repository]] = OrderedDict()
+        self._contexts: dict[bool, ssl.SSLContext] = {}
+        self._closed = False
+
+    def use(
+        self,
+        operation: "Callable[[Repository], T]",
+        reference: ImageReference,
+        *,
+        credential: Credential | None,
+        actions: str,
+    ) -> T:
+        """Run `operation` in this thread. After a failure of the exchange its connection is not used again."""
+        key = (reference.host, reference.repository, fingerprint_of(credential), actions)
+        repository = self._take(key) or self._make(reference, credential, actions=actions)
+        reusable = False
+        try:
+            result = operation(repository)
+            reusable = True
+        except (SourceNotFound, SourceDenied):
+            reusable = True
+            raise
+        finally:
+            if not reusable or not self._keep(key, repository):
+                repository.close()
+        return result
+
+    def close(self) -> None:
+        """Close what is idle; what is in use is closed when its operation ends."""
+        with self._lock:
+            self._closed = True
+            idle = [repository for kept in self._idle.values() for repository in kept]
+            self._idle.clear()
+        for repository in idle:
+            repository.close()
+
+    def _take(self, key: _Key) -> "Repository | None":
+        with self._lock:
+            kept = self._idle.pop(key, None)
+            if not kept:
+                return None
+            repository = kept.pop()
+            if kept:
+                self._idle[key] = kept
+            return repository
+
+    def _keep(self, key: _Key, repository: "Repository") -> bool:
+        dropped: list[Repository] = []
+        with self._lock:
+            if self._closed:
+                return False
+            self._idle.setdefault(key, []).append(repository)
+            self._idle.move_to_end(key)
+            while sum(map(len, self._idle.values())) > self._limits.idle_registries:
+                dropped += self._idle.popitem(last=False)[1]
+        for old in dropped:
+            old.close()
+        return True
+
+    def _make(
+        self, reference: ImageReference, credential: Credential | None, *, actions: str
+    ) -> "Repository":
+        # oras, requests and jsonschema take 0.25 s to import: in this thread, and not for `wasmc --help`.
+        from autowasm.net.threads import Dialer  # noqa: PLC0415
+        from autowasm.registry.repository import Repository  # noqa: PLC0415
+        from autowasm.registry.transport import RegistryTransport  # noqa: PLC0415
+
+        transport = RegistryTransport(
+            reference,
+            credential=credential,
+            actions=actions,
+            plain_http=_names(self._outgoing.plain_http, reference.host),
+            tls=self._context(verify=not _names(self._outgoing.insecure, reference.host)),
+            dialer=Dialer(
+                names=self._pools.names,
+                policy=self._policy,
+                purpose=Purpose.REGISTRY,
+                limits=self._limits,
+            ),
+            limits=self._limits,
+        )
+        return Repository(transport, reference, credential=credential, limits=self._limits)
+
+    def _context(self, *, verify: bool) -> ssl.SSLContext:
+        with self._lock:
+            if verify not in self._contexts:
+                self._contexts[verify] = tls.client_context(
+                    ca_file=self._outgoing.ca_file, verify=verify
+                )
+            return self._contexts[verify]
+
+
+def _names(hosts: frozenset[str], host: str) -> bool:
+    """True if `hosts` has this host, with its port or without."""
+    name, colon, port = host.rpartition(":")
+    alone = name if colon and port.isdigit() else host
+    return bool({host.lower(), alone.lower()} & {entry.lower() for entry in hosts})

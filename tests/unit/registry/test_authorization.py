@@ -1,0 +1,164 @@
+"""Challenges, and what is answered to them."""
+
+import base64
+import json
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from autowasm.errors import AddressBlocked, SourceUnavailable
+from autowasm.registry.authorization import Authorizer, parse_challenges
+from autowasm.registry.credentials import Credential
+
+BOB = Credential("bob", "s3cret")
+BASIC = "Basic " + base64.b64encode(b"bob:s3cret").decode()
+
+
+class TokenEndpoint:
+    def __init__(self, answer: object = None) -> None:
+        self.answer = {"token": "t0"} if answer is None else answer
+        self.asked: list[tuple[str, str | None]] = []
+
+    def __call__(self, url: str, authorization: str | None) -> bytes:
+        self.asked.append((url, authorization))
+        return json.dumps(self.answer).encode()
+
+    @property
+    def query(self) -> dict[str, list[str]]:
+        return parse_qs(urlsplit(self.asked[-1][0]).query)
+
+
+def make(
+    endpoint: TokenEndpoint,
+    *,
+    credential: Credential | None = BOB,
+    url: str = "https://r.example/",
+    actions: str = "pull",
+) -> Authorizer:
+    return Authorizer(
+        registry_url=url, repository="a/b", actions=actions, credential=credential, ask=endpoint
+    )
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (None, []),
+        ("", []),
+        ('Basic realm="r"', [("basic", {"realm": "r"})]),
+        ("Basic realm=r", [("basic", {"realm": "r"})]),
+        ("Basic", [("basic", {})]),
+        (
+            'Bearer realm="https://t/x,y",service=s , scope="repository:a/b:pull,push"',
+            [
+                (
+                    "bearer",
+                    {"realm": "https://t/x,y", "service": "s", "scope": "repository:a/b:pull,push"},
+                )
+            ],
+        ),
+        (
+            'Negotiate, Basic realm="a \\"b\\"", BEARER Realm="https://t"',
+            [("negotiate", {}), ("basic", {"realm": 'a "b"'}), ("bearer", {"realm": "https://t"})],
+        ),
+        ('Bearer realm = "https://t"', [("bearer", {"realm": "https://t"})]),
+        ('realm="no scheme"', []),
+        ('Basic realm="never closed', [("basic", {})]),
+    ],
+)
+def test_challenges_are_read_as_rfc_9110_writes_them(
+    header: str | None, expected: list[tuple[str, dict[str, str]]]
+) -> None:
+    found = [(challenge.scheme, challenge.parameters) for challenge in parse_challenges(header)]
+    assert found[: len(expected)] == expected
+    assert len(found) <= len(expected) + 1
+
+
+def test_basic_is_answered_once_with_the_credential() -> None:
+    authorizer = make(TokenEndpoint())
+    assert authorizer.respond('Basic realm="r"')
+    assert authorizer.header == BASIC
+    assert not authorizer.respond('Basic realm="r"'), "a refused password is not sent again"
+
+
+def test_basic_without_a_credential_is_not_answered() -> None:
+    assert not make(TokenEndpoint(), credential=None).respond('Basic realm="r"')
+
+
+def test_no_challenge_is_not_answered() -> None:
+    assert not make(TokenEndpoint()).respond(None)
+
+
+def test_bearer_is_answered_with_a_token() -> None:
+    endpoint = TokenEndpoint()
+    authorizer = make(endpoint)
+    assert authorizer.respond(
+        'Bearer realm="https://auth.example/token?x=1",service="s",scope="repository:a/b:pull"'
+    )
+    assert authorizer.header == "Bearer t0"
+    assert endpoint.asked[0][1] == BASIC
+    assert endpoint.query == {"x": ["1"], "service": ["s"], "scope": ["repository:a/b:pull"]}
+
+
+def test_bearer_comes_before_basic() -> None:
+    authorizer = make(TokenEndpoint())
+    assert authorizer.respond('Basic realm="r", Bearer realm="https://auth.example/token"')
+    assert authorizer.header == "Bearer t0"
+
+
+def test_an_anonymous_token_is_asked_for_without_credential() -> None:
+    endpoint = TokenEndpoint({"access_token": "t1"})
+    authorizer = make(endpoint, credential=None)
+    assert authorizer.respond('Bearer realm="https://auth.example/token"')
+    assert endpoint.asked[0][1] is None
+    assert authorizer.header == "Bearer t1"
+    assert endpoint.query == {"scope": ["repository:a/b:pull"]}
+
+
+def test_a_push_asks_for_all_its_actions_at_once() -> None:
+    endpoint = TokenEndpoint()
+    make(endpoint, actions="pull,push").respond(
+        'Bearer realm="https://t.example/",scope="repository:a/b:pull"'
+    )
+    assert endpoint.query["scope"] == ["repository:a/b:pull,push"]
+
+
+@pytest.mark.parametrize("scope", ["registry:catalog:*", "repository:a/b:pull repository:c:pull"])
+def test_a_scope_that_is_not_only_ours_is_asked_for_as_it_is(scope: str) -> None:
+    endpoint = TokenEndpoint()
+    make(endpoint).respond(f'Bearer realm="https://t.example/",scope="{scope}"')
+    assert endpoint.query["scope"] == [scope]
+
+
+@pytest.mark.parametrize(
+    "realm",
+    [
+        "http://auth.example/token",
+        "ftp://auth.example",
+        "/token",
+        "",
+        "https://u:p@auth.example/",
+        "https://auth.example:x/",
+    ],
+)
+def test_a_credential_is_not_taken_to_a_doubtful_token_endpoint(realm: str) -> None:
+    endpoint = TokenEndpoint()
+    with pytest.raises(AddressBlocked) as caught:
+        make(endpoint).respond(f'Bearer realm="{realm}"')
+    assert caught.value.reason == "UrlNotAllowed"
+    assert endpoint.asked == []
+
+
+def test_a_plain_http_registry_may_have_a_plain_http_token_endpoint() -> None:
+    authorizer = make(TokenEndpoint(), url="http://r.example:5000/")
+    assert authorizer.respond('Bearer realm="http://auth.example/token"')
+
+
+@pytest.mark.parametrize(
+    "answer", [[], "x", {}, {"token": ""}, {"token": 1}, {"token": "a\r\nX: y"}, {"token": "ü"}]
+)
+def test_an_answer_without_a_token_is_unexpected(answer: object) -> None:
+    with pytest.raises(SourceUnavailable, match="gave no token") as caught:
+        make(TokenEndpoint(answer)).respond('Bearer realm="https://t.example/"')
+    assert caught.value.reason == "UnexpectedAnswer"
+    assert caught.value.__cause__ is None

@@ -1,0 +1,86 @@
+"""Which layers are looked at, in which order."""
+
+import pytest
+
+from autowasm.digest import Digest
+from autowasm.errors import ContentRejected
+from autowasm.registry import media
+from autowasm.registry.layout import PACKING, Layout, Packing, choose_layout
+from autowasm.registry.manifest import Descriptor, Manifest
+from autowasm.settings import Limits
+
+
+def layer(media_type: str, name: str) -> Descriptor:
+    return Descriptor(media_type=media_type, digest_text=str(Digest.of(name.encode())), size=1)
+
+
+def layout(*layers: Descriptor, config: str = media.OCI_IMAGE_CONFIG) -> Layout:
+    manifest = Manifest(schema_version=2, config=layer(config, "config"), layers=layers)
+    return choose_layout(manifest, limits=Limits())
+
+
+def digests(chosen: Layout) -> list[Digest]:
+    return [candidate.descriptor.digest for candidate in chosen.candidates]
+
+
+def named(*names: str) -> list[Digest]:
+    return [Digest.of(name.encode()) for name in names]
+
+
+@pytest.mark.parametrize("with_config_layer", [True, False])
+def test_an_artifact_is_its_content_layer(with_config_layer: bool) -> None:
+    layers = [layer(media.WASM_CONFIG, "config")] if with_config_layer else []
+    chosen = layout(*layers, layer(media.WASM_CONTENT, "module"), config=media.WASM_CONFIG)
+    assert chosen.kind == "artifact"
+    assert digests(chosen) == named("module")
+    assert chosen.candidates[0].packing is Packing.RAW
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    [media_type for media_type, packing in PACKING.items() if packing is not Packing.RAW],
+)
+def test_an_image_is_searched_from_its_last_layer(media_type: str) -> None:
+    chosen = layout(layer(media_type, "first"), layer(media_type, "last"))
+    assert chosen.kind == "image"
+    assert digests(chosen) == named("last", "first")
+    assert {candidate.packing for candidate in chosen.candidates} == {PACKING[media_type]}
+
+
+def test_a_layer_that_comes_twice_is_searched_once() -> None:
+    tar = media.OCI_LAYER_TAR_GZIP
+    assert len(layout(layer(tar, "a"), layer(tar, "b"), layer(tar, "a")).candidates) == 2
+
+
+def test_layers_of_other_types_are_passed_over() -> None:
+    chosen = layout(
+        layer("application/vnd.module.wasm.doc.v1+markdown", "doc"),
+        layer(media.OCI_LAYER_TAR_GZIP, "content"),
+        config="application/vnd.unknown.config.v1+json",
+    )
+    assert digests(chosen) == named("content")
+
+
+def test_an_artifact_of_two_modules_is_rejected() -> None:
+    with pytest.raises(ContentRejected) as caught:
+        layout(layer(media.WASM_CONTENT, "a"), layer(media.WASM_CONTENT, "b"))
+    assert caught.value.reason == "AmbiguousModule"
+    assert str(Digest.of(b"a")) in str(caught.value)
+
+
+def test_what_no_layer_can_hold_is_rejected_naming_the_types() -> None:
+    with pytest.raises(ContentRejected) as caught:
+        layout(layer("application/vnd.cncf.helm.chart.content.v1.tar+gzip", "chart"))
+    assert caught.value.reason == "UnsupportedLayout"
+    assert "helm.chart" in str(caught.value)
+    with pytest.raises(ContentRejected, match="the layers are nothing"):
+        layout()
+
+
+def test_too_many_layers_are_rejected() -> None:
+    layers = [
+        layer(media.OCI_LAYER_TAR, str(number)) for number in range(Limits().image_layers + 1)
+    ]
+    with pytest.raises(ContentRejected) as caught:
+        layout(*layers)
+    assert caught.value.reason == "TooLarge"
