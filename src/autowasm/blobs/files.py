@@ -1,0 +1,185 @@
+"""What the store does to files: blocking functions, each for one job in the disk pool.
+
+Not a place for state. Invariants: a name in `blobs/` appears only by rename of a file whose bytes were hashed and
+fsynced; every descriptor opened here is handed over or closed.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from autowasm.blobs.blob import Signature
+from autowasm.digest import Sha256Hex, sha256_hex
+from autowasm.errors import ContentRejected
+from autowasm.settings import MIB
+
+_CHUNK: Final = MIB
+_OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""NONBLOCK: should the name be a pipe by now, opening it must not hold the thread for ever."""
+
+
+class Damaged(Exception):
+    """A stored file whose bytes do not have the digest that is its name. The argument says what they have instead."""
+
+
+def scan(directory: Path) -> tuple[dict[Sha256Hex, int], list[str]]:
+    """Sizes of the blobs in `directory`, and the names in it that are not blobs."""
+    blobs: dict[Sha256Hex, int] = {}
+    foreign: list[str] = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            size = entry.stat(follow_symlinks=False).st_size
+            try:
+                sha256 = sha256_hex(entry.name)
+            except ValueError:
+                foreign.append(entry.name)
+                continue
+            if entry.is_file(follow_symlinks=False):
+                blobs[sha256] = size
+            else:
+                foreign.append(entry.name)
+    return blobs, foreign
+
+
+def clear(directory: Path) -> None:
+    """Remove everything in `directory`."""
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def make_workspace(staging: Path) -> Path:
+    """A new private directory in `staging`."""
+    staging.mkdir(parents=True, exist_ok=True)  # somebody may have cleaned up under us
+    return Path(tempfile.mkdtemp(dir=staging))
+
+
+def remove_tree(directory: Path) -> None:
+    """Remove `directory` and all in it; what cannot be removed is left to the next start."""
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def open_verified(
+    path: Path, sha256: Sha256Hex, *, known: Signature | None
+) -> tuple[int, Signature]:
+    """Open `path` for sending. Unless its signature is `known`, hash it; if it is, read it into the page cache.
+
+    Either way its pages are in memory afterwards. Raises Damaged, FileNotFoundError and other OSErrors.
+    """
+    try:
+        fd = os.open(path, _OPEN_FLAGS)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise Damaged("a symbolic link") from error
+        raise
+    try:
+        signature = Signature.of(fd)
+        if signature == known:
+            _read_ahead(fd, signature.size)
+        else:
+            _require(fd, sha256)
+    except BaseException:
+        os.close(fd)
+        raise
+    # Taken before hashing: a change during it shows as one afterwards.
+    return fd, signature
+
+
+def _require(fd: int, sha256: Sha256Hex) -> None:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise Damaged("no regular file")
+    digest = _hash(fd)
+    if digest != sha256:
+        raise Damaged(f"sha256:{digest}")
+
+
+def verify(path: Path, sha256: Sha256Hex) -> Signature:
+    """As open_verified, for the check alone."""
+    fd, signature = open_verified(path, sha256, known=None)
+    os.close(fd)
+    return signature
+
+
+def commit(staged: Path, target: Path) -> Signature:
+    """Give `staged` its final name if its bytes have the digest `target.name`, durably.
+
+    Raises ContentRejected (`DigestMismatch`) and OSErrors; `target` is then what it was.
+    """
+    fd = os.open(staged, _OPEN_FLAGS)
+    try:
+        digest = _hash(fd)
+        if digest != target.name:
+            raise ContentRejected(
+                f"the bytes to store have sha256:{digest}, not sha256:{target.name}",
+                reason="DigestMismatch",
+            )
+        os.fsync(fd)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staged.rename(target)
+        sync_directory(target.parent)
+        return Signature.of(fd)
+    finally:
+        os.close(fd)
+
+
+def set_aside(path: Path, damaged: Path, *, kept: int) -> None:
+    """Move `path` into `damaged`, of which only the `kept` newest files stay."""
+    damaged.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        target = path.replace(damaged / path.name)
+        os.utime(target, follow_symlinks=False)  # its age counts from now
+    _remove(sorted(damaged.iterdir(), key=_modified, reverse=True)[kept:])
+
+
+def remove(path: Path) -> None:
+    """Remove `path` if it is there."""
+    path.unlink(missing_ok=True)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames in `directory` survive a power cut."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _modified(path: Path) -> int:
+    return path.lstat().st_mtime_ns
+
+
+def _hash(fd: int) -> str:
+    digest = hashlib.sha256()
+    buffer = bytearray(_CHUNK)
+    view = memoryview(buffer)
+    offset = 0
+    while count := os.preadv(fd, [buffer], offset):
+        digest.update(view[:count])
+        offset += count
+    return digest.hexdigest()
+
+
+def _read_ahead(fd: int, size: int) -> None:
+    os.posix_fadvise(fd, 0, size, os.POSIX_FADV_WILLNEED)
+    buffer = bytearray(_CHUNK)
+    offset = 0
+    while count := os.preadv(fd, [buffer], offset):
+        offset += count

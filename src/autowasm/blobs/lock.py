@@ -1,0 +1,45 @@
+"""One process for each cache directory, by flock on a file in it.
+
+Not a lock between tasks. Invariant: the kernel releases it when the process ends in whatever way, so a crash leaves no
+stale lock; the file stays, because removing it would let two processes lock two different files.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+
+from autowasm.errors import StorageError
+
+
+class DirectoryLock:
+    """Holds `path` locked from `acquire` to `release`. Blocking calls: run them in a thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+
+    def acquire(self) -> None:
+        """Raises StorageError (`CacheDirectoryInUse`) naming the holder's process id."""
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        except BlockingIOError as error:
+            holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(fd)
+            raise StorageError(
+                f"the cache directory {self._path.parent} is in use by another process (pid {holder}): "
+                "end that one, or give this one a directory of its own with --cache-dir",
+                reason="CacheDirectoryInUse",
+            ) from error
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+
+    def release(self) -> None:
+        """Let others have the directory."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

@@ -1,0 +1,292 @@
+"""BlobStore: verified module bytes on disk, one file for each sha256.
+
+    <directory>/blobs/<sha256>   what is served
+    <directory>/staging/         work in progress; emptied at start
+    <directory>/damaged/         files whose bytes changed under us, for people
+    <directory>/lock
+
+Not a cache with a policy: who is kept and who goes is decided elsewhere. Invariants: a file in `blobs/` has its digest
+(hashed, fsynced, then renamed), so a crash at any point leaves nothing to repair; bytes are handed out only by a Blob
+whose file was hashed since the start and has not changed since; nothing here touches the disk on the loop but fstat.
+"""
+
+import asyncio
+import contextlib
+import functools
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+from weakref import WeakValueDictionary
+
+import structlog
+
+from autowasm.blobs import files
+from autowasm.blobs.blob import Blob, Signature
+from autowasm.blobs.failures import is_storage_failure, storage_failure
+from autowasm.blobs.index import Entry, Index
+from autowasm.blobs.lock import DirectoryLock
+from autowasm.digest import Sha256Hex
+from autowasm.errors import StorageError
+from autowasm.net.pools import Pool, Pools
+from autowasm.settings import StoreLimits
+from autowasm.telemetry.metrics import Metrics
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Room to prepare one blob: `path` does not exist yet and is on the store's file system; its folder is private."""
+
+    path: Path
+
+
+class BlobStore:
+    """The store in `directory`, which is made if it is not there. An async context manager.
+
+    Entering raises StorageError: `CacheDirectoryInUse` when another process has it, `StorageUnavailable` when it cannot
+    be used.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        pools: Pools,
+        metrics: Metrics,
+        limits: StoreLimits | None = None,
+    ) -> None:
+        self._directory = directory
+        self._blobs = directory / "blobs"
+        self._staging = directory / "staging"
+        self._damaged = directory / "damaged"
+        self._disk = pools.disk
+        self._metrics = metrics
+        self._limits = limits or StoreLimits()
+        self._lock = DirectoryLock(directory / "lock")
+        self._index = Index(metrics)
+        self._open: OrderedDict[Sha256Hex, Blob] = OrderedDict()  # the longest unused first
+        self._turns: WeakValueDictionary[Sha256Hex, asyncio.Lock] = WeakValueDictionary()
+
+    async def __aenter__(self) -> Self:
+        with self._failures("opening it"):
+            found, foreign = await self._disk.run(self._prepare)
+        for sha256, size in found.items():
+            self._index.add(Entry(sha256, size))
+        if foreign:
+            _log.warning("names in the blob directory that are no blobs", names=foreign[:10])
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._open.clear()
+        self._lock.release()
+
+    def _prepare(self) -> tuple[dict[Sha256Hex, int], list[str]]:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._lock.acquire()
+        try:
+            for folder in (self._blobs, self._staging, self._damaged):
+                folder.mkdir(exist_ok=True)
+            files.clear(self._staging)
+            files.sync_directory(self._directory)
+            return files.scan(self._blobs)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __contains__(self, sha256: object) -> bool:
+        return sha256 in self._index
+
+    def size(self, sha256: Sha256Hex) -> int:
+        """Bytes of a stored blob. Raises KeyError."""
+        return self._index.size(sha256)
+
+    def digests(self) -> frozenset[Sha256Hex]:
+        """All that is stored now."""
+        return self._index.digests()
+
+    def path(self, sha256: Sha256Hex) -> Path:
+        """Where the blob is, or would be. To serve it, use `open`: the file may have changed."""
+        return self._blobs / sha256
+
+    async def wait_for(self, sha256: Sha256Hex) -> None:
+        """Return once the blob is stored."""
+        await self._index.wait_for(sha256)
+
+    @contextlib.asynccontextmanager
+    async def stage(self) -> AsyncIterator[Stage]:
+        """A place to write what `commit` is to take. All in its folder is removed at exit.
+
+        Raises StorageError; errors of the disk that come up in the block become StorageErrors too.
+        """
+        make = functools.partial(files.make_workspace, self._staging)
+        with self._failures("staging a blob"):
+            folder = await _finish(self._disk, make, abandoned=self._remove_later)
+        try:
+            with self._failures("writing a blob", among=is_storage_failure):
+                yield Stage(folder / "module")
+        finally:
+            await self._disk.run(files.remove_tree, folder)
+
+    def _remove_later(self, folder: Path) -> None:
+        self._disk.submit(files.remove_tree, folder)
+
+    async def commit(self, stage: Stage, sha256: Sha256Hex) -> int:
+        """Store `stage.path` under `sha256`, durably; returns its size in bytes.
+
+        Raises ContentRejected (`DigestMismatch`) and StorageError (`StorageFull`, `StorageUnavailable`).
+        """
+
+        def stored(signature: Signature) -> None:
+            self._open.pop(sha256, None)
+            self._index.add(Entry(sha256, signature.size, signature))
+
+        job = functools.partial(files.commit, stage.path, self.path(sha256))
+        async with self._turn(sha256):
+            with self._failures("committing a blob"):
+                signature = await _finish(self._disk, job, abandoned=stored)
+            stored(signature)
+        return signature.size
+
+    async def open(self, sha256: Sha256Hex) -> Blob | None:
+        """The verified blob, its pages in memory as far as we can tell; None if it is not there (any more).
+
+        A file found damaged is set aside: the answer is None, and `commit` can bring a good one. Raises StorageError.
+        """
+        entry = self._index.get(sha256)
+        if entry is None:
+            return None
+        return self._ready(entry) or await self._reopen(sha256)
+
+    def _ready(self, entry: Entry) -> Blob | None:
+        """The open blob, unless its file changed, or was out of use for so long that its pages may be gone."""
+        blob = self._open.get(entry.sha256)
+        if blob is None:
+            return None
+        now = time.monotonic()
+        if now - entry.served > self._limits.cold_after or not blob.is_unchanged():
+            return None
+        entry.served = now
+        self._open.move_to_end(entry.sha256)
+        return blob
+
+    async def _reopen(self, sha256: Sha256Hex) -> Blob | None:
+        async with self._turn(sha256):
+            entry = self._index.get(sha256)
+            if entry is None:
+                return None
+            blob = self._ready(entry)  # somebody was before us
+            if blob is None:
+                blob = await self._load(entry)
+            if blob is not None:
+                entry.served = time.monotonic()
+                self._open[sha256] = blob
+                if len(self._open) > self._limits.open_files:
+                    self._open.popitem(last=False)
+            return blob
+
+    async def _load(self, entry: Entry) -> Blob | None:
+        self._open.pop(entry.sha256, None)
+
+        def adopt(opened: tuple[int, Signature]) -> Blob:
+            return Blob.adopt(entry.sha256, *opened, pool=self._disk)
+
+        path = self.path(entry.sha256)
+        job = functools.partial(files.open_verified, path, entry.sha256, known=entry.signature)
+        opened = await self._read(entry, job, abandoned=adopt)  # adopted and dropped: closed
+        if opened is None:
+            return None
+        entry.signature = opened[1]
+        return adopt(opened)
+
+    async def verify_all(self) -> None:
+        """Hash every blob that was not yet since the start, one at a time, with pauses. Errors are logged only."""
+        for sha256 in sorted(self._index.digests()):
+            try:
+                await self._verify(sha256)
+            except StorageError as error:
+                _log.warning("blob not verified", digest=sha256, reason=str(error))
+            await asyncio.sleep(self._limits.verify_pause)
+
+    async def _verify(self, sha256: Sha256Hex) -> None:
+        async with self._turn(sha256):
+            entry = self._index.get(sha256)
+            if entry is not None and entry.signature is None:
+                job = functools.partial(files.verify, self.path(sha256), sha256)
+                entry.signature = await self._read(entry, job, abandoned=lambda _: None)
+
+    async def _read(
+        self, entry: Entry, job: Callable[[], T], *, abandoned: Callable[[T], object]
+    ) -> T | None:
+        """Run `job` on the entry's file. None, and the entry forgotten, if that is gone or damaged."""
+        with self._failures("reading a blob"):
+            try:
+                return await _finish(self._disk, job, abandoned=abandoned)
+            except FileNotFoundError:
+                self._index.remove(entry)
+                _log.warning("blob removed by somebody else", digest=entry.sha256)
+            except files.Damaged as error:
+                self._index.remove(entry)
+                self._metrics.blobs_damaged.inc()
+                _log.error("blob damaged, set aside", digest=entry.sha256, found=str(error))
+                path, kept = self.path(entry.sha256), self._limits.damaged_kept
+                await self._disk.run(files.set_aside, path, self._damaged, kept=kept)
+        return None
+
+    async def discard(self, sha256: Sha256Hex) -> None:
+        """Remove the blob, if it is there. Sends in flight go on. Raises StorageError."""
+        async with self._turn(sha256):
+            entry = self._index.get(sha256)
+            if entry is None:
+                return
+            self._open.pop(sha256, None)
+            self._index.remove(entry)
+            with self._failures("removing a blob"):
+                await self._disk.run(files.remove, self.path(sha256))
+
+    def _turn(self, sha256: Sha256Hex) -> asyncio.Lock:
+        """One at a time changes or checks the file of one digest."""
+        lock = self._turns.get(sha256)
+        if lock is None:
+            lock = self._turns[sha256] = asyncio.Lock()
+        return lock
+
+    @contextlib.contextmanager
+    def _failures(
+        self, doing: str, *, among: Callable[[OSError], bool] = lambda _: True
+    ) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if among(error):
+                raise storage_failure(error, self._directory, doing) from error
+            raise
+
+
+async def _finish(pool: Pool, job: Callable[[], T], *, abandoned: Callable[[T], object]) -> T:
+    """As `pool.run`, but when we are cancelled while `job` runs on, its result goes to `abandoned`, on the loop."""
+    loop = asyncio.get_running_loop()
+    future = pool.submit(job)
+
+    def late(done: Future[T]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
+                loop.call_soon_threadsafe(abandoned, done.result())
+
+    try:
+        return await asyncio.wrap_future(future)
+    except asyncio.CancelledError:
+        future.add_done_callback(late)
+        raise
