@@ -1,0 +1,145 @@
+"""The controller of controller-runtime (`pkg/internal/controller`): workers that take keys and call a Reconciler.
+
+Not the place of any decision about an object. Invariants: a key is given back to the queue whatever happens to it; no
+failure of one key ends a worker; only a cancelled worker stops in the middle of one.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final, Generic, Protocol, TypeVar
+
+import structlog
+
+from autowasm.backoff import Backoff
+from autowasm.errors import AutoWasmError
+from autowasm.kube.errors import ApiError, Conflict
+from autowasm.kube.resources import ObjectKey
+from autowasm.kube.workqueue import ShutDown, WorkQueue
+
+_log = structlog.get_logger(__name__)
+
+K_contra = TypeVar("K_contra", contravariant=True)
+K = TypeVar("K", bound=ObjectKey)
+
+DEFAULT_DEADLINE: Final = 120.0
+"""Seconds for one call of `reconcile`, several API calls of 30 s each; controller-runtime's ReconciliationTimeout."""
+
+CONFLICT_BACKOFF: Final = Backoff(base=0.005, maximum=10.0, jitter=0.5)
+"""After a write conflict only: the informer brings the newer object within milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What is to happen with the key next: nothing, or another call in `requeue_after` seconds."""
+
+    requeue_after: float | None = None
+
+
+class TerminalError(Exception):
+    """Raised by a reconcile to say: logged and counted, and not tried again before something changes."""
+
+
+class Reconciler(Protocol[K_contra]):
+    """Makes the world match what is wanted of one object."""
+
+    async def reconcile(self, key: K_contra, /) -> Result:
+        """Level-based: told which object, not what happened to it. What it raises leads to a retry with backoff."""
+
+
+class ControllerMetrics(Protocol):
+    """What a controller tells about itself."""
+
+    def reconciled(self, result: str, seconds: float) -> None:
+        """One call ended: `success`, `requeue`, `error`, `terminal` or `panic` (an error nobody raised on purpose)."""
+
+
+class _NoMetrics:
+    def reconciled(self, result: str, seconds: float) -> None:
+        """Nothing."""
+
+
+class Controller(Generic[K]):
+    """`workers` tasks over one queue. `run` returns when the queue is shut down and, if drained, empty."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        queue: WorkQueue[K],
+        reconciler: Reconciler[K],
+        workers: int = 4,
+        deadline: float = DEFAULT_DEADLINE,
+        metrics: ControllerMetrics | None = None,
+    ) -> None:
+        self.name = name
+        self._queue = queue
+        self._reconciler = reconciler
+        self._workers = workers
+        self._deadline = deadline
+        self._metrics = metrics or _NoMetrics()
+
+    async def run(self) -> None:
+        """Work until `queue.shut_down`. Cancel it to stop at once."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(self._workers):
+                group.create_task(self._work(), name=f"{self.name} worker {number}")
+
+    async def _work(self) -> None:
+        while True:
+            try:
+                key = await self._queue.get()
+            except ShutDown:
+                return
+            try:
+                await self._process(key)
+            finally:
+                self._queue.done(key)
+
+    async def _process(self, key: K) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            async with asyncio.timeout(self._deadline) as deadline:
+                result = await self._reconciler.reconcile(key)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Something that the reconcile waited for was cancelled, not we: an error like others.
+            outcome = self._failed(key, error, "a call was cancelled")
+        except Exception as error:  # the panic guard: one broken object must not stop the others
+            expired = isinstance(error, TimeoutError) and deadline.expired()
+            problem = f"no result within {self._deadline:g} s" if expired else None
+            outcome = self._failed(key, error, problem)
+        else:
+            outcome = self._succeeded(key, result)
+        self._metrics.reconciled(outcome, loop.time() - started)
+
+    def _succeeded(self, key: K, result: Result) -> str:
+        self._queue.forget(key)
+        if result.requeue_after is None:
+            return "success"
+        self._queue.add_after(key, result.requeue_after)
+        return "requeue"
+
+    def _failed(self, key: K, error: BaseException, problem: str | None) -> str:
+        log = _log.bind(controller=self.name, key=str(key), error=problem or str(error))
+        if isinstance(error, TerminalError):
+            self._queue.forget(key)
+            log.error("reconcile failed for good")
+            return "terminal"
+        retry_after = getattr(error, "retry_after", None)
+        delay = self._queue.add_rate_limited(
+            key,
+            at_least=retry_after if isinstance(retry_after, int | float) else 0.0,
+            backoff=CONFLICT_BACKOFF if isinstance(error, Conflict) else None,
+        )
+        log = log.bind(retry_in=round(delay, 3), attempt=self._queue.num_requeues(key))
+        if isinstance(error, Conflict):
+            log.debug("reconcile met a conflict")
+            return "error"
+        if problem is not None or isinstance(error, AutoWasmError | ApiError | TimeoutError):
+            log.warning("reconcile failed")
+            return "error"
+        log.error("reconcile failed unexpectedly", exc_info=error)
+        return "panic"

@@ -1,0 +1,186 @@
+"""What an API server answers when it does not do what was asked: one class for each thing that a caller does next.
+
+Not network errors alone: those become `Unreachable`, so that callers have one tree to catch. Invariant: a message is
+short (text of a server is cut at 256 characters), and never holds a request or response body other than `Status.message`.
+"""
+
+from typing import Final
+
+import msgspec
+
+TEXT_LIMIT: Final = 256
+"""Characters of a server's text that are kept: enough to understand, too few to flood a log or a status."""
+
+
+class ApiError(Exception):
+    """An answer of the API server that is no success. `code` is the HTTP status (0: no answer), `reason` Status.reason."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: int = 0,
+        reason: str = "",
+        retry_after: float | None = None,
+        causes: frozenset[str] = frozenset(),
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.retry_after = retry_after
+        """Seconds from now that the server asked us to wait."""
+        self.causes = causes
+        """`details.causes[].reason`."""
+
+
+class BadRequest(ApiError):
+    """400: the request makes no sense to this server (a parameter it does not know, for instance)."""
+
+
+class Unauthorized(ApiError):
+    """401: the server does not know who we are. Tokens are read again, so trying later can help."""
+
+
+class Forbidden(ApiError):
+    """403: a rule (RBAC, quota, a terminating namespace) is in the way."""
+
+    @property
+    def namespace_terminating(self) -> bool:
+        """Nothing can be created in a namespace that is being deleted; trying again is useless."""
+        return "NamespaceTerminating" in self.causes
+
+
+class NotFound(ApiError):
+    """404: the object, or the whole resource, is not there."""
+
+
+class Conflict(ApiError):
+    """409: somebody else wrote first. Read again, then try again."""
+
+
+class AlreadyExists(Conflict):
+    """409 on create: an object of this name is there."""
+
+
+class Expired(ApiError):
+    """410: the resourceVersion or continue token is too old. List afresh."""
+
+
+class Invalid(ApiError):
+    """422: the object is not acceptable. The same object never will be."""
+
+
+class TooManyRequests(ApiError):
+    """429: later, see `retry_after`."""
+
+
+class ServerError(ApiError):
+    """5xx: the server, or something before it, fails. Try again with backoff."""
+
+
+class TooLargeResourceVersion(ServerError):
+    """504 or 500 with cause ResourceVersionTooLarge: this server has not seen that version yet. List without one."""
+
+
+class Unreachable(ApiError):
+    """No answer: refused, reset, timed out, name not found, TLS. Try again with backoff."""
+
+
+class UnexpectedAnswer(ApiError):
+    """An answer that is not Kubernetes: a proxy's page, a line that is no event, a line above the limit."""
+
+
+class VeryShortWatch(Unreachable):
+    """A watch that ended at once and brought nothing (client-go's name): resume, but not without a pause."""
+
+
+class WatchFrozen(Unreachable):
+    """A watch on which nothing came for longer than this server stays silent. Resume on another connection."""
+
+
+class StaleWatch(Expired):
+    """Watches at one resourceVersion bring nothing, again and again. List afresh, to be sure."""
+
+
+class _Cause(msgspec.Struct):
+    reason: str = ""
+
+
+class _Details(msgspec.Struct):
+    causes: list[_Cause] = []
+    retryAfterSeconds: float | None = None  # noqa: N815 as on the wire
+
+
+class Status(msgspec.Struct):
+    """`v1.Status`, as far as we read it: the body of an error answer, and the object of an ERROR event."""
+
+    kind: str = ""
+    message: str = ""
+    reason: str = ""
+    code: int = 0
+    details: _Details | None = None
+
+
+_STATUS = msgspec.json.Decoder(Status)
+
+_BY_CODE: Final[dict[int, type[ApiError]]] = {
+    400: BadRequest,
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    410: Expired,
+    422: Invalid,
+    429: TooManyRequests,
+}
+_TOO_LARGE_CAUSE: Final = "ResourceVersionTooLarge"
+_TOO_LARGE_MESSAGE: Final = "Too large resource version"  # before 1.17 there is no cause
+
+
+def from_response(
+    code: int, body: bytes, *, retry_after: float | None = None, request: str = ""
+) -> ApiError:
+    """The error for an answer whose status is no success. `request` (method and path) goes into the message."""
+    try:
+        status = _STATUS.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        status = Status()
+    if status.kind != "Status":  # not ours to interpret: a proxy's page, or plain text
+        status = Status(message=_cut(body[: 4 * TEXT_LIMIT].decode(errors="replace")))
+    return from_status(status, code=code, retry_after=retry_after, request=request)
+
+
+def from_status(
+    status: Status, *, code: int = 0, retry_after: float | None = None, request: str = ""
+) -> ApiError:
+    """The error that a Status says. `code` and `retry_after` of the HTTP answer stand before those of the body."""
+    code = code or status.code
+    details = status.details or _Details()
+    causes = frozenset(cause.reason for cause in details.causes)
+    kind = _class_for(code, status, causes)
+    wait = retry_after if retry_after is not None else details.retryAfterSeconds
+    text = _cut(status.message) or "no message"
+    where = f"{request}: " if request else ""
+    return kind(
+        f"{where}{code} {_cut(status.reason)}: {text}".replace(" :", ":"),
+        code=code,
+        reason=status.reason,
+        retry_after=wait,
+        causes=causes,
+    )
+
+
+def _class_for(code: int, status: Status, causes: frozenset[str]) -> type[ApiError]:
+    if status.reason == "AlreadyExists":
+        return AlreadyExists
+    if status.reason in {"Expired", "Gone"}:
+        return Expired
+    if code >= 500:
+        too_large = _TOO_LARGE_CAUSE in causes or _TOO_LARGE_MESSAGE in status.message
+        return TooLargeResourceVersion if too_large else ServerError
+    return _BY_CODE.get(code, UnexpectedAnswer if code < 400 else ApiError)
+
+
+def _cut(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= TEXT_LIMIT else text[: TEXT_LIMIT - 1] + "…"

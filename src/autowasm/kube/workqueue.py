@@ -1,0 +1,293 @@
+"""The work queue of client-go (`util/workqueue`): deduplicating, delaying, rate limited.
+
+Not a channel: it holds keys, and the state behind a key is read when the key is worked on. Invariants: one key is never
+with two workers at once; an `add` while the key is being worked on is never lost; a burst of adds becomes one piece of
+work. Three layers as in client-go, here as three classes: `_Ready` (queue.go), `_Delayed` (delaying_queue.go) and
+`WorkQueue`, which adds the rate limiter (rate_limiting_queue.go) and is the one to use.
+"""
+
+import asyncio
+import heapq
+import random
+from collections import deque
+from collections.abc import Callable, Hashable
+from typing import Final, Generic, Protocol, TypeVar
+
+from autowasm.backoff import Backoff
+
+K = TypeVar("K", bound=Hashable)
+
+DEFAULT_BACKOFF: Final = Backoff(base=1.0, maximum=300.0, jitter=0.1)
+"""For work that goes out to other services. client-go's 5 ms × 2^n is tuned for write conflicts."""
+
+
+class ShutDown(Exception):
+    """The queue is shut down and empty: the worker that asked ends."""
+
+
+class QueueMetrics(Protocol):
+    """What a queue tells about itself; names as in client-go's `workqueue/metrics.go`. Seconds."""
+
+    def depth(self, keys: int) -> None:
+        """So many keys wait for a worker."""
+
+    def added(self) -> None:
+        """A key was queued (adds that collapsed into one count once)."""
+
+    def taken(self, waited: float) -> None:
+        """A worker took a key that had waited so long."""
+
+    def finished(self, worked: float) -> None:
+        """A worker is done with a key."""
+
+    def retried(self) -> None:
+        """A key was added with backoff."""
+
+
+class NoMetrics:
+    """A QueueMetrics that forgets."""
+
+    def depth(self, keys: int) -> None:
+        """Nothing."""
+
+    def added(self) -> None:
+        """Nothing."""
+
+    def taken(self, waited: float) -> None:
+        """Nothing."""
+
+    def finished(self, worked: float) -> None:
+        """Nothing."""
+
+    def retried(self) -> None:
+        """Nothing."""
+
+
+class _Ready(Generic[K]):
+    """FIFO with the sets `dirty` (must be worked on) and `processing` (a worker has it). `dirty` keeps queue times."""
+
+    def __init__(self, metrics: QueueMetrics) -> None:
+        self._metrics = metrics
+        self._fifo: deque[K] = deque()
+        self._dirty: dict[K, float] = {}
+        self._processing: dict[K, float] = {}
+        self._getters: deque[asyncio.Future[None]] = deque()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.shutting_down = False
+
+    def __len__(self) -> int:
+        return len(self._fifo)
+
+    def add(self, key: K) -> None:
+        if self.shutting_down or key in self._dirty:
+            return
+        self._metrics.added()
+        self._dirty[key] = asyncio.get_running_loop().time()
+        if key not in self._processing:
+            self._push(key)
+
+    async def get(self) -> K:
+        loop = asyncio.get_running_loop()
+        while not self._fifo:
+            if self.shutting_down:
+                raise ShutDown
+            getter = loop.create_future()
+            self._getters.append(getter)
+            try:
+                await getter
+            except asyncio.CancelledError:
+                if getter in self._getters:
+                    self._getters.remove(getter)
+                elif self._fifo:  # woken and cancelled at once: the key goes to somebody else
+                    self._wake_one()
+                raise
+        key = self._fifo.popleft()
+        now = loop.time()
+        self._metrics.depth(len(self._fifo))
+        self._metrics.taken(now - self._dirty.pop(key))
+        self._processing[key] = now
+        return key
+
+    def done(self, key: K) -> None:
+        started = self._processing.pop(key, None)
+        if started is None:
+            return
+        self._metrics.finished(asyncio.get_running_loop().time() - started)
+        if key in self._dirty:
+            self._push(key)
+        elif not self._fifo and not self._processing:
+            self._idle.set()
+
+    def running_times(self) -> list[float]:
+        now = asyncio.get_running_loop().time()
+        return [now - started for started in self._processing.values()]
+
+    def shut_down(self, *, drain: bool) -> None:
+        self.shutting_down = True
+        if not drain:
+            self._fifo.clear()
+            self._dirty.clear()
+            self._metrics.depth(0)
+            if not self._processing:
+                self._idle.set()
+        while self._getters:
+            self._wake_one()
+
+    async def wait_idle(self) -> None:
+        await self._idle.wait()
+
+    def _push(self, key: K) -> None:
+        self._idle.clear()
+        self._fifo.append(key)
+        self._metrics.depth(len(self._fifo))
+        self._wake_one()
+
+    def _wake_one(self) -> None:
+        while self._getters:
+            getter = self._getters.popleft()
+            if not getter.done():
+                getter.set_result(None)
+                return
+
+
+class _Delayed(Generic[K]):
+    """Keys that become due later: a heap with one timer. A key that is there already keeps its earliest time."""
+
+    def __init__(self, due: Callable[[K], None]) -> None:
+        self._due = due
+        self._times: dict[K, float] = {}
+        self._heap: list[tuple[float, int, K]] = []
+        self._sequence = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def add(self, key: K, delay: float) -> None:
+        when = asyncio.get_running_loop().time() + delay
+        if self._times.get(key, float("inf")) <= when:
+            return
+        self._times[key] = when
+        self._sequence += 1
+        heapq.heappush(self._heap, (when, self._sequence, key))
+        if len(self._heap) > 2 * len(self._times) + 64:  # entries that an earlier time replaced
+            self._heap = [entry for entry in self._heap if self._times.get(entry[2]) == entry[0]]
+            heapq.heapify(self._heap)
+        self._arm()
+
+    def clear(self) -> None:
+        self._times.clear()
+        self._heap.clear()
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            if self._heap and self._timer.when() == self._heap[0][0]:
+                return
+            self._timer.cancel()
+            self._timer = None
+        if self._heap:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(self._heap[0][0], self._fire)
+
+    def _fire(self) -> None:
+        armed_for = self._timer.when() if self._timer is not None else 0.0
+        self._timer = None
+        # A loop may call back a clock tick early; what we armed for is due by definition.
+        now = max(asyncio.get_running_loop().time(), armed_for)
+        while self._heap and self._heap[0][0] <= now:
+            when, _, key = heapq.heappop(self._heap)
+            if self._times.get(key) == when:
+                del self._times[key]
+                self._due(key)
+        self._arm()
+
+
+class WorkQueue(Generic[K]):
+    """Keys to work on. Use it from one event loop; `add` and its kin never wait and never fail."""
+
+    def __init__(
+        self,
+        *,
+        backoff: Backoff = DEFAULT_BACKOFF,
+        metrics: QueueMetrics | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._metrics = metrics or NoMetrics()
+        self._backoff = backoff
+        self._rng = rng
+        self._ready: _Ready[K] = _Ready(self._metrics)
+        self._delayed: _Delayed[K] = _Delayed(self._ready.add)
+        self._failures: dict[K, int] = {}
+
+    def __len__(self) -> int:
+        """Keys that wait for a worker now."""
+        return len(self._ready)
+
+    @property
+    def delayed(self) -> int:
+        """Keys that become due later."""
+        return len(self._delayed)
+
+    @property
+    def shutting_down(self) -> bool:
+        """Whether adds are ignored."""
+        return self._ready.shutting_down
+
+    def add(self, key: K) -> None:
+        """Have the key worked on, once, however often it is added before a worker takes it."""
+        self._ready.add(key)
+
+    def add_after(self, key: K, delay: float) -> None:
+        """Add the key in `delay` seconds. If that was asked for before, the earliest time holds."""
+        if self.shutting_down:
+            return
+        if delay <= 0:
+            self._ready.add(key)
+        else:
+            self._delayed.add(key, delay)
+
+    def add_rate_limited(
+        self, key: K, *, at_least: float = 0.0, backoff: Backoff | None = None
+    ) -> float:
+        """Add the key after a delay that doubles with each call until `forget`. Returns the delay, seconds.
+
+        `at_least` is what a server asked for (`Retry-After`); `backoff` replaces the queue's own for this time.
+        """
+        failures = self._failures.get(key, 0) + 1
+        delay = max((backoff or self._backoff).delay(failures, rng=self._rng), at_least)
+        if not self.shutting_down:
+            self._failures[key] = failures
+            self._metrics.retried()
+            self.add_after(key, delay)
+        return delay
+
+    def forget(self, key: K) -> None:
+        """The key went well: its next failure is the first again. Does not take back a delayed add."""
+        self._failures.pop(key, None)
+
+    def num_requeues(self, key: K) -> int:
+        """Rate-limited adds since the last `forget`."""
+        return self._failures.get(key, 0)
+
+    async def get(self) -> K:
+        """The next key; call `done` with it afterwards, whatever happens. Raises ShutDown."""
+        return await self._ready.get()
+
+    def done(self, key: K) -> None:
+        """The worker that got the key has finished. If it was added meanwhile, it is queued again."""
+        self._ready.done(key)
+
+    def running_times(self) -> list[float]:
+        """Seconds that each key now with a worker has been there (longest running, unfinished work)."""
+        return self._ready.running_times()
+
+    def shut_down(self, *, drain: bool = True) -> None:
+        """Ignore adds from now on. With `drain`, what is queued is still handed out; delayed keys are dropped."""
+        self._delayed.clear()
+        self._ready.shut_down(drain=drain)
+
+    async def wait_idle(self) -> None:
+        """Return when no key is queued or with a worker (delayed keys do not count)."""
+        await self._ready.wait_idle()

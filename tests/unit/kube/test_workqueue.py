@@ -1,0 +1,195 @@
+"""The work queue of client-go: one key, one worker, nothing lost."""
+
+import asyncio
+import random
+
+import pytest
+
+from autowasm.backoff import Backoff
+from autowasm.kube.workqueue import ShutDown, WorkQueue
+
+PLAIN = Backoff(base=1.0, maximum=60.0, jitter=0.0)
+
+
+class Recorder:
+    """QueueMetrics that remember."""
+
+    def __init__(self) -> None:
+        self.depths: list[int] = []
+        self.adds = 0
+        self.retries = 0
+        self.waited: list[float] = []
+        self.worked: list[float] = []
+
+    def depth(self, keys: int) -> None:
+        self.depths.append(keys)
+
+    def added(self) -> None:
+        self.adds += 1
+
+    def taken(self, waited: float) -> None:
+        self.waited.append(waited)
+
+    def finished(self, worked: float) -> None:
+        self.worked.append(worked)
+
+    def retried(self) -> None:
+        self.retries += 1
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def test_a_burst_of_adds_is_one_piece_of_work() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    for _ in range(100):
+        queue.add("a")
+    queue.add("b")
+    assert len(queue) == 2
+    assert [await queue.get(), await queue.get()] == ["a", "b"]
+
+
+async def test_a_key_in_work_is_not_given_to_a_second_worker() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    assert await queue.get() == "a"
+    queue.add("a")
+    assert len(queue) == 0
+    queue.done("a")
+    assert len(queue) == 1
+    assert await queue.get() == "a"
+
+
+async def test_done_without_a_new_add_leaves_the_queue_empty() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    queue.done(await queue.get())
+    assert len(queue) == 0
+    await queue.wait_idle()
+
+
+@pytest.mark.looptime
+async def test_a_waiting_worker_gets_a_delayed_key_when_it_is_due() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add_after("a", 30)
+    started = now()
+    assert await queue.get() == "a"
+    assert now() - started == pytest.approx(30, abs=0.01)
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("delays", [(30, 5), (5, 30)])
+async def test_the_earliest_time_of_a_delayed_key_holds(delays: tuple[int, int]) -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    for delay in delays:
+        queue.add_after("a", delay)
+    started = now()
+    queue.done(await queue.get())
+    assert now() - started == pytest.approx(5, abs=0.01)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(queue.get(), 100)
+
+
+@pytest.mark.looptime
+async def test_replaced_times_do_not_pile_up() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    for delay in range(10_000, 0, -1):
+        queue.add_after("a", delay)
+    assert queue.delayed == 1
+    assert len(queue._delayed._heap) < 200
+
+
+@pytest.mark.looptime
+async def test_rate_limited_adds_double_until_forgotten() -> None:
+    queue: WorkQueue[str] = WorkQueue(backoff=PLAIN)
+    delays = []
+    for _ in range(4):
+        started = now()
+        queue.add_rate_limited("a")
+        queue.done(await queue.get())
+        delays.append(round(now() - started, 2))
+    assert delays == [1, 2, 4, 8]
+    assert queue.num_requeues("a") == 4
+    queue.forget("a")
+    assert queue.num_requeues("a") == 0
+    assert queue.add_rate_limited("a") == 1
+
+
+async def test_jitter_spreads_keys_that_fail_together() -> None:
+    queue: WorkQueue[str] = WorkQueue(backoff=Backoff(1.0, 60.0, 0.1), rng=random.Random(1))
+    delays = {queue.add_rate_limited(f"key {n}") for n in range(10)}
+    assert len(delays) == 10
+    assert all(1.0 <= delay <= 1.1 for delay in delays)
+    queue.shut_down()
+
+
+async def test_a_server_that_asks_for_more_time_gets_it() -> None:
+    queue: WorkQueue[str] = WorkQueue(backoff=PLAIN)
+    assert queue.add_rate_limited("a", at_least=20) == 20
+    queue.shut_down()
+
+
+async def test_a_worker_cancelled_as_it_is_woken_loses_no_key() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    first = asyncio.create_task(queue.get())
+    second = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    queue.add("a")  # wakes the first
+    first.cancel()
+    assert await asyncio.wait_for(second, 1) == "a"
+
+
+async def test_drained_shut_down_hands_out_what_is_queued_and_ignores_adds() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    queue.add_after("later", 0.001)
+    queue.shut_down(drain=True)
+    queue.add("b")
+    queue.add_after("c", 0)
+    queue.add_rate_limited("d")
+    assert await queue.get() == "a"
+    with pytest.raises(ShutDown):
+        await queue.get()
+    assert queue.delayed == 0
+
+
+async def test_dropping_shut_down_ends_workers_at_once() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    queue.add("b")
+    taken = await queue.get()
+    queue.add(taken)
+    queue.shut_down(drain=False)
+    with pytest.raises(ShutDown):
+        await queue.get()
+    queue.done(taken)
+    assert len(queue) == 0
+    await queue.wait_idle()
+
+
+async def test_shut_down_wakes_every_waiting_worker() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    workers = [asyncio.create_task(queue.get()) for _ in range(3)]
+    await asyncio.sleep(0)
+    queue.shut_down()
+    ended = await asyncio.gather(*workers, return_exceptions=True)
+    assert all(isinstance(end, ShutDown) for end in ended)
+
+
+@pytest.mark.looptime
+async def test_it_measures_itself() -> None:
+    metrics = Recorder()
+    queue: WorkQueue[str] = WorkQueue(backoff=PLAIN, metrics=metrics)
+    queue.add("a")
+    queue.add("a")
+    await asyncio.sleep(3)
+    key = await queue.get()
+    await asyncio.sleep(2)
+    assert queue.running_times() == [pytest.approx(2, abs=0.01)]
+    queue.done(key)
+    queue.add_rate_limited("a")
+    assert (metrics.adds, metrics.retries, metrics.depths) == (1, 1, [1, 0])
+    assert metrics.waited == [pytest.approx(3, abs=0.01)]
+    assert metrics.worked == [pytest.approx(2, abs=0.01)]
+    queue.shut_down()
