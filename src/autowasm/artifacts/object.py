@@ -1,0 +1,100 @@
+"""HttpObjectSource: a ModuleSource over http(s) servers of public objects.
+
+Not for registries (`image.py`). An object has no name for its content: it is known by its URL and, where the server gives
+them, its validators. Invariant: what is returned is what was fetched, with the validators of that very answer.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiofiles
+
+from autowasm.api.record import Record
+from autowasm.api.v1alpha1 import Source
+from autowasm.artifacts.source import Pinned, SourceKey
+from autowasm.digest import Sha256Hex, sha256_hex
+from autowasm.net.pools import Pools
+from autowasm.net.session import ObjectSession
+from autowasm.registry.credentials import ANONYMOUS_FINGERPRINT, Credential
+from autowasm.settings import Limits
+from autowasm.wasm.archive import extract_module
+
+_CHUNK = 1024 * 1024
+"""Bytes for one write: each is a hop to a thread, so never less."""
+
+
+class HttpObjectSource:
+    """`spec.filter.source.object`. Raw modules, gzip, tar and tar.gz by what the bytes are, not by name or header."""
+
+    kind = "object"
+
+    def __init__(self, session: ObjectSession, *, limits: Limits, pools: Pools) -> None:
+        self._session = session
+        self._limits = limits
+        self._pools = pools
+
+    def key(self, source: Source, credential: Credential | None) -> SourceKey:
+        """By host: objects are public, so no credential tells them apart."""
+        return SourceKey(urlsplit(_url(source)).netloc, "", ANONYMOUS_FINGERPRINT)
+
+    async def resolve(self, source: Source, *, credential: Credential | None) -> Pinned:
+        """Nothing to ask: the answer to the GET tells what the URL names, and signed URLs refuse a HEAD."""
+        return Pinned(url=_url(source))
+
+    async def pin(self, record: Record, *, credential: Credential | None) -> Pinned:
+        """The URL again; whether it still holds the same bytes, only the bytes tell."""
+        return Pinned(url=record.url)
+
+    async def fetch(
+        self,
+        pinned: Pinned,
+        destination: Path,
+        *,
+        workdir: Path,
+        credential: Credential | None,
+        on_bytes: Callable[[int], None],
+    ) -> Pinned:
+        """GET, then unpack. Raises what `ObjectSession.stream_get` and `extract_module` raise."""
+        packed = workdir / f"{destination.name}.object"
+        try:
+            async with self._session.stream_get(pinned.url) as stream:
+                async with aiofiles.open(packed, "wb", executor=self._pools.disk.executor) as file:
+                    async for block in _blocks(stream):
+                        await file.write(block)
+                        on_bytes(len(block))
+                validators = (stream.etag or "", stream.last_modified or "")
+            await self._pools.parsing.run(
+                extract_module, packed, destination, packing="detect", limits=self._limits
+            )
+            sha256 = await self._pools.disk.run(_sha256_of, destination)
+        finally:
+            await self._pools.disk.run(packed.unlink, missing_ok=True)
+        return dataclasses.replace(
+            pinned, etag=validators[0], last_modified=validators[1], sha256=sha256
+        )
+
+
+def _url(source: Source) -> str:
+    if source.object is None:
+        raise ValueError("not an object source")
+    return source.object.url
+
+
+async def _blocks(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """The same bytes in blocks of at least `_CHUNK`, but for the last."""
+    gathered = bytearray()
+    async for chunk in chunks:
+        gathered += chunk
+        if len(gathered) >= _CHUNK:
+            yield bytes(gathered)
+            gathered.clear()
+    if gathered:
+        yield bytes(gathered)
+
+
+def _sha256_of(path: Path) -> Sha256Hex:
+    with path.open("rb") as file:
+        return sha256_hex(hashlib.file_digest(file, "sha256").hexdigest())

@@ -1,0 +1,154 @@
+"""Places: how many fetches run at once, for a namespace, a host and in all, granted fairly over namespaces (D11).
+
+Not a rate limit and not a queue of work: a fetch that follows another's download needs no place. Invariants: no limit
+is ever exceeded; a namespace that waits gets the next fitting place after at most one grant to each other namespace, so
+one tenant's hundred hanging fetches delay nobody else.
+"""
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from autowasm.errors import SourceUnavailable
+from autowasm.settings import FetchLimits
+from autowasm.telemetry.metrics import Metrics
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class _Ticket:
+    namespace: str
+    host: str
+    granted: asyncio.Future[None] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+
+class Places:
+    """Grants places. All methods belong to one event loop."""
+
+    def __init__(self, limits: FetchLimits, *, metrics: Metrics) -> None:
+        self._limits = limits
+        self._metrics = metrics
+        # Namespace ▶ host ▶ tickets, the next in turn first. Nobody in here fits, or he would have his place.
+        self._waiting: OrderedDict[str, OrderedDict[str, OrderedDict[_Ticket, None]]] = (
+            OrderedDict()
+        )
+        self._waiting_count = 0
+        self._running = 0
+        self._by_namespace: Counter[str] = Counter()
+        self._by_host: Counter[str] = Counter()
+        self._by_both: Counter[tuple[str, str]] = Counter()
+
+    @asynccontextmanager
+    async def place(self, namespace: str, host: str) -> AsyncIterator[None]:
+        """Wait for a place and hold it. Raises SourceUnavailable if too many wait already."""
+        ticket = _Ticket(namespace, host)
+        if self._fits(namespace, host):
+            self._give(ticket)
+        else:
+            self._line_up(ticket)
+        try:
+            await ticket.granted
+            yield
+        finally:
+            self._leave(ticket)
+
+    def _fits(self, namespace: str, host: str) -> bool:
+        limits = self._limits
+        return (
+            self._running < limits.total
+            and self._by_namespace[namespace] < limits.per_namespace
+            and self._by_host[host] < limits.per_host
+            and self._by_both[namespace, host] < limits.per_namespace_host
+        )
+
+    def _give(self, ticket: _Ticket) -> None:
+        self._count_running(ticket, 1)
+        ticket.granted.set_result(None)
+
+    def _line_up(self, ticket: _Ticket) -> None:
+        if self._waiting_count >= self._limits.queued:
+            raise SourceUnavailable(
+                f"{self._waiting_count} fetches wait already; this one is tried again later",
+                reason="TooManyFetches",
+            )
+        hosts = self._waiting.setdefault(ticket.namespace, OrderedDict())
+        hosts.setdefault(ticket.host, OrderedDict())[ticket] = None
+        self._count_waiting(1)
+
+    def _leave(self, ticket: _Ticket) -> None:
+        """Give the place back, or the ticket if it was never granted (the waiter was cancelled)."""
+        if ticket.granted.done() and not ticket.granted.cancelled():
+            self._count_running(ticket, -1)
+            self._grant()
+        else:
+            self._drop(ticket)
+
+    def _drop(self, ticket: _Ticket) -> None:
+        """Take a ticket out of the line, if it is still there."""
+        hosts = self._waiting.get(ticket.namespace, OrderedDict())
+        line = hosts.get(ticket.host, OrderedDict())
+        if ticket not in line:
+            return
+        del line[ticket]
+        self._count_waiting(-1)
+        if not line:
+            del hosts[ticket.host]
+        if not hosts:
+            del self._waiting[ticket.namespace]
+
+    def _grant(self) -> None:
+        """Give out what fits, one for a namespace in turn, until a whole round gives nothing."""
+        granted = True
+        while granted and self._running < self._limits.total:
+            granted = False
+            for namespace in list(self._waiting):
+                if self._running >= self._limits.total:
+                    return
+                ticket = self._next_that_fits(namespace)
+                if ticket is None:
+                    continue
+                self._drop(ticket)
+                if namespace in self._waiting:
+                    self._waiting.move_to_end(namespace)
+                    if ticket.host in self._waiting[namespace]:
+                        self._waiting[namespace].move_to_end(ticket.host)
+                self._give(ticket)
+                granted = True
+
+    def _next_that_fits(self, namespace: str) -> _Ticket | None:
+        """Of one namespace, over its hosts in turn."""
+        if self._by_namespace[namespace] >= self._limits.per_namespace:
+            return None
+        for host, line in list(self._waiting[namespace].items()):
+            if not self._fits(namespace, host):
+                continue
+            while line:
+                ticket = next(iter(line))
+                if not ticket.granted.done():
+                    return ticket
+                self._drop(ticket)  # cancelled; its waiter has not run since
+        return None
+
+    def _count_running(self, ticket: _Ticket, step: int) -> None:
+        self._running += step
+        _add(self._by_namespace, ticket.namespace, step)
+        _add(self._by_host, ticket.host, step)
+        _add(self._by_both, (ticket.namespace, ticket.host), step)
+        self._metrics.fetches_running.set(self._running)
+
+    def _count_waiting(self, step: int) -> None:
+        self._waiting_count += step
+        self._metrics.fetches_waiting.set(self._waiting_count)
+
+
+def _add(counter: Counter[T], name: T, step: int) -> None:
+    """Count, and forget names that are at zero: namespaces come and go."""
+    counter[name] += step
+    if not counter[name]:
+        del counter[name]

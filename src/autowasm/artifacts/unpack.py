@@ -1,0 +1,216 @@
+"""From a resolved image to the module in it: download what may hold it, find it, write it to a file.
+
+Not a judge of the module (`wasm/module.py`), and not where the file is kept. Used by `wasmer` and `wasmc` alike. Invariants:
+of an artifact nothing but its one content layer is downloaded; of an image, layers from the last to the first, and none
+after the one that has `plugin.wasm` or `filter.wasm`; at most two layers are on disk at a time.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from autowasm.digest import Sha256Hex
+from autowasm.errors import ContentRejected, SourceUnavailable
+from autowasm.net.pools import Pools
+from autowasm.reference import ImageReference
+from autowasm.registry.client import RegistryClient, ResolvedImage
+from autowasm.registry.credentials import Credential
+from autowasm.registry.layout import Candidate, Layout, choose_layout
+from autowasm.settings import Limits
+from autowasm.units import format_size
+from autowasm.wasm.archive import Member, choose_member, extract_member, find_modules
+from autowasm.wasm.module import too_large
+from autowasm.wasm.wording import listed
+
+OnBytes = Callable[[int], None]
+
+_PREFERRED: Final = frozenset({"plugin.wasm", "filter.wasm"})
+"""`choose_member` takes these before any other, so a layer that has one ends the search."""
+
+
+@dataclass(frozen=True, slots=True)
+class PulledModule:
+    """What was written. `size` in bytes; `member` is the name in the image, empty for an artifact."""
+
+    sha256: Sha256Hex
+    size: int
+    member: str
+
+
+def known_sha256(layout: Layout) -> Sha256Hex | None:
+    """The module's sha256 where the manifest already tells it: a layer that is the module itself, named by sha256."""
+    digest = layout.candidates[0].descriptor.digest
+    if layout.kind == "artifact" and digest.algorithm == "sha256":
+        return Sha256Hex(digest.hex)
+    return None
+
+
+async def pull_module(
+    client: RegistryClient,
+    reference: ImageReference,
+    resolved: ResolvedImage,
+    destination: Path,
+    *,
+    credential: Credential | None,
+    limits: Limits,
+    pools: Pools,
+    workdir: Path,
+    on_bytes: OnBytes | None = None,
+) -> PulledModule:
+    """Write the module of `resolved` to `destination` (overwritten).
+
+    Layers of an image are kept in `workdir` meanwhile, under names that begin with the destination's. `on_bytes` as in
+    `RegistryClient.download`. All of it takes at most `limits.fetch_timeout`. Raises what `choose_layout`,
+    `RegistryClient.download` and `wasm.archive` raise, and ContentRejected (`ModuleNotFoundInArchive`, `AmbiguousModule`,
+    `TooLarge`). After an error a partial file may be at `destination`: it is the caller's.
+    """
+    layout = choose_layout(resolved.manifest, limits=limits)
+    puller = _Puller(
+        client=client,
+        reference=reference,
+        credential=credential,
+        limits=limits,
+        pools=pools,
+        on_bytes=on_bytes,
+    )
+    try:
+        async with asyncio.timeout(limits.fetch_timeout):
+            if layout.kind == "artifact":
+                member = ""
+                await puller.take(layout.candidates[0], destination)
+            else:
+                member = await puller.search(layout.candidates, destination, workdir=workdir)
+    except TimeoutError as error:
+        raise SourceUnavailable(
+            f"image {reference}: not finished within {limits.fetch_timeout:g} s", reason="Timeout"
+        ) from error
+    size, sha256 = await pools.disk.run(_measure, destination, known=known_sha256(layout))
+    return PulledModule(sha256, size, member)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A module in a layer that has been downloaded."""
+
+    layer: Path
+    packing: str
+    member: Member
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Puller:
+    client: RegistryClient
+    reference: ImageReference
+    credential: Credential | None
+    limits: Limits
+    pools: Pools
+    on_bytes: OnBytes | None
+
+    async def take(self, candidate: Candidate, destination: Path) -> None:
+        """The layer is the module."""
+        size = candidate.descriptor.size
+        if size > self.limits.module_bytes:
+            raise too_large(size, limits=self.limits)
+        await self._download(candidate, destination)
+
+    async def search(
+        self, candidates: tuple[Candidate, ...], destination: Path, *, workdir: Path
+    ) -> str:
+        """Find the module in tar layers and copy it out; its name."""
+        async with contextlib.AsyncExitStack() as layers:
+            found = await self._find(candidates, layers, workdir / destination.name)
+            await self.pools.parsing.run(
+                extract_member,
+                found.layer,
+                destination,
+                packing=found.packing,
+                member=found.member,
+                limits=self.limits,
+            )
+        return found.member.name
+
+    async def _find(
+        self, candidates: tuple[Candidate, ...], layers: contextlib.AsyncExitStack, stem: Path
+    ) -> _Found:
+        others: dict[
+            str, _Found
+        ] = {}  # by path: what a later layer has hides what an earlier one has
+        searched = 0
+        for number, candidate in enumerate(candidates):
+            searched += candidate.descriptor.size
+            self._check_searched(searched)
+            path = stem.with_name(f"{stem.name}.layer{number}")
+            async with contextlib.AsyncExitStack() as this_layer:
+                await this_layer.enter_async_context(self._removed(path))
+                await self._download(candidate, path)
+                packing = candidate.packing.value
+                members = await self.pools.parsing.run(
+                    find_modules, path, packing=packing, limits=self.limits
+                )
+                if any(_base_name(member) in _PREFERRED for member in members):
+                    layers.push_async_exit(this_layer.pop_all())
+                    return _Found(path, packing, choose_member(members))
+                first = not others
+                for member in members:
+                    others.setdefault(_path(member), _Found(path, packing, member))
+                if first and others:
+                    layers.push_async_exit(this_layer.pop_all())
+        return _only(others, self.reference)
+
+    def _check_searched(self, searched: int) -> None:
+        if searched > self.limits.image_bytes:
+            raise ContentRejected(
+                f"image {self.reference}: no plugin.wasm in its last "
+                f"{format_size(self.limits.image_bytes)}; put the module into the last layer",
+                reason="TooLarge",
+            )
+
+    async def _download(self, candidate: Candidate, destination: Path) -> None:
+        await self.client.download(
+            self.reference,
+            candidate.descriptor,
+            destination,
+            credential=self.credential,
+            on_bytes=self.on_bytes,
+        )
+
+    @contextlib.asynccontextmanager
+    async def _removed(self, path: Path) -> AsyncIterator[None]:
+        """No file at `path` afterwards."""
+        try:
+            yield
+        finally:
+            await self.pools.disk.run(path.unlink, missing_ok=True)
+
+
+def _only(found: dict[str, _Found], reference: ImageReference) -> _Found:
+    if not found:
+        raise ContentRejected(
+            f"image {reference}: no layer holds a *.wasm file; put the module there as plugin.wasm",
+            reason="ModuleNotFoundInArchive",
+        )
+    if len(found) > 1:
+        raise ContentRejected(
+            f"image {reference}: there are {len(found)} modules in it ({listed(list(found))}): "
+            "name the one that is meant plugin.wasm",
+            reason="AmbiguousModule",
+        )
+    return next(iter(found.values()))
+
+
+def _path(member: Member) -> str:
+    return member.name.removeprefix("./").lstrip("/")
+
+
+def _base_name(member: Member) -> str:
+    return _path(member).rpartition("/")[2]
+
+
+def _measure(path: Path, *, known: Sha256Hex | None) -> tuple[int, Sha256Hex]:
+    with path.open("rb") as file:
+        sha256 = known or Sha256Hex(hashlib.file_digest(file, "sha256").hexdigest())
+        return file.seek(0, 2), sha256

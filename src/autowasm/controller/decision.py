@@ -1,0 +1,74 @@
+"""decide(): use a record that is there, or resolve the source? Pure; design D7 and D12 in one page.
+
+Not the fetching. Invariant: a restart alone never leads to a resolution, and a moved tag rolls out only where the user
+asked for it (another source, `pullPolicy: Always`, the refresh annotation).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from msgspec import UNSET
+
+from autowasm.api.record import Record, belongs_to
+from autowasm.api.status import ConditionType, Status
+from autowasm.api.v1alpha1 import REFRESH_ANNOTATION, AutoWasm, PullPolicy
+
+PUBLISHED_MODULE_LOST = "PublishedModuleLost"
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Fetch, if need be, and publish exactly this."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Resolve:
+    """Ask the source what it names now. `wish` differs whenever the user asks again."""
+
+    wish: str
+
+
+def decide(autowasm: AutoWasm, *, live: Record | None, previous: Status) -> Use | Resolve:
+    """`live`: the record of the EnvoyFilter in place. `previous`: the status as it was last written."""
+    wish = f"{autowasm.metadata.generation} {autowasm.metadata.annotations.get(REFRESH_ANNOTATION, '')}"
+    if refresh_wanted(autowasm, previous):
+        return Resolve(wish)
+    expected = autowasm.spec.filter.sha256
+    source = str(autowasm.spec.filter.source)
+    for record in _candidates(live, previous):
+        if belongs_to(record, source) and expected in {None, record.sha256}:
+            if _always_asks_again(autowasm, previous):
+                return Resolve(wish)
+            return Use(record)
+    return Resolve(wish)
+
+
+def refresh_wanted(autowasm: AutoWasm, previous: Status) -> bool:
+    """True if the refresh annotation holds a value that was not handled yet."""
+    wanted = autowasm.metadata.annotations.get(REFRESH_ANNOTATION, "")
+    return bool(wanted) and wanted != previous.refresh
+
+
+def _candidates(live: Record | None, previous: Status) -> Iterator[Record]:
+    if live is not None:
+        yield live
+    if previous.module is not UNSET:
+        yield previous.module.record()
+    for module in previous.history:
+        yield module.record()
+
+
+def _always_asks_again(autowasm: AutoWasm, previous: Status) -> bool:
+    """`Always`: at every change of the spec, and until the resolution for that change has succeeded."""
+    if autowasm.pull_policy is not PullPolicy.ALWAYS:
+        return False
+    if autowasm.metadata.generation != previous.observed_generation:
+        return True
+    fetched = previous.condition(ConditionType.FETCHED)
+    return (
+        fetched is not None
+        and fetched.status == "False"
+        and fetched.reason != PUBLISHED_MODULE_LOST
+    )

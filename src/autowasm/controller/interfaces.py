@@ -1,0 +1,71 @@
+"""The two seams of the reconciler: where AutoWasm objects come from, and where what it makes of them goes.
+
+On Kubernetes these are informers and API writes, in standalone mode a directory and files; the reconciler between them
+is the same. Not an abstraction of Kubernetes. Invariant: `published` and `Lookup.document` tell what is really there, as
+read back, never what we meant to write.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from autowasm.errors import SpecError
+from autowasm.kube.resources import ObjectKey
+
+
+class Announce(Protocol):
+    """Tells people who look at an object. Never waits, never fails (`kube.recorder.EventRecorder.event`)."""
+
+    def __call__(
+        self,
+        about: Mapping[str, Any],
+        kind: Literal["Normal", "Warning"],
+        reason: str,
+        message: str,
+        /,
+    ) -> None:
+        """`reason` in CamelCase, `message` a sentence."""
+
+
+def announce_nothing(
+    about: Mapping[str, Any], kind: Literal["Normal", "Warning"], reason: str, message: str, /
+) -> None:
+    """For where there are no Events: the log says it too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """One AutoWasm as it is now, its `status` in it; `problem` if something outside the object is wrong with it."""
+
+    document: Mapping[str, Any]
+    problem: SpecError | None = None
+
+
+class AutoWasmLookup(Protocol):
+    """Where AutoWasm objects come from."""
+
+    def lookup(self, key: ObjectKey) -> Lookup | None:
+        """The object, None if there is none."""
+
+
+class Publisher(Protocol):
+    """Where EnvoyFilters and statuses go. Both writes do nothing if nothing would change."""
+
+    def published(self, key: ObjectKey) -> Mapping[str, Any] | None:
+        """The EnvoyFilter that is ours and in place; None if there is none."""
+
+    async def publish(
+        self, key: ObjectKey, owner: Mapping[str, Any], envoyfilter: Mapping[str, Any]
+    ) -> bool:
+        """Put the EnvoyFilter in place. True if that changed something.
+
+        Raises SpecError (`EnvoyFilterConflict`) if one of this name is somebody else's.
+        """
+
+    async def retract(self, key: ObjectKey) -> None:
+        """The AutoWasm is gone: its EnvoyFilter and status go too."""
+
+    async def write_status(
+        self, key: ObjectKey, document: Mapping[str, Any], status: Mapping[str, Any]
+    ) -> bool:
+        """Write the status of the object. True if that changed something."""

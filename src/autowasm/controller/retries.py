@@ -1,0 +1,40 @@
+"""When a failed fetch is tried again: by what the error says to do (design D14). Pure.
+
+Not a timer. Invariant: an error that only a change of the spec can mend is never retried by itself.
+"""
+
+from autowasm.api.v1alpha1 import Source
+from autowasm.backoff import Backoff
+from autowasm.errors import (
+    AddressBlocked,
+    ContentRejected,
+    SourceDenied,
+    SourceNotFound,
+    SourceUnavailable,
+    SpecError,
+)
+from autowasm.reference import ImageReference
+from autowasm.settings import FetchLimits
+
+
+def retry_delay(
+    error: Exception, *, failures: int, source: Source, limits: FetchLimits
+) -> float | None:
+    """Seconds until the next try after `failures` failures in a row; None: not before something changes."""
+    backoff = Backoff(limits.retry_base, limits.retry_maximum)
+    if isinstance(error, AddressBlocked):
+        return None
+    if isinstance(error, SpecError):
+        # Of a fetch, only the pull secret: it is not watched, and mending it changes no spec.
+        return Backoff(limits.denied_retry, limits.denied_retry).delay(1)
+    if isinstance(error, ContentRejected):
+        if source.registry is not None and ImageReference.parse(source.registry.image).is_pinned:
+            return None
+        return Backoff(limits.not_found_retry, limits.not_found_retry).delay(1)
+    if isinstance(error, SourceDenied):
+        return Backoff(limits.denied_retry, limits.denied_retry).delay(1)
+    if isinstance(error, SourceNotFound):
+        return Backoff(limits.not_found_first, limits.not_found_retry).delay(failures)
+    if isinstance(error, SourceUnavailable):
+        return max(backoff.delay(failures), error.retry_after or 0.0)
+    return backoff.delay(failures)

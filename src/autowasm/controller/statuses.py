@@ -1,0 +1,160 @@
+"""What is said about an AutoWasm: from an outcome to a Status. Pure.
+
+Not the writing of it. Invariant: `Synced` is said only after the EnvoyFilter is in place; `Degraded` only while one is;
+times move only when what they date does.
+"""
+
+from msgspec import UNSET
+
+from autowasm.api.record import Record
+from autowasm.api.status import (
+    MESSAGE_LONGEST,
+    Condition,
+    ConditionType,
+    Module,
+    Phase,
+    Status,
+    remember,
+    with_conditions,
+)
+from autowasm.api.v1alpha1 import REFRESH_ANNOTATION, AutoWasm
+from autowasm.errors import AutoWasmError
+from autowasm.units import format_size
+
+_SPEC_REASONS = {"InvalidSpec", "DuplicateObject", "FileInvalid", "MeshWideNotAllowed"}
+_WRITE_REASONS = {"EnvoyFilterConflict", "Mutated"}
+"""The module is here; it is the EnvoyFilter that could not be put in place."""
+_FETCHED = ("True", "Fetched", "the module is fetched, checked and stored")
+
+
+def synced(autowasm: AutoWasm, record: Record, *, previous: Status, now: str) -> Status:
+    """Fetched, checked, stored, published."""
+    module = _module(record, previous, now)
+    message = (
+        f"module sha256:{record.sha256[:12]} ({format_size(record.size)}, ABI {record.abi}) "
+        f"from {record.origin} is published"
+    )
+    return Status(
+        phase=Phase.SYNCED,
+        message=_cut(message),
+        observed_generation=autowasm.metadata.generation,
+        module=module,
+        history=remember(previous.history, module),
+        refresh=autowasm.metadata.annotations.get(REFRESH_ANNOTATION, ""),
+        pods=previous.pods,
+        conditions=_conditions(
+            previous,
+            autowasm.metadata.generation,
+            now,
+            fetched=_FETCHED,
+            published=("True", "Published", "the EnvoyFilter is in place"),
+            ready=("True", "Synced", ""),
+        ),
+    )
+
+
+def fetching(autowasm: AutoWasm, *, live: bool, previous: Status, now: str) -> Status:
+    """A fetch is under way for longer than a moment."""
+    message = f"fetching {_source_text(autowasm)}"
+    if live:
+        message += "; the module from before is in place meanwhile"
+    return Status(
+        phase=Phase.FETCHING,
+        message=_cut(message),
+        observed_generation=previous.observed_generation,
+        module=previous.module,
+        history=previous.history,
+        refresh=previous.refresh,
+        pods=previous.pods,
+        conditions=_conditions(
+            previous,
+            previous.observed_generation,
+            now,
+            fetched=("Unknown", "Fetching", message),
+            published=_published(live),
+            ready=("False", "Fetching", ""),
+        ),
+    )
+
+
+def failed(
+    error: AutoWasmError, *, generation: int, live: Record | None, previous: Status, now: str
+) -> Status:
+    """The last attempt failed: `Degraded` while a module is in place, else `Failed`."""
+    message = str(error)
+    if live is not None:
+        message += f"; the module from before (sha256:{live.sha256[:12]}) is still in place"
+    fetched = ("Unknown" if error.reason in _SPEC_REASONS else "False", error.reason, str(error))
+    published = _published(live is not None)
+    if error.reason in _WRITE_REASONS:
+        fetched, published = _FETCHED, ("False", error.reason, str(error))
+    return Status(
+        phase=Phase.DEGRADED if live else Phase.FAILED,
+        message=_cut(message),
+        observed_generation=generation,
+        module=previous.module,
+        history=previous.history,
+        refresh=previous.refresh,
+        pods=previous.pods,
+        conditions=_conditions(
+            previous,
+            generation,
+            now,
+            fetched=fetched,
+            published=published,
+            ready=("False", error.reason, ""),
+        ),
+    )
+
+
+def _module(record: Record, previous: Status, now: str) -> Module:
+    """The module entry, with the time at which this record was first seen."""
+    known = [previous.module] if previous.module is not UNSET else []
+    for entry in (*known, *previous.history):
+        if entry.record() == record:
+            return entry
+    return Module.of(record, now)
+
+
+def _published(live: bool) -> tuple[str, str, str]:
+    if live:
+        return ("True", "Published", "the EnvoyFilter is in place")
+    return ("False", "NotPublished", "no EnvoyFilter was written yet")
+
+
+def _conditions(
+    previous: Status,
+    generation: int,
+    now: str,
+    *,
+    fetched: tuple[str, str, str],
+    published: tuple[str, str, str],
+    ready: tuple[str, str, str],
+) -> tuple[Condition, ...]:
+    wanted = []
+    for kind, (status, reason, message) in (
+        (ConditionType.FETCHED, fetched),
+        (ConditionType.PUBLISHED, published),
+        (ConditionType.READY, ready),
+    ):
+        wanted.append(
+            Condition(
+                type=kind.value,
+                status=status,
+                reason=reason,
+                message=_cut(message),
+                observed_generation=generation,
+            )
+        )
+    return with_conditions(previous, tuple(wanted), now=now)
+
+
+def _source_text(autowasm: AutoWasm) -> str:
+    source = autowasm.spec.filter.source
+    if source.registry is not None:
+        return source.registry.image
+    return source.object.url.partition("?")[0] if source.object else ""
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MESSAGE_LONGEST else text[: MESSAGE_LONGEST - 1] + "…"
