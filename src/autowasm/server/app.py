@@ -1,0 +1,120 @@
+"""BlobServer and AdminServer: the two ports, from listening to stopping.
+
+Not handlers. Invariant: `stop` may be called at any time and more than once; afterwards nothing listens, sends, or waits.
+"""
+
+import asyncio
+
+import structlog
+from aiohttp import web
+
+from autowasm.blobs.store import BlobStore
+from autowasm.server.blobs import BlobHandler
+from autowasm.server.connections import Connections
+from autowasm.server.holding import BlobSource, Holder
+from autowasm.server.probes import Health, Heartbeat, admin_application
+from autowasm.server.sockets import listening_socket, raise_descriptor_limit
+from autowasm.server.tasks import TaskOwner
+from autowasm.settings import ServeLimits
+from autowasm.telemetry.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
+
+_METHODS = frozenset({"GET", "HEAD"})
+
+
+class BlobServer:
+    """Serves `store` to Envoy, holding what `source` knows until it is there."""
+
+    def __init__(
+        self, store: BlobStore, source: BlobSource, *, limits: ServeLimits, metrics: Metrics
+    ) -> None:
+        self._store = store
+        self._source = source
+        self._limits = limits
+        self._metrics = metrics
+        self._running: tuple[Connections, asyncio.Server, Holder] | None = None
+
+    async def start(self, listen: str) -> int:
+        """Listen on `listen` (`[::]:8081`: both IP versions); returns the port. Raises UsageError."""
+        limits = self._limits
+        descriptors = raise_descriptor_limit()
+        holder = Holder(self._store, self._source, limits=limits, metrics=self._metrics)
+        connections = Connections(
+            BlobHandler(holder, limits=limits, metrics=self._metrics),
+            limits=limits,
+            on_answer=self._count,
+        )
+        listener = listening_socket(listen, backlog=limits.backlog)
+        port: int = listener.getsockname()[1]
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(connections, sock=listener, backlog=limits.backlog)
+        self._running = (connections, server, holder)
+        _log.info("blob port open", listen=listen, port=port, descriptors=descriptors)
+        return port
+
+    def _count(self, method: str, status: int) -> None:
+        method = method if method in _METHODS else "other"
+        self._metrics.responses.labels(method, str(status)).inc()
+
+    async def stop(self, grace: float) -> None:
+        """Take no more connections, finish answers for `grace` seconds (held ones too), then cut what is left."""
+        if self._running is None:
+            return
+        connections, server, holder = self._running
+        self._running = None
+        # Held requests are told just before the end, so that the answer still gets out.
+        release = asyncio.get_running_loop().call_later(
+            max(grace - self._limits.held_margin, grace / 2), holder.release
+        )
+        try:
+            cut = await connections.stop(server, grace=grace)
+        finally:
+            release.cancel()
+            await holder.close()
+        _log.info("blob port closed", cut=cut)
+
+
+class AdminServer:
+    """Serves health and metrics to the kubelet and Prometheus."""
+
+    def __init__(
+        self, health: Health, *, metrics: Metrics, limits: ServeLimits | None = None
+    ) -> None:
+        self._health = health
+        self._metrics = metrics
+        self._limits = limits or ServeLimits()
+        self._tasks = TaskOwner()
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, listen: str) -> int:
+        """Listen on `listen`; returns the port. Raises UsageError."""
+        heartbeat = Heartbeat(asyncio.get_running_loop().time)
+        application = admin_application(self._health, heartbeat, self._metrics.registry)
+        runner = web.AppRunner(
+            application,
+            access_log=None,
+            keepalive_timeout=self._limits.request_timeout,  # bounds silent and half-sent requests too
+            lingering_time=self._limits.unread_body,
+            shutdown_timeout=1.0,
+        )
+        await runner.setup()
+        listener = listening_socket(listen, backlog=128)
+        port: int = listener.getsockname()[1]
+        await web.SockSite(runner, listener).start()
+        self._tasks.start(heartbeat.run(), name="heartbeat")
+        self._runner = runner
+        _log.info("admin port open", listen=listen, port=port)
+        return port
+
+    async def stop(self, grace: float) -> None:
+        """Close; answers under way get `grace` seconds."""
+        if self._runner is None:
+            return
+        runner, self._runner = self._runner, None
+        await self._tasks.close()
+        try:
+            async with asyncio.timeout(grace or None):
+                await runner.cleanup()
+        except TimeoutError:
+            _log.warning("admin port did not close in time", seconds=grace)

@@ -1,0 +1,118 @@
+"""The blob port's only resource: `/wasm/<sha256>` (design section 5).
+
+Not where blobs come from (`holding.py`), how they are sent (`response.py`) or what a Range means (`ranges.py`).
+Invariant: to a plain GET, what Envoy sends, there are only 200 with every byte, 404, and 503.
+"""
+
+import re
+from typing import Final
+
+from aiohttp import web
+
+from autowasm.blobs.blob import Blob
+from autowasm.digest import Sha256Hex
+from autowasm.server.answers import SERVER, text_answer
+from autowasm.server.connection import Connection
+from autowasm.server.holding import Holder
+from autowasm.server.ranges import Conditions, Decision, decide
+from autowasm.server.response import BlobResponse
+from autowasm.settings import ServeLimits
+from autowasm.telemetry.metrics import Metrics
+
+_PATH: Final = re.compile(r"/wasm/([0-9a-f]{64})")
+_MILLISECONDS: Final = re.compile(r"[0-9]{1,9}")
+_CACHE_CONTROL: Final = "public, max-age=31536000, immutable"
+_SENTENCES: Final = {
+    412: "The module's ETag is not one of those in If-Match: it is always its digest.",
+    416: "The Range begins behind the module's last byte.",
+}
+
+
+class BlobHandler:
+    """Answers requests on `Connection`s."""
+
+    def __init__(self, holder: Holder, *, limits: ServeLimits, metrics: Metrics) -> None:
+        self._holder = holder
+        self._limits = limits
+        self._metrics = metrics
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The answer to `request`."""
+        match = _PATH.fullmatch(request.path)
+        if match is None:
+            return text_answer(
+                404,
+                "There is nothing here but /wasm/<sha256>, with 64 lower-case hexadecimal digits.",
+            )
+        if request.method not in {"GET", "HEAD"}:
+            return text_answer(
+                405, "A module can only be read: GET or HEAD.", headers={"allow": "GET, HEAD"}
+            )
+        found = await self._holder.find(Sha256Hex(match[1]), patience=_patience(request))
+        if isinstance(found, Blob):
+            return self._answer(request, found)
+        headers = {"retry-after": str(found.retry_after)} if found.status == 503 else None
+        return text_answer(found.status, found.sentence, headers=headers)
+
+    def _answer(self, request: web.BaseRequest, blob: Blob) -> web.StreamResponse:
+        etag = f'"sha256:{blob.sha256}"'
+        decision = decide(request.method, _conditions(request), etag=etag, size=blob.size)
+        headers = {
+            "server": SERVER,
+            "etag": etag,
+            "cache-control": _CACHE_CONTROL,
+            "accept-ranges": "bytes",
+        }
+        if decision.status == 304:
+            return web.StreamResponse(status=304, headers=headers)
+        if decision.status == 416:
+            return _refusal(416, {**headers, "content-range": f"bytes */{blob.size}"})
+        if decision.status == 412:
+            return _refusal(412, headers)
+        headers["content-type"] = "application/wasm"
+        headers["content-length"] = str(decision.count)
+        if decision.status == 206:
+            headers["content-range"] = _content_range(decision, blob.size)
+        connection = request.protocol
+        if request.method == "HEAD" or not isinstance(connection, Connection):
+            return web.StreamResponse(status=decision.status, headers=headers)
+        return BlobResponse(
+            blob,
+            decision,
+            connection=connection,
+            headers=headers,
+            limits=self._limits,
+            metrics=self._metrics,
+        )
+
+
+def _refusal(status: int, headers: dict[str, str]) -> web.Response:
+    return text_answer(status, _SENTENCES[status], headers={**headers, "cache-control": "no-store"})
+
+
+def _content_range(decision: Decision, size: int) -> str:
+    return f"bytes {decision.offset}-{decision.offset + decision.count - 1}/{size}"
+
+
+def _conditions(request: web.BaseRequest) -> Conditions:
+    headers = request.headers
+    return Conditions(
+        if_match=_joined(request, "If-Match") if "If-Match" in headers else None,
+        if_none_match=_joined(request, "If-None-Match") if "If-None-Match" in headers else None,
+        if_range=_joined(request, "If-Range") if "If-Range" in headers else None,
+        range=_joined(request, "Range") if "Range" in headers else None,
+    )
+
+
+def _joined(request: web.BaseRequest, name: str) -> str:
+    """Several lines of one field are one list (RFC 9110 5.3)."""
+    return ", ".join(request.headers.getall(name))
+
+
+def _patience(request: web.BaseRequest) -> float | None:
+    """Seconds that Envoy waits for this answer, from the header with which it says so."""
+    value = request.headers.get("x-envoy-expected-rq-timeout-ms")
+    if value is None or not _MILLISECONDS.fullmatch(value):
+        return None
+    # 0 is Envoy's way to say "no limit".
+    return int(value) / 1000 or None

@@ -1,0 +1,229 @@
+"""Connection: aiohttp's server side of one HTTP/1 connection, with the time limits that aiohttp does not have.
+
+Not a handler of requests. aiohttp bounds a connection by one keep-alive timeout, which has to be longer than Envoy's
+(1 h), and has no limit for a client that stops reading. Here: a request that does not come, or comes in part, is cut
+after `request_timeout` of the settings; an answer that nobody takes, after `send_base`; sends of files keep a deadline
+of their own through `writable`. A client may shut down its sending side after the request and still gets its answer
+(RFC 9112 9.6; aiohttp drops it). Broken connections and bad requests leave no traceback in the log.
+
+Invariant: from `connection_lost` on, no timer runs and nobody waits for the connection.
+
+Uses three private attributes of aiohttp 3.14's RequestHandler (`_messages`, `_request_count`, `_waiter`), for which it
+has no public form; the tests of this module fail where their meaning changes.
+"""
+
+import asyncio
+import os
+import socket
+import struct
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import structlog
+from aiohttp import web
+from aiohttp.http import HttpProcessingError
+
+from autowasm.server.answers import text_answer
+from autowasm.settings import ServeLimits
+
+if TYPE_CHECKING:
+    from autowasm.server.connections import Connections
+
+_log = structlog.get_logger(__name__)
+
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER, on, 0 s
+
+
+class Connection(web.RequestHandler):
+    """One connection, owned by `Connections`."""
+
+    __slots__ = (
+        "_answer_timer",
+        "_half_closed",
+        "_limits",
+        "_owner",
+        "_request_timer",
+        "_sending",
+        "cut_for",
+    )
+
+    def __init__(
+        self,
+        owner: "Connections",
+        *,
+        loop: asyncio.AbstractEventLoop,
+        limits: ServeLimits,
+        **options: Any,  # aiohttp's, as its own Server hands them on
+    ) -> None:
+        super().__init__(owner, loop=loop, **options)
+        self._owner = owner
+        self._limits = limits
+        self.cut_for: str | None = None
+        """Why we cut the connection, if we did."""
+        self._half_closed = False
+        self._request_timer: asyncio.TimerHandle | None = None
+        self._answer_timer: asyncio.TimerHandle | None = None
+        self._sending: asyncio.Future[None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client connected; its first request is due."""
+        super().connection_made(transport)
+        # Writing counts as paused until the buffer is empty: files bypass it, so it has to be.
+        cast(asyncio.Transport, transport).set_write_buffer_limits(high=0)
+        self._await_request()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The connection is gone, by whoever's doing."""
+        self._cancel_timers()
+        _wake(self._sending)
+        super().connection_lost(exc)
+
+    # --- what the client sends
+
+    @property
+    def is_idle(self) -> bool:
+        """Waiting, and no request is due: none has begun to arrive, and the connection is not new."""
+        return self._request_timer is None and self.is_waiting
+
+    @property
+    def is_waiting(self) -> bool:
+        """No request is being answered or queued; one may have begun to arrive."""
+        return not self._messages and self._waiter is not None and not self._waiter.done()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came. A request that they begin and do not finish must be whole before its time is up."""
+        before = self._request_count
+        super().data_received(data)
+        if self._request_count == before:
+            if data:
+                self._await_request()
+            return
+        self._request_came()
+        if not data.endswith(b"\n\r\n"):  # the next request's beginning, or a body
+            self._await_request()
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio's own signature
+        """The client sends no more; it gets the answers that it is owed."""
+        if self.is_waiting:
+            return None
+        self._half_closed = True
+        return True
+
+    def _await_request(self) -> None:
+        if self._request_timer is None:
+            self._request_timer = self._loop.call_later(
+                self._limits.request_timeout, self._request_overdue
+            )
+
+    def _request_came(self) -> None:
+        if self._request_timer is not None:
+            self._request_timer.cancel()
+            self._request_timer = None
+
+    def _request_overdue(self) -> None:
+        self._request_timer = None
+        if self.is_waiting:
+            self.force_close()
+        elif not self._half_closed:
+            self._await_request()  # an earlier request is still being answered
+
+    # --- what it is sent
+
+    def pause_writing(self) -> None:
+        """Bytes wait in the transport's buffer: the kernel's is full."""
+        super().pause_writing()
+        self._answer_timer = self._loop.call_later(self._limits.send_base, self.cut, "deadline")
+
+    def resume_writing(self) -> None:
+        """The buffer is empty."""
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._answer_timer = None
+        super().resume_writing()
+
+    async def writable(self, deadline: float) -> None:
+        """Return when the socket takes bytes again, or the connection is lost. `deadline` in loop time.
+
+        Raises TimeoutError. Waits on a duplicate of the descriptor, because asyncio keeps the transport's own to itself.
+        """
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        fd = os.dup(transport.get_extra_info("socket").fileno())
+        waiter = self._sending = self._loop.create_future()
+        self._loop.add_writer(fd, _wake, waiter)
+        timer = self._loop.call_at(deadline, _wake, waiter)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            self._loop.remove_writer(fd)
+            os.close(fd)
+            self._sending = None
+        if self._loop.time() >= deadline:
+            raise TimeoutError
+
+    async def drained(self) -> None:
+        """Return when nothing is left in the transport's buffer. Raises ConnectionError."""
+        await self._drain_helper()
+
+    def cut(self, cause: str) -> None:
+        """End the connection with a reset: what the kernel still holds for a client that does not read is dropped."""
+        transport = self.transport
+        if transport is None:
+            return
+        self.cut_for = self.cut_for or cause
+        connection = transport.get_extra_info("socket")
+        if connection.fileno() >= 0:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        transport.abort()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send `resp`, and count it. The last answer on a connection says so."""
+        if self._is_last:
+            resp.force_close()
+        result = await super().finish_response(request, resp, start_time)
+        if self._is_last:  # it may have become the last one meanwhile
+            resp.force_close()
+        self._owner.answered(request, resp)
+        return result
+
+    @property
+    def _is_last(self) -> bool:
+        return (self._half_closed or self._owner.is_stopping) and not self._messages
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to a request that is no HTTP, or that our own code failed on. Raises ConnectionError."""
+        if isinstance(exc, ConnectionError):
+            raise exc
+        if isinstance(exc, HttpProcessingError):
+            detail = (message or "bad request").strip().splitlines()[0].rstrip(":")
+            answer = text_answer(status, f"This is not a valid HTTP request: {detail}")
+        else:
+            _log.error("request failed", path=request.path, exc_info=exc)
+            if request.writer.output_size:
+                raise ConnectionError("the answer has begun and cannot be finished") from exc
+            answer = text_answer(
+                status, f"{HTTPStatus(status).phrase}. This is our fault; the log says more."
+            )
+        answer.force_close()
+        return answer
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._request_timer, self._answer_timer):
+            if timer is not None:
+                timer.cancel()
+        self._request_timer = self._answer_timer = None
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)

@@ -1,0 +1,206 @@
+"""Holder: a blob that is asked for before it is here, and the requests that wait for it (design D8).
+
+Not the source of blobs (`BlobSource`) and not an answer to a request. Invariants: a digest that the source knows is never
+absent, only late; one fill for a digest runs at a time, whoever waits; it outlives its waiters until `close`.
+
+Envoy asks for a module at most (retries + 1) times and then gives up for good, so an early refusal costs more than a
+late answer (research: the remote fetch).
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from autowasm.backoff import Backoff
+from autowasm.blobs.blob import Blob
+from autowasm.blobs.store import BlobStore
+from autowasm.digest import Sha256Hex
+from autowasm.errors import AutoWasmError, SourceUnavailable, StorageError
+from autowasm.server.tasks import TaskOwner, first_of
+from autowasm.settings import ServeLimits
+from autowasm.telemetry.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
+
+
+class BlobSource(Protocol):
+    """What the server has to know of where blobs come from."""
+
+    def is_known(self, sha256: Sha256Hex) -> bool:
+        """Whether an Envoy may have been told to fetch this digest."""
+
+    async def wait_known(self, sha256: Sha256Hex) -> None:
+        """Return once the digest is known."""
+
+    async def fill(self, sha256: Sha256Hex) -> None:
+        """Bring a known digest into the store. Raises AutoWasmError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """No blob, and what to tell the client: 404, or 503 with the seconds after which to come back."""
+
+    status: int
+    sentence: str
+    retry_after: int = 1
+
+
+@dataclass(slots=True, eq=False)
+class _Fill:
+    waiters: int = 0
+    failure: str | None = None  # a reason
+
+
+class Holder:
+    """Finds blobs for requests."""
+
+    def __init__(
+        self, store: BlobStore, source: BlobSource, *, limits: ServeLimits, metrics: Metrics
+    ) -> None:
+        self._store = store
+        self._source = source
+        self._limits = limits
+        self._metrics = metrics
+        self._fills: dict[Sha256Hex, _Fill] = {}
+        self._tasks = TaskOwner()
+        self._closing = asyncio.Event()
+        self._unknown = 0
+        self._backoff = Backoff(limits.held_retry, limits.held_retry_most)
+
+    async def close(self) -> None:
+        """Let everybody go who still waits, and end the fills."""
+        self._closing.set()
+        await self._tasks.close()
+
+    def release(self) -> None:
+        """Let everybody go who still waits: they get 503."""
+        self._closing.set()
+
+    async def find(self, sha256: Sha256Hex, *, patience: float | None) -> Blob | Absent:
+        """The blob, waiting for it if need be. `patience`: seconds that the client says it waits."""
+        found = await self._find(sha256, patience)
+        if isinstance(found, Absent):
+            self._metrics.cache.labels("unknown" if found.status == 404 else "failed").inc()
+        return found
+
+    async def _find(self, sha256: Sha256Hex, patience: float | None) -> Blob | Absent:
+        try:
+            blob = await self._store.open(sha256)
+            if blob is not None:
+                self._metrics.cache.labels("disk").inc()
+                return blob
+            with self._metrics.held.track_inprogress():
+                return await self._hold(sha256, self._deadline(patience))
+        except StorageError as error:
+            _log.error("blob not readable", digest=sha256, reason=str(error))
+            return Absent(503, f"The disk of this server failed ({error.reason}).", retry_after=5)
+
+    def _deadline(self, patience: float | None) -> float:
+        limits = self._limits
+        if patience is None:
+            seconds = limits.held_known
+        else:
+            most = min(patience, limits.held_known_most)
+            seconds = max(most - limits.held_margin, most / 2)
+        return asyncio.get_running_loop().time() + seconds
+
+    async def _hold(self, sha256: Sha256Hex, deadline: float) -> Blob | Absent:
+        if not self._source.is_known(sha256):
+            absent = await self._hold_unknown(sha256, deadline)
+            if absent is not None:
+                return absent
+        found = await self._store.open(sha256) or await self._hold_known(sha256, deadline)
+        if isinstance(found, Blob):
+            self._metrics.cache.labels("held").inc()
+        return found
+
+    async def _hold_unknown(self, sha256: Sha256Hex, deadline: float) -> Absent | None:
+        """None once the digest is known or stored: the news of an EnvoyFilter reaches Envoy and us in any order."""
+        if self._unknown >= self._limits.held_unknown_count:
+            return self._not_found(sha256)
+        deadline = min(deadline, asyncio.get_running_loop().time() + self._limits.held_unknown)
+        self._unknown += 1
+        try:
+            await first_of(
+                self._source.wait_known(sha256),
+                self._store.wait_for(sha256),
+                self._closing.wait(),
+                deadline=deadline,
+            )
+        finally:
+            self._unknown -= 1
+        if sha256 in self._store or self._source.is_known(sha256):
+            return None
+        return self._not_found(sha256)
+
+    async def _hold_known(self, sha256: Sha256Hex, deadline: float) -> Blob | Absent:
+        fill = self._filling(sha256)
+        fill.waiters += 1
+        try:
+            while not self._closing.is_set() and await first_of(
+                self._store.wait_for(sha256), self._closing.wait(), deadline=deadline
+            ):
+                blob = await self._store.open(sha256)
+                if blob is not None:
+                    return blob
+        finally:
+            fill.waiters -= 1
+        return self._late(sha256, fill)
+
+    def _filling(self, sha256: Sha256Hex) -> _Fill:
+        fill = self._fills.get(sha256)
+        if fill is None:
+            fill = self._fills[sha256] = _Fill()
+            self._tasks.start(self._fill(sha256, fill), name=f"fill sha256:{sha256}")
+        return fill
+
+    async def _fill(self, sha256: Sha256Hex, fill: _Fill) -> None:
+        """Fill until the blob is here or nobody waits. The pause at the end spares the source the next requester."""
+        try:
+            failures = 0
+            while sha256 not in self._store:
+                delay = await self._try_fill(sha256, fill, failures)
+                failures += 1
+                if sha256 not in self._store:
+                    await asyncio.sleep(delay)
+                if not fill.waiters:
+                    return
+        finally:
+            del self._fills[sha256]
+
+    async def _try_fill(self, sha256: Sha256Hex, fill: _Fill, failures: int) -> float:
+        """One attempt; returns the seconds until the next."""
+        try:
+            await self._source.fill(sha256)
+        except (SourceUnavailable, StorageError) as error:
+            fill.failure = error.reason
+            _log.warning("blob not filled", digest=sha256, reason=str(error))
+            return self._backoff.delay(failures + 1)
+        except AutoWasmError as error:
+            fill.failure = error.reason
+            _log.warning("blob not filled", digest=sha256, reason=str(error))
+            return self._limits.held_refused_retry
+        except Exception as error:
+            fill.failure = AutoWasmError.default_reason
+            _log.exception("blob not filled", digest=sha256, exc_info=error)
+            return self._limits.held_refused_retry
+        fill.failure = None
+        return self._limits.held_retry
+
+    @staticmethod
+    def _not_found(sha256: Sha256Hex) -> Absent:
+        return Absent(
+            404,
+            f"No module sha256:{sha256} is published here: check the digest, and that its AutoWasm is Synced.",
+        )
+
+    def _late(self, sha256: Sha256Hex, fill: _Fill) -> Absent:
+        if self._closing.is_set():
+            return Absent(503, "This server is stopping; another one will answer.")
+        why = f" The last attempt to get it failed: {fill.failure}." if fill.failure else ""
+        return Absent(
+            503,
+            f"Module sha256:{sha256} is published but has not arrived here yet.{why} Try again.",
+        )
