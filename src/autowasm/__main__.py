@@ -1,0 +1,8 @@
+"""`python -m autowasm` is `wasmer`."""
+
+import sys
+
+from autowasm.cli.wasmer import main
+
+if __name__ == "__main__":
+    sys.exit(main())

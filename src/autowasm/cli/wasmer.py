@@ -1,0 +1,66 @@
+"""`wasmer`: the controller and blob server.
+
+Reads flags, sets up logging, runs the composition root, turns its errors into an exit status: 0 stopped on request,
+1 failure, 2 usage. Not a place for logic.
+"""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+from autowasm.cli import flags
+from autowasm.errors import AutoWasmError, UsageError
+from autowasm.telemetry import logs
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Returns the exit status."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    try:
+        settings = flags.settings_from(arguments)
+        logs.configure(level=settings.log_level, form=settings.log_format)
+        from autowasm import runtime  # noqa: PLC0415  # heavy: --help and usage errors stay quick
+
+        asyncio.run(runtime.run(settings))
+    except UsageError as error:
+        parser.exit(2, f"wasmer: error: {error}\n")
+    except AutoWasmError as error:
+        print(f"wasmer: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line, for `main` and for the reference in docs/cli.md."""
+    parser = argparse.ArgumentParser(
+        prog="wasmer",
+        description="Puts WebAssembly filters into running Envoys: fetches, checks and serves the "
+        "modules that AutoWasm objects name, and writes the configuration that makes Envoy load them.",
+        epilog="Every flag can be set in the environment: --log-level as WASMER_LOG_LEVEL.",
+    )
+    version = metadata.version("autowasm")
+    parser.add_argument("--version", action="version", version=f"wasmer {version}")
+    modes = parser.add_subparsers(dest="mode", required=True, metavar="MODE")
+    standalone = modes.add_parser(
+        "standalone",
+        help="over a directory of YAML files, for a laptop or a filter author's CI",
+        description="Runs over a directory of AutoWasm YAML files instead of an API server, and writes "
+        "a listener file for a plain Envoy.",
+    )
+    flags.add_standalone(standalone)
+    flags.add_common(standalone)
+    controller = modes.add_parser(
+        "controller",
+        help="in a cluster with Istio",
+        description="Follows the AutoWasm objects of an API server and writes their EnvoyFilters.",
+    )
+    flags.add_controller(controller)
+    flags.add_common(controller)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,300 @@
+"""The composition root: builds everything, starts it in order, stops it in order (design section 5, "Stop").
+
+Not a place for decisions about modules or objects. Invariants: one TaskGroup owns every task; the blob port answers
+before the first EnvoyFilter is written, and is the last thing to close.
+"""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from functools import partial
+from importlib import metadata
+from typing import Protocol
+
+import prometheus_client
+import structlog
+
+from autowasm.artifacts.fetcher import ArtifactFetcher
+from autowasm.artifacts.image import ImageSource
+from autowasm.artifacts.object import HttpObjectSource
+from autowasm.artifacts.published import PublishedModules
+from autowasm.artifacts.pullsecrets import SecretReader
+from autowasm.blobs.store import BlobStore
+from autowasm.controller.interfaces import Announce, AutoWasmLookup, Publisher, announce_nothing
+from autowasm.controller.jobs import FetchJobs
+from autowasm.controller.reach import check_reach
+from autowasm.controller.reconciler import AutoWasmReconciler
+from autowasm.controller.startup import StartupGate
+from autowasm.errors import AutoWasmError, UsageError
+from autowasm.kube.controller import Controller
+from autowasm.kube.resources import ObjectKey
+from autowasm.kube.workqueue import WorkQueue
+from autowasm.net.policy import AddressPolicy
+from autowasm.net.pools import Pools
+from autowasm.net.session import ObjectSession
+from autowasm.registry.client import RegistryClient
+from autowasm.server.app import AdminServer, BlobServer
+from autowasm.server.probes import Health
+from autowasm.settings import Cluster, Settings
+from autowasm.standalone.directory import ConfigDirectory
+from autowasm.standalone.mode import StandaloneMode
+from autowasm.standalone.publisher import StandalonePublisher
+from autowasm.telemetry.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
+
+
+class _Stopped(Exception):  # ends the TaskGroup after an orderly stop
+    pass
+
+
+async def run(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT, then stop in order. A second signal cuts the drain delay short.
+
+    Raises UsageError and StorageError for what makes a start impossible.
+    """
+    metrics = Metrics()
+    prometheus_client.ProcessCollector(registry=metrics.registry)
+    prometheus_client.GCCollector(registry=metrics.registry)
+    with Pools(transfers=settings.fetch.total) as pools, _signals() as stop:
+        async with AsyncExitStack() as stack:
+            store = BlobStore(settings.cache_dir, pools=pools, metrics=metrics)
+            await stack.enter_async_context(store)
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    process = _Process(settings, pools, metrics, store, tasks)
+                    await process.start(stack)
+                    await stop.wait()
+                    await process.stop(stop)
+                    raise _Stopped
+            except BaseExceptionGroup as group:
+                _raise_unless_stopped(group)
+    _log.info("stopped")
+
+
+def _raise_unless_stopped(group: BaseExceptionGroup) -> None:
+    """Let an orderly stop pass, and give `main` a single AutoWasmError as itself rather than as a group."""
+    _, rest = group.split(_Stopped)
+    if rest is None:
+        return
+    errors = rest.exceptions
+    if len(errors) == 1 and isinstance(errors[0], AutoWasmError):
+        raise errors[0]
+    raise rest
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator["_StopSignals"]:
+    loop = asyncio.get_running_loop()
+    stop = _StopSignals()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.signalled)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+class _StopSignals:
+    """The first signal asks to stop, the second to hurry."""
+
+    def __init__(self) -> None:
+        self._asked = asyncio.Event()
+        self._again = asyncio.Event()
+
+    def signalled(self) -> None:
+        (self._again if self._asked.is_set() else self._asked).set()
+
+    async def wait(self) -> None:
+        await self._asked.wait()
+
+    async def delay(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._again.wait()
+
+
+class Mode(AutoWasmLookup, SecretReader, Protocol):
+    """Where objects and Secrets come from, and where what is made of them goes: a cluster or a directory."""
+
+    @property
+    def publisher(self) -> Publisher:
+        """Where EnvoyFilters and statuses go."""
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Return once everything that is there was read once. Raises UsageError."""
+
+    def keys(self) -> frozenset[ObjectKey]:
+        """All that has to be reconciled once at the start."""
+
+    async def run(
+        self, *, changed: Callable[[ObjectKey], None], secret_changed: Callable[[ObjectKey], None]
+    ) -> None:
+        """Tell of changes, for ever."""
+
+
+class _Process:
+    """What runs, with its joins."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        pools: Pools,
+        metrics: Metrics,
+        store: BlobStore,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self._settings = settings
+        self._tasks = tasks
+        self._pools = pools
+        self._metrics = metrics
+        self._store = store
+        self._queue: WorkQueue[ObjectKey] = WorkQueue(metrics=metrics.workqueue)
+        self._health = Health()
+        self._announce: Announce = announce_nothing
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        """The ports first: what is stored is served whatever is wrong with the rest."""
+        settings, metrics = self._settings, self._metrics
+        mode = await self._make_mode(stack)
+        fetcher = self._make_fetcher(mode, stack)
+        published = PublishedModules(fetcher)
+        self._blob_server = BlobServer(
+            self._store, published, limits=settings.serve, metrics=metrics
+        )
+        self._admin_server = AdminServer(self._health, metrics=metrics)
+        self._health.set("start-up", False, "starting")
+        port = await self._blob_server.start(settings.listen)
+        stack.push_async_callback(self._blob_server.stop, 0.0)
+        admin_port = await self._admin_server.start(settings.admin_listen)
+        stack.push_async_callback(self._admin_server.stop, 0.0)
+        self._tasks.create_task(self._control(mode, fetcher, published), name="control")
+        self._tasks.create_task(self._store.verify_all(), name="verify stored blobs")
+        _log.info(
+            "started",
+            version=metadata.version("autowasm"),
+            blob_port=port,
+            admin_port=admin_port,
+            cache_dir=str(settings.cache_dir),
+            blobs=len(self._store.digests()),
+        )
+
+    async def _make_mode(self, stack: AsyncExitStack) -> Mode:
+        settings, pools = self._settings, self._pools
+        if settings.cluster is not None:
+            return await self._make_cluster_mode(settings.cluster, stack)
+        if settings.standalone is None:
+            raise UsageError("nothing to run: no mode was chosen")
+        standalone = settings.standalone
+        directory = ConfigDirectory(standalone.config_dir, limits=settings.limits, pools=pools)
+        publisher = StandalonePublisher(
+            standalone.envoy_dir, template=standalone.listener_template, pools=pools
+        )
+        return StandaloneMode(directory, publisher)
+
+    async def _make_cluster_mode(self, cluster: Cluster, stack: AsyncExitStack) -> Mode:
+        from autowasm.controller.cluster import ClusterMode  # noqa: PLC0415  # standalone needs none of it
+        from autowasm.kube.client import KubeClient  # noqa: PLC0415
+        from autowasm.kube.recorder import EventRecorder  # noqa: PLC0415
+
+        client = await stack.enter_async_context(
+            KubeClient(
+                kubeconfig=cluster.kubeconfig,
+                pools=self._pools,
+                user_agent=f"wasmer/{metadata.version('autowasm')}",
+            )
+        )
+        recorder = EventRecorder(
+            client, component="wasmer", instance=socket.gethostname(), limits=client.limits
+        )
+        self._tasks.create_task(recorder.run(), name="events")
+        self._announce = recorder.event
+        return ClusterMode(client, cluster=cluster, announce=recorder.event, metrics=self._metrics)
+
+    def _make_fetcher(self, mode: Mode, stack: AsyncExitStack) -> ArtifactFetcher:
+        settings, pools = self._settings, self._pools
+        policy = AddressPolicy(allow=settings.outgoing.allow_cidr, deny=settings.outgoing.deny_cidr)
+        registry = RegistryClient(
+            outgoing=settings.outgoing, limits=settings.limits, pools=pools, policy=policy
+        )
+        stack.push_async_callback(registry.close)
+        session = ObjectSession(
+            outgoing=settings.outgoing, limits=settings.limits, pools=pools, policy=policy
+        )
+        stack.push_async_callback(session.close)
+        return ArtifactFetcher(
+            settings=settings,
+            store=self._store,
+            sources={
+                "registry": ImageSource(registry, limits=settings.limits, pools=pools),
+                "object": HttpObjectSource(session, limits=settings.limits, pools=pools),
+            },
+            secrets=mode,
+            pools=pools,
+            metrics=self._metrics,
+            tasks=self._tasks,
+        )
+
+    async def _control(
+        self, mode: Mode, fetcher: ArtifactFetcher, published: PublishedModules
+    ) -> None:
+        """Read what is there, then reconcile it and whatever changes."""
+        settings, queue = self._settings, self._queue
+        jobs = FetchJobs(fetcher, limits=settings.fetch, tasks=self._tasks, on_change=queue.add)
+        reconciler = self._make_reconciler(mode, jobs, published)
+        gate = StartupGate(
+            reconciler,
+            settled=reconciler.settled,
+            report=lambda ok, why: self._health.set("start-up", ok, why),
+        )
+        self._tasks.create_task(gate.run(settings.startup_deadline), name="start-up gate")
+        await mode.start(self._tasks)
+        keys = mode.keys()
+        gate.expect(keys)
+        for key in sorted(keys):
+            queue.add(key)
+        controller = Controller(
+            "autowasm",
+            queue=queue,
+            reconciler=gate,
+            workers=settings.workers,
+            metrics=self._metrics.controller,
+        )
+
+        def secret_changed(key: ObjectKey) -> None:
+            jobs.retry_now(key)
+            queue.add(key)
+
+        self._tasks.create_task(controller.run(), name="controller")
+        await mode.run(changed=queue.add, secret_changed=secret_changed)
+
+    def _make_reconciler(
+        self, mode: Mode, jobs: FetchJobs, published: PublishedModules
+    ) -> AutoWasmReconciler:
+        cluster = self._settings.cluster
+        return AutoWasmReconciler(
+            objects=mode,
+            publisher=mode.publisher,
+            jobs=jobs,
+            store=self._store,
+            published=published,
+            envoy=self._settings.envoy,
+            metrics=self._metrics,
+            check=partial(check_reach, cluster=cluster) if cluster else lambda _: None,
+            pods=getattr(mode, "pods", None),
+            announce=self._announce,
+        )
+
+    async def stop(self, signals: "_StopSignals") -> None:
+        """Unready → drain delay → no more writes → finish sends → close."""
+        settings = self._settings
+        _log.info("stopping", drain_delay=settings.drain_delay)
+        self._health.stopping()
+        await signals.delay(settings.drain_delay)
+        self._queue.shut_down(drain=False)
+        await self._blob_server.stop(settings.serve.finish_sends)
+        await self._admin_server.stop(1.0)

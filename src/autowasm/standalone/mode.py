@@ -1,0 +1,122 @@
+"""StandaloneMode: the directory as the reconciler sees it (`AutoWasmLookup`, `SecretReader`) and what wakes it.
+
+Not the reconciler and not the reading of files. Invariant: what cannot be read now is never taken for deleted.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from autowasm.api.v1alpha1 import API_VERSION, KIND
+from autowasm.artifacts.pullsecrets import PullSecret
+from autowasm.controller.interfaces import Lookup
+from autowasm.errors import SpecError
+from autowasm.kube.resources import ObjectKey
+from autowasm.standalone.directory import Ambiguous, ConfigDirectory
+from autowasm.standalone.generations import next_generation
+from autowasm.standalone.publisher import StandalonePublisher
+
+
+class StandaloneMode:
+    """Objects and Secrets from `directory`, statuses as `publisher` last wrote them."""
+
+    def __init__(self, directory: ConfigDirectory, publisher: StandalonePublisher) -> None:
+        self._directory = directory
+        self.publisher = publisher
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:  # nothing runs before `run`
+        """First scan of both. Raises UsageError if the directory cannot be read."""
+        await self.publisher.load()
+        await self._directory.load()
+
+    def keys(self) -> frozenset[ObjectKey]:
+        """All that has to be reconciled once: what is defined, and what is published."""
+        return frozenset(self._directory.keys()) | frozenset(self.publisher.published_keys())
+
+    async def run(
+        self, *, changed: Callable[[ObjectKey], None], secret_changed: Callable[[ObjectKey], None]
+    ) -> None:
+        """Follow the directory for ever. `secret_changed` gets the keys of AutoWasms that name the Secret."""
+        await self._directory.run(_Wake(self, changed, secret_changed))
+
+    def lookup(self, key: ObjectKey) -> Lookup | None:
+        """The object with the generation and the status that an API server would have put into it."""
+        found = self._directory.get(key)
+        before = self.publisher.status(key)
+        if found is None:
+            return self._unreadable(key, before)
+        if isinstance(found, Ambiguous):
+            names = " and ".join(dict.fromkeys(str(file) for file in found.files))
+            problem = SpecError(
+                "metadata.name",
+                f"{key} is defined more than once, in {names}; remove all but one",
+                reason="DuplicateObject",
+            )
+            return Lookup(before or _bare(key), problem)
+        document = dict(found.object)
+        metadata = dict(document.get("metadata") or {})
+        metadata["generation"] = next_generation(before, document.get("spec"))
+        document["metadata"] = metadata
+        document["status"] = (before or {}).get("status") or {}
+        return Lookup(document)
+
+    def _unreadable(self, key: ObjectKey, before: Mapping[str, Any] | None) -> Lookup | None:
+        """An object that is published and may be in a file that could not be read since we started."""
+        files = self._directory.never_read()
+        if not files or self.publisher.published(key) is None:
+            return None
+        names = ", ".join(str(file) for file in files)
+        problem = SpecError(
+            "metadata.name",
+            f"{key} is in no file that can be read, but may be in {names}; mend the file, or remove it",
+            reason="FileInvalid",
+        )
+        return Lookup(before or _bare(key), problem)
+
+    async def read(self, namespace: str, name: str) -> PullSecret | None:
+        """A `kind: Secret` document of the directory."""
+        secret = self._directory.secret(ObjectKey(namespace, name))
+        return PullSecret(secret.type, secret.data) if secret is not None else None
+
+    def users(self, secret: ObjectKey) -> Iterator[ObjectKey]:
+        """AutoWasms that name the Secret."""
+        for key in self._directory.keys():  # noqa: SIM118  # not a mapping
+            if key.namespace != secret.namespace:
+                continue
+            found = self._directory.get(key)
+            if found is None or isinstance(found, Ambiguous):
+                continue
+            spec = found.object.get("spec")
+            if isinstance(spec, Mapping) and spec.get("secret") == secret.name:
+                yield key
+
+
+class _Wake:
+    """Turns what the directory tells into keys of AutoWasms."""
+
+    def __init__(
+        self,
+        mode: StandaloneMode,
+        changed: Callable[[ObjectKey], None],
+        secret_changed: Callable[[ObjectKey], None],
+    ) -> None:
+        self._mode = mode
+        self._secret_changed = secret_changed
+        self.changed = changed
+
+    def secret_changed(self, key: ObjectKey) -> None:
+        for user in self._mode.users(key):
+            self._secret_changed(user)
+
+    def reread(self) -> None:
+        for key in self._mode.keys():  # noqa: SIM118  # not a mapping
+            self.changed(key)
+
+
+def _bare(key: ObjectKey) -> dict[str, Any]:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {"name": key.name, "namespace": key.namespace},
+        "spec": {},
+    }

@@ -1,0 +1,153 @@
+"""StandalonePublisher: EnvoyFilters, statuses and the listener file, in `--envoy-dir`.
+
+    envoyfilters/<namespace>.<name>.yaml   what a mesh would get
+    status/<namespace>.<name>.yaml         the whole object with its status
+    lds.yaml                               the template with the filters put in; Envoy follows it
+
+A namespace has no dot in it, so a file name belongs to one object. Not a decision what to publish. Invariant: what is
+held here is what the files say; `lds.yaml` is there from the start, and is rewritten only if it changes.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+import yaml
+
+from autowasm.errors import StorageError, UsageError
+from autowasm.kube.resources import ObjectKey
+from autowasm.net.pools import Pools
+from autowasm.standalone import files, listeners
+
+_log = structlog.get_logger(__name__)
+Document = dict[str, Any]
+
+
+class StandalonePublisher:
+    """`load` first. Writes for one key never overlap (the work queue sees to it); the listener file has a lock."""
+
+    def __init__(self, envoy_dir: Path, *, template: Path | None, pools: Pools) -> None:
+        self._envoyfilter_dir = envoy_dir / "envoyfilters"
+        self._status_dir = envoy_dir / "status"
+        self._lds = envoy_dir / "lds.yaml"
+        self._template_file = template
+        self._template: Document | None = None
+        self._disk = pools.disk
+        self._envoyfilters: dict[ObjectKey, Document] = {}
+        self._statuses: dict[ObjectKey, Document] = {}
+        self._writing_lds = asyncio.Lock()
+
+    async def load(self) -> None:
+        """Read the template and what was written before. Raises UsageError, StorageError."""
+        if self._template_file is not None:
+            self._template = await self._disk.run(_read_template, self._template_file)
+        self._envoyfilters = await self._disk.run(_read_folder, self._envoyfilter_dir)
+        self._statuses = await self._disk.run(_read_folder, self._status_dir)
+        await self._write_lds()
+
+    def published(self, key: ObjectKey) -> Document | None:
+        """The EnvoyFilter as written."""
+        return self._envoyfilters.get(key)
+
+    def published_keys(self) -> frozenset[ObjectKey]:
+        """Everything that was written for: EnvoyFilters and statuses."""
+        return frozenset(self._envoyfilters) | frozenset(self._statuses)
+
+    def status(self, key: ObjectKey) -> Document | None:
+        """The object with its status, as written."""
+        return self._statuses.get(key)
+
+    async def publish(
+        self, key: ObjectKey, owner: Mapping[str, Any], envoyfilter: Mapping[str, Any]
+    ) -> bool:
+        """Write the EnvoyFilter, then the listener file. True if the EnvoyFilter changed."""
+        changed = self._envoyfilters.get(key) != envoyfilter
+        if changed:
+            content = files.dump_yaml(envoyfilter)
+            await self._disk.run(files.write_if_changed, _file(self._envoyfilter_dir, key), content)
+            self._envoyfilters[key] = dict(envoyfilter)
+        await (
+            self._write_lds()
+        )  # unchanged bytes are not written; a crash in between is mended here
+        return changed
+
+    async def retract(self, key: ObjectKey) -> None:
+        """Out of the listener file first, so that no Envoy is told of what has gone."""
+        if self._envoyfilters.pop(key, None) is not None:
+            await self._write_lds()
+            await self._disk.run(files.remove, _file(self._envoyfilter_dir, key))
+        if self._statuses.pop(key, None) is not None:
+            await self._disk.run(files.remove, _file(self._status_dir, key))
+
+    async def write_status(
+        self, key: ObjectKey, document: Mapping[str, Any], status: Mapping[str, Any]
+    ) -> bool:
+        """Write the whole object with this status. True if that changed the file."""
+        whole = {**document, "status": dict(status)}
+        if self._statuses.get(key) == whole:
+            return False
+        await self._disk.run(
+            files.write_if_changed, _file(self._status_dir, key), files.dump_yaml(whole)
+        )
+        self._statuses[key] = whole
+        return True
+
+    async def _write_lds(self) -> None:
+        if self._template is None:
+            return
+        async with self._writing_lds:
+            document = listeners.inject(self._template, list(self._envoyfilters.values()))
+            await self._disk.run(files.write_if_changed, self._lds, files.dump_yaml(document))
+
+
+def _file(folder: Path, key: ObjectKey) -> Path:
+    return folder / f"{key.namespace}.{key.name}.yaml"
+
+
+def _read_template(path: Path) -> Document:
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"--listener-template {path}: {error}") from error
+    try:
+        listeners.check_template(document)
+    except UsageError as error:
+        raise UsageError(f"--listener-template {path}: {error}") from error
+    result: Document = document
+    return result
+
+
+def _read_folder(folder: Path) -> dict[ObjectKey, Document]:
+    """What the folder holds. A file that cannot be read is set aside: it is written anew from what is known."""
+    found: dict[ObjectKey, Document] = {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = sorted(folder.glob("*.yaml"))
+    except OSError as error:
+        raise StorageError(
+            f"--envoy-dir: cannot use {folder}: {error.strerror or error}"
+        ) from error
+    for path in paths:
+        namespace, _, name = path.name.removesuffix(".yaml").partition(".")
+        try:
+            document = yaml.load(path.read_text(), Loader=_PlainLoader)  # noqa: S506  # a SafeLoader
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            document = str(error)
+        if isinstance(document, dict) and isinstance(document.get("metadata"), dict):
+            found[ObjectKey(namespace, name)] = document
+            continue
+        _log.error("file set aside", file=str(path), found=str(document)[:200])
+        path.rename(path.with_name(f"{path.name}.broken"))
+    return found
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Timestamps stay text, as in the documents that were written."""
+
+
+_PlainLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
