@@ -1,0 +1,179 @@
+"""`wasmc`: pushes a module to an OCI registry, and pulls it back.
+
+Reads flags and turns errors into exit statuses: 0 done, 1 failure, 2 usage, 130 and 143 interrupted. Not the work
+(`transfers.py`). Invariants: standard output holds the result lines and nothing else; importing this module imports
+argparse and nothing heavier, so `--help` is instant.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+_DESCRIPTION = """\
+Pushes WebAssembly modules for Envoy to an OCI registry and pulls them back.
+
+  wasmc push registry.example/team/filter:v1 -f filter.wasm
+  wasmc pull registry.example/team/filter:v1
+"""
+
+_EPILOG = """\
+The login is docker's: $DOCKER_CONFIG or ~/.docker/config.json, with its credential helpers; --username with
+--password-stdin wins over it.
+
+A registry on this machine (localhost, 127.x.x.x, [::1]) is spoken to in plain HTTP, unless --ca-file or --insecure says
+that it has TLS.
+
+Exit status: 0 done, 1 failure, 2 wrong usage. WASMC_DEBUG=1 shows where an error comes from.
+"""
+
+_BY_SIGINT = 130
+"""128 + the signal's number, as shells have it."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Ends with the same form of message as every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.format_usage()}wasmc: error: {message}\n")
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for: that takes longer than all the rest of `--help`."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib import metadata  # noqa: PLC0415
+
+        print(f"wasmc {metadata.version('autowasm')}")
+        parser.exit()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Returns the exit status."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt as interrupt:
+        return _interrupted(*interrupt.args)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line, for `main` and for the reference in docs/cli.md."""
+    parser = _Parser(
+        prog="wasmc",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    push = commands.add_parser(
+        "push",
+        help="push a module",
+        description="Checks that Envoy can load the module in FILE, and pushes it as REF.",
+    )
+    push.add_argument("reference", metavar="REF", help="HOST[:PORT]/NAME[:TAG]; no tag: latest")
+    push.add_argument(
+        "-f", "--file", type=Path, required=True, metavar="FILE", help="the module (.wasm)"
+    )
+    push.add_argument(
+        "--format",
+        choices=("artifact", "image"),
+        default="artifact",
+        help="an OCI artifact (default), or a container image with the module as plugin.wasm",
+    )
+    _add_common(push, force="push what Envoy would not load, too")
+    pull = commands.add_parser(
+        "pull",
+        help="pull a module",
+        description="Pulls the module of REF, an artifact or container image, checks that Envoy can load it, and writes "
+        "it to filter.wasm. A filter.wasm that is there already is replaced at the end, or stays as it is.",
+    )
+    pull.add_argument(
+        "reference", metavar="REF", help="HOST[:PORT]/NAME[:TAG] or HOST[:PORT]/NAME@DIGEST"
+    )
+    pull.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="the folder for filter.wasm; made if need be (default: the current one)",
+    )
+    _add_common(pull, force="write what Envoy would not load, too")
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, *, force: str) -> None:
+    parser.add_argument("--force", action="store_true", help=force)
+    parser.add_argument(
+        "--allow-import",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a host function (module.name) that your Envoy offers besides the standard ones; repeatable",
+    )
+    parser.add_argument(
+        "-q",
+        "--quiet",
+        action="store_true",
+        help="only the result and errors: no progress, no warnings",
+    )
+    registry = parser.add_argument_group("registry")
+    registry.add_argument(
+        "--username", metavar="USER", help="log in as USER, with --password-stdin"
+    )
+    registry.add_argument(
+        "--password-stdin",
+        action="store_true",
+        help="read the password or token from standard input",
+    )
+    tls = registry.add_mutually_exclusive_group()
+    tls.add_argument("--plain-http", action="store_true", help="the registry has no TLS")
+    tls.add_argument(
+        "--insecure", action="store_true", help="do not check the registry's certificate"
+    )
+    tls.add_argument(
+        "--ca-file",
+        type=Path,
+        metavar="FILE",
+        help="PEM file of further certificate authorities to trust",
+    )
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from autowasm.cli import transfers  # noqa: PLC0415 - heavy
+    from autowasm.errors import AutoWasmError, UsageError  # noqa: PLC0415
+
+    try:
+        transfers.run(arguments)
+    except AutoWasmError as error:
+        return _failed(str(error), error, status=2 if isinstance(error, UsageError) else 1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _failed(f"{where}{error.strerror or error}", error, status=1)
+    except Exception as error:  # the last place that can say it in one line
+        hint = "this is a bug; WASMC_DEBUG=1 shows where"
+        return _failed(f"{type(error).__name__}: {error} ({hint})", error, status=1)
+    return 0
+
+
+def _failed(sentence: str, error: BaseException, *, status: int) -> int:
+    if os.environ.get("WASMC_DEBUG") == "1":
+        import traceback  # noqa: PLC0415
+
+        traceback.print_exception(error)
+    print(f"wasmc: error: {sentence}", file=sys.stderr)
+    return status
+
+
+def _interrupted(status: int = _BY_SIGINT) -> NoReturn:
+    """End now. The interpreter would wait for its threads first, and a name server may hold one for half a minute."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
