@@ -1,0 +1,254 @@
+"""`make demo`: the main job on real parts, in words that a newcomer can follow.
+
+Starts a real registry, a real Envoy, a service behind it and `wasmer standalone`, all on free ports of this machine; then
+does with the real commands what a filter author does. Not a test, but nothing here is staged: every answer shown was
+received. Ends its own processes, also on Ctrl-C; `--keep` leaves them running until then.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import shlex
+import signal
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from tests.parts import envoy as envoys
+from tests.parts import ports, provision, registry, wasmer, wat, wire
+from tests.parts.cache import PartError
+from tests.parts.envoy import Envoy
+from tests.parts.load import Load
+from tests.parts.process import ProcessError
+from tests.parts.upstream import upstream
+from tests.parts.wasmer import Wasmer
+
+FILTER = Path(__file__).with_name("hello.wat")
+_BOLD, _DIM, _PLAIN = ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "", "")
+
+
+def say(text: str) -> None:
+    """A paragraph for the reader."""
+    print(textwrap.fill(" ".join(text.split()), 100), flush=True)
+
+
+def step(title: str) -> None:
+    """The heading of a step, counted."""
+    step.number += 1  # type: ignore[attr-defined]
+    print(f"\n{_BOLD}{step.number}. {title}{_PLAIN}", flush=True)  # type: ignore[attr-defined]
+
+
+step.number = 0  # type: ignore[attr-defined]
+
+
+def show(text: str) -> None:
+    """What a command printed, or what a file holds."""
+    for line in text.rstrip().splitlines():
+        print(f"   {_DIM}|{_PLAIN} {line}", flush=True)
+
+
+@dataclass(slots=True)
+class Stage:
+    """What runs, and where the reader finds it."""
+
+    folder: Path
+    registry: str
+    wasmer: Wasmer
+    envoy: Envoy
+    web: str
+    """Where Envoy listens."""
+
+
+async def wasmc(stage: Stage, *arguments: str) -> None:
+    """Run `wasmc` as a person would, and show it."""
+    print(f"   $ wasmc {shlex.join(arguments)}", flush=True)
+    done = await wasmer.wasmc(stage.folder).run(*arguments, check=False)
+    show(done.stdout + done.stderr)
+    if done.returncode:
+        raise SystemExit(f"wasmc ended with status {done.returncode}")
+
+
+async def curl(stage: Stage) -> None:
+    """GET through Envoy, and show the head of the answer."""
+    print(f"   $ curl -i http://{stage.web}/", flush=True)
+    answer = await wire.request("GET", f"http://{stage.web}/")
+    lines = [f"HTTP/1.1 {answer.status}"]
+    lines += [f"{name}: {value}" for name, value in answer.headers.items()]
+    show("\n".join(lines))
+
+
+def autowasm(stage: Stage, *, tag: str, port: int) -> dict[str, object]:
+    """The object that a user writes."""
+    return {
+        "apiVersion": "wasm.tcm.io/v1alpha1",
+        "kind": "AutoWasm",
+        "metadata": {"name": "hello", "namespace": "default"},
+        "spec": {
+            "filter": {
+                "source": {"registry": {"image": f"{stage.registry}/demo/hello:{tag}"}},
+                "applyPorts": [port],
+            },
+            "selector": {"matchLabels": {"app": "details"}},
+        },
+    }
+
+
+async def start(stack: AsyncExitStack, folder: Path) -> tuple[Stage, int]:
+    """Everything up, each on a free port."""
+    web = await stack.enter_async_context(upstream())
+    store = await stack.enter_async_context(registry.crane(folder / "registry"))
+    port = ports.free_port()
+    server = await stack.enter_async_context(
+        wasmer.standalone(
+            folder / "wasmer",
+            template=envoys.listeners_yaml([port], cluster="details"),
+            plain_http=[store.host],
+        )
+    )
+    proxy = await stack.enter_async_context(
+        envoys.envoy(
+            folder / "envoy",
+            lds=server.lds,
+            clusters={"details": web.host, wasmer.ENVOY_CLUSTER: server.host},
+        )
+    )
+    return Stage(folder, store.host, server, proxy, f"{ports.LOOPBACK}:{port}"), port
+
+
+async def tell(stage: Stage, port: int) -> None:
+    """The story, step by step."""
+    before = await stage.envoy.server_info()
+    step("Before: a plain Envoy in front of a service")
+    await curl(stage)
+
+    step("Write a filter")
+    say(
+        f"""The filter is {FILTER.relative_to(Path.cwd()) if FILTER.is_relative_to(Path.cwd()) else FILTER}, a page
+        of WebAssembly text written by hand: it adds the header hello: world to every response.
+        wat2wasm compiles it."""
+    )
+    source = FILTER.read_text()
+    await _compile(stage.folder / "hello.wasm", source)
+
+    step("Push it to the registry, like a container image")
+    image = f"{stage.registry}/demo/hello"
+    await wasmc(stage, "push", f"{image}:v1", "-f", "hello.wasm")
+
+    step("Apply an AutoWasm: which module, on which port")
+    document = autowasm(stage, tag="v1", port=port)
+    show(yaml.safe_dump(document, sort_keys=False))
+    load = Load(stage.web, header="hello")
+    begun = time.monotonic()
+    await asyncio.to_thread(stage.wasmer.apply, document)
+    await load.wait_for("world")
+    say(
+        f"""{time.monotonic() - begun:.1f} s later wasmer has pulled the module, checked it, stored it under its
+        sha256 and changed Envoy's listener; Envoy has fetched the module from wasmer and runs it:"""
+    )
+    await curl(stage)
+    status = await asyncio.to_thread(stage.wasmer.status, "hello")
+    say(f"wasmer says: {status['phase']}: {status['message']}")
+
+    step("Roll out a second version while requests keep coming")
+    await _compile(stage.folder / "earth.wasm", source.replace('"world"', '"earth"'))
+    await wasmc(stage, "push", f"{image}:v2", "-f", "earth.wasm")
+    say("Now the AutoWasm names :v2. Every answer of the load must be 200 and carry the header.")
+    async with load.steady() as report:
+        await asyncio.sleep(0.5)  # some load before the change
+        await asyncio.to_thread(stage.wasmer.apply, autowasm(stage, tag="v2", port=port))
+        await load.wait_for("earth")
+        await asyncio.sleep(1.0)  # and after it
+    await curl(stage)
+    counts = ", ".join(f"{count} × hello: {value}" for value, count in report.by_value.items())
+    say(f"The load: {report.total} requests, {report.failed} failed ({counts}).")
+    after = await stage.envoy.server_info()
+    say(
+        f"""Envoy was not restarted: process {stage.envoy.process.pid}, up {before.uptime_seconds} s at the
+        beginning and {after.uptime_seconds} s now, restart epoch {after.epoch}."""
+    )
+    if report.failed or after.epoch or after.uptime_seconds < before.uptime_seconds:
+        raise SystemExit(f"That is not as it should be.\n{report}")
+
+
+async def _compile(target: Path, text: str) -> None:
+    module = await asyncio.to_thread(wat.compile_text, text)
+    await asyncio.to_thread(target.write_bytes, module)
+
+
+def what_next(stage: Stage, *, kept: bool) -> None:
+    """Where to go from here."""
+    step("What to try next")
+    if not kept:
+        say("make demo ARGS=--keep leaves all this running until Ctrl-C, to play with.")
+    else:
+        config = stage.wasmer.config
+        print(
+            textwrap.dedent(f"""\
+            curl -i http://{stage.web}/                       the service through Envoy
+            {wasmer.program("wasmc")} push {stage.registry}/demo/mine:v1 -f your.wasm
+            edit {config}/hello.yaml         another image, ports, pluginConfig, failStrategy
+            cat {stage.wasmer.directory}/envoy/status/default.hello.yaml       what wasmer says of it
+            curl http://{stage.wasmer.admin}/metrics            what wasmer counts
+            curl http://{stage.envoy.admin}/stats?filter=wasm   what Envoy counts
+            tail -f {stage.wasmer.process.log}""")
+        )
+    say("README.md has a tour of five minutes, docs/architecture.md the way through the code.")
+
+
+async def main(*, keep: bool) -> None:
+    """Set up, tell, tidy up."""
+    say(
+        "AutoWasm puts a WebAssembly filter into a running Envoy. Getting the real parts (once) ..."
+    )
+    begun = time.monotonic()
+    for part in provision.GROUPS["demo"]:
+        await asyncio.to_thread(part)
+    print(f"   all parts are there ({time.monotonic() - begun:.1f} s)")
+    with tempfile.TemporaryDirectory(prefix="autowasm-demo-") as name:
+        async with AsyncExitStack() as stack:
+            stage, port = await start(stack, Path(name))
+            print(
+                f"   registry  {stage.registry}   wasmer  {stage.wasmer.host}   Envoy  {stage.web}"
+            )
+            await tell(stage, port)
+            what_next(stage, kept=keep)
+            if keep:
+                print("\nRunning. Ctrl-C ends it.", flush=True)
+                await asyncio.Event().wait()
+    print("\nAll processes of the demo have ended.")
+
+
+@contextlib.contextmanager
+def _interrupted_quietly() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the demo in order, without a traceback."""
+    try:
+        yield
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("\nEnded. All processes of the demo have ended.")
+        raise SystemExit(130) from None
+    except (PartError, ProcessError, TimeoutError) as error:
+        raise SystemExit(f"\nThe demo cannot go on: {error}") from None
+
+
+async def _run(*, keep: bool) -> None:
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    await main(keep=keep)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="make demo", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--keep", action="store_true", help="leave it running until Ctrl-C")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="   %(message)s", stream=sys.stdout)
+    with _interrupted_quietly():
+        asyncio.run(_run(keep=arguments.keep))

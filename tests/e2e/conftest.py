@@ -1,0 +1,124 @@
+"""The standing scene of the end-to-end tests: registry → `wasmer standalone` → Envoy → a service, all real."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.proxy import FaultProxy
+from tests.parts import envoy as envoys
+from tests.parts import ports, pypi, registry, wasmer, wat
+from tests.parts.envoy import Envoy
+from tests.parts.load import Load
+from tests.parts.registry import RegistryServer
+from tests.parts.upstream import upstream
+from tests.parts.wasmer import Wasmer
+
+
+@dataclass
+class Scene:
+    """What runs. `proxy` stands between Envoy and the blob port."""
+
+    directory: Path
+    stack: AsyncExitStack
+    registry: RegistryServer
+    wasmer: Wasmer
+    envoy: Envoy
+    proxy: FaultProxy
+    port: int
+    clusters: Mapping[str, str]
+
+    @property
+    def load(self) -> Load:
+        """A load on Envoy; only answers with the filter's header are good."""
+        return Load(f"{ports.LOOPBACK}:{self.port}", header="hello")
+
+    @property
+    def plain_load(self) -> Load:
+        """A load on Envoy; every 200 is good."""
+        return Load(f"{ports.LOOPBACK}:{self.port}")
+
+    def image(self, tag: str, *, repository: str = "filters/hello") -> str:
+        """A reference in the scene's registry."""
+        return f"{self.registry.host}/{repository}:{tag}"
+
+    async def push(self, tag: str, module: bytes, *arguments: str) -> str:
+        """Push with `wasmc`; returns the reference."""
+        client = wasmer.wasmc(self.directory)
+        file = self.directory / f"{tag}.wasm"
+        file.write_bytes(module)
+        await client.run("push", self.image(tag), "-f", str(file), *arguments)
+        return self.image(tag)
+
+    async def push_header(self, value: str, *, name: str = "hello") -> str:
+        """Push a filter that adds the header; the tag is the value."""
+        return await self.push(value, wat.header_filter(value, name=name))
+
+    def autowasm(self, image: str, *, name: str = "test", **fields: Any) -> dict[str, Any]:
+        """An AutoWasm on the scene's port; `fields` go into `spec.filter`."""
+        filter_ = {"applyPorts": [self.port], "source": {"registry": {"image": image}}, **fields}
+        return {
+            "apiVersion": "wasm.tcm.io/v1alpha1",
+            "kind": "AutoWasm",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {"filter": filter_, "selector": {"matchLabels": {"app": "details"}}},
+        }
+
+    async def another_envoy(self, name: str, *, version: str = pypi.ENVOY_VERSIONS[0]) -> Envoy:
+        """A fresh Envoy with nothing cached, on the same listener file (the ports are shared: SO_REUSEPORT)."""
+        return await self.stack.enter_async_context(
+            envoys.envoy(
+                self.directory / name, lds=self.wasmer.lds, clusters=self.clusters, version=version
+            )
+        )
+
+
+def _proxy_to(host: str) -> FaultProxy:
+    address, _, port = host.rpartition(":")
+    return FaultProxy(address, int(port))
+
+
+SceneMaker = Callable[..., Awaitable[Scene]]
+
+
+@pytest.fixture
+async def make_scene(tmp_path: Path) -> AsyncIterator[SceneMaker]:
+    """Builds a scene; `version` of Envoy, more `arguments` for wasmer."""
+    async with AsyncExitStack() as stack:
+
+        async def make(
+            *,
+            version: str = pypi.ENVOY_VERSIONS[0],
+            arguments: tuple[str, ...] = (),
+            **options: Any,
+        ) -> Scene:
+            web = await stack.enter_async_context(upstream())
+            store = await stack.enter_async_context(
+                registry.distribution(tmp_path / "registry", **options)
+            )
+            port = ports.free_port()
+            server = await stack.enter_async_context(
+                wasmer.standalone(
+                    tmp_path / "wasmer",
+                    template=envoys.listeners_yaml([port], cluster="web"),
+                    plain_http=[store.host],
+                    arguments=arguments,
+                )
+            )
+            proxy = await stack.enter_async_context(_proxy_to(server.host))
+            clusters = {"web": web.host, wasmer.ENVOY_CLUSTER: f"{ports.LOOPBACK}:{proxy.port}"}
+            proxied = await stack.enter_async_context(
+                envoys.envoy(tmp_path / "envoy", lds=server.lds, clusters=clusters, version=version)
+            )
+            return Scene(tmp_path, stack, store, server, proxied, proxy, port, clusters)
+
+        yield make
+
+
+@pytest.fixture
+async def scene(make_scene: SceneMaker) -> Scene:
+    """The usual one."""
+    return await make_scene()

@@ -1,0 +1,69 @@
+"""What design D5 refuses never reaches an Envoy, and never disturbs what runs there."""
+
+from pathlib import Path
+
+from tests.e2e.conftest import Scene
+from tests.parts import wat
+
+_NO_ABI = "(module)"
+_UNKNOWN_IMPORT = """
+(module (import "env" "proxy_no_such_call" (func))
+  (func (export "proxy_abi_version_0_2_1")))
+"""
+_COMPONENT = b"\0asm\x0d\0\x01\0"
+
+
+def _refused() -> dict[str, tuple[bytes, str]]:
+    """Module bytes and the condition reason, by tag."""
+    good = wat.header_filter("good")
+    return {
+        "html": (b"<html>not found</html>", "NotWasm"),
+        "truncated": (good[: len(good) // 2], "Truncated"),
+        "component": (_COMPONENT, "WasmComponent"),
+        "no-abi": (wat.compile_text(_NO_ABI), "AbiMissing"),
+        "unknown-import": (wat.compile_text(_UNKNOWN_IMPORT), "ImportUnknown"),
+        "malformed-body": (good.replace(b"\x41\x01\x0b", b"\x41\x01\xff"), "WasmInvalid"),
+    }
+
+
+async def test_refused_module_degrades_the_autowasm_and_never_reaches_envoy(scene: Scene) -> None:
+    scene.wasmer.apply(scene.autowasm(await scene.push_header("world")))
+    await scene.load.wait_for("world")
+    lds = scene.wasmer.lds.read_bytes()
+    fetches = await scene.wasmer.metric("autowasm_blob_responses_total")
+
+    async with scene.load.steady() as report:
+        for tag, (module, reason) in _refused().items():
+            image = await scene.push(tag, module, "--force")
+            scene.wasmer.apply(scene.autowasm(image, rootID=tag))
+            status = await _wait_reason(scene, reason)
+            assert status["phase"] == "Degraded", tag
+            assert "still in place" in status["message"], tag
+
+    assert report.failed == 0, str(report)
+    assert scene.wasmer.lds.read_bytes() == lds
+    assert await scene.wasmer.metric("autowasm_blob_responses_total") == fetches
+
+
+async def test_refused_first_module_is_failed_and_writes_no_envoyfilter(scene: Scene) -> None:
+    image = await scene.push("no-abi", wat.compile_text(_NO_ABI), "--force")
+
+    scene.wasmer.apply(scene.autowasm(image))
+
+    status = await scene.wasmer.wait_phase("test", "Failed")
+    assert "module" not in status
+    assert scene.wasmer.envoyfilter("test") == {}
+    assert list(Path(scene.wasmer.directory, "cache/blobs").iterdir()) == []
+
+
+async def _wait_reason(scene: Scene, reason: str) -> dict:
+    import asyncio  # noqa: PLC0415
+
+    status: dict = {}
+    async with asyncio.timeout(20):
+        while True:
+            status = await asyncio.to_thread(scene.wasmer.status, "test")
+            reasons = {c["reason"] for c in status.get("conditions", ()) if c["type"] == "Fetched"}
+            if reason in reasons:
+                return status
+            await asyncio.sleep(0.02)

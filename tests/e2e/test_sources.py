@@ -1,0 +1,69 @@
+"""Every kind of source ends in the same filter: what others' tools pushed, and objects over http."""
+
+import asyncio
+import gzip
+import io
+import tarfile
+
+import pytest
+
+from tests.e2e.conftest import Scene
+from tests.fakes.objects import object_server
+from tests.parts import clients, wat
+
+
+def _tar(module: bytes, *, name: str = "plugin.wasm") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(module)
+        archive.addfile(entry, io.BytesIO(module))
+    return buffer.getvalue()
+
+
+async def test_objects_of_every_form_are_served_as_the_module_in_them(scene: Scene) -> None:
+    module = wat.header_filter("world")
+    bodies = {
+        "/raw": module,
+        "/module.gz": gzip.compress(module),
+        "/module.tar": _tar(module, name="./dir/plugin.wasm"),
+        "/module.tar.gz": gzip.compress(_tar(module, name="only.wasm")),
+    }
+    async with object_server(bodies) as url:
+        for path in bodies:
+            document = scene.autowasm("unused", name="object" + path.replace("/", "-").lower())
+            document["spec"]["filter"]["source"] = {"object": {"url": f"{url}{path}?sig=s3cret"}}
+            scene.wasmer.apply(document)
+        digests = set()
+        for path in bodies:
+            name = "object" + path.replace("/", "-").lower()
+            status = await scene.wasmer.wait_phase(name, "Synced")
+            digests.add(status["module"]["sha256"])
+
+    assert len(digests) == 1
+    await scene.load.wait_for("world, world, world, world")  # four filters, one module
+    log = await asyncio.to_thread(scene.wasmer.process.log.read_text)
+    assert "s3cret" not in log
+
+
+@pytest.mark.parametrize("flavour", ["crane-image", "oras-one-layer", "oras-two-layers"])
+async def test_images_of_foreign_clients_are_served(scene: Scene, flavour: str) -> None:
+    module = wat.header_filter(flavour)
+    (scene.directory / "plugin.wasm").write_bytes(module)
+    (scene.directory / "layer.tar").write_bytes(_tar(module))
+    (scene.directory / "config.json").write_text('{"type": "envoy_proxy"}')
+    image = scene.image(flavour)
+    if flavour == "crane-image":
+        crane = await clients.crane(scene.directory)
+        await crane.run("append", "-f", "layer.tar", "-t", image)
+    else:
+        oras = await clients.oras(scene.directory)
+        content = "plugin.wasm:application/vnd.module.wasm.content.layer.v1+wasm"
+        layers = [content]
+        if flavour == "oras-two-layers":
+            layers.insert(0, "config.json:application/vnd.module.wasm.config.v1+json")
+        await oras.run("push", "--plain-http", image, *layers)
+
+    scene.wasmer.apply(scene.autowasm(image))
+
+    await scene.load.wait_for(flavour)

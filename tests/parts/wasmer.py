@@ -1,0 +1,183 @@
+"""`wasmer standalone` and `wasmc`, as a user runs them: real processes of the installed package.
+
+Not a mock and not an import of the code: what is tested is the command. Ports stay the same through `stop` and `start`, so
+an Envoy that was told of them finds it again.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.parts import ports, wire
+from tests.parts.clients import Client
+from tests.parts.process import Process
+
+ENVOY_CLUSTER = "wasmer"
+"""The name that the filters use for the blob port; give it to Envoy as a static cluster."""
+
+
+@dataclass(slots=True)
+class Wasmer:
+    """A `wasmer standalone` with its directories."""
+
+    process: Process
+    directory: Path
+    host: str
+    """`address:port` that Envoy fetches from."""
+    admin: str
+
+    @property
+    def config(self) -> Path:
+        """AutoWasm and Secret documents go here."""
+        return self.directory / "config"
+
+    @property
+    def lds(self) -> Path:
+        """The listener file that Envoy follows."""
+        return self.directory / "envoy" / "lds.yaml"
+
+    async def start(self, *, timeout: float = 30) -> None:
+        """Run (again); returns when it is ready. Raises ProcessError."""
+        await self.process.start(ready=self.ready, timeout=timeout)
+
+    async def ready(self) -> bool:
+        """What `/readyz` says."""
+        return (await wire.request("GET", f"http://{self.admin}/readyz", timeout=2)).status == 200
+
+    def apply(self, document: Mapping[str, Any], *, file: str | None = None) -> None:
+        """Put one document into the config directory, by rename; `file` is `<name>.yaml` unless given."""
+        target = self.config / (file or f"{document['metadata']['name']}.yaml")
+        half = target.with_name(f".{target.name}.new")
+        half.write_text(yaml.safe_dump(dict(document), sort_keys=False))
+        half.replace(target)
+
+    def delete(self, name: str) -> None:
+        """Remove the file of the AutoWasm `name`."""
+        (self.config / f"{name}.yaml").unlink()
+
+    def status(self, name: str, *, namespace: str = "default") -> dict[str, Any]:
+        """`status` as written; empty if there is none yet."""
+        return _read(self.directory / "envoy/status" / f"{namespace}.{name}.yaml").get("status", {})
+
+    def envoyfilter(self, name: str, *, namespace: str = "default") -> dict[str, Any]:
+        """The EnvoyFilter as written; empty if there is none."""
+        return _read(self.directory / "envoy/envoyfilters" / f"{namespace}.{name}.yaml")
+
+    async def wait_phase(self, name: str, *phases: str, timeout: float = 30) -> dict[str, Any]:
+        """The status, once its phase is one of `phases`. Raises TimeoutError with the last one and the log."""
+        status: dict[str, Any] = {}
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    await self.process.check()
+                    status = await asyncio.to_thread(self.status, name)
+                    if status.get("phase") in phases:
+                        return status
+                    await asyncio.sleep(0.02)
+        except TimeoutError as error:
+            raise TimeoutError(
+                f"{name} is not {' or '.join(phases)} after {timeout:g} s, but {status}\n"
+                f"{await self.process.tail()}"
+            ) from error
+
+    async def metric(self, name: str) -> float:
+        """The sum of all series of a metric."""
+        answer = await wire.request("GET", f"http://{self.admin}/metrics")
+        total = 0.0
+        for line in answer.body.decode().splitlines():
+            if line.partition("{")[0].partition(" ")[0] == name:
+                total += float(line.rpartition(" ")[2])
+        return total
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return yaml.safe_load(path.read_text()) or {}
+    except FileNotFoundError:
+        return {}
+
+
+@asynccontextmanager
+async def standalone(
+    directory: Path,
+    *,
+    template: str,
+    plain_http: Sequence[str] = (),
+    arguments: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+) -> AsyncIterator[Wasmer]:
+    """Run it over `directory` (config/, envoy/, cache/, wasmer.log) until the context ends; loopback is opened to fetches.
+
+    `template` is the text of the listener template.
+    """
+    port, admin = ports.free_ports(2)
+    config = directory / "config"
+
+    def prepare() -> None:
+        config.mkdir(parents=True, exist_ok=True)
+        (directory / "template.yaml").write_text(template)
+
+    await asyncio.to_thread(prepare)
+    command: list[str | Path] = [program("wasmer"), "standalone", "--config", config]
+    command += ["--envoy-dir", directory / "envoy", "--cache-dir", directory / "cache"]
+    command += ["--listener-template", directory / "template.yaml"]
+    command += [
+        "--listen",
+        f"{ports.LOOPBACK}:{port}",
+        "--admin-listen",
+        f"{ports.LOOPBACK}:{admin}",
+    ]
+    command += ["--envoy-cluster", ENVOY_CLUSTER, "--envoy-authority", f"{ports.LOOPBACK}:{port}"]
+    command += ["--allow-cidr", "127.0.0.0/8", "--drain-delay", "0", "--log-format", "console"]
+    for host in plain_http:
+        command += ["--plain-http-registry", host]
+    command += arguments
+    process = Process("wasmer", command, log=directory / "wasmer.log", env=env, cwd=directory)
+    wasmer = Wasmer(process, directory, f"{ports.LOOPBACK}:{port}", f"{ports.LOOPBACK}:{admin}")
+    async with process:
+        await wasmer.start()
+        yield wasmer
+
+
+def program(name: str) -> Path:
+    """The console script beside the running interpreter."""
+    return Path(sys.executable).with_name(name)
+
+
+def wasmc(home: Path, **environment: str) -> Client:
+    """`wasmc` with a home folder of its own."""
+    docker = home / ".docker"
+    docker.mkdir(parents=True, exist_ok=True)
+    variables = {"HOME": str(home), "DOCKER_CONFIG": str(docker), **environment}
+    return Client(program("wasmc"), home, variables)
+
+
+@asynccontextmanager
+async def controller(
+    directory: Path,
+    *,
+    kubeconfig: Path,
+    host: str,
+    plain_http: Sequence[str] = (),
+    arguments: Sequence[str] = (),
+) -> AsyncIterator[Wasmer]:
+    """Run `wasmer controller` against an API server; `host` (`address:port`) is where its blob port listens."""
+    admin = f"{ports.LOOPBACK}:{ports.free_port()}"
+    command: list[str | Path] = [program("wasmer"), "controller", "--kubeconfig", kubeconfig]
+    command += ["--cache-dir", directory / "cache", "--listen", host, "--admin-listen", admin]
+    command += ["--allow-cidr", "127.0.0.0/8", "--drain-delay", "0", "--log-format", "console"]
+    for registry in plain_http:
+        command += ["--plain-http-registry", registry]
+    command += arguments
+    await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
+    process = Process("wasmer", command, log=directory / "wasmer.log", cwd=directory)
+    wasmer = Wasmer(process, directory, host, admin)
+    async with process:
+        await wasmer.start()
+        yield wasmer
