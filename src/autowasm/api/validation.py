@@ -26,6 +26,9 @@ _ID_LONGEST = 256
 _URL_LONGEST = 2048
 _ENV_MOST, _ENV_NAME_LONGEST, _ENV_VALUE_LONGEST = 256, 256, 2048  # as in Istio's WasmPlugin
 _INTERVAL_SHORTEST = 30.0
+_INTERVAL_LONGEST = 64
+_LABELS_MOST = 256
+"""As in Istio's EnvoyFilter, whose workloadSelector they become."""
 _INTEGER_MOST = 2**53
 """A Struct's numbers are doubles: larger integers would reach the module changed."""
 _CONFIG_DEPTH = 64
@@ -171,12 +174,16 @@ def _check_interval(interval: str | None) -> None:
     if interval is None:
         return
     path = "spec.filter.refreshInterval"
+    if len(interval) > _INTERVAL_LONGEST:
+        raise SpecError(path, f"longer than {_INTERVAL_LONGEST} characters")
     _refuse_value_error(path, parse_duration, interval)
     if parse_duration(interval) < _INTERVAL_SHORTEST:
         raise SpecError(path, "must be at least 30s: registries limit how often they are asked")
 
 
 def _check_labels(labels: dict[str, str]) -> None:
+    if len(labels) > _LABELS_MOST:
+        raise SpecError("spec.selector.matchLabels", f"more than {_LABELS_MOST} labels")
     for key, value in labels.items():
         path = f"spec.selector.matchLabels[{key}]"
         prefix, slash, name = key.rpartition("/")

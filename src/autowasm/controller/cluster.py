@@ -1,0 +1,250 @@
+"""ClusterMode: the API server as the reconciler sees it (`AutoWasmLookup`, `SecretReader`) and what wakes it.
+
+Informers over AutoWasm, EnvoyFilter and Pod. Not the reconciler and not the writes (`publisher.py`). Invariants: handlers
+only compute keys; Secrets are read one by one when they are needed, never listed; the echo of our own write wakes nobody.
+"""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from autowasm.api.envoyfilter import MANAGED_BY
+from autowasm.api.status import Pods
+from autowasm.artifacts.pullsecrets import PullSecret
+from autowasm.controller.interfaces import Announce, Lookup
+from autowasm.controller.matching import PodMatcher, PodSelector
+from autowasm.controller.overlay import WriteOverlay
+from autowasm.controller.podstatus import PodStatus
+from autowasm.controller.publisher import AUTOWASMS, ENVOYFILTERS, ClusterPublisher
+from autowasm.errors import SourceDenied, SourceUnavailable
+from autowasm.kube.client import KubeClient
+from autowasm.kube.codec import document_codec
+from autowasm.kube.errors import ApiError, Forbidden, NotFound
+from autowasm.kube.informer import Informer
+from autowasm.kube.listwatch import ListWatch
+from autowasm.kube.pods import Pod, pod_codec
+from autowasm.kube.reflector import ReflectorMetrics
+from autowasm.kube.resources import PODS, SECRETS, ObjectKey
+from autowasm.settings import Cluster
+
+Document = Mapping[str, Any]
+_OURS = ",".join(f"{name}={value}" for name, value in MANAGED_BY.items())
+
+
+class Reflections(Protocol):
+    """Metrics for each informer by name."""
+
+    def reflector(self, name: str) -> ReflectorMetrics:
+        """Those of one informer."""
+
+
+class ClusterMode:
+    """Everything that the reconciler takes from, and gives to, the API server."""
+
+    def __init__(
+        self, client: KubeClient, *, cluster: Cluster, announce: Announce, metrics: Reflections
+    ) -> None:
+        self._client = client
+        self._cluster = cluster
+        self._matcher = PodMatcher()
+        self._changed: Callable[[ObjectKey], None] = _nobody
+        namespaces: tuple[str | None, ...] = cluster.watch_namespaces or (None,)
+        limits = client.limits
+        self._autowasms = [
+            Informer(
+                "autowasms",
+                list_watch=ListWatch(client, AUTOWASMS, document_codec(), namespace=namespace),
+                limits=limits,
+                resync=limits.resync,
+                metrics=metrics.reflector("autowasms"),
+            )
+            for namespace in namespaces
+        ]
+        self._envoyfilters = [
+            Informer(
+                "envoyfilters",
+                list_watch=ListWatch(
+                    client,
+                    ENVOYFILTERS,
+                    document_codec(),
+                    namespace=namespace,
+                    label_selector=_OURS,
+                ),
+                limits=limits,
+                metrics=metrics.reflector("envoyfilters"),
+            )
+            for namespace in namespaces
+        ]
+        self._pods = [
+            Informer(
+                "pods",
+                list_watch=ListWatch(client, PODS, pod_codec(), namespace=namespace),
+                limits=limits,
+                metrics=metrics.reflector("pods"),
+            )
+            for namespace in namespaces
+        ]
+        self._autowasm_view = WriteOverlay(lambda key: _stored(self._autowasms, key))
+        self._envoyfilter_view = WriteOverlay(lambda key: _stored(self._envoyfilters, key))
+        self.publisher = ClusterPublisher(
+            client,
+            autowasms=self._autowasm_view,
+            envoyfilters=self._envoyfilter_view,
+            announce=announce,
+        )
+        self._pod_status = PodStatus(
+            counts=self.pods, document=self._autowasm_view.get, publisher=self.publisher
+        )
+        for autowasm_informer in self._autowasms:
+            autowasm_informer.add_handler(_AutoWasmHandler(self))
+        for envoyfilter_informer in self._envoyfilters:
+            envoyfilter_informer.add_handler(_EnvoyFilterHandler(self))
+        for pod_informer in self._pods:
+            pod_informer.add_handler(_PodHandler(self))
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Follow the API server; return once AutoWasms, EnvoyFilters and Pods were listed once."""
+        informers: list[Informer[Any]] = [*self._autowasms, *self._envoyfilters, *self._pods]
+        for informer in informers:
+            tasks.create_task(informer.run(), name=f"informer {informer.name}")
+        for informer in informers:
+            await informer.wait_synced()
+
+    def keys(self) -> frozenset[ObjectKey]:
+        """Every AutoWasm. EnvoyFilters without one are the garbage collector's."""
+        return frozenset(key for informer in self._autowasms for key in informer.store)
+
+    async def run(
+        self,
+        *,
+        changed: Callable[[ObjectKey], None],
+        secret_changed: Callable[[ObjectKey], None],  # noqa: ARG002  # Secrets are not watched (D11)
+    ) -> None:
+        """Tell of changes, and keep `status.pods` up to date, for ever."""
+        self._changed = changed
+        for key in self.keys():
+            self._pod_status.touch(key)
+        await self._pod_status.run()
+
+    def lookup(self, key: ObjectKey) -> Lookup | None:
+        """The object as stored, or as we last wrote it."""
+        document = self._autowasm_view.get(key)
+        return Lookup(document) if document is not None else None
+
+    async def read(self, namespace: str, name: str) -> PullSecret | None:
+        """GET the Secret. Raises SourceDenied, SourceUnavailable."""
+        key = ObjectKey(namespace, name)
+        try:
+            document = await self._client.get(SECRETS, key)
+        except NotFound:
+            return None
+        except Forbidden as error:
+            raise SourceDenied(
+                f"spec.secret: wasmer may not read Secret {key}; its ServiceAccount needs `get` on secrets",
+                reason="SecretForbidden",
+            ) from error
+        except ApiError as error:
+            raise SourceUnavailable(
+                f"spec.secret: Secret {key} cannot be read now: {error}",
+                reason="SecretUnavailable",
+                retry_after=error.retry_after,
+            ) from error
+        return PullSecret(str(document.get("type", "")), _decoded(document.get("data") or {}))
+
+    def pods(self, key: ObjectKey) -> Pods:
+        """What the selector of the AutoWasm matches now."""
+        counts = self._matcher.counts(key)
+        return Pods(matched=counts.matched, injected=counts.injected)
+
+    def autowasm_seen(self, key: ObjectKey, document: Document | None) -> None:
+        """The informer shows a state of an AutoWasm; None: it is gone."""
+        echo = self._autowasm_view.observed(key, document)
+        selector = _selector(key, document, root=self._cluster.root_namespace)
+        if selector is None:
+            self._matcher.remove_selector(key)
+        elif self._matcher.set_selector(key, selector):
+            self._pod_status.touch(key)
+        if not echo:
+            self._changed(key)
+
+    def envoyfilter_seen(self, key: ObjectKey, document: Document | None) -> None:
+        """The informer shows a state of an EnvoyFilter with our label; it has the AutoWasm's name."""
+        if not self._envoyfilter_view.observed(key, document):
+            self._changed(key)
+
+    def pod_seen(self, old: Pod | None, new: Pod | None) -> None:
+        """The informer shows a change of a Pod."""
+        for key in self._matcher.pod_changed(old, new):
+            self._pod_status.touch(key)
+
+
+class _AutoWasmHandler:
+    def __init__(self, mode: ClusterMode) -> None:
+        self._mode = mode
+
+    def on_add(self, key: ObjectKey, new: Document, /, *, initial: bool) -> None:  # noqa: ARG002
+        self._mode.autowasm_seen(key, new)
+
+    def on_update(self, key: ObjectKey, _old: Document, new: Document, /) -> None:
+        self._mode.autowasm_seen(key, new)
+
+    def on_delete(self, key: ObjectKey, _old: Document, /) -> None:
+        self._mode.autowasm_seen(key, None)
+
+
+class _EnvoyFilterHandler:
+    def __init__(self, mode: ClusterMode) -> None:
+        self._mode = mode
+
+    def on_add(self, key: ObjectKey, new: Document, /, *, initial: bool) -> None:  # noqa: ARG002
+        self._mode.envoyfilter_seen(key, new)
+
+    def on_update(self, key: ObjectKey, _old: Document, new: Document, /) -> None:
+        self._mode.envoyfilter_seen(key, new)
+
+    def on_delete(self, key: ObjectKey, _old: Document, /) -> None:
+        self._mode.envoyfilter_seen(key, None)
+
+
+class _PodHandler:
+    def __init__(self, mode: ClusterMode) -> None:
+        self._mode = mode
+
+    def on_add(self, _key: ObjectKey, new: Pod, /, *, initial: bool) -> None:  # noqa: ARG002
+        self._mode.pod_seen(None, new)
+
+    def on_update(self, _key: ObjectKey, old: Pod, new: Pod, /) -> None:
+        self._mode.pod_seen(old, new)
+
+    def on_delete(self, _key: ObjectKey, old: Pod, /) -> None:
+        self._mode.pod_seen(old, None)
+
+
+def _nobody(_key: ObjectKey) -> None:
+    """Before `run`: every key is looked at once then."""
+
+
+def _stored(informers: list[Informer[dict[str, Any]]], key: ObjectKey) -> Document | None:
+    return next((found for one in informers if (found := one.store.get(key)) is not None), None)
+
+
+def _selector(key: ObjectKey, document: Document | None, *, root: str) -> PodSelector | None:
+    """None for what is gone, or is not valid: validation says that elsewhere."""
+    try:
+        labels = (document or {})["spec"]["selector"]["matchLabels"]
+        pairs = tuple(sorted((str(name), str(value)) for name, value in labels.items()))
+    except (KeyError, TypeError, AttributeError):
+        return None
+    return PodSelector(None if key.namespace == root else key.namespace, pairs)
+
+
+def _decoded(data: Mapping[str, str]) -> dict[str, bytes]:
+    result = {}
+    for name, text in data.items():
+        try:
+            result[name] = base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError, TypeError):
+            continue  # the API server stores none such; whoever needs the key is told that it is missing
+    return result

@@ -1,0 +1,154 @@
+"""How the objects of one resource are decoded: a typed wire form, a transform to what is kept, and where the key is.
+
+Not a model of Kubernetes: a wire type names only the fields that somebody reads; msgspec skips the rest without making
+objects of it. Invariant: a `resourceVersion` is opaque text, compared for equality only.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Generic, Literal, TypeVar, cast
+
+import msgspec
+
+from autowasm.kube.errors import Status, UnexpectedAnswer, from_status
+from autowasm.kube.resources import ObjectKey
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+W = TypeVar("W")
+
+INITIAL_EVENTS_END: Final = "k8s.io/initial-events-end"
+"""Annotation of the bookmark after which a streaming list is complete (KEP 3157)."""
+
+EventType = Literal["ADDED", "MODIFIED", "DELETED"]
+_EVENT_TYPES: Final[frozenset[str]] = frozenset({"ADDED", "MODIFIED", "DELETED"})
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T_co]):
+    """One answer of a list: `items` by key, and `continue_token` if there is more."""
+
+    items: list[tuple[ObjectKey, T_co]]
+    resource_version: str
+    continue_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvent(Generic[T_co]):
+    """An object came, changed or went; for DELETED, `object` is its last state."""
+
+    type: EventType
+    key: ObjectKey
+    object: T_co
+    resource_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bookmark:
+    """No object changed, and a watch may resume here. `initial_events_end`: a streaming list is complete."""
+
+    resource_version: str
+    initial_events_end: bool = False
+
+
+class _ListMeta(msgspec.Struct):
+    resourceVersion: str = ""  # noqa: N815 as on the wire
+    continue_: str = msgspec.field(default="", name="continue")
+
+
+class _Page(msgspec.Struct, Generic[W]):
+    items: list[W] | None = None
+    metadata: _ListMeta = msgspec.field(default_factory=_ListMeta)
+
+
+class _Event(msgspec.Struct, Generic[W]):
+    type: str
+    object: W
+
+
+class _BookmarkMeta(msgspec.Struct):
+    resourceVersion: str = ""  # noqa: N815
+    annotations: dict[str, str] | None = None
+
+
+class _BookmarkObject(msgspec.Struct):
+    metadata: _BookmarkMeta = msgspec.field(default_factory=_BookmarkMeta)
+
+
+_RAW_EVENT = msgspec.json.Decoder(_Event[msgspec.Raw])
+_BOOKMARK = msgspec.json.Decoder(_BookmarkObject)
+_STATUS = msgspec.json.Decoder(Status)
+
+
+class Codec(Generic[T]):
+    """Decodes list pages and watch lines of one resource.
+
+    `wire` is what msgspec decodes into, `transform` makes of it what is kept (client-go's TransformFunc), and `meta`
+    tells key and resourceVersion of a wire object.
+    """
+
+    def __init__(
+        self,
+        wire: type[W],
+        *,
+        transform: Callable[[W], T],
+        meta: Callable[[W], tuple[ObjectKey, str]],
+    ) -> None:
+        self._page = msgspec.json.Decoder(_Page[wire])  # type: ignore[valid-type]
+        self._event = msgspec.json.Decoder(_Event[wire])  # type: ignore[valid-type]
+        self._transform = cast("Callable[[Any], T]", transform)
+        self._meta = cast("Callable[[Any], tuple[ObjectKey, str]]", meta)
+
+    def decode_page(self, body: bytes | bytearray) -> Page[T]:
+        """One list answer. Raises UnexpectedAnswer."""
+        try:
+            page = self._page.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise UnexpectedAnswer(f"the list cannot be decoded: {error}") from error
+        items = [(self._meta(item)[0], self._transform(item)) for item in page.items or ()]
+        return Page(items, page.metadata.resourceVersion, page.metadata.continue_)
+
+    def decode_event(self, line: bytes) -> WatchEvent[T] | Bookmark:
+        """One line of a watch. An ERROR event is raised as the ApiError that it says; else raises UnexpectedAnswer."""
+        try:
+            event = self._event.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return _decode_other(
+                line
+            )  # a Status or a bookmark need not have the shape of an object
+        if event.type not in _EVENT_TYPES:
+            return _decode_other(line)
+        key, resource_version = self._meta(event.object)
+        return WatchEvent(
+            cast("EventType", event.type), key, self._transform(event.object), resource_version
+        )
+
+
+def _decode_other(line: bytes) -> Bookmark:
+    try:
+        event = _RAW_EVENT.decode(line)
+        if event.type == "BOOKMARK":
+            metadata = _BOOKMARK.decode(event.object).metadata
+            ended = (metadata.annotations or {}).get(INITIAL_EVENTS_END) == "true"
+            return Bookmark(metadata.resourceVersion, ended)
+        if event.type == "ERROR":
+            raise from_status(_STATUS.decode(event.object), request="watch")
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UnexpectedAnswer(f"a line of the watch is no event: {error}") from error
+    raise UnexpectedAnswer(f"an object of a watch event ({event.type[:32]}) cannot be decoded")
+
+
+def document_codec() -> Codec[dict[str, Any]]:
+    """Whole objects as dicts: for custom resources, which are few, and whose fields we write back."""
+    return Codec(dict[str, Any], transform=_same, meta=document_meta)
+
+
+def document_meta(document: dict[str, Any]) -> tuple[ObjectKey, str]:
+    """Key and resourceVersion of a whole object."""
+    metadata = document["metadata"]
+    key = ObjectKey(metadata.get("namespace", ""), metadata["name"])
+    return key, metadata.get("resourceVersion", "")
+
+
+def _same(document: dict[str, Any]) -> dict[str, Any]:
+    return document

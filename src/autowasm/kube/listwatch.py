@@ -1,0 +1,117 @@
+"""client-go's ListWatch: how one resource is listed and watched, over a KubeClient.
+
+Not a reflector: it keeps no position and tries nothing twice. Invariants: a list is asked for without a resourceVersion,
+in pages (an API server ignores `limit` with resourceVersion 0); no read of a watch waits longer than its `silence`.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from typing import Generic, Protocol, TypeVar
+
+from autowasm.kube.client import KubeClient
+from autowasm.kube.codec import Bookmark, Codec, Page, WatchEvent
+from autowasm.kube.errors import WatchFrozen
+from autowasm.kube.resources import ResourceType
+from autowasm.kube.stream import ByteStream, read_lines
+from autowasm.settings import KubeLimits
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class EventStream(Protocol[T_co]):
+    """One open watch."""
+
+    silence: float
+    """Seconds that a read may wait; the consumer may change it as it learns how often the server says something."""
+
+    def events(self) -> AsyncGenerator[WatchEvent[T_co] | Bookmark, None]:
+        """Events until the server ends the watch. Raises ApiError; WatchFrozen if it is silent too long."""
+
+
+class ListerWatcher(Protocol[T_co]):
+    """What a reflector needs (client-go's name)."""
+
+    async def list_page(self, *, continue_token: str = "") -> Page[T_co]:
+        """The first page, or the one after that which gave the token. Raises ApiError."""
+
+    def watch(
+        self, *, resource_version: str, initial: bool, timeout: float, silence: float
+    ) -> AbstractAsyncContextManager[EventStream[T_co]]:
+        """Watch from after `resource_version`; with `initial`, a streaming list first. Raises ApiError.
+
+        The server is asked to end it after `timeout` seconds.
+        """
+
+
+class ListWatch(Generic[T]):
+    """A ListerWatcher over the API server. `namespace` None: all."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        resource: ResourceType,
+        codec: Codec[T],
+        *,
+        namespace: str | None = None,
+        label_selector: str = "",
+        field_selector: str = "",
+    ) -> None:
+        self._client = client
+        self._path = resource.path(namespace=namespace)
+        self._codec = codec
+        selectors = {"labelSelector": label_selector, "fieldSelector": field_selector}
+        self._selectors = {name: selector for name, selector in selectors.items() if selector}
+        self._limits = client.limits
+
+    async def list_page(self, *, continue_token: str = "") -> Page[T]:
+        """See ListerWatcher."""
+        query = {**self._selectors, "limit": str(self._limits.page_size)}
+        if continue_token:
+            query["continue"] = continue_token
+        return self._codec.decode_page(await self._client.request("GET", self._path, query=query))
+
+    @asynccontextmanager
+    async def watch(
+        self, *, resource_version: str, initial: bool, timeout: float, silence: float
+    ) -> AsyncIterator[EventStream[T]]:
+        """See ListerWatcher."""
+        query = {
+            **self._selectors,
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(round(timeout)),
+        }
+        if initial:
+            query |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
+        if resource_version:
+            query["resourceVersion"] = resource_version
+        longest = timeout + self._limits.watch_grace
+        async with self._client.stream(self._path, query=query, silence=longest) as stream:
+            yield _OpenWatch(stream, self._codec, self._limits, silence)
+
+
+class _OpenWatch(Generic[T]):
+    """An EventStream over bytes; also the ByteStream that its own lines are read from."""
+
+    def __init__(
+        self, stream: ByteStream, codec: Codec[T], limits: KubeLimits, silence: float
+    ) -> None:
+        self._stream = stream
+        self._codec = codec
+        self._limits = limits
+        self.silence = silence
+
+    async def events(self) -> AsyncGenerator[WatchEvent[T] | Bookmark, None]:
+        lines = read_lines(self, limit=self._limits.line_bytes, budget=self._limits.loop_budget)
+        async with aclosing(lines):
+            async for line in lines:
+                yield self._codec.decode_event(line)
+
+    async def read(self, n: int = -1, /) -> bytes:
+        try:
+            async with asyncio.timeout(self.silence):
+                return await self._stream.read(n)
+        except TimeoutError as error:
+            raise WatchFrozen(f"watch: nothing came for {self.silence:g} s") from error

@@ -1,0 +1,247 @@
+"""client-go's EventRecorder (`tools/record`): Events for people, alike ones counted up instead of written anew.
+
+Not a log and not a state: an Event may be lost. Invariants: `event` never waits and never fails; one object cannot make
+more Events than `events_burst` at once and one each `events_refill` seconds; a full queue drops the new one.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final, Generic, Literal, NoReturn, TypeVar
+
+import structlog
+
+from autowasm.kube import writes
+from autowasm.kube.client import KubeClient
+from autowasm.kube.errors import ApiError, NotFound
+from autowasm.kube.resources import EVENTS, ObjectKey
+from autowasm.settings import KubeLimits
+
+_log = structlog.get_logger(__name__)
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+EventKind = Literal["Normal", "Warning"]
+
+MESSAGE_BYTES: Final = 1024
+"""The API server refuses longer ones."""
+REMEMBERED_FOR: Final = 600.0
+"""Seconds in which an alike event is counted up (client-go: 10 min)."""
+SIMILAR: Final = 10
+COMBINED: Final = "(combined from similar events): "
+
+
+@dataclass(frozen=True, slots=True)
+class _Fact:
+    """What makes two events alike."""
+
+    reference: tuple[str, str, str, str, str]
+    """apiVersion, kind, namespace, name, uid."""
+    kind: EventKind
+    reason: str
+    message: str
+    combined: bool = False
+    """One of many that differ in their messages only."""
+
+    @property
+    def alike(self) -> tuple[object, ...]:
+        """What two events share that are written as one."""
+        return (self.reference, self.kind, self.reason, None if self.combined else self.message)
+
+
+@dataclass(slots=True)
+class _Similar:
+    messages: set[str]
+    since: float
+
+
+@dataclass(slots=True)
+class _Written:
+    key: ObjectKey
+    count: int
+    last: float
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    last: float
+
+
+class _Recent(Generic[K, V]):
+    """A mapping that forgets what was not used for longest."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._entries: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K) -> V | None:
+        if key in self._entries:
+            self._entries.move_to_end(key)
+        return self._entries.get(key)
+
+    def put(self, key: K, value: V) -> None:
+        self._entries[key] = value
+        self._entries.move_to_end(key)
+        if len(self._entries) > self._size:
+            self._entries.popitem(last=False)
+
+    def pop(self, key: K) -> None:
+        self._entries.pop(key, None)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class EventRecorder:
+    """Writes core/v1 Events as `component`, from the process `instance` (the Pod's name). `run` it in a TaskGroup."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        *,
+        component: str,
+        instance: str,
+        limits: KubeLimits,
+        now: Callable[[], datetime] = _utc_now,
+    ) -> None:
+        self._client = client
+        self._component = component
+        self._instance = instance
+        self._limits = limits
+        self._now = now
+        self._queue: asyncio.Queue[_Fact] = asyncio.Queue(limits.events_queued)
+        self._written: _Recent[tuple[object, ...], _Written] = _Recent(limits.events_remembered)
+        self._similar: _Recent[tuple[object, ...], _Similar] = _Recent(limits.events_remembered)
+        self._buckets: _Recent[tuple[str, ...], _Bucket] = _Recent(limits.events_remembered)
+        self._sequence = 0
+        self.dropped = 0
+        """Events that were not written: too many, or the server did not take them."""
+
+    def event(self, about: Mapping[str, Any], kind: EventKind, reason: str, message: str) -> None:
+        """Tell people who look at the object `about` (apiVersion, kind, metadata). `reason` in CamelCase."""
+        metadata = about["metadata"]
+        reference = (
+            str(about.get("apiVersion", "")),
+            str(about.get("kind", "")),
+            str(metadata.get("namespace", "")),
+            str(metadata["name"]),
+            str(metadata.get("uid", "")),
+        )
+        if not self._allowed(reference):
+            self.dropped += 1
+            return
+        try:
+            self._queue.put_nowait(self._combine(_Fact(reference, kind, reason, _cut(message))))
+        except asyncio.QueueFull:
+            self.dropped += 1
+
+    async def run(self) -> NoReturn:
+        """Write what is recorded, until cancelled."""
+        while True:
+            fact = await self._queue.get()
+            try:
+                await self._write(fact)
+            except ApiError as error:
+                self.dropped += 1
+                _log.warning("event not written", reason=fact.reason, error=str(error))
+            finally:
+                self._queue.task_done()
+
+    async def flush(self, *, timeout: float) -> None:
+        """Wait until what is recorded is written, at most `timeout` seconds. For an orderly stop."""
+        try:
+            await asyncio.wait_for(self._queue.join(), timeout)
+        except TimeoutError:
+            _log.warning("events left unwritten", events=self._queue.qsize())
+
+    def _allowed(self, reference: tuple[str, ...]) -> bool:
+        """client-go's EventSourceObjectSpamFilter: a token bucket for each object."""
+        now = asyncio.get_running_loop().time()
+        burst = float(self._limits.events_burst)
+        bucket = self._buckets.get(reference) or _Bucket(burst, now)
+        refilled = (now - bucket.last) / self._limits.events_refill
+        bucket.tokens = min(burst, bucket.tokens + refilled)
+        bucket.last = now
+        self._buckets.put(reference, bucket)
+        if bucket.tokens < 1.0:
+            return False
+        bucket.tokens -= 1.0
+        return True
+
+    def _combine(self, fact: _Fact) -> _Fact:
+        """client-go's EventAggregator: after ten messages that only differ in their text, one Event for them all."""
+        now = asyncio.get_running_loop().time()
+        key = (fact.reference, fact.kind, fact.reason)
+        similar = self._similar.get(key)
+        if similar is None or now - similar.since >= REMEMBERED_FOR:
+            similar = _Similar(set(), now)
+            self._similar.put(key, similar)
+        if len(similar.messages) < SIMILAR or fact.message in similar.messages:
+            similar.messages.add(fact.message)
+            return fact
+        return replace(fact, message=_cut(COMBINED + fact.message), combined=True)
+
+    async def _write(self, fact: _Fact) -> None:
+        now = asyncio.get_running_loop().time()
+        written = self._written.get(fact.alike)
+        if written is not None and now - written.last < REMEMBERED_FOR:
+            patch = {
+                "count": written.count + 1,
+                "lastTimestamp": self._stamp(),
+                "message": fact.message,
+            }
+            try:
+                await writes.merge_patch(self._client, EVENTS, written.key, patch)
+            except NotFound:  # Events live for an hour, and an administrator may delete them
+                self._written.pop(fact.alike)
+            else:
+                written.count += 1
+                written.last = now
+                return
+        key = await self._create(fact)
+        self._written.put(fact.alike, _Written(key, 1, now))
+
+    async def _create(self, fact: _Fact) -> ObjectKey:
+        api_version, kind, namespace, name, uid = fact.reference
+        self._sequence += 1
+        unique = f"{int(self._now().timestamp() * 1e6):x}{self._sequence % 4096:03x}"
+        key = ObjectKey(namespace or "default", f"{name[:200]}.{unique}")
+        stamp = self._stamp()
+        body = {
+            "apiVersion": EVENTS.api_version,
+            "kind": EVENTS.kind,
+            "metadata": {"namespace": key.namespace, "name": key.name},
+            "involvedObject": {
+                "apiVersion": api_version,
+                "kind": kind,
+                "name": name,
+                **({"namespace": namespace} if namespace else {}),
+                **({"uid": uid} if uid else {}),
+            },
+            "type": fact.kind,
+            "reason": fact.reason,
+            "message": fact.message,
+            "count": 1,
+            "firstTimestamp": stamp,
+            "lastTimestamp": stamp,
+            "source": {"component": self._component, "host": self._instance},
+            "reportingComponent": self._component,
+            "reportingInstance": self._instance,
+        }
+        await writes.create(self._client, EVENTS, body)
+        return key
+
+    def _stamp(self) -> str:
+        return self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _cut(message: str) -> str:
+    encoded = message.encode()
+    if len(encoded) <= MESSAGE_BYTES:
+        return message
+    return encoded[: MESSAGE_BYTES - 3].decode(errors="ignore") + "..."

@@ -1,0 +1,299 @@
+"""client-go's Reflector (`tools/cache/reflector.go`): makes a store equal to what the server has, and keeps it so.
+
+List, then watch from there; resume where a watch ended; list afresh only where resuming is impossible. Not a place for
+handlers (`informer.py`). Invariant: at every moment the store holds what the server had at `position`, plus nothing; a
+list that did not arrive in full changes nothing.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Final, Generic, NoReturn, Protocol, TypeVar
+
+import structlog
+
+from autowasm.backoff import Backoff
+from autowasm.kube import errors
+from autowasm.kube.codec import Bookmark, WatchEvent
+from autowasm.kube.listwatch import ListerWatcher
+from autowasm.kube.resources import ObjectKey
+from autowasm.settings import KubeLimits
+
+_log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
+Events = AsyncGenerator[WatchEvent[T] | Bookmark, None]
+
+BACKOFF: Final = Backoff(base=0.8, maximum=30.0, jitter=1.0)
+"""client-go's: with these figures a recovering API server sees 98 % fewer requests than with a fixed second."""
+BACKOFF_RESET: Final = 120.0
+"""Seconds without a failure after which the next one is the first again."""
+SHORT_WATCH: Final = 1.0
+FRESH_LIST: Final = 30.0
+"""Seconds. An expired position so soon after a list means trouble: wait before the next. Later it is normal."""
+
+_NOT_OFFERED: Final = (
+    errors.BadRequest,
+    errors.Invalid,
+    errors.Forbidden,
+    errors.WatchFrozen,
+)
+"""Answers to a streaming list of servers that have it switched off, do not know it, or ignore it."""
+
+_RESUMED: Final = (errors.Unreachable, errors.TooManyRequests, errors.Unauthorized)
+"""After these the position is still good, and a list would only add to the server's load."""
+
+
+class Store(Protocol[T_contra]):
+    """Where the reflector writes (client-go's ReflectorStore)."""
+
+    async def replace(self, objects: Mapping[ObjectKey, T_contra], /) -> None:
+        """This is all there is."""
+
+    def upsert(self, key: ObjectKey, new: T_contra, /) -> None:
+        """This object is new, or has changed."""
+
+    def delete(self, key: ObjectKey, /) -> None:
+        """This object is gone."""
+
+
+class ReflectorMetrics(Protocol):
+    """What a reflector tells about itself."""
+
+    def listed(self, reason: str, objects: int) -> None:
+        """A list was fetched, because of `start`, or why a watch could not be resumed."""
+
+    def watch_ended(self, reason: str) -> None:
+        """A watch ended: `timeout` (as it should), or the name of an error class."""
+
+
+class NoMetrics:
+    """ReflectorMetrics that forget."""
+
+    def listed(self, reason: str, objects: int) -> None:
+        """Nothing."""
+
+    def watch_ended(self, reason: str) -> None:
+        """Nothing."""
+
+
+class _Delays:
+    """Pauses after failures in a row."""
+
+    def __init__(self, rng: random.Random | None) -> None:
+        self._rng = rng
+        self._failures = 0
+        self._last = float("-inf")
+
+    def reset(self) -> None:
+        self._failures = 0
+
+    def after(self, error: errors.ApiError) -> float:
+        now = asyncio.get_running_loop().time()
+        self._failures = self._failures + 1 if now - self._last < BACKOFF_RESET else 1
+        delay = max(BACKOFF.delay(self._failures, rng=self._rng), error.retry_after or 0.0)
+        self._last = now + delay
+        return delay
+
+
+class Reflector(Generic[T]):
+    """One resource. `run` never returns and raises nothing of the API: it tries again."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        list_watch: ListerWatcher[T],
+        store: Store[T],
+        limits: KubeLimits,
+        metrics: ReflectorMetrics | None = None,
+        rng: random.Random | None = None,
+        streaming: bool = True,
+    ) -> None:
+        self._list_watch = list_watch
+        self._store = store
+        self._limits = limits
+        self._metrics = metrics or NoMetrics()
+        self._rng = rng or random.Random()  # noqa: S311 spreads load, hides nothing
+        self._log = _log.bind(resource=name)
+        self._streaming = streaming
+        self._stream_next = streaming
+        self._position: str | None = None
+        """resourceVersion to resume after; None: a list is needed."""
+        self._reason = "start"
+        self._empty_watches = 0
+        self._bookmarks = False
+        self._failing_since: float | None = None
+        self._watch_began = float("-inf")
+        self._last_list = float("-inf")
+        self._last_event: float | None = None
+        self._list_delays = _Delays(rng)
+        self._watch_delays = _Delays(rng)
+
+    @property
+    def position(self) -> str | None:
+        """The resourceVersion up to which the store is known to be right; None while a list is needed."""
+        return self._position
+
+    @property
+    def last_event_age(self) -> float | None:
+        """Seconds since the server last said anything: event, bookmark or list. None: not yet."""
+        if self._last_event is None:
+            return None
+        return asyncio.get_running_loop().time() - self._last_event
+
+    async def run(self) -> NoReturn:
+        """List and watch until cancelled."""
+        while True:
+            try:
+                if self._position is None and not self._stream_next:
+                    await self._list()
+                await self._watch()
+            except errors.ApiError as error:
+                await asyncio.sleep(self._delay_after(error))
+
+    async def _list(self) -> None:
+        objects: dict[ObjectKey, T] = {}
+        token = ""
+        while True:
+            page = await self._list_watch.list_page(continue_token=token)
+            objects.update(page.items)
+            token = page.continue_token
+            if not token:
+                break
+        await self._replace(objects, page.resource_version)
+
+    async def _replace(self, objects: dict[ObjectKey, T], resource_version: str) -> None:
+        if not resource_version:
+            raise errors.UnexpectedAnswer("the list has no resourceVersion")
+        await self._store.replace(objects)
+        self._position = resource_version
+        self._empty_watches = 0
+        self._last_event = self._last_list = asyncio.get_running_loop().time()
+        self._metrics.listed(self._reason, len(objects))
+        self._log.info("listed", reason=self._reason, objects=len(objects))
+
+    async def _watch(self) -> None:
+        """One watch, from `position`; without one, a streaming list first. Returns when the server ends it in order."""
+        loop = asyncio.get_running_loop()
+        initial = self._position is None
+        timeout = self._limits.watch_timeout * (1.0 + self._rng.random())
+        self._watch_began = loop.time()
+        heard = initial
+        async with (
+            self._list_watch.watch(
+                resource_version=self._position or "",
+                initial=initial,
+                timeout=timeout,
+                silence=self._limits.initial_silence if initial else self._silence(timeout),
+            ) as stream,
+            aclosing(stream.events()) as events,
+        ):
+            if initial:
+                await self._collect(events)
+                stream.silence = self._silence(timeout)
+            async for event in events:
+                heard = True
+                self._apply(event)
+                if isinstance(event, Bookmark):
+                    stream.silence = self._silence(timeout)
+        self._check_end(heard=heard)
+
+    async def _collect(self, events: Events[T]) -> None:
+        """A streaming list: objects until the bookmark that says that these were all."""
+        objects: dict[ObjectKey, T] = {}
+        async for event in events:
+            self._last_event = asyncio.get_running_loop().time()
+            if isinstance(event, Bookmark):
+                if event.initial_events_end:
+                    await self._replace(objects, event.resource_version)
+                    return
+            elif event.type == "DELETED":
+                objects.pop(event.key, None)
+            else:
+                objects[event.key] = event.object
+        raise errors.VeryShortWatch("the streaming list ended before it was complete")
+
+    def _apply(self, event: WatchEvent[T] | Bookmark) -> None:
+        self._last_event = asyncio.get_running_loop().time()
+        self._watch_delays.reset()
+        self._failing_since = None
+        self._empty_watches = 0
+        if isinstance(event, Bookmark):
+            self._bookmarks = True
+        elif event.type == "DELETED":
+            self._store.delete(event.key)
+        else:
+            self._store.upsert(event.key, event.object)
+        if event.resource_version:
+            self._position = event.resource_version
+
+    def _check_end(self, *, heard: bool) -> None:
+        """A watch that ended without an error and brought nothing may be one that will never bring anything."""
+        lasted = asyncio.get_running_loop().time() - self._watch_began
+        if not heard:
+            self._empty_watches += 1
+            if self._empty_watches >= self._limits.relist_after_empty:
+                raise errors.StaleWatch(f"{self._empty_watches} watches brought nothing")
+            if lasted < SHORT_WATCH:
+                raise errors.VeryShortWatch(f"a watch ended after {lasted:.3f} s with nothing")
+        self._failing_since = None
+        self._metrics.watch_ended("timeout")
+
+    def _silence(self, timeout: float) -> float:
+        """How long this server may say nothing. Only one that sends bookmarks is known to speak every minute."""
+        longest = timeout + self._limits.watch_grace
+        return min(self._limits.bookmark_silence, longest) if self._bookmarks else longest
+
+    def _delay_after(self, error: errors.ApiError) -> float:
+        """What the error means for what is next; seconds to wait before that."""
+        if self._position is None:
+            return self._after_failed_list(error)
+        reason = type(error).__name__
+        self._metrics.watch_ended(reason)
+        if self._can_resume(error):
+            delay = self._watch_delays.after(error)
+            self._log.info("watch interrupted", error=str(error), retry_in=round(delay, 3))
+            return delay
+        self._position = None
+        self._reason = reason
+        self._stream_next = self._streaming
+        self._failing_since = None
+        age = asyncio.get_running_loop().time() - self._last_list
+        if isinstance(error, errors.Expired) and age > FRESH_LIST:
+            delay = 0.0
+        else:
+            delay = self._list_delays.after(error)
+        self._log.info("list needed", error=str(error), retry_in=round(delay, 3))
+        return delay
+
+    def _can_resume(self, error: errors.ApiError) -> bool:
+        now = asyncio.get_running_loop().time()
+        if (
+            self._failing_since is None
+            or now - self._watch_began > self._limits.relist_after_errors
+        ):
+            self._failing_since = now
+        if isinstance(error, errors.WatchFrozen):
+            self._empty_watches += 1
+            return self._empty_watches < self._limits.relist_after_empty
+        if isinstance(error, errors.ServerError):
+            failing = now - self._failing_since
+            too_large = isinstance(error, errors.TooLargeResourceVersion)
+            return not too_large and failing < self._limits.relist_after_errors
+        return isinstance(error, _RESUMED)
+
+    def _after_failed_list(self, error: errors.ApiError) -> float:
+        streamed, self._stream_next = self._stream_next, False
+        if streamed and (isinstance(error, _NOT_OFFERED) or type(error) is errors.ApiError):
+            # Forbidden may only mean that we may list and not watch, and may change.
+            self._streaming = isinstance(error, errors.Forbidden)
+            self._log.info("no streaming list", error=str(error))
+            return 0.0
+        # After a streaming list that failed, an ordinary one is tried, and the other way round.
+        self._stream_next = self._streaming and not streamed
+        delay = self._list_delays.after(error)
+        self._log.warning("list failed", error=str(error), retry_in=round(delay, 3))
+        return delay

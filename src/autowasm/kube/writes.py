@@ -1,0 +1,108 @@
+"""Writes by design D10: create, or PUT with the resourceVersion that was read; the same for the status.
+
+Not server-side apply, which cannot tell a foreign object and fences nothing. Not a decision whether to write: callers
+compare first. Invariants: an object changed by somebody else since it was read is never overwritten (Conflict), and
+nothing is written for one that is being deleted.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from autowasm.kube.calls import Document, decode_document
+from autowasm.kube.client import KubeClient
+from autowasm.kube.codec import document_meta
+from autowasm.kube.errors import Conflict, NotFound
+from autowasm.kube.resources import ObjectKey, ResourceType
+
+MERGE_PATCH: Final = "application/merge-patch+json"
+
+
+def is_terminating(document: Mapping[str, Any]) -> bool:
+    """Whether somebody deleted the object and its finalizers still run."""
+    return document["metadata"].get("deletionTimestamp") is not None
+
+
+async def create(client: KubeClient, resource: ResourceType, body: Mapping[str, Any]) -> Document:
+    """POST to the collection of the namespace that the body names. Returns the object as stored.
+
+    Raises AlreadyExists; Forbidden (`namespace_terminating`) in a namespace that is being deleted.
+    """
+    path = resource.path(namespace=body["metadata"].get("namespace") or None)
+    return decode_document(await client.request("POST", path, body=body))
+
+
+async def replace(
+    client: KubeClient,
+    resource: ResourceType,
+    body: Mapping[str, Any],
+    *,
+    read: Mapping[str, Any],
+) -> Document | None:
+    """PUT `body` in the place of the object as it was `read`. Returns it as stored; None if it is being deleted.
+
+    Raises Conflict if it has changed since, or is another one of the same name; NotFound.
+    """
+    return await _put(client, resource, body, read=read, subresource=None)
+
+
+async def replace_status(
+    client: KubeClient,
+    resource: ResourceType,
+    status: Mapping[str, Any],
+    *,
+    read: Mapping[str, Any],
+) -> Document | None:
+    """PUT the status of the object as it was `read`. Returns and raises as `replace`."""
+    return await _put(client, resource, {**read, "status": status}, read=read, subresource="status")
+
+
+async def merge_patch(
+    client: KubeClient, resource: ResourceType, key: ObjectKey, body: Mapping[str, Any]
+) -> Document:
+    """PATCH with a JSON merge patch (RFC 7396). Returns the object as stored. Raises NotFound."""
+    path = resource.object_path(key)
+    answer = await client.request("PATCH", path, body=body, content_type=MERGE_PATCH)
+    return decode_document(answer)
+
+
+async def delete(
+    client: KubeClient,
+    resource: ResourceType,
+    *,
+    read: Mapping[str, Any],
+    propagation: str = "Background",
+) -> bool:
+    """DELETE the object that was `read`, and no other of its name. False if it was gone already."""
+    key, _ = document_meta(dict(read))
+    options = {
+        "apiVersion": "v1",
+        "kind": "DeleteOptions",
+        "propagationPolicy": propagation,
+        "preconditions": {"uid": read["metadata"]["uid"]},
+    }
+    try:
+        await client.request("DELETE", resource.object_path(key), body=options)
+    except (NotFound, Conflict):
+        return False
+    return True
+
+
+async def _put(
+    client: KubeClient,
+    resource: ResourceType,
+    body: Mapping[str, Any],
+    *,
+    read: Mapping[str, Any],
+    subresource: str | None,
+) -> Document | None:
+    if is_terminating(read):
+        return None
+    key, resource_version = document_meta(dict(read))
+    metadata = {
+        **body["metadata"],
+        "resourceVersion": resource_version,
+        "uid": read["metadata"]["uid"],
+    }
+    path = resource.object_path(key, subresource=subresource)
+    answer = await client.request("PUT", path, body={**body, "metadata": metadata})
+    return decode_document(answer)

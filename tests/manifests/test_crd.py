@@ -1,0 +1,159 @@
+"""The AutoWasm resource on a real API server: what kubectl shows, explains and stores."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from autowasm.api import parsing
+from autowasm.api import status as statuses
+from autowasm.api.status import Condition, Module, Phase, Pods, Status
+from autowasm.digest import Sha256Hex
+from tests.manifests import documents
+from tests.manifests.api import STRICT
+from tests.manifests.documents import AUTOWASMS, Document
+from tests.parts.clients import Client
+from tests.parts.kubernetes import Cluster
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
+
+ASSETS = documents.ROOT / "tests/assets/samples"
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+_NOW = "2026-01-02T03:04:05Z"
+_MODULE = Module(
+    source="object:https://a.io/b",
+    sha256=Sha256Hex("0123456789abcdef" * 4),
+    size=33_554_432,
+    abi="0.2.1",
+    image=f"a.io/b@sha256:{'ab' * 32}",
+    url="https://a.io/b",
+    etag='"x"',
+    last_modified="Wed, 21 Oct 2015 07:28:00 GMT",
+    fetched_at=_NOW,
+)
+
+
+def _full_status() -> Status:
+    """A status with a value in every field."""
+    history = tuple(msgspec.structs.replace(_MODULE, source=f"object:{n}") for n in range(5))
+    conditions = tuple(
+        Condition(kind, state, "Reason", "a sentence", _NOW, 7)
+        for kind, state in (("Fetched", "True"), ("Published", "False"), ("Ready", "Unknown"))
+    )
+    return Status(
+        phase=Phase.DEGRADED,
+        message="x" * statuses.MESSAGE_LONGEST,
+        observed_generation=7,
+        module=_MODULE,
+        history=history,
+        refresh="1",
+        pods=Pods(matched=3, injected=2),
+        conditions=conditions,
+    )
+
+
+async def _create(cluster: Cluster, document: Document, status: Document) -> Document:
+    """Create it, write the status through the subresource, and read it back."""
+    metadata = document["metadata"]
+    collection = AUTOWASMS.format(namespace=metadata["namespace"])
+    created = await cluster.request("POST", collection, body=document)
+    path = f"{collection}/{metadata['name']}"
+    await cluster.request("PUT", f"{path}/status", body={**created, "status": status})
+    return await cluster.request("GET", path)
+
+
+async def test_kubectl_get_prints_the_reference_columns(cluster: Cluster, kubectl: Client) -> None:
+    sample = yaml.safe_load((ASSETS / "autowasm-registry.yaml").read_text())
+    await _create(cluster, sample, Status(phase=Phase.SYNCED).to_dict())
+    printed = (await kubectl.run("get", "aw")).stdout
+    expected = (ASSETS / "kubectl-get-aw.txt").read_text()
+    assert _TIME.sub("TIME", printed) == _TIME.sub("TIME", expected)
+
+
+async def test_wide_output_adds_the_message(cluster: Cluster, kubectl: Client) -> None:
+    await cluster.create_namespace("wide")
+    document = documents.valid()
+    document["metadata"]["namespace"] = "wide"
+    await _create(cluster, document, Status(message="all is well").to_dict())
+    header, row = (await kubectl.run("get", "aw", "-n", "wide", "-o", "wide")).stdout.splitlines()
+    assert header.split()[-3:] == ["TIME", "PHASE", "MESSAGE"]
+    assert row.endswith("all is well")
+
+
+async def test_explain_reads_well(kubectl: Client) -> None:
+    text = re.sub(r"\s+", " ", (await kubectl.run("explain", "aw.spec.filter")).stdout)
+    assert "A port here is the Pod's port, not the Service's" in text
+    assert "source <Object> -required- Where the module comes from. Exactly one of" in text
+    assert "enum: FAIL_CLOSE, FAIL_OPEN, FAIL_RELOAD What requests get while" in text
+    assert "<no description>" not in text
+
+
+async def test_a_full_status_survives_the_schema(cluster: Cluster) -> None:
+    await cluster.create_namespace("full")
+    document = documents.valid()
+    document["metadata"]["namespace"] = "full"
+    status = _full_status()
+    unset = [f.name for f in msgspec.structs.fields(Status) if getattr(status, f.name) == f.default]
+    assert unset == [], "give the new field a value here"
+    stored = await _create(cluster, document, status.to_dict())
+    assert stored["status"] == json.loads(json.dumps(status.to_dict()))
+    assert statuses.read(stored["status"]) == status
+
+
+async def test_status_and_spec_are_written_apart(cluster: Cluster) -> None:
+    await cluster.create_namespace("apart")
+    document: dict[str, Any] = {**documents.valid(), "status": {"phase": "Synced"}}
+    document["metadata"]["namespace"] = "apart"
+    collection = AUTOWASMS.format(namespace="apart")
+    created = await cluster.request("POST", collection, body=document)
+    assert "status" not in created
+    changed = {**created, "spec": documents.image("other")["spec"], "status": {"phase": "Failed"}}
+    stored = await cluster.request("PUT", f"{collection}/test/status", body=changed)
+    assert stored["status"] == {"phase": "Failed"}
+    assert stored["spec"] == created["spec"]
+    assert stored["metadata"]["generation"] == 1
+
+
+async def test_plugin_config_is_stored_as_it_is(cluster: Cluster) -> None:
+    await cluster.create_namespace("config")
+    collection = AUTOWASMS.format(namespace="config")
+    for config in ({"a": {"deep": [1, None, {"b": 2.5}]}, "": ""}, "text", ""):
+        document = documents.with_filter(pluginConfig=config)
+        document["metadata"] = {"generateName": "config-", "namespace": "config"}
+        stored = await cluster.request("POST", collection, body=document)
+        assert stored["spec"]["filter"]["pluginConfig"] == config
+        assert parsing.parse(stored).spec.filter.plugin_config == config
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*documents.SAMPLES, *sorted(ASSETS.glob("autowasm-*.yaml"))],
+    ids=lambda path: path.stem,
+)
+async def test_samples_are_valid(path: Path, cluster: Cluster) -> None:
+    (document,) = documents.documents(path)
+    parsing.parse(document)
+    document["metadata"]["namespace"] = "default"
+    document["metadata"]["name"] += "-sample"
+    body = document
+    await cluster.request("POST", AUTOWASMS.format(namespace="default") + STRICT, body=body)
+
+
+async def test_samples_show_every_field() -> None:
+    """Each field of `spec.filter` is in some sample, but for those with a good default that few should touch."""
+    shown = {
+        name
+        for path in documents.SAMPLES
+        for name in documents.documents(path)[0]["spec"]["filter"]
+    }
+    fields = documents.schema()["properties"]["spec"]["properties"]["filter"]["properties"].keys()
+    assert fields - shown == {"vmID"}
+
+
+async def test_applied_twice_is_unchanged(kubectl: Client) -> None:
+    again = (await kubectl.run("apply", "-f", documents.CRD)).stdout
+    assert again.strip().endswith("unchanged")

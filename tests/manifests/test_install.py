@@ -1,0 +1,108 @@
+"""install.yaml against the code: numbers, names and flags that have to agree. No API server needed."""
+
+import tomllib
+
+from autowasm.cli import flags
+from autowasm.cli.wasmer import build_parser
+from autowasm.settings import EnvoyFetch, Settings
+from autowasm.units import parse_size
+from tests.manifests import documents
+from tests.manifests.documents import ROOT, Document, installed
+
+_ENVOY = EnvoyFetch()
+
+
+def _pod() -> Document:
+    result: Document = installed("Deployment")["spec"]["template"]["spec"]
+    return result
+
+
+def _container() -> Document:
+    (container,) = _pod()["containers"]
+    result: Document = container
+    return result
+
+
+def _settings() -> Settings:
+    """What the shipped arguments make of `wasmer`; there is no environment in the Deployment."""
+    assert "env" not in _container()
+    return flags.settings_from(build_parser().parse_args(_container()["args"]), environment={})
+
+
+def test_the_image_is_of_this_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert _container()["image"].rpartition(":")[2] == version
+
+
+def test_the_arguments_start_the_controller_with_the_mounted_cache() -> None:
+    settings = _settings()
+    assert settings.standalone is None
+    (mount,) = _container()["volumeMounts"]
+    assert settings.cache_dir.as_posix() == mount["mountPath"]
+
+
+def test_only_the_cache_can_be_written_and_it_holds_budget_and_staging() -> None:
+    assert _container()["securityContext"]["readOnlyRootFilesystem"] is True
+    (volume,) = _pod()["volumes"]
+    settings = _settings()
+    one_fetch = settings.limits.layer_bytes + settings.limits.module_bytes
+    needed = settings.disk_budget + settings.fetch.total * one_fetch
+    assert parse_size(volume["emptyDir"]["sizeLimit"]) > needed
+
+
+def test_the_grace_period_covers_an_orderly_stop() -> None:
+    settings = _settings()
+    needed = settings.drain_delay + settings.serve.finish_sends
+    assert _pod()["terminationGracePeriodSeconds"] >= needed + 5
+
+
+def test_ports_and_probes_are_those_of_the_program() -> None:
+    settings, container = _settings(), _container()
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert settings.listen == f"[::]:{ports['http-wasm']}"
+    assert settings.admin_listen == f"[::]:{ports['http-admin']}"
+    probes = {
+        name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "readiness", "liveness")
+    }
+    assert {probe["port"] for probe in probes.values()} == {"http-admin"}
+    assert [probe["path"] for probe in probes.values()] == ["/healthz", "/readyz", "/healthz"]
+    annotations = installed("Deployment")["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/port"] == str(ports["http-admin"])
+
+
+def test_the_service_is_the_one_in_every_envoyfilter() -> None:
+    service = installed("Service", _ENVOY.service_name)
+    assert service["metadata"]["namespace"] == _ENVOY.service_namespace
+    (port,) = service["spec"]["ports"]
+    assert (port["port"], port["name"]) == (_ENVOY.service_port, "http-wasm")
+
+
+def test_peers_find_each_other_before_they_are_ready() -> None:
+    peers = installed("Service", "wasmer-peers")["spec"]
+    assert peers["clusterIP"] == "None"
+    assert peers["publishNotReadyAddresses"] is True
+    assert peers["ports"] == installed("Service")["spec"]["ports"]
+
+
+def test_selectors_select_the_pod_and_nothing_meshes_it() -> None:
+    deployment = installed("Deployment")["spec"]
+    metadata = deployment["template"]["metadata"]
+    selectors = [
+        installed("Service", name)["spec"]["selector"] for name in ("wasmer", "wasmer-peers")
+    ]
+    for selector in (*selectors, deployment["selector"]["matchLabels"]):
+        assert selector.items() <= metadata["labels"].items()
+    for place in ("labels", "annotations"):
+        assert metadata[place]["sidecar.istio.io/inject"] == "false"
+
+
+def test_one_replica_is_never_two() -> None:
+    spec = installed("Deployment")["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_everything_is_in_istios_namespace_and_labelled() -> None:
+    for document in documents.documents(documents.INSTALL):
+        assert document["metadata"]["labels"]["app.kubernetes.io/part-of"] == "autowasm"
+        if not document["kind"].startswith("ClusterRole"):
+            assert document["metadata"]["namespace"] == "istio-system"

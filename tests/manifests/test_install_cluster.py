@@ -1,0 +1,142 @@
+"""install.yaml on a real API server: it applies, its rights are these and no more, and its Pod is restricted."""
+
+import asyncio
+import copy
+import itertools
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.manifests import documents
+from tests.manifests.documents import Document, installed
+from tests.parts.clients import Client
+from tests.parts.kubernetes import ApiError, Cluster
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
+
+NAMESPACE = "istio-system"
+ACCOUNT = f"system:serviceaccount:{NAMESPACE}:wasmer"
+
+GRANTED = {
+    ("wasm.tcm.io", "autowasms"): {"list", "watch"},
+    ("wasm.tcm.io", "autowasms/status"): {"update"},
+    ("networking.istio.io", "envoyfilters"): {"get", "list", "watch", "create", "update"},
+    ("", "pods"): {"list", "watch"},
+    ("", "secrets"): {"get"},
+    ("", "events"): {"create", "patch"},
+}
+OTHERS = {
+    ("wasm.tcm.io", "autowasms/finalizers"),
+    ("networking.istio.io", "virtualservices"),
+    ("networking.istio.io", "envoyfilters/status"),
+    ("", "pods/exec"),
+    ("", "pods/log"),
+    ("", "configmaps"),
+    ("", "namespaces"),
+    ("", "nodes"),
+    ("", "serviceaccounts/token"),
+    ("apps", "deployments"),
+    ("coordination.k8s.io", "leases"),
+    ("rbac.authorization.k8s.io", "clusterroles"),
+    ("rbac.authorization.k8s.io", "clusterrolebindings"),
+    ("apiextensions.k8s.io", "customresourcedefinitions"),
+}
+VERBS = (
+    *("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"),
+    *("bind", "escalate", "impersonate"),
+)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def installation(cluster: Cluster, kubectl: Client) -> AsyncIterator[None]:
+    """istio-system, which takes only restricted Pods, with wasmer installed."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    metadata = {"name": NAMESPACE, "labels": labels}
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+    await cluster.request("POST", "/api/v1/namespaces", body=body)
+    await cluster.wait_for(f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default")
+    await kubectl.run("apply", "--dry-run=server", "-f", documents.INSTALL)
+    await kubectl.run("apply", "-f", documents.INSTALL)
+    yield
+
+
+async def _may(cluster: Cluster, verb: str, group: str, resource: str, namespace: str) -> bool:
+    resource, _, subresource = resource.partition("/")
+    attributes = {
+        "verb": verb,
+        "group": group,
+        "resource": resource,
+        "subresource": subresource,
+        "namespace": namespace,
+    }
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {"user": ACCOUNT, "resourceAttributes": attributes},
+    }
+    path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+    answer = await cluster.request("POST", path, body=review)
+    return bool(answer["status"]["allowed"])
+
+
+def _pod(name: str) -> Document:
+    """A Pod as the Deployment makes it."""
+    template = copy.deepcopy(installed("Deployment")["spec"]["template"])
+    metadata = {**template["metadata"], "name": name, "namespace": NAMESPACE}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
+
+
+@pytest.mark.usefixtures("installation")
+async def test_the_account_may_do_exactly_what_wasmer_does(cluster: Cluster) -> None:
+    wrong = [
+        (verb, group, resource, namespace)
+        for (group, resource), verb in itertools.product(sorted(GRANTED.keys() | OTHERS), VERBS)
+        for namespace in ("team", NAMESPACE)
+        if await _may(cluster, verb, group, resource, namespace)
+        != (verb in GRANTED.get((group, resource), ()))
+    ]
+    assert wrong == []
+
+
+@pytest.mark.usefixtures("installation")
+async def test_kubectl_says_the_same(kubectl: Client) -> None:
+    async def can(verb: str, resource: str, *more: str) -> str:
+        words = ("auth", "can-i", verb, resource, *more, "-n", "team", f"--as={ACCOUNT}")
+        return (await kubectl.run(*words, check=False)).stdout.strip()
+
+    assert await can("get", "secrets") == "yes"
+    assert await can("list", "secrets") == "no"
+    assert await can("update", "autowasms.wasm.tcm.io", "--subresource=status") == "yes"
+    assert await can("update", "autowasms.wasm.tcm.io") == "no"
+
+
+@pytest.mark.usefixtures("installation")
+async def test_a_namespace_for_restricted_pods_takes_the_deployments_pod(cluster: Cluster) -> None:
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods?labelSelector=app.kubernetes.io/name%3Dwasmer"
+    async with asyncio.timeout(60):
+        while not (pods := (await cluster.request("GET", path))["items"]):
+            await asyncio.sleep(0.1)
+    (pod,) = pods
+    assert pod["spec"]["serviceAccountName"] == "wasmer"
+    assert pod["metadata"]["ownerReferences"][0]["kind"] == "ReplicaSet"
+
+
+@pytest.mark.usefixtures("installation")
+@pytest.mark.parametrize("missing", ["runAsNonRoot", "seccompProfile", "capabilities"])
+async def test_it_would_not_without_its_security_context(missing: str, cluster: Cluster) -> None:
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods?dryRun=All"
+    pod = _pod("restricted")
+    await cluster.request("POST", path, body=pod)
+    (container,) = pod["spec"]["containers"]
+    pod["spec"]["securityContext"].pop(missing, None)
+    container["securityContext"].pop(missing, None)
+    with pytest.raises(ApiError, match="violates PodSecurity") as refused:
+        await cluster.request("POST", path, body=pod)
+    assert refused.value.status == 403
+
+
+@pytest.mark.usefixtures("installation")
+async def test_applied_twice_is_unchanged(kubectl: Client) -> None:
+    lines = (await kubectl.run("apply", "-f", documents.INSTALL)).stdout.splitlines()
+    assert [line for line in lines if not line.endswith("unchanged")] == []
