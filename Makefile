@@ -4,7 +4,7 @@
 RUN := .venv/bin/python
 PARTS := registry envoy wat kubernetes istio
 
-.PHONY: demo test unit lint format types layers venv parts help
+.PHONY: demo test unit lint format reference venv parts help
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -28,6 +28,9 @@ lint: venv ## everything that reads the code without running it
 format: venv ## put the code into its form
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
+
+reference: venv ## write docs/cli.md anew
+	$(RUN) -m docs.reference
 
 venv:
 	@PYTHON=$(PYTHON) sh .ci/venv

@@ -16,6 +16,10 @@ asyncio.set_event_loop(None)
 def blockbuster() -> Iterator[BlockBuster]:
     """A blocking call that our code makes on the loop fails the test."""
     with blockbuster_ctx("autowasm") as guard:
+        # A test's own semaphore may be collected while our code runs.
+        guard.functions["os.write"].can_block_in(
+            "multiprocessing/resource_tracker.py", {"_check_alive", "_send"}
+        )
         yield guard
 
 

@@ -63,7 +63,9 @@ class Wasmer:
 
     def status(self, name: str, *, namespace: str = "default") -> dict[str, Any]:
         """`status` as written; empty if there is none yet."""
-        return _read(self.directory / "envoy/status" / f"{namespace}.{name}.yaml").get("status", {})
+        whole = _read(self.directory / "envoy/status" / f"{namespace}.{name}.yaml")
+        status: dict[str, Any] = whole.get("status", {})
+        return status
 
     def envoyfilter(self, name: str, *, namespace: str = "default") -> dict[str, Any]:
         """The EnvoyFilter as written; empty if there is none."""

@@ -131,7 +131,7 @@ def _vm_config(autowasm: AutoWasm, record: Record, settings: EnvoyFetch) -> dict
             "remote": {
                 "httpUri": {
                     "cluster": settings.cluster,
-                    "timeout": f"{settings.timeout:g}s",
+                    "timeout": _duration(settings.timeout),
                     "uri": f"{settings.authority}/wasm/{record.sha256}",
                 },
                 "retryPolicy": {
@@ -148,6 +148,11 @@ def _vm_config(autowasm: AutoWasm, record: Record, settings: EnvoyFetch) -> dict
     config["runtime"] = "envoy.wasm.runtime.v8"
     config["vmId"] = f"{base}-{record.sha256[:VM_ID_DIGEST_LENGTH]}"
     return config
+
+
+def _duration(seconds: float) -> str:
+    """As protobuf's JSON form has it: no exponent, milliseconds at most."""
+    return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
 
 
 def record_of(envoyfilter: dict[str, Any]) -> Record | None:

@@ -31,9 +31,9 @@ class Breakers:
         self, limits: FetchLimits, *, metrics: Metrics, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._limits = limits
-        self._metrics = metrics
         self._clock = clock
         self._states: dict[SourceKey, _State] = {}
+        metrics.breakers_open.set_function(self._count_open)  # they close by themselves, as time passes
 
     def check(self, key: SourceKey) -> None:
         """Raises SourceUnavailable (`BackingOff`) while the key is left alone."""
@@ -41,9 +41,9 @@ class Breakers:
         left = state.open_until - self._clock() if state else 0.0
         if state is not None and left > 0:
             where = f"{key.host}/{key.repository}".rstrip("/")
+            # No numbers that change by themselves: the message goes into statuses, which would change with them.
             raise SourceUnavailable(
-                f"{where} failed {state.failures} times in a row and is asked again in "
-                f"{left:.0f} s; last failure: {state.last}",
+                f"{where} has failed and is left alone for a while; last failure: {state.last}",
                 reason="BackingOff",
                 retry_after=left,
             )
@@ -51,7 +51,6 @@ class Breakers:
     def succeeded(self, key: SourceKey) -> None:
         """The source answered: forget its failures."""
         self._states.pop(key, None)
-        self._count_open()
 
     def failed(self, key: SourceKey, error: AutoWasmError) -> None:
         """Count a failure of the source itself. A missing image or bad content says nothing about the source."""
@@ -67,8 +66,7 @@ class Breakers:
         self._states[key] = state
         if len(self._states) > _KEPT_MOST:
             del self._states[next(iter(self._states))]
-        self._count_open()
 
-    def _count_open(self) -> None:
+    def _count_open(self) -> float:
         now = self._clock()
-        self._metrics.breakers_open.set(sum(s.open_until > now for s in self._states.values()))
+        return float(sum(state.open_until > now for state in self._states.values()))

@@ -81,7 +81,7 @@ class Flights:
                 self._fail(key, flight, error)
             else:
                 flight.refusal = error
-                flight.entrants.discard(me)  # type: ignore[arg-type]
+                flight.entrants.discard(me)
                 self._fail_if_stranded(key, flight)
         else:
             if not flight.result.done():

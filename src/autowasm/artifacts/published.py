@@ -5,7 +5,7 @@ Invariant: a digest is known as long as any AutoWasm's EnvoyFilter or record nam
 """
 
 import asyncio
-from collections import defaultdict
+from collections import defaultdict, deque
 from dataclasses import dataclass
 
 from autowasm.api.record import Record
@@ -14,6 +14,10 @@ from autowasm.artifacts.fetcher import ArtifactFetcher
 from autowasm.artifacts.source import FetchRequest
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError, SourceUnavailable
+
+NEXT_ORIGIN_AFTER = 1.0
+"""Seconds until the next origin is tried beside one that has not answered: a tenant whose registry hangs must not keep
+others from their module, which happens to have the same bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,23 +84,51 @@ class PublishedModules:
                     del self._waiters[sha256]
 
     async def fill(self, sha256: Sha256Hex) -> None:
-        """Bring a known digest into the store, from any origin that works. Raises the last origin's error."""
+        """Bring a known digest into the store, from the first origin that works. Raises the last origin's error."""
         failure: AutoWasmError = SourceUnavailable(f"nothing says where sha256:{sha256} comes from")
-        for owner in sorted(self._owners.get(sha256, ())):
-            for origin in self._origins.get(owner, ()):  # it may be gone by now
-                if origin.record.sha256 != sha256 or origin.source is None:
-                    continue
-                try:
-                    await self._fetcher.fetch(
-                        FetchRequest(
-                            namespace=origin.namespace,
-                            source=origin.source,
-                            secret=origin.secret,
-                            record=origin.record,
-                        )
-                    )
-                except AutoWasmError as error:
+        untried = self._requests(sha256)
+        running: set[asyncio.Task[AutoWasmError | None]] = set()
+        async with asyncio.TaskGroup() as tasks:
+            while untried or running:
+                if untried:
+                    fetch = self._fetch(untried.popleft())
+                    running.add(tasks.create_task(fetch, name=f"fill {sha256}"))
+                ended, running = await asyncio.wait(
+                    running,
+                    timeout=NEXT_ORIGIN_AFTER if untried else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                for task in ended:
+                    error = task.result()
+                    if error is None:
+                        for other in running:
+                            other.cancel()
+                        return
                     failure = error
-                else:
-                    return
         raise failure
+
+    def _requests(self, sha256: Sha256Hex) -> deque[FetchRequest]:
+        origins = (
+            origin
+            for owner in sorted(self._owners.get(sha256, ()))
+            for origin in self._origins[owner]
+            if origin.record.sha256 == sha256
+        )
+        requests = (
+            FetchRequest(
+                namespace=origin.namespace,
+                source=origin.source,
+                secret=origin.secret,
+                record=origin.record,
+            )
+            for origin in origins
+            if origin.source is not None
+        )
+        return deque(dict.fromkeys(requests))
+
+    async def _fetch(self, request: FetchRequest) -> AutoWasmError | None:
+        try:
+            await self._fetcher.fetch(request)
+        except AutoWasmError as error:
+            return error
+        return None

@@ -46,6 +46,8 @@ def run(arguments: argparse.Namespace) -> None:
     """
     logs.configure(level="error" if arguments.quiet else "warning", form="console")
     reference = _parse_reference(arguments)
+    if arguments.command == "pull" and arguments.output is None:
+        arguments.output = Path.cwd()  # absolute: the Location is then good wherever it is read
     _check_paths(arguments)
     login = _given_login(arguments)
     try:
@@ -93,7 +95,7 @@ class _Session:
     async def push(self) -> list[str]:
         """The lines to print."""
         abi = await self._inspect(self.arguments.file)
-        async with self._workdir(Path(tempfile.gettempdir())) as workdir:
+        async with self._workdir(None) as workdir:
             package = await self._package(abi, workdir)
             with self._progress("Pushing", total=package.size) as progress:
                 digest = await self.client.push(
@@ -108,7 +110,7 @@ class _Session:
         """The lines to print."""
         resolved = await self.client.resolve(self.reference, credential=self.credential)
         layers = choose_layout(resolved.manifest, limits=self.limits).candidates
-        destination = (self.arguments.output or Path.cwd()) / _FILE_NAME
+        destination = self.arguments.output / _FILE_NAME
         # In the same folder, so that the rename at the end is one step.
         async with self._workdir(destination.parent) as workdir:
             module = workdir / _FILE_NAME
@@ -163,8 +165,11 @@ class _Session:
         return Progress(label, total=total, stream=sys.stderr, quiet=self.arguments.quiet)
 
     @contextlib.asynccontextmanager
-    async def _workdir(self, parent: Path) -> AsyncIterator[Path]:
-        """A hidden folder in `parent`, which is made if need be; gone afterwards with all that is in it."""
+    async def _workdir(self, parent: Path | None) -> AsyncIterator[Path]:
+        """A hidden folder in `parent`, which is made if need be; gone afterwards with all that is in it.
+
+        `parent` None: where temporary files go.
+        """
         workdir = await self.pools.disk.run(_make_workdir, parent)
         try:
             yield workdir
@@ -190,7 +195,7 @@ def _check_paths(arguments: argparse.Namespace) -> None:
     if arguments.command == "push":
         _check_readable("-f", arguments.file)
     else:
-        folder = arguments.output or Path()
+        folder = arguments.output
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"-o {folder}: not a folder")
         if (folder / _FILE_NAME).is_dir():
@@ -252,8 +257,9 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _make_workdir(parent: Path) -> Path:
-    parent.mkdir(parents=True, exist_ok=True)
+def _make_workdir(parent: Path | None) -> Path:
+    if parent is not None:
+        parent.mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix=".wasmc-", dir=parent))
 
 

@@ -34,7 +34,10 @@ _BY_SIGINT = 130
 
 
 class _Parser(argparse.ArgumentParser):
-    """Ends with the same form of message as every other error."""
+    """Ends with the same form of message as every other error. Takes no flag by half its name."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.format_usage()}wasmc: error: {message}\n")

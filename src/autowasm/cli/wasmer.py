@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line, for `main` and for the reference in docs/cli.md."""
     parser = argparse.ArgumentParser(
         prog="wasmer",
+        allow_abbrev=False,
         description="Puts WebAssembly filters into running Envoys: fetches, checks and serves the "
         "modules that AutoWasm objects name, and writes the configuration that makes Envoy load them.",
         epilog="Every flag can be set in the environment: --log-level as WASMER_LOG_LEVEL.",
@@ -46,19 +47,19 @@ def build_parser() -> argparse.ArgumentParser:
     modes = parser.add_subparsers(dest="mode", required=True, metavar="MODE")
     standalone = modes.add_parser(
         "standalone",
+        allow_abbrev=False,
         help="over a directory of YAML files, for a laptop or a filter author's CI",
         description="Runs over a directory of AutoWasm YAML files instead of an API server, and writes "
         "a listener file for a plain Envoy.",
     )
-    flags.add_standalone(standalone)
-    flags.add_common(standalone)
+    flags.declare(standalone, "standalone")
     controller = modes.add_parser(
         "controller",
+        allow_abbrev=False,
         help="in a cluster with Istio",
         description="Follows the AutoWasm objects of an API server and writes their EnvoyFilters.",
     )
-    flags.add_controller(controller)
-    flags.add_common(controller)
+    flags.declare(controller, "controller")
     return parser
 
 

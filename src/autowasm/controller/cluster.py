@@ -120,7 +120,7 @@ class ClusterMode:
         self,
         *,
         changed: Callable[[ObjectKey], None],
-        secret_changed: Callable[[ObjectKey], None],  # noqa: ARG002  # Secrets are not watched (D11)
+        secret_changed: Callable[[ObjectKey], None],  # Secrets are not watched (D11)
     ) -> None:
         """Tell of changes, and keep `status.pods` up to date, for ever."""
         self._changed = changed
@@ -184,7 +184,7 @@ class _AutoWasmHandler:
     def __init__(self, mode: ClusterMode) -> None:
         self._mode = mode
 
-    def on_add(self, key: ObjectKey, new: Document, /, *, initial: bool) -> None:  # noqa: ARG002
+    def on_add(self, key: ObjectKey, new: Document, /, *, initial: bool) -> None:
         self._mode.autowasm_seen(key, new)
 
     def on_update(self, key: ObjectKey, _old: Document, new: Document, /) -> None:
@@ -198,7 +198,7 @@ class _EnvoyFilterHandler:
     def __init__(self, mode: ClusterMode) -> None:
         self._mode = mode
 
-    def on_add(self, key: ObjectKey, new: Document, /, *, initial: bool) -> None:  # noqa: ARG002
+    def on_add(self, key: ObjectKey, new: Document, /, *, initial: bool) -> None:
         self._mode.envoyfilter_seen(key, new)
 
     def on_update(self, key: ObjectKey, _old: Document, new: Document, /) -> None:
@@ -212,7 +212,7 @@ class _PodHandler:
     def __init__(self, mode: ClusterMode) -> None:
         self._mode = mode
 
-    def on_add(self, _key: ObjectKey, new: Pod, /, *, initial: bool) -> None:  # noqa: ARG002
+    def on_add(self, _key: ObjectKey, new: Pod, /, *, initial: bool) -> None:
         self._mode.pod_seen(None, new)
 
     def on_update(self, _key: ObjectKey, old: Pod, new: Pod, /) -> None:

@@ -147,7 +147,9 @@ class AutoWasmReconciler:
         wanted = envoyfilters.render(autowasm, record, self._envoy)
         try:
             changed = await self._publisher.publish(subject.key, subject.document, wanted)
-        except SpecError as error:  # a foreign object of the same name
+        except AutoWasmError as error:
+            if error.reason not in statuses.WRITE_REASONS:
+                raise
             return await self._failed(subject, error)
         if changed:
             _log.info(
@@ -167,7 +169,11 @@ class AutoWasmReconciler:
         if seconds < FETCHING_SHOWN_AFTER:
             return Result(requeue_after=FETCHING_SHOWN_AFTER - seconds)
         previous = subject.previous
-        if previous.phase not in {Phase.FAILED, Phase.DEGRADED, Phase.FETCHING}:
+        retry = (
+            previous.phase in {Phase.FAILED, Phase.DEGRADED}
+            and previous.observed_generation == autowasm.metadata.generation
+        )  # says what is wrong: worth more than that it is tried again
+        if not retry and previous.phase is not Phase.FETCHING:
             live = subject.live is not None
             await self._write_status(
                 subject, statuses.fetching(autowasm, live=live, previous=previous, now=self._now())

@@ -22,7 +22,7 @@ from autowasm.errors import AutoWasmError
 from autowasm.units import format_size
 
 _SPEC_REASONS = {"InvalidSpec", "DuplicateObject", "FileInvalid", "MeshWideNotAllowed"}
-_WRITE_REASONS = {"EnvoyFilterConflict", "Mutated"}
+WRITE_REASONS = {"EnvoyFilterConflict", "Mutated"}
 """The module is here; it is the EnvoyFilter that could not be put in place."""
 _FETCHED = ("True", "Fetched", "the module is fetched, checked and stored")
 
@@ -86,7 +86,7 @@ def failed(
         message += f"; the module from before (sha256:{live.sha256[:12]}) is still in place"
     fetched = ("Unknown" if error.reason in _SPEC_REASONS else "False", error.reason, str(error))
     published = _published(live is not None)
-    if error.reason in _WRITE_REASONS:
+    if error.reason in WRITE_REASONS:
         fetched, published = _FETCHED, ("False", error.reason, str(error))
     return Status(
         phase=Phase.DEGRADED if live else Phase.FAILED,

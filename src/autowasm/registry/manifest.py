@@ -43,8 +43,8 @@ class Descriptor(_Wire, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         Digest.parse(self.digest_text)
-        if self.size < 0:
-            raise ValueError(f"size is negative: {self.size}")
+        if not 0 <= self.size < 2**63:  # int64 in the specification
+            raise ValueError("size is negative or too large")
 
     @property
     def digest(self) -> Digest:

@@ -7,6 +7,7 @@ import asyncio
 
 import structlog
 from aiohttp import web
+from prometheus_client import Counter
 
 from autowasm.blobs.store import BlobStore
 from autowasm.server.blobs import BlobHandler
@@ -33,7 +34,8 @@ class BlobServer:
         self._source = source
         self._limits = limits
         self._metrics = metrics
-        self._running: tuple[Connections, asyncio.Server, Holder] | None = None
+        self._counters: dict[tuple[str, int], Counter] = {}
+        self._running: tuple[Connections, Holder] | None = None
 
     async def start(self, listen: str) -> int:
         """Listen on `listen` (`[::]:8081`: both IP versions); returns the port. Raises UsageError."""
@@ -47,28 +49,32 @@ class BlobServer:
         )
         listener = listening_socket(listen, backlog=limits.backlog)
         port: int = listener.getsockname()[1]
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(connections, sock=listener, backlog=limits.backlog)
-        self._running = (connections, server, holder)
+        await connections.listen(listener, backlog=limits.backlog)
+        self._running = (connections, holder)
         _log.info("blob port open", listen=listen, port=port, descriptors=descriptors)
         return port
 
     def _count(self, method: str, status: int) -> None:
-        method = method if method in _METHODS else "other"
-        self._metrics.responses.labels(method, str(status)).inc()
+        counter = self._counters.get((method, status))
+        if counter is None:
+            known = method if method in _METHODS else "other"
+            counter = self._metrics.responses.labels(known, str(status))
+            if known == method:  # methods that clients invent must not fill our memory
+                self._counters[method, status] = counter
+        counter.inc()
 
     async def stop(self, grace: float) -> None:
         """Take no more connections, finish answers for `grace` seconds (held ones too), then cut what is left."""
         if self._running is None:
             return
-        connections, server, holder = self._running
+        connections, holder = self._running
         self._running = None
         # Held requests are told just before the end, so that the answer still gets out.
         release = asyncio.get_running_loop().call_later(
             max(grace - self._limits.held_margin, grace / 2), holder.release
         )
         try:
-            cut = await connections.stop(server, grace=grace)
+            cut = await connections.stop(grace=grace)
         finally:
             release.cancel()
             await holder.close()

@@ -8,8 +8,8 @@ of their own through `writable`. A client may shut down its sending side after t
 
 Invariant: from `connection_lost` on, no timer runs and nobody waits for the connection.
 
-Uses three private attributes of aiohttp 3.14's RequestHandler (`_messages`, `_request_count`, `_waiter`), for which it
-has no public form; the tests of this module fail where their meaning changes.
+Uses private parts of aiohttp 3.14's RequestHandler (`_messages`, `_request_count`, `_waiter`, `_drain_helper`), for
+which it has no public form; the tests of this module fail where their meaning changes.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import os
 import socket
 import struct
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import structlog
 from aiohttp import web
@@ -26,19 +26,26 @@ from aiohttp.http import HttpProcessingError
 from autowasm.server.answers import text_answer
 from autowasm.settings import ServeLimits
 
-if TYPE_CHECKING:
-    from autowasm.server.connections import Connections
-
 _log = structlog.get_logger(__name__)
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER, on, 0 s
 
 
+class Owner(Protocol):
+    """What a connection has to know of, and tell, whoever made it."""
+
+    is_stopping: bool
+
+    def answered(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
+        """An answer was sent, or its client went away while it was."""
+
+
 class Connection(web.RequestHandler):
-    """One connection, owned by `Connections`."""
+    """One connection, made by `manager` (aiohttp's view of it) for `owner` (ours)."""
 
     __slots__ = (
         "_answer_timer",
+        "_duplicate",
         "_half_closed",
         "_limits",
         "_owner",
@@ -49,17 +56,19 @@ class Connection(web.RequestHandler):
 
     def __init__(
         self,
-        owner: "Connections",
+        manager: web.Server,
         *,
+        owner: Owner,
         loop: asyncio.AbstractEventLoop,
         limits: ServeLimits,
         **options: Any,  # aiohttp's, as its own Server hands them on
     ) -> None:
-        super().__init__(owner, loop=loop, **options)
+        super().__init__(manager, loop=loop, **options)
         self._owner = owner
         self._limits = limits
         self.cut_for: str | None = None
         """Why we cut the connection, if we did."""
+        self._duplicate = -1
         self._half_closed = False
         self._request_timer: asyncio.TimerHandle | None = None
         self._answer_timer: asyncio.TimerHandle | None = None
@@ -144,12 +153,15 @@ class Connection(web.RequestHandler):
     async def writable(self, deadline: float) -> None:
         """Return when the socket takes bytes again, or the connection is lost. `deadline` in loop time.
 
-        Raises TimeoutError. Waits on a duplicate of the descriptor, because asyncio keeps the transport's own to itself.
+        Raises TimeoutError. Waits on a duplicate of the descriptor, because asyncio keeps the transport's own to itself;
+        whoever calls this calls `end_of_send` in the end.
         """
         transport = self.transport
         if transport is None or transport.is_closing():
             return
-        fd = os.dup(transport.get_extra_info("socket").fileno())
+        if self._duplicate < 0:
+            self._duplicate = os.dup(transport.get_extra_info("socket").fileno())
+        fd = self._duplicate
         waiter = self._sending = self._loop.create_future()
         self._loop.add_writer(fd, _wake, waiter)
         timer = self._loop.call_at(deadline, _wake, waiter)
@@ -158,10 +170,15 @@ class Connection(web.RequestHandler):
         finally:
             timer.cancel()
             self._loop.remove_writer(fd)
-            os.close(fd)
             self._sending = None
         if self._loop.time() >= deadline:
             raise TimeoutError
+
+    def end_of_send(self) -> None:
+        """Give back what `writable` needed. Until then the client does not see the connection closed."""
+        if self._duplicate >= 0:
+            os.close(self._duplicate)
+            self._duplicate = -1
 
     async def drained(self) -> None:
         """Return when nothing is left in the transport's buffer. Raises ConnectionError."""

@@ -5,7 +5,9 @@ one; a request that had begun before is answered unless its time is up.
 """
 
 import asyncio
+import contextlib
 import logging
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -46,11 +48,13 @@ class Connections(web.Server):
         self._on_answer = on_answer
         self._open: set[Connection] = set()
         self._changed = asyncio.Event()
+        self._listener: socket.socket | None = None
+        self._server: asyncio.Server | None = None
         self.is_stopping = False
 
     def __call__(self) -> Connection:
         """The protocol of a new connection."""
-        return Connection(self, loop=self._loop, limits=self._limits, **self._kwargs)
+        return Connection(self, owner=self, loop=self._loop, limits=self._limits, **self._kwargs)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """A client connected."""
@@ -79,13 +83,17 @@ class Connections(web.Server):
                 client=request.remote,
             )
 
-    async def stop(self, listener: asyncio.Server, *, grace: float) -> int:
-        """Close `listener`, let answers finish for `grace` seconds, then cut; returns how many were cut."""
+    async def listen(self, listener: socket.socket, *, backlog: int) -> None:
+        """Take connections from `listener`, which is ours from now on."""
+        self._listener = listener
+        self._server = await self._loop.create_server(self, sock=listener, backlog=backlog)
+
+    async def stop(self, *, grace: float) -> int:
+        """Take no more connections, let answers finish for `grace` seconds, then cut; returns how many were cut."""
         deadline = self._loop.time() + grace
         self.is_stopping = True
+        await self._close_listener()
         await _turn()  # what clients have sent is read, so that their connections do not look idle
-        listener.close()
-        await _turn()  # what was accepted by then is made
         self._close_idle()
         # A connection that was just made brings its request in a moment; refusing it now would lose that.
         await self._all_closed(min(deadline, self._loop.time() + self._limits.settle))
@@ -98,6 +106,28 @@ class Connections(web.Server):
             connection.cut("stop")
         await self.shutdown(_CANCELLED_WITHIN)
         return len(rest)
+
+    async def _close_listener(self) -> None:
+        """Close the listening socket without losing who has connected to it.
+
+        asyncio's own `Server.close` drops them twice: connections that the kernel holds are reset, and those accepted
+        in the same turn are never looked at again and hang (CPython's `_accept_connection2` asserts an open server).
+        """
+        listener, server = self._listener, self._server
+        if listener is None or server is None:
+            return
+        self._listener = self._server = None
+        self._loop.remove_reader(listener)
+        await _turn()  # transports are made for what asyncio has accepted
+        waiting: list[socket.socket] = []
+        with contextlib.suppress(OSError):  # BlockingIOError: there are no more
+            while True:
+                waiting.append(listener.accept()[0])
+        server.close()
+        for accepted in waiting:
+            accepted.setblocking(False)
+            with contextlib.suppress(OSError):  # this client has left again
+                await self._loop.connect_accepted_socket(self, accepted)
 
     def _close_idle(self) -> None:
         for connection in self._open.copy():

@@ -63,6 +63,7 @@ class Holder:
         self._source = source
         self._limits = limits
         self._metrics = metrics
+        self._hits = metrics.cache.labels("disk")
         self._fills: dict[Sha256Hex, _Fill] = {}
         self._tasks = TaskOwner()
         self._closing = asyncio.Event()
@@ -89,7 +90,7 @@ class Holder:
         try:
             blob = await self._store.open(sha256)
             if blob is not None:
-                self._metrics.cache.labels("disk").inc()
+                self._hits.inc()
                 return blob
             with self._metrics.held.track_inprogress():
                 return await self._hold(sha256, self._deadline(patience))

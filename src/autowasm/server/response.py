@@ -69,7 +69,8 @@ class BlobResponse(web.StreamResponse):
         limits, count = self._limits, self._decision.count
         deadline = loop.time() + limits.send_base + count / limits.send_rate
         try:
-            await self._connection.drained()  # the head first
+            if self._connection.writing_paused:
+                await self._connection.drained()  # the head first
             await self._copy(self._decision.offset + count, deadline, loop)
         except TimeoutError as error:
             raise self._aborted("deadline") from error
@@ -79,6 +80,7 @@ class BlobResponse(web.StreamResponse):
             _log.error("blob not readable", digest=self._blob.sha256, reason=str(error))
             raise self._aborted("storage") from error
         finally:
+            self._connection.end_of_send()
             self._metrics.served_bytes.inc(self._position - self._decision.offset)
 
     async def _copy(self, end: int, deadline: float, loop: asyncio.AbstractEventLoop) -> None:

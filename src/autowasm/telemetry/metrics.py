@@ -18,7 +18,7 @@ class Metrics:
         r = self.registry
         self.fetch_seconds = Histogram(
             "autowasm_fetch_duration_seconds",
-            "Time of one stage of getting a module: wait, resolve, download, unpack, verify, store.",
+            "Time of one stage of getting a module: resolve, fetch, and of that download, verify, store.",
             ["kind", "stage", "outcome"],
             buckets=_FETCH_BUCKETS,
             registry=r,
@@ -106,7 +106,7 @@ class ReflectorMetrics:
         self._lists = lists
         self._watches = watches
 
-    def listed(self, reason: str, objects: int) -> None:  # noqa: ARG002  # the store's size is told elsewhere
+    def listed(self, reason: str, objects: int) -> None:  # the store's size is told elsewhere
         """A list was fetched."""
         self._lists.labels(self._name, reason).inc()
 

@@ -1,0 +1,157 @@
+"""Option: one setting that a flag or an environment variable gives; how a table of them is declared and read.
+
+Not the table (`flags.py`). Invariant: a flag wins over the environment, the environment over the default; both are read by
+the same function, so a wrong value earns the same sentence wherever it stands.
+"""
+
+import argparse
+import ipaddress
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autowasm.errors import UsageError
+from autowasm.units import format_duration, parse_duration
+
+ENVIRONMENT_PREFIX = "WASMER_"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One row. `default_shown` is for the help, where the plain default reads badly."""
+
+    flag: str
+    metavar: str
+    help: str
+    read: Callable[[str], Any] = str
+    default: Any = None
+    default_shown: str = ""
+    repeatable: bool = False
+    """May be given several times, and takes commas: the value is a tuple."""
+    switch: bool = False
+    """A flag without a value; in the environment true or false."""
+
+    @property
+    def name(self) -> str:
+        """As argparse and `Values` know it."""
+        return self.flag.removeprefix("--").replace("-", "_")
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return ENVIRONMENT_PREFIX + self.name.upper()
+
+    def declare(self, group: "argparse._ArgumentGroup") -> None:
+        """Add it to a parser's group. Values stay text until they are read."""
+        text = self.help
+        if self.default not in {None, (), False}:
+            text += f" (default: {self.default_shown or self.default})"
+        if self.switch:
+            group.add_argument(self.flag, action="store_const", const="true", help=text)
+        else:
+            action = "append" if self.repeatable else "store"
+            group.add_argument(self.flag, metavar=self.metavar, help=text, action=action)
+
+
+def duration(flag: str, text: str, default: float) -> Option:
+    """An Option in seconds, written as `30s`."""
+    return Option(flag, "DURATION", text, parse_duration, default, format_duration(default))
+
+
+def several(flag: str, metavar: str, text: str, read: Callable[[str], Any] = str) -> Option:
+    """A repeatable Option."""
+    return Option(flag, metavar, text, read, (), repeatable=True)
+
+
+class Values:
+    """What flags and environment say, by the Option's name."""
+
+    def __init__(
+        self,
+        options: Sequence[Option],
+        arguments: argparse.Namespace,
+        environment: Mapping[str, str],
+    ) -> None:
+        self._options = {option.name: option for option in options}
+        self._arguments = arguments
+        self._environment = environment
+
+    def __call__(self, name: str) -> Any:
+        """The value. Raises UsageError naming the flag or the variable."""
+        option = self._options[name]
+        given, where = getattr(self._arguments, name), option.flag
+        if given is None:
+            given, where = self._environment.get(option.variable) or None, option.variable
+        if given is None:
+            return option.default
+        try:
+            return _read(option, given)
+        except ValueError as error:
+            raise UsageError(f"{where}: {error}") from error
+
+    def required(self, name: str) -> Any:
+        """The value. Raises UsageError if there is none."""
+        value = self(name)
+        if value is None:
+            option = self._options[name]
+            raise UsageError(f"{option.flag} is needed (or {option.variable})")
+        return value
+
+
+def _read(option: Option, given: str | list[str]) -> Any:
+    texts = given if isinstance(given, list) else [given]
+    if option.repeatable:
+        parts = (part.strip() for text in texts for part in text.split(","))
+        return tuple(option.read(part) for part in parts if part)
+    return option.read(texts[-1])
+
+
+def boolean(text: str) -> bool:
+    """`true` or `false`. Raises ValueError, as all of these."""
+    if text.lower() not in {"true", "false", "1", "0"}:
+        raise ValueError(f"must be true or false, not {text!r}")
+    return text.lower() in {"true", "1"}
+
+
+def choice(*names: str) -> Callable[[str], str]:
+    """One of `names`."""
+
+    def read(text: str) -> str:
+        if text not in names:
+            raise ValueError(f"must be one of {', '.join(names)}, not {text!r}")
+        return text
+
+    return read
+
+
+def cidr(text: str) -> str:
+    """A network; a bare address is one of full length."""
+    return str(ipaddress.ip_network(text, strict=False))
+
+
+def whole(text: str, *, least: int = 1, most: int | None = None) -> int:
+    """A whole number in a range."""
+    if not text.isascii() or not text.isdigit():
+        raise ValueError(f"must be a whole number, not {text!r}")
+    number = int(text)
+    if number < least or (most is not None and number > most):
+        bounds = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"must be {bounds}, not {number}")
+    return number
+
+
+def port(text: str) -> int:
+    """A TCP port."""
+    return whole(text, most=65535)
+
+
+def listen_address(text: str) -> str:
+    """`ADDRESS:PORT`; port 0 takes a free one."""
+    host, _, number = text.rpartition(":")
+    try:
+        whole(number, least=0, most=65535)
+    except ValueError as error:
+        raise ValueError("write ADDRESS:PORT, such as [::]:8081 or 127.0.0.1:8081") from error
+    if not host:
+        raise ValueError("write ADDRESS:PORT, such as [::]:8081 or 127.0.0.1:8081")
+    return text

@@ -1,0 +1,157 @@
+"""`wasmc` without a registry: start-up, what it imports, usage errors."""
+
+import json
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from autowasm.cli import transfers
+
+FORBIDDEN_ALWAYS = (
+    "kubernetes_asyncio",
+    "aiohttp.web",
+    "autowasm.kube",
+    "autowasm.controller",
+    "autowasm.server",
+    "autowasm.standalone",
+    "autowasm.runtime",
+)
+FORBIDDEN_FOR_HELP = (
+    *FORBIDDEN_ALWAYS,
+    "oras",
+    "requests",
+    "aiohttp",
+    "wasmtime",
+    "structlog",
+    "asyncio",
+    "msgspec",
+)
+
+IMPORTS = """
+import json, sys
+from autowasm.cli import wasmc
+try:
+    wasmc.main(json.loads(sys.argv[1]))
+except SystemExit:
+    pass
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def wasmc(*arguments: str | Path, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "autowasm.cli.wasmc", *map(str, arguments)],
+        cwd=cwd,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def imported(*arguments: str, cwd: Path) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS, json.dumps(arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["push", "--help"], ["pull", "--help"], []])
+def test_help_imports_next_to_nothing(tmp_path: Path, arguments: list[str]) -> None:
+    modules = imported(*arguments, cwd=tmp_path)
+    assert modules.isdisjoint(FORBIDDEN_FOR_HELP)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["push", "127.0.0.1:1/x", "-f", "m.wasm", "--force"], ["pull", "127.0.0.1:1/x"]]
+)
+def test_push_and_pull_import_no_kubernetes_and_no_server(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    (tmp_path / "m.wasm").write_bytes(b"")
+    modules = imported(*arguments, cwd=tmp_path)
+    assert "oras" in modules, "it got as far as the registry"
+    assert modules.isdisjoint(FORBIDDEN_ALWAYS)
+
+
+def test_help_is_there_in_a_third_of_a_second(tmp_path: Path) -> None:
+    wasmc("--help", cwd=tmp_path)  # compiles what has to be compiled
+    times = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        assert wasmc("--help", cwd=tmp_path).returncode == 0
+        times.append(time.perf_counter() - begun)
+    assert min(times) < 0.3
+
+
+def test_version(tmp_path: Path) -> None:
+    done = wasmc("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"wasmc {metadata.version('autowasm')}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "COMMAND"),
+        (["push"], "REF"),
+        (["push", "r.example/x"], "--file"),
+        (["push", "r.example/x", "-f", "absent.wasm"], "-f absent.wasm: No such file"),
+        (["push", "r.example/x", "-f", "."], "-f .: Is a directory"),
+        (["push", "https://r.example/x", "-f", "m.wasm"], "without a scheme"),
+        (["push", "r.example/UPPER", "-f", "m.wasm"], "not a repository name"),
+        (["push", f"r.example/x@sha256:{'0' * 64}", "-f", "m.wasm"], "under a tag"),
+        (["push", "r.example/x", "-f", "m.wasm", "--format", "zip"], "invalid choice"),
+        (["push", "r.example/x", "-f", "m.wasm", "--password", "p"], "--password"),
+        (["pull", "r.example/x", "--bogus"], "--bogus"),
+        (["pull", "r.example/x", "-o", "m.wasm"], "-o m.wasm: not a folder"),
+        (["pull", "r.example/x", "-o", "taken"], "is a folder"),
+        (["pull", "r.example/x", "--ca-file", "absent.pem"], "--ca-file absent.pem: No such file"),
+        (["pull", "r.example/x", "--ca-file", "m.wasm"], "--ca-file m.wasm: not a PEM file"),
+        (["pull", "r.example/x", "--plain-http", "--insecure"], "not allowed with"),
+        (["pull", "r.example/x", "--username", "u"], "--password-stdin"),
+        (["pull", "r.example/x", "--password-stdin"], "--username"),
+        (["pull", "r.example/x", "--username", "u", "--password-stdin"], "is empty"),
+        (["pull", "r.example/x", "--username", "a:b", "--password-stdin"], "colon"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_wrong_usage_ends_with_2_and_one_sentence(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "m.wasm").write_bytes(b"\0asm")
+    (tmp_path / "taken" / "filter.wasm").mkdir(parents=True)
+    done = wasmc(*arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("wasmc: error: ")
+    assert message in last
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("localhost", True),
+        ("localhost:5000", True),
+        ("127.0.0.1:5000", True),
+        ("127.1.2.3", True),
+        ("[::1]:5000", True),
+        ("[::1]", True),
+        ("r.example", False),
+        ("localhost.evil.example:5000", False),
+        ("10.0.0.1:5000", False),
+        ("[fe80::1]:5000", False),
+        ("docker.io", False),
+    ],
+)
+def test_only_this_machine_is_taken_for_plain_http(host: str, loopback: bool) -> None:
+    assert transfers.is_loopback(host) is loopback
