@@ -61,7 +61,9 @@ async def run(settings: Settings) -> None:
     prometheus_client.GCCollector(registry=metrics.registry)
     with Pools(transfers=settings.fetch.total) as pools, _signals() as stop:
         async with AsyncExitStack() as stack:
-            store = BlobStore(settings.cache_dir, pools=pools, metrics=metrics)
+            store = BlobStore(
+                settings.cache_dir, pools=pools, metrics=metrics, limits=settings.store
+            )
             await stack.enter_async_context(store)
             try:
                 async with asyncio.TaskGroup() as tasks:

@@ -1,16 +1,28 @@
 """WriteOverlay: what we wrote, until the informer shows it.
 
 An informer is milliseconds behind our own writes; reading only it, a reconcile right after a write would write again, or
-meet a conflict. Not a cache of reads. Invariant: what is shown is never older than our last write, and never newer than
-what the API server has stored.
+meet a conflict. Not a cache of reads. Invariants: what is shown is never older than our last write, unless the informer
+has not caught up for `KEPT` seconds; it is never newer than what the API server has stored.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 from autowasm.kube.resources import ObjectKey
 
 Document = Mapping[str, Any]
+
+KEPT: Final = 60.0
+"""Seconds. An object that was written and then deleted while no watch ran is never shown by the informer; without an end
+it would be taken for there for good. Forgetting one too early costs a write that the API server refuses."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    document: Document
+    until: float
 
 
 class WriteOverlay:
@@ -18,19 +30,26 @@ class WriteOverlay:
 
     def __init__(self, stored: Callable[[ObjectKey], Document | None]) -> None:
         self._stored = stored
-        self._written: dict[ObjectKey, Document] = {}
+        self._written: dict[ObjectKey, _Written] = {}
 
     def get(self, key: ObjectKey) -> Document | None:
         """The object as we last wrote or saw it."""
-        stored, written = self._stored(key), self._written.get(key)
-        return stored if written is None else written
+        written = self._written.get(key)
+        if written is None:
+            return self._stored(key)
+        if asyncio.get_running_loop().time() >= written.until:
+            del self._written[key]
+            return self._stored(key)
+        return written.document
 
     def wrote(self, key: ObjectKey, document: Document) -> None:
-        """The answer of a write that was accepted."""
-        if _same_version(document, self._stored(key)):
+        """The answer of a write that was accepted. The watch may have brought it, or what came after it, before."""
+        stored = self._stored(key)
+        if stored is not None and _reached(stored, document):
             self._written.pop(key, None)
         else:
-            self._written[key] = document
+            until = asyncio.get_running_loop().time() + KEPT
+            self._written[key] = _Written(document, until)
 
     def observed(self, key: ObjectKey, document: Document | None) -> bool:
         """The informer shows a state of the object (None: it is gone).
@@ -43,29 +62,25 @@ class WriteOverlay:
         if document is None:
             del self._written[key]
             return False
-        if _reached(document, written):
+        if _reached(document, written.document):
             del self._written[key]
-            return _same_version(document, written)
+            return _version(document) == _version(written.document)
         return True
 
     def forget(self, key: ObjectKey) -> None:
-        """What we wrote is known to be outdated: a conflict said so."""
+        """What we wrote is known to be outdated: a conflict said so, or the object is gone."""
         self._written.pop(key, None)
 
 
-def _version(document: Document | None) -> str:
-    return str(((document or {}).get("metadata") or {}).get("resourceVersion", ""))
-
-
-def _same_version(one: Document, other: Document | None) -> bool:
-    return _version(one) == _version(other)
+def _version(document: Document) -> str:
+    return str((document.get("metadata") or {}).get("resourceVersion", ""))
 
 
 def _reached(observed: Document, written: Document) -> bool:
-    """True if `observed` is `written` or later. A recreated object (another uid) is later."""
-    if (observed.get("metadata") or {}).get("uid") != (written.get("metadata") or {}).get("uid"):
-        return True
+    """True if `observed` is `written` or later."""
     seen, ours = _version(observed), _version(written)
     if seen.isdecimal() and ours.isdecimal():
         return int(seen) >= int(ours)  # comparable since Kubernetes 1.35, and in every etcd before
-    return seen == ours
+    # Otherwise only equality can be told, and a recreated object is surely another.
+    same = (observed.get("metadata") or {}).get("uid") == (written.get("metadata") or {}).get("uid")
+    return seen == ours or not same

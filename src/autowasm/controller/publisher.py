@@ -5,9 +5,10 @@ the resourceVersion that was read, or is a create; a foreign EnvoyFilter is neve
 is never written; nothing is written that would change nothing.
 """
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -27,16 +28,27 @@ _log = structlog.get_logger(__name__)
 AUTOWASMS = ResourceType(GROUP, "v1alpha1", "autowasms", KIND)
 ENVOYFILTERS = ResourceType("networking.istio.io", "v1alpha3", "envoyfilters", "EnvoyFilter")
 
-PUT_BACK_MOST = 3
+PUT_BACK_MOST: Final = 3
 """After so many times that something rewrote the same EnvoyFilter we stop: two controllers in a fight drain every
 connection of every sidecar, again and again."""
+FIGHT_PAUSE: Final = 3600.0
+"""Seconds. An edit so long after the last one is no fight but a person; a fight that we left stays left."""
 
 
 @dataclass(slots=True)
 class _Fight:
-    spec: Any
+    wanted: Mapping[str, Any]
     """What we wrote last."""
     rounds: int = 0
+    last: float = 0.0
+
+    def begin_round(self, now: float) -> bool:
+        """Count one more rewrite. False if there were too many."""
+        if self.rounds >= PUT_BACK_MOST:
+            return False
+        self.rounds = self.rounds + 1 if now - self.last < FIGHT_PAUSE else 1
+        self.last = now
+        return True
 
 
 class ClusterPublisher:
@@ -117,7 +129,7 @@ class ClusterPublisher:
         body = replacement(live, wanted)
         if body is None or writes.is_terminating(live):
             return False
-        self._check_fight(key, owner, live, wanted)
+        self._check_fight(key, owner, wanted)
         if whose is not Ownership.OURS:
             _log.info("envoyfilter adopted", key=str(key), was=whose.value)
         written = await writes.replace(self._client, ENVOYFILTERS, body, read=live)
@@ -129,28 +141,23 @@ class ClusterPublisher:
     def _wrote(self, key: ObjectKey, written: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         self._envoyfilters.wrote(key, written)
         fight = self._fights.get(key)
-        if fight is None or fight.spec != wanted["spec"]:
-            self._fights[key] = _Fight(wanted["spec"])
+        if fight is None or fight.wanted != wanted:
+            self._fights[key] = _Fight(wanted)
 
     def _check_fight(
-        self,
-        key: ObjectKey,
-        owner: Mapping[str, Any],
-        live: Mapping[str, Any],
-        wanted: Mapping[str, Any],
+        self, key: ObjectKey, owner: Mapping[str, Any], wanted: Mapping[str, Any]
     ) -> None:
-        """Count how often the very spec that we wrote was changed by somebody else."""
+        """Count how often the very object that we wrote was changed by somebody else."""
         fight = self._fights.get(key)
-        if fight is None or fight.spec != wanted["spec"] or live.get("spec") == wanted["spec"]:
+        if fight is None or fight.wanted != wanted:
             return
-        if fight.rounds >= PUT_BACK_MOST:
+        if not fight.begin_round(asyncio.get_running_loop().time()):
             raise AutoWasmError(
                 f"something rewrites the EnvoyFilter {key} each time that it is put back; it was put back "
                 f"{fight.rounds} times and is left as it is now: find out who writes it "
                 "(kubectl get envoyfilter -o yaml --show-managed-fields), then change the AutoWasm",
                 reason="Mutated",
             )
-        fight.rounds += 1
         _log.warning("envoyfilter put back", key=str(key), times=fight.rounds)
         self._announce(
             owner,

@@ -1,0 +1,23 @@
+"""What every test here has to keep: a quiet log."""
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from blockbuster import BlockBuster
+
+
+@pytest.fixture(autouse=True)
+def _sendfile_on_the_loop(blockbuster: BlockBuster) -> None:
+    # A socket that does not block and a file whose pages are in memory: the one exception (design D1).
+    blockbuster.functions["os.sendfile"].can_block_in("autowasm/server/response.py", "_copy")
+
+
+@pytest.fixture(autouse=True)
+def _no_traceback_in_the_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    with structlog.testing.capture_logs() as events:
+        yield
+    assert not [event for event in events if "exc_info" in event]
+    records = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert not [(record.name, record.getMessage()) for record in records]

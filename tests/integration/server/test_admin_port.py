@@ -1,0 +1,61 @@
+"""Health and metrics."""
+
+import asyncio
+
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from autowasm.server.app import AdminServer
+from autowasm.server.probes import Health
+from autowasm.settings import ServeLimits
+from autowasm.telemetry.metrics import Metrics
+from tests.parts import wire
+
+
+async def test_answers_what_kubelet_and_prometheus_ask() -> None:
+    health, metrics = Health(), Metrics()
+    server = AdminServer(health, metrics=metrics)
+    base = f"http://127.0.0.1:{await server.start('127.0.0.1:0')}"
+    try:
+        index = await wire.get(base + "/")
+        assert all(name in index.body for name in (b"/healthz", b"/readyz", b"/metrics"))
+        assert (await wire.get(base + "/healthz")).status == 200
+        unready = await wire.get(base + "/readyz")
+        assert unready.status == 503
+        health.set("blobs", True, "3 stored")
+        health.set("start-up", False, "waiting for the first list")
+        unready = await wire.get(base + "/readyz")
+        assert unready.status == 503
+        assert b"start-up: failed (waiting for the first list)" in unready.body
+        health.set("start-up", True)
+        assert (await wire.get(base + "/readyz")).status == 200
+        health.stopping()
+        stopping = await wire.get(base + "/readyz")
+        assert stopping.status == 503
+        assert b"stopping" in stopping.body
+        metrics.blobs.set(7)
+        plain = await wire.get(base + "/metrics")
+        assert b"autowasm_blobs 7.0" in plain.body
+        accept = {"accept": "application/openmetrics-text; version=1.0.0"}
+        open_metrics = await wire.get(base + "/metrics", headers=accept)
+        assert open_metrics.headers["content-type"].startswith("application/openmetrics-text")
+        families = text_string_to_metric_families(open_metrics.body.decode())
+        assert "autowasm_blobs" in {family.name for family in families}
+        for answer in (index, unready, plain, await wire.get(base + "/nothing")):
+            assert answer.headers["server"] == "wasmer"
+        assert (await wire.request("HEAD", base + "/healthz")).status == 200
+    finally:
+        async with asyncio.timeout(5):
+            await server.stop(1.0)
+            await server.stop(1.0)
+
+
+async def test_a_silent_client_is_cut() -> None:
+    limits = ServeLimits(request_timeout=0.3)
+    server = AdminServer(Health(), metrics=Metrics(), limits=limits)
+    port = await server.start("127.0.0.1:0")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /healthz HT")
+    async with asyncio.timeout(3):
+        assert await reader.read() == b""
+    writer.close()
+    await server.stop(1.0)

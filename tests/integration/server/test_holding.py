@@ -1,0 +1,165 @@
+"""Digests that are asked for before they are here (design D8)."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from autowasm.errors import ContentRejected, SourceDenied, SourceUnavailable
+from autowasm.settings import ServeLimits
+from tests.integration.server.harness import MODULE, Serving, serving, sha256, until
+from tests.parts import wire
+
+DIGEST = sha256(MODULE)
+SHORT = ServeLimits(
+    held_known=0.6, held_unknown=0.4, held_retry=0.02, held_retry_most=0.1, held_refused_retry=0.2
+)
+
+
+def known(server: Serving) -> None:
+    server.source.learn(DIGEST)
+    server.source.filler = lambda _: server.put(MODULE)
+
+
+async def test_a_known_digest_is_held_until_it_is_filled_once_for_all(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        known(server)
+        asked = [asyncio.create_task(wire.get(server.url(DIGEST))) for _ in range(20)]
+        await until(lambda: server.metric("autowasm_blob_requests_held") == 20)
+        server.source.may_fill.set()
+        for answer in await asyncio.gather(*asked):
+            assert (answer.status, answer.body) == (200, MODULE)
+        assert server.source.fills == 1
+        assert server.metric("autowasm_blob_cache_requests_total", kind="held") == 20
+        assert server.metric("autowasm_blob_requests_held") == 0
+
+
+async def test_a_known_digest_that_does_not_come_is_503_never_404(tmp_path: Path) -> None:
+    async with serving(tmp_path, limits=SHORT) as server:
+        known(server)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        answer = await wire.get(server.url(DIGEST))
+        assert 0.5 < loop.time() - begun < 2
+        assert answer.status == 503
+        assert answer.headers["retry-after"] == "1"
+        assert b"has not arrived" in answer.body
+        # The fill outlives its waiter.
+        server.source.may_fill.set()
+        await until(lambda: DIGEST in server.store)
+        assert (await wire.get(server.url(DIGEST))).body == MODULE
+        assert server.source.fills == 1
+        assert server.metric("autowasm_blob_cache_requests_total", kind="failed") == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "least", "most"),
+    [("300", 0.1, 0.3), ("1200", 0.6, 1.1), ("nonsense", 0.5, 1.1), ("-5", 0.5, 1.1), ("0", 0.5, 1.1)],
+)  # fmt: skip
+async def test_answers_before_envoy_gives_up(
+    tmp_path: Path, header: str, least: float, most: float
+) -> None:
+    async with serving(tmp_path, limits=SHORT) as server:
+        known(server)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        answer = await wire.get(
+            server.url(DIGEST), headers={"x-envoy-expected-rq-timeout-ms": header}
+        )
+        assert answer.status == 503
+        assert least <= loop.time() - begun < most
+
+
+async def test_an_endless_patience_is_bounded(tmp_path: Path) -> None:
+    limits = ServeLimits(held_known_most=0.6, held_margin=0.1)
+    async with serving(tmp_path, limits=limits) as server:
+        known(server)
+        async with asyncio.timeout(3):
+            answer = await wire.get(
+                server.url(DIGEST), headers={"x-envoy-expected-rq-timeout-ms": "600000"}
+            )
+        assert answer.status == 503
+
+
+async def test_a_fill_that_fails_is_tried_again_while_somebody_waits(tmp_path: Path) -> None:
+    async with serving(tmp_path, limits=SHORT) as server:
+        known(server)
+        server.source.may_fill.set()
+        server.source.failures = [SourceUnavailable("no answer") for _ in range(3)]
+        assert (await wire.get(server.url(DIGEST))).body == MODULE
+        assert server.source.fills == 4
+
+
+@pytest.mark.parametrize("error", [SourceDenied("wrong password"), ContentRejected("other bytes")])
+async def test_a_refused_fill_is_not_hammered_and_its_message_not_told(
+    tmp_path: Path, error: SourceDenied | ContentRejected
+) -> None:
+    async with serving(tmp_path, limits=SHORT) as server:
+        known(server)
+        server.source.failures = [error] * 100
+        answers = await asyncio.gather(*(wire.get(server.url(DIGEST)) for _ in range(10)))
+        assert {answer.status for answer in answers} == {503}
+        assert error.reason.encode() in answers[0].body
+        assert str(error).encode() not in answers[0].body
+        assert 1 <= server.source.fills <= 4
+
+
+async def test_whoever_stores_the_blob_frees_the_waiters(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        server.source.learn(DIGEST)
+        asked = asyncio.create_task(wire.get(server.url(DIGEST)))
+        await until(lambda: server.metric("autowasm_blob_requests_held") == 1)
+        await server.put(MODULE)  # the reconciler was faster than the fill
+        assert (await asked).body == MODULE
+
+
+async def test_an_unknown_digest_is_held_shortly_then_404(tmp_path: Path) -> None:
+    async with serving(tmp_path, limits=SHORT) as server:
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        answer = await wire.get(server.url(DIGEST))
+        assert 0.35 < loop.time() - begun < 1.5
+        assert answer.status == 404
+        assert DIGEST.encode() in answer.body
+        assert server.source.fills == 0
+        assert server.metric("autowasm_blob_cache_requests_total", kind="unknown") == 1
+
+
+@pytest.mark.parametrize("how", ["stored", "known"])
+async def test_an_unknown_digest_that_becomes_known_is_served(tmp_path: Path, how: str) -> None:
+    async with serving(tmp_path) as server:
+        server.source.may_fill.set()
+        asked = asyncio.create_task(wire.get(server.url(DIGEST)))
+        await until(lambda: server.metric("autowasm_blob_requests_held") == 1)
+        if how == "stored":
+            await server.put(MODULE)
+        else:
+            known(server)
+        assert (await asked).body == MODULE
+
+
+async def test_invented_digests_do_not_pile_up(tmp_path: Path) -> None:
+    async with serving(
+        tmp_path, limits=ServeLimits(held_unknown_count=5, held_unknown=2)
+    ) as server:
+        asked = [asyncio.create_task(wire.get(server.url(f"{n:064x}"))) for n in range(5)]
+        await until(lambda: server.metric("autowasm_blob_requests_held") == 5)
+        async with asyncio.timeout(1):
+            assert (await wire.get(server.url("f" * 64))).status == 404
+        known(server)
+        server.source.may_fill.set()
+        assert (await wire.get(server.url(DIGEST))).status == 200  # published ones are not affected
+        for answer in await asyncio.gather(*asked):
+            assert answer.status == 404
+
+
+async def test_a_damaged_blob_is_filled_again_and_the_client_sees_nothing(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        known(server)
+        server.source.may_fill.set()
+        await server.put(MODULE)
+        assert (await wire.get(server.url(DIGEST))).body == MODULE
+        (tmp_path / "blobs" / DIGEST).write_bytes(b"?" * len(MODULE))
+        assert (await wire.get(server.url(DIGEST))).body == MODULE
+        assert server.source.fills == 1
+        assert server.metric("autowasm_blobs_damaged_total") == 1
