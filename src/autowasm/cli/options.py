@@ -131,8 +131,8 @@ def cidr(text: str) -> str:
 
 def whole(text: str, *, least: int = 1, most: int | None = None) -> int:
     """A whole number in a range."""
-    if not text.isascii() or not text.isdigit():
-        raise ValueError(f"must be a whole number, not {text!r}")
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise ValueError(f"must be a whole number, not {text[:40]!r}")
     number = int(text)
     if number < least or (most is not None and number > most):
         bounds = f"at least {least}" if most is None else f"from {least} to {most}"

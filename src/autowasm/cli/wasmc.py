@@ -72,6 +72,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_push(commands)
+    _add_pull(commands)
+    return parser
+
+
+def _add_push(commands: "argparse._SubParsersAction[_Parser]") -> None:
     push = commands.add_parser(
         "push",
         help="push a module",
@@ -88,6 +94,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="an OCI artifact (default), or a container image with the module as plugin.wasm",
     )
     _add_common(push, force="push what Envoy would not load, too")
+
+
+def _add_pull(commands: "argparse._SubParsersAction[_Parser]") -> None:
     pull = commands.add_parser(
         "pull",
         help="pull a module",
@@ -105,7 +114,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="the folder for filter.wasm; made if need be (default: the current one)",
     )
     _add_common(pull, force="write what Envoy would not load, too")
-    return parser
 
 
 def _add_common(parser: argparse.ArgumentParser, *, force: str) -> None:

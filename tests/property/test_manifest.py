@@ -1,0 +1,76 @@
+"""Manifests: whatever a registry sends, the outcome is a manifest, an index, or a refusal in one line."""
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autowasm.digest import Digest
+from autowasm.errors import ContentRejected
+from autowasm.registry import media
+from autowasm.registry.layout import PACKING, choose_layout
+from autowasm.registry.manifest import Index, Manifest, choose_child, parse_manifest
+from autowasm.settings import Limits
+
+LIMITS = Limits(manifest_bytes=4096, image_layers=4, index_entries=4)
+
+media_types = st.one_of(
+    st.sampled_from(
+        sorted(
+            media.MANIFESTS | media.INDEXES | media.SCHEMA_1 | PACKING.keys() | {media.WASM_CONFIG}
+        )
+    ),
+    st.text(max_size=5),
+)
+odd = st.one_of(st.none(), st.integers(), st.text(max_size=3), st.lists(st.none(), max_size=1))
+digests = st.one_of(st.binary(max_size=2).map(lambda data: str(Digest.of(data))), odd)
+descriptors = st.fixed_dictionaries(
+    {},
+    optional={
+        "mediaType": st.one_of(media_types, odd),
+        "digest": digests,
+        "size": st.one_of(st.integers(), odd),
+        "platform": st.one_of(odd, st.dictionaries(st.sampled_from(["os", "architecture"]), odd)),
+        "annotations": st.one_of(odd, st.dictionaries(st.text(max_size=3), odd, max_size=2)),
+    },
+)
+documents = st.fixed_dictionaries(
+    {},
+    optional={
+        "schemaVersion": st.one_of(st.sampled_from([1, 2]), odd),
+        "mediaType": st.one_of(media_types, odd),
+        "config": st.one_of(descriptors, odd),
+        "layers": st.one_of(st.lists(descriptors, max_size=6), odd),
+        "manifests": st.one_of(st.lists(descriptors, max_size=6), odd),
+    },
+)
+
+
+def read(data: bytes, content_type: str | None) -> None:
+    try:
+        document = parse_manifest(data, content_type, limits=LIMITS)
+        if isinstance(document, Index):
+            child = choose_child(document)
+            assert child.media_type in media.MANIFESTS
+        else:
+            assert isinstance(document, Manifest)
+            layout = choose_layout(document, limits=LIMITS)
+            assert 0 < len(layout.candidates) <= LIMITS.image_layers
+            child = layout.candidates[0].descriptor
+        assert child.size >= 0
+        assert str(child.digest) == child.digest_text
+    except ContentRejected as error:
+        message = str(error)
+        assert "\n" not in message
+        assert len(message) < 3000
+
+
+@given(documents, st.one_of(st.none(), media_types))
+def test_any_document_is_read_or_refused(document: Any, content_type: str | None) -> None:
+    read(json.dumps(document).encode(), content_type)
+
+
+@given(st.binary(), st.one_of(st.none(), media_types))
+def test_any_bytes_are_read_or_refused(data: bytes, content_type: str | None) -> None:
+    read(data, content_type)

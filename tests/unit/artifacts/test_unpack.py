@@ -1,0 +1,231 @@
+"""The module in an image: which layers are downloaded, which file is taken."""
+
+import asyncio
+import gzip
+import io
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import zstandard
+
+from autowasm.artifacts.unpack import PulledModule, known_sha256, pull_module
+from autowasm.digest import Digest
+from autowasm.errors import ContentRejected, SourceUnavailable
+from autowasm.net.pools import Pools
+from autowasm.reference import ImageReference
+from autowasm.registry import media
+from autowasm.registry.client import RegistryClient, ResolvedImage
+from autowasm.registry.layout import choose_layout
+from autowasm.registry.manifest import Descriptor, Manifest
+from autowasm.settings import Limits
+
+REFERENCE = ImageReference.parse("r.example/team/app:v1")
+MODULE = b"\0asm\x01\0\0\0 the module"
+OTHER = b"\0asm\x01\0\0\0 another"
+
+
+@dataclass
+class Shelf:
+    """Stands in for the registry client, which has tests of its own: hands out layers and remembers which."""
+
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    downloaded: list[bytes] = field(default_factory=list)
+    on_disk: int = 0
+    hangs: bool = False
+
+    def add(self, media_type: str, data: bytes) -> Descriptor:
+        digest = str(Digest.of(data))
+        self.blobs[digest] = data
+        return Descriptor(media_type=media_type, digest_text=digest, size=len(data))
+
+    async def download(
+        self,
+        reference: ImageReference,
+        descriptor: Descriptor,
+        destination: Path,
+        *,
+        credential: object,
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> None:
+        if self.hangs:
+            await asyncio.Event().wait()
+        data = self.blobs[descriptor.digest_text]
+        self.downloaded.append(data)
+        await asyncio.to_thread(destination.write_bytes, data)
+        files = await asyncio.to_thread(lambda: list(destination.parent.iterdir()))
+        self.on_disk = max(self.on_disk, len(files))
+        if on_bytes:
+            on_bytes(len(data))
+
+
+@dataclass
+class Stage:
+    shelf: Shelf
+    folder: Path
+    pools: Pools
+    limits: Limits = field(default_factory=Limits)
+
+    async def pull(self, *layers: Descriptor) -> PulledModule:
+        manifest = Manifest(
+            schema_version=2, config=self.shelf.add(media.OCI_IMAGE_CONFIG, b"{}"), layers=layers
+        )
+        resolved = ResolvedImage(REFERENCE, Digest.of(b"manifest"), manifest)
+        return await pull_module(
+            cast(RegistryClient, self.shelf),
+            REFERENCE,
+            resolved,
+            self.folder / "staged",
+            credential=None,
+            limits=self.limits,
+            pools=self.pools,
+            workdir=self.folder,
+        )
+
+    async def rejected(self, *layers: Descriptor) -> ContentRejected:
+        with pytest.raises(ContentRejected) as caught:
+            await self.pull(*layers)
+        return caught.value
+
+    @property
+    def files(self) -> list[str]:
+        return sorted(path.name for path in self.folder.iterdir())
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    with Pools(transfers=1) as pools:
+        yield Stage(Shelf(), tmp_path, pools)
+
+
+def tar(*members: tuple[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def layers(shelf: Shelf, contents: Sequence[Sequence[tuple[str, bytes]]]) -> list[Descriptor]:
+    return [shelf.add(media.OCI_LAYER_TAR_GZIP, gzip.compress(tar(*each))) for each in contents]
+
+
+async def test_an_artifact_is_downloaded_to_its_place(stage: Stage) -> None:
+    config = stage.shelf.add(media.WASM_CONFIG, b"{}")
+    content = stage.shelf.add(media.WASM_CONTENT, MODULE)
+    pulled = await stage.pull(config, content)
+    assert pulled == PulledModule(Digest.of(MODULE).hex, len(MODULE), "")
+    assert stage.shelf.downloaded == [MODULE]
+    assert (stage.folder / "staged").read_bytes() == MODULE
+    assert stage.files == ["staged"]
+
+
+async def test_an_artifact_larger_than_envoy_takes_is_not_downloaded(stage: Stage) -> None:
+    stage.limits = Limits(module_bytes=4)
+    error = await stage.rejected(stage.shelf.add(media.WASM_CONTENT, MODULE))
+    assert error.reason == "TooLarge"
+    assert stage.shelf.downloaded == []
+
+
+@pytest.mark.parametrize(
+    ("media_type", "pack"),
+    [
+        (media.OCI_LAYER_TAR, bytes),
+        (media.OCI_LAYER_TAR_GZIP, gzip.compress),
+        (media.OCI_LAYER_TAR_ZSTD, zstandard.ZstdCompressor().compress),
+        (media.DOCKER_LAYER_TAR_GZIP, gzip.compress),
+    ],
+)
+async def test_every_packing_is_unpacked(stage: Stage, media_type: str, pack: Any) -> None:
+    layer = stage.shelf.add(media_type, pack(tar(("./plugin.wasm", MODULE))))
+    pulled = await stage.pull(layer)
+    assert pulled == PulledModule(Digest.of(MODULE).hex, len(MODULE), "./plugin.wasm")
+    assert (stage.folder / "staged").read_bytes() == MODULE
+    assert stage.files == ["staged"]
+
+
+@pytest.mark.parametrize(
+    ("contents", "downloads"),
+    [
+        # From the first layer to the last.
+        ([[("plugin.wasm", OTHER)], [("plugin.wasm", MODULE)]], 1),
+        ([[("plugin.wasm", OTHER)], [("filter.wasm", MODULE)]], 1),
+        ([[("plugin.wasm", MODULE)], [("readme", b"")]], 2),
+        ([[("readme", b"")], [("deep/down/it.wasm", MODULE)]], 2),
+        ([[("plugin.wasm", MODULE)], [("other.wasm", OTHER)]], 2),
+        ([[("it.wasm", OTHER)], [("it.wasm", MODULE)], [("readme", b"")]], 3),
+        ([[("x", b"")], [("filter.wasm", OTHER), ("plugin.wasm", MODULE), ("z.wasm", OTHER)]], 1),
+    ],
+    ids=["last-wins", "last-wins-whatever-name", "first", "only", "preferred", "hidden", "in-one"],
+)
+async def test_of_several_layers_the_right_module_is_taken(
+    stage: Stage, contents: list[list[tuple[str, bytes]]], downloads: int
+) -> None:
+    pulled = await stage.pull(*layers(stage.shelf, contents))
+    assert (stage.folder / "staged").read_bytes() == MODULE
+    assert pulled.sha256 == Digest.of(MODULE).hex
+    assert len(stage.shelf.downloaded) == downloads
+    assert stage.shelf.on_disk <= 2
+    assert stage.files == ["staged"]
+
+
+async def test_two_modules_of_which_none_is_meant_are_named(stage: Stage) -> None:
+    error = await stage.rejected(
+        *layers(stage.shelf, [[("a.wasm", MODULE)], [("b.wasm", OTHER)], [("readme", b"")]])
+    )
+    assert error.reason == "AmbiguousModule"
+    assert "b.wasm, a.wasm" in str(error)
+    assert stage.files == []
+
+
+async def test_an_image_without_a_module_says_so(stage: Stage) -> None:
+    error = await stage.rejected(*layers(stage.shelf, [[("readme", b"")]]))
+    assert error.reason == "ModuleNotFoundInArchive"
+    assert "plugin.wasm" in str(error)
+
+
+async def test_a_damaged_layer_leaves_nothing(stage: Stage) -> None:
+    error = await stage.rejected(stage.shelf.add(media.OCI_LAYER_TAR_GZIP, b"\x1f\x8b\x08 rubbish"))
+    assert error.reason == "ArchiveInvalid"
+    assert stage.files == []
+
+
+async def test_no_more_layers_are_searched_than_the_limit_allows(stage: Stage) -> None:
+    described = layers(stage.shelf, [[("plugin.wasm", MODULE)], [("readme", b"x" * 1000)]])
+    stage.limits = Limits(image_bytes=described[1].size)
+    error = await stage.rejected(*described)
+    assert error.reason == "TooLarge"
+    assert len(stage.shelf.downloaded) == 1
+    assert stage.files == []
+
+
+async def test_all_layers_together_have_one_deadline(stage: Stage) -> None:
+    stage.limits = Limits(fetch_timeout=0.05)
+    stage.shelf.hangs = True
+    with pytest.raises(SourceUnavailable) as caught:
+        await stage.pull(*layers(stage.shelf, [[("plugin.wasm", MODULE)]]))
+    assert caught.value.reason == "Timeout"
+
+
+def test_only_an_artifact_tells_its_modules_sha256() -> None:
+    shelf = Shelf()
+    config = shelf.add(media.WASM_CONFIG, b"{}")
+    sha512 = Descriptor(media_type=media.WASM_CONTENT, digest_text="sha512:" + "0" * 128, size=1)
+    known = [
+        known_sha256(
+            choose_layout(
+                Manifest(schema_version=2, config=config, layers=(layer,)), limits=Limits()
+            )
+        )
+        for layer in (
+            shelf.add(media.WASM_CONTENT, MODULE),
+            shelf.add(media.OCI_LAYER_TAR, b"x"),
+            sha512,
+        )
+    ]
+    assert known == [Digest.of(MODULE).hex, None, None]

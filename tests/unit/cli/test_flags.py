@@ -1,0 +1,161 @@
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from autowasm.cli import flags, wasmer
+from autowasm.errors import UsageError
+from autowasm.settings import Settings
+
+NEEDED = ["standalone", "--config", "c", "--envoy-dir", "e"]
+
+
+def read(*arguments: str, environment: Mapping[str, str] | None = None) -> Settings:
+    parsed = wasmer.build_parser().parse_args(arguments)
+    return flags.settings_from(parsed, environment=environment or {})
+
+
+def test_defaults_are_those_of_settings() -> None:
+    settings = read(*NEEDED)
+    assert settings.standalone is not None
+    assert settings.standalone.config_dir == Path("c")
+    assert settings.standalone.listener_template is None
+    assert settings.cluster is None
+    assert settings == Settings(cache_dir=Path("/var/cache/wasmer"), standalone=settings.standalone)
+
+
+def test_controller_defaults_are_those_of_settings() -> None:
+    cluster = read("controller").cluster
+    assert cluster is not None
+    assert (cluster.kubeconfig, cluster.watch_namespaces) == (None, ())
+    assert (cluster.root_namespace, cluster.allow_mesh_wide) == ("istio-system", False)
+
+
+def test_every_flag_reaches_its_setting() -> None:
+    settings = read(
+        *NEEDED,
+        "--listener-template", "t", "--cache-dir", "d", "--listen", "127.0.0.1:0", "--admin-listen", "[::1]:1",
+        "--disk-budget", "1Gi", "--blob-grace", "1h", "--drain-delay", "1s", "--startup-deadline", "2s",
+        "--service-name", "n", "--service-namespace", "m", "--service-port", "1", "--cluster-domain", "d",
+        "--envoy-cluster", "c", "--envoy-authority", "a:1", "--envoy-fetch-timeout", "3s",
+        "--envoy-fetch-retries", "0", "--workers", "7", "--max-concurrent-fetches", "8", "--log-level", "debug",
+        "--log-format", "console",
+    )  # fmt: skip
+    assert settings.standalone is not None
+    assert settings.standalone.listener_template == Path("t")
+    assert (settings.cache_dir, settings.listen, settings.admin_listen) == (
+        Path("d"), "127.0.0.1:0", "[::1]:1",
+    )  # fmt: skip
+    assert (settings.disk_budget, settings.blob_grace) == (2**30, 3600)
+    assert (settings.drain_delay, settings.startup_deadline) == (1, 2)
+    envoy = settings.envoy
+    assert (envoy.cluster, envoy.authority, envoy.timeout, envoy.retries) == ("c", "a:1", 3, 0)
+    assert (envoy.service_name, envoy.service_namespace, envoy.service_port) == ("n", "m", 1)
+    assert (settings.workers, settings.fetch.total) == (7, 8)
+    assert (settings.log_level, settings.log_format) == ("debug", "console")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--allow-cidr", "10.0.0.0/8", "--allow-cidr", "fd00::/8"),
+        ("--allow-cidr", "10.0.0.0/8,fd00::/8"),
+        ("--allow-cidr", " 10.0.0.0/8 , fd00::/8,"),
+    ],
+)
+def test_repeatable_flags_also_take_commas(arguments: tuple[str, ...]) -> None:
+    assert read(*NEEDED, *arguments).outgoing.allow_cidr == ("10.0.0.0/8", "fd00::/8")
+
+
+def test_lists_reach_their_settings() -> None:
+    settings = read(
+        *NEEDED, "--deny-cidr", "10.1.2.3/16", "--plain-http-registry", "a,b:1",
+        "--insecure-registry", "c", "--allow-import", "env.f",
+    )  # fmt: skip
+    assert settings.outgoing.deny_cidr == ("10.1.0.0/16",)
+    assert settings.outgoing.plain_http == {"a", "b:1"}
+    assert settings.outgoing.insecure == {"c"}
+    assert settings.allow_imports == {"env.f"}
+
+
+def test_flag_wins_over_environment_over_default() -> None:
+    environment = {
+        "WASMER_WORKERS": "2",
+        "WASMER_LOG_LEVEL": "error",
+        "WASMER_ALLOW_CIDR": "::/0,10.0.0.0/8",
+    }
+    settings = read(*NEEDED, "--workers", "3", environment=environment)
+    assert (settings.workers, settings.log_level) == (3, "error")
+    assert settings.outgoing.allow_cidr == ("::/0", "10.0.0.0/8")
+
+
+def test_empty_variable_is_none() -> None:
+    assert read(*NEEDED, environment={"WASMER_WORKERS": ""}).workers == 4
+
+
+def test_what_is_needed_may_come_from_the_environment() -> None:
+    settings = read("standalone", environment={"WASMER_CONFIG": "c", "WASMER_ENVOY_DIR": "e"})
+    assert settings.standalone is not None
+    assert settings.standalone.envoy_dir == Path("e")
+
+
+@pytest.mark.parametrize(("text", "taken"), [("true", True), ("0", False), ("False", False)])
+def test_mesh_wide_from_the_environment(text: str, taken: bool) -> None:
+    cluster = read("controller", environment={"WASMER_ALLOW_MESH_WIDE": text}).cluster
+    assert cluster is not None
+    assert cluster.allow_mesh_wide is taken
+
+
+WRONG = [
+    ("--workers", "0", "must be at least 1, not 0"),
+    ("--workers", "x", "must be a whole number, not 'x'"),
+    ("--workers", "-1", "must be a whole number, not '-1'"),
+    ("--workers", "9" * 5000, "must be a whole number"),
+    ("--service-port", "65536", "must be from 1 to 65535, not 65536"),
+    ("--envoy-fetch-retries", "-1", "must be a whole number"),
+    ("--envoy-fetch-timeout", "30", "not a duration"),
+    ("--disk-budget", "big", "not a size"),
+    ("--listen", "8081", "ADDRESS:PORT"),
+    ("--listen", ":8081", "ADDRESS:PORT"),
+    ("--listen", "[::]:99999", "ADDRESS:PORT"),
+    ("--listen", "[::]:²", "ADDRESS:PORT"),
+    ("--admin-listen", "localhost:", "ADDRESS:PORT"),
+    ("--allow-cidr", "10.0.0.0/8,everything", "'everything' does not appear to be"),
+    ("--log-level", "loud", "must be one of debug, info, warning, error, not 'loud'"),
+    ("--log-format", "xml", "must be one of json, console"),
+    ("--registry-ca-file", "/nowhere/ca.pem", "there is no file"),
+]
+
+
+@pytest.mark.parametrize(("flag", "value", "says"), WRONG)
+def test_wrong_value_names_the_flag_and_what_is_right(flag: str, value: str, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read(*NEEDED, f"{flag}={value}")
+    assert str(caught.value).startswith(f"{flag}: ")
+    assert says in str(caught.value)
+
+
+def test_wrong_variable_is_named_as_a_variable() -> None:
+    with pytest.raises(UsageError, match=r"^WASMER_WORKERS: must be"):
+        read(*NEEDED, environment={"WASMER_WORKERS": "many"})
+
+
+@pytest.mark.parametrize("missing", ["--config", "--envoy-dir"])
+def test_what_is_missing_is_named_with_its_variable(missing: str) -> None:
+    index = NEEDED.index(missing)
+    variable = "WASMER_" + missing.removeprefix("--").replace("-", "_").upper()
+    with pytest.raises(UsageError, match=f"{missing} is needed .or {variable}"):
+        read(*NEEDED[:index], *NEEDED[index + 2 :])
+
+
+def test_every_flag_is_explained() -> None:
+    subparsers = next(
+        action
+        for action in wasmer.build_parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
+    assert set(subparsers.choices) == {"standalone", "controller"}
+    for parser in subparsers.choices.values():
+        assert all(action.help for action in parser._actions)
+        parser.format_help()
