@@ -144,8 +144,10 @@ def document_codec() -> Codec[dict[str, Any]]:
 
 
 def document_meta(document: dict[str, Any]) -> tuple[ObjectKey, str]:
-    """Key and resourceVersion of a whole object."""
-    metadata = document["metadata"]
+    """Key and resourceVersion of a whole object. Raises UnexpectedAnswer if it is none."""
+    metadata = document.get("metadata")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
+        raise UnexpectedAnswer("an object has no metadata.name")
     key = ObjectKey(metadata.get("namespace", ""), metadata["name"])
     return key, metadata.get("resourceVersion", "")
 

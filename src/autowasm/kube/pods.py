@@ -4,7 +4,6 @@ Not a Pod model. Invariant: rows of Pods with the same labels share one tuple, s
 and a selector need only look at each label set once.
 """
 
-from collections.abc import Set
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -120,7 +119,7 @@ class _Sharing:
         return known
 
 
-def pod_codec(*, sidecars: Set[str] = ISTIO_SIDECAR) -> Codec[Pod]:
+def pod_codec(*, sidecars: frozenset[str] = ISTIO_SIDECAR) -> Codec[Pod]:
     """Decodes Pods into rows. `sidecars`: names of containers that count as one."""
     sharing = _Sharing()
 
@@ -135,8 +134,8 @@ def pod_codec(*, sidecars: Set[str] = ISTIO_SIDECAR) -> Codec[Pod]:
             status.podIP if len(status.podIPs) < 2 else ",".join(ip.ip for ip in status.podIPs),
             sharing.text(status.phase),
             int(started.timestamp()) if started is not None else 0,
-            any(container.name in sidecars for container in wire.spec.containers)
-            or any(container.name in sidecars for container in wire.spec.initContainers),
+            not sidecars.isdisjoint([container.name for container in wire.spec.containers])
+            or not sidecars.isdisjoint([container.name for container in wire.spec.initContainers]),
         )
 
     return Codec(_Wire, transform=row, meta=_meta)

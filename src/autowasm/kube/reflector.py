@@ -1,8 +1,8 @@
 """client-go's Reflector (`tools/cache/reflector.go`): makes a store equal to what the server has, and keeps it so.
 
 List, then watch from there; resume where a watch ended; list afresh only where resuming is impossible. Not a place for
-handlers (`informer.py`). Invariant: at every moment the store holds what the server had at `position`, plus nothing; a
-list that did not arrive in full changes nothing.
+handlers (`informer.py`). Invariants: the store holds what the server had at `position`; a list that did not arrive in full
+changes nothing.
 """
 
 import asyncio

@@ -1,0 +1,109 @@
+"""A ListerWatcher that plays a script: for what a real API server does only once in a month."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from autowasm.kube.codec import Bookmark, EventType, Page, WatchEvent
+from autowasm.kube.errors import ApiError, WatchFrozen
+from autowasm.kube.resources import ObjectKey
+
+Event = WatchEvent[str] | Bookmark
+FOREVER = 1e7
+
+
+@dataclass(frozen=True)
+class Pause:
+    """The server says nothing for so long."""
+
+    seconds: float = FOREVER
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the reflector asked for, and when."""
+
+    what: str
+    position: str
+    at: float
+
+
+Said = Event | Pause | ApiError
+Step = Page[str] | Sequence[Said] | ApiError
+
+
+def key(name: str) -> ObjectKey:
+    return ObjectKey("default", name)
+
+
+def page(*names: str, rv: str, token: str = "") -> Page[str]:
+    """A list page; each object's state is its name."""
+    return Page([(key(name), name) for name in names], rv, token)
+
+
+def event(kind: EventType, name: str, rv: str, state: str | None = None) -> WatchEvent[str]:
+    return WatchEvent(kind, key(name), state or name, rv)
+
+
+def bookmark(rv: str, *, end: bool = False) -> Bookmark:
+    return Bookmark(rv, end)
+
+
+class Stream:
+    """One scripted watch."""
+
+    def __init__(self, said: Sequence[Said], silence: float) -> None:
+        self._said = said
+        self.silence = silence
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        for step in self._said:
+            if isinstance(step, ApiError):
+                raise step
+            if isinstance(step, Pause):
+                await asyncio.sleep(min(step.seconds, self.silence))
+                if step.seconds > self.silence:
+                    raise WatchFrozen("nothing came")
+            else:
+                yield step
+
+
+class Script:
+    """Steps in the order in which the reflector asks: pages for lists, what was said for watches. Then silence."""
+
+    def __init__(self, *steps: Step) -> None:
+        self._steps = list(steps)
+        self.asked: list[Asked] = []
+        self.silences: list[float] = []
+
+    @property
+    def order(self) -> list[tuple[str, str]]:
+        return [(asked.what, asked.position) for asked in self.asked]
+
+    @property
+    def times(self) -> list[float]:
+        return [round(asked.at - self.asked[0].at, 2) for asked in self.asked]
+
+    async def list_page(self, *, continue_token: str = "") -> Page[str]:
+        self._note("list", continue_token)
+        step = self._steps.pop(0)
+        if isinstance(step, ApiError):
+            raise step
+        assert isinstance(step, Page), step
+        return step
+
+    @asynccontextmanager
+    async def watch(
+        self, *, resource_version: str, initial: bool, timeout: float, silence: float
+    ) -> AsyncIterator[Stream]:
+        self._note("stream" if initial else "watch", resource_version)
+        self.silences.append(silence)
+        step: Step = self._steps.pop(0) if self._steps else [Pause()]
+        if isinstance(step, ApiError):
+            raise step
+        assert isinstance(step, Sequence), step
+        yield Stream(step, silence)
+
+    def _note(self, what: str, position: str) -> None:
+        self.asked.append(Asked(what, position, asyncio.get_running_loop().time()))

@@ -1,0 +1,114 @@
+"""Pods as rows."""
+
+import json
+from typing import Any
+from uuid import UUID
+
+from autowasm.kube.codec import WatchEvent
+from autowasm.kube.pods import Pod, pod_codec
+
+UID = "0b6f2f0e-6d0b-4a8e-9d0e-0f5d3f6a7b8c"
+
+
+def pod(**changes: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "namespace": "shop",
+            "name": "cart-1",
+            "uid": UID,
+            "resourceVersion": "42",
+            "labels": {"version": "v1", "app": "cart"},
+            "annotations": {"a": "b"},
+            "managedFields": [{"fieldsV1": {"f:metadata": {}}}],
+            **changes.pop("metadata", {}),
+        },
+        "spec": {"containers": [{"name": "app", "image": "x"}, {"name": "istio-proxy"}]},
+        "status": {
+            "phase": "Running",
+            "podIP": "10.0.0.7",
+            "podIPs": [{"ip": "10.0.0.7"}],
+            "startTime": "2026-01-02T03:04:05Z",
+        },
+        **changes,
+    }
+
+
+def row(document: dict[str, Any], **options: Any) -> Pod:
+    line = json.dumps({"type": "ADDED", "object": document}).encode()
+    event = pod_codec(**options).decode_event(line)
+    assert isinstance(event, WatchEvent)
+    assert event.resource_version == document["metadata"].get("resourceVersion", "")
+    return event.object
+
+
+def test_a_running_pod() -> None:
+    assert row(pod()) == Pod(
+        namespace="shop",
+        name="cart-1",
+        uid=UUID(UID).bytes,
+        labels=(("app", "cart"), ("version", "v1")),
+        ips="10.0.0.7",
+        phase="Running",
+        started=1767323045,
+        injected=True,
+    )
+
+
+def test_a_pod_that_is_not_scheduled_yet() -> None:
+    read = row(pod(status={"phase": "Pending"}))
+    assert (read.phase, read.ips, read.addresses, read.started) == ("Pending", "", (), 0)
+
+
+def test_a_pod_with_nothing_in_it() -> None:
+    read = row({"metadata": {"name": "a"}})
+    assert (read.labels, read.injected, read.phase) == ((), False, "Unknown")
+
+
+def test_dual_stack_addresses_in_order() -> None:
+    status = {"podIP": "10.0.0.7", "podIPs": [{"ip": "10.0.0.7"}, {"ip": "fd00::7"}]}
+    assert row(pod(status=status)).addresses == ("10.0.0.7", "fd00::7")
+
+
+def test_an_old_server_sends_one_address() -> None:
+    assert row(pod(status={"podIP": "10.0.0.7"})).addresses == ("10.0.0.7",)
+
+
+def test_a_native_sidecar_counts() -> None:
+    spec = {"containers": [{"name": "app"}], "initContainers": [{"name": "istio-proxy"}]}
+    assert row(pod(spec=spec)).injected
+    assert not row(pod(spec={"containers": [{"name": "app"}]})).injected
+    assert row(pod(spec={"containers": [{"name": "mesh"}]}), sidecars=frozenset({"mesh"})).injected
+
+
+def test_equal_labels_are_one_object() -> None:
+    documents = [
+        pod(metadata={"name": f"cart-{n}", "labels": labels})
+        for n, labels in enumerate(
+            [{"app": "cart", "a": "1"}, {"a": "1", "app": "cart"}, {"app": "other", "a": "1"}]
+        )
+    ]
+    page = json.dumps({"items": documents, "metadata": {"resourceVersion": "1"}}).encode()
+    rows = [item for _, item in pod_codec().decode_page(page).items]
+    assert rows[0].labels is rows[1].labels
+    assert rows[0].labels[0] is rows[2].labels[0], "and so are equal pairs"
+    assert rows[0].namespace is rows[2].namespace
+
+
+def test_label_sets_that_are_gone_are_forgotten() -> None:
+    codec = pod_codec()
+    for number in range(40_000):
+        document = pod(metadata={"labels": {"job": str(number)}})
+        page = json.dumps({"items": [document], "metadata": {"resourceVersion": "1"}}).encode()
+        codec.decode_page(page)
+    row_function: Any = codec._transform
+    sharing = row_function.__closure__[0].cell_contents
+    assert len(sharing._young) + len(sharing._old) <= 2 * 16_384
+    assert len(sharing._texts) <= 2 * 16_384 + 100
+
+
+def test_a_uid_that_is_no_uuid_still_tells_pods_apart() -> None:
+    one, other = (row(pod(metadata={"uid": uid})) for uid in ("static-1", "static-2"))
+    assert one.uid != other.uid
+    assert len(one.uid) == 16

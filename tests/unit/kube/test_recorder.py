@@ -1,0 +1,130 @@
+"""Events: written, counted up, combined, limited; never in the way."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from autowasm.kube.recorder import EventRecorder
+from autowasm.settings import KubeLimits
+from tests.unit.kube.wire import Wire, client_of, failure, json_answer
+
+THING = {
+    "apiVersion": "example.com/v1",
+    "kind": "Thing",
+    "metadata": {"namespace": "ns", "name": "a", "uid": "u1"},
+}
+OTHER = {**THING, "metadata": {"namespace": "ns", "name": "b", "uid": "u2"}}
+
+
+@asynccontextmanager
+async def recording(
+    wire: Wire, directory: Path, limits: KubeLimits | None = None
+) -> AsyncIterator[EventRecorder]:
+    async with client_of(wire, directory) as client:
+        recorder = EventRecorder(
+            client,
+            component="test",
+            instance="pod-1",
+            limits=limits or KubeLimits(),
+            now=lambda: datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        )
+        task = asyncio.create_task(recorder.run())
+        try:
+            yield recorder
+            await recorder.flush(timeout=5)
+            assert not task.done()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_an_event_says_what_happened_to_what(tmp_path: Path) -> None:
+    wire = Wire(otherwise=json_answer({}, status=201))
+    async with recording(wire, tmp_path) as recorder:
+        recorder.event(THING, "Warning", "Failed", "no such image")
+    asked = wire.asked[0]
+    assert (asked.method, asked.path) == ("POST", "/api/v1/namespaces/ns/events")
+    document: dict[str, Any] = asked.document
+    assert document.pop("metadata")["name"].startswith("a.")
+    assert document == {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "involvedObject": {
+            "apiVersion": "example.com/v1",
+            "kind": "Thing",
+            "namespace": "ns",
+            "name": "a",
+            "uid": "u1",
+        },
+        "type": "Warning",
+        "reason": "Failed",
+        "message": "no such image",
+        "count": 1,
+        "firstTimestamp": "2026-01-02T03:04:05Z",
+        "lastTimestamp": "2026-01-02T03:04:05Z",
+        "source": {"component": "test", "host": "pod-1"},
+        "reportingComponent": "test",
+        "reportingInstance": "pod-1",
+    }
+
+
+async def test_alike_events_are_counted_up(tmp_path: Path) -> None:
+    wire = Wire(otherwise=json_answer({}))
+    async with recording(wire, tmp_path) as recorder:
+        for _ in range(3):
+            recorder.event(THING, "Normal", "Synced", "done")
+        recorder.event(OTHER, "Normal", "Synced", "done")
+    assert [asked.method for asked in wire.asked] == ["POST", "PATCH", "PATCH", "POST"]
+    assert [asked.document["count"] for asked in wire.asked] == [1, 2, 3, 1]
+
+
+async def test_an_event_that_was_deleted_is_written_anew(tmp_path: Path) -> None:
+    wire = Wire(json_answer({}), failure(404, "NotFound"), json_answer({}))
+    async with recording(wire, tmp_path) as recorder:
+        recorder.event(THING, "Normal", "Synced", "done")
+        recorder.event(THING, "Normal", "Synced", "done")
+    assert [asked.method for asked in wire.asked] == ["POST", "PATCH", "POST"]
+
+
+async def test_many_that_differ_only_in_their_text_become_one(tmp_path: Path) -> None:
+    wire = Wire(otherwise=json_answer({}))
+    async with recording(wire, tmp_path) as recorder:
+        for number in range(14):
+            recorder.event(THING, "Warning", "Failed", f"attempt {number}")
+    assert [asked.method for asked in wire.asked] == ["POST"] * 11 + ["PATCH"] * 3
+    last = wire.asked[-1].document
+    assert last["message"] == "(combined from similar events): attempt 13"
+    assert last["count"] == 4
+
+
+async def test_one_object_cannot_flood(tmp_path: Path) -> None:
+    wire = Wire(otherwise=json_answer({}))
+    async with recording(wire, tmp_path) as recorder:
+        for _ in range(100):
+            recorder.event(THING, "Normal", "Synced", "done")
+        recorder.event(OTHER, "Normal", "Synced", "done")
+        await recorder.flush(timeout=5)
+        assert recorder.dropped == 75
+    assert len(wire.asked) == 26
+
+
+async def test_a_full_queue_and_a_refusing_server_cost_only_events(tmp_path: Path) -> None:
+    wire = Wire(otherwise=failure(403, "Forbidden"))
+    async with recording(wire, tmp_path, KubeLimits(events_queued=2)) as recorder:
+        for number in range(5):
+            recorder.event(THING, "Normal", "Synced", f"done {number}")
+        assert recorder.dropped == 3
+        await recorder.flush(timeout=5)
+        assert recorder.dropped == 5
+
+
+async def test_a_long_message_is_cut_to_what_the_server_takes(tmp_path: Path) -> None:
+    wire = Wire(otherwise=json_answer({}))
+    async with recording(wire, tmp_path) as recorder:
+        recorder.event(THING, "Normal", "Synced", "ä" * 1000)
+    message = wire.asked[0].document["message"]
+    assert len(message.encode()) <= 1024
+    assert message.endswith("...")

@@ -1,0 +1,80 @@
+"""Writes: nothing is overwritten that was not read, nothing written to what is going."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autowasm.kube import writes
+from autowasm.kube.errors import AlreadyExists, Conflict
+from autowasm.kube.resources import ObjectKey, ResourceType
+from tests.unit.kube.wire import Wire, client_of, failure, json_answer
+
+THINGS = ResourceType("example.com", "v1", "things", "Thing")
+PATH = "/apis/example.com/v1/namespaces/ns/things"
+
+
+def thing(**metadata: Any) -> dict[str, Any]:
+    return {"metadata": {"namespace": "ns", "name": "a", **metadata}, "spec": {"x": 1}}
+
+
+READ = thing(resourceVersion="7", uid="u1", generation=2)
+
+
+async def test_create_posts_to_the_namespace(tmp_path: Path) -> None:
+    wire = Wire(json_answer(READ, status=201), failure(409, "AlreadyExists"))
+    async with client_of(wire, tmp_path) as client:
+        assert await writes.create(client, THINGS, thing()) == READ
+        with pytest.raises(AlreadyExists):
+            await writes.create(client, THINGS, thing())
+    asked = wire.asked[0]
+    assert (asked.method, asked.path, asked.document) == ("POST", PATH, thing())
+
+
+async def test_replace_is_bound_to_what_was_read(tmp_path: Path) -> None:
+    wire = Wire(json_answer(READ), failure(409, "Conflict"))
+    async with client_of(wire, tmp_path) as client:
+        await writes.replace(client, THINGS, thing(labels={"a": "b"}), read=READ)
+        with pytest.raises(Conflict):
+            await writes.replace(client, THINGS, thing(), read=READ)
+    asked = wire.asked[0]
+    assert (asked.method, asked.path) == ("PUT", f"{PATH}/a")
+    assert asked.document == thing(labels={"a": "b"}, resourceVersion="7", uid="u1")
+
+
+async def test_a_status_is_put_with_the_object_that_was_read(tmp_path: Path) -> None:
+    wire = Wire(json_answer(READ))
+    async with client_of(wire, tmp_path) as client:
+        await writes.replace_status(client, THINGS, {"phase": "Synced"}, read=READ)
+    asked = wire.asked[0]
+    assert (asked.method, asked.path) == ("PUT", f"{PATH}/a/status")
+    assert asked.document == {**READ, "status": {"phase": "Synced"}}
+
+
+async def test_nothing_is_written_to_an_object_that_is_being_deleted(tmp_path: Path) -> None:
+    going = thing(resourceVersion="7", uid="u1", deletionTimestamp="2026-01-01T00:00:00Z")
+    wire = Wire()
+    async with client_of(wire, tmp_path) as client:
+        assert await writes.replace(client, THINGS, thing(), read=going) is None
+        assert await writes.replace_status(client, THINGS, {}, read=going) is None
+    assert wire.asked == []
+
+
+async def test_delete_takes_that_object_and_no_other(tmp_path: Path) -> None:
+    wire = Wire(json_answer({}), failure(404, "NotFound"), failure(409, "Conflict"))
+    async with client_of(wire, tmp_path) as client:
+        deleted = [await writes.delete(client, THINGS, read=READ) for _ in range(3)]
+    assert deleted == [True, False, False]
+    assert wire.asked[0].method == "DELETE"
+    assert wire.asked[0].document["preconditions"] == {"uid": "u1"}
+
+
+async def test_a_merge_patch_says_that_it_is_one(tmp_path: Path) -> None:
+    wire = Wire(json_answer(READ))
+    async with client_of(wire, tmp_path) as client:
+        await writes.merge_patch(client, THINGS, ObjectKey("ns", "a"), {"count": 2})
+    asked = wire.asked[0]
+    assert (asked.method, asked.headers["content-type"]) == (
+        "PATCH",
+        "application/merge-patch+json",
+    )
