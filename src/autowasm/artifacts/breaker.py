@@ -33,7 +33,9 @@ class Breakers:
         self._limits = limits
         self._clock = clock
         self._states: dict[SourceKey, _State] = {}
-        metrics.breakers_open.set_function(self._count_open)  # they close by themselves, as time passes
+        metrics.breakers_open.set_function(
+            self._count_open
+        )  # they close by themselves, as time passes
 
     def check(self, key: SourceKey) -> None:
         """Raises SourceUnavailable (`BackingOff`) while the key is left alone."""

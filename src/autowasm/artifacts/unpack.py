@@ -70,12 +70,7 @@ async def pull_module(
     """
     layout = choose_layout(resolved.manifest, limits=limits)
     puller = _Puller(
-        client=client,
-        reference=reference,
-        credential=credential,
-        limits=limits,
-        pools=pools,
-        on_bytes=on_bytes,
+        client, reference, credential=credential, limits=limits, pools=pools, on_bytes=on_bytes
     )
     try:
         async with asyncio.timeout(limits.fetch_timeout):
@@ -101,7 +96,7 @@ class _Found:
     member: Member
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class _Puller:
     client: RegistryClient
     reference: ImageReference

@@ -1,0 +1,225 @@
+"""Every rule of the spec: which field is named, and what is said."""
+
+from typing import Any
+
+import pytest
+
+from autowasm.api import parsing
+from autowasm.errors import SpecError
+from tests.fakes.autowasms import document, sample
+
+DEEP: Any = {}
+for _ in range(70):
+    DEEP = {"a": DEEP}
+
+
+def source(**kinds: Any) -> dict[str, Any]:
+    return {"source": kinds}
+
+
+def url(text: str) -> dict[str, Any]:
+    return source(object={"url": text})
+
+
+def image(text: str) -> dict[str, Any]:
+    return source(registry={"image": text})
+
+
+URL = "spec.filter.source.object.url"
+IMAGE = "spec.filter.source.registry.image"
+CONFIG = "spec.filter.pluginConfig"
+PORTS = "spec.filter.applyPorts"
+
+OF_FILTER: list[tuple[dict[str, Any], str, str]] = [
+    (source(), "spec.filter.source", "exactly one of registry, object"),
+    (source(registry={"image": "a"}, object={"url": "http://a"}), "spec.filter.source", "exactly one of"),
+    (source(registry={}), IMAGE, "is required"),
+    (source(oci={}), "spec.filter.source.oci", "unknown field"),
+    (source(registry={"image": "a", "tag": "b"}), "spec.filter.source.registry.tag", "unknown field"),
+    (image("https://a/b"), IMAGE, "without a scheme"),
+    (image("a b"), IMAGE, "not a repository name"),
+    (image(""), IMAGE, "not a repository name"),
+    (url(""), URL, "must begin with http"),
+    (url("ftp://a/b"), URL, "must begin with http"),
+    (url("file:///etc/passwd"), URL, "must begin with http"),
+    (url("https:///b"), URL, "has no host"),
+    (url("https://u:p@a/b"), URL, "user name or password"),
+    (url("https://u@a/b"), URL, "user name or password"),
+    (url("https://a/b#c"), URL, "fragment"),
+    (url("https://a:99999/b"), URL, "ort"),
+    (url("https://a:x/b"), URL, "ort"),
+    (url("https://[::1/b"), URL, "Invalid IPv6"),
+    (url("https://a/b c"), URL, "percent-encoded"),
+    (url("https://a/b\r\nHost: x"), URL, "percent-encoded"),
+    (url("https://a\\@b/"), URL, "percent-encoded"),
+    (url("https://a/" + "b" * 2048), URL, "longer than 2048"),
+    ({"applyPorts": []}, PORTS, "at least one port"),
+    ({"applyPorts": [0]}, f"{PORTS}[0]", "from 1 to 65535, not 0"),
+    ({"applyPorts": [80, 65536]}, f"{PORTS}[1]", "from 1 to 65535"),
+    ({"applyPorts": [80, 81, 80]}, f"{PORTS}[2]", "80 is there already"),
+    ({"applyPorts": list(range(1, 102))}, PORTS, "more than 100"),
+    ({"applyPorts": ["80"]}, f"{PORTS}[0]", "expected `int`"),
+    ({"applyPorts": [True]}, f"{PORTS}[0]", "expected `int`"),
+    ({"applyPorts": 80}, PORTS, "expected `array"),
+    ({"rootID": 3}, "spec.filter.rootID", "expected `str"),
+    ({"rootID": "a\nb"}, "spec.filter.rootID", "control characters"),
+    ({"rootID": "a" * 257}, "spec.filter.rootID", "longer than 256"),
+    ({"rootId": "a"}, "spec.filter.rootId", "unknown field"),
+    ({"vmID": "a\0"}, "spec.filter.vmID", "control characters"),
+    ({"vmID": "a" * 257}, "spec.filter.vmID", "longer than 256"),
+    ({"sha256": "a" * 63}, "spec.filter.sha256", "64 lower-case"),
+    ({"sha256": "A" * 64}, "spec.filter.sha256", "64 lower-case"),
+    ({"sha256": "sha256:" + "a" * 64}, "spec.filter.sha256", "64 lower-case"),
+    ({"pluginConfig": None}, CONFIG, "not null"),
+    ({"pluginConfig": [1]}, CONFIG, "not a list"),
+    ({"pluginConfig": 1}, CONFIG, "not a number"),
+    ({"pluginConfig": True}, CONFIG, "not a boolean"),
+    ({"pluginConfig": {"a": [{"b": 2**53 + 1}]}}, f"{CONFIG}.a[0].b", "2^53"),
+    ({"pluginConfig": {"a": -(2**53) - 1}}, f"{CONFIG}.a", "2^53"),
+    ({"pluginConfig": {"a": float("nan")}}, f"{CONFIG}.a", "finite"),
+    ({"pluginConfig": {"a": float("inf")}}, f"{CONFIG}.a", "finite"),
+    ({"pluginConfig": {"a": {1: 2}}}, f"{CONFIG}.a", "put it in quotes"),
+    ({"pluginConfig": {"a": b"x"}}, f"{CONFIG}.a", "must be JSON"),
+    ({"env": [{"name": ""}]}, "spec.filter.env[0].name", "1 to 256"),
+    ({"env": [{"name": "a" * 257}]}, "spec.filter.env[0].name", "1 to 256"),
+    ({"env": [{"name": "a=b"}]}, "spec.filter.env[0].name", "'='"),
+    ({"env": [{"name": "a\n"}]}, "spec.filter.env[0].name", "control characters"),
+    ({"env": [{"name": "a"}, {"name": "a"}]}, "spec.filter.env[1].name", "there already"),
+    ({"env": [{"name": "a", "value": "v" * 2049}]}, "spec.filter.env[0].value", "longer than 2048"),
+    ({"env": [{"value": "v"}]}, "spec.filter.env[0].name", "is required"),
+    ({"env": [{"name": "a", "valueFrom": "HOST"}]}, "spec.filter.env[0].valueFrom", "unknown field"),
+    ({"env": [{"name": f"a{n}"} for n in range(257)]}, "spec.filter.env", "more than 256"),
+    ({"failStrategy": "OPEN"}, "spec.filter.failStrategy",
+     "must be one of FAIL_CLOSE, FAIL_OPEN, FAIL_RELOAD, not 'OPEN'"),
+    ({"context": "SIDECAR"}, "spec.filter.context",
+     "must be one of SIDECAR_INBOUND, SIDECAR_OUTBOUND, GATEWAY, not 'SIDECAR'"),
+    ({"pullPolicy": "Never"}, "spec.filter.pullPolicy", "must be one of IfNotPresent, Always, not 'Never'"),
+    ({"failStrategy": 3}, "spec.filter.failStrategy", "expected `str`"),
+    ({"priority": 2**31}, "spec.filter.priority", "32 bits"),
+    ({"priority": -(2**31) - 1}, "spec.filter.priority", "32 bits"),
+    ({"priority": 1.5}, "spec.filter.priority", "expected `int"),
+    ({"refreshInterval": "29s"}, "spec.filter.refreshInterval", "at least 30s"),
+    ({"refreshInterval": "0"}, "spec.filter.refreshInterval", "at least 30s"),
+    ({"refreshInterval": "often"}, "spec.filter.refreshInterval", "not a duration"),
+    ({"refreshInterval": 60}, "spec.filter.refreshInterval", "expected `str"),
+    ({"phase": "AUTHN"}, "spec.filter.phase", "unknown field"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "field", "says"), OF_FILTER)
+def test_wrong_filter_field_is_named(fields: dict[str, Any], field: str, says: str) -> None:
+    assert_refused(document(**fields), field, says)
+
+
+LABELS = "spec.selector.matchLabels"
+
+OF_SPEC: list[tuple[dict[str, Any], str, str]] = [
+    ({"secret": ""}, "spec.secret", "name of a Secret"),
+    ({"secret": "a/b"}, "spec.secret", "name of a Secret"),
+    ({"secret": "../x"}, "spec.secret", "name of a Secret"),
+    ({"secret": "A"}, "spec.secret", "name of a Secret"),
+    ({"secret": "a" * 254}, "spec.secret", "name of a Secret"),
+    ({"secret": {"name": "a"}}, "spec.secret", "expected `str"),
+    ({"secrets": "a"}, "spec.secrets", "unknown field"),
+    ({"selector": {}}, LABELS, "is required"),
+    ({"selector": None}, "spec.selector", "expected `object`"),
+    ({"selector": {"matchLabels": None}}, LABELS, "expected `object`"),
+    ({"selector": {"matchLabels": {}, "matchExpressions": []}}, "spec.selector.matchExpressions", "unknown field"),
+    ({"selector": {"matchLabels": {"app": 1}}}, LABELS, "expected `str`"),
+    ({"selector": {"matchLabels": {1: "app"}}}, LABELS, "put it in quotes"),
+    ({"selector": {"matchLabels": {"": "a"}}}, f"{LABELS}[]", "not a label key"),
+    ({"selector": {"matchLabels": {"a b": "a"}}}, f"{LABELS}[a b]", "not a label key"),
+    ({"selector": {"matchLabels": {"/a": "a"}}}, f"{LABELS}[/a]", "DNS name"),
+    ({"selector": {"matchLabels": {"A!/a": "a"}}}, f"{LABELS}[A!/a]", "DNS name"),
+    ({"selector": {"matchLabels": {"a": "-"}}}, f"{LABELS}[a]", "not a label value"),
+    ({"selector": {"matchLabels": {"a": "x" * 64}}}, f"{LABELS}[a]", "not a label value"),
+    ({"selector": {"matchLabels": {"a": "x\n"}}}, f"{LABELS}[a]", "not a label value"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fields", "field", "says"), OF_SPEC)
+def test_wrong_spec_field_is_named(fields: dict[str, Any], field: str, says: str) -> None:
+    assert_refused(document(spec=fields), field, says)
+
+
+def changed(**fields: Any) -> dict[str, Any]:
+    return {**document(), **fields}
+
+
+@pytest.mark.parametrize(
+    ("whole", "field", "says"),
+    [
+        (changed(apiVersion="wasm.tcm.io/v1"), "apiVersion", "reads wasm.tcm.io/v1alpha1, not wasm.tcm.io/v1"),
+        (changed(kind="WasmPlugin"), "kind", "must be AutoWasm, not WasmPlugin"),
+        (changed(spec=None), "spec", "expected `object`"),
+        (changed(spec=[]), "spec", "expected `object`"),
+        (changed(spec={}), "spec.filter", "is required"),
+        (changed(spec={"filter": {}}), "spec.filter.source", "is required"),
+        (changed(spec={1: 2}), "spec", "put it in quotes"),
+        (changed(metadata={}), "metadata.name", "is required"),
+        (changed(metadata=3), "metadata", "expected `object`"),
+        ({"metadata": {"name": "a"}}, "spec", "is required"),
+        ({}, "metadata", "is required"),
+        ({1: 2}, "object", "put it in quotes"),
+    ],
+)  # fmt: skip
+def test_wrong_envelope_is_named(whole: dict[str, Any], field: str, says: str) -> None:
+    assert_refused(whole, field, says)
+
+
+def assert_refused(whole: dict[str, Any], field: str, says: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        parsing.parse(whole)
+    assert caught.value.field == field
+    assert says in caught.value.problem
+    assert str(caught.value) == f"{field}: {caught.value.problem}"
+    assert caught.value.reason == "InvalidSpec"
+
+
+def test_nesting_is_bounded() -> None:
+    with pytest.raises(SpecError, match="nested deeper than 64 levels") as caught:
+        parsing.parse(document(pluginConfig=DEEP))
+    assert caught.value.field.startswith("spec.filter.pluginConfig.a.a")
+
+
+def test_message_never_shows_the_query_of_a_url() -> None:
+    with pytest.raises(SpecError) as caught:
+        parsing.parse(document(**url("https://host:x/path?signature=secret")))
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"source": {"object": {"url": "http://a.b:8080/c?d=e"}}},
+        {"source": {"registry": {"image": "a"}, "object": None}},
+        {"applyPorts": [1, 65535]},
+        {"sha256": "0" * 64},
+        {"pluginConfig": {"a": 2**53, "b": -(2**53), "c": 1e300}},
+        {"pluginConfig": ""},
+        {"env": [{"name": "A", "value": ""}]},
+        {"priority": -(2**31)},
+        {"refreshInterval": "30s", "pullPolicy": "IfNotPresent"},
+        {"rootID": "", "vmID": "ünïcode"},
+        {"applyPorts": None, "vmID": None, "pullPolicy": None},
+    ],
+)
+def test_what_is_at_the_border_is_taken(fields: dict[str, Any]) -> None:
+    parsing.parse(document(**fields))
+
+
+@pytest.mark.parametrize(
+    "labels", [{}, {"a": ""}, {"app.kubernetes.io/name": "x" * 63}, {"a-b_c.d": "A1"}]
+)
+def test_any_labels_that_kubernetes_takes_are_taken(labels: dict[str, str]) -> None:
+    result = parsing.parse(document(spec={"selector": {"matchLabels": labels}}))
+    assert result.spec.selector.match_labels == labels
+
+
+@pytest.mark.parametrize("name", ["autowasm-registry.yaml", "autowasm-object.yaml"])
+def test_reference_objects_are_valid(name: str) -> None:
+    assert parsing.parse(sample(name)).metadata.name == "test"
+
+
+def test_unknown_fields_of_metadata_and_around_are_kubernetes_business() -> None:
+    parsing.parse({**document(metadata={"managedFields": []}), "status": {"phase": "x"}})

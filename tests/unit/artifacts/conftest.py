@@ -1,0 +1,71 @@
+"""A fetcher over a fake registry and a real store."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from autowasm.artifacts.fetcher import ArtifactFetcher
+from autowasm.artifacts.source import FetchRequest
+from autowasm.blobs.store import BlobStore
+from autowasm.net.pools import Pools
+from autowasm.settings import FetchLimits, Settings
+from autowasm.telemetry.metrics import Metrics
+from tests.fakes.autowasms import IMAGE, autowasm
+from tests.fakes.sources import FakeSecrets, FakeSource
+from tests.parts import wat
+
+
+@dataclass
+class Bench:
+    """What a test of the fetcher needs."""
+
+    fetcher: ArtifactFetcher
+    registry: FakeSource
+    secrets: FakeSecrets
+    store: BlobStore
+    metrics: Metrics
+
+    def request(
+        self, image: str = IMAGE, *, namespace: str = "default", **fields: object
+    ) -> FetchRequest:
+        """For an image, by the AutoWasm of the namespace."""
+        request = FetchRequest(namespace=namespace, source=autowasm(image=image).spec.filter.source)
+        return replace(request, **fields)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def modules() -> Callable[[str], bytes]:
+    """A good module that adds the header `hello` with this value."""
+    return wat.header_filter
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, metrics: Metrics) -> AsyncIterator[Bench]:
+    """Breakers open after two failures."""
+    async with make_bench(tmp_path, metrics) as bench:
+        yield bench
+
+
+@asynccontextmanager
+async def make_bench(directory: Path, metrics: Metrics) -> AsyncIterator[Bench]:
+    limits = FetchLimits(breaker_failures=2)
+    settings = Settings(cache_dir=directory, fetch=limits)
+    registry, secrets = FakeSource(), FakeSecrets()
+    async with AsyncExitStack() as stack:
+        pools = stack.enter_context(Pools())
+        store = await stack.enter_async_context(BlobStore(directory, pools=pools, metrics=metrics))
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        fetcher = ArtifactFetcher(
+            settings=settings,
+            store=store,
+            sources={"registry": registry},
+            secrets=secrets,
+            pools=pools,
+            metrics=metrics,
+            tasks=tasks,
+        )
+        yield Bench(fetcher, registry, secrets, store, metrics)

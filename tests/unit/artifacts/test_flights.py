@@ -1,0 +1,215 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from autowasm.artifacts.flights import Flights
+from autowasm.artifacts.places import Places
+from autowasm.errors import SourceUnavailable
+from autowasm.settings import FetchLimits
+from autowasm.telemetry.metrics import Metrics
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def free() -> AsyncIterator[None]:
+    yield
+
+
+class Work:
+    """Runs until it is told how to end."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.running = 0
+        self.ends: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def __call__(self) -> str:
+        self.runs += 1
+        self.running += 1
+        try:
+            return await asyncio.shield(self.ends)
+        finally:
+            self.running -= 1
+
+
+@pytest.fixture
+async def tasks() -> AsyncIterator[asyncio.TaskGroup]:
+    async with asyncio.TaskGroup() as group:
+        yield group
+
+
+@pytest.fixture
+def flights(tasks: asyncio.TaskGroup) -> Flights:
+    return Flights(tasks)
+
+
+@pytest.fixture
+async def work() -> Work:
+    return Work()
+
+
+async def test_those_who_want_the_same_share_one_run(flights: Flights, work: Work) -> None:
+    waiters = [asyncio.create_task(flights.join("k", work, place=free)) for _ in range(5)]
+    await settle()
+    late = asyncio.create_task(flights.join("k", work, place=free))
+    await settle()
+    work.ends.set_result("module")
+    assert await asyncio.gather(*waiters, late) == ["module"] * 6
+    assert work.runs == 1
+
+
+async def test_result_is_not_kept(flights: Flights, work: Work) -> None:
+    work.ends.set_result("module")
+    await flights.join("k", work, place=free)
+    await flights.join("k", work, place=free)
+    assert work.runs == 2
+
+
+async def test_other_keys_run_apart(flights: Flights, work: Work) -> None:
+    waiters = [asyncio.create_task(flights.join(key, work, place=free)) for key in "ab"]
+    await settle()
+    assert work.running == 2
+    work.ends.set_result("module")
+    await asyncio.gather(*waiters)
+
+
+async def test_failure_reaches_all_who_wait_and_is_then_forgotten(
+    flights: Flights, work: Work
+) -> None:
+    waiters = [asyncio.create_task(flights.join("k", work, place=free)) for _ in range(3)]
+    await settle()
+    work.ends.set_exception(SourceUnavailable("down"))
+    results = await asyncio.gather(*waiters, return_exceptions=True)
+    assert [str(result) for result in results] == ["down"] * 3
+    assert not flights._flights
+
+
+async def test_run_outlives_the_one_who_began_it(flights: Flights, work: Work) -> None:
+    first = asyncio.create_task(flights.join("k", work, place=free))
+    await settle()
+    second = asyncio.create_task(flights.join("k", work, place=free))
+    await settle()
+    first.cancel()
+    await settle()
+    assert work.running == 1
+    work.ends.set_result("module")
+    assert await second == "module"
+    assert work.runs == 1
+
+
+async def test_run_ends_when_the_last_waiter_leaves(flights: Flights, work: Work) -> None:
+    waiters = [asyncio.create_task(flights.join("k", work, place=free)) for _ in range(3)]
+    await settle()
+    for waiter in waiters:
+        assert work.running == 1
+        waiter.cancel()
+        await settle()
+    assert work.running == 0
+    assert not flights._flights
+
+
+async def test_one_who_comes_after_that_begins_anew(flights: Flights, work: Work) -> None:
+    first = asyncio.create_task(flights.join("k", work, place=free))
+    await settle()
+    first.cancel()
+    await asyncio.sleep(0)
+    second = asyncio.create_task(flights.join("k", work, place=free))
+    await settle()
+    work.ends.set_result("module")
+    assert await second == "module"
+
+
+async def test_runs_in_the_place_that_comes_first(flights: Flights, work: Work) -> None:
+    """The first caller's namespace is full of hanging fetches; the second's is not."""
+    places = Places(FetchLimits(), metrics=Metrics())
+    hanging = [asyncio.create_task(_hang(places, "busy", f"h{n}")) for n in range(4)]
+    await settle()
+    busy = asyncio.create_task(flights.join("k", work, place=lambda: places.place("busy", "h")))
+    await settle()
+    assert work.running == 0
+    idle = asyncio.create_task(flights.join("k", work, place=lambda: places.place("idle", "h")))
+    await settle()
+    assert work.running == 1
+    work.ends.set_result("module")
+    assert await asyncio.gather(busy, idle) == ["module"] * 2
+    assert work.runs == 1
+    for task in hanging:
+        task.cancel()
+    await asyncio.gather(*hanging, return_exceptions=True)
+    assert places._running == places._waiting_count == 0
+
+
+async def _hang(places: Places, namespace: str, host: str) -> None:
+    async with places.place(namespace, host):
+        await asyncio.Event().wait()
+
+
+async def test_those_who_share_a_run_take_no_place(flights: Flights, work: Work) -> None:
+    places = Places(FetchLimits(), metrics=Metrics())
+    waiters = [
+        asyncio.create_task(
+            flights.join("k", work, place=lambda n=n: places.place(f"n{n}", "h"))  # type: ignore[misc]
+        )
+        for n in range(50)
+    ]
+    await settle()
+    assert (places._running, places._waiting_count) == (1, 0)
+    work.ends.set_result("module")
+    assert await asyncio.gather(*waiters) == ["module"] * 50
+
+
+async def test_refused_a_place_while_others_wait_shares_their_run(
+    flights: Flights, work: Work
+) -> None:
+    places = Places(FetchLimits(per_host=1, queued=1), metrics=Metrics())
+    hanging = asyncio.create_task(_hang(places, "a", "h"))
+    await settle()
+    waiters = [
+        asyncio.create_task(flights.join("k", work, place=lambda: places.place("b", "h")))
+        for _ in range(3)
+    ]
+    await settle()
+    assert not any(waiter.done() for waiter in waiters)
+    hanging.cancel()
+    await settle()
+    work.ends.set_result("module")
+    assert await asyncio.gather(*waiters) == ["module"] * 3
+
+
+async def test_refused_a_place_and_left_alone_fails(flights: Flights, work: Work) -> None:
+    places = Places(FetchLimits(per_host=1, queued=1), metrics=Metrics())
+    hanging = asyncio.create_task(_hang(places, "a", "h"))
+    await settle()
+    first, second = (
+        asyncio.create_task(flights.join("k", work, place=lambda: places.place("b", "h")))
+        for _ in range(2)
+    )
+    await settle()
+    first.cancel()
+    with pytest.raises(SourceUnavailable, match="wait already"):
+        await second
+    assert not flights._flights
+    hanging.cancel()
+
+
+async def test_shut_down_ends_runs_and_waiters(work: Work) -> None:
+    waiters: list[asyncio.Task[str]] = []
+
+    async def process() -> None:
+        async with asyncio.TaskGroup() as group:
+            flights = Flights(group)
+            waiters.append(group.create_task(flights.join("k", work, place=free)))
+            await settle()
+            raise ValueError("the process stops")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await process()
+    assert len(caught.value.exceptions) == 1
+    assert waiters[0].cancelled()
+    assert work.running == 0

@@ -1,0 +1,160 @@
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from autowasm.artifacts.places import Places
+from autowasm.errors import SourceUnavailable
+from autowasm.settings import FetchLimits
+from autowasm.telemetry.metrics import Metrics
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+class Holder:
+    """Fetches that hold their place until they are let go."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self.holding: list[str] = []
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+
+    def ask(self, name: str, namespace: str, host: str) -> None:
+        self.tasks[name] = asyncio.create_task(self._hold(name, namespace, host))
+
+    async def _hold(self, name: str, namespace: str, host: str) -> None:
+        async with self._places.place(namespace, host):
+            self.holding.append(name)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.holding.remove(name)
+
+    async def let_go(self, name: str) -> None:
+        self.tasks.pop(name).cancel()
+        await settle()
+
+    async def let_all_go(self) -> None:
+        for task in self.tasks.values():
+            task.cancel()
+        await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+
+
+def limits(**changes: int) -> FetchLimits:
+    return FetchLimits(**changes)  # type: ignore[arg-type]
+
+
+@contextlib.asynccontextmanager
+async def holder(metrics: Metrics | None = None, **changes: int) -> AsyncIterator[Holder]:
+    result = Holder(Places(limits(**changes), metrics=metrics or Metrics()))
+    try:
+        yield result
+    finally:
+        await result.let_all_go()
+
+
+async def test_a_hundred_hanging_fetches_of_one_namespace_delay_no_other() -> None:
+    async with holder() as fetches:
+        for number in range(100):
+            fetches.ask(f"bad {number}", "bad", f"host{number % 3}")
+        await settle()
+        fetches.ask("good", "good", "host0")
+        await settle()
+        assert "good" in fetches.holding
+        assert sum(name.startswith("bad") for name in fetches.holding) == 4
+
+
+async def test_full_host_does_not_stop_the_same_namespaces_other_hosts() -> None:
+    async with holder() as fetches:
+        for number in range(10):
+            fetches.ask(f"slow {number}", "a", "slow")
+        fetches.ask("fast", "a", "fast")
+        await settle()
+        assert sorted(fetches.holding) == ["fast", "slow 0", "slow 1"]
+
+
+async def test_first_come_first_served_for_one_namespace_and_host() -> None:
+    async with holder(per_namespace_host=1) as fetches:
+        for name in ["one", "two", "three"]:
+            fetches.ask(name, "a", "h")
+        await settle()
+        order = []
+        while fetches.holding:
+            (name,) = fetches.holding
+            order.append(name)
+            await fetches.let_go(name)
+        assert order == ["one", "two", "three"]
+
+
+async def test_next_place_goes_over_namespaces_in_turn() -> None:
+    async with holder(per_host=1) as fetches:
+        for name in ["a1", "a2", "a3", "b1", "c1"]:
+            fetches.ask(name, name[0], "h")
+        await settle()
+        order = []
+        while fetches.holding:
+            (name,) = fetches.holding
+            order.append(name)
+            await fetches.let_go(name)
+        assert order == ["a1", "a2", "b1", "c1", "a3"]
+
+
+async def test_waiter_that_is_cancelled_leaves_no_trace(metrics: Metrics) -> None:
+    async with holder(metrics, per_host=1) as fetches:
+        for name in ["one", "two", "three"]:
+            fetches.ask(name, name, "h")
+        await settle()
+        await fetches.let_go("two")
+        await fetches.let_go("one")
+        assert fetches.holding == ["three"]
+        await fetches.let_go("three")
+    value = metrics.registry.get_sample_value
+    assert value("autowasm_fetches_running") == value("autowasm_fetches_waiting") == 0
+
+
+async def test_place_granted_in_the_moment_of_cancellation_is_given_back() -> None:
+    async with holder(per_host=1) as fetches:
+        fetches.ask("one", "a", "h")
+        await settle()
+        fetches.ask("two", "b", "h")
+        fetches.ask("three", "c", "h")
+        await settle()
+        fetches.tasks.pop("one").cancel()
+        await asyncio.sleep(0)  # the place is given to `two`, which has not run since
+        fetches.tasks.pop("two").cancel()
+        await settle()
+        assert fetches.holding == ["three"]
+
+
+async def test_too_many_waiting_are_refused_for_now() -> None:
+    async with holder(per_host=1, queued=1) as fetches:
+        fetches.ask("one", "a", "h")
+        fetches.ask("two", "a", "h")
+        await settle()
+        fetches.ask("three", "a", "h")
+        with pytest.raises(SourceUnavailable) as caught:
+            await fetches.tasks.pop("three")
+        assert caught.value.reason == "TooManyFetches"
+        fetches.ask("elsewhere", "a", "free")
+        await settle()
+        assert "elsewhere" in fetches.holding
+
+
+async def test_ten_thousand_waiters_come_and_go_quickly() -> None:
+    """Each costs the same, however many wait: the loop serves Envoys meanwhile."""
+    async with holder() as fetches:
+        for namespace in ("same", "other"):
+            fetches.ask(f"{namespace} a", namespace, "h")
+            fetches.ask(f"{namespace} b", namespace, "h")
+        await settle()
+        for number in range(9_000):
+            fetches.ask(str(number), "same" if number % 2 else f"ns{number}", "h")
+        await settle()
+        begin = time.process_time()
+        await fetches.let_all_go()
+        assert time.process_time() - begin < 3.0

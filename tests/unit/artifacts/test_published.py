@@ -1,0 +1,139 @@
+import asyncio
+
+import pytest
+
+from autowasm.api.record import Record
+from autowasm.artifacts import published as module
+from autowasm.artifacts.published import Origin, PublishedModules
+from autowasm.artifacts.source import FetchRequest
+from autowasm.errors import SourceNotFound, SourceUnavailable
+from tests.fakes.autowasms import IMAGE, autowasm, digest, record
+
+A, B = digest("a"), digest("b")
+
+
+class Fetcher:
+    """Answers by namespace: None for a success; an Event is waited for, for ever."""
+
+    def __init__(self, **answers: Exception | None) -> None:
+        self.answers = answers
+        self.asked: list[FetchRequest] = []
+        self.cancelled: list[str] = []
+
+    async def fetch(self, request: FetchRequest) -> Record:
+        self.asked.append(request)
+        answer = self.answers.get(request.namespace)
+        if request.namespace.startswith("hanging"):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.cancelled.append(request.namespace)
+        await asyncio.sleep(0)
+        if answer is not None:
+            raise answer
+        assert request.record is not None
+        return request.record
+
+
+def modules(fetcher: Fetcher) -> PublishedModules:
+    return PublishedModules(fetcher)  # type: ignore[arg-type]
+
+
+def origin(namespace: str = "ok", *, sha256: str = A, known: bool = True) -> Origin:
+    source = autowasm(image=IMAGE).spec.filter.source if known else None
+    return Origin(namespace, source, "pull", record(sha256=sha256))
+
+
+def test_digest_is_known_while_anyone_names_it() -> None:
+    published = modules(Fetcher())
+    published.set("x/1", (origin(), origin(sha256=B)))
+    published.set("x/2", (origin(),))
+    assert published.is_known(A)
+    published.set("x/1", (origin(sha256=B),))
+    assert published.is_known(A)
+    published.remove("x/2")
+    assert not published.is_known(A)
+    assert published.is_known(B)
+    published.remove("x/1")
+    published.remove("x/1")
+    assert not published.is_known(B)
+
+
+async def test_waits_until_a_digest_is_known() -> None:
+    published = modules(Fetcher())
+    waiting = [asyncio.create_task(published.wait_known(A)) for _ in range(2)]
+    other = asyncio.create_task(published.wait_known(B))
+    await asyncio.sleep(0)
+    published.set("x/1", (origin(),))
+    await asyncio.gather(*waiting)
+    other.cancel()
+    await asyncio.gather(other, return_exceptions=True)
+    assert not published._waiters
+    await published.wait_known(A)
+
+
+async def test_fills_with_exactly_the_record() -> None:
+    fetcher = Fetcher()
+    published = modules(fetcher)
+    published.set("x/1", (origin(), origin(sha256=B)))
+    await published.fill(A)
+    (request,) = fetcher.asked
+    assert (request.namespace, request.secret, request.record) == ("ok", "pull", record(sha256=A))
+
+
+async def test_origins_that_fail_are_followed_by_others() -> None:
+    fetcher = Fetcher(one=SourceNotFound("gone"))
+    published = modules(fetcher)
+    published.set("x/1", (origin("one"),))
+    published.set("x/2", (origin("two"),))
+    await published.fill(A)
+    assert [request.namespace for request in fetcher.asked] == ["one", "two"]
+
+
+async def test_last_failure_is_raised() -> None:
+    published = modules(Fetcher(one=SourceNotFound("gone"), two=SourceUnavailable("down")))
+    published.set("x/1", (origin("one"),))
+    published.set("x/2", (origin("two"),))
+    with pytest.raises(SourceUnavailable, match="down"):
+        await published.fill(A)
+
+
+async def test_forged_record_is_asked_for_nowhere() -> None:
+    fetcher = Fetcher()
+    published = modules(fetcher)
+    published.set("x/1", (origin(known=False),))
+    with pytest.raises(SourceUnavailable, match="nothing says where"):
+        await published.fill(A)
+    assert not fetcher.asked
+
+
+@pytest.mark.looptime
+async def test_hanging_origin_of_one_tenant_does_not_keep_the_module_from_another() -> None:
+    fetcher = Fetcher()
+    published = modules(fetcher)
+    published.set("a/1", (origin("hanging"),))
+    published.set("b/1", (origin("ok"),))
+    begin = asyncio.get_running_loop().time()
+    await published.fill(A)
+    assert asyncio.get_running_loop().time() - begin == module.NEXT_ORIGIN_AFTER
+    assert fetcher.cancelled == ["hanging"]
+
+
+async def test_same_origin_of_many_owners_is_asked_once() -> None:
+    fetcher = Fetcher(one=SourceUnavailable("down"))
+    published = modules(fetcher)
+    for number in range(5):
+        published.set(f"one/{number}", (origin("one"),))
+    with pytest.raises(SourceUnavailable):
+        await published.fill(A)
+    assert len(fetcher.asked) == 1
+
+
+async def test_owner_that_goes_during_a_fill_harms_nothing() -> None:
+    published = modules(Fetcher(one=SourceUnavailable("down")))
+    published.set("x/1", (origin("one"),))
+    published.set("x/2", (origin("two"),))
+    filling = asyncio.create_task(published.fill(A))
+    await asyncio.sleep(0)
+    published.remove("x/2")
+    await filling

@@ -1,0 +1,91 @@
+"""What is said about an AutoWasm."""
+
+import pytest
+
+from autowasm.api.status import MESSAGE_LONGEST, Phase, Status
+from autowasm.controller import statuses
+from autowasm.errors import AutoWasmError, SourceUnavailable, SpecError
+from tests.fakes.autowasms import URL, autowasm, record
+
+NOW = "2026-01-01T00:00:00Z"
+
+
+def conditions(status: Status) -> dict[str, tuple[str, str]]:
+    return {each.type: (each.status, each.reason) for each in status.conditions}
+
+
+def test_synced_says_what_from_where() -> None:
+    status = statuses.synced(autowasm(generation=4), record(), previous=Status(), now=NOW)
+    assert status.message == (
+        "module sha256:aaaaaaaaaaaa (1.2 KiB, ABI 0.2.1) from "
+        f"registry.example/team/filter@sha256:{'1' * 64} is published"
+    )
+    assert status.observed_generation == 4
+    assert {each.observed_generation for each in status.conditions} == {4}
+
+
+def test_same_state_again_is_the_same_status() -> None:
+    first = statuses.synced(autowasm(), record(), previous=Status(), now=NOW)
+    assert statuses.synced(autowasm(), record(), previous=first, now="later") == first
+    error = SourceUnavailable("down")
+    failed = statuses.failed(error, generation=1, live=None, previous=first, now=NOW)
+    assert statuses.failed(error, generation=1, live=None, previous=failed, now="later") == failed
+
+
+@pytest.mark.parametrize(
+    ("error", "live", "phase", "fetched", "published"),
+    [
+        (SourceUnavailable("x"), False, Phase.FAILED, ("False", "SourceUnavailable"), ("False", "NotPublished")),
+        (SourceUnavailable("x"), True, Phase.DEGRADED, ("False", "SourceUnavailable"), ("True", "Published")),
+        (SpecError("spec", "x"), True, Phase.DEGRADED, ("Unknown", "InvalidSpec"), ("True", "Published")),
+        (SpecError("metadata.name", "x", reason="EnvoyFilterConflict"), False, Phase.FAILED,
+         ("True", "Fetched"), ("False", "EnvoyFilterConflict")),
+        (AutoWasmError("x", reason="Mutated"), True, Phase.DEGRADED, ("True", "Fetched"), ("False", "Mutated")),
+    ],
+)  # fmt: skip
+def test_failure_is_told_where_it_happened(
+    error: AutoWasmError,
+    live: bool,
+    phase: Phase,
+    fetched: tuple[str, str],
+    published: tuple[str, str],
+) -> None:
+    status = statuses.failed(
+        error, generation=3, live=record() if live else None, previous=Status(), now=NOW
+    )
+    assert (status.phase, status.observed_generation) == (phase, 3)
+    assert conditions(status) == {
+        "Fetched": fetched,
+        "Published": published,
+        "Ready": ("False", error.reason),
+    }
+
+
+def test_failure_keeps_module_history_and_pods() -> None:
+    before = statuses.synced(autowasm(), record(), previous=Status(), now=NOW)
+    after = statuses.failed(
+        SourceUnavailable("x"), generation=2, live=record(), previous=before, now="later"
+    )
+    assert (after.module, after.history) == (before.module, before.history)
+
+
+def test_fetching_promises_nothing_of_the_generation_yet() -> None:
+    status = statuses.fetching(autowasm(generation=2), live=True, previous=Status(), now=NOW)
+    assert status.observed_generation == 0
+    assert "the module from before is in place" in status.message
+    assert conditions(status)["Published"] == ("True", "Published")
+
+
+def test_query_of_a_url_is_not_shown() -> None:
+    signed = autowasm(source={"object": {"url": URL + "?signature=s3cret"}})
+    status = statuses.fetching(signed, live=False, previous=Status(), now=NOW)
+    assert URL in status.message
+    assert "s3cret" not in str(status)
+
+
+def test_long_texts_are_cut() -> None:
+    status = statuses.failed(
+        SourceUnavailable("x" * 5000), generation=1, live=None, previous=Status(), now=NOW
+    )
+    assert len(status.message) == MESSAGE_LONGEST
+    assert all(len(each.message) <= MESSAGE_LONGEST for each in status.conditions)

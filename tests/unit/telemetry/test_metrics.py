@@ -1,0 +1,49 @@
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from autowasm.telemetry.metrics import Metrics
+
+BOUNDED = {
+    "kind", "stage", "outcome", "reason", "method", "status", "cause", "phase", "resource", "result", "le",
+}  # fmt: skip
+
+
+def test_names_have_our_prefix_and_base_units(metrics: Metrics) -> None:
+    for family in metrics.registry.collect():
+        assert family.name.startswith("autowasm_")
+        assert family.documentation.endswith(".")
+        assert not family.name.endswith(("_ms", "_milliseconds", "_kb", "_mb"))
+        assert family.type != "histogram" or family.name.endswith("_seconds")
+
+
+def test_labels_are_bounded(metrics: Metrics) -> None:
+    """Never a digest, an object's name, a Pod or a host that a tenant chooses."""
+    collectors = [*vars(metrics).values(), *vars(metrics.workqueue).values()]
+    collectors += vars(metrics.controller).values()
+    labels = {name for collector in collectors for name in getattr(collector, "_labelnames", ())}
+    assert labels
+    assert labels <= BOUNDED
+
+
+def test_two_processes_do_not_share_collectors() -> None:
+    one, other = Metrics(), Metrics()
+    one.fetches.labels("registry", "Success").inc()
+    name, labels = "autowasm_fetches_total", {"kind": "registry", "reason": "Success"}
+    assert one.registry.get_sample_value(name, labels) == 1
+    assert other.registry.get_sample_value(name, labels) is None
+
+
+def test_registry_may_be_given() -> None:
+    registry = CollectorRegistry()
+    assert Metrics(registry).registry is registry
+
+
+def test_both_expositions_are_well_formed(metrics: Metrics) -> None:
+    metrics.fetches.labels("registry", 'odd "reason"\n').inc()
+    metrics.reflector("pods").watch_ended("timeout")
+    assert b"autowasm_fetches_total" in generate_latest(metrics.registry)
+    text = generate_openmetrics(metrics.registry).decode()
+    names = {family.name for family in text_string_to_metric_families(text)}
+    assert {"autowasm_fetches", "autowasm_reflector_watches"} <= names
