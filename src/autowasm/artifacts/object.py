@@ -37,8 +37,11 @@ class HttpObjectSource:
         self._pools = pools
 
     def key(self, source: Source, credential: Credential | None) -> SourceKey:
-        """By host: objects are public, so no credential tells them apart."""
-        return SourceKey(urlsplit(_url(source)).netloc, "", ANONYMOUS_FINGERPRINT)
+        """Of one object: a storage host is shared by tenants, and a query is what signs, or names, an object of its own."""
+        parts = urlsplit(_url(source))
+        query = hashlib.sha256(parts.query.encode()).hexdigest()
+        credential_key = query if parts.query else ANONYMOUS_FINGERPRINT
+        return SourceKey(parts.netloc.lower(), parts.path.strip("/"), credential_key)
 
     async def resolve(self, source: Source, *, credential: Credential | None) -> Pinned:
         """Nothing to ask: the answer to the GET tells what the URL names, and signed URLs refuse a HEAD."""

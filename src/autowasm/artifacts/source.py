@@ -21,9 +21,9 @@ class SourceKey:
 
     host: str
     repository: str
-    """Repository of an image, empty for an object: its host is what fails."""
+    """Repository of an image, path of an object."""
     credential: str
-    """Fingerprint of the credential."""
+    """Fingerprint of the credential; of an object, of its URL's query."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,13 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, Protocol
 
 from autowasm.api.envoyfilter import MANAGED_BY
 from autowasm.api.status import Pods
+from autowasm.artifacts.flights import Flights
 from autowasm.artifacts.pullsecrets import PullSecret
 from autowasm.controller.interfaces import Announce, Lookup
 from autowasm.controller.matching import PodMatcher, PodSelector
@@ -106,6 +109,7 @@ class ClusterMode:
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Follow the API server; return once AutoWasms, EnvoyFilters and Pods were listed once."""
+        self._reads = Flights(tasks)
         informers: list[Informer[Any]] = [*self._autowasms, *self._envoyfilters, *self._pods]
         for informer in informers:
             tasks.create_task(informer.run(), name=f"informer {informer.name}")
@@ -134,8 +138,12 @@ class ClusterMode:
         return Lookup(document) if document is not None else None
 
     async def read(self, namespace: str, name: str) -> PullSecret | None:
-        """GET the Secret. Raises SourceDenied, SourceUnavailable."""
+        """GET the Secret, once for all who ask at the same time. Raises SourceDenied, SourceUnavailable."""
         key = ObjectKey(namespace, name)
+        # At a start every AutoWasm of a namespace asks for the same one, all at once.
+        return await self._reads.join(key, partial(self._get_secret, key), place=nullcontext)
+
+    async def _get_secret(self, key: ObjectKey) -> PullSecret | None:
         try:
             document = await self._client.get(SECRETS, key)
         except NotFound:
@@ -166,6 +174,8 @@ class ClusterMode:
             self._matcher.remove_selector(key)
         elif self._matcher.set_selector(key, selector):
             self._pod_status.touch(key)
+        if document is None:
+            self._pod_status.forget(key)
         if not echo:
             self._changed(key)
 

@@ -7,7 +7,7 @@ again or its request changes, so a reconcile that comes too early starts nothing
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 
@@ -52,7 +52,9 @@ class _Job:
     failures: int
     task: asyncio.Task[None] | None = None
     outcome: Done | AutoWasmError | None = None
-    retry_at: float | None = field(default=None)
+    retry_at: float | None = None
+    outdated: bool = False
+    """Something outside changed while it ran: its failure may be one of the past."""
 
 
 class FetchJobs:
@@ -102,10 +104,12 @@ class FetchJobs:
             job.task.cancel()
 
     def retry_now(self, key: ObjectKey) -> None:
-        """Something outside changed (the pull secret): a failed job is due at once."""
+        """Something outside changed (the pull secret): a failed job is due at once, one that runs as soon as it fails."""
         job = self._jobs.get(key)
         if job is not None and isinstance(job.outcome, AutoWasmError):
             del self._jobs[key]
+        elif job is not None:
+            job.outdated = True
 
     def _begin(self, key: ObjectKey, request: FetchRequest, wish: str, *, failures: int) -> _Job:
         job = _Job(request, wish, asyncio.get_running_loop().time(), failures)
@@ -131,6 +135,8 @@ class FetchJobs:
         delay = retry_delay(
             error, failures=job.failures, source=job.request.source, limits=self._limits
         )
+        if job.outdated:
+            delay = 0.0
         if delay is not None:
             job.retry_at = asyncio.get_running_loop().time() + delay
         _log.warning("fetch failed", reason=error.reason, error=str(error), retry_in=delay)

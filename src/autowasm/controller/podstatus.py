@@ -50,6 +50,10 @@ class PodStatus:
         allowed = self._written.get(key, now - EACH) + EACH
         self._queue.add_after(key, max(SETTLE, allowed - now))
 
+    def forget(self, key: ObjectKey) -> None:
+        """The object is gone."""
+        self._written.pop(key, None)
+
     async def run(self) -> None:
         """Write what has changed, for ever."""
         while True:
@@ -69,7 +73,6 @@ class PodStatus:
     async def _write(self, key: ObjectKey) -> bool:
         document = self._document(key)
         if document is None:
-            self._written.pop(key, None)
             return False
         status = document.get("status")
         pods = msgspec.to_builtins(self._counts(key))

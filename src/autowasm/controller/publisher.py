@@ -42,13 +42,10 @@ class _Fight:
     rounds: int = 0
     last: float = 0.0
 
-    def begin_round(self, now: float) -> bool:
-        """Count one more rewrite. False if there were too many."""
-        if self.rounds >= PUT_BACK_MOST:
-            return False
+    def count(self, now: float) -> None:
+        """It was put back once more."""
         self.rounds = self.rounds + 1 if now - self.last < FIGHT_PAUSE else 1
         self.last = now
-        return True
 
 
 class ClusterPublisher:
@@ -129,13 +126,18 @@ class ClusterPublisher:
         body = replacement(live, wanted)
         if body is None or writes.is_terminating(live):
             return False
-        self._check_fight(key, owner, wanted)
+        fight = self._fight(key, wanted)
         if whose is not Ownership.OURS:
             _log.info("envoyfilter adopted", key=str(key), was=whose.value)
         written = await writes.replace(self._client, ENVOYFILTERS, body, read=live)
         if written is None:
             return False
         self._wrote(key, written, wanted)
+        if fight is not None:
+            fight.count(asyncio.get_running_loop().time())
+            _log.warning("envoyfilter put back", key=str(key), times=fight.rounds)
+            message = "somebody changed the EnvoyFilter; it is put back as it should be"
+            self._announce(owner, "Warning", "PutBack", message)
         return True
 
     def _wrote(self, key: ObjectKey, written: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -144,27 +146,19 @@ class ClusterPublisher:
         if fight is None or fight.wanted != wanted:
             self._fights[key] = _Fight(wanted)
 
-    def _check_fight(
-        self, key: ObjectKey, owner: Mapping[str, Any], wanted: Mapping[str, Any]
-    ) -> None:
-        """Count how often the very object that we wrote was changed by somebody else."""
+    def _fight(self, key: ObjectKey, wanted: Mapping[str, Any]) -> _Fight | None:
+        """The account of rewrites, if this very object was written by us before. Raises AutoWasmError (`Mutated`)."""
         fight = self._fights.get(key)
         if fight is None or fight.wanted != wanted:
-            return
-        if not fight.begin_round(asyncio.get_running_loop().time()):
+            return None
+        if fight.rounds >= PUT_BACK_MOST:
             raise AutoWasmError(
                 f"something rewrites the EnvoyFilter {key} each time that it is put back; it was put back "
                 f"{fight.rounds} times and is left as it is now: find out who writes it "
                 "(kubectl get envoyfilter -o yaml --show-managed-fields), then change the AutoWasm",
                 reason="Mutated",
             )
-        _log.warning("envoyfilter put back", key=str(key), times=fight.rounds)
-        self._announce(
-            owner,
-            "Warning",
-            "PutBack",
-            "somebody changed the EnvoyFilter; it is put back as it should be",
-        )
+        return fight
 
     async def retract(self, key: ObjectKey) -> None:
         """Nothing to write: the garbage collector follows the owner reference, even while we are down."""

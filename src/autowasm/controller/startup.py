@@ -30,6 +30,8 @@ class StartupGate:
 
     def expect(self, keys: Iterable[ObjectKey]) -> None:
         """What there is was read: wait for these."""
+        if self._opened.is_set():  # what came after the deadline makes nobody unready again
+            return
         self._pending = set(keys)
         self._say()
 

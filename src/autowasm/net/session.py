@@ -8,6 +8,7 @@ server stored them, never decompressed on the way; no cookie, proxy or `.netrc` 
 import asyncio
 import contextlib
 import contextvars
+import os
 import socket
 import ssl
 import time
@@ -270,12 +271,23 @@ def _unavailable(shown: str, error: Exception) -> SourceUnavailable:
             reason="CertificateInvalid",
         )
     if isinstance(error, aiohttp.ClientConnectorError):
-        reason = error.os_error.strerror or str(error.os_error) or "unknown reason"
+        reason = _in_words(error.os_error)
         return SourceUnavailable(f"{shown}: cannot connect ({reason})", reason="ObjectUnavailable")
+    if isinstance(error, aiohttp.InvalidURL):
+        return SourceUnavailable(
+            f"{shown}: this is not a URL that can be asked; check its host",
+            reason="ObjectUnavailable",
+        )
     return SourceUnavailable(
         f"{shown}: the server's answer broke off or was not HTTP ({type(error).__name__})",
         reason="ObjectUnavailable",
     )
+
+
+def _in_words(error: OSError) -> str:
+    if error.errno is not None and not isinstance(error, socket.gaierror):
+        return os.strerror(error.errno)  # asyncio's own text names a call and a tuple
+    return error.strerror or str(error) or "unknown reason"
 
 
 def _answerer(url: str) -> Answerer:

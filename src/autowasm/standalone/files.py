@@ -22,7 +22,8 @@ def dump_yaml(document: Mapping[str, Any]) -> bytes:
     ).encode()
 
 
-class _Dumper(yaml.SafeDumper):
+# libyaml's, where PyYAML has it (its wheels do): twice as fast.
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
     def ignore_aliases(self, data: Any) -> bool:
         return True
 

@@ -38,6 +38,10 @@ class StandalonePublisher:
         self._envoyfilters: dict[ObjectKey, Document] = {}
         self._statuses: dict[ObjectKey, Document] = {}
         self._writing_lds = asyncio.Lock()
+        self._changes = 0
+        """Of the EnvoyFilters, counted."""
+        self._changes_in_lds = -1
+        """How many of them the listener file shows."""
 
     async def load(self) -> None:
         """Read the template and what was written before. Raises UsageError, StorageError."""
@@ -65,21 +69,20 @@ class StandalonePublisher:
         """Write the EnvoyFilter, then the listener file. True if the EnvoyFilter changed."""
         changed = self._envoyfilters.get(key) != envoyfilter
         if changed:
-            content = files.dump_yaml(envoyfilter)
-            await self._disk.run(files.write_if_changed, _file(self._envoyfilter_dir, key), content)
+            await self._write(_file(self._envoyfilter_dir, key), envoyfilter)
             self._envoyfilters[key] = dict(envoyfilter)
-        await (
-            self._write_lds()
-        )  # unchanged bytes are not written; a crash in between is mended here
+            self._changes += 1
+        await self._write_lds()  # even so: the last write of it may have failed
         return changed
 
     async def retract(self, key: ObjectKey) -> None:
-        """Out of the listener file first, so that no Envoy is told of what has gone."""
+        """Out of the listener file first, so that no Envoy is told of what has gone. After a failure, call it again."""
         if self._envoyfilters.pop(key, None) is not None:
-            await self._write_lds()
-            await self._disk.run(files.remove, _file(self._envoyfilter_dir, key))
-        if self._statuses.pop(key, None) is not None:
-            await self._disk.run(files.remove, _file(self._status_dir, key))
+            self._changes += 1
+        await self._write_lds()
+        await self._disk.run(files.remove, _file(self._envoyfilter_dir, key))
+        await self._disk.run(files.remove, _file(self._status_dir, key))
+        self._statuses.pop(key, None)
 
     async def write_status(
         self, key: ObjectKey, document: Mapping[str, Any], status: Mapping[str, Any]
@@ -88,18 +91,29 @@ class StandalonePublisher:
         whole = {**document, "status": dict(status)}
         if self._statuses.get(key) == whole:
             return False
-        await self._disk.run(
-            files.write_if_changed, _file(self._status_dir, key), files.dump_yaml(whole)
-        )
+        await self._write(_file(self._status_dir, key), whole)
         self._statuses[key] = whole
         return True
 
+    async def _write(self, path: Path, document: Mapping[str, Any]) -> None:
+        # A pool for it all: text is made of a document in milliseconds, which the loop has not.
+        await self._disk.run(lambda: files.write_if_changed(path, files.dump_yaml(document)))
+
     async def _write_lds(self) -> None:
-        if self._template is None:
+        """Bring the listener file up to date. Changes that come while it is written share the next write.
+
+        Each write is a new listener for Envoy, and costs as much as all filters together.
+        """
+        template, wanted = self._template, self._changes
+        if template is None:
             return
         async with self._writing_lds:
-            document = listeners.inject(self._template, list(self._envoyfilters.values()))
-            await self._disk.run(files.write_if_changed, self._lds, files.dump_yaml(document))
+            if self._changes_in_lds >= wanted:
+                return
+            now, envoyfilters = self._changes, list(self._envoyfilters.values())
+            document = await self._disk.run(listeners.inject, template, envoyfilters)
+            await self._write(self._lds, document)
+            self._changes_in_lds = now
 
 
 def _file(folder: Path, key: ObjectKey) -> Path:

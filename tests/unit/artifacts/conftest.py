@@ -69,3 +69,5 @@ async def make_bench(directory: Path, metrics: Metrics) -> AsyncIterator[Bench]:
             tasks=tasks,
         )
         yield Bench(fetcher, registry, secrets, store, metrics)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()  # of a test that failed: it must not hang as well

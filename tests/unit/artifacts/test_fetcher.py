@@ -228,6 +228,16 @@ async def test_breaker_opens_even_where_manifests_come_and_layers_do_not(
     assert bench.registry.count("fetch") == 2
 
 
+async def test_only_failures_in_a_row_open_the_breaker(bench: Bench, modules: Modules) -> None:
+    bench.registry.add(IMAGE, modules("world"))
+    for _ in range(3):
+        bench.registry.failures["resolve"] = DOWN
+        with pytest.raises(SourceUnavailable, match="refused"):
+            await bench.fetcher.fetch(bench.request())
+        bench.registry.failures.clear()
+        await bench.fetcher.fetch(bench.request())
+
+
 async def test_breaker_of_one_credential_lets_the_other_through(
     bench: Bench, modules: Modules
 ) -> None:

@@ -42,6 +42,8 @@ class Work:
 async def tasks() -> AsyncIterator[asyncio.TaskGroup]:
     async with asyncio.TaskGroup() as group:
         yield group
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()  # of a test that failed: it must not hang as well
 
 
 @pytest.fixture

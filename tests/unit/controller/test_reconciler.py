@@ -481,6 +481,53 @@ async def test_forged_record_reaches_nothing_and_publishes_nothing(
     assert world.live in {sha(WORLD), forged.sha256}
 
 
+async def test_forged_record_is_no_origin_to_fill_a_blob_from(
+    world: World, process: Process
+) -> None:
+    await process.apply()
+    genuine = envoyfilters.record_of(world.publisher.envoyfilters[KEY])
+    assert genuine is not None
+    forged = msgspec.structs.replace(
+        genuine, image="evil.example/team/filter@sha256:" + "1" * 64, sha256=digest("e")
+    )
+    annotations = world.publisher.envoyfilters[KEY]["metadata"]["annotations"]
+    annotations[records.ANNOTATION] = records.dump(forged)
+    world.objects.problems[KEY] = SpecError("metadata.name", "twice")
+    await process.settle()
+    del world.objects.problems[KEY]
+    world.registry.gates["resolve"] = world.registry.gates["pin"] = asyncio.Event()
+    world.objects.apply(document(image="registry.example/team/filter:v9"))
+    await process.reconciler.reconcile(KEY)
+    assert process.published.is_known(digest("e"))
+    with pytest.raises(SourceUnavailable, match="nothing says where"):
+        await asyncio.wait_for(process.published.fill(digest("e")), 5)
+    assert not any("evil" in step for step in world.registry.steps)
+
+
+async def test_module_that_went_before_it_was_published_is_fetched_again_first(
+    world: World, process: Process
+) -> None:
+    module_digest = sha256_of(wat.header_filter(WORLD))
+    world.publisher.refusal = StorageError("no space", reason="StorageFull")
+    world.objects.apply(document())
+    process.queue.add(KEY)
+    async with asyncio.timeout(10):
+        while not process.queue.num_requeues(KEY):
+            await asyncio.sleep(0.001)
+    process.store.path(module_digest).unlink()
+    assert await process.store.open(module_digest) is None
+    world.publisher.refusal = None
+    world.registry.gates["fetch"] = asyncio.Event()
+    process.queue.add(KEY)
+    async with asyncio.timeout(10):
+        while world.registry.count("fetch") < 2:
+            await asyncio.sleep(0.001)
+    assert not world.publisher.writes
+    world.registry.gates["fetch"].set()
+    await process.until("Synced")
+    assert module_digest in process.store
+
+
 async def test_deleted_object_takes_its_filter_along(world: World, process: Process) -> None:
     await process.apply()
     del world.objects.documents[KEY]
