@@ -111,15 +111,24 @@ def _check_text(path: str, value: str | None) -> None:
         raise SpecError(path, f"longer than {_ID_LONGEST} characters")
     if _CONTROL.search(value):
         raise SpecError(path, "must not hold control characters")
+    _check_unicode(path, value)
 
 
 def _check_plugin_config(config: Any) -> None:
     path = "spec.filter.pluginConfig"
-    if config is UNSET or isinstance(config, str):
+    if config is UNSET:
         return
-    if not isinstance(config, dict):
+    if not isinstance(config, dict | str):
         raise SpecError(path, f"must be an object or a string, not {_json_name(config)}")
     _check_json(path, config, depth=0)
+
+
+def _check_unicode(path: str, value: str) -> None:
+    """YAML can spell half of a surrogate pair, which no JSON or YAML file can hold as UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise SpecError(path, "holds half of a surrogate pair, which is no character") from error
 
 
 def _check_json(path: str, value: Any, *, depth: int) -> None:
@@ -133,7 +142,9 @@ def _check_json(path: str, value: Any, *, depth: int) -> None:
     elif isinstance(value, list):
         for index, member in enumerate(value):
             _check_json(f"{path}[{index}]", member, depth=depth + 1)
-    elif isinstance(value, bool) or value is None or isinstance(value, str):
+    elif isinstance(value, str):
+        _check_unicode(path, value)
+    elif isinstance(value, bool) or value is None:
         return
     elif isinstance(value, int):
         if abs(value) > _INTEGER_MOST:
@@ -165,6 +176,8 @@ def _check_env(env: tuple[EnvVar, ...]) -> None:
             raise SpecError(f"{at}.name", "must not hold '=' or control characters")
         if len(variable.value) > _ENV_VALUE_LONGEST:
             raise SpecError(f"{at}.value", f"longer than {_ENV_VALUE_LONGEST} characters")
+        _check_unicode(f"{at}.name", variable.name)
+        _check_unicode(f"{at}.value", variable.value)
         if variable.name in seen:
             raise SpecError(f"{at}.name", f"{variable.name} is there already")
         seen.add(variable.name)

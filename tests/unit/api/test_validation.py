@@ -76,6 +76,8 @@ OF_FILTER: list[tuple[dict[str, Any], str, str]] = [
     ({"pluginConfig": True}, CONFIG, "not a boolean"),
     ({"pluginConfig": {"a": [{"b": 2**53 + 1}]}}, f"{CONFIG}.a[0].b", "2^53"),
     ({"pluginConfig": {"a": -(2**53) - 1}}, f"{CONFIG}.a", "2^53"),
+    ({"pluginConfig": "\ud800"}, CONFIG, "surrogate"),
+    ({"pluginConfig": {"a": ["\udfff"]}}, f"{CONFIG}.a[0]", "surrogate"),
     ({"pluginConfig": {"a": float("nan")}}, f"{CONFIG}.a", "finite"),
     ({"pluginConfig": {"a": float("inf")}}, f"{CONFIG}.a", "finite"),
     ({"pluginConfig": {"a": {1: 2}}}, f"{CONFIG}.a", "put it in quotes"),
