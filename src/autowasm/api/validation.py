@@ -138,23 +138,25 @@ def _check_json(path: str, value: Any, *, depth: int) -> None:
         for name, member in value.items():
             if not isinstance(name, str):
                 raise SpecError(path, f"the key {name!r} must be a string: put it in quotes")
+            _check_unicode(path, name)
             _check_json(f"{path}.{name}", member, depth=depth + 1)
     elif isinstance(value, list):
         for index, member in enumerate(value):
             _check_json(f"{path}[{index}]", member, depth=depth + 1)
-    elif isinstance(value, str):
+    else:
+        _check_scalar(path, value)
+
+
+def _check_scalar(path: str, value: Any) -> None:
+    if isinstance(value, str):
         _check_unicode(path, value)
     elif isinstance(value, bool) or value is None:
         return
-    elif isinstance(value, int):
-        if abs(value) > _INTEGER_MOST:
-            raise SpecError(
-                path, "integers beyond 2^53 would reach the module changed: use a string"
-            )
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise SpecError(path, "must be a finite number")
-    else:
+    elif isinstance(value, int) and abs(value) > _INTEGER_MOST:
+        raise SpecError(path, "integers beyond 2^53 would reach the module changed: use a string")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise SpecError(path, "must be a finite number")
+    elif not isinstance(value, int | float):
         raise SpecError(path, f"must be JSON, not {_json_name(value)}")
 
 
