@@ -1,6 +1,7 @@
 """What every test gets: no blocking calls on the loop of our own code, no event loop left over, metrics of its own."""
 
 import asyncio
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,10 @@ from autowasm.telemetry.metrics import Metrics
 
 # pytest-asyncio on Python 3.11 leaves an event loop unclosed where a test without a loop ran first.
 asyncio.set_event_loop(None)
+
+# A shell without job control starts background jobs with SIGINT ignored, and every program that we start would inherit it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
