@@ -8,7 +8,6 @@ Sources: docker/cli `cli/config/configfile` (`credHelpers` before `credsStore`),
 """
 
 import asyncio
-import contextlib
 import json
 import re
 from collections.abc import Mapping
@@ -132,8 +131,8 @@ async def _ask(
         ) from error
     finally:
         if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            # Kills it, and closes the pipes: `wait` waits for those too, and its own children may hold them.
+            process._transport.close()  # type: ignore[attr-defined]  # asyncio has no public form
             await process.wait()
     text = output.decode(errors="replace").strip()
     if process.returncode:

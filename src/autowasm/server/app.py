@@ -4,9 +4,12 @@ Not handlers. Invariant: `stop` may be called at any time and more than once; af
 """
 
 import asyncio
+import logging
+from typing import Final
 
 import structlog
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 from prometheus_client import Counter
 
 from autowasm.blobs.store import BlobStore
@@ -22,6 +25,17 @@ from autowasm.telemetry.metrics import Metrics
 _log = structlog.get_logger(__name__)
 
 _METHODS = frozenset({"GET", "HEAD"})
+
+
+class _NoBadRequests(logging.Filter):
+    """What a port scanner sends is no news: aiohttp logs each of its requests as an error, with a traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_ADMIN_LOGGER: Final = logging.getLogger(f"{__name__}.admin")
+_NO_BAD_REQUESTS: Final = _NoBadRequests()
 
 
 class BlobServer:
@@ -97,8 +111,10 @@ class AdminServer:
         """Listen on `listen`; returns the port. Raises UsageError."""
         heartbeat = Heartbeat(asyncio.get_running_loop().time)
         application = admin_application(self._health, heartbeat, self._metrics.registry)
+        _ADMIN_LOGGER.addFilter(_NO_BAD_REQUESTS)
         runner = web.AppRunner(
             application,
+            logger=_ADMIN_LOGGER,
             access_log=None,
             keepalive_timeout=self._limits.request_timeout,  # bounds silent and half-sent requests too
             lingering_time=self._limits.unread_body,

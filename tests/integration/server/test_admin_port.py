@@ -59,3 +59,19 @@ async def test_a_silent_client_is_cut() -> None:
         assert await reader.read() == b""
     writer.close()
     await server.stop(1.0)
+
+
+async def test_what_is_no_request_leaves_no_traceback_in_the_log() -> None:  # see conftest.py
+    server = AdminServer(Health(), metrics=Metrics())
+    port = await server.start("127.0.0.1:0")
+    for request in (
+        b"GET /metrics HTTP/1.1\r\n\r\n",
+        b"\0\0\r\n\r\n",
+        b"GET / HTTP/1.1\r\nx\r\n\r\n",
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request)
+        async with asyncio.timeout(3):
+            assert b" 400 " in await reader.readline()
+        writer.close()
+    await server.stop(1.0)

@@ -1,8 +1,10 @@
 """A person's own docker logins, with real helper programs (of two lines)."""
 
+import asyncio
 import base64
 import json
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +141,18 @@ async def test_a_helper_that_hangs_is_ended(home: Home) -> None:
     pid = int((home.folder / "pid").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+async def test_a_helper_that_hangs_in_a_program_of_its_own_is_left(home: Home) -> None:
+    home.limits = Limits(credential_helper_timeout=0.3)
+    home.write({"credHelpers": {"r.example": "mine"}})
+    home.helper("mine", f"sleep 60 & echo $! > {home.folder}/pid; wait")
+    try:
+        async with asyncio.timeout(10):
+            with pytest.raises(SourceDenied, match=r"no answer within 0\.3 s"):
+                await home.find()
+    finally:
+        os.kill(int((home.folder / "pid").read_text()), signal.SIGKILL)
 
 
 async def test_the_name_of_a_helper_cannot_be_a_path(home: Home) -> None:
