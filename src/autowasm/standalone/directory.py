@@ -1,12 +1,13 @@
 """ConfigDirectory: the AutoWasm and Secret documents in a directory, followed as they change.
 
 Not what they mean (`mode.py`). Invariant (design D6): what cannot be read now, a half-written file or a directory that
-vanished, keeps what it last defined; only a file that is gone takes its objects along.
+vanished, keeps what it last defined; only a file that is gone takes its objects along; no change counts before a second look shows the same.
 """
 
 import asyncio
+import contextlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,19 +19,23 @@ from autowasm.errors import UsageError
 from autowasm.kube.resources import ObjectKey
 from autowasm.net.pools import Pools
 from autowasm.settings import Limits
-from autowasm.standalone import documents
-from autowasm.standalone.documents import Parsed, Secret
+from autowasm.standalone import scan
+from autowasm.standalone.documents import Secret
+from autowasm.standalone.scan import ConfigFile
 
 _log = structlog.get_logger(__name__)
 
-_SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 _RESCAN_MS = 5_000
 """A full look this often, for file systems that tell nobody of changes (network shares, some containers)."""
 _DEBOUNCE_MS = 100
 """Changes that come together are one look: editors write several times, `kubectl`-like tools several files."""
 _LOST_PAUSE = 1.0
-"""Seconds until a directory that went away is looked for again."""
-_FILES_MOST = 10_000
+"""Seconds until a directory that went away, or of which nobody tells us, is looked at again."""
+_SECOND_LOOK = 0.3
+"""Seconds until a change is looked at again. Editors move a file away and write a new one of its name; a rename can hide
+a file from a listing; half of a file may be good YAML (`image: a/b:v1` is half of `a/b:v1.2`)."""
+_LOOKS_MOST = 10
+"""Looks at what changes between them; then it counts as it is, or one busy file would hold up all others for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +66,12 @@ class Wake(Protocol):
         """A file that could not be read since the start was read now, or is gone: what is defined nowhere is known now."""
 
 
-_Stamp = tuple[int, int, int, int]
-_NO_STAMP: _Stamp = (0, 0, 0, 0)
-
-
-@dataclass(slots=True)
-class _File:
-    stamp: _Stamp
-    parsed: Parsed
-    """As it could last be read."""
-    ever_read: bool = True
-
-
 @dataclass(slots=True)
 class _View:
     objects: dict[ObjectKey, Defined | Ambiguous] = field(default_factory=dict)
     secrets: dict[ObjectKey, Secret] = field(default_factory=dict)
+    secrets_twice: dict[ObjectKey, Path] = field(default_factory=dict)
+    """Where the definition is that counts, the last."""
 
 
 class ConfigDirectory:
@@ -86,30 +81,59 @@ class ConfigDirectory:
         self._path = path
         self._limits = limits
         self._disk = pools.disk
-        self._files: dict[Path, _File] = {}
+        self._files: dict[Path, ConfigFile] = {}
         self._view = _View()
+        self._trouble: str | None = None
 
     async def load(self) -> None:
         """First scan. Raises UsageError if the directory cannot be read: never taken for an empty one."""
         try:
-            self._files = await self._disk.run(self._scan, {})
+            files = await self._scan({})
+            if any(file.stamp is None for file in files.values()):  # may be being written now
+                files = await self._settled()
         except OSError as error:
             raise UsageError(
                 f"--config {self._path}: cannot be read: {error.strerror or error}"
             ) from error
-        self._view = self._combine()
+        self._take(files, _combine(files))
 
     async def run(self, wake: Wake) -> None:
-        """Follow the directory for ever."""
+        """Follow the directory for ever, one that is lost or replaced too."""
         while True:
             try:
-                async for _ in watchfiles.awatch(
-                    self._path, step=_DEBOUNCE_MS, rust_timeout=_RESCAN_MS, yield_on_timeout=True
-                ):
-                    await self._look(wake)
-            except OSError as error:
-                _log.warning("config directory lost", directory=str(self._path), error=str(error))
-            await asyncio.sleep(_LOST_PAUSE)
+                watched = await self._disk.run(scan.identity, self._path)
+                await self._look(wake)
+                await self._follow(wake, watched)
+            except (OSError, RuntimeError) as error:  # RuntimeError: no inotify to be had
+                self._report(error)
+                await asyncio.sleep(_LOST_PAUSE)
+
+    async def _follow(self, wake: Wake, watched: tuple[int, int]) -> None:
+        """Until another directory has the name. Raises OSError, RuntimeError."""
+        changes = watchfiles.awatch(
+            self._path,
+            step=_DEBOUNCE_MS,
+            rust_timeout=_RESCAN_MS,
+            yield_on_timeout=True,
+            recursive=False,
+        )
+        async with contextlib.aclosing(changes):
+            async for _ in changes:
+                self._report(None)
+                await self._look(wake)
+                if await self._disk.run(scan.identity, self._path) != watched:
+                    return
+
+    def _report(self, error: Exception | None) -> None:
+        """Say it when it changes."""
+        trouble = None if error is None else str(error)
+        if trouble == self._trouble:
+            return
+        self._trouble = trouble
+        if trouble is None:
+            _log.info("config directory followed again", directory=str(self._path))
+        else:
+            _log.warning("config directory lost", directory=str(self._path), error=trouble)
 
     def get(self, key: ObjectKey) -> Defined | Ambiguous | None:
         """The object of this name."""
@@ -120,78 +144,82 @@ class ConfigDirectory:
         return list(self._view.objects)
 
     def secret(self, key: ObjectKey) -> Secret | None:
-        """The Secret of this name."""
+        """The Secret of this name; defined more than once: the last, in order of file names."""
         return self._view.secrets.get(key)
 
     def never_read(self) -> list[Path]:
         """Files that could not be read since we started: what they define is not known."""
         return sorted(path for path, file in self._files.items() if not file.ever_read)
 
+    def problems(self) -> dict[Path, tuple[str, ...]]:
+        """What is wrong with files now, as sentences."""
+        return {path: file.problems for path, file in self._files.items() if file.problems}
+
     async def _look(self, wake: Wake) -> None:
-        try:
-            files = await self._disk.run(self._scan, self._files)
-        except OSError as error:
-            _log.warning(
-                "config directory cannot be read", directory=str(self._path), error=str(error)
-            )
-            return
-        unread = self.never_read()
-        self._files = files
-        old, self._view = self._view, self._combine()
-        for key in sorted(_differences(old.secrets, self._view.secrets)):
+        """Raises OSError; then everything stays as it was."""
+        files = await self._settled()
+        view = _combine(files)
+        old, unread = self._view, self.never_read()
+        self._take(files, view)
+        for key in sorted(_differences(old.secrets, view.secrets)):
             wake.secret_changed(key)
-        for key in sorted(_differences(old.objects, self._view.objects)):
+        for key in sorted(_differences(old.objects, view.objects)):
             wake.changed(key)
         if unread != self.never_read():
             wake.reread()
 
-    # What follows runs in the disk pool.
+    async def _settled(self) -> dict[Path, ConfigFile]:
+        """A scan that means what we know already, or what another look shows again. Raises OSError."""
+        files = await self._scan(self._files)
+        for _ in range(_LOOKS_MOST):
+            if _same(files, self._files):
+                break
+            before = files
+            await asyncio.sleep(_SECOND_LOOK)
+            # Always from what counts: what was half-written at the last look is not what a file defined.
+            files = await self._scan(self._files)
+            if _same(files, before):
+                break
+        return files
 
-    def _scan(self, known: Mapping[Path, _File]) -> dict[Path, _File]:
-        return {path: self._read(path, known.get(path)) for path in self._paths()}
+    async def _scan(self, known: Mapping[Path, ConfigFile]) -> dict[Path, ConfigFile]:
+        return await self._disk.run(scan.scan, self._path, known, limits=self._limits)
 
-    def _paths(self) -> Iterator[Path]:
-        """Files in order of their names. Names that begin with a dot are half-written, or a ConfigMap's machinery."""
-        for count, path in enumerate(sorted(self._path.iterdir())):
-            if count >= _FILES_MOST:
-                _log.warning("too many files", directory=str(self._path), most=_FILES_MOST)
-                return
-            if path.suffix in _SUFFIXES and not path.name.startswith(".") and path.is_file():
-                yield path
+    def _take(self, files: dict[Path, ConfigFile], view: _View) -> None:
+        for path, file in files.items():
+            before = self._files.get(path)
+            for problem in file.problems:
+                if before is None or problem not in before.problems:
+                    _log.warning("config file", file=path.name, problem=problem)
+        for key in view.secrets_twice.keys() - self._view.secrets_twice:
+            counts = view.secrets_twice[key].name
+            _log.warning("secret is defined more than once", key=str(key), counts=counts)
+        self._files, self._view = files, view
 
-    def _read(self, path: Path, known: _File | None) -> _File:
-        try:
-            status = path.stat()
-            stamp = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-            if known is not None and known.stamp == stamp:
-                return known
-            with path.open("rb") as file:
-                text = file.read(self._limits.spec_bytes * 8 + 1).decode("utf-8")
-            parsed = documents.parse(text, limits=self._limits)
-        except (OSError, UnicodeDecodeError) as error:
-            stamp, parsed = _NO_STAMP, Parsed(problems=[str(error)], broken=True)
-        new = known is None or known.stamp != stamp
-        for problem in parsed.problems if new else ():
-            _log.warning("config file", file=path.name, problem=problem)
-        if not parsed.broken:
-            return _File(stamp, parsed)
-        if known is None:
-            return _File(stamp, Parsed(), ever_read=False)
-        return _File(stamp, known.parsed, ever_read=known.ever_read)
 
-    def _combine(self) -> _View:
-        found: defaultdict[ObjectKey, list[Defined]] = defaultdict(list)
-        view = _View()
-        for path, file in self._files.items():
-            for key, document in file.parsed.autowasms:
-                found[key].append(Defined(document, path))
-            view.secrets.update(file.parsed.secrets)
-        for key, definitions in found.items():
-            if len(definitions) == 1:
-                view.objects[key] = definitions[0]
-            else:
-                view.objects[key] = Ambiguous(tuple(each.file for each in definitions))
-        return view
+def _same(one: Mapping[Path, ConfigFile], other: Mapping[Path, ConfigFile]) -> bool:
+    """Whether both define the same."""
+    return one.keys() == other.keys() and all(
+        file.parsed == other[path].parsed for path, file in one.items()
+    )
+
+
+def _combine(files: Mapping[Path, ConfigFile]) -> _View:
+    found: defaultdict[ObjectKey, list[Defined]] = defaultdict(list)
+    view = _View()
+    for path, file in files.items():
+        for key, document in file.parsed.autowasms:
+            found[key].append(Defined(document, path))
+        for key, secret in file.parsed.secrets:
+            if key in view.secrets:
+                view.secrets_twice[key] = path
+            view.secrets[key] = secret
+    for key, definitions in found.items():
+        if len(definitions) == 1:
+            view.objects[key] = definitions[0]
+        else:
+            view.objects[key] = Ambiguous(tuple(each.file for each in definitions))
+    return view
 
 
 def _differences(

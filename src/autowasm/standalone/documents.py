@@ -1,28 +1,32 @@
 """From the text of one file to the documents in it. Pure.
 
 Not the check of a spec (`api/parsing.py`). Invariant: whatever the text, the outcome is documents and problems, never an
-exception; names and namespaces are DNS names, so they are safe as file names.
+exception; names and namespaces are DNS names, so they are safe as file names; no problem quotes a value of a Secret.
 """
 
 import base64
 import binascii
-import itertools
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-import yaml
 
 from autowasm.api.v1alpha1 import API_VERSION, GROUP, KIND
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import Limits
+from autowasm.standalone import text
+from autowasm.standalone.text import shown
 
 DEFAULT_NAMESPACE = "default"
 _DOCUMENTS_MOST = 1_000
 """Documents of one file."""
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?\Z")
+"""A DNS label (RFC 1123). Without dots: `<namespace>.<name>` belongs to one object."""
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
+"""A DNS subdomain (RFC 1123), as Kubernetes checks it."""
+_KEY_MOST = 239
+"""Characters of namespace and name together: file systems take names of 255, and `.<namespace>.<name>.yaml.<8 digits>`
+is what a file is called while it is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,48 +52,21 @@ class Parsed:
         self.problems.append(problem)
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe, timestamps stay text, keys twice are an error, aliases are not offered (they make bombs)."""
+def parse(content: str, *, limits: Limits) -> Parsed:
+    """Read every document of a file. If one is not understood the whole file is `broken`: it may be half-written.
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.constructor.ConstructorError(
-                None, None, "aliases (*name) are not supported", event.start_mark
-            )
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is there twice", key_node.start_mark
-                )
-            seen.add(key if isinstance(key, Hashable) else id(key))
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
-def parse(text: str, *, limits: Limits) -> Parsed:
-    """Read every document of a file. A syntax error makes the whole file `broken`: what stands after it is unknown."""
+    A document may have `limits.spec_bytes`, a file `file_bytes(limits)`.
+    """
     parsed = Parsed()
-    if len(text) > limits.spec_bytes * 8:
-        parsed.incomplete(f"it is larger than {limits.spec_bytes * 8} characters")
+    if len(content) > file_bytes(limits):
+        parsed.incomplete(f"it is larger than {file_bytes(limits)} bytes")
         return parsed
     try:
-        documents = list(itertools.islice(_load(text), _DOCUMENTS_MOST + 1))
-    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
-        parsed.incomplete(" ".join(str(error).split())[:500] or "not YAML")
-        return parsed
-    if len(documents) > _DOCUMENTS_MOST:
-        parsed.incomplete(f"it holds more than {_DOCUMENTS_MOST} documents")
+        documents = text.read_documents(
+            content, document_bytes=limits.spec_bytes, most=_DOCUMENTS_MOST
+        )
+    except text.Unreadable as error:
+        parsed.incomplete(str(error))
         return parsed
     for number, document in enumerate(documents, 1):
         _take(document, number, parsed)
@@ -99,8 +76,9 @@ def parse(text: str, *, limits: Limits) -> Parsed:
     return parsed
 
 
-def _load(text: str) -> Iterator[Any]:
-    yield from yaml.load_all(text, Loader=_Loader)  # a SafeLoader
+def file_bytes(limits: Limits) -> int:
+    """The largest file that is read: a few objects of the largest size, many of the usual one."""
+    return limits.spec_bytes * 8
 
 
 def _take(document: Any, number: int, parsed: Parsed) -> None:
@@ -111,7 +89,7 @@ def _take(document: Any, number: int, parsed: Parsed) -> None:
         parsed.incomplete(f"{where} is not an object")
         return
     kind, version = document.get("kind"), str(document.get("apiVersion"))
-    if (kind, version) == ("Secret", "v1"):
+    if kind == "Secret" and version == "v1":
         _take_secret(document, where, parsed)
     elif kind == KIND and version == API_VERSION:
         key = _key(document, where, parsed)
@@ -119,43 +97,57 @@ def _take(document: Any, number: int, parsed: Parsed) -> None:
             parsed.autowasms.append((key, document))
     elif version.partition("/")[0] == GROUP:
         parsed.incomplete(
-            f"{where}: this version reads {KIND} of {API_VERSION}, not {kind} of {version}"
+            f"{where}: this version reads {KIND} of {API_VERSION}, "
+            f"not {shown(kind)} of {shown(version)}"
         )
     else:
         understood = kind and "apiVersion" in document
         report = parsed.problems.append if understood else parsed.incomplete
-        report(f"{where}: kind {kind} ({version}) is not for wasmer")
+        report(f"{where}: kind {shown(kind)} ({shown(version)}) is not for wasmer")
 
 
 def _key(document: dict[str, Any], where: str, parsed: Parsed) -> ObjectKey | None:
     metadata = document.get("metadata")
-    name = metadata.get("name") if isinstance(metadata, dict) else None
-    namespace = (
-        metadata.get("namespace") if isinstance(metadata, dict) else None
-    ) or DEFAULT_NAMESPACE
+    if not isinstance(metadata, dict) or metadata.get("name") is None:
+        parsed.incomplete(f"{where}: metadata.name is missing")
+        return None
+    name, namespace = metadata["name"], metadata.get("namespace") or DEFAULT_NAMESPACE
     if not isinstance(name, str) or not _NAME.match(name):
-        parsed.incomplete(f"{where}: metadata.name must be a DNS name in lower case, not {name!r}")
-        return None
-    if not isinstance(namespace, str) or not _NAMESPACE.match(namespace):
         parsed.incomplete(
-            f"{where}: metadata.namespace must be a DNS label in lower case, not {namespace!r}"
+            f"{where}: metadata.name must be a DNS name in lower case, not {shown(name)}"
         )
-        return None
-    return ObjectKey(namespace, name)
+    elif not isinstance(namespace, str) or not _NAMESPACE.match(namespace):
+        parsed.incomplete(
+            f"{where}: metadata.namespace must be a DNS label in lower case, not {shown(namespace)}"
+        )
+    elif len(namespace) + len(name) > _KEY_MOST:
+        parsed.incomplete(
+            f"{where}: metadata.name and namespace together are longer than {_KEY_MOST} characters: "
+            "no file could be named after them"
+        )
+    else:
+        return ObjectKey(namespace, name)
+    return None
 
 
 def _take_secret(document: dict[str, Any], where: str, parsed: Parsed) -> None:
     key = _key(document, where, parsed)
     if key is None:
         return
-    data: dict[str, bytes] = {}
+    encoded, plain = document.get("data") or {}, document.get("stringData") or {}
+    for part, values in (("data", encoded), ("stringData", plain)):
+        if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
+            # A number would be taken for another password than the one written: 0123 is 83.
+            parsed.incomplete(f"{where}: every value under {part} must be text; put it in quotes")
+            return
     try:
-        for name, value in (document.get("data") or {}).items():
-            data[str(name)] = base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError, TypeError, AttributeError):
+        # As Kubernetes does it: line ends in base64 are of no account.
+        data = {
+            name: base64.b64decode(re.sub(r"[\r\n]", "", value), validate=True)
+            for name, value in encoded.items()
+        }
+    except (binascii.Error, ValueError):
         parsed.incomplete(f"{where}: a value under data is not base64; stringData takes plain text")
         return
-    plain = document.get("stringData") or {}
-    if isinstance(plain, dict):
-        data.update({str(name): str(value).encode() for name, value in plain.items()})
+    data.update({name: value.encode() for name, value in plain.items()})
     parsed.secrets.append((key, Secret(str(document.get("type") or "Opaque"), data)))

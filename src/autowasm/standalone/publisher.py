@@ -9,20 +9,22 @@ held here is what the files say; `lds.yaml` is there from the start, and is rewr
 """
 
 import asyncio
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import structlog
-import yaml
 
 from autowasm.errors import StorageError, UsageError
 from autowasm.kube.resources import ObjectKey
 from autowasm.net.pools import Pools
-from autowasm.standalone import files, listeners
+from autowasm.standalone import documents, files, listeners, text
 
 _log = structlog.get_logger(__name__)
 Document = dict[str, Any]
+_HALF_WRITTEN = re.compile(r"\..+\.yaml\.[0-9a-f]{8}")
+"""As `files.write_if_changed` names them."""
 
 
 class StandalonePublisher:
@@ -47,8 +49,10 @@ class StandalonePublisher:
         """Read the template and what was written before. Raises UsageError, StorageError."""
         if self._template_file is not None:
             self._template = await self._disk.run(_read_template, self._template_file)
-        self._envoyfilters = await self._disk.run(_read_folder, self._envoyfilter_dir)
-        self._statuses = await self._disk.run(_read_folder, self._status_dir)
+        self._envoyfilters = await self._disk.run(
+            _read_folder, self._envoyfilter_dir, listeners.check_envoyfilter
+        )
+        self._statuses = await self._disk.run(_read_folder, self._status_dir, _check_status)
         await self._write_lds()
 
     def published(self, key: ObjectKey) -> Document | None:
@@ -122,46 +126,61 @@ def _file(folder: Path, key: ObjectKey) -> Path:
 
 def _read_template(path: Path) -> Document:
     try:
-        document = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"--listener-template {path}: {error}") from error
-    try:
+        document = text.read_trusted(path.read_text("utf-8"))
         listeners.check_template(document)
-    except UsageError as error:
-        raise UsageError(f"--listener-template {path}: {error}") from error
-    result: Document = document
-    return result
+        return listeners.lds_document(document)
+    except (OSError, ValueError, UsageError) as error:
+        problem = (isinstance(error, OSError) and error.strerror) or error
+        raise UsageError(f"--listener-template {path}: {problem}") from error
 
 
-def _read_folder(folder: Path) -> dict[ObjectKey, Document]:
-    """What the folder holds. A file that cannot be read is set aside: it is written anew from what is known."""
+def _read_folder(folder: Path, check: Callable[[Document], None]) -> dict[ObjectKey, Document]:
+    """What the folder holds. A file that is not what we wrote is set aside: it is written anew from what is known."""
     found: dict[ObjectKey, Document] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        paths = sorted(folder.glob("*.yaml"))
+        for place in (folder, folder.parent):
+            _clear_half_written(place)
+        for path in sorted(folder.glob("*.yaml")):
+            try:
+                key, document = _read_document(path)
+                check(document)
+            except ValueError as error:
+                _log.error("file set aside", file=str(path), problem=str(error))
+                path.rename(path.with_name(f"{path.name}.broken"))
+            else:
+                found[key] = document
     except OSError as error:
+        # Not set aside: a disk that fails for a moment must not cost what is published.
         raise StorageError(
-            f"--envoy-dir: cannot use {folder}: {error.strerror or error}"
+            f"--envoy-dir: cannot use {error.filename or folder}: {error.strerror or error}"
         ) from error
-    for path in paths:
-        namespace, _, name = path.name.removesuffix(".yaml").partition(".")
-        try:
-            document = yaml.load(path.read_text(), Loader=_PlainLoader)  # noqa: S506  # a SafeLoader
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            document = str(error)
-        if isinstance(document, dict) and isinstance(document.get("metadata"), dict):
-            found[ObjectKey(namespace, name)] = document
-            continue
-        _log.error("file set aside", file=str(path), found=str(document)[:200])
-        path.rename(path.with_name(f"{path.name}.broken"))
     return found
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Timestamps stay text, as in the documents that were written."""
+def _clear_half_written(folder: Path) -> None:
+    """A process that was killed while it wrote leaves them behind."""
+    for path in folder.iterdir():
+        if _HALF_WRITTEN.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
-_PlainLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+def _read_document(path: Path) -> tuple[ObjectKey, Document]:
+    """Raises ValueError for anything but an object under its own name, OSError."""
+    document = text.read_trusted(path.read_text("utf-8"))
+    metadata = document.get("metadata") if isinstance(document, dict) else None
+    if not isinstance(metadata, dict):
+        raise ValueError("it has no metadata")  # noqa: TRY004  # one kind of error for one outcome
+    namespace, _, name = path.name.removesuffix(".yaml").partition(".")
+    if (metadata.get("namespace", documents.DEFAULT_NAMESPACE), metadata.get("name")) != (
+        namespace,
+        name,
+    ):
+        raise ValueError("it is not the object that its name says")
+    result: Document = document
+    return ObjectKey(namespace, name), result
+
+
+def _check_status(document: Document) -> None:
+    if not isinstance(document.get("status"), dict):
+        raise ValueError("it has no status")  # noqa: TRY004

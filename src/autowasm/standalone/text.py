@@ -16,6 +16,9 @@ import yaml
 
 NESTING_MOST = 100
 """Levels. Copying and writing recurse, and Python allows about 300 levels of that; EnvoyFilters have about 15."""
+_TOO_DEEP = f"it is nested deeper than {NESTING_MOST} levels"
+_INTEGER_BITS = 64
+"""Kubernetes keeps integers of 64 bits."""
 _SHOWN = 100
 """Characters of a key or path that a sentence shows."""
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")
@@ -71,20 +74,27 @@ _Loader.yaml_implicit_resolvers = {
 
 
 class _StrictLoader(_Loader):
+    _depth = 0
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
             event = self.peek_event()  # type: ignore[no-untyped-call]
             raise Unreadable(f"{_at(event.start_mark)}aliases (*name) are not supported")
-        return super().compose_node(parent, index)
+        if (
+            self._depth > NESTING_MOST + 1
+        ):  # here already: what each level costs grows with the levels
+            raise Unreadable(_TOO_DEEP)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable) and key in seen:
-                raise Unreadable(
-                    f"{_at(key_node.start_mark)}the key {shown(key)} is there twice"
-                )
+                raise Unreadable(f"{_at(key_node.start_mark)}the key {shown(key)} is there twice")
             seen.add(key if isinstance(key, Hashable) else id(key))
         return super().construct_mapping(node, deep)
 
@@ -93,13 +103,12 @@ def _read_yaml(text: str, document_bytes: int, most: int) -> list[Any]:
     documents: list[Any] = []
     try:
         loader = _StrictLoader(text)
-        while loader.check_node():  # type: ignore[no-untyped-call]
-            node = loader.get_node()  # type: ignore[no-untyped-call]
-            if len(documents) == most:
-                raise Unreadable(f"it holds more than {most} documents")
+        while loader.check_node():
+            _check_number(len(documents), most)
+            node: Any = loader.get_node()
             source = text[node.start_mark.index : node.end_mark.index]
             _check_size(source, document_bytes, f"document {len(documents) + 1}")
-            documents.append(loader.construct_document(node))  # type: ignore[no-untyped-call]
+            documents.append(loader.construct_document(node))
     except Unreadable:
         raise
     except _RAISED as error:
@@ -116,7 +125,7 @@ def _read_json(text: str, document_bytes: int) -> list[Any] | None:
     except json.JSONDecodeError:
         return None  # may be YAML's flow style, or several documents
     except RecursionError:
-        raise Unreadable(f"it is nested deeper than {NESTING_MOST} levels") from None
+        raise Unreadable(_TOO_DEEP) from None
     except Unreadable:
         raise
     except ValueError:  # an integer of thousands of digits
@@ -131,6 +140,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise Unreadable(f"the key {shown(twice)} is there twice")
     return result
+
+
+def _check_number(number: int, most: int) -> None:
+    if number >= most:
+        raise Unreadable(f"it holds more than {most} documents")
 
 
 def _check_size(source: str, most: int, where: str) -> None:
@@ -155,6 +169,9 @@ def _check_plain(value: Any, path: str, depth: int) -> None:
             _check_plain(item, f"{path}[{number}]"[:_SHOWN], depth + 1)
     elif isinstance(value, str):
         _check_text(value, path)
+    elif isinstance(value, int) and value.bit_length() > _INTEGER_BITS:
+        # Python reads `0x` and thousands of digits, and then refuses to write them in decimal.
+        raise Unreadable(f"{path[:_SHOWN]}: the integer is larger than {_INTEGER_BITS} bits")
     elif isinstance(value, float) and not math.isfinite(value):
         raise Unreadable(f"{path[:_SHOWN]}: must be a finite number")
     elif not isinstance(value, int | float | None):
@@ -179,7 +196,7 @@ def shown(value: object) -> str:
 def _sentence(error: BaseException) -> str:
     """What PyYAML says, without the lines of text that it quotes."""
     if isinstance(error, RecursionError):
-        return f"it is nested deeper than {NESTING_MOST} levels"
+        return _TOO_DEEP
     if isinstance(error, yaml.MarkedYAMLError):
         problem = _QUOTED.sub(_keep_syntax, error.problem or "it is not YAML")
         return f"{_at(error.problem_mark or error.context_mark)}{problem}"

@@ -1,0 +1,403 @@
+"""ConfigDirectory on a real directory, followed by the real inotify."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from structlog.typing import EventDict
+
+from autowasm.errors import UsageError
+from autowasm.kube.resources import ObjectKey
+from autowasm.net.pools import Pool, Pools
+from autowasm.settings import Limits
+from autowasm.standalone import scan
+from autowasm.standalone.directory import Ambiguous, ConfigDirectory, Defined
+
+ONE, TWO = ObjectKey("default", "one"), ObjectKey("default", "two")
+PULL = ObjectKey("default", "pull")
+
+
+def autowasm(name: str, *, value: str = "a") -> str:
+    return (
+        "apiVersion: wasm.tcm.io/v1alpha1\nkind: AutoWasm\n"
+        f"metadata: {{name: {name}}}\nspec: {{value: {value}}}\n"
+    )
+
+
+def secret(value: str) -> str:
+    return f"apiVersion: v1\nkind: Secret\nmetadata: {{name: pull}}\nstringData: {{p: {value}}}\n"
+
+
+class Told:
+    """What the directory told of."""
+
+    def __init__(self) -> None:
+        self.keys: list[ObjectKey] = []
+        self.secrets: list[ObjectKey] = []
+        self.rereads = 0
+
+    def changed(self, key: ObjectKey) -> None:
+        self.keys.append(key)
+
+    def secret_changed(self, key: ObjectKey) -> None:
+        self.secrets.append(key)
+
+    def reread(self) -> None:
+        self.rereads += 1
+
+
+async def until(condition: Callable[[], bool], *, timeout: float = 20) -> None:
+    async with asyncio.timeout(timeout):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def directory(config: Path, pools: Pools) -> ConfigDirectory:
+    return ConfigDirectory(config, limits=Limits(), pools=pools)
+
+
+@asynccontextmanager
+async def followed(directory: ConfigDirectory) -> AsyncIterator[Told]:
+    told = Told()
+    task = asyncio.create_task(directory.run(told))
+    try:
+        yield told
+        if task.done():
+            task.result()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def value(directory: ConfigDirectory, key: ObjectKey) -> str | None:
+    found = directory.get(key)
+    return found.object["spec"]["value"] if isinstance(found, Defined) else None
+
+
+async def test_loads_config_files_of_the_directory_only(
+    config: Path, directory: ConfigDirectory
+) -> None:
+    (config / "b.yaml").write_text(autowasm("one"))
+    (config / "a.yml").write_text(autowasm("two") + "---\n" + secret("x"))
+    (config / "c.json").write_text(
+        '{"apiVersion": "wasm.tcm.io/v1alpha1", "kind": "AutoWasm",\n\t"metadata": {"name": "three"}}'
+    )
+    for name in (".hidden.yaml", "..data.yaml", "d.txt", "e.yaml~", "f.yaml.swp"):
+        (config / name).write_text(autowasm("ignored"))
+    (config / "folder.yaml").mkdir()
+    (config / "folder.yaml" / "g.yaml").write_text(autowasm("ignored"))
+    (config / "dangling.yaml").symlink_to("nowhere")
+
+    await directory.load()
+
+    assert set(directory.keys()) == {ONE, TWO, ObjectKey("default", "three")}
+    assert directory.get(ONE) == Defined(
+        {
+            "apiVersion": "wasm.tcm.io/v1alpha1",
+            "kind": "AutoWasm",
+            "metadata": {"name": "one"},
+            "spec": {"value": "a"},
+        },
+        config / "b.yaml",
+    )
+    found = directory.secret(PULL)
+    assert found is not None
+    assert found.data == {"p": b"x"}
+    assert directory.get(ObjectKey("default", "ignored")) is None
+    assert directory.problems() == {}
+    assert directory.never_read() == []
+
+
+@pytest.mark.parametrize("wrong", ["missing", "a file"])
+async def test_directory_that_cannot_be_read_at_the_start_is_a_usage_error(
+    config: Path, directory: ConfigDirectory, wrong: str
+) -> None:
+    config.rmdir()
+    if wrong == "a file":
+        config.write_text(autowasm("one"))
+    with pytest.raises(UsageError, match=f"--config {config}: cannot be read"):
+        await directory.load()
+
+
+async def test_more_files_than_are_read_is_an_error_and_not_a_shorter_list(
+    config: Path, directory: ConfigDirectory
+) -> None:
+    for number in range(scan.FILES_MOST + 1):
+        (config / f"{number}.yaml").touch()
+    with pytest.raises(UsageError, match=f"more than {scan.FILES_MOST} config files"):
+        await directory.load()
+
+
+async def test_tells_of_files_that_come_change_and_go(
+    config: Path, directory: ConfigDirectory
+) -> None:
+    await directory.load()
+    async with followed(directory) as told:
+        file = config / "a.yaml"
+        file.write_text(autowasm("one") + "---\n" + secret("x"))
+        await until(lambda: told.keys == [ONE] and told.secrets == [PULL])
+        file.write_text(autowasm("one", value="b") + "---\n" + secret("x"))
+        await until(lambda: value(directory, ONE) == "b")
+        file.write_text(autowasm("one", value="b") + "---\n" + secret("y"))
+        await until(lambda: len(told.secrets) == 2)
+        assert told.keys == [ONE] * 2
+        file.unlink()
+        await until(lambda: directory.get(ONE) is None)
+        assert directory.secret(PULL) is None
+        assert told.keys == [ONE] * 3
+        assert told.secrets == [PULL] * 3
+        assert told.rereads == 0
+
+
+async def test_changes_between_load_and_run_are_not_missed(
+    config: Path, directory: ConfigDirectory
+) -> None:
+    await directory.load()
+    (config / "a.yaml").write_text(autowasm("one"))
+    async with followed(directory) as told:
+        await until(lambda: told.keys == [ONE], timeout=3)  # before the first rescan
+
+
+async def test_untouched_files_wake_nobody(config: Path, directory: ConfigDirectory) -> None:
+    (config / "a.yaml").write_text(autowasm("one"))
+    await directory.load()
+    async with followed(directory) as told:
+        (config / "b.yaml").write_text(autowasm("two"))
+        (config / "a.yaml").touch()
+        await until(lambda: TWO in told.keys)
+        assert told.keys == [TWO]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("apiVersion: wasm.tcm.io/v1alpha1\nkind: Aut", "not 'Aut'"),
+        (autowasm("one") + "---\nmetadata: {na", "line"),
+        ("", "it is empty"),
+        ("# later\n", "it is empty"),
+        ("\xff", "byte 0 is not UTF-8"),
+        ("a: 1\n" * 2_000_000, "larger than"),
+    ],
+    ids=["half", "half second", "empty", "comment", "bytes", "huge"],
+)
+async def test_file_that_cannot_be_understood_keeps_what_it_defined(
+    config: Path, directory: ConfigDirectory, logs: list[EventDict], content: str, problem: str
+) -> None:
+    file = config / "a.yaml"
+    file.write_text(autowasm("one") + "---\n" + secret("x"))
+    await directory.load()
+    async with followed(directory) as told:
+        file.write_text(content, encoding="latin-1")
+        await until(lambda: bool(directory.problems()))
+        (config / "b.yaml").write_text(autowasm("two"))  # one more look at the broken one
+        await until(lambda: TWO in told.keys)
+
+        assert value(directory, ONE) == "a"
+        assert directory.secret(PULL) is not None
+        assert told.keys == [TWO]
+        assert directory.never_read() == []
+        assert problem in directory.problems()[file][0]
+        assert [each["file"] for each in logs if each["event"] == "config file"] == ["a.yaml"]
+
+        file.write_text(autowasm("one", value="b"))
+        await until(lambda: value(directory, ONE) == "b")
+        assert directory.problems() == {}
+        assert directory.secret(PULL) is None
+
+
+async def test_file_that_was_never_read_is_named_until_it_is(
+    config: Path, directory: ConfigDirectory
+) -> None:
+    file = config / "a.yaml"
+    file.write_text("half: [")
+    await directory.load()
+    assert directory.never_read() == [file]
+    async with followed(directory) as told:
+        file.write_text(autowasm("one"))
+        await until(lambda: told.rereads == 1)
+        assert told.keys == [ONE]
+        assert directory.never_read() == []
+
+
+async def test_file_that_was_never_read_and_is_removed_is_told(
+    config: Path, directory: ConfigDirectory
+) -> None:
+    (config / "a.yaml").write_text("half: [")
+    await directory.load()
+    async with followed(directory) as told:
+        (config / "a.yaml").unlink()
+        await until(lambda: told.rereads == 1)
+
+
+async def test_object_defined_twice_is_ambiguous_until_it_is_not(
+    config: Path, directory: ConfigDirectory
+) -> None:
+    first, second = config / "a.yaml", config / "b.yaml"
+    first.write_text(autowasm("one") + "---\n" + autowasm("two") + "---\n" + autowasm("two"))
+    second.write_text(autowasm("one", value="b"))
+    await directory.load()
+    assert directory.get(ONE) == Ambiguous((first, second))
+    assert directory.get(TWO) == Ambiguous((first, first))
+    assert set(directory.keys()) == {ONE, TWO}
+    async with followed(directory) as told:
+        first.unlink()
+        await until(lambda: set(told.keys) == {ONE, TWO})
+        assert value(directory, ONE) == "b"
+        assert directory.get(TWO) is None
+
+
+async def test_secret_defined_twice_is_the_last_and_is_reported(
+    config: Path, directory: ConfigDirectory, logs: list[EventDict]
+) -> None:
+    (config / "a.yaml").write_text(secret("first"))
+    (config / "b.yaml").write_text(secret("last"))
+    await directory.load()
+    found = directory.secret(PULL)
+    assert found is not None
+    assert found.data == {"p": b"last"}
+    assert [each["counts"] for each in logs if "secret" in each["event"]] == ["b.yaml"]
+
+
+class DiskThatSeesNothing(Pool):
+    """After the first scan that finds no file, `then` is written: what an editor does between two looks."""
+
+    def __init__(self, file: Path, then: str) -> None:
+        super().__init__("disk", threads=1)
+        self.scans: list[int] = []
+        self._file = file
+        self._then = then
+
+    async def run(self, function, *args, **kwargs):  # type: ignore[no-untyped-def]
+        result = await super().run(function, *args, **kwargs)
+        if function is scan.scan:
+            self.scans.append(len(result))
+            if not result:
+                await super().run(self._file.write_text, self._then)
+        return result
+
+
+@pytest.mark.parametrize(
+    ("then", "told_of", "expected"),
+    [(autowasm("one", value="b"), [ONE], "b"), ("apiVersion: wasm", [], "a")],
+    ids=["whole", "half-written"],
+)
+async def test_file_that_is_away_for_a_moment_takes_nothing_along(
+    config: Path, pools: Pools, then: str, told_of: list[ObjectKey], expected: str
+) -> None:
+    """As editors write: the old file moved away, a new one of its name made later."""
+    file = config / "a.yaml"
+    file.write_text(autowasm("one"))
+    os.utime(file, (1, 1))  # long ago: one look is enough at the start
+    pools.disk.close()
+    disk = pools.disk = DiskThatSeesNothing(file, then)
+    directory = ConfigDirectory(config, limits=Limits(), pools=pools)
+    await directory.load()
+    file.unlink()
+    async with followed(directory) as told:
+        await until(lambda: value(directory, ONE) == "b" or bool(directory.problems()))
+        assert disk.scans[:3] == [1, 0, 1]
+        assert told.keys == told_of
+        assert value(directory, ONE) == expected
+        assert directory.never_read() == []
+
+
+async def test_change_that_shows_in_neither_size_nor_time_is_seen(
+    config: Path, directory: ConfigDirectory
+) -> None:
+    """Two writes in one step of the file system's clock, the second after our look."""
+    file = config / "a.yaml"
+    file.write_text(autowasm("one", value="a"))
+    await directory.load()
+    times = file.stat()
+    file.write_text(autowasm("one", value="b"))
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    async with followed(directory):
+        await until(lambda: value(directory, ONE) == "b", timeout=3)
+
+
+def test_settled_files_are_not_read_again(config: Path) -> None:
+    file = config / "a.yaml"
+    file.write_text(autowasm("one"))
+    os.utime(file, (1, 1))
+    first = scan.scan(config, {}, limits=Limits())
+    assert scan.scan(config, first, limits=Limits())[file] is first[file]
+    file.write_text(autowasm("one", value="b"))
+    assert scan.scan(config, first, limits=Limits())[file] is not first[file]
+
+
+async def test_configmap_mount_is_followed_through_its_symbolic_links(
+    config: Path, directory: ConfigDirectory
+) -> None:
+    def publish(version: str) -> None:
+        data = config / f"..{version}"
+        data.mkdir()
+        (data / "a.yaml").write_text(autowasm("one", value=version))
+        (config / "..data_tmp").symlink_to(data.name)
+        (config / "..data_tmp").rename(config / "..data")
+
+    publish("v1")
+    (config / "a.yaml").symlink_to("..data/a.yaml")
+    await directory.load()
+    assert value(directory, ONE) == "v1"
+    async with followed(directory) as told:
+        publish("v2")
+        await until(lambda: value(directory, ONE) == "v2")
+        assert told.keys == [ONE]
+
+
+async def test_directory_that_vanishes_keeps_everything_and_is_followed_when_it_is_back(
+    config: Path, directory: ConfigDirectory, logs: list[EventDict]
+) -> None:
+    (config / "a.yaml").write_text(autowasm("one"))
+    await directory.load()
+    async with followed(directory) as told:
+        shutil.rmtree(config)
+        await until(lambda: any(each["event"] == "config directory lost" for each in logs))
+        await asyncio.sleep(2.2)  # two more tries: neither says it again nor forgets anything
+        assert value(directory, ONE) == "a"
+        assert told.keys == []
+        assert sum(each["event"] == "config directory lost" for each in logs) == 1
+
+        config.mkdir()
+        (config / "a.yaml").write_text(autowasm("one", value="b"))
+        await until(lambda: value(directory, ONE) == "b")
+        (config / "a.yaml").write_text(autowasm("one", value="c"))
+        await until(lambda: value(directory, ONE) == "c")
+
+
+async def test_directory_that_is_replaced_is_followed_at_once(
+    config: Path, directory: ConfigDirectory
+) -> None:
+    (config / "a.yaml").write_text(autowasm("one"))
+    await directory.load()
+    async with followed(directory):
+        other = config.with_name("other")
+        other.mkdir()
+        (other / "a.yaml").write_text(autowasm("one", value="b"))
+        config.rename(config.with_name("old"))
+        other.rename(config)
+        await until(lambda: value(directory, ONE) == "b")
+        (config / "a.yaml").write_text(autowasm("one", value="c"))
+        await until(lambda: value(directory, ONE) == "c", timeout=3)  # by inotify, not the rescan
+
+
+async def test_following_ends_when_it_is_cancelled(directory: ConfigDirectory) -> None:
+    await directory.load()
+    task = asyncio.create_task(directory.run(Told()))
+    await asyncio.sleep(0.2)
+    task.cancel()
+    async with asyncio.timeout(3):
+        with pytest.raises(asyncio.CancelledError):
+            await task

@@ -1,0 +1,226 @@
+"""Filters put into a listener template, as istiod would."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from autowasm.api.envoyfilter import render
+from autowasm.errors import UsageError
+from autowasm.settings import EnvoyFetch
+from autowasm.standalone import files, listeners
+from tests.fakes import autowasms
+from tests.unit.standalone.lds import LISTENER, chain, envoyfilter, listener, names
+
+
+def placed(template: Any, *envoyfilters: dict[str, Any]) -> list[list[str]]:
+    """Names of the HTTP filters in each chain of each listener."""
+    document = listeners.inject(template, envoyfilters)
+    return [names(each) for one in document["resources"] for each in one["filter_chains"]]
+
+
+def test_filter_stands_before_the_router_behind_the_templates_own() -> None:
+    template = {"resources": [listener(9080, chain("cors", "fault"))]}
+    assert placed(template, envoyfilter()) == [["cors", "fault", "default/test", "router"]]
+
+
+def test_every_chain_and_every_manager_gets_it() -> None:
+    two = chain()
+    two["filters"].append(copy.deepcopy(two["filters"][0]))
+    one = listener(9080, chain(), two, default_filter_chain=chain())
+
+    document = listeners.inject({"resources": [one]}, [envoyfilter()])
+
+    (result,) = document["resources"]
+    assert [names(each) for each in result["filter_chains"]] == [["default/test", "router"]] * 2
+    assert names({"filters": result["filter_chains"][1]["filters"][1:]})[0] == "default/test"
+    assert names(result["default_filter_chain"]) == ["default/test", "router"]
+
+
+def test_names_of_json_are_understood_as_well() -> None:
+    config = {"@type": "x.HttpConnectionManager", "httpFilters": [{"name": "envoy.filters.http.router"}]}  # fmt: skip
+    network = {"filters": [{"name": "any name", "typedConfig": config}]}
+    one = {
+        "@type": LISTENER,
+        "address": {"socketAddress": {"portValue": "9080"}},
+        "filterChains": [copy.deepcopy(network)],
+        "defaultFilterChain": copy.deepcopy(network),
+        "trafficDirection": "INBOUND",
+    }
+    (result,) = listeners.inject({"resources": [one]}, [envoyfilter("test", 9080)])["resources"]
+    assert names(result["filterChains"][0]) == ["default/test", "router"]
+    assert names(result["defaultFilterChain"]) == ["default/test", "router"]
+
+
+def test_other_network_filters_are_left_alone() -> None:
+    tcp = {"filters": [{"name": "envoy.filters.network.tcp_proxy", "typed_config": {"@type": "x.TcpProxy"}}]}  # fmt: skip
+    template = {"resources": [listener(9080, tcp)]}
+    assert listeners.inject(template, [envoyfilter()]) == template
+
+
+def test_ports_decide_which_listeners_take_it() -> None:
+    template = {"resources": [listener(9080), listener(9081), listener(9082)]}
+    assert placed(template, envoyfilter("some", 9080, 9082), envoyfilter("all")) == [
+        ["default/all", "default/some", "router"],
+        ["default/all", "router"],
+        ["default/all", "default/some", "router"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("direction", "contexts"),
+    [
+        (None, ["SIDECAR_INBOUND", "GATEWAY"]),
+        ("UNSPECIFIED", ["SIDECAR_INBOUND", "GATEWAY"]),
+        (0, ["SIDECAR_INBOUND", "GATEWAY"]),
+        ("INBOUND", ["SIDECAR_INBOUND"]),
+        (1, ["SIDECAR_INBOUND"]),
+        ("OUTBOUND", ["SIDECAR_OUTBOUND"]),
+        (2, ["SIDECAR_OUTBOUND"]),
+    ],
+)
+def test_directions_decide_which_contexts_fit(direction: object, contexts: list[str]) -> None:
+    fields = {} if direction is None else {"traffic_direction": direction}
+    template = {"resources": [listener(9080, **fields)]}
+    listeners.check_template(template)
+    for context in ("SIDECAR_INBOUND", "SIDECAR_OUTBOUND", "GATEWAY"):
+        expected = ["default/test", "router"] if context in contexts else ["router"]
+        assert placed(template, envoyfilter("test", 9080, context=context)) == [expected]
+
+
+def test_order_is_priority_then_namespace_then_name() -> None:
+    ordered = [
+        envoyfilter("z", priority=-10),
+        envoyfilter("b", namespace="a"),
+        envoyfilter("a", namespace="b"),
+        envoyfilter("c", namespace="b", priority=0),
+        envoyfilter("a", namespace="a", priority=10),
+    ]
+    expected = ["default/z", "a/b", "b/a", "b/c", "a/a", "router"]
+    for given in (ordered, ordered[::-1]):
+        assert placed({"resources": [listener()]}, *given) == [expected]
+
+
+def test_equal_input_gives_equal_bytes_and_input_stays_as_it_was() -> None:
+    template = {"resources": [listener(9080), listener(9081)]}
+    envoyfilters = [envoyfilter("b"), envoyfilter("a", 9081)]
+    before = copy.deepcopy((template, envoyfilters))
+
+    one, two = (
+        files.dump_yaml(listeners.inject(template, each))
+        for each in (envoyfilters, envoyfilters[::-1])
+    )
+
+    assert one == two
+    assert (template, envoyfilters) == before
+
+
+def test_without_filters_it_is_the_template() -> None:
+    template = {"version_info": "1", "resources": [listener()]}
+    assert listeners.inject(template, []) == template
+
+
+def test_rendered_envoyfilters_pass_the_check_and_are_put_in_whole() -> None:
+    autowasm = autowasms.autowasm(applyPorts=[9080], priority=5)
+    rendered = render(autowasm, autowasms.record(), EnvoyFetch())
+
+    listeners.check_envoyfilter(rendered)
+    document = listeners.inject({"resources": [listener(9080)]}, [rendered])
+
+    manager = document["resources"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    assert manager["http_filters"][0] == rendered["spec"]["configPatches"][0]["patch"]["value"]
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_bare_listeners_become_a_document_with_types(bare: bool) -> None:
+    one = listener(9080)
+    del one["@type"]
+    document = listeners.inject(one if bare else [one], [envoyfilter()])  # type: ignore[arg-type]
+    assert document["resources"][0]["@type"] == LISTENER
+    assert names(document["resources"][0]["filter_chains"][0]) == ["default/test", "router"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"address": {"pipe": {"path": "@x"}}},
+        {"address": {"envoy_internal_address": {}}},
+        {"address": None, "internal_listener": {}},
+    ],
+)
+def test_listener_without_a_port_takes_filters_for_all_ports_only(fields: dict[str, Any]) -> None:
+    template = {"resources": [listener(9080, **fields)]}
+    listeners.check_template(template)
+    assert placed(template, envoyfilter("all"), envoyfilter("some", 9080)) == [
+        ["default/all", "router"]
+    ]
+
+
+def without_router() -> dict[str, Any]:
+    one = chain("cors")
+    one["filters"][0]["typed_config"]["http_filters"].pop()
+    return one
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        (None, "must be an LDS document"),
+        ("text", "must be an LDS document"),
+        ({}, "must be an LDS document"),
+        ([], "must be an LDS document"),
+        ({"resources": []}, "at least one"),
+        ({"resources": {"a": 1}}, "at least one"),
+        ({"static_resources": {"listeners": [listener()]}}, "not a whole bootstrap"),
+        ({"resources": ["text"]}, r"resources\[0\]: must be a listener"),
+        ({"resources": [listener(), {"name": "x"}]}, r"resources\[1\]: has no address"),
+        ({"resources": [listener(address={"socket_address": {}})]}, "port_value"),
+        ({"resources": [listener(address={"socket_address": {"port_value": True}})]}, "port_value"),
+        ({"resources": [listener(**{"@type": "x.Cluster"})]}, r"resources\[0\]\.@type: must be"),
+        ({"resources": [listener(traffic_direction="inbound")]}, "traffic_direction: must be"),
+        ({"resources": [listener(traffic_direction=["INBOUND"])]}, "traffic_direction: must be"),
+        ({"resources": [listener(filter_chains={})]}, r"resources\[0\]\.filter_chains: must be a list"),
+        ({"resources": [listener(filter_chains=["x"])]}, r"filter_chains\[0\]: must be a filter chain"),
+        ({"resources": [listener(filter_chains=[{"filters": ["x"]}])]}, r"filters\[0\]: must be a filter"),
+        ({"resources": [listener(default_filter_chain="x")]}, "default_filter_chain: must be"),
+        (
+            {"resources": [listener(9080, chain(), without_router())]},
+            r"resources\[0\]\.filter_chains\[1\]\.filters\[0\]\.typed_config\.http_filters: there is no",
+        ),
+        (
+            {"resources": [listener(9080, {"filters": [{"name": "envoy.filters.network.http_connection_manager"}]})]},
+            r"filters\[0\]\.typed_config: is missing",
+        ),
+    ],
+)  # fmt: skip
+def test_template_that_has_no_place_for_a_filter_is_refused_with_the_path(
+    template: Any, sentence: str
+) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        listeners.check_template(template)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda each: each.pop("metadata"),
+        lambda each: each["metadata"].pop("name"),
+        lambda each: each["metadata"].update(namespace=1),
+        lambda each: each.pop("spec"),
+        lambda each: each.update(spec=None),
+        lambda each: each["spec"].update(configPatches=None),
+        lambda each: each["spec"].update(configPatches=["x"]),
+        lambda each: each["spec"].update(priority="high"),
+        lambda each: each["spec"].update(priority=None),
+        lambda each: each["spec"]["configPatches"][0].pop("match"),
+        lambda each: each["spec"]["configPatches"][0]["match"].update(listener=[]),
+        lambda each: each["spec"]["configPatches"][0]["match"].update(context=[]),
+        lambda each: each["spec"]["configPatches"][0]["patch"].update(value="x"),
+    ],
+)
+def test_damaged_envoyfilter_is_found(damage: Any) -> None:
+    document = envoyfilter()
+    listeners.check_envoyfilter(document)
+    damage(document)
+    with pytest.raises(ValueError, match="not an EnvoyFilter of ours"):
+        listeners.check_envoyfilter(document)
