@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import ssl
+import stat
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -32,6 +33,7 @@ from autowasm.registry.layout import choose_layout
 from autowasm.registry.push import Package, artifact_package, image_package
 from autowasm.settings import Limits, Outgoing
 from autowasm.telemetry import logs
+from autowasm.units import format_size
 from autowasm.wasm.module import inspect_module
 
 _FILE_NAME: Final = "filter.wasm"
@@ -94,6 +96,7 @@ class _Session:
 
     async def push(self) -> list[str]:
         """The lines to print."""
+        await self.pools.disk.run(_check_file, self.arguments.file, most=self.limits.image_bytes)
         abi = await self._inspect(self.arguments.file)
         async with self._workdir(None) as workdir:
             package = await self._package(abi, workdir)
@@ -147,7 +150,7 @@ class _Session:
             info = await self.pools.parsing.run(
                 inspect_module,
                 module,
-                limits=self.limits,
+                limits=Limits(),  # the verdict is about Envoy, --force or not
                 allow_imports=frozenset(self.arguments.allow_import),
             )
         except ContentRejected as error:
@@ -255,6 +258,18 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(name.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def _check_file(path: Path, *, most: int) -> None:
+    """Raise ContentRejected unless it is a plain file that can be pushed at all, --force or not."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ContentRejected(f"{path} is not a plain file", reason="NotAFile")
+    if status.st_size > most:
+        raise ContentRejected(
+            f"{path} has {format_size(status.st_size)}, more than the {format_size(most)} that are pushed",
+            reason="TooLarge",
+        )
 
 
 def _make_workdir(parent: Path | None) -> Path:

@@ -176,7 +176,7 @@ def without_router() -> dict[str, Any]:
         ({"resources": [listener(), {"name": "x"}]}, r"resources\[1\]: has no address"),
         ({"resources": [listener(address={"socket_address": {}})]}, "port_value"),
         ({"resources": [listener(address={"socket_address": {"port_value": True}})]}, "port_value"),
-        ({"resources": [listener(**{"@type": "x.Cluster"})]}, r"resources\[0\]\.@type: must be"),
+        ({"resources": [{**listener(), "@type": "x.Cluster"}]}, r"resources\[0\]\.@type: must be"),
         ({"resources": [listener(traffic_direction="inbound")]}, "traffic_direction: must be"),
         ({"resources": [listener(traffic_direction=["INBOUND"])]}, "traffic_direction: must be"),
         ({"resources": [listener(filter_chains={})]}, r"resources\[0\]\.filter_chains: must be a list"),
