@@ -159,4 +159,4 @@ def test_padding_makes_a_valid_module_of_the_wanted_size(size: int) -> None:
 def test_text_becomes_a_module_and_nonsense_an_error() -> None:
     assert wat.compile_text(_EMPTY_MODULE) == b"\0asm\1\0\0\0"
     with pytest.raises(Exception, match="unexpected token"):
-        wat.compile_text("(modul)")
+        wat.compile_text("(nonsense)")

@@ -28,7 +28,7 @@ JSON = st.recursive(
     st.one_of(
         st.none(),
         st.booleans(),
-        st.integers(min_value=-(2**63), max_value=2**64),
+        st.integers(min_value=-(2**63), max_value=2**64 - 1),
         st.floats(allow_nan=False, allow_infinity=False),
         st.text(max_size=20),
     ),

@@ -70,7 +70,7 @@ def envoyfilters(draw: st.DrawFn) -> list[dict[str, Any]]:
     made = []
     for namespace, name in keys:
         context = draw(st.sampled_from(["SIDECAR_INBOUND", "SIDECAR_OUTBOUND", "GATEWAY"]))
-        ports = draw(st.lists(PORTS, max_size=2, unique=True)) or [None]
+        ports: list[int | None] = [*draw(st.lists(PORTS, max_size=2, unique=True))] or [None]
         priority = draw(st.one_of(st.none(), st.integers(-2, 2)))
         value = {"name": "wasm", "of": [priority or 0, namespace, name]}
         made.append(

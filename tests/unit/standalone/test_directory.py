@@ -383,6 +383,9 @@ async def test_directory_that_is_replaced_is_followed_at_once(
     (config / "a.yaml").write_text(autowasm("one"))
     await directory.load()
     async with followed(directory):
+        for step in ("x", "y"):  # the second is seen by inotify only: this directory is followed
+            (config / "a.yaml").write_text(autowasm("one", value=step))
+            await until(lambda step=step: value(directory, ONE) == step)  # type: ignore[misc]
         other = config.with_name("other")
         other.mkdir()
         (other / "a.yaml").write_text(autowasm("one", value="b"))
