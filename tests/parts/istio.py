@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -18,6 +18,8 @@ from tests.parts import clients, ports, provision, pypi, wire
 from tests.parts.envoy import Envoy
 from tests.parts.kubernetes import Cluster
 from tests.parts.process import PORT_ATTEMPTS, Process, ProcessError
+
+Role = Literal["sidecar", "router"]
 
 ROOT_NAMESPACE = "istio-system"
 # Of the pinned module: what istiod takes the proxy for.
@@ -56,6 +58,14 @@ class Istiod:
             *_workload(name, labels=labels, address=address, port=port, service=service)
         )
 
+    async def add_gateway(
+        self, name: str, *, labels: Mapping[str, str], address: str, port: int, service: str
+    ) -> None:
+        """A gateway in `default` for proxies with `labels`: it listens at `address:port`, before `service` (address:port)."""
+        await self.apply(
+            *_gateway(name, labels=labels, address=address, port=port, service=service)
+        )
+
     async def config_dump(self, workload: str) -> Any:
         """What istiod would send to this workload's proxy."""
         url = f"http://{self.http}/debug/config_dump?proxyID={workload}.default"
@@ -66,12 +76,8 @@ class Istiod:
 async def istiod(cluster: Cluster, directory: Path) -> AsyncIterator[Istiod]:
     """Install Istio's CRDs and run istiod on `cluster`, with its log in `directory`. Raises ProcessError."""
     program = await asyncio.to_thread(provision.pilot_discovery)
-    crds = await asyncio.to_thread(provision.istio_crds)
     kubectl = await clients.kubectl(directory / "home", kubeconfig=cluster.kubeconfig)
-    await kubectl.run("apply", "--server-side", "-f", crds, timeout=120)
-    await kubectl.run(
-        "wait", "--for=condition=Established", "--timeout=60s", "crd", "--all", timeout=70
-    )
+    await install_crds(kubectl)
     mesh = yaml.safe_dump_all(_mesh(), sort_keys=False)
     await kubectl.run("apply", "-f", "-", stdin=mesh.encode())
     for attempts_left in reversed(range(PORT_ATTEMPTS)):
@@ -110,14 +116,18 @@ async def sidecar(
     name: str,
     labels: Mapping[str, str],
     address: str,
+    role: Role = "sidecar",
     version: str = pypi.ENVOY_VERSIONS[0],
     timeout: float = 60,
 ) -> AsyncIterator[Envoy]:
-    """A plain Envoy that follows istiod as the workload `name` in `default` (add it first) at `address`."""
+    """A plain Envoy that follows istiod as the workload `name` in `default` (add it first) at `address`.
+
+    A `router` is what Istio calls a gateway.
+    """
     program = await asyncio.to_thread(provision.envoy, version)
     bootstrap = directory / "envoy.yaml"
     address_file = directory / "admin-address"
-    text = yaml.safe_dump(_bootstrap(mesh, name=name, labels=labels, address=address))
+    text = yaml.safe_dump(_bootstrap(mesh, name=name, labels=labels, address=address, role=role))
 
     def prepare() -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -129,7 +139,7 @@ async def sidecar(
     command += ["--concurrency", "2", "--log-level", "info", "--component-log-level", "wasm:debug"]
     # As the agent starts it, but for the time: nobody waits for 45 s here.
     command += ["--drain-time-s", "2", "--drain-strategy", "immediate", "--disable-hot-restart"]
-    process = Process(f"sidecar {name}", command, log=directory / "envoy.log", cwd=directory)
+    process = Process(f"{role} {name}", command, log=directory / "envoy.log", cwd=directory)
     proxy = Envoy(process, admin="")
 
     async def up() -> bool:
@@ -139,6 +149,15 @@ async def sidecar(
     async with process:
         await process.start(ready=up, timeout=timeout)
         yield proxy
+
+
+async def install_crds(kubectl: clients.Client) -> None:
+    """Istio's resources, all that a controller of EnvoyFilters needs of Istio. Raises ClientError."""
+    crds = await asyncio.to_thread(provision.istio_crds)
+    await kubectl.run("apply", "--server-side", "-f", crds, timeout=120)
+    await kubectl.run(
+        "wait", "--for=condition=Established", "--timeout=60s", "crd", "--all", timeout=70
+    )
 
 
 def _environment() -> dict[str, str]:
@@ -217,6 +236,45 @@ def _workload(
     ]
 
 
+def _gateway(
+    name: str, *, labels: Mapping[str, str], address: str, port: int, service: str
+) -> list[dict[str, Any]]:
+    host = f"{name}.example.com"
+    behind, _, target = service.rpartition(":")
+    http = {"number": port, "name": "http", "protocol": "HTTP"}
+    return [
+        _networking(
+            "Gateway",
+            name,
+            {
+                "selector": dict(labels),
+                "servers": [{"port": http, "bind": address, "hosts": ["*"]}],
+            },
+        ),
+        _networking(
+            "ServiceEntry",
+            name,
+            {
+                "hosts": [host],
+                "resolution": "STATIC",
+                "ports": [
+                    {"number": 80, "name": "http", "protocol": "HTTP", "targetPort": int(target)}
+                ],
+                "endpoints": [{"address": behind}],
+            },
+        ),
+        _networking(
+            "VirtualService",
+            name,
+            {
+                "hosts": ["*"],
+                "gateways": [name],
+                "http": [{"route": [{"destination": {"host": host, "port": {"number": 80}}}]}],
+            },
+        ),
+    ]
+
+
 def _blob_service(host: str, *, service_port: int) -> dict[str, Any]:
     address, _, port = host.rpartition(":")
     spec = {
@@ -243,7 +301,7 @@ def _networking(
 
 
 def _bootstrap(
-    mesh: Istiod, *, name: str, labels: Mapping[str, str], address: str
+    mesh: Istiod, *, name: str, labels: Mapping[str, str], address: str, role: Role
 ) -> dict[str, Any]:
     grpc_address, _, grpc_port = mesh.grpc.rpartition(":")
     http2 = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -251,7 +309,7 @@ def _bootstrap(
     ads = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
     return {
         "node": {
-            "id": f"sidecar~{address}~{name}.default~default.svc.cluster.local",
+            "id": f"{role}~{address}~{name}.default~default.svc.cluster.local",
             "cluster": f"{name}.default",
             "metadata": {
                 "LABELS": dict(labels),

@@ -8,11 +8,12 @@ import asyncio
 import json
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -46,6 +47,7 @@ class Cluster:
     tokens: Mapping[str, str]
     api: Process
     context: ssl.SSLContext
+    controller_manager: Process | None = None
 
     @property
     def kubeconfig(self) -> Path:
@@ -69,6 +71,22 @@ class Cluster:
         """End the API server: from now on connections are refused, watches are closed."""
         await self.api.stop(timeout=5)
 
+    async def start_controller_manager(self) -> None:
+        """Run the controller manager (again). Raises ProcessError."""
+        assert self.controller_manager is not None
+        path = "/api/v1/namespaces/default/serviceaccounts/default"
+
+        async def ready() -> bool:
+            await self.wait_for(path, timeout=2)
+            return True
+
+        await self.controller_manager.start(ready=ready, timeout=_READY_SECONDS)
+
+    async def stop_controller_manager(self) -> None:
+        """End it: from now on nothing is garbage collected."""
+        assert self.controller_manager is not None
+        await self.controller_manager.stop(timeout=5)
+
     async def request(
         self,
         method: str,
@@ -80,11 +98,36 @@ class Cluster:
     ) -> dict[str, Any]:
         """One call of the API, as JSON. Raises ApiError on another status than 2xx, OSError without an answer."""
         answer = await self._call(method, path, body=body, user=user, timeout=timeout)
-        if not 200 <= answer.status < 300:
-            text = answer.body.decode(errors="replace")
-            raise ApiError(f"{method} {path}: {answer.status} {text}", status=answer.status)
+        _check(answer, method, path)
         said: dict[str, Any] = json.loads(answer.body)
         return said
+
+    async def each(
+        self, calls: Iterable[tuple[str, str, Mapping[str, Any] | None]], *, connections: int = 4
+    ) -> None:
+        """Many calls (method, path, body) as the administrator, over so many kept connections.
+
+        Raises ApiError on a status other than 2xx, and OSError, within an ExceptionGroup.
+        """
+        waiting = iter(calls)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(connections):
+                group.create_task(self._work_through(waiting))
+
+    async def _work_through(
+        self, calls: Iterator[tuple[str, str, Mapping[str, Any] | None]]
+    ) -> None:
+        connection = await wire.Connection.open(urlsplit(self.url).netloc, tls=self.context)
+        try:
+            for method, path, body in calls:
+                content = json.dumps(body).encode() if body is not None else b""
+                async with asyncio.timeout(30):
+                    answer = await connection.request(
+                        method, path, headers=self._headers(ADMIN), body=content
+                    )
+                _check(answer, method, path)
+        finally:
+            await connection.close()
 
     async def create_namespace(self, name: str) -> None:
         """Create the namespace, and wait for its default ServiceAccount, without which it takes no Pods."""
@@ -106,20 +149,22 @@ class Cluster:
     async def _call(
         self, method: str, path: str, *, body: Mapping[str, Any] | None, user: str, timeout: float
     ) -> wire.Answer:
-        headers = {
-            "authorization": f"Bearer {self.tokens[user]}",
-            "accept": "application/json",
-            "content-type": "application/json",
-        }
         content = json.dumps(body).encode() if body is not None else b""
         return await wire.request(
             method,
             f"{self.url}{path}",
-            headers=headers,
+            headers=self._headers(user),
             body=content,
             timeout=timeout,
             tls=self.context,
         )
+
+    def _headers(self, user: str) -> dict[str, str]:
+        return {
+            "authorization": f"Bearer {self.tokens[user]}",
+            "accept": "application/json",
+            "content-type": "application/json",
+        }
 
     async def _ready(self) -> bool:
         answer = await self._call("GET", "/readyz", body=None, user=ADMIN, timeout=5)
@@ -158,8 +203,17 @@ async def kubernetes(
             audit_level=audit_level,
         )
         if controller_manager:
-            await _start_controller_manager(stack, cluster)
+            process = await _make_controller_manager(cluster)
+            cluster = replace(cluster, controller_manager=process)
+            await cluster.start_controller_manager()
+            stack.push_async_callback(cluster.stop_controller_manager)
         yield cluster
+
+
+def _check(answer: wire.Answer, method: str, path: str) -> None:
+    if not 200 <= answer.status < 300:
+        text = answer.body.decode(errors="replace")
+        raise ApiError(f"{method} {path}: {answer.status} {text}", status=answer.status)
 
 
 async def _start_etcd(stack: AsyncExitStack, directory: Path) -> str:
@@ -223,7 +277,7 @@ async def _start_api(
     raise AssertionError("unreachable")
 
 
-async def _start_controller_manager(stack: AsyncExitStack, cluster: Cluster) -> None:
+async def _make_controller_manager(cluster: Cluster) -> Process:
     program = await asyncio.to_thread(provision.kube_controller_manager)
     directory = cluster.directory
     command: list[str | Path] = [
@@ -235,15 +289,7 @@ async def _start_controller_manager(stack: AsyncExitStack, cluster: Cluster) -> 
         "--secure-port=0",
     ]
     log = directory / "kube-controller-manager.log"
-    process = Process("kube-controller-manager", command, log=log)
-    path = "/api/v1/namespaces/default/serviceaccounts/default"
-
-    async def ready() -> bool:
-        await cluster.wait_for(path, timeout=2)
-        return True
-
-    await process.start(ready=ready, timeout=_READY_SECONDS)
-    stack.push_async_callback(process.stop, timeout=5)
+    return Process("kube-controller-manager", command, log=log)
 
 
 def _api_flags(directory: Path, tls: TlsFiles, port: int) -> list[str]:

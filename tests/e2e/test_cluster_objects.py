@@ -1,0 +1,464 @@
+"""What wasmer writes, and what it leaves alone, on a real API server. Istio's resources are there; no proxy is needed."""
+
+import asyncio
+import hashlib
+import itertools
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import yaml
+
+from tests.parts import istio, ports, provision, wat
+from tests.parts.installation import (
+    MANIFESTS,
+    Document,
+    Installation,
+    autowasms,
+    envoyfilters,
+    install_crd,
+    install_documents,
+    installed_without_istiod,
+)
+from tests.parts.kubernetes import ApiError, kubernetes
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
+
+_REFRESH = "wasm.tcm.io/refresh"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def installation(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
+    for group in ("kubernetes", "registry"):
+        for part in provision.GROUPS[group]:
+            await asyncio.to_thread(part)
+    directory = tmp_path_factory.mktemp("objects")
+    # The log has what was stored, and informers list in pages: servers without streaming lists need that right too.
+    async with (
+        kubernetes(
+            directory / "kubernetes",
+            audit_level="RequestResponse",
+            extra=["--feature-gates=WatchList=false"],
+        ) as cluster,
+        installed_without_istiod(cluster, directory) as installation,
+    ):
+        yield installation
+
+
+_numbers = itertools.count()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def namespace(installation: Installation) -> str:
+    """One of its own for each test."""
+    return await installation.add_namespace(f"team-{next(_numbers)}")
+
+
+def _pod(name: str, *, namespace: str, sidecar: bool = True, app: str = "details") -> Document:
+    containers = [{"name": "main", "image": "example.com/main:1"}]
+    if sidecar:
+        containers.append({"name": "istio-proxy", "image": "example.com/proxy:1"})
+    metadata = {"name": name, "namespace": namespace, "labels": {"app": app, "pod": name}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": metadata,
+        "spec": {"containers": containers},
+    }
+
+
+def _pods(namespace: str, name: str = "", *, subresource: str = "") -> str:
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    return "/".join(part for part in (path, name, subresource) if part)
+
+
+async def _create_pod(installation: Installation, pod: Document, *, phase: str = "Running") -> None:
+    namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
+    created = await installation.cluster.request("POST", _pods(namespace), body=pod)
+    status = {"phase": phase, "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]}
+    await installation.cluster.request(
+        "PUT", _pods(namespace, name, subresource="status"), body={**created, "status": status}
+    )
+
+
+async def _wait_pods(installation: Installation, namespace: str, **counts: int) -> Document:
+    async def counted() -> Document | None:
+        document = await installation.get(namespace=namespace)
+        return document if (document.get("status") or {}).get("pods") == counts else None
+
+    return await installation.wait_until(counted)
+
+
+async def _change(installation: Installation, document: Document, *, subresource: str = "") -> None:
+    metadata = document["metadata"]
+    path = autowasms(metadata["namespace"], metadata["name"], subresource=subresource)
+    await installation.cluster.request("PUT", path, body=document)
+
+
+async def _merge(installation: Installation, kind: str, namespace: str, patch: Any) -> None:
+    arguments = ("patch", kind, "test", "-n", namespace, "--type=merge", "-p", json.dumps(patch))
+    await installation.kubectl.run(*arguments)
+
+
+def _reason(document: Document, condition: str) -> str:
+    return next(c["reason"] for c in document["status"]["conditions"] if c["type"] == condition)
+
+
+def _granted() -> set[tuple[str, str, str]]:
+    (role,) = install_documents("ClusterRole")
+    return {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+async def _push(installation: Installation, value: str, *, tag: str = "") -> tuple[str, str]:
+    """The image, and the digest of the module in it."""
+    module = wat.header_filter(value)
+    return await installation.push(tag or value, module), hashlib.sha256(module).hexdigest()
+
+
+def _published(sha256: str) -> Any:
+    return lambda found: f"/wasm/{sha256}" in json.dumps(found)
+
+
+async def test_what_wasmer_asks_for_is_granted_and_what_is_granted_is_asked_for(
+    installation: Installation, namespace: str
+) -> None:
+    since = await installation.audit.position()
+    await installation.wasmer.process.stop()
+    await installation.wasmer.start()
+    image, one = await _push(installation, "one")
+    foreign = {
+        "apiVersion": "networking.istio.io/v1alpha3",
+        "kind": "EnvoyFilter",
+        "metadata": {"name": "foreign", "namespace": namespace},
+        "spec": {"configPatches": []},
+    }
+    await installation.apply(
+        foreign,
+        installation.autowasm(image, namespace=namespace),
+        installation.autowasm(image, namespace=namespace, name="foreign"),
+    )
+    await installation.wait_phase("Synced", namespace=namespace)
+    await installation.wait_phase("Failed", namespace=namespace, name="foreign")
+    await _create_pod(installation, _pod("a", namespace=namespace))
+    await _wait_pods(installation, namespace, matched=1, injected=1)
+    for _ in range(2):  # the second time the Event is there, and counted up
+        live = await installation.wait_envoyfilter(_published(one), namespace=namespace)
+        await _merge(installation, "envoyfilter", namespace, {"spec": {"configPatches": []}})
+        await installation.wait_envoyfilter(
+            lambda found, live=live: found["spec"] == live["spec"], namespace=namespace
+        )
+    image, two = await _push(installation, "two")
+    await installation.apply(installation.autowasm(image, namespace=namespace))
+    await installation.wait_envoyfilter(_published(two), namespace=namespace)
+    await installation.wait_phase("Synced", namespace=namespace)
+
+    async def patched() -> Document | None:
+        return (
+            {}
+            if any(entry.verb == "patch" for entry in await installation.requests(since))
+            else None
+        )
+
+    await installation.wait_until(patched)
+    await installation.kubectl.run("delete", "aw", "--all", "-n", namespace)
+    await installation.wait_gone(envoyfilters(namespace, "test"))
+
+    requests = await installation.requests(since)
+    assert [str(entry) for entry in requests if entry.code == 403] == []
+    assert [str(entry) for entry in requests if entry.changed_nothing] == []
+    used = {(entry.group, entry.resource, entry.verb) for entry in requests}
+    assert used == _granted()
+    assert {entry.verb for entry in requests if entry.resource == "secrets"} == {"get"}
+
+
+async def test_pods_are_counted_within_a_budget_of_writes(
+    installation: Installation, namespace: str
+) -> None:
+    image, _ = await _push(installation, "world")
+    await _create_pod(installation, _pod("before", namespace=namespace))
+    await _create_pod(installation, _pod("other", namespace=namespace, app="other"))
+    await installation.apply(installation.autowasm(image, namespace=namespace))
+    document = await installation.wait_phase("Synced", namespace=namespace)
+    assert document["status"]["pods"] == {"matched": 1, "injected": 1}
+
+    since = await installation.audit.position()
+    await _create_pod(installation, _pod("bare", namespace=namespace, sidecar=False))
+    await _create_pod(installation, _pod("ended", namespace=namespace), phase="Succeeded")
+    changed = await _wait_pods(installation, namespace, matched=2, injected=1)
+    assert changed["status"] == {**document["status"], "pods": {"matched": 2, "injected": 1}}
+
+    async with asyncio.timeout(20):
+        for number in range(5):
+            await _create_pod(installation, _pod(f"more-{number}", namespace=namespace))
+            await asyncio.sleep(1)  # rollouts last
+    writes = [entry for entry in await installation.writes(since) if entry.namespace == namespace]
+    assert [str(entry) for entry in writes if entry.resource != "events"] == [
+        f"update wasm.tcm.io/autowasms/status {namespace}/test: 200"
+    ]
+    # A change that matters takes the counts along, whatever the budget.
+    image, _ = await _push(installation, "earth")
+    await installation.apply(installation.autowasm(image, namespace=namespace))
+    document = await installation.wait_phase("Synced", namespace=namespace)
+    assert document["status"]["pods"] == {"matched": 7, "injected": 6}
+
+
+async def test_namespace_deletion_ends_cleanly(installation: Installation, namespace: str) -> None:
+    image, _ = await _push(installation, "world")
+    await installation.apply(
+        *(installation.autowasm(image, namespace=namespace, name=f"f{n}") for n in range(5))
+    )
+    await installation.wait_phase("Synced", namespace=namespace, name="f4")
+    since = await installation.audit.position()
+
+    await installation.kubectl.run("delete", "namespace", namespace, timeout=60)
+
+    await installation.wait_gone(f"/api/v1/namespaces/{namespace}")
+    refused = [entry for entry in await installation.writes(since) if entry.code >= 400]
+    assert len(refused) <= 5, refused  # one try for an EnvoyFilter that went before its AutoWasm
+    await _no_more_writes(installation, namespace)
+
+
+async def _no_more_writes(installation: Installation, namespace: str) -> None:
+    """Another object's whole way shows that nothing is left to do for this namespace."""
+    since = await installation.audit.position()
+    await installation.apply(installation.autowasm("127.0.0.1:1/none:v1", name="witness"))
+    await installation.wait_phase("Failed", name="witness")
+    await installation.kubectl.run("delete", "aw", "witness")
+    writes = await installation.writes(since)
+    assert [str(entry) for entry in writes if entry.namespace == namespace] == []
+
+
+async def test_foreground_deletion_ends_cleanly(installation: Installation, namespace: str) -> None:
+    image, _ = await _push(installation, "world")
+    await installation.apply(installation.autowasm(image, namespace=namespace))
+    await installation.wait_phase("Synced", namespace=namespace)
+
+    arguments = ("delete", "aw", "test", "-n", namespace, "--cascade=foreground")
+    await installation.kubectl.run(*arguments, timeout=60)
+
+    await installation.wait_gone(envoyfilters(namespace, "test"))
+    await _no_more_writes(installation, namespace)
+
+
+async def test_deleting_an_autowasm_ends_a_fetch_that_hangs(
+    installation: Installation, namespace: str
+) -> None:
+    asked, left = asyncio.Event(), asyncio.Event()
+
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        while await reader.read(1024):
+            pass
+        left.set()
+        writer.close()
+
+    async with await asyncio.start_server(hang, ports.LOOPBACK, 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        document = installation.autowasm(f"{ports.LOOPBACK}:{port}/a/b:v1", namespace=namespace)
+        await installation.apply(document)
+        async with asyncio.timeout(10):
+            await asked.wait()
+        await installation.kubectl.run("delete", "aw", "test", "-n", namespace, timeout=20)
+        async with asyncio.timeout(5):
+            await left.wait()
+    await _no_more_writes(installation, namespace)
+
+
+async def test_rewritten_envoyfilter_is_put_back_three_times_and_then_left(
+    installation: Installation, namespace: str
+) -> None:
+    image, _ = await _push(installation, "world")
+    await installation.apply(installation.autowasm(image, namespace=namespace))
+    await installation.wait_phase("Synced", namespace=namespace)
+    since = await installation.audit.position()
+
+    async def rewrite() -> None:
+        while True:
+            live = await installation.envoyfilter(namespace=namespace)
+            if live["spec"]["configPatches"]:
+                live["spec"]["configPatches"] = []
+                path = envoyfilters(namespace, "test")
+                await installation.cluster.request("PUT", path, body=live)
+            await asyncio.sleep(0.02)
+
+    rewriter = asyncio.create_task(rewrite())
+    try:
+        document = await installation.wait_phase("Degraded", namespace=namespace)
+    finally:
+        rewriter.cancel()
+    assert _reason(document, "Published") == "Mutated"
+    writes = [entry for entry in await installation.writes(since) if entry.namespace == namespace]
+    assert [entry.code for entry in writes if entry.resource == "envoyfilters"] == [200] * 3
+    # A change of the AutoWasm begins anew.
+    image, earth = await _push(installation, "earth")
+    await installation.apply(installation.autowasm(image, namespace=namespace))
+    await installation.wait_phase("Synced", namespace=namespace)
+    await installation.wait_envoyfilter(_published(earth), namespace=namespace)
+
+
+async def test_foreign_envoyfilter_is_left_alone_until_it_is_handed_over(
+    installation: Installation, namespace: str
+) -> None:
+    foreign = {
+        "apiVersion": "networking.istio.io/v1alpha3",
+        "kind": "EnvoyFilter",
+        "metadata": {"name": "test", "namespace": namespace},
+        "spec": {"workloadSelector": {"labels": {"app": "none"}}, "configPatches": []},
+    }
+    await installation.apply(foreign)
+    before = await installation.envoyfilter(namespace=namespace)
+    image, sha256 = await _push(installation, "world")
+    await installation.apply(installation.autowasm(image, namespace=namespace))
+    document = await installation.wait_phase("Failed", namespace=namespace)
+    assert _reason(document, "Published") == "EnvoyFilterConflict"
+    assert "wasm.tcm.io/adopt" in document["status"]["message"]
+    assert await installation.envoyfilter(namespace=namespace) == before
+
+    arguments = ("test", "-n", namespace, "--overwrite")
+    await installation.kubectl.run("annotate", "envoyfilter", *arguments, "wasm.tcm.io/adopt=true")
+    await installation.kubectl.run("annotate", "aw", *arguments, "example.com/touched=1")
+
+    await installation.wait_phase("Synced", namespace=namespace)
+    adopted = await installation.wait_envoyfilter(_published(sha256), namespace=namespace)
+    assert adopted["metadata"]["uid"] == before["metadata"]["uid"]
+
+
+async def test_envoyfilter_of_an_earlier_autowasm_of_this_name_is_adopted(
+    installation: Installation, namespace: str
+) -> None:
+    image, sha256 = await _push(installation, "world")
+    autowasm = installation.autowasm(image, namespace=namespace)
+    await installation.apply(autowasm)
+    await installation.wait_phase("Synced", namespace=namespace)
+    await installation.cluster.stop_controller_manager()  # it would be faster than we
+    try:
+        before = await installation.envoyfilter(namespace=namespace)
+        await installation.kubectl.run("delete", "aw", "test", "-n", namespace)
+        await installation.apply(autowasm)
+        document = await installation.wait_phase("Synced", namespace=namespace)
+    finally:
+        await installation.cluster.start_controller_manager()
+    after = await installation.wait_envoyfilter(_published(sha256), namespace=namespace)
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert after["spec"] == before["spec"]
+    owners = [owner["uid"] for owner in after["metadata"]["ownerReferences"]]
+    assert owners == [document["metadata"]["uid"]]
+
+
+async def test_empty_selector_in_the_root_namespace_needs_the_operators_consent(
+    installation: Installation,
+) -> None:
+    namespace = istio.ROOT_NAMESPACE
+    await installation.add_pull_secret(namespace)
+    image, _ = await _push(installation, "world")
+    document = installation.autowasm(image, namespace=namespace)
+    document["spec"]["selector"]["matchLabels"] = {}
+    await installation.apply(document)
+    refused = await installation.wait_phase("Failed", namespace=namespace)
+    assert "--allow-mesh-wide" in refused["status"]["message"]
+    assert _reason(refused, "Ready") == "MeshWideNotAllowed"
+    with pytest.raises(ApiError):
+        await installation.envoyfilter(namespace=namespace)
+    await installation.kubectl.run("delete", "aw", "test", "-n", namespace)
+
+
+_WRONG: Mapping[str, tuple[str, Any]] = {
+    "spec.filter.source": ("source", {}),
+    "spec.filter.applyPorts[1]": ("applyPorts", [9080, 0]),
+    "spec.filter.pullPolicy": ("pullPolicy", "Sometimes"),
+    "spec.filter.pluginConfig": ("pluginConfig", [1]),
+    "spec.filter.sha256": ("sha256", "abc"),
+}
+
+
+async def test_invalid_objects_that_an_older_crd_lets_pass_fail_with_the_field(
+    installation: Installation, namespace: str
+) -> None:
+    image, _ = await _push(installation, "world")
+    crd = yaml.safe_load((MANIFESTS / "crd.yaml").read_text())
+    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    crd["spec"]["versions"][0]["schema"] = {
+        "openAPIV3Schema": {"type": "object", "properties": {"spec": anything, "status": anything}}
+    }
+    await installation.apply(crd)
+    try:
+        for number, (path, (field, value)) in enumerate(_WRONG.items()):
+            name = f"wrong-{number}"
+            document = installation.autowasm(image, namespace=namespace, name=name)
+            document["spec"]["filter"][field] = value
+            await _create_once_taken(installation, document)
+            failed = await installation.wait_phase("Failed", namespace=namespace, name=name)
+            assert failed["status"]["message"].startswith(path), failed["status"]["message"]
+            assert _reason(failed, "Ready") == "InvalidSpec"
+    finally:
+        await installation.kubectl.run("delete", "aw", "--all", "-n", namespace)
+        await install_crd(installation.kubectl)
+
+
+async def _create_once_taken(installation: Installation, document: Document) -> None:
+    """The API server takes up a changed CRD some moments after it was stored."""
+
+    async def taken() -> Document | None:
+        path = autowasms(document["metadata"]["namespace"])
+        try:
+            return await installation.cluster.request("POST", path, body=document)
+        except ApiError as error:
+            if error.status == 422:
+                return None
+            raise
+
+    await installation.wait_until(taken)
+
+
+async def test_moved_tag_rolls_out_when_the_refresh_annotation_asks_for_it(
+    installation: Installation, namespace: str
+) -> None:
+    image, one = await _push(installation, "one", tag="moving")
+    await installation.apply(installation.autowasm(image, namespace=namespace))
+    await installation.wait_envoyfilter(_published(one), namespace=namespace)
+    await installation.wait_phase("Synced", namespace=namespace)
+    _, two = await _push(installation, "two", tag="moving")
+
+    # Neither an edit nor a restart rolls it out.
+    patch = {"spec": {"filter": {"pluginConfig": {"a": 1}}}}
+    await _merge(installation, "aw", namespace, patch)
+    await installation.wait_phase("Synced", namespace=namespace)
+    await installation.wasmer.process.stop()
+    await installation.wasmer.start()
+    assert _published(one)(await installation.envoyfilter(namespace=namespace))
+
+    await _merge(installation, "aw", namespace, {"metadata": {"annotations": {_REFRESH: "1"}}})
+    await installation.wait_envoyfilter(_published(two), namespace=namespace)
+
+    async def handled() -> Document | None:
+        document = await installation.get(namespace=namespace)
+        return document if document["status"].get("refresh") == "1" else None
+
+    document = await installation.wait_until(handled)
+    assert document["status"]["module"]["sha256"] == two
+    assert document["status"]["phase"] == "Synced"
+
+
+async def test_same_vm_id_is_made_different_for_different_modules(
+    installation: Installation, namespace: str
+) -> None:
+    values = {"one": await _push(installation, "one"), "two": await _push(installation, "two")}
+    await installation.apply(
+        *(
+            installation.autowasm(image, namespace=namespace, name=name, vmID="same")
+            for name, (image, _) in values.items()
+        )
+    )
+    for name, (_, sha256) in values.items():
+        found = await installation.wait_envoyfilter(
+            _published(sha256), namespace=namespace, name=name
+        )
+        assert f'"vmId": "same-{sha256[:12]}"' in json.dumps(found)

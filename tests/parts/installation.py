@@ -1,0 +1,261 @@
+"""AutoWasm installed in a cluster: the shipped CRD and RBAC, a registry with a password, and one `wasmer controller`.
+
+Not a mesh: Istio's resources are there, istiod and a proxy are `istio.py`'s. Invariant: wasmer talks to the API server with
+a token of the shipped ServiceAccount, so what the shipped RBAC does not grant is refused.
+"""
+
+import asyncio
+import base64
+import hashlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.parts import clients, istio, ports, registry, wasmer
+from tests.parts.audit import AuditLog, Entry
+from tests.parts.clients import Client
+from tests.parts.kubernetes import ApiError, Cluster
+from tests.parts.registry import RegistryServer
+from tests.parts.wasmer import Wasmer
+
+MANIFESTS = Path(__file__).parents[2] / "manifests"
+SAMPLES = Path(__file__).parents[1] / "assets/samples"
+ACCOUNT = f"system:serviceaccount:{istio.ROOT_NAMESPACE}:wasmer"
+PULL_SECRET = "test"
+USER, PASSWORD = "alice", "s3cret"
+
+_RIGHTS = frozenset({"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"})
+_POLL_SECONDS = 0.05
+
+Document = dict[str, Any]
+
+
+def autowasms(namespace: str = "default", name: str = "", *, subresource: str = "") -> str:
+    """The path of the collection, or of one."""
+    path = f"/apis/wasm.tcm.io/v1alpha1/namespaces/{namespace}/autowasms"
+    return "/".join(part for part in (path, name, subresource) if part)
+
+
+def envoyfilters(namespace: str = "default", name: str = "") -> str:
+    """The path of the collection, or of one."""
+    path = f"/apis/networking.istio.io/v1alpha3/namespaces/{namespace}/envoyfilters"
+    return f"{path}/{name}" if name else path
+
+
+def install_documents(*kinds: str) -> list[Document]:
+    """The objects of install.yaml of these kinds; without any, what RBAC needs."""
+    documents = yaml.safe_load_all((MANIFESTS / "install.yaml").read_text())
+    return [document for document in documents if document["kind"] in (kinds or _RIGHTS)]
+
+
+@dataclass
+class Installation:
+    """What runs."""
+
+    directory: Path
+    cluster: Cluster
+    kubectl: Client
+    registry: RegistryServer
+    wasmer: Wasmer
+
+    @property
+    def audit(self) -> AuditLog:
+        """Everything that was asked of the API server."""
+        return AuditLog(self.cluster.audit_log)
+
+    async def requests(self, since: int = 0) -> list[Entry]:
+        """What wasmer asked of the API server."""
+        return await self.audit.entries(user=ACCOUNT, since=since)
+
+    async def writes(self, since: int = 0) -> list[Entry]:
+        """What wasmer wrote, or tried to."""
+        return await self.audit.writes(user=ACCOUNT, since=since)
+
+    async def push(self, tag: str, module: bytes, *, repository: str = "xxx/hello") -> str:
+        """Push with `wasmc`; the reference."""
+        file = self.directory / f"{hashlib.sha256(module).hexdigest()}.wasm"
+        await asyncio.to_thread(file.write_bytes, module)
+        image = f"{self.registry.host}/{repository}:{tag}"
+        arguments = ("push", image, "-f", str(file), "--username", USER, "--password-stdin")
+        await wasmer.wasmc(self.directory).run(*arguments, stdin=PASSWORD.encode())
+        return image
+
+    def autowasm(
+        self, image: str, *, name: str = "test", namespace: str = "default", **fields: Any
+    ) -> Document:
+        """The sample object with this image; `fields` go into `spec.filter`."""
+        document: Document = yaml.safe_load((SAMPLES / "autowasm-registry.yaml").read_text())
+        document["metadata"].update(name=name, namespace=namespace)
+        document["spec"]["filter"]["source"] = {"registry": {"image": image}}
+        document["spec"]["filter"].update(fields)
+        return document
+
+    async def add_namespace(self, name: str) -> str:
+        """A namespace with the pull secret."""
+        await self.cluster.create_namespace(name)
+        await self.add_pull_secret(name)
+        return name
+
+    async def add_pull_secret(self, namespace: str) -> None:
+        """The Secret that the sample names."""
+        await self.apply(pull_secret(self.registry.host, namespace=namespace))
+
+    async def apply(self, *documents: Document) -> None:
+        """`kubectl apply`, as a user does."""
+        text = yaml.safe_dump_all(documents, sort_keys=False)
+        await self.kubectl.run("apply", "-f", "-", stdin=text.encode())
+
+    async def get(self, name: str = "test", *, namespace: str = "default") -> Document:
+        """The AutoWasm."""
+        return await self.cluster.request("GET", autowasms(namespace, name))
+
+    async def envoyfilter(self, name: str = "test", *, namespace: str = "default") -> Document:
+        """Its EnvoyFilter. Raises ApiError."""
+        return await self.cluster.request("GET", envoyfilters(namespace, name))
+
+    async def wait_phase(
+        self, phase: str, *, name: str = "test", namespace: str = "default", timeout: float = 40
+    ) -> Document:
+        """The AutoWasm once it has this phase for its generation. Raises TimeoutError with the last one and the log."""
+        document: Document = {}
+
+        async def reached() -> Document | None:
+            nonlocal document
+            document = await self.get(name, namespace=namespace)
+            status = document.get("status") or {}
+            current = status.get("observedGeneration") == document["metadata"]["generation"]
+            return document if current and status.get("phase") == phase else None
+
+        try:
+            return await self.wait_until(reached, timeout=timeout)
+        except TimeoutError as error:
+            raise TimeoutError(f"not {phase}: {document}\n{error}") from error
+
+    async def wait_until(
+        self, condition: Callable[[], Awaitable[Document | None]], *, timeout: float = 30
+    ) -> Document:
+        """What `condition` gives, once it gives something. Raises TimeoutError, ProcessError if wasmer died."""
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    await self.wasmer.process.check()
+                    if (found := await condition()) is not None:
+                        return found
+                    await asyncio.sleep(_POLL_SECONDS)
+        except TimeoutError as error:
+            raise TimeoutError(await self.wasmer.process.tail()) from error
+
+    async def wait_envoyfilter(
+        self,
+        condition: Callable[[Document], bool] = lambda _: True,
+        *,
+        name: str = "test",
+        namespace: str = "default",
+        timeout: float = 30,
+    ) -> Document:
+        """The EnvoyFilter, once it is there and fulfils the condition."""
+
+        async def fulfilled() -> Document | None:
+            try:
+                found = await self.envoyfilter(name, namespace=namespace)
+            except ApiError as error:
+                if error.status == 404:
+                    return None
+                raise
+            return found if condition(found) else None
+
+        return await self.wait_until(fulfilled, timeout=timeout)
+
+    async def wait_gone(self, path: str, *, timeout: float = 60) -> None:
+        """Until there is no such object."""
+        async with asyncio.timeout(timeout):
+            while True:
+                try:
+                    await self.cluster.request("GET", path)
+                except ApiError as error:
+                    if error.status == 404:
+                        return
+                    raise
+                await asyncio.sleep(_POLL_SECONDS)
+
+
+def pull_secret(host: str, *, namespace: str = "default") -> Document:
+    """The Secret that the sample names, good for the registry at `host`."""
+    config = {"auths": {host: {"username": USER, "password": PASSWORD}}}
+    data = base64.b64encode(json.dumps(config).encode()).decode()
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/dockerconfigjson",
+        "metadata": {"name": PULL_SECRET, "namespace": namespace},
+        "data": {".dockerconfigjson": data},
+    }
+
+
+async def install_crd(kubectl: Client) -> None:
+    """AutoWasm's resource, as shipped."""
+    await kubectl.run("apply", "-f", MANIFESTS / "crd.yaml")
+    await kubectl.run(
+        "wait", "--for=condition=Established", "crd/autowasms.wasm.tcm.io", "--timeout=30s"
+    )
+
+
+@asynccontextmanager
+async def installed(
+    cluster: Cluster,
+    kubectl: Client,
+    directory: Path,
+    *,
+    host: str | None = None,
+    arguments: Sequence[str] = (),
+) -> AsyncIterator[Installation]:
+    """Install on a cluster that has Istio's CRDs and its root namespace; wasmer's blob port is at `host` (address:port)."""
+    await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
+    await install_crd(kubectl)
+    rights = yaml.safe_dump_all(install_documents())
+    await kubectl.run("apply", "-f", "-", stdin=rights.encode())
+    host = host or f"{ports.LOOPBACK}:{ports.free_port()}"
+    kubeconfig = await _service_account_kubeconfig(cluster, directory / "wasmer.kubeconfig")
+    async with (
+        registry.distribution(directory / "registry", users={USER: PASSWORD}) as store,
+        wasmer.controller(
+            directory / "wasmer",
+            kubeconfig=kubeconfig,
+            host=host,
+            plain_http=[store.host],
+            arguments=arguments,
+        ) as server,
+    ):
+        installation = Installation(directory, cluster, kubectl, store, server)
+        await installation.add_pull_secret("default")
+        yield installation
+
+
+@asynccontextmanager
+async def installed_without_istiod(
+    cluster: Cluster, directory: Path, *, arguments: Sequence[str] = ()
+) -> AsyncIterator[Installation]:
+    """The same on a bare cluster: Istio's CRDs and root namespace are made."""
+    kubectl = await clients.kubectl(directory / "home", kubeconfig=cluster.kubeconfig)
+    await istio.install_crds(kubectl)
+    await cluster.create_namespace(istio.ROOT_NAMESPACE)
+    async with installed(cluster, kubectl, directory, arguments=arguments) as installation:
+        yield installation
+
+
+async def _service_account_kubeconfig(cluster: Cluster, target: Path) -> Path:
+    answer = await cluster.request(
+        "POST",
+        f"/api/v1/namespaces/{istio.ROOT_NAMESPACE}/serviceaccounts/wasmer/token",
+        body={"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}},
+    )
+    config = yaml.safe_load(cluster.kubeconfig.read_text())
+    for user in config["users"]:
+        user["user"] = {"token": answer["status"]["token"]}
+    await asyncio.to_thread(target.write_text, yaml.safe_dump(config))
+    return target
