@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol, cast
 import structlog
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
+from aiohttp.http_exceptions import LineTooLong
 
 from autowasm.server.answers import text_answer
 from autowasm.settings import ServeLimits
@@ -222,8 +223,7 @@ class Connection(web.RequestHandler):
         if isinstance(exc, ConnectionError):
             raise exc
         if isinstance(exc, HttpProcessingError):
-            detail = (message or "bad request").strip().splitlines()[0].rstrip(":")
-            answer = text_answer(status, f"This is not a valid HTTP request: {detail}")
+            answer = text_answer(status, f"This is not a valid HTTP request: {_what_is_wrong(exc)}")
         else:
             _log.error("request failed", path=request.path, exc_info=exc)
             if request.writer.output_size:
@@ -239,6 +239,13 @@ class Connection(web.RequestHandler):
             if timer is not None:
                 timer.cancel()
         self._request_timer = self._answer_timer = None
+
+
+def _what_is_wrong(error: HttpProcessingError) -> str:
+    """In aiohttp's words, but not in the client's: those may be long, binary, or somebody's secret."""
+    if isinstance(error, LineTooLong):
+        return "a line of it is too long"
+    return error.message.strip().partition("\n")[0].partition(": ")[0].rstrip(":") or "bad request"
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

@@ -116,10 +116,13 @@ async def test_bad_requests_are_told_so_in_words(tmp_path: Path) -> None:
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
             b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 20000 + b"\r\n\r\n",
             b"GET / HTTP/1.1\r\nHost: a\r\nno colon\r\n\r\n",
+            b"GET /" + b"x" * 20000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
         ):
             answer = await raw(server, request)
             assert answer.split(b" ")[1] == b"400", request
             assert b"not a valid HTTP request" in answer
+            assert b"xxx" not in answer, "what came is not sent back"
+            assert b"bytearray" not in answer
             assert b"Server: wasmer" in answer or b"server: wasmer" in answer
 
 
