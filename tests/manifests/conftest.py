@@ -32,7 +32,7 @@ async def cluster(
         await cluster.wait_for("/api/v1/namespaces/default/serviceaccounts/default")
         client = await _kubectl(cluster)
         await client.run("apply", "-f", documents.CRD)
-        await client.run("wait", "--for=condition=Established", "crd/autowasms.wasm.tcm.io")
+        await clients.crds_established(client, "autowasms.wasm.tcm.io")
         await _wait_until_explained(client)
         yield cluster
 

@@ -4,10 +4,12 @@ Not wrappers of their features: what a test says to them is what a person would 
 """
 
 import asyncio
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.parts import provision
 
@@ -78,6 +80,25 @@ async def oras(home: Path) -> Client:
 async def kubectl(home: Path, *, kubeconfig: Path) -> Client:
     """The Kubernetes client, on the cluster that `kubeconfig` names."""
     return await asyncio.to_thread(_client, provision.kubectl, home, KUBECONFIG=str(kubeconfig))
+
+
+async def crds_established(kubectl: Client, *names: str, timeout: float = 60) -> None:
+    """Return once these CustomResourceDefinitions (without names: all) are served. Raises TimeoutError.
+
+    `kubectl wait` would fail on one that the API server has not looked at yet (its conditions are null then).
+    """
+    async with asyncio.timeout(timeout):
+        while True:
+            said = await kubectl.run("get", "crd", *names, "--output=json")
+            found = json.loads(said.stdout)
+            if all(_is_established(crd) for crd in found.get("items", [found])):
+                return
+            await asyncio.sleep(0.1)
+
+
+def _is_established(crd: Mapping[str, Any]) -> bool:
+    conditions = (crd.get("status") or {}).get("conditions") or ()
+    return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
 
 
 def _client(get: Callable[[], Path], home: Path, **environment: str) -> Client:

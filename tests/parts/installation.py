@@ -200,9 +200,7 @@ def pull_secret(host: str, *, namespace: str = "default") -> Document:
 async def install_crd(kubectl: Client) -> None:
     """AutoWasm's resource, as shipped."""
     await kubectl.run("apply", "-f", MANIFESTS / "crd.yaml")
-    await kubectl.run(
-        "wait", "--for=condition=Established", "crd/autowasms.wasm.tcm.io", "--timeout=30s"
-    )
+    await clients.crds_established(kubectl, "autowasms.wasm.tcm.io")
 
 
 @asynccontextmanager

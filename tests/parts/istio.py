@@ -155,9 +155,7 @@ async def install_crds(kubectl: clients.Client) -> None:
     """Istio's resources, all that a controller of EnvoyFilters needs of Istio. Raises ClientError."""
     crds = await asyncio.to_thread(provision.istio_crds)
     await kubectl.run("apply", "--server-side", "-f", crds, timeout=120)
-    await kubectl.run(
-        "wait", "--for=condition=Established", "--timeout=60s", "crd", "--all", timeout=70
-    )
+    await clients.crds_established(kubectl)
 
 
 def _environment() -> dict[str, str]:
