@@ -2,7 +2,7 @@
 # be there. PYTHON=... chooses the interpreter, ARGS=... is passed on.
 
 RUN := .venv/bin/python
-PARTS := registry envoy wat kubernetes istio
+PARTS := registry envoy wat kubernetes istio helm prometheus
 
 .PHONY: demo test unit lint format reference venv parts help
 

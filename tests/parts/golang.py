@@ -34,6 +34,7 @@ class GoGroup:
     programs: tuple[str, ...]
     minutes: float
     ldflags: str = "-s -w"
+    tags: str = ""
     # What `go build` calls a program → what it is called here.
     renamed: Mapping[str, str] = field(default_factory=dict)
 
@@ -45,7 +46,8 @@ class GoGroup:
     @property
     def flags(self) -> tuple[str, ...]:
         """What `go build` is given. readonly: go.mod is what was reviewed, or the build fails."""
-        return ("-mod=readonly", "-trimpath", "-buildvcs=false", f"-ldflags={self.ldflags}")
+        tags = (f"-tags={self.tags}",) if self.tags else ()
+        return ("-mod=readonly", "-trimpath", "-buildvcs=false", f"-ldflags={self.ldflags}", *tags)
 
     def key(self) -> str:
         """A hash of all that the binaries depend on."""
@@ -99,6 +101,8 @@ GROUPS: Mapping[str, GoGroup] = {
             renamed={"server": "etcd"},
         ),
         GoGroup("istio", ("pilot-discovery", "pilot-agent"), 5),
+        # Clients of every cloud's service discovery are most of it, and are not asked for.
+        GoGroup("prometheus", ("prometheus", "promtool"), 3, tags="remove_all_sd"),
     )
 }
 

