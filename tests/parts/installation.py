@@ -210,15 +210,20 @@ async def installed(
     directory: Path,
     *,
     host: str | None = None,
+    api: str | None = None,
     arguments: Sequence[str] = (),
 ) -> AsyncIterator[Installation]:
-    """Install on a cluster that has Istio's CRDs and its root namespace; wasmer's blob port is at `host` (address:port)."""
+    """Install on a cluster that has Istio's CRDs and its root namespace; wasmer's blob port is at `host` (address:port).
+
+    `api` is the URL at which wasmer finds the API server, unless that is the server's own.
+    """
     await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
     await install_crd(kubectl)
     rights = yaml.safe_dump_all(install_documents())
     await kubectl.run("apply", "-f", "-", stdin=rights.encode())
     host = host or f"{ports.LOOPBACK}:{ports.free_port()}"
-    kubeconfig = await _service_account_kubeconfig(cluster, directory / "wasmer.kubeconfig")
+    kubeconfig = directory / "wasmer.kubeconfig"
+    await _write_service_account_kubeconfig(cluster, kubeconfig, api=api or cluster.url)
     async with (
         registry.distribution(directory / "registry", users={USER: PASSWORD}) as store,
         wasmer.controller(
@@ -236,17 +241,17 @@ async def installed(
 
 @asynccontextmanager
 async def installed_without_istiod(
-    cluster: Cluster, directory: Path, *, arguments: Sequence[str] = ()
+    cluster: Cluster, directory: Path, *, api: str | None = None, arguments: Sequence[str] = ()
 ) -> AsyncIterator[Installation]:
     """The same on a bare cluster: Istio's CRDs and root namespace are made."""
     kubectl = await clients.kubectl(directory / "home", kubeconfig=cluster.kubeconfig)
     await istio.install_crds(kubectl)
     await cluster.create_namespace(istio.ROOT_NAMESPACE)
-    async with installed(cluster, kubectl, directory, arguments=arguments) as installation:
+    async with installed(cluster, kubectl, directory, api=api, arguments=arguments) as installation:
         yield installation
 
 
-async def _service_account_kubeconfig(cluster: Cluster, target: Path) -> Path:
+async def _write_service_account_kubeconfig(cluster: Cluster, target: Path, *, api: str) -> None:
     answer = await cluster.request(
         "POST",
         f"/api/v1/namespaces/{istio.ROOT_NAMESPACE}/serviceaccounts/wasmer/token",
@@ -255,5 +260,6 @@ async def _service_account_kubeconfig(cluster: Cluster, target: Path) -> Path:
     config = yaml.safe_load(cluster.kubeconfig.read_text())
     for user in config["users"]:
         user["user"] = {"token": answer["status"]["token"]}
+    for server in config["clusters"]:
+        server["cluster"]["server"] = api
     await asyncio.to_thread(target.write_text, yaml.safe_dump(config))
-    return target

@@ -1,7 +1,8 @@
 """A real istiod beside the bare control plane of `kubernetes.py`, and a plain Envoy that it drives as one sidecar.
 
-Not a mesh: no agent, no iptables, no mutual TLS, upstream's Envoy and not Istio's build of it. What an EnvoyFilter becomes in
-a proxy, and when a proxy takes it, is as in a mesh. Each sidecar and the blob server have a loopback address of their own.
+Not a mesh: no iptables, mutual TLS only where a test asks for it (`agent.py`), upstream's Envoy and not Istio's build of it.
+What an EnvoyFilter becomes in a proxy, and when a proxy takes it, is as in a mesh. Each sidecar and the blob server have a
+loopback address of their own.
 """
 
 import asyncio
@@ -26,6 +27,11 @@ ROOT_NAMESPACE = "istio-system"
 _ISTIO_VERSION = "1.31.0"
 _READY_SECONDS = 60
 _XDS_CLUSTER = "xds-grpc"
+# What istiod's listeners call the cluster that has the workload's certificates.
+_SDS_CLUSTER = "sds-grpc"
+
+SDS_SOCKET = Path("var/run/secrets/workload-spiffe-uds/socket")
+"""Where an agent serves certificates, below the folder that it shares with its Envoy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,8 @@ class Istiod:
     kubectl: clients.Client
     grpc: str
     http: str
+    secure: str = ""
+    """Where agents have certificates signed, over TLS; empty: istiod is no authority."""
 
     async def apply(self, *documents: Mapping[str, Any]) -> None:
         """`kubectl apply` these objects. Raises ClientError with what the API server says."""
@@ -73,24 +81,30 @@ class Istiod:
 
 
 @asynccontextmanager
-async def istiod(cluster: Cluster, directory: Path) -> AsyncIterator[Istiod]:
-    """Install Istio's CRDs and run istiod on `cluster`, with its log in `directory`. Raises ProcessError."""
+async def istiod(
+    cluster: Cluster, directory: Path, *, authority: bool = False
+) -> AsyncIterator[Istiod]:
+    """Install Istio's CRDs and run istiod on `cluster`, with its log in `directory`. Raises ProcessError.
+
+    As an `authority` it signs the workloads' certificates, as in every mesh.
+    """
     program = await asyncio.to_thread(provision.pilot_discovery)
     kubectl = await clients.kubectl(directory / "home", kubeconfig=cluster.kubeconfig)
     await install_crds(kubectl)
     mesh = yaml.safe_dump_all(_mesh(), sort_keys=False)
     await kubectl.run("apply", "-f", "-", stdin=mesh.encode())
     for attempts_left in reversed(range(PORT_ATTEMPTS)):
-        grpc, http, monitoring = (f"{ports.LOOPBACK}:{port}" for port in ports.free_ports(3))
+        found = [f"{ports.LOOPBACK}:{port}" for port in ports.free_ports(4)]
+        grpc, http, monitoring, secure = found if authority else [*found[:3], ""]
         process = Process(
             "istiod",
             [
                 *(program, "discovery", "--kubeconfig", cluster.kubeconfig),
-                *("--grpcAddr", grpc, "--secureGRPCAddr", "", "--httpAddr", http),
+                *("--grpcAddr", grpc, "--secureGRPCAddr", secure, "--httpAddr", http),
                 *("--httpsAddr", "", "--monitoringAddr", monitoring, "--ctrlz_port", "0"),
             ],
             log=directory / "istiod.log",
-            env=_environment(),
+            env=_environment(authority=authority),
             cwd=directory,
         )
 
@@ -105,7 +119,7 @@ async def istiod(cluster: Cluster, directory: Path) -> AsyncIterator[Istiod]:
             raise
         break
     async with process:
-        yield Istiod(process, cluster, kubectl, grpc, http)
+        yield Istiod(process, cluster, kubectl, grpc, http, secure)
 
 
 @asynccontextmanager
@@ -118,16 +132,21 @@ async def sidecar(
     address: str,
     role: Role = "sidecar",
     version: str = pypi.ENVOY_VERSIONS[0],
+    certificates: bool = False,
     timeout: float = 60,
 ) -> AsyncIterator[Envoy]:
     """A plain Envoy that follows istiod as the workload `name` in `default` (add it first) at `address`.
 
-    A `router` is what Istio calls a gateway.
+    A `router` is what Istio calls a gateway. With `certificates` it has those of the agent that runs in `directory`.
     """
     program = await asyncio.to_thread(provision.envoy, version)
     bootstrap = directory / "envoy.yaml"
     address_file = directory / "admin-address"
-    text = yaml.safe_dump(_bootstrap(mesh, name=name, labels=labels, address=address, role=role))
+    document = _bootstrap(mesh, name=name, labels=labels, address=address, role=role)
+    if certificates:
+        pipe = {"pipe": {"path": f"./{SDS_SOCKET}"}}
+        document["static_resources"]["clusters"].append(_grpc_cluster(_SDS_CLUSTER, pipe))
+    text = yaml.safe_dump(document)
 
     def prepare() -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -158,14 +177,14 @@ async def install_crds(kubectl: clients.Client) -> None:
     await clients.crds_established(kubectl)
 
 
-def _environment() -> dict[str, str]:
+def _environment(*, authority: bool) -> dict[str, str]:
     return {
         **os.environ,
         "POD_NAME": "istiod",
         "POD_NAMESPACE": ROOT_NAMESPACE,
         "CLUSTER_ID": "Kubernetes",
-        "ENABLE_CA_SERVER": "false",
-        "PILOT_CERT_PROVIDER": "none",
+        "ENABLE_CA_SERVER": "true" if authority else "false",
+        "PILOT_CERT_PROVIDER": "istiod" if authority else "none",
         # Filters of Istio's own build: upstream's Envoy refuses listeners that name them.
         "PILOT_ENABLE_ALPN_FILTER": "false",
         "PILOT_ENABLE_METADATA_EXCHANGE": "false",
@@ -302,7 +321,6 @@ def _bootstrap(
     mesh: Istiod, *, name: str, labels: Mapping[str, str], address: str, role: Role
 ) -> dict[str, Any]:
     grpc_address, _, grpc_port = mesh.grpc.rpartition(":")
-    http2 = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
     endpoint = {"socket_address": {"address": grpc_address, "port_value": int(grpc_port)}}
     ads = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
     return {
@@ -330,22 +348,25 @@ def _bootstrap(
             },
         },
         "static_resources": {
-            "clusters": [
-                {
-                    "name": _XDS_CLUSTER,
-                    "type": "STATIC",
-                    "connect_timeout": "1s",
-                    "typed_extension_protocol_options": {
-                        http2: {
-                            "@type": f"type.googleapis.com/{http2}",
-                            "explicit_http_config": {"http2_protocol_options": {}},
-                        }
-                    },
-                    "load_assignment": {
-                        "cluster_name": _XDS_CLUSTER,
-                        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": endpoint}}]}],
-                    },
-                }
-            ]
+            "clusters": [_grpc_cluster(_XDS_CLUSTER, endpoint)],
+        },
+    }
+
+
+def _grpc_cluster(name: str, address: dict[str, Any]) -> dict[str, Any]:
+    http2 = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "typed_extension_protocol_options": {
+            http2: {
+                "@type": f"type.googleapis.com/{http2}",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }
+        },
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address}}]}],
         },
     }

@@ -39,9 +39,10 @@ class ApiError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A running control plane. `tokens` are the users' bearer tokens, by name."""
+    """A running control plane. `tokens` are the users' bearer tokens, by name; `etcd` is the URL of its store."""
 
     url: str
+    etcd: str
     directory: Path
     tls: TlsFiles
     tokens: Mapping[str, str]
@@ -101,6 +102,16 @@ class Cluster:
         _check(answer, method, path)
         said: dict[str, Any] = json.loads(answer.body)
         return said
+
+    async def compact(self) -> int:
+        """Have etcd forget all versions but the newest of each object; the revision up to which it forgot."""
+        everything = json.dumps({"key": "AA==", "range_end": "AA==", "count_only": True})
+        answer = await wire.request("POST", f"{self.etcd}/v3/kv/range", body=everything.encode())
+        revision = int(json.loads(answer.body)["header"]["revision"])
+        body = json.dumps({"revision": str(revision), "physical": True}).encode()
+        answer = await wire.request("POST", f"{self.etcd}/v3/kv/compaction", body=body)
+        _check(answer, "POST", "/v3/kv/compaction")
+        return revision
 
     async def each(
         self, calls: Iterable[tuple[str, str, Mapping[str, Any] | None]], *, connections: int = 4
@@ -193,10 +204,10 @@ async def kubernetes(
         cluster = await _start_api(
             stack,
             directory,
+            etcd=etcd_url,
             tokens=tokens,
             groups=groups,
             flags=[
-                f"--etcd-servers={etcd_url}",
                 *([] if controller_manager else ["--disable-admission-plugins=ServiceAccount"]),
                 *extra,
             ],
@@ -251,6 +262,7 @@ async def _start_api(
     stack: AsyncExitStack,
     directory: Path,
     *,
+    etcd: str,
     tokens: Mapping[str, str],
     groups: Mapping[str, Sequence[str]],
     flags: Sequence[str],
@@ -261,10 +273,11 @@ async def _start_api(
     context = await asyncio.to_thread(ssl.create_default_context, cafile=str(tls.authority))
     for attempts_left in reversed(range(PORT_ATTEMPTS)):
         port = ports.free_port()
-        command: list[str | Path] = [program, *_api_flags(directory, tls, port), *flags]
+        command: list[str | Path] = [program, *_api_flags(directory, tls, port)]
+        command += [f"--etcd-servers={etcd}", *flags]
         process = Process("kube-apiserver", command, log=directory / "kube-apiserver.log")
         url = f"https://{ports.LOOPBACK}:{port}"
-        cluster = Cluster(url, directory, tls, tokens, process, context)
+        cluster = Cluster(url, etcd, directory, tls, tokens, process, context)
         await asyncio.to_thread(_write_kubeconfigs, cluster)
         try:
             await cluster.start_api()

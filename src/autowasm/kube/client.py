@@ -7,6 +7,7 @@ was rotated is taken up without a restart.
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -277,6 +278,11 @@ class KubeClient:
 
 def _import_config() -> Any:
     """The library: half a second the first time, so in a thread."""
+    try:
+        Path.home()
+    except RuntimeError:
+        # A user by number without $HOME: the library asks for a home as it is imported, even where it needs none.
+        os.environ["HOME"] = "/"
     import kubernetes_asyncio.config.kube_config as config  # noqa: PLC0415
 
     return config

@@ -1,0 +1,343 @@
+"""`wasmer controller` as install.yaml runs it: its arguments, user, volumes and probes, in a cluster whose credentials rotate."""
+
+import asyncio
+import itertools
+import json
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import pytest_asyncio
+import yaml
+
+from tests.faults.proxy import FaultProxy
+from tests.parts import clients, istio, pod, ports, provision, registry, wat, wire
+from tests.parts.audit import Entry
+from tests.parts.certificates import Authority
+from tests.parts.installation import (
+    PASSWORD,
+    USER,
+    Installation,
+    install_crd,
+    install_documents,
+)
+from tests.parts.kubernetes import Cluster, kubernetes
+from tests.parts.pod import Container, Probed, ServiceAccountVolume
+from tests.parts.registry import RegistryServer, TlsFiles
+from tests.parts.wasmer import Wasmer, program
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
+
+# Where the API server shows the certificate that a test may replace; elsewhere it is the control plane's own.
+SNI_HOST = "localhost"
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the tests share: a cluster with everything of install.yaml but the running Deployment."""
+
+    directory: Path
+    cluster: Cluster
+    kubectl: clients.Client
+    registry: RegistryServer
+    authority: Authority
+    """Who signed what the API server shows at SNI_HOST."""
+    tls: TlsFiles
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ground]:
+    for group in ("kubernetes", "registry"):
+        for part in provision.GROUPS[group]:
+            await asyncio.to_thread(part)
+    directory = tmp_path_factory.mktemp("installed")
+    authority = Authority("first")
+    tls = await asyncio.to_thread(authority.issue, directory / "sni", name="sni")
+    async with (
+        kubernetes(
+            directory / "kubernetes",
+            audit_level="RequestResponse",
+            extra=[f"--tls-sni-cert-key={tls.certificate},{tls.key}:{SNI_HOST}"],
+        ) as cluster,
+        registry.distribution(directory / "registry", users={USER: PASSWORD}) as store,
+    ):
+        kubectl = await clients.kubectl(directory / "home", kubeconfig=cluster.kubeconfig)
+        await istio.install_crds(kubectl)
+        await cluster.create_namespace(istio.ROOT_NAMESPACE)
+        await install_crd(kubectl)
+        rights = yaml.safe_dump_all(install_documents())
+        await kubectl.run("apply", "-f", "-", stdin=rights.encode())
+        yield Ground(directory, cluster, kubectl, store, authority, tls)
+
+
+@dataclass
+class Installed(Installation):
+    """The Deployment's container, running."""
+
+    container: Container
+    account: ServiceAccountVolume
+    probes: Probed
+    proxy: FaultProxy
+    """Between it and the API server."""
+    namespace: str
+
+    async def make_synced(self, name: str) -> None:
+        """A new AutoWasm, Synced with an EnvoyFilter of its own."""
+        image = await self.push(name, wat.header_filter(f"{self.namespace}-{name}"))
+        await self.apply(self.autowasm(image, name=name, namespace=self.namespace))
+        await self.wait_phase("Synced", name=name, namespace=self.namespace, timeout=90)
+        await self.envoyfilter(name, namespace=self.namespace)
+
+    async def token(self, *, bound_to: str) -> bytes:
+        """A token of the shipped ServiceAccount that is good for as long as this Secret is there, which is made."""
+        path = f"/api/v1/namespaces/{istio.ROOT_NAMESPACE}"
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": bound_to}}
+        made = await self.cluster.request("POST", f"{path}/secrets", body=secret)
+        bound = {"apiVersion": "v1", "kind": "Secret", "name": bound_to}
+        answer = await self.cluster.request(
+            "POST",
+            f"{path}/serviceaccounts/wasmer/token",
+            body={
+                "apiVersion": "authentication.k8s.io/v1",
+                "kind": "TokenRequest",
+                "spec": {"boundObjectRef": {**bound, "uid": made["metadata"]["uid"]}},
+            },
+        )
+        token: str = answer["status"]["token"]
+        return token.encode()
+
+    async def invalidate(self, token: bytes, *, bound_to: str) -> None:
+        """Returns once the API server refuses the token; it remembers good ones for ten seconds."""
+        path = f"/api/v1/namespaces/{istio.ROOT_NAMESPACE}/secrets/{bound_to}"
+        await self.cluster.request("DELETE", path)
+
+        async def refused() -> bool:
+            answer = await wire.request(
+                "GET",
+                f"{self.cluster.url}/api",
+                headers={"authorization": f"Bearer {token.decode()}"},
+                tls=self.cluster.context,
+            )
+            return answer.status == 401
+
+        await _until(refused)
+
+    async def log(self) -> list[dict[str, object]]:
+        """What it logged, as far as that is JSON."""
+        text = await asyncio.to_thread(self.wasmer.process.log.read_text)
+        return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+    async def stored(self, name: str) -> list[Entry]:
+        """Its writes to the AutoWasm's status and to the EnvoyFilter that the API server took."""
+        kinds = {"autowasms/status", "envoyfilters"}
+        return [
+            entry
+            for entry in await self.writes()
+            if entry.resource in kinds
+            and (entry.namespace, entry.name) == (self.namespace, name)
+            and entry.code < 300
+        ]
+
+
+async def _until(condition: Callable[[], Awaitable[bool]], *, seconds: float = 60) -> None:
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.1)
+
+
+_numbers = itertools.count()
+
+
+@asynccontextmanager
+async def running(
+    ground: Ground, *, api: str = ports.LOOPBACK, authority: bytes | None = None
+) -> AsyncIterator[Installed]:
+    """Run the container against the API server at the name or address `api`, whose certificate `authority` signed."""
+    number = next(_numbers)
+    directory = ground.directory / f"pod-{number}"
+    (deployment,) = install_documents("Deployment")
+    container = Container(deployment, f"wasmer-{number}", ports.LOOPBACK)
+    account = ServiceAccountVolume(directory / "serviceaccount")
+    # The manifest's port numbers are a Pod's own; here all tests share one network.
+    host, admin = (f"{ports.LOOPBACK}:{port}" for port in ports.free_ports(2))
+    server = urlsplit(ground.cluster.url)
+    assert server.hostname is not None
+    assert server.port is not None
+    async with FaultProxy(server.hostname, server.port) as proxy:
+        process = await asyncio.to_thread(
+            container.process,
+            program("wasmer"),
+            directory,
+            account=account,
+            arguments=[
+                f"--listen={host}",
+                f"--admin-listen={admin}",
+                # The registry is on loopback, and speaks no TLS.
+                "--allow-cidr=127.0.0.0/8",
+                f"--plain-http-registry={ground.registry.host}",
+            ],
+            # The kubelet's, and of the image's own what Python goes by. No HOME, as in the image.
+            environment={
+                "KUBERNETES_SERVICE_HOST": api,
+                "KUBERNETES_SERVICE_PORT": str(proxy.port),
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "PYTHONUNBUFFERED": "1",
+            },
+        )
+        wasmer = Wasmer(process, directory, host, admin)
+        installation = Installation(
+            ground.directory, ground.cluster, ground.kubectl, ground.registry, wasmer
+        )
+        namespace = await installation.add_namespace(f"team-{number}")
+        parts = {field.name: getattr(installation, field.name) for field in fields(Installation)}
+        named = {"http-wasm": host, "http-admin": admin}
+        assert {port["name"] for port in container.spec["ports"]} == set(named)
+        async with pod.probed(container, named) as probes:
+            installed = Installed(
+                **parts,
+                container=container,
+                account=account,
+                probes=probes,
+                proxy=proxy,
+                namespace=namespace,
+            )
+            own = await asyncio.to_thread(_read, ground.cluster.tls.authority)
+            account.write(
+                token=await installed.token(bound_to=f"first-{number}"),
+                ca_crt=authority or own,
+                namespace=istio.ROOT_NAMESPACE.encode(),
+            )
+            async with process:
+                await wasmer.start(timeout=60)
+                yield installed
+
+
+def _read(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def _confinement(process_id: int) -> dict[str, str]:
+    lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+
+
+async def test_the_shipped_deployment_runs_as_it_is_written(ground: Ground) -> None:
+    async with running(ground) as it:
+        process = it.wasmer.process
+        await it.make_synced("test")
+
+        said = await asyncio.to_thread(_confinement, process.pid)
+        assert (int(said["CapEff"], 16), int(said["CapBnd"], 16), said["NoNewPrivs"]) == (0, 0, "1")
+        cache = it.wasmer.directory / "cache"
+        assert await asyncio.to_thread(lambda: any(cache.rglob("*"))), "the volume is in use"
+
+        async def ready() -> bool:
+            return it.probes.ready
+
+        await _until(ready)
+        assert it.probes.started is not None
+        assert it.probes.killed == ""
+        grace = it.container.template["terminationGracePeriodSeconds"]
+        await process.stop(timeout=grace)
+        assert process.returncode == 0, await process.tail()
+        assert all(entry.code != 403 for entry in await it.requests())
+
+
+async def test_the_container_can_write_nowhere_but_to_its_cache(ground: Ground) -> None:
+    """What `_pod.py` promises, so that the test before means something."""
+    (deployment,) = install_documents("Deployment")
+    directory = ground.directory / "confined"
+    account = ServiceAccountVolume(directory / "serviceaccount")
+    account.write(token=b"secret")
+    container = Container(deployment, "wasmer", ports.LOOPBACK)
+    volumes = await asyncio.to_thread(container.volumes, directory, account)
+    places = [volume["target"] for volume in volumes]
+    places += ["/", "/tmp", "/var/tmp", str(ground.directory)]
+    tried = "".join(f"touch {place}/written 2>/dev/null && echo {place}\n" for place in places)
+    user, group = container.user
+    script = f"id -u; id -g; cat {pod.SERVICE_ACCOUNT}/token; echo\n{tried}true"
+    said = await pod.run_confined(
+        ["/bin/sh", "-c", script], directory, user=user, group=group, volumes=volumes
+    )
+    assert said.split() == [str(user), str(group), "secret", "/var/cache/wasmer"]
+
+
+async def test_a_rotated_token_is_taken_up_without_a_restart(ground: Ground) -> None:
+    async with running(ground) as it:
+        number = it.namespace.rpartition("-")[2]
+        tokens = {"first": await asyncio.to_thread(_read, it.account.directory / "token")}
+        await it.make_synced("before")
+        process_id = it.wasmer.process.pid
+
+        # As the kubelet does it: the new one is there long before the old one ends.
+        tokens["second"] = await it.token(bound_to=f"second-{number}")
+        it.account.write(token=tokens["second"])
+        await it.invalidate(tokens["first"], bound_to=f"first-{number}")
+        await it.make_synced("after")
+
+        # And as it must not be: the old one ends first.
+        third = await it.token(bound_to=f"third-{number}")
+        await it.invalidate(tokens["second"], bound_to=f"second-{number}")
+        since = len(await it.log())
+        waiting = asyncio.create_task(it.make_synced("late"))
+
+        async def refused() -> bool:
+            return any("401" in str(line) for line in (await it.log())[since:])
+
+        await _until(refused)
+        it.account.write(token=third)
+        await waiting
+
+        assert it.wasmer.process.pid == process_id
+        assert it.probes.killed == ""
+        for name in ("before", "after", "late"):
+            stored = await it.stored(name)
+            created = [entry.verb for entry in stored if entry.resource == "envoyfilters"]
+            assert created == ["create"], stored
+            assert not any(entry.changed_nothing for entry in stored), stored
+
+
+async def test_a_rotated_authority_is_taken_up_without_a_restart(ground: Ground) -> None:
+    async with running(ground, api=SNI_HOST, authority=ground.authority.certificate_pem) as it:
+        await it.make_synced("before")
+        process_id = it.wasmer.process.pid
+
+        second = Authority("second")
+        await _replace_certificate(ground, second)
+        it.proxy.cut_all()  # connections that are there outlive any rotation
+
+        async def distrusted() -> bool:
+            return any("certificate verify failed" in str(line).lower() for line in await it.log())
+
+        await _until(distrusted)
+        it.account.write(ca_crt=second.certificate_pem)
+        await it.make_synced("after")
+
+        assert it.wasmer.process.pid == process_id
+        assert it.probes.killed == ""
+        assert len([entry for entry in await it.stored("before") if entry.verb == "create"]) == 1
+
+
+async def _replace_certificate(ground: Ground, authority: Authority) -> None:
+    """Returns once the API server shows at SNI_HOST what `authority` signed."""
+    files = await asyncio.to_thread(authority.issue, ground.directory / "next", name="sni")
+    await asyncio.to_thread(files.key.replace, ground.tls.key)
+    await asyncio.to_thread(files.certificate.replace, ground.tls.certificate)
+    context = ssl.create_default_context(cadata=authority.certificate_pem.decode())
+    server = urlsplit(ground.cluster.url)
+
+    async def shown() -> bool:
+        try:
+            _, writer = await asyncio.open_connection(
+                server.hostname, server.port, ssl=context, server_hostname=SNI_HOST
+            )
+        except ssl.SSLError:
+            return False
+        writer.close()
+        return True
+
+    await _until(shown, seconds=120)
