@@ -1,10 +1,11 @@
-"""Writes docs/cli.md from the programs' own help: `make reference`. A test keeps it true."""
+"""Writes docs/cli.md from the programs' own help, and the table in docs/layouts.md: `make reference`. Tests keep them true."""
 
 import argparse
 import os
 from pathlib import Path
 
 from autowasm.cli import wasmc, wasmer
+from autowasm.registry import variants
 
 _INTRODUCTION = """\
 # Command line
@@ -35,5 +36,19 @@ def _section(parser: argparse.ArgumentParser, *, level: int) -> str:
     return f"{'#' * level} {parser.prog}\n\n```text\n{parser.format_help().rstrip()}\n```\n"
 
 
+LAYOUTS_BEGIN = "<!-- table: registry/variants.py -->\n"
+LAYOUTS_END = "<!-- end of table -->\n"
+
+
+def with_table(page: str) -> str:
+    """The page of layouts with the table as the code has it."""
+    before, begin, rest = page.partition(LAYOUTS_BEGIN)
+    _, end, after = rest.partition(LAYOUTS_END)
+    return f"{before}{begin}{variants.table()}{end}{after}"
+
+
 if __name__ == "__main__":
-    (Path(__file__).parent / "cli.md").write_text(render())
+    docs = Path(__file__).parent
+    (docs / "cli.md").write_text(render())
+    layouts = docs / "layouts.md"
+    layouts.write_text(with_table(layouts.read_text()))

@@ -35,6 +35,8 @@ class ImageReference:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Parse what a user writes. No tag and no digest means `latest`. Raises ValueError with a sentence."""
+        if not text.strip():
+            raise ValueError("no image is named: write host/name:tag")
         shown = repr(text[:200])
         if "://" in text:
             raise ValueError(f"write the image without a scheme (host/name:tag): {shown}")

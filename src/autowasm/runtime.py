@@ -17,14 +17,19 @@ from typing import Protocol
 import prometheus_client
 import structlog
 
+from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.fetcher import ArtifactFetcher
 from autowasm.artifacts.image import ImageSource
 from autowasm.artifacts.object import HttpObjectSource
 from autowasm.artifacts.published import PublishedModules
-from autowasm.artifacts.pullsecrets import SecretReader
+from autowasm.artifacts.pullsecrets import SecretReader, ServiceAccounts
+from autowasm.blobs.pins import Pins
+from autowasm.blobs.retention import Retention
 from autowasm.blobs.store import BlobStore
 from autowasm.controller.interfaces import Announce, AutoWasmLookup, Publisher, announce_nothing
 from autowasm.controller.jobs import FetchJobs
+from autowasm.controller.permits import Permits
+from autowasm.controller.policyfile import PolicyFile
 from autowasm.controller.reach import check_reach
 from autowasm.controller.reconciler import AutoWasmReconciler
 from autowasm.controller.startup import StartupGate
@@ -139,6 +144,18 @@ class Mode(AutoWasmLookup, SecretReader, Protocol):
         """Tell of changes, for ever."""
 
 
+def _check(autowasm: AutoWasm, *, cluster: Cluster | None, policy: PolicyFile) -> None:
+    """What depends on the operator's settings. Raises SpecError."""
+    if cluster is not None:
+        check_reach(autowasm, cluster=cluster)
+    policy.check(autowasm)
+
+
+def _service_accounts(mode: "Mode", cluster: Cluster | None) -> ServiceAccounts | None:
+    wanted = cluster is not None and cluster.service_account_pull_secrets
+    return mode if wanted and isinstance(mode, ServiceAccounts) else None
+
+
 class _Process:
     """What runs, with its joins."""
 
@@ -162,9 +179,16 @@ class _Process:
     async def start(self, stack: AsyncExitStack) -> None:
         """The ports first: what is stored is served whatever is wrong with the rest."""
         settings, metrics = self._settings, self._metrics
+        self._policy = PolicyFile(settings.policy_file, limits=settings.limits, pools=self._pools)
+        await self._policy.load()
         mode = await self._make_mode(stack)
         fetcher = self._make_fetcher(mode, stack)
-        published = PublishedModules(fetcher)
+        pins = Pins()
+        self._retention = Retention(
+            self._store, pins, settings=settings, pools=self._pools, metrics=metrics
+        )
+        await stack.enter_async_context(self._retention)
+        published = PublishedModules(fetcher, pins=pins)
         self._blob_server = BlobServer(
             self._store, published, limits=settings.serve, metrics=metrics
         )
@@ -176,6 +200,7 @@ class _Process:
         stack.push_async_callback(self._admin_server.stop, 0.0)
         self._tasks.create_task(self._control(mode, fetcher, published), name="control")
         self._tasks.create_task(self._store.verify_all(), name="verify stored blobs")
+        self._tasks.create_task(self._retention.run(), name="blob retention")
         _log.info(
             "started",
             version=metadata.version("autowasm"),
@@ -239,6 +264,8 @@ class _Process:
             pools=pools,
             metrics=self._metrics,
             tasks=self._tasks,
+            service_accounts=_service_accounts(mode, settings.cluster),
+            object_hosts=self._policy.object_hosts,
         )
 
     async def _control(
@@ -247,6 +274,7 @@ class _Process:
         """Read what is there, then reconcile it and whatever changes."""
         settings, queue = self._settings, self._queue
         jobs = FetchJobs(fetcher, limits=settings.fetch, tasks=self._tasks, on_change=queue.add)
+        self._permits = Permits(fetcher, limits=settings.fetch, on_change=queue.add)
         reconciler = self._make_reconciler(mode, jobs, published)
         gate = StartupGate(
             reconciler,
@@ -257,6 +285,7 @@ class _Process:
         await mode.start(self._tasks)
         keys = mode.keys()
         gate.expect(keys)
+        self._retention.synced(str(key) for key in keys)
         for key in sorted(keys):
             queue.add(key)
         controller = Controller(
@@ -269,8 +298,16 @@ class _Process:
 
         def secret_changed(key: ObjectKey) -> None:
             jobs.retry_now(key)
+            self._permits.recheck(key)
             queue.add(key)
 
+        def policy_changed() -> None:
+            for key in mode.keys():  # noqa: SIM118  # not a mapping
+                jobs.retry_now(key)
+                queue.add(key)
+
+        self._tasks.create_task(self._permits.run(), name="permits")
+        self._tasks.create_task(self._policy.run(policy_changed), name="policy file")
         self._tasks.create_task(controller.run(), name="controller")
         await mode.run(changed=queue.add, secret_changed=secret_changed)
 
@@ -286,7 +323,9 @@ class _Process:
             published=published,
             envoy=self._settings.envoy,
             metrics=self._metrics,
-            check=partial(check_reach, cluster=cluster) if cluster else lambda _: None,
+            check=partial(_check, cluster=cluster, policy=self._policy),
+            permits=self._permits,
+            admit=self._retention.admit,
             pods=getattr(mode, "pods", None),
             announce=self._announce,
         )

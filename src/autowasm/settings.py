@@ -44,6 +44,8 @@ class Limits:
     """Docker's own limit is 127."""
     image_bytes: int = 256 * MIB
     """All layers that have to be searched for a module, compressed."""
+    image_entries: int = 100_000
+    """Names kept while layers are searched, because later layers hide earlier ones: about 10 MB."""
     index_entries: int = 1_000
     """Platforms and attestations of one index; the largest official images have about 30."""
     manifest_bytes: int = 4 * MIB
@@ -89,6 +91,15 @@ class Limits:
     """After its sockets are shut down, a transfer's thread is waited for this long, then reported and left behind."""
     credential_helper_timeout: float = 30.0
     """`wasmc` only: a docker credential helper may ask a person for a fingerprint or unlock a key ring."""
+    login_refusals: int = 2
+    """Refusals in a row of one credential by one registry, after which it is left alone: accounts are locked after 3 to 10."""
+    login_pause: float = 300.0
+    """Seconds for which it is left alone at first, doubling up to `login_pause_most`. A rotated Secret is asked with at once."""
+    login_pause_most: float = 1800.0
+    rate_pause_most: float = 60.0
+    """Pause after answers 429 that name none, doubling from `attempt_backoff` up to this."""
+    proxy_answer_bytes: int = 16 * 1024
+    """What a proxy may say before a tunnel is open; real ones say less than 1 KiB."""
     idle_registries: int = 32
     """Registry connections (with their token) kept for the next request to the same repository."""
 
@@ -142,6 +153,24 @@ class StoreLimits:
     """A blob not served for so long is read into the page cache before it is sent: sendfile would block on the disk."""
     verify_pause: float = 0.02
     """Between two blobs of the check after a start, which must not starve the first requests of disk and processor."""
+    damaged_age: float = 7 * 24 * 3600.0
+    """Seconds after which a damaged blob has told its story; at once when the disk is full."""
+    staging_age: float = 3600.0
+    """Seconds after which work in progress that nobody knows of is removed: longer than any fetch."""
+    sweep_every: float = 30.0
+    """Between two looks at which blobs are still needed; a twentieth of a short grace period, if that is less."""
+    save_every: float = 60.0
+    """Last uses are written at most this often, and only if who is needed changed."""
+    save_latest: float = 900.0
+    """Last uses are written at least this often: what a crash on a fresh machine may forget of running time."""
+    held: float = 60.0
+    """A blob that was just stored or asked for stays this long for its EnvoyFilter to be written."""
+    hear_all: float = 30.0
+    """A new module waits so long after a start until it is known what else its namespace has published."""
+    free_reserve: int = 64 * MIB
+    """Bytes of the volume that no fetch may take: renames, the last uses, and other programs need some."""
+    free_reserve_share: float = 0.02
+    """The same as a share of a small volume; the lesser of the two holds."""
     damaged_kept: int = 8
     """Damaged blobs kept for people who want to know what happened to them; the oldest goes first."""
 
@@ -162,6 +191,10 @@ class FetchLimits:
     """Doubling up to `not_found_retry`: people apply the AutoWasm a moment before the push is through."""
     not_found_retry: float = 300.0
     denied_retry: float = 300.0
+    secret_recheck: float = 300.0
+    """Seconds until the Secret behind a published module is read again: how long a revoked one goes unnoticed."""
+    storage_retry: float = 30.0
+    """At most, after our own disk was full or failed: asking again costs the source nothing until there is room."""
     breaker_failures: int = 5
     """Failures in a row, on one (host, repository, credential), that stop further attempts for `breaker_open`."""
     breaker_open: float = 60.0
@@ -254,6 +287,16 @@ class Outgoing:
     """`HOST` or `HOST:PORT` of registries whose certificate is not checked."""
     ca_file: Path | None = None
     """PEM file of further certificate authorities for registries and objects."""
+    ca_files: tuple[tuple[str, Path], ...] = ()
+    """The same for one `HOST` or `HOST:PORT` each."""
+    proxy: str | None = field(default=None, repr=False)
+    """`http://[USER:PASSWORD@]HOST:PORT` through which registries are asked; objects never are, see `net/proxy.py`."""
+    no_proxy: tuple[str, ...] = ()
+    """Registries that are asked directly: hosts, domains (with all below them), CIDRs of literal addresses, `*`."""
+    host_rate: float = 50.0
+    """Requests a second to one registry host, all together; 0: no limit. Docker Hub takes about this from one address."""
+    host_burst: int = 100
+    """Requests to one registry host that may be made at once before `host_rate` counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +318,8 @@ class Cluster:
     """Empty: all."""
     root_namespace: str = "istio-system"
     """The mesh's: selectors there reach Pods of every namespace."""
+    service_account_pull_secrets: bool = False
+    """Whether `imagePullSecrets` of the namespace's `default` ServiceAccount count where `spec.secret` is absent."""
     allow_mesh_wide: bool = False
     """Whether an empty selector in the root namespace, every workload of the mesh, is taken."""
 
@@ -291,11 +336,17 @@ class Settings:
     allow_imports: frozenset[str] = frozenset()
     """Further host functions that a module may import, as `module.name`, for Envoys with extensions of their own."""
     disk_budget: int = 4 * 1024 * MIB
+    """Bytes of all stored blobs. What fetches stage meanwhile comes on top."""
+    namespace_disk_budget: int = 1024 * MIB
+    """Bytes of the blobs that one namespace may have published: four greedy ones, not one, can fill the cache."""
     blob_grace: float = 24 * 3600.0
+    """Seconds that a blob stays after its last use: a proxy that missed the news for a night still finds it."""
     drain_delay: float = 5.0
     """Between becoming unready and closing: endpoints take seconds to reach every sidecar."""
     workers: int = 4
     startup_deadline: float = 90.0
+    policy_file: Path | None = None
+    """Which sources which namespaces may use; None: all."""
     log_level: str = "info"
     log_format: str = "json"
     limits: Limits = field(default_factory=Limits)

@@ -101,7 +101,8 @@ class FakeSource:
 
     def _pinned(self, image: str) -> Pinned:
         known = sha256_of(self._contents[image]) if self.layer_is_module else None
-        return Pinned(image=image, sha256=known)
+        size = len(self._contents[image]) if self.layer_is_module else None
+        return Pinned(image=image, sha256=known, size=size)
 
     @staticmethod
     def _pinned_name(image: str, data: bytes) -> str:
@@ -120,12 +121,16 @@ class FakeSecrets:
     secrets: dict[tuple[str, str], PullSecret] = field(default_factory=dict)
     reads: int = 0
 
-    def login(self, namespace: str, name: str, username: str, *, host: str) -> None:
+    def login(self, namespace: str, name: str, username: str, *, host: str, uid: str = "") -> None:
         """A pull secret for one registry; the password is the user's name twice."""
         config = f'{{"auths":{{"{host}":{{"username":"{username}","password":"{username * 2}"}}}}}}'
         self.secrets[namespace, name] = PullSecret(
-            "kubernetes.io/dockerconfigjson", {".dockerconfigjson": config.encode()}
+            "kubernetes.io/dockerconfigjson", {".dockerconfigjson": config.encode()}, uid=uid
         )
+
+    def give(self, username: str, *, namespace: str = "default", uid: str) -> None:
+        """The namespace's Secret `pull` for registry.example."""
+        self.login(namespace, "pull", username, host="registry.example", uid=uid)
 
     async def read(self, namespace: str, name: str) -> PullSecret | None:
         self.reads += 1

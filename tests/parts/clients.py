@@ -77,6 +77,11 @@ async def oras(home: Path) -> Client:
     return await asyncio.to_thread(_client, provision.oras, home)
 
 
+async def istio_wasm_fetch(home: Path) -> Client:
+    """The istio-agent's fetcher of modules: `DIR URL`; prints where in DIR the module is."""
+    return await asyncio.to_thread(_client, provision.istio_wasm_fetch, home)
+
+
 async def kubectl(home: Path, *, kubeconfig: Path) -> Client:
     """The Kubernetes client, on the cluster that `kubeconfig` names."""
     return await asyncio.to_thread(_client, provision.kubectl, home, KUBECONFIG=str(kubeconfig))

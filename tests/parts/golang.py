@@ -2,7 +2,7 @@
 
 A group is a Go module of its own whose `tool` directives name the programs, so that go.mod and go.sum pin every byte
 that goes into them. Not a place for versions: those are in the go.mod files. Invariant: a folder of binaries in the
-cache was built from exactly the go.mod, go.sum and flags that its name is the hash of.
+cache was built from exactly the go.mod, go.sum, sources of ours and flags that its name is the hash of.
 """
 
 import hashlib
@@ -55,6 +55,9 @@ class GoGroup:
         for name in ("go.mod", "go.sum"):
             digest.update((self.folder / name).read_bytes())
             digest.update(b"\0")
+        for source in sorted(self.folder.rglob("*.go")):  # programs of our own
+            digest.update(source.read_bytes())
+            digest.update(b"\0")
         digest.update(
             repr((self.flags, sorted(self.renamed.items()), cache.this_platform())).encode()
         )
@@ -101,6 +104,7 @@ GROUPS: Mapping[str, GoGroup] = {
             renamed={"server": "etcd"},
         ),
         GoGroup("istio", ("pilot-discovery", "pilot-agent"), 5),
+        GoGroup("fetcher", ("istio-wasm-fetch",), 4),
         # Clients of every cloud's service discovery are most of it, and are not asked for.
         GoGroup("prometheus", ("prometheus", "promtool"), 3, tags="remove_all_sd"),
     )

@@ -67,6 +67,11 @@ def pilot_agent() -> Path:
     return golang.GROUPS["istio"].build() / "pilot-agent"
 
 
+def istio_wasm_fetch() -> Path:
+    """The istio-agent's cache of modules as a command: `istio-wasm-fetch DIR URL`."""
+    return golang.GROUPS["fetcher"].build() / "istio-wasm-fetch"
+
+
 def istio_source() -> Path:
     """The source folder of Istio (read-only)."""
     return golang.module_folder(golang.GROUPS["istio"], module="istio.io/istio")
@@ -129,7 +134,7 @@ GROUPS: Mapping[str, Sequence[Callable[[], Path]]] = {
     "wat": (wat2wasm,),
     "helm": (helm,),
     "kubernetes": (kube_apiserver, etcd, kube_controller_manager, kubectl),
-    "istio": (pilot_discovery, pilot_agent, istio_crds),
+    "istio": (pilot_discovery, pilot_agent, istio_crds, istio_wasm_fetch),
     "prometheus": (prometheus, promtool),
 }
 

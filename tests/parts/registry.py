@@ -52,18 +52,25 @@ class RegistryServer:
 
 @asynccontextmanager
 async def distribution(
-    directory: Path, *, users: Mapping[str, str] | None = None, tls: TlsFiles | None = None
+    directory: Path,
+    *,
+    users: Mapping[str, str] | None = None,
+    tls: TlsFiles | None = None,
+    auth: Mapping[str, object] | None = None,
 ) -> AsyncIterator[RegistryServer]:
     """distribution's registry with its storage, configuration and log in `directory`; delete is enabled.
 
-    `users` (name to password) switches basic authentication on, for reading too; `tls` https.
+    `users` (name to password) switches basic authentication on, for reading too; `tls` https; `auth` is the section of
+    this name in its configuration (`tokens.TokenService`).
     """
     program = await asyncio.to_thread(provision.distribution)
     # The registry would look for a collector of traces on a port of ours.
     environment = {**os.environ, "OTEL_TRACES_EXPORTER": "none"}
 
     async def make(port: int) -> RegistryServer:
-        config = await asyncio.to_thread(_configure, directory, port=port, users=users, tls=tls)
+        config = await asyncio.to_thread(
+            _configure, directory, port=port, users=users, tls=tls, auth=auth
+        )
         process = Process(
             "registry",
             [program, "serve", config],
@@ -120,7 +127,12 @@ async def _running(
 
 
 def _configure(
-    directory: Path, *, port: int, users: Mapping[str, str] | None, tls: TlsFiles | None
+    directory: Path,
+    *,
+    port: int,
+    users: Mapping[str, str] | None,
+    tls: TlsFiles | None,
+    auth: Mapping[str, object] | None,
 ) -> Path:
     storage = directory / "storage"
     storage.mkdir(parents=True, exist_ok=True)
@@ -144,6 +156,8 @@ def _configure(
         path = directory / "htpasswd"
         path.write_text("".join(_htpasswd(name, password) for name, password in users.items()))
         config["auth"] = {"htpasswd": {"realm": "registry", "path": str(path)}}
+    if auth is not None:
+        config["auth"] = dict(auth)
     target = directory / "registry.yaml"
     target.write_text(yaml.safe_dump(config, sort_keys=False))
     return target

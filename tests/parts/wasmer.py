@@ -113,10 +113,11 @@ async def standalone(
     plain_http: Sequence[str] = (),
     arguments: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
+    prefix: Sequence[str] = (),
 ) -> AsyncIterator[Wasmer]:
     """Run it over `directory` (config/, envoy/, cache/, wasmer.log) until the context ends; loopback is opened to fetches.
 
-    `template` is the text of the listener template.
+    `template` is the text of the listener template; `prefix` a command that becomes wasmer.
     """
     port, admin = ports.free_ports(2)
     config = directory / "config"
@@ -126,7 +127,7 @@ async def standalone(
         (directory / "template.yaml").write_text(template)
 
     await asyncio.to_thread(prepare)
-    command: list[str | Path] = [program("wasmer"), "standalone", "--config", config]
+    command: list[str | Path] = [*prefix, program("wasmer"), "standalone", "--config", config]
     command += ["--envoy-dir", directory / "envoy", "--cache-dir", directory / "cache"]
     command += ["--listener-template", directory / "template.yaml"]
     command += [

@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from autowasm.digest import Digest
 from autowasm.errors import ContentRejected
 from autowasm.registry import media
-from autowasm.registry.layout import PACKING, choose_layout
-from autowasm.registry.manifest import Index, Manifest, choose_child, parse_manifest
+from autowasm.registry.consumers import Answer, LastLayer, answers, index_child
+from autowasm.registry.layout import choose_layout
+from autowasm.registry.manifest import Descriptor, Index, Manifest, choose_child, parse_manifest
+from autowasm.registry.variants import CONSUMERS, PACKING, WASMER, variant_of
 from autowasm.settings import Limits
 
+OTHERS = CONSUMERS.keys() - {WASMER}
 LIMITS = Limits(manifest_bytes=4096, image_layers=4, index_entries=4)
 
 media_types = st.one_of(
@@ -51,13 +54,20 @@ def read(data: bytes, content_type: str | None) -> None:
     try:
         document = parse_manifest(data, content_type, limits=LIMITS)
         if isinstance(document, Index):
+            for consumer in OTHERS:
+                assert isinstance(index_child(consumer, document), Descriptor | Answer)
             child = choose_child(document)
             assert child.media_type in media.MANIFESTS
         else:
             assert isinstance(document, Manifest)
+            for last in (None, LastLayer(is_gzip=True, plugin=True)):
+                for answer in answers(document, last).values():
+                    assert answer.reads is not bool(answer.why)
+                    assert "\n" not in answer.why
             layout = choose_layout(document, limits=LIMITS)
             assert 0 < len(layout.candidates) <= LIMITS.image_layers
             child = layout.candidates[0].descriptor
+            assert child.media_type in variant_of(document, child).layer_types
         assert child.size >= 0
         assert str(child.digest) == child.digest_text
     except ContentRejected as error:

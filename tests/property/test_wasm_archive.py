@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from autowasm.errors import ContentRejected
 from autowasm.settings import MIB, Limits
-from autowasm.wasm.archive import extract_module, find_modules
+from autowasm.wasm.archive import extract_module
+from autowasm.wasm.imagelayer import read_layer
 from autowasm.wasm.streams import Stream
 from autowasm.wasm.tar import TarReader
 from tests.unit.wasm.archives import END, gz, header, padded, tar, zst
@@ -144,7 +145,7 @@ def test_the_number_of_entries_has_a_limit(count: int, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(tar({f"{n}.wasm": b"" for n in range(count)}, format=tarfile.USTAR_FORMAT))
     if count <= 50:
-        assert len(find_modules(source, packing="tar", limits=SMALL)) == count
+        assert len(read_layer(source, packing="tar", limits=SMALL).modules) == count
     else:
         with pytest.raises(ContentRejected):
-            find_modules(source, packing="tar", limits=SMALL)
+            read_layer(source, packing="tar", limits=SMALL)

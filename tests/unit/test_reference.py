@@ -36,7 +36,8 @@ def test_reads_what_docker_reads(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "repository name"),
+        ("", "no image is named"),
+        (" ", "no image is named"),
         ("https://r.example/f:v1", "without a scheme"),
         ("r.example/F:v1", "lower-case"),
         ("r.example/../f", "repository name"),

@@ -30,6 +30,9 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="came
     url: str = ""
     etag: str = ""
     last_modified: str = ""
+    secret_uid: str = ""
+    """`metadata.uid` of the Secret whose login was shown for it, empty if none was needed: after a failover the proof that
+    this AutoWasm may have the module (design D11). No credential, and nothing that one can be made from."""
 
     @property
     def origin(self) -> str:

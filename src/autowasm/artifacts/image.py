@@ -55,6 +55,7 @@ class ImageSource:
         return Pinned(
             image=str(reference.pinned(resolved.digest)),
             sha256=known_sha256(layout),
+            size=layout.candidates[0].descriptor.size if layout.kind == "artifact" else None,
             handle=resolved,
         )
 

@@ -7,6 +7,7 @@ them, its validators. Invariant: what is returned is what was fetched, with the 
 import dataclasses
 import hashlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,8 +17,11 @@ from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import Source
 from autowasm.artifacts.source import Pinned, SourceKey
 from autowasm.digest import Sha256Hex, sha256_hex
+from autowasm.errors import AddressBlocked
+from autowasm.net.hosts import matches_host
 from autowasm.net.pools import Pools
 from autowasm.net.session import ObjectSession
+from autowasm.net.stream import NO_VALIDATORS, Validators
 from autowasm.registry.credentials import ANONYMOUS_FINGERPRINT, Credential
 from autowasm.settings import Limits
 from autowasm.wasm.archive import extract_module
@@ -60,24 +64,48 @@ class HttpObjectSource:
         credential: Credential | None,
         on_bytes: Callable[[int], None],
     ) -> Pinned:
-        """GET, then unpack. Raises what `ObjectSession.stream_get` and `extract_module` raise."""
+        """GET, then unpack; nothing if the server says that `pinned.handle`, a record, still holds.
+
+        Raises what `ObjectSession.stream_get` and `extract_module` raise, and AddressBlocked (`PolicyDenied`).
+        """
         packed = workdir / f"{destination.name}.object"
+        known = pinned.handle if isinstance(pinned.handle, Record) else None
+        validators = Validators(known.etag, known.last_modified) if known else NO_VALIDATORS
+        stream_of = self._session.stream_get(
+            pinned.url, validators=validators, check_host=partial(_check_host, allowed=pinned.hosts)
+        )
         try:
-            async with self._session.stream_get(pinned.url) as stream:
+            async with stream_of as stream:
+                if stream.unchanged and known is not None:
+                    return dataclasses.replace(
+                        pinned,
+                        etag=known.etag,
+                        last_modified=known.last_modified,
+                        sha256=known.sha256,
+                        unchanged=True,
+                    )
                 async with aiofiles.open(packed, "wb", executor=self._pools.disk.executor) as file:
                     async for block in _blocks(stream):
                         await file.write(block)
                         on_bytes(len(block))
-                validators = (stream.etag or "", stream.last_modified or "")
+                etag, last_modified = stream.etag or "", stream.last_modified or ""
             await self._pools.parsing.run(
                 extract_module, packed, destination, packing="detect", limits=self._limits
             )
             sha256 = await self._pools.disk.run(_sha256_of, destination)
         finally:
             await self._pools.disk.run(packed.unlink, missing_ok=True)
-        return dataclasses.replace(
-            pinned, etag=validators[0], last_modified=validators[1], sha256=sha256
-        )
+        return dataclasses.replace(pinned, etag=etag, last_modified=last_modified, sha256=sha256)
+
+
+def _check_host(host: str, *, allowed: tuple[str, ...] | None) -> None:
+    if allowed is None or any(matches_host(entry, host) for entry in allowed):
+        return
+    raise AddressBlocked(
+        f"the object is (or redirects to) one on {host}, and this namespace's policy allows objects from "
+        f"{', '.join(allowed) or 'nowhere'} only (wasmer --policy-file)",
+        reason="PolicyDenied",
+    )
 
 
 def _url(source: Source) -> str:

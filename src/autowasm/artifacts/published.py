@@ -6,12 +6,14 @@ Invariant: a digest is known as long as any AutoWasm's EnvoyFilter or record nam
 
 import asyncio
 from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import Source
 from autowasm.artifacts.fetcher import ArtifactFetcher
 from autowasm.artifacts.source import FetchRequest
+from autowasm.blobs.pins import Pins
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError, SourceUnavailable
 
@@ -36,14 +38,23 @@ class Origin:
 class PublishedModules:
     """Digests by owner (an AutoWasm's key as text)."""
 
-    def __init__(self, fetcher: ArtifactFetcher) -> None:
+    def __init__(self, fetcher: ArtifactFetcher, *, pins: Pins | None = None) -> None:
         self._fetcher = fetcher
+        self._pins = pins or Pins()
         self._origins: dict[str, tuple[Origin, ...]] = {}
         self._owners: defaultdict[Sha256Hex, set[str]] = defaultdict(set)
         self._waiters: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
 
-    def set(self, owner: str, origins: tuple[Origin, ...]) -> None:
-        """What `owner` has published or is about to; replaces what it had."""
+    def set(
+        self, owner: str, origins: tuple[Origin, ...], *, history: Iterable[Sha256Hex] = ()
+    ) -> None:
+        """What `owner` has published or is about to, and what it may go back to; replaces what it had."""
+        self._pins.set(
+            owner,
+            namespace=origins[0].namespace if origins else "",
+            published=[origin.record.sha256 for origin in origins],
+            kept=history,
+        )
         self._unlink(owner)
         self._origins[owner] = origins
         for origin in origins:
@@ -56,6 +67,11 @@ class PublishedModules:
         """`owner` is gone."""
         self._unlink(owner)
         self._origins.pop(owner, None)
+        self._pins.remove(owner)
+
+    def pins(self) -> Mapping[Sha256Hex, frozenset[str]]:
+        """All published digests with the namespaces that publish them: a copy."""
+        return self._pins.pins()
 
     def _unlink(self, owner: str) -> None:
         for origin in self._origins.get(owner, ()):

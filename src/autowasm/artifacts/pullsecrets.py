@@ -1,21 +1,34 @@
 """From `spec.secret` to a Credential: read at every attempt, never listed, never kept (design D11).
 
-Not where Secrets come from: that is a `SecretReader` of the controller or of standalone mode. Invariant: no message of
-this module shows a value of a Secret.
+Not where Secrets come from: that is a `SecretReader` of the controller or of standalone mode. Invariants: no message of
+this module shows a value of a Secret; a login is taken from a Secret only for the registry that the Secret itself names,
+so an AutoWasm's author cannot send it anywhere else.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol, runtime_checkable
 
+import structlog
+
+from autowasm.api.v1alpha1 import GROUP
 from autowasm.errors import SourceDenied, SpecError
 from autowasm.reference import ImageReference
 from autowasm.registry import credentials
-from autowasm.registry.credentials import Credential
+from autowasm.registry.credentials import Credential, fingerprint_of
 
-DOCKER_CONFIG_TYPE = "kubernetes.io/dockerconfigjson"
-_DOCUMENT_KEYS = {DOCKER_CONFIG_TYPE: ".dockerconfigjson"}
-"""Secret type to the key that holds the docker config. Each further kind of Secret is a row here."""
+DOCKER_CONFIG_TYPE: Final = "kubernetes.io/dockerconfigjson"
+DOCKERCFG_TYPE: Final = "kubernetes.io/dockercfg"
+BASIC_AUTH_TYPE: Final = "kubernetes.io/basic-auth"
+REGISTRY_ANNOTATION: Final = f"{GROUP}/registry"
+"""On a basic-auth Secret: the `HOST[:PORT][/PREFIX]` that it is meant for. Such Secrets are also used for git and much
+else; without it any author of an AutoWasm could have it sent to a host of theirs."""
+
+_FIELD: Final = "spec.secret"
+_SECRETS_MOST: Final = 32
+"""Of one ServiceAccount: each costs a request to the API server at each attempt."""
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +37,23 @@ class PullSecret:
 
     type: str
     data: Mapping[str, bytes] = field(repr=False)
+    uid: str = ""
+    """Tells it from another one of the same name."""
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What an AutoWasm may show a registry."""
+
+    credential: Credential | None = None
+    secret_uid: str = ""
+    """Of the Secret that holds the credential; empty without one."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the login does."""
+        return fingerprint_of(self.credential)
 
 
 class SecretReader(Protocol):
@@ -33,39 +63,120 @@ class SecretReader(Protocol):
         """The Secret, None if there is none. Raises SourceUnavailable if that cannot be told now."""
 
 
+@runtime_checkable
+class ServiceAccounts(Protocol):
+    """Where the `imagePullSecrets` of a namespace's own ServiceAccount come from."""
+
+    async def pull_secrets(self, namespace: str) -> tuple[str, ...]:
+        """Names of the Secrets. Raises SourceDenied, SourceUnavailable if that cannot be told now."""
+
+
+async def access_for(
+    reader: SecretReader,
+    *,
+    namespace: str,
+    secret: str | None,
+    reference: ImageReference,
+    service_accounts: ServiceAccounts | None = None,
+) -> Access:
+    """The login for this repository: `spec.secret`'s, else one that the ServiceAccount's Secrets have, else none.
+
+    Raises as `credential_for`. What is wrong with a Secret of the ServiceAccount is logged and passed over: it is there
+    for other images too.
+    """
+    if secret is not None:
+        return await credential_for(reader, namespace=namespace, name=secret, reference=reference)
+    if service_accounts is None:
+        return Access()
+    for name in (await service_accounts.pull_secrets(namespace))[:_SECRETS_MOST]:
+        try:
+            access = await credential_for(
+                reader, namespace=namespace, name=name, reference=reference
+            )
+        except (SourceDenied, SpecError) as error:
+            _log.info(
+                "pull secret of the service account not used",
+                namespace=namespace,
+                secret=name,
+                reason=error.reason,
+            )
+            continue
+        if access.credential is not None:
+            return access
+    return Access()
+
+
 async def credential_for(
     reader: SecretReader, *, namespace: str, name: str, reference: ImageReference
-) -> Credential | None:
-    """The credential that the Secret has for this repository; None if it has none for it (then: anonymous).
+) -> Access:
+    """What the Secret has for this repository; without credential if it has none for it (then: anonymous).
 
     Raises SourceDenied (`SecretNotFound`) and SpecError (`SecretInvalid`) naming the Secret.
     """
     secret = await reader.read(namespace, name)
     if secret is None:
         raise SourceDenied(
-            f"spec.secret: there is no Secret {name} in namespace {namespace}; create it "
+            f"{_FIELD}: there is no Secret {name} in namespace {namespace}; create it "
             "(kubectl create secret docker-registry), or remove the field for a public image",
             reason="SecretNotFound",
         )
-    document_key = _DOCUMENT_KEYS.get(secret.type)
-    if document_key is None:
-        raise SpecError(
-            "spec.secret",
-            f"Secret {name} has type {secret.type or 'Opaque'}; a pull secret has type "
-            f"{' or '.join(_DOCUMENT_KEYS)}",
-            reason="SecretInvalid",
-        )
-    document = secret.data.get(document_key)
-    if document is None:
-        raise SpecError(
-            "spec.secret", f"Secret {name} has no key {document_key}", reason="SecretInvalid"
+    read = _READERS.get(secret.type)
+    if read is None:
+        raise _invalid(
+            name,
+            f"has type {secret.type or 'Opaque'}; a pull secret has type {' or '.join(_READERS)}",
         )
     try:
-        return credentials.from_docker_config(
-            document, host=reference.host, repository=reference.repository
-        )
+        credential = read(secret, reference)
     except SpecError as error:
         # Not InvalidSpec: the object is right, and mending the Secret is enough.
+        raise _invalid(name, error.problem) from error
+    return Access(credential, secret.uid) if credential is not None else Access()
+
+
+def _docker_config(secret: PullSecret, reference: ImageReference) -> Credential | None:
+    return credentials.from_docker_config(
+        _value(secret, ".dockerconfigjson"), host=reference.host, repository=reference.repository
+    )
+
+
+def _dockercfg(secret: PullSecret, reference: ImageReference) -> Credential | None:
+    return credentials.from_dockercfg(
+        _value(secret, ".dockercfg"), host=reference.host, repository=reference.repository
+    )
+
+
+def _basic_auth(secret: PullSecret, reference: ImageReference) -> Credential | None:
+    registry = secret.annotations.get(REGISTRY_ANNOTATION, "").strip()
+    if not registry:
         raise SpecError(
-            "spec.secret", f"Secret {name}: {error.problem}", reason="SecretInvalid"
-        ) from error
+            _FIELD,
+            f"is of type {BASIC_AUTH_TYPE} and does not say which registry it is for; whoever owns it must annotate it "
+            f"with {REGISTRY_ANNOTATION}: HOST",
+        )
+    return credentials.from_basic_auth(
+        _value(secret, "username"),
+        _value(secret, "password"),
+        registry=registry,
+        host=reference.host,
+        repository=reference.repository,
+    )
+
+
+_READERS: Final[Mapping[str, Callable[[PullSecret, ImageReference], Credential | None]]] = {
+    DOCKER_CONFIG_TYPE: _docker_config,
+    DOCKERCFG_TYPE: _dockercfg,
+    BASIC_AUTH_TYPE: _basic_auth,
+}
+
+
+def _value(secret: PullSecret, key: str) -> bytes:
+    value = secret.data.get(key)
+    if value is None:
+        raise SpecError(_FIELD, f"has no key {key}")
+    return value
+
+
+def _invalid(name: str, problem: str) -> SpecError:
+    joint = " " if problem.startswith(("has ", "is ")) else ": "
+    return SpecError(_FIELD, f"Secret {name}{joint}{problem}", reason="SecretInvalid")

@@ -35,6 +35,10 @@ class FetchRequest:
     secret: str | None = None
     expected: Sha256Hex | None = None
     record: Record | None = None
+    owner: str = field(default="", compare=False)
+    """The AutoWasm's key as text: what it has published already will be replaced."""
+    known: Record | None = None
+    """What the same source resolved to last: where the server says "unchanged", it is the answer again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +50,14 @@ class Pinned:
     url: str = ""
     etag: str = ""
     last_modified: str = ""
+    hosts: tuple[str, ...] | None = None
+    """Hosts that redirects may lead to, by the namespace's policy; None: any."""
+    unchanged: bool = False
+    """The server holds what it held: nothing was written."""
     sha256: Sha256Hex | None = None
     """The module's digest, where it can be known before the bytes are here (a raw layer's own digest)."""
+    size: int | None = field(default=None, compare=False)
+    """The module's bytes, where that can be known before they are here."""
     handle: object = field(default=None, compare=False)
     """What the source wants back in `fetch`; opaque to everyone else."""
 

@@ -2,14 +2,15 @@
 
 Not a judge of the module (`wasm/module.py`), and not where the file is kept. Used by `wasmer` and `wasmc` alike. Invariants:
 of an artifact nothing but its one content layer is downloaded; of an image, layers from the last to the first, and none
-after the one that has `plugin.wasm` or `filter.wasm`; at most two layers are on disk at a time.
+after the one that has `plugin.wasm` or `filter.wasm`; what a later layer deleted is not found; at most two layers are on
+disk at a time.
 """
 
 import asyncio
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -20,9 +21,11 @@ from autowasm.reference import ImageReference
 from autowasm.registry.client import RegistryClient, ResolvedImage
 from autowasm.registry.credentials import Credential
 from autowasm.registry.layout import Candidate, Layout, choose_layout
+from autowasm.registry.manifest import Descriptor
 from autowasm.settings import Limits
 from autowasm.units import format_size
-from autowasm.wasm.archive import Member, choose_member, extract_member, find_modules
+from autowasm.wasm.archive import Member, choose_member, extract_member
+from autowasm.wasm.imagelayer import Hidden, clean_path, read_layer
 from autowasm.wasm.module import too_large
 from autowasm.wasm.wording import listed
 
@@ -39,6 +42,8 @@ class PulledModule:
     sha256: Sha256Hex
     size: int
     member: str
+    layer: Descriptor | None = field(default=None, compare=False)
+    """Where it was."""
 
 
 def known_sha256(layout: Layout) -> Sha256Hex | None:
@@ -75,16 +80,17 @@ async def pull_module(
     try:
         async with asyncio.timeout(limits.fetch_timeout):
             if layout.kind == "artifact":
-                member = ""
+                member, layer = "", layout.candidates[0].descriptor
                 await puller.take(layout.candidates[0], destination)
             else:
-                member = await puller.search(layout.candidates, destination, workdir=workdir)
+                found = await puller.search(layout.candidates, destination, workdir=workdir)
+                member, layer = found.member.name, found.candidate.descriptor
     except TimeoutError as error:
         raise SourceUnavailable(
             f"image {reference}: not finished within {limits.fetch_timeout:g} s", reason="Timeout"
         ) from error
     size, sha256 = await pools.disk.run(_measure, destination, known=known_sha256(layout))
-    return PulledModule(sha256, size, member)
+    return PulledModule(sha256, size, member, layer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,7 @@ class _Found:
     """A module in a layer that has been downloaded."""
 
     layer: Path
-    packing: str
+    candidate: Candidate
     member: Member
 
 
@@ -114,26 +120,25 @@ class _Puller:
 
     async def search(
         self, candidates: tuple[Candidate, ...], destination: Path, *, workdir: Path
-    ) -> str:
-        """Find the module in tar layers and copy it out; its name."""
+    ) -> "_Found":
+        """Find the module in tar layers and copy it out."""
         async with contextlib.AsyncExitStack() as layers:
             found = await self._find(candidates, layers, workdir / destination.name)
             await self.pools.parsing.run(
                 extract_member,
                 found.layer,
                 destination,
-                packing=found.packing,
+                packing=found.candidate.packing.value,
                 member=found.member,
                 limits=self.limits,
             )
-        return found.member.name
+        return found
 
     async def _find(
         self, candidates: tuple[Candidate, ...], layers: contextlib.AsyncExitStack, stem: Path
     ) -> _Found:
-        others: dict[
-            str, _Found
-        ] = {}  # by path: what a later layer has hides what an earlier one has
+        others: list[_Found] = []
+        hidden = Hidden(limits=self.limits)
         searched = 0
         for number, candidate in enumerate(candidates):
             searched += candidate.descriptor.size
@@ -142,19 +147,23 @@ class _Puller:
             async with contextlib.AsyncExitStack() as this_layer:
                 await this_layer.enter_async_context(self._removed(path))
                 await self._download(candidate, path)
-                packing = candidate.packing.value
-                members = await self.pools.parsing.run(
-                    find_modules, path, packing=packing, limits=self.limits
-                )
+                members = await self._read(candidate, path, hidden)
                 if any(_base_name(member) in _PREFERRED for member in members):
                     layers.push_async_exit(this_layer.pop_all())
-                    return _Found(path, packing, choose_member(members))
-                first = not others
-                for member in members:
-                    others.setdefault(_path(member), _Found(path, packing, member))
-                if first and others:
+                    return _Found(path, candidate, choose_member(members))
+                if members and not others:
                     layers.push_async_exit(this_layer.pop_all())
-        return _only(others, self.reference)
+                others += [_Found(path, candidate, member) for member in members]
+        return _only(others, hidden, self.reference)
+
+    async def _read(self, candidate: Candidate, path: Path, hidden: Hidden) -> list[Member]:
+        """The modules of a layer that the layers above leave visible; from now on it hides, too."""
+        layer = await self.pools.parsing.run(
+            read_layer, path, packing=candidate.packing.value, limits=self.limits
+        )
+        members = hidden.visible(layer)
+        hidden.add(layer)
+        return members
 
     def _check_searched(self, searched: int) -> None:
         if searched > self.limits.image_bytes:
@@ -182,27 +191,25 @@ class _Puller:
             await self.pools.disk.run(path.unlink, missing_ok=True)
 
 
-def _only(found: dict[str, _Found], reference: ImageReference) -> _Found:
+def _only(found: list[_Found], hidden: Hidden, reference: ImageReference) -> _Found:
     if not found:
+        gone = f" (a later layer deletes {listed(hidden.deleted)})" if hidden.deleted else ""
         raise ContentRejected(
-            f"image {reference}: no layer holds a *.wasm file; put the module there as plugin.wasm",
+            f"image {reference}: no layer holds a *.wasm file{gone}; put the module there as plugin.wasm",
             reason="ModuleNotFoundInArchive",
         )
     if len(found) > 1:
+        names = [clean_path(each.member.name) for each in found]
         raise ContentRejected(
-            f"image {reference}: there are {len(found)} modules in it ({listed(list(found))}): "
+            f"image {reference}: there are {len(found)} modules in it ({listed(names)}): "
             "name the one that is meant plugin.wasm",
             reason="AmbiguousModule",
         )
-    return next(iter(found.values()))
-
-
-def _path(member: Member) -> str:
-    return member.name.removeprefix("./").lstrip("/")
+    return found[0]
 
 
 def _base_name(member: Member) -> str:
-    return _path(member).rpartition("/")[2]
+    return clean_path(member.name).rpartition("/")[2]
 
 
 def _measure(path: Path, *, known: Sha256Hex | None) -> tuple[int, Sha256Hex]:

@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -143,6 +144,17 @@ def set_aside(path: Path, damaged: Path, *, kept: int) -> None:
 def remove(path: Path) -> None:
     """Remove `path` if it is there."""
     path.unlink(missing_ok=True)
+
+
+def remove_older(directory: Path, seconds: float, *, keep: frozenset[Path] = frozenset()) -> None:
+    """Remove what was not touched for so long, by the clock on the wall, but for `keep`. Nothing of worth is in `directory`."""
+    limit = time.time() - seconds
+    with contextlib.suppress(FileNotFoundError):  # somebody else tidies up too
+        _remove(
+            path
+            for path in directory.iterdir()
+            if path not in keep and path.lstat().st_mtime <= limit
+        )
 
 
 def sync_directory(directory: Path) -> None:

@@ -43,6 +43,11 @@ class Index:
         """Bytes. Raises KeyError."""
         return self._entries[sha256].size
 
+    @property
+    def total(self) -> int:
+        """Bytes of all."""
+        return self._bytes
+
     def digests(self) -> frozenset[Sha256Hex]:
         """All digests."""
         return frozenset(self._entries)

@@ -4,11 +4,16 @@ Not a lock between tasks. Invariant: the kernel releases it when the process end
 stale lock; the file stays, because removing it would let two processes lock two different files.
 """
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
+from typing import Final
 
 from autowasm.errors import StorageError
+
+_WIDTH: Final = 15
+"""Characters for the process id: always as many, so that a full disk need not give a new block for them."""
 
 
 class DirectoryLock:
@@ -23,8 +28,11 @@ class DirectoryLock:
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            with contextlib.suppress(
+                OSError
+            ):  # on a full disk too we start: the number is for people
+                os.pwrite(fd, f"{os.getpid():<{_WIDTH}}\n".encode(), 0)
+                os.ftruncate(fd, _WIDTH + 1)
         except BlockingIOError as error:
             holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
             os.close(fd)

@@ -4,6 +4,7 @@
     <directory>/staging/         work in progress; emptied at start
     <directory>/damaged/         files whose bytes changed under us, for people
     <directory>/lock
+    <directory>/last-use.json    `lastuse.py`
 
 Not a cache with a policy: who is kept and who goes is decided elsewhere. Invariants: a file in `blobs/` has its digest
 (hashed, fsynced, then renamed), so a crash at any point leaves nothing to repair; bytes are handed out only by a Blob
@@ -13,11 +14,10 @@ whose file was hashed since the start and has not changed since; nothing here to
 import asyncio
 import contextlib
 import functools
+import os
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -29,23 +29,19 @@ from autowasm.blobs import files
 from autowasm.blobs.blob import Blob, Signature
 from autowasm.blobs.failures import is_storage_failure, storage_failure
 from autowasm.blobs.index import Entry, Index
+from autowasm.blobs.jobs import finish
+from autowasm.blobs.keeper import KeepAll, Keeper
 from autowasm.blobs.lock import DirectoryLock
+from autowasm.blobs.staging import Stage, Staging
 from autowasm.digest import Sha256Hex
 from autowasm.errors import StorageError
-from autowasm.net.pools import Pool, Pools
+from autowasm.net.pools import Pools
 from autowasm.settings import StoreLimits
 from autowasm.telemetry.metrics import Metrics
 
 T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """Room to prepare one blob: `path` does not exist yet and is on the store's file system; its folder is private."""
-
-    path: Path
 
 
 class BlobStore:
@@ -63,13 +59,15 @@ class BlobStore:
         metrics: Metrics,
         limits: StoreLimits | None = None,
     ) -> None:
-        self._directory = directory
+        self.keeper: Keeper = KeepAll()  # set once, before the first commit
+        self.directory = directory
         self._blobs = directory / "blobs"
-        self._staging = directory / "staging"
-        self._damaged = directory / "damaged"
         self._disk = pools.disk
         self._metrics = metrics
         self._limits = limits or StoreLimits()
+        self._staging = Staging(
+            directory / "staging", directory / "damaged", disk=pools.disk, limits=self._limits
+        )
         self._lock = DirectoryLock(directory / "lock")
         self._index = Index(metrics)
         self._open: OrderedDict[Sha256Hex, Blob] = OrderedDict()  # the longest unused first
@@ -94,13 +92,13 @@ class BlobStore:
         self._lock.release()
 
     def _prepare(self) -> tuple[dict[Sha256Hex, int], list[str]]:
-        self._directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
         self._lock.acquire()
         try:
-            for folder in (self._blobs, self._staging, self._damaged):
+            for folder in (self._blobs, self._staging.directory, self._staging.damaged):
                 folder.mkdir(exist_ok=True)
-            files.clear(self._staging)
-            files.sync_directory(self._directory)
+            files.clear(self._staging.directory)
+            files.sync_directory(self.directory)
             return files.scan(self._blobs)
         except BaseException:
             self._lock.release()
@@ -117,6 +115,16 @@ class BlobStore:
         """All that is stored now."""
         return self._index.digests()
 
+    @property
+    def total(self) -> int:
+        """Bytes of all stored blobs."""
+        return self._index.total
+
+    def served_at(self, sha256: Sha256Hex) -> float:
+        """When it was last handed out, on the monotonic clock; minus infinity: not since the start."""
+        entry = self._index.get(sha256)
+        return entry.served if entry else float("-inf")
+
     def path(self, sha256: Sha256Hex) -> Path:
         """Where the blob is, or would be. To serve it, use `open`: the file may have changed."""
         return self._blobs / sha256
@@ -131,17 +139,13 @@ class BlobStore:
 
         Raises StorageError; errors of the disk that come up in the block become StorageErrors too.
         """
-        make = functools.partial(files.make_workspace, self._staging)
         with self._failures("staging a blob"):
-            folder = await _finish(self._disk, make, abandoned=self._remove_later)
+            folder = await self._staging.make()
         try:
             with self._failures("writing a blob", among=is_storage_failure):
                 yield Stage(folder / "module")
         finally:
-            await self._disk.run(files.remove_tree, folder)
-
-    def _remove_later(self, folder: Path) -> None:
-        self._disk.submit(files.remove_tree, folder)
+            await self._staging.remove(folder)
 
     async def commit(self, stage: Stage, sha256: Sha256Hex) -> int:
         """Store `stage.path` under `sha256`, durably; returns its size in bytes.
@@ -154,9 +158,12 @@ class BlobStore:
             self._index.add(Entry(sha256, signature.size, signature))
 
         job = functools.partial(files.commit, stage.path, self.path(sha256))
-        async with self._turn(sha256):
+        with self._failures("committing a blob"):
+            size = await self._disk.run(os.path.getsize, stage.path)
+        # Room first: who evicts others takes their turns, and must not have one of its own.
+        async with self.keeper.committing(sha256, size), self._turn(sha256):
             with self._failures("committing a blob"):
-                signature = await _finish(self._disk, job, abandoned=stored)
+                signature = await finish(self._disk, job, abandoned=stored)
             stored(signature)
         return signature.size
 
@@ -233,7 +240,7 @@ class BlobStore:
         """Run `job` on the entry's file. None, and the entry forgotten, if that is gone or damaged."""
         with self._failures("reading a blob"):
             try:
-                return await _finish(self._disk, job, abandoned=abandoned)
+                return await finish(self._disk, job, abandoned=abandoned)
             except FileNotFoundError:
                 self._index.remove(entry)
                 _log.warning("blob removed by somebody else", digest=entry.sha256)
@@ -241,20 +248,34 @@ class BlobStore:
                 self._index.remove(entry)
                 self._metrics.blobs_damaged.inc()
                 _log.error("blob damaged, set aside", digest=entry.sha256, found=str(error))
-                path, kept = self.path(entry.sha256), self._limits.damaged_kept
-                await self._disk.run(files.set_aside, path, self._damaged, kept=kept)
+                await self._staging.set_aside(self.path(entry.sha256))
         return None
 
-    async def discard(self, sha256: Sha256Hex) -> None:
-        """Remove the blob, if it is there. Sends in flight go on. Raises StorageError."""
+    async def discard(
+        self, sha256: Sha256Hex, *, unless: Callable[[Sha256Hex], bool] = lambda _: False
+    ) -> int:
+        """Remove the blob, if it is there and not `unless`, asked at the last moment. Sends in flight go on.
+
+        Returns the bytes removed. Raises StorageError; the blob is then still there.
+        """
         async with self._turn(sha256):
             entry = self._index.get(sha256)
-            if entry is None:
-                return
+            if entry is None or unless(sha256):
+                return 0
             self._open.pop(sha256, None)
             self._index.remove(entry)
-            with self._failures("removing a blob"):
-                await self._disk.run(files.remove, self.path(sha256))
+            try:
+                with self._failures("removing a blob"):
+                    await self._disk.run(files.remove, self.path(sha256))
+            except StorageError:
+                self._index.add(entry)
+                raise
+            return entry.size
+
+    async def tidy(self, *, pressed: bool = False) -> None:
+        """Remove what is left over: see `Staging.tidy`. Raises StorageError."""
+        with self._failures("tidying up"):
+            await self._staging.tidy(pressed=pressed)
 
     def _turn(self, sha256: Sha256Hex) -> asyncio.Lock:
         """One at a time changes or checks the file of one digest."""
@@ -271,22 +292,5 @@ class BlobStore:
             yield
         except OSError as error:
             if among(error):
-                raise storage_failure(error, self._directory, doing) from error
+                raise storage_failure(error, self.directory, doing) from error
             raise
-
-
-async def _finish(pool: Pool, job: Callable[[], T], *, abandoned: Callable[[T], object]) -> T:
-    """As `pool.run`, but when we are cancelled while `job` runs on, its result goes to `abandoned`, on the loop."""
-    loop = asyncio.get_running_loop()
-    future = pool.submit(job)
-
-    def late(done: Future[T]) -> None:
-        if not done.cancelled() and done.exception() is None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
-                loop.call_soon_threadsafe(abandoned, done.result())
-
-    try:
-        return await asyncio.wrap_future(future)
-    except asyncio.CancelledError:
-        future.add_done_callback(late)
-        raise

@@ -14,11 +14,13 @@ from autowasm.cli.options import (
     Option,
     Values,
     boolean,
+    ca_file,
     choice,
     cidr,
     duration,
     listen_address,
     port,
+    proxy_url,
     several,
     whole,
 )
@@ -54,6 +56,14 @@ _CONTROLLER: Groups = {
             default=Cluster().root_namespace,
         ),
         Option(
+            "--service-account-pull-secrets",
+            "",
+            "without spec.secret, use imagePullSecrets of the namespace's default ServiceAccount (needs get serviceaccounts)",
+            boolean,
+            default=False,
+            switch=True,
+        ),
+        Option(
             "--allow-mesh-wide",
             "",
             "take an empty selector in the root namespace: every workload of the mesh",
@@ -79,6 +89,14 @@ _COMMON: Groups = {
             parse_size,
             _DEFAULT.disk_budget,
             format_size(_DEFAULT.disk_budget),
+        ),
+        Option(
+            "--namespace-disk-budget",
+            "SIZE",
+            "the published modules of one namespace may grow to this",
+            parse_size,
+            _DEFAULT.namespace_disk_budget,
+            format_size(_DEFAULT.namespace_disk_budget),
         ),
         duration(
             "--blob-grace", "a module stays this long after its last use", _DEFAULT.blob_grace
@@ -115,7 +133,34 @@ _COMMON: Groups = {
         several(
             "--insecure-registry", "HOST[:PORT]", "a registry whose certificate is not checked"
         ),
-        Option("--registry-ca-file", "FILE", "further certificate authorities (PEM)", Path),
+        several(
+            "--registry-ca-file",
+            "[HOST=]FILE",
+            "further certificate authorities (PEM), for all hosts or for this one",
+            ca_file,
+        ),
+        Option(
+            "--registry-proxy",
+            "URL",
+            "http://[USER:PASSWORD@]HOST:PORT, for registries; the variable keeps the password out of process lists",
+            proxy_url,
+        ),
+        several(
+            "--no-proxy", "HOST", "registries asked directly: hosts, domains, CIDRs of literals"
+        ),
+        Option(
+            "--registry-rate",
+            "N",
+            "requests a second to one registry host, 0 for no limit; twice as many at once",
+            partial(whole, least=0),
+            int(_DEFAULT.outgoing.host_rate),
+        ),
+        Option(
+            "--policy-file",
+            "FILE",
+            "which registries and object hosts which namespaces may use (YAML, followed)",
+            Path,
+        ),
     ),
     "work and logs": (
         Option("--workers", "N", "reconcile workers", whole, _DEFAULT.workers),
@@ -169,10 +214,12 @@ def settings_from(
         outgoing=_outgoing(value),
         allow_imports=frozenset(value("allow_import")),
         disk_budget=value("disk_budget"),
+        namespace_disk_budget=value("namespace_disk_budget"),
         blob_grace=value("blob_grace"),
         drain_delay=value("drain_delay"),
         workers=value("workers"),
         startup_deadline=value("startup_deadline"),
+        policy_file=value("policy_file"),
         log_level=value("log_level"),
         log_format=value("log_format"),
         fetch=FetchLimits(total=value("max_concurrent_fetches")),
@@ -195,6 +242,7 @@ def _cluster(value: Values) -> Cluster:
         watch_namespaces=value("watch_namespace"),
         root_namespace=value("root_namespace"),
         allow_mesh_wide=value("allow_mesh_wide"),
+        service_account_pull_secrets=value("service_account_pull_secrets"),
     )
 
 
@@ -212,13 +260,20 @@ def _envoy(value: Values) -> EnvoyFetch:
 
 
 def _outgoing(value: Values) -> Outgoing:
-    ca_file = value("registry_ca_file")
-    if ca_file is not None and not ca_file.is_file():
-        raise UsageError(f"--registry-ca-file: there is no file {ca_file}")
+    ca_files = value("registry_ca_file")
+    everywhere = [path for host, path in ca_files if not host]
+    if len(everywhere) > 1:
+        raise UsageError("--registry-ca-file: only one without HOST=; put them into one file")
+    rate = value("registry_rate")
     return Outgoing(
         allow_cidr=value("allow_cidr"),
         deny_cidr=value("deny_cidr"),
         plain_http=frozenset(value("plain_http_registry")),
         insecure=frozenset(value("insecure_registry")),
-        ca_file=ca_file,
+        ca_file=everywhere[0] if everywhere else None,
+        ca_files=tuple((host, path) for host, path in ca_files if host),
+        proxy=value("registry_proxy"),
+        no_proxy=value("no_proxy"),
+        host_rate=float(rate),
+        host_burst=2 * rate,
     )

@@ -8,9 +8,11 @@ import argparse
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from autowasm.errors import UsageError
+from autowasm.net.proxy import Proxy
 from autowasm.units import format_duration, parse_duration
 
 ENVIRONMENT_PREFIX = "WASMER_"
@@ -138,6 +140,25 @@ def whole(text: str, *, least: int = 1, most: int | None = None) -> int:
         bounds = f"at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"must be {bounds}, not {number}")
     return number
+
+
+def ca_file(text: str) -> tuple[str, Path]:
+    """`[HOST=]FILE`: the host, empty for all, and the file, which is there."""
+    host, equals, name = text.rpartition("=")
+    if "/" in host:  # a path with an equals sign in it
+        host, equals, name = "", "", text
+    path = Path(name)
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    if equals and not host:
+        raise ValueError("write HOST=FILE or FILE")
+    return host, path
+
+
+def proxy_url(text: str) -> str:
+    """A proxy's URL. Raises UsageError, which does not show it: it may hold a password."""
+    Proxy.parse(text)
+    return text
 
 
 def port(text: str) -> int:

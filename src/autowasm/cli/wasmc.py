@@ -1,7 +1,7 @@
-"""`wasmc`: pushes a module to an OCI registry, and pulls it back.
+"""`wasmc`: pushes a module to an OCI registry, pulls it back, and says what an image or file is.
 
 Reads flags and turns errors into exit statuses: 0 done, 1 failure, 2 usage, 130 and 143 interrupted. Not the work
-(`transfers.py`). Invariants: standard output holds the result lines and nothing else; importing this module imports
+(`transfers.py`, `inspect.py`). Invariants: standard output holds the result lines and nothing else; importing this module imports
 argparse and nothing heavier, so `--help` is instant.
 """
 
@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 _DESCRIPTION = """\
-Pushes WebAssembly modules for Envoy to an OCI registry and pulls them back.
+Pushes WebAssembly modules for Envoy to an OCI registry, pulls them back, and says what is in them.
 
   wasmc push registry.example/team/filter:v1 -f filter.wasm
   wasmc pull registry.example/team/filter:v1
+  wasmc inspect registry.example/team/filter:v1 --compat
 """
 
 _EPILOG = """\
@@ -26,7 +27,7 @@ The login is docker's: $DOCKER_CONFIG or ~/.docker/config.json, with its credent
 A registry on this machine (localhost, 127.x.x.x, [::1]) is spoken to in plain HTTP, unless --ca-file or --insecure says
 that it has TLS.
 
-Exit status: 0 done, 1 failure, 2 wrong usage. WASMC_DEBUG=1 shows where an error comes from.
+Exit status: 0 done, 1 failure (of inspect also: refused), 2 wrong usage. WASMC_DEBUG=1 shows where an error comes from.
 """
 
 _BY_SIGINT = 130
@@ -74,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_push(commands)
     _add_pull(commands)
+    _add_inspect(commands)
     return parser
 
 
@@ -89,9 +91,26 @@ def _add_push(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     push.add_argument(
         "--format",
-        choices=("artifact", "image"),
+        choices=("artifact", "image", "cncf", "kwctl"),
         default="artifact",
-        help="an OCI artifact (default), or a container image with the module as plugin.wasm",
+        help="artifact (default): what Istio, Envoy Gateway and wasme read; image: a container image with the module as "
+        "plugin.wasm, for Istio and Envoy Gateway; cncf: what wkg reads; kwctl: what Kubewarden and wasm-to-oci read; "
+        "wasmer reads them all",
+    )
+    push.add_argument(
+        "--annotation",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an annotation of the manifest; repeatable",
+    )
+    push.add_argument(
+        "--source", metavar="URL", help="where the source code is (org.opencontainers.image.source)"
+    )
+    push.add_argument(
+        "--version",
+        metavar="VERSION",
+        help="the version of the module (org.opencontainers.image.version)",
     )
     _add_common(push, force="push what Envoy would not load, too")
 
@@ -116,8 +135,44 @@ def _add_pull(commands: "argparse._SubParsersAction[_Parser]") -> None:
     _add_common(pull, force="write what Envoy would not load, too")
 
 
+def _add_inspect(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    inspect = commands.add_parser(
+        "inspect",
+        help="say what an image or a file is, and who can pull it",
+        description="Says in which layout an image holds its module, what the module is, whether wasmer would accept it and, "
+        "if not, why not. A FILE is a module, or a gzip, zstd or tar archive of one, as it would lie behind a URL.",
+        epilog="Exit status: 0 wasmer would accept it (and every --require can pull it), 1 not, or it cannot be had; "
+        "2 wrong usage.",
+    )
+    inspect.add_argument(
+        "reference",
+        metavar="REF|FILE",
+        help="HOST[:PORT]/NAME[:TAG], the same with @DIGEST, or a file (./NAME if in doubt)",
+    )
+    inspect.add_argument(
+        "--compat",
+        action="store_true",
+        help="who else can pull it, and why not: Istio, Envoy Gateway, wasme, kwctl, wkg",
+    )
+    inspect.add_argument(
+        "--require",
+        action="append",
+        default=[],
+        choices=("istio", "envoy-gateway", "wasme", "kwctl", "wkg"),
+        help="fail unless this one can pull it, too; repeatable, implies --compat",
+    )
+    inspect.add_argument("--json", action="store_true", help="everything, as one JSON document")
+    _add_checks(inspect)
+    _add_registry(inspect)
+
+
 def _add_common(parser: argparse.ArgumentParser, *, force: str) -> None:
     parser.add_argument("--force", action="store_true", help=force)
+    _add_checks(parser)
+    _add_registry(parser)
+
+
+def _add_checks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-import",
         action="append",
@@ -131,6 +186,9 @@ def _add_common(parser: argparse.ArgumentParser, *, force: str) -> None:
         action="store_true",
         help="only the result and errors: no progress, no warnings",
     )
+
+
+def _add_registry(parser: argparse.ArgumentParser) -> None:
     registry = parser.add_argument_group("registry")
     registry.add_argument(
         "--username", metavar="USER", help="log in as USER, with --password-stdin"
@@ -154,10 +212,12 @@ def _add_common(parser: argparse.ArgumentParser, *, force: str) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from autowasm.cli import transfers  # noqa: PLC0415 - heavy
+    from autowasm.cli import inspect, transfers  # noqa: PLC0415 - heavy
     from autowasm.errors import AutoWasmError, UsageError  # noqa: PLC0415
 
     try:
+        if arguments.command == "inspect":
+            return inspect.run(arguments)
         transfers.run(arguments)
     except AutoWasmError as error:
         return _failed(str(error), error, status=2 if isinstance(error, UsageError) else 1)

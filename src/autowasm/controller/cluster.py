@@ -29,7 +29,7 @@ from autowasm.kube.informer import Informer
 from autowasm.kube.listwatch import ListWatch
 from autowasm.kube.pods import Pod, pod_codec
 from autowasm.kube.reflector import ReflectorMetrics
-from autowasm.kube.resources import PODS, SECRETS, ObjectKey
+from autowasm.kube.resources import PODS, SECRETS, SERVICEACCOUNTS, ObjectKey
 from autowasm.settings import Cluster
 
 Document = Mapping[str, Any]
@@ -159,7 +159,41 @@ class ClusterMode:
                 reason="SecretUnavailable",
                 retry_after=error.retry_after,
             ) from error
-        return PullSecret(str(document.get("type", "")), _decoded(document.get("data") or {}))
+        metadata = document.get("metadata") or {}
+        return PullSecret(
+            str(document.get("type", "")),
+            _decoded(document.get("data") or {}),
+            uid=str(metadata.get("uid") or ""),
+            annotations=metadata.get("annotations") or {},
+        )
+
+    async def pull_secrets(self, namespace: str) -> tuple[str, ...]:
+        """`imagePullSecrets` of the namespace's `default` ServiceAccount. Raises SourceDenied, SourceUnavailable."""
+        key = ObjectKey(namespace, "default")
+        work = partial(self._get_pull_secrets, key)
+        names: tuple[str, ...] = await self._reads.join(
+            ("serviceaccount", key), work, place=nullcontext
+        )
+        return names
+
+    async def _get_pull_secrets(self, key: ObjectKey) -> tuple[str, ...]:
+        try:
+            document = await self._client.get(SERVICEACCOUNTS, key)
+        except NotFound:
+            return ()
+        except Forbidden as error:
+            raise SourceDenied(
+                f"wasmer may not read ServiceAccount {key}; --service-account-pull-secrets needs `get` on serviceaccounts",
+                reason="ServiceAccountForbidden",
+            ) from error
+        except ApiError as error:
+            raise SourceUnavailable(
+                f"ServiceAccount {key} cannot be read now: {error}",
+                reason="SecretUnavailable",
+                retry_after=error.retry_after,
+            ) from error
+        entries = document.get("imagePullSecrets") or ()
+        return tuple(str(entry["name"]) for entry in entries if entry.get("name"))
 
     def pods(self, key: ObjectKey) -> Pods:
         """What the selector of the AutoWasm matches now."""

@@ -25,10 +25,12 @@ from autowasm.artifacts.published import Origin, PublishedModules
 from autowasm.artifacts.source import FetchRequest
 from autowasm.blobs.store import BlobStore
 from autowasm.controller import statuses
-from autowasm.controller.decision import PUBLISHED_MODULE_LOST, Use, decide
+from autowasm.controller.decision import PUBLISHED_MODULE_LOST, Resolve, Use, decide
 from autowasm.controller.interfaces import Announce, AutoWasmLookup, Publisher, announce_nothing
 from autowasm.controller.jobs import Done, FetchFailed, FetchJobs, Running
-from autowasm.errors import AutoWasmError, SpecError
+from autowasm.controller.permits import Permits
+from autowasm.digest import Sha256Hex
+from autowasm.errors import AutoWasmError, SpecError, StorageError
 from autowasm.kube.controller import Result
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch
@@ -47,6 +49,9 @@ class _Subject:
     """The record of the EnvoyFilter in place."""
     previous: Status
 
+
+NO_ROOM_RETRY = 30.0
+"""Seconds until a module that is here, but is more than its namespace may publish, is looked at again."""
 
 FETCHING_SHOWN_AFTER = 1.0
 """Seconds. A shorter fetch goes straight to `Synced`: no writes for phases that nobody can see."""
@@ -71,6 +76,8 @@ class AutoWasmReconciler:
         envoy: EnvoyFetch,
         metrics: Metrics,
         check: Callable[[AutoWasm], None] = lambda _: None,
+        permits: Permits | None = None,
+        admit: Callable[[str, str, Sha256Hex], None] = lambda _owner, _namespace, _sha256: None,
         pods: Callable[[ObjectKey], Pods] | None = None,
         announce: Announce = announce_nothing,
         now: Callable[[], str] = utc_now,
@@ -83,6 +90,8 @@ class AutoWasmReconciler:
         self._envoy = envoy
         self._metrics = metrics
         self._check = check
+        self._permits = permits
+        self._admit = admit
         self._pods = pods
         self._announce = announce
         self._now = now
@@ -108,10 +117,10 @@ class AutoWasmReconciler:
             self._jobs.forget(key)
             self._remember_origins(subject, None)
             return await self._failed(subject, error)
+        self._remember_origins(subject, autowasm)
         if autowasm.metadata.deletion_timestamp is not None:
             self._jobs.forget(key)
             return Result()
-        self._remember_origins(subject, autowasm)
         return await self._pursue(subject, autowasm)
 
     def settled(self, key: ObjectKey) -> bool:
@@ -123,12 +132,18 @@ class AutoWasmReconciler:
         """Get the module that the spec asks for, and publish it once it is here."""
         key = subject.key
         decision = decide(autowasm, live=subject.live, previous=subject.previous)
+        permit = self._permit(subject, autowasm, decision)
+        if isinstance(permit, AutoWasmError):
+            return await self._failed(subject, permit)
+        if not permit:
+            return Result()  # we are told when it is known
         if isinstance(decision, Use) and decision.record.sha256 in self._store:
             return await self._publish(subject, autowasm, decision.record)
         if isinstance(decision, Use):
             state = self._jobs.ensure(key, _request(autowasm, record=decision.record))
         else:
-            state = self._jobs.ensure(key, _request(autowasm), wish=decision.wish)
+            request = _request(autowasm, known=subject.live)
+            state = self._jobs.ensure(key, request, wish=decision.wish)
         match state:
             case Done(record) if record.sha256 in self._store:
                 return await self._publish(subject, autowasm, record)
@@ -142,7 +157,21 @@ class AutoWasmReconciler:
                     error = _lost(error)
                 return await self._failed(subject, error, retry_in=retry_in)
 
+    def _permit(
+        self, subject: _Subject, autowasm: AutoWasm, decision: Use | Resolve
+    ) -> AutoWasmError | bool:
+        """Whether its own Secret allows the record (design D11); resolving afresh asks the registry itself."""
+        if self._permits is None or not isinstance(decision, Use):
+            return True
+        record = decision.record
+        request = _request(autowasm, record=record)
+        return self._permits.verdict(subject.key, request, published=record == subject.live)
+
     async def _publish(self, subject: _Subject, autowasm: AutoWasm, record: Record) -> Result:
+        try:
+            self._admit(str(subject.key), subject.key.namespace, record.sha256)
+        except StorageError as error:
+            return await self._failed(subject, error, retry_in=NO_ROOM_RETRY)
         self._remember_origins(subject, autowasm, record)
         wanted = envoyfilters.render(autowasm, record, self._envoy)
         try:
@@ -196,6 +225,8 @@ class AutoWasmReconciler:
 
     async def _gone(self, key: ObjectKey) -> Result:
         self._jobs.forget(key)
+        if self._permits is not None:
+            self._permits.forget(key)
         await self._publisher.retract(key)
         self._published.remove(str(key))
         if self._phases.pop(key, None) is not None:
@@ -227,6 +258,7 @@ class AutoWasmReconciler:
                 )
                 for record in records
             ),
+            history=[entry.sha256 for entry in subject.previous.history],
         )
 
     async def _write_status(self, subject: _Subject, status: Status) -> None:
@@ -264,13 +296,17 @@ class AutoWasmReconciler:
             self._metrics.autowasms.labels(phase.value).set(counts[phase])
 
 
-def _request(autowasm: AutoWasm, *, record: Record | None = None) -> FetchRequest:
+def _request(
+    autowasm: AutoWasm, *, record: Record | None = None, known: Record | None = None
+) -> FetchRequest:
     return FetchRequest(
         namespace=autowasm.metadata.namespace,
+        owner=f"{autowasm.metadata.namespace}/{autowasm.metadata.name}",
         source=autowasm.spec.filter.source,
         secret=autowasm.spec.secret,
         expected=autowasm.spec.filter.sha256,
         record=record,
+        known=known,
     )
 
 

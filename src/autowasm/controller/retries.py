@@ -12,6 +12,7 @@ from autowasm.errors import (
     SourceNotFound,
     SourceUnavailable,
     SpecError,
+    StorageError,
 )
 from autowasm.reference import ImageReference
 from autowasm.settings import FetchLimits
@@ -37,4 +38,6 @@ def retry_delay(
         return Backoff(limits.not_found_first, limits.not_found_retry).delay(failures)
     if isinstance(error, SourceUnavailable):
         return max(backoff.delay(failures), error.retry_after or 0.0)
+    if isinstance(error, StorageError):
+        return Backoff(limits.retry_base, limits.storage_retry).delay(failures)
     return backoff.delay(failures)

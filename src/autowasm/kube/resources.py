@@ -75,5 +75,7 @@ def _segment(part: str) -> str:
 
 PODS = ResourceType("", "v1", "pods", "Pod")
 SECRETS = ResourceType("", "v1", "secrets", "Secret")
+SERVICEACCOUNTS = ResourceType("", "v1", "serviceaccounts", "ServiceAccount")
 EVENTS = ResourceType("", "v1", "events", "Event")
+LEASES = ResourceType("coordination.k8s.io", "v1", "leases", "Lease")
 NAMESPACES = ResourceType("", "v1", "namespaces", "Namespace", namespaced=False)

@@ -11,26 +11,24 @@ import contextvars
 import os
 import socket
 import ssl
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 import aiohttp
-import aiohttp.abc
 import yarl
 
-from autowasm.errors import AddressBlocked, ContentRejected, SourceUnavailable
+from autowasm.errors import AddressBlocked, SourceUnavailable
 from autowasm.net import tls
 from autowasm.net.answers import Answerer, error_for
 from autowasm.net.policy import AddressPolicy, Purpose
-from autowasm.net.pools import Pool, Pools
-from autowasm.net.transfer import RateWatch, too_slow
+from autowasm.net.pools import Pools
+from autowasm.net.resolving import PoolResolver
+from autowasm.net.stream import NO_VALIDATORS, ObjectStream, Validators, too_large
 from autowasm.net.urls import check_web_url, next_hop, redact
 from autowasm.settings import Limits, Outgoing
-from autowasm.units import format_size
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
@@ -48,59 +46,25 @@ class _Attempt:
 _attempt: contextvars.ContextVar[_Attempt] = contextvars.ContextVar("autowasm_object_attempt")
 
 
-class ObjectStream:
-    """An answer with status 200: its validators, and its body to be iterated once, in chunks."""
-
-    def __init__(self, response: aiohttp.ClientResponse, *, limits: Limits) -> None:
-        self._response = response
-        self._limits = limits
-        self.url = str(response.url)
-        """After redirects; may hold a signed query: `redact` it before it is shown."""
-        self.etag = response.headers.get("ETag")
-        self.last_modified = response.headers.get("Last-Modified")
-        self.content_length = response.content_length
-        """As the server announced it, in bytes. Not to be trusted."""
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Chunks of the body. Raises ContentRejected (`TooLarge`) and SourceUnavailable (`TooSlow`, cut short)."""
-        what = redact(self.url)
-        limit = self._limits.layer_bytes
-        window = self._limits.minimum_rate_after
-        watch = RateWatch(minimum=self._limits.minimum_rate, window=window)
-        total, waited = 0, 0.0
-        watch.is_too_slow(waited, total)
-        while True:
-            began = time.monotonic()
-            try:
-                async with asyncio.timeout(window):
-                    chunk = await self._response.content.readany()
-            except TimeoutError as error:
-                raise too_slow(what, limits=self._limits) from error
-            except (aiohttp.ClientError, OSError) as error:
-                raise SourceUnavailable(
-                    f"{what}: the connection broke after {total} bytes ({type(error).__name__})",
-                    reason="ObjectUnavailable",
-                ) from error
-            if not chunk:
-                return
-            # Only the time that the server took counts, not what the caller does between two chunks.
-            waited += time.monotonic() - began
-            total += len(chunk)
-            if total > limit:
-                raise _too_large(what, limit=limit)
-            if watch.is_too_slow(waited, total):
-                raise too_slow(what, limits=self._limits)
-            yield chunk
+def _any_host(host: str) -> None:
+    """No rule about hosts."""
 
 
 class ObjectSession:
     """An async context manager; make one for each process. Requests share nothing but the trusted authorities."""
 
     def __init__(
-        self, *, outgoing: Outgoing, limits: Limits, pools: Pools, policy: AddressPolicy | None
+        self,
+        *,
+        outgoing: Outgoing,
+        limits: Limits,
+        pools: Pools,
+        policy: AddressPolicy | None,
+        resolver: Callable[..., Any] = socket.getaddrinfo,
     ) -> None:
-        """`policy` None: every address may be reached."""
-        self._outgoing = outgoing
+        """`policy` None: every address may be reached. `resolver` is the system's but in tests."""
+        self._trust = tls.Trust(outgoing, may_be_insecure=False)
+        self._resolver = resolver
         self._limits = limits
         self._pools = pools
         self._policy = policy
@@ -125,20 +89,29 @@ class ObjectSession:
             self._session = None
 
     @contextlib.asynccontextmanager
-    async def stream_get(self, url: str) -> AsyncIterator[ObjectStream]:
+    async def stream_get(
+        self,
+        url: str,
+        *,
+        validators: Validators = NO_VALIDATORS,
+        check_host: Callable[[str], None] = _any_host,
+    ) -> AsyncIterator[ObjectStream]:
         """GET `url`. The block has `limits.fetch_timeout` seconds from the first connection to its own end.
 
-        Raises SourceNotFound (`ObjectNotFound`), SourceDenied, SourceUnavailable (`ObjectUnavailable`, `Timeout`,
+        With `validators` the answer may be "unchanged" (304): then the stream says so and has no body. `check_host` is asked
+        about `HOST[:PORT]` before each hop, the first included, and raises what it finds wrong. Raises SourceNotFound (`ObjectNotFound`), SourceDenied, SourceUnavailable (`ObjectUnavailable`, `Timeout`,
         `TooManyRedirects`, `UnexpectedAnswer`), AddressBlocked, ContentRejected (`TooLarge`, by announced size).
         """
         session = await self._open()
         try:
             async with asyncio.timeout(self._limits.fetch_timeout) as whole:
-                response = await self._follow(session, url)
+                response = await self._follow(
+                    session, url, headers=validators.headers(), check_host=check_host
+                )
                 try:
                     announced = response.content_length
                     if announced is not None and announced > self._limits.layer_bytes:
-                        raise _too_large(redact(url), limit=self._limits.layer_bytes)
+                        raise too_large(redact(url), limit=self._limits.layer_bytes)
                     yield ObjectStream(response, limits=self._limits)
                 finally:
                     response.close()
@@ -150,11 +123,19 @@ class ObjectSession:
                 reason="Timeout",
             ) from error
 
-    async def _follow(self, session: aiohttp.ClientSession, url: str) -> aiohttp.ClientResponse:
+    async def _follow(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        check_host: Callable[[str], None],
+    ) -> aiohttp.ClientResponse:
         check_web_url(url, what="the object's URL")
         for hops in range(1, self._limits.redirects + 2):
-            response = await self._request(session, url)
-            if response.status == 200:
+            check_host(urlsplit(url).netloc.lower())
+            response = await self._request(session, url, headers)
+            if response.status == 200 or (response.status == 304 and headers):
                 return response
             response.close()  # not read: an error page may be endless
             if response.status not in _REDIRECTS:
@@ -164,7 +145,9 @@ class ObjectSession:
             )
         raise AssertionError("unreachable: next_hop ends the loop")
 
-    async def _request(self, session: aiohttp.ClientSession, url: str) -> aiohttp.ClientResponse:
+    async def _request(
+        self, session: aiohttp.ClientSession, url: str, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
         shown = redact(url)
         attempt = _Attempt(host=urlsplit(url).hostname or "")
         token = _attempt.set(attempt)
@@ -172,7 +155,10 @@ class ObjectSession:
             # encoded: a signed query must arrive as it was signed.
             target = yarl.URL(url, encoded=url.isascii() and " " not in url)
             async with asyncio.timeout(self._limits.answer_timeout):
-                return await session.get(target, allow_redirects=False)
+                trusted = await self._trusted(target)
+                return await session.get(
+                    target, allow_redirects=False, headers=headers, ssl=trusted
+                )
         except TimeoutError as error:  # ours, and aiohttp's own for connecting
             raise SourceUnavailable(
                 f"{shown}: no answer within {self._limits.answer_timeout:g} s", reason="Timeout"
@@ -184,20 +170,23 @@ class ObjectSession:
         finally:
             _attempt.reset(token)
 
+    async def _trusted(self, target: yarl.URL) -> ssl.SSLContext | bool:
+        if target.scheme != "https" or not target.host:
+            return True
+        return await self._pools.disk.run(self._trust.context, target.host, target.port)
+
     async def _open(self) -> aiohttp.ClientSession:
         async with self._opening:
             if self._session is None:
-                context = await self._pools.disk.run(
-                    tls.client_context, ca_file=self._outgoing.ca_file
-                )
-                self._session = self._make_session(context)
+                self._session = self._make_session()
             return self._session
 
-    def _make_session(self, context: ssl.SSLContext) -> aiohttp.ClientSession:
+    def _make_session(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(
-            resolver=_PoolResolver(self._pools.names, timeout=self._limits.dns_timeout),
+            resolver=PoolResolver(
+                self._pools.names, self._resolver, timeout=self._limits.dns_timeout
+            ),
             socket_factory=self._make_socket,
-            ssl=context,
             use_dns_cache=False,
             force_close=True,  # fetches are rare: a kept connection would only age
             limit=0,  # how many fetches run is decided before they come here
@@ -227,40 +216,6 @@ class ObjectSession:
 
 class _BlockedSocketError(OSError):
     """AddressBlocked in the only form that aiohttp passes on."""
-
-
-class _PoolResolver(aiohttp.abc.AbstractResolver):
-    """getaddrinfo in the names pool, with a bounded wait; never in the default executor."""
-
-    def __init__(self, names: Pool, *, timeout: float) -> None:
-        self._names = names
-        self._timeout = timeout
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[aiohttp.abc.ResolveResult]:
-        """Addresses of `host`. Raises OSError."""
-        lookup = self._names.run(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM)
-        try:
-            found = await asyncio.wait_for(lookup, self._timeout)
-        except TimeoutError as error:
-            raise OSError(f"no answer from the name service in {self._timeout:g} s") from error
-        except UnicodeError as error:
-            raise OSError("not a host name") from error
-        return [
-            {
-                "hostname": host,
-                "host": str(address[0]),
-                "port": port,
-                "family": kind,
-                "proto": protocol,
-                "flags": socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            }
-            for kind, _, protocol, _, address in found
-        ]
-
-    async def close(self) -> None:
-        """Nothing is held."""
 
 
 def _unavailable(shown: str, error: Exception) -> SourceUnavailable:
@@ -297,7 +252,3 @@ def _answerer(url: str) -> Answerer:
         unavailable="ObjectUnavailable",
         denied_hint="objects are fetched without credentials: use a URL that needs none, or a signed one",
     )
-
-
-def _too_large(what: str, *, limit: int) -> ContentRejected:
-    return ContentRejected(f"{what}: larger than {format_size(limit)}", reason="TooLarge")

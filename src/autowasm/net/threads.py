@@ -12,7 +12,7 @@ import ipaddress
 import socket
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import requests.adapters
@@ -29,6 +29,7 @@ from urllib3.exceptions import (
 from autowasm.errors import AddressBlocked
 from autowasm.net.policy import AddressPolicy, Purpose
 from autowasm.net.pools import Pool
+from autowasm.net.proxy import DIRECT, Proxy, ProxyRules, open_tunnel, written_addresses
 from autowasm.net.transfer import current_transfer
 from autowasm.settings import Limits
 
@@ -40,6 +41,9 @@ NETWORK_ERRORS: Final = (
 )
 """What requests, urllib3 and the layers below raise when a request fails."""
 
+Resolver = Callable[..., list[tuple[Any, Any, int, str, Any]]]
+"""`socket.getaddrinfo`."""
+
 SocketOptions = Sequence[tuple[int, int, int | bytes]]
 
 _SEND_BLOCK = 256 * 1024  # http.client's 16 KiB costs a system call and a lock for each block
@@ -49,20 +53,63 @@ class Dialer:
     """Resolves, judges and connects. One for each registry client; safe in any thread."""
 
     def __init__(
-        self, *, names: Pool, policy: AddressPolicy | None, purpose: Purpose, limits: Limits
+        self,
+        *,
+        names: Pool,
+        policy: AddressPolicy | None,
+        purpose: Purpose,
+        limits: Limits,
+        proxies: ProxyRules = DIRECT,
+        resolver: Resolver = socket.getaddrinfo,
     ) -> None:
+        """`resolver` is the system's but in tests, which need name services that change their mind."""
         self._names = names
         self._policy = policy
         self._purpose = purpose
         self._limits = limits
+        self._proxies = proxies
+        self._resolver = resolver
+
+    def proxy_for(self, host: str, port: int) -> Proxy | None:
+        """Through whom `host` is reached."""
+        return self._proxies.proxy_for(host, port)
 
     def connect(self, host: str, port: int, *, options: SocketOptions = ()) -> socket.socket:
-        """A connected socket. Raises gaierror, OSError, and AddressBlocked if no address of `host` is allowed."""
+        """A connected socket, to the proxy if one is to be used for `host`.
+
+        Raises gaierror, OSError, and AddressBlocked if no address of `host` is allowed.
+        """
+        proxy = self.proxy_for(host, port)
+        if proxy is None:
+            return self._connect_to(host, port, options=options, judged=True)
+        # The proxy resolves the name: what it connects to cannot be seen from here, what is written in the URL can.
+        for address in written_addresses(host):
+            self._judge(address, host=host)
+        return self._connect_to(proxy.host, proxy.port, options=options, judged=False)
+
+    def tunnel(self, host: str, port: int, *, options: SocketOptions = ()) -> socket.socket:
+        """A socket over which TLS with `host` can begin. Raises as `connect`."""
+        sock = self.connect(host, port, options=options)
+        proxy = self.proxy_for(host, port)
+        if proxy is not None:
+            try:
+                open_tunnel(
+                    sock, proxy, host=host, port=port, limit=self._limits.proxy_answer_bytes
+                )
+            except BaseException:
+                sock.close()
+                raise
+        return sock
+
+    def _connect_to(
+        self, host: str, port: int, *, options: SocketOptions, judged: bool
+    ) -> socket.socket:
         blocked: AddressBlocked | None = None
         failure: OSError | None = None
         for family, kind, protocol, _, address in self._resolve(host.strip("[]"), port):
             try:
-                self._judge(str(address[0]), host=host)
+                if judged:
+                    self._judge(str(address[0]), host=host)
                 return self._connect(family, kind, protocol, address, options=options)
             except AddressBlocked as error:
                 blocked = error
@@ -82,7 +129,7 @@ class Dialer:
             return socket.getaddrinfo(
                 host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
             )
-        lookup = self._names.submit(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        lookup = self._names.submit(self._resolver, host, port, type=socket.SOCK_STREAM)
         try:
             return current_transfer().wait_for(lookup, timeout=self._limits.dns_timeout)
         except UnicodeError as error:  # a label longer than 63 characters
@@ -117,12 +164,22 @@ class _DialedConnection(HTTPConnection):
         self._dialer = dialer
 
     def _new_conn(self) -> socket.socket:
-        return _dial(self, self._dialer)
+        return _dial(self, self._dialer.connect)
 
-    def putrequest(self, *args: Any, **kwargs: Any) -> None:
+    def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
         if self.sock is not None:  # kept from an earlier transfer
             current_transfer().adopt(self.sock)
-        super().putrequest(*args, **kwargs)
+        port = self.port or 80
+        proxy = self._dialer.proxy_for(self.host, port)
+        if proxy is None:
+            super().putrequest(method, url, *args, **kwargs)
+            return
+        name = f"[{self.host}]" if ":" in self.host else self.host
+        named = name if port == 80 else f"{name}:{port}"
+        # RFC 9112 section 3.2.2: a proxy is sent the whole URL, of which http.client makes the origin's `Host`.
+        super().putrequest(method, f"http://{named}{url}", *args, **kwargs)
+        if proxy.authorization:
+            self.putheader("Proxy-Authorization", proxy.authorization)
 
 
 class _DialedTlsConnection(HTTPSConnection):
@@ -133,7 +190,7 @@ class _DialedTlsConnection(HTTPSConnection):
         self._dialer = dialer
 
     def _new_conn(self) -> socket.socket:
-        return _dial(self, self._dialer)
+        return _dial(self, self._dialer.tunnel)
 
     def putrequest(self, *args: Any, **kwargs: Any) -> None:
         if self.sock is not None:
@@ -141,11 +198,11 @@ class _DialedTlsConnection(HTTPSConnection):
         super().putrequest(*args, **kwargs)
 
 
-def _dial(connection: HTTPConnection, dialer: Dialer) -> socket.socket:
+def _dial(connection: HTTPConnection, connect: Callable[..., socket.socket]) -> socket.socket:
     """What urllib3's own `_new_conn` does, with our way of connecting and its exceptions."""
     host = connection._dns_host  # keeps the trailing dot, which `host` drops
     try:
-        sock = dialer.connect(host, connection.port, options=connection.socket_options or ())
+        sock = connect(host, connection.port, options=connection.socket_options or ())
     except socket.gaierror as error:
         raise NameResolutionError(connection.host, connection, error) from error
     except TimeoutError as error:
@@ -176,7 +233,8 @@ class _DialedTlsPool(HTTPSConnectionPool):
 class DialedAdapter(requests.adapters.HTTPAdapter):
     """Mount it on a `requests.Session` for `http://` and `https://`. Never retries."""
 
-    def __init__(self, *, dialer: Dialer, tls: ssl.SSLContext) -> None:
+    def __init__(self, *, dialer: Dialer, tls: Callable[[str, int | None], ssl.SSLContext]) -> None:
+        """`tls` gives the context for a host and port (`net.tls.Trust.context`)."""
         self._dialer = dialer
         self._tls = tls
         super().__init__(pool_connections=4, pool_maxsize=1)
@@ -189,7 +247,6 @@ class DialedAdapter(requests.adapters.HTTPAdapter):
             num_pools=connections,
             maxsize=maxsize,
             block=block,
-            ssl_context=self._tls,
             blocksize=_SEND_BLOCK,
             **pool_kwargs,
         )
@@ -201,9 +258,11 @@ class DialedAdapter(requests.adapters.HTTPAdapter):
     def build_connection_pool_key_attributes(
         self, request: requests.PreparedRequest, verify: Any, cert: Any = None
     ) -> Any:
-        """Host and port only: trust is in the context, `verify` and `cert` would load files for each connection."""
+        """Trust is in the context of this host; `verify` and `cert` would load files for each connection."""
         host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
-        return host, {}
+        if host["scheme"] != "https":
+            return host, {}
+        return host, {"ssl_context": self._tls(host["host"], host["port"])}
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """Nothing: see `build_connection_pool_key_attributes`."""

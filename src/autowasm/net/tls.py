@@ -1,18 +1,56 @@
-"""The TLS client context for registries and objects: one place that decides which certificates are trusted.
+"""Trust: the TLS client contexts for registries and objects; one place that decides which certificates are trusted.
 
-Not a certificate store. Invariant: host names and chains are checked unless the operator named the host as insecure;
-`--registry-ca-file` adds to the trusted authorities, it does not replace them.
+Not a certificate store. Invariants: host names and chains are checked unless the operator named this very host as
+insecure, so a token endpoint or mirror of an insecure registry is checked as any other; `--registry-ca-file` adds to the
+trusted authorities, for every host or for the one that it names, and replaces none.
 """
 
 import ssl
+import threading
 from pathlib import Path
+from typing import Final
 
 import certifi
 
 from autowasm.errors import UsageError
+from autowasm.net.hosts import names_host
+from autowasm.settings import Outgoing
+
+_Stamp = tuple[int, int, int]
+_HTTPS_PORT: Final = 443
 
 
-def client_context(*, ca_file: Path | None = None, verify: bool = True) -> ssl.SSLContext:
+class Trust:
+    """Contexts by host. Safe in any thread; a CA file that changed is read again."""
+
+    def __init__(self, outgoing: Outgoing, *, may_be_insecure: bool = True) -> None:
+        """`may_be_insecure` False: the operator's list of insecure registries does not count."""
+        self._outgoing = outgoing
+        self._insecure = outgoing.insecure if may_be_insecure else frozenset()
+        self._lock = threading.Lock()
+        self._contexts: dict[tuple[Path, ...] | None, tuple[list[_Stamp], ssl.SSLContext]] = {}
+
+    def context(self, host: str, port: int | None = None) -> ssl.SSLContext:
+        """For connections to this host. Reads files, the first time for some 20 ms: for threads. Raises UsageError."""
+        bare_v6 = ":" in host and not host.startswith("[")
+        named = f"[{host}]:{port or _HTTPS_PORT}" if bare_v6 else f"{host}:{port or _HTTPS_PORT}"
+        if names_host(self._insecure, named):
+            return self._get(None)
+        files = [self._outgoing.ca_file] if self._outgoing.ca_file else []
+        files += [path for entry, path in self._outgoing.ca_files if names_host([entry], named)]
+        return self._get(tuple(files))
+
+    def _get(self, files: tuple[Path, ...] | None) -> ssl.SSLContext:
+        stamps = [_stamp(path) for path in files or ()]
+        with self._lock:
+            known = self._contexts.get(files)
+            if known is None or known[0] != stamps:
+                context = client_context(*(files or ()), verify=files is not None)
+                known = self._contexts[files] = (stamps, context)
+            return known[1]
+
+
+def client_context(*ca_files: Path, verify: bool = True) -> ssl.SSLContext:
     """Build a context. Blocks for some 20 ms (reads files): call it in a thread. Raises UsageError."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
@@ -22,7 +60,7 @@ def client_context(*, ca_file: Path | None = None, verify: bool = True) -> ssl.S
         return context
     if not context.cert_store_stats()["x509_ca"]:  # slim images have no authorities of their own
         context.load_verify_locations(certifi.where())
-    if ca_file is not None:
+    for ca_file in ca_files:
         try:
             context.load_verify_locations(ca_file)
         except (OSError, ssl.SSLError) as error:
@@ -30,3 +68,12 @@ def client_context(*, ca_file: Path | None = None, verify: bool = True) -> ssl.S
                 f"--registry-ca-file {ca_file}: not a readable PEM file of certificates: {error}"
             ) from error
     return context
+
+
+def _stamp(path: Path) -> _Stamp:
+    """Changes when the file does; a file that is gone shows when it is read."""
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -81,7 +81,7 @@ class _Phase:
 class Transfer:
     """What the thread and the loop share about one operation.
 
-    The thread calls `adopt`, `received`, `expect_answer`, `expect_body`, `wait_for`; the loop calls `verdict` and `end`.
+    The thread calls `adopt`, `received`, `expect_answer`, `expect_body`, `wait_for`, `pause`; the loop calls `verdict` and `end`.
     """
 
     def __init__(self, *, what: str, deadline: float, limits: Limits) -> None:
@@ -144,6 +144,11 @@ class Transfer:
             self.check()
             raise TimeoutError(f"no result within {timeout:g} s")
         return future.result()
+
+    def pause(self, seconds: float) -> None:
+        """Do nothing for so long. Raises TransferEnded."""
+        wait({self._ended}, timeout=seconds)
+        self.check()
 
     def check(self) -> None:
         """Raises TransferEnded if the loop has ended this transfer."""

@@ -1,11 +1,11 @@
 """What `Authorization` to send to one registry: reads its challenges, keeps its token.
 
 Not an HTTP client: it is given a function that asks the token endpoint. Invariants: a credential goes to the registry
-itself (Basic) or to the token endpoint that the registry names, and there only over https, unless the registry itself
-speaks plain http; a password that was refused is not sent a second time.
+itself (Basic, a registry token) or to the token endpoint that the registry names (password, identity token), and there
+only over https, unless the registry itself speaks plain http; a login that was refused is not sent a second time.
 
 Sources: RFC 9110 section 11.6.1 (challenges, quoted or not), RFC 7617 (Basic), distribution specification, "token
-authentication" (`service`, `scope`, `token` or `access_token`).
+authentication" (`service`, `scope`, `token` or `access_token`) and "OAuth2 token authentication" (`refresh_token` grant).
 """
 
 import base64
@@ -19,10 +19,13 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 from autowasm.errors import AddressBlocked, SourceUnavailable
 from autowasm.net.urls import check_web_url, redact
 from autowasm.registry.credentials import Credential
+from autowasm.registry.logins import Login
 
 _WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PARAMETER: Final = re.compile(rf'({_WORD})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 _SCHEME: Final = re.compile(rf"({_WORD})(?=\s|,|\Z)")
+_TOKEN68: Final = re.compile(r"\s+[A-Za-z0-9._~+/-]+=*\s*(?=,|\Z)")
+"""What `Negotiate` sends instead of parameters."""
 _SEPARATORS: Final = re.compile(r"[\s,]*")
 _ESCAPE: Final = re.compile(r"\\(.)")
 _LONGEST_HEADER: Final = 8192  # characters; http.client allows eight times as much
@@ -34,6 +37,29 @@ class Challenge:
 
     scheme: str
     parameters: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """What to ask a token endpoint. `form` given: POST it (OAuth2), else GET."""
+
+    url: str
+    authorization: str | None = field(default=None, repr=False)
+    form: bytes = field(default=b"", repr=False)
+
+    @property
+    def method(self) -> str:
+        """GET or POST."""
+        return "POST" if self.form else "GET"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Those that go with the form."""
+        return {"Content-Type": "application/x-www-form-urlencoded"} if self.form else {}
+
+    def is_refusal(self, status: int) -> bool:
+        """Whether the answer says that the login is wrong: RFC 6749 section 5.2 has 400 for a refused refresh token."""
+        return status in (401, 403) or (bool(self.form) and status == 400)
 
 
 def parse_challenges(header: str | None) -> list[Challenge]:
@@ -53,7 +79,8 @@ def parse_challenges(header: str | None) -> list[Challenge]:
         if scheme is None:
             break
         challenges.append(Challenge(scheme[1].lower()))
-        position = _skip(text, scheme.end())
+        data = _TOKEN68.match(text, scheme.end())
+        position = _skip(text, data.end() if data else scheme.end())
     return challenges
 
 
@@ -72,9 +99,9 @@ class Authorizer:
         repository: str,
         actions: str,
         credential: Credential | None,
-        ask: Callable[[str, str | None], bytes],
+        ask: Callable[[TokenRequest, Login], bytes],
     ) -> None:
-        """`ask(url, authorization)` gets a token endpoint's answer; it raises what the caller of `respond` shall see."""
+        """`ask` gets a token endpoint's answer; it raises what the caller of `respond` shall see."""
         self._registry_url = registry_url
         self._scope = f"repository:{repository}:"
         self._actions = actions
@@ -83,35 +110,62 @@ class Authorizer:
         self.header: str | None = None
         """The value to send now, or None."""
 
-    def respond(self, challenge_header: str | None) -> bool:
+    def shows_login(self) -> bool:
+        """True if `header` is the login itself, not a token that was given for it."""
+        return self.header is not None and self.header in {self._basic(), self._own_token()}
+
+    def respond(self, challenge_header: str | None, *, login: Login) -> bool:
         """After a 401: get authorized. False: there is nothing (more) to try, the request is refused.
 
         Raises SourceUnavailable (`UnexpectedAnswer`), AddressBlocked (`UrlNotAllowed`) and what `ask` raises.
         """
         challenges = {found.scheme: found for found in reversed(parse_challenges(challenge_header))}
-        if "bearer" in challenges:
-            self.header = f"Bearer {self._token(challenges['bearer'])}"
-            return True
+        bearer = challenges.get("bearer")
+        if bearer is not None and (own := self._own_token()) is not None:
+            return self._send_login(own)
         basic = self._basic()
-        if "basic" not in challenges or basic is None or self.header == basic:
+        if bearer is not None and (bearer.parameters.get("realm") or "basic" not in challenges):
+            self.header = f"Bearer {self._token(bearer, login)}"
+            return True
+        return "basic" in challenges and basic is not None and self._send_login(basic)
+
+    def _send_login(self, value: str) -> bool:
+        if self.header == value:
             return False
-        self.header = basic
+        self.header = value
         return True
 
+    def _own_token(self) -> str | None:
+        credential = self._credential
+        if credential is None or not credential.registry_token:
+            return None
+        return f"Bearer {credential.registry_token}"
+
     def _basic(self) -> str | None:
-        if self._credential is None:
+        if self._credential is None or not self._credential.username:
             return None
         pair = f"{self._credential.username}:{self._credential.password}"
         return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
-    def _token(self, challenge: Challenge) -> str:
+    def _token_request(self, realm: str, query: dict[str, str]) -> TokenRequest:
+        parts = urlsplit(realm)._replace(fragment="")
+        if self._credential is not None and self._credential.identity_token:
+            form = {
+                "grant_type": "refresh_token",
+                "client_id": "autowasm",
+                **query,
+                "refresh_token": self._credential.identity_token,
+            }
+            return TokenRequest(urlunsplit(parts), form=urlencode(form).encode())
+        joined = "&".join(part for part in (parts.query, urlencode(query)) if part)
+        return TokenRequest(urlunsplit(parts._replace(query=joined)), self._basic())
+
+    def _token(self, challenge: Challenge, login: Login) -> str:
         realm = self._check_realm(challenge.parameters.get("realm", ""))
         query = {"scope": self._scope_for(challenge.parameters.get("scope", ""))}
         if service := challenge.parameters.get("service"):
             query["service"] = service
-        parts = urlsplit(realm)
-        joined = "&".join(part for part in (parts.query, urlencode(query)) if part)
-        answer = self._ask(urlunsplit(parts._replace(query=joined, fragment="")), self._basic())
+        answer = self._ask(self._token_request(realm, query), login)
         try:
             document = json.loads(answer)
             token = document.get("token") or document.get("access_token")

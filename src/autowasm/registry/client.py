@@ -31,6 +31,7 @@ from autowasm.settings import Limits, Outgoing
 from autowasm.units import format_size
 
 if TYPE_CHECKING:
+    from autowasm.net.threads import Resolver
     from autowasm.registry.repository import Repository
 
 T = TypeVar("T")
@@ -48,19 +49,32 @@ class ResolvedImage:
     """Of what the reference names: an index or a manifest. With it the reference is pinned."""
     manifest: Manifest
     """The runnable image: of an index, its chosen child."""
+    index: Index | None = None
+    """What the reference names, if it is an index."""
+    child: Digest | None = None
+    """Of `manifest`, if it was chosen from an index."""
 
 
 class RegistryClient:
     """Talks to any number of registries. Make one for each process, and `await close()` it."""
 
     def __init__(
-        self, *, outgoing: Outgoing, limits: Limits, pools: Pools, policy: AddressPolicy | None
+        self,
+        *,
+        outgoing: Outgoing,
+        limits: Limits,
+        pools: Pools,
+        policy: AddressPolicy | None,
+        resolver: "Resolver | None" = None,
     ) -> None:
-        """`policy` None: every address may be reached (`wasmc`, run by a person)."""
+        """`policy` None: every address may be reached (`wasmc`, run by a person). `resolver` None: the system's.
+
+        Raises UsageError.
+        """
         self._limits = limits
         self._pools = pools
         self._repositories = Repositories(
-            outgoing=outgoing, limits=limits, pools=pools, policy=policy
+            outgoing=outgoing, limits=limits, pools=pools, policy=policy, resolver=resolver
         )
 
     async def close(self) -> None:
@@ -213,7 +227,8 @@ def _resolve(
     document = parse_manifest(answer.data, answer.media_type, limits=limits)
     if isinstance(document, Manifest):
         return ResolvedImage(reference, expected, document)
-    child = choose_child(document)
+    index = document
+    child = choose_child(index)
     digest = child.digest
     answer = repository.get_manifest(str(digest), accept=media.ACCEPT)
     what = f"manifest {digest} in the index of {reference}"
@@ -221,7 +236,7 @@ def _resolve(
     document = parse_manifest(answer.data, answer.media_type, limits=limits)
     if isinstance(document, Index):
         raise ContentRejected(f"{what}: is an index itself", reason="ManifestInvalid")
-    return ResolvedImage(reference, expected, document)
+    return ResolvedImage(reference, expected, document, index, digest)
 
 
 def _verify(data: bytes, expected: Digest, *, size: int | None, what: str) -> None:

@@ -1,15 +1,17 @@
-"""Credential, and finding the right one in a docker config document (`kubernetes.io/dockerconfigjson`).
+"""Credential, and finding the right one in a docker config document (`kubernetes.io/dockerconfigjson`, `dockercfg`).
 
 Not a reader of files or Secrets, and no credential helpers: those run on a person's machine (`dockerconfig.py`).
 Invariants: a password never reaches a repr, a message or a log; an entry for another host never matches, and a malformed
 entry of another host harms nobody.
 
-Sources: docker/cli `cli/config` (`auths`, the key of Docker Hub), Kubernetes `pkg/credentialprovider` (paths below a
-host, the longest wins; `/v1/` and `/v2/` are not paths).
+Sources: docker/cli `cli/config` (`auths`, the key of Docker Hub, `identitytoken`, `registrytoken`), Kubernetes
+`pkg/credentialprovider` (paths below a host, the longest wins; `/v1/` and `/v2/` are not paths; `*` for one label of a
+host name, as in `*.example.com`).
 """
 
 import base64
 import binascii
+import fnmatch
 import hashlib
 import json
 from collections.abc import Mapping
@@ -34,19 +36,30 @@ _NOT_A_REPOSITORY: Final = frozenset({"v1", "v2"})
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A user name and a password or token for one registry."""
+    """What one registry knows us by: a user name and a password, or a token of one of two kinds."""
 
     username: str
     password: str = field(repr=False)
+    identity_token: str = field(default="", repr=False)
+    """OAuth2 refresh token: given to the token endpoint instead of a password."""
+    registry_token: str = field(default="", repr=False)
+    """Bearer token: sent to the registry as it is, to nobody else."""
 
     @property
     def fingerprint(self) -> str:
         """16 hex digits that tell credentials apart in keys and logs, and say nothing else."""
         digest = hashlib.sha256()
-        for part in (self.username, self.password):
-            data = part.encode()
+        for part in (self.username, self.password, self.identity_token, self.registry_token):
+            data = part.encode(errors="surrogatepass")
             digest.update(len(data).to_bytes(8, "big") + data)
         return digest.hexdigest()[:16]
+
+    @property
+    def shown(self) -> str:
+        """Whose it is, for messages."""
+        if self.registry_token or self.identity_token:
+            return "the token"
+        return f"user {self.username!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +82,18 @@ class _Key:
             path = below
         return cls(normalize_host(host, scheme=scheme.lower() if separator else "https"), path)
 
-    def covers(self, repository: str) -> bool:
+    def covers(self, host: str, repository: str) -> bool:
+        if not _same_host(self.host, host):
+            return False
         return not self.path or f"{repository}/".startswith(f"{self.path}/")
+
+
+def _same_host(pattern: str, host: str) -> bool:
+    """Whether they are one host; `*` in a label of the pattern stands for any part of that label, never for a dot."""
+    if "*" not in pattern:
+        return pattern == host
+    wanted, labels = pattern.split("."), host.split(".")
+    return len(wanted) == len(labels) and all(map(fnmatch.fnmatchcase, labels, wanted))
 
 
 def normalize_host(host: str, *, scheme: str = "https") -> str:
@@ -93,11 +116,40 @@ def from_docker_config(
     credential store is in use) are passed over. Raises SpecError (`spec.secret`) if the document or the entry that
     matches is malformed.
     """
+    return _from_entries(_auths(_object(document)), host=host, repository=repository)
+
+
+def from_dockercfg(
+    document: bytes | str | Mapping[str, Any], *, host: str, repository: str
+) -> Credential | None:
+    """The same in the older form of the file, which is what `auths` holds and nothing around it."""
+    return _from_entries(_object(document), host=host, repository=repository)
+
+
+def from_basic_auth(
+    username: bytes, password: bytes, *, registry: str, host: str, repository: str
+) -> Credential | None:
+    """The login of a `kubernetes.io/basic-auth` Secret that is meant for `registry`, written as a key of `auths` is.
+
+    None if that is another registry. Raises SpecError.
+    """
+    if not _Key.parse(registry).covers(normalize_host(host), repository):
+        return None
+    try:
+        credential = Credential(username.decode(), password.decode())
+    except UnicodeDecodeError:  # from None: it carries the bytes
+        raise SpecError(_FIELD, "`username` and `password` must be UTF-8") from None
+    if not credential.username or ":" in credential.username:
+        raise SpecError(_FIELD, "`username` is empty or has a colon in it")
+    return credential
+
+
+def _from_entries(entries: Mapping[str, Any], *, host: str, repository: str) -> Credential | None:
     wanted = normalize_host(host)
     matches = []
-    for text, entry in _auths(document).items():
+    for text, entry in entries.items():
         key = _Key.parse(text)
-        if key.host == wanted and key.covers(repository):
+        if key.covers(wanted, repository):
             matches.append((len(key.path), text, entry))
     matches.sort(key=lambda match: -match[0])  # stable: the document's order among equals
     for _, text, entry in matches:
@@ -107,7 +159,7 @@ def from_docker_config(
     return None
 
 
-def _auths(document: bytes | str | Mapping[str, Any]) -> Mapping[str, Any]:
+def _object(document: bytes | str | Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(document, Mapping):
         try:
             document = json.loads(document)
@@ -118,6 +170,10 @@ def _auths(document: bytes | str | Mapping[str, Any]) -> Mapping[str, Any]:
             ) from None
     if not isinstance(document, Mapping):
         raise SpecError(_FIELD, "not a docker config: not a JSON object")
+    return document
+
+
+def _auths(document: Mapping[str, Any]) -> Mapping[str, Any]:
     auths = document.get("auths")
     if auths is None:
         return {}
@@ -126,25 +182,30 @@ def _auths(document: bytes | str | Mapping[str, Any]) -> Mapping[str, Any]:
     return auths
 
 
+_TEXTS: Final = ("auth", "username", "password", "identitytoken", "registrytoken")
+
+
 def _login(entry: object, *, name: str) -> Credential | None:
-    """As the kubelet has it: `auth` wins over `username` and `password`."""
+    """As the kubelet has it: `auth` wins over `username` and `password`; tokens stand beside them."""
     if not isinstance(entry, Mapping):
         raise SpecError(_FIELD, f"auths[{name!r}] is not an object")
-    values = {key: entry.get(key) or "" for key in ("auth", "username", "password")}
+    values = {key: entry.get(key) or "" for key in _TEXTS}
     if not all(isinstance(value, str) for value in values.values()):
-        raise SpecError(
-            _FIELD, f"auths[{name!r}]: `auth`, `username` and `password` must be strings"
-        )
+        raise SpecError(_FIELD, f"auths[{name!r}]: `auth`, `username` and tokens must be strings")
+    username, password = values["username"], values["password"]
+    identity, registry = values["identitytoken"].strip(), values["registrytoken"].strip()
+    if not all(token.isascii() and token.isprintable() for token in (identity, registry)):
+        raise SpecError(_FIELD, f"auths[{name!r}]: a token must be printable ASCII")
     if values["auth"].strip():
-        return _decode_auth(values["auth"].strip(), name=name)
-    if not values["username"]:
-        return None
-    if ":" in values["username"]:
+        username, password = _decode_auth(values["auth"].strip(), name=name)
+    elif ":" in username:
         raise SpecError(_FIELD, f"auths[{name!r}]: a user name cannot contain a colon")
-    return Credential(values["username"], values["password"])
+    if not (username or identity or registry):
+        return None
+    return Credential(username, password, identity, registry)
 
 
-def _decode_auth(text: str, *, name: str) -> Credential:
+def _decode_auth(text: str, *, name: str) -> tuple[str, str]:
     try:
         padded = text + "=" * (-len(text) % 4)
         decoded = base64.b64decode(padded, validate=True).decode()
@@ -153,4 +214,4 @@ def _decode_auth(text: str, *, name: str) -> Credential:
     username, colon, password = decoded.partition(":")
     if not colon or not username:
         raise SpecError(_FIELD, f"auths[{name!r}]: `auth` is not base64 of user:password")
-    return Credential(username, password.strip("\x00"))  # docker pads with them
+    return username, password.strip("\x00")  # docker pads with them

@@ -26,7 +26,6 @@ _HUB_SERVER: Final = "https://index.docker.io/v1/"
 """What docker calls the Hub when it speaks to a helper."""
 _NOT_FOUND: Final = "credentials not found in native keychain"
 _TOKEN_USER: Final = "<token>"  # noqa: S105 - a user name
-_TOKENS: Final = ("identitytoken", "registrytoken")
 _HELPER_REASON: Final = "CredentialHelper"
 _HELPER_NAME: Final = re.compile(r"[A-Za-z0-9._-]+\Z")
 
@@ -49,8 +48,7 @@ async def find_login(
 
     A helper of this host (`credHelpers`) wins over the general store (`credsStore`), and both over `auths`. A store that
     does not work is reported and passed over: public images need no login. Raises UsageError if the file is malformed,
-    SourceDenied if this host's own helper fails (`CredentialHelper`) or there is only an identity token
-    (`IdentityToken`).
+    SourceDenied if this host's own helper fails (`CredentialHelper`).
     """
     path = config_path(environment)
     config = await pools.disk.run(_read, path, limits=limits)
@@ -142,10 +140,10 @@ async def _ask(
             f"{program} has no login for {server}: it ended with status {process.returncode}; "
             f"to see why: echo {server} | {program} get"
         )
-    return _parse_answer(text, program=program, server=server)
+    return _parse_answer(text, program=program)
 
 
-def _parse_answer(text: str, *, program: str, server: str) -> Credential | None:
+def _parse_answer(text: str, *, program: str) -> Credential | None:
     try:
         answer = json.loads(text)
         username, secret = answer["Username"], answer["Secret"]
@@ -154,44 +152,20 @@ def _parse_answer(text: str, *, program: str, server: str) -> Credential | None:
     if not isinstance(username, str) or not isinstance(secret, str):
         raise _helper_failed(f"{program} gave an answer that is not understood")
     if username == _TOKEN_USER:
-        raise _token_refused(server, where=program)
+        return Credential("", "", identity_token=secret)
     return Credential(username, secret) if username else None
 
 
 def _inline(
     config: Mapping[str, Any], reference: ImageReference, *, path: Path
 ) -> Credential | None:
-    auths = config.get("auths")
-    entries = auths if isinstance(auths, dict) else {}
-    tokens = [key for key, entry in entries.items() if _has_token(entry)]
-    plain = {key: entry for key, entry in entries.items() if key not in tokens}
     try:
-        credential = _login_in({"auths": plain if isinstance(auths, dict) else auths}, reference)
+        return from_docker_config(
+            {"auths": config.get("auths")}, host=reference.host, repository=reference.repository
+        )
     except SpecError as error:
         raise UsageError(f"{path}: {error.problem}") from error
-    if credential is None:
-        for key in tokens:
-            # Whether the entry is this registry's: asked with a login that cannot be malformed.
-            if _login_in({"auths": {key: {"username": "u", "password": "p"}}}, reference):
-                raise _token_refused(key, where=str(path))
-    return credential
-
-
-def _login_in(document: Mapping[str, Any], reference: ImageReference) -> Credential | None:
-    return from_docker_config(document, host=reference.host, repository=reference.repository)
-
-
-def _has_token(entry: object) -> bool:
-    return isinstance(entry, dict) and any(entry.get(name) for name in _TOKENS)
 
 
 def _helper_failed(problem: str) -> SourceDenied:
     return SourceDenied(problem, reason=_HELPER_REASON)
-
-
-def _token_refused(server: str, *, where: str) -> SourceDenied:
-    return SourceDenied(
-        f"{where} holds an identity token for {server}, which is not supported yet; use --username "
-        "and --password-stdin, or a login with a password or access token",
-        reason="IdentityToken",
-    )

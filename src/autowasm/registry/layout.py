@@ -1,38 +1,19 @@
-"""Layout: which layers of a manifest may hold the module, and how each is packed. One table.
+"""Layout: which layers of a manifest may hold the module, and in which order they are searched.
 
-Not a reader of layers. Invariant: only layers whose media type is in the table are ever downloaded.
+Not a reader of layers, and not the table (`variants.py`). Invariant: only layers whose media type is in the table are ever
+downloaded.
 """
 
-import enum
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 from autowasm.errors import ContentRejected
 from autowasm.registry import media
-from autowasm.registry.manifest import Descriptor, Manifest, shown_types
+from autowasm.registry.manifest import Descriptor, Manifest, shown_text, shown_types
+from autowasm.registry.variants import PACKING, Packing
 from autowasm.settings import Limits
 
-
-class Packing(enum.Enum):
-    """How the bytes of a layer hold the module; the values are what `autowasm.wasm.archive` takes."""
-
-    RAW = "raw"
-    TAR = "tar"
-    TAR_GZIP = "tar+gzip"
-    TAR_ZSTD = "tar+zstd"
-
-
-PACKING: Final[Mapping[str, Packing]] = {
-    media.WASM_CONTENT: Packing.RAW,
-    media.OCI_LAYER_TAR: Packing.TAR,
-    media.OCI_LAYER_TAR_GZIP: Packing.TAR_GZIP,
-    media.OCI_LAYER_TAR_ZSTD: Packing.TAR_ZSTD,
-    media.DOCKER_LAYER_TAR: Packing.TAR,
-    media.DOCKER_LAYER_TAR_GZIP: Packing.TAR_GZIP,
-    media.DOCKER_LAYER_TAR_ZSTD: Packing.TAR_ZSTD,
-}
-"""Every layer that is understood. A layer that is not here is passed over: configs, docs, icons."""
+_SHOWN_CANDIDATES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +44,8 @@ def choose_layout(manifest: Manifest, *, limits: Limits) -> Layout:
             f"the image has {len(manifest.layers or ())} layers; at most {limits.image_layers} are accepted",
             reason="TooLarge",
         )
-    layers = tuple({layer.digest_text: layer for layer in manifest.layers or ()}.values())
+    # A layer that comes twice counts where it comes last.
+    layers = tuple({layer.digest_text: layer for layer in reversed(manifest.layers or ())}.values())
     candidates = [
         Candidate(layer, PACKING[layer.media_type])
         for layer in layers
@@ -71,17 +53,28 @@ def choose_layout(manifest: Manifest, *, limits: Limits) -> Layout:
     ]
     modules = [candidate for candidate in candidates if candidate.packing is Packing.RAW]
     if len(modules) > 1:
-        digests = ", ".join(str(module.descriptor.digest) for module in modules[:4])
-        raise ContentRejected(
-            f"the artifact holds {len(modules)} modules ({digests}); push each under a name of its own",
-            reason="AmbiguousModule",
-        )
+        raise _ambiguous([module.descriptor for module in reversed(modules)])
     if modules:
         return Layout("artifact", tuple(modules))
     if not candidates:
         raise ContentRejected(
             f"no layer of a type that can hold a module: the layers are {shown_types(layers)}, "
-            f"the config is {shown_types([manifest.config])}",
+            f"the config is {shown_types([manifest.config])}; push the module with `wasmc push`",
             reason="UnsupportedLayout",
         )
-    return Layout("image", tuple(reversed(candidates)))
+    return Layout("image", tuple(candidates))
+
+
+def _ambiguous(modules: list[Descriptor]) -> ContentRejected:
+    named = [_named(module) for module in modules[:_SHOWN_CANDIDATES]]
+    if more := len(modules) - len(named):
+        named.append(f"{more} more")
+    return ContentRejected(
+        f"the artifact holds {len(modules)} modules ({', '.join(named)}); push each under a name of its own",
+        reason="AmbiguousModule",
+    )
+
+
+def _named(module: Descriptor) -> str:
+    title = (module.annotations or {}).get(media.TITLE)
+    return f"{shown_text(title)} {module.digest}" if title else str(module.digest)

@@ -112,23 +112,32 @@ def parse_manifest(data: bytes, media_type: str | None, *, limits: Limits) -> Ma
 def choose_child(index: Index) -> Descriptor:
     """The image of `index` to take: one for wasm if there is one, else linux/amd64, else the first.
 
-    A module is the same on every platform, so any image will do. Attestations and indexes in the index are passed over.
-    Raises ContentRejected (`ManifestInvalid`) if nothing is left.
+    A module is the same on every platform, so any image will do. Attestations, signatures and indexes in the index are
+    passed over: an index is never followed into another, so none can lead back to itself. Raises ContentRejected
+    (`ManifestInvalid`) if nothing is left.
     """
-    children = [child for child in index.manifests or () if _is_runnable(child)]
-    if not children:
-        found = shown_types(index.manifests or ())
-        raise _invalid(f"an index without an image that can be taken; it holds {found}")
-    return min(children, key=_rank)  # of equals the first
+    entries = index.manifests or ()
+    children = [child for child in entries if _is_runnable(child)]
+    if children:
+        return min(children, key=_rank)  # of equals the first
+    problem = f"an index without an image that can be taken; it holds {shown_types(entries)}"
+    if any(child.media_type in media.INDEXES for child in entries):
+        problem += ": an index in an index is not followed; name the inner one by its digest"
+    raise _invalid(problem)
 
 
 def shown_types(descriptors: Sequence[Descriptor]) -> str:
     """The distinct media types, for messages; what a registry sent is quoted and cut."""
     names = list(dict.fromkeys(descriptor.media_type for descriptor in descriptors))
-    shown = [repr(name[:_SHOWN_LENGTH]) for name in names[:_SHOWN_TYPES]]
+    shown = [shown_text(name) for name in names[:_SHOWN_TYPES]]
     if len(names) > _SHOWN_TYPES:
         shown.append(f"{len(names) - _SHOWN_TYPES} more")
     return ", ".join(shown) or "nothing"
+
+
+def shown_text(text: str) -> str:
+    """A string of the registry's in quotes, on one line and cut."""
+    return repr(text[:_SHOWN_LENGTH])
 
 
 def _is_index(shape: _Shape, content_type: str | None) -> bool:
@@ -162,6 +171,8 @@ def _rank(child: Descriptor) -> int:
     platform = child.platform or Platform()
     if platform.architecture.startswith("wasm") or platform.os.startswith("wasi"):
         return 0
+    if child.artifact_type and "wasm" not in child.artifact_type:
+        return 3  # a signature, a list of parts
     return 1 if (platform.os, platform.architecture) == ("linux", "amd64") else 2
 
 

@@ -1,6 +1,6 @@
 """Media types of manifests, configs and layers: the one table of names.
 
-Not what they mean to us: which layer is unpacked how is `layout.py`'s table. Sources: OCI image specification
+Not what they mean to us: which layer is unpacked how is the table in `variants.py`. Sources: OCI image specification
 `media-types.md`, distribution `manifest/schema2` and `manifestlist`, the WASM OCI artifact specification of solo.io
 (`module.wasm`).
 """
@@ -26,7 +26,11 @@ ACCEPT: Final = ", ".join((OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_MANI
 """For the Accept header: all that we read."""
 
 OCI_IMAGE_CONFIG: Final = "application/vnd.oci.image.config.v1+json"
+DOCKER_IMAGE_CONFIG: Final = "application/vnd.docker.container.image.v1+json"
 WASM_CONFIG: Final = "application/vnd.module.wasm.config.v1+json"
+CNCF_CONFIG_V0: Final = "application/vnd.wasm.config.v0+json"
+CNCF_CONFIG_V1: Final = "application/vnd.wasm.config.v1+json"
+"""Also the config of wasm-to-oci, where it says nothing."""
 
 OCI_LAYER_TAR: Final = "application/vnd.oci.image.layer.v1.tar"
 OCI_LAYER_TAR_GZIP: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -35,6 +39,8 @@ DOCKER_LAYER_TAR: Final = "application/vnd.docker.image.rootfs.diff.tar"
 DOCKER_LAYER_TAR_GZIP: Final = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 DOCKER_LAYER_TAR_ZSTD: Final = "application/vnd.docker.image.rootfs.diff.tar.zstd"
 WASM_CONTENT: Final = "application/vnd.module.wasm.content.layer.v1+wasm"
+CNCF_WASM: Final = "application/wasm"
+WASM_TO_OCI: Final = "application/vnd.wasm.content.layer.v1+wasm"
 
 TITLE: Final = "org.opencontainers.image.title"
 """Annotation of a layer: the file name that clients such as oras give it."""
@@ -44,3 +50,6 @@ VARIANT: Final = "module.wasm.image/variant"
 """Annotation of a manifest: `compat` for a container image that holds a module."""
 RUNTIME_TYPE: Final = "module.wasm.runtime/type"
 RUNTIME_ABI: Final = "module.wasm.runtime/abi_version"
+CREATED: Final = "org.opencontainers.image.created"
+SOURCE: Final = "org.opencontainers.image.source"
+VERSION: Final = "org.opencontainers.image.version"

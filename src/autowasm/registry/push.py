@@ -1,10 +1,12 @@
-"""Packages: a module as the blobs and the manifest to push, in the two forms that others can read.
+"""Packages: a module as the blobs and the manifest to push, in the forms that others can read.
 
-Not the upload (`client.py`). Invariant: the same module and ABI give the same bytes, so the same digest: no times, no user
-names, nothing of the machine.
+Not the upload (`client.py`). Invariant: the same module, ABI and annotations give the same bytes, so the same digest: no
+times, no user names, nothing of the machine, whatever the order of the annotations.
 
 Sources: WASM OCI artifact specification of solo.io, `spec.md` (artifact: Istio and Envoy Gateway want exactly two layers,
-the runtime config again and the module) and `spec-compat.md` (container image with `plugin.wasm`).
+the runtime config again and the module) and `spec-compat.md` (container image with `plugin.wasm`); the CNCF's "Wasm OCI
+Artifact layout"; Kubewarden policy-fetcher `src/registry/mod.rs`; OCI image specification `manifest.md`, "Guidelines for
+Artifact Usage".
 """
 
 import gzip
@@ -27,7 +29,12 @@ if TYPE_CHECKING:
 
 _RUNTIME: Final = "envoy_proxy"
 _RUNTIME_CONFIG_NAME: Final = "runtime-config.json"
+_MODULE_NAME: Final = "filter.wasm"
+_EPOCH: Final = "1970-01-01T00:00:00Z"
 _CHUNK: Final = 1024 * 1024
+
+OWN_ANNOTATIONS: Final = frozenset({media.RUNTIME_TYPE, media.RUNTIME_ABI, media.VARIANT})
+"""What readers go by: not for users to set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,28 +64,48 @@ class Package:
         return sum(blobs.values())
 
 
-def artifact_package(module: Path, *, abi: str | None) -> Package:
-    """The two-layer artifact. `abi` is the module's Proxy-Wasm version (`0.2.1`), None if it is not known.
+def make_package(
+    form: str,
+    module: Path,
+    *,
+    abi: str | None,
+    workdir: Path,
+    annotations: Mapping[str, str] | None = None,
+) -> Package:
+    """The package that `wasmc push --format` calls `form`: `artifact`, `image`, `cncf` or `kwctl`.
 
-    Reads the file once; blocks. Raises OSError.
+    `abi` is the module's Proxy-Wasm version (`0.2.1`), None if it is not known; `annotations` go to the manifest beside our
+    own (`OWN_ANNOTATIONS` cannot be given). What has to be built is built as a file in `workdir`, where it must stay until
+    it is uploaded. Reads the module; blocks. Raises OSError.
     """
+    given = dict(annotations or {})
+    if form == "artifact":
+        return _artifact(module, abi, given)
+    if form == "image":
+        return _image(module, abi, workdir, given)
+    if form == "cncf":
+        return _cncf(module, given)
+    if form == "kwctl":
+        return _kwctl(module, given)
+    raise ValueError(f"unknown form of a package: {form!r}")
+
+
+def _artifact(module: Path, abi: str | None, given: dict[str, str]) -> Package:
+    """solo.io's two-layer artifact."""
     runtime = _runtime_config(abi)
     config = _layer(media.WASM_CONFIG, runtime)
     layers = (
         _layer(media.WASM_CONFIG, runtime, title=_RUNTIME_CONFIG_NAME),
-        _layer(media.WASM_CONTENT, module, title="filter.wasm"),
+        _layer(media.WASM_CONTENT, module, title=_MODULE_NAME),
     )
     annotations = {media.RUNTIME_TYPE: _RUNTIME}
     if abi:
         annotations[media.RUNTIME_ABI] = f"v{abi}"
-    return _package(config, layers, annotations)
+    return _package(config, layers, given | annotations, is_artifact=True)
 
 
-def image_package(module: Path, *, abi: str | None, workdir: Path) -> Package:
-    """The `compat` container image: one layer with `plugin.wasm` and `runtime-config.json` at its root.
-
-    The layer is built as a file in `workdir`, where it must stay until it is uploaded. Blocks. Raises OSError.
-    """
+def _image(module: Path, abi: str | None, workdir: Path, given: dict[str, str]) -> Package:
+    """The `compat` container image: one layer with `plugin.wasm` and `runtime-config.json` at its root."""
     packed = workdir / "layer.tar.gz"
     diff_id = _pack(packed, {"plugin.wasm": module, _RUNTIME_CONFIG_NAME: _runtime_config(abi)})
     layer = _layer(media.OCI_LAYER_TAR_GZIP, packed)
@@ -92,8 +119,29 @@ def image_package(module: Path, *, abi: str | None, workdir: Path) -> Package:
     return _package(
         _layer(media.OCI_IMAGE_CONFIG, msgspec.json.encode(config)),
         (layer,),
-        {media.VARIANT: "compat"},
+        given | {media.VARIANT: "compat"},
+        is_artifact=False,
     )
+
+
+def _cncf(module: Path, given: dict[str, str]) -> Package:
+    """The CNCF's artifact, of a core module: config v0, one layer."""
+    layer = _layer(media.CNCF_WASM, module, title=_MODULE_NAME)
+    config = {
+        # Readers (oci-wasm) insist on a time; it is the annotation's, so that the bytes stay the same.
+        "created": given.get(media.CREATED, _EPOCH),
+        "architecture": "wasm",
+        "os": "wasip1",
+        "layerDigests": [str(layer.digest)],
+    }
+    encoded = _layer(media.CNCF_CONFIG_V0, msgspec.json.encode(config))
+    return _package(encoded, (layer,), given, is_artifact=True)
+
+
+def _kwctl(module: Path, given: dict[str, str]) -> Package:
+    """What wasm-to-oci and Kubewarden push and pull."""
+    layer = _layer(media.WASM_TO_OCI, module, title=_MODULE_NAME)
+    return _package(_layer(media.CNCF_CONFIG_V1, b"{}"), (layer,), given, is_artifact=True)
 
 
 def _runtime_config(abi: str | None) -> bytes:
@@ -103,13 +151,17 @@ def _runtime_config(abi: str | None) -> bytes:
     )
 
 
-def _package(config: Layer, layers: tuple[Layer, ...], annotations: dict[str, str]) -> Package:
+def _package(
+    config: Layer, layers: tuple[Layer, ...], annotations: dict[str, str], *, is_artifact: bool
+) -> Package:
     manifest = Manifest(
         schema_version=2,
         media_type=media.OCI_MANIFEST,
+        # What registries show and filter by. A container image has none: its config says what it is.
+        artifact_type=config.media_type if is_artifact else None,
         config=_descriptor(config),
         layers=tuple(map(_descriptor, layers)),
-        annotations=annotations,
+        annotations=dict(sorted(annotations.items())) or None,
     )
     return Package(config, layers, msgspec.json.encode(manifest), media.OCI_MANIFEST)
 

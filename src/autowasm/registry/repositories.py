@@ -5,21 +5,26 @@ one thread at a time, and only for the same host, repository, credential and act
 kept; no more than `limits.idle_registries` are kept.
 """
 
-import ssl
+import socket
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from autowasm.errors import SourceDenied, SourceNotFound
-from autowasm.net import tls
+from autowasm.net.hosts import names_host
 from autowasm.net.policy import AddressPolicy, Purpose
 from autowasm.net.pools import Pools
+from autowasm.net.proxy import Proxy, ProxyRules
+from autowasm.net.tls import Trust
 from autowasm.reference import ImageReference
+from autowasm.registry.budget import Budgets
 from autowasm.registry.credentials import Credential, fingerprint_of
+from autowasm.registry.logins import Logins
 from autowasm.settings import Limits, Outgoing
 
 if TYPE_CHECKING:
+    from autowasm.net.threads import Resolver
     from autowasm.registry.repository import Repository
 
 T = TypeVar("T")
@@ -30,15 +35,28 @@ class Repositories:
     """Those of one process. Safe in any thread."""
 
     def __init__(
-        self, *, outgoing: Outgoing, limits: Limits, pools: Pools, policy: AddressPolicy | None
+        self,
+        *,
+        outgoing: Outgoing,
+        limits: Limits,
+        pools: Pools,
+        policy: AddressPolicy | None,
+        resolver: "Resolver | None" = None,
     ) -> None:
+        """Raises UsageError. `resolver` None: the system's."""
         self._outgoing = outgoing
         self._limits = limits
         self._pools = pools
         self._policy = policy
+        self._resolver = resolver or socket.getaddrinfo
+        self._trust = Trust(outgoing)
+        self._proxies = ProxyRules(
+            Proxy.parse(outgoing.proxy) if outgoing.proxy else None, outgoing.no_proxy
+        )
+        self._logins = Logins(limits)
+        self._budgets = Budgets(rate=outgoing.host_rate, burst=outgoing.host_burst, limits=limits)
         self._lock = threading.Lock()
         self._idle: OrderedDict[_Key, list[Repository]] = OrderedDict()
-        self._contexts: dict[bool, ssl.SSLContext] = {}
         self._closed = False
 
     def use(
@@ -108,29 +126,18 @@ class Repositories:
             reference,
             credential=credential,
             actions=actions,
-            plain_http=_names(self._outgoing.plain_http, reference.host),
-            tls=self._context(verify=not _names(self._outgoing.insecure, reference.host)),
+            plain_http=names_host(self._outgoing.plain_http, reference.host),
+            tls=self._trust.context,
             dialer=Dialer(
                 names=self._pools.names,
                 policy=self._policy,
                 purpose=Purpose.REGISTRY,
                 limits=self._limits,
+                proxies=self._proxies,
+                resolver=self._resolver,
             ),
+            logins=self._logins,
+            budgets=self._budgets,
             limits=self._limits,
         )
         return Repository(transport, reference, credential=credential, limits=self._limits)
-
-    def _context(self, *, verify: bool) -> ssl.SSLContext:
-        with self._lock:
-            if verify not in self._contexts:
-                self._contexts[verify] = tls.client_context(
-                    ca_file=self._outgoing.ca_file, verify=verify
-                )
-            return self._contexts[verify]
-
-
-def _names(hosts: frozenset[str], host: str) -> bool:
-    """True if `hosts` has this host, with its port or without."""
-    name, colon, port = host.rpartition(":")
-    alone = name if colon and port.isdigit() else host
-    return bool({host.lower(), alone.lower()} & {entry.lower() for entry in hosts})

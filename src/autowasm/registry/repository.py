@@ -15,8 +15,9 @@ from autowasm.errors import StorageError
 from autowasm.net.answers import Answerer, error_for
 from autowasm.net.urls import next_hop
 from autowasm.reference import ImageReference
+from autowasm.registry.answer import Answer
 from autowasm.registry.credentials import Credential
-from autowasm.registry.transport import Answer, RegistryTransport
+from autowasm.registry.transport import RegistryTransport
 from autowasm.registry.upload import Body
 from autowasm.settings import Limits
 
@@ -46,7 +47,7 @@ class Repository:
         self._name = reference.name
         self._limits = limits
         self._hint = (
-            f"user {credential.username!r} may not do this, or the password is wrong"
+            f"{credential.shown} may not do this, or the password is wrong"
             if credential
             else "no credential was given; give one that may do this"
         )

@@ -13,32 +13,32 @@ import contextlib
 import http.cookiejar
 import logging
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import oras.container
 import oras.provider
 import requests
 
 from autowasm.digest import Digest
-from autowasm.errors import ContentRejected
+from autowasm.errors import AddressBlocked
 from autowasm.net.answers import Answerer, error_for
-from autowasm.net.failures import connection_failure
-from autowasm.net.threads import NETWORK_ERRORS, DialedAdapter, Dialer
+from autowasm.net.threads import DialedAdapter, Dialer
 from autowasm.net.transfer import TransferEnded, current_transfer
 from autowasm.net.urls import next_hop, origin, redact
 from autowasm.reference import DOCKER_HUB, ImageReference
-from autowasm.registry.authorization import Authorizer
-from autowasm.registry.credentials import Credential
+from autowasm.registry.answer import Answer, network_errors
+from autowasm.registry.authorization import Authorizer, TokenRequest
+from autowasm.registry.budget import Budgets
+from autowasm.registry.credentials import Credential, fingerprint_of
+from autowasm.registry.logins import Login, Logins
 from autowasm.registry.upload import Body
 from autowasm.settings import Limits
-from autowasm.units import format_size
 
 _HUB_API: Final = "registry-1.docker.io"
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _METHOD_KEPT: Final = frozenset({307, 308})
-_DISCARD_LIMIT: Final = 64 * 1024
-"""An unwanted body up to this size is read, to keep the connection; a longer one costs the connection."""
 
 # oras logs what surrounds tokens at debug level, and its command line's logger writes to standard error by itself.
 logging.getLogger("oras").setLevel(logging.WARNING)
@@ -74,55 +74,6 @@ class _Session(requests.Session):
         return
 
 
-class Answer:
-    """The answer to one request, not read yet."""
-
-    def __init__(self, response: requests.Response, *, limits: Limits) -> None:
-        self._response = response
-        self._limits = limits
-        self.status = response.status_code
-        self.url = response.url
-        self.headers: Mapping[str, str] = response.headers
-
-    def chunks(self) -> Iterator[bytes]:
-        """The body as it was sent, in pieces of at most `limits.transfer_chunk`, as they arrive."""
-        transfer = current_transfer()
-        transfer.expect_body()
-        while True:
-            with _network_errors(self.url):
-                # read1 gives what is there: the loop sees progress, and nothing is copied twice.
-                chunk = self._response.raw.read1(self._limits.transfer_chunk, decode_content=False)
-            if not chunk:
-                break
-            transfer.received(len(chunk))
-            yield chunk
-        transfer.expect_nothing()
-
-    def read(self, *, limit: int, what: str) -> bytes:
-        """The whole body. Raises ContentRejected (`TooLarge`) past `limit` bytes."""
-        data = bytearray()
-        for chunk in self.chunks():
-            data += chunk
-            if len(data) > limit:
-                raise ContentRejected(
-                    f"{what}: larger than {format_size(limit)}", reason="TooLarge"
-                )
-        return bytes(data)
-
-    def discard(self) -> None:
-        """Have done with it: read the little that is left, so that the connection can be used again."""
-        length = self.headers.get("Content-Length", "")
-        short = length.isdigit() and int(length[:12]) <= _DISCARD_LIMIT
-        with contextlib.suppress(*NETWORK_ERRORS):
-            if short or self._response.request.method == "HEAD":
-                self._response.raw.read(_DISCARD_LIMIT + 1, decode_content=False)
-        self.close()
-
-    def close(self) -> None:
-        """Give up the connection, unless the body was read to its end."""
-        self._response.close()
-
-
 class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
     """Exchanges about one repository, with one credential."""
 
@@ -133,16 +84,23 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         credential: Credential | None,
         actions: str,
         plain_http: bool,
-        tls: ssl.SSLContext,
+        tls: Callable[[str, int | None], ssl.SSLContext],
         dialer: Dialer,
         limits: Limits,
+        logins: Logins,
+        budgets: Budgets,
     ) -> None:
-        """`actions` are what a token is asked for: `pull` or `pull,push`."""
+        """`actions` are what a token is asked for: `pull` or `pull,push`. `tls`: the context for a host."""
         super().__init__(insecure=plain_http)
         host = _HUB_API if reference.host == DOCKER_HUB else reference.host
         self._container = _Container(host=host, repository=reference.repository)
         self._name = reference.name
         self._limits = limits
+        self._logins = logins
+        self._budgets = budgets
+        self._credential = credential
+        self._fingerprint = fingerprint_of(credential)
+        self._host = reference.host
         base = f"{self.prefix}://{host}/"
         self._origin = origin(base)
         self._authorizer = Authorizer(
@@ -204,23 +162,50 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         if not asked or origin(response.url) != self._origin:
             return response
         self._wrap(response).discard()  # before asking for a token, which may fail
-        if not self._authorizer.respond(challenge):
+        if self._authorizer.shows_login():
+            if response.status_code == 401:
+                self._refused_later()
             return response
-        return self._follow(method, url, headers or {}, data)
+        with self._logins.attempt(self._host, self._credential) as login:
+            if not self._authorizer.respond(challenge, login=login):
+                return response
+            response = self._follow(method, url, headers or {}, data)
+            if self._authorizer.shows_login() and response.status_code != 401:
+                login.accepted()
+            elif self._authorizer.shows_login():
+                login.refused()
+                self._authorizer.header = None
+        return response
 
-    def _ask_token(self, url: str, authorization: str | None) -> bytes:
+    def _refused_later(self) -> None:
+        """What the registry took before it takes no more: the password was changed, or the token has ended."""
+        self._authorizer.header = None
+        self._logins.refused(self._host, self._credential)
+
+    def _ask_token(self, request: TokenRequest, login: Login) -> bytes:
         answerer = Answerer(
-            what=f"a token for {self._name} from {redact(url)}",
+            what=f"a token for {self._name} from {redact(request.url)}",
             not_found="ImageNotFound",
             unavailable="RegistryUnavailable",
             denied_hint="check the user name and password",
         )
-        headers = {"Accept": "application/json"}
-        answer = self._wrap(self._follow("GET", url, headers, token_request=(authorization,)))
+        response = self._follow(
+            request.method,
+            request.url,
+            {"Accept": "application/json", **request.headers},
+            Body(request.form, size=len(request.form)) if request.form else None,
+            token_request=request,
+        )
+        answer = self._wrap(response)
         with contextlib.closing(answer):
-            if answer.status != 200:
-                raise error_for(answer.status, answer.headers, answerer=answerer)
-            return answer.read(limit=self._limits.token_bytes, what=answerer.what)
+            status = answer.status
+            if status == 200:
+                login.accepted()
+                return answer.read(limit=self._limits.token_bytes, what=answerer.what)
+            if request.is_refusal(status):
+                login.refused()
+                status = 401
+            raise error_for(status, answer.headers, answerer=answerer)
 
     def _follow(
         self,
@@ -229,7 +214,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         headers: Mapping[str, str],
         body: Body | None = None,
         *,
-        token_request: tuple[str | None] | None = None,
+        token_request: TokenRequest | None = None,
     ) -> requests.Response:
         """Send, and follow redirects by hand: requests would read their bodies whole, however long.
 
@@ -239,7 +224,9 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         hops = 0
         while True:
             sent = dict(headers)
-            value = self._authorizer.header if token_request is None else token_request[0]
+            value = (
+                self._authorizer.header if token_request is None else token_request.authorization
+            )
             if value is not None and origin(url) == authorized:
                 sent["Authorization"] = value
             response = self._send(method, url, sent, body)
@@ -252,14 +239,24 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
             location = response.headers.get("Location")
             self._wrap(response).discard()
             url = next_hop(url, location, hops=hops, limit=self._limits.redirects)
+            if token_request is not None and token_request.form and origin(url) != authorized:
+                raise AddressBlocked(
+                    f"the token endpoint {redact(token_request.url)} redirects to another host ({redact(url)}), which "
+                    "shall not see the token that it was sent",
+                    reason="UrlNotAllowed",
+                )
 
     def _send(
         self, method: str, url: str, headers: Mapping[str, str], body: Body | None
     ) -> requests.Response:
         transfer = current_transfer()
         timeout = self._limits.answer_timeout
+        host = urlsplit(url).netloc.lower()
+        pause = self._budgets.reserve(host, self._fingerprint)
+        if pause > 0:
+            transfer.pause(pause)
         transfer.expect_answer(timeout)
-        with contextlib.ExitStack() as opened, _network_errors(url):
+        with contextlib.ExitStack() as opened, network_errors(url):
             data = (
                 opened.enter_context(body.open(transfer, answer_timeout=timeout)) if body else None
             )
@@ -279,15 +276,8 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
             # Shut down while the header was read: http.client takes half of one for a whole one.
             response.close()
             raise
+        self._budgets.answered(host, self._fingerprint, response.status_code, response.headers)
         return response
 
     def _wrap(self, response: requests.Response) -> Answer:
         return Answer(response, limits=self._limits)
-
-
-@contextlib.contextmanager
-def _network_errors(url: str) -> Iterator[None]:
-    try:
-        yield
-    except NETWORK_ERRORS as error:
-        raise connection_failure(error, url=url, reason="RegistryUnavailable") from error

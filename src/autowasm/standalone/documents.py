@@ -35,6 +35,7 @@ class Secret:
 
     type: str
     data: Mapping[str, bytes] = field(repr=False)
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -150,4 +151,8 @@ def _take_secret(document: dict[str, Any], where: str, parsed: Parsed) -> None:
         parsed.incomplete(f"{where}: a value under data is not base64; stringData takes plain text")
         return
     data.update({name: value.encode() for name, value in plain.items()})
-    parsed.secrets.append((key, Secret(str(document.get("type") or "Opaque"), data)))
+    written = (document.get("metadata") or {}).get("annotations")
+    pairs = written.items() if isinstance(written, dict) else ()
+    annotations = {str(name): value for name, value in pairs if isinstance(value, str)}
+    kind = str(document.get("type") or "Opaque")
+    parsed.secrets.append((key, Secret(kind, data, annotations)))

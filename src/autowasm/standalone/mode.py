@@ -76,7 +76,11 @@ class StandaloneMode:
     async def read(self, namespace: str, name: str) -> PullSecret | None:
         """A `kind: Secret` document of the directory."""
         secret = self._directory.secret(ObjectKey(namespace, name))
-        return PullSecret(secret.type, secret.data) if secret is not None else None
+        if secret is None:
+            return None
+        # A file gives no uid: as long as it has this name it is this Secret.
+        uid = f"{namespace}/{name}"
+        return PullSecret(secret.type, secret.data, uid=uid, annotations=secret.annotations)
 
     def users(self, secret: ObjectKey) -> Iterator[ObjectKey]:
         """AutoWasms that name the Secret."""

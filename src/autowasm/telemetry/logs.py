@@ -9,7 +9,7 @@ import sys
 from typing import TextIO
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 _PINNED = {
     "kubernetes_asyncio.client.rest": logging.INFO,  # prints bodies, Secrets among them, at debug
@@ -20,7 +20,10 @@ _PINNED = {
 
 
 def configure(*, level: str = "info", form: str = "json", stream: TextIO | None = None) -> None:
-    """Set up logging once for the process. `form` is `json` or `console`, `level` a standard level name."""
+    """Set up logging once for the process. `form` is `json`, `console` or `plain`, `level` a standard level name.
+
+    `plain` is for commands that a person runs: `wasmc: warning: what happened: why`.
+    """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -36,6 +39,8 @@ def configure(*, level: str = "info", form: str = "json", stream: TextIO | None 
             structlog.processors.ExceptionRenderer(transformer),
             structlog.processors.JSONRenderer(),
         ]
+    elif form == "plain":
+        renderers = [_plain]
     else:
         renderers = [
             structlog.dev.ConsoleRenderer(
@@ -64,3 +69,11 @@ def configure(*, level: str = "info", form: str = "json", stream: TextIO | None 
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def _plain(_logger: object, _method: str, event: EventDict) -> str:
+    """One line: what happened, and the fields that say why."""
+    reasons = [str(event[key]) for key in ("error", "reason") if event.get(key)]
+    where = [str(event[key]) for key in ("source",) if event.get(key)]
+    sentence = ": ".join([*where, str(event.get("event", "")), *reasons[:1]])
+    return f"wasmc: {event.get('level', 'warning')}: {' '.join(sentence.split())}"

@@ -70,6 +70,33 @@ class Metrics:
         )
         self.blobs = Gauge("autowasm_blobs", "Blobs in the store.", registry=r)
         self.blob_bytes = Gauge("autowasm_blob_bytes", "Bytes of blobs in the store.", registry=r)
+        self.blobs_pinned = Gauge(
+            "autowasm_blobs_pinned", "Stored blobs that some EnvoyFilter names.", registry=r
+        )
+        self.blob_pinned_bytes = Gauge(
+            "autowasm_blob_pinned_bytes", "Bytes of blobs that some EnvoyFilter names.", registry=r
+        )
+        self.blob_budget_bytes = Gauge(
+            "autowasm_blob_budget_bytes", "Bytes that all blobs together may have.", registry=r
+        )
+        self.blobs_evicted = Counter(
+            "autowasm_blobs_evicted_total",
+            "Blobs removed, by reason: grace, budget, disk.",
+            ["reason"],
+            registry=r,
+        )
+        self.storage_free_bytes = Gauge(
+            "autowasm_storage_free_bytes", "Free bytes of the cache's volume.", registry=r
+        )
+        self.storage_full = Gauge(
+            "autowasm_storage_full", "1 while the cache has no room for a new module.", registry=r
+        )
+        self.storage_refusals = Counter(
+            "autowasm_storage_refusals_total",
+            "Modules refused for want of room, by reason: StorageFull, NamespaceShareExceeded.",
+            ["reason"],
+            registry=r,
+        )
         self.blobs_damaged = Counter(
             "autowasm_blobs_damaged_total",
             "Stored blobs whose bytes no longer had their digest and were set aside.",

@@ -63,14 +63,16 @@ def extract_module(source: Path, destination: Path, *, packing: str, limits: Lim
     return member.name
 
 
-def find_modules(source: Path, *, packing: str, limits: Limits) -> list[Member]:
-    """The files named `*.wasm` in one tar archive or image layer, in order; none is no error.
-
-    Of several with the same path the last stands for all, as unpacking would leave it. Raises ContentRejected
-    (`ArchiveInvalid`, `ArchiveTooLarge`, `ModuleNotFoundInArchive` never) and StorageError.
-    """
+@contextmanager
+def opened_archive(source: Path, *, packing: str, limits: Limits) -> Iterator[TarReader]:
+    """The entries of one tar archive or image layer. Raises ContentRejected (`ArchiveInvalid`) and StorageError."""
     with _opened(source, _steps(packing), limits=limits) as stream:
-        return _candidates(stream, limits=limits).found
+        if stream.peek(len(binary.MAGIC)).startswith(binary.MAGIC):
+            raise archive_invalid(
+                "its type says tar, and it is a bare WebAssembly module: push it with `wasmc push`, or "
+                "with oras as FILE:application/wasm"
+            )
+        yield TarReader(stream, limits=limits)
 
 
 def choose_member(members: Sequence[Member]) -> Member:
@@ -95,7 +97,7 @@ def choose_member(members: Sequence[Member]) -> Member:
 def extract_member(
     source: Path, destination: Path, *, packing: str, member: Member, limits: Limits
 ) -> None:
-    """Copy a member that `find_modules` named, with the same `packing`. Raises what `extract_module` raises."""
+    """Copy a member that `read_layer` named, with the same `packing`. Raises what `extract_module` raises."""
     steps = (*_steps(packing), member)
     with _opened(source, steps, limits=limits) as stream:
         _copy(stream, destination, limits=limits)
@@ -197,8 +199,8 @@ def _candidates(stream: Stream, *, limits: Limits) -> _Candidates:
     others: list[str] = []
     ordinal = 0
     while (entry := reader.next()) is not None:
-        if entry.is_file and _is_candidate(entry.name):
-            found.pop(_path(entry.name), None)
+        found.pop(_path(entry.name), None)  # as unpacking would: the last one with a path counts
+        if entry.is_file and is_candidate(entry.name):
             found[_path(entry.name)] = Member(entry.name, ordinal, entry.size)
         elif entry.is_file and len(others) < 6:
             others.append(entry.name)
@@ -206,8 +208,11 @@ def _candidates(stream: Stream, *, limits: Limits) -> _Candidates:
     return _Candidates(list(found.values()), others)
 
 
-def _is_candidate(name: str) -> bool:
-    """Hidden files are none: `.wh.plugin.wasm` marks a deletion in a layer, `._plugin.wasm` is what macOS adds."""
+def is_candidate(name: str) -> bool:
+    """Whether a file of this name may be the module.
+
+    Hidden files are none: `.wh.plugin.wasm` marks a deletion in a layer, `._plugin.wasm` is what macOS adds.
+    """
     base = _path(name).rpartition("/")[2]
     return base.endswith(".wasm") and not base.startswith(".")
 

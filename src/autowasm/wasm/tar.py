@@ -20,6 +20,7 @@ _REGULAR = b"0\x007"
 _NO_CONTENT = (
     b"123456"  # links, devices, directories, pipes: a size there counts nothing that follows
 )
+_FOLDER = b"5"
 _SPARSE = b"S"
 _LONG_NAME, _LONG_LINK, _PAX, _GLOBAL_PAX = b"L", b"K", b"x", b"g"
 
@@ -31,6 +32,7 @@ class Entry:
     name: str
     size: int
     is_file: bool
+    is_folder: bool = False
 
 
 @dataclass(slots=True)
@@ -114,8 +116,9 @@ class TarReader:
             size = 0
         self._expect(size)
         # A name that ends in a slash is a directory in archives from before POSIX.
-        is_file = kind in _REGULAR and not extension.is_sparse and not name.endswith("/")
-        return Entry(name, size, is_file)
+        is_folder = kind == _FOLDER or (kind in _REGULAR and name.endswith("/"))
+        is_file = kind in _REGULAR and not extension.is_sparse and not is_folder
+        return Entry(name, size, is_file, is_folder)
 
     def _skip_sparse_maps(self, block: bytes) -> None:
         """Old GNU sparse files: more blocks of map follow the header while a flag says so."""

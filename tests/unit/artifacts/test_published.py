@@ -6,6 +6,7 @@ from autowasm.api.record import Record
 from autowasm.artifacts import published as module
 from autowasm.artifacts.published import Origin, PublishedModules
 from autowasm.artifacts.source import FetchRequest
+from autowasm.blobs.pins import Pins
 from autowasm.errors import SourceNotFound, SourceUnavailable
 from tests.fakes.autowasms import IMAGE, autowasm, digest, record
 
@@ -57,6 +58,20 @@ def test_digest_is_known_while_anyone_names_it() -> None:
     published.remove("x/1")
     published.remove("x/1")
     assert not published.is_known(B)
+
+
+def test_pins_what_is_published_and_keeps_what_is_in_a_history() -> None:
+    pins = Pins()
+    published = PublishedModules(Fetcher(), pins=pins)  # type: ignore[arg-type]
+    published.set("x/1", (origin("x"),), history=[A, B])
+    published.set("y/1", (origin("y"),))
+    assert published.pins() == {A: {"x", "y"}}
+    assert pins.is_kept(B)
+    assert not published.is_known(B)
+    published.remove("x/1")
+    published.set("y/1", ())
+    assert published.pins() == {}
+    assert not pins.is_kept(B)
 
 
 async def test_waits_until_a_digest_is_known() -> None:

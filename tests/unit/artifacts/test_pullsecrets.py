@@ -16,9 +16,10 @@ AUTH = base64.b64encode(b"alice:s3cret").decode()
 
 async def credential(secret: PullSecret | None) -> Credential | None:
     secrets = FakeSecrets({("default", "pull"): secret} if secret else {})
-    return await pullsecrets.credential_for(
+    access = await pullsecrets.credential_for(
         secrets, namespace="default", name="pull", reference=REFERENCE
     )
+    return access.credential
 
 
 def docker_config(document: str) -> PullSecret:
@@ -70,3 +71,57 @@ async def test_useless_secret_is_explained_without_its_values(
 
 def test_repr_shows_no_value() -> None:
     assert "s3cret" not in repr(docker_config("s3cret"))
+
+
+def basic_auth(registry: str | None) -> PullSecret:
+    annotations = {pullsecrets.REGISTRY_ANNOTATION: registry} if registry is not None else {}
+    data = {"username": b"alice", "password": b"s3cret"}
+    return PullSecret(pullsecrets.BASIC_AUTH_TYPE, data, uid="u1", annotations=annotations)
+
+
+async def test_basic_auth_is_sent_to_the_registry_that_its_owner_named_and_no_other() -> None:
+    assert await credential(basic_auth("https://r.example/")) == Credential("alice", "s3cret")
+    assert await credential(basic_auth("other.example")) is None
+    for registry in (None, " "):
+        with pytest.raises(SpecError, match=r"annotate it with wasm\.tcm\.io/registry") as caught:
+            await credential(basic_auth(registry))
+        assert caught.value.reason == "SecretInvalid"
+
+
+async def test_dockercfg_is_read() -> None:
+    document = f'{{"r.example":{{"auth":"{AUTH}"}}}}'.encode()
+    secret = PullSecret(pullsecrets.DOCKERCFG_TYPE, {".dockercfg": document})
+    assert await credential(secret) == Credential("alice", "s3cret")
+
+
+class Accounts:
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    async def pull_secrets(self, namespace: str) -> tuple[str, ...]:
+        return self.names
+
+
+async def test_secrets_of_the_service_account_count_only_without_one_in_the_spec() -> None:
+    secrets = FakeSecrets()
+    secrets.secrets["default", "broken"] = docker_config("{")
+    secrets.login("default", "other", "bob", host="other.example")
+    secrets.login("default", "mine", "alice", host="r.example", uid="u1")
+    secrets.login("elsewhere", "foreign", "mallory", host="r.example")
+    accounts = Accounts("missing", "foreign", "broken", "other", "mine")
+
+    async def find(secret: str | None, *, of_account: bool = True) -> pullsecrets.Access:
+        return await pullsecrets.access_for(
+            secrets,
+            namespace="default",
+            secret=secret,
+            reference=REFERENCE,
+            service_accounts=accounts if of_account else None,
+        )
+
+    found = await find(None)
+    assert found == pullsecrets.Access(Credential("alice", "alicealice"), "u1")
+    assert await find(None, of_account=False) == pullsecrets.Access()
+    assert await find("other") == pullsecrets.Access()
+    with pytest.raises(SourceDenied):
+        await find("missing")

@@ -101,17 +101,26 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
         yield Stage(Shelf(), tmp_path, pools)
 
 
-def tar(*members: tuple[str, bytes]) -> bytes:
+Contents = Sequence[tuple[str, bytes | str]]
+"""Names and contents; a text stands for a link, or for a folder where the name ends in a slash."""
+
+
+def tar(*members: tuple[str, bytes | str]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in members:
             entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
+            if isinstance(content, bytes):
+                entry.size = len(content)
+                archive.addfile(entry, io.BytesIO(content))
+            else:
+                entry.type = tarfile.DIRTYPE if name.endswith("/") else tarfile.SYMTYPE
+                entry.linkname = "" if name.endswith("/") else content
+                archive.addfile(entry)
     return buffer.getvalue()
 
 
-def layers(shelf: Shelf, contents: Sequence[Sequence[tuple[str, bytes]]]) -> list[Descriptor]:
+def layers(shelf: Shelf, contents: Sequence[Contents]) -> list[Descriptor]:
     return [shelf.add(media.OCI_LAYER_TAR_GZIP, gzip.compress(tar(*each))) for each in contents]
 
 
@@ -172,6 +181,90 @@ async def test_of_several_layers_the_right_module_is_taken(
     assert len(stage.shelf.downloaded) == downloads
     assert stage.shelf.on_disk <= 2
     assert stage.files == ["staged"]
+
+
+@pytest.mark.parametrize(
+    "above",
+    [
+        [(".wh.plugin.wasm", b"")],
+        [("./.wh.plugin.wasm", b"")],
+        [(".wh..wh..opq", b"")],
+        [("./.wh..wh..opq", b""), ("readme", b"")],
+        [("plugin.wasm", "a link elsewhere")],
+        [("plugin.wasm/", "a folder")],
+    ],
+    ids=["whiteout", "dotted", "opaque", "opaque-dotted", "link", "folder"],
+)
+async def test_a_module_that_a_later_layer_took_away_is_not_found(
+    stage: Stage, above: list[tuple[str, bytes | str]]
+) -> None:
+    error = await stage.rejected(*layers(stage.shelf, [[("plugin.wasm", MODULE)], above]))
+    assert error.reason == "ModuleNotFoundInArchive"
+    assert "a later layer deletes plugin.wasm" in str(error)
+    assert stage.files == []
+
+
+@pytest.mark.parametrize(
+    "above",
+    [
+        [("opt/.wh.filters", b"")],
+        [("opt/filters/.wh..wh..opq", b"")],
+        [("opt/.wh..wh..opq", b"")],
+        [(".wh.opt", b"")],
+        [("opt", b"now a file")],
+        [("opt/filters", "a link")],
+    ],
+    ids=["folder", "opaque", "opaque-above", "folder-above", "file", "link"],
+)
+async def test_a_module_below_what_a_later_layer_took_away_is_not_found(
+    stage: Stage, above: list[tuple[str, bytes | str]]
+) -> None:
+    contents = [[("opt/filters/plugin.wasm", OTHER)], above]
+    error = await stage.rejected(*layers(stage.shelf, contents))
+    assert error.reason == "ModuleNotFoundInArchive"
+    await stage.pull(*layers(stage.shelf, [*contents, [("opt/filters/plugin.wasm", MODULE)]]))
+    assert (stage.folder / "staged").read_bytes() == MODULE
+
+
+@pytest.mark.parametrize(
+    "above",
+    [
+        [(".wh.plugin.wasm", b""), ("plugin.wasm", MODULE)],
+        [("plugin.wasm", MODULE), (".wh..wh..opq", b"")],
+        [("lib/.wh.plugin.wasm", b"")],
+        [("lib/.wh..wh..opq", b"")],
+        [(".wh..wh.plnk", b"")],
+        [(".wh.plugin", b""), ("lib/", "a folder")],
+    ],
+    ids=["put-back", "put-back-opaque", "elsewhere", "opaque-elsewhere", "driver", "other-name"],
+)
+async def test_whiteouts_hide_only_what_is_below_them_and_named(
+    stage: Stage, above: list[tuple[str, bytes | str]]
+) -> None:
+    await stage.pull(*layers(stage.shelf, [[("plugin.wasm", MODULE)], above]))
+    assert (stage.folder / "staged").read_bytes() == MODULE
+
+
+async def test_the_only_module_left_is_taken(stage: Stage) -> None:
+    contents = [[("a.wasm", OTHER)], [("b.wasm", MODULE)], [(".wh.a.wasm", b"")]]
+    pulled = await stage.pull(*layers(stage.shelf, contents))
+    assert (pulled.member, pulled.sha256) == ("b.wasm", Digest.of(MODULE).hex)
+
+
+async def test_names_above_the_module_have_a_limit(stage: Stage) -> None:
+    stage.limits = Limits(image_entries=3)
+    many = [(f"{number}", b"") for number in range(4)]
+    error = await stage.rejected(*layers(stage.shelf, [[("plugin.wasm", MODULE)], many]))
+    assert error.reason == "ArchiveTooLarge"
+    assert stage.files == []
+
+
+async def test_a_bare_module_in_a_layer_that_says_tar_is_told_from_a_damaged_one(
+    stage: Stage,
+) -> None:
+    error = await stage.rejected(stage.shelf.add(media.OCI_LAYER_TAR, MODULE + bytes(600)))
+    assert error.reason == "ArchiveInvalid"
+    assert "application/wasm" in str(error)
 
 
 async def test_two_modules_of_which_none_is_meant_are_named(stage: Stage) -> None:

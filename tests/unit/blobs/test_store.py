@@ -54,7 +54,7 @@ async def test_keeps_what_was_committed_over_a_restart(tmp_path: Path) -> None:
         assert digest in store
         assert store.size(digest) == len(DATA)
         assert await content(store, digest) == DATA
-        assert list(store._staging.iterdir()) == []
+        assert list((tmp_path / "made" / "here" / "staging").iterdir()) == []
     async with opened(tmp_path / "made" / "here") as store:
         assert store.digests() == {digest}
         assert await content(store, digest) == DATA

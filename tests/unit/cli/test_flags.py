@@ -159,3 +159,39 @@ def test_every_flag_is_explained() -> None:
     for parser in subparsers.choices.values():
         assert all(action.help for action in parser._actions)
         parser.format_help()
+
+
+def test_registries_in_full(tmp_path: Path) -> None:
+    one, two = tmp_path / "a=b.pem", tmp_path / "two.pem"
+    for path in (one, two):
+        path.touch()
+    settings = read(
+        *NEEDED,
+        *("--registry-ca-file", str(one), "--registry-ca-file", f"r.example:5000={two}"),
+        *("--registry-proxy", "http://u:s3cret@proxy:3128", "--no-proxy", ".corp,10.0.0.0/8"),
+        *("--registry-rate", "5", "--policy-file", str(two)),
+    )
+    outgoing = settings.outgoing
+    assert (outgoing.ca_file, outgoing.ca_files) == (one, (("r.example:5000", two),))
+    assert (outgoing.proxy, outgoing.no_proxy) == (
+        "http://u:s3cret@proxy:3128",
+        (".corp", "10.0.0.0/8"),
+    )
+    assert (outgoing.host_rate, outgoing.host_burst) == (5.0, 10)
+    assert settings.policy_file == two
+    assert "s3cret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--registry-ca-file", "/no/such.pem"),
+        ("--registry-ca-file", "host=/no/such.pem"),
+        ("--registry-proxy", "https://u:s3cret@proxy"),
+        ("--registry-rate", "-1"),
+    ],
+)
+def test_wrong_registry_flags_are_named_without_passwords(wrong: tuple[str, str]) -> None:
+    with pytest.raises(UsageError, match=wrong[0]) as caught:
+        read(*NEEDED, *wrong)
+    assert "s3cret" not in str(caught.value)

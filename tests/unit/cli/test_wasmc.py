@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from autowasm.cli import transfers
+from autowasm.cli import registries
 
 FORBIDDEN_ALWAYS = (
     "kubernetes_asyncio",
@@ -65,18 +65,23 @@ def imported(*arguments: str, cwd: Path) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["push", "--help"], ["pull", "--help"], []])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["push", "--help"], ["pull", "--help"], ["inspect", "--help"], []]
+)
 def test_help_imports_next_to_nothing(tmp_path: Path, arguments: list[str]) -> None:
     modules = imported(*arguments, cwd=tmp_path)
     assert modules.isdisjoint(FORBIDDEN_FOR_HELP)
 
 
 @pytest.mark.parametrize(
-    "arguments", [["push", "127.0.0.1:1/x", "-f", "m.wasm", "--force"], ["pull", "127.0.0.1:1/x"]]
+    "arguments",
+    [
+        ["push", "127.0.0.1:1/x", "-f", "m.wasm", "--force"],
+        ["pull", "127.0.0.1:1/x"],
+        ["inspect", "127.0.0.1:1/x"],
+    ],
 )
-def test_push_and_pull_import_no_kubernetes_and_no_server(
-    tmp_path: Path, arguments: list[str]
-) -> None:
+def test_commands_import_no_kubernetes_and_no_server(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "m.wasm").write_bytes(b"")
     modules = imported(*arguments, cwd=tmp_path)
     assert "oras" in modules, "it got as far as the registry"
@@ -110,6 +115,22 @@ def test_version(tmp_path: Path) -> None:
         (["push", f"r.example/x@sha256:{'0' * 64}", "-f", "m.wasm"], "under a tag"),
         (["push", "r.example/x", "-f", "m.wasm", "--format", "zip"], "invalid choice"),
         (["push", "r.example/x", "-f", "m.wasm", "--password", "p"], "--password"),
+        (["push", "", "-f", "m.wasm"], "no image is named"),
+        (["push", "r.example/x", "-f", "m.wasm", "--annotation", "x"], "KEY=VALUE"),
+        (["push", "r.example/x", "-f", "m.wasm", "--annotation", "=x"], "KEY=VALUE"),
+        (["push", "r.example/x", "-f", "m.wasm", *(["--annotation", "a=1"] * 2)], "twice"),
+        (["push", "r.example/x", "-f", "m.wasm", "--annotation", f"a={'x' * 70_000}"], "65536"),
+        (
+            ["push", "r.example/x", "-f", "m.wasm", "--annotation", "module.wasm.runtime/type=x"],
+            "cannot be given",
+        ),
+        (["inspect"], "REF"),
+        (["inspect", ""], "no image is named"),
+        (["inspect", "absent.wasm"], "there is no such file"),
+        (["inspect", "./absent"], "No such file"),
+        (["inspect", "/dev/zero"], "not a plain file"),
+        (["inspect", "./taken"], "Is a directory"),
+        (["inspect", "m.wasm", "--require", "docker"], "invalid choice"),
         (["pull", "r.example/x", "--bogus"], "--bogus"),
         (["pull", "r.example/x", "-o", "m.wasm"], "-o m.wasm: not a folder"),
         (["pull", "r.example/x", "-o", "taken"], "is a folder"),
@@ -152,4 +173,23 @@ def test_wrong_usage_ends_with_2_and_one_sentence(
     ],
 )
 def test_only_this_machine_is_taken_for_plain_http(host: str, loopback: bool) -> None:
-    assert transfers.is_loopback(host) is loopback
+    assert registries.is_loopback(host) is loopback
+
+
+def test_a_credential_store_that_does_not_work_is_a_warning_in_one_line(tmp_path: Path) -> None:
+    docker = tmp_path / ".docker"
+    docker.mkdir()
+    (docker / "config.json").write_text('{"credsStore": "absent-here"}')
+    done = subprocess.run(
+        [sys.executable, "-m", "autowasm.cli.wasmc", "pull", "127.0.0.1:1/x"],
+        cwd=tmp_path,
+        env={"PATH": "", "HOME": str(tmp_path), "DOCKER_CONFIG": str(docker)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    warning, *rest = done.stderr.splitlines()
+    assert warning.startswith("wasmc: warning: docker's credential store not used: ")
+    assert "docker-credential-absent-here" in warning
+    assert [line.partition(": ")[0] for line in rest] == ["wasmc"]

@@ -45,7 +45,7 @@ async def get(
 ) -> bytes:
     def work(_: Transfer) -> bytes:
         dialer = Dialer(names=pools.names, policy=policy, purpose=Purpose.REGISTRY, limits=limits)
-        adapter = DialedAdapter(dialer=dialer, tls=ssl.create_default_context())
+        adapter = DialedAdapter(dialer=dialer, tls=lambda *_: ssl.create_default_context())
         with requests.Session() as session:
             session.trust_env = False
             session.mount("http://", adapter)

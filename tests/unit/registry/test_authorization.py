@@ -7,8 +7,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from autowasm.errors import AddressBlocked, SourceUnavailable
-from autowasm.registry.authorization import Authorizer, parse_challenges
+from autowasm.registry.authorization import Authorizer, TokenRequest, parse_challenges
 from autowasm.registry.credentials import Credential
+from autowasm.registry.logins import Login
 
 BOB = Credential("bob", "s3cret")
 BASIC = "Basic " + base64.b64encode(b"bob:s3cret").decode()
@@ -18,14 +19,23 @@ class TokenEndpoint:
     def __init__(self, answer: object = None) -> None:
         self.answer = {"token": "t0"} if answer is None else answer
         self.asked: list[tuple[str, str | None]] = []
+        self.forms: list[dict[str, list[str]]] = []
 
-    def __call__(self, url: str, authorization: str | None) -> bytes:
-        self.asked.append((url, authorization))
+    def __call__(self, request: TokenRequest, login: Login) -> bytes:
+        self.asked.append((request.url, request.authorization))
+        self.forms.append(parse_qs(request.form.decode()))
         return json.dumps(self.answer).encode()
 
     @property
     def query(self) -> dict[str, list[str]]:
         return parse_qs(urlsplit(self.asked[-1][0]).query)
+
+
+class Asked(Authorizer):
+    """Nobody counts its logins."""
+
+    def respond(self, challenge_header: str | None, *, login: Login | None = None) -> bool:
+        return super().respond(challenge_header, login=login or Login())
 
 
 def make(
@@ -34,8 +44,8 @@ def make(
     credential: Credential | None = BOB,
     url: str = "https://r.example/",
     actions: str = "pull",
-) -> Authorizer:
-    return Authorizer(
+) -> Asked:
+    return Asked(
         registry_url=url, repository="a/b", actions=actions, credential=credential, ask=endpoint
     )
 
@@ -162,3 +172,51 @@ def test_an_answer_without_a_token_is_unexpected(answer: object) -> None:
         make(TokenEndpoint(answer)).respond('Bearer realm="https://t.example/"')
     assert caught.value.reason == "UnexpectedAnswer"
     assert caught.value.__cause__ is None
+
+
+def test_basic_is_taken_where_bearer_names_no_token_endpoint() -> None:
+    endpoint = TokenEndpoint()
+    authorizer = make(endpoint)
+    assert authorizer.respond('Bearer, Basic realm="r"')
+    assert (authorizer.header, endpoint.asked) == (BASIC, [])
+
+
+def test_an_identity_token_is_posted_as_a_refresh_token() -> None:
+    endpoint = TokenEndpoint({"access_token": "t2"})
+    authorizer = make(endpoint, credential=Credential("bob", "s3cret", identity_token="refresh&me"))
+    assert authorizer.respond('Bearer realm="https://auth.example/token",service=s')
+    assert endpoint.asked == [("https://auth.example/token", None)], "no password beside the token"
+    assert endpoint.forms == [
+        {
+            "grant_type": ["refresh_token"],
+            "client_id": ["autowasm"],
+            "service": ["s"],
+            "scope": ["repository:a/b:pull"],
+            "refresh_token": ["refresh&me"],
+        }
+    ]
+    assert authorizer.header == "Bearer t2"
+    assert not authorizer.shows_login()
+
+
+def test_a_registry_token_is_sent_as_it_is_once_and_to_no_token_endpoint() -> None:
+    endpoint = TokenEndpoint()
+    authorizer = make(endpoint, credential=Credential("", "", registry_token="jwt"))
+    assert authorizer.respond('Bearer realm="https://auth.example/token"')
+    assert authorizer.header == "Bearer jwt"
+    assert authorizer.shows_login()
+    assert not authorizer.respond('Bearer realm="https://auth.example/token"')
+    assert endpoint.asked == []
+
+
+def test_a_token_is_no_password() -> None:
+    for credential in (
+        Credential("", "", registry_token="jwt"),
+        Credential("", "", identity_token="refresh"),
+    ):
+        assert not make(TokenEndpoint(), credential=credential).respond('Basic realm="r"')
+
+
+def test_what_is_sent_to_a_token_endpoint_is_in_no_repr() -> None:
+    request = TokenRequest("https://t.example/", "Basic s3cret", b"refresh_token=s3cret")
+    assert "s3cret" not in repr(request)

@@ -161,18 +161,14 @@ async def test_the_name_of_a_helper_cannot_be_a_path(home: Home) -> None:
         await home.find()
 
 
-async def test_identity_tokens_are_refused_with_what_to_do(home: Home) -> None:
+async def test_identity_tokens_are_found_in_the_file_and_in_a_helper(home: Home) -> None:
     home.write({"auths": {"https://r.example/v1/": {"auth": "", "identitytoken": "s3cret"}}})
-    with pytest.raises(SourceDenied, match="--password-stdin") as caught:
-        await home.find()
-    assert caught.value.reason == "IdentityToken"
-    assert "s3cret" not in str(caught.value)
+    assert await home.find() == Credential("", "", identity_token="s3cret")
     assert await home.find("other.example/x") is None
 
     home.write({"credsStore": "store"})
     home.helper("store", 'echo \'{"Username": "<token>", "Secret": "s3cret"}\'')
-    with pytest.raises(SourceDenied, match="identity token"):
-        await home.find()
+    assert await home.find() == Credential("", "", identity_token="s3cret")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"auths": []}', '{"auths": {"r.example": 1}}'])

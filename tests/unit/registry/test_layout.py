@@ -5,8 +5,9 @@ import pytest
 from autowasm.digest import Digest
 from autowasm.errors import ContentRejected
 from autowasm.registry import media
-from autowasm.registry.layout import PACKING, Layout, Packing, choose_layout
+from autowasm.registry.layout import Layout, choose_layout
 from autowasm.registry.manifest import Descriptor, Manifest
+from autowasm.registry.variants import PACKING, Packing
 from autowasm.settings import Limits
 
 
@@ -49,7 +50,7 @@ def test_an_image_is_searched_from_its_last_layer(media_type: str) -> None:
 
 def test_a_layer_that_comes_twice_is_searched_once() -> None:
     tar = media.OCI_LAYER_TAR_GZIP
-    assert len(layout(layer(tar, "a"), layer(tar, "b"), layer(tar, "a")).candidates) == 2
+    assert digests(layout(layer(tar, "a"), layer(tar, "b"), layer(tar, "a"))) == named("a", "b")
 
 
 def test_layers_of_other_types_are_passed_over() -> None:
@@ -66,6 +67,26 @@ def test_an_artifact_of_two_modules_is_rejected() -> None:
         layout(layer(media.WASM_CONTENT, "a"), layer(media.WASM_CONTENT, "b"))
     assert caught.value.reason == "AmbiguousModule"
     assert str(Digest.of(b"a")) in str(caught.value)
+
+
+def test_modules_that_compete_are_named_as_the_producer_named_them() -> None:
+    first, second = (
+        Descriptor(
+            media_type=media_type,
+            digest_text=str(Digest.of(name.encode())),
+            size=1,
+            annotations={media.TITLE: name},
+        )
+        for media_type, name in ((media.WASM_CONTENT, "auth.wasm"), (media.CNCF_WASM, "log\n.wasm"))
+    )
+    with pytest.raises(ContentRejected, match=r"'auth.wasm' sha256:\w+, 'log\\n.wasm' sha256"):
+        layout(first, second)
+
+
+@pytest.mark.parametrize("media_type", [media.WASM_CONTENT, media.CNCF_WASM, media.WASM_TO_OCI])
+def test_every_kind_of_artifact_is_its_one_module(media_type: str) -> None:
+    chosen = layout(layer("text/markdown", "doc"), layer(media_type, "module"))
+    assert (chosen.kind, digests(chosen)) == ("artifact", named("module"))
 
 
 def test_what_no_layer_can_hold_is_rejected_naming_the_types() -> None:

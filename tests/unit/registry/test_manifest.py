@@ -155,6 +155,8 @@ def test_limits_hold() -> None:
         ),
         ([descriptor("x", mediaType=media.OCI_INDEX), descriptor("a")], "a"),
         ([platform("b", "linux", "amd64"), platform("c", "linux", "amd64")], "b"),
+        ([descriptor("s", artifactType="application/vnd.sbom"), descriptor("a")], "a"),
+        ([descriptor("s", artifactType="application/vnd.sbom")], "s"),
     ],
 )
 def test_of_an_index_wasm_is_preferred_then_linux_amd64_then_the_first(
@@ -169,3 +171,10 @@ def test_an_index_without_an_image_is_rejected_naming_what_it_holds() -> None:
         choose_child(parse(document))
     assert caught.value.reason == "ManifestInvalid"
     assert r"'application/evil\n'" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [media.OCI_INDEX, media.DOCKER_MANIFEST_LIST])
+def test_an_index_in_an_index_is_not_followed_and_what_to_do_is_said(kind: str) -> None:
+    document = index(descriptor("x", mediaType=kind))
+    with pytest.raises(ContentRejected, match="name the inner one by its digest"):
+        choose_child(parse(document))

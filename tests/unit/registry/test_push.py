@@ -13,9 +13,10 @@ import pytest
 
 from autowasm.digest import Digest
 from autowasm.registry import media
-from autowasm.registry.layout import Packing, choose_layout
+from autowasm.registry.layout import choose_layout
 from autowasm.registry.manifest import Manifest, parse_manifest
-from autowasm.registry.push import Layer, Package, artifact_package, image_package
+from autowasm.registry.push import Layer, Package, make_package
+from autowasm.registry.variants import variant_of
 from autowasm.settings import Limits
 
 MODULE = b"\0asm\x01\0\0\0" + bytes(2_000_000)
@@ -47,7 +48,7 @@ def check(package: Package) -> dict[str, Any]:
 
 
 def test_an_artifact_has_exactly_the_two_layers_that_istio_reads(module: Path) -> None:
-    package = artifact_package(module, abi="0.2.1")
+    package = make_package("artifact", module, abi="0.2.1", workdir=module.parent)
     manifest = check(package)
     assert manifest["mediaType"] == media.OCI_MANIFEST
     assert manifest["config"]["mediaType"] == media.WASM_CONFIG
@@ -73,13 +74,13 @@ def test_an_artifact_has_exactly_the_two_layers_that_istio_reads(module: Path) -
 
 
 def test_an_unknown_abi_is_left_out(module: Path) -> None:
-    package = artifact_package(module, abi=None)
+    package = make_package("artifact", module, abi=None, workdir=module.parent)
     assert check(package)["annotations"] == {"module.wasm.runtime/type": "envoy_proxy"}
     assert json.loads(bytes_of(package.config))["abiVersions"] == []
 
 
 def test_an_image_is_a_compat_image(module: Path, tmp_path: Path) -> None:
-    package = image_package(module, abi="0.2.0", workdir=tmp_path)
+    package = make_package("image", module, abi="0.2.0", workdir=tmp_path)
     manifest = check(package)
     assert manifest["config"]["mediaType"] == "application/vnd.oci.image.config.v1+json"
     assert [layer["mediaType"] for layer in manifest["layers"]] == [media.OCI_LAYER_TAR_GZIP]
@@ -100,6 +101,60 @@ def test_an_image_is_a_compat_image(module: Path, tmp_path: Path) -> None:
             assert (entry.uid, entry.gid, entry.mtime, entry.mode) == (0, 0, 0, 0o644)
 
 
+FORMS = ("artifact", "image", "cncf", "kwctl")
+
+
+def test_a_cncf_artifact_is_what_oci_wasm_reads(module: Path, tmp_path: Path) -> None:
+    package = make_package("cncf", module, abi="0.2.1", workdir=tmp_path)
+    manifest = check(package)
+    assert manifest["mediaType"] == "application/vnd.oci.image.manifest.v1+json"
+    assert manifest["artifactType"] == "application/vnd.wasm.config.v0+json"
+    assert manifest["config"]["mediaType"] == "application/vnd.wasm.config.v0+json"
+    assert [layer["mediaType"] for layer in manifest["layers"]] == ["application/wasm"]
+    assert bytes_of(package.layers[0]) == MODULE
+    assert json.loads(bytes_of(package.config)) == {
+        "created": "1970-01-01T00:00:00Z",
+        "architecture": "wasm",
+        "os": "wasip1",
+        "layerDigests": [str(Digest.of(MODULE))],
+    }
+
+
+def test_a_kwctl_artifact_is_what_policy_fetcher_reads(module: Path, tmp_path: Path) -> None:
+    package = make_package("kwctl", module, abi="0.2.1", workdir=tmp_path)
+    manifest = check(package)
+    assert manifest["config"]["mediaType"] == "application/vnd.wasm.config.v1+json"
+    assert bytes_of(package.config) == b"{}"
+    assert [layer["mediaType"] for layer in manifest["layers"]] == [
+        "application/vnd.wasm.content.layer.v1+wasm"
+    ]
+    assert bytes_of(package.layers[0]) == MODULE
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_annotations_stand_beside_our_own_and_their_order_does_not_matter(
+    form: str, module: Path, tmp_path: Path
+) -> None:
+    given = {"b": "2", "a": "1", media.CREATED: "2026-01-02T03:04:05Z", media.VERSION: "v1"}
+    turned = dict(reversed(given.items()))
+    packages = [
+        make_package(form, module, abi="0.2.1", workdir=tmp_path, annotations=each)
+        for each in (given, turned)
+    ]
+    assert packages[0].manifest == packages[1].manifest
+    manifest = check(packages[0])
+    assert manifest["annotations"].items() >= given.items()
+    if form == "cncf":
+        assert json.loads(bytes_of(packages[0].config))["created"] == "2026-01-02T03:04:05Z"
+
+
+def test_a_container_image_has_no_artifact_type(module: Path, tmp_path: Path) -> None:
+    for form in FORMS:
+        manifest = check(make_package(form, module, abi="0.2.1", workdir=tmp_path))
+        wanted = None if form == "image" else manifest["config"]["mediaType"]
+        assert manifest.get("artifactType") == wanted
+
+
 def test_the_same_module_gives_the_same_bytes_whatever_its_name_and_time(tmp_path: Path) -> None:
     packages = []
     for number in range(2):
@@ -109,21 +164,15 @@ def test_the_same_module_gives_the_same_bytes_whatever_its_name_and_time(tmp_pat
         module.write_bytes(MODULE)
         os.utime(module, (number, number))
         packages.append(
-            (
-                artifact_package(module, abi="0.2.1").manifest,
-                image_package(module, abi="0.2.1", workdir=folder).manifest,
-            )
+            [make_package(form, module, abi="0.2.1", workdir=folder).manifest for form in FORMS]
         )
     assert packages[0] == packages[1]
 
 
-def test_we_read_what_we_push(module: Path, tmp_path: Path) -> None:
-    packings = []
-    for package in (
-        artifact_package(module, abi=None),
-        image_package(module, abi=None, workdir=tmp_path),
-    ):
-        manifest = parse_manifest(package.manifest, package.media_type, limits=Limits())
-        assert isinstance(manifest, Manifest)
-        packings.append(choose_layout(manifest, limits=Limits()).candidates[0].packing)
-    assert packings == [Packing.RAW, Packing.TAR_GZIP]
+@pytest.mark.parametrize("form", FORMS)
+def test_we_read_what_we_push_as_the_table_says(form: str, module: Path, tmp_path: Path) -> None:
+    package = make_package(form, module, abi=None, workdir=tmp_path)
+    manifest = parse_manifest(package.manifest, package.media_type, limits=Limits())
+    assert isinstance(manifest, Manifest)
+    candidate = choose_layout(manifest, limits=Limits()).candidates[0]
+    assert variant_of(manifest, candidate.descriptor).push_format == form

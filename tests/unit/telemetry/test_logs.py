@@ -101,6 +101,13 @@ def test_console_has_no_colours_away_from_a_terminal(output: io.StringIO) -> Non
     assert "module stored" in output.getvalue()
 
 
+def test_plain_is_one_sentence_for_a_person(output: io.StringIO) -> None:
+    logs.configure(form="plain", level="warning", stream=output)
+    structlog.get_logger("autowasm.x").warning("store not used", error="no\nsuch program")
+    structlog.get_logger("autowasm.x").info("not of interest")
+    assert output.getvalue() == "wasmc: warning: store not used: no such program\n"
+
+
 def test_configured_twice_writes_once(output: io.StringIO) -> None:
     logs.configure(stream=io.StringIO())
     logs.configure(stream=output)

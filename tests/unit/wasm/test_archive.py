@@ -14,8 +14,8 @@ from autowasm.wasm.archive import (
     choose_member,
     extract_member,
     extract_module,
-    find_modules,
 )
+from autowasm.wasm.imagelayer import read_layer
 from tests.unit.wasm.archives import END, gz, header, padded, tar, zst
 
 WASM = b"\0asm\x01\0\0\0" + b"\0\x05\x04junk" * 20
@@ -322,8 +322,8 @@ def test_images_search_several_layers(extract: Extraction, tmp_path: Path) -> No
     base, top = tmp_path / "base", tmp_path / "top"
     base.write_bytes(gz(tar({"etc/passwd": b"root"})))
     top.write_bytes(gz(tar({"lib/helper.wasm": b"h", "plugin.wasm": WASM})))
-    assert find_modules(base, packing="tar+gzip", limits=limits) == []
-    found = find_modules(top, packing="tar+gzip", limits=limits)
+    assert read_layer(base, packing="tar+gzip", limits=limits).modules == ()
+    found = read_layer(top, packing="tar+gzip", limits=limits).modules
     assert [each.name for each in found] == ["lib/helper.wasm", "plugin.wasm"]
     member = choose_member(found)
     extract_member(top, extract.destination, packing="tar+gzip", member=member, limits=limits)

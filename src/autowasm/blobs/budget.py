@@ -1,0 +1,172 @@
+"""Budget: what is spoken for, by whom, and whether one more fits. Arithmetic over the store, the pins, and promises.
+
+Not the removal of anything (`retention.py`). Invariants: what a namespace has published already is never refused to it
+(design D6), so only news can exceed a share; one namespace's share is no business of another's.
+"""
+
+import contextlib
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from autowasm.blobs.pins import Pins
+from autowasm.digest import Sha256Hex
+from autowasm.errors import StorageError
+from autowasm.telemetry.metrics import Metrics
+from autowasm.units import format_size
+
+NAMESPACE_SHARE_EXCEEDED: Final = "NamespaceShareExceeded"
+NOBODY: Final = ""
+"""No namespace has this name."""
+
+
+class Stored(Protocol):
+    """What the budget asks of a store."""
+
+    def __contains__(self, sha256: object) -> bool:
+        """Whether it is stored."""
+
+    def size(self, sha256: Sha256Hex) -> int:
+        """Bytes."""
+
+    def digests(self) -> frozenset[Sha256Hex]:
+        """All."""
+
+
+@dataclass(slots=True, eq=False)
+class _Claim:
+    budget: "Budget"
+    namespace: str
+    owner: str
+    sha256: Sha256Hex | None
+    size: int
+
+    def hold(self, sha256: Sha256Hex, size: int) -> None:
+        self.sha256, self.size = sha256, size
+        self.budget.keep(self)
+
+
+class Budget:
+    """`share`: bytes that one namespace may pin. `held`: seconds from being stored to being pinned."""
+
+    def __init__(
+        self,
+        stored: Stored,
+        pins: Pins,
+        *,
+        share: int,
+        held: float,
+        metrics: Metrics,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stored = stored
+        self._pins = pins
+        self._share = share
+        self._held = held
+        self._metrics = metrics
+        self._monotonic = monotonic
+        self._claims: set[_Claim] = set()
+        self._holds: defaultdict[Sha256Hex, dict[str, float]] = defaultdict(dict)
+        pins.watch(self._published)
+
+    def is_needed(self, sha256: Sha256Hex) -> bool:
+        """True for a blob that must not go: published, or about to be."""
+        return self._pins.is_published(sha256) or bool(self._holders(sha256))
+
+    def is_named(self, sha256: Sha256Hex) -> bool:
+        """True while it is in use in any way: needed, or in a history."""
+        return self.is_needed(sha256) or self._pins.is_kept(sha256)
+
+    def _holders(self, sha256: Sha256Hex) -> list[str]:
+        now = self._monotonic()
+        return [who for who, until in self._holds.get(sha256, {}).items() if until >= now]
+
+    def _published(self, namespace: str, sha256: Sha256Hex) -> None:
+        """What a hold waits for has happened."""
+        holds = self._holds.get(sha256)
+        if holds is not None:
+            holds.pop(namespace, None)
+            holds.pop(NOBODY, None)
+            if not holds:
+                del self._holds[sha256]
+
+    def forget_old_holds(self) -> None:
+        """Now and then: those that nothing came of."""
+        for sha256 in [sha256 for sha256 in self._holds if not self._holders(sha256)]:
+            del self._holds[sha256]
+
+    def needed(self) -> dict[Sha256Hex, int]:
+        """Sizes of the stored blobs that must not go."""
+        return {
+            sha256: self._stored.size(sha256)
+            for sha256 in self._stored.digests()
+            if self.is_needed(sha256)
+        }
+
+    @contextlib.contextmanager
+    def claim(
+        self,
+        namespace: str,
+        *,
+        owner: str = "",
+        sha256: Sha256Hex | None = None,
+        size: int | None = None,
+    ) -> Iterator[_Claim]:
+        """As `keeper.Keeper.claim`."""
+        claim = _Claim(self, namespace, owner, sha256, size or 0)
+        self._check_share(claim)
+        self._claims.add(claim)
+        try:
+            yield claim
+        finally:
+            self._claims.discard(claim)
+
+    def hold(self, namespace: str, sha256: Sha256Hex, size: int, *, owner: str = "") -> None:
+        """Keep the blob until the namespace publishes it, for a while. Raises StorageError (`NamespaceShareExceeded`)."""
+        self.keep(_Claim(self, namespace, owner, sha256, size))
+
+    def keep(self, claim: _Claim) -> None:
+        """The same for a claim whose digest and size are known by now."""
+        self._check_share(claim)
+        sha256, namespace = claim.sha256, claim.namespace
+        if sha256 is not None and not self._pins.is_published_by(namespace, sha256):
+            self._holds[sha256][namespace] = self._monotonic() + self._held
+
+    def hold_for_anybody(self, sha256: Sha256Hex) -> None:
+        """Keep the blob until somebody publishes it, for a while, on nobody's account."""
+        if not self._pins.is_published(sha256):
+            self._holds[sha256][NOBODY] = self._monotonic() + self._held
+
+    def _check_share(self, claim: _Claim) -> None:
+        namespace, sha256 = claim.namespace, claim.sha256
+        if sha256 is not None and self._pins.is_published_by(namespace, sha256):
+            return
+        used = self._used_by(namespace, besides=claim)
+        size = 0 if sha256 in used else claim.size
+        total = sum(used.values())
+        if total + size <= self._share and (claim.size or total < self._share):
+            return
+        self._metrics.storage_refusals.labels(NAMESPACE_SHARE_EXCEEDED).inc()
+        wanted = f"this one of {format_size(claim.size)}" if claim.size else "another one"
+        raise StorageError(
+            f"namespace {namespace} has modules of {format_size(total)} published or on the way, and "
+            f"{wanted} would exceed its share of {format_size(self._share)}: delete AutoWasms of the "
+            "namespace that are no longer needed, or have the share raised (--namespace-disk-budget)",
+            reason=NAMESPACE_SHARE_EXCEEDED,
+        )
+
+    def _used_by(self, namespace: str, *, besides: _Claim) -> dict[object, int]:
+        """Sizes by digest (a claim that knows none yet: by itself) of all on the namespace's account."""
+        held = [sha256 for sha256 in self._holds if namespace in self._holders(sha256)]
+        published = set(self._pins.published_by(namespace)) - self._pins.replaceable(besides.owner)
+        used: dict[object, int] = {
+            sha256: self._stored.size(sha256)
+            for sha256 in (*published, *held)
+            if sha256 in self._stored
+        }
+        for claim in self._claims:
+            if claim is not besides and claim.namespace == namespace:
+                used.setdefault(claim.sha256 or claim, claim.size)
+        return used

@@ -1,0 +1,132 @@
+"""Pins: who needs which blobs, kept up to date one owner at a time.
+
+Not what is stored and not what is evicted (`retention.py`). Two strengths: a *published* digest is in an EnvoyFilter (or is
+about to be) and its blob is never evicted; a *kept* one is in a history and its blob outlives every grace period, but
+goes, last of all, when the disk budget needs its place. Invariant: until every owner that was there at the start has been
+heard (`expect`), nothing can be called unneeded.
+"""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from autowasm.digest import Sha256Hex
+
+
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    namespace: str
+    published: frozenset[Sha256Hex]
+    kept: frozenset[Sha256Hex]
+
+
+class Pins:
+    """Digests by owner; an owner is any text that names an object. All methods are cheap and synchronous."""
+
+    def __init__(self) -> None:
+        self._owners: dict[str, _Needs] = {}
+        self._namespaces: defaultdict[Sha256Hex, Counter[str]] = defaultdict(Counter)
+        self._published: defaultdict[str, Counter[Sha256Hex]] = defaultdict(Counter)
+        self._kept: Counter[Sha256Hex] = Counter()
+        self._awaited: set[str] | None = None
+        self._all_heard = asyncio.Event()
+        self._watcher: Callable[[str, Sha256Hex], None] = lambda _namespace, _sha256: None
+
+    def watch(self, watcher: Callable[[str, Sha256Hex], None]) -> None:
+        """Call `watcher` with namespace and digest whenever something is published."""
+        self._watcher = watcher
+
+    def set(
+        self,
+        owner: str,
+        *,
+        namespace: str,
+        published: Iterable[Sha256Hex],
+        kept: Iterable[Sha256Hex] = (),
+    ) -> None:
+        """All that `owner` needs now; replaces what it needed."""
+        needs = _Needs(namespace, frozenset(published), frozenset(kept))
+        if self._owners.get(owner) != needs:
+            self._forget(owner)
+            self._owners[owner] = needs
+            for sha256 in needs.published:
+                self._namespaces[sha256][namespace] += 1
+                self._published[namespace][sha256] += 1
+                self._watcher(namespace, sha256)
+            self._kept.update(needs.kept)
+        self._heard(owner)
+
+    def remove(self, owner: str) -> None:
+        """`owner` is gone."""
+        self._forget(owner)
+        self._heard(owner)
+
+    def _forget(self, owner: str) -> None:
+        needs = self._owners.pop(owner, None)
+        if needs is None:
+            return
+        for sha256 in needs.published:
+            _less(self._namespaces[sha256], needs.namespace)
+            _less(self._published[needs.namespace], sha256)
+            if not self._namespaces[sha256]:
+                del self._namespaces[sha256]
+        if not self._published.get(needs.namespace, True):
+            del self._published[needs.namespace]
+        for sha256 in needs.kept:
+            _less(self._kept, sha256)
+
+    def _heard(self, owner: str) -> None:
+        if self._awaited is not None:
+            self._awaited.discard(owner)
+            if not self._awaited:
+                self._all_heard.set()
+
+    def expect(self, owners: Iterable[str]) -> None:
+        """All owners that there are: until each was heard, `complete` is False."""
+        self._awaited = {owner for owner in owners if owner not in self._owners}
+        if not self._awaited:
+            self._all_heard.set()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every expected owner was heard: before that, a blob that nobody names may still be needed."""
+        return self._all_heard.is_set()
+
+    async def wait_complete(self) -> None:
+        """Return once it is."""
+        await self._all_heard.wait()
+
+    def is_published(self, sha256: Sha256Hex) -> bool:
+        """Whether an Envoy may have been told to fetch it."""
+        return sha256 in self._namespaces
+
+    def is_published_by(self, namespace: str, sha256: Sha256Hex) -> bool:
+        """The same, for the objects of one namespace."""
+        return sha256 in self._namespaces and namespace in self._namespaces[sha256]
+
+    def is_kept(self, sha256: Sha256Hex) -> bool:
+        """Whether a history names it."""
+        return sha256 in self._kept
+
+    def published_by(self, namespace: str) -> Collection[Sha256Hex]:
+        """What a namespace pins."""
+        return self._published.get(namespace, Counter()).keys()
+
+    def replaceable(self, owner: str) -> frozenset[Sha256Hex]:
+        """What its namespace publishes for this owner alone: it goes when the owner publishes something else."""
+        needs = self._owners.get(owner)
+        if needs is None:
+            return frozenset()
+        counts = self._published[needs.namespace]
+        return frozenset(sha256 for sha256 in needs.published if counts[sha256] == 1)
+
+    def pins(self) -> Mapping[Sha256Hex, frozenset[str]]:
+        """All published digests with the namespaces that publish them: a copy."""
+        return {sha256: frozenset(names) for sha256, names in self._namespaces.items()}
+
+
+def _less(counter: Counter[str] | Counter[Sha256Hex], key: str) -> None:
+    counter[key] -= 1  # type: ignore[index]
+    if counter[key] <= 0:  # type: ignore[index]
+        del counter[key]

@@ -1,0 +1,166 @@
+"""Retention: which blobs stay and which go (design D8).
+
+Not who needs what (`pins.py`), nor room for new ones (`room.py`). Invariants: a published blob is never removed; nothing is
+removed before everybody who may need it was heard (`Pins.complete`); what nobody names goes a grace period after the last
+time that somebody did, or earlier if the budget needs its place.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import structlog
+
+from autowasm.blobs import lastuse
+from autowasm.blobs.ages import Moment
+from autowasm.blobs.budget import Budget
+from autowasm.blobs.eviction import choose, expired
+from autowasm.blobs.evictor import Evictor
+from autowasm.blobs.pins import Pins
+from autowasm.blobs.room import Room
+from autowasm.blobs.space import Space, space_of
+from autowasm.blobs.store import BlobStore
+from autowasm.digest import Sha256Hex
+from autowasm.errors import StorageError
+from autowasm.net.pools import Pools
+from autowasm.settings import Settings
+from autowasm.telemetry.metrics import Metrics
+
+_GRACE_PARTS: Final = 20
+_LEAST_PAUSE: Final = 0.1
+
+_log = structlog.get_logger(__name__)
+
+
+class Retention:
+    """Keeps house in `store`. An async context manager: entering reads the last uses and gives the store its keeper.
+
+    `monotonic`, `moment` and `space` are for tests of clocks that jump and of volumes that fill up.
+    """
+
+    def __init__(
+        self,
+        store: BlobStore,
+        pins: Pins,
+        *,
+        settings: Settings,
+        pools: Pools,
+        metrics: Metrics,
+        monotonic: Callable[[], float] = time.monotonic,
+        moment: Callable[[], Moment] = Moment.now,
+        space: Callable[[Path], Space] = space_of,
+    ) -> None:
+        self._store = store
+        self._pins = pins
+        self._settings = settings
+        self._limits = settings.store
+        self._disk = pools.disk
+        self._metrics = metrics
+        self._monotonic = monotonic
+        self._moment = moment
+        self._file = store.directory / "last-use.json"
+        self._budget = Budget(
+            store,
+            pins,
+            share=settings.namespace_disk_budget,
+            held=self._limits.held,
+            metrics=metrics,
+            monotonic=monotonic,
+        )
+        self._last_use = lastuse.unknown(monotonic)
+        self._evictor = Evictor(store, pins, self._budget, last_use=self._last_use, metrics=metrics)
+        self._room = Room(
+            store,
+            pins,
+            self._budget,
+            self._evictor,
+            settings=settings,
+            pools=pools,
+            metrics=metrics,
+            space=space,
+        )
+        self._changed = True
+        self._saved = float("-inf")
+
+    async def __aenter__(self) -> Self:
+        self._last_use = await self._disk.run(
+            lastuse.load, self._file, moment=self._moment, monotonic=self._monotonic
+        )
+        self._evictor.last_use = self._last_use
+        self._metrics.blob_budget_bytes.set(self._settings.disk_budget)
+        self._observe()
+        self._store.keeper = self._room
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.save()
+
+    def synced(self, owners: Iterable[str]) -> None:
+        """Everything that is there was read: once the pins have heard of each of these owners, blobs may go."""
+        self._pins.expect(owners)
+
+    def admit(self, owner: str, namespace: str, sha256: Sha256Hex) -> None:
+        """A stored blob is about to be published by `owner`, in place of what it published before: it stays until then.
+
+        Raises StorageError (`NamespaceShareExceeded`); never for what the namespace has published already, nor before all
+        owners were heard: what is found stored at a start was admitted once.
+        """
+        if sha256 in self._store and self._pins.complete:
+            self._budget.hold(namespace, sha256, self._store.size(sha256), owner=owner)
+
+    async def run(self) -> None:
+        """Look after the store, for ever."""
+        pause = min(self._limits.sweep_every, self._settings.blob_grace / _GRACE_PARTS)
+        while True:
+            try:
+                await self.sweep()
+            except StorageError as error:
+                _log.error("blobs not looked after", reason=str(error))
+            await asyncio.sleep(max(pause, _LEAST_PAUSE))
+
+    async def sweep(self) -> None:
+        """One look: remove what has expired or is over budget, tidy up, write down the last uses. Raises StorageError."""
+        self._observe()
+        self._budget.forget_old_holds()
+        async with self._room.lock:
+            before = self._last_use.ages.now() - self._settings.blob_grace
+            await self._evictor.remove(expired(self._evictor.candidates(), before=before), "grace")
+            excess = self._room.excess()
+            if excess > 0:
+                candidates = self._evictor.candidates()
+                await self._evictor.remove(choose(candidates, excess) or candidates, "budget")
+        await self._room.look_again()
+        await self._store.tidy()
+        due = self._limits.save_every if self._changed else self._limits.save_latest
+        if self._monotonic() - self._saved >= due:
+            await self.save()
+
+    async def save(self) -> None:
+        """Write the last uses down. A failure is only logged: it makes blobs younger, never older."""
+        self._observe()
+        self._saved = self._monotonic()
+        moment = await self._disk.run(self._moment)
+        try:
+            await self._disk.run(lastuse.save, self._file, self._last_use.encode(moment))
+            self._changed = False
+        except OSError as error:
+            _log.warning("last uses not written", reason=error.strerror or str(error))
+
+    def _observe(self) -> None:
+        stored = self._store.digests()
+        for sha256 in stored:
+            self._last_use.served(sha256, self._store.served_at(sha256))
+        self._changed |= self._last_use.observe(
+            stored, self._budget.is_named, complete=self._pins.complete
+        )
+        needed = self._budget.needed()
+        self._metrics.blobs_pinned.set(len(needed))
+        self._metrics.blob_pinned_bytes.set(sum(needed.values()))

@@ -1,0 +1,211 @@
+"""Room: the keeper of a store with a budget on a volume that may fill up (`keeper.Keeper`; design section 7).
+
+Not the housekeeping of what nobody needs any more (`retention.py`). Invariants: the stored bytes never come to exceed the
+budget by a commit; a refusal removes nothing, and harms nobody but the one who asked.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import structlog
+
+from autowasm.blobs.budget import Budget
+from autowasm.blobs.eviction import choose
+from autowasm.blobs.evictor import Evictor
+from autowasm.blobs.keeper import Claim
+from autowasm.blobs.pins import Pins
+from autowasm.blobs.space import Space
+from autowasm.blobs.store import BlobStore
+from autowasm.digest import Sha256Hex
+from autowasm.errors import StorageError
+from autowasm.net.pools import Pools
+from autowasm.settings import Settings
+from autowasm.telemetry.metrics import Metrics
+from autowasm.units import format_size
+
+STORAGE_FULL = "StorageFull"
+
+_log = structlog.get_logger(__name__)
+
+
+class _NoRoom(StorageError):  # our own reckoning, not the disk's word
+    pass
+
+
+class Room:
+    """For one store. `lock` is held by whoever removes blobs to make room."""
+
+    def __init__(
+        self,
+        store: BlobStore,
+        pins: Pins,
+        budget: Budget,
+        evictor: Evictor,
+        *,
+        settings: Settings,
+        pools: Pools,
+        metrics: Metrics,
+        space: Callable[[Path], Space],
+    ) -> None:
+        self._store = store
+        self._pins = pins
+        self._budget = budget
+        self._evictor = evictor
+        self._settings = settings
+        self._disk = pools.disk
+        self._metrics = metrics
+        self._space = space
+        self.lock = asyncio.Lock()
+        self._committing = 0
+        self._fetching: list[int] = []
+        self._full_for = 0  # bytes that were refused last; 0: not full
+
+    @contextlib.asynccontextmanager
+    async def claim(
+        self,
+        namespace: str,
+        *,
+        owner: str = "",
+        sha256: Sha256Hex | None = None,
+        size: int | None = None,
+    ) -> AsyncIterator[Claim]:
+        """As the protocol."""
+        if sha256 is None or not self._pins.is_published_by(namespace, sha256):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.store.hear_all):
+                    await self._pins.wait_complete()
+        with self._budget.claim(namespace, owner=owner, sha256=sha256, size=size) as claim:
+            yield claim
+
+    @contextlib.asynccontextmanager
+    async def room(self, size: int | None) -> AsyncIterator[None]:
+        """As the protocol. What is not known yet may be as large as the limits allow."""
+        limits = self._settings.limits
+        need = limits.module_bytes + limits.layer_bytes if size is None else size
+        async with self.lock:
+            self._check_budget(size or 1)
+            await self._find_space(need, known=size is not None)
+            self._fetching.append(need)
+        try:
+            yield
+        except StorageError as error:
+            if error.reason == STORAGE_FULL and not isinstance(error, _NoRoom):
+                await self._relieve(size or 1)
+            raise
+        finally:
+            self._fetching.remove(need)
+
+    @contextlib.asynccontextmanager
+    async def committing(self, sha256: Sha256Hex, size: int) -> AsyncIterator[None]:
+        """As the protocol."""
+        more = 0 if sha256 in self._store else size
+        async with self.lock:
+            self._check_budget(more)
+            while (excess := self.excess(more)) > 0:
+                await self._evictor.remove(choose(self._evictor.candidates(), excess), "budget")
+                self._check_budget(more)  # one of them may have come to be needed meanwhile
+            self._committing += more
+        try:
+            yield
+        finally:
+            self._committing -= more
+        self._budget.hold_for_anybody(sha256)
+        self._say_full_for(0)
+
+    def excess(self, more: int = 0) -> int:
+        """Bytes by which the store would be over its budget with `more`; below 0: so many are left."""
+        return self._store.total + self._committing + more - self._settings.disk_budget
+
+    def _fits(self, size: int) -> bool:
+        """Whether the budget has room for `size` bytes, if need be after an eviction."""
+        if self.excess(size) <= 0:
+            return True
+        needed = sum(self._budget.needed().values())
+        return (
+            self._pins.complete and needed + self._committing + size <= self._settings.disk_budget
+        )
+
+    def _check_budget(self, size: int) -> None:
+        if self._fits(size):
+            return
+        budget = format_size(self._settings.disk_budget)
+        if not self._pins.complete:
+            raise self._refusal(
+                f"the cache has no room for a module of {format_size(size)} in its {budget} until it is "
+                "known which of the stored ones are still needed; tried again soon",
+                size,
+            )
+        needed = format_size(sum(self._budget.needed().values()))
+        raise self._refusal(
+            f"the cache has no room for a module of {format_size(size)}: {needed} of the {budget} that it "
+            "may hold are published; raise --disk-budget (and the volume), or delete AutoWasms that are no "
+            "longer needed",
+            size,
+        )
+
+    async def _find_space(self, need: int, *, known: bool) -> None:
+        """Make sure that the volume has room for `need` bytes of work besides that of others."""
+        space = await self.measure()
+        if self._missing(space, need) > 0:
+            await self._store.tidy(pressed=True)
+            space = await self.measure()
+        if (missing := self._missing(space, need)) > 0:
+            await self._evictor.remove(choose(self._evictor.candidates(), missing), "disk")
+            space = await self.measure()
+        if self._missing(space, need) <= 0:
+            return
+        if not known and not self._fetching and space.free > space.reserve(self._settings.store):
+            return  # it may be small; and if not, it disturbs nobody else's work
+        raise self._refusal(
+            f"no space left in the cache directory {self._store.directory}: {format_size(space.free)} of "
+            f"{format_size(space.total)} are free, and fetching this module takes up to {format_size(need)} "
+            "besides what other fetches take; make room on that volume, or give the program a larger one "
+            "with --cache-dir",
+            need if known else 1,
+        )
+
+    def _missing(self, space: Space, need: int) -> int:
+        return need + sum(self._fetching) + space.reserve(self._settings.store) - space.free
+
+    async def _relieve(self, need: int) -> None:
+        """The disk says that it is full, whatever we counted (a quota): what can go, goes."""
+        self._say_full_for(need)
+        self._metrics.storage_refusals.labels(STORAGE_FULL).inc()
+        async with self.lock:
+            with contextlib.suppress(StorageError):  # the one that is on its way tells it
+                await self._store.tidy(pressed=True)
+                await self._evictor.remove(choose(self._evictor.candidates(), need), "disk")
+
+    async def measure(self) -> Space:
+        """The volume now. Raises StorageError."""
+        try:
+            space = await self._disk.run(self._space, self._store.directory)
+        except OSError as error:
+            raise StorageError(
+                f"the cache directory {self._store.directory} cannot be asked for its free space: "
+                f"{error.strerror or error}; check the volume"
+            ) from error
+        self._metrics.storage_free_bytes.set(space.free)
+        return space
+
+    async def look_again(self) -> None:
+        """Take back that the cache is full, if what was refused last has room now. Raises StorageError."""
+        space = await self.measure()
+        if self._fits(self._full_for) and self._missing(space, self._full_for) <= 0:
+            self._say_full_for(0)
+
+    def _refusal(self, message: str, size: int) -> StorageError:
+        self._metrics.storage_refusals.labels(STORAGE_FULL).inc()
+        self._say_full_for(size)
+        return _NoRoom(message, reason=STORAGE_FULL)
+
+    def _say_full_for(self, size: int) -> None:
+        """Tell people, once for each change."""
+        before, self._full_for = self._full_for, size
+        if bool(before) is bool(size):
+            return
+        self._metrics.storage_full.set(bool(size))
+        say = _log.warning if size else _log.info
+        say("cache full" if size else "cache has room again", stored=self._store.total)

@@ -1,0 +1,151 @@
+"""`wasmc inspect --compat`: asks the rules of other readers about an image or a file.
+
+Not the rules for images (`registry/consumers.py`). Invariant: of an image no more is downloaded than the last layers that
+those readers would open themselves.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from autowasm.cli.registries import Connection
+from autowasm.errors import ContentRejected, UsageError
+from autowasm.net.pools import Pools
+from autowasm.registry import media
+from autowasm.registry.client import ResolvedImage
+from autowasm.registry.consumers import Answer, LastLayer, answers, index_child
+from autowasm.registry.manifest import Descriptor, Manifest
+from autowasm.registry.variants import CONSUMERS, ENVOY_GATEWAY, ISTIO, KWCTL, WASMER
+from autowasm.settings import Limits
+from autowasm.wasm.archive import extract_member, opened_archive
+from autowasm.wasm.binary import MAGIC
+from autowasm.wasm.imagelayer import read_layer
+
+OTHERS: Final = tuple(name for name in CONSUMERS if name != WASMER)
+_GZIP: Final = b"\x1f\x8b"
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_OPENED: Final = frozenset({media.OCI_LAYER_TAR_GZIP, media.DOCKER_LAYER_TAR_GZIP})
+_LEAST: Final = 8
+"""Bytes of a module, as Istio counts them."""
+
+
+def consumer_of(flag: str) -> str:
+    """The consumer that `--require` calls `flag`. Raises UsageError."""
+    for name in OTHERS:
+        if name.lower().replace(" ", "-") == flag:
+            return name
+    raise UsageError(f"--require: unknown: {flag}")
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Asks about one image; what has to be opened goes to `workdir`."""
+
+    connection: Connection
+    limits: Limits
+    pools: Pools
+    workdir: Path
+
+    async def answers(self, resolved: ResolvedImage) -> Mapping[str, Answer]:
+        """By the consumer's name, all but wasmer."""
+        if resolved.index is None:
+            return answers(resolved.manifest, await self._last_layer(resolved.manifest))
+        found: dict[str, Answer] = {}
+        asked: dict[str, Mapping[str, Answer] | Answer] = {}
+        for consumer in OTHERS:
+            child = index_child(consumer, resolved.index)
+            if isinstance(child, Answer):
+                found[consumer] = child
+                continue
+            if child.digest_text not in asked:
+                asked[child.digest_text] = await self._of_child(child, resolved)
+            answer = asked[child.digest_text]
+            found[consumer] = answer if isinstance(answer, Answer) else answer[consumer]
+        return found
+
+    async def _of_child(
+        self, child: Descriptor, resolved: ResolvedImage
+    ) -> Mapping[str, Answer] | Answer:
+        if child.digest == resolved.child:
+            manifest = resolved.manifest
+        else:
+            reference = self.connection.reference.pinned(child.digest)
+            try:
+                image = await self.connection.client.resolve(
+                    reference, credential=self.connection.credential
+                )
+            except ContentRejected as error:
+                return Answer(reads=False, why=f"takes the linux/amd64 entry: {error}")
+            manifest = image.manifest
+        return answers(manifest, await self._last_layer(manifest))
+
+    async def _last_layer(self, manifest: Manifest) -> LastLayer | None:
+        layers = manifest.layers or ()
+        if not layers or layers[-1].media_type not in _OPENED:
+            return None
+        path = self.workdir / "last-layer"
+        try:
+            await self.connection.client.download(
+                self.connection.reference,
+                layers[-1],
+                path,
+                credential=self.connection.credential,
+            )
+        except ContentRejected:
+            return LastLayer(is_gzip=True, plugin=None)  # too large for anyone
+        return await self.pools.parsing.run(_open_last, path, limits=self.limits)
+
+
+def _open_last(path: Path, *, limits: Limits) -> LastLayer:
+    """Blocks."""
+    if not _head(path).startswith(_GZIP):
+        return LastLayer(is_gzip=False, plugin=None)
+    try:
+        plugin = read_layer(path, packing="tar+gzip", limits=limits).first_plugin
+        if plugin is None:
+            return LastLayer(is_gzip=True, plugin=None)
+        target = path.with_name("first-plugin")
+        extract_member(path, target, packing="tar+gzip", member=plugin, limits=limits)
+    except ContentRejected:
+        return LastLayer(is_gzip=True, plugin=None)
+    return LastLayer(is_gzip=True, plugin=_is_module(_head(target)))
+
+
+def of_file(path: Path, *, member: str, limits: Limits) -> dict[str, Answer]:
+    """Who could fetch a file from a URL; we found the module in it, in an archive as `member`. Blocks.
+
+    Istio and Envoy Gateway unpack gzip and tar in turn, and take the first entry of a tar (`pkg/wasm/httpfetcher.go`).
+    """
+    head = _head(path)
+    found = dict.fromkeys(OTHERS, Answer(reads=False, why="pulls from registries only"))
+    bare = _is_module(head)
+    found[KWCTL] = Answer(reads=bare, why="" if bare else "wants a module as it is behind a URL")
+    if head.startswith(_ZSTD):
+        mesh = Answer(reads=False, why="unpacks gzip and tar, not zstd")
+    elif not member or _first_is_module(path, limits=limits):
+        mesh = Answer(reads=True)
+    else:
+        mesh = Answer(
+            reads=False, why="takes the first entry of a tar archive, which is not the module"
+        )
+    found[ISTIO] = found[ENVOY_GATEWAY] = mesh
+    return found
+
+
+def _first_is_module(path: Path, *, limits: Limits) -> bool:
+    try:
+        with opened_archive(path, packing="tar", limits=limits) as reader:
+            entry = reader.next()
+            return entry is not None and _is_module(reader.read(_LEAST))
+    except ContentRejected:
+        return False
+
+
+def _is_module(head: bytes) -> bool:
+    return len(head) >= _LEAST and head.startswith(MAGIC)
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_LEAST)

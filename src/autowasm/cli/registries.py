@@ -1,0 +1,174 @@
+"""What every command of `wasmc` needs: the reference, the login, the registry, limits, signals.
+
+Not the commands (`transfers.py`, `inspect.py`). Invariants: what is wrong with the command line is said before anything is
+sent; a login goes to the reference's own registry; SIGTERM ends a command as Ctrl-C does, with everything tidied up.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import ipaddress
+import os
+import shutil
+import signal
+import ssl
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from autowasm.errors import UsageError
+from autowasm.net.pools import Pools
+from autowasm.reference import ImageReference
+from autowasm.registry import dockerconfig
+from autowasm.registry.client import RegistryClient
+from autowasm.registry.credentials import Credential
+from autowasm.settings import Limits, Outgoing
+from autowasm.telemetry import logs
+
+T = TypeVar("T")
+
+_LONGEST_PASSWORD: Final = 64 * 1024
+"""Characters; tokens of cloud registries have a few thousand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A registry, and how we are known there."""
+
+    reference: ImageReference
+    client: RegistryClient
+    credential: Credential | None
+
+
+def begin(arguments: argparse.Namespace) -> None:
+    """Set up the log, in which only warnings are of interest here."""
+    logs.configure(level="error" if arguments.quiet else "warning", form="plain")
+
+
+def run_to_end(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work`. Raises what it raises; KeyboardInterrupt for SIGTERM, with the exit status as its argument."""
+    try:
+        return asyncio.run(_cancelled_by_sigterm(work))
+    except asyncio.CancelledError as error:
+        raise KeyboardInterrupt(128 + signal.SIGTERM) from error
+
+
+async def _cancelled_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    reference: ImageReference,
+    login: Credential | None,
+    arguments: argparse.Namespace,
+    *,
+    limits: Limits,
+    pools: Pools,
+) -> AsyncIterator[Connection]:
+    """A client with `login` or, if that is None, what docker knows of the registry."""
+    credential = login or await dockerconfig.find_login(
+        reference, environment=os.environ, limits=limits, pools=pools
+    )
+    client = RegistryClient(
+        outgoing=_outgoing(reference, arguments), limits=limits, pools=pools, policy=None
+    )
+    try:
+        yield Connection(reference, client, credential)
+    finally:
+        await client.close()
+
+
+@contextlib.asynccontextmanager
+async def workdir(parent: Path | None, *, pools: Pools) -> AsyncIterator[Path]:
+    """A hidden folder in `parent`, which is made if need be; gone afterwards with all that is in it.
+
+    `parent` None: where temporary files go.
+    """
+    folder = await pools.disk.run(_make_workdir, parent)
+    try:
+        yield folder
+    finally:
+        # In this pool: behind whatever an interrupted unpacking is still writing there.
+        await pools.parsing.run(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _make_workdir(parent: Path | None) -> Path:
+    if parent is not None:
+        parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=".wasmc-", dir=parent))
+
+
+def parse_reference(text: str) -> ImageReference:
+    """Raises UsageError."""
+    try:
+        return ImageReference.parse(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def check_readable(flag: str, file: Path) -> None:
+    """Raises UsageError, naming the flag."""
+    try:
+        with file.open("rb"):
+            pass
+    except OSError as error:
+        raise UsageError(f"{flag} {file}: {error.strerror}") from error
+
+
+def check_ca_file(arguments: argparse.Namespace) -> None:
+    """Raises UsageError unless --ca-file is absent or good."""
+    if arguments.ca_file is None:
+        return
+    check_readable("--ca-file", arguments.ca_file)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(arguments.ca_file)
+    except ssl.SSLError as error:
+        raise UsageError(
+            f"--ca-file {arguments.ca_file}: not a PEM file of certificates"
+        ) from error
+
+
+def given_login(arguments: argparse.Namespace) -> Credential | None:
+    """What --username and --password-stdin say. Raises UsageError."""
+    if arguments.username is None and not arguments.password_stdin:
+        return None
+    if not arguments.username or not arguments.password_stdin:
+        raise UsageError("give both --username and --password-stdin, or neither")
+    if ":" in arguments.username:
+        raise UsageError("--username: a user name cannot contain a colon")
+    text = sys.stdin.read(_LONGEST_PASSWORD + 1)
+    if len(text) > _LONGEST_PASSWORD:
+        raise UsageError(f"--password-stdin: longer than {_LONGEST_PASSWORD} characters")
+    password = text.removesuffix("\n").removesuffix("\r")
+    if not password:
+        raise UsageError("--password-stdin: standard input is empty")
+    return Credential(arguments.username, password)
+
+
+def _outgoing(reference: ImageReference, arguments: argparse.Namespace) -> Outgoing:
+    host = frozenset({reference.host})
+    with_tls = arguments.insecure or arguments.ca_file is not None
+    plain = arguments.plain_http or (is_loopback(reference.host) and not with_tls)
+    return Outgoing(
+        plain_http=host if plain else frozenset(),
+        insecure=host if arguments.insecure else frozenset(),
+        ca_file=arguments.ca_file,
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """True for `HOST[:PORT]` of this machine. docker and crane take such registries as plain HTTP, too."""
+    name = host if host.endswith("]") else host.rpartition(":")[0] or host
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,157 @@
+"""Permits: may this AutoWasm, with its own Secret, still have the module that it has (design D11)?
+
+Not a resolution: what a tag names now is nobody's question here, only whether the login may read what the record names.
+Invariants: a Secret is read again every `secret_recheck` seconds and at each new record, never on the reconcile path; what
+cannot be told now (API server or registry away) changes no verdict about what is published; the registry is asked only
+where the record was not made with this very Secret, or the login in it has changed since.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from autowasm.artifacts.fetcher import ArtifactFetcher
+from autowasm.artifacts.source import FetchRequest
+from autowasm.errors import AutoWasmError, SourceUnavailable, StorageError
+from autowasm.kube.resources import ObjectKey
+from autowasm.settings import FetchLimits
+
+_log = structlog.get_logger(__name__)
+
+_LOOK: Final = 1.0
+"""Seconds between two looks at what is due."""
+_JITTER: Final = 0.2
+_AT_ONCE: Final = 16
+"""Checks that run at one time: after a start every AutoWasm with a Secret is due."""
+
+
+@dataclass(slots=True, eq=False)
+class _Permit:
+    request: FetchRequest
+    due: float
+    decided: bool = False
+    error: AutoWasmError | None = None
+    fingerprint: str = ""
+    """Of the login that was allowed last."""
+    running: bool = False
+
+
+class Permits:
+    """By object key. `on_change` is called with the key when its verdict has changed."""
+
+    def __init__(
+        self,
+        fetcher: ArtifactFetcher,
+        *,
+        limits: FetchLimits,
+        on_change: Callable[[ObjectKey], None],
+    ) -> None:
+        self._fetcher = fetcher
+        self._limits = limits
+        self._on_change = on_change
+        self._permits: dict[ObjectKey, _Permit] = {}
+        self._due = asyncio.Event()
+
+    def verdict(
+        self, key: ObjectKey, request: FetchRequest, *, published: bool
+    ) -> AutoWasmError | bool:
+        """True: it may have what `request.record` names. False: not known yet. An error: why it may not.
+
+        What is `published` stays so until it is known that it may not be had.
+        """
+        record = request.record
+        needs_none = request.secret is None and (record is None or not record.secret_uid)
+        if request.source.registry is None or record is None or needs_none:
+            self._permits.pop(key, None)
+            return True
+        permit = self._permits.get(key)
+        if permit is None or permit.request != request:
+            permit = self._permits[key] = _Permit(request, self._now())
+            self._due.set()
+        if published and not permit.decided:
+            return True
+        return permit.error if permit.error is not None else permit.decided
+
+    def recheck(self, key: ObjectKey) -> None:
+        """Its Secret has changed."""
+        permit = self._permits.get(key)
+        if permit is not None:
+            permit.due = self._now()
+            self._due.set()
+
+    def forget(self, key: ObjectKey) -> None:
+        """The object is gone."""
+        self._permits.pop(key, None)
+
+    async def run(self) -> None:
+        """Check what is due, for ever."""
+        places = asyncio.Semaphore(_AT_ONCE)
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                self._due.clear()
+                now = self._now()
+                for key, permit in list(self._permits.items()):
+                    if permit.due <= now and not permit.running:
+                        permit.running = True
+                        check = self._check(key, permit, places)
+                        tasks.create_task(check, name=f"permit {key}")
+                try:
+                    async with asyncio.timeout(_LOOK):
+                        await self._due.wait()
+                except TimeoutError:
+                    continue
+
+    async def _check(self, key: ObjectKey, permit: _Permit, places: asyncio.Semaphore) -> None:
+        begun = self._now()
+        spread = 1.0 + _JITTER * random.random()  # noqa: S311 - spreads load, guards nothing
+        try:
+            async with places:
+                if self._permits.get(key) is not permit:
+                    return
+                await self._decide(key, permit)
+        except Exception as error:  # supervised edge: a bug fails one check, not the process
+            _log.exception(
+                "permit check failed unexpectedly", key=str(key), error=type(error).__name__
+            )
+        finally:
+            permit.running = False
+            if permit.due <= begun:
+                permit.due = self._now() + self._limits.secret_recheck * spread
+
+    async def _decide(self, key: ObjectKey, permit: _Permit) -> None:
+        before = (permit.decided, permit.error and str(permit.error))
+        try:
+            permit.fingerprint = await self._allowed(permit)
+            permit.error = None
+        except (SourceUnavailable, StorageError) as error:
+            if permit.decided:  # allowed or refused, it stays so
+                return
+            permit.error = error
+            # Of what is not published; it is asked for again soon.
+            permit.due = self._now() + self._limits.retry_base * 10
+        except AutoWasmError as error:
+            permit.error = error
+        permit.decided = not isinstance(permit.error, SourceUnavailable | StorageError)
+        after = (permit.decided, permit.error and str(permit.error))
+        if after != before and self._permits.get(key) is permit:
+            if permit.error is not None:
+                _log.warning("permission lost", key=str(key), reason=permit.error.reason)
+            self._on_change(key)
+
+    async def _allowed(self, permit: _Permit) -> str:
+        """The fingerprint of the login. Raises what forbids it."""
+        access = await self._fetcher.access(permit.request)
+        record = permit.request.record
+        made_with_it = record is not None and record.secret_uid in {"", access.secret_uid}
+        unseen = not permit.fingerprint and made_with_it
+        if permit.fingerprint != access.fingerprint and not unseen:
+            await self._fetcher.prove(permit.request)
+        return access.fingerprint
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

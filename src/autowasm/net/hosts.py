@@ -1,0 +1,52 @@
+"""Does an entry of a list of hosts mean this host? One grammar for every list that an operator writes.
+
+Not name resolution. Invariant: letter case never matters; an entry with a port means that port only, one without means
+every port; `*.example.com` and `.example.com` mean what is below example.com, never example.com itself.
+"""
+
+import ipaddress
+from collections.abc import Iterable
+
+
+def names_host(entries: Iterable[str], host: str) -> bool:
+    """True if one of `entries` (`HOST` or `HOST:PORT`) is this `HOST` or `HOST:PORT`."""
+    name, port = split_port(host.lower())
+    return any(
+        entry_name == name and entry_port in {"", port}
+        for entry_name, entry_port in (split_port(entry.lower()) for entry in entries)
+    )
+
+
+def matches_host(entry: str, host: str) -> bool:
+    """The same for one entry that may also be `*`, `*.DOMAIN` or `.DOMAIN`."""
+    name, port = split_port(host.lower())
+    wanted, wanted_port = split_port(entry.lower())
+    if wanted_port not in {"", port}:
+        return False
+    if wanted == "*":
+        return True
+    below = wanted.removeprefix("*")
+    return name.endswith(below) and name != below if below.startswith(".") else wanted == name
+
+
+def avoids_proxy(entry: str, host: str) -> bool:
+    """As NO_PROXY is read by Go and curl: a domain means itself and all below it; a CIDR means address literals."""
+    name, _ = split_port(host.lower())
+    try:
+        network = ipaddress.ip_network(entry.strip(), strict=False)
+    except ValueError:
+        return matches_host(entry, host) or matches_host(f".{entry.lstrip('.')}", host)
+    try:
+        return ipaddress.ip_address(name.strip("[]")) in network
+    except ValueError:
+        return False
+
+
+def split_port(host: str) -> tuple[str, str]:
+    """Name and port; the port is empty if there is none. `[::1]:80` keeps its brackets."""
+    name, colon, port = host.rpartition(":")
+    return (name, port) if colon and port.isdigit() and not _is_bare_v6(host) else (host, "")
+
+
+def _is_bare_v6(host: str) -> bool:
+    return host.count(":") > 1 and not host.startswith("[")

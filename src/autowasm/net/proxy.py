@@ -1,0 +1,125 @@
+"""The operator's HTTP proxy for registries: who goes through it, what may be asked of it, how a tunnel is opened.
+
+Not for objects: an AutoWasm's author names their hosts freely, and behind a proxy nobody but the proxy knows which address
+a name leads to, so the address policy could not keep them out of the cluster's own network. For registries the same holds
+for names; what still holds is said by `written_addresses`: literal addresses in every notation, `localhost`, and the
+clouds' names for their metadata services. Invariants: nothing is taken from the environment; the proxy's password goes
+to the proxy only, and the registry's never to the proxy (https).
+
+Sources: RFC 9110 section 9.3.6 (CONNECT), section 11.7 (Proxy-Authorization), RFC 6761 section 6.3 (localhost).
+"""
+
+import base64
+import contextlib
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final, Self
+from urllib.parse import unquote, urlsplit
+
+from autowasm.errors import SourceUnavailable, UsageError
+from autowasm.net.hosts import avoids_proxy
+
+_METADATA_NAMES: Final = frozenset(
+    {
+        "metadata",
+        "metadata.google.internal",
+        "metadata.goog",
+        "instance-data",
+        "instance-data.ec2.internal",
+    }
+)
+_END: Final = b"\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """Where the proxy is, and how we log in to it."""
+
+    host: str
+    port: int
+    authorization: str = field(default="", repr=False)
+
+    @classmethod
+    def parse(cls, url: str) -> Self:
+        """`http://[USER:PASSWORD@]HOST:PORT`. Raises UsageError, which never shows the password."""
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port or 80
+        except ValueError:  # from None: it may carry the URL
+            raise UsageError("--registry-proxy: not a URL of the form http://HOST:PORT") from None
+        if parts.scheme != "http" or not host or parts.path not in {"", "/"}:
+            raise UsageError(
+                "--registry-proxy: must be http://[USER:PASSWORD@]HOST:PORT; https registries are tunnelled through it, "
+                "TLS to the proxy itself is not supported"
+            )
+        if parts.username is None:
+            return cls(host, port)
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        return cls(host, port, f"Basic {base64.b64encode(pair.encode()).decode()}")
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyRules:
+    """Who goes through the proxy."""
+
+    proxy: Proxy | None = None
+    exceptions: tuple[str, ...] = ()
+
+    def proxy_for(self, host: str, port: int) -> Proxy | None:
+        """None: directly."""
+        if self.proxy is None:
+            return None
+        name = f"[{host}]" if ":" in host.strip("[]") and not host.startswith("[") else host
+        named = f"{name}:{port}"
+        return None if any(avoids_proxy(entry, named) for entry in self.exceptions) else self.proxy
+
+
+DIRECT: Final = ProxyRules()
+
+
+def written_addresses(host: str) -> Iterator[str]:
+    """The addresses that `host` means whoever resolves it; none for an ordinary name."""
+    name = host.strip("[]").rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        yield "127.0.0.1"
+    if name in _METADATA_NAMES:
+        yield "169.254.169.254"
+    with contextlib.suppress(OSError, UnicodeError):  # not a literal, not even 127.1 or 0x7f000001
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        yield from (str(address[0]) for *_, address in found)
+
+
+def open_tunnel(sock: socket.socket, proxy: Proxy, *, host: str, port: int, limit: int) -> None:
+    """CONNECT. Blocks, within the socket's timeout. Raises OSError, SourceUnavailable (`ProxyRefused`)."""
+    name = f"[{host}]" if ":" in host.strip("[]") and not host.startswith("[") else host
+    lines = [f"CONNECT {name}:{port} HTTP/1.1", f"Host: {name}:{port}"]
+    if proxy.authorization:
+        lines.append(f"Proxy-Authorization: {proxy.authorization}")
+    sock.sendall("\r\n".join([*lines, "", ""]).encode())
+    answer = _read_head(sock, limit=limit, proxy=proxy)
+    version, _, rest = answer.partition(b" ")
+    status = rest[:3]
+    if not version.startswith(b"HTTP/1.") or not status.isdigit():
+        raise _refused(proxy, "its answer is not HTTP")
+    if not status.startswith(b"2"):
+        raise _refused(proxy, f"status {status.decode()} for {name}:{port}")
+
+
+def _read_head(sock: socket.socket, *, limit: int, proxy: Proxy) -> bytes:
+    """Up to the empty line and not a byte further: what follows belongs to TLS."""
+    data = bytearray()
+    while not data.endswith(_END):
+        if len(data) >= limit:
+            raise _refused(proxy, "its answer has no end")
+        chunk = sock.recv(1)
+        if not chunk:
+            raise _refused(proxy, "it closed the connection")
+        data += chunk
+    return bytes(data)
+
+
+def _refused(proxy: Proxy, problem: str) -> SourceUnavailable:
+    return SourceUnavailable(
+        f"the proxy {proxy.host}:{proxy.port} opens no tunnel: {problem}", reason="ProxyRefused"
+    )

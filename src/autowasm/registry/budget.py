@@ -1,0 +1,103 @@
+"""Budgets: how often a host is asked, and for how long it has asked to be left alone (429, `Retry-After`).
+
+Not a retry loop (`client.py`) nor a limit on how many ask at once (`artifacts/places.py`). Invariants: a host gets at
+most `burst` requests at once and `rate` a second on average, whoever asks for what; a pause that a host asked of one
+credential holds for every repository that is asked for with it, and for no other credential.
+
+Sources: RFC 6585 section 4 (429), RFC 9110 section 10.2.3 (Retry-After).
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from autowasm.backoff import Backoff
+from autowasm.errors import SourceUnavailable
+from autowasm.net.answers import retry_after
+from autowasm.settings import Limits
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_KEPT_MOST: Final = 10_000
+"""Hosts, and hosts with credentials, remembered; the oldest go first. They come from tenants."""
+
+
+@dataclass(slots=True)
+class _Pause:
+    until: float = 0.0
+    in_a_row: int = 0
+
+
+class Budgets:
+    """Those of one process. Safe in any thread. `clock` in seconds, monotonic."""
+
+    def __init__(
+        self,
+        *,
+        rate: float,
+        burst: int,
+        limits: Limits,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`rate` in requests a second for each host; 0: no limit."""
+        self._rate = rate
+        self._burst = burst
+        self._limits = limits
+        self._clock = clock
+        self._backoff = Backoff(limits.attempt_backoff, limits.rate_pause_most)
+        self._lock = threading.Lock()
+        self._free_at: OrderedDict[str, float] = OrderedDict()
+        """By host: when its bucket would be full again, if nobody asked any more."""
+        self._pauses: OrderedDict[tuple[str, str], _Pause] = OrderedDict()
+
+    def reserve(self, host: str, fingerprint: str) -> float:
+        """Take a place in the host's budget: the seconds to wait before it may be asked.
+
+        Raises SourceUnavailable (`RegistryUnavailable`) if it asked to be left alone for longer than anybody waits here.
+        """
+        with self._lock:
+            now = self._clock()
+            pause = self._pauses.get((host, fingerprint))
+            left = pause.until - now if pause is not None else 0.0
+            if left > self._limits.attempt_wait:
+                raise SourceUnavailable(
+                    f"{host} has asked not to be asked so often and is left alone for a while",
+                    reason="RegistryUnavailable",
+                    retry_after=left,
+                )
+            return max(left, self._take(host, now), 0.0)
+
+    def answered(
+        self, host: str, fingerprint: str, status: int, headers: Mapping[str, str]
+    ) -> None:
+        """Take note of an answer."""
+        asked = retry_after(headers.get("Retry-After")) if status in (429, 503) else None
+        with self._lock:
+            key = (host, fingerprint)
+            if status != 429 and asked is None:
+                if status < 400:
+                    self._pauses.pop(key, None)
+                return
+            pause = self._pauses.pop(key, None) or _Pause()
+            pause.in_a_row += 1
+            wait = self._backoff.delay(pause.in_a_row) if asked is None else asked
+            pause.until = max(pause.until, self._clock() + wait)
+            _keep(self._pauses, key, pause)
+
+    def _take(self, host: str, now: float) -> float:
+        if self._rate <= 0:
+            return 0.0
+        step = 1.0 / self._rate
+        free_at = max(self._free_at.pop(host, now), now) + step
+        _keep(self._free_at, host, free_at)
+        return free_at - now - self._burst * step
+
+
+def _keep(memory: OrderedDict[K, V], key: K, value: V) -> None:
+    memory[key] = value
+    if len(memory) > _KEPT_MOST:
+        memory.popitem(last=False)

@@ -1,0 +1,251 @@
+"""The layouts in which a module comes: one table for the choice of a layer, `wasmc inspect` and docs/layouts.md.
+
+Not the choice itself (`layout.py`) and not a consumer's rules in full (`consumers.py`; tests hold the two together).
+Invariant: a layer type stands in the rows of one packing only, so a layer's type alone says how it is opened.
+
+Sources: solo.io's `spec.md` and `spec-compat.md`; the CNCF's "Wasm OCI Artifact layout"; engineerd/wasm-to-oci; and what the
+readers of other projects do: Istio `pkg/wasm/imagefetcher.go`, Envoy Gateway `internal/wasm/imagefetcher.go`, wasme
+`pkg/pull/image.go`, Kubewarden policy-fetcher `src/registry/mod.rs`, rust-oci-wasm `src/client.rs`.
+"""
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from autowasm.registry import media
+from autowasm.registry.manifest import Descriptor, Manifest
+
+WASMER: Final = "wasmer"
+ISTIO: Final = "Istio"
+ENVOY_GATEWAY: Final = "Envoy Gateway"
+WASME: Final = "wasme"
+KWCTL: Final = "kwctl"
+WKG: Final = "wkg"
+
+CONSUMERS: Final[Mapping[str, str]] = {
+    WASMER: "this program",
+    ISTIO: "WasmPlugin, 1.12 and later",
+    ENVOY_GATEWAY: "EnvoyExtensionPolicy, 1.1 and later",
+    WASME: "solo.io's tool and operator",
+    KWCTL: "Kubewarden",
+    WKG: "wasm-pkg-tools",
+}
+"""Who may be asked to pull an image, and what it is."""
+
+
+class Packing(enum.Enum):
+    """How the bytes of a layer hold the module; the values are what `autowasm.wasm.archive` takes."""
+
+    RAW = "raw"
+    TAR = "tar"
+    TAR_GZIP = "tar+gzip"
+    TAR_ZSTD = "tar+zstd"
+
+
+def _always(_manifest: Manifest, _layer: Descriptor) -> bool:
+    return True
+
+
+def _has_two_layers(manifest: Manifest, _layer: Descriptor) -> bool:
+    return len(manifest.layers or ()) == 2
+
+
+def _is_last(manifest: Manifest, layer: Descriptor) -> bool:
+    layers = manifest.layers or ()
+    return bool(layers) and layers[-1].digest_text == layer.digest_text
+
+
+def _is_last_of_docker(manifest: Manifest, layer: Descriptor) -> bool:
+    return manifest.media_type == media.DOCKER_MANIFEST and _is_last(manifest, layer)
+
+
+def _is_last_of_oci(manifest: Manifest, layer: Descriptor) -> bool:
+    return manifest.media_type != media.DOCKER_MANIFEST and _is_last(manifest, layer)
+
+
+def _has_config_v0(manifest: Manifest, _layer: Descriptor) -> bool:
+    return manifest.config.media_type == media.CNCF_CONFIG_V0
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One row. `config` and `layers` are for people; `layer_types` with `holds` decide."""
+
+    name: str
+    config: str
+    layers: str
+    layer_types: tuple[str, ...]
+    packing: Packing
+    readers: tuple[str, ...]
+    """Who reads it, given that a tar layer holds the module as `plugin.wasm`."""
+    holds: Callable[[Manifest, Descriptor], bool] = _always
+    push_format: str = ""
+    """What `wasmc push --format` calls it."""
+
+
+VARIANTS: Final = (
+    Variant(
+        "solo artifact, two layers",
+        media.WASM_CONFIG,
+        "the config again, and the module as it is",
+        (media.WASM_CONTENT,),
+        Packing.RAW,
+        (WASMER, ISTIO, ENVOY_GATEWAY, WASME),
+        _has_two_layers,
+        "artifact",
+    ),
+    Variant(
+        "solo artifact, another number of layers",
+        "any",
+        "the module as it is, alone or beside layers of other types",
+        (media.WASM_CONTENT,),
+        Packing.RAW,
+        (WASMER, WASME),
+    ),
+    Variant(
+        "compat image, module in the last layer",
+        media.OCI_IMAGE_CONFIG,
+        "any; the last has plugin.wasm",
+        (media.OCI_LAYER_TAR_GZIP,),
+        Packing.TAR_GZIP,
+        (WASMER, ISTIO, ENVOY_GATEWAY),
+        _is_last_of_oci,
+        "image",
+    ),
+    Variant(
+        "compat image, module in an earlier layer",
+        media.OCI_IMAGE_CONFIG,
+        "any; one of them has plugin.wasm, and no later one deletes it",
+        (media.OCI_LAYER_TAR_GZIP,),
+        Packing.TAR_GZIP,
+        (WASMER,),
+    ),
+    Variant(
+        "compat image, not compressed",
+        media.OCI_IMAGE_CONFIG,
+        "any; one of them has plugin.wasm",
+        (media.OCI_LAYER_TAR,),
+        Packing.TAR,
+        (WASMER,),
+    ),
+    Variant(
+        "compat image, zstd",
+        media.OCI_IMAGE_CONFIG,
+        "any; one of them has plugin.wasm",
+        (media.OCI_LAYER_TAR_ZSTD,),
+        Packing.TAR_ZSTD,
+        (WASMER,),
+    ),
+    Variant(
+        "Docker image, module in the last layer",
+        media.DOCKER_IMAGE_CONFIG,
+        "any; the last has plugin.wasm",
+        (media.DOCKER_LAYER_TAR_GZIP,),
+        Packing.TAR_GZIP,
+        (WASMER, ISTIO, ENVOY_GATEWAY),
+        _is_last_of_docker,
+    ),
+    Variant(
+        "Docker image, module in an earlier layer",
+        media.DOCKER_IMAGE_CONFIG,
+        "any; one of them has plugin.wasm, and no later one deletes it",
+        (media.DOCKER_LAYER_TAR_GZIP,),
+        Packing.TAR_GZIP,
+        (WASMER,),
+    ),
+    Variant(
+        "Docker image, not compressed",
+        media.DOCKER_IMAGE_CONFIG,
+        "any; one of them has plugin.wasm",
+        (media.DOCKER_LAYER_TAR,),
+        Packing.TAR,
+        (WASMER,),
+    ),
+    Variant(
+        "Docker image, zstd",
+        media.DOCKER_IMAGE_CONFIG,
+        "any; one of them has plugin.wasm",
+        (media.DOCKER_LAYER_TAR_ZSTD,),
+        Packing.TAR_ZSTD,
+        (WASMER,),
+    ),
+    Variant(
+        "CNCF artifact",
+        media.CNCF_CONFIG_V0,
+        "one: the module as it is",
+        (media.CNCF_WASM,),
+        Packing.RAW,
+        (WASMER, WKG),
+        _has_config_v0,
+        "cncf",
+    ),
+    Variant(
+        "CNCF artifact, another config",
+        f"{media.CNCF_CONFIG_V1} or any",
+        "one: the module as it is",
+        (media.CNCF_WASM,),
+        Packing.RAW,
+        (WASMER,),
+    ),
+    Variant(
+        "wasm-to-oci, Kubewarden",
+        media.CNCF_CONFIG_V1,
+        "one: the module as it is",
+        (media.WASM_TO_OCI,),
+        Packing.RAW,
+        (WASMER, KWCTL),
+        _always,
+        "kwctl",
+    ),
+)
+
+PACKING: Final[Mapping[str, Packing]] = {
+    layer_type: variant.packing for variant in VARIANTS for layer_type in variant.layer_types
+}
+"""Every layer that is understood. A layer that is not here is passed over: configs, docs, icons."""
+
+
+_LINUX_ENTRY: Final = "its linux/amd64 entry"
+
+INDEX_READERS: Final[Mapping[str, str]] = {
+    WASMER: "any image in it",
+    ISTIO: _LINUX_ENTRY,
+    ENVOY_GATEWAY: _LINUX_ENTRY,
+    WASME: "no",
+    KWCTL: _LINUX_ENTRY,
+    WKG: _LINUX_ENTRY,
+}
+"""What each takes of an index of images, each of which is in one of the layouts above."""
+
+
+def variant_of(manifest: Manifest, layer: Descriptor) -> Variant:
+    """The row of an image whose module is in `layer`, whose type is in `PACKING`."""
+    return next(
+        variant
+        for variant in VARIANTS
+        if layer.media_type in variant.layer_types and variant.holds(manifest, layer)
+    )
+
+
+def table() -> str:
+    """The table as Markdown: what docs/layouts.md shows."""
+    heads = ["Layout", "Type of the layer with the module", "Layers", "Config", *CONSUMERS, "push"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for variant in VARIANTS:
+        cells = [
+            variant.name,
+            "<br>".join(f"`{layer_type}`" for layer_type in variant.layer_types),
+            variant.layers,
+            " or ".join(
+                f"`{part}`" if "/" in part else part for part in variant.config.split(" or ")
+            ),
+            *("yes" if consumer in variant.readers else "no" for consumer in CONSUMERS),
+            f"`{variant.push_format}`" if variant.push_format else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    types = "<br>".join(f"`{index_type}`" for index_type in sorted(media.INDEXES))
+    taken = [INDEX_READERS[consumer] for consumer in CONSUMERS]
+    cells = ["image index", types, "attestations are passed over", "", *taken, ""]
+    lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

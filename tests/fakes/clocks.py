@@ -1,0 +1,51 @@
+"""Clocks and a volume that do what a test says: jump by years, boot, fill up. No machine can be made to on demand."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autowasm.blobs.ages import Moment
+from autowasm.blobs.space import Space
+
+
+@dataclass
+class FakeClocks:
+    """`monotonic` begins at any number for each process; the real one is added so that nothing stands still."""
+
+    boot: str = "first boot"
+    since_boot: float = 1_000.0
+    wall: float = 1_700_000_000.0
+    process: float = 5.0
+    _start: float = field(default_factory=time.monotonic)
+
+    def monotonic(self) -> float:
+        """As `time.monotonic`."""
+        return self.process + time.monotonic() - self._start
+
+    def moment(self) -> Moment:
+        """As `Moment.now`."""
+        return Moment(boot=self.boot, since_boot=self.since_boot, wall=self.wall)
+
+    def advance(self, seconds: float) -> None:
+        """Time passes for all."""
+        self.process += seconds
+        self.since_boot += seconds
+        self.wall += seconds
+
+    def reboot(self, away: float = 0.0) -> None:
+        """Another boot, `away` seconds later by the clock on the wall."""
+        self.boot += " and another"
+        self.since_boot = 1.0
+        self.wall += away
+
+
+@dataclass
+class FakeVolume:
+    """`free` bytes of `total`; a real store on a real disk does not change them."""
+
+    free: int = 10**12
+    total: int = 10**12
+
+    def space(self, directory: Path) -> Space:
+        """As `space_of`."""
+        return Space(self.free, self.total)

@@ -1,0 +1,92 @@
+"""A real store with its retention, over clocks and a volume that do what a test says."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autowasm.blobs.pins import Pins
+from autowasm.blobs.retention import Retention
+from autowasm.blobs.store import BlobStore
+from autowasm.digest import Sha256Hex
+from autowasm.net.pools import Pools
+from autowasm.settings import Limits, Settings, StoreLimits
+from autowasm.telemetry.metrics import Metrics
+from tests.fakes.clocks import FakeClocks, FakeVolume
+from tests.fakes.sources import sha256_of
+
+GRACE = 24 * 3600.0
+
+
+@dataclass
+class Keeping:
+    """One run of a process: what it has of the store's side."""
+
+    store: BlobStore
+    pins: Pins
+    retention: Retention
+    clocks: FakeClocks
+    volume: FakeVolume
+    metrics: Metrics
+
+    async def put(self, data: bytes) -> Sha256Hex:
+        """Stage and commit, as a fetch does."""
+        async with self.store.keeper.room(len(data)), self.store.stage() as stage:
+            stage.path.write_bytes(data)
+            await self.store.commit(stage, sha256_of(data))
+        return sha256_of(data)
+
+    def publish(self, owner: str, *digests: Sha256Hex, kept: tuple[Sha256Hex, ...] = ()) -> None:
+        """`owner` is `namespace/name`."""
+        self.pins.set(owner, namespace=owner.partition("/")[0], published=digests, kept=kept)
+
+    def let_go(self) -> None:
+        """So much time that nothing is held any more for an EnvoyFilter to come."""
+        self.clocks.advance(61)
+
+    def value(self, name: str, **labels: str) -> float:
+        """Of a metric; 0 where it has no such series yet."""
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@contextlib.asynccontextmanager
+async def keeping(
+    directory: Path,
+    *,
+    budget: int,
+    share: int = 10**9,
+    clocks: FakeClocks | None = None,
+    volume: FakeVolume | None = None,
+    synced: bool = True,
+    **limits: Any,
+) -> AsyncIterator[Keeping]:
+    """From start to end of a process; `limits` of the store. A volume keeps 100 bytes back."""
+    clocks, volume, metrics = clocks or FakeClocks(), volume or FakeVolume(), Metrics()
+    settings = Settings(
+        cache_dir=directory,
+        disk_budget=budget,
+        namespace_disk_budget=share,
+        blob_grace=GRACE,
+        store=StoreLimits(free_reserve=100, verify_pause=0, **limits),
+        limits=Limits(module_bytes=1_000, layer_bytes=2_000),
+    )
+    pins = Pins()
+    with Pools() as pools:
+        async with BlobStore(
+            directory, pools=pools, metrics=metrics, limits=settings.store
+        ) as store:
+            retention = Retention(
+                store,
+                pins,
+                settings=settings,
+                pools=pools,
+                metrics=metrics,
+                monotonic=clocks.monotonic,
+                moment=clocks.moment,
+                space=volume.space,
+            )
+            async with retention:
+                if synced:
+                    retention.synced([])
+                yield Keeping(store, pins, retention, clocks, volume, metrics)

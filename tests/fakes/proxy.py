@@ -1,0 +1,101 @@
+"""ForwardProxy: a real if small HTTP proxy: CONNECT tunnels and requests with a whole URL.
+
+Names are not resolved: whatever host is asked for, the bytes go to `target`. So a test can use any name and see that the
+proxy, not the client, decides where it leads.
+"""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from typing import Self
+from urllib.parse import urlsplit
+
+
+@dataclass(slots=True)
+class ForwardProxy:
+    """An async context manager on a free loopback port."""
+
+    target: str
+    """`HOST:PORT` that every request is passed on to."""
+    authorization: str | None = None
+    """What `Proxy-Authorization` must be."""
+    refuses_with: int | None = None
+    answer: bytes | None = None
+    """Sent as it is instead of any answer to CONNECT."""
+    asked: list[str] = field(default_factory=list)
+    """First lines, in order."""
+    heads: list[bytes] = field(default_factory=list)
+    _server: asyncio.Server | None = None
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    @property
+    def host(self) -> str:
+        """`127.0.0.1:PORT`."""
+        assert self._server is not None
+        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            await self._pass_on(head, reader, writer)
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+
+    async def _pass_on(
+        self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        first = head.partition(b"\r\n")[0].decode()
+        self.asked.append(first)
+        self.heads.append(head)
+        if self.authorization and f"proxy-authorization: {self.authorization}".lower() not in (
+            head.decode().lower()
+        ):
+            writer.write(b"HTTP/1.1 407 Who are you\r\nContent-Length: 0\r\n\r\n")
+            return
+        if self.refuses_with:
+            writer.write(f"HTTP/1.1 {self.refuses_with} No\r\nContent-Length: 0\r\n\r\n".encode())
+            return
+        if self.answer is not None:
+            writer.write(self.answer)
+            await reader.read()
+            return
+        host, _, port = self.target.rpartition(":")
+        onward, back = await asyncio.open_connection(host, int(port))
+        method, url, version = first.split(" ")
+        if method == "CONNECT":
+            writer.write(b"HTTP/1.1 200 Connection established\r\nVia: test\r\n\r\n")
+        else:
+            path = urlsplit(url)._replace(scheme="", netloc="").geturl()
+            back.write(f"{method} {path} {version}".encode() + head[len(first) :])
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(_copy(reader, back), name="there")
+                tasks.create_task(_copy(onward, writer), name="back")
+        finally:
+            back.close()
+
+
+async def _copy(source: asyncio.StreamReader, destination: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while chunk := await source.read(65536):
+            destination.write(chunk)
+            await destination.drain()
+        destination.write_eof()

@@ -1,0 +1,238 @@
+"""Every layout of the table, built by foreign clients: we read it, and the others do what `--compat` says they do."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autowasm.registry.variants import ISTIO, VARIANTS
+from tests.integration.cli import foreign
+from tests.integration.cli.foreign import Builder, tar
+from tests.parts import clients, registry, wasmer, wat
+from tests.parts.clients import Client, Completed
+
+MODULE = wat.header_filter("world")
+OTHER = wat.header_filter("other")
+SHA256 = hashlib.sha256(MODULE).hexdigest()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A real registry, `wasmc`, the istio-agent's fetcher, and builders that have nothing of ours."""
+
+    home: Path
+    builder: Builder
+    wasmc: Client
+    agent: Client
+
+    async def inspect(self, tag: str, *flags: str, status: int = 0) -> dict[str, Any]:
+        done = await self.wasmc.run(
+            "inspect", self.builder.name(tag), "--compat", "--json", *flags, check=False
+        )
+        assert done.returncode == status, done
+        report: dict[str, Any] = json.loads(done.stdout)
+        return report
+
+    async def fetched_by_istio(self, tag: str) -> bytes | None:
+        """What the istio-agent's code makes of it; None if it refuses."""
+        done = await self.agent.run(
+            self.home / "agent" / tag, f"oci://{self.builder.name(tag)}", check=False
+        )
+        if done.returncode:
+            assert "could not fetch" in done.stderr or "is invalid" in done.stderr, done
+            return None
+        return await asyncio.to_thread(Path(done.stdout.splitlines()[-1]).read_bytes)
+
+    async def push(self, tag: str, *flags: str) -> Completed:
+        await self.builder.write("example.wasm", MODULE)
+        file = self.builder.home / "example.wasm"
+        return await self.wasmc.run("push", self.builder.name(tag), "-f", file, *flags)
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    home = tmp_path / "foreign"
+    await asyncio.to_thread(home.mkdir)
+    async with registry.distribution(tmp_path / "registry") as server:
+        repository = f"{server.host}/team/filter"
+        crane, oras = await clients.crane(home), await clients.oras(home)
+        builder = Builder(home, repository, crane, oras)
+        agent = await clients.istio_wasm_fetch(tmp_path / "home")
+        yield Bench(tmp_path, builder, wasmer.wasmc(tmp_path), agent)
+
+
+def readers(report: dict[str, Any]) -> set[str]:
+    return {consumer for consumer, answer in report["compat"].items() if answer["pulls"]}
+
+
+def test_every_row_of_the_table_is_built() -> None:
+    assert list(foreign.ROWS) == [variant.name for variant in VARIANTS]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=[variant.name for variant in VARIANTS])
+async def test_every_row_is_read_and_named_and_its_readers_are_those_of_the_table(
+    bench: Bench, variant: Any
+) -> None:
+    await foreign.ROWS[variant.name](bench.builder, "row", MODULE)
+    report = await bench.inspect("row")
+    assert report["layout"] == variant.name
+    assert report["module"]["sha256"] == SHA256
+    assert readers(report) == set(variant.readers)
+    assert all(answer["why"] for answer in report["compat"].values() if not answer["pulls"])
+
+    pulled = await bench.wasmc.run("pull", bench.builder.name("row"), "-o", bench.home / "out")
+    assert SHA256 in pulled.stdout
+    expected = MODULE if ISTIO in variant.readers else None
+    assert await bench.fetched_by_istio("row") == expected
+
+
+@pytest.mark.parametrize(
+    ("form", "wanted"),
+    [
+        ("artifact", {"wasmer", "Istio", "Envoy Gateway", "wasme"}),
+        ("image", {"wasmer", "Istio", "Envoy Gateway"}),
+        ("cncf", {"wasmer", "wkg"}),
+        ("kwctl", {"wasmer", "kwctl"}),
+    ],
+)
+async def test_what_we_push_is_read_by_those_it_is_for(
+    bench: Bench, form: str, wanted: set[str]
+) -> None:
+    flags = ("--annotation", "team=a=b", "--source", "https://git.example/x", "--version", "1.2")
+    await bench.push("ours", "--format", form, *flags)
+    report = await bench.inspect("ours")
+    assert readers(report) == wanted
+    assert (
+        report["image"]["annotations"].items()
+        >= {
+            "team": "a=b",
+            "org.opencontainers.image.source": "https://git.example/x",
+            "org.opencontainers.image.version": "1.2",
+        }.items()
+    )
+    assert await bench.fetched_by_istio("ours") == (MODULE if "Istio" in wanted else None)
+
+    crane, oras = bench.builder.crane, bench.builder.oras
+    name = bench.builder.name("ours")
+    manifest = json.loads((await crane.run("manifest", name)).stdout)
+    assert manifest.get("artifactType") == report["image"]["artifactType"]
+    if form == "image":
+        await crane.run("validate", "--remote", name)
+    else:
+        await oras.run("pull", "--plain-http", "-o", "oras", name)
+        assert (bench.builder.home / "oras" / "filter.wasm").read_bytes() == MODULE
+
+
+async def test_pushing_the_same_twice_gives_the_same_digest(bench: Bench) -> None:
+    for form in ("artifact", "image", "cncf", "kwctl"):
+        told = []
+        for order in (("a=1", "b=2"), ("b=2", "a=1")):
+            flags = [part for each in order for part in ("--annotation", each)]
+            pushed = await bench.push("same", "--format", form, *flags)
+            told.append(pushed.stdout)
+        assert told[0] == told[1]
+
+
+async def test_a_module_that_a_later_layer_deleted_is_not_found(bench: Bench) -> None:
+    layers = tar(("plugin.wasm", MODULE)), tar((".wh.plugin.wasm", b""))
+    await bench.builder.append("deleted", *layers)
+    report = await bench.inspect("deleted", status=1)
+    assert (report["reason"], report["module"]) == ("ModuleNotFoundInArchive", None)
+    assert "deletes plugin.wasm" in report["message"]
+    assert readers(report) == set()
+
+
+async def test_istio_takes_the_first_plugin_of_the_last_layer_whatever_it_is(bench: Bench) -> None:
+    await bench.builder.append("odd", tar(("a/plugin.wasm", b"rubbish"), ("plugin.wasm", MODULE)))
+    report = await bench.inspect("odd")
+    assert readers(report) == {"wasmer"}
+    assert await bench.fetched_by_istio("odd") is None
+
+
+async def test_of_an_index_the_attestation_is_passed_over(bench: Bench) -> None:
+    image = await bench.builder.by_hand(
+        "child", (MODULE, foreign.SOLO), (b"{}", foreign.SOLO_CONFIG), config=foreign.SOLO_CONFIG
+    )
+    proof = await bench.builder.by_hand(
+        "proof", (b"{}", "application/vnd.in-toto+json"), config=foreign.SOLO_CONFIG
+    )
+    proof |= {
+        "platform": {"os": "unknown", "architecture": "unknown"},
+        "annotations": {"vnd.docker.reference.type": "attestation-manifest"},
+    }
+    for architecture, istio in (("amd64", True), ("arm64", False)):
+        child = image | {"platform": {"os": "linux", "architecture": architecture}}
+        index = {"schemaVersion": 2, "mediaType": foreign.INDEX, "manifests": [proof, child]}
+        await bench.builder.put(architecture, index, foreign.INDEX)
+        report = await bench.inspect(architecture)
+        assert report["image"]["index"] is True
+        assert report["image"]["manifest"] == image["digest"]
+        assert ("Istio" in readers(report)) is istio
+        fetched = await bench.fetched_by_istio(architecture)
+        assert fetched == (MODULE if istio else None)
+        required = await bench.inspect(architecture, "--require", "istio", status=0 if istio else 1)
+        assert required["accepted"] is True
+
+
+async def test_of_an_index_every_reader_is_asked_about_the_image_that_it_takes(
+    bench: Bench,
+) -> None:
+    """We take the one for wasm; Istio the one for linux/amd64, which is in another layout."""
+    ours = await bench.builder.by_hand(
+        "ours", (MODULE, "application/wasm"), config="application/vnd.wasm.config.v0+json"
+    )
+    theirs = await bench.builder.by_hand(
+        "theirs", (OTHER, foreign.SOLO), (b"{}", foreign.SOLO_CONFIG), config=foreign.SOLO_CONFIG
+    )
+    manifests = [
+        theirs | {"platform": {"os": "linux", "architecture": "amd64"}},
+        ours | {"platform": {"os": "wasip1", "architecture": "wasm"}},
+    ]
+    index = {"schemaVersion": 2, "mediaType": foreign.INDEX, "manifests": manifests}
+    await bench.builder.put("index", index, foreign.INDEX)
+    report = await bench.inspect("index")
+    assert report["module"]["sha256"] == SHA256
+    assert readers(report) == {"wasmer", "Istio", "Envoy Gateway"}
+    assert await bench.fetched_by_istio("index") == OTHER
+
+
+async def test_an_index_in_an_index_is_refused(bench: Bench) -> None:
+    image = await bench.builder.by_hand("child", (MODULE, foreign.SOLO), config=foreign.SOLO_CONFIG)
+    inner = {"schemaVersion": 2, "mediaType": foreign.INDEX, "manifests": [image]}
+    digest = await bench.builder.put("inner", inner, foreign.INDEX)
+    size = len(json.dumps(inner))
+    entry = {"mediaType": foreign.INDEX, "digest": digest, "size": size}
+    outer = {"schemaVersion": 2, "mediaType": foreign.INDEX, "manifests": [entry]}
+    await bench.builder.put("outer", outer, foreign.INDEX)
+    done = await bench.wasmc.run("inspect", bench.builder.name("outer"), check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "an index in an index is not followed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("layers", "reason", "named"),
+    [
+        (((MODULE, foreign.SOLO), (OTHER, foreign.SOLO)), "AmbiguousModule", "holds 2 modules"),
+        (((b"chart", "application/vnd.cncf.helm.chart.content.v1.tar+gzip"),), "UnsupportedLayout", "helm"),
+        (((b"\0asm\x0d\0\1\0", "application/wasm"),), "WasmComponent", "component"),
+        (((MODULE, "application/vnd.oci.image.layer.v1.tar"),), "ArchiveInvalid", "bare WebAssembly"),
+    ],
+    ids=["two-modules", "foreign", "component", "bare-module-as-tar"],
+)  # fmt: skip
+async def test_what_is_refused_is_refused_with_the_reason(
+    bench: Bench, layers: tuple[tuple[bytes, str], ...], reason: str, named: str
+) -> None:
+    await bench.builder.by_hand("bad", *layers, config="application/vnd.unknown.config.v1+json")
+    report = await bench.inspect("bad", status=1)
+    assert (report["accepted"], report["reason"]) == (False, reason)
+    assert named in report["message"]
+    assert "wasmer" not in readers(report)
+    text = await bench.wasmc.run("inspect", bench.builder.name("bad"), check=False)
+    assert text.returncode == 1
+    assert f"[{reason}]" in text.stdout.replace("\n", " ")
+    assert text.stderr == ""

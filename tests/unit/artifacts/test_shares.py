@@ -1,0 +1,84 @@
+"""The fetcher with a keeper: a namespace's share, and one tenant's full share that is no business of another's."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from autowasm.blobs.pins import Pins
+from autowasm.blobs.retention import Retention
+from autowasm.errors import StorageError
+from autowasm.net.pools import Pools
+from autowasm.settings import Settings
+from autowasm.telemetry.metrics import Metrics
+from tests.fakes.autowasms import IMAGE
+from tests.fakes.sources import sha256_of
+from tests.unit.artifacts.conftest import Bench, make_bench
+
+Modules = Callable[[str], bytes]
+OTHER = "registry.example/team/filter:v2"
+
+
+@pytest.fixture
+def pins() -> Pins:
+    return Pins()
+
+
+@pytest.fixture
+async def bench(
+    tmp_path: Path, metrics: Metrics, modules: Modules, pins: Pins
+) -> AsyncIterator[Bench]:
+    """Room for one module and a half, for each namespace."""
+    share = len(modules("world")) * 3 // 2
+    settings = Settings(cache_dir=tmp_path, namespace_disk_budget=share)
+    with Pools() as pools:
+        async with (
+            make_bench(tmp_path, metrics) as bench,
+            Retention(bench.store, pins, settings=settings, pools=pools, metrics=metrics) as keeper,
+        ):
+            keeper.synced([])
+            yield bench
+
+
+async def test_more_than_the_share_is_refused_and_what_is_published_never_is(
+    bench: Bench, modules: Modules, pins: Pins
+) -> None:
+    bench.registry.add(IMAGE, modules("world"))
+    bench.registry.add(OTHER, modules("earth"))
+    record = await bench.fetcher.fetch(bench.request())
+    pins.set("default/1", namespace="default", published=[record.sha256])
+    with pytest.raises(StorageError) as caught:
+        await bench.fetcher.fetch(bench.request(OTHER))
+    assert caught.value.reason == "NamespaceShareExceeded"
+    assert await bench.fetcher.fetch(bench.request(record=record)) == record
+    # A new version of the same AutoWasm takes the place of the old.
+    assert (await bench.fetcher.fetch(bench.request(OTHER, owner="default/1"))).sha256
+
+
+async def test_full_share_of_one_fails_nobody_who_shares_the_download(
+    bench: Bench, modules: Modules, pins: Pins
+) -> None:
+    for image, value in ((IMAGE, "world"), (OTHER, "earth")):
+        bench.registry.add(image, modules(value))
+    await bench.fetcher.fetch(bench.request())
+    pins.set("default/1", namespace="default", published=[sha256_of(modules("world"))])
+    results = await asyncio.gather(
+        *(bench.fetcher.fetch(bench.request(OTHER, namespace=n)) for n in ("default", "x", "y")),
+        return_exceptions=True,
+    )
+    assert [isinstance(result, StorageError) for result in results] == [True, False, False]
+    assert bench.registry.count("fetch") == 2
+
+
+async def test_size_that_the_manifest_tells_is_refused_before_the_download(
+    bench: Bench, modules: Modules, pins: Pins
+) -> None:
+    bench.registry.layer_is_module = True
+    for image, value in ((IMAGE, "world"), (OTHER, "earth")):
+        bench.registry.add(image, modules(value))
+    await bench.fetcher.fetch(bench.request())
+    pins.set("default/1", namespace="default", published=[sha256_of(modules("world"))])
+    with pytest.raises(StorageError):
+        await bench.fetcher.fetch(bench.request(OTHER))
+    assert bench.registry.count("fetch") == 1

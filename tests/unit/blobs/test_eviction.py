@@ -1,0 +1,27 @@
+from autowasm.blobs.eviction import Candidate, choose, expired
+from tests.fakes.autowasms import digest
+
+
+def candidate(name: str, *, size: int = 10, used: float = 0.0, kept: bool = False) -> Candidate:
+    return Candidate(digest(name), size, used, kept)
+
+
+def test_longest_unused_first_and_what_a_history_names_last() -> None:
+    old_kept = candidate("k", used=1, kept=True)
+    old, young = candidate("o", used=2), candidate("y", used=3)
+    assert choose([young, old_kept, old], 1) == [old]
+    assert choose([young, old_kept, old], 20) == [old, young]
+    assert choose([young, old_kept, old], 21) == [old, young, old_kept]
+
+
+def test_nothing_goes_if_all_of_it_would_not_do_or_nothing_is_wanted() -> None:
+    assert choose([candidate("a"), candidate("b")], 21) == []
+    assert choose([candidate("a")], 0) == []
+    assert choose([], 1) == []
+
+
+def test_a_history_outlives_the_grace_period() -> None:
+    old = candidate("o", used=1)
+    assert expired([old, candidate("k", used=1, kept=True), candidate("y", used=3)], before=2) == [
+        old
+    ]

@@ -1,0 +1,146 @@
+"""`wasmc inspect` of files: verdict, text that fits a terminal, JSON, exit status."""
+
+import gzip
+import io
+import json
+import re
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from autowasm.cli import wasmc
+from tests.parts import wat
+
+FILTER = wat.header_filter("world")
+HOSTILE = wat.compile_text(
+    '(module (import "env" "a\\u{1b}[31m\\u{a}b" (func)) (func (export "proxy_abi_version_0_2_1"))'
+    + "".join(f'(func (export "quite_a_long_name_of_an_export_{n}"))' for n in range(100))
+    + ")"
+)
+
+
+def tar(*members: tuple[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+class Inspection:
+    """Runs it in a folder of its own."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.file = folder / "example"
+        self._capsys = capsys
+
+    def text(self, data: bytes, *flags: str, status: int = 0) -> str:
+        self.file.write_bytes(data)
+        assert wasmc.main(["inspect", str(self.file), *flags]) == status
+        captured = self._capsys.readouterr()
+        assert captured.err == ""
+        return captured.out
+
+    def json(self, data: bytes, *flags: str, status: int = 0) -> dict[str, Any]:
+        report: dict[str, Any] = json.loads(self.text(data, "--json", *flags, status=status))
+        return report
+
+
+@pytest.fixture
+def inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Inspection:
+    return Inspection(tmp_path, capsys)
+
+
+def test_a_good_filter_is_accepted(inspect: Inspection) -> None:
+    text = inspect.text(FILTER)
+    assert "Layout  a module as it is" in text
+    assert "ABI     0.2.1" in text
+    assert "Imports 1: env.proxy_add_header_map_value" in text
+    assert "Verdict accepted" in text
+    report = inspect.json(FILTER)
+    assert (report["accepted"], report["reason"], report["image"]) == (True, None, None)
+    assert report["module"]["abi"] == "0.2.1"
+    assert "compat" not in report
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_every_line_fits_the_terminal_and_controls_it_not(
+    inspect: Inspection, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = inspect.text(HOSTILE, "--compat", status=1)
+    digests = re.compile(r"[0-9a-f]{64}")
+    for line in text.splitlines():
+        assert len(digests.sub("", line)) <= width
+        assert line.isprintable()
+    assert "more (--json has all)" in " ".join(text.split())
+    assert len(inspect.json(HOSTILE, status=1)["module"]["exports"]) == 101
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "NotWasm"),
+        (b"<html>", "NotWasm"),
+        (FILTER[:-5], "Truncated"),
+        (b"\0asm\x0d\0\1\0", "WasmComponent"),
+        (wat.compile_text("(module)"), "AbiMissing"),
+        (tar(("a.wasm", FILTER), ("b.wasm", FILTER)), "AmbiguousModule"),
+        (tar(("readme", b"")), "ModuleNotFoundInArchive"),
+        (gzip.compress(b"rubbish"), "NotWasm"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_the_server_would_refuse_is_refused_with_its_reason(
+    inspect: Inspection, data: bytes, reason: str
+) -> None:
+    report = inspect.json(data, "--compat", status=1)
+    assert (report["accepted"], report["reason"]) == (False, reason)
+    assert report["compat"]["wasmer"] == {"pulls": False, "why": reason}
+    assert f"[{reason}]" in inspect.text(data, status=1).replace("\n        ", " ")
+
+
+def test_an_import_can_be_allowed(inspect: Inspection) -> None:
+    text = (Path(__file__).parents[2] / "assets" / "wat" / "unknown_import.wat").read_text()
+    module = wat.compile_text(text)
+    report = inspect.json(module, status=1)
+    assert report["reason"] == "ImportUnknown"
+    unknown = re.findall(r"--allow-import (\S+?)[\s,;]", report["message"] + " ")[0]
+    assert inspect.json(module, "--allow-import", unknown)["accepted"] is True
+
+
+@pytest.mark.parametrize(
+    ("data", "istio", "kwctl"),
+    [
+        (FILTER, True, True),
+        (gzip.compress(FILTER), True, False),
+        (tar(("any", FILTER)), None, None),
+        (tar(("any.wasm", FILTER)), True, False),
+        (gzip.compress(tar(("any.wasm", FILTER))), True, False),
+        (tar(("readme", b"hello"), ("any.wasm", FILTER)), False, False),
+        (zstandard.ZstdCompressor().compress(FILTER), False, False),
+    ],
+    ids=["bare", "gzip", "no-name", "tar", "tar-gzip", "not-first", "zstd"],
+)
+def test_who_could_fetch_a_file_from_a_url(
+    inspect: Inspection, data: bytes, istio: bool | None, kwctl: bool | None
+) -> None:
+    if istio is None:  # nobody knows which file is meant
+        assert inspect.json(data, status=1)["reason"] == "ModuleNotFoundInArchive"
+        return
+    told = inspect.json(data, "--compat")["compat"]
+    assert told["Istio"]["pulls"] is told["Envoy Gateway"]["pulls"] is istio
+    assert told["kwctl"]["pulls"] is kwctl
+    assert not told["wasme"]["pulls"]
+    inspect.text(data, "--require", "istio", status=0 if istio else 1)
+
+
+def test_a_file_that_no_object_may_have_is_refused_unread(inspect: Inspection) -> None:
+    with inspect.file.open("wb") as file:
+        file.truncate(65 * 1024 * 1024)
+    assert wasmc.main(["inspect", str(inspect.file), "--json"]) == 1

@@ -1,0 +1,145 @@
+"""Design D11 from end to end, over in-memory seams: what a Secret allows is published, and stays when it is revoked."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from autowasm.api import envoyfilter as envoyfilters
+from autowasm.artifacts.published import PublishedModules
+from autowasm.controller.jobs import FetchJobs
+from autowasm.controller.permits import Permits
+from autowasm.controller.reconciler import AutoWasmReconciler
+from autowasm.errors import SourceDenied, SourceUnavailable
+from autowasm.kube.resources import ObjectKey
+from autowasm.settings import EnvoyFetch, FetchLimits
+from autowasm.telemetry.metrics import Metrics
+from tests.fakes.autowasms import IMAGE, document
+from tests.fakes.control import FakeObjects, FakePublisher
+from tests.parts import wat
+from tests.unit.artifacts.conftest import Bench, make_bench
+
+KEY, THEIRS = ObjectKey("default", "test"), ObjectKey("other", "test")
+LIMITS = FetchLimits(secret_recheck=0.1)
+DENIED = SourceDenied("no")
+
+
+class Life:
+    """One process, over objects and a cache that outlive it."""
+
+    def __init__(
+        self, bench: Bench, objects: FakeObjects, publisher: FakePublisher, tasks: asyncio.TaskGroup
+    ) -> None:
+        self.bench, self.objects, self.publisher = bench, objects, publisher
+        self.changed: set[ObjectKey] = set()
+        self.jobs = FetchJobs(bench.fetcher, limits=LIMITS, tasks=tasks, on_change=self.changed.add)
+        self.permits = Permits(bench.fetcher, limits=LIMITS, on_change=self.changed.add)
+        self.reconciler = AutoWasmReconciler(
+            objects=objects,
+            publisher=publisher,
+            jobs=self.jobs,
+            store=bench.store,
+            published=PublishedModules(bench.fetcher),
+            envoy=EnvoyFetch(),
+            metrics=bench.metrics,
+            permits=self.permits,
+            now=lambda: "2026-01-01T00:00:00Z",
+        )
+
+    async def until(self, condition: Callable[[], object], *, key: ObjectKey = KEY) -> None:
+        """Reconcile whenever something changed, until it is so."""
+        async with asyncio.timeout(10):
+            await self.reconciler.reconcile(key)
+            while not condition():
+                await asyncio.sleep(0.01)
+                if self.changed:
+                    await self.reconciler.reconcile(self.changed.pop())
+
+    async def phase(self, phase: str, *, key: ObjectKey = KEY) -> None:
+        await self.until(lambda: self.status(key).get("phase") == phase, key=key)
+
+    def status(self, key: ObjectKey = KEY) -> dict[str, Any]:
+        status: dict[str, Any] = self.objects.documents[key].get("status", {})
+        return status
+
+
+@asynccontextmanager
+async def life(
+    directory: Path, objects: FakeObjects, publisher: FakePublisher
+) -> AsyncIterator[Life]:
+    async with make_bench(directory, Metrics()) as bench, asyncio.TaskGroup() as tasks:
+        bench.registry.add(IMAGE, wat.header_filter("world"))
+        for step in ("resolve", "pin"):
+            bench.registry.failures[f"{step} anonymous"] = DENIED
+        made = Life(bench, objects, publisher, tasks)
+        runner = tasks.create_task(made.permits.run(), name="permits")
+        try:
+            yield made
+        finally:
+            runner.cancel()
+            for key in (KEY, THEIRS):
+                made.jobs.forget(key)
+
+
+async def test_from_the_first_secret_to_its_return(tmp_path: Path) -> None:
+    objects = FakeObjects()
+    publisher = FakePublisher(objects)
+    objects.apply(document(spec={"secret": "pull"}))
+    async with life(tmp_path, objects, publisher) as first:
+        first.bench.secrets.give("alice", uid="u1")
+        await first.phase("Synced")
+        published = dict(publisher.envoyfilters[KEY])
+        record = envoyfilters.record_of(published)
+        assert record is not None
+        assert record.secret_uid == "u1"
+        assert "alice" not in str(published) + str(first.status())
+
+        first.bench.secrets.secrets.clear()
+        await first.phase("Degraded")
+        assert "there is no Secret pull" in first.status()["message"]
+        assert publisher.envoyfilters[KEY] == published, "the data path is not touched"
+
+        first.bench.secrets.give("alice", uid="u1")
+        await first.phase("Synced")
+        assert first.bench.registry.count("resolve") == 1, "a tag is not looked up for it"
+
+    async with life(tmp_path, objects, publisher) as second:  # a failover, with the registry down
+        second.bench.registry.failures.update(
+            dict.fromkeys(("pin", "resolve"), SourceUnavailable("down"))
+        )
+        second.bench.secrets.give("alice", uid="u1")
+        await second.reconciler.reconcile(KEY)
+        await asyncio.sleep(0.3)
+        await second.phase("Synced")
+        assert publisher.envoyfilters[KEY] == published
+
+        second.bench.registry.failures = {"pin": DENIED}
+        second.bench.secrets.give("alice", uid="u2")
+        second.bench.secrets.give("eve", uid="u2")
+        await second.phase("Degraded")
+        assert publisher.envoyfilters[KEY] == published
+
+
+async def test_another_namespace_gets_a_cached_private_module_only_with_a_login_of_its_own(
+    tmp_path: Path,
+) -> None:
+    objects = FakeObjects()
+    publisher = FakePublisher(objects)
+    objects.apply(document(spec={"secret": "pull"}))
+    async with life(tmp_path, objects, publisher) as process:
+        process.bench.secrets.give("alice", uid="u1")
+        await process.phase("Synced")
+
+        # Whoever writes statuses copies the record over: it proves nothing here.
+        forged = document(namespace="other")
+        forged["status"] = process.status()
+        objects.apply(forged)
+        objects.documents[THEIRS]["status"] = process.status()
+        await process.phase("Failed", key=THEIRS)
+        assert THEIRS not in publisher.envoyfilters
+
+        process.bench.secrets.give("bob", namespace="other", uid="u2")
+        objects.apply(document(namespace="other", spec={"secret": "pull"}, generation=2))
+        await process.phase("Synced", key=THEIRS)
+        assert process.bench.registry.count("fetch") == 1

@@ -1,0 +1,131 @@
+"""Name services that change their answer between two lookups (DNS rebinding).
+
+What is checked is the address that is connected to, so there is nothing between check and use; each further connection,
+after a redirect or a broken one, is judged again.
+"""
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from autowasm.errors import AddressBlocked
+from autowasm.net.policy import AddressPolicy
+from autowasm.net.pools import Pools
+from autowasm.net.session import ObjectSession
+from autowasm.reference import ImageReference
+from autowasm.registry.client import RegistryClient
+from autowasm.settings import Limits, Outgoing
+from tests.fakes.scripted import Exchange, ScriptedServer
+
+LIMITS = Limits(connect_timeout=1, answer_timeout=2, fetch_timeout=5, attempt_backoff=0.01)
+POLICY = AddressPolicy(allow=["127.0.0.1/32"])
+"""127.0.0.1 stands for an address of the internet; all the rest of loopback for what is inside."""
+METADATA = "169.254.169.254"
+
+
+@dataclass
+class FickleNames:
+    """Answers in turn; the last one for ever."""
+
+    answers: list[list[str]]
+    asked: list[str] = field(default_factory=list)
+
+    def __call__(self, host: str, port: int, *args: Any, **kwargs: Any) -> list[Any]:
+        self.asked.append(host)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        return [
+            entry
+            for address in answer
+            for entry in socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)
+        ]
+
+
+@asynccontextmanager
+async def objects(names: FickleNames) -> AsyncIterator[ObjectSession]:
+    with Pools() as pools:
+        async with ObjectSession(
+            outgoing=Outgoing(), limits=LIMITS, pools=pools, policy=POLICY, resolver=names
+        ) as session:
+            yield session
+
+
+async def read(session: ObjectSession, url: str) -> bytes:
+    async with session.stream_get(url) as stream:
+        return b"".join([chunk async for chunk in stream])
+
+
+async def again(exchange: Exchange) -> None:
+    """The first answer leads to the same name once more, and closes the connection."""
+    if exchange.request.target == "/end":
+        await exchange.send(body=b"inside")
+    else:
+        await exchange.send(302, headers={"Location": "/end", "Connection": "close"})
+        exchange.writer.close()
+
+
+@pytest.mark.parametrize("inside", ["127.0.0.2", METADATA, "::ffff:127.0.0.2", "::1"])
+async def test_an_object_whose_name_moves_inside_is_not_followed(inside: str) -> None:
+    names = FickleNames([["127.0.0.1"], [inside]])
+    async with ScriptedServer(again) as server, objects(names) as session:
+        port = server.host.rpartition(":")[2]
+        with pytest.raises(AddressBlocked):
+            await read(session, f"http://evil.example:{port}/")
+        assert len(server.requests) == 1
+    assert names.asked == ["evil.example"] * 2, "one lookup for each connection: nothing between"
+
+
+async def test_a_name_that_means_both_at_once_reaches_only_what_is_allowed() -> None:
+    names = FickleNames([[METADATA, "127.0.0.2", "127.0.0.1"]])
+    async with ScriptedServer(again) as server, objects(names) as session:
+        port = server.host.rpartition(":")[2]
+        assert await read(session, f"http://evil.example:{port}/end") == b"inside"
+
+
+@pytest.mark.parametrize("inside", ["127.0.0.2", METADATA, "::1"])
+async def test_a_registry_whose_name_moves_inside_is_not_asked_again(inside: str) -> None:
+    async def broken(exchange: Exchange) -> None:
+        exchange.writer.close()  # so that the client connects a second time
+
+    names = FickleNames([["127.0.0.1"], [inside]])
+    async with ScriptedServer(broken) as server:
+        with Pools(transfers=1) as pools:
+            client = RegistryClient(
+                outgoing=Outgoing(plain_http=frozenset({"evil.example"})),
+                limits=LIMITS,
+                pools=pools,
+                policy=AddressPolicy(allow=["127.0.0.1/32"], deny=["127.0.0.2/32"]),
+                resolver=names,
+            )
+            reference = ImageReference.parse(f"evil.example:{server.host.rpartition(':')[2]}/a:b")
+            with pytest.raises(AddressBlocked):
+                await client.resolve(reference, credential=None)
+            await client.close()
+        assert server.connections == 1
+    assert len(names.asked) == 2
+
+
+async def test_a_token_realm_whose_name_moves_inside_gets_no_login() -> None:
+    async def script(exchange: Exchange) -> None:
+        port = server.host.rpartition(":")[2]
+        realm = f'Bearer realm="http://auth.example:{port}/token"'
+        await exchange.send(401, headers={"WWW-Authenticate": realm})
+
+    names = FickleNames([["127.0.0.1"], [METADATA]])
+    async with ScriptedServer(script) as server:
+        with Pools(transfers=1) as pools:
+            client = RegistryClient(
+                outgoing=Outgoing(plain_http=frozenset({"evil.example"})),
+                limits=LIMITS,
+                pools=pools,
+                policy=POLICY,
+                resolver=names,
+            )
+            reference = ImageReference.parse(f"evil.example:{server.host.rpartition(':')[2]}/a:b")
+            with pytest.raises(AddressBlocked, match="never allowed"):
+                await client.resolve(reference, credential=None)
+            await client.close()
+    assert names.asked == ["evil.example", "auth.example"]

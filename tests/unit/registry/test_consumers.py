@@ -1,0 +1,100 @@
+"""Other readers' rules where the table is too coarse. tests/integration/cli/test_layouts.py asks Istio's own code."""
+
+import pytest
+
+from autowasm.digest import Digest
+from autowasm.registry import media
+from autowasm.registry.consumers import Answer, LastLayer, answers, index_child
+from autowasm.registry.manifest import Descriptor, Index, Manifest, Platform
+from autowasm.registry.variants import ENVOY_GATEWAY, ISTIO, KWCTL, WASME, WKG
+
+GZIP = media.OCI_LAYER_TAR_GZIP
+GOOD = LastLayer(is_gzip=True, plugin=True)
+
+
+def descriptor(media_type: str, name: str = "x", platform: Platform | None = None) -> Descriptor:
+    digest = str(Digest.of(name.encode()))
+    return Descriptor(media_type=media_type, digest_text=digest, size=1, platform=platform)
+
+
+def image(*types: str, kind: str | None = media.OCI_MANIFEST, config: str = "a/b") -> Manifest:
+    layers = tuple(descriptor(each, str(number)) for number, each in enumerate(types))
+    return Manifest(schema_version=2, media_type=kind, config=descriptor(config), layers=layers)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "last", "why"),
+    [
+        (image(GZIP), LastLayer(is_gzip=False, plugin=None), "compressed by gzip"),
+        (image(GZIP), LastLayer(is_gzip=True, plugin=None), "plugin.wasm in the last layer"),
+        (image(GZIP), LastLayer(is_gzip=True, plugin=False), "not a module"),
+        (
+            image(GZIP, media.WASM_CONTENT, GZIP),
+            LastLayer(is_gzip=True, plugin=None),
+            "exactly two layers",
+        ),
+        (image(media.WASM_CONTENT), None, "there is 1"),
+        (image(), None, "layers are nothing"),
+        (image(GZIP, kind=media.DOCKER_MANIFEST), GOOD, "rootfs.diff.tar.gzip"),
+        (image(media.DOCKER_LAYER_TAR_GZIP), GOOD, "v1.tar+gzip"),
+        (image(media.WASM_CONFIG, media.WASM_CONTENT, kind=media.DOCKER_MANIFEST), None, "last"),
+    ],
+)
+def test_istio_and_its_copy_say_what_they_miss(
+    manifest: Manifest, last: LastLayer | None, why: str
+) -> None:
+    told = answers(manifest, last)
+    assert told[ISTIO] == told[ENVOY_GATEWAY]
+    assert not told[ISTIO].reads
+    assert why in told[ISTIO].why
+
+
+def test_istio_tries_the_artifact_where_the_image_fails() -> None:
+    told = answers(image(media.WASM_CONTENT, GZIP), LastLayer(is_gzip=True, plugin=None))
+    assert told[ISTIO].reads
+
+
+def test_kwctl_and_wkg_want_nothing_but_their_own_layers() -> None:
+    mixed = answers(image(media.WASM_TO_OCI, "text/markdown"), None)
+    assert not mixed[KWCTL].reads
+    assert not answers(image(), None)[KWCTL].reads
+    two = image(media.CNCF_WASM, media.CNCF_WASM, config=media.CNCF_CONFIG_V0)
+    assert "exactly one" in answers(two, None)[WKG].why
+    other = image(media.CNCF_WASM, config=media.CNCF_CONFIG_V1)
+    assert media.CNCF_CONFIG_V0 in answers(other, None)[WKG].why
+
+
+def test_wasme_takes_the_module_wherever_it_is() -> None:
+    assert answers(image("text/x", media.WASM_CONTENT, "text/y"), None)[WASME].reads
+
+
+AMD64 = Platform(os="linux", architecture="amd64")
+ARM64 = Platform(os="linux", architecture="arm64")
+
+
+@pytest.mark.parametrize(
+    ("platforms", "istio", "kwctl"),
+    [
+        ([ARM64, AMD64, AMD64], 1, 1),
+        ([None, AMD64], 0, 1),
+        ([ARM64, None], 1, None),
+        ([ARM64], None, None),
+        ([], None, None),
+    ],
+)
+def test_of_an_index_others_take_the_first_entry_for_their_platform(
+    platforms: list[Platform | None], istio: int | None, kwctl: int | None
+) -> None:
+    entries = tuple(
+        descriptor(media.OCI_MANIFEST, str(number), platform)
+        for number, platform in enumerate(platforms)
+    )
+    index = Index(schema_version=2, manifests=entries)
+    for consumer, wanted in ((ISTIO, istio), (ENVOY_GATEWAY, istio), (KWCTL, kwctl)):
+        chosen = index_child(consumer, index)
+        if wanted is None:
+            assert isinstance(chosen, Answer)
+            assert "linux/amd64" in chosen.why
+        else:
+            assert chosen is entries[wanted]
+    assert isinstance(index_child(WASME, index), Answer)

@@ -1,0 +1,105 @@
+"""How often a registry is shown a login that it does not take."""
+
+import asyncio
+import threading
+
+import pytest
+
+from autowasm.errors import SourceDenied
+from autowasm.net.pools import Pools
+from autowasm.net.transfer import Transfer, run_transfer
+from autowasm.registry.credentials import Credential
+from autowasm.registry.logins import Logins
+from autowasm.settings import Limits
+
+LIMITS = Limits(login_refusals=2, login_pause=300, login_pause_most=600)
+BOB = Credential("bob", "s3cret")
+ROTATED = Credential("bob", "n3w")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def show(logins: Logins, *, taken: bool, credential: Credential | None = BOB) -> None:
+    with logins.attempt("r.example", credential) as login:
+        if taken:
+            login.accepted()
+        else:
+            login.refused()
+
+
+def test_a_refused_login_is_left_alone_and_longer_each_time() -> None:
+    clock = Clock()
+    logins = Logins(LIMITS, clock=clock)
+    for _ in range(2):
+        show(logins, taken=False)
+    for pause in (330.0, 660.0, 660.0):
+        with pytest.raises(SourceDenied, match="account is not locked") as caught:
+            show(logins, taken=True)
+        assert "s3cret" not in str(caught.value)
+        clock.now += pause
+        show(logins, taken=False)
+
+
+def test_a_rotated_secret_another_host_and_no_login_are_not_held_back() -> None:
+    logins = Logins(LIMITS, clock=Clock())
+    for _ in range(2):
+        show(logins, taken=False)
+    show(logins, taken=True, credential=ROTATED)
+    show(logins, taken=False, credential=None)
+    with logins.attempt("other.example", BOB):
+        pass
+
+
+def test_success_forgets_refusals() -> None:
+    logins = Logins(LIMITS, clock=Clock())
+    for taken in (False, True, False, True, False, True):
+        show(logins, taken=taken)
+
+
+def test_a_login_that_was_taken_may_be_refused_later() -> None:
+    logins = Logins(LIMITS, clock=Clock())
+    show(logins, taken=True)
+    for _ in range(2):
+        logins.refused("r.example", BOB)
+    with pytest.raises(SourceDenied):
+        show(logins, taken=True)
+
+
+def test_an_attempt_without_outcome_counts_as_none() -> None:
+    logins = Logins(LIMITS, clock=Clock())
+    for _ in range(5):
+        with logins.attempt("r.example", BOB):
+            pass
+
+
+async def test_a_login_that_nobody_took_yet_is_shown_by_one_at_a_time() -> None:
+    """Ten that would all be refused: the account sees two."""
+    logins, shown, release = Logins(LIMITS), [0], threading.Event()
+
+    def work(_: Transfer) -> None:
+        with logins.attempt("r.example", BOB) as login:
+            shown[0] += 1
+            assert release.wait(5)
+            login.refused()
+
+    with Pools(transfers=10) as pools:
+        runs = [
+            asyncio.create_task(
+                run_transfer(pools.transfer, work, what="x", deadline=10, limits=LIMITS),
+                name=f"run {n}",
+            )
+            for n in range(10)
+        ]
+        async with asyncio.timeout(5):
+            while not shown[0]:
+                await asyncio.sleep(0.01)
+        release.set()
+        results = await asyncio.gather(*runs, return_exceptions=True)
+    assert shown == [2]
+    assert sum(isinstance(result, SourceDenied) for result in results) == 8

@@ -1,0 +1,88 @@
+"""The table of layouts: whole, without contradiction, the same in the docs, and what the readers' rules say."""
+
+from pathlib import Path
+
+import pytest
+
+from autowasm.digest import Digest
+from autowasm.registry import media
+from autowasm.registry.consumers import LastLayer, answers
+from autowasm.registry.manifest import Descriptor, Manifest
+from autowasm.registry.variants import (
+    CONSUMERS,
+    PACKING,
+    VARIANTS,
+    WASMER,
+    Packing,
+    Variant,
+    table,
+    variant_of,
+)
+from docs import reference
+
+PAGE = Path(reference.__file__).with_name("layouts.md")
+
+
+def layer(media_type: str, name: str = "module") -> Descriptor:
+    return Descriptor(media_type=media_type, digest_text=str(Digest.of(name.encode())), size=1)
+
+
+def example(variant: Variant) -> tuple[Manifest, Descriptor]:
+    """An image of this row, from what the row says in words."""
+    module = layer(variant.layer_types[0])
+    layers = [module]
+    if "two layers" in variant.name:
+        layers.insert(0, layer(media.WASM_CONFIG, "config"))
+    if "earlier" in variant.name:
+        layers.append(layer(variant.layer_types[0], "other"))
+    config = variant.config.split(" or ")[0].replace("any", media.OCI_IMAGE_CONFIG)
+    is_docker = variant.name.startswith("Docker")
+    manifest = Manifest(
+        schema_version=2,
+        media_type=media.DOCKER_MANIFEST if is_docker else media.OCI_MANIFEST,
+        config=layer(config, "config"),
+        layers=tuple(layers),
+    )
+    return manifest, module
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=[variant.name for variant in VARIANTS])
+def test_a_row_is_recognised_and_its_readers_follow_from_their_rules(variant: Variant) -> None:
+    manifest, module = example(variant)
+    assert variant_of(manifest, module) is variant
+    # In the last layer the module is, unless the row says otherwise.
+    last = LastLayer(is_gzip=True, plugin=None if "earlier" in variant.name else True)
+    told = {name for name, answer in answers(manifest, last).items() if answer.reads}
+    assert {WASMER, *told} == set(variant.readers)
+
+
+def test_a_type_is_opened_in_one_way_whatever_the_row() -> None:
+    for variant in VARIANTS:
+        for media_type in variant.layer_types:
+            assert PACKING[media_type] is variant.packing
+    assert set(PACKING.values()) == set(Packing)
+
+
+def test_wasmer_reads_every_row_and_readers_are_known() -> None:
+    for variant in VARIANTS:
+        assert WASMER in variant.readers
+        assert set(variant.readers) <= CONSUMERS.keys()
+    assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)
+
+
+@pytest.mark.parametrize("media_type", sorted(PACKING))
+@pytest.mark.parametrize("kind", [None, media.OCI_MANIFEST, media.DOCKER_MANIFEST])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_every_understood_layer_has_a_row_wherever_it_is(
+    media_type: str, kind: str | None, count: int
+) -> None:
+    layers = (layer(media_type), *(layer(media_type, str(number)) for number in range(count - 1)))
+    config = layer("application/x", "config")
+    manifest = Manifest(schema_version=2, media_type=kind, config=config, layers=layers)
+    assert media_type in variant_of(manifest, layers[0]).layer_types
+
+
+def test_the_page_shows_the_table() -> None:
+    page = PAGE.read_text()
+    assert table() in page, "run `make reference`"
+    assert page == reference.with_table(page), "run `make reference`"
