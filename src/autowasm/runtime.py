@@ -6,13 +6,13 @@ before the first EnvoyFilter is written, and is the last thing to close.
 
 import asyncio
 import contextlib
+import secrets
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib import metadata
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import prometheus_client
 import structlog
@@ -21,20 +21,30 @@ from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.fetcher import ArtifactFetcher
 from autowasm.artifacts.image import ImageSource
 from autowasm.artifacts.object import HttpObjectSource
+from autowasm.artifacts.peerlist import PeerList
+from autowasm.artifacts.peers import Peers
 from autowasm.artifacts.published import PublishedModules
-from autowasm.artifacts.pullsecrets import SecretReader, ServiceAccounts
+from autowasm.artifacts.pullsecrets import ServiceAccounts
 from autowasm.blobs.pins import Pins
 from autowasm.blobs.retention import Retention
 from autowasm.blobs.store import BlobStore
-from autowasm.controller.interfaces import Announce, AutoWasmLookup, Publisher, announce_nothing
+from autowasm.controller.interfaces import (
+    Announce,
+    NoReplicas,
+    Replicas,
+    announce_nothing,
+)
 from autowasm.controller.jobs import FetchJobs
+from autowasm.controller.mode import Mode
 from autowasm.controller.permits import Permits
 from autowasm.controller.policyfile import PolicyFile
 from autowasm.controller.reach import check_reach
 from autowasm.controller.reconciler import AutoWasmReconciler
+from autowasm.controller.spreading import Spreading
 from autowasm.controller.startup import StartupGate
 from autowasm.errors import AutoWasmError, UsageError
 from autowasm.kube.controller import Controller
+from autowasm.kube.leadership import AlwaysLeading, Leadership
 from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
 from autowasm.net.policy import AddressPolicy
@@ -48,6 +58,9 @@ from autowasm.standalone.directory import ConfigDirectory
 from autowasm.standalone.mode import StandaloneMode
 from autowasm.standalone.publisher import StandalonePublisher
 from autowasm.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from autowasm.kube.leaderelection import LeaderElector
 
 _log = structlog.get_logger(__name__)
 
@@ -125,25 +138,6 @@ class _StopSignals:
                 await self._again.wait()
 
 
-class Mode(AutoWasmLookup, SecretReader, Protocol):
-    """Where objects and Secrets come from, and where what is made of them goes: a cluster or a directory."""
-
-    @property
-    def publisher(self) -> Publisher:
-        """Where EnvoyFilters and statuses go."""
-
-    async def start(self, tasks: asyncio.TaskGroup) -> None:
-        """Return once everything that is there was read once. Raises UsageError."""
-
-    def keys(self) -> frozenset[ObjectKey]:
-        """All that has to be reconciled once at the start."""
-
-    async def run(
-        self, *, changed: Callable[[ObjectKey], None], secret_changed: Callable[[ObjectKey], None]
-    ) -> None:
-        """Tell of changes, for ever."""
-
-
 def _check(autowasm: AutoWasm, *, cluster: Cluster | None, policy: PolicyFile) -> None:
     """What depends on the operator's settings. Raises SpecError."""
     if cluster is not None:
@@ -151,7 +145,7 @@ def _check(autowasm: AutoWasm, *, cluster: Cluster | None, policy: PolicyFile) -
     policy.check(autowasm)
 
 
-def _service_accounts(mode: "Mode", cluster: Cluster | None) -> ServiceAccounts | None:
+def _service_accounts(mode: Mode, cluster: Cluster | None) -> ServiceAccounts | None:
     wanted = cluster is not None and cluster.service_account_pull_secrets
     return mode if wanted and isinstance(mode, ServiceAccounts) else None
 
@@ -175,6 +169,12 @@ class _Process:
         self._queue: WorkQueue[ObjectKey] = WorkQueue(metrics=metrics.workqueue)
         self._health = Health()
         self._announce: Announce = announce_nothing
+        self._leadership: Leadership = AlwaysLeading()
+        self._elector: LeaderElector | None = None
+        self._election: asyncio.Task[None] | None = None
+        self._replicas: Replicas = NoReplicas()
+        self._instance = secrets.token_hex(8)
+        self._leading_changed: Callable[[bool], None] = lambda _: None
 
     async def start(self, stack: AsyncExitStack) -> None:
         """The ports first: what is stored is served whatever is wrong with the rest."""
@@ -182,15 +182,20 @@ class _Process:
         self._policy = PolicyFile(settings.policy_file, limits=settings.limits, pools=self._pools)
         await self._policy.load()
         mode = await self._make_mode(stack)
-        fetcher = self._make_fetcher(mode, stack)
+        peers = await self._make_peers(stack)
+        fetcher = self._make_fetcher(mode, peers, stack)
         pins = Pins()
         self._retention = Retention(
             self._store, pins, settings=settings, pools=self._pools, metrics=metrics
         )
         await stack.enter_async_context(self._retention)
-        published = PublishedModules(fetcher, pins=pins)
+        published = PublishedModules(fetcher, pins=pins, peers=peers)
         self._blob_server = BlobServer(
-            self._store, published, limits=settings.serve, metrics=metrics
+            self._store,
+            published,
+            instance=self._instance,
+            limits=settings.serve,
+            metrics=metrics,
         )
         self._admin_server = AdminServer(self._health, metrics=metrics)
         self._health.set("start-up", False, "starting")
@@ -224,25 +229,50 @@ class _Process:
         return StandaloneMode(directory, publisher)
 
     async def _make_cluster_mode(self, cluster: Cluster, stack: AsyncExitStack) -> Mode:
-        from autowasm.controller.cluster import ClusterMode  # noqa: PLC0415  # standalone needs none of it
-        from autowasm.kube.client import KubeClient  # noqa: PLC0415
-        from autowasm.kube.recorder import EventRecorder  # noqa: PLC0415
+        from autowasm.controller.assembly import connect  # noqa: PLC0415  # standalone needs none of it
 
-        client = await stack.enter_async_context(
-            KubeClient(
-                kubeconfig=cluster.kubeconfig,
-                pools=self._pools,
-                user_agent=f"wasmer/{metadata.version('autowasm')}",
-            )
+        connected = await connect(
+            cluster,
+            namespace=self._settings.envoy.service_namespace,
+            pools=self._pools,
+            metrics=self._metrics,
+            tasks=self._tasks,
+            stack=stack,
+            on_leading=self._on_leading,
         )
-        recorder = EventRecorder(
-            client, component="wasmer", instance=socket.gethostname(), limits=client.limits
-        )
-        self._tasks.create_task(recorder.run(), name="events")
-        self._announce = recorder.event
-        return ClusterMode(client, cluster=cluster, announce=recorder.event, metrics=self._metrics)
+        self._announce = connected.announce
+        self._elector = connected.elector
+        if connected.elector is not None:
+            self._leadership = connected.elector
+        return connected.mode
 
-    def _make_fetcher(self, mode: Mode, stack: AsyncExitStack) -> ArtifactFetcher:
+    def _on_leading(self, leading: bool) -> None:
+        self._metrics.leader.set(leading)
+        self._leading_changed(leading)
+
+    async def _make_peers(self, stack: AsyncExitStack) -> Peers | None:
+        settings = self._settings
+        if not (settings.peers.urls or settings.peers.host):
+            return None
+        known = PeerList(settings.peers, pools=self._pools)
+        peers = Peers(
+            known,
+            instance=self._instance,
+            store=self._store,
+            settings=settings.peers,
+            module_bytes=settings.limits.module_bytes,
+            pools=self._pools,
+            metrics=self._metrics,
+            tasks=self._tasks,
+        )
+        await stack.enter_async_context(peers)
+        self._tasks.create_task(known.run(), name="peers")
+        self._replicas = peers
+        return peers
+
+    def _make_fetcher(
+        self, mode: Mode, peers: Peers | None, stack: AsyncExitStack
+    ) -> ArtifactFetcher:
         settings, pools = self._settings, self._pools
         policy = AddressPolicy(allow=settings.outgoing.allow_cidr, deny=settings.outgoing.deny_cidr)
         registry = RegistryClient(
@@ -266,6 +296,7 @@ class _Process:
             tasks=self._tasks,
             service_accounts=_service_accounts(mode, settings.cluster),
             object_hosts=self._policy.object_hosts,
+            peers=peers,
         )
 
     async def _control(
@@ -306,6 +337,16 @@ class _Process:
                 jobs.retry_now(key)
                 queue.add(key)
 
+        def leading_changed(leading: bool) -> None:
+            if not leading:
+                jobs.drop_resolving()
+            for key in sorted(mode.keys()):
+                queue.add(key)
+
+        self._leading_changed = leading_changed
+        self._metrics.leader.set(self._elector is None)
+        if self._elector is not None:
+            self._election = self._tasks.create_task(self._elector.run(), name="election")
         self._tasks.create_task(self._permits.run(), name="permits")
         self._tasks.create_task(self._policy.run(policy_changed), name="policy file")
         self._tasks.create_task(controller.run(), name="controller")
@@ -328,14 +369,20 @@ class _Process:
             admit=self._retention.admit,
             pods=getattr(mode, "pods", None),
             announce=self._announce,
+            leadership=self._leadership,
+            prepared=getattr(mode, "prepared", None),
+            spreading=Spreading(self._replicas, tasks=self._tasks, on_change=self._queue.add),
         )
 
     async def stop(self, signals: "_StopSignals") -> None:
-        """Unready → drain delay → no more writes → finish sends → close."""
+        """Unready → drain delay → no more writes, another may lead → finish sends → close."""
         settings = self._settings
         _log.info("stopping", drain_delay=settings.drain_delay)
         self._health.stopping()
         await signals.delay(settings.drain_delay)
         self._queue.shut_down(drain=False)
+        if self._election is not None:
+            self._election.cancel()
+            await asyncio.wait([self._election])
         await self._blob_server.stop(settings.serve.finish_sends)
         await self._admin_server.stop(1.0)

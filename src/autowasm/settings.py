@@ -309,6 +309,52 @@ class Standalone:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerSettings:
+    """Where the other replicas are, and what asking them may cost. Seconds, bytes, counts."""
+
+    urls: tuple[str, ...] = ()
+    """A fixed list of base URLs, instead of `host`."""
+    host: str = ""
+    """The headless Service's name; empty: no peers unless `urls` names some."""
+    port: int = 8081
+    lookup_interval: float = 5.0
+    """A new replica is used by the others after this, and a Pod's address is reused by others much later."""
+    lookup_pause: float = 1.0
+    """Between two lookups, however often one is asked for."""
+    lookup_timeout: float = 5.0
+    most: int = 64
+    """Peers of one list: more replicas than that serve nobody faster."""
+    ask_timeout: float = 1.0
+    """For "have you got it?": it is answered from memory, within a cluster."""
+    ask_again: float = 0.2
+    idle: float = 3.0
+    """A copy without a byte for so long has another peer tried."""
+    copy_timeout: float = 20.0
+    """One copy: 32 MiB at 1.6 MiB/s."""
+    seeks: int = 8
+    """Digests that nobody told us of which peers are asked for at a time: digests are easy to invent."""
+    missed_for: float = 2.0
+    """A digest that no peer had is not sought again for so long."""
+    misses: int = 10_000
+    """Of these, remembered at most."""
+    document_bytes: int = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Election:
+    """How replicas agree on the one that writes. Seconds; client-go's defaults."""
+
+    enabled: bool = True
+    lease_name: str = "wasmer"
+    """In the Service's namespace."""
+    lease_duration: float = 15.0
+    """Whole seconds; how long after its last renewal a silent leader is waited for."""
+    renew_deadline: float = 10.0
+    """How long a leader leads without a renewal; shorter, so that it stops before another begins."""
+    retry_period: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
 class Cluster:
     """Which API server, and what of it."""
 
@@ -322,6 +368,7 @@ class Cluster:
     """Whether `imagePullSecrets` of the namespace's `default` ServiceAccount count where `spec.secret` is absent."""
     allow_mesh_wide: bool = False
     """Whether an empty selector in the root namespace, every workload of the mesh, is taken."""
+    election: Election = field(default_factory=Election)
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,5 +401,6 @@ class Settings:
     store: StoreLimits = field(default_factory=StoreLimits)
     fetch: FetchLimits = field(default_factory=FetchLimits)
     kube: KubeLimits = field(default_factory=KubeLimits)
+    peers: PeerSettings = field(default_factory=PeerSettings)
     standalone: Standalone | None = None
     cluster: Cluster | None = None

@@ -26,6 +26,7 @@ from tests.parts.kubernetes import ApiError, kubernetes
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
 
+LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{istio.ROOT_NAMESPACE}/leases/wasmer"
 _REFRESH = "wasm.tcm.io/refresh"
 
 
@@ -107,9 +108,9 @@ def _reason(document: Document, condition: str) -> str:
 
 
 def _granted() -> set[tuple[str, str, str]]:
-    (role,) = install_documents("ClusterRole")
     return {
         (group, resource, verb)
+        for role in install_documents("ClusterRole", "Role")
         for rule in role["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
@@ -132,6 +133,7 @@ async def test_what_wasmer_asks_for_is_granted_and_what_is_granted_is_asked_for(
 ) -> None:
     since = await installation.audit.position()
     await installation.wasmer.process.stop()
+    await installation.cluster.request("DELETE", LEASE)  # so that it is made anew
     await installation.wasmer.start()
     image, one = await _push(installation, "one")
     foreign = {

@@ -95,6 +95,10 @@ class FaultProxy:
         self._changed.set()
         self._changed = asyncio.Event()
 
+    def lead_to(self, host: str, port: int) -> None:
+        """New connections go there: for a server that is started after the proxy."""
+        self._upstream = (host, port)
+
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]

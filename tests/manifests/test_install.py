@@ -96,9 +96,30 @@ def test_selectors_select_the_pod_and_nothing_meshes_it() -> None:
         assert metadata[place]["sidecar.istio.io/inject"] == "false"
 
 
-def test_one_replica_is_never_two() -> None:
+def test_an_update_never_leaves_fewer_replicas() -> None:
     spec = installed("Deployment")["spec"]
-    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+    assert spec["replicas"] == 2
+    assert spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    budget = installed("PodDisruptionBudget")["spec"]
+    assert budget["maxUnavailable"] < spec["replicas"]
+    assert budget["selector"] == spec["selector"]
+
+
+def test_replicas_part_where_they_can() -> None:
+    affinity = _pod()["affinity"]["podAntiAffinity"]
+    assert set(affinity) == {"preferredDuringSchedulingIgnoredDuringExecution"}
+    labels = installed("Deployment")["spec"]["selector"]
+    for term in affinity["preferredDuringSchedulingIgnoredDuringExecution"]:
+        assert term["podAffinityTerm"]["labelSelector"] == labels
+
+
+def test_the_lease_is_the_only_one_that_can_be_changed() -> None:
+    cluster = _settings().cluster
+    assert cluster is not None
+    assert cluster.election.enabled
+    create, change = installed("Role", "wasmer-leader-election")["rules"]
+    assert (create["verbs"], change["verbs"]) == (["create"], ["get", "update"])
+    assert change["resourceNames"] == [cluster.election.lease_name]
 
 
 def test_everything_is_in_istios_namespace_and_labelled() -> None:

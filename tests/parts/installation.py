@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ MANIFESTS = Path(__file__).parents[2] / "manifests"
 SAMPLES = Path(__file__).parents[1] / "assets/samples"
 ACCOUNT = f"system:serviceaccount:{istio.ROOT_NAMESPACE}:wasmer"
 PULL_SECRET = "test"
+KUBECONFIG = "wasmer.kubeconfig"
 USER, PASSWORD = "alice", "s3cret"
 
 _RIGHTS = frozenset({"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"})
@@ -62,6 +63,8 @@ class Installation:
     kubectl: Client
     registry: RegistryServer
     wasmer: Wasmer
+    may_die: bool = field(default=False, kw_only=True)
+    """Whether the test kills wasmer itself: another replica does the work meanwhile."""
 
     @property
     def audit(self) -> AuditLog:
@@ -73,8 +76,35 @@ class Installation:
         return await self.audit.entries(user=ACCOUNT, since=since)
 
     async def writes(self, since: int = 0) -> list[Entry]:
-        """What wasmer wrote, or tried to."""
-        return await self.audit.writes(user=ACCOUNT, since=since)
+        """What wasmer wrote, or tried to; without its Lease, which is renewed all the time."""
+        writes = await self.audit.writes(user=ACCOUNT, since=since)
+        return [entry for entry in writes if entry.resource != "leases"]
+
+    @asynccontextmanager
+    async def another(
+        self,
+        name: str,
+        *,
+        host: str | None = None,
+        api: str | None = None,
+        arguments: Sequence[str] = (),
+    ) -> AsyncIterator[Wasmer]:
+        """One more replica, with a cache and ports of its own; its blob port is at `host`.
+
+        `api` is the URL at which it finds the API server, unless that is the first replica's.
+        """
+        kubeconfig = self.directory / KUBECONFIG
+        if api is not None:
+            kubeconfig = self.directory / f"{name}.kubeconfig"
+            await _write_service_account_kubeconfig(self.cluster, kubeconfig, api=api)
+        async with wasmer.controller(
+            self.directory / name,
+            kubeconfig=kubeconfig,
+            host=host or f"{ports.LOOPBACK}:{ports.free_port()}",
+            plain_http=[self.registry.host],
+            arguments=arguments,
+        ) as server:
+            yield server
 
     async def push(self, tag: str, module: bytes, *, repository: str = "xxx/hello") -> str:
         """Push with `wasmc`; the reference."""
@@ -143,7 +173,8 @@ class Installation:
         try:
             async with asyncio.timeout(timeout):
                 while True:
-                    await self.wasmer.process.check()
+                    if not self.may_die:
+                        await self.wasmer.process.check()
                     if (found := await condition()) is not None:
                         return found
                     await asyncio.sleep(_POLL_SECONDS)
@@ -222,7 +253,7 @@ async def installed(
     rights = yaml.safe_dump_all(install_documents())
     await kubectl.run("apply", "-f", "-", stdin=rights.encode())
     host = host or f"{ports.LOOPBACK}:{ports.free_port()}"
-    kubeconfig = directory / "wasmer.kubeconfig"
+    kubeconfig = directory / KUBECONFIG
     await _write_service_account_kubeconfig(cluster, kubeconfig, api=api or cluster.url)
     async with (
         registry.distribution(directory / "registry", users={USER: PASSWORD}) as store,
@@ -241,13 +272,20 @@ async def installed(
 
 @asynccontextmanager
 async def installed_without_istiod(
-    cluster: Cluster, directory: Path, *, api: str | None = None, arguments: Sequence[str] = ()
+    cluster: Cluster,
+    directory: Path,
+    *,
+    host: str | None = None,
+    api: str | None = None,
+    arguments: Sequence[str] = (),
 ) -> AsyncIterator[Installation]:
     """The same on a bare cluster: Istio's CRDs and root namespace are made."""
     kubectl = await clients.kubectl(directory / "home", kubeconfig=cluster.kubeconfig)
     await istio.install_crds(kubectl)
     await cluster.create_namespace(istio.ROOT_NAMESPACE)
-    async with installed(cluster, kubectl, directory, api=api, arguments=arguments) as installation:
+    async with installed(
+        cluster, kubectl, directory, host=host, api=api, arguments=arguments
+    ) as installation:
         yield installation
 
 

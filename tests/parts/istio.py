@@ -7,7 +7,7 @@ loopback address of their own.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,12 +51,12 @@ class Istiod:
         text = yaml.safe_dump_all(documents, sort_keys=False)
         await self.kubectl.run("apply", "--server-side", "-f", "-", stdin=text.encode())
 
-    async def add_blob_service(self, host: str, *, service_port: int = 8081) -> None:
-        """Make `wasmer.istio-system.svc.cluster.local:SERVICE_PORT` lead to a server at `host` (address:port).
+    async def add_blob_service(self, *hosts: str, service_port: int = 8081) -> None:
+        """Make `wasmer.istio-system.svc.cluster.local:SERVICE_PORT` lead to servers at `hosts` (address:port, one port).
 
         The sidecars' outbound listener takes SERVICE_PORT on their own addresses.
         """
-        await self.apply(_blob_service(host, service_port=service_port))
+        await self.apply(_blob_service(hosts, service_port=service_port))
 
     async def add_workload(
         self, name: str, *, labels: Mapping[str, str], address: str, port: int, service: str
@@ -292,8 +292,9 @@ def _gateway(
     ]
 
 
-def _blob_service(host: str, *, service_port: int) -> dict[str, Any]:
-    address, _, port = host.rpartition(":")
+def _blob_service(hosts: Sequence[str], *, service_port: int) -> dict[str, Any]:
+    addresses = [host.rpartition(":")[0] for host in hosts]
+    port = hosts[0].rpartition(":")[2]
     spec = {
         "hosts": [f"wasmer.{ROOT_NAMESPACE}.svc.cluster.local"],
         "location": "MESH_INTERNAL",
@@ -301,7 +302,7 @@ def _blob_service(host: str, *, service_port: int) -> dict[str, Any]:
         "ports": [
             {"number": service_port, "name": "http", "protocol": "HTTP", "targetPort": int(port)}
         ],
-        "endpoints": [{"address": address}],
+        "endpoints": [{"address": address} for address in addresses],
     }
     return _networking("ServiceEntry", "wasmer", spec, namespace=ROOT_NAMESPACE)
 

@@ -24,6 +24,7 @@ from autowasm.artifacts.attempt import Attempt, Module, check_promised
 from autowasm.artifacts.breaker import Breakers
 from autowasm.artifacts.flights import Flights
 from autowasm.artifacts.memory import keep
+from autowasm.artifacts.peers import Peers
 from autowasm.artifacts.places import Places
 from autowasm.artifacts.pullsecrets import Access, SecretReader, ServiceAccounts
 from autowasm.artifacts.source import FetchRequest, ModuleSource, Pinned
@@ -57,10 +58,12 @@ class ArtifactFetcher:
         tasks: asyncio.TaskGroup,
         service_accounts: ServiceAccounts | None = None,
         object_hosts: Callable[[str], tuple[str, ...] | None] = lambda _: None,
+        peers: Peers | None = None,
     ) -> None:
         """`object_hosts`: where a namespace's policy lets objects, and what they redirect to, be; None: anywhere."""
         self._settings = settings
         self._store = store
+        self._peers = peers
         self._sources = sources
         self._access = AccessReader(secrets, service_accounts)
         self._object_hosts = object_hosts
@@ -89,7 +92,7 @@ class ArtifactFetcher:
 
     async def _fetch(self, request: FetchRequest, source: ModuleSource) -> Record:
         record = request.record
-        if record is not None and record.sha256 in self._store:
+        if record is not None and await self._has(record):
             size = self._store.size(record.sha256)
             async with self._store.keeper.claim(
                 request.namespace, owner=request.owner, sha256=record.sha256, size=size
@@ -123,6 +126,12 @@ class ArtifactFetcher:
             last_modified=pinned.last_modified,
             secret_uid=attempt.access.secret_uid,
         )
+
+    async def _has(self, record: Record) -> bool:
+        """Here, or copied from another replica just now: what a record names was checked and permitted when it was made."""
+        if record.sha256 in self._store:
+            return True
+        return self._peers is not None and await self._peers.copy(record.sha256)
 
     async def access(self, request: FetchRequest) -> Access:
         """The login that the request's own Secret gives it now. Raises as `fetch`; asks no source."""

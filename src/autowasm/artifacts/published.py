@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import Source
 from autowasm.artifacts.fetcher import ArtifactFetcher
+from autowasm.artifacts.peers import Peers
 from autowasm.artifacts.source import FetchRequest
 from autowasm.blobs.pins import Pins
 from autowasm.digest import Sha256Hex
@@ -38,8 +39,11 @@ class Origin:
 class PublishedModules:
     """Digests by owner (an AutoWasm's key as text)."""
 
-    def __init__(self, fetcher: ArtifactFetcher, *, pins: Pins | None = None) -> None:
+    def __init__(
+        self, fetcher: ArtifactFetcher, *, pins: Pins | None = None, peers: Peers | None = None
+    ) -> None:
         self._fetcher = fetcher
+        self._peers = peers
         self._pins = pins or Pins()
         self._origins: dict[str, tuple[Origin, ...]] = {}
         self._owners: defaultdict[Sha256Hex, set[str]] = defaultdict(set)
@@ -85,13 +89,19 @@ class PublishedModules:
         return sha256 in self._owners
 
     async def wait_known(self, sha256: Sha256Hex) -> None:
-        """Return once the digest is known."""
+        """Return once the digest is known. Meanwhile the other replicas are asked: news may have reached one of them."""
         if self.is_known(sha256):
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters[sha256].add(waiter)
         try:
-            await waiter
+            if self._peers is None:
+                await waiter
+                return
+            async with asyncio.TaskGroup() as tasks:
+                seeking = tasks.create_task(self._peers.seek(sha256), name=f"seek {sha256}")
+                await waiter
+                seeking.cancel()
         finally:
             waiters = self._waiters.get(sha256)
             if waiters is not None:
@@ -100,7 +110,12 @@ class PublishedModules:
                     del self._waiters[sha256]
 
     async def fill(self, sha256: Sha256Hex) -> None:
-        """Bring a known digest into the store, from the first origin that works. Raises the last origin's error."""
+        """Bring a known digest into the store: from another replica, else from the first origin that works.
+
+        Raises the last origin's error.
+        """
+        if self._peers is not None and await self._peers.copy(sha256):
+            return
         failure: AutoWasmError = SourceUnavailable(f"nothing says where sha256:{sha256} comes from")
         untried = self._requests(sha256)
         running: set[asyncio.Task[AutoWasmError | None]] = set()

@@ -10,28 +10,35 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from autowasm.cli import clusterflags
 from autowasm.cli.options import (
+    Groups,
     Option,
     Values,
-    boolean,
     ca_file,
     choice,
     cidr,
     duration,
     listen_address,
+    peer_url,
     port,
     proxy_url,
     several,
     whole,
 )
 from autowasm.errors import UsageError
-from autowasm.settings import Cluster, EnvoyFetch, FetchLimits, Outgoing, Settings, Standalone
+from autowasm.settings import (
+    EnvoyFetch,
+    FetchLimits,
+    Outgoing,
+    PeerSettings,
+    Settings,
+    Standalone,
+)
 from autowasm.units import format_size, parse_size
 
 _DEFAULT = Settings(cache_dir=Path("/var/cache/wasmer"))
 _ENVOY = _DEFAULT.envoy
-
-Groups = Mapping[str, tuple[Option, ...]]
 
 _STANDALONE: Groups = {
     "standalone mode": (
@@ -42,34 +49,6 @@ _STANDALONE: Groups = {
             "FILE",
             "LDS document that the filters are put into (resources: one or more listeners)",
             Path,
-        ),
-    )
-}
-_CONTROLLER: Groups = {
-    "cluster": (
-        Option("--kubeconfig", "FILE", "absent: the service account of the Pod", Path),
-        several("--watch-namespace", "NAME", "only this namespace; repeatable (default: all)"),
-        Option(
-            "--root-namespace",
-            "NAME",
-            "the mesh's root namespace, where selectors reach every namespace",
-            default=Cluster().root_namespace,
-        ),
-        Option(
-            "--service-account-pull-secrets",
-            "",
-            "without spec.secret, use imagePullSecrets of the namespace's default ServiceAccount (needs get serviceaccounts)",
-            boolean,
-            default=False,
-            switch=True,
-        ),
-        Option(
-            "--allow-mesh-wide",
-            "",
-            "take an empty selector in the root namespace: every workload of the mesh",
-            boolean,
-            default=False,
-            switch=True,
         ),
     )
 }
@@ -100,6 +79,12 @@ _COMMON: Groups = {
         ),
         duration(
             "--blob-grace", "a module stays this long after its last use", _DEFAULT.blob_grace
+        ),
+        several(
+            "--peer",
+            "URL",
+            "another replica's blob port (http://HOST:PORT) to copy modules from; instead of a Service",
+            peer_url,
         ),
         duration("--drain-delay", "between becoming unready and closing", _DEFAULT.drain_delay),
         duration(
@@ -188,7 +173,7 @@ _COMMON: Groups = {
 }
 MODES: Mapping[str, Groups] = {
     "standalone": {**_STANDALONE, **_COMMON},
-    "controller": {**_CONTROLLER, **_COMMON},
+    "controller": {**clusterflags.GROUPS, **_COMMON},
 }
 
 
@@ -223,8 +208,19 @@ def settings_from(
         log_level=value("log_level"),
         log_format=value("log_format"),
         fetch=FetchLimits(total=value("max_concurrent_fetches")),
+        peers=_peers(value, arguments.mode),
         standalone=_standalone(value) if arguments.mode == "standalone" else None,
-        cluster=_cluster(value) if arguments.mode == "controller" else None,
+        cluster=clusterflags.cluster(value) if arguments.mode == "controller" else None,
+    )
+
+
+def _peers(value: Values, mode: str) -> PeerSettings:
+    service = value("peers_service") if mode == "controller" else ""
+    domain = f"{value('service_namespace')}.svc.{value('cluster_domain')}"
+    return PeerSettings(
+        urls=value("peer"),
+        host=f"{service}.{domain}" if service else "",
+        port=int(value("listen").rpartition(":")[2]) or value("service_port"),
     )
 
 
@@ -233,16 +229,6 @@ def _standalone(value: Values) -> Standalone:
         config_dir=value.required("config"),
         envoy_dir=value.required("envoy_dir"),
         listener_template=value("listener_template"),
-    )
-
-
-def _cluster(value: Values) -> Cluster:
-    return Cluster(
-        kubeconfig=value("kubeconfig"),
-        watch_namespaces=value("watch_namespace"),
-        root_namespace=value("root_namespace"),
-        allow_mesh_wide=value("allow_mesh_wide"),
-        service_account_pull_secrets=value("service_account_pull_secrets"),
     )
 
 

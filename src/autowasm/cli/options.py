@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from autowasm.errors import UsageError
 from autowasm.net.proxy import Proxy
@@ -31,7 +32,7 @@ class Option:
     repeatable: bool = False
     """May be given several times, and takes commas: the value is a tuple."""
     switch: bool = False
-    """A flag without a value; in the environment true or false."""
+    """A flag without a value, and `--no-…` for its opposite if it is on; in the environment true or false."""
 
     @property
     def name(self) -> str:
@@ -46,13 +47,25 @@ class Option:
     def declare(self, group: "argparse._ArgumentGroup") -> None:
         """Add it to a parser's group. Values stay text until they are read."""
         text = self.help
-        if self.default not in {None, (), False}:
+        if self.default not in {None, (), False, True}:
             text += f" (default: {self.default_shown or self.default})"
         if self.switch:
             group.add_argument(self.flag, action="store_const", const="true", help=text)
+            if self.default:
+                group.add_argument(
+                    self.flag.replace("--", "--no-", 1),
+                    dest=self.name,
+                    action="store_const",
+                    const="false",
+                    help=f"the opposite of {self.flag}",
+                )
         else:
             action = "append" if self.repeatable else "store"
             group.add_argument(self.flag, metavar=self.metavar, help=text, action=action)
+
+
+Groups = Mapping[str, tuple[Option, ...]]
+"""Options by the heading that the help shows."""
 
 
 def duration(flag: str, text: str, default: float) -> Option:
@@ -164,6 +177,16 @@ def proxy_url(text: str) -> str:
 def port(text: str) -> int:
     """A TCP port."""
     return whole(text, most=65535)
+
+
+def peer_url(text: str) -> str:
+    """`http://HOST:PORT`, without anything behind."""
+    parts = urlsplit(text if "://" in text else f"http://{text}")
+    if parts.scheme != "http" or not parts.hostname or parts.username is not None:
+        raise ValueError(f"write http://HOST:PORT, not {text[:80]!r}")
+    if parts.path not in {"", "/"} or parts.query or parts.fragment:
+        raise ValueError(f"write http://HOST:PORT without a path, not {text[:80]!r}")
+    return f"http://{parts.netloc}"
 
 
 def listen_address(text: str) -> str:

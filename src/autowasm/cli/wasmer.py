@@ -9,10 +9,14 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
+from typing import Final
 
 from autowasm.cli import flags
 from autowasm.errors import AutoWasmError, UsageError
 from autowasm.telemetry import logs
+
+_CHECK_UNINSTALL: Final = "check-uninstall"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,6 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     try:
+        if arguments.mode == _CHECK_UNINSTALL:
+            from autowasm.cli import uninstall  # noqa: PLC0415  # heavy, as below
+
+            return uninstall.run(arguments.kubeconfig)
         settings = flags.settings_from(arguments)
         logs.configure(level=settings.log_level, form=settings.log_format)
         from autowasm import runtime  # noqa: PLC0415  # heavy: --help and usage errors stay quick
@@ -60,6 +68,15 @@ def build_parser() -> argparse.ArgumentParser:
         description="Follows the AutoWasm objects of an API server and writes their EnvoyFilters.",
     )
     flags.declare(controller, "controller")
+    check = modes.add_parser(
+        _CHECK_UNINSTALL,
+        allow_abbrev=False,
+        help="whether AutoWasms still need wasmer (the chart asks before it is uninstalled)",
+        description="Ends with 0 if the cluster has no AutoWasms, else with 1 and their names.",
+    )
+    check.add_argument(
+        "--kubeconfig", metavar="FILE", type=Path, help="absent: the service account of the Pod"
+    )
     return parser
 
 

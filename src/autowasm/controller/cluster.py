@@ -1,38 +1,36 @@
 """ClusterMode: the API server as the reconciler sees it (`AutoWasmLookup`, `SecretReader`) and what wakes it.
 
-Informers over AutoWasm, EnvoyFilter and Pod. Not the reconciler and not the writes (`publisher.py`). Invariants: handlers
-only compute keys; Secrets are read one by one when they are needed, never listed; the echo of our own write wakes nobody.
+Informers over AutoWasm and EnvoyFilter, and over Pod while leading. Not the reconciler and not the writes (`publisher.py`). Invariants: handlers
+only compute keys; the echo of our own write wakes nobody.
 """
 
 import asyncio
-import base64
-import binascii
+import contextlib
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from autowasm.api.envoyfilter import MANAGED_BY
 from autowasm.api.status import Pods
-from autowasm.artifacts.flights import Flights
 from autowasm.artifacts.pullsecrets import PullSecret
 from autowasm.controller.interfaces import Announce, Lookup
 from autowasm.controller.matching import PodMatcher, PodSelector
 from autowasm.controller.overlay import WriteOverlay
 from autowasm.controller.podstatus import PodStatus
 from autowasm.controller.publisher import AUTOWASMS, ENVOYFILTERS, ClusterPublisher
-from autowasm.errors import SourceDenied, SourceUnavailable
+from autowasm.controller.secrets import ClusterSecrets
 from autowasm.kube.client import KubeClient
 from autowasm.kube.codec import document_codec
-from autowasm.kube.errors import ApiError, Forbidden, NotFound
 from autowasm.kube.informer import Informer
+from autowasm.kube.leadership import Leadership, while_leading
 from autowasm.kube.listwatch import ListWatch
 from autowasm.kube.pods import Pod, pod_codec
 from autowasm.kube.reflector import ReflectorMetrics
-from autowasm.kube.resources import PODS, SECRETS, SERVICEACCOUNTS, ObjectKey
+from autowasm.kube.resources import PODS, ObjectKey
 from autowasm.settings import Cluster
 
 Document = Mapping[str, Any]
+PODS_AWAITED: Final = 5.0
+"""Seconds that a new leader's first writes wait for the list of Pods; without it they leave `status.pods` as it was."""
 _OURS = ",".join(f"{name}={value}" for name, value in MANAGED_BY.items())
 
 
@@ -47,8 +45,16 @@ class ClusterMode:
     """Everything that the reconciler takes from, and gives to, the API server."""
 
     def __init__(
-        self, client: KubeClient, *, cluster: Cluster, announce: Announce, metrics: Reflections
+        self,
+        client: KubeClient,
+        *,
+        cluster: Cluster,
+        announce: Announce,
+        metrics: Reflections,
+        leadership: Leadership,
     ) -> None:
+        self._leadership = leadership
+        self._led_since: float | None = None
         self._client = client
         self._cluster = cluster
         self._matcher = PodMatcher()
@@ -96,6 +102,7 @@ class ClusterMode:
             autowasms=self._autowasm_view,
             envoyfilters=self._envoyfilter_view,
             announce=announce,
+            leadership=leadership,
         )
         self._pod_status = PodStatus(
             counts=self.pods, document=self._autowasm_view.get, publisher=self.publisher
@@ -108,9 +115,9 @@ class ClusterMode:
             pod_informer.add_handler(_PodHandler(self))
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
-        """Follow the API server; return once AutoWasms, EnvoyFilters and Pods were listed once."""
-        self._reads = Flights(tasks)
-        informers: list[Informer[Any]] = [*self._autowasms, *self._envoyfilters, *self._pods]
+        """Follow the API server; return once AutoWasms and EnvoyFilters were listed once."""
+        self._secrets = ClusterSecrets(self._client, tasks)
+        informers: list[Informer[Any]] = [*self._autowasms, *self._envoyfilters]
         for informer in informers:
             tasks.create_task(informer.run(), name=f"informer {informer.name}")
         for informer in informers:
@@ -126,11 +133,29 @@ class ClusterMode:
         changed: Callable[[ObjectKey], None],
         secret_changed: Callable[[ObjectKey], None],  # Secrets are not watched (D11)
     ) -> None:
-        """Tell of changes, and keep `status.pods` up to date, for ever."""
+        """Tell of changes, and while leading keep `status.pods` up to date, for ever."""
         self._changed = changed
-        for key in self.keys():
-            self._pod_status.touch(key)
-        await self._pod_status.run()
+        await while_leading(self._leadership, self._lead)
+
+    async def _lead(self) -> None:
+        """Follow Pods, which only a leader needs. A later time goes on from what was seen."""
+        self._led_since = asyncio.get_running_loop().time()
+        async with asyncio.TaskGroup() as tasks:
+            for informer in self._pods:
+                tasks.create_task(informer.run(), name=f"informer {informer.name}")
+            for informer in self._pods:
+                await informer.wait_synced()
+            for key in self.keys():
+                self._pod_status.touch(key)
+            await self._pod_status.run()
+
+    async def prepared(self) -> None:
+        """Return once Pods are known, so that a first status is whole, or after a moment without them."""
+        begun = asyncio.get_running_loop().time() if self._led_since is None else self._led_since
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(begun + PODS_AWAITED):
+                for informer in self._pods:
+                    await informer.wait_synced()
 
     def lookup(self, key: ObjectKey) -> Lookup | None:
         """The object as stored, or as we last wrote it."""
@@ -138,65 +163,17 @@ class ClusterMode:
         return Lookup(document) if document is not None else None
 
     async def read(self, namespace: str, name: str) -> PullSecret | None:
-        """GET the Secret, once for all who ask at the same time. Raises SourceDenied, SourceUnavailable."""
-        key = ObjectKey(namespace, name)
-        # At a start every AutoWasm of a namespace asks for the same one, all at once.
-        return await self._reads.join(key, partial(self._get_secret, key), place=nullcontext)
-
-    async def _get_secret(self, key: ObjectKey) -> PullSecret | None:
-        try:
-            document = await self._client.get(SECRETS, key)
-        except NotFound:
-            return None
-        except Forbidden as error:
-            raise SourceDenied(
-                f"spec.secret: wasmer may not read Secret {key}; its ServiceAccount needs `get` on secrets",
-                reason="SecretForbidden",
-            ) from error
-        except ApiError as error:
-            raise SourceUnavailable(
-                f"spec.secret: Secret {key} cannot be read now: {error}",
-                reason="SecretUnavailable",
-                retry_after=error.retry_after,
-            ) from error
-        metadata = document.get("metadata") or {}
-        return PullSecret(
-            str(document.get("type", "")),
-            _decoded(document.get("data") or {}),
-            uid=str(metadata.get("uid") or ""),
-            annotations=metadata.get("annotations") or {},
-        )
+        """See `SecretReader`."""
+        return await self._secrets.read(namespace, name)
 
     async def pull_secrets(self, namespace: str) -> tuple[str, ...]:
-        """`imagePullSecrets` of the namespace's `default` ServiceAccount. Raises SourceDenied, SourceUnavailable."""
-        key = ObjectKey(namespace, "default")
-        work = partial(self._get_pull_secrets, key)
-        names: tuple[str, ...] = await self._reads.join(
-            ("serviceaccount", key), work, place=nullcontext
-        )
-        return names
+        """See `ServiceAccounts`."""
+        return await self._secrets.pull_secrets(namespace)
 
-    async def _get_pull_secrets(self, key: ObjectKey) -> tuple[str, ...]:
-        try:
-            document = await self._client.get(SERVICEACCOUNTS, key)
-        except NotFound:
-            return ()
-        except Forbidden as error:
-            raise SourceDenied(
-                f"wasmer may not read ServiceAccount {key}; --service-account-pull-secrets needs `get` on serviceaccounts",
-                reason="ServiceAccountForbidden",
-            ) from error
-        except ApiError as error:
-            raise SourceUnavailable(
-                f"ServiceAccount {key} cannot be read now: {error}",
-                reason="SecretUnavailable",
-                retry_after=error.retry_after,
-            ) from error
-        entries = document.get("imagePullSecrets") or ()
-        return tuple(str(entry["name"]) for entry in entries if entry.get("name"))
-
-    def pods(self, key: ObjectKey) -> Pods:
-        """What the selector of the AutoWasm matches now."""
+    def pods(self, key: ObjectKey) -> Pods | None:
+        """What the selector of the AutoWasm matches now; None until Pods were listed."""
+        if not all(informer.has_synced for informer in self._pods):
+            return None
         counts = self._matcher.counts(key)
         return Pods(matched=counts.matched, injected=counts.injected)
 
@@ -282,13 +259,3 @@ def _selector(key: ObjectKey, document: Document | None, *, root: str) -> PodSel
     except (KeyError, TypeError, AttributeError):
         return None
     return PodSelector(None if key.namespace == root else key.namespace, pairs)
-
-
-def _decoded(data: Mapping[str, str]) -> dict[str, bytes]:
-    result = {}
-    for name, text in data.items():
-        try:
-            result[name] = base64.b64decode(text, validate=True)
-        except (binascii.Error, ValueError, TypeError):
-            continue  # the API server stores none such; whoever needs the key is told that it is missing
-    return result

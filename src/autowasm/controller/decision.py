@@ -4,13 +4,13 @@ Not the fetching. Invariant: a restart alone never leads to a resolution, and a 
 asked for it (another source, `pullPolicy: Always`, the refresh annotation).
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from msgspec import UNSET
 
 from autowasm.api.record import Record, belongs_to
-from autowasm.api.status import ConditionType, Status
+from autowasm.api.status import ConditionType, Phase, Status
 from autowasm.api.v1alpha1 import REFRESH_ANNOTATION, AutoWasm, PullPolicy
 
 PUBLISHED_MODULE_LOST = "PublishedModuleLost"
@@ -30,14 +30,25 @@ class Resolve:
     wish: str
 
 
-def decide(autowasm: AutoWasm, *, live: Record | None, previous: Status) -> Use | Resolve:
-    """`live`: the record of the EnvoyFilter in place. `previous`: the status as it was last written."""
+def decide(
+    autowasm: AutoWasm,
+    *,
+    live: Record | None,
+    previous: Status,
+    lost: Collection[Record] = (),
+) -> Use | Resolve:
+    """`live`: the record of the EnvoyFilter in place. `previous`: the status as it was last written.
+
+    `lost`: records that their origin has no more; only what is live is held on to nevertheless.
+    """
     wish = f"{autowasm.metadata.generation} {autowasm.metadata.annotations.get(REFRESH_ANNOTATION, '')}"
     if refresh_wanted(autowasm, previous):
         return Resolve(wish)
     expected = autowasm.spec.filter.sha256
     source = str(autowasm.spec.filter.source)
     for record in _candidates(live, previous):
+        if record in lost and record != live:
+            continue
         if belongs_to(record, source) and expected in {None, record.sha256}:
             if _always_asks_again(autowasm, previous):
                 return Resolve(wish)
@@ -65,6 +76,8 @@ def _always_asks_again(autowasm: AutoWasm, previous: Status) -> bool:
     if autowasm.pull_policy is not PullPolicy.ALWAYS:
         return False
     if autowasm.metadata.generation != previous.observed_generation:
+        return True
+    if previous.phase is Phase.FETCHING:  # told to the other replicas, not published yet
         return True
     fetched = previous.condition(ConditionType.FETCHED)
     return (

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from autowasm.digest import Sha256Hex
 from autowasm.errors import SpecError
 from autowasm.kube.resources import ObjectKey
 
@@ -69,3 +70,25 @@ class Publisher(Protocol):
         self, key: ObjectKey, document: Mapping[str, Any], status: Mapping[str, Any]
     ) -> bool:
         """Write the status of the object. True if that changed something."""
+
+
+class Replicas(Protocol):
+    """The other replicas (`artifacts/peers.py`)."""
+
+    def known(self) -> tuple[str, ...]:
+        """Their addresses now; empty: we are alone."""
+
+    async def wait_all_have(self, sha256: Sha256Hex, timeout: float) -> bool:
+        """True once all that are ready have the module, False after `timeout` seconds. Raises nothing."""
+
+
+class NoReplicas:
+    """Alone."""
+
+    def known(self) -> tuple[str, ...]:
+        """Nobody."""
+        return ()
+
+    async def wait_all_have(self, sha256: Sha256Hex, timeout: float) -> bool:
+        """All of nobody have it."""
+        return True

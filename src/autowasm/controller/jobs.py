@@ -103,6 +103,11 @@ class FetchJobs:
         if job is not None and job.task is not None:
             job.task.cancel()
 
+    def drop_resolving(self) -> None:
+        """End all that ask a source what it names now: only a leader may."""
+        for key in [key for key, job in self._jobs.items() if job.request.record is None]:
+            self.forget(key)
+
     def retry_now(self, key: ObjectKey) -> None:
         """Something outside changed (the pull secret): a failed job is due at once, one that runs as soon as it fails."""
         job = self._jobs.get(key)

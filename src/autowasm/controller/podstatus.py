@@ -15,6 +15,7 @@ import structlog
 from autowasm.api.status import Pods
 from autowasm.controller.interfaces import Publisher
 from autowasm.kube.errors import ApiError
+from autowasm.kube.leadership import NotLeading
 from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
 
@@ -34,7 +35,7 @@ class PodStatus:
     def __init__(
         self,
         *,
-        counts: Callable[[ObjectKey], Pods],
+        counts: Callable[[ObjectKey], Pods | None],
         document: Callable[[ObjectKey], Mapping[str, Any] | None],
         publisher: Publisher,
     ) -> None:
@@ -61,9 +62,10 @@ class PodStatus:
             try:
                 wrote = await self._write(key)
                 self._queue.forget(key)
-            except ApiError as error:
+            except (ApiError, NotLeading) as error:
                 wrote = True
-                self._queue.add_rate_limited(key, at_least=error.retry_after or 0.0)
+                retry_after = error.retry_after if isinstance(error, ApiError) else None
+                self._queue.add_rate_limited(key, at_least=retry_after or 0.0)
                 _log.debug("pod counts not written", key=str(key), error=str(error))
             finally:
                 self._queue.done(key)
@@ -75,7 +77,10 @@ class PodStatus:
         if document is None:
             return False
         status = document.get("status")
-        pods = msgspec.to_builtins(self._counts(key))
+        counts = self._counts(key)
+        if counts is None:
+            return False
+        pods = msgspec.to_builtins(counts)
         if not status or status.get("pods") == pods:
             return False  # without a status the reconciler writes the first one, counts included
         self._written[key] = asyncio.get_running_loop().time()

@@ -1,8 +1,8 @@
 """ClusterPublisher: EnvoyFilters and statuses through the API server. Design D10.
 
 Not the decision what to write (`reconciler.py`) nor whose an object is (`ownership.py`). Invariants: every write carries
-the resourceVersion that was read, or is a create; a foreign EnvoyFilter is never written; an object that is being deleted
-is never written; nothing is written that would change nothing.
+the resourceVersion that was read, or is a create; only who leads writes; a foreign EnvoyFilter is never written; an object
+that is being deleted is never written; nothing is written that would change nothing.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from autowasm.kube import writes
 from autowasm.kube.client import KubeClient
 from autowasm.kube.controller import TerminalError
 from autowasm.kube.errors import AlreadyExists, Conflict, Forbidden, NotFound
+from autowasm.kube.leadership import AlwaysLeading, Leadership, NotLeading
 from autowasm.kube.resources import ObjectKey, ResourceType
 
 _log = structlog.get_logger(__name__)
@@ -58,8 +59,10 @@ class ClusterPublisher:
         autowasms: WriteOverlay,
         envoyfilters: WriteOverlay,
         announce: Announce = announce_nothing,
+        leadership: Leadership | None = None,
     ) -> None:
         self._announce = announce
+        self._leadership = leadership or AlwaysLeading()
         self._client = client
         self._autowasms = autowasms
         self._envoyfilters = envoyfilters
@@ -96,9 +99,15 @@ class ClusterPublisher:
                 raise TerminalError(f"namespace {key.namespace} is being deleted") from error
             raise
 
+    def _fence(self) -> None:
+        """Right before a write: a process that was frozen may have lost the Lease without having heard of it."""
+        if not self._leadership.is_leading:
+            raise NotLeading("another replica leads")
+
     async def _create(
         self, key: ObjectKey, owner: Mapping[str, Any], wanted: Mapping[str, Any]
     ) -> bool:
+        self._fence()
         try:
             written = await writes.create(self._client, ENVOYFILTERS, wanted)
         except AlreadyExists:
@@ -129,6 +138,7 @@ class ClusterPublisher:
         fight = self._fight(key, wanted)
         if whose is not Ownership.OURS:
             _log.info("envoyfilter adopted", key=str(key), was=whose.value)
+        self._fence()
         written = await writes.replace(self._client, ENVOYFILTERS, body, read=live)
         if written is None:
             return False
@@ -172,6 +182,7 @@ class ClusterPublisher:
         """PUT of the status subresource. False if nothing differs, or the object is gone."""
         if document.get("status") == status:
             return False
+        self._fence()
         try:
             written = await writes.replace_status(self._client, AUTOWASMS, status, read=document)
         except NotFound:

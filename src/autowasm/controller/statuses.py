@@ -77,6 +77,29 @@ def fetching(autowasm: AutoWasm, *, live: bool, previous: Status, now: str) -> S
     )
 
 
+def spreading(record: Record, *, live: bool, previous: Status, now: str) -> Status:
+    """The module is stored here; the other replicas learn what to fetch, before any Envoy does (design D7)."""
+    message = f"module sha256:{record.sha256[:12]} is stored; the other replicas copy it"
+    generation = previous.observed_generation
+    return Status(
+        phase=Phase.FETCHING,
+        message=message,
+        observed_generation=generation,
+        module=_module(record, previous, now),
+        history=previous.history,
+        refresh=previous.refresh,
+        pods=previous.pods,
+        conditions=_conditions(
+            previous,
+            generation,
+            now,
+            fetched=_FETCHED,
+            published=_published(live),
+            ready=("False", "Fetching", ""),
+        ),
+    )
+
+
 def failed(
     error: AutoWasmError, *, generation: int, live: Record | None, previous: Status, now: str
 ) -> Status:

@@ -42,8 +42,16 @@ class BlobServer:
     """Serves `store` to Envoy, holding what `source` knows until it is there."""
 
     def __init__(
-        self, store: BlobStore, source: BlobSource, *, limits: ServeLimits, metrics: Metrics
+        self,
+        store: BlobStore,
+        source: BlobSource,
+        *,
+        limits: ServeLimits,
+        metrics: Metrics,
+        instance: str = "",
     ) -> None:
+        """`instance`: how we are known to the other replicas."""
+        self._instance = instance
         self._store = store
         self._source = source
         self._limits = limits
@@ -57,7 +65,7 @@ class BlobServer:
         descriptors = raise_descriptor_limit()
         holder = Holder(self._store, self._source, limits=limits, metrics=self._metrics)
         connections = Connections(
-            BlobHandler(holder, limits=limits, metrics=self._metrics),
+            BlobHandler(holder, instance=self._instance, limits=limits, metrics=self._metrics),
             limits=limits,
             on_answer=self._count,
         )

@@ -9,11 +9,12 @@ from typing import Final
 
 from aiohttp import web
 
+from autowasm.artifacts.peers import PEER_HEADER
 from autowasm.blobs.blob import Blob
 from autowasm.digest import Sha256Hex
 from autowasm.server.answers import SERVER, text_answer
 from autowasm.server.connection import Connection
-from autowasm.server.holding import Holder
+from autowasm.server.holding import Absent, Holder
 from autowasm.server.ranges import Conditions, Decision, decide
 from autowasm.server.response import BlobResponse
 from autowasm.settings import ServeLimits
@@ -31,8 +32,12 @@ _SENTENCES: Final = {
 class BlobHandler:
     """Answers requests on `Connection`s."""
 
-    def __init__(self, holder: Holder, *, limits: ServeLimits, metrics: Metrics) -> None:
+    def __init__(
+        self, holder: Holder, *, instance: str, limits: ServeLimits, metrics: Metrics
+    ) -> None:
+        """`instance`: how we are known to the other replicas."""
         self._holder = holder
+        self._instance = instance
         self._limits = limits
         self._metrics = metrics
 
@@ -48,7 +53,14 @@ class BlobHandler:
             return text_answer(
                 405, "A module can only be read: GET or HEAD.", headers={"allow": "GET, HEAD"}
             )
-        found = await self._holder.find(Sha256Hex(match[1]), patience=_patience(request))
+        sha256 = Sha256Hex(match[1])
+        if PEER_HEADER in request.headers:
+            answer = self._outcome(request, await self._holder.stored(sha256))
+            answer.headers[PEER_HEADER] = self._instance
+            return answer
+        return self._outcome(request, await self._holder.find(sha256, patience=_patience(request)))
+
+    def _outcome(self, request: web.BaseRequest, found: Blob | Absent) -> web.StreamResponse:
         if isinstance(found, Blob):
             return self._answer(request, found)
         headers = {"retry-after": str(found.retry_after)} if found.status == 503 else None

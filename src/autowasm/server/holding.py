@@ -86,6 +86,13 @@ class Holder:
             self._metrics.cache.labels("unknown" if found.status == 404 else "failed").inc()
         return found
 
+    async def stored(self, sha256: Sha256Hex) -> Blob | Absent:
+        """The blob if it is here, for another replica: nobody waits for somebody who may be waiting for us."""
+        try:
+            return await self._store.open(sha256) or Absent(404, "This replica has no such module.")
+        except StorageError as error:
+            return _disk_failed(sha256, error)
+
     async def _find(self, sha256: Sha256Hex, patience: float | None) -> Blob | Absent:
         try:
             blob = await self._store.open(sha256)
@@ -95,8 +102,7 @@ class Holder:
             with self._metrics.held.track_inprogress():
                 return await self._hold(sha256, self._deadline(patience))
         except StorageError as error:
-            _log.error("blob not readable", digest=sha256, reason=str(error))
-            return Absent(503, f"The disk of this server failed ({error.reason}).", retry_after=5)
+            return _disk_failed(sha256, error)
 
     def _deadline(self, patience: float | None) -> float:
         limits = self._limits
@@ -205,3 +211,8 @@ class Holder:
             503,
             f"Module sha256:{sha256} is published but has not arrived here yet.{why} Try again.",
         )
+
+
+def _disk_failed(sha256: Sha256Hex, error: StorageError) -> Absent:
+    _log.error("blob not readable", digest=sha256, reason=str(error))
+    return Absent(503, f"The disk of this server failed ({error.reason}).", retry_after=5)

@@ -65,6 +65,15 @@ class Metrics:
             ["cause"],
             registry=r,
         )
+        self.peer_copies = Counter(
+            "autowasm_peer_copies_total",
+            "Modules asked of other replicas, by outcome: copied, absent, failed.",
+            ["outcome"],
+            registry=r,
+        )
+        self.peer_bytes = Counter(
+            "autowasm_peer_bytes_total", "Bytes of modules copied from other replicas.", registry=r
+        )
         self.held = Gauge(
             "autowasm_blob_requests_held", "Requests that wait for a blob.", registry=r
         )
@@ -104,6 +113,9 @@ class Metrics:
         )
         self.autowasms = Gauge(
             "autowasm_autowasms", "AutoWasm objects by phase.", ["phase"], registry=r
+        )
+        self.leader = Gauge(
+            "autowasm_leader", "1 while this replica holds the Lease, or is alone.", registry=r
         )
         self.workqueue = WorkQueueMetrics(r)
         self.controller = ControllerMetrics(r)

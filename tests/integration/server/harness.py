@@ -83,12 +83,16 @@ class Serving:
 
 
 @contextlib.asynccontextmanager
-async def serving(directory: Path, *, limits: ServeLimits | None = None) -> AsyncIterator[Serving]:
+async def serving(
+    directory: Path, *, limits: ServeLimits | None = None, instance: str = "them"
+) -> AsyncIterator[Serving]:
     metrics = Metrics()
     with Pools() as pools:
         async with BlobStore(directory, pools=pools, metrics=metrics) as store:
             source = PlayedSource()
-            server = BlobServer(store, source, limits=limits or ServeLimits(), metrics=metrics)
+            server = BlobServer(
+                store, source, limits=limits or ServeLimits(), metrics=metrics, instance=instance
+            )
             port = await server.start("127.0.0.1:0")
             try:
                 yield Serving(server, store, source, metrics, port)

@@ -158,3 +158,19 @@ async def test_ten_thousand_waiters_come_and_go_quickly() -> None:
         begin = time.process_time()
         await fetches.let_all_go()
         assert time.process_time() - begin < 3.0
+
+
+async def test_two_namespaces_that_fill_a_host_give_its_next_place_to_a_third(
+    metrics: Metrics,
+) -> None:
+    holder = Holder(Places(FetchLimits(), metrics=metrics))
+    for name in ("a1", "a2", "a3", "b1", "b2", "b3"):
+        holder.ask(name, name[0], "host")
+    await settle()
+    holder.ask("c1", "c", "host")
+    await settle()
+    assert sorted(holder.holding) == ["a1", "a2", "b1", "b2"]
+    for name in ("a1", "b1", "a2"):
+        await holder.let_go(name)
+    assert "c1" in holder.holding
+    await holder.let_all_go()

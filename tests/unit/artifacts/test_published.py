@@ -152,3 +152,39 @@ async def test_owner_that_goes_during_a_fill_harms_nothing() -> None:
     await asyncio.sleep(0)
     published.remove("x/2")
     await filling
+
+
+class Peers:
+    """Has `stored`."""
+
+    def __init__(self, *stored: str) -> None:
+        self.stored = stored
+        self.asked: list[str] = []
+
+    async def copy(self, sha256: str) -> bool:
+        self.asked.append(sha256)
+        return sha256 in self.stored
+
+    seek = copy
+
+
+async def test_fill_asks_the_other_replicas_before_any_origin() -> None:
+    fetcher, peers = Fetcher(), Peers(A)
+    published = PublishedModules(fetcher, peers=peers)  # type: ignore[arg-type]
+    published.set("x/1", (origin(), origin(sha256=B)))
+    await published.fill(A)
+    assert fetcher.asked == []
+    await published.fill(B)
+    assert [request.record and request.record.sha256 for request in fetcher.asked] == [B]
+    assert peers.asked == [A, B]
+
+
+async def test_unknown_digest_is_sought_while_it_is_waited_for() -> None:
+    peers = Peers()
+    published = PublishedModules(Fetcher(), peers=peers)  # type: ignore[arg-type]
+    waiting = asyncio.create_task(published.wait_known(A))
+    async with asyncio.timeout(2):
+        while not peers.asked:
+            await asyncio.sleep(0)
+        published.set("x/1", (origin(),))
+        await waiting

@@ -155,7 +155,7 @@ def test_every_flag_is_explained() -> None:
         for action in wasmer.build_parser()._actions
         if isinstance(action, argparse._SubParsersAction)
     )
-    assert set(subparsers.choices) == {"standalone", "controller"}
+    assert set(subparsers.choices) == {"standalone", "controller", "check-uninstall"}
     for parser in subparsers.choices.values():
         assert all(action.help for action in parser._actions)
         parser.format_help()

@@ -17,7 +17,13 @@ from autowasm.blobs.store import BlobStore
 from autowasm.controller import reconciler as module
 from autowasm.controller.jobs import FetchJobs
 from autowasm.controller.reconciler import AutoWasmReconciler
-from autowasm.errors import AutoWasmError, SourceUnavailable, SpecError, StorageError
+from autowasm.errors import (
+    AutoWasmError,
+    SourceNotFound,
+    SourceUnavailable,
+    SpecError,
+    StorageError,
+)
 from autowasm.kube.controller import Controller
 from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
@@ -31,6 +37,7 @@ from tests.parts import wat
 
 OTHER = "registry.example/team/filter:v2"
 KEY = ObjectKey("default", "test")
+GONE = SourceNotFound("no such manifest")
 DOWN = SourceUnavailable("connection refused", reason="RegistryUnavailable")
 WORLD, EARTH = "world", "earth"
 Announced = list[tuple[str, str, str]]
@@ -429,7 +436,7 @@ async def test_published_module_that_is_lost_is_said_and_changes_nothing(
         await process.apply()
     before = dict(world.publisher.envoyfilters)
     world.directory = tmp_path / "another"
-    world.registry.failures["pin"] = DOWN
+    world.registry.failures["pin"] = GONE
     world.registry.add(IMAGE, wat.header_filter(EARTH))
     async with world.process() as process:
         await process.until("Degraded")

@@ -533,6 +533,8 @@ async def test_an_endless_token_is_cut() -> None:
 
 @pytest.mark.parametrize("target", ["http://169.254.169.254/latest", "http://[fd00:ec2::254]/"])
 async def test_a_redirect_to_metadata_is_blocked(target: str) -> None:
+    """Istio's wasm-ssrf-redirect-dial-context, replayed."""
+
     async def redirect(exchange: Exchange) -> None:
         await exchange.send(307, headers={"Location": target})
 
@@ -543,6 +545,8 @@ async def test_a_redirect_to_metadata_is_blocked(target: str) -> None:
 
 
 async def test_a_token_realm_at_metadata_is_blocked() -> None:
+    """Istio's wasm-ssrf-bearer-realm, replayed."""
+
     async def script(exchange: Exchange) -> None:
         await exchange.send(401, headers=bearer("http://169.254.169.254/token"))
 

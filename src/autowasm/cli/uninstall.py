@@ -1,0 +1,78 @@
+"""`wasmer check-uninstall`: may wasmer go? What the chart's pre-delete hook runs.
+
+Not the uninstalling, and nothing is written. Invariant: it says yes only after the API server has said that no AutoWasm is
+left: with their EnvoyFilters still there, every Pod that starts later would ask in vain for a module, and answer 503.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from autowasm.controller.publisher import AUTOWASMS
+from autowasm.kube import calls
+from autowasm.kube.client import KubeClient
+from autowasm.kube.errors import ApiError, NotFound, ServerError, TooManyRequests, Unreachable
+from autowasm.net.pools import Pools
+from autowasm.telemetry import logs
+
+_DEADLINE: Final = 60.0
+"""Seconds for an API server that is not there; helm waits 5 min for a hook."""
+_PAUSE: Final = 2.0
+_PAGE: Final = 500
+_NAMED: Final = 10
+_ANYWAY: Final = "To uninstall all the same: helm uninstall --no-hooks"
+
+Document = dict[str, Any]
+
+
+def run(kubeconfig: Path | None) -> int:
+    """Exit status, 0: no AutoWasms, 1: there are some, or nobody knows. Says why. Raises UsageError without a configuration."""
+    logs.configure(level="warning", form="console")  # what it prints is the Job's message
+    agent = f"wasmer/{metadata.version('autowasm')}"
+    found, answer = asyncio.run(_ask(kubeconfig, agent=agent))
+    print(answer)
+    return 1 if found else 0
+
+
+async def _ask(kubeconfig: Path | None, *, agent: str) -> tuple[bool, str]:
+    with Pools(transfers=1) as pools:
+        async with KubeClient(kubeconfig=kubeconfig, pools=pools, user_agent=agent) as client:
+            try:
+                items, more = await _list(client)
+            except ApiError as error:
+                return True, f"Cannot tell whether there are AutoWasms: {error}. {_ANYWAY}"
+    return bool(items or more), _report(items, more=more)
+
+
+async def _list(client: KubeClient) -> tuple[list[Document], int]:
+    """AutoWasms that nobody has deleted yet, of the first page, and how many there are beside the page. Raises ApiError."""
+    until = time.monotonic() + _DEADLINE
+    while True:
+        try:
+            body = await client.request("GET", AUTOWASMS.path(), query={"limit": str(_PAGE)})
+        except NotFound:  # not even the resource is there
+            return [], 0
+        except (ServerError, TooManyRequests, Unreachable):
+            if time.monotonic() > until:
+                raise
+            await asyncio.sleep(_PAUSE)
+            continue
+        document = calls.decode_document(body)
+        left = [one for one in document["items"] if "deletionTimestamp" not in one["metadata"]]
+        return left, int(document["metadata"].get("remainingItemCount") or 0)
+
+
+def _report(items: Sequence[Document], *, more: int) -> str:
+    if not items and not more:
+        return "There are no AutoWasms: wasmer can be uninstalled."
+    names = [f"{one['metadata']['namespace']}/{one['metadata']['name']}" for one in items]
+    count = len(names) + more
+    listed = ", ".join(names[:_NAMED]) + (", …" if count > _NAMED else "")
+    return (
+        f"Refused: there {'is 1 AutoWasm' if count == 1 else f'are {count} AutoWasms'} ({listed}). "
+        "Without wasmer, Pods that start later cannot load these filters and answer 503. Delete them "
+        f"first (kubectl get aw -A). {_ANYWAY}"
+    )

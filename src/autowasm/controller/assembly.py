@@ -1,0 +1,65 @@
+"""What talks to the API server, put together: client, recorder of Events, elector, ClusterMode.
+
+The half of the composition root that standalone mode never imports. Not a place for decisions.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from importlib import metadata
+
+from autowasm.controller.candidate import candidate
+from autowasm.controller.cluster import ClusterMode
+from autowasm.controller.interfaces import Announce
+from autowasm.kube.client import KubeClient
+from autowasm.kube.leaderelection import LeaderElector
+from autowasm.kube.leadership import AlwaysLeading
+from autowasm.kube.recorder import EventRecorder
+from autowasm.net.pools import Pools
+from autowasm.settings import Cluster
+from autowasm.telemetry.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """Closed with the stack that it was made on."""
+
+    mode: ClusterMode
+    announce: Announce
+    elector: LeaderElector | None
+    """To be run once the mode has started; None: nobody else is there."""
+
+
+async def connect(
+    cluster: Cluster,
+    *,
+    namespace: str,
+    pools: Pools,
+    metrics: Metrics,
+    tasks: asyncio.TaskGroup,
+    stack: AsyncExitStack,
+    on_leading: Callable[[bool], None],
+) -> Connected:
+    """`namespace`: where the Lease is. Raises UsageError."""
+    client = await stack.enter_async_context(
+        KubeClient(
+            kubeconfig=cluster.kubeconfig,
+            pools=pools,
+            user_agent=f"wasmer/{metadata.version('autowasm')}",
+        )
+    )
+    recorder = EventRecorder(
+        client, component="wasmer", instance=socket.gethostname(), limits=client.limits
+    )
+    tasks.create_task(recorder.run(), name="events")
+    elector = candidate(client, cluster.election, namespace=namespace, on_change=on_leading)
+    mode = ClusterMode(
+        client,
+        cluster=cluster,
+        announce=recorder.event,
+        metrics=metrics,
+        leadership=elector or AlwaysLeading(),
+    )
+    return Connected(mode, recorder.event, elector)

@@ -1,0 +1,95 @@
+"""ClusterSecrets: pull secrets, and the names of a namespace's default ones, read from the API server when they are needed.
+
+Not a cache: each attempt reads what is stored now (design D11). Invariant: one by one by `get`, never listed; all who ask for
+the same one at the same time share one call.
+"""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Mapping
+from contextlib import nullcontext
+from functools import partial
+
+from autowasm.artifacts.flights import Flights
+from autowasm.artifacts.pullsecrets import PullSecret
+from autowasm.errors import SourceDenied, SourceUnavailable
+from autowasm.kube.client import KubeClient
+from autowasm.kube.errors import ApiError, Forbidden, NotFound
+from autowasm.kube.resources import SECRETS, SERVICEACCOUNTS, ObjectKey
+
+
+class ClusterSecrets:
+    """`SecretReader` and `ServiceAccounts` of a cluster. `tasks` owns the calls, which outlive who asked first."""
+
+    def __init__(self, client: KubeClient, tasks: asyncio.TaskGroup) -> None:
+        self._client = client
+        self._reads = Flights(tasks)
+
+    async def read(self, namespace: str, name: str) -> PullSecret | None:
+        """GET the Secret, once for all who ask at the same time. Raises SourceDenied, SourceUnavailable."""
+        key = ObjectKey(namespace, name)
+        # At a start every AutoWasm of a namespace asks for the same one, all at once.
+        return await self._reads.join(key, partial(self._get_secret, key), place=nullcontext)
+
+    async def _get_secret(self, key: ObjectKey) -> PullSecret | None:
+        try:
+            document = await self._client.get(SECRETS, key)
+        except NotFound:
+            return None
+        except Forbidden as error:
+            raise SourceDenied(
+                f"spec.secret: wasmer may not read Secret {key}; its ServiceAccount needs `get` on secrets",
+                reason="SecretForbidden",
+            ) from error
+        except ApiError as error:
+            raise SourceUnavailable(
+                f"spec.secret: Secret {key} cannot be read now: {error}",
+                reason="SecretUnavailable",
+                retry_after=error.retry_after,
+            ) from error
+        metadata = document.get("metadata") or {}
+        return PullSecret(
+            str(document.get("type", "")),
+            _decoded(document.get("data") or {}),
+            uid=str(metadata.get("uid") or ""),
+            annotations=metadata.get("annotations") or {},
+        )
+
+    async def pull_secrets(self, namespace: str) -> tuple[str, ...]:
+        """`imagePullSecrets` of the namespace's `default` ServiceAccount. Raises SourceDenied, SourceUnavailable."""
+        key = ObjectKey(namespace, "default")
+        work = partial(self._get_pull_secrets, key)
+        names: tuple[str, ...] = await self._reads.join(
+            ("serviceaccount", key), work, place=nullcontext
+        )
+        return names
+
+    async def _get_pull_secrets(self, key: ObjectKey) -> tuple[str, ...]:
+        try:
+            document = await self._client.get(SERVICEACCOUNTS, key)
+        except NotFound:
+            return ()
+        except Forbidden as error:
+            raise SourceDenied(
+                f"wasmer may not read ServiceAccount {key}; --service-account-pull-secrets needs `get` on serviceaccounts",
+                reason="ServiceAccountForbidden",
+            ) from error
+        except ApiError as error:
+            raise SourceUnavailable(
+                f"ServiceAccount {key} cannot be read now: {error}",
+                reason="SecretUnavailable",
+                retry_after=error.retry_after,
+            ) from error
+        entries = document.get("imagePullSecrets") or ()
+        return tuple(str(entry["name"]) for entry in entries if entry.get("name"))
+
+
+def _decoded(data: Mapping[str, str]) -> dict[str, bytes]:
+    result = {}
+    for name, text in data.items():
+        try:
+            result[name] = base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError, TypeError):
+            continue  # the API server stores none such; whoever needs the key is told that it is missing
+    return result

@@ -1,0 +1,30 @@
+"""Subject: one AutoWasm as one reconcile sees it. Read once, at the start; not kept."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec import UNSET
+
+from autowasm.api.record import Record, belongs_to
+from autowasm.api.status import Status
+from autowasm.api.v1alpha1 import AutoWasm
+from autowasm.kube.resources import ObjectKey
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """`document` is the object as the API has it."""
+
+    key: ObjectKey
+    document: Mapping[str, Any]
+    live: Record | None
+    """The record of the EnvoyFilter in place."""
+    previous: Status
+
+    def told(self, autowasm: AutoWasm) -> Record | None:
+        """The record in the status. None if the spec does not name where it comes from: anyone may have written it."""
+        if self.previous.module is UNSET:
+            return None
+        record = self.previous.module.record()
+        return record if belongs_to(record, str(autowasm.spec.filter.source)) else None

@@ -1,0 +1,267 @@
+"""client-go's LeaderElector (`tools/leaderelection/leaderelection.go`) over a coordination.k8s.io/v1 Lease.
+
+Not a lock in the strict sense: what a leader writes must carry the resourceVersion that it read. Invariants: clocks are never
+compared between machines, nor is the wall clock ever read to decide (only this loop's monotonic time is); who leads has
+renewed within `renew_deadline` seconds, counted from before the request was sent, so it stops leading before anybody else
+may begin.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Protocol
+
+import structlog
+
+from autowasm.kube.errors import AlreadyExists, ApiError, Conflict, NotFound
+from autowasm.kube.leadership import Tenure
+from autowasm.kube.resources import ObjectKey
+
+_log = structlog.get_logger(__name__)
+
+Document = dict[str, Any]
+
+JITTER: Final = 1.2
+"""client-go's JitterFactor: those who want to lead ask every `retry_period × (1 … 2.2)` seconds."""
+_RELEASED_DURATION: Final = 1
+"""Seconds that a released Lease is said to last, as client-go writes it: 0 is not valid."""
+_RELEASE_TRIES: Final = 2
+"""A renewal that was cut by the stop may have been stored: the second try has read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseTimings:
+    """Seconds; client-go's defaults. Raises ValueError where they would allow two leaders, or none for long."""
+
+    lease_duration: int = 15
+    """How long after its last renewal a leader is waited for. A Lease holds whole seconds."""
+    renew_deadline: float = 10.0
+    """How long a leader leads without a renewal. The difference is what a write in flight has to be cancelled in."""
+    retry_period: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.lease_duration < 1 or self.renew_deadline >= self.lease_duration:
+            raise ValueError("the lease duration must be longer than the renew deadline")
+        if not 0 < self.retry_period * JITTER < self.renew_deadline:
+            raise ValueError(f"the renew deadline must be longer than {JITTER} retry periods")
+
+    @property
+    def call_timeout(self) -> float:
+        """One request: a server that hangs once leaves time for another try."""
+        return self.renew_deadline / 2
+
+
+class LeaseClient(Protocol):
+    """The three calls. They raise ApiError: NotFound, AlreadyExists, Conflict, ..."""
+
+    async def get(self, *, timeout: float) -> Document:
+        """The Lease."""
+
+    async def create(self, spec: Mapping[str, Any], *, timeout: float) -> Document:
+        """A new one; returned as stored."""
+
+    async def update(
+        self, spec: Mapping[str, Any], *, read: Mapping[str, Any], timeout: float
+    ) -> Document:
+        """In place of the one that was `read`, by resourceVersion; returned as stored."""
+
+
+class LeaderElector:
+    """One candidate, and its Leadership. `run` it in a TaskGroup; cancelled, it releases once no scope is left."""
+
+    def __init__(
+        self,
+        client: LeaseClient,
+        *,
+        lease: ObjectKey,
+        identity: str,
+        timings: LeaseTimings,
+        on_change: Callable[[bool], None] = lambda _: None,
+        rng: random.Random | None = None,
+    ) -> None:
+        """`on_change` hears whether we lead, and must not wait nor raise."""
+        self.identity = identity
+        self._client = client
+        self._timings = timings
+        self._rng = rng or random.Random()  # noqa: S311 spreads load, hides nothing
+        self._log = _log.bind(lease=str(lease), identity=identity)
+        self._tenure = Tenure(on_change)
+        self._observed: Document | None = None
+        self._observed_at = float("-inf")
+        self._fresh = False
+        """Whether `_observed` can be written over without reading it again."""
+        self._last_renewal: datetime | None = None
+
+    @property
+    def is_leading(self) -> bool:
+        """False at once in a process that was frozen for too long."""
+        return self._tenure.is_leading
+
+    @property
+    def leader(self) -> str:
+        """Who held the Lease when it was last seen; empty: nobody."""
+        return str(_spec(self._observed).get("holderIdentity") or "")
+
+    def scope(self) -> AbstractAsyncContextManager[None]:
+        """See `Leadership.scope`."""
+        return self._tenure.scope()
+
+    async def acquired(self) -> None:
+        """Return once leading."""
+        await self._tenure.acquired()
+
+    async def run(self) -> None:
+        """Try to lead, lead, and try again, for ever."""
+        try:
+            while True:
+                await self._acquire()
+                await self._renew()
+        finally:
+            await self._release()
+
+    async def _acquire(self) -> None:
+        while not await self._try_acquire_or_renew():
+            delay = self._timings.retry_period * (1.0 + JITTER * self._rng.random())
+            await asyncio.sleep(delay)
+        self._log.info("leading")
+
+    async def _renew(self) -> None:
+        """Return once leading has ended. Every request, and every pause, ends with the deadline."""
+        asked = _now()
+        while self.is_leading:
+            try:
+                async with asyncio.timeout_at(self._tenure.until):
+                    # From request to request: a slow server must not make renewals rarer as well as late.
+                    await asyncio.sleep(max(asked + self._timings.retry_period - _now(), 0.0))
+                    asked = _now()
+                    await self._try_acquire_or_renew()
+            except TimeoutError:
+                break
+        self._end("not renewed in time")
+
+    async def _try_acquire_or_renew(self) -> bool:
+        """True if the Lease is ours for a while from now."""
+        try:
+            return await self._try()
+        except (Conflict, AlreadyExists) as error:
+            self._fresh = False
+            self._log.debug("lease changed by another", error=str(error))
+        except ApiError as error:
+            self._log.warning("lease not reached", leading=self.is_leading, error=str(error))
+        return False
+
+    async def _try(self) -> bool:
+        if self._fresh and self._tenure.has_begun and self._observed is not None:
+            try:
+                return await self._write(self._observed)  # one call a renewal
+            except (Conflict, NotFound):
+                self._fresh = False
+        found = await self._read()
+        # One that was deleted still binds us: who held it may not know yet.
+        if self.leader not in {"", self.identity} and _now() < self._expires():
+            self._end("another holds the lease")
+            return False
+        return await self._write(found)
+
+    async def _read(self) -> Document | None:
+        try:
+            found = await self._client.get(timeout=self._timings.call_timeout)
+        except NotFound:
+            return None
+        self._observe(found)
+        return found
+
+    async def _write(self, read: Document | None) -> bool:
+        sent = _now()
+        spec, timeout = self._renewed(read), self._timings.call_timeout
+        if read is None:
+            written = await self._client.create(spec, timeout=timeout)
+        else:
+            written = await self._client.update(spec, read=read, timeout=timeout)
+        self._observe(written)
+        # An answer that comes too late grants nothing.
+        return self._tenure.extend(sent + self._timings.renew_deadline)
+
+    def _renewed(self, read: Document | None) -> Document:
+        """The spec that makes it ours. Times are for people and other tools; we decide by none of them."""
+        before, now = _spec(read or self._observed), self._time()
+        ours = before.get("holderIdentity") == self.identity
+        transitions = before.get("leaseTransitions")
+        count = transitions if isinstance(transitions, int) else 0
+        return {
+            **_spec(read),
+            "holderIdentity": self.identity,
+            "leaseDurationSeconds": self._timings.lease_duration,
+            "acquireTime": (before.get("acquireTime") or now) if ours else now,
+            "renewTime": now,
+            "leaseTransitions": count if ours or not before else count + 1,
+        }
+
+    def _time(self) -> str:
+        """Never that of the renewal before: an update that changes nothing is not stored, and others would see none."""
+        now = datetime.now(UTC)
+        if now == self._last_renewal:
+            now += timedelta(microseconds=1)
+        self._last_renewal = now
+        return now.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+    def _observe(self, found: Document) -> None:
+        if self._observed is None or _spec(found) != _spec(self._observed):
+            self._observed_at = _now()
+        self._observed, self._fresh = found, True
+
+    def _expires(self) -> float:
+        """When the holder that we saw last may be given up. Its own duration counts: it may be configured otherwise."""
+        duration = _spec(self._observed).get("leaseDurationSeconds")
+        if not isinstance(duration, int) or duration <= 0:
+            duration = self._timings.lease_duration
+        return self._observed_at + duration
+
+    def _end(self, why: str) -> None:
+        if self._tenure.end():
+            self._log.warning("no longer leading", reason=why, holder=self.leader)
+
+    async def _release(self) -> None:
+        """Let another lead at once, but not before our own work has ended. Raises no ApiError."""
+        was_leading, until = self.is_leading, self._tenure.until
+        self._tenure.end()
+        if not was_leading:
+            return
+        try:
+            async with asyncio.timeout_at(until):
+                await self._tenure.no_scope_left()
+                for last in range(1, _RELEASE_TRIES + 1):
+                    try:
+                        await self._give_up()
+                        break
+                    except Conflict:
+                        self._fresh = False
+                        if last == _RELEASE_TRIES:
+                            raise
+        except (ApiError, TimeoutError) as error:
+            self._log.warning("lease not released", error=f"{type(error).__name__}: {error}")
+        else:
+            self._log.info("lease released")
+
+    async def _give_up(self) -> None:
+        held = self._observed if self._fresh else await self._read()
+        if held is None or self.leader != self.identity:
+            return
+        released = {
+            **_spec(held),
+            "holderIdentity": "",
+            "leaseDurationSeconds": _RELEASED_DURATION,
+            "renewTime": self._time(),
+        }
+        await self._client.update(released, read=held, timeout=self._timings.call_timeout)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _spec(lease: Mapping[str, Any] | None) -> dict[str, Any]:
+    return dict((lease or {}).get("spec") or {})

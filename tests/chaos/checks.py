@@ -1,0 +1,53 @@
+"""What has to hold in every row."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+from tests.parts.audit import Entry
+from tests.parts.fleet import Fleet, Watch
+
+
+@asynccontextmanager
+async def unharmed(world: Fleet) -> AsyncIterator[Watch]:
+    """No download is wrong and no request through Envoy fails while the context lasts."""
+    async with world.steady() as (watch, report):
+        yield watch
+    assert watch.wrong == [], f"{len(watch.wrong)} wrong of {watch.good + len(watch.wrong)}"
+    assert report.failed == 0, str(report)
+    assert watch.good > 0
+    assert report.total > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """What all replicas wrote since `since`, from the audit log."""
+
+    world: Fleet
+    since: int
+
+    @classmethod
+    async def begin(cls, world: Fleet) -> Self:
+        """From now on."""
+        return cls(world, await world.installation.audit.position())
+
+    async def _taken(self) -> list[Entry]:
+        writes = await self.world.installation.writes(self.since)
+        return [one for one in writes if one.code < 300 and one.resource != "events"]
+
+    async def rewritten(self) -> list[str]:
+        """EnvoyFilters that were written more than once with the same spec."""
+        seen: dict[str, Mapping[str, Any]] = {}
+        twice = []
+        for one in await self._taken():
+            if one.resource == "envoyfilters":
+                spec = one.request.get("spec") or {}
+                if seen.get(one.name) == spec:
+                    twice.append(str(one))
+                seen[one.name] = spec
+        return twice
+
+    async def changed_nothing(self) -> list[str]:
+        """Updates that the API server took and that changed nothing."""
+        return [str(one) for one in await self._taken() if one.changed_nothing]

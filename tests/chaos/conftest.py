@@ -1,0 +1,26 @@
+"""One fleet for each file of rows; every row finds it as at the start."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.parts import provision
+from tests.parts.fleet import Fleet, fleet
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running_fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
+    for group in ("kubernetes", "istio", "registry"):
+        for part in provision.GROUPS[group]:
+            await asyncio.to_thread(part)
+    async with fleet(tmp_path_factory.mktemp("fleet")) as world:
+        yield world
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def world(running_fleet: Fleet) -> Fleet:
+    """Three replicas, one AutoWasm `data` on the sidecar, nothing wrong."""
+    await running_fleet.clean()
+    return running_fleet

@@ -1,0 +1,132 @@
+"""An HTTP proxy that goes wrong on command: between our client and a real server, where a fault is an answer.
+
+Not a fake of the server: what it does not disturb is the real server's own answer. What breaks below HTTP is `proxy.py`'s.
+Invariant: each fault that bit is counted.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from aiohttp import web
+
+_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "host", "te", "upgrade"})
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Nothing goes wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Every request is answered so, and never forwarded."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Lie:
+    """In every answer below `path`, the last byte is another one; length and headers are as they were."""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drip:
+    """One byte of the body a second."""
+
+
+Fault = Forward | Answer | Lie | Drip
+
+
+class HttpFaultProxy:
+    """Forwards 127.0.0.1:`port` to `upstream` (`http://host:port`); an async context manager."""
+
+    def __init__(self, upstream: str = "") -> None:
+        self.upstream = upstream
+        self.fault: Fault = Forward()
+        self.bitten = 0
+        self.requests = 0
+        self.port = 0
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(auto_decompress=False, trust_env=False)
+        self._runner = web.ServerRunner(web.Server(self._handle), shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.fault = Forward()
+        await self._runner.cleanup()
+        await self._session.close()
+
+    @property
+    def host(self) -> str:
+        """Where it listens."""
+        return f"127.0.0.1:{self.port}"
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.requests += 1
+        fault = self.fault
+        if isinstance(fault, Answer):
+            self.bitten += 1
+            return web.Response(status=fault.status, headers=fault.headers, body=fault.body)
+        headers = {
+            name: value for name, value in request.headers.items() if name.lower() not in _HOP
+        }
+        headers["Host"] = request.host
+        async with self._session.request(
+            request.method,
+            f"{self.upstream}{request.path_qs}",
+            headers=headers,
+            data=await request.read() if request.can_read_body else None,
+            allow_redirects=False,
+        ) as answer:
+            body = await answer.read()
+            kept = {
+                name: value
+                for name, value in answer.headers.items()
+                if name.lower() not in _HOP | {"content-length"}
+            }
+            if isinstance(fault, Lie) and fault.path in request.path and len(body) > 1:
+                self.bitten += 1
+                body = body[:-1] + bytes([body[-1] ^ 1])
+            if isinstance(fault, Drip) and len(body) > 1:
+                return await self._drip(request, answer.status, kept, body)
+            response = web.Response(status=answer.status, headers=kept, body=body)
+            if request.method == "HEAD" and "content-length" in answer.headers:
+                response.headers["Content-Length"] = answer.headers["content-length"]
+            return response
+
+    async def _drip(
+        self, request: web.BaseRequest, status: int, headers: Mapping[str, str], body: bytes
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(
+            status=status, headers={**headers, "Content-Length": str(len(body))}
+        )
+        await response.prepare(request)
+        for position in range(len(body)):
+            self.bitten += 1
+            try:
+                await response.write(body[position : position + 1])
+            except OSError:
+                break
+            await asyncio.sleep(1)
+            if not isinstance(self.fault, Drip):
+                await response.write(body[position + 1 :])
+                break
+        return response

@@ -1,0 +1,105 @@
+"""Two electors on a real API server, one of them behind a proxy that fails it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import pytest_asyncio
+import yaml
+
+from autowasm.kube.client import KubeClient
+from autowasm.kube.leaderelection import LeaderElector, LeaseTimings
+from autowasm.kube.leadership import NotLeading
+from autowasm.kube.leases import Lease
+from autowasm.kube.resources import ObjectKey
+from autowasm.net.pools import Pools
+from autowasm.settings import KubeLimits
+from tests.faults.proxy import FaultProxy, Hang, Pass
+from tests.parts.kubernetes import Cluster, kubernetes
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
+
+KEY = ObjectKey("default", "elected")
+PATH = "/apis/coordination.k8s.io/v1/namespaces/default/leases/elected"
+TIMINGS = LeaseTimings(lease_duration=3, renew_deadline=2.0, retry_period=0.3)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
+    directory = tmp_path_factory.mktemp("cluster")
+    async with kubernetes(directory, controller_manager=False) as cluster:
+        yield cluster
+
+
+@dataclass
+class Candidate:
+    elector: LeaderElector
+    proxy: FaultProxy
+    task: asyncio.Task[None]
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def pair(cluster: Cluster, tmp_path: Path) -> AsyncIterator[list[Candidate]]:
+    url = urlsplit(cluster.url)
+    async with AsyncExitStack() as stack:
+        pools = stack.enter_context(Pools())
+        candidates: list[Candidate] = []
+        for name in ("one", "two"):
+            proxy = await stack.enter_async_context(
+                FaultProxy(str(url.hostname), int(url.port or 0))
+            )
+            config = yaml.safe_load(cluster.kubeconfig.read_text())
+            for server in config["clusters"]:
+                server["cluster"]["server"] = f"https://127.0.0.1:{proxy.port}"
+            kubeconfig = tmp_path / name
+            kubeconfig.write_text(yaml.safe_dump(config))
+            client = await stack.enter_async_context(
+                KubeClient(
+                    kubeconfig=kubeconfig, pools=pools, user_agent="test", limits=KubeLimits()
+                )
+            )
+            elector = LeaderElector(Lease(client, KEY), lease=KEY, identity=name, timings=TIMINGS)
+            task = asyncio.get_running_loop().create_task(elector.run(), name=name)
+            candidates.append(Candidate(elector, proxy, task))
+            async with asyncio.timeout(30):
+                await candidates[0].elector.acquired()
+        yield candidates
+        for candidate in candidates:
+            candidate.proxy.mode = Pass()
+            await candidate.stop()
+
+
+async def test_hanging_way_ends_leading_before_another_begins_and_release_hands_over(
+    cluster: Cluster, pair: list[Candidate]
+) -> None:
+    one, two = pair
+    loop = asyncio.get_running_loop()
+    lease = (await cluster.request("GET", PATH))["spec"]
+    assert lease["holderIdentity"] == "one"
+    assert lease["acquireTime"].endswith("Z")
+    one.proxy.mode = Hang()
+    with pytest.raises(NotLeading):
+        async with one.elector.scope():
+            await asyncio.sleep(30)
+    ended = loop.time()
+    assert not two.elector.is_leading
+    async with asyncio.timeout(10):
+        await two.elector.acquired()
+    assert loop.time() > ended
+    assert one.proxy.counters is not None
+    await two.stop()
+    released = (await cluster.request("GET", PATH))["spec"]
+    assert (released["holderIdentity"], released["leaseDurationSeconds"]) == ("", 1)
+    one.proxy.mode = Pass()
+    async with asyncio.timeout(20):
+        await one.elector.acquired()
+    after = (await cluster.request("GET", PATH))["spec"]
+    assert after["leaseTransitions"] == lease["leaseTransitions"] + 2

@@ -1,0 +1,304 @@
+"""Replicas over their real blob ports, and strangers in their place that lie, hang and drip."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from autowasm.artifacts.peerlist import PeerList
+from autowasm.artifacts.peers import PEER_HEADER, Peers
+from autowasm.blobs.store import BlobStore
+from autowasm.digest import Sha256Hex
+from autowasm.net.pools import Pools
+from autowasm.settings import PeerSettings
+from autowasm.telemetry.metrics import Metrics
+from tests.integration.server.harness import MODULE, Serving, serving, sha256
+from tests.parts import wire
+
+DIGEST = sha256(MODULE)
+QUICK = PeerSettings(ask_timeout=0.3, idle=0.3, copy_timeout=2.0, ask_again=0.02)
+
+Play = Callable[[bytes, asyncio.StreamWriter], Coroutine[None, None, None]]
+
+
+@dataclass
+class Stranger:
+    """Something at a peer's address that answers as `play` does."""
+
+    url: str
+    asked: list[bytes] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def stranger(play: Play) -> AsyncIterator[Stranger]:
+    found = Stranger("")
+    playing: set[asyncio.Task[None]] = set()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while request := await reader.readuntil(b"\r\n\r\n"):
+                found.asked.append(request)
+                task = asyncio.create_task(play(request, writer))
+                playing.add(task)
+                await asyncio.wait([task])
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    found.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server:
+        yield found
+        for task in playing:
+            task.cancel()
+        await asyncio.sleep(0.01)  # the connections end in order: asyncio logs those that are cut
+
+
+@dataclass
+class Replica:
+    peers: Peers
+    known: PeerList
+    store: BlobStore
+    metrics: Metrics
+
+    def copies(self, outcome: str) -> float:
+        name = "autowasm_peer_copies_total"
+        return self.metrics.registry.get_sample_value(name, {"outcome": outcome}) or 0.0
+
+
+@asynccontextmanager
+async def replica(
+    directory: Path, *urls: str, settings: PeerSettings = QUICK, instance: str = "us"
+) -> AsyncIterator[Replica]:
+    settings, metrics = replace(settings, urls=urls), Metrics()
+    async with AsyncExitStack() as stack:
+        pools = stack.enter_context(Pools())
+        enter = stack.enter_async_context
+        store = await enter(BlobStore(directory / "replica", pools=pools, metrics=metrics))
+        tasks = await enter(asyncio.TaskGroup())
+        known = PeerList(settings, pools=pools)
+        peers = await enter(
+            Peers(
+                known,
+                instance=instance,
+                store=store,
+                settings=settings,
+                module_bytes=1024 * 1024,
+                pools=pools,
+                metrics=metrics,
+                tasks=tasks,
+            )
+        )
+        yield Replica(peers, known, store, metrics)
+
+
+def head(status: str, *, size: int | None = None) -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"{PEER_HEADER}: them"]
+    if size is not None:
+        lines.append(f"content-length: {size}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def answering(body: Play) -> Play:
+    """ "I have it" to HEAD; `body` to GET."""
+
+    async def play(request: bytes, writer: asyncio.StreamWriter) -> None:
+        if request.startswith(b"HEAD"):
+            writer.write(head("200 OK", size=len(MODULE)))
+        else:
+            await body(request, writer)
+
+    return play
+
+
+async def lies(_request: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(head("200 OK", size=len(MODULE)) + b"x" * len(MODULE))
+
+
+async def sends_half(_request: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(head("200 OK", size=len(MODULE)) + MODULE[: len(MODULE) // 2])
+    writer.close()
+
+
+async def stops_in_the_middle(_request: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(head("200 OK", size=len(MODULE)) + MODULE[: len(MODULE) // 2])
+    await asyncio.sleep(30)
+
+
+async def promises_too_much(_request: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(head("200 OK", size=2**40))
+
+
+async def sends_elsewhere(_request: bytes, writer: asyncio.StreamWriter) -> None:
+    answer = b"HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n"
+    writer.write(answer)
+
+
+async def hangs(_request: bytes, _writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(30)
+
+
+async def is_no_peer(_request: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {len(MODULE)}\r\n\r\n".encode() + MODULE)
+
+
+@asynccontextmanager
+async def peer(directory: Path, *, instance: str = "them") -> AsyncIterator[tuple[Serving, str]]:
+    async with serving(directory / instance, instance=instance) as server:
+        yield server, f"http://{server.host}"
+
+
+async def test_module_is_copied_from_the_peer_that_has_it(tmp_path: Path) -> None:
+    async with (
+        peer(tmp_path, instance="a") as (_, empty),
+        peer(tmp_path, instance="b") as (full, url),
+        replica(tmp_path, empty, "http://127.0.0.1:1", url) as us,
+    ):
+        await full.put(MODULE)
+        assert await us.peers.copy(DIGEST)
+        assert us.store.size(DIGEST) == len(MODULE)
+        assert (us.copies("copied"), us.copies("failed")) == (1, 0)
+
+
+async def test_nobody_has_it(tmp_path: Path) -> None:
+    async with peer(tmp_path) as (_, url), replica(tmp_path, url) as us:
+        assert not await us.peers.copy(DIGEST)
+        assert us.copies("absent") == 1
+    async with replica(tmp_path) as alone:
+        assert not await alone.peers.copy(DIGEST)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [lies, sends_half, stops_in_the_middle, promises_too_much, sends_elsewhere, hangs, is_no_peer],
+)
+async def test_bad_peer_costs_bounded_time_and_stores_nothing(tmp_path: Path, bad: Play) -> None:
+    async with stranger(answering(bad)) as them, replica(tmp_path, them.url) as us:
+        async with asyncio.timeout(10):
+            assert not await us.peers.copy(DIGEST)
+        assert DIGEST not in us.store
+        assert any(request.startswith(b"GET") for request in them.asked), "it was tried"
+        assert us.copies("failed") == 1
+
+
+@pytest.mark.parametrize("bad", [lies, sends_half, stops_in_the_middle])
+async def test_good_peer_is_tried_after_a_bad_one(tmp_path: Path, bad: Play) -> None:
+    async with (
+        stranger(answering(bad)) as them,
+        peer(tmp_path) as (good, url),
+        replica(tmp_path, them.url, url) as us,
+    ):
+        await good.put(MODULE)
+        assert await us.peers.copy(DIGEST)
+
+
+async def test_peer_that_hangs_on_head_does_not_hold_up_another(tmp_path: Path) -> None:
+    async with (
+        stranger(hangs) as them,
+        peer(tmp_path) as (good, url),
+        replica(tmp_path, them.url, url, settings=replace(QUICK, ask_timeout=20.0)) as us,
+    ):
+        await good.put(MODULE)
+        async with asyncio.timeout(5):
+            assert await us.peers.copy(DIGEST)
+
+
+async def test_copies_at_the_same_time_are_one(tmp_path: Path) -> None:
+    async with peer(tmp_path) as (them, url), replica(tmp_path, url) as us:
+        await them.put(MODULE)
+        assert all(await asyncio.gather(*(us.peers.copy(DIGEST) for _ in range(20))))
+        assert them.metric("autowasm_blob_responses_total", method="GET", status="200") == 1
+
+
+async def test_replica_is_answered_at_once_and_nothing_is_filled_for_it(tmp_path: Path) -> None:
+    async with peer(tmp_path) as (them, _):
+        them.source.learn(DIGEST)
+        async with asyncio.timeout(1):
+            answer = await wire.request("GET", them.url(DIGEST), headers={PEER_HEADER: "x"})
+        assert (answer.status, answer.headers[PEER_HEADER]) == (404, "them")
+        assert them.source.fills == 0
+
+
+async def test_own_address_is_left_out_once_it_was_heard(tmp_path: Path) -> None:
+    async with peer(tmp_path, instance="us") as (ourselves, url), replica(tmp_path, url) as us:
+        await ourselves.put(MODULE)
+        assert us.peers.known() == (url,)
+        assert not await us.peers.copy(DIGEST)
+        assert us.peers.known() == ()
+
+
+async def test_all_have_it_when_the_last_one_has(tmp_path: Path) -> None:
+    async with (
+        peer(tmp_path, instance="a") as (one, first),
+        peer(tmp_path, instance="b") as (two, second),
+        replica(tmp_path, first, second, "http://127.0.0.1:1") as us,
+    ):
+        await one.put(MODULE)
+        assert not await us.peers.wait_all_have(DIGEST, 0.2)
+        waiting = asyncio.create_task(us.peers.wait_all_have(DIGEST, 5.0))
+        await two.put(MODULE)
+        assert await waiting
+        assert await us.peers.wait_all_have(DIGEST, 0.5)
+
+
+async def test_unknown_digests_are_sought_a_few_at_a_time_and_not_again_at_once(
+    tmp_path: Path,
+) -> None:
+    slow = replace(QUICK, ask_timeout=1.0, seeks=2, missed_for=60.0)
+    async with stranger(hangs) as them, replica(tmp_path, them.url, settings=slow) as us:
+        digests = [Sha256Hex(f"{number:064x}") for number in range(10)]
+        assert not any(await asyncio.gather(*(us.peers.seek(digest) for digest in digests)))
+        assert len(them.asked) == 2
+        assert not await us.peers.seek(digests[0])
+        assert len(them.asked) == 2
+
+
+async def test_documents_of_all_peers_are_gathered_and_bad_ones_left_out(tmp_path: Path) -> None:
+    async def document(_request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(head("200 OK", size=2) + b"{}")
+
+    async def endless(_request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(head("200 OK", size=10**9) + b"x" * 4096)
+
+    settings = replace(QUICK, document_bytes=1024)
+    async with (
+        stranger(document) as good,
+        stranger(endless) as long,
+        stranger(hangs) as silent,
+        replica(tmp_path, good.url, long.url, silent.url, settings=settings) as us,
+    ):
+        assert await us.peers.ask(f"/seen/{DIGEST}") == [b"{}"]
+
+
+async def test_names_are_looked_up_again_and_a_failing_name_server_changes_nothing() -> None:
+    answers: list[list[str] | OSError] = [
+        ["http://10.0.0.1:8081"],
+        OSError("no name server"),
+        ["http://10.0.0.2:8081", "http://10.0.0.1:8081"],
+    ]
+    seen: list[tuple[str, ...]] = []
+
+    def resolve(host: str, port: int) -> list[str]:
+        assert (host, port) == ("wasmer-peers.istio-system.svc.cluster.local", 8081)
+        seen.append(known.known())
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    settings = PeerSettings(
+        host="wasmer-peers.istio-system.svc.cluster.local", lookup_interval=0.01, lookup_pause=0.0
+    )
+    with Pools() as pools:
+        known = PeerList(settings, pools=pools, resolve=resolve)
+        following = asyncio.create_task(known.run())
+        async with asyncio.timeout(5):
+            while len(known.known()) < 2:
+                await asyncio.sleep(0.01)
+        following.cancel()
+    one = ("http://10.0.0.1:8081",)
+    assert seen[:3] == [(), one, one]

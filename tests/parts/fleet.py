@@ -1,0 +1,360 @@
+"""Three real replicas of `wasmer controller` in a mesh, with something that can go wrong before each thing that they need.
+
+    replica ──FaultProxy──▶ kube-apiserver        one proxy for each replica
+    replica ──FaultProxy──▶ HttpFaultProxy ──▶ registry
+    replica ──FaultProxy──▶ blob port of another  one proxy before each replica
+    Envoy   ──────────────▶ blob ports            as istiod's endpoints
+
+Not the rows of the fault suite (`tests/chaos`). Invariant: `steady` counts every answer that is wrong; only a connection to a
+process that the test itself had stopped is no answer.
+"""
+
+import asyncio
+import hashlib
+import itertools
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from autowasm.api import envoyfilter as expected
+from autowasm.api import parsing
+from autowasm.settings import EnvoyFetch
+from tests.faults.http import Forward, HttpFaultProxy
+from tests.faults.proxy import FaultProxy, Pass
+from tests.parts import istio, ports, wat, wire
+from tests.parts.installation import Document, Installation, autowasms, envoyfilters, installed
+from tests.parts.istio import Istiod, istiod, sidecar
+from tests.parts.kubernetes import Cluster, kubernetes
+from tests.parts.load import Load, LoadReport
+from tests.parts.upstream import upstream
+from tests.parts.wasmer import Wasmer
+
+LEASE_SECONDS = 3
+TIMINGS = ("--lease-duration=3s", "--renew-deadline=2s", "--retry-period=400ms")
+LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{istio.ROOT_NAMESPACE}/leases/wasmer"
+SIDECAR = "127.0.0.20"
+REPLICAS = ("127.0.0.21", "127.0.0.22", "127.0.0.23")
+LABELS = {"app": "details"}
+
+_ENVOY_PATIENCE = {"x-envoy-expected-rq-timeout-ms": "30000"}
+_POLL = 0.05
+
+
+@dataclass
+class Watch:
+    """What was seen so far: good downloads, and every answer that is wrong."""
+
+    good: int = 0
+    wrong: list[str] = field(default_factory=list)
+    refused: int = 0
+    """By processes that the test had stopped."""
+
+
+@dataclass
+class Fleet:
+    """What runs. `wanted`: names of AutoWasms to the digests that they are to have published."""
+
+    installation: Installation
+    istiod: Istiod
+    replicas: list[Wasmer]
+    api: list[FaultProxy]
+    peers: list[FaultProxy]
+    registry_port: FaultProxy
+    registry: HttpFaultProxy
+    port: int
+    wanted: dict[str, str] = field(default_factory=dict)
+    absent: list[Wasmer] = field(default_factory=list)
+    """Replicas that the test has stopped, killed or frozen: they need not answer."""
+    _serial: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def cluster(self) -> Cluster:
+        """The control plane."""
+        return self.installation.cluster
+
+    @property
+    def present(self) -> list[Wasmer]:
+        """Replicas that have to answer."""
+        return [one for one in self.replicas if not self.is_absent(one)]
+
+    def is_absent(self, replica: Wasmer) -> bool:
+        """Whether it need not answer."""
+        return any(one is replica for one in self.absent)
+
+    # --- who leads
+
+    async def leader(self, *, other_than: Wasmer | None = None, timeout: float = 30) -> Wasmer:
+        """The one that says that it leads."""
+        async with asyncio.timeout(timeout):
+            while True:
+                leaders = [
+                    one for one in self.present
+                    if one is not other_than and await self.leads(one)
+                ]  # fmt: skip
+                if len(leaders) == 1:
+                    return leaders[0]
+                await asyncio.sleep(_POLL)
+
+    async def leads(self, replica: Wasmer) -> bool:
+        """What its metric says."""
+        try:
+            return await replica.metric("autowasm_leader") == 1
+        except OSError:
+            return False
+
+    async def follower(self) -> Wasmer:
+        """One that does not lead."""
+        leader = await self.leader()
+        return next(one for one in self.present if one is not leader)
+
+    # --- what is published
+
+    def module(self, name: str) -> bytes:
+        """A new module for the AutoWasm of this name."""
+        return wat.header_filter(f"{name}-{next(self._serial)}", name="hello")
+
+    async def push(self, module: bytes) -> str:
+        """The reference."""
+        return await self.installation.push(hashlib.sha256(module).hexdigest()[:12], module)
+
+    async def apply(self, name: str, *, module: bytes | None = None, image: str = "") -> str:
+        """Change (or make) the AutoWasm to a new module; its digest. Does not wait."""
+        module = module or self.module(name)
+        image = image or await self.push(module)
+        document = self.installation.autowasm(image, name=name, applyPorts=[self.port])
+        if name != "data":
+            document["spec"]["selector"]["matchLabels"] = {"app": name}
+        await self.installation.apply(document)
+        self.wanted[name] = hashlib.sha256(module).hexdigest()
+        return self.wanted[name]
+
+    async def problems(self) -> list[str]:
+        """What differs from the end state of a run without a fault."""
+        request = self.cluster.request
+        objects = (await request("GET", autowasms()))["items"]
+        live = {
+            one["metadata"]["name"]: one for one in (await request("GET", envoyfilters()))["items"]
+        }
+        problems = [
+            f"{name}: AutoWasm extra or missing"
+            for name in self.wanted.keys() ^ {one["metadata"]["name"] for one in objects}
+        ]
+        problems += [
+            f"{name}: EnvoyFilter extra or missing" for name in self.wanted.keys() ^ live.keys()
+        ]
+        for found in objects:
+            name = found["metadata"]["name"]
+            if name in self.wanted and name in live:
+                problems += _differences(found, live[name], self.wanted[name])
+        return problems
+
+    async def settled(self, *, timeout: float = 60) -> None:
+        """Until the end state is there and every replica serves every digest. Raises TimeoutError that says what is wrong."""
+        problems: list[str] = []
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    try:
+                        problems = await self.problems()
+                    except OSError as error:
+                        problems = [repr(error)]
+                    if not problems:
+                        break
+                    await asyncio.sleep(0.1)
+                for replica, digest in itertools.product(self.present, self.wanted.values()):
+                    if problem := await _fetch(replica, digest):
+                        raise AssertionError(problem)
+        except TimeoutError as error:
+            logs = [await one.process.tail(lines=25) for one in self.replicas]
+            raise TimeoutError("\n".join([*problems, *logs])) from error
+
+    async def clean(self) -> None:
+        """All that a row changed is as it was; only `data` is there."""
+        for proxy in (*self.api, *self.peers, self.registry_port):
+            proxy.mode = Pass()
+        self.registry.fault = Forward()
+        for replica in self.replicas:
+            if not replica.process.alive:
+                await replica.start(timeout=60)
+        self.absent.clear()
+        for name in [name for name in self.wanted if name != "data"]:
+            await self.installation.kubectl.run("delete", "aw", name, "--ignore-not-found")
+            del self.wanted[name]
+        await self.leader()
+        await self.settled()
+
+    # --- faults
+
+    async def kill(self, replica: Wasmer) -> None:
+        """kill -9."""
+        self.absent.append(replica)
+        await replica.process.kill()
+
+    async def start(self, replica: Wasmer, *, timeout: float = 60) -> None:
+        """Run it again; it has to answer from when it is ready on."""
+        await replica.start(timeout=timeout)
+        self._is_back(replica)
+
+    def _is_back(self, replica: Wasmer) -> None:
+        self.absent[:] = [one for one in self.absent if one is not replica]
+
+    @contextmanager
+    def frozen(self, replica: Wasmer) -> Iterator[None]:
+        """SIGSTOP, and SIGCONT at the end."""
+        self.absent.append(replica)
+        os.kill(replica.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(replica.process.pid, signal.SIGCONT)
+            self._is_back(replica)
+
+    async def lose_disk(self, *replicas: Wasmer) -> None:
+        """Everything in their caches is gone; they do not run."""
+        for replica in replicas:
+            assert not replica.process.alive
+            await asyncio.to_thread(shutil.rmtree, replica.directory / "cache")
+
+    # --- what has to go on
+
+    @property
+    def load(self) -> Load:
+        """On the sidecar; an answer without the header is a failure."""
+        return Load(f"{SIDECAR}:{self.port}", header="hello", pause=0.02)
+
+    @asynccontextmanager
+    async def steady(self) -> AsyncIterator[tuple[Watch, LoadReport]]:
+        """Downloads of every published digest from every replica, and requests through Envoy, until the context ends."""
+        watch, stop = Watch(), asyncio.Event()
+        async with self.load.steady() as report:
+            tasks = [
+                asyncio.create_task(self._download(replica, watch, stop), name="downloads")
+                for replica in self.replicas
+            ]
+            try:
+                yield watch, report
+            finally:
+                stop.set()
+                await asyncio.gather(*tasks)
+
+    async def _download(self, replica: Wasmer, watch: Watch, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            for digest in list(dict.fromkeys(await self._published())):
+                was_absent = self.is_absent(replica)
+                problem = await _fetch(replica, digest)
+                if problem is None:
+                    watch.good += 1
+                elif was_absent or self.is_absent(replica):
+                    watch.refused += 1
+                else:
+                    watch.wrong.append(problem)
+                if stop.is_set():
+                    return
+            await asyncio.sleep(0.1)
+
+    async def _published(self) -> Sequence[str]:
+        """Digests that proxies were told of, as far as the test knows: those that were settled once."""
+        return self._told
+
+    _told: list[str] = field(default_factory=list)
+
+    async def publish(self, name: str, *, timeout: float = 60) -> str:
+        """`apply`, and wait until all is settled: from then on the digest is downloaded all the time."""
+        digest = await self.apply(name)
+        await self.settled(timeout=timeout)
+        self.tell()
+        return digest
+
+    def tell(self) -> None:
+        """What is wanted is published now."""
+        self._told = list(self.wanted.values())
+
+
+def _differences(found: Document, live: Document, digest: str) -> list[str]:
+    name, status = found["metadata"]["name"], found.get("status") or {}
+    record = expected.record_of(live)
+    if status.get("phase") != "Synced":
+        return [f"{name}: phase {status.get('phase')}: {status.get('message')}"]
+    if status["observedGeneration"] != found["metadata"]["generation"]:
+        return [f"{name}: status of another generation"]
+    if record is None or not record.sha256 == digest == status["module"]["sha256"]:
+        return [f"{name}: another module than {digest[:12]}"]
+    if live["spec"] != expected.render(parsing.parse(found), record, EnvoyFetch())["spec"]:
+        return [f"{name}: another EnvoyFilter"]
+    return []
+
+
+async def _fetch(replica: Wasmer, digest: str) -> str | None:
+    """What is wrong with the answer."""
+    url = f"http://{replica.host}/wasm/{digest}"
+    try:
+        answer = await wire.request("GET", url, headers=_ENVOY_PATIENCE, timeout=30)
+    except OSError as error:
+        return f"{url}: {error!r}"
+    if answer.status != 200:
+        return f"{url}: {answer.status} {answer.body[:200]!r}"
+    got = hashlib.sha256(answer.body).hexdigest()
+    return None if got == digest else f"{url}: bytes with digest {got}"
+
+
+@asynccontextmanager
+async def fleet(directory: Path, *, arguments: Sequence[str] = ()) -> AsyncIterator[Fleet]:
+    """Run it all; ready in about 20 s. `arguments` are more flags of every replica."""
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        cluster = await enter(kubernetes(directory / "kubernetes", audit_level="RequestResponse"))
+        control = await enter(istiod(cluster, directory / "istiod"))
+        api_address = urlsplit(cluster.url)
+        api = [
+            await enter(FaultProxy(api_address.hostname or "", api_address.port or 0))
+            for _ in REPLICAS
+        ]
+        blob_port = ports.free_port(address=REPLICAS[0])
+        peers = [await enter(FaultProxy(address, blob_port)) for address in REPLICAS]
+        registry = await enter(HttpFaultProxy())
+        registry_port = await enter(FaultProxy("127.0.0.1", registry.port))
+        flags = [*TIMINGS, *(f"--peer=http://127.0.0.1:{proxy.port}" for proxy in peers)]
+        flags += [f"--plain-http-registry=127.0.0.1:{registry_port.port}", *arguments]
+        hosts = [f"{address}:{blob_port}" for address in REPLICAS]
+        urls = [f"https://127.0.0.1:{proxy.port}" for proxy in api]
+        installation = await enter(
+            installed(
+                cluster,
+                control.kubectl,
+                directory / "installation",
+                host=hosts[0],
+                api=urls[0],
+                arguments=flags,
+            )
+        )
+        installation.may_die = True
+        registry.upstream = installation.registry.url
+        installation.registry.host = f"127.0.0.1:{registry_port.port}"
+        await installation.add_pull_secret("default")
+        replicas = [installation.wasmer]
+        for number in (1, 2):
+            another = installation.another(
+                f"replica-{number}", host=hosts[number], api=urls[number], arguments=flags
+            )
+            replicas.append(await enter(another))
+        service = await enter(upstream())
+        port = ports.free_port(address=SIDECAR)
+        await control.add_workload(
+            "details-v1", labels=LABELS, address=SIDECAR, port=port, service=service.host
+        )
+        await control.add_blob_service(*hosts)
+        await enter(
+            sidecar(
+                control, directory / "sidecar", name="details-v1", labels=LABELS, address=SIDECAR
+            )
+        )
+        world = Fleet(installation, control, replicas, api, peers, registry_port, registry, port)
+        await world.leader()
+        await world.publish("data")
+        await world.load.wait_for("data-0")
+        yield world
