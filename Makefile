@@ -4,10 +4,10 @@
 RUN := .venv/bin/python
 PARTS := registry envoy wat kubernetes istio helm prometheus
 
-.PHONY: demo test unit lint format reference venv parts help
+.PHONY: demo test unit lint format reference manifests venv parts help
 
 help: ## what there is
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 demo: venv ## the main job on real parts, told step by step (ARGS=--keep leaves it running)
 	@$(RUN) -m examples.demo $(ARGS)
@@ -31,6 +31,9 @@ format: venv ## put the code into its form
 
 reference: venv ## write docs/cli.md anew
 	$(RUN) -m docs.reference
+
+manifests: venv ## write what chart and manifests have in common anew
+	$(RUN) -m docs.manifests
 
 venv:
 	@PYTHON=$(PYTHON) sh .ci/venv

@@ -1,4 +1,4 @@
-"""Foreign command line clients: crane, oras, kubectl. Each run sees a home folder of its own and no one's credentials.
+"""Foreign command line clients: crane, oras, kubectl, helm. Each run sees a home folder of its own and no one's credentials.
 
 Not wrappers of their features: what a test says to them is what a person would type.
 """
@@ -85,6 +85,12 @@ async def istio_wasm_fetch(home: Path) -> Client:
 async def kubectl(home: Path, *, kubeconfig: Path) -> Client:
     """The Kubernetes client, on the cluster that `kubeconfig` names."""
     return await asyncio.to_thread(_client, provision.kubectl, home, KUBECONFIG=str(kubeconfig))
+
+
+async def helm(home: Path, *, kubeconfig: Path | None = None) -> Client:
+    """Helm, on the cluster that `kubeconfig` names; without one it can only render."""
+    files = {"KUBECONFIG": str(kubeconfig)} if kubeconfig is not None else {}
+    return await asyncio.to_thread(_client, provision.helm, home, **files)
 
 
 async def crds_established(kubectl: Client, *names: str, timeout: float = 60) -> None:

@@ -1,4 +1,4 @@
-"""A container of a Deployment, run from its YAML: arguments, environment, user, volumes and probes are those written there.
+"""A container of a Deployment or a Job, run from its YAML: arguments, environment, user, volumes and probes are those written there.
 
 Not a kubelet: no image is pulled, no Pod scheduled, nothing restarted, and network and processes are the machine's, so ports
 have to be mapped. Invariant: what the container may write to is what its Deployment mounts writable (`_pod.py` sees to it).
@@ -136,6 +136,33 @@ class Container:
             env={**environment, **self.environment},
             cwd=Path("/"),
         )
+
+    async def run(
+        self,
+        program: Path,
+        directory: Path,
+        *,
+        account: ServiceAccountVolume,
+        environment: Mapping[str, str],
+    ) -> tuple[int, str]:
+        """`program` with the container's arguments, to its end: exit status and output. Raises TimeoutError after 2 min."""
+
+        def command() -> list[str | Path]:
+            user, group = self.user
+            volumes = self.volumes(directory, account)
+            words = [str(program), *self.spec["args"]]
+            return _confined(words, directory, user=user, group=group, volumes=volumes)
+
+        running = await asyncio.create_subprocess_exec(
+            *await asyncio.to_thread(command),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={**environment, **self.environment},
+            cwd="/",
+        )
+        async with asyncio.timeout(120):
+            printed, _ = await running.communicate()
+        return running.returncode or 0, printed.decode()
 
 
 async def run_confined(

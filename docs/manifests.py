@@ -1,0 +1,138 @@
+"""Writes what the chart and the plain manifests have in common: `make manifests`. Tests keep it true.
+
+The chart (manifests/helm/wasmer) is written by hand but for three things that come from elsewhere: its copy of crd.yaml and of
+the dashboards (helm reads no file outside of a chart), and the schema of `config`, which is the table of flags.
+install.yaml is the chart with its default values, without what only helm needs.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autowasm.cli import flags
+from autowasm.cli.options import Option
+from tests.parts import provision
+
+ROOT = Path(__file__).parents[1]
+MANIFESTS = ROOT / "manifests"
+CHART = MANIFESTS / "helm/wasmer"
+SCHEMA = CHART / "values.schema.json"
+INSTALL = MANIFESTS / "install.yaml"
+
+ELSEWHERE: Mapping[str, str] = {
+    "kubeconfig": "a Pod has its ServiceAccount's",
+    "cache_dir": "cache",
+    "listen": "service.port",
+    "admin_listen": "metrics.port",
+    "service_name": "name",
+    "service_namespace": "namespace",
+    "service_port": "service.port",
+    "cluster_domain": "clusterDomain",
+    "root_namespace": "rootNamespace",
+    "lease_name": "name",
+    "peers_service": "name",
+    "policy_file": "policy",
+    "registry_ca_file": "registryCa",
+}
+"""Flags that are not in `config`, and the value that they follow from."""
+
+_CHOICES = {
+    "log_level": ["debug", "info", "warning", "error"],
+    "log_format": ["json", "console"],
+}
+_PATTERNS = {
+    "DURATION": r"^(0|([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+)$",
+    "SIZE": r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|K|M|G|T)?B?$",
+}
+_HEADER = """\
+# wasmer in istio-system, two replicas: one leads, both serve. Apply crd.yaml first, then this; both again for an upgrade.
+#
+# The image is not published anywhere yet: build it with the Dockerfile, push it to a registry of yours, and put its name
+# below. The namespace is Istio's and has to be there. This file is the Helm chart (helm/wasmer) with its default values,
+# written by `make manifests`. Istio's dashboards and telemetry go by the label `app`.
+"""
+
+
+def options() -> dict[str, Option]:
+    """The flags of `wasmer controller` by name."""
+    return {option.name: option for group in flags.MODES["controller"].values() for option in group}
+
+
+def camel(name: str) -> str:
+    """`log_level` as the chart writes it: `logLevel`."""
+    first, *rest = name.split("_")
+    return first + "".join(part.capitalize() for part in rest)
+
+
+def config_schema() -> dict[str, Any]:
+    """The schema of `config`."""
+    return {
+        "type": "object",
+        "description": "Flags of `wasmer controller`, in camelCase.",
+        "additionalProperties": False,
+        "properties": {
+            camel(name): {**_type(option), "description": f"{option.flag}: {option.help}"}
+            for name, option in options().items()
+            if name not in ELSEWHERE
+        },
+    }
+
+
+def _type(option: Option) -> dict[str, Any]:
+    if option.switch:
+        return {"type": ["boolean", "null"]}
+    if option.repeatable:
+        return {"type": ["array", "null"], "items": {"type": "string", "minLength": 1}}
+    if option.name in _CHOICES:
+        return {"enum": [*_CHOICES[option.name], None]}
+    if option.metavar == "N":
+        return {"type": ["integer", "null"], "minimum": 0}
+    if option.metavar in _PATTERNS:
+        return {"type": ["string", "null"], "pattern": _PATTERNS[option.metavar]}
+    return {"type": ["string", "null"], "minLength": 1}
+
+
+def schema() -> str:
+    """values.schema.json with the flags as the code has them."""
+    document = json.loads(SCHEMA.read_text())
+    document["properties"]["config"] = config_schema()
+    return json.dumps(document, indent=2) + "\n"
+
+
+def copies() -> dict[Path, Path]:
+    """File of the chart to what it is a copy of."""
+    dashboards = sorted((ROOT / "dashboards").glob("*.json"))
+    folder = CHART / "files/dashboards"
+    return {
+        CHART / "files/crd.yaml": MANIFESTS / "crd.yaml",
+        **{folder / source.name: source for source in dashboards},
+    }
+
+
+def install() -> str:
+    """install.yaml. Blocks: helm renders it."""
+    command = [provision.helm(), "template", "wasmer", CHART]
+    command += ["--set", "crd.install=false,uninstallCheck.enabled=false"]
+    rendered = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
+    rendered = re.sub(r"^# Source: .*\n", "", rendered, flags=re.MULTILINE)
+    # The comment about an object that helm has moved stays with it; empty lines come from conditions.
+    rendered = re.sub(r"\n\s*\n", "\n", rendered)
+    return _HEADER + rendered
+
+
+def main() -> None:
+    """Write all of it."""
+    SCHEMA.write_text(schema())
+    shutil.rmtree(CHART / "files")
+    for target, source in copies().items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    INSTALL.write_text(install())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""A mesh with strict mutual TLS everywhere, and wasmer without a sidecar: what its sidecars do, and the chart's DestinationRule."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import yaml
+
+from tests.manifests import charts
+from tests.parts import ports, provision, wat, wire
+from tests.parts.agent import agent
+from tests.parts.envoy import Envoy
+from tests.parts.installation import Document, Installation, installed
+from tests.parts.istio import ROOT_NAMESPACE, istiod, sidecar
+from tests.parts.kubernetes import kubernetes
+from tests.parts.upstream import upstream
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
+
+BLOBS, WORKLOAD, CLIENT = "127.0.0.13", "127.0.0.15", "127.0.0.17"
+CLUSTER = "outbound|8081||wasmer.istio-system.svc.cluster.local"
+
+
+@dataclass
+class Mesh(Installation):
+    """One workload with an agent and a sidecar, in a mesh where only mutual TLS is taken."""
+
+    host: str
+    envoy: Envoy
+    tls: ssl.SSLContext
+
+    async def header(self) -> str | None:
+        """What the filter adds; "" while there is no answer."""
+        try:
+            answer = await wire.request("GET", f"https://{self.host}/", tls=self.tls)
+        except OSError:
+            return ""
+        return answer.headers.get("hello") if answer.status == 200 else ""
+
+    async def publish(self, value: str) -> str:
+        """The AutoWasm with a new module, once it is Synced."""
+        image = await self.push(value, wat.header_filter(value))
+        port = int(self.host.rpartition(":")[2])
+        document = self.autowasm(image, name="strict", applyPorts=[port])
+        document["spec"]["selector"]["matchLabels"] = {"app": "strict"}
+        await self.apply(document)
+        await self.wait_phase("Synced", name="strict")
+        return value
+
+    async def way(self) -> Document:
+        """The cluster that leads to wasmer, as Envoy has it."""
+        for part in (await self.envoy.config_dump())["configs"]:
+            for entry in part.get("dynamic_active_clusters", ()):
+                if entry["cluster"]["name"] == CLUSTER:
+                    cluster: Document = entry["cluster"]
+                    return cluster
+        raise AssertionError(f"no {CLUSTER}")
+
+    async def failures(self) -> int:
+        """Connections to wasmer that came to nothing, TLS that nobody answered among them."""
+        text = (await wire.get(f"http://{self.envoy.admin}/clusters")).body.decode()
+        lines = (line.split("::") for line in text.splitlines() if line.startswith(f"{CLUSTER}::"))
+        return sum(int(line[-1]) for line in lines if line[-2] == "cx_connect_fail")
+
+
+async def _until(condition: Callable[[], Awaitable[bool]], *, seconds: float = 60) -> None:
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.1)
+
+
+def _settings(**more: Any) -> Document:
+    """MeshConfig as Istio's default has it (mutual TLS wherever both sides can), with `more`."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "istio", "namespace": ROOT_NAMESPACE},
+        "data": {"mesh": yaml.safe_dump({"enableAutoMtls": True, **more})},
+    }
+
+
+def _istio(group: str, kind: str, spec: Document) -> Document:
+    return {
+        "apiVersion": f"{group}.istio.io/v1",
+        "kind": kind,
+        "metadata": {"name": "default", "namespace": ROOT_NAMESPACE},
+        "spec": spec,
+    }
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
+    for group in ("kubernetes", "istio", "registry", "helm"):
+        for part in provision.GROUPS[group]:
+            await asyncio.to_thread(part)
+    directory = tmp_path_factory.mktemp("strict")
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        cluster = await enter(kubernetes(directory / "kubernetes"))
+        control = await enter(istiod(cluster, directory / "istiod", authority=True))
+        blobs = f"{BLOBS}:{ports.free_port(address=BLOBS)}"
+        place = directory / "installation"
+        installation = await enter(installed(cluster, control.kubectl, place, host=blobs))
+        strict = _istio("security", "PeerAuthentication", {"mtls": {"mode": "STRICT"}})
+        await installation.apply(_settings(), strict)
+        await control.add_blob_service(blobs)
+        service = await enter(upstream())
+        port, labels = ports.free_port(address=WORKLOAD), {"app": "strict"}
+        await control.add_workload(
+            "strict", labels=labels, address=WORKLOAD, port=port, service=service.host
+        )
+        client = await enter(agent(control, directory / "client", name="client", address=CLIENT))
+        own = await enter(agent(control, directory / "strict", name="strict", address=WORKLOAD))
+        envoy = await enter(
+            sidecar(
+                *(control, own.directory),
+                name="strict",
+                labels=labels,
+                address=WORKLOAD,
+                certificates=True,
+            )
+        )
+        tls = await asyncio.to_thread(client.client)
+        parts = {name: getattr(installation, name) for name in Installation.__dataclass_fields__}
+        yield Mesh(**parts, host=f"{WORKLOAD}:{port}", envoy=envoy, tls=tls)
+
+
+def _is_tls(socket: Document) -> bool:
+    return str(socket.get("name", "")).endswith(".tls")
+
+
+def _speaks_http2(cluster: Document) -> bool:
+    return "http2_protocol_options" in str(cluster.get("typed_extension_protocol_options"))
+
+
+async def test_strict_mutual_tls_needs_nothing_and_a_forced_one_is_healed(mesh: Mesh) -> None:
+    async def shows(header: str | None) -> None:
+        await _until(lambda: _equal(mesh, header), seconds=90)
+
+    await shows(None)
+    with pytest.raises(OSError, match=r"closed|reset"):
+        await wire.get(f"http://{mesh.host}/")
+    await shows(await mesh.publish("one"))
+    way = await mesh.way()
+    assert not _is_tls(way.get("transport_socket", {})), "not for every endpoint"
+    found = [one for one in way.get("transport_socket_matches", ()) if _is_tls(one)]
+    wanted = [one["match"] for one in found]
+    assert all(match == {"tlsMode": "istio"} for match in wanted), "only those with a sidecar"
+
+    # What people have in older meshes.
+    forced = {"host": "*.local", "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}}
+    await mesh.apply(
+        _istio("networking", "DestinationRule", forced), _settings(h2UpgradePolicy="UPGRADE")
+    )
+
+    async def forced_on() -> bool:
+        way = await mesh.way()
+        return _is_tls(way.get("transport_socket", {})) and _speaks_http2(way)
+
+    await _until(forced_on)
+    two = await mesh.publish("two")
+
+    async def failed() -> bool:
+        return await mesh.failures() > 0
+
+    await _until(failed)
+    assert await mesh.header() == "one", "the old module runs as long as the new one is waited for"
+
+    objects = await asyncio.to_thread(charts.render, destinationRule={"enabled": True})
+    await mesh.apply(objects["DestinationRule", "wasmer"])
+    await shows(two)
+    way = await mesh.way()
+    assert "transport_socket" not in way
+    assert not _speaks_http2(way)
+
+
+async def _equal(mesh: Mesh, header: str | None) -> bool:
+    return await mesh.header() == header

@@ -1,0 +1,52 @@
+"""The chart, rendered by the real helm.
+
+Not an installation. Invariant: `render` needs no API server and leaves no trace.
+"""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from docs.manifests import CHART
+from tests.manifests.documents import Document
+from tests.parts import provision
+
+VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
+
+
+class Refused(Exception):
+    """helm did not render it; the message is what it said."""
+
+
+def render(
+    values: Path | None = None, *, chart: Path = CHART, **settings: Any
+) -> dict[tuple[str, str], Document]:
+    """The objects by kind and name. `settings` are top-level values over those of the file. Raises Refused."""
+    command: list[str | Path] = [provision.helm(), "template", "release", chart]
+    if values is not None:
+        command += ["--values", values]
+    text = yaml.safe_dump(settings).encode()
+    done = subprocess.run([*command, "--values", "-"], input=text, capture_output=True)
+    if done.returncode:
+        raise Refused(done.stderr.decode())
+    found = [document for document in yaml.safe_load_all(done.stdout) if document]
+    keys = [
+        (one["kind"], one["metadata"].get("namespace"), one["metadata"]["name"]) for one in found
+    ]
+    assert len(set(keys)) == len(keys), "one object twice"
+    return {(one["kind"], one["metadata"]["name"]): one for one in found}
+
+
+def workload(objects: dict[tuple[str, str], Document]) -> Document:
+    """The Deployment or StatefulSet."""
+    (found,) = [one for (kind, _), one in objects.items() if kind in {"Deployment", "StatefulSet"}]
+    return found
+
+
+def container(objects: dict[tuple[str, str], Document]) -> Document:
+    """Its only container."""
+    (found,) = workload(objects)["spec"]["template"]["spec"]["containers"]
+    result: Document = found
+    return result

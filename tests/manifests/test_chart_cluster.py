@@ -1,0 +1,295 @@
+"""The chart on a real API server with the real helm: installed, upgraded, uninstalled, and refusing to be.
+
+No Pod runs: where one has to, its container is run as a process, and what the kubelet would report is written.
+"""
+
+import asyncio
+import json
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import pytest_asyncio
+import yaml
+
+from docs.manifests import CHART
+from tests.manifests import charts, documents
+from tests.manifests.documents import Document
+from tests.parts import clients, istio, ports, provision
+from tests.parts.audit import AuditLog
+from tests.parts.clients import Client
+from tests.parts.kubernetes import ADMIN, ApiError, Cluster, kubernetes
+from tests.parts.pod import Container, ServiceAccountVolume
+from tests.parts.wasmer import program
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
+
+NAMESPACE = "istio-system"
+CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/autowasms.wasm.tcm.io"
+AUTOWASMS = documents.AUTOWASMS.format(namespace="default")
+DEPLOYMENTS = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
+# What helm says of a release in the namespace `default`.
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A cluster without our resource, with namespaces that take restricted Pods only."""
+
+    directory: Path
+    cluster: Cluster
+    kubectl: Client
+    helm: Client
+
+    async def exists(self, path: str) -> bool:
+        try:
+            await self.cluster.request("GET", path)
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    async def install(self, *arguments: str | Path, chart: Path = CHART) -> str:
+        """As a new user does it: no name, no namespace. The release."""
+        said = await self.helm.run(
+            "install", chart, "--generate-name", "--output=json", *arguments, timeout=120
+        )
+        name: str = json.loads(said.stdout)["name"]
+        return name
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ground]:
+    for group in ("kubernetes", "helm", "istio"):
+        for part in provision.GROUPS[group]:
+            await asyncio.to_thread(part)
+    directory = tmp_path_factory.mktemp("chart")
+    async with kubernetes(directory / "kubernetes", audit_level="Metadata") as cluster:
+        kubectl = await clients.kubectl(directory / "home", kubeconfig=cluster.kubeconfig)
+        helm = await clients.helm(directory / "home", kubeconfig=cluster.kubeconfig)
+        await istio.install_crds(kubectl)
+        for kind in ("PodMonitor", "ServiceMonitor"):
+            text = yaml.safe_dump(_monitor_crd(kind)).encode()
+            await kubectl.run("apply", "-f", "-", stdin=text)
+        await clients.crds_established(kubectl)
+        for name in (NAMESPACE, "mesh-blue", "team-a"):
+            await cluster.create_namespace(name)
+            labels = [f"{key}={value}" for key, value in RESTRICTED.items()]
+            await kubectl.run("label", "namespace", name, *labels)
+        yield Ground(directory, cluster, kubectl, helm)
+
+
+def _monitor_crd(kind: str) -> Document:
+    """A stand-in for the definition of Prometheus' operator, which is not among the parts: any field is taken."""
+    plural = f"{kind.lower()}s"
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.monitoring.coreos.com"},
+        "spec": {
+            "group": "monitoring.coreos.com",
+            "names": {"kind": kind, "plural": plural},
+            "scope": "Namespaced",
+            "versions": [version],
+        },
+    }
+
+
+async def _until(condition: Callable[[], Awaitable[object]], *, seconds: float = 60) -> None:
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.1)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def release(ground: Ground) -> AsyncIterator[str]:
+    """The chart with default values, installed; without the resource that it leaves behind at the end."""
+    name = await ground.install()
+    yield name
+    await ground.helm.run("uninstall", name, "--no-hooks", "--ignore-not-found", timeout=120)
+    await ground.kubectl.run("delete", "crd", "autowasms.wasm.tcm.io", "--ignore-not-found")
+
+    async def gone() -> bool:
+        return not await ground.exists(CRD)
+
+    await _until(gone)
+
+
+@pytest.mark.parametrize("values", charts.VALUES, ids=lambda path: path.stem)
+async def test_the_api_server_takes_it_strictly(values: Path, ground: Ground) -> None:
+    objects = await asyncio.to_thread(charts.render, values)
+    for document in objects.values():
+        if document["kind"] == "RoleBinding" and document["metadata"]["namespace"] == "default":
+            continue
+        text = yaml.safe_dump(document).encode()
+        said = await ground.kubectl.run(
+            *("apply", "--dry-run=server", "--validate=strict", "-f", "-"), stdin=text
+        )
+        assert "Warning" not in said.stderr, "Pod security would refuse the Pods, or a field is old"
+
+
+@pytest.mark.parametrize("values", charts.VALUES, ids=lambda path: path.stem)
+async def test_its_pods_are_restricted(values: Path, ground: Ground) -> None:
+    objects = await asyncio.to_thread(charts.render, values)
+    templates = {
+        kind: document["spec"]["template"]
+        for (kind, _), document in objects.items()
+        if kind in {"Deployment", "StatefulSet", "Job"}
+    }
+    for kind, template in templates.items():
+        account = template["spec"]["serviceAccountName"]
+        namespace = charts.workload(objects)["metadata"]["namespace"]
+        name = f"probe-{values.stem}-{kind}".lower()
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {**template["metadata"], "name": name, "namespace": namespace},
+            "spec": {**template["spec"], "serviceAccountName": "default"},
+        }
+        assert account
+        pod["spec"].pop("priorityClassName", None)  # one that is not there would be refused first
+        mounted = {one["name"] for one in pod["spec"].get("volumes", ())}
+        claims = [{"name": "cache", "emptyDir": {}}] if "cache" not in mounted else []
+        pod["spec"]["volumes"] = [*pod["spec"].get("volumes", ()), *claims]
+        path = f"/api/v1/namespaces/{namespace}/pods"
+        await ground.cluster.request("POST", path, body=pod)
+        await ground.cluster.request("DELETE", f"{path}/{name}?gracePeriodSeconds=0")
+
+
+async def test_a_new_user_installs_upgrades_and_uninstalls(ground: Ground, release: str) -> None:
+    cluster = ground.cluster
+    await cluster.wait_for(f"/api/v1/namespaces/{NAMESPACE}/services/wasmer")
+    secrets = await cluster.request("GET", "/api/v1/namespaces/default/secrets?limit=50")
+    assert any(release in one["metadata"]["name"] for one in secrets["items"]), "kept in `default`"
+    pods = f"/api/v1/namespaces/{NAMESPACE}/pods?labelSelector=app.kubernetes.io/name%3Dwasmer"
+
+    async def two() -> bool:
+        return len((await cluster.request("GET", pods))["items"]) == 2
+
+    await _until(two)  # a namespace for restricted Pods takes them
+    await clients.crds_established(ground.kubectl, "autowasms.wasm.tcm.io")
+    await cluster.request("POST", AUTOWASMS, body=documents.valid())
+
+    newer = ground.directory / "newer"
+    await asyncio.to_thread(_newer_chart, newer)
+    since = await AuditLog(cluster.audit_log).position()
+    await ground.helm.run("upgrade", release, newer, "--set", "replicas=3", timeout=120)
+    notes = (await ground.helm.run("get", "notes", release)).stdout
+    assert "rollout status deployment/wasmer" in notes
+    assert "clusterLocal: true" in notes
+    columns = (await cluster.request("GET", CRD))["spec"]["versions"][0]["additionalPrinterColumns"]
+    assert columns[-1]["name"] == "Newer"
+    assert (await cluster.request("GET", f"{DEPLOYMENTS}/wasmer"))["spec"]["replicas"] == 3
+    writes = await AuditLog(cluster.audit_log).writes(user=ADMIN, since=since)
+    order = [one.resource for one in sorted(writes, key=lambda one: one.received)]
+    assert order.index("customresourcedefinitions") < order.index("deployments")
+
+    await ground.helm.run("uninstall", release, "--no-hooks", timeout=120)
+    assert not await ground.exists(f"{DEPLOYMENTS}/wasmer")
+    assert not await ground.exists("/apis/rbac.authorization.k8s.io/v1/clusterroles/wasmer")
+    assert await ground.exists(CRD)
+    assert await ground.exists(f"{AUTOWASMS}/test"), "and what people wrote with it"
+
+    # Another release takes over what the first one left; helm asks for that to be said.
+    with pytest.raises(clients.ClientError, match="invalid ownership metadata"):
+        await ground.install()
+    again = await ground.install("--take-ownership")
+    assert await ground.exists(f"{DEPLOYMENTS}/wasmer")
+    await ground.helm.run("uninstall", again, "--no-hooks", timeout=120)
+
+
+def _newer_chart(target: Path) -> None:
+    """A later version of the chart, whose resource has one more column."""
+    shutil.copytree(CHART, target)
+    file = target / "files/crd.yaml"
+    crd = yaml.safe_load(file.read_text())
+    column = {"name": "Newer", "type": "string", "jsonPath": ".status.phase"}
+    crd["spec"]["versions"][0]["additionalPrinterColumns"].append(column)
+    text = yaml.safe_dump(crd, sort_keys=False)
+    # As ours begins: the chart puts its annotation behind the name.
+    head = "metadata:\n  name: autowasms.wasm.tcm.io\n"
+    assert head in text
+    file.write_text(text)
+
+
+async def test_the_plain_installation_is_taken_over(ground: Ground) -> None:
+    await ground.kubectl.run("apply", "-f", documents.CRD, "-f", documents.INSTALL)
+    before = await ground.cluster.request("GET", f"{DEPLOYMENTS}/wasmer")
+    name = await ground.install("--take-ownership")
+    after = await ground.cluster.request("GET", f"{DEPLOYMENTS}/wasmer")
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert after["spec"] == before["spec"], "no Pod is replaced"
+    await ground.helm.run("uninstall", name, "--no-hooks", timeout=120)
+    await ground.kubectl.run("delete", "-f", documents.CRD)
+
+
+async def test_uninstall_refuses_while_there_are_autowasms(ground: Ground, release: str) -> None:
+    await clients.crds_established(ground.kubectl, "autowasms.wasm.tcm.io")
+    await ground.cluster.request("POST", AUTOWASMS, body=documents.valid())
+    async with asyncio.TaskGroup() as group:
+        uninstall = group.create_task(
+            ground.helm.run("uninstall", release, check=False, timeout=240)
+        )
+        status, said = await _run_the_hooks_pod(ground)
+    assert status == 1
+    assert "Refused: there is 1 AutoWasm (default/test)" in said
+    assert uninstall.result().returncode == 1
+    assert "job wasmer-no-autowasms-left failed" in uninstall.result().stderr
+    assert await ground.exists(f"{DEPLOYMENTS}/wasmer"), "nothing has gone"
+
+    await ground.kubectl.run("delete", "aw", "test")
+    async with asyncio.TaskGroup() as group:
+        uninstall = group.create_task(ground.helm.run("uninstall", release, timeout=240))
+        status, said = await _run_the_hooks_pod(ground)
+    assert (status, said) == (0, "There are no AutoWasms: wasmer can be uninstalled.\n")
+    assert uninstall.result().returncode == 0
+    assert not await ground.exists(f"{DEPLOYMENTS}/wasmer")
+    roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles/wasmer-no-autowasms-left"
+    assert not await ground.exists(roles)
+
+
+async def _run_the_hooks_pod(ground: Ground) -> tuple[int, str]:
+    """Run what the pre-delete Job's Pod says, with its ServiceAccount's token, and report it as a kubelet does."""
+    cluster, name = ground.cluster, "wasmer-no-autowasms-left"
+    pods = f"/api/v1/namespaces/{NAMESPACE}/pods"
+    found: list[Document] = []
+
+    async def there() -> bool:
+        items = (await cluster.request("GET", f"{pods}?labelSelector=app%3D{name}"))["items"]
+        found[:] = [one for one in items if one["status"]["phase"] == "Pending"]
+        return bool(found)
+
+    await _until(there)
+    (pod,) = found
+    job = await cluster.request("GET", f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs/{name}")
+    answer = await cluster.request(
+        "POST",
+        f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{pod['spec']['serviceAccountName']}/token",
+        body={"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}},
+    )
+    directory = ground.directory / pod["metadata"]["name"]
+    account = ServiceAccountVolume(directory / "serviceaccount")
+    account.write(
+        token=answer["status"]["token"].encode(),
+        ca_crt=await asyncio.to_thread(cluster.tls.authority.read_bytes),
+        namespace=NAMESPACE.encode(),
+    )
+    server = urlsplit(cluster.url)
+    status, said = await Container(job, pod["metadata"]["name"], ports.LOOPBACK).run(
+        program("wasmer"),
+        directory,
+        account=account,
+        environment={
+            "KUBERNETES_SERVICE_HOST": server.hostname or "",
+            "KUBERNETES_SERVICE_PORT": str(server.port),
+        },
+    )
+    pod["status"]["phase"] = "Failed" if status else "Succeeded"
+    await cluster.request("PUT", f"{pods}/{pod['metadata']['name']}/status", body=pod)
+    return status, said
