@@ -4,7 +4,7 @@
 RUN := .venv/bin/python
 PARTS := registry envoy wat kubernetes istio helm prometheus
 
-.PHONY: demo test unit lint format reference manifests venv parts help
+.PHONY: demo test chaos unit lint format reference manifests venv parts help
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -14,6 +14,9 @@ demo: venv ## the main job on real parts, told step by step (ARGS=--keep leaves 
 
 test: venv parts ## all tests, on real parts
 	$(RUN) -m pytest $(ARGS)
+
+chaos: venv parts ## the rows of the fault suite that take long
+	$(RUN) -m pytest -m chaos tests/chaos $(ARGS)
 
 unit: venv ## the quick ones only
 	$(RUN) -m pytest tests/unit tests/property $(ARGS)

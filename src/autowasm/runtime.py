@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import secrets
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
@@ -28,6 +29,7 @@ from autowasm.artifacts.pullsecrets import ServiceAccounts
 from autowasm.blobs.pins import Pins
 from autowasm.blobs.retention import Retention
 from autowasm.blobs.store import BlobStore
+from autowasm.controller.healing import Healing, Mesh, Outage
 from autowasm.controller.interfaces import (
     Announce,
     NoReplicas,
@@ -53,6 +55,7 @@ from autowasm.net.session import ObjectSession
 from autowasm.registry.client import RegistryClient
 from autowasm.server.app import AdminServer, BlobServer
 from autowasm.server.probes import Health
+from autowasm.server.sightings import AllReplicas, Sightings
 from autowasm.settings import Cluster, Settings
 from autowasm.standalone.directory import ConfigDirectory
 from autowasm.standalone.mode import StandaloneMode
@@ -174,6 +177,10 @@ class _Process:
         self._election: asyncio.Task[None] | None = None
         self._replicas: Replicas = NoReplicas()
         self._instance = secrets.token_hex(8)
+        self._sightings = Sightings(settings.sightings, instance=self._instance)
+        self._last_alive: float | None = None
+        self._healing: Healing | None = None
+        self._peers: Peers | None = None
         self._leading_changed: Callable[[bool], None] = lambda _: None
 
     async def start(self, stack: AsyncExitStack) -> None:
@@ -194,6 +201,7 @@ class _Process:
             self._store,
             published,
             instance=self._instance,
+            sightings=self._sightings,
             limits=settings.serve,
             metrics=metrics,
         )
@@ -242,6 +250,7 @@ class _Process:
         )
         self._announce = connected.announce
         self._elector = connected.elector
+        self._last_alive = connected.last_alive
         if connected.elector is not None:
             self._leadership = connected.elector
         return connected.mode
@@ -267,7 +276,7 @@ class _Process:
         )
         await stack.enter_async_context(peers)
         self._tasks.create_task(known.run(), name="peers")
-        self._replicas = peers
+        self._replicas = self._peers = peers
         return peers
 
     def _make_fetcher(
@@ -304,6 +313,7 @@ class _Process:
     ) -> None:
         """Read what is there, then reconcile it and whatever changes."""
         settings, queue = self._settings, self._queue
+        self._healing = self._make_healing(mode)
         jobs = FetchJobs(fetcher, limits=settings.fetch, tasks=self._tasks, on_change=queue.add)
         self._permits = Permits(fetcher, limits=settings.fetch, on_change=queue.add)
         reconciler = self._make_reconciler(mode, jobs, published)
@@ -313,6 +323,8 @@ class _Process:
             report=lambda ok, why: self._health.set("start-up", ok, why),
         )
         self._tasks.create_task(gate.run(settings.startup_deadline), name="start-up gate")
+        if self._peers is not None:
+            await self._peers.settled()
         await mode.start(self._tasks)
         keys = mode.keys()
         gate.expect(keys)
@@ -350,7 +362,28 @@ class _Process:
         self._tasks.create_task(self._permits.run(), name="permits")
         self._tasks.create_task(self._policy.run(policy_changed), name="policy file")
         self._tasks.create_task(controller.run(), name="controller")
+        if self._healing is not None:
+            self._tasks.create_task(self._healing.run(self._leadership), name="healing")
         await mode.run(changed=queue.add, secret_changed=secret_changed)
+
+    def _make_healing(self, mode: Mode) -> Healing | None:
+        """None in standalone mode, which knows no Pods."""
+        if self._settings.cluster is None or not isinstance(mode, Mesh):
+            return None
+        healing = self._settings.healing
+        outage = None
+        if self._last_alive is not None and time.time() - self._last_alive > healing.outage:
+            outage = Outage(self._last_alive, time.time())
+        return Healing(
+            mode,
+            AllReplicas(self._sightings, self._peers),
+            is_stored=self._store.__contains__,
+            requeue=self._queue.add,
+            announce=self._announce,
+            metrics=self._metrics,
+            settings=healing,
+            outage=outage,
+        )
 
     def _make_reconciler(
         self, mode: Mode, jobs: FetchJobs, published: PublishedModules
@@ -372,6 +405,7 @@ class _Process:
             leadership=self._leadership,
             prepared=getattr(mode, "prepared", None),
             spreading=Spreading(self._replicas, tasks=self._tasks, on_change=self._queue.add),
+            heal=self._healing.wanted if self._healing is not None else lambda *_: 0,
         )
 
     async def stop(self, signals: "_StopSignals") -> None:

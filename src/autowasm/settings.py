@@ -309,6 +309,34 @@ class Standalone:
 
 
 @dataclass(frozen=True, slots=True)
+class SightingLimits:
+    """What is remembered of downloads. Some 150 bytes for an address."""
+
+    digests: int = 1_000
+    addresses: int = 50_000
+    """Of one digest; the longest unseen goes first."""
+
+
+@dataclass(frozen=True, slots=True)
+class HealingSettings:
+    """When a filter is given to its proxies once more (design D16). Seconds."""
+
+    interval: float = 10.0
+    """Between two looks at what proxies got."""
+    given_up: float = 30.0
+    """A proxy whose last answer was an error this long ago, and that has not come back, has used up its retries: they are at
+    most 7.5 s apart (maxInterval 5 s, and jitter)."""
+    outage: float = 10.0
+    """Nobody served for so long: shorter gaps are bridged by Envoy's retries."""
+    settle: float = 60.0
+    """After an outage, time for proxies that still retry: healing them too would only drain their connections."""
+    pause: float = 600.0
+    """Of one object, between two healings."""
+    pace: float = 2.0
+    """Between healings of two objects: each drains connections in every sidecar of its filter."""
+
+
+@dataclass(frozen=True, slots=True)
 class PeerSettings:
     """Where the other replicas are, and what asking them may cost. Seconds, bytes, counts."""
 
@@ -330,7 +358,16 @@ class PeerSettings:
     idle: float = 3.0
     """A copy without a byte for so long has another peer tried."""
     copy_timeout: float = 20.0
-    """One copy: 32 MiB at 1.6 MiB/s."""
+    """One copy, whoever is tried: 32 MiB at 1.6 MiB/s."""
+    minimum_rate: int = 64 * 1024
+    rate_window: float = 2.0
+    """A copy slower than `minimum_rate` bytes/s over so long is ended: sooner than from a registry, it is the next room."""
+    beside_after: float = 1.0
+    """The next peer is tried beside one that has not given all of the module by then."""
+    copies: int = 16
+    """Digests copied at a time: what waits its turn is not asked for either, so that no question times out in a queue."""
+    checks: int = 32
+    """Peers asked at a time whether they have what is to be published: a thousand new modules are no flood."""
     seeks: int = 8
     """Digests that nobody told us of which peers are asked for at a time: digests are easy to invent."""
     missed_for: float = 2.0
@@ -402,5 +439,7 @@ class Settings:
     fetch: FetchLimits = field(default_factory=FetchLimits)
     kube: KubeLimits = field(default_factory=KubeLimits)
     peers: PeerSettings = field(default_factory=PeerSettings)
+    sightings: SightingLimits = field(default_factory=SightingLimits)
+    healing: HealingSettings = field(default_factory=HealingSettings)
     standalone: Standalone | None = None
     cluster: Cluster | None = None

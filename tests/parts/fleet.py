@@ -67,6 +67,10 @@ class Fleet:
     registry_port: FaultProxy
     registry: HttpFaultProxy
     port: int
+    service: str
+    """What is behind the sidecar."""
+    envoy: EnvoyFetch
+    """How sidecars are told to fetch."""
     wanted: dict[str, str] = field(default_factory=dict)
     absent: list[Wasmer] = field(default_factory=list)
     """Replicas that the test has stopped, killed or frozen: they need not answer."""
@@ -150,7 +154,7 @@ class Fleet:
         for found in objects:
             name = found["metadata"]["name"]
             if name in self.wanted and name in live:
-                problems += _differences(found, live[name], self.wanted[name])
+                problems += _differences(found, live[name], self.wanted[name], self.envoy)
         return problems
 
     async def settled(self, *, timeout: float = 60) -> None:
@@ -275,7 +279,7 @@ class Fleet:
         self._told = list(self.wanted.values())
 
 
-def _differences(found: Document, live: Document, digest: str) -> list[str]:
+def _differences(found: Document, live: Document, digest: str, envoy: EnvoyFetch) -> list[str]:
     name, status = found["metadata"]["name"], found.get("status") or {}
     record = expected.record_of(live)
     if status.get("phase") != "Synced":
@@ -284,7 +288,8 @@ def _differences(found: Document, live: Document, digest: str) -> list[str]:
         return [f"{name}: status of another generation"]
     if record is None or not record.sha256 == digest == status["module"]["sha256"]:
         return [f"{name}: another module than {digest[:12]}"]
-    if live["spec"] != expected.render(parsing.parse(found), record, EnvoyFetch())["spec"]:
+    heal = expected.heal_count_of(live, digest)
+    if live["spec"] != expected.render(parsing.parse(found), record, envoy, heal=heal)["spec"]:
         return [f"{name}: another EnvoyFilter"]
     return []
 
@@ -303,8 +308,10 @@ async def _fetch(replica: Wasmer, digest: str) -> str | None:
 
 
 @asynccontextmanager
-async def fleet(directory: Path, *, arguments: Sequence[str] = ()) -> AsyncIterator[Fleet]:
-    """Run it all; ready in about 20 s. `arguments` are more flags of every replica."""
+async def fleet(
+    directory: Path, *, arguments: Sequence[str] = (), envoy: EnvoyFetch | None = None
+) -> AsyncIterator[Fleet]:
+    """Run it all; ready in about 20 s. `arguments` are more flags of every replica; `envoy` is what they make of them."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         cluster = await enter(kubernetes(directory / "kubernetes", audit_level="RequestResponse"))
@@ -353,7 +360,18 @@ async def fleet(directory: Path, *, arguments: Sequence[str] = ()) -> AsyncItera
                 control, directory / "sidecar", name="details-v1", labels=LABELS, address=SIDECAR
             )
         )
-        world = Fleet(installation, control, replicas, api, peers, registry_port, registry, port)
+        world = Fleet(
+            installation,
+            control,
+            replicas,
+            api,
+            peers,
+            registry_port,
+            registry,
+            port,
+            service.host,
+            envoy or EnvoyFetch(),
+        )
         await world.leader()
         await world.publish("data")
         await world.load.wait_for("data-0")

@@ -5,6 +5,8 @@ only fields that Envoy and Istio know are emitted, because an unknown field insi
 """
 
 import json
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import UNSET
@@ -19,16 +21,19 @@ REVISION_LABEL = "istio.io/rev"
 VM_ID_DIGEST_LENGTH = 12
 
 _TYPE = "type.googleapis.com/"
+_URI_END = re.compile(r"/wasm/([0-9a-f]{64})\?r=([0-9]{1,9})\Z")
 
 
-def render(autowasm: AutoWasm, record: Record, settings: EnvoyFetch) -> dict[str, Any]:
-    """The whole object, keys in sorted order.
+def render(
+    autowasm: AutoWasm, record: Record, settings: EnvoyFetch, *, heal: int = 0
+) -> dict[str, Any]:
+    """The whole object, keys in sorted order. `heal`: how often it was given to its proxies once more (design D16).
 
     The namespace and name are the AutoWasm's. An owner reference is there if the AutoWasm has a uid (in a directory it
     has none).
     """
     spec = autowasm.spec
-    value = _wasm_filter(autowasm, record, settings)
+    value = _wasm_filter(autowasm, record, settings, heal=heal)
     ports: tuple[int | None, ...] = spec.filter.apply_ports or (None,)
     result: dict[str, Any] = {
         "apiVersion": "networking.istio.io/v1alpha3",
@@ -87,18 +92,22 @@ def _patch(filter_: Filter, port: int | None, value: dict[str, Any]) -> dict[str
     }
 
 
-def _wasm_filter(autowasm: AutoWasm, record: Record, settings: EnvoyFetch) -> dict[str, Any]:
+def _wasm_filter(
+    autowasm: AutoWasm, record: Record, settings: EnvoyFetch, *, heal: int
+) -> dict[str, Any]:
     return {
         "name": "envoy.filters.http.wasm",
         "typedConfig": {
             "@type": f"{_TYPE}udpa.type.v1.TypedStruct",
             "typeUrl": f"{_TYPE}envoy.extensions.filters.http.wasm.v3.Wasm",
-            "value": {"config": _plugin_config(autowasm, record, settings)},
+            "value": {"config": _plugin_config(autowasm, record, settings, heal=heal)},
         },
     }
 
 
-def _plugin_config(autowasm: AutoWasm, record: Record, settings: EnvoyFetch) -> dict[str, Any]:
+def _plugin_config(
+    autowasm: AutoWasm, record: Record, settings: EnvoyFetch, *, heal: int
+) -> dict[str, Any]:
     filter_ = autowasm.spec.filter
     config: dict[str, Any] = {}
     if filter_.plugin_config is not UNSET:
@@ -110,7 +119,7 @@ def _plugin_config(autowasm: AutoWasm, record: Record, settings: EnvoyFetch) -> 
     config["name"] = autowasm.metadata.name
     if filter_.root_id is not None:
         config["rootId"] = filter_.root_id
-    config["vmConfig"] = _vm_config(autowasm, record, settings)
+    config["vmConfig"] = _vm_config(autowasm, record, settings, heal=heal)
     return config
 
 
@@ -121,7 +130,9 @@ def _configuration(value: Any) -> dict[str, Any]:
     return {"@type": f"{_TYPE}google.protobuf.Struct", "value": ordered}
 
 
-def _vm_config(autowasm: AutoWasm, record: Record, settings: EnvoyFetch) -> dict[str, Any]:
+def _vm_config(
+    autowasm: AutoWasm, record: Record, settings: EnvoyFetch, *, heal: int
+) -> dict[str, Any]:
     filter_ = autowasm.spec.filter
     # With an unchanged vmId Envoy fetches a new module, reports success, and keeps running the old one
     # (envoy.md 4.1), so the id carries the digest.
@@ -132,7 +143,7 @@ def _vm_config(autowasm: AutoWasm, record: Record, settings: EnvoyFetch) -> dict
                 "httpUri": {
                     "cluster": settings.cluster,
                     "timeout": _duration(settings.timeout),
-                    "uri": f"{settings.authority}/wasm/{record.sha256}",
+                    "uri": f"{settings.authority}/wasm/{record.sha256}{_again(heal)}",
                 },
                 "retryPolicy": {
                     "numRetries": settings.retries,
@@ -148,6 +159,23 @@ def _vm_config(autowasm: AutoWasm, record: Record, settings: EnvoyFetch) -> dict
     config["runtime"] = "envoy.wasm.runtime.v8"
     config["vmId"] = f"{base}-{record.sha256[:VM_ID_DIGEST_LENGTH]}"
     return config
+
+
+def _again(heal: int) -> str:
+    """Our server ignores the query; to Envoy another uri is another configuration, so it fetches anew (design D16)."""
+    return f"?r={heal}" if heal else ""
+
+
+def heal_count_of(envoyfilter: Mapping[str, Any], sha256: str) -> int:
+    """How often this module was given to its proxies once more, as the live EnvoyFilter says; 0 for another module."""
+    try:
+        value = envoyfilter["spec"]["configPatches"][0]["patch"]["value"]
+        config = value["typedConfig"]["value"]["config"]
+        uri = config["vmConfig"]["code"]["remote"]["httpUri"]["uri"]
+    except (KeyError, IndexError, TypeError):
+        return 0
+    found = _URI_END.search(uri) if isinstance(uri, str) else None
+    return int(found[2]) if found and found[1] == sha256 else 0
 
 
 def _duration(seconds: float) -> str:

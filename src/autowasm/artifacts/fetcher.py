@@ -21,6 +21,7 @@ import structlog
 from autowasm.api.record import Record, belongs_to
 from autowasm.artifacts.access import AccessReader, explain_denied
 from autowasm.artifacts.attempt import Attempt, Module, check_promised
+from autowasm.artifacts.beside import copied_or
 from autowasm.artifacts.breaker import Breakers
 from autowasm.artifacts.flights import Flights
 from autowasm.artifacts.memory import keep
@@ -77,10 +78,17 @@ class ArtifactFetcher:
         self._refused: OrderedDict[str, ContentRejected] = OrderedDict()  # by content key
 
     async def fetch(self, request: FetchRequest) -> Record:
-        """Bring the module into the store and say what the source resolved to.
+        """Bring the module into the store and say what the source resolved to. Another replica may give what a record names.
 
         Raises an AutoWasmError that says what to do next; every expected failure is one.
         """
+        fetch, record = partial(self.fetch_at_source, request), request.record
+        if record is None or self._peers is None or record.sha256 in self._store:
+            return await fetch()
+        return await copied_or(self._peers.copy(record.sha256), fetch) or await fetch()
+
+    async def fetch_at_source(self, request: FetchRequest) -> Record:
+        """As `fetch`, but no other replica is asked."""
         kind = "registry" if request.source.registry else "object"
         try:
             record = await self._fetch(request, self._sources[kind])
@@ -92,7 +100,7 @@ class ArtifactFetcher:
 
     async def _fetch(self, request: FetchRequest, source: ModuleSource) -> Record:
         record = request.record
-        if record is not None and await self._has(record):
+        if record is not None and record.sha256 in self._store:
             size = self._store.size(record.sha256)
             async with self._store.keeper.claim(
                 request.namespace, owner=request.owner, sha256=record.sha256, size=size
@@ -126,12 +134,6 @@ class ArtifactFetcher:
             last_modified=pinned.last_modified,
             secret_uid=attempt.access.secret_uid,
         )
-
-    async def _has(self, record: Record) -> bool:
-        """Here, or copied from another replica just now: what a record names was checked and permitted when it was made."""
-        if record.sha256 in self._store:
-            return True
-        return self._peers is not None and await self._peers.copy(record.sha256)
 
     async def access(self, request: FetchRequest) -> Access:
         """The login that the request's own Secret gives it now. Raises as `fetch`; asks no source."""

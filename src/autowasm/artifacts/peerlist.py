@@ -45,6 +45,9 @@ class PeerList:
         self._ourselves: set[str] = set()
         self._failing = False
         self._wanted = asyncio.Event()
+        self._settled = asyncio.Event()
+        if settings.urls or not settings.host:
+            self._settled.set()
 
     def known(self) -> tuple[str, ...]:
         """Base URLs (`http://ADDRESS:PORT`) of the others as far as known."""
@@ -65,6 +68,7 @@ class PeerList:
             return
         while True:
             await self._look_up(settings.host, settings.port)
+            self._settled.set()
             await asyncio.sleep(settings.lookup_pause)
             self._wanted.clear()
             try:
@@ -73,10 +77,12 @@ class PeerList:
             except TimeoutError:
                 continue
 
-    async def look_up(self) -> None:
-        """Once, now: for a start, which wants to know its peers before it asks anybody else."""
-        if self._settings.host and not self._settings.urls:
-            await self._look_up(self._settings.host, self._settings.port)
+    async def settled(self) -> None:
+        """Return once names were looked up for the first time, whatever came of it: a start asks its peers before anybody else.
+
+        Needs `run`; takes `lookup_timeout` seconds at most.
+        """
+        await self._settled.wait()
 
     async def _look_up(self, host: str, port: int) -> None:
         try:

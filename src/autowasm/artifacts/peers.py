@@ -7,7 +7,7 @@ store but bytes with the digest that was asked for; no answer of a peer, nor its
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from enum import Enum
 from types import TracebackType
 from typing import Final, Self
@@ -18,6 +18,7 @@ import structlog
 
 from autowasm.artifacts.flights import Flights
 from autowasm.artifacts.peerlist import PeerList
+from autowasm.artifacts.peerstream import Unusable, module_chunks
 from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
 from autowasm.errors import ContentRejected, StorageError
@@ -30,8 +31,6 @@ _log = structlog.get_logger(__name__)
 PEER_HEADER: Final = "x-autowasm-peer"
 """On requests and on their answers: the instance that speaks. Names nobody who could not be named: it is a random number."""
 
-_CHUNK: Final = 256 * 1024
-
 
 class Copy(Enum):
     """How a copy ended; the values are metric labels."""
@@ -39,10 +38,8 @@ class Copy(Enum):
     COPIED = "copied"
     NOBODY = "absent"
     FAILED = "failed"
-
-
-class _Unusable(Exception):
-    """A peer's answer is of no use. The message says why."""
+    NO_ROOM = "no_room"
+    """Here; another peer's bytes would need as much."""
 
 
 class Peers:
@@ -69,13 +66,16 @@ class Peers:
         self._disk = pools.disk
         self._metrics = metrics
         self._flights = Flights(tasks)
+        self._copying = asyncio.Semaphore(settings.copies)
+        self._checking = asyncio.Semaphore(settings.checks)
         self._seeking = asyncio.Semaphore(settings.seeks)
         self._missed: dict[Sha256Hex, float] = {}
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=64, limit_per_host=16),
+            # No limits here but in semaphores: whoever hangs must not keep connections from the others.
+            connector=aiohttp.TCPConnector(limit=0),
             headers={PEER_HEADER: self._instance, "accept-encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -97,17 +97,23 @@ class Peers:
         """Base URLs of the others."""
         return self._list.known()
 
+    async def settled(self) -> None:
+        """Return once we know where they are, or that this cannot be learned now."""
+        await self._list.settled()
+
     async def copy(self, sha256: Sha256Hex) -> bool:
-        """Bring the blob into the store from whichever peer has it. False: none has it, or none could give it."""
+        """Bring the blob into the store from whichever peer has it. False: none has it, or none could give it.
+
+        Takes `copy_timeout` seconds at most, once it is its turn.
+        """
         if sha256 in self._store:
             return True
         if not self.known():
             self._list.refresh()
             return False
         outcome = await self._flights.join(
-            sha256, lambda: self._copy(sha256), place=contextlib.nullcontext
+            sha256, lambda: self._copy(sha256), place=lambda: self._copying
         )
-        self._metrics.peer_copies.labels(outcome.value).inc()
         return outcome is Copy.COPIED
 
     async def seek(self, sha256: Sha256Hex) -> bool:
@@ -140,48 +146,62 @@ class Peers:
     async def ask(self, path: str) -> list[bytes]:
         """A small document from every peer that has one."""
         async with asyncio.TaskGroup() as tasks:
-            asked = [tasks.create_task(self._document(f"{url}{path}")) for url in self.known()]
+            asked = [tasks.create_task(self._document(url, path)) for url in self.known()]
         return [document for task in asked if (document := task.result()) is not None]
 
     async def _copy(self, sha256: Sha256Hex) -> Copy:
-        failed = False
-        async with contextlib.aclosing(self._holders(sha256)) as holders:
-            async for url in holders:
-                try:
-                    await self._fetch(url, sha256)
-                except StorageError as error:  # another peer's bytes need as much room
-                    _log.warning("module not copied", digest=sha256, peer=url, reason=str(error))
-                    return Copy.FAILED
-                except (aiohttp.ClientError, OSError, _Unusable, ContentRejected) as error:
-                    failed = True
-                    reason = str(error) or type(error).__name__
-                    _log.warning("peer gave no module", digest=sha256, peer=url, reason=reason)
-                else:
-                    _log.info("module copied from a peer", digest=sha256, peer=url)
-                    return Copy.COPIED
-        if failed:
-            return Copy.FAILED
-        self._list.refresh()
-        return Copy.NOBODY
+        outcome = await self._from_anybody(sha256)
+        if outcome is Copy.NOBODY:
+            self._list.refresh()
+        self._metrics.peer_copies.labels(outcome.value).inc()
+        return outcome
 
-    async def _holders(self, sha256: Sha256Hex) -> AsyncGenerator[str, None]:
-        """Peers that have it, the quickest first."""
-        waiting = {
-            asyncio.create_task(self._has(url, sha256), name=f"ask {url}"): url
+    async def _from_anybody(self, sha256: Sha256Hex) -> Copy:
+        """All are asked at once; the quickest that has it gives it, and the next beside it if that takes long."""
+        turn = asyncio.Lock()
+        attempts = [
+            asyncio.create_task(self._try(url, sha256, turn), name=f"copy from {url}")
             for url in self.known()
-        }
+        ]
+        result = Copy.NOBODY
         try:
-            while waiting:
-                ended, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for task in ended:
-                    url = waiting.pop(task)
-                    if task.result():
-                        yield url
+            async with asyncio.timeout(self._settings.copy_timeout):
+                for attempt in asyncio.as_completed(attempts):
+                    outcome = await attempt
+                    if outcome in {Copy.COPIED, Copy.NO_ROOM}:
+                        return outcome
+                    if outcome is Copy.FAILED:
+                        result = outcome
+        except TimeoutError:
+            _log.warning("peers gave no module in time", digest=sha256)
+            return Copy.FAILED
         finally:
-            for task in waiting:
+            for task in attempts:
                 task.cancel()
-            if waiting:
-                await asyncio.wait(waiting)
+            await asyncio.gather(*attempts, return_exceptions=True)
+        return result
+
+    async def _try(self, url: str, sha256: Sha256Hex, turn: asyncio.Lock) -> Copy:
+        """`turn` is had for a while only, so one after the other begins until one has ended well."""
+        if not await self._has(url, sha256):
+            return Copy.NOBODY
+        async with asyncio.TaskGroup() as tasks, turn:
+            fetching = tasks.create_task(self._outcome(url, sha256), name=f"fetch from {url}")
+            await asyncio.wait([fetching], timeout=self._settings.beside_after)
+        return fetching.result()
+
+    async def _outcome(self, url: str, sha256: Sha256Hex) -> Copy:
+        try:
+            await self._fetch(url, sha256)
+        except StorageError as error:
+            _log.warning("module not copied", digest=sha256, peer=url, reason=str(error))
+            return Copy.NO_ROOM
+        except (aiohttp.ClientError, OSError, Unusable, ContentRejected) as error:
+            reason = str(error) or type(error).__name__
+            _log.warning("peer gave no module", digest=sha256, peer=url, reason=reason)
+            return Copy.FAILED
+        _log.info("module copied from a peer", digest=sha256, peer=url)
+        return Copy.COPIED
 
     async def _has(self, url: str, sha256: Sha256Hex) -> bool | None:
         """None: it gives no answer, or it is ourselves."""
@@ -197,49 +217,47 @@ class Peers:
             return None
 
     async def _until_it_has(self, url: str, sha256: Sha256Hex) -> None:
-        while await self._has(url, sha256) is False:  # noqa: ASYNC110  # it is another process that we wait for
+        while True:
+            async with self._checking:
+                if await self._has(url, sha256) is not False:
+                    return
             await asyncio.sleep(self._settings.ask_again)
 
     async def _fetch(self, url: str, sha256: Sha256Hex) -> None:
-        """Raises aiohttp.ClientError, OSError, _Unusable, ContentRejected, StorageError."""
+        """Raises aiohttp.ClientError, OSError, Unusable, ContentRejected, StorageError."""
         settings = self._settings
         idle = aiohttp.ClientTimeout(sock_connect=settings.ask_timeout, sock_read=settings.idle)
-        async with (
-            asyncio.timeout(settings.copy_timeout),
-            self._request("GET", f"{url}/wasm/{sha256}", timeout=idle) as answer,
-        ):
+        async with self._request("GET", f"{url}/wasm/{sha256}", timeout=idle) as answer:
             size = answer.content_length
             if answer.status != 200 or size is None or PEER_HEADER not in answer.headers:
-                raise _Unusable(f"it answered {answer.status} where a module was to come")
+                raise Unusable(f"it answered {answer.status} where a module was to come")
             if size > self._module_bytes:
-                raise _Unusable(
+                raise Unusable(
                     f"it offers {size} bytes; no module is larger than {self._module_bytes}"
                 )
             async with self._store.keeper.room(size), self._store.stage() as stage:
-                received = 0
                 async with aiofiles.open(stage.path, "wb", executor=self._disk.executor) as file:
-                    async for chunk in answer.content.iter_chunked(_CHUNK):
-                        received += len(chunk)
+                    async for chunk in module_chunks(answer.content, size, settings=settings):
                         await file.write(chunk)
-                if received != size:
-                    raise _Unusable(f"it sent {received} bytes of {size}")
                 await self._store.commit(stage, sha256)
         self._metrics.peer_bytes.inc(size)
 
-    async def _document(self, url: str) -> bytes | None:
+    async def _document(self, base: str, path: str) -> bytes | None:
         most = self._settings.document_bytes
         try:
             async with (
                 asyncio.timeout(self._settings.ask_timeout),
-                self._request("GET", url) as answer,
+                self._request("GET", f"{base}{path}") as answer,
             ):
+                if self._is_ours(base, answer):
+                    return None
                 if answer.status != 200 or PEER_HEADER not in answer.headers:
                     return None
                 document = b""
                 async for chunk in answer.content.iter_any():
                     document += chunk
                     if len(document) > most:
-                        _log.warning("peer's document too long", url=url, limit=most)
+                        _log.warning("peer's document too long", peer=base, path=path, limit=most)
                         return None
                 return document
         except (aiohttp.ClientError, OSError):

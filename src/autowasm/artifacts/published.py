@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import Source
+from autowasm.artifacts.beside import copied_or
 from autowasm.artifacts.fetcher import ArtifactFetcher
 from autowasm.artifacts.peers import Peers
 from autowasm.artifacts.source import FetchRequest
@@ -114,8 +115,12 @@ class PublishedModules:
 
         Raises the last origin's error.
         """
-        if self._peers is not None and await self._peers.copy(sha256):
-            return
+        if self._peers is None:
+            await self._fill_from_origins(sha256)
+        else:
+            await copied_or(self._peers.copy(sha256), lambda: self._fill_from_origins(sha256))
+
+    async def _fill_from_origins(self, sha256: Sha256Hex) -> None:
         failure: AutoWasmError = SourceUnavailable(f"nothing says where sha256:{sha256} comes from")
         untried = self._requests(sha256)
         running: set[asyncio.Task[AutoWasmError | None]] = set()
@@ -159,7 +164,7 @@ class PublishedModules:
 
     async def _fetch(self, request: FetchRequest) -> AutoWasmError | None:
         try:
-            await self._fetcher.fetch(request)
+            await self._fetcher.fetch_at_source(request)
         except AutoWasmError as error:
             return error
         return None

@@ -6,7 +6,7 @@ Not those that it shares with standalone mode (`flags.py`).
 from pathlib import Path
 
 from autowasm.cli.options import Groups, Option, Values, boolean, duration, several
-from autowasm.settings import Cluster, Election
+from autowasm.settings import Cluster, Election, HealingSettings
 
 _DEFAULT = Cluster()
 _ELECTION = Election()
@@ -70,6 +70,11 @@ GROUPS: Groups = {
             "headless Service of all replicas, beside --service-name; empty: no peers",
             default="wasmer-peers",
         ),
+        duration(
+            "--heal-after",
+            "sidecars that missed a module get it once more when they have not come back for this long",
+            HealingSettings().settle,
+        ),
     ),
 }
 
@@ -89,4 +94,12 @@ def cluster(value: Values) -> Cluster:
             retry_period=value("retry_period"),
         ),
         service_account_pull_secrets=value("service_account_pull_secrets"),
+    )
+
+
+def healing(value: Values) -> HealingSettings:
+    """What they say."""
+    after: float = value("heal_after")
+    return HealingSettings(
+        settle=after, given_up=after / 2, interval=min(HealingSettings().interval, after / 4)
     )

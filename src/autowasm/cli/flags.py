@@ -30,6 +30,7 @@ from autowasm.errors import UsageError
 from autowasm.settings import (
     EnvoyFetch,
     FetchLimits,
+    HealingSettings,
     Outgoing,
     PeerSettings,
     Settings,
@@ -209,6 +210,9 @@ def settings_from(
         log_format=value("log_format"),
         fetch=FetchLimits(total=value("max_concurrent_fetches")),
         peers=_peers(value, arguments.mode),
+        healing=(
+            clusterflags.healing(value) if arguments.mode == "controller" else HealingSettings()
+        ),
         standalone=_standalone(value) if arguments.mode == "standalone" else None,
         cluster=clusterflags.cluster(value) if arguments.mode == "controller" else None,
     )

@@ -16,7 +16,9 @@ from autowasm.controller.interfaces import Announce
 from autowasm.kube.client import KubeClient
 from autowasm.kube.leaderelection import LeaderElector
 from autowasm.kube.leadership import AlwaysLeading
+from autowasm.kube.leases import Lease, last_renewal
 from autowasm.kube.recorder import EventRecorder
+from autowasm.kube.resources import ObjectKey
 from autowasm.net.pools import Pools
 from autowasm.settings import Cluster
 from autowasm.telemetry.metrics import Metrics
@@ -30,6 +32,8 @@ class Connected:
     announce: Announce
     elector: LeaderElector | None
     """To be run once the mode has started; None: nobody else is there."""
+    last_alive: float | None
+    """When some leader last renewed the Lease, in seconds since the epoch; None: not known."""
 
 
 async def connect(
@@ -62,4 +66,9 @@ async def connect(
         metrics=metrics,
         leadership=elector or AlwaysLeading(),
     )
-    return Connected(mode, recorder.event, elector)
+    last_alive = None
+    if elector is not None:
+        last_alive = await last_renewal(
+            Lease(client, ObjectKey(namespace, cluster.election.lease_name))
+        )
+    return Connected(mode, recorder.event, elector, last_alive)

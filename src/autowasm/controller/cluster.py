@@ -6,14 +6,14 @@ only compute keys; the echo of our own write wakes nobody.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 from autowasm.api.envoyfilter import MANAGED_BY
 from autowasm.api.status import Pods
 from autowasm.artifacts.pullsecrets import PullSecret
 from autowasm.controller.interfaces import Announce, Lookup
-from autowasm.controller.matching import PodMatcher, PodSelector
+from autowasm.controller.matching import PodMatcher, PodSelector, has_ended
 from autowasm.controller.overlay import WriteOverlay
 from autowasm.controller.podstatus import PodStatus
 from autowasm.controller.publisher import AUTOWASMS, ENVOYFILTERS, ClusterPublisher
@@ -176,6 +176,26 @@ class ClusterMode:
             return None
         counts = self._matcher.counts(key)
         return Pods(matched=counts.matched, injected=counts.injected)
+
+    def document(self, key: ObjectKey) -> Document | None:
+        """The AutoWasm."""
+        return self._autowasm_view.get(key)
+
+    def envoyfilter(self, key: ObjectKey) -> Document | None:
+        """The live EnvoyFilter that is ours."""
+        return self.publisher.published(key)
+
+    def sidecars(self) -> Iterator[Pod]:
+        """Pods with a sidecar that runs, once they were listed."""
+        for informer in self._pods:
+            if informer.has_synced:
+                yield from (
+                    pod for pod in informer.store.values() if pod.injected and not has_ended(pod)
+                )
+
+    def selects(self, key: ObjectKey, pod: Pod) -> bool:
+        """Whether the AutoWasm's selector matches the Pod."""
+        return self._matcher.selects(key, pod)
 
     def autowasm_seen(self, key: ObjectKey, document: Document | None) -> None:
         """The informer shows a state of an AutoWasm; None: it is gone."""

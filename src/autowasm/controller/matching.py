@@ -95,6 +95,13 @@ class PodMatcher:
                 total.injected += self._counts[where].injected
         return total
 
+    def selects(self, key: ObjectKey, pod: Pod) -> bool:
+        """Whether the AutoWasm's selector matches the Pod."""
+        selector = self._selectors.get(key)
+        if selector is None or selector.namespace not in {None, pod.namespace}:
+            return False
+        return selector.matches(frozenset(pod.labels))
+
     def _count(self, where: _Where, step: int, *, injected: bool) -> None:
         counts = self._counts.get(where)
         if counts is None:
@@ -131,6 +138,11 @@ class PodMatcher:
         if selector.namespace is None:
             return self._counts
         return self._by_namespace.get(selector.namespace, ())
+
+
+def has_ended(pod: Pod) -> bool:
+    """Whether it runs no proxy any more."""
+    return pod.phase in _ENDED
 
 
 def _counted(pod: Pod | None) -> tuple[_Where, bool] | None:

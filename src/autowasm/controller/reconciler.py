@@ -75,9 +75,10 @@ class AutoWasmReconciler:
         leadership: Leadership | None = None,
         prepared: Callable[[], Awaitable[None]] | None = None,
         spreading: Spreading | None = None,
+        heal: Callable[[ObjectKey, Mapping[str, Any] | None, str], int] = lambda *_: 0,
         now: Callable[[], str] = utc_now,
     ) -> None:
-        """`prepared` returns once a new leader has read what its first writes need."""
+        """`prepared` returns once a new leader has read what its first writes need; `heal` is `Healing.wanted`."""
         self._objects = objects
         self._publisher = publisher
         self._jobs = jobs
@@ -91,6 +92,7 @@ class AutoWasmReconciler:
         self._leadership = leadership or AlwaysLeading()
         self._prepared = prepared
         self._spreading = spreading
+        self._heal = heal
         self._reporter = StatusReporter(publisher, metrics=metrics, pods=pods, announce=announce)
         self._follower = Follower(jobs, store=store, published=published)
         self._lost = LostRecords()
@@ -207,7 +209,8 @@ class AutoWasmReconciler:
         remember_origins(self._published, subject, autowasm, record)
         if not await self._spread(subject, record):
             return Result()  # we are told when it is
-        wanted = envoyfilters.render(autowasm, record, self._envoy)
+        heal = self._heal(subject.key, self._publisher.published(subject.key), record.sha256)
+        wanted = envoyfilters.render(autowasm, record, self._envoy, heal=heal)
         try:
             changed = await self._publisher.publish(subject.key, subject.document, wanted)
         except AutoWasmError as error:

@@ -3,12 +3,28 @@
 Not an informer: whoever elects must read what is stored now. Invariant: an update carries the resourceVersion that was read.
 """
 
+import asyncio
 from collections.abc import Mapping
-from typing import Any
+from datetime import datetime
+from typing import Any, Final
 
 from autowasm.kube.calls import Document, decode_document
 from autowasm.kube.client import KubeClient
+from autowasm.kube.errors import ApiError
 from autowasm.kube.resources import LEASES, ObjectKey
+
+ASKED_FOR: Final = 5.0
+"""Seconds that `last_renewal` may take: a start must not wait for an API server that is down."""
+
+
+async def last_renewal(lease: "Lease") -> float | None:
+    """When it was last renewed, in seconds since the epoch; None: never, or that cannot be learned now."""
+    try:
+        async with asyncio.timeout(ASKED_FOR):
+            found = await lease.get(timeout=ASKED_FOR)
+        return datetime.fromisoformat(found["spec"]["renewTime"]).timestamp()
+    except (ApiError, OSError, KeyError, TypeError, ValueError):
+        return None
 
 
 class Lease:

@@ -17,9 +17,10 @@ from autowasm.server.blobs import BlobHandler
 from autowasm.server.connections import Connections
 from autowasm.server.holding import BlobSource, Holder
 from autowasm.server.probes import Health, Heartbeat, admin_application
+from autowasm.server.sightings import Sightings
 from autowasm.server.sockets import listening_socket, raise_descriptor_limit
 from autowasm.server.tasks import TaskOwner
-from autowasm.settings import ServeLimits
+from autowasm.settings import ServeLimits, SightingLimits
 from autowasm.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
@@ -49,9 +50,11 @@ class BlobServer:
         limits: ServeLimits,
         metrics: Metrics,
         instance: str = "",
+        sightings: Sightings | None = None,
     ) -> None:
-        """`instance`: how we are known to the other replicas."""
+        """`instance`: how we are known to the other replicas. `sightings` remembers who downloaded what."""
         self._instance = instance
+        self._sightings = sightings or Sightings(SightingLimits(), instance=instance)
         self._store = store
         self._source = source
         self._limits = limits
@@ -65,7 +68,13 @@ class BlobServer:
         descriptors = raise_descriptor_limit()
         holder = Holder(self._store, self._source, limits=limits, metrics=self._metrics)
         connections = Connections(
-            BlobHandler(holder, instance=self._instance, limits=limits, metrics=self._metrics),
+            BlobHandler(
+                holder,
+                instance=self._instance,
+                sightings=self._sightings,
+                limits=limits,
+                metrics=self._metrics,
+            ),
             limits=limits,
             on_answer=self._count,
         )

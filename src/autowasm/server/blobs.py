@@ -5,6 +5,8 @@ Invariant: to a plain GET, what Envoy sends, there are only 200 with every byte,
 """
 
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -17,10 +19,12 @@ from autowasm.server.connection import Connection
 from autowasm.server.holding import Absent, Holder
 from autowasm.server.ranges import Conditions, Decision, decide
 from autowasm.server.response import BlobResponse
+from autowasm.server.sightings import Sightings
 from autowasm.settings import ServeLimits
 from autowasm.telemetry.metrics import Metrics
 
 _PATH: Final = re.compile(r"/wasm/([0-9a-f]{64})")
+_SEEN_PATH: Final = re.compile(r"/seen/([0-9a-f]{64})")
 _MILLISECONDS: Final = re.compile(r"[0-9]{1,9}")
 _CACHE_CONTROL: Final = "public, max-age=31536000, immutable"
 _SENTENCES: Final = {
@@ -33,17 +37,28 @@ class BlobHandler:
     """Answers requests on `Connection`s."""
 
     def __init__(
-        self, holder: Holder, *, instance: str, limits: ServeLimits, metrics: Metrics
+        self,
+        holder: Holder,
+        *,
+        instance: str,
+        sightings: Sightings,
+        limits: ServeLimits,
+        metrics: Metrics,
     ) -> None:
         """`instance`: how we are known to the other replicas."""
         self._holder = holder
         self._instance = instance
+        self._sightings = sightings
         self._limits = limits
         self._metrics = metrics
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer to `request`."""
         match = _PATH.fullmatch(request.path)
+        if match is None and request.path == "/seen":
+            return self._seen(self._sightings.summary())
+        if match is None and (asked := _SEEN_PATH.fullmatch(request.path)):
+            return self._seen(self._sightings.document(Sha256Hex(asked[1])))
         if match is None:
             return text_answer(
                 404,
@@ -58,15 +73,37 @@ class BlobHandler:
             answer = self._outcome(request, await self._holder.stored(sha256))
             answer.headers[PEER_HEADER] = self._instance
             return answer
-        return self._outcome(request, await self._holder.find(sha256, patience=_patience(request)))
+        found = await self._holder.find(sha256, patience=_patience(request))
+        if isinstance(found, Absent):
+            known = found.status != 404
+            self._sightings.failed(sha256, request.remote, found.status, known=known)
+        return self._outcome(
+            request, found, on_sent=partial(self._sightings.served, sha256, request.remote)
+        )
 
-    def _outcome(self, request: web.BaseRequest, found: Blob | Absent) -> web.StreamResponse:
+    def _seen(self, document: bytes) -> web.Response:
+        """For the other replicas, and for whoever knows the digest."""
+        return web.Response(
+            body=document,
+            content_type="application/json",
+            headers={"server": SERVER, "cache-control": "no-store", PEER_HEADER: self._instance},
+        )
+
+    def _outcome(
+        self,
+        request: web.BaseRequest,
+        found: Blob | Absent,
+        *,
+        on_sent: Callable[[], None] = lambda: None,
+    ) -> web.StreamResponse:
         if isinstance(found, Blob):
-            return self._answer(request, found)
+            return self._answer(request, found, on_sent)
         headers = {"retry-after": str(found.retry_after)} if found.status == 503 else None
         return text_answer(found.status, found.sentence, headers=headers)
 
-    def _answer(self, request: web.BaseRequest, blob: Blob) -> web.StreamResponse:
+    def _answer(
+        self, request: web.BaseRequest, blob: Blob, on_sent: Callable[[], None]
+    ) -> web.StreamResponse:
         etag = f'"sha256:{blob.sha256}"'
         decision = decide(request.method, _conditions(request), etag=etag, size=blob.size)
         headers = {
@@ -95,6 +132,7 @@ class BlobHandler:
             headers=headers,
             limits=self._limits,
             metrics=self._metrics,
+            on_sent=on_sent if decision.status == 200 else lambda: None,
         )
 
 

@@ -9,7 +9,7 @@ sendfile call copies at most `sendfile_chunk` bytes, so the loop is never held b
 import asyncio
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 from aiohttp import web
@@ -43,8 +43,10 @@ class BlobResponse(web.StreamResponse):
         headers: Mapping[str, str],
         limits: ServeLimits,
         metrics: Metrics,
+        on_sent: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(status=decision.status, headers=headers)
+        self._on_sent = on_sent
         self._blob = blob
         self._decision = decision
         self._connection = connection
@@ -60,6 +62,7 @@ class BlobResponse(web.StreamResponse):
             self._metrics.sends.inc()
             try:
                 await self._send()
+                self._on_sent()
             finally:
                 self._metrics.sends.dec()
         await super().write_eof(data)

@@ -65,9 +65,15 @@ class Metrics:
             ["cause"],
             registry=r,
         )
+        self.heals = Counter(
+            "autowasm_heals_total",
+            "EnvoyFilters given to their proxies once more, by reason: errors (that we answered), outage (nobody answered).",
+            ["reason"],
+            registry=r,
+        )
         self.peer_copies = Counter(
             "autowasm_peer_copies_total",
-            "Modules asked of other replicas, by outcome: copied, absent, failed.",
+            "Modules asked of other replicas, by outcome: copied, absent, failed, no_room.",
             ["outcome"],
             registry=r,
         )

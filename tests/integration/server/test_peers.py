@@ -19,7 +19,9 @@ from tests.integration.server.harness import MODULE, Serving, serving, sha256
 from tests.parts import wire
 
 DIGEST = sha256(MODULE)
-QUICK = PeerSettings(ask_timeout=0.3, idle=0.3, copy_timeout=2.0, ask_again=0.02)
+QUICK = PeerSettings(
+    ask_timeout=0.3, idle=0.3, copy_timeout=2.0, ask_again=0.02, rate_window=0.3, beside_after=0.1
+)
 
 Play = Callable[[bytes, asyncio.StreamWriter], Coroutine[None, None, None]]
 
@@ -142,6 +144,13 @@ async def hangs(_request: bytes, _writer: asyncio.StreamWriter) -> None:
     await asyncio.sleep(30)
 
 
+async def drips(_request: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(head("200 OK", size=len(MODULE)))
+    for number in range(len(MODULE)):
+        writer.write(MODULE[number : number + 1])
+        await asyncio.sleep(0.02)
+
+
 async def is_no_peer(_request: bytes, writer: asyncio.StreamWriter) -> None:
     writer.write(f"HTTP/1.1 200 OK\r\ncontent-length: {len(MODULE)}\r\n\r\n".encode() + MODULE)
 
@@ -174,7 +183,16 @@ async def test_nobody_has_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [lies, sends_half, stops_in_the_middle, promises_too_much, sends_elsewhere, hangs, is_no_peer],
+    [
+        lies,
+        sends_half,
+        stops_in_the_middle,
+        promises_too_much,
+        sends_elsewhere,
+        hangs,
+        drips,
+        is_no_peer,
+    ],
 )
 async def test_bad_peer_costs_bounded_time_and_stores_nothing(tmp_path: Path, bad: Play) -> None:
     async with stranger(answering(bad)) as them, replica(tmp_path, them.url) as us:
@@ -196,6 +214,68 @@ async def test_good_peer_is_tried_after_a_bad_one(tmp_path: Path, bad: Play) -> 
         assert await us.peers.copy(DIGEST)
 
 
+@pytest.mark.parametrize("bad", [hangs, drips, stops_in_the_middle])
+async def test_next_peer_is_tried_beside_a_slow_one(tmp_path: Path, bad: Play) -> None:
+    """The slow one is never given up here: only another beside it can help."""
+    patient = replace(QUICK, idle=60.0, rate_window=60.0, copy_timeout=60.0)
+    begun = asyncio.Event()
+
+    async def body(request: bytes, writer: asyncio.StreamWriter) -> None:
+        begun.set()
+        await bad(request, writer)
+
+    async def is_good(request: bytes, writer: asyncio.StreamWriter) -> None:
+        await begun.wait()
+        writer.write(head("200 OK", size=len(MODULE)))
+        if request.startswith(b"GET"):
+            writer.write(MODULE)
+
+    async with (
+        stranger(answering(body)) as slow,
+        stranger(is_good) as good,
+        replica(tmp_path, slow.url, good.url, settings=patient) as us,
+    ):
+        async with asyncio.timeout(5):
+            assert await us.peers.copy(DIGEST)
+        assert DIGEST in us.store
+
+
+async def test_many_slow_peers_cost_no_more_than_the_whole_time(tmp_path: Path) -> None:
+    patient = replace(QUICK, idle=60.0, rate_window=60.0, copy_timeout=0.5)
+    async with AsyncExitStack() as stack:
+        slow = [await stack.enter_async_context(stranger(answering(drips))) for _ in range(8)]
+        urls = (one.url for one in slow)
+        us = await stack.enter_async_context(replica(tmp_path, *urls, settings=patient))
+        async with asyncio.timeout(2):
+            assert not await us.peers.copy(DIGEST)
+        assert us.copies("failed") == 1
+
+
+async def test_trickle_is_ended_though_it_never_stops(tmp_path: Path) -> None:
+    patient = replace(QUICK, idle=60.0, copy_timeout=60.0)
+    async with (
+        stranger(answering(drips)) as them,
+        replica(tmp_path, them.url, settings=patient) as us,
+    ):
+        async with asyncio.timeout(5):
+            assert not await us.peers.copy(DIGEST)
+
+
+async def test_silent_peers_keep_no_connection_from_a_good_one(tmp_path: Path) -> None:
+    modules = [MODULE + bytes([number]) for number in range(60)]
+    slow = replace(QUICK, ask_timeout=2.0)
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        silent = [await enter(stranger(hangs)) for _ in range(8)]
+        good, url = await enter(peer(tmp_path))
+        us = await enter(replica(tmp_path, *(one.url for one in silent), url, settings=slow))
+        for module in modules:
+            await good.put(module)
+        async with asyncio.timeout(10):
+            copies = (us.peers.copy(sha256(module)) for module in modules)
+            assert all(await asyncio.gather(*copies))
+
+
 async def test_peer_that_hangs_on_head_does_not_hold_up_another(tmp_path: Path) -> None:
     async with (
         stranger(hangs) as them,
@@ -212,6 +292,7 @@ async def test_copies_at_the_same_time_are_one(tmp_path: Path) -> None:
         await them.put(MODULE)
         assert all(await asyncio.gather(*(us.peers.copy(DIGEST) for _ in range(20))))
         assert them.metric("autowasm_blob_responses_total", method="GET", status="200") == 1
+        assert us.copies("copied") == 1
 
 
 async def test_replica_is_answered_at_once_and_nothing_is_filled_for_it(tmp_path: Path) -> None:
@@ -272,6 +353,30 @@ async def test_documents_of_all_peers_are_gathered_and_bad_ones_left_out(tmp_pat
         replica(tmp_path, good.url, long.url, silent.url, settings=settings) as us,
     ):
         assert await us.peers.ask(f"/seen/{DIGEST}") == [b"{}"]
+    async with (
+        stranger(document) as ourselves,
+        replica(tmp_path, ourselves.url, instance="them") as us,
+    ):
+        assert await us.peers.ask(f"/seen/{DIGEST}") == []
+        assert us.peers.known() == ()
+
+
+@pytest.mark.parametrize("works", [True, False])
+async def test_start_waits_for_the_first_lookup_whatever_comes_of_it(works: bool) -> None:
+    def resolve(_host: str, _port: int) -> list[str]:
+        if not works:
+            raise OSError("no name server")
+        return ["http://10.0.0.1:8081"]
+
+    with Pools() as pools:
+        known = PeerList(PeerSettings(host="peers.example"), pools=pools, resolve=resolve)
+        following = asyncio.create_task(known.run())
+        async with asyncio.timeout(5):
+            await known.settled()
+        assert len(known.known()) == works
+        following.cancel()
+        async with asyncio.timeout(5):
+            await PeerList(PeerSettings(), pools=pools).settled()
 
 
 async def test_names_are_looked_up_again_and_a_failing_name_server_changes_nothing() -> None:

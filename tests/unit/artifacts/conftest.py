@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from autowasm.artifacts.fetcher import ArtifactFetcher
+from autowasm.artifacts.peers import Peers
 from autowasm.artifacts.source import FetchRequest
 from autowasm.blobs.store import BlobStore
 from autowasm.net.pools import Pools
@@ -51,7 +52,12 @@ async def bench(tmp_path: Path, metrics: Metrics) -> AsyncIterator[Bench]:
 
 
 @asynccontextmanager
-async def make_bench(directory: Path, metrics: Metrics) -> AsyncIterator[Bench]:
+async def make_bench(
+    directory: Path,
+    metrics: Metrics,
+    *,
+    peers: Callable[[BlobStore], Peers] | None = None,
+) -> AsyncIterator[Bench]:
     limits = FetchLimits(breaker_failures=2)
     settings = Settings(cache_dir=directory, fetch=limits)
     registry, secrets = FakeSource(), FakeSecrets()
@@ -67,6 +73,7 @@ async def make_bench(directory: Path, metrics: Metrics) -> AsyncIterator[Bench]:
             pools=pools,
             metrics=metrics,
             tasks=tasks,
+            peers=peers(store) if peers is not None else None,
         )
         yield Bench(fetcher, registry, secrets, store, metrics)
         for task in asyncio.all_tasks() - {asyncio.current_task()}:

@@ -21,7 +21,7 @@ class Fetcher:
         self.asked: list[FetchRequest] = []
         self.cancelled: list[str] = []
 
-    async def fetch(self, request: FetchRequest) -> Record:
+    async def fetch_at_source(self, request: FetchRequest) -> Record:
         self.asked.append(request)
         answer = self.answers.get(request.namespace)
         if request.namespace.startswith("hanging"):

@@ -1,0 +1,289 @@
+"""Healing: an EnvoyFilter is given to its proxies once more after they could not get its module (design D16).
+
+A proxy asks for a module a bounded number of times and then answers 503 (or passes requests by) until the configuration changes;
+neither metadata nor a restart of istiod changes it. So the uri gets `?r=<n+1>`, which drains connections in every sidecar of the
+filter: it is done only on evidence, and never "to be sure". What is evidence:
+
+* errors: a sidecar's last answer from any replica was an error, and it has not come back for longer than its retries are apart;
+* outage: nobody served for longer than retries bridge, and meanwhile a matched Pod started or the EnvoyFilter changed, and that
+  Pod has not downloaded the module since. Who was refused a connection leaves no trace, so this is inferred: from the Lease, which
+  says until when some replica lived, and from how long each replica has been up.
+
+What cannot be known: whether a proxy that never asked here has the module in its own cache. It is left alone.
+
+Not the writing (the reconciler publishes what `wanted` says). Invariants: only the leader heals; `n` is read from the live
+EnvoyFilter, so a failover neither resets nor repeats it; one healing for an object in `pause` seconds.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol, runtime_checkable
+
+import structlog
+
+from autowasm.api import envoyfilter as envoyfilters
+from autowasm.controller.interfaces import Announce
+from autowasm.digest import Sha256Hex
+from autowasm.kube.leadership import Leadership, while_leading
+from autowasm.kube.pods import Pod
+from autowasm.kube.resources import ObjectKey
+from autowasm.settings import HealingSettings
+from autowasm.telemetry.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
+
+Document = Mapping[str, Any]
+
+
+@runtime_checkable
+class Mesh(Protocol):
+    """What is published, and to whom."""
+
+    def keys(self) -> frozenset[ObjectKey]:
+        """All AutoWasms."""
+
+    def document(self, key: ObjectKey) -> Document | None:
+        """The AutoWasm."""
+
+    def envoyfilter(self, key: ObjectKey) -> Document | None:
+        """The live EnvoyFilter that is ours."""
+
+    def sidecars(self) -> Iterable[Pod]:
+        """Pods that have one and have not ended."""
+
+    def selects(self, key: ObjectKey, pod: Pod) -> bool:
+        """Whether the AutoWasm's selector matches the Pod."""
+
+
+class Witnesses(Protocol):
+    """What all replicas saw, as JSON documents of `server.sightings`."""
+
+    async def ask(self, path: str) -> list[bytes]:
+        """`/seen` or `/seen/<sha256>` of every replica, our own included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """Nobody served; wall-clock seconds since the epoch."""
+
+    begin: float
+    end: float
+
+
+@dataclass(slots=True)
+class _Seen:
+    """Of one address, over all replicas: ages in seconds; infinity: never."""
+
+    downloaded: float = float("inf")
+    refused: float = float("inf")
+
+    @property
+    def is_open(self) -> bool:
+        """The last answer was an error."""
+        return self.refused < self.downloaded
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    sha256: str
+    count: int
+
+
+class Healing:
+    """One for the process. `requeue` has the reconciler look at a key again."""
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        witnesses: Witnesses,
+        *,
+        is_stored: Callable[[Sha256Hex], bool],
+        requeue: Callable[[ObjectKey], None],
+        announce: Announce,
+        metrics: Metrics,
+        settings: HealingSettings,
+        outage: Outage | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._mesh = mesh
+        self._witnesses = witnesses
+        self._is_stored = is_stored
+        self._requeue = requeue
+        self._announce = announce
+        self._metrics = metrics
+        self._settings = settings
+        self._outage = outage
+        self._wall = wall
+        self._errors: dict[str, int] = {}
+        """By replica: how many errors it had given at the last look."""
+        self._open = False
+        """Whether some error was not yet old enough, or an object was not yet to be healed again."""
+        self._due: dict[ObjectKey, _Due] = {}
+        self._healed: dict[ObjectKey, float] = {}
+
+    def wanted(self, key: ObjectKey, live: Document | None, sha256: str) -> int:
+        """The `r` with which the module is to be published; a new module begins without."""
+        current = envoyfilters.heal_count_of(live, sha256) if live is not None else 0
+        due = self._due.get(key)
+        if due is None or due.sha256 != sha256:
+            return current
+        return max(current, due.count)
+
+    async def run(self, leadership: Leadership) -> None:
+        """Look every `interval` seconds while leading, for ever."""
+        await while_leading(leadership, self._lead)
+
+    async def _lead(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.interval)
+            await self.look()
+
+    async def look(self) -> None:
+        """Heal what has to be healed now."""
+        if not await self._is_worth_a_look():
+            return
+        self._open = False
+        pods = {address: pod for pod in self._mesh.sidecars() for address in pod.addresses}
+        seen: dict[str, dict[str, _Seen]] = {}
+        for key, live, sha256 in list(self._published()):
+            if sha256 not in seen:
+                seen[sha256] = await self._ask(sha256)
+            reason = self._reason(key, live, pods, seen[sha256])
+            if reason is None:
+                continue
+            if self._recently(key):
+                self._open = True
+                continue
+            self._heal(key, live, sha256, reason)
+            await asyncio.sleep(self._settings.pace)
+        outage = self._outage
+        if outage is not None and self._wall() >= outage.end + self._settings.settle:
+            self._outage = None
+
+    async def _is_worth_a_look(self) -> bool:
+        """Cheap while all is well: one small question to each replica, none about a module."""
+        errors, up = {}, 0.0
+        for document in await self._witnesses.ask("/seen"):
+            found = _loads(document)
+            errors[str(found.get("instance"))] = _number(found.get("errors"))
+            up = max(up, _number(found.get("up")))
+        changed = any(count > self._errors.get(name, 0) for name, count in errors.items())
+        self._errors = {name: int(count) for name, count in errors.items()}
+        if self._outage is not None:
+            end = min(self._outage.end, self._wall() - up)  # another replica was up before us
+            short = end - self._outage.begin < self._settings.outage
+            self._outage = None if short else Outage(self._outage.begin, end)
+        return changed or self._open or self._outage is not None
+
+    def _published(self) -> Iterator[tuple[ObjectKey, Document, Sha256Hex]]:
+        for key in sorted(self._mesh.keys()):
+            live = self._mesh.envoyfilter(key)
+            record = envoyfilters.record_of(dict(live)) if live is not None else None
+            if live is not None and record is not None and self._is_stored(record.sha256):
+                yield key, live, record.sha256
+
+    async def _ask(self, sha256: str) -> dict[str, _Seen]:
+        merged: dict[str, _Seen] = {}
+        for document in await self._witnesses.ask(f"/seen/{sha256}"):
+            found = _loads(document).get("seen")
+            for address, ages in found.items() if isinstance(found, dict) else ():
+                one = merged.setdefault(address, _Seen())
+                if isinstance(ages, dict):
+                    one.downloaded = min(one.downloaded, _number(ages.get("ok"), float("inf")))
+                    one.refused = min(one.refused, _number(ages.get("error"), float("inf")))
+        return merged
+
+    def _reason(
+        self, key: ObjectKey, live: Document, pods: Mapping[str, Pod], seen: Mapping[str, _Seen]
+    ) -> str | None:
+        if self._has_given_up(key, pods, seen):
+            return "errors"
+        if self._missed_an_outage(key, live, pods, seen):
+            return "outage"
+        return None
+
+    def _has_given_up(
+        self, key: ObjectKey, pods: Mapping[str, Pod], seen: Mapping[str, _Seen]
+    ) -> bool:
+        """A sidecar of this object got an error last, and has stopped asking."""
+        since_heal = self._now() - self._healed.get(key, float("-inf"))
+        for address, one in seen.items():
+            pod = pods.get(address)
+            if not one.is_open or pod is None or not self._mesh.selects(key, pod):
+                continue
+            if pod.started > self._wall() - one.refused or one.refused > since_heal:
+                continue  # another Pod had the address then; or it was healed since
+            if one.refused >= self._settings.given_up:
+                return True
+            self._open = True
+        return False
+
+    def _missed_an_outage(
+        self, key: ObjectKey, live: Document, pods: Mapping[str, Pod], seen: Mapping[str, _Seen]
+    ) -> bool:
+        outage, now = self._outage, self._wall()
+        if outage is None or now < outage.end + self._settings.settle:
+            return False
+        changed = outage.begin <= _changed_at(live) <= outage.end
+        for address, pod in pods.items():
+            if not self._mesh.selects(key, pod):
+                continue
+            if not changed and not outage.begin <= pod.started <= outage.end:
+                continue
+            if seen.get(address, _Seen()).downloaded > now - outage.end:
+                return True
+        return False
+
+    def _recently(self, key: ObjectKey) -> bool:
+        return self._now() - self._healed.get(key, float("-inf")) < self._settings.pause
+
+    def _heal(self, key: ObjectKey, live: Document, sha256: Sha256Hex, reason: str) -> None:
+        count = envoyfilters.heal_count_of(live, sha256) + 1
+        self._due[key] = _Due(sha256, count)
+        self._healed[key] = self._now()
+        self._metrics.heals.labels(reason).inc()
+        _log.warning("healing", key=str(key), digest=sha256, reason=reason, count=count)
+        document = self._mesh.document(key)
+        if document is not None:
+            why = {
+                "errors": "some sidecars got an error for the module and have stopped asking",
+                "outage": "wasmer was away for longer than sidecars try again",
+            }[reason]
+            message = f"{why}: sha256:{sha256[:12]} is given to them once more (r={count})"
+            self._announce(document, "Warning", "Healed", message)
+        self._requeue(key)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _loads(document: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(document)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _number(value: object, default: float = 0.0) -> float:
+    return float(value) if isinstance(value, int | float) and value >= 0 else default
+
+
+def _changed_at(live: Document) -> float:
+    """Seconds since the epoch; 0 if it cannot be known."""
+    metadata = live.get("metadata") or {}
+    times = [one.get("time") for one in metadata.get("managedFields") or ()]
+    times.append(metadata.get("creationTimestamp"))
+    return max((_epoch(text) for text in times if isinstance(text, str)), default=0.0)
+
+
+def _epoch(text: str) -> float:
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return 0.0

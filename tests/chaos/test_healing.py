@@ -1,0 +1,114 @@
+"""wasmer is away while a proxy needs a module: what retries do not bridge is healed, and nothing else is touched."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import pytest
+import pytest_asyncio
+
+from autowasm.api import envoyfilter as envoyfilters
+from autowasm.settings import EnvoyFetch
+from tests.chaos.checks import Audited
+from tests.parts import provision, wire
+from tests.parts.fleet import Fleet, fleet
+from tests.parts.istio import sidecar
+from tests.parts.load import Load
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(300),
+    pytest.mark.chaos,
+]
+
+HEAL_AFTER = 8
+LATE = "127.0.0.24"
+LABELS = {"app": "late"}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
+    for group in ("kubernetes", "istio", "registry"):
+        for part in provision.GROUPS[group]:
+            await asyncio.to_thread(part)
+    # One retry only: a proxy gives up in seconds, not in a minute.
+    arguments = (f"--heal-after={HEAL_AFTER}s", "--envoy-fetch-retries=1")
+    async with fleet(
+        tmp_path_factory.mktemp("healing"), arguments=arguments, envoy=EnvoyFetch(retries=1)
+    ) as world:
+        await world.istiod.add_workload(
+            "late", labels=LABELS, address=LATE, port=world.port, service=world.service
+        )
+        yield world
+
+
+async def _add_pod(world: Fleet, name: str, *, started: float) -> None:
+    """The proxy's Pod, as a kubelet would report it: connections from it come from 127.0.0.1 here."""
+    path = "/api/v1/namespaces/default/pods"
+    containers = [{"name": name, "image": "example.com/x:1"} for name in ("main", "istio-proxy")]
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default", "labels": LABELS},
+        "spec": {"containers": containers},
+    }
+    found = await world.cluster.request("POST", path, body=pod)
+    stamp = datetime.fromtimestamp(started, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    address = {"podIP": "127.0.0.1", "podIPs": [{"ip": "127.0.0.1"}]}
+    status = {"phase": "Running", "startTime": stamp, **address}
+    body = {**found, "status": {**found.get("status", {}), **status}}
+    await world.cluster.request("PUT", f"{path}/{name}/status", body=body)
+
+
+def _heals(document: dict[str, object], digest: str) -> int:
+    return envoyfilters.heal_count_of(document, digest)
+
+
+async def test_proxy_that_started_while_nobody_served_is_healed(world: Fleet) -> None:
+    digest = await world.publish("late")
+    for replica in world.replicas:
+        await world.kill(replica)
+    await asyncio.sleep(3)
+    begun = time.time()
+    directory = world.installation.directory / "late"
+    async with sidecar(world.istiod, directory, name="late", labels=LABELS, address=LATE):
+        await _add_pod(world, "late", started=begun)
+        load = Load(f"{LATE}:{world.port}", header="hello")
+        await asyncio.sleep(12)  # it has given up by now
+        answer = await wire.get(f"http://{LATE}:{world.port}/")
+        assert answer.status == 503, "the fault bit"
+        for replica in world.replicas:
+            await world.start(replica)
+        await load.wait_for("late-1", timeout=60)
+    live = await world.installation.envoyfilter("late")
+    assert _heals(live, digest) == 1
+    events = await world.cluster.request("GET", "/apis/events.k8s.io/v1/namespaces/default/events")
+    assert "Healed" in {event["reason"] for event in events["items"]}
+    # It is kept by whoever leads next, and not done again.
+    audited = await Audited.begin(world)
+    leader = await world.leader()
+    await world.kill(leader)
+    await world.leader(other_than=leader)
+    await world.start(leader)
+    await asyncio.sleep(HEAL_AFTER + 3)
+    assert _heals(await world.installation.envoyfilter("late"), digest) == 1
+    assert await audited.rewritten() == []
+    await world.cluster.request(
+        "DELETE", "/api/v1/namespaces/default/pods/late?gracePeriodSeconds=0"
+    )
+
+
+async def test_short_outage_writes_nothing(world: Fleet) -> None:
+    await world.settled()
+    since = await world.installation.audit.position()
+    for replica in world.replicas:
+        await world.kill(replica)
+    for replica in world.replicas:
+        await world.start(replica)
+    await world.leader()
+    await asyncio.sleep(HEAL_AFTER + 5)
+    written = [
+        one for one in await world.installation.writes(since) if one.resource == "envoyfilters"
+    ]
+    assert written == []

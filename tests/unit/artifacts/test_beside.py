@@ -1,0 +1,89 @@
+import asyncio
+
+import pytest
+
+from autowasm.artifacts.beside import ALONE, copied_or
+from autowasm.errors import SourceUnavailable
+
+pytestmark = pytest.mark.looptime
+
+
+async def copy(after: float, *, gives: bool) -> bool:
+    await asyncio.sleep(after)
+    return gives
+
+
+class Source:
+    """Gives "fetched" or `error`, `after` seconds after it was asked."""
+
+    def __init__(self, after: float = 0.0, *, error: Exception | None = None) -> None:
+        self.after = after
+        self.error = error
+        self.asked_at: list[float] = []
+        self.cancelled = False
+
+    async def __call__(self) -> str:
+        self.asked_at.append(now())
+        try:
+            await asyncio.sleep(self.after)
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+        if self.error is not None:
+            raise self.error
+        return "fetched"
+
+
+DOWN = SourceUnavailable("registry down")
+
+
+def now() -> float:
+    return round(asyncio.get_running_loop().time(), 3)
+
+
+async def test_source_is_not_asked_where_a_copy_comes_soon() -> None:
+    source = Source()
+    assert await copied_or(copy(ALONE / 2, gives=True), source) is None
+    assert source.asked_at == []
+
+
+async def test_source_is_asked_at_once_where_nobody_has_it() -> None:
+    source = Source()
+    begun = now()
+    assert await copied_or(copy(0.1, gives=False), source) == "fetched"
+    assert source.asked_at == [begun + 0.1]
+
+
+async def test_source_is_asked_beside_a_copy_that_takes_long() -> None:
+    source = Source(0.5)
+    begun = now()
+    assert await copied_or(copy(3600, gives=True), source) == "fetched"
+    assert now() == begun + ALONE + 0.5
+
+
+@pytest.mark.parametrize("source", [Source(3600), Source(error=DOWN)])
+async def test_copy_that_comes_late_still_helps(source: Source) -> None:
+    begun = now()
+    assert await copied_or(copy(ALONE + 1, gives=True), source) is None
+    assert now() == begun + ALONE + 1
+    assert source.cancelled == (source.error is None)
+
+
+@pytest.mark.parametrize("after", [0.0, ALONE + 1])
+async def test_error_of_the_source_is_what_is_raised(after: float) -> None:
+    with pytest.raises(SourceUnavailable, match="registry down"):
+        await copied_or(copy(after, gives=False), Source(error=DOWN))
+
+
+async def test_slow_source_is_waited_for_once_the_copy_has_failed() -> None:
+    assert await copied_or(copy(ALONE + 1, gives=False), Source(30.0)) == "fetched"
+
+
+async def test_nothing_runs_on_for_a_caller_who_leaves() -> None:
+    source = Source(3600)
+    waiting = asyncio.create_task(copied_or(copy(3600, gives=True), source))
+    await asyncio.sleep(ALONE + 1)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert source.cancelled
+    assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -1,0 +1,86 @@
+"""When the other replicas are asked for a module, and when only its source may be."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from autowasm.api.record import Record
+from autowasm.artifacts.peers import Peers
+from autowasm.blobs.store import BlobStore
+from autowasm.digest import Sha256Hex
+from autowasm.errors import SourceUnavailable
+from autowasm.telemetry.metrics import Metrics
+from tests.fakes.autowasms import IMAGE
+from tests.unit.artifacts.conftest import make_bench
+
+Modules = Callable[[str], bytes]
+
+
+class Others:
+    """The other replicas: they have `module`."""
+
+    def __init__(self, store: BlobStore, module: bytes | None) -> None:
+        self._store = store
+        self._module = module
+        self.asked: list[Sha256Hex] = []
+
+    async def copy(self, sha256: Sha256Hex) -> bool:
+        self.asked.append(sha256)
+        if self._module is None:
+            return False
+        async with self._store.stage() as stage:
+            stage.path.write_bytes(self._module)
+            await self._store.commit(stage, sha256)
+        return True
+
+
+async def _record(directory: Path, module: bytes) -> Record:
+    """What another replica resolved."""
+    async with make_bench(directory / "other", Metrics()) as bench:
+        bench.registry.add(IMAGE, module)
+        return await bench.fetcher.fetch(bench.request())
+
+
+@pytest.mark.parametrize("stored", [True, False])
+async def test_record_needs_no_source_where_a_replica_has_its_module(
+    tmp_path: Path, metrics: Metrics, modules: Modules, stored: bool
+) -> None:
+    module = modules("world")
+    record = await _record(tmp_path, module)
+    others: list[Others] = []
+
+    def make(store: BlobStore) -> Peers:
+        others.append(Others(store, module if stored else None))
+        return cast(Peers, others[0])
+
+    async with make_bench(tmp_path / "us", metrics, peers=make) as bench:
+        down = SourceUnavailable("registry down")
+        bench.registry.failures["pin"] = bench.registry.failures["resolve"] = down
+        if stored:
+            assert await bench.fetcher.fetch(bench.request(record=record)) == record
+            assert record.sha256 in bench.store
+            assert not bench.registry.steps
+        else:
+            with pytest.raises(SourceUnavailable, match="registry down"):
+                await bench.fetcher.fetch(bench.request(record=record))
+        assert others[0].asked == [record.sha256]
+
+
+async def test_no_replica_is_asked_what_a_source_names_now(
+    tmp_path: Path, metrics: Metrics, modules: Modules
+) -> None:
+    """Whether this credential may have the module, only the source can say (design D11)."""
+    module = modules("world")
+    others: list[Others] = []
+
+    def make(store: BlobStore) -> Peers:
+        others.append(Others(store, module))
+        return cast(Peers, others[0])
+
+    async with make_bench(tmp_path, metrics, peers=make) as bench:
+        bench.registry.failures["resolve"] = SourceUnavailable("registry down")
+        with pytest.raises(SourceUnavailable):
+            await bench.fetcher.fetch(bench.request())
+        assert others[0].asked == []
