@@ -4,7 +4,7 @@
 RUN := .venv/bin/python
 PARTS := registry envoy wat kubernetes istio helm prometheus
 
-.PHONY: demo test chaos unit lint format reference manifests venv parts help
+.PHONY: demo test chaos bench unit lint format reference manifests venv parts help
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -17,6 +17,9 @@ test: venv parts ## all tests, on real parts
 
 chaos: venv parts ## the rows of the fault suite that take long
 	$(RUN) -m pytest -m chaos tests/chaos $(ARGS)
+
+bench: venv parts ## figures beside a rival's (ONLY=reconcile SIZE=1000 REPEATS=3)
+	$(RUN) -m tests.bench
 
 unit: venv ## the quick ones only
 	$(RUN) -m pytest tests/unit tests/property $(ARGS)

@@ -82,6 +82,11 @@ def istio_crds() -> Path:
     return istio_source() / "manifests/charts/base/files/crd-all.gen.yaml"
 
 
+def crpeer() -> Path:
+    """The rival for reconciling: a controller-runtime program that makes the same writes and nothing else."""
+    return golang.GROUPS["crpeer"].build() / "crpeer"
+
+
 def prometheus() -> Path:
     """The Prometheus server."""
     return golang.GROUPS["prometheus"].build() / "prometheus"
@@ -136,6 +141,7 @@ GROUPS: Mapping[str, Sequence[Callable[[], Path]]] = {
     "kubernetes": (kube_apiserver, etcd, kube_controller_manager, kubectl),
     "istio": (pilot_discovery, pilot_agent, istio_crds, istio_wasm_fetch),
     "prometheus": (prometheus, promtool),
+    "crpeer": (crpeer,),
 }
 
 
