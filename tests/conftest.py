@@ -1,10 +1,13 @@
 """What every test gets: no blocking calls on the loop of our own code, no event loop left over, metrics of its own."""
 
 import asyncio
+import logging
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+import structlog
 from blockbuster import BlockBuster, blockbuster_ctx
 
 from autowasm.telemetry.metrics import Metrics
@@ -32,3 +35,21 @@ def blockbuster() -> Iterator[BlockBuster]:
 def metrics() -> Metrics:
     """Collectors with a registry of their own."""
     return Metrics()
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test that runs a command in this process sets logging up. The next one must find it as if none had."""
+    configure, root = structlog.configure, logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+
+    def without_cache(**options: Any) -> None:
+        # A logger that is cached keeps its form, and its stream, for ever.
+        configure(**{**options, "cache_logger_on_first_use": False})
+
+    monkeypatch.setattr(structlog, "configure", without_cache)
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
+        root.handlers[:] = handlers
+        root.setLevel(level)

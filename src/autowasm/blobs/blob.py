@@ -60,9 +60,10 @@ class Blob:
 
 
 def _close(pool: Pool, fd: int) -> None:
+    # Once the pool is closed the process ends, and nothing runs that could be held up.
     try:
-        pool.submit(os.close, fd)
-    except (
-        RuntimeError
-    ):  # the pool is closed: the process ends, and nothing runs that could be held up
+        closing = pool.submit(os.close, fd)
+    except RuntimeError:
         os.close(fd)
+    else:
+        closing.add_done_callback(lambda job: os.close(fd) if job.cancelled() else None)
