@@ -234,7 +234,9 @@ class _Process:
         publisher = StandalonePublisher(
             standalone.envoy_dir, template=standalone.listener_template, pools=pools
         )
-        return StandaloneMode(directory, publisher)
+        mode = StandaloneMode(directory, publisher)
+        await mode.check()
+        return mode
 
     async def _make_cluster_mode(self, cluster: Cluster, stack: AsyncExitStack) -> Mode:
         from autowasm.controller.assembly import connect  # noqa: PLC0415  # standalone needs none of it

@@ -2,16 +2,14 @@
 
 import asyncio
 import hashlib
-import itertools
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
-import pytest_asyncio
 import yaml
 
-from tests.parts import istio, ports, provision, wat
+from tests.parts import istio, ports, wat
 from tests.parts.installation import (
     MANIFESTS,
     Document,
@@ -20,41 +18,13 @@ from tests.parts.installation import (
     envoyfilters,
     install_crd,
     install_documents,
-    installed_without_istiod,
 )
-from tests.parts.kubernetes import ApiError, kubernetes
+from tests.parts.kubernetes import ApiError
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
 
 LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{istio.ROOT_NAMESPACE}/leases/wasmer"
 _REFRESH = "wasm.tcm.io/refresh"
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def installation(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
-    for group in ("kubernetes", "registry"):
-        for part in provision.GROUPS[group]:
-            await asyncio.to_thread(part)
-    directory = tmp_path_factory.mktemp("objects")
-    # The log has what was stored, and informers list in pages: servers without streaming lists need that right too.
-    async with (
-        kubernetes(
-            directory / "kubernetes",
-            audit_level="RequestResponse",
-            extra=["--feature-gates=WatchList=false"],
-        ) as cluster,
-        installed_without_istiod(cluster, directory) as installation,
-    ):
-        yield installation
-
-
-_numbers = itertools.count()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def namespace(installation: Installation) -> str:
-    """One of its own for each test."""
-    return await installation.add_namespace(f"team-{next(_numbers)}")
 
 
 def _pod(name: str, *, namespace: str, sidecar: bool = True, app: str = "details") -> Document:
@@ -272,87 +242,6 @@ async def test_deleting_an_autowasm_ends_a_fetch_that_hangs(
         async with asyncio.timeout(5):
             await left.wait()
     await _no_more_writes(installation, namespace)
-
-
-async def test_rewritten_envoyfilter_is_put_back_three_times_and_then_left(
-    installation: Installation, namespace: str
-) -> None:
-    image, _ = await _push(installation, "world")
-    await installation.apply(installation.autowasm(image, namespace=namespace))
-    await installation.wait_phase("Synced", namespace=namespace)
-    since = await installation.audit.position()
-
-    async def rewrite() -> None:
-        while True:
-            live = await installation.envoyfilter(namespace=namespace)
-            if live["spec"]["configPatches"]:
-                live["spec"]["configPatches"] = []
-                path = envoyfilters(namespace, "test")
-                await installation.cluster.request("PUT", path, body=live)
-            await asyncio.sleep(0.02)
-
-    rewriter = asyncio.create_task(rewrite())
-    try:
-        document = await installation.wait_phase("Degraded", namespace=namespace)
-    finally:
-        rewriter.cancel()
-    assert _reason(document, "Published") == "Mutated"
-    writes = [entry for entry in await installation.writes(since) if entry.namespace == namespace]
-    assert [entry.code for entry in writes if entry.resource == "envoyfilters"] == [200] * 3
-    # A change of the AutoWasm begins anew.
-    image, earth = await _push(installation, "earth")
-    await installation.apply(installation.autowasm(image, namespace=namespace))
-    await installation.wait_phase("Synced", namespace=namespace)
-    await installation.wait_envoyfilter(_published(earth), namespace=namespace)
-
-
-async def test_foreign_envoyfilter_is_left_alone_until_it_is_handed_over(
-    installation: Installation, namespace: str
-) -> None:
-    foreign = {
-        "apiVersion": "networking.istio.io/v1alpha3",
-        "kind": "EnvoyFilter",
-        "metadata": {"name": "test", "namespace": namespace},
-        "spec": {"workloadSelector": {"labels": {"app": "none"}}, "configPatches": []},
-    }
-    await installation.apply(foreign)
-    before = await installation.envoyfilter(namespace=namespace)
-    image, sha256 = await _push(installation, "world")
-    await installation.apply(installation.autowasm(image, namespace=namespace))
-    document = await installation.wait_phase("Failed", namespace=namespace)
-    assert _reason(document, "Published") == "EnvoyFilterConflict"
-    assert "wasm.tcm.io/adopt" in document["status"]["message"]
-    assert await installation.envoyfilter(namespace=namespace) == before
-
-    arguments = ("test", "-n", namespace, "--overwrite")
-    await installation.kubectl.run("annotate", "envoyfilter", *arguments, "wasm.tcm.io/adopt=true")
-    await installation.kubectl.run("annotate", "aw", *arguments, "example.com/touched=1")
-
-    await installation.wait_phase("Synced", namespace=namespace)
-    adopted = await installation.wait_envoyfilter(_published(sha256), namespace=namespace)
-    assert adopted["metadata"]["uid"] == before["metadata"]["uid"]
-
-
-async def test_envoyfilter_of_an_earlier_autowasm_of_this_name_is_adopted(
-    installation: Installation, namespace: str
-) -> None:
-    image, sha256 = await _push(installation, "world")
-    autowasm = installation.autowasm(image, namespace=namespace)
-    await installation.apply(autowasm)
-    await installation.wait_phase("Synced", namespace=namespace)
-    await installation.cluster.stop_controller_manager()  # it would be faster than we
-    try:
-        before = await installation.envoyfilter(namespace=namespace)
-        await installation.kubectl.run("delete", "aw", "test", "-n", namespace)
-        await installation.apply(autowasm)
-        document = await installation.wait_phase("Synced", namespace=namespace)
-    finally:
-        await installation.cluster.start_controller_manager()
-    after = await installation.wait_envoyfilter(_published(sha256), namespace=namespace)
-    assert after["metadata"]["uid"] == before["metadata"]["uid"]
-    assert after["spec"] == before["spec"]
-    owners = [owner["uid"] for owner in after["metadata"]["ownerReferences"]]
-    assert owners == [document["metadata"]["uid"]]
 
 
 async def test_empty_selector_in_the_root_namespace_needs_the_operators_consent(

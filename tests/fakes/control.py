@@ -44,11 +44,20 @@ class FakePublisher:
     objects: FakeObjects
     envoyfilters: dict[ObjectKey, dict[str, Any]] = field(default_factory=dict)
     writes: list[tuple[str, Any]] = field(default_factory=list)
+    unseen: dict[ObjectKey, dict[str, Any]] = field(default_factory=dict)
+    """EnvoyFilters whose label was taken off: there, and not shown."""
     refusal: Exception | None = None
     """Raised by `publish`."""
 
     def published(self, key: ObjectKey) -> Mapping[str, Any] | None:
         return self.envoyfilters.get(key)
+
+    def left_behind(self, key: ObjectKey) -> Mapping[str, Any] | None:
+        return self.envoyfilters.get(key)
+
+    async def find(self, key: ObjectKey, owner: Mapping[str, Any]) -> None:
+        if key in self.unseen:
+            self.envoyfilters[key] = self.unseen.pop(key)
 
     async def publish(
         self, key: ObjectKey, owner: Mapping[str, Any], envoyfilter: Mapping[str, Any]

@@ -14,6 +14,7 @@ from msgspec import UNSET
 from autowasm.api import record as records
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import API_VERSION, KIND, AutoWasm, FailStrategy, Filter
+from autowasm.digest import Sha256Hex, sha256_hex
 from autowasm.settings import EnvoyFetch
 
 MANAGED_BY = {"app.kubernetes.io/managed-by": "wasmer"}
@@ -183,8 +184,25 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
 
 
-def record_of(envoyfilter: dict[str, Any]) -> Record | None:
-    """The record in an EnvoyFilter's annotation; None if there is none that can be read."""
-    annotations = envoyfilter.get("metadata", {}).get("annotations") or {}
+def digests_of(envoyfilter: Mapping[str, Any]) -> tuple[Sha256Hex, ...]:
+    """The modules that its proxies fetch, as its spec says, each once: what must be served whatever else it carries."""
+    try:
+        patches = list(envoyfilter["spec"]["configPatches"])
+    except (KeyError, TypeError):
+        return ()
+    found: dict[Sha256Hex, None] = {}
+    for patch in patches:
+        try:
+            config = patch["patch"]["value"]["typedConfig"]["value"]["config"]
+            found[sha256_hex(config["vmConfig"]["code"]["remote"]["sha256"])] = None
+        except (KeyError, TypeError, ValueError):
+            continue  # edited by hand: no module of ours
+    return tuple(found)
+
+
+def record_of(envoyfilter: Mapping[str, Any]) -> Record | None:
+    """The record in its annotation; None if there is none that can be read, or if its spec names another module."""
+    annotations = (envoyfilter.get("metadata") or {}).get("annotations") or {}
     text = annotations.get(records.ANNOTATION)
-    return records.load(text) if isinstance(text, str) else None
+    record = records.load(text) if isinstance(text, str) else None
+    return record if record and digests_of(envoyfilter) == (record.sha256,) else None

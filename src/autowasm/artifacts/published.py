@@ -28,13 +28,14 @@ others from their module, which happens to have the same bytes."""
 class Origin:
     """Where one AutoWasm's published module came from: enough to fetch exactly it again.
 
-    `source` None: the digest is known, but this owner's spec names no place to fetch it from.
+    Without `source` and `record` the digest is known, but nothing that we believe says where to fetch it.
     """
 
     namespace: str
-    source: Source | None
-    secret: str | None
-    record: Record
+    sha256: Sha256Hex
+    record: Record | None = None
+    source: Source | None = None
+    secret: str | None = None
 
 
 class PublishedModules:
@@ -57,14 +58,14 @@ class PublishedModules:
         self._pins.set(
             owner,
             namespace=origins[0].namespace if origins else "",
-            published=[origin.record.sha256 for origin in origins],
+            published=[origin.sha256 for origin in origins],
             kept=history,
         )
         self._unlink(owner)
         self._origins[owner] = origins
         for origin in origins:
-            self._owners[origin.record.sha256].add(owner)
-            for waiter in self._waiters.pop(origin.record.sha256, ()):
+            self._owners[origin.sha256].add(owner)
+            for waiter in self._waiters.pop(origin.sha256, ()):
                 if not waiter.done():
                     waiter.set_result(None)
 
@@ -80,10 +81,10 @@ class PublishedModules:
 
     def _unlink(self, owner: str) -> None:
         for origin in self._origins.get(owner, ()):
-            owners = self._owners[origin.record.sha256]
+            owners = self._owners[origin.sha256]
             owners.discard(owner)
             if not owners:
-                del self._owners[origin.record.sha256]
+                del self._owners[origin.sha256]
 
     def is_known(self, sha256: Sha256Hex) -> bool:
         """True if an Envoy may have been told to fetch it."""
@@ -148,7 +149,7 @@ class PublishedModules:
             origin
             for owner in sorted(self._owners.get(sha256, ()))
             for origin in self._origins[owner]
-            if origin.record.sha256 == sha256
+            if origin.sha256 == sha256
         )
         requests = (
             FetchRequest(
@@ -158,7 +159,7 @@ class PublishedModules:
                 record=origin.record,
             )
             for origin in origins
-            if origin.source is not None
+            if origin.source is not None and origin.record is not None
         )
         return deque(dict.fromkeys(requests))
 

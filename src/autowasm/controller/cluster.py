@@ -124,8 +124,9 @@ class ClusterMode:
             await informer.wait_synced()
 
     def keys(self) -> frozenset[ObjectKey]:
-        """Every AutoWasm. EnvoyFilters without one are the garbage collector's."""
-        return frozenset(key for informer in self._autowasms for key in informer.store)
+        """Every AutoWasm, and every EnvoyFilter with our label: one that was orphaned is still served."""
+        informers = (*self._autowasms, *self._envoyfilters)
+        return frozenset(key for informer in informers for key in informer.store)
 
     async def run(
         self,

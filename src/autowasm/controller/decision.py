@@ -41,7 +41,7 @@ def decide(
 
     `lost`: records that their origin has no more; only what is live is held on to nevertheless.
     """
-    wish = f"{autowasm.metadata.generation} {autowasm.metadata.annotations.get(REFRESH_ANNOTATION, '')}"
+    wish = _wish(autowasm)
     if refresh_wanted(autowasm, previous):
         return Resolve(wish)
     expected = autowasm.spec.filter.sha256
@@ -54,6 +54,13 @@ def decide(
                 return Resolve(wish)
             return Use(record)
     return Resolve(wish)
+
+
+def _wish(autowasm: AutoWasm) -> str:
+    # An edited `pluginConfig` must not begin a download anew, except where every generation is to be resolved.
+    always = autowasm.pull_policy is PullPolicy.ALWAYS
+    generation = autowasm.metadata.generation if always else ""
+    return f"{generation} {autowasm.metadata.annotations.get(REFRESH_ANNOTATION, '')}"
 
 
 def refresh_wanted(autowasm: AutoWasm, previous: Status) -> bool:
@@ -81,7 +88,5 @@ def _always_asks_again(autowasm: AutoWasm, previous: Status) -> bool:
         return True
     fetched = previous.condition(ConditionType.FETCHED)
     return (
-        fetched is not None
-        and fetched.status == "False"
-        and fetched.reason != PUBLISHED_MODULE_LOST
+        fetched is not None and fetched.status != "True" and fetched.reason != PUBLISHED_MODULE_LOST
     )

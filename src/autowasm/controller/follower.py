@@ -13,6 +13,9 @@ from autowasm.controller.origins import remember_origins
 from autowasm.controller.subject import Subject
 from autowasm.kube.controller import Result
 
+GONE_RETRY = 1.0
+"""Seconds until a module that is gone right after it was fetched is fetched again: a pause, as a full disk may go on."""
+
 
 class Follower:
     """One for the process."""
@@ -34,7 +37,7 @@ class Follower:
             return Result(requeue_after=state.retry_in)
         if isinstance(state, Done):  # and there may be another
             self._jobs.forget(subject.key)
-            return Result(requeue_after=0.0)
+            return Result(requeue_after=0.0 if wanted.sha256 in self._store else GONE_RETRY)
         return Result()
 
     def _lacking(self, subject: Subject, autowasm: AutoWasm) -> Record | None:

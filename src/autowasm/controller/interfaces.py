@@ -55,6 +55,12 @@ class Publisher(Protocol):
     def published(self, key: ObjectKey) -> Mapping[str, Any] | None:
         """The EnvoyFilter that is ours and in place; None if there is none."""
 
+    def left_behind(self, key: ObjectKey) -> Mapping[str, Any] | None:
+        """The EnvoyFilter of ours whose AutoWasm is gone, if it is still there."""
+
+    async def find(self, key: ObjectKey, owner: Mapping[str, Any]) -> None:
+        """Look for one that was in place and is not shown any more; `published` shows it if it is there after all."""
+
     async def publish(
         self, key: ObjectKey, owner: Mapping[str, Any], envoyfilter: Mapping[str, Any]
     ) -> bool:

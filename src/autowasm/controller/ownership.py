@@ -8,6 +8,7 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
+from autowasm.api.envoyfilter import MANAGED_BY, record_of
 from autowasm.api.v1alpha1 import GROUP, KIND
 
 ADOPT_ANNOTATION = f"{GROUP}/adopt"
@@ -19,6 +20,7 @@ class Ownership(enum.Enum):
 
     OURS = "ours"
     EARLIER = "of an AutoWasm of this name with another uid: deleted and applied again, or restored"
+    ORPHANED = "ours, but its owner reference is gone: kubectl delete --cascade=orphan, or a backup that drops them"
     OFFERED = "offered by annotation"
     FOREIGN = "somebody else's"
 
@@ -35,8 +37,12 @@ def ownership(envoyfilter: Mapping[str, Any], *, owner: Mapping[str, Any]) -> Ow
             return Ownership.OURS
         if same_name:
             return Ownership.EARLIER
+    if controller is not None:
+        return Ownership.FOREIGN
+    if _made_by_us(envoyfilter):
+        return Ownership.ORPHANED
     offered = (metadata.get("annotations") or {}).get(ADOPT_ANNOTATION) == "true"
-    return Ownership.OFFERED if offered and controller is None else Ownership.FOREIGN
+    return Ownership.OFFERED if offered else Ownership.FOREIGN
 
 
 def replacement(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -58,6 +64,17 @@ def replacement(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str,
         return None
     merged.pop("managedFields", None)
     return {**live, "metadata": merged, "spec": wanted["spec"]}
+
+
+def is_labelled(envoyfilter: Mapping[str, Any]) -> bool:
+    """Whether our informers show it."""
+    labels = (envoyfilter.get("metadata") or {}).get("labels") or {}
+    return all(labels.get(name) == value for name, value in MANAGED_BY.items())
+
+
+def _made_by_us(envoyfilter: Mapping[str, Any]) -> bool:
+    """Label and record are both needed: a copy that somebody made by hand carries at most one that still fits."""
+    return is_labelled(envoyfilter) and record_of(envoyfilter) is not None
 
 
 def _controller(metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:

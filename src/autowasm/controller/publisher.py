@@ -5,17 +5,17 @@ the resourceVersion that was read, or is a create; only who leads writes; a fore
 that is being deleted is never written; nothing is written that would change nothing.
 """
 
-import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import structlog
 
+from autowasm.api.envoyfilter import MANAGED_BY
 from autowasm.api.v1alpha1 import GROUP, KIND
+from autowasm.controller.fights import Fights
 from autowasm.controller.interfaces import Announce, announce_nothing
 from autowasm.controller.overlay import WriteOverlay
-from autowasm.controller.ownership import Ownership, ownership, replacement
+from autowasm.controller.ownership import Ownership, is_labelled, ownership, replacement
 from autowasm.errors import AutoWasmError, SpecError
 from autowasm.kube import writes
 from autowasm.kube.client import KubeClient
@@ -29,24 +29,7 @@ _log = structlog.get_logger(__name__)
 AUTOWASMS = ResourceType(GROUP, "v1alpha1", "autowasms", KIND)
 ENVOYFILTERS = ResourceType("networking.istio.io", "v1alpha3", "envoyfilters", "EnvoyFilter")
 
-PUT_BACK_MOST: Final = 3
-"""After so many times that something rewrote the same EnvoyFilter we stop: two controllers in a fight drain every
-connection of every sidecar, again and again."""
-FIGHT_PAUSE: Final = 3600.0
-"""Seconds. An edit so long after the last one is no fight but a person; a fight that we left stays left."""
-
-
-@dataclass(slots=True)
-class _Fight:
-    wanted: Mapping[str, Any]
-    """What we wrote last."""
-    rounds: int = 0
-    last: float = 0.0
-
-    def count(self, now: float) -> None:
-        """It was put back once more."""
-        self.rounds = self.rounds + 1 if now - self.last < FIGHT_PAUSE else 1
-        self.last = now
+_OURS = {Ownership.OURS, Ownership.EARLIER, Ownership.ORPHANED}
 
 
 class ClusterPublisher:
@@ -66,15 +49,48 @@ class ClusterPublisher:
         self._client = client
         self._autowasms = autowasms
         self._envoyfilters = envoyfilters
-        self._fights: dict[ObjectKey, _Fight] = {}
+        self._fights = Fights()
 
     def published(self, key: ObjectKey) -> Mapping[str, Any] | None:
-        """The EnvoyFilter of this name, if it is ours: by owner, or of an earlier AutoWasm of this name."""
+        """The EnvoyFilter of this name, if it is ours: by owner, or left by an earlier AutoWasm of this name."""
         live, owner = self._envoyfilters.get(key), self._autowasms.get(key)
         if live is None or owner is None:
             return None
-        ours = ownership(live, owner=owner) in {Ownership.OURS, Ownership.EARLIER}
-        return live if ours else None
+        return live if ownership(live, owner=owner) in _OURS else None
+
+    def left_behind(self, key: ObjectKey) -> Mapping[str, Any] | None:
+        """The EnvoyFilter of ours whose AutoWasm is gone: for moments, or for good if it was orphaned."""
+        live = self._envoyfilters.get(key)
+        if live is None:
+            return None
+        nobody = {"metadata": {"name": key.name}}
+        return live if ownership(live, owner=nobody) in _OURS else None
+
+    async def find(self, key: ObjectKey, owner: Mapping[str, Any]) -> None:
+        """Ask the API server: one whose label was taken off is not shown by the informer, and the label is put back.
+
+        `published` then knows it. Raises AutoWasmError (`Mutated`), ApiError.
+        """
+        try:
+            live = await self._client.get(ENVOYFILTERS, key)
+        except NotFound:
+            return
+        if ownership(live, owner=owner) is not Ownership.OURS or writes.is_terminating(live):
+            return
+        if is_labelled(live):
+            self._envoyfilters.wrote(key, live)  # the informer is behind
+            return
+        self._fights.check(key, owner)
+        body = replacement(
+            live, {"metadata": {**live["metadata"], "labels": MANAGED_BY}, "spec": live["spec"]}
+        )
+        self._fence()
+        written = await writes.replace(self._client, ENVOYFILTERS, body or live, read=live)
+        if written is not None:
+            self._envoyfilters.wrote(key, written)
+            self._put_back(
+                key, owner, "somebody took our label off the EnvoyFilter; it is put back"
+            )
 
     async def publish(
         self, key: ObjectKey, owner: Mapping[str, Any], envoyfilter: Mapping[str, Any]
@@ -107,6 +123,7 @@ class ClusterPublisher:
     async def _create(
         self, key: ObjectKey, owner: Mapping[str, Any], wanted: Mapping[str, Any]
     ) -> bool:
+        again = self._fights.wrote_before(key, owner, wanted)
         self._fence()
         try:
             written = await writes.create(self._client, ENVOYFILTERS, wanted)
@@ -114,7 +131,9 @@ class ClusterPublisher:
             # Whatever the informer shows: it follows only what carries our label.
             live = await self._client.get(ENVOYFILTERS, key)
             return await self._replace(key, owner, live, wanted)
-        self._wrote(key, written, wanted)
+        self._wrote(key, owner, written, wanted)
+        if again:
+            self._put_back(key, owner, "somebody deleted the EnvoyFilter; it is there again")
         return True
 
     async def _replace(
@@ -132,47 +151,42 @@ class ClusterPublisher:
                 f'AutoWasm, or hand it over with the annotation wasm.tcm.io/adopt: "true"',
                 reason="EnvoyFilterConflict",
             )
+        if writes.is_terminating(live):
+            raise _terminating(key, live)
         body = replacement(live, wanted)
-        if body is None or writes.is_terminating(live):
+        if body is None:
             return False
-        fight = self._fight(key, wanted)
+        again = self._fights.wrote_before(key, owner, wanted)
         if whose is not Ownership.OURS:
             _log.info("envoyfilter adopted", key=str(key), was=whose.value)
         self._fence()
         written = await writes.replace(self._client, ENVOYFILTERS, body, read=live)
         if written is None:
-            return False
-        self._wrote(key, written, wanted)
-        if fight is not None:
-            fight.count(asyncio.get_running_loop().time())
-            _log.warning("envoyfilter put back", key=str(key), times=fight.rounds)
+            raise _terminating(key, live)
+        self._wrote(key, owner, written, wanted)
+        if again:
             message = "somebody changed the EnvoyFilter; it is put back as it should be"
-            self._announce(owner, "Warning", "PutBack", message)
+            self._put_back(key, owner, message)
         return True
 
-    def _wrote(self, key: ObjectKey, written: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    def _wrote(
+        self,
+        key: ObjectKey,
+        owner: Mapping[str, Any],
+        written: Mapping[str, Any],
+        wanted: Mapping[str, Any],
+    ) -> None:
         self._envoyfilters.wrote(key, written)
-        fight = self._fights.get(key)
-        if fight is None or fight.wanted != wanted:
-            self._fights[key] = _Fight(wanted)
+        self._fights.wrote(key, owner, wanted)
 
-    def _fight(self, key: ObjectKey, wanted: Mapping[str, Any]) -> _Fight | None:
-        """The account of rewrites, if this very object was written by us before. Raises AutoWasmError (`Mutated`)."""
-        fight = self._fights.get(key)
-        if fight is None or fight.wanted != wanted:
-            return None
-        if fight.rounds >= PUT_BACK_MOST:
-            raise AutoWasmError(
-                f"something rewrites the EnvoyFilter {key} each time that it is put back; it was put back "
-                f"{fight.rounds} times and is left as it is now: find out who writes it "
-                "(kubectl get envoyfilter -o yaml --show-managed-fields), then change the AutoWasm",
-                reason="Mutated",
-            )
-        return fight
+    def _put_back(self, key: ObjectKey, owner: Mapping[str, Any], message: str) -> None:
+        times = self._fights.count(key, owner)
+        _log.warning("envoyfilter put back", key=str(key), times=times)
+        self._announce(owner, "Warning", "PutBack", message)
 
     async def retract(self, key: ObjectKey) -> None:
         """Nothing to write: the garbage collector follows the owner reference, even while we are down."""
-        self._fights.pop(key, None)
+        self._fights.forget(key)
         self._envoyfilters.forget(key)
         self._autowasms.forget(key)
 
@@ -195,3 +209,11 @@ class ClusterPublisher:
             return False
         self._autowasms.wrote(key, written)
         return True
+
+
+def _terminating(key: ObjectKey, live: Mapping[str, Any]) -> AutoWasmError:
+    held_by = ", ".join((live.get("metadata") or {}).get("finalizers") or []) or "its deletion"
+    return AutoWasmError(
+        f"the EnvoyFilter {key} is being deleted, and {held_by} holds it; it is written anew as soon as it is gone",
+        reason="EnvoyFilterTerminating",
+    )

@@ -16,17 +16,17 @@ from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api import parsing
 from autowasm.api import status as statuses_api
 from autowasm.api.record import Record
-from autowasm.api.status import Phase, Pods
+from autowasm.api.status import ConditionType, Phase, Pods
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.published import PublishedModules
 from autowasm.blobs.store import BlobStore
 from autowasm.controller import statuses
 from autowasm.controller.decision import Resolve, Use, decide
-from autowasm.controller.follower import Follower, fetch_request
+from autowasm.controller.follower import GONE_RETRY, Follower, fetch_request
 from autowasm.controller.interfaces import Announce, AutoWasmLookup, Publisher, announce_nothing
 from autowasm.controller.jobs import Done, FetchFailed, FetchJobs, Running
 from autowasm.controller.lost import LostRecords, explain_lost
-from autowasm.controller.origins import remember_origins
+from autowasm.controller.origins import remember_origins, remember_orphan
 from autowasm.controller.permits import Permits
 from autowasm.controller.reporting import StatusReporter
 from autowasm.controller.spreading import Spread, Spreading
@@ -129,10 +129,10 @@ class AutoWasmReconciler:
     async def _lead(self, key: ObjectKey) -> Result:
         found = self._objects.lookup(key)
         if found is None:
-            self._forget(key)
             await self._publisher.retract(key)
+            self._forget(key)
             return Result()
-        subject = self._subject(key, found.document)
+        subject = await self._complete(self._subject(key, found.document))
         try:
             if found.problem is not None:
                 raise found.problem
@@ -150,12 +150,26 @@ class AutoWasmReconciler:
 
     def _subject(self, key: ObjectKey, document: Mapping[str, Any]) -> Subject:
         previous = statuses_api.read(document.get("status"))
-        return Subject(key, document, self._live_record(key), previous)
+        live = self._publisher.published(key)
+        if live is None:
+            return Subject(key, document, None, previous)
+        record, digests = envoyfilters.record_of(live), envoyfilters.digests_of(live)
+        return Subject(key, document, record, previous, digests)
+
+    async def _complete(self, subject: Subject) -> Subject:
+        """Before "no EnvoyFilter is in place" is believed of one that we put there, the API server is asked."""
+        published = subject.previous.condition(ConditionType.PUBLISHED)
+        if subject.digests or published is None or published.status != "True":
+            return subject
+        await self._publisher.find(subject.key, subject.document)
+        return self._subject(subject.key, subject.document)
 
     def settled(self, key: ObjectKey) -> bool:
         """True unless the module of a published EnvoyFilter is being fetched for the first time (design D15)."""
-        live = self._live_record(key)
-        return live is None or live.sha256 in self._store or not self._jobs.is_running(key)
+        live = self._publisher.published(key)
+        digests = envoyfilters.digests_of(live) if live is not None else ()
+        stored = all(sha256 in self._store for sha256 in digests)
+        return stored or not self._jobs.is_running(key)
 
     async def _pursue(self, subject: Subject, autowasm: AutoWasm) -> Result:
         """Get the module that the spec asks for, and publish it once it is here."""
@@ -182,7 +196,7 @@ class AutoWasmReconciler:
                 return await self._publish(subject, autowasm, record)
             case Done():  # evicted or damaged since: begin again
                 self._jobs.forget(key)
-                return Result(requeue_after=0.0)
+                return Result(requeue_after=GONE_RETRY)
             case Running(seconds):
                 return await self._fetching(subject, autowasm, seconds)
             case FetchFailed(error, retry_in):
@@ -222,7 +236,7 @@ class AutoWasmReconciler:
                 "envoyfilter published",
                 key=str(subject.key),
                 digest=record.sha256,
-                previous_digest=subject.live.sha256 if subject.live else None,
+                previous_digest=subject.in_place,
             )
         await self._reporter.write(
             subject,
@@ -236,14 +250,13 @@ class AutoWasmReconciler:
 
     async def _spread(self, subject: Subject, record: Record) -> bool:
         """Whether the other replicas have it, or were waited for long enough (design D7)."""
-        live = subject.live
-        if self._spreading is None or (live is not None and live.sha256 == record.sha256):
+        if self._spreading is None or subject.digests == (record.sha256,):
             return True
         state = self._spreading.state(subject.key, record.sha256)
         if state is Spread.TELL:
             status = statuses.spreading(
                 record,
-                live=live is not None,
+                live=subject.in_place is not None,
                 previous=subject.previous,
                 now=self._now(),
             )
@@ -260,7 +273,7 @@ class AutoWasmReconciler:
             and previous.observed_generation == autowasm.metadata.generation
         )  # says what is wrong: worth more than that it is tried again
         if not retry and previous.phase is not Phase.FETCHING:
-            live = subject.live is not None
+            live = subject.in_place is not None
             await self._reporter.write(
                 subject, statuses.fetching(autowasm, live=live, previous=previous, now=self._now())
             )
@@ -273,7 +286,7 @@ class AutoWasmReconciler:
         status = statuses.failed(
             error,
             generation=generation if isinstance(generation, int) else 0,
-            live=subject.live,
+            in_place=subject.in_place,
             previous=subject.previous,
             now=self._now(),
         )
@@ -287,10 +300,6 @@ class AutoWasmReconciler:
             self._permits.forget(key)
         if self._spreading is not None:
             self._spreading.forget(key)
-        self._published.remove(str(key))
+        remember_orphan(self._published, key, self._publisher.left_behind(key))
         self._lost.forget(key)
         self._reporter.forget(key)
-
-    def _live_record(self, key: ObjectKey) -> Record | None:
-        live = self._publisher.published(key)
-        return envoyfilters.record_of(dict(live)) if live is not None else None

@@ -70,7 +70,7 @@ class StatusReporter:
         if status.phase in {Phase.DEGRADED, Phase.FAILED}:
             self._announce(subject.document, "Warning", status.phase.value, status.message)
         elif status.phase is Phase.SYNCED and status.module is not UNSET:
-            before = f"sha256:{subject.live.sha256[:12]}" if subject.live else "nothing"
+            before = f"sha256:{subject.in_place[:12]}" if subject.in_place else "nothing"
             after = f"sha256:{status.module.sha256[:12]}"
             if before != after:
                 message = f"{before} → {after} ({status.module.origin})"

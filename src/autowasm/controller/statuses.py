@@ -18,11 +18,12 @@ from autowasm.api.status import (
     with_conditions,
 )
 from autowasm.api.v1alpha1 import REFRESH_ANNOTATION, AutoWasm
+from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError
 from autowasm.units import format_size
 
 _SPEC_REASONS = {"InvalidSpec", "DuplicateObject", "FileInvalid", "MeshWideNotAllowed"}
-WRITE_REASONS = {"EnvoyFilterConflict", "Mutated"}
+WRITE_REASONS = {"EnvoyFilterConflict", "EnvoyFilterTerminating", "Mutated"}
 """The module is here; it is the EnvoyFilter that could not be put in place."""
 _FETCHED = ("True", "Fetched", "the module is fetched, checked and stored")
 
@@ -101,18 +102,23 @@ def spreading(record: Record, *, live: bool, previous: Status, now: str) -> Stat
 
 
 def failed(
-    error: AutoWasmError, *, generation: int, live: Record | None, previous: Status, now: str
+    error: AutoWasmError,
+    *,
+    generation: int,
+    in_place: Sha256Hex | None,
+    previous: Status,
+    now: str,
 ) -> Status:
     """The last attempt failed: `Degraded` while a module is in place, else `Failed`."""
     message = str(error)
-    if live is not None:
-        message += f"; the module from before (sha256:{live.sha256[:12]}) is still in place"
+    if in_place is not None:
+        message += f"; the module from before (sha256:{in_place[:12]}) is still in place"
     fetched = ("Unknown" if error.reason in _SPEC_REASONS else "False", error.reason, str(error))
-    published = _published(live is not None)
+    published = _published(in_place is not None)
     if error.reason in WRITE_REASONS:
         fetched, published = _FETCHED, ("False", error.reason, str(error))
     return Status(
-        phase=Phase.DEGRADED if live else Phase.FAILED,
+        phase=Phase.DEGRADED if in_place is not None else Phase.FAILED,
         message=_cut(message),
         observed_generation=generation,
         module=previous.module,

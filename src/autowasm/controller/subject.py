@@ -9,6 +9,7 @@ from msgspec import UNSET
 from autowasm.api.record import Record, belongs_to
 from autowasm.api.status import Status
 from autowasm.api.v1alpha1 import AutoWasm
+from autowasm.digest import Sha256Hex
 from autowasm.kube.resources import ObjectKey
 
 
@@ -19,8 +20,15 @@ class Subject:
     key: ObjectKey
     document: Mapping[str, Any]
     live: Record | None
-    """The record of the EnvoyFilter in place."""
+    """The record of the EnvoyFilter in place; None also if it carries none that its spec agrees with."""
     previous: Status
+    digests: tuple[Sha256Hex, ...] = ()
+    """The modules that the EnvoyFilter in place makes proxies fetch, whatever its record says."""
+
+    @property
+    def in_place(self) -> Sha256Hex | None:
+        """The module in place; None if there is no EnvoyFilter of ours, or one that names no module."""
+        return self.digests[0] if self.digests else None
 
     def told(self, autowasm: AutoWasm) -> Record | None:
         """The record in the status. None if the spec does not name where it comes from: anyone may have written it."""

@@ -6,6 +6,7 @@ vanished, keeps what it last defined; only a file that is gone takes its objects
 
 import asyncio
 import contextlib
+import os
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -84,6 +85,15 @@ class ConfigDirectory:
         self._files: dict[Path, ConfigFile] = {}
         self._view = _View()
         self._trouble: str | None = None
+
+    async def check(self) -> None:
+        """Raises UsageError if there is no such directory, or if it may not be read."""
+        try:
+            await self._disk.run(os.listdir, self._path)
+        except OSError as error:
+            raise UsageError(
+                f"--config {self._path}: cannot be read: {error.strerror or error}"
+            ) from error
 
     async def load(self) -> None:
         """First scan. Raises UsageError if the directory cannot be read: never taken for an empty one."""

@@ -24,6 +24,11 @@ class StandaloneMode:
         self._directory = directory
         self.publisher = publisher
 
+    async def check(self) -> None:
+        """What the user gave, before anything is opened or written. Raises UsageError."""
+        await self._directory.check()
+        await self.publisher.check()
+
     async def start(self, tasks: asyncio.TaskGroup) -> None:  # nothing runs before `run`
         """First scan of both. Raises UsageError if the directory cannot be read."""
         await self.publisher.load()

@@ -28,7 +28,7 @@ _HALF_WRITTEN = re.compile(r"\..+\.yaml\.[0-9a-f]{8}")
 
 
 class StandalonePublisher:
-    """`load` first. Writes for one key never overlap (the work queue sees to it); the listener file has a lock."""
+    """`check`, then `load` first. Writes for one key never overlap (the work queue sees to it); the listener file has a lock."""
 
     def __init__(self, envoy_dir: Path, *, template: Path | None, pools: Pools) -> None:
         self._envoyfilter_dir = envoy_dir / "envoyfilters"
@@ -45,10 +45,13 @@ class StandalonePublisher:
         self._changes_in_lds = -1
         """How many of them the listener file shows."""
 
-    async def load(self) -> None:
-        """Read the template and what was written before. Raises UsageError, StorageError."""
+    async def check(self) -> None:
+        """Read the template. Raises UsageError."""
         if self._template_file is not None:
             self._template = await self._disk.run(_read_template, self._template_file)
+
+    async def load(self) -> None:
+        """Read what was written before. Raises StorageError."""
         self._envoyfilters = await self._disk.run(
             _read_folder, self._envoyfilter_dir, listeners.check_envoyfilter
         )
@@ -58,6 +61,13 @@ class StandalonePublisher:
     def published(self, key: ObjectKey) -> Document | None:
         """The EnvoyFilter as written."""
         return self._envoyfilters.get(key)
+
+    def left_behind(self, key: ObjectKey) -> Document | None:
+        """What `retract` could not remove."""
+        return self._envoyfilters.get(key)
+
+    async def find(self, key: ObjectKey, owner: Mapping[str, Any]) -> None:
+        """What is held is what the files say: nothing is out of sight."""
 
     def published_keys(self) -> frozenset[ObjectKey]:
         """Everything that was written for: EnvoyFilters and statuses."""

@@ -42,7 +42,8 @@ def modules(fetcher: Fetcher) -> PublishedModules:
 
 def origin(namespace: str = "ok", *, sha256: str = A, known: bool = True) -> Origin:
     source = autowasm(image=IMAGE).spec.filter.source if known else None
-    return Origin(namespace, source, "pull", record(sha256=sha256))
+    known_record = record(sha256=sha256) if known else None
+    return Origin(namespace, sha256, known_record, source, "pull" if known else None)
 
 
 def test_digest_is_known_while_anyone_names_it() -> None:

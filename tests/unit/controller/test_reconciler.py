@@ -1,6 +1,7 @@
 """The reconciler between in-memory seams, with the real jobs, fetcher and store under it."""
 
 import asyncio
+import copy
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -30,7 +31,7 @@ from autowasm.kube.workqueue import WorkQueue
 from autowasm.net.pools import Pools
 from autowasm.settings import EnvoyFetch, FetchLimits, Settings
 from autowasm.telemetry.metrics import Metrics
-from tests.fakes.autowasms import IMAGE, digest, document
+from tests.fakes.autowasms import IMAGE, digest, document, record
 from tests.fakes.control import FakeObjects, FakePublisher
 from tests.fakes.sources import FakeSecrets, FakeSource, sha256_of
 from tests.parts import wat
@@ -505,10 +506,51 @@ async def test_forged_record_is_no_origin_to_fill_a_blob_from(
     world.registry.gates["resolve"] = world.registry.gates["pin"] = asyncio.Event()
     world.objects.apply(document(image="registry.example/team/filter:v9"))
     await process.reconciler.reconcile(KEY)
-    assert process.published.is_known(digest("e"))
-    with pytest.raises(SourceUnavailable, match="nothing says where"):
-        await asyncio.wait_for(process.published.fill(digest("e")), 5)
+    assert not process.published.is_known(digest("e")), "its spec names another module"
+    assert process.published.is_known(genuine.sha256), "whatever its annotation says"
     assert not any("evil" in step for step in world.registry.steps)
+
+
+async def test_record_of_another_place_is_no_origin_to_fill_a_blob_from(
+    world: World, process: Process
+) -> None:
+    await process.apply()
+    genuine = envoyfilters.record_of(world.publisher.envoyfilters[KEY])
+    assert genuine is not None
+    forged = msgspec.structs.replace(genuine, image="evil.example/team/filter@sha256:" + "1" * 64)
+    annotations = world.publisher.envoyfilters[KEY]["metadata"]["annotations"]
+    annotations[records.ANNOTATION] = records.dump(forged)
+    world.objects.documents[KEY]["status"].pop("module")
+    world.objects.problems[KEY] = SpecError("metadata.name", "twice")
+    await process.settle()
+    assert process.published.is_known(genuine.sha256)
+    with pytest.raises(SourceUnavailable, match="nothing says where"):
+        await asyncio.wait_for(process.published.fill(genuine.sha256), 5)
+    assert not any("evil" in step for step in world.registry.steps)
+
+
+async def test_damaged_record_is_put_back_from_the_status(world: World, process: Process) -> None:
+    await process.apply()
+    as_it_was = copy.deepcopy(world.publisher.envoyfilters[KEY])
+    world.registry.steps.clear()
+    for damage in ("{", "", records.dump(record(sha256=digest("e")))):
+        annotations = world.publisher.envoyfilters[KEY]["metadata"]["annotations"]
+        annotations[records.ANNOTATION] = damage
+        await process.settle()
+        assert world.publisher.envoyfilters[KEY] == as_it_was
+        assert process.published.is_known(sha256_of(wat.header_filter(WORLD)))
+    assert world.registry.steps == [], "no registry is needed for it"
+
+
+async def test_filter_out_of_sight_is_looked_for_before_it_is_called_absent(
+    world: World, process: Process
+) -> None:
+    await process.apply()
+    world.publisher.unseen[KEY] = world.publisher.envoyfilters.pop(KEY)
+    await process.apply(image="registry.example/team/filter:gone")
+    assert world.status["phase"] == "Degraded"
+    assert "is still in place" in world.status["message"]
+    assert process.published.is_known(sha256_of(wat.header_filter(WORLD)))
 
 
 async def test_module_that_went_before_it_was_published_is_fetched_again_first(

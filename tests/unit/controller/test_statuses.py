@@ -28,8 +28,10 @@ def test_same_state_again_is_the_same_status() -> None:
     first = statuses.synced(autowasm(), record(), previous=Status(), now=NOW)
     assert statuses.synced(autowasm(), record(), previous=first, now="later") == first
     error = SourceUnavailable("down")
-    failed = statuses.failed(error, generation=1, live=None, previous=first, now=NOW)
-    assert statuses.failed(error, generation=1, live=None, previous=failed, now="later") == failed
+    failed = statuses.failed(error, generation=1, in_place=None, previous=first, now=NOW)
+    assert (
+        statuses.failed(error, generation=1, in_place=None, previous=failed, now="later") == failed
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,7 +53,11 @@ def test_failure_is_told_where_it_happened(
     published: tuple[str, str],
 ) -> None:
     status = statuses.failed(
-        error, generation=3, live=record() if live else None, previous=Status(), now=NOW
+        error,
+        generation=3,
+        in_place=record().sha256 if live else None,
+        previous=Status(),
+        now=NOW,
     )
     assert (status.phase, status.observed_generation) == (phase, 3)
     assert conditions(status) == {
@@ -64,7 +70,7 @@ def test_failure_is_told_where_it_happened(
 def test_failure_keeps_module_history_and_pods() -> None:
     before = statuses.synced(autowasm(), record(), previous=Status(), now=NOW)
     after = statuses.failed(
-        SourceUnavailable("x"), generation=2, live=record(), previous=before, now="later"
+        SourceUnavailable("x"), generation=2, in_place=record().sha256, previous=before, now="later"
     )
     assert (after.module, after.history) == (before.module, before.history)
 
@@ -85,7 +91,7 @@ def test_query_of_a_url_is_not_shown() -> None:
 
 def test_long_texts_are_cut() -> None:
     status = statuses.failed(
-        SourceUnavailable("x" * 5000), generation=1, live=None, previous=Status(), now=NOW
+        SourceUnavailable("x" * 5000), generation=1, in_place=None, previous=Status(), now=NOW
     )
     assert len(status.message) == MESSAGE_LONGEST
     assert all(len(each.message) <= MESSAGE_LONGEST for each in status.conditions)

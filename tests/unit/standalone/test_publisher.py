@@ -31,6 +31,7 @@ class Place:
 
     async def open(self) -> StandalonePublisher:
         publisher = StandalonePublisher(self.envoy, template=self.template, pools=self._pools)
+        await publisher.check()
         await publisher.load()
         return publisher
 
@@ -244,6 +245,7 @@ async def test_half_written_files_of_a_killed_process_are_cleared(place: Place) 
 
 async def test_without_a_template_there_is_no_listener_file(tmp_path: Path, pools: Pools) -> None:
     publisher = StandalonePublisher(tmp_path, template=None, pools=pools)
+    await publisher.check()
     await publisher.load()
     assert await publisher.publish(KEY, {}, envoyfilter())
     assert not (tmp_path / "lds.yaml").exists()

@@ -1,0 +1,90 @@
+"""Fights: how often an EnvoyFilter was put back, and when to stop. Design D10.
+
+Not the writing. Invariant: whatever the other side does (rewrite, delete, take our label off), it makes us write at most
+`PUT_BACK_MOST` times within `FIGHT_PAUSE`, until the user asks again.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from autowasm.api.v1alpha1 import REFRESH_ANNOTATION
+from autowasm.errors import AutoWasmError
+from autowasm.kube.resources import ObjectKey
+
+PUT_BACK_MOST: Final = 3
+"""After so many times we stop: two controllers in a fight drain every connection of every sidecar, again and again."""
+FIGHT_PAUSE: Final = 3600.0
+"""Seconds. An edit so long after the last one is no fight but a person; a fight that we left stays left."""
+
+
+@dataclass(slots=True)
+class _Fight:
+    asked: tuple[Any, ...]
+    """Generation and refresh annotation: what the user changes to have us begin again."""
+    wanted: Mapping[str, Any] | None = None
+    """What we wrote last."""
+    rounds: int = 0
+    last: float = 0.0
+
+
+class Fights:
+    """By object key."""
+
+    def __init__(self) -> None:
+        self._fights: dict[ObjectKey, _Fight] = {}
+
+    def wrote_before(
+        self, key: ObjectKey, owner: Mapping[str, Any], wanted: Mapping[str, Any]
+    ) -> bool:
+        """True if we wrote this very thing before: to write it now is to put it back. Raises as `check`."""
+        fight = self._of(key, owner)
+        if fight is None or fight.wanted != wanted:
+            return False
+        self.check(key, owner)
+        return True
+
+    def check(self, key: ObjectKey, owner: Mapping[str, Any]) -> None:
+        """Raises AutoWasmError (`Mutated`) once it was put back often enough."""
+        fight = self._of(key, owner)
+        if fight is not None and fight.rounds >= PUT_BACK_MOST:
+            raise AutoWasmError(
+                f"something rewrites or deletes the EnvoyFilter {key} each time that it is put back; it was put back "
+                f"{fight.rounds} times and is left as it is now: find out who does it "
+                "(kubectl get envoyfilter -o yaml --show-managed-fields; the API server's audit log), then set the "
+                "annotation wasm.tcm.io/refresh to a new value or change the AutoWasm",
+                reason="Mutated",
+            )
+
+    def wrote(self, key: ObjectKey, owner: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        """It was written."""
+        fight = self._of(key, owner)
+        if fight is None or fight.wanted not in (None, wanted):
+            self._fights[key] = _Fight(_asked(owner), wanted)
+        else:
+            fight.wanted = wanted
+
+    def count(self, key: ObjectKey, owner: Mapping[str, Any]) -> int:
+        """It was put back once more. Returns how often by now."""
+        now = asyncio.get_running_loop().time()
+        fight = self._of(key, owner)
+        if fight is None:
+            fight = self._fights[key] = _Fight(_asked(owner))
+        fight.rounds = fight.rounds + 1 if now - fight.last < FIGHT_PAUSE else 1
+        fight.last = now
+        return fight.rounds
+
+    def forget(self, key: ObjectKey) -> None:
+        """The AutoWasm is gone."""
+        self._fights.pop(key, None)
+
+    def _of(self, key: ObjectKey, owner: Mapping[str, Any]) -> _Fight | None:
+        fight = self._fights.get(key)
+        return fight if fight is not None and fight.asked == _asked(owner) else None
+
+
+def _asked(owner: Mapping[str, Any]) -> tuple[Any, ...]:
+    metadata = owner["metadata"]
+    annotations = metadata.get("annotations") or {}
+    return metadata.get("uid"), metadata.get("generation"), annotations.get(REFRESH_ANNOTATION)

@@ -1,0 +1,257 @@
+"""The EnvoyFilter that wasmer wrote, and what others do to it, on a real API server: it is put back, adopted, or left."""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.parts import wat
+from tests.parts.installation import Document, Installation, autowasms, envoyfilters
+from tests.parts.kubernetes import ApiError
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
+
+
+async def _push(installation: Installation, value: str, *, tag: str = "") -> tuple[str, str]:
+    """The image, and the digest of the module in it."""
+    module = wat.header_filter(value)
+    return await installation.push(tag or value, module), hashlib.sha256(module).hexdigest()
+
+
+def _published(sha256: str) -> Any:
+    return lambda found: f"/wasm/{sha256}" in json.dumps(found)
+
+
+def _reason(document: Document, condition: str) -> str:
+    return next(c["reason"] for c in document["status"]["conditions"] if c["type"] == condition)
+
+
+async def _wait_published(installation: Installation, namespace: str, reason: str) -> Document:
+    """Until the condition `Published` has this reason."""
+
+    async def reached() -> Document | None:
+        document = await installation.get(namespace=namespace)
+        if not (document.get("status") or {}).get("conditions"):
+            return None
+        return document if _reason(document, "Published") == reason else None
+
+    return await installation.wait_until(reached)
+
+
+async def _synced(installation: Installation, namespace: str, value: str = "world") -> Document:
+    """An AutoWasm that is in place; returns its EnvoyFilter."""
+    image, _ = await _push(installation, value)
+    await installation.apply(installation.autowasm(image, namespace=namespace))
+    await installation.wait_phase("Synced", namespace=namespace)
+    return await installation.envoyfilter(namespace=namespace)
+
+
+async def _edit(installation: Installation, namespace: str, patch: Document) -> None:
+    arguments = ("test", "-n", namespace, "--type=merge", "-p", json.dumps(patch))
+    await installation.kubectl.run("patch", "envoyfilter", *arguments)
+
+
+async def _wait_as_before(
+    installation: Installation, before: Document, *, uid: bool = True
+) -> Document:
+    """Until spec and our metadata are as they were."""
+
+    def same(found: Document) -> bool:
+        metadata, was = found["metadata"], before["metadata"]
+        fields = ["labels", "annotations", "ownerReferences", *(["uid"] if uid else [])]
+        return found["spec"] == before["spec"] and all(
+            metadata.get(field) == was.get(field) for field in fields
+        )
+
+    return await installation.wait_envoyfilter(same, namespace=before["metadata"]["namespace"])
+
+
+@pytest.mark.parametrize("part", ["label", "record", "damaged record", "owner"])
+async def test_what_is_taken_off_our_envoyfilter_is_put_back_without_the_registry(
+    installation: Installation, namespace: str, part: str
+) -> None:
+    before = await _synced(installation, namespace)
+    record = "wasm.tcm.io/record"
+    forged = json.loads(before["metadata"]["annotations"][record]) | {"sha256": "0" * 64}
+    patches: dict[str, Document] = {
+        "label": {"labels": {"app.kubernetes.io/managed-by": None}},
+        "record": {"annotations": {record: None}},
+        "damaged record": {"annotations": {record: json.dumps(forged)}},
+        "owner": {"ownerReferences": []},
+    }
+    await installation.registry.stop()
+    try:
+        await _edit(installation, namespace, {"metadata": patches[part]})
+        await _wait_as_before(installation, before)
+        document = await installation.wait_phase("Synced", namespace=namespace)
+    finally:
+        await installation.registry.start()
+    assert document["status"]["module"]["sha256"] != "0" * 64
+
+
+async def test_unlabelled_envoyfilter_of_a_degraded_autowasm_is_not_called_absent(
+    installation: Installation, namespace: str
+) -> None:
+    before = await _synced(installation, namespace)
+    image = f"{installation.registry.host}/xxx/hello:never-pushed"
+    await installation.apply(installation.autowasm(image, namespace=namespace))
+    await installation.wait_phase("Degraded", namespace=namespace)
+    await _edit(
+        installation, namespace, {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}}
+    )
+    await _wait_as_before(installation, before)
+    document = await installation.wait_phase("Degraded", namespace=namespace)
+    assert "is still in place" in document["status"]["message"]
+    assert _reason(document, "Published") == "Published"
+
+
+async def test_orphaned_envoyfilter_is_served_on_and_adopted_by_the_next_autowasm(
+    installation: Installation, namespace: str
+) -> None:
+    before = await _synced(installation, namespace, "orphan")
+    _, sha256 = await _push(installation, "orphan")
+    arguments = ("test", "-n", namespace, "--cascade=orphan", "--wait=false")
+    await installation.kubectl.run("delete", "aw", *arguments)
+    await installation.wait_gone(autowasms(namespace, "test"))
+    left = await installation.envoyfilter(namespace=namespace)
+    assert not left["metadata"].get("ownerReferences")
+    await installation.wasmer.process.stop()
+    await installation.wasmer.start()  # and after a restart
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://{installation.wasmer.host}/wasm/{sha256}") as answer,
+    ):
+        assert answer.status == 200
+
+    await _synced(installation, namespace, "orphan")
+    after = await installation.envoyfilter(namespace=namespace)
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert len(after["metadata"]["ownerReferences"]) == 1
+
+
+async def test_deleted_envoyfilter_is_there_again_three_times_and_then_left(
+    installation: Installation, namespace: str
+) -> None:
+    before = await _synced(installation, namespace)
+    path = envoyfilters(namespace, "test")
+    since = await installation.audit.position()
+
+    async def delete() -> None:
+        while True:
+            with contextlib.suppress(ApiError):
+                await installation.cluster.request("DELETE", path)
+            await asyncio.sleep(0.02)
+
+    await installation.cluster.request("DELETE", path)
+    await _wait_as_before(installation, before, uid=False)  # once is no fight
+    deleter = asyncio.create_task(delete())
+    try:
+        document = await _wait_published(installation, namespace, "Mutated")
+    finally:
+        deleter.cancel()
+    assert document["status"]["phase"] == "Failed"
+    writes = [entry for entry in await installation.writes(since) if entry.namespace == namespace]
+    created = [e for e in writes if (e.resource, e.verb) == ("envoyfilters", "create")]
+    assert len(created) == 3
+    arguments = ("test", "-n", namespace, "wasm.tcm.io/refresh=again")
+    await installation.kubectl.run("annotate", "aw", *arguments)
+    await _wait_as_before(installation, before, uid=False)
+    await installation.wait_phase("Synced", namespace=namespace)
+
+
+async def test_envoyfilter_that_is_being_deleted_is_not_called_published(
+    installation: Installation, namespace: str
+) -> None:
+    before = await _synced(installation, namespace)
+    await _edit(installation, namespace, {"metadata": {"finalizers": ["example.com/held"]}})
+    arguments = ("test", "-n", namespace, "--wait=false")
+    await installation.kubectl.run("delete", "envoyfilter", *arguments)
+    document = await _wait_published(installation, namespace, "EnvoyFilterTerminating")
+    assert "example.com/held" in document["status"]["message"]
+    await _edit(installation, namespace, {"metadata": {"finalizers": None}})
+    await _wait_as_before(installation, before, uid=False)
+    await installation.wait_phase("Synced", namespace=namespace)
+
+
+async def test_rewritten_envoyfilter_is_put_back_three_times_and_then_left(
+    installation: Installation, namespace: str
+) -> None:
+    image, _ = await _push(installation, "world")
+    await installation.apply(installation.autowasm(image, namespace=namespace))
+    await installation.wait_phase("Synced", namespace=namespace)
+    since = await installation.audit.position()
+
+    async def rewrite() -> None:
+        while True:
+            live = await installation.envoyfilter(namespace=namespace)
+            if live["spec"]["configPatches"]:
+                live["spec"]["configPatches"] = []
+                path = envoyfilters(namespace, "test")
+                await installation.cluster.request("PUT", path, body=live)
+            await asyncio.sleep(0.02)
+
+    rewriter = asyncio.create_task(rewrite())
+    try:
+        await _wait_published(installation, namespace, "Mutated")
+    finally:
+        rewriter.cancel()
+    writes = [entry for entry in await installation.writes(since) if entry.namespace == namespace]
+    assert [entry.code for entry in writes if entry.resource == "envoyfilters"] == [200] * 3
+    # A change of the AutoWasm begins anew.
+    image, earth = await _push(installation, "earth")
+    await installation.apply(installation.autowasm(image, namespace=namespace))
+    await installation.wait_phase("Synced", namespace=namespace)
+    await installation.wait_envoyfilter(_published(earth), namespace=namespace)
+
+
+async def test_foreign_envoyfilter_is_left_alone_until_it_is_handed_over(
+    installation: Installation, namespace: str
+) -> None:
+    foreign = {
+        "apiVersion": "networking.istio.io/v1alpha3",
+        "kind": "EnvoyFilter",
+        "metadata": {"name": "test", "namespace": namespace},
+        "spec": {"workloadSelector": {"labels": {"app": "none"}}, "configPatches": []},
+    }
+    await installation.apply(foreign)
+    before = await installation.envoyfilter(namespace=namespace)
+    image, sha256 = await _push(installation, "world")
+    await installation.apply(installation.autowasm(image, namespace=namespace))
+    document = await installation.wait_phase("Failed", namespace=namespace)
+    assert _reason(document, "Published") == "EnvoyFilterConflict"
+    assert "wasm.tcm.io/adopt" in document["status"]["message"]
+    assert await installation.envoyfilter(namespace=namespace) == before
+
+    arguments = ("test", "-n", namespace, "--overwrite")
+    await installation.kubectl.run("annotate", "envoyfilter", *arguments, "wasm.tcm.io/adopt=true")
+    await installation.kubectl.run("annotate", "aw", *arguments, "example.com/touched=1")
+
+    await installation.wait_phase("Synced", namespace=namespace)
+    adopted = await installation.wait_envoyfilter(_published(sha256), namespace=namespace)
+    assert adopted["metadata"]["uid"] == before["metadata"]["uid"]
+
+
+async def test_envoyfilter_of_an_earlier_autowasm_of_this_name_is_adopted(
+    installation: Installation, namespace: str
+) -> None:
+    image, sha256 = await _push(installation, "world")
+    autowasm = installation.autowasm(image, namespace=namespace)
+    await installation.apply(autowasm)
+    await installation.wait_phase("Synced", namespace=namespace)
+    await installation.cluster.stop_controller_manager()  # it would be faster than we
+    try:
+        before = await installation.envoyfilter(namespace=namespace)
+        await installation.kubectl.run("delete", "aw", "test", "-n", namespace)
+        await installation.apply(autowasm)
+        document = await installation.wait_phase("Synced", namespace=namespace)
+    finally:
+        await installation.cluster.start_controller_manager()
+    after = await installation.wait_envoyfilter(_published(sha256), namespace=namespace)
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert after["spec"] == before["spec"]
+    owners = [owner["uid"] for owner in after["metadata"]["ownerReferences"]]
+    assert owners == [document["metadata"]["uid"]]
