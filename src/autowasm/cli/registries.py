@@ -7,7 +7,6 @@ sent; a login goes to the reference's own registry; SIGTERM ends a command as Ct
 import argparse
 import asyncio
 import contextlib
-import ipaddress
 import os
 import shutil
 import signal
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from autowasm.errors import UsageError
+from autowasm.net.hosts import is_loopback
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
 from autowasm.registry import dockerconfig
@@ -155,20 +155,10 @@ def given_login(arguments: argparse.Namespace) -> Credential | None:
 def _outgoing(reference: ImageReference, arguments: argparse.Namespace) -> Outgoing:
     host = frozenset({reference.host})
     with_tls = arguments.insecure or arguments.ca_file is not None
+    # docker and crane take registries on this machine as plain HTTP, too.
     plain = arguments.plain_http or (is_loopback(reference.host) and not with_tls)
     return Outgoing(
         plain_http=host if plain else frozenset(),
         insecure=host if arguments.insecure else frozenset(),
         ca_file=arguments.ca_file,
     )
-
-
-def is_loopback(host: str) -> bool:
-    """True for `HOST[:PORT]` of this machine. docker and crane take such registries as plain HTTP, too."""
-    name = host if host.endswith("]") else host.rpartition(":")[0] or host
-    if name == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -35,6 +35,9 @@ class StatusReporter:
         self._pods = pods
         self._announce = announce
         self._phases: dict[ObjectKey, Phase] = {}
+        self._counts: Counter[Phase] = Counter()
+        for phase in Phase:  # before there is any: an absent series is no zero to an alert
+            metrics.autowasms.labels(phase.value).set(0)
 
     async def write(self, subject: Subject, status: Status) -> None:
         """Write it if it differs from the one before. Raises what the write raises."""
@@ -56,14 +59,18 @@ class StatusReporter:
 
     def seen(self, key: ObjectKey, phase: Phase) -> None:
         """Count the object under this phase."""
-        if self._phases.get(key) is not phase:
+        before = self._phases.get(key)
+        if before is not phase:
             self._phases[key] = phase
-            self._count()
+            self._count(phase, 1)
+            if before is not None:
+                self._count(before, -1)
 
     def forget(self, key: ObjectKey) -> None:
         """The object is gone."""
-        if self._phases.pop(key, None) is not None:
-            self._count()
+        before = self._phases.pop(key, None)
+        if before is not None:
+            self._count(before, -1)
 
     def _tell(self, subject: Subject, status: Status) -> None:
         """An Event for what people want to hear of: a new module, and trouble."""
@@ -76,7 +83,6 @@ class StatusReporter:
                 message = f"{before} → {after} ({status.module.origin})"
                 self._announce(subject.document, "Normal", "Synced", message)
 
-    def _count(self) -> None:
-        counts = Counter(self._phases.values())
-        for phase in Phase:
-            self._metrics.autowasms.labels(phase.value).set(counts[phase])
+    def _count(self, phase: Phase, change: int) -> None:
+        self._counts[phase] += change
+        self._metrics.autowasms.labels(phase.value).set(self._counts[phase])

@@ -1,6 +1,6 @@
 """KubeClient: raw calls of the Kubernetes API with deadlines, limits and typed errors.
 
-The only user of kubernetes_asyncio, which reads kubeconfig and service account, runs exec plugins and does TLS; it is
+With `connection.py` the only user of kubernetes_asyncio, which reads kubeconfig and service account, runs exec plugins and does TLS; it is
 imported when a client is opened, in a thread, because that takes half a second. Not typed models: bodies are bytes in, dicts out.
 Invariants: no call is without a deadline; no body is ever logged, so no Secret is; a token or certificate authority that
 was rotated is taken up without a restart.
@@ -10,12 +10,10 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
-from urllib.parse import urlencode
 
 import aiohttp
 import structlog
@@ -24,25 +22,16 @@ import yaml
 from autowasm.errors import UsageError
 from autowasm.kube import calls, credentials
 from autowasm.kube.calls import JSON, Call, Document, Method, Query
+from autowasm.kube.connection import Connection
 from autowasm.kube.errors import Unauthorized, Unreachable
 from autowasm.kube.resources import ObjectKey, ResourceType
 from autowasm.net.pools import Pools
 from autowasm.settings import KubeLimits
 
 if TYPE_CHECKING:
-    from kubernetes_asyncio.client import ApiClient, Configuration
+    from kubernetes_asyncio.client import Configuration
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class _Session:
-    """One ApiClient, closed once it has been replaced and its last call has ended."""
-
-    api: "ApiClient"
-    fingerprint: str
-    users: int = 0
-    retired: bool = False
 
 
 class KubeClient:
@@ -71,8 +60,7 @@ class KubeClient:
         self._pools = pools
         self._user_agent = user_agent
         self._schedule = credentials.RefreshSchedule(self._refresh, limits=self.limits)
-        self._session: _Session | None = None
-        self._configuration: Configuration | None = None
+        self._connection: Connection | None = None
         self._plugin_until: datetime | None = None
 
     async def __aenter__(self) -> Self:
@@ -92,14 +80,14 @@ class KubeClient:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._session is not None:
-            session, self._session = self._session, None
-            await session.api.close()
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await connection.close()
 
     @property
     def host(self) -> str:
         """Address of the API server: scheme, host and port."""
-        return str(self._configuration.host) if self._configuration is not None else ""
+        return str(self._connection.configuration.host) if self._connection is not None else ""
 
     async def get(self, resource: ResourceType, key: ObjectKey) -> Document:
         """One object. Raises ApiError (NotFound, ...)."""
@@ -155,42 +143,15 @@ class KubeClient:
         self, call: Call, deadlines: aiohttp.ClientTimeout
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """An answer with status 2xx, released at the end. Raises ApiError for others, and what aiohttp raises."""
-        session = self._session
-        if session is None:
+        connection = self._connection
+        if connection is None:
             raise Unreachable("the client is closed")
-        session.users += 1
-        try:
-            async with await self._send(session, call, deadlines) as response:
-                if not 200 <= response.status < 300:
-                    error = await calls.refusal(response, call)
-                    self._look_at(error)
-                    raise error
-                yield response
-        finally:
-            session.users -= 1
-            await _close_if_unused(session)
-
-    async def _send(
-        self, session: _Session, call: Call, deadlines: aiohttp.ClientTimeout
-    ) -> aiohttp.ClientResponse:
-        headers = {
-            "Accept": JSON,
-            # Compressed lists would spare a network that is fast, and cost processor time on both sides.
-            "Accept-Encoding": "identity",
-            "Content-Type": call.content_type,
-        }
-        response = await session.api.call_api(
-            call.path + ("?" + urlencode(call.query) if call.query else ""),
-            call.method,
-            header_params=headers,
-            body=call.body,
-            auth_settings=["BearerToken"],
-            _preload_content=False,  # it logs the bodies that it reads, Secrets among them
-            _request_timeout=deadlines,
-        )
-        # It would keep its last answer alive, and with it a connection.
-        session.api.last_response = None  # type: ignore[attr-defined]
-        return cast("aiohttp.ClientResponse", response)
+        async with connection.send(call, deadlines) as response:
+            if not 200 <= response.status < 300:
+                error = await calls.refusal(response, call)
+                self._look_at(error)
+                raise error
+            yield response
 
     def _look_at(self, error: BaseException) -> None:
         """Have the configuration read again if it may be out of date."""
@@ -215,23 +176,16 @@ class KubeClient:
             return
         configuration = await self._load()
         fingerprint = await self._pools.disk.run(_fingerprint, configuration)
-        if (
-            self._session is not None
-            and self._configuration is not None
-            and self._session.fingerprint == fingerprint
-        ):
-            self._configuration.api_key = configuration.api_key
+        if self._connection is not None and self._connection.fingerprint == fingerprint:
+            self._connection.configuration.api_key = configuration.api_key
             return
-        import kubernetes_asyncio.client  # noqa: PLC0415
-
-        api = kubernetes_asyncio.client.ApiClient(configuration)
-        api.user_agent = self._user_agent
-        previous, self._session = self._session, _Session(api, fingerprint)
-        self._configuration = configuration
+        previous = self._connection
+        self._connection = Connection(
+            configuration, fingerprint=fingerprint, user_agent=self._user_agent
+        )
         if previous is not None:
             _log.info("kubernetes connection settings changed", host=self.host)
-            previous.retired = True
-            await _close_if_unused(previous)
+            await previous.retire()
 
     async def _load(self) -> "Configuration":
         """Raises OSError, ValueError."""
@@ -296,8 +250,3 @@ def _fingerprint(configuration: "Configuration") -> str:
         configuration.proxy,
         files=(configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file),
     )
-
-
-async def _close_if_unused(session: _Session) -> None:
-    if session.retired and session.users == 0:
-        await session.api.close()

@@ -42,6 +42,17 @@ def avoids_proxy(entry: str, host: str) -> bool:
         return False
 
 
+def is_loopback(host: str) -> bool:
+    """True for `HOST[:PORT]` of this machine, as written."""
+    name, _ = split_port(host.lower())
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
 def split_port(host: str) -> tuple[str, str]:
     """Name and port; the port is empty if there is none. `[::1]:80` keeps its brackets."""
     name, colon, port = host.rpartition(":")

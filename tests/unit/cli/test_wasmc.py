@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from autowasm.cli import registries
-
 FORBIDDEN_ALWAYS = (
     "kubernetes_asyncio",
     "aiohttp.web",
@@ -173,7 +171,7 @@ def test_wrong_usage_ends_with_2_and_one_sentence(
     ],
 )
 def test_only_this_machine_is_taken_for_plain_http(host: str, loopback: bool) -> None:
-    assert registries.is_loopback(host) is loopback
+    assert hosts.is_loopback(host) is loopback
 
 
 def test_a_credential_store_that_does_not_work_is_a_warning_in_one_line(tmp_path: Path) -> None:
