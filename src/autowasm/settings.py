@@ -240,6 +240,9 @@ class KubeLimits:
     events_burst: int = 25
     events_refill: float = 300.0
     """For one object: so many events at once, then one in this many seconds (client-go's spam filter)."""
+    events_rate: float = 10.0
+    """Written in a second, after a first `events_burst`: a start with thousands of objects must not cost the API server
+    as much for telling as for doing."""
     events_remembered: int = 4_096
     """Events and objects that de-duplication remembers."""
 

@@ -48,6 +48,7 @@ class PublishedModules:
         self._peers = peers
         self._pins = pins or Pins()
         self._origins: dict[str, tuple[Origin, ...]] = {}
+        self._told: dict[str, tuple[tuple[Origin, ...], tuple[Sha256Hex, ...]]] = {}
         self._owners: defaultdict[Sha256Hex, set[str]] = defaultdict(set)
         self._waiters: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
 
@@ -55,11 +56,15 @@ class PublishedModules:
         self, owner: str, origins: tuple[Origin, ...], *, history: Iterable[Sha256Hex] = ()
     ) -> None:
         """What `owner` has published or is about to, and what it may go back to; replaces what it had."""
+        kept = tuple(history)
+        if self._told.get(owner) == (origins, kept):
+            return
+        self._told[owner] = (origins, kept)
         self._pins.set(
             owner,
             namespace=origins[0].namespace if origins else "",
             published=[origin.sha256 for origin in origins],
-            kept=history,
+            kept=kept,
         )
         self._unlink(owner)
         self._origins[owner] = origins
@@ -73,6 +78,7 @@ class PublishedModules:
         """`owner` is gone."""
         self._unlink(owner)
         self._origins.pop(owner, None)
+        self._told.pop(owner, None)
         self._pins.remove(owner)
 
     def pins(self) -> Mapping[Sha256Hex, frozenset[str]]:

@@ -94,6 +94,8 @@ class Controller(Generic[K]):
                 await self._process(key)
             finally:
                 self._queue.done(key)
+            # A reconcile that waits for nothing gives the loop to nobody; a thousand in a row would hold it.
+            await asyncio.sleep(0)
 
     async def _process(self, key: K) -> None:
         loop = asyncio.get_running_loop()

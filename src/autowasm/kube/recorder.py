@@ -5,6 +5,7 @@ more Events than `events_burst` at once and one each `events_refill` seconds; a 
 """
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -119,6 +120,9 @@ class EventRecorder:
         self._similar: _Recent[tuple[object, ...], _Similar] = _Recent(limits.events_remembered)
         self._buckets: _Recent[tuple[str, ...], _Bucket] = _Recent(limits.events_remembered)
         self._sequence = 0
+        self._turn = float("-inf")
+        """When the next may be written, in loop time."""
+        self._flushing = asyncio.Event()
         self.dropped = 0
         """Events that were not written: too many, or the server did not take them."""
 
@@ -145,6 +149,7 @@ class EventRecorder:
         while True:
             fact = await self._queue.get()
             try:
+                await self._pace()
                 await self._write(fact)
             except ApiError as error:
                 self.dropped += 1
@@ -152,8 +157,18 @@ class EventRecorder:
             finally:
                 self._queue.task_done()
 
+    async def _pace(self) -> None:
+        """Wait for this one's turn: a bucket of `events_burst`, refilled with `events_rate` a second."""
+        now, pause = asyncio.get_running_loop().time(), 1.0 / self._limits.events_rate
+        full = now - self._limits.events_burst * pause
+        self._turn = max(self._turn, full) + pause
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(self._turn):
+                await self._flushing.wait()
+
     async def flush(self, *, timeout: float) -> None:
         """Wait until what is recorded is written, at most `timeout` seconds. For an orderly stop."""
+        self._flushing.set()
         try:
             await asyncio.wait_for(self._queue.join(), timeout)
         except TimeoutError:

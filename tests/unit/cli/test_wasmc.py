@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from autowasm.net import hosts
+
 FORBIDDEN_ALWAYS = (
     "kubernetes_asyncio",
     "aiohttp.web",
