@@ -212,3 +212,15 @@ async def test_cancelling_ends_the_workers_and_gives_their_keys_back() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     await it.queue.wait_idle()
+
+
+async def test_others_have_their_turn_between_reconciles_that_wait_for_nothing() -> None:
+    reconciler = Scripted()
+    async with running(reconciler, workers=4) as it:
+        for number in range(100):
+            it.queue.add(ObjectKey("default", str(number)))
+        turns = 0
+        while len(reconciler.calls) < 100:
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns >= 100 // 4

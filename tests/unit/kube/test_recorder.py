@@ -128,3 +128,20 @@ async def test_a_long_message_is_cut_to_what_the_server_takes(tmp_path: Path) ->
     message = wire.asked[0].document["message"]
     assert len(message.encode()) <= 1024
     assert message.endswith("...")
+
+
+async def test_many_events_are_written_at_a_pace_and_what_is_left_at_a_stop_at_once(
+    tmp_path: Path,
+) -> None:
+    wire = Wire(otherwise=json_answer({}))
+    limits = KubeLimits(events_burst=5, events_rate=1 / 3600)
+    async with recording(wire, tmp_path, limits) as recorder:
+        for number in range(20):
+            recorder.event({**THING, "metadata": {"name": str(number)}}, "Normal", "Synced", "done")
+        async with asyncio.timeout(10):
+            while len(wire.asked) < 5:
+                await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)
+        assert len(wire.asked) == 5
+        await recorder.flush(timeout=5)
+        assert len(wire.asked) == 20
