@@ -19,7 +19,7 @@ from tests.parts.kubernetes import kubernetes
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
 
 AUTOWASMS, PODS, NAMESPACES = 1_000, 5_000, 10
-QUIET_SECONDS = 20
+QUIET_SECONDS = 60
 MODULE_BYTES = 1_000_000
 
 
