@@ -31,6 +31,8 @@ MESSAGE_BYTES: Final = 1024
 """The API server refuses longer ones."""
 REMEMBERED_FOR: Final = 600.0
 """Seconds in which an alike event is counted up (client-go: 10 min)."""
+_LOOK_AGAIN: Final = 0.2
+"""Seconds between two looks whether there still is work."""
 SIMILAR: Final = 10
 COMBINED: Final = "(combined from similar events): "
 
@@ -108,8 +110,11 @@ class EventRecorder:
         component: str,
         instance: str,
         limits: KubeLimits,
+        busy: Callable[[], bool] = lambda: False,
         now: Callable[[], datetime] = _utc_now,
     ) -> None:
+        """`busy`: whether there is work that the API server should rather be asked for."""
+        self._busy = busy
         self._client = client
         self._component = component
         self._instance = instance
@@ -158,13 +163,15 @@ class EventRecorder:
                 self._queue.task_done()
 
     async def _pace(self) -> None:
-        """Wait for this one's turn: a bucket of `events_burst`, refilled with `events_rate` a second."""
-        now, pause = asyncio.get_running_loop().time(), 1.0 / self._limits.events_rate
-        full = now - self._limits.events_burst * pause
+        """While there is work, wait for this one's turn: a bucket of `events_burst`, `events_rate` more a second."""
+        loop, pause = asyncio.get_running_loop(), 1.0 / self._limits.events_rate
+        full = loop.time() - self._limits.events_burst * pause
         self._turn = max(self._turn, full) + pause
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(self._turn):
-                await self._flushing.wait()
+        while self._busy() and loop.time() < self._turn and not self._flushing.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(min(self._turn, loop.time() + _LOOK_AGAIN)):
+                    await self._flushing.wait()
+        self._turn = min(self._turn, loop.time())
 
     async def flush(self, *, timeout: float) -> None:
         """Wait until what is recorded is written, at most `timeout` seconds. For an orderly stop."""

@@ -21,7 +21,7 @@ OTHER = {**THING, "metadata": {"namespace": "ns", "name": "b", "uid": "u2"}}
 
 @asynccontextmanager
 async def recording(
-    wire: Wire, directory: Path, limits: KubeLimits | None = None
+    wire: Wire, directory: Path, limits: KubeLimits | None = None, *, busy: list[str] | None = None
 ) -> AsyncIterator[EventRecorder]:
     async with client_of(wire, directory) as client:
         recorder = EventRecorder(
@@ -29,6 +29,7 @@ async def recording(
             component="test",
             instance="pod-1",
             limits=limits or KubeLimits(),
+            busy=lambda: bool(busy),
             now=lambda: datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         )
         task = asyncio.create_task(recorder.run())
@@ -130,18 +131,28 @@ async def test_a_long_message_is_cut_to_what_the_server_takes(tmp_path: Path) ->
     assert message.endswith("...")
 
 
-async def test_many_events_are_written_at_a_pace_and_what_is_left_at_a_stop_at_once(
+async def test_events_wait_while_there_is_work_and_are_written_at_once_without(
     tmp_path: Path,
 ) -> None:
     wire = Wire(otherwise=json_answer({}))
     limits = KubeLimits(events_burst=5, events_rate=1 / 3600)
-    async with recording(wire, tmp_path, limits) as recorder:
+    busy = ["key"]
+
+    async def written(count: int) -> None:
+        async with asyncio.timeout(10):
+            while len(wire.asked) < count:
+                await asyncio.sleep(0.001)
+
+    async with recording(wire, tmp_path, limits, busy=busy) as recorder:
         for number in range(20):
             recorder.event({**THING, "metadata": {"name": str(number)}}, "Normal", "Synced", "done")
-        async with asyncio.timeout(10):
-            while len(wire.asked) < 5:
-                await asyncio.sleep(0.001)
+        await written(5)
         await asyncio.sleep(0.05)
         assert len(wire.asked) == 5
-        await recorder.flush(timeout=5)
-        assert len(wire.asked) == 20
+        busy.clear()
+        await written(20)
+        busy.append("key")
+        for number in range(20):
+            recorder.event({**OTHER, "metadata": {"name": str(number)}}, "Normal", "Synced", "done")
+        await recorder.flush(timeout=5)  # a stop does not wait
+        assert len(wire.asked) == 40
