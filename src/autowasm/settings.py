@@ -50,11 +50,17 @@ class Limits:
     """Platforms and attestations of one index; the largest official images have about 30."""
     manifest_bytes: int = 4 * MIB
     """The distribution specification asks registries to take manifests of at least this size."""
-    token_bytes: int = MIB
-    """A token endpoint's answer."""
+    manifest_quotes: int = 100_000
+    """`"` in one manifest, so half as many strings: an index of 1000 entries has less. Decoding holds the interpreter."""
+    docker_config_parts: int = 10_000
+    """Values in one docker config, some two for each registry: it is decoded on the loop, where more take 10 ms."""
+    token_bytes: int = 256 * 1024
+    """A token endpoint's answer: below 16 KiB, also with many groups in it. Decoding a whole MiB holds the interpreter."""
     redirects: int = 5
     imports: int = 10_000
     exports: int = 100_000
+    export_bytes: int = 10 * MIB
+    """The export section: 100 000 names of 100 bytes. To drop more text than that holds the interpreter for 20 ms."""
     sections: int = 10_000
     """Real modules have fewer than 100; millions of empty custom ones are an attack on our time."""
     types: int = 100_000
@@ -120,6 +126,10 @@ class ServeLimits:
     send_rate: int = 64 * 1024
     sendfile_chunk: int = 256 * 1024
     """Bytes for one sendfile call: larger ones hold the loop for longer and, measured at 64 clients, send no faster."""
+    copies: int = 8
+    """`sendfile_chunk`s copied in one turn of the loop, of all sends together, beyond the first of each send."""
+    accepts: int = 128
+    """Connections taken in one turn of the loop, some 5 ms; fewer let the backlog overflow when 5 000 come at once."""
     backlog: int = 4096
     """Thousands of sidecars connect in one second; 128 drops SYNs and costs them 1 to 3 s."""
     held_known: float = 10.0
@@ -183,6 +193,10 @@ class FetchLimits:
     per_namespace: int = 4
     per_host: int = 4
     total: int = 32
+    host_turn: float = 15.0
+    """Seconds after which a fetch no longer counts for its host: the 10 s of grace for a slow body, and some."""
+    long: int = 16
+    """Fetches at most that have so left their host's count; half of `total`, so that others find places always."""
     queued: int = 10_000
     """Fetches waiting for a place; a cluster of 10 000 AutoWasms fits, an endless loop does not."""
     retry_base: float = 1.0
@@ -198,6 +212,20 @@ class FetchLimits:
     breaker_failures: int = 5
     """Failures in a row, on one (host, repository, credential), that stop further attempts for `breaker_open`."""
     breaker_open: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoopLimits:
+    """How much the event loop does at a time, and when it counts as held. Seconds and counts."""
+
+    switch: float = 0.001
+    """A thread that parses gives the interpreter to the loop after this; with Python's 5 ms each wake-up waits twice 5."""
+    ready: int = 16
+    """Sockets handled in one turn: a request costs about 0.1 ms, and leases and probes wait for the turn's end."""
+    blocked: float = 0.05
+    """A turn longer than this is told: sidecars that fetch and the kubelet that asks for health wait meanwhile."""
+    quiet: float = 10.0
+    """Between two that are told: a loop that is always late must not fill the log as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +269,8 @@ class KubeLimits:
     events_refill: float = 300.0
     """For one object: so many events at once, then one in this many seconds (client-go's spam filter)."""
     events_rate: float = 10.0
-    """Written in a second, after a first `events_burst`: a start with thousands of objects must not cost the API server
-    as much for telling as for doing."""
+    """Written in a second, after a first `events_burst`, while there is work: a start with thousands of objects must
+    not cost the API server as much for telling as for doing. Without work they are written as they come."""
     events_remembered: int = 4_096
     """Events and objects that de-duplication remembers."""
 
@@ -337,6 +365,20 @@ class HealingSettings:
     """Of one object, between two healings."""
     pace: float = 2.0
     """Between healings of two objects: each drains connections in every sidecar of its filter."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProofSettings:
+    """What it may cost to know who fetched a module. Seconds, counts."""
+
+    interval: float = 10.0
+    """Between two looks; as healing's, whose answers it uses."""
+    grace: float = 60.0
+    """A sidecar that has not asked this long after its Pod started, or the EnvoyFilter changed, is told of."""
+    names: int = 10
+    """Pods of one object that are named."""
+    questions: int = 20
+    """Modules asked about in one look; the others have their turn in the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,5 +486,6 @@ class Settings:
     peers: PeerSettings = field(default_factory=PeerSettings)
     sightings: SightingLimits = field(default_factory=SightingLimits)
     healing: HealingSettings = field(default_factory=HealingSettings)
+    proof: ProofSettings = field(default_factory=ProofSettings)
     standalone: Standalone | None = None
     cluster: Cluster | None = None

@@ -17,6 +17,7 @@ from autowasm.digest import Sha256Hex
 from autowasm.server.answers import SERVER, text_answer
 from autowasm.server.connection import Connection
 from autowasm.server.holding import Absent, Holder
+from autowasm.server.pacing import Pacing
 from autowasm.server.ranges import Conditions, Decision, decide
 from autowasm.server.response import BlobResponse
 from autowasm.server.sightings import Sightings
@@ -51,6 +52,7 @@ class BlobHandler:
         self._sightings = sightings
         self._limits = limits
         self._metrics = metrics
+        self._pacing = Pacing(copies=limits.copies)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer to `request`."""
@@ -132,6 +134,7 @@ class BlobHandler:
             headers=headers,
             limits=self._limits,
             metrics=self._metrics,
+            pacing=self._pacing,
             on_sent=on_sent if decision.status == 200 else lambda: None,
         )
 

@@ -86,7 +86,10 @@ class Connections(web.Server):
     async def listen(self, listener: socket.socket, *, backlog: int) -> None:
         """Take connections from `listener`, which is ours from now on."""
         self._listener = listener
-        self._server = await self._loop.create_server(self, sock=listener, backlog=backlog)
+        # asyncio accepts as many as the backlog that it knows in one turn of the loop, which then lasts for long.
+        accepts = min(self._limits.accepts, backlog)
+        self._server = await self._loop.create_server(self, sock=listener, backlog=accepts)
+        listener.listen(backlog)
 
     async def stop(self, *, grace: float) -> int:
         """Take no more connections, let answers finish for `grace` seconds, then cut; returns how many were cut."""

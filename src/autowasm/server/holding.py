@@ -9,7 +9,7 @@ late answer (research: the remote fetch).
 
 import asyncio
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import structlog
 
@@ -25,6 +25,9 @@ from autowasm.telemetry.metrics import Metrics
 _log = structlog.get_logger(__name__)
 
 
+Supplier = Literal["peer", "origin"]
+
+
 class BlobSource(Protocol):
     """What the server has to know of where blobs come from."""
 
@@ -34,8 +37,8 @@ class BlobSource(Protocol):
     async def wait_known(self, sha256: Sha256Hex) -> None:
         """Return once the digest is known."""
 
-    async def fill(self, sha256: Sha256Hex) -> None:
-        """Bring a known digest into the store. Raises AutoWasmError."""
+    async def fill(self, sha256: Sha256Hex) -> Supplier:
+        """Bring a known digest into the store; says who gave it. Raises AutoWasmError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,9 @@ class Absent:
 class _Fill:
     waiters: int = 0
     failure: str | None = None  # a reason
+    helped: int = 0  # requests that got their blob before it ended
+    ended: bool = False
+    supplier: Supplier | None = None
 
 
 class Holder:
@@ -118,9 +124,10 @@ class Holder:
             absent = await self._hold_unknown(sha256, deadline)
             if absent is not None:
                 return absent
-        found = await self._store.open(sha256) or await self._hold_known(sha256, deadline)
-        if isinstance(found, Blob):
-            self._metrics.cache.labels("held").inc()
+        found = await self._store.open(sha256)
+        if found is None:
+            return await self._hold_known(sha256, deadline)
+        self._metrics.cache.labels("held").inc()
         return found
 
     async def _hold_unknown(self, sha256: Sha256Hex, deadline: float) -> Absent | None:
@@ -151,10 +158,18 @@ class Holder:
             ):
                 blob = await self._store.open(sha256)
                 if blob is not None:
+                    self._count(fill)
                     return blob
         finally:
             fill.waiters -= 1
         return self._late(sha256, fill)
+
+    def _count(self, fill: _Fill, requests: int = 1) -> None:
+        """Once the fill has ended: the blob is here a moment before it is known who gave it."""
+        if fill.ended:
+            self._metrics.cache.labels(fill.supplier or "held").inc(requests)
+        else:
+            fill.helped += requests
 
     def _filling(self, sha256: Sha256Hex) -> _Fill:
         fill = self._fills.get(sha256)
@@ -176,11 +191,13 @@ class Holder:
                     return
         finally:
             del self._fills[sha256]
+            fill.ended = True
+            self._count(fill, fill.helped)
 
     async def _try_fill(self, sha256: Sha256Hex, fill: _Fill, failures: int) -> float:
         """One attempt; returns the seconds until the next."""
         try:
-            await self._source.fill(sha256)
+            fill.supplier = await self._source.fill(sha256)
         except (SourceUnavailable, StorageError) as error:
             fill.failure = error.reason
             _log.warning("blob not filled", digest=sha256, reason=str(error))

@@ -10,9 +10,9 @@ from typing import Final
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
-from prometheus_client.aiohttp import make_aiohttp_handler
 
 from autowasm.server.answers import text_answer
+from autowasm.server.exposition import make_handler
 
 _BEAT: Final = 1.0
 _STALE: Final = 10.0
@@ -110,5 +110,5 @@ def admin_application(
     application.router.add_get("/", index)
     application.router.add_get("/healthz", healthz)
     application.router.add_get("/readyz", readyz)
-    application.router.add_get("/metrics", make_aiohttp_handler(registry))
+    application.router.add_get("/metrics", make_handler(registry))
     return application

@@ -30,11 +30,13 @@ class Sightings:
         self._published: OrderedDict[Sha256Hex, OrderedDict[str, _Seen]] = OrderedDict()
         self._unknown: OrderedDict[Sha256Hex, OrderedDict[str, _Seen]] = OrderedDict()
         self._errors = 0
+        self._downloads = 0
         self.since = time.monotonic()
         """From when on we could be asked."""
 
     def served(self, sha256: Sha256Hex, address: str | None) -> None:
         """All bytes of the module were sent there."""
+        self._downloads += 1
         self._note(sha256, address, known=True, ok=True)
 
     def failed(self, sha256: Sha256Hex, address: str | None, status: int, *, known: bool) -> None:
@@ -43,9 +45,14 @@ class Sightings:
         self._note(sha256, address, known=known, ok=False, status=status)
 
     def summary(self) -> bytes:
-        """JSON: `instance`, `up`, and `errors`, how many there were: whether it is worth to ask for more."""
+        """JSON: `instance`, `up`, `errors` and `downloads`, how many there were: whether it is worth to ask for more."""
         up = round(time.monotonic() - self.since, 3)
-        document = {"instance": self._instance, "up": up, "errors": self._errors}
+        document = {
+            "instance": self._instance,
+            "up": up,
+            "errors": self._errors,
+            "downloads": self._downloads,
+        }
         return json.dumps(document).encode()
 
     def document(self, sha256: Sha256Hex) -> bytes:
@@ -89,6 +96,9 @@ class Others(Protocol):
     async def ask(self, path: str) -> list[bytes]:
         """A small document from each that has one."""
 
+    def known(self) -> tuple[str, ...]:
+        """Where they are."""
+
 
 class AllReplicas:
     """What all replicas saw: our own documents, and those of the others."""
@@ -96,6 +106,10 @@ class AllReplicas:
     def __init__(self, ours: Sightings, others: Others | None) -> None:
         self._ours = ours
         self._others = others
+
+    def count(self) -> int:
+        """How many should answer."""
+        return 1 + (len(self._others.known()) if self._others is not None else 0)
 
     async def ask(self, path: str) -> list[bytes]:
         """`/seen` or `/seen/<sha256>`, as the blob port answers it."""

@@ -1,13 +1,32 @@
 """All Prometheus collectors, as one object bound to a registry that is passed in.
 
-Not a place for logic. Invariant: labels are bounded (never a digest, a Pod, an object's name or a host that a tenant
-chooses), units are base units, and every collector is defined here and nowhere else.
+Not a place for logic. Invariant: labels are bounded (never a digest, a Pod or a host that a tenant chooses; an object's name
+only of the few that `objects.py` names), units are base units, and every collector is defined here or in
+`work.py`, `objects.py` and `followed.py` beside this. `make reference` writes docs/metrics.md from them.
 """
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+import platform
+from collections.abc import Iterable
+from importlib import metadata
+from itertools import accumulate
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from autowasm.telemetry.followed import InformerMetrics
+from autowasm.telemetry.objects import ObjectMetrics
+from autowasm.telemetry.turns import BOUNDS, Turns
+from autowasm.telemetry.work import ControllerMetrics, WorkQueueMetrics
+
+_VERSION = metadata.version("autowasm")  # when imported: it looks at files
 _FETCH_BUCKETS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
-_QUEUE_BUCKETS = (0.0001, 0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 30, 120)
+_EXEMPLAR_LENGTH = 100
 
 
 class Metrics:
@@ -45,7 +64,7 @@ class Metrics:
         )
         self.cache = Counter(
             "autowasm_blob_cache_requests_total",
-            "Requests for a blob by how it was found: disk, held, unknown, failed.",
+            "Requests for a blob by where it was: disk; fetched for it from a peer or its origin; held until it came otherwise; unknown, failed.",
             ["kind"],
             registry=r,
         )
@@ -69,6 +88,23 @@ class Metrics:
             "autowasm_heals_total",
             "EnvoyFilters given to their proxies once more, by reason: errors (that we answered), outage (nobody answered).",
             ["reason"],
+            registry=r,
+        )
+        self.rollout_seconds = Histogram(
+            "autowasm_rollout_duration_seconds",
+            "From a changed EnvoyFilter to the last download of its module by a matched Pod's sidecar; told by the leader.",
+            buckets=(1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600),
+            registry=r,
+        )
+        self.rollout_pods = Gauge(
+            "autowasm_rollout_pods",
+            "Pods that AutoWasms match (once for each that does), by whether they fetched its module, or why not; told by the leader.",
+            ["state"],
+            registry=r,
+        )
+        self.rollout_unfinished = Gauge(
+            "autowasm_rollout_unfinished",
+            "AutoWasms whose module not all matched sidecars are known to have fetched; told by the leader.",
             registry=r,
         )
         self.peer_copies = Counter(
@@ -123,8 +159,16 @@ class Metrics:
         self.leader = Gauge(
             "autowasm_leader", "1 while this replica holds the Lease, or is alone.", registry=r
         )
+        build = Info(
+            "autowasm_build", "What runs: versions of the program and of Python.", registry=r
+        )
+        build.info({"version": _VERSION, "python": platform.python_version()})
+        self._begin_at_zero()
+        self.objects = ObjectMetrics(r)
+        self.informers = InformerMetrics(r)
         self.workqueue = WorkQueueMetrics(r)
         self.controller = ControllerMetrics(r)
+        self.loop = LoopMetrics(r)
         self._lists = Counter(
             "autowasm_reflector_lists_total",
             "Full lists by resource and reason (`start`, or why a watch could not be resumed).",
@@ -138,9 +182,23 @@ class Metrics:
             registry=r,
         )
 
+    def _begin_at_zero(self) -> None:
+        """What alerts wait for is there before it happens: a series that begins at 1 has not grown."""
+        for kind in ("disk", "peer", "origin", "held", "unknown", "failed"):
+            self.cache.labels(kind)
+        for status in ("200", "404", "503"):
+            self.responses.labels("GET", status)
+        for reason in ("StorageFull", "NamespaceShareExceeded"):
+            self.storage_refusals.labels(reason)
+
     def reflector(self, name: str) -> "ReflectorMetrics":
         """What `kube.reflector.ReflectorMetrics` asks for, for one resource."""
         return ReflectorMetrics(name, lists=self._lists, watches=self._watches)
+
+
+def exemplar_of(owner: str) -> dict[str, str] | None:
+    """The AutoWasm of which an observation tells; None where its name is longer than an exemplar may be (OpenMetrics: 128)."""
+    return {"autowasm": owner} if 0 < len(owner) <= _EXEMPLAR_LENGTH else None
 
 
 class ReflectorMetrics:
@@ -160,61 +218,31 @@ class ReflectorMetrics:
         self._watches.labels(self._name, reason).inc()
 
 
-class WorkQueueMetrics:
-    """What `kube.workqueue.QueueMetrics` asks for, as collectors with client-go's names."""
+class LoopMetrics(Collector):
+    """How long the event loop was held. Counted by its selector, as a collector's method costs more than a turn."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._depth = Gauge("autowasm_workqueue_depth", "Keys that wait.", registry=registry)
-        self._adds = Counter("autowasm_workqueue_adds_total", "Keys queued.", registry=registry)
-        self._retries = Counter(
-            "autowasm_workqueue_retries_total", "Keys queued again with backoff.", registry=registry
+        self.turns = Turns()
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        """What was counted up to now."""
+        turns = self.turns
+        totals = list(accumulate(turns.counts))
+        yield HistogramMetricFamily(
+            "autowasm_loop_turn_duration_seconds",
+            "Time for which the event loop was held between two waits: the delay of all others.",
+            buckets=list(zip([*map(str, BOUNDS), "+Inf"], totals, strict=True)),
+            sum_value=turns.seconds,
         )
-        self._waited = Histogram(
-            "autowasm_workqueue_queue_duration_seconds",
-            "Time that a key waited for a worker.",
-            buckets=_QUEUE_BUCKETS,
-            registry=registry,
+        yield CounterMetricFamily(
+            "autowasm_loop_blocked",
+            "Turns of the event loop above 50 ms; the log has the stack of the moment.",
+            value=turns.blocked,
         )
-        self._worked = Histogram(
-            "autowasm_workqueue_work_duration_seconds",
-            "Time that a worker had a key.",
-            buckets=_QUEUE_BUCKETS,
-            registry=registry,
+        longest, turns.longest = turns.longest, 0.0
+        yield GaugeMetricFamily(
+            "autowasm_loop_longest_turn_seconds",
+            "Longest turn of the event loop since this was last asked for.",
+            value=longest,
         )
-
-    def depth(self, keys: int) -> None:
-        """So many keys wait for a worker."""
-        self._depth.set(keys)
-
-    def added(self) -> None:
-        """A key was queued."""
-        self._adds.inc()
-
-    def taken(self, waited: float) -> None:
-        """A worker took a key that had waited so long."""
-        self._waited.observe(waited)
-
-    def finished(self, worked: float) -> None:
-        """A worker is done with a key."""
-        self._worked.observe(worked)
-
-    def retried(self) -> None:
-        """A key was added with backoff."""
-        self._retries.inc()
-
-
-class ControllerMetrics:
-    """What `kube.controller.ControllerMetrics` asks for."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._seconds = Histogram(
-            "autowasm_reconcile_duration_seconds",
-            "Time of one reconcile by result: success, requeue, error, terminal, panic.",
-            ["result"],
-            buckets=_QUEUE_BUCKETS,
-            registry=registry,
-        )
-
-    def reconciled(self, result: str, seconds: float) -> None:
-        """One call ended."""
-        self._seconds.labels(result).observe(seconds)

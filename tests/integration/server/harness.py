@@ -12,6 +12,7 @@ from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError
 from autowasm.net.pools import Pools
 from autowasm.server.app import BlobServer
+from autowasm.server.holding import Supplier
 from autowasm.settings import ServeLimits
 from autowasm.telemetry.metrics import Metrics
 
@@ -45,13 +46,14 @@ class PlayedSource:
             self.changed.clear()
             await self.changed.wait()
 
-    async def fill(self, sha256: Sha256Hex) -> None:
+    async def fill(self, sha256: Sha256Hex) -> Supplier:
         self.fills += 1
         if self.failures:
             raise self.failures.pop(0)
         await self.may_fill.wait()
         if self.filler is not None:
             await self.filler(sha256)  # type: ignore[misc]
+        return "origin"
 
 
 @dataclass

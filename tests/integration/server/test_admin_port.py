@@ -1,6 +1,7 @@
 """Health and metrics."""
 
 import asyncio
+import gzip
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
@@ -40,6 +41,11 @@ async def test_answers_what_kubelet_and_prometheus_ask() -> None:
         assert open_metrics.headers["content-type"].startswith("application/openmetrics-text")
         families = text_string_to_metric_families(open_metrics.body.decode())
         assert "autowasm_blobs" in {family.name for family in families}
+        packed = await wire.get(base + "/metrics", headers={"accept-encoding": "gzip"})
+        assert packed.headers["content-encoding"] == "gzip"
+        assert b"autowasm_blobs 7.0" in gzip.decompress(packed.body)
+        some = await wire.get(base + "/metrics?name[]=autowasm_blobs")
+        assert some.body.count(b"\n") == 3
         for answer in (index, unready, plain, await wire.get(base + "/nothing")):
             assert answer.headers["server"] == "wasmer"
         assert (await wire.request("HEAD", base + "/healthz")).status == 200

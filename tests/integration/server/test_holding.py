@@ -30,7 +30,9 @@ async def test_a_known_digest_is_held_until_it_is_filled_once_for_all(tmp_path: 
         for answer in await asyncio.gather(*asked):
             assert (answer.status, answer.body) == (200, MODULE)
         assert server.source.fills == 1
-        assert server.metric("autowasm_blob_cache_requests_total", kind="held") == 20
+        await until(
+            lambda: server.metric("autowasm_blob_cache_requests_total", kind="origin") == 20
+        )
         assert server.metric("autowasm_blob_requests_held") == 0
 
 

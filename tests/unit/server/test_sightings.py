@@ -63,6 +63,11 @@ async def test_our_own_documents_come_with_those_of_the_others() -> None:
         async def ask(self, path: str) -> list[bytes]:
             return [path.encode()]
 
+        def known(self) -> tuple[str, ...]:
+            return ("http://other",)
+
     found = sightings()
     assert (await AllReplicas(found, Others()).ask(f"/seen/{A}"))[1] == f"/seen/{A}".encode()
+    assert AllReplicas(found, Others()).count() == 2
     assert len(await AllReplicas(found, None).ask("/seen")) == 1
+    assert AllReplicas(found, None).count() == 1

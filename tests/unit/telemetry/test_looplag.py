@@ -1,0 +1,165 @@
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+
+import pytest
+from structlog.testing import capture_logs
+
+from autowasm.settings import LoopLimits
+from autowasm.telemetry.looplag import Watchdog, turns_of, watched_runner
+from autowasm.telemetry.metrics import Metrics
+from autowasm.telemetry.turns import BOUNDS, TimedLoop, TimedSelector, Turns
+
+
+def hold_the_loop(seconds: float) -> None:
+    ends = time.perf_counter() + seconds
+    while time.perf_counter() < ends:
+        pass
+
+
+def run(work: Callable[[], Awaitable[None]], *, limits: LoopLimits | None = None) -> Turns:
+    """Run it on a timed loop under the watchdog; the turns of `work` alone."""
+    loop = TimedLoop()
+    if limits is not None:
+        loop.timing.limits = limits
+
+    async def main() -> None:
+        await asyncio.sleep(0)
+        loop.timing.turns = Turns()
+        await work()
+        await asyncio.sleep(0)  # the turn that `work` ended in is over, too
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner, Watchdog(loop.timing):
+        runner.run(main())
+    return loop.timing.turns
+
+
+def test_counts_a_held_turn_in_its_bucket() -> None:
+    async def work() -> None:
+        hold_the_loop(0.03)
+
+    turns = run(work)
+    above = turns.counts[
+        BOUNDS.index(0.05) :
+    ]  # the bucket up to 50 ms, and those above on a slow machine
+    assert sum(above) >= 1
+    assert turns.longest >= 0.03
+    assert turns.seconds >= 0.03
+
+
+def test_waiting_is_no_turn() -> None:
+    async def work() -> None:
+        for _ in range(3):
+            await asyncio.sleep(0.1)
+
+    assert run(work).seconds < 0.3
+
+
+def test_tells_who_held_the_loop_and_for_how_long() -> None:
+    async def work() -> None:
+        hold_the_loop(0.2)
+
+    with capture_logs() as logs:
+        turns = run(work)
+    told = next(entry for entry in logs if "hold_the_loop" in entry.get("stack", ""))
+    assert told["event"] == "loop blocked"
+    assert told["seconds"] >= 0.2
+    assert told["stack"].startswith("telemetry/test_looplag.py:")
+    assert turns.blocked >= 1
+
+
+@pytest.mark.parametrize("over", [0.001, 0.01, 0.024])
+def test_no_turn_above_the_limit_is_without_a_stack(over: float) -> None:
+    """Two looks fit into the limit, so one of them sees whatever is longer."""
+    limits = LoopLimits(blocked=0.1, quiet=0)
+
+    async def work() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0.013)  # out of step with the looks
+            hold_the_loop(limits.blocked + over)
+
+    with capture_logs() as logs:
+        run(work, limits=limits)
+    told = [entry for entry in logs if entry["event"] == "loop blocked"]
+    assert len(told) >= 5
+    assert [entry["stack"] for entry in told if entry["seconds"] < 0.2].count("not seen") == 0
+
+
+def test_a_loop_that_is_always_late_is_told_of_once_and_counted() -> None:
+    async def work() -> None:
+        for _ in range(3):
+            hold_the_loop(0.06)
+            await asyncio.sleep(0)
+
+    with capture_logs() as logs:
+        turns = run(work, limits=LoopLimits(quiet=3600.0))
+    assert len([entry for entry in logs if entry["event"] == "loop blocked"]) == 1
+    assert turns.blocked >= 3
+
+
+def test_stack_of_an_earlier_turn_is_not_shown_for_a_later_one() -> None:
+    selector = TimedSelector(LoopLimits(quiet=0))
+    watchdog = Watchdog(selector)
+    with selector, capture_logs() as logs, watchdog:
+        assert selector.on_blocked is not None
+        selector.on_blocked(time.perf_counter(), 1.0)
+    assert [entry["stack"] for entry in logs] == ["not seen"]
+
+
+def test_wakes_up_for_a_long_turn_after_a_long_silence() -> None:
+    limits = LoopLimits(blocked=0.05, quiet=0)
+
+    async def work() -> None:
+        for _ in range(3):
+            await asyncio.sleep(0.4)  # the thread is asleep by now
+            hold_the_loop(0.1)
+
+    with capture_logs() as logs:
+        run(work, limits=limits)
+    seen = [entry for entry in logs if "hold_the_loop" in entry.get("stack", "")]
+    assert len(seen) >= 3
+
+
+def test_watchdog_sleeps_while_nothing_happens() -> None:
+    with TimedSelector() as selector, Watchdog(selector):
+        deadline = time.monotonic() + 30
+        while selector.wake is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        selector.select(0)
+        assert selector.wake is None, "the turn that began has called it"
+
+
+def test_other_loops_are_left_alone() -> None:
+    async def main() -> Turns:
+        return turns_of(asyncio.get_running_loop())
+
+    assert asyncio.run(main()) == Turns()
+
+
+def test_runner_times_its_loop_and_leaves_no_thread() -> None:
+    async def main() -> Turns:
+        await asyncio.sleep(0)
+        return turns_of(asyncio.get_running_loop())
+
+    with watched_runner() as runner:
+        assert "loop watchdog" in {thread.name for thread in threading.enumerate()}
+        turns = runner.run(main())
+    assert sum(turns.counts) >= 1
+    assert "loop watchdog" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_metrics_show_the_turns(metrics: Metrics) -> None:
+    turns = metrics.loop.turns = Turns()
+    turns.counts[0], turns.counts[-1] = 7, 1
+    turns.seconds, turns.longest, turns.blocked = 6.5, 6.0, 1
+    value = metrics.registry.get_sample_value
+    name = "autowasm_loop_turn_duration_seconds"
+    assert value(f"{name}_bucket", {"le": "0.0005"}) == 7
+    assert value(f"{name}_bucket", {"le": "5.0"}) == 7
+    assert value(f"{name}_bucket", {"le": "+Inf"}) == 8
+    assert value(f"{name}_sum") == 6.5
+    assert value("autowasm_loop_blocked_total") == 1
+    assert value("autowasm_loop_longest_turn_seconds") == 6.0
+    assert value("autowasm_loop_longest_turn_seconds") == 0.0, "asked for, so it starts anew"

@@ -1,0 +1,16 @@
+"""docs/metrics.md is what the collectors say of themselves."""
+
+from pathlib import Path
+
+from docs import metrics
+
+
+def test_page_is_up_to_date() -> None:
+    page = Path(metrics.__file__).with_name("metrics.md")
+    assert page.read_text() == metrics.render(), "run `make reference`"
+
+
+def test_every_metric_has_one_row_and_says_what_it_is() -> None:
+    found = list(metrics.rows())
+    assert len({row.name for row in found}) == len(found)
+    assert all(row.name.startswith("autowasm_") and row.meaning.endswith(".") for row in found)
