@@ -26,12 +26,14 @@ class AutoWasmError(Exception):
 class SpecError(AutoWasmError):
     """The object is wrong. Do not try again until its spec changes.
 
-    `field` is the path as a user would write it: `spec.filter.source`.
+    `field` is the path as a user would write it: `spec.filter.source`. Both parts may hold what an author wrote, so they
+    are made one line of printable characters, and cut.
     """
 
     default_reason = "InvalidSpec"
 
     def __init__(self, field: str, problem: str, *, reason: str | None = None) -> None:
+        field, problem = _one_line(field, most=500), _one_line(problem, most=2000)
         super().__init__(f"{field}: {problem}", reason=reason)
         self.field = field
         self.problem = problem
@@ -89,3 +91,10 @@ class UsageError(AutoWasmError):
     """A command line or setting is wrong. Ends the program with exit status 2."""
 
     default_reason = "Usage"
+
+
+def _one_line(text: str, *, most: int) -> str:
+    head = text[:most]
+    if not head.isprintable():
+        head = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in head)
+    return head if len(text) <= most else f"{head}…"

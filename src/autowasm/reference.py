@@ -17,6 +17,7 @@ _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*\Z")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")
 _LONGEST_NAME = 255  # distribution/reference: NameTotalLengthMax
+_LONGEST = 1024  # a name, a tag of 128 and a digest are shorter; patterns over a megabyte hold the loop for 0.1 s
 _IMAGE_ID = re.compile(r"[0-9a-f]{64}\Z")
 
 DOCKER_HUB = "docker.io"
@@ -35,6 +36,8 @@ class ImageReference:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Parse what a user writes. No tag and no digest means `latest`. Raises ValueError with a sentence."""
+        if len(text) > _LONGEST:
+            raise ValueError(f"longer than {_LONGEST} characters: {text[:100]!r}…")
         if not text.strip():
             raise ValueError("no image is named: write host/name:tag")
         shown = repr(text[:200])

@@ -116,5 +116,15 @@ class WorkQueueMachine(RuleBasedStateMachine):
             assert self.queue.num_requeues(key) == self.failures.get(key, 0)
 
 
+class FairWorkQueueMachine(WorkQueueMachine):
+    """The same promises where groups of keys take turns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue = WorkQueue(backoff=BACKOFF, fairness=lambda key: key in "ab")
+
+
+TestFairWorkQueue = FairWorkQueueMachine.TestCase
+TestFairWorkQueue.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestWorkQueue = WorkQueueMachine.TestCase
 TestWorkQueue.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

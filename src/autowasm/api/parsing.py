@@ -69,6 +69,9 @@ def _convert(value: object, kind: type[_T], root: str) -> _T:
     """`msgspec.convert`, with its complaints turned into SpecError with our kind of field path."""
     try:
         return msgspec.convert(value, kind, strict=True)
+    except UnicodeEncodeError as error:  # a field's name; values are looked at by `validation`
+        problem = "a field's name holds half of a surrogate pair, which is no character"
+        raise SpecError(root or "object", problem) from error
     except msgspec.ValidationError as error:
         text = str(error)
     at = _AT.search(text)

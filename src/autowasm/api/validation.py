@@ -4,14 +4,11 @@ Why again: the CRD in a cluster may be older than we are, and standalone mode ha
 the field and says what would be right.
 """
 
-import math
 import re
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import urlsplit
 
-from msgspec import UNSET
-
+from autowasm.api import pluginconfig
 from autowasm.api.v1alpha1 import EnvVar, Source, Spec
 from autowasm.digest import sha256_hex
 from autowasm.errors import SpecError
@@ -29,10 +26,6 @@ _INTERVAL_SHORTEST = 30.0
 _INTERVAL_LONGEST = 64
 _LABELS_MOST = 256
 """As in Istio's EnvoyFilter, whose workloadSelector they become."""
-_INTEGER_MOST = 2**53
-"""A Struct's numbers are doubles: larger integers would reach the module changed."""
-_CONFIG_DEPTH = 64
-"""protobuf's JSON readers stop at a nesting of 100; ours is inside a few levels already."""
 
 
 def check(spec: Spec) -> None:
@@ -43,8 +36,8 @@ def check(spec: Spec) -> None:
     _check_text("spec.filter.vmID", spec.filter.vm_id)
     if spec.filter.sha256 is not None:
         _refuse_value_error("spec.filter.sha256", sha256_hex, spec.filter.sha256)
-    _check_plugin_config(spec.filter.plugin_config)
     _check_env(spec.filter.env)
+    pluginconfig.check(spec.filter)
     if spec.filter.priority is not None and not -(2**31) <= spec.filter.priority < 2**31:
         raise SpecError("spec.filter.priority", "must fit in 32 bits")
     _check_interval(spec.filter.refresh_interval)
@@ -114,55 +107,11 @@ def _check_text(path: str, value: str | None) -> None:
     _check_unicode(path, value)
 
 
-def _check_plugin_config(config: Any) -> None:
-    path = "spec.filter.pluginConfig"
-    if config is UNSET:
-        return
-    if not isinstance(config, dict | str):
-        raise SpecError(path, f"must be an object or a string, not {_json_name(config)}")
-    _check_json(path, config, depth=0)
-
-
 def _check_unicode(path: str, value: str) -> None:
-    """YAML can spell half of a surrogate pair, which no JSON or YAML file can hold as UTF-8."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise SpecError(path, "holds half of a surrogate pair, which is no character") from error
-
-
-def _check_json(path: str, value: Any, *, depth: int) -> None:
-    if depth > _CONFIG_DEPTH:
-        raise SpecError(path, f"nested deeper than {_CONFIG_DEPTH} levels")
-    if isinstance(value, dict):
-        for name, member in value.items():
-            if not isinstance(name, str):
-                raise SpecError(path, f"the key {name!r} must be a string: put it in quotes")
-            _check_unicode(path, name)
-            _check_json(f"{path}.{name}", member, depth=depth + 1)
-    elif isinstance(value, list):
-        for index, member in enumerate(value):
-            _check_json(f"{path}[{index}]", member, depth=depth + 1)
-    else:
-        _check_scalar(path, value)
-
-
-def _check_scalar(path: str, value: Any) -> None:
-    if isinstance(value, str):
-        _check_unicode(path, value)
-    elif isinstance(value, bool) or value is None:
-        return
-    elif isinstance(value, int) and abs(value) > _INTEGER_MOST:
-        raise SpecError(path, "integers beyond 2^53 would reach the module changed: use a string")
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise SpecError(path, "must be a finite number")
-    elif not isinstance(value, int | float):
-        raise SpecError(path, f"must be JSON, not {_json_name(value)}")
-
-
-def _json_name(value: object) -> str:
-    names = {list: "a list", bool: "a boolean", int: "a number", float: "a number"}
-    return "null" if value is None else names.get(type(value), type(value).__name__)
+        raise pluginconfig.half_a_pair(path) from error
 
 
 def _check_env(env: tuple[EnvVar, ...]) -> None:
@@ -200,7 +149,7 @@ def _check_labels(labels: dict[str, str]) -> None:
     if len(labels) > _LABELS_MOST:
         raise SpecError("spec.selector.matchLabels", f"more than {_LABELS_MOST} labels")
     for key, value in labels.items():
-        path = f"spec.selector.matchLabels[{key}]"
+        path = f"spec.selector.matchLabels[{key[:80]}]"
         prefix, slash, name = key.rpartition("/")
         if slash and (len(prefix) > 253 or not _NAME.match(prefix)):
             raise SpecError(path, "the part before '/' must be a DNS name")

@@ -34,7 +34,7 @@ from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError, ContentRejected, SourceDenied
 from autowasm.net.pools import Pools
 from autowasm.settings import Settings
-from autowasm.telemetry.metrics import Metrics
+from autowasm.telemetry.metrics import Metrics, exemplar_of
 from autowasm.wasm.module import inspect_module
 
 T = TypeVar("T")
@@ -219,7 +219,7 @@ class ArtifactFetcher:
         """Run a step that asks the source, and keep the account of its failures."""
         self._breakers.check(attempt.key)
         try:
-            with self._timed(attempt.source.kind, stage):
+            with self._timed(attempt, stage):
                 return await work()
         except AutoWasmError as error:
             self._breakers.failed(attempt.key, error)
@@ -252,7 +252,7 @@ class ArtifactFetcher:
         source = attempt.source
         received = self._metrics.fetched_bytes.labels(source.kind)
         async with self._store.keeper.room(pinned.size), self._store.stage() as stage:
-            with self._timed(source.kind, "download"):
+            with self._timed(attempt, "download"):
                 get = partial(
                     source.fetch,
                     destination=stage.path,
@@ -267,9 +267,9 @@ class ArtifactFetcher:
                     fetched = await get(replace(pinned, handle=None))
             if fetched.sha256 is None:
                 raise RuntimeError(f"source {source.kind} returned a module without its digest")
-            with self._timed(source.kind, "verify"):
+            with self._timed(attempt, "verify"):
                 module = await self._inspect(stage.path, fetched.sha256)
-            with self._timed(source.kind, "store"):
+            with self._timed(attempt, "store"):
                 await self._store.commit(stage, fetched.sha256)
         return fetched, module
 
@@ -290,11 +290,11 @@ class ArtifactFetcher:
         return module
 
     @contextmanager
-    def _timed(self, kind: str, stage: str) -> Iterator[None]:
+    def _timed(self, attempt: Attempt, stage: str) -> Iterator[None]:
         begin, outcome = time.perf_counter(), "error"
         try:
             yield
             outcome = "success"
         finally:
-            seconds = time.perf_counter() - begin
-            self._metrics.fetch_seconds.labels(kind, stage, outcome).observe(seconds)
+            timer = self._metrics.fetch_seconds.labels(attempt.source.kind, stage, outcome)
+            timer.observe(time.perf_counter() - begin, exemplar_of(attempt.request.owner))

@@ -2,7 +2,9 @@
 
 Not a rate limit and not a queue of work: a fetch that follows another's download needs no place. Invariants: no limit
 is ever exceeded; a namespace that waits gets the next fitting place after at most one grant to each other namespace, so
-one tenant's hundred hanging fetches delay nobody else.
+one tenant's hundred hanging fetches delay nobody else. A fetch that has held its place for `host_turn` seconds is a long
+one and no longer counts for its host, so two tenants cannot close a host to a third (ADR 0021); it still counts for its
+namespace and in all.
 """
 
 import asyncio
@@ -26,6 +28,9 @@ class _Ticket:
     granted: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
+    turn: asyncio.TimerHandle | None = None
+    """Ends the ticket's turn at its host."""
+    is_long: bool = False
 
 
 class Places:
@@ -43,6 +48,10 @@ class Places:
         self._by_namespace: Counter[str] = Counter()
         self._by_host: Counter[str] = Counter()
         self._by_both: Counter[tuple[str, str]] = Counter()
+        self._overdue: OrderedDict[_Ticket, None] = OrderedDict()
+        """Whose turn is over, and for whom there is no room among the long ones yet."""
+        self._long = 0
+        self._long_most = min(limits.long, limits.total // 2)
 
     @asynccontextmanager
     async def place(self, namespace: str, host: str) -> AsyncIterator[None]:
@@ -69,7 +78,23 @@ class Places:
 
     def _give(self, ticket: _Ticket) -> None:
         self._count_running(ticket, 1)
+        _add(self._by_host, ticket.host, 1)
+        loop = asyncio.get_running_loop()
+        ticket.turn = loop.call_later(self._limits.host_turn, self._end_turn, ticket)
         ticket.granted.set_result(None)
+
+    def _end_turn(self, ticket: _Ticket) -> None:
+        """The host's place is somebody else's now; the fetch goes on."""
+        self._overdue[ticket] = None
+        self._make_long()
+        self._grant()
+
+    def _make_long(self) -> None:
+        while self._overdue and self._long < self._long_most:
+            ticket, _ = self._overdue.popitem(last=False)
+            ticket.is_long = True
+            self._long += 1
+            _add(self._by_host, ticket.host, -1)
 
     def _line_up(self, ticket: _Ticket) -> None:
         if self._waiting_count >= self._limits.queued:
@@ -85,9 +110,20 @@ class Places:
         """Give the place back, or the ticket if it was never granted (the waiter was cancelled)."""
         if ticket.granted.done() and not ticket.granted.cancelled():
             self._count_running(ticket, -1)
+            self._leave_host(ticket)
             self._grant()
         else:
             self._drop(ticket)
+
+    def _leave_host(self, ticket: _Ticket) -> None:
+        if ticket.turn is not None:
+            ticket.turn.cancel()
+        if not ticket.is_long:
+            self._overdue.pop(ticket, None)
+            _add(self._by_host, ticket.host, -1)
+            return
+        self._long -= 1
+        self._make_long()
 
     def _drop(self, ticket: _Ticket) -> None:
         """Take a ticket out of the line, if it is still there."""
@@ -138,7 +174,6 @@ class Places:
     def _count_running(self, ticket: _Ticket, step: int) -> None:
         self._running += step
         _add(self._by_namespace, ticket.namespace, step)
-        _add(self._by_host, ticket.host, step)
         _add(self._by_both, (ticket.namespace, ticket.host), step)
         self._metrics.fetches_running.set(self._running)
 

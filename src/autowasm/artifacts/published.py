@@ -8,6 +8,7 @@ import asyncio
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import Source
@@ -117,17 +118,17 @@ class PublishedModules:
                 if not waiters:
                     del self._waiters[sha256]
 
-    async def fill(self, sha256: Sha256Hex) -> None:
+    async def fill(self, sha256: Sha256Hex) -> Literal["peer", "origin"]:
         """Bring a known digest into the store: from another replica, else from the first origin that works.
 
-        Raises the last origin's error.
+        Says which it was. Raises the last origin's error.
         """
         if self._peers is None:
-            await self._fill_from_origins(sha256)
-        else:
-            await copied_or(self._peers.copy(sha256), lambda: self._fill_from_origins(sha256))
+            return await self._fill_from_origins(sha256)
+        copy = self._peers.copy(sha256)
+        return await copied_or(copy, lambda: self._fill_from_origins(sha256)) or "peer"
 
-    async def _fill_from_origins(self, sha256: Sha256Hex) -> None:
+    async def _fill_from_origins(self, sha256: Sha256Hex) -> Literal["origin"]:
         failure: AutoWasmError = SourceUnavailable(f"nothing says where sha256:{sha256} comes from")
         untried = self._requests(sha256)
         running: set[asyncio.Task[AutoWasmError | None]] = set()
@@ -146,7 +147,7 @@ class PublishedModules:
                     if error is None:
                         for other in running:
                             other.cancel()
-                        return
+                        return "origin"
                     failure = error
         raise failure
 

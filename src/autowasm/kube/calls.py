@@ -11,6 +11,7 @@ import aiohttp
 import msgspec
 
 from autowasm.kube.errors import ApiError, UnexpectedAnswer, Unreachable, from_response
+from autowasm.kube.nesting import decode_any_depth
 from autowasm.net.answers import retry_after
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -75,6 +76,6 @@ def no_answer(error: BaseException, call: Call) -> Unreachable:
 def decode_document(body: bytes | bytearray) -> Document:
     """A JSON object. Raises UnexpectedAnswer."""
     try:
-        return _DOCUMENT.decode(body)
+        return decode_any_depth(_DOCUMENT, body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UnexpectedAnswer(f"the answer is not a JSON object: {error}") from error

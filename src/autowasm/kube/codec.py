@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, Literal, TypeVar, cast
 import msgspec
 
 from autowasm.kube.errors import Status, UnexpectedAnswer, from_status
+from autowasm.kube.nesting import decode_any_depth
 from autowasm.kube.resources import ObjectKey
 
 T = TypeVar("T")
@@ -102,7 +103,7 @@ class Codec(Generic[T]):
     def decode_page(self, body: bytes | bytearray) -> Page[T]:
         """One list answer. Raises UnexpectedAnswer."""
         try:
-            page = self._page.decode(body)
+            page = decode_any_depth(self._page, body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UnexpectedAnswer(f"the list cannot be decoded: {error}") from error
         items = [(self._meta(item)[0], self._transform(item)) for item in page.items or ()]
@@ -111,7 +112,7 @@ class Codec(Generic[T]):
     def decode_event(self, line: bytes) -> WatchEvent[T] | Bookmark:
         """One line of a watch. An ERROR event is raised as the ApiError that it says; else raises UnexpectedAnswer."""
         try:
-            event = self._event.decode(line)
+            event = decode_any_depth(self._event, line)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return _decode_other(
                 line
@@ -126,7 +127,7 @@ class Codec(Generic[T]):
 
 def _decode_other(line: bytes) -> Bookmark:
     try:
-        event = _RAW_EVENT.decode(line)
+        event = decode_any_depth(_RAW_EVENT, line)
         if event.type == "BOOKMARK":
             metadata = _BOOKMARK.decode(event.object).metadata
             ended = (metadata.annotations or {}).get(INITIAL_EVENTS_END) == "true"

@@ -38,6 +38,8 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     """Seconds since the epoch at which the kubelet took the Pod; 0 if it has not yet."""
     injected: bool
     """Whether it has a sidecar."""
+    ready: bool = True
+    """Whether the kubelet finds it ready; a Pod without that condition counts as ready."""
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -66,11 +68,17 @@ class _PodIp(msgspec.Struct, gc=False):
     ip: str = ""
 
 
+class _Condition(msgspec.Struct, gc=False):
+    type: str = ""
+    status: str = ""
+
+
 class _Status(msgspec.Struct, gc=False):
     phase: str = "Unknown"
     podIP: str = ""  # noqa: N815
     podIPs: list[_PodIp] = []  # noqa: N815
     startTime: datetime | None = None  # noqa: N815
+    conditions: list[_Condition] = []
 
 
 class _Wire(msgspec.Struct, gc=False):
@@ -136,6 +144,7 @@ def pod_codec(*, sidecars: frozenset[str] = ISTIO_SIDECAR) -> Codec[Pod]:
             int(started.timestamp()) if started is not None else 0,
             not sidecars.isdisjoint([container.name for container in wire.spec.containers])
             or not sidecars.isdisjoint([container.name for container in wire.spec.initContainers]),
+            not any(one.type == "Ready" and one.status != "True" for one in status.conditions),
         )
 
     return Codec(_Wire, transform=row, meta=_meta)

@@ -139,20 +139,22 @@ class Reflector(Generic[T]):
 
     @property
     def last_event_age(self) -> float | None:
-        """Seconds since the server last said anything: event, bookmark or list. None: not yet."""
-        if self._last_event is None:
-            return None
-        return asyncio.get_running_loop().time() - self._last_event
+        """Seconds since the server last said anything: event, bookmark or list. None: not yet, or `run` was ended."""
+        last = self._last_event
+        return None if last is None else asyncio.get_running_loop().time() - last
 
     async def run(self) -> NoReturn:
         """List and watch until cancelled."""
-        while True:
-            try:
-                if self._position is None and not self._stream_next:
-                    await self._list()
-                await self._watch()
-            except errors.ApiError as error:
-                await asyncio.sleep(self._delay_after(error))
+        try:
+            while True:
+                try:
+                    if self._position is None and not self._stream_next:
+                        await self._list()
+                    await self._watch()
+                except errors.ApiError as error:
+                    await asyncio.sleep(self._delay_after(error))
+        finally:
+            self._last_event = None  # nobody listens: the silence says nothing of the server
 
     async def _list(self) -> None:
         objects: dict[ObjectKey, T] = {}
@@ -160,8 +162,7 @@ class Reflector(Generic[T]):
         while True:
             page = await self._list_watch.list_page(continue_token=token)
             objects.update(page.items)
-            token = page.continue_token
-            if not token:
+            if not (token := page.continue_token):
                 break
         await self._replace(objects, page.resource_version)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable
 from typing import Final, Generic, Protocol, TypeVar
 
 from autowasm.backoff import Backoff
+from autowasm.kube.fairness import FairLine
 
 K = TypeVar("K", bound=Hashable)
 
@@ -64,11 +65,11 @@ class NoMetrics:
 
 
 class _Ready(Generic[K]):
-    """FIFO with the sets `dirty` (must be worked on) and `processing` (a worker has it). `dirty` keeps queue times."""
+    """A line with the sets `dirty` (must be worked on) and `processing` (a worker has it). `dirty` keeps queue times."""
 
-    def __init__(self, metrics: QueueMetrics) -> None:
+    def __init__(self, metrics: QueueMetrics, fairness: Callable[[K], Hashable] | None) -> None:
         self._metrics = metrics
-        self._fifo: deque[K] = deque()
+        self._line: FairLine[K] = FairLine(fairness)
         self._dirty: dict[K, float] = {}
         self._processing: dict[K, float] = {}
         self._getters: deque[asyncio.Future[None]] = deque()
@@ -77,7 +78,7 @@ class _Ready(Generic[K]):
         self.shutting_down = False
 
     def __len__(self) -> int:
-        return len(self._fifo)
+        return len(self._line)
 
     def add(self, key: K) -> None:
         if self.shutting_down or key in self._dirty:
@@ -89,7 +90,7 @@ class _Ready(Generic[K]):
 
     async def get(self) -> K:
         loop = asyncio.get_running_loop()
-        while not self._fifo:
+        while not self._line:
             if self.shutting_down:
                 raise ShutDown
             getter = loop.create_future()
@@ -99,12 +100,12 @@ class _Ready(Generic[K]):
             except asyncio.CancelledError:
                 if getter in self._getters:
                     self._getters.remove(getter)
-                elif self._fifo:  # woken and cancelled at once: the key goes to somebody else
+                elif self._line:  # woken and cancelled at once: the key goes to somebody else
                     self._wake_one()
                 raise
-        key = self._fifo.popleft()
+        key = self._line.pop()
         now = loop.time()
-        self._metrics.depth(len(self._fifo))
+        self._metrics.depth(len(self._line))
         self._metrics.taken(now - self._dirty.pop(key))
         self._processing[key] = now
         return key
@@ -116,7 +117,7 @@ class _Ready(Generic[K]):
         self._metrics.finished(asyncio.get_running_loop().time() - started)
         if key in self._dirty:
             self._push(key)
-        elif not self._fifo and not self._processing:
+        elif not self._line and not self._processing:
             self._idle.set()
 
     def running_times(self) -> list[float]:
@@ -126,7 +127,7 @@ class _Ready(Generic[K]):
     def shut_down(self, *, drain: bool) -> None:
         self.shutting_down = True
         if not drain:
-            self._fifo.clear()
+            self._line.clear()
             self._dirty.clear()
             self._metrics.depth(0)
             if not self._processing:
@@ -139,8 +140,8 @@ class _Ready(Generic[K]):
 
     def _push(self, key: K) -> None:
         self._idle.clear()
-        self._fifo.append(key)
-        self._metrics.depth(len(self._fifo))
+        self._line.push(key)
+        self._metrics.depth(len(self._line))
         self._wake_one()
 
     def _wake_one(self) -> None:
@@ -213,11 +214,13 @@ class WorkQueue(Generic[K]):
         backoff: Backoff = DEFAULT_BACKOFF,
         metrics: QueueMetrics | None = None,
         rng: random.Random | None = None,
+        fairness: Callable[[K], Hashable] | None = None,
     ) -> None:
+        """Keys for which `fairness` is the same share turns (kube-apiserver's fair queuing); None: one FIFO."""
         self._metrics = metrics or NoMetrics()
         self._backoff = backoff
         self._rng = rng
-        self._ready: _Ready[K] = _Ready(self._metrics)
+        self._ready: _Ready[K] = _Ready(self._metrics, fairness)
         self._delayed: _Delayed[K] = _Delayed(self._ready.add)
         self._failures: dict[K, int] = {}
 

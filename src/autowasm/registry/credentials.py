@@ -20,11 +20,13 @@ from typing import Any, Final
 
 from autowasm.errors import SpecError
 from autowasm.reference import DOCKER_HUB
+from autowasm.settings import Limits
 
 ANONYMOUS_FINGERPRINT: Final = "anonymous"
 """Stands for "no credential" wherever a fingerprint is a key."""
 
 _FIELD = "spec.secret"
+_PARTS_MOST: Final = Limits().docker_config_parts
 
 _HUB_NAMES: Final = frozenset(
     {DOCKER_HUB, "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"}
@@ -161,6 +163,13 @@ def _from_entries(entries: Mapping[str, Any], *, host: str, repository: str) -> 
 
 def _object(document: bytes | str | Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(document, Mapping):
+        parts = sum(document.count(sign) for sign in _signs(document))
+        if parts > _PARTS_MOST:
+            raise SpecError(
+                _FIELD,
+                f"not a docker config that is read: {parts} values; at most {_PARTS_MOST} are read: leave the registries out that the "
+                "image is not from",
+            )
         try:
             document = json.loads(document)
         except (ValueError, RecursionError) as error:
@@ -171,6 +180,11 @@ def _object(document: bytes | str | Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(document, Mapping):
         raise SpecError(_FIELD, "not a docker config: not a JSON object")
     return document
+
+
+def _signs(document: bytes | str) -> tuple[Any, ...]:
+    """What JSON needs one of for each value."""
+    return (",", "{", "[") if isinstance(document, str) else (b",", b"{", b"[")
 
 
 def _auths(document: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -96,6 +96,12 @@ def parse_manifest(data: bytes, media_type: str | None, *, limits: Limits) -> Ma
         raise ContentRejected(
             f"the manifest is larger than {format_size(limits.manifest_bytes)}", reason="TooLarge"
         )
+    if (quotes := data.count(b'"')) > limits.manifest_quotes:
+        raise ContentRejected(
+            f"the manifest has about {quotes // 2} strings; at most {limits.manifest_quotes // 2} are "
+            "accepted: push an image with fewer layers and annotations",
+            reason="TooLarge",
+        )
     try:
         if not _is_index(msgspec.json.decode(data, type=_Shape), media_type):
             return msgspec.json.decode(data, type=Manifest)

@@ -225,3 +225,27 @@ def test_reference_objects_are_valid(name: str) -> None:
 
 def test_unknown_fields_of_metadata_and_around_are_kubernetes_business() -> None:
     parsing.parse({**document(metadata={"managedFields": []}), "status": {"phase": "x"}})
+
+
+def test_a_field_whose_name_is_no_text_is_refused() -> None:
+    with pytest.raises(SpecError, match="surrogate"):
+        parsing.parse(document(**{"\ud800": 1}))
+
+
+def test_a_config_of_too_many_values_is_refused_and_one_string_is_not() -> None:
+    values = {f"k{number}": number for number in range(10_000)}
+    with pytest.raises(SpecError, match="more than 10000 values"):
+        parsing.parse(document(pluginConfig=values))
+    parsing.parse(document(pluginConfig="x" * 1_000_000))
+
+
+def test_what_would_fill_the_envoyfilter_once_for_each_port_is_refused() -> None:
+    config, ports = "x" * 20_000, list(range(1, 101))
+    parsing.parse(document(pluginConfig=config))
+    with pytest.raises(SpecError, match="once for each of 100 ports") as caught:
+        parsing.parse(document(pluginConfig=config, applyPorts=ports))
+    assert caught.value.field == CONFIG
+    env = [{"name": f"N{number}", "value": "v" * 2048} for number in range(256)]
+    with pytest.raises(SpecError, match="once for each of 100 ports") as caught:
+        parsing.parse(document(env=env, applyPorts=ports))
+    assert caught.value.field == "spec.filter.env"

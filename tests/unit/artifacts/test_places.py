@@ -174,3 +174,49 @@ async def test_two_namespaces_that_fill_a_host_give_its_next_place_to_a_third(
         await holder.let_go(name)
     assert "c1" in holder.holding
     await holder.let_all_go()
+
+
+@pytest.mark.looptime
+async def test_namespaces_that_hang_on_a_host_make_room_for_a_third_after_their_turn(
+    metrics: Metrics,
+) -> None:
+    begin = asyncio.get_running_loop().time()
+    async with holder(metrics) as fetches:
+        for name in ("a1", "a2", "a3", "b1", "b2", "b3"):
+            fetches.ask(name, name[0], "host")
+        await settle()
+        fetches.ask("c1", "c", "host")
+        await asyncio.sleep(FetchLimits().host_turn - 0.5)
+        assert sorted(fetches.holding) == ["a1", "a2", "b1", "b2"]
+        await asyncio.sleep(1)
+        assert asyncio.get_running_loop().time() - begin < 16
+        # Nobody was cut, and nobody got more than his own share.
+        assert sorted(fetches.holding) == ["a1", "a2", "b1", "b2", "c1"]
+
+
+@pytest.mark.looptime
+async def test_long_fetches_never_take_more_than_half_of_all_places(metrics: Metrics) -> None:
+    async with holder(metrics) as fetches:
+        for number in range(40):
+            fetches.ask(f"{number}", f"ns{number // 2}", "host")
+        await asyncio.sleep(600)
+        assert len(fetches.holding) == FetchLimits().long + FetchLimits().per_host
+        fetches.ask("elsewhere", "other", "free")
+        await settle()
+        assert "elsewhere" in fetches.holding
+        await fetches.let_go(fetches.holding[0])  # a long one: the next overdue takes its room
+        await settle()
+        assert len(fetches.holding) == FetchLimits().long + FetchLimits().per_host + 1
+
+
+@pytest.mark.looptime
+async def test_places_of_long_fetches_are_counted_back(metrics: Metrics) -> None:
+    places = Places(limits(per_host=1), metrics=metrics)
+    for _ in range(3):  # long, then again from the start: no count is left over
+        fetches = Holder(places)
+        for name in ("one", "two", "three"):
+            fetches.ask(name, name, "host")
+        await asyncio.sleep(60)
+        assert len(fetches.holding) == 3
+        await fetches.let_all_go()
+    assert places._long == len(places._overdue) == len(places._by_host) == 0

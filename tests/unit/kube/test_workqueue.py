@@ -193,3 +193,13 @@ async def test_it_measures_itself() -> None:
     assert metrics.waited == [pytest.approx(3, abs=0.01)]
     assert metrics.worked == [pytest.approx(2, abs=0.01)]
     queue.shut_down()
+
+
+async def test_a_thousand_keys_of_one_group_delay_another_group_by_one() -> None:
+    queue: WorkQueue[tuple[str, int]] = WorkQueue(fairness=lambda key: key[0])
+    for number in range(1000):
+        queue.add(("bad", number))
+    queue.add(("good", 0))
+    queue.add(("good", 1))
+    taken = [await queue.get() for _ in range(5)]
+    assert taken == [("bad", 0), ("good", 0), ("bad", 1), ("good", 1), ("bad", 2)]

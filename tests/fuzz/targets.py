@@ -1,0 +1,201 @@
+"""What is fuzzed: one function for each reader of what others send, and seeds that get it going.
+
+Not tests of what the readers say: any answer is right but an exception that nobody expects, and taking for ever. Each function
+gets bytes, and returns or raises one of `expected`.
+"""
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from autowasm.api import parsing
+from autowasm.api.envoyfilter import render
+from autowasm.errors import AutoWasmError, ContentRejected, SpecError
+from autowasm.kube.codec import document_codec
+from autowasm.kube.errors import ApiError
+from autowasm.kube.pods import pod_codec
+from autowasm.kube.stream import LineSplitter
+from autowasm.reference import ImageReference
+from autowasm.registry.credentials import from_docker_config, from_dockercfg
+from autowasm.registry.layout import choose_layout
+from autowasm.registry.manifest import Index, choose_child, parse_manifest
+from autowasm.server.ranges import Conditions, decide
+from autowasm.settings import EnvoyFetch, Limits
+from autowasm.standalone import documents
+from autowasm.wasm.archive import extract_module
+from autowasm.wasm.module import inspect_bytes
+from tests.fakes.autowasms import document, record
+from tests.hostile import inputs
+from tests.unit.wasm.archives import tar, zst
+
+LIMITS = Limits(unpacked_bytes=4 * 1024 * 1024, ratio_grace_bytes=1024 * 1024, archive_entries=200)
+"""Of archives: small, so that a bomb costs the fuzzer little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """`run` may raise `expected`, whose text must then be one line or at least printable."""
+
+    run: Callable[[bytes], object]
+    seeds: Callable[[], Iterable[bytes]]
+    expected: tuple[type[Exception], ...] = (ContentRejected,)
+
+
+def _wasm(data: bytes) -> object:
+    return inspect_bytes(data, limits=Limits(), allow_imports=frozenset())
+
+
+def _wasm_seeds() -> Iterable[bytes]:
+    hello = inputs.hello()
+    yield hello
+    yield inputs.with_names(3, size=100)
+    yield inputs.with_declared_functions(2**32 - 1)
+    yield inputs.overlong_leb()
+
+
+def _archive(data: bytes) -> object:
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "source")
+        source.write_bytes(data)
+        return extract_module(source, Path(folder, "out"), packing="detect", limits=LIMITS)
+
+
+def _archive_seeds() -> Iterable[bytes]:
+    module = inputs.MODULE_START
+    plain = tar({"plugin.wasm": module, "README": b"read me"})
+    yield plain
+    yield inputs.gzip_of({"dir/filter.wasm": module})
+    yield zst(plain)
+    yield inputs.tar_with_claimed_size()
+    yield inputs.tangled_archive()
+    yield tar({"a" * 200 + "/plugin.wasm": module})
+
+
+def _manifest(data: bytes) -> object:
+    found = parse_manifest(data, None, limits=Limits())
+    return choose_child(found) if isinstance(found, Index) else choose_layout(found, limits=LIMITS)
+
+
+def _manifest_seeds() -> Iterable[bytes]:
+    layer = inputs.descriptor(b"x", "application/vnd.oci.image.layer.v1.tar+gzip")
+    yield inputs.manifest([layer])
+    child = inputs.descriptor(b"y", "application/vnd.oci.image.manifest.v1+json")
+    platform = {"os": "linux", "architecture": "amd64"}
+    index = {"schemaVersion": 2, "manifests": [child, {**child, "platform": platform}]}
+    yield json.dumps(index).encode()
+
+
+def _reference(data: bytes) -> object:
+    text = data.decode(errors="replace")
+    found = ImageReference.parse(text)
+    if ImageReference.parse(str(found)) != found:
+        raise AssertionError(f"{text!r} reads back as another")
+    if not str(found).isprintable() or ".." in found.repository:
+        raise AssertionError(f"{text!r} is let through")
+    return found
+
+
+def _docker_config(data: bytes) -> object:
+    from_dockercfg(data, host="r.example", repository="a/b")
+    return from_docker_config(data, host="r.example", repository="a/b")
+
+
+def _range(data: bytes) -> object:
+    fields = [text or None for text in data.decode("latin-1").split("\n")[:4]]
+    fields += [None] * (4 - len(fields))
+    decision = decide("GET", Conditions(*fields), etag='"sha256:aa"', size=1000)
+    if decision.status in (200, 206) and not 0 <= decision.offset <= 1000 - decision.count:
+        raise AssertionError(f"{fields} sends {decision}")
+    return decision
+
+
+def _spec(data: bytes) -> object:
+    try:
+        value = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if not isinstance(value, dict):
+        return None
+    autowasm = parsing.parse(document(spec=value))
+    made = render(autowasm, record(), EnvoyFetch())
+    return msgspec.json.encode(made)
+
+
+def _spec_seeds() -> Iterable[bytes]:
+    full = document(
+        applyPorts=[80, 9080],
+        pluginConfig={"a": [1, 2.5, None, {"b": "c"}]},
+        env=[{"name": "A", "value": "b"}],
+        failStrategy="FAIL_OPEN",
+        refreshInterval="1h",
+        vmID="{{ .Values }} %{x}\n",
+    )
+    yield json.dumps(full["spec"]).encode()
+    yield json.dumps({**full["spec"], "secret": "../x"}).encode()
+
+
+def _documents(data: bytes) -> object:
+    return documents.parse(data.decode(errors="replace"), limits=Limits(spec_bytes=20_000))
+
+
+def _watch(data: bytes) -> object:
+    """Cut where the first byte says: lines do not depend on it."""
+    cut = 1 + (data[0] if data else 0)
+    pieces = [data[at : at + cut] for at in range(1, len(data), cut)]
+    splitter = LineSplitter(limit=1 << 16)
+    for codec in (document_codec(), pod_codec()):
+        for piece in pieces:
+            for line in splitter.feed(piece):
+                codec.decode_event(line)
+        codec.decode_page(data)
+    return asyncio
+
+
+def _watch_seeds() -> Iterable[bytes]:
+    metadata = {"name": "a", "namespace": "b", "resourceVersion": "1", "uid": "0"}
+    for kind in ("ADDED", "DELETED", "BOOKMARK", "ERROR"):
+        line = json.dumps({"type": kind, "object": {"metadata": metadata, "status": {"code": 410}}})
+        yield b"\x05" + line.encode() + b"\n" + line.encode()
+    yield json.dumps({"metadata": {}, "items": [{"metadata": metadata}]}).encode()
+
+
+TARGETS = {
+    "wasm": Target(_wasm, _wasm_seeds),
+    "archives": Target(_archive, _archive_seeds),
+    "manifests": Target(_manifest, _manifest_seeds),
+    "references": Target(
+        _reference,
+        lambda: [b"r.example:5000/a/b_c:v1", b"ubuntu", b"a/b@sha256:" + b"0" * 64],
+        (ValueError,),
+    ),
+    "docker-configs": Target(
+        _docker_config,
+        lambda: [inputs.docker_config(2), b'{"auths":{"r.example/a":{"auth":"dTpw"}}}'],
+        (SpecError,),
+    ),
+    "ranges": Target(
+        _range, lambda: [b'"sha256:aa"\n*\n"sha256:aa"\nbytes=0-9', b"\n\n\nbytes=-5, 6-"]
+    ),
+    "specs": Target(_spec, _spec_seeds, (SpecError,)),
+    "documents": Target(
+        _documents, lambda: [b"kind: AutoWasm\napiVersion: wasm.tcm.io/v1alpha1\n---\na: &b [1]\n"]
+    ),
+    "watch-lines": Target(_watch, _watch_seeds, (ApiError, AutoWasmError)),
+}
+
+
+def check(target: Target, data: bytes) -> None:
+    """Run it once. Raises what nobody expects, and AssertionError for a message that is no line for a person."""
+    try:
+        target.run(data)
+    except target.expected as error:
+        message = str(error)
+        if not message or len(message) > 10_000:
+            raise AssertionError(f"a message of {len(message)} characters") from error
+        if isinstance(error, ContentRejected | SpecError) and not message.isprintable():
+            raise AssertionError(f"a message that is no line: {message!r}") from error
