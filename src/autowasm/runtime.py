@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import secrets
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
@@ -29,6 +30,7 @@ from autowasm.artifacts.pullsecrets import ServiceAccounts
 from autowasm.blobs.pins import Pins
 from autowasm.blobs.retention import Retention
 from autowasm.blobs.store import BlobStore
+from autowasm.controller.gathering import Gathering
 from autowasm.controller.healing import Healing, Mesh, Outage
 from autowasm.controller.interfaces import (
     Announce,
@@ -37,6 +39,7 @@ from autowasm.controller.interfaces import (
     announce_nothing,
 )
 from autowasm.controller.jobs import FetchJobs
+from autowasm.controller.loading import Loading, Workloads
 from autowasm.controller.mode import Mode
 from autowasm.controller.permits import Permits
 from autowasm.controller.policyfile import PolicyFile
@@ -56,10 +59,11 @@ from autowasm.registry.client import RegistryClient
 from autowasm.server.app import AdminServer, BlobServer
 from autowasm.server.probes import Health
 from autowasm.server.sightings import AllReplicas, Sightings
-from autowasm.settings import Cluster, Settings
+from autowasm.settings import Cluster, LoopLimits, Settings
 from autowasm.standalone.directory import ConfigDirectory
 from autowasm.standalone.mode import StandaloneMode
 from autowasm.standalone.publisher import StandalonePublisher
+from autowasm.telemetry import garbage, looplag
 from autowasm.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -80,6 +84,9 @@ async def run(settings: Settings) -> None:
     metrics = Metrics()
     prometheus_client.ProcessCollector(registry=metrics.registry)
     prometheus_client.GCCollector(registry=metrics.registry)
+    garbage.tame()
+    sys.setswitchinterval(LoopLimits().switch)
+    metrics.loop.turns = looplag.turns_of(asyncio.get_running_loop())
     with Pools(transfers=settings.fetch.total) as pools, _signals() as stop:
         async with AsyncExitStack() as stack:
             store = BlobStore(
@@ -169,7 +176,11 @@ class _Process:
         self._pools = pools
         self._metrics = metrics
         self._store = store
-        self._queue: WorkQueue[ObjectKey] = WorkQueue(metrics=metrics.workqueue)
+        # Fair over namespaces: one tenant's thousand failing objects delay nobody else's (D11).
+        self._queue: WorkQueue[ObjectKey] = WorkQueue(
+            metrics=metrics.workqueue, fairness=lambda key: key.namespace
+        )
+        metrics.workqueue.watch(self._queue)
         self._health = Health()
         self._announce: Announce = announce_nothing
         self._leadership: Leadership = AlwaysLeading()
@@ -249,6 +260,7 @@ class _Process:
             tasks=self._tasks,
             stack=stack,
             on_leading=self._on_leading,
+            busy=lambda: len(self._queue) > 0,
         )
         self._announce = connected.announce
         self._elector = connected.elector
@@ -315,7 +327,9 @@ class _Process:
     ) -> None:
         """Read what is there, then reconcile it and whatever changes."""
         settings, queue = self._settings, self._queue
-        self._healing = self._make_healing(mode)
+        gathering = Gathering(AllReplicas(self._sightings, self._peers))
+        self._healing = self._make_healing(mode, gathering)
+        loading = self._make_loading(mode, gathering)
         jobs = FetchJobs(fetcher, limits=settings.fetch, tasks=self._tasks, on_change=queue.add)
         self._permits = Permits(fetcher, limits=settings.fetch, on_change=queue.add)
         reconciler = self._make_reconciler(mode, jobs, published)
@@ -366,9 +380,19 @@ class _Process:
         self._tasks.create_task(controller.run(), name="controller")
         if self._healing is not None:
             self._tasks.create_task(self._healing.run(self._leadership), name="healing")
+        if loading is not None:
+            self._tasks.create_task(loading.run(self._leadership), name="proof of load")
         await mode.run(changed=queue.add, secret_changed=secret_changed)
 
-    def _make_healing(self, mode: Mode) -> Healing | None:
+    def _make_loading(self, mode: Mode, gathering: Gathering) -> Loading | None:
+        """None in standalone mode, which knows no Pods."""
+        if self._settings.cluster is None or not isinstance(mode, Workloads):
+            return None
+        loading = Loading(mode, gathering, metrics=self._metrics, settings=self._settings.proof)
+        mode.prove(loading.report)
+        return loading
+
+    def _make_healing(self, mode: Mode, gathering: Gathering) -> Healing | None:
         """None in standalone mode, which knows no Pods."""
         if self._settings.cluster is None or not isinstance(mode, Mesh):
             return None
@@ -378,7 +402,7 @@ class _Process:
             outage = Outage(self._last_alive, time.time())
         return Healing(
             mode,
-            AllReplicas(self._sightings, self._peers),
+            gathering,
             is_stored=self._store.__contains__,
             requeue=self._queue.add,
             announce=self._announce,

@@ -11,7 +11,7 @@ import yaml
 
 from autowasm.api import parsing
 from autowasm.api import status as statuses
-from autowasm.api.status import Condition, Module, Phase, Pods, Status
+from autowasm.api.status import Condition, MissingPod, Module, Phase, Pods, Status
 from autowasm.digest import Sha256Hex
 from tests.manifests import documents
 from tests.manifests.api import STRICT
@@ -51,7 +51,13 @@ def _full_status() -> Status:
         module=_MODULE,
         history=history,
         refresh="1",
-        pods=Pods(matched=3, injected=2),
+        pods=Pods(
+            matched=3,
+            injected=2,
+            fetched=1,
+            missing=(MissingPod("default", "p", "Refused", "asked and got 503"),),
+            time=_NOW,
+        ),
         conditions=conditions,
     )
 

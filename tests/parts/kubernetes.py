@@ -133,9 +133,10 @@ class Cluster:
             for method, path, body in calls:
                 content = json.dumps(body).encode() if body is not None else b""
                 async with asyncio.timeout(30):
-                    answer = await connection.request(
-                        method, path, headers=self._headers(ADMIN), body=content
-                    )
+                    headers = self._headers(ADMIN)
+                    if method == "PATCH":
+                        headers["content-type"] = "application/merge-patch+json"
+                    answer = await connection.request(method, path, headers=headers, body=content)
                 _check(answer, method, path)
         finally:
             await connection.close()

@@ -35,6 +35,8 @@ class ConditionType(enum.Enum):
     FETCHED = "Fetched"
     PUBLISHED = "Published"
     READY = "Ready"
+    LOADED = "Loaded"
+    """Whether the Pods that the selector matches fetched the module that is published; nothing else depends on it."""
 
 
 class Condition(Struct, frozen=True, rename="camel"):
@@ -75,11 +77,30 @@ class Module(Record, frozen=True, kw_only=True, omit_defaults=True, rename="came
         return cls(**values, fetched_at=fetched_at)
 
 
-class Pods(Struct, frozen=True):
-    """`status.pods`: what the selector matches, and how many of these have a sidecar."""
+class MissingPod(Struct, frozen=True):
+    """A Pod that is not known to have fetched the module, and why."""
+
+    namespace: str
+    name: str
+    reason: str
+    message: str = ""
+
+
+class Pods(Struct, frozen=True, omit_defaults=True):
+    """`status.pods`: what the selector matches, how many of these have a sidecar, and how many fetched the module."""
 
     matched: int
     injected: int
+    fetched: int | UnsetType = UNSET
+    """Unset where no module is published, or a version wrote it that did not know."""
+    missing: tuple[MissingPod, ...] = ()
+    """The first of those that are not known to have fetched it."""
+    time: str = ""
+    """When all of this became so, RFC 3339."""
+
+    def same(self, other: "Pods | UnsetType") -> bool:
+        """True if only the time differs."""
+        return other is not UNSET and msgspec.structs.replace(self, time=other.time) == other
 
 
 class Status(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
@@ -126,6 +147,19 @@ def with_conditions(
         time = old.last_transition_time if old and old.status == condition.status else now
         result.append(msgspec.structs.replace(condition, last_transition_time=time or now))
     return tuple(result)
+
+
+def with_loaded(
+    conditions: tuple[Condition, ...], loaded: Condition | None, *, now: str
+) -> tuple[Condition, ...]:
+    """`conditions` with this `Loaded`, dated as in `with_conditions`; None: without any."""
+    kind = ConditionType.LOADED.value
+    others = tuple(one for one in conditions if one.type != kind)
+    if loaded is None:
+        return others
+    old = next((one for one in conditions if one.type == kind), None)
+    time = old.last_transition_time if old and old.status == loaded.status else now
+    return (*others, msgspec.structs.replace(loaded, last_transition_time=time or now))
 
 
 def remember(history: tuple[Module, ...], module: Module) -> tuple[Module, ...]:

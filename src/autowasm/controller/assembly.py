@@ -45,8 +45,9 @@ async def connect(
     tasks: asyncio.TaskGroup,
     stack: AsyncExitStack,
     on_leading: Callable[[bool], None],
+    busy: Callable[[], bool],
 ) -> Connected:
-    """`namespace`: where the Lease is. Raises UsageError."""
+    """`busy`: whether keys wait to be reconciled. `namespace`: where the Lease is. Raises UsageError."""
     client = await stack.enter_async_context(
         KubeClient(
             kubeconfig=cluster.kubeconfig,
@@ -55,7 +56,11 @@ async def connect(
         )
     )
     recorder = EventRecorder(
-        client, component="wasmer", instance=socket.gethostname(), limits=client.limits
+        client,
+        component="wasmer",
+        instance=socket.gethostname(),
+        limits=client.limits,
+        busy=busy,
     )
     tasks.create_task(recorder.run(), name="events")
     elector = candidate(client, cluster.election, namespace=namespace, on_change=on_leading)
@@ -66,6 +71,7 @@ async def connect(
         metrics=metrics,
         leadership=elector or AlwaysLeading(),
     )
+    metrics.informers.follow(mode.informers)
     last_alive = None
     if elector is not None:
         last_alive = await last_renewal(

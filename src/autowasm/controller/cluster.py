@@ -15,7 +15,9 @@ from autowasm.artifacts.pullsecrets import PullSecret
 from autowasm.controller.interfaces import Announce, Lookup
 from autowasm.controller.matching import PodMatcher, PodSelector, has_ended
 from autowasm.controller.overlay import WriteOverlay
-from autowasm.controller.podstatus import PodStatus
+from autowasm.controller.podindex import PodAddresses
+from autowasm.controller.podstatus import PodStatus, Said
+from autowasm.controller.proof import Report
 from autowasm.controller.publisher import AUTOWASMS, ENVOYFILTERS, ClusterPublisher
 from autowasm.controller.secrets import ClusterSecrets
 from autowasm.kube.client import KubeClient
@@ -58,6 +60,8 @@ class ClusterMode:
         self._client = client
         self._cluster = cluster
         self._matcher = PodMatcher()
+        self._addresses = PodAddresses()
+        self._report: Callable[[ObjectKey], Report | None] = lambda _: None
         self._changed: Callable[[ObjectKey], None] = _nobody
         namespaces: tuple[str | None, ...] = cluster.watch_namespaces or (None,)
         limits = client.limits
@@ -105,7 +109,7 @@ class ClusterMode:
             leadership=leadership,
         )
         self._pod_status = PodStatus(
-            counts=self.pods, document=self._autowasm_view.get, publisher=self.publisher
+            said=self.pods, document=self._autowasm_view.get, publisher=self.publisher
         )
         for autowasm_informer in self._autowasms:
             autowasm_informer.add_handler(_AutoWasmHandler(self))
@@ -113,6 +117,11 @@ class ClusterMode:
             envoyfilter_informer.add_handler(_EnvoyFilterHandler(self))
         for pod_informer in self._pods:
             pod_informer.add_handler(_PodHandler(self))
+
+    @property
+    def informers(self) -> tuple[Informer[Any], ...]:
+        """All of them, those that only a leader runs as well."""
+        return (*self._autowasms, *self._envoyfilters, *self._pods)
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
         """Follow the API server; return once AutoWasms and EnvoyFilters were listed once."""
@@ -171,12 +180,39 @@ class ClusterMode:
         """See `ServiceAccounts`."""
         return await self._secrets.pull_secrets(namespace)
 
-    def pods(self, key: ObjectKey) -> Pods | None:
-        """What the selector of the AutoWasm matches now; None until Pods were listed."""
+    def prove(self, report: Callable[[ObjectKey], Report | None]) -> None:
+        """See `loading.Workloads`."""
+        self._report = report
+
+    def pods(self, key: ObjectKey) -> Said | None:
+        """What is to be said of the Pods that the AutoWasm's selector matches now; None until Pods were listed."""
         if not all(informer.has_synced for informer in self._pods):
             return None
+        report = self._report(key)
+        if report is not None:
+            return report.pods, report.loaded
         counts = self._matcher.counts(key)
-        return Pods(matched=counts.matched, injected=counts.injected)
+        return Pods(matched=counts.matched, injected=counts.injected), None
+
+    def matched(self, key: ObjectKey) -> Iterator[Pod]:
+        """See `loading.Workloads`."""
+        return (pod for name in self._matcher.pods(key) if (pod := self._pod(name)) is not None)
+
+    def pods_at(self, address: str) -> Iterator[Pod]:
+        """See `loading.Workloads`."""
+        names = self._addresses.at(address)
+        return (pod for name in names if (pod := self._pod(name)) is not None)
+
+    def is_shared(self, pod: Pod) -> bool:
+        """See `loading.Workloads`."""
+        return self._addresses.is_shared(pod)
+
+    def touch_pods(self, key: ObjectKey) -> None:
+        """See `loading.Workloads`."""
+        self._pod_status.touch(key)
+
+    def _pod(self, name: ObjectKey) -> Pod | None:
+        return next((pod for one in self._pods if (pod := one.store.get(name)) is not None), None)
 
     def document(self, key: ObjectKey) -> Document | None:
         """The AutoWasm."""
@@ -218,6 +254,7 @@ class ClusterMode:
 
     def pod_seen(self, old: Pod | None, new: Pod | None) -> None:
         """The informer shows a change of a Pod."""
+        self._addresses.pod_changed(old, new)
         for key in self._matcher.pod_changed(old, new):
             self._pod_status.touch(key)
 

@@ -228,7 +228,7 @@ class Healing:
         outage, now = self._outage, self._wall()
         if outage is None or now < outage.end + self._settings.settle:
             return False
-        changed = outage.begin <= _changed_at(live) <= outage.end
+        changed = outage.begin <= changed_at(live) <= outage.end
         for address, pod in pods.items():
             if not self._mesh.selects(key, pod):
                 continue
@@ -265,7 +265,7 @@ class Healing:
 def _loads(document: bytes) -> dict[str, Any]:
     try:
         found = json.loads(document)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -274,8 +274,8 @@ def _number(value: object, default: float = 0.0) -> float:
     return float(value) if isinstance(value, int | float) and value >= 0 else default
 
 
-def _changed_at(live: Document) -> float:
-    """Seconds since the epoch; 0 if it cannot be known."""
+def changed_at(live: Document) -> float:
+    """When the EnvoyFilter changed last: seconds since the epoch; 0 if it cannot be known."""
     metadata = live.get("metadata") or {}
     times = [one.get("time") for one in metadata.get("managedFields") or ()]
     times.append(metadata.get("creationTimestamp"))

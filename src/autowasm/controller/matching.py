@@ -44,6 +44,7 @@ class PodMatcher:
 
     def __init__(self) -> None:
         self._counts: dict[_Where, PodCounts] = {}
+        self._names: defaultdict[_Where, set[str]] = defaultdict(set)
         self._by_pair: defaultdict[tuple[str, str], set[_Where]] = defaultdict(set)
         self._by_namespace: defaultdict[str, set[_Where]] = defaultdict(set)
         self._selectors: dict[ObjectKey, PodSelector] = {}
@@ -80,6 +81,7 @@ class PodMatcher:
             if pod is not None:
                 where, injected = pod
                 self._count(where, step, injected=injected)
+                self._name(where, pod is after, (new if pod is after else old))
                 touched.update(self._watchers(where))
         return frozenset(touched)
 
@@ -95,12 +97,31 @@ class PodMatcher:
                 total.injected += self._counts[where].injected
         return total
 
+    def pods(self, key: ObjectKey) -> Iterator[ObjectKey]:
+        """The names of the Pods that the AutoWasm's selector matches now."""
+        selector = self._selectors.get(key)
+        if selector is None:
+            return
+        for where in self._candidates(selector):
+            if selector.namespace in {None, where[0]} and selector.matches(frozenset(where[1])):
+                yield from (ObjectKey(where[0], name) for name in self._names.get(where, ()))
+
     def selects(self, key: ObjectKey, pod: Pod) -> bool:
         """Whether the AutoWasm's selector matches the Pod."""
         selector = self._selectors.get(key)
         if selector is None or selector.namespace not in {None, pod.namespace}:
             return False
         return selector.matches(frozenset(pod.labels))
+
+    def _name(self, where: _Where, came: bool, pod: Pod | None) -> None:
+        if pod is None:
+            return
+        if came:
+            self._names[where].add(pod.name)
+        else:
+            self._names[where].discard(pod.name)
+            if not self._names[where]:
+                del self._names[where]
 
     def _count(self, where: _Where, step: int, *, injected: bool) -> None:
         counts = self._counts.get(where)

@@ -1,23 +1,29 @@
-"""PodStatus: keeps `status.pods` up to date within a budget of writes (design section 4).
+"""PodStatus: keeps `status.pods`, and the condition `Loaded`, up to date within a budget of writes (design section 4).
 
 Pods come and go all the time; nobody looks every second. Not part of a reconcile: a change of Pods decides nothing.
-Invariants: at most `RATE` writes a second in all and one in `EACH` seconds for an object; a count that is right is not
-written.
+Invariants: at most `RATE` writes a second in all and one in `EACH` seconds for an object; what is right is not written, nor
+what the server dropped, as an older CRD does, again.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import structlog
+from msgspec import UNSET
 
-from autowasm.api.status import Pods
+from autowasm.api import status as statuses
+from autowasm.api.status import Condition, ConditionType, Pods
 from autowasm.controller.interfaces import Publisher
 from autowasm.kube.errors import ApiError
 from autowasm.kube.leadership import NotLeading
 from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
+
+Said = tuple[Pods, Condition | None]
+"""`status.pods`, and the condition `Loaded`, None where no module is published."""
 
 _log = structlog.get_logger(__name__)
 
@@ -35,15 +41,17 @@ class PodStatus:
     def __init__(
         self,
         *,
-        counts: Callable[[ObjectKey], Pods | None],
+        said: Callable[[ObjectKey], Said | None],
         document: Callable[[ObjectKey], Mapping[str, Any] | None],
         publisher: Publisher,
     ) -> None:
-        self._counts = counts
+        self._said = said
         self._document = document
         self._publisher = publisher
         self._queue: WorkQueue[ObjectKey] = WorkQueue()
         self._written: dict[ObjectKey, float] = {}
+        self._sent: dict[ObjectKey, tuple[Said, Any]] = {}
+        """What was written last, and what the server made of it: an older CRD drops fields that it does not know."""
 
     def touch(self, key: ObjectKey) -> None:
         """The Pods that this object matches may be others now."""
@@ -54,6 +62,7 @@ class PodStatus:
     def forget(self, key: ObjectKey) -> None:
         """The object is gone."""
         self._written.pop(key, None)
+        self._sent.pop(key, None)
 
     async def run(self) -> None:
         """Write what has changed, for ever."""
@@ -71,17 +80,63 @@ class PodStatus:
                 self._queue.done(key)
             if wrote:
                 await asyncio.sleep(1.0 / RATE)
+            else:
+                await asyncio.sleep(0)  # counting the Pods of a large mesh takes a while
 
     async def _write(self, key: ObjectKey) -> bool:
         document = self._document(key)
         if document is None:
             return False
         status = document.get("status")
-        counts = self._counts(key)
-        if counts is None:
-            return False
-        pods = msgspec.to_builtins(counts)
-        if not status or status.get("pods") == pods:
+        said = self._said(key)
+        if said is None or not status:
             return False  # without a status the reconciler writes the first one, counts included
+        if _is_said(status, said) or self._was_sent(key, status, said):
+            return False
         self._written[key] = asyncio.get_running_loop().time()
-        return await self._publisher.write_status(key, document, {**status, "pods": pods})
+        wrote = await self._publisher.write_status(key, document, with_said(status, said))
+        made = self._document(key)
+        self._sent[key] = said, _about_pods(made.get("status") if made is not None else None)
+        return wrote
+
+    def _was_sent(self, key: ObjectKey, status: Mapping[str, Any], said: Said) -> bool:
+        sent = self._sent.get(key)
+        return sent is not None and _same(sent[0], said) and sent[1] == _about_pods(status)
+
+
+def with_said(status: Mapping[str, Any], said: Said) -> dict[str, Any]:
+    """The status as JSON with this in it."""
+    pods, loaded = said
+    conditions = statuses.with_loaded(statuses.read(status).conditions, loaded, now=utc_now())
+    new = msgspec.json.encode({**status, "pods": pods, "conditions": conditions})
+    result: dict[str, Any] = msgspec.json.decode(new)
+    return result
+
+
+def utc_now() -> str:
+    """RFC 3339, whole seconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _is_said(status: Mapping[str, Any], said: Said) -> bool:
+    found = statuses.read(status)
+    if found.pods is UNSET:
+        return False
+    return _same((found.pods, found.condition(ConditionType.LOADED)), said)
+
+
+def _same(one: Said, other: Said) -> bool:
+    if not one[0].same(other[0]) or (one[1] is None) != (other[1] is None):
+        return False
+    return one[1] is None or other[1] is None or one[1].same_state(other[1])
+
+
+def _about_pods(status: Mapping[str, Any] | None) -> Any:
+    """What is there of it, to be compared only."""
+    status = status or {}
+    loaded = [
+        one
+        for one in status.get("conditions") or ()
+        if one.get("type") == ConditionType.LOADED.value
+    ]
+    return status.get("pods"), loaded

@@ -16,7 +16,7 @@ from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api import parsing
 from autowasm.api import status as statuses_api
 from autowasm.api.record import Record
-from autowasm.api.status import ConditionType, Phase, Pods
+from autowasm.api.status import ConditionType, Phase
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.published import PublishedModules
 from autowasm.blobs.store import BlobStore
@@ -28,6 +28,7 @@ from autowasm.controller.jobs import Done, FetchFailed, FetchJobs, Running
 from autowasm.controller.lost import LostRecords, explain_lost
 from autowasm.controller.origins import remember_origins, remember_orphan
 from autowasm.controller.permits import Permits
+from autowasm.controller.podstatus import Said
 from autowasm.controller.reporting import StatusReporter
 from autowasm.controller.spreading import Spread, Spreading
 from autowasm.controller.subject import Subject
@@ -70,7 +71,7 @@ class AutoWasmReconciler:
         check: Callable[[AutoWasm], None] = lambda _: None,
         permits: Permits | None = None,
         admit: Callable[[str, str, Sha256Hex], None] = lambda _owner, _namespace, _sha256: None,
-        pods: Callable[[ObjectKey], Pods | None] | None = None,
+        pods: Callable[[ObjectKey], Said | None] | None = None,
         announce: Announce = announce_nothing,
         leadership: Leadership | None = None,
         prepared: Callable[[], Awaitable[None]] | None = None,
@@ -120,7 +121,7 @@ class AutoWasmReconciler:
             self._forget(key)
             return Result()
         subject = self._subject(key, found.document)
-        self._reporter.seen(key, subject.previous.phase)
+        self._reporter.seen(key, subject.previous)
         try:
             return self._follower.follow(subject, parsing.parse(found.document))
         except SpecError:

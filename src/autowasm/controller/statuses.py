@@ -175,7 +175,9 @@ def _conditions(
                 observed_generation=generation,
             )
         )
-    return with_conditions(previous, tuple(wanted), now=now)
+    loaded = previous.condition(ConditionType.LOADED)  # not ours to change: see `reporting.py`
+    conditions = with_conditions(previous, tuple(wanted), now=now)
+    return (*conditions, loaded) if loaded is not None else conditions
 
 
 def _source_text(autowasm: AutoWasm) -> str:

@@ -1,0 +1,169 @@
+"""Proof of load: from what replicas saw and the Pods that there are, to who has the module and who has not, and why. Pure.
+
+Not the asking (`loading.py`). Invariant: what cannot be known is called so. A Pod counts as fetched only if its address, which no
+other Pod has, downloaded the whole module since it started; that it never asked is said only if every replica answered and
+has watched for as long as it could have asked. Not seen: a proxy container that restarts within its Pod, and clocks of nodes
+that differ by more than a Pod takes to start.
+"""
+
+import enum
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass
+
+from msgspec import UNSET
+
+from autowasm.api.status import Condition, ConditionType, MissingPod, Pods
+from autowasm.kube.pods import Pod
+
+
+class Why(enum.Enum):
+    """Why a Pod is not known to have fetched the module; the values are in the status and metric labels."""
+
+    REFUSED = "Refused"
+    NEVER_ASKED = "NeverAsked"
+    NOT_INJECTED = "NotInjected"
+    NOT_READY = "NotReady"
+    WAITING = "Waiting"
+    SHARED_ADDRESS = "SharedAddress"
+    UNATTRIBUTED = "Unattributed"
+    NOT_KNOWN = "NotKnown"
+
+
+_FACTS = frozenset({Why.REFUSED, Why.NEVER_ASKED, Why.NOT_INJECTED})
+"""The others say that it may have it all the same, or may yet."""
+_ORDER = {why: number for number, why in enumerate((*Why,))}
+_WORDS = {
+    Why.NOT_INJECTED: "has no sidecar",
+    Why.REFUSED: "asked and got {status}",
+    Why.NOT_READY: "is not ready and has not asked",
+    Why.NEVER_ASKED: "never asked for it",
+    Why.WAITING: "may still ask",
+    Why.SHARED_ADDRESS: "shares its address with another Pod",
+    Why.UNATTRIBUTED: "was not seen, but somebody asked from an address that is no Pod's",
+    Why.NOT_KNOWN: "was not seen, but could ask unseen before; its proxy may hold the module in its own cache",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of one module. Times are seconds since the epoch."""
+
+    fetched: Set[bytes]
+    """Uids of Pods that downloaded it."""
+    refused: Mapping[bytes, int]
+    """Uids of Pods whose last answer was an error, to its status."""
+    is_shared: Callable[[Pod], bool]
+    """Whether some other Pod has an address of this one."""
+    watched_since: float
+    """Every replica has watched since then; infinity if one did not answer."""
+    strangers: bool
+    """Whether somebody asked from an address that is no Pod's."""
+    published: float
+    """When the EnvoyFilter changed last."""
+    first: float
+    """When the module was first fetched for this object: no proxy was told of it earlier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What is said of one object."""
+
+    pods: Pods
+    loaded: Condition
+    """Without a time of transition."""
+    states: Mapping[str, int]
+    """Pods by `Why` value, and `Fetched`."""
+
+
+def why_missing(pod: Pod, evidence: Evidence, *, now: float, grace: float) -> Why | None:
+    """None if it fetched the module. `grace`: seconds that a proxy may take to ask."""
+    if not pod.injected:
+        return Why.NOT_INJECTED
+    if pod.uid in evidence.fetched:
+        return None
+    if pod.uid in evidence.refused:
+        return Why.REFUSED
+    if evidence.is_shared(pod):
+        return Why.SHARED_ADDRESS
+    if not pod.started:
+        return Why.NOT_READY
+    if now - max(pod.started, evidence.published) < grace:
+        return Why.WAITING
+    if evidence.watched_since > max(pod.started, evidence.first):
+        return Why.NOT_KNOWN
+    if evidence.strangers:
+        return Why.UNATTRIBUTED
+    return Why.NEVER_ASKED if pod.ready else Why.NOT_READY
+
+
+def report(
+    pods: Iterable[Pod],
+    evidence: Evidence,
+    *,
+    generation: int,
+    now: float,
+    grace: float,
+    names: int,
+) -> Report:
+    """`pods`: those that the selector matches and that have not ended. `names`: how many are named at most."""
+    matched = injected = fetched = 0
+    missing: list[tuple[int, str, str, Pod]] = []
+    states: dict[str, int] = {}
+    for pod in pods:
+        matched += 1
+        injected += pod.injected
+        why = why_missing(pod, evidence, now=now, grace=grace)
+        label = why.value if why is not None else "Fetched"
+        states[label] = states.get(label, 0) + 1
+        if why is None:
+            fetched += 1
+        else:
+            missing.append((_ORDER[why], pod.namespace, pod.name, pod))
+    missing.sort(key=lambda one: one[:3])
+    whys = list(Why)
+    named = [(pod, whys[order]) for order, _, _, pod in missing[:names]]
+    entries = tuple(
+        MissingPod(
+            namespace=pod.namespace,
+            name=pod.name,
+            reason=why.value,
+            message=_words(pod, why, evidence),
+        )
+        for pod, why in named
+    )
+    counts = Pods(matched=matched, injected=injected, fetched=fetched, missing=entries)
+    status, reason = _verdict(matched, {why for why in Why if why.value in states})
+    loaded = Condition(
+        type=ConditionType.LOADED.value,
+        status=status,
+        reason=reason,
+        message=_sentence(counts),
+        observed_generation=generation,
+    )
+    return Report(counts, loaded, states)
+
+
+def _verdict(matched: int, found: Set[Why]) -> tuple[str, str]:
+    if not matched:
+        return "Unknown", "NoPods"
+    if not found:
+        return "True", "Fetched"
+    worst = min(found, key=_ORDER.__getitem__)
+    return ("False" if worst in _FACTS else "Unknown"), worst.value
+
+
+def _words(pod: Pod, why: Why, evidence: Evidence) -> str:
+    return _WORDS[why].format(status=evidence.refused.get(pod.uid, 0))
+
+
+def _sentence(pods: Pods) -> str:
+    if not pods.matched:
+        return "the selector matches no Pod"
+    fetched = pods.fetched if pods.fetched is not UNSET else 0
+    text = f"{fetched} of {pods.injected} sidecars fetched the module"
+    if not pods.missing:
+        return text
+    listed = "; ".join(f"{one.namespace}/{one.name} {one.message}" for one in pods.missing[:3])
+    rest = pods.matched - fetched
+    more = f"; and {rest - 3} more" if rest > 3 else ""
+    return f"{text}; {rest} of {pods.matched} Pods not known to have it: {listed}{more}"
