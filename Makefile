@@ -4,10 +4,10 @@
 RUN := .venv/bin/python
 PARTS := registry envoy wat kubernetes istio helm prometheus
 
-.PHONY: demo test chaos bench unit lint format reference manifests venv parts help
+.PHONY: demo test chaos fuzz bench bench-docs unit lint format reference manifests dashboards picture venv parts help
 
 help: ## what there is
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 demo: venv ## the main job on real parts, told step by step (ARGS=--keep leaves it running)
 	@$(RUN) -m examples.demo $(ARGS)
@@ -18,8 +18,18 @@ test: venv parts ## all tests, on real parts
 chaos: venv parts ## the rows of the fault suite that take long
 	$(RUN) -m pytest -m chaos tests/chaos $(ARGS)
 
-bench: venv parts ## figures beside a rival's (ONLY=reconcile SIZE=1000 REPEATS=3)
+fuzz: venv ## look for input that our readers do not expect (SECONDS=20 for each target, ARGS=TARGET)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --group fuzz
+	$(RUN) -m tests.fuzz --seconds $(or $(SECONDS),20) $(ARGS)
+
+bench: venv ## figures beside rivals' (ONLY=serve,herd SIZE=small REPEATS=3 OUT=DIR)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --group bench
 	$(RUN) -m tests.bench
+
+bench-docs: venv ## put the figures that `make bench` left into docs/performance.md
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --group bench
+	$(RUN) -m docs.performance
+	$(RUN) -m docs.capacity
 
 unit: venv ## the quick ones only
 	$(RUN) -m pytest tests/unit tests/property $(ARGS)
@@ -35,8 +45,14 @@ format: venv ## put the code into its form
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
 
-reference: venv ## write docs/cli.md anew
+reference: venv ## write docs/cli.md and docs/metrics.md anew
 	$(RUN) -m docs.reference
+
+dashboards: venv ## write the Grafana dashboard and Prometheus' rules anew
+	$(RUN) -m dashboards
+
+picture: venv parts ## draw docs/pictures/dashboard.svg from a run of the alerts' test
+	AUTOWASM_PICTURE=docs/pictures/dashboard.svg $(RUN) -m pytest -m chaos tests/chaos/test_alerts.py
 
 manifests: venv ## write what chart and manifests have in common anew
 	$(RUN) -m docs.manifests

@@ -1,4 +1,4 @@
-"""Writes docs/cli.md from the programs' own help, and the table in docs/layouts.md: `make reference`. Tests keep them true."""
+"""Writes docs/cli.md from the programs' own help, docs/metrics.md, and the table in docs/layouts.md: `make reference`. Tests keep them true."""
 
 import argparse
 import os
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from autowasm.cli import wasmc, wasmer
 from autowasm.registry import variants
+from docs import metrics
 
 _INTRODUCTION = """\
 # Command line
@@ -50,5 +51,6 @@ def with_table(page: str) -> str:
 if __name__ == "__main__":
     docs = Path(__file__).parent
     (docs / "cli.md").write_text(render())
+    (docs / "metrics.md").write_text(metrics.render())
     layouts = docs / "layouts.md"
     layouts.write_text(with_table(layouts.read_text()))

@@ -1,4 +1,4 @@
-"""`wasmc`: pushes a module to an OCI registry, pulls it back, and says what an image or file is.
+"""`wasmc`: pushes a module to an OCI registry, pulls it back, says what an image or file is, and what becomes of an AutoWasm.
 
 Reads flags and turns errors into exit statuses: 0 done, 1 failure, 2 usage, 130 and 143 interrupted. Not the work
 (`transfers.py`, `inspect.py`). Invariants: standard output holds the result lines and nothing else; importing this module imports
@@ -12,12 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from autowasm.cli import clustercommands
+
 _DESCRIPTION = """\
-Pushes WebAssembly modules for Envoy to an OCI registry, pulls them back, and says what is in them.
+Pushes WebAssembly modules for Envoy to an OCI registry, pulls them back, and says what is in them; says what is right and
+wrong about an AutoWasm in a cluster, and what applying one would do.
 
   wasmc push registry.example/team/filter:v1 -f filter.wasm
   wasmc pull registry.example/team/filter:v1
   wasmc inspect registry.example/team/filter:v1 --compat
+  wasmc plan -f autowasm.yaml
+  wasmc explain NAME -n NAMESPACE
 """
 
 _EPILOG = """\
@@ -27,7 +32,7 @@ The login is docker's: $DOCKER_CONFIG or ~/.docker/config.json, with its credent
 A registry on this machine (localhost, 127.x.x.x, [::1]) is spoken to in plain HTTP, unless --ca-file or --insecure says
 that it has TLS.
 
-Exit status: 0 done, 1 failure (of inspect also: refused), 2 wrong usage. WASMC_DEBUG=1 shows where an error comes from.
+Exit status: 0 done, 1 failure (of inspect also: refused; of explain and plan: something is wrong), 2 wrong usage. WASMC_DEBUG=1 shows where an error comes from.
 """
 
 _BY_SIGINT = 130
@@ -76,6 +81,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_push(commands)
     _add_pull(commands)
     _add_inspect(commands)
+    clustercommands.add_explain(commands, _add_registry)
+    clustercommands.add_plan(commands, _add_registry)
     return parser
 
 
@@ -212,10 +219,19 @@ def _add_registry(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from autowasm.cli import inspect, transfers  # noqa: PLC0415 - heavy
-    from autowasm.errors import AutoWasmError, UsageError  # noqa: PLC0415
+    from autowasm.errors import AutoWasmError, UsageError  # noqa: PLC0415 - heavy, as below
 
     try:
+        if arguments.command == "explain":
+            from autowasm.cli import explain  # noqa: PLC0415 - reads a cluster: the others need none of that
+
+            return explain.run(arguments)
+        if arguments.command == "plan":
+            from autowasm.cli import plan  # noqa: PLC0415
+
+            return plan.run(arguments)
+        from autowasm.cli import inspect, transfers  # noqa: PLC0415
+
         if arguments.command == "inspect":
             return inspect.run(arguments)
         transfers.run(arguments)

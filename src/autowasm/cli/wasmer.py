@@ -5,7 +5,6 @@ Reads flags, sets up logging, runs the composition root, turns its errors into a
 """
 
 import argparse
-import asyncio
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -14,7 +13,6 @@ from typing import Final
 
 from autowasm.cli import flags
 from autowasm.errors import AutoWasmError, UsageError
-from autowasm.telemetry import logs
 
 _CHECK_UNINSTALL: Final = "check-uninstall"
 
@@ -29,10 +27,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return uninstall.run(arguments.kubeconfig)
         settings = flags.settings_from(arguments)
+        from autowasm.telemetry import logs, looplag  # noqa: PLC0415  # heavy, as below
+
         logs.configure(level=settings.log_level, form=settings.log_format)
         from autowasm import runtime  # noqa: PLC0415  # heavy: --help and usage errors stay quick
 
-        asyncio.run(runtime.run(settings))
+        with looplag.watched_runner() as runner:
+            runner.run(runtime.run(settings))
     except UsageError as error:
         parser.exit(2, f"wasmer: error: {error}\n")
     except AutoWasmError as error:

@@ -1,0 +1,90 @@
+"""What `wasmc explain` and `wasmc plan` share: which API server, as kubectl finds it, and where wasmer is in it.
+
+Not the commands. Invariant: the API server is only read.
+"""
+
+import argparse
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from autowasm.errors import UsageError
+from autowasm.kube.client import KubeClient
+from autowasm.net.pools import Pools
+from autowasm.settings import EnvoyFetch, KubeLimits
+
+_DEADLINE: Final = 15.0
+"""Seconds of one call: a person waits."""
+_IN_CLUSTER: Final = "KUBERNETES_SERVICE_HOST"
+_POD_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+def kubeconfig(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Path | None:
+    """--kubeconfig, $KUBECONFIG (several with colons between them), ~/.kube/config; None: the Pod's own account."""
+    if arguments.kubeconfig is not None:
+        given: Path = arguments.kubeconfig
+        if not given.exists():
+            raise UsageError(f"--kubeconfig {given}: no such file")
+        return given
+    if environment.get("KUBECONFIG"):
+        return Path(environment["KUBECONFIG"])
+    home = Path(environment.get("HOME") or "/") / ".kube" / "config"
+    if home.exists() or _IN_CLUSTER not in environment:
+        return home
+    return None
+
+
+def namespace(arguments: argparse.Namespace, environment: Mapping[str, str]) -> str:
+    """-n, else the context's, else `default`."""
+    if arguments.namespace:
+        return str(arguments.namespace)
+    path = kubeconfig(arguments, environment)
+    try:
+        if path is None:
+            return _POD_NAMESPACE.read_text().strip() or "default"
+        return _of_context(path, arguments.context) or "default"
+    except (OSError, yaml.YAMLError, AttributeError, TypeError):
+        return "default"  # what is wrong with the file is said where it is used
+
+
+def _of_context(path: Path, wanted: str | None) -> str:
+    """The first file that says something counts, as in kubectl."""
+    contexts: dict[str, Any] = {}
+    current = wanted
+    for part in str(path).split(os.pathsep):
+        file = Path(part)
+        if not file.exists():
+            continue
+        document = yaml.safe_load(file.read_text()) or {}
+        current = current or document.get("current-context")
+        for one in document.get("contexts") or ():
+            contexts.setdefault(one["name"], one.get("context") or {})
+    return str(contexts.get(current or "", {}).get("namespace") or "")
+
+
+@asynccontextmanager
+async def connected(arguments: argparse.Namespace, *, pools: Pools) -> AsyncIterator[KubeClient]:
+    """A client. Raises UsageError without a configuration."""
+    async with KubeClient(
+        kubeconfig=kubeconfig(arguments, os.environ),
+        context=arguments.context,
+        pools=pools,
+        user_agent=f"wasmc/{metadata.version('autowasm')}",
+        limits=KubeLimits(call_timeout=_DEADLINE),
+    ) as client:
+        yield client
+
+
+def envoy(arguments: argparse.Namespace) -> EnvoyFetch:
+    """Where wasmer is, until its own Pods have told more."""
+    return EnvoyFetch(
+        service_name=arguments.service_name,
+        service_namespace=arguments.service_namespace,
+        service_port=arguments.service_port,
+        cluster_domain=arguments.cluster_domain,
+    )

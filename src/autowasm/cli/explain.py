@@ -1,0 +1,117 @@
+"""`wasmc explain`: what is right and wrong about a live AutoWasm, from its source to its Pods, and what to do.
+
+Not the checks (`autowasm.explain`). Invariant: nothing is written, neither to the cluster nor to a registry.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import sys
+
+import msgspec
+
+from autowasm.api import status
+from autowasm.api.envoyfilter import heal_count_of, record_of, render
+from autowasm.api.parsing import parse
+from autowasm.api.v1alpha1 import AutoWasm
+from autowasm.artifacts.pullsecrets import Access
+from autowasm.cli import clusters, findings, registries, serverflags, sources
+from autowasm.errors import AutoWasmError, SpecError, UsageError
+from autowasm.explain.facts import Facts, SourceFact
+from autowasm.explain.finding import Level, worst
+from autowasm.explain.gather import Gatherer
+from autowasm.explain.registry import examine
+from autowasm.kube.calls import Document
+from autowasm.kube.errors import ApiError
+from autowasm.kube.resources import ObjectKey
+from autowasm.net.pools import Pools
+from autowasm.registry.credentials import Credential
+
+_ASKING = 20.0
+"""Seconds for the source: explain says what it sees now, and a registry that is silent is an answer, too."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the report; the exit status. Raises AutoWasmError, OSError, KeyboardInterrupt as `transfers.run`."""
+    registries.begin(arguments)
+    registries.check_ca_file(arguments)
+    login = registries.given_login(arguments)
+    key = ObjectKey(clusters.namespace(arguments, os.environ), arguments.name)
+    try:
+        facts = registries.run_to_end(_facts(key, login, arguments))
+    except (ApiError, ValueError) as error:
+        raise UsageError(f"{key} cannot be read: {error}") from error
+    found = examine(facts)
+    if arguments.json:
+        print(json.dumps(findings.as_json(facts, found), indent=2), flush=True)
+    else:
+        width, colour = shutil.get_terminal_size().columns, sys.stdout.isatty()
+        print(findings.table(facts.name, found, width=width, colour=colour), flush=True)
+    return exit_status(worst(found), arguments)
+
+
+def exit_status(level: Level, arguments: argparse.Namespace) -> int:
+    """1 for an error; with --strict for a warning, too."""
+    return 1 if level >= (Level.WARNING if arguments.strict else Level.ERROR) else 0
+
+
+async def _facts(key: ObjectKey, login: Credential | None, arguments: argparse.Namespace) -> Facts:
+    with Pools(transfers=1) as pools:
+        async with clusters.connected(arguments, pools=pools) as client:
+            gatherer = Gatherer(
+                client, key, envoy=clusters.envoy(arguments), server_of=serverflags.server_of
+            )
+            document = await gatherer.autowasm()
+            if document is None:
+                raise AutoWasmError(
+                    f"there is no AutoWasm {key} (kubectl get aw -A lists them), or the cluster has no such kind: "
+                    "then install AutoWasm's CRD",
+                    reason="NotFound",
+                )
+            seen = await gatherer.look()
+            base = _base(key, document)
+            autowasm = base.autowasm
+            if autowasm is not None:
+                secret, access = await gatherer.access(autowasm, seen.server)
+                base = msgspec.structs.replace(base, secret=secret)
+                if arguments.no_source:
+                    gatherer.missed("source", "--no-source")
+                elif autowasm.image is None and not arguments.fetch:
+                    gatherer.missed("source", "an object is asked for from here only with --fetch")
+                else:
+                    found = await _ask(autowasm, access, login, arguments, pools)
+                    base = msgspec.structs.replace(base, source=found)
+                record = record_of(seen.live) if seen.live is not None else None
+                if record is not None and seen.live is not None:
+                    heal = heal_count_of(seen.live, record.sha256)
+                    wanted = render(autowasm, record, seen.server.envoy, heal=heal)
+                    base = msgspec.structs.replace(base, wanted=wanted)
+            return await gatherer.facts(seen, base)
+
+
+async def _ask(
+    autowasm: AutoWasm,
+    access: Access,
+    login: Credential | None,
+    arguments: argparse.Namespace,
+    pools: Pools,
+) -> SourceFact:
+    """The source, from here, for as long as a person waits."""
+    try:
+        async with asyncio.timeout(None if arguments.fetch else _ASKING):
+            return await sources.ask(
+                autowasm, access, login, arguments, pools=pools, fetch=arguments.fetch
+            )
+    except TimeoutError:
+        problem = f"no answer within {_ASKING:g} s"
+        return SourceFact(kind="SourceUnavailable", reason="Timeout", problem=problem)
+
+
+def _base(key: ObjectKey, document: Document) -> Facts:
+    told = status.read(document.get("status"))
+    try:
+        return Facts(key=key, document=document, autowasm=parse(document), status=told)
+    except SpecError as error:
+        return Facts(key=key, document=document, spec_error=error, status=told)

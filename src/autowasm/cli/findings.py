@@ -1,0 +1,160 @@
+"""Findings and plans as text for a terminal and as JSON.
+
+Not a judge. Invariants: text is no wider than the terminal; what an object in the cluster calls something is escaped before
+it is printed; the JSON's keys stay as they are.
+"""
+
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from autowasm.explain.facts import Facts
+from autowasm.explain.finding import NOT_CHECKED, Finding, Level, worst
+from autowasm.explain.plan import Plan
+from autowasm.wasm.wording import shown
+
+LEAST_WIDTH: Final = 60
+MOST_WIDTH: Final = 100
+_LEVEL: Final = 9
+_LINK: Final = 13
+_PODS_NAMED: Final = 5
+_LONGEST: Final = 1_000
+_COLOURS: Final = {
+    Level.OK: "32",
+    Level.NOTE: "36",
+    Level.WARNING: "33",
+    Level.ERROR: "31",
+}
+_DIFF_COLOURS: Final = {"+": "32", "-": "31", "@": "36"}
+_ACTIONS: Final = {
+    "create": "would be created",
+    "replace": "would be changed",
+    "unchanged": "would not be changed",
+    "refused": "would not be written: see below",
+    "unknown": "cannot be told: it is not known what the source names",
+}
+
+
+def table(
+    name: str, findings: Sequence[Finding], *, width: int, colour: bool, all_notes: bool = True
+) -> str:
+    """A headline, then a row for each finding: level, link, then what, where, and what to do."""
+    width = max(LEAST_WIDTH, min(width, MOST_WIDTH))
+    lines = [f"{name}: {headline(findings)}", ""]
+    for finding in findings:
+        if all_notes or finding.level > Level.NOTE:
+            lines += _row(finding, width=width, colour=colour)
+    return "\n".join(lines)
+
+
+def headline(findings: Sequence[Finding]) -> str:
+    """`2 errors, 1 warning`, or that all is right."""
+    counts = Counter(finding.level for finding in findings)
+    said = [
+        f"{counts[level]} {level.name.lower()}{'s' if counts[level] > 1 else ''}"
+        for level in (Level.ERROR, Level.WARNING)
+        if counts[level]
+    ]
+    return ", ".join(said) or "all right, as far as it could be looked at"
+
+
+def _row(finding: Finding, *, width: int, colour: bool) -> list[str]:
+    level = finding.level.name.lower()
+    head = f"{level:<{_LEVEL}}{finding.link.value:<{_LINK}}"
+    indent = " " * len(head)
+    where = shown(finding.object, most=_LONGEST)
+    where += f" {shown(finding.field, most=_LONGEST)}" if finding.field else ""
+    lines = _wrapped(f"{head}{where}:", width, indent)
+    lines += _wrapped(f"{indent}{shown(finding.what, most=_LONGEST)}", width, indent)
+    if finding.remedy:
+        lines += _wrapped(
+            f"{indent}-> {shown(finding.remedy, most=_LONGEST)}", width, f"{indent}   "
+        )
+    if colour:
+        lines[0] = f"\x1b[{_COLOURS[finding.level]}m{level}\x1b[0m{lines[0][len(level) :]}"
+    return lines
+
+
+def _wrapped(text: str, width: int, indent: str) -> list[str]:
+    return textwrap.wrap(
+        text, width, subsequent_indent=indent, break_long_words=True, break_on_hyphens=False
+    )
+
+
+def as_json(facts: Facts, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Of one AutoWasm; keys in a fixed order."""
+    return {
+        "namespace": facts.key.namespace,
+        "name": facts.key.name,
+        "verdict": worst(tuple(findings)).name.lower(),
+        "phase": facts.status.phase.value if facts.document.get("status") else None,
+        "module": facts.record.sha256 if facts.record is not None else None,
+        "pods": {"matched": len(facts.pods), "injected": len(facts.injected)},
+        "notChecked": dict(facts.unread),
+        "findings": [
+            {
+                "level": finding.level.name.lower(),
+                "link": finding.link.value,
+                "check": finding.check,
+                "object": finding.object,
+                "field": finding.field or None,
+                "what": finding.what,
+                "remedy": finding.remedy or None,
+            }
+            for finding in findings
+            if finding.check != NOT_CHECKED
+        ],
+    }
+
+
+def plan_text(
+    facts: Facts, plan: Plan, findings: Sequence[Finding], *, width: int, colour: bool
+) -> str:
+    """What would happen to the EnvoyFilter, the diff, the Pods, the findings."""
+    lines = [f"{facts.envoyfilter_name} {_ACTIONS[plan.action]}"]
+    if plan.diff:
+        lines += ["", *(_diff_line(line, colour=colour) for line in plan.diff.splitlines())]
+    lines += ["", _pods(facts), ""]
+    return "\n".join(lines) + "\n" + table(facts.name, findings, width=width, colour=colour)
+
+
+def _pods(facts: Facts) -> str:
+    if "pods" in facts.unread:
+        return "Pods: not looked at"
+    if not facts.pods:
+        return "Pods: none"
+    lines = [f"Pods: {len(facts.pods)}, {len(facts.injected)} of them with a proxy"]
+    lines += [
+        f"  {pod.where}  {'injected' if pod.proxy else 'not injected'}"
+        for pod in facts.pods[:_PODS_NAMED]
+    ]
+    if (more := len(facts.pods) - _PODS_NAMED) > 0:
+        lines.append(f"  and {more} more")
+    return "\n".join(lines)
+
+
+def _diff_line(line: str, *, colour: bool) -> str:
+    # YAML of the API server's or our own making: unprintable characters are escaped there already.
+    code = _DIFF_COLOURS.get(line[:1]) if colour else None
+    return f"\x1b[{code}m{line}\x1b[0m" if code else line
+
+
+def plan_json(facts: Facts, plan: Plan, findings: Sequence[Finding]) -> Mapping[str, Any]:
+    """As `as_json`, with the plan."""
+    names = [
+        {
+            "namespace": pod.metadata.namespace,
+            "name": pod.metadata.name,
+            "injected": bool(pod.proxy),
+        }
+        for pod in facts.pods[:100]
+    ]
+    return {
+        **as_json(facts, findings),
+        "action": plan.action,
+        "envoyFilter": plan.after,
+        "live": plan.before,
+        "diff": plan.diff,
+        "podNames": names,
+    }

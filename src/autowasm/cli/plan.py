@@ -1,0 +1,178 @@
+"""`wasmc plan`: what wasmer would write for the AutoWasms of a file, and what would come of it. Writes nothing.
+
+Not the checks (`autowasm.explain`). Invariants: nothing is written; a file that is not understood to its end is refused whole.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from autowasm.api import status
+from autowasm.api.parsing import parse
+from autowasm.api.v1alpha1 import AutoWasm
+from autowasm.artifacts.pullsecrets import Access
+from autowasm.cli import clusters, findings, registries, serverflags, sources
+from autowasm.cli.explain import exit_status
+from autowasm.errors import SpecError, UsageError
+from autowasm.explain import plan as plans
+from autowasm.explain.facts import Facts, ServerFact
+from autowasm.explain.finding import Finding, worst
+from autowasm.explain.gather import Gatherer, Seen
+from autowasm.explain.plan import Plan
+from autowasm.explain.registry import examine
+from autowasm.kube.client import KubeClient
+from autowasm.kube.errors import ApiError
+from autowasm.kube.resources import ObjectKey
+from autowasm.net.pools import Pools
+from autowasm.registry.credentials import Credential
+from autowasm.settings import Limits
+from autowasm.standalone import documents
+
+_STDIN: Final = Path("-")
+_CLUSTER: Final = (
+    "envoyfilter",
+    "envoyfilters",
+    "pods",
+    "services",
+    "namespaces",
+    "networkpolicies",
+    "wasmer service",
+    "wasmer pods",
+    "wasmer endpoints",
+    "mesh",
+)
+
+Planned = tuple[Facts, Plan, tuple[Finding, ...]]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the plan; the exit status. Raises AutoWasmError, OSError, KeyboardInterrupt as `transfers.run`."""
+    registries.begin(arguments)
+    registries.check_ca_file(arguments)
+    if arguments.file == _STDIN and arguments.password_stdin:
+        raise UsageError("-f - and --password-stdin: only one can be read from standard input")
+    login = registries.given_login(arguments)
+    wanted = _read(arguments)
+    try:
+        planned = registries.run_to_end(_plan_all(wanted, login, arguments))
+    except (ApiError, ValueError) as error:
+        raise UsageError(
+            f"the cluster cannot be asked: {error}; --offline plans without"
+        ) from error
+    if arguments.json:
+        answer = [findings.plan_json(*one) for one in planned]
+        print(json.dumps(answer, indent=2), flush=True)
+    else:
+        width, colour = shutil.get_terminal_size().columns, sys.stdout.isatty()
+        texts = [findings.plan_text(*one, width=width, colour=colour) for one in planned]
+        print("\n\n".join(texts), flush=True)
+    return max(exit_status(worst(found), arguments) for _, _, found in planned)
+
+
+def _read(arguments: argparse.Namespace) -> list[tuple[ObjectKey, dict[str, Any]]]:
+    """The AutoWasms of the file. Raises UsageError."""
+    most, limits = documents.file_bytes(Limits()), Limits()
+    if arguments.file == _STDIN:
+        content = sys.stdin.read(most + 1)
+    else:
+        registries.check_readable("-f", arguments.file)
+        with arguments.file.open(encoding="utf-8", errors="replace") as file:
+            content = file.read(most + 1)
+    parsed = documents.parse(content, limits=limits)
+    if parsed.broken:
+        raise UsageError(f"-f {arguments.file}: {'; '.join(parsed.problems)}")
+    if not parsed.autowasms:
+        raise UsageError(f"-f {arguments.file}: there is no AutoWasm in it")
+    default = clusters.namespace(arguments, os.environ) if not arguments.offline else "default"
+    result = []
+    for key, document in parsed.autowasms:
+        metadata = document["metadata"]
+        namespace = metadata.get("namespace") or arguments.namespace or default
+        placed = {**document, "metadata": {**metadata, "namespace": namespace}}
+        result.append((ObjectKey(namespace, key.name), placed))
+    return result
+
+
+async def _plan_all(
+    wanted: list[tuple[ObjectKey, dict[str, Any]]],
+    login: Credential | None,
+    arguments: argparse.Namespace,
+) -> list[Planned]:
+    with Pools(transfers=1) as pools:
+        planner = _Planner(login, arguments, pools)
+        if arguments.offline:
+            return [await planner.plan(key, document, None) for key, document in wanted]
+        async with clusters.connected(arguments, pools=pools) as client:
+            return [await planner.plan(key, document, client) for key, document in wanted]
+
+
+@dataclass(frozen=True, slots=True)
+class _Planner:
+    login: Credential | None
+    arguments: argparse.Namespace
+    pools: Pools
+
+    async def plan(
+        self, key: ObjectKey, document: dict[str, Any], client: KubeClient | None
+    ) -> Planned:
+        """One AutoWasm; `client` None: offline."""
+        gatherer, live = None, None
+        envoy = clusters.envoy(self.arguments)
+        seen = Seen(ServerFact(envoy=envoy), None, None, ())
+        if client is not None:
+            gatherer = Gatherer(client, key, envoy=envoy, server_of=serverflags.server_of)
+            live = await gatherer.autowasm()
+            seen = await gatherer.look()
+        base = _base(key, document, live)
+        autowasm, plan = base.autowasm, Plan(action="unknown")
+        if autowasm is not None:
+            access = Access()
+            if gatherer is not None:
+                secret, access = await gatherer.access(autowasm, seen.server)
+                base = msgspec.structs.replace(base, secret=secret)
+            found = await sources.ask(
+                autowasm, access, self.login, self.arguments, pools=self.pools, fetch=True
+            )
+            kept = plans.record_kept(autowasm, seen.live, base.status)
+            plan = plans.make(
+                autowasm,
+                document=base.document,
+                live=seen.live,
+                record=kept or found.record,
+                envoy=seen.server.envoy,
+            )
+            base = msgspec.structs.replace(base, source=found, wanted=plan.after)
+        if gatherer is not None:
+            facts = await gatherer.facts(seen, base)
+        else:
+            unread = dict.fromkeys(_CLUSTER, "--offline")
+            facts = msgspec.structs.replace(base, server=seen.server, unread=unread)
+        return facts, plan, examine(facts)
+
+
+def _base(key: ObjectKey, document: dict[str, Any], live: Mapping[str, Any] | None) -> Facts:
+    """The document as the API server would have it after an apply: uid, generation and status are the live one's."""
+    merged = document
+    if live is not None:
+        own = live.get("metadata") or {}
+        changed = live.get("spec") != document.get("spec")
+        metadata = {
+            **document["metadata"],
+            "uid": own.get("uid", ""),
+            "generation": int(own.get("generation", 0)) + changed,
+        }
+        merged = {**document, "metadata": metadata, "status": live.get("status")}
+    told = status.read(merged.get("status"))
+    try:
+        autowasm: AutoWasm = parse(merged)
+    except SpecError as error:
+        return Facts(key=key, planned=True, document=merged, spec_error=error, status=told)
+    return Facts(key=key, planned=True, document=merged, autowasm=autowasm, status=told)

@@ -1,0 +1,115 @@
+"""What a source names now, asked from this machine: the step of `wasmc explain` and `wasmc plan` that needs no cluster.
+
+Not a fetch for Envoy. Invariants: the module is judged by wasmer's own code; a failure is a fact with a reason, as the
+AutoWasm's status would have it; nothing is kept on disk.
+"""
+
+import argparse
+from typing import Final
+
+from autowasm.api.record import Record
+from autowasm.api.v1alpha1 import AutoWasm
+from autowasm.artifacts.image import ImageSource
+from autowasm.artifacts.object import HttpObjectSource
+from autowasm.artifacts.pullsecrets import Access
+from autowasm.artifacts.source import ModuleSource
+from autowasm.cli import registries
+from autowasm.errors import AutoWasmError
+from autowasm.explain.facts import SourceFact
+from autowasm.net.pools import Pools
+from autowasm.net.session import ObjectSession
+from autowasm.net.urls import redact
+from autowasm.registry.credentials import Credential
+from autowasm.settings import Limits, Outgoing
+from autowasm.wasm.module import inspect_module
+
+_OWN: Final = "your own login, if any"
+
+
+async def ask(
+    autowasm: AutoWasm,
+    access: Access,
+    given: Credential | None,
+    arguments: argparse.Namespace,
+    *,
+    pools: Pools,
+    fetch: bool,
+) -> SourceFact:
+    """With `fetch` the module is downloaded and judged, too; of an object nothing is known otherwise.
+
+    The login is `given` (on the command line), else the AutoWasm's own, else docker's.
+    """
+    limits = Limits()
+    reference = autowasm.image
+    credential = given or access.credential
+    login = (
+        _OWN if credential is not access.credential or credential is None else "spec.secret's login"
+    )
+    try:
+        if reference is None:
+            outgoing = Outgoing(ca_file=arguments.ca_file)
+            async with ObjectSession(
+                outgoing=outgoing, limits=limits, pools=pools, policy=None
+            ) as session:
+                source = HttpObjectSource(session, limits=limits, pools=pools)
+                return await _look(source, autowasm, Access(), arguments, pools, fetch=fetch)
+        async with registries.connected(
+            reference, credential, arguments, limits=limits, pools=pools
+        ) as connection:
+            shown = Access(connection.credential, access.secret_uid)
+            images = ImageSource(connection.client, limits=limits, pools=pools)
+            found = await _look(images, autowasm, shown, arguments, pools, fetch=fetch)
+            return SourceFact(pinned=found.pinned, login=login, record=found.record)
+    except AutoWasmError as error:
+        return SourceFact(
+            kind=type(error).__name__,
+            reason=error.reason,
+            problem=str(error),
+            login=login if reference is not None else "",
+        )
+
+
+async def _look(
+    source: ModuleSource,
+    autowasm: AutoWasm,
+    access: Access,
+    arguments: argparse.Namespace,
+    pools: Pools,
+    *,
+    fetch: bool,
+) -> SourceFact:
+    """Raises AutoWasmError."""
+    where, limits = autowasm.spec.filter.source, Limits()
+    pinned = await source.resolve(where, credential=access.credential)
+    if not fetch:
+        return SourceFact(pinned=pinned.image or redact(pinned.url))
+    async with registries.workdir(None, pools=pools) as workdir:
+        target = workdir / "module"
+        pinned = await source.fetch(
+            pinned,
+            target,
+            workdir=workdir,
+            credential=access.credential,
+            on_bytes=lambda _count: None,
+        )
+        info = await pools.parsing.run(
+            inspect_module,
+            target,
+            limits=limits,
+            allow_imports=frozenset(arguments.allow_import),
+        )
+        size = (await pools.disk.run(target.stat)).st_size
+    if pinned.sha256 is None:
+        raise TypeError("fetched without a digest")
+    record = Record(
+        source=str(where),
+        sha256=pinned.sha256,
+        size=size,
+        abi=info.abi,
+        image=pinned.image,
+        url=pinned.url,
+        etag=pinned.etag,
+        last_modified=pinned.last_modified,
+        secret_uid=access.secret_uid,
+    )
+    return SourceFact(pinned=pinned.image or redact(pinned.url), record=record)

@@ -1,0 +1,146 @@
+"""Link EnvoyFilter: is it there, is it ours, is it as it should be, does istiod take it?"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from autowasm.api.envoyfilter import digests_of, record_of
+from autowasm.controller.ownership import Ownership, is_labelled, ownership, replacement
+from autowasm.explain.facts import Facts
+from autowasm.explain.finding import Check, Finding, Level, Link, Voice
+
+_say: Final = Voice(Link.ENVOYFILTER)
+_PATHS_SHOWN: Final = 3
+_MISSING: Final = "is not there"
+
+
+def present(facts: Facts) -> Iterator[Finding]:
+    """There, ours, and not going."""
+    if not facts.seen("envoyfilter"):
+        return
+    live = facts.live
+    if live is None:
+        if not facts.planned:
+            remedy = "mend what is told above; wasmer writes it as soon as the module is here"
+            yield _say(Level.ERROR, "EnvoyFilterMissing", facts.envoyfilter_name, _MISSING, remedy)
+        return
+    metadata = live.get("metadata") or {}
+    if metadata.get("deletionTimestamp"):
+        what = f"is being deleted since {metadata['deletionTimestamp']}: it is written again only when it is gone"
+        remedy = f"see who holds it: metadata.finalizers {metadata.get('finalizers') or []}"
+        yield _say(
+            Level.ERROR,
+            "EnvoyFilterTerminating",
+            facts.envoyfilter_name,
+            what,
+            remedy,
+            field="metadata.deletionTimestamp",
+        )
+        return
+    yield from _owner(facts, live)
+
+
+def _owner(facts: Facts, live: Mapping[str, Any]) -> Iterator[Finding]:
+    whose = ownership(live, owner=facts.document)
+    where = "metadata.ownerReferences"
+    if whose is Ownership.FOREIGN:
+        what = "is somebody else's: wasmer leaves it as it is, and this filter is not in place"
+        remedy = 'delete it, rename the AutoWasm, or hand it over: kubectl annotate envoyfilter … wasm.tcm.io/adopt="true"'
+        yield _say(
+            Level.ERROR, "EnvoyFilterConflict", facts.envoyfilter_name, what, remedy, field=where
+        )
+    elif whose is not Ownership.OURS:
+        level = Level.NOTE if facts.planned else Level.WARNING
+        what = f"is {whose.value}: wasmer takes it over as it writes"
+        remedy = "wait a moment; if it stays, look at wasmer's log"
+        yield _say(level, "EnvoyFilterAdopted", facts.envoyfilter_name, what, remedy, field=where)
+    elif not is_labelled(live):
+        what = "lacks the label app.kubernetes.io/managed-by=wasmer: somebody took it off"
+        remedy = "wasmer puts it back within minutes; if it stays, look at its log"
+        yield _say(
+            Level.WARNING,
+            "EnvoyFilterEdited",
+            facts.envoyfilter_name,
+            what,
+            remedy,
+            field="metadata.labels",
+        )
+    else:
+        digests = ", ".join(f"sha256:{digest[:12]}" for digest in digests_of(live)) or "no module"
+        yield _say(
+            Level.OK,
+            "EnvoyFilter",
+            facts.envoyfilter_name,
+            f"is in place, ours, and names {digests}",
+        )
+
+
+def edited(facts: Facts) -> Iterator[Finding]:
+    """Differs from what wasmer would write: by hand, or by something that rewrites it."""
+    live, wanted = facts.live, facts.wanted
+    if facts.planned or live is None or wanted is None or not _is_ours(facts, live):
+        return
+    if record_of(live) is None:
+        what = "its record is gone or does not fit its spec: somebody changed one of them"
+        remedy = "wasmer puts it back; if it stays, look at its log, and at metadata.managedFields for who does it"
+        where = "metadata.annotations[wasm.tcm.io/record]"
+        yield _say(
+            Level.WARNING, "EnvoyFilterEdited", facts.envoyfilter_name, what, remedy, field=where
+        )
+    if replacement(live, wanted) is None:
+        return
+    paths = differing(live.get("spec"), wanted["spec"], path="spec")
+    if not paths:
+        return
+    level = Level.WARNING if facts.server.known else Level.NOTE
+    what = f"is not what wasmer writes, at {', '.join(paths[:_PATHS_SHOWN])}"
+    what += f" and {len(paths) - _PATHS_SHOWN} more" if len(paths) > _PATHS_SHOWN else ""
+    if not facts.server.known:
+        what += " (or wasmer runs with other flags than the defaults: its Pods could not be read)"
+    remedy = "edit the AutoWasm, not its EnvoyFilter: wasmer puts it back (three times, then it gives up: status says Mutated)"
+    yield _say(level, "EnvoyFilterEdited", facts.envoyfilter_name, what, remedy, field=paths[0])
+
+
+def revision(facts: Facts) -> Iterator[Finding]:
+    """With a revision label only that istiod reads it."""
+    live = facts.wanted if facts.planned else facts.live
+    labels = ((live or {}).get("metadata") or {}).get("labels") or {}
+    wanted = labels.get("istio.io/rev")
+    if not wanted:
+        return
+    others = sorted({pod.revision for pod in facts.injected if pod.revision} - {wanted})
+    if others:
+        what = f"has istio.io/rev={wanted}, and Pods belong to revision {', '.join(others)}: their istiod passes it over"
+        remedy = "take the label off the AutoWasm, or give it the Pods' revision (of a revision tag: its target)"
+        yield _say(
+            Level.WARNING,
+            "OtherRevision",
+            facts.envoyfilter_name,
+            what,
+            remedy,
+            field="metadata.labels[istio.io/rev]",
+        )
+
+
+def differing(live: Any, wanted: Any, *, path: str) -> list[str]:
+    """Paths of the first places that differ, outermost first."""
+    if isinstance(live, dict) and isinstance(wanted, dict):
+        keys = sorted({*live, *wanted})
+        return [
+            found
+            for key in keys
+            for found in differing(live.get(key), wanted.get(key), path=f"{path}.{key}")
+        ]
+    if isinstance(live, list) and isinstance(wanted, list) and len(live) == len(wanted):
+        return [
+            found
+            for index, (mine, theirs) in enumerate(zip(live, wanted, strict=True))
+            for found in differing(mine, theirs, path=f"{path}[{index}]")
+        ]
+    return [] if live == wanted else [path]
+
+
+def _is_ours(facts: Facts, live: Mapping[str, Any]) -> bool:
+    return ownership(live, owner=facts.document) is Ownership.OURS
+
+
+CHECKS: Final[tuple[Check, ...]] = (present, edited, revision)

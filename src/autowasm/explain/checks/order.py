@@ -1,0 +1,112 @@
+"""Link Order: who else stands on the same listener, and who comes first.
+
+Source of the order: `istio.md` 4 (priority, then creation time, then name; at equal priority the root namespace first), as
+istiod sorts EnvoyFilters.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from autowasm.explain.facts import Facts
+from autowasm.explain.finding import Check, Finding, Level, Link, Voice
+from autowasm.explain.meshobjects import EnvoyFilter
+
+_say: Final = Voice(Link.ORDER)
+_SHOWN: Final = 8
+_RELATIVE: Final = frozenset({"INSERT_BEFORE", "INSERT_AFTER", "INSERT_FIRST", "ADD"})
+
+
+def filters(facts: Facts) -> Iterator[Finding]:
+    """All HTTP filters of EnvoyFilters on our ports, in the order in which requests meet them."""
+    if facts.autowasm is None or not facts.seen("envoyfilters"):
+        return
+    others = [one for one in facts.envoyfilters if _beside(one, facts)]
+    if not others:
+        return
+    own = [one for one in facts.envoyfilters if (one.where == str(facts.key))]
+    mine = own[0] if own else EnvoyFilter()
+    names = [
+        "this one" if one is mine else one.where
+        for one in sorted([*others, mine], key=lambda each: _rank(each, mine, facts))
+    ]
+    line = " > ".join(names[:_SHOWN]) + (" > …" if len(names) > _SHOWN else "")
+    what = f"requests of the same ports meet, first to last (lower priority, then older): {line}"
+    yield _say(Level.NOTE, "Order", facts.envoyfilter_name, what)
+    priority = facts.autowasm.spec.filter.priority or 0
+    same = [one.where for one in others if one.spec.priority == priority]
+    if same:
+        what = f"has the same priority ({priority}) as {', '.join(same[:3])}: which is first depends on when each was created"
+        remedy = "set spec.filter.priority where the order matters: an EnvoyFilter that is created anew goes to the end"
+        yield _say(
+            Level.WARNING, "OrderByAge", facts.name, what, remedy, field="spec.filter.priority"
+        )
+
+
+def plugins(facts: Facts) -> Iterator[Finding]:
+    """WasmPlugins are part of the chain before EnvoyFilters are applied to it."""
+    for plugin in facts.wasmplugins:
+        selector = plugin.spec.selector
+        if not _reaches(
+            plugin.metadata.namespace, (selector and selector.match_labels) or {}, facts
+        ):
+            continue
+        what = (
+            f"is on the same Pods (phase {plugin.spec.phase or 'unspecified'}): istiod builds it into the chain before "
+            "EnvoyFilters are applied, so requests meet it before this filter, which stands next to the router"
+        )
+        yield Finding(
+            level=Level.NOTE,
+            link=Link.ORDER,
+            check="WasmPlugin",
+            object=f"WasmPlugin {plugin.where}",
+            what=what,
+        )
+
+
+def _beside(other: EnvoyFilter, facts: Facts) -> bool:
+    """Puts an HTTP filter onto a listener that ours is on, of a Pod that ours selects."""
+    autowasm = facts.autowasm
+    if autowasm is None or other.where == str(facts.key):
+        return False
+    selector = other.spec.workload_selector
+    labels = (selector.labels if selector else None) or {}
+    if not _reaches(other.metadata.namespace, labels, facts):
+        return False
+    ports, context = autowasm.spec.filter.apply_ports, autowasm.spec.filter.context.value
+    return any(_same_listener(patch, ports, context) for patch in other.spec.config_patches or ())
+
+
+def _same_listener(patch: Mapping[str, Any], ports: tuple[int, ...] | None, context: str) -> bool:
+    if patch.get("applyTo") != "HTTP_FILTER":
+        return False
+    if (patch.get("patch") or {}).get("operation") not in _RELATIVE:
+        return False
+    match = patch.get("match") or {}
+    if match.get("context", "ANY") not in {"ANY", context}:
+        return False
+    port = (match.get("listener") or {}).get("portNumber")
+    return port is None or ports is None or port in ports
+
+
+def _reaches(namespace: str, labels: Mapping[str, str], facts: Facts) -> bool:
+    """Whether what is in this namespace, with this selector, reaches one of our Pods."""
+    if namespace not in {facts.root_namespace, *(pod.metadata.namespace for pod in facts.pods)}:
+        return False
+    return any(
+        labels.items() <= pod.labels.items()
+        and namespace in {facts.root_namespace, pod.metadata.namespace}
+        for pod in facts.pods
+    )
+
+
+def _rank(one: EnvoyFilter, mine: EnvoyFilter, facts: Facts) -> tuple[int, bool, str, str]:
+    if one is mine and facts.autowasm is not None:
+        priority = facts.autowasm.spec.filter.priority or 0
+        namespace, name = facts.key
+    else:
+        priority, namespace, name = one.spec.priority, one.metadata.namespace, one.metadata.name
+    age = one.metadata.creation_timestamp or "9999"  # not there yet: the youngest
+    return (priority, namespace != facts.root_namespace, age, name)
+
+
+CHECKS: Final[tuple[Check, ...]] = (filters, plugins)

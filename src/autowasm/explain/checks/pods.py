@@ -1,0 +1,186 @@
+"""Link Pods: does the selector match any, do they have a proxy, of which version, and does istiod see them?"""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from autowasm.api.v1alpha1 import FailStrategy, PatchContext
+from autowasm.explain.facts import Facts
+from autowasm.explain.finding import Check, Finding, Level, Link, Voice
+from autowasm.explain.objects import Pod
+
+_say: Final = Voice(Link.PODS)
+_NAMED: Final = 5
+_LABELS: Final = "spec.selector.matchLabels"
+_RELOADS: Final = (1, 25)
+"""Istio's first version whose Envoy (1.33) knows `failurePolicy`; older ones pass the field over in silence."""
+_FLOOR: Final = (1, 8)
+"""Design D13."""
+
+
+def matched(facts: Facts) -> Iterator[Finding]:
+    """Does the selector match any Pod?"""
+    if facts.autowasm is None or "pods" in facts.unread:
+        return
+    if facts.pods:
+        count = len(facts.pods)
+        what = f"matches {count}{'+' if facts.cut.keys() & {'pods', 'namespaces'} else ''} Pods, {len(facts.injected)} of them with a proxy"
+        yield _say(Level.OK, "Pods", facts.name, what, field=_LABELS)
+        return
+    where = (
+        ""
+        if facts.key.namespace == facts.root_namespace
+        else f" in namespace {facts.key.namespace}"
+    )
+    what = f"matches no Pod{where}" + _nearest(facts)
+    remedy = "correct the labels (kubectl get pods --show-labels), or put the AutoWasm into the Pods' namespace"
+    yield _say(Level.WARNING, "NoPod", facts.name, what, remedy, field=_LABELS)
+
+
+def _nearest(facts: Facts) -> str:
+    """Which label is in the way, where one is."""
+    wanted = facts.autowasm.spec.selector.match_labels if facts.autowasm is not None else {}
+    if not facts.neighbours:
+        return "; none runs there" if facts.seen("neighbours") else ""
+    said = []
+    for key, value in sorted(wanted.items()):
+        values = sorted({pod.labels[key] for pod in facts.neighbours if key in pod.labels})
+        if value in values:
+            continue
+        has = f"there is {', '.join(values[:3])}" if values else "no Pod has that label"
+        said.append(f"{key}={value}: {has}")
+    return f" ({'; '.join(said[:3])})" if said else " (no Pod has all of the labels)"
+
+
+def injected(facts: Facts) -> Iterator[Finding]:
+    """Pods without a proxy get no filter."""
+    without = [pod for pod in facts.pods if pod.proxy is None]
+    if not without:
+        return
+    level = Level.ERROR if len(without) == len(facts.pods) else Level.WARNING
+    by_reason: dict[str, list[Pod]] = {}
+    for pod in without:
+        by_reason.setdefault(_why_not_injected(pod, facts), []).append(pod)
+    for reason, pods in by_reason.items():
+        what = f"{len(pods)} of {len(facts.pods)} matched Pods have no istio-proxy, so no filter: {reason}"
+        remedy = "have the sidecar injected, then restart the Pods (kubectl rollout restart)"
+        yield _say(level, "NotInjected", _names(pods), what, remedy, field="spec.containers")
+
+
+def _why_not_injected(pod: Pod, facts: Facts) -> str:
+    said = pod.labels.get("sidecar.istio.io/inject") or pod.annotations.get(
+        "sidecar.istio.io/inject"
+    )
+    if said == "false":
+        return "sidecar.istio.io/inject says false"
+    if pod.spec.host_network:
+        return "they use the host's network, where Istio injects nothing"
+    if "ambient.istio.io/redirection" in pod.annotations:
+        return "they are in ambient mode, whose ztunnel runs no HTTP filter"
+    namespace = facts.namespaces.get(pod.metadata.namespace)
+    if namespace is None:
+        return "the reason cannot be seen from here"
+    if namespace.labels.get("istio-injection") == "disabled":
+        return f"namespace {pod.metadata.namespace} has istio-injection=disabled"
+    if namespace.labels.get("istio-injection") == "enabled" or "istio.io/rev" in namespace.labels:
+        return "the namespace asks for injection; they may have started before that, or the webhook was away"
+    if said == "true":
+        return "they ask for injection; they may have started while the webhook was away"
+    return f"namespace {pod.metadata.namespace} asks for no injection (istio-injection=enabled or istio.io/rev)"
+
+
+def ready(facts: Facts) -> Iterator[Finding]:
+    """Pods that do not serve: a proxy that cannot fetch its module at the start is one reason."""
+    unready = [pod for pod in facts.injected if not pod.is_ready]
+    if unready:
+        what = f"{len(unready)} of {len(facts.injected)} Pods with a proxy are not ready"
+        remedy = "kubectl describe pod; a proxy that cannot fetch its module stays unready for up to minutes at its start"
+        yield _say(
+            Level.WARNING, "NotReady", _names(unready), what, remedy, field="status.conditions"
+        )
+
+
+def context(facts: Facts) -> Iterator[Finding]:
+    """A gateway has no inbound sidecar listener, a sidecar no gateway's."""
+    if facts.autowasm is None:
+        return
+    wants_gateway = facts.autowasm.spec.filter.context is PatchContext.GATEWAY
+    wrong = [pod for pod in facts.injected if pod.is_gateway is not wants_gateway]
+    if not wrong:
+        return
+    level = Level.ERROR if len(wrong) == len(facts.injected) else Level.WARNING
+    kind, wanted = ("sidecars", "SIDECAR_INBOUND") if wants_gateway else ("gateways", "GATEWAY")
+    what = f"{len(wrong)} of the matched Pods are {kind}, where context {facts.autowasm.spec.filter.context.value} changes nothing"
+    remedy = f"context: {wanted}, or labels of other Pods"
+    yield _say(level, "WrongContext", _names(wrong), what, remedy, field="spec.filter.context")
+
+
+def versions(facts: Facts) -> Iterator[Finding]:
+    """Fields that an old proxy passes over without a word."""
+    if facts.autowasm is None:
+        return
+    old = [pod for pod in facts.injected if pod.version is not None and pod.version < _FLOOR]
+    if old:
+        what = f"{len(old)} proxies are older than Istio {_FLOOR[0]}.{_FLOOR[1]}, the oldest that AutoWasm is written for"
+        yield _say(Level.WARNING, "OldProxy", _names(old), what, "upgrade the proxies")
+    if facts.autowasm.spec.filter.fail_strategy is not FailStrategy.FAIL_RELOAD:
+        return
+    path = "spec.filter.failStrategy"
+    ignoring = [pod for pod in facts.injected if pod.version is not None and pod.version < _RELOADS]
+    unknown = [pod for pod in facts.injected if pod.version is None]
+    needed = f"Istio {_RELOADS[0]}.{_RELOADS[1]} (Envoy 1.33)"
+    if ignoring:
+        what = f"FAIL_RELOAD needs {needed}; {len(ignoring)} proxies are older, and act as with FAIL_CLOSE, without a word"
+        remedy = "upgrade the proxies, or choose FAIL_CLOSE or FAIL_OPEN, which every version knows"
+        yield _say(Level.WARNING, "FailStrategy", _names(ignoring), what, remedy, field=path)
+    if unknown:
+        what = f"not checked: whether {len(unknown)} proxies know FAIL_RELOAD ({needed}): their image's tag tells no version"
+        yield _say(Level.NOTE, "FailStrategy", _names(unknown), what, field=path)
+
+
+def discovery(facts: Facts) -> Iterator[Finding]:
+    """Istiod sees only namespaces that `discoverySelectors` match."""
+    selectors = facts.mesh.discovery_selectors
+    if not selectors:
+        return
+    wanted = {facts.key.namespace, *(pod.metadata.namespace for pod in facts.pods)}
+    wanted.add(facts.server.envoy.service_namespace)
+    for name in sorted(wanted):
+        namespace = facts.namespaces.get(name)
+        if namespace is None or any(one.matches(namespace.labels) for one in selectors):
+            continue
+        what = (
+            "istiod does not see it: no entry of meshConfig.discoverySelectors matches its labels"
+        )
+        what += f" {json.dumps(namespace.labels, sort_keys=True)[:200]}"
+        remedy = "label the namespace as discoverySelectors ask, or extend them"
+        yield _say(
+            Level.ERROR, "NotDiscovered", f"Namespace {name}", what, remedy, field="metadata.labels"
+        )
+
+
+def root_namespace(facts: Facts) -> Iterator[Finding]:
+    """Wasmer's idea of the root namespace against the mesh's."""
+    told, real = facts.server.cluster.root_namespace, facts.mesh.root_namespace
+    if real and facts.server.known and told != real:
+        what = f"the mesh's root namespace is {real}, wasmer was told {told}: it counts, and refuses, other Pods than Istio selects"
+        remedy = f"start wasmer with --root-namespace {real}"
+        name = f"ConfigMap {told}/istio"
+        yield _say(Level.WARNING, "RootNamespace", name, what, remedy, field="rootNamespace")
+
+
+def _names(pods: Sequence[Pod]) -> str:
+    named = ", ".join(pod.where for pod in pods[:_NAMED])
+    more = f" and {len(pods) - _NAMED} more" if len(pods) > _NAMED else ""
+    return f"Pod {named}{more}"
+
+
+CHECKS: Final[tuple[Check, ...]] = (
+    matched,
+    injected,
+    ready,
+    context,
+    versions,
+    discovery,
+    root_namespace,
+)

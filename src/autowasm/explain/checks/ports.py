@@ -1,0 +1,181 @@
+"""Link Ports: is there an inbound HTTP listener on each of `applyPorts`?
+
+An inbound listener's port is the Pod's, so a Service's targetPort. Source: `istio.md` 4; Istio's rules for the protocol of a
+Service port (name before the dash, appProtocol; none: it looks at the bytes).
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from autowasm.api.v1alpha1 import PatchContext
+from autowasm.explain.facts import Facts
+from autowasm.explain.finding import Check, Finding, Level, Link, Voice
+from autowasm.explain.objects import Pod, Service, ServicePort
+
+_say: Final = Voice(Link.PORTS)
+_PATH: Final = "spec.filter.applyPorts"
+_HTTP: Final = frozenset({"http", "http2", "grpc", "grpc-web", "kubernetes.io/h2c"})
+_OTHER: Final = frozenset(
+    {"tcp", "tls", "https", "mongo", "mysql", "redis", "udp", "http3", "kubernetes.io/wss"}
+)
+_EXCLUDED: Final = "traffic.sidecar.istio.io/excludeInboundPorts"
+_INCLUDED: Final = "traffic.sidecar.istio.io/includeInboundPorts"
+
+
+def served(facts: Facts) -> Iterator[Finding]:
+    """Each port: a Service that leads to it, with HTTP on it."""
+    autowasm = facts.autowasm
+    if autowasm is None or autowasm.spec.filter.context is not PatchContext.SIDECAR_INBOUND:
+        return
+    pods = tuple(pod for pod in facts.injected if not pod.is_gateway)
+    if not pods or not facts.seen("services"):
+        return
+    for index, port in enumerate(autowasm.spec.filter.apply_ports or ()):
+        yield from _port(facts, pods, port, f"{_PATH}[{index}]")
+
+
+def _port(facts: Facts, pods: tuple[Pod, ...], port: int, path: str) -> Iterator[Finding]:
+    behind = [
+        (service, one, pod)
+        for pod in pods
+        for service in facts.services
+        if service.selects(pod)
+        for one in service.ports
+    ]
+    leading = [found for found in behind if _target(found[1], found[2]) == port]
+    if not leading:
+        yield _no_service(facts, pods, port, path, behind)
+        return
+    reached = {pod.where for _, _, pod in leading}
+    if missing := len({pod.where for pod in pods} - reached):
+        what = f"to {missing} of {len(pods)} Pods no Service leads on port {port}: the filter is not on them"
+        yield _say(
+            Level.WARNING, "NoServicePort", facts.name, what, "a Service for them too", field=path
+        )
+    names = sorted({f"{service.where}:{one.port}" for service, one, _ in leading})
+    other = sorted(
+        {
+            f"Service {service.where} port {one.name or one.port}"
+            for service, one, _ in leading
+            if _protocol(one) in _OTHER
+        }
+    )
+    if other:
+        what = f"{', '.join(other[:3])} is not HTTP to Istio, so port {port} has no HTTP filters"
+        remedy = "name the port http-… (or set appProtocol: http), if it speaks HTTP"
+        yield _say(Level.ERROR, "NotHttp", facts.name, what, remedy, field=path)
+    elif any(_protocol(one) == "" for _, one, _ in leading):
+        what = f"port {port} is reached through {', '.join(names[:3])}, which does not say its protocol: Istio looks at the bytes"
+        remedy = "name the port http-… to be sure"
+        yield _say(Level.NOTE, "ProtocolGuessed", facts.name, what, remedy, field=path)
+    else:
+        what = f"port {port} is reached through {', '.join(names[:3])}"
+        yield _say(Level.OK, "Port", facts.name, what, field=path)
+
+
+def _no_service(
+    facts: Facts,
+    pods: tuple[Pod, ...],
+    port: int,
+    path: str,
+    behind: list[tuple[Service, ServicePort, Pod]],
+) -> Finding:
+    """Why not, as far as it can be seen."""
+    for service, one, pod in behind:
+        target = _target(one, pod)
+        if one.port == port and target is not None:
+            what = f"{port} is the port of Service {service.where}; its Pods listen on {target}, and so does the sidecar"
+            return _say(
+                Level.ERROR,
+                "ServicePortNamed",
+                facts.name,
+                what,
+                f"write {target} instead of {port}",
+                field=path,
+            )
+    exposed = sorted({one.container_port for pod in pods for one in pod.ports})
+    known = sorted({target for _, one, pod in behind if (target := _target(one, pod)) is not None})
+    what = f"no Service leads to port {port} of the Pods, so sidecars have no listener for it"
+    what += (
+        f"; Services lead to {_listed(known)}"
+        if known
+        else "; no Service selects the Pods"
+        if not behind
+        else ""
+    )
+    if exposed and port not in exposed:
+        what += f"; containers expose {_listed(exposed)}"
+    remedy = "name the Pod's port (a Service's targetPort), or make a Service for it"
+    return _say(Level.ERROR, "NoServicePort", facts.name, what, remedy, field=path)
+
+
+def exposed(facts: Facts) -> Iterator[Finding]:
+    """A port that no container names: often another one was meant."""
+    autowasm = facts.autowasm
+    if autowasm is None or autowasm.spec.filter.context is not PatchContext.SIDECAR_INBOUND:
+        return
+    declared = {one.container_port for pod in facts.injected for one in pod.ports}
+    if not declared:
+        return
+    for index, port in enumerate(autowasm.spec.filter.apply_ports or ()):
+        if port not in declared:
+            what = f"no container exposes port {port}; they expose {_listed(sorted(declared))}"
+            remedy = "correct the port; if a process does listen there, add it to containerPorts"
+            yield _say(
+                Level.WARNING, "NotExposed", facts.name, what, remedy, field=f"{_PATH}[{index}]"
+            )
+
+
+def captured(facts: Facts) -> Iterator[Finding]:
+    """Traffic that goes past the sidecar."""
+    ports = facts.autowasm.spec.filter.apply_ports if facts.autowasm is not None else None
+    for pod in facts.injected:
+        out = _numbers(pod.annotations.get(_EXCLUDED, ""))
+        included = pod.annotations.get(_INCLUDED, "*").strip()
+        past = [port for port in ports or () if port in out]
+        if included != "*":
+            past += [port for port in ports or () if port not in _numbers(included)]
+        if past:
+            what = f"traffic to port {_listed(past)} of Pod {pod.where} goes past its sidecar"
+            remedy = f"change the Pod's annotation {_EXCLUDED if out else _INCLUDED}"
+            yield _say(Level.ERROR, "NotCaptured", facts.name, what, remedy, field=_PATH)
+            return
+
+
+def every_port(facts: Facts) -> Iterator[Finding]:
+    """Without applyPorts."""
+    autowasm = facts.autowasm
+    if autowasm is not None and autowasm.spec.filter.apply_ports is None and facts.pods:
+        what = "not given: the filter is on every HTTP port of the Pods"
+        yield _say(Level.NOTE, "EveryPort", facts.name, what, field=_PATH)
+
+
+def _target(port: ServicePort, pod: Pod) -> int | None:
+    """The Pod's port; None if the Pod names none so."""
+    wanted = port.target_port
+    if wanted is None or wanted == 0:
+        return port.port
+    if isinstance(wanted, int):
+        return wanted
+    named = (one.container_port for one in pod.ports if one.name == wanted)
+    return next(named, None)
+
+
+def _protocol(port: ServicePort) -> str:
+    """As Istio reads it: appProtocol, then the name before the dash; empty if neither says one."""
+    for text in (port.app_protocol.lower(), port.name.lower()):
+        for word in (text, text.partition("-")[0]):
+            if word in _HTTP or word in _OTHER:
+                return word
+    return "grpc-web" if port.name.lower().startswith("grpc-web") else ""
+
+
+def _numbers(text: str) -> frozenset[int]:
+    return frozenset(int(part) for part in text.split(",") if part.strip().isdecimal())
+
+
+def _listed(ports: list[int]) -> str:
+    return ", ".join(map(str, ports[:8])) + (", …" if len(ports) > 8 else "")
+
+
+CHECKS: Final[tuple[Check, ...]] = (served, exposed, captured, every_port)

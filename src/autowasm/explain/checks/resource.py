@@ -1,0 +1,135 @@
+"""Link AutoWasm: is the object valid, and has wasmer looked at it?"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from autowasm.api.status import ConditionType, Phase
+from autowasm.controller.reach import check_reach
+from autowasm.errors import SpecError
+from autowasm.explain.facts import Facts
+from autowasm.explain.finding import Check, Finding, Level, Link, Voice
+
+_say: Final = Voice(Link.RESOURCE)
+_REMEDIES: Final = {
+    "PolicyDenied": "use a source that the policy allows, or ask whoever runs wasmer to allow it (--policy-file)",
+    "AddressNotAllowed": "wasmer's address policy forbids the address; whoever runs it can allow it with --allow-cidr",
+    "EnvoyFilterConflict": "see the EnvoyFilter below",
+    "Mutated": "find who rewrites the EnvoyFilter (an admission webhook, another controller: its managedFields say), and stop it",
+    "PublishedModuleLost": "push the module again, or annotate the AutoWasm with wasm.tcm.io/refresh: <any new value>",
+}
+_LAST_REMEDY: Final = "mend what the sentence names; wasmer tries again by itself"
+
+
+def valid(facts: Facts) -> Iterator[Finding]:
+    """The spec, as wasmer reads it."""
+    error = facts.spec_error
+    if error is not None:
+        yield _say(
+            Level.ERROR,
+            "InvalidSpec",
+            facts.name,
+            error.problem,
+            "mend the field",
+            field=error.field,
+        )
+    else:
+        yield _say(Level.OK, "InvalidSpec", facts.name, "the spec is valid")
+
+
+def deleted(facts: Facts) -> Iterator[Finding]:
+    """Nothing is written for an object that is being deleted."""
+    time = (facts.document.get("metadata") or {}).get("deletionTimestamp")
+    if time:
+        what = f"is being deleted since {time}: wasmer writes nothing for it any more"
+        remedy = "wait; if it stays, look at metadata.finalizers"
+        yield _say(
+            Level.WARNING,
+            "BeingDeleted",
+            facts.name,
+            what,
+            remedy,
+            field="metadata.deletionTimestamp",
+        )
+
+
+def watched(facts: Facts) -> Iterator[Finding]:
+    """Wasmer follows all namespaces, or those that it was told."""
+    names = facts.server.cluster.watch_namespaces
+    if names and facts.key.namespace not in names:
+        what = f"wasmer follows the namespaces {', '.join(names)} only, not {facts.key.namespace}"
+        remedy = "start wasmer with --watch-namespace for it too, or put the AutoWasm elsewhere"
+        yield _say(Level.ERROR, "NotWatched", facts.name, what, remedy, field="metadata.namespace")
+
+
+def mesh_wide(facts: Facts) -> Iterator[Finding]:
+    """An empty selector in the root namespace needs the operator's consent; any other there is worth a word."""
+    if facts.autowasm is None or facts.key.namespace != facts.server.cluster.root_namespace:
+        return
+    path = "spec.selector.matchLabels"
+    try:
+        check_reach(facts.autowasm, cluster=facts.server.cluster)
+    except SpecError as error:
+        level = Level.ERROR if facts.server.known else Level.WARNING
+        remedy = "name labels, or let whoever runs wasmer allow it"
+        yield _say(level, error.reason, facts.name, error.problem, remedy, field=path)
+        return
+    what = f"{facts.key.namespace} is the mesh's root namespace: the selector reaches Pods of all namespaces"
+    yield _say(Level.NOTE, "MeshWide", facts.name, what, field=path)
+
+
+def handled(facts: Facts) -> Iterator[Finding]:
+    """Does the status speak about this generation?"""
+    if facts.planned or facts.autowasm is None:
+        return
+    seen, now = facts.status.observed_generation, facts.autowasm.metadata.generation
+    if not facts.document.get("status"):
+        what = "has no status: wasmer has not looked at it"
+        remedy = f"see whether wasmer runs and leads: kubectl logs -n {facts.server.envoy.service_namespace} -l app=wasmer"
+        yield _say(Level.ERROR, "NotHandled", facts.name, what, remedy, field="status")
+    elif seen < now:
+        what = f"the status is about generation {seen}, the spec is {now}: the last change is not handled yet"
+        remedy = "wait a moment; if it stays, wasmer does not run or cannot write: look at its log"
+        yield _say(
+            Level.WARNING, "NotHandled", facts.name, what, remedy, field="status.observedGeneration"
+        )
+
+
+def phase(facts: Facts) -> Iterator[Finding]:
+    """What wasmer says itself."""
+    status = facts.status
+    if facts.planned or not facts.document.get("status"):
+        return
+    ready = status.condition(ConditionType.READY)
+    reason = ready.reason if ready else status.phase.value
+    if status.phase is Phase.SYNCED:
+        yield _say(Level.OK, "Phase", facts.name, f"Synced: {status.message}", field="status.phase")
+    elif status.phase in {Phase.DEGRADED, Phase.FAILED}:
+        what = f"{status.phase.value} ({reason}): {status.message}"
+        remedy = _REMEDIES.get(reason, _LAST_REMEDY)
+        yield _say(Level.ERROR, reason, facts.name, what, remedy, field="status.phase")
+    else:
+        what = f"{status.phase.value}: {status.message}"
+        remedy = "wait a moment, then ask again"
+        yield _say(Level.WARNING, "Phase", facts.name, what, remedy, field="status.phase")
+
+
+def other_conditions(facts: Facts) -> Iterator[Finding]:
+    """Conditions beside the usual three are there only when something is wrong."""
+    usual = {kind.value for kind in ConditionType}
+    for condition in facts.status.conditions:
+        if condition.type not in usual and condition.status == "True":
+            where = f"status.conditions[{condition.type}]"
+            remedy = _REMEDIES.get(condition.type, _LAST_REMEDY)
+            what = condition.message or condition.reason
+            yield _say(Level.ERROR, condition.type, facts.name, what, remedy, field=where)
+
+
+CHECKS: Final[tuple[Check, ...]] = (
+    valid,
+    deleted,
+    watched,
+    mesh_wide,
+    handled,
+    phase,
+    other_conditions,
+)

@@ -1,0 +1,129 @@
+"""Links Source and Module: can the module be had with this login, does it still name the same, may Envoy run it?"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from autowasm.api.status import ConditionType
+from autowasm.explain.facts import Facts
+from autowasm.explain.finding import Check, Finding, Level, Link, Voice
+
+_say: Final = Voice(Link.SOURCE)
+_say_module: Final = Voice(Link.MODULE)
+_IMAGE: Final = "spec.filter.source.registry.image"
+_URL: Final = "spec.filter.source.object.url"
+_REMEDIES: Final = {
+    "SourceNotFound": "push it (wasmc push), or correct the name: wasmc inspect shows what is there",
+    "SourceDenied": "give spec.secret a login that may read it; a registry often says this of what does not exist, too",
+    "SourceUnavailable": "this is from here; from wasmer it may be otherwise (DNS, firewall, --registry-proxy): its status says",
+    "ContentRejected": "push a module that Envoy can run: wasmc inspect says what is wrong with this one",
+    "AddressBlocked": "another address, or another policy",
+}
+_SECRET_REMEDIES: Final = {
+    "SecretNotFound": "kubectl create secret docker-registry NAME --docker-server=HOST …, or remove spec.secret for a public image",
+    "SecretInvalid": "make the Secret of the right type and content: kubectl create secret docker-registry",
+    "SecretNoLogin": "add a login for this host to the Secret (kubectl create secret docker-registry --docker-server=HOST)",
+}
+_CONTENT: Final = frozenset({"ContentRejected"})
+
+
+def secret(facts: Facts) -> Iterator[Finding]:
+    """`spec.secret`: is it there, of the right type, for this host?"""
+    if facts.autowasm is None or facts.autowasm.spec.secret is None:
+        return
+    name = f"Secret {facts.key.namespace}/{facts.autowasm.spec.secret}"
+    if facts.autowasm.image is None:
+        what = "is named, but objects are fetched without a login"
+        yield _say(
+            Level.NOTE, "SecretUnused", name, what, "remove spec.secret", field="spec.secret"
+        )
+        return
+    found = facts.secret
+    if found is None:
+        return
+    if not found.reason:
+        what = f"has a login for {facts.autowasm.image.host}"
+        yield _say(Level.OK, "Secret", name, what, field="spec.secret")
+        return
+    # Without a login for the host wasmer asks anonymously, which is right for a public image.
+    level = Level.WARNING if found.reason == "SecretNoLogin" else Level.ERROR
+    remedy = _SECRET_REMEDIES.get(found.reason, "mend the Secret")
+    yield _say(level, found.reason, name, found.problem, remedy, field="spec.secret")
+
+
+def reachable(facts: Facts) -> Iterator[Finding]:
+    """What the source names now, asked from this machine."""
+    found = facts.source
+    if found is None or facts.autowasm is None:
+        return
+    field = _IMAGE if facts.autowasm.image is not None else _URL
+    login = f" with {found.login}" if found.login else ""
+    if not found.problem:
+        what = f"names {found.pinned} (asked from here{login})"
+        yield _say(Level.OK, "Source", facts.name, what, field=field)
+        return
+    if found.kind in _CONTENT:
+        return
+    # wasmer may reach what this machine does not; when it fails too, its own status is the error.
+    unreachable = found.kind == "SourceUnavailable" and not facts.planned
+    level = Level.WARNING if unreachable else Level.ERROR
+    what = f"from here{login}: {found.problem}"
+    remedy = _REMEDIES.get(found.kind, "mend what the sentence names")
+    yield _say(level, found.reason, facts.name, what, remedy, field=field)
+
+
+def moved(facts: Facts) -> Iterator[Finding]:
+    """The tag names something else than what is published."""
+    found, record, autowasm = facts.source, facts.record, facts.autowasm
+    if found is None or record is None or autowasm is None or not found.pinned:
+        return
+    if record.image and found.pinned != record.image:
+        here, there = found.pinned.rpartition("@")[2][:19], record.image.rpartition("@")[2][:19]
+        what = f"the tag names {here} now, and {there} is published: a moved tag alone rolls nothing out"
+        remedy = "if it should: annotate the AutoWasm with wasm.tcm.io/refresh: <any new value>, or name the image by digest"
+        yield _say(Level.NOTE, "TagMoved", facts.name, what, remedy, field=_IMAGE)
+
+
+def pinned_module(facts: Facts) -> Iterator[Finding]:
+    """`spec.filter.sha256` against what the source gives."""
+    record = facts.source.record if facts.source is not None else None
+    record = record or facts.record
+    wanted = facts.autowasm.spec.filter.sha256 if facts.autowasm is not None else None
+    if wanted is not None and record is not None and record.sha256 != wanted:
+        what = f"asks for {wanted[:12]}…, and the source gives {record.sha256[:12]}…"
+        remedy = "correct the digest (wasmc inspect shows it), or the source"
+        yield _say_module(
+            Level.ERROR,
+            "DigestMismatch",
+            facts.name,
+            what,
+            remedy,
+            field="spec.filter.sha256",
+        )
+
+
+def module(facts: Facts) -> Iterator[Finding]:
+    """Was it fetched, and may Envoy run it?"""
+    found = facts.source
+    if found is not None and found.kind in _CONTENT:
+        what, remedy = f"refused: {found.problem}", _REMEDIES["ContentRejected"]
+        yield _say_module(Level.ERROR, found.reason, facts.name, what, remedy)
+        return
+    record = found.record if found is not None and found.record is not None else facts.record
+    fetched = facts.status.condition(ConditionType.FETCHED)
+    where = "status.conditions[Fetched]"
+    if not facts.planned and fetched is not None and fetched.status != "True":
+        level = Level.ERROR if fetched.status == "False" else Level.NOTE
+        what = f"{fetched.reason}: {fetched.message}"
+        remedy = (
+            "mend what the sentence names"
+            if level is Level.ERROR
+            else "wait, or mend what the AutoWasm's status says"
+        )
+        yield _say_module(level, fetched.reason, facts.name, what, remedy, field=where)
+    elif record is not None:
+        what = f"sha256:{record.sha256[:12]} ({record.size} bytes, ABI {record.abi}) is checked"
+        what += "" if facts.planned else ", and stored by wasmer"
+        yield _say_module(Level.OK, "Module", facts.name, what)
+
+
+CHECKS: Final[tuple[Check, ...]] = (secret, reachable, moved, pinned_module, module)

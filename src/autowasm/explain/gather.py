@@ -1,0 +1,248 @@
+"""gather(): reads all that the checks look at, once, at most `reader.MOST` objects of a kind.
+
+Not a judge (`checks/`). Invariant: nothing is written, and of Secrets only the one that `spec.secret` names is read, by name.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from autowasm.api.v1alpha1 import AutoWasm
+from autowasm.artifacts.pullsecrets import Access, access_for
+from autowasm.controller.publisher import AUTOWASMS, ENVOYFILTERS
+from autowasm.controller.secrets import ClusterSecrets
+from autowasm.errors import SourceDenied, SourceUnavailable, SpecError
+from autowasm.explain.facts import Facts, SecretFact, ServerFact
+from autowasm.explain.meshobjects import (
+    DestinationRule,
+    EnvoyFilter,
+    MeshSettings,
+    ServiceEntry,
+    Sidecar,
+    WasmPlugin,
+)
+from autowasm.explain.objects import EndpointSlice, Namespace, NetworkPolicy, Pod, Service
+from autowasm.explain.reader import Reader
+from autowasm.kube.client import KubeClient
+from autowasm.kube.errors import NotFound
+from autowasm.kube.resources import NAMESPACES, PODS, ObjectKey, ResourceType
+from autowasm.settings import EnvoyFetch
+
+SERVICES: Final = ResourceType("", "v1", "services", "Service")
+_CONFIGMAPS: Final = ResourceType("", "v1", "configmaps", "ConfigMap")
+_SLICES: Final = ResourceType("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
+_POLICIES: Final = ResourceType("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
+_PLUGINS: Final = ResourceType("extensions.istio.io", "v1alpha1", "wasmplugins", "WasmPlugin")
+# v1alpha3 is served by every Istio since 1.8, v1 only since 1.22.
+_SIDECARS: Final = ResourceType("networking.istio.io", "v1alpha3", "sidecars", "Sidecar")
+_RULES: Final = ResourceType(
+    "networking.istio.io", "v1alpha3", "destinationrules", "DestinationRule"
+)
+_ENTRIES: Final = ResourceType("networking.istio.io", "v1alpha3", "serviceentries", "ServiceEntry")
+
+_NAMESPACES_MOST: Final = 20
+"""Of Pods; more only where a selector of the root namespace reaches far."""
+
+ServerOf = Callable[[Pod], ServerFact | None]
+"""Reads the arguments of a Pod of wasmer's; None if it is none."""
+
+
+class _ConfigMap(Struct):
+    data: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known before the source is asked: how wasmer runs, and the EnvoyFilter of the AutoWasm's name."""
+
+    server: ServerFact
+    live: dict[str, Any] | None
+    service: Service | None
+    pods: tuple[Pod, ...]
+
+
+class Gatherer:
+    """For one AutoWasm. `envoy` says where wasmer's Service is; `server_of` what its Pods were told."""
+
+    def __init__(
+        self, client: KubeClient, key: ObjectKey, *, envoy: EnvoyFetch, server_of: ServerOf
+    ) -> None:
+        self._client = client
+        self._key = key
+        self._envoy = envoy
+        self._server_of = server_of
+        self._reader = Reader(client)
+
+    async def autowasm(self) -> dict[str, Any] | None:
+        """The live object, None if there is none. Raises ApiError: who cannot read it can tell nothing."""
+        try:
+            return await self._client.get(AUTOWASMS, self._key)
+        except NotFound:
+            return None
+
+    def missed(self, what: str, why: str) -> None:
+        """Something that was to be looked at beside the API server, and could not be."""
+        self._reader.unread[what] = why
+
+    async def look(self) -> Seen:
+        """Look at wasmer, and at the EnvoyFilter of the AutoWasm's name."""
+        reader, envoy = self._reader, self._envoy
+        namespace = envoy.service_namespace
+        live = await reader.get(ENVOYFILTERS, self._key, dict[str, Any], what="envoyfilter")
+        where = ObjectKey(namespace, envoy.service_name)
+        service = await reader.get(SERVICES, where, Service, what="wasmer service")
+        pods: tuple[Pod, ...] = ()
+        if service is not None and service.spec.selector:
+            labels = _as_selector(service.spec.selector)
+            found = await reader.list_all(PODS, [namespace], Pod, what="wasmer pods", labels=labels)
+            pods = tuple(pod for pod in found if not pod.has_ended)
+        told = (fact for pod in pods if (fact := self._server_of(pod)) is not None)
+        return Seen(next(told, ServerFact(envoy=envoy)), live, service, pods)
+
+    async def access(
+        self, autowasm: AutoWasm, server: ServerFact
+    ) -> tuple[SecretFact | None, Access]:
+        """`spec.secret`, and the login in it. What is wrong with it is a fact, not an error."""
+        image, spec = autowasm.image, autowasm.spec
+        if image is None or (
+            spec.secret is None and not server.cluster.service_account_pull_secrets
+        ):
+            return None, Access()
+        async with asyncio.TaskGroup() as tasks:
+            secrets = ClusterSecrets(self._client, tasks)
+            try:
+                access = await access_for(
+                    secrets,
+                    namespace=self._key.namespace,
+                    secret=spec.secret,
+                    reference=image,
+                    service_accounts=secrets,
+                )
+            except (SourceDenied, SourceUnavailable) as error:
+                if error.reason != "SecretNotFound":
+                    forbidden = "your account may not read it (RBAC)"
+                    known = error.reason in {"SecretForbidden", "ServiceAccountForbidden"}
+                    self._reader.unread["secret"] = forbidden if known else str(error)[:200]
+                    return None, Access()
+                return SecretFact(reason=error.reason, problem="is not there"), Access()
+            except SpecError as error:
+                return SecretFact(reason=error.reason, problem=error.problem), Access()
+        if spec.secret is not None and access.credential is None:
+            problem = f"has no login for {image.name}: wasmer asks without one"
+            return SecretFact(reason="SecretNoLogin", problem=problem), access
+        return SecretFact() if spec.secret is not None else None, access
+
+    async def facts(self, seen: Seen, base: Facts) -> Facts:
+        """`base` with everything else."""
+        reader = self._reader
+        root = seen.server.cluster.root_namespace
+        mesh = await self._mesh(root)
+        root = mesh.root_namespace or root
+        pods, neighbours = await self._pods(base, root)
+        own = [*dict.fromkeys([self._key.namespace, *(pod.metadata.namespace for pod in pods)])]
+        if len(own) > _NAMESPACES_MOST:
+            own, reader.cut["namespaces"] = own[:_NAMESPACES_MOST], _NAMESPACES_MOST
+            pods = tuple(pod for pod in pods if pod.metadata.namespace in own)
+        home = seen.server.envoy.service_namespace
+        wide, all_ = [*dict.fromkeys([*own, root])], [*dict.fromkeys([*own, home, root])]
+        labels = f"kubernetes.io/service-name={seen.server.envoy.service_name}"
+        async with asyncio.TaskGroup() as tasks:
+            names = tasks.create_task(self._namespaces(all_), name="namespaces")
+            services = tasks.create_task(
+                reader.list_all(SERVICES, own, Service, what="services"), name="services"
+            )
+            filters = tasks.create_task(
+                reader.list_all(ENVOYFILTERS, wide, EnvoyFilter, what="envoyfilters"),
+                name="filters",
+            )
+            plugins = tasks.create_task(
+                reader.list_all(_PLUGINS, wide, WasmPlugin, what="wasmplugins"), name="plugins"
+            )
+            sidecars = tasks.create_task(
+                reader.list_all(_SIDECARS, wide, Sidecar, what="sidecars"), name="sidecars"
+            )
+            policies = tasks.create_task(
+                reader.list_all(
+                    _POLICIES, dict.fromkeys([*own, home]), NetworkPolicy, what="networkpolicies"
+                ),
+                name="policies",
+            )
+            rules = tasks.create_task(
+                reader.list_all(_RULES, all_, DestinationRule, what="destinationrules"),
+                name="rules",
+            )
+            entries = tasks.create_task(
+                reader.list_all(_ENTRIES, all_, ServiceEntry, what="serviceentries"), name="entries"
+            )
+            slices = tasks.create_task(
+                reader.list_all(
+                    _SLICES, [home], EndpointSlice, what="wasmer endpoints", labels=labels
+                ),
+                name="endpoints",
+            )
+        return msgspec.structs.replace(
+            base,
+            server=seen.server,
+            live=seen.live,
+            mesh=mesh,
+            namespaces=names.result(),
+            pods=pods,
+            neighbours=neighbours,
+            services=services.result(),
+            envoyfilters=filters.result(),
+            wasmplugins=plugins.result(),
+            sidecars=sidecars.result(),
+            networkpolicies=policies.result(),
+            destinationrules=rules.result(),
+            serviceentries=entries.result(),
+            wasmer_service=seen.service,
+            wasmer_pods=seen.pods,
+            wasmer_endpoints=slices.result(),
+            unread=dict(reader.unread),
+            cut=dict(reader.cut),
+        )
+
+    async def _mesh(self, root: str) -> MeshSettings:
+        found = await self._reader.get(
+            _CONFIGMAPS, ObjectKey(root, "istio"), _ConfigMap, what="mesh"
+        )
+        text = (found.data or {}).get("mesh", "") if found is not None else ""
+        try:
+            return msgspec.yaml.decode(text or "{}", type=MeshSettings, strict=False)
+        except (msgspec.DecodeError, ValueError):
+            self._reader.unread["mesh"] = "the mesh's configuration is not understood"
+            return MeshSettings()
+
+    async def _pods(self, base: Facts, root: str) -> tuple[tuple[Pod, ...], tuple[Pod, ...]]:
+        if base.autowasm is None:
+            return (), ()
+        where = [None if self._key.namespace == root else self._key.namespace]
+        labels = _as_selector(base.autowasm.spec.selector.match_labels)
+        pods = await self._living(where, labels, what="pods")
+        if pods or "pods" in self._reader.unread or not labels:
+            return pods, ()
+        return (), await self._living([self._key.namespace], "", what="neighbours")
+
+    async def _living(
+        self, where: Iterable[str | None], labels: str, *, what: str
+    ) -> tuple[Pod, ...]:
+        found = await self._reader.list_all(PODS, where, Pod, what=what, labels=labels)
+        return tuple(pod for pod in found if not pod.has_ended)
+
+    async def _namespaces(self, names: Iterable[str]) -> Mapping[str, Namespace]:
+        found = {}
+        for name in names:
+            namespace = await self._reader.get(
+                NAMESPACES, ObjectKey("", name), Namespace, what="namespaces"
+            )
+            if namespace is not None:
+                found[name] = namespace
+        return found
+
+
+def _as_selector(labels: Mapping[str, str]) -> str:
+    return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))

@@ -1,0 +1,281 @@
+"""The parts of Kubernetes objects that checks look at (Istio's: `meshobjects.py`). Decoded straight from the API server's pages.
+
+Not whole models: unknown fields are passed over. Invariant: every field has a default, so an object that an older or newer
+API version has sparser is decoded, not refused.
+"""
+
+import re
+from typing import Any, Final
+
+from msgspec import Struct, field
+
+PROXY: Final = "istio-proxy"
+_INJECTED_REVISION: Final = re.compile(r'"revision"\s*:\s*"([^"]*)"')
+_VERSION: Final = re.compile(r":v?(\d+)\.(\d+)(?:[.-]|\Z)")
+_ENDED: Final = frozenset({"Succeeded", "Failed"})
+
+Labels = dict[str, str]
+
+
+class Meta(Struct, frozen=True, rename="camel"):
+    """ObjectMeta."""
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    labels: Labels | None = None
+    annotations: Labels | None = None
+    creation_timestamp: str = ""
+    deletion_timestamp: str | None = None
+
+
+class Requirement(Struct, frozen=True):
+    """One entry of matchExpressions."""
+
+    key: str = ""
+    operator: str = ""
+    values: list[str] | None = None
+
+
+class LabelSelector(Struct, frozen=True, rename="camel"):
+    """metav1.LabelSelector."""
+
+    match_labels: Labels | None = None
+    match_expressions: list[Requirement] | None = None
+
+    def matches(self, labels: Labels) -> bool:
+        """As Kubernetes has it: an empty one matches everything."""
+        if any(labels.get(key) != value for key, value in (self.match_labels or {}).items()):
+            return False
+        return all(_fulfils(labels, one) for one in self.match_expressions or ())
+
+
+def _fulfils(labels: Labels, wanted: Requirement) -> bool:
+    value, values = labels.get(wanted.key), wanted.values or []
+    if wanted.operator == "In":
+        return value in values
+    if wanted.operator == "NotIn":
+        return value not in values
+    return (value is not None) == (wanted.operator == "Exists")
+
+
+class Named(Struct, frozen=True):
+    """What every object has."""
+
+    metadata: Meta = field(default_factory=Meta)
+
+    @property
+    def where(self) -> str:
+        """`namespace/name`."""
+        namespace = self.metadata.namespace
+        return f"{namespace}/{self.metadata.name}" if namespace else self.metadata.name
+
+    @property
+    def labels(self) -> Labels:
+        """Never None."""
+        return self.metadata.labels or {}
+
+    @property
+    def annotations(self) -> Labels:
+        """Never None."""
+        return self.metadata.annotations or {}
+
+
+class ContainerPort(Struct, frozen=True, rename="camel"):
+    """Of a container."""
+
+    container_port: int = 0
+    name: str = ""
+    protocol: str = "TCP"
+
+
+class EnvVar(Struct, frozen=True):
+    """A plain variable; `value` is empty for one from elsewhere."""
+
+    name: str = ""
+    value: str = ""
+
+
+class Container(Struct, frozen=True):
+    """Of a Pod."""
+
+    name: str = ""
+    image: str = ""
+    command: list[str] | None = None
+    args: list[str] | None = None
+    env: list[EnvVar] | None = None
+    ports: list[ContainerPort] | None = None
+
+
+class _PodSpec(Struct, frozen=True, rename="camel"):
+    containers: list[Container] = []
+    init_containers: list[Container] = []
+    host_network: bool = False
+
+
+class _PodCondition(Struct, frozen=True):
+    type: str = ""
+    status: str = ""
+
+
+class _PodIp(Struct, frozen=True):
+    ip: str = ""
+
+
+class _PodStatus(Struct, frozen=True, rename="camel"):
+    phase: str = ""
+    conditions: list[_PodCondition] | None = None
+    pod_ips: list[_PodIp] | None = field(default=None, name="podIPs")
+
+
+class Pod(Named, frozen=True):
+    """A Pod."""
+
+    spec: _PodSpec = field(default_factory=_PodSpec)
+    status: _PodStatus = field(default_factory=_PodStatus)
+
+    @property
+    def proxy(self) -> Container | None:
+        """The sidecar, also a native one, or a gateway's proxy."""
+        every = (*self.spec.containers, *self.spec.init_containers)
+        return next((one for one in every if one.name == PROXY), None)
+
+    @property
+    def is_gateway(self) -> bool:
+        """Whether its proxy is a router, not a sidecar."""
+        return self.proxy is not None and "router" in (self.proxy.args or ())
+
+    @property
+    def version(self) -> tuple[int, int] | None:
+        """The proxy's version from its image's tag; None if that does not tell."""
+        if self.proxy is None:
+            return None
+        found = _VERSION.search(self.proxy.image)
+        return (int(found[1]), int(found[2])) if found else None
+
+    @property
+    def revision(self) -> str:
+        """Istio's revision that injected it; empty if that is not told."""
+        found = _INJECTED_REVISION.search(self.annotations.get("sidecar.istio.io/status", ""))
+        return found[1] if found else self.labels.get("istio.io/rev", "")
+
+    @property
+    def is_ready(self) -> bool:
+        """The condition `Ready`."""
+        return any(
+            one.type == "Ready" and one.status == "True" for one in self.status.conditions or ()
+        )
+
+    @property
+    def has_ended(self) -> bool:
+        """It runs no proxy any more."""
+        return self.status.phase in _ENDED
+
+    @property
+    def ports(self) -> tuple[ContainerPort, ...]:
+        """Of all containers but the proxy."""
+        every = (*self.spec.containers, *self.spec.init_containers)
+        return tuple(port for one in every if one.name != PROXY for port in one.ports or ())
+
+    @property
+    def addresses(self) -> frozenset[str]:
+        """Pod IPs."""
+        return frozenset(each.ip for each in self.status.pod_ips or ())
+
+
+class Namespace(Named, frozen=True):
+    """A Namespace."""
+
+
+class ServicePort(Struct, frozen=True, rename="camel"):
+    """Of a Service."""
+
+    port: int = 0
+    name: str = ""
+    protocol: str = "TCP"
+    app_protocol: str = ""
+    target_port: int | str | None = None
+
+
+class _ServiceSpec(Struct, frozen=True):
+    selector: Labels | None = None
+    ports: list[ServicePort] | None = None
+    type: str = ""
+
+
+class Service(Named, frozen=True):
+    """A Service."""
+
+    spec: _ServiceSpec = field(default_factory=_ServiceSpec)
+
+    @property
+    def ports(self) -> list[ServicePort]:
+        """Never None."""
+        return self.spec.ports or []
+
+    def selects(self, pod: Pod) -> bool:
+        """Whether the Pod is behind it."""
+        wanted = self.spec.selector
+        if not wanted or pod.metadata.namespace != self.metadata.namespace:
+            return False
+        return wanted.items() <= pod.labels.items()
+
+
+class _TargetRef(Struct, frozen=True):
+    kind: str = ""
+    name: str = ""
+
+
+class _EndpointConditions(Struct, frozen=True):
+    ready: bool | None = None
+
+
+class Endpoint(Struct, frozen=True, rename="camel"):
+    """Of an EndpointSlice."""
+
+    addresses: list[str] = []
+    conditions: _EndpointConditions = field(default_factory=_EndpointConditions)
+    target_ref: _TargetRef | None = None
+
+
+class EndpointSlice(Named, frozen=True):
+    """discovery.k8s.io/v1."""
+
+    endpoints: list[Endpoint] | None = None
+
+
+class Peer(Struct, frozen=True, rename="camel"):
+    """Of a NetworkPolicy's rule."""
+
+    pod_selector: LabelSelector | None = None
+    namespace_selector: LabelSelector | None = None
+    ip_block: dict[str, Any] | None = None
+
+
+class PolicyPort(Struct, frozen=True, rename="camel"):
+    """Of a NetworkPolicy's rule."""
+
+    protocol: str = "TCP"
+    port: int | str | None = None
+    end_port: int | None = None
+
+
+class PolicyRule(Struct, frozen=True):
+    """`to` of egress, `from` of ingress; None or empty: everybody, every port."""
+
+    to: list[Peer] | None = None
+    from_: list[Peer] | None = field(default=None, name="from")
+    ports: list[PolicyPort] | None = None
+
+
+class _PolicySpec(Struct, frozen=True, rename="camel"):
+    pod_selector: LabelSelector = field(default_factory=LabelSelector)
+    policy_types: list[str] | None = None
+    ingress: list[PolicyRule] | None = None
+    egress: list[PolicyRule] | None = None
+
+
+class NetworkPolicy(Named, frozen=True):
+    """networking.k8s.io/v1."""
+
+    spec: _PolicySpec = field(default_factory=_PolicySpec)

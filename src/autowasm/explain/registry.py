@@ -1,0 +1,81 @@
+"""All checks. To add one: write a function in the file of its link (`checks/`) and name it in that file's `CHECKS`.
+
+Invariant: findings come in the order of the way, source to Pods, whatever order the checks stand in.
+"""
+
+from typing import Final
+
+from autowasm.explain.checks import (
+    envoyfilter,
+    mesh,
+    order,
+    pods,
+    policies,
+    ports,
+    resource,
+    server,
+    source,
+)
+from autowasm.explain.facts import Facts
+from autowasm.explain.finding import NOT_CHECKED, Check, Finding, Level, Link
+
+CHECKS: Final[tuple[Check, ...]] = (
+    *resource.CHECKS,
+    *source.CHECKS,
+    *server.CHECKS,
+    *envoyfilter.CHECKS,
+    *order.CHECKS,
+    *pods.CHECKS,
+    *ports.CHECKS,
+    *mesh.CHECKS,
+    *policies.CHECKS,
+)
+_ORDER: Final = {link: place for place, link in enumerate(Link)}
+_LINK_OF: Final = {
+    "secret": Link.SOURCE,
+    "source": Link.SOURCE,
+    "envoyfilter": Link.ENVOYFILTER,
+    "envoyfilters": Link.ORDER,
+    "wasmplugins": Link.ORDER,
+    "services": Link.PORTS,
+    "pods": Link.PODS,
+    "neighbours": Link.PODS,
+    "namespaces": Link.PODS,
+    "mesh": Link.PODS,
+    "wasmer service": Link.MODULE,
+    "wasmer pods": Link.MODULE,
+    "wasmer endpoints": Link.MODULE,
+}
+
+
+def examine(facts: Facts) -> tuple[Finding, ...]:
+    """Every check on the facts, and what could not be looked at."""
+    found = [finding for check in CHECKS for finding in check(facts)]
+    unread = facts.unread
+    found += [
+        _unread(facts, [what for what in unread if unread[what] == why], why)
+        for why in dict.fromkeys(unread.values())
+    ]
+    found += [_cut(facts, what, most) for what, most in facts.cut.items()]
+    return tuple(sorted(found, key=lambda finding: _ORDER[finding.link]))
+
+
+def _unread(facts: Facts, what: list[str], why: str) -> Finding:
+    """One for all that could not be read for the same reason."""
+    return Finding(
+        level=Level.NOTE,
+        link=_LINK_OF.get(what[0], Link.NETWORK) if len(what) == 1 else Link.NETWORK,
+        check=NOT_CHECKED,
+        object=facts.name,
+        what=f"not checked: {', '.join(what)}: {why}",
+    )
+
+
+def _cut(facts: Facts, what: str, most: int) -> Finding:
+    return Finding(
+        level=Level.NOTE,
+        link=_LINK_OF.get(what, Link.NETWORK),
+        check=NOT_CHECKED,
+        object=facts.name,
+        what=f"not checked: more than the first {most} {what}",
+    )

@@ -1,0 +1,57 @@
+"""`wasmc plan` on a real API server: what it shows is what wasmer then writes, and it writes nothing itself."""
+
+import hashlib
+import json
+
+import pytest
+import yaml
+
+from tests.parts import wat
+from tests.parts.explaining import install_server, pod, run_wasmc, service
+from tests.parts.installation import Installation
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
+
+
+async def test_plan_is_what_wasmer_then_writes(installation: Installation, namespace: str) -> None:
+    await install_server(installation)
+    module = wat.header_filter("planned")
+    image = await installation.push("planned", module)
+    document = installation.autowasm(image, namespace=namespace)
+    text = yaml.safe_dump(document)
+    await installation.apply(pod(namespace), service(namespace))
+    done = await run_wasmc(installation, "plan", "-f", "-", "--json", stdin=text)
+    (plan,) = json.loads(done.stdout)
+    assert (done.returncode, plan["action"]) == (0, "create")
+    assert hashlib.sha256(module).hexdigest() in plan["diff"]
+    assert plan["podNames"] == [{"namespace": namespace, "name": "details", "injected": True}]
+    with pytest.raises(Exception, match=r"404|not found"):
+        await installation.get(namespace=namespace)  # nothing was written
+    await installation.apply(document)
+    await installation.wait_phase("Synced", namespace=namespace)
+    live = await installation.envoyfilter(namespace=namespace)
+    assert live["spec"] == plan["envoyFilter"]["spec"]
+    assert live["metadata"]["annotations"] == plan["envoyFilter"]["metadata"]["annotations"]
+    done = await run_wasmc(installation, "plan", "-f", "-", "--json", stdin=text)
+    assert json.loads(done.stdout)[0]["action"] == "unchanged"
+    document["spec"]["filter"]["pluginConfig"] = {"answer": 42}
+    changed = yaml.safe_dump(document)
+    done = await run_wasmc(installation, "plan", "-f", "-", "-q", stdin=changed)
+    assert done.returncode == 0, done.stdout
+    added = [line for line in done.stdout.splitlines() if line.startswith("+ ")]
+    removed = [line for line in done.stdout.splitlines() if line.startswith("- ")]
+    assert any("answer: 42" in line for line in added)
+    assert not removed
+
+
+async def test_plan_names_the_field_that_is_wrong(
+    installation: Installation, namespace: str
+) -> None:
+    document = installation.autowasm("registry.example/x:v1", namespace=namespace, applyPorts=[0])
+    text = yaml.safe_dump(document)
+    done = await run_wasmc(installation, "plan", "-f", "-", "--json", stdin=text)
+    found = json.loads(done.stdout)[0]["findings"]
+    assert done.returncode == 1
+    assert [one["field"] for one in found if one["check"] == "InvalidSpec"] == [
+        "spec.filter.applyPorts[0]"
+    ]

@@ -1,0 +1,160 @@
+"""What `wasmc explain` and `wasmc plan` print, and what they read before they ask a cluster."""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from autowasm.cli import clusters, findings, serverflags
+from autowasm.errors import UsageError
+from autowasm.explain import plan as plans
+from autowasm.explain.finding import Finding, Level, Link
+from autowasm.explain.objects import Pod
+from autowasm.explain.registry import examine
+from autowasm.settings import EnvoyFetch
+from tests.parts.explained import RECORD, autowasm, decoded, facts, pod
+
+
+def _arguments(**given: object) -> argparse.Namespace:
+    values = {"kubeconfig": None, "context": None, "namespace": None, **given}
+    return argparse.Namespace(**values)
+
+
+def _long(level: Level) -> Finding:
+    return Finding(
+        level=level,
+        link=Link.ENVOYFILTER,
+        check="Long",
+        object="EnvoyFilter " + "a" * 120,
+        what="many words " * 30 + "\x1b[31mred\n",
+        field="spec.x",
+        remedy="do this " * 30,
+    )
+
+
+@pytest.mark.parametrize("width", [10, 60, 80, 100, 300])
+def test_table_is_no_wider_than_the_terminal_and_shows_no_control_characters(width: int) -> None:
+    text = findings.table("x", [_long(level) for level in Level], width=width, colour=False)
+    assert max(map(len, text.splitlines())) <= max(60, min(width, 100))
+    assert "\x1b" not in text
+
+
+def test_table_is_coloured_only_when_asked() -> None:
+    rows = [_long(Level.ERROR)]
+    assert findings.table("x", rows, width=80, colour=True).count("\x1b[31merror\x1b[0m") == 1
+
+
+def test_headline_counts() -> None:
+    rows = [_long(Level.ERROR), _long(Level.ERROR), _long(Level.WARNING), _long(Level.OK)]
+    assert findings.headline(rows) == "2 errors, 1 warning"
+    assert findings.headline([]).startswith("all right")
+
+
+def test_json_holds_every_finding() -> None:
+    given = facts(unread={"mesh": "RBAC"})
+    found = examine(given)
+    document = json.loads(json.dumps(findings.as_json(given, found)))
+    assert document["verdict"] == "note"
+    assert document["notChecked"] == {"mesh": "RBAC"}
+    assert {"Pods", "Port", "EnvoyFilter"} <= {one["check"] for one in document["findings"]}
+
+
+def _plan(live: dict[str, object] | None, **fields: object) -> plans.Plan:
+    given = facts(autowasm(**fields))
+    assert given.autowasm is not None
+    return plans.make(
+        given.autowasm, document=given.document, live=live, record=RECORD, envoy=EnvoyFetch()
+    )
+
+
+def test_plan_creates_changes_or_leaves() -> None:
+    created = _plan(None)
+    assert (created.action, created.diff.startswith("--- live\n+++ planned\n")) == ("create", True)
+    assert created.after is not None
+    same = _plan(created.after)
+    assert (same.action, same.diff) == ("unchanged", "")
+    changed = _plan(created.after, priority=3)
+    assert changed.action == "replace"
+    lines = changed.diff.splitlines()[2:]
+    assert [line for line in lines if line[0] in "+-"] == ["+  priority: 3"]
+    foreign = {**created.after, "metadata": {"name": "test", "namespace": "team"}}
+    assert _plan(foreign).action == "refused"
+
+
+def test_plan_text_colours_the_diff_only_when_asked() -> None:
+    given, plan = facts(planned=True), _plan(None)
+    plain = findings.plan_text(given, plan, examine(given), width=80, colour=False)
+    assert "\x1b" not in plain
+    assert "team/details-1  injected" in plain
+    assert "\x1b[32m+" in findings.plan_text(given, plan, (), width=80, colour=True)
+
+
+def _server(args: list[str], env: dict[str, str] | None = None) -> Pod:
+    variables = [{"name": name, "value": value} for name, value in (env or {}).items()]
+    container = {"name": "wasmer", "args": args, "env": variables}
+    return decoded(Pod, {"spec": {"containers": [container]}})
+
+
+def test_servers_flags_and_environment_are_read_from_its_pod() -> None:
+    args = ["controller", "--watch-namespace", "a", "--envoy-fetch-timeout=5s"]
+    found = serverflags.server_of(_server(args, {"WASMER_ROOT_NAMESPACE": "mesh"}))
+    assert found is not None
+    assert found.known
+    assert found.cluster.watch_namespaces == ("a",)
+    assert found.cluster.root_namespace == "mesh"
+    assert found.envoy.timeout == 5
+
+
+@pytest.mark.parametrize("args", [["controller", "--of-tomorrow"], ["controller", "extra"], ["x"]])
+def test_servers_flags_that_are_not_understood_are_not_known(args: list[str]) -> None:
+    assert serverflags.server_of(_server(args)) is None
+    assert serverflags.server_of(pod()) is None
+
+
+def test_namespace_is_the_contexts(tmp_path: Path) -> None:
+    config = {
+        "current-context": "one",
+        "contexts": [
+            {"name": "one", "context": {"namespace": "team"}},
+            {"name": "two", "context": {}},
+        ],
+    }
+    file = tmp_path / "config"
+    file.write_text(yaml.safe_dump(config))
+    environment = {"KUBECONFIG": f"{tmp_path}/absent:{file}"}
+    assert clusters.namespace(_arguments(), environment) == "team"
+    assert clusters.namespace(_arguments(context="two"), environment) == "default"
+    assert clusters.namespace(_arguments(namespace="mine"), environment) == "mine"
+    with pytest.raises(UsageError, match="no such file"):
+        clusters.kubeconfig(_arguments(kubeconfig=tmp_path / "absent"), {})
+
+
+def _wasmc(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "autowasm.cli.wasmc", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_plan_offline_says_what_is_wrong_with_the_field() -> None:
+    text = yaml.safe_dump(autowasm(applyPorts=[0]))
+    done = _wasmc("plan", "-f", "-", "--offline", "--json", stdin=text)
+    (answer,) = json.loads(done.stdout)
+    assert done.returncode == 1, done.stderr
+    assert answer["findings"][0]["field"] == "spec.filter.applyPorts[0]"
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "kind: Pod\napiVersion: v1\n"])
+def test_plan_of_a_file_without_autowasm_is_a_usage_error(text: str) -> None:
+    done = _wasmc("plan", "-f", "-", "--offline", stdin=text)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("wasmc: error: -f -")

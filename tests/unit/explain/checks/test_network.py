@@ -1,0 +1,223 @@
+"""`mesh.py`, `policies.py` and `server.py`: what stands between a sidecar and wasmer."""
+
+from typing import Any
+
+import pytest
+
+from autowasm.explain.checks import mesh, policies, server
+from autowasm.explain.finding import Level
+from autowasm.explain.meshobjects import DestinationRule, MeshSettings, ServiceEntry, Sidecar
+from autowasm.explain.objects import NetworkPolicy, Service
+from autowasm.settings import EnvoyFetch
+from tests.parts.explained import (
+    decoded,
+    endpoints,
+    facts,
+    namespaces,
+    pod,
+    said,
+    server_pod,
+    server_service,
+)
+
+HOST = "wasmer.istio-system.svc.cluster.local"
+
+
+def sidecar(hosts: list[str], *, namespace: str = "team", **spec: Any) -> Sidecar:
+    document = {
+        "metadata": {"name": "s", "namespace": namespace},
+        "spec": {"egress": [{"hosts": hosts}], **spec},
+    }
+    return decoded(Sidecar, document)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "hidden"),
+    [
+        (["./*"], True),
+        (["~/*"], True),
+        (["other/*"], True),
+        (["istio-system/other.istio-system.svc.cluster.local"], True),
+        (["istio-system/*"], False),
+        (["*/*"], False),
+        (["./*", f"istio-system/{HOST}"], False),
+        (["*/*.svc.cluster.local"], False),
+    ],
+)
+def test_sidecar_egress_hides_or_shows_wasmer(hosts: list[str], hidden: bool) -> None:
+    found = said(mesh.sidecars, facts(sidecars=(sidecar(hosts),)))
+    assert ("SidecarEgress" in found) is hidden
+
+
+def test_sidecar_with_a_matching_selector_wins_over_the_namespace() -> None:
+    chosen = sidecar(["*/*"], workloadSelector={"labels": {"app": "details"}})
+    assert not said(mesh.sidecars, facts(sidecars=(sidecar(["./*"]), chosen)))
+    other = sidecar(["*/*"], workloadSelector={"labels": {"app": "other"}})
+    assert said(mesh.sidecars, facts(sidecars=(other, sidecar(["./*"]))))
+
+
+def test_sidecar_of_the_root_namespace_counts_where_there_is_no_other() -> None:
+    root = sidecar(["./*"], namespace="istio-system")
+    assert said(mesh.sidecars, facts(sidecars=(root,)))
+    assert not said(mesh.sidecars, facts(sidecars=(root, sidecar(["*/*"]))))
+
+
+def test_gateways_have_no_sidecar_resource() -> None:
+    gateway = pod(args=("proxy", "router"))
+    assert not said(mesh.sidecars, facts(pods=(gateway,), sidecars=(sidecar(["./*"]),)))
+
+
+@pytest.mark.parametrize(
+    ("export", "hidden"), [(".", True), ("*", False), ("team", False), ("~", True)]
+)
+def test_export_of_the_service(export: str, hidden: bool) -> None:
+    service = server_service(**{"networking.istio.io/exportTo": export})
+    assert ("NotExported" in said(mesh.exported, facts(wasmer_service=service))) is hidden
+
+
+def rule(policy: dict[str, Any], *, host: str = HOST, **spec: Any) -> DestinationRule:
+    document = {
+        "metadata": {"name": "r", "namespace": "team"},
+        "spec": {"host": host, "trafficPolicy": policy, **spec},
+    }
+    return decoded(DestinationRule, document)
+
+
+UPGRADE = {"connectionPool": {"http": {"h2UpgradePolicy": "UPGRADE"}}}
+
+
+@pytest.mark.parametrize(
+    ("policy", "check"),
+    [
+        ({"tls": {"mode": "SIMPLE"}}, "DestinationRuleTls"),
+        ({"tls": {"mode": "ISTIO_MUTUAL"}}, "DestinationRuleTls"),
+        (
+            {"portLevelSettings": [{"port": {"number": 8081}, "tls": {"mode": "MUTUAL"}}]},
+            "DestinationRuleTls",
+        ),
+        (UPGRADE, "DestinationRuleH2"),
+    ],
+)
+def test_destination_rule_that_breaks_the_fetch(policy: dict[str, Any], check: str) -> None:
+    found = said(mesh.destination_rules, facts(destinationrules=(rule(policy),)))
+    assert found[check].level is Level.ERROR
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        rule({"tls": {"mode": "DISABLE"}}),
+        rule({"tls": {"mode": "SIMPLE"}}, host="other.team.svc.cluster.local"),
+        rule({"tls": {"mode": "SIMPLE"}}, exportTo=["elsewhere"]),
+        rule(
+            {
+                "tls": {"mode": "SIMPLE"},
+                "portLevelSettings": [{"port": {"number": 8081}, "tls": {"mode": "DISABLE"}}],
+            }
+        ),
+        rule({"tls": {"mode": "SIMPLE"}}, workloadSelector={"matchLabels": {"app": "other"}}),
+    ],
+)
+def test_destination_rule_that_harms_nothing(given: DestinationRule) -> None:
+    found = said(mesh.destination_rules, facts(destinationrules=(given,)))
+    assert all(one.level < Level.WARNING for one in found.values())
+
+
+def policy(namespace: str, **spec: Any) -> NetworkPolicy:
+    document = {
+        "metadata": {"name": "p", "namespace": namespace},
+        "spec": {"podSelector": {}, **spec},
+    }
+    return decoded(NetworkPolicy, document)
+
+
+SYSTEM = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "istio-system"}}}
+
+
+@pytest.mark.parametrize(
+    ("egress", "closed"),
+    [
+        ([], True),
+        ([{"to": [{"podSelector": {}}]}], True),
+        ([{"to": [SYSTEM], "ports": [{"port": 53}]}], True),
+        ([{"to": [SYSTEM], "ports": [{"port": 8081, "protocol": "UDP"}]}], True),
+        ([{"to": [{**SYSTEM, "podSelector": {"matchLabels": {"app": "other"}}}]}], True),
+        ([{}], False),
+        ([{"to": [SYSTEM]}], False),
+        ([{"to": [SYSTEM], "ports": [{"port": 8000, "endPort": 9000}]}], False),
+        ([{"to": [SYSTEM], "ports": [{"port": "http-wasm"}]}], False),
+        ([{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}], False),
+    ],
+)
+def test_egress_policy(egress: list[Any], closed: bool) -> None:
+    given = facts(
+        namespaces=namespaces(istio_system={"kubernetes.io/metadata.name": "istio-system"}),
+        networkpolicies=(policy("team", policyTypes=["Egress"], egress=egress),),
+    )
+    assert bool(said(policies.egress, given)) is closed
+
+
+def test_egress_needs_one_policy_that_allows() -> None:
+    shut = policy("team", policyTypes=["Egress"], egress=[])
+    other = policy("team", policyTypes=["Egress"], egress=[{}])
+    assert not said(policies.egress, facts(networkpolicies=(shut, other)))
+
+
+@pytest.mark.parametrize(
+    ("ingress", "closed"),
+    [
+        ([{"from": [{"podSelector": {}}]}], True),
+        ([{"ports": [{"port": 9999}]}], True),
+        ([{"from": [{"namespaceSelector": {}}], "ports": [{"port": 8081}]}], False),
+        ([{"ports": [{"port": "http-wasm"}]}], False),
+    ],
+)
+def test_ingress_policy_of_the_server(ingress: list[Any], closed: bool) -> None:
+    given = facts(networkpolicies=(policy("istio-system", ingress=ingress),))
+    assert bool(said(policies.ingress, given)) is closed
+
+
+def test_policies_say_nothing_that_could_not_be_read() -> None:
+    shut = policy("team", policyTypes=["Egress"], egress=[])
+    given = facts(networkpolicies=(shut,), unread={"networkpolicies": "RBAC"})
+    assert not said(policies.egress, given)
+
+
+def test_server_without_service_or_port_or_replica() -> None:
+    assert said(server.service, facts(wasmer_service=None))["NoService"].level is Level.ERROR
+    bare = decoded(Service, {"metadata": {"name": "wasmer", "namespace": "istio-system"}})
+    assert said(server.service, facts(wasmer_service=bare))["NoService"].level is Level.ERROR
+    assert not said(server.service, facts())
+    unready = facts(wasmer_pods=(server_pod(ready="False"),))
+    assert said(server.replicas, unready)["NoReplica"].level is Level.ERROR
+    assert said(server.replicas, facts())["Replicas"].level is Level.OK
+    assert not said(server.service, facts(wasmer_service=None, unread={"wasmer service": "RBAC"}))
+
+
+def test_endpoints_that_are_not_wasmers() -> None:
+    assert not said(server.elsewhere, facts())
+    foreign = facts(wasmer_endpoints=(endpoints("10.9.9.9", "10.77.0.1"),))
+    assert "10.77.0.1" in said(server.elsewhere, foreign)["ForeignEndpoint"].what
+    entry = decoded(
+        ServiceEntry, {"metadata": {"name": "e", "namespace": "x"}, "spec": {"hosts": [HOST]}}
+    )
+    assert said(server.entries, facts(serviceentries=(entry,)))
+
+
+def test_merged_clusters_unless_kept_local() -> None:
+    labelled = namespaces(istio_system={"topology.istio.io/network": "one"})
+    assert said(server.multi_cluster, facts(namespaces=labelled))
+    local = {
+        "serviceSettings": [
+            {"settings": {"clusterLocal": True}, "hosts": ["*.istio-system.svc.cluster.local"]}
+        ]
+    }
+    settled = facts(namespaces=labelled, mesh=decoded(MeshSettings, local))
+    assert not said(server.multi_cluster, settled)
+    assert not said(server.multi_cluster, facts())
+
+
+def test_cluster_override_is_told() -> None:
+    given = facts()
+    other = type(given.server)(known=True, envoy=EnvoyFetch(cluster_override="x"))
+    assert "ClusterOverride" in said(server.service, facts(server=other))

@@ -1,0 +1,213 @@
+"""`resource.py`, `source.py`, `envoyfilter.py`, `order.py`: the AutoWasm, its module, its EnvoyFilter and who is beside it."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from autowasm.api.parsing import parse
+from autowasm.errors import SpecError
+from autowasm.explain.checks import envoyfilter, order, resource, source
+from autowasm.explain.facts import SecretFact, ServerFact, SourceFact
+from autowasm.explain.finding import Level
+from autowasm.explain.meshobjects import EnvoyFilter, WasmPlugin
+from autowasm.explain.registry import examine
+from autowasm.kube.resources import ObjectKey
+from autowasm.settings import Cluster
+from tests.parts.explained import RECORD, autowasm, decoded, facts, pod, said
+
+
+def test_all_right_is_said_without_a_warning() -> None:
+    assert max(finding.level for finding in examine(facts())) is Level.NOTE
+
+
+def test_what_could_not_be_read_is_one_note_for_each_reason() -> None:
+    unread = {"pods": "RBAC", "services": "RBAC", "mesh": "timeout"}
+    notes = [one.what for one in examine(facts(unread=unread)) if one.check == "NotChecked"]
+    assert sorted(notes) == ["not checked: mesh: timeout", "not checked: pods, services: RBAC"]
+
+
+def test_invalid_spec_names_the_field() -> None:
+    error = SpecError("spec.filter.applyPorts[0]", "must be from 1 to 65535")
+    given = facts(autowasm=None, spec_error=error)
+    assert said(resource.valid, given)["InvalidSpec"].field == "spec.filter.applyPorts[0]"
+    assert all(one.check for one in examine(given))
+    assert said(resource.valid, facts())["InvalidSpec"].level is Level.OK
+
+
+def test_namespace_that_wasmer_does_not_follow() -> None:
+    other = ServerFact(known=True, cluster=Cluster(watch_namespaces=("x",)))
+    assert said(resource.watched, facts(server=other))["NotWatched"].level is Level.ERROR
+    own = ServerFact(known=True, cluster=Cluster(watch_namespaces=("team",)))
+    assert not said(resource.watched, facts(server=own))
+
+
+def test_mesh_wide_selector() -> None:
+    document = autowasm()
+    document["spec"]["selector"]["matchLabels"] = {}
+    key = ObjectKey("istio-system", "test")
+    document["metadata"]["namespace"] = "istio-system"
+    given = facts(document, key=key)
+    assert said(resource.mesh_wide, given)["MeshWideNotAllowed"].level is Level.ERROR
+    allowed = ServerFact(known=True, cluster=Cluster(allow_mesh_wide=True))
+    told = said(resource.mesh_wide, facts(document, key=key, server=allowed))
+    assert told["MeshWide"].level is Level.NOTE
+    assert not said(resource.mesh_wide, facts())
+
+
+def test_status_that_is_absent_old_or_bad() -> None:
+    document = autowasm()
+    del document["status"]
+    assert said(resource.handled, facts(document))["NotHandled"].level is Level.ERROR
+    document = autowasm()
+    document["metadata"]["generation"] = 2
+    assert said(resource.handled, facts(document))["NotHandled"].level is Level.WARNING
+    assert not said(resource.handled, facts())
+    document = autowasm()
+    document["status"]["phase"] = "Degraded"
+    document["status"]["conditions"] = [
+        {"type": "Ready", "status": "False", "reason": "PolicyDenied"}
+    ]
+    found = said(resource.phase, facts(document))["PolicyDenied"]
+    assert found.level is Level.ERROR
+    assert "policy" in found.remedy
+
+
+def test_being_deleted() -> None:
+    document = autowasm()
+    document["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert said(resource.deleted, facts(document))["BeingDeleted"].level is Level.WARNING
+    assert not said(resource.deleted, facts())
+
+
+@pytest.mark.parametrize(
+    ("reason", "level"),
+    [
+        ("SecretNotFound", Level.ERROR),
+        ("SecretInvalid", Level.ERROR),
+        ("SecretNoLogin", Level.WARNING),
+        ("", Level.OK),
+    ],
+)
+def test_secret(reason: str, level: Level) -> None:
+    document = autowasm()
+    document["spec"]["secret"] = "pull"
+    given = facts(document, secret=SecretFact(reason=reason, problem="x" if reason else ""))
+    (found,) = said(source.secret, given).values()
+    assert (found.level, found.field) == (level, "spec.secret")
+
+
+@pytest.mark.parametrize(
+    ("kind", "planned", "level"),
+    [
+        ("SourceNotFound", False, Level.ERROR),
+        ("SourceDenied", False, Level.ERROR),
+        ("SourceUnavailable", False, Level.WARNING),
+        ("SourceUnavailable", True, Level.ERROR),
+    ],
+)
+def test_source_that_cannot_be_had_from_here(kind: str, planned: bool, level: Level) -> None:
+    fact = SourceFact(kind=kind, reason="Because", problem="no")
+    found = said(source.reachable, facts(source=fact, planned=planned))["Because"]
+    assert found.level is level
+    assert found.what.startswith("from here")
+
+
+def test_tag_that_moved() -> None:
+    moved = facts(source=SourceFact(pinned=f"registry.example/team/filter@sha256:{'c' * 64}"))
+    assert said(source.moved, moved)["TagMoved"].level is Level.NOTE
+    assert not said(source.moved, facts(source=SourceFact(pinned=RECORD.image)))
+
+
+def test_refused_module_and_wrong_digest() -> None:
+    refused = SourceFact(kind="ContentRejected", reason="NotWasm", problem="not a module")
+    assert said(source.module, facts(source=refused))["NotWasm"].level is Level.ERROR
+    assert not said(source.reachable, facts(source=refused))
+    assert said(source.module, facts())["Module"].level is Level.OK
+    document = autowasm(sha256="d" * 64)
+    assert said(source.pinned_module, facts(document))["DigestMismatch"].level is Level.ERROR
+    assert not said(source.pinned_module, facts(autowasm(sha256="a" * 64)))
+
+
+def _live(**metadata: Any) -> dict[str, Any]:
+    live = copy.deepcopy(dict(facts().live or {}))
+    live["metadata"] |= metadata
+    return live
+
+
+def test_envoyfilter_present_foreign_terminating_or_missing() -> None:
+    assert said(envoyfilter.present, facts())["EnvoyFilter"].level is Level.OK
+    assert said(envoyfilter.present, facts(live=None))["EnvoyFilterMissing"].level is Level.ERROR
+    assert not said(envoyfilter.present, facts(live=None, planned=True))
+    assert not said(envoyfilter.present, facts(live=None, unread={"envoyfilter": "RBAC"}))
+    foreign = facts(live=_live(ownerReferences=[], labels={}))
+    assert said(envoyfilter.present, foreign)["EnvoyFilterConflict"].level is Level.ERROR
+    going = facts(live=_live(deletionTimestamp="2026-01-01T00:00:00Z"))
+    assert said(envoyfilter.present, going)["EnvoyFilterTerminating"].level is Level.ERROR
+
+
+def test_envoyfilter_edited_by_hand_names_the_path() -> None:
+    assert not said(envoyfilter.edited, facts())
+    live = _live()
+    live["spec"]["configPatches"][0]["match"]["context"] = "ANY"
+    found = said(envoyfilter.edited, facts(live=live))["EnvoyFilterEdited"]
+    assert (found.level, found.field) == (Level.WARNING, "spec.configPatches[0].match.context")
+    unknown = facts(live=live, server=ServerFact())
+    assert said(envoyfilter.edited, unknown)["EnvoyFilterEdited"].level is Level.NOTE
+
+
+def test_revision_that_is_not_the_pods() -> None:
+    live = _live(labels={"istio.io/rev": "canary"})
+    status = {"sidecar.istio.io/status": '{"revision":"stable"}'}
+    pods = (pod(annotations=status),)
+    assert "OtherRevision" in said(envoyfilter.revision, facts(live=live, pods=pods))
+    same = {"sidecar.istio.io/status": '{"revision":"canary"}'}
+    assert not said(envoyfilter.revision, facts(live=live, pods=(pod(annotations=same),)))
+
+
+def _filter(
+    name: str, *, namespace: str = "team", priority: int = 0, port: int = 9080
+) -> EnvoyFilter:
+    patch = {
+        "applyTo": "HTTP_FILTER",
+        "match": {"context": "SIDECAR_INBOUND", "listener": {"portNumber": port}},
+        "patch": {"operation": "INSERT_BEFORE"},
+    }
+    return decoded(
+        EnvoyFilter,
+        {
+            "metadata": {
+                "name": name,
+                "namespace": namespace,
+                "creationTimestamp": f"2026-01-01T00:00:0{len(name)}Z",
+            },
+            "spec": {"configPatches": [patch], "priority": priority},
+        },
+    )
+
+
+def test_order_is_priority_then_age() -> None:
+    own, late, first = _filter("test"), _filter("laters"), _filter("x", priority=-5)
+    found = said(order.filters, facts(envoyfilters=(late, own, first)))
+    assert "team/x > this one > team/laters" in found["Order"].what
+    assert found["OrderByAge"].level is Level.WARNING
+    assert "team/laters" in found["OrderByAge"].what
+
+
+def test_filters_elsewhere_are_not_in_the_order() -> None:
+    others = (_filter("a", port=1), _filter("b", namespace="other"), _filter("test"))
+    assert not said(order.filters, facts(envoyfilters=others))
+    assert said(order.filters, facts(envoyfilters=(_filter("c", namespace="istio-system"),)))
+
+
+def test_wasmplugins_on_the_same_pods() -> None:
+    meta = {"name": "p", "namespace": "team"}
+    plugin = decoded(WasmPlugin, {"metadata": meta, "spec": {"phase": "AUTHN"}})
+    assert said(order.plugins, facts(wasmplugins=(plugin,)))["WasmPlugin"].level is Level.NOTE
+    selector = {"matchLabels": {"app": "other"}}
+    other = decoded(WasmPlugin, {"metadata": meta, "spec": {"selector": selector}})
+    assert not said(order.plugins, facts(wasmplugins=(other,)))
+
+
+def test_parsed_sample_is_valid() -> None:
+    assert parse(autowasm()).metadata.name == "test"

@@ -1,0 +1,154 @@
+"""`pods.py` and `ports.py`: selected Pods, their proxies, and the listeners of the ports."""
+
+import pytest
+
+from autowasm.explain.checks import pods, ports
+from autowasm.explain.finding import Level
+from autowasm.explain.meshobjects import MeshSettings
+from autowasm.explain.objects import Pod
+from tests.parts.explained import autowasm, decoded, facts, namespaces, pod, said, service
+
+
+def test_pods_that_match() -> None:
+    assert said(pods.matched, facts())["Pods"].level is Level.OK
+
+
+def test_no_pod_names_the_label_in_the_way() -> None:
+    near = decoded(
+        Pod, {"metadata": {"name": "x", "namespace": "team", "labels": {"app": "detail"}}}
+    )
+    found = said(pods.matched, facts(pods=(), neighbours=(near,)))["NoPod"]
+    assert found.level is Level.WARNING
+    assert "app=details: there is detail" in found.what
+    assert not said(pods.matched, facts(pods=(), unread={"pods": "RBAC"}))
+
+
+def test_pods_without_proxy() -> None:
+    assert not said(pods.injected, facts())
+    alone = facts(pods=(pod(proxy=False),))
+    assert said(pods.injected, alone)["NotInjected"].level is Level.ERROR
+    mixed = facts(pods=(pod(), pod("b", proxy=False)))
+    found = said(pods.injected, mixed)["NotInjected"]
+    assert found.level is Level.WARNING
+    assert "1 of 2" in found.what
+
+
+@pytest.mark.parametrize(
+    ("labels", "annotations", "namespace", "why"),
+    [
+        ({}, {}, {}, "asks for no injection"),
+        ({"sidecar.istio.io/inject": "false"}, {}, {}, "says false"),
+        ({}, {"sidecar.istio.io/inject": "false"}, {}, "says false"),
+        ({}, {"ambient.istio.io/redirection": "enabled"}, {}, "ambient"),
+        ({}, {}, {"istio-injection": "enabled"}, "started before"),
+        ({}, {}, {"istio-injection": "disabled"}, "disabled"),
+    ],
+)
+def test_why_there_is_no_proxy(
+    labels: dict[str, str], annotations: dict[str, str], namespace: dict[str, str], why: str
+) -> None:
+    bare = pod(proxy=False, labels=labels, annotations=annotations)
+    given = facts(pods=(bare,), namespaces=namespaces(team=namespace))
+    assert why in said(pods.injected, given)["NotInjected"].what
+
+
+@pytest.mark.parametrize(
+    ("image", "level"),
+    [
+        ("istio/proxyv2:1.24.3", Level.WARNING),
+        ("istio/proxyv2:1.9.0-distroless", Level.WARNING),
+        ("istio/proxyv2:1.25.0", None),
+        ("registry.example:5000/proxyv2:1.30-alpha", None),
+        ("istio/proxyv2@sha256:00", Level.NOTE),
+        ("istio/proxyv2:latest", Level.NOTE),
+    ],
+)
+def test_fail_reload_and_the_proxies_version(image: str, level: Level | None) -> None:
+    given = facts(autowasm(failStrategy="FAIL_RELOAD"), pods=(pod(image=image),))
+    found = said(pods.versions, given).get("FailStrategy")
+    assert (found.level if found else None) is level
+    assert "FailStrategy" not in said(pods.versions, facts(pods=(pod(image=image),)))
+
+
+def test_context_of_gateways_and_sidecars() -> None:
+    assert not said(pods.context, facts())
+    gateway = pod(args=("proxy", "router"))
+    assert said(pods.context, facts(pods=(gateway,)))["WrongContext"].level is Level.ERROR
+    wanted = autowasm(context="GATEWAY")
+    assert not said(pods.context, facts(wanted, pods=(gateway,)))
+    assert said(pods.context, facts(wanted))["WrongContext"].level is Level.ERROR
+
+
+def test_discovery_selectors() -> None:
+    mesh = decoded(MeshSettings, {"discoverySelectors": [{"matchLabels": {"mesh": "yes"}}]})
+    found = list(pods.discovery(facts(mesh=mesh)))
+    assert {one.object for one in found} == {"Namespace team", "Namespace istio-system"}
+    labels = {"mesh": "yes"}
+    seen = namespaces(team=labels, istio_system=labels)
+    assert not said(pods.discovery, facts(mesh=mesh, namespaces=seen))
+    assert not said(pods.discovery, facts())
+
+
+def test_root_namespace_of_mesh_and_wasmer() -> None:
+    assert not said(pods.root_namespace, facts())
+    mesh = MeshSettings(root_namespace="istio-config")
+    assert said(pods.root_namespace, facts(mesh=mesh))["RootNamespace"].level is Level.WARNING
+
+
+def test_port_with_a_service() -> None:
+    assert said(ports.served, facts())["Port"].level is Level.OK
+    named = facts(services=(service(target="web"),))
+    assert said(ports.served, named)["Port"].level is Level.OK
+
+
+def test_port_of_the_service_instead_of_the_pods() -> None:
+    given = facts(autowasm(applyPorts=[80]))
+    found = said(ports.served, given)["ServicePortNamed"]
+    assert found.level is Level.ERROR
+    assert found.remedy == "write 9080 instead of 80"
+    assert found.field == "spec.filter.applyPorts[0]"
+
+
+def test_port_without_service() -> None:
+    assert said(ports.served, facts(services=()))["NoServicePort"].level is Level.ERROR
+    found = said(ports.served, facts(autowasm(applyPorts=[7]))).get("NoServicePort")
+    assert found is not None
+    assert "Services lead to 9080" in found.what
+    assert not said(ports.served, facts(services=(), unread={"services": "RBAC"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        ("tcp-web", "NotHttp"),
+        ("mysql", "NotHttp"),
+        ("https", "NotHttp"),
+        ("", "ProtocolGuessed"),
+        ("web", "ProtocolGuessed"),
+        ("http-web", "Port"),
+        ("grpc", "Port"),
+        ("grpc-web-x", "Port"),
+    ],
+)
+def test_protocol_of_the_service_port(name: str, check: str) -> None:
+    assert list(said(ports.served, facts(services=(service(name),)))) == [check]
+
+
+def test_port_that_no_container_exposes() -> None:
+    assert not said(ports.exposed, facts())
+    assert said(ports.exposed, facts(autowasm(applyPorts=[7])))["NotExposed"].level is Level.WARNING
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "past"),
+    [
+        ("excludeInboundPorts", "9080, 15", True),
+        ("excludeInboundPorts", "15", False),
+        ("includeInboundPorts", "*", False),
+        ("includeInboundPorts", "80", True),
+        ("includeInboundPorts", "9080", False),
+    ],
+)
+def test_traffic_past_the_sidecar(annotation: str, value: str, past: bool) -> None:
+    given = pod(annotations={f"traffic.sidecar.istio.io/{annotation}": value})
+    assert ("NotCaptured" in said(ports.captured, facts(pods=(given,)))) is past
