@@ -1,7 +1,7 @@
 """Writes what the chart and the plain manifests have in common: `make manifests`. Tests keep it true.
 
-The chart (manifests/helm/wasmer) is written by hand but for three things that come from elsewhere: its copy of crd.yaml and of
-the dashboards (helm reads no file outside of a chart), and the schema of `config`, which is the table of flags.
+The chart (manifests/helm/wasmer) is written by hand but for three things that come from elsewhere: its copies of crd.yaml and of
+dashboards and rules (helm reads no file outside of a chart), and the schema of `config`, which is the table of flags.
 install.yaml is the chart with its default values, without what only helm needs.
 """
 
@@ -109,6 +109,7 @@ def copies() -> dict[Path, Path]:
     folder = CHART / "files/dashboards"
     return {
         CHART / "files/crd.yaml": MANIFESTS / "crd.yaml",
+        CHART / "files/prometheus-rules.yaml": ROOT / "dashboards/prometheus-rules.yaml",
         **{folder / source.name: source for source in dashboards},
     }
 

@@ -72,7 +72,7 @@ async def ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Grou
         kubectl = await clients.kubectl(directory / "home", kubeconfig=cluster.kubeconfig)
         helm = await clients.helm(directory / "home", kubeconfig=cluster.kubeconfig)
         await istio.install_crds(kubectl)
-        for kind in ("PodMonitor", "ServiceMonitor"):
+        for kind in ("PodMonitor", "ServiceMonitor", "PrometheusRule"):
             text = yaml.safe_dump(_monitor_crd(kind)).encode()
             await kubectl.run("apply", "-f", "-", stdin=text)
         await clients.crds_established(kubectl)

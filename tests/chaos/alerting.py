@@ -1,0 +1,80 @@
+"""What the tests of alerts share: quick rules, the panels' queries, and faults that go on until told otherwise.
+
+Not the faults' proof. Invariant: the rules are the operators' own but for their durations.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+
+from dashboards import rules
+from dashboards.__main__ import BOARD
+from dashboards.durations import Durations
+from tests.parts import wire
+from tests.parts.prometheus import Prometheus
+
+QUICK = Durations(scale=1 / 60, least=4.0)
+"""A minute is a second, and nothing is shorter than four scrapes."""
+WINDOW = "10s"
+CLUSTER_ALERTS = {"AutoWasmNoLeader", "AutoWasmWatchSilent", "AutoWasmWorkerStuck"}
+CLUSTER_PANELS = ("API server: ", "Pods by what they fetched")
+"""What needs an API server, by the beginning of titles."""
+
+
+def quick_rules(*, least: float = QUICK.least) -> str:
+    return rules.render(replace(QUICK, least=least))
+
+
+def queries() -> dict[str, str]:
+    """Every query of the dashboard by its panel and its letter, as Grafana would ask it with everything chosen."""
+    found = {}
+    for panel in json.loads(BOARD.read_text())["panels"]:
+        for target in panel.get("targets", []):
+            text = target["expr"].replace("$__rate_interval", WINDOW)
+            text = text.replace("$replica", ".*").replace("$namespace", ".*")
+            found[f"{panel['title']} {target['refId']}"] = text
+    return found
+
+
+async def without_data(
+    server: Prometheus, begin: float, end: float, *, but: Collection[str] = ()
+) -> set[str]:
+    """Queries that had no value at any moment. A quantile of nothing, NaN, is none."""
+    missing = set()
+    for name, text in queries().items():
+        if any(name.startswith(prefix) for prefix in but):
+            continue
+        found = await server.series(text, begin, end, 1)
+        if not any(value != "NaN" for one in found for _, value in one["values"]):
+            missing.add(name)
+    return missing
+
+
+@asynccontextmanager
+async def again_and_again(
+    act: Callable[[], Awaitable[object]], pause: float
+) -> AsyncIterator[None]:
+    """Do it for as long as the context lasts; a connection that fails is a part of the fault."""
+
+    async def run() -> None:
+        while True:
+            with suppress(OSError):
+                await act()
+            await asyncio.sleep(pause)
+
+    task = asyncio.create_task(run(), name="again and again")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def fetch(host: str, digest: str, *, patience: float = 1.0) -> int:
+    """The status of an answer to what an Envoy would ask."""
+    headers = {"x-envoy-expected-rq-timeout-ms": str(int(patience * 1000))}
+    url = f"http://{host}/wasm/{digest}"
+    return (await wire.request("GET", url, headers=headers, timeout=30)).status

@@ -1,0 +1,140 @@
+"""docs/pictures/dashboard.svg: the main panels, drawn from what a run's Prometheus has. `make picture`.
+
+Not Grafana's own drawing. Invariant: the queries are the dashboard's, and nothing is drawn that was not measured.
+"""
+
+import asyncio
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from dashboards.panels import ROWS
+from dashboards.queries import Panel
+from tests.chaos import alerting
+from tests.parts.prometheus import Prometheus
+
+ASKED = "AUTOWASM_PICTURE"
+"""Environment variable: the file to draw; what was measured is kept beside Prometheus' data as JSON."""
+_WIDTH, _HEIGHT, _COLUMNS = 520, 340, 3
+_COLOURS = ("#1f77b4", "#c44e52", "#55a868", "#8172b2", "#ccb974", "#8c8c8c")
+_UNITS = {"s": "seconds", "bytes": "MiB", "reqps": "per second", "ops": "per second", "short": ""}
+_SCALES = {"bytes": 1024.0 * 1024.0}
+_STEP = 2
+"""Seconds between two points."""
+_Point = tuple[float, float | None]
+SHOWN = (
+    "AutoWasms by phase",
+    "Failed fetches by reason",
+    "Answers to sidecars",
+    "Where modules were",
+    "Envoy: loading of modules",
+    "Envoy: requests that a filter failed",
+    "Time to get a module",
+    "Store",
+    "Event loop",
+)
+
+
+def _shown() -> list[Panel]:
+    every = {panel.title: panel for panels in ROWS.values() for panel in panels}
+    return [every[title] for title in SHOWN]
+
+
+async def draw_if_asked(server: Prometheus, begin: float, end: float) -> None:
+    """Keep what the panels show, and draw it, if somebody wants it."""
+    target = os.environ.get(ASKED)
+    if not target:
+        return
+    measured: dict[str, list[Any]] = {}
+    for panel in _shown():
+        for number, query in enumerate(panel.queries):
+            text = alerting.queries()[f"{panel.title} {chr(ord('A') + number)}"]
+            found = await server.series(text, begin, end, _STEP)
+            measured.setdefault(panel.title, []).append([query.legend, found])
+    data = server.directory / "picture.json"
+    await asyncio.to_thread(data.write_text, json.dumps({"begin": begin, "panels": measured}))
+    await asyncio.to_thread(draw, data, Path(target))
+
+
+def draw(data: Path, target: Path) -> None:
+    """The picture of what was kept in `data`."""
+    import pygal  # noqa: PLC0415  # only who draws needs it
+    from pygal.style import CleanStyle  # noqa: PLC0415
+
+    measured: dict[str, Any] = json.loads(data.read_text())
+    style = CleanStyle(
+        font_family="sans-serif",
+        background="white",
+        plot_background="white",
+        colors=_COLOURS,
+        title_font_size=14,
+        label_font_size=10,
+        major_label_font_size=10,
+        legend_font_size=10,
+    )
+    parts = []
+    for place, panel in enumerate(_shown()):
+        # Only the y axis is told what the values are; a scale of 1 keeps what is nearly nothing at the bottom.
+        series = _series(measured["panels"].get(panel.title, []), measured["begin"], panel.unit)
+        highest = max((value or 0.0 for _, points in series for _, value in points), default=0.0)
+        chart = pygal.XY(
+            style=style,
+            js=[],
+            width=_WIDTH,
+            height=_HEIGHT,
+            range=(0, highest or 1),
+            title=panel.title,
+            y_title=_UNITS.get(panel.unit, panel.unit),
+            y_labels_major_count=4,
+            show_minor_y_labels=False,
+            margin_bottom=34,
+            show_dots=False,
+            allow_interruptions=True,
+            legend_at_bottom=True,
+            legend_at_bottom_columns=3,
+            legend_box_size=8,
+            truncate_legend=30,
+            disable_xml_declaration=True,
+        )
+        chart.uuid = f"panel-{place}"  # not another one for each drawing
+        for name, points in series:
+            chart.add(name, points)
+        row, column = divmod(place, _COLUMNS)
+        corner = (
+            f'<svg x="{column * _WIDTH}" y="{row * _HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}" '
+        )
+        parts.append(chart.render(is_unicode=True).replace("<svg ", corner, 1))
+    rows = -(-len(parts) // _COLUMNS)
+    size = f'viewBox="0 0 {_COLUMNS * _WIDTH} {rows * _HEIGHT}"'
+    body = "\n".join(parts)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" {size}>\n{body}\n</svg>\n')
+
+
+def _series(queries: list[Any], begin: float, unit: str) -> list[tuple[str, list[_Point]]]:
+    """Curves by their legends; the most telling first, and no more than can be told apart."""
+    found: list[tuple[str, list[_Point]]] = []
+    for legend, series in queries:
+        for one in series:
+            name = re.sub(
+                r"{{(\w+)}}", lambda match, one=one: one["metric"].get(match[1], ""), legend
+            )
+            points: list[_Point] = []
+            for at, value in one["values"]:
+                if value == "NaN":
+                    continue
+                second = float(at) - begin
+                if points and second - points[-1][0] > 1.5 * _STEP:
+                    points.append((second, None))  # nothing was measured: nothing is drawn
+                points.append((second, float(value) / _SCALES.get(unit, 1.0)))
+            if points:
+                found.append((name, points))
+    found.sort(key=lambda curve: -max(value or 0.0 for _, value in curve[1]))
+    return found[: len(_COLOURS)]
+
+
+if __name__ == "__main__":
+    draw(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,236 @@
+"""Every alert fires in its fault and resolves after, and every panel has data: real Prometheus, real wasmer, real Envoy."""
+
+import asyncio
+import os
+import shutil
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dashboards.alerts import ALERTS
+from tests.chaos import alerting, picture
+from tests.chaos.alerting import again_and_again, fetch
+from tests.e2e.conftest import Scene
+from tests.parts import envoy as envoys
+from tests.parts import ports, registry, wasmer, wat, wire
+from tests.parts.prometheus import Prometheus, prometheus
+from tests.parts.upstream import upstream
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
+
+_STATS = "type.googleapis.com/envoy.extensions.access_loggers.stats.v3.Config"
+
+
+def template(port: int) -> str:
+    """A listener that counts requests by what became of them, as Istio's Telemetry does."""
+    document = yaml.safe_load(envoys.listeners_yaml([port], cluster="web"))
+    manager = document["resources"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    tag = {"name": "response_code_details", "value_format": "%RESPONSE_CODE_DETAILS%"}
+    counter = {"stat": {"name": "istio_requests", "tags": [tag]}, "value_fixed": 1}
+    config = {"@type": _STATS, "stat_prefix": "access", "counters": [counter]}
+    manager["access_log"] = [{"name": "envoy.access_loggers.stats", "typed_config": config}]
+    return yaml.safe_dump(document, sort_keys=False)
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    """A small budget, little patience, and one module in Envoy."""
+    arguments = ["--disk-budget", "1Mi", "--namespace-disk-budget", "4Mi", "--blob-grace", "20s"]
+    arguments += ["--envoy-fetch-timeout", "2s", "--envoy-fetch-retries", "1"]
+    async with AsyncExitStack() as stack:
+        web = await stack.enter_async_context(upstream())
+        store = await stack.enter_async_context(registry.distribution(tmp_path / "registry"))
+        port = ports.free_port()
+        server = await stack.enter_async_context(
+            wasmer.standalone(
+                tmp_path / "wasmer",
+                template=template(port),
+                plain_http=[store.host],
+                arguments=arguments,
+            )
+        )
+        clusters = {"web": web.host, wasmer.ENVOY_CLUSTER: server.host}
+        proxied = await stack.enter_async_context(
+            envoys.envoy(tmp_path / "envoy", lds=server.lds, clusters=clusters)
+        )
+        proxy: Any = None  # nothing stands between Envoy and wasmer here
+        result = Scene(tmp_path, stack, store, server, proxied, proxy, port, clusters)
+        server.apply(result.autowasm(await result.push_header("v1")))
+        await server.wait_phase("test", "Synced")
+        await result.load.wait_for("v1")
+        yield result
+
+
+async def test_every_alert_and_every_panel_of_one_replica(scene: Scene) -> None:
+    server, fired = scene.wasmer, set()
+    async with prometheus(scene.directory / "prometheus", rules=alerting.quick_rules()) as watcher:
+        begin = time.time()
+        await watcher.scrape("wasmer", server.admin)
+        await watcher.scrape("envoy", scene.envoy.admin, path="/stats/prometheus")
+        digest = server.status("test")["module"]["sha256"]
+        async with (
+            again_and_again(lambda: fetch(server.host, digest), 0.1),
+            again_and_again(lambda: wire.get(f"http://127.0.0.1:{scene.port}/"), 0.05),
+        ):
+            await _wait_scraped(watcher)
+            await asyncio.sleep(5)  # several scrapes, in which nothing is to fire
+            assert await watcher.firing() == set(), "nothing is wrong yet"
+            for fault in (_sources, _unknown, _damaged, _full, _writes, _held_up, _lost, _down):
+                expected = await fault(scene, watcher)
+                fired |= set(expected)
+                await watcher.wait_resolved(*expected)
+            await watcher.wait_resolved(*(alert.name for alert in ALERTS))
+        end = time.time()
+        assert fired == {alert.name for alert in ALERTS} - alerting.CLUSTER_ALERTS
+        await picture.draw_if_asked(watcher, begin, end)
+        missing = await alerting.without_data(watcher, begin, end, but=alerting.CLUSTER_PANELS)
+        assert missing == set()
+
+
+async def _wait_scraped(watcher: Prometheus) -> None:
+    async with asyncio.timeout(60):
+        for expression in ("autowasm_build_info", "envoy_server_live"):
+            while await watcher.value(expression) is None:
+                await asyncio.sleep(0.2)
+
+
+async def _sources(scene: Scene, watcher: Prometheus) -> tuple[str, ...]:
+    """Tags that are not there; then they are."""
+    alerts = ("AutoWasmFailed", "AutoWasmNotSynced", "AutoWasmSourcesFail")
+    server, asked = scene.wasmer, 0
+    server.apply(scene.autowasm(scene.image("v1"), name="older"))
+    await server.wait_phase("older", "Synced")
+
+    async def ask() -> None:
+        nonlocal asked
+        asked += 1
+        for name in ("missing", "older"):
+            document = scene.autowasm(scene.image("v2"), name=name)
+            document["metadata"]["annotations"] = {"wasm.tcm.io/refresh": str(asked)}
+            await asyncio.to_thread(server.apply, document)
+
+    async with again_and_again(ask, 1.0):
+        await server.wait_phase("missing", "Failed")
+        await server.wait_phase("older", "Degraded")
+        await watcher.wait_firing(*alerts)
+        await scene.push_header("v2")
+        for name in ("missing", "older"):
+            await server.wait_phase(name, "Synced", timeout=60)
+        await watcher.wait_resolved(*alerts)
+    for name in ("missing", "older"):
+        server.delete(name)
+    return alerts
+
+
+async def _unknown(scene: Scene, watcher: Prometheus) -> tuple[str, ...]:
+    """Somebody tries digests."""
+    async with again_and_again(lambda: fetch(scene.wasmer.host, "0" * 64), 0.2):
+        await watcher.wait_firing("AutoWasmUnknownModules")
+    return ("AutoWasmUnknownModules",)
+
+
+async def _damaged(scene: Scene, watcher: Prometheus) -> tuple[str, ...]:
+    """A byte of the stored file is another."""
+    digest = scene.wasmer.status("test")["module"]["sha256"]
+    (file,) = [
+        path
+        for path in (scene.wasmer.directory / "cache").rglob(f"*{digest}*")
+        if path.is_file() and path.stat().st_size > 100
+    ]
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.chmod(0o600)
+    file.write_bytes(content)
+    await watcher.wait_firing("AutoWasmBlobDamaged")
+    return ("AutoWasmBlobDamaged",)
+
+
+async def _full(scene: Scene, watcher: Prometheus) -> tuple[str, ...]:
+    """Published modules take the budget, and one more comes."""
+    alerts = ("AutoWasmBudgetNearlyPinned", "AutoWasmStorageFull")
+    server = scene.wasmer
+    for name, size in (("large", 990_000), ("more", 200_000)):
+        module = wat.padded(wat.header_filter(name), size=size)
+        server.apply(scene.autowasm(await scene.push(name, module), name=name))
+        await server.wait_phase(name, "Synced" if name == "large" else "Failed", timeout=60)
+    await watcher.wait_firing(*alerts)
+    server.delete("large")
+    await server.wait_phase("more", "Synced", timeout=120)
+    server.delete("more")
+    return alerts
+
+
+async def _writes(scene: Scene, watcher: Prometheus) -> tuple[str, ...]:
+    """What is to be written cannot be: a file is where the folder was."""
+    server, asked = scene.wasmer, 0
+    folder = server.directory / "envoy/status"
+    aside = folder.with_name("aside")
+    folder.rename(aside)
+    folder.touch()
+
+    async def ask() -> None:
+        nonlocal asked
+        asked += 1
+        document = scene.autowasm(scene.image("v1"), name="unwritten")
+        document["metadata"]["annotations"] = {"wasm.tcm.io/refresh": str(asked)}
+        await asyncio.to_thread(server.apply, document)
+
+    async with again_and_again(ask, 0.5):
+        await watcher.wait_firing("AutoWasmReconcileErrors")
+        folder.unlink()
+        aside.rename(folder)
+        await watcher.wait_resolved("AutoWasmReconcileErrors")
+    server.delete("unwritten")
+    return ("AutoWasmReconcileErrors",)
+
+
+async def _held_up(scene: Scene, watcher: Prometheus) -> tuple[str, ...]:
+    """The machine gives the process no time, in the middle of its work."""
+    pid = scene.wasmer.process.pid
+
+    async def hold() -> None:
+        os.killpg(pid, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(0.08)
+        finally:
+            os.killpg(pid, signal.SIGCONT)
+
+    async with AsyncExitStack() as stack:
+        for _ in range(8):  # so that it is at work when it is stopped
+            ask = again_and_again(lambda: wire.get(f"http://{scene.wasmer.admin}/metrics"), 0.0)
+            await stack.enter_async_context(ask)
+        await stack.enter_async_context(again_and_again(hold, 0.08))
+        await watcher.wait_firing("AutoWasmLoopBlocked")
+    return ("AutoWasmLoopBlocked",)
+
+
+async def _lost(scene: Scene, watcher: Prometheus) -> tuple[str, ...]:
+    """Cache and registry are gone when a proxy starts; then the registry is back."""
+    alerts = ("AutoWasmModulesNotServed", "AutoWasmSidecarsCannotFetch", "AutoWasmRequestsFail")
+    await scene.registry.stop()
+    await scene.wasmer.process.stop()
+    await asyncio.to_thread(shutil.rmtree, scene.wasmer.directory / "cache")
+    starting = asyncio.create_task(scene.wasmer.start(timeout=120), name="wasmer")
+    folder = scene.directory / "newcomer"
+    late = envoys.envoy(folder, lds=scene.wasmer.lds, clusters=scene.clusters, wait_for="admin")
+    async with late as newcomer:
+        await watcher.scrape("newcomer", newcomer.admin, path="/stats/prometheus")
+        await watcher.wait_firing(*alerts)
+    await watcher.forget("newcomer")
+    await scene.registry.start()
+    await starting
+    return alerts
+
+
+async def _down(scene: Scene, watcher: Prometheus) -> tuple[str, ...]:
+    """No process at all."""
+    await scene.wasmer.process.kill()
+    await watcher.wait_firing("AutoWasmDown")
+    await scene.wasmer.start()
+    return ("AutoWasmDown",)

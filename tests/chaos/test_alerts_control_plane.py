@@ -1,0 +1,80 @@
+"""The alerts and panels that need an API server: a real one that freezes, and one that is gone."""
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import alerting
+from tests.parts import provision, wat
+from tests.parts.installation import Installation, installed_without_istiod
+from tests.parts.kubernetes import kubernetes
+from tests.parts.prometheus import Prometheus, prometheus
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
+
+
+async def test_alerts_and_panels_of_the_control_plane(tmp_path: Path) -> None:
+    for group in ("kubernetes", "registry"):
+        for part in provision.GROUPS[group]:
+            await asyncio.to_thread(part)
+    async with (
+        kubernetes(tmp_path / "kubernetes") as cluster,
+        installed_without_istiod(cluster, tmp_path) as installation,
+        prometheus(tmp_path / "prometheus", rules=alerting.quick_rules(least=2.0)) as watcher,
+    ):
+        begin = time.time()
+        await watcher.scrape("wasmer", installation.wasmer.admin)
+        image = await installation.push("v1", wat.header_filter("v1"))
+        await installation.apply(*(installation.autowasm(image, name=f"n{n}") for n in range(20)))
+        await installation.wait_phase("Synced", name="n19")
+        await _add_pod(installation)
+        while not await watcher.value("sum(autowasm_leader)"):
+            await asyncio.sleep(0.5)
+        await _freeze_the_api(installation, image, watcher)
+        alerts = ("AutoWasmNoLeader", "AutoWasmWatchSilent")
+        await watcher.wait_resolved(*alerts, "AutoWasmWorkerStuck")
+        await cluster.stop_api()
+        await watcher.wait_firing(*alerts)
+        await cluster.start_api()
+        await watcher.wait_resolved(*alerts)
+        end = time.time()
+        missing = await alerting.without_data(watcher, begin, end)
+        assert not {name for name in missing if name.startswith(alerting.CLUSTER_PANELS)}
+
+
+async def _freeze_the_api(installation: Installation, image: str, watcher: Prometheus) -> None:
+    """The API server takes requests and answers none, while there is much to write."""
+    many = [installation.autowasm(image, name=f"m{number}") for number in range(100)]
+    api = installation.cluster.api.pid
+    before = await installation.wasmer.metric("autowasm_workqueue_adds_total")
+    applying = asyncio.create_task(installation.apply(*many), name="apply")
+    async with asyncio.timeout(60):
+        while await installation.wasmer.metric("autowasm_workqueue_adds_total") < before + 20:
+            await asyncio.sleep(0.02)
+    os.killpg(api, signal.SIGSTOP)
+    try:
+        await watcher.wait_firing("AutoWasmWorkerStuck")
+    finally:
+        os.killpg(api, signal.SIGCONT)
+        await asyncio.gather(applying, return_exceptions=True)
+
+
+async def _add_pod(installation: Installation) -> None:
+    """One that the AutoWasms match, with a sidecar that nobody runs."""
+    pods = "/api/v1/namespaces/default/pods"
+    containers = [{"name": name, "image": "x"} for name in ("main", "istio-proxy")]
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "details", "labels": {"app": "details"}},
+        "spec": {"containers": containers, "automountServiceAccountToken": False},
+    }
+    created = await installation.cluster.request("POST", pods, body=pod)
+    ready = [{"type": "Ready", "status": "True"}]
+    status = {"phase": "Running", "podIP": "10.1.2.3", "conditions": ready}
+    path = f"{pods}/details/status"
+    await installation.cluster.request("PUT", path, body={**created, "status": status})

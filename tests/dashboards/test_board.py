@@ -1,0 +1,49 @@
+"""The dashboard is what the code makes, and asks only for what there is."""
+
+import json
+import re
+from typing import Any
+
+from dashboards import grafana
+from dashboards.__main__ import BOARD, RULES
+from docs import metrics
+
+
+def panels() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(BOARD.read_text())["panels"]
+    return [panel for panel in found if panel["type"] != "row"]
+
+
+def test_file_is_up_to_date() -> None:
+    assert BOARD.read_text() == grafana.render(), "run `make dashboards`"
+
+
+def test_every_metric_is_shown() -> None:
+    """What is worth measuring is worth showing: in a panel, or in what a rule records."""
+    text = BOARD.read_text() + RULES.read_text()
+    hidden = {row.name for row in metrics.rows() if row.name not in text}
+    assert hidden <= {
+        "autowasm_workqueue_adds_total",  # reconciles show the same
+        "autowasm_blob_sends_aborted_total",  # for a look when something else is wrong
+        "autowasm_blobs_evicted_total",
+        "autowasm_heals_total",
+        "autowasm_peer_copies_total",
+        "autowasm_storage_refusals_total",
+    }
+
+
+def test_nothing_is_fixed_that_an_operator_chooses() -> None:
+    board = json.loads(BOARD.read_text())
+    assert [one["name"] for one in board["templating"]["list"]] == [
+        "datasource",
+        "namespace",
+        "replica",
+    ]
+    for panel in panels():
+        assert panel["datasource"]["uid"] == "$datasource"
+        assert all(target["datasource"]["uid"] == "$datasource" for target in panel["targets"])
+        assert panel["description"]
+        for target in panel["targets"]:
+            assert not re.search(r"\[\d", target["expr"]), "windows are Grafana's"
+    numbers = [panel["id"] for panel in board["panels"]]
+    assert len(set(numbers)) == len(numbers)

@@ -1,0 +1,33 @@
+"""What the chart brings for Prometheus' operator and Grafana is what dashboards/ has."""
+
+import json
+
+import pytest
+import yaml
+
+from dashboards.__main__ import BOARD, RULES
+from docs.manifests import CHART
+from tests.manifests import charts
+
+pytestmark = pytest.mark.timeout(600)  # the first test may build helm
+
+
+def test_dashboard_comes_as_it_is_for_grafanas_sidecar() -> None:
+    objects = charts.render(CHART / "ci/monitoring-values.yaml")
+    map_ = objects["ConfigMap", "wasmer-dashboard-wasmer"]
+    assert map_["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(map_["data"]["wasmer.json"]) == json.loads(BOARD.read_text())
+
+
+def test_rules_come_with_the_operators_own_runbook() -> None:
+    rule = charts.render(CHART / "ci/monitoring-values.yaml")["PrometheusRule", "wasmer"]
+    ours = RULES.read_text().replace("docs/operations.md", "https://docs.example.com/operations")
+    assert rule["spec"] == yaml.safe_load(ours)
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    told = {one["annotations"]["runbook_url"] for one in rule["spec"]["groups"][1]["rules"]}
+    assert "https://docs.example.com/operations#autowasmdown" in told
+
+
+def test_nothing_of_it_comes_unasked() -> None:
+    kinds = {kind for kind, _ in charts.render()}
+    assert kinds.isdisjoint({"PrometheusRule", "PodMonitor", "ServiceMonitor"})
