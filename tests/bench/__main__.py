@@ -1,28 +1,90 @@
-"""`make bench [ONLY=reconcile] [SIZE=1000] [REPEATS=3]`: run rows, print a table, keep it in build/bench/."""
+"""`make bench [ONLY=serve,herd] [SIZE=full] [REPEATS=3]`: run rows, print tables, keep JSON and pictures in build/bench/.
+
+A row that fails is shown with its error, and the others still run; the exit status says so.
+"""
 
 import argparse
 import asyncio
+import importlib
+import logging
 import os
+import sys
+import tempfile
+import time
+import traceback
 from pathlib import Path
+from typing import Final
 
-from tests.bench import reconcile, table
+from tests.bench import machine, pictures, table
+from tests.bench.plan import Plan
 
-ROWS = {"reconcile": reconcile.run}
+ROWS: Final = (
+    "serve", "herd", "slow", "list", "watch", "match", "fetch", "reconcile", "memory", "startup",
+)  # fmt: skip
+"""Each is a module with `async def run(plan) -> Result`; imported when it runs, as libraries of rivals are heavy."""
 
 
-def main() -> None:
+def main() -> int:
     """Run what the environment and the arguments name."""
+    arguments = _arguments()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    names = [name for name in arguments.only.split(",") if name] or list(ROWS)
+    unknown = sorted(set(names) - set(ROWS))
+    if unknown:
+        print(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}", file=sys.stderr)
+        return 2
+    failed = []
+    for name in names:
+        try:
+            _run(name, arguments)
+        except Exception:  # supervised edge: an hour of other rows must not be lost
+            traceback.print_exc()
+            failed.append(name)
+    if failed:
+        print(f"not measured: {', '.join(failed)}", file=sys.stderr)
+    return bool(failed)
+
+
+def _run(name: str, arguments: argparse.Namespace) -> None:
+    print(f"=== {name} ===", flush=True)
+    row = importlib.import_module(f"tests.bench.{name}")
+    begun, before = time.monotonic(), machine.calibrate()
+    with tempfile.TemporaryDirectory(prefix=f"bench-{name}-", dir=arguments.scratch) as directory:
+        plan = Plan(Path(directory), arguments.repeats, small=arguments.size == "small")
+        result = asyncio.run(row.run(plan))
+    noise = machine.as_document([before, machine.calibrate()])
+    document = {
+        "row": name,
+        "size": arguments.size,
+        "repeats": arguments.repeats,
+        "minutes": round((time.monotonic() - begun) / 60, 1),
+        "machine": machine.describe(),
+        "noise": noise,
+        **table.document(result),
+    }
+    print(table.show(result.figures))
+    for note in result.notes:
+        print(f"* {note}")
+    if noise["verdict"]:
+        print(f"* TOO NOISY TO TELL: {noise['verdict']}")
+    if arguments.size == "small":
+        print("* SIZE=small tries the benchmark itself; the figures mean nothing")
+    print(flush=True)
+    table.keep(document, arguments.out / f"{name}.json")
+    for chart in document["charts"]:
+        pictures.draw(chart, arguments.out)
+
+
+def _arguments() -> argparse.Namespace:
+    given = os.environ.get
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
-    parser.add_argument("--only", default=os.environ.get("ONLY", ""), help=", ".join(ROWS))
-    parser.add_argument("--size", type=int, default=int(os.environ.get("SIZE", "1000")))
-    parser.add_argument("--repeats", type=int, default=int(os.environ.get("REPEATS", "3")))
-    arguments = parser.parse_args()
-    for name in arguments.only.split(",") if arguments.only else ROWS:
-        row = ROWS[name]
-        figures = asyncio.run(row(size=arguments.size, repeats=arguments.repeats))
-        print(f"{name}\n{table.show(figures)}\n", flush=True)
-        table.keep(figures, Path("build/bench") / f"{name}.json")
+    parser.add_argument("--only", default=given("ONLY", ""), help=", ".join(ROWS))
+    parser.add_argument("--size", choices=("full", "small"), default=given("SIZE") or "full")
+    parser.add_argument("--repeats", type=int, default=int(given("REPEATS") or "3"))
+    parser.add_argument("--out", type=Path, default=Path(given("OUT") or "build/bench"))
+    parser.add_argument("--scratch", type=Path, help="where blobs and stores lie meanwhile")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

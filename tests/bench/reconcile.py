@@ -1,20 +1,23 @@
-"""1 000 AutoWasms of one image, from the start of the process to all `Synced`, beside a controller-runtime program that makes the
-same writes and nothing else (`tests/assets/crpeer`); after a restart; and from "AutoWasm accepted" to "EnvoyFilter accepted".
+"""AutoWasms of one image, from the start of the process to all `Synced`, beside a controller-runtime program that makes the
+same writes and nothing else (`tests/assets/crpeer`) and a kopf operator that does (`kopfpeer.py`); after a restart; and from
+"AutoWasm accepted" to "EnvoyFilter accepted". Growth must be linear, and is drawn.
 
-Both are on the same API server, with the same number of workers, in turns; the API server's audit log has the times.
+All are on the same API server, with the same number of workers where they have any, in turns; the API server's audit log has
+the times of ours. Its figures are with the start of the Python process, the rivals' without that of theirs.
 """
 
 import asyncio
-import json
-import os
-import tempfile
+import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import quantiles
+from statistics import median, quantiles
 
-from tests.bench.table import Figure
+from tests.bench import measure
+from tests.bench.plan import Plan
+from tests.bench.table import Chart, Figure, Result, at_most, ratio_at_most
 from tests.parts import provision, wat, wire
 from tests.parts.installation import (
     Document,
@@ -29,43 +32,98 @@ WORKERS = 8
 NAMESPACE = "default"
 
 
-async def run(*, size: int = 1000, repeats: int = 3) -> list[Figure]:
-    """All figures of this row."""
-    async with _installation() as installation:
+@dataclass(slots=True)
+class _Runs:
+    ours: list[float] = field(default_factory=list)
+    again: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    crpeer: list[float] = field(default_factory=list)
+    kopf: list[float] = field(default_factory=list)
+
+
+async def run(plan: Plan) -> Result:
+    """1 000 and 5 000, and some in between for the picture."""
+    main, largest = plan.pick((1000, 5000), (40, 80))
+    sizes = plan.pick((500, 1000, 2000, 5000), (40, 80))
+    async with installation_for(plan.directory) as installation:
         image = await installation.push("v1", wat.header_filter("x"))
-        ours, theirs, cpu, restart = [], [], [], []
-        for _ in range(repeats):
-            theirs.append(await _rival(installation, image, size))
-            seconds, used, again = await _ours(installation, image, size)
-            ours.append(seconds)
-            cpu.append(1000 * used / size)
-            restart.append(again)
-        accepted = await _accepted(installation, image)
-    aim = "<= 1.2x"
-    return [
-        Figure(f"{size} AutoWasms, start to Synced", "s", ours, "crpeer", theirs, aim),
-        Figure("the same after a restart", "s", restart),
-        Figure("CPU for an object, all in", "ms", cpu),
-        Figure("accepted to accepted, p50", "ms", [accepted[0]], target="< 100"),
+        runs = {size: _Runs() for size in sizes}
+        for size in sizes:
+            for _ in range(plan.repeats if size in (main, largest) else 1):
+                await _measure(installation, image, size, runs[size], rivals=size == main)
+        accepted = await _accepted(installation, image, plan.pick(100, 20))
+    figures: list[Figure] = []
+    for size in (main, largest):
+        figures += _figures(size, runs[size])
+    figures += [
+        Figure("accepted to accepted, p50", "ms", [accepted[0]], budget=at_most(100)),
         Figure("accepted to accepted, p95", "ms", [accepted[1]]),
+    ]
+    return Result(figures, [_growth(sizes, runs)])
+
+
+async def _measure(
+    installation: Installation, image: str, size: int, runs: _Runs, *, rivals: bool
+) -> None:
+    if rivals:
+        crpeer = [await asyncio.to_thread(provision.crpeer), "-config"]
+        kopf = [sys.executable, "-m", "tests.bench.kopfpeer", "--kubeconfig"]
+        workers = ["-workers", str(WORKERS)]
+        runs.crpeer.append(await _rival(installation, image, size, crpeer, workers))
+        runs.kopf.append(await _rival(installation, image, size, kopf, []))
+    seconds, used, again = await _ours(installation, image, size)
+    runs.ours.append(seconds)
+    runs.again.append(again)
+    runs.cpu.append(1000 * used / size)
+
+
+def _figures(size: int, runs: _Runs) -> list[Figure]:
+    what = f"{size} AutoWasms, start to Synced"
+    found = [
+        Figure(f"{what}, after a restart", "s", runs.again),
+        Figure(f"{what}, processor for each, all in", "ms", runs.cpu),
+    ]
+    if not runs.crpeer:
+        return [Figure(what, "s", runs.ours), *found]
+    return [
+        Figure(what, "s", runs.ours, "crpeer", runs.crpeer, ratio_at_most(1.2)),
+        Figure(what, "s", runs.ours, "kopf", runs.kopf, ratio_at_most(1)),
+        *found,
     ]
 
 
+def _growth(sizes: Sequence[int], runs: dict[int, _Runs]) -> Chart:
+    ours = [median(runs[size].ours) for size in sizes]
+    again = [median(runs[size].again) for size in sizes]
+    return Chart(
+        "reconcile",
+        "AutoWasms of one image: start to all Synced",
+        "seconds",
+        [str(size) for size in sizes],
+        {"from nothing": ours, "after a restart": again},
+        kind="line",
+        label_unit="AutoWasms",
+    )
+
+
 @asynccontextmanager
-async def _installation() -> AsyncIterator[Installation]:
+async def installation_for(
+    directory: Path, *, arguments: Sequence[str] = ()
+) -> AsyncIterator[Installation]:
+    """An API server with the shipped CRD and RBAC, a registry, one `wasmer controller`; for other rows as well."""
     for group in ("kubernetes", "registry", "crpeer"):
         for part in provision.GROUPS[group]:
             await asyncio.to_thread(part)
-    with tempfile.TemporaryDirectory() as directory:
-        arguments = (f"--workers={WORKERS}", "--peers-service=")
-        async with (
-            kubernetes(Path(directory) / "kubernetes") as cluster,
-            installed_without_istiod(cluster, Path(directory), arguments=arguments) as found,
-        ):
-            yield found
+    flags = (f"--workers={WORKERS}", "--peers-service=", *arguments)
+    async with (
+        kubernetes(directory / "kubernetes") as cluster,
+        installed_without_istiod(cluster, directory, arguments=flags) as found,
+    ):
+        yield found
 
 
-async def _fill(installation: Installation, image: str, size: int) -> None:
+async def fill(installation: Installation, image: str, size: int) -> None:
+    """So many AutoWasms of this image."""
     documents = (installation.autowasm(image, name=f"f{number}") for number in range(size))
     await installation.cluster.each(("POST", autowasms(NAMESPACE), one) for one in documents)
 
@@ -81,42 +139,43 @@ async def _empty(installation: Installation) -> None:
             await asyncio.sleep(0.2)
 
 
-async def _rival(installation: Installation, image: str, size: int) -> float:
+async def _rival(
+    installation: Installation,
+    image: str,
+    size: int,
+    command: Sequence[str | Path],
+    more: Sequence[str],
+) -> float:
     await installation.wasmer.process.stop()
     await _empty(installation)
-    await _fill(installation, image, size)
-    arguments = ("-config", installation.cluster.kubeconfig, "-n", str(size))
-    process = await asyncio.create_subprocess_exec(
-        await asyncio.to_thread(provision.crpeer),
-        *arguments,
-        *("-workers", str(WORKERS)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    out, _ = await asyncio.wait_for(process.communicate(), 300)
-    seconds: float = json.loads(out.splitlines()[-1])["seconds"]
+    await fill(installation, image, size)
+    words = [*command, installation.cluster.kubeconfig, "-n", str(size), *more]
+    found = await measure.json_of(words, timeout=600)
+    seconds: float = found["seconds"]
     return seconds
 
 
 async def _ours(installation: Installation, image: str, size: int) -> tuple[float, float, float]:
     """Seconds to Synced, CPU seconds, seconds after a restart."""
     wasmer = installation.wasmer
+    await wasmer.process.stop()
     await _empty(installation)
-    await _fill(installation, image, size)
+    await fill(installation, image, size)
     since, begun = await installation.audit.position(), time.time()
     await wasmer.start(timeout=120)
-    await _synced(installation, size)
+    await synced(installation, size)
     writes = await installation.writes(since)
     took = max(one.answered for one in writes if one.resource == "autowasms/status") - begun
-    used = _cpu_seconds(wasmer.process.pid)
+    used = measure.cpu_seconds(wasmer.process.pid)
     await wasmer.process.stop()
     begun = time.time()
     await wasmer.start(timeout=120)
-    await _synced(installation, size)
+    await synced(installation, size)
     return took, used, time.time() - begun
 
 
-async def _synced(installation: Installation, size: int) -> None:
+async def synced(installation: Installation, size: int) -> None:
+    """Until so many are."""
     wanted = f'autowasm_autowasms{{phase="Synced"}} {float(size)}'
     async with asyncio.timeout(300):
         while True:
@@ -126,14 +185,14 @@ async def _synced(installation: Installation, size: int) -> None:
             await asyncio.sleep(0.2)  # a scrape costs wasmer some milliseconds
 
 
-async def _accepted(installation: Installation, image: str) -> tuple[float, float]:
+async def _accepted(installation: Installation, image: str, count: int) -> tuple[float, float]:
     """p50 and p95 in milliseconds, with the blob stored; one object at a time."""
     await _empty(installation)
     if not installation.wasmer.process.alive:
         await installation.wasmer.start()
     audit = installation.audit
     since = await audit.position()
-    names = [f"one-{number}" for number in range(100)]
+    names = [f"one-{number}" for number in range(count)]
     for name in names:
         document: Document = installation.autowasm(image, name=name)
         await installation.cluster.request("POST", autowasms(NAMESPACE), body=document)
@@ -151,8 +210,3 @@ async def _accepted(installation: Installation, image: str) -> tuple[float, floa
     times = sorted(1000 * (written[name] - created[name]) for name in names if name in created)
     cuts = quantiles(times, n=20)
     return cuts[9], cuts[18]
-
-
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,30 +1,82 @@
-"""Figures of a row, and how they are printed and kept.
+"""Figures of a row, how they are judged, printed and kept.
 
-Invariant: a ratio is of medians of runs that took turns; without a rival there is none.
+Invariant: a ratio is of runs that took turns, pair by pair; without a rival there is none. A budget that lies within what
+the runs differ by is neither met nor missed.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Any, Literal
+
+Verdict = Literal["", "met", "missed", "too close to tell"]
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a figure must keep. `of` says whether the ratio to the rival is meant, or ours alone."""
+
+    limit: float
+    kind: Literal["most", "least"]
+    of: Literal["ratio", "ours"]
+
+    def __str__(self) -> str:
+        sign = "≤" if self.kind == "most" else "≥"
+        return f"{sign} {self.limit:g}{'×' if self.of == 'ratio' else ''}"
+
+    def judge(self, runs: Sequence[float]) -> Verdict:
+        """One run of several beyond the limit is noise when the median is within, and the other way round."""
+        kept = [one <= self.limit if self.kind == "most" else one >= self.limit for one in runs]
+        if all(kept):
+            return "met"
+        return "missed" if not any(kept) else "too close to tell"
+
+
+def ratio_at_least(limit: float) -> Budget:
+    """Ours is to be at least so many times the rival's."""
+    return Budget(limit, "least", "ratio")
+
+
+def ratio_at_most(limit: float) -> Budget:
+    """Ours is to be at most so many times the rival's."""
+    return Budget(limit, "most", "ratio")
+
+
+def at_most(limit: float) -> Budget:
+    """In the figure's unit."""
+    return Budget(limit, "most", "ours")
+
+
+def at_least(limit: float) -> Budget:
+    """In the figure's unit."""
+    return Budget(limit, "least", "ours")
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line: what was measured, in which unit, ours, the rival's, and the target in words."""
+    """One line: what was measured, in which unit, ours, the rival's, and the budget."""
 
     name: str
     unit: str
     ours: Sequence[float]
     rival: str = ""
     theirs: Sequence[float] = field(default=())
-    target: str = ""
+    budget: Budget | None = None
+
+    @property
+    def ratios(self) -> list[float]:
+        """Ours to theirs, of runs that followed each other."""
+        if len(self.ours) != len(self.theirs):
+            return [median(self.ours) / median(self.theirs)] if self.theirs else []
+        pairs = zip(self.ours, self.theirs, strict=True)
+        return [ours / theirs for ours, theirs in pairs if theirs]
 
     @property
     def ratio(self) -> float | None:
-        """Ours to theirs."""
-        return median(self.ours) / median(self.theirs) if self.theirs else None
+        """The median of the ratios."""
+        return median(self.ratios) if self.ratios else None
 
     @property
     def noise(self) -> float:
@@ -32,28 +84,95 @@ class Figure:
         runs = [one for one in (self.ours, self.theirs) if len(one) > 1 and median(one)]
         return max(((max(one) - min(one)) / median(one) for one in runs), default=0.0)
 
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the budget was kept."""
+        if self.budget is None:
+            return ""
+        runs = self.ratios if self.budget.of == "ratio" else self.ours
+        return self.budget.judge(runs) if runs else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A picture: one value for each of `labels` in each of `series`. `unit` is that of the values."""
+
+    name: str
+    title: str
+    unit: str
+    labels: Sequence[str]
+    series: Mapping[str, Sequence[float | None]]
+    kind: Literal["bar", "line"] = "bar"
+    label_unit: str = ""
+    logarithmic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a row gives. `notes` say what could not be measured here, or what to know when reading."""
+
+    figures: Sequence[Figure]
+    charts: Sequence[Chart] = ()
+    notes: Sequence[str] = ()
+
 
 def show(figures: Sequence[Figure]) -> str:
-    """A table that fits a terminal."""
-    lines = [f"{'what':<44} {'ours':>22} {'rival':>22} {'ratio':>6}  target"]
-    for one in figures:
-        ratio = f"{one.ratio:.2f}" if one.ratio is not None else ""
-        theirs = _spread(one.theirs) if one.theirs else ""
-        name = f"{one.name} ({one.unit})"
-        note = "  [noisy: runs differ by half or more]" if one.noise >= 0.5 else ""
-        lines.append(
-            f"{name:<44} {_spread(one.ours):>22} {theirs:>22} {ratio:>6}  {one.target}{note}"
-        )
-    lines.append("Figures are median (min-max) of the runs.")
-    return "\n".join(lines)
+    """A table that fits a wide terminal."""
+    head = ("what", "ours", "rival", "ratio", "budget", "")
+    lines = [head, *(_line(one) for one in figures)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    rows = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+    return "\n".join([*rows, "Median (min–max) of the runs; a ratio is the median of the pairs'."])
 
 
-def keep(figures: Sequence[Figure], path: Path) -> None:
+def _line(one: Figure) -> tuple[str, ...]:
+    note = "  [runs differ by half or more]" if one.noise >= 0.5 else ""
+    return (
+        f"{one.name} ({one.unit})",
+        spread(one.ours),
+        f"{one.rival} {spread(one.theirs)}" if one.theirs else "",
+        f"{one.ratio:.2f}×" if one.ratio is not None else "",
+        str(one.budget or ""),
+        f"{one.verdict}{note}",
+    )
+
+
+def document(result: Result) -> dict[str, Any]:
+    """Everything, for JSON."""
+    figures = [
+        asdict(one)
+        | {
+            "budget": str(one.budget or ""),
+            "ratio": one.ratio,
+            "ratios": one.ratios,
+            "noise": one.noise,
+            "verdict": one.verdict,
+            "shown": _line(one),
+        }
+        for one in result.figures
+    ]
+    return {
+        "figures": figures,
+        "charts": [asdict(one) for one in result.charts],
+        "notes": list(result.notes),
+    }
+
+
+def keep(found: Mapping[str, Any], path: Path) -> None:
     """As JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    document = [asdict(one) | {"ratio": one.ratio, "noise": one.noise} for one in figures]
-    path.write_text(json.dumps(document, indent=1) + "\n")
+    path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
 
-def _spread(runs: Sequence[float]) -> str:
-    return f"{median(runs):.4g} ({min(runs):.4g}-{max(runs):.4g})"
+def spread(runs: Sequence[float]) -> str:
+    """Median, and from where to where."""
+    if len(runs) == 1:
+        return _short(runs[0])
+    return f"{_short(median(runs))} ({_short(min(runs))}–{_short(max(runs))})"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}".replace(",", "\u202f") if abs(value) >= 1000 else f"{value:.3g}"

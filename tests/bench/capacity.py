@@ -1,0 +1,165 @@
+"""A rollout, simulated: how long until every sidecar has a module, and how many downloads fail on the way.
+
+One replica is simulated, the one that got most downloads by chance; the others are done earlier. It shares its rate equally
+among all downloads under way (what many TCP connections through one network card come to), and the rate is the lesser of the
+card's and the processor's. Envoys give an attempt up after its timeout and try again after a random back-off, as Envoy does.
+Not a model of the mesh: when a sidecar hears of the module is an input (`spread`). Invariant: the same input and seed give the
+same answer.
+"""
+
+import heapq
+import math
+import random
+from collections import deque
+from dataclasses import dataclass
+
+MB = 1e6
+GBIT = 1e9 / 8
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What is rolled out, to whom, through what. Seconds, bytes, bytes a second."""
+
+    pods: int
+    module: float
+    replicas: int = 2
+    ports: int = 1
+    chains: int = 2
+    """Filter chains of a port: each fetches for itself. With mutual TLS Istio makes two, one for plain text."""
+    network: float = 10 * GBIT
+    """Of one replica's node, for what it sends."""
+    zones: int = 1
+    spread: float = 0.0
+    """Time over which sidecars hear of the module, evenly."""
+    timeout: float = 30.0
+    retries: int = 10
+    request_cpu: float = 0.000_45
+    """Processor seconds for a connection and a request, whatever its size."""
+    byte_cpu: float = 0.15 / 1e9
+
+    @property
+    def downloads(self) -> int:
+        """Of all Pods."""
+        return self.pods * self.ports * self.chains
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second that one replica sends of such modules."""
+        return self.module / max(
+            self.module / self.network, self.request_cpu + self.module * self.byte_cpu
+        )
+
+    @property
+    def limit(self) -> str:
+        """What that rate is bound by."""
+        processor = self.request_cpu + self.module * self.byte_cpu
+        return "network" if self.module / self.network >= processor else "processor"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`seconds` until the last download ended well; `lost`: downloads that gave up for good, on that replica."""
+
+    seconds: float
+    median: float
+    retried: int
+    lost: int
+    concurrent: int
+    """Downloads under way at once, at most, on that replica."""
+    downloads: int
+    """On that replica."""
+
+
+def simulate(rollout: Rollout, *, seed: int = 1) -> Outcome:
+    """Run it."""
+    rng = random.Random(seed)
+    return _Replica(rollout, _most_loaded(rollout), rng).run()
+
+
+def replicas_needed(rollout: Rollout, *, within: float) -> int:
+    """So many that the last download ends within this time after the last sidecar heard. At least 2, and one a zone."""
+    mean = rollout.downloads * rollout.module / (rollout.rate * (within + rollout.spread))
+    needed = max(2, rollout.zones, math.ceil(mean))
+    while _most_loaded(_with(rollout, needed)) * rollout.module > rollout.rate * (
+        within + rollout.spread
+    ):
+        needed += max(1, needed // 100)
+    return needed
+
+
+def _with(rollout: Rollout, replicas: int) -> Rollout:
+    from dataclasses import replace  # noqa: PLC0415
+
+    return replace(rollout, replicas=replicas)
+
+
+def _most_loaded(rollout: Rollout) -> int:
+    """Downloads of the replica that chance gave most: connections go to replicas at random."""
+    mean = rollout.downloads / rollout.replicas
+    if rollout.replicas == 1:
+        return rollout.downloads
+    return min(rollout.downloads, round(mean + math.sqrt(2 * mean * math.log(rollout.replicas))))
+
+
+class _Replica:
+    """Equal sharing in virtual time: `served` is what each download under way has got since the start.
+
+    All downloads are of one size and one patience, so both ends come in the order in which downloads began.
+    """
+
+    def __init__(self, rollout: Rollout, downloads: int, rng: random.Random) -> None:
+        self._rollout = rollout
+        self._rng = rng
+        self._downloads = downloads
+        step = rollout.spread / max(downloads, 1)
+        self._arrivals = [(number * step, number, 0) for number in range(downloads)]
+        # (bytes served at its end, when it is given up, number, attempt)
+        self._running: deque[tuple[float, float, int, int]] = deque()
+        self._now = 0.0
+        self._served = 0.0
+
+    def run(self) -> Outcome:
+        retried = lost = most = 0
+        ends: list[float] = []
+        while self._arrivals or self._running:
+            self._advance()
+            while self._running and self._running[0][0] <= self._served:
+                self._running.popleft()
+                ends.append(self._now)
+            while self._running and self._running[0][1] <= self._now:
+                _, _, number, attempt = self._running.popleft()
+                if attempt >= self._rollout.retries:
+                    lost += 1
+                    continue
+                retried += 1
+                again = self._now + self._back_off(attempt)
+                heapq.heappush(self._arrivals, (again, number, attempt + 1))
+            while self._arrivals and self._arrivals[0][0] <= self._now:
+                _, number, attempt = heapq.heappop(self._arrivals)
+                end, patience = self._rollout.module, self._rollout.timeout
+                self._running.append((self._served + end, self._now + patience, number, attempt))
+            most = max(most, len(self._running))
+        middle = ends[len(ends) // 2] if ends else math.inf
+        last = ends[-1] if ends else math.inf
+        return Outcome(last, middle, retried, lost, most, self._downloads)
+
+    def _advance(self) -> None:
+        """To when something happens next: set to exactly that, as sums of floats may fall short of it for ever."""
+        until = self._arrivals[0][0] if self._arrivals else math.inf
+        if not self._running:
+            self._now = max(self._now, until)
+            return
+        end, deadline, _, _ = self._running[0]
+        share = self._rollout.rate / len(self._running)
+        until = min(until, deadline)
+        done = self._now + (end - self._served) / share
+        if done <= until:
+            self._now, self._served = max(done, self._now), end
+        else:
+            self._served += share * (until - self._now)
+            self._now = until
+
+    def _back_off(self, attempt: int) -> float:
+        """Envoy: anything up to 1 s × 2^attempt, at most 5 s (ADR 0006)."""
+        return self._rng.uniform(0, min(5.0, 2.0**attempt))

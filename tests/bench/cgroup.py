@@ -1,0 +1,90 @@
+"""A memory cgroup with the limit that the chart gives the container, where this machine lets us make one.
+
+Version 2 needs the controller in the parent's `cgroup.subtree_control`; version 1 a writable `memory` hierarchy. Invariant:
+the group is gone afterwards, and what cannot be had is said, not pretended.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+_ROOT = Path("/sys/fs/cgroup")
+_VALUES = Path(__file__).parents[2] / "manifests/helm/wasmer/values.yaml"
+_UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """`directory` takes processes; `peak` and `killed` tell what became of them."""
+
+    directory: Path
+    limit: int
+
+    @property
+    def peak(self) -> float:
+        """MiB that the group had at most, page cache and socket buffers that it was charged for included."""
+        for name in ("memory.peak", "memory.max_usage_in_bytes"):
+            with contextlib.suppress(OSError):
+                return int((self.directory / name).read_text()) / (1 << 20)
+        return 0.0
+
+    @property
+    def killed(self) -> int:
+        """Processes that the kernel ended for want of memory."""
+        for name in ("memory.events", "memory.oom_control"):
+            with contextlib.suppress(OSError):
+                lines = (self.directory / name).read_text().splitlines()
+                return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+        return 0
+
+
+def chart_limit() -> int:
+    """Bytes that the shipped chart allows the container."""
+    values = yaml.safe_load(_VALUES.read_text())
+    text: str = values["resources"]["limits"]["memory"]
+    return int(text[:-2]) * _UNITS[text[-2:]]
+
+
+@asynccontextmanager
+async def memory_group(name: str, *, limit: int) -> AsyncIterator[Group | None]:
+    """None if this machine allows no such group."""
+    group = await asyncio.to_thread(_make, f"autowasm-{name}-{os.getpid()}", limit)
+    try:
+        yield group
+    finally:
+        if group is not None:
+            await _remove(group.directory)
+
+
+def _make(name: str, limit: int) -> Group | None:
+    for parent, file in ((_ROOT, "memory.max"), (_ROOT / "memory", "memory.limit_in_bytes")):
+        directory = parent / name
+        try:
+            directory.mkdir()
+        except OSError:
+            continue
+        # A plain folder (version 1 has a tmpfs above its hierarchies), or a group without the controller, has no such file.
+        try:
+            if (directory / file).exists():
+                (directory / file).write_text(str(limit))
+                return Group(directory, limit)
+        except OSError:
+            pass
+        directory.rmdir()
+    return None
+
+
+async def _remove(directory: Path) -> None:
+    for _ in range(100):
+        try:
+            directory.rmdir()
+        except OSError:  # the kernel takes a moment to let the last process go
+            await asyncio.sleep(0.05)
+        else:
+            return

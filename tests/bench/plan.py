@@ -1,0 +1,20 @@
+"""What a row is told: how large, how often, and where it may write."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`small` is for trying the benchmark itself: its figures say nothing."""
+
+    directory: Path
+    repeats: int
+    small: bool
+
+    def pick(self, full: T, small: T) -> T:
+        """The one for this size."""
+        return small if self.small else full

@@ -1,0 +1,141 @@
+"""nginx and `wasmer`, serving the same files at the same paths, each alone on the server's processor.
+
+Not Envoy's side: that is `load.py`. Invariant: both have every blob before the first request, and neither logs requests.
+"""
+
+import asyncio
+import hashlib
+import os
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench import measure, tools
+from tests.parts import envoy, ports, wasmer, wire
+from tests.parts.process import Process
+
+_BLOCK = 1 << 20
+TEMPLATE = envoy.listeners_yaml([1], cluster="none")
+"""Standalone mode wants one; nobody reads what is made of it."""
+_NGINX = """
+daemon off; master_process off; pid {directory}/nginx.pid; error_log {directory}/error.log;
+worker_rlimit_nofile {files};
+events {{ worker_connections 16384; }}
+http {{
+  access_log off; sendfile on; tcp_nopush off; tcp_nodelay on; sendfile_max_chunk 0;
+  keepalive_requests 100000000; open_file_cache max=1000; default_type application/wasm;
+  client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy;
+  server {{ listen 127.0.0.1:{port} backlog=4096; root {root}; }}
+}}
+"""
+_SAMPLE = re.compile(r'^(\w+)(?:\{le="([^"]+)"\})? (\S+)$', re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One that serves `/wasm/<sha256>`. `admin` is where `wasmer` shows its metrics; nginx has none."""
+
+    name: str
+    pid: int
+    port: int
+    log: Path
+    admin: str = ""
+
+    async def metrics(self) -> dict[str, float]:
+        """Unlabelled samples, and histograms' buckets as `name le`."""
+        answer = await wire.get(f"http://{self.admin}/metrics")
+        found = _SAMPLE.findall(answer.body.decode())
+        return {f"{name} {bound}".strip(): float(value) for name, bound, value in found}
+
+    async def longest_turn(self) -> float:
+        """Milliseconds that the event loop was held at most since this was last asked."""
+        return 1000 * (await self.metrics())["autowasm_loop_longest_turn_seconds"]
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """Both, and what they serve: size in bytes → path of the URL, and of the file."""
+
+    ours: Server
+    nginx: Server
+    urls: Mapping[int, str]
+    files: Mapping[int, Path]
+
+    def in_turn(self, round_number: int) -> Sequence[Server]:
+        """Both, the other one first in every second round."""
+        return (self.ours, self.nginx) if round_number % 2 else (self.nginx, self.ours)
+
+
+@asynccontextmanager
+async def serving(
+    directory: Path, sizes: Sequence[int], *, cgroup: Path | None = None
+) -> AsyncIterator[Serving]:
+    """Run both. `cgroup`: the group that `wasmer` and nginx are put into (v1 or v2)."""
+    blobs = directory / "wasmer/cache/blobs"
+    files = await asyncio.to_thread(_make_blobs, blobs, sizes)
+    async with AsyncExitStack() as stack:
+        ours = await stack.enter_async_context(_wasmer(directory / "wasmer", cgroup))
+        www = directory / "www"
+        await asyncio.to_thread(www.mkdir)
+        await asyncio.to_thread((www / "wasm").symlink_to, blobs)
+        rival = nginx(directory / "nginx", www, cpu=measure.SERVER_CPU, cgroup=cgroup)
+        theirs = await stack.enter_async_context(rival)
+        urls = {size: f"/wasm/{file.name}" for size, file in files.items()}
+        for server in (ours, theirs):
+            for url in urls.values():  # the first request has the file hashed
+                await wire.request("HEAD", f"http://{ports.LOOPBACK}:{server.port}{url}")
+        yield Serving(ours, theirs, urls, files)
+
+
+@asynccontextmanager
+async def _wasmer(directory: Path, cgroup: Path | None) -> AsyncIterator[Server]:
+    prefix = measure.pinned(measure.SERVER_CPU, cgroup=cgroup)
+    async with wasmer.standalone(
+        directory, template=TEMPLATE, prefix=[str(word) for word in prefix]
+    ) as server:
+        yield Server(
+            "wasmer",
+            server.process.pid,
+            int(server.host.rpartition(":")[2]),
+            server.process.log,
+            server.admin,
+        )
+
+
+@asynccontextmanager
+async def nginx(
+    directory: Path, root: Path, *, cpu: int, cgroup: Path | None = None
+) -> AsyncIterator[Server]:
+    """Serve the files in `root`."""
+    port = ports.free_port()
+    program = await asyncio.to_thread(tools.nginx)
+
+    def prepare() -> Path:
+        directory.mkdir(parents=True, exist_ok=True)
+        config = directory / "nginx.conf"
+        config.write_text(_NGINX.format(directory=directory, root=root, port=port, files=20_000))
+        return config
+
+    config = await asyncio.to_thread(prepare)
+    command = [*measure.pinned(cpu, cgroup=cgroup), program, "-p", directory, "-c", config]
+    process = Process("nginx", command, log=directory / "nginx.log")
+
+    async def ready() -> bool:
+        return (await wire.get(f"http://{ports.LOOPBACK}:{port}/", timeout=2)).status in (403, 404)
+
+    async with process:
+        await process.start(ready=ready)
+        yield Server("nginx", process.pid, port, process.log)
+
+
+def _make_blobs(blobs: Path, sizes: Sequence[int]) -> dict[int, Path]:
+    blobs.mkdir(parents=True)
+    files = {}
+    for size in sizes:
+        block = os.urandom(min(size, _BLOCK))
+        content = (block * (size // len(block) + 1))[:size]
+        files[size] = blobs / hashlib.sha256(content).hexdigest()
+        files[size].write_bytes(content)
+    return files

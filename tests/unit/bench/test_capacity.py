@@ -1,0 +1,69 @@
+import math
+from dataclasses import replace
+
+import pytest
+
+from docs import capacity as page
+from tests.bench.capacity import GBIT, MB, Rollout, replicas_needed, simulate
+
+ALONE = Rollout(pods=1_000, module=2 * MB, replicas=1, chains=1, network=10 * GBIT)
+
+
+def test_a_herd_takes_as_long_as_its_bytes() -> None:
+    found = simulate(ALONE)
+    assert found.seconds == pytest.approx(1_000 * 2 * MB / (10 * GBIT))
+    assert (found.retried, found.lost, found.concurrent) == (0, 0, 1_000)
+
+
+def test_one_after_the_other_shares_nothing() -> None:
+    found = simulate(replace(ALONE, spread=1_000.0))
+    assert found.concurrent == 1
+    assert found.seconds == pytest.approx(999.0 + 2 * MB / (10 * GBIT))
+
+
+def test_small_modules_are_bound_by_the_processor() -> None:
+    small = replace(ALONE, module=0.1 * MB)
+    assert small.limit == "processor"
+    assert simulate(small).seconds > 1_000 * 0.1 * MB / small.network
+
+
+def test_equal_shares_beyond_the_timeout_lose_everything_however_often_it_is_tried() -> None:
+    found = simulate(replace(ALONE, pods=20_000, timeout=1.0))
+    assert found.lost > 15_000
+    assert found.retried > 150_000
+
+
+def test_back_off_saves_what_is_only_a_little_too_much() -> None:
+    found = simulate(replace(ALONE, timeout=0.5))
+    assert found.lost == 0
+    assert found.retried > 0
+
+
+def test_a_longer_timeout_saves_it() -> None:
+    found = simulate(replace(ALONE, timeout=2.0))
+    assert found.lost == found.retried == 0
+
+
+def test_nothing_arrives_without_patience() -> None:
+    found = simulate(replace(ALONE, timeout=1e-6, retries=0))
+    assert found.lost == 1_000
+    assert found.seconds == math.inf
+
+
+@pytest.mark.parametrize("pods", [1_000, 10_000, 100_000, 1_000_000])
+def test_replicas_needed_are_enough_and_not_twice_too_many(pods: int) -> None:
+    plan = Rollout(pods, 2 * MB)
+    needed = replicas_needed(plan, within=15.0)
+    assert simulate(replace(plan, replicas=needed)).seconds <= 15.0 * 1.001
+    if needed > 2:
+        assert simulate(replace(plan, replicas=needed // 2)).seconds > 15.0
+
+
+def test_same_seed_same_answer() -> None:
+    plan = replace(ALONE, timeout=1.5)
+    assert simulate(plan) == simulate(plan)
+
+
+def test_page_has_the_tables_of_this_simulation() -> None:
+    text = page.PAGE.read_text()
+    assert page.render(text) == text, "run: make bench-docs"

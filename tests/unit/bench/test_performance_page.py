@@ -1,0 +1,60 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from docs import performance
+from tests.bench import machine
+from tests.bench.__main__ import ROWS
+from tests.bench.table import Chart, Figure, Result, at_most, document
+
+
+def measured(row: str, *, size: str = "full", note: str = "") -> dict[str, Any]:
+    """What `make bench` keeps."""
+    result = Result(
+        [Figure("longest turn", "ms", [3.0, 4.0], "nginx", [2.0, 2.0], at_most(5))],
+        [Chart(row, "A picture", "ms", ["1", "2"], {"ours": [1.0, 2.0]})],
+        [note] if note else [],
+    )
+    noise = {"rounds": [], "verdict": "other programs use 50% of the processors"}
+    return {
+        "row": row,
+        "size": size,
+        "repeats": 2,
+        "minutes": 1.0,
+        "machine": machine.describe(),
+        "noise": noise,
+        **document(result),
+    }
+
+
+def test_page_has_a_block_for_every_row() -> None:
+    page = performance.PAGE.read_text()
+    for name in ("summary", *ROWS):
+        assert page.count(performance.begin(name)) == 1
+    assert page.count(performance.END) == len(ROWS) + 1
+
+
+def test_figures_replace_what_was_between_the_marks_and_nothing_else() -> None:
+    page = performance.PAGE.read_text()
+    once = performance.render(page, {"herd": measured("herd", note="No cgroup here.")})
+    assert "| longest turn (ms) | 3.5 (3–4) | nginx 2 (2–2) | 1.75× | ≤ 5 | met |" in once
+    assert "* No cgroup here." in once
+    assert "too noisy to tell:** other programs use 50%" in once
+    assert "](pictures/herd.svg)" in once
+    assert performance.render(once, {"herd": measured("herd", note="No cgroup here.")}) == once
+    assert once.partition("### slow")[2] == page.partition("### slow")[2]
+
+
+def test_a_run_that_only_tried_the_benchmark_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "herd.json").write_text(json.dumps(measured("herd", size="small")))
+    (tmp_path / "slow.json").write_text(json.dumps(measured("slow")))
+    assert list(performance.read(tmp_path)) == ["slow"]
+
+
+def test_a_lost_mark_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no block for herd"):
+        performance.render(
+            performance.begin("summary") + performance.END, {"herd": measured("herd")}
+        )
