@@ -81,6 +81,17 @@ ALERTS: tuple[Alert, ...] = (
         "Registries or object servers do not give what AutoWasms ask for.",
     ),
     Alert(
+        "AutoWasmPollsFail",
+        lambda d: (
+            f'(sum(rate(autowasm_polls_total{{outcome!~"unchanged|changed|outdated"}}[{d.text("30m")}])) > 0)'
+            f" / sum(rate(autowasm_polls_total[{d.text('30m')}])) > 0.5"
+        ),
+        "15m",
+        "warning",
+        "{{ $value | humanizePercentage }} of the polls of sources fail.",
+        "Tags that `refreshInterval` follows are not followed. What is published stays, and its status may say Synced.",
+    ),
+    Alert(
         "AutoWasmModulesNotServed",
         lambda d: f'sum(rate(autowasm_blob_responses_total{{status=~"5.."}}[{d.text("5m")}])) > 0',
         "2m",

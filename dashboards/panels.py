@@ -97,6 +97,11 @@ FETCHING = (
         (f"sum(autowasm_breakers_open{{{S}}})", "sources left alone"),
     ),
     graph(
+        "Requests to sources",
+        "A second, by host: logins, manifests, modules, polls.",
+        (rate("autowasm_source_requests_total", "host"), "{{host}}"),
+    ),
+    graph(
         "Store",
         "Bytes, of those published, and what there may be.",
         (f"max(autowasm_blob_bytes{{{S}}})", "stored"),

@@ -30,6 +30,7 @@ from autowasm.artifacts.pullsecrets import ServiceAccounts
 from autowasm.blobs.pins import Pins
 from autowasm.blobs.retention import Retention
 from autowasm.blobs.store import BlobStore
+from autowasm.controller.copying import PublishedCopies
 from autowasm.controller.gathering import Gathering
 from autowasm.controller.healing import Healing, Mesh, Outage
 from autowasm.controller.interfaces import (
@@ -43,6 +44,7 @@ from autowasm.controller.loading import Loading, Workloads
 from autowasm.controller.mode import Mode
 from autowasm.controller.permits import Permits
 from autowasm.controller.policyfile import PolicyFile
+from autowasm.controller.polling import Polling, Polls
 from autowasm.controller.reach import check_reach
 from autowasm.controller.reconciler import AutoWasmReconciler
 from autowasm.controller.spreading import Spreading
@@ -299,11 +301,19 @@ class _Process:
         settings, pools = self._settings, self._pools
         policy = AddressPolicy(allow=settings.outgoing.allow_cidr, deny=settings.outgoing.deny_cidr)
         registry = RegistryClient(
-            outgoing=settings.outgoing, limits=settings.limits, pools=pools, policy=policy
+            outgoing=settings.outgoing,
+            limits=settings.limits,
+            pools=pools,
+            policy=policy,
+            on_request=self._metrics.requests.sent,
         )
         stack.push_async_callback(registry.close)
         session = ObjectSession(
-            outgoing=settings.outgoing, limits=settings.limits, pools=pools, policy=policy
+            outgoing=settings.outgoing,
+            limits=settings.limits,
+            pools=pools,
+            policy=policy,
+            on_request=self._metrics.requests.sent,
         )
         stack.push_async_callback(session.close)
         return ArtifactFetcher(
@@ -332,10 +342,22 @@ class _Process:
         loading = self._make_loading(mode, gathering)
         jobs = FetchJobs(fetcher, limits=settings.fetch, tasks=self._tasks, on_change=queue.add)
         self._permits = Permits(fetcher, limits=settings.fetch, on_change=queue.add)
-        reconciler = self._make_reconciler(mode, jobs, published)
-        gate = StartupGate(
+        polling = Polling(
+            fetcher, settings=settings.poll, metrics=self._metrics, on_change=queue.add
+        )
+        reconciler = self._make_reconciler(mode, jobs, published, polling)
+        copies = PublishedCopies(
             reconciler,
-            settled=reconciler.settled,
+            publisher=mode.publisher,
+            store=self._store,
+            copy=self._peers.copy if self._peers is not None else None,
+            limits=settings.fetch,
+            tasks=self._tasks,
+            on_change=queue.add,
+        )
+        gate = StartupGate(
+            copies,
+            settled=lambda key: reconciler.settled(key) and copies.settled(key),
             report=lambda ok, why: self._health.set("start-up", ok, why),
         )
         self._tasks.create_task(gate.run(settings.startup_deadline), name="start-up gate")
@@ -376,6 +398,7 @@ class _Process:
         if self._elector is not None:
             self._election = self._tasks.create_task(self._elector.run(), name="election")
         self._tasks.create_task(self._permits.run(), name="permits")
+        self._tasks.create_task(polling.run(self._leadership), name="polling")
         self._tasks.create_task(self._policy.run(policy_changed), name="policy file")
         self._tasks.create_task(controller.run(), name="controller")
         if self._healing is not None:
@@ -412,7 +435,7 @@ class _Process:
         )
 
     def _make_reconciler(
-        self, mode: Mode, jobs: FetchJobs, published: PublishedModules
+        self, mode: Mode, jobs: FetchJobs, published: PublishedModules, polls: Polls
     ) -> AutoWasmReconciler:
         cluster = self._settings.cluster
         return AutoWasmReconciler(
@@ -431,6 +454,7 @@ class _Process:
             leadership=self._leadership,
             prepared=getattr(mode, "prepared", None),
             spreading=Spreading(self._replicas, tasks=self._tasks, on_change=self._queue.add),
+            polls=polls,
             heal=self._healing.wanted if self._healing is not None else lambda *_: 0,
         )
 

@@ -124,12 +124,12 @@ class ServeLimits:
     send_base: float = 30.0
     """A send may take this long plus one second for each `send_rate` bytes."""
     send_rate: int = 64 * 1024
-    sendfile_chunk: int = 256 * 1024
-    """Bytes for one sendfile call: larger ones hold the loop for longer and, measured at 64 clients, send no faster."""
+    sendfile_chunk: int = 512 * 1024
+    """Bytes for one sendfile call: larger ones hold the loop for longer and, as measured, send no faster."""
     copies: int = 8
     """`sendfile_chunk`s copied in one turn of the loop, of all sends together, beyond the first of each send."""
-    accepts: int = 128
-    """Connections taken in one turn of the loop, some 5 ms; fewer let the backlog overflow when 5 000 come at once."""
+    accepts: int = 64
+    """Connections taken in one turn of the loop, some 2 ms."""
     backlog: int = 4096
     """Thousands of sidecars connect in one second; 128 drops SYNs and costs them 1 to 3 s."""
     held_known: float = 10.0
@@ -215,13 +215,35 @@ class FetchLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class PollSettings:
+    """How often sources with a `refreshInterval` are asked, all together (design D12). Seconds, counts."""
+
+    look: float = 1.0
+    """Between two looks at what is due: the shortest interval is 30 s."""
+    rate: float = 5.0
+    """Polls begun in a second, of all sources: 9 000 sources every half hour. More than that are late, in turns over
+    namespaces."""
+    burst: int = 10
+    """Polls begun at once after quiet."""
+    at_once: int = 16
+    """Under way at a time: half of the fetches' places, so that polls never keep a new AutoWasm waiting."""
+    per_namespace: int = 2
+    """The same for one namespace, whose registry may hang."""
+    jitter: float = 0.1
+    """An interval is longer or shorter by up to this share: what began together does not stay together."""
+    retry_first: float = 60.0
+    """After a failure (or the interval, if that is less), doubling up to `retry_most` (or the interval, if that is more)."""
+    retry_most: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
 class LoopLimits:
     """How much the event loop does at a time, and when it counts as held. Seconds and counts."""
 
     switch: float = 0.001
     """A thread that parses gives the interpreter to the loop after this; with Python's 5 ms each wake-up waits twice 5."""
-    ready: int = 16
-    """Sockets handled in one turn: a request costs about 0.1 ms, and leases and probes wait for the turn's end."""
+    ready: int = 8
+    """Sockets handled in one turn: a send costs 0.1 to 0.4 ms, and leases and probes wait for the turn's end."""
     blocked: float = 0.05
     """A turn longer than this is told: sidecars that fetch and the kubelet that asks for health wait meanwhile."""
     quiet: float = 10.0
@@ -487,5 +509,6 @@ class Settings:
     sightings: SightingLimits = field(default_factory=SightingLimits)
     healing: HealingSettings = field(default_factory=HealingSettings)
     proof: ProofSettings = field(default_factory=ProofSettings)
+    poll: PollSettings = field(default_factory=PollSettings)
     standalone: Standalone | None = None
     cluster: Cluster | None = None

@@ -53,6 +53,14 @@ CASES = (
             ('autowasm_fetches_total{kind="registry",reason="Success"}', "0+1x200"),
         ),
     ),
+    Case(
+        "AutoWasmPollsFail",
+        (
+            ('autowasm_polls_total{outcome="RegistryUnavailable"}', counter(9)),
+            ('autowasm_polls_total{outcome="unchanged"}', "0+1x200"),
+            ('autowasm_polls_total{outcome="changed"}', "0+1x200"),
+        ),
+    ),
     Case("AutoWasmModulesNotServed", (('autowasm_blob_responses_total{status="503",method="GET"}', counter(1)),)),
     Case("AutoWasmUnknownModules", (('autowasm_blob_cache_requests_total{kind="unknown"}', counter(1)),)),
     Case("AutoWasmStorageFull", (("autowasm_storage_full", gauge(0, 1)),)),

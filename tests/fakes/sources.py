@@ -62,6 +62,16 @@ class FakeSource:
             raise SourceNotFound(f"{image} is not there", reason="ImageNotFound")
         return self._pinned(self._pinned_name(image, self.images[image]))
 
+    async def has_moved(
+        self, source: Source, known: Record, *, credential: Credential | None
+    ) -> bool | None:
+        assert source.registry is not None
+        image = source.registry.image
+        await self._step("head", image, credential)
+        if image not in self.images:
+            raise SourceNotFound(f"{image} is not there", reason="ImageNotFound")
+        return self._pinned_name(image, self.images[image]) != known.image
+
     async def pin(self, record: Record, *, credential: Credential | None) -> Pinned:
         await self._step("pin", record.image, credential)
         if record.image not in self._contents:

@@ -5,12 +5,17 @@ share.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
+from autowasm.api.record import Record
 from autowasm.artifacts.pullsecrets import Access
-from autowasm.artifacts.source import FetchRequest, ModuleSource, SourceKey
+from autowasm.artifacts.source import FetchRequest, ModuleSource, Pinned, SourceKey
 from autowasm.digest import Sha256Hex
 from autowasm.errors import ContentRejected
 from autowasm.registry.credentials import Credential
+
+DAMAGED_ON_THE_WAY: Final = frozenset({"DigestMismatch", "SizeMismatch"})
+"""Reasons that say nothing about the content itself: the next try may bring the right bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,20 @@ class Attempt:
     def credential(self) -> Credential | None:
         """What is shown to the source."""
         return self.access.credential
+
+    def record(self, pinned: Pinned, module: Module) -> Record:
+        """What its source resolved to."""
+        return Record(
+            source=str(self.request.source),
+            sha256=module.sha256,
+            size=module.size,
+            abi=module.abi,
+            image=pinned.image,
+            url=pinned.url,
+            etag=pinned.etag,
+            last_modified=pinned.last_modified,
+            secret_uid=self.access.secret_uid,
+        )
 
 
 def check_promised(request: FetchRequest, module: Module) -> None:

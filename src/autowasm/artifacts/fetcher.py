@@ -20,7 +20,7 @@ import structlog
 
 from autowasm.api.record import Record, belongs_to
 from autowasm.artifacts.access import AccessReader, explain_denied
-from autowasm.artifacts.attempt import Attempt, Module, check_promised
+from autowasm.artifacts.attempt import DAMAGED_ON_THE_WAY, Attempt, Module, check_promised
 from autowasm.artifacts.beside import copied_or
 from autowasm.artifacts.breaker import Breakers
 from autowasm.artifacts.flights import Flights
@@ -39,9 +39,6 @@ from autowasm.wasm.module import inspect_module
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
-
-_DAMAGED_ON_THE_WAY = frozenset({"DigestMismatch", "SizeMismatch"})
-"""Reasons that say nothing about the content itself: the next try may bring the right bytes."""
 
 
 class ArtifactFetcher:
@@ -108,7 +105,7 @@ class ArtifactFetcher:
                 claim.hold(record.sha256, size)
             return record
         attempt = await self._attempt(request)
-        try:
+        with self._judged(attempt):
             pinned = await self._pin(attempt)
             sha256 = record.sha256 if record is not None else pinned.sha256
             # Not in the flight: others who share it have shares of their own.
@@ -117,35 +114,37 @@ class ArtifactFetcher:
             ) as claim:
                 pinned, module = await self._obtain(attempt, pinned)
                 claim.hold(module.sha256, module.size)
-        except SourceDenied as error:
-            raise explain_denied(request, attempt.access, error) from error
-        self._breakers.succeeded(attempt.key)
         check_promised(request, module)
-        if record is not None:
-            return record
-        return Record(
-            source=str(request.source),
-            sha256=module.sha256,
-            size=module.size,
-            abi=module.abi,
-            image=pinned.image,
-            url=pinned.url,
-            etag=pinned.etag,
-            last_modified=pinned.last_modified,
-            secret_uid=attempt.access.secret_uid,
-        )
+        return record if record is not None else attempt.record(pinned, module)
 
     async def access(self, request: FetchRequest) -> Access:
         """The login that the request's own Secret gives it now. Raises as `fetch`; asks no source."""
         return await self._access.read(request)
 
+    async def has_moved(self, request: FetchRequest, known: Record) -> bool | None:
+        """Whether the source names other content than `known`; None: only a fetch tells. Raises as `fetch`."""
+        attempt = await self._attempt(request)
+        source, credential = attempt.source, attempt.credential
+        look = partial(source.has_moved, request.source, known, credential=credential)
+        with self._judged(attempt):
+            return await self._flights.join(
+                ("look", str(request.source), known.origin, attempt.key.credential),
+                partial(self._counted, attempt, "look", look),
+                place=self._place(attempt),
+            )
+
     async def prove(self, request: FetchRequest) -> None:
         """Raises as `fetch` unless the request's own login may have what its record names. Downloads nothing."""
         attempt = await self._attempt(request)
-        try:
+        with self._judged(attempt):
             await self._pin(attempt)
+
+    @contextmanager
+    def _judged(self, attempt: Attempt) -> Iterator[None]:
+        try:
+            yield
         except SourceDenied as error:
-            raise explain_denied(request, attempt.access, error) from error
+            raise explain_denied(attempt.request, attempt.access, error) from error
         self._breakers.succeeded(attempt.key)
 
     async def _attempt(self, request: FetchRequest) -> Attempt:
@@ -232,7 +231,7 @@ class ArtifactFetcher:
         try:
             fetched, module = await self._download(attempt, pinned)
         except ContentRejected as error:
-            if pinned.content_key and error.reason not in _DAMAGED_ON_THE_WAY:
+            if pinned.content_key and error.reason not in DAMAGED_ON_THE_WAY:
                 verdict = ContentRejected(str(error), reason=error.reason)  # without the frames
                 keep(self._refused, pinned.content_key, verdict)
             raise

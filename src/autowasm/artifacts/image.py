@@ -12,7 +12,7 @@ from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import Source
 from autowasm.artifacts.source import Pinned, SourceKey
 from autowasm.artifacts.unpack import known_sha256, pull_module
-from autowasm.errors import SpecError
+from autowasm.errors import SourceUnavailable, SpecError
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
 from autowasm.registry.client import RegistryClient, ResolvedImage
@@ -40,6 +40,19 @@ class ImageSource:
     async def resolve(self, source: Source, *, credential: Credential | None) -> Pinned:
         """One or two manifests: the one that is named, and its runnable child if it is an index."""
         return await self._pinned(_reference(source), credential)
+
+    async def has_moved(
+        self, source: Source, known: Record, *, credential: Credential | None
+    ) -> bool | None:
+        """HEAD of the manifest. None where the registry announces no digest, or answers no HEAD."""
+        reference = _reference(source)
+        try:
+            digest = await self._client.head(reference, credential=credential)
+        except SourceUnavailable as error:
+            if error.reason != "UnexpectedAnswer":
+                raise
+            return None
+        return None if digest is None else str(reference.pinned(digest)) != known.image
 
     async def pin(self, record: Record, *, credential: Credential | None) -> Pinned:
         """The manifest that the record names, by digest."""

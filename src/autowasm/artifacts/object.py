@@ -51,6 +51,12 @@ class HttpObjectSource:
         """Nothing to ask: the answer to the GET tells what the URL names, and signed URLs refuse a HEAD."""
         return Pinned(url=_url(source))
 
+    async def has_moved(
+        self, source: Source, known: Record, *, credential: Credential | None
+    ) -> bool | None:
+        """Nothing to ask: the GET is conditional."""
+        return None
+
     async def pin(self, record: Record, *, credential: Credential | None) -> Pinned:
         """The URL again; whether it still holds the same bytes, only the bytes tell."""
         return Pinned(url=record.url)

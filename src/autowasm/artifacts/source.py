@@ -83,6 +83,11 @@ class ModuleSource(Protocol):
     async def resolve(self, source: Source, *, credential: Credential | None) -> Pinned:
         """Ask the server what the source names now: proof, too, that this credential may have it."""
 
+    async def has_moved(
+        self, source: Source, known: Record, *, credential: Credential | None
+    ) -> bool | None:
+        """Whether the source names other content than `known`, asked as cheaply as can be; None: only a fetch tells."""
+
     async def pin(self, record: Record, *, credential: Credential | None) -> Pinned:
         """The content that a record names, for `fetch`."""
 

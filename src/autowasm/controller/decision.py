@@ -1,7 +1,7 @@
 """decide(): use a record that is there, or resolve the source? Pure; design D7 and D12 in one page.
 
 Not the fetching. Invariant: a restart alone never leads to a resolution, and a moved tag rolls out only where the user
-asked for it (another source, `pullPolicy: Always`, the refresh annotation).
+asked for it (another source, `pullPolicy: Always`, `refreshInterval`, the refresh annotation).
 """
 
 from collections.abc import Collection, Iterator
@@ -36,16 +36,20 @@ def decide(
     live: Record | None,
     previous: Status,
     lost: Collection[Record] = (),
+    found: Record | None = None,
 ) -> Use | Resolve:
     """`live`: the record of the EnvoyFilter in place. `previous`: the status as it was last written.
 
     `lost`: records that their origin has no more; only what is live is held on to nevertheless.
+    `found`: what a poll found to be named now, fetched and checked.
     """
     wish = _wish(autowasm)
     if refresh_wanted(autowasm, previous):
         return Resolve(wish)
     expected = autowasm.spec.filter.sha256
     source = str(autowasm.spec.filter.source)
+    if found is not None and found not in lost and _may_be_used(found, autowasm, previous):
+        return Use(found)
     for record in _candidates(live, previous):
         if record in lost and record != live:
             continue
@@ -54,6 +58,17 @@ def decide(
                 return Resolve(wish)
             return Use(record)
     return Resolve(wish)
+
+
+def _may_be_used(found: Record, autowasm: AutoWasm, previous: Status) -> bool:
+    """Not if the spec asks for another, or for a look that is later than the poll's."""
+    spec = autowasm.spec.filter
+    changed = autowasm.metadata.generation != previous.observed_generation
+    return (
+        belongs_to(found, str(spec.source))
+        and spec.sha256 in {None, found.sha256}
+        and not (changed and autowasm.pull_policy is PullPolicy.ALWAYS)
+    )
 
 
 def _wish(autowasm: AutoWasm) -> str:

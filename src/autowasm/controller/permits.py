@@ -14,8 +14,12 @@ from typing import Final
 
 import structlog
 
+from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.fetcher import ArtifactFetcher
 from autowasm.artifacts.source import FetchRequest
+from autowasm.controller.decision import Resolve, Use
+from autowasm.controller.follower import fetch_request
+from autowasm.controller.subject import Subject
 from autowasm.errors import AutoWasmError, SourceUnavailable, StorageError
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import FetchLimits
@@ -155,3 +159,14 @@ class Permits:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def permit_of(
+    permits: Permits | None, subject: Subject, autowasm: AutoWasm, decision: Use | Resolve
+) -> AutoWasmError | bool:
+    """As `Permits.verdict`: may its own Secret have the record that is to be used? Resolving afresh asks the registry itself."""
+    if permits is None or not isinstance(decision, Use):
+        return True
+    record = decision.record
+    request = fetch_request(autowasm, record=record)
+    return permits.verdict(subject.key, request, published=record == subject.live)

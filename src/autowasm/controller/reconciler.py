@@ -7,7 +7,6 @@ writes nothing and resolves nothing, but has what is published (`follower.py`).
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -21,14 +20,15 @@ from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.published import PublishedModules
 from autowasm.blobs.store import BlobStore
 from autowasm.controller import statuses
-from autowasm.controller.decision import Resolve, Use, decide
+from autowasm.controller.decision import Use, decide
 from autowasm.controller.follower import GONE_RETRY, Follower, fetch_request
 from autowasm.controller.interfaces import Announce, AutoWasmLookup, Publisher, announce_nothing
 from autowasm.controller.jobs import Done, FetchFailed, FetchJobs, Running
 from autowasm.controller.lost import LostRecords, explain_lost
 from autowasm.controller.origins import remember_origins, remember_orphan
-from autowasm.controller.permits import Permits
-from autowasm.controller.podstatus import Said
+from autowasm.controller.permits import Permits, permit_of
+from autowasm.controller.podstatus import Said, utc_now
+from autowasm.controller.polling import NoPolls, Polls
 from autowasm.controller.reporting import StatusReporter
 from autowasm.controller.spreading import Spread, Spreading
 from autowasm.controller.subject import Subject
@@ -42,17 +42,11 @@ from autowasm.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 
-
 NO_ROOM_RETRY = 30.0
 """Seconds until a module that is here, but is more than its namespace may publish, is looked at again."""
 
 FETCHING_SHOWN_AFTER = 1.0
 """Seconds. A shorter fetch goes straight to `Synced`: no writes for phases that nobody can see."""
-
-
-def utc_now() -> str:
-    """RFC 3339, whole seconds, as metav1.Time prints it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class AutoWasmReconciler:
@@ -77,6 +71,7 @@ class AutoWasmReconciler:
         prepared: Callable[[], Awaitable[None]] | None = None,
         spreading: Spreading | None = None,
         heal: Callable[[ObjectKey, Mapping[str, Any] | None, str], int] = lambda *_: 0,
+        polls: Polls | None = None,
         now: Callable[[], str] = utc_now,
     ) -> None:
         """`prepared` returns once a new leader has read what its first writes need; `heal` is `Healing.wanted`."""
@@ -97,6 +92,7 @@ class AutoWasmReconciler:
         self._reporter = StatusReporter(publisher, metrics=metrics, pods=pods, announce=announce)
         self._follower = Follower(jobs, store=store, published=published)
         self._lost = LostRecords()
+        self._polls = polls or NoPolls()
 
     async def reconcile(self, key: ObjectKey) -> Result:
         """Make the world match the object of this name. Raises what the writes raise; the queue then retries."""
@@ -111,11 +107,7 @@ class AutoWasmReconciler:
         return self._follow(key)
 
     def _follow(self, key: ObjectKey) -> Result:
-        self._lost.forget(key)
-        if self._permits is not None:
-            self._permits.forget(key)
-        if self._spreading is not None:
-            self._spreading.forget(key)
+        self._let_go(key)
         found = self._objects.lookup(key)
         if found is None:
             self._forget(key)
@@ -141,11 +133,13 @@ class AutoWasmReconciler:
             self._check(autowasm)
         except SpecError as error:
             self._jobs.forget(key)
+            self._polls.forget(key)
             remember_origins(self._published, subject, None)
             return await self._failed(subject, error)
         remember_origins(self._published, subject, autowasm)
         if autowasm.metadata.deletion_timestamp is not None:
             self._jobs.forget(key)
+            self._polls.forget(key)
             return Result()
         return await self._pursue(subject, autowasm)
 
@@ -176,9 +170,13 @@ class AutoWasmReconciler:
         """Get the module that the spec asks for, and publish it once it is here."""
         key = subject.key
         decision = decide(
-            autowasm, live=subject.live, previous=subject.previous, lost=self._lost.of(key)
+            autowasm,
+            live=subject.live,
+            previous=subject.previous,
+            lost=self._lost.of(key),
+            found=self._polls.found(key, autowasm),
         )
-        permit = self._permit(subject, autowasm, decision)
+        permit = permit_of(self._permits, subject, autowasm, decision)
         if isinstance(permit, AutoWasmError):
             if self._lost.give_up(subject, decision, permit):
                 return Result(requeue_after=0.0)
@@ -206,16 +204,6 @@ class AutoWasmReconciler:
                 error = explain_lost(decision, error)
                 return await self._failed(subject, error, retry_in=retry_in)
 
-    def _permit(
-        self, subject: Subject, autowasm: AutoWasm, decision: Use | Resolve
-    ) -> AutoWasmError | bool:
-        """Whether its own Secret allows the record (design D11); resolving afresh asks the registry itself."""
-        if self._permits is None or not isinstance(decision, Use):
-            return True
-        record = decision.record
-        request = fetch_request(autowasm, record=record)
-        return self._permits.verdict(subject.key, request, published=record == subject.live)
-
     async def _publish(self, subject: Subject, autowasm: AutoWasm, record: Record) -> Result:
         try:
             self._admit(str(subject.key), subject.key.namespace, record.sha256)
@@ -239,10 +227,12 @@ class AutoWasmReconciler:
                 digest=record.sha256,
                 previous_digest=subject.in_place,
             )
-        await self._reporter.write(
-            subject,
-            statuses.synced(autowasm, record, previous=subject.previous, now=self._now()),
-        )
+        refused = self._polls.published(subject.key, autowasm, record)
+        if refused is None:
+            status = statuses.synced(autowasm, record, previous=subject.previous, now=self._now())
+            await self._reporter.write(subject, status)
+        else:  # what is in place stays; people want to know nevertheless (D6)
+            await self._failed(subject, refused)
         self._jobs.forget(subject.key)
         self._lost.forget(subject.key)
         if self._spreading is not None:
@@ -255,12 +245,8 @@ class AutoWasmReconciler:
             return True
         state = self._spreading.state(subject.key, record.sha256)
         if state is Spread.TELL:
-            status = statuses.spreading(
-                record,
-                live=subject.in_place is not None,
-                previous=subject.previous,
-                now=self._now(),
-            )
+            live, previous = subject.in_place is not None, subject.previous
+            status = statuses.spreading(record, live=live, previous=previous, now=self._now())
             await self._reporter.write(subject, status)
             self._spreading.told(subject.key)
         return state is Spread.DONE
@@ -297,10 +283,15 @@ class AutoWasmReconciler:
     def _forget(self, key: ObjectKey) -> None:
         """The object is gone."""
         self._jobs.forget(key)
+        self._let_go(key)
+        remember_orphan(self._published, key, self._publisher.left_behind(key))
+        self._reporter.forget(key)
+
+    def _let_go(self, key: ObjectKey) -> None:
+        """What only a leader keeps of an object."""
+        self._polls.forget(key)
+        self._lost.forget(key)
         if self._permits is not None:
             self._permits.forget(key)
         if self._spreading is not None:
             self._spreading.forget(key)
-        remember_orphan(self._published, key, self._publisher.left_behind(key))
-        self._lost.forget(key)
-        self._reporter.forget(key)

@@ -4,6 +4,7 @@ Not a timer. Invariant: an error that only a change of the spec can mend is neve
 """
 
 from autowasm.api.v1alpha1 import Source
+from autowasm.artifacts.attempt import DAMAGED_ON_THE_WAY
 from autowasm.backoff import Backoff
 from autowasm.errors import (
     AddressBlocked,
@@ -28,7 +29,7 @@ def retry_delay(
     if isinstance(error, SpecError):
         # Of a fetch, only the pull secret: it is not watched, and mending it changes no spec.
         return Backoff(limits.denied_retry, limits.denied_retry).delay(1)
-    if isinstance(error, ContentRejected):
+    if isinstance(error, ContentRejected) and error.reason not in DAMAGED_ON_THE_WAY:
         if source.registry is not None and ImageReference.parse(source.registry.image).is_pinned:
             return None
         return Backoff(limits.not_found_retry, limits.not_found_retry).delay(1)

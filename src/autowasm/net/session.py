@@ -61,10 +61,12 @@ class ObjectSession:
         pools: Pools,
         policy: AddressPolicy | None,
         resolver: Callable[..., Any] = socket.getaddrinfo,
+        on_request: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`policy` None: every address may be reached. `resolver` is the system's but in tests."""
+        """`on_request` hears of each request's `HOST[:PORT]`. `policy` None: every address may be reached. `resolver` is the system's but in tests."""
         self._trust = tls.Trust(outgoing, may_be_insecure=False)
         self._resolver = resolver
+        self._on_request = on_request
         self._limits = limits
         self._pools = pools
         self._policy = policy
@@ -156,6 +158,7 @@ class ObjectSession:
             target = yarl.URL(url, encoded=url.isascii() and " " not in url)
             async with asyncio.timeout(self._limits.answer_timeout):
                 trusted = await self._trusted(target)
+                self._on_request(urlsplit(url).netloc.lower())
                 return await session.get(
                     target, allow_redirects=False, headers=headers, ssl=trusted
                 )

@@ -66,15 +66,21 @@ class RegistryClient:
         pools: Pools,
         policy: AddressPolicy | None,
         resolver: "Resolver | None" = None,
+        on_request: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`policy` None: every address may be reached (`wasmc`, run by a person). `resolver` None: the system's.
 
-        Raises UsageError.
+        `on_request` hears of each request's `HOST[:PORT]`, in any thread. Raises UsageError.
         """
         self._limits = limits
         self._pools = pools
         self._repositories = Repositories(
-            outgoing=outgoing, limits=limits, pools=pools, policy=policy, resolver=resolver
+            outgoing=outgoing,
+            limits=limits,
+            pools=pools,
+            policy=policy,
+            resolver=resolver,
+            on_request=on_request,
         )
 
     async def close(self) -> None:

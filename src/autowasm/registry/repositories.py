@@ -42,12 +42,14 @@ class Repositories:
         pools: Pools,
         policy: AddressPolicy | None,
         resolver: "Resolver | None" = None,
+        on_request: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Raises UsageError. `resolver` None: the system's."""
         self._outgoing = outgoing
         self._limits = limits
         self._pools = pools
         self._policy = policy
+        self._on_request = on_request
         self._resolver = resolver or socket.getaddrinfo
         self._trust = Trust(outgoing)
         self._proxies = ProxyRules(
@@ -138,6 +140,7 @@ class Repositories:
             ),
             logins=self._logins,
             budgets=self._budgets,
+            on_request=self._on_request,
             limits=self._limits,
         )
         return Repository(transport, reference, credential=credential, limits=self._limits)

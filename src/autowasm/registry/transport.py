@@ -89,6 +89,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         limits: Limits,
         logins: Logins,
         budgets: Budgets,
+        on_request: Callable[[str], None],
     ) -> None:
         """`actions` are what a token is asked for: `pull` or `pull,push`. `tls`: the context for a host."""
         super().__init__(insecure=plain_http)
@@ -98,6 +99,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         self._limits = limits
         self._logins = logins
         self._budgets = budgets
+        self._on_request = on_request
         self._credential = credential
         self._fingerprint = fingerprint_of(credential)
         self._host = reference.host
@@ -255,6 +257,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         pause = self._budgets.reserve(host, self._fingerprint)
         if pause > 0:
             transfer.pause(pause)
+        self._on_request(host)
         transfer.expect_answer(timeout)
         with contextlib.ExitStack() as opened, network_errors(url):
             data = (

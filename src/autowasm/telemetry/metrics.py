@@ -1,8 +1,8 @@
 """All Prometheus collectors, as one object bound to a registry that is passed in.
 
-Not a place for logic. Invariant: labels are bounded (never a digest, a Pod or a host that a tenant chooses; an object's name
-only of the few that `objects.py` names), units are base units, and every collector is defined here or in
-`work.py`, `objects.py` and `followed.py` beside this. `make reference` writes docs/metrics.md from them.
+Not a place for logic. Invariant: labels are bounded (never a digest or a Pod; an object's name only of the few that
+`objects.py` names, a host of the few that `requests.py` does), units are base units, and every collector is defined here or in
+`work.py`, `objects.py`, `requests.py` and `followed.py` beside this. `make reference` writes docs/metrics.md from them.
 """
 
 import platform
@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from autowasm.telemetry.followed import InformerMetrics
 from autowasm.telemetry.objects import ObjectMetrics
+from autowasm.telemetry.requests import RequestMetrics
 from autowasm.telemetry.turns import BOUNDS, Turns
 from autowasm.telemetry.work import ControllerMetrics, WorkQueueMetrics
 
@@ -80,7 +81,7 @@ class Metrics:
         self.sends = Gauge("autowasm_blob_sends", "Blob sends in flight.", registry=r)
         self.sends_aborted = Counter(
             "autowasm_blob_sends_aborted_total",
-            "Sends that did not finish, by cause: client, deadline, storage, stop.",
+            "Sends that did not finish, by cause: client, deadline, storage, stop, or a fault of ours.",
             ["cause"],
             registry=r,
         )
@@ -107,6 +108,13 @@ class Metrics:
             "AutoWasms whose module not all matched sidecars are known to have fetched; told by the leader.",
             registry=r,
         )
+        self.polls = Counter(
+            "autowasm_polls_total",
+            "Sources asked because of `refreshInterval`, by outcome: unchanged, changed, outdated, or a condition reason; told by the leader.",
+            ["outcome"],
+            registry=r,
+        )
+        self.requests = RequestMetrics(r)
         self.peer_copies = Counter(
             "autowasm_peer_copies_total",
             "Modules asked of other replicas, by outcome: copied, absent, failed, no_room.",

@@ -36,7 +36,8 @@ class ObjectMetrics(Collector):
     def __init__(self, registry: CollectorRegistry, now: Callable[[], float] = time.time) -> None:
         self._now = now
         self._unsynced: dict[tuple[str, str], Unsynced] = {}
-        self._resolved: dict[tuple[str, str], float] = {}
+        self._resolved: dict[tuple[str, str], tuple[float, float]] = {}
+        """When it was resolved as its status says, and when that was confirmed last."""
         registry.register(self)
 
     def synced(self, key: tuple[str, str]) -> None:
@@ -53,8 +54,13 @@ class ObjectMetrics(Collector):
         """Its source, which names no digest, was last resolved then (seconds since the epoch); None: there is no such source."""
         if at is None:
             self._resolved.pop(key, None)
-        else:
-            self._resolved[key] = at
+        elif key not in self._resolved or self._resolved[key][0] != at:
+            self._resolved[key] = (at, at)
+
+    def confirmed(self, key: tuple[str, str], at: float) -> None:
+        """Its source was asked then and names the same still. Holds until it is resolved anew."""
+        if key in self._resolved:
+            self._resolved[key] = (self._resolved[key][0], at)
 
     def forget(self, key: tuple[str, str]) -> None:
         """It is gone."""
@@ -69,7 +75,7 @@ class ObjectMetrics(Collector):
         """As of now."""
         longest = sorted(self._unsynced.items(), key=lambda item: (item[1].since, item[0]))
         now = self._now()
-        ages = [max(now - at, 0.0) for at in self._resolved.values()]
+        ages = [max(now - at, 0.0) for _, at in self._resolved.values()]
         return (self._named(longest[:NAMED]), self._tag_ages(ages))
 
     @staticmethod

@@ -133,3 +133,29 @@ def test_wish_differs_whenever_the_user_asks_again() -> None:
         for refresh in (None, "1", "2")
     }  # fmt: skip
     assert len(wishes) == 6
+
+
+def test_what_a_poll_found_replaces_what_is_live() -> None:
+    moved = recorded(TAG, sha256="c" * 64)
+    assert decide(object_of(TAG), live=OLD, previous=status(), found=moved) == Use(moved)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "previous"),
+    [
+        (object_of(TAG, refresh="now"), status()),
+        (object_of(TAG, generation=2, pullPolicy="Always"), status()),
+        (object_of(OTHER), status()),
+    ],
+    ids=["the user asks for a look now", "the spec was changed since", "another source"],
+)
+def test_a_later_wish_comes_before_what_a_poll_found(wanted: Any, previous: Status) -> None:
+    moved = recorded(TAG, sha256="c" * 64)
+    assert isinstance(decide(wanted, live=OLD, previous=previous, found=moved), Resolve)
+
+
+def test_what_a_poll_found_and_is_gone_since_is_not_used() -> None:
+    moved = recorded(TAG, sha256="c" * 64)
+    assert decide(object_of(TAG), live=OLD, previous=status(), found=moved, lost={moved}) == Use(
+        OLD
+    )

@@ -12,14 +12,18 @@ import pytest
 
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api import record as records
+from autowasm.api.record import Record
+from autowasm.api.v1alpha1 import AutoWasm, RegistrySource, Source
 from autowasm.artifacts.fetcher import ArtifactFetcher
 from autowasm.artifacts.published import PublishedModules
+from autowasm.artifacts.source import FetchRequest
 from autowasm.blobs.store import BlobStore
 from autowasm.controller import reconciler as module
 from autowasm.controller.jobs import FetchJobs
 from autowasm.controller.reconciler import AutoWasmReconciler
 from autowasm.errors import (
     AutoWasmError,
+    SourceDenied,
     SourceNotFound,
     SourceUnavailable,
     SpecError,
@@ -58,6 +62,7 @@ class World:
         self.registry = FakeSource()
         self.secrets = FakeSecrets()
         self.announced: Announced = []
+        self.polls = FoundByPolls()
         self.registry.add(IMAGE, wat.header_filter(WORLD))
         self.registry.add(OTHER, wat.header_filter(EARTH))
 
@@ -103,6 +108,27 @@ class World:
                 process.jobs.forget(key)
 
 
+class FoundByPolls:
+    """What a poll would have found, as a test says."""
+
+    def __init__(self) -> None:
+        self.record: Record | None = None
+        self.refused: AutoWasmError | None = None
+        self.told: list[Record] = []
+
+    def found(self, _key: ObjectKey, _autowasm: AutoWasm) -> Record | None:
+        return self.record
+
+    def published(
+        self, _key: ObjectKey, _autowasm: AutoWasm, record: Record
+    ) -> AutoWasmError | None:
+        self.told.append(record)
+        return self.refused
+
+    def forget(self, _key: ObjectKey) -> None:
+        self.told.clear()
+
+
 class Process:
     """The reconciler, with a queue that is as the real one."""
 
@@ -119,7 +145,7 @@ class Process:
         self.store = store
         self.metrics = metrics
         self.queue: WorkQueue[ObjectKey] = WorkQueue()
-        fetcher = ArtifactFetcher(
+        self.fetcher = fetcher = ArtifactFetcher(
             settings=settings,
             store=store,
             sources={"registry": world.registry},
@@ -139,6 +165,7 @@ class Process:
             envoy=EnvoyFetch(),
             metrics=metrics,
             announce=world.announce,
+            polls=world.polls,
             now=lambda: "2026-01-01T00:00:00Z",
         )
         self.controller = Controller(
@@ -670,3 +697,48 @@ async def test_times_stay_while_the_module_does(world: World, process: Process) 
     assert world.status["module"]["fetchedAt"] == before["module"]["fetchedAt"]
     times = [condition["lastTransitionTime"] for condition in world.status["conditions"]]
     assert times == ["2026-01-01T00:00:00Z"] * 3
+
+
+async def test_what_a_poll_found_goes_the_way_of_a_change(world: World, process: Process) -> None:
+    await process.apply()
+    before = world.live
+    world.registry.add(IMAGE, wat.header_filter(EARTH))
+    world.polls.record = await process.fetcher.fetch(
+        FetchRequest("default", Source(registry=RegistrySource(IMAGE)))
+    )
+    world.publisher.writes.clear()
+    await process.settle()
+    assert kinds(world) == ["envoyfilter", "status"]
+    assert world.live == sha(EARTH)
+    assert world.status["phase"] == "Synced"
+    assert world.status["history"][0]["sha256"] == sha(EARTH)
+    assert world.polls.told[-1] == world.polls.record
+    message = world.announced[-1][2]
+    assert message.startswith(f"sha256:{str(before)[:12]} → sha256:{sha(EARTH)[:12]}")
+
+
+async def test_what_a_poll_found_is_not_used_against_a_pin(world: World, process: Process) -> None:
+    await process.apply()
+    world.registry.add(IMAGE, wat.header_filter(EARTH))
+    world.polls.record = await process.fetcher.fetch(
+        FetchRequest("default", Source(registry=RegistrySource(IMAGE)))
+    )
+    await process.apply(sha256=sha(WORLD))
+    assert world.live == sha(WORLD)
+
+
+async def test_a_refused_poll_degrades_and_leaves_what_is_published(
+    world: World, process: Process
+) -> None:
+    await process.apply()
+    world.polls.refused = SourceDenied("no more")
+    world.publisher.writes.clear()
+    await process.settle()
+    await process.settle()
+    assert kinds(world) == ["status"], "told once"
+    assert world.status["phase"] == "Degraded"
+    assert "still in place" in world.status["message"]
+    assert world.live == sha(WORLD)
+    world.polls.refused = None
+    await process.settle()
+    assert world.status["phase"] == "Synced"

@@ -36,6 +36,8 @@ OBJECT = Source(object=ObjectSource("https://o.example/f"))
         (SpecError("spec.secret", "x"), 1, TAG, 300),
         (ContentRejected("x"), 1, TAG, 300),
         (ContentRejected("x"), 1, OBJECT, 300),
+        (ContentRejected("x", reason="DigestMismatch"), 1, PINNED, 1),
+        (ContentRejected("x", reason="SizeMismatch"), 99, TAG, 300),
     ],
 )
 def test_delay_is_what_the_error_says(

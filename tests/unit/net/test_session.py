@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -41,11 +41,12 @@ async def opened(
     limits: Limits = LIMITS,
     policy: AddressPolicy | None = LOOPBACK,
     ca_file: Path | None = None,
+    on_request: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[ObjectSession]:
     with Pools() as pools:
         outgoing = Outgoing(ca_file=ca_file)
         async with ObjectSession(
-            outgoing=outgoing, limits=limits, pools=pools, policy=policy
+            outgoing=outgoing, limits=limits, pools=pools, policy=policy, on_request=on_request
         ) as session:
             yield session
 
@@ -97,8 +98,10 @@ async def test_follows_redirects_to_the_end() -> None:
         else:
             await exchange.send(302, headers={"Location": "/end", "Set-Cookie": "a=b"})
 
-    async with ScriptedServer(script) as server, opened() as session:
+    told: list[str] = []
+    async with ScriptedServer(script) as server, opened(on_request=told.append) as session:
         assert await read(session, f"{server.url}/start") == b"module"
+        assert told == [server.host] * 2
     assert "cookie" not in server.requests[1].headers
 
 

@@ -5,7 +5,7 @@ import base64
 import contextlib
 import hashlib
 import json
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -84,11 +84,17 @@ def reference(server: ScriptedServer, name: str = "team/filter") -> ImageReferen
 
 
 @contextlib.asynccontextmanager
-async def client(limits: Limits = LIMITS, **outgoing: object) -> AsyncIterator[RegistryClient]:
+async def client(
+    limits: Limits = LIMITS,
+    on_request: Callable[[str], None] = lambda _: None,
+    **outgoing: object,
+) -> AsyncIterator[RegistryClient]:
     settings = replace(Outgoing(plain_http=frozenset({"127.0.0.1"})), **outgoing)  # type: ignore[arg-type]
     policy = AddressPolicy(allow=["127.0.0.0/8"], deny=["127.0.0.66/32"])
     with Pools(transfers=8) as pools:
-        made = RegistryClient(outgoing=settings, limits=limits, pools=pools, policy=policy)
+        made = RegistryClient(
+            outgoing=settings, limits=limits, pools=pools, policy=policy, on_request=on_request
+        )
         try:
             yield made
         finally:
@@ -117,6 +123,19 @@ async def test_a_token_realm_on_another_host_gets_the_login_and_nobody_else_does
         assert (await made.resolve(reference(server), credential=BOB)).manifest.layers
     assert sent(auth) == [BASIC]
     assert sent(server) == [None, "Bearer t1"], "the registry never sees the password"
+
+
+async def test_every_request_is_told_with_its_host() -> None:
+    registry, told = Guarded(""), list[str]()
+    async with (
+        ScriptedServer(Tokens(registry, {BASIC})) as auth,
+        ScriptedServer(registry) as server,
+        client(on_request=told.append) as made,
+    ):
+        registry.challenge = f'Bearer realm="{auth.url}/token"'
+        await made.head(reference(server), credential=BOB)
+        assert told == [server.host, auth.host, server.host]
+        assert len(server.requests) + len(auth.requests) == 3
 
 
 async def test_a_token_that_expires_in_mid_pull_is_renewed_once() -> None:

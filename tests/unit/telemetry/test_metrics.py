@@ -21,9 +21,10 @@ def test_names_have_our_prefix_and_base_units(metrics: Metrics) -> None:
 
 
 def test_labels_are_bounded() -> None:
-    """Never a digest, a Pod or a host that a tenant chooses; objects' names only where they are counted (test_objects.py)."""
+    """Never a digest, a Pod or a host that a tenant chooses; names only where they are counted (test_objects.py, test_requests.py)."""
     labels = {row.name: set(row.labels) for row in pages.rows()}
     assert labels.pop("autowasm_not_synced_since_timestamp_seconds") - BOUNDED == NAMES
+    assert labels.pop("autowasm_source_requests_total") == {"host"}
     assert labels.pop("autowasm_build_info") == {"version", "python"}
     assert set().union(*labels.values()) <= BOUNDED
 

@@ -59,3 +59,22 @@ def test_tags_are_counted_by_age() -> None:
 
     assert (count("60.0"), count("3600.0"), count("86400.0"), count("+Inf")) == (1, 1, 2, 2)
     assert registry.get_sample_value("autowasm_tag_age_seconds_gsum") == 5_010
+
+
+def test_a_confirmed_tag_is_young_until_it_is_resolved_anew() -> None:
+    registry, clock = CollectorRegistry(), Clock()
+    objects = ObjectMetrics(registry, clock)
+    clock.now = 10_000.0
+    place = ("default", "test")
+
+    def age() -> float | None:
+        return registry.get_sample_value("autowasm_tag_age_seconds_gsum")
+
+    objects.confirmed(place, 9_000.0)
+    assert age() == 0, "it names a digest"
+    objects.resolved(place, 1_000.0)
+    objects.confirmed(place, 9_000.0)
+    objects.resolved(place, 1_000.0)  # a reconcile reads the status again
+    assert age() == 1_000
+    objects.resolved(place, 500.0)  # back to an earlier source
+    assert age() == 9_500

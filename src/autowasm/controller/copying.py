@@ -1,0 +1,105 @@
+"""PublishedCopies: whatever the EnvoyFilter in place makes proxies fetch is copied from the other replicas before anybody asks.
+
+A reconciler around the reconciler. Not the fetching of what a spec names now (`jobs.py`): that one's source may be gone, or be
+another than the one that gave the module in place, so a replica with an empty disk would have nothing of what proxies run.
+If each replica of a rolling update began so, the last copy would go with the last old one. Invariant: no source is asked
+here: a digest of an EnvoyFilter may be forged, and only what a spec names is fetched with its Secret (design D7, D15).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from autowasm.api import envoyfilter as envoyfilters
+from autowasm.backoff import Backoff
+from autowasm.blobs.store import BlobStore
+from autowasm.controller.interfaces import Publisher
+from autowasm.digest import Sha256Hex
+from autowasm.kube.controller import Reconciler, Result
+from autowasm.kube.resources import ObjectKey
+from autowasm.settings import FetchLimits
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Copy:
+    task: asyncio.Task[None] | None = None
+    failures: int = 0
+    due: float = 0.0
+
+
+class PublishedCopies:
+    """`copy` brings a digest into the store, or says False. `on_change` is called with the key when a copy has ended."""
+
+    def __init__(
+        self,
+        reconciler: Reconciler[ObjectKey],
+        *,
+        publisher: Publisher,
+        store: BlobStore,
+        copy: Callable[[Sha256Hex], Awaitable[bool]] | None,
+        limits: FetchLimits,
+        tasks: asyncio.TaskGroup,
+        on_change: Callable[[ObjectKey], None],
+    ) -> None:
+        """`copy` None: there are no other replicas."""
+        self._reconciler = reconciler
+        self._publisher = publisher
+        self._store = store
+        self._copy = copy
+        self._backoff = Backoff(limits.retry_base, limits.retry_maximum)
+        self._tasks = tasks
+        self._on_change = on_change
+        self._copies: dict[tuple[ObjectKey, Sha256Hex], _Copy] = {}
+
+    async def reconcile(self, key: ObjectKey, /) -> Result:
+        """As the reconciler does; what is missing is copied meanwhile, and again for as long as it is published."""
+        missing = self._missing(key)
+        for known in [known for known in self._copies if known[0] == key]:
+            if known[1] not in missing:
+                copy = self._copies.pop(known)
+                if copy.task is not None:
+                    copy.task.cancel()
+        due = [seconds for sha256 in missing if (seconds := self._ensure(key, sha256)) is not None]
+        result = await self._reconciler.reconcile(key)
+        if result.requeue_after is not None:
+            due.append(result.requeue_after)
+        return Result(requeue_after=min(due, default=None))
+
+    def settled(self, key: ObjectKey) -> bool:
+        """True unless something that is published is being copied for the first time."""
+        copies = (self._copies.get((key, sha256)) for sha256 in self._missing(key))
+        return all(copy is not None and copy.failures for copy in copies)
+
+    def _missing(self, key: ObjectKey) -> tuple[Sha256Hex, ...]:
+        live = self._publisher.published(key) if self._copy is not None else None
+        digests = envoyfilters.digests_of(live) if live is not None else ()
+        return tuple(sha256 for sha256 in digests if sha256 not in self._store)
+
+    def _ensure(self, key: ObjectKey, sha256: Sha256Hex) -> float | None:
+        """Seconds until it has to be looked at again; None: we are told when."""
+        copy = self._copies.setdefault((key, sha256), _Copy())
+        if copy.task is not None:
+            return None
+        left = copy.due - asyncio.get_running_loop().time()
+        if copy.failures and left > 0:
+            return left
+        copy.task = self._tasks.create_task(
+            self._run(key, sha256, copy), name=f"copy {sha256} for {key}"
+        )
+        return None
+
+    async def _run(self, key: ObjectKey, sha256: Sha256Hex, copy: _Copy) -> None:
+        try:
+            copied = self._copy is not None and await self._copy(sha256)
+        except Exception:  # supervised edge: a bug fails one copy, not the process
+            _log.exception("copy failed unexpectedly", key=str(key), digest=sha256)
+            copied = False
+        if not copied:
+            copy.failures += 1
+            copy.due = asyncio.get_running_loop().time() + self._backoff.delay(copy.failures)
+        copy.task = None
+        self._on_change(key)
