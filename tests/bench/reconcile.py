@@ -49,7 +49,8 @@ async def run(plan: Plan) -> Result:
         image = await installation.push("v1", wat.header_filter("x"))
         runs = {size: _Runs() for size in sizes}
         for size in sizes:
-            for _ in range(plan.repeats if size in (main, largest) else 1):
+            repeats = {main: plan.repeats, largest: min(plan.repeats, 2)}  # a minute each
+            for _ in range(repeats.get(size, 1)):
                 await _measure(installation, image, size, runs[size], rivals=size == main)
         accepted = await _accepted(installation, image, plan.pick(100, 20))
     figures: list[Figure] = []

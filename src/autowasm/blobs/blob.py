@@ -51,6 +51,12 @@ class Blob:
         """Whether the file is still the one whose digest was checked."""
         return Signature.of(self.fd) == self.signature
 
+    def was_written(self) -> bool:
+        """Whether somebody wrote to the open file since. Its names do not matter: it may be evicted while it is sent."""
+        found = os.fstat(self.fd)
+        known = self.signature
+        return (found.st_size, found.st_mtime_ns) != (known.size, known.modified_ns)
+
     @classmethod
     def adopt(cls, sha256: Sha256Hex, fd: int, signature: Signature, *, pool: Pool) -> Self:
         """Take over `fd`. It is closed in `pool`: closing a removed file frees its pages, milliseconds for large ones."""

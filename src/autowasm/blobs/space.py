@@ -23,6 +23,12 @@ class Space:
 
 
 def space_of(directory: Path) -> Space:
-    """Blocks for one statvfs. Raises OSError."""
-    found = os.statvfs(directory)
+    """Blocks for a statvfs or two. Raises OSError.
+
+    A directory that somebody removed under us is asked for by its parent: whatever is stored next makes it anew.
+    """
+    try:
+        found = os.statvfs(directory)
+    except FileNotFoundError:
+        found = os.statvfs(next(parent for parent in directory.parents if parent.exists()))
     return Space(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)

@@ -167,6 +167,11 @@ class BlobStore:
             stored(signature)
         return signature.size
 
+    def ready(self, sha256: Sha256Hex) -> Blob | None:
+        """What `open` would return, if it can be told without the disk; None says nothing. Raises StorageError."""
+        entry = self._index.get(sha256)
+        return None if entry is None else self._ready(entry)
+
     async def open(self, sha256: Sha256Hex) -> Blob | None:
         """The verified blob, its pages in memory as far as we can tell; None if it is not there (any more).
 

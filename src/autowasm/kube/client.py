@@ -1,13 +1,12 @@
 """KubeClient: raw calls of the Kubernetes API with deadlines, limits and typed errors.
 
-With `connection.py` the only user of kubernetes_asyncio, which reads kubeconfig and service account, runs exec plugins and does TLS; it is
-imported when a client is opened, in a thread, because that takes half a second. Not typed models: bodies are bytes in, dicts out.
+With `connection.py` the only user of kubernetes_asyncio (by `library.py`), which reads kubeconfig and service account, runs
+exec plugins and does TLS; it is imported when a client is opened, in a thread, because that takes a moment. Not typed models: bodies are bytes in, dicts out.
 Invariants: no call is without a deadline; no body is ever logged, so no Secret is; a token or certificate authority that
 was rotated is taken up without a restart.
 """
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ import structlog
 import yaml
 
 from autowasm.errors import UsageError
-from autowasm.kube import calls, credentials
+from autowasm.kube import calls, credentials, library
 from autowasm.kube.calls import JSON, Call, Document, Method, Query
 from autowasm.kube.connection import Connection
 from autowasm.kube.errors import Unauthorized, Unreachable
@@ -190,9 +189,10 @@ class KubeClient:
     async def _load(self) -> "Configuration":
         """Raises OSError, ValueError."""
         run = self._pools.disk.run
-        config = await run(_import_config)
+        parts = await run(library.load)
+        config = parts.kube_config
         # Not `Configuration()`: a default that somebody set in this process would be copied.
-        configuration = type.__call__(config.Configuration)
+        configuration = type.__call__(parts.new_configuration)
         # Python 3.13 asks for key identifiers that many clusters' certificates lack; Go, and older Pythons, do not.
         configuration.disable_strict_ssl_verification = True
         try:
@@ -216,10 +216,8 @@ class KubeClient:
         return cast("Configuration", configuration)
 
     def _load_service_account(self, configuration: "Configuration") -> None:
-        from kubernetes_asyncio import config  # noqa: PLC0415
-
         more = {} if self._environ is None else {"environ": dict(self._environ)}
-        config.load_incluster_config(  # type: ignore[no-untyped-call]
+        library.load().incluster_config.load_incluster_config(
             configuration,
             try_refresh_token=False,  # it would read files on the loop
             token_filename=str(self._service_account / "token"),
@@ -228,18 +226,6 @@ class KubeClient:
         )
         token = configuration.api_key["BearerToken"]
         configuration.api_key["BearerToken"] = token.strip()
-
-
-def _import_config() -> Any:
-    """The library: half a second the first time, so in a thread."""
-    try:
-        Path.home()
-    except RuntimeError:
-        # A user by number without $HOME: the library asks for a home as it is imported, even where it needs none.
-        os.environ["HOME"] = "/"
-    import kubernetes_asyncio.config.kube_config as config  # noqa: PLC0415
-
-    return config
 
 
 def _fingerprint(configuration: "Configuration") -> str:

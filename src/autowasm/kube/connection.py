@@ -14,6 +14,7 @@ from urllib.request import getproxies_environment
 import aiohttp
 import msgspec
 
+from autowasm.kube import library
 from autowasm.kube.calls import JSON, Call
 from autowasm.net.hosts import avoids_proxy, is_loopback
 
@@ -31,14 +32,12 @@ class Connection:
     def __init__(
         self, configuration: "Configuration", *, fingerprint: str, user_agent: str
     ) -> None:
-        import kubernetes_asyncio.client  # noqa: PLC0415  # heavy: imported in a thread before
-
         self.fingerprint = fingerprint
         self.configuration = configuration
         self._user_agent = user_agent
-        self._api = kubernetes_asyncio.client.ApiClient(configuration)
+        self._rest = library.load().rest.RESTClientObject(configuration)
         self._session = aiohttp.ClientSession(
-            connector=self._api.rest_client.pool_manager.connector,
+            connector=self._rest.pool_manager.connector,
             connector_owner=False,
             read_bufsize=_READ_BUFFER,
         )
@@ -59,13 +58,13 @@ class Connection:
             "Accept-Encoding": "identity",
             "User-Agent": self._user_agent,
         }
-        token = await configuration.get_api_key_with_prefix("BearerToken")
-        if token:
-            headers["Authorization"] = token
         if call.body is not None:
             headers["Content-Type"] = call.content_type
         query = "?" + urlencode(call.query) if call.query else ""
         try:
+            token = await configuration.get_api_key_with_prefix("BearerToken")
+            if token:
+                headers["Authorization"] = token
             async with self._session.request(
                 call.method,
                 f"{configuration.host}{call.path}{query}",
@@ -90,7 +89,7 @@ class Connection:
     async def close(self) -> None:
         """Close it now; calls under way break off."""
         await self._session.close()
-        await self._api.close()
+        await self._rest.close()
 
     async def _close_if_unused(self) -> None:
         if self._retired and self._users == 0:

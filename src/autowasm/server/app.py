@@ -67,20 +67,23 @@ class BlobServer:
         limits = self._limits
         descriptors = raise_descriptor_limit()
         holder = Holder(self._store, self._source, limits=limits, metrics=self._metrics)
-        connections = Connections(
-            BlobHandler(
-                holder,
-                instance=self._instance,
-                sightings=self._sightings,
-                limits=limits,
-                metrics=self._metrics,
-            ),
+        handler = BlobHandler(
+            holder,
+            instance=self._instance,
+            sightings=self._sightings,
             limits=limits,
+            metrics=self._metrics,
+        )
+        connections = Connections(
+            handler,
+            shelf=handler,
+            limits=limits,
+            metrics=self._metrics,
             on_answer=self._count,
         )
         listener = listening_socket(listen, backlog=limits.backlog)
         port: int = listener.getsockname()[1]
-        await connections.listen(listener, backlog=limits.backlog)
+        connections.listen(listener)
         self._running = (connections, holder)
         _log.info("blob port open", listen=listen, port=port, descriptors=descriptors)
         return port

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+import structlog
 from aiohttp import web
 
 from autowasm.artifacts.peers import PEER_HEADER
@@ -18,7 +19,9 @@ from autowasm.server.answers import SERVER, text_answer
 from autowasm.server.connection import Connection
 from autowasm.server.holding import Absent, Holder
 from autowasm.server.pacing import Pacing
+from autowasm.server.plain import CACHE_CONTROL, CONTENT_TYPE
 from autowasm.server.ranges import Conditions, Decision, decide
+from autowasm.server.requestlog import request_id
 from autowasm.server.response import BlobResponse
 from autowasm.server.sightings import Sightings
 from autowasm.settings import ServeLimits
@@ -27,7 +30,6 @@ from autowasm.telemetry.metrics import Metrics
 _PATH: Final = re.compile(r"/wasm/([0-9a-f]{64})")
 _SEEN_PATH: Final = re.compile(r"/seen/([0-9a-f]{64})")
 _MILLISECONDS: Final = re.compile(r"[0-9]{1,9}")
-_CACHE_CONTROL: Final = "public, max-age=31536000, immutable"
 _SENTENCES: Final = {
     412: "The module's ETag is not one of those in If-Match: it is always its digest.",
     416: "The Range begins behind the module's last byte.",
@@ -75,13 +77,24 @@ class BlobHandler:
             answer = self._outcome(request, await self._holder.stored(sha256))
             answer.headers[PEER_HEADER] = self._instance
             return answer
-        found = await self._holder.find(sha256, patience=_patience(request))
+        with structlog.contextvars.bound_contextvars(
+            request_id=request_id(request)
+        ):  # fills inherit it
+            found = await self._holder.find(sha256, patience=_patience(request))
         if isinstance(found, Absent):
             known = found.status != 404
             self._sightings.failed(sha256, request.remote, found.status, known=known)
         return self._outcome(
             request, found, on_sent=partial(self._sightings.served, sha256, request.remote)
         )
+
+    def ready(self, sha256: Sha256Hex) -> Blob | None:
+        """The blob, if it can be sent this moment, and counted as found."""
+        return self._holder.ready(sha256)
+
+    def served(self, sha256: Sha256Hex, address: str) -> None:
+        """All of it was sent there."""
+        self._sightings.served(sha256, address)
 
     def _seen(self, document: bytes) -> web.Response:
         """For the other replicas, and for whoever knows the digest."""
@@ -111,7 +124,7 @@ class BlobHandler:
         headers = {
             "server": SERVER,
             "etag": etag,
-            "cache-control": _CACHE_CONTROL,
+            "cache-control": CACHE_CONTROL,
             "accept-ranges": "bytes",
         }
         if decision.status == 304:
@@ -120,7 +133,7 @@ class BlobHandler:
             return _refusal(416, {**headers, "content-range": f"bytes */{blob.size}"})
         if decision.status == 412:
             return _refusal(412, headers)
-        headers["content-type"] = "application/wasm"
+        headers["content-type"] = CONTENT_TYPE
         headers["content-length"] = str(decision.count)
         if decision.status == 206:
             headers["content-range"] = _content_range(decision, blob.size)

@@ -46,7 +46,9 @@ class Connection(web.RequestHandler):
 
     __slots__ = (
         "_answer_timer",
+        "_due",
         "_duplicate",
+        "_early",
         "_half_closed",
         "_limits",
         "_owner",
@@ -62,11 +64,16 @@ class Connection(web.RequestHandler):
         owner: Owner,
         loop: asyncio.AbstractEventLoop,
         limits: ServeLimits,
+        early: bytes = b"",
+        due: float | None = None,
         **options: Any,  # aiohttp's, as its own Server hands them on
     ) -> None:
+        """`early`: what was received before; `due`: when the request that it begins must be whole, in loop time."""
         super().__init__(manager, loop=loop, **options)
         self._owner = owner
         self._limits = limits
+        self._early = early
+        self._due = due
         self.cut_for: str | None = None
         """Why we cut the connection, if we did."""
         self._duplicate = -1
@@ -76,11 +83,14 @@ class Connection(web.RequestHandler):
         self._sending: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client connected; its first request is due."""
+        """A client connected; its first request is due, or here."""
         super().connection_made(transport)
         # Writing counts as paused until the buffer is empty: files bypass it, so it has to be.
         cast(asyncio.Transport, transport).set_write_buffer_limits(high=0)
-        self._await_request()
+        self._await_request(self._due)
+        if self._early:
+            early, self._early = self._early, b""
+            self.data_received(early)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The connection is gone, by whoever's doing."""
@@ -119,11 +129,11 @@ class Connection(web.RequestHandler):
         self._half_closed = True
         return True
 
-    def _await_request(self) -> None:
+    def _await_request(self, due: float | None = None) -> None:
         if self._request_timer is None:
-            self._request_timer = self._loop.call_later(
-                self._limits.request_timeout, self._request_overdue
-            )
+            if due is None:
+                due = self._loop.time() + self._limits.request_timeout
+            self._request_timer = self._loop.call_at(due, self._request_overdue)
 
     def _request_came(self) -> None:
         if self._request_timer is not None:

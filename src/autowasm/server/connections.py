@@ -2,20 +2,29 @@
 
 Not the listening socket (`sockets.py`) and not a router. Invariant: after `stop` there is no connection and no task of
 one; a request that had begun before is answered unless its time is up.
+
+A connection begins as a `QuickConnection` and becomes a `Connection`, aiohttp's, when it asks for more than that knows.
 """
 
 import asyncio
-import contextlib
 import logging
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 from aiohttp import web
 
+from autowasm.blobs.blob import Blob
+from autowasm.digest import Sha256Hex
 from autowasm.server.connection import Connection
+from autowasm.server.listener import Listener
+from autowasm.server.plain import Heads
+from autowasm.server.quick import QuickConnection
+from autowasm.server.requestlog import RequestLog
+from autowasm.server.tasks import TaskOwner
 from autowasm.settings import ServeLimits
+from autowasm.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 _logger: Final = logging.getLogger(__name__)
@@ -24,8 +33,18 @@ _CANCELLED_WITHIN: Final = 0.2
 """Seconds for handlers to end whose connection was cut; they await nothing but it."""
 
 
+class Shelf(Protocol):
+    """The blobs that can be sent without asking anybody (`BlobHandler`)."""
+
+    def ready(self, sha256: Sha256Hex) -> Blob | None:
+        """The blob, if its pages are in memory as far as we can tell."""
+
+    def served(self, sha256: Sha256Hex, address: str) -> None:
+        """All of it was sent there."""
+
+
 class Connections(web.Server):
-    """aiohttp's protocol factory, making our `Connection`s.
+    """aiohttp's protocol factory, making our `Connection`s, and the `Desk` of quick ones.
 
     `on_answer(method, status)` is told of every answer, bad requests included.
     """
@@ -34,7 +53,9 @@ class Connections(web.Server):
         self,
         handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
         *,
+        shelf: Shelf,
         limits: ServeLimits,
+        metrics: Metrics,
         on_answer: Callable[[str, int], None],
     ) -> None:
         super().__init__(
@@ -44,17 +65,17 @@ class Connections(web.Server):
             keepalive_timeout=limits.keepalive_timeout,
             lingering_time=limits.unread_body,
         )
+        self._shelf = shelf
         self._limits = limits
+        self._metrics = metrics
         self._on_answer = on_answer
-        self._open: set[Connection] = set()
+        self._heads = Heads()
+        self._log = RequestLog()
+        self._tasks = TaskOwner()
+        self._open: set[Connection | QuickConnection] = set()
         self._changed = asyncio.Event()
-        self._listener: socket.socket | None = None
-        self._server: asyncio.Server | None = None
+        self._listener: Listener | None = None
         self.is_stopping = False
-
-    def __call__(self) -> Connection:
-        """The protocol of a new connection."""
-        return Connection(self, owner=self, loop=self._loop, limits=self._limits, **self._kwargs)
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """A client connected."""
@@ -74,28 +95,85 @@ class Connections(web.Server):
     def answered(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """An answer was sent, or its client went away while it was."""
         self._on_answer(request.method, response.status)
+        self._log.answered(request, response.status)
+
+    # --- quick connections
+
+    def _accepted(self, accepted: socket.socket, address: str) -> None:
+        self._open.add(
+            QuickConnection(accepted, address, desk=self, loop=self._loop, limits=self._limits)
+        )
+
+    def ready(self, sha256: Sha256Hex) -> tuple[Blob, bytes] | None:
+        """The blob and the head of its answer, if it can be sent this moment."""
+        blob = self._shelf.ready(sha256)
+        return None if blob is None else (blob, self._heads.of(blob))
+
+    def began(self) -> None:
+        """A send waits for its client."""
+        self._metrics.sends.inc()
+
+    def ended(self) -> None:
+        """Such a send ended, in whatever way."""
+        self._metrics.sends.dec()
+
+    def sent(self, sha256: Sha256Hex, address: str, count: int, *, cut_for: str | None) -> None:
+        """An answer ended after `count` bytes of the blob."""
+        self._metrics.served_bytes.inc(count)
+        if cut_for is None:
+            self._shelf.served(sha256, address)
+        else:
+            self._metrics.sends_aborted.labels(cut_for).inc()
+        self._on_answer("GET", 200)
         if _logger.isEnabledFor(logging.DEBUG):
-            _log.debug(
-                "answered",
-                method=request.method,
-                path=request.path,
-                status=response.status,
-                client=request.remote,
+            _log.debug("answered", method="GET", path=f"/wasm/{sha256}", status=200, client=address)
+
+    def hand_over(self, connection: QuickConnection, data: bytes, due: float | None) -> None:
+        """A `Connection` goes on."""
+        self._tasks.start(self._go_on(connection, data, due), name="hand over")
+
+    async def _go_on(self, quick: QuickConnection, data: bytes, due: float | None) -> None:
+        def make() -> Connection:
+            return Connection(
+                self,
+                owner=self,
+                loop=self._loop,
+                limits=self._limits,
+                early=data,
+                due=due,
+                **self._kwargs,
             )
 
-    async def listen(self, listener: socket.socket, *, backlog: int) -> None:
+        try:
+            await self._loop.connect_accepted_socket(make, quick.socket)
+        except OSError:  # this client has left again
+            quick.cut("client")
+        except BaseException:
+            quick.cut("stop")
+            raise
+        else:
+            quick.handed_over()
+
+    def closed(self, connection: QuickConnection) -> None:
+        """The connection is gone, or is a `Connection` by now."""
+        self._open.discard(connection)
+        self._changed.set()
+
+    # --- the port
+
+    def listen(self, listener: socket.socket) -> None:
         """Take connections from `listener`, which is ours from now on."""
-        self._listener = listener
-        # asyncio accepts as many as the backlog that it knows in one turn of the loop, which then lasts for long.
-        accepts = min(self._limits.accepts, backlog)
-        self._server = await self._loop.create_server(self, sock=listener, backlog=accepts)
-        listener.listen(backlog)
+        self._listener = Listener(
+            listener, loop=self._loop, accepts=self._limits.accepts, on_accept=self._accepted
+        )
 
     async def stop(self, *, grace: float) -> int:
         """Take no more connections, let answers finish for `grace` seconds, then cut; returns how many were cut."""
         deadline = self._loop.time() + grace
         self.is_stopping = True
-        await self._close_listener()
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
         await _turn()  # what clients have sent is read, so that their connections do not look idle
         self._close_idle()
         # A connection that was just made brings its request in a moment; refusing it now would lose that.
@@ -104,33 +182,12 @@ class Connections(web.Server):
             if connection.is_waiting:
                 connection.force_close()
         await self._all_closed(deadline)
+        await self._tasks.close()
         rest = self._open.copy()
         for connection in rest:
             connection.cut("stop")
         await self.shutdown(_CANCELLED_WITHIN)
         return len(rest)
-
-    async def _close_listener(self) -> None:
-        """Close the listening socket without losing who has connected to it.
-
-        asyncio's own `Server.close` drops them twice: connections that the kernel holds are reset, and those accepted
-        in the same turn are never looked at again and hang (CPython's `_accept_connection2` asserts an open server).
-        """
-        listener, server = self._listener, self._server
-        if listener is None or server is None:
-            return
-        self._listener = self._server = None
-        self._loop.remove_reader(listener)
-        await _turn()  # transports are made for what asyncio has accepted
-        waiting: list[socket.socket] = []
-        with contextlib.suppress(OSError):  # BlockingIOError: there are no more
-            while True:
-                waiting.append(listener.accept()[0])
-        server.close()
-        for accepted in waiting:
-            accepted.setblocking(False)
-            with contextlib.suppress(OSError):  # this client has left again
-                await self._loop.connect_accepted_socket(self, accepted)
 
     def _close_idle(self) -> None:
         for connection in self._open.copy():

@@ -85,6 +85,13 @@ class Holder:
         """Let everybody go who still waits: they get 503."""
         self._closing.set()
 
+    def ready(self, sha256: Sha256Hex) -> Blob | None:
+        """The blob, if nobody has to wait for anything."""
+        blob = self._store.ready(sha256)
+        if blob is not None:
+            self._hits.inc()
+        return blob
+
     async def find(self, sha256: Sha256Hex, *, patience: float | None) -> Blob | Absent:
         """The blob, waiting for it if need be. `patience`: seconds that the client says it waits."""
         found = await self._find(sha256, patience)

@@ -100,6 +100,8 @@ class BlobResponse(web.StreamResponse):
             if transport.is_closing():
                 raise ConnectionResetError
             wanted = min(end - self._position, chunk)
+            if self._position + wanted == end and self._blob.was_written():
+                raise OSError(errno.EIO, "the file was written to")  # so the answer is never whole
             try:
                 sent = os.sendfile(socket.fileno(), source, self._position, wanted)
             except BlockingIOError:

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+import structlog
 
 from autowasm.errors import ContentRejected, SourceDenied, SourceUnavailable
 from autowasm.settings import ServeLimits
@@ -165,3 +166,18 @@ async def test_a_damaged_blob_is_filled_again_and_the_client_sees_nothing(tmp_pa
         assert (await wire.get(server.url(DIGEST))).body == MODULE
         assert server.source.fills == 1
         assert server.metric("autowasm_blobs_damaged_total") == 1
+
+
+async def test_the_log_has_envoys_request_id_of_what_was_not_served(tmp_path: Path) -> None:
+    digest = sha256(MODULE)
+    async with serving(tmp_path, limits=SHORT) as it:
+        it.source.learn(digest)
+        it.source.failures = [SourceUnavailable("gone")]
+        headers = {"x-request-id": "0f5c3c7e-6d0f-9d3b"}
+        with structlog.testing.capture_logs(
+            processors=[structlog.contextvars.merge_contextvars]
+        ) as events:
+            assert (await wire.get(it.url(digest), headers=headers)).status == 503
+            await until(lambda: any(event["event"] == "answered" for event in events))
+    told = {event["event"]: event.get("request_id") for event in events}
+    assert told["blob not filled"] == told["answered"] == "0f5c3c7e-6d0f-9d3b"

@@ -263,15 +263,15 @@ async def test_trickle_is_ended_though_it_never_stops(tmp_path: Path) -> None:
 
 async def test_silent_peers_keep_no_connection_from_a_good_one(tmp_path: Path) -> None:
     modules = [MODULE + bytes([number]) for number in range(60)]
-    slow = replace(QUICK, ask_timeout=2.0)
+    patient = replace(QUICK, ask_timeout=60.0, idle=60.0, rate_window=60.0, copy_timeout=60.0)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         silent = [await enter(stranger(hangs)) for _ in range(8)]
         good, url = await enter(peer(tmp_path))
-        us = await enter(replica(tmp_path, *(one.url for one in silent), url, settings=slow))
+        us = await enter(replica(tmp_path, *(one.url for one in silent), url, settings=patient))
         for module in modules:
             await good.put(module)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             copies = (us.peers.copy(sha256(module)) for module in modules)
             assert all(await asyncio.gather(*copies))
 

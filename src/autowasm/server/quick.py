@@ -1,0 +1,283 @@
+"""QuickConnection: a connection as long as it asks for nothing but whole blobs that are ready, without aiohttp.
+
+Envoy loads a module with one plain GET, thousands of them at once. Here that is a receive, one look, and sends from the
+page cache, all in callbacks of the loop; no task, no transport, no parser. The first thing that is anything else (another
+method, a Range, a blob that has to be fetched, half a request) goes, with the socket, to a `Connection`, for good.
+
+Invariants: what is announced is what is sent, or the connection is reset; no request and no send outlasts its deadline; one
+callback makes at most one sendfile call of `sendfile_chunk` bytes, and the loop's selector gives everybody their turn; from
+`close` or the hand-over on, the loop knows nothing of the socket.
+"""
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import structlog
+
+from autowasm.blobs.blob import Blob
+from autowasm.digest import Sha256Hex
+from autowasm.errors import StorageError
+from autowasm.server.plain import plain_request
+from autowasm.settings import ServeLimits
+
+_log = structlog.get_logger(__name__)
+
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER, on, 0 s
+_READ: Final = 8192
+"""Bytes received at once, and taken at most while an answer is being sent. Envoy's request has some 300."""
+_UNREACHABLE: Final = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN})
+_AGAIN: Final = (BlockingIOError, InterruptedError)
+
+
+class Desk(Protocol):
+    """What a connection asks of, and tells, whoever accepted it."""
+
+    is_stopping: bool
+
+    def ready(self, sha256: Sha256Hex) -> tuple[Blob, bytes] | None:
+        """The blob and the head of its answer, if it can be sent this moment."""
+
+    def began(self) -> None:
+        """A send waits for its client."""
+
+    def ended(self) -> None:
+        """Such a send ended, in whatever way."""
+
+    def sent(self, sha256: Sha256Hex, address: str, count: int, *, cut_for: str | None) -> None:
+        """An answer ended after `count` bytes of the blob; `cut_for`: why it is not whole, if it is not."""
+
+    def hand_over(self, connection: "QuickConnection", data: bytes, due: float | None) -> None:
+        """Go on with `connection.socket`, from which `data` was received. `due`: when its request must be whole."""
+
+    def closed(self, connection: "QuickConnection") -> None:
+        """The connection is gone."""
+
+
+class QuickConnection:
+    """One accepted, non-blocking socket."""
+
+    __slots__ = (
+        "_address",
+        "_blob",
+        "_deadline",
+        "_desk",
+        "_due",
+        "_early",
+        "_fd",
+        "_head",
+        "_is_closed",
+        "_is_half_closed",
+        "_is_handed_over",
+        "_is_reading",
+        "_late",
+        "_limits",
+        "_loop",
+        "_position",
+        "_timer",
+        "_until",
+        "socket",
+    )
+
+    def __init__(
+        self,
+        accepted: socket.socket,
+        address: str,
+        *,
+        desk: Desk,
+        loop: asyncio.AbstractEventLoop,
+        limits: ServeLimits,
+    ) -> None:
+        self.socket = accepted
+        self._fd = accepted.fileno()
+        self._address = address
+        self._desk = desk
+        self._loop = loop
+        self._limits = limits
+        self._is_closed = self._is_handed_over = self._is_half_closed = False
+        self._blob: Blob | None = None  # what is being sent
+        self._head = b""
+        self._early = b""
+        self._position = 0
+        self._deadline = 0.0
+        self._late: asyncio.TimerHandle | None = None
+        self._due: float | None = loop.time() + limits.request_timeout
+        self._until = self._due
+        self._timer = loop.call_at(self._until, self._timed_out)
+        self._is_reading = True
+        loop.add_reader(self._fd, self._guarded, self._receive)
+
+    @property
+    def is_idle(self) -> bool:
+        """Between two requests, with none due."""
+        return self._due is None and self.is_waiting
+
+    @property
+    def is_waiting(self) -> bool:
+        """No answer is being sent."""
+        return self._blob is None and not self._is_handed_over
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """A fault of ours ends this connection, and is told; it leaves none that nobody looks after."""
+        try:
+            step()
+        except Exception as error:  # supervised edge: a callback of the loop
+            _log.error("connection failed", client=self._address, exc_info=error)
+            self._fail("fault")
+
+    # --- requests
+
+    def _receive(self) -> None:
+        try:
+            data = self.socket.recv(_READ)
+        except _AGAIN:
+            return
+        except OSError:
+            self._fail("client")
+            return
+        if self._blob is not None:  # the next request, or the end: after this one
+            self._early = data
+            self._is_half_closed = not data
+            self._stop_reading()
+        elif data:
+            self._serve(data)
+        else:
+            self.force_close()
+
+    def _serve(self, data: bytes) -> None:
+        sha256 = None if self._desk.is_stopping else plain_request(data)
+        try:
+            found = self._desk.ready(sha256) if sha256 is not None else None
+        except (OSError, StorageError):  # the other way says it properly
+            found = None
+        if found is None:
+            self._hand_over(data)
+            return
+        limits = self._limits
+        self._due = None
+        self._blob, self._head = found
+        self._position = 0
+        self._deadline = self._loop.time() + limits.send_base + self._blob.size / limits.send_rate
+        self._send()
+
+    def _hand_over(self, data: bytes) -> None:
+        self._is_handed_over = True
+        self._stop_reading()
+        self._timer.cancel()
+        self._desk.hand_over(self, data, self._due)
+
+    def _stop_reading(self) -> None:
+        if self._is_reading:
+            self._is_reading = False
+            self._loop.remove_reader(self._fd)
+
+    def _timed_out(self) -> None:
+        """A request is overdue, or there was none for long. Pushed on here, so that requests do not touch the timer."""
+        now = self._loop.time()
+        if self._blob is None and now >= self._until:
+            self.force_close()
+            return
+        later = self._until if self._until > now else now + self._limits.request_timeout
+        self._timer = self._loop.call_at(later, self._timed_out)
+
+    # --- answers
+
+    def _send(self) -> None:
+        """Send as much as one call takes; called again as long as there is more and the client takes it."""
+        blob = self._blob
+        if blob is None:  # pragma: no cover - the writer is removed with the blob
+            return
+        try:
+            if self._head:
+                self._head = self._head[self.socket.send(self._head, socket.MSG_MORE) :]
+            if not self._head:
+                self._copy(blob)
+        except _AGAIN:
+            pass
+        except TimeoutError:
+            self._fail("deadline")
+            return
+        except OSError as error:
+            if isinstance(error, ConnectionError) or error.errno in _UNREACHABLE:
+                self._fail("client")
+                return
+            _log.error("blob not readable", digest=blob.sha256, reason=str(error))
+            self._fail("storage")
+            return
+        if self._position == blob.size and not self._head:
+            self._sent(blob)
+        elif self._late is None:
+            self._wait()
+        elif self._loop.time() >= self._deadline:
+            self._fail("deadline")
+
+    def _copy(self, blob: Blob) -> None:
+        wanted = min(blob.size - self._position, self._limits.sendfile_chunk)
+        if self._position + wanted == blob.size and blob.was_written():
+            raise OSError(errno.EIO, "the file was written to")  # so the answer is never whole
+        sent = os.sendfile(self._fd, blob.fd, self._position, wanted)
+        if sent == 0 and wanted:
+            raise OSError(errno.EIO, "the file has become shorter")
+        self._position += sent
+
+    def _wait(self) -> None:
+        self._late = self._loop.call_at(self._deadline, self._fail, "deadline")
+        self._loop.add_writer(self._fd, self._guarded, self._send)
+        self._desk.began()
+
+    def _end_of_send(self) -> None:
+        self._blob = None
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+            self._loop.remove_writer(self._fd)
+            self._desk.ended()
+
+    def _sent(self, blob: Blob) -> None:
+        self._end_of_send()
+        self._desk.sent(blob.sha256, self._address, self._position, cut_for=None)
+        if self._is_half_closed or (self._desk.is_stopping and not self._early):
+            self.force_close()
+            return
+        self._until = self._loop.time() + self._limits.keepalive_timeout
+        if not self._is_reading:
+            self._is_reading = True
+            self._loop.add_reader(self._fd, self._guarded, self._receive)
+            early, self._early = self._early, b""
+            self._serve(early)
+
+    # --- the end
+
+    def _fail(self, cause: str) -> None:
+        """End with a reset, so that nobody takes a part for the whole."""
+        blob = self._blob
+        if blob is not None:
+            self._end_of_send()
+            self._desk.sent(blob.sha256, self._address, self._position, cut_for=cause)
+        if not self._is_closed:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self.force_close()
+
+    def cut(self, cause: str) -> None:
+        """End at once, whatever is under way. What the kernel still holds for the client is dropped."""
+        self._fail(cause)
+
+    def force_close(self) -> None:
+        """Close. What was sent still arrives."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._end_of_send()
+        self._stop_reading()
+        self._timer.cancel()
+        self.socket.close()
+        self._desk.closed(self)
+
+    def handed_over(self) -> None:
+        """Somebody else has the socket now."""
+        self._is_closed = True
+        self._desk.closed(self)

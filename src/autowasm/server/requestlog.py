@@ -1,0 +1,77 @@
+"""What the log says of requests on the blob port: one id for each, and a line for what is no plain 200 or 304.
+
+Not the access log of every download (Envoy has one). Invariants: an id from outside is taken only if it is well-formed, and a query
+is never logged; whoever floods the port does not flood the log.
+"""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+_log = structlog.get_logger(__name__)
+_logger: Final = logging.getLogger(__name__)
+
+_WELL_FORMED: Final = re.compile(r"[0-9A-Za-z._-]{8,64}")
+"""Envoy's are UUIDs; other proxies have hexadecimal digits of other lengths."""
+_KEY: Final = web.RequestKey("request_id", str)
+_QUIET: Final = frozenset({200, 304})
+_LONGEST_PATH: Final = 200
+"""Characters: ours have 70, and a line of a log is no place for 8 KiB of somebody else's."""
+LINES: Final = 20.0
+"""Lines a second; what is over that is counted in the next line."""
+
+
+def request_id(request: web.BaseRequest) -> str:
+    """Envoy's `x-request-id` if there is one and it is well-formed, else one of our own; the same each time."""
+    known: str | None = request.get(_KEY)
+    if known is not None:
+        return known
+    given = request.headers.getall("x-request-id", [])
+    taken = given[0] if len(given) == 1 and _WELL_FORMED.fullmatch(given[0]) else uuid.uuid4().hex
+    request[_KEY] = taken
+    return taken
+
+
+class RequestLog:
+    """Of one port."""
+
+    def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._allowed, self._at = LINES, now()
+        self._untold = 0
+
+    def answered(self, request: web.BaseRequest, status: int) -> None:
+        """An answer was sent, or its client went away while it was."""
+        if status in _QUIET:
+            if _logger.isEnabledFor(logging.DEBUG):
+                _log.debug("answered", **self._facts(request, status))
+        elif self._may_tell():
+            more = {"untold": self._untold} if self._untold else {}
+            self._untold = 0
+            _log.info("answered", **self._facts(request, status), **more)
+
+    @staticmethod
+    def _facts(request: web.BaseRequest, status: int) -> dict[str, str | int | None]:
+        return {
+            "request_id": request_id(request),
+            "method": request.method,
+            "path": request.path[:_LONGEST_PATH],
+            "status": status,
+            "client": request.remote,
+        }
+
+    def _may_tell(self) -> bool:
+        now = self._now()
+        self._allowed = min(LINES, self._allowed + (now - self._at) * LINES)
+        self._at = now
+        if self._allowed < 1:
+            self._untold += 1
+            return False
+        self._allowed -= 1
+        return True

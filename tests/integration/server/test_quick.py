@@ -1,0 +1,219 @@
+"""What Envoy sends, byte for byte: the way without aiohttp, and where it goes over to it."""
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from autowasm.digest import Sha256Hex
+from autowasm.settings import MIB, ServeLimits
+from tests.integration.server.harness import MODULE, Serving, serving, until
+
+
+def plain(digest: str, *, more: str = "", method: str = "GET") -> bytes:
+    return f"{method} /wasm/{digest} HTTP/1.1\r\nhost: wasmer:8081\r\n{more}\r\n".encode()
+
+
+class Client:
+    """Reads whole answers, one after the other."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def of(cls, server: Serving) -> "Client":
+        return cls(*await server.connect())
+
+    async def answer(self, *, has_body: bool = True) -> tuple[int, dict[str, str], bytes]:
+        async with asyncio.timeout(30):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            fields = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+            count = int(fields.get("content-length", "0")) if has_body else 0
+            return int(head[0].split(" ")[1]), fields, await self.reader.readexactly(count)
+
+    async def ask(
+        self, request: bytes, *, has_body: bool = True
+    ) -> tuple[int, dict[str, str], bytes]:
+        self.writer.write(request)
+        return await self.answer(has_body=has_body)
+
+    async def rest(self) -> bytes:
+        async with asyncio.timeout(30):
+            return await self.reader.read()
+
+
+async def opened(server: Serving, data: bytes) -> Sha256Hex:
+    """Stored, and asked for once, so that it is ready."""
+    digest = await server.put(data)
+    assert await server.store.open(digest)
+    return digest
+
+
+async def slow(server: Serving) -> socket.socket:
+    """A client that takes little at a time."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", server.port))
+    return client
+
+
+async def test_both_ways_give_the_same_answer(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        digest = await opened(server, MODULE)
+        client = await Client.of(server)
+        quick = await client.ask(plain(digest))
+        other = await client.ask(plain(digest, more="x-unheard-of: 1\r\n"))
+        assert quick[2] == MODULE
+        assert {**quick[1], "date": ""} == {**other[1], "date": ""}
+        assert (quick[0], quick[2]) == (other[0], other[2])
+        assert server.metric("autowasm_blob_served_bytes_total") == 2 * len(MODULE)
+        assert server.metric("autowasm_blob_responses_total", method="GET", status="200") == 2
+        client.writer.close()
+
+
+async def test_a_connection_goes_over_with_whatever_is_not_plain(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        digest = await opened(server, MODULE)
+        client = await Client.of(server)
+        for _ in range(3):
+            assert (await client.ask(plain(digest)))[2] == MODULE
+        assert (await client.ask(plain(digest, method="HEAD"), has_body=False))[0] == 200
+        part = await client.ask(plain(digest, more="range: bytes=2-4\r\n"))
+        assert (part[0], part[2]) == (206, MODULE[2:5])
+        assert (await client.ask(plain(digest)))[2] == MODULE
+        last = await client.ask(plain(digest, more="connection: close\r\n"))
+        assert (last[0], last[2], await client.rest()) == (200, MODULE, b"")
+        client.writer.close()
+
+
+@pytest.mark.parametrize("cut", [1, 10, 60, -4, -2, -1])
+async def test_a_request_may_come_in_two_parts(tmp_path: Path, cut: int) -> None:
+    async with serving(tmp_path) as server:
+        digest = await opened(server, MODULE)
+        client = await Client.of(server)
+        request = plain(digest)
+        client.writer.write(request[:cut])
+        await client.writer.drain()
+        await asyncio.sleep(0.02)
+        assert (await client.ask(request[cut:]))[2] == MODULE
+        assert (await client.ask(request))[2] == MODULE
+        client.writer.close()
+
+
+async def test_half_a_request_is_due_when_the_connection_was(tmp_path: Path) -> None:
+    limits = ServeLimits(request_timeout=0.5)
+    async with serving(tmp_path, limits=limits) as server:
+        digest = await opened(server, MODULE)
+        client = await Client.of(server)
+        begun = asyncio.get_running_loop().time()
+        await asyncio.sleep(0.3)
+        client.writer.write(plain(digest)[:30])
+        assert await client.rest() == b""
+        assert asyncio.get_running_loop().time() - begun < 0.79  # not 0.3 + 0.5
+        client.writer.close()
+
+
+async def test_requests_that_come_while_a_send_waits_are_answered_after_it(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        large = await opened(server, os.urandom(1000) * 8000)
+        small = await opened(server, MODULE)
+        client = await Client.of(server)
+        client.writer.write(plain(large))
+        await until(lambda: server.metric("autowasm_blob_sends") == 1)
+        client.writer.write(plain(small) + plain(large))
+        sizes = [len((await client.answer())[2]) for _ in range(3)]
+        assert sizes == [8_000_000, len(MODULE), 8_000_000]
+        client.writer.close()
+
+
+async def test_a_client_that_shuts_down_its_sending_side_gets_all_of_it(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        content = os.urandom(1000) * 8000
+        digest = await opened(server, content)
+        client = await Client.of(server)
+        client.writer.write(plain(digest))
+        client.writer.write_eof()
+        assert (await client.answer())[2] == content
+        assert await client.rest() == b""
+        client.writer.close()
+
+
+async def test_a_file_that_is_written_to_is_never_sent_whole(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        content = bytes(8 * MIB)
+        digest = await server.put(content)
+        assert await server.store.open(digest)
+        client = await slow(server)
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(client, plain(digest))
+        await until(lambda: server.metric("autowasm_blob_sends") == 1)
+
+        def damage() -> None:
+            with server.store.path(digest).open("r+b") as file:
+                file.seek(-1, os.SEEK_END)
+                file.write(b"x")
+
+        await asyncio.to_thread(damage)
+        received = 0
+        with pytest.raises(ConnectionResetError):
+            while True:
+                async with asyncio.timeout(30):
+                    data = await loop.sock_recv(client, 1 << 16)
+                assert data
+                received += len(data)
+        assert received < len(content)
+        assert server.metric("autowasm_blob_sends_aborted_total", cause="storage") == 1
+        assert server.metric("autowasm_blob_sends") == 0
+        client.close()
+
+
+async def test_sends_under_way_are_finished_at_a_stop_and_cut_after_it(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        content = os.urandom(1000) * 8000
+        digest = await opened(server, content)
+        reads = await Client.of(server)
+        sleeps = await slow(server)
+        reads.writer.write(plain(digest))
+        await asyncio.get_running_loop().sock_sendall(sleeps, plain(digest))
+        await until(lambda: server.metric("autowasm_blob_sends") == 2)
+        stopping = asyncio.create_task(server.server.stop(2.0))
+        assert (await reads.answer())[2] == content
+        assert await reads.rest() == b""
+        await stopping
+        assert server.metric("autowasm_blob_sends_aborted_total", cause="stop") == 1
+        assert server.metric("autowasm_blob_sends") == 0
+        sleeps.close()
+        reads.writer.close()
+
+
+async def test_idle_connections_are_closed_at_a_stop(tmp_path: Path) -> None:
+    async with serving(tmp_path) as server:
+        digest = await opened(server, MODULE)
+        client = await Client.of(server)
+        await client.ask(plain(digest))
+        async with asyncio.timeout(0.9):  # less than the grace of a connection that was just made
+            await server.server.stop(30.0)
+        assert await client.rest() == b""
+        client.writer.close()
+
+
+async def test_connections_that_are_not_used_are_closed(tmp_path: Path) -> None:
+    limits = ServeLimits(request_timeout=0.2, keepalive_timeout=0.5)
+    async with serving(tmp_path, limits=limits) as server:
+        digest = await opened(server, MODULE)
+        silent, kept = await Client.of(server), await Client.of(server)
+        for _ in range(3):
+            await asyncio.sleep(0.1)
+            await kept.ask(plain(digest))
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        assert await silent.rest() == b""
+        assert loop.time() - begun < 0.4
+        assert await kept.rest() == b""
+        assert loop.time() - begun > 0.4
+        silent.writer.close()
+        kept.writer.close()

@@ -1,0 +1,38 @@
+"""The library's parts come without its models, and nobody else notices."""
+
+import subprocess
+import sys
+
+SCRIPT = """
+import sys
+from autowasm.kube import library
+parts = library.load()
+assert parts is library.load()
+assert not [name for name in sys.modules if name.startswith("kubernetes_asyncio")]
+assert parts.kube_config.Configuration is parts.incluster_config.Configuration is parts.new_configuration
+assert callable(parts.kube_config.load_kube_config) and callable(parts.rest.RESTClientObject)
+from kubernetes_asyncio import client, config
+assert client.CoreV1Api and client.V1Pod and config.load_kube_config
+assert sys.modules["kubernetes_asyncio.client"] is client
+"""
+AFTERWARDS = """
+import sys
+import kubernetes_asyncio.client as before
+from autowasm.kube import library
+library.load()
+assert sys.modules["kubernetes_asyncio.client"] is before
+import kubernetes_asyncio.config
+assert before.V1Pod and kubernetes_asyncio.client is before
+"""
+
+
+def run(script: str) -> None:
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True, timeout=90)
+
+
+def test_leaves_the_models_out_and_the_library_whole_for_others() -> None:
+    run(SCRIPT)
+
+
+def test_leaves_a_library_that_was_imported_before_as_it_was() -> None:
+    run(AFTERWARDS)

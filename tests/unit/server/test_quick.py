@@ -1,0 +1,73 @@
+"""A fault of our own ends one connection, and is told."""
+
+import asyncio
+import socket
+
+import pytest
+import structlog
+
+from autowasm.blobs.blob import Blob
+from autowasm.digest import Sha256Hex
+from autowasm.errors import StorageError
+from autowasm.server.quick import QuickConnection
+from autowasm.settings import ServeLimits
+
+REQUEST = f"GET /wasm/{'ab' * 32} HTTP/1.1\r\nhost: wasmer\r\n\r\n".encode()
+
+
+class BrokenDesk:
+    """Fails to say whether a blob is ready."""
+
+    def __init__(self, error: Exception) -> None:
+        self.is_stopping = False
+        self.error = error
+        self.gone = 0
+        self.handed: list[bytes] = []
+
+    def ready(self, sha256: Sha256Hex) -> tuple[Blob, bytes] | None:
+        raise self.error
+
+    def began(self) -> None: ...
+
+    def ended(self) -> None: ...
+
+    def sent(self, sha256: Sha256Hex, address: str, count: int, *, cut_for: str | None) -> None: ...
+
+    def hand_over(self, connection: QuickConnection, data: bytes, due: float | None) -> None:
+        self.handed.append(data)
+
+    def closed(self, connection: QuickConnection) -> None:
+        self.gone += 1
+
+
+async def ask(desk: BrokenDesk) -> tuple[QuickConnection, socket.socket]:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    loop = asyncio.get_running_loop()
+    connection = QuickConnection(ours, "10.0.0.1", desk=desk, loop=loop, limits=ServeLimits())
+    await loop.sock_sendall(theirs, REQUEST)
+    async with asyncio.timeout(20):
+        while not desk.gone and not desk.handed:
+            await asyncio.sleep(0.005)
+    return connection, theirs
+
+
+async def test_a_fault_closes_the_connection_and_is_logged() -> None:
+    desk = BrokenDesk(RuntimeError("a fault"))
+    with structlog.testing.capture_logs() as events:
+        connection, client = await ask(desk)
+    assert [event["event"] for event in events] == ["connection failed"]
+    assert client.recv(10) == b""
+    connection.force_close()
+    assert desk.gone == 1
+    client.close()
+
+
+@pytest.mark.parametrize("error", [OSError(5, "no disk"), StorageError("no disk")])
+async def test_a_failing_disk_is_left_to_the_way_that_answers_it(error: Exception) -> None:
+    desk = BrokenDesk(error)
+    connection, client = await ask(desk)
+    assert desk.handed == [REQUEST]
+    connection.cut("stop")
+    client.close()
