@@ -42,7 +42,8 @@ def cases(draw: st.DrawFn) -> Case:
         refused=dict.fromkeys(draw(subset), 503),
         is_shared=lambda pod: pod.uid in shared,
         watched_since=draw(st.one_of(st.just(float("inf")), st.floats(0, NOW))),
-        strangers=draw(st.booleans()),
+        strangers=draw(st.one_of(st.just(0.0), st.floats(0, NOW))),
+        known=draw(st.one_of(st.just(NOW), st.floats(0, NOW))),
         published=float(draw(TIMES)),
         first=float(draw(TIMES)),
     )
@@ -62,8 +63,9 @@ def test_everybody_is_counted_once_and_only_proof_counts(case: Case) -> None:
         assert (why is None) == (pod.uid in proved)
         if why is Why.NEVER_ASKED:
             assert case.known.watched_since <= max(pod.started, case.known.first)
-            assert not case.known.strangers
+            assert case.known.strangers < pod.started
             assert not case.known.is_shared(pod)
+            assert case.known.known - max(pod.started, case.known.published) >= 60.0
 
 
 @given(cases())

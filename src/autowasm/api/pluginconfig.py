@@ -8,6 +8,7 @@ etcd takes, for every port has a copy of it.
 import math
 from typing import Any, Final
 
+import msgspec
 from msgspec import UNSET
 
 from autowasm.api.v1alpha1 import Filter
@@ -21,7 +22,9 @@ _DEPTH: Final = 64
 _VALUES_MOST: Final = 10_000
 """Reading, rendering and comparing this many takes some 10 ms of the loop; a string is one value of any length."""
 _RENDERED_MOST: Final = 1024 * 1024
-"""Characters of configuration and environment in all patches; etcd refuses objects above 1.5 MiB."""
+"""Bytes of configuration and environment in all patches; etcd refuses objects above 1.5 MiB."""
+_ESCAPED: Final = 5
+"""Bytes more for each of `<>&`: the API server stores them as escapes of six."""
 
 _Steps = tuple[str | int, ...]
 
@@ -29,17 +32,18 @@ _Steps = tuple[str | int, ...]
 def check(filter_: Filter) -> None:
     """Raises SpecError for the first value of `pluginConfig` that is not allowed, and if there is too much of it."""
     config: Any = filter_.plugin_config
-    walk = _Walk()
+    config_size = 0
     if isinstance(config, dict | str):
-        walk.check(config, ())
+        _Walk().check(config, ())
+        config_size = _stored_size(config)
     elif config is not UNSET:
         raise SpecError(_PATH, f"must be an object or a string, not {_json_name(config)}")
     patches = max(1, len(filter_.apply_ports or ()))
-    size = walk.characters + sum(len(each.name) + len(each.value) for each in filter_.env)
+    size = config_size + _stored_size({each.name: each.value for each in filter_.env})
     if size * patches > _RENDERED_MOST:
         raise SpecError(
-            _PATH if walk.characters * 2 >= size else "spec.filter.env",
-            f"{size} characters of pluginConfig and env, once for each of {patches} ports: the EnvoyFilter has room "
+            _PATH if config_size * 2 >= size else "spec.filter.env",
+            f"{size} bytes of pluginConfig and env, once for each of {patches} ports: the EnvoyFilter has room "
             f"for {_RENDERED_MOST}; shorten them, or name fewer applyPorts",
         )
 
@@ -48,7 +52,6 @@ class _Walk:
     """Counts what it passes."""
 
     def __init__(self) -> None:
-        self.characters = 0
         self._left = _VALUES_MOST
 
     def check(self, value: Any, steps: _Steps) -> None:
@@ -67,22 +70,28 @@ class _Walk:
                         _path(steps),
                         f"the key {str(name)[:80]!r} must be a string: put it in quotes",
                     )
-                self._check_text(name, steps)
+                _check_text(name, steps)
                 self.check(member, (*steps, name))
         elif isinstance(value, list):
             for index, member in enumerate(value):
                 self.check(member, (*steps, index))
         elif isinstance(value, str):
-            self._check_text(value, steps)
+            _check_text(value, steps)
         else:
             _check_scalar(value, steps)
 
-    def _check_text(self, value: str, steps: _Steps) -> None:
-        self.characters += len(value)
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise half_a_pair(_path(steps)) from error
+
+def _check_text(value: str, steps: _Steps) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise half_a_pair(_path(steps)) from error
+
+
+def _stored_size(value: Any) -> int:
+    """Bytes of JSON as the API server hands it to etcd."""
+    text = msgspec.json.encode(value)
+    return len(text) + _ESCAPED * sum(text.count(each) for each in b"<>&")
 
 
 def half_a_pair(path: str) -> SpecError:

@@ -16,17 +16,16 @@ EnvoyFilter, so a failover neither resets nor repeats it; one healing for an obj
 """
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
 
 import structlog
 
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.controller.interfaces import Announce
+from autowasm.controller.seen import epoch, loads, number
 from autowasm.digest import Sha256Hex
 from autowasm.kube.leadership import Leadership, while_leading
 from autowasm.kube.pods import Pod
@@ -168,9 +167,9 @@ class Healing:
         """Cheap while all is well: one small question to each replica, none about a module."""
         errors, up = {}, 0.0
         for document in await self._witnesses.ask("/seen"):
-            found = _loads(document)
-            errors[str(found.get("instance"))] = _number(found.get("errors"))
-            up = max(up, _number(found.get("up")))
+            found = loads(document)
+            errors[str(found.get("instance"))] = number(found.get("errors"))
+            up = max(up, number(found.get("up")))
         changed = any(count > self._errors.get(name, 0) for name, count in errors.items())
         self._errors = {name: int(count) for name, count in errors.items()}
         if self._outage is not None:
@@ -189,12 +188,12 @@ class Healing:
     async def _ask(self, sha256: str) -> dict[str, _Seen]:
         merged: dict[str, _Seen] = {}
         for document in await self._witnesses.ask(f"/seen/{sha256}"):
-            found = _loads(document).get("seen")
+            found = loads(document).get("seen")
             for address, ages in found.items() if isinstance(found, dict) else ():
                 one = merged.setdefault(address, _Seen())
                 if isinstance(ages, dict):
-                    one.downloaded = min(one.downloaded, _number(ages.get("ok"), float("inf")))
-                    one.refused = min(one.refused, _number(ages.get("error"), float("inf")))
+                    one.downloaded = min(one.downloaded, number(ages.get("ok"), float("inf")))
+                    one.refused = min(one.refused, number(ages.get("error"), float("inf")))
         return merged
 
     def _reason(
@@ -262,28 +261,9 @@ class Healing:
         return asyncio.get_running_loop().time()
 
 
-def _loads(document: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(document)
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _number(value: object, default: float = 0.0) -> float:
-    return float(value) if isinstance(value, int | float) and value >= 0 else default
-
-
 def changed_at(live: Document) -> float:
     """When the EnvoyFilter changed last: seconds since the epoch; 0 if it cannot be known."""
     metadata = live.get("metadata") or {}
     times = [one.get("time") for one in metadata.get("managedFields") or ()]
     times.append(metadata.get("creationTimestamp"))
-    return max((_epoch(text) for text in times if isinstance(text, str)), default=0.0)
-
-
-def _epoch(text: str) -> float:
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        return 0.0
+    return max((epoch(text) for text in times if isinstance(text, str)), default=0.0)

@@ -31,6 +31,10 @@ from autowasm.telemetry.metrics import Metrics
 
 Document = Mapping[str, Any]
 _STATES = ("Fetched", *(why.value for why in Why))
+_MOVING = frozenset({Why.WAITING.value, Why.NOT_READY.value, Why.SHARED_ADDRESS.value})
+"""What ends by itself: nobody tells of it, and no download need come."""
+_GONE_KEPT = 16
+"""Replicas that went are remembered in case that they answer again; the newest of them is what counts."""
 
 
 @runtime_checkable
@@ -93,8 +97,12 @@ class Loading:
         self._states: dict[ObjectKey, _State] = {}
         self._counted: dict[str, tuple[float, float]] = {}
         """By replica: downloads and errors at the last look."""
+        self._gone: dict[str, float] = {}
+        """Replicas that do not answer any more, to when that was seen: whom they served last will never be known."""
         self._turn: list[str] = []
         """Modules that have still to be asked about."""
+        self._news = float("-inf")
+        """When replicas were asked that had news, in the loop's time."""
 
     def report(self, key: ObjectKey) -> Report | None:
         """What is to be said; None while nothing is published. Not to be called before Pods were listed."""
@@ -108,10 +116,15 @@ class Loading:
             self._wall(),
             statuses.read(document.get("status")),
         )
+        generation = (document.get("metadata") or {}).get("generation")
         seen = self._seen.setdefault(record.sha256, Seen())
         known = self._states.get(key)
-        if known is None or known.sha256 != record.sha256:
+        said = previous.condition(ConditionType.LOADED)
+        # Said of another generation it may be of other Pods: the selector may have changed.
+        fits = said is not None and said.observed_generation == generation
+        if fits and (known is None or known.sha256 != record.sha256):
             seen.believe(previous, record.sha256, pods)
+        seen.place(pods, is_shared=self._workloads.is_shared)
         module = previous.module
         dated = module is not UNSET and module.sha256 == record.sha256
         published = changed_at(live)
@@ -119,13 +132,13 @@ class Loading:
             fetched=seen.fetched.keys(),
             refused=seen.refused,
             is_shared=self._workloads.is_shared,
-            watched_since=seen.watched_since,
-            strangers=seen.strangers,
+            watched_since=max(seen.watched_since, *self._gone.values(), 0.0),
+            strangers=max(seen.strangers.values(), default=0.0),
+            known=seen.learned if seen.is_behind and seen.asked else now,
             published=published,
             first=epoch(module.fetched_at) if dated and module is not UNSET else published,
         )
         settings = self._settings
-        generation = (document.get("metadata") or {}).get("generation")
         found = report(
             pods,
             evidence,
@@ -163,6 +176,7 @@ class Loading:
         self._seen.clear()
         self._states.clear()
         self._counted.clear()
+        self._gone.clear()
         try:
             while True:
                 await asyncio.sleep(self._settings.interval)
@@ -178,11 +192,13 @@ class Loading:
             self._forget(gone)
         open_ = {key: state for key, state in self._states.items() if state.is_open}
         wanted = {state.sha256 for state in open_.values()}
-        if await self._is_news() or any(
-            not self._seen[sha256].asked or self._seen[sha256].watched_since == NEVER
-            for sha256 in wanted
-        ):
-            self._turn += sorted(wanted.difference(self._turn))
+        if await self._is_news():
+            for seen in (
+                self._seen.values()
+            ):  # of those, too, that nobody waits for yet: a Pod may be told of late
+                seen.is_behind = True
+        asking = {sha256 for sha256 in wanted if self._is_to_be_asked(self._seen[sha256])}
+        self._turn += sorted(asking.difference(self._turn))
         turn, self._turn = self._turn, self._turn[self._settings.questions :]
         learned = set(turn[: self._settings.questions]) & wanted
         for sha256 in sorted(learned):
@@ -190,7 +206,7 @@ class Loading:
         for key, state in open_.items():
             if state.sha256 in learned:
                 self.report(key)  # for the metrics: the status may have to wait
-            if state.sha256 in learned or Why.WAITING.value in state.states:
+            if state.sha256 in learned or not _MOVING.isdisjoint(state.states):
                 self._workloads.touch_pods(key)
             await asyncio.sleep(0)
         used = {state.sha256 for state in self._states.values()}
@@ -198,28 +214,41 @@ class Loading:
             del self._seen[unused]
         self._measure()
 
+    @staticmethod
+    def _is_to_be_asked(seen: Seen) -> bool:
+        return seen.is_behind or not seen.asked or seen.watched_since == NEVER
+
     async def _is_news(self) -> bool:
-        _, documents, _ = await self._gathering.recent("/seen", within=self._settings.interval)
+        asked, documents, _ = await self._gathering.recent("/seen", within=self._settings.interval)
         counted = {}
         for document in documents:
             found = loads(document)
-            counted[str(found.get("instance"))] = (
-                number(found.get("downloads")),
-                number(found.get("errors")),
-            )
+            if isinstance(instance := found.get("instance"), str):
+                counted[instance] = number(found.get("downloads")), number(found.get("errors"))
         before, self._counted = self._counted, counted
-        return counted != before
+        self._gone.update(dict.fromkeys(before.keys() - counted.keys(), self._wall()))
+        for back in counted.keys() & self._gone.keys():
+            del self._gone[back]
+        while len(self._gone) > _GONE_KEPT:
+            del self._gone[next(iter(self._gone))]
+        if counted == before:
+            return False
+        self._news = asked
+        return True
 
     async def _learn(self, sha256: str) -> None:
+        since_news = asyncio.get_running_loop().time() - self._news
         asked, documents, complete = await self._gathering.recent(
-            f"/seen/{sha256}", within=self._settings.interval / 2
+            f"/seen/{sha256}", within=min(self._settings.interval / 2, since_news)
         )
-        self._seen.setdefault(sha256, Seen()).learn(
+        learning = self._seen.setdefault(sha256, Seen()).learn(
             documents,
             now=self._wall() - (asyncio.get_running_loop().time() - asked),
             complete=complete,
             pods_at=self._workloads.pods_at,
         )
+        for _ in learning:
+            await asyncio.sleep(0)
 
     def _remember(self, key: ObjectKey, state: _State, pods: list[Pod]) -> None:
         """The state of an object; a rollout that ends before our eyes is measured."""

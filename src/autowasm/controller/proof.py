@@ -56,8 +56,10 @@ class Evidence:
     """Whether some other Pod has an address of this one."""
     watched_since: float
     """Every replica has watched since then; infinity if one did not answer."""
-    strangers: bool
-    """Whether somebody asked from an address that is no Pod's."""
+    strangers: float
+    """When somebody last asked from an address that is no Pod's; 0: never."""
+    known: float
+    """Of which time all of this is."""
     published: float
     """When the EnvoyFilter changed last."""
     first: float
@@ -87,11 +89,11 @@ def why_missing(pod: Pod, evidence: Evidence, *, now: float, grace: float) -> Wh
         return Why.SHARED_ADDRESS
     if not pod.started:
         return Why.NOT_READY
-    if now - max(pod.started, evidence.published) < grace:
+    if min(now, evidence.known) - max(pod.started, evidence.published) < grace:
         return Why.WAITING
     if evidence.watched_since > max(pod.started, evidence.first):
         return Why.NOT_KNOWN
-    if evidence.strangers:
+    if evidence.strangers >= pod.started:
         return Why.UNATTRIBUTED
     return Why.NEVER_ASKED if pod.ready else Why.NOT_READY
 

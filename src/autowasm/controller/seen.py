@@ -1,21 +1,43 @@
 """Seen: what is known of one module's downloads, put together from what replicas saw and what a leader before us wrote.
 
 Not the asking (`loading.py`), nor the judgement (`proof.py`). Invariants: a download counts for the only Pod that has its address,
-and only after that Pod's start; what is taken over from a status is what that status says of every Pod.
+and only after that Pod's start; one that fits no Pod yet is kept for the Pod that is seen with its address later; what is
+taken over from a status is what that status says of every Pod.
 """
 
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
+import msgspec
 from msgspec import UNSET
 
 from autowasm.api.status import Status
 from autowasm.kube.pods import Pod
 
 NEVER = float("inf")
+_LARGEST: Final = 2**53
+_STEP: Final = 200
+"""Addresses of one step: some tenths of a millisecond."""
+_SAME: Final = 5.0
+"""Seconds by which two answers may date one request differently: each tells its age, and takes a while to come."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """What an address asked for and got, last. Times are seconds since the epoch; 0: never."""
+
+    fetched: float = 0.0
+    refused: float = 0.0
+    status: int = 0
+
+    @property
+    def last(self) -> float:
+        return max(self.fetched, self.refused)
+
+
+_NOTHING: Final = _Asking()
 
 
 @dataclass(slots=True)
@@ -28,10 +50,18 @@ class Seen:
     """Uids of Pods whose last answer was an error, to its status."""
     watched_since: float = NEVER
     """Every replica has watched since then; infinity if one did not answer."""
-    strangers: bool = False
-    """Whether somebody asked from an address that is no Pod's."""
+    strangers: dict[str, float] = field(default_factory=dict)
+    """Addresses that asked and are no Pod's, to when they last did; not those that were a Pod's when we looked."""
     asked: bool = False
     """Whether replicas were asked at all."""
+    learned: float = 0.0
+    """When they were last asked about this module."""
+    is_behind: bool = False
+    """Whether somebody downloaded or was refused something since then: it may have been this."""
+    _unplaced: dict[str, _Asking] = field(default_factory=dict)
+    """By address: what no Pod could be given, or more than one."""
+    _placed: dict[str, float] = field(default_factory=dict)
+    """By address: the last time for which it was a Pod's."""
 
     def learn(
         self,
@@ -40,42 +70,68 @@ class Seen:
         now: float,
         complete: bool,
         pods_at: Callable[[str], Iterable[Pod]],
-    ) -> None:
-        """`documents` of `server.sightings`, asked for at `now`; `complete`: no replica is missing."""
-        self.asked, self.strangers, self.refused = True, False, {}
+    ) -> Iterator[None]:
+        """`documents` of `server.sightings`, asked for at `now`; `complete`: no replica is missing.
+
+        Step by step, so that a mesh of many Pods holds up nobody; nothing changes before the last step.
+        """
+        new = Seen(learned=now)
         ups: list[float] = []
-        fetched: dict[str, float] = {}
-        errors: dict[str, tuple[float, int]] = {}
+        askings: dict[str, _Asking] = {}
         for document in documents:
             found = loads(document)
             ups.append(number(found.get("up")))
-            by_address = found.get("seen")
-            for address, ages in by_address.items() if isinstance(by_address, dict) else ():
-                if not isinstance(ages, dict):
-                    continue
-                if "ok" in ages:
-                    fetched[address] = max(fetched.get(address, 0.0), now - number(ages["ok"]))
-                if "error" in ages:
-                    last = (now - number(ages["error"]), int(number(ages.get("status"))))
-                    errors[address] = max(errors.get(address, last), last)
-        self.watched_since = now - min(ups) if complete and ups else NEVER
-        for address in fetched.keys() | errors.keys():
+            for step, (address, ages) in enumerate(_by_address(found)):
+                before = askings.get(address, _NOTHING)
+                askings[address] = _latest(before, ages, now=now)
+                if step % _STEP == 0:
+                    yield
+        new.watched_since = now - min(ups) if complete and ups else NEVER
+        for step, (address, asking) in enumerate(askings.items()):
             pods = list(pods_at(address))
-            if not pods:
-                self.strangers = True
+            placed = self._placed.get(address, 0.0)
             if len(pods) == 1:
-                self._note(pods[0], fetched.get(address, 0.0), *errors.get(address, (0.0, 0)))
+                new._note(pods[0], address, asking)
+            elif asking.last <= placed + _SAME:
+                new._placed[address] = placed
+            else:
+                new._unplaced[address] = asking
+                if not pods:
+                    new.strangers[address] = asking.last
+            if step % _STEP == 0:
+                yield
+        self._take_over(new)
 
-    def _note(self, pod: Pod, at: float, refused: float, status: int) -> None:
-        if not pod.started:
+    def _take_over(self, new: "Seen") -> None:
+        for uid in new.refused:
+            self.fetched.pop(uid, None)
+        self.fetched.update(new.fetched)
+        self.refused, self.asked = new.refused, True
+        self.learned, self.is_behind = new.learned, False
+        self.watched_since, self.strangers = new.watched_since, new.strangers
+        self._unplaced, self._placed = new._unplaced, new._placed
+
+    def place(self, pods: Iterable[Pod], *, is_shared: Callable[[Pod], bool]) -> None:
+        """Give these Pods what their addresses asked for before anybody knew whose they are."""
+        if not self._unplaced:
             return
-        if refused >= pod.started and refused > at:
-            self.refused[pod.uid] = (
-                status  # also after a download: each filter chain asks for itself
-            )
+        for pod in pods:
+            for address in pod.addresses:
+                if address in self._unplaced and not is_shared(pod):
+                    self._note(pod, address, self._unplaced.pop(address))
+                    self.strangers.pop(address, None)
+
+    def _note(self, pod: Pod, address: str, asking: _Asking) -> None:
+        if not pod.started:
+            self._unplaced[address] = asking  # its start is told a moment later
+            return
+        self._placed[address] = asking.last
+        if asking.refused >= pod.started and asking.refused > asking.fetched:
+            # Also after a download: each filter chain asks for itself.
+            self.refused[pod.uid] = asking.status
             self.fetched.pop(pod.uid, None)
-        elif at >= pod.started:
-            self.fetched[pod.uid] = at
+        elif asking.fetched >= pod.started:
+            self.fetched[pod.uid] = asking.fetched
 
     def believe(self, previous: Status, sha256: str, pods: Iterable[Pod]) -> None:
         """Take over who was counted as fetched, if the status tells of every Pod whether it had this module."""
@@ -109,12 +165,29 @@ def epoch(text: str) -> float:
 def loads(document: bytes) -> dict[str, Any]:
     """What a replica said; empty if that cannot be read."""
     try:
-        found = json.loads(document)
+        found = msgspec.json.decode(document)
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def number(value: object) -> float:
-    """A number that may be one; 0 if it is none."""
-    return float(value) if isinstance(value, int | float) and value >= 0 else 0.0
+def _by_address(found: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    seen = found.get("seen")
+    for address, ages in seen.items() if isinstance(seen, dict) else ():
+        if isinstance(ages, dict):
+            yield address, ages
+
+
+def _latest(before: _Asking, ages: dict[str, Any], *, now: float) -> _Asking:
+    """What was known of an address, and what one more replica says of it."""
+    fetched, refused, status = before.fetched, before.refused, before.status
+    if "ok" in ages:
+        fetched = max(fetched, now - number(ages["ok"]))
+    if "error" in ages and (at := now - number(ages["error"])) > refused:
+        refused, status = at, int(number(ages.get("status")))
+    return _Asking(fetched, refused, status)
+
+
+def number(value: object, default: float = 0.0) -> float:
+    """A number that may be one; `default` if it is none, or larger than any that we would say."""
+    return float(value) if isinstance(value, int | float) and 0 <= value <= _LARGEST else default

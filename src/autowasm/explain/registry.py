@@ -7,6 +7,7 @@ from typing import Final
 
 from autowasm.explain.checks import (
     envoyfilter,
+    load,
     mesh,
     order,
     pods,
@@ -26,6 +27,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     *envoyfilter.CHECKS,
     *order.CHECKS,
     *pods.CHECKS,
+    *load.CHECKS,
     *ports.CHECKS,
     *mesh.CHECKS,
     *policies.CHECKS,

@@ -29,6 +29,7 @@ URL = "spec.filter.source.object.url"
 IMAGE = "spec.filter.source.registry.image"
 CONFIG = "spec.filter.pluginConfig"
 PORTS = "spec.filter.applyPorts"
+MANY = list(range(1, 61))
 
 OF_FILTER: list[tuple[dict[str, Any], str, str]] = [
     (source(), "spec.filter.source", "exactly one of registry, object"),
@@ -82,6 +83,11 @@ OF_FILTER: list[tuple[dict[str, Any], str, str]] = [
     ({"pluginConfig": {"a": float("inf")}}, f"{CONFIG}.a", "finite"),
     ({"pluginConfig": {"a": {1: 2}}}, f"{CONFIG}.a", "put it in quotes"),
     ({"pluginConfig": {"a": b"x"}}, f"{CONFIG}.a", "must be JSON"),
+    ({"pluginConfig": {"a": [1.2345678901234567] * 9_000}, "applyPorts": MANY}, CONFIG, "once for each of 60 ports"),
+    ({"pluginConfig": "\U0001f600" * 17_000, "applyPorts": MANY}, CONFIG, "name fewer applyPorts"),
+    ({"pluginConfig": "<" * 17_000, "applyPorts": MANY}, CONFIG, "name fewer applyPorts"),
+    ({"pluginConfig": "a" * 2**20}, CONFIG, "the EnvoyFilter has room"),
+    ({"env": [{"name": f"a{n}", "value": "v" * 2048} for n in range(200)], "applyPorts": MANY}, "spec.filter.env", "room"),
     ({"env": [{"name": ""}]}, "spec.filter.env[0].name", "1 to 256"),
     ({"env": [{"name": "a" * 257}]}, "spec.filter.env[0].name", "1 to 256"),
     ({"env": [{"name": "a=b"}]}, "spec.filter.env[0].name", "'='"),

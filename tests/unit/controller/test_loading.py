@@ -1,5 +1,6 @@
 """Loading over a world of one object: what is asked of replicas, and what is said."""
 
+import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -47,12 +48,19 @@ class World:
     asked: list[str] = field(default_factory=list)
     touched: int = 0
     status: dict[str, Any] = field(default_factory=dict)
+    generation: int = 2
+    now: float = NOW
+    others: list[str] = field(default_factory=list)
+    """Replicas that saw nothing."""
 
     def keys(self) -> frozenset[ObjectKey]:
         return frozenset({KEY})
 
     def document(self, key: ObjectKey) -> Mapping[str, Any] | None:
-        return {"metadata": {"name": key.name, "generation": 2}, "status": self.status}
+        return {
+            "metadata": {"name": key.name, "generation": self.generation},
+            "status": self.status,
+        }
 
     def envoyfilter(self, key: ObjectKey) -> Mapping[str, Any] | None:
         document = envoyfilters.render(autowasm(), record(sha256=A), EnvoyFetch())
@@ -75,13 +83,14 @@ class World:
         raise NotImplementedError
 
     def count(self) -> int:
-        return self.replicas
+        return self.replicas + len(self.others)
 
     async def ask(self, path: str) -> list[bytes]:
         self.asked.append(path)
+        others = [json.dumps({"instance": name, "up": 9_000.0}).encode() for name in self.others]
         if path == "/seen":
-            return [json.dumps({"instance": "a", "downloads": self.downloads}).encode()]
-        return [json.dumps({"instance": "a", "up": self.up, "seen": self.seen}).encode()]
+            return [json.dumps({"instance": "a", "downloads": self.downloads}).encode(), *others]
+        return [json.dumps({"instance": "a", "up": self.up, "seen": self.seen}).encode(), *others]
 
     def download(self, address: str, *, age: float) -> None:
         self.downloads += 1
@@ -96,15 +105,22 @@ class World:
         )
 
 
-def loading(world: World, metrics: Metrics | None = None) -> Loading:
+def loading(
+    world: World,
+    metrics: Metrics | None = None,
+    *,
+    gathering: Gathering | None = None,
+    interval: float = 0.0,
+) -> Loading:
+    """`interval` 0: nothing that was asked before is used again."""
     assert isinstance(world, Workloads)
-    settings = ProofSettings(interval=0.0)  # nothing that was asked before is used again
+    settings = ProofSettings(interval=interval)
     return Loading(
         world,
-        Gathering(world),
+        gathering or Gathering(world),
         metrics=metrics or Metrics(),
         settings=settings,
-        wall=lambda: NOW,
+        wall=lambda: world.now,
     )
 
 
@@ -171,6 +187,109 @@ async def test_restart_forgets_nothing_that_the_status_says() -> None:
     await after.look()
     assert said(after).pods.fetched == 1
     assert said(after).pods.missing[0].reason == "NotKnown", "it could have asked unseen"
+
+
+async def test_what_was_said_of_another_selector_is_not_believed_of_these_pods() -> None:
+    world = World()
+    found = loading(world)
+    said(found)
+    world.download("10.0.0.1", age=90)
+    world.download("10.0.0.2", age=90)
+    await found.look()
+    world.write(said(found))
+    world.seen, world.up, world.downloads = {}, 1.0, 0
+    world.pods, world.generation = [pod("c", "10.0.0.3"), pod("d", "10.0.0.4")], 3
+    after = loading(world)
+    said(after)
+    await after.look()
+    assert (said(after).pods.fetched, said(after).loaded.reason) == (0, "NotKnown")
+
+
+async def test_pod_that_starts_or_gets_ready_unheard_is_looked_at_again() -> None:
+    late = pod("a", "10.0.0.1")
+    unready = msgspec.structs.replace(late, ready=False)
+    for before in (unready, pod("a", "", started=0)):
+        world = World(pods=[before])
+        found = loading(world)
+        said(found)
+        await found.look()
+        assert said(found).loaded.reason == "NotReady"
+        world.pods, world.touched = [late], 0
+        await found.look()
+        assert world.touched == 1
+        assert said(found).loaded.reason == "NeverAsked"
+        world.touched = 0
+        await found.look()
+        assert not world.touched, "nothing moves any more"
+
+
+async def test_download_from_an_address_that_is_shown_late_counts() -> None:
+    world = World(pods=[pod("a", "", started=NOW - 20)])
+    found = loading(world)
+    said(found)
+    world.download("10.0.0.1", age=5)
+    await found.look()
+    assert said(found).pods.fetched == 0
+    world.pods = [pod("a", "10.0.0.1", started=NOW - 20)]
+    await found.look()
+    assert said(found).pods.fetched == 1
+
+
+async def test_download_that_came_before_its_pod_was_looked_at_counts() -> None:
+    """What is said of an object may wait for a minute; its sidecars ask within a second."""
+    world = World(pods=[pod("a", "10.0.0.1")])
+    found = loading(world)
+    said(found)
+    world.download("10.0.0.1", age=90)
+    await found.look()
+    assert said(found).loaded.status == "True"
+    world.pods = [*world.pods, pod("late", "10.0.0.3", started=NOW + 10)]
+    world.now = NOW + 80
+    world.download("10.0.0.3", age=68)
+    await found.look()  # all that we know of have it
+    assert said(found).loaded.reason == "Waiting", "nobody asked for what was news meanwhile"
+    await found.look()
+    assert said(found).pods.fetched == 2
+
+
+async def test_answer_that_is_older_than_the_news_is_not_used() -> None:
+    world = World()
+    gathering = Gathering(world)
+    found = loading(world, gathering=gathering, interval=10.0)
+    said(found)
+    world.asked.clear()
+    await gathering.ask(f"/seen/{A}")  # healing's
+    await asyncio.sleep(0.01)
+    world.download("10.0.0.1", age=1)
+    await found.look()
+    assert said(found).pods.fetched == 1
+
+
+async def test_pod_that_went_leaves_no_doubt_about_the_others() -> None:
+    world = World()
+    found = loading(world)
+    said(found)
+    world.download("10.0.0.1", age=90)
+    await found.look()
+    assert said(found).loaded.reason == "NeverAsked"
+    world.pods = world.pods[1:]
+    world.downloads += 1
+    await found.look()
+    assert said(found).loaded.reason == "NeverAsked"
+
+
+async def test_silence_is_unknown_once_a_replica_went_with_what_it_saw() -> None:
+    world = World(others=["b"])
+    found = loading(world)
+    said(found)
+    await found.look()
+    assert said(found).loaded.reason == "NeverAsked"
+    world.others = []
+    await found.look()
+    assert said(found).loaded.reason == "NotKnown"
+    world.others = ["b"]
+    await found.look()
+    assert said(found).loaded.reason == "NeverAsked", "it was silent only"
 
 
 async def test_nothing_published_says_nothing() -> None:

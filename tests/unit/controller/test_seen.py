@@ -21,8 +21,19 @@ def document(up: float = 1_000.0, **ages: float) -> bytes:
 
 def learned(*documents: bytes, pods: Iterable[Pod] = (pod(),), complete: bool = True) -> Seen:
     seen = Seen()
-    seen.learn(documents, now=NOW, complete=complete, pods_at=lambda _: pods)
+    learn(seen, *documents, pods=pods, complete=complete)
     return seen
+
+
+def learn(
+    seen: Seen,
+    *documents: bytes,
+    now: float = NOW,
+    pods: Iterable[Pod] = (),
+    complete: bool = True,
+) -> None:
+    for _ in seen.learn(documents, now=now, complete=complete, pods_at=lambda _: pods):
+        pass
 
 
 def test_download_since_the_pod_started_counts() -> None:
@@ -42,6 +53,56 @@ def test_address_of_two_pods_or_of_none_proves_nothing() -> None:
     seen = learned(document(ok=5), pods=[])
     assert seen.strangers
     assert not seen.fetched
+
+
+def test_address_that_is_shown_late_is_given_its_download_then() -> None:
+    for before in ([], [pod("a"), pod("b")], [pod(started=0)]):
+        seen = learned(document(ok=50), pods=before)
+        assert not seen.fetched
+        seen.place([pod()], is_shared=lambda _: True)
+        assert not seen.fetched, "two Pods have it still"
+        seen.place([pod(started=NOW - 20)], is_shared=lambda _: False)
+        assert not seen.fetched, "it asked before this Pod started"
+        seen = learned(document(ok=50), pods=before)
+        seen.place([pod()], is_shared=lambda _: False)
+        assert set(seen.fetched) == {pod().uid}
+        assert not seen.strangers
+
+
+def test_address_of_a_pod_that_went_is_no_stranger_until_it_asks_again() -> None:
+    seen = learned(document(ok=50))
+    learn(seen, document(ok=61), now=NOW + 10)
+    assert not seen.strangers
+    assert set(seen.fetched) == {pod().uid}
+    learn(seen, document(ok=10), now=NOW + 20)
+    assert seen.strangers == {"10.0.0.1": NOW + 10}
+
+
+def test_large_mesh_is_learned_in_steps_and_shows_at_once() -> None:
+    addresses = {f"10.0.{n >> 8}.{n & 255}": {"ok": 5} for n in range(5_000)}
+    pods = [
+        Pod("team", at, at.encode().ljust(16, b"\0"), (), at, "Running", int(NOW) - 9, True)
+        for at in addresses
+    ]
+    by_address = {one.ips: one for one in pods}
+    told = json.dumps({"instance": "a", "up": 1, "seen": addresses}).encode()
+    seen, steps = learned(document(error=20, status=503)), 0
+    before = dict(seen.refused)
+    for _ in seen.learn(
+        [told], now=NOW, complete=True, pods_at=lambda address: [by_address[address]]
+    ):
+        steps += 1
+        assert (seen.fetched, seen.refused) == ({}, before), "nothing by halves"
+    assert steps >= 50
+    assert len(seen.fetched) == 5_000
+    assert not seen.refused
+
+
+def test_numbers_that_no_replica_says_harm_nobody() -> None:
+    for number in ("Infinity", "NaN", "1" + "0" * 400, "-1", '"x"'):
+        ages = f'{{"ok": {number}, "error": {number}, "status": {number}}}'
+        text = f'{{"instance": "a", "up": {number}, "seen": {{"10.0.0.1": {ages}}}}}'
+        assert learned(text.encode()).watched_since == NOW
 
 
 def test_watched_since_the_youngest_replica_started_if_all_answered() -> None:
