@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from tests.parts.audit import Entry
-from tests.parts.fleet import Fleet, Watch
+from tests.parts.downloads import Watch
+from tests.parts.fleet import Fleet
 
 
 @asynccontextmanager

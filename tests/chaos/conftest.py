@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
+from tests.chaos.newcomer import NAME, add_newcomers_service
 from tests.parts import provision
 from tests.parts.fleet import Fleet, fleet
 
@@ -24,3 +25,16 @@ async def world(running_fleet: Fleet) -> Fleet:
     """Three replicas, one AutoWasm `data` on the sidecar, nothing wrong."""
     await running_fleet.clean()
     return running_fleet
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def with_newcomers(running_fleet: Fleet) -> AsyncIterator[Fleet]:
+    await add_newcomers_service(running_fleet)
+    yield running_fleet
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def mesh(with_newcomers: Fleet, world: Fleet) -> Fleet:
+    """`world`, and an AutoWasm for Pods that start later (`newcomer.py`)."""
+    await world.publish(NAME)
+    return world

@@ -2,13 +2,11 @@
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 
 from tests.chaos.checks import Audited, unharmed
-from tests.chaos.newcomer import NAME, add_newcomers_service, newcomer
+from tests.chaos.newcomer import newcomer
 from tests.faults.proxy import Delay, Hang, Mode, Pass, Refuse
 from tests.parts.fleet import LEASE_SECONDS, Fleet
 from tests.parts.installation import Document, autowasms
@@ -16,19 +14,6 @@ from tests.parts.installation import Document, autowasms
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
 DOWN_SECONDS = 60
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def with_newcomers(running_fleet: Fleet) -> AsyncIterator[Fleet]:
-    await add_newcomers_service(running_fleet)
-    yield running_fleet
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def mesh(with_newcomers: Fleet, world: Fleet) -> Fleet:
-    """`world`, and an AutoWasm for Pods that start later."""
-    await world.publish(NAME)
-    return world
 
 
 def _all(world: Fleet, mode: Mode) -> None:

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from tests.chaos.checks import Audited, unharmed
+from tests.chaos.registries import DOWN
 from tests.parts.denial import Denied, denied
 from tests.parts.fleet import LEASE_SECONDS, Fleet
 
@@ -39,9 +40,7 @@ async def test_killed_follower(world: Fleet) -> None:
 async def test_rolling_update_under_changes(world: Fleet) -> None:
     async with unharmed(world):
         for replica in world.replicas:
-            world.absent.append(replica)
-            await replica.process.stop(timeout=40)
-            assert replica.process.returncode == 0
+            await world.stop(replica)
             await world.publish("data")
             await world.start(replica)
     await world.settled()
@@ -63,20 +62,25 @@ async def test_leader_frozen_for_longer_than_its_lease(world: Fleet) -> None:
 
 
 async def test_new_replica_with_an_empty_disk_while_the_registry_is_down(world: Fleet) -> None:
+    """The leader asks the registry in vain meanwhile; nobody else needs it."""
     replica = await world.follower()
+    module = world.module("data")
+    image = await world.push(module)
     async with unharmed(world):
         await world.publish("data")
         await world.publish("other")
-        await world.kill(replica)
-        await world.lose_disk(replica)
-        await world.installation.registry.stop()
-        try:
+        async with DOWN.lasting(world):
+            bites = DOWN.bites(world)
+            await world.apply("data", module=module, image=image)
+            await world.kill(replica)
+            await world.lose_disk(replica)
             await world.start(replica)
             stored = await replica.metric("autowasm_blobs")
-            assert stored >= len(set(world.wanted.values())), "copied before anybody asked"
-            await world.settled()
-        finally:
-            await world.installation.registry.start()
+            assert stored >= len(world.wanted), "copied before anybody asked"
+            assert await replica.metric("autowasm_fetched_bytes_total") == 0
+            await world.installation.wait_phase("Degraded", name="data", timeout=90)
+            assert DOWN.bites(world) > bites, "the fault bit"
+        await world.settled()
 
 
 async def test_leader_killed_between_its_writes(world: Fleet) -> None:

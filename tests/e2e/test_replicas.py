@@ -182,10 +182,10 @@ async def test_killed_leader_is_followed_by_another_that_rewrites_nothing(
 async def test_frozen_leader_changes_nothing_when_it_wakes(replicas: Replicas) -> None:
     name, _ = await replicas.publish()
     leader = await replicas.leader()
+    holder = (await replicas.lease())["holderIdentity"]
     with frozen(leader):
         await asyncio.sleep(LEASE_DURATION)
         async with asyncio.timeout(20):
-            holder = (await replicas.lease())["holderIdentity"]
             while _held(await replicas.lease())[0] == holder:
                 await asyncio.sleep(_POLL)
         # The successor writes while the old leader sleeps, and has work before it when it wakes.

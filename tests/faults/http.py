@@ -42,7 +42,15 @@ class Drip:
     """One byte of the body a second."""
 
 
-Fault = Forward | Answer | Lie | Drip
+@dataclass(frozen=True, slots=True)
+class Misstate:
+    """In every answer below `path`, `Content-Length` says `by` bytes more than there are, and then the connection ends; or less."""
+
+    path: str
+    by: int
+
+
+Fault = Forward | Answer | Lie | Drip | Misstate
 
 
 class HttpFaultProxy:
@@ -93,7 +101,7 @@ class HttpFaultProxy:
             request.method,
             f"{self.upstream}{request.path_qs}",
             headers=headers,
-            data=await request.read() if request.can_read_body else None,
+            data=await request.content.read() if request.can_read_body else None,
             allow_redirects=False,
         ) as answer:
             body = await answer.read()
@@ -107,6 +115,8 @@ class HttpFaultProxy:
                 body = body[:-1] + bytes([body[-1] ^ 1])
             if isinstance(fault, Drip) and len(body) > 1:
                 return await self._drip(request, answer.status, kept, body)
+            if isinstance(fault, Misstate) and fault.path in request.path and len(body) > 1:
+                return await self._misstate(request, answer.status, kept, body, by=fault.by)
             response = web.Response(status=answer.status, headers=kept, body=body)
             if request.method == "HEAD" and "content-length" in answer.headers:
                 response.headers["Content-Length"] = answer.headers["content-length"]
@@ -129,4 +139,21 @@ class HttpFaultProxy:
             if not isinstance(self.fault, Drip):
                 await response.write(body[position + 1 :])
                 break
+        return response
+
+    async def _misstate(
+        self,
+        request: web.BaseRequest,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        by: int,
+    ) -> web.StreamResponse:
+        self.bitten += 1
+        length = str(max(1, len(body) + by))
+        response = web.StreamResponse(status=status, headers={**headers, "Content-Length": length})
+        response.force_close()
+        await response.prepare(request)
+        await response.write(body)  # as much of it as was announced
         return response

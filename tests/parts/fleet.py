@@ -26,7 +26,8 @@ from autowasm.api import parsing
 from autowasm.settings import EnvoyFetch
 from tests.faults.http import Forward, HttpFaultProxy
 from tests.faults.proxy import FaultProxy, Pass
-from tests.parts import istio, ports, wat, wire
+from tests.parts import istio, ports, wat
+from tests.parts.downloads import Good, Outcome, Unreachable, Watch, fetch
 from tests.parts.installation import Document, Installation, autowasms, envoyfilters, installed
 from tests.parts.istio import Istiod, istiod, sidecar
 from tests.parts.kubernetes import Cluster, kubernetes
@@ -41,18 +42,7 @@ SIDECAR = "127.0.0.20"
 REPLICAS = ("127.0.0.21", "127.0.0.22", "127.0.0.23")
 LABELS = {"app": "details"}
 
-_ENVOY_PATIENCE = {"x-envoy-expected-rq-timeout-ms": "30000"}
 _POLL = 0.05
-
-
-@dataclass
-class Watch:
-    """What was seen so far: good downloads, and every answer that is wrong."""
-
-    good: int = 0
-    wrong: list[str] = field(default_factory=list)
-    refused: int = 0
-    """By processes that the test had stopped."""
 
 
 @dataclass
@@ -73,7 +63,11 @@ class Fleet:
     """How sidecars are told to fetch."""
     wanted: dict[str, str] = field(default_factory=dict)
     absent: list[Wasmer] = field(default_factory=list)
-    """Replicas that the test has stopped, killed or frozen: they need not answer."""
+    """Replicas that the test has killed or frozen, or that start: they need not answer, but never wrong bytes."""
+    stopping: list[Wasmer] = field(default_factory=list)
+    """Replicas that the test has told to stop: whoever reached them is answered in full."""
+    excused: list[type[Outcome]] = field(default_factory=list)
+    """What any replica may do for the moment: see `excusing`."""
     _serial: Iterator[int] = field(default_factory=itertools.count)
 
     @property
@@ -171,8 +165,8 @@ class Fleet:
                         break
                     await asyncio.sleep(0.1)
                 for replica, digest in itertools.product(self.present, self.wanted.values()):
-                    if problem := await _fetch(replica, digest):
-                        raise AssertionError(problem)
+                    outcome = await fetch(replica, digest)
+                    assert isinstance(outcome, Good), outcome.problem
         except TimeoutError as error:
             logs = [await one.process.tail(lines=25) for one in self.replicas]
             raise TimeoutError("\n".join([*problems, *logs])) from error
@@ -204,8 +198,34 @@ class Fleet:
         await replica.start(timeout=timeout)
         self._is_back(replica)
 
+    async def stop(self, replica: Wasmer, *, timeout: float = 40) -> None:
+        """SIGTERM; until it is gone it answers whoever reached it."""
+        self.stopping.append(replica)
+        try:
+            await replica.process.stop(timeout=timeout)
+        finally:
+            self.absent.append(replica)
+            self.stopping[:] = [one for one in self.stopping if one is not replica]
+        assert replica.process.returncode == 0
+
     def _is_back(self, replica: Wasmer) -> None:
         self.absent[:] = [one for one in self.absent if one is not replica]
+
+    def _excused(self, replica: Wasmer) -> tuple[type[Outcome], ...]:
+        """What it may do now."""
+        if self.is_absent(replica):
+            return (Outcome,)
+        stopping = (Unreachable,) if any(one is replica for one in self.stopping) else ()
+        return (*stopping, *self.excused)
+
+    @contextmanager
+    def excusing(self, outcome: type[Outcome]) -> Iterator[None]:
+        """Of every replica, because the test has brought it about."""
+        self.excused.append(outcome)
+        try:
+            yield
+        finally:
+            self.excused.remove(outcome)
 
     @contextmanager
     def frozen(self, replica: Wasmer) -> Iterator[None]:
@@ -249,14 +269,9 @@ class Fleet:
     async def _download(self, replica: Wasmer, watch: Watch, stop: asyncio.Event) -> None:
         while not stop.is_set():
             for digest in list(dict.fromkeys(await self._published())):
-                was_absent = self.is_absent(replica)
-                problem = await _fetch(replica, digest)
-                if problem is None:
-                    watch.good += 1
-                elif was_absent or self.is_absent(replica):
-                    watch.refused += 1
-                else:
-                    watch.wrong.append(problem)
+                before = self._excused(replica)
+                outcome = await fetch(replica, digest)
+                watch.count(outcome, *before, *self._excused(replica))
                 if stop.is_set():
                     return
             await asyncio.sleep(0.1)
@@ -278,6 +293,10 @@ class Fleet:
         """What is wanted is published now."""
         self._told = list(self.wanted.values())
 
+    def untell(self, digest: str) -> None:
+        """Nobody is asked for it any more: the test has seen to it that nobody can have it."""
+        self._told.remove(digest)
+
 
 def _differences(found: Document, live: Document, digest: str, envoy: EnvoyFetch) -> list[str]:
     name, status = found["metadata"]["name"], found.get("status") or {}
@@ -292,19 +311,6 @@ def _differences(found: Document, live: Document, digest: str, envoy: EnvoyFetch
     if live["spec"] != expected.render(parsing.parse(found), record, envoy, heal=heal)["spec"]:
         return [f"{name}: another EnvoyFilter"]
     return []
-
-
-async def _fetch(replica: Wasmer, digest: str) -> str | None:
-    """What is wrong with the answer."""
-    url = f"http://{replica.host}/wasm/{digest}"
-    try:
-        answer = await wire.request("GET", url, headers=_ENVOY_PATIENCE, timeout=30)
-    except OSError as error:
-        return f"{url}: {error!r}"
-    if answer.status != 200:
-        return f"{url}: {answer.status} {answer.body[:200]!r}"
-    got = hashlib.sha256(answer.body).hexdigest()
-    return None if got == digest else f"{url}: bytes with digest {got}"
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ import asyncio
 import base64
 import hashlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +88,7 @@ class Installation:
         host: str | None = None,
         api: str | None = None,
         arguments: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
     ) -> AsyncIterator[Wasmer]:
         """One more replica, with a cache and ports of its own; its blob port is at `host`.
 
@@ -103,16 +104,20 @@ class Installation:
             host=host or f"{ports.LOOPBACK}:{ports.free_port()}",
             plain_http=[self.registry.host],
             arguments=arguments,
+            env=env,
         ) as server:
             yield server
 
-    async def push(self, tag: str, module: bytes, *, repository: str = "xxx/hello") -> str:
-        """Push with `wasmc`; the reference."""
+    async def push(
+        self, tag: str, module: bytes, *, repository: str = "xxx/hello", force: bool = False
+    ) -> str:
+        """Push with `wasmc`; the reference. `force`: also what no Envoy could run."""
         file = self.directory / f"{hashlib.sha256(module).hexdigest()}.wasm"
         await asyncio.to_thread(file.write_bytes, module)
         image = f"{self.registry.host}/{repository}:{tag}"
         arguments = ("push", image, "-f", str(file), "--username", USER, "--password-stdin")
-        await wasmer.wasmc(self.directory).run(*arguments, stdin=PASSWORD.encode())
+        forced = ("--force",) if force else ()
+        await wasmer.wasmc(self.directory).run(*arguments, *forced, stdin=PASSWORD.encode())
         return image
 
     def autowasm(

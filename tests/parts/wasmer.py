@@ -169,6 +169,7 @@ async def controller(
     host: str,
     plain_http: Sequence[str] = (),
     arguments: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Wasmer]:
     """Run `wasmer controller` against an API server; `host` (`address:port`) is where its blob port listens."""
     admin = f"{ports.LOOPBACK}:{ports.free_port()}"
@@ -179,7 +180,7 @@ async def controller(
         command += ["--plain-http-registry", registry]
     command += arguments
     await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
-    process = Process("wasmer", command, log=directory / "wasmer.log", cwd=directory)
+    process = Process("wasmer", command, log=directory / "wasmer.log", env=env, cwd=directory)
     wasmer = Wasmer(process, directory, host, admin)
     async with process:
         await wasmer.start()

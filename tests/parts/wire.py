@@ -20,6 +20,14 @@ class WireError(OSError):
     """The connection ended early, or what came is not HTTP/1.1."""
 
 
+class NoAnswer(WireError):
+    """The connection ended before the first byte of an answer."""
+
+
+class Unfinished(WireError):
+    """The connection ended within an answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A complete answer. Header names are lower-case; of several with one name the values are joined by `, `."""
@@ -72,11 +80,15 @@ class Connection:
             lines["content-length"] = str(len(body))
         head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
         self.writer.write(f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + body)
-        await self.writer.drain()
         try:
-            answer = await self._read(method)
+            await self.writer.drain()
+            first = await self.reader.readexactly(1)
+        except (ConnectionError, asyncio.IncompleteReadError) as error:
+            raise NoAnswer(f"closed by the server without an answer: {error}") from error
+        try:
+            answer = await self._read(method, first)
         except asyncio.IncompleteReadError as error:
-            raise WireError(
+            raise Unfinished(
                 f"closed by the server after {len(error.partial)} bytes of a part of the answer"
             ) from error
         except (ValueError, asyncio.LimitOverrunError) as error:
@@ -85,9 +97,10 @@ class Connection:
         self._closing = "close" in tokens or not _framed(answer, method)
         return answer
 
-    async def _read(self, method: str) -> Answer:
+    async def _read(self, method: str, begun: bytes) -> Answer:
         while True:
-            head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            head = (begun + await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            begun = b""
             first, *lines = head[:-4].split("\r\n")
             version, status_text, *_ = f"{first} ".split(" ", 2)
             if not version.startswith("HTTP/1."):

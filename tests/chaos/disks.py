@@ -1,0 +1,133 @@
+"""What a test does to the disks and sources of replicas, and a client that stops in the middle of a download.
+
+Not the assertions of a row. Invariant: each fault says whether it bit.
+"""
+
+import asyncio
+import base64
+import os
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.parts import wire
+from tests.parts.fleet import Fleet
+from tests.parts.installation import PASSWORD, USER
+from tests.parts.wasmer import Wasmer
+
+BLOCKED_AFTER = 64 * 1024
+"""Bytes that a client takes before it stops; it tells the kernel to keep about as many for it."""
+
+
+def blob_file(replica: Wasmer, digest: str) -> Path:
+    """Where a replica keeps it."""
+    return replica.directory / "cache" / "blobs" / digest
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """Another one once the file was written anew."""
+    found = path.stat()
+    return found.st_ino, found.st_ctime_ns
+
+
+def empty(replica: Wasmer) -> None:
+    """All files in the cache of a replica that runs go away under it, and all folders."""
+    cache = replica.directory / "cache"
+    while cache.exists():  # it may be writing there
+        shutil.rmtree(cache, ignore_errors=True)
+
+
+async def stop_all(world: Fleet) -> None:
+    """kill -9, all of them."""
+    for replica in world.replicas:
+        await world.kill(replica)
+
+
+async def start_all(world: Fleet) -> None:
+    """All at once, as after a power cut. Returns when all of them are ready."""
+    async with asyncio.TaskGroup() as group:
+        for replica in world.replicas:
+            group.create_task(world.start(replica), name="start")
+
+
+async def delete_image(world: Fleet, image: str) -> None:
+    """What `image` (`host/repository@sha256:...`) names is gone from the registry, as by `crane delete`."""
+    name, _, digest = image.partition("@")
+    repository = name.partition("/")[2].partition(":")[0]
+    url = f"{world.installation.registry.url}/v2/{repository}/manifests/{digest}"
+    login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    headers = {
+        "authorization": f"Basic {login}",
+        "accept": "application/vnd.oci.image.manifest.v1+json",
+    }
+    deleted = await wire.request("DELETE", url, headers=headers)
+    assert deleted.status == 202, deleted
+    answer = await wire.get(url, headers=headers)
+    assert answer.status == 404, "the fault bit"
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """A client in the middle of a download: `head` is what it took so far."""
+
+    endpoint: socket.socket
+    head: bytes
+
+    async def rest(self, *, timeout: float = 60) -> bytes:
+        """All that comes until the connection ends, in whatever way."""
+        loop, parts = asyncio.get_running_loop(), [self.head]
+        async with asyncio.timeout(timeout):
+            try:
+                while part := await loop.sock_recv(self.endpoint, 1 << 20):
+                    parts.append(part)
+            except ConnectionResetError:
+                pass
+        return b"".join(parts)
+
+    async def body(self) -> tuple[bytes, int]:
+        """The bytes of the body, and how many the head announced."""
+        head, _, body = (await self.rest()).partition(b"\r\n\r\n")
+        lines = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+        return body, int(lines[b"content-length"])
+
+
+@asynccontextmanager
+async def stopped_client(replica: Wasmer, digest: str) -> AsyncIterator[Stopped]:
+    """One that has taken the beginning of the module and then takes nothing more, until it is told to."""
+    address, _, port = replica.host.rpartition(":")
+    loop = asyncio.get_running_loop()
+    with socket.socket() as endpoint:
+        endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BLOCKED_AFTER)
+        endpoint.setblocking(False)
+        await loop.sock_connect(endpoint, (address, int(port)))
+        head = f"GET /wasm/{digest} HTTP/1.1\r\nhost: {replica.host}\r\nconnection: close\r\n\r\n"
+        await loop.sock_sendall(endpoint, head.encode())
+        got = b""
+        while len(got) < BLOCKED_AFTER:
+            part = await loop.sock_recv(endpoint, BLOCKED_AFTER)
+            assert part, got
+            got += part
+        assert got.startswith(b"HTTP/1.1 200 "), got[:200]
+        yield Stopped(endpoint, got)
+
+
+def truncate(path: Path) -> None:
+    """Half of it is gone."""
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def overwrite(path: Path) -> None:
+    """Other bytes, in the same file and of the same length."""
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.write(b"\xa5" * size)
+
+
+def replace(path: Path) -> None:
+    """Another file with other bytes under the name."""
+    other = path.with_name(f".{path.name}.other")
+    other.write_bytes(b"\xa5" * path.stat().st_size)
+    other.rename(path)

@@ -1,0 +1,102 @@
+"""What can be wrong with the way from one replica to another, and a replica that finds the others by name.
+
+Not the assertions of a row. Invariant: each trouble counts how often it bit.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+from tests.faults.http import Drip, Fault, Forward, HttpFaultProxy, Lie, Misstate
+from tests.faults.names import Names
+from tests.faults.proxy import Hang, Mode, Pass, Refuse
+from tests.parts import istio, wire
+from tests.parts.fleet import TIMINGS, Fleet
+from tests.parts.wasmer import Wasmer
+
+ADDRESS = "127.0.0.26"
+"""Of the replica that finds the others by name."""
+PEERS_NAME = f"wasmer-peers.{istio.ROOT_NAMESPACE}.svc.cluster.local"
+
+Bites = Callable[[], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """With every replica's blob port, as the other replicas reach it. Envoys reach it as ever."""
+
+    name: str
+    mode: Mode = field(default_factory=Pass)
+    """Of the connections."""
+    fault: Fault = field(default_factory=Forward)
+    """Of the answers."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    @asynccontextmanager
+    async def lasting(self, world: Fleet) -> AsyncIterator[Bites]:
+        """It is so until the context ends; yields what tells how often it bit so far."""
+        async with AsyncExitStack() as stack:
+            between = []
+            for replica, way in zip(world.replicas, world.peers, strict=True):
+                proxy = HttpFaultProxy(f"http://{replica.host}")
+                between.append(await stack.enter_async_context(proxy))
+                proxy.fault = self.fault
+                way.lead_to("127.0.0.1", proxy.port)
+                way.mode = self.mode
+                way.cut_all()
+
+            def bites() -> int:
+                held = sum(way.counters.refused + way.counters.hung for way in world.peers)
+                return held + sum(proxy.bitten for proxy in between)
+
+            before = bites()
+            try:
+                yield lambda: bites() - before
+            finally:
+                for replica, way in zip(world.replicas, world.peers, strict=True):
+                    address, _, port = replica.host.rpartition(":")
+                    way.lead_to(address, int(port))
+                    way.mode = Pass()
+                    way.cut_all()
+
+
+UNREACHABLE = Trouble("unreachable", mode=Refuse())
+HANGING = Trouble("hanging", mode=Hang())
+DRIPPING = Trouble("dripping", fault=Drip())
+LYING = Trouble("lying", fault=Lie("/wasm/"))
+LONGER = Trouble("length-too-long", fault=Misstate("/wasm/", 10))
+SHORTER = Trouble("length-too-short", fault=Misstate("/wasm/", -10))
+
+
+async def copies(replica: Wasmer, outcome: str) -> float:
+    """How many modules it asked of the others with this outcome."""
+    answer = await wire.get(f"http://{replica.admin}/metrics")
+    wanted = f'autowasm_peer_copies_total{{outcome="{outcome}"}} '
+    lines = answer.body.decode().splitlines()
+    return sum(float(line.removeprefix(wanted)) for line in lines if line.startswith(wanted))
+
+
+async def from_source(replica: Wasmer) -> float:
+    """Bytes that it got from a source, not from another replica."""
+    return await replica.metric("autowasm_fetched_bytes_total")
+
+
+def names_of(world: Fleet, row: str) -> Names:
+    """The name of the peers' Service."""
+    return Names(PEERS_NAME, world.installation.directory / f"names-{row}.json")
+
+
+@asynccontextmanager
+async def found_by_name(world: Fleet, names: Names, row: str) -> AsyncIterator[Wasmer]:
+    """A new replica that asks `names` where the others are. It has to answer as all do."""
+    port = world.replicas[0].host.rpartition(":")[2]
+    async with world.installation.another(
+        f"by-name-{row}", host=f"{ADDRESS}:{port}", arguments=TIMINGS, env=names.environment
+    ) as replica:
+        world.replicas.append(replica)
+        try:
+            yield replica
+        finally:
+            world.replicas.remove(replica)

@@ -1,0 +1,116 @@
+"""What can be wrong with a registry: how it begins, what a person reads meanwhile, and how it ends.
+
+Not the assertions of a row. Invariant: each trouble counts how often it bit.
+"""
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from tests.faults.http import Answer, Drip, Fault, Forward, Lie, Misstate
+from tests.faults.proxy import Hang, Mode, Pass, Refuse
+from tests.parts.fleet import Fleet
+from tests.parts.installation import pull_secret
+
+RETRY_AFTER = 8
+"""Seconds, for which a registry that answers 429 wants to be left alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """`reasons`: what the condition `Fetched` may say; `words`: what its message holds, as a regular expression."""
+
+    name: str
+    reasons: tuple[str, ...]
+    words: str
+    mode: Mode = field(default_factory=Pass)
+    """Of the connections."""
+    fault: Fault = field(default_factory=Forward)
+    """Of the answers."""
+    other_login: bool = False
+    """The login that was right is wrong; at the end a user puts another one into the Secret."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    def bites(self, world: Fleet) -> int:
+        """How often anything of the kind went wrong so far."""
+        counters = world.registry_port.counters
+        match self.mode:
+            case Refuse():
+                return counters.refused
+            case Hang():
+                return counters.hung
+            case _:
+                return world.registry.bitten
+
+    @asynccontextmanager
+    async def lasting(self, world: Fleet) -> AsyncIterator[None]:
+        """It is so until the context ends."""
+        if self.other_login:
+            await _log_in(world, "somebody-else")
+        world.registry.fault, world.registry_port.mode = self.fault, self.mode
+        if isinstance(self.mode, Refuse):
+            world.registry_port.cut_all()
+        try:
+            yield
+        finally:
+            world.registry.fault, world.registry_port.mode = Forward(), Pass()
+            if self.other_login:
+                await _log_in(world)
+
+
+async def _log_in(world: Fleet, user: str | None = None) -> None:
+    host = world.installation.registry.host
+    secret = pull_secret(host)
+    if user:
+        config = {"auths": {host: {"username": user, "password": "none"}}}
+        secret["data"][".dockerconfigjson"] = base64.b64encode(json.dumps(config).encode()).decode()
+    await world.installation.apply(secret)
+
+
+_CHALLENGE = {"WWW-Authenticate": 'Basic realm="registry"'}
+
+DOWN = Trouble("down", ("RegistryUnavailable",), "Connection (reset|refused)", mode=Refuse())
+BROKEN = Trouble("500", ("RegistryUnavailable",), "status 500", fault=Answer(500))
+DENIED = Trouble(
+    "401",
+    ("Unauthorized",),
+    "(is refused: status 401; user 'somebody-else' may not|has refused)",
+    fault=Answer(401, _CHALLENGE),
+    other_login=True,
+)
+BUSY = Trouble(
+    "429",
+    ("RegistryUnavailable",),
+    "status 429|asked not to be asked so often",
+    fault=Answer(429, {"Retry-After": str(RETRY_AFTER)}),
+)
+HANGING = Trouble("hanging", ("Timeout",), "no answer within 30 s", mode=Hang())
+DRIPPING = Trouble("dripping", ("TooSlow",), "slower than .* for 10 s", fault=Drip())
+LYING = Trouble(
+    "lying",
+    ("DigestMismatch",),
+    "layer .* the bytes have sha256:.*, not sha256:",
+    fault=Lie("/blobs/"),
+)
+LYING_MANIFEST = Trouble(
+    "lying-manifest",
+    ("DigestMismatch",),
+    "manifest .* the bytes have sha256:.*, not sha256:",
+    fault=Lie("/manifests/"),
+)
+LONGER = Trouble(
+    "length-too-long",
+    ("RegistryUnavailable",),
+    "broke off",
+    fault=Misstate("/blobs/", 10),
+)
+SHORTER = Trouble(
+    "length-too-short",
+    ("SizeMismatch",),
+    "bytes arrived where",
+    fault=Misstate("/blobs/", -10),
+)

@@ -1,0 +1,136 @@
+"""The other replicas cannot be reached, hang, lie or drip: each replica serves what is right, from the source if need be."""
+
+import asyncio
+
+import pytest
+
+from tests.chaos import neighbours
+from tests.chaos.checks import unharmed
+from tests.chaos.neighbours import Trouble, copies, found_by_name, from_source, names_of
+from tests.chaos.newcomer import newcomer
+from tests.faults.names import Failure, Names
+from tests.faults.proxy import Pass, Refuse
+from tests.parts import wire
+from tests.parts.fleet import REPLICAS, Fleet
+from tests.parts.wasmer import Wasmer
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+
+TROUBLES = [
+    neighbours.UNREACHABLE,
+    neighbours.HANGING,
+    neighbours.DRIPPING,
+    neighbours.LYING,
+    neighbours.LONGER,
+    neighbours.SHORTER,
+]
+FAILURES: list[Failure] = ["EAI_AGAIN", "EAI_NONAME", "hang"]
+
+
+async def _restarted_empty(world: Fleet) -> Wasmer:
+    """A follower, from nothing."""
+    replica = await world.follower()
+    await world.kill(replica)
+    await world.lose_disk(replica)
+    await world.start(replica)
+    return replica
+
+
+@pytest.mark.parametrize("trouble", TROUBLES, ids=str)
+async def test_new_replica_with_an_empty_disk_turns_to_the_source(
+    mesh: Fleet, trouble: Trouble
+) -> None:
+    """And whoever has its modules serves on; a change is published, though nobody can copy it."""
+    async with unharmed(mesh):
+        async with trouble.lasting(mesh) as bites:
+            replica = await _restarted_empty(mesh)
+            assert bites(), "the fault bit"
+            assert await copies(replica, "copied") == 0
+            assert await from_source(replica) > 0
+            assert await replica.metric("autowasm_blobs") >= len(mesh.wanted), "before asked"
+            bitten = bites()
+            async with newcomer(mesh, row=f"peers-{trouble}"):
+                await mesh.publish("data")
+            assert bites() > bitten, "the fault bit"
+        await mesh.publish("data")
+
+
+async def test_new_replica_without_peers_and_source_has_nothing_wrong_to_give(mesh: Fleet) -> None:
+    """It is ready (all was tried), says 503 for now, and has everything soon after the source is back."""
+    replica, digest = await mesh.follower(), mesh.wanted["data"]
+    source = mesh.registry_port
+    async with unharmed(mesh):
+        async with neighbours.LYING.lasting(mesh) as bites:
+            source.mode, refused = Refuse(), source.counters.refused
+            source.cut_all()
+            await mesh.kill(replica)
+            await mesh.lose_disk(replica)
+            await replica.start(timeout=60)  # and need not answer yet
+            url = f"http://{replica.host}/wasm/{digest}"
+            patience = {"x-envoy-expected-rq-timeout-ms": "1000"}
+            answer = await wire.request("GET", url, headers=patience, timeout=30)
+            assert answer.status == 503
+            assert bites(), "the fault bit"
+            assert source.counters.refused > refused, "the fault bit"
+            assert await replica.metric("autowasm_blobs") == 0
+            async with newcomer(mesh, row="nothing"):
+                pass
+            source.mode = Pass()
+            async with asyncio.timeout(90):
+                while await replica.metric("autowasm_blobs") < len(mesh.wanted):
+                    await asyncio.sleep(0.1)
+            assert await copies(replica, "copied") == 0
+        mesh.absent.clear()
+        await mesh.settled()
+
+
+def _blob_ports() -> list[str]:
+    return list(REPLICAS)
+
+
+async def _asked(names: Names, failure: Failure) -> None:
+    """Until the fault has bitten: it asked, and got no addresses."""
+    before = await asyncio.to_thread(names.asked, failure)
+    async with asyncio.timeout(90):
+        while await asyncio.to_thread(names.asked, failure) <= before:
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+async def test_new_replica_that_cannot_find_the_others_turns_to_the_source(
+    mesh: Fleet, failure: Failure
+) -> None:
+    row = f"cold-{failure.lower()}"
+    names = names_of(mesh, row)
+    await asyncio.to_thread(names.fail, failure)
+    async with found_by_name(mesh, names, row) as replica, unharmed(mesh):
+        assert await asyncio.to_thread(names.asked, failure), "the fault bit"
+        assert await from_source(replica) > 0
+        assert await replica.metric("autowasm_blobs") >= len(mesh.wanted), "before asked"
+        await mesh.publish("data")
+        assert await copies(replica, "copied") == 0
+        await asyncio.to_thread(names.lead_to, _blob_ports())
+        before = await from_source(replica)
+        async with asyncio.timeout(90):
+            while not await asyncio.to_thread(names.asked, "addresses"):
+                await asyncio.sleep(0.1)
+        await mesh.publish("data")
+        assert await copies(replica, "copied") > 0, "they are found"
+        assert await from_source(replica) == before
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+async def test_replica_remembers_where_the_others_are(mesh: Fleet, failure: Failure) -> None:
+    row = f"warm-{failure.lower()}"
+    names = names_of(mesh, row)
+    await asyncio.to_thread(names.lead_to, _blob_ports())
+    async with found_by_name(mesh, names, row) as replica, unharmed(mesh):
+        assert await from_source(replica) == 0, "all is copied"
+        await asyncio.to_thread(names.fail, failure)
+        await _asked(names, failure)
+        before = await copies(replica, "copied")
+        async with newcomer(mesh, row=row):
+            await mesh.publish("data")
+        assert await copies(replica, "copied") > before
+        assert await from_source(replica) == 0
+        await asyncio.to_thread(names.lead_to, _blob_ports())

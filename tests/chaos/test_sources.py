@@ -1,0 +1,115 @@
+"""The registry goes wrong while a change is applied: what is published is served, the status says why, and it passes by itself.
+
+Each row: an AutoWasm gets a new image, a replica starts with an empty disk and a Pod's Envoy starts, all while the fault
+lasts. Nothing that is published depends on the registry: the other replicas have it.
+"""
+
+import asyncio
+import re
+
+import pytest
+
+from tests.chaos import registries
+from tests.chaos.checks import unharmed
+from tests.chaos.newcomer import newcomer
+from tests.chaos.registries import RETRY_AFTER, Trouble
+from tests.parts.fleet import Fleet
+from tests.parts.installation import Document
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+
+QUICK = [
+    registries.DOWN,
+    registries.BROKEN,
+    registries.DENIED,
+    registries.BUSY,
+    registries.LYING,
+    registries.LYING_MANIFEST,
+    registries.LONGER,
+    registries.SHORTER,
+    registries.DRIPPING,
+]
+LONG = [registries.HANGING]
+
+
+async def _explained(world: Fleet, trouble: Trouble) -> Document:
+    """The AutoWasm, once its status says what is wrong with the source of this generation."""
+
+    async def says() -> Document | None:
+        found = await world.installation.get("data")
+        status = found.get("status") or {}
+        if status.get("observedGeneration") != found["metadata"]["generation"]:
+            return None
+        fetched = [one for one in status["conditions"] if one["type"] == "Fetched"]
+        told = bool(fetched) and fetched[0]["status"] == "False"
+        return fetched[0] if told else None
+
+    condition = await world.installation.wait_until(says, timeout=120)
+    assert condition["reason"] in {*trouble.reasons, "BackingOff"}, condition
+    assert re.search(trouble.words, condition["message"]), condition
+    return condition
+
+
+async def _replaced(world: Fleet) -> None:
+    """A follower is there anew, with nothing on its disk, and has what is published before anybody asked."""
+    replica = await world.follower()
+    await world.kill(replica)
+    await world.lose_disk(replica)
+    await world.start(replica)
+    assert await replica.metric("autowasm_blobs") >= len(world.wanted), "copied before asked"
+    assert await replica.metric("autowasm_fetched_bytes_total") == 0, "no source gave them"
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [*QUICK, *(pytest.param(one, marks=pytest.mark.chaos) for one in LONG)],
+    ids=str,
+)
+async def test_registry_in_trouble_while_an_image_changes(mesh: Fleet, trouble: Trouble) -> None:
+    module = mesh.module("data")
+    image = await mesh.push(module)
+    published = await mesh.installation.envoyfilter("data")
+    bites = trouble.bites(mesh)
+    begun = asyncio.get_running_loop().time()
+    async with unharmed(mesh):
+        async with trouble.lasting(mesh):
+            await mesh.apply("data", module=module, image=image)
+            await _explained(mesh, trouble)
+            bitten = trouble.bites(mesh) - bites
+            assert bitten, "the fault bit"
+            await _replaced(mesh)
+            async with newcomer(mesh, row=str(trouble)):
+                live = await mesh.installation.envoyfilter("data")
+            assert live["spec"] == published["spec"], "what is published is held on to"
+            if trouble is registries.BUSY:
+                took = asyncio.get_running_loop().time() - begun
+                assert trouble.bites(mesh) - bites <= 1 + took / RETRY_AFTER, "asked too often"
+        if trouble.other_login:
+            await mesh.installation.kubectl.run(
+                "annotate", "aw", "data", "wasm.tcm.io/refresh=again"
+            )
+        await mesh.settled(timeout=120)
+        mesh.tell()
+
+
+async def test_all_replicas_are_replaced_while_an_image_cannot_be_had(mesh: Fleet) -> None:
+    """A rolling update with empty disks: each new replica has copied what is published before the next old one goes."""
+    module = mesh.module("data")
+    image = await mesh.push(module)
+    published = await mesh.installation.envoyfilter("data")
+    async with unharmed(mesh):
+        async with registries.DOWN.lasting(mesh):
+            bites = registries.DOWN.bites(mesh)
+            await mesh.apply("data", module=module, image=image)
+            await _explained(mesh, registries.DOWN)
+            for replica in mesh.replicas:
+                await mesh.stop(replica)
+                await mesh.lose_disk(replica)
+                await mesh.start(replica)
+                assert await replica.metric("autowasm_fetched_bytes_total") == 0
+            async with newcomer(mesh, row="replaced"):
+                live = await mesh.installation.envoyfilter("data")
+            assert live["spec"] == published["spec"], "what is published is held on to"
+            assert registries.DOWN.bites(mesh) > bites, "the fault bit"
+        await mesh.settled(timeout=120)
+        mesh.tell()

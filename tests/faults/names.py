@@ -1,0 +1,54 @@
+"""Tells the name service of a process (`resolver/sitecustomize.py`) what to answer for one name.
+
+Not the name service. Invariant: what it is told is there whole or not at all.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+_RESOLVER = Path(__file__).with_name("resolver")
+
+Failure = Literal["EAI_AGAIN", "EAI_NONAME", "hang"]
+"""The name server fails; it knows no such name, as of a Service without endpoints; it does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """For `name`; `file` is what the process reads."""
+
+    name: str
+    file: Path
+
+    def lead_to(self, addresses: Sequence[str]) -> None:
+        """From now on these are the answer."""
+        self._tell({"what": "addresses", "addresses": list(addresses)})
+
+    def fail(self, failure: Failure) -> None:
+        """From now on there is none."""
+        self._tell({"what": failure})
+
+    def asked(self, what: str) -> int:
+        """How often it was asked while `what` was told: `addresses`, or a failure."""
+        try:
+            return self.file.with_name(f"{self.file.name}.asked").read_text().split().count(what)
+        except FileNotFoundError:
+            return 0
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of the process; of it only."""
+        return {
+            **os.environ,
+            "PYTHONPATH": str(_RESOLVER),
+            "AUTOWASM_TEST_NAMES": str(self.file),
+        }
+
+    def _tell(self, told: Mapping[str, object]) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        half = self.file.with_name(f".{self.file.name}")
+        half.write_text(json.dumps({"name": self.name, **told}))
+        half.replace(self.file)

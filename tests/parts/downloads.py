@@ -1,0 +1,71 @@
+"""Downloads of published modules from replicas, as Envoy asks for them, and what came of each.
+
+Invariant: other bytes than were asked for are wrong whatever the test has done to whoever sent them.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+
+from tests.parts import wire
+from tests.parts.wasmer import Wasmer
+
+_ENVOY_PATIENCE = {"x-envoy-expected-rq-timeout-ms": "30000"}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one download."""
+
+    problem: str = ""
+
+
+class Good(Outcome):
+    """The module."""
+
+
+class Unreachable(Outcome):
+    """The connection was refused, or ended before a byte of an answer: nobody was there any more to answer."""
+
+
+class Cut(Outcome):
+    """The connection ended within an answer: whoever asked knows that it is not whole."""
+
+
+class WrongBytes(Outcome):
+    """A whole answer, 200, that is not the module."""
+
+
+@dataclass
+class Watch:
+    """What was seen so far: good downloads, and every answer that is wrong."""
+
+    good: int = 0
+    wrong: list[str] = field(default_factory=list)
+    refused: int = 0
+    """By processes that the test had stopped, or from disks that it had damaged."""
+
+    def count(self, outcome: Outcome, *excused: type[Outcome]) -> None:
+        """`excused`: what the test itself has brought about. Other bytes than were asked for never are."""
+        if isinstance(outcome, Good):
+            self.good += 1
+        elif isinstance(outcome, excused) and not isinstance(outcome, WrongBytes):
+            self.refused += 1
+        else:
+            self.wrong.append(outcome.problem)
+
+
+async def fetch(replica: Wasmer, digest: str) -> Outcome:
+    """One download."""
+    url = f"http://{replica.host}/wasm/{digest}"
+    try:
+        answer = await wire.request("GET", url, headers=_ENVOY_PATIENCE, timeout=30)
+    except (ConnectionRefusedError, wire.NoAnswer) as error:
+        return Unreachable(f"{url}: {error!r}")
+    except (ConnectionError, wire.Unfinished) as error:
+        return Cut(f"{url}: {error!r}")
+    except OSError as error:
+        return Outcome(f"{url}: {error!r}")
+    if answer.status != 200:
+        return Outcome(f"{url}: {answer.status} {answer.body[:200]!r}")
+    got = hashlib.sha256(answer.body).hexdigest()
+    return Good() if got == digest else WrongBytes(f"{url}: bytes with digest {got}")
