@@ -4,7 +4,7 @@
 RUN := .venv/bin/python
 PARTS := registry envoy wat kubernetes istio helm prometheus
 
-.PHONY: demo test chaos fuzz bench bench-docs unit lint format reference manifests dashboards picture venv parts help
+.PHONY: demo test chaos fuzz bench bench-docs unit lint format reference docs manifests dashboards picture venv parts help
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -45,8 +45,11 @@ format: venv ## put the code into its form
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
 
-reference: venv ## write docs/cli.md and docs/metrics.md anew
+reference: venv ## write the pages anew that come from the code: command line, metrics, fields, reasons
 	$(RUN) -m docs.reference
+
+docs: venv ## the site, into build/site
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 dashboards: venv ## write the Grafana dashboard and Prometheus' rules anew
 	$(RUN) -m dashboards

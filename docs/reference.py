@@ -1,4 +1,7 @@
-"""Writes docs/cli.md from the programs' own help, docs/metrics.md, and the table in docs/layouts.md: `make reference`. Tests keep them true."""
+"""Writes the pages that come from the code: `make reference`. Tests keep them true.
+
+The command line (here, from the programs' own help), metrics, the table of layouts, the resource's fields, the reasons.
+"""
 
 import argparse
 import os
@@ -6,7 +9,7 @@ from pathlib import Path
 
 from autowasm.cli import wasmc, wasmer
 from autowasm.registry import variants
-from docs import metrics
+from docs import crd, metrics, reasons
 
 _INTRODUCTION = """\
 # Command line
@@ -52,5 +55,7 @@ if __name__ == "__main__":
     docs = Path(__file__).parent
     (docs / "cli.md").write_text(render())
     (docs / "metrics.md").write_text(metrics.render())
+    (docs / "reference/autowasm.md").write_text(crd.render())
+    (docs / "reference/conditions.md").write_text(reasons.render())
     layouts = docs / "layouts.md"
     layouts.write_text(with_table(layouts.read_text()))

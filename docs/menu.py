@@ -1,0 +1,34 @@
+"""A hook of mkdocs: completes the menu of mkdocs.yml with what comes and goes.
+
+All decisions of docs/adr, and under Explanation each page directly in docs/ that is not listed.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_DOCS = Path(__file__).parent
+
+
+def on_config(config: Any) -> Any:
+    """Called by mkdocs once the configuration is read."""
+    complete(config["nav"])
+    return config
+
+
+def complete(nav: list[Any]) -> None:
+    """In place."""
+    listed = set(_listed(nav))
+    rest = [page.name for page in sorted(_DOCS.glob("*.md")) if page.name not in listed]
+    decisions = [str(page.relative_to(_DOCS)) for page in sorted((_DOCS / "adr").glob("*.md"))]
+    explanation = next(entry for entry in nav if isinstance(entry, dict) and "Explanation" in entry)
+    explanation["Explanation"] += [*rest, {"Decisions": decisions}]
+
+
+def _listed(nav: list[Any]) -> Iterator[str]:
+    for entry in nav:
+        if isinstance(entry, str):
+            yield entry
+        else:
+            for pages in entry.values():
+                yield from _listed(pages)
