@@ -47,7 +47,7 @@ class FakePublisher:
     unseen: dict[ObjectKey, dict[str, Any]] = field(default_factory=dict)
     """EnvoyFilters whose label was taken off: there, and not shown."""
     refusal: Exception | None = None
-    """Raised by `publish`."""
+    """Raised by whatever would write an EnvoyFilter."""
 
     def published(self, key: ObjectKey) -> Mapping[str, Any] | None:
         return self.envoyfilters.get(key)
@@ -57,6 +57,8 @@ class FakePublisher:
 
     async def find(self, key: ObjectKey, owner: Mapping[str, Any]) -> None:
         if key in self.unseen:
+            if self.refusal is not None:
+                raise self.refusal
             self.envoyfilters[key] = self.unseen.pop(key)
 
     async def publish(

@@ -13,7 +13,6 @@ import structlog
 
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api import parsing
-from autowasm.api import status as statuses_api
 from autowasm.api.record import Record
 from autowasm.api.status import ConditionType, Phase
 from autowasm.api.v1alpha1 import AutoWasm
@@ -125,7 +124,11 @@ class AutoWasmReconciler:
             await self._publisher.retract(key)
             self._forget(key)
             return Result()
-        subject = await self._complete(self._subject(key, found.document))
+        subject = self._subject(key, found.document)
+        try:
+            subject = await self._complete(subject)
+        except AutoWasmError as error:
+            return await self._not_written(subject, error)
         try:
             if found.problem is not None:
                 raise found.problem
@@ -144,12 +147,7 @@ class AutoWasmReconciler:
         return await self._pursue(subject, autowasm)
 
     def _subject(self, key: ObjectKey, document: Mapping[str, Any]) -> Subject:
-        previous = statuses_api.read(document.get("status"))
-        live = self._publisher.published(key)
-        if live is None:
-            return Subject(key, document, None, previous)
-        record, digests = envoyfilters.record_of(live), envoyfilters.digests_of(live)
-        return Subject(key, document, record, previous, digests)
+        return Subject.of(key, document, live=self._publisher.published(key))
 
     async def _complete(self, subject: Subject) -> Subject:
         """Before "no EnvoyFilter is in place" is believed of one that we put there, the API server is asked."""
@@ -217,9 +215,7 @@ class AutoWasmReconciler:
         try:
             changed = await self._publisher.publish(subject.key, subject.document, wanted)
         except AutoWasmError as error:
-            if error.reason not in statuses.WRITE_REASONS:
-                raise
-            return await self._failed(subject, error)
+            return await self._not_written(subject, error)
         if changed:
             _log.info(
                 "envoyfilter published",
@@ -265,6 +261,12 @@ class AutoWasmReconciler:
                 subject, statuses.fetching(autowasm, live=live, previous=previous, now=self._now())
             )
         return Result()
+
+    async def _not_written(self, subject: Subject, error: AutoWasmError) -> Result:
+        """Somebody else's doing goes into the status; raises what the queue shall retry."""
+        if error.reason not in statuses.WRITE_REASONS:
+            raise error
+        return await self._failed(subject, error)
 
     async def _failed(
         self, subject: Subject, error: AutoWasmError, *, retry_in: float | None = None

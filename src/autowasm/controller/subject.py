@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from msgspec import UNSET
 
+from autowasm.api import envoyfilter as envoyfilters
+from autowasm.api import status as statuses
 from autowasm.api.record import Record, belongs_to
 from autowasm.api.status import Status
 from autowasm.api.v1alpha1 import AutoWasm
@@ -24,6 +26,17 @@ class Subject:
     previous: Status
     digests: tuple[Sha256Hex, ...] = ()
     """The modules that the EnvoyFilter in place makes proxies fetch, whatever its record says."""
+
+    @classmethod
+    def of(
+        cls, key: ObjectKey, document: Mapping[str, Any], *, live: Mapping[str, Any] | None
+    ) -> Self:
+        """`live`: the EnvoyFilter in place, if it is one of ours."""
+        previous = statuses.read(document.get("status"))
+        if live is None:
+            return cls(key, document, None, previous)
+        record, digests = envoyfilters.record_of(live), envoyfilters.digests_of(live)
+        return cls(key, document, record, previous, digests)
 
     @property
     def in_place(self) -> Sha256Hex | None:

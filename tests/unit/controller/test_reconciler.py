@@ -663,6 +663,17 @@ async def test_filter_that_somebody_keeps_rewriting_is_told_of(
     assert world.condition("Published") == ("False", "Mutated")
 
 
+async def test_filter_whose_label_somebody_keeps_taking_off_is_told_of(
+    world: World, process: Process
+) -> None:
+    await process.apply()
+    world.publisher.unseen[KEY] = world.publisher.envoyfilters.pop(KEY)
+    world.publisher.refusal = AutoWasmError("something rewrites it", reason="Mutated")
+    await process.settle()
+    assert world.condition("Published") == ("False", "Mutated")
+    assert not process.queue.num_requeues(KEY)
+
+
 async def test_disk_that_is_full_is_left_to_the_queue(world: World, process: Process) -> None:
     world.publisher.refusal = StorageError("no space", reason="StorageFull")
     world.objects.apply(document())
