@@ -148,7 +148,7 @@ class ClusterMode:
         await while_leading(self._leadership, self._lead)
 
     async def _lead(self) -> None:
-        """Follow Pods, which only a leader needs. A later time goes on from what was seen."""
+        """Follow Pods, which only a leader needs. A later time begins with a list, and says nothing of Pods before."""
         self._led_since = asyncio.get_running_loop().time()
         async with asyncio.TaskGroup() as tasks:
             for informer in self._pods:

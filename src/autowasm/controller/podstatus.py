@@ -76,6 +76,10 @@ class PodStatus:
                 retry_after = error.retry_after if isinstance(error, ApiError) else None
                 self._queue.add_rate_limited(key, at_least=retry_after or 0.0)
                 _log.debug("pod counts not written", key=str(key), error=str(error))
+            except Exception:  # supervised edge: one odd object must not stop the others
+                wrote = True
+                self._queue.add_rate_limited(key)
+                _log.exception("pod counts failed unexpectedly", key=str(key))
             finally:
                 self._queue.done(key)
             if wrote:

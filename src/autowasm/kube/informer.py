@@ -101,7 +101,7 @@ class Informer(Generic[T]):
 
     @property
     def has_synced(self) -> bool:
-        """Whether the first list is stored and was delivered."""
+        """Whether a list is stored and was delivered since `run` began."""
         return self._synced.is_set()
 
     async def wait_synced(self) -> None:
@@ -114,11 +114,16 @@ class Informer(Generic[T]):
         return self.reflector.last_event_age
 
     async def run(self) -> None:
-        """Follow the server until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self.reflector.run(), name=f"{self.name} reflector")
-            if self._resync is not None:
-                group.create_task(self._resync_forever(self._resync), name=f"{self.name} resync")
+        """Follow the server until cancelled. What is stored then grows old; run again, it is synced once it was listed anew."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.reflector.run(), name=f"{self.name} reflector")
+                if self._resync is not None:
+                    group.create_task(
+                        self._resync_forever(self._resync), name=f"{self.name} resync"
+                    )
+        finally:
+            self._synced.clear()
 
     async def replace(self, objects: Mapping[ObjectKey, T], /) -> None:
         """For the reflector."""

@@ -6,8 +6,15 @@ process that was frozen; the body of a scope is cancelled then, and its caller t
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import Protocol
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final, Protocol
+
+import structlog
+
+_log = structlog.get_logger(__name__)
+
+FAILED_RETRY: Final = 5.0
+"""Seconds until work that ended in an unexpected error is begun anew."""
 
 
 class NotLeading(Exception):
@@ -43,13 +50,23 @@ class AlwaysLeading:
 
 
 async def while_leading(leadership: Leadership, work: Callable[[], Awaitable[None]]) -> None:
-    """Do the work whenever leading, cancelled in between; `work` that returns is done until leading begins anew."""
+    """Do the work whenever leading, cancelled in between; `work` that returns is done until leading begins anew.
+
+    Work that raises is told of and begun anew: others of the process, who serve what is published, are left alone.
+    """
     while True:
         await leadership.acquired()
-        with suppress(NotLeading):
+        try:
             async with leadership.scope():
                 await work()
                 await asyncio.Event().wait()
+        except NotLeading:
+            pass
+        except (
+            Exception
+        ):  # supervised edge: a bug in what a leader does must not stop what every replica does
+            _log.exception("work of the leader failed unexpectedly", retry_in=FAILED_RETRY)
+            await asyncio.sleep(FAILED_RETRY)
 
 
 class Tenure:

@@ -144,7 +144,8 @@ class Reflector(Generic[T]):
         return None if last is None else asyncio.get_running_loop().time() - last
 
     async def run(self) -> NoReturn:
-        """List and watch until cancelled."""
+        """List and watch until cancelled. Run again, it lists again: when a watch has caught up, nobody could tell."""
+        self._begin_anew("start")
         try:
             while True:
                 try:
@@ -258,10 +259,7 @@ class Reflector(Generic[T]):
             delay = self._watch_delays.after(error)
             self._log.info("watch interrupted", error=str(error), retry_in=round(delay, 3))
             return delay
-        self._position = None
-        self._reason = reason
-        self._stream_next = self._streaming
-        self._failing_since = None
+        self._begin_anew(reason)
         age = asyncio.get_running_loop().time() - self._last_list
         if isinstance(error, errors.Expired) and age > FRESH_LIST:
             delay = 0.0
@@ -269,6 +267,12 @@ class Reflector(Generic[T]):
             delay = self._list_delays.after(error)
         self._log.info("list needed", error=str(error), retry_in=round(delay, 3))
         return delay
+
+    def _begin_anew(self, reason: str) -> None:
+        self._position = None
+        self._reason = reason
+        self._stream_next = self._streaming
+        self._failing_since = None
 
     def _can_resume(self, error: errors.ApiError) -> bool:
         now = asyncio.get_running_loop().time()

@@ -76,6 +76,26 @@ async def test_what_was_written_is_not_written_again_even_if_the_server_drops_it
 
 
 @pytest.mark.looptime
+async def test_an_object_that_cannot_be_counted_stops_no_other() -> None:
+    world, odd = World(), ObjectKey("team", "odd")
+
+    def count(key: ObjectKey) -> Said:
+        if key == odd:
+            raise KeyError("a bug")
+        return world.said
+
+    world.pods = PodStatus(said=count, document=lambda _: world.stored, publisher=world)  # type: ignore[arg-type]
+    task = asyncio.create_task(world.pods.run())
+    world.pods.touch(odd)
+    world.pods.touch(KEY)
+    await asyncio.sleep(EACH)
+    assert len(world.writes) == 1
+    assert not task.done()
+    task.cancel()
+    await asyncio.wait([task])
+
+
+@pytest.mark.looptime
 async def test_a_thousand_changes_are_one_write_a_minute() -> None:
     world = World()
     task = asyncio.create_task(world.pods.run(), name="pods")

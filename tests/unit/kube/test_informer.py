@@ -105,6 +105,19 @@ async def test_what_vanished_while_disconnected_is_told_as_deleted() -> None:
         assert heard.facts[2:] == [("delete", "a")]
 
 
+async def test_one_that_runs_again_is_synced_once_it_has_listed_again() -> None:
+    script = Script(page("a", "b", rv="5"), [Pause()], page("b", "c", rv="90"), [Pause()])
+    async with running(script) as informer:
+        await informer.wait_synced()
+    assert not informer.has_synced
+    task = asyncio.create_task(informer.run())
+    await informer.wait_synced()
+    assert set(informer.store) == {key("b"), key("c")}
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 async def test_a_late_handler_hears_of_what_is_there() -> None:
     async with running(Script(page("a", rv="5"))) as informer:
         await informer.wait_synced()

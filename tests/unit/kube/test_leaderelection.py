@@ -9,7 +9,7 @@ import pytest
 
 from autowasm.kube.errors import ServerError
 from autowasm.kube.leaderelection import LeaderElector, LeaseTimings
-from autowasm.kube.leadership import AlwaysLeading, NotLeading, while_leading
+from autowasm.kube.leadership import FAILED_RETRY, AlwaysLeading, NotLeading, while_leading
 from autowasm.kube.resources import ObjectKey
 from tests.fakes.leases import FakeLeaseClient, FakeLeases
 
@@ -262,6 +262,21 @@ async def test_work_is_done_whenever_leading(arena: Arena) -> None:
     one.client.failure = lambda: None
     await asyncio.sleep(10)
     assert (len(begun), len(cancelled)) == (2, 1)
+    worker.cancel()
+    await asyncio.wait([worker])
+
+
+async def test_work_that_fails_unexpectedly_is_begun_anew() -> None:
+    begun = 0
+
+    async def work() -> None:
+        nonlocal begun
+        begun += 1
+        raise KeyError("a bug")
+
+    worker = asyncio.create_task(while_leading(AlwaysLeading(), work))
+    await asyncio.sleep(FAILED_RETRY * 2.5)
+    assert begun == 3
     worker.cancel()
     await asyncio.wait([worker])
 
