@@ -18,6 +18,7 @@ from autowasm.api.envoyfilter import render
 from autowasm.errors import AutoWasmError, ContentRejected, SpecError
 from autowasm.kube.codec import document_codec
 from autowasm.kube.errors import ApiError
+from autowasm.kube.nesting import without_depths
 from autowasm.kube.pods import pod_codec
 from autowasm.kube.stream import LineSplitter
 from autowasm.reference import ImageReference
@@ -151,9 +152,17 @@ def _watch(data: bytes) -> object:
     for codec in (document_codec(), pod_codec()):
         for piece in pieces:
             for line in splitter.feed(piece):
-                codec.decode_event(line)
-        codec.decode_page(data)
+                _any_depth(codec.decode_event, line)
+        _any_depth(codec.decode_page, data)
     return asyncio
+
+
+def _any_depth(decode: Callable[[bytes], object], text: bytes) -> None:
+    """A loop only where it is needed: making one takes longer than all the rest."""
+    try:
+        decode(text)
+    except RecursionError:
+        decode(asyncio.run(without_depths(text)))
 
 
 def _watch_seeds() -> Iterable[bytes]:

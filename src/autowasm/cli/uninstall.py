@@ -60,7 +60,7 @@ async def _list(client: KubeClient) -> tuple[list[Document], int]:
                 raise
             await asyncio.sleep(_PAUSE)
             continue
-        document = calls.decode_document(body)
+        document = await calls.decode_document(body)
         left = [one for one in document["items"] if "deletionTimestamp" not in one["metadata"]]
         return left, int(document["metadata"].get("remainingItemCount") or 0)
 

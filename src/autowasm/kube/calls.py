@@ -73,9 +73,9 @@ def no_answer(error: BaseException, call: Call) -> Unreachable:
     return Unreachable(f"{call}: {type(error).__name__}: {what[:_SHOWN]}")
 
 
-def decode_document(body: bytes | bytearray) -> Document:
+async def decode_document(body: bytes | bytearray) -> Document:
     """A JSON object. Raises UnexpectedAnswer."""
     try:
-        return decode_any_depth(_DOCUMENT, body)
+        return await decode_any_depth(_DOCUMENT.decode, body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UnexpectedAnswer(f"the answer is not a JSON object: {error}") from error

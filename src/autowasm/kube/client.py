@@ -90,7 +90,7 @@ class KubeClient:
 
     async def get(self, resource: ResourceType, key: ObjectKey) -> Document:
         """One object. Raises ApiError (NotFound, ...)."""
-        return calls.decode_document(await self.request("GET", resource.object_path(key)))
+        return await calls.decode_document(await self.request("GET", resource.object_path(key)))
 
     async def request(
         self,

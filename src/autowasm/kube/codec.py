@@ -11,7 +11,6 @@ from typing import Any, Final, Generic, Literal, TypeVar, cast
 import msgspec
 
 from autowasm.kube.errors import Status, UnexpectedAnswer, from_status
-from autowasm.kube.nesting import decode_any_depth
 from autowasm.kube.resources import ObjectKey
 
 T = TypeVar("T")
@@ -101,18 +100,18 @@ class Codec(Generic[T]):
         self._meta = cast("Callable[[Any], tuple[ObjectKey, str]]", meta)
 
     def decode_page(self, body: bytes | bytearray) -> Page[T]:
-        """One list answer. Raises UnexpectedAnswer."""
+        """One list answer. Raises UnexpectedAnswer; RecursionError (see `nesting.py`)."""
         try:
-            page = decode_any_depth(self._page, body)
+            page = self._page.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise UnexpectedAnswer(f"the list cannot be decoded: {error}") from error
         items = [(self._meta(item)[0], self._transform(item)) for item in page.items or ()]
         return Page(items, page.metadata.resourceVersion, page.metadata.continue_)
 
-    def decode_event(self, line: bytes) -> WatchEvent[T] | Bookmark:
-        """One line of a watch. An ERROR event is raised as the ApiError that it says; else raises UnexpectedAnswer."""
+    def decode_event(self, line: bytes | bytearray) -> WatchEvent[T] | Bookmark:
+        """One line of a watch. An ERROR event is raised as the ApiError that it says; else raises UnexpectedAnswer, RecursionError."""
         try:
-            event = decode_any_depth(self._event, line)
+            event = self._event.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return _decode_other(
                 line
@@ -125,9 +124,9 @@ class Codec(Generic[T]):
         )
 
 
-def _decode_other(line: bytes) -> Bookmark:
+def _decode_other(line: bytes | bytearray) -> Bookmark:
     try:
-        event = decode_any_depth(_RAW_EVENT, line)
+        event = _RAW_EVENT.decode(line)
         if event.type == "BOOKMARK":
             metadata = _BOOKMARK.decode(event.object).metadata
             ended = (metadata.annotations or {}).get(INITIAL_EVENTS_END) == "true"

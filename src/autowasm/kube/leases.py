@@ -37,7 +37,7 @@ class Lease:
     async def get(self, *, timeout: float) -> Document:
         """GET. Raises ApiError."""
         path = LEASES.object_path(self._key)
-        return decode_document(await self._client.request("GET", path, timeout=timeout))
+        return await decode_document(await self._client.request("GET", path, timeout=timeout))
 
     async def create(self, spec: Mapping[str, Any], *, timeout: float) -> Document:
         """POST. Raises AlreadyExists, other ApiError."""
@@ -49,7 +49,7 @@ class Lease:
         }
         path = LEASES.path(namespace=self._key.namespace)
         answer = await self._client.request("POST", path, body=body, timeout=timeout)
-        return decode_document(answer)
+        return await decode_document(answer)
 
     async def update(
         self, spec: Mapping[str, Any], *, read: Mapping[str, Any], timeout: float
@@ -58,4 +58,4 @@ class Lease:
         path = LEASES.object_path(self._key)
         body = {**read, "spec": dict(spec)}
         answer = await self._client.request("PUT", path, body=body, timeout=timeout)
-        return decode_document(answer)
+        return await decode_document(answer)

@@ -12,6 +12,7 @@ from typing import Generic, Protocol, TypeVar
 from autowasm.kube.client import KubeClient
 from autowasm.kube.codec import Bookmark, Codec, Page, WatchEvent
 from autowasm.kube.errors import WatchFrozen
+from autowasm.kube.nesting import decode_any_depth
 from autowasm.kube.resources import ResourceType
 from autowasm.kube.stream import ByteStream, read_lines
 from autowasm.settings import KubeLimits
@@ -70,7 +71,8 @@ class ListWatch(Generic[T]):
         query = {**self._selectors, "limit": str(self._limits.page_size)}
         if continue_token:
             query["continue"] = continue_token
-        return self._codec.decode_page(await self._client.request("GET", self._path, query=query))
+        body = await self._client.request("GET", self._path, query=query)
+        return await decode_any_depth(self._codec.decode_page, body)
 
     @asynccontextmanager
     async def watch(
@@ -107,7 +109,7 @@ class _OpenWatch(Generic[T]):
         lines = read_lines(self, limit=self._limits.line_bytes, budget=self._limits.loop_budget)
         async with aclosing(lines):
             async for line in lines:
-                yield self._codec.decode_event(line)
+                yield await decode_any_depth(self._codec.decode_event, line)
 
     async def read(self, n: int = -1, /) -> bytes:
         try:

@@ -28,7 +28,7 @@ async def create(client: KubeClient, resource: ResourceType, body: Mapping[str, 
     Raises AlreadyExists; Forbidden (`namespace_terminating`) in a namespace that is being deleted.
     """
     path = resource.path(namespace=body["metadata"].get("namespace") or None)
-    return decode_document(await client.request("POST", path, body=body))
+    return await decode_document(await client.request("POST", path, body=body))
 
 
 async def replace(
@@ -62,7 +62,7 @@ async def merge_patch(
     """PATCH with a JSON merge patch (RFC 7396). Returns the object as stored. Raises NotFound."""
     path = resource.object_path(key)
     answer = await client.request("PATCH", path, body=body, content_type=MERGE_PATCH)
-    return decode_document(answer)
+    return await decode_document(answer)
 
 
 async def delete(
@@ -105,4 +105,4 @@ async def _put(
     }
     path = resource.object_path(key, subresource=subresource)
     answer = await client.request("PUT", path, body={**body, "metadata": metadata})
-    return decode_document(answer)
+    return await decode_document(answer)

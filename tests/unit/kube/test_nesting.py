@@ -1,5 +1,6 @@
 """Objects nested deeper than decoders go are cut, and no other object is touched."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -12,7 +13,7 @@ from autowasm.api import parsing
 from autowasm.errors import SpecError
 from autowasm.kube.codec import WatchEvent, document_codec
 from autowasm.kube.errors import UnexpectedAnswer
-from autowasm.kube.nesting import DEEPEST, without_depths
+from autowasm.kube.nesting import DEEPEST, TURN, decode_any_depth, without_depths
 from tests.fakes.autowasms import document
 
 JSON = st.recursive(
@@ -28,17 +29,17 @@ def deep(depth: int, *, name: str = "deep") -> bytes:
     return text.replace('"HERE"', '{"a":' * depth + "1" + "}" * depth).encode()
 
 
-def test_a_page_with_an_object_nested_too_deeply_still_has_all_objects() -> None:
+async def test_a_page_with_an_object_nested_too_deeply_still_has_all_objects() -> None:
     good = json.dumps(document(name="good")).encode()
     body = b'{"metadata":{},"items":[' + good + b"," + deep(9_000) + b"," + good + b"]}"
-    page = document_codec().decode_page(body)
+    page = await decode_any_depth(document_codec().decode_page, body)
     assert [key.name for key, _ in page.items] == ["good", "deep", "good"]
     assert page.items[0][1] == json.loads(good)
 
 
-def test_a_watch_event_with_such_an_object_is_refused_by_parsing_and_nothing_else() -> None:
+async def test_a_watch_event_with_such_an_object_is_refused_by_parsing_and_nothing_else() -> None:
     line = b'{"type":"ADDED","object":' + deep(1_500) + b"}"
-    event = document_codec().decode_event(line)
+    event = await decode_any_depth(document_codec().decode_event, line)
     assert isinstance(event, WatchEvent)
     with pytest.raises(SpecError, match="nested deeper") as caught:
         parsing.parse(event.object)
@@ -46,17 +47,17 @@ def test_a_watch_event_with_such_an_object_is_refused_by_parsing_and_nothing_els
 
 
 @given(JSON)
-def test_what_is_not_deep_stays_as_it_is(value: Any) -> None:
+async def test_what_is_not_deep_stays_as_it_is(value: Any) -> None:
     text = json.dumps(value, ensure_ascii=False).encode()
-    assert without_depths(text) == text
+    assert await without_depths(text) == text
 
 
 @given(JSON, st.integers(0, 5))
-def test_only_what_is_deeper_goes(value: Any, beyond: int) -> None:
+async def test_only_what_is_deeper_goes(value: Any, beyond: int) -> None:
     inner = json.dumps(value).encode()
     around = DEEPEST + beyond
     text = b'[0,{"k":' * (around // 2) + inner + b'},"]"]' * (around // 2)
-    cut = without_depths(text)
+    cut = await without_depths(text)
     shown: Any = msgspec.json.decode(cut)
     for _ in range(DEEPEST // 2):
         assert shown[0] == 0
@@ -64,7 +65,18 @@ def test_only_what_is_deeper_goes(value: Any, beyond: int) -> None:
         shown = shown[1]["k"]
 
 
-def test_what_is_no_json_is_refused_and_not_decoded_for_ever() -> None:
+async def test_what_is_no_json_is_refused_and_not_decoded_for_ever() -> None:
     for text in (b"[" * 5_000, b'{"a' * 900, b"]" * 10, b'"' + b"[" * 900):
         with pytest.raises(UnexpectedAnswer):
-            document_codec().decode_page(text)
+            await decode_any_depth(document_codec().decode_page, text)
+
+
+async def test_a_million_brackets_leave_turns_to_others() -> None:
+    text = b"[" + b",".join([b"[" * 9_000 + b"]" * 9_000] * 50) + b"]"
+    cutting = asyncio.create_task(without_depths(text))
+    turns = 0
+    while not cutting.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns >= text.count(b"[") * 2 // TURN
+    assert len(cutting.result()) < len(text) / 10
