@@ -15,7 +15,7 @@ import itertools
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -315,9 +315,16 @@ def _differences(found: Document, live: Document, digest: str, envoy: EnvoyFetch
 
 @asynccontextmanager
 async def fleet(
-    directory: Path, *, arguments: Sequence[str] = (), envoy: EnvoyFetch | None = None
+    directory: Path,
+    *,
+    arguments: Sequence[str] = (),
+    envoy: EnvoyFetch | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Fleet]:
-    """Run it all; ready in about 20 s. `arguments` are more flags of every replica; `envoy` is what they make of them."""
+    """Run it all; ready in about 20 s. `arguments` are more flags of every replica; `envoy` is what they make of them.
+
+    `env` is the environment of all replicas, if not ours.
+    """
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         cluster = await enter(kubernetes(directory / "kubernetes", audit_level="RequestResponse"))
@@ -343,6 +350,7 @@ async def fleet(
                 host=hosts[0],
                 api=urls[0],
                 arguments=flags,
+                env=env,
             )
         )
         installation.may_die = True
@@ -352,7 +360,7 @@ async def fleet(
         replicas = [installation.wasmer]
         for number in (1, 2):
             another = installation.another(
-                f"replica-{number}", host=hosts[number], api=urls[number], arguments=flags
+                f"replica-{number}", host=hosts[number], api=urls[number], arguments=flags, env=env
             )
             replicas.append(await enter(another))
         service = await enter(upstream())

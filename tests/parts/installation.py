@@ -248,6 +248,7 @@ async def installed(
     host: str | None = None,
     api: str | None = None,
     arguments: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Installation]:
     """Install on a cluster that has Istio's CRDs and its root namespace; wasmer's blob port is at `host` (address:port).
 
@@ -268,6 +269,7 @@ async def installed(
             host=host,
             plain_http=[store.host],
             arguments=arguments,
+            env=env,
         ) as server,
     ):
         installation = Installation(directory, cluster, kubectl, store, server)

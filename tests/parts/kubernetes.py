@@ -11,6 +11,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -43,6 +44,7 @@ class Cluster:
 
     url: str
     etcd: str
+    store: Process
     directory: Path
     tls: TlsFiles
     tokens: Mapping[str, str]
@@ -71,6 +73,14 @@ class Cluster:
     async def stop_api(self) -> None:
         """End the API server: from now on connections are refused, watches are closed."""
         await self.api.stop(timeout=5)
+
+    async def start_etcd(self) -> None:
+        """Run etcd (again), with what it had. Raises ProcessError."""
+        await self.store.start(ready=partial(_etcd_is_ready, self.etcd), timeout=_READY_SECONDS)
+
+    async def kill_etcd(self) -> None:
+        """kill -9: from now on the API server answers nothing but errors, after a while."""
+        await self.store.kill()
 
     async def start_controller_manager(self) -> None:
         """Run the controller manager (again). Raises ProcessError."""
@@ -201,11 +211,12 @@ async def kubernetes(
     groups = {**(users or {}), ADMIN: ("system:masters",)}
     tokens = {name: secrets.token_hex(16) for name in groups}
     async with AsyncExitStack() as stack:
-        etcd_url = await _start_etcd(stack, directory)
+        etcd_url, store = await _start_etcd(stack, directory)
         cluster = await _start_api(
             stack,
             directory,
             etcd=etcd_url,
+            store=store,
             tokens=tokens,
             groups=groups,
             flags=[
@@ -228,7 +239,11 @@ def _check(answer: wire.Answer, method: str, path: str) -> None:
         raise ApiError(f"{method} {path}: {answer.status} {text}", status=answer.status)
 
 
-async def _start_etcd(stack: AsyncExitStack, directory: Path) -> str:
+async def _etcd_is_ready(url: str) -> bool:
+    return (await wire.get(f"{url}/health", timeout=2)).status == 200
+
+
+async def _start_etcd(stack: AsyncExitStack, directory: Path) -> tuple[str, Process]:
     program = await asyncio.to_thread(provision.etcd)
     for attempts_left in reversed(range(PORT_ATTEMPTS)):
         client, peer = (f"http://{ports.LOOPBACK}:{port}" for port in ports.free_ports(2))
@@ -244,18 +259,14 @@ async def _start_etcd(stack: AsyncExitStack, directory: Path) -> str:
             "--log-level=warn",
         ]
         process = Process("etcd", command, log=directory / "etcd.log")
-
-        async def ready(url: str = client) -> bool:
-            return (await wire.get(f"{url}/health", timeout=2)).status == 200
-
         try:
-            await process.start(ready=ready, timeout=_READY_SECONDS)
+            await process.start(ready=partial(_etcd_is_ready, client), timeout=_READY_SECONDS)
         except ProcessError as error:
             if error.port_taken and attempts_left:
                 continue
             raise
         stack.push_async_callback(process.stop, timeout=5)
-        return client
+        return client, process
     raise AssertionError("unreachable")
 
 
@@ -264,6 +275,7 @@ async def _start_api(
     directory: Path,
     *,
     etcd: str,
+    store: Process,
     tokens: Mapping[str, str],
     groups: Mapping[str, Sequence[str]],
     flags: Sequence[str],
@@ -278,7 +290,7 @@ async def _start_api(
         command += [f"--etcd-servers={etcd}", *flags]
         process = Process("kube-apiserver", command, log=directory / "kube-apiserver.log")
         url = f"https://{ports.LOOPBACK}:{port}"
-        cluster = Cluster(url, etcd, directory, tls, tokens, process, context)
+        cluster = Cluster(url, etcd, store, directory, tls, tokens, process, context)
         await asyncio.to_thread(_write_kubeconfigs, cluster)
         try:
             await cluster.start_api()

@@ -1,0 +1,75 @@
+"""The wall clock of all replicas jumps by hours, either way: leases, blobs, proof and writes are as before."""
+
+import email.utils
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.chaos.checks import Audited, unharmed
+from tests.chaos.newcomer import NAME, add_newcomers_service, newcomer
+from tests.faults.clocks import Clock
+from tests.parts import wire
+from tests.parts.fleet import LEASE_SECONDS, Fleet, fleet
+
+pytestmark = [
+    pytest.mark.chaos,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(600),
+]
+
+HOURS = 30
+"""Longer than any grace or age that we keep, and than Envoy's cache."""
+
+
+@pytest.fixture(scope="module")
+def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
+    """What it shows is the system's time at first."""
+    clock = Clock(tmp_path_factory.mktemp("clock") / "seconds")
+    clock.jump_to(0)
+    return clock
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def clocked(clock: Clock, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
+    directory: Path = tmp_path_factory.mktemp("clocked")
+    async with fleet(directory, env=clock.environment) as world:
+        await add_newcomers_service(world)
+        await world.publish(NAME)
+        yield world
+
+
+async def _shown(world: Fleet) -> list[float]:
+    """Seconds that the replicas' clocks are before ours."""
+    digest = world.wanted["data"]
+    answers = [
+        await wire.request("GET", f"http://{one.host}/wasm/{digest}") for one in world.replicas
+    ]
+    dates = [email.utils.parsedate_to_datetime(one.headers["date"]) for one in answers]
+    return [date.timestamp() - time.time() for date in dates]
+
+
+@pytest.mark.parametrize("hours", [HOURS, -HOURS])
+async def test_wall_clock_jumps(clocked: Fleet, clock: Clock, hours: int) -> None:
+    clock.jump_to(0)
+    await clocked.settled()
+    leader = await clocked.leader()
+    audited = await Audited.begin(clocked)
+    async with unharmed(clocked):
+        clock.jump_to(hours * 3600)
+        assert [round(one / 3600) for one in await _shown(clocked)] == [hours] * 3, "the fault bit"
+        async with newcomer(clocked, row=f"clock{hours}"):
+            await clocked.publish("data")
+        assert await clocked.leader() is leader, "a Lease is measured by a clock that does not jump"
+        follower = await clocked.follower()
+        await clocked.kill(follower)
+        await clocked.start(follower)
+        await clocked.kill(leader)
+        await clocked.leader(other_than=leader, timeout=LEASE_SECONDS * 20)
+        await clocked.start(leader)
+        await clocked.publish("data")
+        clock.jump_to(0)
+        await clocked.publish("data")
+    assert await audited.rewritten() == []

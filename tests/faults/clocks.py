@@ -1,0 +1,29 @@
+"""Sets the wall clock of processes (`clock/sitecustomize.py`).
+
+Not the clock. Invariant: what it is set to is there whole.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+_CLOCK = Path(__file__).with_name("clock")
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """`file` is what the processes read."""
+
+    file: Path
+
+    def jump_to(self, seconds: int) -> None:
+        """From now on it is so far before the system's, or, negative, behind it."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        half = self.file.with_name(f".{self.file.name}")
+        half.write_text(str(seconds))
+        half.replace(self.file)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of the processes; of them only."""
+        return {**os.environ, "PYTHONPATH": str(_CLOCK), "AUTOWASM_TEST_CLOCK": str(self.file)}
