@@ -15,7 +15,9 @@ async def unharmed(world: Fleet) -> AsyncIterator[Watch]:
     """No download is wrong and no request through Envoy fails while the context lasts."""
     async with world.steady() as (watch, report):
         yield watch
-    assert watch.wrong == [], f"{len(watch.wrong)} wrong of {watch.good + len(watch.wrong)}"
+    assert watch.wrong == [], (
+        f"{watch.wrong[:5]}: {len(watch.wrong)} of {watch.good + len(watch.wrong)}"
+    )
     assert report.failed == 0, str(report)
     assert watch.good > 0
     assert report.total > 0

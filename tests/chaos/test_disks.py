@@ -11,7 +11,6 @@ from tests.chaos import disks
 from tests.chaos.checks import Audited, unharmed
 from tests.chaos.newcomer import newcomer
 from tests.parts import wat, wire
-from tests.parts.downloads import Cut
 from tests.parts.fleet import Fleet
 from tests.parts.installation import Document
 
@@ -125,9 +124,12 @@ async def test_damaged_blob_is_never_served(mesh: Fleet, damage: Callable[[Path]
     """On all replicas at once, so only the source has it; nobody who asks from then on sees it."""
     digest = mesh.wanted["data"]
     before = [await one.metric("autowasm_blobs_damaged_total") for one in mesh.replicas]
-    async with unharmed(mesh), mesh.excusing(Cut):  # which was being sent that very moment
-        for replica in mesh.replicas:
-            await asyncio.to_thread(damage, disks.blob_file(replica, digest))
+    async with unharmed(mesh):
+        async with (
+            mesh.between_downloads()
+        ):  # what is in a socket already, the damage may reach there
+            for replica in mesh.replicas:
+                await asyncio.to_thread(damage, disks.blob_file(replica, digest))
         async with newcomer(mesh, row=damage.__name__):
             await mesh.settled()
         after = [await one.metric("autowasm_blobs_damaged_total") for one in mesh.replicas]
@@ -143,11 +145,7 @@ async def test_blob_damaged_in_the_middle_of_a_download(
     digest = await mesh.apply("large", module=module)
     await mesh.settled()
     replica = await mesh.follower()
-    async with (
-        unharmed(mesh),
-        mesh.excusing(Cut),
-        disks.stopped_client(replica, digest) as client,
-    ):
+    async with unharmed(mesh), disks.stopped_client(replica, digest) as client:
         await asyncio.to_thread(damage, disks.blob_file(replica, digest))
         body, announced = await client.body()
         assert announced == LARGE

@@ -5,6 +5,7 @@ Invariant: each fault that bit is counted.
 """
 
 import asyncio
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -101,7 +102,7 @@ class HttpFaultProxy:
             request.method,
             f"{self.upstream}{request.path_qs}",
             headers=headers,
-            data=await request.content.read() if request.can_read_body else None,
+            data=io.BytesIO(await request.content.read()) if request.can_read_body else None,
             allow_redirects=False,
         ) as answer:
             body = await answer.read()

@@ -66,8 +66,8 @@ class Fleet:
     """Replicas that the test has killed or frozen, or that start: they need not answer, but never wrong bytes."""
     stopping: list[Wasmer] = field(default_factory=list)
     """Replicas that the test has told to stop: whoever reached them is answered in full."""
-    excused: list[type[Outcome]] = field(default_factory=list)
-    """What any replica may do for the moment: see `excusing`."""
+    _turns: dict[str, asyncio.Lock] = field(default_factory=dict)
+    """Of the downloads, by replica."""
     _serial: Iterator[int] = field(default_factory=itertools.count)
 
     @property
@@ -215,17 +215,7 @@ class Fleet:
         """What it may do now."""
         if self.is_absent(replica):
             return (Outcome,)
-        stopping = (Unreachable,) if any(one is replica for one in self.stopping) else ()
-        return (*stopping, *self.excused)
-
-    @contextmanager
-    def excusing(self, outcome: type[Outcome]) -> Iterator[None]:
-        """Of every replica, because the test has brought it about."""
-        self.excused.append(outcome)
-        try:
-            yield
-        finally:
-            self.excused.remove(outcome)
+        return (Unreachable,) if any(one is replica for one in self.stopping) else ()
 
     @contextmanager
     def frozen(self, replica: Wasmer) -> Iterator[None]:
@@ -270,11 +260,23 @@ class Fleet:
         while not stop.is_set():
             for digest in list(dict.fromkeys(await self._published())):
                 before = self._excused(replica)
-                outcome = await fetch(replica, digest)
+                async with self._turn(replica):
+                    outcome = await fetch(replica, digest)
                 watch.count(outcome, *before, *self._excused(replica))
                 if stop.is_set():
                     return
             await asyncio.sleep(0.1)
+
+    @asynccontextmanager
+    async def between_downloads(self) -> AsyncIterator[None]:
+        """No download of `steady` is under way, and none begins."""
+        async with AsyncExitStack() as turns:
+            for replica in self.replicas:
+                await turns.enter_async_context(self._turn(replica))
+            yield
+
+    def _turn(self, replica: Wasmer) -> asyncio.Lock:
+        return self._turns.setdefault(replica.host, asyncio.Lock())
 
     async def _published(self) -> Sequence[str]:
         """Digests that proxies were told of, as far as the test knows: those that were settled once."""
