@@ -2,6 +2,8 @@
 # be there. PYTHON=... chooses the interpreter, ARGS=... is passed on.
 
 RUN := .venv/bin/python
+JOBS ?= 2
+PARALLEL := -n $(JOBS) --dist loadfile
 PARTS := registry envoy wat kubernetes istio helm prometheus
 
 .PHONY: demo test chaos fuzz bench bench-docs unit lint format reference docs manifests dashboards picture venv parts help
@@ -13,10 +15,10 @@ demo: venv ## the main job on real parts, told step by step (ARGS=--keep leaves 
 	@$(RUN) -m examples.demo $(ARGS)
 
 test: venv parts ## all tests, on real parts
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest $(PARALLEL) $(ARGS)
 
 chaos: venv parts ## the rows of the fault suite that take long
-	$(RUN) -m pytest -m chaos tests/chaos $(ARGS)
+	$(RUN) -m pytest -m chaos $(PARALLEL) tests/chaos $(ARGS)
 
 fuzz: venv ## look for input that our readers do not expect (SECONDS=20 for each target, ARGS=TARGET)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --group fuzz

@@ -4,9 +4,10 @@ Not facts for unit tests (`explained.py`).
 """
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
-from tests.parts import wasmer, wat
+from tests.parts import ports, wasmer, wat, wire
 from tests.parts.clients import Completed
 from tests.parts.installation import Document, Installation
 
@@ -124,14 +125,16 @@ async def set_pod_status(
 
 
 async def install_good(installation: Installation, namespace: str, **fields: Any) -> None:
-    """An AutoWasm, its Pod and its Service, and wasmer, all as they should be."""
+    """An AutoWasm, its Pod, which fetches the module, its Service, and wasmer, all as they should be."""
     await install_server(installation)
     image = await push_module(installation)
-    await installation.apply(
-        pod(namespace),
-        service(namespace),
-        installation.autowasm(image, namespace=namespace, **fields),
-    )
-    ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    await installation.apply(pod(namespace), service(namespace))
+    ready: Document = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    ready["podIPs"] = [{"ip": ports.LOOPBACK}]  # where our requests come from
+    ready["startTime"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     await set_pod_status(installation, "details", namespace, ready)
-    await installation.wait_phase("Synced", namespace=namespace)
+    await installation.apply(installation.autowasm(image, namespace=namespace, **fields))
+    found = await installation.wait_phase("Synced", namespace=namespace)
+    digest = found["status"]["module"]["sha256"]
+    answer = await wire.get(f"http://{installation.wasmer.host}/wasm/{digest}")
+    assert answer.status == 200, answer
