@@ -1,0 +1,104 @@
+"""A change every second for as long as AUTOWASM_SOAK_SECONDS says: nothing that a replica holds grows with it.
+
+Two minutes in CI; ten and more are for whoever wants to know.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from autowasm.settings import StoreLimits
+from tests.chaos.checks import Audited, unharmed
+from tests.parts.fleet import Fleet
+from tests.parts.wasmer import Wasmer
+
+SECONDS = float(os.environ.get("AUTOWASM_SOAK_SECONDS", "120"))
+WARM_SECONDS = 30.0
+"""Until caches and pools have the size that they keep."""
+EXTRA = "extra"
+
+pytestmark = [
+    pytest.mark.chaos,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(SECONDS + 300),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """By one process. `memory` in MiB; `files` without stored modules, of which so many are kept open on purpose."""
+
+    memory: float
+    files: int
+    threads: int
+
+
+def _held(replica: Wasmer) -> Held:
+    folder = Path(f"/proc/{replica.process.pid}")
+    lines = (folder / "status").read_text().splitlines()
+    status = dict(line.split(":", 1) for line in lines)
+    files = list(_open_files(folder / "fd"))
+    others = [file for file in files if "/cache/blobs/" not in file]
+    assert len(files) - len(others) <= StoreLimits().open_files
+    return Held(int(status["VmRSS"].split()[0]) / 1024, len(others), int(status["Threads"]))
+
+
+def _open_files(folder: Path) -> Iterator[str]:
+    for file in folder.iterdir():
+        with suppress(FileNotFoundError):  # closed by now
+            yield str(file.readlink())
+
+
+async def _change(world: Fleet, seconds: float) -> int:
+    """Every second `data` gets a new module, and every fifth another AutoWasm comes or goes. How many changes."""
+    loop = asyncio.get_running_loop()
+    ends, changes = loop.time() + seconds, 0
+    while loop.time() < ends:
+        turn = loop.time()
+        await world.apply("data")
+        if changes % 10 == 4:
+            await world.apply(EXTRA)
+        elif changes % 10 == 9:
+            await world.installation.kubectl.run("delete", "aw", EXTRA)
+            del world.wanted[EXTRA]
+        changes += 1
+        await asyncio.sleep(max(0.0, turn + 1.0 - loop.time()))
+    return changes
+
+
+async def test_a_change_every_second_makes_nothing_grow(world: Fleet) -> None:
+    audited = await Audited.begin(world)
+    async with unharmed(world):
+        await _change(world, WARM_SECONDS)
+        await world.settled()
+        before = [await asyncio.to_thread(_held, replica) for replica in world.replicas]
+        changes = await _change(world, SECONDS)
+        assert changes > SECONDS / 5, "the load was there"
+        await world.settled()
+        after = [await asyncio.to_thread(_held, replica) for replica in world.replicas]
+    for then, now in zip(before, after, strict=True):
+        assert now.threads <= then.threads + 2, (before, after)
+        assert now.files <= then.files + 10, (before, after)
+        assert now.memory <= then.memory * 1.15 + 8, (before, after)
+    assert await audited.rewritten() == []
+    errors = [line for one in world.replicas for line in await asyncio.to_thread(_errors, one)]
+    assert errors == []
+
+
+def _errors(replica: Wasmer) -> list[str]:
+    """Lines of its log that a person would be woken for."""
+    found = []
+    for line in replica.process.log.read_text().splitlines():
+        try:
+            level = json.loads(line)["level"]
+        except (ValueError, KeyError, TypeError):
+            level = "error" if line.startswith(("Traceback", "Exception")) else ""
+        if level in {"error", "critical"}:
+            found.append(line)
+    return found
