@@ -54,6 +54,7 @@ from autowasm.kube.controller import Controller
 from autowasm.kube.leadership import AlwaysLeading, Leadership
 from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
+from autowasm.limits import LoopLimits
 from autowasm.net.policy import AddressPolicy
 from autowasm.net.pools import Pools
 from autowasm.net.session import ObjectSession
@@ -61,7 +62,7 @@ from autowasm.registry.client import RegistryClient
 from autowasm.server.app import AdminServer, BlobServer
 from autowasm.server.probes import Health
 from autowasm.server.sightings import AllReplicas, Sightings
-from autowasm.settings import Cluster, LoopLimits, Settings
+from autowasm.settings import Cluster, Settings
 from autowasm.standalone.directory import ConfigDirectory
 from autowasm.standalone.mode import StandaloneMode
 from autowasm.standalone.publisher import StandalonePublisher

@@ -42,11 +42,12 @@ async def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     from autowasm.artifacts.object import HttpObjectSource  # noqa: PLC0415
     from autowasm.artifacts.source import FetchRequest  # noqa: PLC0415
     from autowasm.blobs.store import BlobStore  # noqa: PLC0415
+    from autowasm.limits import FetchLimits, Limits  # noqa: PLC0415
     from autowasm.net.policy import AddressPolicy  # noqa: PLC0415
     from autowasm.net.pools import Pools  # noqa: PLC0415
     from autowasm.net.session import ObjectSession  # noqa: PLC0415
     from autowasm.registry.client import RegistryClient  # noqa: PLC0415
-    from autowasm.settings import FetchLimits, Limits, Outgoing, Settings  # noqa: PLC0415
+    from autowasm.settings import Outgoing, Settings  # noqa: PLC0415
     from autowasm.telemetry.metrics import Metrics  # noqa: PLC0415
     from autowasm.telemetry.turns import TimedLoop, Turns  # noqa: PLC0415
     from tests.fakes.autowasms import autowasm  # noqa: PLC0415

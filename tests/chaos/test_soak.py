@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from autowasm.settings import StoreLimits
+from autowasm.limits import StoreLimits
 from tests.chaos.checks import Audited, unharmed
 from tests.parts.fleet import Fleet
 from tests.parts.wasmer import Wasmer

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from autowasm.errors import ContentRejected
-from autowasm.settings import Limits
+from autowasm.limits import Limits
 from autowasm.wasm import abi
 from autowasm.wasm.module import inspect_bytes
 from tests.parts import provision, pypi, wat

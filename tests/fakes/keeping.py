@@ -10,8 +10,9 @@ from autowasm.blobs.pins import Pins
 from autowasm.blobs.retention import Retention
 from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
+from autowasm.limits import Limits, StoreLimits
 from autowasm.net.pools import Pools
-from autowasm.settings import Limits, Settings, StoreLimits
+from autowasm.settings import Settings
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes.clocks import FakeClocks, FakeVolume
 from tests.fakes.sources import sha256_of

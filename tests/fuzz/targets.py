@@ -21,12 +21,13 @@ from autowasm.kube.errors import ApiError
 from autowasm.kube.nesting import without_depths
 from autowasm.kube.pods import pod_codec
 from autowasm.kube.stream import LineSplitter
+from autowasm.limits import Limits
 from autowasm.reference import ImageReference
 from autowasm.registry.credentials import from_docker_config, from_dockercfg
 from autowasm.registry.layout import choose_layout
 from autowasm.registry.manifest import Index, choose_child, parse_manifest
 from autowasm.server.ranges import Conditions, decide
-from autowasm.settings import EnvoyFetch, Limits
+from autowasm.settings import EnvoyFetch
 from autowasm.standalone import documents
 from autowasm.wasm.archive import extract_module
 from autowasm.wasm.module import inspect_bytes

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from autowasm.errors import ContentRejected
-from autowasm.settings import MIB, Limits
+from autowasm.limits import MIB, Limits
 from autowasm.wasm.archive import extract_module
 from tests.hostile import inputs
 from tests.hostile.conftest import autowasm

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from autowasm.errors import ContentRejected, SpecError
+from autowasm.limits import Limits
 from autowasm.registry.credentials import from_docker_config
 from autowasm.registry.layout import choose_layout
 from autowasm.registry.manifest import Index, choose_child, parse_manifest
-from autowasm.settings import Limits
 from autowasm.wasm.archive import extract_module
 from autowasm.wasm.module import inspect_bytes
 from tests.hostile import inputs

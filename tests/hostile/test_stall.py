@@ -13,10 +13,11 @@ import pytest
 from autowasm.api import parsing
 from autowasm.api.envoyfilter import render
 from autowasm.errors import AutoWasmError
+from autowasm.limits import Limits, LoopLimits
 from autowasm.net.pools import Pools
 from autowasm.registry.credentials import from_docker_config
 from autowasm.registry.manifest import parse_manifest
-from autowasm.settings import EnvoyFetch, Limits, LoopLimits
+from autowasm.settings import EnvoyFetch
 from autowasm.telemetry import garbage
 from autowasm.wasm.archive import extract_module
 from autowasm.wasm.module import inspect_module

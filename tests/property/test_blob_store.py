@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
+from autowasm.limits import StoreLimits
 from autowasm.net.pools import Pools
-from autowasm.settings import StoreLimits
 from autowasm.telemetry.metrics import Metrics
 
 CONTENTS = {Sha256Hex(hashlib.sha256(data).hexdigest()): data for data in (b"a", b"bb", b"c" * 99)}

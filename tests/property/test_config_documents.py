@@ -8,7 +8,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from autowasm.settings import Limits
+from autowasm.limits import Limits
 from autowasm.standalone import documents, files, text
 
 LIMITS = Limits(spec_bytes=20_000)

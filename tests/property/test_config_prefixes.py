@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.settings import Limits
+from autowasm.limits import Limits
 from autowasm.standalone import documents, files
 from tests.fakes import autowasms
 

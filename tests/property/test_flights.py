@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from autowasm.artifacts.flights import Flights
 from autowasm.artifacts.places import Places
-from autowasm.settings import FetchLimits
+from autowasm.limits import FetchLimits
 from autowasm.telemetry.metrics import Metrics
 
 STEPS = st.lists(

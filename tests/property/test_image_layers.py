@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autowasm.errors import ContentRejected
-from autowasm.settings import Limits
+from autowasm.limits import Limits
 from autowasm.wasm.imagelayer import Hidden, clean_path, read_layer
 
 LIMITS = Limits()

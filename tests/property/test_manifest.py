@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from autowasm.digest import Digest
 from autowasm.errors import ContentRejected
+from autowasm.limits import Limits
 from autowasm.registry import media
 from autowasm.registry.consumers import Answer, LastLayer, answers, index_child
 from autowasm.registry.layout import choose_layout
 from autowasm.registry.manifest import Descriptor, Index, Manifest, choose_child, parse_manifest
 from autowasm.registry.variants import CONSUMERS, PACKING, WASMER, variant_of
-from autowasm.settings import Limits
 
 OTHERS = CONSUMERS.keys() - {WASMER}
 LIMITS = Limits(manifest_bytes=4096, image_layers=4, index_entries=4)

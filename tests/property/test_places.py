@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autowasm.artifacts.places import Places
-from autowasm.settings import FetchLimits
+from autowasm.limits import FetchLimits
 from autowasm.telemetry.metrics import Metrics
 
 LIMITS = FetchLimits(per_namespace_host=2, per_namespace=3, per_host=3, total=5)

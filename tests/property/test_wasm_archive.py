@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autowasm.errors import ContentRejected
-from autowasm.settings import MIB, Limits
+from autowasm.limits import MIB, Limits
 from autowasm.wasm.archive import extract_module
 from autowasm.wasm.imagelayer import read_layer
 from autowasm.wasm.streams import Stream

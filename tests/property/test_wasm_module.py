@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from autowasm.errors import ContentRejected
-from autowasm.settings import Limits
+from autowasm.limits import Limits
 from autowasm.wasm.binary import Reader
 from autowasm.wasm.module import ModuleInfo, inspect_bytes
 from autowasm.wasm.sections import check_function_names, read_exports, read_imports, read_signatures

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from autowasm.settings import ENVOY_MODULE_LIMIT, EnvoyFetch, Limits, ServeLimits, Settings
+from autowasm.limits import ENVOY_MODULE_LIMIT, Limits, ServeLimits
+from autowasm.settings import EnvoyFetch, Settings
 
 
 def test_module_limit_is_envoys() -> None:

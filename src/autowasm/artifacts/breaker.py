@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from autowasm.artifacts.source import SourceKey
 from autowasm.errors import AutoWasmError, SourceDenied, SourceUnavailable
-from autowasm.settings import FetchLimits
+from autowasm.limits import FetchLimits
 from autowasm.telemetry.metrics import Metrics
 
 _KEPT_MOST = 10_000

@@ -13,12 +13,12 @@ from autowasm.api.v1alpha1 import Source
 from autowasm.artifacts.source import Pinned, SourceKey
 from autowasm.artifacts.unpack import known_sha256, pull_module
 from autowasm.errors import SourceUnavailable, SpecError
+from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
 from autowasm.registry.client import RegistryClient, ResolvedImage
 from autowasm.registry.credentials import ANONYMOUS_FINGERPRINT, Credential
 from autowasm.registry.layout import choose_layout
-from autowasm.settings import Limits
 
 
 class ImageSource:

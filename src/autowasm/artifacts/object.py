@@ -18,12 +18,12 @@ from autowasm.api.v1alpha1 import Source
 from autowasm.artifacts.source import Pinned, SourceKey
 from autowasm.digest import Sha256Hex, sha256_hex
 from autowasm.errors import AddressBlocked
+from autowasm.limits import Limits
 from autowasm.net.hosts import matches_host
 from autowasm.net.pools import Pools
 from autowasm.net.session import ObjectSession
 from autowasm.net.stream import NO_VALIDATORS, Validators
 from autowasm.registry.credentials import ANONYMOUS_FINGERPRINT, Credential
-from autowasm.settings import Limits
 from autowasm.wasm.archive import extract_module
 
 _CHUNK = 1024 * 1024

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from autowasm.errors import SourceUnavailable
-from autowasm.settings import FetchLimits
+from autowasm.limits import FetchLimits
 from autowasm.telemetry.metrics import Metrics
 
 T = TypeVar("T")

@@ -16,13 +16,13 @@ from typing import Final
 
 from autowasm.digest import Sha256Hex
 from autowasm.errors import ContentRejected, SourceUnavailable
+from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
 from autowasm.registry.client import RegistryClient, ResolvedImage
 from autowasm.registry.credentials import Credential
 from autowasm.registry.layout import Candidate, Layout, choose_layout
 from autowasm.registry.manifest import Descriptor
-from autowasm.settings import Limits
 from autowasm.units import format_size
 from autowasm.wasm.archive import Member, choose_member, extract_member
 from autowasm.wasm.imagelayer import Hidden, clean_path, read_layer

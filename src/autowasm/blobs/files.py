@@ -19,7 +19,7 @@ from typing import Final
 from autowasm.blobs.blob import Signature
 from autowasm.digest import Sha256Hex, sha256_hex
 from autowasm.errors import ContentRejected
-from autowasm.settings import MIB
+from autowasm.limits import MIB
 
 _CHUNK: Final = MIB
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from autowasm.settings import StoreLimits
+from autowasm.limits import StoreLimits
 
 
 @dataclass(frozen=True, slots=True)

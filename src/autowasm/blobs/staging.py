@@ -11,8 +11,8 @@ from typing import Final
 
 from autowasm.blobs import files
 from autowasm.blobs.jobs import finish
+from autowasm.limits import StoreLimits
 from autowasm.net.pools import Pool
-from autowasm.settings import StoreLimits
 
 _ANY_AGE: Final = float("-inf")
 

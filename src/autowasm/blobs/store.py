@@ -35,8 +35,8 @@ from autowasm.blobs.lock import DirectoryLock
 from autowasm.blobs.staging import Stage, Staging
 from autowasm.digest import Sha256Hex
 from autowasm.errors import StorageError
+from autowasm.limits import StoreLimits
 from autowasm.net.pools import Pools
-from autowasm.settings import StoreLimits
 from autowasm.telemetry.metrics import Metrics
 
 T = TypeVar("T")

@@ -15,8 +15,9 @@ import yaml
 
 from autowasm.errors import UsageError
 from autowasm.kube.client import KubeClient
+from autowasm.limits import KubeLimits
 from autowasm.net.pools import Pools
-from autowasm.settings import EnvoyFetch, KubeLimits
+from autowasm.settings import EnvoyFetch
 
 _DEADLINE: Final = 15.0
 """Seconds of one call: a person waits."""

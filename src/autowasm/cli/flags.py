@@ -27,9 +27,9 @@ from autowasm.cli.options import (
     whole,
 )
 from autowasm.errors import UsageError
+from autowasm.limits import FetchLimits
 from autowasm.settings import (
     EnvoyFetch,
-    FetchLimits,
     HealingSettings,
     Outgoing,
     PeerSettings,

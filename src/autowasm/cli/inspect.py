@@ -18,13 +18,13 @@ from autowasm.cli.progress import Progress
 from autowasm.cli.registries import Connection
 from autowasm.cli.report import Image, Module, Report, Verdict
 from autowasm.errors import ContentRejected, UsageError
+from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
 from autowasm.registry.client import ResolvedImage
 from autowasm.registry.consumers import Answer
 from autowasm.registry.credentials import Credential
 from autowasm.registry.variants import WASMER, variant_of
-from autowasm.settings import Limits
 from autowasm.units import format_size
 from autowasm.wasm.archive import DETECT, extract_module
 from autowasm.wasm.binary import MAGIC

@@ -31,9 +31,9 @@ from autowasm.explain.registry import examine
 from autowasm.kube.client import KubeClient
 from autowasm.kube.errors import ApiError
 from autowasm.kube.resources import ObjectKey
+from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.registry.credentials import Credential
-from autowasm.settings import Limits
 from autowasm.standalone import documents
 
 _STDIN: Final = Path("-")

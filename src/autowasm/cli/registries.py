@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from autowasm.errors import UsageError
+from autowasm.limits import Limits
 from autowasm.net.hosts import is_loopback
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
 from autowasm.registry import dockerconfig
 from autowasm.registry.client import RegistryClient
 from autowasm.registry.credentials import Credential
-from autowasm.settings import Limits, Outgoing
+from autowasm.settings import Outgoing
 from autowasm.telemetry import logs
 
 T = TypeVar("T")

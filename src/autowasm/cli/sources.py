@@ -16,11 +16,12 @@ from autowasm.artifacts.source import ModuleSource
 from autowasm.cli import registries
 from autowasm.errors import AutoWasmError
 from autowasm.explain.facts import SourceFact
+from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.net.session import ObjectSession
 from autowasm.net.urls import redact
 from autowasm.registry.credentials import Credential
-from autowasm.settings import Limits, Outgoing
+from autowasm.settings import Outgoing
 from autowasm.wasm.module import inspect_module
 
 _OWN: Final = "your own login, if any"

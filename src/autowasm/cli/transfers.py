@@ -18,6 +18,7 @@ from autowasm.artifacts.unpack import pull_module
 from autowasm.cli import registries
 from autowasm.cli.progress import Progress
 from autowasm.errors import ContentRejected, UsageError
+from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
 from autowasm.registry import media
@@ -25,7 +26,6 @@ from autowasm.registry.client import RegistryClient
 from autowasm.registry.credentials import Credential
 from autowasm.registry.layout import choose_layout
 from autowasm.registry.push import OWN_ANNOTATIONS, Package, make_package
-from autowasm.settings import Limits
 from autowasm.units import format_size
 from autowasm.wasm.module import inspect_module
 

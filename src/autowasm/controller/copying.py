@@ -19,7 +19,7 @@ from autowasm.controller.interfaces import Publisher
 from autowasm.digest import Sha256Hex
 from autowasm.kube.controller import Reconciler, Result
 from autowasm.kube.resources import ObjectKey
-from autowasm.settings import FetchLimits
+from autowasm.limits import FetchLimits
 
 _log = structlog.get_logger(__name__)
 

@@ -17,7 +17,7 @@ from autowasm.artifacts.source import FetchRequest
 from autowasm.controller.retries import retry_delay
 from autowasm.errors import AutoWasmError
 from autowasm.kube.resources import ObjectKey
-from autowasm.settings import FetchLimits
+from autowasm.limits import FetchLimits
 
 _log = structlog.get_logger(__name__)
 

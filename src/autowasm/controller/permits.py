@@ -22,7 +22,7 @@ from autowasm.controller.follower import fetch_request
 from autowasm.controller.subject import Subject
 from autowasm.errors import AutoWasmError, SourceUnavailable, StorageError
 from autowasm.kube.resources import ObjectKey
-from autowasm.settings import FetchLimits
+from autowasm.limits import FetchLimits
 
 _log = structlog.get_logger(__name__)
 

@@ -16,8 +16,8 @@ import watchfiles
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.controller.sourcepolicy import SourcePolicy
 from autowasm.errors import UsageError
+from autowasm.limits import Limits
 from autowasm.net.pools import Pools
-from autowasm.settings import Limits
 
 _log = structlog.get_logger(__name__)
 

@@ -15,8 +15,8 @@ from autowasm.errors import (
     SpecError,
     StorageError,
 )
+from autowasm.limits import FetchLimits
 from autowasm.reference import ImageReference
-from autowasm.settings import FetchLimits
 
 
 def retry_delay(

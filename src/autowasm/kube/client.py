@@ -24,8 +24,8 @@ from autowasm.kube.calls import JSON, Call, Document, Method, Query
 from autowasm.kube.connection import Connection
 from autowasm.kube.errors import Unauthorized, Unreachable
 from autowasm.kube.resources import ObjectKey, ResourceType
+from autowasm.limits import KubeLimits
 from autowasm.net.pools import Pools
-from autowasm.settings import KubeLimits
 
 if TYPE_CHECKING:
     from kubernetes_asyncio.client import Configuration

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import structlog
 
-from autowasm.settings import KubeLimits
+from autowasm.limits import KubeLimits
 
 _log = structlog.get_logger(__name__)
 

@@ -15,7 +15,7 @@ from autowasm.kube.indexer import Delta, Indexer, IndexFunc
 from autowasm.kube.listwatch import ListerWatcher
 from autowasm.kube.reflector import Reflector, ReflectorMetrics
 from autowasm.kube.resources import ObjectKey
-from autowasm.settings import KubeLimits
+from autowasm.limits import KubeLimits
 
 _log = structlog.get_logger(__name__)
 

@@ -15,7 +15,7 @@ from autowasm.kube.errors import WatchFrozen
 from autowasm.kube.nesting import decode_any_depth
 from autowasm.kube.resources import ResourceType
 from autowasm.kube.stream import ByteStream, read_lines
-from autowasm.settings import KubeLimits
+from autowasm.limits import KubeLimits
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

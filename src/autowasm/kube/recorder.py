@@ -18,7 +18,7 @@ from autowasm.kube import writes
 from autowasm.kube.client import KubeClient
 from autowasm.kube.errors import ApiError, NotFound
 from autowasm.kube.resources import EVENTS, ObjectKey
-from autowasm.settings import KubeLimits
+from autowasm.limits import KubeLimits
 
 _log = structlog.get_logger(__name__)
 

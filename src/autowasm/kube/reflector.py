@@ -18,7 +18,7 @@ from autowasm.kube import errors
 from autowasm.kube.codec import Bookmark, WatchEvent
 from autowasm.kube.listwatch import ListerWatcher
 from autowasm.kube.resources import ObjectKey
-from autowasm.settings import KubeLimits
+from autowasm.limits import KubeLimits
 
 _log = structlog.get_logger(__name__)
 

@@ -21,6 +21,7 @@ import aiohttp
 import yarl
 
 from autowasm.errors import AddressBlocked, SourceUnavailable
+from autowasm.limits import Limits
 from autowasm.net import tls
 from autowasm.net.answers import Answerer, error_for
 from autowasm.net.policy import AddressPolicy, Purpose
@@ -28,7 +29,7 @@ from autowasm.net.pools import Pools
 from autowasm.net.resolving import PoolResolver
 from autowasm.net.stream import NO_VALIDATORS, ObjectStream, Validators, too_large
 from autowasm.net.urls import check_web_url, next_hop, redact
-from autowasm.settings import Limits, Outgoing
+from autowasm.settings import Outgoing
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 

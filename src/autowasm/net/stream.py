@@ -12,9 +12,9 @@ from typing import Final
 import aiohttp
 
 from autowasm.errors import ContentRejected, SourceUnavailable
+from autowasm.limits import Limits
 from autowasm.net.transfer import RateWatch, too_slow
 from autowasm.net.urls import redact
-from autowasm.settings import Limits
 from autowasm.units import format_size
 
 

@@ -27,11 +27,11 @@ from urllib3.exceptions import (
 )
 
 from autowasm.errors import AddressBlocked
+from autowasm.limits import Limits
 from autowasm.net.policy import AddressPolicy, Purpose
 from autowasm.net.pools import Pool
 from autowasm.net.proxy import DIRECT, Proxy, ProxyRules, open_tunnel, written_addresses
 from autowasm.net.transfer import current_transfer
-from autowasm.settings import Limits
 
 NETWORK_ERRORS: Final = (
     requests.RequestException,

@@ -26,8 +26,8 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from autowasm.errors import SourceUnavailable
+from autowasm.limits import Limits
 from autowasm.net.pools import Pool
-from autowasm.settings import Limits
 from autowasm.units import format_size
 
 T = TypeVar("T")

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, Protocol
 
 from autowasm.errors import ContentRejected
+from autowasm.limits import Limits
 from autowasm.net.failures import connection_failure
 from autowasm.net.threads import NETWORK_ERRORS
 from autowasm.net.transfer import current_transfer
-from autowasm.settings import Limits
 from autowasm.units import format_size
 
 _DISCARD_LIMIT: Final = 64 * 1024

@@ -16,8 +16,8 @@ from typing import Final, TypeVar
 
 from autowasm.backoff import Backoff
 from autowasm.errors import SourceUnavailable
+from autowasm.limits import Limits
 from autowasm.net.answers import retry_after
-from autowasm.settings import Limits
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -18,6 +18,7 @@ import structlog
 from autowasm.backoff import Backoff
 from autowasm.digest import Digest, DigestVerifier
 from autowasm.errors import ContentRejected, SourceUnavailable
+from autowasm.limits import Limits
 from autowasm.net.policy import AddressPolicy
 from autowasm.net.pools import Pools
 from autowasm.net.transfer import run_transfer
@@ -27,7 +28,7 @@ from autowasm.registry.credentials import Credential
 from autowasm.registry.manifest import Descriptor, Index, Manifest, choose_child, parse_manifest
 from autowasm.registry.push import Layer, Package
 from autowasm.registry.repositories import Repositories
-from autowasm.settings import Limits, Outgoing
+from autowasm.settings import Outgoing
 from autowasm.units import format_size
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from autowasm.errors import SpecError
+from autowasm.limits import Limits
 from autowasm.reference import DOCKER_HUB
-from autowasm.settings import Limits
 
 ANONYMOUS_FINGERPRINT: Final = "anonymous"
 """Stands for "no credential" wherever a fingerprint is a key."""

@@ -17,10 +17,10 @@ from typing import Any, Final
 import structlog
 
 from autowasm.errors import SourceDenied, SpecError, UsageError
+from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.reference import DOCKER_HUB, ImageReference
 from autowasm.registry.credentials import Credential, from_docker_config, normalize_host
-from autowasm.settings import Limits
 
 _HUB_SERVER: Final = "https://index.docker.io/v1/"
 """What docker calls the Hub when it speaks to a helper."""

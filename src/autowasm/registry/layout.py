@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from autowasm.errors import ContentRejected
+from autowasm.limits import Limits
 from autowasm.registry import media
 from autowasm.registry.manifest import Descriptor, Manifest, shown_text, shown_types
 from autowasm.registry.variants import PACKING, Packing
-from autowasm.settings import Limits
 
 _SHOWN_CANDIDATES = 4
 

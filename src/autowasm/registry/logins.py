@@ -16,9 +16,9 @@ from typing import Final
 
 from autowasm.backoff import Backoff
 from autowasm.errors import SourceDenied
+from autowasm.limits import Limits
 from autowasm.net.transfer import current_transfer
 from autowasm.registry.credentials import Credential
-from autowasm.settings import Limits
 
 _KEPT_MOST: Final = 10_000
 """Hosts and credentials remembered; the oldest go first. Both come from tenants."""

@@ -12,8 +12,8 @@ import msgspec
 
 from autowasm.digest import Digest
 from autowasm.errors import ContentRejected
+from autowasm.limits import Limits
 from autowasm.registry import media
-from autowasm.settings import Limits
 from autowasm.units import format_size
 
 _SHOWN_TYPES = 8

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from autowasm.errors import SourceDenied, SourceNotFound
+from autowasm.limits import Limits
 from autowasm.net.hosts import names_host
 from autowasm.net.policy import AddressPolicy, Purpose
 from autowasm.net.pools import Pools
@@ -21,7 +22,7 @@ from autowasm.reference import ImageReference
 from autowasm.registry.budget import Budgets
 from autowasm.registry.credentials import Credential, fingerprint_of
 from autowasm.registry.logins import Logins
-from autowasm.settings import Limits, Outgoing
+from autowasm.settings import Outgoing
 
 if TYPE_CHECKING:
     from autowasm.net.threads import Resolver

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from autowasm.digest import Digest, DigestVerifier
 from autowasm.errors import StorageError
+from autowasm.limits import Limits
 from autowasm.net.answers import Answerer, error_for
 from autowasm.net.urls import next_hop
 from autowasm.reference import ImageReference
@@ -19,7 +20,6 @@ from autowasm.registry.answer import Answer
 from autowasm.registry.credentials import Credential
 from autowasm.registry.transport import RegistryTransport
 from autowasm.registry.upload import Body
-from autowasm.settings import Limits
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ import requests
 
 from autowasm.digest import Digest
 from autowasm.errors import AddressBlocked
+from autowasm.limits import Limits
 from autowasm.net.answers import Answerer, error_for
 from autowasm.net.threads import DialedAdapter, Dialer
 from autowasm.net.transfer import TransferEnded, current_transfer
@@ -34,7 +35,6 @@ from autowasm.registry.budget import Budgets
 from autowasm.registry.credentials import Credential, fingerprint_of
 from autowasm.registry.logins import Login, Logins
 from autowasm.registry.upload import Body
-from autowasm.settings import Limits
 
 _HUB_API: Final = "registry-1.docker.io"
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})

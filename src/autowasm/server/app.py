@@ -13,6 +13,7 @@ from aiohttp.http import HttpProcessingError
 from prometheus_client import Counter
 
 from autowasm.blobs.store import BlobStore
+from autowasm.limits import ServeLimits, SightingLimits
 from autowasm.server.blobs import BlobHandler
 from autowasm.server.connections import Connections
 from autowasm.server.holding import BlobSource, Holder
@@ -20,7 +21,6 @@ from autowasm.server.probes import Health, Heartbeat, admin_application
 from autowasm.server.sightings import Sightings
 from autowasm.server.sockets import listening_socket, raise_descriptor_limit
 from autowasm.server.tasks import TaskOwner
-from autowasm.settings import ServeLimits, SightingLimits
 from autowasm.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)

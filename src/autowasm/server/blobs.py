@@ -15,6 +15,7 @@ from aiohttp import web
 from autowasm.artifacts.peers import PEER_HEADER
 from autowasm.blobs.blob import Blob
 from autowasm.digest import Sha256Hex
+from autowasm.limits import ServeLimits
 from autowasm.server.answers import SERVER, text_answer
 from autowasm.server.connection import Connection
 from autowasm.server.holding import Absent, Holder
@@ -24,7 +25,6 @@ from autowasm.server.ranges import Conditions, Decision, decide
 from autowasm.server.requestlog import request_id
 from autowasm.server.response import BlobResponse
 from autowasm.server.sightings import Sightings
-from autowasm.settings import ServeLimits
 from autowasm.telemetry.metrics import Metrics
 
 _PATH: Final = re.compile(r"/wasm/([0-9a-f]{64})")

@@ -24,8 +24,8 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 from aiohttp.http_exceptions import LineTooLong
 
+from autowasm.limits import ServeLimits
 from autowasm.server.answers import text_answer
-from autowasm.settings import ServeLimits
 
 _log = structlog.get_logger(__name__)
 

@@ -17,13 +17,13 @@ from aiohttp import web
 
 from autowasm.blobs.blob import Blob
 from autowasm.digest import Sha256Hex
+from autowasm.limits import ServeLimits
 from autowasm.server.connection import Connection
 from autowasm.server.listener import Listener
 from autowasm.server.plain import Heads
 from autowasm.server.quick import QuickConnection
 from autowasm.server.requestlog import RequestLog
 from autowasm.server.tasks import TaskOwner
-from autowasm.settings import ServeLimits
 from autowasm.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)

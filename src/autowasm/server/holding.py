@@ -18,8 +18,8 @@ from autowasm.blobs.blob import Blob
 from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError, SourceUnavailable, StorageError
+from autowasm.limits import ServeLimits
 from autowasm.server.tasks import TaskOwner, first_of
-from autowasm.settings import ServeLimits
 from autowasm.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)

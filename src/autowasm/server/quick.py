@@ -22,8 +22,8 @@ import structlog
 from autowasm.blobs.blob import Blob
 from autowasm.digest import Sha256Hex
 from autowasm.errors import StorageError
+from autowasm.limits import ServeLimits
 from autowasm.server.plain import plain_request
-from autowasm.settings import ServeLimits
 
 _log = structlog.get_logger(__name__)
 

@@ -15,10 +15,10 @@ import structlog
 from aiohttp import web
 
 from autowasm.blobs.blob import Blob
+from autowasm.limits import ServeLimits
 from autowasm.server.connection import Connection
 from autowasm.server.pacing import Pacing
 from autowasm.server.ranges import Decision
-from autowasm.settings import ServeLimits
 from autowasm.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)

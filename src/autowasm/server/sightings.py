@@ -11,7 +11,7 @@ from collections import OrderedDict
 from typing import Final, Protocol
 
 from autowasm.digest import Sha256Hex
-from autowasm.settings import SightingLimits
+from autowasm.limits import SightingLimits
 
 _MAPPED: Final = "::ffff:"
 

@@ -18,8 +18,8 @@ import watchfiles
 
 from autowasm.errors import UsageError
 from autowasm.kube.resources import ObjectKey
+from autowasm.limits import Limits
 from autowasm.net.pools import Pools
-from autowasm.settings import Limits
 from autowasm.standalone import scan
 from autowasm.standalone.documents import Secret
 from autowasm.standalone.scan import ConfigFile

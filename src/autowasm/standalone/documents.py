@@ -13,7 +13,7 @@ from typing import Any
 
 from autowasm.api.v1alpha1 import API_VERSION, GROUP, KIND
 from autowasm.kube.resources import ObjectKey
-from autowasm.settings import Limits
+from autowasm.limits import Limits
 from autowasm.standalone import text
 from autowasm.standalone.text import shown
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from autowasm.settings import Limits
+from autowasm.limits import Limits
 from autowasm.standalone import documents
 from autowasm.standalone.documents import Parsed
 

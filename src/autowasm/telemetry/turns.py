@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from autowasm.settings import LoopLimits
+from autowasm.limits import LoopLimits
 
 BOUNDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 """Upper bounds of the buckets, in seconds: the budgets are 1 to 50 ms."""

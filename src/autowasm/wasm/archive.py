@@ -1,7 +1,7 @@
 """From what a registry or server sent to the module in it: tar, tar+gzip, tar+zstd, gzip, zstd, or nothing around it.
 
 Not an unpacker: one member is copied to a path that the caller chose, and names in the archive are only compared.
-Invariants: limits of `settings.Limits` hold for every layer of packing together; the bytes decide how something is
+Invariants: limits of `limits.Limits` hold for every layer of packing together; the bytes decide how something is
 compressed, not a media type or a file name; what comes out is not yet known to be a module (`module.py`).
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autowasm.errors import ContentRejected, StorageError
-from autowasm.settings import Limits
+from autowasm.limits import Limits
 from autowasm.wasm import binary, tar
 from autowasm.wasm.streams import (
     Budget,

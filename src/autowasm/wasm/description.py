@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autowasm.errors import ContentRejected, StorageError
-from autowasm.settings import Limits
+from autowasm.limits import Limits
 from autowasm.wasm import abi, binary, sections
 from autowasm.wasm.sections import Export, Import
 from autowasm.wasm.validation import validate

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from autowasm.errors import ContentRejected
-from autowasm.settings import Limits
+from autowasm.limits import Limits
 from autowasm.wasm.archive import Member, is_candidate, opened_archive
 from autowasm.wasm.tar import Entry
 

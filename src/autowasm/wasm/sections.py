@@ -1,7 +1,7 @@
 """What the sections of a module say that its host must be able to meet: types, imports, exports, memories, tables.
 
 Not a validator: these readers are given bytes that `validation.py` has passed, and refuse rather than guess where that
-is not so. Invariant: no table is longer than its limit in `settings.Limits`, and the content of code, data and custom
+is not so. Invariant: no table is longer than its limit in `limits.Limits`, and the content of code, data and custom
 sections is never read, but for the function names, because Envoy reads those too.
 
 Source: WebAssembly Core Specification 3.0, sections 5.3 "Types" and 5.5 "Modules".
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from autowasm.errors import ContentRejected
-from autowasm.settings import Limits
+from autowasm.limits import Limits
 from autowasm.wasm.binary import Reader, invalid
 
 FUNCTION, TABLE, MEMORY, GLOBAL, TAG = "function", "table", "memory", "global", "tag"

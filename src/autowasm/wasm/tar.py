@@ -11,7 +11,7 @@ Source: POSIX.1-2017 pax, "ustar Interchange Format" and "pax Extended Header"; 
 from dataclasses import dataclass
 
 from autowasm.errors import ContentRejected
-from autowasm.settings import Limits
+from autowasm.limits import Limits
 from autowasm.wasm.streams import Stream, archive_invalid
 from autowasm.wasm.wording import shown
 

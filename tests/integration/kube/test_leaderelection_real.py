@@ -16,8 +16,8 @@ from autowasm.kube.leaderelection import LeaderElector, LeaseTimings
 from autowasm.kube.leadership import NotLeading
 from autowasm.kube.leases import Lease
 from autowasm.kube.resources import ObjectKey
+from autowasm.limits import KubeLimits
 from autowasm.net.pools import Pools
-from autowasm.settings import KubeLimits
 from tests.faults.proxy import FaultProxy, Hang, Pass
 from tests.parts.kubernetes import Cluster, kubernetes
 

@@ -23,8 +23,8 @@ from autowasm.kube.listwatch import ListWatch
 from autowasm.kube.pods import pod_codec
 from autowasm.kube.recorder import EventRecorder
 from autowasm.kube.resources import PODS, ObjectKey, ResourceType
+from autowasm.limits import KubeLimits
 from autowasm.net.pools import Pools
-from autowasm.settings import KubeLimits
 from tests.faults.proxy import Counters, CutAfter, FaultProxy, Hang, Mode, Pass, Refuse
 from tests.parts.kubernetes import ApiError, Cluster, kubernetes
 

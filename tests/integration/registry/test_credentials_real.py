@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from autowasm.errors import AutoWasmError, SourceDenied, SourceUnavailable
+from autowasm.limits import Limits
 from autowasm.net.policy import AddressPolicy
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
 from autowasm.registry.client import RegistryClient
 from autowasm.registry.credentials import Credential
-from autowasm.settings import Limits, Outgoing
+from autowasm.settings import Outgoing
 from tests.fakes.proxy import ForwardProxy
 from tests.integration.registry.test_real_registry import first_layer, package_of
 from tests.parts import registry

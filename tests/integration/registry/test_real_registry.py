@@ -18,6 +18,7 @@ from autowasm.errors import (
     SourceNotFound,
     SourceUnavailable,
 )
+from autowasm.limits import MIB, Limits
 from autowasm.net.policy import AddressPolicy
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
@@ -26,7 +27,7 @@ from autowasm.registry.client import RegistryClient, ResolvedImage
 from autowasm.registry.credentials import Credential
 from autowasm.registry.manifest import Descriptor
 from autowasm.registry.push import Layer, Package
-from autowasm.settings import MIB, Limits, Outgoing
+from autowasm.settings import Outgoing
 from tests.parts import registry
 from tests.parts.certificates import Authority
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError
+from autowasm.limits import ServeLimits
 from autowasm.net.pools import Pools
 from autowasm.server.app import BlobServer
 from autowasm.server.holding import Supplier
-from autowasm.settings import ServeLimits
 from autowasm.telemetry.metrics import Metrics
 
 MODULE = b"\0asm\1\0\0\0" + bytes(range(256)) * 20

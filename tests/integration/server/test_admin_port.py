@@ -5,9 +5,9 @@ import gzip
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from autowasm.limits import ServeLimits
 from autowasm.server.app import AdminServer
 from autowasm.server.probes import Health
-from autowasm.settings import ServeLimits
 from autowasm.telemetry.metrics import Metrics
 from tests.parts import wire
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from autowasm.settings import MIB, ServeLimits
+from autowasm.limits import MIB, ServeLimits
 from tests.integration.server.harness import MODULE, Serving, serving, sha256, until
 from tests.parts import wire
 

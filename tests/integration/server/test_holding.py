@@ -7,7 +7,7 @@ import pytest
 import structlog
 
 from autowasm.errors import ContentRejected, SourceDenied, SourceUnavailable
-from autowasm.settings import ServeLimits
+from autowasm.limits import ServeLimits
 from tests.integration.server.harness import MODULE, Serving, serving, sha256, until
 from tests.parts import wire
 

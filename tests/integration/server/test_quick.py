@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autowasm.digest import Sha256Hex
-from autowasm.settings import MIB, ServeLimits
+from autowasm.limits import MIB, ServeLimits
 from tests.integration.server.harness import MODULE, Serving, serving, until
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from autowasm.settings import MIB, ServeLimits
+from autowasm.limits import MIB, ServeLimits
 from tests.integration.server.harness import MODULE, serving, sha256, until
 from tests.parts import wire
 

@@ -12,8 +12,9 @@ from autowasm.artifacts.fetcher import ArtifactFetcher
 from autowasm.artifacts.peers import Peers
 from autowasm.artifacts.source import FetchRequest
 from autowasm.blobs.store import BlobStore
+from autowasm.limits import FetchLimits
 from autowasm.net.pools import Pools
-from autowasm.settings import FetchLimits, Settings
+from autowasm.settings import Settings
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes.autowasms import IMAGE, autowasm
 from tests.fakes.sources import FakeSecrets, FakeSource

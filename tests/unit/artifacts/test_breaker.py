@@ -3,7 +3,7 @@ import pytest
 from autowasm.artifacts.breaker import Breakers
 from autowasm.artifacts.source import SourceKey
 from autowasm.errors import ContentRejected, SourceDenied, SourceNotFound, SourceUnavailable
-from autowasm.settings import FetchLimits
+from autowasm.limits import FetchLimits
 from autowasm.telemetry.metrics import Metrics
 
 KEY = SourceKey("r.example", "team/filter", "alice")

@@ -7,7 +7,7 @@ import pytest
 from autowasm.artifacts.flights import Flights
 from autowasm.artifacts.places import Places
 from autowasm.errors import SourceUnavailable
-from autowasm.settings import FetchLimits
+from autowasm.limits import FetchLimits
 from autowasm.telemetry.metrics import Metrics
 
 

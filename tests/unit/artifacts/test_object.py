@@ -7,9 +7,10 @@ import pytest
 from autowasm.api.v1alpha1 import ObjectSource, Source
 from autowasm.artifacts.object import HttpObjectSource
 from autowasm.artifacts.source import SourceKey
+from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.net.session import ObjectSession
-from autowasm.settings import Limits, Outgoing
+from autowasm.settings import Outgoing
 
 
 @pytest.fixture

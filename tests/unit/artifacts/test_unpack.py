@@ -15,13 +15,13 @@ import zstandard
 from autowasm.artifacts.unpack import PulledModule, known_sha256, pull_module
 from autowasm.digest import Digest
 from autowasm.errors import ContentRejected, SourceUnavailable
+from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
 from autowasm.registry import media
 from autowasm.registry.client import RegistryClient, ResolvedImage
 from autowasm.registry.layout import choose_layout
 from autowasm.registry.manifest import Descriptor, Manifest
-from autowasm.settings import Limits
 
 REFERENCE = ImageReference.parse("r.example/team/app:v1")
 MODULE = b"\0asm\x01\0\0\0 the module"

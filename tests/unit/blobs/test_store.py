@@ -14,8 +14,8 @@ import pytest
 from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
 from autowasm.errors import ContentRejected, StorageError
+from autowasm.limits import MIB, StoreLimits
 from autowasm.net.pools import Pools
-from autowasm.settings import MIB, StoreLimits
 from autowasm.telemetry.metrics import Metrics
 
 DATA = b"\0asm\1\0\0\0" + b"x" * 5000

@@ -14,8 +14,9 @@ from autowasm.controller.copying import PublishedCopies
 from autowasm.digest import Sha256Hex
 from autowasm.kube.controller import Result
 from autowasm.kube.resources import ObjectKey
+from autowasm.limits import FetchLimits
 from autowasm.net.pools import Pools
-from autowasm.settings import EnvoyFetch, FetchLimits
+from autowasm.settings import EnvoyFetch
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes.autowasms import IMAGE, document
 from tests.fakes.control import FakeObjects, FakePublisher

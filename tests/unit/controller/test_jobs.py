@@ -16,7 +16,7 @@ from autowasm.errors import (
     SourceUnavailable,
 )
 from autowasm.kube.resources import ObjectKey
-from autowasm.settings import FetchLimits
+from autowasm.limits import FetchLimits
 from tests.fakes.autowasms import autowasm, record
 
 pytestmark = pytest.mark.looptime

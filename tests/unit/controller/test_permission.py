@@ -13,7 +13,8 @@ from autowasm.controller.permits import Permits
 from autowasm.controller.reconciler import AutoWasmReconciler
 from autowasm.errors import SourceDenied, SourceUnavailable
 from autowasm.kube.resources import ObjectKey
-from autowasm.settings import EnvoyFetch, FetchLimits
+from autowasm.limits import FetchLimits
+from autowasm.settings import EnvoyFetch
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes.autowasms import IMAGE, document
 from tests.fakes.control import FakeObjects, FakePublisher

@@ -13,7 +13,7 @@ from autowasm.artifacts.source import FetchRequest
 from autowasm.controller.permits import Permits
 from autowasm.errors import AutoWasmError, SourceDenied, SourceUnavailable
 from autowasm.kube.resources import ObjectKey
-from autowasm.settings import FetchLimits
+from autowasm.limits import FetchLimits
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes.autowasms import IMAGE
 from tests.parts import wat

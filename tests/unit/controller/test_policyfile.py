@@ -9,8 +9,8 @@ import pytest
 
 from autowasm.controller.policyfile import PolicyFile
 from autowasm.errors import SpecError, UsageError
+from autowasm.limits import Limits
 from autowasm.net.pools import Pools
-from autowasm.settings import Limits
 from tests.fakes.autowasms import autowasm
 
 OPEN, CLOSED = b"namespaces: {'*': {}}", b"namespaces: {'*': {registries: []}}"

@@ -32,8 +32,9 @@ from autowasm.errors import (
 from autowasm.kube.controller import Controller
 from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
+from autowasm.limits import FetchLimits
 from autowasm.net.pools import Pools
-from autowasm.settings import EnvoyFetch, FetchLimits, Settings
+from autowasm.settings import EnvoyFetch, Settings
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes.autowasms import IMAGE, digest, document, record
 from tests.fakes.control import FakeObjects, FakePublisher

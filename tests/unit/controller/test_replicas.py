@@ -21,8 +21,9 @@ from autowasm.kube.controller import Controller
 from autowasm.kube.leadership import Tenure
 from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
+from autowasm.limits import FetchLimits
 from autowasm.net.pools import Pools
-from autowasm.settings import EnvoyFetch, FetchLimits, Settings
+from autowasm.settings import EnvoyFetch, Settings
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes.autowasms import IMAGE, document
 from tests.fakes.control import FakeObjects, FakePublisher

@@ -12,7 +12,7 @@ from autowasm.errors import (
     SpecError,
     StorageError,
 )
-from autowasm.settings import FetchLimits
+from autowasm.limits import FetchLimits
 
 TAG = Source(registry=RegistrySource("r.example/f:v1"))
 PINNED = Source(registry=RegistrySource("r.example/f@sha256:" + "1" * 64))

@@ -15,8 +15,8 @@ from autowasm.errors import UsageError
 from autowasm.kube import errors
 from autowasm.kube.client import KubeClient
 from autowasm.kube.resources import SECRETS, ObjectKey
+from autowasm.limits import KubeLimits
 from autowasm.net.pools import Pools
-from autowasm.settings import KubeLimits
 from tests.parts.certificates import Authority
 from tests.unit.kube.wire import (
     Answer,

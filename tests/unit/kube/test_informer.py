@@ -10,7 +10,7 @@ import pytest
 from autowasm.kube.errors import Expired
 from autowasm.kube.informer import Informer, KeyHandler
 from autowasm.kube.resources import ObjectKey
-from autowasm.settings import KubeLimits
+from autowasm.limits import KubeLimits
 from tests.unit.kube.scripted import Pause, Script, event, key, page
 
 pytestmark = pytest.mark.looptime

@@ -13,7 +13,7 @@ from autowasm.kube.codec import document_codec
 from autowasm.kube.informer import Informer
 from autowasm.kube.listwatch import ListWatch
 from autowasm.kube.resources import ResourceType
-from autowasm.settings import KubeLimits
+from autowasm.limits import KubeLimits
 from tests.unit.kube.wire import Answer, Asked, Wire, client_of, failure, json_answer
 
 THINGS = ResourceType("example.com", "v1", "things", "Thing")

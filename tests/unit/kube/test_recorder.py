@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autowasm.kube.recorder import EventRecorder
-from autowasm.settings import KubeLimits
+from autowasm.limits import KubeLimits
 from tests.unit.kube.wire import Wire, client_of, failure, json_answer
 
 THING = {

@@ -24,7 +24,7 @@ from autowasm.kube.errors import (
 )
 from autowasm.kube.reflector import Reflector
 from autowasm.kube.resources import ObjectKey
-from autowasm.settings import KubeLimits
+from autowasm.limits import KubeLimits
 from tests.unit.kube.scripted import Pause, Script, bookmark, event, page
 
 pytestmark = pytest.mark.looptime

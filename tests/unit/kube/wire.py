@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from autowasm.kube.client import KubeClient
+from autowasm.limits import KubeLimits
 from autowasm.net.pools import Pools
-from autowasm.settings import KubeLimits
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import pytest
 import requests
 
 from autowasm.errors import AddressBlocked, SourceUnavailable, UsageError
+from autowasm.limits import Limits
 from autowasm.net.policy import AddressPolicy, Purpose
 from autowasm.net.pools import Pools
 from autowasm.net.proxy import Proxy, ProxyRules, written_addresses
 from autowasm.net.threads import DialedAdapter, Dialer
 from autowasm.net.transfer import Transfer, run_transfer
-from autowasm.settings import Limits
 from tests.fakes.proxy import ForwardProxy
 from tests.fakes.scripted import Exchange, ScriptedServer
 from tests.parts.certificates import Authority

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from autowasm.errors import AddressBlocked
+from autowasm.limits import Limits
 from autowasm.net.policy import AddressPolicy
 from autowasm.net.pools import Pools
 from autowasm.net.session import ObjectSession
 from autowasm.reference import ImageReference
 from autowasm.registry.client import RegistryClient
-from autowasm.settings import Limits, Outgoing
+from autowasm.settings import Outgoing
 from tests.fakes.scripted import Exchange, ScriptedServer
 
 LIMITS = Limits(connect_timeout=1, answer_timeout=2, fetch_timeout=5, attempt_backoff=0.01)

@@ -17,10 +17,11 @@ from autowasm.errors import (
     SourceNotFound,
     SourceUnavailable,
 )
+from autowasm.limits import MIB, Limits
 from autowasm.net.policy import AddressPolicy
 from autowasm.net.pools import Pools
 from autowasm.net.session import ObjectSession
-from autowasm.settings import MIB, Limits, Outgoing
+from autowasm.settings import Outgoing
 from tests.fakes.scripted import Exchange, ScriptedServer
 from tests.parts.certificates import Authority
 

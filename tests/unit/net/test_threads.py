@@ -13,11 +13,11 @@ import pytest
 import requests
 
 from autowasm.errors import AddressBlocked
+from autowasm.limits import Limits
 from autowasm.net.policy import AddressPolicy, Purpose
 from autowasm.net.pools import Pools
 from autowasm.net.threads import NETWORK_ERRORS, DialedAdapter, Dialer
 from autowasm.net.transfer import Transfer, run_transfer
-from autowasm.settings import Limits
 from tests.fakes.scripted import Exchange, ScriptedServer
 
 LIMITS = Limits(dns_timeout=0.2, connect_timeout=1.0)

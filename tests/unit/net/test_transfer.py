@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from autowasm.errors import SourceUnavailable
+from autowasm.limits import Limits
 from autowasm.net.pools import Pool, Pools
 from autowasm.net.transfer import (
     RateWatch,
@@ -19,7 +20,6 @@ from autowasm.net.transfer import (
     current_transfer,
     run_transfer,
 )
-from autowasm.settings import Limits
 
 LIMITS = Limits(minimum_rate=1000, minimum_rate_after=0.4, thread_return=2.0)
 

@@ -12,13 +12,14 @@ import pytest
 
 from autowasm.digest import Digest
 from autowasm.errors import AddressBlocked, AutoWasmError, SourceDenied, SourceUnavailable
+from autowasm.limits import Limits
 from autowasm.net.policy import AddressPolicy
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
 from autowasm.registry import media
 from autowasm.registry.client import RegistryClient
 from autowasm.registry.credentials import Credential
-from autowasm.settings import Limits, Outgoing
+from autowasm.settings import Outgoing
 from tests.fakes.scripted import Exchange, ScriptedServer
 
 LIMITS = Limits(connect_timeout=1, answer_timeout=2, fetch_timeout=10, attempt_backoff=0.01)

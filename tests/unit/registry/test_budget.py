@@ -3,8 +3,8 @@
 import pytest
 
 from autowasm.errors import SourceUnavailable
+from autowasm.limits import Limits
 from autowasm.registry.budget import Budgets
-from autowasm.settings import Limits
 from tests.unit.registry.test_logins import Clock
 
 LIMITS = Limits(attempt_wait=5, attempt_backoff=0.5, rate_pause_most=60)

@@ -22,6 +22,7 @@ from autowasm.errors import (
     SourceUnavailable,
     StorageError,
 )
+from autowasm.limits import MIB, Limits
 from autowasm.net.policy import AddressPolicy
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
@@ -29,7 +30,7 @@ from autowasm.registry import transport  # noqa: F401 - its import takes longer 
 from autowasm.registry.client import RegistryClient
 from autowasm.registry.credentials import Credential
 from autowasm.registry.manifest import Descriptor, Manifest
-from autowasm.settings import MIB, Limits, Outgoing
+from autowasm.settings import Outgoing
 from tests.fakes.scripted import Exchange, ScriptedServer
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"

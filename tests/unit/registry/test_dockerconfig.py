@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from autowasm.errors import SourceDenied, UsageError
+from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
 from autowasm.registry.credentials import Credential
 from autowasm.registry.dockerconfig import config_path, find_login
-from autowasm.settings import Limits
 
 PLAIN = {"auths": {"r.example": {"auth": base64.b64encode(b"bob:s3cret").decode()}}}
 ANSWER = '{"ServerURL": "r.example", "Username": "carol", "Secret": "t0ken"}'

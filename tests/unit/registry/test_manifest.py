@@ -7,9 +7,9 @@ import pytest
 
 from autowasm.digest import Digest
 from autowasm.errors import ContentRejected
+from autowasm.limits import Limits
 from autowasm.registry import media
 from autowasm.registry.manifest import Index, Manifest, choose_child, parse_manifest
-from autowasm.settings import Limits
 
 LIMITS = Limits()
 

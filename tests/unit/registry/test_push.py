@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from autowasm.digest import Digest
+from autowasm.limits import Limits
 from autowasm.registry import media
 from autowasm.registry.layout import choose_layout
 from autowasm.registry.manifest import Manifest, parse_manifest
 from autowasm.registry.push import Layer, Package, make_package
 from autowasm.registry.variants import variant_of
-from autowasm.settings import Limits
 
 MODULE = b"\0asm\x01\0\0\0" + bytes(2_000_000)
 

@@ -9,8 +9,8 @@ import structlog
 from autowasm.blobs.blob import Blob
 from autowasm.digest import Sha256Hex
 from autowasm.errors import StorageError
+from autowasm.limits import ServeLimits
 from autowasm.server.quick import QuickConnection
-from autowasm.settings import ServeLimits
 
 REQUEST = f"GET /wasm/{'ab' * 32} HTTP/1.1\r\nhost: wasmer\r\n\r\n".encode()
 

@@ -1,8 +1,8 @@
 import json
 
 from autowasm.digest import Sha256Hex
+from autowasm.limits import SightingLimits
 from autowasm.server.sightings import AllReplicas, Sightings
-from autowasm.settings import SightingLimits
 
 A, B, C = (Sha256Hex(letter * 64) for letter in "abc")
 

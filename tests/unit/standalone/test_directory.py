@@ -12,8 +12,8 @@ from structlog.typing import EventDict
 
 from autowasm.errors import UsageError
 from autowasm.kube.resources import ObjectKey
+from autowasm.limits import Limits
 from autowasm.net.pools import Pool, Pools
-from autowasm.settings import Limits
 from autowasm.standalone import scan
 from autowasm.standalone.directory import Ambiguous, ConfigDirectory, Defined
 

@@ -3,7 +3,7 @@
 import pytest
 
 from autowasm.kube.resources import ObjectKey
-from autowasm.settings import Limits
+from autowasm.limits import Limits
 from autowasm.standalone import documents
 from autowasm.standalone.documents import Parsed
 from tests.fakes.autowasms import SAMPLES

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from autowasm.kube.resources import ObjectKey
+from autowasm.limits import Limits
 from autowasm.net.pools import Pool, Pools
-from autowasm.settings import Limits
 from autowasm.standalone import scan
 from autowasm.standalone.directory import ConfigDirectory, Defined
 

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from autowasm.kube.resources import ObjectKey
+from autowasm.limits import Limits
 from autowasm.net.pools import Pools
-from autowasm.settings import Limits
 from autowasm.standalone.directory import ConfigDirectory
 from autowasm.standalone.mode import StandaloneMode
 from autowasm.standalone.publisher import StandalonePublisher

@@ -1,6 +1,6 @@
 """Secret documents keep the annotations that say what they are for."""
 
-from autowasm.settings import Limits
+from autowasm.limits import Limits
 from autowasm.standalone import documents
 
 TEXT = """

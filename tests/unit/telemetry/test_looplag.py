@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from structlog.testing import capture_logs
 
-from autowasm.settings import LoopLimits
+from autowasm.limits import LoopLimits
 from autowasm.telemetry.looplag import Watchdog, turns_of, watched_runner
 from autowasm.telemetry.metrics import Metrics
 from autowasm.telemetry.turns import BOUNDS, TimedLoop, TimedSelector, Turns

@@ -2,7 +2,7 @@ import asyncio
 import socket
 from contextlib import ExitStack
 
-from autowasm.settings import LoopLimits
+from autowasm.limits import LoopLimits
 from autowasm.telemetry.turns import TimedLoop, TimedSelector
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from autowasm.settings import Limits
+from autowasm.limits import Limits
 from tests.parts import wat
 
 ASSETS = Path(__file__).parents[2] / "assets" / "wat"

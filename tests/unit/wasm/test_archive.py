@@ -9,7 +9,7 @@ import pytest
 import zstandard
 
 from autowasm.errors import ContentRejected, StorageError
-from autowasm.settings import MIB, Limits
+from autowasm.limits import MIB, Limits
 from autowasm.wasm.archive import (
     choose_member,
     extract_member,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from autowasm.settings import Limits
+from autowasm.limits import Limits
 from autowasm.wasm.description import Description, describe_module
 from tests.parts import wat
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from autowasm.errors import ContentRejected, StorageError
-from autowasm.settings import ENVOY_MODULE_LIMIT, Limits
+from autowasm.limits import ENVOY_MODULE_LIMIT, Limits
 from autowasm.wasm.binary import Reader, sections
 from autowasm.wasm.module import ModuleInfo, inspect_bytes, inspect_module
 from autowasm.wasm.sections import read_signatures
