@@ -4,7 +4,9 @@ Not a place for errors of content (`autowasm.errors.ContentRejected`). Invariant
 people do different things about them.
 """
 
+import contextlib
 import errno
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -32,3 +34,16 @@ def storage_failure(error: OSError, directory: Path, doing: str) -> StorageError
 def is_storage_failure(error: OSError) -> bool:
     """Whether `error` tells of the disk (or of descriptors) and not, say, of a connection that broke."""
     return error.errno in _OURS and not isinstance(error, ConnectionError)
+
+
+@contextlib.contextmanager
+def storage_errors(
+    directory: Path, doing: str, *, among: Callable[[OSError], bool] = lambda _: True
+) -> Iterator[None]:
+    """Make the OSErrors of the block StorageErrors, those that are `among` what tells of the disk."""
+    try:
+        yield
+    except OSError as error:
+        if among(error):
+            raise storage_failure(error, directory, doing) from error
+        raise

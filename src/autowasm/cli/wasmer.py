@@ -30,10 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from autowasm.telemetry import logs, looplag  # noqa: PLC0415  # heavy, as below
 
         logs.configure(level=settings.log_level, form=settings.log_format)
-        from autowasm import runtime  # noqa: PLC0415  # heavy: --help and usage errors stay quick
+        from autowasm.runtime import process  # noqa: PLC0415  # heavy: --help and usage errors stay quick
 
         with looplag.watched_runner() as runner:
-            runner.run(runtime.run(settings))
+            runner.run(process.run(settings))
     except UsageError as error:
         parser.exit(2, f"wasmer: error: {error}\n")
     except AutoWasmError as error:

@@ -10,8 +10,6 @@ callback makes at most one sendfile call of `sendfile_chunk` bytes, and the loop
 """
 
 import asyncio
-import errno
-import os
 import socket
 import struct
 from collections.abc import Callable
@@ -24,14 +22,13 @@ from autowasm.digest import Sha256Hex
 from autowasm.errors import StorageError
 from autowasm.limits import ServeLimits
 from autowasm.server.plain import plain_request
+from autowasm.server.sending import AGAIN, Sending
 
 _log = structlog.get_logger(__name__)
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER, on, 0 s
 _READ: Final = 8192
 """Bytes received at once, and taken at most while an answer is being sent. Envoy's request has some 300."""
-_UNREACHABLE: Final = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN})
-_AGAIN: Final = (BlockingIOError, InterruptedError)
 
 
 class Desk(Protocol):
@@ -63,13 +60,11 @@ class QuickConnection:
 
     __slots__ = (
         "_address",
-        "_blob",
         "_deadline",
         "_desk",
         "_due",
         "_early",
         "_fd",
-        "_head",
         "_is_closed",
         "_is_half_closed",
         "_is_handed_over",
@@ -77,7 +72,7 @@ class QuickConnection:
         "_late",
         "_limits",
         "_loop",
-        "_position",
+        "_sending",
         "_timer",
         "_until",
         "socket",
@@ -99,10 +94,8 @@ class QuickConnection:
         self._loop = loop
         self._limits = limits
         self._is_closed = self._is_handed_over = self._is_half_closed = False
-        self._blob: Blob | None = None  # what is being sent
-        self._head = b""
+        self._sending: Sending | None = None
         self._early = b""
-        self._position = 0
         self._deadline = 0.0
         self._late: asyncio.TimerHandle | None = None
         self._due: float | None = loop.time() + limits.request_timeout
@@ -119,7 +112,7 @@ class QuickConnection:
     @property
     def is_waiting(self) -> bool:
         """No answer is being sent."""
-        return self._blob is None and not self._is_handed_over
+        return self._sending is None and not self._is_handed_over
 
     def _guarded(self, step: Callable[[], None]) -> None:
         """A fault of ours ends this connection, and is told; it leaves none that nobody looks after."""
@@ -134,12 +127,12 @@ class QuickConnection:
     def _receive(self) -> None:
         try:
             data = self.socket.recv(_READ)
-        except _AGAIN:
+        except AGAIN:
             return
         except OSError:
             self._fail("client")
             return
-        if self._blob is not None:  # the next request, or the end: after this one
+        if self._sending is not None:  # the next request, or the end: after this one
             self._early = data
             self._is_half_closed = not data
             self._stop_reading()
@@ -158,10 +151,10 @@ class QuickConnection:
             self._hand_over(data)
             return
         limits = self._limits
+        blob, head = found
         self._due = None
-        self._blob, self._head = found
-        self._position = 0
-        self._deadline = self._loop.time() + limits.send_base + self._blob.size / limits.send_rate
+        self._sending = Sending(self.socket, blob, head, chunk=limits.sendfile_chunk)
+        self._deadline = self._loop.time() + limits.send_base + blob.size / limits.send_rate
         self._send()
 
     def _hand_over(self, data: bytes) -> None:
@@ -178,7 +171,7 @@ class QuickConnection:
     def _timed_out(self) -> None:
         """A request is overdue, or there was none for long. Pushed on here, so that requests do not touch the timer."""
         now = self._loop.time()
-        if self._blob is None and now >= self._until:
+        if self._sending is None and now >= self._until:
             self.force_close()
             return
         later = self._until if self._until > now else now + self._limits.request_timeout
@@ -188,41 +181,18 @@ class QuickConnection:
 
     def _send(self) -> None:
         """Send as much as one call takes; called again as long as there is more and the client takes it."""
-        blob = self._blob
-        if blob is None:  # pragma: no cover - the writer is removed with the blob
+        sending = self._sending
+        if sending is None:  # pragma: no cover - the writer is removed with it
             return
-        try:
-            if self._head:
-                self._head = self._head[self.socket.send(self._head, socket.MSG_MORE) :]
-            if not self._head:
-                self._copy(blob)
-        except _AGAIN:
-            pass
-        except TimeoutError:
-            self._fail("deadline")
-            return
-        except OSError as error:
-            if isinstance(error, ConnectionError) or error.errno in _UNREACHABLE:
-                self._fail("client")
-                return
-            _log.error("blob not readable", digest=blob.sha256, reason=str(error))
-            self._fail("storage")
-            return
-        if self._position == blob.size and not self._head:
-            self._sent(blob)
+        cause = sending.step()
+        if cause is not None:
+            self._fail(cause)
+        elif sending.is_whole:
+            self._sent(sending)
         elif self._late is None:
             self._wait()
         elif self._loop.time() >= self._deadline:
             self._fail("deadline")
-
-    def _copy(self, blob: Blob) -> None:
-        wanted = min(blob.size - self._position, self._limits.sendfile_chunk)
-        if self._position + wanted == blob.size and blob.was_written():
-            raise OSError(errno.EIO, "the file was written to")  # so the answer is never whole
-        sent = os.sendfile(self._fd, blob.fd, self._position, wanted)
-        if sent == 0 and wanted:
-            raise OSError(errno.EIO, "the file has become shorter")
-        self._position += sent
 
     def _wait(self) -> None:
         self._late = self._loop.call_at(self._deadline, self._fail, "deadline")
@@ -230,16 +200,16 @@ class QuickConnection:
         self._desk.began()
 
     def _end_of_send(self) -> None:
-        self._blob = None
+        self._sending = None
         if self._late is not None:
             self._late.cancel()
             self._late = None
             self._loop.remove_writer(self._fd)
             self._desk.ended()
 
-    def _sent(self, blob: Blob) -> None:
+    def _sent(self, sending: Sending) -> None:
         self._end_of_send()
-        self._desk.sent(blob.sha256, self._address, self._position, cut_for=None)
+        self._desk.sent(sending.blob.sha256, self._address, sending.position, cut_for=None)
         if self._is_half_closed or (self._desk.is_stopping and not self._early):
             self.force_close()
             return
@@ -254,10 +224,10 @@ class QuickConnection:
 
     def _fail(self, cause: str) -> None:
         """End with a reset, so that nobody takes a part for the whole."""
-        blob = self._blob
-        if blob is not None:
+        sending = self._sending
+        if sending is not None:
             self._end_of_send()
-            self._desk.sent(blob.sha256, self._address, self._position, cut_for=cause)
+            self._desk.sent(sending.blob.sha256, self._address, sending.position, cut_for=cause)
         if not self._is_closed:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.force_close()

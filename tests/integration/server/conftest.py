@@ -12,7 +12,7 @@ from blockbuster import BlockBuster
 def _sendfile_on_the_loop(blockbuster: BlockBuster) -> None:
     # A socket that does not block and a file whose pages are in memory: the one exception (design D1).
     blockbuster.functions["os.sendfile"].can_block_in("autowasm/server/response.py", "_copy")
-    blockbuster.functions["os.sendfile"].can_block_in("autowasm/server/quick.py", "_copy")
+    blockbuster.functions["os.sendfile"].can_block_in("autowasm/server/sending.py", "_copy")
 
 
 @pytest.fixture(autouse=True)

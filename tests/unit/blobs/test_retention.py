@@ -121,7 +121,7 @@ async def test_a_blob_published_at_the_last_moment_stays(tmp_path: Path) -> None
         keep.let_go()
         await keep.retention.sweep()
         keep.clocks.advance(2 * GRACE)
-        async with keep.store._turn(a):  # somebody reads it: the removal waits for its turn
+        async with keep.store._turns.of(a):  # somebody reads it: the removal waits for its turn
             sweep = asyncio.create_task(keep.retention.sweep())
             for _ in range(20):
                 await asyncio.sleep(0)

@@ -1,0 +1,150 @@
+"""VerifiedReads: stored blobs, opened and hashed before anyone gets their bytes.
+
+Not who stores or removes (`store.py`). Invariants: bytes are handed out only by a Blob whose file was hashed since the start
+and has not changed since; nothing here touches the disk on the loop but fstat.
+"""
+
+import asyncio
+import functools
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from autowasm.blobs import files
+from autowasm.blobs.blob import Blob, Signature
+from autowasm.blobs.failures import storage_errors
+from autowasm.blobs.index import Entry, Index
+from autowasm.blobs.jobs import finish
+from autowasm.blobs.staging import Staging
+from autowasm.blobs.turns import Turns
+from autowasm.digest import Sha256Hex
+from autowasm.errors import StorageError
+from autowasm.limits import StoreLimits
+from autowasm.net.pools import Pool
+from autowasm.telemetry.metrics import Metrics
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+
+class VerifiedReads:
+    """Of the files in `folder`, one for each entry of `index`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        index: Index,
+        turns: Turns,
+        staging: Staging,
+        disk: Pool,
+        limits: StoreLimits,
+        metrics: Metrics,
+    ) -> None:
+        self._folder = folder
+        self._index = index
+        self._turns = turns
+        self._staging = staging
+        self._disk = disk
+        self._limits = limits
+        self._metrics = metrics
+        self._open: OrderedDict[Sha256Hex, Blob] = OrderedDict()  # the longest unused first
+
+    def close(self) -> None:
+        """Let go of every file; sends in flight go on."""
+        self._open.clear()
+
+    def drop(self, sha256: Sha256Hex) -> None:
+        """Its file is replaced or removed."""
+        self._open.pop(sha256, None)
+
+    def ready(self, sha256: Sha256Hex) -> Blob | None:
+        """See `BlobStore.ready`."""
+        entry = self._index.get(sha256)
+        return None if entry is None else self._ready(entry)
+
+    async def open(self, sha256: Sha256Hex) -> Blob | None:
+        """See `BlobStore.open`."""
+        entry = self._index.get(sha256)
+        if entry is None:
+            return None
+        return self._ready(entry) or await self._reopen(sha256)
+
+    def _ready(self, entry: Entry) -> Blob | None:
+        """The open blob, unless its file changed, or was out of use for so long that its pages may be gone."""
+        blob = self._open.get(entry.sha256)
+        if blob is None:
+            return None
+        now = time.monotonic()
+        if now - entry.served > self._limits.cold_after or not blob.is_unchanged():
+            return None
+        entry.served = now
+        self._open.move_to_end(entry.sha256)
+        return blob
+
+    async def _reopen(self, sha256: Sha256Hex) -> Blob | None:
+        async with self._turns.of(sha256):
+            entry = self._index.get(sha256)
+            if entry is None:
+                return None
+            blob = self._ready(entry)  # somebody was before us
+            if blob is None:
+                blob = await self._load(entry)
+            if blob is not None:
+                entry.served = time.monotonic()
+                self._open[sha256] = blob
+                if len(self._open) > self._limits.open_files:
+                    self._open.popitem(last=False)
+            return blob
+
+    async def _load(self, entry: Entry) -> Blob | None:
+        self._open.pop(entry.sha256, None)
+
+        def adopt(opened: tuple[int, Signature]) -> Blob:
+            return Blob.adopt(entry.sha256, *opened, pool=self._disk)
+
+        path = self._folder / entry.sha256
+        job = functools.partial(files.open_verified, path, entry.sha256, known=entry.signature)
+        opened = await self._read(entry, job, abandoned=adopt)  # adopted and dropped: closed
+        if opened is None:
+            return None
+        entry.signature = opened[1]
+        return adopt(opened)
+
+    async def verify_all(self) -> None:
+        """See `BlobStore.verify_all`."""
+        for sha256 in sorted(self._index.digests()):
+            try:
+                await self._verify(sha256)
+            except StorageError as error:
+                _log.warning("blob not verified", digest=sha256, reason=str(error))
+            await asyncio.sleep(self._limits.verify_pause)
+
+    async def _verify(self, sha256: Sha256Hex) -> None:
+        async with self._turns.of(sha256):
+            entry = self._index.get(sha256)
+            if entry is not None and entry.signature is None:
+                job = functools.partial(files.verify, self._folder / sha256, sha256)
+                entry.signature = await self._read(entry, job, abandoned=lambda _: None)
+
+    async def _read(
+        self, entry: Entry, job: Callable[[], T], *, abandoned: Callable[[T], object]
+    ) -> T | None:
+        """Run `job` on the entry's file. None, and the entry forgotten, if that is gone or damaged."""
+        with storage_errors(self._folder.parent, "reading a blob"):
+            try:
+                return await finish(self._disk, job, abandoned=abandoned)
+            except FileNotFoundError:
+                self._index.remove(entry)
+                _log.warning("blob removed by somebody else", digest=entry.sha256)
+            except files.Damaged as error:
+                self._index.remove(entry)
+                self._metrics.blobs_damaged.inc()
+                _log.error("blob damaged, set aside", digest=entry.sha256, found=str(error))
+                await self._staging.set_aside(self._folder / entry.sha256)
+        return None

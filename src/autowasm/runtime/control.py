@@ -1,0 +1,173 @@
+"""Control: reads what is there, then reconciles it and whatever changes, while leading or following.
+
+Not the decisions about an object (`controller/reconciler.py`). Invariants: nothing is reconciled before all that is there
+was read; nobody leads before that.
+"""
+
+import asyncio
+from functools import partial
+
+from autowasm.api.v1alpha1 import AutoWasm
+from autowasm.controller.copying import PublishedCopies
+from autowasm.controller.gathering import Gathering
+from autowasm.controller.interfaces import NoReplicas
+from autowasm.controller.jobs import FetchJobs
+from autowasm.controller.permits import Permits
+from autowasm.controller.policyfile import PolicyFile
+from autowasm.controller.polling import Polling
+from autowasm.controller.reach import check_reach
+from autowasm.controller.reconciler import AutoWasmReconciler
+from autowasm.controller.spreading import Spreading
+from autowasm.controller.startup import StartupGate
+from autowasm.kube.controller import Controller
+from autowasm.kube.resources import ObjectKey
+from autowasm.kube.workqueue import WorkQueue
+from autowasm.runtime.datapath import DataPath
+from autowasm.runtime.ground import Ground
+from autowasm.runtime.modes import ChosenMode
+from autowasm.runtime.watchers import make_healing, make_loading
+from autowasm.server.probes import Health
+from autowasm.server.sightings import AllReplicas
+from autowasm.settings import Cluster
+
+
+class Control:
+    """What acts on objects, put together. Runs once."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        chosen: ChosenMode,
+        data: DataPath,
+        *,
+        policy: PolicyFile,
+        queue: WorkQueue[ObjectKey],
+        health: Health,
+    ) -> None:
+        self._ground = ground
+        self._chosen = chosen
+        self._data = data
+        self._policy = policy
+        self._queue = queue
+        self._health = health
+        self._election: asyncio.Task[None] | None = None
+        fetch = ground.settings.fetch
+        gathering = Gathering(AllReplicas(data.sightings, data.peers))
+        self._healing = make_healing(ground, chosen, gathering=gathering, requeue=queue.add)
+        self._loading = make_loading(ground, chosen, gathering=gathering)
+        self._jobs = FetchJobs(data.fetcher, limits=fetch, tasks=ground.tasks, on_change=queue.add)
+        self._permits = Permits(data.fetcher, limits=fetch, on_change=queue.add)
+        self._polling = Polling(
+            data.fetcher,
+            settings=ground.settings.poll,
+            metrics=ground.metrics,
+            on_change=queue.add,
+        )
+        self._gate = self._make_gate(self._make_reconciler())
+
+    def _make_reconciler(self) -> AutoWasmReconciler:
+        ground, mode, data = self._ground, self._chosen.mode, self._data
+        replicas = data.peers if data.peers is not None else NoReplicas()
+        return AutoWasmReconciler(
+            objects=mode,
+            publisher=mode.publisher,
+            jobs=self._jobs,
+            store=ground.store,
+            published=data.published,
+            envoy=ground.settings.envoy,
+            metrics=ground.metrics,
+            check=partial(_check, cluster=ground.settings.cluster, policy=self._policy),
+            permits=self._permits,
+            admit=data.retention.admit,
+            pods=getattr(mode, "pods", None),
+            announce=self._chosen.announce,
+            leadership=self._chosen.leadership,
+            prepared=getattr(mode, "prepared", None),
+            spreading=Spreading(replicas, tasks=ground.tasks, on_change=self._queue.add),
+            polls=self._polling,
+            heal=self._healing.wanted if self._healing is not None else lambda *_: 0,
+        )
+
+    def _make_gate(self, reconciler: AutoWasmReconciler) -> StartupGate:
+        ground, peers = self._ground, self._data.peers
+        copies = PublishedCopies(
+            reconciler,
+            publisher=self._chosen.mode.publisher,
+            store=ground.store,
+            copy=peers.copy if peers is not None else None,
+            limits=ground.settings.fetch,
+            tasks=ground.tasks,
+            on_change=self._queue.add,
+        )
+        return StartupGate(
+            copies,
+            settled=lambda key: reconciler.settled(key) and copies.settled(key),
+            report=lambda ok, why: self._health.set("start-up", ok, why),
+        )
+
+    async def run(self) -> None:
+        """For ever."""
+        ground, mode, queue = self._ground, self._chosen.mode, self._queue
+        settings, tasks = ground.settings, ground.tasks
+        tasks.create_task(self._gate.run(settings.startup_deadline), name="start-up gate")
+        if self._data.peers is not None:
+            await self._data.peers.settled()
+        await mode.start(tasks)
+        keys = mode.keys()
+        self._gate.expect(keys)
+        self._data.retention.synced(str(key) for key in keys)
+        for key in sorted(keys):
+            queue.add(key)
+        controller = Controller(
+            "autowasm",
+            queue=queue,
+            reconciler=self._gate,
+            workers=settings.workers,
+            metrics=ground.metrics.controller,
+        )
+        self._start(controller)
+        await mode.run(changed=queue.add, secret_changed=self._secret_changed)
+
+    def _start(self, controller: Controller[ObjectKey]) -> None:
+        tasks, chosen = self._ground.tasks, self._chosen
+        self._ground.metrics.leader.set(chosen.elector is None)
+        if chosen.elector is not None:
+            self._election = tasks.create_task(chosen.elector.run(), name="election")
+        tasks.create_task(self._permits.run(), name="permits")
+        tasks.create_task(self._polling.run(chosen.leadership), name="polling")
+        tasks.create_task(self._policy.run(self._policy_changed), name="policy file")
+        tasks.create_task(controller.run(), name="controller")
+        if self._healing is not None:
+            tasks.create_task(self._healing.run(chosen.leadership), name="healing")
+        if self._loading is not None:
+            tasks.create_task(self._loading.run(chosen.leadership), name="proof of load")
+
+    def _secret_changed(self, key: ObjectKey) -> None:
+        self._jobs.retry_now(key)
+        self._permits.recheck(key)
+        self._queue.add(key)
+
+    def _policy_changed(self) -> None:
+        for key in self._chosen.mode.keys():  # noqa: SIM118  # not a mapping
+            self._jobs.retry_now(key)
+            self._queue.add(key)
+
+    def leading_changed(self, leading: bool) -> None:
+        """We lead from now on, or do so no longer."""
+        if not leading:
+            self._jobs.drop_resolving()
+        for key in sorted(self._chosen.mode.keys()):
+            self._queue.add(key)
+
+    async def resign(self) -> None:
+        """Let another lead; return once that is said."""
+        if self._election is not None:
+            self._election.cancel()
+            await asyncio.wait([self._election])
+
+
+def _check(autowasm: AutoWasm, *, cluster: Cluster | None, policy: PolicyFile) -> None:
+    """What depends on the operator's settings. Raises SpecError."""
+    if cluster is not None:
+        check_reach(autowasm, cluster=cluster)
+    policy.check(autowasm)

@@ -1,0 +1,86 @@
+"""Where objects come from: a cluster or a directory, as the settings say, and who leads there.
+
+Not the modes themselves. Invariant: standalone mode imports and runs nothing that talks to an API server.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from autowasm.controller.interfaces import Announce, announce_nothing
+from autowasm.controller.mode import Mode
+from autowasm.errors import UsageError
+from autowasm.kube.leadership import AlwaysLeading, Leadership
+from autowasm.runtime.ground import Ground
+from autowasm.settings import Cluster, Standalone
+from autowasm.standalone.directory import ConfigDirectory
+from autowasm.standalone.mode import StandaloneMode
+from autowasm.standalone.publisher import StandalonePublisher
+
+if TYPE_CHECKING:
+    from autowasm.kube.leaderelection import LeaderElector
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenMode:
+    """The mode, and what comes with it."""
+
+    mode: Mode
+    announce: Announce = announce_nothing
+    leadership: Leadership = field(default_factory=AlwaysLeading)
+    elector: "LeaderElector | None" = None
+    """To be run once the mode has started; None: nobody else is there."""
+    last_alive: float | None = None
+    """When some leader last renewed the Lease, in seconds since the epoch; None: not known."""
+
+
+async def choose_mode(
+    ground: Ground, *, busy: Callable[[], bool], on_leading: Callable[[bool], None]
+) -> ChosenMode:
+    """`busy`: whether keys wait to be reconciled. Raises UsageError."""
+    settings = ground.settings
+    if settings.cluster is not None:
+        return await _cluster(ground, settings.cluster, busy=busy, on_leading=on_leading)
+    if settings.standalone is not None:
+        return ChosenMode(await _standalone(ground, settings.standalone))
+    raise UsageError("nothing to run: no mode was chosen")
+
+
+async def _cluster(
+    ground: Ground,
+    cluster: Cluster,
+    *,
+    busy: Callable[[], bool],
+    on_leading: Callable[[bool], None],
+) -> ChosenMode:
+    from autowasm.controller.assembly import connect  # noqa: PLC0415  # standalone needs none of it
+
+    connected = await connect(
+        cluster,
+        namespace=ground.settings.envoy.service_namespace,
+        pools=ground.pools,
+        metrics=ground.metrics,
+        tasks=ground.tasks,
+        stack=ground.stack,
+        on_leading=on_leading,
+        busy=busy,
+    )
+    return ChosenMode(
+        connected.mode,
+        connected.announce,
+        connected.elector or AlwaysLeading(),
+        connected.elector,
+        connected.last_alive,
+    )
+
+
+async def _standalone(ground: Ground, standalone: Standalone) -> Mode:
+    directory = ConfigDirectory(
+        standalone.config_dir, limits=ground.settings.limits, pools=ground.pools
+    )
+    publisher = StandalonePublisher(
+        standalone.envoy_dir, template=standalone.listener_template, pools=ground.pools
+    )
+    mode = StandaloneMode(directory, publisher)
+    await mode.check()
+    return mode

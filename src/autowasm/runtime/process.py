@@ -1,0 +1,145 @@
+"""The life of `wasmer`: builds everything, starts it in order, stops it in order (design section 5, "Stop").
+
+Not a place for decisions about modules or objects. Invariants: one TaskGroup owns every task; the blob port answers
+before the first EnvoyFilter is written, and is the last thing to close.
+"""
+
+import asyncio
+import sys
+from contextlib import AsyncExitStack
+from importlib import metadata
+
+import prometheus_client
+import structlog
+
+from autowasm.blobs.store import BlobStore
+from autowasm.controller.policyfile import PolicyFile
+from autowasm.errors import AutoWasmError
+from autowasm.kube.resources import ObjectKey
+from autowasm.kube.workqueue import WorkQueue
+from autowasm.limits import LoopLimits
+from autowasm.net.pools import Pools
+from autowasm.runtime.control import Control
+from autowasm.runtime.datapath import DataPath, open_data_path
+from autowasm.runtime.ground import Ground
+from autowasm.runtime.modes import choose_mode
+from autowasm.runtime.signals import StopSignals, stop_signals
+from autowasm.server.app import AdminServer
+from autowasm.server.probes import Health
+from autowasm.settings import Settings
+from autowasm.telemetry import garbage, looplag
+from autowasm.telemetry.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
+
+
+class _Stopped(Exception):  # ends the TaskGroup after an orderly stop
+    pass
+
+
+async def run(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT, then stop in order. A second signal cuts the drain delay short.
+
+    Raises UsageError and StorageError for what makes a start impossible.
+    """
+    metrics = Metrics()
+    prometheus_client.ProcessCollector(registry=metrics.registry)
+    prometheus_client.GCCollector(registry=metrics.registry)
+    garbage.tame()
+    sys.setswitchinterval(LoopLimits().switch)
+    metrics.loop.turns = looplag.turns_of(asyncio.get_running_loop())
+    with Pools(transfers=settings.fetch.total) as pools, stop_signals() as stop:
+        async with AsyncExitStack() as stack:
+            store = BlobStore(
+                settings.cache_dir, pools=pools, metrics=metrics, limits=settings.store
+            )
+            await stack.enter_async_context(store)
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    process = _Process(Ground(settings, pools, metrics, store, tasks, stack))
+                    await process.start()
+                    await stop.wait()
+                    await process.stop(stop)
+                    raise _Stopped
+            except BaseExceptionGroup as group:
+                _raise_unless_stopped(group)
+    _log.info("stopped")
+
+
+def _raise_unless_stopped(group: BaseExceptionGroup) -> None:
+    """Let an orderly stop pass, and give `main` a single AutoWasmError as itself rather than as a group."""
+    _, rest = group.split(_Stopped)
+    if rest is None:
+        return
+    errors = rest.exceptions
+    if len(errors) == 1 and isinstance(errors[0], AutoWasmError):
+        raise errors[0]
+    raise rest
+
+
+class _Process:
+    """What runs, with its joins."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        # Fair over namespaces: one tenant's thousand failing objects delay nobody else's (D11).
+        self._queue: WorkQueue[ObjectKey] = WorkQueue(
+            metrics=ground.metrics.workqueue, fairness=lambda key: key.namespace
+        )
+        ground.metrics.workqueue.watch(self._queue)
+        self._health = Health()
+        self._control: Control | None = None
+
+    async def start(self) -> None:
+        """The ports first: what is stored is served whatever is wrong with the rest."""
+        ground, settings = self._ground, self._ground.settings
+        policy = PolicyFile(settings.policy_file, limits=settings.limits, pools=ground.pools)
+        await policy.load()
+        chosen = await choose_mode(
+            ground, busy=lambda: len(self._queue) > 0, on_leading=self._on_leading
+        )
+        data = await open_data_path(ground, mode=chosen.mode, policy=policy)
+        port, admin_port = await self._open_ports(data)
+        self._control = Control(
+            ground, chosen, data, policy=policy, queue=self._queue, health=self._health
+        )
+        ground.tasks.create_task(self._control.run(), name="control")
+        ground.tasks.create_task(ground.store.verify_all(), name="verify stored blobs")
+        ground.tasks.create_task(data.retention.run(), name="blob retention")
+        _log.info(
+            "started",
+            version=metadata.version("autowasm"),
+            blob_port=port,
+            admin_port=admin_port,
+            cache_dir=str(settings.cache_dir),
+            blobs=len(ground.store.digests()),
+        )
+
+    async def _open_ports(self, data: DataPath) -> tuple[int, int]:
+        """Returns the blob port and the admin port, which tell that we are not ready yet."""
+        settings, stack = self._ground.settings, self._ground.stack
+        self._blob_server = data.blob_server
+        self._admin_server = AdminServer(self._health, metrics=self._ground.metrics)
+        self._health.set("start-up", False, "starting")
+        port = await self._blob_server.start(settings.listen)
+        stack.push_async_callback(self._blob_server.stop, 0.0)
+        admin_port = await self._admin_server.start(settings.admin_listen)
+        stack.push_async_callback(self._admin_server.stop, 0.0)
+        return port, admin_port
+
+    def _on_leading(self, leading: bool) -> None:
+        self._ground.metrics.leader.set(leading)
+        if self._control is not None:
+            self._control.leading_changed(leading)
+
+    async def stop(self, signals: StopSignals) -> None:
+        """Unready → drain delay → no more writes, another may lead → finish sends → close."""
+        settings = self._ground.settings
+        _log.info("stopping", drain_delay=settings.drain_delay)
+        self._health.stopping()
+        await signals.delay(settings.drain_delay)
+        self._queue.shut_down(drain=False)
+        if self._control is not None:
+            await self._control.resign()
+        await self._blob_server.stop(settings.serve.finish_sends)
+        await self._admin_server.stop(1.0)

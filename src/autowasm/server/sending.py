@@ -1,0 +1,67 @@
+"""Sending: one whole blob with the head of its answer, on its way to one socket that does not block.
+
+Not the connection nor its deadline (`quick.py`). Invariants: one step makes at most one sendfile call of `chunk` bytes; an
+answer whose file changed on the way is never whole.
+"""
+
+import errno
+import os
+import socket
+from typing import Final
+
+import structlog
+
+from autowasm.blobs.blob import Blob
+
+_log = structlog.get_logger(__name__)
+
+_UNREACHABLE: Final = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN})
+AGAIN: Final = (BlockingIOError, InterruptedError)
+"""What a socket raises that can take or give nothing now."""
+
+
+class Sending:
+    """`blob`: open. `head`: the bytes before it. `position`: how much of the blob the kernel has taken."""
+
+    __slots__ = ("_chunk", "_fd", "_head", "_socket", "blob", "position")
+
+    def __init__(self, client: socket.socket, blob: Blob, head: bytes, *, chunk: int) -> None:
+        self._socket = client
+        self._fd = client.fileno()
+        self._head = head
+        self._chunk = chunk
+        self.blob = blob
+        self.position = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all was taken."""
+        return self.position == self.blob.size and not self._head
+
+    def step(self) -> str | None:
+        """Send as much as one call takes. Returns why nothing more can be sent, if that is so."""
+        try:
+            if self._head:
+                self._head = self._head[self._socket.send(self._head, socket.MSG_MORE) :]
+            if not self._head:
+                self._copy()
+        except AGAIN:
+            pass
+        except TimeoutError:
+            return "deadline"
+        except OSError as error:
+            if isinstance(error, ConnectionError) or error.errno in _UNREACHABLE:
+                return "client"
+            _log.error("blob not readable", digest=self.blob.sha256, reason=str(error))
+            return "storage"
+        return None
+
+    def _copy(self) -> None:
+        blob = self.blob
+        wanted = min(blob.size - self.position, self._chunk)
+        if self.position + wanted == blob.size and blob.was_written():
+            raise OSError(errno.EIO, "the file was written to")  # so the answer is never whole
+        sent = os.sendfile(self._fd, blob.fd, self.position, wanted)
+        if sent == 0 and wanted:
+            raise OSError(errno.EIO, "the file has become shorter")
+        self.position += sent
