@@ -19,8 +19,6 @@ QUICK = Durations(scale=1 / 60, least=4.0)
 """A minute is a second, and nothing is shorter than four scrapes."""
 WINDOW = "10s"
 CLUSTER_ALERTS = {"AutoWasmNoLeader", "AutoWasmWatchSilent", "AutoWasmWorkerStuck"}
-SLOW_ALERTS = {"AutoWasmPollsFail"}
-"""A source is polled each 30 s at most, longer than a quick rule's window: only promtool tries these (tests/dashboards)."""
 CLUSTER_PANELS = ("API server: ", "Pods by what they fetched")
 """What needs an API server, by the beginning of titles."""
 
