@@ -192,6 +192,8 @@ class FetchLimits:
     per_namespace: int = 4
     per_host: int = 4
     total: int = 32
+    reserved: int = 8
+    """Of `total`, places that only a namespace without any gets; else eight tenants that hang everywhere fill them all."""
     host_turn: float = 15.0
     """Seconds after which a fetch no longer counts for its host: the 10 s of grace for a slow body, and some."""
     long: int = 16
@@ -244,6 +246,10 @@ class KubeLimits:
     """One answer. 500 Pods are 6 MB; 500 objects of the largest size that etcd takes are far more and refused."""
     line_bytes: int = 64 * MIB
     """One watch event; etcd's 1.5 MiB for an object is a default that people raise."""
+    object_values: int = 50_000
+    """Of one custom resource, decoded at once in some 15 ms. Any that we accept or write has fewer (`api/pluginconfig.py`)."""
+    page_bytes: int = 8 * MIB
+    """One list page of several objects; 500 Pods are 6 MB. A longer one is asked for again with fewer objects."""
     page_size: int = 500
     """Objects of one list page: decoding it holds the loop for about 5 ms."""
     watch_timeout: float = 300.0

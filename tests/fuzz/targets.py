@@ -16,7 +16,7 @@ import msgspec
 from autowasm.api import parsing
 from autowasm.api.envoyfilter import render
 from autowasm.errors import AutoWasmError, ContentRejected, SpecError
-from autowasm.kube.codec import document_codec
+from autowasm.kube.documents import DocumentCodec
 from autowasm.kube.errors import ApiError
 from autowasm.kube.nesting import without_depths
 from autowasm.kube.pods import pod_codec
@@ -150,7 +150,7 @@ def _watch(data: bytes) -> object:
     cut = 1 + (data[0] if data else 0)
     pieces = [data[at : at + cut] for at in range(1, len(data), cut)]
     splitter = LineSplitter(limit=1 << 16)
-    for codec in (document_codec(), pod_codec()):
+    for codec in (DocumentCodec(), pod_codec()):
         for piece in pieces:
             for line in splitter.feed(piece):
                 _any_depth(codec.decode_event, line)

@@ -50,3 +50,35 @@ async def least_stall(
         if best < below:
             break
     return best
+
+
+async def busiest_turn(work: Callable[[], Awaitable[object]], *, tries: int = 3) -> float:
+    """Seconds of processor time of the longest turn of the loop while `work` ran: of its longest turns, the least.
+
+    For work on the loop itself. What other programs or threads do meanwhile does not count, so it holds on a busy machine.
+    """
+    return min([await _turns_of(work) for _ in range(tries)])
+
+
+async def _turns_of(work: Callable[[], Awaitable[object]]) -> float:
+    longest = 0.0
+
+    async def beat() -> None:
+        nonlocal longest
+        last = time.thread_time()
+        while True:
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            longest = max(longest, now - last)
+            last = now
+
+    heart = asyncio.create_task(beat(), name="heartbeat")
+    await asyncio.sleep(0)
+    try:
+        await work()
+        await asyncio.sleep(0)
+    finally:
+        heart.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await heart
+    return longest

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.kube.codec import Bookmark, WatchEvent, document_codec
+from autowasm.kube.codec import Bookmark, WatchEvent
+from autowasm.kube.documents import DocumentCodec
 from autowasm.kube.errors import ApiError, UnexpectedAnswer
 from autowasm.kube.pods import pod_codec
 from autowasm.kube.stream import LineSplitter
@@ -50,6 +51,6 @@ def test_a_line_without_end_is_ended_at_the_limit(piece: bytes) -> None:
     lambda event: json.dumps({"type": event[0], "object": event[1]}).encode()
 ))  # fmt: skip
 def test_any_line_is_an_event_or_an_error_of_the_api(line: bytes) -> None:
-    for codec in (document_codec(), pod_codec()):
+    for codec in (DocumentCodec(), pod_codec()):
         with contextlib.suppress(ApiError):
             assert isinstance(codec.decode_event(line), WatchEvent | Bookmark)

@@ -60,6 +60,10 @@ def parse(document: Mapping[str, Any]) -> AutoWasm:
         raise SpecError("kind", f"must be {KIND}, not {envelope.kind}")
     if envelope.spec is UNSET:
         raise SpecError("spec", "is required")
+    if envelope.spec is None:
+        raise SpecError(
+            "spec", "is null, or holds so many values that it is not read: shorten pluginConfig"
+        )
     spec = _convert(envelope.spec, Spec, "spec")
     validation.check(spec)
     return AutoWasm(metadata=envelope.metadata, spec=spec)

@@ -21,6 +21,8 @@ _DEPTH: Final = 64
 """protobuf's JSON readers stop at a nesting of 100; ours is inside a few levels already."""
 _VALUES_MOST: Final = 10_000
 """Reading, rendering and comparing this many takes some 10 ms of the loop; a string is one value of any length."""
+_COPIED_MOST: Final = 20_000
+"""Values and variables in all patches: an EnvoyFilter of more would be cut when it is read (`KubeLimits.object_values`)."""
 _RENDERED_MOST: Final = 1024 * 1024
 """Bytes of configuration and environment in all patches; etcd refuses objects above 1.5 MiB."""
 _ESCAPED: Final = 5
@@ -32,13 +34,20 @@ _Steps = tuple[str | int, ...]
 def check(filter_: Filter) -> None:
     """Raises SpecError for the first value of `pluginConfig` that is not allowed, and if there is too much of it."""
     config: Any = filter_.plugin_config
-    config_size = 0
+    config_size, walk = 0, _Walk()
     if isinstance(config, dict | str):
-        _Walk().check(config, ())
+        walk.check(config, ())
         config_size = _stored_size(config)
     elif config is not UNSET:
         raise SpecError(_PATH, f"must be an object or a string, not {_json_name(config)}")
     patches = max(1, len(filter_.apply_ports or ()))
+    values = walk.passed + len(filter_.env)
+    if values * patches > _COPIED_MOST and patches > 1:
+        raise SpecError(
+            _PATH if walk.passed * 2 >= values else "spec.filter.env",
+            f"{values} values of pluginConfig and env, once for each of {patches} ports: the EnvoyFilter has room "
+            f"for {_COPIED_MOST}; give the module one string of JSON, or name fewer applyPorts",
+        )
     size = config_size + _stored_size({each.name: each.value for each in filter_.env})
     if size * patches > _RENDERED_MOST:
         raise SpecError(
@@ -53,6 +62,11 @@ class _Walk:
 
     def __init__(self) -> None:
         self._left = _VALUES_MOST
+
+    @property
+    def passed(self) -> int:
+        """Values seen so far."""
+        return _VALUES_MOST - self._left
 
     def check(self, value: Any, steps: _Steps) -> None:
         self._left -= 1

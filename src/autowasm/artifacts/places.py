@@ -4,7 +4,7 @@ Not a rate limit and not a queue of work: a fetch that follows another's downloa
 is ever exceeded; a namespace that waits gets the next fitting place after at most one grant to each other namespace, so
 one tenant's hundred hanging fetches delay nobody else. A fetch that has held its place for `host_turn` seconds is a long
 one and no longer counts for its host, so two tenants cannot close a host to a third (ADR 0021); it still counts for its
-namespace and in all.
+namespace and in all. A last part of all places is for namespaces that hold none, whatever hosts the others hang on.
 """
 
 import asyncio
@@ -52,6 +52,7 @@ class Places:
         """Whose turn is over, and for whom there is no room among the long ones yet."""
         self._long = 0
         self._long_most = min(limits.long, limits.total // 2)
+        self._reserved = min(limits.reserved, limits.total // 4)
 
     @asynccontextmanager
     async def place(self, namespace: str, host: str) -> AsyncIterator[None]:
@@ -69,8 +70,9 @@ class Places:
 
     def _fits(self, namespace: str, host: str) -> bool:
         limits = self._limits
+        total = limits.total - (self._reserved if self._by_namespace[namespace] else 0)
         return (
-            self._running < limits.total
+            self._running < total
             and self._by_namespace[namespace] < limits.per_namespace
             and self._by_host[host] < limits.per_host
             and self._by_both[namespace, host] < limits.per_namespace_host

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from autowasm.controller.publisher import AUTOWASMS
-from autowasm.kube import calls
 from autowasm.kube.client import KubeClient
+from autowasm.kube.documents import decode_bounded
 from autowasm.kube.errors import ApiError, NotFound, ServerError, TooManyRequests, Unreachable
 from autowasm.net.pools import Pools
 from autowasm.telemetry import logs
@@ -60,7 +60,7 @@ async def _list(client: KubeClient) -> tuple[list[Document], int]:
                 raise
             await asyncio.sleep(_PAUSE)
             continue
-        document = await calls.decode_document(body)
+        document = await decode_bounded(body, most=len(body))
         left = [one for one in document["items"] if "deletionTimestamp" not in one["metadata"]]
         return left, int(document["metadata"].get("remainingItemCount") or 0)
 

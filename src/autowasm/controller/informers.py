@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from autowasm.api.envoyfilter import MANAGED_BY
 from autowasm.controller.publisher import AUTOWASMS, ENVOYFILTERS
 from autowasm.kube.client import KubeClient
-from autowasm.kube.codec import document_codec
+from autowasm.kube.documents import DocumentCodec
 from autowasm.kube.informer import Informer
 from autowasm.kube.informergroup import InformerGroup
 from autowasm.kube.listwatch import ListWatch
@@ -53,7 +53,7 @@ def make_informers(
         autowasms=InformerGroup(
             Informer(
                 "autowasms",
-                list_watch=ListWatch(client, AUTOWASMS, document_codec(), namespace=namespace),
+                list_watch=ListWatch(client, AUTOWASMS, DocumentCodec(limits), namespace=namespace),
                 limits=limits,
                 resync=limits.resync,
                 metrics=metrics.reflector("autowasms"),
@@ -66,7 +66,7 @@ def make_informers(
                 list_watch=ListWatch(
                     client,
                     ENVOYFILTERS,
-                    document_codec(),
+                    DocumentCodec(limits),
                     namespace=namespace,
                     label_selector=_OURS,
                 ),

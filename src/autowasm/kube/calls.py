@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import aiohttp
-import msgspec
 
-from autowasm.kube.errors import ApiError, UnexpectedAnswer, Unreachable, from_response
-from autowasm.kube.nesting import decode_any_depth
+from autowasm.kube.errors import (
+    AnswerTooLong,
+    ApiError,
+    UnexpectedAnswer,
+    Unreachable,
+    from_response,
+)
 from autowasm.net.answers import retry_after
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -19,7 +23,6 @@ Query = Mapping[str, str]
 Document = dict[str, Any]
 
 JSON: Final = "application/json"
-_DOCUMENT: Final = msgspec.json.Decoder(dict[str, Any])
 _ERROR_BODY_BYTES: Final = 64 * 1024
 _SHOWN: Final = 256
 
@@ -46,12 +49,12 @@ class Call:
 
 
 async def read_body(response: aiohttp.ClientResponse, *, limit: int) -> bytearray:
-    """The whole body. Raises UnexpectedAnswer above `limit` bytes."""
+    """The whole body. Raises AnswerTooLong above `limit` bytes."""
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > limit:
-            raise UnexpectedAnswer(
+            raise AnswerTooLong(
                 f"{response.method} {response.url.path}: the answer is longer than {limit} bytes"
             )
     return body
@@ -71,11 +74,3 @@ def no_answer(error: BaseException, call: Call) -> Unreachable:
     """The error that one of NO_ANSWER is."""
     what = "no answer in time" if isinstance(error, TimeoutError) else str(error)
     return Unreachable(f"{call}: {type(error).__name__}: {what[:_SHOWN]}")
-
-
-async def decode_document(body: bytes | bytearray) -> Document:
-    """A JSON object. Raises UnexpectedAnswer."""
-    try:
-        return await decode_any_depth(_DOCUMENT.decode, body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UnexpectedAnswer(f"the answer is not a JSON object: {error}") from error

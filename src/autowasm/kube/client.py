@@ -22,6 +22,7 @@ from autowasm.errors import UsageError
 from autowasm.kube import calls, credentials, library
 from autowasm.kube.calls import JSON, Call, Document, Method, Query
 from autowasm.kube.connection import Connection
+from autowasm.kube.documents import decode_document
 from autowasm.kube.errors import Unauthorized, Unreachable
 from autowasm.kube.resources import ObjectKey, ResourceType
 from autowasm.limits import KubeLimits
@@ -90,7 +91,7 @@ class KubeClient:
 
     async def get(self, resource: ResourceType, key: ObjectKey) -> Document:
         """One object. Raises ApiError (NotFound, ...)."""
-        return await calls.decode_document(await self.request("GET", resource.object_path(key)))
+        return await decode_document(await self.request("GET", resource.object_path(key)))
 
     async def request(
         self,
@@ -101,15 +102,19 @@ class KubeClient:
         body: Mapping[str, Any] | None = None,
         content_type: str = JSON,
         timeout: float | None = None,
+        most: int | None = None,
     ) -> bytearray:
-        """One call, the whole body of its answer. Raises ApiError for every answer but 2xx, and for none."""
+        """One call, the whole body of its answer, of at most `most` bytes, else `KubeLimits.body_bytes`.
+
+        Raises ApiError for every answer but 2xx, and for none.
+        """
         await self._schedule.catch_up()
         total = timeout if timeout is not None else self.limits.call_timeout
         call = Call(method, path, query or {}, body, content_type)
         deadlines = aiohttp.ClientTimeout(total=total, sock_connect=self.limits.connect_timeout)
         try:
             async with asyncio.timeout(total), self._answer(call, deadlines) as response:
-                return await calls.read_body(response, limit=self.limits.body_bytes)
+                return await calls.read_body(response, limit=most or self.limits.body_bytes)
         except calls.NO_ANSWER as error:
             self._look_at(error)
             raise calls.no_answer(error, call) from error

@@ -4,13 +4,14 @@ Not a model of Kubernetes: a wire type names only the fields that somebody reads
 objects of it. Invariant: a `resourceVersion` is opaque text, compared for equality only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeVar, cast
 
 import msgspec
 
 from autowasm.kube.errors import Status, UnexpectedAnswer, from_status
+from autowasm.kube.nesting import decode_any_depth
 from autowasm.kube.resources import ObjectKey
 
 T = TypeVar("T")
@@ -21,7 +22,12 @@ INITIAL_EVENTS_END: Final = "k8s.io/initial-events-end"
 """Annotation of the bookmark after which a streaming list is complete (KEP 3157)."""
 
 EventType = Literal["ADDED", "MODIFIED", "DELETED"]
-_EVENT_TYPES: Final[frozenset[str]] = frozenset({"ADDED", "MODIFIED", "DELETED"})
+EVENT_TYPES: Final[Mapping[str, EventType]] = {
+    "ADDED": "ADDED",
+    "MODIFIED": "MODIFIED",
+    "DELETED": "DELETED",
+}
+"""By how the wire spells them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,9 @@ class _BookmarkObject(msgspec.Struct):
     metadata: _BookmarkMeta = msgspec.field(default_factory=_BookmarkMeta)
 
 
+RawPage = _Page[msgspec.Raw]
 _RAW_EVENT = msgspec.json.Decoder(_Event[msgspec.Raw])
+_RAW_PAGE = msgspec.json.Decoder(RawPage)
 _BOOKMARK = msgspec.json.Decoder(_BookmarkObject)
 _STATUS = msgspec.json.Decoder(Status)
 
@@ -99,6 +107,14 @@ class Codec(Generic[T]):
         self._transform = cast("Callable[[Any], T]", transform)
         self._meta = cast("Callable[[Any], tuple[ObjectKey, str]]", meta)
 
+    async def page(self, body: bytes | bytearray) -> Page[T]:
+        """As `decode_page`, whatever the objects' depth."""
+        return await decode_any_depth(self.decode_page, body)
+
+    async def event(self, line: bytes | bytearray) -> WatchEvent[T] | Bookmark:
+        """As `decode_event`, whatever the object's depth."""
+        return await decode_any_depth(self.decode_event, line)
+
     def decode_page(self, body: bytes | bytearray) -> Page[T]:
         """One list answer. Raises UnexpectedAnswer; RecursionError (see `nesting.py`)."""
         try:
@@ -116,12 +132,29 @@ class Codec(Generic[T]):
             return _decode_other(
                 line
             )  # a Status or a bookmark need not have the shape of an object
-        if event.type not in _EVENT_TYPES:
+        if event.type not in EVENT_TYPES:
             return _decode_other(line)
         key, resource_version = self._meta(event.object)
         return WatchEvent(
-            cast("EventType", event.type), key, self._transform(event.object), resource_version
+            EVENT_TYPES[event.type], key, self._transform(event.object), resource_version
         )
+
+
+def raw_page(body: bytes | bytearray) -> RawPage:
+    """One list answer, its objects not decoded. Raises UnexpectedAnswer; RecursionError (see `nesting.py`)."""
+    try:
+        return _RAW_PAGE.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UnexpectedAnswer(f"the list cannot be decoded: {error}") from error
+
+
+def raw_event(line: bytes | bytearray) -> tuple[str, msgspec.Raw]:
+    """Type and object of one line of a watch, the object not decoded. Raises as `raw_page`."""
+    try:
+        event = _RAW_EVENT.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UnexpectedAnswer(f"a line of the watch is no event: {error}") from error
+    return event.type, event.object
 
 
 def _decode_other(line: bytes | bytearray) -> Bookmark:
@@ -138,11 +171,6 @@ def _decode_other(line: bytes | bytearray) -> Bookmark:
     raise UnexpectedAnswer(f"an object of a watch event ({event.type[:32]}) cannot be decoded")
 
 
-def document_codec() -> Codec[dict[str, Any]]:
-    """Whole objects as dicts: for custom resources, which are few, and whose fields we write back."""
-    return Codec(dict[str, Any], transform=_same, meta=document_meta)
-
-
 def document_meta(document: dict[str, Any]) -> tuple[ObjectKey, str]:
     """Key and resourceVersion of a whole object. Raises UnexpectedAnswer if it is none."""
     metadata = document.get("metadata")
@@ -150,7 +178,3 @@ def document_meta(document: dict[str, Any]) -> tuple[ObjectKey, str]:
         raise UnexpectedAnswer("an object has no metadata.name")
     key = ObjectKey(metadata.get("namespace", ""), metadata["name"])
     return key, metadata.get("resourceVersion", "")
-
-
-def _same(document: dict[str, Any]) -> dict[str, Any]:
-    return document

@@ -90,6 +90,10 @@ class UnexpectedAnswer(ApiError):
     """An answer that is not Kubernetes: a proxy's page, a line that is no event, a line above the limit."""
 
 
+class AnswerTooLong(UnexpectedAnswer):
+    """An answer above the limit of bytes: ask for less at a time, if it can be had in parts."""
+
+
 class VeryShortWatch(Unreachable):
     """A watch that ended at once and brought nothing (client-go's name): resume, but not without a pause."""
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from autowasm.kube.calls import Document, decode_document
+from autowasm.kube.calls import Document
 from autowasm.kube.client import KubeClient
+from autowasm.kube.documents import decode_document
 from autowasm.kube.errors import ApiError
 from autowasm.kube.resources import LEASES, ObjectKey
 

@@ -7,15 +7,17 @@ in pages (an API server ignores `limit` with resourceVersion 0); no read of a wa
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from autowasm.kube.client import KubeClient
 from autowasm.kube.codec import Bookmark, Codec, Page, WatchEvent
-from autowasm.kube.errors import WatchFrozen
-from autowasm.kube.nesting import decode_any_depth
+from autowasm.kube.errors import AnswerTooLong, WatchFrozen
 from autowasm.kube.resources import ResourceType
 from autowasm.kube.stream import ByteStream, read_lines
 from autowasm.limits import KubeLimits
+
+_FEWER: Final = 4
+"""A page too long is asked for again with so many times fewer objects."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -65,14 +67,27 @@ class ListWatch(Generic[T]):
         selectors = {"labelSelector": label_selector, "fieldSelector": field_selector}
         self._selectors = {name: selector for name, selector in selectors.items() if selector}
         self._limits = client.limits
+        self._page_size = self._limits.page_size
+        """Of the list that is being fetched."""
 
     async def list_page(self, *, continue_token: str = "") -> Page[T]:
         """See ListerWatcher."""
-        query = {**self._selectors, "limit": str(self._limits.page_size)}
-        if continue_token:
-            query["continue"] = continue_token
-        body = await self._client.request("GET", self._path, query=query)
-        return await decode_any_depth(self._codec.decode_page, body)
+        size = self._page_size if continue_token else self._limits.page_size
+        while True:
+            query = {**self._selectors, "limit": str(size)}
+            if continue_token:
+                query["continue"] = continue_token
+            most = self._limits.page_bytes if size > 1 else None
+            try:
+                body = await self._client.request("GET", self._path, query=query, most=most)
+            except AnswerTooLong:
+                if size == 1:
+                    raise
+                # Objects of the largest size that etcd takes: a few of one tenant's must not make the list impossible.
+                size = max(size // _FEWER, 1)
+                continue
+            self._page_size = size
+            return await self._codec.page(body)
 
     @asynccontextmanager
     async def watch(
@@ -109,7 +124,7 @@ class _OpenWatch(Generic[T]):
         lines = read_lines(self, limit=self._limits.line_bytes, budget=self._limits.loop_budget)
         async with aclosing(lines):
             async for line in lines:
-                yield await decode_any_depth(self._codec.decode_event, line)
+                yield await self._codec.event(line)
 
     async def read(self, n: int = -1, /) -> bytes:
         try:

@@ -16,10 +16,10 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 
 DEEPEST: Final = 200
-TURN: Final = 20_000
-"""Brackets in one turn of the loop, which then takes some 5 ms. An object has up to a million."""
-_BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+([\[\]{}])', re.DOTALL)
-"""The next bracket that is not within a string."""
+TURN: Final = 8 * 1024
+"""Bytes looked at in one turn of the loop, which takes some 3 ms if all of them are brackets."""
+_BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|"[^"]*+"){0,2000}+([\[\]{}]?)')
+"""On to the next bracket that is not within a string, or a part of the way: what is passed at once holds the loop."""
 
 
 async def decode_any_depth(decode: Callable[[bytes | bytearray], T], text: bytes | bytearray) -> T:
@@ -34,14 +34,20 @@ async def without_depths(text: bytes | bytearray) -> bytes:
     """JSON `text` with `null` for each object and array that begins more than `DEEPEST` levels deep.
 
     What is not JSON stays that, or is empty. Takes 0.2 µs for each bracket, which is why it is for texts that could not be
-    decoded, and gives way to others after each `TURN` of them.
+    decoded, and gives way to others after each `TURN`.
     """
     kept: list[bytes] = []
-    depth, start = 0, 0
-    for number, match in enumerate(_BRACKET.finditer(text), start=1):
-        if not number % TURN:
+    depth, start, turn_ends = 0, 0, TURN
+    # Of the same length, and without quotes that do not end a string.
+    shape = text.replace(b"\\\\", b"__").replace(b'\\"', b"__")
+    for match in _BRACKET.finditer(shape):
+        if match.end() >= turn_ends:
+            turn_ends = match.end() + TURN
             await asyncio.sleep(0)
-        if match[1] in b"[{":
+        bracket = match[1]
+        if not bracket:
+            continue
+        if bracket in b"[{":
             depth += 1
             if depth == DEEPEST + 1:
                 kept.append(bytes(text[start : match.start(1)]))

@@ -8,9 +8,10 @@ nothing is written for one that is being deleted.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from autowasm.kube.calls import Document, decode_document
+from autowasm.kube.calls import Document
 from autowasm.kube.client import KubeClient
 from autowasm.kube.codec import document_meta
+from autowasm.kube.documents import decode_document
 from autowasm.kube.errors import Conflict, NotFound
 from autowasm.kube.resources import ObjectKey, ResourceType
 
@@ -52,8 +53,20 @@ async def replace_status(
     *,
     read: Mapping[str, Any],
 ) -> Document | None:
-    """PUT the status of the object as it was `read`. Returns and raises as `replace`."""
-    return await _put(client, resource, {**read, "status": status}, read=read, subresource="status")
+    """PUT the status of the object as it was `read`. Returns and raises as `replace`.
+
+    The server takes nothing but the status from it, so the rest is not sent, which may be a megabyte.
+    """
+    name = {
+        part: read["metadata"][part] for part in ("name", "namespace") if part in read["metadata"]
+    }
+    body = {
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
+        "metadata": name,
+        "status": status,
+    }
+    return await _put(client, resource, body, read=read, subresource="status")
 
 
 async def merge_patch(

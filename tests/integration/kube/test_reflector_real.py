@@ -16,7 +16,8 @@ import pytest_asyncio
 
 from autowasm.kube import writes
 from autowasm.kube.client import KubeClient
-from autowasm.kube.codec import Codec, document_codec
+from autowasm.kube.codec import Codec
+from autowasm.kube.documents import DocumentCodec
 from autowasm.kube.errors import Conflict, Forbidden
 from autowasm.kube.informer import Informer
 from autowasm.kube.listwatch import ListWatch
@@ -119,7 +120,7 @@ async def world(
                 informer: Informer[Any] = Informer(
                     resource.plural,
                     list_watch=ListWatch(
-                        client, resource, codec or document_codec(), namespace="default"
+                        client, resource, codec or DocumentCodec(), namespace="default"
                     ),
                     limits=limits,
                     metrics=told,

@@ -84,6 +84,8 @@ OF_FILTER: list[tuple[dict[str, Any], str, str]] = [
     ({"pluginConfig": {"a": {1: 2}}}, f"{CONFIG}.a", "put it in quotes"),
     ({"pluginConfig": {"a": b"x"}}, f"{CONFIG}.a", "must be JSON"),
     ({"pluginConfig": {"a": [1.2345678901234567] * 9_000}, "applyPorts": MANY}, CONFIG, "once for each of 60 ports"),
+    ({"pluginConfig": {"a": [1] * 5_000}, "applyPorts": [1, 2, 3, 4, 5]}, CONFIG, "has room for 20000"),
+    ({"env": [{"name": f"a{n}", "value": ""} for n in range(250)], "applyPorts": list(range(1, 101))}, "spec.filter.env", "has room for 20000"),
     ({"pluginConfig": "\U0001f600" * 17_000, "applyPorts": MANY}, CONFIG, "name fewer applyPorts"),
     ({"pluginConfig": "<" * 17_000, "applyPorts": MANY}, CONFIG, "name fewer applyPorts"),
     ({"pluginConfig": "a" * 2**20}, CONFIG, "the EnvoyFilter has room"),
@@ -159,7 +161,7 @@ def changed(**fields: Any) -> dict[str, Any]:
     [
         (changed(apiVersion="wasm.tcm.io/v1"), "apiVersion", "reads wasm.tcm.io/v1alpha1, not wasm.tcm.io/v1"),
         (changed(kind="WasmPlugin"), "kind", "must be AutoWasm, not WasmPlugin"),
-        (changed(spec=None), "spec", "expected `object`"),
+        (changed(spec=None), "spec", "so many values that it is not read"),
         (changed(spec=[]), "spec", "expected `object`"),
         (changed(spec={}), "spec.filter", "is required"),
         (changed(spec={"filter": {}}), "spec.filter.source", "is required"),

@@ -220,3 +220,49 @@ async def test_places_of_long_fetches_are_counted_back(metrics: Metrics) -> None
         assert len(fetches.holding) == 3
         await fetches.let_all_go()
     assert places._long == len(places._overdue) == len(places._by_host) == 0
+
+
+@pytest.mark.looptime
+async def test_ten_namespaces_that_hang_on_one_host_leave_places_to_others(
+    metrics: Metrics,
+) -> None:
+    async with holder(metrics) as fetches:
+        for number in range(100):
+            fetches.ask(f"{number}", f"ns{number % 10}", "slow")
+        await asyncio.sleep(120)
+        assert len(fetches.holding) == FetchLimits().long + FetchLimits().per_host
+        fetches.ask("also", "ns0", "elsewhere")  # those who hang there are not shut out elsewhere
+        for number in range(4):
+            fetches.ask(f"good{number}", f"tenant{number}", f"host{number}")
+        await settle()
+        assert {"good0", "good1", "good2", "good3", "also"} <= set(fetches.holding)
+
+
+async def test_namespaces_that_hang_on_many_hosts_leave_places_to_others() -> None:
+    async with holder() as fetches:
+        for number in range(400):
+            fetches.ask(f"{number}", f"ns{number % 8}", f"slow{number // 8}")
+        await settle()
+        most = FetchLimits()
+        assert len(fetches.holding) == most.total - most.reserved
+        for number in range(most.reserved):
+            fetches.ask(f"good{number}", f"tenant{number}", f"host{number}")
+        fetches.ask("second", "tenant0", "host")
+        await settle()
+        assert sum(name.startswith("good") for name in fetches.holding) == most.reserved
+        assert "second" not in fetches.holding
+        # A place that comes free is the next newcomer's.
+        fetches.ask("late", "tenant", "host")
+        await fetches.let_go("0")
+        assert "late" in fetches.holding
+
+
+async def test_a_single_place_is_everybodys() -> None:
+    async with holder(total=1) as fetches:
+        fetches.ask("a", "a", "host")
+        await settle()
+        fetches.ask("b", "a", "host")
+        await settle()
+        assert fetches.holding == ["a"]
+        await fetches.let_go("a")
+        assert fetches.holding == ["b"]

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from autowasm.kube.codec import Bookmark, Page, WatchEvent, document_codec
+from autowasm.kube.codec import Bookmark, Page, WatchEvent
+from autowasm.kube.documents import DocumentCodec
 from autowasm.kube.errors import Expired, UnexpectedAnswer
 from autowasm.kube.pods import pod_codec
 
-CODEC = document_codec()
+CODEC = DocumentCodec()
 PODS = pod_codec()
 
 

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from autowasm.kube.codec import document_codec
+from autowasm.kube.documents import DocumentCodec
 from autowasm.kube.informer import Informer
 from autowasm.kube.listwatch import ListWatch
 from autowasm.kube.resources import ResourceType
@@ -67,7 +67,7 @@ async def informed(
     async with client_of(server, directory, limits=limits) as client:
         informer: Informer[dict[str, object]] = Informer(
             "things",
-            list_watch=ListWatch(client, THINGS, document_codec(), label_selector="a=b"),
+            list_watch=ListWatch(client, THINGS, DocumentCodec(), label_selector="a=b"),
             limits=limits,
             streaming=streaming,
         )
@@ -211,3 +211,41 @@ async def test_a_frozen_watch_is_cut(tmp_path: Path) -> None:
         await until(lambda: len(server.watched_from) == 2)
         assert informer.reflector.position == "8"
     assert server.watched_from == ["5", "8"]
+
+
+async def test_a_page_too_long_is_asked_for_again_with_fewer_objects(tmp_path: Path) -> None:
+    large = [thing(name, rv, text="x" * 1_000) for rv, name in enumerate("abcd", start=1)]
+    server = Server(
+        lists=[
+            listed(*large, rv=5),
+            listed(*large, rv=5),
+            listed(large[0], rv=5, token="one"),
+            listed(*large, rv=5),  # 7 more were asked for
+            listed(large[1], rv=5, token="two"),
+            listed(large[2], rv=5),
+        ],
+        watches=[],
+    )
+    limits = KubeLimits(page_bytes=2_000, page_size=128)
+    async with informed(server, tmp_path, limits=limits) as informer:
+        await asyncio.wait_for(informer.wait_synced(), 30)
+        assert [key.name for key in informer.store] == ["a", "b", "c"]
+    queries = [parse_qs(asked.query) for asked in server.asked][:6]
+    asked = [(query["limit"][0], query.get("continue", [""])[0]) for query in queries]
+    assert asked == [
+        ("128", ""),
+        ("32", ""),
+        ("8", ""),
+        ("8", "one"),
+        ("2", "one"),
+        ("2", "two"),
+    ]
+
+
+async def test_one_object_may_be_as_long_as_any_answer(tmp_path: Path) -> None:
+    answers = [listed(thing("a", 1, text="x" * 3_000), rv=5) for _ in range(2)]
+    server = Server(lists=answers, watches=[])
+    limits = KubeLimits(page_bytes=2_000, page_size=4)
+    async with informed(server, tmp_path, limits=limits) as informer:
+        await asyncio.wait_for(informer.wait_synced(), 30)
+    assert server.lists_asked == 2

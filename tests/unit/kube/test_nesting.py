@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from autowasm.api import parsing
 from autowasm.errors import SpecError
-from autowasm.kube.codec import WatchEvent, document_codec
+from autowasm.kube.codec import WatchEvent
+from autowasm.kube.documents import DocumentCodec
 from autowasm.kube.errors import UnexpectedAnswer
 from autowasm.kube.nesting import DEEPEST, TURN, decode_any_depth, without_depths
 from tests.fakes.autowasms import document
@@ -32,14 +33,14 @@ def deep(depth: int, *, name: str = "deep") -> bytes:
 async def test_a_page_with_an_object_nested_too_deeply_still_has_all_objects() -> None:
     good = json.dumps(document(name="good")).encode()
     body = b'{"metadata":{},"items":[' + good + b"," + deep(9_000) + b"," + good + b"]}"
-    page = await decode_any_depth(document_codec().decode_page, body)
+    page = await decode_any_depth(DocumentCodec().decode_page, body)
     assert [key.name for key, _ in page.items] == ["good", "deep", "good"]
     assert page.items[0][1] == json.loads(good)
 
 
 async def test_a_watch_event_with_such_an_object_is_refused_by_parsing_and_nothing_else() -> None:
     line = b'{"type":"ADDED","object":' + deep(1_500) + b"}"
-    event = await decode_any_depth(document_codec().decode_event, line)
+    event = await decode_any_depth(DocumentCodec().decode_event, line)
     assert isinstance(event, WatchEvent)
     with pytest.raises(SpecError, match="nested deeper") as caught:
         parsing.parse(event.object)
@@ -68,7 +69,7 @@ async def test_only_what_is_deeper_goes(value: Any, beyond: int) -> None:
 async def test_what_is_no_json_is_refused_and_not_decoded_for_ever() -> None:
     for text in (b"[" * 5_000, b'{"a' * 900, b"]" * 10, b'"' + b"[" * 900):
         with pytest.raises(UnexpectedAnswer):
-            await decode_any_depth(document_codec().decode_page, text)
+            await decode_any_depth(DocumentCodec().decode_page, text)
 
 
 async def test_a_million_brackets_leave_turns_to_others() -> None:

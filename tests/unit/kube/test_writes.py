@@ -42,13 +42,18 @@ async def test_replace_is_bound_to_what_was_read(tmp_path: Path) -> None:
     assert asked.document == thing(labels={"a": "b"}, resourceVersion="7", uid="u1")
 
 
-async def test_a_status_is_put_with_the_object_that_was_read(tmp_path: Path) -> None:
+async def test_a_status_is_put_alone_and_bound_to_what_was_read(tmp_path: Path) -> None:
     wire = Wire(json_answer(READ))
     async with client_of(wire, tmp_path) as client:
         await writes.replace_status(client, THINGS, {"phase": "Synced"}, read=READ)
     asked = wire.asked[0]
     assert (asked.method, asked.path) == ("PUT", f"{PATH}/a/status")
-    assert asked.document == {**READ, "status": {"phase": "Synced"}}
+    assert asked.document == {
+        "apiVersion": "example.com/v1",
+        "kind": "Thing",
+        "metadata": {"namespace": "ns", "name": "a", "resourceVersion": "7", "uid": "u1"},
+        "status": {"phase": "Synced"},
+    }
 
 
 async def test_nothing_is_written_to_an_object_that_is_being_deleted(tmp_path: Path) -> None:

@@ -1,0 +1,207 @@
+"""`refreshInterval` where a source tells little: objects by their validators, registries without digests or without HEAD."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.autowasms import document
+from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.parts import envoy as envoys
+from tests.parts import wasmer, wat
+from tests.parts.wasmer import Wasmer
+
+WITHIN = 180.0
+"""Seconds for what a poll every 30 s brings about."""
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
+
+@dataclass
+class Source:
+    """One module under one name, and how often it was asked for and sent in full."""
+
+    module: bytes
+    asked: int = 0
+    confirmed: int = 0
+    """Answers without the module that said what it is by now."""
+    sent: int = 0
+    methods: set[str] = field(default_factory=set)
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.module).hexdigest()
+
+    async def __call__(self, exchange: Exchange) -> None:
+        raise NotImplementedError
+
+
+class WithETag(Source):
+    """An object that has an entity tag, and no date."""
+
+    async def __call__(self, exchange: Exchange) -> None:
+        self.asked += 1
+        tag = f'"{self.sha256[:8]}"'
+        assert "if-modified-since" not in exchange.request.headers
+        if exchange.request.headers.get("if-none-match") == tag:
+            self.confirmed += 1
+            await exchange.head(304, {"ETag": tag})
+            return
+        self.sent += 1
+        await exchange.send(body=self.module, headers={"ETag": tag})
+
+
+class WithDate(Source):
+    """An object that has a date, and no entity tag."""
+
+    async def __call__(self, exchange: Exchange) -> None:
+        self.asked += 1
+        day = 1 + self.module[-1] % 20  # another one for another module
+        date = f"Sun, {day:02} Nov 2026 08:49:37 GMT"
+        assert "if-none-match" not in exchange.request.headers
+        if exchange.request.headers.get("if-modified-since") == date:
+            self.confirmed += 1
+            await exchange.head(304, {"Last-Modified": date})
+            return
+        self.sent += 1
+        await exchange.send(body=self.module, headers={"Last-Modified": date})
+
+
+class WithNothing(Source):
+    """An object that says nothing of itself: each poll gets it whole."""
+
+    async def __call__(self, exchange: Exchange) -> None:
+        self.asked += 1
+        assert not {"if-none-match", "if-modified-since"} & exchange.request.headers.keys()
+        self.confirmed += 1
+        await exchange.send(body=self.module)
+
+
+class Registry(Source):
+    """Announces no digest."""
+
+    async def __call__(self, exchange: Exchange) -> None:
+        self.methods.add(exchange.request.method)
+        target = exchange.request.target
+        if "/blobs/" in target:
+            self.sent += 1
+            await exchange.send(body=self.module if self.sha256 in target else b"{}")
+            return
+        self.asked += 1
+        self.confirmed += 1
+        if exchange.request.method == "HEAD":
+            await self.answer_head(exchange)
+        else:
+            await exchange.send(body=self._manifest(), headers={"Content-Type": MANIFEST})
+
+    async def answer_head(self, exchange: Exchange) -> None:
+        await exchange.head(200, {"Content-Type": MANIFEST})
+
+    def _manifest(self) -> bytes:
+        empty = hashlib.sha256(b"{}").hexdigest()
+        size = len(self.module)
+        layer = {"mediaType": "application/wasm", "digest": f"sha256:{self.sha256}", "size": size}
+        config = {"mediaType": "application/json", "digest": f"sha256:{empty}", "size": 2}
+        whole = {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]}
+        return json.dumps(whole).encode()
+
+
+class WithoutHead(Registry):
+    """Knows GET only."""
+
+    async def answer_head(self, exchange: Exchange) -> None:
+        await exchange.head(405, {"Content-Length": "0", "Allow": "GET"})
+
+
+KINDS: dict[str, Callable[[bytes], Source]] = {
+    "etag": WithETag,
+    "date": WithDate,
+    "nothing": WithNothing,
+    "registry": Registry,
+    "headless": WithoutHead,
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    server: Wasmer
+    sources: dict[str, Source]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(WITHIN):
+            while not condition():
+                await self.server.process.check()
+                await asyncio.sleep(0.1)
+
+    def module(self, name: str) -> dict[str, Any]:
+        return self.server.status(name).get("module") or {}
+
+    def rolled_out(self, name: str) -> bool:
+        return self.module(name).get("sha256") == self.sources[name].sha256
+
+    def envoyfilters(self) -> dict[str, tuple[int, str]]:
+        folder = self.server.directory / "envoy" / "envoyfilters"
+        return {one.name: (one.stat().st_mtime_ns, one.read_text()) for one in folder.iterdir()}
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    """All of them at once: polls take their time."""
+    sources = {name: kind(wat.header_filter(f"{name} one")) for name, kind in KINDS.items()}
+    async with AsyncExitStack() as stack:
+        hosts = {
+            name: (await stack.enter_async_context(ScriptedServer(source))).host
+            for name, source in sources.items()
+        }
+        server = await stack.enter_async_context(
+            wasmer.standalone(
+                tmp_path,
+                template=envoys.listeners_yaml([1], cluster="web"),
+                plain_http=list(hosts.values()),
+            )
+        )
+        for name, host in hosts.items():
+            if isinstance(sources[name], Registry):
+                given: dict[str, Any] = {"registry": {"image": f"{host}/team/filter:stable"}}
+            else:
+                given = {"object": {"url": f"http://{host}/filter.wasm"}}
+            server.apply(document(name=name, source=given, refreshInterval="30s"))
+        yield Scene(server, sources)
+
+
+@pytest.mark.timeout(600)
+async def test_a_source_that_tells_little_is_polled_and_followed_all_the_same(scene: Scene) -> None:
+    sources = scene.sources
+    await scene.until(lambda: all(scene.rolled_out(name) for name in sources))
+    before = scene.envoyfilters()
+    sent = {name: source.sent for name, source in sources.items()}
+    confirmed = {name: source.confirmed for name, source in sources.items()}
+
+    # Nothing changes: each is asked twice more, nothing is fetched that need not be, nothing is written.
+    await scene.until(
+        lambda: (
+            all(sources[name].confirmed >= confirmed[name] + 4 for name in ("registry", "headless"))
+            and all(sources[name].confirmed >= confirmed[name] + 2 for name in sources)
+        )
+    )
+    assert {name: source.sent for name, source in sources.items()} == sent
+    assert scene.envoyfilters() == before
+    assert sources["headless"].methods == sources["registry"].methods == {"HEAD", "GET"}
+
+    # All change.
+    old = {name: source.sha256 for name, source in sources.items()}
+    for name, source in sources.items():
+        source.module = wat.header_filter(f"{name} two")
+        assert source.sha256 != old[name]
+    await scene.until(lambda: all(scene.rolled_out(name) for name in sources))
+    for name in sources:
+        status = scene.server.status(name)
+        assert status["phase"] == "Synced"
+        # One entry for each source: an old module of the same name can be had from nobody.
+        assert [one["sha256"] for one in status["history"]] == [sources[name].sha256]
+    assert await scene.server.metric("autowasm_polls_total") >= 2 * len(sources)

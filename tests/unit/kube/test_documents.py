@@ -1,0 +1,119 @@
+"""Objects of very many values are cut, and all others are read whole."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autowasm.kube.codec import Bookmark, WatchEvent
+from autowasm.kube.documents import DocumentCodec, decode_bounded
+from autowasm.kube.errors import Expired, UnexpectedAnswer
+from autowasm.limits import KubeLimits
+
+FEW = DocumentCodec(KubeLimits(object_values=30))
+MANY = {"numbers": list(range(40))}
+
+
+def thing(name: str = "a", **fields: Any) -> dict[str, Any]:
+    metadata = {"namespace": "ns", "name": name, "resourceVersion": "7"}
+    return {"metadata": {**metadata, **fields.pop("metadata", {})}, **fields}
+
+
+def line(kind: str, item: object) -> bytes:
+    return json.dumps({"type": kind, "object": item}).encode()
+
+
+async def test_a_field_of_too_many_values_is_null_and_the_others_stay() -> None:
+    given = thing(spec=MANY, status={"phase": "Failed"}, kind="Thing")
+    read = await FEW.event(line("MODIFIED", given))
+    wanted = {**given, "spec": None}
+    assert read == WatchEvent("MODIFIED", ("ns", "a"), wanted, "7")  # type: ignore[arg-type]
+
+
+async def test_what_is_many_only_together_stays_whole() -> None:
+    half = list(range(25))
+    given = thing(spec={"a": half}, status={"a": half})
+    read = await FEW.event(line("ADDED", given))
+    assert isinstance(read, WatchEvent)
+    assert read.object == given
+
+
+async def test_metadata_keeps_what_is_small() -> None:
+    labels = {f"l{n}": "v" for n in range(40)}
+    given = thing(metadata={"labels": labels, "uid": "u", "finalizers": ["f"]}, spec={"a": 1})
+    read = await FEW.event(line("ADDED", given))
+    assert isinstance(read, WatchEvent)
+    del given["metadata"]["labels"]
+    assert read.object == given
+
+
+@pytest.mark.parametrize("text", [json.dumps(list(range(100))), "\\" * 99 + ",", '",{[' * 40])
+async def test_what_is_in_a_string_does_not_count(text: str) -> None:
+    given = thing(spec={"config": text})
+    read = await FEW.event(line("ADDED", given))
+    assert isinstance(read, WatchEvent)
+    assert read.object == given
+
+
+async def test_on_a_page_each_object_counts_for_itself() -> None:
+    items = [thing("a", spec={"a": [1] * 25}), thing("b", spec=MANY), thing("c", spec={"a": []})]
+    body = {"metadata": {"resourceVersion": "9", "continue": "x"}, "items": items}
+    page = await FEW.page(json.dumps(body).encode())
+    assert [item["spec"] for _, item in page.items] == [items[0]["spec"], None, {"a": []}]
+    assert (page.resource_version, page.continue_token) == ("9", "x")
+
+
+async def test_bookmarks_and_errors_of_many_values_are_what_they_are() -> None:
+    assert await FEW.event(line("BOOKMARK", thing(spec=MANY))) == Bookmark("7")
+    gone = {"kind": "Status", "code": 410, "reason": "Expired", "message": "old", "details": MANY}
+    with pytest.raises(Expired):
+        await FEW.event(line("ERROR", gone))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"[" * 99, b"," * 99, b'{"metadata":{},"spec":[' + b"0," * 99, b'{"a":"\xff' + b"," * 99],
+)
+async def test_what_is_no_object_is_refused(text: bytes) -> None:
+    for read in (FEW.event(text), FEW.page(text), decode_bounded(text, most=30)):
+        with pytest.raises(UnexpectedAnswer):
+            await read
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.integers(-5, 5), st.text('a,"\\[]{}é', max_size=4)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.text('",\\{]', max_size=2), inner)
+    ),
+)
+
+
+def values(value: Any) -> int:
+    if isinstance(value, dict):
+        return 1 + max(len(value) - 1, 0) + sum(map(values, value.values()))
+    if isinstance(value, list):
+        return 1 + max(len(value) - 1, 0) + sum(map(values, value))
+    return 0
+
+
+def strings(value: Any) -> int:
+    if isinstance(value, dict):
+        return len(value) + sum(map(strings, value.values()))
+    if isinstance(value, list):
+        return sum(map(strings, value))
+    return isinstance(value, str)
+
+
+@given(JSON, st.integers(1, 30))
+async def test_a_field_is_cut_only_if_it_has_more(value: Any, most: int) -> None:
+    given = {"spec": value, "other": 1}
+    read = await decode_bounded(json.dumps(given).encode(), most=most)
+    if values(value) <= most and strings(value) <= most:
+        assert read == given
+    else:
+        assert read in (given, {**given, "spec": None})
+    if values(given) > most:
+        cut = values(value) > most or strings(value) > most
+        assert (read["spec"] is None) == (cut or value is None)
