@@ -112,7 +112,6 @@ class ConfigDirectory:
         while True:
             try:
                 watched = await self._disk.run(scan.identity, self._path)
-                await self._look(wake)
                 await self._follow(wake, watched)
             except (OSError, RuntimeError) as error:  # RuntimeError: no inotify to be had
                 self._report(error)
@@ -128,11 +127,19 @@ class ConfigDirectory:
             recursive=False,
         )
         async with contextlib.aclosing(changes):
-            async for _ in changes:
+            # Its first step has us told of changes from now on: one made while we look is not missed.
+            told = asyncio.ensure_future(anext(changes))
+            try:
+                await asyncio.sleep(0)
+                await self._look(wake)
+                await told
+            finally:
+                told.cancel()
+                await asyncio.gather(told, return_exceptions=True)
+            while await self._disk.run(scan.identity, self._path) == watched:
                 self._report(None)
                 await self._look(wake)
-                if await self._disk.run(scan.identity, self._path) != watched:
-                    return
+                await anext(changes)
 
     def _report(self, error: Exception | None) -> None:
         """Say it when it changes."""

@@ -25,8 +25,6 @@ _log = structlog.get_logger(__name__)
 _STACK_FRAMES: Final = 12
 _LOOK_SHARE: Final = 0.4
 """Between two looks, as a share of what counts as blocked."""
-_QUIET_LOOKS: Final = 4
-"""Without a turn after which the thread sleeps until there is one."""
 
 
 @contextlib.contextmanager
@@ -88,17 +86,15 @@ class Watchdog:
 
     def _run(self) -> None:
         selector, clock = self._selector, time.pthread_getcpuclockid(self._loop_thread)
-        looked, used, latest, quiet = 0.0, 0.0, 0.0, 0
+        looked, used = time.perf_counter(), time.clock_gettime(clock)
         while not self._stopping:
             time.sleep(self._look)
             before, looked, used_before = looked, time.perf_counter(), used
             used = time.clock_gettime(clock)
             began = selector.began
             if selector.waits:
-                quiet = quiet + 1 if began == latest else 0
-                latest = began
-                if quiet >= _QUIET_LOOKS:
-                    self._sleep_until_wanted()
+                self._sleep_until_wanted()
+                looked, used = time.perf_counter(), time.clock_gettime(clock)
                 continue
             if looked - began < self._look:
                 continue
