@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
+import structlog
 from msgspec import UNSET
 
 from autowasm.api import envoyfilter as envoyfilters
@@ -28,6 +29,8 @@ from autowasm.kube.pods import Pod
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import ProofSettings
 from autowasm.telemetry.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
 
 Document = Mapping[str, Any]
 _STATES = ("Fetched", *(why.value for why in Why))
@@ -205,7 +208,7 @@ class Loading:
             await self._learn(sha256)
         for key, state in open_.items():
             if state.sha256 in learned:
-                self.report(key)  # for the metrics: the status may have to wait
+                self._look_at(key)
             if state.sha256 in learned or not _MOVING.isdisjoint(state.states):
                 self._workloads.touch_pods(key)
             await asyncio.sleep(0)
@@ -213,6 +216,13 @@ class Loading:
         for unused in self._seen.keys() - used:
             del self._seen[unused]
         self._measure()
+
+    def _look_at(self, key: ObjectKey) -> None:
+        """For the metrics: the status may have to wait."""
+        try:
+            self.report(key)
+        except Exception:  # supervised edge: one odd object must not stop the others
+            _log.exception("proof of load failed unexpectedly", key=str(key))
 
     @staticmethod
     def _is_to_be_asked(seen: Seen) -> bool:

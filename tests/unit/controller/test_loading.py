@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+import structlog
 
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api.status import Module
@@ -170,6 +171,34 @@ async def test_replica_that_does_not_answer_leaves_silence_unknown() -> None:
     said(found)
     await found.look()
     assert said(found).loaded.reason == "NotKnown"
+
+
+async def test_an_odd_object_does_not_stop_the_others() -> None:
+    other = ObjectKey("default", "other")
+
+    class Odd(World):
+        is_odd = False
+
+        def keys(self) -> frozenset[ObjectKey]:
+            return frozenset({KEY, other})
+
+        def matched(self, key: ObjectKey) -> Iterable[Pod]:
+            if self.is_odd and key == first:
+                raise RuntimeError("odd")
+            return super().matched(key)
+
+    for first, second in ((KEY, other), (other, KEY)):
+        world, metrics = Odd(), Metrics()
+        found = loading(world, metrics)
+        for key in (first, second):
+            assert found.report(key) is not None
+        world.is_odd = True
+        world.download("10.0.0.1", age=90)
+        world.download("10.0.0.2", age=90)
+        with structlog.testing.capture_logs() as logs:
+            await found.look()
+        assert [log["key"] for log in logs] == [str(first)]
+        assert metrics.registry.get_sample_value("autowasm_rollout_unfinished") == 1
 
 
 async def test_restart_forgets_nothing_that_the_status_says() -> None:
