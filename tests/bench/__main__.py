@@ -5,6 +5,7 @@ A row that fails is shown with its error, and the others still run; the exit sta
 
 import argparse
 import asyncio
+import compileall
 import importlib
 import logging
 import os
@@ -15,6 +16,7 @@ import traceback
 from pathlib import Path
 from typing import Final
 
+import autowasm
 from tests.bench import machine, pictures, table
 from tests.bench.plan import Plan
 
@@ -22,6 +24,8 @@ ROWS: Final = (
     "serve", "herd", "slow", "list", "watch", "match", "fetch", "reconcile", "memory", "startup",
 )  # fmt: skip
 """Each is a module with `async def run(plan) -> Result`; imported when it runs, as libraries of rivals are heavy."""
+
+_SOURCE: Final = Path(autowasm.__file__).parent
 
 
 def main() -> int:
@@ -33,6 +37,8 @@ def main() -> int:
     if unknown:
         print(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}", file=sys.stderr)
         return 2
+    # As an installation leaves it; with PYTHONDONTWRITEBYTECODE each start would compile all of it.
+    compileall.compile_dir(_SOURCE, quiet=1)
     failed = []
     for name in names:
         try:

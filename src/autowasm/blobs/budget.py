@@ -44,7 +44,8 @@ class _Claim:
     size: int
 
     def hold(self, sha256: Sha256Hex, size: int) -> None:
-        self.sha256, self.size = sha256, size
+        self.budget.resize(self, size)
+        self.sha256 = sha256
         self.budget.keep(self)
 
 
@@ -68,6 +69,8 @@ class Budget:
         self._metrics = metrics
         self._monotonic = monotonic
         self._claims: set[_Claim] = set()
+        self._claimed: defaultdict[str, int] = defaultdict(int)
+        """Bytes that a namespace's claims are for, whatever they have in common."""
         self._holds: defaultdict[Sha256Hex, dict[str, float]] = defaultdict(dict)
         pins.watch(self._published)
 
@@ -118,10 +121,19 @@ class Budget:
         claim = _Claim(self, namespace, owner, sha256, size or 0)
         self._check_share(claim)
         self._claims.add(claim)
+        self._claimed[namespace] += claim.size
         try:
             yield claim
         finally:
             self._claims.discard(claim)
+            self.resize(claim, 0)
+            if not self._claimed[namespace]:
+                del self._claimed[namespace]
+
+    def resize(self, claim: _Claim, size: int) -> None:
+        """The claim is for so many bytes."""
+        self._claimed[claim.namespace] += size - claim.size
+        claim.size = size
 
     def hold(self, namespace: str, sha256: Sha256Hex, size: int, *, owner: str = "") -> None:
         """Keep the blob until the namespace publishes it, for a while. Raises StorageError (`NamespaceShareExceeded`)."""
@@ -143,7 +155,11 @@ class Budget:
         namespace, sha256 = claim.namespace, claim.sha256
         if sha256 is not None and self._pins.is_published_by(namespace, sha256):
             return
-        used = self._used_by(namespace, besides=claim)
+        used = self._kept_for(namespace, besides=claim)
+        at_most = sum(used.values()) + self._claimed.get(namespace, 0) + claim.size
+        if at_most < self._share:
+            return  # a thousand claims at once, each with a look at all others, would hold the loop
+        self._add_claims(used, namespace, besides=claim)
         size = 0 if sha256 in used else claim.size
         total = sum(used.values())
         if total + size <= self._share and (claim.size or total < self._share):
@@ -157,16 +173,18 @@ class Budget:
             reason=NAMESPACE_SHARE_EXCEEDED,
         )
 
-    def _used_by(self, namespace: str, *, besides: _Claim) -> dict[object, int]:
-        """Sizes by digest (a claim that knows none yet: by itself) of all on the namespace's account."""
+    def _kept_for(self, namespace: str, *, besides: _Claim) -> dict[object, int]:
+        """Sizes by digest of what is stored on the namespace's account."""
         held = [sha256 for sha256 in self._holds if namespace in self._holders(sha256)]
         published = set(self._pins.published_by(namespace)) - self._pins.replaceable(besides.owner)
-        used: dict[object, int] = {
+        return {
             sha256: self._stored.size(sha256)
             for sha256 in (*published, *held)
             if sha256 in self._stored
         }
+
+    def _add_claims(self, used: dict[object, int], namespace: str, *, besides: _Claim) -> None:
+        """What is on the way for it, by digest; a claim that knows none yet, by itself."""
         for claim in self._claims:
             if claim is not besides and claim.namespace == namespace:
                 used.setdefault(claim.sha256 or claim, claim.size)
-        return used

@@ -7,6 +7,7 @@ here, or was tried once, or the start-up deadline has passed.
 
 import asyncio
 from collections.abc import Callable, Iterable
+from itertools import islice
 
 from autowasm.kube.controller import Reconciler, Result
 from autowasm.kube.resources import ObjectKey
@@ -23,7 +24,8 @@ class StartupGate:
         report: Callable[[bool, str], None],
     ) -> None:
         self._reconciler = reconciler
-        self._pending: set[ObjectKey] | None = None
+        self._pending: dict[ObjectKey, None] | None = None
+        """In order: the first ones are named."""
         self._settled = settled
         self._report = report
         self._opened = asyncio.Event()
@@ -32,14 +34,14 @@ class StartupGate:
         """What there is was read: wait for these."""
         if self._opened.is_set():  # what came after the deadline makes nobody unready again
             return
-        self._pending = set(keys)
+        self._pending = dict.fromkeys(sorted(keys))
         self._say()
 
     async def reconcile(self, key: ObjectKey, /) -> Result:
         """As the reconciler does."""
         result = await self._reconciler.reconcile(key)
         if self._pending and key in self._pending and self._settled(key):
-            self._pending.discard(key)
+            del self._pending[key]
             self._say()
         return result
 
@@ -49,13 +51,13 @@ class StartupGate:
             async with asyncio.timeout(deadline):
                 await self._opened.wait()
         except TimeoutError:
-            self._pending = set()
+            self._pending = {}
             self._say(f"start-up deadline of {deadline:g} s passed")
 
     def _say(self, why: str = "") -> None:
         if self._pending:
             count = len(self._pending)
-            examples = ", ".join(str(key) for key in sorted(self._pending)[:3])
+            examples = ", ".join(str(key) for key in islice(self._pending, 3))
             self._report(False, f"{count} published modules are not here yet ({examples})")
         elif not self._opened.is_set():
             self._opened.set()
