@@ -7,7 +7,7 @@ those of the rows that were given to `pod_changed`, in any order of calls.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from autowasm.kube.pods import LabelSet, Pod
 from autowasm.kube.resources import ObjectKey
@@ -31,22 +31,34 @@ class PodSelector:
     namespace: str | None
     labels: LabelSet
 
-    def matches(self, labels: frozenset[tuple[str, str]]) -> bool:
-        """True if every wanted pair is there."""
-        return labels.issuperset(self.labels)
+    def matches(self, namespace: str, labels: frozenset[tuple[str, str]]) -> bool:
+        """True for Pods of this namespace with these labels, if every wanted pair is there."""
+        return self.namespace in {None, namespace} and labels.issuperset(self.labels)
 
 
 _Where = tuple[str, LabelSet]
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """The Pods of one namespace that have the same labels."""
+
+    namespace: str
+    labels: frozenset[tuple[str, str]]
+    names: set[str] = field(default_factory=set)
+    matched: int = 0
+    injected: int = 0
+    watchers: frozenset[ObjectKey] | None = None
+    """Whose selectors match them; None: to be looked up."""
 
 
 class PodMatcher:
     """Both sides of the match: label sets of Pods, and selectors of AutoWasms."""
 
     def __init__(self) -> None:
-        self._counts: dict[_Where, PodCounts] = {}
-        self._names: defaultdict[_Where, set[str]] = defaultdict(set)
-        self._by_pair: defaultdict[tuple[str, str], set[_Where]] = defaultdict(set)
-        self._by_namespace: defaultdict[str, set[_Where]] = defaultdict(set)
+        self._groups: dict[_Where, _Group] = {}
+        self._by_pair: defaultdict[tuple[str, str], set[_Group]] = defaultdict(set)
+        self._by_namespace: defaultdict[str, set[_Group]] = defaultdict(set)
         self._selectors: dict[ObjectKey, PodSelector] = {}
         self._watching: defaultdict[tuple[str, str] | None, set[ObjectKey]] = defaultdict(set)
 
@@ -57,6 +69,7 @@ class PodMatcher:
         self.remove_selector(key)
         self._selectors[key] = selector
         self._watching[self._rarest(selector)].add(key)
+        self._forget_watchers(selector)
         return True
 
     def remove_selector(self, key: ObjectKey) -> None:
@@ -64,6 +77,7 @@ class PodMatcher:
         old = self._selectors.pop(key, None)
         if old is None:
             return
+        self._forget_watchers(old)
         for pair in (*old.labels, None):  # which pair was the rarest then is not worth remembering
             keys = self._watching.get(pair)
             if keys is not None:
@@ -76,75 +90,78 @@ class PodMatcher:
         before, after = _counted(old), _counted(new)
         if before == after:
             return frozenset()
-        touched: set[ObjectKey] = set()
-        for pod, step in ((before, -1), (after, 1)):
-            if pod is not None:
-                where, injected = pod
-                self._count(where, step, injected=injected)
-                self._name(where, pod is after, (new if pod is after else old))
-                touched.update(self._watchers(where))
-        return frozenset(touched)
+        touched: frozenset[ObjectKey] = frozenset()
+        if old is not None and before is not None:
+            touched = self._remove(old, *before)
+        if new is not None and after is not None:
+            more = self._add(new, *after)
+            touched = touched | more if touched else more
+        return touched
 
     def counts(self, key: ObjectKey) -> PodCounts:
         """The Pods that the AutoWasm's selector matches now."""
         total = PodCounts()
-        selector = self._selectors.get(key)
-        if selector is None:
-            return total
-        for where in self._candidates(selector):
-            if selector.namespace in {None, where[0]} and selector.matches(frozenset(where[1])):
-                total.matched += self._counts[where].matched
-                total.injected += self._counts[where].injected
+        for group in self._matched(key):
+            total.matched += group.matched
+            total.injected += group.injected
         return total
 
     def pods(self, key: ObjectKey) -> Iterator[ObjectKey]:
         """The names of the Pods that the AutoWasm's selector matches now."""
-        selector = self._selectors.get(key)
-        if selector is None:
-            return
-        for where in self._candidates(selector):
-            if selector.namespace in {None, where[0]} and selector.matches(frozenset(where[1])):
-                yield from (ObjectKey(where[0], name) for name in self._names.get(where, ()))
+        for group in self._matched(key):
+            yield from (ObjectKey(group.namespace, name) for name in group.names)
 
     def selects(self, key: ObjectKey, pod: Pod) -> bool:
         """Whether the AutoWasm's selector matches the Pod."""
         selector = self._selectors.get(key)
-        if selector is None or selector.namespace not in {None, pod.namespace}:
-            return False
-        return selector.matches(frozenset(pod.labels))
+        return selector is not None and selector.matches(pod.namespace, frozenset(pod.labels))
 
-    def _name(self, where: _Where, came: bool, pod: Pod | None) -> None:
-        if pod is None:
-            return
-        if came:
-            self._names[where].add(pod.name)
-        else:
-            self._names[where].discard(pod.name)
-            if not self._names[where]:
-                del self._names[where]
+    def _matched(self, key: ObjectKey) -> Iterator[_Group]:
+        selector = self._selectors.get(key)
+        if selector is not None:
+            for group in self._candidates(selector):
+                if selector.matches(group.namespace, group.labels):
+                    yield group
 
-    def _count(self, where: _Where, step: int, *, injected: bool) -> None:
-        counts = self._counts.get(where)
-        if counts is None:
-            counts = self._counts[where] = PodCounts()
-            self._by_namespace[where[0]].add(where)
-            for pair in where[1]:
-                self._by_pair[pair].add(where)
-        counts.matched += step
-        counts.injected += step if injected else 0
-        if not counts.matched:
-            del self._counts[where]
-            _discard(self._by_namespace, where[0], where)
-            for pair in where[1]:
-                _discard(self._by_pair, pair, where)
+    def _add(self, pod: Pod, where: _Where, injected: bool) -> frozenset[ObjectKey]:
+        group = self._groups.get(where)
+        if group is None:
+            group = self._groups[where] = _Group(pod.namespace, frozenset(pod.labels))
+            self._by_namespace[pod.namespace].add(group)
+            for pair in group.labels:
+                self._by_pair[pair].add(group)
+        group.matched += 1
+        group.injected += injected
+        group.names.add(pod.name)
+        return self._watchers(group)
 
-    def _watchers(self, where: _Where) -> Iterator[ObjectKey]:
-        labels = frozenset(where[1])
-        for pair in (*where[1], None):
-            for key in self._watching.get(pair, ()):
-                selector = self._selectors[key]
-                if selector.namespace in {None, where[0]} and selector.matches(labels):
-                    yield key
+    def _remove(self, pod: Pod, where: _Where, injected: bool) -> frozenset[ObjectKey]:
+        group = self._groups.get(where)
+        if group is None:
+            return frozenset()
+        group.matched -= 1
+        group.injected -= injected
+        group.names.discard(pod.name)
+        if group.matched <= 0:
+            del self._groups[where]
+            _discard(self._by_namespace, pod.namespace, group)
+            for pair in group.labels:
+                _discard(self._by_pair, pair, group)
+        return self._watchers(group)
+
+    def _watchers(self, group: _Group) -> frozenset[ObjectKey]:
+        if group.watchers is None:
+            group.watchers = frozenset(
+                key
+                for pair in (*group.labels, None)
+                for key in self._watching.get(pair, ())
+                if self._selectors[key].matches(group.namespace, group.labels)
+            )
+        return group.watchers
+
+    def _forget_watchers(self, selector: PodSelector) -> None:
+        for group in self._candidates(selector):
+            group.watchers = None
 
     def _rarest(self, selector: PodSelector) -> tuple[str, str] | None:
         """The pair that the fewest label sets have: the selector is looked at only when a Pod has that one."""
@@ -152,12 +169,12 @@ class PodMatcher:
             return None
         return min(selector.labels, key=lambda pair: len(self._by_pair.get(pair, ())))
 
-    def _candidates(self, selector: PodSelector) -> Iterable[_Where]:
+    def _candidates(self, selector: PodSelector) -> Iterable[_Group]:
         pair = self._rarest(selector)
         if pair is not None:
             return self._by_pair.get(pair, ())
         if selector.namespace is None:
-            return self._counts
+            return self._groups.values()
         return self._by_namespace.get(selector.namespace, ())
 
 
@@ -172,7 +189,7 @@ def _counted(pod: Pod | None) -> tuple[_Where, bool] | None:
     return (pod.namespace, pod.labels), pod.injected
 
 
-def _discard(index: defaultdict, name: object, where: _Where) -> None:  # type: ignore[type-arg]
-    index[name].discard(where)
+def _discard(index: defaultdict, name: object, group: _Group) -> None:  # type: ignore[type-arg]
+    index[name].discard(group)
     if not index[name]:
         del index[name]
