@@ -149,19 +149,37 @@ class Healing:
         pods = {address: pod for pod in self._mesh.sidecars() for address in pod.addresses}
         seen: dict[str, dict[str, _Seen]] = {}
         for key, live, sha256 in list(self._published()):
-            if sha256 not in seen:
-                seen[sha256] = await self._ask(sha256)
-            reason = self._reason(key, live, pods, seen[sha256])
-            if reason is None:
-                continue
-            if self._recently(key):
+            try:
+                if sha256 not in seen:
+                    seen[sha256] = await self._ask(sha256)
+                healed = self._look_at(key, live, sha256, pods, seen[sha256])
+            except Exception:  # supervised edge: one odd object must not stop the others
+                _log.exception("healing failed unexpectedly", key=str(key))
                 self._open = True
                 continue
-            self._heal(key, live, sha256, reason)
-            await asyncio.sleep(self._settings.pace)
+            if healed:
+                await asyncio.sleep(self._settings.pace)
         outage = self._outage
         if outage is not None and self._wall() >= outage.end + self._settings.settle:
             self._outage = None
+
+    def _look_at(
+        self,
+        key: ObjectKey,
+        live: Document,
+        sha256: Sha256Hex,
+        pods: Mapping[str, Pod],
+        seen: Mapping[str, _Seen],
+    ) -> bool:
+        """Whether it was healed."""
+        reason = self._reason(key, live, pods, seen)
+        if reason is None:
+            return False
+        if self._recently(key):
+            self._open = True
+            return False
+        self._heal(key, live, sha256, reason)
+        return True
 
     async def _is_worth_a_look(self) -> bool:
         """Cheap while all is well: one small question to each replica, none about a module."""

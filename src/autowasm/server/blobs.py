@@ -62,7 +62,7 @@ class BlobHandler:
         if match is None and request.path == "/seen":
             return self._seen(self._sightings.summary())
         if match is None and (asked := _SEEN_PATH.fullmatch(request.path)):
-            return self._seen(self._sightings.document(Sha256Hex(asked[1])))
+            return self._seen(await self._sightings.document(Sha256Hex(asked[1])))
         if match is None:
             return text_answer(
                 404,

@@ -1,14 +1,17 @@
 """Sightings: who downloaded which module from this replica, and whom it had to answer with an error.
 
 Not a log and not a metric: it is asked "what did this address get for this digest, last?" by healing (design D16) and by proof
-of load. Invariants: memory is bounded, and digests that clients invent cannot push out those that are published; nobody
-learns of a digest here: one has to know it to ask.
+of load. Invariants: memory is bounded, and digests that clients invent cannot push out those that are published; what is not
+said of a time that a document covers did not happen then; nobody learns of a digest here: one has to know it to ask.
 """
 
-import json
+import asyncio
 import time
 from collections import OrderedDict
+from dataclasses import dataclass, field
 from typing import Final, Protocol
+
+import msgspec
 
 from autowasm.digest import Sha256Hex
 from autowasm.limits import SightingLimits
@@ -19,6 +22,15 @@ _MAPPED: Final = "::ffff:"
 _Seen = tuple[float, float, int]
 _NEVER: Final = -1.0
 _NOTHING: Final[_Seen] = (_NEVER, _NEVER, 0)
+_SLICE: Final = 1_000
+"""Addresses of a document in one turn of the loop: a millisecond."""
+
+
+@dataclass(slots=True)
+class _OfDigest:
+    since: float
+    """Whoever asked from then on is among `addresses`."""
+    addresses: OrderedDict[str, _Seen] = field(default_factory=OrderedDict)
 
 
 class Sightings:
@@ -27,12 +39,14 @@ class Sightings:
     def __init__(self, limits: SightingLimits, *, instance: str) -> None:
         self._limits = limits
         self._instance = instance
-        self._published: OrderedDict[Sha256Hex, OrderedDict[str, _Seen]] = OrderedDict()
-        self._unknown: OrderedDict[Sha256Hex, OrderedDict[str, _Seen]] = OrderedDict()
+        self._published: OrderedDict[Sha256Hex, _OfDigest] = OrderedDict()
+        self._unknown: OrderedDict[Sha256Hex, _OfDigest] = OrderedDict()
         self._errors = 0
         self._downloads = 0
         self.since = time.monotonic()
         """From when on we could be asked."""
+        self._complete_since = self.since
+        """From when on no digest is forgotten, but those that are unknown."""
 
     def served(self, sha256: Sha256Hex, address: str | None) -> None:
         """All bytes of the module were sent there."""
@@ -53,22 +67,29 @@ class Sightings:
             "errors": self._errors,
             "downloads": self._downloads,
         }
-        return json.dumps(document).encode()
+        return msgspec.json.encode(document)
 
-    def document(self, sha256: Sha256Hex) -> bytes:
-        """JSON: `instance`, `up` (seconds that we can be asked), and by address the ages in seconds of `ok` and `error`.
+    async def document(self, sha256: Sha256Hex) -> bytes:
+        """JSON: `instance`, `up` (for how many seconds this is complete), and by address the ages in seconds of `ok` and `error`.
 
-        Ages, because the clocks of replicas differ.
+        Ages, because the clocks of replicas differ. Made in slices: a large mesh has tens of thousands of addresses.
         """
-        now = time.monotonic()
-        seen = {
-            address: _ages(one, now)
-            for table in (self._unknown, self._published)
-            for address, one in table.get(sha256, {}).items()
-        }
-        return json.dumps(
-            {"instance": self._instance, "up": round(now - self.since, 3), "seen": seen}
-        ).encode()
+        now, since = time.monotonic(), self._complete_since
+        seen: dict[str, _Seen] = {}
+        for table in (self._unknown, self._published):
+            if (found := table.get(sha256)) is not None:
+                seen.update(found.addresses)
+                since = found.since
+        start = {"instance": self._instance, "up": round(now - since, 3), "seen": {}}
+        parts = [msgspec.json.encode(start).removesuffix(b"}}")]
+        left = list(seen.items())
+        for begin in range(0, len(left), _SLICE):
+            if begin:
+                parts.append(b",")
+                await asyncio.sleep(0)
+            ages = {address: _ages(one, now) for address, one in left[begin : begin + _SLICE]}
+            parts.append(msgspec.json.encode(ages)[1:-1])
+        return b"".join((*parts, b"}}"))
 
     def _note(
         self, sha256: Sha256Hex, address: str | None, *, known: bool, ok: bool, status: int = 0
@@ -76,18 +97,22 @@ class Sightings:
         if not address:
             return
         table = self._published if known else self._unknown
-        seen = table.get(sha256)
-        if seen is None:
-            seen = table[sha256] = self._unknown.pop(sha256, OrderedDict())
+        now = time.monotonic()
+        found = table.get(sha256)
+        if found is None:
+            found = self._unknown.pop(sha256, None) or _OfDigest(self._complete_since)
+            table[sha256] = found
             if len(table) > self._limits.digests:
                 table.popitem(last=False)
+                if known:
+                    self._complete_since = now
         table.move_to_end(sha256)
-        address = address.removeprefix(_MAPPED)
-        now = time.monotonic()
+        seen, address = found.addresses, address.removeprefix(_MAPPED)
         downloaded, refused, last = seen.pop(address, _NOTHING)
         seen[address] = (now, refused, last) if ok else (downloaded, now, status)
         if len(seen) > self._limits.addresses:
-            seen.popitem(last=False)
+            _, gone = seen.popitem(last=False)
+            found.since = max(found.since, *gone[:2])
 
 
 class Others(Protocol):
@@ -114,7 +139,7 @@ class AllReplicas:
     async def ask(self, path: str) -> list[bytes]:
         """`/seen` or `/seen/<sha256>`, as the blob port answers it."""
         digest = path.removeprefix("/seen").removeprefix("/")
-        own = self._ours.document(Sha256Hex(digest)) if digest else self._ours.summary()
+        own = await self._ours.document(Sha256Hex(digest)) if digest else self._ours.summary()
         return [own, *(await self._others.ask(path) if self._others is not None else ())]
 
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -98,6 +99,29 @@ async def test_sidecar_that_got_an_error_and_stopped_asking_is_healed_once() -> 
     assert world.requeued == [KEY]
     assert heal.wanted(KEY, world.envoyfilter_, A) == 1
     assert heal.wanted(KEY, world.envoyfilter_, B) == 0, "a new module begins without"
+
+
+async def test_an_odd_object_does_not_stop_the_others() -> None:
+    first = ObjectKey("default", "a")
+
+    class Odd(World):
+        def keys(self) -> frozenset[ObjectKey]:
+            return frozenset({first, KEY})
+
+        def selects(self, key: ObjectKey, pod: Pod) -> bool:
+            if key == first:
+                raise RuntimeError("odd")
+            return True
+
+    world = Odd()
+    world.refuse(40)
+    heal = healing(world)
+    with structlog.testing.capture_logs() as logs:
+        await heal.look()
+        await heal.look()
+    assert world.requeued == [KEY]
+    odd = [log["key"] for log in logs if log["log_level"] == "error"]
+    assert odd == [str(first), str(first)], "it is looked at again"
 
 
 async def test_count_goes_on_from_the_live_envoyfilter() -> None:
