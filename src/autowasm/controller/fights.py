@@ -5,10 +5,14 @@ Not the writing. Invariant: whatever the other side does (rewrite, delete, take 
 """
 
 import asyncio
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
+from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api.v1alpha1 import REFRESH_ANNOTATION
 from autowasm.errors import AutoWasmError
 from autowasm.kube.resources import ObjectKey
@@ -17,6 +21,9 @@ PUT_BACK_MOST: Final = 3
 """After so many times we stop: two controllers in a fight drain every connection of every sidecar, again and again."""
 FIGHT_PAUSE: Final = 3600.0
 """Seconds. An edit so long after the last one is no fight but a person; a fight that we left stays left."""
+
+_HEALS: Final = re.compile(rb'\?r=\d+"')
+"""How often it was healed: the end of a uri (`api.envoyfilter`)."""
 
 
 @dataclass(slots=True)
@@ -36,12 +43,25 @@ class Fights:
         self._fights: dict[ObjectKey, _Fight] = {}
 
     def wrote_before(
-        self, key: ObjectKey, owner: Mapping[str, Any], wanted: Mapping[str, Any]
+        self,
+        key: ObjectKey,
+        owner: Mapping[str, Any],
+        wanted: Mapping[str, Any],
+        *,
+        live: Mapping[str, Any] | None = None,
     ) -> bool:
-        """True if we wrote this very thing before: to write it now is to put it back. Raises as `check`."""
+        """True if we wrote this very thing before: to write it now is to put it back. Raises as `check`.
+
+        `live`: what it would replace. Its count of healings is kept, so whoever raised that has us write something new
+        each time; our own healing goes beyond it.
+        """
         fight = self._of(key, owner)
-        if fight is None or fight.wanted != wanted:
+        if fight is None or fight.wanted is None:
             return False
+        if fight.wanted != wanted:
+            raised = live is not None and _heals(live, wanted) == _heals(wanted, wanted)
+            if not raised or not _same_but_heals(fight.wanted, wanted):
+                return False
         self.check(key, owner)
         return True
 
@@ -60,7 +80,7 @@ class Fights:
     def wrote(self, key: ObjectKey, owner: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         """It was written."""
         fight = self._of(key, owner)
-        if fight is None or fight.wanted not in (None, wanted):
+        if fight is None or not (fight.wanted is None or _same_but_heals(fight.wanted, wanted)):
             self._fights[key] = _Fight(_asked(owner), wanted)
         else:
             fight.wanted = wanted
@@ -88,3 +108,18 @@ def _asked(owner: Mapping[str, Any]) -> tuple[Any, ...]:
     metadata = owner["metadata"]
     annotations = metadata.get("annotations") or {}
     return metadata.get("uid"), metadata.get("generation"), annotations.get(REFRESH_ANNOTATION)
+
+
+def _heals(envoyfilter: Mapping[str, Any], wanted: Mapping[str, Any]) -> int:
+    return max(
+        (envoyfilters.heal_count_of(envoyfilter, one) for one in envoyfilters.digests_of(wanted)),
+        default=0,
+    )
+
+
+def _same_but_heals(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return one == other or _without_heals(one) == _without_heals(other)
+
+
+def _without_heals(envoyfilter: Mapping[str, Any]) -> bytes:
+    return _HEALS.sub(b'"', msgspec.json.encode(envoyfilter, order="sorted"))

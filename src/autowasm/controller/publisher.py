@@ -156,7 +156,7 @@ class ClusterPublisher:
         body = replacement(live, wanted)
         if body is None:
             return False
-        again = self._fights.wrote_before(key, owner, wanted)
+        again = self._fights.wrote_before(key, owner, wanted, live=live)
         if whose is not Ownership.OURS:
             _log.info("envoyfilter adopted", key=str(key), was=whose.value)
         self._fence()
