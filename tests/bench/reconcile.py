@@ -115,7 +115,7 @@ async def installation_for(
     for group in ("kubernetes", "registry", "crpeer"):
         for part in provision.GROUPS[group]:
             await asyncio.to_thread(part)
-    flags = (f"--workers={WORKERS}", "--peers-service=", *arguments)
+    flags = (f"--workers={WORKERS}", "--peers-service=", "--log-format=json", *arguments)
     async with (
         kubernetes(directory / "kubernetes") as cluster,
         installed_without_istiod(cluster, directory, arguments=flags) as found,
@@ -183,7 +183,7 @@ async def synced(installation: Installation, size: int) -> None:
             answer = await wire.get(f"http://{installation.wasmer.admin}/metrics")
             if wanted in answer.body.decode():
                 return
-            await asyncio.sleep(0.2)  # a scrape costs wasmer some milliseconds
+            await asyncio.sleep(0.5)  # a scrape costs wasmer some 10 ms
 
 
 async def _accepted(installation: Installation, image: str, count: int) -> tuple[float, float]:

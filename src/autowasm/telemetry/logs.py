@@ -54,6 +54,10 @@ def configure(*, level: str = "info", form: str = "json", stream: TextIO | None 
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
+    # What no line of ours shows need not be looked up for each (logging cookbook, "Optimization").
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    if sys.version_info >= (3, 12):
+        logging.logAsyncioTasks = False
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
