@@ -86,15 +86,18 @@ class Watchdog:
 
     def _run(self) -> None:
         selector, clock = self._selector, time.pthread_getcpuclockid(self._loop_thread)
-        looked, used = time.perf_counter(), time.clock_gettime(clock)
+        looked, used, latest = time.perf_counter(), time.clock_gettime(clock), 0.0
         while not self._stopping:
             time.sleep(self._look)
             before, looked, used_before = looked, time.perf_counter(), used
             used = time.clock_gettime(clock)
             began = selector.began
             if selector.waits:
-                self._sleep_until_wanted()
-                looked, used = time.perf_counter(), time.clock_gettime(clock)
+                # With turns all the time, being woken by each costs more than to look.
+                if began == latest:
+                    self._sleep_until_wanted()
+                    looked, used = time.perf_counter(), time.clock_gettime(clock)
+                latest = began
                 continue
             if looked - began < self._look:
                 continue
