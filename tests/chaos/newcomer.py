@@ -27,7 +27,9 @@ async def add_newcomers_service(world: Fleet) -> None:
 async def newcomer(world: Fleet, *, row: str, timeout: float = 90) -> AsyncIterator[None]:
     """Start one, wait until its answers carry the filter's header. `NAME` is published before. Raises TimeoutError."""
     directory = world.installation.directory / f"{NAME}-{row}"
-    async with sidecar(world.istiod, directory, name=NAME, labels=LABELS, address=ADDRESS):
+    async with sidecar(
+        world.istiod, directory, name=NAME, labels=LABELS, address=ADDRESS, timeout=timeout
+    ):
         async with asyncio.timeout(timeout):
             while not await _answers(world.port):
                 await asyncio.sleep(0.05)

@@ -55,6 +55,7 @@ async def test_new_replica_with_an_empty_disk_turns_to_the_source(
         await mesh.publish("data")
 
 
+@pytest.mark.timeout(600)
 async def test_new_replica_without_peers_and_source_has_nothing_wrong_to_give(mesh: Fleet) -> None:
     """It is ready (all was tried), says 503 for now, and has everything soon after the source is back."""
     replica, digest = await mesh.follower(), mesh.wanted["data"]
@@ -73,7 +74,8 @@ async def test_new_replica_without_peers_and_source_has_nothing_wrong_to_give(me
             assert bites(), "the fault bit"
             assert source.counters.refused > refused, "the fault bit"
             assert await replica.metric("autowasm_blobs") == 0
-            async with newcomer(mesh, row="nothing"):
+            # Each time that it asks this one it waits for 30 s, and whom it asks next is chance.
+            async with newcomer(mesh, row="nothing", timeout=300):
                 pass
             source.mode = Pass()
             async with asyncio.timeout(90):
