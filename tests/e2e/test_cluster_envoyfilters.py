@@ -112,13 +112,10 @@ async def test_unlabelled_envoyfilter_of_a_degraded_autowasm_is_not_called_absen
 async def test_orphaned_envoyfilter_is_served_on_and_adopted_by_the_next_autowasm(
     installation: Installation, namespace: str
 ) -> None:
-    before = await _synced(installation, namespace, "orphan")
     _, sha256 = await _push(installation, "orphan")
-    arguments = ("test", "-n", namespace, "--cascade=orphan", "--wait=false")
-    await installation.kubectl.run("delete", "aw", *arguments)
-    await installation.wait_gone(autowasms(namespace, "test"))
-    left = await installation.envoyfilter(namespace=namespace)
-    assert not left["metadata"].get("ownerReferences")
+    before = await _synced(installation, namespace, "orphan")
+    while not await _orphaned(installation, namespace):
+        before = await _synced(installation, namespace, "orphan")
     await installation.wasmer.process.stop()
     await installation.wasmer.start()  # and after a restart
     async with (
@@ -131,6 +128,19 @@ async def test_orphaned_envoyfilter_is_served_on_and_adopted_by_the_next_autowas
     after = await installation.envoyfilter(namespace=namespace)
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert len(after["metadata"]["ownerReferences"]) == 1
+
+
+async def _orphaned(installation: Installation, namespace: str) -> bool:
+    """False if the garbage collector had not heard of the EnvoyFilter yet, so that it takes it away."""
+    arguments = ("test", "-n", namespace, "--cascade=orphan", "--wait=false")
+    await installation.kubectl.run("delete", "aw", *arguments)
+    await installation.wait_gone(autowasms(namespace, "test"))
+    with contextlib.suppress(ApiError):
+        left = await installation.envoyfilter(namespace=namespace)
+        if not left["metadata"].get("ownerReferences"):
+            return True
+    await installation.wait_gone(envoyfilters(namespace, "test"))
+    return False
 
 
 async def test_deleted_envoyfilter_is_there_again_three_times_and_then_left(

@@ -14,6 +14,8 @@ from tests.fakes.autowasms import document
 from tests.hostile.heartbeat import busiest_turn
 
 MOST = 0.020
+SHARE = 10
+"""On a slow machine a turn may be longer, but never more than so small a part of decoding the worst of them at once."""
 SIZE = 1_500_000
 """etcd's default limit is 1.5 MiB."""
 
@@ -68,14 +70,23 @@ def event(text: bytes) -> bytes:
     return b'{"type":"ADDED","object":' + text + b"}"
 
 
-async def test_a_busy_turn_is_seen() -> None:
-    """The measure measures: decoding such an object at once is a busy turn."""
+async def decoding_at_once() -> float:
+    """Seconds of one turn."""
     line = event(written(CONFIGS["lists in lists"]()))
 
     async def at_once() -> None:
         DocumentCodec().decode_event(line)
 
-    assert await busiest_turn(at_once) > MOST
+    return await busiest_turn(at_once)
+
+
+async def is_short(turn: float) -> bool:
+    return turn < MOST or turn < await decoding_at_once() / SHARE
+
+
+async def test_a_busy_turn_is_seen() -> None:
+    """The measure measures: decoding such an object at once is a busy turn."""
+    assert not await is_short(await decoding_at_once())
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -90,13 +101,13 @@ async def test_an_event_of_the_largest_size_holds_the_loop_for_no_turn(kind: str
         with pytest.raises(SpecError):
             parsing.parse(read.object)
 
-    assert await busiest_turn(follow) < MOST
+    assert await is_short(await busiest_turn(follow))
 
 
 @pytest.mark.parametrize("kind", ["lists in lists", "names", "deep"])
 async def test_an_answer_of_the_largest_size_holds_the_loop_for_no_turn(kind: str) -> None:
     body = written(CONFIGS[kind]())
-    assert await busiest_turn(lambda: decode_document(body)) < MOST
+    assert await is_short(await busiest_turn(lambda: decode_document(body)))
 
 
 async def test_a_page_of_objects_of_the_largest_size_holds_the_loop_for_no_turn() -> None:
@@ -108,7 +119,7 @@ async def test_a_page_of_objects_of_the_largest_size_holds_the_loop_for_no_turn(
         assert len(page.items) == 3
         parsing.parse(page.items[1][1])
 
-    assert await busiest_turn(read) < MOST
+    assert await is_short(await busiest_turn(read))
 
 
 async def test_hundreds_of_thousands_of_labels_are_left_out() -> None:
@@ -123,4 +134,4 @@ async def test_hundreds_of_thousands_of_labels_are_left_out() -> None:
         assert "labels" not in read.object["metadata"]
         parsing.parse(read.object)  # the rest is as it was
 
-    assert await busiest_turn(follow) < MOST
+    assert await is_short(await busiest_turn(follow))

@@ -49,8 +49,9 @@ def fits(askers: list[Asker], asker: Asker) -> bool:
     namespaces = Counter(each.namespace for each in holding)
     hosts = Counter(each.host for each in holding)
     both = Counter((each.namespace, each.host) for each in holding)
+    reserved = min(LIMITS.reserved, LIMITS.total // 4) if namespaces[asker.namespace] else 0
     return (
-        len(holding) < LIMITS.total
+        len(holding) < LIMITS.total - reserved
         and namespaces[asker.namespace] < LIMITS.per_namespace
         and hosts[asker.host] < LIMITS.per_host
         and both[asker.namespace, asker.host] < LIMITS.per_namespace_host

@@ -52,7 +52,8 @@ class DocumentCodec(Codec[Document]):
         if _at_most(body) <= self._most:
             return await super().page(body)
         loop = asyncio.get_running_loop()
-        page: RawPage = await decode_any_depth(raw_page, body)
+        page: RawPage = await _in_turn(raw_page, body)
+        await asyncio.sleep(0)
         items: list[tuple[ObjectKey, Document]] = []
         turn_ends = loop.time()
         for raw in page.items or ():
@@ -67,7 +68,7 @@ class DocumentCodec(Codec[Document]):
         """See Codec."""
         if _at_most(line) <= self._most:
             return await super().event(line)
-        type_, raw = await decode_any_depth(raw_event, line)
+        type_, raw = await _in_turn(raw_event, line)
         if type_ not in EVENT_TYPES:
             return await super().event(line)  # of the others, it reads only a few fields
         item = await decode_bounded(bytes(raw), most=self._most)
