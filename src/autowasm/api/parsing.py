@@ -5,7 +5,7 @@ Not a YAML reader. Invariant: every refusal is a SpecError whose `field` is the 
 
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from msgspec import UNSET, Struct
@@ -35,6 +35,10 @@ class _Envelope(Struct, rename="camel"):
     kind: str = KIND
 
 
+# Made here, not at first use: see registry/manifest.py.
+_ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
+_SPEC: Final = msgspec.json.Decoder(Spec)
+
 _AT = re.compile(r" - at (?P<key>`key` in )?`\$(?P<path>[^`]*)`\Z")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`")
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
@@ -51,7 +55,7 @@ def parse(document: Mapping[str, Any]) -> AutoWasm:
 
     Raises SpecError whose `field` is the path to what is wrong, as a user writes it.
     """
-    envelope = _convert(document, _Envelope, "")
+    envelope = _convert(document, _ENVELOPE, "")
     if envelope.api_version != API_VERSION:
         raise SpecError(
             "apiVersion", f"this version reads {API_VERSION}, not {envelope.api_version}"
@@ -64,15 +68,15 @@ def parse(document: Mapping[str, Any]) -> AutoWasm:
         raise SpecError(
             "spec", "is null, or holds so many values that it is not read: shorten pluginConfig"
         )
-    spec = _convert(envelope.spec, Spec, "spec")
+    spec = _convert(envelope.spec, _SPEC, "spec")
     validation.check(spec)
     return AutoWasm(metadata=envelope.metadata, spec=spec)
 
 
-def _convert(value: object, kind: type[_T], root: str) -> _T:
+def _convert(value: object, kind: msgspec.json.Decoder[_T], root: str) -> _T:
     """`msgspec.convert`, with its complaints turned into SpecError with our kind of field path."""
     try:
-        return msgspec.convert(value, kind, strict=True)
+        return msgspec.convert(value, kind.type, strict=True)
     except UnicodeEncodeError as error:  # a field's name; values are looked at by `validation`
         problem = "a field's name holds half of a surrogate pair, which is no character"
         raise SpecError(root or "object", problem) from error

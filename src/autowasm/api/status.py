@@ -7,7 +7,7 @@ for each source, at most `HISTORY_LENGTH`.
 
 import enum
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -127,12 +127,15 @@ class Status(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="came
         return result
 
 
+_STATUS: Final = msgspec.json.Decoder(Status)
+
+
 def read(document: Mapping[str, Any] | None) -> Status:
     """Read a status that we, an older version or somebody else wrote. What cannot be read counts as absent."""
     if not document:
         return Status()
     try:
-        return msgspec.convert(document, Status)
+        return msgspec.convert(document, _STATUS.type)
     except (msgspec.ValidationError, ValueError):
         return Status()
 

@@ -35,6 +35,9 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """None: named by somebody when this was written."""
 
 
+_DECODER: Final = msgspec.json.Decoder(_Document)
+
+
 class LastUse:
     """Last uses by digest, on the clock `ages`."""
 
@@ -116,7 +119,7 @@ def load(
 def _read(path: Path) -> _Document | None:
     try:
         with path.open("rb") as file:
-            document = msgspec.json.decode(file.read(_LARGEST), type=_Document)
+            document = _DECODER.decode(file.read(_LARGEST))
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError, UnicodeError) as error:

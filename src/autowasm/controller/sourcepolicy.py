@@ -38,6 +38,9 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True):
     namespaces: dict[str, Rule]
 
 
+_FILE: Final = msgspec.json.Decoder(_File)
+
+
 @dataclass(frozen=True)
 class SourcePolicy:
     """The rules by namespace or pattern (`team-*`, `*`)."""
@@ -48,7 +51,7 @@ class SourcePolicy:
     def parse(cls, data: bytes) -> Self:
         """Read YAML or JSON. Raises UsageError that says what is wrong with it."""
         try:
-            file = msgspec.yaml.decode(data, type=_File)
+            file = msgspec.yaml.decode(data, type=_FILE.type)
         except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
             raise UsageError(f"--policy-file: {error}") from error
         policy = cls(tuple(file.namespaces.items()))

@@ -7,6 +7,7 @@ Sources: OCI image specification `manifest.md`, `image-index.md`, `descriptor.md
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
@@ -86,6 +87,13 @@ class _Shape(_Wire, frozen=True, kw_only=True):
     fs_layers: msgspec.Raw = _ABSENT
 
 
+# Made here, and not at first use: msgspec 0.22 fills its table of a type while other threads can see it. Two fetches that
+# read the first manifests of a process together were a segmentation fault (tests/unit/test_threads.py).
+_AS_SHAPE: Final = msgspec.json.Decoder(_Shape)
+_AS_MANIFEST: Final = msgspec.json.Decoder(Manifest)
+_AS_INDEX: Final = msgspec.json.Decoder(Index)
+
+
 def parse_manifest(data: bytes, media_type: str | None, *, limits: Limits) -> Manifest | Index:
     """Decode `data`; `media_type` is the Content-Type of the answer, None if it had none.
 
@@ -103,9 +111,9 @@ def parse_manifest(data: bytes, media_type: str | None, *, limits: Limits) -> Ma
             reason="TooLarge",
         )
     try:
-        if not _is_index(msgspec.json.decode(data, type=_Shape), media_type):
-            return msgspec.json.decode(data, type=Manifest)
-        index = msgspec.json.decode(data, type=Index)
+        if not _is_index(_AS_SHAPE.decode(data), media_type):
+            return _AS_MANIFEST.decode(data)
+        index = _AS_INDEX.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise _invalid(f"not one that can be read: {error}") from error
     if len(index.manifests or ()) > limits.index_entries:
