@@ -7,7 +7,9 @@ filter: it is done only on evidence, and never "to be sure". What is evidence:
 * errors: a sidecar's last answer from any replica was an error, and it has not come back for longer than its retries are apart;
 * outage: nobody served for longer than retries bridge, and meanwhile a matched Pod started or the EnvoyFilter changed, and that
   Pod has not downloaded the module since. Who was refused a connection leaves no trace, so this is inferred: from the Lease, which
-  says until when some replica lived, and from how long each replica has been up.
+  says until when some replica lived, and from how long each replica has been up. A replica that leads later knows of the same
+  outage, and not always of the downloads after it: what the EnvoyFilter and the status say counts, too, and a leader who had
+  the time to heal is not followed up.
 
 What cannot be known: whether a proxy that never asked here has the module in its own cache. It is left alone.
 
@@ -24,8 +26,9 @@ from typing import Any, Protocol, runtime_checkable
 import structlog
 
 from autowasm.api import envoyfilter as envoyfilters
+from autowasm.api import status as statuses
 from autowasm.controller.interfaces import Announce
-from autowasm.controller.seen import epoch, loads, number
+from autowasm.controller.seen import Seen, epoch, loads, number
 from autowasm.digest import Sha256Hex
 from autowasm.kube.leadership import Leadership, while_leading
 from autowasm.kube.pods import Pod
@@ -74,7 +77,7 @@ class Outage:
 
 
 @dataclass(slots=True)
-class _Seen:
+class _Answers:
     """Of one address, over all replicas: ages in seconds; infinity: never."""
 
     downloaded: float = float("inf")
@@ -106,8 +109,10 @@ class Healing:
         metrics: Metrics,
         settings: HealingSettings,
         outage: Outage | None = None,
+        others_led: Callable[[], float] = lambda: float("-inf"),
         wall: Callable[[], float] = time.time,
     ) -> None:
+        """`others_led`: until when another replica led, in the loop's time, as far as we saw it."""
         self._mesh = mesh
         self._witnesses = witnesses
         self._is_stored = is_stored
@@ -116,6 +121,7 @@ class Healing:
         self._metrics = metrics
         self._settings = settings
         self._outage = outage
+        self._others_led = others_led
         self._wall = wall
         self._errors: dict[str, int] = {}
         """By replica: how many errors it had given at the last look."""
@@ -137,6 +143,9 @@ class Healing:
         await while_leading(leadership, self._lead)
 
     async def _lead(self) -> None:
+        settings, led = self._settings, self._wall() - (self._now() - self._others_led())
+        if self._outage is not None and led > self._outage.end + settings.settle + settings.pause:
+            self._outage = None  # it was healed, or had harmed nobody
         while True:
             await asyncio.sleep(self._settings.interval)
             await self.look()
@@ -147,7 +156,7 @@ class Healing:
             return
         self._open = False
         pods = {address: pod for pod in self._mesh.sidecars() for address in pod.addresses}
-        seen: dict[str, dict[str, _Seen]] = {}
+        seen: dict[str, dict[str, _Answers]] = {}
         for key, live, sha256 in list(self._published()):
             try:
                 if sha256 not in seen:
@@ -169,7 +178,7 @@ class Healing:
         live: Document,
         sha256: Sha256Hex,
         pods: Mapping[str, Pod],
-        seen: Mapping[str, _Seen],
+        seen: Mapping[str, _Answers],
     ) -> bool:
         """Whether it was healed."""
         reason = self._reason(key, live, pods, seen)
@@ -203,19 +212,19 @@ class Healing:
             if live is not None and record is not None and self._is_stored(record.sha256):
                 yield key, live, record.sha256
 
-    async def _ask(self, sha256: str) -> dict[str, _Seen]:
-        merged: dict[str, _Seen] = {}
+    async def _ask(self, sha256: str) -> dict[str, _Answers]:
+        merged: dict[str, _Answers] = {}
         for document in await self._witnesses.ask(f"/seen/{sha256}"):
             found = loads(document).get("seen")
             for address, ages in found.items() if isinstance(found, dict) else ():
-                one = merged.setdefault(address, _Seen())
+                one = merged.setdefault(address, _Answers())
                 if isinstance(ages, dict):
                     one.downloaded = min(one.downloaded, number(ages.get("ok"), float("inf")))
                     one.refused = min(one.refused, number(ages.get("error"), float("inf")))
         return merged
 
     def _reason(
-        self, key: ObjectKey, live: Document, pods: Mapping[str, Pod], seen: Mapping[str, _Seen]
+        self, key: ObjectKey, live: Document, pods: Mapping[str, Pod], seen: Mapping[str, _Answers]
     ) -> str | None:
         if self._has_given_up(key, pods, seen):
             return "errors"
@@ -224,7 +233,7 @@ class Healing:
         return None
 
     def _has_given_up(
-        self, key: ObjectKey, pods: Mapping[str, Pod], seen: Mapping[str, _Seen]
+        self, key: ObjectKey, pods: Mapping[str, Pod], seen: Mapping[str, _Answers]
     ) -> bool:
         """A sidecar of this object got an error last, and has stopped asking."""
         since_heal = self._now() - self._healed.get(key, float("-inf"))
@@ -240,20 +249,35 @@ class Healing:
         return False
 
     def _missed_an_outage(
-        self, key: ObjectKey, live: Document, pods: Mapping[str, Pod], seen: Mapping[str, _Seen]
+        self, key: ObjectKey, live: Document, pods: Mapping[str, Pod], seen: Mapping[str, _Answers]
     ) -> bool:
         outage, now = self._outage, self._wall()
         if outage is None or now < outage.end + self._settings.settle:
             return False
-        changed = outage.begin <= changed_at(live) <= outage.end
+        at = changed_at(live)
+        if at > outage.end and any(
+            envoyfilters.heal_count_of(live, one) for one in envoyfilters.digests_of(live)
+        ):
+            return False  # whoever led before us healed it
+        changed = outage.begin <= at <= outage.end
         for address, pod in pods.items():
             if not self._mesh.selects(key, pod):
                 continue
             if not changed and not outage.begin <= pod.started <= outage.end:
                 continue
-            if seen.get(address, _Seen()).downloaded > now - outage.end:
+            if seen.get(address, _Answers()).downloaded <= now - outage.end:
+                continue
+            if not self._is_known_to_have_it(key, live, pod):
                 return True
         return False
+
+    def _is_known_to_have_it(self, key: ObjectKey, live: Document, pod: Pod) -> bool:
+        """The status says so; a leader before us may have known of a download that no replica remembers."""
+        record, document = envoyfilters.record_of(dict(live)), self._mesh.document(key) or {}
+        said = Seen()
+        if record is not None:
+            said.believe(statuses.read(document.get("status")), record.sha256, [pod])
+        return pod.uid in said.fetched
 
     def _recently(self, key: ObjectKey) -> bool:
         return self._now() - self._healed.get(key, float("-inf")) < self._settings.pause

@@ -94,6 +94,8 @@ class LeaderElector:
         self._fresh = False
         """Whether `_observed` can be written over without reading it again."""
         self._last_renewal: datetime | None = None
+        self.others_led = float("-inf")
+        """When we last saw that another had renewed the Lease, in the loop's time."""
 
     @property
     def is_leading(self) -> bool:
@@ -211,6 +213,8 @@ class LeaderElector:
     def _observe(self, found: Document) -> None:
         if self._observed is None or _spec(found) != _spec(self._observed):
             self._observed_at = _now()
+            if _spec(found).get("holderIdentity") not in {None, "", self.identity}:
+                self.others_led = self._observed_at
         self._observed, self._fresh = found, True
 
     def _expires(self) -> float:

@@ -33,7 +33,7 @@ def make_healing(
     requeue: Callable[[ObjectKey], None],
 ) -> Healing | None:
     """What gives a filter to its proxies once more; None: standalone."""
-    mode = chosen.mode
+    mode, elector = chosen.mode, chosen.elector
     if ground.settings.cluster is None or not isinstance(mode, Mesh):
         return None
     return Healing(
@@ -45,6 +45,7 @@ def make_healing(
         metrics=ground.metrics,
         settings=ground.settings.healing,
         outage=_outage(chosen, ground.settings.healing),
+        others_led=lambda: elector.others_led if elector is not None else float("-inf"),
     )
 
 

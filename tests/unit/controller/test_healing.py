@@ -1,6 +1,7 @@
+import asyncio
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autowasm.api import envoyfilter as envoyfilters
+from autowasm.api.status import MissingPod, Module, Pods, Status
 from autowasm.controller.healing import Healing, Outage
+from autowasm.kube.leadership import AlwaysLeading
 from autowasm.kube.pods import Pod
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch, HealingSettings
@@ -44,12 +47,13 @@ class World:
     asked: list[str] = field(default_factory=list)
     requeued: list[ObjectKey] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
+    status: dict[str, Any] = field(default_factory=dict)
 
     def keys(self) -> frozenset[ObjectKey]:
         return frozenset({KEY})
 
     def document(self, key: ObjectKey) -> Mapping[str, Any] | None:
-        return {"metadata": {"name": key.name}}
+        return {"metadata": {"name": key.name}, "status": self.status}
 
     def envoyfilter(self, key: ObjectKey) -> Mapping[str, Any] | None:
         return self.envoyfilter_
@@ -71,7 +75,15 @@ class World:
         self.seen[A] = {address: {"error": age, **more}}
 
 
-def healing(world: World, *, outage: Outage | None = None, stored: bool = True) -> Healing:
+def healing(
+    world: World,
+    *,
+    outage: Outage | None = None,
+    stored: bool = True,
+    settings: HealingSettings = QUICK,
+    others_led: float = float("-inf"),
+) -> Healing:
+    """`others_led`: seconds from now."""
     return Healing(
         world,
         world,
@@ -79,8 +91,9 @@ def healing(world: World, *, outage: Outage | None = None, stored: bool = True) 
         requeue=world.requeued.append,
         announce=lambda _about, _kind, reason, message: world.events.append(f"{reason}: {message}"),
         metrics=Metrics(),
-        settings=QUICK,
+        settings=settings,
         outage=outage,
+        others_led=lambda: asyncio.get_running_loop().time() + others_led,
         wall=lambda: NOW,
     )
 
@@ -220,6 +233,47 @@ async def test_outage_that_harmed_nobody_heals_nothing(spare: str) -> None:
         outage = Outage(NOW - 205, NOW - 198)
     await healing(world, outage=outage).look()
     assert world.requeued == []
+
+
+async def test_outage_that_the_leader_before_us_healed_is_not_healed_again() -> None:
+    # Whoever downloaded it may have told that leader alone, which is gone.
+    world = World(pods=[started(NOW - 200)], envoyfilter_=live(heal=1, changed=NOW - 60))
+    heal = healing(world, outage=OUTAGE)
+    await heal.look()
+    assert world.requeued == []
+    assert heal.wanted(KEY, world.envoyfilter_, A) == 1
+
+
+async def test_outage_is_healed_after_one_that_was_healed_before_it() -> None:
+    world = World(pods=[started(NOW - 200)], envoyfilter_=live(heal=1))
+    heal = healing(world, outage=OUTAGE)
+    await heal.look()
+    assert heal.wanted(KEY, world.envoyfilter_, A) == 2
+
+
+@pytest.mark.parametrize("missing", [(), ("p",)])
+async def test_pod_that_has_it_as_the_status_says_is_not_healed(missing: tuple[str, ...]) -> None:
+    named = tuple(MissingPod("default", name, "NeverAsked") for name in missing)
+    stamp = datetime.fromtimestamp(NOW - 50, UTC).isoformat()
+    pods = Pods(1, 1, fetched=1 - len(named), missing=named, time=stamp)
+    world = World(pods=[started(NOW - 200)])
+    world.status = Status(module=Module.of(record(sha256=A), stamp), pods=pods).to_dict()
+    await healing(world, outage=OUTAGE).look()
+    assert world.requeued == ([KEY] if missing else [])
+
+
+@pytest.mark.parametrize(("led", "healed"), [(0.0, False), (700.0, True)])
+async def test_outage_is_left_to_whoever_led_long_enough_after_it(led: float, healed: bool) -> None:
+    """`led`: seconds since another led."""
+    outage = Outage(NOW - 1000, NOW - 900)
+    world = World(pods=[started(NOW - 950)])
+    settings = replace(QUICK, interval=0.0)
+    heal = healing(world, outage=outage, settings=settings, others_led=-led)
+    running = asyncio.create_task(heal.run(AlwaysLeading()))
+    while len(world.asked) < 3:
+        await asyncio.sleep(0)
+    running.cancel()
+    assert world.requeued == ([KEY] if healed else [])
 
 
 @given(st.lists(st.floats(min_value=0, max_value=1000), max_size=8))

@@ -69,6 +69,20 @@ async def led(candidate: Candidate) -> AsyncIterator[None]:
     yield
 
 
+async def test_candidate_knows_until_when_another_led(arena: Arena) -> None:
+    loop = asyncio.get_running_loop()
+    one = arena.join("one")
+    async with led(one):
+        assert one.elector.others_led == float("-inf")
+        two = arena.join("two")
+        await asyncio.sleep(60)
+        until = loop.time()
+        one.client.failure = lambda: ServerError("down", code=500)
+        async with led(two):
+            await asyncio.sleep(60)
+            assert until - 5 < two.elector.others_led < until + 5
+
+
 async def test_first_candidate_creates_the_lease_and_leads(arena: Arena) -> None:
     one = arena.join("one")
     async with led(one):
