@@ -39,8 +39,7 @@ class Page(Generic[T_co]):
     continue_token: str
 
 
-@dataclass(frozen=True, slots=True)
-class WatchEvent(Generic[T_co]):
+class WatchEvent(msgspec.Struct, Generic[T_co], frozen=True, gc=False):
     """An object came, changed or went; for DELETED, `object` is its last state."""
 
     type: EventType
@@ -113,7 +112,10 @@ class Codec(Generic[T]):
 
     async def event(self, line: bytes | bytearray) -> WatchEvent[T] | Bookmark:
         """As `decode_event`, whatever the object's depth."""
-        return await decode_any_depth(self.decode_event, line)
+        try:
+            return self.decode_event(line)
+        except RecursionError:
+            return await decode_any_depth(self.decode_event, line)
 
     def decode_page(self, body: bytes | bytearray) -> Page[T]:
         """One list answer. Raises UnexpectedAnswer; RecursionError (see `nesting.py`)."""

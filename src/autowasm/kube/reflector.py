@@ -198,6 +198,7 @@ class Reflector(Generic[T]):
                 stream.silence = self._silence(timeout)
             async for event in events:
                 heard = True
+                self._last_event = loop.time()
                 self._apply(event)
                 if isinstance(event, Bookmark):
                     stream.silence = self._silence(timeout)
@@ -219,7 +220,6 @@ class Reflector(Generic[T]):
         raise errors.VeryShortWatch("the streaming list ended before it was complete")
 
     def _apply(self, event: WatchEvent[T] | Bookmark) -> None:
-        self._last_event = asyncio.get_running_loop().time()
         self._watch_delays.reset()
         self._failing_since = None
         self._empty_watches = 0
