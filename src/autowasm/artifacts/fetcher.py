@@ -266,10 +266,15 @@ class ArtifactFetcher:
                     fetched = await get(replace(pinned, handle=None))
             if fetched.sha256 is None:
                 raise RuntimeError(f"source {source.kind} returned a module without its digest")
-            with self._timed(attempt, "verify"):
-                module = await self._inspect(stage.path, fetched.sha256)
-            with self._timed(attempt, "store"):
-                await self._store.commit(stage, fetched.sha256)
+            settling = self._store.settle(stage, fetched.sha256)  # the disk works meanwhile
+            try:
+                with self._timed(attempt, "verify"):
+                    module = await self._inspect(stage.path, fetched.sha256)
+                with self._timed(attempt, "store"):
+                    await self._store.commit(stage, fetched.sha256, settled=await settling)
+            finally:
+                if not settling.cancel() and not settling.cancelled():
+                    settling.exception()  # what the module was refused for is what counts
         return fetched, module
 
     async def _inspect_stored(self, sha256: Sha256Hex) -> Module:

@@ -110,26 +110,46 @@ def verify(path: Path, sha256: Sha256Hex) -> Signature:
     return signature
 
 
-def commit(staged: Path, target: Path) -> Signature:
-    """Give `staged` its final name if its bytes have the digest `target.name`, durably.
+def settle(staged: Path, sha256: str) -> Signature:
+    """Bring the bytes of `staged` to the disk, and see that they have this digest.
 
-    Raises ContentRejected (`DigestMismatch`) and OSErrors; `target` is then what it was.
+    Raises ContentRejected (`DigestMismatch`) and OSErrors.
     """
     fd = os.open(staged, _OPEN_FLAGS)
     try:
-        digest = _hash(fd)
-        if digest != target.name:
-            raise ContentRejected(
-                f"the bytes to store have sha256:{digest}, not sha256:{target.name}",
-                reason="DigestMismatch",
-            )
-        os.fsync(fd)
+        return _settle(fd, sha256)
+    finally:
+        os.close(fd)
+
+
+def commit(staged: Path, target: Path, *, settled: Signature | None) -> Signature:
+    """Give `staged` its final name if its bytes have the digest `target.name`, durably.
+
+    `settled`: what `settle` said of the same file; if that is still so, only the name is missing. Raises ContentRejected
+    (`DigestMismatch`) and OSErrors; `target` is then what it was.
+    """
+    fd = os.open(staged, _OPEN_FLAGS)
+    try:
+        if settled is None or settled != Signature.of(fd):
+            _settle(fd, target.name)
         target.parent.mkdir(parents=True, exist_ok=True)
         staged.rename(target)
         sync_directory(target.parent)
         return Signature.of(fd)
     finally:
         os.close(fd)
+
+
+def _settle(fd: int, sha256: str) -> Signature:
+    signature = Signature.of(fd)  # taken before hashing: a change during it shows as one afterwards
+    digest = _hash(fd)
+    if digest != sha256:
+        raise ContentRejected(
+            f"the bytes to store have sha256:{digest}, not sha256:{sha256}",
+            reason="DigestMismatch",
+        )
+    os.fsync(fd)
+    return signature
 
 
 def set_aside(path: Path, damaged: Path, *, kept: int) -> None:

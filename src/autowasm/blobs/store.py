@@ -11,6 +11,7 @@ Invariants: a file in `blobs/` has its digest (hashed, fsynced, then renamed), s
 repair; nothing here touches the disk on the loop.
 """
 
+import asyncio
 import contextlib
 import functools
 import os
@@ -150,17 +151,27 @@ class BlobStore:
         finally:
             await self._staging.remove(folder)
 
-    async def commit(self, stage: Stage, sha256: Sha256Hex) -> int:
+    def settle(self, stage: Stage, sha256: Sha256Hex) -> asyncio.Future[Signature]:
+        """Hash and sync `stage.path` beside whatever else is done with it: most of what `commit` takes.
+
+        Raises ContentRejected (`DigestMismatch`) and OSErrors.
+        """
+        job = functools.partial(files.settle, stage.path, sha256)
+        return asyncio.wrap_future(self._disk.submit(job))
+
+    async def commit(
+        self, stage: Stage, sha256: Sha256Hex, *, settled: Signature | None = None
+    ) -> int:
         """Store `stage.path` under `sha256`, durably; returns its size in bytes.
 
-        Raises ContentRejected (`DigestMismatch`) and StorageError (`StorageFull`, `StorageUnavailable`).
+        `settled`: what `settle` returned. Raises ContentRejected (`DigestMismatch`) and StorageError (`StorageFull`, `StorageUnavailable`).
         """
 
         def stored(signature: Signature) -> None:
             self._reads.drop(sha256)
             self._index.add(Entry(sha256, signature.size, signature))
 
-        job = functools.partial(files.commit, stage.path, self.path(sha256))
+        job = functools.partial(files.commit, stage.path, self.path(sha256), settled=settled)
         with storage_errors(self.directory, "committing a blob"):
             size = await self._disk.run(os.path.getsize, stage.path)
         # Room first: who evicts others takes their turns, and must not have one of its own.

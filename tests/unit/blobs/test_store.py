@@ -71,6 +71,37 @@ async def test_refuses_bytes_that_have_another_digest(tmp_path: Path) -> None:
         assert list((tmp_path / "blobs").iterdir()) == []
 
 
+async def test_stores_what_was_settled_before(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        async with store.stage() as stage:
+            stage.path.write_bytes(DATA)
+            settled = await store.settle(stage, sha256(DATA))
+            await store.commit(stage, sha256(DATA), settled=settled)
+        assert await content(store, sha256(DATA)) == DATA
+
+
+async def test_refuses_to_settle_bytes_that_have_another_digest(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store, store.stage() as stage:
+        stage.path.write_bytes(DATA)
+        with pytest.raises(ContentRejected, match=sha256(OTHER)):
+            await store.settle(stage, sha256(OTHER))
+
+
+@pytest.mark.parametrize("how", ["written to", "replaced"])
+async def test_refuses_what_has_changed_since_it_was_settled(tmp_path: Path, how: str) -> None:
+    changed = DATA + b"x"  # of another size: a clock tick may hide what else tells
+    async with opened(tmp_path) as store:
+        async with store.stage() as stage:
+            stage.path.write_bytes(DATA)
+            settled = await store.settle(stage, sha256(DATA))
+            if how == "replaced":
+                stage.path.unlink()
+            stage.path.write_bytes(changed)
+            with pytest.raises(ContentRejected, match=sha256(changed)):
+                await store.commit(stage, sha256(DATA), settled=settled)
+        assert not store.digests()
+
+
 async def test_empties_staging_at_start_and_leaves_foreign_files_alone(tmp_path: Path) -> None:
     for folder in ("blobs", "staging/abandoned"):
         (tmp_path / folder).mkdir(parents=True)
