@@ -24,6 +24,7 @@ from autowasm.net.pools import Pools
 from autowasm.net.session import ObjectSession
 from autowasm.net.stream import NO_VALIDATORS, Validators
 from autowasm.registry.credentials import ANONYMOUS_FINGERPRINT, Credential
+from autowasm.wasm import binary
 from autowasm.wasm.archive import extract_module
 
 _CHUNK = 1024 * 1024
@@ -90,14 +91,19 @@ class HttpObjectSource:
                         sha256=known.sha256,
                         unchanged=True,
                     )
+                head, size = b"", 0
                 async with aiofiles.open(packed, "wb", executor=self._pools.disk.executor) as file:
                     async for block in _blocks(stream):
                         await file.write(block)
                         on_bytes(len(block))
+                        head, size = head or block[: len(binary.MAGIC)], size + len(block)
                 etag, last_modified = stream.etag or "", stream.last_modified or ""
-            await self._pools.parsing.run(
-                extract_module, packed, destination, packing="detect", limits=self._limits
-            )
+            if head.startswith(binary.MAGIC) and size <= self._limits.module_bytes:
+                await self._pools.disk.run(packed.rename, destination)
+            else:
+                await self._pools.parsing.run(
+                    extract_module, packed, destination, packing="detect", limits=self._limits
+                )
             sha256 = await self._pools.disk.run(_sha256_of, destination)
         finally:
             await self._pools.disk.run(packed.unlink, missing_ok=True)
@@ -122,14 +128,17 @@ def _url(source: Source) -> str:
 
 async def _blocks(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
     """The same bytes in blocks of at least `_CHUNK`, but for the last."""
-    gathered = bytearray()
+    gathered: list[bytes] = []
+    size = 0
     async for chunk in chunks:
-        gathered += chunk
-        if len(gathered) >= _CHUNK:
-            yield bytes(gathered)
+        gathered.append(chunk)
+        size += len(chunk)
+        if size >= _CHUNK:
+            yield b"".join(gathered)
             gathered.clear()
+            size = 0
     if gathered:
-        yield bytes(gathered)
+        yield b"".join(gathered)
 
 
 def _sha256_of(path: Path) -> Sha256Hex:
