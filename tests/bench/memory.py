@@ -23,6 +23,7 @@ _FETCHES = 8
 _MB = 1_000_000
 _EVENTS_A_SECOND = 50
 _CHURN_SECONDS = 180.0
+_QUIET_SECONDS = 5.0
 
 
 async def run(plan: Plan) -> Result:
@@ -35,6 +36,7 @@ async def run(plan: Plan) -> Result:
         await fill(installation, image, autowasms_count)
         await synced(installation, autowasms_count)
         with_autowasms = measure.memory(wasmer.process.pid)
+        await _all_told(installation)
         idle = await _share(installation, plan.pick(60.0, 3.0))
         async with asyncio.TaskGroup() as group:
             churning = group.create_task(_churn_steadily(installation, autowasms_count))
@@ -63,6 +65,18 @@ async def run(plan: Plan) -> Result:
         ),
     ]  # fmt: skip
     return Result(figures)
+
+
+async def _all_told(installation: Installation) -> None:
+    """Return once no Event was written for a while: those of a thousand new objects take minutes, ten a second."""
+    path, told, since = "/api/v1/namespaces/default/events?limit=1", -1, time.monotonic()
+    async with asyncio.timeout(600):
+        while time.monotonic() - since < _QUIET_SECONDS:
+            found = await installation.cluster.request("GET", path)
+            count = len(found["items"]) + found["metadata"].get("remainingItemCount", 0)
+            if count != told:
+                told, since = count, time.monotonic()
+            await asyncio.sleep(0.5)
 
 
 async def _share(installation: Installation, seconds: float) -> float:
