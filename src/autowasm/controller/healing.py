@@ -2,16 +2,8 @@
 
 A proxy asks for a module a bounded number of times and then answers 503 (or passes requests by) until the configuration changes;
 neither metadata nor a restart of istiod changes it. So the uri gets `?r=<n+1>`, which drains connections in every sidecar of the
-filter: it is done only on evidence, and never "to be sure". What is evidence:
-
-* errors: a sidecar's last answer from any replica was an error, and it has not come back for longer than its retries are apart;
-* outage: nobody served for longer than retries bridge, and meanwhile a matched Pod started or the EnvoyFilter changed, and that
-  Pod has not downloaded the module since. Who was refused a connection leaves no trace, so this is inferred: from the Lease, which
-  says until when some replica lived, and from how long each replica has been up. A replica that leads later knows of the same
-  outage, and not always of the downloads after it: what the EnvoyFilter and the status say counts, too, and a leader who had
-  the time to heal is not followed up.
-
-What cannot be known: whether a proxy that never asked here has the module in its own cache. It is left alone.
+filter: it is done only on evidence (`symptoms.py`), and never "to be sure". Every replica that started in an outage knows of it:
+one that leads later leaves it to the leader before, if that one had the time to heal.
 
 Not the writing (the reconciler publishes what `wanted` says). Invariants: only the leader heals; `n` is read from the live
 EnvoyFilter, so a failover neither resets nor repeats it; one healing for an object in `pause` seconds.
@@ -19,16 +11,16 @@ EnvoyFilter, so a failover neither resets nor repeats it; one healing for an obj
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol
 
 import structlog
 
 from autowasm.api import envoyfilter as envoyfilters
-from autowasm.api import status as statuses
 from autowasm.controller.interfaces import Announce
-from autowasm.controller.seen import Seen, epoch, loads, number
+from autowasm.controller.seen import loads, number
+from autowasm.controller.symptoms import Answers, Document, Mesh, Outage, Symptoms, Verdict
 from autowasm.digest import Sha256Hex
 from autowasm.kube.leadership import Leadership, while_leading
 from autowasm.kube.pods import Pod
@@ -38,55 +30,12 @@ from autowasm.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 
-Document = Mapping[str, Any]
-
-
-@runtime_checkable
-class Mesh(Protocol):
-    """What is published, and to whom."""
-
-    def keys(self) -> frozenset[ObjectKey]:
-        """All AutoWasms."""
-
-    def document(self, key: ObjectKey) -> Document | None:
-        """The AutoWasm."""
-
-    def envoyfilter(self, key: ObjectKey) -> Document | None:
-        """The live EnvoyFilter that is ours."""
-
-    def sidecars(self) -> Iterable[Pod]:
-        """Pods that have one and have not ended."""
-
-    def selects(self, key: ObjectKey, pod: Pod) -> bool:
-        """Whether the AutoWasm's selector matches the Pod."""
-
 
 class Witnesses(Protocol):
     """What all replicas saw, as JSON documents of `server.sightings`."""
 
     async def ask(self, path: str) -> list[bytes]:
         """`/seen` or `/seen/<sha256>` of every replica, our own included."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outage:
-    """Nobody served; wall-clock seconds since the epoch."""
-
-    begin: float
-    end: float
-
-
-@dataclass(slots=True)
-class _Answers:
-    """Of one address, over all replicas: ages in seconds; infinity: never."""
-
-    downloaded: float = float("inf")
-    refused: float = float("inf")
-
-    @property
-    def is_open(self) -> bool:
-        """The last answer was an error."""
-        return self.refused < self.downloaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +78,7 @@ class Healing:
         """Whether some error was not yet old enough, or an object was not yet to be healed again."""
         self._due: dict[ObjectKey, _Due] = {}
         self._healed: dict[ObjectKey, float] = {}
+        self._symptoms = Symptoms(mesh, settings, wall)
 
     def wanted(self, key: ObjectKey, live: Document | None, sha256: str) -> int:
         """The `r` with which the module is to be published; a new module begins without."""
@@ -156,7 +106,7 @@ class Healing:
             return
         self._open = False
         pods = {address: pod for pod in self._mesh.sidecars() for address in pod.addresses}
-        seen: dict[str, dict[str, _Answers]] = {}
+        seen: dict[str, dict[str, Answers]] = {}
         for key, live, sha256 in list(self._published()):
             try:
                 if sha256 not in seen:
@@ -178,7 +128,7 @@ class Healing:
         live: Document,
         sha256: Sha256Hex,
         pods: Mapping[str, Pod],
-        seen: Mapping[str, _Answers],
+        seen: Mapping[str, Answers],
     ) -> bool:
         """Whether it was healed."""
         reason = self._reason(key, live, pods, seen)
@@ -212,72 +162,30 @@ class Healing:
             if live is not None and record is not None and self._is_stored(record.sha256):
                 yield key, live, record.sha256
 
-    async def _ask(self, sha256: str) -> dict[str, _Answers]:
-        merged: dict[str, _Answers] = {}
+    async def _ask(self, sha256: str) -> dict[str, Answers]:
+        merged: dict[str, Answers] = {}
         for document in await self._witnesses.ask(f"/seen/{sha256}"):
             found = loads(document).get("seen")
             for address, ages in found.items() if isinstance(found, dict) else ():
-                one = merged.setdefault(address, _Answers())
+                one = merged.setdefault(address, Answers())
                 if isinstance(ages, dict):
                     one.downloaded = min(one.downloaded, number(ages.get("ok"), float("inf")))
                     one.refused = min(one.refused, number(ages.get("error"), float("inf")))
         return merged
 
     def _reason(
-        self, key: ObjectKey, live: Document, pods: Mapping[str, Pod], seen: Mapping[str, _Answers]
+        self, key: ObjectKey, live: Document, pods: Mapping[str, Pod], seen: Mapping[str, Answers]
     ) -> str | None:
-        if self._has_given_up(key, pods, seen):
+        healed = self._wall() - (self._now() - self._healed.get(key, float("-inf")))
+        found = self._symptoms.of_errors(key, live, pods, seen, healed=healed)
+        self._open |= found is Verdict.TOO_YOUNG
+        if found is Verdict.ENOUGH:
             return "errors"
-        if self._missed_an_outage(key, live, pods, seen):
+        if self._outage is not None and self._symptoms.of_outage(
+            key, live, pods, seen, outage=self._outage
+        ):
             return "outage"
         return None
-
-    def _has_given_up(
-        self, key: ObjectKey, pods: Mapping[str, Pod], seen: Mapping[str, _Answers]
-    ) -> bool:
-        """A sidecar of this object got an error last, and has stopped asking."""
-        since_heal = self._now() - self._healed.get(key, float("-inf"))
-        for address, one in seen.items():
-            pod = pods.get(address)
-            if not one.is_open or pod is None or not self._mesh.selects(key, pod):
-                continue
-            if pod.started > self._wall() - one.refused or one.refused > since_heal:
-                continue  # another Pod had the address then; or it was healed since
-            if one.refused >= self._settings.given_up:
-                return True
-            self._open = True
-        return False
-
-    def _missed_an_outage(
-        self, key: ObjectKey, live: Document, pods: Mapping[str, Pod], seen: Mapping[str, _Answers]
-    ) -> bool:
-        outage, now = self._outage, self._wall()
-        if outage is None or now < outage.end + self._settings.settle:
-            return False
-        at = changed_at(live)
-        if at > outage.end and any(
-            envoyfilters.heal_count_of(live, one) for one in envoyfilters.digests_of(live)
-        ):
-            return False  # whoever led before us healed it
-        changed = outage.begin <= at <= outage.end
-        for address, pod in pods.items():
-            if not self._mesh.selects(key, pod):
-                continue
-            if not changed and not outage.begin <= pod.started <= outage.end:
-                continue
-            if seen.get(address, _Answers()).downloaded <= now - outage.end:
-                continue
-            if not self._is_known_to_have_it(key, live, pod):
-                return True
-        return False
-
-    def _is_known_to_have_it(self, key: ObjectKey, live: Document, pod: Pod) -> bool:
-        """The status says so; a leader before us may have known of a download that no replica remembers."""
-        record, document = envoyfilters.record_of(dict(live)), self._mesh.document(key) or {}
-        said = Seen()
-        if record is not None:
-            said.believe(statuses.read(document.get("status")), record.sha256, [pod])
-        return pod.uid in said.fetched
 
     def _recently(self, key: ObjectKey) -> bool:
         return self._now() - self._healed.get(key, float("-inf")) < self._settings.pause
@@ -301,11 +209,3 @@ class Healing:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
-
-
-def changed_at(live: Document) -> float:
-    """When the EnvoyFilter changed last: seconds since the epoch; 0 if it cannot be known."""
-    metadata = live.get("metadata") or {}
-    times = [one.get("time") for one in metadata.get("managedFields") or ()]
-    times.append(metadata.get("creationTimestamp"))
-    return max((epoch(text) for text in times if isinstance(text, str)), default=0.0)

@@ -21,9 +21,9 @@ from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api import status as statuses
 from autowasm.api.status import ConditionType, Status
 from autowasm.controller.gathering import Gathering
-from autowasm.controller.healing import changed_at
 from autowasm.controller.proof import Evidence, Report, Why, report
 from autowasm.controller.seen import NEVER, Seen, epoch, loads, number
+from autowasm.controller.symptoms import changed_at
 from autowasm.kube.leadership import Leadership, while_leading
 from autowasm.kube.pods import Pod
 from autowasm.kube.resources import ObjectKey

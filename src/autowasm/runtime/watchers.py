@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 
 from autowasm.controller.gathering import Gathering
-from autowasm.controller.healing import Healing, Mesh, Outage
+from autowasm.controller.healing import Healing
 from autowasm.controller.loading import Loading, Workloads
+from autowasm.controller.symptoms import Mesh, Outage
 from autowasm.kube.resources import ObjectKey
 from autowasm.runtime.ground import Ground
 from autowasm.runtime.modes import ChosenMode

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 import structlog
 from hypothesis import given
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api.status import MissingPod, Module, Pods, Status
-from autowasm.controller.healing import Healing, Outage
+from autowasm.controller.healing import Healing
+from autowasm.controller.symptoms import Outage
 from autowasm.kube.leadership import AlwaysLeading
 from autowasm.kube.pods import Pod
 from autowasm.kube.resources import ObjectKey
@@ -217,12 +219,25 @@ async def test_envoyfilter_that_changed_during_an_outage_is_healed() -> None:
     assert world.requeued == [KEY]
 
 
-@pytest.mark.parametrize("spare", ["downloaded", "older", "other replica", "too early", "short"])
+@pytest.mark.parametrize(
+    "spare",
+    [
+        "downloaded",
+        "downloaded by its other address",
+        "older",
+        "other replica",
+        "too early",
+        "short",
+    ],
+)
 async def test_outage_that_harmed_nobody_heals_nothing(spare: str) -> None:
     outage = OUTAGE
     world = World(pods=[started(NOW - 200)])
     if spare == "downloaded":
         world.seen[A] = {"10.0.0.1": {"ok": 50}}
+    if spare == "downloaded by its other address":
+        world.pods = [msgspec.structs.replace(world.pods[0], ips="10.0.0.1,fd00::1")]
+        world.seen[A] = {"fd00::1": {"ok": 50}}
     if spare == "older":
         world.pods = [POD]
     if spare == "other replica":
@@ -242,6 +257,31 @@ async def test_outage_that_the_leader_before_us_healed_is_not_healed_again() -> 
     await heal.look()
     assert world.requeued == []
     assert heal.wanted(KEY, world.envoyfilter_, A) == 1
+
+
+async def test_error_before_the_leader_before_us_healed_it_is_no_evidence() -> None:
+    world = World(envoyfilter_=live(heal=1, changed=NOW - 60))
+    world.refuse(100)
+    await healing(world).look()
+    assert world.requeued == []
+    world.refuse(40)  # and one since
+    await healing(world).look()
+    assert world.requeued == [KEY]
+
+
+@pytest.mark.parametrize(("written", "healed"), [(50, False), (150, True)])
+async def test_error_of_a_pod_that_has_it_as_the_status_says_is_no_evidence(
+    written: float, healed: bool
+) -> None:
+    """`written`: seconds since the status was written."""
+    world = World()
+    world.refuse(100)
+    stamp = datetime.fromtimestamp(NOW - written, UTC).isoformat()
+    world.status = Status(
+        module=Module.of(record(sha256=A), stamp), pods=Pods(1, 1, fetched=1, time=stamp)
+    ).to_dict()
+    await healing(world).look()
+    assert world.requeued == ([KEY] if healed else [])
 
 
 async def test_outage_is_healed_after_one_that_was_healed_before_it() -> None:
