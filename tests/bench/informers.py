@@ -48,7 +48,7 @@ def resident() -> int:
 
 async def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     """As the controller does it."""
-    from autowasm.controller.matching import PodMatcher  # noqa: PLC0415
+    from autowasm.controller.pods.matching import PodMatcher  # noqa: PLC0415
     from autowasm.kube.client import KubeClient  # noqa: PLC0415
     from autowasm.kube.informer import Informer  # noqa: PLC0415
     from autowasm.kube.listwatch import ListWatch  # noqa: PLC0415

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from autowasm.controller.sourcepolicy import SourcePolicy
+from autowasm.controller.policy.sourcepolicy import SourcePolicy
 from tests.docs import blocks
 from tests.docs.blocks import Block
 from tests.docs.shell import Shell, commands, matches

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.controller.matching import PodCounts, PodMatcher, PodSelector, has_ended
+from autowasm.controller.pods.matching import PodCounts, PodMatcher, PodSelector, has_ended
 from autowasm.kube.pods import Pod
 from autowasm.kube.resources import ObjectKey
 

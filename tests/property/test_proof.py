@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.controller.proof import Evidence, Why, report, why_missing
+from autowasm.controller.pods.proof import Evidence, Why, report, why_missing
 from autowasm.kube.pods import Pod
 
 NOW = 10_000.0

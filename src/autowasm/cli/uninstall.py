@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from autowasm.controller.publisher import AUTOWASMS
+from autowasm.controller.publishing.publisher import AUTOWASMS
 from autowasm.kube.client import KubeClient
 from autowasm.kube.documents import decode_bounded
 from autowasm.kube.errors import ApiError, NotFound, ServerError, TooManyRequests, Unreachable

@@ -8,7 +8,7 @@ from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.published import PublishedModules
 from autowasm.artifacts.source import FetchRequest
 from autowasm.blobs.store import BlobStore
-from autowasm.controller.jobs import Done, FetchFailed, FetchJobs
+from autowasm.controller.fetching.jobs import Done, FetchFailed, FetchJobs
 from autowasm.controller.origins import remember_origins
 from autowasm.controller.subject import Subject
 from autowasm.kube.controller import Result

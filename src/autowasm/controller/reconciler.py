@@ -20,16 +20,16 @@ from autowasm.artifacts.published import PublishedModules
 from autowasm.blobs.store import BlobStore
 from autowasm.controller import statuses
 from autowasm.controller.decision import Use, decide
+from autowasm.controller.fetching.jobs import Done, FetchFailed, FetchJobs, Running
+from autowasm.controller.fetching.polling import NoPolls, Polls
+from autowasm.controller.fetching.spreading import Spread, Spreading
 from autowasm.controller.follower import GONE_RETRY, Follower, fetch_request
 from autowasm.controller.interfaces import Announce, AutoWasmLookup, Publisher, announce_nothing
-from autowasm.controller.jobs import Done, FetchFailed, FetchJobs, Running
 from autowasm.controller.lost import LostRecords, explain_lost
 from autowasm.controller.origins import remember_origins, remember_orphan
-from autowasm.controller.permits import Permits, permit_of
-from autowasm.controller.podstatus import Said, utc_now
-from autowasm.controller.polling import NoPolls, Polls
+from autowasm.controller.pods.podstatus import Said, utc_now
+from autowasm.controller.policy.permits import Permits, permit_of
 from autowasm.controller.reporting import StatusReporter
-from autowasm.controller.spreading import Spread, Spreading
 from autowasm.controller.subject import Subject
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError, SpecError, StorageError

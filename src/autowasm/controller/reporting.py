@@ -13,7 +13,7 @@ from msgspec import UNSET
 
 from autowasm.api.status import ConditionType, Phase, Pods, Status, with_loaded
 from autowasm.controller.interfaces import Announce, Publisher, announce_nothing
-from autowasm.controller.podstatus import Said, utc_now
+from autowasm.controller.pods.podstatus import Said, utc_now
 from autowasm.controller.subject import Subject
 from autowasm.kube.resources import ObjectKey
 from autowasm.telemetry.metrics import Metrics

@@ -1,6 +1,6 @@
 """Plan: what wasmer would write for an AutoWasm, and how that differs from what is there. Pure; nothing is written.
 
-Not the decision itself (`controller/decision.py`, which this asks) nor whose an EnvoyFilter is (`controller/ownership.py`).
+Not the decision itself (`controller/decision.py`, which this asks) nor whose an EnvoyFilter is (`controller/publishing/ownership.py`).
 Invariant: `wanted` is what `render` gives for the record, so an apply writes those bytes.
 """
 
@@ -16,7 +16,7 @@ from autowasm.api.record import Record
 from autowasm.api.status import Status
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.controller.decision import Use, decide
-from autowasm.controller.ownership import Ownership, ownership, replacement
+from autowasm.controller.publishing.ownership import Ownership, ownership, replacement
 from autowasm.settings import EnvoyFetch
 
 Action = Literal["create", "replace", "unchanged", "refused", "unknown"]

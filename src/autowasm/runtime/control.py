@@ -8,16 +8,16 @@ import asyncio
 from functools import partial
 
 from autowasm.api.v1alpha1 import AutoWasm
-from autowasm.controller.copying import PublishedCopies
-from autowasm.controller.gathering import Gathering
+from autowasm.controller.fetching.copying import PublishedCopies
+from autowasm.controller.fetching.jobs import FetchJobs
+from autowasm.controller.fetching.polling import Polling
+from autowasm.controller.fetching.spreading import Spreading
 from autowasm.controller.interfaces import NoReplicas
-from autowasm.controller.jobs import FetchJobs
-from autowasm.controller.permits import Permits
-from autowasm.controller.policyfile import PolicyFile
-from autowasm.controller.polling import Polling
-from autowasm.controller.reach import check_reach
+from autowasm.controller.pods.gathering import Gathering
+from autowasm.controller.policy.permits import Permits
+from autowasm.controller.policy.policyfile import PolicyFile
+from autowasm.controller.policy.reach import check_reach
 from autowasm.controller.reconciler import AutoWasmReconciler
-from autowasm.controller.spreading import Spreading
 from autowasm.controller.startup import StartupGate
 from autowasm.kube.controller import Controller
 from autowasm.kube.resources import ObjectKey

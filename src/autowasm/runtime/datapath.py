@@ -12,7 +12,7 @@ from autowasm.artifacts.published import PublishedModules
 from autowasm.blobs.pins import Pins
 from autowasm.blobs.retention import Retention
 from autowasm.controller.mode import Mode
-from autowasm.controller.policyfile import PolicyFile
+from autowasm.controller.policy.policyfile import PolicyFile
 from autowasm.runtime.ground import Ground
 from autowasm.runtime.sources import make_fetcher, make_peers
 from autowasm.server.app import BlobServer

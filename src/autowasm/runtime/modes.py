@@ -53,7 +53,7 @@ async def _cluster(
     busy: Callable[[], bool],
     on_leading: Callable[[bool], None],
 ) -> ChosenMode:
-    from autowasm.controller.assembly import connect  # noqa: PLC0415  # standalone needs none of it
+    from autowasm.controller.watching.assembly import connect  # noqa: PLC0415  # standalone needs none of it
 
     connected = await connect(
         cluster,

@@ -10,7 +10,7 @@ from autowasm.artifacts.peerlist import PeerList
 from autowasm.artifacts.peers import Peers
 from autowasm.artifacts.pullsecrets import ServiceAccounts
 from autowasm.controller.mode import Mode
-from autowasm.controller.policyfile import PolicyFile
+from autowasm.controller.policy.policyfile import PolicyFile
 from autowasm.net.policy import AddressPolicy
 from autowasm.net.session import ObjectSession
 from autowasm.registry.client import RegistryClient

@@ -4,8 +4,8 @@ from typing import Any, cast
 
 import pytest
 
-from autowasm.controller.overlay import WriteOverlay
-from autowasm.controller.publisher import ClusterPublisher
+from autowasm.controller.publishing.overlay import WriteOverlay
+from autowasm.controller.publishing.publisher import ClusterPublisher
 from autowasm.kube.client import KubeClient
 from autowasm.kube.leadership import NotLeading, Tenure
 from autowasm.kube.resources import ObjectKey

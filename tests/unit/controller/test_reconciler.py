@@ -19,7 +19,7 @@ from autowasm.artifacts.published import PublishedModules
 from autowasm.artifacts.source import FetchRequest
 from autowasm.blobs.store import BlobStore
 from autowasm.controller import reconciler as module
-from autowasm.controller.jobs import FetchJobs
+from autowasm.controller.fetching.jobs import FetchJobs
 from autowasm.controller.reconciler import AutoWasmReconciler
 from autowasm.errors import (
     AutoWasmError,

@@ -12,9 +12,9 @@ from autowasm.api import envoyfilter as envoyfilters
 from autowasm.artifacts.fetcher import ArtifactFetcher
 from autowasm.artifacts.published import PublishedModules
 from autowasm.blobs.store import BlobStore
-from autowasm.controller.jobs import FetchJobs
+from autowasm.controller.fetching.jobs import FetchJobs
+from autowasm.controller.fetching.spreading import Spreading
 from autowasm.controller.reconciler import AutoWasmReconciler
-from autowasm.controller.spreading import Spreading
 from autowasm.digest import sha256_hex
 from autowasm.errors import SourceNotFound, SourceUnavailable
 from autowasm.kube.controller import Controller

@@ -1,0 +1,147 @@
+"""FetchJobs: the fetches that AutoWasms wait for, off the reconcile path.
+
+A worker asks for the state of a job and goes on; the job tells when it has ended. Not a queue and not a limit on how
+many run (`artifacts/places.py`). Invariants: at most one job for an object; an outcome stays until it is due to be tried
+again or its request changes, so a reconcile that comes too early starts nothing.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from autowasm.api.record import Record
+from autowasm.artifacts.fetcher import ArtifactFetcher
+from autowasm.artifacts.source import FetchRequest
+from autowasm.controller.fetching.retries import retry_delay
+from autowasm.errors import AutoWasmError
+from autowasm.kube.resources import ObjectKey
+from autowasm.limits import FetchLimits
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Under way for `seconds`."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The module is in the store."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class FetchFailed:
+    """It did not work. `retry_in` seconds from now it will be tried again; None: not by itself."""
+
+    error: AutoWasmError
+    retry_in: float | None
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    request: FetchRequest
+    wish: str
+    begun: float
+    failures: int
+    task: asyncio.Task[None] | None = None
+    outcome: Done | AutoWasmError | None = None
+    retry_at: float | None = None
+    outdated: bool = False
+    """Something outside changed while it ran: its failure may be one of the past."""
+
+
+class FetchJobs:
+    """Jobs by object key. `on_change` is called with the key when a job has ended."""
+
+    def __init__(
+        self,
+        fetcher: ArtifactFetcher,
+        *,
+        limits: FetchLimits,
+        tasks: asyncio.TaskGroup,
+        on_change: Callable[[ObjectKey], None],
+    ) -> None:
+        self._fetcher = fetcher
+        self._limits = limits
+        self._tasks = tasks
+        self._on_change = on_change
+        self._jobs: dict[ObjectKey, _Job] = {}
+
+    def ensure(
+        self, key: ObjectKey, request: FetchRequest, *, wish: str = ""
+    ) -> Running | Done | FetchFailed:
+        """The state of the job for this request and wish, begun now if there is none or it is due again."""
+        now = asyncio.get_running_loop().time()
+        job = self._jobs.get(key)
+        if job is not None and (job.request, job.wish) != (request, wish):
+            self.forget(key)
+            job = None
+        if job is None or (job.retry_at is not None and now >= job.retry_at):
+            job = self._begin(key, request, wish, failures=job.failures if job else 0)
+        if isinstance(job.outcome, Done):
+            return job.outcome
+        if isinstance(job.outcome, AutoWasmError):
+            retry_in = None if job.retry_at is None else max(job.retry_at - now, 0.0)
+            return FetchFailed(job.outcome, retry_in)
+        return Running(now - job.begun)
+
+    def is_running(self, key: ObjectKey) -> bool:
+        """True while a fetch for this object is under way."""
+        job = self._jobs.get(key)
+        return job is not None and job.outcome is None
+
+    def forget(self, key: ObjectKey) -> None:
+        """Drop the job, and end it if it runs."""
+        job = self._jobs.pop(key, None)
+        if job is not None and job.task is not None:
+            job.task.cancel()
+
+    def drop_resolving(self) -> None:
+        """End all that ask a source what it names now: only a leader may."""
+        for key in [key for key, job in self._jobs.items() if job.request.record is None]:
+            self.forget(key)
+
+    def retry_now(self, key: ObjectKey) -> None:
+        """Something outside changed (the pull secret): a failed job is due at once, one that runs as soon as it fails."""
+        job = self._jobs.get(key)
+        if job is not None and isinstance(job.outcome, AutoWasmError):
+            del self._jobs[key]
+        elif job is not None:
+            job.outdated = True
+
+    def _begin(self, key: ObjectKey, request: FetchRequest, wish: str, *, failures: int) -> _Job:
+        job = _Job(request, wish, asyncio.get_running_loop().time(), failures)
+        self._jobs[key] = job
+        job.task = self._tasks.create_task(self._run(key, job), name=f"fetch {key}")
+        return job
+
+    async def _run(self, key: ObjectKey, job: _Job) -> None:
+        with structlog.contextvars.bound_contextvars(key=str(key)):
+            try:
+                job.outcome = Done(await self._fetcher.fetch(job.request))
+            except AutoWasmError as error:
+                self._failed(job, error)
+            except Exception as error:  # supervised edge: a bug fails one job, not the process
+                _log.exception("fetch failed unexpectedly")
+                self._failed(job, AutoWasmError(f"internal error: {type(error).__name__}: {error}"))
+        job.task = None
+        self._on_change(key)
+
+    def _failed(self, job: _Job, error: AutoWasmError) -> None:
+        job.failures += 1
+        job.outcome = error
+        delay = retry_delay(
+            error, failures=job.failures, source=job.request.source, limits=self._limits
+        )
+        if job.outdated:
+            delay = 0.0
+        if delay is not None:
+            job.retry_at = asyncio.get_running_loop().time() + delay
+        _log.warning("fetch failed", reason=error.reason, error=str(error), retry_in=delay)

@@ -1,0 +1,1 @@
+"""Whose sidecars have fetched what: counting, proof of load, healing."""

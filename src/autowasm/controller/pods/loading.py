@@ -1,0 +1,294 @@
+"""Loading: remembers, while leading, which Pods fetched which module, and tells what is to be said of an object.
+
+Not the judgement (`proof.py`), nor the writing (`podstatus.py`, within its budget). A replica that restarts forgets what it saw, so
+a new leader begins with what the status says: who was counted as fetched then and is not named as missing is believed.
+Invariants: only the leader looks; replicas are asked about a module only after somebody downloaded or was refused anything,
+about a bounded number of modules in a look, and not again for what healing has just asked.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+import structlog
+from msgspec import UNSET
+
+from autowasm.api import envoyfilter as envoyfilters
+from autowasm.api import status as statuses
+from autowasm.api.status import ConditionType, Status
+from autowasm.controller.pods.gathering import Gathering
+from autowasm.controller.pods.proof import Evidence, Report, Why, report
+from autowasm.controller.pods.seen import NEVER, Seen, epoch, loads, number
+from autowasm.controller.pods.symptoms import changed_at
+from autowasm.kube.leadership import Leadership, while_leading
+from autowasm.kube.pods import Pod
+from autowasm.kube.resources import ObjectKey
+from autowasm.settings import ProofSettings
+from autowasm.telemetry.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
+
+Document = Mapping[str, Any]
+_STATES = ("Fetched", *(why.value for why in Why))
+_MOVING = frozenset({Why.WAITING.value, Why.NOT_READY.value, Why.SHARED_ADDRESS.value})
+"""What ends by itself: nobody tells of it, and no download need come."""
+_GONE_KEPT = 16
+"""Replicas that went are remembered in case that they answer again; the newest of them is what counts."""
+
+
+@runtime_checkable
+class Workloads(Protocol):
+    """What is published, and the Pods that there are."""
+
+    def keys(self) -> frozenset[ObjectKey]:
+        """All AutoWasms."""
+
+    def document(self, key: ObjectKey) -> Document | None:
+        """The AutoWasm."""
+
+    def envoyfilter(self, key: ObjectKey) -> Document | None:
+        """The live EnvoyFilter that is ours."""
+
+    def matched(self, key: ObjectKey) -> Iterable[Pod]:
+        """The Pods that it selects and that have not ended."""
+
+    def pods_at(self, address: str) -> Iterable[Pod]:
+        """Those with this address."""
+
+    def is_shared(self, pod: Pod) -> bool:
+        """Whether another Pod has an address of this one."""
+
+    def touch_pods(self, key: ObjectKey) -> None:
+        """What is said of its Pods may be something else now."""
+
+    def prove(self, report: Callable[[ObjectKey], Report | None]) -> None:
+        """From now on `status.pods` is what this says."""
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """Of one object, when it was last looked at."""
+
+    sha256: str
+    published: float
+    states: Mapping[str, int]
+    is_open: bool
+
+
+class Loading:
+    """One for the process. Give `report` to the Workloads, and `run` it."""
+
+    def __init__(
+        self,
+        workloads: Workloads,
+        gathering: Gathering,
+        *,
+        metrics: Metrics,
+        settings: ProofSettings,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._workloads = workloads
+        self._gathering = gathering
+        self._metrics = metrics
+        self._settings = settings
+        self._wall = wall
+        self._seen: dict[str, Seen] = {}
+        self._states: dict[ObjectKey, _State] = {}
+        self._counted: dict[str, tuple[float, float]] = {}
+        """By replica: downloads and errors at the last look."""
+        self._gone: dict[str, float] = {}
+        """Replicas that do not answer any more, to when that was seen: whom they served last will never be known."""
+        self._turn: list[str] = []
+        """Modules that have still to be asked about."""
+        self._news = float("-inf")
+        """When replicas were asked that had news, in the loop's time."""
+
+    def report(self, key: ObjectKey) -> Report | None:
+        """What is to be said; None while nothing is published. Not to be called before Pods were listed."""
+        live, document = self._workloads.envoyfilter(key), self._workloads.document(key)
+        record = envoyfilters.record_of(dict(live)) if live is not None else None
+        if live is None or document is None or record is None:
+            self._forget(key)
+            return None
+        pods, now, previous = (
+            list(self._workloads.matched(key)),
+            self._wall(),
+            statuses.read(document.get("status")),
+        )
+        generation = (document.get("metadata") or {}).get("generation")
+        seen = self._seen.setdefault(record.sha256, Seen())
+        known = self._states.get(key)
+        said = previous.condition(ConditionType.LOADED)
+        # Said of another generation it may be of other Pods: the selector may have changed.
+        fits = said is not None and said.observed_generation == generation
+        if fits and (known is None or known.sha256 != record.sha256):
+            seen.believe(previous, record.sha256, pods)
+        seen.place(pods, is_shared=self._workloads.is_shared)
+        module = previous.module
+        dated = module is not UNSET and module.sha256 == record.sha256
+        published = changed_at(live)
+        evidence = Evidence(
+            fetched=seen.fetched.keys(),
+            refused=seen.refused,
+            is_shared=self._workloads.is_shared,
+            watched_since=max(seen.watched_since, *self._gone.values(), 0.0),
+            strangers=max(seen.strangers.values(), default=0.0),
+            known=seen.learned if seen.is_behind and seen.asked else now,
+            published=published,
+            first=epoch(module.fetched_at) if dated and module is not UNSET else published,
+        )
+        settings = self._settings
+        found = report(
+            pods,
+            evidence,
+            generation=generation if isinstance(generation, int) else 0,
+            now=now,
+            grace=settings.grace,
+            names=settings.names,
+        )
+        self._remember(key, _State(record.sha256, published, found.states, _is_open(found)), pods)
+        kept = self._kept(found, seen, dated=dated, previous=previous)
+        if kept is not None:
+            return kept
+        same = found.pods.same(previous.pods)
+        stamp = previous.pods.time if same and previous.pods is not UNSET else _stamp(now)
+        pods_ = msgspec.structs.replace(found.pods, time=stamp)
+        return Report(pods_, found.loaded, found.states)
+
+    @staticmethod
+    def _kept(found: Report, seen: Seen, *, dated: bool, previous: Status) -> Report | None:
+        """What a leader before us said of the same Pods, until replicas were asked."""
+        said, loaded = previous.pods, previous.condition(ConditionType.LOADED)
+        if seen.asked or not dated or said is UNSET or loaded is None:
+            return None
+        if Why.NOT_KNOWN.value not in found.states:
+            return None
+        if (said.matched, said.injected) != (found.pods.matched, found.pods.injected):
+            return None
+        return Report(said, loaded, found.states)
+
+    async def run(self, leadership: Leadership) -> None:
+        """Look every `interval` seconds while leading, for ever."""
+        await while_leading(leadership, self._lead)
+
+    async def _lead(self) -> None:
+        self._seen.clear()
+        self._states.clear()
+        self._counted.clear()
+        self._gone.clear()
+        try:
+            while True:
+                await asyncio.sleep(self._settings.interval)
+                await self.look()
+        finally:
+            self._states.clear()
+            self._measure()
+
+    async def look(self) -> None:
+        """Learn what is new, and have what is said looked at where that may change it."""
+        keys = self._workloads.keys()
+        for gone in self._states.keys() - keys:
+            self._forget(gone)
+        open_ = {key: state for key, state in self._states.items() if state.is_open}
+        wanted = {state.sha256 for state in open_.values()}
+        if await self._is_news():
+            for seen in (
+                self._seen.values()
+            ):  # of those, too, that nobody waits for yet: a Pod may be told of late
+                seen.is_behind = True
+        asking = {sha256 for sha256 in wanted if self._is_to_be_asked(self._seen[sha256])}
+        self._turn += sorted(asking.difference(self._turn))
+        turn, self._turn = self._turn, self._turn[self._settings.questions :]
+        learned = set(turn[: self._settings.questions]) & wanted
+        for sha256 in sorted(learned):
+            await self._learn(sha256)
+        for key, state in open_.items():
+            if state.sha256 in learned:
+                self._look_at(key)
+            if state.sha256 in learned or not _MOVING.isdisjoint(state.states):
+                self._workloads.touch_pods(key)
+            await asyncio.sleep(0)
+        used = {state.sha256 for state in self._states.values()}
+        for unused in self._seen.keys() - used:
+            del self._seen[unused]
+        self._measure()
+
+    def _look_at(self, key: ObjectKey) -> None:
+        """For the metrics: the status may have to wait."""
+        try:
+            self.report(key)
+        except Exception:  # supervised edge: one odd object must not stop the others
+            _log.exception("proof of load failed unexpectedly", key=str(key))
+
+    @staticmethod
+    def _is_to_be_asked(seen: Seen) -> bool:
+        return seen.is_behind or not seen.asked or seen.watched_since == NEVER
+
+    async def _is_news(self) -> bool:
+        asked, documents, _ = await self._gathering.recent("/seen", within=self._settings.interval)
+        counted = {}
+        for document in documents:
+            found = loads(document)
+            if isinstance(instance := found.get("instance"), str):
+                counted[instance] = number(found.get("downloads")), number(found.get("errors"))
+        before, self._counted = self._counted, counted
+        self._gone.update(dict.fromkeys(before.keys() - counted.keys(), self._wall()))
+        for back in counted.keys() & self._gone.keys():
+            del self._gone[back]
+        while len(self._gone) > _GONE_KEPT:
+            del self._gone[next(iter(self._gone))]
+        if counted == before:
+            return False
+        self._news = asked
+        return True
+
+    async def _learn(self, sha256: str) -> None:
+        since_news = asyncio.get_running_loop().time() - self._news
+        asked, documents, complete = await self._gathering.recent(
+            f"/seen/{sha256}", within=min(self._settings.interval / 2, since_news)
+        )
+        learning = self._seen.setdefault(sha256, Seen()).learn(
+            documents,
+            now=self._wall() - (asyncio.get_running_loop().time() - asked),
+            complete=complete,
+            pods_at=self._workloads.pods_at,
+        )
+        for _ in learning:
+            await asyncio.sleep(0)
+
+    def _remember(self, key: ObjectKey, state: _State, pods: list[Pod]) -> None:
+        """The state of an object; a rollout that ends before our eyes is measured."""
+        before, self._states[key] = self._states.get(key), state
+        if before is None or not before.is_open or before.sha256 != state.sha256:
+            return
+        fetched = self._seen[state.sha256].fetched
+        last = max((fetched.get(pod.uid, 0.0) for pod in pods), default=0.0)
+        started = max((pod.started for pod in pods), default=0)
+        if not state.is_open and last > state.published > 0 and started <= state.published:
+            self._metrics.rollout_seconds.observe(last - state.published)
+
+    def _forget(self, key: ObjectKey) -> None:
+        self._states.pop(key, None)
+
+    def _measure(self) -> None:
+        totals = dict.fromkeys(_STATES, 0)
+        for state in self._states.values():
+            for name, count in state.states.items():
+                totals[name] += count
+        for name, count in totals.items():
+            self._metrics.rollout_pods.labels(name).set(count)
+        unfinished = sum(state.is_open for state in self._states.values())
+        self._metrics.rollout_unfinished.set(unfinished)
+
+
+def _is_open(found: Report) -> bool:
+    """Whether some sidecar is not known to have it: a Pod without one never will."""
+    return any(name not in {"Fetched", Why.NOT_INJECTED.value} for name in found.states)
+
+
+def _stamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

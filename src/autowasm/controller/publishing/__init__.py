@@ -1,0 +1,1 @@
+"""How EnvoyFilters and statuses get to the API server."""

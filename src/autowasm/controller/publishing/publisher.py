@@ -1,0 +1,219 @@
+"""ClusterPublisher: EnvoyFilters and statuses through the API server. Design D10.
+
+Not the decision what to write (`reconciler.py`) nor whose an object is (`ownership.py`). Invariants: every write carries
+the resourceVersion that was read, or is a create; only who leads writes; a foreign EnvoyFilter is never written; an object
+that is being deleted is never written; nothing is written that would change nothing.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from autowasm.api.envoyfilter import MANAGED_BY
+from autowasm.api.v1alpha1 import GROUP, KIND
+from autowasm.controller.interfaces import Announce, announce_nothing
+from autowasm.controller.publishing.fights import Fights
+from autowasm.controller.publishing.overlay import WriteOverlay
+from autowasm.controller.publishing.ownership import Ownership, is_labelled, ownership, replacement
+from autowasm.errors import AutoWasmError, SpecError
+from autowasm.kube import writes
+from autowasm.kube.client import KubeClient
+from autowasm.kube.controller import TerminalError
+from autowasm.kube.errors import AlreadyExists, Conflict, Forbidden, NotFound
+from autowasm.kube.leadership import AlwaysLeading, Leadership, NotLeading
+from autowasm.kube.resources import ObjectKey, ResourceType
+
+_log = structlog.get_logger(__name__)
+
+AUTOWASMS = ResourceType(GROUP, "v1alpha1", "autowasms", KIND)
+ENVOYFILTERS = ResourceType("networking.istio.io", "v1alpha3", "envoyfilters", "EnvoyFilter")
+
+_OURS = {Ownership.OURS, Ownership.EARLIER, Ownership.ORPHANED}
+
+
+class ClusterPublisher:
+    """`autowasms` and `envoyfilters` are the informers' stores with our own writes over them."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        *,
+        autowasms: WriteOverlay,
+        envoyfilters: WriteOverlay,
+        announce: Announce = announce_nothing,
+        leadership: Leadership | None = None,
+    ) -> None:
+        self._announce = announce
+        self._leadership = leadership or AlwaysLeading()
+        self._client = client
+        self._autowasms = autowasms
+        self._envoyfilters = envoyfilters
+        self._fights = Fights()
+
+    def published(self, key: ObjectKey) -> Mapping[str, Any] | None:
+        """The EnvoyFilter of this name, if it is ours: by owner, or left by an earlier AutoWasm of this name."""
+        live, owner = self._envoyfilters.get(key), self._autowasms.get(key)
+        if live is None or owner is None:
+            return None
+        return live if ownership(live, owner=owner) in _OURS else None
+
+    def left_behind(self, key: ObjectKey) -> Mapping[str, Any] | None:
+        """The EnvoyFilter of ours whose AutoWasm is gone: for moments, or for good if it was orphaned."""
+        live = self._envoyfilters.get(key)
+        if live is None:
+            return None
+        nobody = {"metadata": {"name": key.name}}
+        return live if ownership(live, owner=nobody) in _OURS else None
+
+    async def find(self, key: ObjectKey, owner: Mapping[str, Any]) -> None:
+        """Ask the API server: one whose label was taken off is not shown by the informer, and the label is put back.
+
+        `published` then knows it. Raises AutoWasmError (`Mutated`), ApiError.
+        """
+        try:
+            live = await self._client.get(ENVOYFILTERS, key)
+        except NotFound:
+            return
+        if ownership(live, owner=owner) is not Ownership.OURS or writes.is_terminating(live):
+            return
+        if is_labelled(live):
+            self._envoyfilters.wrote(key, live)  # the informer is behind
+            return
+        self._fights.check(key, owner)
+        body = replacement(
+            live, {"metadata": {**live["metadata"], "labels": MANAGED_BY}, "spec": live["spec"]}
+        )
+        self._fence()
+        written = await writes.replace(self._client, ENVOYFILTERS, body or live, read=live)
+        if written is not None:
+            self._envoyfilters.wrote(key, written)
+            self._put_back(
+                key, owner, "somebody took our label off the EnvoyFilter; it is put back"
+            )
+
+    async def publish(
+        self, key: ObjectKey, owner: Mapping[str, Any], envoyfilter: Mapping[str, Any]
+    ) -> bool:
+        """Create it, or replace what differs. True if something was written.
+
+        Raises SpecError (`EnvoyFilterConflict`), AutoWasmError (`Mutated`), ApiError.
+        """
+        live = self._envoyfilters.get(key)
+        try:
+            if live is None:
+                return await self._create(key, owner, envoyfilter)
+            return await self._replace(key, owner, live, envoyfilter)
+        except Conflict:
+            self._envoyfilters.forget(key)
+            raise
+        except NotFound:
+            self._envoyfilters.forget(key)
+            raise
+        except Forbidden as error:
+            if error.namespace_terminating:
+                raise TerminalError(f"namespace {key.namespace} is being deleted") from error
+            raise
+
+    def _fence(self) -> None:
+        """Right before a write: a process that was frozen may have lost the Lease without having heard of it."""
+        if not self._leadership.is_leading:
+            raise NotLeading("another replica leads")
+
+    async def _create(
+        self, key: ObjectKey, owner: Mapping[str, Any], wanted: Mapping[str, Any]
+    ) -> bool:
+        again = self._fights.wrote_before(key, owner, wanted)
+        self._fence()
+        try:
+            written = await writes.create(self._client, ENVOYFILTERS, wanted)
+        except AlreadyExists:
+            # Whatever the informer shows: it follows only what carries our label.
+            live = await self._client.get(ENVOYFILTERS, key)
+            return await self._replace(key, owner, live, wanted)
+        self._wrote(key, owner, written, wanted)
+        if again:
+            self._put_back(key, owner, "somebody deleted the EnvoyFilter; it is there again")
+        return True
+
+    async def _replace(
+        self,
+        key: ObjectKey,
+        owner: Mapping[str, Any],
+        live: Mapping[str, Any],
+        wanted: Mapping[str, Any],
+    ) -> bool:
+        whose = ownership(live, owner=owner)
+        if whose is Ownership.FOREIGN:
+            raise SpecError(
+                "metadata.name",
+                f"there is an EnvoyFilter {key} that is not ours; it is left as it is: delete it, rename the "
+                f'AutoWasm, or hand it over with the annotation wasm.tcm.io/adopt: "true"',
+                reason="EnvoyFilterConflict",
+            )
+        if writes.is_terminating(live):
+            raise _terminating(key, live)
+        body = replacement(live, wanted)
+        if body is None:
+            return False
+        again = self._fights.wrote_before(key, owner, wanted, live=live)
+        if whose is not Ownership.OURS:
+            _log.info("envoyfilter adopted", key=str(key), was=whose.value)
+        self._fence()
+        written = await writes.replace(self._client, ENVOYFILTERS, body, read=live)
+        if written is None:
+            raise _terminating(key, live)
+        self._wrote(key, owner, written, wanted)
+        if again:
+            message = "somebody changed the EnvoyFilter; it is put back as it should be"
+            self._put_back(key, owner, message)
+        return True
+
+    def _wrote(
+        self,
+        key: ObjectKey,
+        owner: Mapping[str, Any],
+        written: Mapping[str, Any],
+        wanted: Mapping[str, Any],
+    ) -> None:
+        self._envoyfilters.wrote(key, written)
+        self._fights.wrote(key, owner, wanted)
+
+    def _put_back(self, key: ObjectKey, owner: Mapping[str, Any], message: str) -> None:
+        times = self._fights.count(key, owner)
+        _log.warning("envoyfilter put back", key=str(key), times=times)
+        self._announce(owner, "Warning", "PutBack", message)
+
+    async def retract(self, key: ObjectKey) -> None:
+        """Nothing to write: the garbage collector follows the owner reference, even while we are down."""
+        self._fights.forget(key)
+        self._envoyfilters.forget(key)
+        self._autowasms.forget(key)
+
+    async def write_status(
+        self, key: ObjectKey, document: Mapping[str, Any], status: Mapping[str, Any]
+    ) -> bool:
+        """PUT of the status subresource. False if nothing differs, or the object is gone."""
+        if document.get("status") == status:
+            return False
+        self._fence()
+        try:
+            written = await writes.replace_status(self._client, AUTOWASMS, status, read=document)
+        except NotFound:
+            self._autowasms.forget(key)
+            return False
+        except Conflict:
+            self._autowasms.forget(key)
+            raise
+        if written is None:
+            return False
+        self._autowasms.wrote(key, written)
+        return True
+
+
+def _terminating(key: ObjectKey, live: Mapping[str, Any]) -> AutoWasmError:
+    held_by = ", ".join((live.get("metadata") or {}).get("finalizers") or []) or "its deletion"
+    return AutoWasmError(
+        f"the EnvoyFilter {key} is being deleted, and {held_by} holds it; it is written anew as soon as it is gone",
+        reason="EnvoyFilterTerminating",
+    )

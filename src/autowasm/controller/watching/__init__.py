@@ -1,0 +1,1 @@
+"""What is followed of the cluster, and what a change there wakes."""

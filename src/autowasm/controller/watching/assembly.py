@@ -1,0 +1,80 @@
+"""What talks to the API server, put together: client, recorder of Events, elector, ClusterMode.
+
+The half of the composition root that standalone mode never imports. Not a place for decisions.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from importlib import metadata
+
+from autowasm.controller.interfaces import Announce
+from autowasm.controller.watching.candidate import candidate
+from autowasm.controller.watching.cluster import ClusterMode
+from autowasm.kube.client import KubeClient
+from autowasm.kube.leaderelection import LeaderElector
+from autowasm.kube.leadership import AlwaysLeading
+from autowasm.kube.leases import Lease, last_renewal
+from autowasm.kube.recorder import EventRecorder
+from autowasm.kube.resources import ObjectKey
+from autowasm.net.pools import Pools
+from autowasm.settings import Cluster
+from autowasm.telemetry.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """Closed with the stack that it was made on."""
+
+    mode: ClusterMode
+    announce: Announce
+    elector: LeaderElector | None
+    """To be run once the mode has started; None: nobody else is there."""
+    last_alive: float | None
+    """When some leader last renewed the Lease, in seconds since the epoch; None: not known."""
+
+
+async def connect(
+    cluster: Cluster,
+    *,
+    namespace: str,
+    pools: Pools,
+    metrics: Metrics,
+    tasks: asyncio.TaskGroup,
+    stack: AsyncExitStack,
+    on_leading: Callable[[bool], None],
+    busy: Callable[[], bool],
+) -> Connected:
+    """`busy`: whether keys wait to be reconciled. `namespace`: where the Lease is. Raises UsageError."""
+    client = await stack.enter_async_context(
+        KubeClient(
+            kubeconfig=cluster.kubeconfig,
+            pools=pools,
+            user_agent=f"wasmer/{metadata.version('autowasm')}",
+        )
+    )
+    recorder = EventRecorder(
+        client,
+        component="wasmer",
+        instance=socket.gethostname(),
+        limits=client.limits,
+        busy=busy,
+    )
+    tasks.create_task(recorder.run(), name="events")
+    elector = candidate(client, cluster.election, namespace=namespace, on_change=on_leading)
+    mode = ClusterMode(
+        client,
+        cluster=cluster,
+        announce=recorder.event,
+        metrics=metrics,
+        leadership=elector or AlwaysLeading(),
+    )
+    metrics.informers.follow(mode.informers)
+    last_alive = None
+    if elector is not None:
+        last_alive = await last_renewal(
+            Lease(client, ObjectKey(namespace, cluster.election.lease_name))
+        )
+    return Connected(mode, recorder.event, elector, last_alive)

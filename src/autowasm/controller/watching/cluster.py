@@ -1,0 +1,207 @@
+"""ClusterMode: the API server as the reconciler sees it (`AutoWasmLookup`, `SecretReader`) and what wakes it.
+
+Over informers of AutoWasm and EnvoyFilter, and of Pod while leading (`informers.py`). Not the reconciler, not what a change
+means (`observers.py`), and not the writes (`publisher.py`). Invariant: AutoWasms and EnvoyFilters are read as we last wrote
+them.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from autowasm.api.status import Pods
+from autowasm.artifacts.pullsecrets import PullSecret
+from autowasm.controller.interfaces import Announce, Lookup
+from autowasm.controller.pods.matching import PodMatcher, has_ended
+from autowasm.controller.pods.podindex import PodAddresses
+from autowasm.controller.pods.podstatus import PodStatus, Said
+from autowasm.controller.pods.proof import Report
+from autowasm.controller.publishing.overlay import WriteOverlay
+from autowasm.controller.publishing.publisher import ClusterPublisher
+from autowasm.controller.watching.informers import Reflections, make_informers
+from autowasm.controller.watching.observers import (
+    AutoWasmObserver,
+    EnvoyFilterObserver,
+    PodObserver,
+)
+from autowasm.controller.watching.secrets import ClusterSecrets
+from autowasm.kube.client import KubeClient
+from autowasm.kube.informer import Informer
+from autowasm.kube.leadership import Leadership, while_leading
+from autowasm.kube.pods import Pod
+from autowasm.kube.resources import ObjectKey
+from autowasm.settings import Cluster
+
+Document = Mapping[str, Any]
+PODS_AWAITED: Final = 5.0
+"""Seconds that a new leader's first writes wait for the list of Pods; without it they leave `status.pods` as it was."""
+
+
+class ClusterMode:
+    """Everything that the reconciler takes from, and gives to, the API server."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        *,
+        cluster: Cluster,
+        announce: Announce,
+        metrics: Reflections,
+        leadership: Leadership,
+    ) -> None:
+        self._leadership = leadership
+        self._led_since: float | None = None
+        self._client = client
+        self._matcher = PodMatcher()
+        self._addresses = PodAddresses()
+        self._report: Callable[[ObjectKey], Report | None] = lambda _: None
+        self._changed: Callable[[ObjectKey], None] = _nobody
+        self._informers = make_informers(client, cluster=cluster, metrics=metrics)
+        self._pods = self._informers.pods
+        self._autowasm_view = WriteOverlay(self._informers.autowasms.get)
+        self._envoyfilter_view = WriteOverlay(self._informers.envoyfilters.get)
+        self.publisher = ClusterPublisher(
+            client,
+            autowasms=self._autowasm_view,
+            envoyfilters=self._envoyfilter_view,
+            announce=announce,
+            leadership=leadership,
+        )
+        self._pod_status = PodStatus(
+            said=self.pods, document=self._autowasm_view.get, publisher=self.publisher
+        )
+        self._observe(root=cluster.root_namespace)
+
+    def _observe(self, *, root: str) -> None:
+        def changed(key: ObjectKey) -> None:
+            self._changed(key)
+
+        self._informers.autowasms.add_handler(
+            AutoWasmObserver(
+                self._autowasm_view,
+                matcher=self._matcher,
+                pod_status=self._pod_status,
+                root=root,
+                changed=changed,
+            )
+        )
+        self._informers.envoyfilters.add_handler(
+            EnvoyFilterObserver(self._envoyfilter_view, changed=changed)
+        )
+        self._pods.add_handler(
+            PodObserver(self._matcher, addresses=self._addresses, pod_status=self._pod_status)
+        )
+
+    @property
+    def informers(self) -> tuple[Informer[Any], ...]:
+        """All of them, those that only a leader runs as well."""
+        return self._informers.all
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Follow the API server; return once AutoWasms and EnvoyFilters were listed once."""
+        self._secrets = ClusterSecrets(self._client, tasks)
+        followed = (self._informers.autowasms, self._informers.envoyfilters)
+        for group in followed:
+            group.start(tasks)
+        for group in followed:
+            await group.wait_synced()
+
+    def keys(self) -> frozenset[ObjectKey]:
+        """Every AutoWasm, and every EnvoyFilter with our label: one that was orphaned is still served."""
+        return frozenset(self._informers.autowasms.keys()) | frozenset(
+            self._informers.envoyfilters.keys()
+        )
+
+    async def run(
+        self,
+        *,
+        changed: Callable[[ObjectKey], None],
+        secret_changed: Callable[[ObjectKey], None],  # Secrets are not watched (D11)
+    ) -> None:
+        """Tell of changes, and while leading keep `status.pods` up to date, for ever."""
+        self._changed = changed
+        await while_leading(self._leadership, self._lead)
+
+    async def _lead(self) -> None:
+        """Follow Pods, which only a leader needs. A later time begins with a list, and says nothing of Pods before."""
+        self._led_since = asyncio.get_running_loop().time()
+        async with asyncio.TaskGroup() as tasks:
+            self._pods.start(tasks)
+            await self._pods.wait_synced()
+            for key in self.keys():
+                self._pod_status.touch(key)
+            await self._pod_status.run()
+
+    async def prepared(self) -> None:
+        """Return once Pods are known, so that a first status is whole, or after a moment without them."""
+        begun = asyncio.get_running_loop().time() if self._led_since is None else self._led_since
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(begun + PODS_AWAITED):
+                await self._pods.wait_synced()
+
+    def lookup(self, key: ObjectKey) -> Lookup | None:
+        """The object as stored, or as we last wrote it."""
+        document = self._autowasm_view.get(key)
+        return Lookup(document) if document is not None else None
+
+    async def read(self, namespace: str, name: str) -> PullSecret | None:
+        """See `SecretReader`."""
+        return await self._secrets.read(namespace, name)
+
+    async def pull_secrets(self, namespace: str) -> tuple[str, ...]:
+        """See `ServiceAccounts`."""
+        return await self._secrets.pull_secrets(namespace)
+
+    def prove(self, report: Callable[[ObjectKey], Report | None]) -> None:
+        """See `loading.Workloads`."""
+        self._report = report
+
+    def pods(self, key: ObjectKey) -> Said | None:
+        """What is to be said of the Pods that the AutoWasm's selector matches now; None until Pods were listed."""
+        if not self._pods.has_synced:
+            return None
+        report = self._report(key)
+        if report is not None:
+            return report.pods, report.loaded
+        counts = self._matcher.counts(key)
+        return Pods(matched=counts.matched, injected=counts.injected), None
+
+    def matched(self, key: ObjectKey) -> Iterator[Pod]:
+        """See `loading.Workloads`."""
+        return (
+            pod for name in self._matcher.pods(key) if (pod := self._pods.get(name)) is not None
+        )
+
+    def pods_at(self, address: str) -> Iterator[Pod]:
+        """See `loading.Workloads`."""
+        names = self._addresses.at(address)
+        return (pod for name in names if (pod := self._pods.get(name)) is not None)
+
+    def is_shared(self, pod: Pod) -> bool:
+        """See `loading.Workloads`."""
+        return self._addresses.is_shared(pod)
+
+    def touch_pods(self, key: ObjectKey) -> None:
+        """See `loading.Workloads`."""
+        self._pod_status.touch(key)
+
+    def document(self, key: ObjectKey) -> Document | None:
+        """The AutoWasm."""
+        return self._autowasm_view.get(key)
+
+    def envoyfilter(self, key: ObjectKey) -> Document | None:
+        """The live EnvoyFilter that is ours."""
+        return self.publisher.published(key)
+
+    def sidecars(self) -> Iterator[Pod]:
+        """Pods with a sidecar that runs, once they were listed."""
+        return (pod for pod in self._pods.listed() if pod.injected and not has_ended(pod))
+
+    def selects(self, key: ObjectKey, pod: Pod) -> bool:
+        """Whether the AutoWasm's selector matches the Pod."""
+        return self._matcher.selects(key, pod)
+
+
+def _nobody(_key: ObjectKey) -> None:
+    """Before `run`: every key is looked at once then."""

@@ -1,0 +1,159 @@
+"""What is published is copied from the other replicas, whatever its spec says by now."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from autowasm.api import envoyfilter as envoyfilters
+from autowasm.api import parsing
+from autowasm.api.record import Record
+from autowasm.blobs.store import BlobStore
+from autowasm.controller.fetching.copying import PublishedCopies
+from autowasm.digest import Sha256Hex
+from autowasm.kube.controller import Result
+from autowasm.kube.resources import ObjectKey
+from autowasm.limits import FetchLimits
+from autowasm.net.pools import Pools
+from autowasm.settings import EnvoyFetch
+from autowasm.telemetry.metrics import Metrics
+from tests.fakes.autowasms import IMAGE, document
+from tests.fakes.control import FakeObjects, FakePublisher
+from tests.fakes.sources import sha256_of
+
+MODULE = b"a module"
+KEY = ObjectKey("default", "test")
+
+
+class Others:
+    """The other replicas, over the store of ours."""
+
+    def __init__(self, store: BlobStore) -> None:
+        self.store = store
+        self.have = False
+        self.asked = 0
+        self.answering = asyncio.Event()
+        self.answering.set()
+
+    async def copy(self, sha256: Sha256Hex) -> bool:
+        self.asked += 1
+        await self.answering.wait()
+        if self.have:
+            async with self.store.stage() as stage:
+                await asyncio.to_thread(stage.path.write_bytes, MODULE)
+                await self.store.commit(stage, sha256)
+        return self.have
+
+
+class Inner:
+    """The reconciler that is wrapped."""
+
+    def __init__(self) -> None:
+        self.result = Result()
+
+    async def reconcile(self, _key: ObjectKey, /) -> Result:
+        return self.result
+
+
+class World:
+    def __init__(self, store: BlobStore, tasks: asyncio.TaskGroup) -> None:
+        self.store, self.inner, self.others = store, Inner(), Others(store)
+        self.publisher = FakePublisher(FakeObjects())
+        self.changes: asyncio.Queue[ObjectKey] = asyncio.Queue()
+        self.copies = PublishedCopies(
+            self.inner,
+            publisher=self.publisher,
+            store=store,
+            copy=self.others.copy,
+            limits=FetchLimits(retry_base=0.05),
+            tasks=tasks,
+            on_change=self.changes.put_nowait,
+        )
+
+    def publish(self) -> None:
+        record = Record(source=IMAGE, sha256=sha256_of(MODULE), size=len(MODULE), abi="0.2.1")
+        autowasm = parsing.parse(document())
+        self.publisher.envoyfilters[KEY] = envoyfilters.render(autowasm, record, EnvoyFetch())
+
+    async def told(self) -> None:
+        async with asyncio.timeout(10):
+            assert await self.changes.get() == KEY
+
+
+@pytest.fixture
+def pools() -> Iterator[Pools]:
+    with Pools() as pools:
+        yield pools
+
+
+@pytest.fixture
+async def world(tmp_path: Path, pools: Pools) -> AsyncIterator[World]:
+    async with (
+        BlobStore(tmp_path, pools=pools, metrics=Metrics()) as store,
+        asyncio.TaskGroup() as tasks,
+    ):
+        world = World(store, tasks)
+        yield world
+        world.publisher.envoyfilters.clear()
+        await world.copies.reconcile(KEY)
+
+
+async def test_copies_what_is_published_and_missing(world: World) -> None:
+    world.publish()
+    world.others.have = True
+    assert not world.copies.settled(KEY)
+    await world.copies.reconcile(KEY)
+    await world.told()
+    assert sha256_of(MODULE) in world.store
+    assert world.copies.settled(KEY)
+    assert await world.copies.reconcile(KEY) == Result()
+    assert world.others.asked == 1
+
+
+async def test_is_not_settled_while_the_first_copy_runs(world: World) -> None:
+    world.publish()
+    world.others.answering.clear()
+    for _ in range(3):
+        await world.copies.reconcile(KEY)
+        await asyncio.sleep(0)
+        assert not world.copies.settled(KEY)
+    world.others.answering.set()
+    await world.told()
+    assert world.copies.settled(KEY), "tried once"
+    assert world.others.asked == 1
+
+
+async def test_tries_again_for_as_long_as_it_is_published(world: World) -> None:
+    world.publish()
+    await world.copies.reconcile(KEY)
+    await world.told()
+    result = await world.copies.reconcile(KEY)
+    assert result.requeue_after is not None
+    assert 0 < result.requeue_after <= 0.06
+    world.inner.result = Result(requeue_after=0.0)
+    assert await world.copies.reconcile(KEY) == Result(requeue_after=0.0), "the sooner of both"
+    assert world.others.asked == 1
+    world.others.have = True
+    await asyncio.sleep(result.requeue_after)
+    await world.copies.reconcile(KEY)
+    await world.told()
+    assert sha256_of(MODULE) in world.store
+
+
+async def test_copy_ends_with_what_it_was_for(world: World) -> None:
+    world.publish()
+    world.others.answering.clear()
+    await world.copies.reconcile(KEY)
+    await asyncio.sleep(0)
+    world.publisher.envoyfilters.clear()
+    assert await world.copies.reconcile(KEY) == Result()
+    assert world.copies.settled(KEY)
+    assert world.changes.empty()
+
+
+async def test_asks_nobody_for_what_is_not_published(world: World) -> None:
+    world.inner.result = Result(requeue_after=7.0)
+    assert await world.copies.reconcile(KEY) == Result(requeue_after=7.0)
+    assert world.copies.settled(KEY)
+    assert world.others.asked == 0

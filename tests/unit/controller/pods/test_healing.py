@@ -1,0 +1,337 @@
+import asyncio
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autowasm.api import envoyfilter as envoyfilters
+from autowasm.api.status import MissingPod, Module, Pods, Status
+from autowasm.controller.pods.healing import Healing
+from autowasm.controller.pods.symptoms import Outage
+from autowasm.kube.leadership import AlwaysLeading
+from autowasm.kube.pods import Pod
+from autowasm.kube.resources import ObjectKey
+from autowasm.settings import EnvoyFetch, HealingSettings
+from autowasm.telemetry.metrics import Metrics
+from tests.fakes.autowasms import autowasm, digest, record
+
+KEY = ObjectKey("default", "test")
+A, B = digest("a"), digest("b")
+NOW = 1_800_000_000.0
+QUICK = HealingSettings(pace=0.0, given_up=30.0, outage=10.0, settle=60.0, pause=600.0)
+POD = Pod("default", "p", b"0" * 16, (("app", "x"),), "10.0.0.1", "Running", int(NOW) - 5000, True)
+
+
+def live(*, sha256: str = A, heal: int = 0, changed: float = NOW - 9000) -> dict[str, Any]:
+    document = envoyfilters.render(autowasm(), record(sha256=sha256), EnvoyFetch(), heal=heal)
+    stamp = datetime.fromtimestamp(changed, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    document["metadata"]["managedFields"] = [{"time": stamp}]
+    return document
+
+
+@dataclass
+class World:
+    """One object, its Pods, and what replicas saw by digest and address."""
+
+    envoyfilter_: dict[str, Any] = field(default_factory=live)
+    pods: list[Pod] = field(default_factory=lambda: [POD])
+    selected: bool = True
+    seen: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    errors: int = 0
+    up: float = 5.0
+    asked: list[str] = field(default_factory=list)
+    requeued: list[ObjectKey] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
+    status: dict[str, Any] = field(default_factory=dict)
+
+    def keys(self) -> frozenset[ObjectKey]:
+        return frozenset({KEY})
+
+    def document(self, key: ObjectKey) -> Mapping[str, Any] | None:
+        return {"metadata": {"name": key.name}, "status": self.status}
+
+    def envoyfilter(self, key: ObjectKey) -> Mapping[str, Any] | None:
+        return self.envoyfilter_
+
+    def sidecars(self) -> Iterator[Pod]:
+        return iter(self.pods)
+
+    def selects(self, key: ObjectKey, pod: Pod) -> bool:
+        return self.selected
+
+    async def ask(self, path: str) -> list[bytes]:
+        self.asked.append(path)
+        if path == "/seen":
+            return [json.dumps({"instance": "a", "up": self.up, "errors": self.errors}).encode()]
+        return [json.dumps({"seen": self.seen.get(path.removeprefix("/seen/"), {})}).encode(), b"x"]
+
+    def refuse(self, age: float, *, address: str = "10.0.0.1", **more: float) -> None:
+        self.errors += 1
+        self.seen[A] = {address: {"error": age, **more}}
+
+
+def healing(
+    world: World,
+    *,
+    outage: Outage | None = None,
+    stored: bool = True,
+    settings: HealingSettings = QUICK,
+    others_led: float = float("-inf"),
+) -> Healing:
+    """`others_led`: seconds from now."""
+    return Healing(
+        world,
+        world,
+        is_stored=lambda _: stored,
+        requeue=world.requeued.append,
+        announce=lambda _about, _kind, reason, message: world.events.append(f"{reason}: {message}"),
+        metrics=Metrics(),
+        settings=settings,
+        outage=outage,
+        others_led=lambda: asyncio.get_running_loop().time() + others_led,
+        wall=lambda: NOW,
+    )
+
+
+async def test_sidecar_that_got_an_error_and_stopped_asking_is_healed_once() -> None:
+    world = World()
+    world.refuse(40)
+    heal = healing(world)
+    await heal.look()
+    assert world.requeued == [KEY]
+    assert heal.wanted(KEY, world.envoyfilter_, A) == 1
+    assert "r=1" in world.events[0]
+    world.envoyfilter_ = live(heal=1)
+    await heal.look()
+    await heal.look()
+    assert world.requeued == [KEY]
+    assert heal.wanted(KEY, world.envoyfilter_, A) == 1
+    assert heal.wanted(KEY, world.envoyfilter_, B) == 0, "a new module begins without"
+
+
+async def test_an_odd_object_does_not_stop_the_others() -> None:
+    first = ObjectKey("default", "a")
+
+    class Odd(World):
+        def keys(self) -> frozenset[ObjectKey]:
+            return frozenset({first, KEY})
+
+        def selects(self, key: ObjectKey, pod: Pod) -> bool:
+            if key == first:
+                raise RuntimeError("odd")
+            return True
+
+    world = Odd()
+    world.refuse(40)
+    heal = healing(world)
+    with structlog.testing.capture_logs() as logs:
+        await heal.look()
+        await heal.look()
+    assert world.requeued == [KEY]
+    odd = [log["key"] for log in logs if log["log_level"] == "error"]
+    assert odd == [str(first), str(first)], "it is looked at again"
+
+
+async def test_count_goes_on_from_the_live_envoyfilter() -> None:
+    world = World(envoyfilter_=live(heal=7))
+    world.refuse(40)
+    heal = healing(world)
+    assert heal.wanted(KEY, world.envoyfilter_, A) == 7
+    await heal.look()
+    assert heal.wanted(KEY, world.envoyfilter_, A) == 8
+
+
+@pytest.mark.parametrize(
+    "spare",
+    [
+        "retries",
+        "came back",
+        "not matched",
+        "no sidecar there",
+        "another pod had the address",
+        "not stored",
+        "no error",
+    ],
+)
+async def test_nothing_is_healed_without_evidence(spare: str) -> None:
+    world = World()
+    world.refuse(40)
+    if spare == "retries":
+        world.refuse(20)
+    if spare == "came back":
+        world.refuse(40, ok=10)
+    if spare == "not matched":
+        world.selected = False
+    if spare == "no sidecar there":
+        world.refuse(40, address="10.0.0.9")
+    if spare == "another pod had the address":
+        world.pods = [started(NOW - 5)]
+    if spare == "no error":
+        world.errors, world.seen = 0, {}
+    heal = healing(world, stored=spare != "not stored")
+    await heal.look()
+    assert world.requeued == []
+    assert heal.wanted(KEY, world.envoyfilter_, A) == 0
+
+
+async def test_error_that_is_too_young_is_looked_at_again() -> None:
+    world = World()
+    world.refuse(20)
+    heal = healing(world)
+    await heal.look()
+    assert world.requeued == []
+    world.seen[A]["10.0.0.1"]["error"] = 31  # no further error was given
+    await heal.look()
+    assert world.requeued == [KEY]
+
+
+async def test_replicas_are_asked_about_modules_only_if_there_was_an_error() -> None:
+    world = World()
+    heal = healing(world)
+    await heal.look()
+    await heal.look()
+    assert world.asked == ["/seen", "/seen"]
+
+
+OUTAGE = Outage(NOW - 300, NOW - 100)
+
+
+def started(at: float) -> Pod:
+    return Pod("default", "p", b"0" * 16, (), "10.0.0.1", "Running", int(at), True)
+
+
+async def test_pod_that_started_during_an_outage_and_never_downloaded_is_healed() -> None:
+    world = World(pods=[started(NOW - 200)])
+    await healing(world, outage=OUTAGE).look()
+    assert world.requeued == [KEY]
+
+
+async def test_envoyfilter_that_changed_during_an_outage_is_healed() -> None:
+    world = World(envoyfilter_=live(changed=NOW - 200))
+    await healing(world, outage=OUTAGE).look()
+    assert world.requeued == [KEY]
+
+
+@pytest.mark.parametrize(
+    "spare",
+    [
+        "downloaded",
+        "downloaded by its other address",
+        "older",
+        "other replica",
+        "too early",
+        "short",
+    ],
+)
+async def test_outage_that_harmed_nobody_heals_nothing(spare: str) -> None:
+    outage = OUTAGE
+    world = World(pods=[started(NOW - 200)])
+    if spare == "downloaded":
+        world.seen[A] = {"10.0.0.1": {"ok": 50}}
+    if spare == "downloaded by its other address":
+        world.pods = [msgspec.structs.replace(world.pods[0], ips="10.0.0.1,fd00::1")]
+        world.seen[A] = {"fd00::1": {"ok": 50}}
+    if spare == "older":
+        world.pods = [POD]
+    if spare == "other replica":
+        world.up = 5000
+    if spare == "too early":
+        outage = Outage(NOW - 300, NOW - 10)
+    if spare == "short":
+        outage = Outage(NOW - 205, NOW - 198)
+    await healing(world, outage=outage).look()
+    assert world.requeued == []
+
+
+async def test_outage_that_the_leader_before_us_healed_is_not_healed_again() -> None:
+    # Whoever downloaded it may have told that leader alone, which is gone.
+    world = World(pods=[started(NOW - 200)], envoyfilter_=live(heal=1, changed=NOW - 60))
+    heal = healing(world, outage=OUTAGE)
+    await heal.look()
+    assert world.requeued == []
+    assert heal.wanted(KEY, world.envoyfilter_, A) == 1
+
+
+async def test_error_before_the_leader_before_us_healed_it_is_no_evidence() -> None:
+    world = World(envoyfilter_=live(heal=1, changed=NOW - 60))
+    world.refuse(100)
+    await healing(world).look()
+    assert world.requeued == []
+    world.refuse(40)  # and one since
+    await healing(world).look()
+    assert world.requeued == [KEY]
+
+
+@pytest.mark.parametrize(("written", "healed"), [(50, False), (150, True)])
+async def test_error_of_a_pod_that_has_it_as_the_status_says_is_no_evidence(
+    written: float, healed: bool
+) -> None:
+    """`written`: seconds since the status was written."""
+    world = World()
+    world.refuse(100)
+    stamp = datetime.fromtimestamp(NOW - written, UTC).isoformat()
+    world.status = Status(
+        module=Module.of(record(sha256=A), stamp), pods=Pods(1, 1, fetched=1, time=stamp)
+    ).to_dict()
+    await healing(world).look()
+    assert world.requeued == ([KEY] if healed else [])
+
+
+async def test_outage_is_healed_after_one_that_was_healed_before_it() -> None:
+    world = World(pods=[started(NOW - 200)], envoyfilter_=live(heal=1))
+    heal = healing(world, outage=OUTAGE)
+    await heal.look()
+    assert heal.wanted(KEY, world.envoyfilter_, A) == 2
+
+
+@pytest.mark.parametrize("missing", [(), ("p",)])
+async def test_pod_that_has_it_as_the_status_says_is_not_healed(missing: tuple[str, ...]) -> None:
+    named = tuple(MissingPod("default", name, "NeverAsked") for name in missing)
+    stamp = datetime.fromtimestamp(NOW - 50, UTC).isoformat()
+    pods = Pods(1, 1, fetched=1 - len(named), missing=named, time=stamp)
+    world = World(pods=[started(NOW - 200)])
+    world.status = Status(module=Module.of(record(sha256=A), stamp), pods=pods).to_dict()
+    await healing(world, outage=OUTAGE).look()
+    assert world.requeued == ([KEY] if missing else [])
+
+
+@pytest.mark.parametrize(("led", "healed"), [(0.0, False), (700.0, True)])
+async def test_outage_is_left_to_whoever_led_long_enough_after_it(led: float, healed: bool) -> None:
+    """`led`: seconds since another led."""
+    outage = Outage(NOW - 1000, NOW - 900)
+    world = World(pods=[started(NOW - 950)])
+    settings = replace(QUICK, interval=0.0)
+    heal = healing(world, outage=outage, settings=settings, others_led=-led)
+    running = asyncio.create_task(heal.run(AlwaysLeading()))
+    while len(world.asked) < 3:
+        await asyncio.sleep(0)
+    running.cancel()
+    assert world.requeued == ([KEY] if healed else [])
+
+
+@given(st.lists(st.floats(min_value=0, max_value=1000), max_size=8))
+async def test_heals_at_most_once_in_a_window_and_the_count_never_goes_back(
+    ages: list[float],
+) -> None:
+    world = World()
+    heal = healing(world)
+    before = 0
+    for age in ages:
+        world.refuse(age)
+        await heal.look()
+        count = heal.wanted(KEY, world.envoyfilter_, A)
+        assert count >= before
+        before = count
+    assert len(world.requeued) <= 1
+
+
+@pytest.mark.parametrize("document", [{}, {"spec": None}, {"spec": {"configPatches": []}}])
+def test_envoyfilter_that_is_not_as_ours_counts_nothing(document: dict[str, Any]) -> None:
+    assert envoyfilters.heal_count_of(document, A) == 0

@@ -1,0 +1,329 @@
+"""Loading over a world of one object: what is asked of replicas, and what is said."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import structlog
+
+from autowasm.api import envoyfilter as envoyfilters
+from autowasm.api.status import Module
+from autowasm.controller.pods.gathering import Gathering
+from autowasm.controller.pods.loading import Loading, Workloads
+from autowasm.controller.pods.podstatus import with_said
+from autowasm.controller.pods.proof import Report
+from autowasm.kube.pods import Pod
+from autowasm.kube.resources import ObjectKey
+from autowasm.settings import EnvoyFetch, ProofSettings
+from autowasm.telemetry.metrics import Metrics
+from tests.fakes.autowasms import autowasm, digest, record
+
+KEY = ObjectKey("default", "test")
+A = digest("a")
+NOW = 1_800_000_000.0
+
+
+def _stamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def pod(name: str, address: str, *, started: float = NOW - 5_000) -> Pod:
+    uid = name.encode().ljust(16, b"\0")
+    return Pod("default", name, uid, (), address, "Running", int(started), True)
+
+
+@dataclass
+class World:
+    """`seen`: what the one replica tells, by address."""
+
+    pods: list[Pod] = field(default_factory=lambda: [pod("a", "10.0.0.1"), pod("b", "10.0.0.2")])
+    published: float = NOW - 100
+    seen: dict[str, dict[str, float]] = field(default_factory=dict)
+    up: float = 9_000.0
+    downloads: int = 0
+    replicas: int = 1
+    asked: list[str] = field(default_factory=list)
+    touched: int = 0
+    status: dict[str, Any] = field(default_factory=dict)
+    generation: int = 2
+    now: float = NOW
+    others: list[str] = field(default_factory=list)
+    """Replicas that saw nothing."""
+
+    def keys(self) -> frozenset[ObjectKey]:
+        return frozenset({KEY})
+
+    def document(self, key: ObjectKey) -> Mapping[str, Any] | None:
+        return {
+            "metadata": {"name": key.name, "generation": self.generation},
+            "status": self.status,
+        }
+
+    def envoyfilter(self, key: ObjectKey) -> Mapping[str, Any] | None:
+        document = envoyfilters.render(autowasm(), record(sha256=A), EnvoyFetch())
+        document["metadata"]["managedFields"] = [{"time": _stamp(self.published)}]
+        return document
+
+    def matched(self, key: ObjectKey) -> Iterable[Pod]:
+        return self.pods
+
+    def pods_at(self, address: str) -> Iterable[Pod]:
+        return [one for one in self.pods if address in one.addresses]
+
+    def is_shared(self, pod: Pod) -> bool:
+        return False
+
+    def touch_pods(self, key: ObjectKey) -> None:
+        self.touched += 1
+
+    def prove(self, report: Callable[[ObjectKey], Report | None]) -> None:
+        raise NotImplementedError
+
+    def count(self) -> int:
+        return self.replicas + len(self.others)
+
+    async def ask(self, path: str) -> list[bytes]:
+        self.asked.append(path)
+        others = [json.dumps({"instance": name, "up": 9_000.0}).encode() for name in self.others]
+        if path == "/seen":
+            return [json.dumps({"instance": "a", "downloads": self.downloads}).encode(), *others]
+        return [json.dumps({"instance": "a", "up": self.up, "seen": self.seen}).encode(), *others]
+
+    def download(self, address: str, *, age: float) -> None:
+        self.downloads += 1
+        self.seen[address] = {"ok": age}
+
+    def write(self, found: Report) -> None:
+        """As the API server would have it then."""
+        module = Module.of(record(sha256=A), _stamp(NOW - 200))
+        self.status = with_said(
+            {"phase": "Synced", "module": msgspec.to_builtins(module)},
+            (found.pods, found.loaded),
+        )
+
+
+def loading(
+    world: World,
+    metrics: Metrics | None = None,
+    *,
+    gathering: Gathering | None = None,
+    interval: float = 0.0,
+) -> Loading:
+    """`interval` 0: nothing that was asked before is used again."""
+    assert isinstance(world, Workloads)
+    settings = ProofSettings(interval=interval)
+    return Loading(
+        world,
+        gathering or Gathering(world),
+        metrics=metrics or Metrics(),
+        settings=settings,
+        wall=lambda: world.now,
+    )
+
+
+def said(found: Loading) -> Report:
+    report = found.report(KEY)
+    assert report is not None
+    return report
+
+
+async def test_rollout_ends_with_the_last_download_and_is_measured_once() -> None:
+    world, metrics = World(), Metrics()
+    found = loading(world, metrics)
+    said(found)
+    world.download("10.0.0.1", age=90)
+    await found.look()
+    assert said(found).pods.fetched == 1
+    assert said(found).loaded.reason == "NeverAsked"
+    world.download("10.0.0.2", age=40)
+    await found.look()
+    assert (said(found).pods.fetched, said(found).loaded.status) == (2, "True")
+    value = metrics.registry.get_sample_value
+    assert value("autowasm_rollout_duration_seconds_count") == 1
+    total = value("autowasm_rollout_duration_seconds_sum")
+    assert total is not None
+    assert 55 < total < 65, "from the change to the last download"
+    assert value("autowasm_rollout_pods", {"state": "Fetched"}) == 2
+    assert value("autowasm_rollout_unfinished") == 0
+    world.asked.clear()
+    world.download("10.0.0.2", age=1)
+    await found.look()
+    assert world.asked == ["/seen"], "all is known: nothing is asked about the module"
+
+
+async def test_replicas_are_asked_about_a_module_only_when_there_is_news() -> None:
+    world = World()
+    found = loading(world)
+    said(found)
+    await found.look()
+    assert world.asked == ["/seen", f"/seen/{A}"]
+    await found.look()
+    assert world.asked[2:] == ["/seen"]
+
+
+async def test_replica_that_does_not_answer_leaves_silence_unknown() -> None:
+    world = World(replicas=2)
+    found = loading(world)
+    said(found)
+    await found.look()
+    assert said(found).loaded.reason == "NotKnown"
+
+
+async def test_an_odd_object_does_not_stop_the_others() -> None:
+    other = ObjectKey("default", "other")
+
+    class Odd(World):
+        is_odd = False
+
+        def keys(self) -> frozenset[ObjectKey]:
+            return frozenset({KEY, other})
+
+        def matched(self, key: ObjectKey) -> Iterable[Pod]:
+            if self.is_odd and key == first:
+                raise RuntimeError("odd")
+            return super().matched(key)
+
+    for first, second in ((KEY, other), (other, KEY)):
+        world, metrics = Odd(), Metrics()
+        found = loading(world, metrics)
+        for key in (first, second):
+            assert found.report(key) is not None
+        world.is_odd = True
+        world.download("10.0.0.1", age=90)
+        world.download("10.0.0.2", age=90)
+        with structlog.testing.capture_logs() as logs:
+            await found.look()
+        assert [log["key"] for log in logs] == [str(first)]
+        assert metrics.registry.get_sample_value("autowasm_rollout_unfinished") == 1
+
+
+async def test_restart_forgets_nothing_that_the_status_says() -> None:
+    world = World()
+    found = loading(world)
+    said(found)
+    world.download("10.0.0.1", age=90)
+    await found.look()
+    before = said(found)
+    world.write(before)
+    world.seen, world.up, world.downloads = {}, 1.0, 0
+    after = loading(world)
+    assert said(after).pods == before.pods, "not written anew before replicas were asked"
+    assert said(after).loaded.same_state(before.loaded)
+    await after.look()
+    assert said(after).pods.fetched == 1
+    assert said(after).pods.missing[0].reason == "NotKnown", "it could have asked unseen"
+
+
+async def test_what_was_said_of_another_selector_is_not_believed_of_these_pods() -> None:
+    world = World()
+    found = loading(world)
+    said(found)
+    world.download("10.0.0.1", age=90)
+    world.download("10.0.0.2", age=90)
+    await found.look()
+    world.write(said(found))
+    world.seen, world.up, world.downloads = {}, 1.0, 0
+    world.pods, world.generation = [pod("c", "10.0.0.3"), pod("d", "10.0.0.4")], 3
+    after = loading(world)
+    said(after)
+    await after.look()
+    assert (said(after).pods.fetched, said(after).loaded.reason) == (0, "NotKnown")
+
+
+async def test_pod_that_starts_or_gets_ready_unheard_is_looked_at_again() -> None:
+    late = pod("a", "10.0.0.1")
+    unready = msgspec.structs.replace(late, ready=False)
+    for before in (unready, pod("a", "", started=0)):
+        world = World(pods=[before])
+        found = loading(world)
+        said(found)
+        await found.look()
+        assert said(found).loaded.reason == "NotReady"
+        world.pods, world.touched = [late], 0
+        await found.look()
+        assert world.touched == 1
+        assert said(found).loaded.reason == "NeverAsked"
+        world.touched = 0
+        await found.look()
+        assert not world.touched, "nothing moves any more"
+
+
+async def test_download_from_an_address_that_is_shown_late_counts() -> None:
+    world = World(pods=[pod("a", "", started=NOW - 20)])
+    found = loading(world)
+    said(found)
+    world.download("10.0.0.1", age=5)
+    await found.look()
+    assert said(found).pods.fetched == 0
+    world.pods = [pod("a", "10.0.0.1", started=NOW - 20)]
+    await found.look()
+    assert said(found).pods.fetched == 1
+
+
+async def test_download_that_came_before_its_pod_was_looked_at_counts() -> None:
+    """What is said of an object may wait for a minute; its sidecars ask within a second."""
+    world = World(pods=[pod("a", "10.0.0.1")])
+    found = loading(world)
+    said(found)
+    world.download("10.0.0.1", age=90)
+    await found.look()
+    assert said(found).loaded.status == "True"
+    world.pods = [*world.pods, pod("late", "10.0.0.3", started=NOW + 10)]
+    world.now = NOW + 80
+    world.download("10.0.0.3", age=68)
+    await found.look()  # all that we know of have it
+    assert said(found).loaded.reason == "Waiting", "nobody asked for what was news meanwhile"
+    await found.look()
+    assert said(found).pods.fetched == 2
+
+
+async def test_answer_that_is_older_than_the_news_is_not_used() -> None:
+    world = World()
+    gathering = Gathering(world)
+    found = loading(world, gathering=gathering, interval=10.0)
+    said(found)
+    world.asked.clear()
+    await gathering.ask(f"/seen/{A}")  # healing's
+    await asyncio.sleep(0.01)
+    world.download("10.0.0.1", age=1)
+    await found.look()
+    assert said(found).pods.fetched == 1
+
+
+async def test_pod_that_went_leaves_no_doubt_about_the_others() -> None:
+    world = World()
+    found = loading(world)
+    said(found)
+    world.download("10.0.0.1", age=90)
+    await found.look()
+    assert said(found).loaded.reason == "NeverAsked"
+    world.pods = world.pods[1:]
+    world.downloads += 1
+    await found.look()
+    assert said(found).loaded.reason == "NeverAsked"
+
+
+async def test_silence_is_unknown_once_a_replica_went_with_what_it_saw() -> None:
+    world = World(others=["b"])
+    found = loading(world)
+    said(found)
+    await found.look()
+    assert said(found).loaded.reason == "NeverAsked"
+    world.others = []
+    await found.look()
+    assert said(found).loaded.reason == "NotKnown"
+    world.others = ["b"]
+    await found.look()
+    assert said(found).loaded.reason == "NeverAsked", "it was silent only"
+
+
+async def test_nothing_published_says_nothing() -> None:
+    class Empty(World):
+        def envoyfilter(self, key: ObjectKey) -> Mapping[str, Any] | None:
+            return None
+
+    assert loading(Empty()).report(KEY) is None

@@ -1,0 +1,123 @@
+"""`status.pods` and `Loaded`, written within a budget. Time is virtual where a test runs for minutes."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from autowasm.api.status import Condition, MissingPod, Pods
+from autowasm.controller.pods.podstatus import EACH, PodStatus, Said
+from autowasm.kube.resources import ObjectKey
+
+KEY = ObjectKey("team", "test")
+
+
+def said(fetched: int, *, time: str = "t1") -> Said:
+    missing = (MissingPod("team", "p", "NeverAsked"),) if fetched < 2 else ()
+    status = "True" if fetched == 2 else "False"
+    return (
+        Pods(matched=2, injected=2, fetched=fetched, missing=missing, time=time),
+        Condition("Loaded", status, "Reason", f"{fetched} of 2", "", 1),
+    )
+
+
+class World:
+    """One object, and a server that may be older than the fields."""
+
+    def __init__(self, *, prunes: bool = False) -> None:
+        self.prunes = prunes
+        self.said: Said = said(1)
+        self.stored: dict[str, Any] = {"status": {"phase": "Synced"}}
+        self.writes: list[Mapping[str, Any]] = []
+        self.pods = PodStatus(
+            said=lambda _: self.said,
+            document=lambda _: self.stored,
+            publisher=self,  # type: ignore[arg-type]  # only this method of it
+        )
+
+    async def write_status(
+        self, key: ObjectKey, document: Mapping[str, Any], status: Mapping[str, Any]
+    ) -> bool:
+        assert key == KEY
+        self.writes.append(status)
+        kept = msgspec.json.decode(msgspec.json.encode(status))
+        if self.prunes:
+            kept["pods"] = {name: kept["pods"][name] for name in ("matched", "injected")}
+        self.stored = {"status": kept}
+        return True
+
+    async def touched(self, times: int = 1) -> None:
+        task = asyncio.create_task(self.pods.run(), name="pods")
+        for _ in range(times):
+            self.pods.touch(KEY)
+            await asyncio.sleep(EACH + 1)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("prunes", [False, True])
+async def test_what_was_written_is_not_written_again_even_if_the_server_drops_it(
+    *, prunes: bool
+) -> None:
+    world = World(prunes=prunes)
+    await world.touched(5)
+    assert len(world.writes) == 1
+    world.said = said(1, time="later")
+    await world.touched()
+    assert len(world.writes) == 1, "only the time differs"
+    world.said = said(2)
+    await world.touched(3)
+    assert len(world.writes) == 2
+    assert world.writes[-1]["pods"]["fetched"] == 2
+    assert [one["status"] for one in world.writes[-1]["conditions"]] == ["True"]
+
+
+@pytest.mark.looptime
+async def test_an_object_that_cannot_be_counted_stops_no_other() -> None:
+    world, odd = World(), ObjectKey("team", "odd")
+
+    def count(key: ObjectKey) -> Said:
+        if key == odd:
+            raise KeyError("a bug")
+        return world.said
+
+    world.pods = PodStatus(said=count, document=lambda _: world.stored, publisher=world)  # type: ignore[arg-type]
+    task = asyncio.create_task(world.pods.run())
+    world.pods.touch(odd)
+    world.pods.touch(KEY)
+    await asyncio.sleep(EACH)
+    assert len(world.writes) == 1
+    assert not task.done()
+    task.cancel()
+    await asyncio.wait([task])
+
+
+@pytest.mark.looptime
+async def test_a_thousand_changes_are_one_write_a_minute() -> None:
+    world = World()
+    task = asyncio.create_task(world.pods.run(), name="pods")
+    for number in range(1_200):
+        world.said = said(number % 2)
+        world.pods.touch(KEY)
+        await asyncio.sleep(0.1)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert 1 <= len(world.writes) <= 3
+
+
+async def test_other_conditions_and_fields_stay() -> None:
+    world = World()
+    world.said = said(2)
+    ready = Condition("Ready", "True", "Synced", "", "t0", 1)
+    world.stored["status"] |= {"message": "m", "conditions": [msgspec.to_builtins(ready)]}
+    await world.pods._write(KEY)
+    found = world.writes[0]
+    assert found["message"] == "m"
+    assert [(one["type"], one["status"]) for one in found["conditions"]] == [
+        ("Ready", "True"),
+        ("Loaded", "True"),
+    ]
+    assert found["conditions"][0]["lastTransitionTime"] == "t0"

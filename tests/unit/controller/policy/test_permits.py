@@ -1,0 +1,147 @@
+"""May an AutoWasm still have what it has? Over a real fetcher with a fake registry."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from autowasm.artifacts.source import FetchRequest
+from autowasm.controller.policy.permits import Permits
+from autowasm.errors import AutoWasmError, SourceDenied, SourceUnavailable
+from autowasm.kube.resources import ObjectKey
+from autowasm.limits import FetchLimits
+from autowasm.telemetry.metrics import Metrics
+from tests.fakes.autowasms import IMAGE
+from tests.parts import wat
+from tests.unit.artifacts.conftest import Bench, make_bench
+
+KEY = ObjectKey("default", "test")
+OTHER = ObjectKey("other", "test")
+DENIED = SourceDenied("no")
+
+
+@dataclass
+class Desk:
+    bench: Bench
+    permits: Permits
+    request: FetchRequest
+    told: list[ObjectKey] = field(default_factory=list)
+
+    async def decided(
+        self, key: ObjectKey = KEY, request: FetchRequest | None = None, *, published: bool = False
+    ) -> AutoWasmError | bool:
+        async with asyncio.timeout(5):
+            while True:
+                verdict = self.permits.verdict(key, request or self.request, published=published)
+                if verdict is not False:
+                    return verdict
+                await asyncio.sleep(0.01)
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+    def verdict(self) -> AutoWasmError | bool:
+        return self.permits.verdict(KEY, self.request, published=True)
+
+
+@asynccontextmanager
+async def make_desk(directory: Path, metrics: Metrics) -> AsyncIterator[Desk]:
+    async with make_bench(directory, metrics) as bench:
+        told: list[ObjectKey] = []
+        limits = FetchLimits(secret_recheck=0.2)
+        permits = Permits(bench.fetcher, limits=limits, on_change=told.append)
+        bench.registry.add(IMAGE, wat.header_filter("world"))
+        bench.secrets.give("alice", uid="u1")
+        bench.registry.failures["resolve anonymous"] = DENIED
+        bench.registry.failures["pin anonymous"] = DENIED
+        record = await bench.fetcher.fetch(bench.request(secret="pull"))
+        assert record.secret_uid == "u1"
+        task = asyncio.create_task(permits.run(), name="permits")
+        try:
+            yield Desk(bench, permits, bench.request(secret="pull", record=record), told)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+async def desk(tmp_path: Path, metrics: Metrics) -> AsyncIterator[Desk]:
+    async with make_desk(tmp_path, metrics) as desk:
+        yield desk
+
+
+async def test_a_record_made_with_the_same_secret_needs_no_registry(desk: Desk) -> None:
+    """After a failover the registry may be down."""
+    desk.bench.registry.failures["pin"] = SourceUnavailable("down")
+    assert await desk.decided() is True
+    assert desk.bench.registry.count("pin") == 0
+
+
+async def test_a_public_module_needs_nothing(desk: Desk) -> None:
+    assert desk.request.record is not None
+    public = msgspec.structs.replace(desk.request.record, secret_uid="")
+    request = replace(desk.request, secret=None, record=public)
+    assert desk.permits.verdict(KEY, request, published=False) is True
+
+
+async def test_another_namespace_needs_a_secret_of_its_own(desk: Desk) -> None:
+    anonymous = replace(desk.request, namespace="other", secret=None)
+    assert isinstance(await desk.decided(OTHER, anonymous), SourceDenied)
+    desk.bench.secrets.give("bob", namespace="other", uid="u2")
+    desk.bench.registry.failures["pin bob"] = DENIED
+    theirs = replace(desk.request, namespace="other")
+    assert isinstance(await desk.decided(OTHER, theirs), SourceDenied)
+    desk.bench.registry.failures.pop("pin bob")
+    third = ObjectKey("other", "third")
+    assert await desk.decided(third, theirs) is True
+    assert desk.bench.registry.count("fetch") == 1, "nothing is downloaded for a proof"
+
+
+async def test_a_secret_that_is_deleted_is_noticed_and_its_return_too(desk: Desk) -> None:
+    assert await desk.decided(published=True) is True
+    desk.told.clear()
+    removed = desk.bench.secrets.secrets.pop(("default", "pull"))
+    await desk.until(lambda: desk.told)
+    error = desk.verdict()
+    assert isinstance(error, SourceDenied)
+    assert error.reason == "SecretNotFound"
+    desk.bench.secrets.secrets["default", "pull"] = removed
+    await desk.until(lambda: desk.verdict() is True)
+    assert desk.bench.registry.count("pin") == 0
+
+
+async def test_a_secret_made_anew_or_rotated_is_proved_at_the_registry(desk: Desk) -> None:
+    assert await desk.decided() is True
+    desk.bench.secrets.give("carol", uid="u1")
+    await desk.until(lambda: desk.bench.registry.count("pin") == 1)
+    desk.bench.registry.failures["pin dave"] = DENIED
+    desk.bench.secrets.give("dave", uid="u9")
+    await desk.until(lambda: isinstance(desk.verdict(), SourceDenied))
+    desk.permits.recheck(KEY)
+    desk.bench.secrets.give("carol", uid="u9")
+    await desk.until(lambda: desk.verdict() is True)
+
+
+async def test_what_cannot_be_told_now_changes_nothing_that_is_published(desk: Desk) -> None:
+    desk.bench.secrets.give("erin", uid="u5")
+    desk.bench.registry.failures["pin"] = SourceUnavailable("down")
+    assert desk.verdict() is True
+    await desk.until(lambda: desk.bench.registry.count("pin"))
+    await asyncio.sleep(0.05)
+    assert desk.verdict() is True
+    unpublished = desk.permits.verdict(KEY, desk.request, published=False)
+    assert isinstance(unpublished, SourceUnavailable)
+
+
+async def test_forgotten_objects_are_not_checked(desk: Desk) -> None:
+    assert await desk.decided() is True
+    desk.permits.forget(KEY)
+    reads = desk.bench.secrets.reads
+    await asyncio.sleep(0.5)
+    assert desk.bench.secrets.reads == reads

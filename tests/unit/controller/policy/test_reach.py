@@ -1,0 +1,33 @@
+from typing import Any
+
+import pytest
+
+from autowasm.controller.policy.reach import check_reach
+from autowasm.errors import SpecError
+from autowasm.settings import Cluster
+from tests.fakes.autowasms import autowasm
+
+EVERYTHING: dict[str, Any] = {"selector": {"matchLabels": {}}}
+
+
+def test_whole_mesh_needs_the_operators_word() -> None:
+    mesh_wide = autowasm(namespace="istio-system", spec=EVERYTHING)
+    with pytest.raises(SpecError, match="--allow-mesh-wide") as caught:
+        check_reach(mesh_wide, cluster=Cluster())
+    assert caught.value.reason == "MeshWideNotAllowed"
+    assert caught.value.field == "spec.selector.matchLabels"
+    check_reach(mesh_wide, cluster=Cluster(allow_mesh_wide=True))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"namespace": "default", "spec": EVERYTHING}, {"namespace": "istio-system"}]
+)
+def test_one_namespace_or_labels_need_none(fields: dict[str, Any]) -> None:
+    check_reach(autowasm(**fields), cluster=Cluster())
+
+
+def test_root_namespace_is_the_meshs_own() -> None:
+    with pytest.raises(SpecError):
+        check_reach(
+            autowasm(namespace="mesh", spec=EVERYTHING), cluster=Cluster(root_namespace="mesh")
+        )

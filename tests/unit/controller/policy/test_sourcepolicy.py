@@ -1,0 +1,120 @@
+"""Which sources a namespace may use."""
+
+import pytest
+
+from autowasm.controller.policy.sourcepolicy import SourcePolicy
+from autowasm.errors import SpecError, UsageError
+from tests.fakes.autowasms import autowasm, digest
+
+POLICY = SourcePolicy.parse(
+    b"""
+namespaces:
+  team-a:
+    registries: [ghcr.io/team-a, "*.corp.example", "docker.io/library"]
+    objects: [storage.example, "*.s3.example:8443"]
+  "prod-*": {digestRequired: true}
+  "prod-eu-*": {registries: []}
+  "*": {registries: [public.example], objects: []}
+"""
+)
+
+
+def check(namespace: str, *, image: str = "", url: str = "", sha256: str | None = None) -> None:
+    source = {"registry": {"image": image}} if image else {"object": {"url": url}}
+    fields = {"sha256": sha256} if sha256 else {}
+    POLICY.check(autowasm(namespace=namespace, source=source, **fields))
+
+
+@pytest.mark.parametrize(
+    ("namespace", "image"),
+    [
+        ("team-a", "ghcr.io/team-a/x:v1"),
+        ("team-a", "ghcr.io/team-a:v1"),
+        ("team-a", "GHCR.IO:443/team-a/x:v1"),
+        ("team-a", "reg.corp.example:5000/any:v1"),
+        ("team-a", "nginx:v1"),
+        ("team-a", "registry-1.docker.io/library/nginx:v1"),
+        ("prod-us", f"any.example/x@sha256:{digest('a')}"),
+        ("other", "public.example/x:v1"),
+    ],
+)
+def test_allowed_images(namespace: str, image: str) -> None:
+    check(namespace, image=image)
+
+
+@pytest.mark.parametrize(
+    ("namespace", "image", "says"),
+    [
+        ("team-a", "ghcr.io/team-ab/x:v1", "rule 'team-a' allows images from ghcr.io/team-a"),
+        ("team-a", "ghcr.io/other/x:v1", "not from ghcr.io/other/x"),
+        ("team-a", "corp.example/x:v1", "rule 'team-a'"),
+        ("team-a", "corp.example.evil.example/x:v1", "rule 'team-a'"),
+        ("team-a", "user/nginx:v1", "not from docker.io/user/nginx"),
+        ("prod-us", "any.example/x:v1", "rule 'prod-\\*' requires a digest"),
+        ("prod-eu-1", f"any.example/x@sha256:{digest('a')}", "rule 'prod-eu-\\*' .* nowhere"),
+        ("team-b", "ghcr.io/team-a/x:v1", "rule '\\*' allows images from public.example"),
+    ],
+)
+def test_refused_images_name_the_rule(namespace: str, image: str, says: str) -> None:
+    with pytest.raises(SpecError, match=says) as caught:
+        check(namespace, image=image)
+    assert (caught.value.field, caught.value.reason) == (
+        "spec.filter.source.registry.image",
+        "PolicyDenied",
+    )
+
+
+@pytest.mark.parametrize(
+    ("namespace", "url", "sha256", "allowed"),
+    [
+        ("team-a", "https://storage.example/x", None, True),
+        ("team-a", "https://STORAGE.example:444/x", None, True),
+        ("team-a", "https://b.s3.example:8443/x", None, True),
+        ("team-a", "https://b.s3.example/x", None, False),
+        ("team-a", "https://storage.example.evil.example/x", None, False),
+        ("prod-us", "https://any.example/x", None, False),
+        ("prod-us", "https://any.example/x", digest("a"), True),
+        ("other", "https://storage.example/x", None, False),
+    ],
+)
+def test_objects(namespace: str, url: str, sha256: str | None, allowed: bool) -> None:
+    if allowed:
+        check(namespace, url=url, sha256=sha256)
+        return
+    with pytest.raises(SpecError, match="rule") as caught:
+        check(namespace, url=url, sha256=sha256)
+    assert caught.value.field == "spec.filter.source.object.url"
+
+
+def test_sha256_of_the_module_counts_as_a_digest() -> None:
+    check("prod-us", image="any.example/x:v1", sha256=digest("a"))
+
+
+def test_a_namespace_without_a_rule_may_use_nothing() -> None:
+    policy = SourcePolicy.parse(b"namespaces: {team-a: {}}")
+    policy.check(autowasm(namespace="team-a"))
+    with pytest.raises(SpecError, match="no rule names namespace team-b"):
+        policy.check(autowasm(namespace="team-b"))
+    assert policy.object_hosts("team-a") is None
+    assert policy.object_hosts("team-b") == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "namespaces: []",
+        "namespaces: {a: {registry: []}}",
+        "namespaces: {a: {registries: x}}",
+        "namespaces: {a: {registries: [https://x]}}",
+        "namespaces: {a: {objects: [x/y]}}",
+        "namespaces: {a: {registries: ['']}}",
+        "namespaces: {a: {digestRequired: 'yes'}}",
+        "a: b: c",
+        "\0",
+    ],
+)
+def test_a_file_that_is_no_policy_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--policy-file"):
+        SourcePolicy.parse(text.encode())

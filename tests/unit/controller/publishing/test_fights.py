@@ -1,0 +1,73 @@
+"""A fight is ended after three rounds, whatever the other side changes; our own healing is no round."""
+
+from typing import Any
+
+import pytest
+
+from autowasm.api import envoyfilter as envoyfilters
+from autowasm.controller.publishing.fights import PUT_BACK_MOST, Fights
+from autowasm.errors import AutoWasmError
+from autowasm.kube.resources import ObjectKey
+from autowasm.settings import EnvoyFetch
+from tests.fakes.autowasms import autowasm, digest, record
+
+KEY = ObjectKey("default", "test")
+OWNER: dict[str, Any] = {"metadata": {"uid": "u", "generation": 1}}
+A, B = digest("a"), digest("b")
+
+
+def envoyfilter(*, heal: int = 0, sha256: str = A) -> dict[str, Any]:
+    return envoyfilters.render(autowasm(), record(sha256=sha256), EnvoyFetch(), heal=heal)
+
+
+def write(fights: Fights, wanted: dict[str, Any], live: dict[str, Any] | None) -> bool:
+    """As the publisher does. Whether it was a round."""
+    again = fights.wrote_before(KEY, OWNER, wanted, live=live)
+    fights.wrote(KEY, OWNER, wanted)
+    if again:
+        fights.count(KEY, OWNER)
+    return again
+
+
+@pytest.mark.parametrize("raises", [0, 1])
+async def test_who_rewrites_it_is_left_after_three_rounds(raises: int) -> None:
+    fights = Fights()
+    assert not write(fights, envoyfilter(), None)
+    for turn in range(1, PUT_BACK_MOST + 1):
+        live = envoyfilter(heal=turn * raises)
+        live["spec"]["priority"] = 99
+        assert write(fights, envoyfilter(heal=turn * raises), live)
+    with pytest.raises(AutoWasmError, match="left as it is") as caught:
+        write(fights, envoyfilter(heal=9 * raises), envoyfilter(heal=9 * raises))
+    assert caught.value.reason == "Mutated"
+
+
+async def test_who_deletes_it_is_left_after_three_rounds() -> None:
+    fights = Fights()
+    assert not write(fights, envoyfilter(heal=1), None)
+    for _ in range(PUT_BACK_MOST):
+        assert write(fights, envoyfilter(heal=1), None)
+    with pytest.raises(AutoWasmError, match="left as it is"):
+        write(fights, envoyfilter(heal=1), None)
+
+
+async def test_healing_is_no_round_and_ends_no_fight() -> None:
+    fights = Fights()
+    assert not write(fights, envoyfilter(), None)
+    for heal in range(1, 9):
+        assert not write(fights, envoyfilter(heal=heal), envoyfilter(heal=heal - 1))
+    for _ in range(PUT_BACK_MOST):
+        assert write(fights, envoyfilter(heal=8), envoyfilter(heal=3))
+    assert not write(fights, envoyfilter(heal=9), envoyfilter(heal=8))
+    with pytest.raises(AutoWasmError, match="left as it is"):
+        write(fights, envoyfilter(heal=9), envoyfilter(heal=3))
+
+
+async def test_another_module_or_another_wish_of_the_user_begins_anew() -> None:
+    fights = Fights()
+    for _ in range(1 + PUT_BACK_MOST):
+        write(fights, envoyfilter(), None)
+    assert not write(fights, envoyfilter(sha256=B), envoyfilter())
+    assert write(fights, envoyfilter(sha256=B), envoyfilter())
+    again = {"metadata": {"uid": "u", "generation": 2}}
+    assert not fights.wrote_before(KEY, again, envoyfilter(sha256=B))

@@ -1,0 +1,120 @@
+"""Whose EnvoyFilter it is, and what is written over it (design D10)."""
+
+from typing import Any
+
+import pytest
+
+from autowasm.controller.publishing.ownership import Ownership, ownership, replacement
+
+OWNER = {"metadata": {"name": "test", "namespace": "default", "uid": "u-2"}}
+
+
+def reference(**changes: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "wasm.tcm.io/v1alpha1",
+        "kind": "AutoWasm",
+        "name": "test",
+        "uid": "u-2",
+        "controller": True,
+        **changes,
+    }
+
+
+def envoyfilter(*owners: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": "test",
+            "resourceVersion": "7",
+            "ownerReferences": list(owners),
+            **metadata,
+        },
+        "spec": {"configPatches": []},
+    }
+
+
+OFFER = {"wasm.tcm.io/adopt": "true"}
+
+
+@pytest.mark.parametrize(
+    ("live", "whose"),
+    [
+        (envoyfilter(reference()), Ownership.OURS),
+        (envoyfilter(reference(apiVersion="wasm.tcm.io/v1")), Ownership.OURS),
+        (envoyfilter(reference(uid="u-1")), Ownership.EARLIER),
+        (envoyfilter(reference(name="other")), Ownership.FOREIGN),
+        (envoyfilter(reference(controller=False)), Ownership.FOREIGN),
+        (envoyfilter(reference(apiVersion="wasm.tcm.io.evil/v1")), Ownership.FOREIGN),
+        (envoyfilter(reference(apiVersion="apps/v1")), Ownership.FOREIGN),
+        (envoyfilter(), Ownership.FOREIGN),
+        (envoyfilter(annotations=OFFER), Ownership.OFFERED),
+        (envoyfilter(annotations={"wasm.tcm.io/adopt": "yes"}), Ownership.FOREIGN),
+        (envoyfilter(reference(apiVersion="apps/v1"), annotations=OFFER), Ownership.FOREIGN),
+        ({"metadata": {"name": "test", "ownerReferences": None}}, Ownership.FOREIGN),
+    ],
+)
+def test_whose_it_is(live: dict[str, Any], whose: Ownership) -> None:
+    assert ownership(live, owner=OWNER) is whose
+
+
+def wanted(**spec: Any) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": "test",
+            "labels": {"app.kubernetes.io/managed-by": "wasmer"},
+            "annotations": {"wasm.tcm.io/record": "{}"},
+            "ownerReferences": [reference()],
+        },
+        "spec": {"configPatches": [], **spec},
+    }
+
+
+def as_written() -> dict[str, Any]:
+    body = replacement(envoyfilter(), wanted())
+    assert body is not None
+    return body
+
+
+def test_what_is_as_it_should_be_is_not_written() -> None:
+    assert replacement(as_written(), wanted()) is None
+
+
+def test_what_others_added_stays_and_is_no_reason_to_write() -> None:
+    live = as_written()
+    live["metadata"]["labels"]["team"] = "a"
+    live["metadata"]["annotations"]["kubectl"] = "b"
+    live["metadata"]["ownerReferences"].append({"kind": "App", "name": "x", "uid": "1"})
+    assert replacement(live, wanted()) is None
+    body = replacement(live, wanted(priority=1))
+    assert body is not None
+    assert body["spec"] == wanted(priority=1)["spec"]
+    assert body["metadata"]["labels"]["team"] == "a"
+    assert body["metadata"]["annotations"]["kubectl"] == "b"
+    assert [owner["kind"] for owner in body["metadata"]["ownerReferences"]] == ["AutoWasm", "App"]
+
+
+@pytest.mark.parametrize("field", ["labels", "annotations", "ownerReferences"])
+def test_our_own_metadata_is_put_back(field: str) -> None:
+    live = as_written()
+    del live["metadata"][field]
+    body = replacement(live, wanted())
+    assert body is not None
+    assert body["metadata"] == as_written()["metadata"]
+
+
+def test_write_is_fenced_and_carries_no_managed_fields() -> None:
+    body = replacement(envoyfilter(managedFields=[{}]), wanted())
+    assert body is not None
+    assert body["metadata"]["resourceVersion"] == "7"
+    assert "managedFields" not in body["metadata"]
+
+
+def test_earlier_reference_of_ours_goes() -> None:
+    body = replacement(envoyfilter(reference(uid="u-1")), wanted())
+    assert body is not None
+    assert body["metadata"]["ownerReferences"] == [reference()]
+
+
+def test_inputs_stay_as_they_are() -> None:
+    live, want = envoyfilter(managedFields=[{}]), wanted()
+    replacement(live, want)
+    assert (live, want) == (envoyfilter(managedFields=[{}]), wanted())
