@@ -13,9 +13,9 @@ from statistics import quantiles
 
 from autowasm.controller.pods.matching import PodMatcher, PodSelector
 from autowasm.kube.codec import Codec, WatchEvent
-from autowasm.kube.indexer import Indexer
 from autowasm.kube.pods import Pod, pod_codec
 from autowasm.kube.resources import ObjectKey
+from autowasm.kube.store import ObjectStore
 from tests.bench import pods
 from tests.bench.plan import Plan
 from tests.bench.table import Chart, Figure, Result, at_least, at_most, ratio_at_least
@@ -159,7 +159,7 @@ def _decode(codec: Codec[Pod], numbers: range, *, label: str) -> list[Pod]:
 def _relabel(codec: Codec[Pod], rows: list[Pod], count: int, autowasms: int) -> float:
     """Seconds from the bytes of `count` events, each of a Pod whose label changed, to the right counts."""
     found = matcher(rows[:count], _selectors(count, autowasms, random.Random(11)))
-    store: Indexer[Pod] = Indexer()
+    store: ObjectStore[Pod] = ObjectStore()
     for row in rows[:count]:
         store.upsert(ObjectKey(row.namespace, row.name), row)
     everything = ObjectKey("istio-system", "everything with the new label")

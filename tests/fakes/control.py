@@ -48,6 +48,7 @@ class FakePublisher:
     """EnvoyFilters whose label was taken off: there, and not shown."""
     refusal: Exception | None = None
     """Raised by whatever would write an EnvoyFilter."""
+    forgotten: list[ObjectKey] = field(default_factory=list)
 
     def published(self, key: ObjectKey) -> Mapping[str, Any] | None:
         return self.envoyfilters.get(key)
@@ -75,6 +76,9 @@ class FakePublisher:
     async def retract(self, key: ObjectKey) -> None:
         if self.envoyfilters.pop(key, None) is not None:
             self.writes.append(("retract", key))
+
+    def forget(self, key: ObjectKey) -> None:
+        self.forgotten.append(key)
 
     async def write_status(
         self, key: ObjectKey, document: Mapping[str, Any], status: Mapping[str, Any]

@@ -7,6 +7,7 @@ for each source, at most `HISTORY_LENGTH`.
 
 import enum
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -138,6 +139,11 @@ def read(document: Mapping[str, Any] | None) -> Status:
         return msgspec.convert(document, _STATUS.type)
     except (msgspec.ValidationError, ValueError):
         return Status()
+
+
+def utc_now() -> str:
+    """RFC 3339, whole seconds."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def with_conditions(

@@ -6,7 +6,7 @@ Invariant: a digest is known as long as any AutoWasm's EnvoyFilter or record nam
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,10 +81,6 @@ class PublishedModules:
         self._origins.pop(owner, None)
         self._told.pop(owner, None)
         self._pins.remove(owner)
-
-    def pins(self) -> Mapping[Sha256Hex, frozenset[str]]:
-        """All published digests with the namespaces that publish them: a copy."""
-        return self._pins.pins()
 
     def _unlink(self, owner: str) -> None:
         for origin in self._origins.get(owner, ()):

@@ -72,6 +72,9 @@ class Publisher(Protocol):
     async def retract(self, key: ObjectKey) -> None:
         """The AutoWasm is gone: its EnvoyFilter and status go too."""
 
+    def forget(self, key: ObjectKey) -> None:
+        """The AutoWasm is gone, and somebody else leads: keep nothing of it."""
+
     async def write_status(
         self, key: ObjectKey, document: Mapping[str, Any], status: Mapping[str, Any]
     ) -> bool:

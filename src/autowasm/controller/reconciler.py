@@ -14,7 +14,7 @@ import structlog
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api import parsing
 from autowasm.api.record import Record
-from autowasm.api.status import ConditionType, Phase
+from autowasm.api.status import ConditionType, Phase, utc_now
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.published import PublishedModules
 from autowasm.blobs.store import BlobStore
@@ -27,7 +27,7 @@ from autowasm.controller.follower import GONE_RETRY, Follower, fetch_request
 from autowasm.controller.interfaces import Announce, AutoWasmLookup, Publisher, announce_nothing
 from autowasm.controller.lost import LostRecords, explain_lost
 from autowasm.controller.origins import remember_origins, remember_orphan
-from autowasm.controller.pods.podstatus import Said, utc_now
+from autowasm.controller.pods.podstatus import Said
 from autowasm.controller.policy.permits import Permits, permit_of
 from autowasm.controller.reporting import StatusReporter
 from autowasm.controller.subject import Subject
@@ -109,6 +109,7 @@ class AutoWasmReconciler:
         self._let_go(key)
         found = self._objects.lookup(key)
         if found is None:
+            self._publisher.forget(key)
             self._forget(key)
             return Result()
         subject = self._subject(key, found.document)

@@ -11,9 +11,9 @@ import msgspec
 import structlog
 from msgspec import UNSET
 
-from autowasm.api.status import ConditionType, Phase, Pods, Status, with_loaded
+from autowasm.api.status import ConditionType, Phase, Pods, Status, utc_now, with_loaded
 from autowasm.controller.interfaces import Announce, Publisher, announce_nothing
-from autowasm.controller.pods.podstatus import Said, utc_now
+from autowasm.controller.pods.podstatus import Said
 from autowasm.controller.subject import Subject
 from autowasm.kube.resources import ObjectKey
 from autowasm.telemetry.metrics import Metrics

@@ -1,4 +1,4 @@
-"""client-go's Informer: a reflector, the Indexer that it fills, and handlers that hear of every change.
+"""client-go's Informer: a reflector, the store that it fills, and handlers that hear of every change.
 
 Not a queue: handlers compute keys and add them to one. Invariants: handlers hear of a change after the store has it;
 `has_synced` is true only once the first list is in the store and was delivered in full.
@@ -11,10 +11,10 @@ from typing import Generic, Protocol, TypeVar
 
 import structlog
 
-from autowasm.kube.indexer import Delta, Indexer, IndexFunc
 from autowasm.kube.listwatch import ListerWatcher
 from autowasm.kube.reflector import Reflector, ReflectorMetrics
 from autowasm.kube.resources import ObjectKey
+from autowasm.kube.store import Delta, ObjectStore
 from autowasm.limits import KubeLimits
 
 _log = structlog.get_logger(__name__)
@@ -69,14 +69,13 @@ class Informer(Generic[T]):
         *,
         list_watch: ListerWatcher[T],
         limits: KubeLimits,
-        indexers: Mapping[str, IndexFunc[T]] | None = None,
         resync: float | None = None,
         metrics: ReflectorMetrics | None = None,
         rng: random.Random | None = None,
         streaming: bool = True,
     ) -> None:
         self.name = name
-        self.store: Indexer[T] = Indexer(indexers)
+        self.store: ObjectStore[T] = ObjectStore()
         self._limits = limits
         self._resync = resync
         self._rng = rng or random.Random()  # noqa: S311 spreads load, hides nothing

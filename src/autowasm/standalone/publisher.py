@@ -98,6 +98,9 @@ class StandalonePublisher:
         await self._disk.run(files.remove, _file(self._status_dir, key))
         self._statuses.pop(key, None)
 
+    def forget(self, key: ObjectKey) -> None:
+        """Nobody else ever leads."""
+
     async def write_status(
         self, key: ObjectKey, document: Mapping[str, Any], status: Mapping[str, Any]
     ) -> bool:

@@ -188,6 +188,17 @@ async def test_follower_resolves_nothing_and_writes_nothing(world: World, replic
     assert not world.publisher.writes
 
 
+async def test_follower_keeps_nothing_of_an_autowasm_that_is_gone(
+    world: World, replica: Replica
+) -> None:
+    world.objects.apply(document())
+    await replica.settle()
+    del world.objects.documents[KEY]
+    await replica.settle()
+    assert KEY in world.publisher.forgotten
+    assert not world.publisher.writes
+
+
 async def test_follower_has_what_the_leader_published(
     world: World, replica: Replica, another: Replica
 ) -> None:

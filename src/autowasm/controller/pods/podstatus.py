@@ -7,7 +7,6 @@ what the server dropped, as an older CRD does, again.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -49,20 +48,20 @@ class PodStatus:
         self._document = document
         self._publisher = publisher
         self._queue: WorkQueue[ObjectKey] = WorkQueue()
-        self._written: dict[ObjectKey, float] = {}
-        self._sent: dict[ObjectKey, tuple[Said, Any]] = {}
+        self._last_write: dict[ObjectKey, float] = {}
+        self._stored_as: dict[ObjectKey, tuple[Said, Any]] = {}
         """What was written last, and what the server made of it: an older CRD drops fields that it does not know."""
 
     def touch(self, key: ObjectKey) -> None:
         """The Pods that this object matches may be others now."""
         now = asyncio.get_running_loop().time()
-        allowed = self._written.get(key, now - EACH) + EACH
+        allowed = self._last_write.get(key, now - EACH) + EACH
         self._queue.add_after(key, max(SETTLE, allowed - now))
 
     def forget(self, key: ObjectKey) -> None:
         """The object is gone."""
-        self._written.pop(key, None)
-        self._sent.pop(key, None)
+        self._last_write.pop(key, None)
+        self._stored_as.pop(key, None)
 
     async def run(self) -> None:
         """Write what has changed, for ever."""
@@ -97,29 +96,26 @@ class PodStatus:
             return False  # without a status the reconciler writes the first one, counts included
         if _is_said(status, said) or self._was_sent(key, status, said):
             return False
-        self._written[key] = asyncio.get_running_loop().time()
+        self._last_write[key] = asyncio.get_running_loop().time()
         wrote = await self._publisher.write_status(key, document, with_said(status, said))
         made = self._document(key)
-        self._sent[key] = said, _about_pods(made.get("status") if made is not None else None)
+        self._stored_as[key] = said, _about_pods(made.get("status") if made is not None else None)
         return wrote
 
     def _was_sent(self, key: ObjectKey, status: Mapping[str, Any], said: Said) -> bool:
-        sent = self._sent.get(key)
+        sent = self._stored_as.get(key)
         return sent is not None and _same(sent[0], said) and sent[1] == _about_pods(status)
 
 
 def with_said(status: Mapping[str, Any], said: Said) -> dict[str, Any]:
     """The status as JSON with this in it."""
     pods, loaded = said
-    conditions = statuses.with_loaded(statuses.read(status).conditions, loaded, now=utc_now())
+    conditions = statuses.with_loaded(
+        statuses.read(status).conditions, loaded, now=statuses.utc_now()
+    )
     new = msgspec.json.encode({**status, "pods": pods, "conditions": conditions})
     result: dict[str, Any] = msgspec.json.decode(new)
     return result
-
-
-def utc_now() -> str:
-    """RFC 3339, whole seconds."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _is_said(status: Mapping[str, Any], said: Said) -> bool:

@@ -31,7 +31,7 @@ class Why(enum.Enum):
 
 _FACTS = frozenset({Why.REFUSED, Why.NEVER_ASKED, Why.NOT_INJECTED})
 """The others say that it may have it all the same, or may yet."""
-_ORDER = {why: number for number, why in enumerate((*Why,))}
+_RANKS = {why: number for number, why in enumerate((*Why,))}
 _WORDS = {
     Why.NOT_INJECTED: "has no sidecar",
     Why.REFUSED: "asked and got {status}",
@@ -120,7 +120,7 @@ def report(
         if why is None:
             fetched += 1
         else:
-            missing.append((_ORDER[why], pod.namespace, pod.name, pod))
+            missing.append((_RANKS[why], pod.namespace, pod.name, pod))
     missing.sort(key=lambda one: one[:3])
     whys = list(Why)
     named = [(pod, whys[order]) for order, _, _, pod in missing[:names]]
@@ -150,7 +150,7 @@ def _verdict(matched: int, found: Set[Why]) -> tuple[str, str]:
         return "Unknown", "NoPods"
     if not found:
         return "True", "Fetched"
-    worst = min(found, key=_ORDER.__getitem__)
+    worst = min(found, key=_RANKS.__getitem__)
     return ("False" if worst in _FACTS else "Unknown"), worst.value
 
 

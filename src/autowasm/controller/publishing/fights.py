@@ -42,7 +42,7 @@ class Fights:
     def __init__(self) -> None:
         self._fights: dict[ObjectKey, _Fight] = {}
 
-    def wrote_before(
+    def puts_back(
         self,
         key: ObjectKey,
         owner: Mapping[str, Any],

@@ -6,7 +6,8 @@ has not caught up for `KEPT` seconds; it is never newer than what the API server
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,6 +32,8 @@ class WriteOverlay:
     def __init__(self, stored: Callable[[ObjectKey], Document | None]) -> None:
         self._stored = stored
         self._written: dict[ObjectKey, _Written] = {}
+        self._asking: dict[ObjectKey, bool] = {}
+        """Objects that the API server is being asked about, and whether they went meanwhile."""
 
     def get(self, key: ObjectKey) -> Document | None:
         """The object as we last wrote or saw it."""
@@ -42,10 +45,19 @@ class WriteOverlay:
             return self._stored(key)
         return written.document
 
+    @contextmanager
+    def asking(self, key: ObjectKey) -> Iterator[None]:
+        """Around a call whose answer goes to `wrote`: if the object is shown to be gone meanwhile, the answer is older than that."""
+        self._asking[key] = False
+        try:
+            yield
+        finally:
+            del self._asking[key]
+
     def wrote(self, key: ObjectKey, document: Document) -> None:
         """The answer of a write that was accepted. The watch may have brought it, or what came after it, before."""
         stored = self._stored(key)
-        if stored is not None and _reached(stored, document):
+        if self._asking.get(key) or (stored is not None and _reached(stored, document)):
             self._written.pop(key, None)
         else:
             until = asyncio.get_running_loop().time() + KEPT
@@ -56,6 +68,8 @@ class WriteOverlay:
 
         True if that is older than what we wrote, or just that: nobody need look. Drops what we wrote once it is passed.
         """
+        if document is None and key in self._asking:
+            self._asking[key] = True
         written = self._written.get(key)
         if written is None:
             return False

@@ -71,6 +71,10 @@ class ClusterPublisher:
 
         `published` then knows it. Raises AutoWasmError (`Mutated`), ApiError.
         """
+        with self._envoyfilters.asking(key):
+            await self._find(key, owner)
+
+    async def _find(self, key: ObjectKey, owner: Mapping[str, Any]) -> None:
         try:
             live = await self._client.get(ENVOYFILTERS, key)
         except NotFound:
@@ -101,9 +105,10 @@ class ClusterPublisher:
         """
         live = self._envoyfilters.get(key)
         try:
-            if live is None:
-                return await self._create(key, owner, envoyfilter)
-            return await self._replace(key, owner, live, envoyfilter)
+            with self._envoyfilters.asking(key):
+                if live is None:
+                    return await self._create(key, owner, envoyfilter)
+                return await self._replace(key, owner, live, envoyfilter)
         except Conflict:
             self._envoyfilters.forget(key)
             raise
@@ -123,7 +128,7 @@ class ClusterPublisher:
     async def _create(
         self, key: ObjectKey, owner: Mapping[str, Any], wanted: Mapping[str, Any]
     ) -> bool:
-        again = self._fights.wrote_before(key, owner, wanted)
+        again = self._fights.puts_back(key, owner, wanted)
         self._fence()
         try:
             written = await writes.create(self._client, ENVOYFILTERS, wanted)
@@ -156,7 +161,7 @@ class ClusterPublisher:
         body = replacement(live, wanted)
         if body is None:
             return False
-        again = self._fights.wrote_before(key, owner, wanted, live=live)
+        again = self._fights.puts_back(key, owner, wanted, live=live)
         if whose is not Ownership.OURS:
             _log.info("envoyfilter adopted", key=str(key), was=whose.value)
         self._fence()
@@ -186,6 +191,10 @@ class ClusterPublisher:
 
     async def retract(self, key: ObjectKey) -> None:
         """Nothing to write: the garbage collector follows the owner reference, even while we are down."""
+        self.forget(key)
+
+    def forget(self, key: ObjectKey) -> None:
+        """See Publisher."""
         self._fights.forget(key)
         self._envoyfilters.forget(key)
         self._autowasms.forget(key)

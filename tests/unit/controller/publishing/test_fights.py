@@ -22,7 +22,7 @@ def envoyfilter(*, heal: int = 0, sha256: str = A) -> dict[str, Any]:
 
 def write(fights: Fights, wanted: dict[str, Any], live: dict[str, Any] | None) -> bool:
     """As the publisher does. Whether it was a round."""
-    again = fights.wrote_before(KEY, OWNER, wanted, live=live)
+    again = fights.puts_back(KEY, OWNER, wanted, live=live)
     fights.wrote(KEY, OWNER, wanted)
     if again:
         fights.count(KEY, OWNER)
@@ -70,4 +70,4 @@ async def test_another_module_or_another_wish_of_the_user_begins_anew() -> None:
     assert not write(fights, envoyfilter(sha256=B), envoyfilter())
     assert write(fights, envoyfilter(sha256=B), envoyfilter())
     again = {"metadata": {"uid": "u", "generation": 2}}
-    assert not fights.wrote_before(KEY, again, envoyfilter(sha256=B))
+    assert not fights.puts_back(KEY, again, envoyfilter(sha256=B))

@@ -1,21 +1,16 @@
-"""client-go's Indexer: objects by key, with named indices over them.
+"""client-go's Store: the objects of one resource by key, as one writer, the reflector, says; everybody reads.
 
 Not a copy-on-read store: objects are frozen values (or documents that nobody changes), and reads return them themselves.
-One writer, the reflector; everybody reads. Invariant: every index says exactly what its function says of the objects
-that are stored now.
+It has no indices (client-go's Indexer): `PodMatcher` and `PodIndex` are handlers that keep what they need. Invariant: nobody
+hears of a change that was none.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, ValuesView
+from collections.abc import Iterator, Mapping, ValuesView
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 from autowasm.kube.resources import ObjectKey
 
 T = TypeVar("T")
-
-IndexFunc = Callable[[T], Iterable[Hashable]]
-"""The values under which an object is found in an index. Must never raise."""
-
-_NOTHING: frozenset[ObjectKey] = frozenset()
 
 
 class Delta(NamedTuple, Generic[T]):
@@ -27,15 +22,11 @@ class Delta(NamedTuple, Generic[T]):
     new: T | None
 
 
-class Indexer(Generic[T]):
-    """The store of one resource."""
+class ObjectStore(Generic[T]):
+    """What there is of one resource."""
 
-    def __init__(self, indexers: Mapping[str, IndexFunc[T]] | None = None) -> None:
+    def __init__(self) -> None:
         self._objects: dict[ObjectKey, T] = {}
-        self._functions = dict(indexers or {})
-        self._indices: dict[str, dict[Hashable, set[ObjectKey]]] = {
-            name: {} for name in self._functions
-        }
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -58,24 +49,11 @@ class Indexer(Generic[T]):
         """All objects. Do not await while iterating."""
         return self._objects.values()
 
-    def index_keys(self, index: str, value: Hashable) -> Iterable[ObjectKey]:
-        """Keys of the objects that have `value` in the named index."""
-        return self._indices[index].get(value, _NOTHING)
-
-    def by_index(self, index: str, value: Hashable) -> list[T]:
-        """The objects that have `value` in the named index."""
-        return [self._objects[key] for key in self.index_keys(index, value)]
-
-    def index_values(self, index: str) -> Iterable[Hashable]:
-        """All values of the named index that at least one object has."""
-        return self._indices[index].keys()
-
     def upsert(self, key: ObjectKey, new: T) -> Delta[T] | None:
         """Store the object. None if an equal one was stored: nobody need hear of it."""
         old = self._objects.get(key)
         if old is not None and old == new:
             return None
-        self._reindex(key, old, new)
         self._objects[key] = new
         return Delta("added" if old is None else "updated", key, old, new)
 
@@ -84,7 +62,6 @@ class Indexer(Generic[T]):
         old = self._objects.get(key)
         if old is None:
             return None
-        self._reindex(key, old, None)
         del self._objects[key]
         return Delta("deleted", key, old, None)
 
@@ -100,16 +77,3 @@ class Indexer(Generic[T]):
         for key, new in objects.items():
             if (delta := self.upsert(key, new)) is not None:
                 yield delta
-
-    def _reindex(self, key: ObjectKey, old: T | None, new: T | None) -> None:
-        for name, function in self._functions.items():
-            index = self._indices[name]
-            before = set(function(old)) if old is not None else set()
-            after = set(function(new)) if new is not None else set()
-            for value in before - after:
-                keys = index[value]
-                keys.discard(key)
-                if not keys:
-                    del index[value]
-            for value in after - before:
-                index.setdefault(value, set()).add(key)
