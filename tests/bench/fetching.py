@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import resource
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +73,7 @@ async def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     assert isinstance(loop, TimedLoop)
     async with AsyncExitStack() as stack:
         pools = stack.enter_context(Pools())
+        pools.start()
         store = await stack.enter_async_context(
             BlobStore(arguments.directory, pools=pools, metrics=metrics)
         )
@@ -164,10 +166,12 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.directory.mkdir(parents=True)
     if arguments.who == "ours":
+        from autowasm.limits import LoopLimits  # noqa: PLC0415
         from autowasm.telemetry import garbage  # noqa: PLC0415
         from autowasm.telemetry.turns import TimedLoop  # noqa: PLC0415
 
         garbage.tame()
+        sys.setswitchinterval(LoopLimits().switch)  # as `runtime.process` does
         with asyncio.Runner(loop_factory=TimedLoop) as runner:
             found = runner.run(ours(arguments))
     else:

@@ -7,6 +7,7 @@ threads on a small node, so a slow registry can never hold up a file or a name l
 import asyncio
 import contextvars
 import functools
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -20,7 +21,18 @@ class Pool:
     """A named ThreadPoolExecutor whose jobs keep the caller's context variables (log keys, request id)."""
 
     def __init__(self, name: str, *, threads: int) -> None:
+        self._threads = threads
         self.executor = ThreadPoolExecutor(threads, thread_name_prefix=f"autowasm-{name}")
+
+    def start(self) -> None:
+        """Start all threads now, while nothing else runs; else each is when it is first needed.
+
+        Whoever starts a thread waits until it runs, and on a busy processor that held the loop for 10 ms.
+        """
+        together = threading.Barrier(self._threads + 1)
+        for _ in range(self._threads):  # each job holds a thread, so the next one needs another
+            self.executor.submit(together.wait)
+        together.wait()
 
     def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Hand `function` to the pool, from any thread. Its `cancel` works only until the function begins."""
@@ -48,9 +60,15 @@ class Pools:
         """getaddrinfo for hosts that tenants name; a dead name server holds these threads and no others."""
         self.disk = Pool("disk", threads=4)
         """fsync, rename, unlink, hashing of stored blobs, reading ahead."""
+        self._all = (self.transfer, self.parsing, self.names, self.disk)
 
     def __enter__(self) -> Self:
         return self
+
+    def start(self) -> None:
+        """See Pool."""
+        for pool in self._all:
+            pool.start()
 
     def __exit__(
         self,
@@ -58,5 +76,5 @@ class Pools:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for pool in (self.transfer, self.parsing, self.names, self.disk):
+        for pool in self._all:
             pool.close()

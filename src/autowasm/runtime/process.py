@@ -49,6 +49,7 @@ async def run(settings: Settings) -> None:
     sys.setswitchinterval(LoopLimits().switch)
     metrics.loop.turns = looplag.turns_of(asyncio.get_running_loop())
     with Pools(transfers=settings.fetch.total) as pools, stop_signals() as stop:
+        pools.start()
         async with AsyncExitStack() as stack:
             store = BlobStore(
                 settings.cache_dir, pools=pools, metrics=metrics, limits=settings.store
