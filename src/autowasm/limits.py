@@ -266,6 +266,8 @@ class KubeLimits:
     """Seconds of failing to resume a watch with server errors before the list is fetched afresh."""
     loop_budget: float = 0.001
     """Events are taken in turns of this long, so that a burst does not hold the loop."""
+    pods_pause: float = 0.2
+    """Changes of Pods are read this often, if they are few. Each would wake us, which costs ten times what it does, and nothing is due within seconds."""
     resync: float = 600.0
     """Stores are delivered to handlers again this often: repairs what a lost update or a bug left behind."""
     events_queued: int = 1_000

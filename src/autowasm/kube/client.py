@@ -34,6 +34,36 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 
+class Body:
+    """What an answer brings, as it comes."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self.read = response.content.read
+        self._transport = response.connection.transport if response.connection else None
+
+    async def rest(self, seconds: float) -> None:
+        """Take nothing for so long, and be woken once at most: what comes stays in the socket."""
+        self._hold(True)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._hold(False)
+
+    def _hold(self, on: bool) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        # While nobody takes anything, asyncio's TLS goes on filling a buffer of its own, and is woken each time. Made as
+        # small as can be only for the rest: below the size of a record it is used by nobody else.
+        set_limits = getattr(transport, "set_read_buffer_limits", None)
+        if set_limits is not None:
+            set_limits(*((1, 0) if on else ()))
+        if on:
+            transport.pause_reading()
+        else:
+            transport.resume_reading()
+
+
 class KubeClient:
     """One API server, one identity; an async context manager.
 
@@ -120,9 +150,7 @@ class KubeClient:
             raise calls.no_answer(error, call) from error
 
     @asynccontextmanager
-    async def stream(
-        self, path: str, *, query: Query, silence: float
-    ) -> AsyncIterator[aiohttp.StreamReader]:
+    async def stream(self, path: str, *, query: Query, silence: float) -> AsyncIterator[Body]:
         """GET an endless body. Raises ApiError as `request` does; Unreachable too if it breaks on the way.
 
         `silence`, in seconds, bounds the wait for each further byte. A caller who learns more about the server on the
@@ -137,7 +165,7 @@ class KubeClient:
             try:
                 async with asyncio.timeout(self.limits.call_timeout):
                     response = await stack.enter_async_context(self._answer(call, deadlines))
-                yield response.content
+                yield Body(response)
             except calls.NO_ANSWER as error:
                 self._look_at(error)
                 raise calls.no_answer(error, call) from error

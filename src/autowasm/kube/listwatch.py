@@ -9,13 +9,15 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Final, Generic, Protocol, TypeVar
 
-from autowasm.kube.client import KubeClient
+from autowasm.kube.client import Body, KubeClient
 from autowasm.kube.codec import Bookmark, Codec, Page, WatchEvent
 from autowasm.kube.errors import AnswerTooLong, WatchFrozen
 from autowasm.kube.resources import ResourceType
-from autowasm.kube.stream import ByteStream, read_lines
+from autowasm.kube.stream import read_lines
 from autowasm.limits import KubeLimits
 
+_LITTLE: Final = 64 * 1024
+"""Bytes. A read that brought less has taken all that there was."""
 _FEWER: Final = 4
 """A page too long is asked for again with so many times fewer objects."""
 
@@ -60,7 +62,10 @@ class ListWatch(Generic[T]):
         namespace: str | None = None,
         label_selector: str = "",
         field_selector: str = "",
+        pause: float = 0.0,
     ) -> None:
+        """`pause`: seconds by which events may be late. To be woken by each costs several times as much as to read it."""
+        self._pause = pause
         self._client = client
         self._path = resource.path(namespace=namespace)
         self._codec = codec
@@ -106,29 +111,53 @@ class ListWatch(Generic[T]):
             query["resourceVersion"] = resource_version
         longest = timeout + self._limits.watch_grace
         async with self._client.stream(self._path, query=query, silence=longest) as stream:
-            yield _OpenWatch(stream, self._codec, self._limits, silence)
+            yield _OpenWatch(
+                stream,
+                self._codec,
+                self._limits,
+                silence=silence,
+                pause=self._pause,
+                listed=not initial,
+            )
 
 
 class _OpenWatch(Generic[T]):
     """An EventStream over bytes; also the ByteStream that its own lines are read from."""
 
     def __init__(
-        self, stream: ByteStream, codec: Codec[T], limits: KubeLimits, silence: float
+        self,
+        stream: Body,
+        codec: Codec[T],
+        limits: KubeLimits,
+        *,
+        silence: float,
+        pause: float,
+        listed: bool,
     ) -> None:
+        self.silence = silence
         self._stream = stream
         self._codec = codec
         self._limits = limits
-        self.silence = silence
+        self._pause = pause
+        self._listed = listed
+        """Whether a streaming list, if there is one, is complete: nobody waits for the rest of it."""
+        self._took_all = False
 
     async def events(self) -> AsyncGenerator[WatchEvent[T] | Bookmark, None]:
         lines = read_lines(self, limit=self._limits.line_bytes, budget=self._limits.loop_budget)
         async with aclosing(lines):
             async for line in lines:
-                yield await self._codec.event(line)
+                event = await self._codec.event(line)
+                self._listed |= isinstance(event, Bookmark) and event.initial_events_end
+                yield event
 
     async def read(self, n: int = -1, /) -> bytes:
+        if self._took_all and self._listed and self._pause:
+            await self._stream.rest(self._pause)
         try:
             async with asyncio.timeout(self.silence):
-                return await self._stream.read(n)
+                found = await self._stream.read(n)
         except TimeoutError as error:
             raise WatchFrozen(f"watch: nothing came for {self.silence:g} s") from error
+        self._took_all = len(found) < _LITTLE
+        return found

@@ -298,11 +298,11 @@ class TestServiceAccount:
                 self.client(account, port, pools) as client,
                 client.stream("/watch", query={"watch": "true"}, silence=5) as stream,
             ):
-                assert await stream.readline() == b"one\n"
+                assert await stream.read(4) == b"one\n"
                 both = authority.certificate_pem + Authority("next").certificate_pem
                 (account / "ca.crt").write_bytes(both)
                 await client.get(SECRETS, KEY)
-                assert await stream.readline() == b"two\n"
+                assert await stream.read(4) == b"two\n"
         assert wire.connections == 2
 
     def client(self, account: Path, port: int, pools: Pools) -> KubeClient:

@@ -78,7 +78,9 @@ def make_informers(
         pods=InformerGroup(
             Informer(
                 "pods",
-                list_watch=ListWatch(client, PODS, pod_codec(), namespace=namespace),
+                list_watch=ListWatch(
+                    client, PODS, pod_codec(), namespace=namespace, pause=limits.pods_pause
+                ),
                 limits=limits,
                 metrics=metrics.reflector("pods"),
             )
