@@ -268,6 +268,8 @@ class KubeLimits:
     """Events are taken in turns of this long, so that a burst does not hold the loop."""
     pods_pause: float = 0.2
     """Changes of Pods are read this often, if they are few. Each would wake us, which costs ten times what it does, and nothing is due within seconds."""
+    echo_pause: float = 0.02
+    """The same of AutoWasms and EnvoyFilters: while we write, most of what comes is what we wrote. The first change is read at once."""
     resync: float = 600.0
     """Stores are delivered to handlers again this often: repairs what a lost update or a bug left behind."""
     events_queued: int = 1_000

@@ -53,7 +53,13 @@ def make_informers(
         autowasms=InformerGroup(
             Informer(
                 "autowasms",
-                list_watch=ListWatch(client, AUTOWASMS, DocumentCodec(limits), namespace=namespace),
+                list_watch=ListWatch(
+                    client,
+                    AUTOWASMS,
+                    DocumentCodec(limits),
+                    namespace=namespace,
+                    pause=limits.echo_pause,
+                ),
                 limits=limits,
                 resync=limits.resync,
                 metrics=metrics.reflector("autowasms"),
@@ -69,6 +75,7 @@ def make_informers(
                     DocumentCodec(limits),
                     namespace=namespace,
                     label_selector=_OURS,
+                    pause=limits.echo_pause,
                 ),
                 limits=limits,
                 metrics=metrics.reflector("envoyfilters"),
