@@ -18,6 +18,8 @@ from autowasm.limits import KubeLimits
 
 _LITTLE: Final = 64 * 1024
 """Bytes. A read that brought less has taken all that there was."""
+_AT_ONCE: Final = 5
+"""Reads that may follow each other without a pause: what changes now and then is seen at once."""
 _FEWER: Final = 4
 """A page too long is asked for again with so many times fewer objects."""
 
@@ -64,7 +66,7 @@ class ListWatch(Generic[T]):
         field_selector: str = "",
         pause: float = 0.0,
     ) -> None:
-        """`pause`: seconds by which events may be late. To be woken by each costs several times as much as to read it."""
+        """`pause`: seconds by which events may be late if there are many. To be woken by each costs several times as much as to read it."""
         self._pause = pause
         self._client = client
         self._path = resource.path(namespace=namespace)
@@ -142,6 +144,8 @@ class _OpenWatch(Generic[T]):
         self._listed = listed
         """Whether a streaming list, if there is one, is complete: nobody waits for the rest of it."""
         self._took_all = False
+        self._due = float("-inf")
+        """When so many reads would have been due, had each waited for its time (GCRA)."""
 
     async def events(self) -> AsyncGenerator[WatchEvent[T] | Bookmark, None]:
         lines = read_lines(self, limit=self._limits.line_bytes, budget=self._limits.loop_budget)
@@ -153,7 +157,10 @@ class _OpenWatch(Generic[T]):
 
     async def read(self, n: int = -1, /) -> bytes:
         if self._took_all and self._listed and self._pause:
-            await self._stream.rest(self._pause)
+            now = asyncio.get_running_loop().time()
+            self._due = max(self._due, now) + self._pause
+            if self._due - now > _AT_ONCE * self._pause:
+                await self._stream.rest(self._pause)
         try:
             async with asyncio.timeout(self.silence):
                 found = await self._stream.read(n)
