@@ -70,8 +70,10 @@ class Limits:
     """Entries of the name section that Envoy reads; as many as V8 allows functions."""
     memory_pages: int = 16_384
     """Of 64 KiB, at the start. Envoy's V8 gives a module 1 GiB; one page more fails to load (seen on 1.36 and 1.40)."""
+    memory_pages_64: int = 262_144
+    """That a 64-bit memory may grow to: V8's limit (seen on Envoy 1.36 and 1.40), which wasmtime does not know."""
     table_entries: int = 10_000_000
-    """At the start. V8's limit (seen on Envoy 1.36 and 1.40), which wasmtime does not know."""
+    """At the start, of all tables together. V8's limit for one (seen on Envoy 1.36 and 1.40); seven such abort the proxy."""
     name_bytes: int = 1024
     """One import or export name, as shown in messages and kept in memory."""
 

@@ -194,6 +194,28 @@ async def test_initial_sizes_have_envoys_limits(version: str, what: str, tmp_pat
         assert bool(await envoy_says(version, module, tmp_path)) == (size > most)
 
 
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ('(func (export "q") (param v128))', "ExportMismatch"),
+        ('(global (export "g") v128 (v128.const i64x2 0 0))', "ExportMismatch"),
+        ('(tag (export "t") (param i32))', "ExportMismatch"),
+        ('(import "env" "x" (table 1 4294967295 funcref))', "ImportMismatch"),
+        ('(func (export "q") (param i64 f64 funcref externref))', ""),
+        ('(global (export "g") externref (ref.null extern))', ""),
+        ('(import "env" "x" (table 1 10000000 externref))', ""),
+        ("(func (param v128)) (global v128 (v128.const i64x2 0 0)) (tag)", ""),
+    ],
+)
+async def test_types_that_envoy_crashes_over_are_refused_and_no_others(
+    version: str, what: str, reason: str, tmp_path: Path
+) -> None:
+    module = wat.compile_text(f"(module {what}{MEMORY}{ALLOCATOR}{abi_export('0.2.1')})")
+    assert refusal(module) == reason
+    said = await envoy_says(version, module, tmp_path)
+    assert said.startswith("exit status -") if reason else said == ""
+
+
 async def test_an_imported_memory_is_made_by_envoy(version: str, tmp_path: Path) -> None:
     text = f'(module (import "env" "memory" (memory 1)){ALLOCATOR}{abi_export("0.2.1")})'
     module = wat.compile_text(text)

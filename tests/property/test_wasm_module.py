@@ -12,7 +12,9 @@ from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
 from autowasm.wasm.binary import Reader
 from autowasm.wasm.module import ModuleInfo, inspect_bytes
-from autowasm.wasm.sections import check_function_names, read_exports, read_imports, read_signatures
+from autowasm.wasm.sections import check_function_names, read_exports, read_imports
+from autowasm.wasm.storage import read_global_types, read_tables
+from autowasm.wasm.values import find_unknown_type, read_signatures
 from tests.parts import wat
 
 ASSETS = Path(__file__).parents[1] / "assets" / "wat"
@@ -79,6 +81,9 @@ def test_no_reader_goes_past_its_end(data: bytes, end: int) -> None:
         lambda reader: read_imports(reader, limits=LIMITS),
         lambda reader: read_exports(reader, limits=LIMITS),
         lambda reader: read_signatures(reader, range(5), limits=LIMITS),
+        lambda reader: find_unknown_type(reader, range(5), limits=LIMITS),
+        lambda reader: read_tables(reader, limits=LIMITS),
+        lambda reader: read_global_types(reader, {0, 3}, limits=LIMITS),
     ):
         reader = Reader(data, 0, end)
         with suppress(ContentRejected):

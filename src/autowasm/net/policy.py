@@ -6,7 +6,7 @@ link-local, unspecified, multicast and reserved addresses are refused whatever t
 embeds an IPv4 address in an IPv6 one; `--deny-cidr` wins over `--allow-cidr`.
 
 Sources: IANA special-purpose registries (RFC 6890), RFC 4291 (mapped, compatible), RFC 3056 (6to4), RFC 4380 (Teredo),
-RFC 6052 and RFC 8215 (NAT64), RFC 5214 (ISATAP); the metadata addresses are those that the clouds document.
+RFC 2765 (translated), RFC 6052 and RFC 8215 (NAT64), RFC 5214 (ISATAP); the metadata addresses are those that the clouds document.
 """
 
 import enum
@@ -80,6 +80,7 @@ _RANGES: Final = (
 )
 
 _COMPATIBLE: Final = ipaddress.IPv6Network("::/96")
+_TRANSLATED: Final = ipaddress.IPv6Network("::ffff:0:0:0/96")
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _NAT64_LOCAL: Final = ipaddress.IPv6Network("64:ff9b:1::/48")
 _ISATAP: Final = 0x5EFE
@@ -155,7 +156,7 @@ def _embedded(address: Address) -> Iterator[Address]:
     low = number & _LOW_32
     if address in _COMPATIBLE and low > 1:  # 0 and 1 are :: and ::1
         yield ipaddress.IPv4Address(low)
-    if address in _NAT64:
+    if address in _NAT64 or address in _TRANSLATED:
         yield ipaddress.IPv4Address(low)
     if address in _NAT64_LOCAL:
         yield from _embedded_in_nat64(number)

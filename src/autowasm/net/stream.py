@@ -34,6 +34,9 @@ class Validators:
 
 NO_VALIDATORS: Final = Validators()
 
+_LONGEST_VALIDATOR: Final = 1024
+"""Characters; real ones have below 100, and each is kept in an annotation."""
+
 
 class ObjectStream:
     """An answer with status 200 (or 304): its validators, and its body to be iterated once, in chunks."""
@@ -45,8 +48,8 @@ class ObjectStream:
         """After redirects; may hold a signed query: `redact` it before it is shown."""
         self.unchanged = response.status == 304
         """The server says that the validators which it was shown still hold; there is no body."""
-        self.etag = response.headers.get("ETag")
-        self.last_modified = response.headers.get("Last-Modified")
+        self.etag = _validator(response.headers.get("ETag"))
+        self.last_modified = _validator(response.headers.get("Last-Modified"))
         self.content_length = response.content_length
         """As the server announced it, in bytes. Not to be trusted."""
 
@@ -80,6 +83,16 @@ class ObjectStream:
             if watch.is_too_slow(waited, total):
                 raise too_slow(what, limits=self._limits)
             yield chunk
+
+
+def _validator(value: str | None) -> str | None:
+    """What can be kept in a record and sent back; else the object is fetched anew each time, as without a validator.
+
+    aiohttp gives bytes above 0x7F as halves of surrogate pairs, which are no text, so no JSON.
+    """
+    if value is None or len(value) > _LONGEST_VALIDATOR or not value.isascii():
+        return None
+    return value if value.isprintable() else None
 
 
 def too_large(what: str, *, limit: int) -> ContentRejected:

@@ -145,7 +145,9 @@ class Authorizer:
         if self._credential is None or not self._credential.username:
             return None
         pair = f"{self._credential.username}:{self._credential.password}"
-        return f"Basic {base64.b64encode(pair.encode()).decode()}"
+        # A command line or standard input that is not UTF-8 was decoded so: its bytes are sent as they were typed.
+        data = pair.encode(errors="surrogateescape")
+        return f"Basic {base64.b64encode(data).decode()}"
 
     def _token_request(self, realm: str, query: dict[str, str]) -> TokenRequest:
         parts = urlsplit(realm)._replace(fragment="")

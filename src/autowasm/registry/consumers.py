@@ -75,6 +75,9 @@ def answers(manifest: Manifest, last: LastLayer | None) -> Mapping[str, Answer]:
 
 def _istio(manifest: Manifest, last: LastLayer | None) -> Answer:
     layers = manifest.layers or ()
+    # go-containerregistry, `pkg/v1/hash.go`: one such digest anywhere, and the manifest is not read.
+    if any(each.digest.algorithm != "sha256" for each in (manifest.config, *layers)):
+        return _no("knows digests by sha256 only, and the image has another")
     if manifest.media_type == media.DOCKER_MANIFEST:
         return _compat(layers, last, wanted=media.DOCKER_LAYER_TAR_GZIP)
     compat = _compat(layers, last, wanted=media.OCI_LAYER_TAR_GZIP)

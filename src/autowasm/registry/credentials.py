@@ -214,9 +214,16 @@ def _login(entry: object, *, name: str) -> Credential | None:
         username, password = _decode_auth(values["auth"].strip(), name=name)
     elif ":" in username:
         raise SpecError(_FIELD, f"auths[{name!r}]: a user name cannot contain a colon")
+    if not is_text(username + password):
+        raise SpecError(_FIELD, f"auths[{name!r}]: half a surrogate pair is no text")
     if not (username or identity or registry):
         return None
     return Credential(username, password, identity, registry)
+
+
+def is_text(value: str) -> bool:
+    """Whether it can be sent as UTF-8: JSON can hold half a surrogate pair, which cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _decode_auth(text: str, *, name: str) -> tuple[str, str]:

@@ -20,7 +20,12 @@ from autowasm.errors import SourceDenied, SpecError, UsageError
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.reference import DOCKER_HUB, ImageReference
-from autowasm.registry.credentials import Credential, from_docker_config, normalize_host
+from autowasm.registry.credentials import (
+    Credential,
+    from_docker_config,
+    is_text,
+    normalize_host,
+)
 
 _HUB_SERVER: Final = "https://index.docker.io/v1/"
 """What docker calls the Hub when it speaks to a helper."""
@@ -149,7 +154,7 @@ def _parse_answer(text: str, *, program: str) -> Credential | None:
         username, secret = answer["Username"], answer["Secret"]
     except (ValueError, KeyError, TypeError):  # from None: it would carry the password
         raise _helper_failed(f"{program} gave an answer that is not understood") from None
-    if not isinstance(username, str) or not isinstance(secret, str):
+    if not (isinstance(username, str) and isinstance(secret, str) and is_text(username + secret)):
         raise _helper_failed(f"{program} gave an answer that is not understood")
     if username == _TOKEN_USER:
         return Credential("", "", identity_token=secret)

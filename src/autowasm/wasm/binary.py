@@ -17,7 +17,7 @@ MAGIC = b"\0asm"
 _CORE_VERSION = b"\x01\0\0\0"
 _HEADER = 8
 
-CUSTOM, TYPE, IMPORT, FUNCTION, TABLE, MEMORY, EXPORT = 0, 1, 2, 3, 4, 5, 7
+CUSTOM, TYPE, IMPORT, FUNCTION, TABLE, MEMORY, GLOBAL, EXPORT = 0, 1, 2, 3, 4, 5, 6, 7
 _SECTION_NAMES = (
     *("custom", "type", "import", "function", "table", "memory", "global", "export"),
     *("start", "element", "code", "data", "data count", "tag"),
@@ -38,6 +38,14 @@ def truncated(what: str, *, size: int, needed: int) -> ContentRejected:
         f"the module is cut off: it has {size} bytes, and {what} should go on to byte {needed}; "
         "upload it again",
         reason="Truncated",
+    )
+
+
+def too_many(what: str, count: int, most: int) -> ContentRejected:
+    """The error for more parts of one kind than are read."""
+    return ContentRejected(
+        f"the module has {count} or more {what}; at most {most} are accepted",
+        reason="TooLarge",
     )
 
 
@@ -85,6 +93,12 @@ class Reader:
         if value >> bits:
             raise invalid(f"an integer larger than {bits} bits", at=start)
         return value
+
+    def skip(self, count: int) -> None:
+        """Pass over `count` bytes."""
+        if count > self.end - self.position:
+            raise invalid("unexpected end of a section", at=self.position)
+        self.position += count
 
     def skip_s33(self) -> None:
         """Pass over a signed LEB128 integer of 33 bits (a heap type)."""

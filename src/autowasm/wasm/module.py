@@ -10,9 +10,11 @@ from pathlib import Path
 
 from autowasm.errors import ContentRejected, StorageError
 from autowasm.limits import Limits
-from autowasm.wasm import abi, binary, sections
+from autowasm.wasm import abi, binary, sections, storage, values
 from autowasm.wasm.binary import Section
+from autowasm.wasm.boundary import check_boundary
 from autowasm.wasm.sections import Export, Import
+from autowasm.wasm.storage import Storage
 from autowasm.wasm.validation import validate
 from autowasm.wasm.wording import listed, shown
 
@@ -50,7 +52,8 @@ def inspect_bytes(data: bytes, *, limits: Limits, allow_imports: frozenset[str])
 
     `TooLarge` (the module, or one of its parts, exceeds what Envoy or we accept), `NotWasm`, `Truncated`,
     `WasmComponent`, `WasmInvalid`, `AbiMissing`, `AbiUnsupported`, `ExportMissing` (no memory or no allocator),
-    `ImportUnknown`, `ImportMismatch`, `ExportMismatch` (a function has another type than Envoy's).
+    `ImportUnknown`, `ImportMismatch`, `ExportMismatch` (a function has another type than Envoy's, or a type over
+    which Envoy crashes).
     """
     if len(data) > limits.module_bytes:
         raise too_large(len(data), limits=limits)
@@ -61,8 +64,8 @@ def inspect_bytes(data: bytes, *, limits: Limits, allow_imports: frozenset[str])
     version = _abi_version(exports)
     _check_imports(imports, version, allow_imports=allow_imports)
     _check_needed_exports(imports, exports)
-    parts.check_sizes(imports)
     _check_types(parts, imports, exports, version)
+    check_boundary(parts, imports, exports, limits=limits)
     parts.check_function_names()
     return ModuleInfo(len(data), version, imports, exports)
 
@@ -108,34 +111,41 @@ class _Parts:
 
     def function_types(self, wanted: set[int]) -> dict[int, int]:
         section = self._sections.get(binary.FUNCTION)
-        return sections.read_function_types(section.reader(self._data), wanted) if section else {}
+        return values.read_function_types(section.reader(self._data), wanted) if section else {}
 
     def signatures(self, wanted: set[int]) -> dict[int, str]:
         section = self._sections.get(binary.TYPE)
         if section is None:
             return {}
-        return sections.read_signatures(section.reader(self._data), wanted, limits=self._limits)
+        return values.read_signatures(section.reader(self._data), wanted, limits=self._limits)
 
     def check_function_names(self) -> None:
         if self._names is not None:
             sections.check_function_names(self._names.reader(self._data), limits=self._limits)
 
-    def check_sizes(self, imports: tuple[Import, ...]) -> None:
-        """Refuse memories and tables that Envoy's V8 does not create."""
-        for kind, section_id, most, unit in (
-            (sections.MEMORY, binary.MEMORY, self._limits.memory_pages, "pages of 64 KiB"),
-            (sections.TABLE, binary.TABLE, self._limits.table_entries, "entries"),
-        ):
-            minimums = [each.minimum for each in imports if each.kind == kind]
-            if section := self._sections.get(section_id):
-                reader = section.reader(self._data)
-                minimums += sections.read_minimums(reader, tables=kind == sections.TABLE)
-            if (largest := max(minimums, default=0)) > most:
-                raise ContentRejected(
-                    f"the module's {kind} begins with {largest} {unit}, and Envoy gives at most "
-                    f"{most}: make the initial size smaller",
-                    reason="TooLarge",
-                )
+    def storages(self, kind: str) -> list[Storage]:
+        if kind == sections.TABLE:
+            section = self._sections.get(binary.TABLE)
+            return (
+                storage.read_tables(section.reader(self._data), limits=self._limits)
+                if section
+                else []
+            )
+        section = self._sections.get(binary.MEMORY)
+        return storage.read_memories(section.reader(self._data)) if section else []
+
+    def global_types(self, wanted: set[int]) -> dict[int, int]:
+        section = self._sections.get(binary.GLOBAL)
+        if section is None:
+            return {}
+        reader = section.reader(self._data)
+        return storage.read_global_types(reader, wanted, limits=self._limits)
+
+    def find_unknown_type(self, wanted: set[int]) -> int | None:
+        section = self._sections.get(binary.TYPE)
+        if section is None:
+            return None
+        return values.find_unknown_type(section.reader(self._data), wanted, limits=self._limits)
 
 
 def _abi_version(exports: tuple[Export, ...]) -> str:

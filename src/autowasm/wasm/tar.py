@@ -171,7 +171,13 @@ class TarReader:
             if length <= len(digits) + 2 or record[-1:] != b"\n" or len(record) < length:
                 raise archive_invalid("a pax header whose records have wrong lengths")
             key, _, value = record[len(digits) + 1 : -1].partition(b"=")
-            if key == b"path":
+            if not value and key in (b"path", b"size"):
+                # POSIX: an empty value takes back what an earlier record said; the header's own counts then.
+                if key == b"path":
+                    extension.name = None
+                else:
+                    extension.size = None
+            elif key == b"path":
                 extension.name = self._bounded(value)
             elif key == b"size":
                 if not value.isdigit() or len(value) > 20:

@@ -84,6 +84,19 @@ async def test_streams_the_bytes_and_shows_the_validators() -> None:
     assert "cookie" not in request.headers
 
 
+@pytest.mark.parametrize("value", ["\x80\xff", '"\xe9"', f'"{"x" * 1023}"', '"a\tb"'])
+async def test_validators_that_cannot_be_kept_count_as_none(value: str) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(body=b"x", headers={"ETag": value, "Last-Modified": value})
+
+    async with (
+        ScriptedServer(script) as server,
+        opened() as session,
+        session.stream_get(f"{server.url}/m.wasm") as stream,
+    ):
+        assert (stream.etag, stream.last_modified) == (None, None)
+
+
 async def test_bytes_are_not_decompressed_on_the_way() -> None:
     async def script(exchange: Exchange) -> None:
         await exchange.send(body=b"\x1f\x8bnot really", headers={"Content-Encoding": "gzip"})

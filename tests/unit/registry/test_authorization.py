@@ -91,6 +91,13 @@ def test_basic_is_answered_once_with_the_credential() -> None:
     assert not authorizer.respond('Basic realm="r"'), "a refused password is not sent again"
 
 
+def test_a_login_that_was_typed_in_another_encoding_is_sent_as_it_was_typed() -> None:
+    typed = Credential(*(word.decode(errors="surrogateescape") for word in (b"jo\xe9", b"s\xff")))
+    authorizer = make(TokenEndpoint(), credential=typed)
+    assert authorizer.respond('Basic realm="r"')
+    assert authorizer.header == "Basic " + base64.b64encode(b"jo\xe9:s\xff").decode()
+
+
 def test_basic_without_a_credential_is_not_answered() -> None:
     assert not make(TokenEndpoint(), credential=None).respond('Basic realm="r"')
 

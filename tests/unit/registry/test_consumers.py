@@ -1,5 +1,6 @@
 """Other readers' rules where the table is too coarse. tests/integration/cli/test_layouts.py asks Istio's own code."""
 
+import msgspec
 import pytest
 
 from autowasm.digest import Digest
@@ -47,6 +48,24 @@ def test_istio_and_its_copy_say_what_they_miss(
     assert told[ISTIO] == told[ENVOY_GATEWAY]
     assert not told[ISTIO].reads
     assert why in told[ISTIO].why
+
+
+def test_istio_and_its_copy_know_sha256_only() -> None:
+    for strange in ("config", "layer"):
+        whole = image(media.WASM_CONFIG, media.WASM_CONTENT)
+        digest = f"sha512:{'0' * 128}"
+        if strange == "config":
+            changed = msgspec.structs.replace(
+                whole, config=msgspec.structs.replace(whole.config, digest_text=digest)
+            )
+        else:
+            assert whole.layers
+            layer = msgspec.structs.replace(whole.layers[0], digest_text=digest)
+            changed = msgspec.structs.replace(whole, layers=(layer, whole.layers[1]))
+        assert answers(whole, None)[ISTIO].reads
+        told = answers(changed, None)
+        assert "sha256" in told[ISTIO].why
+        assert not told[ENVOY_GATEWAY].reads
 
 
 def test_istio_tries_the_artifact_where_the_image_fails() -> None:

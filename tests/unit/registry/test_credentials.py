@@ -114,6 +114,8 @@ def test_no_auths_means_no_login() -> None:
         {"auth": 1},
         {"username": "a:b", "password": "secret"},
         {"username": "a", "password": ["secret"]},
+        {"username": "a", "password": "secret\ud800"},
+        {"username": "\udfffa", "password": "secret"},
         "secret",
     ],
 )

@@ -117,6 +117,7 @@ async def test_a_store_that_does_not_work_is_passed_over(
         ("echo 'no key ring'; exit 1", "ended with status 1"),
         ("echo not-json-s3cret", "not understood"),
         ('echo \'{"Username": 1, "Secret": "s3cret"}\'', "not understood"),
+        ('echo \'{"Username": "u", "Secret": "s3cret\\\\ud800"}\'', "not understood"),
         (None, "cannot be run"),
     ],
 )

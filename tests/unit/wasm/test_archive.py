@@ -163,6 +163,12 @@ def test_sparse_files_are_passed_over(extract: Extraction) -> None:
     assert extract(sparse + real + END, "tar") == ("x.wasm", WASM)
 
 
+def test_an_empty_pax_value_takes_back_an_earlier_one(extract: Extraction) -> None:
+    pax = b"9 path=x\n" + b"8 path=\n" + b"9 size=7\n" + b"8 size=\n"
+    data = header(b"pax", len(pax), b"x") + padded(pax) + header(b"plugin.wasm", len(WASM))
+    assert extract(data + padded(WASM) + END, "tar") == ("plugin.wasm", WASM)
+
+
 def test_an_archive_may_end_without_the_final_zeros(extract: Extraction) -> None:
     assert extract(header(b"plugin.wasm", len(WASM)) + padded(WASM), "tar")[1] == WASM
 

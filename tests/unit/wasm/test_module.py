@@ -9,7 +9,8 @@ from autowasm.errors import ContentRejected, StorageError
 from autowasm.limits import ENVOY_MODULE_LIMIT, Limits
 from autowasm.wasm.binary import Reader, sections
 from autowasm.wasm.module import ModuleInfo, inspect_bytes, inspect_module
-from autowasm.wasm.sections import read_signatures
+from autowasm.wasm.storage import Storage
+from autowasm.wasm.values import read_signatures
 
 ABI = '(func (export "proxy_abi_version_0_2_1"))'
 ALLOCATOR = '(func (export "malloc") (param i32) (result i32) (i32.const 1024))'
@@ -144,7 +145,7 @@ def test_imported_memories_and_tables_are_what_envoy_creates(
 ) -> None:
     own = "" if "memory" in what else MEMORY
     data = compile_text(f'(module (import "env" "x" {what}){own}{ABI}{ALLOCATOR})')
-    assert inspect(data).imports[0].minimum == 1
+    assert inspect(data).imports[0].storage == Storage(1, entry=0 if "memory" in what else 0x70)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +250,7 @@ def test_two_to_the_32_declared_functions_take_no_memory() -> None:
         b"\x01\x06\x64\0\x03abc",  # fewer names than announced
         b"\x07",  # no size
         b"\x01\x07\x01\0\xff\xff\xff\xff\x0f",  # a name of 4 GiB
+        b"\x01\x08\x01\x80\x80\x80\x80\x04\x01a",  # a function index of 2 ** 30
     ],
 )
 def test_a_malformed_name_section_is_refused_because_envoy_reads_it(
@@ -312,7 +314,7 @@ def test_references_in_types_are_read_up_to_a_limit(compile_text: Callable[[str]
         read_signatures(reader, [1], limits=limits)
     reader.position = 0
     assert read_signatures(reader, [0, 1], limits=Limits()) == {
-        0: "ref ref -> void",
+        0: "funcref funcref -> void",
         1: "void -> void",
     }
 
