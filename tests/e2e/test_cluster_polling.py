@@ -62,6 +62,8 @@ async def test_a_moved_tag_rolls_out_and_a_registry_that_is_down_harms_nothing(
     image = await installation.push("stable", one, repository=repository)
     await _apply(installation, image, namespace, refreshInterval=f"{INTERVAL:g}s")
     await _wait_module(installation, namespace, one)
+    # Events are told a moment after the status is written.
+    await _wait_event(installation, namespace, f"nothing → sha256:{_sha256(one)[:12]}")
     heads, gets = [await _requests(installation, repository, each) for each in ("HEAD", "GET")]
     begun, quiet = time.monotonic(), await installation.audit.position()
 
