@@ -6,6 +6,7 @@ has not caught up for `KEPT` seconds; it is never newer than what the API server
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,8 +33,10 @@ class WriteOverlay:
     def __init__(self, stored: Callable[[ObjectKey], Document | None]) -> None:
         self._stored = stored
         self._written: dict[ObjectKey, _Written] = {}
-        self._asking: dict[ObjectKey, bool] = {}
-        """Objects that the API server is being asked about, and whether they went meanwhile."""
+        self._asking: Counter[ObjectKey] = Counter()
+        """Objects that the API server is being asked about, by how many: a status has two writers."""
+        self._gone: set[ObjectKey] = set()
+        """Those of them that went meanwhile."""
 
     def get(self, key: ObjectKey) -> Document | None:
         """The object as we last wrote or saw it."""
@@ -48,16 +51,19 @@ class WriteOverlay:
     @contextmanager
     def asking(self, key: ObjectKey) -> Iterator[None]:
         """Around a call whose answer goes to `wrote`: if the object is shown to be gone meanwhile, the answer is older than that."""
-        self._asking[key] = False
+        self._asking[key] += 1
         try:
             yield
         finally:
-            del self._asking[key]
+            self._asking[key] -= 1
+            if not self._asking[key]:
+                del self._asking[key]
+                self._gone.discard(key)
 
     def wrote(self, key: ObjectKey, document: Document) -> None:
         """The answer of a write that was accepted. The watch may have brought it, or what came after it, before."""
         stored = self._stored(key)
-        if self._asking.get(key) or (stored is not None and _reached(stored, document)):
+        if key in self._gone or (stored is not None and _reached(stored, document)):
             self._written.pop(key, None)
         else:
             until = asyncio.get_running_loop().time() + KEPT
@@ -69,7 +75,7 @@ class WriteOverlay:
         True if that is older than what we wrote, or just that: nobody need look. Drops what we wrote once it is passed.
         """
         if document is None and key in self._asking:
-            self._asking[key] = True
+            self._gone.add(key)
         written = self._written.get(key)
         if written is None:
             return False

@@ -206,18 +206,21 @@ class ClusterPublisher:
         if document.get("status") == status:
             return False
         self._fence()
-        try:
-            written = await writes.replace_status(self._client, AUTOWASMS, status, read=document)
-        except NotFound:
-            self._autowasms.forget(key)
-            return False
-        except Conflict:
-            self._autowasms.forget(key)
-            raise
-        if written is None:
-            return False
-        self._autowasms.wrote(key, written)
-        return True
+        with self._autowasms.asking(key):
+            try:
+                written = await writes.replace_status(
+                    self._client, AUTOWASMS, status, read=document
+                )
+            except NotFound:
+                self._autowasms.forget(key)
+                return False
+            except Conflict:
+                self._autowasms.forget(key)
+                raise
+            if written is None:
+                return False
+            self._autowasms.wrote(key, written)
+            return True
 
 
 def _terminating(key: ObjectKey, live: Mapping[str, Any]) -> AutoWasmError:

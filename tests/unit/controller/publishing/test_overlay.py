@@ -49,3 +49,15 @@ async def test_does_not_show_what_went_while_the_api_server_was_asked() -> None:
     assert overlay.get(KEY) == version(5)
     assert not overlay.observed(KEY, None)
     assert overlay.get(KEY) is None
+
+
+async def test_two_may_ask_about_one_object() -> None:
+    overlay = WriteOverlay({}.get)
+    with overlay.asking(KEY):
+        with overlay.asking(KEY):
+            overlay.observed(KEY, None)
+        overlay.wrote(KEY, version(2))  # asked before it went
+    assert overlay.get(KEY) is None
+    with overlay.asking(KEY):
+        overlay.wrote(KEY, version(5))
+    assert overlay.get(KEY) == version(5)
