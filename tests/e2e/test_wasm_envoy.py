@@ -216,6 +216,23 @@ async def test_types_that_envoy_crashes_over_are_refused_and_no_others(
     assert said.startswith("exit status -") if reason else said == ""
 
 
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ('(data (i32.const 65536) "x")', "WasmInvalid"),
+        ('(data (i32.const 65535) "x")', ""),
+        ("(table 1 funcref) (func $f) (elem (i32.const 1) $f)", "WasmInvalid"),
+        ("(table 1 funcref) (func $f) (elem (i32.const 0) $f)", ""),
+    ],
+)
+async def test_segments_that_do_not_fit_are_refused_by_both(
+    version: str, what: str, reason: str, tmp_path: Path
+) -> None:
+    module = wat.compile_text(f"(module {what}{MEMORY}{ALLOCATOR}{abi_export('0.2.1')})")
+    assert refusal(module) == reason
+    assert bool(await envoy_says(version, module, tmp_path)) == bool(reason)
+
+
 async def test_an_imported_memory_is_made_by_envoy(version: str, tmp_path: Path) -> None:
     text = f'(module (import "env" "memory" (memory 1)){ALLOCATOR}{abi_export("0.2.1")})'
     module = wat.compile_text(text)

@@ -5,6 +5,7 @@ ModuleInfo exists only for bytes that passed every check, each of which stands f
 *after* a successful fetch, and answers 503 from then on; whatever the bytes, the outcome is a ModuleInfo or ContentRejected.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from autowasm.wasm import abi, binary, sections, storage, values
 from autowasm.wasm.binary import Section
 from autowasm.wasm.boundary import check_boundary
 from autowasm.wasm.sections import Export, Import
+from autowasm.wasm.segments import Segment, check_segments, read_data, read_elements
 from autowasm.wasm.storage import Storage
 from autowasm.wasm.validation import validate
 from autowasm.wasm.wording import listed, shown
@@ -66,6 +68,9 @@ def inspect_bytes(data: bytes, *, limits: Limits, allow_imports: frozenset[str])
     _check_needed_exports(imports, exports)
     _check_types(parts, imports, exports, version)
     check_boundary(parts, imports, exports, limits=limits)
+    for kind in (sections.MEMORY, sections.TABLE):
+        imported = [each.storage for each in imports if each.kind == kind and each.storage]
+        check_segments(kind, parts.segments(kind), [*imported, *parts.storages(kind)])
     parts.check_function_names()
     return ModuleInfo(len(data), version, imports, exports)
 
@@ -133,6 +138,13 @@ class _Parts:
             )
         section = self._sections.get(binary.MEMORY)
         return storage.read_memories(section.reader(self._data)) if section else []
+
+    def segments(self, kind: str) -> Iterable[Segment]:
+        section = self._sections.get(binary.DATA if kind == sections.MEMORY else binary.ELEMENT)
+        if section is None:
+            return ()
+        read = read_data if kind == sections.MEMORY else read_elements
+        return read(section.reader(self._data), limits=self._limits)
 
     def global_types(self, wanted: set[int]) -> dict[int, int]:
         section = self._sections.get(binary.GLOBAL)
