@@ -232,7 +232,9 @@ def _unavailable(shown: str, error: Exception) -> SourceUnavailable:
     if isinstance(error, aiohttp.ClientConnectorError):
         reason = _in_words(error.os_error)
         return SourceUnavailable(f"{shown}: cannot connect ({reason})", reason="ObjectUnavailable")
-    if isinstance(error, aiohttp.InvalidURL):
+    if isinstance(
+        error, ValueError
+    ):  # of yarl, or aiohttp's InvalidURL: a port or a name that cannot be
         return SourceUnavailable(
             f"{shown}: this is not a URL that can be asked; check its host",
             reason="ObjectUnavailable",

@@ -156,6 +156,17 @@ async def test_a_redirect_to_another_scheme_is_blocked() -> None:
         assert isinstance(await failure(session, server.url), AddressBlocked)
 
 
+@pytest.mark.parametrize("target", ["http://xn--a/", "http://a..b/"])
+async def test_a_redirect_to_a_host_that_cannot_be_is_told_so(target: str) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(302, headers={"Location": target})
+
+    async with ScriptedServer(script) as server, opened() as session:
+        error = await failure(session, server.url)
+    assert target.rstrip("/") in str(error)
+    assert "not HTTP" not in str(error)
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_loopback_is_blocked_by_default_before_anything_is_sent(host: str) -> None:
     async def script(exchange: Exchange) -> None:
