@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from wasmtime import Engine, Instance, Module, Store, Trap
 
@@ -84,6 +84,7 @@ def test_more_elements_than_the_limit_are_not_looked_at() -> None:
     assert [each.number for each in read] == [0, 1]
 
 
+@settings(deadline=None)  # each example starts a program
 @given(
     offsets=st.lists(st.integers(0, 70_000) | st.integers(0, 2**32 - 1), max_size=4),
     places=st.lists(st.integers(0, 6), max_size=4),
