@@ -8,6 +8,7 @@ as a file name and a URL path.
 import hashlib
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NewType, Self
 
 from autowasm.errors import ContentRejected
@@ -25,6 +26,12 @@ def sha256_hex(text: str) -> Sha256Hex:
     if not _SHA256_HEX.match(text):
         raise ValueError(f"not 64 lower-case hexadecimal digits: {text[:80]!r}")
     return Sha256Hex(text)
+
+
+def sha256_of(path: Path) -> Sha256Hex:
+    """The identity of the module in the file `path`. Blocks; raises OSErrors."""
+    with path.open("rb") as file:
+        return Sha256Hex(hashlib.file_digest(file, "sha256").hexdigest())
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from autowasm.errors import AutoWasmError, ContentRejected, SourceDenied
 from autowasm.net.pools import Pools
 from autowasm.settings import Settings
 from autowasm.telemetry.metrics import Metrics, exemplar_of
-from autowasm.wasm.module import inspect_module
+from autowasm.wasm.module import ModuleInfo, inspect_module
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
@@ -264,31 +264,32 @@ class ArtifactFetcher:
                     return fetched, await self._inspect_stored(fetched.sha256)
                 if fetched.unchanged:  # evicted since we asked
                     fetched = await get(replace(pinned, handle=None))
-            if fetched.sha256 is None:
-                raise RuntimeError(f"source {source.kind} returned a module without its digest")
             settling = self._store.settle(stage, fetched.sha256)  # the disk works meanwhile
             try:
                 with self._timed(attempt, "verify"):
-                    module = await self._inspect(stage.path, fetched.sha256)
+                    info = await self._inspect(stage.path)
                 with self._timed(attempt, "store"):
-                    await self._store.commit(stage, fetched.sha256, settled=await settling)
+                    settled = await settling
+                    await self._store.commit(stage, settled.sha256, settled=settled)
             finally:
                 if not settling.cancel() and not settling.cancelled():
                     settling.exception()  # what the module was refused for is what counts
-        return fetched, module
+        return replace(fetched, sha256=settled.sha256), self._remember(settled.sha256, info)
 
     async def _inspect_stored(self, sha256: Sha256Hex) -> Module:
         """What a stored module is: it was checked before it was stored, so this only reads it again."""
         known = self._inspected.get(sha256)
-        return known or await self._inspect(self._store.path(sha256), sha256)
+        return known or self._remember(sha256, await self._inspect(self._store.path(sha256)))
 
-    async def _inspect(self, path: Path, sha256: Sha256Hex) -> Module:
-        info = await self._pools.parsing.run(
+    async def _inspect(self, path: Path) -> ModuleInfo:
+        return await self._pools.parsing.run(
             inspect_module,
             path,
             limits=self._settings.limits,
             allow_imports=self._settings.allow_imports,
         )
+
+    def _remember(self, sha256: Sha256Hex, info: ModuleInfo) -> Module:
         module = Module(sha256, info.size, info.abi)
         keep(self._inspected, sha256, module)
         return module

@@ -16,7 +16,6 @@ import aiofiles
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import Source
 from autowasm.artifacts.source import Pinned, SourceKey
-from autowasm.digest import Sha256Hex, sha256_hex
 from autowasm.errors import AddressBlocked
 from autowasm.limits import Limits
 from autowasm.net.hosts import matches_host
@@ -73,6 +72,7 @@ class HttpObjectSource:
     ) -> Pinned:
         """GET, then unpack; nothing if the server says that `pinned.handle`, a record, still holds.
 
+        The digest is left to who stores the bytes: that hashes them anyway.
         Raises what `ObjectSession.stream_get` and `extract_module` raise, and AddressBlocked (`PolicyDenied`).
         """
         packed = workdir / f"{destination.name}.object"
@@ -104,10 +104,9 @@ class HttpObjectSource:
                 await self._pools.parsing.run(
                     extract_module, packed, destination, packing="detect", limits=self._limits
                 )
-            sha256 = await self._pools.disk.run(_sha256_of, destination)
         finally:
             await self._pools.disk.run(packed.unlink, missing_ok=True)
-        return dataclasses.replace(pinned, etag=etag, last_modified=last_modified, sha256=sha256)
+        return dataclasses.replace(pinned, etag=etag, last_modified=last_modified)
 
 
 def _check_host(host: str, *, allowed: tuple[str, ...] | None) -> None:
@@ -139,8 +138,3 @@ async def _blocks(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
             size = 0
     if gathered:
         yield b"".join(gathered)
-
-
-def _sha256_of(path: Path) -> Sha256Hex:
-    with path.open("rb") as file:
-        return sha256_hex(hashlib.file_digest(file, "sha256").hexdigest())

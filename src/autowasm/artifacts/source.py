@@ -55,7 +55,7 @@ class Pinned:
     unchanged: bool = False
     """The server holds what it held: nothing was written."""
     sha256: Sha256Hex | None = None
-    """The module's digest, where it can be known before the bytes are here (a raw layer's own digest)."""
+    """The module's digest, where somebody has promised it (a raw layer's own) or it is known; None: hash the bytes."""
     size: int | None = field(default=None, compare=False)
     """The module's bytes, where that can be known before they are here."""
     handle: object = field(default=None, compare=False)

@@ -8,13 +8,12 @@ disk at a time.
 
 import asyncio
 import contextlib
-import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from autowasm.digest import Sha256Hex
+from autowasm.digest import Sha256Hex, sha256_of
 from autowasm.errors import ContentRejected, SourceUnavailable
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
@@ -89,7 +88,10 @@ async def pull_module(
         raise SourceUnavailable(
             f"image {reference}: not finished within {limits.fetch_timeout:g} s", reason="Timeout"
         ) from error
-    size, sha256 = await pools.disk.run(_measure, destination, known=known_sha256(layout))
+    sha256 = known_sha256(layout)
+    if sha256 is None:
+        sha256 = await pools.disk.run(sha256_of, destination)
+    size = (await pools.disk.run(destination.stat)).st_size
     return PulledModule(sha256, size, member, layer)
 
 
@@ -210,9 +212,3 @@ def _only(found: list[_Found], hidden: Hidden, reference: ImageReference) -> _Fo
 
 def _base_name(member: Member) -> str:
     return clean_path(member.name).rpartition("/")[2]
-
-
-def _measure(path: Path, *, known: Sha256Hex | None) -> tuple[int, Sha256Hex]:
-    with path.open("rb") as file:
-        sha256 = known or Sha256Hex(hashlib.file_digest(file, "sha256").hexdigest())
-        return file.seek(0, 2), sha256

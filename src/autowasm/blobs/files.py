@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from autowasm.blobs.blob import Signature
+from autowasm.blobs.blob import Settled, Signature
 from autowasm.digest import Sha256Hex, sha256_hex
 from autowasm.errors import ContentRejected
 from autowasm.limits import MIB
@@ -110,19 +110,19 @@ def verify(path: Path, sha256: Sha256Hex) -> Signature:
     return signature
 
 
-def settle(staged: Path, sha256: str) -> Signature:
-    """Bring the bytes of `staged` to the disk, and see that they have this digest.
+def settle(staged: Path, expected: Sha256Hex | None) -> Settled:
+    """Bring the bytes of `staged` to the disk, and see which digest they have: the `expected` one, if any.
 
     Raises ContentRejected (`DigestMismatch`) and OSErrors.
     """
     fd = os.open(staged, _OPEN_FLAGS)
     try:
-        return _settle(fd, sha256)
+        return _settle(fd, expected)
     finally:
         os.close(fd)
 
 
-def commit(staged: Path, target: Path, *, settled: Signature | None) -> Signature:
+def commit(staged: Path, target: Path, *, settled: Settled | None) -> Signature:
     """Give `staged` its final name if its bytes have the digest `target.name`, durably.
 
     `settled`: what `settle` said of the same file; if that is still so, only the name is missing. Raises ContentRejected
@@ -130,8 +130,8 @@ def commit(staged: Path, target: Path, *, settled: Signature | None) -> Signatur
     """
     fd = os.open(staged, _OPEN_FLAGS)
     try:
-        if settled is None or settled != Signature.of(fd):
-            _settle(fd, target.name)
+        if settled is None or settled != (target.name, Signature.of(fd)):
+            _settle(fd, sha256_hex(target.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         staged.rename(target)
         sync_directory(target.parent)
@@ -140,16 +140,16 @@ def commit(staged: Path, target: Path, *, settled: Signature | None) -> Signatur
         os.close(fd)
 
 
-def _settle(fd: int, sha256: str) -> Signature:
+def _settle(fd: int, expected: Sha256Hex | None) -> Settled:
     signature = Signature.of(fd)  # taken before hashing: a change during it shows as one afterwards
     digest = _hash(fd)
-    if digest != sha256:
+    if expected is not None and digest != expected:
         raise ContentRejected(
-            f"the bytes to store have sha256:{digest}, not sha256:{sha256}",
+            f"the bytes to store have sha256:{digest}, not sha256:{expected}",
             reason="DigestMismatch",
         )
     os.fsync(fd)
-    return signature
+    return Settled(digest, signature)
 
 
 def set_aside(path: Path, damaged: Path, *, kept: int) -> None:
@@ -198,7 +198,7 @@ def _modified(path: Path) -> int:
     return path.lstat().st_mtime_ns
 
 
-def _hash(fd: int) -> str:
+def _hash(fd: int) -> Sha256Hex:
     digest = hashlib.sha256()
     buffer = bytearray(_CHUNK)
     view = memoryview(buffer)
@@ -206,7 +206,7 @@ def _hash(fd: int) -> str:
     while count := os.preadv(fd, [buffer], offset):
         digest.update(view[:count])
         offset += count
-    return digest.hexdigest()
+    return Sha256Hex(digest.hexdigest())
 
 
 def _read_ahead(fd: int, size: int) -> None:

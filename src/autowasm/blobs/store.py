@@ -23,7 +23,7 @@ from typing import Self
 import structlog
 
 from autowasm.blobs import files
-from autowasm.blobs.blob import Blob, Signature
+from autowasm.blobs.blob import Blob, Settled, Signature
 from autowasm.blobs.failures import is_storage_failure, storage_errors
 from autowasm.blobs.index import Entry, Index
 from autowasm.blobs.jobs import finish
@@ -151,16 +151,16 @@ class BlobStore:
         finally:
             await self._staging.remove(folder)
 
-    def settle(self, stage: Stage, sha256: Sha256Hex) -> asyncio.Future[Signature]:
+    def settle(self, stage: Stage, expected: Sha256Hex | None) -> asyncio.Future[Settled]:
         """Hash and sync `stage.path` beside whatever else is done with it: most of what `commit` takes.
 
-        Raises ContentRejected (`DigestMismatch`) and OSErrors.
+        `expected`: None where nobody has promised a digest; the result tells it. Raises ContentRejected (`DigestMismatch`) and OSErrors.
         """
-        job = functools.partial(files.settle, stage.path, sha256)
+        job = functools.partial(files.settle, stage.path, expected)
         return asyncio.wrap_future(self._disk.submit(job))
 
     async def commit(
-        self, stage: Stage, sha256: Sha256Hex, *, settled: Signature | None = None
+        self, stage: Stage, sha256: Sha256Hex, *, settled: Settled | None = None
     ) -> int:
         """Store `stage.path` under `sha256`, durably; returns its size in bytes.
 

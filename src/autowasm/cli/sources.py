@@ -14,6 +14,7 @@ from autowasm.artifacts.object import HttpObjectSource
 from autowasm.artifacts.pullsecrets import Access
 from autowasm.artifacts.source import ModuleSource
 from autowasm.cli import registries
+from autowasm.digest import sha256_of
 from autowasm.errors import AutoWasmError
 from autowasm.explain.facts import SourceFact
 from autowasm.limits import Limits
@@ -100,11 +101,12 @@ async def _look(
             allow_imports=frozenset(arguments.allow_import),
         )
         size = (await pools.disk.run(target.stat)).st_size
-    if pinned.sha256 is None:
-        raise TypeError("fetched without a digest")
+        sha256 = pinned.sha256
+        if sha256 is None:
+            sha256 = await pools.disk.run(sha256_of, target)
     record = Record(
         source=str(where),
-        sha256=pinned.sha256,
+        sha256=sha256,
         size=size,
         abi=info.abi,
         image=pinned.image,

@@ -80,6 +80,27 @@ async def test_stores_what_was_settled_before(tmp_path: Path) -> None:
         assert await content(store, sha256(DATA)) == DATA
 
 
+async def test_tells_the_digest_of_bytes_for_which_nobody_has_promised_one(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        async with store.stage() as stage:
+            stage.path.write_bytes(DATA)
+            settled = await store.settle(stage, None)
+            assert settled.sha256 == sha256(DATA)
+            await store.commit(stage, settled.sha256, settled=settled)
+        assert await content(store, sha256(DATA)) == DATA
+
+
+async def test_does_not_store_what_was_settled_under_another_digest(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        async with store.stage() as stage:
+            stage.path.write_bytes(DATA)
+            settled = await store.settle(stage, None)
+            with pytest.raises(ContentRejected, match=sha256(OTHER)) as caught:
+                await store.commit(stage, sha256(OTHER), settled=settled)
+        assert caught.value.reason == "DigestMismatch"
+        assert not store.digests()
+
+
 async def test_refuses_to_settle_bytes_that_have_another_digest(tmp_path: Path) -> None:
     async with opened(tmp_path) as store, store.stage() as stage:
         stage.path.write_bytes(DATA)
