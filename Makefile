@@ -4,7 +4,7 @@
 RUN := .venv/bin/python
 JOBS ?= 2
 PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
-PARTS := registry envoy wat kubernetes istio helm prometheus
+PARTS := registry envoy wat filters kubernetes istio helm prometheus
 
 .PHONY: demo test chaos fuzz bench bench-docs unit lint format reference docs manifests dashboards picture venv parts help
 

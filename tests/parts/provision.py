@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from tests.parts import cache, golang, pypi
+from tests.parts import cache, filters, golang, pypi
 
 
 def crane() -> Path:
@@ -142,6 +142,9 @@ GROUPS: Mapping[str, Sequence[Callable[[], Path]]] = {
     "istio": (pilot_discovery, pilot_agent, istio_crds, istio_wasm_fetch),
     "prometheus": (prometheus, promtool),
     "crpeer": (crpeer,),
+    "filters": [
+        partial(filters.build, name, toolchain=toolchain) for name, toolchain in filters.every()
+    ],
 }
 
 

@@ -1,0 +1,81 @@
+"""Real filters from real toolchains: the modules of `tests/assets/filters/`, and how the answer of `echo` is read.
+
+What each filter does is in `tests/assets/filters/README.md`, and is the same in each toolchain. `build` blocks, for seconds
+to a minute where the cache lacks the module; on a loop use `asyncio.to_thread`.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.parts import toolchains, wire
+
+TOOLCHAINS: Mapping[str, toolchains.Toolchain] = {
+    one.name: one for one in (toolchains.C_WITH_ZIG, toolchains.GO)
+}
+
+_FIRST = b"configuration "
+"""How each answer of `echo` begins; a service behind it answers something else."""
+
+
+def build(name: str, *, toolchain: str = "c") -> Path:
+    """The module of the filter `name`, such as `echo`. Raises PartError.
+
+    C makes modules of 30 KB, which Envoy loads at once. A module from Go has 2 MB: Envoy compiles it for a second, and for
+    several seconds where the machine is busy.
+    """
+    return TOOLCHAINS[toolchain].build(name)
+
+
+def every() -> Iterator[tuple[str, str]]:
+    """Each filter with each toolchain that it is written for: (name, toolchain)."""
+    for toolchain in TOOLCHAINS.values():
+        for name in toolchain.filters():
+            yield name, toolchain.name
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """What the filter `echo` received from Envoy, byte for byte."""
+
+    configuration: bytes
+    vm_configuration: bytes
+    plugin_name: str
+    root_id: str
+    vm_id: str
+    environment: Mapping[str, str]
+
+    @classmethod
+    def parse(cls, body: bytes) -> "Echo":
+        """From the body of the filter's answer: lines of a name and hexadecimal bytes. Raises ValueError."""
+        values: dict[str, bytes] = {}
+        environment: dict[str, str] = {}
+        for line in body.decode("ascii").splitlines():
+            name, _, digits = line.partition(" ")
+            value = bytes.fromhex(digits)
+            if name == "environment":
+                key, _, text = value.decode().partition("=")
+                environment[key] = text
+            else:
+                values[name] = value
+        try:
+            return cls(
+                configuration=values["configuration"],
+                vm_configuration=values["vm-configuration"],
+                plugin_name=values["plugin_name"].decode(),
+                root_id=values["plugin_root_id"].decode(),
+                vm_id=values["plugin_vm_id"].decode(),
+                environment=environment,
+            )
+        except KeyError as error:
+            raise ValueError(f"the answer of echo lacks {error}") from error
+
+
+async def ask_echo(host: str, *, plugin: str = "any") -> Echo | None:
+    """What the filter `echo` behind `host` (`address:port`) received; None where no such filter answers.
+
+    `plugin` is the name of one plugin, for a listener with several of them. Raises OSError without a complete answer.
+    """
+    answer = await wire.get(f"http://{host}/", headers={"x-echo": plugin})
+    is_echo = answer.status == 200 and answer.body.startswith(_FIRST)
+    return Echo.parse(answer.body) if is_echo else None

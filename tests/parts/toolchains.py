@@ -1,0 +1,141 @@
+"""The compilers of the filters in `tests/assets/filters/`: one folder there, and one class here, for each toolchain.
+
+Not a build system: a filter is one folder of sources, and what the filters of a toolchain share lies beside them. The
+invariant is that of `cache`: a module in the cache was built from exactly the sources and flags that its name is the hash of.
+"""
+
+import hashlib
+import logging
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.parts import cache, golang, pypi
+
+log = logging.getLogger(__name__)
+
+ASSETS = golang.ASSETS / "filters"
+MODULE = "filter.wasm"
+
+
+@dataclass(frozen=True, slots=True)
+class Toolchain(ABC):
+    """A way from source to a module. `shared` names what all its filters use, relative to its folder."""
+
+    name: str
+    shared: tuple[str, ...]
+    flags: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """The folder with a folder for each filter."""
+        return ASSETS / self.name
+
+    @abstractmethod
+    def compile(self, filter_: str, output: Path) -> None:
+        """Write the module of the filter to `output`; get the compiler first where it is absent. Raises PartError."""
+
+    @abstractmethod
+    def version(self) -> str:
+        """The compiler as far as it is pinned: part of the hash."""
+
+    def filters(self) -> tuple[str, ...]:
+        """The names of the filters that have a source here, sorted."""
+        folders = (path for path in self.folder.iterdir() if path.is_dir())
+        return tuple(sorted(path.name for path in folders if path.name not in self.shared))
+
+    def build(self, filter_: str) -> Path:
+        """The module of the filter `filter_`, compiled first where the cache lacks it. Raises PartError."""
+        entry = f"filters/{self.name}-{filter_}-{self._key(filter_)}"
+        return cache.install_once(entry, fill=lambda target: self._fill(filter_, target)) / MODULE
+
+    def _fill(self, filter_: str, target: Path) -> None:
+        begun = time.monotonic()
+        self.compile(filter_, target / MODULE)
+        log.info(
+            "Built the filter %s (%s) in %.1f s.", filter_, self.name, time.monotonic() - begun
+        )
+
+    def _key(self, filter_: str) -> str:
+        digest = hashlib.sha256(repr((self.version(), self.flags)).encode())
+        for source in self._sources(filter_):
+            digest.update(f"\0{source.relative_to(self.folder)}\0".encode())
+            digest.update(source.read_bytes())
+        return digest.hexdigest()[:16]
+
+    def _sources(self, filter_: str) -> Iterator[Path]:
+        for name in (filter_, *self.shared):
+            path = self.folder / name
+            yield from sorted(path.rglob("*.*")) if path.is_dir() else (path,)
+
+
+class Go(Toolchain):
+    """Plain Go from 1.24 on, which can export functions (`//go:wasmexport`)."""
+
+    def version(self) -> str:
+        """The least version; the compiler is the one on PATH where that is new enough."""
+        return ".".join(map(str, golang.required_go(self.folder)))
+
+    def compile(self, filter_: str, output: Path) -> None:
+        """See Toolchain."""
+        cache.run(
+            [
+                *(golang.go_command(golang.required_go(self.folder)), "build"),
+                *self.flags,
+                *("-o", output, f"./{filter_}"),
+            ],
+            what=f"building the filter {filter_} with Go",
+            cwd=self.folder,
+            env=golang.go_environment() | {"GOOS": "wasip1", "GOARCH": "wasm"},
+        )
+
+
+GO = Go(
+    "go",
+    shared=("go.mod", "proxywasm"),
+    # Without c-shared the module is a program: Envoy calls _start, which may not call the host.
+    flags=(
+        "-buildmode=c-shared",
+        "-mod=readonly",
+        "-trimpath",
+        "-buildvcs=false",
+        "-ldflags=-s -w",
+    ),
+)
+
+
+class C(Toolchain):
+    """C with Zig's clang and wasi-libc, which Zig compiles from its source once (half a minute)."""
+
+    def version(self) -> str:
+        """The release of Zig."""
+        return pypi.ZIG.version
+
+    def compile(self, filter_: str, output: Path) -> None:
+        """See Toolchain."""
+        # Zig's own cache, where it keeps what it made of wasi-libc. Zig locks it itself.
+        zig_cache = cache.cache_dir() / "zig"
+        cache.run(
+            [
+                *(pypi.ZIG.install(), "cc"),
+                *self.flags,
+                *("-o", output, self.folder / filter_ / "filter.c"),
+            ],
+            what=f"building the filter {filter_} with Zig's C compiler",
+            env=os.environ
+            | {"ZIG_GLOBAL_CACHE_DIR": str(zig_cache), "ZIG_LOCAL_CACHE_DIR": str(zig_cache)},
+        )
+
+
+C_WITH_ZIG = C(
+    "c",
+    shared=("proxywasm",),
+    flags=(
+        # A reactor has _initialize in place of main.
+        *("-target", "wasm32-wasi", "-mexec-model=reactor", "-O2", "-s"),
+        *("-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-Wno-unused-function"),
+    ),
+)
