@@ -145,5 +145,4 @@ REFUSALS = (
     Refusal("config a number", with_filter(pluginConfig=1), f"{_FILTER}.pluginConfig", None),
     Refusal("config a list", with_filter(pluginConfig=[1]), f"{_FILTER}.pluginConfig", None),
     Refusal("config true", with_filter(pluginConfig=True), f"{_FILTER}.pluginConfig", None),
-    Refusal("config 2^53+1", with_filter(pluginConfig={"n": [2**53 + 1]}), f"{_FILTER}.pluginConfig.n[0]", None),
 )  # fmt: skip

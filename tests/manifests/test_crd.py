@@ -127,7 +127,8 @@ async def test_status_and_spec_are_written_apart(cluster: Cluster) -> None:
 async def test_plugin_config_is_stored_as_it_is(cluster: Cluster) -> None:
     await cluster.create_namespace("config")
     collection = AUTOWASMS.format(namespace="config")
-    for config in ({"a": {"deep": [1, None, {"b": 2.5}]}, "": ""}, "text", ""):
+    large = {"n": [2**53 + 1, -(2**63)]}
+    for config in ({"a": {"deep": [1, None, {"b": 2.5}]}, "": ""}, large, "text", ""):
         document = documents.with_filter(pluginConfig=config)
         document["metadata"] = {"generateName": "config-", "namespace": "config"}
         stored = await cluster.request("POST", collection, body=document)

@@ -4,6 +4,7 @@ Not a writer. Each difference to the reference sample was observed to be needed 
 only fields that Envoy and Istio know are emitted, because an unknown field inside a TypedStruct is ignored in silence.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 from msgspec import UNSET
 
+from autowasm.api import pluginconfig
 from autowasm.api import record as records
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import API_VERSION, KIND, AutoWasm, FailStrategy, Filter
@@ -125,19 +127,17 @@ def _plugin_config(
 
 
 def _configuration(value: Any) -> dict[str, Any]:
-    if isinstance(value, str):
-        return {"@type": f"{_TYPE}google.protobuf.StringValue", "value": value}
-    ordered = json.loads(json.dumps(value, sort_keys=True))
-    return {"@type": f"{_TYPE}google.protobuf.Struct", "value": ordered}
+    """Always a StringValue: of the other messages Envoy hands the filter protobuf's wire format, a Struct's too.
+
+    Source: Envoy `MessageUtil::anyToBytes`, which unwraps StringValue and BytesValue only.
+    """
+    return {"@type": f"{_TYPE}google.protobuf.StringValue", "value": pluginconfig.as_text(value)}
 
 
 def _vm_config(
     autowasm: AutoWasm, record: Record, settings: EnvoyFetch, *, heal: int
 ) -> dict[str, Any]:
     filter_ = autowasm.spec.filter
-    # With an unchanged vmId Envoy fetches a new module, reports success, and keeps running the old one
-    # (envoy.md 4.1), so the id carries the digest.
-    base = filter_.vm_id or f"{autowasm.metadata.namespace}.{autowasm.metadata.name}"
     config: dict[str, Any] = {
         "code": {
             "remote": {
@@ -158,8 +158,31 @@ def _vm_config(
         variables = {variable.name: variable.value for variable in filter_.env}
         config["environmentVariables"] = {"keyValues": dict(sorted(variables.items()))}
     config["runtime"] = "envoy.wasm.runtime.v8"
-    config["vmId"] = f"{base}-{record.sha256[:VM_ID_DIGEST_LENGTH]}"
+    config["vmId"] = _vm_id(autowasm, record)
     return config
+
+
+def _vm_id(autowasm: AutoWasm, record: Record) -> str:
+    """The part of Envoy's VM key that is ours to choose, so it names everything in which two VMs can differ.
+
+    Envoy makes the key of vmId, the VM's own configuration (we set none) and the code, which is empty while the module is
+    being fetched. A VM that has the key already is used as it is, with the code and the environment that it was started
+    with. On Envoy 1.36 that holds for the failure policy as well, because the plugin's key has name, direction, rootID and
+    configuration only. Sources: `createWasm` in Envoy's wasm.cc, `makeVmKey` and `makePluginKey` in proxy-wasm-cpp-host.
+    """
+    filter_ = autowasm.spec.filter
+    base = filter_.vm_id or f"{autowasm.metadata.namespace}.{autowasm.metadata.name}"
+    parts = [base, record.sha256[:VM_ID_DIGEST_LENGTH]]
+    # Defaults are left out: objects without these fields keep the id that earlier versions gave them.
+    more: dict[str, Any] = {}
+    if filter_.env:
+        more["env"] = {variable.name: variable.value for variable in filter_.env}
+    if filter_.fail_strategy is not FailStrategy.FAIL_CLOSE:
+        more["failStrategy"] = filter_.fail_strategy.value
+    if more:
+        text = json.dumps(more, sort_keys=True).encode()
+        parts.append(hashlib.sha256(text).hexdigest()[:VM_ID_DIGEST_LENGTH])
+    return "-".join(parts)
 
 
 def _again(heal: int) -> str:

@@ -1,10 +1,10 @@
-"""What `spec.filter.pluginConfig` may be, and how much of an EnvoyFilter it and the environment fill.
+"""`spec.filter.pluginConfig`: which values it may hold, how the filter gets them, how much of an EnvoyFilter they fill.
 
-Not the form in which a module gets it (`envoyfilter.py`). Invariants: the walk ends at the first value too many, so its time
-is bounded whatever the author wrote; a path is put together only for a refusal; what passes makes an EnvoyFilter that
-etcd takes, for every port has a copy of it.
+Invariants: the check ends at the first value over the limit, so its time is bounded; a path is built only for a refusal; a
+value that passes fits into the EnvoyFilter that etcd stores, which has a copy for each patch.
 """
 
+import json
 import math
 from typing import Any, Final
 
@@ -15,16 +15,16 @@ from autowasm.api.v1alpha1 import Filter
 from autowasm.errors import SpecError
 
 _PATH: Final = "spec.filter.pluginConfig"
-_INTEGER_MOST: Final = 2**53
-"""A Struct's numbers are doubles: larger integers would reach the module changed."""
 _DEPTH: Final = 64
-"""protobuf's JSON readers stop at a nesting of 100; ours is inside a few levels already."""
+"""JSON readers of filters stop at a nesting of about 100 (serde_json at 128)."""
 _VALUES_MOST: Final = 10_000
 """Reading, rendering and comparing this many takes some 10 ms of the loop; a string is one value of any length."""
-_COPIED_MOST: Final = 20_000
-"""Values and variables in all patches: an EnvoyFilter of more would be cut when it is read (`KubeLimits.object_values`)."""
+_VARIABLES_MOST: Final = 20_000
+"""Environment variables in all patches: an EnvoyFilter of more values is cut when it is read (`KubeLimits.object_values`)."""
 _RENDERED_MOST: Final = 1024 * 1024
 """Bytes of configuration and environment in all patches; etcd refuses objects above 1.5 MiB."""
+_GO_EXPONENT: Final = 1e21
+"""From here on Go's encoding/json writes a float64 with an exponent, as Python does."""
 _ESCAPED: Final = 5
 """Bytes more for each of `<>&`: the API server stores them as escapes of six."""
 
@@ -34,19 +34,18 @@ _Steps = tuple[str | int, ...]
 def check(filter_: Filter) -> None:
     """Raises SpecError for the first value of `pluginConfig` that is not allowed, and if there is too much of it."""
     config: Any = filter_.plugin_config
-    config_size, walk = 0, _Walk()
+    config_size = 0
     if isinstance(config, dict | str):
-        walk.check(config, ())
-        config_size = _stored_size(config)
+        _Walk().check(config, ())
+        config_size = _stored_size(as_text(config))
     elif config is not UNSET:
         raise SpecError(_PATH, f"must be an object or a string, not {_json_name(config)}")
     patches = max(1, len(filter_.apply_ports or ()))
-    values = walk.passed + len(filter_.env)
-    if values * patches > _COPIED_MOST and patches > 1:
+    if len(filter_.env) * patches > _VARIABLES_MOST:
         raise SpecError(
-            _PATH if walk.passed * 2 >= values else "spec.filter.env",
-            f"{values} values of pluginConfig and env, once for each of {patches} ports: the EnvoyFilter has room "
-            f"for {_COPIED_MOST}; give the module one string of JSON, or name fewer applyPorts",
+            "spec.filter.env",
+            f"{len(filter_.env)} variables, once for each of {patches} ports: the EnvoyFilter has room "
+            f"for {_VARIABLES_MOST}; use fewer variables, or name fewer applyPorts",
         )
     size = config_size + _stored_size({each.name: each.value for each in filter_.env})
     if size * patches > _RENDERED_MOST:
@@ -57,16 +56,41 @@ def check(filter_: Filter) -> None:
         )
 
 
+def as_text(config: dict[str, Any] | str) -> str:
+    """The bytes that the filter gets, as text: a string as it is, an object as JSON with its keys in the order given.
+
+    Integers keep all their digits. Numbers that have no fraction are written without one, as the API server writes them
+    (Go's encoding/json), so that a file and the object made from it give the same text.
+    """
+    if isinstance(config, str):
+        return config
+    return json.dumps(_plain(config), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_plain(member) for member in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < _GO_EXPONENT:
+        return int(value)
+    return value
+
+
+def as_stored(config: Any) -> Any:
+    """The value as the API server gives it back: the keys of every object are sorted (Go's encoding/json)."""
+    if isinstance(config, dict):
+        return {name: as_stored(config[name]) for name in sorted(config)}
+    if isinstance(config, list):
+        return [as_stored(member) for member in config]
+    return config
+
+
 class _Walk:
-    """Counts what it passes."""
+    """Counts the values that it passes."""
 
     def __init__(self) -> None:
         self._left = _VALUES_MOST
-
-    @property
-    def passed(self) -> int:
-        """Values seen so far."""
-        return _VALUES_MOST - self._left
 
     def check(self, value: Any, steps: _Steps) -> None:
         self._left -= 1
@@ -122,10 +146,6 @@ def _path(steps: _Steps) -> str:
 def _check_scalar(value: Any, steps: _Steps) -> None:
     if isinstance(value, bool) or value is None:
         return
-    if isinstance(value, int) and abs(value) > _INTEGER_MOST:
-        raise SpecError(
-            _path(steps), "integers beyond 2^53 would reach the module changed: use a string"
-        )
     if isinstance(value, float) and not math.isfinite(value):
         raise SpecError(_path(steps), "must be a finite number")
     if not isinstance(value, int | float):

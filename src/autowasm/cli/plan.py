@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from autowasm.api import status
+from autowasm.api import pluginconfig, status
 from autowasm.api.parsing import parse
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.pullsecrets import Access
@@ -131,6 +131,7 @@ class _Planner:
             gatherer = Gatherer(client, key, envoy=envoy, server_of=serverflags.server_of)
             live = await gatherer.autowasm()
             seen = await gatherer.look()
+            document = _as_stored(document)
         base = _base(key, document, live)
         autowasm, plan = base.autowasm, Plan(action="unknown")
         if autowasm is not None:
@@ -156,6 +157,15 @@ class _Planner:
             unread = dict.fromkeys(_CLUSTER, "--offline")
             facts = msgspec.structs.replace(base, server=seen.server, unread=unread)
         return facts, plan, examine(facts)
+
+
+def _as_stored(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with `pluginConfig` as the API server gives it back: its text in the EnvoyFilter depends on it."""
+    filter_ = (document.get("spec") or {}).get("filter")
+    if not isinstance(filter_, dict) or "pluginConfig" not in filter_:
+        return document
+    stored = {**filter_, "pluginConfig": pluginconfig.as_stored(filter_["pluginConfig"])}
+    return {**document, "spec": {**document["spec"], "filter": stored}}
 
 
 def _base(key: ObjectKey, document: dict[str, Any], live: Mapping[str, Any] | None) -> Facts:

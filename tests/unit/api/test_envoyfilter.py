@@ -150,6 +150,44 @@ def test_generated_vm_id_is_stable_and_differs_by_object_and_module() -> None:
     assert vm_id(vmID="mine") == "mine-aaaaaaaaaaaa"
 
 
+def test_vm_id_differs_wherever_envoy_must_not_share_a_vm() -> None:
+    """Found on Envoy 1.36: it goes on with the environment and the failure policy that a VM was started with."""
+
+    def vm_id(**fields: Any) -> str:
+        identity: str = config_of(rendered(vmID="mine", **fields))["vmConfig"]["vmId"]
+        return identity
+
+    a1, a2 = {"name": "A", "value": "1"}, {"name": "A", "value": "2"}
+    b1 = {"name": "B", "value": "1"}
+    ids = {
+        vm_id(),
+        vm_id(env=[a1]),
+        vm_id(env=[a2]),
+        vm_id(env=[b1]),
+        vm_id(env=[a1, b1]),
+        vm_id(failStrategy="FAIL_OPEN"),
+        vm_id(failStrategy="FAIL_RELOAD"),
+        vm_id(failStrategy="FAIL_OPEN", env=[a1]),
+    }
+    assert len(ids) == 8
+    assert all(each.startswith("mine-aaaaaaaaaaaa") for each in ids)
+    assert vm_id(env=[a1, b1]) == vm_id(env=[b1, a1])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"env": []},
+        {"failStrategy": "FAIL_CLOSE"},
+        {"rootID": "root", "pluginConfig": {"a": 1}, "priority": 3, "applyPorts": [1]},
+    ],
+)
+def test_vm_id_of_objects_without_env_and_fail_strategy_stays_as_earlier_versions_wrote_it(
+    fields: dict[str, Any],
+) -> None:
+    assert config_of(rendered(**fields))["vmConfig"]["vmId"] == "default.test-aaaaaaaaaaaa"
+
+
 @pytest.mark.parametrize(
     ("fields", "added"),
     [
@@ -161,8 +199,8 @@ def test_generated_vm_id_is_stable_and_differs_by_object_and_module() -> None:
             {"pluginConfig": {"b": [1, 2.5, None, True], "a": {}}},
             {
                 "configuration": {
-                    "@type": "type.googleapis.com/google.protobuf.Struct",
-                    "value": {"b": [1, 2.5, None, True], "a": {}},
+                    "@type": "type.googleapis.com/google.protobuf.StringValue",
+                    "value": '{"b":[1,2.5,null,true],"a":{}}',
                 }
             },
         ),
@@ -170,8 +208,8 @@ def test_generated_vm_id_is_stable_and_differs_by_object_and_module() -> None:
             {"pluginConfig": {}},
             {
                 "configuration": {
-                    "@type": "type.googleapis.com/google.protobuf.Struct",
-                    "value": {},
+                    "@type": "type.googleapis.com/google.protobuf.StringValue",
+                    "value": "{}",
                 }
             },
         ),
@@ -241,7 +279,7 @@ EVERYTHING = {
     "rootID": "root",
     "vmID": "vm",
     "applyPorts": [1, 2],
-    "pluginConfig": {"z": {"y": 1, "x": [{"b": 1, "a": 2}]}, "a": "b"},
+    "pluginConfig": '{"z": 1}',
     "env": [{"name": "Z", "value": "1"}, {"name": "A", "value": "2"}],
     "failStrategy": "FAIL_RELOAD",
     "context": "GATEWAY",
