@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.api import parsing
+from autowasm.api import parsing, pluginconfig
 from autowasm.api.envoyfilter import render
 from autowasm.errors import SpecError
 from autowasm.settings import EnvoyFetch
@@ -76,7 +76,10 @@ def test_equal_input_renders_equal_bytes(filter_: dict[str, Any], random: Any) -
             return value
         names = list(value)
         random.shuffle(names)
-        return {name: shuffled(value[name]) for name in names}
+        # The order within pluginConfig is the user's, and the filter gets it.
+        return {
+            name: value[name] if name == "pluginConfig" else shuffled(value[name]) for name in names
+        }
 
     one = document(**filter_)
     texts = [
@@ -85,3 +88,22 @@ def test_equal_input_renders_equal_bytes(filter_: dict[str, Any], random: Any) -
     ]
     assert texts[0] == texts[1]
     assert texts[0] == json.dumps(json.loads(texts[0]), sort_keys=True)
+
+
+@given(st.dictionaries(TEXTS, JSON, max_size=3))
+def test_filter_gets_json_that_means_the_object_with_its_keys_in_order(config: Any) -> None:
+    autowasm = parsing.parse(document(pluginConfig=config))
+    (patch, *_) = render(autowasm, record(), EnvoyFetch())["spec"]["configPatches"]
+    value = patch["patch"]["value"]["typedConfig"]["value"]["config"]["configuration"]["value"]
+    got = json.loads(value)
+    assert got == config
+    assert list(got) == list(config)
+
+
+@given(st.integers(-(2**63), 2**64 - 1), st.floats(allow_nan=False, allow_infinity=False))
+def test_numbers_of_a_configuration_keep_their_value_and_integers_their_digits(
+    whole: int, fraction: float
+) -> None:
+    text = pluginconfig.as_text({"whole": whole, "fraction": fraction})
+    assert json.loads(text) == {"whole": whole, "fraction": fraction}
+    assert f'"whole":{whole},' in text
