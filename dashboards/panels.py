@@ -98,7 +98,7 @@ FETCHING = (
     ),
     graph(
         "Requests to sources",
-        "A second, by host: logins, manifests, modules, polls.",
+        "A second, by host that flags or the policy file name: logins, manifests, modules, polls.",
         (rate("autowasm_source_requests_total", "host"), "{{host}}"),
     ),
     graph(

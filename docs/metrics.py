@@ -12,8 +12,10 @@ _INTRODUCTION = """\
 
 `GET /metrics` on the admin port (8080), as text or OpenMetrics, whichever is asked for; OpenMetrics has exemplars that name
 the AutoWasm of a slow fetch. Every replica tells of itself; what is counted of AutoWasms every replica counts, so take `max`
-of these and `sum` of the others. Beside these there are `process_*` and `python_gc_*`. Labels are bounded: no digest, no Pod,
-no host; names only of AutoWasms that are not Synced, at most a hundred. What to make of them: [operations](operations.md).
+of these and `sum` of the others. Beside these there are `process_*` and `python_gc_*`. Labels are bounded, and tenants do not
+write their values: no digest and no Pod; a host only as the operator's flags and policy file name it, or if it is a well-known
+public registry. The exception are names of AutoWasms that are not Synced, at most a hundred. What to make of them:
+[operations](operations.md).
 This page is made by `make reference`.
 """
 

@@ -3,13 +3,15 @@
 import asyncio
 import gzip
 import io
+import re
 import tarfile
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.conftest import Scene
 from tests.fakes.objects import object_server
-from tests.parts import clients, wat
+from tests.parts import clients, wat, wire
 
 
 def _tar(module: bytes, *, name: str = "plugin.wasm") -> bytes:
@@ -67,3 +69,33 @@ async def test_images_of_foreign_clients_are_served(scene: Scene, flavour: str) 
     scene.wasmer.apply(scene.autowasm(image))
 
     await scene.load.wait_for(flavour)
+
+
+async def test_no_label_of_any_metric_is_written_by_a_tenant(scene: Scene) -> None:
+    """Hosts, paths, digests, methods: what a spec or a client of the blob port says makes no series."""
+    module = wat.header_filter("world")
+    scene.wasmer.apply(scene.autowasm(await scene.push("tenanttag", module)))
+    async with object_server({"/tenantpath": module}) as url:
+        document = scene.autowasm("unused", name="object")
+        document["spec"]["filter"]["source"] = {"object": {"url": f"{url}/tenantpath"}}
+        scene.wasmer.apply(document)
+        for name in ("test", "object"):
+            await scene.wasmer.wait_phase(name, "Synced")
+    for method, path in (
+        ("TENANT", "/wasm/x"),
+        ("GET", "/tenantasks"),
+        ("GET", f"/wasm/{'7' * 64}"),
+    ):
+        await wire.request(method, f"http://{scene.wasmer.host}{path}")
+
+    text = (await wire.request("GET", f"http://{scene.wasmer.admin}/metrics")).body.decode()
+    values = {
+        (sample.name, label): value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        for label, value in sample.labels.items()
+        if re.search(r"tenant|7777|[0-9a-f]{12}|127\.0\.0\.1", value, re.IGNORECASE)
+    }
+    # The operator named the registry: --plain-http-registry.
+    assert values == {("autowasm_source_requests_total", "host"): scene.registry.host}
+    assert 'autowasm_source_requests_total{host="other"} 1.0' in text, "the object server"

@@ -3,6 +3,8 @@
 Not the clients themselves. Invariant: one address policy, and one count of requests, for all that goes out.
 """
 
+from collections.abc import Callable, Iterator
+
 from autowasm.artifacts.fetcher import ArtifactFetcher
 from autowasm.artifacts.image import ImageSource
 from autowasm.artifacts.object import HttpObjectSource
@@ -11,11 +13,13 @@ from autowasm.artifacts.peers import Peers
 from autowasm.artifacts.pullsecrets import ServiceAccounts
 from autowasm.controller.mode import Mode
 from autowasm.controller.policy.policyfile import PolicyFile
+from autowasm.controller.policy.sourcepolicy import SourcePolicy
+from autowasm.net.namedhosts import NamedHosts
 from autowasm.net.policy import AddressPolicy
 from autowasm.net.session import ObjectSession
 from autowasm.registry.client import RegistryClient
 from autowasm.runtime.ground import Ground
-from autowasm.settings import Cluster
+from autowasm.settings import Cluster, Outgoing
 
 
 async def make_peers(ground: Ground, *, instance: str) -> Peers | None:
@@ -44,7 +48,7 @@ def make_fetcher(
 ) -> ArtifactFetcher:
     """What fetches from all of them; its connections are closed with the stack."""
     settings, pools = ground.settings, ground.pools
-    registry, objects = _make_clients(ground)
+    registry, objects = _make_clients(ground, policy)
     return ArtifactFetcher(
         settings=settings,
         store=ground.store,
@@ -62,8 +66,9 @@ def make_fetcher(
     )
 
 
-def _make_clients(ground: Ground) -> tuple[RegistryClient, ObjectSession]:
-    settings, pools, on_request = ground.settings, ground.pools, ground.metrics.requests.sent
+def _make_clients(ground: Ground, file: PolicyFile) -> tuple[RegistryClient, ObjectSession]:
+    settings, pools = ground.settings, ground.pools
+    on_request = _counting(ground, file)
     policy = AddressPolicy(allow=settings.outgoing.allow_cidr, deny=settings.outgoing.deny_cidr)
     registry = RegistryClient(
         outgoing=settings.outgoing,
@@ -82,6 +87,30 @@ def _make_clients(ground: Ground) -> tuple[RegistryClient, ObjectSession]:
     )
     ground.stack.push_async_callback(objects.close)
     return registry, objects
+
+
+def _counting(ground: Ground, file: PolicyFile) -> Callable[[str], None]:
+    """Counts a request to `HOST[:PORT]` under a name that the operator gave."""
+    hosts, sent = NamedHosts(), ground.metrics.requests.sent
+    named: tuple[object] | None = None
+
+    def count(host: str) -> None:
+        nonlocal named
+        policy = file.policy
+        if named is None or named[0] is not policy:  # the file is followed
+            hosts.set(_named_by(ground.settings.outgoing, policy))
+            named = (policy,)
+        sent(hosts.name_of(host))
+
+    return count
+
+
+def _named_by(outgoing: Outgoing, policy: SourcePolicy | None) -> Iterator[str]:
+    yield from sorted(outgoing.plain_http | outgoing.insecure)
+    yield from (host for host, _ in outgoing.ca_files)
+    for _, rule in policy.rules if policy is not None else ():
+        for entry in (*(rule.registries or ()), *(rule.objects or ())):
+            yield entry.partition("/")[0]
 
 
 def _service_accounts(mode: Mode, cluster: Cluster | None) -> ServiceAccounts | None:

@@ -21,7 +21,7 @@ def test_names_have_our_prefix_and_base_units(metrics: Metrics) -> None:
 
 
 def test_labels_are_bounded() -> None:
-    """Never a digest, a Pod or a host that a tenant chooses; names only where they are counted (test_objects.py, test_requests.py)."""
+    """Never a digest or a Pod; names only where they are counted (test_objects.py, net/test_namedhosts.py)."""
     labels = {row.name: set(row.labels) for row in pages.rows()}
     assert labels.pop("autowasm_not_synced_since_timestamp_seconds") - BOUNDED == NAMES
     assert labels.pop("autowasm_source_requests_total") == {"host"}
