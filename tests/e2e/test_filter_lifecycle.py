@@ -33,7 +33,7 @@ async def test_adding_changing_and_removing_a_filter_loses_no_request(
         await asyncio.to_thread(scene.wasmer.delete, "test")
         await scene.load.wait_for(None)
     assert removing.failed == 0, str(removing)
-    assert scene.wasmer.envoyfilter("test") == {}
+    await scene.wasmer.wait_gone("test")
     assert (await scene.envoy.server_info()).epoch == 0
 
 

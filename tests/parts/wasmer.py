@@ -88,6 +88,24 @@ class Wasmer:
                 f"{await self.process.tail()}"
             ) from error
 
+    async def wait_gone(self, name: str, *, timeout: float = 30) -> None:
+        """Until neither EnvoyFilter nor status of the AutoWasm `name` is there. Raises TimeoutError with the log.
+
+        Envoy has dropped the filter some milliseconds before: wasmer takes it out of the listener file first.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    await self.process.check()
+                    if not await asyncio.to_thread(self._left_of, name):
+                        return
+                    await asyncio.sleep(0.02)
+        except TimeoutError as error:
+            raise TimeoutError(f"{name} is still there\n{await self.process.tail()}") from error
+
+    def _left_of(self, name: str) -> bool:
+        return bool(self.envoyfilter(name) or self.status(name))
+
     async def metric(self, name: str) -> float:
         """The sum of all series of a metric."""
         answer = await wire.request("GET", f"http://{self.admin}/metrics")
