@@ -24,7 +24,7 @@ _ROOMS = {
     "Serving them": ("blob_cache", "blob_responses", "blob_served", "blob_sends", "blob_requests"),
     "Keeping them": ("blob", "storage"),
     "AutoWasms": ("autowasms", "not_synced", "heals", "rollout", "reconcile", "workqueue"),
-    "The API server": ("leader", "informer", "reflector"),
+    "The API server": ("leader", "informer", "reflector", "events"),
     "The process": ("",),
 }
 

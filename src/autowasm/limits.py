@@ -282,6 +282,8 @@ class KubeLimits:
     events_rate: float = 10.0
     """Written in a second, after a first `events_burst`, while there is work: a start with thousands of objects must
     not cost the API server as much for telling as for doing. Without work they are written as they come."""
+    events_flush: float = 5.0
+    """Seconds that a stop waits for queued Events to be written, while sends finish: a full queue takes about this."""
     events_remembered: int = 4_096
     """Events and objects that de-duplication remembers."""
 

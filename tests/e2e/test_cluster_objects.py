@@ -362,3 +362,43 @@ async def test_same_vm_id_is_made_different_for_different_modules(
             _published(sha256), namespace=namespace, name=name
         )
         assert f'"vmId": "same-{sha256[:12]}"' in json.dumps(found)
+
+
+async def test_an_event_that_waits_when_wasmer_is_asked_to_stop_is_written(
+    installation: Installation, namespace: str
+) -> None:
+    """Events wait while there is work: when many objects fail at once, most of them are queued at SIGTERM."""
+    image = "example.com/hello:not a tag"
+    calls = [
+        (
+            "POST",
+            autowasms(namespace),
+            installation.autowasm(image, name=f"a{n}", namespace=namespace),
+        )
+        for n in range(300)
+    ]
+
+    async def failed() -> set[str]:
+        found = (await installation.cluster.request("GET", autowasms(namespace)))["items"]
+        return {
+            one["metadata"]["name"]
+            for one in found
+            if (one.get("status") or {}).get("phase") == "Failed"
+        }
+
+    async def many() -> Document | None:
+        return {} if len(await failed()) >= 100 else None
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(installation.cluster.each(calls))
+        await installation.wait_until(many)
+        await installation.wasmer.process.stop()
+    try:
+        path = f"/api/v1/namespaces/{namespace}/events?fieldSelector=reason%3DFailed"
+        events = (await installation.cluster.request("GET", path))["items"]
+        told = {one["involvedObject"]["name"] for one in events}
+        assert told == await failed()
+    finally:
+        await installation.wasmer.start()
+        collection = autowasms(namespace)
+        await installation.cluster.request("DELETE", collection)

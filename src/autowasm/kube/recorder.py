@@ -1,7 +1,7 @@
 """client-go's EventRecorder (`tools/record`): Events for people, alike ones counted up instead of written anew.
 
-Not a log and not a state: an Event may be lost. Invariants: `event` never waits and never fails; one object cannot make
-more Events than `events_burst` at once and one each `events_refill` seconds; a full queue drops the new one.
+Not a log and not a state: an Event may be lost, and is counted then. Invariants: `event` never waits and never fails; one object
+cannot make more Events than `events_burst` at once and one each `events_refill` seconds; a full queue drops the new one.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Final, Generic, Literal, NoReturn, TypeVar
+from typing import Any, Final, Generic, Literal, NoReturn, Protocol, TypeVar
 
 import structlog
 
@@ -100,6 +100,18 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+class EventMetrics(Protocol):
+    """What a recorder tells about itself."""
+
+    def event(self, outcome: str) -> None:
+        """`written`; `limited`: too many of one object; `overflow`: the queue is full; `failed`: the server did not take it."""
+
+
+class _NoMetrics:
+    def event(self, outcome: str) -> None:
+        """Nothing."""
+
+
 class EventRecorder:
     """Writes core/v1 Events as `component`, from the process `instance` (the Pod's name). `run` it in a TaskGroup."""
 
@@ -112,6 +124,7 @@ class EventRecorder:
         limits: KubeLimits,
         busy: Callable[[], bool] = lambda: False,
         now: Callable[[], datetime] = _utc_now,
+        metrics: EventMetrics | None = None,
     ) -> None:
         """`busy`: whether there is work that the API server should rather be asked for."""
         self._busy = busy
@@ -120,6 +133,7 @@ class EventRecorder:
         self._instance = instance
         self._limits = limits
         self._now = now
+        self._metrics = metrics if metrics is not None else _NoMetrics()
         self._queue: asyncio.Queue[_Fact] = asyncio.Queue(limits.events_queued)
         self._written: _Recent[tuple[object, ...], _Written] = _Recent(limits.events_remembered)
         self._similar: _Recent[tuple[object, ...], _Similar] = _Recent(limits.events_remembered)
@@ -127,9 +141,10 @@ class EventRecorder:
         self._sequence = 0
         self._turn = float("-inf")
         """When the next may be written, in loop time."""
-        self._flushing = asyncio.Event()
-        self.dropped = 0
-        """Events that were not written: too many, or the server did not take them."""
+        self._hurried = asyncio.Event()
+        """Set while what is queued is to be written without a pause."""
+        self._pending = 0
+        """Events that are queued or being written."""
 
     def event(self, about: Mapping[str, Any], kind: EventKind, reason: str, message: str) -> None:
         """Tell people who look at the object `about` (apiVersion, kind, metadata). `reason` in CamelCase."""
@@ -142,12 +157,13 @@ class EventRecorder:
             str(metadata.get("uid", "")),
         )
         if not self._allowed(reference):
-            self.dropped += 1
+            self._metrics.event("limited")
             return
         try:
             self._queue.put_nowait(self._combine(_Fact(reference, kind, reason, _cut(message))))
+            self._pending += 1
         except asyncio.QueueFull:
-            self.dropped += 1
+            self._metrics.event("overflow")
 
     async def run(self) -> NoReturn:
         """Write what is recorded, until cancelled."""
@@ -157,29 +173,43 @@ class EventRecorder:
                 await self._pace()
                 await self._write(fact)
             except ApiError as error:
-                self.dropped += 1
+                self._metrics.event("failed")
                 _log.warning("event not written", reason=fact.reason, error=str(error))
+            except Exception:  # supervised edge: one odd Event must not stop the others
+                self._metrics.event("failed")
+                _log.exception("event failed unexpectedly", reason=fact.reason)
+            else:
+                self._metrics.event("written")
             finally:
+                self._pending -= 1
                 self._queue.task_done()
+            if not self._pending:
+                self._hurried.clear()
 
     async def _pace(self) -> None:
         """While there is work, wait for this one's turn: a bucket of `events_burst`, `events_rate` more a second."""
         loop, pause = asyncio.get_running_loop(), 1.0 / self._limits.events_rate
         full = loop.time() - self._limits.events_burst * pause
         self._turn = max(self._turn, full) + pause
-        while self._busy() and loop.time() < self._turn and not self._flushing.is_set():
+        while self._busy() and loop.time() < self._turn and not self._hurried.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(min(self._turn, loop.time() + _LOOK_AGAIN)):
-                    await self._flushing.wait()
+                    await self._hurried.wait()
         self._turn = min(self._turn, loop.time())
 
+    def hurry(self) -> None:
+        """Write what is queued now without a pause, whatever other work there is. Does not wait."""
+        if self._pending:
+            self._hurried.set()
+
     async def flush(self, *, timeout: float) -> None:
-        """Wait until what is recorded is written, at most `timeout` seconds. For an orderly stop."""
-        self._flushing.set()
+        """Wait until what is recorded is written, at most `timeout` seconds. `run` has to run. For an orderly stop."""
+        self.hurry()
         try:
-            await asyncio.wait_for(self._queue.join(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._queue.join()
         except TimeoutError:
-            _log.warning("events left unwritten", events=self._queue.qsize())
+            _log.warning("events left unwritten", events=self._pending, waited=timeout)
 
     def _allowed(self, reference: tuple[str, ...]) -> bool:
         """client-go's EventSourceObjectSpamFilter: a token bucket for each object."""

@@ -6,6 +6,7 @@ was read; nobody leads before that.
 
 import asyncio
 from functools import partial
+from typing import Final
 
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.controller.fetching.copying import PublishedCopies
@@ -30,6 +31,9 @@ from autowasm.server.probes import Health
 from autowasm.server.sightings import AllReplicas
 from autowasm.settings import Cluster
 
+_WORKERS_END: Final = 2.0
+"""Seconds that a stop waits for reconciles, so that what they wrote is told in an Event. Longer ones are cancelled."""
+
 
 class Control:
     """What acts on objects, put together. Runs once."""
@@ -51,6 +55,7 @@ class Control:
         self._queue = queue
         self._health = health
         self._election: asyncio.Task[None] | None = None
+        self._working: asyncio.Task[None] | None = None
         fetch = ground.settings.fetch
         gathering = Gathering(AllReplicas(data.sightings, data.peers))
         self._healing = make_healing(ground, chosen, gathering=gathering, requeue=queue.add)
@@ -136,7 +141,7 @@ class Control:
         tasks.create_task(self._permits.run(), name="permits")
         tasks.create_task(self._polling.run(chosen.leadership), name="polling")
         tasks.create_task(self._policy.run(self._policy_changed), name="policy file")
-        tasks.create_task(controller.run(), name="controller")
+        self._working = tasks.create_task(controller.run(), name="controller")
         if self._healing is not None:
             tasks.create_task(self._healing.run(chosen.leadership), name="healing")
         if self._loading is not None:
@@ -156,14 +161,23 @@ class Control:
         """We lead from now on, or do so no longer."""
         if not leading:
             self._jobs.drop_resolving()
+            if self._chosen.recorder is not None:
+                self._chosen.recorder.hurry()  # before the work of a follower delays them
         for key in sorted(self._chosen.mode.keys()):
             self._queue.add(key)
 
     async def resign(self) -> None:
-        """Let another lead; return once that is said."""
+        """Let the reconciles that run end, then let another lead; return once that is said. The queue was shut down before."""
+        if self._working is not None:
+            await asyncio.wait([self._working], timeout=_WORKERS_END)
         if self._election is not None:
             self._election.cancel()
             await asyncio.wait([self._election])
+
+    async def flush(self) -> None:
+        """Have the Events written that are queued, within a deadline."""
+        if self._chosen.recorder is not None:
+            await self._chosen.recorder.flush(timeout=self._ground.settings.kube.events_flush)
 
 
 def _check(autowasm: AutoWasm, *, cluster: Cluster | None, policy: PolicyFile) -> None:

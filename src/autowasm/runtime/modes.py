@@ -19,6 +19,7 @@ from autowasm.standalone.publisher import StandalonePublisher
 
 if TYPE_CHECKING:
     from autowasm.kube.leaderelection import LeaderElector
+    from autowasm.kube.recorder import EventRecorder
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,8 @@ class ChosenMode:
 
     mode: Mode
     announce: Announce = announce_nothing
+    recorder: "EventRecorder | None" = None
+    """What `announce` queues is written by it; None: there are no Events."""
     leadership: Leadership = field(default_factory=AlwaysLeading)
     elector: "LeaderElector | None" = None
     """To be run once the mode has started; None: nobody else is there."""
@@ -67,7 +70,8 @@ async def _cluster(
     )
     return ChosenMode(
         connected.mode,
-        connected.announce,
+        connected.recorder.event,
+        connected.recorder,
         connected.elector or AlwaysLeading(),
         connected.elector,
         connected.last_alive,

@@ -134,7 +134,7 @@ class _Process:
             self._control.leading_changed(leading)
 
     async def stop(self, signals: StopSignals) -> None:
-        """Unready → drain delay → no more writes, another may lead → finish sends → close."""
+        """Unready → drain delay → no more writes, another may lead → finish sends and write queued Events → close."""
         settings = self._ground.settings
         _log.info("stopping", drain_delay=settings.drain_delay)
         self._health.stopping()
@@ -142,5 +142,8 @@ class _Process:
         self._queue.shut_down(drain=False)
         if self._control is not None:
             await self._control.resign()
-        await self._blob_server.stop(settings.serve.finish_sends)
+        async with asyncio.TaskGroup() as ending:
+            if self._control is not None:
+                ending.create_task(self._control.flush(), name="flush events")
+            await self._blob_server.stop(settings.serve.finish_sends)
         await self._admin_server.stop(1.0)

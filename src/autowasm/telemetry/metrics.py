@@ -24,7 +24,7 @@ from autowasm.telemetry.followed import InformerMetrics
 from autowasm.telemetry.objects import ObjectMetrics
 from autowasm.telemetry.requests import RequestMetrics
 from autowasm.telemetry.turns import BOUNDS, Turns
-from autowasm.telemetry.work import ControllerMetrics, WorkQueueMetrics
+from autowasm.telemetry.work import ControllerMetrics, EventMetrics, WorkQueueMetrics
 
 _VERSION = metadata.version("autowasm")  # when imported: it looks at files
 _FETCH_BUCKETS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -177,6 +177,7 @@ class Metrics:
         self.informers = InformerMetrics(r)
         self.workqueue = WorkQueueMetrics(r)
         self.controller = ControllerMetrics(r)
+        self.events = EventMetrics(r)
         self.loop = LoopMetrics(r)
         self._lists = Counter(
             "autowasm_reflector_lists_total",

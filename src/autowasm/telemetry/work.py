@@ -1,4 +1,4 @@
-"""Collectors of the work queue and of the workers, with client-go's names.
+"""Collectors of the work queue and of the workers, with client-go's names, and of Events.
 
 Not the queue. Invariant: as in `metrics.py`, of which this is a part.
 """
@@ -92,3 +92,19 @@ class ControllerMetrics:
     def reconciled(self, result: str, seconds: float) -> None:
         """One call ended."""
         self._seconds.labels(result).observe(seconds)
+
+
+class EventMetrics:
+    """What `kube.recorder.EventMetrics` asks for."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._events = Counter(
+            "autowasm_events_total",
+            "Kubernetes Events by outcome: written; limited (too many of one object), overflow (a full queue), failed.",
+            ["outcome"],
+            registry=registry,
+        )
+
+    def event(self, outcome: str) -> None:
+        """One Event."""
+        self._events.labels(outcome).inc()

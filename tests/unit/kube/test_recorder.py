@@ -1,11 +1,14 @@
 """Events: written, counted up, combined, limited; never in the way."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from structlog.testing import capture_logs
 
 from autowasm.kube.recorder import EventRecorder
 from autowasm.limits import KubeLimits
@@ -19,9 +22,19 @@ THING = {
 OTHER = {**THING, "metadata": {"namespace": "ns", "name": "b", "uid": "u2"}}
 
 
+class Outcomes(Counter[str]):
+    def event(self, outcome: str) -> None:
+        self[outcome] += 1
+
+
 @asynccontextmanager
 async def recording(
-    wire: Wire, directory: Path, limits: KubeLimits | None = None, *, busy: list[str] | None = None
+    wire: Wire,
+    directory: Path,
+    limits: KubeLimits | None = None,
+    *,
+    busy: list[str] | None = None,
+    outcomes: Outcomes | None = None,
 ) -> AsyncIterator[EventRecorder]:
     async with client_of(wire, directory) as client:
         recorder = EventRecorder(
@@ -31,6 +44,7 @@ async def recording(
             limits=limits or KubeLimits(),
             busy=lambda: bool(busy),
             now=lambda: datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+            metrics=outcomes,
         )
         task = asyncio.create_task(recorder.run())
         try:
@@ -102,24 +116,65 @@ async def test_many_that_differ_only_in_their_text_become_one(tmp_path: Path) ->
 
 
 async def test_one_object_cannot_flood(tmp_path: Path) -> None:
-    wire = Wire(otherwise=json_answer({}))
-    async with recording(wire, tmp_path) as recorder:
+    wire, outcomes = Wire(otherwise=json_answer({})), Outcomes()
+    async with recording(wire, tmp_path, outcomes=outcomes) as recorder:
         for _ in range(100):
             recorder.event(THING, "Normal", "Synced", "done")
         recorder.event(OTHER, "Normal", "Synced", "done")
         await recorder.flush(timeout=5)
-        assert recorder.dropped == 75
+    assert outcomes == {"limited": 75, "written": 26}
     assert len(wire.asked) == 26
 
 
 async def test_a_full_queue_and_a_refusing_server_cost_only_events(tmp_path: Path) -> None:
-    wire = Wire(otherwise=failure(403, "Forbidden"))
-    async with recording(wire, tmp_path, KubeLimits(events_queued=2)) as recorder:
+    wire, outcomes = Wire(otherwise=failure(403, "Forbidden")), Outcomes()
+    limits = KubeLimits(events_queued=2)
+    async with recording(wire, tmp_path, limits, outcomes=outcomes) as recorder:
         for number in range(5):
             recorder.event(THING, "Normal", "Synced", f"done {number}")
-        assert recorder.dropped == 3
+        assert outcomes == {"overflow": 3}
         await recorder.flush(timeout=5)
-        assert recorder.dropped == 5
+    assert outcomes == {"overflow": 3, "failed": 2}
+
+
+async def test_an_event_that_cannot_be_written_stops_no_other(tmp_path: Path) -> None:
+    wire, outcomes = Wire(otherwise=json_answer({})), Outcomes()
+    async with recording(wire, tmp_path, outcomes=outcomes) as recorder:
+        odd = {**THING, "apiVersion": "\ud800"}  # no JSON can hold it
+        recorder.event(odd, "Normal", "Synced", "odd")
+        recorder.event(OTHER, "Normal", "Synced", "good")
+        await recorder.flush(timeout=5)
+    assert outcomes == {"failed": 1, "written": 1}
+    assert [one.document["message"] for one in wire.asked] == ["good"]
+
+
+async def test_what_is_queued_when_told_to_hurry_is_written_without_a_pause(tmp_path: Path) -> None:
+    wire = Wire(otherwise=json_answer({}))
+    limits = KubeLimits(events_burst=1, events_rate=1 / 3600)
+    async with recording(wire, tmp_path, limits, busy=["key"]) as recorder:
+
+        def record(number: int) -> None:
+            about = {**THING, "metadata": {"name": str(number)}}
+            recorder.event(about, "Normal", "Synced", "done")
+
+        for number in range(20):
+            record(number)
+        recorder.hurry()
+        async with asyncio.timeout(10):
+            while len(wire.asked) < 20:
+                await asyncio.sleep(0.001)
+        record(20)  # while there is work, later ones wait again
+        await asyncio.sleep(0.05)
+        assert len(wire.asked) == 20
+
+
+async def test_a_flush_ends_with_its_deadline_and_says_how_many_are_left(tmp_path: Path) -> None:
+    async with client_of(Wire(otherwise=json_answer({})), tmp_path) as client:
+        recorder = EventRecorder(client, component="test", instance="pod-1", limits=KubeLimits())
+        recorder.event(THING, "Normal", "Synced", "nothing writes it: `run` does not run")
+        with capture_logs() as logs:
+            await recorder.flush(timeout=0.01)
+    assert [(line["event"], line["events"]) for line in logs] == [("events left unwritten", 1)]
 
 
 async def test_a_long_message_is_cut_to_what_the_server_takes(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib import metadata
 
-from autowasm.controller.interfaces import Announce
 from autowasm.controller.watching.candidate import candidate
 from autowasm.controller.watching.cluster import ClusterMode
 from autowasm.kube.client import KubeClient
@@ -29,7 +28,7 @@ class Connected:
     """Closed with the stack that it was made on."""
 
     mode: ClusterMode
-    announce: Announce
+    recorder: EventRecorder
     elector: LeaderElector | None
     """To be run once the mode has started; None: nobody else is there."""
     last_alive: float | None
@@ -61,6 +60,7 @@ async def connect(
         instance=socket.gethostname(),
         limits=client.limits,
         busy=busy,
+        metrics=metrics.events,
     )
     tasks.create_task(recorder.run(), name="events")
     elector = candidate(client, cluster.election, namespace=namespace, on_change=on_leading)
@@ -77,4 +77,4 @@ async def connect(
         last_alive = await last_renewal(
             Lease(client, ObjectKey(namespace, cluster.election.lease_name))
         )
-    return Connected(mode, recorder.event, elector, last_alive)
+    return Connected(mode, recorder, elector, last_alive)
