@@ -23,7 +23,15 @@ _ROOMS = {
     "Getting modules": ("fetch", "breakers", "peer", "tag", "source", "polls"),
     "Serving them": ("blob_cache", "blob_responses", "blob_served", "blob_sends", "blob_requests"),
     "Keeping them": ("blob", "storage"),
-    "AutoWasms": ("autowasms", "not_synced", "heals", "rollout", "reconcile", "workqueue"),
+    "AutoWasms": (
+        "autowasms",
+        "not_synced",
+        "heals",
+        "rollout",
+        "reconcile",
+        "workqueue",
+        "unexpected",
+    ),
     "The API server": ("leader", "informer", "reflector", "events"),
     "The process": ("",),
 }

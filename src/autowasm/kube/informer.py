@@ -112,6 +112,11 @@ class Informer(Generic[T]):
         """Seconds since the server last said anything; None: not yet."""
         return self.reflector.last_event_age
 
+    @property
+    def position(self) -> str | None:
+        """The resourceVersion up to which the store is right; None: not known now."""
+        return self.reflector.position
+
     async def run(self) -> None:
         """Follow the server until cancelled. What is stored then grows old; run again, it is synced once it was listed anew."""
         try:

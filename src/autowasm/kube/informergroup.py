@@ -42,6 +42,12 @@ class InformerGroup(Generic[T]):
         for informer in self._informers:
             await informer.wait_synced()
 
+    def position(self) -> str | None:
+        """The resourceVersion up to which all their stores are right; None: not known, or no numbers that can be compared."""
+        positions = [informer.position for informer in self._informers]
+        known = [one for one in positions if one is not None and one.isdecimal()]
+        return min(known, key=int) if known and len(known) == len(positions) else None
+
     def keys(self) -> Iterator[ObjectKey]:
         """Of all that is stored."""
         return (key for informer in self._informers for key in informer.store)

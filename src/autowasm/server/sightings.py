@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final, Protocol
 
 import msgspec
@@ -22,15 +23,18 @@ _MAPPED: Final = "::ffff:"
 _Seen = tuple[float, float, int]
 _NEVER: Final = -1.0
 _NOTHING: Final[_Seen] = (_NEVER, _NEVER, 0)
-_SLICE: Final = 1_000
-"""Addresses of a document in one turn of the loop: a millisecond."""
+_SLICE: Final = 500
+"""Addresses of a document in one turn of the loop: about half a millisecond."""
+_SPARE: Final = 64
+"""Addresses beyond the most are dropped so many at a time: finding the oldest in a dict walks over what was dropped before."""
 
 
 @dataclass(slots=True)
 class _OfDigest:
     since: float
     """Whoever asked from then on is among `addresses`."""
-    addresses: OrderedDict[str, _Seen] = field(default_factory=OrderedDict)
+    addresses: dict[str, _Seen] = field(default_factory=dict)
+    """The longest unseen first. A plain dict: its copy is made at once, in a hundredth of the time of an OrderedDict's."""
 
 
 class Sightings:
@@ -75,20 +79,22 @@ class Sightings:
         Ages, because the clocks of replicas differ. Made in slices: a large mesh has tens of thousands of addresses.
         """
         now, since = time.monotonic(), self._complete_since
-        seen: dict[str, _Seen] = {}
-        for table in (self._unknown, self._published):
+        tables: list[dict[str, _Seen]] = []
+        for table in (self._unknown, self._published):  # hardly ever in both; the latter counts
             if (found := table.get(sha256)) is not None:
-                seen.update(found.addresses)
+                # A copy: what is forgotten while others have their turns is not missing from it.
+                tables.insert(0, found.addresses.copy())
                 since = found.since
         start = {"instance": self._instance, "up": round(now - since, 3), "seen": {}}
         parts = [msgspec.json.encode(start).removesuffix(b"}}")]
-        left = list(seen.items())
-        for begin in range(0, len(left), _SLICE):
-            if begin:
-                parts.append(b",")
+        for number, seen in enumerate(tables):
+            addresses = iter(seen.items())
+            while piece := list(islice(addresses, _SLICE)):
+                new = (one for one in piece if not number or one[0] not in tables[0])
+                if ages := {address: _ages(one, now) for address, one in new}:
+                    parts += (b",", msgspec.json.encode(ages)[1:-1])
                 await asyncio.sleep(0)
-            ages = {address: _ages(one, now) for address, one in left[begin : begin + _SLICE]}
-            parts.append(msgspec.json.encode(ages)[1:-1])
+        del parts[1:2]  # the comma before the first
         return b"".join((*parts, b"}}"))
 
     def _note(
@@ -111,8 +117,9 @@ class Sightings:
         downloaded, refused, last = seen.pop(address, _NOTHING)
         seen[address] = (now, refused, last) if ok else (downloaded, now, status)
         if len(seen) > self._limits.addresses:
-            _, gone = seen.popitem(last=False)
-            found.since = max(found.since, *gone[:2])
+            spare = min(_SPARE, self._limits.addresses // 100)
+            for oldest in list(islice(seen, len(seen) - self._limits.addresses + spare)):
+                found.since = max(found.since, *seen.pop(oldest)[:2])
 
 
 class Others(Protocol):

@@ -162,6 +162,13 @@ class Metrics:
             "Stored blobs whose bytes no longer had their digest and were set aside.",
             registry=r,
         )
+        self.unexpected_errors = Counter(
+            "autowasm_unexpected_errors_total",
+            "Faults of ours that were met outside of a reconcile, by work: healing, proof_of_load, pod_counts, poll. The work goes "
+            "on with the other objects; the log has the traceback and the object.",
+            ["work"],
+            registry=r,
+        )
         self.autowasms = Gauge(
             "autowasm_autowasms", "AutoWasm objects by phase.", ["phase"], registry=r
         )
@@ -200,6 +207,8 @@ class Metrics:
             self.responses.labels("GET", status)
         for reason in ("StorageFull", "NamespaceShareExceeded"):
             self.storage_refusals.labels(reason)
+        for work in ("healing", "proof_of_load", "pod_counts", "poll"):
+            self.unexpected_errors.labels(work)
 
     def reflector(self, name: str) -> "ReflectorMetrics":
         """What `kube.reflector.ReflectorMetrics` asks for, for one resource."""

@@ -99,15 +99,27 @@ async def test_what_was_forgotten_is_not_said_never_to_have_been(
 
 async def test_a_document_of_many_addresses_is_whole_and_leaves_turns_to_others() -> None:
     found = sightings()
-    for number in range(5_500):
-        found.served(A, f"10.0.{number // 250}.{number % 250}")
+    count = SightingLimits().addresses
+    for number in range(count):
+        found.served(A, f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
     making = asyncio.ensure_future(found.document(A))
     turns = 0
     while not making.done():
         await asyncio.sleep(0)
         turns += 1
-    assert turns > 4
-    assert len(json.loads(await making)["seen"]) == 5_500
+        found.served(A, f"10.9.{turns >> 8}.{turns & 255}")  # the oldest are forgotten meanwhile
+    assert turns >= count / 500
+    assert len(json.loads(await making)["seen"]) == count
+
+
+async def test_addresses_beyond_the_most_are_forgotten_some_at_a_time() -> None:
+    found = sightings(addresses=1_000)
+    for number in range(5_000):
+        found.served(A, f"10.0.{number >> 8}.{number & 255}")
+        assert len(found._published[A].addresses) <= 1_000
+    told = await seen(found, A)
+    assert 980 < len(told) <= 1_000
+    assert f"10.0.{4_999 >> 8}.{4_999 & 255}" in told
 
 
 async def test_our_own_documents_come_with_those_of_the_others() -> None:

@@ -7,7 +7,7 @@ from autowasm.telemetry.metrics import Metrics
 from docs import metrics as pages
 
 BOUNDED = {
-    "kind", "stage", "outcome", "reason", "method", "status", "cause", "phase", "resource", "result", "state", "le",
+    "kind", "stage", "outcome", "reason", "method", "status", "cause", "phase", "resource", "result", "state", "le", "work",
 }  # fmt: skip
 NAMES = {"autowasm_namespace", "autowasm"}
 

@@ -143,6 +143,7 @@ class Polling:
                 outcome = await self._ask(group, key)
             except Exception as error:  # supervised edge: a bug fails one poll, not the process
                 _log.exception("poll failed unexpectedly")
+                self._metrics.unexpected_errors.labels("poll").inc()
                 internal = AutoWasmError(f"internal error: {type(error).__name__}: {error}")
                 outcome = self._failed(group, internal, for_good=False)
         self._metrics.polls.labels(outcome).inc()

@@ -5,22 +5,32 @@ neither metadata nor a restart of istiod changes it. So the uri gets `?r=<n+1>`,
 filter: it is done only on evidence (`symptoms.py`), and never "to be sure". Every replica that started in an outage knows of it:
 one that leads later leaves it to the leader before, if that one had the time to heal.
 
-Not the writing (the reconciler publishes what `wanted` says). Invariants: only the leader heals; `n` is read from the live
-EnvoyFilter, so a failover neither resets nor repeats it; one healing for an object in `pause` seconds.
+Not the writing (the reconciler publishes what `wanted` says). Invariants: only the leader heals, and what was to be healed is
+forgotten when leading ends; `n` is read from the live EnvoyFilter, so a failover neither resets nor repeats it; one healing for an
+object in `pause` seconds; one object that cannot be looked at stops no other; no look holds the loop, however large the mesh.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.controller.interfaces import Announce
-from autowasm.controller.pods.seen import loads, number
-from autowasm.controller.pods.symptoms import Answers, Document, Mesh, Outage, Symptoms, Verdict
+from autowasm.controller.pods.seen import loads, number, read
+from autowasm.controller.pods.symptoms import (
+    Answers,
+    Document,
+    Mesh,
+    Outage,
+    Sidecars,
+    Symptoms,
+    Verdict,
+)
+from autowasm.controller.pods.turns import in_turns
 from autowasm.digest import Sha256Hex
 from autowasm.kube.leadership import Leadership, while_leading
 from autowasm.kube.pods import Pod
@@ -29,6 +39,8 @@ from autowasm.settings import HealingSettings
 from autowasm.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
+_STEP: Final = 500
+"""Pods or addresses in one turn of the loop: some tenths of a millisecond."""
 
 
 class Witnesses(Protocol):
@@ -96,42 +108,61 @@ class Healing:
         settings, led = self._settings, self._wall() - (self._now() - self._others_led())
         if self._outage is not None and led > self._outage.end + settings.settle + settings.pause:
             self._outage = None  # it was healed, or had harmed nobody
-        while True:
-            await asyncio.sleep(self._settings.interval)
-            await self.look()
+        try:
+            while True:
+                await asyncio.sleep(self._settings.interval)
+                await self.look()
+        except asyncio.CancelledError:
+            # Another leads: what it writes since counts, also if that is less than what we were about to write.
+            self._due.clear()
+            raise
 
     async def look(self) -> None:
         """Heal what has to be healed now."""
         if not await self._is_worth_a_look():
             return
         self._open = False
-        pods = {address: pod for pod in self._mesh.sidecars() for address in pod.addresses}
+        sidecars = await in_turns(self._sidecars())
+        keys = self._mesh.keys()
+        for gone in (self._due.keys() | self._healed.keys()) - keys:
+            self._due.pop(gone, None)
+            self._healed.pop(gone, None)
         seen: dict[str, dict[str, Answers]] = {}
-        for key, live, sha256 in list(self._published()):
+        for key in sorted(keys):
             try:
-                if sha256 not in seen:
-                    seen[sha256] = await self._ask(sha256)
-                healed = self._look_at(key, live, sha256, pods, seen[sha256])
+                healed = await self._look_at(key, sidecars, seen)
             except Exception:  # supervised edge: one odd object must not stop the others
                 _log.exception("healing failed unexpectedly", key=str(key))
+                self._metrics.unexpected_errors.labels("healing").inc()
                 self._open = True
-                continue
-            if healed:
-                await asyncio.sleep(self._settings.pace)
+                healed = False
+            await asyncio.sleep(self._settings.pace if healed else 0)
         outage = self._outage
         if outage is not None and self._wall() >= outage.end + self._settings.settle:
             self._outage = None
 
-    def _look_at(
-        self,
-        key: ObjectKey,
-        live: Document,
-        sha256: Sha256Hex,
-        pods: Mapping[str, Pod],
-        seen: Mapping[str, Answers],
+    def _sidecars(self) -> Generator[None, None, Sidecars]:
+        by_address: dict[str, Pod] = {}
+        pods = list(self._mesh.sidecars())
+        for step, pod in enumerate(pods):
+            if step % _STEP == _STEP - 1:
+                yield
+            for address in pod.addresses:
+                by_address[address] = pod
+        return Sidecars(pods, by_address)
+
+    async def _look_at(
+        self, key: ObjectKey, sidecars: Sidecars, seen: dict[str, dict[str, Answers]]
     ) -> bool:
-        """Whether it was healed."""
-        reason = self._reason(key, live, pods, seen)
+        """Whether it was healed. `seen`: what was asked in this look, by module."""
+        live = self._mesh.envoyfilter(key)
+        record = envoyfilters.record_of(dict(live)) if live is not None else None
+        if live is None or record is None or not self._is_stored(record.sha256):
+            return False
+        sha256 = record.sha256
+        if sha256 not in seen:
+            seen[sha256] = await self._ask(sha256)
+        reason = await self._reason(key, live, sidecars, seen[sha256])
         if reason is None:
             return False
         if self._recently(key):
@@ -155,34 +186,20 @@ class Healing:
             self._outage = None if short else Outage(self._outage.begin, end)
         return changed or self._open or self._outage is not None
 
-    def _published(self) -> Iterator[tuple[ObjectKey, Document, Sha256Hex]]:
-        for key in sorted(self._mesh.keys()):
-            live = self._mesh.envoyfilter(key)
-            record = envoyfilters.record_of(dict(live)) if live is not None else None
-            if live is not None and record is not None and self._is_stored(record.sha256):
-                yield key, live, record.sha256
-
     async def _ask(self, sha256: str) -> dict[str, Answers]:
-        merged: dict[str, Answers] = {}
-        for document in await self._witnesses.ask(f"/seen/{sha256}"):
-            found = loads(document).get("seen")
-            for address, ages in found.items() if isinstance(found, dict) else ():
-                one = merged.setdefault(address, Answers())
-                if isinstance(ages, dict):
-                    one.downloaded = min(one.downloaded, number(ages.get("ok"), float("inf")))
-                    one.refused = min(one.refused, number(ages.get("error"), float("inf")))
-        return merged
+        documents = await self._witnesses.ask(f"/seen/{sha256}")
+        return await in_turns(_merged(documents))
 
-    def _reason(
-        self, key: ObjectKey, live: Document, pods: Mapping[str, Pod], seen: Mapping[str, Answers]
+    async def _reason(
+        self, key: ObjectKey, live: Document, sidecars: Sidecars, seen: Mapping[str, Answers]
     ) -> str | None:
         healed = self._wall() - (self._now() - self._healed.get(key, float("-inf")))
-        found = self._symptoms.of_errors(key, live, pods, seen, healed=healed)
+        found = await in_turns(self._symptoms.of_errors(key, live, sidecars, seen, healed=healed))
         self._open |= found is Verdict.TOO_YOUNG
         if found is Verdict.ENOUGH:
             return "errors"
-        if self._outage is not None and self._symptoms.of_outage(
-            key, live, pods, seen, outage=self._outage
+        if self._outage is not None and await in_turns(
+            self._symptoms.of_outage(key, live, sidecars, seen, outage=self._outage)
         ):
             return "outage"
         return None
@@ -209,3 +226,17 @@ class Healing:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _merged(documents: list[bytes]) -> Generator[None, None, dict[str, Answers]]:
+    """By address, of all replicas."""
+    merged: dict[str, Answers] = {}
+    for document in documents:
+        _, addresses = read(document)
+        for step, (address, ages) in enumerate(addresses):
+            if step % _STEP == _STEP - 1:
+                yield
+            one = merged.setdefault(address, Answers())
+            one.downloaded = min(one.downloaded, number(ages.get("ok"), float("inf")))
+            one.refused = min(one.refused, number(ages.get("error"), float("inf")))
+    return merged

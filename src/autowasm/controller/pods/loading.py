@@ -8,7 +8,8 @@ about a bounded number of modules in a look, and not again for what healing has 
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol, runtime_checkable
@@ -203,26 +204,31 @@ class Loading:
         asking = {sha256 for sha256 in wanted if self._is_to_be_asked(self._seen[sha256])}
         self._turn += sorted(asking.difference(self._turn))
         turn, self._turn = self._turn, self._turn[self._settings.questions :]
-        learned = set(turn[: self._settings.questions]) & wanted
-        for sha256 in sorted(learned):
-            await self._learn(sha256)
+        learned = set()
+        for sha256 in sorted(set(turn[: self._settings.questions]) & wanted):
+            with self._isolated(digest=sha256):
+                await self._learn(sha256)
+                learned.add(sha256)
         for key, state in open_.items():
-            if state.sha256 in learned:
-                self._look_at(key)
-            if state.sha256 in learned or not _MOVING.isdisjoint(state.states):
-                self._workloads.touch_pods(key)
+            with self._isolated(key=str(key)):
+                is_news = state.sha256 in learned
+                if is_news or not _MOVING.isdisjoint(state.states):
+                    self._workloads.touch_pods(key)
+                if is_news:
+                    self.report(key)  # for the metrics: the status may have to wait
             await asyncio.sleep(0)
         used = {state.sha256 for state in self._states.values()}
         for unused in self._seen.keys() - used:
             del self._seen[unused]
         self._measure()
 
-    def _look_at(self, key: ObjectKey) -> None:
-        """For the metrics: the status may have to wait."""
+    @contextmanager
+    def _isolated(self, **about: str) -> Iterator[None]:
         try:
-            self.report(key)
-        except Exception:  # supervised edge: one odd object must not stop the others
-            _log.exception("proof of load failed unexpectedly", key=str(key))
+            yield
+        except Exception:  # supervised edge: one odd object or module must not stop the others
+            _log.exception("proof of load failed unexpectedly", **about)
+            self._metrics.unexpected_errors.labels("proof_of_load").inc()
 
     @staticmethod
     def _is_to_be_asked(seen: Seen) -> bool:

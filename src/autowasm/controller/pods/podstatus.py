@@ -43,7 +43,10 @@ class PodStatus:
         said: Callable[[ObjectKey], Said | None],
         document: Callable[[ObjectKey], Mapping[str, Any] | None],
         publisher: Publisher,
+        unexpected: Callable[[], None] = lambda: None,
     ) -> None:
+        """`unexpected` is called after an error that nobody raised on purpose."""
+        self._unexpected = unexpected
         self._said = said
         self._document = document
         self._publisher = publisher
@@ -79,6 +82,7 @@ class PodStatus:
                 wrote = True
                 self._queue.add_rate_limited(key)
                 _log.exception("pod counts failed unexpectedly", key=str(key))
+                self._unexpected()
             finally:
                 self._queue.done(key)
             if wrote:

@@ -9,13 +9,14 @@ What a replica saw is lost with it, so a replica that leads later may not know o
 EnvoyFilter and the status say counts, too. What cannot be known: whether a proxy that never asked here has the module in its
 own cache. It is left alone.
 
-Not the healing (`healing.py`). Invariant: nothing here waits or changes anything.
+Not the healing (`healing.py`). Invariant: nothing here waits or changes anything; a look at a large mesh is made in steps, after
+each of which the loop may do something else.
 """
 
 import enum
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from msgspec import UNSET
 
@@ -27,6 +28,8 @@ from autowasm.kube.resources import ObjectKey
 from autowasm.settings import HealingSettings
 
 Document = Mapping[str, Any]
+_STEP: Final = 500
+"""Addresses or Pods in one step: at most some tenths of a millisecond, unless a status has to be read for each."""
 
 
 @runtime_checkable
@@ -43,7 +46,7 @@ class Mesh(Protocol):
         """The live EnvoyFilter that is ours."""
 
     def sidecars(self) -> Iterable[Pod]:
-        """Pods that have one and have not ended."""
+        """Pods that have one and have not ended. To be iterated without waiting."""
 
     def selects(self, key: ObjectKey, pod: Pod) -> bool:
         """Whether the AutoWasm's selector matches the Pod."""
@@ -70,6 +73,14 @@ class Answers:
         return self.refused < self.downloaded
 
 
+@dataclass(frozen=True, slots=True)
+class Sidecars:
+    """Of one look. `pods`: each once."""
+
+    pods: list[Pod]
+    by_address: Mapping[str, Pod]
+
+
 class Verdict(enum.Enum):
     """Whether to heal."""
 
@@ -91,19 +102,23 @@ class Symptoms:
         self,
         key: ObjectKey,
         live: Document,
-        pods: Mapping[str, Pod],
+        sidecars: Sidecars,
         seen: Mapping[str, Answers],
         *,
         healed: float,
-    ) -> Verdict:
-        """A sidecar of this object got an error last, and has stopped asking. `pods` and `seen` by address.
+    ) -> Generator[None, None, Verdict]:
+        """A sidecar of this object got an error last, and has stopped asking. `seen` by address.
 
         `healed`: when we healed it last, seconds since the epoch.
         """
         verdict = Verdict.NOTHING
-        for address, one in seen.items():
-            pod = pods.get(address)
-            if not one.is_open or pod is None or not self._mesh.selects(key, pod):
+        for step, (address, one) in enumerate(seen.items()):
+            if step % _STEP == _STEP - 1:
+                yield
+            if not one.is_open:
+                continue
+            pod = sidecars.by_address.get(address)
+            if pod is None or not self._mesh.selects(key, pod):
                 continue
             at = self._wall() - one.refused
             if at < pod.started or at < healed or _was_healed_after(at, live):
@@ -119,18 +134,20 @@ class Symptoms:
         self,
         key: ObjectKey,
         live: Document,
-        pods: Mapping[str, Pod],
+        sidecars: Sidecars,
         seen: Mapping[str, Answers],
         *,
         outage: Outage,
-    ) -> bool:
+    ) -> Generator[None, None, bool]:
         """A sidecar of this object wanted the module while nobody served, and has not had it since."""
         since_end = self._wall() - outage.end
         if since_end < self._settings.settle or _was_healed_after(outage.end, live):
             return False
         at = changed_at(live)
         changed = outage.begin <= at <= outage.end
-        for pod in {pod.uid: pod for pod in pods.values()}.values():
+        for step, pod in enumerate(sidecars.pods):
+            if step % _STEP == _STEP - 1:
+                yield
             if not changed and not outage.begin <= pod.started <= outage.end:
                 continue
             if not self._mesh.selects(key, pod):

@@ -2,7 +2,9 @@
 
 An informer is milliseconds behind our own writes; reading only it, a reconcile right after a write would write again, or
 meet a conflict. Not a cache of reads. Invariants: what is shown is never older than our last write, unless the informer
-has not caught up for `KEPT` seconds; it is never newer than what the API server has stored.
+has not caught up for `KEPT` seconds; it is never newer than what the API server has stored; once the informer has passed
+the version that we wrote, only its store counts, also where it never showed the object: a list after a lost watch names what
+is there, and says nothing of what came and went before it.
 """
 
 import asyncio
@@ -17,8 +19,8 @@ from autowasm.kube.resources import ObjectKey
 Document = Mapping[str, Any]
 
 KEPT: Final = 60.0
-"""Seconds. An object that was written and then deleted while no watch ran is never shown by the informer; without an end
-it would be taken for there for good. Forgetting one too early costs a write that the API server refuses."""
+"""Seconds. Where resourceVersions cannot be compared, an object that was written and then deleted while no watch ran would be
+taken for there for good. Forgetting one too early costs a write that the API server refuses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +30,15 @@ class _Written:
 
 
 class WriteOverlay:
-    """Over the store of one resource; `stored` reads that."""
+    """Over the store of one resource; `stored` reads that, `position` is the resourceVersion up to which it is right."""
 
-    def __init__(self, stored: Callable[[ObjectKey], Document | None]) -> None:
+    def __init__(
+        self,
+        stored: Callable[[ObjectKey], Document | None],
+        position: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self._stored = stored
+        self._position = position
         self._written: dict[ObjectKey, _Written] = {}
         self._asking: Counter[ObjectKey] = Counter()
         """Objects that the API server is being asked about, by how many: a status has two writers."""
@@ -43,7 +50,7 @@ class WriteOverlay:
         written = self._written.get(key)
         if written is None:
             return self._stored(key)
-        if asyncio.get_running_loop().time() >= written.until:
+        if asyncio.get_running_loop().time() >= written.until or self._is_passed(written.document):
             del self._written[key]
             return self._stored(key)
         return written.document
@@ -63,7 +70,8 @@ class WriteOverlay:
     def wrote(self, key: ObjectKey, document: Document) -> None:
         """The answer of a write that was accepted. The watch may have brought it, or what came after it, before."""
         stored = self._stored(key)
-        if key in self._gone or (stored is not None and _reached(stored, document)):
+        reached = stored is not None and _reached(stored, document)
+        if key in self._gone or reached or self._is_passed(document):
             self._written.pop(key, None)
         else:
             until = asyncio.get_running_loop().time() + KEPT
@@ -86,6 +94,12 @@ class WriteOverlay:
             del self._written[key]
             return _version(document) == _version(written.document)
         return True
+
+    def _is_passed(self, document: Document) -> bool:
+        """Whether the store shows this version, a later one, or that the object is gone."""
+        position, version = self._position(), _version(document)
+        comparable = position is not None and position.isdecimal() and version.isdecimal()
+        return comparable and int(position or 0) >= int(version)
 
     def forget(self, key: ObjectKey) -> None:
         """What we wrote is known to be outdated: a conflict said so, or the object is gone."""

@@ -70,6 +70,7 @@ async def connect(
         announce=recorder.event,
         metrics=metrics,
         leadership=elector or AlwaysLeading(),
+        unexpected=metrics.unexpected_errors.labels("pod_counts").inc,
     )
     metrics.informers.follow(mode.informers)
     last_alive = None

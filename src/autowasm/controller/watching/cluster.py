@@ -49,7 +49,9 @@ class ClusterMode:
         announce: Announce,
         metrics: Reflections,
         leadership: Leadership,
+        unexpected: Callable[[], None] = lambda: None,
     ) -> None:
+        """`unexpected`: see `PodStatus`."""
         self._leadership = leadership
         self._led_since: float | None = None
         self._client = client
@@ -59,8 +61,9 @@ class ClusterMode:
         self._changed: Callable[[ObjectKey], None] = _nobody
         self._informers = make_informers(client, cluster=cluster, metrics=metrics)
         self._pods = self._informers.pods
-        self._autowasm_view = WriteOverlay(self._informers.autowasms.get)
-        self._envoyfilter_view = WriteOverlay(self._informers.envoyfilters.get)
+        autowasms, envoyfilters = self._informers.autowasms, self._informers.envoyfilters
+        self._autowasm_view = WriteOverlay(autowasms.get, autowasms.position)
+        self._envoyfilter_view = WriteOverlay(envoyfilters.get, envoyfilters.position)
         self.publisher = ClusterPublisher(
             client,
             autowasms=self._autowasm_view,
@@ -69,7 +72,10 @@ class ClusterMode:
             leadership=leadership,
         )
         self._pod_status = PodStatus(
-            said=self.pods, document=self._autowasm_view.get, publisher=self.publisher
+            said=self.pods,
+            document=self._autowasm_view.get,
+            publisher=self.publisher,
+            unexpected=unexpected,
         )
         self._observe(root=cluster.root_namespace)
 

@@ -15,7 +15,7 @@ from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api.status import MissingPod, Module, Pods, Status
 from autowasm.controller.pods.healing import Healing
 from autowasm.controller.pods.symptoms import Outage
-from autowasm.kube.leadership import AlwaysLeading
+from autowasm.kube.leadership import AlwaysLeading, Tenure
 from autowasm.kube.pods import Pod
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch, HealingSettings
@@ -84,6 +84,7 @@ def healing(
     stored: bool = True,
     settings: HealingSettings = QUICK,
     others_led: float = float("-inf"),
+    metrics: Metrics | None = None,
 ) -> Healing:
     """`others_led`: seconds from now."""
     return Healing(
@@ -92,7 +93,7 @@ def healing(
         is_stored=lambda _: stored,
         requeue=world.requeued.append,
         announce=lambda _about, _kind, reason, message: world.events.append(f"{reason}: {message}"),
-        metrics=Metrics(),
+        metrics=metrics or Metrics(),
         settings=settings,
         outage=outage,
         others_led=lambda: asyncio.get_running_loop().time() + others_led,
@@ -137,6 +138,86 @@ async def test_an_odd_object_does_not_stop_the_others() -> None:
     assert world.requeued == [KEY]
     odd = [log["key"] for log in logs if log["log_level"] == "error"]
     assert odd == [str(first), str(first)], "it is looked at again"
+
+
+async def test_an_envoyfilter_that_cannot_be_read_does_not_stop_the_others() -> None:
+    first, metrics = ObjectKey("default", "a"), Metrics()
+
+    class Odd(World):
+        def keys(self) -> frozenset[ObjectKey]:
+            return frozenset({first, KEY})
+
+        def envoyfilter(self, key: ObjectKey) -> Mapping[str, Any] | None:
+            if key == first:
+                raise RuntimeError("odd")
+            return self.envoyfilter_
+
+    world = Odd()
+    world.refuse(40)
+    with structlog.testing.capture_logs() as logs:
+        await healing(world, metrics=metrics).look()
+    assert world.requeued == [KEY]
+    (failed,) = [log for log in logs if log["log_level"] == "error"]
+    assert (failed["key"], failed["exc_info"]) == (str(first), True)
+    count = metrics.registry.get_sample_value
+    assert count("autowasm_unexpected_errors_total", {"work": "healing"}) == 1
+
+
+async def test_what_was_to_be_healed_is_forgotten_when_leading_ends() -> None:
+    """Another leads then, and what it publishes may begin without a count."""
+    world = World()
+    world.refuse(40)
+    leadership = Tenure(lambda _: None)
+    heal = healing(world)
+    await heal.look()
+    assert heal.wanted(KEY, live(), A) == 1
+    leadership.extend(asyncio.get_running_loop().time() + 60)
+    running = asyncio.create_task(heal.run(leadership))
+    await asyncio.sleep(0)
+    leadership.end()
+    async with asyncio.timeout(5):
+        while heal.wanted(KEY, live(), A):
+            await asyncio.sleep(0)
+    running.cancel()
+
+
+async def test_what_is_gone_is_forgotten() -> None:
+    world = World()
+    world.refuse(40)
+    heal = healing(world)
+    await heal.look()
+    world.keys = lambda: frozenset()  # type: ignore[method-assign]
+    world.refuse(40)
+    await heal.look()
+    assert heal.wanted(KEY, live(), A) == 0, "one of the same name begins without a count"
+
+
+async def test_a_large_mesh_is_looked_at_in_turns() -> None:
+    """50 000 sidecars whose last answer was an error: to find them, and to know of each that it is too young, takes a while."""
+    addresses = [f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(50_000)]
+    pods = [
+        Pod("default", at, at.encode().ljust(16), (), at, "Running", int(NOW) - 60, True)
+        for at in addresses
+    ]
+    told = json.dumps(
+        {"seen": {at: {"error": 5, "status": 503} for at in addresses}}, separators=(",", ":")
+    )
+
+    class Large(World):
+        async def ask(self, path: str) -> list[bytes]:
+            return await super().ask(path) if path == "/seen" else [told.encode()]
+
+    world = Large(pods=pods, errors=1)
+    heal = healing(world)
+    looking = asyncio.ensure_future(heal.look())
+    turns = 0
+    while not looking.done():
+        await asyncio.sleep(0)
+        turns += 1
+    await looking
+    assert heal._open, "all of them were looked at"
+    assert turns >= 3 * len(pods) / 500
+    assert world.requeued == []
 
 
 async def test_count_goes_on_from_the_live_envoyfilter() -> None:

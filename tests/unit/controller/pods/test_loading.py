@@ -201,6 +201,50 @@ async def test_an_odd_object_does_not_stop_the_others() -> None:
         assert metrics.registry.get_sample_value("autowasm_rollout_unfinished") == 1
 
 
+async def test_a_module_that_cannot_be_learned_of_does_not_stop_the_others() -> None:
+    """And its own object is looked at in the next look."""
+    other = ObjectKey("default", "other")
+
+    class Odd(World):
+        is_odd = True
+
+        def keys(self) -> frozenset[ObjectKey]:
+            return frozenset({KEY, other})
+
+        def envoyfilter(self, key: ObjectKey) -> Mapping[str, Any] | None:
+            sha256 = A if key == KEY else digest("b")
+            document = envoyfilters.render(autowasm(), record(sha256=sha256), EnvoyFetch())
+            document["metadata"]["managedFields"] = [{"time": _stamp(self.published)}]
+            return document
+
+        async def ask(self, path: str) -> list[bytes]:
+            if self.is_odd and path.endswith(A):
+                raise RuntimeError("odd")
+            return await super().ask(path)
+
+        def touch_pods(self, key: ObjectKey) -> None:
+            if self.is_odd and key == other:
+                raise RuntimeError("odd")
+            super().touch_pods(key)
+
+    world, metrics = Odd(), Metrics()
+    found = loading(world, metrics)
+    for key in (KEY, other):
+        assert found.report(key) is not None
+    world.download("10.0.0.1", age=90)
+    world.download("10.0.0.2", age=90)
+    with structlog.testing.capture_logs() as logs:
+        await found.look()
+    assert [(log.get("digest"), log.get("key")) for log in logs] == [(A, None), (None, str(other))]
+    failed = metrics.registry.get_sample_value
+    assert failed("autowasm_unexpected_errors_total", {"work": "proof_of_load"}) == 2
+    world.is_odd = False
+    await found.look()
+    report = found.report(KEY)
+    assert report is not None
+    assert report.loaded.reason == "Fetched"
+
+
 async def test_restart_forgets_nothing_that_the_status_says() -> None:
     world = World()
     found = loading(world)

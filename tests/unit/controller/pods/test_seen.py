@@ -1,8 +1,15 @@
 import json
 from collections.abc import Iterable
+from typing import Any
+from unittest.mock import patch
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from autowasm.api.status import MissingPod, Module, Pods, Status
-from autowasm.controller.pods.seen import NEVER, Seen
+from autowasm.controller.pods import seen as seen_module
+from autowasm.controller.pods.seen import NEVER, Seen, read
 from autowasm.kube.pods import Pod
 from tests.fakes.autowasms import digest, record
 
@@ -135,3 +142,49 @@ def test_status_of_a_leader_before_is_believed_where_it_tells_of_every_pod() -> 
     late = pod("late", started=NOW + 5)
     assert believed(status(2, "c"), a, late, c) == {a.uid}, "started after it was written"
     assert believed(status(2, "c"), a, b, pod("d"), c) == set(), "more than were counted"
+
+
+_AGES = st.dictionaries(st.sampled_from(["ok", "error", "status"]), st.integers(0, 600), max_size=3)
+_ANYTHING = st.recursive(
+    st.none() | st.integers(-9, 9) | st.text('{},:"\\\\x', max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text('{},"x', max_size=4), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300)
+@given(
+    st.dictionaries(st.text('{},:"\\\\x1.', max_size=6), _AGES | _ANYTHING, max_size=12),
+    st.integers(1, 40),
+    st.booleans(),
+)
+def test_a_document_in_pieces_is_the_whole_document(
+    addresses: dict[str, Any], size: int, spaced: bool
+) -> None:
+    separators = (", ", ": ") if spaced else (",", ":")
+    told = json.dumps({"instance": "a", "up": 1, "seen": addresses}, separators=separators).encode()
+    with patch.object(seen_module, "_PIECE", size):
+        found, pieces = read(told)
+        # What follows a piece that cannot be read on its own is read again with it: the last one counts.
+        assert dict(pieces) == {
+            at: ages for at, ages in addresses.items() if isinstance(ages, dict)
+        }
+    assert (found["instance"], found["up"]) == ("a", 1)
+
+
+def test_a_large_document_is_decoded_in_pieces() -> None:
+    addresses = {f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}": {"ok": 1.5} for n in range(50_000)}
+    told = json.dumps({"instance": "a", "up": 1, "seen": addresses}, separators=(",", ":")).encode()
+    decode, sizes = msgspec.json.decode, []
+
+    def counted(data: bytes) -> Any:
+        sizes.append(len(data))
+        return decode(data)
+
+    with patch.object(msgspec.json, "decode", counted):
+        assert dict(read(told)[1]) == addresses
+    assert max(sizes) < 20_000
+    assert sum(sizes) < 1.1 * len(told)

@@ -61,3 +61,29 @@ async def test_two_may_ask_about_one_object() -> None:
     with overlay.asking(KEY):
         overlay.wrote(KEY, version(5))
     assert overlay.get(KEY) == version(5)
+
+
+async def test_does_not_show_what_went_while_no_watch_ran() -> None:
+    """Created by us, deleted by another; then a list that never named it: no informer tells of that."""
+    position: str | None = None
+    overlay = WriteOverlay({}.get, lambda: position)
+    overlay.wrote(KEY, version(5))
+    position = "4"
+    assert overlay.get(KEY) == version(5), "the list is older than the write"
+    position = "5"
+    assert overlay.get(KEY) is None
+
+
+async def test_answer_that_comes_after_the_event_of_the_deletion_shows_nothing() -> None:
+    overlay = WriteOverlay({}.get, lambda: "7")
+    overlay.wrote(KEY, version(6))  # asked for before; nobody said so with `asking`
+    assert overlay.get(KEY) is None
+
+
+@pytest.mark.parametrize("position", [None, "opaque"])
+async def test_versions_that_cannot_be_compared_prove_nothing(position: str | None) -> None:
+    overlay = WriteOverlay({}.get, lambda: position)
+    overlay.wrote(KEY, version(5))
+    assert overlay.get(KEY) == version(5)
+    await asyncio.sleep(KEPT)
+    assert overlay.get(KEY) is None
