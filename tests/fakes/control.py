@@ -49,12 +49,16 @@ class FakePublisher:
     refusal: Exception | None = None
     """Raised by whatever would write an EnvoyFilter."""
     forgotten: list[ObjectKey] = field(default_factory=list)
+    resignations: int = 0
 
     def published(self, key: ObjectKey) -> Mapping[str, Any] | None:
         return self.envoyfilters.get(key)
 
     def left_behind(self, key: ObjectKey) -> Mapping[str, Any] | None:
         return self.envoyfilters.get(key)
+
+    def resigned(self) -> None:
+        self.resignations += 1
 
     async def find(self, key: ObjectKey, owner: Mapping[str, Any]) -> None:
         if key in self.unseen:

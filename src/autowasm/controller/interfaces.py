@@ -75,6 +75,9 @@ class Publisher(Protocol):
     def forget(self, key: ObjectKey) -> None:
         """The AutoWasm is gone, and somebody else leads: keep nothing of it."""
 
+    def resigned(self) -> None:
+        """Another replica leads from now on: keep no count of what was put back. Does not wait."""
+
     async def write_status(
         self, key: ObjectKey, document: Mapping[str, Any], status: Mapping[str, Any]
     ) -> bool:

@@ -161,6 +161,7 @@ class Control:
         """We lead from now on, or do so no longer."""
         if not leading:
             self._jobs.drop_resolving()
+            self._chosen.mode.publisher.resigned()
             if self._chosen.recorder is not None:
                 self._chosen.recorder.hurry()  # before the work of a follower delays them
         for key in sorted(self._chosen.mode.keys()):

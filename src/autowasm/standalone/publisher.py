@@ -101,6 +101,9 @@ class StandalonePublisher:
     def forget(self, key: ObjectKey) -> None:
         """Nobody else ever leads."""
 
+    def resigned(self) -> None:
+        """Nobody else ever leads."""
+
     async def write_status(
         self, key: ObjectKey, document: Mapping[str, Any], status: Mapping[str, Any]
     ) -> bool:

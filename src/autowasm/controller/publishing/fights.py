@@ -1,7 +1,8 @@
-"""Fights: how often an EnvoyFilter was put back, and when to stop. Design D10.
+"""Fights: how often an EnvoyFilter was put back, and when to stop (ADR 12).
 
-Not the writing. Invariant: whatever the other side does (rewrite, delete, take our label off), it makes us write at most
-`PUT_BACK_MOST` times within `FIGHT_PAUSE`, until the user asks again.
+Not the writing. Invariants: whatever the other side does (rewrite, delete, take our label off, raise or lower the count of
+healings), it makes us write at most `PUT_BACK_MOST` times within `FIGHT_PAUSE`, until the user asks again; one that only
+raises the count, which drains connections in every sidecar each time, is reported after as many times.
 """
 
 import asyncio
@@ -34,6 +35,16 @@ class _Fight:
     """What we wrote last."""
     rounds: int = 0
     last: float = 0.0
+    is_raised: bool = False
+    """Whether somebody else raised the count of healings."""
+
+
+@dataclass(slots=True)
+class _Highest:
+    """The highest count of healings that is known of these modules: our own healing goes beyond it."""
+
+    about: tuple[Any, ...]
+    count: int = 0
 
 
 class Fights:
@@ -41,6 +52,7 @@ class Fights:
 
     def __init__(self) -> None:
         self._fights: dict[ObjectKey, _Fight] = {}
+        self._heals: dict[ObjectKey, _Highest] = {}
 
     def puts_back(
         self,
@@ -50,28 +62,50 @@ class Fights:
         *,
         live: Mapping[str, Any] | None = None,
     ) -> bool:
-        """True if we wrote this very thing before: to write it now is to put it back. Raises as `check`.
+        """True if to write it is to put it back: we wrote the same before, but for the count of healings. Raises as `check`.
 
-        `live`: what it would replace. Its count of healings is kept, so whoever raised that has us write something new
-        each time; our own healing goes beyond it.
+        `live`: what it would replace. Our own healing is no round: it writes a count that is higher than that of `live`, and
+        than any before. All other counts come from `live`, so they are the other side's.
         """
+        highest, count = self._highest(key, owner, wanted), _heals(wanted, wanted)
+        raised = live is not None and _heals(live, wanted) == count
+        is_healing = count > highest.count and not raised
+        highest.count = max(
+            highest.count, count
+        )  # also if the write fails: it may have been stored
         fight = self._of(key, owner)
-        if fight is None or fight.wanted is None:
+        if fight is None or fight.wanted is None or not _same_but_heals(fight.wanted, wanted):
             return False
-        if fight.wanted != wanted:
-            raised = live is not None and _heals(live, wanted) == _heals(wanted, wanted)
-            if not raised or not _same_but_heals(fight.wanted, wanted):
-                return False
+        if is_healing:
+            return False
         self.check(key, owner)
         return True
+
+    def in_place(self, key: ObjectKey, owner: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+        """Nothing has to be written. True if that is so because the count was taken from an edit that raised it.
+
+        Raises as `check`, if that was done often enough.
+        """
+        is_known = self._is_known(key, owner, wanted)
+        highest, count = self._highest(key, owner, wanted), _heals(wanted, wanted)
+        raised = is_known and count > highest.count
+        highest.count = max(highest.count, count)
+        fight = self._of(key, owner)
+        if raised:
+            if fight is None:
+                fight = self._fights[key] = _Fight(_asked(owner))
+            fight.is_raised = True
+        if fight is not None and fight.is_raised:
+            self.check(key, owner)
+        return raised
 
     def check(self, key: ObjectKey, owner: Mapping[str, Any]) -> None:
         """Raises AutoWasmError (`Mutated`) once it was put back often enough."""
         fight = self._of(key, owner)
         if fight is not None and fight.rounds >= PUT_BACK_MOST:
             raise AutoWasmError(
-                f"something rewrites or deletes the EnvoyFilter {key} each time that it is put back; it was put back "
-                f"{fight.rounds} times and is left as it is now: find out who does it "
+                f"something rewrites or deletes the EnvoyFilter {key} again and again ({fight.rounds} times); it is left as "
+                "it is now: find out who does it "
                 "(kubectl get envoyfilter -o yaml --show-managed-fields; the API server's audit log), then set the "
                 "annotation wasm.tcm.io/refresh to a new value or change the AutoWasm",
                 reason="Mutated",
@@ -86,7 +120,7 @@ class Fights:
             fight.wanted = wanted
 
     def count(self, key: ObjectKey, owner: Mapping[str, Any]) -> int:
-        """It was put back once more. Returns how often by now."""
+        """One more round. Returns how many by now."""
         now = asyncio.get_running_loop().time()
         fight = self._of(key, owner)
         if fight is None:
@@ -98,10 +132,34 @@ class Fights:
     def forget(self, key: ObjectKey) -> None:
         """The AutoWasm is gone."""
         self._fights.pop(key, None)
+        self._heals.pop(key, None)
+
+    def forget_all(self) -> None:
+        """Another replica leads: what it sees and does is unknown here."""
+        self._fights.clear()
+        self._heals.clear()
 
     def _of(self, key: ObjectKey, owner: Mapping[str, Any]) -> _Fight | None:
         fight = self._fights.get(key)
         return fight if fight is not None and fight.asked == _asked(owner) else None
+
+    def _is_known(
+        self, key: ObjectKey, owner: Mapping[str, Any], wanted: Mapping[str, Any]
+    ) -> bool:
+        known = self._heals.get(key)
+        return known is not None and known.about == _about(owner, wanted)
+
+    def _highest(
+        self, key: ObjectKey, owner: Mapping[str, Any], wanted: Mapping[str, Any]
+    ) -> _Highest:
+        if not self._is_known(key, owner, wanted):
+            self._heals[key] = _Highest(_about(owner, wanted))
+        return self._heals[key]
+
+
+def _about(owner: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[Any, ...]:
+    """A user who asks again, and a module of another digest, begin a count."""
+    return (*_asked(owner), *envoyfilters.digests_of(wanted))
 
 
 def _asked(owner: Mapping[str, Any]) -> tuple[Any, ...]:

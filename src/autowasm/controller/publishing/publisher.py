@@ -160,6 +160,13 @@ class ClusterPublisher:
             raise _terminating(key, live)
         body = replacement(live, wanted)
         if body is None:
+            if self._fights.in_place(key, owner, wanted):
+                times = self._fights.count(key, owner)
+                _log.warning("envoyfilter raised by another", key=str(key), times=times)
+                message = (
+                    "something raised ?r= in the EnvoyFilter, which drains all of its sidecars"
+                )
+                self._announce(owner, "Warning", "Mutated", message)
             return False
         again = self._fights.puts_back(key, owner, wanted, live=live)
         if whose is not Ownership.OURS:
@@ -188,6 +195,10 @@ class ClusterPublisher:
         times = self._fights.count(key, owner)
         _log.warning("envoyfilter put back", key=str(key), times=times)
         self._announce(owner, "Warning", "PutBack", message)
+
+    def resigned(self) -> None:
+        """See Publisher."""
+        self._fights.forget_all()
 
     async def retract(self, key: ObjectKey) -> None:
         """Nothing to write: the garbage collector follows the owner reference, even while we are down."""
