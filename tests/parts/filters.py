@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.parts import toolchains, wire
 
 TOOLCHAINS: Mapping[str, toolchains.Toolchain] = {
-    one.name: one for one in (toolchains.C_WITH_ZIG, toolchains.GO)
+    one.name: one for one in (toolchains.C_WITH_ZIG, toolchains.GO, toolchains.ASSEMBLYSCRIPT)
 }
 
 _FIRST = b"configuration "

@@ -7,6 +7,8 @@ invariant is that of `cache`: a module in the cache was built from exactly the s
 import hashlib
 import logging
 import os
+import shutil
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -139,3 +141,58 @@ C_WITH_ZIG = C(
         *("-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", "-Wno-unused-function"),
     ),
 )
+
+
+class AssemblyScript(Toolchain):
+    """AssemblyScript with the SDK @solo-io/proxy-runtime, from npm, run by a Node from PyPI."""
+
+    def version(self) -> str:
+        """The release of Node; package-lock.json, a shared source, has the rest."""
+        return pypi.NODE.version
+
+    def compile(self, filter_: str, output: Path) -> None:
+        """See Toolchain."""
+        packages = self._packages()
+        with tempfile.TemporaryDirectory() as made:
+            # The compiler looks for packages beside the sources, and the checkout is not to hold any.
+            work = Path(made)
+            for name in (filter_, *self.shared):
+                _copy(self.folder / name, work / name)
+            (work / "node_modules").symlink_to(packages)
+            command: list[str | Path] = [pypi.NODE.install(), packages / "assemblyscript/bin/asc"]
+            command += [f"{filter_}/filter.ts", "--binaryFile", output, *self.flags]
+            cache.run(command, what=f"building the filter {filter_} with AssemblyScript", cwd=work)
+
+    def _packages(self) -> Path:
+        """The folder node_modules with exactly what package-lock.json says."""
+        manifests = [self.folder / name for name in ("package.json", "package-lock.json")]
+        key = hashlib.sha256(b"\0".join(path.read_bytes() for path in manifests)).hexdigest()[:16]
+
+        def fill(target: Path) -> None:
+            node = pypi.NODE.install()
+            for path in manifests:
+                shutil.copy(path, target)
+            npm = node.parents[1] / "lib/node_modules/npm/bin/npm-cli.js"
+            # Nothing that a package brings is run. `ci` fails where the two manifests disagree.
+            cache.run(
+                [node, npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+                what="installing AssemblyScript and its SDK for filters from npm",
+                cwd=target,
+            )
+
+        return cache.install_once(f"npm-{self.name}-{key}", fill=fill) / "node_modules"
+
+
+ASSEMBLYSCRIPT = AssemblyScript(
+    "assemblyscript",
+    shared=("common", "package.json", "package-lock.json"),
+    # The SDK's abort, which logs; the default one is an import that Envoy lacks.
+    flags=("--use", "abort=abort_proc_exit", "--optimize"),
+)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copy(source, target)

@@ -100,9 +100,10 @@ func (stream *Stream) Call(cluster, path string, milliseconds int) uint32 {
 	return status
 }
 
-// Resume lets a request that was paused continue.
-func (stream *Stream) Resume() {
+// Resume lets a request that was paused continue, after a last change to it.
+func (stream *Stream) Resume(change func()) {
 	proxySetEffectiveContext(stream.id)
+	change()
 	proxyContinueStream(streamRequest)
 }
 
