@@ -106,6 +106,7 @@ GROUPS: Mapping[str, GoGroup] = {
         GoGroup("istio", ("pilot-discovery", "pilot-agent"), 5),
         GoGroup("fetcher", ("istio-wasm-fetch",), 4),
         GoGroup("crpeer", ("crpeer",), 2),
+        GoGroup("kubectlyaml", ("kubectlyaml",), 1),
         # Clients of every cloud's service discovery are most of it, and are not asked for.
         GoGroup("prometheus", ("prometheus", "promtool"), 3, tags="remove_all_sd"),
     )

@@ -37,6 +37,11 @@ def helm() -> Path:
     return golang.GROUPS["helm"].build() / "helm"
 
 
+def kubectlyaml() -> Path:
+    """What reads manifests as kubectl does (`kubectlyaml.py`)."""
+    return golang.GROUPS["kubectlyaml"].build() / "kubectlyaml"
+
+
 def kube_apiserver() -> Path:
     """The Kubernetes API server; from `KUBEBUILDER_ASSETS` where that is set."""
     return _kubebuilder("kube-apiserver") or _kubernetes("kube-apiserver")

@@ -1,0 +1,373 @@
+"""A file of manifests as kubectl reads it: the objects that `kubectl apply -f` would send.
+
+Not what an object means (`standalone/documents.py`). The source is YAMLOrJSONDecoder of k8s.io/apimachinery and the visitors
+of k8s.io/cli-runtime/pkg/resource; `tests/property/test_kubectl_yaml.py` compares this with their own code. Invariants:
+whatever the text, the outcome is objects or `Unreadable`; an object is what JSON can say, at most `NESTING_MOST` deep, so it
+can be compared, copied and written again; what aliases make of a text is bounded like the text; no sentence quotes a value,
+because it may be a password.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from autowasm.manifests import scalars
+from autowasm.manifests.nodes import (
+    NESTING_MOST,
+    TOO_DEEP,
+    Alias,
+    Mapping,
+    Node,
+    Place,
+    Scalar,
+    Sequence,
+    Unreadable,
+    at,
+    first_document,
+)
+
+_SHOWN: Final = 100
+"""Characters of a key or path that a sentence shows."""
+_LONE: Final = re.compile("[\ud800-\udfff]")
+_LINE_END: Final = re.compile(r"\r?\n")
+_LATE_MARK: Final = re.compile("[\n\r\x85\u2028\u2029]\ufeff")
+_DOCUMENTS_MOST: Final = 1_000
+"""Documents of one file."""
+_NODE_BYTES: Final = 2
+"""What a value has in JSON besides its text, at least: a comma, quotes, brackets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """`value` has a `kind`; `where` is the beginning of a sentence about it."""
+
+    value: dict[str, Any]
+    where: str
+
+
+@dataclass(slots=True)
+class Manifests:
+    """`remarks` are sentences about what kubectl takes without a word, and its author did not mean."""
+
+    objects: list[Manifest] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+def read(content: bytes, *, object_bytes: int, file_bytes: int) -> Manifests:
+    """Every object, those of a List one by one. Raises Unreadable.
+
+    A file may have `file_bytes`, and each of its documents as JSON with aliases written out; an object `object_bytes`.
+    """
+    if len(content) > file_bytes:
+        raise Unreadable(f"it is larger than {file_bytes} bytes")
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise Unreadable(f"line {line}: byte {error.start} is not UTF-8") from None
+    found = Manifests()
+    for number, (line, document) in enumerate(_documents(text, file_bytes, found.remarks), 1):
+        if number > _DOCUMENTS_MOST:
+            raise Unreadable(f"it holds more than {_DOCUMENTS_MOST} documents")
+        if document is None:
+            continue
+        where = f"document {number} (line {line})"
+        for each in _objects(document, where):
+            _check_size(each.value, object_bytes, each.where)
+            found.objects.append(each)
+    return found
+
+
+def shown(value: object) -> str:
+    """`value` for a sentence, cut to a bearable length."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _objects(document: Any, where: str) -> Iterator[Manifest]:
+    """As UnstructuredJSONScheme and FlattenListVisitor: whatever has `items` is a list. Raises Unreadable."""
+    if not isinstance(document, dict):
+        raise Unreadable(f"{where} is not an object")
+    kind = document.get("kind")
+    if not isinstance(kind, str) or not kind:
+        raise Unreadable(f"{where}: kind is missing")
+    if "items" not in document:
+        yield Manifest(document, where)
+        return
+    items = document["items"] if document["items"] is not None else []
+    if not isinstance(items, list):
+        raise Unreadable(f"{where}: items is not a list")
+    for number, item in enumerate(items):
+        place = f"{where}, items[{number}]"
+        if not isinstance(item, dict):
+            raise Unreadable(f"{place} is not an object")
+        if not item.get("kind") and not item.get("apiVersion"):
+            # A list from the API of one kind: its items do not repeat it.
+            version = document.get("apiVersion")
+            item = {**item, "kind": kind.removesuffix("List"), "apiVersion": version}  # noqa: PLW2901
+        if not isinstance(item.get("kind"), str) or not item["kind"]:
+            raise Unreadable(f"{place}: kind is missing")
+        if isinstance(item.get("items"), list):
+            raise Unreadable(f"{place} is a List itself; kubectl does not look into it")
+        yield Manifest(item, place)
+
+
+def _documents(text: str, most: int, remarks: list[str]) -> Iterator[tuple[int, Any]]:
+    """The first line and the value of each document. JSON until that fails, then YAML, as YAMLOrJSONDecoder."""
+    index, count = 0, 0
+    if text.lstrip().startswith("{"):
+        decoder = _JsonDecoder(text, most, remarks)
+        while True:
+            start = decoder.skip_space(index)
+            if start == len(text):
+                return
+            try:
+                value, index = decoder.decode(start)
+            except ValueError as error:
+                if isinstance(error, Unreadable):
+                    raise
+                if count > 1:
+                    raise Unreadable(f"{_at_index(text, start)}it is not JSON") from None
+                break
+            count += 1
+            yield _line(text, start), value
+        # The blank rest of the last line of JSON belongs to it.
+        while index < len(text) and text[index].isspace():
+            index += 1
+            if text[index - 1] == "\n":
+                break
+    yield from _yaml_documents(text[index:], _line(text, index), most, remarks)
+
+
+def _yaml_documents(
+    text: str, first_line: int, most: int, remarks: list[str]
+) -> Iterator[tuple[int, Any]]:
+    for line, chunk in _chunks(text, first_line):
+        if mark := _LATE_MARK.search(chunk):
+            # libyaml skips it; to go-yaml it is the first character of a key.
+            raise Unreadable(
+                f"line {line + _line(chunk, mark.end()) - 1}: a byte order mark can only begin a document"
+            )
+        node, more = first_document(chunk, first_line=line)
+        if more:
+            remarks.append(
+                f"document at line {line}: text after its end is not read; put --- between documents"
+            )
+        value = None if node is None else _Constructor(most, line, remarks).value(node, 0)
+        yield line if node is None else node.start.line + line, value
+
+
+def _chunks(text: str, first_line: int) -> Iterator[tuple[int, str]]:
+    """The text of each document, as YAMLReader cuts it: at each line that begins with `---`, whatever it stands in."""
+    lines: list[str] = []
+    start = first_line
+    pieces = _LINE_END.split(text)
+    if pieces[-1] == "":
+        pieces.pop()  # nothing follows the last line's end
+    for number, line in enumerate(pieces, first_line):
+        if line.startswith("---"):
+            rest = line[3:].strip()
+            if rest and not rest.startswith("#"):
+                raise Unreadable(
+                    f"line {number}: only a comment may follow --- on its line, as kubectl reads it"
+                )
+            if lines:
+                yield start, "\n".join([*lines, ""])
+                lines, start = [], number + 1
+                continue
+        lines.append(line)
+    if lines:
+        yield start, "\n".join([*lines, ""])
+
+
+class _Constructor:
+    """Nodes of one document to values, aliases and merge keys written out."""
+
+    def __init__(self, most: int, first_line: int, remarks: list[str]) -> None:
+        self._most = self._left = most
+        self._first_line = first_line
+        self._remarks = remarks
+        self._inside: set[int] = set()
+
+    def value(self, node: Node, depth: int) -> Any:
+        """Raises Unreadable."""
+        self._spend(0, node.start)
+        if depth > NESTING_MOST:
+            raise self._wrong(node.start, TOO_DEEP)
+        if isinstance(node, Alias):
+            with_alias = self._enter(node)
+            result = self.value(with_alias, depth)
+            self._inside.discard(id(with_alias))
+            return result
+        if isinstance(node, Scalar):
+            self._spend(len(node.value), node.start)
+            try:
+                return scalars.resolve(node.tag, node.value, plain=node.plain)
+            except scalars.Unfit as error:
+                raise self._wrong(node.start, f"the value {error}") from None
+        if isinstance(node, Sequence):
+            return [self.value(item, depth + 1) for item in node.items]
+        result = {}
+        self._fill(result, {}, node, depth)
+        return result
+
+    def _fill(
+        self, result: dict[str, Any], kinds: dict[str, type], node: Mapping, depth: int
+    ) -> None:
+        """Keys in their order, so a merge key replaces what stands before it, as go-yaml 2 has it (YAML 1.1 has not)."""
+        own: set[str] = set()
+        for key_node, value_node in node.pairs:
+            if _is_merge(key_node):
+                self._merge(result, kinds, value_node, depth)
+                continue
+            key, kind = self._key(key_node)
+            if kinds.setdefault(key, kind) is not kind:
+                # "1" and 1: two keys for Go, of which JSON can have one; which one differs from run to run.
+                raise self._wrong(
+                    key_node.start, f"the key {shown(key)} is there twice, with and without quotes"
+                )
+            if key in own:
+                self._remarks.append(
+                    f"{at(key_node.start, self._first_line)}the key {shown(key)} is there twice; the last counts"
+                )
+            own.add(key)
+            result[key] = self.value(value_node, depth + 1)
+
+    def _merge(
+        self, result: dict[str, Any], kinds: dict[str, type], node: Node, depth: int
+    ) -> None:
+        self._spend(0, node.start)
+        if isinstance(node, Sequence):
+            for item in reversed(node.items):  # the first has the last word
+                if isinstance(_behind(item), Sequence):
+                    raise self._wrong(item.start, "<< takes a mapping, or a list of mappings")
+                self._merge(result, kinds, item, depth)
+            return
+        target = self._enter(node) if isinstance(node, Alias) else node
+        if not isinstance(target, Mapping):
+            raise self._wrong(node.start, "<< takes a mapping, or a list of mappings")
+        if depth > NESTING_MOST:
+            raise self._wrong(node.start, TOO_DEEP)
+        self._fill(result, kinds, target, depth + 1)
+        if isinstance(node, Alias):
+            self._inside.discard(id(target))
+
+    def _key(self, node: Node) -> tuple[str, type]:
+        target = _behind(node)
+        if not isinstance(target, Scalar):
+            raise self._wrong(node.start, "a key must be text, a number or a boolean")
+        self._spend(len(target.value), node.start)
+        try:
+            return scalars.resolve_key(target.tag, target.value, plain=target.plain)
+        except scalars.Unfit as error:
+            raise self._wrong(node.start, f"the key: {error}") from None
+
+    def _enter(self, alias: Alias) -> Node:
+        target = alias.target
+        if id(target) in self._inside:
+            raise self._wrong(alias.start, "the alias stands in what it names")
+        self._inside.add(id(target))
+        return target
+
+    def _spend(self, count: int, place: Place) -> None:
+        self._left -= count + _NODE_BYTES
+        if self._left < 0:
+            raise self._wrong(
+                place,
+                f"the document is larger than {self._most} bytes with its aliases written out",
+            )
+
+    def _wrong(self, place: Place, problem: str) -> Unreadable:
+        return Unreadable(f"{at(place, self._first_line)}{problem}")
+
+
+def _is_merge(node: Node) -> bool:
+    return (
+        isinstance(node, Scalar)
+        and node.value == "<<"
+        and (node.plain or node.tag == scalars.MERGE)
+    )
+
+
+def _behind(node: Node) -> Node:
+    """An alias never names an alias."""
+    return node.target if isinstance(node, Alias) else node
+
+
+class _JsonDecoder:
+    """Values of a stream of JSON, as encoding/json reads them."""
+
+    def __init__(self, text: str, most: int, remarks: list[str]) -> None:
+        self._text = text
+        self._remarks = remarks
+        self._decoder = json.JSONDecoder(
+            object_pairs_hook=self._object,
+            parse_int=_number,
+            parse_float=_number,
+            parse_constant=_not_json,
+        )
+
+    def skip_space(self, index: int) -> int:
+        """Where the next value begins."""
+        while index < len(self._text) and self._text[index] in " \t\r\n":
+            index += 1
+        return index
+
+    def decode(self, index: int) -> tuple[Any, int]:
+        """The value and where it ends. Raises Unreadable, ValueError if it is not JSON."""
+        try:
+            value, end = self._decoder.raw_decode(self._text, index)
+        except RecursionError:
+            raise Unreadable(TOO_DEEP) from None
+        return _whole_text(value, 0), end
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in result:
+                self._remarks.append(f"the key {shown(key)} is there twice; the last counts")
+            result[key] = value
+        return result
+
+
+def _number(text: str) -> scalars.Scalar:
+    try:
+        number = int(text) if text.lstrip("-").isdecimal() and len(text) <= 20 else float(text)
+        return scalars.as_json(number)
+    except scalars.Unfit:
+        raise Unreadable("a number in it is out of range") from None
+
+
+def _not_json(word: str) -> Any:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _whole_text(value: Any, depth: int) -> Any:
+    """Half of a surrogate pair becomes U+FFFD, as in Go. Raises Unreadable for too deep nesting."""
+    if depth > NESTING_MOST:
+        raise Unreadable(TOO_DEEP)
+    if isinstance(value, str):
+        return value if value.isascii() else _LONE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_whole_text(item, depth + 1) for item in value]
+    if isinstance(value, dict):
+        return {
+            _whole_text(key, depth): _whole_text(item, depth + 1) for key, item in value.items()
+        }
+    return value
+
+
+def _check_size(value: Any, most: int, where: str) -> None:
+    if len(json.dumps(value, ensure_ascii=False).encode()) > most:
+        raise Unreadable(f"{where} is larger than {most} bytes")
+
+
+def _line(text: str, index: int) -> int:
+    return text.count("\n", 0, index) + 1
+
+
+def _at_index(text: str, index: int) -> str:
+    column = index - (text.rfind("\n", 0, index) + 1) + 1
+    return f"line {_line(text, index)}, column {column}: "

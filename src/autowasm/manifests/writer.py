@@ -1,0 +1,120 @@
+"""Data to YAML that every reader takes as it is meant: Envoy's yaml-cpp, kubectl's go-yaml, PyYAML, whatever comes.
+
+Not the place where files are written (`standalone/files.py`). Invariant: text is written without quotes only if it is a word
+that no YAML reader has another type for; everything else is in double quotes with escapes that YAML and JSON share, on one
+line. What earlier versions wrote is read as they meant it (`read_back`).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import yaml
+
+from autowasm.manifests.nodes import Unreadable
+
+_WORD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:[-./][A-Za-z0-9_]+)*\Z", re.ASCII)
+"""Begins like no number, and holds nothing that is YAML's."""
+_TAKEN: Final = frozenset(
+    [
+        "y",
+        "n",
+        "yes",
+        "no",
+        "on",
+        "off",
+        "true",
+        "false",
+        "t",
+        "f",
+        "null",
+        "none",
+        "nil",
+        "nan",
+        "inf",
+        "infinity",
+        "undefined",
+    ]
+)
+"""Words that some YAML reader has a type for, in lower case."""
+_WIDTH: Final = 2**30
+"""No line is folded."""
+_ESCAPED: Final = re.compile(r"\\.")
+"""Backslashes stand in double quotes only."""
+_SAFER: Final = {r"\N": r"\u0085", r"\_": r"\u00A0"}
+"""yaml-cpp reads the short forms as one byte, which is not UTF-8 (`Escape` in its exp.cpp)."""
+_STR: Final = "tag:yaml.org,2002:str"
+
+
+def dump(document: Mapping[str, Any], *, sort_keys: bool = False) -> str:
+    """Block style, keys in the order of the document, no aliases: equal documents give equal text."""
+    return _dump(dict(document), sort_keys=sort_keys, flow=False)
+
+
+def dump_line(value: Any) -> str:
+    """Flow style, on one line without its end."""
+    return _dump(value, sort_keys=False, flow=True).rstrip("\n")
+
+
+def dump_items(values: Sequence[Any]) -> str:
+    """Block style: the items of a sequence, each behind its dash. No line is the middle of a text."""
+    return _dump(list(values), sort_keys=False, flow=False)
+
+
+def read_back(text: str) -> Any:
+    """The data of a text that `dump`, or an earlier version, wrote. Raises Unreadable.
+
+    By PyYAML's types, not kubectl's: earlier versions left `y` and `1e3` without quotes where text was meant.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  # a SafeLoader
+    except _RAISED:
+        raise Unreadable("it is not the YAML that was written") from None
+
+
+def _dump(value: Any, *, sort_keys: bool, flow: bool) -> str:
+    text: str = yaml.dump(
+        value,
+        Dumper=_Dumper,
+        sort_keys=sort_keys,
+        allow_unicode=True,
+        width=_WIDTH,
+        default_flow_style=flow,
+    )
+    return _ESCAPED.sub(lambda found: _SAFER.get(found[0], found[0]), text)
+
+
+# libyaml's, which `nodes.py` needs anyway: twice as fast.
+class _Dumper(yaml.CSafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: yaml.CSafeDumper, text: str) -> yaml.ScalarNode:
+    plain = _WORD.match(text) and text.lower() not in _TAKEN
+    return dumper.represent_scalar(_STR, text, style=None if plain else '"')
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe, and timestamps stay text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+# What PyYAML was seen to raise besides its own: `!!bool x` KeyError, `!!int ''` IndexError, `"\UFFFFFFFF"` OverflowError,
+# `!!timestamp x` AttributeError.
+_RAISED: Final = (
+    yaml.YAMLError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+)

@@ -1,0 +1,126 @@
+"""A file of manifests to objects: what is refused, where it says the fault is, and that no sentence quotes a value.
+
+What is read, and as what, is compared with kubectl's own code in `tests/property/test_kubectl_yaml.py`.
+"""
+
+import pytest
+
+from autowasm.manifests import reader
+from autowasm.manifests.nodes import NESTING_MOST, Unreadable
+
+HEAD = "kind: X\n"
+
+
+def read(content: str, *, object_bytes: int = 10_000, file_bytes: int = 80_000) -> reader.Manifests:
+    return reader.read(content.encode(), object_bytes=object_bytes, file_bytes=file_bytes)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (f"{HEAD}a: [*x]\n", "line 2, column 5: there is no anchor of this name"),
+        (f"{HEAD}a: &x [*x]\n", "line 2, column 8: the alias stands in what it names"),
+        (f"{HEAD}a: {{1: x, '1': y}}\n", "line 2, column 11: the key '1' is there twice, with and without quotes"),
+        (f"{HEAD}a:\n- x\n- <<: 1\n", "line 4, column 7: << takes a mapping"),
+        (f"{HEAD}a: [1, .inf]\n", "line 2, column 8: the value must be a finite number"),
+        (f"{HEAD}~: x\n", "line 2, column 1: the key: null cannot be a key"),
+        (f'{HEAD}a: "\\ud800"\n', "line 2, column 7: found invalid Unicode character"),
+        (f"{HEAD}? [a]\n: b\n", "line 2, column 3: a key must be text"),
+        ("a: b: c\n", "line 1, column 5: mapping values are not allowed"),
+        ("a: [1, 2\n", "line 2, column 1: did not find expected ',' or ']'"),
+        (f"{HEAD}---\n{HEAD}b: \x07\n", "line 4: control characters"),
+        (f"{HEAD}a: !!bool maybe\n", "line 2, column 4: the value does not fit its tag !!bool"),
+        (f"{HEAD}a: !!int ''\n", "does not fit its tag !!int"),
+        (f"{HEAD}a: !!timestamp 2021-13-40\n", "does not fit its tag !!timestamp"),
+        (f"{HEAD}---\nkind: Y\na:\n\tb: 1\n", "line 5, column 1: a tab cannot indent a line"),
+        (f"{HEAD}--- {{kind: Y}}\n", "line 2: only a comment may follow ---"),
+        ('{"kind": "X"}{"kind": "Y"}\n{"kind"', "line 2, column 1: it is not JSON"),
+        ('{"kind": "X", "a": 1e999}', "a number in it is out of range"),
+        (f'{{"kind": "X", "a": {"9" * 5000}}}', "out of range"),
+        ("[" * 5_000, "nest"),
+        (f"{HEAD}a: " + "[" * (NESTING_MOST + 2) + "]" * (NESTING_MOST + 2), "nested deeper"),
+        (f"{HEAD}a: " + "- " * 5_000, "line 2"),
+        ('{"a":' * 10_000, "nested deeper"),
+        (f"{HEAD}---\n" * 1_001, "more than 1000 documents"),
+        (f"{HEAD}---\nkind: {'x' * 10_000}\n", r"document 2 \(line 3\) is larger than 10000 bytes"),
+        (f"{HEAD}b: {'ä' * 6_000}\n", "larger than 10000 bytes"),
+        (f'{{"kind": "{"x" * 10_000}"}}', "larger than 10000 bytes"),
+        ("x" * 80_001, "it is larger than 80000 bytes"),
+        ("- a\n", r"document 1 \(line 1\) is not an object"),
+        ("kind: List\nitems:\n- kind: X\n- 1\n", r"document 1 \(line 1\), items\[1\] is not an object"),
+        ("kind: List\nitems: {}\n", "items is not a list"),
+        ("kind: List\nitems: [{kind: List, items: []}]\n", r"items\[0\] is a List itself"),
+    ],
+)  # fmt: skip
+def test_refuses_with_a_sentence_that_says_where(content: str, sentence: str) -> None:
+    with pytest.raises(Unreadable, match=sentence):
+        read(content)
+
+
+def test_what_is_not_utf_8_is_refused_with_its_line() -> None:
+    with pytest.raises(Unreadable, match="line 2: byte 11 is not UTF-8"):
+        reader.read(b"kind: X\na: \xff\n", object_bytes=100, file_bytes=100)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "password: s3cret: x\n",
+        "password: !s3cret!x y\n",
+        "password: *s3cret\n",
+        "password: &s3cret &s3cret x\n",
+        "password: !!bool s3cret\n",
+        "password: !!int s3cret\n",
+        "password: !!binary s3cret!\n",
+        'password: "s3cret\\q"\n',
+        "password: 's3cret\n",
+        "password: %s3cret\n",
+        "password: @s3cret\n",
+        "password: |s3cret\n  x\n",
+        "password: {<<: s3cret}\n",
+        '{"kind": "X"}{"kind": "X"}{"password": "s3cret" "x"}',
+        '{"kind": "X"}{"kind": "X"}{"password": "s3cret\n"',
+    ],
+)
+def test_says_what_is_wrong_without_quoting_values(content: str) -> None:
+    with pytest.raises(Unreadable) as caught:
+        read(content if content.startswith("{") else HEAD + content)
+    assert "s3cret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("content", "remark"),
+    [
+        ("kind: X\na: 1\na: 2\n", "line 3, column 1: the key 'a' is there twice; the last counts"),
+        ('{"kind": "X", "a": {"b": 1, "b": 2}}', "the key 'b' is there twice; the last counts"),
+        ("---\nkind: X\n...\nkind: Y\n", "text after its end is not read"),
+    ],
+)
+def test_remarks_on_what_kubectl_takes_without_a_word(content: str, remark: str) -> None:
+    found = read(content)
+    assert len(found.objects) == 1
+    assert [remark in each for each in found.remarks] == [True]
+
+
+def test_sentences_stay_short() -> None:
+    found = read(f"{HEAD}? {'k' * 900}\n: 1\n? {'k' * 900}\n: 2\n")
+    assert all(len(each) < 400 for each in found.remarks)
+
+
+def test_nested_as_deeply_as_is_allowed_is_read() -> None:
+    most = NESTING_MOST - 1
+    assert read(f"{HEAD}a: " + "[" * most + "]" * most).objects
+
+
+def test_objects_know_where_they_stand() -> None:
+    found = read(
+        "# a\nkind: X\n---\n\n\nkind: List\nitems:\n- kind: V\n- kind: Z\n---\n{kind: W}\n"
+    )
+    assert [(each.value["kind"], each.where) for each in found.objects] == [
+        ("X", "document 1 (line 2)"),
+        ("V", "document 2 (line 6), items[0]"),
+        ("Z", "document 2 (line 6), items[1]"),
+        ("W", "document 3 (line 11)"),
+    ]

@@ -1,0 +1,27 @@
+"""What `dump` writes, as text; that every reader takes it as meant is tested with the readers (`tests/property/test_written_yaml.py`)."""
+
+import pytest
+import yaml
+
+from autowasm.manifests import writer
+from autowasm.manifests.nodes import Unreadable
+
+
+def test_words_stand_without_quotes_and_what_a_reader_may_take_otherwise_with_them() -> None:
+    document = {"name": "a-b/c.d", "y": "y", "8080": "0X1F", "n": None, "on": True, "one": 1}
+    assert writer.dump(document) == (
+        'name: a-b/c.d\n"y": "y"\n"8080": "0X1F"\n"n": null\n"on": true\none: 1\n'
+    )
+
+
+def test_what_earlier_versions_wrote_is_read_as_they_meant_it() -> None:
+    """PyYAML's own dumper left these without quotes."""
+    meant = {"DEBUG": "y", "rate": "1e3", "octal": "0o17", "at": "2021-10-27T10:00:36Z", "N": "x"}
+    assert writer.read_back(yaml.safe_dump(meant)) == meant
+    assert writer.read_back("at: 2021-10-27\n") == {"at": "2021-10-27"}
+
+
+@pytest.mark.parametrize("text", ["a: [", "a: !!bool x", "a: !!timestamp x", "\x00"])
+def test_what_was_not_written_here_is_refused(text: str) -> None:
+    with pytest.raises(Unreadable):
+        writer.read_back(text)
