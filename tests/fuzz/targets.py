@@ -142,7 +142,7 @@ def _spec_seeds() -> Iterable[bytes]:
 
 
 def _documents(data: bytes) -> object:
-    return documents.parse(data.decode(errors="replace"), limits=Limits(spec_bytes=20_000))
+    return documents.parse(data, limits=Limits(spec_bytes=20_000))
 
 
 def _watch(data: bytes) -> object:

@@ -5,6 +5,7 @@ an Envoy that was told of them finds it again.
 """
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -54,7 +55,7 @@ class Wasmer:
         """Put one document into the config directory, by rename; `file` is `<name>.yaml` unless given."""
         target = self.config / (file or f"{document['metadata']['name']}.yaml")
         half = target.with_name(f".{target.name}.new")
-        half.write_text(yaml.safe_dump(dict(document), sort_keys=False))
+        half.write_text(json.dumps(dict(document), indent=2))  # PyYAML leaves `y` without quotes
         half.replace(target)
 
     def delete(self, name: str) -> None:

@@ -4,12 +4,13 @@ import copy
 import json
 from typing import Any
 
-import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from autowasm.limits import Limits
-from autowasm.standalone import documents, files, text
+from autowasm.manifests import reader, writer
+from autowasm.manifests.nodes import Unreadable
+from autowasm.standalone import documents, files
 
 LIMITS = Limits(spec_bytes=20_000)
 no_deadline = settings(deadline=None)
@@ -50,7 +51,7 @@ JSON = st.recursive(
 @example("- " * 9_000)
 @example('{"a":' * 3_000)
 def test_any_text_gives_documents_or_problems(content: str) -> None:
-    parsed = documents.parse(content, limits=LIMITS)
+    parsed = documents.parse(content.encode(), limits=LIMITS)
     assert parsed.broken <= bool(parsed.problems)
     for key, document in parsed.autowasms:
         name = f"{key.namespace}.{key.name}"
@@ -58,7 +59,7 @@ def test_any_text_gives_documents_or_problems(content: str) -> None:
         assert name.partition(".") == (key.namespace, ".", key.name)
         assert len(f".{name}.yaml.01234567") <= 255
         assert copy.deepcopy(document) == document
-        assert text.read_trusted(files.dump_yaml(document).decode()) == document
+        assert writer.read_back(files.dump_yaml(document).decode()) == document
 
 
 @no_deadline
@@ -66,13 +67,7 @@ def test_any_text_gives_documents_or_problems(content: str) -> None:
 def test_what_json_can_say_survives_writing_and_reading(document: dict[str, Any]) -> None:
     written = files.dump_yaml(document)
     assert files.dump_yaml(copy.deepcopy(document)) == written
-    assert text.read_trusted(written.decode()) == document
-    for content in (
-        written.decode(),
-        json.dumps(document, indent="\t"),
-        json.dumps(document, ensure_ascii=False),
-    ):
-        assert text.read_documents(content, document_bytes=100_000, most=1) == [document]
+    assert writer.read_back(written.decode()) == document
 
 
 @no_deadline
@@ -80,7 +75,7 @@ def test_what_json_can_say_survives_writing_and_reading(document: dict[str, Any]
 def test_no_problem_quotes_what_stands_under_a_key(value: str, before: str, after: str) -> None:
     value = f"qz{value}zq"
     content = f"apiVersion: v1\nkind: Secret\nmetadata: {{name: a}}\nstringData:\n  p: {before[:20]}{value}{after[:20]}\n"
-    parsed = documents.parse(content, limits=LIMITS)
+    parsed = documents.parse(content.encode(), limits=LIMITS)
     # Names, kinds and keys are shown; `before` and `after` can make the value a part of one.
     shown = ("metadata.", "kind", "reads AutoWasm", "the key", ".p")
     problems = [each for each in parsed.problems if not any(word in each for word in shown)]
@@ -90,14 +85,37 @@ def test_no_problem_quotes_what_stands_under_a_key(value: str, before: str, afte
 
 @no_deadline
 @given(st.lists(st.text(alphabet="ab", min_size=1, max_size=3), max_size=6))
-def test_a_key_twice_is_always_found(keys: list[str]) -> None:
-    mapping = "".join(f"  {key}: 1\n" for key in keys) or "  {}\n"
-    as_json = "{" + ", ".join(f'"{key}": 1' for key in keys) + "}"
-    for content in (f"a:\n{mapping}", f'{{"a": {as_json}}}'):
-        try:
-            read = text.read_documents(content, document_bytes=1_000, most=1)
-        except text.Unreadable:
-            assert len(set(keys)) < len(keys)
-        else:
-            assert len(set(keys)) == len(keys)
-            assert read == [{"a": dict.fromkeys(keys, 1)}] == [yaml.safe_load(content)]
+def test_a_key_twice_is_always_said_and_the_last_counts(keys: list[str]) -> None:
+    mapping = "".join(f"  {key}: {number}\n" for number, key in enumerate(keys)) or "  {}\n"
+    as_json = "{" + ", ".join(f'"{key}": {number}' for number, key in enumerate(keys)) + "}"
+    for content in (f"kind: X\na:\n{mapping}", f'{{"kind": "X", "a": {as_json}}}'):
+        found = reader.read(content.encode(), object_bytes=1_000, file_bytes=1_000)
+        assert len(found.remarks) == len(keys) - len(set(keys))
+        assert [each.value["a"] for each in found.objects] == [
+            {key: number for number, key in enumerate(keys)}
+        ]
+
+
+@no_deadline
+@given(st.integers(2, 12), st.integers(1, 12), st.booleans())
+def test_what_aliases_make_of_a_text_is_bounded_like_the_text(
+    depth: int, width: int, merge: bool
+) -> None:
+    """The billion laughs: refused, or no larger than a file may be."""
+    lines = ["a0: &a0 {x: 0123456789}"]
+    for level in range(1, depth):
+        names = [f"*a{level - 1}"] * width
+        value = f"{{<<: [{', '.join(names)}]}}" if merge else f"[{', '.join(names)}]"
+        lines.append(f"a{level}: &a{level} {value}")
+    content = "kind: X\n" + "\n".join(lines)
+    limit = 20_000
+    as_tree = sum(width**level for level in range(depth)) * (1 if merge else 10)
+    try:
+        found = reader.read(content.encode(), object_bytes=limit, file_bytes=limit)
+    except Unreadable as error:
+        refusal = str(error)
+    else:
+        refusal = ""
+        assert len(json.dumps(found.objects[0].value)) <= limit
+    assert ("larger than" in refusal) == bool(refusal)
+    assert refusal or as_tree < limit

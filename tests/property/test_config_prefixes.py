@@ -15,7 +15,7 @@ NAMES = st.from_regex(r"[a-z][a-z0-9]{0,4}(-[a-z0-9]{1,3})?", fullmatch=True)
 
 
 def parse(content: str) -> documents.Parsed:
-    return documents.parse(content, limits=Limits())
+    return documents.parse(content.encode(), limits=Limits())
 
 
 def two(first: str, second: str) -> list[dict[str, Any]]:

@@ -1,12 +1,15 @@
 """inject() over generated templates: the template stays as it is but for the filters before each router."""
 
 import copy
+import json
 from typing import Any
 
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autowasm.standalone import listeners
+from autowasm.standalone.listeners import ListenerTemplate
+from tests.unit.standalone.lds import as_text
 
 no_deadline = settings(deadline=None)
 PORTS = st.sampled_from([80, 443, 9080])
@@ -124,14 +127,15 @@ def expected_for(listener: dict[str, Any], filters: list[dict[str, Any]]) -> lis
 
 
 @no_deadline
-@given(templates(), envoyfilters(), st.randoms())
+@given(templates(), envoyfilters(), st.randoms(), st.booleans())
 def test_templates_filters_stay_and_ours_stand_in_order_before_the_router(
-    template: dict[str, Any], filters: list[dict[str, Any]], random: Any
+    template: dict[str, Any], filters: list[dict[str, Any]], random: Any, as_json: bool
 ) -> None:
     before = copy.deepcopy((template, filters))
-    listeners.check_template(template)
+    made = ListenerTemplate(json.dumps(template) if as_json else as_text(template))
 
-    result = listeners.inject(template, filters)
+    text = made.inject(filters)
+    result = yaml.safe_load(text)
 
     assert (template, filters) == before
     for listener in result["resources"]:
@@ -144,4 +148,4 @@ def test_templates_filters_stay_and_ours_stand_in_order_before_the_router(
             each[:] = [one for one in each if one["name"] != "wasm"]
     assert result == template  # nothing else was lost, added or moved
     random.shuffle(filters)
-    assert listeners.inject(template, filters) == listeners.inject(*before)
+    assert made.inject(filters) == text

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,6 +53,15 @@ _CLUSTER: Final = (
 Planned = tuple[Facts, Plan, tuple[Finding, ...]]
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An AutoWasm of the file; `problem` if the file is wrong about it."""
+
+    key: ObjectKey
+    document: dict[str, Any]
+    problem: SpecError | None
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan; the exit status. Raises AutoWasmError, OSError, KeyboardInterrupt as `transfers.run`."""
     registries.begin(arguments)
@@ -77,41 +86,46 @@ def run(arguments: argparse.Namespace) -> int:
     return max(exit_status(worst(found), arguments) for _, _, found in planned)
 
 
-def _read(arguments: argparse.Namespace) -> list[tuple[ObjectKey, dict[str, Any]]]:
-    """The AutoWasms of the file. Raises UsageError."""
+def _read(arguments: argparse.Namespace) -> list[Wanted]:
+    """The AutoWasms of the file, as `wasmer standalone` reads them. Raises UsageError."""
     most, limits = documents.file_bytes(Limits()), Limits()
     if arguments.file == _STDIN:
-        content = sys.stdin.read(most + 1)
+        content = sys.stdin.buffer.read(most + 1)
     else:
         registries.check_readable("-f", arguments.file)
-        with arguments.file.open(encoding="utf-8", errors="replace") as file:
+        with arguments.file.open("rb") as file:
             content = file.read(most + 1)
     parsed = documents.parse(content, limits=limits)
     if parsed.broken:
         raise UsageError(f"-f {arguments.file}: {'; '.join(parsed.problems)}")
     if not parsed.autowasms:
-        raise UsageError(f"-f {arguments.file}: there is no AutoWasm in it")
+        more = "".join(f"; {problem}" for problem in parsed.problems)
+        raise UsageError(f"-f {arguments.file}: there is no AutoWasm in it{more}")
+    for problem in parsed.problems:
+        print(f"wasmc: warning: -f {arguments.file}: {problem}", file=sys.stderr)
     default = clusters.namespace(arguments, os.environ) if not arguments.offline else "default"
-    result = []
-    for key, document in parsed.autowasms:
+    result: dict[ObjectKey, Wanted] = {}
+    for found, document in parsed.autowasms:
         metadata = document["metadata"]
         namespace = metadata.get("namespace") or arguments.namespace or default
         placed = {**document, "metadata": {**metadata, "namespace": namespace}}
-        result.append((ObjectKey(namespace, key.name), placed))
-    return result
+        key = ObjectKey(namespace, found.name)
+        twice = documents.duplicate(key, [arguments.file]) if key in result else None
+        result[key] = Wanted(key, placed, twice)
+    return list(result.values())
 
 
 async def _plan_all(
-    wanted: list[tuple[ObjectKey, dict[str, Any]]],
+    wanted: list[Wanted],
     login: Credential | None,
     arguments: argparse.Namespace,
 ) -> list[Planned]:
     with Pools(transfers=1) as pools:
         planner = _Planner(login, arguments, pools)
         if arguments.offline:
-            return [await planner.plan(key, document, None) for key, document in wanted]
+            return [await planner.plan(each, None) for each in wanted]
         async with clusters.connected(arguments, pools=pools) as client:
-            return [await planner.plan(key, document, client) for key, document in wanted]
+            return [await planner.plan(each, client) for each in wanted]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +134,9 @@ class _Planner:
     arguments: argparse.Namespace
     pools: Pools
 
-    async def plan(
-        self, key: ObjectKey, document: dict[str, Any], client: KubeClient | None
-    ) -> Planned:
+    async def plan(self, wanted: Wanted, client: KubeClient | None) -> Planned:
         """One AutoWasm; `client` None: offline."""
+        key = wanted.key
         gatherer, live = None, None
         envoy = clusters.envoy(self.arguments)
         seen = Seen(ServerFact(envoy=envoy), None, None, ())
@@ -131,8 +144,8 @@ class _Planner:
             gatherer = Gatherer(client, key, envoy=envoy, server_of=serverflags.server_of)
             live = await gatherer.autowasm()
             seen = await gatherer.look()
-            document = _as_stored(document)
-        base = _base(key, document, live)
+            wanted = replace(wanted, document=_as_stored(wanted.document))
+        base = _base(wanted, live)
         autowasm, plan = base.autowasm, Plan(action="unknown")
         if autowasm is not None:
             access = Access()
@@ -168,8 +181,9 @@ def _as_stored(document: dict[str, Any]) -> dict[str, Any]:
     return {**document, "spec": {**document["spec"], "filter": stored}}
 
 
-def _base(key: ObjectKey, document: dict[str, Any], live: Mapping[str, Any] | None) -> Facts:
+def _base(wanted: Wanted, live: Mapping[str, Any] | None) -> Facts:
     """The document as the API server would have it after an apply: uid, generation and status are the live one's."""
+    key, document = wanted.key, wanted.document
     merged = document
     if live is not None:
         own = live.get("metadata") or {}
@@ -182,6 +196,8 @@ def _base(key: ObjectKey, document: dict[str, Any], live: Mapping[str, Any] | No
         merged = {**document, "metadata": metadata, "status": live.get("status")}
     told = status.read(merged.get("status"))
     try:
+        if wanted.problem is not None:
+            raise wanted.problem
         autowasm: AutoWasm = parse(merged)
     except SpecError as error:
         return Facts(key=key, planned=True, document=merged, spec_error=error, status=told)

@@ -8,7 +8,6 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-import yaml
 from msgspec import Struct
 
 from autowasm.api.envoyfilter import heal_count_of, record_of, render
@@ -17,6 +16,7 @@ from autowasm.api.status import Status
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.controller.decision import Use, decide
 from autowasm.controller.publishing.ownership import Ownership, ownership, replacement
+from autowasm.manifests import writer
 from autowasm.settings import EnvoyFetch
 
 Action = Literal["create", "replace", "unchanged", "refused", "unknown"]
@@ -70,8 +70,7 @@ def make(
 
 def as_yaml(document: Mapping[str, Any]) -> str:
     """With sorted keys, as the diff has it."""
-    text: str = yaml.safe_dump(document, sort_keys=True, width=1_000, allow_unicode=True)
-    return text
+    return writer.dump(document, sort_keys=True)
 
 
 def _shown(document: Mapping[str, Any]) -> dict[str, Any]:

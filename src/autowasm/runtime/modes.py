@@ -80,7 +80,10 @@ async def _cluster(
 
 async def _standalone(ground: Ground, standalone: Standalone) -> Mode:
     directory = ConfigDirectory(
-        standalone.config_dir, limits=ground.settings.limits, pools=ground.pools
+        standalone.config_dir,
+        limits=ground.settings.limits,
+        pools=ground.pools,
+        metrics=ground.metrics,
     )
     publisher = StandalonePublisher(
         standalone.envoy_dir, template=standalone.listener_template, pools=ground.pools

@@ -23,6 +23,7 @@ from autowasm.net.pools import Pools
 from autowasm.standalone import scan
 from autowasm.standalone.documents import Secret
 from autowasm.standalone.scan import ConfigFile
+from autowasm.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 
@@ -41,10 +42,14 @@ _LOOKS_MOST = 10
 
 @dataclass(frozen=True, slots=True)
 class Defined:
-    """One object, and the file that defines it."""
+    """One object, and the file that defines it.
+
+    `problem` is why the file cannot be read now, as a sentence; `object` is then what it defined before.
+    """
 
     object: Mapping[str, Any]
     file: Path
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ class Wake(Protocol):
         """A Secret came, changed or went."""
 
     def reread(self) -> None:
-        """A file that could not be read since the start was read now, or is gone: what is defined nowhere is known now."""
+        """What is known of the files that could not be read since the start has changed."""
 
 
 @dataclass(slots=True)
@@ -78,8 +83,11 @@ class _View:
 class ConfigDirectory:
     """`load` once, then `run` for ever."""
 
-    def __init__(self, path: Path, *, limits: Limits, pools: Pools) -> None:
+    def __init__(
+        self, path: Path, *, limits: Limits, pools: Pools, metrics: Metrics | None = None
+    ) -> None:
         self._path = path
+        self._metrics = metrics
         self._limits = limits
         self._disk = pools.disk
         self._files: dict[Path, ConfigFile] = {}
@@ -164,9 +172,9 @@ class ConfigDirectory:
         """The Secret of this name; defined more than once: the last, in order of file names."""
         return self._view.secrets.get(key)
 
-    def never_read(self) -> list[Path]:
-        """Files that could not be read since we started: what they define is not known."""
-        return sorted(path for path, file in self._files.items() if not file.ever_read)
+    def never_read(self) -> dict[Path, tuple[str, ...]]:
+        """Files that could not be read since we started, and why: what they define is not known."""
+        return {path: file.problems for path, file in self._files.items() if not file.ever_read}
 
     def problems(self) -> dict[Path, tuple[str, ...]]:
         """What is wrong with files now, as sentences."""
@@ -208,16 +216,21 @@ class ConfigDirectory:
             for problem in file.problems:
                 if before is None or problem not in before.problems:
                     _log.warning("config file", file=path.name, problem=problem)
+            if before is not None and before.broken and not file.broken:
+                _log.info("config file can be read again", file=path.name)
         for key in view.secrets_twice.keys() - self._view.secrets_twice:
             counts = view.secrets_twice[key].name
             _log.warning("secret is defined more than once", key=str(key), counts=counts)
         self._files, self._view = files, view
+        if self._metrics is not None:
+            self._metrics.config_files_unreadable.set(sum(file.broken for file in files.values()))
 
 
 def _same(one: Mapping[Path, ConfigFile], other: Mapping[Path, ConfigFile]) -> bool:
-    """Whether both define the same."""
+    """Whether both define the same, and have the same problems."""
     return one.keys() == other.keys() and all(
-        file.parsed == other[path].parsed for path, file in one.items()
+        (file.parsed, file.problems) == (other[path].parsed, other[path].problems)
+        for path, file in one.items()
     )
 
 
@@ -225,8 +238,9 @@ def _combine(files: Mapping[Path, ConfigFile]) -> _View:
     found: defaultdict[ObjectKey, list[Defined]] = defaultdict(list)
     view = _View()
     for path, file in files.items():
+        problem = "; ".join(file.problems) if file.broken else None
         for key, document in file.parsed.autowasms:
-            found[key].append(Defined(document, path))
+            found[key].append(Defined(document, path, problem))
         for key, secret in file.parsed.secrets:
             if key in view.secrets:
                 view.secrets_twice[key] = path

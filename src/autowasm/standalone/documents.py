@@ -1,25 +1,27 @@
-"""From the text of one file to the documents in it. Pure.
+"""From the bytes of one file to the AutoWasms and Secrets in it. Pure.
 
-Not the check of a spec (`api/parsing.py`). Invariant: whatever the text, the outcome is documents and problems, never an
-exception; names and namespaces are DNS names, so they are safe as file names; no problem quotes a value of a Secret.
+Not the reading of YAML (`autowasm.manifests`) nor the check of a spec (`api/parsing.py`). `wasmc plan` and `wasmer standalone`
+both read with `parse`, so they agree on every file. Invariant: whatever the bytes, the outcome is objects and problems, never
+an exception; names and namespaces are DNS names, so they are safe as file names; no problem quotes a value of a Secret.
 """
 
 import base64
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from autowasm.api.v1alpha1 import API_VERSION, GROUP, KIND
+from autowasm.errors import SpecError
 from autowasm.kube.resources import ObjectKey
 from autowasm.limits import Limits
-from autowasm.standalone import text
-from autowasm.standalone.text import shown
+from autowasm.manifests import reader
+from autowasm.manifests.nodes import Unreadable
+from autowasm.manifests.reader import shown
 
 DEFAULT_NAMESPACE = "default"
-_DOCUMENTS_MOST = 1_000
-"""Documents of one file."""
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 """A DNS label (RFC 1123). Without dots: `<namespace>.<name>` belongs to one object."""
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
@@ -53,28 +55,34 @@ class Parsed:
         self.problems.append(problem)
 
 
-def parse(content: str, *, limits: Limits) -> Parsed:
-    """Read every document of a file. If one is not understood the whole file is `broken`: it may be half-written.
+def parse(content: bytes, *, limits: Limits) -> Parsed:
+    """Read every object of a file. If one is not understood the whole file is `broken`: it may be half-written.
 
-    A document may have `limits.spec_bytes`, a file `file_bytes(limits)`.
+    An object may have `limits.spec_bytes`, a file `file_bytes(limits)`.
     """
     parsed = Parsed()
-    if len(content) > file_bytes(limits):
-        parsed.incomplete(f"it is larger than {file_bytes(limits)} bytes")
-        return parsed
     try:
-        documents = text.read_documents(
-            content, document_bytes=limits.spec_bytes, most=_DOCUMENTS_MOST
-        )
-    except text.Unreadable as error:
+        found = reader.read(content, object_bytes=limits.spec_bytes, file_bytes=file_bytes(limits))
+    except Unreadable as error:
         parsed.incomplete(str(error))
         return parsed
-    for number, document in enumerate(documents, 1):
-        _take(document, number, parsed)
-    if all(document is None for document in documents):
+    parsed.problems += found.remarks
+    for manifest in found.objects:
+        _take(manifest.value, manifest.where, parsed)
+    if not found.objects:
         # Many editors and shells empty a file before they write it: not a wish to delete.
-        parsed.incomplete("it is empty; to delete what it defined, delete the file")
+        parsed.incomplete("it is empty; to remove an object, delete the file that defines it")
     return parsed
+
+
+def duplicate(key: ObjectKey, files: Iterable[Path]) -> SpecError:
+    """The problem of an object that is defined more than once, in `files`: none of the definitions counts."""
+    names = " and ".join(dict.fromkeys(str(file) for file in files))
+    return SpecError(
+        "metadata.name",
+        f"{key} is defined more than once, in {names}; remove all but one",
+        reason="DuplicateObject",
+    )
 
 
 def file_bytes(limits: Limits) -> int:
@@ -82,14 +90,8 @@ def file_bytes(limits: Limits) -> int:
     return limits.spec_bytes * 8
 
 
-def _take(document: Any, number: int, parsed: Parsed) -> None:
-    if document is None:
-        return
-    where = f"document {number}"
-    if not isinstance(document, dict):
-        parsed.incomplete(f"{where} is not an object")
-        return
-    kind, version = document.get("kind"), str(document.get("apiVersion"))
+def _take(document: dict[str, Any], where: str, parsed: Parsed) -> None:
+    kind, version = document["kind"], str(document.get("apiVersion"))
     if kind == "Secret" and version == "v1":
         _take_secret(document, where, parsed)
     elif kind == KIND and version == API_VERSION:
@@ -102,7 +104,7 @@ def _take(document: Any, number: int, parsed: Parsed) -> None:
             f"not {shown(kind)} of {shown(version)}"
         )
     else:
-        understood = kind and "apiVersion" in document
+        understood = "apiVersion" in document
         report = parsed.problems.append if understood else parsed.incomplete
         report(f"{where}: kind {shown(kind)} ({shown(version)}) is not for wasmer")
 

@@ -10,22 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from autowasm.errors import StorageError
+from autowasm.manifests import writer
 
 
 def dump_yaml(document: Mapping[str, Any]) -> bytes:
-    """Block style, keys in the order of the document, no aliases: equal documents give equal bytes."""
-    return yaml.dump(
-        dict(document), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1_000_000
-    ).encode()
-
-
-# libyaml's, where PyYAML has it (its wheels do): twice as fast.
-class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
+    """As `manifests.writer.dump`, in UTF-8."""
+    return writer.dump(document).encode()
 
 
 def write_if_changed(path: Path, content: bytes) -> bool:

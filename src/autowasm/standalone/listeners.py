@@ -1,14 +1,17 @@
-"""inject(): the listener template with the filters put in. Pure.
+"""ListenerTemplate: the listener template with the filters put in. Pure.
 
 What istiod does with an EnvoyFilter of our shape, for a plain Envoy; nothing else of Istio. Selectors are not evaluated:
-there is one Envoy. Invariants: the template's own filters stay, in their order; the same input gives the same output.
+there is one Envoy. The template is its author's text: `template.py` inserts into it and changes nothing else. Invariants: the
+template's own filters stay, in their order; the same input gives the same output.
 """
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from autowasm.errors import UsageError
+from autowasm.manifests import nodes
+from autowasm.standalone import template
+from autowasm.standalone.template import Place, Template, Tree
 
 _MANAGER = "envoy.filters.network.http_connection_manager"
 _ROUTER = "envoy.filters.http.router"
@@ -17,70 +20,46 @@ _LISTENER = "type.googleapis.com/envoy.config.listener.v3.Listener"
 _UNDIRECTED = frozenset({"SIDECAR_INBOUND", "GATEWAY"})
 _INBOUND = frozenset({"SIDECAR_INBOUND"})
 _OUTBOUND = frozenset({"SIDECAR_OUTBOUND"})
-_CONTEXTS: dict[object, frozenset[str]] = {
+_CONTEXTS: dict[str | None, frozenset[str]] = {
     None: _UNDIRECTED,
     "UNSPECIFIED": _UNDIRECTED,
     "INBOUND": _INBOUND,
     "OUTBOUND": _OUTBOUND,
     # The enum's numbers, which Envoy reads too.
-    0: _UNDIRECTED,
-    1: _INBOUND,
-    2: _OUTBOUND,
+    "0": _UNDIRECTED,
+    "1": _INBOUND,
+    "2": _OUTBOUND,
 }
 
 
-def check_template(template: object) -> None:
-    """Raises UsageError unless `template` is an LDS document (see `lds_document`) with a place for every filter."""
-    for listener, path in _listeners(lds_document(template)):
-        _check_listener(listener, path)
-        for manager, manager_path in _managers(listener, path):
-            _router_index(manager, manager_path)
+class ListenerTemplate:
+    """An LDS document for Envoy's filesystem subscription, as YAML or JSON."""
 
+    def __init__(self, text: str) -> None:
+        """`text` is an LDS document, a list of listeners, or one listener; the latter become `resources`.
 
-def lds_document(template: object) -> dict[str, Any]:
-    """`template` as an LDS document: a bare listener, or a list of them, becomes its `resources`. Raises UsageError.
+        Envoy asks for an `@type` in each and tells only its log if there is none: it is added.
+        Raises UsageError unless there is a place for every filter, Unreadable if it is not YAML.
+        """
+        text = _with_types(_with_resources(template.as_yaml(text)))
+        self._template = Template(text, _places)
+        tree = self._template.tree()
+        for listener, path in _listeners(tree):
+            _check_listener(listener, path)
+        _places(tree)
 
-    Envoy asks for an `@type` in each and tells only its log if there is none: it is added.
-    """
-    wrong = "must be an LDS document: `resources:`, a list of listeners"
-    if isinstance(template, Mapping) and "resources" in template:
-        document = dict(template)
-    elif isinstance(template, list):
-        document = {"resources": template}
-    elif isinstance(template, Mapping) and _get(template, "filter_chains") is not None:
-        document = {"resources": [template]}
-    elif isinstance(template, Mapping) and _get(template, "static_resources") is not None:
-        raise UsageError(f"{wrong}, not a whole bootstrap; take what is under static_resources")
-    else:
-        raise UsageError(wrong)
-    if not isinstance(document["resources"], list) or not document["resources"]:
-        raise UsageError(f"{wrong}, at least one")
-    document["resources"] = [
-        {"@type": _LISTENER, **each} if isinstance(each, Mapping) else each
-        for each in document["resources"]
-    ]
-    return document
+    def inject(self, envoyfilters: Sequence[Mapping[str, Any]]) -> str:
+        """The template with each EnvoyFilter's HTTP filter before the router, where its match fits.
 
-
-def inject(
-    template: Mapping[str, Any], envoyfilters: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """An LDS document: `template` with each EnvoyFilter's HTTP filter before the router, where its match fits.
-
-    Order as in Istio: priority ascending, then namespace and name (files have no creation time); the first stands
-    farthest from the router. `workloadSelector` is not evaluated: there is one Envoy.
-    Raises UsageError, as `check_template`.
-    """
-    result = copy.deepcopy(lds_document(template))
-    ordered = sorted(envoyfilters, key=_order)
-    for listener, path in _listeners(result):
-        filters = [value for each in ordered for value in _values_for(listener, each)]
-        if not filters:
-            continue
-        for manager, manager_path in _managers(listener, path):
-            index = _router_index(manager, manager_path)
-            _get(manager, "http_filters")[index:index] = copy.deepcopy(filters)
-    return result
+        Order as in Istio: priority ascending, then namespace and name (files have no creation time); the first stands
+        farthest from the router. `workloadSelector` is not evaluated: there is one Envoy.
+        """
+        ordered = sorted(envoyfilters, key=_order)
+        wanted = [
+            [value for each in ordered for value in _values_for(listener, each)]
+            for listener, _ in _slots(self._template.tree())
+        ]
+        return self._template.insert(wanted)
 
 
 def check_envoyfilter(envoyfilter: Mapping[str, Any]) -> None:
@@ -111,10 +90,9 @@ def _order_parts(envoyfilter: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     return metadata["name"], metadata.get("namespace", ""), envoyfilter["spec"].get("priority", 0)
 
 
-def _values_for(
-    listener: Mapping[str, Any], envoyfilter: Mapping[str, Any]
-) -> Iterator[Mapping[str, Any]]:
-    contexts = _CONTEXTS[_get(listener, "traffic_direction")]
+def _values_for(listener: Tree, envoyfilter: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    direction = listener.get("traffic_direction")
+    contexts = _CONTEXTS[direction.scalar if direction is not None else None]
     port = _port(listener)
     for patch in envoyfilter["spec"]["configPatches"]:
         match = patch["match"]
@@ -123,91 +101,169 @@ def _values_for(
             yield patch["patch"]["value"]
 
 
-def _listeners(document: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    for number, listener in enumerate(document["resources"]):
+def _with_resources(text: str) -> str:
+    """The text as an LDS document. Raises UsageError, Unreadable."""
+    wrong = "must be an LDS document: `resources:`, a list of listeners"
+    found, _ = nodes.first_document(text)
+    if found is None:
+        raise UsageError(wrong)
+    root = template.expand(found)
+    start, end = found.start.index, found.end.index
+    line_end = "\r\n" if "\r\n" in text else "\n"
+    line = " " * found.start.column
+    if root.has("resources"):
+        resources = root.get("resources")
+        if resources is None or not resources.items:
+            raise UsageError(f"{wrong}, at least one")
+        return text
+    if root.items is not None and isinstance(found, nodes.Sequence):
+        if not root.items:
+            raise UsageError(f"{wrong}, at least one")
+        listeners = root
+        edits = [(start, "{resources: "), (end, "}")]
+        if not found.flow:
+            edits = [(start, f"resources:{line_end}{line}")]
+    elif root.get("filter_chains") is not None and isinstance(found, nodes.Mapping):
+        listeners = Tree(None, items=[root])
+        edits = [(start, "{resources: ["), (end, "]}")]
+        if not found.flow:
+            first = [(start, f"resources:{line_end}{line}- ")]
+            edits = first + [(index, "  ") for index in _line_starts(text, start, end)]
+    elif root.get("static_resources") is not None:
+        raise UsageError(f"{wrong}, not a whole bootstrap; take what is under static_resources")
+    else:
+        raise UsageError(wrong)
+    wrapped = Tree(None, pairs=[(template.tree_of("resources"), listeners)])
+    return template.edited(text, edits, wrapped)
+
+
+def _line_starts(text: str, start: int, end: int) -> Iterator[int]:
+    """Of the lines after that of `start` that are not empty, up to `end`."""
+    index = text.find("\n", start) + 1
+    while 0 < index < end:
+        if text[index : index + 1] not in {"\r", "\n"}:
+            yield index
+        index = text.find("\n", index) + 1
+
+
+def _with_types(text: str) -> str:
+    """The text with an `@type` in every listener. Raises UsageError, Unreadable."""
+    found, _ = nodes.first_document(text)
+    if found is None:  # pragma: no cover  # it has resources
+        return text
+    root = template.expand(found)
+    edits: dict[int, str] = {}
+    pair = (template.tree_of("@type"), template.tree_of(_LISTENER))
+    line_end = "\r\n" if "\r\n" in text else "\n"
+    for listener, _path in _listeners(root):
+        if listener.has("@type") or not isinstance(listener.source, nodes.Mapping):
+            continue
+        if listener.pairs:
+            place = listener.source.pairs[0][0].start
+            after = ", " if listener.source.flow else line_end + " " * place.column
+            edits[place.index] = f'"@type": {_LISTENER}{after}'
+        else:
+            edits[listener.source.start.index] = ""  # `{}`: written from the tree
+        listener.pairs = [pair, *(listener.pairs or [])]
+    return template.edited(text, edits.items(), root) if edits else text
+
+
+def _slots(document: Tree) -> list[tuple[Tree, Place]]:
+    """Each listener with each place for filters in it: before the router of every HTTP connection manager."""
+    return [
+        (listener, _before_router(manager, manager_path))
+        for listener, path in _listeners(document)
+        for manager, manager_path in _managers(listener, path)
+    ]
+
+
+def _places(document: Tree) -> list[Place]:
+    return [place for _, place in _slots(document)]
+
+
+def _listeners(document: Tree) -> Iterator[tuple[Tree, str]]:
+    for number, listener in enumerate(_list(document, "resources", "")):
         path = f"resources[{number}]"
-        if not isinstance(listener, dict):
+        if listener.pairs is None:
             raise UsageError(f"{path}: must be a listener")
         yield listener, path
 
 
-def _check_listener(listener: Mapping[str, Any], path: str) -> None:
-    if listener["@type"] != _LISTENER:
+def _check_listener(listener: Tree, path: str) -> None:
+    kind = listener.get("@type")
+    if kind is None or kind.scalar != _LISTENER:
         raise UsageError(f"{path}.@type: must be {_LISTENER}")
-    direction = _get(listener, "traffic_direction")
-    if not isinstance(direction, str | int | None) or direction not in _CONTEXTS:
+    direction = listener.get("traffic_direction")
+    if direction is not None and (direction.scalar is None or direction.scalar not in _CONTEXTS):
         raise UsageError(f"{path}.traffic_direction: must be INBOUND, OUTBOUND or UNSPECIFIED")
     address = listener.get("address")
     # A listener on a pipe or inside Envoy has no port; only filters for all ports go there.
-    by_port = _get(address, "socket_address") is not None if isinstance(address, dict) else True
-    portless = any(
-        _get(listener, name) is not None for name in ("internal_listener", "api_listener")
-    )
+    by_port = address is None or address.pairs is None or address.get("socket_address") is not None
+    portless = any(listener.get(name) is not None for name in ("internal_listener", "api_listener"))
     if by_port and not portless and _port(listener) is None:
         raise UsageError(f"{path}: has no address.socket_address.port_value")
 
 
-def _managers(listener: Mapping[str, Any], path: str) -> Iterator[tuple[dict[str, Any], str]]:
+def _managers(listener: Tree, path: str) -> Iterator[tuple[Tree, str]]:
     """Every HTTP connection manager of the listener."""
     for chain, chain_path in _chains(listener, path):
         for number, filter_ in enumerate(_list(chain, "filters", chain_path)):
             filter_path = f"{chain_path}.filters[{number}]"
-            if not isinstance(filter_, dict):
+            if filter_.pairs is None:
                 raise UsageError(f"{filter_path}: must be a filter")
-            config = _get(filter_, "typed_config")
-            kind = str(config.get("@type", "")) if isinstance(config, dict) else ""
-            if filter_.get("name") == _MANAGER or kind.endswith(".HttpConnectionManager"):
-                if not isinstance(config, dict):
+            config = filter_.get("typed_config")
+            if _text(filter_, "name") == _MANAGER or _kind(config).endswith(
+                ".HttpConnectionManager"
+            ):
+                if config is None or config.pairs is None:
                     raise UsageError(f"{filter_path}.typed_config: is missing")
                 yield config, f"{filter_path}.typed_config"
 
 
-def _chains(listener: Mapping[str, Any], path: str) -> Iterator[tuple[dict[str, Any], str]]:
+def _chains(listener: Tree, path: str) -> Iterator[tuple[Tree, str]]:
     chains = [
         (chain, f"{path}.filter_chains[{number}]")
         for number, chain in enumerate(_list(listener, "filter_chains", path))
     ]
-    default = _get(listener, "default_filter_chain")
+    default = listener.get("default_filter_chain")
     if default is not None:
         chains.append((default, f"{path}.default_filter_chain"))
     for chain, chain_path in chains:
-        if not isinstance(chain, dict):
+        if chain.pairs is None:
             raise UsageError(f"{chain_path}: must be a filter chain")
         yield chain, chain_path
 
 
-def _router_index(manager: Mapping[str, Any], path: str) -> int:
+def _before_router(manager: Tree, path: str) -> Place:
     for number, filter_ in enumerate(_list(manager, "http_filters", path)):
-        config = _get(filter_, "typed_config") if isinstance(filter_, dict) else None
-        kind = str(config.get("@type", "")) if isinstance(config, dict) else ""
-        if isinstance(filter_, dict) and (
-            filter_.get("name") == _ROUTER or kind.endswith("router.v3.Router")
-        ):
-            return number
+        kind = _kind(filter_.get("typed_config"))
+        if _text(filter_, "name") == _ROUTER or kind.endswith("router.v3.Router"):
+            filters = manager.get("http_filters")
+            assert filters is not None  # noqa: S101  # for mypy: it was just read
+            return Place(filters, number)
     raise UsageError(f"{path}.http_filters: there is no {_ROUTER}, so no place for a filter")
 
 
-def _port(listener: Mapping[str, Any]) -> int | None:
+def _port(listener: Tree) -> int | None:
     address = listener.get("address")
-    socket_address = _get(address, "socket_address") if isinstance(address, dict) else None
-    port = _get(socket_address, "port_value") if isinstance(socket_address, dict) else None
-    if isinstance(port, str) and port.isascii() and port.isdecimal():
-        return int(port)  # protobuf's JSON takes numbers in quotes
-    return port if isinstance(port, int) and not isinstance(port, bool) else None
+    socket_address = address.get("socket_address") if address is not None else None
+    port = socket_address.get("port_value") if socket_address is not None else None
+    return port.integer if port is not None else None
 
 
-def _get(document: Mapping[str, Any], name: str) -> Any:
-    """A field by its proto name or its JSON name: Envoy reads both."""
-    if name in document:
-        return document[name]
-    first, *rest = name.split("_")
-    return document.get(first + "".join(part.title() for part in rest))
+def _kind(config: Tree | None) -> str:
+    return _text(config, "@type") or "" if config is not None else ""
 
 
-def _list(document: Mapping[str, Any], name: str, path: str) -> list[Any]:
-    value = _get(document, name)
+def _text(tree: Tree, name: str) -> str | None:
+    value = tree.get(name)
+    return value.scalar if value is not None else None
+
+
+def _list(tree: Tree, name: str, path: str) -> list[Tree]:
+    value = tree.get(name)
     if value is None:
         return []
-    if not isinstance(value, list):
+    if value.items is None:
         raise UsageError(f"{path}.{name}: must be a list")
-    return value
+    return value.items

@@ -12,6 +12,7 @@ from autowasm.artifacts.pullsecrets import PullSecret
 from autowasm.controller.interfaces import Lookup
 from autowasm.errors import SpecError
 from autowasm.kube.resources import ObjectKey
+from autowasm.standalone import documents
 from autowasm.standalone.directory import Ambiguous, ConfigDirectory
 from autowasm.standalone.generations import next_generation
 from autowasm.standalone.publisher import StandalonePublisher
@@ -51,29 +52,30 @@ class StandaloneMode:
         if found is None:
             return self._unreadable(key, before)
         if isinstance(found, Ambiguous):
-            names = " and ".join(dict.fromkeys(str(file) for file in found.files))
-            problem = SpecError(
-                "metadata.name",
-                f"{key} is defined more than once, in {names}; remove all but one",
-                reason="DuplicateObject",
-            )
-            return Lookup(before or _bare(key), problem)
+            return Lookup(before or _bare(key), documents.duplicate(key, found.files))
         document = dict(found.object)
         metadata = dict(document.get("metadata") or {})
         metadata["generation"] = next_generation(before, document.get("spec"))
         document["metadata"] = metadata
         document["status"] = (before or {}).get("status") or {}
-        return Lookup(document)
+        if found.problem is None:
+            return Lookup(document)
+        problem = SpecError(
+            str(found.file),
+            f"{found.problem}; correct the file, or remove it",
+            reason="FileInvalid",
+        )
+        return Lookup(document, problem)
 
     def _unreadable(self, key: ObjectKey, before: Mapping[str, Any] | None) -> Lookup | None:
         """An object that is published and may be in a file that could not be read since we started."""
         files = self._directory.never_read()
         if not files or self.publisher.published(key) is None:
             return None
-        names = ", ".join(str(file) for file in files)
+        named = ", ".join(f"{file} ({'; '.join(why)})" for file, why in sorted(files.items()))
         problem = SpecError(
             "metadata.name",
-            f"{key} is in no file that can be read, but may be in {names}; mend the file, or remove it",
+            f"{key} is in no file that can be read, but may be in {named}; correct the file, or remove it",
             reason="FileInvalid",
         )
         return Lookup(before or _bare(key), problem)

@@ -18,8 +18,10 @@ import structlog
 
 from autowasm.errors import StorageError, UsageError
 from autowasm.kube.resources import ObjectKey
+from autowasm.manifests import writer
 from autowasm.net.pools import Pools
-from autowasm.standalone import documents, files, listeners, text
+from autowasm.standalone import documents, files, listeners
+from autowasm.standalone.listeners import ListenerTemplate
 
 _log = structlog.get_logger(__name__)
 Document = dict[str, Any]
@@ -35,7 +37,7 @@ class StandalonePublisher:
         self._status_dir = envoy_dir / "status"
         self._lds = envoy_dir / "lds.yaml"
         self._template_file = template
-        self._template: Document | None = None
+        self._template: ListenerTemplate | None = None
         self._disk = pools.disk
         self._envoyfilters: dict[ObjectKey, Document] = {}
         self._statuses: dict[ObjectKey, Document] = {}
@@ -131,8 +133,9 @@ class StandalonePublisher:
             if self._changes_in_lds >= wanted:
                 return
             now, envoyfilters = self._changes, list(self._envoyfilters.values())
-            document = await self._disk.run(listeners.inject, template, envoyfilters)
-            await self._write(self._lds, document)
+            # A pool, as in `_write`.
+            content = await self._disk.run(template.inject, envoyfilters)
+            await self._disk.run(files.write_if_changed, self._lds, content.encode())
             self._changes_in_lds = now
 
 
@@ -140,11 +143,9 @@ def _file(folder: Path, key: ObjectKey) -> Path:
     return folder / f"{key.namespace}.{key.name}.yaml"
 
 
-def _read_template(path: Path) -> Document:
+def _read_template(path: Path) -> ListenerTemplate:
     try:
-        document = text.read_trusted(path.read_text("utf-8"))
-        listeners.check_template(document)
-        return listeners.lds_document(document)
+        return ListenerTemplate(path.read_bytes().decode())  # line ends stay as they are
     except (OSError, ValueError, UsageError) as error:
         problem = (isinstance(error, OSError) and error.strerror) or error
         raise UsageError(f"--listener-template {path}: {problem}") from error
@@ -183,7 +184,7 @@ def _clear_half_written(folder: Path) -> None:
 
 def _read_document(path: Path) -> tuple[ObjectKey, Document]:
     """Raises ValueError for anything but an object under its own name, OSError."""
-    document = text.read_trusted(path.read_text("utf-8"))
+    document = writer.read_back(path.read_text("utf-8"))
     metadata = document.get("metadata") if isinstance(document, dict) else None
     if not isinstance(metadata, dict):
         raise ValueError("it has no metadata")  # noqa: TRY004  # one kind of error for one outcome

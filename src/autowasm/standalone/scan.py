@@ -36,6 +36,8 @@ class ConfigFile:
     problems: tuple[str, ...] = ()
     """What is wrong with it now."""
     ever_read: bool = True
+    broken: bool = False
+    """Whether it cannot be read or understood now."""
 
 
 def scan(
@@ -91,23 +93,12 @@ def _read(path: Path, known: ConfigFile | None, limits: Limits) -> ConfigFile:
             stamp = None
         with path.open("rb") as file:
             content = file.read(documents.file_bytes(limits) + 1)
-        parsed = _parse(content, limits)
+        parsed = documents.parse(content, limits=limits)
     except OSError as error:
         stamp, parsed = None, Parsed(problems=[error.strerror or str(error)], broken=True)
     problems = tuple(parsed.problems)
     if not parsed.broken:
         return ConfigFile(stamp, parsed, problems)
     if known is None:
-        return ConfigFile(stamp, Parsed(), problems, ever_read=False)
-    return ConfigFile(stamp, known.parsed, problems, ever_read=known.ever_read)
-
-
-def _parse(content: bytes, limits: Limits) -> Parsed:
-    # Before decoding: the cut at the limit may go through the middle of a character.
-    if len(content) > documents.file_bytes(limits):
-        problem = f"it is larger than {documents.file_bytes(limits)} bytes"
-        return Parsed(problems=[problem], broken=True)
-    try:
-        return documents.parse(content.decode("utf-8"), limits=limits)
-    except UnicodeDecodeError as error:
-        return Parsed(problems=[f"byte {error.start} is not UTF-8"], broken=True)
+        return ConfigFile(stamp, Parsed(), problems, ever_read=False, broken=True)
+    return ConfigFile(stamp, known.parsed, problems, ever_read=known.ever_read, broken=True)

@@ -59,6 +59,11 @@ class Metrics:
         self.fetches_waiting = Gauge(
             "autowasm_fetches_waiting", "Fetches that wait for a place.", registry=r
         )
+        self.config_files_unreadable = Gauge(
+            "autowasm_config_files_unreadable",
+            "Files of the config directory that cannot be read or understood now (standalone mode).",
+            registry=r,
+        )
         self.breakers_open = Gauge(
             "autowasm_breakers_open",
             "Sources (host, repository, credential) that are not asked for a while after failures.",

@@ -1,7 +1,12 @@
 """Listener templates and EnvoyFilters for tests."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
+
+import yaml
+
+from autowasm.standalone.listeners import ListenerTemplate
 
 ROUTER = {
     "name": "envoy.filters.http.router",
@@ -69,3 +74,13 @@ def names(chain: dict[str, Any]) -> list[str]:
     config = network.get("typed_config") or network["typedConfig"]
     filters = config.get("http_filters") or config["httpFilters"]
     return [each["name"].replace("envoy.filters.http.", "") for each in filters]
+
+
+def inject(template: Any, envoyfilters: Sequence[dict[str, Any]]) -> Any:
+    """The data of the listener file made from a template that was written as YAML."""
+    return yaml.safe_load(ListenerTemplate(as_text(template)).inject(envoyfilters))
+
+
+def as_text(template: Any) -> str:
+    """In block style, in the order of the document."""
+    return yaml.safe_dump(template, sort_keys=False)

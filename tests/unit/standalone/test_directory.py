@@ -117,7 +117,7 @@ async def test_loads_config_files_of_the_directory_only(
     assert found.data == {"p": b"x"}
     assert directory.get(ObjectKey("default", "ignored")) is None
     assert directory.problems() == {}
-    assert directory.never_read() == []
+    assert directory.never_read() == {}
 
 
 @pytest.mark.parametrize("wrong", ["missing", "a file"])
@@ -150,7 +150,7 @@ async def test_tells_of_files_that_come_change_and_go(
         await until(lambda: told.keys == [ONE] and told.secrets == [PULL])
         file.write_text(autowasm("one", value="b") + "---\n" + secret("x"))
         await until(lambda: value(directory, ONE) == "b")
-        file.write_text(autowasm("one", value="b") + "---\n" + secret("y"))
+        file.write_text(autowasm("one", value="b") + "---\n" + secret("z"))
         await until(lambda: len(told.secrets) == 2)
         assert told.keys == [ONE] * 2
         file.unlink()
@@ -183,7 +183,7 @@ async def test_untouched_files_wake_nobody(config: Path, directory: ConfigDirect
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("apiVersion: wasm.tcm.io/v1alpha1\nkind: Aut", "not 'Aut'"),
+        ("apiVersion: wasm.tcm.io/v1alpha1\nkind: Aut", "(line 1): this version reads AutoWasm"),
         (autowasm("one") + "---\nmetadata: {na", "line"),
         ("", "it is empty"),
         ("# later\n", "it is empty"),
@@ -206,13 +206,19 @@ async def test_file_that_cannot_be_understood_keeps_what_it_defined(
 
         assert value(directory, ONE) == "a"
         assert directory.secret(PULL) is not None
-        assert told.keys == [TWO]
-        assert directory.never_read() == []
+        assert told.keys == [ONE, TWO]  # the first has a problem now
+        found = directory.get(ONE)
+        assert isinstance(found, Defined)
+        assert problem in (found.problem or "")
+        assert directory.never_read() == {}
         assert problem in directory.problems()[file][0]
         assert [each["file"] for each in logs if each["event"] == "config file"] == ["a.yaml"]
 
         file.write_text(autowasm("one", value="b"))
         await until(lambda: value(directory, ONE) == "b")
+        found = directory.get(ONE)
+        assert isinstance(found, Defined)
+        assert found.problem is None
         assert directory.problems() == {}
         assert directory.secret(PULL) is None
 
@@ -223,12 +229,12 @@ async def test_file_that_was_never_read_is_named_until_it_is(
     file = config / "a.yaml"
     file.write_text("half: [")
     await directory.load()
-    assert directory.never_read() == [file]
+    assert set(directory.never_read()) == {file}
     async with followed(directory) as told:
         file.write_text(autowasm("one"))
         await until(lambda: told.rereads == 1)
         assert told.keys == [ONE]
-        assert directory.never_read() == []
+        assert directory.never_read() == {}
 
 
 async def test_file_that_was_never_read_and_is_removed_is_told(
@@ -290,7 +296,7 @@ class DiskThatSeesNothing(Pool):
 
 @pytest.mark.parametrize(
     ("then", "told_of", "expected"),
-    [(autowasm("one", value="b"), [ONE], "b"), ("apiVersion: wasm", [], "a")],
+    [(autowasm("one", value="b"), [ONE], "b"), ("apiVersion: wasm", [ONE], "a")],
     ids=["whole", "half-written"],
 )
 async def test_file_that_is_away_for_a_moment_takes_nothing_along(
@@ -310,7 +316,7 @@ async def test_file_that_is_away_for_a_moment_takes_nothing_along(
         assert disk.scans[:3] == [1, 0, 1]
         assert told.keys == told_of
         assert value(directory, ONE) == expected
-        assert directory.never_read() == []
+        assert directory.never_read() == {}
 
 
 async def test_change_that_shows_in_neither_size_nor_time_is_seen(
@@ -383,7 +389,7 @@ async def test_directory_that_is_replaced_is_followed_at_once(
     (config / "a.yaml").write_text(autowasm("one"))
     await directory.load()
     async with followed(directory):
-        for step in ("x", "y"):  # the second is seen by inotify only: this directory is followed
+        for step in ("x", "z"):  # the second is seen by inotify only: this directory is followed
             (config / "a.yaml").write_text(autowasm("one", value=step))
             await until(lambda step=step: value(directory, ONE) == step)  # type: ignore[misc]
         other = config.with_name("other")

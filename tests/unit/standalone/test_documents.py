@@ -13,7 +13,7 @@ SECRET = "apiVersion: v1\nkind: Secret\nmetadata: {name: pull}\n"
 
 
 def parse(content: str, **limits: int) -> Parsed:
-    return documents.parse(content, limits=Limits(**limits))
+    return documents.parse(content.encode(), limits=Limits(**limits))
 
 
 def autowasm(name: str, *, namespace: str | None = None) -> str:
@@ -51,16 +51,18 @@ def test_object_twice_in_a_file_is_kept_twice() -> None:
 def test_other_kinds_are_named_and_break_nothing() -> None:
     parsed = parse(f"apiVersion: apps/v1\nkind: Deployment\n---\n{autowasm('one')}")
     assert len(parsed.autowasms) == 1
-    assert parsed.problems == ["document 1: kind 'Deployment' ('apps/v1') is not for wasmer"]
+    assert parsed.problems == [
+        "document 1 (line 1): kind 'Deployment' ('apps/v1') is not for wasmer"
+    ]
     assert not parsed.broken
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("just text\n", "document 1 is not an object"),
-        ("- a\n- b\n", "document 1 is not an object"),
-        ("a: 1\n", "document 1: kind None"),
+        ("just text\n", "document 1 (line 1) is not an object"),
+        ("---\n\n- a\n- b\n", "document 1 (line 3) is not an object"),
+        ("a: 1\n", "document 1 (line 1): kind is missing"),
         ("apiVersion: wasm.tcm.io/v1\nkind: AutoWasm\nmetadata: {name: a}\n", "v1alpha1"),
         ("apiVersion: wasm.tcm.io/v1alpha1\nkind: AutoWasn\nmetadata: {name: a}\n", "AutoWasn"),
         (HEAD, "metadata.name is missing"),
@@ -100,13 +102,15 @@ def test_names_as_kubernetes_has_them_are_taken(name: str) -> None:
 
 def test_a_problem_counts_the_document() -> None:
     parsed = parse(f"{autowasm('one')}---\n{HEAD}metadata: {{}}\n")
-    assert parsed.problems == ["document 2: metadata.name is missing"]
+    assert parsed.problems == ["document 2 (line 6): metadata.name is missing"]
     assert parsed.broken
 
 
 def test_sizes_are_limited_for_a_document_and_a_file() -> None:
     padding = "x" * 1_000
-    assert "document 1 is larger" in parse(f"a: {padding}\n", spec_bytes=1_000).problems[0]
+    assert (
+        "document 1 (line 1) is larger" in parse(f"kind: {padding}\n", spec_bytes=1_000).problems[0]
+    )
     assert "larger than 8000 bytes" in parse(f"a: {padding}\n" * 9, spec_bytes=1_000).problems[0]
 
 

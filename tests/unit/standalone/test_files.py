@@ -16,7 +16,7 @@ def test_yaml_is_block_style_in_the_order_of_the_document_without_aliases() -> N
 
     written = files.dump_yaml(document).decode()
 
-    assert written.startswith("kind: X\napiVersion: v1\none:\n  z: 1\n  a:\n  - '2021-")
+    assert written.startswith('kind: X\napiVersion: v1\none:\n  z: 1\n  a:\n  - "2021-')
     assert "ü" in written
     assert not any(mark in written for mark in "&*{}")
     assert yaml.safe_load(written) == document

@@ -158,5 +158,5 @@ async def test_file_that_cannot_be_looked_at_is_a_problem_and_not_a_missing_file
     await directory.load()
 
     assert directory.keys() == [KEY]
-    assert directory.never_read() == [loop]
+    assert set(directory.never_read()) == {loop}
     assert "symbolic links" in directory.problems()[loop][0]

@@ -8,14 +8,23 @@ import pytest
 from autowasm.api.envoyfilter import render
 from autowasm.errors import UsageError
 from autowasm.settings import EnvoyFetch
-from autowasm.standalone import files, listeners
+from autowasm.standalone import listeners
+from autowasm.standalone.listeners import ListenerTemplate
 from tests.fakes import autowasms
-from tests.unit.standalone.lds import LISTENER, chain, envoyfilter, listener, names
+from tests.unit.standalone.lds import (
+    LISTENER,
+    as_text,
+    chain,
+    envoyfilter,
+    inject,
+    listener,
+    names,
+)
 
 
 def placed(template: Any, *envoyfilters: dict[str, Any]) -> list[list[str]]:
     """Names of the HTTP filters in each chain of each listener."""
-    document = listeners.inject(template, envoyfilters)
+    document = inject(template, envoyfilters)
     return [names(each) for one in document["resources"] for each in one["filter_chains"]]
 
 
@@ -29,7 +38,7 @@ def test_every_chain_and_every_manager_gets_it() -> None:
     two["filters"].append(copy.deepcopy(two["filters"][0]))
     one = listener(9080, chain(), two, default_filter_chain=chain())
 
-    document = listeners.inject({"resources": [one]}, [envoyfilter()])
+    document = inject({"resources": [one]}, [envoyfilter()])
 
     (result,) = document["resources"]
     assert [names(each) for each in result["filter_chains"]] == [["default/test", "router"]] * 2
@@ -47,7 +56,7 @@ def test_names_of_json_are_understood_as_well() -> None:
         "defaultFilterChain": copy.deepcopy(network),
         "trafficDirection": "INBOUND",
     }
-    (result,) = listeners.inject({"resources": [one]}, [envoyfilter("test", 9080)])["resources"]
+    (result,) = inject({"resources": [one]}, [envoyfilter("test", 9080)])["resources"]
     assert names(result["filterChains"][0]) == ["default/test", "router"]
     assert names(result["defaultFilterChain"]) == ["default/test", "router"]
 
@@ -55,7 +64,7 @@ def test_names_of_json_are_understood_as_well() -> None:
 def test_other_network_filters_are_left_alone() -> None:
     tcp = {"filters": [{"name": "envoy.filters.network.tcp_proxy", "typed_config": {"@type": "x.TcpProxy"}}]}  # fmt: skip
     template = {"resources": [listener(9080, tcp)]}
-    assert listeners.inject(template, [envoyfilter()]) == template
+    assert inject(template, [envoyfilter()]) == template
 
 
 def test_ports_decide_which_listeners_take_it() -> None:
@@ -82,7 +91,7 @@ def test_ports_decide_which_listeners_take_it() -> None:
 def test_directions_decide_which_contexts_fit(direction: object, contexts: list[str]) -> None:
     fields = {} if direction is None else {"traffic_direction": direction}
     template = {"resources": [listener(9080, **fields)]}
-    listeners.check_template(template)
+    ListenerTemplate(as_text(template))
     for context in ("SIDECAR_INBOUND", "SIDECAR_OUTBOUND", "GATEWAY"):
         expected = ["default/test", "router"] if context in contexts else ["router"]
         assert placed(template, envoyfilter("test", 9080, context=context)) == [expected]
@@ -106,10 +115,8 @@ def test_equal_input_gives_equal_bytes_and_input_stays_as_it_was() -> None:
     envoyfilters = [envoyfilter("b"), envoyfilter("a", 9081)]
     before = copy.deepcopy((template, envoyfilters))
 
-    one, two = (
-        files.dump_yaml(listeners.inject(template, each))
-        for each in (envoyfilters, envoyfilters[::-1])
-    )
+    made = ListenerTemplate(as_text(template))
+    one, two = made.inject(envoyfilters), made.inject(envoyfilters[::-1])
 
     assert one == two
     assert (template, envoyfilters) == before
@@ -117,7 +124,7 @@ def test_equal_input_gives_equal_bytes_and_input_stays_as_it_was() -> None:
 
 def test_without_filters_it_is_the_template() -> None:
     template = {"version_info": "1", "resources": [listener()]}
-    assert listeners.inject(template, []) == template
+    assert inject(template, []) == template
 
 
 def test_rendered_envoyfilters_pass_the_check_and_are_put_in_whole() -> None:
@@ -125,7 +132,7 @@ def test_rendered_envoyfilters_pass_the_check_and_are_put_in_whole() -> None:
     rendered = render(autowasm, autowasms.record(), EnvoyFetch())
 
     listeners.check_envoyfilter(rendered)
-    document = listeners.inject({"resources": [listener(9080)]}, [rendered])
+    document = inject({"resources": [listener(9080)]}, [rendered])
 
     manager = document["resources"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     assert manager["http_filters"][0] == rendered["spec"]["configPatches"][0]["patch"]["value"]
@@ -135,7 +142,7 @@ def test_rendered_envoyfilters_pass_the_check_and_are_put_in_whole() -> None:
 def test_bare_listeners_become_a_document_with_types(bare: bool) -> None:
     one = listener(9080)
     del one["@type"]
-    document = listeners.inject(one if bare else [one], [envoyfilter()])  # type: ignore[arg-type]
+    document = inject(one if bare else [one], [envoyfilter()])
     assert document["resources"][0]["@type"] == LISTENER
     assert names(document["resources"][0]["filter_chains"][0]) == ["default/test", "router"]
 
@@ -150,7 +157,7 @@ def test_bare_listeners_become_a_document_with_types(bare: bool) -> None:
 )
 def test_listener_without_a_port_takes_filters_for_all_ports_only(fields: dict[str, Any]) -> None:
     template = {"resources": [listener(9080, **fields)]}
-    listeners.check_template(template)
+    ListenerTemplate(as_text(template))
     assert placed(template, envoyfilter("all"), envoyfilter("some", 9080)) == [
         ["default/all", "router"]
     ]
@@ -197,7 +204,7 @@ def test_template_that_has_no_place_for_a_filter_is_refused_with_the_path(
     template: Any, sentence: str
 ) -> None:
     with pytest.raises(UsageError, match=sentence):
-        listeners.check_template(template)
+        ListenerTemplate(as_text(template))
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ import yaml
 
 from autowasm.api.envoyfilter import render
 from autowasm.settings import EnvoyFetch
-from autowasm.standalone import files, listeners
+from autowasm.standalone.listeners import ListenerTemplate
 from tests.fakes import autowasms
 from tests.parts.envoy import listeners_yaml
+from tests.unit.standalone.lds import inject
 
 EXPECTED = """\
 resources:
@@ -65,15 +66,15 @@ def test_listener_file_is_the_template_with_the_filters_before_the_router() -> N
         body.clear()
         body["name"] = name
 
-    document = listeners.inject(template(9080), filters)
+    made = ListenerTemplate(listeners_yaml([9080], cluster="service"))
 
-    assert files.dump_yaml(document).decode() == EXPECTED
+    assert made.inject(filters) == EXPECTED
 
 
 def test_filters_stand_on_their_port_and_whole() -> None:
     ours = rendered("test")
 
-    document = listeners.inject(template(9080, 9081), [ours])
+    document = inject(template(9080, 9081), [ours])
 
     managers = [
         each["filter_chains"][0]["filters"][0]["typed_config"] for each in document["resources"]

@@ -255,7 +255,7 @@ async def test_without_a_template_there_is_no_listener_file(tmp_path: Path, pool
     ("template", "sentence"),
     [
         (None, "No such file"),
-        (b"a: [", "line 1"),
+        (b"a: [", "line 2, column 1: did not find expected node content"),
         (b"\xff", "utf-8"),
         (b"resources: []\n", "at least one"),
         (b"resources: [{}]\n", r"resources\[0\]: has no address"),
@@ -275,12 +275,12 @@ async def test_bad_template_is_a_usage_error_that_names_the_file(
 async def test_template_may_use_anchors_and_need_not_be_a_document(place: Place) -> None:
     one: dict[str, Any] = {**listener(9080), "stat_prefix": "2021-10-27"}
     text = yaml.safe_dump([one]).replace("stat_prefix: '2021-10-27'", "stat_prefix: 2021-10-27")
-    place.template.write_text(text.replace("address: 127.0.0.1", "address: &here 127.0.0.1"))
+    text = text.replace("address: 127.0.0.1", "address: &here 127.0.0.1  # me")
+    place.template.write_text(text)
 
     await place.open()
 
-    document = yaml.safe_load((place.envoy / "lds.yaml").read_text())
-    assert document == {"resources": [one]}
+    assert (place.envoy / "lds.yaml").read_text() == f"resources:\n{text}"
 
 
 async def test_directory_that_cannot_be_used_is_a_storage_error(place: Place) -> None:

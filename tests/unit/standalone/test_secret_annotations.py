@@ -13,7 +13,7 @@ stringData: {username: alice, password: s3cret}
 
 
 def test_annotations_are_read_and_odd_ones_left_out() -> None:
-    parsed = documents.parse(TEXT, limits=Limits())
+    parsed = documents.parse(TEXT.encode(), limits=Limits())
     assert not parsed.problems
     [(_, secret)] = parsed.secrets
     assert secret.annotations == {"wasm.tcm.io/registry": "r.example"}
@@ -22,5 +22,5 @@ def test_annotations_are_read_and_odd_ones_left_out() -> None:
 
 def test_metadata_without_annotations() -> None:
     text = TEXT.replace(", annotations: {wasm.tcm.io/registry: r.example, number: 1}", "")
-    [(_, secret)] = documents.parse(text, limits=Limits()).secrets
+    [(_, secret)] = documents.parse(text.encode(), limits=Limits()).secrets
     assert secret.annotations == {}
