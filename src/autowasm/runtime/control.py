@@ -8,6 +8,8 @@ import asyncio
 from functools import partial
 from typing import Final
 
+import structlog
+
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.controller.fetching.copying import PublishedCopies
 from autowasm.controller.fetching.jobs import FetchJobs
@@ -30,6 +32,9 @@ from autowasm.runtime.watchers import make_healing, make_loading
 from autowasm.server.probes import Health
 from autowasm.server.sightings import AllReplicas
 from autowasm.settings import Cluster
+from autowasm.telemetry import looplag
+
+_log = structlog.get_logger(__name__)
 
 _WORKERS_END: Final = 2.0
 """Seconds that a stop waits for reconciles, so that what they wrote is told in an Event. Longer ones are cancelled."""
@@ -107,8 +112,14 @@ class Control:
         return StartupGate(
             copies,
             settled=lambda key: reconciler.settled(key) and copies.settled(key),
-            report=lambda ok, why: self._health.set("start-up", ok, why),
+            report=self._report_start_up,
         )
+
+    def _report_start_up(self, ok: bool, why: str) -> None:
+        self._health.set("start-up", ok, why)
+        if ok:
+            looplag.start_up_complete(asyncio.get_running_loop())
+            _log.info("ready", why=why or "all published modules are here")
 
     async def run(self) -> None:
         """For ever."""

@@ -27,7 +27,7 @@ from autowasm.runtime.signals import StopSignals, stop_signals
 from autowasm.server.app import AdminServer
 from autowasm.server.probes import Health
 from autowasm.settings import Settings
-from autowasm.telemetry import garbage, looplag
+from autowasm.telemetry import looplag
 from autowasm.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
@@ -45,7 +45,6 @@ async def run(settings: Settings) -> None:
     metrics = Metrics()
     prometheus_client.ProcessCollector(registry=metrics.registry)
     prometheus_client.GCCollector(registry=metrics.registry)
-    garbage.tame()
     sys.setswitchinterval(LoopLimits().switch)
     metrics.loop.turns = looplag.turns_of(asyncio.get_running_loop())
     with Pools(transfers=settings.fetch.total) as pools, stop_signals() as stop:

@@ -2,7 +2,8 @@
 
 Not a profiler: one stack for a turn (`turns.py`) that took too long. A thread looks now and then whether the turn that runs
 is a long one, and sleeps for good while there is none. Invariants: the loop never waits for the watchdog; every turn longer than `LoopLimits.blocked`
-is counted, and told with the stack of the moment unless one was told within `LoopLimits.quiet` seconds.
+is counted, and told with the stack of the moment unless one was told within `LoopLimits.quiet` seconds; turns of the start-up
+are counted only, because imports and the first garbage collection make long ones and nothing depends on us yet.
 """
 
 import asyncio
@@ -38,6 +39,12 @@ def watched_runner() -> Iterator[asyncio.Runner]:
 def turns_of(loop: asyncio.AbstractEventLoop) -> Turns:
     """What is counted of this loop; of any but a TimedLoop that is nothing, for ever."""
     return loop.timing.turns if isinstance(loop, TimedLoop) else Turns()
+
+
+def start_up_complete(loop: asyncio.AbstractEventLoop) -> None:
+    """Report blocked turns that begin from now on. The first call counts; any loop but a TimedLoop is left as it is."""
+    if isinstance(loop, TimedLoop):
+        loop.timing.started = min(loop.timing.started, time.perf_counter())
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,8 @@ class Watchdog:
             self._wanted.wait()
 
     def _blocked(self, began: float, took: float) -> None:
+        if began < self._selector.started:
+            return
         now = began + took
         if now - self._told < self._selector.limits.quiet:
             self._untold += 1

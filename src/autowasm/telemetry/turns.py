@@ -9,6 +9,7 @@ happens.
 """
 
 import asyncio
+import math
 import selectors
 import time
 from bisect import bisect_left
@@ -51,7 +52,9 @@ class TimedSelector(selectors.DefaultSelector):
         self.wake: Callable[[], None] | None = None
         """Called once, as the next turn begins; must not wait."""
         self.on_blocked: Callable[[float, float], None] | None = None
-        """Told when a long turn began and how long it took; runs on the loop and must not wait."""
+        """Called with the start and the length of a long turn; runs on the loop and must not wait."""
+        self.started = math.inf
+        """When start-up was complete, on time.perf_counter; infinity: it is not."""
 
     def select(self, timeout: float | None = None) -> list[_Ready]:
         """Wait, unless some are ready still. A turn ends as this is called, and the next one begins as it returns."""

@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from autowasm.limits import LoopLimits
-from autowasm.telemetry.looplag import Watchdog, turns_of, watched_runner
+from autowasm.telemetry.looplag import Watchdog, start_up_complete, turns_of, watched_runner
 from autowasm.telemetry.metrics import Metrics
 from autowasm.telemetry.turns import BOUNDS, TimedLoop, TimedSelector, Turns
 
@@ -27,6 +27,8 @@ def run(work: Callable[[], Awaitable[None]], *, limits: LoopLimits | None = None
     async def main() -> None:
         await asyncio.sleep(0)
         loop.timing.turns = Turns()
+        start_up_complete(loop)
+        await asyncio.sleep(0)  # a turn that begins after it
         await work()
         await asyncio.sleep(0)  # the turn that `work` ended in is over, too
 
@@ -86,6 +88,38 @@ def test_no_turn_above_the_limit_is_without_a_stack(over: float) -> None:
     assert [entry["stack"] for entry in told if entry["seconds"] < 0.2].count("not seen") == 0
 
 
+def test_turns_of_the_start_up_are_counted_and_not_reported() -> None:
+    loop = TimedLoop()
+
+    async def main() -> None:
+        for _ in range(2):
+            await asyncio.sleep(0)
+            hold_the_loop(0.06)
+        start_up_complete(loop)  # in the middle of a long turn, which began before
+        hold_the_loop(0.06)
+        await asyncio.sleep(0)
+
+    with (
+        capture_logs() as logs,
+        asyncio.Runner(loop_factory=lambda: loop) as runner,
+        Watchdog(loop.timing),
+    ):
+        runner.run(main())
+    assert logs == []
+    assert loop.timing.turns.blocked >= 2
+
+
+def test_the_first_long_turn_after_the_start_up_is_reported() -> None:
+    async def work() -> None:
+        start_up_complete(asyncio.get_running_loop())  # a second call moves nothing
+        hold_the_loop(0.2)
+
+    with capture_logs() as logs:
+        run(work)
+    assert [entry["event"] for entry in logs] == ["loop blocked"]
+    assert logs[0]["stack"].startswith("telemetry/test_looplag.py:")
+
+
 def test_a_loop_that_is_always_late_is_told_of_once_and_counted() -> None:
     async def work() -> None:
         for _ in range(3):
@@ -100,6 +134,7 @@ def test_a_loop_that_is_always_late_is_told_of_once_and_counted() -> None:
 
 def test_stack_of_an_earlier_turn_is_not_shown_for_a_later_one() -> None:
     selector = TimedSelector(LoopLimits(quiet=0))
+    selector.started = time.perf_counter()
     watchdog = Watchdog(selector)
     with selector, capture_logs() as logs, watchdog:
         assert selector.on_blocked is not None

@@ -1,0 +1,31 @@
+"""The log of a start, as a person sees it: the first line says that wasmer started, not that the loop was blocked."""
+
+import asyncio
+import json
+from pathlib import Path
+
+from tests.parts import envoy, ports, wasmer
+
+_STARTS = 5
+
+
+async def test_every_start_begins_with_the_line_that_says_so(tmp_path: Path) -> None:
+    template = envoy.listeners_yaml([ports.free_port()], cluster="web")
+    arguments = ("--log-format", "json", "--log-level", "debug")
+    async with wasmer.standalone(tmp_path, template=template, arguments=arguments) as server:
+        for _ in range(_STARTS - 1):
+            await server.process.stop()
+            await server.start()
+        text = await asyncio.to_thread(server.process.log.read_text)
+    starts: list[list[dict[str, str]]] = [[]]
+    for line in map(json.loads, text.splitlines()):
+        starts[-1].append(line)
+        if line["event"] == "stopped":
+            starts.append([])
+    assert len(starts) == _STARTS
+    for lines in starts:
+        events = [line["event"] for line in lines]
+        assert events[:3] == ["blob port open", "admin port open", "started"], events
+        assert "loop blocked" not in events[: events.index("ready")]
+        stacks = [line["stack"] for line in lines if line["event"] == "loop blocked"]
+        assert not [stack for stack in stacks if "importlib" in stack], "imported on the loop"
