@@ -1,6 +1,6 @@
 """Certificates for real servers on loopback: an authority of our own and what it signs.
 
-Not secure, and not meant to be: made in a moment, valid for a day, keys unencrypted.
+Not secure, and not meant to be: made in a moment, valid for a day (or ended), keys unencrypted.
 """
 
 import datetime
@@ -19,16 +19,30 @@ _DAY = datetime.timedelta(days=1)
 
 
 class Authority:
-    """A certificate authority that lives in memory; `certificate_pem` is what clients trust."""
+    """A certificate authority that lives in memory; `certificate_pem` is what clients trust.
 
-    def __init__(self, name: str = "test authority") -> None:
+    Without key identifiers, as private authorities often are.
+    """
+
+    def __init__(
+        self,
+        name: str = "test authority",
+        *,
+        issuer: "Authority | None" = None,
+        critical: bool = True,
+        may_sign: bool | None = None,
+    ) -> None:
+        """`issuer` None: it signs itself. `may_sign`: what keyUsage says; None: there is none."""
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        certificate = (
-            _builder(self._name, self._name, self._key.public_key())
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .sign(self._key, hashes.SHA256())
+        signer = issuer or self
+        builder = _builder(self._name, signer._name, self._key.public_key()).add_extension(
+            x509.BasicConstraints(ca=True, path_length=None if issuer is None else 0),
+            critical=critical,
         )
+        if may_sign is not None:
+            builder = builder.add_extension(_usage(signs=may_sign), critical=True)
+        certificate = builder.sign(signer._key, hashes.SHA256())
         self.certificate_pem = certificate.public_bytes(serialization.Encoding.PEM)
 
     def issue(
@@ -38,6 +52,7 @@ class Authority:
         name: str = "server",
         addresses: Sequence[str] = ("127.0.0.1", "::1"),
         hosts: Sequence[str] = ("localhost",),
+        ended: bool = False,
     ) -> TlsFiles:
         """A server certificate as `NAME.pem`, `NAME.key` and `NAME-ca.pem` in `directory`."""
         directory.mkdir(parents=True, exist_ok=True)
@@ -46,7 +61,7 @@ class Authority:
         names += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         certificate = (
-            _builder(subject, self._name, key.public_key())
+            _builder(subject, self._name, key.public_key(), ended=ended)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .sign(self._key, hashes.SHA256())
         )
@@ -68,7 +83,11 @@ class Authority:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey
+    subject: x509.Name,
+    issuer: x509.Name,
+    public_key: ec.EllipticCurvePublicKey,
+    *,
+    ended: bool = False,
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
@@ -79,5 +98,19 @@ def _builder(
         .serial_number(x509.random_serial_number())
         # An hour back: containers' clocks differ.
         .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + _DAY)
+        .not_valid_after(now - datetime.timedelta(minutes=1) if ended else now + _DAY)
+    )
+
+
+def _usage(*, signs: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
     )

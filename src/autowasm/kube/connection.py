@@ -17,6 +17,7 @@ import msgspec
 from autowasm.kube import library
 from autowasm.kube.calls import JSON, Call
 from autowasm.net.hosts import avoids_proxy, is_loopback
+from autowasm.net.tls import check_chains_as_curl
 
 if TYPE_CHECKING:
     from kubernetes_asyncio.client import Configuration
@@ -36,8 +37,11 @@ class Connection:
         self.configuration = configuration
         self._user_agent = user_agent
         self._rest = library.load().rest.RESTClientObject(configuration)
+        connector = self._rest.pool_manager.connector
+        # kubernetes_asyncio keeps its context to itself, and has a switch for one of the two flags only.
+        check_chains_as_curl(connector._ssl)
         self._session = aiohttp.ClientSession(
-            connector=self._rest.pool_manager.connector,
+            connector=connector,
             connector_owner=False,
             read_bufsize=_READ_BUFFER,
         )

@@ -2,7 +2,8 @@
 
 Not a certificate store. Invariants: host names and chains are checked unless the operator named this very host as
 insecure, so a token endpoint or mirror of an insecure registry is checked as any other; `--registry-ca-file` adds to the
-trusted authorities, for every host or for the one that it names, and replaces none.
+trusted authorities, for every host or for the one that it names, and replaces none; the same chain gets the same verdict on
+every Python, and it is curl's (ADR 0032).
 """
 
 import ssl
@@ -53,6 +54,7 @@ class Trust:
 def client_context(*ca_files: Path, verify: bool = True) -> ssl.SSLContext:
     """Build a context. Blocks for some 20 ms (reads files): call it in a thread. Raises UsageError."""
     context = ssl.create_default_context()
+    check_chains_as_curl(context)
     context.set_alpn_protocols(["http/1.1"])
     if not verify:
         context.check_hostname = False
@@ -68,6 +70,18 @@ def client_context(*ca_files: Path, verify: bool = True) -> ssl.SSLContext:
                 f"--registry-ca-file {ca_file}: not a readable PEM file of certificates: {error}"
             ) from error
     return context
+
+
+def check_chains_as_curl(context: ssl.SSLContext) -> None:
+    """Set the flags of the chain check that curl, Go and Python 3.11 agree on, whatever this Python's default is.
+
+    Python 3.13 turned VERIFY_X509_STRICT on: RFC 5280's rules for what an authority must write into a certificate. Private
+    authorities of many clusters break them (no key identifier, basicConstraints not critical), and every client but ours
+    takes them. It also turned VERIFY_X509_PARTIAL_CHAIN on, which curl and Go have: an intermediate authority in the CA
+    file is trusted without its root. Neither weakens the check of signature, host name, validity or the right to sign.
+    """
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
 
 
 def _stamp(path: Path) -> _Stamp:
