@@ -35,7 +35,7 @@ REASONS: dict[str, dict[str, str]] = {
         "InvalidSpec": "a field is wrong; the message begins with its path",
         "PolicyDenied": "the operator's rules forbid this source in this namespace",
         "MeshWideNotAllowed": "empty labels in the root namespace, without `--allow-mesh-wide`",
-        "AddressNotAllowed": "the address is inside, and the operator has not opened it (`--allow-cidr`)",
+        "AddressNotAllowed": "the host has a private, loopback or link-local address, and the operator has not opened it (`--allow-private-host`)",
         "UrlNotAllowed": "a URL or redirect that is not followed",
         "DuplicateObject": "standalone: two files describe one object",
         "FileInvalid": "standalone: the file cannot be read",

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 import structlog
 from blockbuster import BlockBuster, blockbuster_ctx
@@ -19,6 +20,10 @@ asyncio.set_event_loop(None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
+# Hypothesis measures each example; on a busy machine 200 ms say nothing about the code. pytest-timeout ends what hangs.
+hypothesis.settings.register_profile("autowasm", deadline=None)
+hypothesis.settings.load_profile("autowasm")
 
 _LONG = frozenset({"chaos", "docs", "e2e"})
 """Folders whose tests wait for real parts."""

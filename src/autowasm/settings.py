@@ -77,6 +77,13 @@ class Outgoing:
 
     allow_cidr: tuple[str, ...] = ()
     deny_cidr: tuple[str, ...] = ()
+    private_hosts: tuple[str, ...] = ()
+    """`HOST[:PORT]` or `*.DOMAIN` that may be at loopback and private addresses. Registries that `plain_http`, `insecure` or
+    `ca_files` names are so, too: the operator has named them (ADR 0031)."""
+    inside: bool = False
+    """Every host may be at loopback and private addresses: standalone mode, run by the person whose machine it is."""
+    plain_loopback: bool = False
+    """Registries on this machine speak plain HTTP unless something about TLS is set for them, as docker and crane have it."""
     plain_http: frozenset[str] = frozenset()
     """`HOST` or `HOST:PORT` of registries that speak plain HTTP."""
     insecure: frozenset[str] = frozenset()

@@ -247,6 +247,7 @@ async def installed(
     *,
     host: str | None = None,
     api: str | None = None,
+    reach: Sequence[str] = wasmer.LOOPBACK_SOURCES,
     arguments: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Installation]:
@@ -268,6 +269,7 @@ async def installed(
             kubeconfig=kubeconfig,
             host=host,
             plain_http=[store.host],
+            reach=reach,
             arguments=arguments,
             env=env,
         ) as server,
@@ -284,6 +286,7 @@ async def installed_without_istiod(
     *,
     host: str | None = None,
     api: str | None = None,
+    reach: Sequence[str] = wasmer.LOOPBACK_SOURCES,
     arguments: Sequence[str] = (),
 ) -> AsyncIterator[Installation]:
     """The same on a bare cluster: Istio's CRDs and root namespace are made."""
@@ -291,7 +294,7 @@ async def installed_without_istiod(
     await istio.install_crds(kubectl)
     await cluster.create_namespace(istio.ROOT_NAMESPACE)
     async with installed(
-        cluster, kubectl, directory, host=host, api=api, arguments=arguments
+        cluster, kubectl, directory, host=host, api=api, reach=reach, arguments=arguments
     ) as installation:
         yield installation
 

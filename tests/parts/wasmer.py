@@ -19,6 +19,8 @@ from tests.parts import ports, wire
 from tests.parts.clients import Client
 from tests.parts.process import Process
 
+LOOPBACK_SOURCES = ("--allow-cidr", "127.0.0.0/8")
+"""Tests' registries and object servers are on loopback, which `wasmer controller` refuses unless it is opened."""
 ENVOY_CLUSTER = "wasmer"
 """The name that the filters use for the blob port; give it to Envoy as a static cluster."""
 
@@ -134,7 +136,7 @@ async def standalone(
     env: Mapping[str, str] | None = None,
     prefix: Sequence[str] = (),
 ) -> AsyncIterator[Wasmer]:
-    """Run it over `directory` (config/, envoy/, cache/, wasmer.log) until the context ends; loopback is opened to fetches.
+    """Run it over `directory` (config/, envoy/, cache/, wasmer.log) until the context ends.
 
     `template` is the text of the listener template; `prefix` a command that becomes wasmer.
     """
@@ -156,7 +158,7 @@ async def standalone(
         f"{ports.LOOPBACK}:{admin}",
     ]
     command += ["--envoy-cluster", ENVOY_CLUSTER, "--envoy-authority", f"{ports.LOOPBACK}:{port}"]
-    command += ["--allow-cidr", "127.0.0.0/8", "--drain-delay", "0", "--log-format", "console"]
+    command += ["--drain-delay", "0", "--log-format", "console"]
     for host in plain_http:
         command += ["--plain-http-registry", host]
     command += arguments
@@ -187,14 +189,18 @@ async def controller(
     kubeconfig: Path,
     host: str,
     plain_http: Sequence[str] = (),
+    reach: Sequence[str] = LOOPBACK_SOURCES,
     arguments: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Wasmer]:
-    """Run `wasmer controller` against an API server; `host` (`address:port`) is where its blob port listens."""
+    """Run `wasmer controller` against an API server; `host` (`address:port`) is where its blob port listens.
+
+    `reach` are the flags that say which addresses sources may have.
+    """
     admin = f"{ports.LOOPBACK}:{ports.free_port()}"
     command: list[str | Path] = [program("wasmer"), "controller", "--kubeconfig", kubeconfig]
     command += ["--cache-dir", directory / "cache", "--listen", host, "--admin-listen", admin]
-    command += ["--allow-cidr", "127.0.0.0/8", "--drain-delay", "0", "--log-format", "console"]
+    command += [*reach, "--drain-delay", "0", "--log-format", "console"]
     for registry in plain_http:
         command += ["--plain-http-registry", registry]
     command += arguments

@@ -15,6 +15,11 @@ NEVER = [
 ]
 never = st.one_of(*(st.ip_addresses(network=network) for network in NEVER))
 purposes = st.sampled_from(Purpose)
+EVERYTHING_OPEN = (
+    AddressPolicy(allow=["0.0.0.0/0", "::/0"]),
+    AddressPolicy(hosts=["host.example"]),
+    AddressPolicy(inside=True),
+)
 
 
 def embedded_forms(inner: ipaddress.IPv4Address) -> list[str]:
@@ -38,7 +43,7 @@ def embedded_forms(inner: ipaddress.IPv4Address) -> list[str]:
 
 def is_allowed(policy: AddressPolicy, address: str, purpose: Purpose) -> bool:
     try:
-        policy.check(address, purpose=purpose, host="host.example")
+        policy.check(address, purpose=purpose, host="host.example", port=443)
     except AddressBlocked:
         return False
     return True
@@ -50,25 +55,54 @@ def test_never_allowed_in_any_notation_under_any_setting(
 ) -> None:
     # ::0.0.0.1 is ::1 and ::0.0.0.0 is ::, which have rules of their own
     assume(form != 2 or int(inner) > 1)
-    policy = AddressPolicy(allow=["0.0.0.0/0", "::/0"])
-    assert not is_allowed(policy, embedded_forms(inner)[form], purpose)
+    for policy in EVERYTHING_OPEN:
+        assert not is_allowed(policy, embedded_forms(inner)[form], purpose)
 
 
 @given(address=st.ip_addresses(), purpose=purposes)
 def test_deny_everything_denies_everything(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address, purpose: Purpose
 ) -> None:
-    policy = AddressPolicy(allow=["0.0.0.0/0", "::/0"], deny=["0.0.0.0/0", "::/0"])
-    assert not is_allowed(policy, str(address), purpose)
+    denied = ["0.0.0.0/0", "::/0"]
+    for policy in (
+        AddressPolicy(allow=denied, deny=denied),
+        AddressPolicy(hosts=["host.example"], inside=True, deny=denied),
+    ):
+        assert not is_allowed(policy, str(address), purpose)
 
 
 @given(address=st.ip_addresses())
-def test_what_objects_may_reach_registries_may_too(
+def test_registries_and_objects_reach_the_same_addresses(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> None:
     policy = AddressPolicy()
-    if is_allowed(policy, str(address), Purpose.OBJECT):
-        assert is_allowed(policy, str(address), Purpose.REGISTRY)
+    assert is_allowed(policy, str(address), Purpose.OBJECT) == is_allowed(
+        policy, str(address), Purpose.REGISTRY
+    )
+
+
+@given(address=st.ip_addresses(), purpose=purposes)
+def test_whatever_opens_everything_opens_the_same(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address, purpose: Purpose
+) -> None:
+    assert len({is_allowed(policy, str(address), purpose) for policy in EVERYTHING_OPEN}) == 1
+
+
+@given(address=st.ip_addresses(), other=st.ip_addresses(), port=st.integers(1, 65535))
+def test_a_refusal_says_the_same_of_every_address_of_a_range(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+    other: ipaddress.IPv4Address | ipaddress.IPv6Address,
+    port: int,
+) -> None:
+    """So that a status does not tell what a name means inside."""
+    messages = []
+    for one in (address, other):
+        try:
+            AddressPolicy().check(str(one), purpose=Purpose.OBJECT, host="host.example", port=port)
+        except AddressBlocked as error:
+            messages.append(str(error))
+    ranges = {message.partition("(in ")[2].partition(")")[0] for message in messages}
+    assert len(ranges) == len(set(messages))
 
 
 @given(inner=st.ip_addresses(v=4), form=st.integers(0, 9), purpose=purposes)
@@ -82,10 +116,10 @@ def test_a_notation_opens_nothing_that_plain_does_not(
 
 
 @given(address=st.ip_addresses(v=4), purpose=purposes)
-def test_objects_reach_only_what_python_calls_global(
+def test_sources_reach_only_what_python_calls_global(
     address: ipaddress.IPv4Address, purpose: Purpose
 ) -> None:
-    if is_allowed(AddressPolicy(), str(address), Purpose.OBJECT):
+    if is_allowed(AddressPolicy(), str(address), purpose):
         # 192.88.99.0/24 (6to4 relays) and 192.0.0.9 and its like differ between Python versions
         assert address.is_global or address in ipaddress.ip_network("192.88.99.0/24")
 
@@ -94,5 +128,5 @@ def test_objects_reach_only_what_python_calls_global(
 def test_any_text_is_judged_without_surprise(text: str) -> None:
     with pytest.raises(AddressBlocked):
         AddressPolicy(deny=["0.0.0.0/0", "::/0"]).check(
-            text, purpose=Purpose.REGISTRY, host="host.example"
+            text, purpose=Purpose.REGISTRY, host="host.example", port=443
         )

@@ -22,6 +22,7 @@ from autowasm.cli.options import (
     listen_address,
     peer_url,
     port,
+    private_host,
     proxy_url,
     several,
     whole,
@@ -112,7 +113,14 @@ _COMMON: Groups = {
     ),
     "what fetches may reach (repeatable flags also take commas)": (
         several(
-            "--allow-cidr", "CIDR", "open these addresses to fetches (loopback, private)", cidr
+            "--allow-private-host",
+            "HOST[:PORT]",
+            "a registry or object host at a private or loopback address, or *.DOMAIN; all others are refused there, but for "
+            "registries that another flag names and in standalone mode",
+            private_host,
+        ),
+        several(
+            "--allow-cidr", "CIDR", "private or loopback addresses that every host may have", cidr
         ),
         several("--deny-cidr", "CIDR", "close these addresses to fetches; wins", cidr),
         several("--plain-http-registry", "HOST[:PORT]", "a registry without TLS"),
@@ -197,7 +205,7 @@ def settings_from(
         listen=value("listen"),
         admin_listen=value("admin_listen"),
         envoy=_envoy(value),
-        outgoing=_outgoing(value),
+        outgoing=_outgoing(value, arguments.mode),
         allow_imports=frozenset(value("allow_import")),
         disk_budget=value("disk_budget"),
         namespace_disk_budget=value("namespace_disk_budget"),
@@ -249,7 +257,7 @@ def _envoy(value: Values) -> EnvoyFetch:
     )
 
 
-def _outgoing(value: Values) -> Outgoing:
+def _outgoing(value: Values, mode: str) -> Outgoing:
     ca_files = value("registry_ca_file")
     everywhere = [path for host, path in ca_files if not host]
     if len(everywhere) > 1:
@@ -258,6 +266,9 @@ def _outgoing(value: Values) -> Outgoing:
     return Outgoing(
         allow_cidr=value("allow_cidr"),
         deny_cidr=value("deny_cidr"),
+        private_hosts=value("allow_private_host"),
+        inside=mode == "standalone",
+        plain_loopback=mode == "standalone",
         plain_http=frozenset(value("plain_http_registry")),
         insecure=frozenset(value("insecure_registry")),
         ca_file=everywhere[0] if everywhere else None,

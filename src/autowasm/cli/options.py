@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from autowasm.errors import UsageError
+from autowasm.net.hosts import split_port
 from autowasm.net.proxy import Proxy
 from autowasm.units import format_duration, parse_duration
 
@@ -142,6 +143,20 @@ def choice(*names: str) -> Callable[[str], str]:
 def cidr(text: str) -> str:
     """A network; a bare address is one of full length."""
     return str(ipaddress.ip_network(text, strict=False))
+
+
+def private_host(text: str) -> str:
+    """`HOST[:PORT]` or `*.DOMAIN[:PORT]`; an IPv6 address gets the brackets that it lacks."""
+    host, port_ = split_port(text)
+    if host.count(":") > 1 and not host.startswith("["):
+        return f"[{ipaddress.IPv6Address(host)}]"
+    name = host.removeprefix("*").removeprefix(".")
+    odd = "://" in text or any(c.isspace() or c in "/@?#" for c in text)
+    if odd or not name or "*" in name or (port_ and not 0 < int(port_) < 65536):
+        raise ValueError(
+            f"write HOST[:PORT] or *.DOMAIN[:PORT], not {text[:80]!r}; --allow-cidr opens every host of a network"
+        )
+    return text
 
 
 def whole(text: str, *, least: int = 1, most: int | None = None) -> int:

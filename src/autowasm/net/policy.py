@@ -1,9 +1,11 @@
-"""AddressPolicy: which IP addresses a fetch may connect to (design section 7, "Address policy").
+"""AddressPolicy: which IP addresses a fetch may connect to (ADR 0031).
 
 Not a firewall for names or URLs: it judges the address that a socket is about to be connected to, so redirects, token
-realms and names that change their answer between check and use cannot get around it. Invariants: cloud metadata,
-link-local, unspecified, multicast and reserved addresses are refused whatever the operator sets, in every notation that
-embeds an IPv4 address in an IPv6 one; `--deny-cidr` wins over `--allow-cidr`.
+realms and names that change their answer between check and use cannot get around it. Invariants: loopback and private
+addresses are refused unless the operator opened the address or named the host; cloud metadata, link-local, unspecified,
+multicast and reserved addresses are refused whatever the operator sets, in every notation that embeds an IPv4 address in
+an IPv6 one; `--deny-cidr` wins over everything that opens. A refusal comes before the connection and says nothing that
+depends on what listens at the address.
 
 Sources: IANA special-purpose registries (RFC 6890), RFC 4291 (mapped, compatible), RFC 3056 (6to4), RFC 4380 (Teredo),
 RFC 2765 (translated), RFC 6052 and RFC 8215 (NAT64), RFC 5214 (ISATAP); the metadata addresses are those that the clouds document.
@@ -13,16 +15,18 @@ import enum
 import ipaddress
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from autowasm.errors import AddressBlocked, UsageError
+from autowasm.net.hosts import matches_host, names_host
+from autowasm.settings import Outgoing
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Purpose(enum.Enum):
-    """Who asks: private ranges are open to registries (in-cluster ones are common), closed to objects."""
+    """What a connection is for. The operator's flags about registries name hosts of registries only."""
 
     REGISTRY = "registries"
     OBJECT = "object sources"
@@ -30,8 +34,7 @@ class Purpose(enum.Enum):
 
 class _Rule(enum.Enum):
     NEVER = "never"
-    LOOPBACK = "loopback"
-    PRIVATE = "private"
+    CLOSED = "closed until opened"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,28 +58,28 @@ _RANGES: Final = (
     _range("192.0.0.192/32", _Rule.NEVER, "a cloud metadata address"),
     _range("224.0.0.0/4", _Rule.NEVER, "a multicast address"),
     _range("240.0.0.0/4", _Rule.NEVER, "a reserved or broadcast address"),
-    _range("127.0.0.0/8", _Rule.LOOPBACK, "a loopback address"),
-    _range("10.0.0.0/8", _Rule.PRIVATE, "a private address"),
-    _range("172.16.0.0/12", _Rule.PRIVATE, "a private address"),
-    _range("192.168.0.0/16", _Rule.PRIVATE, "a private address"),
-    _range("100.64.0.0/10", _Rule.PRIVATE, "a shared (carrier-grade NAT) address"),
-    _range("192.0.0.0/24", _Rule.PRIVATE, "a special-purpose address"),
-    _range("192.0.2.0/24", _Rule.PRIVATE, "a documentation address"),
-    _range("198.51.100.0/24", _Rule.PRIVATE, "a documentation address"),
-    _range("203.0.113.0/24", _Rule.PRIVATE, "a documentation address"),
-    _range("198.18.0.0/15", _Rule.PRIVATE, "a benchmarking address"),
+    _range("127.0.0.0/8", _Rule.CLOSED, "a loopback address"),
+    _range("10.0.0.0/8", _Rule.CLOSED, "a private address"),
+    _range("172.16.0.0/12", _Rule.CLOSED, "a private address"),
+    _range("192.168.0.0/16", _Rule.CLOSED, "a private address"),
+    _range("100.64.0.0/10", _Rule.CLOSED, "a shared (carrier-grade NAT) address"),
+    _range("192.0.0.0/24", _Rule.CLOSED, "a special-purpose address"),
+    _range("192.0.2.0/24", _Rule.CLOSED, "a documentation address"),
+    _range("198.51.100.0/24", _Rule.CLOSED, "a documentation address"),
+    _range("203.0.113.0/24", _Rule.CLOSED, "a documentation address"),
+    _range("198.18.0.0/15", _Rule.CLOSED, "a benchmarking address"),
     _range("::/128", _Rule.NEVER, "an unspecified address"),
     _range("fe80::/10", _Rule.NEVER, "a link-local address"),
     _range("fd00:ec2::/32", _Rule.NEVER, "a cloud metadata address"),
     _range("fd20:ce::254/128", _Rule.NEVER, "a cloud metadata address"),
     _range("fd00:c1::a9fe:a9fe/128", _Rule.NEVER, "a cloud metadata address"),
     _range("ff00::/8", _Rule.NEVER, "a multicast address"),
-    _range("::1/128", _Rule.LOOPBACK, "a loopback address"),
-    _range("fc00::/7", _Rule.PRIVATE, "a private (unique local) address"),
-    _range("fec0::/10", _Rule.PRIVATE, "a private (site-local) address"),
-    _range("2001:db8::/32", _Rule.PRIVATE, "a documentation address"),
-    _range("3fff::/20", _Rule.PRIVATE, "a documentation address"),
-    _range("100::/64", _Rule.PRIVATE, "a discard-only address"),
+    _range("::1/128", _Rule.CLOSED, "a loopback address"),
+    _range("fc00::/7", _Rule.CLOSED, "a private (unique local) address"),
+    _range("fec0::/10", _Rule.CLOSED, "a private (site-local) address"),
+    _range("2001:db8::/32", _Rule.CLOSED, "a documentation address"),
+    _range("3fff::/20", _Rule.CLOSED, "a documentation address"),
+    _range("100::/64", _Rule.CLOSED, "a discard-only address"),
 )
 
 _COMPATIBLE: Final = ipaddress.IPv6Network("::/96")
@@ -90,45 +93,81 @@ _LOW_32: Final = 0xFFFF_FFFF
 class AddressPolicy:
     """The rules of one process. Immutable; safe in any thread."""
 
-    def __init__(self, *, allow: Iterable[str] = (), deny: Iterable[str] = ()) -> None:
-        """`allow` and `deny` are CIDRs (a bare address is one of full length). Raises UsageError."""
+    def __init__(
+        self,
+        *,
+        allow: Iterable[str] = (),
+        deny: Iterable[str] = (),
+        hosts: Iterable[str] = (),
+        registries: Iterable[str] = (),
+        inside: bool = False,
+    ) -> None:
+        """Raises UsageError.
+
+        `allow` and `deny` are CIDRs (a bare address is one of full length). `hosts` are `HOST[:PORT]` or `*.DOMAIN` that
+        may be at loopback and private addresses, `registries` `HOST[:PORT]` that may be so as registries. `inside`: every host may.
+        """
         self._allow = tuple(_parse_cidr(text, flag="--allow-cidr") for text in allow)
         self._deny = tuple(_parse_cidr(text, flag="--deny-cidr") for text in deny)
+        self._hosts = tuple(hosts)
+        self._registries = tuple(registries)
+        self._inside = inside
 
-    def check(self, address: str, *, purpose: Purpose, host: str) -> None:
+    @classmethod
+    def of(cls, outgoing: Outgoing) -> Self:
+        """As the operator set it: a registry that another flag names is named here, too. Raises UsageError."""
+        named = (host for host, _ in outgoing.ca_files)
+        return cls(
+            allow=outgoing.allow_cidr,
+            deny=outgoing.deny_cidr,
+            hosts=outgoing.private_hosts,
+            registries=(*outgoing.plain_http, *outgoing.insecure, *named),
+            inside=outgoing.inside,
+        )
+
+    def check(self, address: str, *, purpose: Purpose, host: str, port: int) -> None:
         """Raise AddressBlocked unless a socket may be connected to `address`, which `host` resolved to."""
+        bare = host.strip("[]").rstrip(".").lower()
+        where = f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
         try:
             outer = ipaddress.ip_address(address.partition("%")[0])
         except ValueError as error:
-            raise AddressBlocked(f"{host}: {address!r} is not an IP address") from error
-        shown = str(outer) if host.strip("[]") == str(outer) else f"{host} ({outer})"
+            raise AddressBlocked(f"{where}: {address!r} is not an IP address") from error
         forms = (outer, *_embedded(outer))
         for form in forms:
-            self._check_denied(form, shown=shown)
+            self._check_denied(form, where=where)
         for form in forms:
-            self._check_range(form, shown=shown, purpose=purpose)
+            embedded = "" if form is outer else ", embedded in an IPv6 address"
+            self._check_range(form, where=where, purpose=purpose, embedded=embedded)
 
-    def _check_denied(self, form: Address, *, shown: str) -> None:
+    def _check_denied(self, form: Address, *, where: str) -> None:
         for network in self._deny:
             if _contains(network, form):
-                raise AddressBlocked(f"connecting to {shown} is closed by --deny-cidr {network}")
+                raise AddressBlocked(f"connecting to {where} is closed by --deny-cidr {network}")
 
-    def _check_range(self, form: Address, *, shown: str, purpose: Purpose) -> None:
+    def _check_range(self, form: Address, *, where: str, purpose: Purpose, embedded: str) -> None:
         found = next((known for known in _RANGES if _contains(known.network, form)), None)
         if found is None:
             return
-        as_form = "" if str(form) in shown else f" (it embeds {form})"
+        # The range and not the address: what a name resolves to inside is not for the author of an AutoWasm to read.
+        kind = f"it has {found.label} (in {found.network}{embedded})"
         if found.rule is _Rule.NEVER:
             raise AddressBlocked(
-                f"connecting to {shown} is never allowed: {found.label}{as_form}; no setting opens it"
+                f"connecting to {where} is never allowed: {kind}; no setting opens it"
             )
-        if found.rule is _Rule.PRIVATE and purpose is Purpose.REGISTRY:
-            return
-        if not any(_contains(network, form) for network in self._allow):
+        if not self._is_open(form, where=where, purpose=purpose):
             raise AddressBlocked(
-                f"connecting to {shown} is not allowed for {purpose.value}: {found.label}{as_form}; "
-                f"if it is meant, start wasmer with --allow-cidr {found.network}"
+                f"connecting to {where} is not allowed: {kind}; if it is meant, whoever runs wasmer starts it with "
+                f"--allow-private-host {where} (chart: config.allowPrivateHost)"
             )
+
+    def _is_open(self, form: Address, *, where: str, purpose: Purpose) -> bool:
+        return (
+            self._inside
+            or any(_contains(network, form) for network in self._allow)
+            or any(matches_host(entry, where) for entry in self._hosts)
+            or (purpose is Purpose.REGISTRY and names_host(self._registries, where))
+        )
 
 
 def _parse_cidr(text: str, *, flag: str) -> Network:

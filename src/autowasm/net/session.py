@@ -210,7 +210,9 @@ class ObjectSession:
         attempt = _attempt.get()
         if self._policy is not None:
             try:
-                self._policy.check(str(address[0]), purpose=Purpose.OBJECT, host=attempt.host)
+                self._policy.check(
+                    str(address[0]), purpose=Purpose.OBJECT, host=attempt.host, port=address[1]
+                )
             except AddressBlocked as error:
                 attempt.blocked = error
                 raise _BlockedSocketError(str(error)) from error

@@ -84,7 +84,7 @@ class Dialer:
             return self._connect_to(host, port, options=options, judged=True)
         # The proxy resolves the name: what it connects to cannot be seen from here, what is written in the URL can.
         for address in written_addresses(host):
-            self._judge(address, host=host)
+            self._judge(address, host=host, port=port)
         return self._connect_to(proxy.host, proxy.port, options=options, judged=False)
 
     def tunnel(self, host: str, port: int, *, options: SocketOptions = ()) -> socket.socket:
@@ -109,7 +109,7 @@ class Dialer:
         for family, kind, protocol, _, address in self._resolve(host.strip("[]"), port):
             try:
                 if judged:
-                    self._judge(str(address[0]), host=host)
+                    self._judge(str(address[0]), host=host, port=port)
                 return self._connect(family, kind, protocol, address, options=options)
             except AddressBlocked as error:
                 blocked = error
@@ -119,9 +119,9 @@ class Dialer:
             raise failure
         raise blocked or socket.gaierror(socket.EAI_NONAME, "the name has no address")
 
-    def _judge(self, address: str, *, host: str) -> None:
+    def _judge(self, address: str, *, host: str, port: int) -> None:
         if self._policy is not None:
-            self._policy.check(address, purpose=self._purpose, host=host)
+            self._policy.check(address, purpose=self._purpose, host=host, port=port)
 
     def _resolve(self, host: str, port: int) -> list[tuple[Any, Any, int, str, tuple[Any, ...]]]:
         with contextlib.suppress(ValueError):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from autowasm.errors import SourceDenied, SourceNotFound
 from autowasm.limits import Limits
-from autowasm.net.hosts import names_host
+from autowasm.net.hosts import is_loopback, names_host
 from autowasm.net.policy import AddressPolicy, Purpose
 from autowasm.net.pools import Pools
 from autowasm.net.proxy import Proxy, ProxyRules
@@ -117,6 +117,14 @@ class Repositories:
             old.close()
         return True
 
+    def _speaks_plain_http(self, host: str) -> bool:
+        outgoing = self._outgoing
+        if names_host(outgoing.plain_http, host):
+            return True
+        of_tls = (*outgoing.insecure, *(entry for entry, _ in outgoing.ca_files))
+        with_tls = outgoing.ca_file is not None or names_host(of_tls, host)
+        return outgoing.plain_loopback and is_loopback(host) and not with_tls
+
     def _make(
         self, reference: ImageReference, credential: Credential | None, *, actions: str
     ) -> "Repository":
@@ -129,7 +137,7 @@ class Repositories:
             reference,
             credential=credential,
             actions=actions,
-            plain_http=names_host(self._outgoing.plain_http, reference.host),
+            plain_http=self._speaks_plain_http(reference.host),
             tls=self._trust.context,
             dialer=Dialer(
                 names=self._pools.names,

@@ -69,7 +69,7 @@ def make_fetcher(
 def _make_clients(ground: Ground, file: PolicyFile) -> tuple[RegistryClient, ObjectSession]:
     settings, pools = ground.settings, ground.pools
     on_request = _counting(ground, file)
-    policy = AddressPolicy(allow=settings.outgoing.allow_cidr, deny=settings.outgoing.deny_cidr)
+    policy = AddressPolicy.of(settings.outgoing)
     registry = RegistryClient(
         outgoing=settings.outgoing,
         limits=settings.limits,
@@ -106,7 +106,7 @@ def _counting(ground: Ground, file: PolicyFile) -> Callable[[str], None]:
 
 
 def _named_by(outgoing: Outgoing, policy: SourcePolicy | None) -> Iterator[str]:
-    yield from sorted(outgoing.plain_http | outgoing.insecure)
+    yield from sorted({*outgoing.plain_http, *outgoing.insecure, *outgoing.private_hosts})
     yield from (host for host, _ in outgoing.ca_files)
     for _, rule in policy.rules if policy is not None else ():
         for entry in (*(rule.registries or ()), *(rule.objects or ())):

@@ -107,7 +107,8 @@ async def _object(outgoing: Outgoing, pools: Pools, port: int) -> bool:
             async with session.stream_get(f"https://127.0.0.1:{port}/m.wasm") as stream:
                 return b"".join([chunk async for chunk in stream]) == _BODY
         except AutoWasmError as error:
-            assert error.reason == "CertificateInvalid"
+            if error.reason != "CertificateInvalid":
+                raise
             return False
 
 
@@ -141,7 +142,8 @@ async def _kubernetes(files: TlsFiles, pools: Pools, port: int, folder: Path) ->
         try:
             return await client.get(SECRETS, ObjectKey("ns", "name")) == {}
         except Unreachable as error:
-            assert "certificate" in str(error).lower(), error
+            if "certificate" not in str(error).lower():
+                raise
             return False
 
 

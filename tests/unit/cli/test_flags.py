@@ -6,7 +6,7 @@ import pytest
 
 from autowasm.cli import flags, wasmer
 from autowasm.errors import UsageError
-from autowasm.settings import Settings
+from autowasm.settings import Outgoing, Settings
 
 NEEDED = ["standalone", "--config", "c", "--envoy-dir", "e"]
 
@@ -22,7 +22,11 @@ def test_defaults_are_those_of_settings() -> None:
     assert settings.standalone.config_dir == Path("c")
     assert settings.standalone.listener_template is None
     assert settings.cluster is None
-    assert settings == Settings(cache_dir=Path("/var/cache/wasmer"), standalone=settings.standalone)
+    assert settings == Settings(
+        cache_dir=Path("/var/cache/wasmer"),
+        standalone=settings.standalone,
+        outgoing=Outgoing(inside=True, plain_loopback=True),
+    )
 
 
 def test_controller_defaults_are_those_of_settings() -> None:
@@ -30,6 +34,7 @@ def test_controller_defaults_are_those_of_settings() -> None:
     assert cluster is not None
     assert (cluster.kubeconfig, cluster.watch_namespaces) == (None, ())
     assert (cluster.root_namespace, cluster.allow_mesh_wide) == ("istio-system", False)
+    assert read("controller").outgoing == Outgoing()
 
 
 def test_every_flag_reaches_its_setting() -> None:
@@ -72,7 +77,9 @@ def test_lists_reach_their_settings() -> None:
     settings = read(
         *NEEDED, "--deny-cidr", "10.1.2.3/16", "--plain-http-registry", "a,b:1",
         "--insecure-registry", "c", "--allow-import", "env.f",
+        "--allow-private-host", "d,*.e:5000,fd00::1,[fd00::2]:1",
     )  # fmt: skip
+    assert settings.outgoing.private_hosts == ("d", "*.e:5000", "[fd00::1]", "[fd00::2]:1")
     assert settings.outgoing.deny_cidr == ("10.1.0.0/16",)
     assert settings.outgoing.plain_http == {"a", "b:1"}
     assert settings.outgoing.insecure == {"c"}
@@ -122,6 +129,14 @@ WRONG = [
     ("--listen", "[::]:²", "ADDRESS:PORT"),
     ("--admin-listen", "localhost:", "ADDRESS:PORT"),
     ("--allow-cidr", "10.0.0.0/8,everything", "'everything' does not appear to be"),
+    ("--allow-private-host", "*", "--allow-cidr opens every host"),
+    ("--allow-private-host", "*:5000", "write HOST[:PORT]"),
+    ("--allow-private-host", "a.*.b", "write HOST[:PORT]"),
+    ("--allow-private-host", "http://a", "write HOST[:PORT]"),
+    ("--allow-private-host", "a/b", "write HOST[:PORT]"),
+    ("--allow-private-host", "10.0.0.0/8", "--allow-cidr opens every host"),
+    ("--allow-private-host", "a:70000", "write HOST[:PORT]"),
+    ("--allow-private-host", "fd00::x", "fd00::x"),
     ("--log-level", "loud", "must be one of debug, info, warning, error, not 'loud'"),
     ("--log-format", "xml", "must be one of json, console"),
     ("--registry-ca-file", "/nowhere/ca.pem", "there is no file"),

@@ -1,9 +1,12 @@
 """AddressPolicy: what is open, closed, and never open."""
 
+from pathlib import Path
+
 import pytest
 
 from autowasm.errors import AddressBlocked, UsageError
 from autowasm.net.policy import AddressPolicy, Purpose
+from autowasm.settings import Outgoing
 
 NEVER = [
     "0.0.0.0",
@@ -55,7 +58,7 @@ PUBLIC = ["8.8.8.8", "172.32.0.1", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64
 
 
 def check(policy: AddressPolicy, address: str, purpose: Purpose) -> None:
-    policy.check(address, purpose=purpose, host="modules.example")
+    policy.check(address, purpose=purpose, host="modules.example", port=5000)
 
 
 @pytest.mark.parametrize("purpose", Purpose)
@@ -68,21 +71,90 @@ def test_never_reaches_metadata_link_local_or_multicast_in_any_notation(
         check(everything_allowed, address, purpose)
 
 
-@pytest.mark.parametrize("address", PRIVATE)
-def test_private_is_open_for_registries_and_closed_for_objects(address: str) -> None:
-    check(AddressPolicy(), address, Purpose.REGISTRY)
-    with pytest.raises(AddressBlocked, match="--allow-cidr") as caught:
-        check(AddressPolicy(), address, Purpose.OBJECT)
-    assert "modules.example" in str(caught.value)
+@pytest.mark.parametrize("purpose", Purpose)
+@pytest.mark.parametrize("address", [*PRIVATE, *LOOPBACK])
+def test_what_is_inside_is_closed_and_the_message_says_how_to_open_it(
+    address: str, purpose: Purpose
+) -> None:
+    with pytest.raises(AddressBlocked) as caught:
+        check(AddressPolicy(), address, purpose)
     assert caught.value.reason == "AddressNotAllowed"
+    said = str(caught.value)
+    assert "--allow-private-host modules.example:5000 (chart: config.allowPrivateHost)" in said
+    assert address == "::1" or address not in said, "what a name means inside is not told"
+    opened = said.partition("--allow-private-host ")[2].partition(" ")[0]
+    check(AddressPolicy(hosts=[opened]), address, purpose)
 
 
 @pytest.mark.parametrize("purpose", Purpose)
-@pytest.mark.parametrize("address", LOOPBACK)
-def test_loopback_is_closed_until_allowed(address: str, purpose: Purpose) -> None:
-    with pytest.raises(AddressBlocked, match=r"loopback.*--allow-cidr"):
-        check(AddressPolicy(), address, purpose)
-    check(AddressPolicy(allow=["127.0.0.0/8", "::1"]), address, purpose)
+@pytest.mark.parametrize("address", [*PRIVATE, *LOOPBACK])
+def test_what_is_inside_can_be_opened_by_address_or_altogether(
+    address: str, purpose: Purpose
+) -> None:
+    check(AddressPolicy(allow=["0.0.0.0/0", "::/0"]), address, purpose)
+    check(AddressPolicy(inside=True), address, purpose)
+
+
+@pytest.mark.parametrize(
+    ("entry", "opened"),
+    [
+        ("modules.example", True),
+        ("MODULES.example:5000", True),
+        ("modules.example:443", False),
+        ("*.example", True),
+        ("*.modules.example", False),
+        ("example", False),
+        ("le", False),
+    ],
+)
+def test_a_host_is_opened_by_its_name_and_port(entry: str, opened: bool) -> None:
+    policy = AddressPolicy(hosts=[entry])
+    for host in ("modules.example", "Modules.Example."):
+        if opened:
+            policy.check("10.1.2.3", purpose=Purpose.OBJECT, host=host, port=5000)
+        else:
+            with pytest.raises(AddressBlocked):
+                policy.check("10.1.2.3", purpose=Purpose.OBJECT, host=host, port=5000)
+
+
+def test_an_opened_host_is_not_opened_to_metadata_or_denied_addresses() -> None:
+    policy = AddressPolicy(hosts=["modules.example"], deny=["10.0.0.0/8"])
+    check(policy, "192.168.0.1", Purpose.OBJECT)
+    for address in (*NEVER, "10.1.2.3"):
+        with pytest.raises(AddressBlocked):
+            check(policy, address, Purpose.OBJECT)
+
+
+@pytest.mark.parametrize("host", ["fd00::1", "[fd00::1]"])
+def test_an_ipv6_literal_is_opened_as_it_is_written(host: str) -> None:
+    policy = AddressPolicy(hosts=["[fd00::1]:5000"])
+    policy.check("fd00::1", purpose=Purpose.OBJECT, host=host, port=5000)
+    with pytest.raises(AddressBlocked, match=r"\[fd00::1\]:5001"):
+        policy.check("fd00::1", purpose=Purpose.OBJECT, host=host, port=5001)
+
+
+@pytest.mark.parametrize(
+    "outgoing",
+    [
+        Outgoing(plain_http=frozenset({"modules.example:5000"})),
+        Outgoing(insecure=frozenset({"modules.example"})),
+        Outgoing(ca_files=(("modules.example:5000", Path("ca.crt")),)),
+    ],
+)
+def test_a_registry_that_another_flag_names_is_opened_as_a_registry(outgoing: Outgoing) -> None:
+    policy = AddressPolicy.of(outgoing)
+    check(policy, "10.1.2.3", Purpose.REGISTRY)
+    with pytest.raises(AddressBlocked):
+        check(policy, "10.1.2.3", Purpose.OBJECT)
+    with pytest.raises(AddressBlocked):
+        policy.check("10.1.2.3", purpose=Purpose.REGISTRY, host="other.example", port=5000)
+
+
+@pytest.mark.parametrize("entry", ["*", "*.example", ".example"])
+def test_no_pattern_among_the_flags_about_registries_opens_anything(entry: str) -> None:
+    policy = AddressPolicy.of(Outgoing(plain_http=frozenset({entry})))
+    with pytest.raises(AddressBlocked):
+        check(policy, "10.1.2.3", Purpose.REGISTRY)
 
 
 @pytest.mark.parametrize("purpose", Purpose)
@@ -91,13 +163,10 @@ def test_public_is_open(address: str, purpose: Purpose) -> None:
     check(AddressPolicy(), address, purpose)
 
 
-def test_message_names_the_range_to_allow() -> None:
-    with pytest.raises(AddressBlocked, match=r"--allow-cidr 10\.0\.0\.0/8"):
+def test_message_names_the_range_and_where_it_was_found() -> None:
+    with pytest.raises(AddressBlocked, match=r"private address \(in 10\.0\.0\.0/8\)"):
         check(AddressPolicy(), "10.2.3.4", Purpose.OBJECT)
-
-
-def test_message_names_what_an_address_embeds() -> None:
-    with pytest.raises(AddressBlocked, match=r"embeds 169\.254\.169\.254"):
+    with pytest.raises(AddressBlocked, match=r"in 169\.254\.0\.0/16, embedded in an IPv6 address"):
         check(AddressPolicy(), "64:ff9b::a9fe:a9fe", Purpose.REGISTRY)
 
 

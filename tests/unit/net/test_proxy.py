@@ -13,6 +13,7 @@ from autowasm.net.policy import AddressPolicy, Purpose
 from autowasm.net.pools import Pools
 from autowasm.net.proxy import Proxy, ProxyRules, written_addresses
 from autowasm.net.threads import DialedAdapter, Dialer
+from autowasm.net.tls import client_context
 from autowasm.net.transfer import Transfer, run_transfer
 from tests.fakes.proxy import ForwardProxy
 from tests.fakes.scripted import Exchange, ScriptedServer
@@ -35,7 +36,7 @@ async def get(url: str, rules: ProxyRules, *, authority: Path | None = None) -> 
             limits=LIMITS,
             proxies=rules,
         )
-        context = ssl.create_default_context(cafile=authority)
+        context = client_context(*([authority] if authority else []))
         with requests.Session() as session:
             session.trust_env = False
             for scheme in ("http://", "https://"):

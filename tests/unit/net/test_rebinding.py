@@ -4,6 +4,7 @@ What is checked is the address that is connected to, so there is nothing between
 after a redirect or a broken one, is judged again.
 """
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from autowasm.errors import AddressBlocked
+from autowasm.errors import AddressBlocked, AutoWasmError
 from autowasm.limits import Limits
 from autowasm.net.policy import AddressPolicy
 from autowasm.net.pools import Pools
@@ -21,6 +22,7 @@ from autowasm.reference import ImageReference
 from autowasm.registry.client import RegistryClient
 from autowasm.settings import Outgoing
 from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.parts import ports
 
 LIMITS = Limits(connect_timeout=1, answer_timeout=2, fetch_timeout=5, attempt_backoff=0.01)
 POLICY = AddressPolicy(allow=["127.0.0.1/32"])
@@ -130,3 +132,59 @@ async def test_a_token_realm_whose_name_moves_inside_gets_no_login() -> None:
                 await client.resolve(reference, credential=None)
             await client.close()
     assert names.asked == ["evil.example", "auth.example"]
+
+
+ANSWERS = [
+    ["127.0.0.2"],
+    ["127.0.0.2", "127.0.0.3"],
+    ["127.0.0.1", "127.0.0.2"],
+    ["127.0.0.2", "127.0.0.1"],
+    ["::ffff:127.0.0.2", "127.0.0.1"],
+]
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids="+".join)
+@pytest.mark.parametrize("kind", ["object", "registry"])
+async def test_no_answer_of_a_name_service_tells_an_open_port_from_a_closed_one(
+    kind: str, answer: list[str]
+) -> None:
+    """A real port that listens at 127.0.0.2, inside, and one that does not. 127.0.0.1 refuses both."""
+    connected: list[object] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.append(writer.get_extra_info("peername"))
+        writer.close()
+
+    async def said(port: int) -> tuple[str, str]:
+        names = FickleNames([answer])
+        with pytest.raises(AutoWasmError) as caught:
+            await fetch(kind, names, port)
+        return caught.value.reason, str(caught.value).replace(str(port), "PORT")
+
+    port = ports.free_port()
+    closed = await said(port)
+    server = await asyncio.start_server(accept, "127.0.0.2", port)
+    async with server:
+        assert await said(port) == closed
+    assert connected == []
+    assert (closed[0] == "AddressNotAllowed") == ("127.0.0.1" not in answer)
+
+
+async def fetch(kind: str, names: FickleNames, port: int) -> None:
+    if kind == "object":
+        async with objects(names) as session:
+            await read(session, f"http://evil.example:{port}/")
+        return
+    with Pools(transfers=1) as pools:
+        client = RegistryClient(
+            outgoing=Outgoing(plain_http=frozenset({"evil.example"})),
+            limits=LIMITS,
+            pools=pools,
+            policy=POLICY,
+            resolver=names,
+        )
+        try:
+            reference = ImageReference.parse(f"evil.example:{port}/a:b")
+            await client.resolve(reference, credential=None)
+        finally:
+            await client.close()

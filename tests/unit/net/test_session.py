@@ -176,7 +176,7 @@ async def test_loopback_is_blocked_by_default_before_anything_is_sent(host: str)
         port = server.host.rpartition(":")[2]
         error = await failure(session, f"http://{host}:{port}/?secret")
     assert isinstance(error, AddressBlocked)
-    assert "--allow-cidr" in str(error)
+    assert "--allow-private-host" in str(error)
     assert server.connections == 0
 
 

@@ -560,7 +560,7 @@ async def test_loopback_is_blocked_unless_allowed(host: str) -> None:
     async with staged(FakeRegistry(), policy=AddressPolicy()) as stage:
         port = stage.server.host.rpartition(":")[2]
         reference = ImageReference.parse(f"{host}:{port}/team/filter:v1")
-        with pytest.raises(AddressBlocked, match="--allow-cidr"):
+        with pytest.raises(AddressBlocked, match="--allow-private-host"):
             await stage.client.resolve(reference, credential=None)
         assert stage.server.connections == 0
 
