@@ -154,7 +154,7 @@ async def tell(stage: Stage, port: int) -> None:
         sha256 and changed Envoy's listener; Envoy has fetched the module from wasmer and runs it:"""
     )
     await curl(stage)
-    status = await asyncio.to_thread(stage.wasmer.status, "hello")
+    status = await stage.wasmer.wait_phase("hello", "Synced")
     say(f"wasmer says: {status['phase']}: {status['message']}")
 
     step("Roll out a second version while requests keep coming")
