@@ -6,7 +6,7 @@ JOBS ?= 2
 PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 PARTS := registry envoy wat filters kubernetes istio helm prometheus
 
-.PHONY: demo test chaos fuzz bench bench-docs unit lint format reference docs manifests dashboards picture venv parts help
+.PHONY: demo test chaos fuzz bench bench-docs unit pythons lint format reference docs manifests dashboards picture venv parts help
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,9 @@ bench-docs: venv ## put the figures that `make bench` left into docs/performance
 
 unit: venv ## the quick ones only
 	$(RUN) -m pytest tests/unit tests/property $(ARGS)
+
+pythons: venv parts ## the quick ones on every other Python that the project claims (ARGS="3.13 3.14")
+	$(RUN) -m tests.pythons --jobs $(JOBS) $(ARGS)
 
 lint: venv ## everything that reads the code without running it
 	$(RUN) -m ruff format --check .

