@@ -211,6 +211,18 @@ CONTROL = (
         (rate("autowasm_workqueue_retries_total"), "retries /s"),
     ),
     graph(
+        "Events and faults",
+        "Kubernetes Events by outcome; faults of wasmer outside of reconciles, by work (the log has the traceback).",
+        (rate("autowasm_events_total", "outcome"), "events {{outcome}}"),
+        (rate("autowasm_unexpected_errors_total", "work"), "fault in {{work}}"),
+        unit="ops",
+    ),
+    graph(
+        "Service",
+        "1 while something is wrong with the Service that EnvoyFilters name.",
+        (f"max by (reason) (autowasm_service_problem{{{S}}})", "{{reason}}"),
+    ),
+    graph(
         "API server: objects",
         "In the informers' stores.",
         ("max by (resource) (autowasm_informer_objects)", "{{resource}}"),

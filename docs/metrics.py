@@ -32,7 +32,7 @@ _ROOMS = {
         "workqueue",
         "unexpected",
     ),
-    "The API server": ("leader", "informer", "reflector", "events"),
+    "The API server": ("leader", "informer", "reflector", "events", "service"),
     "The process": ("",),
 }
 

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import json
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,13 +15,17 @@ import pytest_asyncio
 import yaml
 
 from tests.faults.proxy import FaultProxy
+from tests.manifests import charts
 from tests.parts import clients, istio, pod, ports, provision, registry, wat, wire
 from tests.parts.audit import Entry
 from tests.parts.certificates import Authority
 from tests.parts.installation import (
+    MANIFESTS,
     PASSWORD,
     USER,
+    Document,
     Installation,
+    envoyfilters,
     install_crd,
     install_documents,
 )
@@ -34,6 +38,17 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800
 
 # Where the API server shows the certificate that a test may replace; elsewhere it is the control plane's own.
 SNI_HOST = "localhost"
+_KINDS = frozenset(
+    {
+        "ServiceAccount",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "Role",
+        "RoleBinding",
+        "Service",
+        "Deployment",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -69,8 +84,6 @@ async def ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Grou
         await istio.install_crds(kubectl)
         await cluster.create_namespace(istio.ROOT_NAMESPACE)
         await install_crd(kubectl)
-        rights = yaml.safe_dump_all(install_documents())
-        await kubectl.run("apply", "-f", "-", stdin=rights.encode())
         yield Ground(directory, cluster, kubectl, store, authority, tls)
 
 
@@ -92,15 +105,25 @@ class Installed(Installation):
         await self.wait_phase("Synced", name=name, namespace=self.namespace, timeout=90)
         await self.envoyfilter(name, namespace=self.namespace)
 
+    @property
+    def home(self) -> str:
+        """The namespace that it was installed into."""
+        namespace: str = self.container.deployment["metadata"]["namespace"]
+        return namespace
+
+    async def readyz(self) -> str:
+        """What it says of itself."""
+        return (await wire.request("GET", f"http://{self.wasmer.admin}/readyz")).body.decode()
+
     async def token(self, *, bound_to: str) -> bytes:
         """A token of the shipped ServiceAccount that is good for as long as this Secret is there, which is made."""
-        path = f"/api/v1/namespaces/{istio.ROOT_NAMESPACE}"
+        path = f"/api/v1/namespaces/{self.home}"
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": bound_to}}
         made = await self.cluster.request("POST", f"{path}/secrets", body=secret)
         bound = {"apiVersion": "v1", "kind": "Secret", "name": bound_to}
         answer = await self.cluster.request(
             "POST",
-            f"{path}/serviceaccounts/wasmer/token",
+            f"{path}/serviceaccounts/{self.container.template['serviceAccountName']}/token",
             body={
                 "apiVersion": "authentication.k8s.io/v1",
                 "kind": "TokenRequest",
@@ -112,7 +135,7 @@ class Installed(Installation):
 
     async def invalidate(self, token: bytes, *, bound_to: str) -> None:
         """Returns once the API server refuses the token; it remembers good ones for ten seconds."""
-        path = f"/api/v1/namespaces/{istio.ROOT_NAMESPACE}/secrets/{bound_to}"
+        path = f"/api/v1/namespaces/{self.home}/secrets/{bound_to}"
         await self.cluster.request("DELETE", path)
 
         async def refused() -> bool:
@@ -154,12 +177,24 @@ _numbers = itertools.count()
 
 @asynccontextmanager
 async def running(
-    ground: Ground, *, api: str = ports.LOOPBACK, authority: bytes | None = None
+    ground: Ground,
+    *,
+    api: str = ports.LOOPBACK,
+    authority: bytes | None = None,
+    rendered: Sequence[Document] | None = None,
 ) -> AsyncIterator[Installed]:
-    """Run the container against the API server at the name or address `api`, whose certificate `authority` signed."""
+    """Run the container against the API server at the name or address `api`, whose certificate `authority` signed.
+
+    `rendered`: what is installed; else install.yaml. All of it but the Pods: nothing runs those of the Deployment.
+    """
     number = next(_numbers)
     directory = ground.directory / f"pod-{number}"
-    (deployment,) = install_documents("Deployment")
+    installed = [*(rendered or install_documents(*_KINDS))]
+    (deployment,) = [one for one in installed if one["kind"] == "Deployment"]
+    others = [one for one in installed if one["kind"] in _KINDS - {"Deployment"}]
+    text = yaml.safe_dump_all(others)
+    await ground.kubectl.run("apply", "-f", "-", stdin=text.encode())
+    home = deployment["metadata"]["namespace"]
     container = Container(deployment, f"wasmer-{number}", ports.LOOPBACK)
     account = ServiceAccountVolume(directory / "serviceaccount")
     # The manifest's port numbers are a Pod's own; here all tests share one network.
@@ -197,7 +232,7 @@ async def running(
         named = {"http-wasm": host, "http-admin": admin}
         assert {port["name"] for port in container.spec["ports"]} == set(named)
         async with pod.probed(container, named) as probes:
-            installed = Installed(
+            it = Installed(
                 **parts,
                 container=container,
                 account=account,
@@ -207,13 +242,13 @@ async def running(
             )
             own = await asyncio.to_thread(_read, ground.cluster.tls.authority)
             account.write(
-                token=await installed.token(bound_to=f"first-{number}"),
+                token=await it.token(bound_to=f"first-{number}"),
                 ca_crt=authority or own,
-                namespace=istio.ROOT_NAMESPACE.encode(),
+                namespace=home.encode(),
             )
             async with process:
                 await wasmer.start(timeout=60)
-                yield installed
+                yield it
 
 
 def _read(path: Path) -> bytes:
@@ -244,7 +279,12 @@ async def test_the_shipped_deployment_runs_as_it_is_written(ground: Ground) -> N
         grace = it.container.template["terminationGracePeriodSeconds"]
         await process.stop(timeout=grace)
         assert process.returncode == 0, await process.tail()
-        assert all(entry.code != 403 for entry in await it.requests())
+        requests = await it.requests()
+        assert all(entry.code != 403 for entry in requests)
+        looked = {
+            (one.resource, one.verb, one.name) for one in requests if one.namespace == it.home
+        }
+        assert looked >= {("services", "get", "wasmer"), ("endpoints", "get", "wasmer")}
 
 
 async def test_the_container_can_write_nowhere_but_to_its_cache(ground: Ground) -> None:
@@ -341,3 +381,103 @@ async def _replace_certificate(ground: Ground, authority: Authority) -> None:
         return True
 
     await _until(shown, seconds=120)
+
+
+def _fetched_from(envoyfilter: Document) -> tuple[str, str]:
+    """Envoy's cluster, and host and port, in the fetch of the first patch."""
+    value = envoyfilter["spec"]["configPatches"][0]["patch"]["value"]
+    uri = value["typedConfig"]["value"]["config"]["vmConfig"]["code"]["remote"]["httpUri"]
+    return uri["cluster"], uri["uri"].partition("/")[0]
+
+
+async def _kustomized(ground: Ground, **change: str) -> list[Document]:
+    """install.yaml as `kubectl kustomize` changes it, for example with `namespace` or `namePrefix`."""
+    folder = ground.directory / f"kustomize-{next(_numbers)}"
+    await asyncio.to_thread(folder.mkdir)
+    text = await asyncio.to_thread((MANIFESTS / "install.yaml").read_text)
+    kustomization = {"resources": ["install.yaml"], **change}
+    await asyncio.to_thread((folder / "install.yaml").write_text, text)
+    target = folder / "kustomization.yaml"
+    await asyncio.to_thread(target.write_text, yaml.safe_dump(kustomization))
+    said = await ground.kubectl.run("kustomize", folder)
+    return [document for document in yaml.safe_load_all(said.stdout) if document]
+
+
+def _with_service(service: Document) -> str:
+    """Where sidecars have to fetch from: istiod makes the cluster from name, namespace and port."""
+    metadata, port = service["metadata"], service["spec"]["ports"][0]["port"]
+    return f"outbound|{port}||{metadata['name']}.{metadata['namespace']}.svc.cluster.local"
+
+
+async def test_in_another_namespace_it_publishes_the_service_that_is_there(ground: Ground) -> None:
+    """kustomize's `namespace` changes no argument of the container."""
+    await ground.cluster.create_namespace("mesh-blue")
+    async with running(ground, rendered=await _kustomized(ground, namespace="mesh-blue")) as it:
+        await it.make_synced("test")
+        cluster, authority = _fetched_from(await it.envoyfilter("test", namespace=it.namespace))
+        service = await ground.cluster.request(
+            "GET", "/api/v1/namespaces/mesh-blue/services/wasmer"
+        )
+        assert cluster == _with_service(service)
+        assert authority == "wasmer.mesh-blue:8081"
+        assert "service: warning" not in await it.readyz()
+        lease = "/apis/coordination.k8s.io/v1/namespaces/mesh-blue/leases/wasmer"
+        assert (await ground.cluster.request("GET", lease))["spec"]["holderIdentity"]
+
+
+async def test_a_chart_of_another_name_publishes_the_service_that_is_there(ground: Ground) -> None:
+    await asyncio.to_thread(provision.helm)
+    await ground.cluster.create_namespace("mesh-green")
+    objects = await asyncio.to_thread(charts.render, name="green", namespace="mesh-green")
+    async with running(ground, rendered=[*objects.values()]) as it:
+        await it.make_synced("test")
+        cluster, _ = _fetched_from(await it.envoyfilter("test", namespace=it.namespace))
+        service = await ground.cluster.request(
+            "GET", "/api/v1/namespaces/mesh-green/services/green"
+        )
+        assert cluster == _with_service(service)
+        assert "service: warning" not in await it.readyz()
+
+
+async def test_nothing_is_published_that_no_sidecar_could_fetch(ground: Ground) -> None:
+    """kustomize's `namePrefix` renames the Service, and wasmer's arguments still name the old one."""
+    await ground.cluster.create_namespace("mesh-red")
+    rendered = await _kustomized(ground, namespace="mesh-red", namePrefix="red-")
+    (deployment,) = [one for one in rendered if one["kind"] == "Deployment"]
+    assert deployment["metadata"]["name"] == "red-wasmer"
+    services = "/api/v1/namespaces/mesh-red/services"
+    async with running(ground, rendered=rendered) as it:
+        image = await it.push("held", wat.header_filter("held"))
+        await it.apply(it.autowasm(image, name="new", namespace=it.namespace))
+        found = await it.wait_phase("Failed", name="new", namespace=it.namespace)
+        reasons = {one["type"]: one["reason"] for one in found["status"]["conditions"]}
+        assert reasons["Published"] == reasons["Ready"] == "ServiceNotFound"
+        assert "Service mesh-red/wasmer does not exist" in found["status"]["message"]
+        path = envoyfilters(it.namespace)
+        assert (await ground.cluster.request("GET", path))["items"] == []
+        said = await it.readyz()
+        assert said.startswith("ready\n")
+        assert "service: warning (Service mesh-red/wasmer does not exist)" in said
+        assert any(line.get("reason") == "ServiceNotFound" for line in await it.log())
+
+        # The operator creates it: what waited is published.
+        good = await ground.cluster.request("GET", f"{services}/red-wasmer")
+        service = {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "wasmer", "namespace": "mesh-red"},
+            "spec": {"selector": good["spec"]["selector"], "ports": good["spec"]["ports"]},
+        }
+        await ground.cluster.request("POST", services, body=service)
+        await it.wait_phase("Synced", name="new", namespace=it.namespace)
+        live = await it.envoyfilter("new", namespace=it.namespace)
+        assert _fetched_from(live)[0] == _with_service(service)
+
+        # It loses its port: what is in place stays, and says so; another module is not published.
+        service["spec"]["ports"][0]["port"] = 80
+        await ground.cluster.request("PUT", f"{services}/wasmer", body=service)
+        other = await it.push("other", wat.header_filter("other"))
+        await it.apply(it.autowasm(other, name="late", namespace=it.namespace))
+        found = await it.wait_phase("Degraded", name="new", namespace=it.namespace, timeout=100)
+        assert "Service mesh-red/wasmer has no TCP port 8081" in found["status"]["message"]
+        assert (await it.envoyfilter("new", namespace=it.namespace)) == live

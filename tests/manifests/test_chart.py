@@ -105,6 +105,8 @@ def test_wasmer_takes_what_it_is_given(values: Path) -> None:
         assert settings.cluster is not None
         change = objects["Role", f"{name}-leader-election"]["rules"][1]
         assert change["resourceNames"] == [settings.cluster.election.lease_name]
+        (look,) = objects["Role", f"{name}-service"]["rules"]
+        assert look["resourceNames"] == [settings.envoy.service_name]
 
 
 @pytest.mark.parametrize("values", charts.VALUES, ids=lambda path: path.stem)

@@ -1,6 +1,11 @@
 """install.yaml against the code: numbers, names and flags that have to agree. No API server needed."""
 
+import re
+import subprocess
 import tomllib
+from pathlib import Path
+
+import yaml
 
 from autowasm.cli import flags
 from autowasm.cli.wasmer import build_parser
@@ -8,6 +13,7 @@ from autowasm.settings import EnvoyFetch, Settings
 from autowasm.units import parse_size
 from tests.manifests import documents
 from tests.manifests.documents import ROOT, Document, installed
+from tests.parts import provision
 
 _ENVOY = EnvoyFetch()
 
@@ -120,6 +126,30 @@ def test_the_lease_is_the_only_one_that_can_be_changed() -> None:
     create, change = installed("Role", "wasmer-leader-election")["rules"]
     assert (create["verbs"], change["verbs"]) == (["create"], ["get", "update"])
     assert change["resourceNames"] == [cluster.election.lease_name]
+
+
+def test_only_its_own_service_may_be_looked_at() -> None:
+    (look,) = installed("Role", "wasmer-service")["rules"]
+    assert (look["verbs"], look["resourceNames"]) == (["get"], [_settings().envoy.service_name])
+
+
+def test_the_page_tells_kustomize_to_name_the_service_that_it_renames(tmp_path: Path) -> None:
+    """What docs/install.md says for `namePrefix`, through the real kustomize."""
+    page = (ROOT / "docs/install.md").read_text()
+    (shown,) = re.findall(r"```yaml\n(namePrefix: .*?)```", page, re.DOTALL)
+    (tmp_path / "install.yaml").write_text(documents.INSTALL.read_text())
+    (tmp_path / "kustomization.yaml").write_text(f"resources: [install.yaml]\n{shown}")
+    command = [provision.kubectl(), "kustomize", tmp_path]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    objects = {
+        (one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(said) if one
+    }
+    (container,) = objects["Deployment", "blue-wasmer"]["spec"]["template"]["spec"]["containers"]
+    settings = flags.settings_from(build_parser().parse_args(container["args"]), environment={})
+    assert ("Service", settings.envoy.service_name) in objects
+    assert ("Service", settings.peers.host.partition(".")[0]) in objects
+    (look,) = objects["Role", "blue-wasmer-service"]["rules"]
+    assert look["resourceNames"] == [settings.envoy.service_name]
 
 
 def test_everything_is_in_istios_namespace_and_labelled() -> None:

@@ -36,6 +36,8 @@ OTHERS = {
     ("", "pods/log"),
     ("", "configmaps"),
     ("", "namespaces"),
+    ("", "services"),
+    ("", "endpoints"),
     ("", "nodes"),
     ("", "serviceaccounts/token"),
     ("apps", "deployments"),
@@ -121,6 +123,21 @@ async def test_the_account_may_change_its_own_lease_only(cluster: Cluster) -> No
     }
     create = {("create", NAMESPACE, name) for name in ("wasmer", "istio-leader")}
     assert allowed - create == {(verb, NAMESPACE, "wasmer") for verb in ("get", "update")}
+
+
+@pytest.mark.usefixtures("installation")
+@pytest.mark.parametrize("resource", ["services", "endpoints"])
+async def test_the_account_may_look_at_its_own_service_only(
+    cluster: Cluster, resource: str
+) -> None:
+    allowed = {
+        (verb, namespace, name)
+        for verb, namespace, name in itertools.product(
+            VERBS, ("team", NAMESPACE), ("wasmer", "wasmer-peers", "istiod")
+        )
+        if await _may(cluster, verb, "", resource, namespace, name=name)
+    }
+    assert allowed == {("get", NAMESPACE, "wasmer")}
 
 
 @pytest.mark.usefixtures("installation")

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import yaml
 
+from autowasm.cli.podnamespace import pod_namespace
 from autowasm.errors import UsageError
 from autowasm.kube.client import KubeClient
 from autowasm.limits import KubeLimits
@@ -22,7 +23,6 @@ from autowasm.settings import EnvoyFetch
 _DEADLINE: Final = 15.0
 """Seconds of one call: a person waits."""
 _IN_CLUSTER: Final = "KUBERNETES_SERVICE_HOST"
-_POD_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 def kubeconfig(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Path | None:
@@ -47,7 +47,7 @@ def namespace(arguments: argparse.Namespace, environment: Mapping[str, str]) -> 
     path = kubeconfig(arguments, environment)
     try:
         if path is None:
-            return _POD_NAMESPACE.read_text().strip() or "default"
+            return pod_namespace() or "default"
         return _of_context(path, arguments.context) or "default"
     except (OSError, yaml.YAMLError, AttributeError, TypeError):
         return "default"  # what is wrong with the file is said where it is used

@@ -6,11 +6,11 @@ user may set is in the table, and a mode takes the flags of its own groups only.
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from autowasm.cli import clusterflags
+from autowasm.cli import clusterflags, podnamespace
 from autowasm.cli.options import (
     Groups,
     Option,
@@ -97,7 +97,11 @@ _COMMON: Groups = {
     ),
     "how sidecars reach us (a change is a rollout)": (
         Option("--service-name", "NAME", "our Service", default=_ENVOY.service_name),
-        Option("--service-namespace", "NAME", "its namespace", default=_ENVOY.service_namespace),
+        Option(
+            "--service-namespace",
+            "NAME",
+            f"its namespace (default: the Pod's; {_ENVOY.service_namespace} outside of a Pod or with --kubeconfig)",
+        ),
         Option("--service-port", "PORT", "its port", port, _ENVOY.service_port),
         Option("--cluster-domain", "DOMAIN", "the cluster's domain", default=_ENVOY.cluster_domain),
         Option("--envoy-cluster", "NAME", "Envoy cluster instead of the Service's"),
@@ -195,16 +199,23 @@ def declare(parser: argparse.ArgumentParser, mode: str) -> None:
 
 
 def settings_from(
-    arguments: argparse.Namespace, *, environment: Mapping[str, str] = os.environ
+    arguments: argparse.Namespace,
+    *,
+    environment: Mapping[str, str] = os.environ,
+    pod_namespace: Callable[[], str] = podnamespace.pod_namespace,
 ) -> Settings:
-    """The settings that flags and environment make. Raises UsageError."""
+    """The settings that flags and environment make. Raises UsageError.
+
+    `pod_namespace`: where wasmer runs, and so its Service, unless a flag says otherwise; empty: not in a Pod.
+    """
     options = [option for group in MODES[arguments.mode].values() for option in group]
     value = Values(options, arguments, environment)
+    namespace = _service_namespace(value, arguments.mode, pod_namespace)
     return Settings(
         cache_dir=value("cache_dir"),
         listen=value("listen"),
         admin_listen=value("admin_listen"),
-        envoy=_envoy(value),
+        envoy=_envoy(value, namespace),
         outgoing=_outgoing(value, arguments.mode),
         allow_imports=frozenset(value("allow_import")),
         disk_budget=value("disk_budget"),
@@ -217,7 +228,7 @@ def settings_from(
         log_level=value("log_level"),
         log_format=value("log_format"),
         fetch=FetchLimits(total=value("max_concurrent_fetches")),
-        peers=_peers(value, arguments.mode),
+        peers=_peers(value, arguments.mode, namespace),
         healing=(
             clusterflags.healing(value) if arguments.mode == "controller" else HealingSettings()
         ),
@@ -226,9 +237,17 @@ def settings_from(
     )
 
 
-def _peers(value: Values, mode: str) -> PeerSettings:
+def _service_namespace(value: Values, mode: str, pod_namespace: Callable[[], str]) -> str:
+    given: str | None = value("service_namespace")
+    if given is not None:
+        return given
+    in_cluster = mode == "controller" and value("kubeconfig") is None
+    return (pod_namespace() if in_cluster else "") or _ENVOY.service_namespace
+
+
+def _peers(value: Values, mode: str, namespace: str) -> PeerSettings:
     service = value("peers_service") if mode == "controller" else ""
-    domain = f"{value('service_namespace')}.svc.{value('cluster_domain')}"
+    domain = f"{namespace}.svc.{value('cluster_domain')}"
     return PeerSettings(
         urls=value("peer"),
         host=f"{service}.{domain}" if service else "",
@@ -244,10 +263,10 @@ def _standalone(value: Values) -> Standalone:
     )
 
 
-def _envoy(value: Values) -> EnvoyFetch:
+def _envoy(value: Values, namespace: str) -> EnvoyFetch:
     return EnvoyFetch(
         service_name=value("service_name"),
-        service_namespace=value("service_namespace"),
+        service_namespace=namespace,
         service_port=value("service_port"),
         cluster_domain=value("cluster_domain"),
         cluster_override=value("envoy_cluster"),

@@ -39,7 +39,9 @@ def server_of(pod: Pod) -> ServerFact | None:
         try:
             arguments = parser.parse_args(words[words.index(_MODE) + 1 :])
             arguments.mode = _MODE
-            settings = flags.settings_from(arguments, environment=variables)
+            settings = flags.settings_from(
+                arguments, environment=variables, pod_namespace=lambda: pod.metadata.namespace
+            )
         except (_Unreadable, UsageError):
             return None
         if settings.cluster is not None:

@@ -71,9 +71,14 @@ class AutoWasmReconciler:
         spreading: Spreading | None = None,
         heal: Callable[[ObjectKey, Mapping[str, Any] | None, str], int] = lambda *_: 0,
         polls: Polls | None = None,
+        service_problem: Callable[[], AutoWasmError | None] = lambda: None,
         now: Callable[[], str] = utc_now,
     ) -> None:
-        """`prepared` returns once a new leader has read what its first writes need; `heal` is `Healing.wanted`."""
+        """`prepared` returns once a new leader has read what its first writes need; `heal` is `Healing.wanted`.
+
+        `service_problem`: why sidecars could not fetch what would be published now; None: they can.
+        """
+        self._service_problem = service_problem
         self._objects = objects
         self._publisher = publisher
         self._jobs = jobs
@@ -209,6 +214,8 @@ class AutoWasmReconciler:
         except StorageError as error:
             return await self._failed(subject, error, retry_in=NO_ROOM_RETRY)
         remember_origins(self._published, subject, autowasm, record)
+        if (problem := self._service_problem()) is not None:
+            return await self._failed(subject, problem)  # the queue is told when that changes
         if not await self._spread(subject, record):
             return Result()  # we are told when it is
         heal = self._heal(subject.key, self._publisher.published(subject.key), record.sha256)

@@ -25,6 +25,8 @@ from autowasm.units import format_size
 _SPEC_REASONS = {"InvalidSpec", "DuplicateObject", "FileInvalid", "MeshWideNotAllowed"}
 WRITE_REASONS = {"EnvoyFilterConflict", "EnvoyFilterTerminating", "Mutated"}
 """The module is here; it is the EnvoyFilter that could not be put in place."""
+SERVICE_REASONS = {"ServiceNotFound", "ServicePortMissing"}
+"""The module is here; sidecars could not fetch it. What is in place stays."""
 _FETCHED = ("True", "Fetched", "the module is fetched, checked and stored")
 
 
@@ -117,6 +119,9 @@ def failed(
     published = _published(in_place is not None)
     if error.reason in WRITE_REASONS:
         fetched, published = _FETCHED, ("False", error.reason, str(error))
+    if error.reason in SERVICE_REASONS:
+        fetched = _FETCHED
+        published = published if in_place is not None else ("False", error.reason, str(error))
     return Status(
         phase=Phase.DEGRADED if in_place is not None else Phase.FAILED,
         message=_cut(message),

@@ -76,6 +76,8 @@ def _segment(part: str) -> str:
 PODS = ResourceType("", "v1", "pods", "Pod")
 SECRETS = ResourceType("", "v1", "secrets", "Secret")
 SERVICEACCOUNTS = ResourceType("", "v1", "serviceaccounts", "ServiceAccount")
+SERVICES = ResourceType("", "v1", "services", "Service")
+ENDPOINTS = ResourceType("", "v1", "endpoints", "Endpoints")
 EVENTS = ResourceType("", "v1", "events", "Event")
 LEASES = ResourceType("coordination.k8s.io", "v1", "leases", "Lease")
 NAMESPACES = ResourceType("", "v1", "namespaces", "Namespace", namespaced=False)

@@ -95,6 +95,9 @@ class Control:
             prepared=getattr(mode, "prepared", None),
             spreading=Spreading(replicas, tasks=ground.tasks, on_change=self._queue.add),
             polls=self._polling,
+            service_problem=(
+                self._chosen.service.problem if self._chosen.service is not None else lambda: None
+            ),
             heal=self._healing.wanted if self._healing is not None else lambda *_: 0,
         )
 
@@ -129,6 +132,8 @@ class Control:
         if self._data.peers is not None:
             await self._data.peers.settled()
         await mode.start(tasks)
+        if self._chosen.service is not None:
+            await self._chosen.service.look()  # before anything is published
         keys = mode.keys()
         self._gate.expect(keys)
         self._data.retention.synced(str(key) for key in keys)
@@ -153,6 +158,8 @@ class Control:
         tasks.create_task(self._polling.run(chosen.leadership), name="polling")
         tasks.create_task(self._policy.run(self._policy_changed), name="policy file")
         self._working = tasks.create_task(controller.run(), name="controller")
+        if chosen.service is not None:
+            tasks.create_task(chosen.service.run(self._requeue_all), name="service")
         if self._healing is not None:
             tasks.create_task(self._healing.run(chosen.leadership), name="healing")
         if self._loading is not None:
@@ -175,6 +182,9 @@ class Control:
             self._chosen.mode.publisher.resigned()
             if self._chosen.recorder is not None:
                 self._chosen.recorder.hurry()  # before the work of a follower delays them
+        self._requeue_all()
+
+    def _requeue_all(self) -> None:
         for key in sorted(self._chosen.mode.keys()):
             self._queue.add(key)
 

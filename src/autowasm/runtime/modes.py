@@ -18,6 +18,7 @@ from autowasm.standalone.mode import StandaloneMode
 from autowasm.standalone.publisher import StandalonePublisher
 
 if TYPE_CHECKING:
+    from autowasm.controller.publishing.service import PublishedService
     from autowasm.kube.leaderelection import LeaderElector
     from autowasm.kube.recorder import EventRecorder
 
@@ -33,17 +34,23 @@ class ChosenMode:
     leadership: Leadership = field(default_factory=AlwaysLeading)
     elector: "LeaderElector | None" = None
     """To be run once the mode has started; None: nobody else is there."""
+    service: "PublishedService | None" = None
+    """What sidecars fetch from, looked at; None: wasmer does not run in the cluster, or sidecars use another way."""
     last_alive: float | None = None
     """When some leader last renewed the Lease, in seconds since the epoch; None: not known."""
 
 
 async def choose_mode(
-    ground: Ground, *, busy: Callable[[], bool], on_leading: Callable[[bool], None]
+    ground: Ground,
+    *,
+    busy: Callable[[], bool],
+    on_leading: Callable[[bool], None],
+    warn: Callable[[str, str], None],
 ) -> ChosenMode:
-    """`busy`: whether keys wait to be reconciled. Raises UsageError."""
+    """`busy`: whether keys wait to be reconciled. `warn`: see `Health.warn`. Raises UsageError."""
     settings = ground.settings
     if settings.cluster is not None:
-        return await _cluster(ground, settings.cluster, busy=busy, on_leading=on_leading)
+        return await _cluster(ground, settings.cluster, busy=busy, on_leading=on_leading, warn=warn)
     if settings.standalone is not None:
         return ChosenMode(await _standalone(ground, settings.standalone))
     raise UsageError("nothing to run: no mode was chosen")
@@ -55,18 +62,20 @@ async def _cluster(
     *,
     busy: Callable[[], bool],
     on_leading: Callable[[bool], None],
+    warn: Callable[[str, str], None],
 ) -> ChosenMode:
     from autowasm.controller.watching.assembly import connect  # noqa: PLC0415  # standalone needs none of it
 
     connected = await connect(
         cluster,
-        namespace=ground.settings.envoy.service_namespace,
+        envoy=ground.settings.envoy,
         pools=ground.pools,
         metrics=ground.metrics,
         tasks=ground.tasks,
         stack=ground.stack,
         on_leading=on_leading,
         busy=busy,
+        warn=warn,
     )
     return ChosenMode(
         connected.mode,
@@ -74,6 +83,7 @@ async def _cluster(
         connected.recorder,
         connected.elector or AlwaysLeading(),
         connected.elector,
+        connected.service,
         connected.last_alive,
     )
 

@@ -96,7 +96,10 @@ class _Process:
         policy = PolicyFile(settings.policy_file, limits=settings.limits, pools=ground.pools)
         await policy.load()
         chosen = await choose_mode(
-            ground, busy=lambda: len(self._queue) > 0, on_leading=self._on_leading
+            ground,
+            busy=lambda: len(self._queue) > 0,
+            on_leading=self._on_leading,
+            warn=self._health.warn,
         )
         data = await open_data_path(ground, mode=chosen.mode, policy=policy)
         port, admin_port = await self._open_ports(data)

@@ -32,11 +32,18 @@ class Health:
 
     def __init__(self) -> None:
         self._checks: dict[str, Check] = {}
+        self._warnings: dict[str, str] = {}
         self._is_stopping = False
 
     def set(self, name: str, ok: bool, why: str = "") -> None:
         """State of the check `name` from now on."""
         self._checks[name] = Check(ok, why)
+
+    def warn(self, name: str, why: str) -> None:
+        """What is wrong elsewhere, which being unready would make worse; empty: nothing any more."""
+        self._warnings.pop(name, None)
+        if why:
+            self._warnings[name] = why
 
     def stopping(self) -> None:
         """Not ready from now on, whatever the checks say."""
@@ -49,7 +56,7 @@ class Health:
         return bool(checks) and not self._is_stopping and all(check.ok for check in checks)
 
     def report(self) -> str:
-        """One line for all, then one for each check."""
+        """One line for all, then one for each check and each warning."""
         lines = ["ready" if self.is_ready else "not ready"]
         if self._is_stopping:
             lines.append("stopping: finishes what has begun and takes no more")
@@ -58,6 +65,7 @@ class Health:
         for name, check in sorted(self._checks.items()):
             verdict = "ok" if check.ok else "failed"
             lines.append(f"{name}: {verdict}" + (f" ({check.why})" if check.why else ""))
+        lines += [f"{name}: warning ({why})" for name, why in sorted(self._warnings.items())]
         return "\n".join(lines)
 
 

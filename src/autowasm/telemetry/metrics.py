@@ -177,6 +177,13 @@ class Metrics:
         self.autowasms = Gauge(
             "autowasm_autowasms", "AutoWasm objects by phase.", ["phase"], registry=r
         )
+        self.service_problem = Gauge(
+            "autowasm_service_problem",
+            "1 while something is wrong with the Service that EnvoyFilters name, by reason: ServiceNotFound and ServicePortMissing "
+            "(nothing new is published), ServiceWithoutEndpoints.",
+            ["reason"],
+            registry=r,
+        )
         self.leader = Gauge(
             "autowasm_leader", "1 while this replica holds the Lease, or is alone.", registry=r
         )

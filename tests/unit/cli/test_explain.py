@@ -96,7 +96,8 @@ def test_plan_text_colours_the_diff_only_when_asked() -> None:
 def _server(args: list[str], env: dict[str, str] | None = None) -> Pod:
     variables = [{"name": name, "value": value} for name, value in (env or {}).items()]
     container = {"name": "wasmer", "args": args, "env": variables}
-    return decoded(Pod, {"spec": {"containers": [container]}})
+    metadata = {"name": "wasmer-0", "namespace": "mesh-blue"}
+    return decoded(Pod, {"metadata": metadata, "spec": {"containers": [container]}})
 
 
 def test_servers_flags_and_environment_are_read_from_its_pod() -> None:
@@ -107,6 +108,7 @@ def test_servers_flags_and_environment_are_read_from_its_pod() -> None:
     assert found.cluster.watch_namespaces == ("a",)
     assert found.cluster.root_namespace == "mesh"
     assert found.envoy.timeout == 5
+    assert found.envoy.authority == "wasmer.mesh-blue:8081", "as wasmer takes it from its own Pod"
 
 
 @pytest.mark.parametrize("args", [["controller", "--of-tomorrow"], ["controller", "extra"], ["x"]])

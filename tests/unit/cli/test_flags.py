@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from autowasm.cli import flags, wasmer
+from autowasm.cli import flags, podnamespace, wasmer
 from autowasm.errors import UsageError
 from autowasm.settings import Outgoing, Settings
 
@@ -210,3 +210,37 @@ def test_wrong_registry_flags_are_named_without_passwords(wrong: tuple[str, str]
     with pytest.raises(UsageError, match=wrong[0]) as caught:
         read(*NEEDED, *wrong)
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "pod", "namespace"),
+    [
+        (["controller"], "", "istio-system"),
+        (["controller"], "istio-system", "istio-system"),
+        (["controller"], "mesh-blue", "mesh-blue"),
+        (["controller", "--service-namespace", "given"], "mesh-blue", "given"),
+        # The Pod's namespace says nothing of another cluster.
+        (["controller", "--kubeconfig", "f"], "mesh-blue", "istio-system"),
+        (NEEDED, "mesh-blue", "istio-system"),
+    ],
+)
+def test_the_service_is_in_the_pods_namespace_unless_a_flag_says_otherwise(
+    arguments: list[str], pod: str, namespace: str
+) -> None:
+    parsed = wasmer.build_parser().parse_args(arguments)
+    settings = flags.settings_from(parsed, environment={}, pod_namespace=lambda: pod)
+    assert settings.envoy.service_namespace == namespace
+    assert settings.envoy.authority == f"wasmer.{namespace}:8081"
+    peers = settings.peers.host
+    assert peers == (f"wasmer-peers.{namespace}.svc.cluster.local" if settings.cluster else "")
+
+
+def test_the_namespace_is_read_from_the_mounted_service_account(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "namespace"
+    monkeypatch.setattr(podnamespace, "FILE", file)
+    assert podnamespace.pod_namespace() == ""
+    file.write_text("mesh-blue\n")
+    assert podnamespace.pod_namespace() == "mesh-blue"
+    assert read("controller").envoy.service_namespace == "mesh-blue"

@@ -64,6 +64,7 @@ class World:
         self.secrets = FakeSecrets()
         self.announced: Announced = []
         self.polls = FoundByPolls()
+        self.service_problem: AutoWasmError | None = None
         self.registry.add(IMAGE, wat.header_filter(WORLD))
         self.registry.add(OTHER, wat.header_filter(EARTH))
 
@@ -167,6 +168,7 @@ class Process:
             metrics=metrics,
             announce=world.announce,
             polls=world.polls,
+            service_problem=lambda: world.service_problem,
             now=lambda: "2026-01-01T00:00:00Z",
         )
         self.controller = Controller(
@@ -220,6 +222,42 @@ async def test_publishes_what_was_fetched_then_says_so(world: World, process: Pr
     ]  # fmt: skip
     labels = {"phase": "Synced"}
     assert process.metrics.registry.get_sample_value("autowasm_autowasms", labels) == 1
+
+
+async def test_a_new_module_is_not_published_where_no_sidecar_could_fetch_it(
+    world: World, process: Process
+) -> None:
+    world.service_problem = AutoWasmError("Service a/b does not exist", reason="ServiceNotFound")
+    await process.apply()
+    assert world.live is None
+    assert world.status["phase"] == "Failed"
+    assert world.condition("Fetched") == ("True", "Fetched")
+    assert world.condition("Published") == ("False", "ServiceNotFound")
+    assert world.condition("Ready") == ("False", "ServiceNotFound")
+    world.service_problem = None
+    await process.settle()
+    assert world.live == sha(WORLD)
+    assert world.status["phase"] == "Synced"
+    assert kinds(world).count("envoyfilter") == 1
+
+
+async def test_what_is_in_place_stays_while_no_sidecar_could_fetch_another(
+    world: World, process: Process
+) -> None:
+    await process.apply()
+    live = copy.deepcopy(world.publisher.envoyfilters[KEY])
+    world.service_problem = AutoWasmError("Service a/b does not exist", reason="ServiceNotFound")
+    await process.apply(image=OTHER)
+    assert world.publisher.envoyfilters[KEY] == live
+    assert world.status["phase"] == "Degraded"
+    assert "is still in place" in world.status["message"]
+    assert world.condition("Published") == ("True", "Published")
+    assert world.condition("Ready") == ("False", "ServiceNotFound")
+    assert process.published.is_known(sha256_of(wat.header_filter(WORLD)))
+    world.service_problem = None
+    await process.settle()
+    assert world.live == sha(EARTH)
+    assert world.status["phase"] == "Synced"
 
 
 async def test_nothing_is_written_when_nothing_changed(world: World, process: Process) -> None:

@@ -21,6 +21,16 @@ def test_ready_needs_every_check_and_no_stop() -> None:
     assert not health.is_ready
 
 
+def test_a_warning_is_shown_and_leaves_it_ready() -> None:
+    health = Health()
+    health.set("a", True)
+    health.warn("service", "it is not there")
+    assert health.is_ready
+    assert health.report().splitlines() == ["ready", "a: ok", "service: warning (it is not there)"]
+    health.warn("service", "")
+    assert health.report().splitlines() == ["ready", "a: ok"]
+
+
 def test_a_loop_that_does_not_turn_shows() -> None:
     now = [100.0]
     heartbeat = Heartbeat(lambda: now[0])

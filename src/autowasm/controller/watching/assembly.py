@@ -8,8 +8,10 @@ import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 
+from autowasm.controller.publishing.service import PublishedService
 from autowasm.controller.watching.candidate import candidate
 from autowasm.controller.watching.cluster import ClusterMode
 from autowasm.kube.client import KubeClient
@@ -19,7 +21,7 @@ from autowasm.kube.leases import Lease, last_renewal
 from autowasm.kube.recorder import EventRecorder
 from autowasm.kube.resources import ObjectKey
 from autowasm.net.pools import Pools
-from autowasm.settings import Cluster
+from autowasm.settings import Cluster, EnvoyFetch
 from autowasm.telemetry.metrics import Metrics
 
 
@@ -31,6 +33,8 @@ class Connected:
     recorder: EventRecorder
     elector: LeaderElector | None
     """To be run once the mode has started; None: nobody else is there."""
+    service: PublishedService | None
+    """Not looked at yet; None: see `ChosenMode`."""
     last_alive: float | None
     """When some leader last renewed the Lease, in seconds since the epoch; None: not known."""
 
@@ -38,15 +42,16 @@ class Connected:
 async def connect(
     cluster: Cluster,
     *,
-    namespace: str,
+    envoy: EnvoyFetch,
     pools: Pools,
     metrics: Metrics,
     tasks: asyncio.TaskGroup,
     stack: AsyncExitStack,
     on_leading: Callable[[bool], None],
     busy: Callable[[], bool],
+    warn: Callable[[str, str], None],
 ) -> Connected:
-    """`busy`: whether keys wait to be reconciled. `namespace`: where the Lease is. Raises UsageError."""
+    """`busy`: whether keys wait to be reconciled. `envoy`: where our Service is; the Lease is beside it. Raises UsageError."""
     client = await stack.enter_async_context(
         KubeClient(
             kubeconfig=cluster.kubeconfig,
@@ -63,6 +68,7 @@ async def connect(
         metrics=metrics.events,
     )
     tasks.create_task(recorder.run(), name="events")
+    namespace = envoy.service_namespace
     elector = candidate(client, cluster.election, namespace=namespace, on_change=on_leading)
     mode = ClusterMode(
         client,
@@ -78,4 +84,12 @@ async def connect(
         last_alive = await last_renewal(
             Lease(client, ObjectKey(namespace, cluster.election.lease_name))
         )
-    return Connected(mode, recorder, elector, last_alive)
+    service = None
+    if cluster.kubeconfig is None and envoy.cluster_override is None:
+        service = PublishedService(
+            client,
+            envoy=envoy,
+            report=partial(warn, "service"),
+            problem=metrics.service_problem,
+        )
+    return Connected(mode, recorder, elector, service, last_alive)

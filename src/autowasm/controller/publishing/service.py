@@ -1,0 +1,158 @@
+"""PublishedService: whether the Service is there that every EnvoyFilter makes sidecars fetch from (ADR 33).
+
+A rename (kustomize's `namePrefix`, a copied manifest) leaves its name behind. istiod makes no cluster of a Service that does not
+exist, so a sidecar that is told of a module gets none and answers 503. Not the publishing. Invariants: nothing is held back for
+what is not known (no right to look, an API server that does not answer); a Service that was there has to be missing in two looks;
+a lack of endpoints is reported only, because a replica may have to publish before it is one.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+from prometheus_client import Gauge
+
+from autowasm.errors import AutoWasmError
+from autowasm.kube.client import KubeClient
+from autowasm.kube.errors import ApiError, Forbidden, NotFound
+from autowasm.kube.resources import ENDPOINTS, SERVICES, ObjectKey
+from autowasm.settings import EnvoyFetch
+
+_log = structlog.get_logger(__name__)
+
+NOT_FOUND: Final = "ServiceNotFound"
+PORT_MISSING: Final = "ServicePortMissing"
+NO_ENDPOINTS: Final = "ServiceWithoutEndpoints"
+LOOK: Final = 30.0
+"""Seconds between two looks while all is well: one small request of each replica."""
+LOOK_SOON: Final = 5.0
+"""The same after a look that found something wrong."""
+STARTING: Final = 60.0
+"""Seconds without endpoints until that is reported: replicas that start have none yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a look found. No `reason`: all is well, or it is not known and `text` says why."""
+
+    reason: str = ""
+    text: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing new is published meanwhile."""
+        return self.reason in {NOT_FOUND, PORT_MISSING}
+
+
+GOOD: Final = Verdict()
+
+
+class PublishedService:
+    """`run` it in a TaskGroup, after a first `look`. `report` is given what is wrong, empty if nothing is."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        *,
+        envoy: EnvoyFetch,
+        report: Callable[[str], None],
+        problem: Gauge,
+    ) -> None:
+        """`problem` has one label, the reason."""
+        self._client = client
+        self._key = ObjectKey(envoy.service_namespace, envoy.service_name)
+        self._port = envoy.service_port
+        self._report = report
+        self._gauge = problem
+        self._verdict: Verdict | None = None
+        self._suspected: Verdict | None = None
+        self._empty_since: float | None = None
+        for reason in (NOT_FOUND, PORT_MISSING, NO_ENDPOINTS):
+            problem.labels(reason).set(0)
+
+    def problem(self) -> AutoWasmError | None:
+        """Why nothing new is to be published now; None: it may be."""
+        verdict = self._verdict
+        if verdict is None or not verdict.holds:
+            return None
+        return AutoWasmError(
+            f"{verdict.text}, so sidecars could not fetch the module: the operator of wasmer has to create it, or to name the "
+            "right one (--service-name, --service-namespace, --service-port)",
+            reason=verdict.reason,
+        )
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        """Look now and then, for ever; `changed` is called when `problem` is another."""
+        while True:
+            doubtful = self._suspected is not None or self._verdict is None or self._verdict.reason
+            await asyncio.sleep(LOOK_SOON if doubtful else LOOK)
+            held = self._verdict is not None and self._verdict.holds
+            await self.look()
+            if held != (self._verdict is not None and self._verdict.holds):
+                changed()
+
+    async def look(self) -> None:
+        """Ask the API server. Raises nothing of it."""
+        try:
+            found = await self._found()
+        except Forbidden:
+            text = f"not known whether Service {self._key} is there: wasmer may not `get` it; apply its manifests of this version"
+            found = Verdict(text=text)
+        except ApiError as error:
+            _log.debug("service not looked at", service=str(self._key), error=str(error))
+            return
+        suspected, self._suspected = self._suspected, None
+        # helm and kubectl replace a Service within a second; at a start there is nothing to compare with.
+        begins = found.holds and self._verdict is not None and not self._verdict.holds
+        if begins and (suspected is None or suspected.reason != found.reason):
+            self._suspected = found
+            return
+        if found != self._verdict:
+            self._verdict = found
+            self._tell(found)
+
+    async def _found(self) -> Verdict:
+        try:
+            service = await self._client.get(SERVICES, self._key)
+        except NotFound:
+            return Verdict(NOT_FOUND, f"Service {self._key} does not exist")
+        ports = (service.get("spec") or {}).get("ports") or ()
+        if not any(_is_tcp(one, self._port) for one in ports):
+            return Verdict(PORT_MISSING, f"Service {self._key} has no TCP port {self._port}")
+        if await self._has_endpoints():
+            self._empty_since = None
+            return GOOD
+        now = asyncio.get_running_loop().time()
+        if self._empty_since is None:
+            self._empty_since = now
+        if now - self._empty_since < STARTING:
+            return self._verdict if self._verdict is not None and not self._verdict.holds else GOOD
+        text = f"Service {self._key} has no ready endpoint: no sidecar gets a module from it; compare its selector with wasmer's Pods"
+        return Verdict(NO_ENDPOINTS, text)
+
+    async def _has_endpoints(self) -> bool:
+        """True also if that may not be looked at."""
+        try:
+            endpoints = await self._client.get(ENDPOINTS, self._key)
+        except NotFound:
+            return False
+        except Forbidden:
+            return True
+        return any(one.get("addresses") for one in endpoints.get("subsets") or ())
+
+    def _tell(self, verdict: Verdict) -> None:
+        self._report(verdict.text)
+        for reason in (NOT_FOUND, PORT_MISSING, NO_ENDPOINTS):
+            self._gauge.labels(reason).set(reason == verdict.reason)
+        if verdict.reason:
+            _log.error("service not usable", reason=verdict.reason, problem=verdict.text)
+        elif verdict.text:
+            _log.warning("service not looked at", problem=verdict.text)
+        else:
+            _log.info("service found", service=str(self._key), port=self._port)
+
+
+def _is_tcp(port: Mapping[str, Any], number: int) -> bool:
+    return port.get("port") == number and port.get("protocol", "TCP") == "TCP"

@@ -1,0 +1,154 @@
+"""The Service that EnvoyFilters name: what is held back, what is only reported, and what is not known."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, Gauge
+
+from autowasm.controller.publishing.service import LOOK, LOOK_SOON, STARTING, PublishedService
+from autowasm.kube.errors import ApiError, Forbidden, NotFound, ServerError
+from autowasm.kube.resources import SERVICES, ObjectKey, ResourceType
+from autowasm.settings import EnvoyFetch
+
+pytestmark = pytest.mark.looptime
+
+GOOD: dict[str, Any] = {"spec": {"ports": [{"port": 80}, {"port": 8081, "protocol": "TCP"}]}}
+READY: dict[str, Any] = {"subsets": [{"addresses": [{"ip": "10.0.0.1"}]}]}
+
+
+@dataclass
+class World:
+    """`service` and `endpoints`: what the API server answers."""
+
+    service: dict[str, Any] | ApiError = field(default_factory=lambda: GOOD)
+    endpoints: dict[str, Any] | ApiError = field(default_factory=lambda: READY)
+    said: list[str] = field(default_factory=list)
+    asked: list[ObjectKey] = field(default_factory=list)
+    changes: int = 0
+
+    def __post_init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.watched = PublishedService(
+            self,  # type: ignore[arg-type]
+            envoy=EnvoyFetch(service_name="w", service_namespace="mesh"),
+            report=self.said.append,
+            problem=Gauge("problem", "", ["reason"], registry=self.registry),
+        )
+
+    async def get(self, resource: ResourceType, key: ObjectKey) -> dict[str, Any]:
+        self.asked.append(key)
+        answer = self.service if resource is SERVICES else self.endpoints
+        if isinstance(answer, ApiError):
+            raise answer
+        return answer
+
+    def changed(self) -> None:
+        self.changes += 1
+
+    @property
+    def reason(self) -> str:
+        problem = self.watched.problem()
+        return problem.reason if problem is not None else ""
+
+    def gauge(self, reason: str) -> float | None:
+        return self.registry.get_sample_value("problem", {"reason": reason})
+
+
+def gone() -> NotFound:
+    return NotFound("gone", code=404)
+
+
+async def test_a_good_one_holds_nothing_back() -> None:
+    world = World()
+    await world.watched.look()
+    assert (world.reason, world.said) == ("", [""])
+    assert world.asked == [ObjectKey("mesh", "w")] * 2
+
+
+@pytest.mark.parametrize(
+    ("service", "reason", "text"),
+    [
+        (gone(), "ServiceNotFound", "Service mesh/w does not exist"),
+        ({"spec": {"ports": [{"port": 80}]}}, "ServicePortMissing", "has no TCP port 8081"),
+        ({"spec": {"ports": [{"port": 8081, "protocol": "UDP"}]}}, "ServicePortMissing", "8081"),
+        ({"spec": {"type": "ExternalName"}}, "ServicePortMissing", "8081"),
+    ],
+)
+async def test_one_that_serves_nobody_holds_back_from_the_start(
+    service: Any, reason: str, text: str
+) -> None:
+    world = World(service=service)
+    await world.watched.look()
+    assert world.reason == reason
+    assert text in str(world.watched.problem())
+    assert text in world.said[-1]
+    assert world.gauge(reason) == 1
+
+
+async def test_one_that_is_replaced_within_seconds_is_no_problem() -> None:
+    world = World()
+    await world.watched.look()
+    running = asyncio.create_task(world.watched.run(world.changed))
+    world.service = gone()
+    await asyncio.sleep(LOOK + 1)
+    world.service = GOOD
+    await asyncio.sleep(LOOK)
+    assert (world.reason, world.changes, world.said) == ("", 0, [""])
+    running.cancel()
+
+
+async def test_objects_are_looked_at_when_it_goes_and_when_it_comes() -> None:
+    world = World()
+    await world.watched.look()
+    running = asyncio.create_task(world.watched.run(world.changed))
+    world.service = gone()
+    await asyncio.sleep(LOOK + LOOK_SOON + 1)
+    assert (world.reason, world.changes) == ("ServiceNotFound", 1)
+    world.service = GOOD
+    await asyncio.sleep(LOOK_SOON + 1)
+    assert (world.reason, world.changes, world.said[-1]) == ("", 2, "")
+    assert world.gauge("ServiceNotFound") == 0
+    running.cancel()
+
+
+@pytest.mark.parametrize(
+    "endpoints", [gone(), {}, {"subsets": [{"notReadyAddresses": [{"ip": "10.0.0.1"}]}]}]
+)
+async def test_no_endpoints_are_reported_after_a_start_and_hold_nothing_back(
+    endpoints: Any,
+) -> None:
+    world = World(endpoints=endpoints)
+    await world.watched.look()
+    assert world.said == [""], "replicas may be starting"
+    running = asyncio.create_task(world.watched.run(world.changed))
+    await asyncio.sleep(STARTING + LOOK + 1)
+    assert "no ready endpoint" in world.said[-1]
+    assert (world.reason, world.changes, world.gauge("ServiceWithoutEndpoints")) == ("", 0, 1)
+    world.endpoints = READY
+    await asyncio.sleep(LOOK_SOON + 1)
+    assert world.said[-1] == ""
+    running.cancel()
+
+
+async def test_what_may_not_be_looked_at_holds_nothing_back() -> None:
+    """An older ClusterRole with a newer image."""
+    world = World(service=Forbidden("no", code=403))
+    await world.watched.look()
+    assert world.reason == ""
+    assert "may not `get` it" in world.said[-1]
+    world = World(endpoints=Forbidden("no", code=403))
+    await world.watched.look()
+    assert world.said == [""]
+
+
+async def test_an_api_server_that_does_not_answer_changes_nothing() -> None:
+    world = World(service=ServerError("down", code=500))
+    await world.watched.look()
+    assert (world.reason, world.said) == ("", [])
+    world.service = gone()
+    await world.watched.look()
+    world.service = ServerError("down", code=500)
+    await world.watched.look()
+    assert world.reason == "ServiceNotFound"
