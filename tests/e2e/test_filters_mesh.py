@@ -1,0 +1,226 @@
+"""Filters from real toolchains in a mesh: `kubectl apply`, wasmer, istiod, and a sidecar of each Envoy release that we promise."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.parts import filters, ports, provision, pypi, wire
+from tests.parts.envoy import Envoy
+from tests.parts.filters import Echo
+from tests.parts.installation import Installation, autowasms, envoyfilters, installed
+from tests.parts.istio import istiod, sidecar
+from tests.parts.kubernetes import kubernetes
+from tests.parts.upstream import upstream
+from tests.parts.wire import Answer
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
+
+BLOBS = "127.0.0.3"
+ADDRESSES = dict(zip(pypi.ENVOY_VERSIONS, ("127.0.0.31", "127.0.0.32"), strict=True))
+LABELS = {"app": "details"}
+TIMEOUT = 90
+STRATEGIES = ("FAIL_CLOSE", "FAIL_OPEN", "FAIL_RELOAD")
+CONFIGURATION = 'say "hällo" to: {a: [1]}\n\t- \\ & # %s\n '
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A sidecar before the service."""
+
+    version: str
+    host: str
+    envoy: Envoy
+
+    async def wait_for(self, condition: Callable[[Answer], bool]) -> Answer:
+        """The first answer that fulfils the condition. Raises TimeoutError with the last one."""
+        last: object = None
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                while True:
+                    try:
+                        answer = await wire.get(f"http://{self.host}/")
+                        if condition(answer):
+                            return answer
+                        last = answer
+                    except OSError as error:
+                        last = error
+                    await asyncio.sleep(0.05)
+        except TimeoutError as error:
+            raise TimeoutError(f"Envoy {self.version}: the last answer was {last!r}") from error
+
+    async def runs(self, filter_: str) -> Answer:
+        """The first answer that the filter has seen."""
+        return await self.wait_for(lambda one: one.headers.get("x-filter") == filter_)
+
+    async def echo(self, wanted: Callable[[Echo], bool]) -> Echo:
+        """What the filter echo says that it received, once it is as wanted. Raises TimeoutError."""
+        async with asyncio.timeout(TIMEOUT):
+            while True:
+                with suppress(OSError):  # an old filter chain ends with its connections
+                    echo = await filters.ask_echo(self.host)
+                    if echo is not None and wanted(echo):
+                        return echo
+                await asyncio.sleep(0.05)
+
+
+@dataclass
+class Mesh(Installation):
+    """An installation and a sidecar of each Envoy, which one AutoWasm selects."""
+
+    proxies: list[Proxy]
+
+    async def use(self, filter_: str, toolchain: str, **fields: Any) -> None:
+        """Apply an AutoWasm with this filter for all sidecars."""
+        path = await asyncio.to_thread(filters.build, filter_, toolchain=toolchain)
+        image = await self.push(f"{filter_}-{toolchain}", await asyncio.to_thread(path.read_bytes))
+        numbers = [int(proxy.host.rpartition(":")[2]) for proxy in self.proxies]
+        await self.apply(self.autowasm(image, applyPorts=numbers, **fields))
+
+    async def clean(self) -> None:
+        """No AutoWasm, and no filter in a sidecar."""
+        await self.cluster.request("DELETE", autowasms())
+        await self.wait_gone(autowasms(name="test"))
+        await self.wait_gone(envoyfilters(name="test"))
+        for proxy in self.proxies:
+            await proxy.wait_for(lambda one: one.status == 200 and "x-filter" not in one.headers)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running_mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
+    for group in ("kubernetes", "istio", "registry"):
+        for part in provision.GROUPS[group]:
+            await asyncio.to_thread(part)
+    directory = tmp_path_factory.mktemp("filters-mesh")
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        cluster = await enter(kubernetes(directory / "kubernetes"))
+        control = await enter(istiod(cluster, directory / "istiod"))
+        blobs = f"{BLOBS}:{ports.free_port(address=BLOBS)}"
+        installation = await enter(
+            installed(cluster, control.kubectl, directory / "installation", host=blobs)
+        )
+        service = await enter(upstream())
+        await control.add_blob_service(blobs)
+        proxies = []
+        for version, address in ADDRESSES.items():
+            name = f"details-{version.replace('.', '-')}"
+            labels = {**LABELS, "version": version}  # a Sidecar resource for each
+            port = ports.free_port(address=address)
+            await control.add_workload(
+                name, labels=labels, address=address, port=port, service=service.host
+            )
+            envoy = await enter(
+                sidecar(
+                    control,
+                    directory / name,
+                    name=name,
+                    labels=labels,
+                    address=address,
+                    version=version,
+                )
+            )
+            proxies.append(Proxy(version, f"{address}:{port}", envoy))
+        parts = {name: getattr(installation, name) for name in Installation.__dataclass_fields__}
+        yield Mesh(**parts, proxies=proxies)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def mesh(running_mesh: Mesh) -> AsyncIterator[Mesh]:
+    """The mesh without anything of another test in it."""
+    yield running_mesh
+    await running_mesh.clean()
+
+
+@pytest.mark.parametrize("toolchain", filters.TOOLCHAINS)
+async def test_filter_in_a_sidecar_receives_configuration_environment_root_id_and_vm_id(
+    mesh: Mesh, toolchain: str
+) -> None:
+    environment = {"PLAIN": "value", "EMPTY": "", "UNCOMMON": "=a b,\n%s"}
+    await mesh.use(
+        "echo",
+        toolchain,
+        pluginConfig=CONFIGURATION,
+        rootID="echo",
+        vmID="shared",
+        env=[{"name": name, "value": value} for name, value in environment.items()],
+    )
+
+    for proxy in mesh.proxies:
+        received = await proxy.echo(lambda echo: echo.configuration != b"")
+        assert received.configuration.decode() == CONFIGURATION, proxy
+        assert dict(received.environment) == environment, proxy
+        assert received.root_id == "echo", proxy
+        assert received.vm_id.startswith("shared-"), proxy
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+async def test_filter_in_a_sidecar_that_fails_on_a_request(mesh: Mesh, strategy: str) -> None:
+    await mesh.use("fail-on-request", "c", failStrategy=strategy)
+
+    for proxy in mesh.proxies:
+        await proxy.runs("fail-on-request")
+        # A connection stays with one worker of Envoy, and each worker has a VM of its own.
+        connection = await wire.Connection.open(proxy.host)
+        async with asyncio.timeout(TIMEOUT):
+            at_once = await connection.request("GET", "/", headers={"x-fail": "request"})
+            assert at_once.status == (200 if strategy == "FAIL_OPEN" else 503), proxy
+            answer = await connection.request("GET", "/")
+            if strategy == "FAIL_CLOSE":
+                assert answer.status == 503, proxy
+            elif strategy == "FAIL_OPEN":
+                assert (answer.status, answer.headers.get("x-filter")) == (200, None), proxy
+            else:
+                while answer.headers.get("x-filter") is None:
+                    await asyncio.sleep(0.05)
+                    answer = await connection.request("GET", "/")
+                assert answer.status == 200, proxy
+        await connection.close()
+
+
+@pytest.mark.parametrize("toolchain", ["c", "go"])
+async def test_sidecar_that_has_the_module_rejects_a_configuration_that_the_filter_refuses(
+    mesh: Mesh, toolchain: str
+) -> None:
+    await mesh.use("refuse-config", toolchain, pluginConfig="accepted", rootID="refuse-config")
+    for proxy in mesh.proxies:
+        await proxy.wait_for(lambda one: one.headers.get("x-configuration") == "accepted")
+
+    await mesh.use("refuse-config", toolchain, pluginConfig=f"refuse {toolchain}")
+
+    for proxy in mesh.proxies:
+        async with asyncio.timeout(TIMEOUT):
+            while f"the word refuse: refuse {toolchain}" not in await proxy.envoy.log_text():
+                await asyncio.sleep(0.05)
+        answer = await wire.get(f"http://{proxy.host}/")
+        assert (answer.status, answer.headers["x-configuration"]) == (200, "accepted"), proxy
+
+
+async def test_filter_in_a_sidecar_asks_another_cluster_and_reads_a_request_body(
+    mesh: Mesh,
+) -> None:
+    cluster = "outbound|8081||wasmer.istio-system.svc.cluster.local"
+    await mesh.use("callout", "go", pluginConfig=f"{cluster} /wasm/nothing")
+    for proxy in mesh.proxies:
+        answer = await proxy.runs("callout")
+        assert (answer.status, answer.headers["x-callout"]) == (200, "404"), proxy
+        assert b'"x-callout": "404"' in answer.body, proxy
+
+    await mesh.use("buffer-body", "go")
+    for proxy in mesh.proxies:
+        await proxy.runs("buffer-body")
+        body = bytes(range(256)) * 1000
+        answer = await wire.request("POST", f"http://{proxy.host}/", body=body)
+        assert (answer.status, answer.headers["x-body"]) == (200, f"{len(body)} {sum(body)}"), proxy
+
+
+async def test_filter_in_a_sidecar_answers_in_place_of_the_service(mesh: Mesh) -> None:
+    await mesh.use("deny", "c")
+
+    for proxy in mesh.proxies:
+        answer = await proxy.wait_for(lambda one: one.status == 403)
+        assert answer.body == b"denied by the filter deny\n"
