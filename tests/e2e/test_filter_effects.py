@@ -15,12 +15,12 @@ from tests.parts import filters, ports, pypi, wat, wire
 from tests.parts.filters import Echo
 
 CONFIG = (
-    '{"zulu": {"y": "y", "rate": 0.5, "list": [1, "0X1F", null, true]}, "alpha": "é", '
-    '"big": 9007199254740993, "id": 18446744073709551615, "one": 1, "whole": 1.0}'
+    '{"zulu": {"y": "y", "rate": 0.5, "list": [1, "0X1F", null, true]}, "alpha": "é\\u2028", '
+    '"big": 9007199254740993, "id": 9223372036854775807, "one": 1, "whole": 1.0}'
 )
 RECEIVED = (
-    '{"zulu":{"y":"y","rate":0.5,"list":[1,"0X1F",null,true]},"alpha":"é",'
-    '"big":9007199254740993,"id":18446744073709551615,"one":1,"whole":1}'
+    '{"zulu":{"y":"y","rate":0.5,"list":[1,"0X1F",null,true]},"alpha":"é\u2028",'
+    '"big":9007199254740993,"id":9223372036854775807,"one":1,"whole":1}'
 )
 
 TRAP = """
@@ -79,7 +79,7 @@ async def test_filter_receives_its_configuration_and_each_change_of_it(
     got = await received(scene, root_id="root")
     assert got.configuration.decode() == RECEIVED
 
-    for text in ('{"as": "text",  "it": 1.0}', "y", "0X1F", "", "two\nlines"):
+    for text in ('{"as": "text",  "it": 1.0}', "y", "0X1F", "", "two\nlines\u0085"):
         scene.wasmer.apply(scene.autowasm(image, pluginConfig=text))
         await received(scene, configuration=text.encode())
     scene.wasmer.apply(scene.autowasm(image, pluginConfig={}))
