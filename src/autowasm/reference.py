@@ -5,6 +5,7 @@ Not a URL: a scheme is refused with a sentence that says so. The grammar is that
 `ImageReference` is safe in a URL path and in a log line.
 """
 
+import ipaddress
 import re
 from dataclasses import dataclass, replace
 from typing import Self
@@ -18,6 +19,7 @@ _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*\Z")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")
 _LONGEST_NAME = 255  # distribution/reference: NameTotalLengthMax
 _LONGEST = 1024  # a name, a tag of 128 and a digest are shorter; patterns over a megabyte hold the loop for 0.1 s
+_HIGHEST_PORT = 65535
 _IMAGE_ID = re.compile(r"[0-9a-f]{64}\Z")
 
 DOCKER_HUB = "docker.io"
@@ -54,8 +56,7 @@ class ImageReference:
                 f"not a tag (letters, digits, '_', '.', '-', at most 128): {tag[:140]!r} in {shown}"
             )
         host, repository = _split_host(f"{head}{slash}{name}")
-        if not _HOST.match(host):
-            raise ValueError(f"not a registry host: {host[:100]!r} in {shown}")
+        check_host(host, shown=shown)
         if not _REPOSITORY.match(repository):
             raise ValueError(
                 f"not a repository name (lower-case letters, digits, single separators): "
@@ -90,6 +91,25 @@ class ImageReference:
         tag = f":{self.tag}" if self.tag else ""
         digest = f"@{self.digest}" if self.digest else ""
         return f"{self.name}{tag}{digest}"
+
+
+def check_host(host: str, *, shown: str) -> None:
+    """Raise ValueError unless `host` is `HOST[:PORT]`; `shown` is quoted in the message.
+
+    distribution/reference takes any five digits for a port; no client can connect to one above 65535.
+    """
+    if not _HOST.match(host):
+        raise ValueError(f"not a registry host: {host[:100]!r} in {shown}")
+    name, colon, port = host.rpartition(":")
+    if host.endswith("]") or not colon:
+        name, port = host, ""
+    if port and not 1 <= int(port) <= _HIGHEST_PORT:
+        raise ValueError(f"the port must be from 1 to {_HIGHEST_PORT}, not {port}: {shown}")
+    if name.startswith("["):
+        try:
+            ipaddress.IPv6Address(name.strip("[]"))
+        except ValueError as error:
+            raise ValueError(f"not an IPv6 address: {name[:100]!r} in {shown}") from error
 
 
 def _split_host(name: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from autowasm.api import pluginconfig
 from autowasm.api.v1alpha1 import EnvVar, Source, Spec
 from autowasm.digest import sha256_hex
 from autowasm.errors import SpecError
+from autowasm.net.urls import check_port
 from autowasm.reference import ImageReference
 from autowasm.units import parse_duration
 
@@ -79,7 +80,7 @@ def _parse_url(url: str) -> None:
         raise ValueError("has no host")
     if parts.fragment:
         raise ValueError("must not have a fragment (#...)")
-    _ = parts.port  # raises ValueError for a port that is none
+    check_port(parts)
 
 
 def _check_ports(ports: tuple[int, ...] | None) -> None:

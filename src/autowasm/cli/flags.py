@@ -24,6 +24,7 @@ from autowasm.cli.options import (
     port,
     private_host,
     proxy_url,
+    registry_host,
     several,
     whole,
 )
@@ -127,9 +128,12 @@ _COMMON: Groups = {
             "--allow-cidr", "CIDR", "private or loopback addresses that every host may have", cidr
         ),
         several("--deny-cidr", "CIDR", "close these addresses to fetches; wins", cidr),
-        several("--plain-http-registry", "HOST[:PORT]", "a registry without TLS"),
+        several("--plain-http-registry", "HOST[:PORT]", "a registry without TLS", registry_host),
         several(
-            "--insecure-registry", "HOST[:PORT]", "a registry whose certificate is not checked"
+            "--insecure-registry",
+            "HOST[:PORT]",
+            "a registry whose certificate is not checked",
+            registry_host,
         ),
         several(
             "--registry-ca-file",

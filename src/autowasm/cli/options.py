@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 from autowasm.errors import UsageError
 from autowasm.net.hosts import split_port
 from autowasm.net.proxy import Proxy
+from autowasm.net.urls import check_port
+from autowasm.reference import check_host
 from autowasm.units import format_duration, parse_duration
 
 ENVIRONMENT_PREFIX = "WASMER_"
@@ -175,12 +177,22 @@ def ca_file(text: str) -> tuple[str, Path]:
     host, equals, name = text.rpartition("=")
     if "/" in host:  # a path with an equals sign in it
         host, equals, name = "", "", text
+    if host:
+        registry_host(host)
     path = Path(name)
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     if equals and not host:
         raise ValueError("write HOST=FILE or FILE")
     return host, path
+
+
+def registry_host(text: str) -> str:
+    """`HOST[:PORT]` as it stands at the beginning of an image reference."""
+    if "/" in text or "@" in text:
+        raise ValueError(f"write HOST or HOST:PORT without scheme and path, not {text[:80]!r}")
+    check_host(text, shown=repr(text[:80]))
+    return text
 
 
 def proxy_url(text: str) -> str:
@@ -201,6 +213,7 @@ def peer_url(text: str) -> str:
         raise ValueError(f"write http://HOST:PORT, not {text[:80]!r}")
     if parts.path not in {"", "/"} or parts.query or parts.fragment:
         raise ValueError(f"write http://HOST:PORT without a path, not {text[:80]!r}")
+    check_port(parts)
     return f"http://{parts.netloc}"
 
 

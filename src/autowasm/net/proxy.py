@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from autowasm.errors import SourceUnavailable, UsageError
 from autowasm.net.hosts import avoids_proxy
+from autowasm.net.urls import check_port
 
 _METADATA_NAMES: Final = frozenset(
     {
@@ -45,6 +46,7 @@ class Proxy:
         """`http://[USER:PASSWORD@]HOST:PORT`. Raises UsageError, which never shows the password."""
         try:
             parts = urlsplit(url)
+            check_port(parts)
             host, port = parts.hostname, parts.port or 80
         except ValueError:  # from None: it may carry the URL
             raise UsageError("--registry-proxy: not a URL of the form http://HOST:PORT") from None

@@ -50,6 +50,16 @@ def check_web_url(url: str, *, what: str) -> None:
         )
 
 
+def check_port(parts: SplitResult) -> None:
+    """Raise ValueError unless a port can be connected to; none is fine (RFC 3986 section 3.2.3 allows an empty one)."""
+    try:
+        port = parts.port
+    except ValueError as error:  # urllib's message names neither the field nor the bounds
+        raise ValueError("the port must be a number from 1 to 65535") from error
+    if port == 0:
+        raise ValueError("the port must be a number from 1 to 65535")
+
+
 def next_hop(url: str, location: str | None, *, hops: int, limit: int) -> str:
     """Where the redirect number `hops` (1 is the first) from `url` leads.
 

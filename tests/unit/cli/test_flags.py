@@ -140,6 +140,17 @@ WRONG = [
     ("--log-level", "loud", "must be one of debug, info, warning, error, not 'loud'"),
     ("--log-format", "xml", "must be one of json, console"),
     ("--registry-ca-file", "/nowhere/ca.pem", "there is no file"),
+    ("--plain-http-registry", "r.example:65536", "the port must be from 1 to 65535, not 65536"),
+    ("--plain-http-registry", "http://r.example", "without scheme and path"),
+    ("--plain-http-registry", "r.example/team", "without scheme and path"),
+    ("--insecure-registry", "r.example:0", "the port must be from 1 to 65535, not 0"),
+    ("--insecure-registry", "r.example:", "not a registry host"),
+    ("--insecure-registry", "[::::]:5000", "not an IPv6 address"),
+    ("--registry-ca-file", "r.example:65536=/dev/null", "the port must be from 1 to 65535"),
+    ("--registry-proxy", "http://proxy.example:65536", "not a URL of the form http://HOST:PORT"),
+    ("--registry-proxy", "http://proxy.example:0", "not a URL of the form http://HOST:PORT"),
+    ("--peer", "http://peer.example:65536", "the port must be a number from 1 to 65535"),
+    ("--peer", "http://peer.example:x", "the port must be a number from 1 to 65535"),
 ]
 
 
