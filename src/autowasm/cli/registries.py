@@ -73,15 +73,17 @@ async def connected(
     limits: Limits,
     pools: Pools,
 ) -> AsyncIterator[Connection]:
-    """A client with `login` or, if that is None, what docker knows of the registry."""
-    credential = login or await dockerconfig.find_login(
-        reference, environment=os.environ, limits=limits, pools=pools
-    )
+    """A client with `login` or, if that is None, the one that `loginplaces.py` finds."""
+    found = dockerconfig.FoundLogin(login)
+    if login is None:
+        found = await dockerconfig.find_login(
+            reference, environment=os.environ, limits=limits, pools=pools
+        )
     client = RegistryClient(
         outgoing=_outgoing(reference, arguments), limits=limits, pools=pools, policy=None
     )
     try:
-        yield Connection(reference, client, credential)
+        yield Connection(reference, client, found.credential)
     finally:
         await client.close()
 

@@ -1,6 +1,6 @@
 """Credential, and finding the right one in a docker config document (`kubernetes.io/dockerconfigjson`, `dockercfg`).
 
-Not a reader of files or Secrets, and no credential helpers: those run on a person's machine (`dockerconfig.py`).
+Not a reader of files or Secrets, and no credential helpers: those run on a person's machine (`credentialhelpers.py`).
 Invariants: a password never reaches a repr, a message or a log; an entry for another host never matches, and a malformed
 entry of another host harms nobody.
 
@@ -227,6 +227,8 @@ def is_text(value: str) -> bool:
 
 
 def _decode_auth(text: str, *, name: str) -> tuple[str, str]:
+    """`base64` wraps after 76 characters; Go's decoder, which docker and the kubelet use, passes line ends over."""
+    text = text.replace("\r", "").replace("\n", "")
     try:
         padded = text + "=" * (-len(text) % 4)
         decoded = base64.b64decode(padded, validate=True).decode()

@@ -126,6 +126,21 @@ def test_a_malformed_matching_entry_is_refused_without_showing_it(entry: object)
     assert caught.value.__cause__ is None
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_line_ends_in_auth_are_passed_over_as_go_does(end: str) -> None:
+    password = "x" * 200
+    wrapped = base64.encodebytes(f"_json_key:{password}".encode()).decode().replace("\n", end)
+    assert wrapped.count(end) > 3
+    expected = Credential("_json_key", password)
+    for text in (wrapped, f"{end}{wrapped}", wrapped.rstrip("=\r\n")):
+        assert find({"r.example": {"auth": text}}) == expected
+
+
+def test_a_space_inside_auth_is_refused_as_go_does() -> None:
+    with pytest.raises(SpecError, match="not base64"):
+        find({"r.example": {"auth": "Ym9i OnMzY3JldA=="}})
+
+
 def test_a_malformed_entry_of_another_host_harms_nobody() -> None:
     assert find({"other.example": "nonsense", "r.example": auth("a:b")}) == Credential("a", "b")
 

@@ -16,7 +16,8 @@ from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
 from autowasm.registry.credentials import Credential
-from autowasm.registry.dockerconfig import config_path, find_login
+from autowasm.registry.dockerconfig import FoundLogin, find_login
+from autowasm.registry.loginplaces import login_places
 
 PLAIN = {"auths": {"r.example": {"auth": base64.b64encode(b"bob:s3cret").decode()}}}
 ANSWER = '{"ServerURL": "r.example", "Username": "carol", "Secret": "t0ken"}'
@@ -40,16 +41,28 @@ class Home:
         file.chmod(0o755)
 
     async def find(self, image: str = "r.example/team/app") -> Credential | None:
-        environment = {
-            "DOCKER_CONFIG": str(self.folder),
+        found = await self.search(image, DOCKER_CONFIG=str(self.folder))
+        return found.credential
+
+    async def search(self, image: str = "r.example/team/app", **environment: str) -> FoundLogin:
+        """With these variables and no others, but for PATH and a home of its own."""
+        base = {
+            "HOME": str(self.folder / "nobody"),
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
         }
         return await find_login(
             ImageReference.parse(image),
-            environment=environment,
+            environment=base | environment,
             limits=self.limits,
             pools=self.pools,
         )
+
+    def put(self, name: str, document: object) -> Path:
+        """A file below the folder."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(document if isinstance(document, str) else json.dumps(document))
+        return path
 
 
 @pytest.fixture
@@ -59,10 +72,168 @@ def home(tmp_path: Path) -> Iterator[Home]:
         yield Home(tmp_path, pools, Limits(credential_helper_timeout=10.0))
 
 
-def test_the_folder_is_dockers() -> None:
-    assert config_path({"DOCKER_CONFIG": "/d", "HOME": "/h"}) == Path("/d/config.json")
-    assert config_path({"HOME": "/h"}) == Path("/h/.docker/config.json")
-    assert config_path({"HOME": "/h", "DOCKER_CONFIG": ""}) == Path("/h/.docker/config.json")
+def login(user: str, key: str = "r.example") -> dict[str, object]:
+    return {"auths": {key: {"auth": base64.b64encode(f"{user}:s3cret".encode()).decode()}}}
+
+
+@pytest.mark.parametrize(
+    ("environment", "names"),
+    [
+        (
+            {"HOME": "/h", "XDG_RUNTIME_DIR": "/run/user/7"},
+            [
+                "/run/user/7/containers/auth.json",
+                "/h/.config/containers/auth.json",
+                "/h/.docker/config.json",
+                "/h/.dockercfg",
+            ],
+        ),
+        (
+            {"HOME": "/h", "XDG_CONFIG_HOME": "/c", "DOCKER_CONFIG": ""},
+            [
+                f"/run/containers/{os.getuid()}/auth.json",
+                "/c/containers/auth.json",
+                "/h/.docker/config.json",
+                "/h/.dockercfg",
+            ],
+        ),
+        (
+            {"HOME": "/h", "DOCKER_CONFIG": "/d", "REGISTRY_AUTH_FILE": "/a.json"},
+            ["/d/config.json", "/a.json", "/h/.config/containers/auth.json", "/h/.dockercfg"],
+        ),
+        (
+            {"HOME": "/h", "DOCKER_CONFIG": "/d", "DOCKER_AUTH_CONFIG": "{}"},
+            [
+                "$DOCKER_AUTH_CONFIG",
+                "/d/config.json",
+                f"/run/containers/{os.getuid()}/auth.json",
+                "/h/.config/containers/auth.json",
+                "/h/.dockercfg",
+            ],
+        ),
+        (
+            {"HOME": "/h", "DOCKER_AUTH_CONFIG": "{}", "GITLAB_CI": "true"},
+            [
+                f"/run/containers/{os.getuid()}/auth.json",
+                "/h/.config/containers/auth.json",
+                "/h/.docker/config.json",
+                "/h/.dockercfg",
+                "$DOCKER_AUTH_CONFIG",
+            ],
+        ),
+    ],
+)
+def test_the_places_are_searched_in_their_documented_order(
+    environment: dict[str, str], names: list[str]
+) -> None:
+    assert [place.name for place in login_places(environment)] == names
+
+
+def test_a_user_without_home_and_passwd_entry_has_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
+    names = [place.name for place in login_places({})]
+    assert names == [f"/run/containers/{2**31 - 7}/auth.json"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "file"),
+    [
+        ("DOCKER_CONFIG", "", "config.json"),
+        ("REGISTRY_AUTH_FILE", "my-auth.json", "my-auth.json"),
+        ("XDG_RUNTIME_DIR", "run", "run/containers/auth.json"),
+        ("XDG_CONFIG_HOME", "conf", "conf/containers/auth.json"),
+        ("HOME", "", ".config/containers/auth.json"),
+        ("HOME", "", ".docker/config.json"),
+    ],
+)
+async def test_a_login_is_found_in_every_place(
+    home: Home, variable: str, value: str, file: str
+) -> None:
+    home.put(file, login("bob"))
+    found = await home.search(**{variable: str(home.folder / value)})
+    assert found.credential == Credential("bob", "s3cret")
+
+
+async def test_a_login_is_found_in_a_variable_and_in_dockercfg(home: Home) -> None:
+    found = await home.search(DOCKER_AUTH_CONFIG=json.dumps(login("bob")))
+    assert found.credential == Credential("bob", "s3cret")
+    home.put(".dockercfg", login("bob")["auths"])
+    found = await home.search(HOME=str(home.folder))
+    assert found.credential == Credential("bob", "s3cret")
+
+
+async def test_the_first_place_with_a_login_for_the_host_wins(home: Home) -> None:
+    home.put(".docker/config.json", login("docker"))
+    home.put("run/containers/auth.json", login("other", "other.example"))
+    environment = {"HOME": str(home.folder), "XDG_RUNTIME_DIR": str(home.folder / "run")}
+    found = await home.search(**environment)
+    assert found.credential == Credential("docker", "s3cret")
+    assert found.searched[0] == f"{home.folder}/run/containers/auth.json (has none for it)"
+    home.put("run/containers/auth.json", login("podman"))
+    assert (await home.search(**environment)).credential == Credential("podman", "s3cret")
+
+
+async def test_the_runner_of_gitlab_does_not_hide_the_jobs_own_login(home: Home) -> None:
+    home.put(".docker/config.json", login("job"))
+    environment = {
+        "HOME": str(home.folder),
+        "DOCKER_AUTH_CONFIG": json.dumps(login("runner")),
+    }
+    assert (await home.search(**environment)).credential == Credential("runner", "s3cret")
+    found = await home.search(**environment, GITLAB_CI="true")
+    assert found.credential == Credential("job", "s3cret")
+
+
+async def test_keys_of_containers_auth_json_may_name_a_repository(home: Home) -> None:
+    auths: dict[str, object] = {}
+    for key in ("r.example", "r.example/team", "r.example/team/app", "r.example/te"):
+        auths |= login(key.replace("/", "-").replace(".", "-"), key)["auths"]  # type: ignore[operator]
+    path = home.put("auth.json", {"auths": auths})
+    for image, user in (
+        ("r.example/team/app:v1", "r-example-team-app"),
+        ("r.example/team/application:v1", "r-example-team"),
+        ("r.example/teams/app:v1", "r-example"),
+        ("r.example/te/a/b", "r-example-te"),
+    ):
+        found = await home.search(image, REGISTRY_AUTH_FILE=str(path))
+        assert found.credential == Credential(user, "s3cret"), image
+
+
+async def test_without_a_login_every_searched_place_is_listed_with_the_reason(home: Home) -> None:
+    home.put(".docker/config.json", {})
+    home.put(".dockercfg", "auth = abc")
+    found = await home.search(HOME=str(home.folder), XDG_RUNTIME_DIR="/nowhere")
+    assert found == FoundLogin(
+        None,
+        (
+            "/nowhere/containers/auth.json (absent)",
+            f"{home.folder}/.config/containers/auth.json (absent)",
+            f"{home.folder}/.docker/config.json (has none for it)",
+            f"{home.folder}/.dockercfg (not JSON)",
+        ),
+    )
+
+
+async def test_a_file_of_podman_that_is_malformed_does_not_end_a_command(
+    home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home.put("run/containers/auth.json", "{")
+    home.put(".docker/config.json", login("bob"))
+    found = await home.search(HOME=str(home.folder), XDG_RUNTIME_DIR=str(home.folder / "run"))
+    assert found.credential == Credential("bob", "s3cret")
+    captured = capsys.readouterr()
+    assert "run/containers/auth.json" in captured.out + captured.err
+
+
+@pytest.mark.parametrize("variable", ["REGISTRY_AUTH_FILE", "DOCKER_AUTH_CONFIG"])
+async def test_a_malformed_document_that_was_named_ends_the_command(
+    home: Home, variable: str
+) -> None:
+    path = home.put("auth.json", "{s3cret")
+    value = str(path) if variable == "REGISTRY_AUTH_FILE" else "{s3cret"
+    with pytest.raises(UsageError, match="not JSON") as caught:
+        await home.search(**{variable: value})
+    assert "s3cret" not in str(caught.value)
 
 
 async def test_no_file_is_no_login(home: Home) -> None:
