@@ -86,6 +86,8 @@ class Limits:
     """Bytes a second; slower than this a 32 MiB module would not finish within `fetch_timeout` anyway."""
     minimum_rate_after: float = 10.0
     """Seconds of grace, and the window over which the rate is taken."""
+    error_body_timeout: float = 2.0
+    """For the first 16 KiB of an error's body: they come with the header or soon after, and the status is known already."""
     dns_timeout: float = 5.0
     attempts: int = 3
     """Tries inside one fetch, for answers that say "later" and broken connections. The queue retries after that."""

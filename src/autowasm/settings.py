@@ -7,6 +7,7 @@ below the composition root reads the environment, and no default is written anyw
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from autowasm.advice import WASMER, Advice
 from autowasm.limits import (
     MIB,
     FetchLimits,
@@ -100,6 +101,8 @@ class Outgoing:
     """Requests a second to one registry host, all together; 0: no limit. Docker Hub takes about this from one address."""
     host_burst: int = 100
     """Requests to one registry host that may be made at once before `host_rate` counts."""
+    advice: Advice = WASMER
+    """Whose flags and fields an error names."""
 
 
 @dataclass(frozen=True, slots=True)

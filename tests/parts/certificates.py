@@ -16,6 +16,7 @@ from cryptography.x509.oid import NameOID
 from tests.parts.registry import TlsFiles
 
 _DAY = datetime.timedelta(days=1)
+_HOUR = datetime.timedelta(hours=1)
 
 
 class Authority:
@@ -53,15 +54,19 @@ class Authority:
         addresses: Sequence[str] = ("127.0.0.1", "::1"),
         hosts: Sequence[str] = ("localhost",),
         ended: bool = False,
+        age: datetime.timedelta = _HOUR,
     ) -> TlsFiles:
-        """A server certificate as `NAME.pem`, `NAME.key` and `NAME-ca.pem` in `directory`."""
+        """A server certificate as `NAME.pem`, `NAME.key` and `NAME-ca.pem` in `directory`.
+
+        Good from `age` ago for 25 hours; a negative `age` is a certificate of the future.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = [x509.DNSName(host) for host in hosts]
         names += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         certificate = (
-            _builder(subject, self._name, key.public_key(), ended=ended)
+            _builder(subject, self._name, key.public_key(), age=26 * _HOUR if ended else age)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .sign(self._key, hashes.SHA256())
         )
@@ -87,18 +92,18 @@ def _builder(
     issuer: x509.Name,
     public_key: ec.EllipticCurvePublicKey,
     *,
-    ended: bool = False,
+    age: datetime.timedelta = _HOUR,
 ) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
+    # An hour back unless a test says otherwise: containers' clocks differ.
+    begin = datetime.datetime.now(datetime.UTC) - age
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        # An hour back: containers' clocks differ.
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now - datetime.timedelta(minutes=1) if ended else now + _DAY)
+        .not_valid_before(begin)
+        .not_valid_after(begin + _DAY + _HOUR)
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from autowasm.artifacts import pullsecrets
 from autowasm.artifacts.pullsecrets import Access, SecretReader, ServiceAccounts
 from autowasm.artifacts.source import FetchRequest
-from autowasm.errors import SourceDenied
+from autowasm.errors import SourceDenied, SourceNotFound
 from autowasm.reference import ImageReference
 
 
@@ -33,12 +33,14 @@ class AccessReader:
         )
 
 
-def explain_denied(request: FetchRequest, access: Access, error: SourceDenied) -> SourceDenied:
-    """Say so if the Secret that was named had nothing for the host."""
+def explain_denied(
+    request: FetchRequest, access: Access, error: SourceDenied | SourceNotFound
+) -> SourceDenied | SourceNotFound:
+    """Say so if the Secret that was named has nothing for the host. Many registries answer 404 for what is private."""
     if request.secret is None or access.credential is not None or request.source.registry is None:
         return error
     host = ImageReference.parse(request.source.registry.image).host
-    return SourceDenied(
+    return type(error)(
         f"{error}; spec.secret: Secret {request.secret} has no entry for {host}, so the image was asked for anonymously",
         reason=error.reason,
     )

@@ -31,7 +31,7 @@ from autowasm.artifacts.pullsecrets import Access, SecretReader, ServiceAccounts
 from autowasm.artifacts.source import FetchRequest, ModuleSource, Pinned
 from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
-from autowasm.errors import AutoWasmError, ContentRejected, SourceDenied
+from autowasm.errors import AutoWasmError, ContentRejected, SourceDenied, SourceNotFound
 from autowasm.net.pools import Pools
 from autowasm.settings import Settings
 from autowasm.telemetry.metrics import Metrics, exemplar_of
@@ -143,7 +143,7 @@ class ArtifactFetcher:
     def _judged(self, attempt: Attempt) -> Iterator[None]:
         try:
             yield
-        except SourceDenied as error:
+        except (SourceDenied, SourceNotFound) as error:
             raise explain_denied(attempt.request, attempt.access, error) from error
         self._breakers.succeeded(attempt.key)
 

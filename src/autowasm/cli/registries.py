@@ -7,6 +7,7 @@ sent; a login goes to the reference's own registry; SIGTERM ends a command as Ct
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from autowasm.advice import WASMC, Advice
 from autowasm.errors import UsageError
 from autowasm.limits import Limits
 from autowasm.net.hosts import is_loopback
@@ -80,7 +82,7 @@ async def connected(
             reference, environment=os.environ, limits=limits, pools=pools
         )
     client = RegistryClient(
-        outgoing=_outgoing(reference, arguments), limits=limits, pools=pools, policy=None
+        outgoing=_outgoing(reference, arguments, found), limits=limits, pools=pools, policy=None
     )
     try:
         yield Connection(reference, client, found.credential)
@@ -155,7 +157,9 @@ def given_login(arguments: argparse.Namespace) -> Credential | None:
     return Credential(arguments.username, password)
 
 
-def _outgoing(reference: ImageReference, arguments: argparse.Namespace) -> Outgoing:
+def _outgoing(
+    reference: ImageReference, arguments: argparse.Namespace, found: dockerconfig.FoundLogin
+) -> Outgoing:
     host = frozenset({reference.host})
     with_tls = arguments.insecure or arguments.ca_file is not None
     # docker and crane take registries on this machine as plain HTTP, too.
@@ -164,4 +168,14 @@ def _outgoing(reference: ImageReference, arguments: argparse.Namespace) -> Outgo
         plain_http=host if plain else frozenset(),
         insecure=host if arguments.insecure else frozenset(),
         ca_file=arguments.ca_file,
+        advice=_advice(found, plain=plain and not arguments.plain_http),
     )
+
+
+def _advice(found: dockerconfig.FoundLogin, *, plain: bool) -> Advice:
+    """What can be changed on this command line. `plain`: plain http was chosen because the registry is on this machine."""
+    login = WASMC.login
+    if found.searched:
+        login += f"; no login for it was found in: {', '.join(found.searched)}"
+    no_plain_http = "give --ca-file or --insecure" if plain else WASMC.no_plain_http
+    return dataclasses.replace(WASMC, login=login, no_plain_http=no_plain_http)

@@ -7,6 +7,7 @@ AutoWasm's status would have it; nothing is kept on disk.
 import argparse
 from typing import Final
 
+from autowasm.advice import WASMC
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.image import ImageSource
@@ -49,7 +50,7 @@ async def ask(
     )
     try:
         if reference is None:
-            outgoing = Outgoing(ca_file=arguments.ca_file)
+            outgoing = Outgoing(ca_file=arguments.ca_file, advice=WASMC)
             async with ObjectSession(
                 outgoing=outgoing, limits=limits, pools=pools, policy=None
             ) as session:

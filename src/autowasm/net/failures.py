@@ -1,54 +1,122 @@
 """What went wrong below HTTP, as one of our errors: names, connections, TLS, answers that broke off.
 
-Not a table of statuses (`answers.py`). Invariant: the sentence is made from the operating system's or TLS's own words at
-the root of the exception, never from the text of requests or urllib3, which holds URLs with their queries.
+Not a table of statuses (`answers.py`). Invariants: the sentence is made from the operating system's or TLS's own words at
+the root of the exception, never from the text of requests or urllib3, which holds URLs with their queries; an advice is
+given only for a failure that it can help against.
+
+Sources: OpenSSL `include/openssl/x509_vfy.h.in` (verify codes), `include/openssl/sslerr.h` (reasons).
 """
 
+import http.client
 import socket
 import ssl
 from collections.abc import Iterator
 from typing import Final
 
+from autowasm.advice import WASMER, Advice
 from autowasm.errors import SourceUnavailable
 from autowasm.net.urls import redact
 
 _SPEAKS_PLAIN_HTTP: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
 _DEEPEST: Final = 12
 
+_EXPIRED: Final = frozenset({10, 12})
+_NOT_YET_VALID: Final = frozenset({9, 11})
+_REVOKED: Final = 23
+_WRONG_NAME: Final = frozenset({62, 63, 64})
+_UNKNOWN_AUTHORITY: Final = frozenset({2, 18, 19, 20, 21, 27})
+_TOO_WEAK: Final = frozenset({66, 67, 68})
 
-def connection_failure(error: BaseException, *, url: str, reason: str) -> SourceUnavailable:
+_TLS_PROBLEMS: Final = {
+    "TLSV1_ALERT_PROTOCOL_VERSION": "it speaks no version of TLS that is accepted here (1.2 or later)",
+    "UNSUPPORTED_PROTOCOL": "it speaks no version of TLS that is accepted here (1.2 or later)",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "it accepts none of our ciphers, or wants a client certificate, which is not supported",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants a client certificate, which is not supported",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "it wants a client certificate, which is not supported",
+    "TLSV1_UNRECOGNIZED_NAME": "it has no certificate for this host name",
+    "DH_KEY_TOO_SMALL": "its key is too weak",
+    "EE_KEY_TOO_SMALL": "its key is too weak",
+}
+
+
+def connection_failure(
+    error: BaseException, *, url: str, reason: str, advice: Advice = WASMER
+) -> SourceUnavailable:
     """`reason` for what may pass by itself; `CertificateInvalid` and `TlsFailed` for what will not."""
     where = redact(url)
     chain = list(_chain(error))
     for found in chain:
         if isinstance(found, ssl.SSLCertVerificationError):
-            return SourceUnavailable(
-                f"{where}: its certificate is not trusted ({found.verify_message}); name its authority "
-                "with a CA file, or the host as insecure",
-                reason="CertificateInvalid",
-            )
+            return certificate_failure(found, where=where, advice=advice)
         if isinstance(found, ssl.SSLError) and not isinstance(found, ssl.SSLEOFError):
-            return _tls_failure(found, where=where)
+            return tls_failure(found, where=where, plain_http=advice.plain_http)
         if isinstance(found, socket.gaierror):
             return SourceUnavailable(
                 f"{where}: its name cannot be resolved ({found.strerror})", reason=reason
             )
+    hint = ""
+    if url.lower().startswith("http:") and any(_may_be_tls(found) for found in chain):
+        hint = (
+            "; it was asked in plain http, and such an end is usual for a port that speaks TLS (https): if it does, "
+            f"{advice.no_plain_http}"
+        )
     for found in chain:
         if isinstance(found, TimeoutError):
             return SourceUnavailable(f"{where}: no answer in time", reason=reason)
         if isinstance(found, OSError) and found.strerror:
-            return SourceUnavailable(f"{where}: {found.strerror}", reason=reason)
+            return SourceUnavailable(f"{where}: {found.strerror}{hint}", reason=reason)
     return SourceUnavailable(
-        f"{where}: the answer broke off or was not HTTP ({type(chain[-1]).__name__})", reason=reason
+        f"{where}: the answer broke off or was not HTTP ({type(chain[-1]).__name__}){hint}",
+        reason=reason,
     )
 
 
-def _tls_failure(error: ssl.SSLError, *, where: str) -> SourceUnavailable:
-    if error.reason in _SPEAKS_PLAIN_HTTP:
-        problem = "it does not speak TLS; if it is meant to be plain http, name the host so"
+def certificate_failure(
+    error: ssl.SSLCertVerificationError, *, where: str, advice: Advice, may_be_insecure: bool = True
+) -> SourceUnavailable:
+    """The error for a certificate that is not accepted, with what helps against this very problem."""
+    code = getattr(error, "verify_code", 0)
+    problem = getattr(error, "verify_message", "") or "not valid"
+    if code in _EXPIRED:
+        said = f"its certificate has expired ({problem}); it must be renewed there, or this machine's clock is wrong"
+    elif code in _NOT_YET_VALID:
+        said = f"its certificate is not valid yet ({problem}); check the clocks there and here"
+    elif code in _WRONG_NAME:
+        said = f"its certificate is for another host ({problem}); use a name that it has, or have it issued for this one"
+    elif code == _REVOKED:
+        said = f"its certificate is revoked ({problem}); it must be replaced there"
+    elif code in _TOO_WEAK:
+        said = f"its certificate is too weak ({problem}); it must be replaced there"
+    elif code in _UNKNOWN_AUTHORITY:
+        said = (
+            f"its certificate is not trusted ({problem}); name its authority with {advice.ca_file}"
+        )
+        if may_be_insecure:
+            said += f", or the host with {advice.insecure}"
     else:
-        problem = f"TLS failed ({error.reason or 'connection closed'})"
+        said = f"its certificate is not accepted ({problem}); it, or its authority's, must be issued again"
+    return SourceUnavailable(f"{where}: {said}", reason="CertificateInvalid")
+
+
+def tls_failure(error: OSError, *, where: str, plain_http: str) -> SourceUnavailable:
+    """The error for TLS that fails. `plain_http`: how a host without TLS is named."""
+    reason = getattr(error, "reason", None)
+    if reason in _SPEAKS_PLAIN_HTTP:
+        problem = (
+            f"it does not speak TLS; if it is meant to be plain http, say so with {plain_http}"
+        )
+    elif reason in _TLS_PROBLEMS:
+        problem = f"TLS failed ({reason}): {_TLS_PROBLEMS[reason]}"
+    else:
+        problem = f"TLS failed ({reason or 'connection closed'})"
     return SourceUnavailable(f"{where}: {problem}", reason="TlsFailed")
+
+
+def _may_be_tls(error: BaseException) -> bool:
+    """How a server that waits for TLS ends a plain request: a reset, a silent end, or a TLS alert instead of HTTP."""
+    return isinstance(
+        error, ConnectionResetError | BrokenPipeError | http.client.BadStatusLine
+    )  # RemoteDisconnected is a BadStatusLine
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

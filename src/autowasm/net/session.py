@@ -8,6 +8,7 @@ server stored them, never decompressed on the way; no cookie, proxy or `.netrc` 
 import asyncio
 import contextlib
 import contextvars
+import datetime
 import os
 import socket
 import ssl
@@ -20,13 +21,17 @@ from urllib.parse import urlsplit
 import aiohttp
 import yarl
 
+from autowasm.advice import Advice
 from autowasm.errors import AddressBlocked, SourceUnavailable
 from autowasm.limits import Limits
-from autowasm.net import tls
+from autowasm.net import servermessage, tls
 from autowasm.net.answers import Answerer, error_for
+from autowasm.net.failures import certificate_failure, tls_failure
 from autowasm.net.policy import AddressPolicy, Purpose
 from autowasm.net.pools import Pools
 from autowasm.net.resolving import PoolResolver
+from autowasm.net.servermessage import BODY_LIMIT, ServerMessage
+from autowasm.net.signatures import signature_hint
 from autowasm.net.stream import NO_VALIDATORS, ObjectStream, Validators, too_large
 from autowasm.net.urls import check_web_url, next_hop, redact
 from autowasm.settings import Outgoing
@@ -66,6 +71,7 @@ class ObjectSession:
     ) -> None:
         """`on_request` hears of each request's `HOST[:PORT]`. `policy` None: every address may be reached. `resolver` is the system's but in tests."""
         self._trust = tls.Trust(outgoing, may_be_insecure=False)
+        self._advice = outgoing.advice
         self._resolver = resolver
         self._on_request = on_request
         self._limits = limits
@@ -140,13 +146,28 @@ class ObjectSession:
             response = await self._request(session, url, headers)
             if response.status == 200 or (response.status == 304 and headers):
                 return response
-            response.close()  # not read: an error page may be endless
             if response.status not in _REDIRECTS:
-                raise error_for(response.status, response.headers, answerer=_answerer(url))
+                said = await self._message(response)
+                answerer = _answerer(url, said, now=datetime.datetime.now(datetime.UTC))
+                raise error_for(response.status, response.headers, answerer=answerer, said=said)
+            response.close()  # not read: a page may be endless
             url = next_hop(
                 url, response.headers.get("Location"), hops=hops, limit=self._limits.redirects
             )
         raise AssertionError("unreachable: next_hop ends the loop")
+
+    async def _message(self, response: aiohttp.ClientResponse) -> ServerMessage:
+        """What the beginning of an error's body says. Raises nothing of it."""
+        data = bytearray()
+        try:
+            async with asyncio.timeout(self._limits.error_body_timeout):
+                while len(data) < BODY_LIMIT and (chunk := await response.content.readany()):
+                    data += chunk
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            pass  # the status is known, and so is what came
+        finally:
+            response.close()
+        return servermessage.parse(bytes(data), response.headers.get("Content-Type", ""))
 
     async def _request(
         self, session: aiohttp.ClientSession, url: str, headers: Mapping[str, str]
@@ -170,7 +191,7 @@ class ObjectSession:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if attempt.blocked is not None and not attempt.tried:
                 raise attempt.blocked from error
-            raise _unavailable(shown, error) from error
+            raise _unavailable(shown, error, advice=self._advice) from error
         finally:
             _attempt.reset(token)
 
@@ -224,13 +245,15 @@ class _BlockedSocketError(OSError):
     """AddressBlocked in the only form that aiohttp passes on."""
 
 
-def _unavailable(shown: str, error: Exception) -> SourceUnavailable:
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        problem = getattr(error.certificate_error, "verify_message", "") or "not valid"
-        return SourceUnavailable(
-            f"{shown}: its certificate is not trusted ({problem}); name its authority with a CA file",
-            reason="CertificateInvalid",
+def _unavailable(shown: str, error: Exception, *, advice: Advice) -> SourceUnavailable:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError) and isinstance(
+        error.certificate_error, ssl.SSLCertVerificationError
+    ):
+        return certificate_failure(
+            error.certificate_error, where=shown, advice=advice, may_be_insecure=False
         )
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return tls_failure(error, where=shown, plain_http="http:// in its URL")
     if isinstance(error, aiohttp.ClientConnectorError):
         reason = _in_words(error.os_error)
         return SourceUnavailable(f"{shown}: cannot connect ({reason})", reason="ObjectUnavailable")
@@ -253,10 +276,12 @@ def _in_words(error: OSError) -> str:
     return error.strerror or str(error) or "unknown reason"
 
 
-def _answerer(url: str) -> Answerer:
+def _answerer(url: str, said: ServerMessage, *, now: datetime.datetime) -> Answerer:
     return Answerer(
         what=redact(url),
         not_found="ObjectNotFound",
         unavailable="ObjectUnavailable",
-        denied_hint="objects are fetched without credentials: use a URL that needs none, or a signed one",
+        denied_hint=signature_hint(url, said, now=now),
+        unexpected_hint=signature_hint(url, said, now=now) if said.mentions("expire") else "",
+        tls_hint="write https:// in its URL" if url.lower().startswith("http:") else "",
     )

@@ -129,6 +129,11 @@ class Authorizer:
             return True
         return "basic" in challenges and basic is not None and self._send_login(basic)
 
+    def send_unasked(self) -> bool:
+        """Show the login although no challenge is known, as crane does after a 200 from `/v2/`. False: it cannot be shown."""
+        value = self._own_token() or self._basic()
+        return value is not None and self._send_login(value)
+
     def _send_login(self, value: str) -> bool:
         if self.header == value:
             return False

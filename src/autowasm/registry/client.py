@@ -254,5 +254,5 @@ def _verify(data: bytes, expected: Digest, *, size: int | None, what: str) -> No
 
 def _upload(repository: "Repository", *, layer: Layer) -> None:
     digest = layer.digest
-    if not repository.has_blob(digest):
+    if not repository.has_blob(digest, size=layer.size):
         repository.put_blob(digest, size=layer.size, content=layer.content)

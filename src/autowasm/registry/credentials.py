@@ -63,6 +63,14 @@ class Credential:
             return "the token"
         return f"user {self.username!r}"
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What a server may send back and no message may show: the secret parts, and their form in a Basic header."""
+        pair = f"{self.username}:{self.password}".encode(errors="surrogateescape")
+        encoded = base64.b64encode(pair).decode() if self.password else ""
+        parts = (self.password, self.identity_token, self.registry_token, encoded)
+        return tuple(part for part in parts if part)
+
 
 @dataclass(frozen=True, slots=True)
 class _Key:

@@ -150,6 +150,13 @@ class Repositories:
             logins=self._logins,
             budgets=self._budgets,
             on_request=self._on_request,
+            advice=self._outgoing.advice,
             limits=self._limits,
         )
-        return Repository(transport, reference, credential=credential, limits=self._limits)
+        return Repository(
+            transport,
+            reference,
+            credential=credential,
+            advice=self._outgoing.advice,
+            limits=self._limits,
+        )

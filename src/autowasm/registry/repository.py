@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from autowasm.advice import WASMER, Advice
 from autowasm.digest import Digest, DigestVerifier
-from autowasm.errors import StorageError
+from autowasm.errors import SourceUnavailable, StorageError
 from autowasm.limits import Limits
-from autowasm.net.answers import Answerer, error_for
-from autowasm.net.urls import next_hop
+from autowasm.net.answers import LATER, Answerer, Doing, error_for
+from autowasm.net.urls import next_hop, redact
 from autowasm.reference import ImageReference
 from autowasm.registry.answer import Answer
 from autowasm.registry.credentials import Credential
@@ -42,15 +43,14 @@ class Repository:
         *,
         credential: Credential | None,
         limits: Limits,
+        advice: Advice = WASMER,
     ) -> None:
         self._transport = transport
+        self._host = reference.host
         self._name = reference.name
+        self._credential = credential
         self._limits = limits
-        self._hint = (
-            f"{credential.shown} may not do this, or the password is wrong"
-            if credential
-            else "no credential was given; give one that may do this"
-        )
+        self._advice = advice
 
     def close(self) -> None:
         """Close kept connections."""
@@ -62,6 +62,7 @@ class Repository:
         what = f"image {self._shown(version)}"
         with self._transport.ask("GET", url, headers={"Accept": accept}) as answer:
             self._expect(answer, 200, what=what)
+            _refuse_page(answer, what=what)
             data = answer.read(limit=self._limits.manifest_bytes, what=what)
             media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip()
             return ManifestAnswer(data, media_type or None, _announced(answer))
@@ -82,6 +83,7 @@ class Repository:
         verifier = DigestVerifier(digest, size=size, what=what)
         with self._transport.ask("GET", self._transport.blob_url(digest)) as answer:
             self._expect(answer, 200, what=what)
+            _refuse_page(answer, what=what)
             # Network errors are translated already: an OSError in here comes from the disk.
             with _storage_errors(destination), destination.open("wb") as file:
                 for chunk in answer.chunks():
@@ -89,18 +91,27 @@ class Repository:
                     file.write(chunk)
         verifier.finish()
 
-    def has_blob(self, digest: Digest) -> bool:
-        """HEAD a blob."""
+    def has_blob(self, digest: Digest, *, size: int) -> bool:
+        """Whether the registry says that it has the blob, so that an upload can be saved.
+
+        Only a 200 says so. Registries refuse the question in many ways (403, 405, 501) and take the upload all the same; if
+        they do not, the upload has the reason. Raises what says "later", which the upload would hear too, and a login that
+        was refused, which must not be shown again and again.
+        """
         with self._transport.ask("HEAD", self._transport.blob_url(digest)) as answer:
-            self._expect(answer, 200, 404, what=f"layer {digest} of {self._name}")
-            return answer.status == 200
+            if answer.status in LATER | {502, 503, 504} or (
+                answer.status == 401 and answer.with_login
+            ):
+                self._expect(answer, 200, what=f"layer {digest} of {self._name}")
+            length = answer.headers.get("Content-Length", str(size))
+            return answer.status == 200 and not answer.is_page and length == str(size)
 
     def put_blob(self, digest: Digest, *, size: int, content: bytes | Path) -> None:
         """POST, then PUT the whole blob (distribution specification, "Pushing a blob monolithically")."""
         what = f"upload of {digest} to {self._name}"
         url = self._transport.upload_url()
         with self._transport.ask("POST", url, headers={"Content-Length": "0"}) as answer:
-            self._expect(answer, 202, what=what)
+            self._expect(answer, 202, what=what, doing=Doing.UPLOAD)
             location = next_hop(url, answer.headers.get("Location"), hops=1, limit=1)
         joint = "&" if "?" in location else "?"
         with self._transport.ask(
@@ -109,7 +120,7 @@ class Repository:
             headers={"Content-Type": "application/octet-stream"},
             body=Body(content, size=size),
         ) as answer:
-            self._expect(answer, 201, 204, what=what)
+            self._expect(answer, 201, 204, what=what, doing=Doing.UPLOAD)
 
     def put_manifest(self, version: str, *, data: bytes, media_type: str) -> Digest | None:
         """PUT a manifest: the digest that the registry says it has, if it says so."""
@@ -119,21 +130,56 @@ class Repository:
             headers={"Content-Type": media_type},
             body=Body(data, size=len(data)),
         ) as answer:
-            self._expect(answer, 201, what=f"upload of the manifest {self._shown(version)}")
+            what = f"upload of the manifest {self._shown(version)}"
+            self._expect(answer, 201, what=what, doing=Doing.UPLOAD_MANIFEST)
             return _announced(answer)
 
-    def _expect(self, answer: Answer, *wanted: int, what: str) -> None:
-        if answer.status not in wanted:
-            answerer = Answerer(
-                what=what,
-                not_found="ImageNotFound",
-                unavailable="RegistryUnavailable",
-                denied_hint=self._hint,
-            )
-            raise error_for(answer.status, answer.headers, answerer=answerer)
+    def _expect(self, answer: Answer, *wanted: int, what: str, doing: Doing = Doing.READ) -> None:
+        if answer.status in wanted:
+            return
+        answerer = Answerer(
+            what=what,
+            not_found="ImageNotFound",
+            unavailable="RegistryUnavailable",
+            denied_hint=self._denied_hint(answer),
+            not_found_hint=self._not_found_hint(answer),
+            doing=doing,
+            tls_hint=self._advice.no_plain_http if self._transport.is_plain_http else "",
+        )
+        raise error_for(answer.status, answer.headers, answerer=answerer, said=answer.message())
+
+    def _denied_hint(self, answer: Answer) -> str:
+        """What is known of the login that was shown, and how one is given where none was."""
+        if not self._transport.is_own(answer.url):
+            return f"{redact(answer.url)} refused it, to which the registry redirects; no login is sent there"
+        credential = self._credential
+        if credential is None:
+            return f"asked without a login; {self._advice.log_in(self._host)}"
+        if not answer.with_login:
+            return f"the login of {credential.shown} was not sent: the registry asks for none that it could be"
+        if answer.status == 401:
+            return f"asked with the login of {credential.shown}, which is wrong, has expired or may not do this"
+        known = "" if str(answer.message()) else ", which may not do this"
+        return f"asked with the login of {credential.shown}{known}"
+
+    def _not_found_hint(self, answer: Answer) -> str:
+        if self._credential is None and self._transport.is_own(answer.url):
+            return f"asked without a login: if it is private, {self._advice.log_in(self._host)}"
+        return ""
 
     def _shown(self, version: str) -> str:
         return f"{self._name}{'@' if ':' in version else ':'}{version}"
+
+
+def _refuse_page(answer: Answer, *, what: str) -> None:
+    """A 200 with a web page: a proxy's login page, a registry's user interface."""
+    if answer.is_page:
+        said = str(answer.message())
+        raise SourceUnavailable(
+            f"{what}: {redact(answer.url)} answered with a web page{f' ({said})' if said else ''}, not as a registry: a proxy "
+            "or a login page may have answered, or the registry's API is at another host or port",
+            reason="UnexpectedAnswer",
+        )
 
 
 def _announced(answer: Answer) -> Digest | None:

@@ -2,7 +2,7 @@
 
 Not the registry's verbs (`repository.py`), and no decisions about images (`client.py`). Nothing of oras, requests or
 urllib3 leaves this module. Invariants: one instance serves one (registry, repository, credential) and one thread at a
-time; the credential goes to the registry's own origin and to the token endpoint it names, nowhere else; no answer is
+time; a refusal of an anonymous request is final only if there is no credential; the credential goes to the registry's own origin and to the token endpoint it names, nowhere else; no answer is
 read without a cap, and no redirect followed unseen; nothing is tried twice but what a new token may change.
 
 Why oras' own request is replaced: it waits 131 s over a refused connection or login, has no timeouts, sends its token to
@@ -14,17 +14,18 @@ import http.cookiejar
 import logging
 import ssl
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 import oras.container
 import oras.provider
 import requests
 
+from autowasm.advice import WASMER, Advice
 from autowasm.digest import Digest
 from autowasm.errors import AddressBlocked
 from autowasm.limits import Limits
-from autowasm.net.answers import Answerer, error_for
+from autowasm.net.answers import LATER, Answerer, error_for
 from autowasm.net.threads import DialedAdapter, Dialer
 from autowasm.net.transfer import TransferEnded, current_transfer
 from autowasm.net.urls import next_hop, origin, redact
@@ -90,6 +91,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         logins: Logins,
         budgets: Budgets,
         on_request: Callable[[str], None],
+        advice: Advice = WASMER,
     ) -> None:
         """`actions` are what a token is asked for: `pull` or `pull,push`. `tls`: the context for a host."""
         super().__init__(insecure=plain_http)
@@ -100,6 +102,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         self._logins = logins
         self._budgets = budgets
         self._on_request = on_request
+        self._advice = advice
         self._credential = credential
         self._fingerprint = fingerprint_of(credential)
         self._host = reference.host
@@ -117,6 +120,15 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
     def close(self) -> None:
         """Close kept connections."""
         self.session.close()
+
+    @property
+    def is_plain_http(self) -> bool:
+        """Whether the registry is asked without TLS."""
+        return bool(self.prefix == "http")
+
+    def is_own(self, url: str) -> bool:
+        """Whether `url` is the registry's own, not of a host that it redirected to."""
+        return origin(url) == self._origin
 
     def manifest_url(self, version: str) -> str:
         """Of a tag or digest."""
@@ -140,7 +152,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         body: Body | None = None,
     ) -> Iterator[Answer]:
         """One exchange; the answer has any status and is discarded at the end of the block."""
-        answer = self._wrap(self.do_request(url, method, data=body, headers=headers))
+        answer = self._exchange(method, url, headers or {}, body)
         try:
             yield answer
             answer.discard()
@@ -156,28 +168,72 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         json: Any = None,  # not used
         stream: bool = False,  # not used: always streamed: what is not read is not held
     ) -> requests.Response:
-        """In place of oras' own: authorize once if asked to, look at each redirect. The answer is not read."""
-        response = self._follow(method, url, headers or {}, data)
-        challenge = response.headers.get("WWW-Authenticate")
-        asked = response.status_code == 401 or (response.status_code == 403 and challenge)
-        # A host that we were redirected to may not ask: it would name a token endpoint of its own.
-        if not asked or origin(response.url) != self._origin:
-            return response
-        self._wrap(response).discard()  # before asking for a token, which may fail
+        """In place of oras' own. The answer is not read."""
+        return cast("requests.Response", self._exchange(method, url, headers or {}, data).response)
+
+    def _exchange(
+        self, method: str, url: str, headers: Mapping[str, str], body: Body | None
+    ) -> Answer:
+        """Ask; authorize once if that may change the answer, and ask again (ADR 30)."""
+        answer = self._wrap(self._follow(method, url, headers, body))
+        if not self._may_need_login(answer):
+            return answer
+        answer.message()  # before asking for a token, which may fail, and which needs the connection
+        answer.discard()
         if self._authorizer.shows_login():
-            if response.status_code == 401:
+            if answer.status == 401:
                 self._refused_later()
-            return response
+            return answer
         with self._logins.attempt(self._host, self._credential) as login:
-            if not self._authorizer.respond(challenge, login=login):
-                return response
-            response = self._follow(method, url, headers or {}, data)
-            if self._authorizer.shows_login() and response.status_code != 401:
-                login.accepted()
-            elif self._authorizer.shows_login():
+            asked_for = self._authorizer.respond(
+                answer.headers.get("WWW-Authenticate"), login=login
+            )
+            if not asked_for and not self._authorize_unasked(login):
+                return answer
+            answer = self._wrap(self._follow(method, url, headers, body))
+            if self._authorizer.shows_login() and answer.status == 401:
                 login.refused()
                 self._authorizer.header = None
-        return response
+            elif self._authorizer.shows_login() and (asked_for or answer.status < 400):
+                login.accepted()
+        return answer
+
+    def _may_need_login(self, answer: Answer) -> bool:
+        """Whether a login, or another token, may change this answer.
+
+        Many registries hide what is private: to a request without a login they answer 403 or 404, without a challenge. A
+        host that we were redirected to may not ask: it would name a token endpoint of its own.
+        """
+        if origin(answer.url) != self._origin:
+            return False
+        if answer.status == 401 or (answer.status == 403 and "WWW-Authenticate" in answer.headers):
+            return True
+        is_anonymous = self._authorizer.header is None
+        return answer.status in (403, 404) and is_anonymous and self._credential is not None
+
+    def _authorize_unasked(self, login: Login) -> bool:
+        """The refusal had no challenge that can be met: `/v2/` may have one; else the login is shown as crane shows it."""
+        if self._credential is None:
+            return False
+        self._authorizer.header = None
+        ping = self._wrap(
+            self._follow("GET", f"{self.prefix}://{self._container.registry}/v2/", {})
+        )
+        ping.message()
+        with contextlib.closing(ping):
+            ping.discard()
+            if ping.status in LATER or (ping.status >= 500 and ping.status != 501):
+                answerer = Answerer(
+                    what=f"registry {self._host}",
+                    not_found="ImageNotFound",
+                    unavailable="RegistryUnavailable",
+                    denied_hint="",
+                )
+                raise error_for(ping.status, ping.headers, answerer=answerer, said=ping.message())
+            challenge = ping.headers.get("WWW-Authenticate")
+            if challenge and origin(ping.url) == self._origin:
+                return self._authorizer.respond(challenge, login=login)
+        return self._authorizer.send_unasked()
 
     def _refused_later(self) -> None:
         """What the registry took before it takes no more: the password was changed, or the token has ended."""
@@ -185,11 +241,16 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         self._logins.refused(self._host, self._credential)
 
     def _ask_token(self, request: TokenRequest, login: Login) -> bytes:
+        credential = self._credential
         answerer = Answerer(
             what=f"a token for {self._name} from {redact(request.url)}",
             not_found="ImageNotFound",
             unavailable="RegistryUnavailable",
-            denied_hint="check the user name and password",
+            denied_hint=(
+                f"the login of {credential.shown} is wrong or has expired"
+                if credential is not None
+                else f"asked without a login; {self._advice.log_in(self._host)}"
+            ),
         )
         response = self._follow(
             request.method,
@@ -206,8 +267,8 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
                 return answer.read(limit=self._limits.token_bytes, what=answerer.what)
             if request.is_refusal(status):
                 login.refused()
-                status = 401
-            raise error_for(status, answer.headers, answerer=answerer)
+                status = 401 if status == 400 else status
+            raise error_for(status, answer.headers, answerer=answerer, said=answer.message())
 
     def _follow(
         self,
@@ -259,7 +320,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
             transfer.pause(pause)
         self._on_request(host)
         transfer.expect_answer(timeout)
-        with contextlib.ExitStack() as opened, network_errors(url):
+        with contextlib.ExitStack() as opened, network_errors(url, advice=self._advice):
             data = (
                 opened.enter_context(body.open(transfer, answer_timeout=timeout)) if body else None
             )
@@ -283,4 +344,11 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         return response
 
     def _wrap(self, response: requests.Response) -> Answer:
-        return Answer(response, limits=self._limits)
+        credential = self._credential
+        return Answer(
+            response,
+            limits=self._limits,
+            advice=self._advice,
+            secrets=credential.secrets if credential is not None else (),
+            with_login=credential is not None and self._authorizer.header is not None,
+        )

@@ -1,11 +1,20 @@
 """Statuses and Retry-After."""
 
+import dataclasses
 import datetime
 
 import pytest
 
 from autowasm.errors import SourceDenied, SourceNotFound, SourceUnavailable
-from autowasm.net.answers import LONGEST_RETRY_AFTER, Answerer, error_for, retry_after
+from autowasm.net.answers import (
+    LONGEST_RETRY_AFTER,
+    Answerer,
+    Doing,
+    error_for,
+    retry_after,
+    usual_meaning,
+)
+from autowasm.net.servermessage import parse
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 IMAGE = Answerer(
@@ -28,6 +37,7 @@ IMAGE = Answerer(
         (429, SourceUnavailable, "RegistryUnavailable"),
         (500, SourceUnavailable, "RegistryUnavailable"),
         (503, SourceUnavailable, "RegistryUnavailable"),
+        (501, SourceUnavailable, "UnexpectedAnswer"),
         (204, SourceUnavailable, "UnexpectedAnswer"),
         (400, SourceUnavailable, "UnexpectedAnswer"),
         (418, SourceUnavailable, "UnexpectedAnswer"),
@@ -39,6 +49,70 @@ def test_a_status_says_what_to_do(status: int, expected: type[Exception], reason
     assert error.reason == reason
     assert "image r.example/a:b" in str(error)
     assert str(status) in str(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "doing", "body", "says"),
+    [
+        (403, Doing.READ, b'{"errors":[{"code":"DENIED","message":"quota"}]}', "status 403 (DENIED: quota)"),
+        (404, Doing.READ, b'{"errors":[{"code":"NAME_UNKNOWN","message":"no"}]}', "does not exist: status 404 (NAME_UNKNOWN: no)"),
+        (404, Doing.UPLOAD, b"", "is not possible: status 404; the repository may have to be created first"),
+        (405, Doing.UPLOAD, b"", "a read-only mirror or a pull-through cache takes no uploads"),
+        (405, Doing.READ, b"", "may not be a registry"),
+        (409, Doing.UPLOAD_MANIFEST, b"", "immutable"),
+        (412, Doing.UPLOAD_MANIFEST, b"", "immutable"),
+        (413, Doing.UPLOAD, b"<html><title>413 Request Entity Too Large</title>", "413 Request Entity Too Large"),
+        (413, Doing.UPLOAD, b"", "client_max_body_size"),
+        (418, Doing.READ, b"I am a teapot\nsecond", "status 418 (I am a teapot)"),
+        (429, Doing.READ, b"", "too many requests"),
+        (502, Doing.READ, b"", "a proxy gets no good answer"),
+        (503, Doing.READ, b"<html><h1>No server is available</h1></html>", "status 503 (No server is available); overloaded"),
+        (403, Doing.READ, b"<html><title>Blocked</title></html>", "status 403 (Blocked); the answer is a web page"),
+        (418, Doing.READ, b"<html><title>Blocked</title></html>", "status 418 (Blocked); the answer is a web page"),
+        (504, Doing.READ, b"", "no answer in time"),
+    ],
+)  # fmt: skip
+def test_a_message_has_the_number_what_was_said_and_the_usual_meaning(
+    status: int, doing: Doing, body: bytes, says: str
+) -> None:
+    answerer = dataclasses.replace(IMAGE, doing=doing)
+    message = str(error_for(status, {}, answerer=answerer, said=parse(body)))
+    assert str(status) in message
+    assert says in message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Client sent an HTTP request to an HTTPS server.\n",
+        b"<html><head><title>400 The plain HTTP request was sent to HTTPS port</title></head></html>",
+        b"<p>Reason: You're speaking plain HTTP to an SSL-enabled server port.</p>",
+        b"Bad Request\nThis combination of host and port requires TLS.",
+    ],
+)
+def test_plain_http_to_a_port_with_tls_is_named_so(body: bytes) -> None:
+    answerer = dataclasses.replace(IMAGE, tls_hint="write https://")
+    error = error_for(400, {}, answerer=answerer, said=parse(body, "text/plain"))
+    assert "TLS (https)" in str(error)
+    assert "write https://" in str(error)
+
+
+def test_no_advice_to_use_tls_where_tls_was_spoken() -> None:
+    assert "TLS" not in str(error_for(400, {}, answerer=IMAGE))
+
+
+def test_a_redirect_that_is_not_followed_says_where_it_leads() -> None:
+    error = error_for(302, {"Location": "https://login.example/x?next=s3cret"}, answerer=IMAGE)
+    assert "redirects to https://login.example/x; " in str(error)
+    assert "s3cret" not in str(error)
+
+
+@pytest.mark.parametrize("doing", list(Doing))
+def test_meanings_are_one_phrase(doing: Doing) -> None:
+    for status in range(100, 600):
+        meaning = usual_meaning(status, doing=doing)
+        assert not meaning.endswith(".")
+        assert meaning.isprintable()
 
 
 def test_later_answers_carry_retry_after() -> None:

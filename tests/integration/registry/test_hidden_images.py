@@ -1,0 +1,176 @@
+"""Registries that hide what is private: a login at hand is used before an anonymous 401, 403 or 404 is believed.
+
+The registry is distribution's with passwords; a front before it hides the challenge. crane is the oracle.
+"""
+
+import asyncio
+import base64
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.front import Asked, Front, Rule, Said
+from tests.parts import clients, registry, wasmer, wat
+from tests.parts import envoy as envoys
+from tests.parts.clients import Client
+
+HIDDEN = b'{"errors":[{"code":"NAME_UNKNOWN","message":"repository name not known to registry"}]}'
+JSON = {"Content-Type": "application/json"}
+RULES: dict[str, tuple[int, bool]] = {
+    # The status instead of 401, and whether /v2/ has the challenge.
+    "404, /v2/ asks": (404, True),
+    "403, /v2/ asks": (403, True),
+    "401 without challenge, /v2/ asks": (401, True),
+    "404, nothing asks": (404, False),
+    "403, nothing asks": (403, False),
+    "401, nothing asks": (401, False),
+}
+
+
+def hides(status: int, *, ping_asks: bool) -> Rule:
+    """To a request without a login: `status` and no challenge. `/v2/` has one, or is open."""
+
+    def rule(asked: Asked) -> Said | None:
+        if asked.authorization is not None:
+            return None
+        if asked.path == "/v2/":
+            return None if ping_asks else Said(200, b"{}", JSON)
+        return Said(status, HIDDEN, JSON)
+
+    return rule
+
+
+@dataclass
+class Scene:
+    """A registry that hides, and a home with a login for it."""
+
+    home: Path
+    front: Front
+    wasmc: Client
+
+    @property
+    def image(self) -> str:
+        return f"{self.front.host}/team/filter:v1"
+
+    def log_in(self, password: str = "s3cret") -> None:
+        auth = base64.b64encode(f"alice:{password}".encode()).decode()
+        config = self.home / ".docker" / "config.json"
+        config.parent.mkdir(exist_ok=True)
+        config.write_text(json.dumps({"auths": {self.front.host: {"auth": auth}}}))
+
+    async def fails(self, *arguments: str) -> str:
+        done = await self.wasmc.run(*arguments, check=False)
+        assert done.returncode == 1, done
+        assert "s3cret" not in done.stderr
+        return done.stderr
+
+
+Open = Callable[[Rule], contextlib.AbstractAsyncContextManager[Scene]]
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Open:
+    @contextlib.asynccontextmanager
+    async def opened(rule: Rule) -> AsyncIterator[Scene]:
+        users = {"alice": "s3cret"}
+        async with (
+            registry.distribution(tmp_path / "registry", users=users) as server,
+            Front(server.host, rule) as front,
+        ):
+            yield Scene(tmp_path, front, wasmer.wasmc(tmp_path))
+
+    return opened
+
+
+@pytest.mark.parametrize("name", RULES)
+async def test_a_hidden_image_is_pushed_and_pulled_with_the_login(scene: Open, name: str) -> None:
+    status, ping_asks = RULES[name]
+    async with scene(hides(status, ping_asks=ping_asks)) as there:
+        there.log_in()
+        module = wat.header_filter("world")
+        (there.home / "example.wasm").write_bytes(module)
+        await there.wasmc.run("push", there.image, "-f", "example.wasm")
+        await there.wasmc.run("pull", there.image)
+        assert (there.home / "filter.wasm").read_bytes() == module
+        crane = await clients.crane(there.home)
+        manifest = json.loads((await crane.run("manifest", "--insecure", there.image)).stdout)
+        assert manifest["layers"], "the oracle can pull it, too"
+
+
+async def test_without_a_login_the_message_says_how_to_give_one_and_where_was_searched(
+    scene: Open,
+) -> None:
+    async with scene(hides(404, ping_asks=True)) as there:
+        message = await there.fails("pull", there.image)
+        assert "NAME_UNKNOWN: repository name not known to registry" in message
+        assert f"docker login {there.front.host}" in message
+        assert f"{there.home}/.docker/config.json (absent)" in message
+        assert [asked.authorization for asked in there.front.asked] == [None]
+
+
+async def test_a_wrong_login_is_shown_and_blamed(scene: Open) -> None:
+    async with scene(hides(404, ping_asks=True)) as there:
+        there.log_in("wrong")
+        message = await there.fails("pull", there.image)
+        assert "status 401 (UNAUTHORIZED: authentication required" in message
+        assert "user 'alice'" in message
+        assert "docker login" not in message
+        shown = [asked for asked in there.front.asked if asked.authorization]
+        assert len(shown) == 1, "accounts are locked after a few wrong passwords"
+
+
+async def test_what_is_really_not_there_is_asked_for_with_the_login_and_then_believed(
+    scene: Open,
+) -> None:
+    async with scene(hides(404, ping_asks=True)) as there:
+        there.log_in()
+        message = await there.fails("pull", there.image)
+        assert "does not exist: status 404" in message
+        assert "MANIFEST_UNKNOWN" in message or "NAME_UNKNOWN" in message
+        assert "login" not in message
+        last = there.front.asked[-1]
+        assert last.authorization is not None
+
+
+async def test_the_status_of_wasmer_says_which_and_the_secret_ends_it(
+    scene: Open, tmp_path: Path
+) -> None:
+    async with scene(hides(404, ping_asks=True)) as there:
+        there.log_in()
+        (there.home / "example.wasm").write_bytes(wat.header_filter("world"))
+        await there.wasmc.run("push", there.image, "-f", "example.wasm")
+        autowasm = {
+            "apiVersion": "wasm.tcm.io/v1alpha1",
+            "kind": "AutoWasm",
+            "metadata": {"name": "hello"},
+            "spec": {
+                "filter": {"source": {"registry": {"image": there.image}}},
+                "selector": {"matchLabels": {"app": "details"}},
+            },
+        }
+        config = await asyncio.to_thread((there.home / ".docker" / "config.json").read_text)
+        secret = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "pull"},
+            "type": "kubernetes.io/dockerconfigjson",
+            "stringData": {".dockerconfigjson": config},
+        }
+        async with wasmer.standalone(
+            tmp_path / "wasmer",
+            template=envoys.listeners_yaml([1], cluster="web"),
+            plain_http=[there.front.host],
+        ) as server:
+            server.apply(autowasm)
+            status = await server.wait_phase("hello", "Failed")
+            text = json.dumps(status)
+            assert "NAME_UNKNOWN: repository name not known to registry" in text
+            assert f"name a pull secret for {there.front.host} in spec.secret" in text
+            server.apply(secret)
+            spec = {**autowasm["spec"], "secret": "pull"}  # type: ignore[dict-item]
+            server.apply({**autowasm, "spec": spec})
+            await server.wait_phase("hello", "Synced")

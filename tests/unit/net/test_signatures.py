@@ -1,0 +1,70 @@
+"""Until when a signed URL is good, and what is said of one that is refused."""
+
+import datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autowasm.net.servermessage import NOTHING_SAID, ServerMessage
+from autowasm.net.signatures import is_signed, signature_hint, signed_until
+
+NOW = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
+
+
+@pytest.mark.parametrize(
+    ("query", "until"),
+    [
+        ("X-Amz-Date=20260101T100000Z&X-Amz-Expires=3600&X-Amz-Signature=a", "2026-01-01T11:00:00"),
+        (
+            "X-Goog-Date=20260101T100000Z&X-Goog-Expires=60&X-Goog-Signature=a",
+            "2026-01-01T10:01:00",
+        ),
+        ("x-oss-date=20260101T100000Z&x-oss-expires=60&x-oss-signature=a", "2026-01-01T10:01:00"),
+        ("q-sign-time=1767261600;1767265200&q-signature=a", "2026-01-01T11:00:00"),
+        ("AWSAccessKeyId=a&Expires=1767265200&Signature=b", "2026-01-01T11:00:00"),
+        ("sv=2024&se=2026-01-01T11%3A00%3A00Z&sig=a", "2026-01-01T11:00:00"),
+        ("se=2026-01-01&sig=a", "2026-01-01T00:00:00"),
+        ("se=2026-01-01", None),
+        ("X-Amz-Date=x&X-Amz-Expires=60", None),
+        ("X-Amz-Date=20260101T100000Z&X-Amz-Expires=-1", None),
+        ("Expires=never", None),
+        ("Expires=" + "9" * 400, None),
+        ("", None),
+    ],
+)
+def test_the_end_is_read_from_the_query(query: str, until: str | None) -> None:
+    found = signed_until(f"https://b.example/o?{query}")
+    assert found == (datetime.datetime.fromisoformat(f"{until}+00:00") if until else None)
+
+
+@pytest.mark.parametrize(
+    ("query", "said", "hint"),
+    [
+        ("", NOTHING_SAID, "use a URL that needs none, or a signed one"),
+        ("version=3", NOTHING_SAID, "use a URL that needs none, or a signed one"),
+        ("Expires=1767265200&Signature=b", NOTHING_SAID, "has expired at 2026-01-01T11:00:00Z"),
+        (
+            "Expires=1867265200&Signature=b",
+            NOTHING_SAID,
+            "may have expired, or the URL was changed",
+        ),
+        ("X-Amz-Signature=b", ServerMessage("AccessDenied", "Request has expired"), "has expired;"),
+        (
+            "sig=b",
+            ServerMessage("SignatureDoesNotMatch", ""),
+            "URL was changed after it was signed",
+        ),
+    ],
+)
+def test_the_advice_fits_the_url(query: str, said: ServerMessage, hint: str) -> None:
+    found = signature_hint(f"https://b.example/o?{query}", said, now=NOW)
+    assert hint in found
+    if is_signed(f"https://b.example/o?{query}"):
+        assert "a signed one" not in found, "the URL is signed already"
+
+
+@given(st.text(max_size=200))
+def test_any_query_is_read(query: str) -> None:
+    until = signed_until(f"https://b.example/o?{query}")
+    assert until is None or until.tzinfo is not None
