@@ -22,6 +22,7 @@ from typing import Any, Final, TypeVar
 from autowasm.advice import WASMC, Advice
 from autowasm.errors import UsageError
 from autowasm.limits import Limits
+from autowasm.net.environproxy import EnvironmentProxies
 from autowasm.net.hosts import is_loopback
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
@@ -82,7 +83,11 @@ async def connected(
             reference, environment=os.environ, limits=limits, pools=pools
         )
     client = RegistryClient(
-        outgoing=_outgoing(reference, arguments, found), limits=limits, pools=pools, policy=None
+        outgoing=_outgoing(reference, arguments, found),
+        limits=limits,
+        pools=pools,
+        policy=None,
+        proxies=EnvironmentProxies.read(os.environ),
     )
     try:
         yield Connection(reference, client, found.credential)

@@ -5,6 +5,7 @@ AutoWasm's status would have it; nothing is kept on disk.
 """
 
 import argparse
+import os
 from typing import Final
 
 from autowasm.advice import WASMC
@@ -19,6 +20,7 @@ from autowasm.digest import sha256_of
 from autowasm.errors import AutoWasmError
 from autowasm.explain.facts import SourceFact
 from autowasm.limits import Limits
+from autowasm.net.environproxy import EnvironmentProxies
 from autowasm.net.pools import Pools
 from autowasm.net.session import ObjectSession
 from autowasm.net.urls import redact
@@ -52,7 +54,11 @@ async def ask(
         if reference is None:
             outgoing = Outgoing(ca_file=arguments.ca_file, advice=WASMC)
             async with ObjectSession(
-                outgoing=outgoing, limits=limits, pools=pools, policy=None
+                outgoing=outgoing,
+                limits=limits,
+                pools=pools,
+                policy=None,
+                proxies=EnvironmentProxies.read(os.environ),
             ) as session:
                 source = HttpObjectSource(session, limits=limits, pools=pools)
                 return await _look(source, autowasm, Access(), arguments, pools, fetch=fetch)

@@ -16,7 +16,7 @@ import msgspec
 
 from autowasm.kube import library
 from autowasm.kube.calls import JSON, Call
-from autowasm.net.hosts import avoids_proxy, is_loopback
+from autowasm.net.environproxy import NoProxy
 from autowasm.net.tls import check_chains_as_curl
 
 if TYPE_CHECKING:
@@ -103,8 +103,7 @@ class Connection:
 def _proxy_for(url: str) -> str | None:
     """As the environment has it (HTTPS_PROXY, NO_PROXY), but never for a loopback host: golang.org/x/net/http/httpproxy."""
     parts, environment = urlsplit(url), getproxies_environment()
-    exceptions = [entry.strip() for entry in environment.get("no", "").split(",")]
-    direct = is_loopback(parts.netloc) or any(
-        entry == "*" or avoids_proxy(entry, parts.netloc) for entry in exceptions if entry
-    )
+    exceptions = NoProxy.parse(environment.get("no", ""))
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    direct = exceptions.covers(parts.hostname or "", port)
     return None if direct else environment.get(parts.scheme)

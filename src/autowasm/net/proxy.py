@@ -14,7 +14,7 @@ import contextlib
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Final, Protocol, Self
 from urllib.parse import unquote, urlsplit
 
 from autowasm.errors import SourceUnavailable, UsageError
@@ -31,6 +31,16 @@ _METADATA_NAMES: Final = frozenset(
     }
 )
 _END: Final = b"\r\n\r\n"
+_MEANINGS: Final = {
+    b"403": "; it does not let this host or port through",
+    b"404": "; it may not be a proxy",
+    b"405": "; it may not be a proxy",
+    b"407": "; it wants a login, or another one: http://USER:PASSWORD@HOST:PORT in its URL",
+    b"502": "; it cannot reach the host",
+    b"503": "; it cannot reach the host",
+    b"504": "; it cannot reach the host in time",
+}
+"""Of answers to CONNECT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +52,17 @@ class Proxy:
     authorization: str = field(default="", repr=False)
 
     @classmethod
-    def parse(cls, url: str) -> Self:
-        """`http://[USER:PASSWORD@]HOST:PORT`. Raises UsageError, which never shows the password."""
+    def parse(cls, url: str, *, where: str = "--registry-proxy") -> Self:
+        """`http://[USER:PASSWORD@]HOST:PORT`. Raises UsageError naming `where`; it never shows the password."""
         try:
             parts = urlsplit(url)
             check_port(parts)
             host, port = parts.hostname, parts.port or 80
         except ValueError:  # from None: it may carry the URL
-            raise UsageError("--registry-proxy: not a URL of the form http://HOST:PORT") from None
+            raise UsageError(f"{where}: not a URL of the form http://HOST:PORT") from None
         if parts.scheme != "http" or not host or parts.path not in {"", "/"}:
             raise UsageError(
-                "--registry-proxy: must be http://[USER:PASSWORD@]HOST:PORT; https registries are tunnelled through it, "
+                f"{where}: must be http://[USER:PASSWORD@]HOST:PORT; https registries are tunnelled through it, "
                 "TLS to the proxy itself is not supported"
             )
         if parts.username is None:
@@ -60,15 +70,32 @@ class Proxy:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         return cls(host, port, f"Basic {base64.b64encode(pair.encode()).decode()}")
 
+    @property
+    def url(self) -> str:
+        """Without the login."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """For the proxy only."""
+        return {"Proxy-Authorization": self.authorization} if self.authorization else {}
+
+
+class Proxies(Protocol):
+    """Which hosts are asked through which proxy."""
+
+    def proxy_for(self, host: str, port: int, *, tls: bool) -> Proxy | None:
+        """None: directly. Raises UsageError if the proxy that is set up for this host cannot be used."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProxyRules:
-    """Who goes through the proxy."""
+    """The operator's one proxy for registries with and without TLS."""
 
     proxy: Proxy | None = None
     exceptions: tuple[str, ...] = ()
 
-    def proxy_for(self, host: str, port: int) -> Proxy | None:
+    def proxy_for(self, host: str, port: int, *, tls: bool = True) -> Proxy | None:
         """None: directly."""
         if self.proxy is None:
             return None
@@ -105,7 +132,9 @@ def open_tunnel(sock: socket.socket, proxy: Proxy, *, host: str, port: int, limi
     if not version.startswith(b"HTTP/1.") or not status.isdigit():
         raise _refused(proxy, "its answer is not HTTP")
     if not status.startswith(b"2"):
-        raise _refused(proxy, f"status {status.decode()} for {name}:{port}")
+        raise _refused(
+            proxy, f"status {status.decode()} for {name}:{port}{_MEANINGS.get(status, '')}"
+        )
 
 
 def _read_head(sock: socket.socket, *, limit: int, proxy: Proxy) -> bytes:

@@ -2,7 +2,7 @@
 
 Not for registries (`registry/`), and not a cache. Invariants: the address policy judges the address that is really
 connected to, redirects included; every wait has an end (connect, answer, minimum rate, whole fetch); bytes arrive as the
-server stored them, never decompressed on the way; no cookie, proxy or `.netrc` is used; no URL's query reaches a message.
+server stored them, never decompressed on the way; no cookie or `.netrc` is used, and of the server no proxy; no URL's query reaches a message.
 """
 
 import asyncio
@@ -29,6 +29,7 @@ from autowasm.net.answers import Answerer, error_for
 from autowasm.net.failures import certificate_failure, tls_failure
 from autowasm.net.policy import AddressPolicy, Purpose
 from autowasm.net.pools import Pools
+from autowasm.net.proxy import DIRECT, Proxies
 from autowasm.net.resolving import PoolResolver
 from autowasm.net.servermessage import BODY_LIMIT, ServerMessage
 from autowasm.net.signatures import signature_hint
@@ -68,10 +69,12 @@ class ObjectSession:
         policy: AddressPolicy | None,
         resolver: Callable[..., Any] = socket.getaddrinfo,
         on_request: Callable[[str], None] = lambda _: None,
+        proxies: Proxies = DIRECT,
     ) -> None:
-        """`on_request` hears of each request's `HOST[:PORT]`. `policy` None: every address may be reached. `resolver` is the system's but in tests."""
+        """`proxies` are for `wasmc` only: behind one, `policy` could not judge the address (`proxy.py`). `on_request` hears of each request's `HOST[:PORT]`. `policy` None: every address may be reached. `resolver` is the system's but in tests."""
         self._trust = tls.Trust(outgoing, may_be_insecure=False)
         self._advice = outgoing.advice
+        self._proxies = proxies
         self._resolver = resolver
         self._on_request = on_request
         self._limits = limits
@@ -181,8 +184,16 @@ class ObjectSession:
             async with asyncio.timeout(self._limits.answer_timeout):
                 trusted = await self._trusted(target)
                 self._on_request(urlsplit(url).netloc.lower())
+                proxy = self._proxies.proxy_for(
+                    target.host or "", target.port or 80, tls=target.scheme == "https"
+                )
                 return await session.get(
-                    target, allow_redirects=False, headers=headers, ssl=trusted
+                    target,
+                    allow_redirects=False,
+                    headers=headers,
+                    ssl=trusted,
+                    proxy=proxy.url if proxy is not None else None,
+                    proxy_headers=proxy.headers if proxy is not None else None,
                 )
         except TimeoutError as error:  # ours, and aiohttp's own for connecting
             raise SourceUnavailable(
@@ -254,6 +265,16 @@ def _unavailable(shown: str, error: Exception, *, advice: Advice) -> SourceUnava
         )
     if isinstance(error, aiohttp.ClientConnectorSSLError):
         return tls_failure(error, where=shown, plain_http="http:// in its URL")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return SourceUnavailable(
+            f"{shown}: the proxy opens no tunnel: status {error.status}", reason="ProxyRefused"
+        )
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        reason = _in_words(error.os_error)
+        return SourceUnavailable(
+            f"{shown}: cannot connect to the proxy {error.host}:{error.port} ({reason})",
+            reason="ObjectUnavailable",
+        )
     if isinstance(error, aiohttp.ClientConnectorError):
         reason = _in_words(error.os_error)
         return SourceUnavailable(f"{shown}: cannot connect ({reason})", reason="ObjectUnavailable")

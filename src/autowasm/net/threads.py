@@ -26,11 +26,11 @@ from urllib3.exceptions import (
     NewConnectionError,
 )
 
-from autowasm.errors import AddressBlocked
+from autowasm.errors import AddressBlocked, SourceUnavailable
 from autowasm.limits import Limits
 from autowasm.net.policy import AddressPolicy, Purpose
 from autowasm.net.pools import Pool
-from autowasm.net.proxy import DIRECT, Proxy, ProxyRules, open_tunnel, written_addresses
+from autowasm.net.proxy import DIRECT, Proxies, Proxy, open_tunnel, written_addresses
 from autowasm.net.transfer import current_transfer
 
 NETWORK_ERRORS: Final = (
@@ -59,7 +59,7 @@ class Dialer:
         policy: AddressPolicy | None,
         purpose: Purpose,
         limits: Limits,
-        proxies: ProxyRules = DIRECT,
+        proxies: Proxies = DIRECT,
         resolver: Resolver = socket.getaddrinfo,
     ) -> None:
         """`resolver` is the system's but in tests, which need name services that change their mind."""
@@ -70,27 +70,22 @@ class Dialer:
         self._proxies = proxies
         self._resolver = resolver
 
-    def proxy_for(self, host: str, port: int) -> Proxy | None:
-        """Through whom `host` is reached."""
-        return self._proxies.proxy_for(host, port)
+    def proxy_for(self, host: str, port: int, *, tls: bool) -> Proxy | None:
+        """Through whom `host` is reached. Raises UsageError."""
+        return self._proxies.proxy_for(host, port, tls=tls)
 
     def connect(self, host: str, port: int, *, options: SocketOptions = ()) -> socket.socket:
-        """A connected socket, to the proxy if one is to be used for `host`.
+        """A connected socket for plain HTTP, to the proxy if one is to be used for `host`.
 
-        Raises gaierror, OSError, and AddressBlocked if no address of `host` is allowed.
+        Raises gaierror, OSError, UsageError, SourceUnavailable if the proxy cannot be reached, and AddressBlocked if no
+        address of `host` is allowed.
         """
-        proxy = self.proxy_for(host, port)
-        if proxy is None:
-            return self._connect_to(host, port, options=options, judged=True)
-        # The proxy resolves the name: what it connects to cannot be seen from here, what is written in the URL can.
-        for address in written_addresses(host):
-            self._judge(address, host=host, port=port)
-        return self._connect_to(proxy.host, proxy.port, options=options, judged=False)
+        return self._connect_by(self.proxy_for(host, port, tls=False), host, port, options=options)
 
     def tunnel(self, host: str, port: int, *, options: SocketOptions = ()) -> socket.socket:
         """A socket over which TLS with `host` can begin. Raises as `connect`."""
-        sock = self.connect(host, port, options=options)
-        proxy = self.proxy_for(host, port)
+        proxy = self.proxy_for(host, port, tls=True)
+        sock = self._connect_by(proxy, host, port, options=options)
         if proxy is not None:
             try:
                 open_tunnel(
@@ -100,6 +95,23 @@ class Dialer:
                 sock.close()
                 raise
         return sock
+
+    def _connect_by(
+        self, proxy: Proxy | None, host: str, port: int, *, options: SocketOptions
+    ) -> socket.socket:
+        if proxy is None:
+            return self._connect_to(host, port, options=options, judged=True)
+        # The proxy resolves the name: what it connects to cannot be seen from here, what is written in the URL can.
+        for address in written_addresses(host):
+            self._judge(address, host=host, port=port)
+        try:
+            return self._connect_to(proxy.host, proxy.port, options=options, judged=False)
+        except OSError as error:
+            problem = error.strerror or "no answer in time"
+            raise SourceUnavailable(
+                f"the proxy {proxy.host}:{proxy.port}, through which {host} is asked, cannot be reached: {problem}",
+                reason="RegistryUnavailable",
+            ) from error
 
     def _connect_to(
         self, host: str, port: int, *, options: SocketOptions, judged: bool
@@ -170,7 +182,7 @@ class _DialedConnection(HTTPConnection):
         if self.sock is not None:  # kept from an earlier transfer
             current_transfer().adopt(self.sock)
         port = self.port or 80
-        proxy = self._dialer.proxy_for(self.host, port)
+        proxy = self._dialer.proxy_for(self.host, port, tls=False)
         if proxy is None:
             super().putrequest(method, url, *args, **kwargs)
             return

@@ -32,6 +32,7 @@ from autowasm.settings import Outgoing
 from autowasm.units import format_size
 
 if TYPE_CHECKING:
+    from autowasm.net.proxy import Proxies
     from autowasm.net.threads import Resolver
     from autowasm.registry.repository import Repository
 
@@ -68,10 +69,11 @@ class RegistryClient:
         policy: AddressPolicy | None,
         resolver: "Resolver | None" = None,
         on_request: Callable[[str], None] = lambda _: None,
+        proxies: "Proxies | None" = None,
     ) -> None:
         """`policy` None: every address may be reached (`wasmc`, run by a person). `resolver` None: the system's.
 
-        `on_request` hears of each request's `HOST[:PORT]`, in any thread. Raises UsageError.
+        `proxies` None: those of `outgoing`. `on_request` hears of each request's `HOST[:PORT]`, in any thread. Raises UsageError.
         """
         self._limits = limits
         self._pools = pools
@@ -82,6 +84,7 @@ class RegistryClient:
             policy=policy,
             resolver=resolver,
             on_request=on_request,
+            proxies=proxies,
         )
 
     async def close(self) -> None:

@@ -16,7 +16,7 @@ from autowasm.limits import Limits
 from autowasm.net.hosts import is_loopback, names_host
 from autowasm.net.policy import AddressPolicy, Purpose
 from autowasm.net.pools import Pools
-from autowasm.net.proxy import Proxy, ProxyRules
+from autowasm.net.proxy import Proxies, Proxy, ProxyRules
 from autowasm.net.tls import Trust
 from autowasm.reference import ImageReference
 from autowasm.registry.budget import Budgets
@@ -44,8 +44,9 @@ class Repositories:
         policy: AddressPolicy | None,
         resolver: "Resolver | None" = None,
         on_request: Callable[[str], None] = lambda _: None,
+        proxies: Proxies | None = None,
     ) -> None:
-        """Raises UsageError. `resolver` None: the system's."""
+        """Raises UsageError. `resolver` None: the system's; `proxies` None: those of `outgoing`."""
         self._outgoing = outgoing
         self._limits = limits
         self._pools = pools
@@ -53,7 +54,7 @@ class Repositories:
         self._on_request = on_request
         self._resolver = resolver or socket.getaddrinfo
         self._trust = Trust(outgoing)
-        self._proxies = ProxyRules(
+        self._proxies = proxies or ProxyRules(
             Proxy.parse(outgoing.proxy) if outgoing.proxy else None, outgoing.no_proxy
         )
         self._logins = Logins(limits)
