@@ -37,5 +37,5 @@ WASMC: Final = Advice(
     insecure="--insecure",
     plain_http="--plain-http",
     no_plain_http="leave --plain-http out",
-    login="docker login {host}, or give --username and --password-stdin",
+    login="log in with `docker login {host}`, or give --username and --password-stdin",
 )

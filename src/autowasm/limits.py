@@ -47,6 +47,8 @@ class Limits:
     """Names kept while layers are searched, because later layers hide earlier ones: about 10 MB."""
     index_entries: int = 1_000
     """Platforms and attestations of one index; the largest official images have about 30."""
+    index_looks: int = 8
+    """Manifests of one index that are read to find the one with a module, where no entry says so."""
     manifest_bytes: int = 4 * MIB
     """The distribution specification asks registries to take manifests of at least this size."""
     manifest_quotes: int = 100_000

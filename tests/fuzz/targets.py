@@ -25,7 +25,7 @@ from autowasm.limits import Limits
 from autowasm.reference import ImageReference
 from autowasm.registry.credentials import from_docker_config, from_dockercfg
 from autowasm.registry.layout import choose_layout
-from autowasm.registry.manifest import Index, choose_child, parse_manifest
+from autowasm.registry.manifest import Index, children_by_preference, parse_manifest
 from autowasm.server.ranges import Conditions, decide
 from autowasm.settings import EnvoyFetch
 from autowasm.standalone import documents
@@ -80,7 +80,11 @@ def _archive_seeds() -> Iterable[bytes]:
 
 def _manifest(data: bytes) -> object:
     found = parse_manifest(data, None, limits=Limits())
-    return choose_child(found) if isinstance(found, Index) else choose_layout(found, limits=LIMITS)
+    return (
+        children_by_preference(found)[0]
+        if isinstance(found, Index)
+        else choose_layout(found, limits=LIMITS)
+    )
 
 
 def _manifest_seeds() -> Iterable[bytes]:

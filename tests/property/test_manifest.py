@@ -12,7 +12,13 @@ from autowasm.limits import Limits
 from autowasm.registry import media
 from autowasm.registry.consumers import Answer, LastLayer, answers, index_child
 from autowasm.registry.layout import choose_layout
-from autowasm.registry.manifest import Descriptor, Index, Manifest, choose_child, parse_manifest
+from autowasm.registry.manifest import (
+    Descriptor,
+    Index,
+    Manifest,
+    children_by_preference,
+    parse_manifest,
+)
 from autowasm.registry.variants import CONSUMERS, PACKING, WASMER, variant_of
 
 OTHERS = CONSUMERS.keys() - {WASMER}
@@ -56,7 +62,7 @@ def read(data: bytes, content_type: str | None) -> None:
         if isinstance(document, Index):
             for consumer in OTHERS:
                 assert isinstance(index_child(consumer, document), Descriptor | Answer)
-            child = choose_child(document)
+            child = children_by_preference(document)[0]
             assert child.media_type in media.MANIFESTS
         else:
             assert isinstance(document, Manifest)

@@ -25,6 +25,7 @@ from autowasm.limits import Limits
 from autowasm.net.environproxy import EnvironmentProxies
 from autowasm.net.hosts import is_loopback
 from autowasm.net.pools import Pools
+from autowasm.net.tlsprobe import speaks_tls
 from autowasm.reference import ImageReference
 from autowasm.registry import dockerconfig
 from autowasm.registry.client import RegistryClient
@@ -82,8 +83,9 @@ async def connected(
         found = await dockerconfig.find_login(
             reference, environment=os.environ, limits=limits, pools=pools
         )
+    plain = arguments.plain_http or await _is_plain_here(reference, arguments, limits=limits)
     client = RegistryClient(
-        outgoing=_outgoing(reference, arguments, found),
+        outgoing=_outgoing(reference, arguments, found, plain=plain),
         limits=limits,
         pools=pools,
         policy=None,
@@ -162,13 +164,23 @@ def given_login(arguments: argparse.Namespace) -> Credential | None:
     return Credential(arguments.username, password)
 
 
+async def _is_plain_here(
+    reference: ImageReference, arguments: argparse.Namespace, *, limits: Limits
+) -> bool:
+    """Docker and crane take a registry on this machine as plain HTTP, too, unless it has TLS."""
+    if not is_loopback(reference.host) or arguments.insecure or arguments.ca_file is not None:
+        return False
+    return not await speaks_tls(reference.host, timeout=limits.connect_timeout)
+
+
 def _outgoing(
-    reference: ImageReference, arguments: argparse.Namespace, found: dockerconfig.FoundLogin
+    reference: ImageReference,
+    arguments: argparse.Namespace,
+    found: dockerconfig.FoundLogin,
+    *,
+    plain: bool,
 ) -> Outgoing:
     host = frozenset({reference.host})
-    with_tls = arguments.insecure or arguments.ca_file is not None
-    # docker and crane take registries on this machine as plain HTTP, too.
-    plain = arguments.plain_http or (is_loopback(reference.host) and not with_tls)
     return Outgoing(
         plain_http=host if plain else frozenset(),
         insecure=host if arguments.insecure else frozenset(),

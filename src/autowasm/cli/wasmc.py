@@ -26,11 +26,13 @@ wrong about an AutoWasm in a cluster, and what applying one would do.
 """
 
 _EPILOG = """\
-The login is docker's: $DOCKER_CONFIG or ~/.docker/config.json, with its credential helpers; --username with
---password-stdin wins over it.
+The login is found where Docker, podman, buildah, skopeo and CI systems keep it, in this order: $DOCKER_AUTH_CONFIG (in GitLab
+CI last), $DOCKER_CONFIG/config.json, $REGISTRY_AUTH_FILE (else ${XDG_RUNTIME_DIR}/containers/auth.json),
+$XDG_CONFIG_HOME/containers/auth.json, ~/.docker/config.json (without $DOCKER_CONFIG), ~/.dockercfg; with credential helpers.
+--username with --password-stdin wins over it.
 
-A registry on this machine (localhost, 127.x.x.x, [::1]) is spoken to in plain HTTP, unless --ca-file or --insecure says
-that it has TLS.
+A registry on this machine (localhost, 127.x.x.x, [::1]) is asked in plain HTTP, unless it has TLS. Others are asked through
+$HTTPS_PROXY ($HTTP_PROXY with --plain-http), unless $NO_PROXY names them.
 
 Exit status: 0 done, 1 failure (of inspect also: refused; of explain and plan: something is wrong), 2 wrong usage. WASMC_DEBUG=1 shows where an error comes from.
 """

@@ -17,7 +17,7 @@ import structlog
 
 from autowasm.backoff import Backoff
 from autowasm.digest import Digest, DigestVerifier
-from autowasm.errors import ContentRejected, SourceUnavailable
+from autowasm.errors import ContentRejected, SourceNotFound, SourceUnavailable
 from autowasm.limits import Limits
 from autowasm.net.policy import AddressPolicy
 from autowasm.net.pools import Pools
@@ -25,7 +25,14 @@ from autowasm.net.transfer import run_transfer
 from autowasm.reference import ImageReference
 from autowasm.registry import media
 from autowasm.registry.credentials import Credential
-from autowasm.registry.manifest import Descriptor, Index, Manifest, choose_child, parse_manifest
+from autowasm.registry.manifest import (
+    Descriptor,
+    Index,
+    Manifest,
+    children_by_preference,
+    parse_manifest,
+    says_wasm,
+)
 from autowasm.registry.push import Layer, Package
 from autowasm.registry.repositories import Repositories
 from autowasm.settings import Outgoing
@@ -237,8 +244,35 @@ def _resolve(
     document = parse_manifest(answer.data, answer.media_type, limits=limits)
     if isinstance(document, Manifest):
         return ResolvedImage(reference, expected, document)
-    index = document
-    child = choose_child(index)
+    child, manifest = _module_of(repository, document, reference=reference, limits=limits)
+    return ResolvedImage(reference, expected, manifest, document, child)
+
+
+def _module_of(
+    repository: "Repository", index: Index, *, reference: ImageReference, limits: Limits
+) -> tuple[Digest, Manifest]:
+    """The image of `index` to take. Where no entry says that it is wasm, the manifests behind the entries may."""
+    children = children_by_preference(index)
+    if says_wasm(children[0]):
+        return _child(repository, children[0], reference=reference, limits=limits)
+    first, missing = None, None
+    for child in children[: limits.index_looks]:
+        try:
+            found = _child(repository, child, reference=reference, limits=limits)
+        except SourceNotFound as error:  # mirrors copy some platforms only
+            missing = missing or error
+            continue
+        if says_wasm(found[1]):
+            return found
+        first = first or found
+    if first is None:
+        raise missing or SourceNotFound(f"image {reference}: nothing of its index is there")
+    return first
+
+
+def _child(
+    repository: "Repository", child: Descriptor, *, reference: ImageReference, limits: Limits
+) -> tuple[Digest, Manifest]:
     digest = child.digest
     answer = repository.get_manifest(str(digest), accept=media.ACCEPT)
     what = f"manifest {digest} in the index of {reference}"
@@ -246,7 +280,7 @@ def _resolve(
     document = parse_manifest(answer.data, answer.media_type, limits=limits)
     if isinstance(document, Index):
         raise ContentRejected(f"{what}: is an index itself", reason="ManifestInvalid")
-    return ResolvedImage(reference, expected, document, index, digest)
+    return digest, document
 
 
 def _verify(data: bytes, expected: Digest, *, size: int | None, what: str) -> None:

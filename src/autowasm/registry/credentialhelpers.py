@@ -16,7 +16,7 @@ from autowasm.errors import SourceDenied
 from autowasm.limits import Limits
 from autowasm.registry.credentials import Credential, is_text
 
-HELPER_FAILED: Final = "CredentialHelper"
+HELPER_REASON: Final = "CredentialHelper"
 """Reason of every error in this module."""
 
 _NOT_FOUND: Final = "credentials not found in native keychain"
@@ -84,4 +84,4 @@ def _parse_answer(text: str, *, program: str) -> Credential | None:
 
 
 def _failed(problem: str) -> SourceDenied:
-    return SourceDenied(problem, reason=HELPER_FAILED)
+    return SourceDenied(problem, reason=HELPER_REASON)

@@ -19,7 +19,7 @@ from autowasm.errors import SourceDenied, SpecError, UsageError
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.reference import DOCKER_HUB, ImageReference
-from autowasm.registry.credentialhelpers import HELPER_FAILED, ask_helper
+from autowasm.registry.credentialhelpers import HELPER_REASON, ask_helper
 from autowasm.registry.credentials import (
     Credential,
     from_docker_config,
@@ -129,7 +129,7 @@ async def _login(
         try:
             credential = await ask_helper(store, server, limits=limits, environment=environment)
         except SourceDenied as error:
-            if error.reason != HELPER_FAILED:
+            if error.reason != HELPER_REASON:
                 raise
             _log.warning("docker's credential store not used", error=str(error))
     return credential or _inline({"auths": config.get("auths")}, place, reference)

@@ -123,21 +123,46 @@ def parse_manifest(data: bytes, media_type: str | None, *, limits: Limits) -> Ma
     return index
 
 
-def choose_child(index: Index) -> Descriptor:
-    """The image of `index` to take: one for wasm if there is one, else linux/amd64, else the first.
+def children_by_preference(index: Index) -> list[Descriptor]:
+    """The images of `index`, the one to take first: wasm if one says so, else linux/amd64, else the first.
 
-    A module is the same on every platform, so any image will do. Attestations, signatures and indexes in the index are
-    passed over: an index is never followed into another, so none can lead back to itself. Raises ContentRejected
+    A module is the same on every platform, so any image that has it will do. Attestations, signatures and indexes in the
+    index are passed over: an index is never followed into another, so none can lead back to itself. Raises ContentRejected
     (`ManifestInvalid`) if nothing is left.
     """
     entries = index.manifests or ()
     children = [child for child in entries if _is_runnable(child)]
     if children:
-        return min(children, key=_rank)  # of equals the first
+        return sorted(children, key=_rank)  # stable: of equals the first
     problem = f"an index without an image that can be taken; it holds {shown_types(entries)}"
     if any(child.media_type in media.INDEXES for child in entries):
         problem += ": an index in an index is not followed; name the inner one by its digest"
     raise _invalid(problem)
+
+
+def says_wasm(found: Descriptor | Manifest) -> bool:
+    """Whether an entry of an index, or the manifest behind one, says that it is wasm.
+
+    By its platform (`wasi/wasm`, `wasip1/wasm`, `js/wasm32`), its artifact type, its annotations, and of a manifest the types
+    of its config and layers.
+    """
+    if isinstance(found, Manifest):
+        types = [found.config.media_type, *(layer.media_type for layer in found.layers or ())]
+        if any("wasm" in kind.lower() for kind in types):
+            return True
+    elif found.platform is not None:
+        platform = found.platform
+        architecture, system = platform.architecture.lower(), platform.os.lower()
+        if architecture.startswith("wasm") or system.startswith(("wasi", "wasm")):
+            return True
+    if "wasm" in (found.artifact_type or "").lower():
+        return True
+    annotations = found.annotations or {}
+    return (
+        any(name.startswith(media.WASM_ANNOTATIONS) for name in annotations)
+        or annotations.get(media.TITLE, "").lower().endswith(".wasm")
+        or "wasm" in annotations.get(media.OCI_HANDLER, "").lower()
+    )
 
 
 def shown_types(descriptors: Sequence[Descriptor]) -> str:
@@ -183,11 +208,12 @@ def _is_runnable(child: Descriptor) -> bool:
 
 def _rank(child: Descriptor) -> int:
     platform = child.platform or Platform()
-    if platform.architecture.startswith("wasm") or platform.os.startswith("wasi"):
-        return 0
-    if child.artifact_type and "wasm" not in child.artifact_type:
-        return 3  # a signature, a list of parts
-    return 1 if (platform.os, platform.architecture) == ("linux", "amd64") else 2
+    if says_wasm(child):
+        # A component (WASI 0.2 and later) is no module for Envoy.
+        return 1 if platform.os.lower() in {"wasip2", "wasip3"} else 0
+    if child.artifact_type:
+        return 4  # a signature, a list of parts
+    return 2 if (platform.os, platform.architecture) == ("linux", "amd64") else 3
 
 
 def _invalid(problem: str) -> ContentRejected:

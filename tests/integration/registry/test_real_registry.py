@@ -155,7 +155,7 @@ async def test_tls_with_an_authority_of_its_own(tmp_path: Path) -> None:
             assert (await registry_client.resolve(reference, credential=None)).manifest.layers
         plain = Outgoing(plain_http=frozenset({"127.0.0.1"}))
         async with client(outgoing=plain) as registry_client:
-            assert (await fails(registry_client, reference)).reason == "UnexpectedAnswer"
+            assert (await fails(registry_client, reference)).reason == "TlsFailed"
 
 
 async def test_a_certificate_for_another_name_is_not_trusted(tmp_path: Path) -> None:

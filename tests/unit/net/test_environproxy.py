@@ -88,7 +88,7 @@ def test_a_proxy_that_cannot_be_used_is_named_by_its_variable_where_it_counts(va
     proxies = EnvironmentProxies.read({"HTTPS_PROXY": value, "NO_PROXY": "direct.example"})
     assert proxies.proxy_for("direct.example", 443, tls=True) is None
     assert proxies.proxy_for("localhost", 5000, tls=True) is None
-    with pytest.raises(UsageError, match="^HTTPS_PROXY: ") as caught:
+    with pytest.raises(UsageError, match=r"^HTTPS_PROXY: ") as caught:
         proxies.proxy_for("r.example", 443, tls=True)
     assert "s3cret" not in str(caught.value) + repr(proxies)
 

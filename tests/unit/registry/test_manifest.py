@@ -9,7 +9,12 @@ from autowasm.digest import Digest
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
 from autowasm.registry import media
-from autowasm.registry.manifest import Index, Manifest, choose_child, parse_manifest
+from autowasm.registry.manifest import (
+    Index,
+    Manifest,
+    children_by_preference,
+    parse_manifest,
+)
 
 LIMITS = Limits()
 
@@ -157,18 +162,46 @@ def test_limits_hold() -> None:
         ([platform("b", "linux", "amd64"), platform("c", "linux", "amd64")], "b"),
         ([descriptor("s", artifactType="application/vnd.sbom"), descriptor("a")], "a"),
         ([descriptor("s", artifactType="application/vnd.sbom")], "s"),
+        (
+            [platform("b", "linux", "amd64"), descriptor("w", artifactType=media.CNCF_CONFIG_V0)],
+            "w",
+        ),
+        ([platform("b", "linux", "amd64"), descriptor("w", artifactType=media.WASM_CONFIG)], "w"),
+        ([platform("b", "linux", "amd64"), platform("w", "wasi", "wasm")], "w"),
+        ([platform("b", "linux", "amd64"), platform("w", "wasi", "amd64")], "w"),
+        ([platform("b", "linux", "amd64"), platform("w", "linux", "wasm32")], "w"),
+        (
+            [
+                platform("b", "linux", "amd64"),
+                platform("w", "linux", "arm64", annotations={media.VARIANT: "compat"}),
+            ],
+            "w",
+        ),
+        (
+            [
+                platform("b", "linux", "amd64"),
+                platform("w", "linux", "amd64", annotations={media.OCI_HANDLER: "wasmedge"}),
+            ],
+            "w",
+        ),
+        (
+            [platform("b", "linux", "amd64"), descriptor("w", annotations={media.TITLE: "f.wasm"})],
+            "w",
+        ),
+        ([platform("c", "wasip2", "wasm"), platform("w", "wasip1", "wasm")], "w"),
+        ([platform("b", "linux", "amd64"), platform("c", "wasip2", "wasm")], "c"),
     ],
 )
 def test_of_an_index_wasm_is_preferred_then_linux_amd64_then_the_first(
     children: list[dict[str, Any]], chosen: str
 ) -> None:
-    assert choose_child(parse(index(*children))).digest == Digest.of(chosen.encode())
+    assert children_by_preference(parse(index(*children)))[0].digest == Digest.of(chosen.encode())
 
 
 def test_an_index_without_an_image_is_rejected_naming_what_it_holds() -> None:
     document = index(descriptor("x", mediaType="application/evil\n"), platform("y", "unknown", "x"))
     with pytest.raises(ContentRejected) as caught:
-        choose_child(parse(document))
+        children_by_preference(parse(document))[0]
     assert caught.value.reason == "ManifestInvalid"
     assert r"'application/evil\n'" in str(caught.value)
 
@@ -177,4 +210,4 @@ def test_an_index_without_an_image_is_rejected_naming_what_it_holds() -> None:
 def test_an_index_in_an_index_is_not_followed_and_what_to_do_is_said(kind: str) -> None:
     document = index(descriptor("x", mediaType=kind))
     with pytest.raises(ContentRejected, match="name the inner one by its digest"):
-        choose_child(parse(document))
+        children_by_preference(parse(document))[0]
