@@ -9,6 +9,7 @@ import socket
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from autowasm.errors import SourceDenied, SourceNotFound
@@ -134,6 +135,14 @@ class Repositories:
         from autowasm.registry.repository import Repository  # noqa: PLC0415
         from autowasm.registry.transport import RegistryTransport  # noqa: PLC0415
 
+        advice = self._outgoing.advice
+        if not names_host(
+            self._outgoing.plain_http, reference.host
+        ):  # plain http, if so, of itself
+            advice = replace(
+                advice,
+                no_plain_http=f"name its authority with {advice.ca_file}, or the host with {advice.insecure}",
+            )
         transport = RegistryTransport(
             reference,
             credential=credential,
@@ -151,13 +160,13 @@ class Repositories:
             logins=self._logins,
             budgets=self._budgets,
             on_request=self._on_request,
-            advice=self._outgoing.advice,
+            advice=advice,
             limits=self._limits,
         )
         return Repository(
             transport,
             reference,
             credential=credential,
-            advice=self._outgoing.advice,
+            advice=advice,
             limits=self._limits,
         )
