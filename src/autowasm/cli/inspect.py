@@ -6,6 +6,7 @@ written outside of a temporary folder.
 """
 
 import argparse
+import dataclasses
 import shutil
 import stat
 import sys
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autowasm.artifacts.unpack import pull_module
-from autowasm.cli import compat, registries, report
+from autowasm.cli import compat, piped, registries, report
 from autowasm.cli.progress import Progress
 from autowasm.cli.registries import Connection
 from autowasm.cli.report import Image, Module, Report, Verdict
@@ -43,7 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.compat = arguments.compat or bool(required)
     file = _as_file(arguments.reference)
     if file is not None:
-        found = registries.run_to_end(_inspect_file(file, arguments))
+        with piped.as_file("inspect", file, most=Limits().image_bytes) as module:
+            found = registries.run_to_end(_inspect_file(module, arguments))
+        found = dataclasses.replace(found, source=str(file))
     else:
         reference = registries.parse_reference(arguments.reference)
         login = registries.given_login(arguments)
@@ -63,6 +66,8 @@ def _as_file(text: str) -> Path | None:
     if not text:
         return None
     path = Path(text)
+    if piped.is_piped(path):
+        return path
     try:
         exists = path.exists()
     except (OSError, ValueError):  # too long a name, a zero byte

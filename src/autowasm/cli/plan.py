@@ -10,7 +10,6 @@ import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -19,7 +18,7 @@ from autowasm.api import pluginconfig, status
 from autowasm.api.parsing import parse
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.pullsecrets import Access
-from autowasm.cli import clusters, findings, registries, serverflags, sources
+from autowasm.cli import clusters, findings, piped, registries, serverflags, sources
 from autowasm.cli.explain import exit_status
 from autowasm.errors import SpecError, UsageError
 from autowasm.explain import plan as plans
@@ -36,7 +35,6 @@ from autowasm.net.pools import Pools
 from autowasm.registry.credentials import Credential
 from autowasm.standalone import documents
 
-_STDIN: Final = Path("-")
 _CLUSTER: Final = (
     "envoyfilter",
     "envoyfilters",
@@ -66,8 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the plan; the exit status. Raises AutoWasmError, OSError, KeyboardInterrupt as `transfers.run`."""
     registries.begin(arguments)
     registries.check_ca_file(arguments)
-    if arguments.file == _STDIN and arguments.password_stdin:
-        raise UsageError("-f - and --password-stdin: only one can be read from standard input")
+    if piped.is_stdin(arguments.file) and arguments.password_stdin:
+        raise UsageError(
+            f"-f {arguments.file} and --password-stdin: only one can be read from standard input"
+        )
     login = registries.given_login(arguments)
     wanted = _read(arguments)
     try:
@@ -89,12 +89,14 @@ def run(arguments: argparse.Namespace) -> int:
 def _read(arguments: argparse.Namespace) -> list[Wanted]:
     """The AutoWasms of the file, as `wasmer standalone` reads them. Raises UsageError."""
     most, limits = documents.file_bytes(Limits()), Limits()
-    if arguments.file == _STDIN:
+    if arguments.file == piped.STDIN:
         content = sys.stdin.buffer.read(most + 1)
     else:
-        registries.check_readable("-f", arguments.file)
-        with arguments.file.open("rb") as file:
-            content = file.read(most + 1)
+        try:
+            with arguments.file.open("rb") as file:  # once: it may be a pipe
+                content = file.read(most + 1)
+        except OSError as error:
+            raise UsageError(f"-f {arguments.file}: {error.strerror}") from error
     parsed = documents.parse(content, limits=limits)
     if parsed.broken:
         raise UsageError(f"-f {arguments.file}: {'; '.join(parsed.problems)}")

@@ -5,6 +5,7 @@ the server would check it; a pull that fails or is interrupted leaves no half fi
 """
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import stat
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from autowasm.artifacts.unpack import pull_module
-from autowasm.cli import registries
+from autowasm.cli import piped, registries
 from autowasm.cli.progress import Progress
 from autowasm.errors import ContentRejected, UsageError
 from autowasm.limits import Limits
@@ -46,7 +47,11 @@ def run(arguments: argparse.Namespace) -> None:
     _check_paths(arguments)
     annotations = _annotations(arguments) if arguments.command == "push" else {}
     login = registries.given_login(arguments)
-    lines = registries.run_to_end(_run(reference, login, annotations, arguments))
+    with contextlib.ExitStack() as stack:
+        if arguments.command == "push":
+            module = piped.as_file("-f", arguments.file, most=Limits().image_bytes)
+            arguments.file = stack.enter_context(module)
+        lines = registries.run_to_end(_run(reference, login, annotations, arguments))
     print("\n".join(lines), flush=True)
 
 
@@ -211,7 +216,12 @@ def _split_annotation(text: str) -> tuple[str, str]:
 def _check_paths(arguments: argparse.Namespace) -> None:
     """What is wrong with the given paths is said before anything else is done. Raises UsageError."""
     if arguments.command == "push":
-        registries.check_readable("-f", arguments.file)
+        if arguments.password_stdin and piped.is_stdin(arguments.file):
+            raise UsageError(
+                f"-f {arguments.file} and --password-stdin: only one can be read from standard input"
+            )
+        if not piped.is_piped(arguments.file):
+            registries.check_readable("-f", arguments.file)
     else:
         folder = arguments.output
         if folder.exists() and not folder.is_dir():

@@ -96,7 +96,12 @@ def _add_push(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     push.add_argument("reference", metavar="REF", help="HOST[:PORT]/NAME[:TAG]; no tag: latest")
     push.add_argument(
-        "-f", "--file", type=Path, required=True, metavar="FILE", help="the module (.wasm)"
+        "-f",
+        "--file",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the module (.wasm); -: standard input",
     )
     push.add_argument(
         "--format",
@@ -156,7 +161,7 @@ def _add_inspect(commands: "argparse._SubParsersAction[_Parser]") -> None:
     inspect.add_argument(
         "reference",
         metavar="REF|FILE",
-        help="HOST[:PORT]/NAME[:TAG], the same with @DIGEST, or a file (./NAME if in doubt)",
+        help="HOST[:PORT]/NAME[:TAG], the same with @DIGEST, or a file (./NAME if in doubt; -: standard input)",
     )
     inspect.add_argument(
         "--compat",

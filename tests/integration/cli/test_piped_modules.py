@@ -1,0 +1,94 @@
+"""A module out of a pipe: `build | wasmc push REF -f -`."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.parts import registry, wasmer, wat
+from tests.parts.clients import Client
+from tests.parts.registry import RegistryServer
+
+MODULE = wat.header_filter("world")
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[RegistryServer]:
+    async with registry.distribution(tmp_path / "registry") as running:
+        yield running
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Client:
+    return wasmer.wasmc(tmp_path)
+
+
+async def pulled(client: Client, store: RegistryServer, folder: Path) -> bytes:
+    await client.run("pull", f"{store.host}/a/b:v1", "-o", str(folder))
+    return (folder / "filter.wasm").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+async def test_what_comes_out_of_standard_input_is_pushed(
+    store: RegistryServer, client: Client, tmp_path: Path, name: str
+) -> None:
+    await client.run("push", f"{store.host}/a/b:v1", "-f", name, stdin=MODULE)
+    assert await pulled(client, store, tmp_path / "out") == MODULE
+
+
+async def test_what_comes_out_of_a_named_pipe_is_pushed(
+    store: RegistryServer, client: Client, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(asyncio.to_thread(pipe.write_bytes, MODULE))
+        tasks.create_task(client.run("push", f"{store.host}/a/b:v1", "-f", str(pipe)))
+    assert await pulled(client, store, tmp_path / "out") == MODULE
+
+
+async def test_what_comes_out_of_a_pipe_is_inspected(client: Client) -> None:
+    done = await client.run("inspect", "-", "--json", stdin=MODULE)
+    assert hashlib.sha256(MODULE).hexdigest() in done.stdout
+    refused = await client.run("inspect", "-", check=False, stdin=b"no module")
+    assert refused.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "status", "sentence"),
+    [
+        (["-f", "-"], b"", 2, "-f -: nothing came out of it"),
+        (["-f", "-"], b"no module", 1, ""),
+        (["-f", "-", "--username", "u", "--password-stdin"], MODULE, 2, "only one can be read from standard input"),
+        (["-f", "/dev/stdin", "--username", "u", "--password-stdin"], MODULE, 2, "only one can be read"),
+    ],
+)  # fmt: skip
+async def test_what_cannot_be_pushed_is_said_and_leaves_nothing(
+    client: Client, tmp_path: Path, arguments: list[str], stdin: bytes, status: int, sentence: str
+) -> None:
+    done = await client.run("push", "127.0.0.1:9/a/b:v1", *arguments, check=False, stdin=stdin)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_what_never_ends_is_cut(client: Client, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def write() -> None:
+        with pipe.open("wb") as file:
+            try:
+                while True:
+                    file.write(bytes(1 << 20))
+            except BrokenPipeError:
+                file.raw.close()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(asyncio.to_thread(write))
+        done = await client.run("push", "127.0.0.1:9/a/b:v1", "-f", str(pipe), check=False)
+    assert done.returncode == 1
+    assert "gives more than the 256 MiB that are read" in done.stderr
