@@ -30,6 +30,7 @@ from autowasm.explain.reader import Reader
 from autowasm.kube.client import KubeClient
 from autowasm.kube.errors import NotFound
 from autowasm.kube.resources import NAMESPACES, PODS, ObjectKey, ResourceType
+from autowasm.manifests import reader as manifests
 from autowasm.settings import EnvoyFetch
 
 SERVICES: Final = ResourceType("", "v1", "services", "Service")
@@ -44,6 +45,8 @@ _RULES: Final = ResourceType(
 )
 _ENTRIES: Final = ResourceType("networking.istio.io", "v1alpha3", "serviceentries", "ServiceEntry")
 
+_MESH_BYTES: Final = 1 << 20
+"""A ConfigMap holds no more."""
 _NAMESPACES_MOST: Final = 20
 """Of Pods; more only where a selector of the root namespace reaches far."""
 
@@ -212,7 +215,9 @@ class Gatherer:
         )
         text = (found.data or {}).get("mesh", "") if found is not None else ""
         try:
-            return msgspec.yaml.decode(text or "{}", type=MeshSettings, strict=False)
+            # istiod reads it with kubectl's YAML library.
+            value = manifests.read_value(text.encode(), file_bytes=_MESH_BYTES) or {}
+            return msgspec.convert(value, type=MeshSettings, strict=False)
         except (msgspec.DecodeError, ValueError):
             self._reader.unread["mesh"] = "the mesh's configuration is not understood"
             return MeshSettings()

@@ -103,6 +103,24 @@ def first_document(text: str, *, first_line: int = 1) -> tuple[Node | None, bool
         return node, more
 
 
+def check_keys(text: str) -> None:
+    """Raises Unreadable for a key that is twice in one mapping, for files of which YAML readers take the last one silently."""
+    root, _ = first_document(text)
+    left = [root] if root is not None else []
+    while left:
+        node = left.pop()
+        if isinstance(node, Sequence):
+            left += node.items
+        elif isinstance(node, Mapping):
+            seen: set[str] = set()
+            for key, value in node.pairs:
+                left.append(value)
+                if isinstance(key, Scalar) and key.value in seen:
+                    raise Unreadable(f"{at(key.start)}this key is there twice; remove one")
+                if isinstance(key, Scalar):
+                    seen.add(key.value)
+
+
 @contextlib.contextmanager
 def _events(text: str, first_line: int) -> Iterator[Iterator[Any]]:
     events: Any = yaml.parse(text.encode("utf-8", "surrogatepass"), Loader=CSafeLoader)

@@ -80,6 +80,14 @@ def read(content: bytes, *, object_bytes: int, file_bytes: int) -> Manifests:
     return found
 
 
+def read_value(content: bytes, *, file_bytes: int) -> Any:
+    """The first document, which need not be an object: files that istiod reads with the same library. Raises Unreadable."""
+    if len(content) > file_bytes:
+        raise Unreadable(f"it is larger than {file_bytes} bytes")
+    text = content.decode("utf-8", "replace")
+    return next((value for _, value in _documents(text, file_bytes, [])), None)
+
+
 def shown(value: object) -> str:
     """`value` for a sentence, cut to a bearable length."""
     text = repr(value)

@@ -124,3 +124,13 @@ def test_objects_know_where_they_stand() -> None:
         ("Z", "document 2 (line 6), items[1]"),
         ("W", "document 3 (line 11)"),
     ]
+
+
+def test_a_value_alone_is_read_with_the_same_types() -> None:
+    """istiod reads the mesh's configuration with kubectl's library."""
+    text = b"enableAutoMtls: y\nport: 0o17\nname:\t22:22\n"
+    value = reader.read_value(text, file_bytes=1_000)
+    assert value == {"enableAutoMtls": True, "port": 15, "name": "22:22"}
+    assert reader.read_value(b"", file_bytes=1_000) is None
+    with pytest.raises(Unreadable, match="larger than 3 bytes"):
+        reader.read_value(b"a: 1", file_bytes=3)

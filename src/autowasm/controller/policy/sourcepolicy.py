@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.errors import SpecError, UsageError
+from autowasm.manifests import nodes
 from autowasm.net.hosts import matches_host
 from autowasm.reference import ImageReference
 from autowasm.registry.credentials import normalize_host
@@ -51,8 +52,9 @@ class SourcePolicy:
     def parse(cls, data: bytes) -> Self:
         """Read YAML or JSON. Raises UsageError that says what is wrong with it."""
         try:
+            nodes.check_keys(data.decode())
             file = msgspec.yaml.decode(data, type=_FILE.type)
-        except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:
             raise UsageError(f"--policy-file: {error}") from error
         policy = cls(tuple(file.namespaces.items()))
         policy._check_entries()

@@ -112,6 +112,8 @@ def test_a_namespace_without_a_rule_may_use_nothing() -> None:
         "namespaces: {a: {registries: ['']}}",
         "namespaces: {a: {digestRequired: 'yes'}}",
         "a: b: c",
+        "namespaces: {a: {digestRequired: true}, a: {}}",
+        "namespaces: {a: {registries: [x.example], registries: []}}",
         "\0",
     ],
 )
