@@ -37,8 +37,8 @@ REASONS: dict[str, dict[str, str]] = {
         "MeshWideNotAllowed": "empty labels in the root namespace, without `--allow-mesh-wide`",
         "AddressNotAllowed": "the host has a private, loopback or link-local address, and the operator has not opened it (`--allow-private-host`)",
         "UrlNotAllowed": "a URL or redirect that is not followed",
-        "DuplicateObject": "standalone: two files describe one object",
-        "FileInvalid": "standalone: the file cannot be read",
+        "DuplicateObject": "standalone, `wasmc plan`: an object is defined more than once; the message names the files",
+        "FileInvalid": "standalone: the file that defines it cannot be read now; the message has the file, the line and what is wrong; what runs stays",
     },
     "The source is not there": {
         "ImageNotFound": "the registry has no such repository, tag or digest",

@@ -45,7 +45,12 @@ def add_plan(commands: Any, add_registry: Callable[[argparse.ArgumentParser], No
         epilog=_STATUSES,
     )
     plan.add_argument(
-        "-f", "--file", type=Path, required=True, metavar="FILE", help="YAML or JSON; - for stdin"
+        "-f",
+        "--file",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="YAML or JSON, read as kubectl reads it; - for stdin",
     )
     plan.add_argument("--offline", action="store_true", help="ask no cluster")
     _add_common(plan)

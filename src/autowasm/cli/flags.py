@@ -45,12 +45,17 @@ _ENVOY = _DEFAULT.envoy
 
 _STANDALONE: Groups = {
     "standalone mode": (
-        Option("--config", "DIR", "AutoWasm and Secret documents (*.yaml), watched", Path),
+        Option(
+            "--config",
+            "DIR",
+            "AutoWasm and Secret files (*.yaml, *.yml, *.json), read as kubectl reads them, watched",
+            Path,
+        ),
         Option("--envoy-dir", "DIR", "output: envoyfilters/, status/ and lds.yaml", Path),
         Option(
             "--listener-template",
             "FILE",
-            "LDS document that the filters are put into (resources: one or more listeners)",
+            "LDS document (resources: one or more listeners) that filters are inserted into; the rest stays as it is",
             Path,
         ),
     )

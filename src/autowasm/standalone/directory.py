@@ -1,6 +1,6 @@
 """ConfigDirectory: the AutoWasm and Secret documents in a directory, followed as they change.
 
-Not what they mean (`mode.py`). Invariant (design D6): what cannot be read now, a half-written file or a directory that
+Not what they mean (`mode.py`). Invariant: what cannot be read now, a half-written file or a directory that
 vanished, keeps what it last defined; only a file that is gone takes its objects along; no change counts before a second look shows the same.
 """
 
