@@ -179,10 +179,20 @@ async def test_a_new_user_installs_upgrades_and_uninstalls(ground: Ground, relea
     newer = ground.directory / "newer"
     await asyncio.to_thread(_newer_chart, newer)
     since = await AuditLog(cluster.audit_log).position()
-    await ground.helm.run("upgrade", release, newer, "--set", "replicas=3", timeout=120)
+    before = (await ground.helm.run("get", "notes", release)).stdout
+    assert "config.allowPrivateHost: none; add HOST[:PORT]" in before
+    opened = "config.allowPrivateHost={registry.example:5000,*.corp.example}"
+    await ground.helm.run(
+        "upgrade", release, newer, "--set", "replicas=3", "--set", opened, timeout=120
+    )
     notes = (await ground.helm.run("get", "notes", release)).stdout
     assert "rollout status deployment/wasmer" in notes
     assert "clusterLocal: true" in notes
+    assert "config.allowPrivateHost: registry.example:5000, *.corp.example\n" in notes
+    found = await cluster.request("GET", f"{DEPLOYMENTS}/wasmer")
+    arguments = found["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert "--allow-private-host=registry.example:5000" in arguments
+    assert "--allow-private-host=*.corp.example" in arguments
     columns = (await cluster.request("GET", CRD))["spec"]["versions"][0]["additionalPrinterColumns"]
     assert columns[-1]["name"] == "Newer"
     assert (await cluster.request("GET", f"{DEPLOYMENTS}/wasmer"))["spec"]["replicas"] == 3
