@@ -9,6 +9,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -141,6 +142,13 @@ async def test_no_status_tells_an_open_port_from_a_closed_one(ground: Ground) ->
     assert listener.peers == []
 
 
+async def warning(log: Path, *, after: int) -> Document | None:
+    """The line that an operator finds in the log of the new version."""
+    text = (await asyncio.to_thread(log.read_bytes))[after:].decode()
+    said = "published modules could not be fetched again"
+    return next(({"line": line} for line in text.splitlines() if said in line), None)
+
+
 async def test_an_upgrade_keeps_the_filter_and_says_which_flag_is_missing(ground: Ground) -> None:
     """As after an upgrade from a version that fetched from private addresses without being asked to."""
     installation, server = ground.installation, ground.installation.wasmer
@@ -166,8 +174,11 @@ async def test_an_upgrade_keeps_the_filter_and_says_which_flag_is_missing(ground
     await installation.wait_phase("Synced", name="upgraded")
     before = await installation.envoyfilter("upgraded")
 
+    size = (await asyncio.to_thread(server.process.log.stat)).st_size
     await restart()
     await installation.wait_phase("Synced", name="upgraded")
+    warned = await installation.wait_until(lambda: warning(server.process.log, after=size))
+    assert f"--allow-private-host {ground.private.host} " in warned["line"]
     document["spec"]["filter"]["source"]["registry"]["image"] = await push("v2")
     await installation.apply(document)
     status = (await installation.wait_phase("Degraded", name="upgraded"))["status"]

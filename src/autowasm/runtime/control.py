@@ -5,11 +5,13 @@ was read; nobody leads before that.
 """
 
 import asyncio
+from collections.abc import Iterable
 from functools import partial
 from typing import Final
 
 import structlog
 
+from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.controller.fetching.copying import PublishedCopies
 from autowasm.controller.fetching.jobs import FetchJobs
@@ -17,6 +19,7 @@ from autowasm.controller.fetching.polling import Polling
 from autowasm.controller.fetching.spreading import Spreading
 from autowasm.controller.interfaces import NoReplicas
 from autowasm.controller.pods.gathering import Gathering
+from autowasm.controller.policy.addresses import warn_of_refused
 from autowasm.controller.policy.permits import Permits
 from autowasm.controller.policy.policyfile import PolicyFile
 from autowasm.controller.policy.reach import check_reach
@@ -147,7 +150,20 @@ class Control:
             metrics=ground.metrics.controller,
         )
         self._start(controller)
+        self._warn_of_refused(keys)
         await mode.run(changed=queue.add, secret_changed=self._secret_changed)
+
+    def _warn_of_refused(self, keys: Iterable[ObjectKey]) -> None:
+        ground, publisher = self._ground, self._chosen.mode.publisher
+        published = (publisher.published(key) for key in keys)
+        records = [envoyfilters.record_of(one) for one in published if one is not None]
+        looking = warn_of_refused(
+            [record for record in records if record is not None],
+            outgoing=ground.settings.outgoing,
+            names=ground.pools.names,
+            timeout=ground.settings.limits.dns_timeout,
+        )
+        ground.tasks.create_task(looking, name="addresses of what is published")
 
     def _start(self, controller: Controller[ObjectKey]) -> None:
         tasks, chosen = self._ground.tasks, self._chosen
