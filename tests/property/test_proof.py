@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from autowasm.controller.pods.proof import Evidence, Why, report, why_missing
 from autowasm.kube.pods import Pod
+from tests.fakes.steps import finished
 
 NOW = 10_000.0
 TIMES = st.integers(0, int(NOW))
@@ -52,7 +53,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 @given(cases())
 def test_everybody_is_counted_once_and_only_proof_counts(case: Case) -> None:
-    found = report(case.pods, case.known, generation=1, now=NOW, grace=60.0, names=10)
+    found = finished(report(case.pods, case.known, generation=1, now=NOW, grace=60.0, names=10))
     proved = {pod.uid for pod in case.pods if pod.injected and pod.uid in case.known.fetched}
     assert found.pods.fetched == len(proved)
     assert sum(found.states.values()) == found.pods.matched == len(case.pods)
@@ -71,5 +72,6 @@ def test_everybody_is_counted_once_and_only_proof_counts(case: Case) -> None:
 @given(cases())
 def test_order_of_pods_changes_nothing(case: Case) -> None:
     arguments = {"generation": 1, "now": NOW, "grace": 60.0, "names": 10}
-    one = report(case.pods, case.known, **arguments)  # type: ignore[arg-type]
-    assert report(case.pods[::-1], case.known, **arguments) == one  # type: ignore[arg-type]
+    one = finished(report(case.pods, case.known, **arguments))  # type: ignore[arg-type]
+    other = finished(report(case.pods[::-1], case.known, **arguments))  # type: ignore[arg-type]
+    assert other == one

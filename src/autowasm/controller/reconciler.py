@@ -64,7 +64,7 @@ class AutoWasmReconciler:
         check: Callable[[AutoWasm], None] = lambda _: None,
         permits: Permits | None = None,
         admit: Callable[[str, str, Sha256Hex], None] = lambda _owner, _namespace, _sha256: None,
-        pods: Callable[[ObjectKey], Said | None] | None = None,
+        pods: Callable[[ObjectKey], Awaitable[Said | None]] | None = None,
         announce: Announce = announce_nothing,
         leadership: Leadership | None = None,
         prepared: Callable[[], Awaitable[None]] | None = None,

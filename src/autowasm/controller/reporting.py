@@ -4,7 +4,7 @@ Not the decision what to say (`statuses.py`). Invariant: an unchanged status is 
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 import msgspec
@@ -29,7 +29,7 @@ class StatusReporter:
         publisher: Publisher,
         *,
         metrics: Metrics,
-        pods: Callable[[ObjectKey], Said | None] | None = None,
+        pods: Callable[[ObjectKey], Awaitable[Said | None]] | None = None,
         announce: Announce = announce_nothing,
     ) -> None:
         self._publisher = publisher
@@ -45,7 +45,7 @@ class StatusReporter:
         """Write it if it differs from the one before. Raises what the write raises."""
         previous = subject.previous
         if status != previous:
-            said = self._pods(subject.key) if self._pods is not None else None
+            said = await self._pods(subject.key) if self._pods is not None else None
             if said is None and _names_another_module(status, previous):
                 said = _only_counts(status)
             if said is not None:

@@ -143,10 +143,11 @@ class Healing:
 
     def _sidecars(self) -> Generator[None, None, Sidecars]:
         by_address: dict[str, Pod] = {}
-        pods = list(self._mesh.sidecars())
-        for step, pod in enumerate(pods):
-            if step % _STEP == _STEP - 1:
+        pods: list[Pod] = []
+        for pod in self._mesh.sidecars():
+            if len(pods) % _STEP == _STEP - 1:
                 yield
+            pods.append(pod)
             for address in pod.addresses:
                 by_address[address] = pod
         return Sidecars(pods, by_address)

@@ -8,7 +8,7 @@ about a bounded number of modules in a look, and not again for what healing has 
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,9 +22,10 @@ from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api import status as statuses
 from autowasm.api.status import ConditionType, Status
 from autowasm.controller.pods.gathering import Gathering
-from autowasm.controller.pods.proof import Evidence, Report, Why, report
+from autowasm.controller.pods.proof import STEP, Evidence, Report, Why, report
 from autowasm.controller.pods.seen import NEVER, Seen, epoch, loads, number
 from autowasm.controller.pods.symptoms import changed_at
+from autowasm.controller.pods.turns import in_turns
 from autowasm.kube.leadership import Leadership, while_leading
 from autowasm.kube.pods import Pod
 from autowasm.kube.resources import ObjectKey
@@ -55,7 +56,7 @@ class Workloads(Protocol):
         """The live EnvoyFilter that is ours."""
 
     def matched(self, key: ObjectKey) -> Iterable[Pod]:
-        """The Pods that it selects and that have not ended."""
+        """The Pods that it selects and that have not ended. Pods may come and go while it is iterated."""
 
     def pods_at(self, address: str) -> Iterable[Pod]:
         """Those with this address."""
@@ -66,7 +67,7 @@ class Workloads(Protocol):
     def touch_pods(self, key: ObjectKey) -> None:
         """What is said of its Pods may be something else now."""
 
-    def prove(self, report: Callable[[ObjectKey], Report | None]) -> None:
+    def prove(self, report: Callable[[ObjectKey], Awaitable[Report | None]]) -> None:
         """From now on `status.pods` is what this says."""
 
 
@@ -108,18 +109,18 @@ class Loading:
         self._news = float("-inf")
         """When replicas were asked that had news, in the loop's time."""
 
-    def report(self, key: ObjectKey) -> Report | None:
+    async def report(self, key: ObjectKey) -> Report | None:
         """What is to be said; None while nothing is published. Not to be called before Pods were listed."""
+        return await in_turns(self._report(key))
+
+    def _report(self, key: ObjectKey) -> Generator[None, None, Report | None]:
         live, document = self._workloads.envoyfilter(key), self._workloads.document(key)
         record = envoyfilters.record_of(dict(live)) if live is not None else None
         if live is None or document is None or record is None:
             self._forget(key)
             return None
-        pods, now, previous = (
-            list(self._workloads.matched(key)),
-            self._wall(),
-            statuses.read(document.get("status")),
-        )
+        pods = yield from _listed(self._workloads.matched(key))
+        now, previous = self._wall(), statuses.read(document.get("status"))
         generation = (document.get("metadata") or {}).get("generation")
         seen = self._seen.setdefault(record.sha256, Seen())
         known = self._states.get(key)
@@ -128,7 +129,7 @@ class Loading:
         fits = said is not None and said.observed_generation == generation
         if fits and (known is None or known.sha256 != record.sha256):
             seen.believe(previous, record.sha256, pods)
-        seen.place(pods, is_shared=self._workloads.is_shared)
+        yield from seen.place(pods, is_shared=self._workloads.is_shared)
         module = previous.module
         dated = module is not UNSET and module.sha256 == record.sha256
         published = changed_at(live)
@@ -143,7 +144,7 @@ class Loading:
             first=epoch(module.fetched_at) if dated and module is not UNSET else published,
         )
         settings = self._settings
-        found = report(
+        found = yield from report(
             pods,
             evidence,
             generation=generation if isinstance(generation, int) else 0,
@@ -215,7 +216,7 @@ class Loading:
                 if is_news or not _MOVING.isdisjoint(state.states):
                     self._workloads.touch_pods(key)
                 if is_news:
-                    self.report(key)  # for the metrics: the status may have to wait
+                    await self.report(key)  # for the metrics: the status may have to wait
             await asyncio.sleep(0)
         used = {state.sha256 for state in self._states.values()}
         for unused in self._seen.keys() - used:
@@ -269,12 +270,12 @@ class Loading:
     def _remember(self, key: ObjectKey, state: _State, pods: list[Pod]) -> None:
         """The state of an object; a rollout that ends before our eyes is measured."""
         before, self._states[key] = self._states.get(key), state
-        if before is None or not before.is_open or before.sha256 != state.sha256:
+        if before is None or not before.is_open or before.sha256 != state.sha256 or state.is_open:
             return
         fetched = self._seen[state.sha256].fetched
         last = max((fetched.get(pod.uid, 0.0) for pod in pods), default=0.0)
         started = max((pod.started for pod in pods), default=0)
-        if not state.is_open and last > state.published > 0 and started <= state.published:
+        if last > state.published > 0 and started <= state.published:
             self._metrics.rollout_seconds.observe(last - state.published)
 
     def _forget(self, key: ObjectKey) -> None:
@@ -289,6 +290,15 @@ class Loading:
             self._metrics.rollout_pods.labels(name).set(count)
         unfinished = sum(state.is_open for state in self._states.values())
         self._metrics.rollout_unfinished.set(unfinished)
+
+
+def _listed(pods: Iterable[Pod]) -> Generator[None, None, list[Pod]]:
+    found: list[Pod] = []
+    for pod in pods:
+        found.append(pod)
+        if len(found) % STEP == 0:
+            yield
+    return found
 
 
 def _is_open(found: Report) -> bool:

@@ -107,9 +107,9 @@ class PodMatcher:
         return total
 
     def pods(self, key: ObjectKey) -> Iterator[ObjectKey]:
-        """The names of the Pods that the AutoWasm's selector matches now."""
-        for group in self._matched(key):
-            yield from (ObjectKey(group.namespace, name) for name in group.names)
+        """The names of the Pods that the AutoWasm's selector matches now. Pods may come and go while it is iterated."""
+        for group in list(self._matched(key)):
+            yield from (ObjectKey(group.namespace, name) for name in list(group.names))
 
     def selects(self, key: ObjectKey, pod: Pod) -> bool:
         """Whether the AutoWasm's selector matches the Pod."""

@@ -6,7 +6,7 @@ what the server dropped, as an older CRD does, again.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -40,7 +40,7 @@ class PodStatus:
     def __init__(
         self,
         *,
-        said: Callable[[ObjectKey], Said | None],
+        said: Callable[[ObjectKey], Awaitable[Said | None]],
         document: Callable[[ObjectKey], Mapping[str, Any] | None],
         publisher: Publisher,
         unexpected: Callable[[], None] = lambda: None,
@@ -91,11 +91,11 @@ class PodStatus:
                 await asyncio.sleep(0)  # counting the Pods of a large mesh takes a while
 
     async def _write(self, key: ObjectKey) -> bool:
+        said = await self._said(key)
         document = self._document(key)
         if document is None:
             return False
         status = document.get("status")
-        said = self._said(key)
         if said is None or not status:
             return False  # without a status the reconciler writes the first one, counts included
         if _is_said(status, said) or self._was_sent(key, status, said):

@@ -114,11 +114,13 @@ class Seen:
         self.watched_since, self.strangers = new.watched_since, new.strangers
         self._unplaced, self._placed = new._unplaced, new._placed
 
-    def place(self, pods: Iterable[Pod], *, is_shared: Callable[[Pod], bool]) -> None:
-        """Give these Pods what their addresses asked for before anybody knew whose they are."""
-        if not self._unplaced:
-            return
-        for pod in pods:
+    def place(self, pods: Iterable[Pod], *, is_shared: Callable[[Pod], bool]) -> Iterator[None]:
+        """Give these Pods what their addresses asked for before anybody knew whose they are. In steps."""
+        for step, pod in enumerate(pods):
+            if step % _STEP == _STEP - 1:
+                yield
+            if not self._unplaced:
+                return
             for address in pod.addresses:
                 if address in self._unplaced and not is_shared(pod):
                     self._note(pod, address, self._unplaced.pop(address))

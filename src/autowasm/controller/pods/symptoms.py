@@ -46,7 +46,7 @@ class Mesh(Protocol):
         """The live EnvoyFilter that is ours."""
 
     def sidecars(self) -> Iterable[Pod]:
-        """Pods that have one and have not ended. To be iterated without waiting."""
+        """Pods that have one and have not ended. Pods may come and go while it is iterated."""
 
     def selects(self, key: ObjectKey, pod: Pod) -> bool:
         """Whether the AutoWasm's selector matches the Pod."""

@@ -7,7 +7,7 @@ them.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final
 
 from autowasm.api.status import Pods
@@ -57,7 +57,7 @@ class ClusterMode:
         self._client = client
         self._matcher = PodMatcher()
         self._addresses = PodAddresses()
-        self._report: Callable[[ObjectKey], Report | None] = lambda _: None
+        self._report: Callable[[ObjectKey], Awaitable[Report | None]] = _nothing
         self._changed: Callable[[ObjectKey], None] = _nobody
         self._informers = make_informers(client, cluster=cluster, metrics=metrics)
         self._pods = self._informers.pods
@@ -159,15 +159,15 @@ class ClusterMode:
         """See `ServiceAccounts`."""
         return await self._secrets.pull_secrets(namespace)
 
-    def prove(self, report: Callable[[ObjectKey], Report | None]) -> None:
+    def prove(self, report: Callable[[ObjectKey], Awaitable[Report | None]]) -> None:
         """See `loading.Workloads`."""
         self._report = report
 
-    def pods(self, key: ObjectKey) -> Said | None:
+    async def pods(self, key: ObjectKey) -> Said | None:
         """What is to be said of the Pods that the AutoWasm's selector matches now; None until Pods were listed."""
         if not self._pods.has_synced:
             return None
-        report = self._report(key)
+        report = await self._report(key)
         if report is not None:
             return report.pods, report.loaded
         counts = self._matcher.counts(key)
@@ -201,12 +201,16 @@ class ClusterMode:
         return self.publisher.published(key)
 
     def sidecars(self) -> Iterator[Pod]:
-        """Pods with a sidecar that runs, once they were listed."""
-        return (pod for pod in self._pods.listed() if pod.injected and not has_ended(pod))
+        """Pods with a sidecar that runs, once they were listed. Pods may come and go while it is iterated."""
+        return (pod for pod in list(self._pods.listed()) if pod.injected and not has_ended(pod))
 
     def selects(self, key: ObjectKey, pod: Pod) -> bool:
         """Whether the AutoWasm's selector matches the Pod."""
         return self._matcher.selects(key, pod)
+
+
+async def _nothing(_key: ObjectKey) -> None:
+    """Before `prove`."""
 
 
 def _nobody(_key: ObjectKey) -> None:

@@ -125,8 +125,8 @@ def loading(
     )
 
 
-def said(found: Loading) -> Report:
-    report = found.report(KEY)
+async def said(found: Loading) -> Report:
+    report = await found.report(KEY)
     assert report is not None
     return report
 
@@ -134,14 +134,14 @@ def said(found: Loading) -> Report:
 async def test_rollout_ends_with_the_last_download_and_is_measured_once() -> None:
     world, metrics = World(), Metrics()
     found = loading(world, metrics)
-    said(found)
+    await said(found)
     world.download("10.0.0.1", age=90)
     await found.look()
-    assert said(found).pods.fetched == 1
-    assert said(found).loaded.reason == "NeverAsked"
+    assert (await said(found)).pods.fetched == 1
+    assert (await said(found)).loaded.reason == "NeverAsked"
     world.download("10.0.0.2", age=40)
     await found.look()
-    assert (said(found).pods.fetched, said(found).loaded.status) == (2, "True")
+    assert ((await said(found)).pods.fetched, (await said(found)).loaded.status) == (2, "True")
     value = metrics.registry.get_sample_value
     assert value("autowasm_rollout_duration_seconds_count") == 1
     total = value("autowasm_rollout_duration_seconds_sum")
@@ -158,7 +158,7 @@ async def test_rollout_ends_with_the_last_download_and_is_measured_once() -> Non
 async def test_replicas_are_asked_about_a_module_only_when_there_is_news() -> None:
     world = World()
     found = loading(world)
-    said(found)
+    await said(found)
     await found.look()
     assert world.asked == ["/seen", f"/seen/{A}"]
     await found.look()
@@ -168,9 +168,9 @@ async def test_replicas_are_asked_about_a_module_only_when_there_is_news() -> No
 async def test_replica_that_does_not_answer_leaves_silence_unknown() -> None:
     world = World(replicas=2)
     found = loading(world)
-    said(found)
+    await said(found)
     await found.look()
-    assert said(found).loaded.reason == "NotKnown"
+    assert (await said(found)).loaded.reason == "NotKnown"
 
 
 async def test_an_odd_object_does_not_stop_the_others() -> None:
@@ -191,7 +191,7 @@ async def test_an_odd_object_does_not_stop_the_others() -> None:
         world, metrics = Odd(), Metrics()
         found = loading(world, metrics)
         for key in (first, second):
-            assert found.report(key) is not None
+            assert await found.report(key) is not None
         world.is_odd = True
         world.download("10.0.0.1", age=90)
         world.download("10.0.0.2", age=90)
@@ -230,7 +230,7 @@ async def test_a_module_that_cannot_be_learned_of_does_not_stop_the_others() -> 
     world, metrics = Odd(), Metrics()
     found = loading(world, metrics)
     for key in (KEY, other):
-        assert found.report(key) is not None
+        assert await found.report(key) is not None
     world.download("10.0.0.1", age=90)
     world.download("10.0.0.2", age=90)
     with structlog.testing.capture_logs() as logs:
@@ -240,42 +240,63 @@ async def test_a_module_that_cannot_be_learned_of_does_not_stop_the_others() -> 
     assert failed("autowasm_unexpected_errors_total", {"work": "proof_of_load"}) == 2
     world.is_odd = False
     await found.look()
-    report = found.report(KEY)
+    report = await found.report(KEY)
     assert report is not None
     assert report.loaded.reason == "Fetched"
+
+
+async def test_a_large_mesh_is_reported_in_turns() -> None:
+    """One AutoWasm that selects 50 000 Pods: who is missing has to be found and sorted."""
+    pods = [pod(f"p{n:05}", f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}") for n in range(50_000)]
+    world = World(pods=pods[::-1])
+    world.download("10.0.0.0", age=90)
+    world.seen["10.9.9.9"] = {"ok": 50.0}  # of no Pod: every Pod may be the one
+    found = loading(world)
+    await said(found)
+    await found.look()
+    reporting = asyncio.ensure_future(found.report(KEY))
+    turns = 0
+    while not reporting.done():
+        await asyncio.sleep(0)
+        turns += 1
+    report = await reporting
+    assert report is not None
+    assert (report.pods.matched, report.pods.fetched) == (50_000, 1)
+    assert [one.name for one in report.pods.missing[:2]] == ["p00001", "p00002"]
+    assert turns >= 3 * len(pods) / 500
 
 
 async def test_restart_forgets_nothing_that_the_status_says() -> None:
     world = World()
     found = loading(world)
-    said(found)
+    await said(found)
     world.download("10.0.0.1", age=90)
     await found.look()
-    before = said(found)
+    before = await said(found)
     world.write(before)
     world.seen, world.up, world.downloads = {}, 1.0, 0
     after = loading(world)
-    assert said(after).pods == before.pods, "not written anew before replicas were asked"
-    assert said(after).loaded.same_state(before.loaded)
+    assert (await said(after)).pods == before.pods, "not written anew before replicas were asked"
+    assert (await said(after)).loaded.same_state(before.loaded)
     await after.look()
-    assert said(after).pods.fetched == 1
-    assert said(after).pods.missing[0].reason == "NotKnown", "it could have asked unseen"
+    assert (await said(after)).pods.fetched == 1
+    assert (await said(after)).pods.missing[0].reason == "NotKnown", "it could have asked unseen"
 
 
 async def test_what_was_said_of_another_selector_is_not_believed_of_these_pods() -> None:
     world = World()
     found = loading(world)
-    said(found)
+    await said(found)
     world.download("10.0.0.1", age=90)
     world.download("10.0.0.2", age=90)
     await found.look()
-    world.write(said(found))
+    world.write(await said(found))
     world.seen, world.up, world.downloads = {}, 1.0, 0
     world.pods, world.generation = [pod("c", "10.0.0.3"), pod("d", "10.0.0.4")], 3
     after = loading(world)
-    said(after)
+    await said(after)
     await after.look()
-    assert (said(after).pods.fetched, said(after).loaded.reason) == (0, "NotKnown")
+    assert ((await said(after)).pods.fetched, (await said(after)).loaded.reason) == (0, "NotKnown")
 
 
 async def test_pod_that_starts_or_gets_ready_unheard_is_looked_at_again() -> None:
@@ -284,13 +305,13 @@ async def test_pod_that_starts_or_gets_ready_unheard_is_looked_at_again() -> Non
     for before in (unready, pod("a", "", started=0)):
         world = World(pods=[before])
         found = loading(world)
-        said(found)
+        await said(found)
         await found.look()
-        assert said(found).loaded.reason == "NotReady"
+        assert (await said(found)).loaded.reason == "NotReady"
         world.pods, world.touched = [late], 0
         await found.look()
         assert world.touched == 1
-        assert said(found).loaded.reason == "NeverAsked"
+        assert (await said(found)).loaded.reason == "NeverAsked"
         world.touched = 0
         await found.look()
         assert not world.touched, "nothing moves any more"
@@ -299,70 +320,72 @@ async def test_pod_that_starts_or_gets_ready_unheard_is_looked_at_again() -> Non
 async def test_download_from_an_address_that_is_shown_late_counts() -> None:
     world = World(pods=[pod("a", "", started=NOW - 20)])
     found = loading(world)
-    said(found)
+    await said(found)
     world.download("10.0.0.1", age=5)
     await found.look()
-    assert said(found).pods.fetched == 0
+    assert (await said(found)).pods.fetched == 0
     world.pods = [pod("a", "10.0.0.1", started=NOW - 20)]
     await found.look()
-    assert said(found).pods.fetched == 1
+    assert (await said(found)).pods.fetched == 1
 
 
 async def test_download_that_came_before_its_pod_was_looked_at_counts() -> None:
     """What is said of an object may wait for a minute; its sidecars ask within a second."""
     world = World(pods=[pod("a", "10.0.0.1")])
     found = loading(world)
-    said(found)
+    await said(found)
     world.download("10.0.0.1", age=90)
     await found.look()
-    assert said(found).loaded.status == "True"
+    assert (await said(found)).loaded.status == "True"
     world.pods = [*world.pods, pod("late", "10.0.0.3", started=NOW + 10)]
     world.now = NOW + 80
     world.download("10.0.0.3", age=68)
     await found.look()  # all that we know of have it
-    assert said(found).loaded.reason == "Waiting", "nobody asked for what was news meanwhile"
+    assert (await said(found)).loaded.reason == "Waiting", (
+        "nobody asked for what was news meanwhile"
+    )
     await found.look()
-    assert said(found).pods.fetched == 2
+    assert (await said(found)).pods.fetched == 2
 
 
 async def test_answer_that_is_older_than_the_news_is_not_used() -> None:
     world = World()
     gathering = Gathering(world)
     found = loading(world, gathering=gathering, interval=10.0)
-    said(found)
+    await said(found)
     world.asked.clear()
     await gathering.ask(f"/seen/{A}")  # healing's
     await asyncio.sleep(0.01)
     world.download("10.0.0.1", age=1)
     await found.look()
-    assert said(found).pods.fetched == 1
+    assert (await said(found)).pods.fetched == 1
 
 
 async def test_pod_that_went_leaves_no_doubt_about_the_others() -> None:
     world = World()
     found = loading(world)
-    said(found)
+    await said(found)
     world.download("10.0.0.1", age=90)
     await found.look()
-    assert said(found).loaded.reason == "NeverAsked"
+    assert (await said(found)).loaded.reason == "NeverAsked"
     world.pods = world.pods[1:]
     world.downloads += 1
     await found.look()
-    assert said(found).loaded.reason == "NeverAsked"
+    assert (await said(found)).loaded.reason == "NeverAsked"
 
 
 async def test_silence_is_unknown_once_a_replica_went_with_what_it_saw() -> None:
     world = World(others=["b"])
     found = loading(world)
-    said(found)
+    await said(found)
     await found.look()
-    assert said(found).loaded.reason == "NeverAsked"
+    assert (await said(found)).loaded.reason == "NeverAsked"
     world.others = []
     await found.look()
-    assert said(found).loaded.reason == "NotKnown"
+    assert (await said(found)).loaded.reason == "NotKnown"
     world.others = ["b"]
     await found.look()
-    assert said(found).loaded.reason == "NeverAsked", "it was silent only"
+    assert (await said(found)).loaded.reason == "NeverAsked", "it was silent only"
 
 
 async def test_nothing_published_says_nothing() -> None:
@@ -370,4 +393,4 @@ async def test_nothing_published_says_nothing() -> None:
         def envoyfilter(self, key: ObjectKey) -> Mapping[str, Any] | None:
             return None
 
-    assert loading(Empty()).report(KEY) is None
+    assert await loading(Empty()).report(KEY) is None

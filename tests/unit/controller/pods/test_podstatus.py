@@ -32,10 +32,13 @@ class World:
         self.stored: dict[str, Any] = {"status": {"phase": "Synced"}}
         self.writes: list[Mapping[str, Any]] = []
         self.pods = PodStatus(
-            said=lambda _: self.said,
+            said=self.say,
             document=lambda _: self.stored,
             publisher=self,  # type: ignore[arg-type]  # only this method of it
         )
+
+    async def say(self, _key: ObjectKey) -> Said:
+        return self.said
 
     async def write_status(
         self, key: ObjectKey, document: Mapping[str, Any], status: Mapping[str, Any]
@@ -79,7 +82,7 @@ async def test_what_was_written_is_not_written_again_even_if_the_server_drops_it
 async def test_an_object_that_cannot_be_counted_stops_no_other() -> None:
     world, odd = World(), ObjectKey("team", "odd")
 
-    def count(key: ObjectKey) -> Said:
+    async def count(key: ObjectKey) -> Said:
         if key == odd:
             raise KeyError("a bug")
         return world.said

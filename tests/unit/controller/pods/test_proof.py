@@ -4,6 +4,7 @@ import pytest
 
 from autowasm.controller.pods.proof import Evidence, Report, Why, report
 from autowasm.kube.pods import Pod
+from tests.fakes.steps import finished
 
 NOW, GRACE = 10_000.0, 60.0
 
@@ -36,7 +37,7 @@ def evidence(
 
 
 def said(pods: list[Pod], known: Evidence, *, names: int = 10) -> Report:
-    return report(pods, known, generation=3, now=NOW, grace=GRACE, names=names)
+    return finished(report(pods, known, generation=3, now=NOW, grace=GRACE, names=names))
 
 
 def test_all_sidecars_that_fetched_make_it_true() -> None:

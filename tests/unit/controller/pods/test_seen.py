@@ -66,12 +66,12 @@ def test_address_that_is_shown_late_is_given_its_download_then() -> None:
     for before in ([], [pod("a"), pod("b")], [pod(started=0)]):
         seen = learned(document(ok=50), pods=before)
         assert not seen.fetched
-        seen.place([pod()], is_shared=lambda _: True)
+        list(seen.place([pod()], is_shared=lambda _: True))
         assert not seen.fetched, "two Pods have it still"
-        seen.place([pod(started=NOW - 20)], is_shared=lambda _: False)
+        list(seen.place([pod(started=NOW - 20)], is_shared=lambda _: False))
         assert not seen.fetched, "it asked before this Pod started"
         seen = learned(document(ok=50), pods=before)
-        seen.place([pod()], is_shared=lambda _: False)
+        list(seen.place([pod()], is_shared=lambda _: False))
         assert set(seen.fetched) == {pod().uid}
         assert not seen.strangers
 
