@@ -1,6 +1,6 @@
 """Digest values (`sha256:<hex>`) and the incremental check of bytes against one.
 
-Not a general hashing interface: sha256 identifies modules everywhere (design D4); sha512 is known only because OCI
+Not a general hashing interface: sha256 identifies modules everywhere (ADR 4); sha512 is known only because OCI
 allows it for manifests and layers. Invariant: a `Digest` or `Sha256Hex` that exists is well formed, lower case, and safe
 as a file name and a URL path.
 """

@@ -1,4 +1,4 @@
-"""The exception tree: each class says what the caller should do next (design D14).
+"""The exception tree: each class says what the caller should do next (docs/architecture.md, Errors).
 
 Not a catalogue of causes: the cause is `reason` (a condition reason, also a metric label) and the message, a sentence
 for a person that says what is wrong, where, and what to do. Invariant: a message never holds a credential or the query

@@ -192,7 +192,7 @@ class StoreLimits:
 
 @dataclass(frozen=True, slots=True)
 class FetchLimits:
-    """How many fetches run at once (design D11), and how failures are spaced."""
+    """How many fetches run at once (ADR 11), and how failures are spaced."""
 
     per_namespace_host: int = 2
     per_namespace: int = 4

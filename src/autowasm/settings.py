@@ -21,7 +21,7 @@ from autowasm.limits import (
 
 @dataclass(frozen=True, slots=True)
 class PollSettings:
-    """How often sources with a `refreshInterval` are asked, all together (design D12). Seconds, counts."""
+    """How often sources with a `refreshInterval` are asked, all together (ADR 20). Seconds, counts."""
 
     look: float = 1.0
     """Between two looks at what is due: the shortest interval is 30 s."""
@@ -116,7 +116,7 @@ class Standalone:
 
 @dataclass(frozen=True, slots=True)
 class HealingSettings:
-    """When a filter is given to its proxies once more (design D16). Seconds."""
+    """When a filter is given to its proxies once more (ADR 17). Seconds."""
 
     interval: float = 10.0
     """Between two looks at what proxies got."""

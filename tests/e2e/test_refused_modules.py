@@ -1,4 +1,4 @@
-"""What design D5 refuses never reaches an Envoy, and never disturbs what runs there."""
+"""What ADR 5 refuses never reaches an Envoy, and never disturbs what runs there."""
 
 from pathlib import Path
 

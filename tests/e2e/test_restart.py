@@ -1,4 +1,4 @@
-"""A restart is not a rollout (design D7), and a failure never touches what works (D6)."""
+"""A restart is not a rollout, and a failure never touches what works (ADR 7)."""
 
 import asyncio
 

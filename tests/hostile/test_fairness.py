@@ -1,4 +1,4 @@
-"""One tenant's sources delay no other's, whatever they do (design D11, ADR 0021)."""
+"""One tenant's sources delay no other's, whatever they do (ADR 11, ADR 21)."""
 
 import asyncio
 

@@ -1,6 +1,6 @@
 """render(): the EnvoyFilter of an AutoWasm. Pure, deterministic, the same bytes for the same input.
 
-Not a writer. Each difference to the reference sample was observed to be needed on a real Envoy (design D9). Invariant:
+Not a writer. Each difference to the reference sample was observed to be needed on a real Envoy (ADR 6). Invariant:
 only fields that Envoy and Istio know are emitted, because an unknown field inside a TypedStruct is ignored in silence.
 """
 
@@ -30,7 +30,7 @@ _URI_END = re.compile(r"/wasm/([0-9a-f]{64})\?r=([0-9]{1,9})\Z")
 def render(
     autowasm: AutoWasm, record: Record, settings: EnvoyFetch, *, heal: int = 0
 ) -> dict[str, Any]:
-    """The whole object, keys in sorted order. `heal`: how often it was given to its proxies once more (design D16).
+    """The whole object, keys in sorted order. `heal`: how often it was given to its proxies once more (ADR 17).
 
     The namespace and name are the AutoWasm's. An owner reference is there if the AutoWasm has a uid (in a directory it
     has none).
@@ -186,7 +186,7 @@ def _vm_id(autowasm: AutoWasm, record: Record) -> str:
 
 
 def _again(heal: int) -> str:
-    """Our server ignores the query; to Envoy another uri is another configuration, so it fetches anew (design D16)."""
+    """Our server ignores the query; to Envoy another uri is another configuration, so it fetches anew (ADR 17)."""
     return f"?r={heal}" if heal else ""
 
 

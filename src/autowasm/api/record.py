@@ -1,6 +1,6 @@
 """Record: what a source resolved to. The same value goes into the EnvoyFilter's annotation and the status.
 
-Not the source itself and not the bytes. Invariant (design D7): a record holds no times and no credentials, so equal
+Not the source itself and not the bytes. Invariant (ADR 7): a record holds no times and no credentials, so equal
 resolutions give equal annotations, and writing one twice is no change.
 """
 
@@ -20,7 +20,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="came
     source: str
     """The distinct source string (`str(Source)`) that was resolved."""
     sha256: Sha256Hex
-    """The module: sha256 of its raw bytes (design D4)."""
+    """The module: sha256 of its raw bytes (ADR 4)."""
     size: int
     """Bytes of the module."""
     abi: str
@@ -32,7 +32,7 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="came
     last_modified: str = ""
     secret_uid: str = ""
     """`metadata.uid` of the Secret whose login was shown for it, empty if none was needed: after a failover the proof that
-    this AutoWasm may have the module (design D11). No credential, and nothing that one can be made from."""
+    this AutoWasm may have the module (ADR 19). No credential, and nothing that one can be made from."""
 
     @property
     def origin(self) -> str:

@@ -1,7 +1,7 @@
 """The status of an AutoWasm: phases, conditions, the record, the history. Pure data and how it is put together.
 
 Who decides a phase is the reconciler. Invariants: `lastTransitionTime` moves only when a condition's status does, so an
-unchanged state gives an unchanged status and nothing is written (design D10); the history is newest first, one entry
+unchanged state gives an unchanged status and nothing is written (ADR 12); the history is newest first, one entry
 for each source, at most `HISTORY_LENGTH`.
 """
 
@@ -21,7 +21,7 @@ MESSAGE_LONGEST = 1024
 
 
 class Phase(enum.Enum):
-    """`status.phase`, design section 4."""
+    """`status.phase`: see docs/reference/conditions.md."""
 
     PENDING = "Pending"
     FETCHING = "Fetching"

@@ -16,7 +16,7 @@ GROUP = "wasm.tcm.io"
 API_VERSION = f"{GROUP}/v1alpha1"
 KIND = "AutoWasm"
 REFRESH_ANNOTATION = f"{GROUP}/refresh"
-"""Any value other than `status.refresh` makes the leader resolve the source afresh (design D7)."""
+"""Any value other than `status.refresh` makes the leader resolve the source afresh (ADR 7)."""
 
 
 class FailStrategy(enum.Enum):
@@ -36,7 +36,7 @@ class PatchContext(enum.Enum):
 
 
 class PullPolicy(enum.Enum):
-    """When a tag is looked up again (design D12)."""
+    """When a tag is looked up again (ADR 7)."""
 
     IF_NOT_PRESENT = "IfNotPresent"
     ALWAYS = "Always"
@@ -61,7 +61,7 @@ class Source(Struct, frozen=True, forbid_unknown_fields=True):
     object: ObjectSource | None = None
 
     def __str__(self) -> str:
-        """The distinct source string of design D12: what decides whether a source is another one."""
+        """The source as one string: what decides whether a source is another one."""
         if self.registry is not None:
             return f"registry:{self.registry.image}"
         return f"object:{self.object.url}" if self.object else ""

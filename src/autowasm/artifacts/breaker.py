@@ -1,4 +1,4 @@
-"""Breakers: a source that fails again and again is left alone for a while (design D11).
+"""Breakers: a source that fails again and again is left alone for a while (ADR 11).
 
 Not the retry of one AutoWasm, which the work queue does. Invariant: keys are (host, repository, credential), so one
 tenant's bad secret or dead registry never stops another's fetch.

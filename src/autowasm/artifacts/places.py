@@ -1,4 +1,4 @@
-"""Places: how many fetches run at once, for a namespace, a host and in all, granted fairly over namespaces (D11).
+"""Places: how many fetches run at once, for a namespace, a host and in all, granted fairly over namespaces (ADR 11).
 
 Not a rate limit and not a queue of work: a fetch that follows another's download needs no place. Invariants: no limit
 is ever exceeded; a namespace that waits gets the next fitting place after at most one grant to each other namespace, so

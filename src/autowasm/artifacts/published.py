@@ -1,4 +1,4 @@
-"""PublishedModules: which digests Envoys have been told to fetch, and where each can be had again (design D7, D8).
+"""PublishedModules: which digests Envoys have been told to fetch, and where each can be had again (ADR 7, ADR 15).
 
 The blob server's view of the world (`server.blobs.BlobSource`). Not the store and not a decision about what to publish.
 Invariant: a digest is known as long as any AutoWasm's EnvoyFilter or record names it.

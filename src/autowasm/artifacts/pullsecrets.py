@@ -1,4 +1,4 @@
-"""From `spec.secret` to a Credential: read at every attempt, never listed, never kept (design D11).
+"""From `spec.secret` to a Credential: read at every attempt, never listed, never kept (ADR 19).
 
 Not where Secrets come from: that is a `SecretReader` of the controller or of standalone mode. Invariants: no message of
 this module shows a value of a Secret; a login is taken from a Secret only for the registry that the Secret itself names,

@@ -17,7 +17,7 @@ from autowasm.registry.credentials import Credential
 
 @dataclass(frozen=True, slots=True)
 class SourceKey:
-    """Failures are kept apart by this key (design D11)."""
+    """Failures are kept apart by this key (ADR 11)."""
 
     host: str
     repository: str
@@ -28,7 +28,7 @@ class SourceKey:
 
 @dataclass(frozen=True, slots=True)
 class FetchRequest:
-    """What an AutoWasm needs. `record` given: exactly that content, without resolving anything (design D7)."""
+    """What an AutoWasm needs. `record` given: exactly that content, without resolving anything (ADR 7)."""
 
     namespace: str
     source: Source

@@ -1,7 +1,7 @@
 """Budget: what is spoken for, by whom, and whether one more fits. Arithmetic over the store, the pins, and promises.
 
 Not the removal of anything (`retention.py`). Invariants: what a namespace has published already is never refused to it
-(design D6), so only news can exceed a share; one namespace's share is no business of another's.
+(ADR 7), so only news can exceed a share; one namespace's share is no business of another's.
 """
 
 import contextlib

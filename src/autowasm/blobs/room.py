@@ -1,4 +1,4 @@
-"""Room: the keeper of a store with a budget on a volume that may fill up (`keeper.Keeper`; design section 7).
+"""Room: the keeper of a store with a budget on a volume that may fill up (`keeper.Keeper`, ADR 16).
 
 Not the housekeeping of what nobody needs any more (`retention.py`). Invariants: the stored bytes never come to exceed the
 budget by a commit; a refusal removes nothing, and harms nobody but the one who asked.

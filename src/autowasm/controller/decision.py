@@ -1,4 +1,4 @@
-"""decide(): use a record that is there, or resolve the source? Pure; design D7 and D12 in one page.
+"""decide(): use a record that is there, or resolve the source? Pure; ADR 7 and ADR 20 in one page.
 
 Not the fetching. Invariant: a restart alone never leads to a resolution, and a moved tag rolls out only where the user
 asked for it (another source, `pullPolicy: Always`, `refreshInterval`, the refresh annotation).

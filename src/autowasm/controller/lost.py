@@ -1,4 +1,4 @@
-"""What to do once an origin says that it has no more what a record names (design D7).
+"""What to do once an origin says that it has no more what a record names (ADR 14).
 
 Not for errors that say "later": those are tried again. Invariant: what is published is held on to until the user asks for
 another; a record that is only remembered is given up, and its source resolved afresh.

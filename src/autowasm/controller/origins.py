@@ -1,4 +1,4 @@
-"""What Envoys may ask us for on behalf of an AutoWasm, and where it can be had again (design D7, D8).
+"""What Envoys may ask us for on behalf of an AutoWasm, and where it can be had again (ADR 7, ADR 15).
 
 Not the fetching. Invariants: whatever the EnvoyFilter in place names is known, with a record or without; a record that is
 not the spec's own makes at most its digest known, and names no origin: it may be forged.

@@ -2,7 +2,7 @@
 
 Reads like the flow in docs/architecture.md. It does not fetch (`jobs.py` does, off this path), does not know whether it
 runs on Kubernetes or over a directory, and writes nothing when nothing changed. Invariants: an EnvoyFilter is published
-only while its module is in the store, checked (design D5); a failure never touches one that works (D6); who does not lead
+only while its module is in the store, checked (ADR 5); a failure never touches one that works (ADR 7); who does not lead
 writes nothing and resolves nothing, but has what is published (`follower.py`).
 """
 
@@ -164,7 +164,7 @@ class AutoWasmReconciler:
         return self._subject(subject.key, subject.document)
 
     def settled(self, key: ObjectKey) -> bool:
-        """True unless the module of a published EnvoyFilter is being fetched for the first time (design D15)."""
+        """True unless the module of a published EnvoyFilter is being fetched for the first time (ADR 15)."""
         live = self._publisher.published(key)
         digests = envoyfilters.digests_of(live) if live is not None else ()
         stored = all(sha256 in self._store for sha256 in digests)
@@ -235,7 +235,7 @@ class AutoWasmReconciler:
         if refused is None:
             status = statuses.synced(autowasm, record, previous=subject.previous, now=self._now())
             await self._reporter.write(subject, status)
-        else:  # what is in place stays; people want to know nevertheless (D6)
+        else:  # what is in place stays; people want to know nevertheless (ADR 7)
             await self._failed(subject, refused)
         self._jobs.forget(subject.key)
         self._lost.forget(subject.key)
@@ -244,7 +244,7 @@ class AutoWasmReconciler:
         return Result()
 
     async def _spread(self, subject: Subject, record: Record) -> bool:
-        """Whether the other replicas have it, or were waited for long enough (design D7)."""
+        """Whether the other replicas have it, or were waited for long enough (ADR 14)."""
         if self._spreading is None or subject.digests == (record.sha256,):
             return True
         state = self._spreading.state(subject.key, record.sha256)

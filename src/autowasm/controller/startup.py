@@ -1,4 +1,4 @@
-"""StartupGate: when a fresh replica may call itself ready (design D15).
+"""StartupGate: when a fresh replica may call itself ready (ADR 15).
 
 A reconciler around the reconciler that only watches. Not a health check of what comes later: a registry that goes down
 afterwards never makes a replica unready. Invariant: ready means that each digest which some Envoy was told to fetch is

@@ -81,7 +81,7 @@ def fetching(autowasm: AutoWasm, *, live: bool, previous: Status, now: str) -> S
 
 
 def spreading(record: Record, *, live: bool, previous: Status, now: str) -> Status:
-    """The module is stored here; the other replicas learn what to fetch, before any Envoy does (design D7)."""
+    """The module is stored here; the other replicas learn what to fetch, before any Envoy does (ADR 14)."""
     message = f"module sha256:{record.sha256[:12]} is stored; the other replicas copy it"
     generation = previous.observed_generation
     return Status(

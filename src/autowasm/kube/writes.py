@@ -1,4 +1,4 @@
-"""Writes by design D10: create, or PUT with the resourceVersion that was read; the same for the status.
+"""Writes by ADR 12: create, or PUT with the resourceVersion that was read; the same for the status.
 
 Not server-side apply, which cannot tell a foreign object and fences nothing. Not a decision whether to write: callers
 compare first. Invariants: an object changed by somebody else since it was read is never overwritten (Conflict), and

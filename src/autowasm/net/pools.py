@@ -1,4 +1,4 @@
-"""Thread pools of our own for work that blocks (design D1).
+"""Thread pools of our own for work that blocks (ADR 1).
 
 Not for work that awaits. Invariant: nothing of ours runs in asyncio's default executor, which has only a handful of
 threads on a small node, so a slow registry can never hold up a file or a name lookup of somebody else.

@@ -1,4 +1,4 @@
-"""Transfer: one blocking network operation in a thread, whose end the event loop decides (design D1).
+"""Transfer: one blocking network operation in a thread, whose end the event loop decides (ADR 1).
 
 Not a way to make requests: the function that runs in the thread does that, through `net/threads.py`. Invariants: when
 the deadline passes, the server is too slow, or the awaiting task is cancelled, every socket of the operation is shut

@@ -1,4 +1,4 @@
-"""Logins: which credentials a registry has refused lately, so that no account is locked by asking again (design D11).
+"""Logins: which credentials a registry has refused lately, so that no account is locked by asking again (ADR 19).
 
 Not a cache of tokens (`authorization.py`) nor the pause after other failures (`artifacts/breaker.py`). Invariants: as long
 as a host has not accepted a credential it is shown it by one request at a time; after `limits.login_refusals` refusals in

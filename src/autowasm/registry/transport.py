@@ -1,4 +1,4 @@
-"""The oras adapter: one HTTP exchange with a registry, blocking, in a Transfer's thread (design D3).
+"""The oras adapter: one HTTP exchange with a registry, blocking, in a Transfer's thread (ADR 3).
 
 Not the registry's verbs (`repository.py`), and no decisions about images (`client.py`). Nothing of oras, requests or
 urllib3 leaves this module. Invariants: one instance serves one (registry, repository, credential) and one thread at a

@@ -1,4 +1,4 @@
-"""The life of `wasmer`: builds everything, starts it in order, stops it in order (design section 5, "Stop").
+"""The life of `wasmer`: builds everything, starts it in order, stops it in order.
 
 Not a place for decisions about modules or objects. Invariants: one TaskGroup owns every task; the blob port answers
 before the first EnvoyFilter is written, and is the last thing to close.
@@ -82,7 +82,7 @@ class _Process:
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
-        # Fair over namespaces: one tenant's thousand failing objects delay nobody else's (D11).
+        # Fair over namespaces: one tenant's thousand failing objects delay nobody else's (ADR 21).
         self._queue: WorkQueue[ObjectKey] = WorkQueue(
             metrics=ground.metrics.workqueue, fairness=lambda key: key.namespace
         )

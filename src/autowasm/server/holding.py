@@ -1,4 +1,4 @@
-"""Holder: a blob that is asked for before it is here, and the requests that wait for it (design D8).
+"""Holder: a blob that is asked for before it is here, and the requests that wait for it.
 
 Not the source of blobs (`BlobSource`) and not an answer to a request. Invariants: a digest that the source knows is never
 absent, only late; one fill for a digest runs at a time, whoever waits; it outlives its waiters until `close`.

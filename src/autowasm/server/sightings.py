@@ -1,6 +1,6 @@
 """Sightings: who downloaded which module from this replica, and whom it had to answer with an error.
 
-Not a log and not a metric: it is asked "what did this address get for this digest, last?" by healing (design D16) and by proof
+Not a log and not a metric: it is asked "what did this address get for this digest, last?" by healing (ADR 17) and by proof
 of load. Invariants: memory is bounded, and digests that clients invent cannot push out those that are published; what is not
 said of a time that a document covers did not happen then; nobody learns of a digest here: one has to know it to ask.
 """

@@ -1,6 +1,6 @@
 """One look at the files of the config directory. Blocks: for the disk pool.
 
-Not the decision what a change means (`directory.py`). Invariant (design D6): a file that cannot be read or understood
+Not the decision what a change means (`directory.py`). Invariant (ADR 7): a file that cannot be read or understood
 now keeps what it defined last; only a file that is not there is missing from a scan; a directory that cannot be read
 whole is an OSError, never a directory with fewer files.
 """

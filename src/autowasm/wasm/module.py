@@ -1,4 +1,4 @@
-"""The verdict on a module before it is published (design D5): will Envoy load these bytes?
+"""The verdict on a module before it is published (ADR 5): will Envoy load these bytes?
 
 Not a run of the module: a valid one can still trap in its start function or refuse its configuration. Invariants: a
 ModuleInfo exists only for bytes that passed every check, each of which stands for a way in which a real Envoy fails

@@ -10,7 +10,7 @@ from blockbuster import BlockBuster
 
 @pytest.fixture(autouse=True)
 def _sendfile_on_the_loop(blockbuster: BlockBuster) -> None:
-    # A socket that does not block and a file whose pages are in memory: the one exception (design D1).
+    # A socket that does not block and a file whose pages are in memory: the one exception (ADR 1).
     blockbuster.functions["os.sendfile"].can_block_in("autowasm/server/response.py", "_copy")
     blockbuster.functions["os.sendfile"].can_block_in("autowasm/server/sending.py", "_copy")
 

@@ -1,4 +1,4 @@
-"""The blob port as its clients see it (design section 5)."""
+"""The blob port as its clients see it."""
 
 import asyncio
 from pathlib import Path

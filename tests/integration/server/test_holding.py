@@ -1,4 +1,4 @@
-"""Digests that are asked for before they are here (design D8)."""
+"""Digests that are asked for before they are here."""
 
 import asyncio
 from pathlib import Path

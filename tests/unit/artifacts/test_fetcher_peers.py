@@ -71,7 +71,7 @@ async def test_record_needs_no_source_where_a_replica_has_its_module(
 async def test_no_replica_is_asked_what_a_source_names_now(
     tmp_path: Path, metrics: Metrics, modules: Modules
 ) -> None:
-    """Whether this credential may have the module, only the source can say (design D11)."""
+    """Whether this credential may have the module, only the source can say (ADR 19)."""
     module = modules("world")
     others: list[Others] = []
 

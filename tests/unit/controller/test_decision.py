@@ -1,4 +1,4 @@
-"""decide(): design D7 and D12 as a table."""
+"""decide(): ADR 7 and ADR 20 as a table."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""PollGroups: what is polled, when, and what the last poll said (design D12). No I/O, no clock of its own.
+"""PollGroups: what is polled, when, and what the last poll said (ADR 20). No I/O, no clock of its own.
 
 AutoWasms of one namespace with the same source and Secret are one group and share each answer: a thousand of one tag cost what
 one does. Invariants: a group's next poll stays where it is however often its objects are reconciled; an answer is told only

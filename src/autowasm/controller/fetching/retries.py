@@ -1,4 +1,4 @@
-"""When a failed fetch is tried again: by what the error says to do (design D14). Pure.
+"""When a failed fetch is tried again: by what the error says to do (docs/architecture.md, Errors). Pure.
 
 Not a timer. Invariant: an error that only a change of the spec can mend is never retried by itself.
 """

@@ -1,4 +1,4 @@
-"""Spreading: waits, off the reconcile path, until the other replicas have a module that is about to be published (design D7).
+"""Spreading: waits, off the reconcile path, until the other replicas have a module that is about to be published (ADR 14).
 
 Not the copying, which the others do once they read the record in the status. Invariant: nothing waits longer than `ASK` +
 `WAIT` seconds: a replica that is gone holds up no rollout, and one that lacks the module fills it when it is asked.

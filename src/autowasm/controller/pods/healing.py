@@ -1,4 +1,4 @@
-"""Healing: an EnvoyFilter is given to its proxies once more after they could not get its module (design D16).
+"""Healing: an EnvoyFilter is given to its proxies once more after they could not get its module (ADR 17).
 
 A proxy asks for a module a bounded number of times and then answers 503 (or passes requests by) until the configuration changes;
 neither metadata nor a restart of istiod changes it. So the uri gets `?r=<n+1>`, which drains connections in every sidecar of the

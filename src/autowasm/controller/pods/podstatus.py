@@ -1,4 +1,4 @@
-"""PodStatus: keeps `status.pods`, and the condition `Loaded`, up to date within a budget of writes (design section 4).
+"""PodStatus: keeps `status.pods`, and the condition `Loaded`, up to date within a budget of writes.
 
 Pods come and go all the time; nobody looks every second. Not part of a reconcile: a change of Pods decides nothing.
 Invariants: at most `RATE` writes a second in all and one in `EACH` seconds for an object; what is right is not written, nor

@@ -1,4 +1,4 @@
-"""Symptoms: that proxies of an EnvoyFilter could not get its module, and will not ask again by themselves (design D16).
+"""Symptoms: that proxies of an EnvoyFilter could not get its module, and will not ask again by themselves (ADR 17).
 
 * errors: a sidecar's last answer from any replica was an error, and it has not come back for longer than its retries are apart;
 * outage: nobody served for longer than retries bridge, and meanwhile a matched Pod started or the EnvoyFilter changed, and that

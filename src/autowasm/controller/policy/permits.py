@@ -1,4 +1,4 @@
-"""Permits: may this AutoWasm, with its own Secret, still have the module that it has (design D11)?
+"""Permits: may this AutoWasm, with its own Secret, still have the module that it has (ADR 19)?
 
 Not a resolution: what a tag names now is nobody's question here, only whether the login may read what the record names.
 Invariants: a Secret is read again every `secret_recheck` seconds and at each new record, never on the reconcile path; what

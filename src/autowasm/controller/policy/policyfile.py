@@ -2,7 +2,7 @@
 
 Not what it means (`sourcepolicy.py`). Invariants: at a start a file that cannot be read ends the program, an operator who
 asks for a policy is never run without it; later, what cannot be read or understood leaves the last good policy in force
-(design D6); a change counts once two looks show the same, so half a file is never a policy.
+(ADR 7); a change counts once two looks show the same, so half a file is never a policy.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Whose EnvoyFilter is it, and what would have to be written? Pure; design D10.
+"""Whose EnvoyFilter is it, and what would have to be written? Pure; ADR 12.
 
 Not a writer. Invariants: what is somebody else's is never in a write; what others put onto ours (labels, annotations,
 further owners) stays; an object that is as it should be gives nothing to write.

@@ -1,4 +1,4 @@
-"""ClusterPublisher: EnvoyFilters and statuses through the API server. Design D10.
+"""ClusterPublisher: EnvoyFilters and statuses through the API server. ADR 12.
 
 Not the decision what to write (`reconciler.py`) nor whose an object is (`ownership.py`). Invariants: every write carries
 the resourceVersion that was read, or is a create; only who leads writes; a foreign EnvoyFilter is never written; an object

@@ -123,7 +123,7 @@ class ClusterMode:
         self,
         *,
         changed: Callable[[ObjectKey], None],
-        secret_changed: Callable[[ObjectKey], None],  # Secrets are not watched (D11)
+        secret_changed: Callable[[ObjectKey], None],  # Secrets are not watched (ADR 19)
     ) -> None:
         """Tell of changes, and while leading keep `status.pods` up to date, for ever."""
         self._changed = changed

@@ -1,6 +1,6 @@
 """ClusterSecrets: pull secrets, and the names of a namespace's default ones, read from the API server when they are needed.
 
-Not a cache: each attempt reads what is stored now (design D11). Invariant: one by one by `get`, never listed; all who ask for
+Not a cache: each attempt reads what is stored now (ADR 19). Invariant: one by one by `get`, never listed; all who ask for
 the same one at the same time share one call.
 """
 

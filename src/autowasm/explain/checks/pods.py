@@ -15,7 +15,7 @@ _LABELS: Final = "spec.selector.matchLabels"
 _RELOADS: Final = (1, 25)
 """Istio's first version whose Envoy (1.33) knows `failurePolicy`; older ones pass the field over in silence."""
 _FLOOR: Final = (1, 8)
-"""Design D13."""
+"""Istio's oldest version that wasmer supports (docs/install.md)."""
 
 
 def matched(facts: Facts) -> Iterator[Finding]:

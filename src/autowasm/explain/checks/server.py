@@ -12,7 +12,7 @@ _HTTP: Final = ("http", "http2", "grpc", "grpc-web")
 
 
 def replicas(facts: Facts) -> Iterator[Finding]:
-    """Ready means: each published module was here, or was tried once (design D15). More cannot be known from here."""
+    """Ready means: each published module was here, or was tried once. More cannot be known from here."""
     if not facts.seen("wasmer pods", "wasmer service") or facts.wasmer_service is None:
         return
     name = f"Service {facts.wasmer_service.where}"

@@ -1,4 +1,4 @@
-"""Whose EnvoyFilter it is, and what is written over it (design D10)."""
+"""Whose EnvoyFilter it is, and what is written over it (ADR 12)."""
 
 from typing import Any
 
