@@ -105,6 +105,8 @@ GROUPS: Mapping[str, GoGroup] = {
         ),
         GoGroup("istio", ("pilot-discovery", "pilot-agent"), 5),
         GoGroup("fetcher", ("istio-wasm-fetch",), 4),
+        # Of the same versions as "istio": after that, a part of a minute.
+        GoGroup("listeners", ("istio-listeners",), 5),
         GoGroup("crpeer", ("crpeer",), 2),
         GoGroup("kubectlyaml", ("kubectlyaml",), 1),
         # Clients of every cloud's service discovery are most of it, and are not asked for.

@@ -77,6 +77,11 @@ def istio_wasm_fetch() -> Path:
     return golang.GROUPS["fetcher"].build() / "istio-wasm-fetch"
 
 
+def istio_listeners() -> Path:
+    """istiod's renderer as a command: `istio-listeners < SCENE > LISTENERS` (JSON; see `listeners.py`)."""
+    return golang.GROUPS["listeners"].build() / "istio-listeners"
+
+
 def istio_source() -> Path:
     """The source folder of Istio (read-only)."""
     return golang.module_folder(golang.GROUPS["istio"], module="istio.io/istio")
@@ -144,7 +149,7 @@ GROUPS: Mapping[str, Sequence[Callable[[], Path]]] = {
     "wat": (wat2wasm,),
     "helm": (helm,),
     "kubernetes": (kube_apiserver, etcd, kube_controller_manager, kubectl),
-    "istio": (pilot_discovery, pilot_agent, istio_crds, istio_wasm_fetch),
+    "istio": (pilot_discovery, pilot_agent, istio_crds, istio_wasm_fetch, istio_listeners),
     "prometheus": (prometheus, promtool),
     "crpeer": (crpeer,),
     "filters": [

@@ -1,0 +1,152 @@
+"""What istiod renders for proxies: each listener's filter chains with their HTTP filters, and the clusters. A second each.
+
+Istio's own renderer as a program (`assets/listeners`), no control plane and no Envoy: for tables of many shapes. That a proxy
+takes what is rendered, and what it then does, is for tests with `istio.py`. Invariant: a scene fails loudly if istiod passes
+over one of its objects.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import yaml
+
+from tests.parts import provision
+
+_SECONDS = 120
+"""The program takes 1 s; the machine may be busy."""
+
+ProxyType = Literal["sidecar", "router", "waypoint"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proxy:
+    """One proxy of the scene. `metadata` is its node's, as `ISTIO_META_…` sets it: strings."""
+
+    name: str
+    type: ProxyType = "sidecar"
+    address: str
+    namespace: str = "default"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A filter chain. `filters` are its HTTP filters in order (`{"name": …, "typedConfig": …}`), None without HTTP."""
+
+    listener: str
+    name: str
+    port: int | None
+    """`filterChainMatch.destinationPort`."""
+    filters: tuple[Mapping[str, Any], ...] | None
+
+    @property
+    def names(self) -> list[str]:
+        """Of its HTTP filters; the name of the plugin after a slash for a Wasm filter."""
+        return [_shown(one) for one in self.filters or ()]
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """What one proxy gets. `digests`: of each listener's bytes; a proxy whose digest stays the same sees no change."""
+
+    chains: tuple[Chain, ...]
+    digests: Mapping[str, str]
+    clusters: tuple[str, ...]
+
+    def of(self, listener: str) -> Iterator[Chain]:
+        """The HTTP filter chains of this listener. Raises KeyError for one that the proxy has not."""
+        if listener not in self.digests:
+            raise KeyError(f"{listener} is none of {sorted(self.digests)}")
+        return (each for each in self.chains if each.listener == listener and each.filters)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What istiod makes of the documents. `warnings`: `KIND NAME: …`, as a client of the API server is shown them."""
+
+    proxies: Mapping[str, Rendered]
+    warnings: tuple[str, ...]
+
+
+async def rendered(
+    documents: Sequence[Mapping[str, Any]],
+    proxies: Sequence[Proxy],
+    *,
+    flags: Mapping[str, str] | None = None,
+) -> Mapping[str, Rendered]:
+    """What istiod with these feature `flags` (`PILOT_…`) sends to each proxy, by the proxy's name. Raises RuntimeError."""
+    found = await scene(documents, proxies, flags=flags)
+    return found.proxies
+
+
+async def scene(
+    documents: Sequence[Mapping[str, Any]],
+    proxies: Sequence[Proxy],
+    *,
+    flags: Mapping[str, str] | None = None,
+) -> Scene:
+    """As `rendered`, with what istiod's webhook would warn of."""
+    program = await asyncio.to_thread(provision.istio_listeners)
+    given = {
+        "configs": yaml.safe_dump_all(documents),
+        "proxies": [
+            {
+                "name": one.name,
+                "type": one.type,
+                "namespace": one.namespace,
+                "address": one.address,
+                "labels": dict(one.labels),
+                "metadata": dict(one.metadata),
+            }
+            for one in proxies
+        ],
+    }
+    process = await asyncio.create_subprocess_exec(
+        program,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **(flags or {})},
+    )
+    try:
+        async with asyncio.timeout(_SECONDS):
+            out, said = await process.communicate(json.dumps(given).encode())
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode != 0:
+        raise RuntimeError(f"istio-listeners: {said.decode(errors='replace')[-4000:]}")
+    answer = json.loads(out)
+    return Scene(
+        proxies={name: _rendered(found) for name, found in answer["proxies"].items()},
+        warnings=tuple(answer["warnings"]),
+    )
+
+
+def _rendered(found: Mapping[str, Any]) -> Rendered:
+    return Rendered(
+        chains=tuple(
+            Chain(
+                listener["name"],
+                chain["name"],
+                chain["match"].get("destinationPort"),
+                tuple(chain["httpFilters"]) if "httpFilters" in chain else None,
+            )
+            for listener in found["listeners"]
+            for chain in listener["chains"]
+        ),
+        digests={one["name"]: one["sha256"] for one in found["listeners"]},
+        clusters=tuple(found["clusters"]),
+    )
+
+
+def _shown(filter_: Mapping[str, Any]) -> str:
+    config = (filter_.get("typedConfig") or {}).get("value") or {}
+    plugin = config.get("config") if isinstance(config, Mapping) else None
+    return f"{filter_['name']}/{plugin['name']}" if isinstance(plugin, Mapping) else filter_["name"]
