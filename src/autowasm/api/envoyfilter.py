@@ -12,18 +12,24 @@ from typing import Any
 
 from msgspec import UNSET
 
-from autowasm.api import pluginconfig
+from autowasm.api import patches, pluginconfig
 from autowasm.api import record as records
 from autowasm.api.record import Record
-from autowasm.api.v1alpha1 import API_VERSION, KIND, AutoWasm, FailStrategy, Filter
+from autowasm.api.v1alpha1 import API_VERSION, KIND, AutoWasm, FailStrategy, PatchContext
 from autowasm.digest import Sha256Hex, sha256_hex
 from autowasm.settings import EnvoyFetch
 
 MANAGED_BY = {"app.kubernetes.io/managed-by": "wasmer"}
 REVISION_LABEL = "istio.io/rev"
+REFERENCED_SERVICES = "envoyfilter.istio.io/referenced-services"
+"""Istio's annotation. Where gateways get clusters for their routes only (PILOT_FILTER_GATEWAY_CLUSTER_CONFIG), it names the
+further Services that one needs. Sidecars do not read it."""
+OWNED_ANNOTATIONS = frozenset({records.ANNOTATION, REFERENCED_SERVICES})
+"""Ours alone on our EnvoyFilters: they are as `render` has them, or absent. Other annotations are others'."""
 VM_ID_DIGEST_LENGTH = 12
 
 _TYPE = "type.googleapis.com/"
+_OUTBOUND = re.compile(r"outbound\|[0-9]+\|[^|]*\|(?P<host>[^|]+)")
 _URI_END = re.compile(r"/wasm/([0-9a-f]{64})\?r=([0-9]{1,9})\Z")
 
 
@@ -37,12 +43,11 @@ def render(
     """
     spec = autowasm.spec
     value = _wasm_filter(autowasm, record, settings, heal=heal)
-    ports: tuple[int | None, ...] = spec.filter.apply_ports or (None,)
     result: dict[str, Any] = {
         "apiVersion": "networking.istio.io/v1alpha3",
         "kind": "EnvoyFilter",
-        "metadata": _metadata(autowasm, record),
-        "spec": {"configPatches": [_patch(spec.filter, port, value) for port in ports]},
+        "metadata": _metadata(autowasm, record, settings),
+        "spec": {"configPatches": patches.config_patches(spec.filter, value)},
     }
     if spec.filter.priority is not None:
         result["spec"]["priority"] = spec.filter.priority
@@ -54,12 +59,18 @@ def render(
     return result
 
 
-def _metadata(autowasm: AutoWasm, record: Record) -> dict[str, Any]:
+def _metadata(autowasm: AutoWasm, record: Record, settings: EnvoyFetch) -> dict[str, Any]:
     labels = dict(MANAGED_BY)
     if revision := autowasm.metadata.labels.get(REVISION_LABEL):
         labels[REVISION_LABEL] = revision
+    annotations = {records.ANNOTATION: records.dump(record)}
+    # For gateways only: with an istio.io annotation, istiod pushes after every change of metadata
+    # (pilot/pkg/model/config_compare.go NeedsPush).
+    service = _referenced_service(settings.cluster)
+    if autowasm.spec.filter.context is PatchContext.GATEWAY and service is not None:
+        annotations[REFERENCED_SERVICES] = service
     metadata: dict[str, Any] = {
-        "annotations": {records.ANNOTATION: records.dump(record)},
+        "annotations": dict(sorted(annotations.items())),
         "labels": labels,
         "name": autowasm.metadata.name,
         "namespace": autowasm.metadata.namespace,
@@ -77,29 +88,25 @@ def _metadata(autowasm: AutoWasm, record: Record) -> dict[str, Any]:
     return metadata
 
 
-def _patch(filter_: Filter, port: int | None, value: dict[str, Any]) -> dict[str, Any]:
-    listener: dict[str, Any] = {
-        "filterChain": {
-            "filter": {
-                "name": "envoy.filters.network.http_connection_manager",
-                "subFilter": {"name": "envoy.filters.http.router"},
-            }
-        }
-    }
-    if port is not None:
-        listener["portNumber"] = port
-    return {
-        "applyTo": "HTTP_FILTER",
-        "match": {"context": filter_.context.value, "listener": listener},
-        "patch": {"operation": "INSERT_BEFORE", "value": value},
-    }
+def _referenced_service(cluster: str) -> str | None:
+    """`namespace/host` of the Service behind `outbound|PORT|SUBSET|HOST`; the host alone if it is not a Kubernetes Service's.
+
+    None for a cluster that istiod does not make from a Service, so none that it could leave out.
+    """
+    found = _OUTBOUND.fullmatch(cluster)
+    if found is None:
+        return None
+    host = found["host"]
+    _, _, rest = host.partition(".")
+    namespace, _, domain = rest.partition(".")
+    return f"{namespace}/{host}" if namespace and domain.startswith("svc.") else host
 
 
 def _wasm_filter(
     autowasm: AutoWasm, record: Record, settings: EnvoyFetch, *, heal: int
 ) -> dict[str, Any]:
     return {
-        "name": "envoy.filters.http.wasm",
+        "name": patches.FILTER,
         "typedConfig": {
             "@type": f"{_TYPE}udpa.type.v1.TypedStruct",
             "typeUrl": f"{_TYPE}envoy.extensions.filters.http.wasm.v3.Wasm",
@@ -192,14 +199,15 @@ def _again(heal: int) -> str:
 
 def heal_count_of(envoyfilter: Mapping[str, Any], sha256: str) -> int:
     """How often this module was given to its proxies once more, as the live EnvoyFilter says; 0 for another module."""
-    try:
-        value = envoyfilter["spec"]["configPatches"][0]["patch"]["value"]
-        config = value["typedConfig"]["value"]["config"]
-        uri = config["vmConfig"]["code"]["remote"]["httpUri"]["uri"]
-    except (KeyError, IndexError, TypeError):
-        return 0
-    found = _URI_END.search(uri) if isinstance(uri, str) else None
-    return int(found[2]) if found and found[1] == sha256 else 0
+    for value in patches.filters_of(envoyfilter):
+        try:
+            config = value["typedConfig"]["value"]["config"]
+            uri = config["vmConfig"]["code"]["remote"]["httpUri"]["uri"]
+        except (KeyError, TypeError):
+            continue  # the tunnel's anchor (api/patches.py), or edited by hand
+        found = _URI_END.search(uri) if isinstance(uri, str) else None
+        return int(found[2]) if found and found[1] == sha256 else 0
+    return 0
 
 
 def _duration(seconds: float) -> str:
@@ -209,17 +217,13 @@ def _duration(seconds: float) -> str:
 
 def digests_of(envoyfilter: Mapping[str, Any]) -> tuple[Sha256Hex, ...]:
     """The modules that its proxies fetch, as its spec says, each once: what must be served whatever else it carries."""
-    try:
-        patches = list(envoyfilter["spec"]["configPatches"])
-    except (KeyError, TypeError):
-        return ()
     found: dict[Sha256Hex, None] = {}
-    for patch in patches:
+    for value in patches.filters_of(envoyfilter):
         try:
-            config = patch["patch"]["value"]["typedConfig"]["value"]["config"]
+            config = value["typedConfig"]["value"]["config"]
             found[sha256_hex(config["vmConfig"]["code"]["remote"]["sha256"])] = None
         except (KeyError, TypeError, ValueError):
-            continue  # edited by hand: no module of ours
+            continue  # the tunnel's anchor (api/patches.py), or edited by hand: no module of ours
     return tuple(found)
 
 

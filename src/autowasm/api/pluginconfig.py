@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET
 
+from autowasm.api.patches import copies
 from autowasm.api.v1alpha1 import Filter
 from autowasm.errors import SpecError
 
@@ -40,20 +41,28 @@ def check(filter_: Filter) -> None:
         config_size = _stored_size(as_text(config))
     elif config is not UNSET:
         raise SpecError(_PATH, f"must be an object or a string, not {_json_name(config)}")
-    patches = max(1, len(filter_.apply_ports or ()))
+    patches = copies(filter_)
     if len(filter_.env) * patches > _VARIABLES_MOST:
         raise SpecError(
             "spec.filter.env",
-            f"{len(filter_.env)} variables, once for each of {patches} ports: the EnvoyFilter has room "
-            f"for {_VARIABLES_MOST}; use fewer variables, or name fewer applyPorts",
+            f"{len(filter_.env)} variables{_copied(filter_)}: the EnvoyFilter has room for {_VARIABLES_MOST}; "
+            "use fewer variables, or name fewer applyPorts",
         )
     size = config_size + _stored_size({each.name: each.value for each in filter_.env})
     if size * patches > _RENDERED_MOST:
         raise SpecError(
             _PATH if config_size * 2 >= size else "spec.filter.env",
-            f"{size} bytes of pluginConfig and env, once for each of {patches} ports: the EnvoyFilter has room "
-            f"for {_RENDERED_MOST}; shorten them, or name fewer applyPorts",
+            f"{size} bytes of pluginConfig and env{_copied(filter_)}: the EnvoyFilter has room for {_RENDERED_MOST}; "
+            "shorten them, or name fewer applyPorts",
         )
+
+
+def _copied(filter_: Filter) -> str:
+    ports = len(filter_.apply_ports or ())
+    if not ports:
+        return ""
+    often = "once" if copies(filter_) == ports else "twice"
+    return f", {often} for each of {ports} ports"
 
 
 def as_text(config: dict[str, Any] | str) -> str:

@@ -146,6 +146,11 @@ class Pod(Named, frozen=True):
         return self.proxy is not None and "router" in (self.proxy.args or ())
 
     @property
+    def has_tunnel(self) -> bool:
+        """Whether ambient workloads reach it through a tunnel (HBONE): Istio's injection labels such a Pod."""
+        return self.labels.get("networking.istio.io/tunnel") == "http"
+
+    @property
     def version(self) -> tuple[int, int] | None:
         """The proxy's version from its image's tag; None if that does not tell."""
         if self.proxy is None:

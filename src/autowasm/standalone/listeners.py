@@ -69,6 +69,7 @@ def check_envoyfilter(envoyfilter: Mapping[str, Any]) -> None:
         matches = [
             (each["match"]["context"], each["match"]["listener"], each["patch"]["value"])
             for each in envoyfilter["spec"]["configPatches"]
+            if not _is_istios(each)
         ]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not an EnvoyFilter of ours: {error!r}") from error
@@ -96,9 +97,16 @@ def _values_for(listener: Tree, envoyfilter: Mapping[str, Any]) -> Iterator[Mapp
     port = _port(listener)
     for patch in envoyfilter["spec"]["configPatches"]:
         match = patch["match"]
+        if _is_istios(patch):
+            continue
         wanted = match["listener"].get("portNumber")
         if match["context"] in contexts and wanted in {None, port}:
             yield patch["patch"]["value"]
+
+
+def _is_istios(patch: Mapping[str, Any]) -> bool:
+    """For a listener that only istiod makes (`api/patches.py`): named, which a listener of a template never has to be."""
+    return "name" in patch["match"]["listener"]
 
 
 def _with_resources(text: str) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from autowasm.api import envoyfilter, parsing
-from autowasm.api.envoyfilter import record_of, render
+from autowasm.api.envoyfilter import REFERENCED_SERVICES, heal_count_of, record_of, render
+from autowasm.api.patches import FILTER, copies, filters_of
 from autowasm.api.record import Record
 from autowasm.digest import Sha256Hex
 from autowasm.settings import EnvoyFetch
@@ -41,8 +42,9 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, 
 
 
 def config_of(rendered: dict[str, Any], patch: int = 0) -> dict[str, Any]:
-    value = rendered["spec"]["configPatches"][patch]["patch"]["value"]
-    config: dict[str, Any] = value["typedConfig"]["value"]["config"]
+    """Of the filter that the first, second, … patch inserts."""
+    carrying = [one for one in filters_of(rendered) if one["name"] == FILTER]
+    config: dict[str, Any] = carrying[patch]["typedConfig"]["value"]["config"]
     return config
 
 
@@ -52,7 +54,10 @@ def rendered(**fields: Any) -> dict[str, Any]:
 
 def test_differs_from_the_sample_exactly_where_the_design_says() -> None:
     vm = ".spec.configPatches[0].patch.value.typedConfig.value.config.vmConfig"
-    assert list(differences(sample("envoyfilter.yaml"), golden())) == [
+    rendered = golden()
+    # The reference's patch is the first; the other one is for the inner listener of a sidecar with a tunnel (ADR 27).
+    del rendered["spec"]["configPatches"][1:]
+    assert list(differences(sample("envoyfilter.yaml"), rendered)) == [
         (
             ".metadata.annotations",
             MISSING,
@@ -119,16 +124,83 @@ def test_revision_label_is_copied_and_no_other(label: str | None) -> None:
     }
 
 
-def test_one_patch_for_each_port_in_the_order_given() -> None:
-    patches = rendered(applyPorts=[9080, 80])["spec"]["configPatches"]
-    assert [patch["match"]["listener"]["portNumber"] for patch in patches] == [9080, 80]
-    assert patches[0]["patch"] == patches[1]["patch"]
+def matches(**fields: Any) -> list[tuple[str, str, int | None, int | None]]:
+    """(operation, listener's name, its port, the chain's port) of each patch."""
+    found = []
+    for each in rendered(**fields)["spec"]["configPatches"]:
+        listener = each["match"]["listener"]
+        chain_port = listener["filterChain"].get("destinationPort")
+        operation = each["patch"]["operation"]
+        found.append((operation, listener.get("name", ""), listener.get("portNumber"), chain_port))
+    return found
 
 
-def test_without_ports_one_patch_matches_every_port() -> None:
-    patches = rendered()["spec"]["configPatches"]
-    assert len(patches) == 1
-    assert "portNumber" not in patches[0]["match"]["listener"]
+def test_each_port_has_the_patch_of_the_reference_and_one_for_the_inner_listener() -> None:
+    assert matches(applyPorts=[9080, 80]) == [
+        ("INSERT_BEFORE", "", 9080, None),
+        ("INSERT_BEFORE", "", 80, None),
+        ("INSERT_BEFORE", "main_internal", None, 9080),
+        ("INSERT_BEFORE", "main_internal", None, 80),
+    ]
+    values = list(filters_of(rendered(applyPorts=[9080, 80])))
+    assert values == [values[0]] * 4
+
+
+def test_without_ports_one_patch_matches_every_port_and_the_tunnel_is_kept_clear() -> None:
+    assert matches() == [
+        ("INSERT_FIRST", "connect_terminate", None, None),
+        ("INSERT_BEFORE", "", None, None),
+        ("REPLACE", "connect_terminate", None, None),
+        ("REPLACE", "connect_terminate", None, None),
+        ("REMOVE", "connect_terminate", None, None),
+    ]
+
+
+@pytest.mark.parametrize("context", ["SIDECAR_OUTBOUND", "GATEWAY"])
+def test_other_contexts_have_the_patches_of_the_reference_only(context: str) -> None:
+    assert matches(context=context) == [("INSERT_BEFORE", "", None, None)]
+    assert matches(context=context, applyPorts=[1, 2]) == [
+        ("INSERT_BEFORE", "", 1, None),
+        ("INSERT_BEFORE", "", 2, None),
+    ]
+
+
+@pytest.mark.parametrize("context", ["SIDECAR_INBOUND", "SIDECAR_OUTBOUND", "GATEWAY"])
+@pytest.mark.parametrize("ports", [None, [1], [1, 2], [1, 15008]])
+def test_copies_of_the_configuration_are_counted_as_they_are_rendered(
+    context: str, ports: list[int] | None
+) -> None:
+    fields: dict[str, Any] = {"context": context} | ({"applyPorts": ports} if ports else {})
+    carrying = [one for one in filters_of(rendered(**fields)) if one["name"] == FILTER]
+    assert len(carrying) == copies(autowasm(**fields).spec.filter)
+
+
+@pytest.mark.parametrize("fields", [{}, {"applyPorts": [1, 15008]}, {"applyPorts": [1]}])
+def test_record_and_count_of_healings_are_read_back_from_every_shape(
+    fields: dict[str, Any],
+) -> None:
+    result = render(autowasm(**fields), record(), EnvoyFetch(), heal=3)
+    assert record_of(result) == record()
+    assert heal_count_of(result, "a" * 64) == 3
+    assert heal_count_of(result, "b" * 64) == 0
+
+
+def referenced(settings: EnvoyFetch, context: str = "GATEWAY") -> str | None:
+    found = render(autowasm(context=context), record(), settings)["metadata"]["annotations"]
+    value: str | None = found.get(REFERENCED_SERVICES)
+    return value
+
+
+def test_gateways_filter_names_the_service_that_it_fetches_from() -> None:
+    assert referenced(EnvoyFetch()) == "istio-system/wasmer.istio-system.svc.cluster.local"
+    elsewhere = EnvoyFetch(service_name="w", service_namespace="ns", cluster_domain="x.y")
+    assert referenced(elsewhere) == "ns/w.ns.svc.x.y"
+    assert referenced(EnvoyFetch(cluster_override="outbound|80|v1|blobs.example.com")) == (
+        "blobs.example.com"
+    )
+    assert referenced(EnvoyFetch(cluster_override="wasmer")) is None
+    assert referenced(EnvoyFetch(), "SIDECAR_INBOUND") is None
+    assert referenced(EnvoyFetch(), "SIDECAR_OUTBOUND") is None
 
 
 def test_name_is_the_objects_and_absent_root_id_is_left_out() -> None:

@@ -1,12 +1,15 @@
 """Every rule of the spec: which field is named, and what is said."""
 
+import json
 from typing import Any
 
 import pytest
 
 from autowasm.api import parsing
+from autowasm.api.envoyfilter import render
 from autowasm.errors import SpecError
-from tests.fakes.autowasms import document, sample
+from autowasm.settings import EnvoyFetch
+from tests.fakes.autowasms import document, record, sample
 
 DEEP: Any = {}
 for _ in range(70):
@@ -87,7 +90,7 @@ OF_FILTER: list[tuple[dict[str, Any], str, str]] = [
     ({"pluginConfig": {"a": float("inf")}}, f"{CONFIG}.a", "finite"),
     ({"pluginConfig": {"a": {1: 2}}}, f"{CONFIG}.a", "put it in quotes"),
     ({"pluginConfig": {"a": b"x"}}, f"{CONFIG}.a", "must be JSON"),
-    ({"pluginConfig": {"a": [1.2345678901234567] * 9_000}, "applyPorts": MANY}, CONFIG, "once for each of 60 ports"),
+    ({"pluginConfig": {"a": [1.2345678901234567] * 9_000}, "applyPorts": MANY}, CONFIG, "twice for each of 60 ports"),
     ({"env": [{"name": f"a{n}", "value": ""} for n in range(250)], "applyPorts": list(range(1, 101))}, "spec.filter.env", "has room for 20000"),
     ({"pluginConfig": "\U0001f600" * 17_000, "applyPorts": MANY}, CONFIG, "name fewer applyPorts"),
     ({"pluginConfig": "<" * 17_000, "applyPorts": MANY}, CONFIG, "name fewer applyPorts"),
@@ -253,10 +256,23 @@ def test_a_config_of_too_many_values_is_refused_and_one_string_is_not() -> None:
 def test_what_would_fill_the_envoyfilter_once_for_each_port_is_refused() -> None:
     config, ports = "x" * 20_000, list(range(1, 101))
     parsing.parse(document(pluginConfig=config))
-    with pytest.raises(SpecError, match="once for each of 100 ports") as caught:
+    with pytest.raises(SpecError, match="twice for each of 100 ports") as caught:
         parsing.parse(document(pluginConfig=config, applyPorts=ports))
     assert caught.value.field == CONFIG
     env = [{"name": f"N{number}", "value": "v" * 2048} for number in range(256)]
-    with pytest.raises(SpecError, match="once for each of 100 ports") as caught:
+    with pytest.raises(SpecError, match="twice for each of 100 ports") as caught:
         parsing.parse(document(env=env, applyPorts=ports))
     assert caught.value.field == "spec.filter.env"
+
+
+def test_what_is_accepted_makes_an_envoyfilter_that_etcd_takes() -> None:
+    """etcd's limit is 1.5 MiB for a request (`--max-request-bytes`), of which the object is nearly all."""
+    ports = list(range(1, 101))
+    longest = "x" * (2**20 // 200 - 100)
+    accepted = parsing.parse(document(pluginConfig=longest, applyPorts=ports))
+    text = json.dumps(render(accepted, record(), EnvoyFetch(), heal=999))
+    assert 2**20 < len(text) < 1.4 * 2**20
+    with pytest.raises(SpecError, match="twice for each of 100 ports"):
+        parsing.parse(document(pluginConfig=longest + "x" * 200, applyPorts=ports))
+    # Gateways have one patch for each port, so room for twice as much.
+    parsing.parse(document(pluginConfig=longest * 2, applyPorts=ports, context="GATEWAY"))

@@ -8,7 +8,7 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
-from autowasm.api.envoyfilter import MANAGED_BY, record_of
+from autowasm.api.envoyfilter import MANAGED_BY, OWNED_ANNOTATIONS, record_of
 from autowasm.api.v1alpha1 import GROUP, KIND
 
 ADOPT_ANNOTATION = f"{GROUP}/adopt"
@@ -53,8 +53,13 @@ def replacement(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str,
     metadata = dict(live.get("metadata") or {})
     ours = wanted["metadata"]
     merged = dict(metadata)
-    for field in ("labels", "annotations"):
-        merged[field] = {**(metadata.get(field) or {}), **ours.get(field, {})}
+    theirs = {
+        name: value
+        for name, value in (metadata.get("annotations") or {}).items()
+        if name not in OWNED_ANNOTATIONS
+    }
+    merged["labels"] = {**(metadata.get("labels") or {}), **ours.get("labels", {})}
+    merged["annotations"] = {**theirs, **ours.get("annotations", {})}
     merged["ownerReferences"] = _owners(metadata, ours)
     same_metadata = all(
         merged[field] == (metadata.get(field) or type(merged[field])())

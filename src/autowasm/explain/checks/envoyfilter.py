@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from autowasm.api.envoyfilter import digests_of, record_of
+from autowasm.api.envoyfilter import REFERENCED_SERVICES, digests_of, record_of
 from autowasm.controller.publishing.ownership import Ownership, is_labelled, ownership, replacement
 from autowasm.explain.facts import Facts
 from autowasm.explain.finding import Check, Finding, Level, Link, Voice
@@ -89,6 +89,12 @@ def edited(facts: Facts) -> Iterator[Finding]:
     if replacement(live, wanted) is None:
         return
     paths = differing(live.get("spec"), wanted["spec"], path="spec")
+    annotations = [
+        ((one.get("metadata") or {}).get("annotations") or {}).get(REFERENCED_SERVICES)
+        for one in (live, wanted)
+    ]
+    if annotations[0] != annotations[1]:
+        paths.append(f"metadata.annotations[{REFERENCED_SERVICES}]")
     if not paths:
         return
     level = Level.WARNING if facts.server.known else Level.NOTE

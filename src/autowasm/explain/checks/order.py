@@ -7,6 +7,7 @@ istiod sorts EnvoyFilters.
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from autowasm.api.patches import TUNNEL
 from autowasm.explain.facts import Facts
 from autowasm.explain.finding import Check, Finding, Level, Link, Voice
 from autowasm.explain.meshobjects import EnvoyFilter
@@ -84,7 +85,11 @@ def _same_listener(patch: Mapping[str, Any], ports: tuple[int, ...] | None, cont
     match = patch.get("match") or {}
     if match.get("context", "ANY") not in {"ANY", context}:
         return False
-    port = (match.get("listener") or {}).get("portNumber")
+    listener = match.get("listener") or {}
+    if listener.get("name") == TUNNEL:
+        return False  # ours is never there
+    chain = listener.get("filterChain") or {}
+    port = listener.get("portNumber") or chain.get("destinationPort")
     return port is None or ports is None or port in ports
 
 

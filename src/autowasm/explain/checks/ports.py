@@ -7,6 +7,7 @@ Service port (name before the dash, appProtocol; none: it looks at the bytes).
 from collections.abc import Iterator
 from typing import Final
 
+from autowasm.api.patches import TUNNEL_PORT
 from autowasm.api.v1alpha1 import PatchContext
 from autowasm.explain.facts import Facts
 from autowasm.explain.finding import Check, Finding, Level, Link, Voice
@@ -150,6 +151,25 @@ def every_port(facts: Facts) -> Iterator[Finding]:
         yield _say(Level.NOTE, "EveryPort", facts.name, what, field=_PATH)
 
 
+def tunnel(facts: Facts) -> Iterator[Finding]:
+    """Pods of a mesh with the ambient profile have a second way in."""
+    autowasm = facts.autowasm
+    if autowasm is None or autowasm.spec.filter.context is not PatchContext.SIDECAR_INBOUND:
+        return
+    pods = [pod for pod in facts.injected if pod.has_tunnel and not pod.is_gateway]
+    if not pods:
+        return
+    what = (
+        f"{len(pods)} of {len(facts.injected)} Pods take requests of ambient workloads through a tunnel "
+        "(label networking.istio.io/tunnel: http): the filter runs on those requests, not on the tunnel's CONNECT"
+    )
+    yield _say(Level.NOTE, "Tunnel", facts.name, what, field=_PATH)
+    if TUNNEL_PORT in (autowasm.spec.filter.apply_ports or ()):
+        what = f"port {TUNNEL_PORT} is the tunnel itself, where no filter is put"
+        remedy = "name the ports of the workload; requests to them through the tunnel are filtered as well"
+        yield _say(Level.WARNING, "TunnelPort", facts.name, what, remedy, field=_PATH)
+
+
 def _target(port: ServicePort, pod: Pod) -> int | None:
     """The Pod's port; None if the Pod names none so."""
     wanted = port.target_port
@@ -178,4 +198,4 @@ def _listed(ports: list[int]) -> str:
     return ", ".join(map(str, ports[:8])) + (", …" if len(ports) > 8 else "")
 
 
-CHECKS: Final[tuple[Check, ...]] = (served, exposed, captured, every_port)
+CHECKS: Final[tuple[Check, ...]] = (served, exposed, captured, every_port, tunnel)

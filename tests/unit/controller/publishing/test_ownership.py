@@ -101,6 +101,29 @@ def test_our_own_metadata_is_put_back(field: str) -> None:
     assert body["metadata"] == as_written()["metadata"]
 
 
+REFERENCED = "envoyfilter.istio.io/referenced-services"
+
+
+def test_annotation_that_is_ours_alone_is_corrected() -> None:
+    gateway = wanted()
+    gateway["metadata"]["annotations"][REFERENCED] = "istio-system/wasmer"
+    live = replacement(envoyfilter(), gateway)
+    assert live is not None
+    assert replacement(live, gateway) is None
+    live["metadata"]["annotations"][REFERENCED] = "default/other"
+    corrected = replacement(live, gateway)
+    assert corrected is not None
+    assert corrected["metadata"]["annotations"][REFERENCED] == "istio-system/wasmer"
+
+
+def test_annotation_that_is_ours_alone_goes_once_it_is_not_wanted() -> None:
+    live = as_written()
+    live["metadata"]["annotations"] |= {REFERENCED: "istio-system/wasmer", "team": "a"}
+    corrected = replacement(live, wanted())
+    assert corrected is not None
+    assert corrected["metadata"]["annotations"] == {"wasm.tcm.io/record": "{}", "team": "a"}
+
+
 def test_write_is_fenced_and_carries_no_managed_fields() -> None:
     body = replacement(envoyfilter(managedFields=[{}]), wanted())
     assert body is not None

@@ -156,6 +156,14 @@ def test_envoyfilter_edited_by_hand_names_the_path() -> None:
     assert said(envoyfilter.edited, unknown)["EnvoyFilterEdited"].level is Level.NOTE
 
 
+def test_annotation_of_ours_that_was_edited_is_named() -> None:
+    name = "envoyfilter.istio.io/referenced-services"
+    live = _live()
+    live["metadata"]["annotations"][name] = "default/other"
+    found = said(envoyfilter.edited, facts(live=live))["EnvoyFilterEdited"]
+    assert found.field == f"metadata.annotations[{name}]"
+
+
 def test_revision_that_is_not_the_pods() -> None:
     live = _live(labels={"istio.io/rev": "canary"})
     status = {"sidecar.istio.io/status": '{"revision":"stable"}'}
@@ -198,6 +206,24 @@ def test_filters_elsewhere_are_not_in_the_order() -> None:
     others = (_filter("a", port=1), _filter("b", namespace="other"), _filter("test"))
     assert not said(order.filters, facts(envoyfilters=others))
     assert said(order.filters, facts(envoyfilters=(_filter("c", namespace="istio-system"),)))
+
+
+@pytest.mark.parametrize(
+    ("listener", "beside"),
+    [
+        ({"name": "main_internal", "filterChain": {"destinationPort": 9080}}, True),
+        ({"name": "main_internal", "filterChain": {"destinationPort": 1}}, False),
+        ({"name": "connect_terminate"}, False),
+        ({}, True),
+    ],
+)
+def test_filters_in_the_tunnel_or_on_other_ports_of_it_are_not_in_the_order(
+    listener: dict[str, Any], beside: bool
+) -> None:
+    other = _filter("a")
+    for patch in other.spec.config_patches or ():
+        patch["match"]["listener"] = listener
+    assert bool(said(order.filters, facts(envoyfilters=(other,)))) is beside
 
 
 def test_wasmplugins_on_the_same_pods() -> None:

@@ -152,3 +152,15 @@ def test_port_that_no_container_exposes() -> None:
 def test_traffic_past_the_sidecar(annotation: str, value: str, past: bool) -> None:
     given = pod(annotations={f"traffic.sidecar.istio.io/{annotation}": value})
     assert ("NotCaptured" in said(ports.captured, facts(pods=(given,)))) is past
+
+
+def test_pods_with_a_tunnel_are_told_where_the_filter_runs() -> None:
+    tunnelled = pod(labels={"app": "details", "networking.istio.io/tunnel": "http"})
+    assert not said(ports.tunnel, facts())
+    found = said(ports.tunnel, facts(pods=(tunnelled, pod("details-2"))))
+    assert "1 of 2 Pods" in found["Tunnel"].what
+    assert "TunnelPort" not in found
+    document = autowasm(applyPorts=[9080, 15008])
+    warned = said(ports.tunnel, facts(document, pods=(tunnelled,)))
+    assert warned["TunnelPort"].level is Level.WARNING
+    assert not said(ports.tunnel, facts(autowasm(context="GATEWAY"), pods=(tunnelled,)))
