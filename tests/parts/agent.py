@@ -1,20 +1,22 @@
 """A real istio-agent beside a sidecar: it has istiod sign the workload's certificate, and serves that to the Envoy there.
 
-Not the agent that starts Envoy: `istio.sidecar` does, with a bootstrap of its own, and follows istiod directly. Invariant:
-what the agent shows istiod is a token of the workload's ServiceAccount, so the identity in the certificate is a real one.
+`agent` is one without an Envoy of its own: `istio.sidecar` starts that, with another bootstrap, and follows istiod directly.
+`injected` is one that starts Envoy with Istio's bootstrap, as in a Pod. Invariant: what the agent shows istiod is a token of
+the workload's ServiceAccount, so the identity in the certificate is a real one.
 """
 
 import asyncio
 import json
 import os
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.parts import ports, provision
-from tests.parts.istio import ROOT_NAMESPACE, SDS_SOCKET, Istiod
+from tests.parts import ports, provision, pypi
+from tests.parts.envoy import Envoy
+from tests.parts.istio import ISTIO_VERSION, ROOT_NAMESPACE, SDS_SOCKET, Istiod
 from tests.parts.process import Process
 
 _ALPN = "istio-http/1.1"  # by which an inbound listener knows that a sidecar calls
@@ -23,7 +25,7 @@ _READY_SECONDS = 60
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """It runs in `directory`: give that to `istio.sidecar`."""
+    """It runs in `directory`: give that to `istio.sidecar`, unless it has an Envoy of its own."""
 
     process: Process
     directory: Path
@@ -46,6 +48,80 @@ async def agent(
 
     Returns once it has a certificate. Raises ProcessError.
     """
+    # The agent does not run without an Envoy to look after.
+    sleeper = directory / "envoy"
+    process, _ = await _agent(
+        mesh,
+        directory,
+        name=name,
+        address=address,
+        account=account,
+        program=sleeper,
+        files={"envoy": "#!/bin/sh\nexec sleep infinity\n"},
+    )
+
+    async def ready() -> bool:
+        wanted = [directory / "certificates" / "cert-chain.pem", directory / SDS_SOCKET]
+        return await asyncio.to_thread(lambda: all(path.exists() for path in wanted))
+
+    async with process:
+        await process.start(ready=ready, timeout=_READY_SECONDS)
+        yield Agent(process, directory)
+
+
+@asynccontextmanager
+async def injected(
+    mesh: Istiod,
+    directory: Path,
+    *,
+    name: str,
+    labels: Mapping[str, str],
+    address: str,
+    account: str = "default",
+    version: str = pypi.ENVOY_VERSIONS[0],
+    metadata: Mapping[str, str] | None = None,
+    timeout: float = _READY_SECONDS,
+) -> AsyncIterator[tuple[Agent, Envoy]]:
+    """Run an agent that starts a plain Envoy with Istio's bootstrap and hands it what istiod, an authority, sends.
+
+    For the workload `name` in `default` (add it first). `metadata`: `ISTIO_META_…` variables, without that prefix. Returns
+    once Envoy is ready. Raises ProcessError.
+    """
+    envoy = await asyncio.to_thread(provision.envoy, version)
+    process, admin = await _agent(
+        mesh,
+        directory,
+        name=name,
+        address=address,
+        account=account,
+        program=envoy,
+        environment={
+            "ISTIO_METAJSON_LABELS": json.dumps(dict(labels)),
+            "ISTIO_META_INTERCEPTION_MODE": "NONE",
+            # An extension of Istio's build of Envoy; with a tunnel the agent asks for it by default.
+            "PEER_METADATA_DISCOVERY": "false",
+            "ISTIO_META_ISTIO_VERSION": ISTIO_VERSION,
+            **{f"ISTIO_META_{key}": value for key, value in (metadata or {}).items()},
+        },
+    )
+    proxy = Envoy(process, admin=admin)
+    async with process:
+        await process.start(ready=proxy.ready, timeout=timeout)
+        yield Agent(process, directory), proxy
+
+
+async def _agent(
+    mesh: Istiod,
+    directory: Path,
+    *,
+    name: str,
+    address: str,
+    account: str,
+    program: Path,
+    files: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[Process, str]:
+    """An agent that is not started, and the address of its Envoy's admin port."""
     token = await mesh.cluster.request(
         "POST",
         f"/api/v1/namespaces/default/serviceaccounts/{account}/token",
@@ -56,53 +132,55 @@ async def agent(
         },
     )
     roots = await mesh.cluster.wait_for("/api/v1/namespaces/default/configmaps/istio-ca-root-cert")
-    program = await asyncio.to_thread(provision.pilot_agent)
-    bootstrap = await asyncio.to_thread(_bootstrap)
-    status_port, admin_port = ports.free_ports(2)
-    files = {
+    agent_program = await asyncio.to_thread(provision.pilot_agent)
+    bootstrap = await asyncio.to_thread(lambda: _bootstrap().read_text())
+    status_port, admin_port, health_port, metrics_port = ports.free_ports(4)
+    written = {
         "var/run/secrets/tokens/istio-token": token["status"]["token"],
         "var/run/secrets/istio/root-cert.pem": roots["data"]["root-cert.pem"],
-        # The agent does not run without an Envoy to look after.
-        "envoy": "#!/bin/sh\nexec sleep infinity\n",
+        # Istio's own, but for where it listens: all of the machine's addresses there.
+        "bootstrap.json": bootstrap.replace("{{ .wildcard }}", address),
+        **(files or {}),
     }
-    await asyncio.to_thread(_write, directory, files)
+    await asyncio.to_thread(_write, directory, written)
     config = {
-        "binaryPath": str(directory / "envoy"),
+        "binaryPath": str(program),
         "configPath": "./etc/istio/proxy",
         "discoveryAddress": mesh.secure,
         "statusPort": status_port,
         "proxyAdminPort": admin_port,
+        "concurrency": 2,
+        # As an agent starts it, but for the time: nobody waits for 45 s here.
+        "drainDuration": "2s",
+        "terminationDrainDuration": "1s",
     }
-    environment = {
-        **os.environ,
-        "ISTIO_BOOTSTRAP": str(bootstrap),
-        "PROXY_CONFIG": json.dumps(config),
-        "INSTANCE_IP": address,
-        "POD_NAME": name,
-        "POD_NAMESPACE": "default",
-        "SERVICE_ACCOUNT": account,
-        "TRUST_DOMAIN": "cluster.local",
-        "PILOT_CERT_PROVIDER": "istiod",
-        # It is asked for by its address here, not by its name.
-        "ISTIOD_SAN": f"istiod.{ROOT_NAMESPACE}.svc",
-        "ISTIO_META_CLUSTER_ID": "Kubernetes",
-        "OUTPUT_CERTS": "./certificates",
-    }
-    process = Process(
+    return Process(
         f"agent {name}",
-        [program, "proxy", "sidecar", "--domain", "default.svc.cluster.local", "--stsPort", "0"],
+        [
+            *(agent_program, "proxy", "sidecar", "--domain", "default.svc.cluster.local"),
+            *("--stsPort", "0", "--proxyComponentLogLevel", "wasm:debug"),
+        ],
         log=directory / "agent.log",
-        env=environment,
+        env={
+            **os.environ,
+            "ISTIO_BOOTSTRAP": str(directory / "bootstrap.json"),
+            "PROXY_CONFIG": json.dumps(config),
+            "INSTANCE_IP": address,
+            "POD_NAME": name,
+            "POD_NAMESPACE": "default",
+            "SERVICE_ACCOUNT": account,
+            "TRUST_DOMAIN": "cluster.local",
+            "PILOT_CERT_PROVIDER": "istiod",
+            # It is asked for by its address here, not by its name.
+            "ISTIOD_SAN": f"istiod.{ROOT_NAMESPACE}.svc",
+            "ISTIO_META_CLUSTER_ID": "Kubernetes",
+            "OUTPUT_CERTS": "./certificates",
+            "ENVOY_STATUS_PORT": str(health_port),
+            "ENVOY_PROMETHEUS_PORT": str(metrics_port),
+            **(environment or {}),
+        },
         cwd=directory,
-    )
-
-    async def ready() -> bool:
-        wanted = [directory / "certificates" / "cert-chain.pem", directory / SDS_SOCKET]
-        return await asyncio.to_thread(lambda: all(path.exists() for path in wanted))
-
-    async with process:
-        await process.start(ready=ready, timeout=_READY_SECONDS)
-        yield Agent(process, directory)
+    ), f"{ports.LOOPBACK}:{admin_port}"
 
 
 def _bootstrap() -> Path:

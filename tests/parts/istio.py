@@ -23,8 +23,8 @@ from tests.parts.process import PORT_ATTEMPTS, Process, ProcessError
 Role = Literal["sidecar", "router"]
 
 ROOT_NAMESPACE = "istio-system"
-# Of the pinned module: what istiod takes the proxy for.
-_ISTIO_VERSION = "1.31.0"
+ISTIO_VERSION = "1.31.0"
+"""Of the pinned module: what istiod takes a proxy for."""
 _READY_SECONDS = 60
 _XDS_CLUSTER = "xds-grpc"
 # What istiod's listeners call the cluster that has the workload's certificates.
@@ -82,11 +82,15 @@ class Istiod:
 
 @asynccontextmanager
 async def istiod(
-    cluster: Cluster, directory: Path, *, authority: bool = False
+    cluster: Cluster,
+    directory: Path,
+    *,
+    authority: bool = False,
+    flags: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Istiod]:
     """Install Istio's CRDs and run istiod on `cluster`, with its log in `directory`. Raises ProcessError.
 
-    As an `authority` it signs the workloads' certificates, as in every mesh.
+    As an `authority` it signs the workloads' certificates, as in every mesh. `flags`: feature flags (`PILOT_…`).
     """
     program = await asyncio.to_thread(provision.pilot_discovery)
     kubectl = await clients.kubectl(directory / "home", kubeconfig=cluster.kubeconfig)
@@ -104,7 +108,7 @@ async def istiod(
                 *("--httpsAddr", "", "--monitoringAddr", monitoring, "--ctrlz_port", "0"),
             ],
             log=directory / "istiod.log",
-            env=_environment(authority=authority),
+            env=_environment(authority=authority) | dict(flags or {}),
             cwd=directory,
         )
 
@@ -333,7 +337,7 @@ def _bootstrap(
                 "NAMESPACE": "default",
                 "CLUSTER_ID": "Kubernetes",
                 "INTERCEPTION_MODE": "NONE",
-                "ISTIO_VERSION": _ISTIO_VERSION,
+                "ISTIO_VERSION": ISTIO_VERSION,
                 "INSTANCE_IPS": address,
             },
         },

@@ -1,0 +1,221 @@
+"""A sidecar in a mesh with the ambient profile: what requests through the tunnel meet, and what the tunnel itself meets.
+
+istiod with that profile, Envoy as pilot-agent starts it, and a client of HBONE that is neither's. What istiod renders for
+other proxies and shapes is in `test_rendered_listeners.py`.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.parts import ports, provision, wat, wire
+from tests.parts.agent import agent, injected
+from tests.parts.golang import ASSETS
+from tests.parts.installation import Document, Installation, installed
+from tests.parts.istio import istiod
+from tests.parts.kubernetes import kubernetes
+from tests.parts.tunnel import Tunnel, tunnel
+from tests.parts.upstream import upstream
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
+
+BLOBS, WORKLOAD, CLIENT, UNUSED = "127.0.0.35", "127.0.0.36", "127.0.0.37", "127.0.0.38"
+LABELS = {"app": "details"}
+_FILTER_STATE = "type.googleapis.com/envoy.extensions.filters.http.set_filter_state.v3.Config"
+
+
+def _tunnel_patch(operation: str, name: str, value: Document | None = None) -> Document:
+    manager = "envoy.filters.network.http_connection_manager"
+    chain = {"filter": {"name": manager, "subFilter": {"name": name}}}
+    patch = {"operation": operation, **({"value": value} if value else {})}
+    return {
+        "applyTo": "HTTP_FILTER",
+        "match": {
+            "context": "SIDECAR_INBOUND",
+            "listener": {"name": "connect_terminate", "filterChain": chain},
+        },
+        "patch": patch,
+    }
+
+
+def _as_upstreams_envoy_takes_it() -> Document:
+    """The tunnel's listener without what only Istio's build of Envoy has, and on the workload's address alone."""
+
+    def state(key: str, value: str) -> Document:
+        text = {"text_format_source": {"inline_string": value}}
+        return {"object_key": key, "format_string": text, "shared_with_upstream": "ONCE"}
+
+    destination = "envoy.filters.listener.original_dst.local_ip"
+    values = [
+        state(destination, "%REQ(:AUTHORITY)%"),
+        state("envoy.filters.listener.original_dst.remote_ip", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+    ]
+    authority = {
+        "name": "connect_authority",
+        "typed_config": {"@type": _FILTER_STATE, "on_request_headers": values},
+    }
+
+    def loopback(address: str) -> Document:
+        return {"socket_address": {"address": address, "port_value": 15008}}
+
+    # On a machine with IPv6 there is a second address, `::`, which has to go somewhere.
+    addresses = {
+        "address": loopback(WORKLOAD),
+        "additional_addresses": [{"address": loopback(UNUSED)}],
+    }
+    patches = [
+        {
+            "applyTo": "LISTENER",
+            "match": {"context": "SIDECAR_INBOUND", "listener": {"name": "connect_terminate"}},
+            "patch": {"operation": "MERGE_AND_REPLACE_LIST", "value": addresses},
+        },
+        _tunnel_patch("REMOVE", "waypoint_downstream_peer_metadata"),
+        _tunnel_patch("REPLACE", "connect_authority", authority),
+    ]
+    return {
+        "apiVersion": "networking.istio.io/v1alpha3",
+        "kind": "EnvoyFilter",
+        "metadata": {"name": "upstreams-envoy", "namespace": "default"},
+        "spec": {
+            "workloadSelector": {"labels": LABELS},
+            "configPatches": patches,
+            "priority": -100,
+        },
+    }
+
+
+@dataclass
+class Mesh(Installation):
+    """An installation and a workload with a tunnel: `host` is its inbound listener, which is no tunnel."""
+
+    host: str
+    client: Callable[[], ssl.SSLContext]
+
+    async def plain(self) -> wire.Answer:
+        """As a workload without any proxy asks."""
+        return await wire.get(f"http://{self.host}/")
+
+    async def through_the_tunnel(self) -> tuple[Tunnel, wire.Answer]:
+        """As an ambient workload asks: the answer to its ztunnel's CONNECT, and the one to its own request."""
+        certificates = await asyncio.to_thread(self.client)
+        async with tunnel(WORKLOAD, target=self.host, certificates=certificates) as opened:
+            assert opened.status == 200, "the tunnel opens"
+            return opened, await opened.get()
+
+    async def filtered(self, image: str, **fields: Any) -> None:
+        """Apply the AutoWasm."""
+        document = self.autowasm(image, **fields)
+        if "applyPorts" not in fields:
+            document["spec"]["filter"].pop("applyPorts", None)
+        document["spec"]["selector"]["matchLabels"] = LABELS
+        await self.apply(document)
+
+    async def unfiltered(self) -> None:
+        """Delete it, and wait until requests are as without it."""
+        await self.kubectl.run("delete", "autowasm", "test", "--wait")
+        await eventually(self._without)
+
+    async def _without(self) -> None:
+        for answer in (await self.plain(), (await self.through_the_tunnel())[1]):
+            assert answer.status == 200
+            assert "hello" not in answer.headers
+
+
+async def eventually(check: Callable[[], Awaitable[None]], *, seconds: float = 60) -> None:
+    """Until `check` passes. Raises what it last raised."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while True:
+        try:
+            await check()
+        except (OSError, AssertionError, HTTPException):
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(0.1)
+        else:
+            return
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
+    for group in ("kubernetes", "istio", "registry"):
+        for part in provision.GROUPS[group]:
+            await asyncio.to_thread(part)
+    directory = tmp_path_factory.mktemp("ambient")
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        cluster = await enter(kubernetes(directory / "kubernetes"))
+        flags = {"PILOT_ENABLE_AMBIENT": "true"}
+        control = await enter(istiod(cluster, directory / "istiod", authority=True, flags=flags))
+        blobs = f"{BLOBS}:{ports.free_port(address=BLOBS)}"
+        installation = await enter(
+            installed(cluster, control.kubectl, directory / "installation", host=blobs)
+        )
+        service = await enter(upstream())
+        await control.add_blob_service(blobs)
+        port = ports.free_port(address=WORKLOAD)
+        await control.add_workload(
+            "details", labels=LABELS, address=WORKLOAD, port=port, service=service.host
+        )
+        await control.apply(_as_upstreams_envoy_takes_it())
+        client = await enter(agent(control, directory / "client", name="client", address=CLIENT))
+        await enter(
+            injected(
+                control,
+                directory / "details",
+                name="details",
+                labels=LABELS,
+                address=WORKLOAD,
+                metadata={"ENABLE_HBONE": "true"},
+            )
+        )
+        parts = {name: getattr(installation, name) for name in Installation.__dataclass_fields__}
+        it = Mesh(**parts, host=f"{WORKLOAD}:{port}", client=client.client)
+        await eventually(it._without)
+        yield it
+
+
+@pytest.mark.parametrize("every_port", [False, True], ids=["a port", "every port"])
+async def test_filter_runs_once_on_plain_requests_and_on_those_through_the_tunnel(
+    mesh: Mesh, every_port: bool
+) -> None:
+    value = f"ambient-{every_port}"
+    image = await mesh.push(value, wat.header_filter(value))
+    port = int(mesh.host.rpartition(":")[2])
+    await mesh.filtered(image, **({} if every_port else {"applyPorts": [port]}))
+
+    async def runs() -> None:
+        assert (await mesh.plain()).headers.get("hello") == value
+        opened, inner = await mesh.through_the_tunnel()
+        assert inner.status == 200
+        assert inner.headers.get("hello") == value, "twice would be `value, value`"
+        assert "hello" not in opened.headers, "the CONNECT is not for it"
+
+    await eventually(runs)
+    await mesh.unfiltered()
+
+
+@pytest.mark.parametrize("every_port", [False, True], ids=["a port", "every port"])
+async def test_filter_that_denies_everything_answers_the_inner_request_and_the_tunnel_opens(
+    mesh: Mesh, every_port: bool
+) -> None:
+    module = await asyncio.to_thread(wat.compile_file, ASSETS / "wat/denies.wat")
+    image = await mesh.push(f"denies-{every_port}", module)
+    port = int(mesh.host.rpartition(":")[2])
+    await mesh.filtered(image, **({} if every_port else {"applyPorts": [port]}))
+
+    async def denied() -> None:
+        plain = await mesh.plain()
+        assert (plain.status, plain.headers.get("denied")) == (403, "yes")
+        opened, inner = await mesh.through_the_tunnel()
+        assert (inner.status, inner.headers.get("denied")) == (403, "yes")
+        assert "denied" not in opened.headers
+
+    await eventually(denied)
+    await mesh.unfiltered()
