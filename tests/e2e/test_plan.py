@@ -40,7 +40,8 @@ async def test_plan_is_what_wasmer_then_writes(installation: Installation, names
     assert done.returncode == 0, done.stdout
     added = [line for line in done.stdout.splitlines() if line.startswith("+ ")]
     removed = [line for line in done.stdout.splitlines() if line.startswith("- ")]
-    assert any("answer: 42" in line for line in added)
+    given = {"value": '{"answer":42}'}
+    assert any(yaml.safe_load(line[1:]) == given for line in added if "answer" in line)
     assert not removed
 
 
