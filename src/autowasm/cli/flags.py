@@ -125,12 +125,15 @@ _COMMON: Groups = {
         several(
             "--allow-private-host",
             "HOST[:PORT]",
-            "a registry or object host at a private or loopback address, or *.DOMAIN; all others are refused there, but for "
-            "registries that another flag names and in standalone mode",
+            "allow fetches from this host, or *.DOMAIN, at private and loopback addresses; registries that another flag names are "
+            "allowed already, and so is every host in standalone mode",
             private_host,
         ),
         several(
-            "--allow-cidr", "CIDR", "private or loopback addresses that every host may have", cidr
+            "--allow-cidr",
+            "CIDR",
+            "allow fetches from these private and loopback addresses, whatever the host",
+            cidr,
         ),
         several("--deny-cidr", "CIDR", "close these addresses to fetches; wins", cidr),
         several("--plain-http-registry", "HOST[:PORT]", "a registry without TLS", registry_host),

@@ -157,7 +157,7 @@ class AddressPolicy:
             )
         if not self._is_open(form, where=where, purpose=purpose):
             raise AddressBlocked(
-                f"connecting to {where} is not allowed: {kind}; if it is meant, whoever runs wasmer starts it with "
+                f"connecting to {where} is not allowed: {kind}; if it is meant, the operator of wasmer has to set "
                 f"--allow-private-host {where} (chart: config.allowPrivateHost)"
             )
 

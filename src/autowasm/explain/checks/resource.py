@@ -12,7 +12,7 @@ from autowasm.explain.finding import Check, Finding, Level, Link, Voice
 _say: Final = Voice(Link.RESOURCE)
 _REMEDIES: Final = {
     "PolicyDenied": "use a source that the policy allows, or ask whoever runs wasmer to allow it (--policy-file)",
-    "AddressNotAllowed": "wasmer's address policy forbids the address; whoever runs it can allow the host with --allow-private-host (chart: config.allowPrivateHost)",
+    "AddressNotAllowed": "wasmer's address policy forbids the address; its operator can allow the host with --allow-private-host (chart: config.allowPrivateHost)",
     "EnvoyFilterConflict": "see the EnvoyFilter below",
     "Mutated": "find who rewrites the EnvoyFilter (an admission webhook, another controller: its managedFields say), and stop it",
     "PublishedModuleLost": "push the module again, or annotate the AutoWasm with wasm.tcm.io/refresh: <any new value>",
