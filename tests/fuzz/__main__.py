@@ -24,6 +24,7 @@ NAMES: Final = (
     "ranges",
     "specs",
     "documents",
+    "templates",
     "watch-lines",
 )
 """The keys of `targets.TARGETS`, which is imported only where it runs: atheris changes what it imports."""

@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import yaml
 
 from autowasm.api import parsing
 from autowasm.api.envoyfilter import render
-from autowasm.errors import AutoWasmError, ContentRejected, SpecError
+from autowasm.errors import AutoWasmError, ContentRejected, SpecError, UsageError
 from autowasm.kube.documents import DocumentCodec
 from autowasm.kube.errors import ApiError
 from autowasm.kube.nesting import without_depths
 from autowasm.kube.pods import pod_codec
 from autowasm.kube.stream import LineSplitter
 from autowasm.limits import Limits
+from autowasm.manifests import nodes
 from autowasm.reference import ImageReference
 from autowasm.registry.credentials import from_docker_config, from_dockercfg
 from autowasm.registry.layout import choose_layout
@@ -29,10 +31,12 @@ from autowasm.registry.manifest import Index, children_by_preference, parse_mani
 from autowasm.server.ranges import Conditions, decide
 from autowasm.settings import EnvoyFetch
 from autowasm.standalone import documents
+from autowasm.standalone.listeners import ListenerTemplate
 from autowasm.wasm.archive import extract_module
 from autowasm.wasm.module import inspect_bytes
 from tests.fakes.autowasms import document, record
 from tests.hostile import inputs
+from tests.parts.envoy import listeners_yaml
 from tests.unit.wasm.archives import tar, zst
 
 LIMITS = Limits(unpacked_bytes=4 * 1024 * 1024, ratio_grace_bytes=1024 * 1024, archive_entries=200)
@@ -149,6 +153,28 @@ def _documents(data: bytes) -> object:
     return documents.parse(data, limits=Limits(spec_bytes=20_000))
 
 
+def _template(data: bytes) -> object:
+    """Without filters a template means what it meant, and with one it is a document still."""
+    made = ListenerTemplate(data.decode(errors="replace"))
+    filter_ = {
+        "configPatches": [
+            {"match": {"context": "GATEWAY", "listener": {}}, "patch": {"value": {"name": "y"}}}
+        ]
+    }
+    before = nodes.first_document(made.inject([]))[0]
+    after = nodes.first_document(made.inject([{"metadata": {"name": "a"}, "spec": filter_}]))[0]
+    if before is None or after is None:
+        raise AssertionError("a template that became nothing")
+    return ListenerTemplate(made.inject([]))
+
+
+def _template_seeds() -> Iterable[bytes]:
+    text = listeners_yaml([9080, 9081], cluster="x")
+    yield text.encode()
+    yield text.removeprefix("resources:\n").encode()
+    yield json.dumps(yaml.safe_load(text)["resources"][0]).encode()
+
+
 def _watch(data: bytes) -> object:
     """Cut where the first byte says: lines do not depend on it."""
     cut = 1 + (data[0] if data else 0)
@@ -199,6 +225,7 @@ TARGETS = {
     "documents": Target(
         _documents, lambda: [b"kind: AutoWasm\napiVersion: wasm.tcm.io/v1alpha1\n---\na: &b [1]\n"]
     ),
+    "templates": Target(_template, _template_seeds, (UsageError, nodes.Unreadable)),
     "watch-lines": Target(_watch, _watch_seeds, (ApiError, AutoWasmError)),
 }
 

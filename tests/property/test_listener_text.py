@@ -46,7 +46,10 @@ def own_filters(draw: st.DrawFn, indent: str) -> list[str]:
 def block_texts(draw: st.DrawFn) -> tuple[str, bool]:
     """A template in block style, and whether it is an LDS document already."""
     document = draw(st.booleans())
-    lines = ["# mine", *draw(st.sampled_from([[], ["---"]]))]
+    lines = [
+        draw(st.sampled_from(["# mine", "\ufeff# mine"])),
+        *draw(st.sampled_from([[], ["---"]])),
+    ]
     outer = "  " if document and draw(st.booleans()) else ""
     if document:
         lines += [f"version_info: {draw(ODD)}", "resources:"]

@@ -30,7 +30,7 @@ class Unreadable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a node stands: lines and columns from 0, `index` in characters from the start of the text."""
+    """Where a node stands: lines and columns from 0, `index` in characters from the start, not counting a byte order mark."""
 
     line: int
     column: int
@@ -101,6 +101,18 @@ def first_document(text: str, *, first_line: int = 1) -> tuple[Node | None, bool
         except Unreadable:
             more = True
         return node, more
+
+
+def dashes(text: str, root: Node) -> list[int]:
+    """Where the items of sequences in block style begin, as indices of their dashes in order; `root` is the first document."""
+    found = []
+    with contextlib.suppress(yaml.YAMLError):  # in what follows the document
+        for token in yaml.scan(text, Loader=CSafeLoader):
+            if token.start_mark.index >= root.end.index:
+                break
+            if isinstance(token, yaml.BlockEntryToken):
+                found.append(token.start_mark.index)
+    return found
 
 
 def check_keys(text: str) -> None:
@@ -201,7 +213,8 @@ def _sentence(error: yaml.YAMLError, text: str, first_line: int) -> str:
         mark: Any = error.problem_mark or error.context_mark
         if mark is None:
             return problem
-        if "cannot start any token" in problem and text[mark.index : mark.index + 1] == "\t":
+        found = text.removeprefix("\ufeff")[mark.index : mark.index + 1]
+        if "cannot start any token" in problem and found == "\t":
             problem = "a tab cannot indent a line or start a value; use spaces"
         return f"{at(_place(mark), first_line)}{problem}"
     position = getattr(error, "position", 0)

@@ -41,7 +41,9 @@ class ListenerTemplate:
         Envoy asks for an `@type` in each and tells only its log if there is none: it is added.
         Raises UsageError unless there is a place for every filter, Unreadable if it is not YAML.
         """
-        text = _with_types(_with_resources(template.as_yaml(text)))
+        bare = text.removeprefix("\ufeff")  # what libyaml counts begins behind it
+        self._mark = text[: len(text) - len(bare)]
+        text = _with_types(_with_resources(template.as_yaml(bare)))
         self._template = Template(text, _places)
         tree = self._template.tree()
         for listener, path in _listeners(tree):
@@ -59,7 +61,7 @@ class ListenerTemplate:
             [value for each in ordered for value in _values_for(listener, each)]
             for listener, _ in _slots(self._template.tree())
         ]
-        return self._template.insert(wanted)
+        return self._mark + self._template.insert(wanted)
 
 
 def check_envoyfilter(envoyfilter: Mapping[str, Any]) -> None:

@@ -23,6 +23,8 @@ _NULL: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _INTEGER: Final = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)\Z")
 _SURROGATES: Final = re.compile(r"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 _COMMENT: Final = re.compile(r"( *)#")
+_NODES_MOST: Final = 500_000
+"""Of a template: some hundred listeners of the usual size."""
 _PLACEHOLDER: Final = {"name": "placeholder"}
 
 
@@ -108,10 +110,7 @@ class Template:
         if root is None:
             raise nodes.Unreadable("it is empty")
         self._root = root
-        tokens = yaml.scan(self.text, Loader=yaml.CSafeLoader)
-        self._entries = [
-            token.start_mark.index for token in tokens if isinstance(token, yaml.BlockEntryToken)
-        ]
+        self._entries = nodes.dashes(self.text, root)
 
     def tree(self) -> Tree:
         """A tree of its own for each caller. Raises Unreadable."""
@@ -170,7 +169,7 @@ class Template:
         line = self.text.rfind("\n", 0, dash) + 1
         end = "\r\n" if "\r\n" in self.text else "\n"
         indent = " " * (dash - line)
-        lines = writer.dump_items(values).splitlines()
+        lines = writer.dump_items(values).rstrip("\n").split("\n")
         if self.text[line:dash].strip(" "):  # `? - a`: other text stands before the dash
             return dash, "".join(
                 f"{each if number == 0 else indent + each}{end}"
@@ -207,21 +206,32 @@ def as_yaml(text: str) -> str:
 
 
 def expand(node: nodes.Node) -> Tree:
-    """The tree of a node. Raises Unreadable if it is nested too deeply."""
-    return _expand(node, 0)
+    """The tree of a node. Raises Unreadable if it is nested too deeply, or too large with its aliases written out."""
+    return _Expansion().tree(node, 0)
 
 
-def _expand(node: nodes.Node, depth: int) -> Tree:
-    if depth > nodes.NESTING_MOST:
-        raise nodes.Unreadable(f"{nodes.at(node.start)}{nodes.TOO_DEEP}")
-    if isinstance(node, nodes.Alias):
-        return _expand(node.target, depth + 1)
-    if isinstance(node, nodes.Scalar):
-        return Tree(node, node.tag, scalar=node.value, plain=node.plain)
-    if isinstance(node, nodes.Sequence):
-        return Tree(node, node.tag, items=[_expand(item, depth + 1) for item in node.items])
-    pairs = [(_expand(key, depth + 1), _expand(value, depth + 1)) for key, value in node.pairs]
-    return Tree(node, node.tag, pairs=pairs)
+class _Expansion:
+    def __init__(self) -> None:
+        self._left = _NODES_MOST
+
+    def tree(self, node: nodes.Node, depth: int) -> Tree:
+        self._left -= 1
+        if self._left < 0:
+            raise nodes.Unreadable(
+                f"it has more than {_NODES_MOST} values with aliases written out"
+            )
+        if depth > nodes.NESTING_MOST:
+            raise nodes.Unreadable(f"{nodes.at(node.start)}{nodes.TOO_DEEP}")
+        if isinstance(node, nodes.Alias):
+            return self.tree(node.target, depth + 1)
+        if isinstance(node, nodes.Scalar):
+            return Tree(node, node.tag, scalar=node.value, plain=node.plain)
+        if isinstance(node, nodes.Sequence):
+            return Tree(node, node.tag, items=[self.tree(item, depth + 1) for item in node.items])
+        pairs = [
+            (self.tree(key, depth + 1), self.tree(value, depth + 1)) for key, value in node.pairs
+        ]
+        return Tree(node, node.tag, pairs=pairs)
 
 
 def tree_of(value: Any) -> Tree:
