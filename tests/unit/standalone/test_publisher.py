@@ -112,6 +112,22 @@ async def test_restart_without_a_change_touches_no_file(place: Place) -> None:
     assert place.files() == before
 
 
+async def test_files_of_an_earlier_version_are_read_as_it_meant_them(place: Place) -> None:
+    """PyYAML's own dumper left texts such as `y` without quotes: nothing is published again for them."""
+    wanted = envoyfilter()
+    wanted["spec"]["configPatches"][0]["patch"]["value"]["env"] = {"DEBUG": "y", "rate": "1e3"}
+    await fill(place, KEY)
+    old = yaml.safe_dump(wanted, sort_keys=False)
+    assert "DEBUG: y\n" in old
+    (place.envoy / "envoyfilters" / "default.test.yaml").write_text(old)
+
+    publisher = await place.open()
+
+    assert publisher.published(KEY) == wanted
+    assert not await publisher.publish(KEY, {}, wanted)
+    assert 'DEBUG: "y"\n' in (place.envoy / "lds.yaml").read_text()
+
+
 async def test_status_file_is_the_whole_object(place: Place) -> None:
     publisher = await place.open()
     document = autowasms.document()
