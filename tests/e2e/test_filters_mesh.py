@@ -210,7 +210,7 @@ async def test_filter_in_a_sidecar_asks_another_cluster_and_reads_a_request_body
         assert (answer.status, answer.headers["x-callout"]) == (200, "404"), proxy
         assert b'"x-callout": "404"' in answer.body, proxy
 
-    await mesh.use("buffer-body", "go")
+    await mesh.use("buffer-body", "c")
     for proxy in mesh.proxies:
         await proxy.runs("buffer-body")
         body = bytes(range(256)) * 1000

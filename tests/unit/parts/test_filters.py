@@ -1,5 +1,7 @@
 """The sources of the filters, and how the answer of `echo` is read. Nothing is compiled here."""
 
+import json
+
 import pytest
 
 from tests.parts import filters, toolchains
@@ -66,3 +68,13 @@ def test_answer_of_echo_is_read_byte_for_byte() -> None:
 def test_what_is_not_an_answer_of_echo_is_an_error(body: bytes) -> None:
     with pytest.raises(ValueError, match=r"lacks|hexadecimal"):
         filters.Echo.parse(body)
+
+
+def test_lock_of_the_packages_from_npm_pins_each_by_hash_and_names_no_registry() -> None:
+    folder = toolchains.ASSEMBLYSCRIPT.folder
+    lock = json.loads((folder / "package-lock.json").read_text())
+    packages = [package for name, package in lock["packages"].items() if name]
+
+    assert packages
+    assert all(package["integrity"].startswith("sha512-") for package in packages)
+    assert not any("resolved" in package for package in packages)

@@ -14,18 +14,22 @@ class FailOnRequest extends Plugin {
 }
 
 class FailOnRequestStream extends Stream {
+  // Envoy does not show the request's headers to the filter any more when the response comes.
+  asked: string = "";
+
   onRequestHeaders(count: u32, end: bool): FilterHeadersStatusValues {
-    this.failIfAsked("request");
+    this.asked = stream_context.headers.request.get("x-fail");
+    this.failIf(this.asked == "request");
     return FilterHeadersStatusValues.Continue;
   }
 
   onResponseHeaders(count: u32, end: bool): FilterHeadersStatusValues {
-    this.failIfAsked("response");
+    this.failIf(this.asked == "response");
     return super.onResponseHeaders(count, end);
   }
 
-  failIfAsked(phase: string): void {
-    if (stream_context.headers.request.get("x-fail") == phase) {
+  failIf(asked: bool): void {
+    if (asked) {
       throw new Error("the request asked for a failure");
     }
   }

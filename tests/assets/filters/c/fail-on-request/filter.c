@@ -4,16 +4,15 @@
 #define FILTER_HAS_RESPONSE_HEADERS
 #include "../proxywasm/proxywasm.h"
 
-static void fail_if_asked(const char *phase) {
-  bytes wanted = header(MAP_REQUEST_HEADERS, "x-fail");
-  bool fail = equal(wanted, phase);
-  free(wanted.data);
-  if (fail) __builtin_trap();
-}
-
 static enum action filter_request_headers(context *stream, bool end) {
-  fail_if_asked("request");
+  /* Envoy does not show the request's headers to the filter any more when the response comes. */
+  bytes wanted = header(MAP_REQUEST_HEADERS, "x-fail");
+  snprintf(stream->value, sizeof stream->value, "%.*s", (int)wanted.size, wanted.data ? wanted.data : "");
+  free(wanted.data);
+  if (strcmp(stream->value, "request") == 0) __builtin_trap();
   return CONTINUE;
 }
 
-static void filter_response_headers(context *stream) { fail_if_asked("response"); }
+static void filter_response_headers(context *stream) {
+  if (strcmp(stream->value, "response") == 0) __builtin_trap();
+}
