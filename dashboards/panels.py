@@ -218,6 +218,11 @@ CONTROL = (
         unit="ops",
     ),
     graph(
+        "Files that cannot be read",
+        "Standalone mode: of the config directory, now.",
+        (f"sum(autowasm_config_files_unreadable{{{S}}})", "files"),
+    ),
+    graph(
         "Service",
         "1 while something is wrong with the Service that EnvoyFilters name.",
         (f"max by (reason) (autowasm_service_problem{{{S}}})", "{{reason}}"),

@@ -128,7 +128,7 @@ class Loading:
         # Said of another generation it may be of other Pods: the selector may have changed.
         fits = said is not None and said.observed_generation == generation
         if fits and (known is None or known.sha256 != record.sha256):
-            seen.believe(previous, record.sha256, pods)
+            yield from seen.believe(previous, record.sha256, pods)
         yield from seen.place(pods, is_shared=self._workloads.is_shared)
         module = previous.module
         dated = module is not UNSET and module.sha256 == record.sha256
@@ -152,6 +152,8 @@ class Loading:
             grace=settings.grace,
             names=settings.names,
         )
+        # A look may have dropped it between two steps: nothing was known to need it yet.
+        self._seen.setdefault(record.sha256, seen)
         self._remember(key, _State(record.sha256, published, found.states, _is_open(found)), pods)
         kept = self._kept(found, seen, dated=dated, previous=previous)
         if kept is not None:

@@ -138,8 +138,8 @@ class Seen:
         elif asking.fetched >= pod.started:
             self.fetched[pod.uid] = asking.fetched
 
-    def believe(self, previous: Status, sha256: str, pods: Iterable[Pod]) -> None:
-        """Take over who was counted as fetched, if the status tells of every Pod whether it had this module."""
+    def believe(self, previous: Status, sha256: str, pods: Iterable[Pod]) -> Iterator[None]:
+        """Take over who was counted as fetched, if the status tells of every Pod whether it had this module. In steps."""
         module, said = previous.module, previous.pods
         if module is UNSET or said is UNSET or said.fetched is UNSET or module.sha256 != sha256:
             return
@@ -147,16 +147,16 @@ class Seen:
             return
         missing = {(one.namespace, one.name) for one in said.missing}
         written = epoch(said.time)
-        believed = [
-            pod.uid
-            for pod in pods
-            if pod.injected
-            and 0 < pod.started < written
-            and (pod.namespace, pod.name) not in missing
-        ]
+        believed: list[bytes] = []
+        for step, pod in enumerate(pods):
+            if step % _STEP == _STEP - 1:
+                yield
+            if not pod.injected or not 0 < pod.started < written:
+                continue
+            if (pod.namespace, pod.name) not in missing:
+                believed.append(pod.uid)
         if len(believed) <= said.fetched:
-            for uid in believed:
-                self.fetched.setdefault(uid, 0.0)
+            self.fetched = dict.fromkeys(believed, 0.0) | self.fetched
 
 
 def epoch(text: str) -> float:

@@ -169,7 +169,8 @@ class Symptoms:
         if record is None or status.pods is UNSET or epoch(status.pods.time) < since:
             return False
         said = Seen()
-        said.believe(status, record.sha256, [pod])
+        for _ in said.believe(status, record.sha256, [pod]):
+            pass  # of one Pod there is one step
         return pod.uid in said.fetched
 
 

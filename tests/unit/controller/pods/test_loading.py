@@ -266,6 +266,18 @@ async def test_a_large_mesh_is_reported_in_turns() -> None:
     assert turns >= 3 * len(pods) / 500
 
 
+async def test_a_look_between_the_steps_of_a_first_report_costs_nothing() -> None:
+    pods = [pod(f"p{n:05}", f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}") for n in range(5_000)]
+    found = loading(World(pods=pods))
+    reporting = asyncio.ensure_future(found.report(KEY))
+    while not reporting.done():
+        await asyncio.sleep(0)
+        await found.look()
+    assert await reporting is not None
+    await found.look()
+    assert (await said(found)).pods.matched == 5_000
+
+
 async def test_restart_forgets_nothing_that_the_status_says() -> None:
     world = World()
     found = loading(world)

@@ -130,7 +130,7 @@ def status(
 
 def believed(found: Status, *pods: Pod, sha256: str = A) -> set[bytes]:
     seen = Seen()
-    seen.believe(found, sha256, pods)
+    list(seen.believe(found, sha256, pods))
     return set(seen.fetched)
 
 
