@@ -12,7 +12,7 @@ from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import Source
 from autowasm.artifacts.source import Pinned, SourceKey
 from autowasm.artifacts.unpack import known_sha256, pull_module
-from autowasm.errors import SourceUnavailable, SpecError
+from autowasm.errors import SourceNotFound, SourceUnavailable, SpecError
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
@@ -44,10 +44,12 @@ class ImageSource:
     async def has_moved(
         self, source: Source, known: Record, *, credential: Credential | None
     ) -> bool | None:
-        """HEAD of the manifest. None where the registry announces no digest, or answers no HEAD."""
+        """HEAD of the manifest. None where the registry announces no digest, or answers no HEAD: some say 404 or 405 then."""
         reference = _reference(source)
         try:
             digest = await self._client.head(reference, credential=credential)
+        except SourceNotFound:
+            return None  # the GET of a fetch says whether that is true, and what the registry says of it
         except SourceUnavailable as error:
             if error.reason != "UnexpectedAnswer":
                 raise

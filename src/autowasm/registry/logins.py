@@ -89,8 +89,8 @@ class Logins:
                 self._forget_oldest()
                 if self._clock() < state.left_alone_until:
                     raise SourceDenied(
-                        f"{key[0]} has refused {credential.shown} again and again: not asked with this login for a "
-                        "while, so that the account is not locked; put the right one into the Secret"
+                        f"{key[0]} has refused the login of {credential.shown} several times: it is not sent for a while, so "
+                        "that the account is not locked; another login is tried at once"
                     )
                 if state.accepted:
                     return None

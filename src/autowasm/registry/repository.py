@@ -9,6 +9,7 @@ import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from autowasm.advice import WASMER, Advice
 from autowasm.digest import Digest, DigestVerifier
@@ -112,7 +113,7 @@ class Repository:
         url = self._transport.upload_url()
         with self._transport.ask("POST", url, headers={"Content-Length": "0"}) as answer:
             self._expect(answer, 202, what=what, doing=Doing.UPLOAD)
-            location = next_hop(url, answer.headers.get("Location"), hops=1, limit=1)
+            location = next_hop(url, _upload_location(url, answer), hops=1, limit=1)
         joint = "&" if "?" in location else "?"
         with self._transport.ask(
             "PUT",
@@ -180,6 +181,22 @@ def _refuse_page(answer: Answer, *, what: str) -> None:
             "or a login page may have answered, or the registry's API is at another host or port",
             reason="UnexpectedAnswer",
         )
+
+
+def _upload_location(url: str, answer: Answer) -> str | None:
+    """Where the upload goes on. A registry behind a proxy that ends TLS often writes `http://` and its own name.
+
+    The request came by https and the host is the same, so the upload stays in https, as oras-go has it
+    (`registry/remote/repository.go`).
+    """
+    location = answer.headers.get("Location")
+    try:
+        own, there = urlsplit(url), urlsplit(location or "")
+    except ValueError:
+        return location  # `next_hop` says that it is no URL
+    if own.scheme == "https" and there.scheme == "http" and there.hostname == own.hostname:
+        return urlunsplit(there._replace(scheme="https", netloc=own.netloc))
+    return location
 
 
 def _announced(answer: Answer) -> Digest | None:

@@ -5,6 +5,7 @@ import contextlib
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,12 @@ from autowasm.errors import (
     SourceUnavailable,
 )
 from autowasm.limits import MIB, Limits
+from autowasm.net.environproxy import EnvironmentProxies
 from autowasm.net.policy import AddressPolicy
 from autowasm.net.pools import Pools
 from autowasm.net.session import ObjectSession
 from autowasm.settings import Outgoing
+from tests.fakes.proxy import ForwardProxy
 from tests.fakes.scripted import Exchange, ScriptedServer
 from tests.parts.certificates import Authority
 
@@ -391,3 +394,84 @@ async def test_cancelling_a_stream_closes_its_connection() -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         await server.all_gone()
+
+
+S3_EXPIRED = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>'
+S3_TOKEN = (
+    b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
+)
+SIGNED = "?X-Amz-Date=20250101T000000Z&X-Amz-Expires=60&X-Amz-Signature=secret"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "query", "says"),
+    [
+        (403, S3_EXPIRED, SIGNED, ["AccessDenied: Request has expired", "has expired at 2025-01-01T00:01:00Z"]),
+        (403, S3_EXPIRED, "?X-Amz-Signature=secret", ["Request has expired", "the signature in its URL has expired"]),
+        (400, S3_TOKEN, SIGNED, ["status 400 (ExpiredToken: The provided token has expired.)", "new URL into the spec"]),
+        (403, b"", "?sv=1&sig=secret", ["it may have expired, or the URL was changed"]),
+        (403, b"", "", ["use a URL that needs none, or a signed one"]),
+        (404, b"<Error><Code>NoSuchKey</Code><Message>no key</Message></Error>", "", ["NoSuchKey: no key"]),
+        (418, b"<html><title>Blocked by policy</title></html>", "", ["status 418 (Blocked by policy)", "web page"]),
+        (400, b"Client sent an HTTP request to an HTTPS server.", "", ["TLS (https); write https:// in its URL"]),
+    ],
+)  # fmt: skip
+async def test_a_refusal_has_the_words_of_the_object_store(
+    status: int, body: bytes, query: str, says: list[str]
+) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(status, body)
+
+    async with ScriptedServer(script) as server, opened() as session:
+        message = str(await failure(session, f"{server.url}/m.wasm{query}"))
+    for part in says:
+        assert part in message, message
+    if query:
+        assert "or a signed one" not in message
+
+
+async def test_an_error_body_that_drips_delays_the_status_by_its_timeout_only() -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.head(403, {"Content-Length": "1000"})
+        await exchange.drip(b"x", every=0.05)
+
+    limits = replace(LIMITS, error_body_timeout=0.3)
+    async with ScriptedServer(script) as server, opened(limits=limits) as session:
+        error = await failure(session, f"{server.url}/m.wasm")
+        await server.all_gone()
+    assert isinstance(error, SourceDenied)
+
+
+async def test_an_object_is_asked_for_through_the_proxy_of_a_person(tmp_path: Path) -> None:
+    files = Authority().issue(tmp_path, hosts=("objects.example",))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(files.certificate, files.key)
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(body=b"module")
+
+    async with ScriptedServer(script, tls=context) as server, ForwardProxy(server.host) as proxy:
+        proxies = EnvironmentProxies.read({"HTTPS_PROXY": proxy.host})
+        with Pools() as pools:
+            async with ObjectSession(
+                outgoing=Outgoing(ca_file=files.authority),
+                limits=LIMITS,
+                pools=pools,
+                policy=None,
+                proxies=proxies,
+            ) as session:
+                assert await read(session, "https://objects.example/m.wasm") == b"module"
+                assert await read(session, f"https://{server.host}/m.wasm") == b"module"
+        assert proxy.asked == ["CONNECT objects.example:443 HTTP/1.1"], "loopback is asked directly"
+
+
+async def test_a_proxy_that_refuses_an_object_is_named() -> None:
+    async with ForwardProxy("127.0.0.1:1", refuses_with=407) as proxy:
+        proxies = EnvironmentProxies.read({"HTTPS_PROXY": f"http://bob:secret@{proxy.host}"})
+        with Pools() as pools:
+            async with ObjectSession(
+                outgoing=Outgoing(), limits=LIMITS, pools=pools, policy=None, proxies=proxies
+            ) as session:
+                error = await failure(session, "https://objects.example/m.wasm")
+    assert error.reason == "ProxyRefused"
+    assert "status 407" in str(error)

@@ -5,8 +5,10 @@ import base64
 import contextlib
 import hashlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 
@@ -19,8 +21,10 @@ from autowasm.reference import ImageReference
 from autowasm.registry import media
 from autowasm.registry.client import RegistryClient
 from autowasm.registry.credentials import Credential
+from autowasm.registry.push import make_package
 from autowasm.settings import Outgoing
 from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.parts.certificates import Authority
 
 LIMITS = Limits(connect_timeout=1, answer_timeout=2, fetch_timeout=10, attempt_backoff=0.01)
 BOB = Credential("bob", "s3cret")
@@ -366,7 +370,7 @@ async def test_a_hidden_image_is_asked_for_with_a_token_that_the_ping_names() ->
     async with ScriptedServer(tokens) as auth, ScriptedServer(hiding) as server, client() as made:
         hiding.ping = challenges(f'Bearer realm="{auth.url}/token",service="s"')
         hiding.accepts = {"Bearer t1"}
-        assert await made.resolve(reference(server), credential=BOB)
+        assert (await made.resolve(reference(server), credential=BOB)).manifest.layers
         assert sent(server) == [None, None, "Bearer t1"]
         assert [request.target for request in server.requests][1] == "/v2/"
         assert "scope=repository%3Ateam%2Ffilter%3Apull" in auth.requests[0].target
@@ -401,7 +405,7 @@ async def test_a_ping_that_redirects_cannot_name_who_gets_the_login() -> None:
 
         hiding = Hiding({BASIC}, elsewhere)
         async with ScriptedServer(hiding) as server, client() as made:
-            assert await made.resolve(reference(server), credential=BOB)
+            assert (await made.resolve(reference(server), credential=BOB)).manifest.layers
         assert sent(other) == [None]
         assert sent(server) == [None, None, BASIC]
 
@@ -481,3 +485,35 @@ async def test_a_page_instead_of_a_manifest_is_named_so() -> None:
         error = await fails(made.resolve(reference(server), credential=None))
     assert error.reason == "UnexpectedAnswer"
     assert "a web page (Sign in)" in str(error)
+
+
+async def test_an_upload_that_goes_on_in_plain_http_at_the_same_host_stays_in_https(
+    tmp_path: Path,
+) -> None:
+    files = Authority().issue(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(files.certificate, files.key)
+
+    async def script(exchange: Exchange) -> None:
+        if exchange.request.method == "HEAD":
+            await exchange.send(404)
+        elif exchange.request.method == "POST":
+            location = (
+                "http://127.0.0.1/v2/team/filter/blobs/uploads/1"  # a proxy ends TLS before it
+            )
+            await exchange.send(202, headers={"Location": location})
+        else:
+            await exchange.send(201)
+
+    module = tmp_path / "module"
+    module.write_bytes(LAYER)
+    package = await asyncio.to_thread(
+        make_package, "artifact", module, abi="0.2.1", workdir=tmp_path
+    )
+    async with (
+        ScriptedServer(script, tls=context) as server,
+        client(plain_http=frozenset(), ca_file=files.authority) as made,
+    ):
+        await made.push(reference(server), package, credential=None)
+    uploads = [asked for asked in server.requests if "digest=" in asked.target]
+    assert LAYER in [asked.body for asked in uploads]

@@ -72,7 +72,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
         yield Home(tmp_path, pools, Limits(credential_helper_timeout=10.0))
 
 
-def login(user: str, key: str = "r.example") -> dict[str, object]:
+def login(user: str, key: str = "r.example") -> dict[str, dict[str, object]]:
     return {"auths": {key: {"auth": base64.b64encode(f"{user}:s3cret".encode()).decode()}}}
 
 
@@ -187,7 +187,7 @@ async def test_the_runner_of_gitlab_does_not_hide_the_jobs_own_login(home: Home)
 async def test_keys_of_containers_auth_json_may_name_a_repository(home: Home) -> None:
     auths: dict[str, object] = {}
     for key in ("r.example", "r.example/team", "r.example/team/app", "r.example/te"):
-        auths |= login(key.replace("/", "-").replace(".", "-"), key)["auths"]  # type: ignore[operator]
+        auths |= login(key.replace("/", "-").replace(".", "-"), key)["auths"]
     path = home.put("auth.json", {"auths": auths})
     for image, user in (
         ("r.example/team/app:v1", "r-example-team-app"),

@@ -17,7 +17,7 @@ from msgspec import Struct
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.errors import SpecError, UsageError
 from autowasm.manifests import nodes
-from autowasm.net.hosts import matches_host
+from autowasm.net.hosts import matches_host, split_port
 from autowasm.reference import ImageReference
 from autowasm.registry.credentials import normalize_host
 
@@ -103,6 +103,11 @@ class SourcePolicy:
                 if not entry or "://" in entry or any(c.isspace() or c in "@?#" for c in entry):
                     raise UsageError(
                         f"--policy-file: namespaces[{name!r}]: {entry!r} is not HOST[:PORT][/PREFIX]"
+                    )
+                _, port = split_port(entry.partition("/")[0])
+                if port and not 1 <= int(port[:9]) <= 65535:
+                    raise UsageError(
+                        f"--policy-file: namespaces[{name!r}]: the port of {entry!r} must be from 1 to 65535"
                     )
             if any("/" in entry for entry in rule.objects or ()):
                 raise UsageError(

@@ -13,10 +13,16 @@ _IMAGE: Final = "spec.filter.source.registry.image"
 _URL: Final = "spec.filter.source.object.url"
 _REMEDIES: Final = {
     "SourceNotFound": "push it (wasmc push), or correct the name: wasmc inspect shows what is there",
-    "SourceDenied": "give spec.secret a login that may read it; a registry often says this of what does not exist, too",
+    "SourceDenied": "give spec.secret a login that may read it (for this command: docker login HOST); a registry often says this of "
+    "what does not exist, too",
     "SourceUnavailable": "this is from here; from wasmer it may be otherwise (DNS, firewall, --registry-proxy): its status says",
     "ContentRejected": "push a module that Envoy can run: wasmc inspect says what is wrong with this one",
     "AddressBlocked": "another address, or another policy",
+}
+_OBJECT_REMEDIES: Final = _REMEDIES | {
+    "SourceNotFound": "upload it, or correct the URL",
+    "SourceDenied": "objects are fetched without a login: put a URL into the spec that is public, or whose signature is good",
+    "SourceUnavailable": "this is from here; from wasmer it may be otherwise (DNS, firewall, no proxy): its status says",
 }
 _SECRET_REMEDIES: Final = {
     "SecretNotFound": "kubectl create secret docker-registry NAME --docker-server=HOST …, or remove spec.secret for a public image",
@@ -67,7 +73,8 @@ def reachable(facts: Facts) -> Iterator[Finding]:
     unreachable = found.kind == "SourceUnavailable" and not facts.planned
     level = Level.WARNING if unreachable else Level.ERROR
     what = f"from here{login}: {found.problem}"
-    remedy = _REMEDIES.get(found.kind, "mend what the sentence names")
+    remedies = _REMEDIES if facts.autowasm.image is not None else _OBJECT_REMEDIES
+    remedy = remedies.get(found.kind, "correct what the sentence names")
     yield _say(level, found.reason, facts.name, what, remedy, field=field)
 
 

@@ -64,6 +64,13 @@ def test_refused_images_name_the_rule(namespace: str, image: str, says: str) -> 
     )
 
 
+@pytest.mark.parametrize("entry", ["r.example:65536", "r.example:0/team", "r.example:99999999999"])
+def test_a_port_that_cannot_be_is_refused(entry: str) -> None:
+    document = f'namespaces: {{team-a: {{registries: ["{entry}"]}}}}'.encode()
+    with pytest.raises(UsageError, match="must be from 1 to 65535"):
+        SourcePolicy.parse(document)
+
+
 @pytest.mark.parametrize(
     ("namespace", "url", "sha256", "allowed"),
     [

@@ -113,6 +113,15 @@ def test_source_that_cannot_be_had_from_here(kind: str, planned: bool, level: Le
     assert found.what.startswith("from here")
 
 
+def test_no_login_is_advised_for_an_object() -> None:
+    document = autowasm()
+    document["spec"]["filter"]["source"] = {"object": {"url": "https://s.example/m.wasm?sig=x"}}
+    fact = SourceFact(kind="SourceDenied", reason="Unauthorized", problem="no")
+    found = said(source.reachable, facts(document, source=fact))["Unauthorized"]
+    assert "signature" in found.remedy
+    assert "spec.secret" not in found.remedy
+
+
 def test_tag_that_moved() -> None:
     moved = facts(source=SourceFact(pinned=f"registry.example/team/filter@sha256:{'c' * 64}"))
     assert said(source.moved, moved)["TagMoved"].level is Level.NOTE
