@@ -18,6 +18,7 @@ from autowasm.errors import UsageError
 from autowasm.kube.client import KubeClient
 from autowasm.limits import KubeLimits
 from autowasm.net.pools import Pools
+from autowasm.registry.loginplaces import home_of
 from autowasm.settings import EnvoyFetch
 
 _DEADLINE: Final = 15.0
@@ -26,7 +27,10 @@ _IN_CLUSTER: Final = "KUBERNETES_SERVICE_HOST"
 
 
 def kubeconfig(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Path | None:
-    """--kubeconfig, $KUBECONFIG (several with colons between them), ~/.kube/config; None: the Pod's own account."""
+    """--kubeconfig, $KUBECONFIG (several with colons between them), ~/.kube/config; None: the Pod's own account.
+
+    Raises UsageError, naming the places, if there is none of them.
+    """
     if arguments.kubeconfig is not None:
         given: Path = arguments.kubeconfig
         if not given.exists():
@@ -34,10 +38,23 @@ def kubeconfig(arguments: argparse.Namespace, environment: Mapping[str, str]) ->
         return given
     if environment.get("KUBECONFIG"):
         return Path(environment["KUBECONFIG"])
-    home = Path(environment.get("HOME") or "/") / ".kube" / "config"
-    if home.exists() or _IN_CLUSTER not in environment:
-        return home
-    return None
+    home = home_of(environment)
+    searched = "no home directory: HOME is not set"
+    if home is not None:
+        path = home / ".kube" / "config"
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            searched = f"{path} (absent)"
+        except OSError as error:
+            searched = f"{path} ({error.strerror})"
+        else:
+            return path
+    if _IN_CLUSTER in environment:
+        return None
+    raise UsageError(
+        f"no cluster is configured: KUBECONFIG is not set; {searched}; and this is no Pod. Give --kubeconfig, or plan --offline"
+    )
 
 
 def namespace(arguments: argparse.Namespace, environment: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,22 @@ def test_namespace_is_the_contexts(tmp_path: Path) -> None:
     assert clusters.namespace(_arguments(namespace="mine"), environment) == "mine"
     with pytest.raises(UsageError, match="no such file"):
         clusters.kubeconfig(_arguments(kubeconfig=tmp_path / "absent"), {})
+
+
+def test_without_any_kubeconfig_the_places_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"config \(absent\).*Give --kubeconfig"):
+        clusters.kubeconfig(_arguments(), {"HOME": str(tmp_path)})
+    in_pod = {"HOME": str(tmp_path), "KUBERNETES_SERVICE_HOST": "10.0.0.1"}
+    assert clusters.kubeconfig(_arguments(), in_pod) is None
+    (tmp_path / ".kube").mkdir()
+    (tmp_path / ".kube" / "config").write_text("{}")
+    assert clusters.kubeconfig(_arguments(), in_pod) == tmp_path / ".kube" / "config"
+
+
+def test_a_user_without_a_home_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
+    with pytest.raises(UsageError, match="HOME is not set"):
+        clusters.kubeconfig(_arguments(), {})
 
 
 def _wasmc(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
