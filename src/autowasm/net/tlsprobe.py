@@ -15,6 +15,8 @@ from autowasm.net.answers import SPEAKS_TLS
 from autowasm.net.hosts import split_port
 
 _MOST: Final = 2048
+_BODY_WAIT: Final = 1.0
+"""Seconds for the body of a 400."""
 _RECORDS: Final = (b"\x15\x03", b"\x16\x03")
 
 
@@ -46,9 +48,11 @@ async def _ask(address: str, port: int, *, host: str) -> bytes:
         await writer.drain()
         answer = await reader.read(_MOST)
         if answer.startswith(b"HTTP/") and b" 400 " in answer[:20]:
-            with contextlib.suppress(OSError):  # the sentence may come in a packet of its own
-                while len(answer) < _MOST and (more := await reader.read(_MOST)):
-                    answer += more
+            # The sentence may come in a packet of its own.
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(_BODY_WAIT):
+                    while len(answer) < _MOST and (more := await reader.read(_MOST)):
+                        answer += more
         return answer
     finally:
         writer.close()

@@ -109,7 +109,7 @@ async def test_without_a_login_the_message_says_how_to_give_one_and_where_was_se
         assert "NAME_UNKNOWN: repository name not known to registry" in message
         assert f"docker login {there.front.host}" in message
         assert f"{there.home}/.docker/config.json (absent)" in message
-        assert [asked.authorization for asked in there.front.asked] == [None]
+        assert {asked.authorization for asked in there.front.asked} == {None}
 
 
 async def test_a_wrong_login_is_shown_and_blamed(scene: Open) -> None:

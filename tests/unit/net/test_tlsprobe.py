@@ -1,0 +1,66 @@
+"""Whether a port of this machine speaks TLS, found out with one question in plain HTTP."""
+
+import ssl
+from pathlib import Path
+
+import pytest
+
+from autowasm.net.tlsprobe import speaks_tls
+from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.parts import ports
+from tests.parts.certificates import Authority
+
+
+def context(folder: Path) -> ssl.SSLContext:
+    files = Authority().issue(folder)
+    made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    made.load_cert_chain(files.certificate, files.key)
+    return made
+
+
+async def ok(exchange: Exchange) -> None:
+    await exchange.send(200)
+
+
+async def test_tls_and_plain_http_are_told_apart(tmp_path: Path) -> None:
+    async with ScriptedServer(ok, tls=context(tmp_path)) as server:
+        assert await speaks_tls(server.host, timeout=5)
+    async with ScriptedServer(ok) as server:
+        assert not await speaks_tls(server.host, timeout=5)
+        assert server.requests[0].target == "/v2/"
+        assert "authorization" not in server.requests[0].headers
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "tls"),
+    [
+        (400, b"Client sent an HTTP request to an HTTPS server.\n", True),
+        (400, b"<title>400 The plain HTTP request was sent to HTTPS port</title>", True),
+        (400, b"Bad request", False),
+        (401, b"Client sent an HTTP request to an HTTPS server.\n", False),
+        (500, b"", False),
+    ],
+)
+async def test_the_sentences_of_servers_with_tls_are_known(
+    status: int, body: bytes, tls: bool
+) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(status, body)
+        exchange.writer.close()
+
+    async with ScriptedServer(script) as server:
+        assert await speaks_tls(server.host, timeout=5) is tls
+
+
+async def test_a_server_that_says_nothing_or_is_not_there_is_none_with_tls() -> None:
+    async def silent(exchange: Exchange) -> None:
+        await exchange.hang()
+
+    async def reset(exchange: Exchange) -> None:
+        exchange.writer.transport.abort()
+
+    async with ScriptedServer(silent) as server:
+        assert not await speaks_tls(server.host, timeout=0.2)
+    async with ScriptedServer(reset) as server:
+        assert not await speaks_tls(server.host, timeout=2)
+    assert not await speaks_tls(f"127.0.0.1:{ports.free_port()}", timeout=2)
