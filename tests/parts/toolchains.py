@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.parts import cache, golang, pypi
+from tests.parts import cache, golang, npm, pypi
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class AssemblyScript(Toolchain):
 
     def compile(self, filter_: str, output: Path) -> None:
         """See Toolchain."""
-        packages = self._packages()
+        packages = npm.install(self.folder)
         with tempfile.TemporaryDirectory() as made:
             # The compiler looks for packages beside the sources, and the checkout is not to hold any.
             work = Path(made)
@@ -162,25 +162,6 @@ class AssemblyScript(Toolchain):
             command: list[str | Path] = [pypi.NODE.install(), packages / "assemblyscript/bin/asc"]
             command += [f"{filter_}/filter.ts", "--binaryFile", output, *self.flags]
             cache.run(command, what=f"building the filter {filter_} with AssemblyScript", cwd=work)
-
-    def _packages(self) -> Path:
-        """The folder node_modules with exactly what package-lock.json says."""
-        manifests = [self.folder / name for name in ("package.json", "package-lock.json")]
-        key = hashlib.sha256(b"\0".join(path.read_bytes() for path in manifests)).hexdigest()[:16]
-
-        def fill(target: Path) -> None:
-            node = pypi.NODE.install()
-            for path in manifests:
-                shutil.copy(path, target)
-            npm = node.parents[1] / "lib/node_modules/npm/bin/npm-cli.js"
-            # Nothing that a package brings is run. `ci` fails where the two manifests disagree.
-            cache.run(
-                [node, npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-                what="installing AssemblyScript and its SDK for filters from npm",
-                cwd=target,
-            )
-
-        return cache.install_once(f"npm-{self.name}-{key}", fill=fill) / "node_modules"
 
 
 ASSEMBLYSCRIPT = AssemblyScript(

@@ -26,6 +26,20 @@ def compile_text(text: str) -> bytes:
     return (cache.install_once(f"wat/{key}", fill=fill) / "module.wasm").read_bytes()
 
 
+def assemble(text: str) -> bytes:
+    """As `compile_text`, by wasm-tools: it knows typed references and garbage-collected types, and no legacy exceptions."""
+    version = pypi.WASM_TOOLS.version
+    key = hashlib.sha256(f"wasm-tools {version}\0{text}".encode()).hexdigest()
+
+    def fill(target: Path) -> None:
+        source = target / "module.wat"
+        source.write_text(text)
+        command: list[str | Path] = [pypi.WASM_TOOLS.install(), "parse", source]
+        cache.run([*command, "-o", target / "module.wasm"], what="assembling WebAssembly text")
+
+    return (cache.install_once(f"wat/{key}", fill=fill) / "module.wasm").read_bytes()
+
+
 def compile_file(source: Path) -> bytes:
     """The module that the text in the file `source` describes."""
     return compile_text(source.read_text())
