@@ -46,6 +46,7 @@ _CHOICES = {
 }
 _PATTERNS = {
     "DURATION": r"^(0|([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+)$",
+    "VERSION": r"^v?[0-9]+\.[0-9]+(\.[0-9]+)?$",  # a number is refused: YAML reads 1.40 as 1.4
     "SIZE": r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|K|M|G|T)?B?$",
 }
 _HEADER = """\
@@ -86,7 +87,7 @@ def _type(option: Option) -> dict[str, Any]:
     if option.switch:
         return {"type": ["boolean", "null"]}
     if option.repeatable:
-        return {"type": ["array", "null"], "items": {"type": "string", "minLength": 1}}
+        return {"type": ["array", "string", "null"], "items": {"type": "string", "minLength": 1}}
     if option.name in _CHOICES:
         return {"enum": [*_CHOICES[option.name], None]}
     if option.metavar == "N":

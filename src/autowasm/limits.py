@@ -68,6 +68,8 @@ class Limits:
     """Large modules have a few thousand."""
     type_parts: int = 1_000_000
     """Fields and reference types in them that have to be read one by one: about a second."""
+    body_bytes: int = 8 * MIB
+    """Function bodies that are read by our own code, of the few modules that need it: about four seconds."""
     function_names: int = 1_000_000
     """Entries of the name section that Envoy reads; as many as V8 allows functions."""
     memory_pages: int = 16_384

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autowasm.advice import WASMER, Advice
+from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
 from autowasm.limits import (
     MIB,
     FetchLimits,
@@ -230,6 +231,8 @@ class Settings:
     outgoing: Outgoing = field(default_factory=Outgoing)
     allow_imports: frozenset[str] = frozenset()
     """Further host functions that a module may import, as `module.name`, for Envoys with extensions of their own."""
+    oldest_envoy: EnvoyVersion = OLDEST_ENVOY
+    """The oldest Envoy of the mesh: modules may import what it offers, and no more."""
     disk_budget: int = 4 * 1024 * MIB
     """Bytes of all stored blobs. What fetches stage meanwhile comes on top."""
     namespace_disk_budget: int = 1024 * MIB

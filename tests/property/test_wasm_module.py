@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
-from autowasm.wasm.binary import Reader
+from autowasm.wasm import binary
+from autowasm.wasm.binary import Reader, Section
+from autowasm.wasm.bodies import Bodies
 from autowasm.wasm.module import ModuleInfo, inspect_bytes
 from autowasm.wasm.sections import check_function_names, read_exports, read_imports
 from autowasm.wasm.storage import read_global_types, read_tables
@@ -91,6 +93,28 @@ def test_no_reader_goes_past_its_end(data: bytes, end: int) -> None:
         assert reader.position <= end
 
 
+class _Every:
+    """All instructions."""
+
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+@no_deadline
+@given(st.binary(max_size=40), st.lists(st.integers(0, 12), max_size=4))
+def test_any_function_bodies_are_read_or_refused(content: bytes, sizes: list[int]) -> None:
+    section = leb(len(sizes)) + b"".join(leb(size) for size in sizes) + content
+    whole = Section(binary.CODE, 0, len(section))
+    for data in (section, section + b"\x0b" * 3):
+        with suppress(ContentRejected):
+            code = Bodies(whole, data, limits=LIMITS)
+            for function in range(len(code)):
+                start, end = code.span(function)
+                assert 0 <= start <= end <= len(section)
+                instructions = list(code.read(function, _Every()))  # type: ignore[arg-type]
+                assert len(instructions) < end - start
+
+
 @no_deadline
 @given(st.binary(max_size=60))
 @example(b"\x01\x06\x01\0\x03abc")
@@ -99,10 +123,51 @@ def test_any_name_section_is_passed_or_refused(data: bytes) -> None:
         check_function_names(Reader(data, 0, len(data)), limits=LIMITS)
 
 
+HEAD = """
+(type $h (func (param i32) (result i32)))
+(import "env" "proxy_set_effective_context" (func $host (type $h)))
+(import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+(memory (export "memory") 1) (func (export "proxy_abi_version_0_2_1"))
+(func (export "malloc") (param i32) (result i32) (i32.const 1024))
+"""
+REFERENCES = (
+    HEAD
+    + """
+(table $t 1 1 (ref null $h)) (elem (table $t) (i32.const 0) (ref null $h) (ref.func $host))
+(global funcref (ref.func $host)) (elem declare func $host)
+(func (export "x") (result i32) (call_ref $h (i32.const 1) (ref.func $host)))
+"""
+)
+EXCEPTIONS = (
+    HEAD
+    + """
+(tag $t (param i32)) (table 1 funcref) (elem (i32.const 0) func $host)
+(func (export "_start") (try (do (throw $t (i32.const 1))) (catch $t (drop)) (catch_all (rethrow 0)))
+  (try (do (try (do (call $exit (i32.const 0))) (delegate 0))) (catch_all)))
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def seeds(hello: bytes) -> list[bytes]:
+    """Modules on which each of the checks has something to do."""
+    exceptions = wat.compile_text(f"(module {EXCEPTIONS})")
+    return [hello, wat.assemble(f"(module {REFERENCES})"), exceptions]
+
+
+def test_the_seeds_are_what_they_are_for(seeds: list[bytes]) -> None:
+    assert isinstance(verdict(seeds[0]), ModuleInfo)
+    references, exceptions = verdict(seeds[1]), verdict(seeds[2])
+    assert isinstance(references, ContentRejected)
+    assert references.reason == "EnvoyCrash"
+    assert isinstance(exceptions, ModuleInfo)
+    assert exceptions.unchecked
+
+
 @no_deadline
 @given(st.data())
-def test_a_changed_module_is_described_or_refused(hello: bytes, data: st.DataObject) -> None:
-    changed = bytearray(hello)
+def test_a_changed_module_is_described_or_refused(seeds: list[bytes], data: st.DataObject) -> None:
+    changed = bytearray(data.draw(st.sampled_from(seeds)))
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(8, len(changed) - 1))
         action = data.draw(st.sampled_from(["set", "delete", "insert", "cut"]))

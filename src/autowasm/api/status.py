@@ -16,8 +16,8 @@ from msgspec import UNSET, Struct, UnsetType
 from autowasm.api.record import Record
 
 HISTORY_LENGTH = 5
-MESSAGE_LONGEST = 1024
-"""Characters; longer texts are cut, an object in etcd is not a log."""
+MESSAGE_LONGEST = 2048
+"""Characters; longer texts are cut, an object in etcd is not a log. The list of all missing functions fits."""
 
 
 class Phase(enum.Enum):

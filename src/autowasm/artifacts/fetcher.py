@@ -282,12 +282,16 @@ class ArtifactFetcher:
         return known or self._remember(sha256, await self._inspect(self._store.path(sha256)))
 
     async def _inspect(self, path: Path) -> ModuleInfo:
-        return await self._pools.parsing.run(
+        info = await self._pools.parsing.run(
             inspect_module,
             path,
             limits=self._settings.limits,
             allow_imports=self._settings.allow_imports,
+            envoy=self._settings.oldest_envoy,
         )
+        if info.unchecked:
+            _log.warning("module not fully checked", file=path.name, unchecked=info.unchecked)
+        return info
 
     def _remember(self, sha256: Sha256Hex, info: ModuleInfo) -> Module:
         module = Module(sha256, info.size, info.abi)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from autowasm.cli.moduleflags import add_module_flags
+
 _STATUSES = (
     "Exit status: 0 all right (warnings and notes included, unless --strict), 1 something is wrong, 2 wrong usage, or "
     "the API server cannot be asked."
@@ -63,13 +65,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="everything, as one JSON document")
     parser.add_argument("--strict", action="store_true", help="fail on warnings, too")
-    parser.add_argument(
-        "--allow-import",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a host function (module.name) that your Envoy offers besides the standard ones; repeatable",
-    )
+    add_module_flags(parser)
     parser.add_argument(
         "-q",
         "--quiet",

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from autowasm.cli import clusterflags, podnamespace
+from autowasm.cli.moduleflags import ALLOW_IMPORT_HELP, ENVOY_VERSION_HELP
 from autowasm.cli.options import (
     Groups,
     Option,
@@ -28,6 +29,7 @@ from autowasm.cli.options import (
     several,
     whole,
 )
+from autowasm.envoyversion import envoy_version
 from autowasm.errors import UsageError
 from autowasm.limits import FetchLimits
 from autowasm.settings import (
@@ -178,7 +180,14 @@ _COMMON: Groups = {
         several(
             "--allow-import",
             "NAME",
-            "a host function (module.name) that your Envoy offers besides the standard ones; repeatable",
+            ALLOW_IMPORT_HELP,
+        ),
+        Option(
+            "--envoy-version",
+            "VERSION",
+            ENVOY_VERSION_HELP,
+            envoy_version,
+            _DEFAULT.oldest_envoy,
         ),
         Option(
             "--log-level",
@@ -230,6 +239,7 @@ def settings_from(
         envoy=_envoy(value, namespace),
         outgoing=_outgoing(value, arguments.mode),
         allow_imports=frozenset(value("allow_import")),
+        oldest_envoy=value("envoy_version"),
         disk_budget=value("disk_budget"),
         namespace_disk_budget=value("namespace_disk_budget"),
         blob_grace=value("blob_grace"),

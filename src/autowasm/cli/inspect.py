@@ -15,6 +15,7 @@ from pathlib import Path
 
 from autowasm.artifacts.unpack import pull_module
 from autowasm.cli import compat, piped, registries, report
+from autowasm.cli.moduleflags import Offered, offered
 from autowasm.cli.progress import Progress
 from autowasm.cli.registries import Connection
 from autowasm.cli.report import Image, Module, Report, Verdict
@@ -86,7 +87,7 @@ async def _inspect_file(path: Path, arguments: argparse.Namespace) -> Report:
     limits = Limits()
     with Pools(transfers=1) as pools:
         async with registries.workdir(None, pools=pools) as workdir:
-            judge = _Judge(pools, limits, frozenset(arguments.allow_import))
+            judge = _Judge(pools, limits, offered(arguments))
             target = workdir / "module"
             size = (await pools.disk.run(path.stat)).st_size
             try:
@@ -118,7 +119,7 @@ async def _inspect_image(
             ) as connection,
             registries.workdir(None, pools=pools) as workdir,
         ):
-            judge = _Judge(pools, limits, frozenset(arguments.allow_import))
+            judge = _Judge(pools, limits, offered(arguments))
             resolved = await connection.client.resolve(reference, credential=connection.credential)
             image, module, verdict = await judge.pulled(
                 connection, resolved, workdir / "module", quiet=arguments.quiet or arguments.json
@@ -136,7 +137,7 @@ class _Judge:
 
     pools: Pools
     limits: Limits
-    allow_imports: frozenset[str]
+    offered: Offered
 
     async def pulled(
         self, connection: Connection, resolved: ResolvedImage, target: Path, *, quiet: bool
@@ -171,11 +172,11 @@ class _Judge:
         module = Module(sha256, size, member, described)
         try:
             info = await self.pools.parsing.run(
-                inspect_module, target, limits=self.limits, allow_imports=self.allow_imports
+                inspect_module, target, limits=self.limits, **self.offered
             )
         except ContentRejected as error:
             return module, Verdict.refused(error)
-        return module, Verdict(accepted=True, abi=info.abi)
+        return module, Verdict(accepted=True, abi=info.abi, unchecked=info.unchecked)
 
 
 def _same(verdict: Verdict, arguments: argparse.Namespace) -> dict[str, Answer] | None:

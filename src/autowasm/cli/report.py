@@ -1,6 +1,6 @@
 """The report of `wasmc inspect`, as text for a terminal and as JSON.
 
-Not a judge. Invariants: text is no wider than the terminal, but for a digest that is wider itself; what a registry or a
+Not a judge. Invariants: text is no wider than the terminal, but for a digest or a list of functions that is wider itself; what a registry or a
 module calls something is escaped before it is printed; the JSON's keys stay as they are.
 """
 
@@ -29,12 +29,13 @@ _SHOWN_LAYERS: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the server would say. `abi` is the one that Envoy will take."""
+    """What the server would say. `abi` is the one that Envoy will take; `unchecked` says what could not be checked."""
 
     accepted: bool
     reason: str = ""
     message: str = ""
     abi: str = ""
+    unchecked: str = ""
 
     @classmethod
     def refused(cls, error: ContentRejected) -> "Verdict":
@@ -98,8 +99,10 @@ def as_text(report: Report, *, width: int) -> str:
     verdict = report.verdict
     if verdict.accepted:
         page.add("Verdict", "accepted: valid, and Envoy offers all that it imports")
+        if verdict.unchecked:
+            page.add("", f"Not checked: {verdict.unchecked}")
     else:
-        page.add("Verdict", f"refused: {verdict.message} [{verdict.reason}]")
+        page.add_unbroken("Verdict", f"refused: {verdict.message} [{verdict.reason}]")
     if report.compat is not None:
         page.lines.append("Compat")
         for consumer in CONSUMERS:
@@ -161,17 +164,21 @@ class _Page:
         """One item."""
         self._wrap(f"{label:<{_LABEL}}", text, indent=_LABEL)
 
+    def add_unbroken(self, label: str, text: str) -> None:
+        """One item in which no word is broken: it may hold a flag that is to be copied."""
+        self._wrap(f"{label:<{_LABEL}}", text, indent=_LABEL, break_words=False)
+
     def add_answer(self, consumer: str, answer: Answer) -> None:
         """One row of the compat table."""
         head = f"  {consumer:<14}{'yes' if answer.reads else 'no':<4}"
         self._wrap(head, CONSUMERS[consumer] if answer.reads else answer.why, indent=len(head))
 
-    def _wrap(self, head: str, text: str, *, indent: int) -> None:
+    def _wrap(self, head: str, text: str, *, indent: int, break_words: bool = True) -> None:
         wrapped = textwrap.wrap(
             head + text,
             self._width,
             subsequent_indent=" " * indent,
-            break_long_words=True,
+            break_long_words=break_words,
             break_on_hyphens=False,
         )
         self.lines += wrapped or [head]
@@ -185,6 +192,7 @@ def as_json(report: Report) -> str:
         "accepted": verdict.accepted,
         "reason": verdict.reason or None,
         "message": verdict.message or None,
+        "unchecked": verdict.unchecked or None,
         "layout": _layout_name(report),
         "image": _image_json(report.image) if report.image else None,
         "module": _module_json(report.module, verdict) if report.module else None,

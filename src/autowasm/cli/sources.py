@@ -6,6 +6,7 @@ AutoWasm's status would have it; nothing is kept on disk.
 
 import argparse
 import os
+import sys
 from typing import Final
 
 from autowasm.advice import WASMC
@@ -16,6 +17,7 @@ from autowasm.artifacts.object import HttpObjectSource
 from autowasm.artifacts.pullsecrets import Access
 from autowasm.artifacts.source import ModuleSource
 from autowasm.cli import registries
+from autowasm.cli.moduleflags import offered
 from autowasm.digest import sha256_of
 from autowasm.errors import AutoWasmError
 from autowasm.explain.facts import SourceFact
@@ -105,8 +107,10 @@ async def _look(
             inspect_module,
             target,
             limits=limits,
-            allow_imports=frozenset(arguments.allow_import),
+            **offered(arguments),
         )
+        if info.unchecked and not arguments.quiet:
+            print(f"wasmc: warning: {where}: {info.unchecked}", file=sys.stderr)
         size = (await pools.disk.run(target.stat)).st_size
         sha256 = pinned.sha256
         if sha256 is None:

@@ -17,6 +17,7 @@ from typing import Final
 
 from autowasm.artifacts.unpack import pull_module
 from autowasm.cli import piped, registries
+from autowasm.cli.moduleflags import offered
 from autowasm.cli.progress import Progress
 from autowasm.errors import ContentRejected, UsageError
 from autowasm.limits import Limits
@@ -154,7 +155,7 @@ class _Session:
                 inspect_module,
                 module,
                 limits=Limits(),  # the verdict is about Envoy, --force or not
-                allow_imports=frozenset(self.arguments.allow_import),
+                **offered(self.arguments),
             )
         except ContentRejected as error:
             if not self.arguments.force:
@@ -165,6 +166,8 @@ class _Session:
             if not self.arguments.quiet:
                 print(f"wasmc: warning: {error} [{error.reason}]", file=sys.stderr)
             return None
+        if info.unchecked and not self.arguments.quiet:
+            print(f"wasmc: warning: {info.unchecked}", file=sys.stderr)
         return info.abi
 
     def _progress(self, label: str, *, total: int | None) -> Progress:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from autowasm.cli import clustercommands
+from autowasm.cli.moduleflags import add_module_flags
 
 _DESCRIPTION = """\
 Pushes WebAssembly modules for Envoy to an OCI registry, pulls them back, and says what is in them; says what is right and
@@ -187,13 +188,7 @@ def _add_common(parser: argparse.ArgumentParser, *, force: str) -> None:
 
 
 def _add_checks(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--allow-import",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a host function (module.name) that your Envoy offers besides the standard ones; repeatable",
-    )
+    add_module_flags(parser)
     parser.add_argument(
         "-q",
         "--quiet",

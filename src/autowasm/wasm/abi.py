@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
+
 ABI_PREFIX: Final = "proxy_abi_version_"
 ABIS: Final = ("0.1.0", "0.2.0", "0.2.1")
 """Envoy 1.40 refuses 0.3.0 as "Missing or unknown Proxy-Wasm ABI version"."""
@@ -29,11 +31,11 @@ ALLOCATORS: Final = ("malloc", "proxy_on_memory_allocate")
 
 @dataclass(frozen=True, slots=True)
 class HostFunction:
-    """A function that Envoy offers. `since` is the first Envoy release that has it, empty: all that are supported."""
+    """A function that Envoy offers. `since` is the first release that has it, at least the oldest that is supported."""
 
     signature: str
     abis: tuple[str, ...] = ABIS
-    since: str = ""
+    since: EnvoyVersion = OLDEST_ENVOY
 
 
 _I = "i32 "
@@ -89,7 +91,7 @@ _WASI = {
     "i32 i32 i32 i32 i32 i64 i64 i32 i32 -> i32": "path_open",
 }
 
-_WASI_LATER: Final = "1.39"
+_WASI_LATER: Final = EnvoyVersion(1, 39)
 """1.39.0 has the rest of WASI preview 1 (most of it answers "not supported"); 1.37.0 and 1.36.4 do not."""
 
 _WASI_SINCE = {
@@ -120,7 +122,7 @@ def _host_functions() -> Iterator[tuple[str, HostFunction]]:
         for name in names.split():
             yield f"env.proxy_{name}", HostFunction(signature, abis)
     for module in WASI_MODULES:
-        for table, since in ((_WASI, ""), (_WASI_SINCE, _WASI_LATER)):
+        for table, since in ((_WASI, OLDEST_ENVOY), (_WASI_SINCE, _WASI_LATER)):
             for signature, names in table.items():
                 for name in names.split():
                     yield f"{module}.{name}", HostFunction(signature, since=since)
@@ -162,12 +164,42 @@ def called_functions(abi: str, exported: frozenset[str]) -> dict[str, str]:
     if abi != "0.1.0":
         called["proxy_on_foreign_function"] = "i32 i32 i32 -> void"
     if "_initialize" in exported:
+        # Envoy 1.40 looks for __main_void, 1.36.4 does not.
         called |= {"_initialize": "void -> void", "main": "i32 i32 -> i32"}
+        called |= {"__main_void": "void -> i32"}
     else:
         called["_start"] = "void -> void"
     allocator = next((name for name in ALLOCATORS if name in exported), ALLOCATORS[0])
     called[allocator] = "i32 -> i32"
     return called
+
+
+ALLOWED_AT_START: Final = frozenset(
+    {"env.proxy_log", "env.emscripten_notify_memory_growth"}
+    | {
+        f"{module}.{name}"
+        for module in WASI_MODULES
+        for name in [
+            "args_get",
+            "args_sizes_get",
+            "environ_get",
+            "environ_sizes_get",
+            "fd_fdstat_get",
+            "fd_fdstat_set_flags",
+            "fd_prestat_get",
+            "fd_prestat_dir_name",
+            "random_get",
+            "clock_time_get",
+            "fd_write",
+            "poll_oneoff",
+        ]
+    }
+    | {name for name, function in HOST_FUNCTIONS.items() if function.since > OLDEST_ENVOY}
+)
+"""Functions that a module may call in `_initialize`, `main` and `_start`; any other is a "restricted callback".
+
+Envoy 1.36.4 allows neither `emscripten_notify_memory_growth` nor `poll_oneoff` there, and 1.40.0 does.
+"""
 
 
 FOREIGN_MODULES: Final[Mapping[str, str]] = MappingProxyType(

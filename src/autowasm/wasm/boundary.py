@@ -33,6 +33,9 @@ class Parts(Protocol):
     def function_types(self, wanted: set[int]) -> dict[int, int]:
         """The type indices of these functions."""
 
+    def find_linked_type(self, wanted: set[int]) -> int | None:
+        """The first of these types that belongs to a group of several, is open, or has a supertype."""
+
     def find_unknown_type(self, wanted: set[int]) -> int | None:
         """The first of these function types that has a value which is not `KNOWN_TO_HOST`."""
 
@@ -102,6 +105,15 @@ def _check_imported(each: Import, storage: Storage, *, limits: Limits) -> None:
 
 def _check_functions(parts: Parts, imports: Sequence[Import], exports: Sequence[Export]) -> None:
     imported = [each.type_index for each in imports if each.kind == sections.FUNCTION]
+    linked = parts.find_linked_type(set(imported))
+    for each in imports:
+        if each.kind == sections.FUNCTION and each.type_index == linked:
+            raise ContentRejected(
+                f"the module imports the function {shown(str(each))} with a type that belongs to a group of types or "
+                "may have subtypes, and Envoy cannot link it: give it a type of its own (in wasm-opt: leave out -all, "
+                "or add --disable-gc)",
+                reason="ImportMismatch",
+            )
     exported = {each.index for each in exports if each.kind == sections.FUNCTION}
     first = len(imported)
     own = parts.function_types({index - first for index in exported if index >= first})

@@ -14,8 +14,9 @@ from autowasm.wasm.binary import Reader, invalid, too_many
 _END: Final = 0x0B
 _NUMBERS: Final = {0x41: 32, 0x42: 64}
 """i32.const, i64.const, and their bits."""
-_INTEGERS: Final = frozenset({0x41, 0x42, 0x23, 0xD0, 0xD2})
-"""i32.const, i64.const, global.get, ref.null, ref.func: each with one LEB128 integer."""
+_REF_FUNC: Final = 0xD2
+_INTEGERS: Final = frozenset({0x41, 0x42, 0x23, 0xD0})
+"""i32.const, i64.const, global.get, ref.null: each with one LEB128 integer."""
 _FIXED: Final = {0x43: 4, 0x44: 8, **dict.fromkeys((0x6A, 0x6B, 0x6C, 0x7C, 0x7D, 0x7E), 0)}
 """f32.const, f64.const; the sums, differences and products of integers. The bytes after each."""
 _VECTOR, _VECTOR_CONST, _VECTOR_BYTES = 0xFD, 12, 16
@@ -25,11 +26,15 @@ _COLLECTED_INTEGERS: Final = {0: 1, 1: 1, 6: 1, 7: 1, 8: 2, 26: 0, 27: 0, 28: 0}
 
 
 class Constants:
-    """Passes over constant expressions, which validation has found to be some."""
+    """Passes over constant expressions, which validation has found to be some.
+
+    `functions` are those that a `ref.func` in the expressions so far refers to.
+    """
 
     def __init__(self, reader: Reader, *, limits: Limits) -> None:
         self._reader = reader
         self._most = self._left = limits.type_parts
+        self.functions: set[int] = set()
 
     def address(self) -> int | None:
         """The number that an expression consists of, read as an unsigned one; None when it has to be computed."""
@@ -59,6 +64,8 @@ class Constants:
                 raise too_many("instructions in initial values", self._most, self._most)
             if code in _INTEGERS:
                 _skip_integer(reader)
+            elif code == _REF_FUNC:
+                self.functions.add(reader.u32())
             elif code in _FIXED:
                 reader.skip(_FIXED[code])
             elif code == _VECTOR and reader.u32() == _VECTOR_CONST:

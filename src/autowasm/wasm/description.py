@@ -42,7 +42,7 @@ def _describe(data: bytes, *, limits: Limits) -> Description:
         for section in binary.sections(data, most=limits.sections)
         if section.id in (binary.IMPORT, binary.EXPORT)
     }
-    validate(data)  # the readers below are made for modules that passed
+    validate(data, limits=limits)  # the readers below are made for modules that passed
     imports: tuple[Import, ...] = ()
     exports: tuple[Export, ...] = ()
     if section := found.get(binary.IMPORT):

@@ -9,16 +9,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
 from autowasm.errors import ContentRejected, StorageError
 from autowasm.limits import Limits
 from autowasm.wasm import abi, binary, sections, storage, values
-from autowasm.wasm.binary import Section
+from autowasm.wasm.binary import Reader, Section
+from autowasm.wasm.bodies import Bodies
 from autowasm.wasm.boundary import check_boundary
+from autowasm.wasm.hostfunctions import check_host_functions
+from autowasm.wasm.references import check_references
 from autowasm.wasm.sections import Export, Import
 from autowasm.wasm.segments import Segment, check_segments, read_data, read_elements
+from autowasm.wasm.start import GO_ADVICE, check_start, is_go
 from autowasm.wasm.storage import Storage
 from autowasm.wasm.validation import validate
-from autowasm.wasm.wording import listed, shown
+from autowasm.wasm.wording import listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +34,21 @@ class ModuleInfo:
     abi: str
     imports: tuple[Import, ...]
     exports: tuple[Export, ...]
+    unchecked: str = ""
+    """What could not be checked, in one sentence; empty when everything was."""
 
 
-def inspect_module(path: Path, *, limits: Limits, allow_imports: frozenset[str]) -> ModuleInfo:
+def inspect_module(
+    path: Path,
+    *,
+    limits: Limits,
+    allow_imports: frozenset[str],
+    envoy: EnvoyVersion = OLDEST_ENVOY,
+) -> ModuleInfo:
     """Check the module in the file `path`. Blocks (pool `parsing`); holds the module in memory twice.
 
-    `allow_imports` are further functions that the user's Envoys offer, as `module.name`. Raises ContentRejected with the
-    reasons of `inspect_bytes`, and StorageError when the file cannot be read.
+    `allow_imports` are further functions that the user's Envoys offer, as `module.name`; `envoy` is the oldest of them.
+    Raises ContentRejected with the reasons of `inspect_bytes`, and StorageError when the file cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -46,33 +59,41 @@ def inspect_module(path: Path, *, limits: Limits, allow_imports: frozenset[str])
         raise StorageError(f"cannot read the module at {path}: {error.strerror}") from error
     if size > limits.module_bytes:
         raise too_large(size, limits=limits)
-    return inspect_bytes(data, limits=limits, allow_imports=allow_imports)
+    return inspect_bytes(data, limits=limits, allow_imports=allow_imports, envoy=envoy)
 
 
-def inspect_bytes(data: bytes, *, limits: Limits, allow_imports: frozenset[str]) -> ModuleInfo:
+def inspect_bytes(
+    data: bytes,
+    *,
+    limits: Limits,
+    allow_imports: frozenset[str],
+    envoy: EnvoyVersion = OLDEST_ENVOY,
+) -> ModuleInfo:
     """Check a module. Raises ContentRejected, with one of these reasons.
 
     `TooLarge` (the module, or one of its parts, exceeds what Envoy or we accept), `NotWasm`, `Truncated`,
     `WasmComponent`, `WasmInvalid`, `AbiMissing`, `AbiUnsupported`, `ExportMissing` (no memory or no allocator),
     `ImportUnknown`, `ImportMismatch`, `ExportMismatch` (a function has another type than Envoy's, or a type over
-    which Envoy crashes).
+    which Envoy crashes), `EnvoyCrash` (a host function may be called by reference), `StartFails` (a program, or a start
+    that calls what Envoy forbids there).
     """
     if len(data) > limits.module_bytes:
         raise too_large(len(data), limits=limits)
     binary.check_header(data)
     parts = _Parts(data, limits=limits)
-    validate(data)
+    validation = validate(data, limits=limits)
     imports, exports = parts.imports(), parts.exports()
-    version = _abi_version(exports)
-    _check_imports(imports, version, allow_imports=allow_imports)
+    version = _abi_version(exports, is_go=is_go(data))
     _check_needed_exports(imports, exports)
-    _check_types(parts, imports, exports, version)
+    check_host_functions(parts, imports, exports, version, allow_imports=allow_imports, envoy=envoy)
     check_boundary(parts, imports, exports, limits=limits)
     for kind in (sections.MEMORY, sections.TABLE):
         imported = [each.storage for each in imports if each.kind == kind and each.storage]
         check_segments(kind, parts.segments(kind), [*imported, *parts.storages(kind)])
+    check_references(parts, imports, exports, data=data, validation=validation, limits=limits)
+    check_start(parts, imports, exports, data=data)
     parts.check_function_names()
-    return ModuleInfo(len(data), version, imports, exports)
+    return ModuleInfo(len(data), version, imports, exports, str(validation))
 
 
 def too_large(size: int, *, limits: Limits) -> ContentRejected:
@@ -97,6 +118,14 @@ class _Parts:
                 self._sections.setdefault(section.id, section)
             elif section.name == b"name" and self._names is None:
                 self._names = section
+
+    def reader(self, section: int) -> Reader | None:
+        found = self._sections.get(section)
+        return found.reader(self._data) if found else None
+
+    def bodies(self) -> Bodies:
+        section = self._sections.get(binary.CODE) or Section(binary.CODE, 0, 0)
+        return Bodies(section, self._data, limits=self._limits)
 
     def imports(self) -> tuple[Import, ...]:
         section = self._sections.get(binary.IMPORT)
@@ -153,6 +182,12 @@ class _Parts:
         reader = section.reader(self._data)
         return storage.read_global_types(reader, wanted, limits=self._limits)
 
+    def find_linked_type(self, wanted: set[int]) -> int | None:
+        section = self._sections.get(binary.TYPE)
+        if section is None:
+            return None
+        return values.find_linked_type(section.reader(self._data), wanted, limits=self._limits)
+
     def find_unknown_type(self, wanted: set[int]) -> int | None:
         section = self._sections.get(binary.TYPE)
         if section is None:
@@ -160,7 +195,7 @@ class _Parts:
         return values.find_unknown_type(section.reader(self._data), wanted, limits=self._limits)
 
 
-def _abi_version(exports: tuple[Export, ...]) -> str:
+def _abi_version(exports: tuple[Export, ...], *, is_go: bool) -> str:
     """The version that Envoy will take: the first one exported, as a function (`BytecodeUtil::getAbiVersion`)."""
     others = []
     for export in exports:
@@ -176,10 +211,13 @@ def _abi_version(exports: tuple[Export, ...]) -> str:
             f"(it knows {known}): build it with an SDK for one of those",
             reason="AbiUnsupported",
         )
+    if is_go:
+        advice = f"use github.com/proxy-wasm/proxy-wasm-go-sdk, and {GO_ADVICE}"
+    else:
+        advice = "build it with a proxy-wasm SDK, as a library (cdylib, c-shared, reactor) rather than a program"
     raise ContentRejected(
         f"the module is not a proxy-wasm filter: it exports no function {abi.ABI_PREFIX}… "
-        f"(Envoy knows {known}); build it with a proxy-wasm SDK, as a library (cdylib, c-shared, "
-        "reactor) rather than a program",
+        f"(Envoy knows {known}); {advice}",
         reason="AbiMissing",
     )
 
@@ -199,85 +237,4 @@ def _check_needed_exports(imports: tuple[Import, ...], exports: tuple[Export, ..
             "needs to hand it data: build it with a proxy-wasm SDK, or export a function "
             "proxy_on_memory_allocate(size) that returns an address",
             reason="ExportMissing",
-        )
-
-
-def _check_imports(
-    imports: tuple[Import, ...], version: str, *, allow_imports: frozenset[str]
-) -> None:
-    for each in imports:
-        if each.kind in (sections.GLOBAL, sections.TAG):
-            raise ContentRejected(
-                f"the module imports the {each.kind} {shown(str(each))}, and Envoy offers functions "
-                "only: link the module without it",
-                reason="ImportUnknown",
-            )
-    functions = {str(each): each for each in imports if each.kind == sections.FUNCTION}
-    missing = [
-        each
-        for name, each in functions.items()
-        if name not in allow_imports and not _is_offered(name, version)
-    ]
-    if missing:
-        raise ContentRejected(_why_missing(missing, version), reason="ImportUnknown")
-
-
-def _is_offered(name: str, version: str) -> bool:
-    known = abi.HOST_FUNCTIONS.get(name)
-    return known is not None and version in known.abis and not known.since
-
-
-def _why_missing(missing: list[Import], version: str) -> str:
-    names = [str(each) for each in missing]
-    first = abi.HOST_FUNCTIONS.get(names[0])
-    if first and version not in first.abis:
-        return (
-            f"the module imports {names[0]}, which Envoy offers only to modules of ABI "
-            f"{' and '.join(first.abis)}, and this one exports the ABI version {version}: build it with one SDK"
-        )
-    allow = "allow it" if len(names) == 1 else "allow them"
-    flag = f"{allow} with --allow-import {','.join(shown(name) for name in names[:5])}"
-    if all((known := abi.HOST_FUNCTIONS.get(name)) and known.since for name in names):
-        since = first.since if first else ""
-        return (
-            f"the module imports {listed(names)}, which Envoy offers only from {since} on; "
-            f"if every Envoy here is at least that, {flag}"
-        )
-    advice = abi.FOREIGN_MODULES.get(missing[0].module, f"if your Envoy has it, {flag}")
-    return f"the module imports {listed(names)}, which Envoy does not offer; {advice}"
-
-
-def _check_types(
-    parts: _Parts, imports: tuple[Import, ...], exports: tuple[Export, ...], version: str
-) -> None:
-    """Compare the types of functions that Envoy and the module know by the same name."""
-    imported = [each for each in imports if each.kind == sections.FUNCTION]
-    exported = {each.name: each.index for each in exports if each.kind == sections.FUNCTION}
-    called = {
-        name: (exported[name], signature)
-        for name, signature in abi.called_functions(version, frozenset(exported)).items()
-        if name in exported
-    }
-    first = len(imported)
-    own = parts.function_types({index - first for index, _ in called.values() if index >= first})
-    type_of = dict(enumerate(each.type_index for each in imported)) | {
-        first + index: type_index for index, type_index in own.items()
-    }
-    offered = [each for each in imported if str(each) in abi.HOST_FUNCTIONS]
-    wanted = {each.type_index for each in offered}
-    wanted |= {type_of[index] for index, _ in called.values() if index in type_of}
-    signatures = parts.signatures(wanted)
-    for each in offered:
-        theirs = abi.HOST_FUNCTIONS[str(each)].signature
-        _check_type("imports", str(each), signatures.get(each.type_index), theirs, version)
-    for name, (index, theirs) in called.items():
-        _check_type("exports", name, signatures.get(type_of.get(index, -1)), theirs, version)
-
-
-def _check_type(verb: str, name: str, ours: str | None, theirs: str, version: str) -> None:
-    if ours != theirs:
-        raise ContentRejected(
-            f"the module {verb} the function {name} with the type ({ours or 'not a function'}), and "
-            f"Envoy has it as ({theirs}) in ABI {version}: build the module with an SDK for that ABI",
-            reason="ImportMismatch" if verb == "imports" else "ExportMismatch",
         )

@@ -19,6 +19,8 @@ from autowasm.wasm.values import read_value_type
 
 FUNCTION, TABLE, MEMORY, GLOBAL, TAG = "function", "table", "memory", "global", "tag"
 _KINDS = (FUNCTION, TABLE, MEMORY, GLOBAL, TAG)
+_COMPACT = (b"\x7f", b"\x7e")
+"""After a module's name and an empty one: several imports of that module (the compact import section proposal)."""
 _INDEX_END = 1 << 30
 """Function indices from here on Envoy cannot read in a name section, seen on 1.36.4 and 1.40.0."""
 
@@ -58,6 +60,13 @@ def read_imports(reader: Reader, *, limits: Limits) -> tuple[Import, ...]:
 
 def _read_import(reader: Reader, *, most: int) -> Import:
     module, name = reader.name(most=most), reader.name(most=most)
+    if not name and reader.data[reader.position : reader.position + 1] in _COMPACT:
+        raise ContentRejected(
+            "the module has compact imports, an encoding that no Envoy reads, as `wasm-opt -all` writes it: leave out "
+            "-all and name the features that are needed, or add --disable-compact-imports --disable-gc (without the "
+            "second, -all may write calls over which Envoy crashes)",
+            reason="WasmInvalid",
+        )
     kind = _kind(reader)
     if kind == FUNCTION:
         return Import(module, name, kind, type_index=reader.u32())

@@ -46,15 +46,21 @@ def read_memories(reader: Reader) -> list[Storage]:
     return [read_storage(reader, is_table=False) for _ in range(reader.u32())]
 
 
+def read_table(reader: Reader) -> tuple[Storage, bool]:
+    """The type of one table that the module defines, and whether a constant expression for its entries follows."""
+    has_value = reader.data[reader.position : reader.position + 1] == _WITH_INITIAL_VALUE
+    if has_value:
+        reader.skip(2)  # the mark, and a byte for what may come
+    return read_storage(reader, is_table=True), has_value
+
+
 def read_tables(reader: Reader, *, limits: Limits) -> list[Storage]:
     """Those that the module defines. Raises ContentRejected: `TooLarge`, `WasmInvalid`."""
     constants = Constants(reader, limits=limits)
     tables = []
     for _ in range(reader.u32()):
-        has_value = reader.data[reader.position : reader.position + 1] == _WITH_INITIAL_VALUE
-        if has_value:
-            reader.skip(2)  # the mark, and a byte for what may come
-        tables.append(read_storage(reader, is_table=True))
+        table, has_value = read_table(reader)
+        tables.append(table)
         if has_value:
             constants.skip()
     return tables

@@ -83,6 +83,30 @@ def find_unknown_type(reader: Reader, wanted: Iterable[int], *, limits: Limits) 
     return None
 
 
+def find_linked_type(reader: Reader, wanted: Iterable[int], *, limits: Limits) -> int | None:
+    """The first of the wanted types that is not one on its own: in a recursive group of several, open, or a subtype.
+
+    The type of a function that two modules, or a module and its host, call by the same name has to be equal with its whole
+    group and all its supertypes (specification 3.1, "Recursive types"). Raises as `read_signatures`.
+    """
+    left = set(wanted)
+    types = _TypeReader(reader, limits=limits)
+    index = 0
+    for _ in range(reader.u32()):
+        if not left:
+            break
+        is_plain, first = types.is_plain(), index
+        for _ in types.read_entry():
+            if index >= limits.types:
+                raise too_many("types", index, limits.types)
+            index += 1
+        found = left.intersection(range(first, index))
+        if found and not is_plain:
+            return min(found)
+        left -= found
+    return None
+
+
 _Function = tuple[bytes, bytes]
 """The codes of its parameters and of its results; what a reference refers to is left out."""
 
@@ -97,6 +121,16 @@ class _TypeReader:
     def __init__(self, reader: Reader, *, limits: Limits) -> None:
         self._reader = reader
         self._most = self._left = limits.type_parts
+
+    def is_plain(self) -> bool:
+        """Whether the next entry is one final type without supertypes; nothing is read."""
+        reader = Reader(self._reader.data, self._reader.position, self._reader.end)
+        form = reader.byte()
+        if form == 0x4E:
+            if reader.u32() != 1:
+                return False
+            form = reader.byte()
+        return form not in (0x50, 0x4F) or (form == 0x4F and reader.u32() == 0)
 
     def read_entry(self) -> Iterator[_Function | None]:
         """One entry of the section: a type, or a group of types that refer to each other (0x4E)."""

@@ -1,12 +1,15 @@
 import dataclasses
+import re
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from autowasm.envoyversion import envoy_version
 from autowasm.errors import ContentRejected, StorageError
 from autowasm.limits import ENVOY_MODULE_LIMIT, Limits
+from autowasm.wasm import abi
 from autowasm.wasm.binary import Reader, sections
 from autowasm.wasm.module import ModuleInfo, inspect_bytes, inspect_module
 from autowasm.wasm.storage import Storage
@@ -39,6 +42,27 @@ def refusal(data: bytes, *allow: str, **limits: int) -> ContentRejected:
     with pytest.raises(ContentRejected) as caught:
         inspect(data, *allow, **limits)
     return caught.value
+
+
+def inspect_for(version: str, data: bytes, *allow: str) -> ModuleInfo:
+    return inspect_bytes(
+        data,
+        limits=Limits(),
+        allow_imports=frozenset(allow),
+        envoy=envoy_version(version),
+    )
+
+
+def refusal_for(version: str, data: bytes) -> ContentRejected:
+    with pytest.raises(ContentRejected) as caught:
+        inspect_for(version, data)
+    return caught.value
+
+
+def _import(name: str) -> str:
+    module, _, field = name.partition(".")
+    parameters, results = abi.HOST_FUNCTIONS[name].signature.replace("void", "").split(" -> ")
+    return f'(import "{module}" "{field}" (func (param {parameters}) (result {results})))'
 
 
 def test_a_good_filter_is_described(hello: bytes) -> None:
@@ -86,11 +110,23 @@ def test_allowing_an_import_does_not_allow_a_wrong_type(module: Callable[[str], 
     assert refusal(module("mistyped_import"), "env.proxy_log").reason == "ImportMismatch"
 
 
-def test_several_unknown_imports_are_told_at_once(compile_text: Callable[[str], bytes]) -> None:
-    imports = "".join(f'(import "env" "f{n}" (func))' for n in range(7))
-    message = str(refusal(compile_text(f"(module {imports}{PLAIN})")))
-    assert "env.f0, env.f1, env.f2, env.f3, env.f4 and 2 more" in message
-    assert "allow them with --allow-import env.f0," in message
+def test_every_missing_function_is_listed_in_the_form_of_the_flag(
+    compile_text: Callable[[str], bytes],
+) -> None:
+    names = [f"f{n}" for n in range(30)]
+    imports = "".join(f'(import "env" "{name}" (func))' for name in names)
+    data = compile_text(f"(module {imports}{PLAIN})")
+    flag = re.search(r"--allow-import (\S+)", str(refusal(data)))
+    assert flag
+    assert flag[1].split(",") == [f"env.{name}" for name in names]
+    assert inspect(data, *flag[1].split(","))
+
+
+def test_a_mistyped_import_is_reported_before_missing_ones(
+    compile_text: Callable[[str], bytes],
+) -> None:
+    text = '(import "env" "f" (func))(import "env" "proxy_log" (func (result i32)))'
+    assert refusal(compile_text(f"(module {text}{PLAIN})")).reason == "ImportMismatch"
 
 
 def test_an_import_of_another_abi_version_is_explained(
@@ -102,18 +138,28 @@ def test_an_import_of_another_abi_version_is_explained(
     assert "only to modules of ABI 0.1.0" in str(error)
 
 
-def test_an_import_that_only_newer_envoys_offer_needs_permission(
+def test_functions_of_newer_envoys_are_accepted_when_every_envoy_is_one(
     compile_text: Callable[[str], bytes],
 ) -> None:
-    name = "wasi_snapshot_preview1.fd_tell"
-    data = compile_text(
-        '(module (import "wasi_snapshot_preview1" "fd_tell" (func (param i32 i32) (result i32)))'
-        f"{PLAIN})"
-    )
+    newer = {name for name, each in abi.HOST_FUNCTIONS.items() if each.since == (1, 39)}
+    wasi = sorted(name for name in newer if name.startswith("wasi_snapshot_preview1."))
+    text = "".join(_import(name) for name in wasi)
+    data = compile_text(f"(module {text}{PLAIN})")
     error = refusal(data)
     assert error.reason == "ImportUnknown"
-    assert "only from 1.39 on" in str(error)
-    assert inspect(data, name).abi == "0.2.1"
+    assert "use --envoy-version 1.39" in str(error)
+    assert "--allow-import" not in str(error)
+    assert ",".join(wasi) in str(error)
+    assert refusal_for("1.38", data).reason == "ImportUnknown"
+    for version in ("1.39", "1.40.2", "v2.0"):
+        assert inspect_for(version, data).abi == "0.2.1"
+
+
+def test_a_module_that_needs_both_flags_is_told_both(compile_text: Callable[[str], bytes]) -> None:
+    later = "wasi_snapshot_preview1.fd_tell"
+    data = compile_text(f'(module {_import(later)}(import "env" "x" (func)){PLAIN})')
+    assert "--envoy-version 1.39 --allow-import env.x " in str(refusal(data))
+    assert inspect_for("1.39", data, "env.x").abi == "0.2.1"
 
 
 def test_a_module_for_a_browser_is_told_what_to_do(compile_text: Callable[[str], bytes]) -> None:
@@ -199,11 +245,11 @@ def test_a_malformed_body_is_refused(hello: bytes) -> None:
     assert "\n" not in str(error)
 
 
-def test_old_exceptions_are_refused_with_a_way_out(compile_text: Callable[[str], bytes]) -> None:
+def test_what_was_not_checked_is_said(compile_text: Callable[[str], bytes], hello: bytes) -> None:
     body = "(tag $t (param i32))(func (try (do (throw $t (i32.const 1))) (catch_all)))"
-    error = refusal(compile_text(f"(module {PLAIN}{body})"))
-    assert error.reason == "WasmInvalid"
-    assert "--translate-to-exnref" in str(error)
+    info = inspect(compile_text(f"(module {PLAIN}{body})"))
+    assert info.unchecked.startswith("1 of 3 function bodies were not validated")
+    assert inspect(hello).unchecked == ""
 
 
 @pytest.mark.parametrize(
