@@ -240,4 +240,4 @@ async def test_what_kubectl_get_prints_is_a_config_file(scene: Scene) -> None:
     scene.wasmer.apply(listed, file="all.yaml")
     for name in ("one", "two"):
         await scene.wasmer.wait_phase(name, "Synced")
-    await until(lambda: says(scene.port, "hello", "world"))
+    await until(lambda: says(scene.port, "hello", "world, world"))  # one of each
