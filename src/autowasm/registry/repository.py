@@ -144,6 +144,7 @@ class Repository:
             unavailable="RegistryUnavailable",
             denied_hint=self._denied_hint(answer),
             not_found_hint=self._not_found_hint(answer),
+            unexpected_hint=self._limit_hint(answer),
             doing=doing,
             tls_hint=self._advice.no_plain_http if self._transport.is_plain_http else "",
         )
@@ -167,6 +168,12 @@ class Repository:
         if self._credential is None and self._transport.is_own(answer.url):
             return f"asked without a login: if it is private, {self._advice.log_in(self._host)}"
         return ""
+
+    def _limit_hint(self, answer: Answer) -> str:
+        if answer.status != 429 or self._credential is not None:
+            return ""
+        login = self._advice.log_in(self._host)
+        return f"too many requests; asked without a login, and with one the limit is often higher: {login}"
 
     def _shown(self, version: str) -> str:
         return f"{self._name}{'@' if ':' in version else ':'}{version}"

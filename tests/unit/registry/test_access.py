@@ -517,3 +517,16 @@ async def test_an_upload_that_goes_on_in_plain_http_at_the_same_host_stays_in_ht
         await made.push(reference(server), package, credential=None)
     uploads = [asked for asked in server.requests if "digest=" in asked.target]
     assert LAYER in [asked.body for asked in uploads]
+
+
+@pytest.mark.parametrize("credential", [None, BOB])
+async def test_a_login_is_advised_against_a_rate_limit_only_where_there_is_none(
+    credential: Credential | None,
+) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(429, headers={"Retry-After": "60"})
+
+    async with ScriptedServer(script) as server, client() as made:
+        error = await fails(made.resolve(reference(server), credential=credential))
+    assert "status 429; too many requests" in str(error)
+    assert ("spec.secret" in str(error)) is (credential is None)
