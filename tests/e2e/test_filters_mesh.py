@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ import pytest_asyncio
 
 from tests.parts import filters, ports, provision, pypi, wire
 from tests.parts.envoy import Envoy
-from tests.parts.filters import Echo
 from tests.parts.installation import Installation, autowasms, envoyfilters, installed
 from tests.parts.istio import istiod, sidecar
 from tests.parts.kubernetes import kubernetes
@@ -37,35 +36,12 @@ class Proxy:
     envoy: Envoy
 
     async def wait_for(self, condition: Callable[[Answer], bool]) -> Answer:
-        """The first answer that fulfils the condition. Raises TimeoutError with the last one."""
-        last: object = None
-        try:
-            async with asyncio.timeout(TIMEOUT):
-                while True:
-                    try:
-                        answer = await wire.get(f"http://{self.host}/")
-                        if condition(answer):
-                            return answer
-                        last = answer
-                    except OSError as error:
-                        last = error
-                    await asyncio.sleep(0.05)
-        except TimeoutError as error:
-            raise TimeoutError(f"Envoy {self.version}: the last answer was {last!r}") from error
+        """The first answer that fulfils the condition."""
+        return await filters.until_answer(self.host, condition)
 
     async def runs(self, filter_: str) -> Answer:
         """The first answer that the filter has seen."""
         return await self.wait_for(lambda one: one.headers.get("x-filter") == filter_)
-
-    async def echo(self, wanted: Callable[[Echo], bool]) -> Echo:
-        """What the filter echo says that it received, once it is as wanted. Raises TimeoutError."""
-        async with asyncio.timeout(TIMEOUT):
-            while True:
-                with suppress(OSError):  # an old filter chain ends with its connections
-                    echo = await filters.ask_echo(self.host)
-                    if echo is not None and wanted(echo):
-                        return echo
-                await asyncio.sleep(0.05)
 
 
 @dataclass
@@ -151,7 +127,7 @@ async def test_filter_in_a_sidecar_receives_configuration_environment_root_id_an
     )
 
     for proxy in mesh.proxies:
-        received = await proxy.echo(lambda echo: echo.configuration != b"")
+        received = await filters.until_echo(proxy.host, lambda echo: echo.configuration != b"")
         assert received.configuration.decode() == CONFIGURATION, proxy
         assert dict(received.environment) == environment, proxy
         assert received.root_id == "echo", proxy

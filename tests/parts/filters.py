@@ -4,11 +4,17 @@ What each filter does is in `tests/assets/filters/README.md`, and is the same in
 to a minute where the cache lacks the module; on a loop use `asyncio.to_thread`.
 """
 
-from collections.abc import Iterator, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from tests.parts import toolchains, wire
+from tests.parts.wire import Answer
+
+_POLL_SECONDS = 0.05
+_T = TypeVar("_T")
 
 TOOLCHAINS: Mapping[str, toolchains.Toolchain] = {
     one.name: one for one in (toolchains.C_WITH_ZIG, toolchains.GO, toolchains.ASSEMBLYSCRIPT)
@@ -79,3 +85,53 @@ async def ask_echo(host: str, *, plugin: str = "any") -> Echo | None:
     answer = await wire.get(f"http://{host}/", headers={"x-echo": plugin})
     is_echo = answer.status == 200 and answer.body.startswith(_FIRST)
     return Echo.parse(answer.body) if is_echo else None
+
+
+async def until_echo(
+    host: str, wanted: Callable[[Echo], bool], *, plugin: str = "any", timeout: float = 90
+) -> Echo:
+    """What `ask_echo` gives, once it is as wanted. Raises TimeoutError with the last answer or error."""
+
+    async def ask() -> Echo:
+        echo = await ask_echo(host, plugin=plugin)
+        if echo is None:
+            raise ConnectionError("no filter echo answered")
+        return echo
+
+    return await _until(ask, wanted, what=f"echo at {host}", timeout=timeout)
+
+
+async def until_answer(
+    host: str, wanted: Callable[[Answer], bool], *, timeout: float = 90
+) -> Answer:
+    """The first answer to GET / that is as wanted. Raises TimeoutError with the last answer or error.
+
+    A module from Go needs the time: Envoy compiles it for seconds where the machine is busy.
+    """
+    return await _until(
+        lambda: wire.get(f"http://{host}/"), wanted, what=f"GET http://{host}/", timeout=timeout
+    )
+
+
+async def _until(
+    ask: Callable[[], Awaitable[_T]],
+    wanted: Callable[[_T], bool],
+    *,
+    what: str,
+    timeout: float,
+) -> _T:
+    last: object = None
+    try:
+        async with asyncio.timeout(timeout):
+            while True:
+                try:
+                    last = answer = await ask()
+                    if wanted(answer):
+                        return answer
+                except OSError as error:  # an old filter chain ends with its connections
+                    last = error
+                await asyncio.sleep(_POLL_SECONDS)
+    except TimeoutError as error:
+        raise TimeoutError(
+            f"{what} is not as wanted after {timeout:g} s; last: {last!r}"
+        ) from error
