@@ -56,6 +56,21 @@ async def objects(names: FickleNames) -> AsyncIterator[ObjectSession]:
             yield session
 
 
+@asynccontextmanager
+async def registries(
+    names: FickleNames, *, policy: AddressPolicy = POLICY
+) -> AsyncIterator[RegistryClient]:
+    with Pools(transfers=1) as pools:
+        outgoing = Outgoing(plain_http=frozenset({"evil.example"}))
+        client = RegistryClient(
+            outgoing=outgoing, limits=LIMITS, pools=pools, policy=policy, resolver=names
+        )
+        try:
+            yield client
+        finally:
+            await client.close()
+
+
 async def read(session: ObjectSession, url: str) -> bytes:
     async with session.stream_get(url) as stream:
         return b"".join([chunk async for chunk in stream])
@@ -94,19 +109,11 @@ async def test_a_registry_whose_name_moves_inside_is_not_asked_again(inside: str
         exchange.writer.close()  # so that the client connects a second time
 
     names = FickleNames([["127.0.0.1"], [inside]])
-    async with ScriptedServer(broken) as server:
-        with Pools(transfers=1) as pools:
-            client = RegistryClient(
-                outgoing=Outgoing(plain_http=frozenset({"evil.example"})),
-                limits=LIMITS,
-                pools=pools,
-                policy=AddressPolicy(allow=["127.0.0.1/32"], deny=["127.0.0.2/32"]),
-                resolver=names,
-            )
-            reference = ImageReference.parse(f"evil.example:{server.host.rpartition(':')[2]}/a:b")
-            with pytest.raises(AddressBlocked):
-                await client.resolve(reference, credential=None)
-            await client.close()
+    policy = AddressPolicy(allow=["127.0.0.1/32"], deny=["127.0.0.2/32"])
+    async with ScriptedServer(broken) as server, registries(names, policy=policy) as client:
+        reference = ImageReference.parse(f"evil.example:{server.host.rpartition(':')[2]}/a:b")
+        with pytest.raises(AddressBlocked):
+            await client.resolve(reference, credential=None)
         assert server.connections == 1
     assert len(names.asked) == 2
 
@@ -118,19 +125,10 @@ async def test_a_token_realm_whose_name_moves_inside_gets_no_login() -> None:
         await exchange.send(401, headers={"WWW-Authenticate": realm})
 
     names = FickleNames([["127.0.0.1"], [METADATA]])
-    async with ScriptedServer(script) as server:
-        with Pools(transfers=1) as pools:
-            client = RegistryClient(
-                outgoing=Outgoing(plain_http=frozenset({"evil.example"})),
-                limits=LIMITS,
-                pools=pools,
-                policy=POLICY,
-                resolver=names,
-            )
-            reference = ImageReference.parse(f"evil.example:{server.host.rpartition(':')[2]}/a:b")
-            with pytest.raises(AddressBlocked, match="never allowed"):
-                await client.resolve(reference, credential=None)
-            await client.close()
+    async with ScriptedServer(script) as server, registries(names) as client:
+        reference = ImageReference.parse(f"evil.example:{server.host.rpartition(':')[2]}/a:b")
+        with pytest.raises(AddressBlocked, match="never allowed"):
+            await client.resolve(reference, credential=None)
     assert names.asked == ["evil.example", "auth.example"]
 
 
@@ -175,16 +173,5 @@ async def fetch(kind: str, names: FickleNames, port: int) -> None:
         async with objects(names) as session:
             await read(session, f"http://evil.example:{port}/")
         return
-    with Pools(transfers=1) as pools:
-        client = RegistryClient(
-            outgoing=Outgoing(plain_http=frozenset({"evil.example"})),
-            limits=LIMITS,
-            pools=pools,
-            policy=POLICY,
-            resolver=names,
-        )
-        try:
-            reference = ImageReference.parse(f"evil.example:{port}/a:b")
-            await client.resolve(reference, credential=None)
-        finally:
-            await client.close()
+    async with registries(names) as client:
+        await client.resolve(ImageReference.parse(f"evil.example:{port}/a:b"), credential=None)
