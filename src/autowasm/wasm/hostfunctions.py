@@ -83,14 +83,14 @@ def _why_missing(missing: Sequence[str], abi_version: str, envoy: EnvoyVersion) 
         which = "it" if len(missing) == 1 else "them"
         return (
             f"{what}. Envoy offers {which} from {newer[-1]} on: if every Envoy here is at least that, use "
-            f"--envoy-version {newer[-1]}. Missing: {_listed(missing)}"
+            f"--envoy-version={newer[-1]}. Missing: {_listed(missing)}"
         )
     for module, advice in abi.FOREIGN_MODULES.items():
         if any(name.startswith(f"{module}.") for name in unknown):
             return f"{what}; {advice}. Missing: {_listed(missing)}"
-    version = f"--envoy-version {newer[-1]} " if newer else ""
+    version = f"--envoy-version={newer[-1]} " if newer else ""
     return (
-        f"{what}. If every Envoy here has an extension that does, use {version}--allow-import {_listed(unknown)}"
+        f"{what}. If every Envoy here has an extension that does, use {version}--allow-import={_listed(unknown)}"
         + (
             f" (Envoy {newer[-1]} and later offer the others: {_listed(list(known))})"
             if newer

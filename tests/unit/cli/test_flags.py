@@ -76,14 +76,16 @@ def test_repeatable_flags_also_take_commas(arguments: tuple[str, ...]) -> None:
 def test_lists_reach_their_settings() -> None:
     settings = read(
         *NEEDED, "--deny-cidr", "10.1.2.3/16", "--plain-http-registry", "a,b:1",
-        "--insecure-registry", "c", "--allow-import", "env.f",
+        "--insecure-registry", "c", "--allow-import", "env.f,env.g", "--allow-import", "env.h",
+        "--envoy-version", "v1.39.2",
         "--allow-private-host", "d,*.e:5000,fd00::1,[fd00::2]:1",
     )  # fmt: skip
     assert settings.outgoing.private_hosts == ("d", "*.e:5000", "[fd00::1]", "[fd00::2]:1")
     assert settings.outgoing.deny_cidr == ("10.1.0.0/16",)
     assert settings.outgoing.plain_http == {"a", "b:1"}
     assert settings.outgoing.insecure == {"c"}
-    assert settings.allow_imports == {"env.f"}
+    assert settings.allow_imports == {"env.f", "env.g", "env.h"}
+    assert settings.oldest_envoy == (1, 39)
 
 
 def test_flag_wins_over_environment_over_default() -> None:

@@ -105,13 +105,42 @@ def test_what_the_server_would_refuse_is_refused_with_its_reason(
     assert f"[{reason}]" in inspect.text(data, status=1).replace("\n        ", " ")
 
 
+_FILTER = """(module {} (memory (export "memory") 1)
+(func (export "proxy_abi_version_0_2_1"))
+(func (export "malloc") (param i32) (result i32) (i32.const 0)))"""
+
+
 def test_an_import_can_be_allowed(inspect: Inspection) -> None:
     text = (Path(__file__).parents[2] / "assets" / "wat" / "unknown_import.wat").read_text()
     module = wat.compile_text(text)
     report = inspect.json(module, status=1)
     assert report["reason"] == "ImportUnknown"
-    unknown = re.findall(r"--allow-import (\S+?)[\s,;]", report["message"] + " ")[0]
+    unknown = re.findall(r"--allow-import=(\S+?)[\s,;]", report["message"] + " ")[0]
     assert inspect.json(module, "--allow-import", unknown)["accepted"] is True
+
+
+def test_what_the_message_about_missing_functions_says_helps_as_it_is_printed(
+    inspect: Inspection,
+) -> None:
+    names = [f"extension_number_{n}" for n in range(20)]
+    imports = "".join(f'(import "env" "{name}" (func))' for name in names)
+    later = '(import "wasi_snapshot_preview1" "fd_tell" (func (param i32 i32) (result i32)))'
+    module = wat.compile_text(_FILTER.format(f"{imports}{later}"))
+    # One line whatever the width of the terminal, so that it can be copied.
+    flags = re.search(r"--envoy-version=\S+\s+--allow-import=\S+", inspect.text(module, status=1))
+    assert flags
+    assert inspect.json(module, *flags[0].split())["accepted"] is True
+    assert inspect.json(module, *flags[0].split()[1:], status=1)["reason"] == "ImportUnknown"
+
+
+def test_what_was_not_checked_is_in_the_report(inspect: Inspection) -> None:
+    body = "(tag $t) (func (try (do (throw $t)) (catch_all)))"
+    module = wat.compile_text(_FILTER.format(body))
+    report = inspect.json(module)
+    assert report["accepted"] is True
+    assert report["unchecked"].startswith("1 of 3 function bodies were not validated")
+    assert "Not checked: 1 of 3" in inspect.text(module)
+    assert inspect.json(FILTER)["unchecked"] is None
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_what_only_shows_when_it_runs_is_not_refused(
     [
         ("no_abi", "AbiMissing", "not a proxy-wasm filter"),
         ("future_abi", "AbiUnsupported", "proxy_abi_version_0_3_0"),
-        ("unknown_import", "ImportUnknown", "--allow-import env.proxy_no_such_call"),
+        ("unknown_import", "ImportUnknown", "--allow-import=env.proxy_no_such_call"),
         ("mistyped_import", "ImportMismatch", r"env.proxy_log .*\(i32 i32 -> i32\)"),
         ("mistyped_export", "ExportMismatch", "proxy_on_response_headers"),
         ("no_memory_export", "ExportMissing", "memory"),
@@ -116,7 +116,7 @@ def test_every_missing_function_is_listed_in_the_form_of_the_flag(
     names = [f"f{n}" for n in range(30)]
     imports = "".join(f'(import "env" "{name}" (func))' for name in names)
     data = compile_text(f"(module {imports}{PLAIN})")
-    flag = re.search(r"--allow-import (\S+)", str(refusal(data)))
+    flag = re.search(r"--allow-import=(\S+)", str(refusal(data)))
     assert flag
     assert flag[1].split(",") == [f"env.{name}" for name in names]
     assert inspect(data, *flag[1].split(","))
@@ -147,7 +147,7 @@ def test_functions_of_newer_envoys_are_accepted_when_every_envoy_is_one(
     data = compile_text(f"(module {text}{PLAIN})")
     error = refusal(data)
     assert error.reason == "ImportUnknown"
-    assert "use --envoy-version 1.39" in str(error)
+    assert "use --envoy-version=1.39" in str(error)
     assert "--allow-import" not in str(error)
     assert ",".join(wasi) in str(error)
     assert refusal_for("1.38", data).reason == "ImportUnknown"
@@ -158,7 +158,7 @@ def test_functions_of_newer_envoys_are_accepted_when_every_envoy_is_one(
 def test_a_module_that_needs_both_flags_is_told_both(compile_text: Callable[[str], bytes]) -> None:
     later = "wasi_snapshot_preview1.fd_tell"
     data = compile_text(f'(module {_import(later)}(import "env" "x" (func)){PLAIN})')
-    assert "--envoy-version 1.39 --allow-import env.x " in str(refusal(data))
+    assert "--envoy-version=1.39 --allow-import=env.x " in str(refusal(data))
     assert inspect_for("1.39", data, "env.x").abi == "0.2.1"
 
 
