@@ -405,12 +405,13 @@ async def test_an_event_that_waits_when_wasmer_is_asked_to_stop_is_written(
         await installation.cluster.request("DELETE", collection)
 
 
+@pytest.mark.parametrize("character", ["<", "\u2028"])
 async def test_largest_configuration_for_most_ports_is_stored_and_found_unchanged(
-    installation: Installation, namespace: str
+    installation: Installation, namespace: str, character: str
 ) -> None:
     image = await installation.push("largest", wat.header_filter("largest"))
-    # Two patches for each port share 1 MiB; `<` is stored as an escape of six bytes.
-    config = "<" * (2**20 // 200 // 6 - 20)
+    # Two patches for each port share 1 MiB; the character is stored as an escape of six bytes.
+    config = character * (2**20 // 200 // 6 - 20)
     document = installation.autowasm(
         image, namespace=namespace, pluginConfig=config, applyPorts=list(range(1, 101))
     )
@@ -421,7 +422,7 @@ async def test_largest_configuration_for_most_ports_is_stored_and_found_unchange
     await installation.apply(document)
     again = await installation.envoyfilter(namespace=namespace)
     assert again["metadata"]["resourceVersion"] == live["metadata"]["resourceVersion"]
-    document["spec"]["filter"]["pluginConfig"] = config + "<" * 200
+    document["spec"]["filter"]["pluginConfig"] = config + character * 200
     await installation.apply(document)
     degraded = await installation.wait_phase("Degraded", namespace=namespace)
     assert "twice for each of 100 ports" in json.dumps(degraded["status"])

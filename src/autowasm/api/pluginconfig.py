@@ -26,8 +26,8 @@ _RENDERED_MOST: Final = 1024 * 1024
 """Bytes of configuration and environment in all patches; etcd refuses objects above 1.5 MiB."""
 _GO_EXPONENT: Final = 1e21
 """From here on Go's encoding/json writes a float64 with an exponent, as Python does."""
-_ESCAPED: Final = 5
-"""Bytes more for each of `<>&`: the API server stores them as escapes of six."""
+_ESCAPED: Final = {"<": 5, ">": 5, "&": 5, "\u2028": 3, "\u2029": 3, "\b": 4, "\f": 4}
+"""Bytes more for each of these: the API server stores them as escapes of six (Go's encoding/json; `\\b` and `\\f` before 1.22)."""
 
 _Steps = tuple[str | int, ...]
 
@@ -48,7 +48,9 @@ def check(filter_: Filter) -> None:
             f"{len(filter_.env)} variables{_copied(filter_)}: the EnvoyFilter has room for {_VARIABLES_MOST}; "
             "use fewer variables, or name fewer applyPorts",
         )
-    size = config_size + _stored_size({each.name: each.value for each in filter_.env})
+    size = config_size + sum(
+        _stored_size(each.name) + _stored_size(each.value) + 2 for each in filter_.env
+    )
     if size * patches > _RENDERED_MOST:
         raise SpecError(
             _PATH if config_size * 2 >= size else "spec.filter.env",
@@ -135,10 +137,10 @@ def _check_text(value: str, steps: _Steps) -> None:
         raise half_a_pair(_path(steps)) from error
 
 
-def _stored_size(value: Any) -> int:
+def _stored_size(text: str) -> int:
     """Bytes of JSON as the API server hands it to etcd."""
-    text = msgspec.json.encode(value)
-    return len(text) + _ESCAPED * sum(text.count(each) for each in b"<>&")
+    more = sum(bytes_ * text.count(each) for each, bytes_ in _ESCAPED.items())
+    return len(msgspec.json.encode(text)) + more
 
 
 def half_a_pair(path: str) -> SpecError:
