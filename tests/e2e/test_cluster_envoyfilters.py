@@ -70,6 +70,66 @@ async def _wait_as_before(
     return await installation.wait_envoyfilter(same, namespace=before["metadata"]["namespace"])
 
 
+def _as_an_earlier_version_wrote_it(envoyfilter: Document, sha256: str) -> Document:
+    """Its spec: the reference's patch alone, the configuration as a Struct, and healed twice."""
+    text = json.dumps(envoyfilter["spec"]).replace(f'/wasm/{sha256}"', f'/wasm/{sha256}?r=2"')
+    spec: Document = json.loads(text)
+    spec["configPatches"] = [
+        each
+        for each in spec["configPatches"]
+        if each["patch"]["operation"] == "INSERT_BEFORE" and "name" not in each["match"]["listener"]
+    ]
+    (patch,) = spec["configPatches"]
+    config = patch["patch"]["value"]["typedConfig"]["value"]["config"]
+    struct = "type.googleapis.com/google.protobuf.Struct"
+    config["configuration"] = {
+        "@type": struct,
+        "value": json.loads(config["configuration"]["value"]),
+    }
+    return spec
+
+
+@pytest.mark.parametrize("every_port", [False, True], ids=["a port", "every port"])
+async def test_envoyfilter_of_an_earlier_version_is_rewritten_once_and_keeps_its_count(
+    installation: Installation, namespace: str, every_port: bool
+) -> None:
+    image, sha256 = await _push(installation, "earlier")
+    document = installation.autowasm(image, namespace=namespace, pluginConfig={"b": [1.5], "a": 1})
+    if every_port:
+        del document["spec"]["filter"]["applyPorts"]
+    await installation.apply(document)
+    await installation.wait_phase("Synced", namespace=namespace)
+    before = await installation.envoyfilter(namespace=namespace)
+    await installation.wasmer.process.stop()
+    earlier = _as_an_earlier_version_wrote_it(before, sha256)
+    await _edit(installation, namespace, {"spec": earlier})
+    since = await installation.audit.position()
+
+    await installation.wasmer.start()
+    patches = len(before["spec"]["configPatches"])
+    after = await installation.wait_envoyfilter(
+        lambda found: len(found["spec"]["configPatches"]) == patches, namespace=namespace
+    )
+    text = json.dumps(after["spec"])
+    assert f'/wasm/{sha256}?r=2"' in text, "a lower count would have all sidecars fetch it again"
+    assert json.loads(text.replace("?r=2", "")) == before["spec"]
+    for ours in ("annotations", "labels", "ownerReferences"):
+        assert after["metadata"][ours] == before["metadata"][ours]
+    url = f"http://{installation.wasmer.host}/wasm/{sha256}?r=2"
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        assert answer.status == 200
+    await installation.apply(installation.autowasm(image, name="next", namespace=namespace))
+    await installation.wait_phase("Synced", name="next", namespace=namespace)
+    writes = [
+        str(entry)
+        for entry in await installation.writes(since)
+        if (entry.resource, entry.namespace, entry.name) == ("envoyfilters", namespace, "test")
+    ]
+    assert len(writes) == 1, writes
+    again = await installation.get(namespace=namespace)
+    assert again["status"]["phase"] == "Synced"
+
+
 @pytest.mark.parametrize("part", ["label", "record", "damaged record", "owner"])
 async def test_what_is_taken_off_our_envoyfilter_is_put_back_without_the_registry(
     installation: Installation, namespace: str, part: str

@@ -45,6 +45,29 @@ async def test_plan_is_what_wasmer_then_writes(installation: Installation, names
     assert not removed
 
 
+# Values that the API server gives back in another form, or in another order.
+CONFIG = (
+    '{"zulu": {"b": 1e20, "a": [1.0, 1e3, 9007199254740993, 9223372036854775807, 9223372036854775808, '
+    "18446744073709551615, 123456789012345678901234567890, 1.2345678901234567e20, 1e-7, 5e-324, -0.0]}, "
+    '"alpha": "\u00e9\u2028<>&\U0001f600", "\U0001f600": 1, "\u00e9": 2, "A": true, "a": {}, "": [null]}'
+)
+
+
+async def test_plan_has_the_configuration_that_the_filter_will_get(
+    installation: Installation, namespace: str
+) -> None:
+    image = await installation.push("values", wat.header_filter("values"))
+    document = installation.autowasm(image, namespace=namespace)
+    text = json.dumps(document, ensure_ascii=False)
+    text = text.replace('"filter": {', f'"filter": {{"pluginConfig": {CONFIG}, ', 1)
+    done = await run_wasmc(installation, "plan", "-f", "-", "--json", stdin=text)
+    (plan,) = json.loads(done.stdout)
+    await installation.kubectl.run("apply", "-f", "-", stdin=text.encode())
+    await installation.wait_phase("Synced", namespace=namespace)
+    live = await installation.envoyfilter(namespace=namespace)
+    assert live["spec"] == plan["envoyFilter"]["spec"]
+
+
 async def test_plan_names_the_field_that_is_wrong(
     installation: Installation, namespace: str
 ) -> None:
