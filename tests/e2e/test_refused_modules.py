@@ -10,6 +10,18 @@ _UNKNOWN_IMPORT = """
 (module (import "env" "proxy_no_such_call" (func))
   (func (export "proxy_abi_version_0_2_1")))
 """
+_LIBRARY = """
+(import "wasi_snapshot_preview1" "fd_close" (func $host (param i32) (result i32)))
+(import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+(memory (export "memory") 1) (func (export "proxy_abi_version_0_2_1"))
+(func (export "malloc") (param i32) (result i32) (i32.const 1024))
+"""
+_CALLS_BY_REFERENCE = f"""
+(module (type $h (func (param i32) (result i32))) {_LIBRARY} (elem declare func $host)
+  (func (export "proxy_on_configure") (param i32 i32) (result i32)
+    (call_ref $h (i32.const 77) (ref.func $host))))
+"""
+_PROGRAM = f'(module {_LIBRARY} (func (export "_start") (call $exit (i32.const 0))))'
 _COMPONENT = b"\0asm\x0d\0\x01\0"
 
 
@@ -22,6 +34,8 @@ def _refused() -> dict[str, tuple[bytes, str]]:
         "component": (_COMPONENT, "WasmComponent"),
         "no-abi": (wat.compile_text(_NO_ABI), "AbiMissing"),
         "unknown-import": (wat.compile_text(_UNKNOWN_IMPORT), "ImportUnknown"),
+        "calls-by-reference": (wat.assemble(_CALLS_BY_REFERENCE), "EnvoyCrash"),
+        "program": (wat.compile_text(_PROGRAM), "StartFails"),
         "malformed-body": (good.replace(b"\x41\x01\x0b", b"\x41\x01\xff"), "WasmInvalid"),
     }
 

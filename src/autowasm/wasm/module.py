@@ -84,8 +84,8 @@ def inspect_bytes(
     validation = validate(data, limits=limits)
     imports, exports = parts.imports(), parts.exports()
     version = _abi_version(exports, is_go=is_go(data))
-    _check_needed_exports(imports, exports)
     check_host_functions(parts, imports, exports, version, allow_imports=allow_imports, envoy=envoy)
+    _check_needed_exports(imports, exports)
     check_boundary(parts, imports, exports, limits=limits)
     for kind in (sections.MEMORY, sections.TABLE):
         imported = [each.storage for each in imports if each.kind == kind and each.storage]
