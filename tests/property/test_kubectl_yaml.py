@@ -18,8 +18,9 @@ STRICTER = (
     "found unexpected ':'",
     "did not find expected whitespace or line break",
     "byte order mark",
+    "a comma directly behind a tag",
 )
-"""go-yaml takes `[a:]` for the text `a:`, `!]` for nothing, and U+FEFF at the beginning of a line for a part of the key."""
+"""go-yaml takes `[a:]` for the text `a:`, `!]` for nothing, `!,` for a tag, and U+FEFF at the beginning of a line for a part of the key."""
 HEAD = "apiVersion: v1\nkind: Thing\n"
 
 WORDS = [
@@ -200,6 +201,10 @@ def compare(oracle: Kubectl, content: str) -> None:
 @given(TAGS, SCALARS)
 @example("", ".5_0")
 @example("! ", "y")
+@example("!", ",")
+@example("!!str", ",")
+@example("&a !b", ", c")
+@example("!<a,b> ", "x")
 @example("!!float ", "18446744073709551615")
 def test_a_scalar_is_what_kubectl_makes_of_it(oracle: Kubectl, tag: str, scalar: str) -> None:
     for around in ("value: {}\n", "value:\n- {}\n- [{}]\n", "value: {{a: {}}}\n"):

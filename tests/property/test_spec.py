@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.api import parsing, pluginconfig
+from autowasm.api import parsing, patches, pluginconfig
 from autowasm.api.envoyfilter import render
 from autowasm.errors import SpecError
 from autowasm.settings import EnvoyFetch
@@ -93,11 +93,15 @@ def test_equal_input_renders_equal_bytes(filter_: dict[str, Any], random: Any) -
 @given(st.dictionaries(TEXTS, JSON, max_size=3))
 def test_filter_gets_json_that_means_the_object_with_its_keys_in_order(config: Any) -> None:
     autowasm = parsing.parse(document(pluginConfig=config))
-    (patch, *_) = render(autowasm, record(), EnvoyFetch())["spec"]["configPatches"]
-    value = patch["patch"]["value"]["typedConfig"]["value"]["config"]["configuration"]["value"]
-    got = json.loads(value)
-    assert got == config
-    assert list(got) == list(config)
+    rendered = render(autowasm, record(), EnvoyFetch())
+    texts = {
+        filter_["typedConfig"]["value"]["config"]["configuration"]["value"]
+        for filter_ in patches.filters_of(rendered)
+        if filter_["name"] == patches.FILTER
+    }
+    (text,) = texts
+    assert json.loads(text) == config
+    assert list(json.loads(text)) == list(config)
 
 
 @given(st.integers(-(2**63), 2**64 - 1), st.floats(allow_nan=False, allow_infinity=False))

@@ -6,6 +6,7 @@ outcome is nodes or `Unreadable`; a sentence never quotes the text; nesting is b
 """
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -21,6 +22,7 @@ except ImportError as error:  # pragma: no cover  # PyYAML built from source wit
 
 NESTING_MOST: Final = 100
 """Levels. Copying and writing recurse, and Python allows about 300 levels of that; EnvoyFilters have about 15."""
+_TAG_AT_END: Final = re.compile(r"![^\s\[\]{},]*\Z")
 TOO_DEEP: Final = f"it is nested deeper than {NESTING_MOST} levels"
 
 
@@ -143,11 +145,24 @@ def _events(text: str, first_line: int) -> Iterator[Iterator[Any]]:
 
 
 def _readable(events: Any, text: str, first_line: int) -> Iterator[Any]:
+    text = text.removeprefix("\ufeff")
     try:
-        yield from events
+        for event in events:
+            _check_tag(event, text, first_line)
+            yield event
     except yaml.YAMLError as error:
         # The original would bring the text along, into a log that shows causes.
         raise Unreadable(_sentence(error, text, first_line)) from None
+
+
+def _check_tag(event: Any, text: str, first_line: int) -> None:
+    """To go-yaml a comma directly behind a tag belongs to the tag: `[!a, b]` has one item there, and two here."""
+    if isinstance(event, yaml.ScalarEvent) and not event.value:
+        begin, end = _place(event.start_mark).index, _place(event.end_mark).index
+        if text[end : end + 1] == "," and _TAG_AT_END.search(text[begin:end]):
+            raise Unreadable(
+                f"{at(_place(event.end_mark), first_line)}a comma directly behind a tag; put a space before it"
+            )
 
 
 def _compose(events: Iterator[Any], first_line: int) -> Node:
