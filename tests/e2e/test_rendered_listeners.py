@@ -300,6 +300,22 @@ async def test_listeners_without_a_tunnel_are_as_before(shape: dict[str, Any]) -
     assert after == before
 
 
+async def test_filter_is_not_in_the_tunnel_of_an_istiod_that_removes_before_it_inserts() -> None:
+    wanted = ours()
+    kept = wanted["spec"]["configPatches"]
+    # Such an istiod finds no filter of the name that we remove.
+    wanted["spec"]["configPatches"] = [one for one in kept if one["patch"]["operation"] != "REMOVE"]
+    assert len(wanted["spec"]["configPatches"]) == len(kept) - 1
+    before, after = await renders(stranger()), await renders(stranger(), wanted)
+    (theirs,) = before[TUNNELLED.name].of(patches.TUNNEL)
+    (tunnel,) = after[TUNNELLED.name].of(patches.TUNNEL)
+    cors = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors"
+    assert [one["typedConfig"] for one in (tunnel.filters or ())[:2]] == [{"@type": cors}] * 2
+    assert tunnel.names[2:] == theirs.names
+    for chain in http_chains(after[TUNNELLED.name], None):
+        assert chain.names[-2:] == [OURS, patches.ROUTER]
+
+
 @pytest.mark.parametrize("where", [{}, {"name": patches.TUNNEL}, {"portNumber": 9080}])
 @pytest.mark.parametrize("shape", [{}, {"applyPorts": [9080]}], ids=["every port", "a port"])
 async def test_filters_of_others_keep_their_place(

@@ -26,7 +26,8 @@ _ANCHOR: Final = {
     "name": ROUTER,
     "typedConfig": {"@type": "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors"},
 }
-"""Carries the router's name while istiod applies our patches. Never sent: a CORS filter without a policy would do nothing."""
+"""Carries the router's name while istiod applies our patches. A CORS filter without a policy does nothing, which counts where
+an older istiod removes filters before it inserts any, so sends it (ADR 27)."""
 _REMOVED: Final = "autowasm.removed"
 """No other filter has this name, so it can be removed by name."""
 
