@@ -96,6 +96,7 @@ REASONS: dict[str, dict[str, str]] = {
     "The EnvoyFilter": {
         "EnvoyFilterConflict": "one of this name is somebody else's ([adopt](../how-to/adopt.md))",
         "EnvoyFilterTerminating": "it is being deleted, and a finalizer holds it",
+        "EnvoyFilterRefused": "the API server refuses it: an admission webhook or policy, a quota, missing rights, too large for etcd; it is tried again",
         "ServiceNotFound": "the Service that EnvoyFilters name does not exist; nothing new is published, what is in place stays",
         "ServicePortMissing": "it has no port that EnvoyFilters name; the same",
         "Mutated": "somebody rewrote or deleted it each time that it was put back",

@@ -325,3 +325,65 @@ async def test_envoyfilter_of_an_earlier_autowasm_of_this_name_is_adopted(
     assert after["spec"] == before["spec"]
     owners = [owner["uid"] for owner in after["metadata"]["ownerReferences"]]
     assert owners == [document["metadata"]["uid"]]
+
+
+async def test_refusal_of_the_api_server_is_told_and_the_write_tried_until_it_is_taken(
+    installation: Installation, namespace: str
+) -> None:
+    kind = "ValidatingAdmissionPolicy"
+    rule = {
+        "apiGroups": ["networking.istio.io"],
+        "apiVersions": ["*"],
+        "operations": ["CREATE", "UPDATE"],
+        "resources": ["envoyfilters"],
+    }
+    policy = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": kind,
+        "metadata": {"name": namespace},
+        "spec": {
+            "failurePolicy": "Fail",
+            "matchConstraints": {"resourceRules": [rule]},
+            "validations": [{"expression": "false", "message": "no filters before Monday"}],
+        },
+    }
+    labels = {"kubernetes.io/metadata.name": namespace}
+    binding = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": f"{kind}Binding",
+        "metadata": {"name": namespace},
+        "spec": {
+            "policyName": namespace,
+            "validationActions": ["Deny"],
+            "matchResources": {"namespaceSelector": {"matchLabels": labels}},
+        },
+    }
+    before = await _synced(installation, namespace)
+    await installation.apply(policy, binding)
+
+    async def in_force() -> Document | None:
+        probe = {**before, "metadata": {"name": "probe", "namespace": namespace}}
+        try:
+            path = envoyfilters(namespace) + "?dryRun=All"
+            await installation.cluster.request("POST", path, body=probe)
+        except ApiError as error:
+            return {"status": error.status}
+        return None
+
+    await installation.wait_until(in_force)
+    image, _ = await _push(installation, "world")
+    for name, phase in (("test", "Degraded"), ("new", "Failed")):
+        document = installation.autowasm(
+            image, name=name, namespace=namespace, pluginConfig="changed"
+        )
+        await installation.apply(document)
+        found = await installation.wait_phase(phase, name=name, namespace=namespace)
+        assert _reason(found, "Ready") == "EnvoyFilterRefused"
+        assert "no filters before Monday" in found["status"]["message"]
+    left = await installation.envoyfilter(namespace=namespace)
+    assert left["spec"] == before["spec"], "what runs stays"
+    await installation.kubectl.run("delete", f"{kind}Binding,{kind}", namespace)
+    for name in ("test", "new"):
+        await installation.wait_phase("Synced", name=name, namespace=namespace)
+        after = await installation.envoyfilter(name, namespace=namespace)
+        assert "changed" in json.dumps(after["spec"])

@@ -272,6 +272,9 @@ class AutoWasmReconciler:
 
     async def _not_written(self, subject: Subject, error: AutoWasmError) -> Result:
         """Somebody else's doing goes into the status; raises what the queue shall retry."""
+        if error.reason == statuses.REFUSED:  # nothing tells us when it would be taken
+            await self._failed(subject, error)
+            raise error
         if error.reason not in statuses.WRITE_REASONS:
             raise error
         return await self._failed(subject, error)

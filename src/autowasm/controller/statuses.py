@@ -27,6 +27,8 @@ WRITE_REASONS = {"EnvoyFilterConflict", "EnvoyFilterTerminating", "Mutated"}
 """The module is here; it is the EnvoyFilter that could not be put in place."""
 SERVICE_REASONS = {"ServiceNotFound", "ServicePortMissing"}
 """The module is here; sidecars could not fetch it. What is in place stays."""
+REFUSED = "EnvoyFilterRefused"
+"""The module is here; the API server does not take the EnvoyFilter: admission, a quota, rights, etcd's limit. The same."""
 _FETCHED = ("True", "Fetched", "the module is fetched, checked and stored")
 
 
@@ -119,7 +121,7 @@ def failed(
     published = _published(in_place is not None)
     if error.reason in WRITE_REASONS:
         fetched, published = _FETCHED, ("False", error.reason, str(error))
-    if error.reason in SERVICE_REASONS:
+    if error.reason in SERVICE_REASONS or error.reason == REFUSED:
         fetched = _FETCHED
         published = published if in_place is not None else ("False", error.reason, str(error))
     return Status(

@@ -20,7 +20,15 @@ from autowasm.errors import AutoWasmError, SpecError
 from autowasm.kube import writes
 from autowasm.kube.client import KubeClient
 from autowasm.kube.controller import TerminalError
-from autowasm.kube.errors import AlreadyExists, Conflict, Forbidden, NotFound
+from autowasm.kube.errors import (
+    AlreadyExists,
+    ApiError,
+    BadRequest,
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+)
 from autowasm.kube.leadership import AlwaysLeading, Leadership, NotLeading
 from autowasm.kube.resources import ObjectKey, ResourceType
 
@@ -29,6 +37,8 @@ _log = structlog.get_logger(__name__)
 AUTOWASMS = ResourceType(GROUP, "v1alpha1", "autowasms", KIND)
 ENVOYFILTERS = ResourceType("networking.istio.io", "v1alpha3", "envoyfilters", "EnvoyFilter")
 
+_ETCD_TOO_LARGE = "etcdserver: request is too large"
+"""The API server hands it on with status 500 (`ErrRequestTooLarge`, go.etcd.io/etcd api/v3rpc/rpctypes)."""
 _OURS = {Ownership.OURS, Ownership.EARLIER, Ownership.ORPHANED}
 
 
@@ -101,7 +111,7 @@ class ClusterPublisher:
     ) -> bool:
         """Create it, or replace what differs. True if something was written.
 
-        Raises SpecError (`EnvoyFilterConflict`), AutoWasmError (`Mutated`), ApiError.
+        Raises SpecError (`EnvoyFilterConflict`), AutoWasmError (`Mutated`, `EnvoyFilterRefused`), ApiError.
         """
         live = self._envoyfilters.get(key)
         try:
@@ -118,6 +128,12 @@ class ClusterPublisher:
         except Forbidden as error:
             if error.namespace_terminating:
                 raise TerminalError(f"namespace {key.namespace} is being deleted") from error
+            raise _refused(key, error) from error
+        except (BadRequest, Invalid) as error:
+            raise _refused(key, error) from error
+        except ApiError as error:
+            if _ETCD_TOO_LARGE in str(error):
+                raise _refused(key, error) from error
             raise
 
     def _fence(self) -> None:
@@ -232,6 +248,12 @@ class ClusterPublisher:
                 return False
             self._autowasms.wrote(key, written)
             return True
+
+
+def _refused(key: ObjectKey, error: ApiError) -> AutoWasmError:
+    return AutoWasmError(
+        f"the API server refuses the EnvoyFilter {key}: {error}", reason="EnvoyFilterRefused"
+    )
 
 
 def _terminating(key: ObjectKey, live: Mapping[str, Any]) -> AutoWasmError:

@@ -14,6 +14,7 @@ _REMEDIES: Final = {
     "PolicyDenied": "use a source that the policy allows, or ask whoever runs wasmer to allow it (--policy-file)",
     "AddressNotAllowed": "wasmer's address policy forbids the address; its operator can allow the host with --allow-private-host (chart: config.allowPrivateHost)",
     "EnvoyFilterConflict": "see the EnvoyFilter below",
+    "EnvoyFilterRefused": "change what refuses it: the webhook, policy or quota that the message names, or wasmer's ClusterRole",
     "Mutated": "find who rewrites the EnvoyFilter (an admission webhook, another controller: its managedFields say), and stop it",
     "PublishedModuleLost": "push the module again, or annotate the AutoWasm with wasm.tcm.io/refresh: <any new value>",
 }
