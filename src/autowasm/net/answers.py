@@ -100,7 +100,7 @@ def error_for(
             reason=answerer.unavailable,
             retry_after=retry_after(headers.get("Retry-After"), now=now),
         )
-    if status == 400 and answerer.tls_hint and not meaning:
+    if status == 400 and answerer.tls_hint and not meaning and not said.is_data:
         meaning = f"it was asked in plain http; it may speak TLS (https): {answerer.tls_hint}"
     if 300 <= status < 400 and headers.get("Location"):
         meaning = _joined(f"it redirects to {redact(headers['Location'])}", meaning)

@@ -27,7 +27,7 @@ _WRONG_NAME: Final = frozenset({62, 63, 64})
 _UNKNOWN_AUTHORITY: Final = frozenset({2, 18, 19, 20, 21, 27})
 _TOO_WEAK: Final = frozenset({66, 67, 68})
 
-_TLS_PROBLEMS: Final = {
+TLS_PROBLEMS: Final = {
     "TLSV1_ALERT_PROTOCOL_VERSION": "it speaks no version of TLS that is accepted here (1.2 or later)",
     "UNSUPPORTED_PROTOCOL": "it speaks no version of TLS that is accepted here (1.2 or later)",
     "SSLV3_ALERT_HANDSHAKE_FAILURE": "it accepts none of our ciphers, or wants a client certificate, which is not supported",
@@ -37,6 +37,12 @@ _TLS_PROBLEMS: Final = {
     "DH_KEY_TOO_SMALL": "its key is too weak",
     "EE_KEY_TOO_SMALL": "its key is too weak",
 }
+"""What a peer that speaks TLS ends a handshake with, by OpenSSL's reasons."""
+
+
+WANTS_CERTIFICATE: Final = (
+    "; a server that wants a client certificate, which is not supported, may end it so, too"
+)
 
 
 def connection_failure(
@@ -44,8 +50,8 @@ def connection_failure(
 ) -> SourceUnavailable:
     """`reason` for what may pass by itself; `CertificateInvalid` and `TlsFailed` for what will not."""
     where = redact(url)
-    chain = list(_chain(error))
-    for found in chain:
+    links = list(chain(error))
+    for found in links:
         if isinstance(found, ssl.SSLCertVerificationError):
             return certificate_failure(found, where=where, advice=advice)
         if isinstance(found, ssl.SSLError) and not isinstance(found, ssl.SSLEOFError):
@@ -55,18 +61,22 @@ def connection_failure(
                 f"{where}: its name cannot be resolved ({found.strerror})", reason=reason
             )
     hint = ""
-    if url.lower().startswith("http:") and any(_may_be_tls(found) for found in chain):
+    if url.lower().startswith("http:") and any(may_be_tls(found) for found in links):
         hint = (
             "; it was asked in plain http, and such an end is usual for a port that speaks TLS (https): if it does, "
             f"{advice.no_plain_http}"
         )
-    for found in chain:
+    if url.lower().startswith("https:") and any(map(_may_want_certificate, links)):
+        hint = WANTS_CERTIFICATE
+    for found in links:
+        if isinstance(found, ssl.SSLEOFError):
+            return SourceUnavailable(f"{where}: it ended the connection{hint}", reason=reason)
         if isinstance(found, TimeoutError):
             return SourceUnavailable(f"{where}: no answer in time", reason=reason)
         if isinstance(found, OSError) and found.strerror:
             return SourceUnavailable(f"{where}: {found.strerror}{hint}", reason=reason)
     return SourceUnavailable(
-        f"{where}: the answer broke off or was not HTTP ({type(chain[-1]).__name__}){hint}",
+        f"{where}: the answer broke off or was not HTTP ({type(links[-1]).__name__}){hint}",
         reason=reason,
     )
 
@@ -105,21 +115,26 @@ def tls_failure(error: OSError, *, where: str, plain_http: str) -> SourceUnavail
         problem = (
             f"it does not speak TLS; if it is meant to be plain http, say so with {plain_http}"
         )
-    elif reason in _TLS_PROBLEMS:
-        problem = f"TLS failed ({reason}): {_TLS_PROBLEMS[reason]}"
+    elif reason in TLS_PROBLEMS:
+        problem = f"TLS failed ({reason}): {TLS_PROBLEMS[reason]}"
     else:
         problem = f"TLS failed ({reason or 'connection closed'})"
     return SourceUnavailable(f"{where}: {problem}", reason="TlsFailed")
 
 
-def _may_be_tls(error: BaseException) -> bool:
+def _may_want_certificate(error: BaseException) -> bool:
+    """In TLS 1.3 the handshake ends before the server looks for a client certificate; its alert may get lost."""
+    return isinstance(error, ConnectionResetError | BrokenPipeError | ssl.SSLEOFError)
+
+
+def may_be_tls(error: BaseException) -> bool:
     """How a server that waits for TLS ends a plain request: a reset, a silent end, or a TLS alert instead of HTTP."""
     return isinstance(
         error, ConnectionResetError | BrokenPipeError | http.client.BadStatusLine
     )  # RemoteDisconnected is a BadStatusLine
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def chain(error: BaseException) -> Iterator[BaseException]:
     """The exception and what it wraps, outermost first: causes, contexts, and what urllib3 passes as an argument."""
     current: BaseException | None = error
     for _ in range(_DEEPEST):

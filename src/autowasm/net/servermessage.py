@@ -12,7 +12,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from xml.parsers import expat
 
@@ -31,8 +31,19 @@ _TITLE: Final = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTA
 _TAG: Final = re.compile(r"<[^>]*>")
 _NOT_SHOWN: Final = re.compile(r"<(script|style|head)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
 _XML_FIELDS: Final = frozenset({"Code", "Message", "AuthenticationErrorDetail", "Details"})
-_MESSAGES: Final = ("message", "error_description", "error", "details", "detail", "title", "msg")
-"""Names under which JSON APIs put their sentence: ECR and Harbor, RFC 6749, Docker Hub, RFC 9457."""
+_MESSAGES: Final = (
+    "message",
+    "error_description",
+    "error",
+    "details",
+    "detail",
+    "title",
+    "msg",
+    "description",
+)
+"""Names, in any case, under which JSON APIs put their sentence: ECR and Harbor, RFC 6749, Docker Hub, RFC 9457, AWS."""
+_CONFIDENTIAL: Final = re.compile(r"token|secret|passw|auth|key|signature", re.IGNORECASE)
+"""Names of JSON values that are not shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +54,8 @@ class ServerMessage:
     text: str = ""
     is_page: bool = False
     """The body is a web page: a proxy, a login page, not the API that was asked."""
+    is_data: bool = False
+    """The body is JSON or XML: an API has understood the request."""
 
     def __str__(self) -> str:
         return ": ".join(part for part in (self.code, self.text) if part)
@@ -62,7 +75,10 @@ def parse(data: bytes, content_type: str = "", *, secrets: Iterable[str] = ()) -
     found = _from_json(text) or _from_xml(text) or _from_text(text, content_type)
     hidden = [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]
     return ServerMessage(
-        _clean(found.code, hidden), _clean(found.text, hidden), is_page=found.is_page
+        _clean(found.code, hidden),
+        _clean(found.text, hidden),
+        is_page=found.is_page,
+        is_data=found.is_data,
     )
 
 
@@ -73,28 +89,57 @@ def _from_json(text: str) -> ServerMessage | None:
         document = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    if isinstance(document, list):
-        document = {"errors": document}
-    errors = document.get("errors")
+    errors = document if isinstance(document, list) else document.get("errors")
+    found = NOTHING_SAID
     if isinstance(errors, list):
         said = [_one_error(error) for error in errors[:_ERRORS_SHOWN] if isinstance(error, Mapping)]
         if said:
             rest = "; ".join(filter(None, (said[0].text, *map(str, said[1:]))))
-            return ServerMessage(said[0].code, rest)
-    return _one_error(document)
+            found = ServerMessage(said[0].code, rest)
+    elif isinstance(document, Mapping):
+        found = _one_error(document)
+    if not str(found):
+        found = ServerMessage("", _as_it_is(document))
+    return replace(found, is_data=True)
 
 
-def _one_error(error: Mapping[str, Any]) -> ServerMessage:
-    code = error.get("code")
+def _as_it_is(document: Any) -> str:
+    """A document of an unknown form on one line, without what its names call confidential; empty if it has no text."""
+    with contextlib.suppress(RecursionError):
+        shown, texts = _shown(document)
+        return json.dumps(shown, ensure_ascii=False) if texts else ""
+    return ""
+
+
+def _shown(value: Any) -> tuple[Any, int]:
+    """The value, and how many texts are in it."""
+    if isinstance(value, Mapping):
+        pairs = {
+            name: ("…", 0) if _CONFIDENTIAL.search(name) else _shown(inner)
+            for name, inner in value.items()
+        }
+        return {name: shown for name, (shown, _) in pairs.items()}, sum(
+            texts for _, texts in pairs.values()
+        )
+    if isinstance(value, list):
+        items = [_shown(inner) for inner in value]
+        return [shown for shown, _ in items], sum(texts for _, texts in items)
+    return value, isinstance(value, str) and bool(value.strip())
+
+
+def _one_error(written: Mapping[str, Any]) -> ServerMessage:
+    error = {name.lower(): value for name, value in written.items()}
+    code, detail = error.get("code"), error.get("detail")
+    if isinstance(detail, Mapping):  # Artifactory: {"detail": {"description": …}}
+        error["detail"] = detail.get("description", detail.get("message"))
     texts = [
         value
         for value in (error.get(name) for name in _MESSAGES)
         if isinstance(value, str) and value.strip()
     ]
-    if (
-        isinstance(error.get("error"), Mapping) and not texts
-    ):  # {"error": {"code": …, "message": …}}
-        return _one_error({key: value for key, value in error["error"].items() if key != "error"})
+    inner = error.get("error")
+    if isinstance(inner, Mapping) and not texts:  # {"error": {"code": …, "message": …}}
+        return _one_error({key: value for key, value in inner.items() if key.lower() != "error"})
     unique = [text for text in dict.fromkeys(texts) if text != code][:2]
     return ServerMessage(code if isinstance(code, str) else "", ", ".join(unique))
 
@@ -132,7 +177,7 @@ def _from_xml(text: str) -> ServerMessage | None:
     parts = [fields.get(name, "") for name in ("Message", "AuthenticationErrorDetail", "Details")]
     # Azure puts a request id and a time on lines of their own.
     firsts = [part.strip().splitlines()[0] for part in parts if part.strip()]
-    return ServerMessage(fields["Code"], ", ".join(dict.fromkeys(firsts)))
+    return ServerMessage(fields["Code"], ", ".join(dict.fromkeys(firsts)), is_data=True)
 
 
 def _from_text(text: str, content_type: str) -> ServerMessage:
@@ -145,11 +190,16 @@ def _from_text(text: str, content_type: str) -> ServerMessage:
         text = title[1] if title and title[1].strip() else _TAG.sub(" ", _NOT_SHOWN.sub(" ", text))
     elif text.count("\ufffd") > len(text) // 10 or "\0" in text:
         return NOTHING_SAID  # not text: compressed, a module, …
+    is_xml = not is_page and text.startswith("<") and (text.startswith("<?xml") or "xml" in kind)
+    if is_xml:  # of an unknown form: its text
+        text = " ".join(_TAG.sub(" ", text).split())
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if is_page:
+    if is_page or is_xml:
         import html  # noqa: PLC0415 - its table of names takes a millisecond, which is rarely needed
 
-        return ServerMessage("", html.unescape(" ".join(lines[:1])), is_page=True)
+        return ServerMessage(
+            "", html.unescape(" ".join(lines[:1])), is_page=is_page, is_data=is_xml
+        )
     return ServerMessage("", lines[0] if lines else "")
 
 

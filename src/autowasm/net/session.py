@@ -26,13 +26,13 @@ from autowasm.errors import AddressBlocked, SourceUnavailable
 from autowasm.limits import Limits
 from autowasm.net import servermessage, tls
 from autowasm.net.answers import Answerer, error_for
-from autowasm.net.failures import certificate_failure, tls_failure
+from autowasm.net.failures import certificate_failure, chain, may_be_tls, tls_failure
 from autowasm.net.policy import AddressPolicy, Purpose
 from autowasm.net.pools import Pools
 from autowasm.net.proxy import DIRECT, Proxies
 from autowasm.net.resolving import PoolResolver
 from autowasm.net.servermessage import BODY_LIMIT, ServerMessage
-from autowasm.net.signatures import signature_hint
+from autowasm.net.signatures import is_signed, query_secrets, signature_hint
 from autowasm.net.stream import NO_VALIDATORS, ObjectStream, Validators, too_large
 from autowasm.net.urls import check_web_url, next_hop, redact
 from autowasm.settings import Outgoing
@@ -150,8 +150,10 @@ class ObjectSession:
             if response.status == 200 or (response.status == 304 and headers):
                 return response
             if response.status not in _REDIRECTS:
-                said = await self._message(response)
-                answerer = _answerer(url, said, now=datetime.datetime.now(datetime.UTC))
+                said = await self._message(response, url)
+                answerer = _answerer(
+                    url, said, now=datetime.datetime.now(datetime.UTC), redirected=hops > 1
+                )
                 raise error_for(response.status, response.headers, answerer=answerer, said=said)
             response.close()  # not read: a page may be endless
             url = next_hop(
@@ -159,7 +161,7 @@ class ObjectSession:
             )
         raise AssertionError("unreachable: next_hop ends the loop")
 
-    async def _message(self, response: aiohttp.ClientResponse) -> ServerMessage:
+    async def _message(self, response: aiohttp.ClientResponse, url: str) -> ServerMessage:
         """What the beginning of an error's body says. Raises nothing of it."""
         data = bytearray()
         try:
@@ -170,7 +172,9 @@ class ObjectSession:
             pass  # the status is known, and so is what came
         finally:
             response.close()
-        return servermessage.parse(bytes(data), response.headers.get("Content-Type", ""))
+        return servermessage.parse(
+            bytes(data), response.headers.get("Content-Type", ""), secrets=query_secrets(url)
+        )
 
     async def _request(
         self, session: aiohttp.ClientSession, url: str, headers: Mapping[str, str]
@@ -264,7 +268,7 @@ def _unavailable(shown: str, error: Exception, *, advice: Advice) -> SourceUnava
             error.certificate_error, where=shown, advice=advice, may_be_insecure=False
         )
     if isinstance(error, aiohttp.ClientConnectorSSLError):
-        return tls_failure(error, where=shown, plain_http="http:// in its URL")
+        return tls_failure(error.os_error, where=shown, plain_http="http:// in its URL")
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return SourceUnavailable(
             f"{shown}: the proxy opens no tunnel: status {error.status}", reason="ProxyRefused"
@@ -285,9 +289,26 @@ def _unavailable(shown: str, error: Exception, *, advice: Advice) -> SourceUnava
             f"{shown}: this is not a URL that can be asked; check its host",
             reason="ObjectUnavailable",
         )
+    for found in chain(error):
+        # In TLS 1.3 a server asks for a client certificate after the handshake.
+        if isinstance(found, ssl.SSLError) and not isinstance(found, ssl.SSLEOFError):
+            return tls_failure(found, where=shown, plain_http="http:// in its URL")
+    hint = ""
+    if shown.startswith("http:") and any(map(_is_end_of_plain_http, chain(error))):
+        hint = (
+            "; it was asked in plain http, and such an end is usual for a port that speaks TLS (https): if it does, "
+            "write https:// in its URL"
+        )
     return SourceUnavailable(
-        f"{shown}: the server's answer broke off or was not HTTP ({type(error).__name__})",
+        f"{shown}: the server's answer broke off or was not HTTP ({type(error).__name__}){hint}",
         reason="ObjectUnavailable",
+    )
+
+
+def _is_end_of_plain_http(error: BaseException) -> bool:
+    """The library has its own names for what `may_be_tls` knows."""
+    return may_be_tls(error) or isinstance(
+        error, aiohttp.ServerDisconnectedError | aiohttp.http_exceptions.BadStatusLine
     )
 
 
@@ -297,12 +318,20 @@ def _in_words(error: OSError) -> str:
     return error.strerror or str(error) or "unknown reason"
 
 
-def _answerer(url: str, said: ServerMessage, *, now: datetime.datetime) -> Answerer:
+def _answerer(
+    url: str, said: ServerMessage, *, now: datetime.datetime, redirected: bool
+) -> Answerer:
+    hint = signature_hint(url, said, now=now, redirected=redirected)
+    # Azure answers 409 where a storage account has no public access.
+    is_denial = said.mentions("expire", "publicaccessnotpermitted")
     return Answerer(
         what=redact(url),
         not_found="ObjectNotFound",
         unavailable="ObjectUnavailable",
-        denied_hint=signature_hint(url, said, now=now),
-        unexpected_hint=signature_hint(url, said, now=now) if said.mentions("expire") else "",
+        denied_hint=hint,
+        not_found_hint=""
+        if is_signed(url)
+        else "objects are fetched without credentials: if it is private, use a signed URL",
+        unexpected_hint=hint if is_denial else "",
         tls_hint="write https:// in its URL" if url.lower().startswith("http:") else "",
     )

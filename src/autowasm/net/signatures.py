@@ -1,15 +1,16 @@
 """Signed URLs of object stores: until when one is good, read from its own query.
 
-Verifies nothing. Invariant: no part of a query is in a result but a time.
+Verifies nothing. Invariant: no part of a query is in a result but a time (`query_secrets` is for cutting them out of messages).
 
 Sources: AWS Signature Version 4 (`X-Amz-Date`, `X-Amz-Expires`) and 2 (`Expires`), Google Cloud Storage V4
 (`X-Goog-Date`, `X-Goog-Expires`), Tencent COS (`q-sign-time=START;END`), Alibaba OSS (`Expires`, `x-oss-date`), Azure SAS
 (`se`), CloudFront (`Expires`).
 """
 
+import contextlib
 import datetime
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote_plus, urlsplit
 
 from autowasm.net.servermessage import ServerMessage
 
@@ -27,13 +28,26 @@ _SIGNATURES: Final = frozenset(
         "x-amz-security-token",
         "policy",
         "token",
+        "access_token",
+        "private_token",
+        "job_token",
+        "jwt",
     }
 )
+_SHORTEST_VALUE: Final = 8
+"""Characters. Shorter values (`60`, `v4`) are no secrets, and are words of sentences."""
 _LATEST: Final = 2**40  # seconds since 1970; later ones are no dates of ours
 
 
-def signature_hint(url: str, said: ServerMessage, *, now: datetime.datetime) -> str:
-    """What to do about an object that is refused. Objects are fetched without credentials."""
+def signature_hint(
+    url: str, said: ServerMessage, *, now: datetime.datetime, redirected: bool = False
+) -> str:
+    """What to do about an object that is refused. Objects are fetched without credentials.
+
+    `redirected`: `url` is not that of the spec, but one that the spec's server redirected to.
+    """
+    if redirected and is_signed(url):
+        return "the server that redirects there must sign the URL again: the signature has expired or is refused"
     if not is_signed(url):
         return "objects are fetched without credentials: use a URL that needs none, or a signed one"
     until = signed_until(url)
@@ -42,6 +56,8 @@ def signature_hint(url: str, said: ServerMessage, *, now: datetime.datetime) -> 
             f"the signature in its URL has expired at {until:%Y-%m-%dT%H:%M:%SZ}; put a new URL into the spec, or use one that "
             "does not expire"
         )
+    if said.mentions("not valid yet", "not yet valid"):
+        return "the signature in its URL is not valid yet; check the clock of the machine that signed it"
     if said.mentions("expire"):
         return "the signature in its URL has expired; put a new URL into the spec, or use one that does not expire"
     return "the signature in its URL is refused: it may have expired, or the URL was changed after it was signed"
@@ -50,6 +66,15 @@ def signature_hint(url: str, said: ServerMessage, *, now: datetime.datetime) -> 
 def is_signed(url: str) -> bool:
     """Whether the query has the fields of a signature."""
     return not _SIGNATURES.isdisjoint(_fields(url))
+
+
+def query_secrets(url: str) -> tuple[str, ...]:
+    """The values of the query, as they are written and as they are meant: a server may send them back."""
+    with contextlib.suppress(ValueError):
+        written = [part.partition("=")[2] for part in urlsplit(url).query.split("&")[:200]]
+        forms = dict.fromkeys([*written, *map(unquote_plus, written)])
+        return tuple(value for value in forms if len(value) >= _SHORTEST_VALUE)
+    return ()
 
 
 def signed_until(url: str) -> datetime.datetime | None:

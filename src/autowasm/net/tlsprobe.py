@@ -12,6 +12,7 @@ import ssl
 from typing import Final
 
 from autowasm.net.answers import SPEAKS_TLS
+from autowasm.net.failures import TLS_PROBLEMS
 from autowasm.net.hosts import split_port
 
 _MOST: Final = 2048
@@ -64,6 +65,9 @@ async def _shakes_hands(address: str, port: int) -> bool:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
         _, writer = await asyncio.open_connection(address, port, ssl=context)
+    except ssl.SSLError as error:
+        # It speaks TLS, but not with us: it wants a client certificate, or an older version.
+        return (error.reason or "") in TLS_PROBLEMS
     except OSError:
         return False
     writer.close()

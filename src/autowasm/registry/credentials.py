@@ -17,6 +17,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import quote, quote_plus
 
 from autowasm.errors import SpecError
 from autowasm.limits import Limits
@@ -65,11 +66,18 @@ class Credential:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What a server may send back and no message may show: the secret parts, and their form in a Basic header."""
+        """What a server may send back and no message may show: the secret parts, and their forms in a Basic header, a URL and a form."""
         pair = f"{self.username}:{self.password}".encode(errors="surrogateescape")
         encoded = base64.b64encode(pair).decode() if self.password else ""
-        parts = (self.password, self.identity_token, self.registry_token, encoded)
-        return tuple(part for part in parts if part)
+        parts = (self.password, self.identity_token, self.registry_token)
+        forms = (form for part in parts for form in _in_urls(part))
+        return tuple(dict.fromkeys(part for part in (encoded, *parts, *forms) if part))
+
+
+def _in_urls(text: str) -> tuple[str, str, str]:
+    """How it is written in a path, in a query and in a form."""
+    data = text.encode(errors="surrogateescape")
+    return quote(data), quote(data, safe=""), quote_plus(data)
 
 
 @dataclass(frozen=True, slots=True)

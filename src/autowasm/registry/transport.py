@@ -247,7 +247,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
             not_found="ImageNotFound",
             unavailable="RegistryUnavailable",
             denied_hint=(
-                f"the login of {credential.shown} is wrong or has expired"
+                f"the login of {credential.shown} is wrong, has expired or may not do this"
                 if credential is not None
                 else f"asked without a login; {self._advice.log_in(self._host)}"
             ),
@@ -344,11 +344,13 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         return response
 
     def _wrap(self, response: requests.Response) -> Answer:
-        credential = self._credential
+        credential, header = self._credential, self._authorizer.header
+        token = (header or "").partition(" ")[2]
         return Answer(
             response,
             limits=self._limits,
             advice=self._advice,
-            secrets=credential.secrets if credential is not None else (),
-            with_login=credential is not None and self._authorizer.header is not None,
+            # A token that was given to an anonymous request is one, too.
+            secrets=(*(credential.secrets if credential is not None else ()), token),
+            with_login=credential is not None and header is not None,
         )

@@ -5,6 +5,8 @@ Real registries where they can be made to do it, a front before one where they c
 
 import contextlib
 import datetime
+import json
+import ssl
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.front import Asked, Front, Rule, Said
+from tests.fakes.handshakes import HandshakeServer
 from tests.fakes.proxy import ForwardProxy
 from tests.fakes.scripted import Exchange, ScriptedServer
 from tests.parts import ports, registry, wasmer, wat
@@ -272,3 +275,55 @@ async def test_without_a_home_a_public_image_is_pulled(person: Person, tmp_path:
         (unreadable / ".docker").mkdir(parents=True)
         (unreadable / ".docker" / "config.json").mkdir()
         await wasmer.wasmc(person.home, HOME=str(unreadable), DOCKER_CONFIG="").run("pull", image)
+
+
+async def test_no_form_of_a_login_or_token_that_a_registry_sends_back_is_shown(
+    person: Person,
+) -> None:
+    async def script(exchange: Exchange) -> None:
+        sent = exchange.request.headers.get("authorization", "")
+        if exchange.request.target.startswith("/token"):
+            await exchange.send(200, b'{"token":"s3cret-token"}')
+        elif "basic" in exchange.request.target:
+            said = errors(
+                "DENIED", f"{sent} and u:s3cret/p@ss and s3cret%2Fp%40ss and s3cret/p%40ss"
+            )
+            await exchange.send(401, said, {"WWW-Authenticate": 'Basic realm="r"'})
+        else:
+            realm = f'Bearer realm="http://{exchange.request.headers["host"]}/token"'
+            said = errors("DENIED", f"token {sent.removeprefix('Bearer ')} has no scope")
+            await exchange.send(401, said, {"WWW-Authenticate": realm})
+
+    async with ScriptedServer(script) as server:
+        message = await person.reads("pull", f"{server.host}/team/filter:v1")
+        assert "status 401 (DENIED: token … has no scope)" in message
+        auths = {server.host: {"username": "u", "password": "s3cret/p@ss"}}
+        known = wasmer.wasmc(person.home, DOCKER_AUTH_CONFIG=json.dumps({"auths": auths}))
+        for repository in ("basic", "bearer"):
+            done = await known.run("pull", f"{server.host}/team/{repository}:v1", check=False)
+            assert "DENIED" in done.stderr
+            assert "s3cret" not in done.stderr, done.stderr
+
+
+async def test_an_answer_in_json_is_not_taken_for_that_of_a_port_with_tls(person: Person) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(400, errors("MANIFEST_INVALID", "manifest invalid"))
+
+    async with ScriptedServer(script) as server:
+        message = await person.reads("pull", f"{server.host}/team/filter:v1")
+    assert "status 400 (MANIFEST_INVALID: manifest invalid)" in message
+    assert "TLS" not in message
+
+
+async def test_a_registry_on_this_machine_that_wants_a_client_certificate_is_not_taken_for_plain_http(
+    person: Person, tmp_path: Path
+) -> None:
+    files = Authority().issue(tmp_path / "tls")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.certificate, files.key)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_mode = ssl.CERT_REQUIRED
+    trusting = wasmer.wasmc(person.home, SSL_CERT_FILE=str(files.authority))
+    with HandshakeServer(context) as server:
+        done = await trusting.run("pull", f"{server.host}/team/filter:v1", check=False)
+    assert "wants a client certificate, which is not supported" in done.stderr

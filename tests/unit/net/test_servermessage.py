@@ -52,6 +52,19 @@ GCS = (
             "the token has expired, invalid_grant",
         ),
         (b'{"error":{"code":"NotFound","message":"no such thing"}}', "NotFound: no such thing"),
+        (b'{"Message":"User is not authorized"}', "User is not authorized"),
+        (
+            b'{"errors":[{"code":"MANIFEST_INVALID","message":"invalid","detail":{"description":"no config"}}]}',
+            "MANIFEST_INVALID: invalid, no config",
+        ),
+        (b'{"errors":["the name is wrong"]}', '{"errors": ["the name is wrong"]}'),
+        (b'{\n "reason": "quota of project 7"\n}', '{"reason": "quota of project 7"}'),
+        (b'{"reason": "no", "access_token": "abc"}', '{"reason": "no", "access_token": "\u2026"}'),
+        (b'{"token":"abc"}', ""),
+        (
+            b'<?xml version="1.0"?>\n<d:error xmlns:d="DAV:">\n <s:message>No public access &amp; more</s:message></d:error>',
+            "No public access & more",
+        ),
         (b"{}", ""),
         (b'{"errors":[]}', ""),
         (b'{"errors":[1,null]}', ""),
@@ -138,3 +151,8 @@ def test_any_message_is_shown_as_one_line(code: str, message: str) -> None:
 
 def test_a_long_body_is_read_to_its_bound_only() -> None:
     assert str(parse(b" " * BODY_LIMIT + b"late")) == ""
+
+
+@given(st.integers(1, 3000), st.sampled_from([b"1", b'"x"', b'{"b":"x"}']))
+def test_json_of_any_depth_is_read(depth: int, innermost: bytes) -> None:
+    assert len(str(parse(b'{"a":' * depth + innermost + b"}" * depth))) <= 301

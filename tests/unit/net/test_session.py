@@ -24,6 +24,7 @@ from autowasm.net.policy import AddressPolicy
 from autowasm.net.pools import Pools
 from autowasm.net.session import ObjectSession
 from autowasm.settings import Outgoing
+from tests.fakes.handshakes import HandshakeServer
 from tests.fakes.proxy import ForwardProxy
 from tests.fakes.scripted import Exchange, ScriptedServer
 from tests.parts.certificates import Authority
@@ -475,3 +476,81 @@ async def test_a_proxy_that_refuses_an_object_is_named() -> None:
                 error = await failure(session, "https://objects.example/m.wasm")
     assert error.reason == "ProxyRefused"
     assert "status 407" in str(error)
+
+
+def _server_context(folder: Path, *, newest: ssl.TLSVersion) -> ssl.SSLContext:
+    files = Authority().issue(folder)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.certificate, files.key)
+    context.maximum_version = newest
+    return context
+
+
+@pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_server_that_wants_a_client_certificate_is_said_to_want_one(
+    tmp_path: Path, newest: ssl.TLSVersion
+) -> None:
+    context = _server_context(tmp_path, newest=newest)
+    context.verify_mode = ssl.CERT_REQUIRED
+    trust = tmp_path / "server-ca.pem"
+    with HandshakeServer(context) as server:
+        async with opened(ca_file=trust) as session:
+            error = await failure(session, f"https://{server.host}/m.wasm?secret=1")
+    assert error.reason == "TlsFailed"
+    assert "client certificate, which is not supported" in str(error)
+
+
+async def test_a_server_without_tls_is_said_to_have_none() -> None:
+    with HandshakeServer(None) as server:
+        async with opened() as session:
+            error = await failure(session, f"https://{server.host}/m.wasm?secret=1")
+    assert "it does not speak TLS" in str(error)
+    assert "http:// in its URL" in str(error)
+
+
+async def test_plain_http_to_a_port_with_tls_names_https(tmp_path: Path) -> None:
+    with HandshakeServer(_server_context(tmp_path, newest=ssl.TLSVersion.TLSv1_3)) as server:
+        async with opened() as session:
+            error = await failure(session, f"http://{server.host}/m.wasm")
+    assert "write https:// in its URL" in str(error)
+
+
+async def test_a_value_of_the_query_that_a_server_sends_back_is_not_shown() -> None:
+    async def script(exchange: Exchange) -> None:
+        said = "<Error><Code>AuthenticationFailed</Code><Message>not sig=secret/value&amp;sp=r nor secret%2Fvalue</Message></Error>"
+        await exchange.send(403, said.encode(), {"Content-Type": "application/xml"})
+
+    async with ScriptedServer(script) as server, opened() as session:
+        error = await failure(session, f"{server.url}/m.wasm?sig=secret%2Fvalue&sv=2024")
+    assert "AuthenticationFailed" in str(error)
+
+
+async def test_a_signature_that_a_redirect_made_is_not_blamed_on_the_spec() -> None:
+    async def script(exchange: Exchange) -> None:
+        if exchange.request.target == "/m.wasm":
+            to = {"Location": "/o?se=2020-01-01T00:00Z&sig=secret"}
+            await exchange.send(302, headers=to)
+        else:
+            await exchange.send(403, b"<Error><Code>AuthenticationFailed</Code></Error>")
+
+    async with ScriptedServer(script) as server, opened() as session:
+        error = await failure(session, f"{server.url}/m.wasm")
+    assert "the server that redirects there must sign the URL again" in str(error)
+    assert "spec" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(409, "PublicAccessNotPermitted"), (404, "ResourceNotFound")],
+)
+async def test_an_object_that_may_be_private_is_said_to_need_a_signed_url(
+    status: int, code: str
+) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(status, f"<Error><Code>{code}</Code></Error>".encode())
+
+    async with ScriptedServer(script) as server, opened() as session:
+        error = await failure(session, f"{server.url}/m.wasm")
+        signed = await failure(session, f"{server.url}/m.wasm?sig=secret&se=2099-01-01")
+    assert "objects are fetched without credentials" in str(error)
+    assert "objects are fetched without credentials" not in str(signed)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from autowasm.net.tlsprobe import speaks_tls
+from tests.fakes.handshakes import HandshakeServer
 from tests.fakes.scripted import Exchange, ScriptedServer
 from tests.parts import ports
 from tests.parts.certificates import Authority
@@ -29,6 +30,22 @@ async def test_tls_and_plain_http_are_told_apart(tmp_path: Path) -> None:
         assert not await speaks_tls(server.host, timeout=5)
         assert server.requests[0].target == "/v2/"
         assert "authorization" not in server.requests[0].headers
+
+
+@pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_server_that_wants_a_client_certificate_has_tls(
+    tmp_path: Path, newest: ssl.TLSVersion
+) -> None:
+    made = context(tmp_path)
+    made.maximum_version = newest
+    made.verify_mode = ssl.CERT_REQUIRED
+    with HandshakeServer(made) as server:
+        assert await speaks_tls(server.host, timeout=5)
+
+
+async def test_a_server_of_another_protocol_has_no_tls() -> None:
+    with HandshakeServer(None) as server:
+        assert not await speaks_tls(server.host, timeout=5)
 
 
 @pytest.mark.parametrize(
