@@ -50,7 +50,7 @@ def as_file(flag: str, path: Path, *, most: int) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=".wasmc-") as folder:
         target = Path(folder) / "module"
         try:
-            with _opened(path) as source, target.open("wb") as copy:
+            with _opened(flag, path) as source, target.open("wb") as copy:
                 if source.isatty():
                     raise UsageError(f"{flag} {path}: a terminal; pipe a module into the command")
                 size = _copy(source, copy, most=most, name=str(path))
@@ -61,10 +61,17 @@ def as_file(flag: str, path: Path, *, most: int) -> Iterator[Path]:
         yield target
 
 
+def standard_input(flag: str) -> BinaryIO:
+    """Raises UsageError, naming the flag, if it is closed, which Python has as None."""
+    if sys.stdin is None:
+        raise UsageError(f"{flag}: standard input is closed")
+    return sys.stdin.buffer
+
+
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(flag: str, path: Path) -> Iterator[BinaryIO]:
     if path == STDIN:
-        yield sys.stdin.buffer
+        yield standard_input(f"{flag} {path}")
         return
     with path.open("rb", buffering=0) as source:
         yield source

@@ -90,7 +90,7 @@ def _read(arguments: argparse.Namespace) -> list[Wanted]:
     """The AutoWasms of the file, as `wasmer standalone` reads them. Raises UsageError."""
     most, limits = documents.file_bytes(Limits()), Limits()
     if arguments.file == piped.STDIN:
-        content = sys.stdin.buffer.read(most + 1)
+        content = piped.standard_input("-f -").read(most + 1)
     else:
         try:
             with arguments.file.open("rb") as file:  # once: it may be a pipe

@@ -155,6 +155,8 @@ def given_login(arguments: argparse.Namespace) -> Credential | None:
         raise UsageError("give both --username and --password-stdin, or neither")
     if ":" in arguments.username:
         raise UsageError("--username: a user name cannot contain a colon")
+    if sys.stdin is None:
+        raise UsageError("--password-stdin: standard input is closed")
     text = sys.stdin.read(_LONGEST_PASSWORD + 1)
     if len(text) > _LONGEST_PASSWORD:
         raise UsageError(f"--password-stdin: longer than {_LONGEST_PASSWORD} characters")

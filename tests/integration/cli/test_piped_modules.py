@@ -92,3 +92,21 @@ async def test_what_never_ends_is_cut(client: Client, tmp_path: Path) -> None:
         done = await client.run("push", "127.0.0.1:9/a/b:v1", "-f", str(pipe), check=False)
     assert done.returncode == 1
     assert "gives more than the 256 MiB that are read" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "plan --offline -f -",
+        "push 127.0.0.1:9/team/filter:v1 -f -",
+        "push 127.0.0.1:9/team/filter:v1 -f /dev/null --username u --password-stdin",
+    ],
+)
+async def test_a_closed_standard_input_is_wrong_usage(client: Client, command: str) -> None:
+    process = await asyncio.create_subprocess_shell(  # only a shell closes it
+        f"exec '{client.program}' {command} <&-", stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(60):
+        _, said = await process.communicate()
+    assert process.returncode == 2, said
+    assert said.decode().endswith(": standard input is closed\n")
