@@ -107,6 +107,8 @@ class EnvironmentProxies:
         url = value if "://" in value else f"http://{value}"
         scheme = url.partition("://")[0].lower()
         if scheme != "http":
+            if not scheme.isalnum():  # a password without a host may stand before the slashes
+                raise UsageError(f"{name}: not a URL of the form http://HOST:PORT")
             raise UsageError(
                 f"{name}: a proxy that is spoken to by {scheme[:20]!r} is not supported; name one by http://HOST:PORT (https "
                 f"registries are tunnelled through it), or take {host} out with NO_PROXY"

@@ -82,6 +82,7 @@ def test_the_variable_of_the_scheme_counts_and_the_upper_case_name_wins() -> Non
         "http://bob:s3cret@proxy.example:99999",
         "http://bob:s3cret@[::1",
         "bob:s3cret@",
+        "bob:s3cret://proxy.example",
     ],
 )
 def test_a_proxy_that_cannot_be_used_is_named_by_its_variable_where_it_counts(value: str) -> None:
