@@ -2,7 +2,9 @@
 
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -67,6 +69,9 @@ async def check_yaml(block: Block, terminal: Shell) -> None:
         return
     elif keys <= MESH_CONFIG:
         return
+    elif "patches" in keys:
+        await _check_kustomization(block, documents[0], terminal)
+        return
     else:
         known = set(yaml.safe_load((blocks.ROOT / _VALUES).read_text()))
         assert keys <= known, f"{block}: neither an object, nor values of the chart, nor a policy"
@@ -75,6 +80,26 @@ async def check_yaml(block: Block, terminal: Shell) -> None:
         )
     said = await terminal.run(script)
     assert said.status == 0, f"{block}: {said.text}"
+
+
+async def _check_kustomization(
+    block: Block, kustomization: Mapping[str, Any], terminal: Shell
+) -> None:
+    """kustomize takes it over our manifests, and each value of its patches is in what it makes of them."""
+    directory = terminal.directory / ".kustomize"
+    directory.mkdir(exist_ok=True)
+    manifests = ["crd.yaml", "install.yaml"]
+    for name in manifests:
+        (directory / name).write_text((blocks.ROOT / "manifests" / name).read_text())
+    text = yaml.safe_dump({**kustomization, "resources": manifests})
+    (directory / "kustomization.yaml").write_text(text)
+    said = await terminal.run(f"kubectl kustomize {shlex.quote(str(directory))}")
+    assert said.status == 0, f"{block}: {said.text}"
+    for patch in kustomization["patches"]:
+        for operation in yaml.safe_load(patch["patch"]):
+            value = operation["value"]
+            for each in value if isinstance(value, list) else [value]:
+                assert f"- {each}\n" in said.text, f"{block}: {each} is not applied"
 
 
 def problems(page: str) -> list[str]:

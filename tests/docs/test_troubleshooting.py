@@ -8,7 +8,9 @@ from tests.docs.blocks import ROOT
 from tests.parts import provision, pypi
 
 _TABLE = re.compile(r"^\| The log says .*\n\|[-|]+\n((?:\|.*\n)+)", re.MULTILINE)
-_LEFT_TO_OTHERS = re.compile(r"…|NAME|\[uri|outbound\\\|.*|\d{3}$|env\.|Function: .*? failed: ")
+_LEFT_TO_OTHERS = re.compile(
+    r"…|NAME|\[uri|outbound\\\|.*|\d{3}$|env\.|Function: .*? failed: |Uncaught Error: "
+)
 _SHORTEST = 6
 
 
