@@ -217,6 +217,8 @@ _TEXTS: Final = ("auth", "username", "password", "identitytoken", "registrytoken
 
 def _login(entry: object, *, name: str) -> Credential | None:
     """As the kubelet has it: `auth` wins over `username` and `password`; tokens stand beside them."""
+    if entry is None:
+        return None  # to Go an entry without a login
     if not isinstance(entry, Mapping):
         raise SpecError(_FIELD, f"auths[{name!r}] is not an object")
     values = {key: entry.get(key) or "" for key in _TEXTS}

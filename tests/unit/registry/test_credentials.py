@@ -152,3 +152,8 @@ def test_a_malformed_document_is_refused_without_showing_it(document: bytes) -> 
     with pytest.raises(SpecError, match="not a docker config") as caught:
         from_docker_config(document, host="r.example", repository="a")
     assert "secret" not in str(caught.value).removeprefix("spec.secret")
+
+
+def test_an_entry_of_null_holds_no_login() -> None:
+    assert find({"r.example": None}) is None
+    assert find({"r.example/team": None, "r.example": auth("bob:p")}) == Credential("bob", "p")
