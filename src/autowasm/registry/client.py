@@ -41,7 +41,7 @@ from autowasm.units import format_size
 if TYPE_CHECKING:
     from autowasm.net.proxy import Proxies
     from autowasm.net.threads import Resolver
-    from autowasm.registry.repository import Repository
+    from autowasm.registry.repository import ManifestAnswer, Repository
 
 T = TypeVar("T")
 OnBytes = Callable[[int], None]
@@ -241,7 +241,7 @@ def _resolve(
     answer = repository.get_manifest(reference.version, accept=media.ACCEPT)
     expected = reference.digest or answer.announced or Digest.of(answer.data)
     _verify(answer.data, expected, size=None, what=f"manifest of {reference}")
-    document = parse_manifest(answer.data, answer.media_type, limits=limits)
+    document = _parsed(answer, what=f"image {reference}", limits=limits)
     if isinstance(document, Manifest):
         return ResolvedImage(reference, expected, document)
     child, manifest = _module_of(repository, document, reference=reference, limits=limits)
@@ -277,10 +277,18 @@ def _child(
     answer = repository.get_manifest(str(digest), accept=media.ACCEPT)
     what = f"manifest {digest} in the index of {reference}"
     _verify(answer.data, digest, size=child.size, what=what)
-    document = parse_manifest(answer.data, answer.media_type, limits=limits)
+    document = _parsed(answer, what=what, limits=limits)
     if isinstance(document, Index):
         raise ContentRejected(f"{what}: is an index itself", reason="ManifestInvalid")
     return digest, document
+
+
+def _parsed(answer: "ManifestAnswer", *, what: str, limits: Limits) -> Manifest | Index:
+    """The document. Raises ContentRejected, naming `what`."""
+    try:
+        return parse_manifest(answer.data, answer.media_type, limits=limits)
+    except ContentRejected as error:
+        raise ContentRejected(f"{what}: {error}", reason=error.reason) from error
 
 
 def _verify(data: bytes, expected: Digest, *, size: int | None, what: str) -> None:

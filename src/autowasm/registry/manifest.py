@@ -110,6 +110,8 @@ def parse_manifest(data: bytes, media_type: str | None, *, limits: Limits) -> Ma
             "accepted: push an image with fewer layers and annotations",
             reason="TooLarge",
         )
+    if not data.strip():
+        raise _invalid("empty")
     try:
         if not _is_index(_AS_SHAPE.decode(data), media_type):
             return _AS_MANIFEST.decode(data)

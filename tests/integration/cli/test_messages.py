@@ -327,3 +327,18 @@ async def test_a_registry_on_this_machine_that_wants_a_client_certificate_is_not
     with HandshakeServer(context) as server:
         done = await trusting.run("pull", f"{server.host}/team/filter:v1", check=False)
     assert "wants a client certificate, which is not supported" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "says"), [(b"", "the manifest is empty"), (b"[]", "not one that can be read")]
+)
+async def test_a_manifest_that_cannot_be_read_is_named(
+    person: Person, body: bytes, says: str
+) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(200, body, {"Content-Type": "application/json"})
+
+    async with ScriptedServer(script) as server:
+        message = await person.reads("pull", f"{server.host}/team/filter:v1")
+        assert message.startswith(f"wasmc: error: image {server.host}/team/filter:v1: ")
+    assert says in message
