@@ -4,6 +4,7 @@ Invariant: nothing that a package brings is run when it is installed.
 """
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def install(folder: Path) -> Path:
             [node, npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
             what=f"installing the npm packages of {folder.name}",
             cwd=target,
+            # Node brings its own list of authorities; pip and Go trust those of the machine, such as a proxy's.
+            env={**os.environ, "NODE_USE_SYSTEM_CA": "1"},
         )
 
     return cache.install_once(f"npm-{folder.name}-{key}", fill=fill) / "node_modules"
