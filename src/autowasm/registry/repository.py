@@ -69,9 +69,14 @@ class Repository:
             return ManifestAnswer(data, media_type or None, _announced(answer))
 
     def head_manifest(self, version: str, *, accept: str) -> Digest | None:
-        """HEAD the same: the digest that the registry announces, None if it announces none."""
+        """HEAD the same: the digest that the registry announces, None if it announces none or refuses a HEAD (403).
+
+        The answer to a GET shows whether a 403 is about the method or the image, and has the registry's reason.
+        """
         url = self._transport.manifest_url(version)
         with self._transport.ask("HEAD", url, headers={"Accept": accept}) as answer:
+            if answer.status == 403:
+                return None
             self._expect(answer, 200, what=f"image {self._shown(version)}")
             return _announced(answer)
 

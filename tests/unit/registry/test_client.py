@@ -228,6 +228,19 @@ async def test_head_tells_the_announced_digest() -> None:
     assert [request.method for request in stage.server.requests] == ["HEAD"]
 
 
+async def test_a_refused_head_is_no_verdict_on_the_image() -> None:
+    async def refuse_head(exchange: Exchange) -> bool:
+        if exchange.request.method != "HEAD":
+            return False
+        await exchange.head(403, {"Content-Length": "0"})
+        return True
+
+    async with staged(FakeRegistry(before=refuse_head)) as stage:
+        assert await stage.client.head(stage.reference(), credential=None) is None
+        resolved = await stage.client.resolve(stage.reference(), credential=None)
+        assert resolved.digest == Digest.of(MANIFEST)
+
+
 async def test_an_endless_manifest_is_cut() -> None:
     async def endless(exchange: Exchange) -> bool:
         await exchange.head(200, {})
