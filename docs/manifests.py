@@ -83,11 +83,16 @@ def config_schema() -> dict[str, Any]:
     }
 
 
+_COMMAS = {"allow_import"}
+"""Flags that take several values with commas between them, so that their value may be one text as well."""
+
+
 def _type(option: Option) -> dict[str, Any]:
     if option.switch:
         return {"type": ["boolean", "null"]}
     if option.repeatable:
-        return {"type": ["array", "string", "null"], "items": {"type": "string", "minLength": 1}}
+        kinds = ["array", "string", "null"] if option.name in _COMMAS else ["array", "null"]
+        return {"type": kinds, "items": {"type": "string", "minLength": 1}}
     if option.name in _CHOICES:
         return {"enum": [*_CHOICES[option.name], None]}
     if option.metavar == "N":

@@ -206,17 +206,23 @@ async def test_namespace_deletion_ends_cleanly(installation: Installation, names
     await installation.kubectl.run("delete", "namespace", namespace, timeout=60)
 
     await installation.wait_gone(f"/api/v1/namespaces/{namespace}")
+    await _witness(installation)  # the informers are behind: an AutoWasm may go after its namespace
     refused = [entry for entry in await installation.writes(since) if entry.code >= 400]
     assert len(refused) <= 5, refused  # one try for an EnvoyFilter that went before its AutoWasm
     await _no_more_writes(installation, namespace)
 
 
-async def _no_more_writes(installation: Installation, namespace: str) -> None:
-    """Another object's whole way shows that nothing is left to do for this namespace."""
-    since = await installation.audit.position()
+async def _witness(installation: Installation) -> None:
+    """Another object goes its whole way."""
     await installation.apply(installation.autowasm("127.0.0.1:1/none:v1", name="witness"))
     await installation.wait_phase("Failed", name="witness")
     await installation.kubectl.run("delete", "aw", "witness")
+
+
+async def _no_more_writes(installation: Installation, namespace: str) -> None:
+    """A witness shows that nothing is left to do for this namespace."""
+    since = await installation.audit.position()
+    await _witness(installation)
     writes = await installation.writes(since)
     assert [str(entry) for entry in writes if entry.namespace == namespace] == []
 

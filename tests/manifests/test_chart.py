@@ -33,7 +33,12 @@ _SAMPLES = {
     "URL": "http://proxy.example.com:3128",
     "N": 7,
 }
-_BY_NAME = {"log_level": "debug", "log_format": "console", "renew_deadline": "9s"}
+_BY_NAME = {
+    "log_level": "debug",
+    "log_format": "console",
+    "renew_deadline": "9s",
+    "envoy_version": "1.39",
+}
 
 
 def _sample(option: Option) -> Any:
