@@ -208,7 +208,7 @@ async def test_a_registry_that_a_flag_names_is_fetched_from(ground: Ground) -> N
 
 
 async def test_the_port_of_a_listener_listens() -> None:
-    """The other side of the first test: whoever connects is counted."""
+    """The other side of the first test: each connection is counted."""
     listener = Listener(ports.free_port())
     async with listener.listening():
         reader, writer = await asyncio.open_connection("127.0.0.2", listener.port)

@@ -52,7 +52,7 @@ def copies(filter_: Filter) -> int:
 
 
 def filters_of(envoyfilter: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The HTTP filters that its patches insert, in order, whatever somebody wrote into it."""
+    """The HTTP filters that its patches insert, in order, also of one that was edited."""
     spec = envoyfilter.get("spec")
     patches = spec.get("configPatches") if isinstance(spec, Mapping) else None
     for each in patches if isinstance(patches, list) else ():

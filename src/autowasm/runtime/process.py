@@ -82,7 +82,7 @@ class _Process:
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
-        # Fair over namespaces: one tenant's thousand failing objects delay nobody else's (ADR 21).
+        # Fair over namespaces: one tenant's thousand failing objects do not delay those of others (ADR 21).
         self._queue: WorkQueue[ObjectKey] = WorkQueue(
             metrics=ground.metrics.workqueue, fairness=lambda key: key.namespace
         )

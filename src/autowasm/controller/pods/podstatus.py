@@ -45,7 +45,7 @@ class PodStatus:
         publisher: Publisher,
         unexpected: Callable[[], None] = lambda: None,
     ) -> None:
-        """`unexpected` is called after an error that nobody raised on purpose."""
+        """`unexpected` is called after an unexpected error."""
         self._unexpected = unexpected
         self._said = said
         self._document = document

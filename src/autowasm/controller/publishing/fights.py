@@ -36,7 +36,7 @@ class _Fight:
     rounds: int = 0
     last: float = 0.0
     is_raised: bool = False
-    """Whether somebody else raised the count of healings."""
+    """Whether another client raised the count of healings."""
 
 
 @dataclass(slots=True)

@@ -84,7 +84,7 @@ class PublishedService:
         )
 
     async def run(self, changed: Callable[[], None]) -> None:
-        """Look now and then, for ever; `changed` is called when `problem` is another."""
+        """Look at intervals until cancelled; `changed` is called when `problem` is another."""
         while True:
             doubtful = self._suspected is not None or self._verdict is None or self._verdict.reason
             await asyncio.sleep(LOOK_SOON if doubtful else LOOK)

@@ -288,7 +288,7 @@ async def test_restart_forgets_nothing_that_the_status_says() -> None:
     world.write(before)
     world.seen, world.up, world.downloads = {}, 1.0, 0
     after = loading(world)
-    assert (await said(after)).pods == before.pods, "not written anew before replicas were asked"
+    assert (await said(after)).pods == before.pods, "not written again before replicas were asked"
     assert (await said(after)).loaded.same_state(before.loaded)
     await after.look()
     assert (await said(after)).pods.fetched == 1
