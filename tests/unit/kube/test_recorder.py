@@ -163,6 +163,9 @@ async def test_what_is_queued_when_told_to_hurry_is_written_without_a_pause(tmp_
         async with asyncio.timeout(10):
             while len(wire.asked) < 20:
                 await asyncio.sleep(0.001)
+        await recorder.flush(
+            timeout=10
+        )  # the server was asked; the answer to the last may be on its way
         record(20)  # while there is work, later ones wait again
         await asyncio.sleep(0.05)
         assert len(wire.asked) == 20
