@@ -1,8 +1,11 @@
 """What every test gets: no blocking calls on the loop of our own code, no event loop left over, metrics of its own."""
 
 import asyncio
+import gc
 import logging
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +19,11 @@ from autowasm.telemetry.metrics import Metrics
 # pytest-asyncio on Python 3.11 leaves an event loop unclosed where a test without a loop ran first.
 asyncio.set_event_loop(None)
 
+# Without stored bytecode, each worker rewrites the assertions of every file, and each command that a test starts compiles
+# all of ours: seconds a worker and half a second a command.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # A shell without job control starts background jobs with SIGINT ignored, and every program that we start would inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,6 +35,18 @@ hypothesis.settings.load_profile("autowasm")
 
 _LONG = frozenset({"chaos", "docs", "e2e"})
 """Folders whose tests wait for real parts."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What collecting makes lives as long as the run: the garbage collector need not look through it, now or later."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
