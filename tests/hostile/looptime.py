@@ -1,0 +1,119 @@
+"""How long code holds the event loop, in processor time: a turn of the loop, and a hold of the interpreter lock by a thread.
+
+Not wall time: what other programs do meanwhile does not count, so a loaded machine gives the same figures. Invariant: a turn
+is all that the loop does between two waits (`autowasm.telemetry.turns`); a hold is all that a thread does between two moments
+at which it would hand the interpreter lock to a loop that asks for it.
+"""
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from types import FrameType, ModuleType
+from typing import Any
+from unittest import mock
+
+_TICK = 0.001
+"""Seconds of processor time between two signals; the kernel rounds it up to its own tick, 1 to 10 ms."""
+
+
+_TRIES = 3
+"""Our code does the same each time. A processor that is shared with a sibling thread is slower only now and then."""
+
+
+async def longest_turn(work: Callable[[], Awaitable[object]], *, below: float = 0.0) -> float:
+    """Processor seconds of the longest turn of the running loop while `work` runs.
+
+    The least of three runs; one is enough if it is below `below`.
+    """
+    least = float("inf")
+    for _ in range(_TRIES):
+        least = min(least, await _turn(work))
+        if least < below:
+            break
+    return least
+
+
+def longest_hold(
+    function: Callable[[], object],
+    *,
+    below: float = 0.0,
+    released: Sequence[tuple[ModuleType, str]] = (),
+) -> float:
+    """Processor seconds of the longest hold of the interpreter lock while `function` runs on a thread.
+
+    CPython (3.9 to 3.14) hands over the lock at the same places of a program at which it runs signal handlers: at calls of
+    Python functions and at the ends of loops (ceval.c, `eval_breaker`). Signal handlers run on the main thread only, so
+    `function` is run there, without a loop, under a timer of processor time. A call into C that releases the lock counts as
+    a hold, too, except those of `released`: names in modules. The least of three runs; one is enough if it is below `below`.
+    """
+    least = float("inf")
+    for _ in range(_TRIES):
+        with _signals(released) as held:
+            function()
+        least = min(least, held())
+        if least < below:
+            break
+    return least
+
+
+async def _turn(work: Callable[[], Awaitable[object]]) -> float:
+    selector: Any = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
+    select, longest, began = selector.select, 0.0, time.thread_time()
+
+    def timed(timeout: float | None = None) -> object:
+        nonlocal longest, began
+        longest = max(longest, time.thread_time() - began)
+        try:
+            return select(timeout)
+        finally:
+            began = time.thread_time()
+
+    selector.select = timed
+    try:
+        await asyncio.sleep(0)  # the work has turns of its own
+        await work()
+        await asyncio.sleep(0)
+    finally:
+        del selector.select
+    return longest
+
+
+@contextmanager
+def _signals(released: Sequence[tuple[ModuleType, str]]) -> Iterator[Callable[[], float]]:
+    """Yields the function that says, after the context, how long the longest hold was."""
+    assert threading.current_thread() is threading.main_thread()
+    longest, last, counts = 0.0, 0.0, True
+
+    def mark(_number: int = 0, _frame: FrameType | None = None) -> None:
+        nonlocal longest, last
+        now = time.thread_time()
+        if counts:
+            longest = max(longest, now - last)
+        last = now
+
+    def uncounted(function: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object) -> object:
+            nonlocal counts
+            mark()
+            counts = False
+            try:
+                return function(*arguments)
+            finally:
+                mark()
+                counts = True
+
+        return call
+
+    with ExitStack() as stack:
+        for module, name in released:
+            function = getattr(module, name)
+            stack.enter_context(mock.patch.object(module, name, uncounted(function)))
+        stack.callback(signal.signal, signal.SIGPROF, signal.signal(signal.SIGPROF, mark))
+        stack.callback(signal.setitimer, signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_PROF, _TICK, _TICK)
+        last = time.thread_time()
+        yield lambda: longest
+        mark()
