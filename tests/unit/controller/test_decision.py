@@ -6,7 +6,7 @@ import pytest
 from msgspec import UNSET
 
 from autowasm.api.record import Record
-from autowasm.api.status import Condition, Module, Status
+from autowasm.api.status import Condition, Module, Phase, Status
 from autowasm.controller.decision import PUBLISHED_MODULE_LOST, Resolve, Use, decide
 from tests.fakes.autowasms import URL, autowasm, digest, record
 
@@ -29,8 +29,10 @@ def status(
     fetched: str = "True",
     reason: str = "Fetched",
     refresh: str = "",
+    phase: Phase = Phase.SYNCED,
 ) -> Status:
     return Status(
+        phase=phase,
         observed_generation=generation,
         module=Module.of(module, "t") if module else UNSET,
         history=tuple(Module.of(each, "t") for each in history),
@@ -103,6 +105,9 @@ RESOLVES: dict[str, tuple[Any, Record | None, Status]] = {
     "Always, the change's Secret was broken": (
         object_of(LATEST, generation=2), CURRENT, status(2, fetched="False", reason="SecretInvalid"),
     ),
+    "Always, the change's resolution is still on its way to the other replicas": (
+        object_of(LATEST), CURRENT, status(phase=Phase.FETCHING),
+    ),
     "Always, nothing known of the past": (object_of(LATEST), CURRENT, Status()),
     "refresh": (object_of(TAG, refresh="1"), OLD, status()),
     "another refresh": (object_of(TAG, refresh="2"), OLD, status(refresh="1")),
@@ -159,3 +164,37 @@ def test_what_a_poll_found_and_is_gone_since_is_not_used() -> None:
     assert decide(object_of(TAG), live=OLD, previous=status(), found=moved, lost={moved}) == Use(
         OLD
     )
+
+
+def test_live_record_is_kept_although_its_origin_has_it_no_more() -> None:
+    assert decide(object_of(TAG), live=OLD, previous=status(), lost={OLD}) == Use(OLD)
+
+
+def test_record_that_is_gone_and_not_live_is_skipped_for_the_next_one() -> None:
+    earlier = recorded(TAG, sha256="c" * 64)
+    previous = status(module=OLD, history=(earlier,))
+    assert decide(object_of(TAG), live=NEW, previous=previous, lost={OLD}) == Use(earlier)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [object_of(TAG, generation=2), object_of(TAG, pullPolicy="Always")],
+    ids=["the spec was changed, IfNotPresent", "Always, the spec is as it was"],
+)
+def test_what_a_poll_found_is_used_unless_always_and_a_change_come_together(wanted: Any) -> None:
+    moved = recorded(TAG, sha256="c" * 64)
+    assert decide(wanted, live=OLD, previous=status(), found=moved) == Use(moved)
+
+
+def test_what_a_poll_found_is_not_used_where_another_digest_is_expected() -> None:
+    moved = recorded(TAG, sha256="c" * 64)
+    wanted = object_of(TAG, sha256=digest("a"))
+    assert decide(wanted, live=OLD, previous=status(), found=moved) == Use(OLD)
+
+
+def test_generation_is_part_of_the_wish_only_where_each_change_asks_again() -> None:
+    wishes = [
+        decide(object_of(TAG, generation=generation), live=None, previous=Status())
+        for generation in (1, 2)
+    ]
+    assert wishes[0] == wishes[1]
