@@ -29,7 +29,7 @@ def ownership(envoyfilter: Mapping[str, Any], *, owner: Mapping[str, Any]) -> Ow
     """What `envoyfilter` is to the AutoWasm `owner` (metadata is what counts)."""
     metadata = envoyfilter.get("metadata") or {}
     controller = _controller(metadata)
-    if controller is not None and str(controller.get("apiVersion", "")).startswith(f"{GROUP}/"):
+    if controller is not None and str(controller.get("apiVersion")).startswith(f"{GROUP}/"):
         same_name = (
             controller.get("kind") == KIND and controller.get("name") == owner["metadata"]["name"]
         )
