@@ -1,5 +1,5 @@
 """AutoWasms of one image, from the start of the process to all `Synced`, beside a controller-runtime program that makes the
-same writes and nothing else (`tests/assets/crpeer`) and a kopf operator that does (`kopfpeer.py`); after a restart; and from
+same writes and nothing else (`tests/assets/tools/crpeer`) and a kopf operator that does (`kopfpeer.py`); after a restart; and from
 "AutoWasm accepted" to "EnvoyFilter accepted". Growth must be linear, and is drawn.
 
 All are on the same API server, with the same number of workers where they have any, in turns; the API server's audit log has
