@@ -33,6 +33,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 hypothesis.settings.register_profile("autowasm", deadline=None)
 hypothesis.settings.load_profile("autowasm")
 
+pytest_plugins = ["tests.shared"]
+
 _LONG = frozenset({"chaos", "docs", "e2e"})
 """Folders whose tests wait for real parts."""
 

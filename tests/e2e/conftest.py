@@ -1,7 +1,5 @@
-"""The standing scenes: registry → `wasmer standalone` → Envoy → a service; and a control plane with `wasmer controller`."""
+"""The standing scene: registry → `wasmer standalone` → Envoy → a service."""
 
-import asyncio
-import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -9,14 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from tests.faults.proxy import FaultProxy
 from tests.parts import envoy as envoys
-from tests.parts import ports, provision, pypi, registry, wasmer, wat
+from tests.parts import ports, pypi, registry, wasmer, wat
 from tests.parts.envoy import Envoy
-from tests.parts.installation import Installation, installed_without_istiod
-from tests.parts.kubernetes import kubernetes
 from tests.parts.load import Load
 from tests.parts.registry import RegistryServer
 from tests.parts.upstream import upstream
@@ -127,31 +122,3 @@ async def make_scene(tmp_path: Path) -> AsyncIterator[SceneMaker]:
 async def scene(make_scene: SceneMaker) -> Scene:
     """The usual one."""
     return await make_scene()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def installation(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
-    """API server, registry and `wasmer controller`; Istio's resources are there, no istiod and no proxy."""
-    for group in ("kubernetes", "registry"):
-        for part in provision.GROUPS[group]:
-            await asyncio.to_thread(part)
-    directory = tmp_path_factory.mktemp("objects")
-    # The log has what was stored, and informers list in pages: servers without streaming lists need that right too.
-    async with (
-        kubernetes(
-            directory / "kubernetes",
-            audit_level="RequestResponse",
-            extra=["--feature-gates=WatchList=false"],
-        ) as cluster,
-        installed_without_istiod(cluster, directory) as installation,
-    ):
-        yield installation
-
-
-_numbers = itertools.count()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def namespace(installation: Installation) -> str:
-    """One of its own for each test."""
-    return await installation.add_namespace(f"team-{next(_numbers)}")

@@ -13,7 +13,7 @@ from tests.parts import wat
 from tests.parts.installation import Document, Installation, autowasms, envoyfilters
 from tests.parts.kubernetes import ApiError
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1800)]
 
 
 async def _push(installation: Installation, value: str, *, tag: str = "") -> tuple[str, str]:

@@ -107,12 +107,14 @@ def sources(guide: str, port: int) -> dict[str, Document]:
 async def told(installation: Installation, name: str, *, port: int) -> Any:
     """All that the author can read of the object: its status and its Events, without what differs by nature."""
     document = await installation.wait_phase("Failed", name=name)
-    events = await installation.cluster.request("GET", "/api/v1/namespaces/default/events")
-    mine = sorted(
-        (event["type"], event["reason"], event["message"])
-        for event in events["items"]
-        if event["involvedObject"]["name"] == name
-    )
+    path = "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3D" + name
+
+    async def written() -> Document | None:
+        events = await installation.cluster.request("GET", path)
+        return events if events["items"] else None
+
+    events = await installation.wait_until(written)  # it is written after the status
+    mine = sorted((event["type"], event["reason"], event["message"]) for event in events["items"])
     text = json.dumps([document["status"], mine], sort_keys=True)
     text = re.sub(r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "TIME", text)
     return json.loads(text.replace(str(port), "PORT").replace(name, "NAME"))

@@ -1,15 +1,16 @@
 """Objects that nobody can decode: an author's own, or a stranger's EnvoyFilter, harm no other on a real API server."""
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
-from tests.parts import wat, wire
+from tests.parts import wat
 from tests.parts.installation import Document, Installation, autowasms, envoyfilters
-from tests.parts.kubernetes import ADMIN
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1800)]
 
 DEPTH = 3_000
 """Levels; the API server takes 10 000, and Python's decoders end at 1000."""
@@ -18,20 +19,24 @@ DEPTH = 3_000
 async def _create_deep(installation: Installation, path: str, document: dict[str, Any]) -> None:
     """POST `document` with its `"HERE"` made deep. By hand: Python encodes no such thing either."""
     text = json.dumps(document).replace('"HERE"', '{"a":' * DEPTH + "1" + "}" * DEPTH)
-    cluster = installation.cluster
-    answer = await wire.request(
-        "POST",
-        f"{cluster.url}{path}",
-        headers=cluster._headers(ADMIN),
-        body=text.encode(),
-        tls=cluster.context,
-    )
+    answer = await installation.cluster.client.call("POST", path, body=text.encode())
     assert answer.status == 201, answer.body[:300]
 
 
-async def test_objects_nested_too_deeply_stop_nobody(
+@pytest_asyncio.fixture(loop_scope="session")
+async def namespace_of_deep_objects(
     installation: Installation, namespace: str
+) -> AsyncIterator[str]:
+    """Its objects are deleted without being read, which is what tests that follow could not do."""
+    yield namespace
+    for collection in (autowasms(namespace), envoyfilters(namespace)):
+        await installation.cluster.client.delete(collection)
+
+
+async def test_objects_nested_too_deeply_stop_nobody(
+    installation: Installation, namespace_of_deep_objects: str
 ) -> None:
+    namespace = namespace_of_deep_objects
     deep = installation.autowasm("r.example/a:v1", namespace=namespace, name="deep")
     deep["spec"]["filter"]["pluginConfig"] = "HERE"
     await _create_deep(installation, autowasms(namespace), deep)
@@ -45,9 +50,7 @@ async def test_objects_nested_too_deeply_stop_nobody(
 
     async def refused() -> Document | None:
         # As text: nothing here decodes it, either.
-        answer = await installation.cluster._call(
-            "GET", autowasms(namespace, "deep"), body=None, user=ADMIN, timeout=30
-        )
+        answer = await installation.cluster.client.call("GET", autowasms(namespace, "deep"))
         return {"refused": True} if b"nested deeper" in answer.body else None
 
     # Seen by the watch, and then, after a restart, by the list.

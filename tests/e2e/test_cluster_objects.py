@@ -3,13 +3,16 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 import yaml
 
 from tests.parts import istio, ports, wat
+from tests.parts.controlplane import build
 from tests.parts.installation import (
     MANIFESTS,
     Document,
@@ -18,10 +21,11 @@ from tests.parts.installation import (
     envoyfilters,
     install_crd,
     install_documents,
+    installed_without_istiod,
 )
-from tests.parts.kubernetes import ApiError
+from tests.parts.kubernetes import ApiError, kubernetes
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1800)]
 
 LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{istio.ROOT_NAMESPACE}/leases/wasmer"
 _REFRESH = "wasm.tcm.io/refresh"
@@ -103,9 +107,23 @@ def _published(sha256: str) -> Any:
     return lambda found: f"/wasm/{sha256}" in json.dumps(found)
 
 
+@pytest_asyncio.fixture(loop_scope="session")
+async def installation_without_streaming_lists(tmp_path: Path) -> AsyncIterator[Installation]:
+    """On an API server of its own, from which informers list in pages: they need that right too."""
+    await build("kubernetes", "istio", "registry")
+    extra = ["--feature-gates=WatchList=false"]
+    async with (
+        kubernetes(tmp_path / "kubernetes", audit_level="RequestResponse", extra=extra) as cluster,
+        installed_without_istiod(cluster, tmp_path) as installation,
+    ):
+        yield installation
+
+
 async def test_what_wasmer_asks_for_is_granted_and_what_is_granted_is_asked_for(
-    installation: Installation, namespace: str
+    installation_without_streaming_lists: Installation,
 ) -> None:
+    installation = installation_without_streaming_lists
+    namespace = await installation.add_namespace("rights")
     since = await installation.audit.position()
     await installation.wasmer.process.stop()
     await installation.cluster.request("DELETE", LEASE)  # so that it is made anew

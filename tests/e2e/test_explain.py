@@ -19,7 +19,7 @@ from tests.parts.explaining import (
 )
 from tests.parts.installation import Document, Installation
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1800)]
 
 
 async def test_all_right_ends_with_0_and_a_table_of_80_columns(

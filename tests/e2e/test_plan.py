@@ -10,7 +10,7 @@ from tests.parts import wat
 from tests.parts.explaining import install_server, pod, run_wasmc, service
 from tests.parts.installation import Installation
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1800)]
 
 
 async def test_plan_is_what_wasmer_then_writes(installation: Installation, namespace: str) -> None:

@@ -19,7 +19,7 @@ import yaml
 from tests.parts import clients, istio, ports, registry, wasmer
 from tests.parts.audit import AuditLog, Entry
 from tests.parts.clients import Client
-from tests.parts.kubernetes import ApiError, Cluster
+from tests.parts.kubernetes import Cluster
 from tests.parts.registry import RegistryServer
 from tests.parts.wasmer import Wasmer
 
@@ -141,7 +141,11 @@ class Installation:
         await self.apply(pull_secret(self.registry.host, namespace=namespace))
 
     async def apply(self, *documents: Document) -> None:
-        """`kubectl apply`, as a user does."""
+        """Server-side apply, without a process. Raises ApiError."""
+        await self.cluster.apply(*documents)
+
+    async def kubectl_apply(self, *documents: Document) -> None:
+        """`kubectl apply`, as a user does. Raises ClientError."""
         text = yaml.safe_dump_all(documents, sort_keys=False)
         await self.kubectl.run("apply", "-f", "-", stdin=text.encode())
 
@@ -157,19 +161,43 @@ class Installation:
         self, phase: str, *, name: str = "test", namespace: str = "default", timeout: float = 40
     ) -> Document:
         """The AutoWasm once it has this phase for its generation. Raises TimeoutError with the last one and the log."""
-        document: Document = {}
 
-        async def reached() -> Document | None:
-            nonlocal document
-            document = await self.get(name, namespace=namespace)
-            status = document.get("status") or {}
-            current = status.get("observedGeneration") == document["metadata"]["generation"]
-            return document if current and status.get("phase") == phase else None
+        def reached(found: Document | None) -> bool:
+            status = (found or {}).get("status") or {}
+            return (
+                found is not None
+                and status.get("observedGeneration") == found["metadata"]["generation"]
+                and status.get("phase") == phase
+            )
 
+        return await self.wait_object(
+            autowasms(namespace, name), reached, what=phase, timeout=timeout
+        )
+
+    async def wait_object(
+        self,
+        path: str,
+        condition: Callable[[Document | None], bool],
+        *,
+        what: str = "",
+        timeout: float = 30,
+    ) -> Document:
+        """The object at `path` once it fulfils the condition (empty: there is none).
+
+        Raises TimeoutError with the last one and the end of wasmer's log, ProcessError if wasmer died.
+        """
         try:
-            return await self.wait_until(reached, timeout=timeout)
+            found = await self.cluster.client.wait_object(
+                path, condition, timeout=timeout, meanwhile=self._check
+            )
         except TimeoutError as error:
-            raise TimeoutError(f"not {phase}: {document}\n{error}") from error
+            tail = await self.wasmer.process.tail()
+            raise TimeoutError(f"not {what or 'as wanted'}: {error}\n{tail}") from error
+        return found or {}
+
+    async def _check(self) -> None:
+        if not self.may_die:
+            await self.wasmer.process.check()
 
     async def wait_until(
         self, condition: Callable[[], Awaitable[Document | None]], *, timeout: float = 30
@@ -178,8 +206,7 @@ class Installation:
         try:
             async with asyncio.timeout(timeout):
                 while True:
-                    if not self.may_die:
-                        await self.wasmer.process.check()
+                    await self._check()
                     if (found := await condition()) is not None:
                         return found
                     await asyncio.sleep(_POLL_SECONDS)
@@ -196,28 +223,14 @@ class Installation:
     ) -> Document:
         """The EnvoyFilter, once it is there and fulfils the condition."""
 
-        async def fulfilled() -> Document | None:
-            try:
-                found = await self.envoyfilter(name, namespace=namespace)
-            except ApiError as error:
-                if error.status == 404:
-                    return None
-                raise
-            return found if condition(found) else None
+        def fulfilled(found: Document | None) -> bool:
+            return found is not None and condition(found)
 
-        return await self.wait_until(fulfilled, timeout=timeout)
+        return await self.wait_object(envoyfilters(namespace, name), fulfilled, timeout=timeout)
 
     async def wait_gone(self, path: str, *, timeout: float = 60) -> None:
         """Until there is no such object."""
-        async with asyncio.timeout(timeout):
-            while True:
-                try:
-                    await self.cluster.request("GET", path)
-                except ApiError as error:
-                    if error.status == 404:
-                        return
-                    raise
-                await asyncio.sleep(_POLL_SECONDS)
+        await self.cluster.client.wait_gone(path, timeout=timeout)
 
 
 def pull_secret(host: str, *, namespace: str = "default") -> Document:
@@ -234,9 +247,16 @@ def pull_secret(host: str, *, namespace: str = "default") -> Document:
 
 
 async def install_crd(kubectl: Client) -> None:
-    """AutoWasm's resource, as shipped."""
+    """AutoWasm's resource, as shipped, with kubectl."""
     await kubectl.run("apply", "-f", MANIFESTS / "crd.yaml")
     await clients.crds_established(kubectl, "autowasms.wasm.tcm.io")
+
+
+async def install(cluster: Cluster) -> None:
+    """AutoWasm's resource and wasmer's rights, as shipped, in a cluster that has Istio's root namespace."""
+    crd = yaml.safe_load(await asyncio.to_thread((MANIFESTS / "crd.yaml").read_text))
+    await cluster.client.apply_crds(crd)
+    await cluster.apply(*await asyncio.to_thread(install_documents))
 
 
 @asynccontextmanager
@@ -256,9 +276,7 @@ async def installed(
     `api` is the URL at which wasmer finds the API server, unless that is the server's own.
     """
     await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
-    await install_crd(kubectl)
-    rights = yaml.safe_dump_all(install_documents())
-    await kubectl.run("apply", "-f", "-", stdin=rights.encode())
+    await install(cluster)
     host = host or f"{ports.LOOPBACK}:{ports.free_port()}"
     kubeconfig = directory / KUBECONFIG
     await _write_service_account_kubeconfig(cluster, kubeconfig, api=api or cluster.url)
@@ -291,7 +309,7 @@ async def installed_without_istiod(
 ) -> AsyncIterator[Installation]:
     """The same on a bare cluster: Istio's CRDs and root namespace are made."""
     kubectl = await clients.kubectl(directory / "home", kubeconfig=cluster.kubeconfig)
-    await istio.install_crds(kubectl)
+    await istio.apply_crds(cluster)
     await cluster.create_namespace(istio.ROOT_NAMESPACE)
     async with installed(
         cluster, kubectl, directory, host=host, api=api, reach=reach, arguments=arguments

@@ -47,9 +47,8 @@ class Istiod:
     """Where agents have certificates signed, over TLS; empty: istiod is no authority."""
 
     async def apply(self, *documents: Mapping[str, Any]) -> None:
-        """`kubectl apply` these objects. Raises ClientError with what the API server says."""
-        text = yaml.safe_dump_all(documents, sort_keys=False)
-        await self.kubectl.run("apply", "--server-side", "-f", "-", stdin=text.encode())
+        """Server-side apply. Raises ApiError with what the API server says."""
+        await self.cluster.apply(*documents)
 
     async def add_blob_service(self, *hosts: str, service_port: int = 8081) -> None:
         """Make `wasmer.istio-system.svc.cluster.local:SERVICE_PORT` lead to servers at `hosts` (address:port, one port).
@@ -94,9 +93,8 @@ async def istiod(
     """
     program = await asyncio.to_thread(provision.pilot_discovery)
     kubectl = await clients.kubectl(directory / "home", kubeconfig=cluster.kubeconfig)
-    await install_crds(kubectl)
-    mesh = yaml.safe_dump_all(_mesh(), sort_keys=False)
-    await kubectl.run("apply", "-f", "-", stdin=mesh.encode())
+    await apply_crds(cluster)
+    await cluster.apply(*_mesh())
     for attempts_left in reversed(range(PORT_ATTEMPTS)):
         found = [f"{ports.LOOPBACK}:{port}" for port in ports.free_ports(4)]
         grpc, http, monitoring, secure = found if authority else [*found[:3], ""]
@@ -172,6 +170,17 @@ async def sidecar(
     async with process:
         await process.start(ready=up, timeout=timeout)
         yield proxy
+
+
+async def apply_crds(cluster: Cluster) -> None:
+    """Istio's resources, all that a controller of EnvoyFilters needs of Istio. Raises ApiError."""
+    text = await asyncio.to_thread((await asyncio.to_thread(provision.istio_crds)).read_text)
+    definitions = await asyncio.to_thread(_load_all, text)
+    await cluster.client.apply_crds(*definitions)
+
+
+def _load_all(text: str) -> list[dict[str, Any]]:
+    return [one for one in yaml.load_all(text, Loader=yaml.CSafeLoader) if one]
 
 
 async def install_crds(kubectl: clients.Client) -> None:

@@ -8,34 +8,26 @@ import asyncio
 import json
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import yaml
 
-from tests.parts import ports, provision, wire
+from tests.parts import kubeapi, ports, provision, wire
 from tests.parts.certificates import Authority
+from tests.parts.kubeapi import ADMIN, ApiError, Document, KubeApi
 from tests.parts.process import PORT_ATTEMPTS, Process, ProcessError
 from tests.parts.registry import TlsFiles
 
-ADMIN = "admin"
+__all__ = ["ADMIN", "ApiError", "Cluster", "kubernetes"]
 
 AuditLevel = Literal["None", "Metadata", "Request", "RequestResponse"]
 
 _READY_SECONDS = 60
-
-
-class ApiError(Exception):
-    """The API server answered with another status than 2xx; `status` is it."""
-
-    def __init__(self, message: str, *, status: int) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +42,8 @@ class Cluster:
     tokens: Mapping[str, str]
     api: Process
     context: ssl.SSLContext
+    client: KubeApi
+    """Calls of the API server; the methods of `Cluster` are the most used ones."""
     controller_manager: Process | None = None
 
     @property
@@ -72,6 +66,7 @@ class Cluster:
 
     async def stop_api(self) -> None:
         """End the API server: from now on connections are refused, watches are closed."""
+        await self.client.close()
         await self.api.stop(timeout=5)
 
     async def start_etcd(self) -> None:
@@ -106,12 +101,9 @@ class Cluster:
         body: Mapping[str, Any] | None = None,
         user: str = ADMIN,
         timeout: float = 30,
-    ) -> dict[str, Any]:
+    ) -> Document:
         """One call of the API, as JSON. Raises ApiError on another status than 2xx, OSError without an answer."""
-        answer = await self._call(method, path, body=body, user=user, timeout=timeout)
-        _check(answer, method, path)
-        said: dict[str, Any] = json.loads(answer.body)
-        return said
+        return await self.client.request(method, path, body=body, user=user, timeout=timeout)
 
     async def compact(self) -> int:
         """Have etcd forget all versions but the newest of each object; the revision up to which it forgot."""
@@ -120,77 +112,35 @@ class Cluster:
         revision = int(json.loads(answer.body)["header"]["revision"])
         body = json.dumps({"revision": str(revision), "physical": True}).encode()
         answer = await wire.request("POST", f"{self.etcd}/v3/kv/compaction", body=body)
-        _check(answer, "POST", "/v3/kv/compaction")
+        kubeapi.check(answer, "POST", "/v3/kv/compaction")
         return revision
 
     async def each(
         self, calls: Iterable[tuple[str, str, Mapping[str, Any] | None]], *, connections: int = 4
     ) -> None:
-        """Many calls (method, path, body) as the administrator, over so many kept connections.
+        """Many calls (method, path, body) as the administrator, over so many connections.
 
         Raises ApiError on a status other than 2xx, and OSError, within an ExceptionGroup.
         """
-        waiting = iter(calls)
-        async with asyncio.TaskGroup() as group:
-            for _ in range(connections):
-                group.create_task(self._work_through(waiting))
+        await self.client.each(calls, connections=connections)
 
-    async def _work_through(
-        self, calls: Iterator[tuple[str, str, Mapping[str, Any] | None]]
-    ) -> None:
-        connection = await wire.Connection.open(urlsplit(self.url).netloc, tls=self.context)
-        try:
-            for method, path, body in calls:
-                content = json.dumps(body).encode() if body is not None else b""
-                async with asyncio.timeout(30):
-                    headers = self._headers(ADMIN)
-                    if method == "PATCH":
-                        headers["content-type"] = "application/merge-patch+json"
-                    answer = await connection.request(method, path, headers=headers, body=content)
-                _check(answer, method, path)
-        finally:
-            await connection.close()
+    async def apply(self, *documents: Mapping[str, Any]) -> list[Document]:
+        """Server-side apply by the administrator; the stored objects. Raises ApiError."""
+        return await self.client.apply(*documents)
 
-    async def create_namespace(self, name: str) -> None:
+    async def create_namespace(self, name: str, *, labels: Mapping[str, str] | None = None) -> None:
         """Create the namespace, and wait for its default ServiceAccount, without which it takes no Pods."""
-        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+        metadata = {"name": name, "labels": dict(labels or {})}
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
         await self.request("POST", "/api/v1/namespaces", body=body)
         await self.wait_for(f"/api/v1/namespaces/{name}/serviceaccounts/default")
 
-    async def wait_for(self, path: str, *, timeout: float = 30) -> dict[str, Any]:
+    async def wait_for(self, path: str, *, timeout: float = 30) -> Document:
         """The object at `path`, as soon as it is there. Raises TimeoutError."""
-        async with asyncio.timeout(timeout):
-            while True:
-                try:
-                    return await self.request("GET", path)
-                except ApiError as error:
-                    if error.status not in (403, 404):
-                        raise
-                await asyncio.sleep(0.05)
-
-    async def _call(
-        self, method: str, path: str, *, body: Mapping[str, Any] | None, user: str, timeout: float
-    ) -> wire.Answer:
-        content = json.dumps(body).encode() if body is not None else b""
-        return await wire.request(
-            method,
-            f"{self.url}{path}",
-            headers=self._headers(user),
-            body=content,
-            timeout=timeout,
-            tls=self.context,
-        )
-
-    def _headers(self, user: str) -> dict[str, str]:
-        return {
-            "authorization": f"Bearer {self.tokens[user]}",
-            "accept": "application/json",
-            "content-type": "application/json",
-        }
+        return await self.client.wait_for(path, timeout=timeout)
 
     async def _ready(self) -> bool:
-        answer = await self._call("GET", "/readyz", body=None, user=ADMIN, timeout=5)
-        return answer.status == 200
+        return (await self.client.call("GET", "/readyz", timeout=5)).status == 200
 
 
 @asynccontextmanager
@@ -231,12 +181,6 @@ async def kubernetes(
             await cluster.start_controller_manager()
             stack.push_async_callback(cluster.stop_controller_manager)
         yield cluster
-
-
-def _check(answer: wire.Answer, method: str, path: str) -> None:
-    if not 200 <= answer.status < 300:
-        text = answer.body.decode(errors="replace")
-        raise ApiError(f"{method} {path}: {answer.status} {text}", status=answer.status)
 
 
 async def _etcd_is_ready(url: str) -> bool:
@@ -290,7 +234,8 @@ async def _start_api(
         command += [f"--etcd-servers={etcd}", *flags]
         process = Process("kube-apiserver", command, log=directory / "kube-apiserver.log")
         url = f"https://{ports.LOOPBACK}:{port}"
-        cluster = Cluster(url, etcd, store, directory, tls, tokens, process, context)
+        client = KubeApi(url, tokens=tokens, tls=context)
+        cluster = Cluster(url, etcd, store, directory, tls, tokens, process, context, client)
         await asyncio.to_thread(_write_kubeconfigs, cluster)
         try:
             await cluster.start_api()

@@ -1,13 +1,18 @@
-"""Free TCP ports on loopback.
+"""Free TCP ports and addresses on loopback.
 
 Not a reservation: between the choice and the bind of whoever gets the number, another process may take it. Programs
 that can choose for themselves (port 0) do; those that cannot are started again with another number.
 """
 
+import atexit
 import socket
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 LOOPBACK = "127.0.0.1"
+
+_CLAIM_PORT = 65535
+"""The port on the first address of a network of 256 that says that a process uses the network."""
 
 
 def free_ports(count: int, *, address: str = LOOPBACK) -> list[int]:
@@ -24,3 +29,39 @@ def free_ports(count: int, *, address: str = LOOPBACK) -> list[int]:
 def free_port(*, address: str = LOOPBACK) -> int:
     """A port that is free at this moment."""
     return free_ports(1, address=address)[0]
+
+
+class _Addresses:
+    """Addresses in networks of 256, each of which is claimed for as long as the process lives."""
+
+    def __init__(self) -> None:
+        self._free: Iterator[str] = iter(())
+
+    def next(self) -> str:
+        """One that no other process of ours uses."""
+        if address := next(self._free, ""):
+            return address
+        network = self._claim()
+        self._free = (f"{network}.{last}" for last in range(2, 255))
+        return next(self._free)
+
+    def _claim(self) -> str:
+        for number in range(1, 64 * 256):
+            network = f"127.{64 + number // 256}.{number % 256}"
+            claim = socket.socket()
+            try:
+                claim.bind((f"{network}.1", _CLAIM_PORT))
+            except OSError:
+                claim.close()
+            else:
+                atexit.register(claim.close)
+                return network
+        raise OSError("no network of loopback addresses is free")
+
+
+_addresses = _Addresses()
+
+
+def free_address() -> str:
+    """A loopback address that no other caller gets, in this process or another."""
+    return _addresses.next()

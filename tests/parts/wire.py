@@ -6,7 +6,7 @@ a failed request once; here a connection that breaks is an error, always. Bodies
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self
@@ -97,7 +97,37 @@ class Connection:
         self._closing = "close" in tokens or not _framed(answer, method)
         return answer
 
+    async def stream(
+        self, method: str, target: str, *, headers: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """Send one request and give the lines of a chunked answer with status 200 as they come; close afterwards.
+
+        Raises WireError or another OSError; an answer that ends is no error.
+        """
+        self._closing = True
+        lines = {"host": self.host, **(headers or {})}
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        self.writer.write(f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode("latin-1"))
+        await self.writer.drain()
+        rest = b""
+        try:
+            status, found = await self._read_head(b"")
+            if status != 200 or "chunked" not in found.get("transfer-encoding", ""):
+                raise WireError(f"status {status}, not a stream")
+            while chunk := await self._read_chunk():
+                *whole, rest = (rest + chunk).split(b"\n")
+                for line in whole:
+                    yield line
+        except (ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            raise WireError(f"the stream broke: {error}") from error
+
     async def _read(self, method: str, begun: bytes) -> Answer:
+        status, headers = await self._read_head(begun)
+        bodiless = method == "HEAD" or status in (204, 304)
+        body = b"" if bodiless else await self._read_body(headers)
+        return Answer(status, headers, body)
+
+    async def _read_head(self, begun: bytes) -> tuple[int, dict[str, str]]:
         while True:
             head = (begun + await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             begun = b""
@@ -113,9 +143,7 @@ class Connection:
             name, _, value = line.partition(":")
             name, value = name.strip().lower(), value.strip()
             headers[name] = f"{headers[name]}, {value}" if name in headers else value
-        bodiless = method == "HEAD" or status in (204, 304)
-        body = b"" if bodiless else await self._read_body(headers)
-        return Answer(status, headers, body)
+        return status, headers
 
     async def _read_body(self, headers: Mapping[str, str]) -> bytes:
         if "chunked" in headers.get("transfer-encoding", ""):
@@ -128,16 +156,24 @@ class Connection:
 
     async def _read_chunks(self) -> bytes:
         chunks = bytearray()
-        while True:
-            size = int((await self.reader.readuntil(b"\r\n")).split(b";")[0], 16)
-            if size == 0:
-                while await self.reader.readuntil(b"\r\n") != b"\r\n":
-                    pass
-                return bytes(chunks)
-            if len(chunks) + size > _BODY_LIMIT:
+        while chunk := await self._read_chunk():
+            chunks += chunk
+            if len(chunks) > _BODY_LIMIT:
                 raise ValueError(f"a body of more than {_BODY_LIMIT} bytes")
-            chunks += await self.reader.readexactly(size)
-            await self.reader.readexactly(2)
+        return bytes(chunks)
+
+    async def _read_chunk(self) -> bytes:
+        """The next chunk; empty at the end."""
+        size = int((await self.reader.readuntil(b"\r\n")).split(b";")[0], 16)
+        if size > _BODY_LIMIT:
+            raise ValueError(f"a chunk of {size} bytes")
+        if size == 0:
+            while await self.reader.readuntil(b"\r\n") != b"\r\n":
+                pass
+            return b""
+        chunk = await self.reader.readexactly(size)
+        await self.reader.readexactly(2)
+        return chunk
 
     async def close(self) -> None:
         """Close, without waiting for the other side to agree."""

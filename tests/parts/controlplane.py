@@ -1,0 +1,159 @@
+"""A control plane that test files use one after the other, with Istio's and AutoWasm's resources, and wasmer on it.
+
+Not for tests that damage etcd or the API server: they start `kubernetes` for themselves. Invariants: wasmer watches all
+namespaces, so at most one installation runs at a time: `private` ends the shared one, and `installation` starts it again.
+When an installation begins, no AutoWasm and no EnvoyFilter of another test is left. Everything else is told apart by
+namespace, which a test has for itself.
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.parts import clients, installation, istio, ports, provision
+from tests.parts.clients import Client
+from tests.parts.installation import Installation, installed
+from tests.parts.kubernetes import Cluster, kubernetes
+
+_COLLECTIONS = (
+    "/apis/wasm.tcm.io/v1alpha1{}/autowasms",
+    "/apis/networking.istio.io/v1alpha3{}/envoyfilters",
+)
+_CLEAN_SECONDS = 60
+_POLL_SECONDS = 0.05
+
+READER = "reader"
+"""A user without any right."""
+
+
+class ControlPlane:
+    """The control plane of `shared_control_plane`. `cluster`, `kubectl` and `directory` are for everybody."""
+
+    def __init__(self, cluster: Cluster, kubectl: Client, directory: Path) -> None:
+        self.cluster = cluster
+        self.kubectl = kubectl
+        self.directory = directory
+        self._stack = AsyncExitStack()
+        self._shared: Installation | None = None
+        self._command: list[str] = []
+        self._private = False
+        self._namespaces = itertools.count()
+
+    async def installation(self) -> Installation:
+        """The shared installation with default flags, running; started by the first call.
+
+        Raises ProcessError, and RuntimeError while a private one runs.
+        """
+        if self._private:
+            raise RuntimeError("a private installation of wasmer runs on this control plane")
+        await self._start_what_a_test_stopped()
+        if self._shared is None:
+            await self.clean()
+            directory = self.directory / "installation"
+            self._shared = await self._stack.enter_async_context(
+                installed(self.cluster, self.kubectl, directory, host=_blob_host())
+            )
+            self._command = list(self._shared.wasmer.process.command)
+        found = self._shared
+        found.may_die = False
+        if not found.registry.process.alive:
+            await found.registry.start()
+        process = found.wasmer.process
+        if process.command != self._command:
+            await process.stop()
+            process.command = list(self._command)
+        if not process.alive:
+            await found.wasmer.start()
+        return found
+
+    @asynccontextmanager
+    async def private(self, directory: Path, **options: Any) -> AsyncIterator[Installation]:
+        """An installation with `options` of `installed`, the only one that runs until the context ends."""
+        if self._private:
+            raise RuntimeError("a private installation of wasmer runs on this control plane")
+        self._private = True
+        try:
+            if self._shared is not None:
+                await self._shared.wasmer.process.stop()
+            await self._start_what_a_test_stopped()
+            await self.clean()
+            async with installed(self.cluster, self.kubectl, directory, **options) as found:
+                yield found
+            await self.clean()
+        finally:
+            self._private = False
+
+    async def add_namespace(self, prefix: str = "team") -> str:
+        """A namespace that no other test has."""
+        name = f"{prefix}-{next(self._namespaces)}"
+        await self.cluster.create_namespace(name)
+        return name
+
+    async def clean(self, namespace: str = "") -> None:
+        """Delete all AutoWasms and EnvoyFilters (of the namespace), and wait until they are gone.
+
+        Raises TimeoutError with what stayed.
+        """
+        left: list[str] = []
+        try:
+            async with asyncio.timeout(_CLEAN_SECONDS):
+                while left := await self._delete_all(namespace):
+                    await asyncio.sleep(_POLL_SECONDS)
+        except TimeoutError as error:
+            raise TimeoutError(f"not deleted after {_CLEAN_SECONDS} s: {left}") from error
+
+    async def _delete_all(self, namespace: str) -> list[str]:
+        """Delete; what was there."""
+        client = self.cluster.client
+        within = f"/namespaces/{namespace}" if namespace else ""
+        left: list[str] = []
+        for collection in _COLLECTIONS:
+            found = await client.list_names(collection.format(within))
+            left += [f"{owner}/{name}" for owner, name in found]
+            for owner in {owner for owner, _ in found}:
+                await client.delete(collection.format(f"/namespaces/{owner}"))
+        return left
+
+    async def close(self) -> None:
+        """End the shared installation."""
+        await self._stack.aclose()
+
+    async def _start_what_a_test_stopped(self) -> None:
+        cluster = self.cluster
+        if not cluster.api.alive:
+            await cluster.start_api()
+        if cluster.controller_manager is not None and not cluster.controller_manager.alive:
+            await cluster.start_controller_manager()
+
+
+@asynccontextmanager
+async def shared_control_plane(directory: Path) -> AsyncIterator[ControlPlane]:
+    """Run a control plane with Istio's and AutoWasm's resources and rights; its audit log has all bodies."""
+    users: dict[str, Sequence[str]] = {READER: ()}
+    async with kubernetes(
+        directory / "kubernetes", users=users, audit_level="RequestResponse"
+    ) as cluster:
+        kubectl = await clients.kubectl(directory / "home", kubeconfig=cluster.kubeconfig)
+        await istio.apply_crds(cluster)
+        await cluster.create_namespace(istio.ROOT_NAMESPACE)
+        await installation.install(cluster)
+        plane = ControlPlane(cluster, kubectl, directory)
+        try:
+            yield plane
+        finally:
+            await plane.close()
+
+
+async def build(*groups: str) -> None:
+    """Get the programs of these groups; takes minutes where they are not in the cache yet."""
+    for group in groups:
+        for part in provision.GROUPS[group]:
+            await asyncio.to_thread(part)
+
+
+def _blob_host() -> str:
+    address = ports.free_address()
+    return f"{address}:{ports.free_port(address=address)}"
