@@ -3,34 +3,106 @@
 import asyncio
 import hashlib
 import re
-import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 import pytest
+import pytest_asyncio
 
+from tests.faults.virtualtime import VirtualTime
 from tests.parts import wat, wire
-from tests.parts.installation import Document, Installation
+from tests.parts.controlplane import ControlPlane, build
+from tests.parts.installation import Document, Installation, autowasms
+from tests.shared import PrivateInstallation
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
 INTERVAL = 30.0
-"""Seconds: the shortest that is taken."""
-ROLLED_OUT_WITHIN = 120.0
+"""Seconds: the shortest that is taken. They pass at once (`virtualtime.py`)."""
+ANSWERED = frozenset({"unchanged", "changed", "outdated"})
+"""Outcomes of polls that have not failed."""
+
+
+@dataclass(frozen=True)
+class Polled:
+    """What runs, on a clock that the test moves. It leads without a Lease, which would expire each time."""
+
+    installation: Installation
+    time: VirtualTime
+    plane: ControlPlane
+
+    async def add_namespace(self) -> str:
+        """With the pull secret."""
+        namespace = await self.plane.add_namespace("polled")
+        await self.installation.add_pull_secret(namespace)
+        return namespace
+
+    async def pass_(self, seconds: float = 1.2 * INTERVAL) -> None:
+        """Let time pass; by default so much that every poll is due: an interval is longer by up to a tenth."""
+        await self.time.pass_(seconds, [self.installation.wasmer])
+
+    async def polls(self, *, failed: bool = False) -> float:
+        """How many have ended; `failed`: of those without an answer only."""
+        answer = await wire.get(f"http://{self.installation.wasmer.admin}/metrics")
+        found = re.findall(
+            r'^autowasm_polls_total{outcome="(.*)"} (\S+)$',
+            answer.body.decode(),
+            flags=re.MULTILINE,
+        )
+        return sum(float(value) for name, value in found if not (failed and name in ANSWERED))
+
+    async def next_poll(self) -> None:
+        """Let so much time pass that a poll is due, and wait for its end."""
+        before = await self.polls()
+        await self.pass_()
+        await self.ended(before + 1)
+
+    async def ended(self, polls: float, *, failed: bool = False) -> None:
+        """Until so many polls have ended (`failed`: without an answer)."""
+
+        async def reached() -> Document | None:
+            if await self.polls(failed=failed) >= polls:
+                return {}
+            await asyncio.sleep(0.1)  # an answer with all metrics costs wasmer 10 ms
+            return None
+
+        await self.installation.wait_until(reached)
+
+    async def published(self, namespace: str, module: bytes) -> Document:
+        """The AutoWasm, once it is Synced with this module."""
+
+        def done(found: Document | None) -> bool:
+            status = (found or {}).get("status") or {}
+            return status.get("phase") == "Synced" and (
+                status["module"]["sha256"] == _sha256(module)
+            )
+
+        return await self.installation.wait_object(autowasms(namespace, "test"), done)
+
+    async def apply(self, image: str, namespace: str, **fields: str) -> None:
+        """Create or change the AutoWasm."""
+        await self.installation.apply(
+            self.installation.autowasm(image, namespace=namespace, **fields)
+        )
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def polled(
+    control_plane: ControlPlane,
+    private_installation: PrivateInstallation,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Polled]:
+    await build("registry")
+    directory = tmp_path_factory.mktemp("polling")
+    time = VirtualTime(directory / "time")
+    async with private_installation(
+        directory, arguments=["--no-leader-elect"], env=time.environment
+    ) as installation:
+        yield Polled(installation, time, control_plane)
 
 
 def _sha256(module: bytes) -> str:
     return hashlib.sha256(module).hexdigest()
-
-
-async def _wait_module(
-    installation: Installation, namespace: str, module: bytes, *, timeout: float = 90.0
-) -> Document:
-    async def published() -> Document | None:
-        document = await installation.get(namespace=namespace)
-        status = document.get("status") or {}
-        done = status.get("phase") == "Synced" and status["module"]["sha256"] == _sha256(module)
-        return document if done else None
-
-    return await installation.wait_until(published, timeout=timeout)
 
 
 async def _requests(installation: Installation, repository: str, method: str) -> int:
@@ -40,44 +112,33 @@ async def _requests(installation: Installation, repository: str, method: str) ->
     return len(found)
 
 
-async def _samples(installation: Installation, family: str) -> dict[str, float]:
-    """Label values to value."""
-    answer = await wire.get(f"http://{installation.wasmer.admin}/metrics")
-    text = answer.body.decode()
-    return {
-        labels: float(value)
-        for labels, value in re.findall(rf"^{family}{{(.*)}} (\S+)$", text, flags=re.MULTILINE)
-    }
-
-
-async def _apply(installation: Installation, image: str, namespace: str, **fields: str) -> None:
-    await installation.apply(installation.autowasm(image, namespace=namespace, **fields))
-
-
 async def test_a_moved_tag_rolls_out_and_a_registry_that_is_down_harms_nothing(
-    installation: Installation,
+    polled: Polled,
 ) -> None:
-    namespace, repository = await installation.add_namespace("polled"), "polled/hello"
+    installation = polled.installation
+    namespace, repository = await polled.add_namespace(), "polled/hello"
     one, two, three = (wat.header_filter(f"polled {number}") for number in (1, 2, 3))
     image = await installation.push("stable", one, repository=repository)
-    await _apply(installation, image, namespace, refreshInterval=f"{INTERVAL:g}s")
-    await _wait_module(installation, namespace, one)
+    await polled.apply(image, namespace, refreshInterval=f"{INTERVAL:g}s")
+    await polled.published(namespace, one)
     # Events are told a moment after the status is written.
     await _wait_event(installation, namespace, f"nothing → sha256:{_sha256(one)[:12]}")
     heads, gets = [await _requests(installation, repository, each) for each in ("HEAD", "GET")]
-    begun, quiet = time.monotonic(), await installation.audit.position()
+    begun, quiet = polled.time.monotonic(), await installation.audit.position()
 
     # Three intervals in which nothing changes: a HEAD in each, no GET, no write.
-    await asyncio.sleep(3 * INTERVAL)
+    for _ in range(3):
+        await polled.next_poll()
     asked = await _requests(installation, repository, "HEAD") - heads
-    assert 2 <= asked <= (time.monotonic() - begun) / (0.9 * INTERVAL) + 1
+    assert 3 <= asked <= (polled.time.monotonic() - begun) / (0.9 * INTERVAL) + 1
     assert await _requests(installation, repository, "GET") == gets
     writes = [each for each in await installation.writes(quiet) if each.namespace == namespace]
     assert writes == []
 
     # The tag moves.
     await installation.push("stable", two, repository=repository)
-    document = await _wait_module(installation, namespace, two, timeout=ROLLED_OUT_WITHIN)
+    await polled.pass_()
+    document = await polled.published(namespace, two)
     assert document["status"]["history"][0]["sha256"] == _sha256(two)
     await _wait_event(
         installation, namespace, f"sha256:{_sha256(one)[:12]} → sha256:{_sha256(two)[:12]}"
@@ -85,14 +146,13 @@ async def test_a_moved_tag_rolls_out_and_a_registry_that_is_down_harms_nothing(
 
     # The registry goes; the polls fail, and nobody sees it but the metrics.
     version = document["metadata"]["resourceVersion"]
-    failed = await _failed(installation)
+    failed = await polled.polls(failed=True)
     await installation.registry.stop()
     try:
-
-        async def has_failed() -> Document | None:
-            return {} if await _failed(installation) >= failed + 2 else None
-
-        await installation.wait_until(has_failed, timeout=4 * ROLLED_OUT_WITHIN)
+        await polled.pass_()
+        await polled.ended(failed + 1, failed=True)
+        await polled.pass_(2.4 * INTERVAL)  # twice the wait before
+        await polled.ended(failed + 2, failed=True)
         down = await installation.get(namespace=namespace)
         assert down["metadata"]["resourceVersion"] == version
         assert down["status"]["phase"] == "Synced"
@@ -101,47 +161,47 @@ async def test_a_moved_tag_rolls_out_and_a_registry_that_is_down_harms_nothing(
     finally:
         await installation.registry.start()
     await installation.push("stable", three, repository=repository)
-    await _wait_module(installation, namespace, three, timeout=3 * ROLLED_OUT_WITHIN)
-    hosts = await _samples(installation, "autowasm_source_requests_total")
-    assert hosts[f'host="{installation.registry.host}"'] >= 5
+    await polled.pass_(4.8 * INTERVAL)
+    await polled.published(namespace, three)
+    text = (await wire.get(f"http://{installation.wasmer.admin}/metrics")).body.decode()
+    family = "autowasm_source_requests_total"
+    counted = re.findall(rf'^{family}{{host="(.*)"}} (\S+)$', text, flags=re.MULTILINE)
+    assert float(dict(counted)[installation.registry.host]) >= 5
 
 
-async def test_a_bad_build_under_the_tag_is_told_and_taken_back(installation: Installation) -> None:
-    namespace, repository = await installation.add_namespace("badbuild"), "badbuild/hello"
+async def test_a_bad_build_under_the_tag_is_told_and_taken_back(polled: Polled) -> None:
+    installation = polled.installation
+    namespace, repository = await polled.add_namespace(), "badbuild/hello"
     good = wat.header_filter("good build")
     image = await installation.push("stable", good, repository=repository)
-    await _apply(installation, image, namespace, refreshInterval=f"{INTERVAL:g}s")
-    document = await _wait_module(installation, namespace, good)
+    await polled.apply(image, namespace, refreshInterval=f"{INTERVAL:g}s")
+    document = await polled.published(namespace, good)
     await installation.push("stable", b"\0asm\1\0\0\0", repository=repository, force=True)
-
-    async def degraded() -> Document | None:
-        found = await installation.get(namespace=namespace)
-        return found if found["status"]["phase"] == "Degraded" else None
-
-    found = await installation.wait_until(degraded, timeout=ROLLED_OUT_WITHIN)
+    await polled.pass_()
+    found = await installation.wait_phase("Degraded", namespace=namespace)
     assert found["status"]["module"] == document["status"]["module"]
     assert "is still in place" in found["status"]["message"]
     await installation.push("stable", good, repository=repository)
-    await _wait_module(installation, namespace, good, timeout=3 * ROLLED_OUT_WITHIN)
+    await polled.pass_()
+    await polled.published(namespace, good)
 
 
-async def test_going_back_to_an_earlier_source_needs_no_registry(
-    installation: Installation,
-) -> None:
-    namespace, repository = await installation.add_namespace("reverted"), "reverted/hello"
+async def test_going_back_to_an_earlier_source_needs_no_registry(polled: Polled) -> None:
+    installation = polled.installation
+    namespace, repository = await polled.add_namespace(), "reverted/hello"
     old, new = wat.header_filter("reverted old"), wat.header_filter("reverted new")
     images = [
         await installation.push(tag, module, repository=repository)
         for tag, module in (("1.0", old), ("2.0", new))
     ]
-    await _apply(installation, images[0], namespace)
-    await _wait_module(installation, namespace, old)
-    await _apply(installation, images[1], namespace)
-    await _wait_module(installation, namespace, new)
+    await polled.apply(images[0], namespace)
+    await polled.published(namespace, old)
+    await polled.apply(images[1], namespace)
+    await polled.published(namespace, new)
     await installation.registry.stop()
     try:
-        await _apply(installation, images[0], namespace)
-        document = await _wait_module(installation, namespace, old)
+        await polled.apply(images[0], namespace)
+        document = await polled.published(namespace, old)
     finally:
         await installation.registry.start()
     assert document["status"]["observedGeneration"] == document["metadata"]["generation"]
@@ -149,12 +209,6 @@ async def test_going_back_to_an_earlier_source_needs_no_registry(
         _sha256(old),
         _sha256(new),
     ]
-
-
-async def _failed(installation: Installation) -> float:
-    polls = await _samples(installation, "autowasm_polls_total")
-    good = {f'outcome="{outcome}"' for outcome in ("unchanged", "changed", "outdated")}
-    return sum(value for labels, value in polls.items() if labels not in good)
 
 
 async def _wait_event(installation: Installation, namespace: str, text: str) -> None:

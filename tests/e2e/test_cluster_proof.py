@@ -1,32 +1,82 @@
 """Proof of load on a real mesh: who fetched the module is in the status, who did not is named, and replicas tell each other."""
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pytest
 import pytest_asyncio
 
-from tests.parts import provision
+from tests.faults.virtualtime import VirtualTime
+from tests.parts.controlplane import build
 from tests.parts.fleet import LABELS, SIDECAR, Fleet, fleet
-from tests.parts.installation import Document
+from tests.parts.installation import Document, autowasms
 from tests.parts.load import Load
+from tests.parts.wasmer import Wasmer
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
 
 PODS = "/api/v1/namespaces/default/pods"
+LEASE_SECONDS = 1_000
+"""More than passes at once: who leads goes on leading."""
+ROUND_SECONDS = 61.0
+"""After so long a Pod counts as late, and a status may be written again."""
+ROUNDS = 20
+"""A guard: two are enough for what is to be said."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The fleet, on a clock that the test moves."""
+
+    fleet: Fleet
+    time: VirtualTime
+
+    async def said(self, condition: Callable[[Document], bool], *, what: str) -> Document:
+        """The status, once it says so, while time passes. Raises TimeoutError with the last one."""
+
+        def met(found: Document | None) -> bool:
+            return found is not None and condition(found["status"])
+
+        for left in reversed(range(ROUNDS)):
+            await self.time.pass_(ROUND_SECONDS, self.fleet.present)
+            try:
+                found = await self.fleet.installation.wait_object(
+                    autowasms(name="data"), met, what=what, timeout=5
+                )
+            except TimeoutError:
+                if not left:
+                    raise
+            else:
+                status: Document = found["status"]
+                return status
+        raise AssertionError("unreachable")
+
+    async def expire(self, leader: Wasmer) -> None:
+        """Let the Lease of `leader`, which was killed, expire until another has it."""
+        for left in reversed(range(ROUNDS)):
+            # A follower waits from when it saw the last renewal, which may be after time has passed.
+            await self.time.pass_(LEASE_SECONDS + 1, self.fleet.present)
+            try:
+                await self.fleet.leader(other_than=leader, timeout=5)
+            except TimeoutError:
+                if not left:
+                    raise
+            else:
+                return
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
-    for group in ("kubernetes", "istio", "registry"):
-        for part in provision.GROUPS[group]:
-            await asyncio.to_thread(part)
-    async with fleet(tmp_path_factory.mktemp("proof")) as world:
-        yield world
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    await build("kubernetes", "istio", "registry")
+    directory = tmp_path_factory.mktemp("proof")
+    time = VirtualTime(directory / "time")
+    arguments = (f"--lease-duration={LEASE_SECONDS}s", f"--renew-deadline={LEASE_SECONDS / 2:g}s")
+    async with fleet(directory, arguments=arguments, env=time.environment) as world:
+        yield World(world, time)
 
 
-async def _add_pod(world: Fleet, name: str, *, address: str, sidecar: bool = True) -> None:
+async def _add_pod(world: World, name: str, *, address: str, sidecar: bool = True) -> None:
     """As a kubelet would report it: connections from the sidecar come from 127.0.0.1 here."""
     names = ["main", "istio-proxy"] if sidecar else ["main"]
     pod = {
@@ -35,45 +85,51 @@ async def _add_pod(world: Fleet, name: str, *, address: str, sidecar: bool = Tru
         "metadata": {"name": name, "namespace": "default", "labels": LABELS},
         "spec": {"containers": [{"name": each, "image": "example.com/x:1"} for each in names]},
     }
-    found = await world.cluster.request("POST", PODS, body=pod)
+    found = await world.fleet.cluster.request("POST", PODS, body=pod)
     status = {
         "phase": "Running",
-        "startTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "startTime": datetime.fromtimestamp(world.time.time(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "podIP": address,
         "podIPs": [{"ip": address}],
     }
     body = {**found, "status": {**found.get("status", {}), **status}}
-    await world.cluster.request("PUT", f"{PODS}/{name}/status", body=body)
+    await world.fleet.cluster.request("PUT", f"{PODS}/{name}/status", body=body)
 
 
-async def _loaded(world: Fleet, status: str, reason: str, *, fetched: int) -> Document:
-    """The status, once it says so; a change of it may wait for a minute."""
-    last: object = None
-    try:
-        async with asyncio.timeout(150):
-            while True:
-                found: Document = (await world.installation.get("data"))["status"]
-                said = [one for one in found["conditions"] if one["type"] == "Loaded"]
-                last = (found.get("pods"), said)
-                if (
-                    said
-                    and (said[0]["status"], said[0]["reason"]) == (status, reason)
-                    and found["pods"]["fetched"] == fetched
-                ):
-                    return found
-                await asyncio.sleep(0.2)
-    except TimeoutError as error:
-        raise TimeoutError(f"Loaded is not {status}/{reason}/{fetched} but {last}") from error
+async def _loaded(world: World, status: str, reason: str, *, fetched: int) -> Document:
+    """The status, once `Loaded` says this, and so many sidecars are counted."""
+
+    def loaded(found: Document) -> bool:
+        said = [one for one in found["conditions"] if one["type"] == "Loaded"]
+        return bool(
+            said
+            and (said[0]["status"], said[0]["reason"]) == (status, reason)
+            and found["pods"]["fetched"] == fetched
+        )
+
+    return await world.said(loaded, what=f"Loaded={status} {reason} {fetched}")
+
+
+async def _named(world: World, name: str, reasons: set[str]) -> None:
+    """Until this Pod, and no other, is missing for one of these reasons. What was proved stays so meanwhile."""
+
+    def named(found: Document) -> bool:
+        assert found["pods"]["fetched"] == 1, "what was proved is not lost"
+        missing = [(one["name"], one["reason"]) for one in found["pods"].get("missing", ())]
+        return [one for one, _ in missing] == [name] and missing[0][1] in reasons
+
+    await world.said(named, what=f"missing {name} for one of {reasons}")
 
 
 async def test_who_fetched_is_counted_who_did_not_is_named_and_a_new_leader_knows_it(
-    world: Fleet,
+    world: World,
 ) -> None:
+    mesh = world.fleet
     await _add_pod(world, "proxy", address="127.0.0.1")
     await _add_pod(world, "bare", address="10.9.9.9", sidecar=False)
-    module = world.module("data")
-    await world.apply("data", module=module)
-    await Load(f"{SIDECAR}:{world.port}", header="hello").wait_for("data-1", timeout=90)
+    module = mesh.module("data")
+    await mesh.apply("data", module=module)
+    await Load(f"{SIDECAR}:{mesh.port}", header="hello").wait_for("data-1", timeout=90)
     found = await _loaded(world, "False", "NotInjected", fetched=1)
     assert (found["pods"]["matched"], found["pods"]["injected"]) == (2, 1)
     (missing,) = found["pods"]["missing"]
@@ -84,32 +140,16 @@ async def test_who_fetched_is_counted_who_did_not_is_named_and_a_new_leader_know
     assert "default/bare has no sidecar" in text
     assert found["phase"] == "Synced", "the proof of load changes no phase"
 
-    await world.cluster.request("DELETE", f"{PODS}/bare?gracePeriodSeconds=0")
+    await mesh.cluster.request("DELETE", f"{PODS}/bare?gracePeriodSeconds=0")
     found = await _loaded(world, "True", "Fetched", fetched=1)
     assert "missing" not in found["pods"]
 
     # One that never asks; and who had fetched is known to the next leader too.
     await _add_pod(world, "silent", address="10.9.9.8")
     await _named(world, "silent", {"Waiting", "NeverAsked"})
-    leader = await world.leader()
-    await world.kill(leader)
-    await world.leader(other_than=leader)
-    await world.start(leader)
+    leader = await mesh.leader()
+    await mesh.kill(leader)
+    await world.expire(leader)
+    await mesh.start(leader)
     # The replica that was away may have been asked while it lived: so this is not called "never asked" any more.
     await _named(world, "silent", {"NotKnown"})
-
-
-async def _named(world: Fleet, name: str, reasons: set[str]) -> None:
-    """Until this Pod, and no other, is missing for one of these reasons. What was proved stays so meanwhile."""
-    found: Document = {}
-    try:
-        async with asyncio.timeout(150):
-            while True:
-                found = (await world.installation.get("data"))["status"]["pods"]
-                assert found["fetched"] == 1, "what was proved is not lost"
-                missing = [(one["name"], one["reason"]) for one in found.get("missing", ())]
-                if [one for one, _ in missing] == [name] and missing[0][1] in reasons:
-                    return
-                await asyncio.sleep(0.2)
-    except TimeoutError as error:
-        raise TimeoutError(f"{name} is not named with {reasons} but {found}") from error

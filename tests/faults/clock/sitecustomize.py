@@ -1,38 +1,56 @@
-"""A wall clock that jumps on command, inside a process that is started with this folder on PYTHONPATH.
+"""A clock that a test sets, inside a process that is started with this folder on PYTHONPATH.
 
-The system's clock is everybody's, and time namespaces leave it out. Not the monotonic clock, which no jump reaches in
-reality either, nor what C libraries read (certificates). Invariant: the first look after a jump sees it. `clocks.py` writes the file.
+The system's clock is everybody's, and time namespaces leave the wall clock out. Two things can be set, each by a file that
+`clocks.py` or `virtualtime.py` writes: the wall clock jumps, either way, while the monotonic clock goes on as it does in
+reality; or time passes at once, on both clocks. C libraries (certificates, `select`) see neither: a wait that has begun
+lasts as long as it was to last then. Invariant: the first look after a change sees it.
 """
 
+import ctypes
 import datetime
+import gc
+import mmap
 import os
+import struct
 import time
 from pathlib import Path
-from typing import Any
 
-_FILE = Path(os.environ["AUTOWASM_TEST_CLOCK"])
-_time, _time_ns, _datetime = time.time, time.time_ns, datetime.datetime
+_JUMPED = os.environ.get("AUTOWASM_TEST_CLOCK")
+_PASSED = os.environ.get("AUTOWASM_TEST_PASSED")
+_time, _time_ns, _datetime_now = time.time, time.time_ns, datetime.datetime.now
+_monotonic, _monotonic_ns = time.monotonic, time.monotonic_ns
+
+
+def _map(file: str) -> mmap.mmap:
+    with Path(file).open("rb") as opened:
+        return mmap.mmap(opened.fileno(), 8, access=mmap.ACCESS_READ)
+
+
+_memory = _map(_PASSED) if _PASSED else struct.pack("q", 0)
+
+
+def _passed() -> int:
+    """Nanoseconds."""
+    passed: int = struct.unpack_from("q", _memory)[0]
+    return passed
 
 
 def _shift() -> int:
-    """Seconds."""
-    return int(_FILE.read_text())
+    """Nanoseconds, of the wall clock."""
+    jumped = int(Path(_JUMPED).read_text()) if _JUMPED else 0
+    return jumped * 1_000_000_000 + _passed()
 
 
-class _Kind(type):
-    def __instancecheck__(cls, instance: object) -> bool:
-        return isinstance(instance, _datetime)
-
-    def __subclasscheck__(cls, subclass: type) -> bool:
-        return issubclass(subclass, _datetime)
+def _now(_: type, tz: datetime.tzinfo | None = None) -> datetime.datetime:
+    return _datetime_now(tz) + datetime.timedelta(microseconds=_shift() // 1000)
 
 
-class _Datetime(_datetime, metaclass=_Kind):
-    @classmethod
-    def now(cls, tz: datetime.tzinfo | None = None) -> Any:
-        return _datetime.now(tz) + datetime.timedelta(seconds=_shift())
-
-
-time.time = lambda: _time() + _shift()
-time.time_ns = lambda: _time_ns() + _shift() * 1_000_000_000
-datetime.datetime = _Datetime  # type: ignore[misc]
+# A subclass in its place would be another type to msgspec, and the class takes no new attributes: so its own dictionary.
+(_attributes,) = gc.get_referents(datetime.datetime.__dict__)
+_attributes["now"] = classmethod(_now)
+ctypes.pythonapi.PyType_Modified(ctypes.py_object(datetime.datetime))
+time.time = lambda: _time() + _shift() / 1e9
+time.time_ns = lambda: _time_ns() + _shift()
+if _PASSED:
+    time.monotonic = lambda: _monotonic() + _passed() / 1e9
+    time.monotonic_ns = lambda: _monotonic_ns() + _passed()

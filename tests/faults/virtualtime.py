@@ -1,0 +1,57 @@
+"""Time that passes at once for `wasmer` processes: an interval of a minute takes as long as the work at its end.
+
+For what wasmer does by the clock (polls, looks at Pods, limits of writes), where the interval itself is tested in virtual
+time with the code that keeps it. What is under way when time passes meets its deadline, so a test lets time pass while
+nothing is. A Lease has to be longer than what passes. Invariant: time passes on both clocks (`clock/sitecustomize.py`), and
+all timers that are due by then fire before `pass_` returns.
+"""
+
+import asyncio
+import mmap
+import os
+import struct
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.parts import wire
+from tests.parts.wasmer import Wasmer
+
+_CLOCK = Path(__file__).with_name("clock")
+
+
+class VirtualTime:
+    """Start processes with `environment`; `file` is what they read."""
+
+    def __init__(self, file: Path) -> None:
+        file.write_bytes(struct.pack("q", 0))
+        with file.open("r+b") as opened:
+            self._memory = mmap.mmap(opened.fileno(), 8)
+        self._file = file
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of the processes; of them only."""
+        return {**os.environ, "PYTHONPATH": str(_CLOCK), "AUTOWASM_TEST_PASSED": str(self._file)}
+
+    @property
+    def passed(self) -> float:
+        """Seconds by which the processes' clocks are ahead of the system's."""
+        nanoseconds: int = struct.unpack_from("q", self._memory)[0]
+        return nanoseconds / 1e9
+
+    def time(self) -> float:
+        """What the processes' wall clock shows: seconds since the epoch."""
+        return time.time() + self.passed
+
+    def monotonic(self) -> float:
+        """What their monotonic clock shows."""
+        return time.monotonic() + self.passed
+
+    async def pass_(self, seconds: float, servers: Iterable[Wasmer]) -> None:
+        """Let so much time pass for the processes, and wake those of `servers` that run. Raises OSError if one does not answer."""
+        assert seconds > 0
+        self._memory[:] = struct.pack("q", round((self.passed + seconds) * 1e9))
+        # A loop that sleeps computed for how long before: any event has it look at the clock again.
+        running = [one for one in servers if one.process.alive]
+        await asyncio.gather(*(wire.get(f"http://{one.admin}/healthz") for one in running))
