@@ -54,6 +54,15 @@ class SourceDenied(AutoWasmError):
     default_reason = "Unauthorized"
 
 
+class SecretAccessForbidden(SourceDenied):
+    """The API server refused to let wasmer read a Secret or a ServiceAccount; no registry was asked. Try again with backoff.
+
+    An API server that has just started refuses every request that RBAC allows until it has read the roles.
+    """
+
+    default_reason = "SecretForbidden"
+
+
 class SourceUnavailable(AutoWasmError):
     """No answer, or one that says "later". Try again with backoff.
 

@@ -9,6 +9,7 @@ from autowasm.backoff import Backoff
 from autowasm.errors import (
     AddressBlocked,
     ContentRejected,
+    SecretAccessForbidden,
     SourceDenied,
     SourceNotFound,
     SourceUnavailable,
@@ -33,7 +34,7 @@ def retry_delay(
         if source.registry is not None and ImageReference.parse(source.registry.image).is_pinned:
             return None
         return Backoff(limits.not_found_retry, limits.not_found_retry).delay(1)
-    if isinstance(error, SourceDenied):
+    if isinstance(error, SourceDenied) and not isinstance(error, SecretAccessForbidden):
         return Backoff(limits.denied_retry, limits.denied_retry).delay(1)
     if isinstance(error, SourceNotFound):
         return Backoff(limits.not_found_first, limits.not_found_retry).delay(failures)

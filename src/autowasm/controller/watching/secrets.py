@@ -13,7 +13,7 @@ from functools import partial
 
 from autowasm.artifacts.flights import Flights
 from autowasm.artifacts.pullsecrets import PullSecret
-from autowasm.errors import SourceDenied, SourceUnavailable
+from autowasm.errors import SecretAccessForbidden, SourceUnavailable
 from autowasm.kube.client import KubeClient
 from autowasm.kube.errors import ApiError, Forbidden, NotFound
 from autowasm.kube.resources import SECRETS, SERVICEACCOUNTS, ObjectKey
@@ -27,7 +27,7 @@ class ClusterSecrets:
         self._reads = Flights(tasks)
 
     async def read(self, namespace: str, name: str) -> PullSecret | None:
-        """GET the Secret, once for all who ask at the same time. Raises SourceDenied, SourceUnavailable."""
+        """GET the Secret, once for all who ask at the same time. Raises SecretAccessForbidden, SourceUnavailable."""
         key = ObjectKey(namespace, name)
         # At a start every AutoWasm of a namespace asks for the same one, all at once.
         return await self._reads.join(key, partial(self._get_secret, key), place=nullcontext)
@@ -38,7 +38,7 @@ class ClusterSecrets:
         except NotFound:
             return None
         except Forbidden as error:
-            raise SourceDenied(
+            raise SecretAccessForbidden(
                 f"spec.secret: wasmer may not read Secret {key}; its ServiceAccount needs `get` on secrets",
                 reason="SecretForbidden",
             ) from error
@@ -57,7 +57,7 @@ class ClusterSecrets:
         )
 
     async def pull_secrets(self, namespace: str) -> tuple[str, ...]:
-        """`imagePullSecrets` of the namespace's `default` ServiceAccount. Raises SourceDenied, SourceUnavailable."""
+        """`imagePullSecrets` of the namespace's `default` ServiceAccount. Raises SecretAccessForbidden, SourceUnavailable."""
         key = ObjectKey(namespace, "default")
         work = partial(self._get_pull_secrets, key)
         names: tuple[str, ...] = await self._reads.join(
@@ -71,7 +71,7 @@ class ClusterSecrets:
         except NotFound:
             return ()
         except Forbidden as error:
-            raise SourceDenied(
+            raise SecretAccessForbidden(
                 f"wasmer may not read ServiceAccount {key}; --service-account-pull-secrets needs `get` on serviceaccounts",
                 reason="ServiceAccountForbidden",
             ) from error
