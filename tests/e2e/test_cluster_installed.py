@@ -15,6 +15,7 @@ import pytest_asyncio
 import yaml
 
 from tests.faults.proxy import FaultProxy
+from tests.faults.virtualtime import VirtualTime
 from tests.manifests import charts
 from tests.parts import clients, istio, pod, ports, provision, registry, wat, wire
 from tests.parts.audit import Entry
@@ -36,6 +37,10 @@ from tests.parts.wasmer import Wasmer, program
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
 
+CREDENTIALS_SECONDS = 61.0
+"""After so long credentials are read again, at the latest."""
+SERVICE_SECONDS = 31.0
+"""The same of the Service that sidecars fetch from."""
 # Where the API server shows the certificate that a test may replace; elsewhere it is the control plane's own.
 SNI_HOST = "localhost"
 _KINDS = frozenset(
@@ -97,6 +102,12 @@ class Installed(Installation):
     proxy: FaultProxy
     """Between it and the API server."""
     namespace: str
+    time: VirtualTime | None = None
+
+    async def pass_(self, seconds: float) -> None:
+        """Let so much time pass for the container, which was started with a clock for it."""
+        assert self.time is not None
+        await self.time.pass_(seconds, [self.wasmer])
 
     async def make_synced(self, name: str) -> None:
         """A new AutoWasm, Synced with an EnvoyFilter of its own."""
@@ -133,10 +144,14 @@ class Installed(Installation):
         token: str = answer["status"]["token"]
         return token.encode()
 
+    async def delete_secret(self, name: str) -> None:
+        """And so end the token that is bound to it."""
+        path = f"/api/v1/namespaces/{self.home}/secrets/{name}"
+        await self.cluster.request("DELETE", path)
+
     async def invalidate(self, token: bytes, *, bound_to: str) -> None:
         """Returns once the API server refuses the token; it remembers good ones for ten seconds."""
-        path = f"/api/v1/namespaces/{self.home}/secrets/{bound_to}"
-        await self.cluster.request("DELETE", path)
+        await self.delete_secret(bound_to)
 
         async def refused() -> bool:
             answer = await wire.request(
@@ -153,6 +168,10 @@ class Installed(Installation):
         """What it logged, as far as that is JSON."""
         text = await asyncio.to_thread(self.wasmer.process.log.read_text)
         return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+    async def unauthorized(self) -> bool:
+        """Whether it logged that the API server refused its token."""
+        return any(": 401 " in str(line.get("error")) for line in await self.log())
 
     async def stored(self, name: str) -> list[Entry]:
         """Its writes to the AutoWasm's status and to the EnvoyFilter that the API server took."""
@@ -182,10 +201,12 @@ async def running(
     api: str = ports.LOOPBACK,
     authority: bytes | None = None,
     rendered: Sequence[Document] | None = None,
+    time: VirtualTime | None = None,
 ) -> AsyncIterator[Installed]:
     """Run the container against the API server at the name or address `api`, whose certificate `authority` signed.
 
-    `rendered`: what is installed; else install.yaml. All of it but the Pods: nothing runs those of the Deployment.
+    `rendered`: what is installed; else install.yaml. All of it but the Pods: nothing runs those of the Deployment. It is
+    killed at the end: a stop takes as long as sidecars may need to hear of it. `time` is its clock.
     """
     number = next(_numbers)
     directory = ground.directory / f"pod-{number}"
@@ -221,6 +242,7 @@ async def running(
                 "KUBERNETES_SERVICE_PORT": str(proxy.port),
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "PYTHONUNBUFFERED": "1",
+                **(time.variables if time is not None else {}),
             },
         )
         wasmer = Wasmer(process, directory, host, admin)
@@ -239,6 +261,7 @@ async def running(
                 probes=probes,
                 proxy=proxy,
                 namespace=namespace,
+                time=time,
             )
             own = await asyncio.to_thread(_read, ground.cluster.tls.authority)
             account.write(
@@ -248,7 +271,17 @@ async def running(
             )
             async with process:
                 await wasmer.start(timeout=60)
-                yield it
+                try:
+                    yield it
+                finally:
+                    await process.kill()
+                    # It was not released, and the next container would wait for its end.
+                    await ground.cluster.client.delete(lease_of(home))
+
+
+def lease_of(namespace: str) -> str:
+    """The path of wasmer's Lease."""
+    return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/wasmer"
 
 
 def _read(path: Path) -> bytes:
@@ -306,30 +339,38 @@ async def test_the_container_can_write_nowhere_but_to_its_cache(ground: Ground) 
     assert said.split() == [str(user), str(group), "secret", "/var/cache/wasmer"]
 
 
-async def test_a_rotated_token_is_taken_up_without_a_restart(ground: Ground) -> None:
-    async with running(ground) as it:
+@pytest.fixture
+def clock(tmp_path: Path) -> VirtualTime:
+    """For a container."""
+    return VirtualTime(tmp_path / "time")
+
+
+async def test_a_rotated_token_is_taken_up_without_a_restart(
+    ground: Ground, clock: VirtualTime
+) -> None:
+    async with running(ground, time=clock) as it:
         number = it.namespace.rpartition("-")[2]
-        tokens = {"first": await asyncio.to_thread(_read, it.account.directory / "token")}
+        first = await asyncio.to_thread(_read, it.account.directory / "token")
         await it.make_synced("before")
         process_id = it.wasmer.process.pid
 
         # As the kubelet does it: the new one is there long before the old one ends.
-        tokens["second"] = await it.token(bound_to=f"second-{number}")
-        it.account.write(token=tokens["second"])
-        await it.invalidate(tokens["first"], bound_to=f"first-{number}")
+        it.account.write(token=await it.token(bound_to=f"second-{number}"))
+        await it.pass_(CREDENTIALS_SECONDS)
+        await it.invalidate(first, bound_to=f"first-{number}")
         await it.make_synced("after")
+        assert not await it.unauthorized(), "it was read in time"
 
-        # And as it must not be: the old one ends first.
-        third = await it.token(bound_to=f"third-{number}")
-        await it.invalidate(tokens["second"], bound_to=f"second-{number}")
-        since = len(await it.log())
+        # And as it must not be: what is there has ended. The API server never saw it good, so it remembers nothing.
+        ended = await it.token(bound_to=f"ended-{number}")
+        await it.delete_secret(f"ended-{number}")
+        it.account.write(token=ended)
+        await it.pass_(CREDENTIALS_SECONDS)
         waiting = asyncio.create_task(it.make_synced("late"))
 
-        async def refused() -> bool:
-            return any("401" in str(line) for line in (await it.log())[since:])
-
-        await _until(refused)
-        it.account.write(token=third)
+        await _until(it.unauthorized)
+        it.account.write(token=await it.token(bound_to=f"third-{number}"))
+        await it.pass_(CREDENTIALS_SECONDS)
         await waiting
 
         assert it.wasmer.process.pid == process_id
@@ -341,8 +382,11 @@ async def test_a_rotated_token_is_taken_up_without_a_restart(ground: Ground) -> 
             assert not any(entry.changed_nothing for entry in stored), stored
 
 
-async def test_a_rotated_authority_is_taken_up_without_a_restart(ground: Ground) -> None:
-    async with running(ground, api=SNI_HOST, authority=ground.authority.certificate_pem) as it:
+async def test_a_rotated_authority_is_taken_up_without_a_restart(
+    ground: Ground, clock: VirtualTime
+) -> None:
+    authority = ground.authority.certificate_pem
+    async with running(ground, api=SNI_HOST, authority=authority, time=clock) as it:
         await it.make_synced("before")
         process_id = it.wasmer.process.pid
 
@@ -355,6 +399,7 @@ async def test_a_rotated_authority_is_taken_up_without_a_restart(ground: Ground)
 
         await _until(distrusted)
         it.account.write(ca_crt=second.certificate_pem)
+        await it.pass_(CREDENTIALS_SECONDS)
         await it.make_synced("after")
 
         assert it.wasmer.process.pid == process_id
@@ -421,8 +466,8 @@ async def test_in_another_namespace_it_publishes_the_service_that_is_there(groun
         assert cluster == _with_service(service)
         assert authority == "wasmer.mesh-blue:8081"
         assert "service: warning" not in await it.readyz()
-        lease = "/apis/coordination.k8s.io/v1/namespaces/mesh-blue/leases/wasmer"
-        assert (await ground.cluster.request("GET", lease))["spec"]["holderIdentity"]
+        lease = await ground.cluster.request("GET", lease_of("mesh-blue"))
+        assert lease["spec"]["holderIdentity"]
 
 
 async def test_a_chart_of_another_name_publishes_the_service_that_is_there(ground: Ground) -> None:
@@ -439,14 +484,16 @@ async def test_a_chart_of_another_name_publishes_the_service_that_is_there(groun
         assert "service: warning" not in await it.readyz()
 
 
-async def test_nothing_is_published_that_no_sidecar_could_fetch(ground: Ground) -> None:
+async def test_nothing_is_published_that_no_sidecar_could_fetch(
+    ground: Ground, clock: VirtualTime
+) -> None:
     """kustomize's `namePrefix` renames the Service, and wasmer's arguments still name the old one."""
     await ground.cluster.create_namespace("mesh-red")
     rendered = await _kustomized(ground, namespace="mesh-red", namePrefix="red-")
     (deployment,) = [one for one in rendered if one["kind"] == "Deployment"]
     assert deployment["metadata"]["name"] == "red-wasmer"
     services = "/api/v1/namespaces/mesh-red/services"
-    async with running(ground, rendered=rendered) as it:
+    async with running(ground, rendered=rendered, time=clock) as it:
         image = await it.push("held", wat.header_filter("held"))
         await it.apply(it.autowasm(image, name="new", namespace=it.namespace))
         found = await it.wait_phase("Failed", name="new", namespace=it.namespace)
@@ -462,13 +509,14 @@ async def test_nothing_is_published_that_no_sidecar_could_fetch(ground: Ground) 
 
         # The operator creates it: what waited is published.
         good = await ground.cluster.request("GET", f"{services}/red-wasmer")
-        service = {
+        service: Document = {
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": {"name": "wasmer", "namespace": "mesh-red"},
             "spec": {"selector": good["spec"]["selector"], "ports": good["spec"]["ports"]},
         }
         await ground.cluster.request("POST", services, body=service)
+        await it.pass_(SERVICE_SECONDS)
         await it.wait_phase("Synced", name="new", namespace=it.namespace)
         live = await it.envoyfilter("new", namespace=it.namespace)
         assert _fetched_from(live)[0] == _with_service(service)
@@ -478,6 +526,7 @@ async def test_nothing_is_published_that_no_sidecar_could_fetch(ground: Ground) 
         await ground.cluster.request("PUT", f"{services}/wasmer", body=service)
         other = await it.push("other", wat.header_filter("other"))
         await it.apply(it.autowasm(other, name="late", namespace=it.namespace))
-        found = await it.wait_phase("Degraded", name="new", namespace=it.namespace, timeout=100)
+        await it.pass_(SERVICE_SECONDS)
+        found = await it.wait_phase("Degraded", name="new", namespace=it.namespace)
         assert "Service mesh-red/wasmer has no TCP port 8081" in found["status"]["message"]
         assert (await it.envoyfilter("new", namespace=it.namespace)) == live

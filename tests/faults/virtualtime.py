@@ -32,7 +32,12 @@ class VirtualTime:
     @property
     def environment(self) -> dict[str, str]:
         """Of the processes; of them only."""
-        return {**os.environ, "PYTHONPATH": str(_CLOCK), "AUTOWASM_TEST_PASSED": str(self._file)}
+        return {**os.environ, **self.variables}
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What their environment needs besides."""
+        return {"PYTHONPATH": str(_CLOCK), "AUTOWASM_TEST_PASSED": str(self._file)}
 
     @property
     def passed(self) -> float:
