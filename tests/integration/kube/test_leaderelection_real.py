@@ -19,20 +19,18 @@ from autowasm.kube.resources import ObjectKey
 from autowasm.limits import KubeLimits
 from autowasm.net.pools import Pools
 from tests.faults.proxy import FaultProxy, Hang, Pass
-from tests.parts.kubernetes import Cluster, kubernetes
+from tests.parts.controlplane import ControlPlane
+from tests.parts.kubernetes import Cluster
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
-KEY = ObjectKey("default", "elected")
-PATH = "/apis/coordination.k8s.io/v1/namespaces/default/leases/elected"
 TIMINGS = LeaseTimings(lease_duration=3, renew_deadline=2.0, retry_period=0.3)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
-    directory = tmp_path_factory.mktemp("cluster")
-    async with kubernetes(directory, controller_manager=False) as cluster:
-        yield cluster
+@pytest_asyncio.fixture(loop_scope="session")
+async def key(control_plane: ControlPlane) -> ObjectKey:
+    """Of a Lease in a namespace of its own."""
+    return ObjectKey(await control_plane.add_namespace("elected"), "elected")
 
 
 @dataclass
@@ -46,8 +44,8 @@ class Candidate:
         await asyncio.wait([self.task])
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def pair(cluster: Cluster, tmp_path: Path) -> AsyncIterator[list[Candidate]]:
+@pytest_asyncio.fixture(loop_scope="session")
+async def pair(cluster: Cluster, key: ObjectKey, tmp_path: Path) -> AsyncIterator[list[Candidate]]:
     url = urlsplit(cluster.url)
     async with AsyncExitStack() as stack:
         pools = stack.enter_context(Pools())
@@ -66,7 +64,7 @@ async def pair(cluster: Cluster, tmp_path: Path) -> AsyncIterator[list[Candidate
                     kubeconfig=kubeconfig, pools=pools, user_agent="test", limits=KubeLimits()
                 )
             )
-            elector = LeaderElector(Lease(client, KEY), lease=KEY, identity=name, timings=TIMINGS)
+            elector = LeaderElector(Lease(client, key), lease=key, identity=name, timings=TIMINGS)
             task = asyncio.get_running_loop().create_task(elector.run(), name=name)
             candidates.append(Candidate(elector, proxy, task))
             async with asyncio.timeout(30):
@@ -78,11 +76,12 @@ async def pair(cluster: Cluster, tmp_path: Path) -> AsyncIterator[list[Candidate
 
 
 async def test_hanging_way_ends_leading_before_another_begins_and_release_hands_over(
-    cluster: Cluster, pair: list[Candidate]
+    cluster: Cluster, key: ObjectKey, pair: list[Candidate]
 ) -> None:
     one, two = pair
     loop = asyncio.get_running_loop()
-    lease = (await cluster.request("GET", PATH))["spec"]
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{key.namespace}/leases/{key.name}"
+    lease = (await cluster.request("GET", path))["spec"]
     assert lease["holderIdentity"] == "one"
     assert lease["acquireTime"].endswith("Z")
     one.proxy.mode = Hang()
@@ -96,10 +95,10 @@ async def test_hanging_way_ends_leading_before_another_begins_and_release_hands_
     assert loop.time() > ended
     assert one.proxy.counters is not None
     await two.stop()
-    released = (await cluster.request("GET", PATH))["spec"]
+    released = (await cluster.request("GET", path))["spec"]
     assert (released["holderIdentity"], released["leaseDurationSeconds"]) == ("", 1)
     one.proxy.mode = Pass()
     async with asyncio.timeout(20):
         await one.elector.acquired()
-    after = (await cluster.request("GET", PATH))["spec"]
+    after = (await cluster.request("GET", path))["spec"]
     assert after["leaseTransitions"] == lease["leaseTransitions"] + 2

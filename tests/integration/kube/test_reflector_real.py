@@ -14,7 +14,8 @@ from uuid import UUID
 import pytest
 import pytest_asyncio
 
-from autowasm.kube import writes
+from autowasm.backoff import Backoff
+from autowasm.kube import reflector, writes
 from autowasm.kube.client import KubeClient
 from autowasm.kube.codec import Codec
 from autowasm.kube.documents import DocumentCodec
@@ -27,21 +28,52 @@ from autowasm.kube.resources import PODS, ObjectKey, ResourceType
 from autowasm.limits import KubeLimits
 from autowasm.net.pools import Pools
 from tests.faults.proxy import Counters, CutAfter, FaultProxy, Hang, Mode, Pass, Refuse
-from tests.parts.kubernetes import ApiError, Cluster, kubernetes
+from tests.parts.controlplane import READER, ControlPlane
+from tests.parts.kubeapi import ApiError
+from tests.parts.kubernetes import Cluster
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
 CONFIG_MAPS = ResourceType("", "v1", "configmaps", "ConfigMap")
-MAPS = "/api/v1/namespaces/default/configmaps"
 BOTH = pytest.mark.parametrize("streaming", [True, False], ids=["streaming", "pages"])
 LIMITS = KubeLimits(page_size=7, call_timeout=5.0, connect_timeout=2.0)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
-    directory = tmp_path_factory.mktemp("cluster")
-    async with kubernetes(directory, users={"nobody": ()}, controller_manager=False) as cluster:
-        yield cluster
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long a reflector waits after a failure is tested in virtual time."""
+    monkeypatch.setattr(reflector, "BACKOFF", Backoff(base=0.05, maximum=0.5, jitter=1.0))
+
+
+@dataclass(frozen=True)
+class Place:
+    """ConfigMaps of one namespace, as another client changes them."""
+
+    cluster: Cluster
+    namespace: str
+
+    @property
+    def maps(self) -> str:
+        """The path of the collection."""
+        return f"/api/v1/namespaces/{self.namespace}/configmaps"
+
+    async def put(self, name: str, **data: str) -> None:
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
+        try:
+            await self.cluster.request("PUT", f"{self.maps}/{name}", body=body)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            await self.cluster.request("POST", self.maps, body=body)
+
+    async def remove(self, name: str) -> None:
+        await self.cluster.client.delete(f"{self.maps}/{name}")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def place(control_plane: ControlPlane) -> Place:
+    """A namespace for the test alone."""
+    return Place(control_plane.cluster, await control_plane.add_namespace("reflected"))
 
 
 class Told:
@@ -62,33 +94,14 @@ class Told:
 class World:
     """A client behind a proxy, and an informer."""
 
-    cluster: Cluster
+    place: Place
     proxy: FaultProxy
     client: KubeClient
     informer: Informer[Any]
     told: Told
 
-    async def put(self, name: str, **data: str) -> None:
-        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
-        try:
-            await self.cluster.request("PUT", f"{MAPS}/{name}", body=body)
-        except ApiError as error:
-            if error.status != 404:
-                raise
-            await self.cluster.request("POST", MAPS, body=body)
-
-    async def remove(self, name: str) -> None:
-        try:
-            await self.cluster.request("DELETE", f"{MAPS}/{name}")
-        except ApiError as error:
-            if error.status != 404:
-                raise
-
-    async def clear(self) -> None:
-        await self.cluster.request("DELETE", MAPS)
-
     async def equal(self) -> bool:
-        listed = await self.cluster.request("GET", MAPS)
+        listed = await self.place.cluster.request("GET", self.place.maps)
         wanted = {item["metadata"]["name"]: item["data"] for item in listed["items"]}
         store = self.informer.store
         return wanted == {key.name: (store.get(key) or {})["data"] for key in store}
@@ -96,7 +109,7 @@ class World:
 
 @asynccontextmanager
 async def world(
-    cluster: Cluster,
+    place: Place,
     directory: Path,
     *,
     streaming: bool,
@@ -105,13 +118,14 @@ async def world(
     resource: ResourceType = CONFIG_MAPS,
     pause: float = 0.0,
 ) -> AsyncIterator[World]:
+    cluster = place.cluster
     address = urlsplit(cluster.url)
     assert address.hostname is not None
     assert address.port is not None
     async with FaultProxy(address.hostname, address.port) as proxy:
         through = f"https://{address.hostname}:{proxy.port}"
         text = cluster.kubeconfig.read_text().replace(cluster.url, through)
-        kubeconfig = directory / "kubeconfig"
+        kubeconfig = directory / f"{proxy.port}.kubeconfig"
         kubeconfig.write_text(text)
         told = Told()
         with Pools() as pools:
@@ -124,7 +138,7 @@ async def world(
                         client,
                         resource,
                         codec or DocumentCodec(),
-                        namespace="default",
+                        namespace=place.namespace,
                         pause=pause,
                     ),
                     limits=limits,
@@ -133,7 +147,7 @@ async def world(
                 )
                 async with asyncio.TaskGroup() as group:
                     task = group.create_task(informer.run())
-                    yield World(cluster, proxy, client, informer, told)
+                    yield World(place, proxy, client, informer, told)
                     task.cancel()
 
 
@@ -149,7 +163,7 @@ async def until(condition: Callable[[], bool | Awaitable[bool]], *, seconds: flo
 @BOTH
 @pytest.mark.parametrize("pause", [0.0, 0.05])
 async def test_the_store_equals_the_server_whatever_happens_to_the_connection(
-    cluster: Cluster, tmp_path: Path, streaming: bool, pause: float
+    place: Place, tmp_path: Path, streaming: bool, pause: float
 ) -> None:
     rng = random.Random(7)
     names = [f"map-{number}" for number in range(20)]
@@ -158,13 +172,12 @@ async def test_the_store_equals_the_server_whatever_happens_to_the_connection(
         for _ in range(times):
             name = rng.choice(names)
             if rng.random() < 0.3:
-                await it.remove(name)
+                await place.remove(name)
             else:
                 text = "x" * rng.choice([1, 100, 40_000])
-                await it.put(name, number=str(rng.random()), text=text)
+                await place.put(name, number=str(rng.random()), text=text)
 
-    async with world(cluster, tmp_path, streaming=streaming, pause=pause) as it:
-        await it.clear()
+    async with world(place, tmp_path, streaming=streaming, pause=pause) as it:
         await change_something(it, 20)
         await it.informer.wait_synced()
         faults: list[Mode] = [
@@ -186,18 +199,15 @@ async def test_the_store_equals_the_server_whatever_happens_to_the_connection(
             await until(it.equal)
 
 
-async def test_a_watch_that_rests_takes_what_came_meanwhile(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+async def test_a_watch_that_rests_takes_what_came_meanwhile(place: Place, tmp_path: Path) -> None:
     """Large objects come as many TLS records, of which a pause finds the last one incomplete."""
     rng = random.Random(7)
-    async with world(cluster, tmp_path, streaming=True, pause=0.02) as it:
-        await it.clear()
+    async with world(place, tmp_path, streaming=True, pause=0.02) as it:
         await it.informer.wait_synced()
         for turn in range(60):
             names = [f"map-{number}" for number in range(rng.choice([1, 1, 8]))]
             text = "x" * rng.choice([1, 5_000, 16_300, 70_000, 400_000])
-            await asyncio.gather(*(it.put(name, turn=str(turn), text=text) for name in names))
+            await asyncio.gather(*(place.put(name, turn=str(turn), text=text) for name in names))
             await asyncio.sleep(rng.choice([0, 0, 0.01, 0.05]))
         await until(it.equal)
         assert it.told.lists == {"start": 1}
@@ -211,81 +221,98 @@ def bit(before: Counters, now: Counters) -> bool:
 
 @BOTH
 async def test_a_watch_cut_in_the_middle_of_a_line_resumes(
-    cluster: Cluster, tmp_path: Path, streaming: bool
+    place: Place, tmp_path: Path, streaming: bool
 ) -> None:
-    async with world(cluster, tmp_path, streaming=streaming) as it:
-        await it.clear()
-        await it.put("before", a="b")
+    async with world(place, tmp_path, streaming=streaming) as it:
+        await place.put("before", a="b")
         await it.informer.wait_synced()
         await until(it.equal)
         it.proxy.mode = CutAfter(100_000)
-        await it.put("large", text="x" * 300_000)
+        await place.put("large", text="x" * 300_000)
         await until(it.equal)
         assert it.proxy.counters.cut == 1
         assert it.told.ends == {"Unreachable": 1}
         assert it.told.lists == {"start": 1}, "no list was needed"
 
 
-@BOTH
-async def test_a_restart_of_the_server_loses_nothing(
-    cluster: Cluster, tmp_path: Path, streaming: bool
-) -> None:
-    async with world(cluster, tmp_path, streaming=streaming) as it:
-        await it.clear()
+@asynccontextmanager
+async def both(place: Place, directory: Path) -> AsyncIterator[tuple[World, World]]:
+    """Of the same objects, one that lists in a stream and one that lists in pages: they share what is slow."""
+    async with (
+        world(place, directory, streaming=True) as streaming,
+        world(place, directory, streaming=False) as pages,
+    ):
+        yield streaming, pages
+
+
+async def test_a_restart_of_the_server_loses_nothing(place: Place, tmp_path: Path) -> None:
+    cluster = place.cluster
+    async with both(place, tmp_path) as worlds:
         for number in range(20):
-            await it.put(f"map-{number}", a="b")
-        await it.informer.wait_synced()
+            await place.put(f"map-{number}", a="b")
+        for it in worlds:
+            await it.informer.wait_synced()
+            await until(it.equal)
+        known = [len(it.informer.store) for it in worlds]
         await cluster.stop_api()
-        await asyncio.sleep(1)
-        assert len(it.informer.store) == 20, "what we know stays, while nobody answers"
+        before = [it.proxy.counters.connections for it in worlds]
+
+        def tried() -> bool:
+            now = [it.proxy.counters.connections for it in worlds]
+            return all(new >= old + 2 for new, old in zip(now, before, strict=True))
+
+        await until(tried)  # to come back, in vain
+        assert [len(it.informer.store) for it in worlds] == known, (
+            "what we know stays, while nobody answers"
+        )
         await cluster.start_api()
-        await it.put("map-3", a="new")
-        await it.remove("map-4")
-        await until(it.equal)
-        assert it.told.ends["Unreachable"] >= 1
+        await place.put("map-3", a="new")
+        await place.remove("map-4")
+        for it in worlds:
+            await until(it.equal)
+            assert it.told.ends["Unreachable"] >= 1
 
 
-@BOTH
-async def test_an_expired_position_leads_to_a_list(
-    cluster: Cluster, tmp_path: Path, streaming: bool
-) -> None:
+async def test_an_expired_position_leads_to_a_list(place: Place, tmp_path: Path) -> None:
     """A restarted API server knows nothing of versions before its start, and says 410."""
-    async with world(cluster, tmp_path, streaming=streaming) as it:
-        await it.clear()
-        await it.put("one", a="b")
-        await it.put("two", a="b")
-        await it.informer.wait_synced()
-        await until(it.equal)
-        it.proxy.mode = Refuse()
-        it.proxy.cut_all()
-        await it.remove("one")
+    cluster = place.cluster
+    async with both(place, tmp_path) as worlds:
+        await place.put("one", a="b")
+        await place.put("two", a="b")
+        for it in worlds:
+            await it.informer.wait_synced()
+            await until(it.equal)
+            it.proxy.mode = Refuse()
+            it.proxy.cut_all()
+        await place.remove("one")
         for number in range(5):
-            await it.put("three", a=str(number))
+            await place.put("three", a=str(number))
         await cluster.stop_api()
         await cluster.start_api()
-        it.proxy.mode = Pass()
-        await until(it.equal)
-        assert it.told.lists == {"start": 1, "Expired": 1}
-        assert it.proxy.counters.refused >= 1
+        for it in worlds:
+            it.proxy.mode = Pass()
+        for it in worlds:
+            await until(it.equal)
+            assert it.told.lists == {"start": 1, "Expired": 1}
+            assert it.proxy.counters.refused >= 1
 
 
-async def test_a_frozen_watch_is_replaced(cluster: Cluster, tmp_path: Path) -> None:
-    limits = KubeLimits(watch_timeout=2.0, watch_grace=1.0, call_timeout=3.0)
-    async with world(cluster, tmp_path, streaming=False, limits=limits) as it:
-        await it.clear()
+async def test_a_frozen_watch_is_replaced(place: Place, tmp_path: Path) -> None:
+    limits = KubeLimits(watch_timeout=1.0, watch_grace=0.5, call_timeout=3.0)
+    async with world(place, tmp_path, streaming=False, limits=limits) as it:
         await it.informer.wait_synced()
-        await it.put("zero", a="b")
+        await place.put("zero", a="b")
         await until(it.equal)  # by the watch, which is open then
         it.proxy.mode = Hang()
-        await it.put("one", a="b")
+        await place.put("one", a="b")
         await until(lambda: it.told.ends["WatchFrozen"] >= 1)
         it.proxy.mode = Pass()
         await until(it.equal)
         assert it.proxy.counters.hung >= 1
 
 
-async def test_pods_become_rows(cluster: Cluster, tmp_path: Path) -> None:
-    path = "/api/v1/namespaces/default/pods"
+async def test_pods_become_rows(place: Place, tmp_path: Path) -> None:
+    path, cluster = f"/api/v1/namespaces/{place.namespace}/pods", place.cluster
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -300,10 +327,10 @@ async def test_pods_become_rows(cluster: Cluster, tmp_path: Path) -> None:
         "podIPs": [{"ip": "10.0.0.7"}],
         "startTime": "2026-01-02T03:04:05Z",
     }
-    async with world(cluster, tmp_path, streaming=True, codec=pod_codec(), resource=PODS) as it:
+    async with world(place, tmp_path, streaming=True, codec=pod_codec(), resource=PODS) as it:
         created = await cluster.request("POST", path, body=pod)
         await cluster.request("PUT", f"{path}/cart/status", body={**created, "status": status})
-        store, key = it.informer.store, ObjectKey("default", "cart")
+        store, key = it.informer.store, ObjectKey(place.namespace, "cart")
         await until(lambda: getattr(store.get(key), "phase", "") == "Running")
         row = store.get(key)
         assert row is not None
@@ -314,10 +341,9 @@ async def test_pods_become_rows(cluster: Cluster, tmp_path: Path) -> None:
         await until(lambda: len(store) == 0)
 
 
-async def test_writes_are_bound_to_what_was_read(cluster: Cluster, tmp_path: Path) -> None:
-    async with world(cluster, tmp_path, streaming=True) as it:
-        await it.clear()
-        metadata = {"namespace": "default", "name": "mine"}
+async def test_writes_are_bound_to_what_was_read(place: Place, tmp_path: Path) -> None:
+    async with world(place, tmp_path, streaming=True) as it:
+        metadata = {"namespace": place.namespace, "name": "mine"}
         body = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
@@ -347,8 +373,8 @@ class Outcomes:
         self.seen.add(outcome)
 
 
-async def test_events_are_taken_and_counted_up(cluster: Cluster, tmp_path: Path) -> None:
-    async with world(cluster, tmp_path, streaming=True) as it:
+async def test_events_are_taken_and_counted_up(place: Place, tmp_path: Path) -> None:
+    async with world(place, tmp_path, streaming=True) as it:
         outcomes = Outcomes()
         recorder = EventRecorder(
             it.client, component="test", instance="me", limits=LIMITS, metrics=outcomes
@@ -356,23 +382,24 @@ async def test_events_are_taken_and_counted_up(cluster: Cluster, tmp_path: Path)
         about = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {"namespace": "default", "name": "mine", "uid": "u1"},
+            "metadata": {"namespace": place.namespace, "name": "mine", "uid": "u1"},
         }
         task = asyncio.create_task(recorder.run())
         for _ in range(3):
             recorder.event(about, "Normal", "Tested", "hello")
         await recorder.flush(timeout=10)
         task.cancel()
-        listed = await cluster.request("GET", "/api/v1/namespaces/default/events")
+        path = f"/api/v1/namespaces/{place.namespace}/events"
+        listed = await place.cluster.request("GET", path)
         counts = [item["count"] for item in listed["items"] if item["reason"] == "Tested"]
         assert counts == [3]
         assert outcomes.seen == {"written"}
 
 
-async def test_missing_rights_are_told_as_such(cluster: Cluster, tmp_path: Path) -> None:
+async def test_missing_rights_are_told_as_such(cluster: Cluster) -> None:
     with Pools() as pools:
         async with KubeClient(
-            kubeconfig=cluster.kubeconfig_of("nobody"), pools=pools, user_agent="test/1"
+            kubeconfig=cluster.kubeconfig_of(READER), pools=pools, user_agent="test/1"
         ) as client:
-            with pytest.raises(Forbidden, match="nobody"):
+            with pytest.raises(Forbidden, match=READER):
                 await client.get(PODS, ObjectKey("default", "x"))
