@@ -16,8 +16,9 @@ import os
 import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -30,6 +31,7 @@ from tests.parts import istio, ports, wat
 from tests.parts.downloads import Good, Outcome, Unreachable, Watch, fetch
 from tests.parts.installation import Document, Installation, autowasms, envoyfilters, installed
 from tests.parts.istio import Istiod, istiod, sidecar
+from tests.parts.kubeapi import ApiError
 from tests.parts.kubernetes import Cluster, kubernetes
 from tests.parts.load import Load, LoadReport
 from tests.parts.upstream import upstream
@@ -42,7 +44,10 @@ SIDECAR = "127.0.0.20"
 REPLICAS = ("127.0.0.21", "127.0.0.22", "127.0.0.23")
 LABELS = {"app": "details"}
 
-_POLL = 0.05
+_POLL = 0.2
+"""Seconds: an answer with all metrics costs a replica 10 ms."""
+_FOREVER = 3600.0
+"""Seconds; a deadline around it ends it."""
 
 
 @dataclass
@@ -158,8 +163,9 @@ class Fleet:
             async with asyncio.timeout(timeout):
                 while True:
                     try:
+                        await self._all_synced()
                         problems = await self.problems()
-                    except OSError as error:
+                    except (OSError, ApiError) as error:
                         problems = [repr(error)]
                     if not problems:
                         break
@@ -168,8 +174,17 @@ class Fleet:
                     outcome = await fetch(replica, digest)
                     assert isinstance(outcome, Good), outcome.problem
         except TimeoutError as error:
+            with suppress(OSError, ApiError):
+                problems = await self.problems()
             logs = [await one.process.tail(lines=25) for one in self.replicas]
             raise TimeoutError("\n".join([*problems, *logs])) from error
+
+    async def _all_synced(self) -> None:
+        """One after the other, by a watch of each: to list all of them again and again would be in the replicas' way."""
+        for name, digest in list(self.wanted.items()):
+            await self.cluster.client.wait_object(
+                autowasms(name=name), partial(_is_synced, digest), timeout=_FOREVER
+            )
 
     async def clean(self) -> None:
         """All that a row changed is as it was; only `data` is there."""
@@ -181,7 +196,7 @@ class Fleet:
                 await replica.start(timeout=60)
         self.absent.clear()
         for name in [name for name in self.wanted if name != "data"]:
-            await self.installation.kubectl.run("delete", "aw", name, "--ignore-not-found")
+            await self.cluster.client.delete(autowasms(name=name))
             del self.wanted[name]
         await self.leader()
         await self.settled()
@@ -298,6 +313,16 @@ class Fleet:
     def untell(self, digest: str) -> None:
         """Nobody is asked for it any more: the test has seen to it that nobody can have it."""
         self._told.remove(digest)
+
+
+def _is_synced(digest: str, found: Document | None) -> bool:
+    status = (found or {}).get("status") or {}
+    return (
+        found is not None
+        and status.get("phase") == "Synced"
+        and status["observedGeneration"] == found["metadata"]["generation"]
+        and status["module"]["sha256"] == digest
+    )
 
 
 def _differences(found: Document, live: Document, digest: str, envoy: EnvoyFetch) -> list[str]:
