@@ -36,7 +36,7 @@ bench-docs: venv ## put the figures that `make bench` left into docs/performance
 unit: venv ## the quick ones only
 	$(RUN) -m pytest tests/unit tests/property $(ARGS)
 
-pythons: venv parts ## the quick ones on every other Python that the project claims (ARGS="3.13 3.14")
+pythons: venv parts ## the quick ones on every other Python that the project claims, and integration on the image's (ARGS="3.13 3.14")
 	$(RUN) -m tests.pythons --jobs $(JOBS) $(ARGS)
 
 lint: venv ## everything that reads the code without running it

@@ -1,7 +1,7 @@
 """`python -m tests.pythons [VERSION...]`: the unit and property tests on other Pythons than the running one.
 
-Not the tests on real parts: those run once, on the Python of .venv. Invariant: it ends with 0 only if every version that was
-named, or without names every one that can be had, has passed.
+On the Python of the image the integration tests run, too. The long tests run once, on the Python of .venv. Invariant: it
+ends with 0 only if every version that was named, or without names every one that can be had, has passed.
 """
 
 import logging
@@ -16,8 +16,14 @@ from tests.parts import cache, pythons
 
 _ROOT = Path(__file__).parents[1]
 _SUITES = ("tests/unit", "tests/property")
+_INTEGRATION = "tests/integration"
 _LONGEST = 1800
-"""Seconds for one version: two minutes on two idle cores."""
+"""Seconds for one version: one to three minutes on two idle cores."""
+
+
+def suites(version: str) -> tuple[str, ...]:
+    """The folders of tests that run on this Python."""
+    return (*_SUITES, _INTEGRATION) if version == pythons.IMAGE else _SUITES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(program: Path, version: str, *, jobs: str) -> bool:
     print(f"Python {version}:", flush=True)
     begun = time.monotonic()
-    command = [program, "-m", "pytest", "-q", "-n", jobs, "--dist", "loadfile", *_SUITES]
+    command = [program, "-m", "pytest", "-q", "-n", jobs, "--dist", "loadfile", *suites(version)]
     status = subprocess.run(command, cwd=_ROOT, timeout=_LONGEST, check=False).returncode
     print(f"Python {version}: {time.monotonic() - begun:.0f} s, status {status}", flush=True)
     return status == 0

@@ -20,7 +20,10 @@ from tests.parts import cache, pypi
 log = logging.getLogger(__name__)
 
 VERSIONS: Final = ("3.11", "3.12", "3.13", "3.14")
-"""What `requires-python` and the classifiers in pyproject.toml claim. The image runs 3.13."""
+"""What `requires-python` and the classifiers in pyproject.toml claim."""
+
+IMAGE: Final = "3.13"
+"""The Python of the image: the base in the Dockerfile."""
 
 SUITES: Final[Mapping[str, str]] = {"3.11": "bookworm", "3.13": "trixie", "3.14": "testing"}
 """The release of Debian that packages it; none has 3.12."""

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -46,7 +47,27 @@ def test_every_claimed_version_is_tested() -> None:
     assert tuple(f"3.{minor}" for minor in tox[1].split(",")) == pythons.VERSIONS
     image = re.search(r"python:(3\.\d+)\.", (ROOT / "Dockerfile").read_text())
     assert image is not None
-    assert image[1] in pythons.SUITES, "the image's Python is tested on every machine"
+    assert image[1] == pythons.IMAGE
+    assert pythons.IMAGE in pythons.SUITES, "the image's Python is tested on every machine"
+
+
+@pytest.mark.parametrize("version", pythons.VERSIONS)
+def test_the_integration_tests_run_on_the_python_of_the_image(
+    version: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ran: list[list[str]] = []
+
+    def run(words: list[object], **_: object) -> subprocess.CompletedProcess[str]:
+        ran.append([str(word) for word in words])
+        return subprocess.CompletedProcess([], 0)
+
+    monkeypatch.setattr(command.subprocess, "run", run)
+    monkeypatch.setattr(pythons, "environment", lambda *_, **__: tmp_path / "python")
+    assert command.main([version]) == 0
+    (words,) = ran
+    folders = {word for word in words if word.startswith("tests/")}
+    integration = {"tests/integration"} if version == pythons.IMAGE else set()
+    assert folders == {"tests/unit", "tests/property"} | integration
 
 
 def test_the_running_interpreter_is_taken_for_its_version() -> None:
