@@ -16,6 +16,8 @@ from blockbuster import BlockBuster, blockbuster_ctx
 
 from autowasm.telemetry.metrics import Metrics
 
+pytest_plugins = ["tests.scheduling", "tests.shared"]
+
 # pytest-asyncio on Python 3.11 leaves an event loop unclosed where a test without a loop ran first.
 asyncio.set_event_loop(None)
 
@@ -33,12 +35,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 hypothesis.settings.register_profile("autowasm", deadline=None)
 hypothesis.settings.load_profile("autowasm")
 
-pytest_plugins = ["tests.shared"]
-
-_LONG = frozenset({"chaos", "docs", "e2e"})
-"""Folders whose tests wait for real parts."""
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
     """What collecting makes lives as long as the run: the garbage collector need not look through it, now or later."""
@@ -49,11 +45,6 @@ def pytest_collection() -> Iterator[None]:
         gc.collect()
         gc.freeze()
         gc.enable()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, so that at the end no worker has one left while the others have nothing. Else as shuffled."""
-    items.sort(key=lambda item: item.path.parent.name not in _LONG)
 
 
 @pytest.fixture(autouse=True)
