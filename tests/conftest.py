@@ -35,6 +35,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 hypothesis.settings.register_profile("autowasm", deadline=None)
 hypothesis.settings.load_profile("autowasm")
 
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
     """What collecting makes lives as long as the run: the garbage collector need not look through it, now or later."""

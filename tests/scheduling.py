@@ -24,7 +24,7 @@ _WORKERS_PER_CONTROL_PLANE = 2
 """One of so many workers takes the files that use a control plane, while other files are left."""
 
 
-_CONTROL_PLANE_FIXTURES = frozenset({"control_plane", "installation"})
+_CONTROL_PLANE_FIXTURES = frozenset({"control_plane"})
 _PROPERTY = "control_plane"
 
 

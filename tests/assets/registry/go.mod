@@ -1,6 +1,6 @@
 module autowasm.test/registry
 
-go 1.26.7
+go 1.26.0
 
 tool (
 	autowasm.test/registry/registry
@@ -90,6 +90,6 @@ require (
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260803160001-6ac0973c030d // indirect
 	google.golang.org/grpc v1.83.2 // indirect
 	google.golang.org/protobuf v1.36.11 // indirect
-	oras.land/oras v1.3.6 // indirect
+	oras.land/oras v1.3.4 // indirect
 	oras.land/oras-go/v2 v2.7.0 // indirect
 )

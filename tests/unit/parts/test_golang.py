@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts import cache, golang
+from tests.parts import cache, golang, pypi
 
 
 @pytest.fixture
@@ -47,3 +47,10 @@ def test_every_group_is_pinned(name: str) -> None:
     assert (folder / "go.sum").is_file()
     assert golang.required_go(folder) >= (1, 25)
     assert "\ntool " in (folder / "go.mod").read_text()
+
+
+@pytest.mark.parametrize("name", golang.GROUPS)
+def test_the_pinned_go_builds_every_group(name: str) -> None:
+    """On a machine with an older Go, or none, nothing else can."""
+    pinned = tuple(int(number) for number in pypi.GO.version.split("."))
+    assert golang.required_go(golang.GROUPS[name].folder) <= pinned
