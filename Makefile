@@ -2,23 +2,42 @@
 # be there. PYTHON=... chooses the interpreter, ARGS=... is passed on.
 
 RUN := .venv/bin/python
-JOBS ?= 2
+# Real parts are waited for more than computed with: three workers per core keep the cores busy.
+JOBS ?= $(shell expr 3 '*' $$(getconf _NPROCESSORS_ONLN))
 PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# With COVERAGE=1, every process that runs our code is measured (`make coverage-report` shows the result).
+MEASURED := $(if $(COVERAGE),COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml COVERAGE_FILE=$(CURDIR)/build/coverage/data)
 PARTS := registry envoy wat filters kubernetes istio helm prometheus
 
-.PHONY: demo test chaos fuzz bench bench-docs unit pythons lint format reference docs manifests dashboards picture venv parts help
+.PHONY: demo test chaos coverage coverage-report durations fuzz bench bench-docs unit pythons lint format reference docs manifests dashboards picture venv parts help
 
 help: ## what there is
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
+	@echo "The tests, and how to run one of each kind: tests/README.md"
 
 demo: venv ## the main job on real parts, told step by step (ARGS=--keep leaves it running)
 	@$(RUN) -m examples.demo $(ARGS)
 
-test: venv parts ## all tests, on real parts
-	$(RUN) -m pytest $(PARALLEL) $(ARGS)
+test: venv parts build/coverage ## all tests, on real parts
+	$(MEASURED) $(RUN) -m pytest $(PARALLEL) $(ARGS)
 
-chaos: venv parts ## the rows of the fault suite that take long
-	$(RUN) -m pytest -m chaos $(PARALLEL) tests/chaos $(ARGS)
+chaos: venv parts build/coverage ## the rows of the fault suite that take long
+	$(MEASURED) $(RUN) -m pytest -m chaos $(PARALLEL) tests/chaos $(ARGS)
+
+coverage: ## all tests, and which lines and branches of src none of them executes
+	rm -rf build/coverage
+	$(MAKE) test COVERAGE=1; tests=$$?; $(MAKE) coverage-report; exit $$tests
+
+coverage-report: venv ## what runs with COVERAGE=1 executed: the terminal's report, and pages in build/coverage/html
+	.venv/bin/coverage combine --quiet --append --data-file=build/coverage/data build/coverage
+	.venv/bin/coverage html --quiet --data-file=build/coverage/data
+	.venv/bin/coverage report --data-file=build/coverage/data
+
+build/coverage:
+	@mkdir -p $@
+
+durations: venv parts ## all tests, and record what each file takes: `make test` starts the longest first
+	$(RUN) -m pytest $(PARALLEL) --record-durations $(ARGS)
 
 fuzz: venv ## look for input that our readers do not expect (SECONDS=20 for each target, ARGS=TARGET)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --group fuzz
@@ -34,7 +53,7 @@ bench-docs: venv ## put the figures that `make bench` left into docs/performance
 	$(RUN) -m docs.capacity
 
 unit: venv ## the quick ones only
-	$(RUN) -m pytest tests/unit tests/property $(ARGS)
+	$(RUN) -m pytest $(PARALLEL) tests/unit tests/property $(ARGS)
 
 pythons: venv parts ## the quick ones on every other Python that the project claims, and integration on the image's (ARGS="3.13 3.14")
 	$(RUN) -m tests.pythons --jobs $(JOBS) $(ARGS)

@@ -4,7 +4,6 @@ Not a cluster (`mesh.py`).
 """
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from tests.docs.blocks import ROOT
 from tests.docs.shell import Shell, shell
 from tests.parts import ports, provision, registry, wasmer
+from tests.parts.clients import inherited
 
 _PORTS = ("10000", "9000", "8081", "8080")
 
@@ -33,8 +33,10 @@ def lay_out(directory: Path) -> dict[str, str]:
     for folder in ("examples", "manifests", "dashboards"):
         (directory / folder).symlink_to(ROOT / folder)
     home = directory / "home"
+    variables = inherited()
     return {
-        "PATH": f"{directory / 'bin'}:{os.environ.get('PATH', os.defpath)}",
+        **variables,
+        "PATH": f"{directory / 'bin'}:{variables['PATH']}",
         "HOME": str(home),
         "DOCKER_CONFIG": str(home / ".docker"),
         "COLUMNS": "80",

@@ -27,9 +27,18 @@ class Completed:
     stderr: str
 
 
+def inherited() -> dict[str, str]:
+    """What a program with a clean environment still gets: PATH, and the variables with which `make coverage` measures it."""
+    variables = {"PATH": os.environ.get("PATH", os.defpath)}
+    for name in ("COVERAGE_PROCESS_START", "COVERAGE_FILE"):
+        if value := os.environ.get(name):
+            variables[name] = value
+    return variables
+
+
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A program, and the environment that it sees: PATH and `environment`, nothing else of ours."""
+    """A program, and the environment that it sees: that of `inherited` and `environment`, nothing else of ours."""
 
     program: Path
     home: Path
@@ -46,7 +55,7 @@ class Client:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             cwd=self.home,
-            env={"PATH": os.environ.get("PATH", os.defpath), **self.environment},
+            env={**inherited(), **self.environment},
             start_new_session=True,
         )
         line = f"`{self.program.name} {' '.join(map(str, arguments))}`"
