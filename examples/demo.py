@@ -209,8 +209,8 @@ async def main(*, keep: bool) -> None:
         "AutoWasm puts a WebAssembly filter into a running Envoy. Getting the real parts (once) ..."
     )
     begun = time.monotonic()
-    for part in provision.GROUPS["demo"]:
-        await asyncio.to_thread(part)
+    for name in provision.GROUPS["demo"]:
+        await asyncio.to_thread(provision.PARTS[name])
     print(f"   all parts are there ({time.monotonic() - begun:.1f} s)")
     with tempfile.TemporaryDirectory(prefix="autowasm-demo-") as name:
         async with AsyncExitStack() as stack:

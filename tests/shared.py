@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.parts.clients import Client
-from tests.parts.controlplane import ControlPlane, build, shared_control_plane
+from tests.parts.controlplane import ControlPlane, shared_control_plane
 from tests.parts.installation import Installation
 from tests.parts.kubernetes import Cluster
 
@@ -22,7 +22,6 @@ PrivateInstallation = Callable[..., AbstractAsyncContextManager[Installation]]
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def control_plane(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ControlPlane]:
     """etcd, kube-apiserver, kube-controller-manager; Istio's and AutoWasm's resources."""
-    await build("kubernetes", "istio")
     async with shared_control_plane(tmp_path_factory.mktemp("control-plane")) as plane:
         yield plane
 
@@ -42,7 +41,6 @@ def kubectl(control_plane: ControlPlane) -> Client:
 @pytest_asyncio.fixture(loop_scope="session")
 async def installation(control_plane: ControlPlane) -> Installation:
     """A registry and a running `wasmer controller` with default flags, shared; Istio's resources are there, no istiod."""
-    await build("registry")
     return await control_plane.installation()
 
 

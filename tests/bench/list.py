@@ -4,7 +4,6 @@ The rivals follow one namespace of a tenth of the Pods: kubernetes_asyncio would
 compared is processor time for each Pod.
 """
 
-import asyncio
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 from tests.bench import measure, pods
 from tests.bench.plan import Plan
 from tests.bench.table import Figure, Result, at_most, ratio_at_most
-from tests.parts import provision
 from tests.parts.kubernetes import Cluster, kubernetes
 
 _RIVALS = "rivals"
@@ -22,8 +20,6 @@ async def run(plan: Plan) -> Result:
     """50 000 Pods, and a tenth of these again for the rivals."""
     count = plan.pick(50_000, 400)
     few = count // 10
-    for part in provision.GROUPS["kubernetes"]:
-        await asyncio.to_thread(part)
     found: dict[str, list[dict[str, Any]]] = {}
     async with kubernetes(
         plan.directory / "kubernetes", controller_manager=False, audit_level="None"

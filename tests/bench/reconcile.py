@@ -112,9 +112,6 @@ async def installation_for(
     directory: Path, *, arguments: Sequence[str] = ()
 ) -> AsyncIterator[Installation]:
     """An API server with the shipped CRD and RBAC, a registry, one `wasmer controller`; for other rows as well."""
-    for group in ("kubernetes", "registry", "crpeer"):
-        for part in provision.GROUPS[group]:
-            await asyncio.to_thread(part)
     flags = (f"--workers={WORKERS}", "--peers-service=", "--log-format=json", *arguments)
     async with (
         kubernetes(directory / "kubernetes") as cluster,

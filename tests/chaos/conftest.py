@@ -1,21 +1,16 @@
 """One fleet for each file of rows; every row finds it as at the start."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
 from tests.chaos.newcomer import NAME, add_newcomers_service
-from tests.parts import provision
 from tests.parts.fleet import Fleet, fleet
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running_fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
-    for group in ("kubernetes", "istio", "registry"):
-        for part in provision.GROUPS[group]:
-            await asyncio.to_thread(part)
     async with fleet(tmp_path_factory.mktemp("fleet")) as world:
         yield world
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import alerting
-from tests.parts import provision, wat
+from tests.parts import wat
 from tests.parts.installation import Installation, installed_without_istiod
 from tests.parts.kubernetes import kubernetes
 from tests.parts.prometheus import Prometheus, prometheus
@@ -19,9 +19,6 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
 
 
 async def test_alerts_and_panels_of_the_control_plane(tmp_path: Path) -> None:
-    for group in ("kubernetes", "registry"):
-        for part in provision.GROUPS[group]:
-            await asyncio.to_thread(part)
     async with (
         kubernetes(tmp_path / "kubernetes") as cluster,
         installed_without_istiod(cluster, tmp_path) as installation,

@@ -11,7 +11,7 @@ import pytest_asyncio
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.settings import EnvoyFetch
 from tests.chaos.checks import Audited
-from tests.parts import provision, wire
+from tests.parts import wire
 from tests.parts.fleet import Fleet, fleet
 from tests.parts.istio import sidecar
 from tests.parts.load import Load
@@ -29,9 +29,6 @@ LABELS = {"app": "late"}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
-    for group in ("kubernetes", "istio", "registry"):
-        for part in provision.GROUPS[group]:
-            await asyncio.to_thread(part)
     # One retry only: a proxy gives up in seconds, not in a minute.
     arguments = (f"--heal-after={HEAL_AFTER}s", "--envoy-fetch-retries=1")
     async with fleet(

@@ -14,7 +14,7 @@ import yaml
 
 from tests.docs import ground
 from tests.docs.shell import Shell
-from tests.parts import clients, explaining, installation, istio, ports, provision, registry, wasmer
+from tests.parts import clients, explaining, installation, istio, ports, registry, wasmer
 from tests.parts.clients import Client
 from tests.parts.kubernetes import ApiError, Cluster, kubernetes
 from tests.parts.wasmer import Wasmer
@@ -67,9 +67,6 @@ class Mesh:
 @asynccontextmanager
 async def mesh(directory: Path) -> AsyncIterator[Mesh]:
     """Without wasmer; it runs as soon as its Deployment is there."""
-    for group in ("kubernetes", "helm", "istio", "registry"):
-        for part in provision.GROUPS[group]:
-            await asyncio.to_thread(part)
     users = {installation.USER: installation.PASSWORD}
     async with AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(kubernetes(directory / "kubernetes"))

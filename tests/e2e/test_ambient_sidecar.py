@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.parts import ports, provision, pypi, wat, wire
+from tests.parts import ports, pypi, wat, wire
 from tests.parts.agent import agent, injected
 from tests.parts.golang import ASSETS
 from tests.parts.installation import Document, Installation, installed
@@ -146,9 +146,6 @@ async def eventually(check: Callable[[], Awaitable[None]], *, seconds: float = 6
 async def mesh(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Mesh]:
-    for group in ("kubernetes", "istio", "registry", "envoy"):
-        for part in provision.GROUPS[group]:
-            await asyncio.to_thread(part)
     directory = tmp_path_factory.mktemp("ambient")
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context

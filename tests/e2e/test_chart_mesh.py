@@ -12,7 +12,7 @@ import pytest_asyncio
 import yaml
 
 from tests.manifests import charts
-from tests.parts import ports, provision, wat, wire
+from tests.parts import ports, wat, wire
 from tests.parts.agent import agent
 from tests.parts.envoy import Envoy
 from tests.parts.installation import Document, Installation, installed
@@ -95,9 +95,6 @@ def _istio(group: str, kind: str, spec: Document) -> Document:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
-    for group in ("kubernetes", "istio", "registry", "helm"):
-        for part in provision.GROUPS[group]:
-            await asyncio.to_thread(part)
     directory = tmp_path_factory.mktemp("strict")
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.parts import ports, provision, wat, wire
+from tests.parts import ports, wat, wire
 from tests.parts.envoy import Envoy
 from tests.parts.installation import Document, Installation, autowasms, envoyfilters, installed
 from tests.parts.istio import Istiod, istiod, sidecar
@@ -74,9 +74,6 @@ class Mesh(Installation):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running_mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
-    for group in ("kubernetes", "istio", "registry"):
-        for part in provision.GROUPS[group]:
-            await asyncio.to_thread(part)
     directory = tmp_path_factory.mktemp("mesh")
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context

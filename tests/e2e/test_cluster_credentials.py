@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.parts import provision, wat
+from tests.parts import wat
 from tests.parts.installation import (
     PASSWORD,
     USER,
@@ -45,9 +45,6 @@ ROLE: tuple[Document, ...] = (
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def installation(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
-    for group in ("kubernetes", "registry"):
-        for part in provision.GROUPS[group]:
-            await asyncio.to_thread(part)
     directory = tmp_path_factory.mktemp("credentials")
     policy = directory / "policy.yaml"
     await asyncio.to_thread(policy.write_text, POLICY)

@@ -18,7 +18,7 @@ from tests.faults.busy import no_place_for_wasmer
 from tests.faults.proxy import CutAfter, FaultProxy, Pass, Refuse
 from tests.parts import wire
 from tests.parts.audit import Entry
-from tests.parts.controlplane import ControlPlane, build
+from tests.parts.controlplane import ControlPlane
 from tests.parts.expected import ExpectedObjects, expected_objects
 from tests.parts.installation import Document, Installation, installed_without_istiod
 from tests.parts.kubernetes import Cluster, kubernetes
@@ -98,7 +98,6 @@ async def it(
     control_plane: ControlPlane, private_installation: PrivateInstallation, tmp_path: Path
 ) -> AsyncIterator[Faulty]:
     """On the shared control plane."""
-    await build("registry")
 
     def install(api: str) -> AbstractAsyncContextManager[Installation]:
         return private_installation(tmp_path, api=api)
@@ -110,7 +109,6 @@ async def it(
 @pytest_asyncio.fixture(loop_scope="session")
 async def without_watch_cache(tmp_path: Path) -> AsyncIterator[Faulty]:
     """On an API server that watches etcd itself, and has nothing to say of what etcd has forgotten."""
-    await build("kubernetes", "istio", "registry")
     async with kubernetes(
         tmp_path / "kubernetes",
         controller_manager=False,

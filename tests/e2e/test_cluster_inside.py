@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from tests.fakes.scripted import Exchange, ScriptedServer
-from tests.parts import ports, provision, wasmer, wat
+from tests.parts import ports, wasmer, wat
 from tests.parts.certificates import Authority
 from tests.parts.installation import Document, Installation, installed_without_istiod
 from tests.parts.kubernetes import kubernetes
@@ -68,9 +68,6 @@ class Ground:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ground]:
-    for group in ("kubernetes", "registry"):
-        for part in provision.GROUPS[group]:
-            await asyncio.to_thread(part)
     directory = tmp_path_factory.mktemp("inside")
     files = await asyncio.to_thread(Authority().issue, directory / "tls")
     async with (

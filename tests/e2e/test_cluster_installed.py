@@ -17,7 +17,7 @@ import yaml
 from tests.faults.proxy import FaultProxy
 from tests.faults.virtualtime import VirtualTime
 from tests.manifests import charts
-from tests.parts import clients, istio, pod, ports, provision, registry, wat, wire
+from tests.parts import clients, istio, pod, ports, registry, wat, wire
 from tests.parts.audit import Entry
 from tests.parts.certificates import Authority
 from tests.parts.installation import (
@@ -71,9 +71,6 @@ class Ground:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ground]:
-    for group in ("kubernetes", "registry"):
-        for part in provision.GROUPS[group]:
-            await asyncio.to_thread(part)
     directory = tmp_path_factory.mktemp("installed")
     authority = Authority("first")
     tls = await asyncio.to_thread(authority.issue, directory / "sni", name="sni")
@@ -471,7 +468,6 @@ async def test_in_another_namespace_it_publishes_the_service_that_is_there(groun
 
 
 async def test_a_chart_of_another_name_publishes_the_service_that_is_there(ground: Ground) -> None:
-    await asyncio.to_thread(provision.helm)
     await ground.cluster.create_namespace("mesh-green")
     objects = await asyncio.to_thread(charts.render, name="green", namespace="mesh-green")
     async with running(ground, rendered=[*objects.values()]) as it:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.parts import ports, provision, wat, wire
+from tests.parts import ports, wat, wire
 from tests.parts.agent import Agent, agent
 from tests.parts.envoy import Envoy
 from tests.parts.installation import Document, Installation, installed
@@ -36,9 +36,6 @@ class Mesh(Installation):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
-    for group in ("kubernetes", "istio", "registry"):
-        for part in provision.GROUPS[group]:
-            await asyncio.to_thread(part)
     directory = tmp_path_factory.mktemp("mtls")
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context

@@ -12,7 +12,6 @@ import pytest_asyncio
 import yaml
 
 from tests.parts import istio, ports, wat
-from tests.parts.controlplane import build
 from tests.parts.installation import (
     MANIFESTS,
     Document,
@@ -110,7 +109,6 @@ def _published(sha256: str) -> Any:
 @pytest_asyncio.fixture(loop_scope="session")
 async def installation_without_streaming_lists(tmp_path: Path) -> AsyncIterator[Installation]:
     """On an API server of its own, from which informers list in pages: they need that right too."""
-    await build("kubernetes", "istio", "registry")
     extra = ["--feature-gates=WatchList=false"]
     async with (
         kubernetes(tmp_path / "kubernetes", audit_level="RequestResponse", extra=extra) as cluster,

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from tests.parts import wire
-from tests.parts.controlplane import ControlPlane, build
+from tests.parts.controlplane import ControlPlane
 from tests.parts.expected import ExpectedObjects, expected_objects
 from tests.parts.installation import Installation
 from tests.shared import PrivateInstallation
@@ -28,7 +28,6 @@ async def outage(
     private_installation: PrivateInstallation, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Installation]:
     """An installation of its own: the shared one would be asked of nothing meanwhile."""
-    await build("registry")
     async with private_installation(tmp_path_factory.mktemp("outage")) as installation:
         yield installation
 

@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from tests.faults.virtualtime import VirtualTime
 from tests.parts import wat, wire
-from tests.parts.controlplane import ControlPlane, build
+from tests.parts.controlplane import ControlPlane
 from tests.parts.installation import Document, Installation, autowasms
 from tests.shared import PrivateInstallation
 
@@ -92,7 +92,6 @@ async def polled(
     private_installation: PrivateInstallation,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Polled]:
-    await build("registry")
     directory = tmp_path_factory.mktemp("polling")
     time = VirtualTime(directory / "time")
     async with private_installation(

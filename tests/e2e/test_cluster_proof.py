@@ -8,7 +8,6 @@ import pytest
 import pytest_asyncio
 
 from tests.faults.virtualtime import VirtualTime
-from tests.parts.controlplane import build
 from tests.parts.fleet import LABELS, SIDECAR, Fleet, fleet
 from tests.parts.installation import Document, autowasms
 from tests.parts.load import Load
@@ -68,7 +67,6 @@ class World:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    await build("kubernetes", "istio", "registry")
     directory = tmp_path_factory.mktemp("proof")
     time = VirtualTime(directory / "time")
     arguments = (f"--lease-duration={LEASE_SECONDS}s", f"--renew-deadline={LEASE_SECONDS / 2:g}s")

@@ -14,7 +14,7 @@ import pytest_asyncio
 from tests.faults.virtualtime import VirtualTime
 from tests.parts import wat, wire
 from tests.parts.audit import Entry
-from tests.parts.controlplane import ControlPlane, build
+from tests.parts.controlplane import ControlPlane
 from tests.parts.installation import Document, Installation, autowasms
 from tests.shared import PrivateInstallation
 
@@ -47,7 +47,6 @@ async def world(
     private_installation: PrivateInstallation,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[World]:
-    await build("registry")
     directory = tmp_path_factory.mktemp("scale")
     time = VirtualTime(directory / "time")
     namespaces = [await control_plane.add_namespace("scale") for _ in range(NAMESPACES)]

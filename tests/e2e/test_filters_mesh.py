@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.parts import filters, ports, provision, pypi, wire
+from tests.parts import filters, ports, pypi, wire
 from tests.parts.envoy import Envoy
 from tests.parts.installation import Installation, autowasms, envoyfilters, installed
 from tests.parts.istio import istiod, sidecar
@@ -68,9 +68,6 @@ class Mesh(Installation):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def running_mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
-    for group in ("kubernetes", "istio", "registry"):
-        for part in provision.GROUPS[group]:
-            await asyncio.to_thread(part)
     directory = tmp_path_factory.mktemp("filters-mesh")
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context

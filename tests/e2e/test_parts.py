@@ -8,23 +8,13 @@ import pytest
 import wasmtime
 import yaml
 
-from tests.parts import clients, ports, provision, pypi, registry, wat, wire
+from tests.parts import clients, ports, pypi, registry, wat, wire
 from tests.parts.certificates import Authority
 from tests.parts.envoy import envoy, listeners_yaml
 from tests.parts.load import Load
 from tests.parts.upstream import upstream
 
-# Getting a part that is not in the cache yet takes minutes.
-pytestmark = pytest.mark.timeout(1200)
-
 _EMPTY_MODULE = "(module)"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _parts() -> None:
-    for group in ("registry", "envoy", "wat"):
-        for part in provision.GROUPS[group]:
-            part()
 
 
 @pytest.fixture

@@ -7,27 +7,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from aiohttp import web
 
-from tests.parts import ports, provision, wat, wire
+from tests.parts import ports, wat, wire
 from tests.parts.istio import istiod, sidecar
 from tests.parts.kubernetes import kubernetes
 from tests.parts.load import Load
 from tests.parts.upstream import upstream
 
-# Building the control planes takes minutes where they are not in the cache yet.
-pytestmark = pytest.mark.timeout(1800)
-
 SIDECAR_ADDRESS = "127.0.0.2"
 SERVICE_PORT = 8081
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _parts() -> None:
-    for group in ("kubernetes", "istio"):
-        for part in provision.GROUPS[group]:
-            part()
 
 
 def envoy_filter(*, port: int, labels: dict[str, str], sha256: str) -> dict[str, Any]:

@@ -6,17 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts import clients, provision
+from tests.parts import clients
 from tests.parts.kubernetes import ApiError, kubernetes
-
-# Building the control plane takes minutes where it is not in the cache yet.
-pytestmark = pytest.mark.timeout(1800)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _parts() -> None:
-    for part in provision.GROUPS["kubernetes"]:
-        part()
 
 
 def config_map(name: str, *, owner: dict[str, object] | None = None) -> dict[str, object]:

@@ -17,7 +17,6 @@ import pytest_asyncio
 
 from tests.parts import istio, ports, wat, wire
 from tests.parts.audit import Entry
-from tests.parts.controlplane import build
 from tests.parts.installation import ACCOUNT, Document, Installation, autowasms, envoyfilters
 from tests.parts.wasmer import Wasmer
 from tests.shared import PrivateInstallation
@@ -96,7 +95,6 @@ class Replicas:
 async def trio(
     private_installation: PrivateInstallation, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Replicas]:
-    await build("registry")
     directory = tmp_path_factory.mktemp("replicas")
     addresses = [ports.free_address() for _ in range(3)]
     one, two, three = (f"{each}:{ports.free_port(address=each)}" for each in addresses)

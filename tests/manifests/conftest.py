@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from tests.manifests import documents
-from tests.parts import clients, provision
+from tests.parts import clients
 from tests.parts.clients import Client
 from tests.parts.kubernetes import Cluster, kubernetes
 
@@ -16,17 +16,8 @@ from tests.parts.kubernetes import Cluster, kubernetes
 asyncio.set_event_loop(None)
 
 
-@pytest.fixture(scope="session")
-def kubernetes_parts() -> None:
-    """Building the control plane takes minutes where it is not in the cache yet."""
-    for part in provision.GROUPS["kubernetes"]:
-        part()
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def cluster(
-    kubernetes_parts: None, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Cluster]:
+async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
     """A control plane that knows AutoWasms."""
     async with kubernetes(tmp_path_factory.mktemp("cluster")) as cluster:
         await cluster.wait_for("/api/v1/namespaces/default/serviceaccounts/default")

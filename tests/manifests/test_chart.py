@@ -20,8 +20,6 @@ from tests.manifests import charts
 from tests.manifests.documents import ROOT, Document
 from tests.parts import provision
 
-pytestmark = pytest.mark.timeout(600)  # the first test may build helm
-
 _OPTIONS = manifests.options()
 _CONFIG = {manifests.camel(name): _OPTIONS[name] for name in _OPTIONS.keys() - manifests.ELSEWHERE}
 # Values that are not a default, by what the help calls them.

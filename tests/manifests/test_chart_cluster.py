@@ -18,7 +18,7 @@ import yaml
 from docs.manifests import CHART
 from tests.manifests import charts, documents
 from tests.manifests.documents import Document
-from tests.parts import clients, istio, ports, provision
+from tests.parts import clients, istio, ports
 from tests.parts.audit import AuditLog
 from tests.parts.clients import Client
 from tests.parts.kubernetes import ADMIN, ApiError, Cluster, kubernetes
@@ -64,9 +64,6 @@ class Ground:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ground]:
-    for group in ("kubernetes", "helm", "istio"):
-        for part in provision.GROUPS[group]:
-            await asyncio.to_thread(part)
     directory = tmp_path_factory.mktemp("chart")
     async with kubernetes(directory / "kubernetes", audit_level="Metadata") as cluster:
         kubectl = await clients.kubectl(directory / "home", kubeconfig=cluster.kubeconfig)

@@ -2,14 +2,11 @@
 
 import json
 
-import pytest
 import yaml
 
 from dashboards.__main__ import BOARD, RULES
 from docs.manifests import CHART
 from tests.manifests import charts
-
-pytestmark = pytest.mark.timeout(600)  # the first test may build helm
 
 
 def test_dashboard_comes_as_it_is_for_grafanas_sidecar() -> None:

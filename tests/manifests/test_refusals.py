@@ -11,8 +11,6 @@ from tests.manifests.documents import Document, image, labels, url, valid, with_
 from tests.manifests.refusals import REFUSALS, Refusal
 from tests.parts.kubernetes import Cluster
 
-pytestmark = pytest.mark.timeout(1800)  # the first test may build the control plane
-
 _HEX = "0123456789abcdef" * 4
 
 ACCEPTED = {

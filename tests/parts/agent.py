@@ -184,7 +184,7 @@ async def _agent(
 
 
 def _bootstrap() -> Path:
-    return provision.istio_source() / "tools/packaging/common/envoy_bootstrap.json"
+    return provision.istio_files() / provision.ISTIO_BOOTSTRAP
 
 
 def _write(directory: Path, files: dict[str, str]) -> None:

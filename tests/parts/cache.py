@@ -1,25 +1,75 @@
 """Where the real parts are kept between runs, and how one is put there by exactly one process.
 
 Not a package manager: an entry is a folder that is either absent or complete, and is never changed afterwards. What an
-entry depends on (versions, flags) belongs in its name. Invariant: whoever sees the folder may use it, without a lock.
+entry depends on (versions, flags) belongs in its name. Invariant: a process that sees the folder may use it, without a lock.
 """
 
 import fcntl
+import hashlib
 import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 
 log = logging.getLogger(__name__)
+_lock_log = log.getChild("lock")
+
+
+FAILURES = "AUTOWASM_PARTS_FAILURES"
+"""The environment variable with a folder where the processes of one test run note which builds failed, and how."""
+_OUTPUT_LINES = 40
+_TICK_SECONDS = 30.0
 
 
 class PartError(Exception):
-    """A real part could not be built or installed. The message holds the output of what was tried."""
+    """A real part could not be built or installed. The message ends with the last lines of what was tried."""
+
+
+class Absent(PartError):
+    """The part is not in the cache; raised where it is not to be built (`is_there`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is built or installed in one go, for the person who waits: `seconds` is what two idle cores usually need."""
+
+    name: str
+    what: str
+    seconds: float
+
+
+on_use: list[Callable[[Part], None]] = []
+"""Called with each part that this process asks for, whether it is there already or not."""
+
+while_waiting: list[Callable[[], AbstractContextManager[object]]] = []
+"""Entered for as long as a thread of this process builds a part or waits for another process that does."""
+
+_looking: ContextVar[bool] = ContextVar("looking", default=False)
+_filling: ContextVar[bool] = ContextVar("filling", default=False)
+
+
+def is_there(get: Callable[[], object]) -> bool:
+    """Whether `get`, which asks for parts, returns or fails at once. It builds nothing: False where it would have to."""
+    token = _looking.set(True)
+    try:
+        get()
+    except Absent:
+        return False
+    except PartError:
+        return True
+    finally:
+        _looking.reset(token)
+    return True
 
 
 def cache_dir() -> Path:
@@ -51,33 +101,126 @@ def exclusive(name: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            log.info("Another process is getting this part (%s): waiting for it.", name)
+            _lock_log.info("Another process is getting this part (%s): waiting for it.", name)
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
-def install_once(entry: str, *, fill: Callable[[Path], None]) -> Path:
+def install_once(entry: str, *, fill: Callable[[Path], None], part: Part | None = None) -> Path:
     """The complete folder `entry` (a relative path) of the cache; `fill` makes its content where it is absent.
 
     `fill` gets an empty folder beside the final place, which then appears under its name in one step. What `fill`
-    raises reaches the caller, and nothing stays behind.
+    raises reaches the caller, and nothing stays behind. With `part`, the log says that it is being made and for how long,
+    and where FAILURES is set a PartError of `fill` is raised for each later caller, in every process of the run: nobody waits
+    for the same failure twice.
     """
+    if part and not _looking.get() and not _filling.get():
+        for tell in on_use:
+            tell(part)
     target = cache_dir() / entry
     if target.is_dir():
         return target
-    with exclusive(entry.replace("/", "-")):
+    if part:
+        _raise_noted_failure(entry)
+    if _looking.get():
+        raise Absent(f"{entry} is not in {cache_dir()}")
+    with _all(while_waiting), exclusive(entry.replace("/", "-")):
         if target.is_dir():
             return target
+        if part:
+            _raise_noted_failure(entry)
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        token = _filling.set(True)
         try:
-            fill(staging)
+            with progress(part) if part else nullcontext():
+                fill(staging)
             # mkdtemp makes the folder private; the finished entry is as readable as any other.
             staging.chmod(0o755)
             staging.rename(target)
+        except PartError as error:
+            if part:
+                _note_failure(entry, str(error))
+            raise
         finally:
+            _filling.reset(token)
             shutil.rmtree(staging, ignore_errors=True)
     return target
+
+
+@contextmanager
+def progress(part: Part) -> Iterator[None]:
+    """Log that `part` is being made, how long that usually takes, and every half minute how long it has taken."""
+    usually = f"usually {duration(part.seconds)}"
+    log.info("Getting %s (%s).", part.what, usually)
+    begun = time.monotonic()
+    ended = threading.Event()
+
+    def tick() -> None:
+        while not ended.wait(_TICK_SECONDS):
+            elapsed = duration(time.monotonic() - begun)
+            log.info("Still getting %s: %s so far (%s).", part.what, elapsed, usually)
+
+    ticker = threading.Thread(target=tick, name=f"progress of {part.name}", daemon=True)
+    ticker.start()
+    try:
+        yield
+    except BaseException:
+        log.info("Cannot get %s, after %s.", part.what, duration(time.monotonic() - begun))
+        raise
+    finally:
+        ended.set()
+        ticker.join()
+    log.info("Got %s in %s.", part.what, duration(time.monotonic() - begun))
+
+
+def duration(seconds: float) -> str:
+    """For a person, such as `45 s` or `3 min 20 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return " ".join(
+        text
+        for text in (
+            f"{minutes} min" if minutes else "",
+            f"{rest} s" if rest or not minutes else "",
+        )
+        if text
+    )
+
+
+@contextmanager
+def _all(makers: Sequence[Callable[[], AbstractContextManager[object]]]) -> Iterator[None]:
+    if not makers:
+        yield
+        return
+    with makers[0](), _all(makers[1:]):
+        yield
+
+
+def _remove_leftovers(target: Path) -> None:
+    """What a killed process left half made. The caller holds the lock of the entry, so nothing else is at work there."""
+    leftover = re.compile(re.escape(f".{target.name}-") + "[a-z0-9_]{8}")
+    for path in target.parent.iterdir():
+        if leftover.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _failure_file(entry: str) -> Path | None:
+    folder = os.environ.get(FAILURES)
+    return Path(folder) / hashlib.sha256(entry.encode()).hexdigest() if folder else None
+
+
+def _raise_noted_failure(entry: str) -> None:
+    file = _failure_file(entry)
+    if file:
+        with suppress(FileNotFoundError):
+            raise PartError(file.read_text())
+
+
+def _note_failure(entry: str, message: str) -> None:
+    file = _failure_file(entry)
+    if file and file.parent.is_dir():
+        file.write_text(message)
 
 
 def run(
@@ -89,7 +232,7 @@ def run(
 ) -> str:
     """Run `command` to its end and return its standard output. `what` names the purpose in the error.
 
-    Raises PartError with the whole output when the program is absent or fails.
+    Raises PartError with the last lines of the output when the program is absent or fails.
     """
     words = [str(word) for word in command]
     try:
@@ -105,7 +248,9 @@ def run(
     except OSError as error:
         raise PartError(f"{what}: cannot run {words[0]}: {error}") from error
     if done.returncode != 0:
+        lines = f"{done.stdout}{done.stderr}".splitlines()[-_OUTPUT_LINES:]
+        command_line = " ".join(words)
         raise PartError(
-            f"{what}: `{' '.join(words)}` ended with status {done.returncode}\n{done.stdout}{done.stderr}"
+            "\n".join((f"{what}: `{command_line}` ended with status {done.returncode}", *lines))
         )
     return done.stdout

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.parts import clients, installation, istio, ports, provision
+from tests.parts import clients, installation, istio, ports
 from tests.parts.clients import Client
 from tests.parts.installation import Installation, installed
 from tests.parts.kubernetes import Cluster, kubernetes
@@ -145,13 +145,6 @@ async def shared_control_plane(directory: Path) -> AsyncIterator[ControlPlane]:
             yield plane
         finally:
             await plane.close()
-
-
-async def build(*groups: str) -> None:
-    """Get the programs of these groups; takes minutes where they are not in the cache yet."""
-    for group in groups:
-        for part in provision.GROUPS[group]:
-            await asyncio.to_thread(part)
 
 
 def _blob_host() -> str:

@@ -12,8 +12,7 @@ import logging
 import os
 import re
 import shutil
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,11 +28,11 @@ _GO_VERSION = re.compile(r"go(\d+(?:\.\d+)*)")
 
 @dataclass(frozen=True, slots=True)
 class GoGroup:
-    """Programs that are built together. `minutes` is what two idle cores need at first, for the person who waits."""
+    """Programs that are built together. `seconds` is what two idle cores usually need, the groups before it being built."""
 
     name: str
     programs: tuple[str, ...]
-    minutes: float
+    seconds: float
     ldflags: str = "-s -w"
     tags: str = ""
     # What `go build` calls a program → what it is called here.
@@ -77,63 +76,63 @@ class GoGroup:
 
     def build(self) -> Path:
         """The folder with the programs of the group, built first where it is absent. Raises PartError."""
-        return cache.install_once(f"bin/{self.name}-{self.key()}", fill=self._build_into)
+        part = cache.Part(self.name, f"{', '.join(self.programs)} from Go source", self.seconds)
+        return cache.install_once(f"bin/{self.name}-{self.key()}", fill=self._build_into, part=part)
 
     def _build_into(self, target: Path) -> None:
-        names = ", ".join(self.programs)
-        # Before the message: the toolchain may have to be installed, and says so itself.
         go = go_command(required_go(self.folder))
-        log.info("Building %s from Go source (up to %g minutes, once).", names, self.minutes)
-        begun = time.monotonic()
         command: list[str | Path] = [go, "build", *self.flags, "-o", f"{target}{os.sep}"]
         command += self.packages
-        cache.run(
-            # A build takes every core for minutes: the person's other programs go first.
-            [nice, *command] if (nice := shutil.which("nice")) else command,
-            what=f"building the group {self.name}",
-            cwd=self.folder,
-            env=go_environment() | compiler_memory(),
-        )
+        # A build uses every core, and a second one would only compete for them and for the packages that both need.
+        with cache.exclusive("go-build"):
+            cache.run(
+                # It does so for minutes: the person's other programs, and tests that run meanwhile, go first.
+                [nice, *command] if (nice := shutil.which("nice")) else command,
+                what=f"building the group {self.name}",
+                cwd=self.folder,
+                env=go_environment() | compiler_memory(),
+            )
         for built, wanted in self.renamed.items():
             (target / built).rename(target / wanted)
         absent = [name for name in self.programs if not (target / name).is_file()]
         if absent:
             raise cache.PartError(f"the group {self.name} was built, but without {absent}")
-        log.info("Built %s in %.0f s.", names, time.monotonic() - begun)
 
 
 GROUPS: Mapping[str, GoGroup] = {
     group.name: group
     for group in (
         GoGroup(
-            "demo",
+            "crane",
             ("crane",),
-            1,
+            20,
             module="tools",
             packages=("github.com/google/go-containerregistry/cmd/crane",),
         ),
         # Not of the module "tools": oras needs a later Go than the pinned one from PyPI.
-        GoGroup("registry", ("registry", "oras"), 2),
-        GoGroup("helm", ("helm",), 1, module="tools", packages=("helm.sh/helm/v3/cmd/helm",)),
+        GoGroup("registry", ("registry", "oras"), 30),
+        GoGroup("helm", ("helm",), 60, module="tools", packages=("helm.sh/helm/v3/cmd/helm",)),
         GoGroup(
             "kubernetes",
             ("kube-apiserver", "kube-controller-manager", "etcd"),
-            6,
+            240,
             # Without it the server says v0.0.0-master, and clients refuse to talk to it.
             ldflags="-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3",
             renamed={"server": "etcd"},
         ),
-        GoGroup("istio", ("pilot-discovery", "pilot-agent"), 5),
-        GoGroup("fetcher", ("istio-wasm-fetch",), 4),
-        # Of the same versions as "istio": after that, a part of a minute.
-        GoGroup("listeners", ("istio-listeners",), 5),
-        GoGroup("crpeer", ("crpeer",), 1, module="tools", packages=("autowasm.test/tools/crpeer",)),
-        GoGroup("kubectlyaml", ("kubectlyaml",), 1),
+        GoGroup("istio", ("pilot-discovery", "pilot-agent"), 220),
+        GoGroup("fetcher", ("istio-wasm-fetch",), 5),
+        # Of the same versions as "istio", as the fetcher: only a few packages are left to compile.
+        GoGroup("listeners", ("istio-listeners",), 10),
+        GoGroup(
+            "crpeer", ("crpeer",), 30, module="tools", packages=("autowasm.test/tools/crpeer",)
+        ),
+        GoGroup("kubectlyaml", ("kubectlyaml",), 20),
         # Clients of every cloud's service discovery are most of it, and are not asked for.
         GoGroup(
             "prometheus",
             ("prometheus", "promtool"),
-            2,
+            60,
             tags="remove_all_sd",
             module="tools",
             packages=(
@@ -145,16 +144,27 @@ GROUPS: Mapping[str, GoGroup] = {
 }
 
 
-def module_folder(group: GoGroup, *, module: str) -> Path:
-    """The read-only source folder of `module` at the version that the group pins, downloaded where it is absent."""
-    go = go_command(required_go(group.folder))
-    out = cache.run(
-        [go, "mod", "download", "-json", module],
-        what=f"finding the source of {module}",
-        cwd=group.folder,
-        env=go_environment(),
-    )
-    return Path(json.loads(out)["Dir"])
+def module_files(group: GoGroup, *, module: str, files: Sequence[str]) -> Path:
+    """A folder with copies of `files`, paths in the source of `module` at the version that the group pins. Raises PartError.
+
+    The source is downloaded where it is absent; nothing is built.
+    """
+    key = hashlib.sha256((group.folder / "go.sum").read_bytes() + repr((module, files)).encode())
+    part = cache.Part(f"{group.name}-files", f"files from the source of {module}", 15)
+
+    def fill(target: Path) -> None:
+        out = cache.run(
+            [go_command(required_go(group.folder)), "mod", "download", "-json", module],
+            what=f"downloading the source of {module}",
+            cwd=group.folder,
+            env=go_environment(),
+        )
+        for name in files:
+            copy = target / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(Path(json.loads(out)["Dir"]) / name, copy)
+
+    return cache.install_once(f"{part.name}-{key.hexdigest()[:16]}", fill=fill, part=part)
 
 
 def required_go(folder: Path) -> tuple[int, ...]:

