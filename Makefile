@@ -18,10 +18,10 @@ help: ## what there is
 demo: venv ## the main job on real parts, told step by step (ARGS=--keep leaves it running)
 	@$(RUN) -m examples.demo $(ARGS)
 
-test: venv parts build/coverage ## all tests, on real parts
+test: venv build/coverage ## all tests, on real parts
 	$(MEASURED) $(RUN) -m pytest $(PARALLEL) $(ARGS)
 
-chaos: venv parts build/coverage ## the rows of the fault suite that take long
+chaos: venv build/coverage ## the rows of the fault suite that take long
 	$(MEASURED) $(RUN) -m pytest -m chaos $(PARALLEL) tests/chaos $(ARGS)
 
 coverage: ## all tests, and which lines and branches of src none of them executes
@@ -55,7 +55,7 @@ bench-docs: venv ## put the figures that `make bench` left into docs/performance
 unit: venv ## the quick ones only
 	$(RUN) -m pytest $(PARALLEL) tests/unit tests/property $(ARGS)
 
-pythons: venv parts ## the quick ones on every other Python that the project claims, and integration on the image's (ARGS="3.13 3.14")
+pythons: venv ## the quick ones on every other Python that the project claims, and integration on the image's (ARGS="3.13 3.14")
 	$(RUN) -m tests.pythons --jobs $(JOBS) $(ARGS)
 
 lint: venv ## everything that reads the code without running it
@@ -78,7 +78,7 @@ docs: venv ## the site, into build/site
 dashboards: venv ## write the Grafana dashboard and Prometheus' rules anew
 	$(RUN) -m dashboards
 
-picture: venv parts ## draw docs/pictures/dashboard.svg from a run of the alerts' test
+picture: venv ## draw docs/pictures/dashboard.svg from a run of the alerts' test
 	AUTOWASM_PICTURE=docs/pictures/dashboard.svg $(RUN) -m pytest -m chaos tests/chaos/test_alerts.py
 
 manifests: venv ## write what chart and manifests have in common anew
@@ -87,5 +87,5 @@ manifests: venv ## write what chart and manifests have in common anew
 venv:
 	@PYTHON=$(PYTHON) sh .ci/venv
 
-parts: venv
+parts: venv ## all real parts, ahead of time: every other target gets those that it lacks
 	@$(RUN) -m tests.parts.provision $(PARTS)

@@ -1,12 +1,13 @@
 """Which test file runs next, on which worker: the longest first, and files that share a control plane on the same workers.
 
-A pytest plugin. `tests/durations.json` holds what `make durations` recorded of each file that takes a second or more: its length, and
-whether it uses the control plane that files on one worker share. Invariant: the plugin decides on order and worker only. Every file runs
-once, whole, on one worker, and the tests in a file keep the order that pytest-randomly gave them.
+A pytest plugin. `tests/durations.json` holds what `make durations` recorded of each file that takes a second or more or uses parts: its
+length, whether it uses the control plane that files on one worker share, and the real parts it uses (`provisioning.py`). Invariant: the
+plugin decides on order and worker only. Every file runs once, whole, on one worker, and the tests in a file keep the order that
+pytest-randomly gave them.
 """
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,11 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
-RECORD = Path(__file__).with_name("durations.json")
-"""What `make durations` writes."""
+from tests import provisioning
+from tests.provisioning import Missing, Progress, Provisioner, Uses, Waiting
+
+RECORD = Path("tests/durations.json")
+"""What `make durations` writes, below the root."""
 _LONG = 3.0
 """Seconds from which a file is placed by its length. Shorter ones keep the shuffled order and fill the gaps."""
 _WORKERS_PER_CONTROL_PLANE = 2
@@ -34,13 +38,18 @@ class Recorded:
 
     seconds: float = 0.5
     control_plane: bool = False
+    parts: tuple[str, ...] = ()
+    """Names of `tests.parts.provision.PARTS`."""
 
 
-def recorded(file: Path = RECORD) -> dict[str, Recorded]:
+def recorded(file: Path) -> dict[str, Recorded]:
     """The record: path of the test file below the root → what is known. Empty where there is none."""
     if not file.is_file():
         return {}
-    return {path: Recorded(**found) for path, found in json.loads(file.read_text()).items()}
+    return {
+        path: Recorded(found["seconds"], found["control_plane"], tuple(found.get("parts", ())))
+        for path, found in json.loads(file.read_text()).items()
+    }
 
 
 @dataclass(slots=True)
@@ -48,12 +57,14 @@ class Plan:
     """The choice among the files that wait."""
 
     known: Mapping[str, Recorded]
-    ready: Callable[[str], bool] = lambda _: True
-    """Whether the parts of a file are there already; a file whose parts are still being built comes last."""
+    wait: Callable[[str], int] = lambda _: 0
+    """0 where all parts of a file are there already; higher the later the last of them will be."""
 
     def choose(self, waiting: Sequence[str], *, worker: int, busy: float) -> str:
         """The file of `waiting` for this worker, which still has `busy` seconds of work before it."""
-        ready = [file for file in waiting if self.ready(file)] or list(waiting)
+        waits = {file: self.wait(file) for file in waiting}
+        soonest = min(waits.values())
+        ready = [file for file in waiting if waits[file] == soonest]
         mine = [file for file in ready if self._takes(worker, file)] or ready
         short = [file for file in mine if self.seconds(file) < _LONG]
         # pytest-xdist hands out a file before the last test of the former one: a long file would wait behind a long test.
@@ -73,10 +84,24 @@ class Plan:
 class LongestFirst(LoadFileScheduling):
     """pytest-xdist's scheduler of whole files, with another choice of the next one."""
 
-    def __init__(self, config: pytest.Config, log: Producer | None, plan: Plan) -> None:
+    def __init__(
+        self,
+        config: pytest.Config,
+        log: Producer | None,
+        plan: Plan,
+        get_parts: Callable[[set[str]], None],
+    ) -> None:
         super().__init__(config, log)
         self._plan = plan
+        self._get_parts = get_parts
         config.option.loadscopereorder = False
+
+    def schedule(self) -> None:
+        """Called when every worker has collected the tests, and for each worker that replaces another."""
+        for collected in self.registered_collections.values():
+            self._get_parts({_file(test) for test in collected})
+            break
+        super().schedule()
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         busy = sum(
@@ -96,24 +121,31 @@ class Recorder:
         self._file = file
         self._seconds: Counter[str] = Counter()
         self._control_plane: set[str] = set()
+        self._parts: defaultdict[str, set[str]] = defaultdict(set)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Of each phase of each test, in whatever process it ran."""
-        file = report.nodeid.partition("::")[0]
+        file = _file(report.nodeid)
         self._seconds[file] += report.duration
-        if (_PROPERTY, True) in map(tuple, report.user_properties):
-            self._control_plane.add(file)
+        for name, value in report.user_properties:
+            if name == _PROPERTY:
+                self._control_plane.add(file)
+            elif name == provisioning.PROPERTY:
+                self._parts[file].update(value)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Files that did not run keep what was recorded; files that are gone lose it."""
         known = recorded(self._file) | {
-            file: Recorded(round(seconds), file in self._control_plane)
+            file: Recorded(
+                round(seconds), file in self._control_plane, tuple(sorted(self._parts[file]))
+            )
             for file, seconds in self._seconds.items()
         }
         rows = {
             file: {"seconds": found.seconds, "control_plane": found.control_plane}
+            | ({"parts": found.parts} if found.parts else {})
             for file, found in sorted(known.items())
-            if found.seconds >= 1 and (session.config.rootpath / file).is_file()
+            if (found.seconds >= 1 or found.parts) and (session.config.rootpath / file).is_file()
         }
         text = ",\n".join(f"  {json.dumps(file)}: {json.dumps(row)}" for file, row in rows.items())
         self._file.write_text(f"{{\n{text}\n}}\n")
@@ -126,20 +158,51 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+_known = pytest.StashKey[dict[str, Recorded]]()
+_provisioner = pytest.StashKey[Provisioner]()
+_missing = pytest.StashKey[Missing]()
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Only the process that gets all reports records."""
-    if config.option.record_durations and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Recorder(RECORD), "durations")
+    """The process that the person started gets the parts and all reports; without workers it runs the tests as well."""
+    record = config.rootpath / RECORD
+    known = config.stash[_known] = recorded(record)
+    parts = {file: found.parts for file, found in known.items() if found.parts}
+    if not hasattr(config, "workerinput"):
+        missing = config.stash[_missing] = Missing(parts)
+        provisioner = config.stash[_provisioner] = Provisioner(missing)
+        config.add_cleanup(provisioner.end)
+        if config.option.record_durations:
+            config.pluginmanager.register(Recorder(record), "durations")
+    if log := provisioning.log_of_the_run():
+        config.add_cleanup(Progress(log).close)
+    uses, waiting = Uses(), Waiting(parts)
+    config.pluginmanager.register(uses, "uses-of-parts")
+    config.pluginmanager.register(waiting, "waiting-for-parts")
+    config.add_cleanup(uses.close)
+    config.add_cleanup(waiting.close)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Without workers. With them, the scheduler knows what was collected."""
+    provisioner = session.config.stash.get(_provisioner, None)
+    if provisioner and not session.config.option.collectonly:
+        provisioner.start({_file(item.nodeid) for item in session.items})
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LongestFirst | None:
     """With `--dist loadfile`; None leaves every other way to pytest-xdist."""
     if config.option.dist != "loadfile":
         return None
-    return LongestFirst(config, log, Plan(recorded()))
+    plan = Plan(config.stash[_known], wait=config.stash[_missing].rank)
+    return LongestFirst(config, log, plan, config.stash[_provisioner].start)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """In the worker: what the record has to know of the test."""
     if _CONTROL_PLANE_FIXTURES & set(getattr(item, "fixturenames", ())):
         item.user_properties.append((_PROPERTY, True))
+
+
+def _file(test: str) -> str:
+    return test.partition("::")[0]

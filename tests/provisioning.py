@@ -1,0 +1,262 @@
+"""The real parts that a test run lacks are built in the background while tests that do without them run.
+
+A pytest plugin. `tests/durations.json` says which parts each file used when it was recorded. The process that the person started
+gets those of the selected files, one after another (`python -m tests.parts.provision`), and shows what it is at; the scheduler
+(`scheduling.py`) hands out the files that need none of them first. A file that is not recorded builds a part when it first asks for
+it. Invariants: no time that a part takes counts as time of a test; a build that fails is tried once, and fails each test that
+needs it with the compiler's last lines; no build outlives the run.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.parts import cache, provision
+
+_LOG = "AUTOWASM_PARTS_LOG"
+"""The environment variable with the file that every process of the run appends its progress to."""
+_REFRESH_SECONDS = 0.5
+PROPERTY = "parts"
+"""The user property of a test's reports: names of the parts that it used."""
+
+
+class Missing:
+    """The parts that recorded files need and the cache lacks."""
+
+    def __init__(self, parts: Mapping[str, tuple[str, ...]]) -> None:
+        self._parts = parts
+        self._absent: list[str] | None = None
+        self._read = 0.0
+
+    def of(self, files: Iterable[str]) -> list[str]:
+        """Of all `files` together, in the order in which they are got."""
+        wanted = {part for file in files for part in self._parts.get(file, ())}
+        now = time.monotonic()
+        if self._absent is None:
+            self._absent = provision.absent(
+                {part for all_ in self._parts.values() for part in all_}
+            )
+        elif self._absent and now - self._read > _REFRESH_SECONDS:
+            self._absent = provision.absent(self._absent)
+        else:
+            return [part for part in self._absent if part in wanted]
+        self._read = now
+        return [part for part in self._absent if part in wanted]
+
+    def rank(self, file: str) -> int:
+        """0 where the parts of the file are all there; higher the later the last of them is got."""
+        missing = self.of([file])
+        return 1 + list(provision.PARTS).index(missing[-1]) if missing else 0
+
+
+class Provisioner:
+    """In the process that the person started: at most one background process, and the lines that show its progress."""
+
+    def __init__(self, missing: Missing) -> None:
+        self._missing = missing
+        self._folder = Path(tempfile.mkdtemp(prefix="autowasm-parts-"))
+        self._log = self._folder / "progress.log"
+        self._log.touch()
+        failures = self._folder / "failures"
+        failures.mkdir()
+        self._environment = {_LOG: str(self._log), cache.FAILURES: str(failures)}
+        self._before = {name: os.environ.get(name) for name in self._environment}
+        os.environ.update(self._environment)
+        self._process: subprocess.Popen[bytes] | None = None
+        # While a test runs, pytest captures what this process writes to its standard output.
+        self._terminal = os.dup(1)
+        self._ended = threading.Event()
+        self._reader = threading.Thread(
+            target=self._show, name="progress of the parts", daemon=True
+        )
+        self._reader.start()
+
+    def start(self, files: Iterable[str]) -> None:
+        """Get what is missing of what these files need; returns at once."""
+        missing = self._missing.of(files)
+        if not missing or self._process:
+            return
+        command = [sys.executable, "-m", "tests.parts.provision", "--until-stdin-closes", *missing]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=Path(__file__).parents[1],
+                # Its standard input ends with this process, however that ends.
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # A group of its own: the compilers are ended with it.
+                start_new_session=True,
+            )
+
+    def end(self) -> None:
+        """Nothing is being built any more."""
+        if self._process:
+            if self._process.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            if self._process.stdin:
+                self._process.stdin.close()
+        self._ended.set()
+        self._reader.join()
+        os.close(self._terminal)
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _show(self) -> None:
+        with self._log.open("rb") as log:
+            while True:
+                last = self._ended.wait(_REFRESH_SECONDS)
+                lines = log.read().splitlines()
+                if lines:
+                    text = b"".join(b"parts: " + line + b"\n" for line in lines)
+                    with suppress(OSError):
+                        os.write(self._terminal, b"\n" + text)
+                if last:
+                    return
+
+
+class Uses:
+    """In a process that runs tests: which parts each test uses, itself or by a fixture that an earlier one has set up."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+        self._by_fixture: dict[object, set[str]] = {}
+        cache.on_use.append(self._use)
+
+    def _use(self, part: cache.Part) -> None:
+        if part.name in provision.PARTS:
+            self._seen.add(part.name)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Getting the recorded parts beforehand (`Waiting`) is no use of them."""
+        self._seen = set()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[object]) -> Iterator[None]:
+        """What the set-up uses, every test with this fixture needs."""
+        outer, self._seen = self._seen, set()
+        try:
+            return (yield)
+        finally:
+            self._by_fixture.setdefault(_key(fixturedef), set()).update(self._seen)
+            self._seen |= outer
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Iterator[None]:
+        """Before the last report of the test is made."""
+        try:
+            return (yield)
+        finally:
+            used = set(self._seen)
+            fixtures = (
+                item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
+            )
+            for definitions in fixtures.values():
+                for definition in definitions:
+                    used |= self._by_fixture.get(_key(definition), set())
+            if used:
+                item.user_properties.append((PROPERTY, sorted(used)))
+
+    def close(self) -> None:
+        """No longer told of uses."""
+        cache.on_use.remove(self._use)
+
+
+def _key(fixture: pytest.FixtureDef[object]) -> tuple[str, str]:
+    return fixture.baseid, fixture.argname
+
+
+class Waiting:
+    """In a process that runs tests: no build and no waiting for one counts as time of a test."""
+
+    def __init__(self, parts: Mapping[str, tuple[str, ...]]) -> None:
+        self._parts = parts
+        self._lock = threading.Lock()
+        self._test = 0
+        self._threads = 0
+        self._left = 0.0
+        cache.while_waiting.append(self.paused)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The timer of pytest-timeout stands still. Several threads may wait at once."""
+        with self._lock:
+            test = self._test
+            self._threads += 1
+            if self._threads == 1:
+                self._left, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+        try:
+            yield
+        finally:
+            with self._lock:
+                # A thread may outlast its test; the timer is the next one's then.
+                if test == self._test:
+                    self._threads -= 1
+                    if self._threads == 0 and self._left:
+                        signal.setitimer(signal.ITIMER_REAL, self._left)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        """Before the test, its fixtures and its timer: the parts that its file is known to need."""
+        for name in self._parts.get(item.nodeid.partition("::")[0], ()):
+            # The test that asks for the part gets the same error, and fails with it.
+            with suppress(cache.PartError):
+                if get := provision.PARTS.get(name):
+                    get()
+        self._forget()
+        try:
+            return (yield)
+        finally:
+            self._forget()
+
+    def _forget(self) -> None:
+        with self._lock:
+            self._test += 1
+            self._threads = 0
+            self._left = 0.0
+
+    def close(self) -> None:
+        """No longer told of builds."""
+        cache.while_waiting.remove(self.paused)
+
+
+def log_of_the_run() -> str | None:
+    """Where the processes of the run say what they build; None outside of one."""
+    return os.environ.get(_LOG)
+
+
+class Progress:
+    """In every process of the run: what it says about parts goes to the log of the run."""
+
+    def __init__(self, file: str) -> None:
+        self._handler = logging.FileHandler(file)
+        # Not what locks say: while one process builds a part, all the others wait for it.
+        self._handler.addFilter(lambda record: record.name == cache.log.name)
+        self._logger = cache.log
+        self._level = self._logger.level
+        self._logger.addHandler(self._handler)
+        self._logger.setLevel(logging.INFO)
+
+    def close(self) -> None:
+        """No longer."""
+        self._logger.removeHandler(self._handler)
+        self._logger.setLevel(self._level)
+        self._handler.close()
