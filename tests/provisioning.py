@@ -189,6 +189,7 @@ class Waiting:
 
     def __init__(self, parts: Mapping[str, tuple[str, ...]]) -> None:
         self._parts = parts
+        self._got: set[str] = set()
         self._lock = threading.Lock()
         self._test = 0
         self._threads = 0
@@ -217,10 +218,12 @@ class Waiting:
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
         """Before the test, its fixtures and its timer: the parts that its file is known to need."""
         for name in self._parts.get(item.nodeid.partition("::")[0], ()):
-            # The test that asks for the part gets the same error, and fails with it.
-            with suppress(cache.PartError):
-                if get := provision.PARTS.get(name):
+            get = provision.PARTS.get(name)
+            if get and name not in self._got:
+                # The test that asks for the part gets the same error, and fails with it.
+                with suppress(cache.PartError):
                     get()
+                    self._got.add(name)
         self._forget()
         try:
             return (yield)

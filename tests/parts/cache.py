@@ -29,6 +29,8 @@ FAILURES = "AUTOWASM_PARTS_FAILURES"
 """The environment variable with a folder where the processes of one test run note which builds failed, and how."""
 _OUTPUT_LINES = 40
 _TICK_SECONDS = 30.0
+_DEADLINE_SECONDS = 3600.0
+"""For one command: the slowest build, on a busy machine and a slow network, ten times over. A guard against hanging."""
 
 
 class PartError(Exception):
@@ -232,7 +234,7 @@ def run(
 ) -> str:
     """Run `command` to its end and return its standard output. `what` names the purpose in the error.
 
-    Raises PartError with the last lines of the output when the program is absent or fails.
+    Raises PartError with the last lines of the output when the program is absent, fails or does not end in an hour.
     """
     words = [str(word) for word in command]
     try:
@@ -244,7 +246,12 @@ def run(
             capture_output=True,
             text=True,
             check=False,
+            timeout=_DEADLINE_SECONDS,
         )
+    except subprocess.TimeoutExpired as error:
+        raise PartError(
+            f"{what}: `{' '.join(words)}` did not end in {duration(_DEADLINE_SECONDS)}"
+        ) from error
     except OSError as error:
         raise PartError(f"{what}: cannot run {words[0]}: {error}") from error
     if done.returncode != 0:

@@ -17,6 +17,8 @@ from tests.parts import cache
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOWASM_PARTS_CACHE", str(tmp_path / "cache"))
+    # The progress of these parts is nothing that a person who runs the tests waits for.
+    monkeypatch.setattr(cache.log, "handlers", [])
 
 
 def test_the_environment_names_the_cache_then_xdg_then_home(
@@ -206,6 +208,12 @@ def test_a_command_that_fails_shows_its_output() -> None:
         cache.run([sys.executable, "-c", script], what="building it")
     for part in ("building it", "status 3", "on stdout", "on stderr"):
         assert part in str(raised.value)
+
+
+def test_a_command_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_DEADLINE_SECONDS", 0.1)
+    with pytest.raises(cache.PartError, match=r"building it: .* did not end in"):
+        cache.run([sys.executable, "-c", "import time; time.sleep(600)"], what="building it")
 
 
 def test_a_command_that_is_absent_is_named(tmp_path: Path) -> None:
