@@ -28,7 +28,7 @@ _lock_log = log.getChild("lock")
 FAILURES = "AUTOWASM_PARTS_FAILURES"
 """The environment variable with a folder where the processes of one test run note which builds failed, and how."""
 _OUTPUT_LINES = 40
-_TICK_SECONDS = 30.0
+_TICK_SECONDS = 60.0
 _DEADLINE_SECONDS = 3600.0
 """For one command: the slowest build, on a busy machine and a slow network, ten times over. A guard against hanging."""
 
@@ -43,11 +43,15 @@ class Absent(PartError):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What is built or installed in one go, for the person who waits: `seconds` is what two idle cores usually need."""
+    """What is built or installed in one go, for the person who waits: `seconds` is what two idle cores usually need.
+
+    Parts with the same `turn` are made one after another, by whatever process.
+    """
 
     name: str
     what: str
     seconds: float
+    turn: str = ""
 
 
 on_use: list[Callable[[Part], None]] = []
@@ -103,7 +107,7 @@ def exclusive(name: str) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _lock_log.info("Another process is getting this part (%s): waiting for it.", name)
+            _lock_log.info("Waiting for another process, which is at work on %s.", name)
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
@@ -126,7 +130,7 @@ def install_once(entry: str, *, fill: Callable[[Path], None], part: Part | None 
         _raise_noted_failure(entry)
     if _looking.get():
         raise Absent(f"{entry} is not in {cache_dir()}")
-    with _all(while_waiting), exclusive(entry.replace("/", "-")):
+    with _all(while_waiting), exclusive(entry.replace("/", "-")), _turn(part):
         if target.is_dir():
             return target
         if part:
@@ -153,7 +157,7 @@ def install_once(entry: str, *, fill: Callable[[Path], None], part: Part | None 
 
 @contextmanager
 def progress(part: Part) -> Iterator[None]:
-    """Log that `part` is being made, how long that usually takes, and every half minute how long it has taken."""
+    """Log that `part` is being made, how long that usually takes, and every minute how long it has taken."""
     usually = f"usually {duration(part.seconds)}"
     log.info("Getting %s (%s).", part.what, usually)
     begun = time.monotonic()
@@ -188,6 +192,10 @@ def duration(seconds: float) -> str:
         )
         if text
     )
+
+
+def _turn(part: Part | None) -> AbstractContextManager[None]:
+    return exclusive(part.turn) if part and part.turn else nullcontext()
 
 
 @contextmanager

@@ -76,22 +76,22 @@ class GoGroup:
 
     def build(self) -> Path:
         """The folder with the programs of the group, built first where it is absent. Raises PartError."""
-        part = cache.Part(self.name, f"{', '.join(self.programs)} from Go source", self.seconds)
+        # A second build would only compete for the cores, and compile what both need twice.
+        what = f"{', '.join(self.programs)} from Go source"
+        part = cache.Part(self.name, what, self.seconds, turn="go-build")
         return cache.install_once(f"bin/{self.name}-{self.key()}", fill=self._build_into, part=part)
 
     def _build_into(self, target: Path) -> None:
         go = go_command(required_go(self.folder))
         command: list[str | Path] = [go, "build", *self.flags, "-o", f"{target}{os.sep}"]
         command += self.packages
-        # A build uses every core, and a second one would only compete for them and for the packages that both need.
-        with cache.exclusive("go-build"):
-            cache.run(
-                # It does so for minutes: the person's other programs, and tests that run meanwhile, go first.
-                [nice, *command] if (nice := shutil.which("nice")) else command,
-                what=f"building the group {self.name}",
-                cwd=self.folder,
-                env=go_environment() | compiler_memory(),
-            )
+        cache.run(
+            # A build uses every core for minutes: the person's other programs, and tests that run meanwhile, go first.
+            [nice, *command] if (nice := shutil.which("nice")) else command,
+            what=f"building the group {self.name}",
+            cwd=self.folder,
+            env=go_environment() | compiler_memory(),
+        )
         for built, wanted in self.renamed.items():
             (target / built).rename(target / wanted)
         absent = [name for name in self.programs if not (target / name).is_file()]
@@ -205,7 +205,7 @@ def compiler_memory() -> dict[str, str]:
     """Settings that let Go's compiler use memory in place of collecting garbage, which is 15 % of its work.
 
     GOMEMLIMIT (https://pkg.go.dev/runtime) is an eighth of the memory for each process: a build runs one for each core, and
-    two builds may run. Empty where that is less than a GiB, or where the caller has chosen.
+    tests run meanwhile. Empty where that is less than a GiB, or where the caller has chosen.
     """
     megabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8 // 2**20
     if megabytes < 1024 or "GOGC" in os.environ:

@@ -36,6 +36,10 @@ class Toolchain(ABC):
     def compile(self, filter_: str, output: Path) -> None:
         """Write the module of the filter to `output`; get the compiler first where it is absent. Raises PartError."""
 
+    def seconds(self) -> float:
+        """What a filter usually takes, once the compiler is there."""
+        return 5
+
     @abstractmethod
     def version(self) -> str:
         """The compiler as far as it is pinned: part of the hash."""
@@ -48,7 +52,9 @@ class Toolchain(ABC):
     def build(self, filter_: str) -> Path:
         """The module of the filter `filter_`, compiled first where the cache lacks it. Raises PartError."""
         entry = f"filters/{self.name}-{filter_}-{self._key(filter_)}"
-        part = cache.Part(f"filters-{self.name}", f"the filter {filter_} ({self.name})", 5)
+        part = cache.Part(
+            f"filters-{self.name}", f"the filter {filter_} ({self.name})", self.seconds()
+        )
         folder = cache.install_once(
             entry, fill=lambda target: self.compile(filter_, target / MODULE), part=part
         )
@@ -113,10 +119,17 @@ class C(Toolchain):
         """The release of Zig."""
         return pypi.ZIG.version
 
+    def seconds(self) -> float:
+        """The first filter includes wasi-libc."""
+        return 2 if self._zig_cache().is_dir() else 40
+
+    def _zig_cache(self) -> Path:
+        """Zig's own cache, where it keeps what it made of wasi-libc. Zig locks it itself."""
+        return cache.cache_dir() / "zig"
+
     def compile(self, filter_: str, output: Path) -> None:
         """See Toolchain."""
-        # Zig's own cache, where it keeps what it made of wasi-libc. Zig locks it itself.
-        zig_cache = cache.cache_dir() / "zig"
+        zig_cache = self._zig_cache()
         cache.run(
             [
                 *(pypi.ZIG.install(), "cc"),

@@ -6,6 +6,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -190,6 +191,24 @@ def test_progress_says_what_is_got_how_long_that_usually_takes_and_how_long_it_t
 )
 def test_durations_are_for_people(seconds: float, text: str) -> None:
     assert cache.duration(seconds) == text
+
+
+def test_parts_of_one_turn_are_made_one_after_another() -> None:
+    at_work: list[str] = []
+    most: list[int] = []
+
+    def make(name: str) -> None:
+        def fill(target: Path) -> None:
+            at_work.append(name)
+            time.sleep(0.02)
+            most.append(len(at_work))
+            at_work.remove(name)
+
+        cache.install_once(name, fill=fill, part=cache.Part(name, name, 1, turn="compiler"))
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(make, ["a", "b", "c"]))
+    assert most == [1, 1, 1]
 
 
 def test_a_command_that_fails_shows_the_end_of_its_output() -> None:
