@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.parts import provision
+from tests.parts import preloaded, provision
 
 
 class ClientError(Exception):
@@ -43,37 +43,49 @@ class Client:
     program: Path
     home: Path
     environment: Mapping[str, str]
+    entry_point: str = ""
+    """Of a command of ours: the console script, which is forked instead of started (`preloaded.py`)."""
 
     async def run(
         self, *arguments: str | Path, stdin: bytes = b"", check: bool = True, timeout: float = 60
     ) -> Completed:
         """Run to the end, in the home folder. Raises ClientError on a status other than 0 if `check`, and after `timeout` s."""
-        process = await asyncio.create_subprocess_exec(
-            self.program,
-            *map(str, arguments),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=self.home,
-            env={**inherited(), **self.environment},
-            start_new_session=True,
-        )
-        line = f"`{self.program.name} {' '.join(map(str, arguments))}`"
+        command = [str(self.program), *map(str, arguments)]
+        line = f"`{self.program.name} {' '.join(command[1:])}`"
         try:
             async with asyncio.timeout(timeout):
-                out, err = await process.communicate(stdin)
+                status, out, err = await self._run(command, stdin)
         except TimeoutError as error:
             raise ClientError(f"{line} did not end within {timeout:g} s") from error
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        completed = Completed(process.returncode or 0, out.decode(), err.decode())
+        completed = Completed(status, out.decode(), err.decode())
         if check and completed.returncode:
             raise ClientError(
                 f"{line} ended with status {completed.returncode}\n{completed.stdout}{completed.stderr}"
             )
         return completed
+
+    async def _run(self, command: list[str], stdin: bytes) -> tuple[int, bytes, bytes]:
+        environment = {**inherited(), **self.environment}
+        if self.entry_point and preloaded.fits(environment):
+            return await preloaded.run(
+                self.entry_point, command, environment=environment, directory=self.home, stdin=stdin
+            )
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=self.home,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            out, err = await process.communicate(stdin)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        return process.returncode or 0, out, err
 
 
 async def crane(home: Path) -> Client:

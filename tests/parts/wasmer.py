@@ -179,7 +179,7 @@ def wasmc(home: Path, **environment: str) -> Client:
     docker = home / ".docker"
     docker.mkdir(parents=True, exist_ok=True)
     variables = {"HOME": str(home), "DOCKER_CONFIG": str(docker), **environment}
-    return Client(program("wasmc"), home, variables)
+    return Client(program("wasmc"), home, variables, entry_point="wasmc")
 
 
 @asynccontextmanager
