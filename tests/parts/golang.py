@@ -28,7 +28,7 @@ _GO_VERSION = re.compile(r"go(\d+(?:\.\d+)*)")
 
 @dataclass(frozen=True, slots=True)
 class GoGroup:
-    """Programs that are built together. `seconds` is what two idle cores usually need, the groups before it being built."""
+    """Programs that are built together. `seconds` is what two idle cores usually need."""
 
     name: str
     programs: tuple[str, ...]
@@ -41,6 +41,8 @@ class GoGroup:
     module: str = ""
     # What is built of the module: all of its tools, or some.
     packages: tuple[str, ...] = ("tool",)
+    # A group with which it has most packages in common, and the seconds that it needs once that is built.
+    after: tuple[str, float] | None = None
 
     @property
     def folder(self) -> Path:
@@ -74,12 +76,21 @@ class GoGroup:
         )
         return digest.hexdigest()[:16]
 
+    def entry(self) -> str:
+        """The place in the cache."""
+        return f"bin/{self.name}-{self.key()}"
+
     def build(self) -> Path:
         """The folder with the programs of the group, built first where it is absent. Raises PartError."""
         # A second build would only compete for the cores, and compile what both need twice.
         what = f"{', '.join(self.programs)} from Go source"
-        part = cache.Part(self.name, what, self.seconds, turn="go-build")
-        return cache.install_once(f"bin/{self.name}-{self.key()}", fill=self._build_into, part=part)
+        part = cache.Part(self.name, what, self._usual_seconds(), turn="go-build")
+        return cache.install_once(self.entry(), fill=self._build_into, part=part)
+
+    def _usual_seconds(self) -> float:
+        if self.after and (cache.cache_dir() / GROUPS[self.after[0]].entry()).is_dir():
+            return self.after[1]
+        return self.seconds
 
     def _build_into(self, target: Path) -> None:
         go = go_command(required_go(self.folder))
@@ -121,9 +132,8 @@ GROUPS: Mapping[str, GoGroup] = {
             renamed={"server": "etcd"},
         ),
         GoGroup("istio", ("pilot-discovery", "pilot-agent"), 220),
-        GoGroup("fetcher", ("istio-wasm-fetch",), 5),
-        # Of the same versions as "istio", as the fetcher: only a few packages are left to compile.
-        GoGroup("listeners", ("istio-listeners",), 10),
+        GoGroup("fetcher", ("istio-wasm-fetch",), 60, after=("istio", 5)),
+        GoGroup("listeners", ("istio-listeners",), 200, after=("istio", 10)),
         GoGroup(
             "crpeer", ("crpeer",), 30, module="tools", packages=("autowasm.test/tools/crpeer",)
         ),

@@ -54,3 +54,23 @@ def test_the_pinned_go_builds_every_group(name: str) -> None:
     """On a machine with an older Go, or none, nothing else can."""
     pinned = tuple(int(number) for number in pypi.GO.version.split("."))
     assert golang.required_go(golang.GROUPS[name].folder) <= pinned
+
+
+def test_a_group_needs_less_time_once_its_relative_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOWASM_PARTS_CACHE", str(tmp_path))
+    monkeypatch.setattr(cache.log, "handlers", [])
+    announced: list[cache.Part] = []
+    monkeypatch.setattr(cache, "on_use", [announced.append])
+
+    def refuse(_: Path) -> None:
+        raise cache.PartError("no build in this test")
+
+    monkeypatch.setattr(golang.GoGroup, "_build_into", lambda group, target: refuse(target))
+    for _ in range(2):
+        with pytest.raises(cache.PartError, match="no build"):
+            golang.GROUPS["listeners"].build()
+        (tmp_path / golang.GROUPS["istio"].entry()).mkdir(parents=True, exist_ok=True)
+    alone, after = announced
+    assert after.seconds < alone.seconds
