@@ -217,7 +217,7 @@ def _remove_leftovers(target: Path) -> None:
 
 def _failure_file(entry: str) -> Path | None:
     folder = os.environ.get(FAILURES)
-    return Path(folder) / hashlib.sha256(entry.encode()).hexdigest() if folder else None
+    return Path(folder) / hashlib.sha256(bytes(cache_dir() / entry)).hexdigest() if folder else None
 
 
 def _raise_noted_failure(entry: str) -> None:
