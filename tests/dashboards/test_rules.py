@@ -14,8 +14,6 @@ from dashboards.alerts import ALERTS
 from docs import metrics
 from tests.parts import provision
 
-pytestmark = pytest.mark.timeout(600)  # the first test may build Prometheus
-
 OPERATIONS = Path(metrics.__file__).with_name("operations.md")
 
 

@@ -18,8 +18,7 @@ from tests.parts.kubernetes import kubernetes
 from tests.parts.load import Load
 from tests.parts.upstream import upstream
 
-# Building the control planes takes minutes where they are not in the cache yet.
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
 
 SIDECAR = "127.0.0.2"
 BLOBS = "127.0.0.3"

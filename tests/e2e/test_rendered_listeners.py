@@ -17,9 +17,6 @@ from tests.fakes.autowasms import autowasm, record
 from tests.parts import listeners
 from tests.parts.listeners import Chain, Proxy, Rendered
 
-# The renderer takes minutes to build where it is not in the cache yet.
-pytestmark = pytest.mark.timeout(1800)
-
 Document = Mapping[str, Any]
 
 LABELS = {"app": "details"}
