@@ -41,7 +41,7 @@ durations: venv parts ## all tests, and record what each file takes: `make test`
 
 fuzz: venv ## look for input that our readers do not expect (SECONDS=20 for each target, ARGS=TARGET)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --group fuzz
-	$(RUN) -m tests.fuzz --seconds $(or $(SECONDS),20) $(ARGS)
+	$(RUN) -m tests.hostile.fuzz --seconds $(or $(SECONDS),20) $(ARGS)
 
 bench: venv ## figures beside rivals' (ONLY=serve,herd SIZE=small REPEATS=3 OUT=DIR)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --group bench

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
-from tests.faults.http import Drip, Fault, Forward, HttpFaultProxy, Lie, Misstate
-from tests.faults.names import Names
-from tests.faults.proxy import Hang, Mode, Pass, Refuse
 from tests.parts import istio, wire
+from tests.parts.faults.http import Drip, Fault, Forward, HttpFaultProxy, Lie, Misstate
+from tests.parts.faults.names import Names
+from tests.parts.faults.proxy import Hang, Mode, Pass, Refuse
 from tests.parts.fleet import TIMINGS, Fleet
 from tests.parts.wasmer import Wasmer
 

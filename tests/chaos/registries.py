@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from tests.faults.http import Answer, Drip, Fault, Forward, Lie, Misstate
-from tests.faults.proxy import Hang, Mode, Pass, Refuse
+from tests.parts.faults.http import Answer, Drip, Fault, Forward, Lie, Misstate
+from tests.parts.faults.proxy import Hang, Mode, Pass, Refuse
 from tests.parts.fleet import Fleet
 from tests.parts.installation import pull_secret
 

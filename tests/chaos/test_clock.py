@@ -10,8 +10,8 @@ import pytest_asyncio
 
 from tests.chaos.checks import Audited, unharmed
 from tests.chaos.newcomer import NAME, add_newcomers_service, newcomer
-from tests.faults.clocks import Clock
 from tests.parts import wire
+from tests.parts.faults.clocks import Clock
 from tests.parts.fleet import LEASE_SECONDS, Fleet, fleet
 
 pytestmark = [

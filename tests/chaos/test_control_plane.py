@@ -7,7 +7,7 @@ import pytest
 
 from tests.chaos.checks import Audited, unharmed
 from tests.chaos.newcomer import newcomer
-from tests.faults.proxy import Delay, Hang, Mode, Pass, Refuse
+from tests.parts.faults.proxy import Delay, Hang, Mode, Pass, Refuse
 from tests.parts.fleet import LEASE_SECONDS, Fleet
 from tests.parts.installation import Document, autowasms
 

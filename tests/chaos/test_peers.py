@@ -8,9 +8,9 @@ from tests.chaos import neighbours
 from tests.chaos.checks import unharmed
 from tests.chaos.neighbours import Trouble, copies, found_by_name, from_source, names_of
 from tests.chaos.newcomer import newcomer
-from tests.faults.names import Failure, Names
-from tests.faults.proxy import Pass, Refuse
 from tests.parts import wire
+from tests.parts.faults.names import Failure, Names
+from tests.parts.faults.proxy import Pass, Refuse
 from tests.parts.fleet import REPLICAS, Fleet
 from tests.parts.wasmer import Wasmer
 

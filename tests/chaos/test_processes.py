@@ -6,7 +6,7 @@ import pytest
 
 from tests.chaos.checks import Audited, unharmed
 from tests.chaos.registries import DOWN
-from tests.parts.denial import Denied, denied
+from tests.parts.faults.denial import Denied, denied
 from tests.parts.fleet import LEASE_SECONDS, Fleet
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]

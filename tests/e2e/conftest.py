@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.faults.proxy import FaultProxy
 from tests.parts import envoy as envoys
 from tests.parts import ports, pypi, registry, wasmer, wat
 from tests.parts.envoy import Envoy
+from tests.parts.faults.proxy import FaultProxy
 from tests.parts.load import Load
 from tests.parts.registry import RegistryServer
 from tests.parts.upstream import upstream

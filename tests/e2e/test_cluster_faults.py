@@ -14,12 +14,12 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.faults.busy import no_place_for_wasmer
-from tests.faults.proxy import CutAfter, FaultProxy, Pass, Refuse
 from tests.parts import wire
 from tests.parts.audit import Entry
 from tests.parts.controlplane import ControlPlane
 from tests.parts.expected import ExpectedObjects, expected_objects
+from tests.parts.faults.busy import no_place_for_wasmer
+from tests.parts.faults.proxy import CutAfter, FaultProxy, Pass, Refuse
 from tests.parts.installation import Document, Installation, installed_without_istiod
 from tests.parts.kubernetes import Cluster, kubernetes
 from tests.shared import PrivateInstallation

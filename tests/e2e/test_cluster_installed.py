@@ -14,12 +14,12 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from tests.faults.proxy import FaultProxy
-from tests.faults.virtualtime import VirtualTime
 from tests.manifests import charts
 from tests.parts import clients, istio, pod, ports, registry, wat, wire
 from tests.parts.audit import Entry
 from tests.parts.certificates import Authority
+from tests.parts.faults.proxy import FaultProxy
+from tests.parts.faults.virtualtime import VirtualTime
 from tests.parts.installation import (
     MANIFESTS,
     PASSWORD,

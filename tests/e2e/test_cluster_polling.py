@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 
-from tests.faults.virtualtime import VirtualTime
 from tests.parts import wat, wire
 from tests.parts.controlplane import ControlPlane
+from tests.parts.faults.virtualtime import VirtualTime
 from tests.parts.installation import Document, Installation, autowasms
 from tests.shared import PrivateInstallation
 

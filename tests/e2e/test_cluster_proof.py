@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 import pytest_asyncio
 
-from tests.faults.virtualtime import VirtualTime
+from tests.parts.faults.virtualtime import VirtualTime
 from tests.parts.fleet import LABELS, SIDECAR, Fleet, fleet
 from tests.parts.installation import Document, autowasms
 from tests.parts.load import Load

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from tests.e2e.conftest import Scene, SceneMaker
-from tests.faults.proxy import Pass, Refuse
 from tests.parts import pypi, wat
+from tests.parts.faults.proxy import Pass, Refuse
 
 
 @pytest.mark.parametrize("version", pypi.ENVOY_VERSIONS)

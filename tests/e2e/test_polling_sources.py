@@ -13,9 +13,9 @@ import pytest
 
 from tests.fakes.autowasms import document
 from tests.fakes.scripted import Exchange, ScriptedServer
-from tests.faults.virtualtime import VirtualTime
 from tests.parts import envoy as envoys
 from tests.parts import wasmer, wat
+from tests.parts.faults.virtualtime import VirtualTime
 from tests.parts.wasmer import Wasmer
 
 INTERVAL = 30.0

@@ -1,1 +1,1 @@
-"""Servers that misbehave as no real one can be made to."""
+"""Stand-ins for what no real part can be made to do: servers, clocks, a volume and seams that follow the test."""

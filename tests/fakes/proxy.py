@@ -7,13 +7,14 @@ proxy, not the client, decides where it leads.
 import asyncio
 import contextlib
 from dataclasses import dataclass, field
-from typing import Self
 from urllib.parse import urlsplit
+
+from tests.fakes.loopback import LoopbackServer
 
 
 @dataclass(slots=True)
-class ForwardProxy:
-    """An async context manager on a free loopback port."""
+class ForwardProxy(LoopbackServer):
+    """Passes everything on to one place, or answers as it is told."""
 
     target: str
     """`HOST:PORT` that every request is passed on to."""
@@ -25,39 +26,10 @@ class ForwardProxy:
     asked: list[str] = field(default_factory=list)
     """First lines, in order."""
     heads: list[bytes] = field(default_factory=list)
-    _server: asyncio.Server | None = None
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-
-    @property
-    def host(self) -> str:
-        """`127.0.0.1:PORT`."""
-        assert self._server is not None
-        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            await self._pass_on(head, reader, writer)
-        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
-            self._tasks.discard(task)
-            writer.close()
+        head = await reader.readuntil(b"\r\n\r\n")
+        await self._pass_on(head, reader, writer)
 
     async def _pass_on(
         self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

@@ -5,10 +5,10 @@ Not a registry and not correct: it does what the script says, at the pace that t
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Self
+
+from tests.fakes.loopback import LoopbackServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,40 +62,14 @@ Script = Callable[[Exchange], Awaitable[None]]
 
 
 @dataclass(slots=True)
-class ScriptedServer:
-    """An async context manager on a free loopback port. A script that returns ends its answer, not its connection."""
+class ScriptedServer(LoopbackServer):
+    """A script that returns ends its answer, not its connection."""
 
     script: Script
-    tls: ssl.SSLContext | None = None
     requests: list[Request] = field(default_factory=list)
     connections: int = 0
     gone: int = 0
     """Connections that ended."""
-    _server: asyncio.Server | None = None
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.tls)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-
-    @property
-    def host(self) -> str:
-        """`127.0.0.1:PORT`."""
-        assert self._server is not None
-        return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    @property
-    def url(self) -> str:
-        """Scheme and host."""
-        return f"{'https' if self.tls else 'http'}://{self.host}"
 
     async def all_gone(self, *, within: float = 5.0) -> None:
         """Wait until no client is connected any more."""
@@ -104,22 +78,13 @@ class ScriptedServer:
                 await asyncio.sleep(0.01)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         self.connections += 1
         try:
             while (request := await _read_request(reader)) is not None:
                 self.requests.append(request)
                 await self.script(Exchange(request, reader, writer))
-        except (OSError, asyncio.IncompleteReadError):
-            pass  # the client went away, which is what many scripts are for
-        except asyncio.CancelledError:
-            pass  # the test is over; asyncio's server would log it otherwise
         finally:
             self.gone += 1
-            self._tasks.discard(task)
-            writer.close()
 
 
 async def _read_request(reader: asyncio.StreamReader) -> Request | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.hostile.origin import Origin, origin
+from tests.hostile.origin import Origin
 from tests.parts import envoy as envoys
 from tests.parts import wasmer
 from tests.parts.wasmer import Wasmer
@@ -15,7 +15,7 @@ from tests.parts.wasmer import Wasmer
 @pytest.fixture
 async def hosts() -> AsyncIterator[list[Origin]]:
     """Four of them: a host gets four fetches at a time, and eight are to come at once."""
-    async with origin() as one, origin() as two, origin() as three, origin() as four:
+    async with Origin() as one, Origin() as two, Origin() as three, Origin() as four:
         yield [one, two, three, four]
 
 

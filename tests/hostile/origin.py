@@ -5,21 +5,22 @@ that its attack was asked for, and how many bytes of it were taken.
 """
 
 import asyncio
-import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from tests.fakes.loopback import LoopbackServer
 
 Body = Callable[[asyncio.StreamWriter], Awaitable[None]]
 """Writes the answer, from its status line on."""
 
 
-class Origin:
-    """Answers by path. `asked` and `sent` (bytes taken by the other side's socket) by path."""
+@dataclass(slots=True)
+class Origin(LoopbackServer):
+    """Answers by path. `asked` counts by path."""
 
-    def __init__(self) -> None:
-        self.host = ""
-        self.asked: Counter[str] = Counter()
-        self._answers: dict[str, Body] = {}
+    asked: Counter[str] = field(default_factory=Counter)
+    _answers: dict[str, Body] = field(default_factory=dict)
 
     def serve(self, path: str, body: bytes, *, media_type: str = "application/octet-stream") -> str:
         """An honest answer with a hostile body; returns the URL."""
@@ -48,13 +49,11 @@ class Origin:
         """What is under `digest`, true or not."""
         self.serve(f"/v2/{repository}/blobs/{digest}", body)
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        broken = (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            with contextlib.suppress(*broken):
-                while True:
-                    head = await reader.readuntil(b"\r\n\r\n")
-                    await self._answer(head.split(b" ", 2)[1].decode().partition("?")[0], writer)
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                await self._answer(head.split(b" ", 2)[1].decode().partition("?")[0], writer)
         finally:
             writer.transport.abort()
 
@@ -66,29 +65,6 @@ class Origin:
         else:
             await answer(writer)
         await writer.drain()
-
-
-@contextlib.asynccontextmanager
-async def origin() -> AsyncIterator[Origin]:
-    """One that listens on a port of the loopback until the context ends."""
-    made = Origin()
-    tasks: set[asyncio.Task[None]] = set()
-
-    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(made._connected(reader, writer), name="hostile answer")
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    server = await asyncio.start_server(connected, "127.0.0.1", 0)
-    made.host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
-        yield made
-    finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # the transports close their sockets
 
 
 def chunked(piece: bytes, *, pause: float = 0.0) -> Body:

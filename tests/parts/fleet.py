@@ -25,10 +25,10 @@ from urllib.parse import urlsplit
 from autowasm.api import envoyfilter as expected
 from autowasm.api import parsing
 from autowasm.settings import EnvoyFetch
-from tests.faults.http import Forward, HttpFaultProxy
-from tests.faults.proxy import FaultProxy, Pass
 from tests.parts import istio, ports, wat
 from tests.parts.downloads import Good, Outcome, Unreachable, Watch, fetch
+from tests.parts.faults.http import Forward, HttpFaultProxy
+from tests.parts.faults.proxy import FaultProxy, Pass
 from tests.parts.installation import Document, Installation, autowasms, envoyfilters, installed
 from tests.parts.istio import Istiod, istiod, sidecar
 from tests.parts.kubeapi import ApiError

@@ -18,8 +18,8 @@ from autowasm.kube.leases import Lease
 from autowasm.kube.resources import ObjectKey
 from autowasm.limits import KubeLimits
 from autowasm.net.pools import Pools
-from tests.faults.proxy import FaultProxy, Hang, Pass
 from tests.parts.controlplane import ControlPlane
+from tests.parts.faults.proxy import FaultProxy, Hang, Pass
 from tests.parts.kubernetes import Cluster
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]

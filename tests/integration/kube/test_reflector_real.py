@@ -27,8 +27,8 @@ from autowasm.kube.recorder import EventRecorder
 from autowasm.kube.resources import PODS, ObjectKey, ResourceType
 from autowasm.limits import KubeLimits
 from autowasm.net.pools import Pools
-from tests.faults.proxy import Counters, CutAfter, FaultProxy, Hang, Mode, Pass, Refuse
 from tests.parts.controlplane import READER, ControlPlane
+from tests.parts.faults.proxy import Counters, CutAfter, FaultProxy, Hang, Mode, Pass, Refuse
 from tests.parts.kubeapi import ApiError
 from tests.parts.kubernetes import Cluster
 

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.faults.virtualtime import VirtualTime
+from tests.parts.faults.virtualtime import VirtualTime
 
 _PROGRAM = """
 import datetime, json, sys, time

@@ -1,7 +1,7 @@
 """`make fuzz`: coverage-guided fuzzing of everything that reads what others send.
 
-    python -m tests.fuzz [--seconds N] [TARGET ...]      all targets, one after the other
-    python -m tests.fuzz --replay TARGET FILE            what a crash file does, with its traceback
+    python -m tests.hostile.fuzz [--seconds N] [TARGET ...]      all targets, one after the other
+    python -m tests.hostile.fuzz --replay TARGET FILE            what a crash file does, with its traceback
 
 A target that finds something ends, names the file that shows it and the command that replays it; the exit status is 1. What a
 run learned stays in `.fuzz/` for the next. atheris has wheels for CPython 3.11 to 3.13 on Linux: elsewhere this says so and
@@ -28,7 +28,7 @@ NAMES: Final = (
     "watch-lines",
 )
 """The keys of `targets.TARGETS`, which is imported only where it runs: atheris changes what it imports."""
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WORK = ROOT / ".fuzz"
 _SLOWEST = 10
 """Seconds for one input; more is a finding."""
@@ -39,14 +39,14 @@ _LONGEST = 65_536
 
 def main() -> int:
     """The exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
+    parser = argparse.ArgumentParser(prog="python -m tests.hostile.fuzz")
     parser.add_argument("--seconds", type=int, default=20, help="for each target")
     parser.add_argument("--replay", nargs=2, metavar=("TARGET", "FILE"))
     parser.add_argument("--one", metavar="TARGET", help=argparse.SUPPRESS)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(NAMES))
     arguments = parser.parse_args()
     if arguments.replay:
-        from tests.fuzz.targets import TARGETS, check  # noqa: PLC0415
+        from tests.hostile.fuzz.targets import TARGETS, check  # noqa: PLC0415
 
         name, file = arguments.replay
         check(TARGETS[name], Path(file).read_bytes())
@@ -71,7 +71,7 @@ def _run(name: str, seconds: int) -> bool:
     artifacts = WORK / "found"
     artifacts.mkdir(parents=True, exist_ok=True)
     before = set(artifacts.iterdir())
-    command = [sys.executable, "-m", "tests.fuzz", "--one", name, "--seconds", str(seconds)]
+    command = [sys.executable, "-m", "tests.hostile.fuzz", "--one", name, "--seconds", str(seconds)]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=seconds * 3 + 180, check=False
     )
@@ -83,7 +83,7 @@ def _run(name: str, seconds: int) -> bool:
     print(f"{name}: FOUND\n" + "\n".join(tail[-40:]))
     for file in sorted(set(artifacts.iterdir()) - before):
         print(f"  shown by {file.relative_to(ROOT)}; to see it again:")
-        print(f"  {sys.executable} -m tests.fuzz --replay {name} {file.relative_to(ROOT)}")
+        print(f"  {sys.executable} -m tests.hostile.fuzz --replay {name} {file.relative_to(ROOT)}")
     return False
 
 
@@ -91,7 +91,7 @@ def _fuzz(name: str, seconds: int) -> int:
     import atheris  # noqa: PLC0415
 
     with atheris.instrument_imports(include=["autowasm"]):
-        from tests.fuzz.targets import TARGETS, check  # noqa: PLC0415
+        from tests.hostile.fuzz.targets import TARGETS, check  # noqa: PLC0415
     corpus = WORK / "corpus" / name
     corpus.mkdir(parents=True, exist_ok=True)
     target = TARGETS[name]

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.faults.proxy import CutAfter, Delay, FaultProxy, Hang, Pass, Refuse
+from tests.parts.faults.proxy import CutAfter, Delay, FaultProxy, Hang, Pass, Refuse
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
