@@ -9,7 +9,7 @@ PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 MEASURED := $(if $(COVERAGE),COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml COVERAGE_FILE=$(CURDIR)/build/coverage/data)
 PARTS := registry envoy wat filters kubernetes istio helm prometheus
 
-.PHONY: demo test chaos coverage coverage-report durations fuzz bench bench-docs unit pythons lint format reference docs manifests dashboards picture venv parts help
+.PHONY: demo test chaos coverage coverage-report durations fuzz mutants bench bench-docs unit pythons lint format reference docs manifests dashboards picture venv parts help
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -42,6 +42,10 @@ durations: venv parts ## all tests, and record what each file takes: `make test`
 fuzz: venv ## look for input that our readers do not expect (SECONDS=20 for each target, ARGS=TARGET)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --group fuzz
 	$(RUN) -m tests.hostile.fuzz --seconds $(or $(SECONDS),20) $(ARGS)
+
+mutants: venv ## change the modules whose bugs cost most, and expect a test to fail (MODULES="decision ranges", ALL=1, BASE=COMMIT)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --group mutants
+	$(RUN) -m tests.mutants $(if $(BASE),--base $(BASE)) $(ARGS) $(if $(ALL),all,$(MODULES))
 
 bench: venv ## figures beside rivals' (ONLY=serve,herd SIZE=small REPEATS=3 OUT=DIR)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --group bench
