@@ -19,7 +19,7 @@ from tests.fakes.proxy import ForwardProxy
 from tests.fakes.scripted import Exchange, ScriptedServer
 from tests.parts.certificates import Authority
 
-LIMITS = Limits(dns_timeout=1, connect_timeout=1)
+LIMITS = Limits(dns_timeout=60, connect_timeout=60)
 LOGIN = "Basic " + base64.b64encode(b"us%er:p:w").decode()
 
 

@@ -24,7 +24,7 @@ from autowasm.settings import Outgoing
 from tests.fakes.scripted import Exchange, ScriptedServer
 from tests.parts import ports
 
-LIMITS = Limits(connect_timeout=1, answer_timeout=2, fetch_timeout=5, attempt_backoff=0.01)
+LIMITS = Limits(connect_timeout=60, answer_timeout=60, fetch_timeout=600, attempt_backoff=0.01)
 POLICY = AddressPolicy(allow=["127.0.0.1/32"])
 """127.0.0.1 stands for an address of the internet; all the rest of loopback for what is inside."""
 METADATA = "169.254.169.254"

@@ -1,0 +1,47 @@
+"""Objects that are deleted."""
+
+import asyncio
+
+from tests.fakes.autowasms import document
+from tests.fakes.sources import sha256_of
+from tests.parts import wat
+from tests.unit.controller.reconciling.world import (
+    KEY,
+    OTHER,
+    WORLD,
+    Process,
+    World,
+)
+
+
+async def test_deleted_object_takes_its_filter_along(world: World, process: Process) -> None:
+    await process.apply()
+    del world.objects.documents[KEY]
+    await process.settle()
+    assert not world.publisher.envoyfilters
+    assert not process.published.is_known(sha256_of(wat.header_filter(WORLD)))
+    labels = {"phase": "Synced"}
+    assert process.metrics.registry.get_sample_value("autowasm_autowasms", labels) == 0
+
+
+async def test_deletion_ends_the_fetch(world: World, process: Process) -> None:
+    world.registry.gates["resolve"] = asyncio.Event()
+    world.objects.apply(document())
+    process.queue.add(KEY)
+    async with asyncio.timeout(10):
+        while not world.registry.running:
+            await asyncio.sleep(0.001)
+        del world.objects.documents[KEY]
+        process.queue.add(KEY)
+        while world.registry.running:
+            await asyncio.sleep(0.001)
+    assert not world.publisher.writes
+
+
+async def test_nothing_is_written_for_an_object_that_is_being_deleted(
+    world: World, process: Process
+) -> None:
+    await process.apply()
+    world.publisher.writes.clear()
+    await process.apply(image=OTHER, metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"})
+    assert not world.publisher.writes

@@ -1,0 +1,242 @@
+"""Restarts, caches and records: what a reconciler that starts takes from the cluster."""
+
+import asyncio
+import copy
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from autowasm.api import envoyfilter as envoyfilters
+from autowasm.api import record as records
+from autowasm.errors import (
+    SourceNotFound,
+    SourceUnavailable,
+    SpecError,
+    StorageError,
+)
+from tests.fakes.autowasms import IMAGE, digest, document, record
+from tests.fakes.sources import sha256_of
+from tests.parts import wat
+from tests.unit.controller.reconciling.world import (
+    DOWN,
+    EARTH,
+    KEY,
+    OTHER,
+    WORLD,
+    Process,
+    World,
+    sha,
+)
+
+GONE = SourceNotFound("no such manifest")
+
+
+async def test_restart_resolves_nothing_and_writes_nothing(world: World) -> None:
+    async with world.process() as process:
+        await process.apply()
+    world.publisher.writes.clear()
+    world.registry.steps.clear()
+    world.registry.add(IMAGE, wat.header_filter(EARTH))  # the tag was moved meanwhile
+    async with world.process() as process:
+        await process.settle()
+        assert process.published.is_known(sha256_of(wat.header_filter(WORLD)))
+    assert not world.publisher.writes
+    assert not world.registry.steps
+
+
+async def test_restart_with_an_empty_cache_fetches_exactly_the_record(
+    world: World, tmp_path: Path
+) -> None:
+    async with world.process() as process:
+        await process.apply()
+    world.publisher.writes.clear()
+    world.registry.steps.clear()
+    world.registry.add(IMAGE, wat.header_filter(EARTH))
+    world.directory = tmp_path / "another"
+    async with world.process() as process:
+        assert process.reconciler.settled(KEY)
+        await process.settle()
+        assert sha256_of(wat.header_filter(WORLD)) in process.store
+    assert world.registry.count("resolve") == 0
+    assert not world.publisher.writes
+
+
+async def test_restart_without_status_keeps_the_module(world: World) -> None:
+    async with world.process() as process:
+        await process.apply()
+    del world.objects.documents[KEY]["status"]
+    world.registry.add(IMAGE, wat.header_filter(EARTH))
+    async with world.process() as process:
+        await process.settle()
+    assert world.live == sha(WORLD)
+    assert world.status["phase"] == "Synced"
+
+
+async def test_going_back_needs_no_registry(world: World, process: Process) -> None:
+    await process.apply()
+    await process.apply(image=OTHER)
+    world.registry.failures["resolve"] = world.registry.failures["pin"] = DOWN
+    await process.apply()
+    assert (world.live, world.status["phase"]) == (sha(WORLD), "Synced")
+
+
+async def test_going_back_to_a_module_that_is_gone_from_the_cache_fetches_its_record(
+    world: World, process: Process
+) -> None:
+    await process.apply()
+    await process.apply(image=OTHER)
+    process.store.path(sha256_of(wat.header_filter(WORLD))).unlink()
+    assert await process.store.open(sha256_of(wat.header_filter(WORLD))) is None
+    world.registry.steps.clear()
+    await process.apply()
+    assert world.live == sha(WORLD)
+    assert world.registry.count("resolve") == 0
+
+
+async def test_published_module_that_is_lost_is_said_and_changes_nothing(
+    world: World, tmp_path: Path
+) -> None:
+    async with world.process() as process:
+        await process.apply()
+    before = dict(world.publisher.envoyfilters)
+    world.directory = tmp_path / "another"
+    world.registry.failures["pin"] = GONE
+    world.registry.add(IMAGE, wat.header_filter(EARTH))
+    async with world.process() as process:
+        await process.until("Degraded")
+        assert world.condition("Fetched") == ("False", "PublishedModuleLost")
+        assert "wasm.tcm.io/refresh" in world.status["message"]
+        assert world.publisher.envoyfilters == before
+        assert world.registry.count("resolve") == 1
+        await process.apply(metadata={"annotations": {"wasm.tcm.io/refresh": "1"}})
+        await process.until("Synced")
+        assert world.live == sha(EARTH)
+
+
+async def test_published_module_that_was_removed_is_fetched_again(
+    world: World, process: Process
+) -> None:
+    await process.apply()
+    before = dict(world.publisher.envoyfilters)
+    process.store.path(sha256_of(wat.header_filter(WORLD))).unlink()
+    assert await process.store.open(sha256_of(wat.header_filter(WORLD))) is None
+    await process.settle()
+    assert sha256_of(wat.header_filter(WORLD)) in process.store
+    assert world.publisher.envoyfilters == before
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"image": "evil.example/team/filter@sha256:" + "1" * 64},
+        {"source": "registry:evil.example/team/filter:v1"},
+        {"sha256": "0" * 64},
+    ],
+)
+async def test_forged_record_reaches_nothing_and_publishes_nothing(
+    world: World, process: Process, fields: dict[str, Any]
+) -> None:
+    await process.apply()
+    genuine = envoyfilters.record_of(world.publisher.envoyfilters[KEY])
+    assert genuine is not None
+    forged = msgspec.structs.replace(genuine, **fields)
+    annotations = world.publisher.envoyfilters[KEY]["metadata"]["annotations"]
+    annotations[records.ANNOTATION] = records.dump(forged)
+    world.registry.steps.clear()
+    begin = asyncio.get_running_loop().time()
+    await process.settle()
+    await asyncio.sleep(0.05)
+    assert not any("evil" in step for step in world.registry.steps)
+    elapsed = asyncio.get_running_loop().time() - begin
+    assert len(world.registry.steps) <= 2 + elapsed / 0.01, "asks without pause"
+    assert world.live in {sha(WORLD), forged.sha256}
+
+
+async def test_forged_record_is_no_origin_to_fill_a_blob_from(
+    world: World, process: Process
+) -> None:
+    await process.apply()
+    genuine = envoyfilters.record_of(world.publisher.envoyfilters[KEY])
+    assert genuine is not None
+    forged = msgspec.structs.replace(
+        genuine, image="evil.example/team/filter@sha256:" + "1" * 64, sha256=digest("e")
+    )
+    annotations = world.publisher.envoyfilters[KEY]["metadata"]["annotations"]
+    annotations[records.ANNOTATION] = records.dump(forged)
+    world.objects.problems[KEY] = SpecError("metadata.name", "twice")
+    await process.settle()
+    del world.objects.problems[KEY]
+    world.registry.gates["resolve"] = world.registry.gates["pin"] = asyncio.Event()
+    world.objects.apply(document(image="registry.example/team/filter:v9"))
+    await process.reconciler.reconcile(KEY)
+    assert not process.published.is_known(digest("e")), "its spec names another module"
+    assert process.published.is_known(genuine.sha256), "whatever its annotation says"
+    assert not any("evil" in step for step in world.registry.steps)
+
+
+async def test_record_of_another_place_is_no_origin_to_fill_a_blob_from(
+    world: World, process: Process
+) -> None:
+    await process.apply()
+    genuine = envoyfilters.record_of(world.publisher.envoyfilters[KEY])
+    assert genuine is not None
+    forged = msgspec.structs.replace(genuine, image="evil.example/team/filter@sha256:" + "1" * 64)
+    annotations = world.publisher.envoyfilters[KEY]["metadata"]["annotations"]
+    annotations[records.ANNOTATION] = records.dump(forged)
+    world.objects.documents[KEY]["status"].pop("module")
+    world.objects.problems[KEY] = SpecError("metadata.name", "twice")
+    await process.settle()
+    assert process.published.is_known(genuine.sha256)
+    with pytest.raises(SourceUnavailable, match="nothing says where"):
+        await asyncio.wait_for(process.published.fill(genuine.sha256), 5)
+    assert not any("evil" in step for step in world.registry.steps)
+
+
+async def test_damaged_record_is_put_back_from_the_status(world: World, process: Process) -> None:
+    await process.apply()
+    as_it_was = copy.deepcopy(world.publisher.envoyfilters[KEY])
+    world.registry.steps.clear()
+    for damage in ("{", "", records.dump(record(sha256=digest("e")))):
+        annotations = world.publisher.envoyfilters[KEY]["metadata"]["annotations"]
+        annotations[records.ANNOTATION] = damage
+        await process.settle()
+        assert world.publisher.envoyfilters[KEY] == as_it_was
+        assert process.published.is_known(sha256_of(wat.header_filter(WORLD)))
+    assert world.registry.steps == [], "no registry is needed for it"
+
+
+async def test_filter_out_of_sight_is_looked_for_before_it_is_called_absent(
+    world: World, process: Process
+) -> None:
+    await process.apply()
+    world.publisher.unseen[KEY] = world.publisher.envoyfilters.pop(KEY)
+    await process.apply(image="registry.example/team/filter:gone")
+    assert world.status["phase"] == "Degraded"
+    assert "is still in place" in world.status["message"]
+    assert process.published.is_known(sha256_of(wat.header_filter(WORLD)))
+
+
+async def test_module_that_went_before_it_was_published_is_fetched_again_first(
+    world: World, process: Process
+) -> None:
+    module_digest = sha256_of(wat.header_filter(WORLD))
+    world.publisher.refusal = StorageError("no space", reason="StorageFull")
+    world.objects.apply(document())
+    process.queue.add(KEY)
+    async with asyncio.timeout(10):
+        while not process.queue.num_requeues(KEY):
+            await asyncio.sleep(0.001)
+    process.store.path(module_digest).unlink()
+    assert await process.store.open(module_digest) is None
+    world.publisher.refusal = None
+    world.registry.gates["fetch"] = asyncio.Event()
+    process.queue.add(KEY)
+    async with asyncio.timeout(10):
+        while world.registry.count("fetch") < 2:
+            await asyncio.sleep(0.001)
+    assert not world.publisher.writes
+    world.registry.gates["fetch"].set()
+    await process.until("Synced")
+    assert module_digest in process.store

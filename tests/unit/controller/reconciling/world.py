@@ -1,0 +1,193 @@
+"""A reconciler with its world in memory: objects, the module source, the cluster that it writes to."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from autowasm.api import envoyfilter as envoyfilters
+from autowasm.api.record import Record
+from autowasm.api.v1alpha1 import AutoWasm
+from autowasm.artifacts.fetcher import ArtifactFetcher
+from autowasm.artifacts.published import PublishedModules
+from autowasm.blobs.store import BlobStore
+from autowasm.controller.fetching.jobs import FetchJobs
+from autowasm.controller.reconciler import AutoWasmReconciler
+from autowasm.errors import (
+    AutoWasmError,
+    SourceUnavailable,
+)
+from autowasm.kube.controller import Controller
+from autowasm.kube.resources import ObjectKey
+from autowasm.kube.workqueue import WorkQueue
+from autowasm.limits import FetchLimits
+from autowasm.net.pools import Pools
+from autowasm.settings import EnvoyFetch, Settings
+from autowasm.telemetry.metrics import Metrics
+from tests.fakes.autowasms import IMAGE, document
+from tests.fakes.control import FakeObjects, FakePublisher
+from tests.fakes.sources import FakeSecrets, FakeSource, sha256_of
+from tests.parts import wat
+
+OTHER = "registry.example/team/filter:v2"
+
+
+KEY = ObjectKey("default", "test")
+
+
+DOWN = SourceUnavailable("connection refused", reason="RegistryUnavailable")
+
+
+WORLD, EARTH = "world", "earth"
+
+
+Announced = list[tuple[str, str, str]]
+
+
+def sha(value: str) -> str:
+    return sha256_of(wat.header_filter(value))
+
+
+class World:
+    """What outlives a restart of the process: objects, what was written, the cache directory, the registry."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.objects = FakeObjects()
+        self.publisher = FakePublisher(self.objects)
+        self.registry = FakeSource()
+        self.secrets = FakeSecrets()
+        self.announced: Announced = []
+        self.polls = FoundByPolls()
+        self.service_problem: AutoWasmError | None = None
+        self.registry.add(IMAGE, wat.header_filter(WORLD))
+        self.registry.add(OTHER, wat.header_filter(EARTH))
+
+    def announce(self, about: Any, kind: str, reason: str, message: str, /) -> None:
+        self.announced.append((kind, reason, message))
+
+    @property
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = self.objects.documents[KEY].get("status", {})
+        return status
+
+    @property
+    def live(self) -> str | None:
+        """The digest that is published."""
+        found = self.publisher.envoyfilters.get(KEY)
+        record = envoyfilters.record_of(found) if found else None
+        return record.sha256 if record else None
+
+    def condition(self, kind: str) -> tuple[str, str]:
+        """Status and reason."""
+        found = next(each for each in self.status["conditions"] if each["type"] == kind)
+        return found["status"], found["reason"]
+
+    @asynccontextmanager
+    async def process(self, *, metrics: Metrics | None = None) -> AsyncIterator["Process"]:
+        """One life of the process."""
+        metrics = metrics or Metrics()
+        settings = Settings(
+            cache_dir=self.directory,
+            fetch=FetchLimits(retry_base=0.01, not_found_first=0.01, breaker_failures=1000),
+        )
+        async with AsyncExitStack() as stack:
+            pools = stack.enter_context(Pools())
+            store = await stack.enter_async_context(
+                BlobStore(self.directory, pools=pools, metrics=metrics)
+            )
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            process = Process(self, settings, store, pools, metrics, tasks)
+            worker = tasks.create_task(process.controller.run())
+            yield process
+            worker.cancel()
+            for key in list(process.jobs._jobs):
+                process.jobs.forget(key)
+
+
+class FoundByPolls:
+    """What a poll would have found, as a test says."""
+
+    def __init__(self) -> None:
+        self.record: Record | None = None
+        self.refused: AutoWasmError | None = None
+        self.told: list[Record] = []
+
+    def found(self, _key: ObjectKey, _autowasm: AutoWasm) -> Record | None:
+        return self.record
+
+    def published(
+        self, _key: ObjectKey, _autowasm: AutoWasm, record: Record
+    ) -> AutoWasmError | None:
+        self.told.append(record)
+        return self.refused
+
+    def forget(self, _key: ObjectKey) -> None:
+        self.told.clear()
+
+
+class Process:
+    """The reconciler, with a queue that is as the real one."""
+
+    def __init__(
+        self,
+        world: World,
+        settings: Settings,
+        store: BlobStore,
+        pools: Pools,
+        metrics: Metrics,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self.world = world
+        self.store = store
+        self.metrics = metrics
+        self.queue: WorkQueue[ObjectKey] = WorkQueue()
+        self.fetcher = fetcher = ArtifactFetcher(
+            settings=settings,
+            store=store,
+            sources={"registry": world.registry},
+            secrets=world.secrets,
+            pools=pools,
+            metrics=metrics,
+            tasks=tasks,
+        )
+        self.published = PublishedModules(fetcher)
+        self.jobs = FetchJobs(fetcher, limits=settings.fetch, tasks=tasks, on_change=self.queue.add)
+        self.reconciler = AutoWasmReconciler(
+            objects=world.objects,
+            publisher=world.publisher,
+            jobs=self.jobs,
+            store=store,
+            published=self.published,
+            envoy=EnvoyFetch(),
+            metrics=metrics,
+            announce=world.announce,
+            polls=world.polls,
+            service_problem=lambda: world.service_problem,
+            now=lambda: "2026-01-01T00:00:00Z",
+        )
+        self.controller = Controller(
+            "test", queue=self.queue, reconciler=self.reconciler, workers=1
+        )
+
+    async def apply(self, **fields: Any) -> None:
+        """Apply, and wait until nothing is left to do."""
+        self.world.objects.apply(document(**fields))
+        await self.settle()
+
+    async def settle(self) -> None:
+        self.queue.add(KEY)
+        async with asyncio.timeout(10):
+            while self.jobs.is_running(KEY) or len(self.queue) or self.queue.running_times():
+                await asyncio.sleep(0.001)
+
+    async def until(self, phase: str) -> None:
+        self.queue.add(KEY)
+        async with asyncio.timeout(10):
+            while self.world.status.get("phase") != phase:
+                await asyncio.sleep(0.001)
+
+
+def kinds(world: World) -> list[str]:
+    return [kind for kind, _ in world.publisher.writes]
