@@ -14,9 +14,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.parts import ports, provision, pypi
+from tests.parts import ports, provision, pypi, releases
 from tests.parts.envoy import Envoy
-from tests.parts.istio import ISTIO_VERSION, ROOT_NAMESPACE, SDS_SOCKET, Istiod
+from tests.parts.istio import ROOT_NAMESPACE, SDS_SOCKET, Istiod
 from tests.parts.process import Process
 
 _ALPN = "istio-http/1.1"  # by which an inbound listener knows that a sidecar calls
@@ -100,7 +100,7 @@ async def injected(
             "ISTIO_META_INTERCEPTION_MODE": "NONE",
             # An extension of Istio's build of Envoy; with a tunnel the agent asks for it by default.
             "PEER_METADATA_DISCOVERY": "false",
-            "ISTIO_META_ISTIO_VERSION": ISTIO_VERSION,
+            "ISTIO_META_ISTIO_VERSION": mesh.release.version,
             **{f"ISTIO_META_{key}": value for key, value in (metadata or {}).items()},
         },
     )
@@ -184,7 +184,7 @@ async def _agent(
 
 
 def _bootstrap() -> Path:
-    return provision.istio_files() / provision.ISTIO_BOOTSTRAP
+    return provision.istio_files() / releases.ISTIO.bootstrap
 
 
 def _write(directory: Path, files: dict[str, str]) -> None:

@@ -51,7 +51,9 @@ async def push_module(installation: Installation, value: str = "explained") -> s
 
 def pod(namespace: str, *, name: str = "details", image: str = PROXY, proxy: bool = True) -> Any:
     """A Pod of `details` on port 9080, with a proxy unless told otherwise."""
-    containers = [{"name": "app", "image": "app:1", "ports": [{"containerPort": 9080}]}]
+    containers = [
+        {"name": "app", "image": "app:1", "ports": [{"containerPort": 9080, "protocol": "TCP"}]}
+    ]
     if proxy:
         containers.append({"name": "istio-proxy", "image": image})
     return {
@@ -70,7 +72,7 @@ def service(namespace: str, *, name: str = "http", port: int = 80, target: int =
         "metadata": {"name": "details", "namespace": namespace},
         "spec": {
             "selector": {"app": "details"},
-            "ports": [{"name": name, "port": port, "targetPort": target}],
+            "ports": [{"name": name, "port": port, "targetPort": target, "protocol": "TCP"}],
         },
     }
 
@@ -92,7 +94,7 @@ async def install_server(installation: Installation) -> None:
         "name": "wasmer",
         "image": "wasmer:1",
         "args": ["controller"],
-        "ports": [{"name": "http-wasm", "containerPort": 8081}],
+        "ports": [{"name": "http-wasm", "containerPort": 8081, "protocol": "TCP"}],
     }
     pod = {
         "apiVersion": "v1",
@@ -106,7 +108,14 @@ async def install_server(installation: Installation) -> None:
         "metadata": {"name": "wasmer", "namespace": ROOT},
         "spec": {
             "selector": labels,
-            "ports": [{"name": "http-wasm", "port": 8081, "targetPort": "http-wasm"}],
+            "ports": [
+                {
+                    "name": "http-wasm",
+                    "port": 8081,
+                    "targetPort": "http-wasm",
+                    "protocol": "TCP",
+                }
+            ],
         },
     }
     await installation.apply(service, pod)

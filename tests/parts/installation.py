@@ -246,16 +246,25 @@ def pull_secret(host: str, *, namespace: str = "default") -> Document:
     }
 
 
-async def install_crd(kubectl: Client) -> None:
-    """AutoWasm's resource, as shipped, with kubectl."""
-    await kubectl.run("apply", "-f", MANIFESTS / "crd.yaml")
+async def install_crd(kubectl: Client, *flags: str) -> None:
+    """AutoWasm's resource, as shipped, with kubectl, which is given these `flags`."""
+    await kubectl.run("apply", *flags, "-f", MANIFESTS / "crd.yaml")
     await clients.crds_established(kubectl, "autowasms.wasm.tcm.io")
 
 
-async def install(cluster: Cluster) -> None:
-    """AutoWasm's resource and wasmer's rights, as shipped, in a cluster that has Istio's root namespace."""
-    crd = yaml.safe_load(await asyncio.to_thread((MANIFESTS / "crd.yaml").read_text))
-    await cluster.client.apply_crds(crd)
+async def install(
+    cluster: Cluster, kubectl: Client | None = None, crd_flags: Sequence[str] = ()
+) -> None:
+    """AutoWasm's resource and wasmer's rights, as shipped, in a cluster that has Istio's root namespace.
+
+    With `kubectl` the resource is applied as docs/install.md says, with these flags: an API server of an old release refuses a
+    server-side apply of fields that it does not know.
+    """
+    if kubectl is not None:
+        await install_crd(kubectl, *crd_flags)
+    else:
+        crd = yaml.safe_load(await asyncio.to_thread((MANIFESTS / "crd.yaml").read_text))
+        await cluster.client.apply_crds(crd)
     await cluster.apply(*await asyncio.to_thread(install_documents))
 
 
@@ -270,13 +279,15 @@ async def installed(
     reach: Sequence[str] = wasmer.LOOPBACK_SOURCES,
     arguments: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
+    crd_flags: Sequence[str] | None = None,
 ) -> AsyncIterator[Installation]:
     """Install on a cluster that has Istio's CRDs and its root namespace; wasmer's blob port is at `host` (address:port).
 
-    `api` is the URL at which wasmer finds the API server, unless that is the server's own.
+    `api` is the URL at which wasmer finds the API server, unless that is the server's own. With `crd_flags` AutoWasm's
+    resource is applied by `kubectl apply` with these flags (see `install`).
     """
     await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
-    await install(cluster)
+    await install(cluster, kubectl if crd_flags is not None else None, crd_flags or ())
     host = host or f"{ports.LOOPBACK}:{ports.free_port()}"
     kubeconfig = directory / KUBECONFIG
     await _write_service_account_kubeconfig(cluster, kubeconfig, api=api or cluster.url)

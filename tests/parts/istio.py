@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
-from tests.parts import clients, ports, provision, pypi, wire
+from tests.parts import clients, ports, provision, pypi, releases, wire
 from tests.parts.envoy import Envoy
 from tests.parts.kubernetes import Cluster
 from tests.parts.process import PORT_ATTEMPTS, Process, ProcessError
@@ -23,8 +23,6 @@ from tests.parts.process import PORT_ATTEMPTS, Process, ProcessError
 Role = Literal["sidecar", "router"]
 
 ROOT_NAMESPACE = "istio-system"
-ISTIO_VERSION = "1.31.0"
-"""Of the pinned module: what istiod takes a proxy for."""
 _READY_SECONDS = 60
 _XDS_CLUSTER = "xds-grpc"
 # What istiod's listeners call the cluster that has the workload's certificates.
@@ -45,6 +43,7 @@ class Istiod:
     http: str
     secure: str = ""
     """Where agents have certificates signed, over TLS; empty: istiod is no authority."""
+    release: releases.Istio = releases.ISTIO
 
     async def apply(self, *documents: Mapping[str, Any]) -> None:
         """Server-side apply. Raises ApiError with what the API server says."""
@@ -86,15 +85,18 @@ async def istiod(
     *,
     authority: bool = False,
     flags: Mapping[str, str] | None = None,
+    release: releases.Istio = releases.ISTIO,
 ) -> AsyncIterator[Istiod]:
     """Install Istio's CRDs and run istiod on `cluster`, with its log in `directory`. Raises ProcessError.
 
     As an `authority` it signs the workloads' certificates, as in every mesh. `flags`: feature flags (`PILOT_…`).
     """
-    program = await asyncio.to_thread(provision.pilot_discovery)
+    program = await asyncio.to_thread(provision.pilot_discovery, release)
     kubectl = await clients.kubectl(directory / "home", kubeconfig=cluster.kubeconfig)
-    await apply_crds(cluster)
+    await apply_crds(cluster, release)
     await cluster.apply(*_mesh())
+    if release.own_filters:
+        await cluster.apply(_removed(release.own_filters))
     for attempts_left in reversed(range(PORT_ATTEMPTS)):
         found = [f"{ports.LOOPBACK}:{port}" for port in ports.free_ports(4)]
         grpc, http, monitoring, secure = found if authority else [*found[:3], ""]
@@ -121,7 +123,7 @@ async def istiod(
             raise
         break
     async with process:
-        yield Istiod(process, cluster, kubectl, grpc, http, secure)
+        yield Istiod(process, cluster, kubectl, grpc, http, secure, release)
 
 
 @asynccontextmanager
@@ -172,9 +174,10 @@ async def sidecar(
         yield proxy
 
 
-async def apply_crds(cluster: Cluster) -> None:
+async def apply_crds(cluster: Cluster, release: releases.Istio = releases.ISTIO) -> None:
     """Istio's resources, all that a controller of EnvoyFilters needs of Istio. Raises ApiError."""
-    text = await asyncio.to_thread((await asyncio.to_thread(provision.istio_crds)).read_text)
+    file = await asyncio.to_thread(provision.istio_crds, release)
+    text = await asyncio.to_thread(file.read_text)
     definitions = await asyncio.to_thread(_load_all, text)
     await cluster.client.apply_crds(*definitions)
 
@@ -219,12 +222,32 @@ def _mesh() -> list[dict[str, Any]]:
             "data": {"mesh": settings},
         },
         {
-            "apiVersion": "security.istio.io/v1",
+            "apiVersion": "security.istio.io/v1beta1",
             "kind": "PeerAuthentication",
             "metadata": {"name": "default", "namespace": ROOT_NAMESPACE},
             "spec": {"mtls": {"mode": "DISABLE"}},
         },
     ]
+
+
+def _removed(filters: Sequence[str]) -> dict[str, Any]:
+    """An EnvoyFilter that takes these HTTP filters out of every listener."""
+    chain = "envoy.filters.network.http_connection_manager"
+    patches = [
+        {
+            "applyTo": "HTTP_FILTER",
+            "match": {
+                "listener": {
+                    "filterChain": {"filter": {"name": chain, "subFilter": {"name": name}}}
+                }
+            },
+            "patch": {"operation": "REMOVE"},
+        }
+        for name in filters
+    ]
+    return _networking(
+        "EnvoyFilter", "upstream-envoy", {"configPatches": patches}, namespace=ROOT_NAMESPACE
+    )
 
 
 def _workload(
@@ -324,7 +347,7 @@ def _networking(
     kind: str, name: str, spec: dict[str, Any], *, namespace: str = "default"
 ) -> dict[str, Any]:
     return {
-        "apiVersion": "networking.istio.io/v1",
+        "apiVersion": "networking.istio.io/v1alpha3",  # every release serves it
         "kind": kind,
         "metadata": {"name": name, "namespace": namespace},
         "spec": spec,
@@ -346,7 +369,7 @@ def _bootstrap(
                 "NAMESPACE": "default",
                 "CLUSTER_ID": "Kubernetes",
                 "INTERCEPTION_MODE": "NONE",
-                "ISTIO_VERSION": ISTIO_VERSION,
+                "ISTIO_VERSION": mesh.release.version,
                 "INSTANCE_IPS": address,
             },
         },

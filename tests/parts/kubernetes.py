@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import yaml
 
-from tests.parts import kubeapi, ports, provision, wire
+from tests.parts import kubeapi, ports, provision, releases, wire
 from tests.parts.certificates import Authority
 from tests.parts.kubeapi import ADMIN, ApiError, Document, KubeApi
 from tests.parts.process import PORT_ATTEMPTS, Process, ProcessError
@@ -152,6 +152,7 @@ async def kubernetes(
     controller_manager: bool = True,
     audit_level: AuditLevel = "Metadata",
     extra: Sequence[str] = (),
+    release: releases.Kubernetes = releases.KUBERNETES,
 ) -> AsyncIterator[Cluster]:
     """Run a control plane with all its files in `directory`; ready in some seconds, about 400 MB.
 
@@ -175,9 +176,10 @@ async def kubernetes(
                 *extra,
             ],
             audit_level=audit_level,
+            release=release,
         )
         if controller_manager:
-            process = await _make_controller_manager(cluster)
+            process = await _make_controller_manager(cluster, release)
             cluster = replace(cluster, controller_manager=process)
             await cluster.start_controller_manager()
             stack.push_async_callback(cluster.stop_controller_manager)
@@ -225,14 +227,15 @@ async def _start_api(
     groups: Mapping[str, Sequence[str]],
     flags: Sequence[str],
     audit_level: AuditLevel,
+    release: releases.Kubernetes,
 ) -> Cluster:
-    program = await asyncio.to_thread(provision.kube_apiserver)
+    program = await asyncio.to_thread(provision.kube_apiserver, release)
     tls = await asyncio.to_thread(_write_files, directory, tokens, groups, audit_level)
     context = await asyncio.to_thread(ssl.create_default_context, cafile=str(tls.authority))
     for attempts_left in reversed(range(PORT_ATTEMPTS)):
         port = ports.free_port()
         command: list[str | Path] = [program, *_api_flags(directory, tls, port)]
-        command += [f"--etcd-servers={etcd}", *flags]
+        command += [f"--etcd-servers={etcd}", *release.api_flags, *flags]
         process = Process("kube-apiserver", command, log=directory / "kube-apiserver.log")
         url = f"https://{ports.LOOPBACK}:{port}"
         client = KubeApi(url, tokens=tokens, tls=context)
@@ -249,8 +252,8 @@ async def _start_api(
     raise AssertionError("unreachable")
 
 
-async def _make_controller_manager(cluster: Cluster) -> Process:
-    program = await asyncio.to_thread(provision.kube_controller_manager)
+async def _make_controller_manager(cluster: Cluster, release: releases.Kubernetes) -> Process:
+    program = await asyncio.to_thread(provision.kube_controller_manager, release)
     directory = cluster.directory
     command: list[str | Path] = [
         program,
@@ -259,6 +262,7 @@ async def _make_controller_manager(cluster: Cluster) -> Process:
         f"--root-ca-file={cluster.tls.authority}",
         "--leader-elect=false",
         "--secure-port=0",
+        *release.controller_manager_flags,
     ]
     log = directory / "kube-controller-manager.log"
     return Process("kube-controller-manager", command, log=log)
@@ -282,8 +286,6 @@ def _api_flags(directory: Path, tls: TlsFiles, port: int) -> list[str]:
         "--endpoint-reconciler-type=none",
         f"--audit-policy-file={directory / 'audit-policy.yaml'}",
         f"--audit-log-path={directory / 'audit.jsonl'}",
-        # With open watches it would wait for a minute.
-        "--shutdown-watch-termination-grace-period=0s",
     ]
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from tests.parts import cache, filters, golang, pypi
+from tests.parts import cache, filters, golang, pypi, releases
 
 
 def crane() -> Path:
@@ -45,19 +45,20 @@ def kubectlyaml() -> Path:
     return golang.GROUPS["kubectlyaml"].build() / "kubectlyaml"
 
 
-def kube_apiserver() -> Path:
-    """The Kubernetes API server; from `KUBEBUILDER_ASSETS` where that is set."""
-    return _kubebuilder("kube-apiserver") or _kubernetes("kube-apiserver")
+def kube_apiserver(release: releases.Kubernetes = releases.KUBERNETES) -> Path:
+    """The Kubernetes API server; the newest release from `KUBEBUILDER_ASSETS` where that is set."""
+    given = _kubebuilder("kube-apiserver") if release is releases.KUBERNETES else None
+    return given or golang.GROUPS[release.group].build() / "kube-apiserver"
 
 
 def etcd() -> Path:
     """The API server's store; from `KUBEBUILDER_ASSETS` where that is set."""
-    return _kubebuilder("etcd") or _kubernetes("etcd")
+    return _kubebuilder("etcd") or golang.GROUPS["kubernetes"].build() / "etcd"
 
 
-def kube_controller_manager() -> Path:
+def kube_controller_manager(release: releases.Kubernetes = releases.KUBERNETES) -> Path:
     """Garbage collection, namespaces, Deployments. Always built: `KUBEBUILDER_ASSETS` never has it."""
-    return _kubernetes("kube-controller-manager")
+    return golang.GROUPS[release.group].build() / "kube-controller-manager"
 
 
 def kubectl() -> Path:
@@ -65,9 +66,9 @@ def kubectl() -> Path:
     return pypi.KUBECTL.install()
 
 
-def pilot_discovery() -> Path:
+def pilot_discovery(release: releases.Istio = releases.ISTIO) -> Path:
     """Istio's control plane, istiod."""
-    return golang.GROUPS["istio"].build() / "pilot-discovery"
+    return golang.GROUPS[release.group].build() / "pilot-discovery"
 
 
 def pilot_agent() -> Path:
@@ -85,20 +86,16 @@ def istio_listeners() -> Path:
     return golang.GROUPS["listeners"].build() / "istio-listeners"
 
 
-ISTIO_CRDS = "manifests/charts/base/files/crd-all.gen.yaml"
-ISTIO_BOOTSTRAP = "tools/packaging/common/envoy_bootstrap.json"
-
-
-def istio_files() -> Path:
-    """A folder with what the tests read of Istio's source, ISTIO_CRDS and ISTIO_BOOTSTRAP. Builds nothing."""
+def istio_files(release: releases.Istio = releases.ISTIO) -> Path:
+    """A folder with what the tests read of Istio's source: `release.files`. Builds nothing."""
     return golang.module_files(
-        golang.GROUPS["istio"], module="istio.io/istio", files=(ISTIO_CRDS, ISTIO_BOOTSTRAP)
+        golang.GROUPS[release.group], module="istio.io/istio", files=release.files
     )
 
 
-def istio_crds() -> Path:
+def istio_crds(release: releases.Istio = releases.ISTIO) -> Path:
     """The YAML file with all of Istio's custom resource definitions."""
-    return istio_files() / ISTIO_CRDS
+    return istio_files(release) / release.crds
 
 
 def crpeer() -> Path:
@@ -134,10 +131,6 @@ def wat2wasm() -> Path:
     return wanted.install()
 
 
-def _kubernetes(program: str) -> Path:
-    return golang.GROUPS["kubernetes"].build() / program
-
-
 def _kubebuilder(program: str) -> Path | None:
     folder = os.environ.get("KUBEBUILDER_ASSETS")
     if not folder:
@@ -166,6 +159,10 @@ PARTS: Mapping[str, Callable[[], object]] = {
     "listeners": istio_listeners,
     "prometheus": prometheus,
     "crpeer": crpeer,
+    f"envoy-{releases.OLDEST_ENVOY}": partial(envoy, releases.OLDEST_ENVOY),
+    f"{releases.OLDEST_ISTIO.group}-files": partial(istio_files, releases.OLDEST_ISTIO),
+    releases.OLDEST_KUBERNETES.group: partial(kube_apiserver, releases.OLDEST_KUBERNETES),
+    releases.OLDEST_ISTIO.group: partial(pilot_discovery, releases.OLDEST_ISTIO),
 }
 """What is got in one go, in the order in which a test run that lacks them gets them: first what lets most tests run for the least
 building. The names are those of `cache.Part`."""

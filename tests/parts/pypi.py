@@ -10,8 +10,10 @@ from pathlib import Path
 
 from tests.parts import cache
 
-# Newest first. 1.36 is the oldest release that is published this way, and what older meshes run.
+# Newest first. 1.36 is the oldest minor release that is published this way, and what older meshes run.
 ENVOY_VERSIONS = ("1.40.0", "1.36.4")
+OLDEST_ENVOY = "1.36.2"
+"""The oldest that is published this way."""
 _SECONDS = 10.0
 
 
