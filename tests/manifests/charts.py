@@ -11,7 +11,7 @@ import yaml
 
 from docs.manifests import CHART
 from tests.manifests.documents import Document
-from tests.parts import provision
+from tests.parts import provision, releases
 
 VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
 
@@ -21,10 +21,18 @@ class Refused(Exception):
 
 
 def render(
-    values: Path | None = None, *, chart: Path = CHART, **settings: Any
+    values: Path | None = None,
+    *,
+    chart: Path = CHART,
+    kube_version: str = releases.KUBERNETES.version,
+    **settings: Any,
 ) -> dict[tuple[str, str], Document]:
-    """The objects by kind and name. `settings` are top-level values over those of the file. Raises Refused."""
+    """The objects by kind and name. `settings` are top-level values over those of the file. Raises Refused.
+
+    `kube_version` is the API server's.
+    """
     command: list[str | Path] = [provision.helm(), "template", "release", chart]
+    command += ["--kube-version", kube_version]
     if values is not None:
         command += ["--values", values]
     text = yaml.safe_dump(settings).encode()

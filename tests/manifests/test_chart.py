@@ -223,3 +223,37 @@ def test_wrong_values_are_refused_with_the_place(settings: dict[str, Any], said:
     with pytest.raises(charts.Refused) as refused:
         charts.render(**settings)
     assert said in str(refused.value)
+
+
+def _without_rules(schema: Any) -> Any:
+    if isinstance(schema, dict):
+        rest = {key: value for key, value in schema.items() if key != "x-kubernetes-validations"}
+        return {key: _without_rules(value) for key, value in rest.items()}
+    return [_without_rules(one) for one in schema] if isinstance(schema, list) else schema
+
+
+@pytest.mark.parametrize(
+    ("kube_version", "rules"),
+    [("1.16.15", False), ("1.22.17-eks-1", False), ("1.23.0-gke.1", True), ("1.36.3", True)],
+)
+def test_the_resource_has_rules_only_where_the_api_server_knows_the_field(
+    kube_version: str, rules: bool
+) -> None:
+    """Helm refuses fields that are not in the API server's own schema of a CustomResourceDefinition."""
+    key = ("CustomResourceDefinition", "autowasms.wasm.tcm.io")
+    image = {"repository": "r.example/wasmer"}
+    newest = charts.render(image=image)[key]
+    found = charts.render(image=image, kube_version=kube_version)[key]
+
+    assert newest != _without_rules(newest)
+    assert found == (newest if rules else _without_rules(newest))
+
+
+@pytest.mark.parametrize(("kube_version", "profile"), [("1.18.20", False), ("1.19.0-eks-1", True)])
+def test_the_workload_has_a_seccomp_profile_only_where_the_api_server_knows_the_field(
+    kube_version: str, profile: bool
+) -> None:
+    objects = charts.render(image={"repository": "r.example/wasmer"}, kube_version=kube_version)
+    context = charts.workload(objects)["spec"]["template"]["spec"]["securityContext"]
+    assert ("seccompProfile" in context) is profile
+    assert context["runAsUser"] == 65532

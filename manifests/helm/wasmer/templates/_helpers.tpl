@@ -31,6 +31,15 @@ labels:
 {{- else }}{{ printf "%s:%s" $image.repository ($image.tag | default .Chart.AppVersion) }}{{ end }}
 {{- end }}
 
+{{- /* [., a securityContext]. seccompProfile is a field since Kubernetes 1.19; Helm refuses fields that the API server does not know. */}}
+{{- define "wasmer.securityContext" -}}
+{{- $context := index . 1 }}
+{{- if and (kindIs "map" $context) (semverCompare "<1.19.0-0" (index . 0).Capabilities.KubeVersion.Version) }}
+{{- $context = omit $context "seccompProfile" }}
+{{- end }}
+{{- toYaml $context }}
+{{- end }}
+
 {{- define "wasmer.priorityClass" -}}
 {{ .Values.priorityClassName | default (ternary .Values.name "" .Values.priorityClass.create) }}
 {{- end }}
