@@ -9,7 +9,7 @@ PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 MEASURED := $(if $(COVERAGE),COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml COVERAGE_FILE=$(CURDIR)/build/coverage/data)
 PARTS := registry envoy wat filters kubernetes istio helm prometheus
 
-.PHONY: demo test chaos coverage coverage-report durations fuzz mutants bench bench-docs unit pythons lint format reference docs manifests dashboards picture venv parts help
+.PHONY: demo test chaos versions coverage coverage-report durations fuzz mutants bench bench-docs unit pythons lint format reference docs manifests dashboards picture venv parts help
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -23,6 +23,9 @@ test: venv build/coverage ## all tests, on real parts
 
 chaos: venv build/coverage ## the rows of the fault suite that take long
 	$(MEASURED) $(RUN) -m pytest -m chaos $(PARALLEL) tests/chaos $(ARGS)
+
+versions: venv build/coverage ## the acceptance chain on the oldest and the newest Kubernetes, Istio and Envoy that can be had
+	$(MEASURED) $(RUN) -m pytest -m versions -n $(JOBS) --dist loadgroup tests/versions $(ARGS)
 
 coverage: ## all tests, and which lines and branches of src none of them executes
 	rm -rf build/coverage

@@ -1,0 +1,79 @@
+"""The chart and the manifests, installed as docs/install.md says, on the API server of each release of Kubernetes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from docs.manifests import CHART
+from tests.parts import clients, istio, releases
+from tests.parts.clients import Client
+from tests.parts.installation import ACCOUNT, MANIFESTS
+from tests.parts.kubernetes import Cluster, kubernetes
+
+pytestmark = [pytest.mark.versions, pytest.mark.timeout(300)]
+
+IMAGE = "--set=image.repository=r.example/wasmer"
+# What docs/install.md tells users of servers before 1.21 to put into install.yaml.
+BUDGETS = {releases.OLDEST_KUBERNETES: "policy/v1beta1"}
+# The API server of 1.16 takes no patch of a resource definition with numbers in it ("cannot convert int64 to float64").
+UPGRADES = {releases.OLDEST_KUBERNETES: "replace"}
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A cluster with Istio's resources and without ours."""
+
+    release: releases.Kubernetes
+    cluster: Cluster
+    kubectl: Client
+    helm: Client
+
+    async def check(self) -> None:
+        """The resource, wasmer's workload, and the rights that its account needs are there."""
+        await clients.crds_established(self.kubectl, "autowasms.wasm.tcm.io")
+        for kind in ("deployment", "service", "poddisruptionbudget"):
+            await self.kubectl.run("get", kind, "wasmer", "-n", istio.ROOT_NAMESPACE)
+        for verb, resource in (("watch", "autowasms"), ("create", "envoyfilters")):
+            asked = ("auth", "can-i", verb, resource, "-A", f"--as={ACCOUNT}")
+            assert (await self.kubectl.run(*asked)).stdout.strip() == "yes", asked
+
+
+@pytest_asyncio.fixture(
+    params=[
+        pytest.param(one, id=f"kubernetes-{version}", marks=pytest.mark.xdist_group(str(one)))
+        for version, one in {one.kubernetes.version: one for one in releases.COMBINATIONS}.items()
+    ],
+)
+async def ground(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Ground]:
+    chosen: releases.Combination = request.param
+    async with kubernetes(
+        tmp_path / "kubernetes", release=chosen.kubernetes, controller_manager=False
+    ) as cluster:
+        await istio.apply_crds(cluster, chosen.istio)
+        await cluster.create_namespace(istio.ROOT_NAMESPACE)
+        home, kubeconfig = tmp_path / "home", cluster.kubeconfig
+        kubectl = await clients.kubectl(home, kubeconfig=kubeconfig)
+        helm = await clients.helm(home, kubeconfig=kubeconfig)
+        yield Ground(chosen.kubernetes, cluster, kubectl, helm)
+
+
+async def test_chart_is_installed_and_upgraded(ground: Ground) -> None:
+    await ground.helm.run("install", "wasmer", CHART, IMAGE, timeout=120)
+    await ground.check()
+    await ground.helm.run("upgrade", "wasmer", CHART, IMAGE, "--set=replicas=3", timeout=120)
+    await ground.check()
+
+
+async def test_manifests_are_applied_and_applied_again(ground: Ground) -> None:
+    text = await asyncio.to_thread((MANIFESTS / "install.yaml").read_text)
+    budget = BUDGETS.get(ground.release, "policy/v1")
+    text = text.replace("apiVersion: policy/v1\n", f"apiVersion: {budget}\n")
+    flags = ground.release.apply_flags
+    for verb in ("apply", UPGRADES.get(ground.release, "apply")):
+        await ground.kubectl.run(verb, *flags, "-f", MANIFESTS / "crd.yaml")
+        await ground.kubectl.run("apply", *flags, "-f", "-", stdin=text.encode())
+        await ground.check()
