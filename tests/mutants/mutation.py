@@ -67,7 +67,7 @@ OPERATORS: Final[dict[str, type[Operator]]] = {
     **OURS,
 }
 
-_FLAGS: Final = frozenset({"frozen", "slots", "gc", "kw_only", "eq"})
+_FLAGS: Final = frozenset({"frozen", "slots", "gc", "kw_only"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,3 +130,78 @@ def test_a_part_names_its_bytes() -> None:
     assert tail == Decision(206, 70, 30)
     more = decide("GET", Conditions(range="bytes=90-1000"), etag=ETAG, size=100)
     assert more == Decision(206, 90, 10)
+
+
+@pytest.mark.parametrize(
+    ("field", "decision"),
+    [
+        ("bytes=90-", Decision(206, 90, 10)),
+        ("bytes=99-", Decision(206, 99, 1)),
+        ("bytes=100-", Decision(416, 0, 0)),
+        ("bytes=0-", Decision(206, 0, 100)),
+        ("bytes=0-0", Decision(206, 0, 1)),
+        ("bytes=98-98", Decision(206, 98, 1)),
+        ("bytes=98-99", Decision(206, 98, 2)),
+        ("bytes=98-100", Decision(206, 98, 2)),
+        ("bytes=-99", Decision(206, 1, 99)),
+        ("bytes=-100", Decision(206, 0, 100)),
+        ("bytes=-101", Decision(206, 0, 100)),
+        ("bytes=,5-6", Decision(206, 5, 2)),
+        ("bytes=5-6,", Decision(206, 5, 2)),
+        ("bytes= 5-6", Decision(200, 0, 100)),
+        ("bytes=5-6 ,", Decision(206, 5, 2)),
+        ("bytes=,", Decision(200, 0, 100)),
+        ("bytes=1-2,5-6", Decision(200, 0, 100)),
+        ("bytes=0X0-1", Decision(200, 0, 100)),
+    ],
+)
+def test_of_a_hundred_bytes(field: str, decision: Decision) -> None:
+    assert decide("GET", Conditions(range=field), etag=ETAG, size=100) == decision
+
+
+@pytest.mark.parametrize(
+    "conditions", [Conditions(if_match='"x"'), Conditions(if_none_match=ETAG)], ids=["412", "304"]
+)
+def test_an_answer_without_a_body_has_no_part(conditions: Conditions) -> None:
+    decision = decide("GET", conditions, etag=ETAG, size=9)
+    assert (decision.offset, decision.count) == (0, 0)
+
+
+@pytest.mark.parametrize("digits", [17, 18, 19, 20, 5000])
+def test_numbers_are_read_whole_up_to_the_largest_file_and_none_is_refused_for_its_length(
+    digits: int,
+) -> None:
+    # Larger than int64: no file has so many bytes, so only that the order of such numbers holds matters.
+    size = 10**18
+    last = "9" * digits
+    end = min(int(last), size - 1) if digits < 4000 else size - 1
+    assert decide("GET", Conditions(range=f"bytes=1-{last}"), etag=ETAG, size=size) == Decision(
+        206, 1, end
+    )
+    start = int("1" + "0" * (digits - 1)) if digits < 4000 else size
+    expected = Decision(206, start, size - start) if start < size else Decision(416)
+    assert (
+        decide(
+            "GET",
+            Conditions(range=f"bytes={start if digits < 4000 else last}-"),
+            etag=ETAG,
+            size=size,
+        )
+        == expected
+    )
+    padded = "0" * digits + "7"
+    assert decide("GET", Conditions(range=f"bytes={padded}-8"), etag=ETAG, size=9) == Decision(
+        206, 7, 2
+    )
+
+
+@pytest.mark.parametrize("digits", [19, 20, 5000])
+def test_of_two_numbers_past_any_file_a_shorter_end_makes_the_range_invalid(digits: int) -> None:
+    shorter, longer = "9" * digits, "1" + "0" * digits
+    field = f"bytes={longer}-{shorter}"
+    assert decide("GET", Conditions(range=field), etag=ETAG, size=9).status == 200
+    field = f"bytes={shorter}-{longer}"
+    assert decide("GET", Conditions(range=field), etag=ETAG, size=9).status == 416
+    # A number that is read whole and one that is not.
+    field = f"bytes={shorter}-{'9' * 18}"
+    assert decide("GET", Conditions(range=field), etag=ETAG, size=9).status == 200

@@ -28,13 +28,14 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 class Purpose(enum.Enum):
     """What a connection is for. The operator's flags about registries name hosts of registries only."""
 
-    REGISTRY = "registries"
-    OBJECT = "object sources"
+    REGISTRY = enum.auto()
+    OBJECT = enum.auto()
 
 
 class _Rule(enum.Enum):
-    NEVER = "never"
-    CLOSED = "closed until opened"
+    NEVER = enum.auto()
+    CLOSED = enum.auto()
+    """Until the operator opens it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ class AddressPolicy:
         bare = host.strip("[]").rstrip(".").lower()
         where = f"[{bare}]:{port}" if ":" in bare else f"{bare}:{port}"
         try:
-            outer = ipaddress.ip_address(address.partition("%")[0])
+            outer = ipaddress.ip_address(address)
         except ValueError as error:
             raise AddressBlocked(f"{where}: {address!r} is not an IP address") from error
         forms = (outer, *_embedded(outer))

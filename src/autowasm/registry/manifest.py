@@ -79,7 +79,7 @@ _ABSENT = msgspec.Raw()
 class _Shape(_Wire, frozen=True, kw_only=True):
     """Just enough of any document to know its kind."""
 
-    schema_version: int = 0
+    schema_version: int | None = None
     media_type: str | None = None
     config: msgspec.Raw = _ABSENT
     layers: msgspec.Raw = _ABSENT
@@ -194,9 +194,10 @@ def _is_index(shape: _Shape, content_type: str | None) -> bool:
     known = [kind for kind in (named, content_type) if kind in media.MANIFESTS | media.INDEXES]
     if named and named not in known:
         raise _invalid(f"of a type that is not supported: {named[:_SHOWN_LENGTH]!r}")
-    if len({kind in media.INDEXES for kind in known}) > 1:
-        raise _invalid(f"named {known[0]} inside and {known[1]} outside")
-    return known[0] in media.INDEXES if known else manifests
+    kinds = {kind in media.INDEXES for kind in known}
+    if len(kinds) > 1:
+        raise _invalid("named {} inside and {} outside".format(*known))
+    return kinds.pop() if kinds else manifests
 
 
 def _is_runnable(child: Descriptor) -> bool:

@@ -73,7 +73,7 @@ def _part(field: str, size: int) -> Decision | None:
     if len(elements) > 1:
         elements = [element.strip(" \t") for element in elements]
     present = [element for element in elements if element]
-    match = _BYTE_RANGE.fullmatch(present[0]) if len(present) == 1 else None
+    match = _BYTE_RANGE.fullmatch(present.pop()) if len(present) == 1 else None
     if match is None:
         return None
     first, last, suffix = match.groups()
@@ -81,7 +81,7 @@ def _part(field: str, size: int) -> Decision | None:
         count = min(_number(suffix), size)
         return Decision(206, size - count, count) if count else Decision(416)
     start = _number(first)
-    end = _number(last) if last else size - 1
+    end = _number(last) if last else size
     if last and end < start:
         return None  # 14.1.1: invalid, so the whole field is
     if start >= size:

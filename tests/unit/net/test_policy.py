@@ -1,5 +1,6 @@
 """AddressPolicy: what is open, closed, and never open."""
 
+import ipaddress
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,8 @@ PRIVATE = [
     "100.64.0.1",
     "198.18.0.1",
     "fd12:3456::1",
+    "fd12:3456::1%eth0",
+    "64:ff9b::192.0.0.193",
     "fec0::1",
     "::ffff:10.0.0.1",
     "2002:a00:1::",
@@ -54,7 +57,18 @@ PRIVATE = [
     "64:ff9b::10.0.0.1",
 ]
 LOOPBACK = ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "::7f00:1", "64:ff9b::7f00:1"]
-PUBLIC = ["8.8.8.8", "172.32.0.1", "2606:4700:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8"]
+PUBLIC = [
+    "8.8.8.8",
+    "172.32.0.1",
+    "2606:4700:4700::1111",
+    "::ffff:8.8.8.8",
+    "64:ff9b::8.8.8.8",
+    # Not ISATAP, by one bit: 0:5efe or 200:5efe comes before the address.
+    "2606:4700::1:5efe:a9fe:a9fe",
+    "2606:4700::100:5efe:a9fe:a9fe",
+    "2606:4700::5eff:a9fe:a9fe",
+    "2606:4700::5efc:a9fe:a9fe",
+]
 
 
 def check(policy: AddressPolicy, address: str, purpose: Purpose) -> None:
@@ -196,7 +210,85 @@ def test_what_is_no_address_is_blocked() -> None:
 
 @pytest.mark.parametrize("text", ["", "10.0.0.0/33", "example.com", "10.0.0.0/8/8"])
 def test_a_malformed_cidr_names_its_flag(text: str) -> None:
-    with pytest.raises(UsageError, match="--allow-cidr"):
+    with pytest.raises(UsageError, match=r"^--allow-cidr: not a network"):
         AddressPolicy(allow=[text])
-    with pytest.raises(UsageError, match="--deny-cidr"):
+    with pytest.raises(UsageError, match=r"^--deny-cidr: not a network"):
         AddressPolicy(deny=[text])
+
+
+OPEN, CLOSED, ALWAYS = "open", "closed until opened", "never open"
+BOUNDARIES = {
+    "0.255.255.255": ALWAYS, "1.0.0.0": OPEN,
+    "9.255.255.255": OPEN, "10.0.0.0": CLOSED, "10.255.255.255": CLOSED, "11.0.0.0": OPEN,
+    "100.63.255.255": OPEN, "100.64.0.0": CLOSED, "100.127.255.255": CLOSED, "100.128.0.0": OPEN,
+    "100.100.100.199": CLOSED, "100.100.100.200": ALWAYS, "100.100.100.201": CLOSED,
+    "126.255.255.255": OPEN, "127.0.0.0": CLOSED, "127.255.255.255": CLOSED, "128.0.0.0": OPEN,
+    "168.63.129.15": OPEN, "168.63.129.16": ALWAYS, "168.63.129.17": OPEN,
+    "169.253.255.255": OPEN, "169.254.0.0": ALWAYS, "169.254.255.255": ALWAYS, "169.255.0.0": OPEN,
+    "172.15.255.255": OPEN, "172.16.0.0": CLOSED, "172.31.255.255": CLOSED, "172.32.0.0": OPEN,
+    "191.255.255.255": OPEN, "192.0.0.0": CLOSED, "192.0.0.255": CLOSED, "192.0.1.0": OPEN,
+    "192.0.0.191": CLOSED, "192.0.0.192": ALWAYS, "192.0.0.193": CLOSED,
+    "192.0.1.255": OPEN, "192.0.2.0": CLOSED, "192.0.2.255": CLOSED, "192.0.3.0": OPEN,
+    "192.167.255.255": OPEN, "192.168.0.0": CLOSED, "192.168.255.255": CLOSED, "192.169.0.0": OPEN,
+    "198.17.255.255": OPEN, "198.18.0.0": CLOSED, "198.19.255.255": CLOSED, "198.20.0.0": OPEN,
+    "198.51.99.255": OPEN, "198.51.100.0": CLOSED, "198.51.100.255": CLOSED, "198.51.101.0": OPEN,
+    "203.0.112.255": OPEN, "203.0.113.0": CLOSED, "203.0.113.255": CLOSED, "203.0.114.0": OPEN,
+    "223.255.255.255": OPEN, "224.0.0.0": ALWAYS, "239.255.255.255": ALWAYS, "240.0.0.0": ALWAYS,
+    "::": ALWAYS, "::1": CLOSED, "::2": ALWAYS,
+    "64:ff9a:ffff::": OPEN, "64:ff9b::": ALWAYS, "64:ff9b::1:0:0": OPEN, "64:ff9b:2::": OPEN,
+    "ff:ffff::": OPEN, "100::": CLOSED, "100::ffff:ffff:ffff:ffff": CLOSED, "100:0:0:1::": OPEN,
+    "2001:db7:ffff::": OPEN, "2001:db8::": CLOSED, "2001:db8:ffff::": CLOSED, "2001:db9::": OPEN,
+    "3ffe:ffff::": OPEN, "3fff::": CLOSED, "3fff:fff:ffff::": CLOSED, "3fff:1000::": OPEN,
+    "fbff:ffff::": OPEN, "fc00::": CLOSED, "fdff:ffff::": CLOSED, "fe00::": OPEN,
+    "fd00:ec1:ffff::": CLOSED, "fd00:ec2::": ALWAYS, "fd00:ec2:ffff::": ALWAYS, "fd00:ec3::": CLOSED,
+    "fd20:ce::253": CLOSED, "fd20:ce::254": ALWAYS, "fd20:ce::255": CLOSED,
+    "fd00:c1::a9fe:a9fd": CLOSED, "fd00:c1::a9fe:a9fe": ALWAYS, "fd00:c1::a9fe:a9ff": CLOSED,
+    "fe7f:ffff::": OPEN, "fe80::": ALWAYS, "febf:ffff::": ALWAYS,
+    "fec0::": CLOSED, "feff:ffff::": CLOSED, "ff00::": ALWAYS, "ffff::": ALWAYS,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("address", BOUNDARIES)
+def test_each_range_ends_where_the_registries_of_iana_and_the_clouds_say(address: str) -> None:
+    def is_open(policy: AddressPolicy) -> bool:
+        try:
+            check(policy, address, Purpose.OBJECT)
+        except AddressBlocked:
+            return False
+        return True
+
+    if is_open(AddressPolicy()):
+        found = OPEN
+    else:
+        found = CLOSED if is_open(AddressPolicy(allow=["0.0.0.0/0", "::/0"])) else ALWAYS
+    assert found == BOUNDARIES[address]
+
+
+@pytest.mark.parametrize(
+    "places",
+    [(6, 7, 9, 10), (7, 9, 10, 11), (9, 10, 11, 12), (12, 13, 14, 15)],
+    ids=["/48", "/56", "/64", "/96"],
+)
+def test_each_place_of_an_address_in_local_nat64_is_looked_at(places: tuple[int, ...]) -> None:
+    """RFC 6052 section 2.2. All other octets are 8, which is no address that is denied."""
+    octets = bytearray(ipaddress.IPv6Address("64:ff9b:1::").packed[:6] + b"\x08" * 10)
+    policy = AddressPolicy(deny=["203.0.113.7/32"])
+    check(policy, str(ipaddress.IPv6Address(bytes(octets))), Purpose.OBJECT)
+    for place, octet in zip(places, (203, 0, 113, 7), strict=True):
+        octets[place] = octet
+    with pytest.raises(AddressBlocked, match=r"--deny-cidr 203\.0\.113\.7/32"):
+        check(policy, str(ipaddress.IPv6Address(bytes(octets))), Purpose.OBJECT)
+
+
+def test_a_network_may_be_given_by_any_of_its_addresses() -> None:
+    policy = AddressPolicy(allow=[" 10.1.2.3/16 ", "fd00::1"])
+    check(policy, "10.1.255.255", Purpose.OBJECT)
+    check(policy, "fd00::1", Purpose.OBJECT)
+    for address in ("10.2.0.0", "fd00::2"):
+        with pytest.raises(AddressBlocked):
+            check(policy, address, Purpose.OBJECT)
+
+
+def test_only_brackets_and_the_final_dot_are_no_part_of_a_host() -> None:
+    policy = AddressPolicy(hosts=["xyz.examplex:5000"])
+    policy.check("10.1.2.3", purpose=Purpose.OBJECT, host="Xyz.exampleX.", port=5000)

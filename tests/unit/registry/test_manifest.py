@@ -14,6 +14,8 @@ from autowasm.registry.manifest import (
     Manifest,
     children_by_preference,
     parse_manifest,
+    says_wasm,
+    shown_types,
 )
 
 LIMITS = Limits()
@@ -98,7 +100,8 @@ def test_what_could_be_read_as_both_is_rejected() -> None:
 
 
 def test_a_document_whose_two_names_contradict_is_rejected() -> None:
-    assert "inside" in rejected(image(mediaType=media.OCI_MANIFEST), media.OCI_INDEX)
+    said = rejected(image(mediaType=media.OCI_MANIFEST), media.OCI_INDEX)
+    assert f"named {media.OCI_MANIFEST} inside and {media.OCI_INDEX} outside" in said
 
 
 @pytest.mark.parametrize("media_type", sorted(media.SCHEMA_1))
@@ -190,6 +193,12 @@ def test_limits_hold() -> None:
         ),
         ([platform("c", "wasip2", "wasm"), platform("w", "wasip1", "wasm")], "w"),
         ([platform("b", "linux", "amd64"), platform("c", "wasip2", "wasm")], "c"),
+        ([platform("c", "wasip3", "wasm"), platform("w", "wasip1", "wasm")], "w"),
+        ([platform("b", "linux", "amd64"), platform("w", "WASM", "amd64")], "w"),
+        ([platform("b", "linux", "amd64"), platform("w", "linux", "WASM32")], "w"),
+        ([platform("c", "linux", "arm64"), platform("b", "linux", "amd64")], "b"),
+        ([platform("a", "linux", "arm64"), platform("b", "windows", "amd64")], "a"),
+        ([descriptor("s", artifactType="application/vnd.sbom"), platform("a", "x", "y")], "a"),
     ],
 )
 def test_of_an_index_wasm_is_preferred_then_linux_amd64_then_the_first(
@@ -211,3 +220,154 @@ def test_an_index_in_an_index_is_not_followed_and_what_to_do_is_said(kind: str) 
     document = index(descriptor("x", mediaType=kind))
     with pytest.raises(ContentRejected, match="name the inner one by its digest"):
         children_by_preference(parse(document))[0]
+
+
+def test_a_document_is_accepted_up_to_the_limit_in_bytes_and_not_beyond() -> None:
+    data = json.dumps(image()).encode()
+    assert isinstance(parse(data, limits=Limits(manifest_bytes=len(data))), Manifest)
+    assert "larger" in rejected(data, limits=Limits(manifest_bytes=len(data) - 1))
+
+
+def test_strings_are_accepted_up_to_the_limit_and_counted_in_the_message() -> None:
+    data = json.dumps(image()).encode()
+    quotes = data.count(b'"')
+    assert isinstance(parse(data, limits=Limits(manifest_quotes=quotes)), Manifest)
+    with pytest.raises(ContentRejected) as caught:
+        parse(data, limits=Limits(manifest_quotes=quotes - 2))
+    assert caught.value.reason == "TooLarge"
+    assert f"about {quotes // 2} strings; at most {quotes // 2 - 1} are accepted" in str(
+        caught.value
+    )
+    with pytest.raises(ContentRejected, match="strings"):
+        parse(data, limits=Limits(manifest_quotes=quotes - 1))
+
+
+def test_an_index_is_accepted_up_to_the_limit_of_its_entries() -> None:
+    document = index(descriptor("a"), descriptor("b"))
+    assert len(parse(document, limits=Limits(index_entries=2)).manifests) == 2
+
+
+@pytest.mark.parametrize("data", [b"", b" \n"])
+def test_an_empty_answer_is_called_empty(data: bytes) -> None:
+    assert rejected(data) == "the manifest is empty"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"schemaVersion": 2, "mediaType": "\xff"}',
+        b'{"schemaVersion": 2, "config": {"mediaType": "\xff"}, "layers": []}',
+        b'{"schemaVersion": 2, "other": ' + b"[" * 100_000,
+        b'{"schemaVersion": 2, "manifests": ' + b"[" * 100_000,
+    ],
+    ids=["no UTF-8", "no UTF-8 in the config", "nested", "nested in a field that is read"],
+)
+def test_what_cannot_be_decoded_is_rejected_as_such(data: bytes) -> None:
+    assert "not one that can be read" in rejected(data)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2**62, 2**63 - 1])
+def test_sizes_are_those_of_int64(size: int) -> None:
+    assert parse(image(layers=[descriptor("x", size=size)])).layers[0].size == size
+
+
+@pytest.mark.parametrize("size", [-1, 2**63, 2**64 - 1])
+def test_sizes_beyond_int64_are_rejected(size: int) -> None:
+    rejected(image(layers=[descriptor("x", size=size)]))
+
+
+@pytest.mark.parametrize(
+    ("document", "content_type"),
+    [
+        (image(schemaVersion=1), None),
+        (image(fsLayers=[]), None),
+        *((image(mediaType=kind), None) for kind in sorted(media.SCHEMA_1)),
+        *((image(), kind) for kind in sorted(media.SCHEMA_1)),
+    ],
+    ids=["version", "layers", "type", "signed type", "content type", "signed content type"],
+)
+def test_each_sign_of_docker_schema_1_is_enough(
+    document: dict[str, Any], content_type: str | None
+) -> None:
+    assert "Docker schema 1" in rejected(document, content_type)
+
+
+def test_a_document_without_a_version_is_not_taken_for_docker_schema_1() -> None:
+    document = image()
+    del document["schemaVersion"]
+    said = rejected(document)
+    assert "schema 1" not in said
+    assert "schemaVersion" in said
+
+
+@pytest.mark.parametrize("field", ["config", "layers"])
+def test_an_index_with_either_part_of_an_image_is_rejected(field: str) -> None:
+    assert "both an image and an index" in rejected(index(**{field: image()[field]}))
+
+
+@pytest.mark.parametrize("field", ["manifests", "fsLayers"])
+def test_a_part_of_another_kind_that_is_null_does_no_harm(field: str) -> None:
+    assert isinstance(parse(image(**{field: None})), Manifest)
+
+
+def test_a_type_that_is_not_supported_is_named_and_cut() -> None:
+    said = rejected(image(mediaType="x" * 101))
+    assert said == f"the manifest is of a type that is not supported: {'x' * 100!r}"
+    assert "not supported" in rejected(image(mediaType="x"), media.OCI_MANIFEST)
+
+
+def test_an_index_in_an_index_is_explained_although_other_entries_stand_beside_it() -> None:
+    document = index(descriptor("x", mediaType=media.OCI_INDEX), platform("y", "unknown", "x"))
+    with pytest.raises(ContentRejected, match="name the inner one by its digest"):
+        children_by_preference(parse(document))
+
+
+def test_an_index_without_an_inner_index_is_not_explained_so() -> None:
+    with pytest.raises(ContentRejected) as caught:
+        children_by_preference(parse(index(platform("y", "unknown", "x"))))
+    assert "digest" not in str(caught.value)
+    with pytest.raises(ContentRejected, match=r"it holds nothing$"):
+        children_by_preference(parse(index()))
+
+
+@pytest.mark.parametrize(("os", "architecture"), [("unknown", "amd64"), ("linux", "unknown")])
+def test_an_entry_whose_platform_is_unknown_in_part_is_passed_over(
+    os: str, architecture: str
+) -> None:
+    document = index(platform("x", os, architecture), platform("a", "linux", "s390x"))
+    assert [child.digest for child in children_by_preference(parse(document))] == [Digest.of(b"a")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "wasm"),
+    [
+        ({}, False),
+        ({"layers": None}, False),
+        ({"config": descriptor("config", mediaType="application/vnd.WASM.config.v0+json")}, True),
+        ({"layers": [descriptor("a", mediaType="text/css"), descriptor("b", mediaType=media.CNCF_WASM)]}, True),
+        ({"artifactType": "application/vnd.Wasm.x"}, True),
+        ({"artifactType": "application/vnd.sbom"}, False),
+        ({"annotations": {"module.wasm.runtime/type": ""}}, True),
+        ({"annotations": {"org.module.wasm.": ""}}, False),
+        ({"annotations": {media.TITLE: "Filter.WASM"}}, True),
+        ({"annotations": {media.TITLE: "filter.wasm.sig"}}, False),
+        ({"annotations": {media.OCI_HANDLER: "WasmEdge"}}, True),
+        ({"annotations": {media.OCI_HANDLER: "runc", "other": "wasm"}}, False),
+    ],
+)  # fmt: skip
+def test_a_manifest_says_that_it_is_wasm_by_any_one_of_its_parts(
+    fields: dict[str, Any], wasm: bool
+) -> None:
+    assert says_wasm(parse(image(**fields))) is wasm
+
+
+def test_eight_types_are_shown_each_cut_and_the_others_counted() -> None:
+    def types(count: int) -> str:
+        layers = [descriptor("x", mediaType=f"{number}{'x' * 99}y") for number in range(count)]
+        return shown_types(parse(image(layers=[*layers, *layers])).layers)
+
+    shown = [repr(f"{number}{'x' * 99}") for number in range(9)]
+    assert types(0) == "nothing"
+    assert types(2) == ", ".join(shown[:2])
+    assert types(8) == ", ".join(shown[:8])
+    assert types(9) == ", ".join([*shown[:8], "1 more"])

@@ -74,7 +74,7 @@ def replacement(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str,
 def is_labelled(envoyfilter: Mapping[str, Any]) -> bool:
     """Whether our informers show it."""
     labels = (envoyfilter.get("metadata") or {}).get("labels") or {}
-    return all(labels.get(name) == value for name, value in MANAGED_BY.items())
+    return bool(MANAGED_BY.items() <= labels.items())
 
 
 def _made_by_us(envoyfilter: Mapping[str, Any]) -> bool:

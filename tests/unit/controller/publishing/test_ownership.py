@@ -4,7 +4,15 @@ from typing import Any
 
 import pytest
 
-from autowasm.controller.publishing.ownership import Ownership, ownership, replacement
+from autowasm.api import envoyfilter as envoyfilters
+from autowasm.controller.publishing.ownership import (
+    Ownership,
+    is_labelled,
+    ownership,
+    replacement,
+)
+from autowasm.settings import EnvoyFetch
+from tests.fakes.autowasms import autowasm, record
 
 OWNER = {"metadata": {"name": "test", "namespace": "default", "uid": "u-2"}}
 
@@ -141,3 +149,71 @@ def test_inputs_stay_as_they_are() -> None:
     live, want = envoyfilter(managedFields=[{}]), wanted()
     replacement(live, want)
     assert (live, want) == (envoyfilter(managedFields=[{}]), wanted())
+
+
+def written_by_us() -> dict[str, Any]:
+    """What wasmer writes, as a restored backup holds it: without owner references."""
+    return envoyfilters.render(autowasm(), record(), EnvoyFetch())
+
+
+def test_what_we_wrote_and_lost_its_owner_is_orphaned() -> None:
+    assert is_labelled(written_by_us())
+    assert ownership(written_by_us(), owner=OWNER) is Ownership.ORPHANED
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [None, {}, {"app": "wasmer"}, {"app.kubernetes.io/managed-by": "Helm"}],
+    ids=["null", "none", "another name", "another value"],
+)
+def test_a_copy_without_our_label_is_foreign_although_it_has_a_record(
+    labels: dict[str, str] | None,
+) -> None:
+    copy = written_by_us()
+    copy["metadata"]["labels"] = labels
+    assert not is_labelled(copy)
+    assert ownership(copy, owner=OWNER) is Ownership.FOREIGN
+
+
+def test_a_copy_without_a_record_that_fits_is_foreign_although_it_has_our_label() -> None:
+    without = written_by_us()
+    without["metadata"]["annotations"] = {}
+    assert is_labelled(without)
+    assert ownership(without, owner=OWNER) is Ownership.FOREIGN
+    another = written_by_us()
+    another["spec"] = envoyfilters.render(autowasm(), record(sha256="b" * 64), EnvoyFetch())["spec"]
+    assert ownership(another, owner=OWNER) is Ownership.FOREIGN
+
+
+def test_an_object_without_metadata_is_not_labelled() -> None:
+    assert not is_labelled({"metadata": None})
+
+
+def test_a_controller_without_an_api_version_is_foreign() -> None:
+    owner = reference()
+    del owner["apiVersion"]
+    assert ownership(envoyfilter(owner), owner=OWNER) is Ownership.FOREIGN
+
+
+def test_of_several_owners_the_controller_decides_at_any_place() -> None:
+    app = {"apiVersion": "apps/v1", "kind": "App", "name": "x", "uid": "1"}
+    assert ownership(envoyfilter(app, reference()), owner=OWNER) is Ownership.OURS
+
+
+@pytest.mark.parametrize(
+    ("theirs", "stays"),
+    [
+        ({"kind": "App", "name": "test", "uid": "1"}, True),
+        ({"kind": "AutoWasm", "name": "other", "uid": "1"}, True),
+        ({"kind": "AutoWasm", "name": "test", "uid": "1"}, False),
+        ({"kind": "App", "name": "x", "uid": "1", "controller": True}, False),
+        ({"kind": "App", "name": "x", "uid": "1", "controller": False}, True),
+    ],
+    ids=["our name", "our kind", "ours without controller", "a controller", "no controller"],
+)
+def test_only_a_controller_and_references_to_our_object_are_replaced(
+    theirs: dict[str, Any], stays: bool
+) -> None:
+    body = replacement(envoyfilter(theirs), wanted())
+    assert body is not None
+    assert body["metadata"]["ownerReferences"] == [reference(), *([theirs] if stays else [])]
