@@ -62,7 +62,7 @@ async def compete(rng: random.Random, *, faulty: float) -> None:
 @settings(max_examples=60, deadline=None)
 def test_never_two_lead_and_one_does_in_the_end(seed: int, faulty: float) -> None:
     loop = VirtualLoop()
-    loop.setup_looptime()
+    loop.setup_looptime(noop_cycles=0)
     try:
         loop.run_until_complete(compete(random.Random(seed), faulty=faulty))
     finally:

@@ -24,7 +24,7 @@ class WorkQueueMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = VirtualLoop()
-        self.loop.setup_looptime()
+        self.loop.setup_looptime(noop_cycles=0)
         self.now = 0.0
         self.queue: WorkQueue[str] = WorkQueue(backoff=BACKOFF)
         self.order: list[str] = []
