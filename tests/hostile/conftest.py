@@ -26,6 +26,7 @@ async def server(tmp_path: Path, hosts: list[Origin]) -> AsyncIterator[Wasmer]:
         tmp_path,
         template=envoys.listeners_yaml([1], cluster="web"),
         plain_http=[host.host for host in hosts],
+        fork=False,
     ) as running:
         yield running
 

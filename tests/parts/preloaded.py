@@ -8,12 +8,14 @@ test about those starts the console script.
 
 import asyncio
 import atexit
+import ctypes
 import functools
 import multiprocessing
 import os
 import pkgutil
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -23,12 +25,102 @@ from multiprocessing import context, reduction
 from pathlib import Path
 from typing import Any, NoReturn
 
-import autowasm.cli
+import autowasm
+
+# What wasmer imports by name or for its first module.
+_IMPORTED_LATER = ("anyio._backends._asyncio", "wasmtime")
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+# multiprocessing looks after all its children at each start of one, and reads the status of each only once.
+_one_at_a_time = threading.Lock()
 
 
 def fits(environment: Mapping[str, str]) -> bool:
-    """Whether a command with this environment can be forked: it says nothing to Python, and nothing measures the command."""
-    return not any(name.startswith(("PYTHON", "COVERAGE_")) for name in environment)
+    """Whether a command with this environment can be forked: it tells Python nothing new, and nothing measures the command."""
+    return not any(
+        name.startswith("COVERAGE_") or (name.startswith("PYTHON") and os.environ.get(name) != text)
+        for name, text in environment.items()
+    )
+
+
+class Forked:
+    """A command that was forked, with what is used here of `asyncio.subprocess.Process`."""
+
+    def __init__(self, child: context.ForkServerProcess) -> None:
+        assert child.pid is not None
+        self.pid: int = child.pid
+        self.returncode: int | None = None
+        """None while it runs; negative: the signal that ended it."""
+        self._child = child
+        self._watching = asyncio.create_task(self._watch())
+
+    async def wait(self) -> int:
+        """Return its status once it has ended."""
+        await asyncio.shield(self._watching)
+        assert self.returncode is not None
+        return self.returncode
+
+    def kill(self) -> None:
+        """End it with SIGKILL. No error if it has ended."""
+        if self.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    async def _watch(self) -> None:
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._child.sentinel, ended.set)
+        try:
+            await ended.wait()
+        finally:
+            loop.remove_reader(self._child.sentinel)
+        self.returncode = await asyncio.to_thread(_exit_code, self._child)
+
+
+async def start(
+    entry_point: str,
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    directory: Path,
+    streams: Sequence[int],
+) -> Forked:
+    """Run the console script `entry_point` as `command`; `streams` are its standard input, output and error, which stay open here.
+
+    Returns once it leads a session of its own, which dies with this process.
+    """
+    given = (entry_point, list(command), dict(environment), str(directory))
+    launching = asyncio.ensure_future(asyncio.to_thread(_launch, given, streams))
+    try:
+        child = await asyncio.shield(launching)
+    except asyncio.CancelledError:
+        # The thread goes on: the streams must not be closed under it, and its child has no other owner.
+        await asyncio.wait([launching])
+        if not launching.cancelled() and launching.exception() is None:
+            launching.result().kill()
+        raise
+    return Forked(child)
+
+
+def _launch(given: Sequence[Any], streams: Sequence[int]) -> context.ForkServerProcess:
+    ready, begun = os.pipe()
+    try:
+        child = _server().Process(target=_become, args=(*given, _Streams((*streams, begun))))
+        try:
+            with _one_at_a_time:
+                child.start()
+        finally:
+            os.close(begun)
+        os.read(ready, 1)  # or the end, if it died before
+    finally:
+        os.close(ready)
+    return child
+
+
+def _exit_code(child: context.ForkServerProcess) -> int:
+    with _one_at_a_time:
+        child.join()
+        assert child.exitcode is not None
+        return child.exitcode
 
 
 async def run(
@@ -43,34 +135,29 @@ async def run(
 
     The streams are pipes. If the task is cancelled, the command gets SIGKILL.
     """
-    loop = asyncio.get_running_loop()
     (given, to), (out, printed), (err, complained) = os.pipe(), os.pipe(), os.pipe()
-    streams = _Streams((given, printed, complained))
-    child = _server().Process(
-        target=_become,
-        args=(entry_point, list(command), dict(environment), str(directory), streams),
-    )
     async with _reader(out) as output, _reader(err) as errors:
-        ended = asyncio.Event()
         try:
-            try:
-                await asyncio.to_thread(child.start)
-            except BaseException:
-                os.close(to)
-                raise
-            finally:
-                for end in (given, printed, complained):
-                    os.close(end)
-            loop.add_reader(child.sentinel, ended.set)
-            writing = asyncio.to_thread(_write, to, stdin)
-            texts = await asyncio.gather(output.read(), errors.read(), ended.wait(), writing)
+            child = await start(
+                entry_point,
+                command,
+                environment=environment,
+                directory=directory,
+                streams=(given, printed, complained),
+            )
+        except BaseException:
+            os.close(to)
+            raise
         finally:
-            if child.pid is not None:
-                loop.remove_reader(child.sentinel)
-                child.kill()
-                await asyncio.to_thread(child.join)
-        assert child.exitcode is not None
-        return child.exitcode, texts[0], texts[1]
+            for end in (given, printed, complained):
+                os.close(end)
+        try:
+            writing = asyncio.to_thread(_write, to, stdin)
+            texts = await asyncio.gather(output.read(), errors.read(), child.wait(), writing)
+        finally:
+            child.kill()
+            await child.wait()
+        return texts[2], texts[0], texts[1]
 
 
 @asynccontextmanager
@@ -94,8 +181,9 @@ def _write(number: int, data: bytes) -> None:
 @functools.cache
 def _server() -> context.ForkServerContext:
     server = multiprocessing.get_context("forkserver")
-    commands = pkgutil.iter_modules(autowasm.cli.__path__, f"{autowasm.cli.__name__}.")
-    server.set_forkserver_preload([command.name for command in commands])
+    ours = pkgutil.walk_packages(autowasm.__path__, f"{autowasm.__name__}.")
+    modules = [one.name for one in ours if not one.name.endswith(".__main__")]
+    server.set_forkserver_preload([*modules, *_IMPORTED_LATER, __name__])
     return server
 
 
@@ -121,9 +209,17 @@ def _become(
     streams: Sequence[int],
 ) -> NoReturn:
     os.setsid()
-    for number, stream in enumerate(streams):
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    tests = multiprocessing.parent_process()
+    if tests is None or not tests.is_alive():
+        os._exit(1)  # They, and with them the fork server, went before that.
+    *standard, begun = streams
+    for number, stream in enumerate(standard):
         os.dup2(stream, number)
-        os.close(stream)
+    os.write(begun, b".")
+    # Among the rest is the end of a pipe for whose close the fork server waits.
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.environ.clear()
     os.environ.update(environment)
     time.tzset()
@@ -143,6 +239,7 @@ def _become(
         os.kill(os.getpid(), signal.SIGINT)
     except BaseException:
         traceback.print_exc()
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     os._exit(max(status, _flushed()))
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.parts import preloaded
+
 _LEASH = Path(__file__).with_name("_leash.py")
 _POLL_SECONDS = 0.03
 _TAIL_LINES = 50
@@ -49,13 +51,16 @@ class Process:
         log: Path,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        entry_point: str = "",
     ) -> None:
+        """`entry_point`: the console script of ours that `command` is; it is forked instead of started (`preloaded.py`)."""
         self.name = name
         self.command = [str(word) for word in command]
         self.log = log
         self._env = env
         self._cwd = cwd
-        self._running: asyncio.subprocess.Process | None = None
+        self._entry_point = entry_point
+        self._running: asyncio.subprocess.Process | preloaded.Forked | None = None
 
     @property
     def pid(self) -> int:
@@ -95,20 +100,39 @@ class Process:
             raise
 
     async def _spawn(self) -> None:
-        command = [sys.executable, "-S", "-E", str(_LEASH), str(os.getpid()), *self.command]
+        environment = os.environ if self._env is None else self._env
         output = await asyncio.to_thread(self._open_log)
         try:
-            self._running = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=asyncio.subprocess.STDOUT,
-                env=self._env,
-                cwd=self._cwd,
-                start_new_session=True,
-            )
+            if self._entry_point and preloaded.fits(environment):
+                self._running = await self._fork(environment, output)
+            else:
+                self._running = await self._execute(output)
         finally:
             os.close(output)
+
+    async def _fork(self, environment: Mapping[str, str], output: int) -> preloaded.Forked:
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        try:
+            return await preloaded.start(
+                self._entry_point,
+                self.command,
+                environment=environment,
+                directory=self._cwd or Path.cwd(),
+                streams=(nothing, output, output),
+            )
+        finally:
+            os.close(nothing)
+
+    async def _execute(self, output: int) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *[sys.executable, "-S", "-E", str(_LEASH), str(os.getpid()), *self.command],
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=asyncio.subprocess.STDOUT,
+            env=self._env,
+            cwd=self._cwd,
+            start_new_session=True,
+        )
 
     def _open_log(self) -> int:
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -155,6 +179,12 @@ class Process:
                 await self._running.wait()
         except TimeoutError:
             await self.kill()
+
+    async def wait(self) -> int:
+        """Return its status once it has ended, by whatever means."""
+        if self._running is None:
+            raise ProcessError(f"{self.name} was never started")
+        return await self._running.wait()
 
     async def kill(self) -> None:
         """End it without a chance to tidy up (SIGKILL), with all processes that it started."""

@@ -135,10 +135,12 @@ async def standalone(
     arguments: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     prefix: Sequence[str] = (),
+    fork: bool = True,
 ) -> AsyncIterator[Wasmer]:
     """Run it over `directory` (config/, envoy/, cache/, wasmer.log) until the context ends.
 
-    `template` is the text of the listener template; `prefix` a command that becomes wasmer.
+    `template` is the text of the listener template; `prefix` a command that becomes wasmer. With a prefix, or
+    without `fork`, an interpreter of its own is started: for tests that measure its memory.
     """
     port, admin = ports.free_ports(2)
     config = directory / "config"
@@ -162,7 +164,14 @@ async def standalone(
     for host in plain_http:
         command += ["--plain-http-registry", host]
     command += arguments
-    process = Process("wasmer", command, log=directory / "wasmer.log", env=env, cwd=directory)
+    process = Process(
+        "wasmer",
+        command,
+        log=directory / "wasmer.log",
+        env=env,
+        cwd=directory,
+        entry_point="" if prefix or not fork else "wasmer",
+    )
     wasmer = Wasmer(process, directory, f"{ports.LOOPBACK}:{port}", f"{ports.LOOPBACK}:{admin}")
     async with process:
         await wasmer.start()
@@ -192,10 +201,11 @@ async def controller(
     reach: Sequence[str] = LOOPBACK_SOURCES,
     arguments: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
+    fork: bool = True,
 ) -> AsyncIterator[Wasmer]:
     """Run `wasmer controller` against an API server; `host` (`address:port`) is where its blob port listens.
 
-    `reach` are the flags that say which addresses sources may have.
+    `reach` are the flags that say which addresses sources may have. Without `fork` an interpreter of its own is started.
     """
     admin = f"{ports.LOOPBACK}:{ports.free_port()}"
     command: list[str | Path] = [program("wasmer"), "controller", "--kubeconfig", kubeconfig]
@@ -205,7 +215,14 @@ async def controller(
         command += ["--plain-http-registry", registry]
     command += arguments
     await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
-    process = Process("wasmer", command, log=directory / "wasmer.log", env=env, cwd=directory)
+    process = Process(
+        "wasmer",
+        command,
+        log=directory / "wasmer.log",
+        env=env,
+        cwd=directory,
+        entry_point="wasmer" if fork else "",
+    )
     wasmer = Wasmer(process, directory, host, admin)
     async with process:
         await wasmer.start()
