@@ -8,6 +8,7 @@ work. Three layers as in client-go, here as three classes: `_Ready` (queue.go), 
 
 import asyncio
 import heapq
+import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Hashable
@@ -159,7 +160,7 @@ class _Delayed(Generic[K]):
         self._due = due
         self._times: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
-        self._sequence = 0
+        self._sequence = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -170,8 +171,7 @@ class _Delayed(Generic[K]):
         if self._times.get(key, float("inf")) <= when:
             return
         self._times[key] = when
-        self._sequence += 1
-        heapq.heappush(self._heap, (when, self._sequence, key))
+        heapq.heappush(self._heap, (when, next(self._sequence), key))
         if len(self._heap) > 2 * len(self._times) + 64:  # entries that an earlier time replaced
             self._heap = [entry for entry in self._heap if self._times.get(entry[2]) == entry[0]]
             heapq.heapify(self._heap)
@@ -190,11 +190,10 @@ class _Delayed(Generic[K]):
             self._timer = None
         if self._heap:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_at(self._heap[0][0], self._fire)
+            due = self._heap[0][0]
+            self._timer = loop.call_at(due, self._fire, due)
 
-    def _fire(self) -> None:
-        armed_for = self._timer.when() if self._timer is not None else 0.0
-        self._timer = None
+    def _fire(self, armed_for: float) -> None:
         # A loop may call back a clock tick early; what we armed for is due by definition.
         now = max(asyncio.get_running_loop().time(), armed_for)
         while self._heap and self._heap[0][0] <= now:

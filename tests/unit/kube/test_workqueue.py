@@ -6,7 +6,7 @@ import random
 import pytest
 
 from autowasm.backoff import Backoff
-from autowasm.kube.workqueue import ShutDown, WorkQueue
+from autowasm.kube.workqueue import DEFAULT_BACKOFF, ShutDown, WorkQueue
 
 PLAIN = Backoff(base=1.0, maximum=60.0, jitter=0.0)
 
@@ -181,6 +181,7 @@ async def test_shut_down_wakes_every_waiting_worker() -> None:
 async def test_it_measures_itself() -> None:
     metrics = Recorder()
     queue: WorkQueue[str] = WorkQueue(backoff=PLAIN, metrics=metrics)
+    await asyncio.sleep(1)
     queue.add("a")
     queue.add("a")
     await asyncio.sleep(3)
@@ -203,3 +204,194 @@ async def test_a_thousand_keys_of_one_group_delay_another_group_by_one() -> None
     queue.add(("good", 1))
     taken = [await queue.get() for _ in range(5)]
     assert taken == [("bad", 0), ("good", 0), ("bad", 1), ("good", 1), ("bad", 2)]
+
+
+async def _is_idle(queue: WorkQueue[str]) -> bool:
+    waiting = asyncio.create_task(queue.wait_idle())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    idle = waiting.done()
+    waiting.cancel()
+    return idle
+
+
+async def test_it_is_idle_only_while_no_key_waits_and_no_worker_has_one() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    assert await _is_idle(queue)
+    queue.add("a")
+    queue.add("b")
+    assert not await _is_idle(queue)
+    first, second = await queue.get(), await queue.get()
+    assert not await _is_idle(queue)
+    queue.done(first)
+    assert not await _is_idle(queue)  # `second` is with a worker
+    queue.add("c")
+    queue.done(second)
+    assert not await _is_idle(queue)  # `c` waits
+    third = await queue.get()
+    queue.add(third)
+    queue.done(third)
+    assert not await _is_idle(queue)  # added while it was worked on
+    queue.done(await queue.get())
+    assert await _is_idle(queue)
+
+
+async def test_dropping_shut_down_is_idle_once_the_workers_are() -> None:
+    metrics = Recorder()
+    queue: WorkQueue[str] = WorkQueue(metrics=metrics)
+    queue.add("a")
+    queue.add("b")
+    queue.shut_down(drain=False)
+    assert await _is_idle(queue)
+    assert metrics.depths == [1, 2, 0]
+
+    busy: WorkQueue[str] = WorkQueue()
+    busy.add("a")
+    busy.add("b")
+    taken = await busy.get()
+    busy.shut_down(drain=False)
+    assert not await _is_idle(busy)
+    busy.done(taken)
+    assert await _is_idle(busy)
+
+
+async def test_shut_down_drains_unless_it_is_told_to_drop() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    queue.shut_down()
+    assert await queue.get() == "a"
+
+
+async def test_nothing_is_kept_of_a_worker_that_was_cancelled() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    for _ in range(3):
+        waiting = asyncio.create_task(queue.get())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    assert not queue._ready._getters
+
+
+@pytest.mark.looptime
+async def test_a_delay_of_zero_is_none() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add_after("a", 0)
+    queue.add_after("b", -1)
+    assert (len(queue), queue.delayed) == (2, 0)
+
+
+class Unordered:
+    """A key that can be told from another, but not ordered."""
+
+
+@pytest.mark.looptime
+async def test_keys_that_are_due_together_come_in_the_order_in_which_they_were_added() -> None:
+    queue: WorkQueue[Unordered] = WorkQueue()
+    keys = [Unordered() for _ in range(10)]
+    for key in keys:
+        queue.add_after(key, 5)
+    assert [await queue.get() for _ in keys] == keys
+
+
+@pytest.mark.looptime
+async def test_asking_again_for_the_same_time_adds_nothing() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    for _ in range(50):
+        queue.add_after("a", 5)
+    assert len(queue._delayed._heap) == 1
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("keys", [1, 10])
+async def test_replaced_times_are_swept_out_when_they_are_most_of_the_heap(keys: int) -> None:
+    queue: WorkQueue[int] = WorkQueue()
+    sizes = set()
+    for delay in range(300, 0, -1):
+        for key in range(keys):
+            queue.add_after(key, delay)
+            sizes.add(len(queue._delayed._heap))
+    assert max(sizes) == 2 * keys + 64
+
+
+@pytest.mark.looptime
+async def test_sweeping_out_keeps_each_key_and_its_earliest_time() -> None:
+    queue: WorkQueue[int] = WorkQueue()
+    rng = random.Random(7)
+    earliest: dict[int, int] = {}
+    times = list(range(1, 4000))
+    rng.shuffle(times)
+    for time in times:
+        key = rng.randrange(100)
+        queue.add_after(key, time)
+        earliest[key] = min(earliest.get(key, time), time)
+    assert len(queue._delayed._heap) <= 2 * 100 + 64
+    started = now()
+    for key in sorted(earliest, key=earliest.__getitem__):
+        assert await queue.get() == key
+        assert round(now() - started, 3) == earliest[key]
+    assert queue.delayed == 0
+
+
+@pytest.mark.looptime
+async def test_one_timer_is_armed_for_the_earliest_time_and_none_after_shut_down() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add_after("a", 10)
+    armed = queue._delayed._timer
+    assert armed is not None
+    queue.add_after("b", 20)
+    assert queue._delayed._timer is armed
+    queue.add_after("c", 5)
+    assert armed.cancelled()
+    earlier = queue._delayed._timer
+    assert earlier is not None
+    assert earlier is not armed
+    queue.shut_down()
+    assert earlier.cancelled()
+    assert queue._delayed._timer is None
+    assert queue._delayed._heap == []
+
+
+async def test_a_timer_that_fires_a_tick_early_hands_its_key_out_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """asyncio runs timers that are due within the resolution of the clock."""
+    queue: WorkQueue[str] = WorkQueue()
+    loop = asyncio.get_running_loop()
+    queue.add_after("a", 10)
+    timer = queue._delayed._timer
+    assert timer is not None
+    monkeypatch.setattr(loop, "time", lambda: timer.when() - 1e-9)
+    timer._run()
+    assert len(queue) == 1
+    queue.add_after("late", 10)
+    queue.add_after("later", 20)
+    timer = queue._delayed._timer
+    assert timer is not None
+    monkeypatch.setattr(loop, "time", lambda: timer.when() + 60)
+    timer._run()
+    assert len(queue) == 3
+    queue.shut_down(drain=False)
+
+
+async def test_a_delay_is_that_of_the_backoff_where_no_more_is_asked_for() -> None:
+    queue: WorkQueue[str] = WorkQueue(backoff=Backoff(0.25, 60.0, 0.0))
+    assert queue.add_rate_limited("a") == 0.25
+    assert queue.add_rate_limited("a", backoff=Backoff(3.0, 60.0, 0.0)) == 6.0
+    assert queue.add_rate_limited("a", at_least=0.5) == 1.0
+    assert queue.num_requeues("a") == 3
+    queue.shut_down()
+    assert queue.add_rate_limited("a") == 2.0
+    assert queue.num_requeues("a") == 3
+
+
+async def test_by_default_delays_begin_at_a_second_and_end_at_five_minutes_and_a_tenth() -> None:
+    class Last(random.Random):
+        def random(self) -> float:
+            return 1.0
+
+    queue: WorkQueue[str] = WorkQueue(rng=Last())
+    delays = [queue.add_rate_limited("a") for _ in range(12)]
+    assert delays[:3] == pytest.approx([1.1, 2.2, 4.4])
+    assert delays[-1] == pytest.approx(330)
+    assert (DEFAULT_BACKOFF.base, DEFAULT_BACKOFF.maximum) == (1.0, 300.0)
+    queue.shut_down()
