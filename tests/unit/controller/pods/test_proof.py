@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from autowasm.controller.pods.proof import Evidence, Report, Why, report
+from autowasm.controller.pods.proof import STEP, Evidence, Report, Why, report, why_missing
 from autowasm.kube.pods import Pod
 from tests.fakes.steps import finished
 
@@ -101,3 +101,106 @@ def test_only_the_first_are_named_worst_first() -> None:
     assert found.loaded.reason == "Refused"
     assert found.loaded.message.startswith("20 of 40 sidecars fetched the module; 20 of 40 Pods")
     assert found.loaded.message.endswith("and 17 more")
+
+
+def test_reasons_are_those_that_the_reference_of_the_status_lists() -> None:
+    """They are in statuses and metric labels, so in users' alerts and scripts."""
+    assert [why.value for why in Why] == [
+        "Refused",
+        "NeverAsked",
+        "NotInjected",
+        "NotReady",
+        "Waiting",
+        "SharedAddress",
+        "Unattributed",
+        "NotKnown",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "known", "why"),
+    [
+        # Watched since the very second in which the Pod could have asked first: seen.
+        (pod(started=5_000), evidence(watched_since=6_000.0), Why.NEVER_ASKED),
+        (pod(started=5_000), evidence(watched_since=6_001.0), Why.NOT_KNOWN),
+        (pod(started=7_000), evidence(watched_since=7_000.0), Why.NEVER_ASKED),
+        (pod(started=7_000), evidence(watched_since=7_001.0), Why.NOT_KNOWN),
+        # A stranger that asked in the second in which the Pod started may have been this Pod.
+        (pod(started=5_000), evidence(strangers=5_000.0), Why.UNATTRIBUTED),
+        (pod(started=5_000), evidence(strangers=4_999.0), Why.NEVER_ASKED),
+        (pod(started=9_940), evidence(), Why.NEVER_ASKED),
+        (pod(started=9_941), evidence(), Why.WAITING),
+        (pod(started=5_000), evidence(published=9_940.0), Why.NEVER_ASKED),
+        (pod(started=5_000), evidence(published=9_941.0), Why.WAITING),
+        # Facts of the Pod itself come first.
+        (pod(injected=False), evidence("p"), Why.NOT_INJECTED),
+        (pod(ready=False), evidence("p", refused={"p": 503}), None),
+        (pod(), evidence(refused={"p": 503}, shared=True), Why.REFUSED),
+        (pod(started=0), evidence(shared=True), Why.SHARED_ADDRESS),
+        (pod(ready=False), evidence(published=9_999.0), Why.WAITING),
+        (pod(ready=False), evidence(watched_since=9_999.0), Why.NOT_KNOWN),
+        (pod(ready=False), evidence(strangers=9_999.0), Why.UNATTRIBUTED),
+        (pod(), evidence(watched_since=9_999.0, strangers=9_999.0), Why.NOT_KNOWN),
+    ],
+)
+def test_the_first_reason_that_fits_to_the_second_is_given(
+    one: Pod, known: Evidence, why: Why | None
+) -> None:
+    assert why_missing(one, known, now=NOW, grace=GRACE) is why
+
+
+@pytest.mark.parametrize(
+    ("pods", "steps"), [(0, 0), (STEP - 1, 0), (STEP, 1), (2 * STEP - 1, 1), (2 * STEP, 2)]
+)
+def test_the_loop_gets_a_turn_after_every_step(pods: int, steps: int) -> None:
+    assert STEP == 500
+    running = report(
+        [pod(f"p{number:04}") for number in range(pods)],
+        evidence(),
+        generation=1,
+        now=NOW,
+        grace=GRACE,
+        names=3,
+    )
+    assert sum(1 for _ in running) == steps
+
+
+@pytest.mark.parametrize(
+    ("missing", "listed", "more"),
+    [
+        (1, ["p0"], ""),
+        (3, ["p0", "p1", "p2"], ""),
+        (4, ["p0", "p1", "p2"], "; and 1 more"),
+        (5, ["p0", "p1", "p2"], "; and 2 more"),
+    ],
+)
+def test_three_are_named_in_the_sentence_and_the_others_counted(
+    missing: int, listed: list[str], more: str
+) -> None:
+    found = said([pod(f"p{number}") for number in range(missing)] + [pod("q")], evidence("q"))
+    names = "; ".join(f"team/{name} never asked for it" for name in listed)
+    assert found.loaded.message == (
+        f"1 of {missing + 1} sidecars fetched the module; {missing} of {missing + 1} Pods "
+        f"not known to have it: {names}{more}"
+    )
+
+
+def test_the_worst_are_named_although_they_come_after_a_step() -> None:
+    pods = [pod(f"p{number:04}", started=0) for number in range(STEP + 10)]
+    last = pods[-1]
+    found = said(pods, evidence(refused={last.name: 404}), names=2)
+    assert [(one.name, one.reason) for one in found.pods.missing] == [
+        (last.name, "Refused"),
+        ("p0000", "NotReady"),
+    ]
+    assert found.states == {"NotReady": STEP + 9, "Refused": 1}
+
+
+def test_pods_of_one_name_in_two_namespaces_are_named_by_namespace() -> None:
+    other = Pod("other", "p", b"o" * 16, (), "10.0.0.2", "Running", 5_000, True)
+    found = said([pod("p"), pod("a"), other], evidence())
+    assert [(one.namespace, one.name) for one in found.pods.missing] == [
+        ("other", "p"),
+        ("team", "a"),
+        ("team", "p"),
+    ]
