@@ -5,6 +5,8 @@ an Envoy that was told of them finds it again.
 """
 
 import asyncio
+import copy
+import functools
 import json
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -121,9 +123,16 @@ class Wasmer:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return yaml.safe_load(path.read_text()) or {}
+        text = path.read_bytes()
     except FileNotFoundError:
         return {}
+    return copy.deepcopy(_parse(text))
+
+
+@functools.lru_cache(maxsize=64)
+def _parse(text: bytes) -> dict[str, Any]:
+    """Waiting reads the same text fifty times a second, and PyYAML takes milliseconds for it."""
+    return yaml.safe_load(text) or {}
 
 
 @asynccontextmanager
