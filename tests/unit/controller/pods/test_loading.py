@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+import pytest
 import structlog
 
 from autowasm.api import envoyfilter as envoyfilters
@@ -16,6 +17,7 @@ from autowasm.controller.pods.gathering import Gathering
 from autowasm.controller.pods.loading import Loading, Workloads
 from autowasm.controller.pods.podstatus import with_said
 from autowasm.controller.pods.proof import Report
+from autowasm.kube.leadership import Tenure
 from autowasm.kube.pods import Pod
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch, ProofSettings
@@ -406,3 +408,104 @@ async def test_nothing_published_says_nothing() -> None:
             return None
 
     assert await loading(Empty()).report(KEY) is None
+
+
+async def test_nothing_is_said_of_what_is_not_published_and_its_state_is_forgotten() -> None:
+    class Gone(World):
+        live = there = True
+
+        def envoyfilter(self, key: ObjectKey) -> Mapping[str, Any] | None:
+            return super().envoyfilter(key) if self.live else None
+
+        def document(self, key: ObjectKey) -> Mapping[str, Any] | None:
+            return super().document(key) if self.there else None
+
+    for part in ("live", "there"):
+        world, metrics = Gone(), Metrics()
+        found = loading(world, metrics)
+        await said(found)
+        await found.look()
+        assert metrics.registry.get_sample_value("autowasm_rollout_unfinished") == 1
+        setattr(world, part, False)
+        assert await found.report(KEY) is None
+        await found.look()
+        assert metrics.registry.get_sample_value("autowasm_rollout_unfinished") == 0
+
+
+async def test_an_object_that_was_deleted_is_counted_no_more() -> None:
+    class Deleted(World):
+        def keys(self) -> frozenset[ObjectKey]:
+            return frozenset()
+
+    world, metrics = Deleted(), Metrics()
+    found = loading(world, metrics)
+    await said(found)
+    await found.look()
+    assert metrics.registry.get_sample_value("autowasm_rollout_unfinished") == 0
+    assert world.touched == 0
+
+
+async def test_the_time_of_what_is_said_changes_only_with_what_is_said() -> None:
+    world = World()
+    found = loading(world)
+    first = await said(found)
+    assert first.pods.time == _stamp(NOW)
+    world.write(first)
+    world.now = NOW + 30
+    assert (await said(found)).pods.time == _stamp(NOW)
+    world.download("10.0.0.1", age=1)
+    await found.look()
+    assert (await said(found)).pods.time == _stamp(NOW + 30)
+
+
+async def test_the_latest_of_several_strangers_counts() -> None:
+    """Asked from addresses that are no Pod's: one before the Pods started, one since."""
+    world = World(pods=[pod("a", "10.0.0.1", started=NOW - 1_000)], published=NOW - 500)
+    world.seen = {"10.9.9.1": {"ok": 2_000.0}, "10.9.9.2": {"ok": 100.0}}
+    found = loading(world)
+    await said(found)
+    await found.look()
+    assert (await said(found)).loaded.reason == "Unattributed"
+
+
+async def test_an_object_without_a_generation_is_said_of_none() -> None:
+    class Unnumbered(World):
+        def document(self, key: ObjectKey) -> Mapping[str, Any] | None:
+            return {"metadata": {"name": key.name}, "status": {}}
+
+    assert (await said(loading(Unnumbered()))).loaded.observed_generation == 0
+
+
+@pytest.mark.looptime
+async def test_the_leader_looks_at_each_interval_and_a_new_leader_begins_with_nothing() -> None:
+    world, metrics = World(), Metrics()
+    tenure = Tenure(lambda _: None)
+    found = loading(world, metrics, interval=10.0)
+    running = asyncio.create_task(found.run(tenure))
+    try:
+        await asyncio.sleep(25)
+        assert world.asked == [], "it does not lead"
+        tenure.extend(asyncio.get_running_loop().time() + 1_000)
+        await asyncio.sleep(1)
+        await said(found)
+        world.download("10.0.0.1", age=5)
+        assert world.asked == []
+        await asyncio.sleep(10)
+        assert world.asked == ["/seen", f"/seen/{A}"]
+        assert (await said(found)).pods.fetched == 1
+        await asyncio.sleep(20)
+        assert world.asked[2:] == ["/seen"], "what is fresh enough is not asked for again"
+        value = metrics.registry.get_sample_value
+        assert value("autowasm_rollout_unfinished") == 1
+        tenure.end()
+        await asyncio.sleep(1)
+        assert value("autowasm_rollout_unfinished") == 0
+        asked = len(world.asked)
+        await asyncio.sleep(50)
+        assert len(world.asked) == asked
+        tenure.extend(asyncio.get_running_loop().time() + 1_000)
+        await asyncio.sleep(1)
+        assert (await said(found)).pods.fetched == 0, "what it saw is forgotten"
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
