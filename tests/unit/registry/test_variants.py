@@ -18,6 +18,7 @@ from autowasm.registry.variants import (
     table,
     variant_of,
 )
+from autowasm.wasm import archive
 from docs import reference
 
 PAGE = Path(reference.__file__).with_name("layouts.md")
@@ -86,3 +87,12 @@ def test_the_page_shows_the_table() -> None:
     page = PAGE.read_text()
     assert table() in page, "run `make reference`"
     assert page == reference.with_table(page), "run `make reference`"
+
+
+def test_packings_are_those_that_the_reader_of_archives_takes() -> None:
+    assert [packing.value for packing in Packing] == [archive.RAW, *archive.TAR_PACKINGS]
+
+
+def test_projects_that_read_modules_are_named_as_they_name_themselves() -> None:
+    """`wasmc inspect` prints them."""
+    assert (CONSUMERS["kwctl"], CONSUMERS["wkg"]) == ("Kubewarden", "wasm-pkg-tools")
