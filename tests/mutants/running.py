@@ -49,7 +49,6 @@ _OPTIONS: Final = (
     "-q",
     "--tb=short",
     "--no-header",
-    "--no-summary",
     "-p",
     "no:cacheprovider",
     "-p",

@@ -44,7 +44,7 @@ class Heads:
     """Heads of answers that carry a whole blob, made once a second because of their Date."""
 
     def __init__(self) -> None:
-        self._second = 0
+        self._second: int | None = None
         self._heads: dict[Sha256Hex, bytes] = {}
 
     def of(self, blob: Blob) -> bytes:
