@@ -47,10 +47,11 @@ class PulledModule:
 
 def known_sha256(layout: Layout) -> Sha256Hex | None:
     """The module's sha256 where the manifest already tells it: a layer that is the module itself, named by sha256."""
-    digest = layout.candidates[0].descriptor.digest
-    if layout.kind == "artifact" and digest.algorithm == "sha256":
-        return Sha256Hex(digest.hex)
-    return None
+    if layout.kind != "artifact":
+        return None
+    (content,) = layout.candidates
+    digest = content.descriptor.digest
+    return Sha256Hex(digest.hex) if digest.algorithm == "sha256" else None
 
 
 async def pull_module(
@@ -79,8 +80,9 @@ async def pull_module(
     try:
         async with asyncio.timeout(limits.fetch_timeout):
             if layout.kind == "artifact":
-                member, layer = "", layout.candidates[0].descriptor
-                await puller.take(layout.candidates[0], destination)
+                (content,) = layout.candidates
+                member, layer = "", content.descriptor
+                await puller.take(content, destination)
             else:
                 found = await puller.search(layout.candidates, destination, workdir=workdir)
                 member, layer = found.member.name, found.candidate.descriptor
@@ -207,7 +209,8 @@ def _only(found: list[_Found], hidden: Hidden, reference: ImageReference) -> _Fo
             "name the one that is meant plugin.wasm",
             reason="AmbiguousModule",
         )
-    return found[0]
+    (only,) = found
+    return only
 
 
 def _base_name(member: Member) -> str:

@@ -141,6 +141,15 @@ async def test_an_artifact_larger_than_envoy_takes_is_not_downloaded(stage: Stag
     assert stage.shelf.downloaded == []
 
 
+async def test_an_artifact_as_large_as_the_limit_is_downloaded(stage: Stage) -> None:
+    layer = stage.shelf.add(media.WASM_CONTENT, MODULE)
+    stage.limits = Limits(module_bytes=len(MODULE) - 1)
+    assert (await stage.rejected(layer)).reason == "TooLarge"
+    stage.limits = Limits(module_bytes=len(MODULE))
+    pulled = await stage.pull(layer)
+    assert (pulled.size, pulled.layer) == (len(MODULE), layer)
+
+
 @pytest.mark.parametrize(
     ("media_type", "pack"),
     [
@@ -169,8 +178,22 @@ async def test_every_packing_is_unpacked(stage: Stage, media_type: str, pack: An
         ([[("plugin.wasm", MODULE)], [("other.wasm", OTHER)]], 2),
         ([[("it.wasm", OTHER)], [("it.wasm", MODULE)], [("readme", b"")]], 3),
         ([[("x", b"")], [("filter.wasm", OTHER), ("plugin.wasm", MODULE), ("z.wasm", OTHER)]], 1),
+        ([[("a.wasm", OTHER)], [("deep/down/plugin.wasm", MODULE)]], 1),
+        ([[("a.wasm", OTHER)], [("deep/filter.wasm", MODULE), ("b.wasm", OTHER)]], 1),
+        ([[("plugin.wasm", MODULE)], [("my-plugin.wasm", OTHER)]], 2),
     ],
-    ids=["last-wins", "last-wins-whatever-name", "first", "only", "preferred", "hidden", "in-one"],
+    ids=[
+        "last-wins",
+        "last-wins-whatever-name",
+        "first",
+        "only",
+        "preferred",
+        "hidden",
+        "in-one",
+        "preferred-in-a-folder",
+        "filter-in-a-folder",
+        "preferred-is-the-whole-name",
+    ],
 )
 async def test_of_several_layers_the_right_module_is_taken(
     stage: Stage, contents: list[list[tuple[str, bytes]]], downloads: int
@@ -279,7 +302,7 @@ async def test_two_modules_of_which_none_is_meant_are_named(stage: Stage) -> Non
 async def test_an_image_without_a_module_says_so(stage: Stage) -> None:
     error = await stage.rejected(*layers(stage.shelf, [[("readme", b"")]]))
     assert error.reason == "ModuleNotFoundInArchive"
-    assert "plugin.wasm" in str(error)
+    assert str(error).endswith("no layer holds a *.wasm file; put the module there as plugin.wasm")
 
 
 async def test_a_damaged_layer_leaves_nothing(stage: Stage) -> None:
@@ -295,6 +318,16 @@ async def test_no_more_layers_are_searched_than_the_limit_allows(stage: Stage) -
     assert error.reason == "TooLarge"
     assert len(stage.shelf.downloaded) == 1
     assert stage.files == []
+
+
+async def test_layers_as_large_together_as_the_limit_are_searched(stage: Stage) -> None:
+    described = layers(stage.shelf, [[("plugin.wasm", MODULE)], [("readme", b"x" * 1000)]])
+    size = sum(layer.size for layer in described)
+    stage.limits = Limits(image_bytes=size - 1)
+    assert (await stage.rejected(*described)).reason == "TooLarge"
+    stage.limits = Limits(image_bytes=size)
+    pulled = await stage.pull(*described)
+    assert (pulled.member, pulled.layer) == ("plugin.wasm", described[0])
 
 
 async def test_all_layers_together_have_one_deadline(stage: Stage) -> None:
