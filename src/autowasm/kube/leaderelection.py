@@ -43,7 +43,7 @@ class LeaseTimings:
     retry_period: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.lease_duration < 1 or self.renew_deadline >= self.lease_duration:
+        if self.renew_deadline >= self.lease_duration:
             raise ValueError("the lease duration must be longer than the renew deadline")
         if not 0 < self.retry_period * JITTER < self.renew_deadline:
             raise ValueError(f"the renew deadline must be longer than {JITTER} retry periods")
@@ -137,7 +137,7 @@ class LeaderElector:
             try:
                 async with asyncio.timeout_at(self._tenure.until):
                     # From request to request: a slow server must not make renewals rarer as well as late.
-                    await asyncio.sleep(max(asked + self._timings.retry_period - _now(), 0.0))
+                    await asyncio.sleep(asked + self._timings.retry_period - _now())
                     asked = _now()
                     await self._try_acquire_or_renew()
             except TimeoutError:

@@ -1,15 +1,21 @@
 """LeaderElector in virtual time: who leads, until when, and what the Lease says."""
 
 import asyncio
+import itertools
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+import structlog
 
-from autowasm.kube.errors import ServerError
+from autowasm.kube import leaderelection
+from autowasm.kube.errors import AlreadyExists, ApiError, Conflict, ServerError
 from autowasm.kube.leaderelection import LeaderElector, LeaseTimings
-from autowasm.kube.leadership import FAILED_RETRY, AlwaysLeading, NotLeading, while_leading
+from autowasm.kube.leadership import AlwaysLeading, NotLeading, while_leading
 from autowasm.kube.resources import ObjectKey
 from tests.fakes.leases import FakeLeaseClient, FakeLeases
 
@@ -17,6 +23,17 @@ pytestmark = pytest.mark.looptime
 
 FOREVER = 1e9
 KEY = ObjectKey("istio-system", "wasmer")
+
+
+class Luck(random.Random):
+    """Always the same number."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self.number = number
+
+    def random(self) -> float:
+        return self.number
 
 
 @dataclass
@@ -38,7 +55,14 @@ class Arena:
     server: FakeLeases = field(default_factory=FakeLeases)
     candidates: list[Candidate] = field(default_factory=list)
 
-    def join(self, name: str, timings: LeaseTimings | None = None) -> Candidate:
+    def join(
+        self,
+        name: str,
+        timings: LeaseTimings | None = None,
+        *,
+        luck: float | None = None,
+    ) -> Candidate:
+        """`luck`: what the random numbers are that spread its calls."""
         client = FakeLeaseClient(self.server)
         told: list[bool] = []
         elector = LeaderElector(
@@ -47,6 +71,7 @@ class Arena:
             identity=name,
             timings=timings or LeaseTimings(),
             on_change=told.append,
+            rng=None if luck is None else Luck(luck),
         )
         task = asyncio.get_running_loop().create_task(elector.run(), name=name)
         candidate = Candidate(elector, client, told, task)
@@ -288,9 +313,13 @@ async def test_work_that_fails_unexpectedly_is_begun_anew() -> None:
         begun += 1
         raise KeyError("a bug")
 
-    worker = asyncio.create_task(while_leading(AlwaysLeading(), work))
-    await asyncio.sleep(FAILED_RETRY * 2.5)
+    with structlog.testing.capture_logs() as logs:
+        worker = asyncio.create_task(while_leading(AlwaysLeading(), work))
+        await asyncio.sleep(12.5)
     assert begun == 3
+    assert [(log["event"], log["log_level"], log["retry_in"]) for log in logs] == [
+        ("work of the leader failed unexpectedly", "error", 5.0)
+    ] * 3
     worker.cancel()
     await asyncio.wait([worker])
 
@@ -303,14 +332,426 @@ async def test_alone_is_always_leading() -> None:
 
 
 @pytest.mark.parametrize(
-    "timings",
+    ("timings", "message"),
     [
-        {"lease_duration": 10, "renew_deadline": 10.0},
-        {"renew_deadline": 2.0},
-        {"lease_duration": 0},
-        {"retry_period": 0.0},
+        ({"lease_duration": 10, "renew_deadline": 10.0}, "the lease duration must be longer"),
+        ({"lease_duration": 0}, "the lease duration must be longer"),
+        ({"lease_duration": 0, "renew_deadline": -1.0}, "must be longer than 1.2 retry periods"),
+        ({"renew_deadline": 2.0}, "the renew deadline must be longer than 1.2 retry periods"),
+        ({"retry_period": 5.0, "renew_deadline": 6.0}, "longer than 1.2 retry periods"),
+        ({"retry_period": 0.0}, "longer than 1.2 retry periods"),
+        ({"retry_period": -1.0}, "longer than 1.2 retry periods"),
     ],
 )
-def test_timings_that_allow_two_leaders_are_refused(timings: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="longer than"):
+def test_timings_that_allow_two_leaders_are_refused(
+    timings: dict[str, float], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
         LeaseTimings(**timings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "timings",
+    [
+        {"lease_duration": 1, "renew_deadline": 0.9, "retry_period": 0.1},
+        {"retry_period": 5.0},
+        {"retry_period": 5.0, "renew_deadline": 6.1},
+        {"lease_duration": 11},
+    ],
+)
+def test_timings_that_leave_time_are_accepted(timings: dict[str, float]) -> None:
+    LeaseTimings(**timings)  # type: ignore[arg-type]
+
+
+def test_timings_are_those_of_client_go() -> None:
+    timings = LeaseTimings()
+    assert (timings.lease_duration, timings.renew_deadline, timings.retry_period) == (15, 10.0, 2.0)
+
+
+@pytest.mark.parametrize("luck", [0.0, 0.5, 0.999])
+async def test_followers_ask_in_periods_that_are_spread(arena: Arena, luck: float) -> None:
+    async with led(arena.join("one")):
+        two, loop = arena.join("two", luck=luck), asyncio.get_running_loop()
+        asked: list[float] = []
+
+        def note() -> float:
+            asked.append(loop.time())
+            return 0.0
+
+        two.client.before = note
+        await asyncio.sleep(30)
+        gaps = [after - before for before, after in itertools.pairwise(asked)]
+        assert gaps == pytest.approx([2 * (1 + 1.2 * luck)] * len(gaps), abs=0.001)
+        assert len(gaps) >= 6
+
+
+async def test_one_answer_that_hangs_leaves_time_for_another_try(arena: Arena) -> None:
+    one = arena.join("one")
+    async with led(one):
+        hangs = iter([FOREVER])
+        one.client.after = lambda: next(hangs, 0.0)
+        await asyncio.sleep(60)
+        assert one.told == [True]
+
+
+def held(holder: str | None, **fields: Any) -> dict[str, Any]:
+    """A Lease as another left it."""
+    return {"holderIdentity": holder, "leaseDurationSeconds": 4, "leaseTransitions": 3, **fields}
+
+
+async def leads_after(arena: Arena, spec: dict[str, Any]) -> float:
+    """Seconds until a candidate that asks every 2 seconds leads, given this Lease."""
+    arena.server.create(spec)
+    one, loop = arena.join("one", luck=0.0), asyncio.get_running_loop()
+    begun = loop.time()
+    async with led(one):
+        return round(loop.time() - begun, 3)
+
+
+@pytest.mark.parametrize(
+    ("duration", "seconds"),
+    [(1, 2), (2, 2), (4, 4), (5, 6), (20, 20), (0, 16), (-1, 16), (None, 16), ("4", 16)],
+)
+async def test_holder_that_says_nothing_is_waited_for_as_long_as_its_lease_lasts(
+    arena: Arena, duration: object, seconds: float
+) -> None:
+    assert await leads_after(arena, held("gone", leaseDurationSeconds=duration)) == seconds
+    assert arena.server.spec["leaseTransitions"] == 4
+
+
+@pytest.mark.parametrize("holder", ["", None, "one"])
+async def test_lease_that_is_free_or_our_own_is_taken_at_once(
+    arena: Arena, holder: str | None
+) -> None:
+    assert await leads_after(arena, held(holder)) == 0
+    assert arena.candidates[0].elector.others_led == float("-inf")
+
+
+async def test_taking_the_lease_keeps_what_others_wrote_beside(arena: Arena) -> None:
+    await leads_after(arena, held("", strategy="OldestEmulationVersion", acquireTime="then"))
+    assert arena.server.spec["strategy"] == "OldestEmulationVersion"
+    assert arena.server.spec["leaseDurationSeconds"] == 15
+    assert arena.server.spec["acquireTime"] == arena.server.spec["renewTime"] != "then"
+    assert arena.server.spec["leaseTransitions"] == 4
+
+
+@pytest.mark.parametrize(("acquired", "kept"), [("then", True), (None, False), ("", False)])
+async def test_leader_that_restarts_keeps_its_acquire_time_and_counts_no_transition(
+    arena: Arena, acquired: str | None, kept: bool
+) -> None:
+    await leads_after(arena, held("one", acquireTime=acquired))
+    assert arena.server.spec["leaseTransitions"] == 3
+    expected = "then" if kept else arena.server.spec["renewTime"]
+    assert arena.server.spec["acquireTime"] == expected
+
+
+@pytest.mark.parametrize(("transitions", "after"), [(0, 1), (7, 8), (None, 1), ("7", 1)])
+async def test_transitions_are_counted_from_what_the_lease_says(
+    arena: Arena, transitions: object, after: int
+) -> None:
+    await leads_after(arena, held("gone", leaseTransitions=transitions))
+    assert arena.server.spec["leaseTransitions"] == after
+
+
+async def test_times_are_in_the_form_that_the_api_server_takes(arena: Arena) -> None:
+    before = datetime.now(UTC)
+    async with led(arena.join("one")):
+        text = arena.server.spec["renewTime"]
+    assert before <= datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%f%z") <= datetime.now(UTC)
+    assert text.endswith("Z")
+
+
+async def test_renewals_within_one_tick_of_the_wall_clock_are_stored(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = datetime(2027, 1, 15, 8, tzinfo=UTC)
+
+    class Stopped(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+            return moment
+
+    monkeypatch.setattr(leaderelection, "datetime", Stopped)
+    one = arena.join("one")
+    async with led(one):
+        two = arena.join("two")
+        await asyncio.sleep(60)
+        assert (one.told, two.told) == ([True], [])
+    times = [spec["renewTime"] for _, spec in arena.server.history]
+    form = "%Y-%m-%dT%H:%M:%S.%fZ"
+    assert times[:2] == [
+        moment.strftime(form),
+        (moment + timedelta(microseconds=1)).strftime(form),
+    ]
+    assert all(before != after for before, after in itertools.pairwise(times))
+
+
+async def test_who_leads_is_known_once_the_lease_was_seen(arena: Arena) -> None:
+    one, two = arena.join("one"), arena.join("two")
+    assert (one.elector.leader, two.elector.leader) == ("", "")
+    async with led(one):
+        await asyncio.sleep(5)
+        assert (one.elector.leader, two.elector.leader) == ("one", "one")
+
+
+async def test_free_lease_is_no_sign_of_another_leader(arena: Arena) -> None:
+    one = arena.join("one")
+    async with led(one):
+        two, loop = arena.join("two"), asyncio.get_running_loop()
+        await asyncio.sleep(20)
+        stopped = loop.time()
+        await one.stop()
+        async with led(two):
+            await asyncio.sleep(30)
+            assert stopped - 5 < two.elector.others_led <= stopped
+
+
+async def test_deleted_lease_is_made_again_as_it_was(arena: Arena) -> None:
+    one = arena.join("one")
+    async with led(one):
+        before = arena.server.spec
+        arena.server.stored = None
+        await asyncio.sleep(5)
+        for name in ("holderIdentity", "acquireTime", "leaseTransitions", "leaseDurationSeconds"):
+            assert arena.server.spec[name] == before[name]
+        assert one.told == [True]
+
+
+async def test_lease_of_another_that_was_deleted_binds_until_it_would_have_expired(
+    arena: Arena,
+) -> None:
+    arena.server.create(held("gone"))
+    one, loop = arena.join("one", luck=0.0), asyncio.get_running_loop()
+    await asyncio.sleep(1)
+    arena.server.stored = None
+    async with led(one):
+        assert loop.time() == pytest.approx(4, abs=0.01)
+        assert arena.server.spec["leaseTransitions"] == 4
+
+
+def failing(candidate: Candidate, errors: dict[str, list[ApiError]]) -> list[str]:
+    """The next calls of each verb fail with these; returns the verbs of all calls from now on."""
+    candidate.client.calls.clear()
+
+    def failure() -> ApiError | None:
+        queue = errors.get(candidate.client.calls[-1], [])
+        return queue.pop(0) if queue else None
+
+    candidate.client.failure = failure
+    return candidate.client.calls
+
+
+async def test_lease_that_changed_under_the_leader_is_read_again(arena: Arena) -> None:
+    one = arena.join("one")
+    async with led(one):
+        calls = failing(one, {"update": [Conflict("changed", code=409)]})
+        await asyncio.sleep(5)
+        assert calls == ["update", "get", "update", "update"]
+        assert one.told == [True]
+
+
+@pytest.mark.parametrize("error", [Conflict("changed", code=409), ServerError("down", code=500)])
+async def test_lease_is_read_first_once_it_is_known_to_have_changed(
+    arena: Arena, error: ApiError
+) -> None:
+    one = arena.join("one")
+    async with led(one):
+        changed = Conflict("changed", code=409)
+        calls = failing(one, {"update": [changed, error]})
+        with structlog.testing.capture_logs() as logs:
+            await asyncio.sleep(5)
+        read_again = ["get", "update"] if isinstance(error, Conflict) else ["update"]
+        assert calls == ["update", "get", "update", *read_again]
+        (log,) = logs
+        if isinstance(error, Conflict):
+            assert (log["event"], log["log_level"]) == ("lease changed by another", "debug")
+        else:
+            assert (log["event"], log["log_level"]) == ("lease not reached", "warning")
+            assert log["leading"] is True
+        assert (log["error"], log["identity"]) == (str(error), "one")
+
+
+async def test_lease_that_could_not_be_made_again_is_read_first(arena: Arena) -> None:
+    one = arena.join("one")
+    async with led(one):
+        arena.server.stored = None
+        calls = failing(one, {"create": [ServerError("down", code=500)]})
+        await asyncio.sleep(5)
+        assert calls == ["update", "get", "create", "get", "create"]
+
+
+async def test_follower_that_comes_second_waits(arena: Arena) -> None:
+    two = arena.join("two", luck=0.0)
+    calls = failing(two, {"create": [AlreadyExists("there is one", code=409)]})
+    await asyncio.sleep(1)
+    assert calls == ["get", "create"]
+    assert not two.elector.is_leading
+    async with led(two):
+        assert calls == ["get", "create", "get", "create"]
+
+
+async def test_beginning_and_end_of_leading_are_logged_with_the_holder(arena: Arena) -> None:
+    with structlog.testing.capture_logs() as logs:
+        one = arena.join("one")
+        async with led(one):
+            arena.server.update(held("person"), arena.server.get())
+            await asyncio.sleep(3)
+    about = {"lease": "istio-system/wasmer", "identity": "one"}
+    assert logs == [
+        {"event": "leading", "log_level": "info", **about},
+        {
+            "event": "no longer leading",
+            "log_level": "warning",
+            "reason": "another holds the lease",
+            "holder": "person",
+            **about,
+        },
+    ]
+
+
+async def test_leader_that_renewed_too_late_says_so(arena: Arena) -> None:
+    one = arena.join("one")
+    async with led(one):
+        one.client.after = lambda: FOREVER
+        with structlog.testing.capture_logs() as logs:
+            await asyncio.sleep(15)
+    assert ("no longer leading", "not renewed in time") in [
+        (log["event"], log.get("reason")) for log in logs
+    ]
+
+
+async def test_first_answer_that_comes_late_counts_from_when_it_was_asked_for(arena: Arena) -> None:
+    one, loop = arena.join("one"), asyncio.get_running_loop()
+    one.client.after = lambda: 4.5
+    async with led(one):
+        assert loop.time() == pytest.approx(4.5, abs=0.01)
+        one.client.failure = lambda: ServerError("down", code=500)
+        with pytest.raises(NotLeading):
+            async with one.elector.scope():
+                await asyncio.sleep(FOREVER)
+        assert loop.time() == pytest.approx(10, abs=0.01)
+
+
+async def test_release_that_another_changed_is_tried_twice(arena: Arena) -> None:
+    one = arena.join("one")
+    async with led(one):
+        changed = Conflict("changed", code=409)
+        calls = failing(one, {"update": [changed, changed, changed]})
+        with structlog.testing.capture_logs() as logs:
+            await one.stop()
+        assert calls == ["update", "get", "update"]
+        assert [(log["event"], log["log_level"]) for log in logs] == [
+            ("lease not released", "warning")
+        ]
+        assert logs[0]["error"] == "Conflict: changed"
+        assert arena.server.spec["holderIdentity"] == "one"
+
+
+async def test_release_after_a_change_writes_what_was_read_then(arena: Arena) -> None:
+    one = arena.join("one")
+    async with led(one):
+        arena.server.update({**arena.server.spec, "strategy": "x"}, arena.server.get())
+        renewed = arena.server.spec["renewTime"]
+        one.client.calls.clear()
+        with structlog.testing.capture_logs() as logs:
+            await one.stop()
+        assert one.client.calls == ["update", "get", "update"]
+        assert [(log["event"], log["log_level"]) for log in logs] == [("lease released", "info")]
+        spec = arena.server.spec
+        assert (spec["holderIdentity"], spec["leaseDurationSeconds"]) == ("", 1)
+        assert spec["strategy"] == "x"
+        assert spec["renewTime"] > renewed
+        assert one.told == [True, False]
+
+
+@pytest.mark.parametrize("is_deleted", [True, False])
+async def test_lease_that_is_gone_or_another_s_is_not_released(
+    arena: Arena, is_deleted: bool
+) -> None:
+    one = arena.join("one")
+    async with led(one):
+        # Known to have changed: the release reads first.
+        failing(
+            one, {"update": [Conflict("changed", code=409)], "get": [ServerError("x", code=500)]}
+        )
+        await asyncio.sleep(2.5)
+        if is_deleted:
+            arena.server.stored = None
+        else:
+            arena.server.update(held("person"), arena.server.get())
+        calls = failing(one, {})
+        await one.stop()
+        assert calls == ["get"]
+        if is_deleted:
+            assert arena.server.stored is None
+        else:
+            assert arena.server.spec == held("person")
+
+
+async def test_follower_releases_nothing_and_says_nothing(arena: Arena) -> None:
+    async with led(arena.join("one")):
+        two = arena.join("two")
+        await asyncio.sleep(5)
+        calls = failing(two, {})
+        with structlog.testing.capture_logs() as logs:
+            await two.stop()
+        assert (calls, logs) == ([], [])
+
+
+async def test_work_that_does_not_end_is_waited_for_until_the_deadline_only(arena: Arena) -> None:
+    one, loop = arena.join("one"), asyncio.get_running_loop()
+
+    async def stubborn() -> None:
+        async with one.elector.scope():
+            try:
+                await asyncio.sleep(FOREVER)
+            except asyncio.CancelledError:
+                await asyncio.sleep(100)
+
+    async with led(one):
+        await asyncio.sleep(5)  # renewed at 4 s
+        worker = loop.create_task(stubborn())
+        await asyncio.sleep(0)
+        with structlog.testing.capture_logs() as logs:
+            await one.stop()
+        assert loop.time() == pytest.approx(14, abs=0.01)
+        assert arena.server.spec["holderIdentity"] == "one"
+        assert [log["event"] for log in logs] == ["lease not released"]
+        assert logs[0]["error"].startswith("TimeoutError")
+        await asyncio.wait([worker])
+
+
+async def test_work_that_returns_is_not_begun_again_while_leading() -> None:
+    begun: list[int] = []
+
+    async def work() -> None:
+        begun.append(1)
+
+    worker = asyncio.create_task(while_leading(AlwaysLeading(), work))
+    await asyncio.sleep(100)
+    assert begun == [1]
+    worker.cancel()
+    await asyncio.wait([worker])
+
+
+async def test_end_of_leading_is_no_failure_of_the_work(arena: Arena) -> None:
+    one = arena.join("one")
+    begun: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    async def work() -> None:
+        begun.append(loop.time())
+        await asyncio.sleep(FOREVER)
+
+    worker = loop.create_task(while_leading(one.elector, work))
+    await asyncio.sleep(1)
+    one.client.failure = lambda: ServerError("down", code=500)
+    with structlog.testing.capture_logs() as logs:
+        await asyncio.sleep(10)
+        one.client.failure = lambda: None
+        async with led(one):
+            await asyncio.sleep(0.1)
+            assert len(begun) == 2, "at once: nothing failed"
+    assert "work of the leader failed unexpectedly" not in [log["event"] for log in logs]
+    worker.cancel()
+    await asyncio.wait([worker])
