@@ -242,5 +242,5 @@ async def test_the_rate_for_a_host_holds_over_all_repositories() -> None:
         await asyncio.gather(
             *(made.resolve(reference(server, f"a/b{n}"), credential=None) for n in range(12))
         )
-        assert 0.45 < loop.time() - began < 3
+        assert loop.time() - began > 0.45, "ten of them wait for 50 ms each"
     assert len(server.requests) == 12

@@ -85,12 +85,16 @@ class World:
         return found["status"], found["reason"]
 
     @asynccontextmanager
-    async def process(self, *, metrics: Metrics | None = None) -> AsyncIterator["Process"]:
-        """One life of the process."""
+    async def process(
+        self, *, metrics: Metrics | None = None, retry_base: float = 0.01
+    ) -> AsyncIterator["Process"]:
+        """One life of the process. `retry_base`: seconds from a failed fetch to the next."""
         metrics = metrics or Metrics()
         settings = Settings(
             cache_dir=self.directory,
-            fetch=FetchLimits(retry_base=0.01, not_found_first=0.01, breaker_failures=1000),
+            fetch=FetchLimits(
+                retry_base=retry_base, not_found_first=retry_base, breaker_failures=1000
+            ),
         )
         async with AsyncExitStack() as stack:
             pools = stack.enter_context(Pools())
