@@ -60,6 +60,7 @@ async def keeping(
     clocks: FakeClocks | None = None,
     volume: FakeVolume | None = None,
     synced: bool = True,
+    grace: float = GRACE,
     **limits: Any,
 ) -> AsyncIterator[Keeping]:
     """From start to end of a process; `limits` of the store. A volume keeps 100 bytes back."""
@@ -68,7 +69,7 @@ async def keeping(
         cache_dir=directory,
         disk_budget=budget,
         namespace_disk_budget=share,
-        blob_grace=GRACE,
+        blob_grace=grace,
         store=StoreLimits(free_reserve=100, verify_pause=0, **limits),
         limits=Limits(module_bytes=1_000, layer_bytes=2_000),
     )

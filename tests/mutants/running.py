@@ -231,7 +231,7 @@ class Laboratory:
         os.dup2(descriptor, 2)
         name = next(name for name, path in self._files.items() if path == ROOT / mutant.module)
         for importer in importers(name, self._imports):
-            sys.modules.pop(importer, None)
+            _drop(importer)
         importlib.invalidate_caches()
         sys.meta_path.insert(0, _Finder(name, ROOT / mutant.module, mutant.source))
         os.chdir(ROOT)
@@ -241,6 +241,14 @@ class Laboratory:
         cpu = used.user + used.system + used.children_user + used.children_system
         _cpu_file(output).write_text(str(cpu))
         os._exit(int(code))
+
+
+def _drop(name: str) -> None:
+    """Have a module imported again, also by `from package import module`, which asks the package first."""
+    sys.modules.pop(name, None)
+    package, _, last = name.rpartition(".")
+    if package in sys.modules:
+        vars(sys.modules[package]).pop(last, None)
 
 
 def _cpu_file(output: Path) -> Path:

@@ -17,10 +17,12 @@ def is_adult(age: int) -> bool:
     return age >= 18
 """
 TESTS = """\
+from autowasm import tiny
 from autowasm.tiny import is_adult
 
 
 def test_age() -> None:
+    assert tiny.is_adult is is_adult
     assert is_adult(30)
     assert is_adult(3) is False
 """

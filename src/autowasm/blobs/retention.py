@@ -91,7 +91,6 @@ class Retention:
         )
         self._evictor.last_use = self._last_use
         self._metrics.blob_budget_bytes.set(self._settings.disk_budget)
-        self._observe()
         self._store.keeper = self._room
         return self
 

@@ -5,7 +5,11 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+import structlog
+
 from autowasm.digest import Sha256Hex
+from autowasm.errors import StorageError
 from tests.fakes.clocks import FakeClocks
 from tests.fakes.keeping import GRACE, Keeping, keeping
 
@@ -192,3 +196,187 @@ async def test_run_goes_on_when_the_disk_fails(tmp_path: Path) -> None:
                 await asyncio.sleep(0.01)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_being_served_is_remembered_over_a_restart(tmp_path: Path) -> None:
+    clocks = FakeClocks(process=0.0)
+    async with keeping(tmp_path, budget=1_000, clocks=clocks) as keep:
+        a, b = [await keep.put(data) for data in (A, B)]
+        # The store's own clock is the real one: make both show about the same.
+        clocks.process = asyncio.get_running_loop().time()
+        await keep.retention.sweep()
+        clocks.process -= 0.9 * GRACE  # as if the blobs had been stored that long ago
+        for sha256 in (a, b):
+            keep.retention._last_use._used[sha256] = keep.retention._last_use.ages.now()
+            keep.retention._last_use._named.clear()
+        clocks.process += 0.9 * GRACE
+        assert await keep.store.open(a) is not None
+    clocks.advance(0.2 * GRACE)
+    async with keeping(tmp_path, budget=1_000, clocks=clocks) as keep:
+        await keep.retention.sweep()
+        assert keep.store.digests() == {a}
+
+
+async def test_blob_that_is_admitted_stays_until_its_envoyfilter_should_be_there(
+    tmp_path: Path,
+) -> None:
+    async with keeping(tmp_path, budget=1_000) as keep:
+        a = await keep.put(A)
+        keep.let_go()
+        await keep.retention.sweep()
+        keep.clocks.advance(2 * GRACE)
+        keep.retention.admit("x/1", "x", a)
+        keep.clocks.advance(59)
+        await keep.retention.sweep()
+        assert keep.store.digests() == {a}
+        assert keep.value("autowasm_blobs_pinned") == 1
+        keep.clocks.advance(2)
+        await keep.retention.sweep()
+        assert keep.store.digests() == {a}, "in use until now"
+        assert keep.retention._budget._holds == {}, "nothing is remembered of it"
+        keep.clocks.advance(1.1 * GRACE)
+        await keep.retention.sweep()
+        assert keep.store.digests() == set()
+
+
+async def test_blob_that_would_exceed_the_share_of_its_namespace_is_not_admitted(
+    tmp_path: Path,
+) -> None:
+    async with keeping(tmp_path, budget=1_000, share=150) as keep:
+        a, b = [await keep.put(data) for data in (A, B)]
+        keep.publish("x/1", a)
+        with pytest.raises(StorageError) as caught:
+            keep.retention.admit("x/2", "x", b)
+        assert caught.value.reason == "NamespaceShareExceeded"
+        keep.retention.admit("x/2", "y", b)
+        keep.retention.admit("x/1", "x", b)  # in place of the other
+        keep.retention.admit("x/1", "x", a)  # has it already
+
+
+async def test_what_is_not_stored_or_came_before_all_were_heard_is_not_refused(
+    tmp_path: Path,
+) -> None:
+    async with keeping(tmp_path, budget=1_000, share=50) as keep:
+        keep.retention.admit("x/1", "x", Sha256Hex("0" * 64))
+        a = await keep.put(A)
+    async with keeping(tmp_path, budget=1_000, share=50, synced=False) as keep:
+        keep.retention.admit("x/1", "x", a)
+        keep.retention.synced([])
+        with pytest.raises(StorageError, match="x"):
+            keep.retention.admit("x/1", "x", a)
+
+
+@pytest.mark.parametrize(("budget", "left"), [(201, 2), (200, 2), (199, 1), (100, 1), (99, 0)])
+async def test_blobs_go_only_as_far_as_the_budget_asks(
+    tmp_path: Path, budget: int, left: int
+) -> None:
+    clocks = FakeClocks()
+    async with keeping(tmp_path, budget=1_000, clocks=clocks) as keep:
+        for data in (A, B):
+            await keep.put(data)
+        keep.let_go()
+        assert keep.value("autowasm_blob_budget_bytes") == 1_000
+    async with keeping(tmp_path, budget=budget, clocks=clocks) as keep:
+        await keep.retention.sweep()
+        assert len(keep.store.digests()) == left
+
+
+class Still(FakeClocks):
+    """Time passes only where a test says so."""
+
+    def monotonic(self) -> float:
+        return self.process
+
+
+async def test_last_uses_are_written_after_a_minute_if_they_changed_else_after_15(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "last-use.json"
+
+    async def is_written(seconds: float) -> bool:
+        keep.clocks.advance(seconds)
+        await asyncio.to_thread(file.unlink, missing_ok=True)
+        await keep.retention.sweep()
+        return await asyncio.to_thread(file.exists)
+
+    async with keeping(tmp_path, budget=1_000, clocks=Still()) as keep:
+        assert await is_written(0), "at the start"
+        assert not await is_written(899)
+        assert await is_written(1)
+        a = await keep.put(A)
+        keep.publish("x/1", a)
+        assert not await is_written(59)
+        assert await is_written(1)
+        assert not await is_written(60)
+        keep.pins.remove("x/1")
+        assert await is_written(0), "more than a minute after the last time"
+
+
+async def test_last_uses_that_were_not_written_are_written_a_minute_later(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "last-use.json.new"
+    await asyncio.to_thread(in_the_way.mkdir)
+    async with keeping(tmp_path, budget=1_000, clocks=Still()) as keep:
+        with structlog.testing.capture_logs() as logs:
+            await keep.retention.sweep()
+        assert logs == [
+            {
+                "event": "last uses not written",
+                "log_level": "warning",
+                "reason": "Is a directory",
+            }
+        ]
+        await asyncio.to_thread(in_the_way.rmdir)
+        keep.clocks.advance(60)
+        await keep.retention.sweep()
+        assert await asyncio.to_thread((tmp_path / "last-use.json").exists)
+
+
+@pytest.mark.parametrize(
+    ("grace", "sweep_every", "pause"),
+    [(GRACE, 30.0, 30.0), (200.0, 30.0, 10.0), (1.0, 30.0, 0.1), (GRACE, 0.0, 0.1)],
+)
+async def test_pause_between_sweeps_is_a_small_part_of_the_grace_period(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    grace: float,
+    sweep_every: float,
+    pause: float,
+) -> None:
+    pauses: asyncio.Queue[float] = asyncio.Queue()
+
+    async def sleep(seconds: float) -> None:
+        pauses.put_nowait(seconds)
+        await asyncio.Event().wait()
+
+    async with keeping(tmp_path, budget=1_000, grace=grace, sweep_every=sweep_every) as keep:
+        monkeypatch.setattr(asyncio, "sleep", sleep)
+        task = asyncio.create_task(keep.retention.run())
+        assert await asyncio.wait_for(pauses.get(), 60) == pytest.approx(pause)
+        task.cancel()
+        await asyncio.wait([task])
+        monkeypatch.undo()
+
+
+async def test_sweep_that_fails_is_told_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with keeping(tmp_path, budget=1_000, sweep_every=0.0) as keep:
+        begun = asyncio.Semaphore(0)
+
+        async def tidy() -> None:
+            begun.release()
+            raise StorageError("no disk")
+
+        monkeypatch.setattr(keep.store, "tidy", tidy)
+        with structlog.testing.capture_logs() as logs:
+            task = asyncio.create_task(keep.retention.run())
+            async with asyncio.timeout(60):
+                for _ in range(2):
+                    await begun.acquire()
+            task.cancel()
+            await asyncio.wait([task])
+        assert logs[0] == {
+            "event": "blobs not looked after",
+            "log_level": "error",
+            "reason": "no disk",
+        }
