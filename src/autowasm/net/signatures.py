@@ -36,7 +36,6 @@ _SIGNATURES: Final = frozenset(
 )
 _SHORTEST_VALUE: Final = 8
 """Characters. Shorter values (`60`, `v4`) are no secrets, and are words of sentences."""
-_LATEST: Final = 2**40  # seconds since 1970; later ones are no dates of ours
 
 
 def signature_hint(
@@ -86,7 +85,7 @@ def signed_until(url: str) -> datetime.datetime | None:
         begin = _compact(fields.get(f"{prefix}-date", ""))
         seconds = fields.get(f"{prefix}-expires", "")
         if begin is not None and seconds.isascii() and seconds.isdigit():
-            return begin + datetime.timedelta(seconds=min(int(seconds[:12]), 10 * 366 * 86400))
+            return _later(begin, min(int(seconds[:12]), 10 * 366 * 86400))
     if "se" in fields and "sig" in fields:
         return _iso(fields["se"])
     return _at(fields.get("expires", ""))
@@ -104,11 +103,14 @@ def _fields(url: str) -> dict[str, str]:
 def _at(seconds: str) -> datetime.datetime | None:
     if not (seconds.isascii() and seconds.isdigit()) or len(seconds) > 12:
         return None
-    if not 0 < int(seconds) < _LATEST:
-        return None
+    return _later(datetime.datetime.fromtimestamp(0, datetime.UTC), int(seconds))
+
+
+def _later(begin: datetime.datetime, seconds: int) -> datetime.datetime | None:
+    """None behind the year 9999."""
     try:
-        return datetime.datetime.fromtimestamp(int(seconds), datetime.UTC)
-    except (OverflowError, ValueError, OSError):
+        return begin + datetime.timedelta(seconds=seconds)
+    except OverflowError:
         return None
 
 
@@ -122,6 +124,8 @@ def _compact(text: str) -> datetime.datetime | None:
 def _iso(text: str) -> datetime.datetime | None:
     try:
         found = datetime.datetime.fromisoformat(text)
-    except ValueError:
+        return (found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).astimezone(
+            datetime.UTC
+        )
+    except (ValueError, OverflowError):
         return None
-    return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)

@@ -130,6 +130,7 @@ def test_later_answers_carry_retry_after() -> None:
         (" 0 ", 0.0),
         ("Fri, 02 Jan 2026 03:05:05 GMT", 60.0),
         ("Friday, 02-Jan-26 03:05:05 GMT", 60.0),
+        ("Fri, 02 Jan 2026 03:05:05 -0000", 60.0),
         ("Fri, 02 Jan 2026 03:00:00 GMT", 0.0),
         ("9" * 400, LONGEST_RETRY_AFTER),
         ("-5", None),

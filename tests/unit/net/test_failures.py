@@ -24,6 +24,12 @@ def tls_error(reason: str) -> ssl.SSLError:
     return error
 
 
+def certificate_error(code: int, message: str) -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_code, error.verify_message = code, message
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "reason", "text"),
     [
@@ -33,6 +39,9 @@ def tls_error(reason: str) -> ssl.SSLError:
         (ValueError(URL), "Later", "broke off"),
         (tls_error("WRONG_VERSION_NUMBER"), "TlsFailed", "plain http"),
         (tls_error("TLSV1_ALERT_PROTOCOL_VERSION"), "TlsFailed", "TLSV1_ALERT_PROTOCOL_VERSION"),
+        (tls_error("BAD_EXTENSION"), "TlsFailed", "TLS failed (BAD_EXTENSION)"),
+        (certificate_error(23, "revoked"), "CertificateInvalid", "is revoked (revoked)"),
+        (certificate_error(66, "EE key too small"), "CertificateInvalid", "is too weak"),
     ],
 )
 def test_the_root_cause_is_named(error: Exception, reason: str, text: str) -> None:

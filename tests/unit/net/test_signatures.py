@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autowasm.net.servermessage import NOTHING_SAID, ServerMessage
-from autowasm.net.signatures import is_signed, signature_hint, signed_until
+from autowasm.net.signatures import is_signed, query_secrets, signature_hint, signed_until
 
 NOW = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
 
@@ -28,7 +28,14 @@ NOW = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
         ("se=2026-01-01", None),
         ("X-Amz-Date=x&X-Amz-Expires=60", None),
         ("X-Amz-Date=20260101T100000Z&X-Amz-Expires=-1", None),
+        ("X-Amz-Date=99991231T235959Z&X-Amz-Expires=60&X-Amz-Signature=a", None),
         ("Expires=never", None),
+        ("Expires=0", "1970-01-01T00:00:00"),
+        ("Expires=" + "9" * 12, None),
+        ("se=2026-01-01T12%3A00%3A00%2B01%3A00&sig=a", "2026-01-01T11:00:00"),
+        ("se=0001-01-01T00%3A00%3A00%2B01%3A00&sig=a", None),
+        ("se=tomorrow&sig=a", None),
+        ("&".join(f"x{number}=1" for number in range(300)) + "&Expires=1767265200", None),
         ("Expires=" + "9" * 400, None),
         ("", None),
     ],
@@ -52,6 +59,16 @@ def test_the_end_is_read_from_the_query(query: str, until: str | None) -> None:
         ("X-Amz-Signature=b", ServerMessage("AccessDenied", "Request has expired"), "has expired;"),
         (
             "sig=b",
+            ServerMessage("AuthenticationFailed", "Signature not valid yet"),
+            "check the clock",
+        ),
+        (
+            "se=2026-01-01T12%3A00%3A00%2B01%3A00&sig=b",
+            NOTHING_SAID,
+            "has expired at 2026-01-01T11:00:00Z",
+        ),
+        (
+            "sig=b",
             ServerMessage("SignatureDoesNotMatch", ""),
             "URL was changed after it was signed",
         ),
@@ -62,6 +79,27 @@ def test_the_advice_fits_the_url(query: str, said: ServerMessage, hint: str) -> 
     assert hint in found
     if is_signed(f"https://b.example/o?{query}"):
         assert "a signed one" not in found, "the URL is signed already"
+
+
+def test_the_secrets_of_a_query_are_known_as_written_and_as_meant() -> None:
+    assert query_secrets("https://b.example/o?v=4&sig=abc%2Bdefgh") == ("abc%2Bdefgh", "abc+defgh")
+
+
+def test_a_malformed_url_has_no_signature_and_no_secrets() -> None:
+    malformed = "https://[::1/o?sig=abcdefghij&se=2026-01-01"
+    assert not is_signed(malformed)
+    assert signed_until(malformed) is None
+    assert query_secrets(malformed) == ()
+
+
+@given(
+    st.sampled_from(["x-amz", "x-goog", "x-oss"]),
+    st.datetimes().map(lambda at: f"{at:%Y%m%dT%H%M%SZ}".rjust(16, "0")),
+    st.integers(0, 10**14),
+)
+def test_any_date_and_duration_is_read(prefix: str, date: str, seconds: int) -> None:
+    until = signed_until(f"https://b.example/o?{prefix}-date={date}&{prefix}-expires={seconds}")
+    assert until is None or until.tzinfo is not None
 
 
 @given(st.text(max_size=200))

@@ -1,6 +1,11 @@
 """Whether a port of this machine speaks TLS, found out with one question in plain HTTP."""
 
+import asyncio
+import socket
 import ssl
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -81,3 +86,44 @@ async def test_a_server_that_says_nothing_or_is_not_there_is_none_with_tls() -> 
     async with ScriptedServer(reset) as server:
         assert not await speaks_tls(server.host, timeout=2)
     assert not await speaks_tls(f"127.0.0.1:{ports.free_port()}", timeout=2)
+
+
+@asynccontextmanager
+async def answering(*packets: bytes, reset: bool = False) -> AsyncIterator[str]:
+    """A server that sends these packets, each with a pause, and ends the connection."""
+
+    writers: list[asyncio.StreamWriter] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        await reader.read(1024)
+        for packet in packets:
+            writer.write(packet)
+            await asyncio.sleep(0.05)
+        if reset:
+            connection = writer.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    for writer in writers:
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+async def test_an_alert_of_tls_is_tls() -> None:
+    async with answering(b"\x15\x03\x01\x00\x02\x02\x46") as host:
+        assert await speaks_tls(host, timeout=5)
+
+
+async def test_the_sentence_of_a_server_with_tls_may_come_in_a_packet_of_its_own() -> None:
+    head = b"HTTP/1.0 400 Bad Request\r\n\r\n"
+    async with answering(head, b"Client sent an HTTP request to an HTTPS server.\n") as host:
+        assert await speaks_tls(host, timeout=5)
+
+
+async def test_a_server_that_resets_each_connection_has_no_tls() -> None:
+    async with answering(reset=True) as host:
+        assert not await speaks_tls(host, timeout=5)
