@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from autowasm.explain.checks import mesh, policies, server
 from autowasm.explain.finding import Level
 from autowasm.explain.meshobjects import DestinationRule, MeshSettings, ServiceEntry, Sidecar
-from autowasm.explain.objects import NetworkPolicy, Service
+from autowasm.explain.objects import NetworkPolicy, Pod, Service
 from autowasm.settings import EnvoyFetch
 from tests.parts.explained import (
     decoded,
@@ -47,6 +48,12 @@ def sidecar(hosts: list[str], *, namespace: str = "team", **spec: Any) -> Sideca
 def test_sidecar_egress_hides_or_shows_wasmer(hosts: list[str], hidden: bool) -> None:
     found = said(mesh.sidecars, facts(sidecars=(sidecar(hosts),)))
     assert ("SidecarEgress" in found) is hidden
+
+
+@pytest.mark.parametrize(("port", "hidden"), [(9999, True), (8081, False), (0, False)])
+def test_sidecar_egress_of_another_port_does_not_count(port: int, hidden: bool) -> None:
+    given = sidecar([], egress=[{"hosts": ["*/*"], "port": {"number": port}}])
+    assert ("SidecarEgress" in said(mesh.sidecars, facts(sidecars=(given,)))) is hidden
 
 
 def test_sidecar_with_a_matching_selector_wins_over_the_namespace() -> None:
@@ -123,6 +130,43 @@ def test_destination_rule_that_harms_nothing(given: DestinationRule) -> None:
     assert all(one.level < Level.WARNING for one in found.values())
 
 
+@pytest.mark.parametrize(
+    ("namespace", "host", "found"),
+    [
+        ("istio-system", "wasmer", True),
+        ("team", "wasmer", False),
+        ("team", "wasmer.istio-system", True),
+        ("team", "*", True),
+    ],
+)
+def test_a_short_host_is_of_the_rules_own_namespace(namespace: str, host: str, found: bool) -> None:
+    given = rule({"tls": {"mode": "SIMPLE"}}, host=host)
+    given = msgspec.structs.replace(
+        given, metadata=msgspec.structs.replace(given.metadata, namespace=namespace)
+    )
+    seen = said(mesh.destination_rules, facts(destinationrules=(given,)))
+    assert ("DestinationRuleTls" in seen) is found
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {"trafficPolicy": {"portLevelSettings": [{"tls": {"mode": "SIMPLE"}}]}},
+        {
+            "trafficPolicy": {
+                "portLevelSettings": [{"port": {"number": 9}, "tls": {"mode": "SIMPLE"}}]
+            }
+        },
+    ],
+)
+def test_a_destination_rule_without_settings_for_the_port_is_a_note(spec: dict[str, Any]) -> None:
+    document = {"metadata": {"name": "r", "namespace": "team"}, "spec": {"host": HOST, **spec}}
+    given = facts(destinationrules=(decoded(DestinationRule, document),))
+    found = said(mesh.destination_rules, given)["DestinationRule"]
+    assert (found.level, found.what) == (Level.NOTE, "holds for wasmer's host (tls not set)")
+
+
 def policy(namespace: str, **spec: Any) -> NetworkPolicy:
     document = {
         "metadata": {"name": "p", "namespace": namespace},
@@ -142,8 +186,10 @@ SYSTEM = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "
         ([{"to": [SYSTEM], "ports": [{"port": 53}]}], True),
         ([{"to": [SYSTEM], "ports": [{"port": 8081, "protocol": "UDP"}]}], True),
         ([{"to": [{**SYSTEM, "podSelector": {"matchLabels": {"app": "other"}}}]}], True),
+        ([{"to": [{"namespaceSelector": {"matchLabels": {"other": "yes"}}}]}], True),
         ([{}], False),
         ([{"to": [SYSTEM]}], False),
+        ([{"to": [SYSTEM], "ports": [{"protocol": "TCP"}]}], False),
         ([{"to": [SYSTEM], "ports": [{"port": 8000, "endPort": 9000}]}], False),
         ([{"to": [SYSTEM], "ports": [{"port": "http-wasm"}]}], False),
         ([{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}], False),
@@ -177,6 +223,44 @@ def test_ingress_policy_of_the_server(ingress: list[Any], closed: bool) -> None:
     assert bool(said(policies.ingress, given)) is closed
 
 
+def test_a_policy_of_the_clients_own_namespace_reaches_a_server_there() -> None:
+    near = decoded(
+        Pod,
+        {
+            "metadata": {"name": "wasmer-0", "namespace": "team", "labels": {"app": "w"}},
+            "status": {"podIPs": [{"ip": "10.9.9.9"}]},
+        },
+    )
+    for labels, closed in (({"app": "w"}, False), ({"app": "x"}, True)):
+        egress = [{"to": [{"podSelector": {"matchLabels": labels}}]}]
+        shut = policy("team", policyTypes=["Egress"], egress=egress)
+        given = facts(wasmer_pods=(near,), networkpolicies=(shut,))
+        assert bool(said(policies.egress, given)) is closed
+
+
+@pytest.mark.parametrize(
+    ("ports", "number"),
+    [
+        ([{"name": "http-wasm", "port": 8081, "targetPort": 7000}], 7000),
+        ([{"name": "http-wasm", "port": 8081, "targetPort": 0}], 8081),
+        ([{"name": "http-wasm", "port": 8081}], 8081),
+        ([{"name": "http-wasm", "port": 8081, "targetPort": "absent"}], 8081),
+        ([{"name": "other", "port": 1, "targetPort": 7000}], 8081),
+    ],
+)
+def test_policies_are_compared_with_the_port_of_the_servers_pods(
+    ports: list[dict[str, Any]], number: int
+) -> None:
+    metadata = {"name": "wasmer", "namespace": "istio-system"}
+    service = decoded(Service, {"metadata": metadata, "spec": {"ports": ports}})
+    for allowed, closed in ((number, False), (9, True)):
+        ingress = [{"ports": [{"port": allowed}]}]
+        given = facts(
+            wasmer_service=service, networkpolicies=(policy("istio-system", ingress=ingress),)
+        )
+        assert bool(said(policies.ingress, given)) is closed
+
+
 def test_policies_say_nothing_that_could_not_be_read() -> None:
     shut = policy("team", policyTypes=["Egress"], egress=[])
     given = facts(networkpolicies=(shut,), unread={"networkpolicies": "RBAC"})
@@ -194,6 +278,17 @@ def test_server_without_service_or_port_or_replica() -> None:
     assert not said(server.service, facts(wasmer_service=None, unread={"wasmer service": "RBAC"}))
 
 
+def test_a_port_of_the_service_that_istio_does_not_take_for_http_is_noted() -> None:
+    metadata = {"name": "wasmer", "namespace": "istio-system"}
+    for port, said_of_it in (({}, "nothing"), ({"name": "wasm"}, "wasm")):
+        document = {"metadata": metadata, "spec": {"ports": [{"port": 8081, **port}]}}
+        found = said(server.service, facts(wasmer_service=decoded(Service, document)))["PortName"]
+        assert found.level is Level.NOTE
+        assert f"is named {said_of_it}:" in found.what
+    document = {"metadata": metadata, "spec": {"ports": [{"port": 8081, "appProtocol": "http"}]}}
+    assert not said(server.service, facts(wasmer_service=decoded(Service, document)))
+
+
 def test_endpoints_that_are_not_wasmers() -> None:
     assert not said(server.elsewhere, facts())
     foreign = facts(wasmer_endpoints=(endpoints("10.9.9.9", "10.77.0.1"),))
@@ -202,6 +297,9 @@ def test_endpoints_that_are_not_wasmers() -> None:
         ServiceEntry, {"metadata": {"name": "e", "namespace": "x"}, "spec": {"hosts": [HOST]}}
     )
     assert said(server.entries, facts(serviceentries=(entry,)))
+    metadata = {"name": "e", "namespace": "x"}
+    other = decoded(ServiceEntry, {"metadata": metadata, "spec": {"hosts": ["other.example"]}})
+    assert not said(server.entries, facts(serviceentries=(other,)))
 
 
 def test_merged_clusters_unless_kept_local() -> None:

@@ -73,6 +73,29 @@ def test_status_that_is_absent_old_or_bad() -> None:
     assert "policy" in found.remedy
 
 
+def test_a_phase_on_the_way_asks_to_wait() -> None:
+    document = autowasm()
+    document["status"] |= {"phase": "Pending", "message": "waits for its turn"}
+    found = said(resource.phase, facts(document))["Phase"]
+    assert (found.level, found.what) == (Level.WARNING, "Pending: waits for its turn")
+    assert "wait" in found.remedy
+
+
+def test_conditions_beside_the_usual_are_errors_while_they_are_true() -> None:
+    document = autowasm()
+    document["status"]["conditions"] += [
+        {"type": "Mutated", "status": "True", "reason": "Mutated", "message": "put back 3 times"},
+        {"type": "SourceNotFound", "status": "True", "reason": "NoTag"},
+        {"type": "Other", "status": "False", "reason": "Fine"},
+    ]
+    found = said(resource.other_conditions, facts(document))
+    assert sorted(found) == ["Mutated", "SourceNotFound"]
+    assert found["Mutated"].level is Level.ERROR
+    assert found["Mutated"].what == "put back 3 times"
+    assert found["Mutated"].field == "status.conditions[Mutated]"
+    assert found["SourceNotFound"].what == "NoTag"
+
+
 def test_being_deleted() -> None:
     document = autowasm()
     document["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
@@ -95,6 +118,14 @@ def test_secret(reason: str, level: Level) -> None:
     given = facts(document, secret=SecretFact(reason=reason, problem="x" if reason else ""))
     (found,) = said(source.secret, given).values()
     assert (found.level, found.field) == (level, "spec.secret")
+
+
+def test_a_secret_of_an_object_is_not_used() -> None:
+    document = autowasm()
+    document["spec"]["filter"]["source"] = {"object": {"url": "https://s.example/m.wasm"}}
+    document["spec"]["secret"] = "pull"
+    found = said(source.secret, facts(document))["SecretUnused"]
+    assert (found.level, found.remedy) == (Level.NOTE, "remove spec.secret")
 
 
 @pytest.mark.parametrize(
@@ -153,6 +184,31 @@ def test_envoyfilter_present_foreign_terminating_or_missing() -> None:
     assert said(envoyfilter.present, foreign)["EnvoyFilterConflict"].level is Level.ERROR
     going = facts(live=_live(deletionTimestamp="2026-01-01T00:00:00Z"))
     assert said(envoyfilter.present, going)["EnvoyFilterTerminating"].level is Level.ERROR
+
+
+@pytest.mark.parametrize(("planned", "level"), [(False, Level.WARNING), (True, Level.NOTE)])
+def test_envoyfilter_of_an_earlier_autowasm_is_taken_over(planned: bool, level: Level) -> None:
+    live = _live()
+    live["metadata"]["ownerReferences"][0]["uid"] = "u0"
+    found = said(envoyfilter.present, facts(live=live, planned=planned))["EnvoyFilterAdopted"]
+    assert found.level is level
+    assert "with another uid" in found.what
+
+
+def test_envoyfilter_without_its_label_is_edited() -> None:
+    found = said(envoyfilter.present, facts(live=_live(labels={})))["EnvoyFilterEdited"]
+    assert (found.level, found.field) == (Level.WARNING, "metadata.labels")
+    assert not said(envoyfilter.edited, facts(live=_live(labels={}))), "no path of the spec differs"
+
+
+def test_envoyfilter_without_its_record_is_edited() -> None:
+    live = _live()
+    del live["metadata"]["annotations"]["wasm.tcm.io/record"]
+    found = said(envoyfilter.edited, facts(live=live))["EnvoyFilterEdited"]
+    assert (found.level, found.field) == (
+        Level.WARNING,
+        "metadata.annotations[wasm.tcm.io/record]",
+    )
 
 
 def test_envoyfilter_edited_by_hand_names_the_path() -> None:
@@ -233,6 +289,24 @@ def test_filters_in_the_tunnel_or_on_other_ports_of_it_are_not_in_the_order(
     for patch in other.spec.config_patches or ():
         patch["match"]["listener"] = listener
     assert bool(said(order.filters, facts(envoyfilters=(other,)))) is beside
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"applyTo": "NETWORK_FILTER"},
+        {"patch": {"operation": "MERGE"}},
+        {"match": {"context": "GATEWAY"}},
+    ],
+)
+def test_patches_that_put_no_filter_on_the_same_listener_are_not_in_the_order(
+    change: dict[str, Any],
+) -> None:
+    other = _filter("a")
+    assert said(order.filters, facts(envoyfilters=(other,)))
+    for patch in other.spec.config_patches or ():
+        patch |= change
+    assert not said(order.filters, facts(envoyfilters=(other,)))
 
 
 def test_wasmplugins_on_the_same_pods() -> None:

@@ -23,6 +23,23 @@ def test_no_pod_names_the_label_in_the_way() -> None:
     assert not said(pods.matched, facts(pods=(), unread={"pods": "RBAC"}))
 
 
+def test_labels_that_pods_have_are_not_named_as_in_the_way() -> None:
+    document = autowasm()
+    document["spec"]["selector"]["matchLabels"] = {"app": "details", "version": "v2"}
+    near = decoded(
+        Pod,
+        {
+            "metadata": {
+                "name": "x",
+                "namespace": "team",
+                "labels": {"app": "details", "version": "v1"},
+            }
+        },
+    )
+    found = said(pods.matched, facts(document, pods=(), neighbours=(near,)))["NoPod"]
+    assert "(version=v2: there is v1)" in found.what
+
+
 def test_pods_without_proxy() -> None:
     assert not said(pods.injected, facts())
     alone = facts(pods=(pod(proxy=False),))
@@ -42,6 +59,7 @@ def test_pods_without_proxy() -> None:
         ({}, {"ambient.istio.io/redirection": "enabled"}, {}, "ambient"),
         ({}, {}, {"istio-injection": "enabled"}, "started before"),
         ({}, {}, {"istio-injection": "disabled"}, "disabled"),
+        ({"sidecar.istio.io/inject": "true"}, {}, {}, "they ask for injection"),
     ],
 )
 def test_why_there_is_no_proxy(
@@ -50,6 +68,27 @@ def test_why_there_is_no_proxy(
     bare = pod(proxy=False, labels=labels, annotations=annotations)
     given = facts(pods=(bare,), namespaces=namespaces(team=namespace))
     assert why in said(pods.injected, given)["NotInjected"].what
+
+
+def test_pods_on_the_hosts_network_and_in_an_unknown_namespace_have_their_reason() -> None:
+    on_host = decoded(
+        Pod,
+        {
+            "metadata": {"name": "x", "namespace": "team", "labels": {"app": "details"}},
+            "spec": {"hostNetwork": True},
+        },
+    )
+    assert "host's network" in said(pods.injected, facts(pods=(on_host,)))["NotInjected"].what
+    unknown = facts(pods=(pod(proxy=False),), namespaces={})
+    assert "cannot be seen from here" in said(pods.injected, unknown)["NotInjected"].what
+
+
+def test_proxies_older_than_the_oldest_supported_istio_are_named() -> None:
+    old = pod(image="istio/proxyv2:1.7.9")
+    found = said(pods.versions, facts(pods=(old, pod("b"))))["OldProxy"]
+    assert found.level is Level.WARNING
+    assert "1 proxies are older than Istio 1.8" in found.what
+    assert "OldProxy" not in said(pods.versions, facts(pods=(pod(image="istio/proxyv2:1.8.0"),)))
 
 
 @pytest.mark.parametrize(
@@ -99,6 +138,17 @@ def test_port_with_a_service() -> None:
     assert said(ports.served, facts())["Port"].level is Level.OK
     named = facts(services=(service(target="web"),))
     assert said(ports.served, named)["Port"].level is Level.OK
+
+
+def test_a_service_without_a_target_port_leads_to_its_own_port() -> None:
+    assert said(ports.served, facts(services=(service(port=9080, target=0),)))["Port"]
+
+
+def test_pods_that_no_service_leads_to_are_counted() -> None:
+    other = pod("b", labels={"app": "other"})
+    found = said(ports.served, facts(pods=(pod(), other)))["NoServicePort"]
+    assert found.level is Level.WARNING
+    assert "to 1 of 2 Pods no Service leads on port 9080" in found.what
 
 
 def test_port_of_the_service_instead_of_the_pods() -> None:
