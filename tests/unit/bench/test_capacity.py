@@ -3,7 +3,6 @@ from dataclasses import replace
 
 import pytest
 
-from docs import capacity as page
 from tests.bench.capacity import GBIT, MB, Rollout, replicas_needed, simulate
 
 ALONE = Rollout(pods=1_000, module=2 * MB, replicas=1, chains=1, network=10 * GBIT)
@@ -62,8 +61,3 @@ def test_replicas_needed_are_enough_and_not_twice_too_many(pods: int) -> None:
 def test_same_seed_same_answer() -> None:
     plan = replace(ALONE, timeout=1.5)
     assert simulate(plan) == simulate(plan)
-
-
-def test_page_has_the_tables_of_this_simulation() -> None:
-    text = page.PAGE.read_text()
-    assert page.render(text) == text, "run: make bench-docs"

@@ -1,0 +1,8 @@
+"""docs/capacity.md has the figures of the simulation as it is."""
+
+from docs import capacity as page
+
+
+def test_page_has_the_tables_of_this_simulation() -> None:
+    text = page.PAGE.read_text()
+    assert page.render(text) == text, "run: make bench-docs"
