@@ -7,6 +7,7 @@ may begin.
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -134,14 +135,12 @@ class LeaderElector:
         """Return once leading has ended. Every request, and every pause, ends with the deadline."""
         asked = _now()
         while self.is_leading:
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(self._tenure.until):
                     # From request to request: a slow server must not make renewals rarer as well as late.
                     await asyncio.sleep(asked + self._timings.retry_period - _now())
                     asked = _now()
                     await self._try_acquire_or_renew()
-            except TimeoutError:
-                break
         self._end("not renewed in time")
 
     async def _try_acquire_or_renew(self) -> bool:

@@ -96,7 +96,6 @@ class QuickConnection:
         self._is_closed = self._is_handed_over = self._is_half_closed = False
         self._sending: Sending | None = None
         self._early = b""
-        self._deadline = 0.0
         self._late: asyncio.TimerHandle | None = None
         self._due: float | None = loop.time() + limits.request_timeout
         self._until = self._due

@@ -30,6 +30,8 @@ RAW, DETECT = "raw", "detect"
 TAR_PACKINGS = ("tar", "tar+gzip", "tar+zstd")
 """Like containerd we go by the first bytes for the compression: tools mislabel layers, and nothing depends on it."""
 
+_SHOWN = 5
+"""Names of files in a message."""
 _PREFERRED = ("plugin.wasm", "filter.wasm")
 
 
@@ -154,9 +156,10 @@ def _choose(stream: Stream, *, limits: Limits) -> Member:
     candidates = _candidates(stream, limits=limits)
     if candidates.found:
         return choose_member(candidates.found)
-    held = listed(candidates.others) if candidates.others else "no files"
+    more = candidates.other_files - len(candidates.others)
+    held = f"{listed(candidates.others)} and {more} more" if more else listed(candidates.others)
     raise ContentRejected(
-        f"the archive holds no *.wasm file: put the module there as plugin.wasm; it holds {held}",
+        f"the archive holds no *.wasm file: put the module there as plugin.wasm; it holds {held or 'no files'}",
         reason="ModuleNotFoundInArchive",
     )
 
@@ -190,22 +193,26 @@ def _at_member(stream: Stream, member: Member, *, limits: Limits) -> Source:
 class _Candidates:
     found: list[Member]
     others: list[str]
-    """The names of some other files, for a message."""
+    """The names of the first other files, for a message."""
+    other_files: int
+    """How many there are."""
 
 
 def _candidates(stream: Stream, *, limits: Limits) -> _Candidates:
     reader = TarReader(stream, limits=limits)
     found: dict[str, Member] = {}
     others: list[str] = []
-    ordinal = 0
+    ordinal = other_files = 0
     while (entry := reader.next()) is not None:
         found.pop(_path(entry.name), None)  # as unpacking would: the last one with a path counts
         if entry.is_file and is_candidate(entry.name):
             found[_path(entry.name)] = Member(entry.name, ordinal, entry.size)
-        elif entry.is_file and len(others) < 6:
-            others.append(entry.name)
+        elif entry.is_file:
+            other_files += 1
+            if len(others) < _SHOWN:
+                others.append(entry.name)
         ordinal += 1
-    return _Candidates(list(found.values()), others)
+    return _Candidates(list(found.values()), others, other_files)
 
 
 def is_candidate(name: str) -> bool:
@@ -228,7 +235,8 @@ def _only(members: Sequence[Member]) -> Member:
             "name the one that is meant plugin.wasm",
             reason="AmbiguousModule",
         )
-    return members[0]
+    (only,) = members
+    return only
 
 
 def _copy(stream: Stream, destination: Path, *, limits: Limits) -> None:

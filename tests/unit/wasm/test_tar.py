@@ -109,6 +109,19 @@ def test_archive_ends_with_a_block_of_zeros_or_none(end: bytes) -> None:
     assert entries(FILE + bytes(512) + FILE)[1:] == []
 
 
+def test_after_the_end_there_is_nothing_more() -> None:
+    tar = reader(header(b"a", 600) + padded(b"x" * 600) + END)
+    assert tar.next() is not None
+    for _ in range(2):
+        assert tar.next() is None
+        assert tar.read(10) == b""
+
+
+@pytest.mark.parametrize("byte", [1, ord(" "), ord("0"), ord("X"), 255])
+def test_block_of_anything_but_zeros_is_no_end(byte: int) -> None:
+    assert refusal(FILE + bytes([byte]) * 512)[0] == "ArchiveInvalid"
+
+
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
