@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from autowasm.cli.registries import Connection
-from autowasm.errors import ContentRejected, UsageError
+from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.registry import media
@@ -31,11 +31,8 @@ _LEAST: Final = 8
 
 
 def consumer_of(flag: str) -> str:
-    """The consumer that `--require` calls `flag`. Raises UsageError."""
-    for name in OTHERS:
-        if name.lower().replace(" ", "-") == flag:
-            return name
-    raise UsageError(f"--require: unknown: {flag}")
+    """The consumer that `--require` calls `flag`, one of the choices of that flag."""
+    return next(name for name in OTHERS if name.lower().replace(" ", "-") == flag)
 
 
 @dataclass(frozen=True, slots=True)

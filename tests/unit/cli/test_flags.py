@@ -151,6 +151,11 @@ WRONG = [
     ("--registry-ca-file", "r.example:65536=/dev/null", "the port must be from 1 to 65535"),
     ("--registry-proxy", "http://proxy.example:65536", "not a URL of the form http://HOST:PORT"),
     ("--registry-proxy", "http://proxy.example:0", "not a URL of the form http://HOST:PORT"),
+    ("--registry-ca-file", "=/dev/null", "there is no file"),
+    ("--peer", "https://peer.example:8081", "write http://HOST:PORT, not"),
+    ("--peer", "http://u:p@peer.example", "write http://HOST:PORT, not"),
+    ("--peer", "http://peer.example:8081/x", "without a path"),
+    ("--peer", "peer.example:8081?x", "without a path"),
     ("--peer", "http://peer.example:65536", "the port must be a number from 1 to 65535"),
     ("--peer", "http://peer.example:x", "the port must be a number from 1 to 65535"),
 ]
@@ -162,6 +167,11 @@ def test_wrong_value_names_the_flag_and_what_is_right(flag: str, value: str, say
         read(*NEEDED, f"{flag}={value}")
     assert str(caught.value).startswith(f"{flag}: ")
     assert says in str(caught.value)
+
+
+def test_a_switch_from_the_environment_is_true_or_false() -> None:
+    with pytest.raises(UsageError, match="WASMER_ALLOW_MESH_WIDE: must be true or false"):
+        read("controller", environment={"WASMER_ALLOW_MESH_WIDE": "maybe"})
 
 
 def test_wrong_variable_is_named_as_a_variable() -> None:
@@ -208,6 +218,16 @@ def test_registries_in_full(tmp_path: Path) -> None:
     assert (outgoing.host_rate, outgoing.host_burst) == (5.0, 10)
     assert settings.policy_file == two
     assert "s3cret" not in repr(settings)
+
+
+def test_one_ca_file_is_for_every_host(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.pem", tmp_path / "two.pem"
+    for path in (one, two):
+        path.touch()
+    with pytest.raises(UsageError, match="only one without HOST="):
+        read(*NEEDED, f"--registry-ca-file={one}", f"--registry-ca-file={two}")
+    with pytest.raises(UsageError, match="write HOST=FILE or FILE"):
+        read(*NEEDED, f"--registry-ca-file=={one}")
 
 
 @pytest.mark.parametrize(

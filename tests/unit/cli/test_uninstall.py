@@ -1,10 +1,13 @@
 """`wasmer check-uninstall` where no API server is needed: what it says, and what it says without one."""
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from autowasm.cli import uninstall, wasmer
+from tests.unit.kube.wire import Wire, failure, json_answer, serve, write_kubeconfig
 
 
 def _autowasm(number: int) -> uninstall.Document:
@@ -31,3 +34,75 @@ def test_outside_of_a_cluster_it_says_what_is_missing(
         wasmer.main(["check-uninstall", "--kubeconfig", str(tmp_path / "none")])
     assert caught.value.code == 2
     assert "none" in capsys.readouterr().err
+
+
+def _page(*items: Any, more: int | None = None) -> dict[str, Any]:
+    return {"metadata": {} if more is None else {"remainingItemCount": more}, "items": list(items)}
+
+
+async def _asked(wire: Wire, folder: Path) -> int:
+    async with serve(wire):
+        kubeconfig = write_kubeconfig(folder / "config", wire.url, {"token": "t"})
+        return await asyncio.to_thread(
+            wasmer.main, ["check-uninstall", "--kubeconfig", str(kubeconfig)]
+        )
+
+
+DELETED = {"metadata": {"namespace": "a", "name": "b", "deletionTimestamp": "2026-01-01T00:00:00Z"}}
+
+
+@pytest.mark.parametrize(
+    ("document", "status", "says"),
+    [
+        (_page(), 0, "There are no AutoWasms"),
+        (_page(DELETED), 0, "There are no AutoWasms"),
+        (_page(_autowasm(1), DELETED), 1, "there is 1 AutoWasm (team/filter-1)"),
+        (_page(_autowasm(1), more=7), 1, "there are 8 AutoWasms"),
+    ],
+)
+async def test_the_exit_status_says_whether_it_may_go(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    document: dict[str, Any],
+    status: int,
+    says: str,
+) -> None:
+    wire = Wire(json_answer(document))
+    assert await _asked(wire, tmp_path) == status
+    assert says in capsys.readouterr().out
+    assert [(one.method, one.path) for one in wire.asked] == [
+        ("GET", "/apis/wasm.tcm.io/v1alpha1/autowasms")
+    ]
+
+
+async def test_without_the_resource_there_is_nothing_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await _asked(Wire(failure(404, "NotFound")), tmp_path) == 0
+    assert "can be uninstalled" in capsys.readouterr().out
+
+
+async def test_a_refusal_is_no_permission_to_go(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await _asked(Wire(failure(403, "Forbidden", "no list for you")), tmp_path) == 1
+    said = capsys.readouterr().out
+    assert "Cannot tell whether there are AutoWasms" in said
+    assert "no list for you" in said
+    assert "--no-hooks" in said
+
+
+@pytest.mark.parametrize("patience", [60.0, -1.0])
+async def test_a_server_with_trouble_is_asked_again_until_the_deadline(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    patience: float,
+) -> None:
+    monkeypatch.setattr(uninstall, "_DEADLINE", patience)
+    monkeypatch.setattr(uninstall, "_PAUSE", 0.0)
+    troubles = (failure(500, "InternalError"), failure(429, "TooManyRequests"))
+    wire = Wire(*troubles, json_answer(_page()))
+    assert await _asked(wire, tmp_path) == (0 if patience > 0 else 1)
+    assert len(wire.asked) == (3 if patience > 0 else 1)
+    assert ("can be uninstalled" in capsys.readouterr().out) is (patience > 0)

@@ -1,6 +1,8 @@
 """`wasmc` without a registry: start-up, what it imports, usage errors."""
 
 import json
+import os
+import pty
 import subprocess
 import sys
 from importlib import metadata
@@ -8,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from autowasm.cli import transfers
+from autowasm.cli import wasmc as command
 from autowasm.net import hosts
 
 FORBIDDEN_ALWAYS = (
@@ -124,6 +128,14 @@ def test_version(tmp_path: Path) -> None:
             ["push", "r.example/x", "-f", "m.wasm", "--annotation", "module.wasm.runtime/type=x"],
             "cannot be given",
         ),
+        (["push", "r.example/x", "-f", "m.wasm", "--annotation", "\udcff=x"], "is not valid text"),
+        (["inspect", "m.wasm", "--envoy-version", "new"], "--envoy-version"),
+        (["inspect", "x" * 300], "longer than 255 characters"),
+        (["plan", "-f", "absent.yaml", "--offline"], "-f absent.yaml: No such file"),
+        (
+            ["plan", "-f", "-", "--offline", "--username", "u", "--password-stdin"],
+            "only one can be read from standard input",
+        ),
         (["inspect"], "REF"),
         (["inspect", ""], "no image is named"),
         (["inspect", "absent.wasm"], "there is no such file"),
@@ -154,6 +166,76 @@ def test_wrong_usage_ends_with_2_and_one_sentence(
     last = done.stderr.splitlines()[-1]
     assert last.startswith("wasmc: error: ")
     assert message in last
+
+
+def test_a_password_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    login = ("--username", "u", "--password-stdin")
+    done = wasmc("pull", "r.example/x", *login, cwd=tmp_path, stdin="p" * 100_000)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--password-stdin: longer than" in done.stderr
+    assert "ppp" not in done.stderr
+
+
+def _inspect(standard_input: int, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "autowasm.cli.wasmc", "inspect", "-"],
+        stdin=standard_input,
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_terminal_is_not_read_as_a_module(tmp_path: Path) -> None:
+    leader, follower = pty.openpty()
+    try:
+        done = _inspect(follower, tmp_path)
+    finally:
+        os.close(leader)
+        os.close(follower)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "a terminal; pipe a module into the command" in done.stderr
+
+
+def test_standard_input_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    try:
+        done = _inspect(writing, tmp_path)
+    finally:
+        os.close(reading)
+        os.close(writing)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "-: Bad file descriptor" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (PermissionError(13, "Permission denied", "/some/file"), "/some/file: Permission denied"),
+        (OSError(28, "No space left on device"), "error: No space left on device"),
+        (
+            ZeroDivisionError("division"),
+            "ZeroDivisionError: division (this is a bug; WASMC_DEBUG=1",
+        ),
+    ],
+)
+def test_an_error_of_any_kind_is_one_line_and_status_1(
+    error: Exception,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(transfers, "run", fail)
+    monkeypatch.delenv("WASMC_DEBUG", raising=False)
+    assert command.main(["pull", "r.example/x"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("wasmc: error: ")
+    assert says in line
 
 
 @pytest.mark.parametrize(

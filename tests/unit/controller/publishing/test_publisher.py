@@ -5,13 +5,19 @@ from typing import Any, cast
 
 import pytest
 
-from autowasm.api.envoyfilter import MANAGED_BY
+from autowasm.api.envoyfilter import MANAGED_BY, render
+from autowasm.api.parsing import parse
 from autowasm.controller.publishing.overlay import WriteOverlay
 from autowasm.controller.publishing.publisher import ClusterPublisher
+from autowasm.errors import AutoWasmError
+from autowasm.kube import errors
 from autowasm.kube.client import KubeClient
+from autowasm.kube.controller import TerminalError
 from autowasm.kube.leadership import NotLeading, Tenure
 from autowasm.kube.resources import ObjectKey
+from autowasm.settings import EnvoyFetch
 from tests.fakes.autowasms import document
+from tests.parts import explained
 
 KEY = ObjectKey("default", "test")
 
@@ -125,3 +131,149 @@ async def test_an_answer_of_before_the_deletion_is_not_shown(call: str) -> None:
     }
     await acts[call]()
     assert [overlay.get(KEY) for overlay in overlays] == [None, None]
+
+
+class RefusingClient(CountingClient):
+    """Answers each call with this error."""
+
+    def __init__(self, error: errors.ApiError) -> None:
+        super().__init__()
+        self._error = error
+
+    async def request(self, method: str, path: str, *, body: dict[str, Any]) -> bytearray:
+        await super().request(method, path, body=body)
+        raise self._error
+
+
+class HeldClient(CountingClient):
+    """Its EnvoyFilter is this."""
+
+    def __init__(self, live: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._live = live
+
+    async def get(self, resource: object, key: ObjectKey) -> Mapping[str, Any]:
+        return self._live
+
+
+def _publisher(
+    client: object, stored: Mapping[ObjectKey, Any], owner: Mapping[str, Any]
+) -> tuple[ClusterPublisher, WriteOverlay, list[tuple[Any, ...]]]:
+    """With what it shows of EnvoyFilters, and its Events."""
+    told: list[tuple[Any, ...]] = []
+    overlay = WriteOverlay(stored.get)
+    publisher = ClusterPublisher(
+        cast("KubeClient", client),
+        autowasms=WriteOverlay(lambda _: owner),
+        envoyfilters=overlay,
+        announce=lambda *event: told.append(event),
+    )
+    return publisher, overlay, told
+
+
+OWNER = document(metadata={"uid": "u", "resourceVersion": "1"})
+TERMINATING = frozenset({"NamespaceTerminating"})
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "says"),
+    [
+        (
+            errors.Invalid("no ports", code=422),
+            AutoWasmError,
+            "refuses the EnvoyFilter .* no ports",
+        ),
+        (errors.BadRequest("no field x", code=400), AutoWasmError, "refuses .* no field x"),
+        (errors.Forbidden("no quota", code=403), AutoWasmError, "refuses .* no quota"),
+        (
+            errors.ServerError("etcdserver: request is too large", code=500),
+            AutoWasmError,
+            "refuses .* too large",
+        ),
+        (errors.ServerError("leader changed", code=500), errors.ServerError, "leader changed"),
+        (errors.Conflict("old", code=409), errors.Conflict, "old"),
+        (errors.NotFound("gone", code=404), errors.NotFound, "gone"),
+        (
+            errors.Forbidden("being terminated", code=403, causes=TERMINATING),
+            TerminalError,
+            "namespace default is being deleted",
+        ),
+    ],
+)
+async def test_a_refused_write_says_why_or_is_tried_again(
+    error: errors.ApiError, raised: type[Exception], says: str
+) -> None:
+    stored = {KEY: _envoyfilter(version="1")}
+    publisher, _, _ = _publisher(RefusingClient(error), stored, OWNER)
+    with pytest.raises(raised, match=says) as caught:
+        await publisher.publish(KEY, OWNER, _envoyfilter(patches=("x",)))
+    if isinstance(caught.value, AutoWasmError):
+        assert caught.value.reason == "EnvoyFilterRefused"
+
+
+@pytest.mark.parametrize("error", [errors.Conflict("old", code=409), errors.NotFound("gone")])
+async def test_after_a_conflict_the_informer_counts_and_not_our_own_write(
+    error: errors.ApiError,
+) -> None:
+    stored = {KEY: _envoyfilter(version="1")}
+    publisher, overlay, _ = _publisher(RefusingClient(error), stored, OWNER)
+    overlay.wrote(KEY, _envoyfilter(version="2", patches=("ours",)))
+    with pytest.raises(type(error)):
+        await publisher.publish(KEY, OWNER, _envoyfilter(patches=("x",)))
+    assert overlay.get(KEY) == _envoyfilter(version="1")
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"ownerReferences": []}, {"deletionTimestamp": "2026-01-01T00:00:00Z"}]
+)
+async def test_an_envoyfilter_that_is_foreign_or_goes_is_not_found(
+    metadata: dict[str, Any],
+) -> None:
+    live = _envoyfilter(version="1")
+    live["metadata"] |= metadata
+    client = HeldClient(live)
+    publisher, overlay, told = _publisher(client, {}, OWNER)
+    await publisher.find(KEY, OWNER)
+    assert overlay.get(KEY) is None
+    assert (client.requests, told) == ([], [])
+
+
+async def test_a_raised_count_of_healings_is_announced_and_not_written() -> None:
+    key, client = ObjectKey("team", "test"), CountingClient()
+    owner = explained.autowasm()
+
+    def rendered(heal: int) -> dict[str, Any]:
+        return render(parse(owner), explained.RECORD, EnvoyFetch(), heal=heal)
+
+    stored: dict[ObjectKey, Any] = {}
+    publisher, _, told = _publisher(client, stored, owner)
+    for heal in (0, 0, 7):  # the reconciler takes the count of what is there
+        stored[key] = rendered(heal)
+        assert not await publisher.publish(key, owner, rendered(heal))
+    assert [event[2] for event in told] == ["Mutated"]
+    assert "drains all of its sidecars" in told[0][3]
+    assert client.requests == []
+
+
+async def test_a_status_that_says_the_same_is_not_written() -> None:
+    client = CountingClient()
+    owner = {**OWNER, "status": {"phase": "Synced"}}
+    publisher, _, _ = _publisher(client, {}, owner)
+    assert not await publisher.write_status(KEY, owner, {"phase": "Synced"})
+    assert client.requests == []
+
+
+@pytest.mark.parametrize("kind", ["status", "spec"])
+async def test_what_is_being_deleted_is_not_written(kind: str) -> None:
+    gone = {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["example.com/hold"]}
+    client = CountingClient()
+    owner = document(metadata={"uid": "u", "resourceVersion": "1", **gone})
+    live = _envoyfilter(version="1")
+    live["metadata"] |= gone
+    publisher, _, _ = _publisher(client, {KEY: live}, owner)
+    if kind == "status":
+        assert not await publisher.write_status(KEY, owner, {"phase": "Synced"})
+    else:
+        with pytest.raises(AutoWasmError, match=r"example\.com/hold holds it"):
+            await publisher.publish(KEY, owner, _envoyfilter(patches=("x",)))
+    assert client.requests == []
