@@ -1,4 +1,4 @@
-"""One fleet for each file of rows; every row finds it as at the start."""
+"""One fleet for each file of rows, on the control plane of the worker process; every row finds it as at the start."""
 
 from collections.abc import AsyncIterator
 
@@ -6,29 +6,32 @@ import pytest
 import pytest_asyncio
 
 from tests.chaos.newcomer import NAME, add_newcomers_service
+from tests.parts.controlplane import ControlPlane
 from tests.parts.fleet import Fleet, fleet
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running_fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
-    async with fleet(tmp_path_factory.mktemp("fleet")) as world:
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def running_fleet(
+    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Fleet]:
+    async with fleet(tmp_path_factory.mktemp("fleet"), plane=control_plane) as world:
         yield world
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def world(running_fleet: Fleet) -> Fleet:
     """Three replicas, one AutoWasm `data` on the sidecar, nothing wrong."""
     await running_fleet.clean()
     return running_fleet
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def with_newcomers(running_fleet: Fleet) -> AsyncIterator[Fleet]:
     await add_newcomers_service(running_fleet)
     yield running_fleet
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def mesh(with_newcomers: Fleet, world: Fleet) -> Fleet:
     """`world`, and an AutoWasm for Pods that start later (`newcomer.py`)."""
     await world.publish(NAME)

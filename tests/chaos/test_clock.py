@@ -11,12 +11,13 @@ import pytest_asyncio
 from tests.chaos.checks import Audited, unharmed
 from tests.chaos.newcomer import NAME, add_newcomers_service, newcomer
 from tests.parts import wire
+from tests.parts.controlplane import ControlPlane
 from tests.parts.faults.clocks import Clock
 from tests.parts.fleet import LEASE_SECONDS, Fleet, fleet
 
 pytestmark = [
     pytest.mark.chaos,
-    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.timeout(600),
 ]
 
@@ -32,10 +33,12 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
     return clock
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def clocked(clock: Clock, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def clocked(
+    control_plane: ControlPlane, clock: Clock, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Fleet]:
     directory: Path = tmp_path_factory.mktemp("clocked")
-    async with fleet(directory, env=clock.environment) as world:
+    async with fleet(directory, plane=control_plane, env=clock.environment) as world:
         await add_newcomers_service(world)
         await world.publish(NAME)
         yield world

@@ -11,7 +11,7 @@ from tests.parts.faults.proxy import Delay, Hang, Mode, Pass, Refuse
 from tests.parts.fleet import LEASE_SECONDS, Fleet
 from tests.parts.installation import Document, autowasms
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
 DOWN_SECONDS = 60
 

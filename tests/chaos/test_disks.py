@@ -14,7 +14,7 @@ from tests.parts import wat, wire
 from tests.parts.fleet import Fleet
 from tests.parts.installation import Document
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
 LARGE = 16 * 1024 * 1024
 """Bytes: more than the kernel holds of one connection, so that a client can stop in the middle."""

@@ -1,18 +1,27 @@
 """etcd goes and comes back: nobody can write meanwhile, and nothing that is published suffers."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 
 from tests.chaos.checks import Audited, unharmed
 from tests.chaos.newcomer import newcomer
-from tests.parts.fleet import Fleet
+from tests.parts.fleet import Fleet, fleet
 
 pytestmark = [
     pytest.mark.chaos,
-    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.timeout(300),
 ]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def running_fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
+    """On a control plane of its own, whose etcd is killed."""
+    async with fleet(tmp_path_factory.mktemp("fleet")) as world:
+        yield world
 
 
 async def test_etcd_is_killed_and_starts_again(mesh: Fleet) -> None:

@@ -12,12 +12,13 @@ from autowasm.api import envoyfilter as envoyfilters
 from autowasm.settings import EnvoyFetch
 from tests.chaos.checks import Audited
 from tests.parts import wire
+from tests.parts.controlplane import ControlPlane
 from tests.parts.fleet import Fleet, fleet
 from tests.parts.istio import sidecar
 from tests.parts.load import Load
 
 pytestmark = [
-    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.timeout(300),
     pytest.mark.chaos,
 ]
@@ -27,12 +28,17 @@ LATE = "127.0.0.24"
 LABELS = {"app": "late"}
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def world(
+    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Fleet]:
     # One retry only: a proxy gives up in seconds, not in a minute.
     arguments = (f"--heal-after={HEAL_AFTER}s", "--envoy-fetch-retries=1")
     async with fleet(
-        tmp_path_factory.mktemp("healing"), arguments=arguments, envoy=EnvoyFetch(retries=1)
+        tmp_path_factory.mktemp("healing"),
+        plane=control_plane,
+        arguments=arguments,
+        envoy=EnvoyFetch(retries=1),
     ) as world:
         await world.istiod.add_workload(
             "late", labels=LABELS, address=LATE, port=world.port, service=world.service

@@ -12,7 +12,7 @@ from tests.parts.fleet import Fleet
 from tests.parts.installation import Document, autowasms, envoyfilters
 
 pytestmark = [
-    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.timeout(300),
     pytest.mark.chaos,
 ]

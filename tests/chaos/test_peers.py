@@ -14,7 +14,7 @@ from tests.parts.faults.proxy import Pass, Refuse
 from tests.parts.fleet import REPLICAS, Fleet
 from tests.parts.wasmer import Wasmer
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
 TROUBLES = [
     neighbours.UNREACHABLE,

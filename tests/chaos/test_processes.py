@@ -9,7 +9,7 @@ from tests.chaos.registries import DOWN
 from tests.parts.faults.denial import Denied, denied
 from tests.parts.fleet import LEASE_SECONDS, Fleet
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
 
 async def test_killed_leader(world: Fleet) -> None:

@@ -26,7 +26,7 @@ _LEVEL = re.compile(r"\S+ \[(\w+) *\]")
 
 pytestmark = [
     pytest.mark.chaos,
-    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.timeout(SECONDS + 300),
 ]
 

@@ -16,7 +16,7 @@ from tests.chaos.registries import RETRY_AFTER, Trouble
 from tests.parts.fleet import Fleet
 from tests.parts.installation import Document
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
 QUICK = [
     registries.DOWN,

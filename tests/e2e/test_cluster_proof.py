@@ -7,13 +7,14 @@ from datetime import UTC, datetime
 import pytest
 import pytest_asyncio
 
+from tests.parts.controlplane import ControlPlane
 from tests.parts.faults.virtualtime import VirtualTime
 from tests.parts.fleet import LABELS, SIDECAR, Fleet, fleet
 from tests.parts.installation import Document, autowasms
 from tests.parts.load import Load
 from tests.parts.wasmer import Wasmer
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
 PODS = "/api/v1/namespaces/default/pods"
 LEASE_SECONDS = 1_000
@@ -65,12 +66,16 @@ class World:
                 return
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def world(
+    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[World]:
     directory = tmp_path_factory.mktemp("proof")
     time = VirtualTime(directory / "time")
     arguments = (f"--lease-duration={LEASE_SECONDS}s", f"--renew-deadline={LEASE_SECONDS / 2:g}s")
-    async with fleet(directory, arguments=arguments, env=time.environment) as world:
+    async with fleet(
+        directory, plane=control_plane, arguments=arguments, env=time.environment
+    ) as world:
         yield World(world, time)
 
 
