@@ -8,6 +8,7 @@ may begin.
 
 import asyncio
 import contextlib
+import itertools
 import random
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -236,13 +237,13 @@ class LeaderElector:
         try:
             async with asyncio.timeout_at(until):
                 await self._tenure.no_scope_left()
-                for last in range(1, _RELEASE_TRIES + 1):
+                for tried in itertools.count(1):
                     try:
                         await self._give_up()
                         break
                     except Conflict:
                         self._fresh = False
-                        if last == _RELEASE_TRIES:
+                        if tried == _RELEASE_TRIES:
                             raise
         except (ApiError, TimeoutError) as error:
             self._log.warning("lease not released", error=f"{type(error).__name__}: {error}")

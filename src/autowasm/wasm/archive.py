@@ -132,7 +132,7 @@ def _extract_detected(source: Path, destination: Path, *, limits: Limits) -> str
             if head.startswith(binary.MAGIC):
                 _copy(stream, destination, limits=limits)
                 return name
-            if is_compressed(head[:4]):
+            if is_compressed(head):
                 steps.append(_DECOMPRESS)
             elif tar.is_header(head):
                 member = _choose(stream, limits=limits)

@@ -201,7 +201,7 @@ class ZstdSource:
 
 
 def is_compressed(head: bytes) -> bool:
-    """Whether what begins with these 4 bytes is gzip or zstd."""
+    """Whether what begins with these bytes, 4 or more, is gzip or zstd."""
     return head.startswith(GZIP_MAGIC) or _is_zstd(head)
 
 

@@ -164,9 +164,8 @@ class TarReader:
                     "pack the module without the rest",
                     reason="ArchiveTooLarge",
                 )
-            space = data.find(b" ", position, position + 10)
-            digits = data[position:space] if space > 0 else b""
-            length = int(digits) if digits.isdigit() else 0
+            digits, space, _ = data[position : position + 10].partition(b" ")
+            length = int(digits) if space and digits.isdigit() else 0
             record = data[position : position + length]
             if length <= len(digits) + 2 or record[-1:] != b"\n" or len(record) < length:
                 raise archive_invalid("a pax header whose records have wrong lengths")
@@ -195,7 +194,7 @@ class TarReader:
 
 def is_header(block: bytes) -> bool:
     """Whether a tar header with the right checksum is here: the sum of its bytes, the sum itself counted as spaces."""
-    if len(block) < BLOCK or not block.strip(b"\0"):
+    if len(block) < BLOCK:
         return False
     try:
         claimed = _number(block[148:156])

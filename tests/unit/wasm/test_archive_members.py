@@ -144,6 +144,22 @@ def test_member_that_is_not_there_any_more_is_refused(source: Path) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("data", "packing", "name"),
+    [
+        (WASM, "raw", ""),
+        (WASM, "detect", ""),
+        (gz(WASM), "detect", ""),
+        (tar({"d/a.wasm": WASM}), "tar", "d/a.wasm"),
+        (gz(tar({"./a.wasm": gz(WASM)})), "detect", "./a.wasm"),
+    ],
+)
+def test_name_of_the_member_is_told(source: Path, data: bytes, packing: str, name: str) -> None:
+    source.write_bytes(data)
+    target = source.with_name("module")
+    assert extract_module(source, target, packing=packing, limits=Limits()) == name
+
+
 @pytest.mark.parametrize("depth", [0, 1, 2, 3, 4])
 def test_packings_in_each_other_have_a_limit(source: Path, depth: int) -> None:
     data = WASM

@@ -349,7 +349,7 @@ def test_posix_archives_have_a_prefix_of_the_name(fields: dict[str, Any], name: 
 
 
 def test_name_takes_all_its_100_bytes_and_ends_before_a_zero() -> None:
-    assert only(header(b"n" * 100)).name == "n" * 100
+    assert only(header(b"n" * 100, at_100=b"0000644\0")).name == "n" * 100
     assert only(header(b"a\0b")).name == "a"
     assert only(header(b"\xff.wasm")).name == "\\xff.wasm"
 
@@ -374,6 +374,22 @@ def test_header_is_told_by_its_checksum() -> None:
         bad[offset] ^= 1
         assert not is_header(bytes(bad)), offset
     assert not is_header(good[:148] + b"no digit" + good[156:])
+
+
+@pytest.mark.parametrize(
+    "form", ["{:06o}\0 ", "{:07o}\0", "{:08o}", "{:6o}\0 ", "{:o}\0\0\0\0", "  {:o}"]
+)
+def test_checksum_may_be_written_in_every_form_that_tars_use(form: str) -> None:
+    block = bytearray(header(b"a", at_136=b"7" * 12))
+    block[148:156] = b" " * 8
+    block[148:156] = form.format(sum(block)).encode().ljust(8, b"\0")[:8]
+    assert is_header(bytes(block))
+
+
+@pytest.mark.parametrize("first", [0x80, 0x81, 0xBF])
+def test_numbers_of_base_256_that_are_too_large_are_refused_as_such(first: int) -> None:
+    field = bytes([first]) + b"\1" + bytes(10)
+    assert refusal(header(b"a", field))[0] == "ArchiveTooLarge"
 
 
 @pytest.mark.parametrize("name", [b"\xff", b"\x80\x7f", b"\xc3\xa4\x81"])
