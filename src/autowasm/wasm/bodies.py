@@ -9,7 +9,7 @@ proposals/exception-handling/legacy/Exceptions.md.
 """
 
 from array import array
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from autowasm.limits import Limits
@@ -126,12 +126,6 @@ class Bodies:
             raise invalid("a function body without an end", at=end) from error
         if reader.position != end:
             raise invalid("a function body that ends within an instruction", at=end)
-
-    def functions_with(self, wanted: Collection[int], among: Iterable[int]) -> set[int]:
-        """Which of the functions `among` have one of the `wanted` instructions. Raises as `read`."""
-        return {
-            function for function in among if next(self.read(function, wanted), None) is not None
-        }
 
 
 def _instructions(reader: Reader, wanted: Collection[int]) -> Iterator[tuple[int, int]]:

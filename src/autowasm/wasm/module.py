@@ -148,10 +148,7 @@ class _Parts:
         return values.read_function_types(section.reader(self._data), wanted) if section else {}
 
     def signatures(self, wanted: set[int]) -> dict[int, str]:
-        section = self._sections.get(binary.TYPE)
-        if section is None:
-            return {}
-        return values.read_signatures(section.reader(self._data), wanted, limits=self._limits)
+        return values.read_signatures(self._types(), wanted, limits=self._limits)
 
     def check_function_names(self) -> None:
         if self._names is not None:
@@ -183,16 +180,14 @@ class _Parts:
         return storage.read_global_types(reader, wanted, limits=self._limits)
 
     def find_linked_type(self, wanted: set[int]) -> int | None:
-        section = self._sections.get(binary.TYPE)
-        if section is None:
-            return None
-        return values.find_linked_type(section.reader(self._data), wanted, limits=self._limits)
+        return values.find_linked_type(self._types(), wanted, limits=self._limits)
 
     def find_unknown_type(self, wanted: set[int]) -> int | None:
-        section = self._sections.get(binary.TYPE)
-        if section is None:
-            return None
-        return values.find_unknown_type(section.reader(self._data), wanted, limits=self._limits)
+        return values.find_unknown_type(self._types(), wanted, limits=self._limits)
+
+    def _types(self) -> Reader:
+        """A valid module that exports a function, as a filter does, has the section of types."""
+        return self._sections[binary.TYPE].reader(self._data)
 
 
 def _abi_version(exports: tuple[Export, ...], *, is_go: bool) -> str:

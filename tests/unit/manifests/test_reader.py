@@ -49,6 +49,11 @@ def read(content: str, *, object_bytes: int = 10_000, file_bytes: int = 80_000) 
         ("- a\n", r"document 1 \(line 1\) is not an object"),
         ("kind: List\nitems:\n- kind: X\n- 1\n", r"document 1 \(line 1\), items\[1\] is not an object"),
         ("kind: List\nitems: {}\n", "items is not a list"),
+        ("kind: List\nitems: [{apiVersion: v1}]\n", r"items\[0\]: kind is missing"),
+        (f"{HEAD}b: 1\n\ufeffc: 1\n", "line 3: a byte order mark can only begin a document"),
+        ('{"kind": "X", "a": ' + "[" * (NESTING_MOST + 1) + "]" * (NESTING_MOST + 1) + "}", "nested deeper"),
+        (f"{HEAD}a: &x {'[' * 60}{']' * 60}\nb: {'[' * 60}*x{']' * 60}\n", "line 2.*nested deeper"),
+        (f"{HEAD}x0: &x0 {{}}\n" + "".join(f"x{n + 1}: &x{n + 1} {{<<: *x{n}}}\n" for n in range(NESTING_MOST + 2)), "nested deeper"),
         ("kind: List\nitems: [{kind: List, items: []}]\n", r"items\[0\] is a List itself"),
     ],
 )  # fmt: skip
@@ -134,3 +139,38 @@ def test_a_value_alone_is_read_with_the_same_types() -> None:
     assert reader.read_value(b"", file_bytes=1_000) is None
     with pytest.raises(Unreadable, match="larger than 3 bytes"):
         reader.read_value(b"a: 1", file_bytes=3)
+
+
+def test_items_of_a_list_of_one_kind_take_its_kind_and_version() -> None:
+    text = "kind: AutoWasmList\napiVersion: wasm.tcm.io/v1alpha1\nitems: [{metadata: {name: a}}]\n"
+    (found,) = read(text).objects
+    assert found.value == {
+        "metadata": {"name": "a"},
+        "kind": "AutoWasm",
+        "apiVersion": "wasm.tcm.io/v1alpha1",
+    }
+
+
+def test_yaml_may_follow_json_in_a_file() -> None:
+    found = read('{"kind": "X"}   \n  \nkind: Z\n')
+    assert [one.value for one in found.objects] == [{"kind": "X"}, {"kind": "Z"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("!!timestamp 2001-12-14t21:59:43.10-05:00", "2001-12-14t21:59:43.10-05:00"),
+        ("!!timestamp 0000-02-29", "0000-02-29"),
+        ("!!binary /w==", "\ufffd"),
+        ("!!binary YWL/Yg==", "ab\ufffdb"),
+        ("9" * 400, "9" * 400),
+        ("!!float 18446744073709551615", None),
+    ],
+)
+def test_values_with_tags_and_of_many_digits_are_those_of_go(text: str, value: object) -> None:
+    if value is None:
+        with pytest.raises(Unreadable, match="does not fit its tag !!float"):
+            read(f"{HEAD}a: {text}\n")
+        return
+    (found,) = read(f"{HEAD}a: {text}\n").objects
+    assert found.value["a"] == value

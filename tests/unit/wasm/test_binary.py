@@ -1,7 +1,9 @@
 import pytest
 
 from autowasm.errors import ContentRejected
+from autowasm.limits import Limits
 from autowasm.wasm.binary import CUSTOM, EXPORT, IMPORT, Reader, check_header, sections
+from autowasm.wasm.sections import read_exports
 
 HEADER = b"\0asm\x01\0\0\0"
 
@@ -107,3 +109,16 @@ def test_walks_sections_without_reading_their_content(hello: bytes) -> None:
     assert {IMPORT, EXPORT} <= {each.id for each in found}
     assert (found[-1].id, found[-1].name) == (CUSTOM, b"name")
     assert found[-1].reader(hello + b"\0\x06\x04nameX").byte() == ord("X")
+
+
+def test_a_heap_type_has_at_most_33_bits() -> None:
+    whole = reader(b"\xff\xff\xff\xff\x0f\x01")
+    whole.skip_s33()
+    assert whole.position == 5
+    with pytest.raises(ContentRejected, match="longer than 33 bits"):
+        reader(b"\x80\x80\x80\x80\x80\0").skip_s33()
+
+
+def test_an_export_of_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ContentRejected, match="unknown kind 5 of import or export"):
+        read_exports(reader(b"\x01\x01a\x05\0"), limits=Limits())

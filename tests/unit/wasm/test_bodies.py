@@ -119,6 +119,8 @@ def test_bodies_with_a_byte_are_found_and_others_are_not() -> None:
         b"\0\xfb\x7f\x0b",
         b"\0\xfd\xff\x7f\x0b",
         b"\0\x41" + b"\x80" * 11 + b"\0\x0b",  # an integer of 84 bits
+        b"\0\x10\x80",  # the index of a call without its end
+        b"\0\xfd\x0c\x0b",  # a v128.const that is longer than the body
         b"\x01\xff\xff\xff\xff\x0f",  # locals without a type
         b"",
     ],
@@ -131,8 +133,45 @@ def test_a_malformed_body_is_refused(body: bytes) -> None:
     assert caught.value.reason == "WasmInvalid"
 
 
+def test_more_bodies_than_the_section_has_bytes_are_refused_unread() -> None:
+    content = b"\xff\xff\xff\xff\x0f\x02\0\x0b"
+    module = b"\0asm\x01\0\0\0" + bytes([binary.CODE, len(content)]) + content
+    with pytest.raises(ContentRejected, match="more function bodies than the section has bytes"):
+        _code(module)
+
+
+def test_an_index_written_in_several_bytes_is_read() -> None:
+    assert list(_code(_module("nop")).read(0, {bodies.CALL})) == []
+    body = b"\0\x10\x81\x80\0\x0b"
+    content = b"\x01" + bytes([len(body)]) + body
+    module = b"\0asm\x01\0\0\0" + bytes([binary.CODE, len(content)]) + content
+    assert list(_code(module).read(0, {bodies.CALL})) == [(bodies.CALL, 1)]
+
+
 def test_more_code_than_is_read_is_refused() -> None:
     code = _code(_module("nop nop nop"), body_bytes=5)
     with pytest.raises(ContentRejected) as caught:
         list(code.read(0, _Every()))
     assert caught.value.reason == "TooLarge"
+
+
+def _in_module(body: bytes) -> bytes:
+    """As the only function, with a section behind it."""
+    content = b"\x01" + bytes([len(body)]) + body
+    return (
+        b"\0asm\x01\0\0\0"
+        + bytes([binary.CODE, len(content)])
+        + content
+        + b"\0\x09\x01x"
+        + b"\x0b" * 7
+    )
+
+
+def test_an_instruction_that_reaches_into_the_next_section_is_refused() -> None:
+    with pytest.raises(ContentRejected, match="ends within an instruction"):
+        list(_code(_in_module(b"\0\x41\x80")).read(0, _Every()))
+
+
+def test_an_alignment_written_in_several_bytes_is_read() -> None:
+    module = _in_module(b"\0\x41\0\x28\x82\0\0\x1a\x0b")  # i32.const 0, i32.load align=4, drop, end
+    assert [code for code, _ in _code(module).read(0, _Every())] == [0x41, 0x28, 0x1A, 0x0B]

@@ -7,7 +7,7 @@ from autowasm.limits import Limits
 from autowasm.wasm.binary import Reader
 from autowasm.wasm.module import inspect_bytes
 from autowasm.wasm.storage import Storage, read_global_types, read_tables
-from autowasm.wasm.values import EXTERNREF, FUNCREF, find_unknown_type
+from autowasm.wasm.values import EXTERNREF, FUNCREF, find_linked_type, find_unknown_type
 
 OTHERS = (
     '(func (export "proxy_abi_version_0_2_1"))'
@@ -36,6 +36,7 @@ def refusal(data: bytes, *allow: str, **limits: int) -> ContentRejected:
         ('(func (export "q") (result v128) (v128.const i64x2 0 0))', "the function q"),
         ('(global (export "g") v128 (v128.const i64x2 0 0))', "the global g"),
         ('(tag (export "t") (param i32))', "the tag t"),
+        ('(table (export "t") 1 exnref)', "the table t"),
     ],
 )
 def test_an_export_over_which_envoy_crashes_is_refused(
@@ -73,6 +74,7 @@ def test_an_allowed_import_of_a_type_over_which_envoy_crashes_is_refused(
     [
         ("(table 1 10000001 funcref)", "ImportMismatch", "maximum"),
         ("(table 10000001 funcref)", "TooLarge", "10000001 entries"),
+        ("(table 1 exnref)", "ImportMismatch", "neither funcref nor externref"),
     ],
 )
 def test_imports_that_envoy_cannot_create_are_refused(
@@ -154,3 +156,29 @@ def test_references_of_other_types_are_told_from_plain_ones_in_both_spellings() 
         reader = Reader(data, 0, len(data))
         assert find_unknown_type(reader, wanted, limits=Limits()) == found
     assert {FUNCREF, EXTERNREF} == {0x70, 0x6F}
+
+
+def test_types_are_looked_through_up_to_a_limit() -> None:
+    data = b"\x03" + b"\x60\0\0" * 3
+    for find in (find_unknown_type, find_linked_type):
+        assert find(Reader(data, 0, len(data)), {2}, limits=Limits(types=3)) is None
+        with pytest.raises(ContentRejected) as caught:
+            find(Reader(data, 0, len(data)), {2}, limits=Limits(types=2))
+        assert caught.value.reason == "TooLarge"
+
+
+def test_a_type_of_more_values_than_the_section_has_bytes_is_refused() -> None:
+    data = b"\x01\x60\xff\xff\xff\xff\x0f\0"
+    with pytest.raises(ContentRejected, match="more values than the section has bytes"):
+        find_unknown_type(Reader(data, 0, len(data)), {0}, limits=Limits())
+
+
+def test_the_function_with_the_type_is_named_among_several(compile_text: Compile) -> None:
+    text = (
+        '(module (import "env" "good" (func (param i32))) (import "env" "bad" (func (param v128)))'
+        f"{MEMORY}{OTHERS})"
+    )
+    error = refusal(compile_text(text), "env.good", "env.bad")
+    assert error.reason == "ImportMismatch"
+    assert "env.bad" in str(error)
+    assert "env.good" not in str(error)

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from autowasm.errors import StorageError
 from autowasm.limits import Limits
 from autowasm.wasm.description import Description, describe_module
 from tests.parts import wat
@@ -31,3 +34,8 @@ def test_of_what_is_no_module_nothing_is_said(tmp_path: Path) -> None:
     module = wat.header_filter("world")
     for data in (b"", b"rubbish", b"\0asm\x0d\0\1\0", module[:-10], module + b"\x02\x05abc"):
         assert describe(tmp_path, data) == Description()
+
+
+def test_a_file_that_cannot_be_read_is_a_storage_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=f"cannot read the module at {tmp_path}: Is a directory"):
+        describe_module(tmp_path, limits=Limits())

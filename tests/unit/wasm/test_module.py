@@ -387,3 +387,17 @@ def test_names_in_messages_are_one_printable_line(compile_text: Callable[[str], 
 def test_info_is_a_value(hello: bytes) -> None:
     assert dataclasses.is_dataclass(inspect(hello))
     assert inspect(hello) == inspect(hello)
+
+
+def test_bytes_above_the_limit_are_refused(hello: bytes) -> None:
+    assert refusal(hello, module_bytes=len(hello) - 1).reason == "TooLarge"
+
+
+def test_a_program_of_go_is_told_the_sdk(compile_text: Callable[[str], bytes]) -> None:
+    program = compile_text('(module (memory (export "memory") 1))')
+    error = refusal(program)
+    assert error.reason == "AbiMissing"
+    assert "build it with a proxy-wasm SDK" in str(error)
+    error = refusal(program + custom(b"x", b"runtime.gcBgMarkWorker\0"))
+    assert error.reason == "AbiMissing"
+    assert "proxy-wasm-go-sdk" in str(error)

@@ -60,3 +60,30 @@ def test_what_is_caught_does_not_fail(
 ) -> None:
     text = f'(tag $t) (func (export "_start") {body})'
     assert _reason(compile_text(f"(module {_PLAIN}{text})")) == reason
+
+
+_NOPS, _MALFORMED = b"\x06\x40\x01\x01\x01\x01\x19\x0b\x0b", "WasmInvalid"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (_NOPS, ""),
+        (_NOPS.replace(b"\x01\x01\x01\x01", b"\x0c\x01\x01\x01"), ""),
+        (_NOPS.replace(b"\x01\x01\x01\x01", b"\x0c\x07\x01\x01"), _MALFORMED),  # a label of none
+        (_NOPS.replace(b"\x01\x01\x01\x01", b"\x0b\x0b\x01\x01"), _MALFORMED),  # ends too early
+    ],
+    ids=["whole", "label", "no-label", "behind-the-end"],
+)
+def test_blocks_with_legacy_exceptions_have_to_nest(
+    compile_text: Callable[[str], bytes], body: bytes, reason: str
+) -> None:
+    text = '(func (export "_start") (try (do nop nop nop nop) (catch_all)))'
+    module = compile_text(f"(module {_PLAIN}{text})")
+    assert module.count(_NOPS) == 1
+    assert _reason(module.replace(_NOPS, body)) == reason
+
+
+def test_main_without_arguments_is_started_too(compile_text: Callable[[str], bytes]) -> None:
+    text = '(func (export "_initialize")) (func (export "__main_void") (result i32) unreachable)'
+    assert _reason(compile_text(f"(module {_PLAIN}{text})")) == "StartFails"
