@@ -9,7 +9,6 @@ from pathlib import Path
 
 from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
-from autowasm.errors import AutoWasmError
 from autowasm.limits import ServeLimits
 from autowasm.net.pools import Pools
 from autowasm.server.app import BlobServer
@@ -28,7 +27,7 @@ class PlayedSource:
     """`BlobSource`: knows `known`; `fill` raises `failures` one by one, then waits for `may_fill`, then calls `filler`."""
 
     known: set[str] = field(default_factory=set)
-    failures: list[AutoWasmError] = field(default_factory=list)
+    failures: list[Exception] = field(default_factory=list)
     may_fill: asyncio.Event = field(default_factory=asyncio.Event)
     filler: Callable[[str], object] | None = None
     fills: int = 0

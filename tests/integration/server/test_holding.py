@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import structlog
 
-from autowasm.errors import ContentRejected, SourceDenied, SourceUnavailable
+from autowasm.artifacts.peers import PEER_HEADER
+from autowasm.errors import ContentRejected, SourceDenied, SourceUnavailable, StorageError
 from autowasm.limits import ServeLimits
 from tests.integration.server.harness import MODULE, Serving, serving, sha256, until
 from tests.parts import wire
@@ -106,6 +107,39 @@ async def test_a_refused_fill_is_not_hammered_and_its_message_not_told(
         assert error.reason.encode() in answers[0].body
         assert str(error).encode() not in answers[0].body
         assert 1 <= server.source.fills <= 4
+
+
+async def test_a_bug_in_a_fill_is_logged_and_answered_and_the_next_fill_helps(
+    tmp_path: Path,
+) -> None:
+    async with serving(tmp_path, limits=SHORT) as server:
+        known(server)
+        server.source.failures = [ZeroDivisionError("secret detail")]
+        server.source.may_fill.set()
+        with structlog.testing.capture_logs() as events:
+            answer = await wire.get(server.url(DIGEST))
+        assert (answer.status, answer.body) == (200, MODULE)
+        assert server.source.fills == 2
+        (event,) = [one for one in events if one["event"] == "blob not filled"]
+        assert isinstance(event["exc_info"], ZeroDivisionError)
+
+
+@pytest.mark.parametrize("peer", [False, True])
+async def test_a_disk_that_fails_is_answered_503_and_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peer: bool
+) -> None:
+    async def fail(_: str) -> None:
+        raise StorageError("cannot open the blob: Input/output error", reason="DiskFailed")
+
+    async with serving(tmp_path) as server:
+        monkeypatch.setattr(server.store, "open", fail)
+        headers = {PEER_HEADER: "other"} if peer else {}
+        with structlog.testing.capture_logs() as events:
+            answer = await wire.get(server.url(DIGEST), headers=headers)
+        assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+        assert b"The disk of this server failed (DiskFailed)" in answer.body
+        (event,) = [one for one in events if one["event"] == "blob not readable"]
+        assert "Input/output error" in event["reason"]
 
 
 async def test_whoever_stores_the_blob_frees_the_waiters(tmp_path: Path) -> None:

@@ -58,6 +58,31 @@ async def test_close_hands_on_who_waits_with_the_kernel() -> None:
         one.close()
 
 
+async def test_a_close_while_it_waits_for_descriptors_is_a_close() -> None:
+    accepted: list[socket.socket] = []
+    listener, port = _listener(accepted)
+    client = socket.socket()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with structlog.testing.capture_logs() as events:
+        lowest_free = os.dup(client.fileno())
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+        try:
+            _connected(port, client)
+            async with asyncio.timeout(20):
+                while not events:
+                    await asyncio.sleep(0.01)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        listener.close()
+    assert len(accepted) == 1, "the connection that waited is handed on"
+    paused = listener._paused
+    assert paused is not None
+    assert paused.cancelled(), "it does not begin to listen again"
+    accepted[0].close()
+    client.close()
+
+
 async def test_waits_for_descriptors_and_says_so() -> None:
     accepted: list[socket.socket] = []
     listener, port = _listener(accepted)

@@ -1,6 +1,10 @@
 """Health and Heartbeat."""
 
-from autowasm.server.probes import Health, Heartbeat
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from autowasm.server.probes import Health, Heartbeat, admin_application
+from tests.parts import wire
 
 
 def test_nothing_checked_is_not_ready() -> None:
@@ -36,3 +40,20 @@ def test_a_loop_that_does_not_turn_shows() -> None:
     heartbeat = Heartbeat(lambda: now[0])
     now[0] += 42
     assert heartbeat.age == 42
+
+
+async def test_a_loop_that_did_not_turn_for_long_is_not_alive() -> None:
+    now = [100.0]
+    heartbeat = Heartbeat(lambda: now[0])
+    runner = web.AppRunner(admin_application(Health(), heartbeat, CollectorRegistry()))
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/healthz"
+        assert (await wire.get(url)).status == 200
+        now[0] += 1000
+        answer = await wire.get(url)
+        assert answer.status == 503
+        assert b"did not turn for 1000 s" in answer.body
+    finally:
+        await runner.cleanup()
