@@ -36,15 +36,12 @@ _ACTIONS: Final = {
 }
 
 
-def table(
-    name: str, findings: Sequence[Finding], *, width: int, colour: bool, all_notes: bool = True
-) -> str:
+def table(name: str, findings: Sequence[Finding], *, width: int, colour: bool) -> str:
     """A headline, then a row for each finding: level, link, then what, where, and what to do."""
     width = max(LEAST_WIDTH, min(width, MOST_WIDTH))
     lines = [f"{name}: {headline(findings)}", ""]
     for finding in findings:
-        if all_notes or finding.level > Level.NOTE:
-            lines += _row(finding, width=width, colour=colour)
+        lines += _row(finding, width=width, colour=colour)
     return "\n".join(lines)
 
 

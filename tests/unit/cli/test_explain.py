@@ -1,6 +1,7 @@
 """What `wasmc explain` and `wasmc plan` print, and what they read before they ask a cluster."""
 
 import argparse
+import asyncio
 import json
 import os
 import subprocess
@@ -10,12 +11,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autowasm.cli import clusters, findings, serverflags
+from autowasm.artifacts.pullsecrets import Access
+from autowasm.cli import clusters, explain, findings, serverflags
 from autowasm.errors import UsageError
 from autowasm.explain import plan as plans
+from autowasm.explain.facts import SourceFact
 from autowasm.explain.finding import Finding, Level, Link
 from autowasm.explain.objects import Pod
 from autowasm.explain.registry import examine
+from autowasm.kube.resources import ObjectKey
+from autowasm.net.pools import Pools
 from autowasm.settings import EnvoyFetch
 from tests.parts.explained import RECORD, autowasm, decoded, facts, pod
 
@@ -94,6 +99,52 @@ def test_plan_text_colours_the_diff_only_when_asked() -> None:
     assert "\x1b[32m+" in findings.plan_text(given, plan, (), width=80, colour=True)
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"unread": {"pods": "RBAC"}}, "Pods: not looked at"),
+        ({"pods": ()}, "Pods: none"),
+        ({"pods": (pod(), pod("b", proxy=False))}, "Pods: 2, 1 of them with a proxy"),
+        ({"pods": tuple(pod(f"p-{n}") for n in range(50))}, "more"),
+    ],
+)
+def test_plan_text_says_which_pods_it_is_for(changes: dict[str, object], says: str) -> None:
+    given = facts(planned=True, **changes)
+    same = _plan(_plan(None).after)
+    text = findings.plan_text(given, same, (), width=80, colour=False)
+    assert says in text
+    assert "---" not in text, "there is no diff"
+    shown = text.count("  injected") + text.count("  not injected")
+    if len(given.pods) > 10:
+        assert f"and {len(given.pods) - shown} more" in text
+        assert 0 < shown < len(given.pods)
+
+
+async def test_a_source_that_does_not_answer_is_one_finding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def hang(*_: object, **__: object) -> SourceFact:
+        await asyncio.Event().wait()
+        raise AssertionError("it was cancelled")
+
+    monkeypatch.setattr(explain, "_ASKING", 0.01)
+    monkeypatch.setattr(explain.sources, "ask", hang)
+    given = facts()
+    assert given.autowasm is not None
+    with Pools() as pools:
+        found = await explain._ask(given.autowasm, Access(), None, _arguments(fetch=False), pools)
+    assert (found.kind, found.reason) == ("SourceUnavailable", "Timeout")
+    assert "no answer within" in found.problem
+
+
+def test_a_spec_that_is_wrong_is_explained_too() -> None:
+    document = autowasm(applyPorts=[70_000])
+    base = explain._base(ObjectKey("team", "test"), document)
+    assert base.autowasm is None
+    assert base.spec_error is not None
+    assert "applyPorts" in str(base.spec_error)
+
+
 def _server(args: list[str], env: dict[str, str] | None = None) -> Pod:
     variables = [{"name": name, "value": value} for name, value in (env or {}).items()]
     container = {"name": "wasmer", "args": args, "env": variables}
@@ -144,6 +195,18 @@ def test_without_any_kubeconfig_the_places_are_named(tmp_path: Path) -> None:
     (tmp_path / ".kube").mkdir()
     (tmp_path / ".kube" / "config").write_text("{}")
     assert clusters.kubeconfig(_arguments(), in_pod) == tmp_path / ".kube" / "config"
+
+
+def test_a_kubeconfig_that_cannot_be_looked_at_is_named() -> None:
+    with pytest.raises(UsageError, match="File name too long"):
+        clusters.kubeconfig(_arguments(), {"HOME": "/" + "x" * 300})
+
+
+@pytest.mark.parametrize("text", ["[", "contexts: 1\ncurrent-context: x\n", "[]"])
+def test_the_namespace_of_a_broken_kubeconfig_is_default(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "config"
+    file.write_text(text)
+    assert clusters.namespace(_arguments(), {"KUBECONFIG": str(file)}) == "default"
 
 
 def test_a_user_without_a_home_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:

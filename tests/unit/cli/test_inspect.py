@@ -12,6 +12,10 @@ import pytest
 import zstandard
 
 from autowasm.cli import wasmc
+from autowasm.cli.report import Image, Report, Verdict, as_text
+from autowasm.reference import ImageReference
+from autowasm.registry.client import ResolvedImage
+from autowasm.registry.manifest import Descriptor, Index, Manifest
 from tests.parts import wat
 
 FILTER = wat.header_filter("world")
@@ -173,3 +177,36 @@ def test_a_file_that_no_object_may_have_is_refused_unread(inspect: Inspection) -
     with inspect.file.open("wb") as file:
         file.truncate(65 * 1024 * 1024)
     assert wasmc.main(["inspect", str(inspect.file), "--json"]) == 1
+
+
+def test_an_image_with_many_layers_and_annotations_is_shown_in_part() -> None:
+    def descriptor(number: int, media_type: str = "application/wasm") -> Descriptor:
+        digest = f"sha256:{number:064x}"
+        return Descriptor(media_type=media_type, digest_text=digest, size=number)
+
+    manifest = Manifest(
+        schema_version=2,
+        config=descriptor(99, "application/json"),
+        layers=tuple(descriptor(number) for number in range(15)),
+        annotations={f"key-{number:02}": "a\x1b[31m" for number in range(15)},
+    )
+    child = descriptor(7).digest
+    resolved = ResolvedImage(
+        reference=ImageReference.parse("r.example/team/filter:v1"),
+        digest=descriptor(8).digest,
+        manifest=manifest,
+        index=Index(schema_version=2, manifests=(descriptor(7), descriptor(6))),
+        child=child,
+    )
+    image = Image(resolved, layer=descriptor(3))
+    text = as_text(
+        Report("r.example/x", Verdict(accepted=True, abi="0.2.1"), image=image), width=100
+    )
+    assert "of 2 entries; taken:" in text
+    assert str(child) in text
+    assert "application/wasm, 3 B, has the module" in text
+    assert text.count("application/wasm, ") == 12
+    assert "and 3 more" in text
+    assert "key-11=" in text
+    assert "key-12=" not in text
+    assert "\x1b" not in text

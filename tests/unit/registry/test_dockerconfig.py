@@ -348,3 +348,19 @@ async def test_a_malformed_file_is_named(home: Home, text: str) -> None:
     home.write(text)
     with pytest.raises(UsageError, match=r"config\.json: "):
         await home.find()
+
+
+async def test_a_file_of_logins_that_is_too_large_is_passed_over_or_refused(home: Home) -> None:
+    home.limits = Limits(token_bytes=100)
+    home.write(PLAIN | {"x": "y" * 100})
+    with pytest.raises(UsageError, match="too large for a docker config"):
+        await home.find()
+
+
+async def test_a_user_without_a_home_is_told_that_none_was_searched(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
+    found = await home.search(HOME="")
+    assert found.credential is None
+    assert found.searched[-1] == "no home directory: HOME is not set"
