@@ -10,16 +10,11 @@ import pytest
 import pytest_asyncio
 
 from tests.parts import wat
-from tests.parts.installation import (
-    PASSWORD,
-    USER,
-    Document,
-    Installation,
-    installed_without_istiod,
-)
-from tests.parts.kubernetes import kubernetes
+from tests.parts.controlplane import ControlPlane
+from tests.parts.installation import PASSWORD, USER, Document, Installation
+from tests.shared import PrivateInstallation
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(900)]
 
 POLICY = json.dumps({"namespaces": {"closed-*": {"registries": []}, "*": {}}})
 ROLE: tuple[Document, ...] = (
@@ -43,18 +38,20 @@ ROLE: tuple[Document, ...] = (
 )
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def installation(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def installation(
+    private_installation: PrivateInstallation, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Installation]:
     directory = tmp_path_factory.mktemp("credentials")
     policy = directory / "policy.yaml"
     await asyncio.to_thread(policy.write_text, POLICY)
     arguments = ["--service-account-pull-secrets", "--policy-file", str(policy)]
-    async with (
-        kubernetes(directory / "kubernetes") as cluster,
-        installed_without_istiod(cluster, directory, arguments=arguments) as installation,
-    ):
+    async with private_installation(directory, arguments=arguments) as installation:
         await installation.apply(*ROLE)
         yield installation
+        client = installation.cluster.client
+        for document in ROLE:  # the shared installation has the shipped rights only
+            await client.delete(await client.path_of(document))
 
 
 def secret(name: str, kind: str, namespace: str, host: str) -> Document:
@@ -82,65 +79,70 @@ def uses(autowasm: Document, name: str | None) -> Document:
     return autowasm
 
 
-async def test_each_kind_of_secret(installation: Installation) -> None:
-    await installation.cluster.create_namespace("kinds")
+async def test_each_kind_of_secret(control_plane: ControlPlane, installation: Installation) -> None:
+    namespace = await control_plane.add_namespace("kinds")
     host = installation.registry.host
     image = await installation.push("v1", wat.header_filter("kinds"))
     for name in ("dockercfg", "dockerconfigjson", "basic-auth"):
-        made = secret(name, f"kubernetes.io/{name}", "kinds", host)
+        made = secret(name, f"kubernetes.io/{name}", namespace, host)
         if name == "basic-auth":
             made["metadata"]["annotations"] = {"wasm.tcm.io/registry": host}
-        autowasm = installation.autowasm(image, name=name, namespace="kinds")
+        autowasm = installation.autowasm(image, name=name, namespace=namespace)
         await installation.apply(made, uses(autowasm, name))
-        found = await installation.wait_phase("Synced", name=name, namespace="kinds")
-        path = f"/api/v1/namespaces/kinds/secrets/{name}"
+        found = await installation.wait_phase("Synced", name=name, namespace=namespace)
+        path = f"/api/v1/namespaces/{namespace}/secrets/{name}"
         uid = (await installation.cluster.request("GET", path))["metadata"]["uid"]
         assert found["status"]["module"]["secretUid"] == uid
         assert PASSWORD not in json.dumps(found)
 
-    plain = secret("not-annotated", "kubernetes.io/basic-auth", "kinds", host)
-    autowasm = installation.autowasm(image, name="not-annotated", namespace="kinds")
+    plain = secret("not-annotated", "kubernetes.io/basic-auth", namespace, host)
+    autowasm = installation.autowasm(image, name="not-annotated", namespace=namespace)
     await installation.apply(plain, uses(autowasm, "not-annotated"))
-    failed = await installation.wait_phase("Failed", name="not-annotated", namespace="kinds")
+    failed = await installation.wait_phase("Failed", name="not-annotated", namespace=namespace)
     assert "annotate it with wasm.tcm.io/registry" in failed["status"]["message"]
 
 
-async def test_secrets_of_the_service_account(installation: Installation) -> None:
-    await installation.cluster.create_namespace("accounts")
+async def test_secrets_of_the_service_account(
+    control_plane: ControlPlane, installation: Installation
+) -> None:
+    namespace = await control_plane.add_namespace("accounts")
     image = await installation.push("v1", wat.header_filter("accounts"), repository="xxx/account")
-    path = "/api/v1/namespaces/accounts/serviceaccounts/default"
+    path = f"/api/v1/namespaces/{namespace}/serviceaccounts/default"
     account = await installation.cluster.wait_for(path)
     account["imagePullSecrets"] = [{"name": "missing"}, {"name": "pull"}]
     await installation.cluster.request("PUT", path, body=account)
     kind = "kubernetes.io/dockerconfigjson"
     await installation.apply(
-        secret("pull", kind, "accounts", installation.registry.host),
-        uses(installation.autowasm(image, namespace="accounts"), None),
+        secret("pull", kind, namespace, installation.registry.host),
+        uses(installation.autowasm(image, namespace=namespace), None),
     )
-    found = await installation.wait_phase("Synced", namespace="accounts")
+    found = await installation.wait_phase("Synced", namespace=namespace)
     assert found["status"]["module"]["secretUid"]
 
 
-async def test_policy_refuses_names_its_rule_and_is_followed(installation: Installation) -> None:
-    await installation.add_namespace("closed-1")
+async def test_policy_refuses_names_its_rule_and_is_followed(
+    control_plane: ControlPlane, installation: Installation
+) -> None:
+    namespace = await control_plane.add_namespace("closed")
+    await installation.add_pull_secret(namespace)
     image = await installation.push("v1", wat.header_filter("policy"), repository="xxx/policy")
-    await installation.apply(installation.autowasm(image, namespace="closed-1"))
-    failed = await installation.wait_phase("Failed", namespace="closed-1")
+    await installation.apply(installation.autowasm(image, namespace=namespace))
+    failed = await installation.wait_phase("Failed", namespace=namespace)
     assert "rule 'closed-*' allows images from nowhere" in failed["status"]["message"]
     policy = installation.directory / "policy.yaml"
     await asyncio.to_thread(_write, policy, json.dumps({"namespaces": {"*": {}}}))
-    found = await installation.wait_phase("Synced", namespace="closed-1")
-    published = await installation.envoyfilter(namespace="closed-1")
+    found = await installation.wait_phase("Synced", namespace=namespace)
+    published = await installation.envoyfilter(namespace=namespace)
 
     await asyncio.to_thread(_write, policy, POLICY)
 
     async def degraded() -> Document | None:
-        document = await installation.get(namespace="closed-1")
+        document = await installation.get(namespace=namespace)
         return document if document["status"]["phase"] == "Degraded" else None
 
     closed = await installation.wait_until(degraded)
     assert closed["status"]["module"] == found["status"]["module"]
-    assert await installation.envoyfilter(namespace="closed-1") == published, "fail static"
+    assert await installation.envoyfilter(namespace=namespace) == published, "fail static"
 
 
 def _write(path: Path, text: str) -> None:

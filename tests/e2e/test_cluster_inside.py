@@ -18,11 +18,12 @@ import pytest_asyncio
 from tests.fakes.scripted import Exchange, ScriptedServer
 from tests.parts import ports, wasmer, wat
 from tests.parts.certificates import Authority
-from tests.parts.installation import Document, Installation, installed_without_istiod
-from tests.parts.kubernetes import kubernetes
+from tests.parts.controlplane import ControlPlane
+from tests.parts.installation import Document, Installation
 from tests.parts.registry import RegistryServer, distribution
+from tests.shared import PrivateInstallation
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(900)]
 
 HOSTS = ("127.0.0.1", "127.0.0.2", "localhost")
 
@@ -61,21 +62,24 @@ async def guide(exchange: Exchange) -> None:
 @dataclass
 class Ground:
     installation: Installation
+    namespace: str
     guide: str
     private: RegistryServer
     """With TLS by an authority that wasmer trusts for every host: no flag names this one."""
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Ground]:
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def ground(
+    control_plane: ControlPlane,
+    private_installation: PrivateInstallation,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Ground]:
     directory = tmp_path_factory.mktemp("inside")
     files = await asyncio.to_thread(Authority().issue, directory / "tls")
     async with (
         ScriptedServer(guide) as leading,
         distribution(directory / "private", tls=files) as private,
-        kubernetes(directory / "kubernetes") as cluster,
-        installed_without_istiod(
-            cluster,
+        private_installation(
             directory,
             reach=("--allow-private-host", leading.host),
             arguments=(
@@ -84,7 +88,9 @@ async def ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Grou
             ),
         ) as installation,
     ):
-        yield Ground(installation, leading.host, private)
+        namespace = await control_plane.add_namespace("inside")
+        await installation.add_pull_secret(namespace)
+        yield Ground(installation, namespace, leading.host, private)
 
 
 def sources(guide: str, port: int) -> dict[str, Document]:
@@ -101,10 +107,11 @@ def sources(guide: str, port: int) -> dict[str, Document]:
     return found | {name: {"object": {"url": url}} for name, url in urls.items()}
 
 
-async def told(installation: Installation, name: str, *, port: int) -> Any:
+async def told(ground: Ground, name: str, *, port: int) -> Any:
     """All that the author can read of the object: its status and its Events, without what differs by nature."""
-    document = await installation.wait_phase("Failed", name=name)
-    path = "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name%3D" + name
+    installation, namespace = ground.installation, ground.namespace
+    document = await installation.wait_phase("Failed", name=name, namespace=namespace)
+    path = f"/api/v1/namespaces/{namespace}/events?fieldSelector=involvedObject.name%3D{name}"
 
     async def written() -> Document | None:
         events = await installation.cluster.request("GET", path)
@@ -124,15 +131,17 @@ async def test_no_status_tells_an_open_port_from_a_closed_one(ground: Ground) ->
     documents = []
     for prefix, port in (("one", listener.port), ("two", closed)):
         for kind, source in sources(ground.guide, port).items():
-            document = installation.autowasm("unused", name=f"{prefix}-{kind}")
+            document = installation.autowasm(
+                "unused", name=f"{prefix}-{kind}", namespace=ground.namespace
+            )
             document["spec"]["filter"]["source"] = source
             del document["spec"]["secret"]
             documents.append(document)
     async with listener.listening():
         await installation.apply(*documents)
         for kind in kinds:
-            of_open = await told(installation, f"one-{kind}", port=listener.port)
-            of_closed = await told(installation, f"two-{kind}", port=closed)
+            of_open = await told(ground, f"one-{kind}", port=listener.port)
+            of_closed = await told(ground, f"two-{kind}", port=closed)
             assert of_open == of_closed, kind
             status = of_open[0]
             ready = next(one for one in status["conditions"] if one["type"] == "Ready")
@@ -151,7 +160,11 @@ async def warning(log: Path, *, after: int) -> Document | None:
 async def test_an_upgrade_keeps_the_filter_and_says_which_flag_is_missing(ground: Ground) -> None:
     """As after an upgrade from a version that fetched from private addresses without being asked to."""
     installation, server = ground.installation, ground.installation.wasmer
+    namespace = ground.namespace
     now = list(server.process.command)
+
+    async def published() -> Any:
+        return (await installation.envoyfilter("upgraded", namespace=namespace))["spec"]
 
     async def push(tag: str) -> str:
         file = installation.directory / f"{tag}.wasm"
@@ -166,43 +179,46 @@ async def test_an_upgrade_keeps_the_filter_and_says_which_flag_is_missing(ground
         server.process.command = [*now, *more]
         await server.start()
 
-    document = installation.autowasm(await push("v1"), name="upgraded")
+    document = installation.autowasm(await push("v1"), name="upgraded", namespace=namespace)
     del document["spec"]["secret"]
     await restart(*wasmer.LOOPBACK_SOURCES)
     await installation.apply(document)
-    await installation.wait_phase("Synced", name="upgraded")
-    before = await installation.envoyfilter("upgraded")
+    await installation.wait_phase("Synced", name="upgraded", namespace=namespace)
+    before = await published()
 
     size = (await asyncio.to_thread(server.process.log.stat)).st_size
     await restart()
-    await installation.wait_phase("Synced", name="upgraded")
+    await installation.wait_phase("Synced", name="upgraded", namespace=namespace)
     warned = await installation.wait_until(lambda: warning(server.process.log, after=size))
     assert f"--allow-private-host {ground.private.host} " in warned["line"]
     document["spec"]["filter"]["source"]["registry"]["image"] = await push("v2")
     await installation.apply(document)
-    status = (await installation.wait_phase("Degraded", name="upgraded"))["status"]
-    assert (await installation.envoyfilter("upgraded"))["spec"] == before["spec"]
+    found = await installation.wait_phase("Degraded", name="upgraded", namespace=namespace)
+    status = found["status"]
+    assert await published() == before
     missing = re.search(r"--allow-private-host \S+", status["message"])
     assert missing is not None, status["message"]
     assert missing[0] == f"--allow-private-host {ground.private.host}"
     assert "config.allowPrivateHost" in status["message"]
 
     await restart(*missing[0].split())
-    await installation.wait_phase("Synced", name="upgraded")
-    assert (await installation.envoyfilter("upgraded"))["spec"] != before["spec"]
+    await installation.wait_phase("Synced", name="upgraded", namespace=namespace)
+    assert await published() != before
 
 
 async def test_a_registry_that_a_flag_names_is_fetched_from(ground: Ground) -> None:
     """The installation's own: it is named as one without TLS, and at a loopback address."""
     installation = ground.installation
     image = await installation.push("v1", wat.header_filter("v1"), repository="inside/named")
-    await installation.apply(installation.autowasm(image, name="named"))
-    await installation.wait_phase("Synced", name="named")
-    as_object = installation.autowasm("unused", name="named-as-object")
+    await installation.apply(installation.autowasm(image, name="named", namespace=ground.namespace))
+    await installation.wait_phase("Synced", name="named", namespace=ground.namespace)
+    as_object = installation.autowasm("unused", name="named-as-object", namespace=ground.namespace)
     url = f"http://{installation.registry.host}/v2/inside/named/blobs/sha256:0"
     as_object["spec"]["filter"]["source"] = {"object": {"url": url}}
     await installation.apply(as_object)
-    status = (await installation.wait_phase("Failed", name="named-as-object"))["status"]
+    status = (
+        await installation.wait_phase("Failed", name="named-as-object", namespace=ground.namespace)
+    )["status"]
     assert "--allow-private-host" in status["message"]
 
 
