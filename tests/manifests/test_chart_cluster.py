@@ -21,7 +21,7 @@ from tests.manifests.documents import Document
 from tests.parts import clients, istio, ports
 from tests.parts.audit import AuditLog
 from tests.parts.clients import Client
-from tests.parts.kubernetes import ADMIN, ApiError, Cluster, kubernetes
+from tests.parts.kubernetes import ADMIN, Cluster, kubernetes
 from tests.parts.pod import Container, ServiceAccountVolume
 from tests.parts.wasmer import program
 
@@ -45,13 +45,23 @@ class Ground:
     helm: Client
 
     async def exists(self, path: str) -> bool:
-        try:
-            await self.cluster.request("GET", path)
-        except ApiError as error:
-            if error.status == 404:
-                return False
-            raise
-        return True
+        return await self.cluster.client.exists(path)
+
+    async def remove_definition(self) -> None:
+        """Delete the AutoWasms, then their definition, and return once it is gone.
+
+        The API server deletes the objects of a definition before the definition. Where the definition has just changed, that
+        fails with `storage is (re)initializing` and is tried again later, so on a busy machine it lasts longer than a command
+        of kubectl may. Without objects there is nothing to wait for, and no test starts with a definition that is being deleted.
+        """
+        client = self.cluster.client
+        if await client.exists(CRD):
+            for namespace, name in await client.list_names("/apis/wasm.tcm.io/v1alpha1/autowasms"):
+                path = f"{documents.AUTOWASMS.format(namespace=namespace)}/{name}"
+                await client.delete(path)
+                await client.wait_gone(path)
+            await client.delete(CRD)
+        await client.wait_gone(CRD, timeout=600)
 
     async def install(self, *arguments: str | Path, chart: Path = CHART) -> str:
         """As a new user does it: no name, no namespace. The release."""
@@ -110,12 +120,7 @@ async def release(ground: Ground) -> AsyncIterator[str]:
     name = await ground.install()
     yield name
     await ground.helm.run("uninstall", name, "--no-hooks", "--ignore-not-found", timeout=120)
-    await ground.kubectl.run("delete", "crd", "autowasms.wasm.tcm.io", "--ignore-not-found")
-
-    async def gone() -> bool:
-        return not await ground.exists(CRD)
-
-    await _until(gone)
+    await ground.remove_definition()
 
 
 @pytest.mark.parametrize("values", charts.VALUES, ids=lambda path: path.stem)
@@ -233,7 +238,7 @@ async def test_the_plain_installation_is_taken_over(ground: Ground) -> None:
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert after["spec"] == before["spec"], "no Pod is replaced"
     await ground.helm.run("uninstall", name, "--no-hooks", timeout=120)
-    await ground.kubectl.run("delete", "-f", documents.CRD)
+    await ground.remove_definition()
 
 
 async def test_uninstall_refuses_while_there_are_autowasms(ground: Ground, release: str) -> None:
