@@ -43,6 +43,8 @@ _log = structlog.get_logger(__name__)
 
 NO_ROOM_RETRY = 30.0
 """Seconds until a module that is here, but is more than its namespace may publish, is looked at again."""
+FOREIGN_RETRY = 15.0
+"""Seconds between two looks at an EnvoyFilter of our name that is not ours, or that is still being deleted."""
 
 FETCHING_SHOWN_AFTER = 1.0
 """Seconds. A shorter fetch goes straight to `Synced`: no writes for phases that nobody can see."""
@@ -277,7 +279,9 @@ class AutoWasmReconciler:
             raise error
         if error.reason not in statuses.WRITE_REASONS:
             raise error
-        return await self._failed(subject, error)
+        # The informer follows what has our label: nothing tells us when somebody hands an EnvoyFilter over or deletes it.
+        retry_in = FOREIGN_RETRY if error.reason in statuses.FOREIGN_REASONS else None
+        return await self._failed(subject, error, retry_in=retry_in)
 
     async def _failed(
         self, subject: Subject, error: AutoWasmError, *, retry_in: float | None = None

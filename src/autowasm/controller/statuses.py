@@ -23,7 +23,8 @@ from autowasm.errors import AutoWasmError
 from autowasm.units import format_size
 
 _SPEC_REASONS = {"InvalidSpec", "DuplicateObject", "FileInvalid", "MeshWideNotAllowed"}
-WRITE_REASONS = {"EnvoyFilterConflict", "EnvoyFilterTerminating", "Mutated"}
+FOREIGN_REASONS = {"EnvoyFilterConflict", "EnvoyFilterTerminating"}
+WRITE_REASONS = {*FOREIGN_REASONS, "Mutated"}
 """The module is here; it is the EnvoyFilter that could not be put in place."""
 SERVICE_REASONS = {"ServiceNotFound", "ServicePortMissing"}
 """The module is here; sidecars could not fetch it. What is in place stays."""

@@ -151,6 +151,20 @@ async def test_foreign_envoyfilter_is_a_conflict_not_a_failed_fetch(
     assert world.registry.count("fetch") == 1
 
 
+@pytest.mark.parametrize("reason", ["EnvoyFilterConflict", "EnvoyFilterTerminating"])
+async def test_envoyfilter_that_is_handed_over_is_noticed_without_an_event(
+    world: World, process: Process, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FOREIGN_RETRY", 0.05)
+    world.publisher.refusal = SpecError("metadata.name", "that one is not ours", reason=reason)
+    await process.apply()
+    assert world.status["phase"] == "Failed"
+    world.publisher.refusal = None
+    async with asyncio.timeout(30):
+        while world.status["phase"] != "Synced":
+            await asyncio.sleep(0.01)
+
+
 async def test_filter_that_somebody_keeps_rewriting_is_told_of(
     world: World, process: Process
 ) -> None:
