@@ -11,7 +11,7 @@ from tests.parts import istio, wire
 from tests.parts.faults.http import Drip, Fault, Forward, HttpFaultProxy, Lie, Misstate
 from tests.parts.faults.names import Names
 from tests.parts.faults.proxy import Hang, Mode, Pass, Refuse
-from tests.parts.fleet import TIMINGS, Fleet
+from tests.parts.fleet import Fleet, flags_of
 from tests.parts.wasmer import Wasmer
 
 ADDRESS = "127.0.0.26"
@@ -93,7 +93,10 @@ async def found_by_name(world: Fleet, names: Names, row: str) -> AsyncIterator[W
     """A new replica that asks `names` where the others are. It has to answer as all do."""
     port = world.replicas[0].host.rpartition(":")[2]
     async with world.installation.another(
-        f"by-name-{row}", host=f"{ADDRESS}:{port}", arguments=TIMINGS, env=names.environment
+        f"by-name-{row}",
+        host=f"{ADDRESS}:{port}",
+        arguments=flags_of(world.envoy),
+        env=names.environment,
     ) as replica:
         world.replicas.append(replica)
         try:

@@ -32,12 +32,11 @@ LABELS = {"app": "late"}
 async def world(
     control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Fleet]:
-    # One retry only: a proxy gives up in seconds, not in a minute.
-    arguments = (f"--heal-after={HEAL_AFTER}s", "--envoy-fetch-retries=1")
     async with fleet(
         tmp_path_factory.mktemp("healing"),
         plane=control_plane,
-        arguments=arguments,
+        arguments=(f"--heal-after={HEAL_AFTER}s",),
+        # One retry only: a proxy gives up in seconds, not in a minute.
         envoy=EnvoyFetch(retries=1),
     ) as world:
         await world.istiod.add_workload(

@@ -74,7 +74,7 @@ async def test_new_replica_without_peers_and_source_has_nothing_wrong_to_give(me
             assert bites(), "the fault bit"
             assert source.counters.refused > refused, "the fault bit"
             assert await replica.metric("autowasm_blobs") == 0
-            # Each time that it asks this one it waits for 30 s, and whom it asks next is chance.
+            # Each time that it asks this one it waits for 5 s, and whom it asks next is chance.
             async with newcomer(mesh, row="nothing", timeout=300):
                 pass
             source.mode = Pass()

@@ -46,6 +46,9 @@ SIDECAR = "127.0.0.20"
 REPLICAS = ("127.0.0.21", "127.0.0.22", "127.0.0.23")
 LABELS = {"app": "details"}
 
+ENVOY = EnvoyFetch(timeout=5.0)
+"""A try that gets no answer ends in seconds, and the next one may be at another replica."""
+
 _POLL = 0.2
 """Seconds: an answer with all metrics costs a replica 10 ms."""
 _FOREVER = 3600.0
@@ -256,7 +259,7 @@ class Fleet:
     @property
     def load(self) -> Load:
         """On the sidecar; an answer without the header is a failure."""
-        return Load(f"{SIDECAR}:{self.port}", header="hello", pause=0.02)
+        return Load(f"{SIDECAR}:{self.port}", header="hello", pause=0.04)
 
     @asynccontextmanager
     async def steady(self) -> AsyncIterator[tuple[Watch, LoadReport]]:
@@ -363,16 +366,27 @@ async def _without_remains(cluster: Cluster) -> AsyncIterator[None]:
             await cluster.client.delete(path)
 
 
+def flags_of(envoy: EnvoyFetch) -> tuple[str, ...]:
+    """Flags that all replicas of a fleet have, whichever of them leads."""
+    return (
+        *TIMINGS,
+        f"--envoy-fetch-timeout={envoy.timeout:g}s",
+        f"--envoy-fetch-retries={envoy.retries}",
+    )
+
+
 @asynccontextmanager
 async def fleet(
     directory: Path,
     *,
     plane: ControlPlane | None = None,
     arguments: Sequence[str] = (),
-    envoy: EnvoyFetch | None = None,
+    envoy: EnvoyFetch = ENVOY,
     env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Fleet]:
-    """Run it all; ready in about 6 s on a plane that runs, in 20 s without. `arguments` are more flags of every replica; `envoy` is what they make of them.
+    """Run it all; ready in about 6 s on a plane that runs, in 20 s without.
+
+    `arguments` are more flags of every replica; `envoy` is how they tell sidecars to fetch.
 
     It runs on `plane`, as the only installation there, unless the tests damage etcd or the API server: then it has a control
     plane of its own. `env` is the environment of all replicas, if not ours.
@@ -396,7 +410,7 @@ async def fleet(
         peers = [await enter(FaultProxy(address, blob_port)) for address in REPLICAS]
         registry = await enter(HttpFaultProxy())
         registry_port = await enter(FaultProxy("127.0.0.1", registry.port))
-        flags = [*TIMINGS, *(f"--peer=http://127.0.0.1:{proxy.port}" for proxy in peers)]
+        flags = [*flags_of(envoy), *(f"--peer=http://127.0.0.1:{proxy.port}" for proxy in peers)]
         flags += [f"--plain-http-registry=127.0.0.1:{registry_port.port}", *arguments]
         hosts = [f"{address}:{blob_port}" for address in REPLICAS]
         urls = [f"https://127.0.0.1:{proxy.port}" for proxy in api]
@@ -438,7 +452,7 @@ async def fleet(
             registry,
             port,
             service.host,
-            envoy or EnvoyFetch(),
+            envoy,
         )
         await world.leader()
         await world.publish("data")
