@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ from tests.chaos.alerting import again_and_again, fetch
 from tests.e2e.conftest import Scene
 from tests.parts import envoy as envoys
 from tests.parts import ports, registry, wasmer, wat, wire
+from tests.parts.faults.virtualtime import VirtualTime
 from tests.parts.prometheus import Prometheus, prometheus
 from tests.parts.upstream import upstream
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
 
+_POLL_SECONDS = 31.0
+"""After so long the next poll is due."""
 _STATS = "type.googleapis.com/envoy.extensions.access_loggers.stats.v3.Config"
 
 
@@ -38,11 +42,19 @@ def template(port: int) -> str:
     return yaml.safe_dump(document, sort_keys=False)
 
 
+@dataclass
+class TimedScene(Scene):
+    """On a clock that the test moves."""
+
+    time: VirtualTime
+
+
 @pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+async def scene(tmp_path: Path) -> AsyncIterator[TimedScene]:
     """A small budget, little patience, and one module in Envoy."""
     arguments = ["--disk-budget", "1Mi", "--namespace-disk-budget", "4Mi", "--blob-grace", "20s"]
     arguments += ["--envoy-fetch-timeout", "2s", "--envoy-fetch-retries", "1"]
+    clock = VirtualTime(tmp_path / "time")
     async with AsyncExitStack() as stack:
         web = await stack.enter_async_context(upstream())
         store = await stack.enter_async_context(registry.distribution(tmp_path / "registry"))
@@ -53,6 +65,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
                 template=template(port),
                 plain_http=[store.host],
                 arguments=arguments,
+                env=clock.environment,
             )
         )
         clusters = {"web": web.host, wasmer.ENVOY_CLUSTER: server.host}
@@ -60,14 +73,16 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
             envoys.envoy(tmp_path / "envoy", lds=server.lds, clusters=clusters)
         )
         proxy: Any = None  # nothing stands between Envoy and wasmer here
-        result = Scene(tmp_path, stack, store, server, proxied, proxy, port, clusters)
+        result = TimedScene(
+            tmp_path, stack, store, server, proxied, proxy, port, clusters, time=clock
+        )
         server.apply(result.autowasm(await result.push_header("v1")))
         await server.wait_phase("test", "Synced")
         await result.load.wait_for("v1")
         yield result
 
 
-async def test_every_alert_and_every_panel_of_one_replica(scene: Scene) -> None:
+async def test_every_alert_and_every_panel_of_one_replica(scene: TimedScene) -> None:
     server, fired = scene.wasmer, set()
     async with prometheus(scene.directory / "prometheus", rules=alerting.quick_rules()) as watcher:
         begin = time.time()
@@ -79,7 +94,7 @@ async def test_every_alert_and_every_panel_of_one_replica(scene: Scene) -> None:
             again_and_again(lambda: wire.get(f"http://127.0.0.1:{scene.port}/"), 0.05),
         ):
             await _wait_scraped(watcher)
-            await asyncio.sleep(5)  # several scrapes, in which nothing is to fire
+            await _wait_scraped_often(watcher)
             assert await watcher.firing() == set(), "nothing is wrong yet"
             for fault in (
                 _sources,
@@ -111,7 +126,14 @@ async def _wait_scraped(watcher: Prometheus) -> None:
                 await asyncio.sleep(0.2)
 
 
-async def _sources(scene: Scene, watcher: Prometheus) -> tuple[str, ...]:
+async def _wait_scraped_often(watcher: Prometheus) -> None:
+    """Several scrapes, in which nothing is to fire."""
+    async with asyncio.timeout(60):
+        while (await watcher.value("count_over_time(autowasm_build_info[1m])") or 0) < 6:
+            await asyncio.sleep(0.2)
+
+
+async def _sources(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
     """Tags that are not there; then they are."""
     alerts = ("AutoWasmFailed", "AutoWasmNotSynced", "AutoWasmSourcesFail")
     server, asked = scene.wasmer, 0
@@ -139,8 +161,8 @@ async def _sources(scene: Scene, watcher: Prometheus) -> tuple[str, ...]:
     return alerts
 
 
-async def _polls(scene: Scene, watcher: Prometheus) -> tuple[str, ...]:
-    """Sources are asked every half minute, the shortest interval, and the registry is gone."""
+async def _polls(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
+    """Sources are asked every half minute, the shortest interval, while the registry is gone and time passes at once."""
     server, names = scene.wasmer, [f"polled-{number}" for number in range(6)]
     for name in names:
         image = await scene.push_header(name, name=name)
@@ -148,23 +170,32 @@ async def _polls(scene: Scene, watcher: Prometheus) -> tuple[str, ...]:
     for name in names:
         await server.wait_phase(name, "Synced")
     await scene.registry.stop()
-    await watcher.wait_firing("AutoWasmPollsFail", timeout=180)
-    await scene.registry.start()
-    await watcher.wait_resolved("AutoWasmPollsFail", timeout=180)
+
+    async def poll() -> None:
+        before = await server.metric("autowasm_polls_total")
+        await scene.time.pass_(_POLL_SECONDS, [server])
+        async with asyncio.timeout(60):
+            while await server.metric("autowasm_polls_total") == before:
+                await asyncio.sleep(0.1)
+
+    async with again_and_again(poll, 0.5):
+        await watcher.wait_firing("AutoWasmPollsFail", timeout=180)
+        await scene.registry.start()
+        await watcher.wait_resolved("AutoWasmPollsFail", timeout=180)
     for name in names:
         assert server.status(name)["phase"] == "Synced", "what is published stays"
         server.delete(name)
     return ("AutoWasmPollsFail",)
 
 
-async def _unknown(scene: Scene, watcher: Prometheus) -> tuple[str, ...]:
+async def _unknown(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
     """Somebody tries digests."""
     async with again_and_again(lambda: fetch(scene.wasmer.host, "0" * 64), 0.2):
         await watcher.wait_firing("AutoWasmUnknownModules")
     return ("AutoWasmUnknownModules",)
 
 
-async def _damaged(scene: Scene, watcher: Prometheus) -> tuple[str, ...]:
+async def _damaged(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
     """A byte of the stored file is another."""
     digest = scene.wasmer.status("test")["module"]["sha256"]
     (file,) = [
@@ -180,7 +211,7 @@ async def _damaged(scene: Scene, watcher: Prometheus) -> tuple[str, ...]:
     return ("AutoWasmBlobDamaged",)
 
 
-async def _full(scene: Scene, watcher: Prometheus) -> tuple[str, ...]:
+async def _full(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
     """Published modules take the budget, and one more comes."""
     alerts = ("AutoWasmBudgetNearlyPinned", "AutoWasmStorageFull")
     server = scene.wasmer
@@ -195,7 +226,7 @@ async def _full(scene: Scene, watcher: Prometheus) -> tuple[str, ...]:
     return alerts
 
 
-async def _writes(scene: Scene, watcher: Prometheus) -> tuple[str, ...]:
+async def _writes(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
     """What is to be written cannot be: a file is where the folder was."""
     server, asked = scene.wasmer, 0
     folder = server.directory / "envoy/status"
@@ -219,7 +250,7 @@ async def _writes(scene: Scene, watcher: Prometheus) -> tuple[str, ...]:
     return ("AutoWasmReconcileErrors",)
 
 
-async def _held_up(scene: Scene, watcher: Prometheus) -> tuple[str, ...]:
+async def _held_up(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
     """The machine gives the process no time, in the middle of its work."""
     pid = scene.wasmer.process.pid
 
@@ -239,7 +270,7 @@ async def _held_up(scene: Scene, watcher: Prometheus) -> tuple[str, ...]:
     return ("AutoWasmLoopBlocked",)
 
 
-async def _lost(scene: Scene, watcher: Prometheus) -> tuple[str, ...]:
+async def _lost(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
     """Cache and registry are gone when a proxy starts; then the registry is back."""
     alerts = ("AutoWasmModulesNotServed", "AutoWasmSidecarsCannotFetch", "AutoWasmRequestsFail")
     await scene.registry.stop()
@@ -257,7 +288,7 @@ async def _lost(scene: Scene, watcher: Prometheus) -> tuple[str, ...]:
     return alerts
 
 
-async def _down(scene: Scene, watcher: Prometheus) -> tuple[str, ...]:
+async def _down(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
     """No process at all."""
     await scene.wasmer.process.kill()
     await watcher.wait_firing("AutoWasmDown")
