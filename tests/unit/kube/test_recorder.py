@@ -171,6 +171,19 @@ async def test_what_is_queued_when_told_to_hurry_is_written_without_a_pause(tmp_
         assert len(wire.asked) == 20
 
 
+async def test_a_flush_writes_what_is_queued_without_a_pause(tmp_path: Path) -> None:
+    wire = Wire(otherwise=json_answer({}))
+    limits = KubeLimits(events_burst=1, events_rate=1 / 3600)
+    async with recording(wire, tmp_path, limits, busy=["key"]) as recorder:
+        for number in range(20):
+            about = {**THING, "metadata": {"name": str(number)}}
+            recorder.event(about, "Normal", "Synced", "done")
+        with capture_logs() as logs:
+            await recorder.flush(timeout=10)
+    assert len(wire.asked) == 20
+    assert logs == []
+
+
 async def test_a_flush_ends_with_its_deadline_and_says_how_many_are_left(tmp_path: Path) -> None:
     async with client_of(Wire(otherwise=json_answer({})), tmp_path) as client:
         recorder = EventRecorder(client, component="test", instance="pod-1", limits=KubeLimits())
