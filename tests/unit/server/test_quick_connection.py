@@ -1,0 +1,406 @@
+"""One connection on real sockets and a clock that the test moves: what its client gets, and what its server is told."""
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blockbuster import BlockBuster
+
+from autowasm.blobs.blob import Blob, Signature
+from autowasm.digest import Sha256Hex
+from autowasm.limits import ServeLimits
+from autowasm.server.quick import QuickConnection
+
+START = 1_000.0
+SMALL, LARGE = Sha256Hex("a" * 64), Sha256Hex("b" * 64)
+HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
+LIMITS = ServeLimits(
+    request_timeout=15,
+    keepalive_timeout=100,
+    send_base=30,
+    send_rate=1 << 20,
+    sendfile_chunk=1 << 16,
+)
+SIZES = {SMALL: 10, LARGE: 8 << 20}
+TO_SEND = 30 + 8
+"""Seconds that the large one may take."""
+
+
+def request(sha256: str, *, more: str = "") -> bytes:
+    return f"GET /wasm/{sha256} HTTP/1.1\r\nhost: wasmer\r\n{more}\r\n".encode()
+
+
+@dataclass
+class Timer:
+    when: float
+    call: Callable[[], None]
+    is_over: bool = False
+
+    def cancel(self) -> None:
+        self.is_over = True
+
+
+@dataclass
+class Clock:
+    """The loop, but for its time."""
+
+    loop: asyncio.AbstractEventLoop
+    now: float = START
+    timers: list[Timer] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loop, name)
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, call: Callable[..., None], *args: Any) -> Timer:
+        timer = Timer(when, lambda: call(*args))
+        self.timers.append(timer)
+        return timer
+
+    def pending(self) -> list[float]:
+        return sorted(timer.when - START for timer in self.timers if not timer.is_over)
+
+    def move_to(self, seconds: float) -> None:
+        """`seconds` after the start."""
+        while due := [
+            each for each in self.timers if not each.is_over and each.when <= START + seconds
+        ]:
+            timer = min(due, key=lambda each: each.when)
+            self.now, timer.is_over = max(self.now, timer.when), True
+            timer.call()
+        self.now = START + seconds
+
+
+@dataclass
+class Desk:
+    blobs: dict[Sha256Hex, Blob]
+    is_stopping: bool = False
+    events: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def ready(self, sha256: Sha256Hex) -> tuple[Blob, bytes] | None:
+        return (self.blobs[sha256], HEAD) if sha256 in self.blobs else None
+
+    def began(self) -> None:
+        self.events.append(("began",))
+
+    def ended(self) -> None:
+        self.events.append(("ended",))
+
+    def sent(self, sha256: Sha256Hex, address: str, count: int, *, cut_for: str | None) -> None:
+        self.events.append(("sent", sha256, address, count, cut_for))
+
+    def hand_over(self, connection: QuickConnection, data: bytes, due: float | None) -> None:
+        self.events.append(("hand_over", data, due))
+
+    def closed(self, connection: QuickConnection) -> None:
+        self.events.append(("closed",))
+
+    def names(self) -> list[str]:
+        return [event[0] for event in self.events]
+
+
+@dataclass
+class Scene:
+    connection: QuickConnection
+    desk: Desk
+    clock: Clock
+    client: socket.socket
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(60):
+            while not condition():
+                await asyncio.sleep(0)
+
+    async def ask(self, data: bytes) -> None:
+        await asyncio.get_running_loop().sock_sendall(self.client, data)
+
+    async def read(self, count: int) -> bytes:
+        data = b""
+        async with asyncio.timeout(60):
+            while len(data) < count:
+                more = await asyncio.get_running_loop().sock_recv(self.client, count - len(data))
+                if not more:
+                    break
+                data += more
+        return data
+
+    async def begin_large(self) -> None:
+        """The client asks for the large one, and does not read it."""
+        await self.ask(request(LARGE))
+        await self.until(lambda: self.desk.events)
+        assert self.desk.names() == ["began"]
+
+    async def is_reset(self) -> bool:
+        try:
+            await self.read(1 << 30)
+        except ConnectionResetError:
+            return True
+        return False
+
+    @property
+    def is_closed(self) -> bool:
+        return self.connection.socket.fileno() == -1
+
+
+@pytest.fixture(autouse=True)
+def _sendfile_on_the_loop(blockbuster: BlockBuster) -> None:
+    """From the page cache, to a socket that does not block (ADR 1)."""
+    blockbuster.functions["os.sendfile"].can_block_in("autowasm/server/sending.py", "_copy")
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    loop = asyncio.get_running_loop()
+    descriptors: list[int] = []
+    blobs: dict[Sha256Hex, Blob] = {}
+    for sha256, size in SIZES.items():
+        (tmp_path / sha256).write_bytes(sha256[:1].encode() * size)
+        descriptors.append(os.open(tmp_path / sha256, os.O_RDONLY))
+        blobs[sha256] = Blob(sha256, descriptors[-1], Signature.of(descriptors[-1]))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    client.setblocking(False)
+    ours.setblocking(False)
+    clock, desk = Clock(loop), Desk(blobs)
+    connection = QuickConnection(
+        ours,
+        "10.0.0.1",
+        desk=desk,
+        loop=clock,  # type: ignore[arg-type]
+        limits=LIMITS,
+    )
+    yield Scene(connection, desk, clock, client)
+    connection.force_close()
+    ours.close()
+    client.close()
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+async def test_whole_answer_is_sent_and_told(scene: Scene) -> None:
+    for _ in range(3):
+        await scene.ask(request(SMALL))
+        assert await scene.read(len(HEAD) + 10) == HEAD + b"a" * 10
+    assert scene.desk.events == [("sent", SMALL, "10.0.0.1", 10, None)] * 3
+
+
+async def test_answer_that_the_client_takes_in_parts_is_whole(scene: Scene) -> None:
+    await scene.begin_large()
+    assert await scene.read(len(HEAD) + SIZES[LARGE]) == HEAD + b"b" * SIZES[LARGE]
+    await scene.until(lambda: len(scene.desk.events) == 3)
+    assert scene.desk.events[1:] == [("ended",), ("sent", LARGE, "10.0.0.1", SIZES[LARGE], None)]
+    assert scene.clock.pending() == [15], "no deadline of a send is left"
+    await scene.ask(request(SMALL))
+    assert await scene.read(len(HEAD) + 10) == HEAD + b"a" * 10
+
+
+async def test_state_tells_whether_a_request_is_due_or_a_send_under_way(scene: Scene) -> None:
+    connection = scene.connection
+    assert (connection.is_waiting, connection.is_idle) == (True, False)
+    await scene.ask(request(SMALL))
+    await scene.read(len(HEAD) + 10)
+    assert (connection.is_waiting, connection.is_idle) == (True, True)
+    await scene.ask(request(LARGE))
+    await scene.until(lambda: "began" in scene.desk.names())
+    assert (connection.is_waiting, connection.is_idle) == (False, False)
+    await scene.read(len(HEAD) + SIZES[LARGE])
+    await scene.until(lambda: "ended" in scene.desk.names())
+    assert (connection.is_waiting, connection.is_idle) == (True, True)
+    await scene.ask(b"HEAD")
+    await scene.until(lambda: "hand_over" in scene.desk.names())
+    assert (connection.is_waiting, connection.is_idle) == (False, False)
+
+
+async def test_connection_without_a_request_is_closed(scene: Scene) -> None:
+    scene.clock.move_to(14.9)
+    assert scene.desk.events == []
+    scene.clock.move_to(15)
+    assert scene.desk.events == [("closed",)]
+    assert await scene.read(1) == b""
+    assert scene.clock.pending() == []
+
+
+async def test_connection_that_is_not_used_any_more_is_closed(scene: Scene) -> None:
+    scene.clock.move_to(10)
+    await scene.ask(request(SMALL))
+    await scene.read(len(HEAD) + 10)
+    scene.clock.move_to(15)
+    assert scene.clock.pending() == [110]
+    scene.clock.move_to(109.9)
+    assert not scene.is_closed
+    scene.clock.move_to(110)
+    assert scene.desk.names() == ["sent", "closed"]
+    assert await scene.read(1) == b""
+
+
+async def test_every_answer_makes_the_connection_live_longer(scene: Scene) -> None:
+    for second in (0, 60, 120):
+        scene.clock.move_to(second)
+        await scene.ask(request(SMALL))
+        await scene.read(len(HEAD) + 10)
+    scene.clock.move_to(219.9)
+    assert not scene.is_closed
+    scene.clock.move_to(220)
+    assert scene.is_closed
+
+
+async def test_send_that_takes_too_long_is_reset(scene: Scene) -> None:
+    await scene.begin_large()
+    scene.clock.move_to(15)
+    assert scene.clock.pending() == [30, TO_SEND], "looked at again, and not closed"
+    scene.clock.move_to(TO_SEND - 0.1)
+    assert scene.desk.names() == ["began"]
+    scene.clock.move_to(TO_SEND)
+    assert scene.desk.names() == ["began", "ended", "sent", "closed"]
+    _, sha256, address, count, cut_for = scene.desk.events[2]
+    assert (sha256, address, cut_for) == (LARGE, "10.0.0.1", "deadline")
+    assert 0 < count < SIZES[LARGE]
+    assert await scene.is_reset()
+    assert scene.clock.pending() == []
+
+
+async def test_send_that_goes_on_after_its_deadline_is_reset(scene: Scene) -> None:
+    """The loop may see the client before the timer."""
+    await scene.begin_large()
+    scene.clock.now = START + TO_SEND
+    assert await scene.is_reset()
+    assert scene.desk.events[2][-1] == "deadline"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        request(SMALL, more="range: bytes=0-1\r\n"),
+        request("c" * 64),
+        request(SMALL)[:-1],
+        request(SMALL).replace(b"GET", b"HEAD"),
+        request(SMALL) * 2,
+    ],
+)
+async def test_all_else_goes_over_with_the_socket(scene: Scene, data: bytes) -> None:
+    scene.clock.move_to(3)
+    await scene.ask(data)
+    await scene.until(lambda: scene.desk.events)
+    assert scene.desk.events == [("hand_over", data, START + 15)]
+    assert scene.clock.pending() == []
+    await scene.ask(b"more")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert scene.connection.socket.recv(10) == b"more", "left to the other"
+    scene.connection.handed_over()
+    scene.connection.force_close()
+    assert scene.desk.names() == ["hand_over", "closed"]
+    assert not scene.is_closed
+
+
+async def test_next_request_that_goes_over_is_not_due(scene: Scene) -> None:
+    await scene.ask(request(SMALL))
+    await scene.read(len(HEAD) + 10)
+    await scene.ask(b"GET")
+    await scene.until(lambda: "hand_over" in scene.desk.names())
+    assert scene.desk.events[-1] == ("hand_over", b"GET", None)
+
+
+async def test_requests_at_a_stop_go_over(scene: Scene) -> None:
+    scene.desk.is_stopping = True
+    await scene.ask(request(SMALL))
+    await scene.until(lambda: scene.desk.events)
+    assert scene.desk.events == [("hand_over", request(SMALL), START + 15)]
+
+
+async def test_send_at_a_stop_ends_the_connection(scene: Scene) -> None:
+    await scene.begin_large()
+    scene.desk.is_stopping = True
+    assert len(await scene.read(1 << 30)) == len(HEAD) + SIZES[LARGE]
+    assert scene.desk.names() == ["began", "ended", "sent", "closed"]
+    assert scene.desk.events[2][-1] is None
+
+
+async def test_request_that_came_before_the_stop_goes_over_after_the_send(scene: Scene) -> None:
+    await scene.begin_large()
+    await scene.ask(request(SMALL))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    scene.desk.is_stopping = True
+    await scene.read(len(HEAD) + SIZES[LARGE])
+    await scene.until(lambda: "hand_over" in scene.desk.names())
+    assert scene.desk.events[-1] == ("hand_over", request(SMALL), None)
+    assert not scene.is_closed
+
+
+async def test_request_that_comes_during_a_send_is_answered_after_it(scene: Scene) -> None:
+    await scene.begin_large()
+    await scene.ask(request(SMALL))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    body = HEAD + b"b" * SIZES[LARGE] + HEAD + b"a" * 10
+    assert await scene.read(len(body)) == body
+    await scene.ask(request(SMALL))
+    assert await scene.read(len(HEAD) + 10) == HEAD + b"a" * 10
+    assert scene.desk.names() == ["began", "ended", "sent", "sent", "sent"]
+
+
+async def test_client_that_ends_its_side_during_a_send_gets_all_of_it(scene: Scene) -> None:
+    await scene.begin_large()
+    scene.client.shutdown(socket.SHUT_WR)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(await scene.read(1 << 30)) == len(HEAD) + SIZES[LARGE]
+    assert scene.desk.names() == ["began", "ended", "sent", "closed"]
+
+
+async def test_client_that_closes_ends_the_connection(scene: Scene) -> None:
+    scene.client.close()
+    await scene.until(lambda: scene.is_closed)
+    assert scene.desk.events == [("closed",)]
+    assert scene.clock.pending() == []
+
+
+async def test_client_that_resets_ends_the_connection(scene: Scene) -> None:
+    scene.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    scene.client.close()
+    await scene.until(lambda: scene.is_closed)
+    assert scene.desk.events == [("closed",)]
+
+
+async def test_client_that_resets_during_a_send_is_told_of(scene: Scene) -> None:
+    await scene.begin_large()
+    scene.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    scene.client.close()
+    await scene.until(lambda: scene.is_closed)
+    assert scene.desk.names() == ["began", "ended", "sent", "closed"]
+    assert scene.desk.events[2][-1] == "client"
+
+
+@pytest.mark.parametrize("is_sending", [False, True])
+async def test_connection_that_is_cut_is_reset_once(scene: Scene, is_sending: bool) -> None:
+    if is_sending:
+        await scene.begin_large()
+    for _ in range(2):
+        scene.connection.cut("stop")
+    assert scene.is_closed
+    names = ["began", "ended", "sent", "closed"] if is_sending else ["closed"]
+    assert scene.desk.names() == names
+    if is_sending:
+        assert scene.desk.events[2][-1] == "stop"
+    assert await scene.is_reset()
+    assert scene.clock.pending() == []
+
+
+async def test_connection_that_is_closed_sends_what_was_taken(scene: Scene) -> None:
+    await scene.ask(request(SMALL))
+    await scene.until(lambda: scene.desk.events)
+    for _ in range(2):
+        scene.connection.force_close()
+    assert await scene.read(1 << 20) == HEAD + b"a" * 10
+    assert scene.desk.names() == ["sent", "closed"]
+    assert scene.clock.pending() == []
