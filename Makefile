@@ -3,8 +3,7 @@
 
 RUN := .venv/bin/python
 # Real parts are waited for more than computed with: three workers per core keep the cores busy.
-CORES := $(shell getconf _NPROCESSORS_ONLN)
-JOBS ?= $(shell expr 3 '*' $(CORES))
+JOBS ?= $(shell expr 3 '*' $$(getconf _NPROCESSORS_ONLN))
 PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # With COVERAGE=1, every process that runs our code is measured (`make coverage-report` shows the result).
 MEASURED := $(if $(COVERAGE),COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml COVERAGE_FILE=$(CURDIR)/build/coverage/data)
@@ -61,7 +60,7 @@ bench-docs: venv ## put the figures that `make bench` left into docs/performance
 	$(RUN) -m docs.capacity
 
 unit: venv ## the quick ones only
-	$(RUN) -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder tests/unit tests/property $(ARGS)
+	$(RUN) -m pytest $(PARALLEL) tests/unit tests/property $(ARGS)
 
 pythons: venv ## the quick ones on every other Python that the project claims, and integration on the image's (ARGS="3.13 3.14")
 	$(RUN) -m tests.pythons --jobs $(JOBS) $(ARGS)
