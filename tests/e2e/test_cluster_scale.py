@@ -1,16 +1,15 @@
 """Hundreds of AutoWasms of one image and their Pods: it settles, then it is quiet, and a restart writes nothing."""
 
 import asyncio
-import os
 import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from tests.bench.measure import cpu_seconds, memory
 from tests.parts import wat, wire
 from tests.parts.audit import Entry
 from tests.parts.controlplane import ControlPlane
@@ -105,16 +104,6 @@ async def _all_synced(installation: Installation, *, timeout: float) -> None:
     await installation.wait_until(synced, timeout=timeout)
 
 
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _resident_mib(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
-
-
 async def _witness(world: World, number: int) -> None:
     """An object that goes the whole way, counts of Pods included, after all that was to do before it."""
     installation, name = world.installation, f"witness-{number}"
@@ -147,16 +136,16 @@ async def test_hundreds_of_autowasms_settle_with_one_download_and_stay_quiet(wor
     await installation.wasmer.start(timeout=120)
     await _all_synced(installation, timeout=240)
     pid = installation.wasmer.process.pid
-    print(f"\n{_cpu_seconds(pid):.2f} s CPU, RSS {_resident_mib(pid):.1f} MiB")
+    print(f"\n{cpu_seconds(pid):.2f} s CPU, RSS {memory(pid).resident:.1f} MiB")
     print(_count(await installation.writes(since)))
     assert await _downloads(installation) == 1
     await _check_objects(world)
 
     await _witness(world, 1)
     await _told(world)
-    since, cpu = await installation.audit.position(), _cpu_seconds(pid)
+    since, cpu = await installation.audit.position(), cpu_seconds(pid)
     await asyncio.sleep(IDLE_SECONDS)
-    used = (_cpu_seconds(pid) - cpu) / IDLE_SECONDS
+    used = (cpu_seconds(pid) - cpu) / IDLE_SECONDS
     assert used < 0.25, "it turns in circles"  # how little it is, `make bench ONLY=memory` tells
     await world.time.pass_(QUIET_SECONDS, [installation.wasmer])
     await _witness(world, 2)
@@ -168,7 +157,7 @@ async def test_hundreds_of_autowasms_settle_with_one_download_and_stay_quiet(wor
     await _all_synced(installation, timeout=120)
     await _witness(world, 3)
     assert await _writes(installation, since) == []
-    print(f"RSS {_resident_mib(installation.wasmer.process.pid):.1f} MiB")
+    print(f"RSS {memory(installation.wasmer.process.pid).resident:.1f} MiB")
 
 
 async def _writes(installation: Installation, since: int) -> list[str]:

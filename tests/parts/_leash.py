@@ -1,6 +1,6 @@
 """`python _leash.py PROGRAM ARGUMENT...`: become PROGRAM, which then dies with the process that started this one.
 
-Not imported by anything: the first argument of a started process. Without it, a test run that is killed (or that
+The first argument of a started process, which imports nothing of ours. Without it, a test run that is killed (or that
 pytest-timeout ends with `os._exit`) leaves its registries and proxies behind. Only Linux has the means; elsewhere
 PROGRAM just runs.
 """
@@ -14,12 +14,17 @@ import sys
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+def die_with_parent() -> None:
+    """SIGKILL for this process when its parent ends."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main() -> None:
     """Replace this process by the program named on the command line."""
     parent = int(sys.argv[1])
     command = sys.argv[2:]
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     if os.getppid() != parent:
         # The parent went before the leash was on.
         sys.exit(1)

@@ -8,7 +8,6 @@ test about those starts the console script.
 
 import asyncio
 import atexit
-import ctypes
 import functools
 import multiprocessing
 import os
@@ -26,10 +25,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import autowasm
+from tests.parts import _leash
 
 # What wasmer imports by name or for its first module.
 _IMPORTED_LATER = ("anyio._backends._asyncio", "wasmtime")
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 # multiprocessing looks after all its children at each start of one, and reads the status of each only once.
 _one_at_a_time = threading.Lock()
@@ -209,8 +208,7 @@ def _become(
     streams: Sequence[int],
 ) -> NoReturn:
     os.setsid()
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _leash.die_with_parent()
     tests = multiprocessing.parent_process()
     if tests is None or not tests.is_alive():
         os._exit(1)  # They, and with them the fork server, went before that.

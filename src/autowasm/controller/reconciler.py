@@ -279,7 +279,7 @@ class AutoWasmReconciler:
             raise error
         if error.reason not in statuses.WRITE_REASONS:
             raise error
-        # The informer follows what has our label: nothing tells us when somebody hands an EnvoyFilter over or deletes it.
+        # The informer follows what has our label: no event tells that another's EnvoyFilter is handed over or deleted.
         retry_in = FOREIGN_RETRY if error.reason in statuses.FOREIGN_REASONS else None
         return await self._failed(subject, error, retry_in=retry_in)
 

@@ -24,6 +24,7 @@ from autowasm.units import format_size
 
 _SPEC_REASONS = {"InvalidSpec", "DuplicateObject", "FileInvalid", "MeshWideNotAllowed"}
 FOREIGN_REASONS = {"EnvoyFilterConflict", "EnvoyFilterTerminating"}
+"""Another's EnvoyFilter has the name, or one that is being deleted."""
 WRITE_REASONS = {*FOREIGN_REASONS, "Mutated"}
 """The module is here; it is the EnvoyFilter that could not be put in place."""
 SERVICE_REASONS = {"ServiceNotFound", "ServicePortMissing"}

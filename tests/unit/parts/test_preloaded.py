@@ -54,7 +54,7 @@ async def test_output_and_status_are_those_of_the_console_script(
     assert await forked(words, tmp_path, stdin=stdin) == script
 
 
-async def test_a_command_that_nobody_waits_for_ends(tmp_path: Path) -> None:
+async def test_a_command_whose_task_is_cancelled_ends(tmp_path: Path) -> None:
     module = tmp_path / "module.wasm"
     os.mkfifo(module)
     running = asyncio.create_task(forked(["push", "localhost:1/x:y", "-f", str(module)], tmp_path))
