@@ -11,8 +11,10 @@ from typing import Any
 
 import hypothesis
 import pytest
+import pytest_asyncio.plugin
 import structlog
 from blockbuster import BlockBuster, blockbuster_ctx
+from looptime._internal import plugin as looptime_plugin
 
 from autowasm.telemetry.metrics import Metrics
 
@@ -36,6 +38,12 @@ hypothesis.settings.register_profile("autowasm", deadline=None)
 hypothesis.settings.load_profile("autowasm")
 
 
+# looptime searches pytest-asyncio for the names of its fixtures at each set-up of a fixture: a tenth of a short test.
+looptime_plugin._should_patch = lambda fixturedef, _: (
+    fixturedef.func.__module__ == pytest_asyncio.plugin.__name__
+)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
     """What collecting makes lives as long as the run: the garbage collector need not look through it, now or later."""
@@ -48,9 +56,12 @@ def pytest_collection() -> Iterator[None]:
         gc.enable()
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def blockbuster() -> Iterator[BlockBuster]:
-    """A blocking call that our code makes on the loop fails the test."""
+    """A blocking call that our code makes on the loop fails the test.
+
+    One guard serves all tests: to build it and to change sixty methods costs a tenth of a short test.
+    """
     with blockbuster_ctx("autowasm") as guard:
         # A test's own semaphore may be collected while our code runs.
         guard.functions["os.write"].can_block_in(

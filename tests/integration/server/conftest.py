@@ -9,10 +9,14 @@ from blockbuster import BlockBuster
 
 
 @pytest.fixture(autouse=True)
-def _sendfile_on_the_loop(blockbuster: BlockBuster) -> None:
+def _sendfile_on_the_loop(blockbuster: BlockBuster) -> Iterator[None]:
     # A socket that does not block and a file whose pages are in memory: the one exception (ADR 1).
-    blockbuster.functions["os.sendfile"].can_block_in("autowasm/server/response.py", "_copy")
-    blockbuster.functions["os.sendfile"].can_block_in("autowasm/server/sending.py", "_copy")
+    sendfile = blockbuster.functions["os.sendfile"]
+    before = sendfile.can_block_functions[:]
+    sendfile.can_block_in("autowasm/server/response.py", "_copy")
+    sendfile.can_block_in("autowasm/server/sending.py", "_copy")
+    yield
+    sendfile.can_block_functions[:] = before
 
 
 @pytest.fixture(autouse=True)

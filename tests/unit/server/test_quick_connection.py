@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,9 +151,13 @@ class Scene:
 
 
 @pytest.fixture(autouse=True)
-def _sendfile_on_the_loop(blockbuster: BlockBuster) -> None:
+def _sendfile_on_the_loop(blockbuster: BlockBuster) -> Iterator[None]:
     """From the page cache, to a socket that does not block (ADR 1)."""
-    blockbuster.functions["os.sendfile"].can_block_in("autowasm/server/sending.py", "_copy")
+    sendfile = blockbuster.functions["os.sendfile"]
+    before = sendfile.can_block_functions[:]
+    sendfile.can_block_in("autowasm/server/sending.py", "_copy")
+    yield
+    sendfile.can_block_functions[:] = before
 
 
 @pytest.fixture

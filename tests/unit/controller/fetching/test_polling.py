@@ -25,7 +25,7 @@ from autowasm.kube.resources import ObjectKey
 from autowasm.settings import PollSettings
 from autowasm.telemetry.metrics import Metrics
 
-pytestmark = pytest.mark.looptime
+pytestmark = pytest.mark.looptime(noop_cycles=0)
 
 IMAGE = "registry.example/a/b:stable"
 OLD, NEW = "1" * 64, "2" * 64
