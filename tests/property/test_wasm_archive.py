@@ -84,15 +84,15 @@ def test_a_changed_archive_is_taken_or_refused(data: st.DataObject) -> None:
     outcome(bytes(changed), data.draw(PACKINGS))
 
 
+WORDS = st.text(st.characters(exclude_characters="\0\n", codec="utf-8"), min_size=1, max_size=12)
+# Up to 300 characters, past each length at which a dialect of tar writes a name in another way.
+NAMES = st.builds(str.__mul__, WORDS, st.integers(1, 25)).map(lambda name: name.strip("/"))
+CONTENTS = st.builds(bytes.__mul__, st.binary(max_size=30), st.integers(1, 50))
+
+
 @no_deadline
 @given(
-    st.dictionaries(
-        st.text(st.characters(exclude_characters="\0\n", codec="utf-8"), min_size=1, max_size=300)
-        .map(lambda name: name.strip("/"))
-        .filter(bool),
-        st.binary(max_size=1500),
-        max_size=8,
-    ),
+    st.dictionaries(NAMES.filter(bool), CONTENTS, max_size=8),
     st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
 )
 def test_good_archives_are_read_as_the_standard_library_reads_them(
@@ -126,8 +126,8 @@ def test_any_size_comes_out_whole_or_is_refused_by_its_limit(size: int, pack) ->
         assert result.reason == "TooLarge"
 
 
-@no_deadline
-@given(st.integers(1, 16), st.integers(1, 3), st.sampled_from([gz, zst]))
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 8), st.integers(1, 3), st.sampled_from([gz, zst]))
 def test_a_bomb_ends_at_the_budget(factor: int, depth: int, pack) -> None:  # type: ignore[no-untyped-def]
     data = bytes(factor * MIB)
     for _ in range(depth):

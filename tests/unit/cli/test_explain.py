@@ -4,8 +4,6 @@ import argparse
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +20,7 @@ from autowasm.explain.registry import examine
 from autowasm.kube.resources import ObjectKey
 from autowasm.net.pools import Pools
 from autowasm.settings import EnvoyFetch
+from tests.parts.clients import Client
 from tests.parts.explained import RECORD, autowasm, decoded, facts, pod
 
 
@@ -215,28 +214,18 @@ def test_a_user_without_a_home_is_told_so(monkeypatch: pytest.MonkeyPatch) -> No
         clusters.kubeconfig(_arguments(), {})
 
 
-def _wasmc(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "autowasm.cli.wasmc", *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def test_plan_offline_says_what_is_wrong_with_the_field() -> None:
-    text = yaml.safe_dump(autowasm(applyPorts=[0]))
-    done = _wasmc("plan", "-f", "-", "--offline", "--json", stdin=text)
+async def test_plan_offline_says_what_is_wrong_with_the_field(wasmc: Client) -> None:
+    text = yaml.safe_dump(autowasm(applyPorts=[0])).encode()
+    done = await wasmc.run("plan", "-f", "-", "--offline", "--json", stdin=text, check=False)
     (answer,) = json.loads(done.stdout)
     assert done.returncode == 1, done.stderr
     assert answer["findings"][0]["field"] == "spec.filter.applyPorts[0]"
 
 
 @pytest.mark.parametrize("text", ["", "a: [", "kind: Pod\napiVersion: v1\n"])
-def test_plan_of_a_file_without_autowasm_is_a_usage_error(text: str) -> None:
-    done = _wasmc("plan", "-f", "-", "--offline", stdin=text)
+async def test_plan_of_a_file_without_autowasm_is_a_usage_error(wasmc: Client, text: str) -> None:
+    stdin = text.encode()
+    done = await wasmc.run("plan", "-f", "-", "--offline", stdin=stdin, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("wasmc: error: -f -")

@@ -13,6 +13,8 @@ import pytest
 from autowasm.cli import transfers
 from autowasm.cli import wasmc as command
 from autowasm.net import hosts
+from tests.parts import wasmer
+from tests.parts.clients import Client
 
 FORBIDDEN_ALWAYS = (
     "kubernetes_asyncio",
@@ -43,18 +45,6 @@ except SystemExit:
     pass
 print(json.dumps(sorted(sys.modules)))
 """
-
-
-def wasmc(*arguments: str | Path, cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "autowasm.cli.wasmc", *map(str, arguments)],
-        cwd=cwd,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def imported(*arguments: str, cwd: Path) -> set[str]:
@@ -92,17 +82,19 @@ def test_commands_import_no_kubernetes_and_no_server(tmp_path: Path, arguments: 
     assert modules.isdisjoint(FORBIDDEN_ALWAYS)
 
 
-def test_file_that_cannot_be_pushed_at_all_is_refused_whatever_is_forced(tmp_path: Path) -> None:
+async def test_file_that_cannot_be_pushed_at_all_is_refused_whatever_is_forced(
+    wasmc: Client, tmp_path: Path
+) -> None:
     with (tmp_path / "large.wasm").open("wb") as file:
         file.truncate(300 * 1024 * 1024)
     for name, said in (("/dev/zero", "not a plain file"), ("large.wasm", "300 MiB")):
-        done = wasmc("push", "127.0.0.1:1/x", "-f", name, "--force", cwd=tmp_path)
+        done = await wasmc.run("push", "127.0.0.1:1/x", "-f", name, "--force", check=False)
         assert (done.returncode, done.stdout) == (1, "")
         assert said in done.stderr
 
 
-def test_version(tmp_path: Path) -> None:
-    done = wasmc("--version", cwd=tmp_path)
+async def test_version(wasmc: Client) -> None:
+    done = await wasmc.run("--version")
     assert (done.returncode, done.stdout) == (0, f"wasmc {metadata.version('autowasm')}\n")
 
 
@@ -156,21 +148,21 @@ def test_version(tmp_path: Path) -> None:
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )
-def test_wrong_usage_ends_with_2_and_one_sentence(
-    tmp_path: Path, arguments: list[str], message: str
+async def test_wrong_usage_ends_with_2_and_one_sentence(
+    wasmc: Client, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "m.wasm").write_bytes(b"\0asm")
     (tmp_path / "taken" / "filter.wasm").mkdir(parents=True)
-    done = wasmc(*arguments, cwd=tmp_path)
+    done = await wasmc.run(*arguments, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     last = done.stderr.splitlines()[-1]
     assert last.startswith("wasmc: error: ")
     assert message in last
 
 
-def test_a_password_that_is_too_long_is_refused(tmp_path: Path) -> None:
+async def test_a_password_that_is_too_long_is_refused(wasmc: Client) -> None:
     login = ("--username", "u", "--password-stdin")
-    done = wasmc("pull", "r.example/x", *login, cwd=tmp_path, stdin="p" * 100_000)
+    done = await wasmc.run("pull", "r.example/x", *login, stdin=b"p" * 100_000, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "--password-stdin: longer than" in done.stderr
     assert "ppp" not in done.stderr
@@ -258,19 +250,12 @@ def test_only_this_machine_is_taken_for_plain_http(host: str, loopback: bool) ->
     assert hosts.is_loopback(host) is loopback
 
 
-def test_a_credential_store_that_does_not_work_is_a_warning_in_one_line(tmp_path: Path) -> None:
-    docker = tmp_path / ".docker"
-    docker.mkdir()
-    (docker / "config.json").write_text('{"credsStore": "absent-here"}')
-    done = subprocess.run(
-        [sys.executable, "-m", "autowasm.cli.wasmc", "pull", "127.0.0.1:1/x"],
-        cwd=tmp_path,
-        env={"PATH": "", "HOME": str(tmp_path), "DOCKER_CONFIG": str(docker)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+async def test_a_credential_store_that_does_not_work_is_a_warning_in_one_line(
+    tmp_path: Path,
+) -> None:
+    wasmc = wasmer.wasmc(tmp_path, PATH="")
+    (tmp_path / ".docker" / "config.json").write_text('{"credsStore": "absent-here"}')
+    done = await wasmc.run("pull", "127.0.0.1:1/x", check=False)
     warning, *rest = done.stderr.splitlines()
     assert warning.startswith("wasmc: warning: docker's credential store not used: ")
     assert "docker-credential-absent-here" in warning

@@ -98,10 +98,10 @@ def test_equal_labels_are_one_object() -> None:
 
 def test_label_sets_that_are_gone_are_forgotten() -> None:
     codec = pod_codec()
-    for number in range(40_000):
-        document = pod(metadata={"labels": {"job": str(number)}})
-        page = json.dumps({"items": [document], "metadata": {"resourceVersion": "1"}}).encode()
-        codec.decode_page(page)
+    document = pod(metadata={"labels": {"job": "NUMBER"}})
+    page = json.dumps({"items": [document], "metadata": {"resourceVersion": "1"}}).encode()
+    for number in range(35_000):
+        codec.decode_page(page.replace(b"NUMBER", b"%d" % number))
     row_function: Any = codec._transform
     sharing = row_function.__closure__[0].cell_contents
     assert len(sharing._young) + len(sharing._old) <= 2 * 16_384

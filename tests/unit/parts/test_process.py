@@ -13,6 +13,9 @@ import pytest
 
 from tests.parts.process import Process, ProcessError
 
+GUARD = 60.0
+"""Seconds after which something hangs."""
+
 
 def python(script: str, *, log: Path) -> Process:
     return Process("program", [sys.executable, "-u", "-c", textwrap.dedent(script)], log=log)
@@ -63,9 +66,18 @@ async def test_death_is_noticed_even_if_someone_else_answers(tmp_path: Path) -> 
 
 
 async def test_one_that_never_gets_ready_is_ended_at_the_deadline(tmp_path: Path) -> None:
-    process = python("print('waiting'); import time; time.sleep(60)", log=tmp_path / "log")
-    with pytest.raises(ProcessError, match=r"not ready after 0\.5 s") as raised:
-        await process.start(ready=never, timeout=0.5)
+    log = tmp_path / "log"
+    process = python("print('waiting'); import time; time.sleep(600)", log=log)
+
+    async def not_yet() -> bool:
+        # It blocks the loop, so that the deadline cannot pass before the program has printed.
+        hanging = time.monotonic() + GUARD
+        while "waiting" not in log.read_text() and time.monotonic() < hanging:
+            time.sleep(0.01)  # noqa: ASYNC251
+        return False
+
+    with pytest.raises(ProcessError, match=r"not ready after 0\.1 s") as raised:
+        await process.start(ready=not_yet, timeout=0.1)
     assert "waiting" in str(raised.value)
     assert gone(process.pid)
 
@@ -80,7 +92,7 @@ async def test_a_taken_port_is_told_from_other_deaths(tmp_path: Path) -> None:
 
 
 async def test_it_is_gone_after_the_context_and_can_start_again(tmp_path: Path) -> None:
-    process = python("import time; time.sleep(60)", log=tmp_path / "log")
+    process = python("import time; time.sleep(600)", log=tmp_path / "log")
     async with process:
         await process.start(ready=always)
         first = process.pid
@@ -98,7 +110,7 @@ async def test_one_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
         import signal, time
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print("deaf")
-        time.sleep(60)
+        time.sleep(600)
     """
     process = python(script, log=tmp_path / "log")
 
@@ -118,7 +130,7 @@ async def test_it_dies_with_a_test_run_that_is_killed(tmp_path: Path) -> None:
         from tests.parts.process import Process
 
         async def main():
-            process = Process("p", [sys.executable, "-c", "import time; time.sleep(60)"], log=Path(sys.argv[1]))
+            process = Process("p", [sys.executable, "-c", "import time; time.sleep(600)"], log=Path(sys.argv[1]))
             async def ready():
                 return True
             await process.start(ready=ready)
@@ -135,12 +147,12 @@ async def test_it_dies_with_a_test_run_that_is_killed(tmp_path: Path) -> None:
         cwd=root,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=GUARD,
         check=False,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     pid = int(done.stdout)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + GUARD
     while not gone(pid) and time.monotonic() < deadline:
         await asyncio.sleep(0.02)
     assert gone(pid)

@@ -132,8 +132,9 @@ async def test_directory_that_cannot_be_read_at_the_start_is_a_usage_error(
 
 
 async def test_more_files_than_are_read_is_an_error_and_not_a_shorter_list(
-    config: Path, directory: ConfigDirectory
+    config: Path, directory: ConfigDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(scan, "FILES_MOST", 100)
     for number in range(scan.FILES_MOST + 1):
         (config / f"{number}.yaml").touch()
     with pytest.raises(UsageError, match=f"more than {scan.FILES_MOST} config files"):

@@ -246,8 +246,8 @@ def test_a_name_longer_than_a_path_is_no_module(extract: Extraction) -> None:
     assert extract.refusal(data, "tar").reason == "ModuleNotFoundInArchive"
 
 
-def test_a_million_entries_are_not_read(extract: Extraction) -> None:
-    data = gz(header(b"x") * 100_000)
+def test_more_entries_than_the_limit_are_not_read(extract: Extraction) -> None:
+    data = gz(header(b"x") * (Limits().archive_entries + 1))
     assert extract.refusal(data, "tar").reason == "ArchiveTooLarge"
 
 
@@ -283,7 +283,7 @@ _ENDS_OF_A_BOMB = ("ArchiveTooLarge", "ArchiveInvalid", "NotWasm", "ModuleNotFou
             zst(header(b"README", 250 * MIB))
             + zstandard.ZstdCompressor().compress(bytes(300 * MIB))
         ),
-        lambda: gz(b"") * 200_000,
+        lambda: gz(b"") * 20_001,
         lambda: zst(b"") * 200_000,
     ],
     ids=["gzip", "nested gzip", "tar.gz", "tar.zst", "empty members", "empty frames"],
@@ -295,7 +295,7 @@ def test_bombs_are_refused_in_little_memory(
     tracemalloc.start()
     try:
         for packing in ("detect", "tar+gzip"):
-            error = extract.refusal(data, packing)
+            error = extract.refusal(data, packing, gzip_members=20_000)
             assert error.reason in _ENDS_OF_A_BOMB
         assert tracemalloc.get_traced_memory()[1] < len(data) + 8 * MIB
     finally:

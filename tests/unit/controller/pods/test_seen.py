@@ -155,7 +155,7 @@ _ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     st.dictionaries(st.text('{},:"\\\\x1.', max_size=6), _AGES | _ANYTHING, max_size=12),
     st.integers(1, 40),
