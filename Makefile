@@ -5,7 +5,9 @@ RUN := .venv/bin/python
 # Real parts are waited for more than computed with: three workers per core keep the cores busy.
 JOBS ?= $(shell expr 3 '*' $$(getconf _NPROCESSORS_ONLN))
 PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
-# With COVERAGE=1, every process that runs our code is measured (`make coverage-report` shows the result).
+# With COVERAGE=1, every process that runs our code is measured, on the Python that does it best (`make coverage-report` shows
+# the result).
+PYTEST = $(if $(COVERAGE),$$($(RUN) -m tests.pythons --measuring),$(RUN)) -m pytest
 MEASURED := $(if $(COVERAGE),COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml COVERAGE_FILE=$(CURDIR)/build/coverage/data)
 PARTS := registry envoy wat filters kubernetes istio helm prometheus
 
@@ -19,13 +21,13 @@ demo: venv ## the main job on real parts, told step by step (ARGS=--keep leaves 
 	@$(RUN) -m examples.demo $(ARGS)
 
 test: venv build/coverage ## all tests, on real parts
-	$(MEASURED) $(RUN) -m pytest $(PARALLEL) $(ARGS)
+	$(MEASURED) $(PYTEST) $(PARALLEL) $(ARGS)
 
 chaos: venv build/coverage ## the rows of the fault suite that take long
-	$(MEASURED) $(RUN) -m pytest -m chaos $(PARALLEL) tests/chaos $(ARGS)
+	$(MEASURED) $(PYTEST) -m chaos $(PARALLEL) tests/chaos $(ARGS)
 
 versions: venv build/coverage ## the acceptance chain on the oldest and the newest Kubernetes, Istio and Envoy that can be had
-	$(MEASURED) $(RUN) -m pytest -m versions -n $(JOBS) --dist loadgroup tests/versions $(ARGS)
+	$(MEASURED) $(PYTEST) -m versions -n $(JOBS) --dist loadgroup tests/versions $(ARGS)
 
 coverage: ## all tests, and which lines and branches of src none of them executes
 	rm -rf build/coverage

@@ -35,9 +35,9 @@ _one_at_a_time = threading.Lock()
 
 
 def fits(environment: Mapping[str, str]) -> bool:
-    """Whether a command with this environment can be forked: it tells Python nothing new, and nothing measures the command."""
+    """Whether a command with this environment can be forked: it tells Python, and coverage, nothing new."""
     return not any(
-        name.startswith("COVERAGE_") or (name.startswith("PYTHON") and os.environ.get(name) != text)
+        name.startswith(("COVERAGE_", "PYTHON")) and os.environ.get(name) != text
         for name, text in environment.items()
     )
 

@@ -70,6 +70,39 @@ def test_the_integration_tests_run_on_the_python_of_the_image(
     assert folders == {"tests/unit", "tests/property"} | integration
 
 
+@pytest.mark.parametrize("measured", [False, True])
+def test_those_that_do_not_run_the_whole_suite_run_the_quick_tests(
+    measured: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ran: list[str] = []
+
+    def run(words: list[object], **_: object) -> subprocess.CompletedProcess[str]:
+        ran.append(Path(str(words[0])).parent.name)
+        return subprocess.CompletedProcess([], 0)
+
+    monkeypatch.setattr(command.subprocess, "run", run)
+    monkeypatch.setattr(command, "_running", lambda: "3.11")
+    monkeypatch.setattr(
+        command, "_environment", lambda version, *_, **__: tmp_path / version / "python"
+    )
+    monkeypatch.setenv("COVERAGE", "1" if measured else "")
+    assert command.main([]) == 0
+    assert ran == (["3.11", "3.12", "3.13"] if measured else ["3.12", "3.13", "3.14"])
+
+
+def test_the_running_python_measures_where_the_better_one_cannot_be_had(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def environment(*_: object, **__: object) -> Path:
+        raise cache.PartError("no mirror")
+
+    monkeypatch.setattr(command, "_running", lambda: RUNNING)
+    monkeypatch.setattr(command, "_MEASURING", ABSENT)
+    monkeypatch.setattr(pythons, "environment", environment)
+    assert command.main(["--measuring"]) == 0
+    assert capsys.readouterr().out == f"{sys.executable}\n"
+
+
 def test_the_running_interpreter_is_taken_for_its_version() -> None:
     assert pythons.interpreter(RUNNING) == Path(sys.executable).resolve()
 
