@@ -79,14 +79,14 @@ DENIED = Trouble(
     "401",
     ("Unauthorized",),
     "(is refused: status 401.*asked with the login of user 'somebody-else'|has refused)",
-    fault=Answer(401, _CHALLENGE),
+    fault=Answer(401, headers=_CHALLENGE),
     other_login=True,
 )
 BUSY = Trouble(
     "429",
     ("RegistryUnavailable",),
     "status 429|asked not to be asked so often",
-    fault=Answer(429, {"Retry-After": str(RETRY_AFTER)}),
+    fault=Answer(429, headers={"Retry-After": str(RETRY_AFTER)}),
 )
 HANGING = Trouble("hanging", ("Timeout",), "no answer within 30 s", mode=Hang())
 DRIPPING = Trouble("dripping", ("TooSlow",), "slower than .* for 10 s", fault=Drip())

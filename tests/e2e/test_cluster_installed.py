@@ -410,6 +410,7 @@ async def _replace_certificate(ground: Ground, authority: Authority) -> None:
     await asyncio.to_thread(files.key.replace, ground.tls.key)
     await asyncio.to_thread(files.certificate.replace, ground.tls.certificate)
     context = ssl.create_default_context(cadata=authority.certificate_pem.decode())
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as in `kubernetes`
     server = urlsplit(ground.cluster.url)
 
     async def shown() -> bool:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.front import Asked, Front, Rule, Said
 from tests.fakes.handshakes import HandshakeServer
 from tests.fakes.proxy import ForwardProxy
 from tests.fakes.scripted import Exchange, ScriptedServer
 from tests.parts import ports, registry, wasmer, wat
 from tests.parts.certificates import Authority
 from tests.parts.clients import Client
+from tests.parts.faults.http import Answer, HttpFaultProxy, Replace, Request
 from tests.parts.registry import TlsFiles
 
 HOUR = datetime.timedelta(hours=1)
@@ -50,13 +50,13 @@ def person(tmp_path: Path) -> Person:
     return Person(tmp_path, wasmer.wasmc(tmp_path))
 
 
-def on(method: str, part: str, said: Said) -> Rule:
+def on(method: str, part: str, said: Answer) -> Replace:
     """`said` to requests of this method whose path has this part."""
 
-    def rule(asked: Asked) -> Said | None:
+    def rule(asked: Request) -> Answer | None:
         return said if asked.method == method and part in asked.path else None
 
-    return rule
+    return Replace(rule)
 
 
 def errors(code: str, message: str) -> bytes:
@@ -64,52 +64,52 @@ def errors(code: str, message: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("rule", "says"),
+    ("fault", "says"),
     [
         (
-            on("PUT", "/manifests/", Said(403, errors("DENIED", "would exceed the quota"))),
+            on("PUT", "/manifests/", Answer(403, errors("DENIED", "would exceed the quota"))),
             ["status 403 (DENIED: would exceed the quota)"],
         ),
         (
-            on("PUT", "/manifests/", Said(412, errors("PRECONDITION", "v1 is protected"))),
+            on("PUT", "/manifests/", Answer(412, errors("PRECONDITION", "v1 is protected"))),
             ["status 412 (PRECONDITION: v1 is protected)", "immutable", "another tag"],
         ),
-        (on("PUT", "/manifests/", Said(409)), ["status 409", "immutable"]),
+        (on("PUT", "/manifests/", Answer(409)), ["status 409", "immutable"]),
         (
-            on("PUT", "/manifests/", Said(400, errors("TAG_INVALID", "v1 exists"))),
+            on("PUT", "/manifests/", Answer(400, errors("TAG_INVALID", "v1 exists"))),
             ["status 400 (TAG_INVALID: v1 exists)"],
         ),
         (
-            on("POST", "/uploads/", Said(404, errors("NAME_UNKNOWN", "no such repository"))),
+            on("POST", "/uploads/", Answer(404, errors("NAME_UNKNOWN", "no such repository"))),
             ["NAME_UNKNOWN: no such repository", "may have to be created first", "docker login"],
         ),
         (
-            on("POST", "/uploads/", Said(405, errors("UNSUPPORTED", "not supported"))),
+            on("POST", "/uploads/", Answer(405, errors("UNSUPPORTED", "not supported"))),
             ["UNSUPPORTED: not supported", "read-only mirror"],
         ),
         (
-            on("PUT", "/uploads/", Said(413, b"<html><title>413 Too Large</title>", {"Content-Type": "text/html"})),
+            on("PUT", "/uploads/", Answer(413, b"<html><title>413 Too Large</title>", {"Content-Type": "text/html"})),
             ["status 413 (413 Too Large)", "client_max_body_size"],
         ),
         (
-            on("POST", "/uploads/", Said(302, b"", {"Location": "https://sso.example/?back=s3cret"})),
+            on("POST", "/uploads/", Answer(302, b"", {"Location": "https://sso.example/?back=s3cret"})),
             ["status 302", "redirects to https://sso.example/;"],
         ),
         (
-            on("POST", "/uploads/", Said(200, b"<html><title>Sign in</title>", {"Content-Type": "text/html"})),
+            on("POST", "/uploads/", Answer(200, b"<html><title>Sign in</title>", {"Content-Type": "text/html"})),
             ["status 200 (Sign in)", "a proxy may have answered"],
         ),
-        (on("POST", "/uploads/", Said(418, b"teapot\nmore")), ["status 418 (teapot)"]),
-        (on("POST", "/uploads/", Said(507)), ["status 507", "storage is full"]),
+        (on("POST", "/uploads/", Answer(418, b"teapot\nmore")), ["status 418 (teapot)"]),
+        (on("POST", "/uploads/", Answer(507)), ["status 507", "storage is full"]),
     ],
-    ids=lambda value: "" if callable(value) else value[0][:30],
+    ids=lambda value: "" if isinstance(value, Replace) else value[0][:30],
 )  # fmt: skip
 async def test_a_refused_push_says_what_the_registry_said_and_what_it_means(
-    person: Person, tmp_path: Path, rule: Rule, says: list[str]
+    person: Person, tmp_path: Path, fault: Replace, says: list[str]
 ) -> None:
     async with (
         registry.distribution(tmp_path / "registry") as server,
-        Front(server.host, rule) as front,
+        HttpFaultProxy(f"http://{server.host}", fault) as front,
     ):
         message = await person.pushes(front.host)
     for part in says:
@@ -123,7 +123,7 @@ async def test_a_registry_that_refuses_the_head_of_a_blob_is_pushed_to(
 ) -> None:
     async with (
         registry.distribution(tmp_path / "registry") as server,
-        Front(server.host, on("HEAD", "/blobs/", Said(status))) as front,
+        HttpFaultProxy(f"http://{server.host}", on("HEAD", "/blobs/", Answer(status))) as front,
     ):
         image = f"{front.host}/team/filter:v1"
         await person.wasmc.run("push", image, "-f", "example.wasm")
@@ -133,10 +133,10 @@ async def test_a_registry_that_refuses_the_head_of_a_blob_is_pushed_to(
 
 
 async def test_a_blob_whose_head_is_a_page_is_uploaded(person: Person, tmp_path: Path) -> None:
-    page = Said(200, b"<html>", {"Content-Type": "text/html"})
+    page = Answer(200, b"<html>", {"Content-Type": "text/html"})
     async with (
         registry.distribution(tmp_path / "registry") as server,
-        Front(server.host, on("HEAD", "/blobs/", page)) as front,
+        HttpFaultProxy(f"http://{server.host}", on("HEAD", "/blobs/", page)) as front,
     ):
         image = f"{front.host}/team/filter:v1"
         await person.wasmc.run("push", image, "-f", "example.wasm")

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.front import Asked, Front, Rule, Said
 from tests.parts import clients, registry, wasmer, wat
 from tests.parts import envoy as envoys
 from tests.parts.clients import Client
+from tests.parts.faults.http import Answer, HttpFaultProxy, Replace, Request
 
 HIDDEN = b'{"errors":[{"code":"NAME_UNKNOWN","message":"repository name not known to registry"}]}'
 JSON = {"Content-Type": "application/json"}
@@ -31,17 +31,17 @@ RULES: dict[str, tuple[int, bool]] = {
 }
 
 
-def hides(status: int, *, ping_asks: bool) -> Rule:
+def hides(status: int, *, ping_asks: bool) -> Replace:
     """To a request without a login: `status` and no challenge. `/v2/` has one, or is open."""
 
-    def rule(asked: Asked) -> Said | None:
+    def rule(asked: Request) -> Answer | None:
         if asked.authorization is not None:
             return None
         if asked.path == "/v2/":
-            return None if ping_asks else Said(200, b"{}", JSON)
-        return Said(status, HIDDEN, JSON)
+            return None if ping_asks else Answer(200, b"{}", JSON)
+        return Answer(status, HIDDEN, JSON)
 
-    return rule
+    return Replace(rule)
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Scene:
     """A registry that hides, and a home with a login for it."""
 
     home: Path
-    front: Front
+    front: HttpFaultProxy
     wasmc: Client
 
     @property
@@ -69,17 +69,17 @@ class Scene:
         return done.stderr
 
 
-Open = Callable[[Rule], contextlib.AbstractAsyncContextManager[Scene]]
+Open = Callable[[Replace], contextlib.AbstractAsyncContextManager[Scene]]
 
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Open:
     @contextlib.asynccontextmanager
-    async def opened(rule: Rule) -> AsyncIterator[Scene]:
+    async def opened(fault: Replace) -> AsyncIterator[Scene]:
         users = {"alice": "s3cret"}
         async with (
             registry.distribution(tmp_path / "registry", users=users) as server,
-            Front(server.host, rule) as front,
+            HttpFaultProxy(f"http://{server.host}", fault) as front,
         ):
             yield Scene(tmp_path, front, wasmer.wasmc(tmp_path))
 
@@ -109,7 +109,7 @@ async def test_without_a_login_the_message_says_how_to_give_one_and_where_was_se
         assert "NAME_UNKNOWN: repository name not known to registry" in message
         assert f"docker login {there.front.host}" in message
         assert f"{there.home}/.docker/config.json (absent)" in message
-        assert {asked.authorization for asked in there.front.asked} == {None}
+        assert {asked.authorization for asked in there.front.forwarded} == {None}
 
 
 async def test_a_wrong_login_is_shown_and_blamed(scene: Open) -> None:
@@ -119,7 +119,7 @@ async def test_a_wrong_login_is_shown_and_blamed(scene: Open) -> None:
         assert "status 401 (UNAUTHORIZED: authentication required" in message
         assert "user 'alice'" in message
         assert "docker login" not in message
-        shown = [asked for asked in there.front.asked if asked.authorization]
+        shown = [asked for asked in there.front.forwarded if asked.authorization]
         assert len(shown) == 1, "accounts are locked after a few wrong passwords"
 
 
@@ -132,7 +132,7 @@ async def test_what_is_really_not_there_is_asked_for_with_the_login_and_then_bel
         assert "does not exist: status 404" in message
         assert "MANIFEST_UNKNOWN" in message or "NAME_UNKNOWN" in message
         assert "login" not in message
-        last = there.front.asked[-1]
+        last = there.front.forwarded[-1]
         assert last.authorization is not None
 
 

@@ -6,7 +6,7 @@ Invariant: each fault that bit is counted.
 
 import asyncio
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -24,11 +24,11 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Every request is answered so, and never forwarded."""
+    """Every request gets this answer, and is not forwarded."""
 
     status: int
-    headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +51,34 @@ class Misstate:
     by: int
 
 
-Fault = Forward | Answer | Lie | Drip | Misstate
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request, and the status that the server answered it with."""
+
+    method: str
+    path: str
+    authorization: str | None
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Every request is forwarded; where `rule` returns an answer, that one goes to the client, instead of the server's."""
+
+    rule: Callable[[Request], Answer | None]
+
+
+Fault = Forward | Answer | Lie | Drip | Misstate | Replace
 
 
 class HttpFaultProxy:
     """Forwards 127.0.0.1:`port` to `upstream` (`http://host:port`); an async context manager."""
 
-    def __init__(self, upstream: str = "") -> None:
+    def __init__(self, upstream: str = "", fault: Fault | None = None) -> None:
         self.upstream = upstream
-        self.fault: Fault = Forward()
+        self.fault: Fault = fault or Forward()
         self.bitten = 0
-        self.requests = 0
+        self.forwarded: list[Request] = []
         self.port = 0
 
     async def __aenter__(self) -> Self:
@@ -89,7 +106,6 @@ class HttpFaultProxy:
         return f"127.0.0.1:{self.port}"
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        self.requests += 1
         fault = self.fault
         if isinstance(fault, Answer):
             self.bitten += 1
@@ -106,6 +122,15 @@ class HttpFaultProxy:
             allow_redirects=False,
         ) as answer:
             body = await answer.read()
+            forwarded = Request(
+                request.method, request.path, request.headers.get("Authorization"), answer.status
+            )
+            self.forwarded.append(forwarded)
+            if isinstance(fault, Replace) and (instead := fault.rule(forwarded)) is not None:
+                self.bitten += 1
+                return web.Response(
+                    status=instead.status, headers=instead.headers, body=instead.body
+                )
             kept = {
                 name: value
                 for name, value in answer.headers.items()
