@@ -19,6 +19,7 @@ class HandshakeServer:
     def __init__(self, context: ssl.SSLContext | None) -> None:
         self._context = context
         self._socket = socket.create_server(("127.0.0.1", 0))
+        self._serving: socket.socket | None = None
         self._thread = threading.Thread(target=self._serve, name="handshakes")
 
     @property
@@ -37,6 +38,10 @@ class HandshakeServer:
         traceback: TracebackType | None,
     ) -> None:
         self._socket.shutdown(socket.SHUT_RDWR)  # ends `accept`, which `close` does not
+        if self._serving is not None:
+            # The loop of a client that has not said goodbye yet waits in `join`.
+            with contextlib.suppress(OSError):
+                self._serving.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._socket.close()
 
@@ -45,7 +50,8 @@ class HandshakeServer:
             while True:
                 connection, _ = self._socket.accept()
                 connection.settimeout(5)
-                with connection, contextlib.suppress(OSError):
+                # A copy: TLS takes over the other one.
+                with connection, contextlib.suppress(OSError), connection.dup() as self._serving:
                     self._answer(connection)
 
     def _answer(self, connection: socket.socket) -> None:

@@ -15,8 +15,8 @@ from autowasm.net.pools import Pools
 from autowasm.telemetry.metrics import Metrics
 
 SIZES = (100, 70_000, 900_000)
-ROUNDS = 12
-SECONDS = 5.0
+ROUNDS = 6
+SECONDS = 3.0
 
 
 def _write_for_ever(directory: str, seed: int, begun: "multiprocessing.synchronize.Event") -> None:

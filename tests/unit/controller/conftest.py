@@ -6,6 +6,16 @@ import pytest
 import structlog.testing
 from structlog.typing import EventDict
 
+from autowasm.controller.policy import permits, policyfile
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two looks at a Secret or a file: their order is tested, not their length."""
+    monkeypatch.setattr(permits, "_LOOK", 0.1)
+    monkeypatch.setattr(policyfile, "_SECOND_LOOK", 0.1)
+    monkeypatch.setattr(policyfile, "_LOST_PAUSE", 0.1)
+
 
 @pytest.fixture(autouse=True)
 def logs() -> Iterator[list[EventDict]]:

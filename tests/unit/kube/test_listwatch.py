@@ -4,11 +4,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs
 
 import pytest
 
+from autowasm.kube import reflector
 from autowasm.kube.documents import DocumentCodec
 from autowasm.kube.informer import Informer
 from autowasm.kube.listwatch import ListWatch
@@ -58,6 +60,12 @@ class Server(Wire):
     @property
     def lists_asked(self) -> int:
         return sum("watch" not in parse_qs(asked.query) for asked in self.asked)
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a failure: how long they are is tested in virtual time (`test_reflector.py`)."""
+    monkeypatch.setattr(reflector, "BACKOFF", replace(reflector.BACKOFF, base=0.05))
 
 
 @asynccontextmanager
@@ -119,6 +127,7 @@ async def test_a_streaming_list_is_asked_for_as_the_api_wants_it(tmp_path: Path)
     assert "resourceVersion" not in query
 
 
+@pytest.mark.usefixtures("short_pauses")
 async def test_half_a_line_is_discarded_and_the_watch_resumes_before_it(tmp_path: Path) -> None:
     whole, half = line("ADDED", thing("b", 6)), line("ADDED", thing("c", 7))
     server = Server(
@@ -131,6 +140,7 @@ async def test_half_a_line_is_discarded_and_the_watch_resumes_before_it(tmp_path
     assert server.lists_asked == 1
 
 
+@pytest.mark.usefixtures("short_pauses")
 async def test_half_a_line_before_an_orderly_end_is_discarded_too(tmp_path: Path) -> None:
     whole, half = line("ADDED", thing("b", 6)), line("ADDED", thing("c", 7))
     server = Server(
@@ -150,6 +160,7 @@ async def test_an_event_in_many_pieces_is_one_event(tmp_path: Path) -> None:
         await until(lambda: len(informer.store) == 1)
 
 
+@pytest.mark.usefixtures("short_pauses")
 @pytest.mark.parametrize(
     "answer",
     [
@@ -171,6 +182,7 @@ async def test_a_refused_watch_is_never_taken_for_events(answer: Answer, tmp_pat
     assert server.lists_asked == 1
 
 
+@pytest.mark.usefixtures("short_pauses")
 @pytest.mark.parametrize(
     "answer",
     [
@@ -203,6 +215,7 @@ async def test_empty_watches_do_not_become_a_storm(tmp_path: Path) -> None:
         assert len(server.asked) == 2
 
 
+@pytest.mark.usefixtures("short_pauses")
 async def test_a_frozen_watch_is_cut(tmp_path: Path) -> None:
     limits = KubeLimits(bookmark_silence=0.2)
     mark = line("BOOKMARK", {"metadata": {"resourceVersion": "8"}})

@@ -372,7 +372,7 @@ async def test_directory_that_vanishes_keeps_everything_and_is_followed_when_it_
     async with followed(directory) as told:
         shutil.rmtree(config)
         await until(lambda: any(each["event"] == "config directory lost" for each in logs))
-        await asyncio.sleep(2.2)  # two more tries: neither says it again nor forgets anything
+        await asyncio.sleep(0.5)  # more tries: none says it again or forgets anything
         assert value(directory, ONE) == "a"
         assert told.keys == []
         assert sum(each["event"] == "config directory lost" for each in logs) == 1
