@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.docs.blocks import ROOT
 from tests.docs.shell import Shell, shell
-from tests.parts import ports, provision, registry, wasmer
+from tests.parts import goruntime, ports, provision, registry, wasmer
 from tests.parts.clients import inherited
 
 _PORTS = ("10000", "9000", "8081", "8080")
@@ -36,6 +36,7 @@ def lay_out(directory: Path) -> dict[str, str]:
     variables = inherited()
     return {
         **variables,
+        **goruntime.BRIEF,
         "PATH": f"{directory / 'bin'}:{variables['PATH']}",
         "HOME": str(home),
         "DOCKER_CONFIG": str(home / ".docker"),

@@ -71,7 +71,7 @@ async def mesh(directory: Path) -> AsyncIterator[Mesh]:
     async with AsyncExitStack() as stack:
         cluster = await stack.enter_async_context(kubernetes(directory / "kubernetes"))
         kubectl = await clients.kubectl(directory / "kubectl", kubeconfig=cluster.kubeconfig)
-        await istio.install_crds(kubectl)
+        await istio.apply_crds(cluster)
         await cluster.create_namespace(istio.ROOT_NAMESPACE)
         public = await stack.enter_async_context(registry.distribution(directory / "open"))
         private = await stack.enter_async_context(

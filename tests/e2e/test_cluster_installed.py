@@ -83,7 +83,7 @@ async def ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Grou
         registry.distribution(directory / "registry", users={USER: PASSWORD}) as store,
     ):
         kubectl = await clients.kubectl(directory / "home", kubeconfig=cluster.kubeconfig)
-        await istio.install_crds(kubectl)
+        await istio.apply_crds(cluster)
         await cluster.create_namespace(istio.ROOT_NAMESPACE)
         await install_crd(kubectl)
         yield Ground(directory, cluster, kubectl, store, authority, tls)

@@ -393,12 +393,34 @@ async def test_gateway_that_filters_its_clusters_has_wasmers() -> None:
     assert (await renders(wanted))[GATEWAY.name] == (await renders(without))[GATEWAY.name]
 
 
-@pytest.mark.parametrize("context", ["SIDECAR_INBOUND", "SIDECAR_OUTBOUND", "GATEWAY"])
+_SHAPES: list[dict[str, Any]] = [each.values[0] for each in SHAPES]
+CONTEXTS = ("SIDECAR_INBOUND", "SIDECAR_OUTBOUND", "GATEWAY")
+_WARNINGS: list[str] = []
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_istiods_webhook_warns_of_nothing_but_that_it_is_an_envoyfilter(
     shape: dict[str, Any], context: str
 ) -> None:
-    found = await listeners.scene([ours(context=context, **shape)], [])
-    (warning,) = found.warnings
-    assert warning.startswith("EnvoyFilter test: EnvoyFilter exposes internal implementation")
+    name = f"{context.lower().replace('_', '-')}-{_SHAPES.index(shape)}"
+    (warning,) = [one for one in await _warnings() if one.startswith(f"EnvoyFilter {name}: ")]
+    text = warning.removeprefix(f"EnvoyFilter {name}: ")
+    assert text.startswith("EnvoyFilter exposes internal implementation")
     assert "\n" not in warning
+
+
+async def _warnings() -> Sequence[str]:
+    """What the webhook says of every shape in every context."""
+    if not _WARNINGS:
+        documents = [
+            ours(
+                context=context,
+                **{**shape, "name": f"{context.lower().replace('_', '-')}-{number}"},
+            )
+            for context in CONTEXTS
+            for number, shape in enumerate(_SHAPES)
+        ]
+        _WARNINGS.extend((await listeners.scene(documents, [])).warnings)
+        assert len(_WARNINGS) == len(documents)
+    return _WARNINGS

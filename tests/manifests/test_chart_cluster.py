@@ -78,7 +78,7 @@ async def ground(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Grou
     async with kubernetes(directory / "kubernetes", audit_level="Metadata") as cluster:
         kubectl = await clients.kubectl(directory / "home", kubeconfig=cluster.kubeconfig)
         helm = await clients.helm(directory / "home", kubeconfig=cluster.kubeconfig)
-        await istio.install_crds(kubectl)
+        await istio.apply_crds(cluster)
         for kind in ("PodMonitor", "ServiceMonitor", "PrometheusRule"):
             text = yaml.safe_dump(_monitor_crd(kind)).encode()
             await kubectl.run("apply", "-f", "-", stdin=text)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.parts import preloaded, provision
+from tests.parts import goruntime, preloaded, provision
 
 
 class ClientError(Exception):
@@ -136,4 +136,5 @@ def _is_established(crd: Mapping[str, Any]) -> bool:
 def _client(get: Callable[[], Path], home: Path, **environment: str) -> Client:
     docker = home / ".docker"
     docker.mkdir(parents=True, exist_ok=True)
-    return Client(get(), home, {"HOME": str(home), "DOCKER_CONFIG": str(docker), **environment})
+    environment |= {"HOME": str(home), "DOCKER_CONFIG": str(docker)}
+    return Client(get(), home, {**goruntime.BRIEF, **environment})

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import yaml
 
-from tests.parts import clients, ports, provision, pypi, releases, wire
+from tests.parts import clients, goruntime, ports, provision, pypi, releases, wire
 from tests.parts.envoy import Envoy
 from tests.parts.kubernetes import Cluster
 from tests.parts.process import PORT_ATTEMPTS, Process, ProcessError
@@ -24,6 +24,7 @@ Role = Literal["sidecar", "router"]
 
 ROOT_NAMESPACE = "istio-system"
 _READY_SECONDS = 60
+_DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _XDS_CLUSTER = "xds-grpc"
 # What istiod's listeners call the cluster that has the workload's certificates.
 _SDS_CLUSTER = "sds-grpc"
@@ -175,27 +176,24 @@ async def sidecar(
 
 
 async def apply_crds(cluster: Cluster, release: releases.Istio = releases.ISTIO) -> None:
-    """Istio's resources, all that a controller of EnvoyFilters needs of Istio. Raises ApiError."""
+    """Istio's resources, all that a controller of EnvoyFilters needs of Istio; those that are there stay. Raises ApiError."""
     file = await asyncio.to_thread(provision.istio_crds, release)
     text = await asyncio.to_thread(file.read_text)
+    served = {name for _, name in await cluster.client.list_names(_DEFINITIONS)}
     definitions = await asyncio.to_thread(_load_all, text)
-    await cluster.client.apply_crds(*definitions)
+    await cluster.client.apply_crds(
+        *(one for one in definitions if one["metadata"]["name"] not in served)
+    )
 
 
 def _load_all(text: str) -> list[dict[str, Any]]:
     return [one for one in yaml.load_all(text, Loader=yaml.CSafeLoader) if one]
 
 
-async def install_crds(kubectl: clients.Client) -> None:
-    """Istio's resources, all that a controller of EnvoyFilters needs of Istio. Raises ClientError."""
-    crds = await asyncio.to_thread(provision.istio_crds)
-    await kubectl.run("apply", "--server-side", "-f", crds, timeout=120)
-    await clients.crds_established(kubectl)
-
-
 def _environment(*, authority: bool) -> dict[str, str]:
     return {
         **os.environ,
+        **goruntime.SMALL,
         "POD_NAME": "istiod",
         "POD_NAMESPACE": ROOT_NAMESPACE,
         "CLUSTER_ID": "Kubernetes",

@@ -6,6 +6,7 @@ Invariant: the API server keeps its port and its data through `stop_api` and `st
 
 import asyncio
 import json
+import os
 import secrets
 import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import Any, Literal
 
 import yaml
 
-from tests.parts import kubeapi, ports, provision, releases, wire
+from tests.parts import goruntime, kubeapi, ports, provision, releases, wire
 from tests.parts.certificates import Authority
 from tests.parts.kubeapi import ADMIN, ApiError, Document, KubeApi
 from tests.parts.process import PORT_ATTEMPTS, Process, ProcessError
@@ -154,7 +155,7 @@ async def kubernetes(
     extra: Sequence[str] = (),
     release: releases.Kubernetes = releases.KUBERNETES,
 ) -> AsyncIterator[Cluster]:
-    """Run a control plane with all its files in `directory`; ready in some seconds, about 400 MB.
+    """Run a control plane with all its files in `directory`; ready in some seconds, up to 900 MB.
 
     `users` are more users beside the administrator: name to groups (RBAC decides what they may). Without the
     `controller_manager` nothing is garbage collected, namespaces never go, and Pods need no ServiceAccount. `extra` are
@@ -205,7 +206,9 @@ async def _start_etcd(stack: AsyncExitStack, directory: Path) -> tuple[str, Proc
             "--unsafe-no-fsync",  # the data need not outlive the test
             "--log-level=warn",
         ]
-        process = Process("etcd", command, log=directory / "etcd.log")
+        process = Process(
+            "etcd", command, log=directory / "etcd.log", env={**os.environ, **goruntime.SMALL}
+        )
         try:
             await process.start(ready=partial(_etcd_is_ready, client), timeout=_READY_SECONDS)
         except ProcessError as error:
@@ -238,7 +241,12 @@ async def _start_api(
         port = ports.free_port()
         command: list[str | Path] = [program, *_api_flags(directory, tls, port)]
         command += [f"--etcd-servers={etcd}", *release.api_flags, *flags]
-        process = Process("kube-apiserver", command, log=directory / "kube-apiserver.log")
+        process = Process(
+            "kube-apiserver",
+            command,
+            log=directory / "kube-apiserver.log",
+            env={**os.environ, **goruntime.LARGE},
+        )
         url = f"https://{ports.LOOPBACK}:{port}"
         client = KubeApi(url, tokens=tokens, tls=context)
         cluster = Cluster(url, etcd, store, directory, tls, tokens, process, context, client)
@@ -267,7 +275,9 @@ async def _make_controller_manager(cluster: Cluster, release: releases.Kubernete
         *release.controller_manager_flags,
     ]
     log = directory / "kube-controller-manager.log"
-    return Process("kube-controller-manager", command, log=log)
+    return Process(
+        "kube-controller-manager", command, log=log, env={**os.environ, **goruntime.SMALL}
+    )
 
 
 def _api_flags(directory: Path, tls: TlsFiles, port: int) -> list[str]:

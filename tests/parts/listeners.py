@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
-from tests.parts import provision
+from tests.parts import goruntime, provision
 
 _SECONDS = 120
 """The program takes 1 s; the machine may be busy."""
@@ -111,7 +111,7 @@ async def scene(
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, **(flags or {})},
+        env={**os.environ, **goruntime.BRIEF, **(flags or {})},
     )
     try:
         async with asyncio.timeout(_SECONDS):

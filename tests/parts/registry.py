@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.parts import ports, provision, wire
+from tests.parts import goruntime, ports, provision, wire
 from tests.parts.process import PORT_ATTEMPTS, Process, ProcessError
 
 _READY_SECONDS = 20
@@ -65,7 +65,7 @@ async def distribution(
     """
     program = await asyncio.to_thread(provision.distribution)
     # The registry would look for a collector of traces on a port of ours.
-    environment = {**os.environ, "OTEL_TRACES_EXPORTER": "none"}
+    environment = {**os.environ, **goruntime.SMALL, "OTEL_TRACES_EXPORTER": "none"}
 
     async def make(port: int) -> RegistryServer:
         config = await asyncio.to_thread(
