@@ -61,8 +61,8 @@ bench-docs: venv ## put the figures that `make bench` left into docs/performance
 	$(RUN) -m docs.performance
 	$(RUN) -m docs.capacity
 
-unit: venv ## the quick ones only
-	$(RUN) -m pytest $(PARALLEL) tests/unit tests/property $(ARGS)
+unit: venv ## the quick ones only, with fewer generated examples than in `make test`
+	$(RUN) -m pytest $(PARALLEL) --hypothesis-profile=quick tests/unit tests/property $(ARGS)
 
 pythons: venv ## the quick ones on every other Python that the project claims, and integration on the image's (ARGS="3.13 3.14")
 	$(RUN) -m tests.pythons --jobs $(JOBS) $(ARGS)
