@@ -7,7 +7,6 @@ other proxies and shapes is in `test_rendered_listeners.py`.
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
@@ -15,18 +14,16 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.parts import ports, pypi, wat, wire
-from tests.parts.agent import agent, injected
+from tests.parts import pypi, wat, wire
+from tests.parts.agent import injected
 from tests.parts.golang import ASSETS
-from tests.parts.installation import Document, Installation, installed
-from tests.parts.istio import istiod
-from tests.parts.kubernetes import kubernetes
+from tests.parts.installation import Document
+from tests.parts.mesh import Mesh, composed
 from tests.parts.tunnel import Tunnel, tunnel
-from tests.parts.upstream import upstream
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
 
-BLOBS, WORKLOAD, CLIENT, UNUSED = "127.0.0.35", "127.0.0.36", "127.0.0.37", "127.0.0.38"
+WORKLOAD, UNUSED = "127.0.0.36", "127.0.0.38"
 LABELS = {"app": "details"}
 _FILTER_STATE = "type.googleapis.com/envoy.extensions.filters.http.set_filter_state.v3.Config"
 
@@ -92,7 +89,7 @@ def _as_upstreams_envoy_takes_it() -> Document:
 
 
 @dataclass
-class Mesh(Installation):
+class AmbientMesh(Mesh):
     """An installation and a workload with a tunnel: `host` is its inbound listener, which is no tunnel."""
 
     host: str
@@ -145,29 +142,20 @@ async def eventually(check: Callable[[], Awaitable[None]], *, seconds: float = 6
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=pypi.ENVOY_VERSIONS)
 async def mesh(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Mesh]:
-    directory = tmp_path_factory.mktemp("ambient")
-    async with AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        cluster = await enter(kubernetes(directory / "kubernetes"))
-        flags = {"PILOT_ENABLE_AMBIENT": "true"}
-        control = await enter(istiod(cluster, directory / "istiod", authority=True, flags=flags))
-        blobs = f"{BLOBS}:{ports.free_port(address=BLOBS)}"
-        installation = await enter(
-            installed(cluster, control.kubectl, directory / "installation", host=blobs)
-        )
-        service = await enter(upstream())
-        await control.add_blob_service(blobs)
-        port = ports.free_port(address=WORKLOAD)
-        await control.add_workload(
-            "details", labels=LABELS, address=WORKLOAD, port=port, service=service.host
-        )
-        await control.apply(_as_upstreams_envoy_takes_it())
-        client = await enter(agent(control, directory / "client", name="client", address=CLIENT))
-        await enter(
+) -> AsyncIterator[AmbientMesh]:
+    running = composed(
+        tmp_path_factory.mktemp("ambient"),
+        authority=True,
+        flags={"PILOT_ENABLE_AMBIENT": "true"},
+    )
+    async with running as found:
+        host = await found.add_workload("details", LABELS, address=WORKLOAD)
+        await found.apply(_as_upstreams_envoy_takes_it())
+        client = await found.add_client()
+        await found.stack.enter_async_context(
             injected(
-                control,
-                directory / "details",
+                found.istiod,
+                found.directory / "details",
                 name="details",
                 labels=LABELS,
                 address=WORKLOAD,
@@ -175,15 +163,14 @@ async def mesh(
                 metadata={"ENABLE_HBONE": "true"},
             )
         )
-        parts = {name: getattr(installation, name) for name in Installation.__dataclass_fields__}
-        it = Mesh(**parts, host=f"{WORKLOAD}:{port}", client=client.client)
+        it = AmbientMesh(**found.parts, host=host, client=client.client)
         await eventually(it._without)
         yield it
 
 
 @pytest.mark.parametrize("every_port", [False, True], ids=["a port", "every port"])
 async def test_filter_runs_once_on_plain_requests_and_on_those_through_the_tunnel(
-    mesh: Mesh, every_port: bool
+    mesh: AmbientMesh, every_port: bool
 ) -> None:
     value = f"ambient-{every_port}"
     image = await mesh.push(value, wat.header_filter(value))
@@ -203,7 +190,7 @@ async def test_filter_runs_once_on_plain_requests_and_on_those_through_the_tunne
 
 @pytest.mark.parametrize("every_port", [False, True], ids=["a port", "every port"])
 async def test_filter_that_denies_everything_answers_the_inner_request_and_the_tunnel_opens(
-    mesh: Mesh, every_port: bool
+    mesh: AmbientMesh, every_port: bool
 ) -> None:
     module = await asyncio.to_thread(wat.compile_file, ASSETS / "wat/denies.wat")
     image = await mesh.push(f"denies-{every_port}", module)

@@ -3,7 +3,6 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,22 +11,19 @@ import pytest_asyncio
 import yaml
 
 from tests.manifests import charts
-from tests.parts import ports, wat, wire
-from tests.parts.agent import agent
+from tests.parts import wat, wire
 from tests.parts.envoy import Envoy
-from tests.parts.installation import Document, Installation, installed
-from tests.parts.istio import ROOT_NAMESPACE, istiod, sidecar
-from tests.parts.kubernetes import kubernetes
-from tests.parts.upstream import upstream
+from tests.parts.installation import Document
+from tests.parts.istio import ROOT_NAMESPACE
+from tests.parts.mesh import Mesh, composed
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
 
-BLOBS, WORKLOAD, CLIENT = "127.0.0.13", "127.0.0.15", "127.0.0.17"
 CLUSTER = "outbound|8081||wasmer.istio-system.svc.cluster.local"
 
 
 @dataclass
-class Mesh(Installation):
+class StrictMesh(Mesh):
     """One workload with an agent and a sidecar, in a mesh where only mutual TLS is taken."""
 
     host: str
@@ -94,37 +90,15 @@ def _istio(group: str, kind: str, spec: Document) -> Document:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
+async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[StrictMesh]:
     directory = tmp_path_factory.mktemp("strict")
-    async with AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        cluster = await enter(kubernetes(directory / "kubernetes"))
-        control = await enter(istiod(cluster, directory / "istiod", authority=True))
-        blobs = f"{BLOBS}:{ports.free_port(address=BLOBS)}"
-        place = directory / "installation"
-        installation = await enter(installed(cluster, control.kubectl, place, host=blobs))
+    async with composed(directory, authority=True) as found:
         strict = _istio("security", "PeerAuthentication", {"mtls": {"mode": "STRICT"}})
-        await installation.apply(_settings(), strict)
-        await control.add_blob_service(blobs)
-        service = await enter(upstream())
-        port, labels = ports.free_port(address=WORKLOAD), {"app": "strict"}
-        await control.add_workload(
-            "strict", labels=labels, address=WORKLOAD, port=port, service=service.host
-        )
-        client = await enter(agent(control, directory / "client", name="client", address=CLIENT))
-        own = await enter(agent(control, directory / "strict", name="strict", address=WORKLOAD))
-        envoy = await enter(
-            sidecar(
-                *(control, own.directory),
-                name="strict",
-                labels=labels,
-                address=WORKLOAD,
-                certificates=True,
-            )
-        )
+        await found.apply(_settings(), strict)
+        client = await found.add_client()
+        sidecar = await found.add_sidecar("strict", {"app": "strict"}, certificates=True)
         tls = await asyncio.to_thread(client.client)
-        parts = {name: getattr(installation, name) for name in Installation.__dataclass_fields__}
-        yield Mesh(**parts, host=f"{WORKLOAD}:{port}", envoy=envoy, tls=tls)
+        yield StrictMesh(**found.parts, host=sidecar.host, envoy=sidecar.envoy, tls=tls)
 
 
 def _is_tls(socket: Document) -> bool:
@@ -135,7 +109,7 @@ def _speaks_http2(cluster: Document) -> bool:
     return "http2_protocol_options" in str(cluster.get("typed_extension_protocol_options"))
 
 
-async def test_strict_mutual_tls_needs_nothing_and_a_forced_one_is_healed(mesh: Mesh) -> None:
+async def test_strict_mutual_tls_needs_nothing_and_a_forced_one_is_healed(mesh: StrictMesh) -> None:
     async def shows(header: str | None) -> None:
         await _until(lambda: _equal(mesh, header), seconds=90)
 
@@ -176,5 +150,5 @@ async def test_strict_mutual_tls_needs_nothing_and_a_forced_one_is_healed(mesh: 
     assert not _speaks_http2(way)
 
 
-async def _equal(mesh: Mesh, header: str | None) -> bool:
+async def _equal(mesh: StrictMesh, header: str | None) -> bool:
     return await mesh.header() == header

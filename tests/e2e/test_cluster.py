@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,34 +10,27 @@ import pytest
 import pytest_asyncio
 
 from tests.parts import ports, wat, wire
-from tests.parts.envoy import Envoy
-from tests.parts.installation import Document, Installation, autowasms, envoyfilters, installed
-from tests.parts.istio import Istiod, istiod, sidecar
-from tests.parts.kubernetes import kubernetes
+from tests.parts.installation import Document, envoyfilters
+from tests.parts.istio import sidecar
 from tests.parts.load import Load
-from tests.parts.upstream import upstream
+from tests.parts.mesh import Mesh, Sidecar, composed
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
 
-SIDECAR = "127.0.0.2"
-BLOBS = "127.0.0.3"
 GATEWAY = "127.0.0.4"
 LABELS = {"app": "details"}
 
 
 @dataclass
-class Mesh(Installation):
-    """An installation, istiod, and one sidecar; every AutoWasm of a test is on the sidecar's port."""
+class OneSidecar(Mesh):
+    """One with a sidecar; every AutoWasm of a test is on its port."""
 
-    istiod: Istiod
-    envoy: Envoy
-    port: int
-    service: str
+    sidecar: Sidecar
 
     @property
     def load(self) -> Load:
         """A load on the sidecar; answers without the header are failures."""
-        return Load(f"{SIDECAR}:{self.port}", header="hello")
+        return Load(self.sidecar.host, header="hello")
 
     async def push_header(self, value: str, *, name: str = "hello") -> str:
         """Push a filter that adds the header; the reference."""
@@ -47,8 +39,8 @@ class Mesh(Installation):
     def autowasm(
         self, image: str, *, name: str = "test", namespace: str = "default", **fields: Any
     ) -> Document:
-        fields = {"applyPorts": [self.port], **fields}
-        return Installation.autowasm(self, image, name=name, namespace=namespace, **fields)
+        fields = {"applyPorts": [self.sidecar.port], **fields}
+        return super().autowasm(image, name=name, namespace=namespace, **fields)
 
     async def clean(self) -> None:
         """As at the start: everything runs, no AutoWasm, no EnvoyFilter, no filter in the sidecar."""
@@ -58,59 +50,30 @@ class Mesh(Installation):
         ):
             if not process.alive:
                 await start()
-        for collection in (autowasms(), envoyfilters()):
-            await self.cluster.request("DELETE", collection)
-
-        async def empty() -> Document | None:
-            left = [
-                await self.cluster.request("GET", path) for path in (autowasms(), envoyfilters())
-            ]
-            return {} if not any(one["items"] for one in left) else None
-
-        await self.wait_until(empty)
+        await self.delete_all()
         await self.load.wait_for(None)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running_mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
-    directory = tmp_path_factory.mktemp("mesh")
-    async with AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        cluster = await enter(kubernetes(directory / "kubernetes"))
-        control = await enter(istiod(cluster, directory / "istiod"))
-        blobs = f"{BLOBS}:{ports.free_port(address=BLOBS)}"
-        installation = await enter(
-            installed(cluster, control.kubectl, directory / "installation", host=blobs)
-        )
-        service = await enter(upstream())
-        port = ports.free_port(address=SIDECAR)
-        await control.add_workload(
-            "details-v1", labels=LABELS, address=SIDECAR, port=port, service=service.host
-        )
-        await control.add_blob_service(blobs)
-        proxy = await enter(
-            sidecar(
-                control, directory / "sidecar", name="details-v1", labels=LABELS, address=SIDECAR
-            )
-        )
-        parts = {name: getattr(installation, name) for name in Installation.__dataclass_fields__}
-        yield Mesh(**parts, istiod=control, envoy=proxy, port=port, service=service.host)
+async def running_mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OneSidecar]:
+    async with composed(tmp_path_factory.mktemp("mesh")) as found:
+        yield OneSidecar(**found.parts, sidecar=await found.add_sidecar("details-v1", LABELS))
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def mesh(running_mesh: Mesh) -> AsyncIterator[Mesh]:
+async def mesh(running_mesh: OneSidecar) -> AsyncIterator[OneSidecar]:
     """The mesh without anything of another test in it."""
     yield running_mesh
     await running_mesh.clean()
 
 
 async def test_applied_autowasm_adds_the_header_changes_under_load_and_goes_when_deleted(
-    mesh: Mesh,
+    mesh: OneSidecar,
 ) -> None:
     world = await mesh.push_header("world")
     await mesh.apply(mesh.autowasm(world))
     await mesh.load.wait_for("world")
-    answer = await wire.get(f"http://{SIDECAR}:{mesh.port}/")
+    answer = await wire.get(f"http://{mesh.sidecar.host}/")
     assert answer.headers["server"] == "istio-envoy"
     document = await mesh.wait_phase("Synced")
     filter_ = await mesh.envoyfilter()
@@ -135,7 +98,7 @@ async def test_applied_autowasm_adds_the_header_changes_under_load_and_goes_when
 
 
 async def test_autowasm_deleted_while_the_controller_is_down_takes_its_envoyfilter_along(
-    mesh: Mesh,
+    mesh: OneSidecar,
 ) -> None:
     await mesh.apply(mesh.autowasm(await mesh.push_header("world")))
     await mesh.load.wait_for("world")
@@ -147,7 +110,9 @@ async def test_autowasm_deleted_while_the_controller_is_down_takes_its_envoyfilt
     await mesh.load.wait_for(None)
 
 
-async def test_restart_without_the_registry_writes_nothing_and_keeps_the_filter(mesh: Mesh) -> None:
+async def test_restart_without_the_registry_writes_nothing_and_keeps_the_filter(
+    mesh: OneSidecar,
+) -> None:
     await mesh.apply(mesh.autowasm(await mesh.push_header("world")))
     await mesh.load.wait_for("world")
     await mesh.wait_phase("Synced")
@@ -166,7 +131,7 @@ async def test_restart_without_the_registry_writes_nothing_and_keeps_the_filter(
     assert {entry.name for entry in written} == {"zzz"}, written
 
 
-async def test_edited_or_deleted_envoyfilter_is_put_back(mesh: Mesh) -> None:
+async def test_edited_or_deleted_envoyfilter_is_put_back(mesh: OneSidecar) -> None:
     await mesh.apply(mesh.autowasm(await mesh.push_header("world")))
     await mesh.load.wait_for("world")
     await mesh.wait_phase("Synced")
@@ -184,24 +149,24 @@ async def test_edited_or_deleted_envoyfilter_is_put_back(mesh: Mesh) -> None:
     await mesh.load.wait_for("world")
 
 
-async def test_same_vm_id_and_different_modules_both_run(mesh: Mesh) -> None:
+async def test_same_vm_id_and_different_modules_both_run(mesh: OneSidecar) -> None:
     one = await mesh.push_header("1", name="one")
     two = await mesh.push_header("2", name="two")
     await mesh.apply(
         mesh.autowasm(one, name="one", vmID="same"), mesh.autowasm(two, name="two", vmID="same")
     )
-    await Load(f"{SIDECAR}:{mesh.port}", header="one").wait_for("1")
-    await Load(f"{SIDECAR}:{mesh.port}", header="two").wait_for("2")
-    answer = await wire.get(f"http://{SIDECAR}:{mesh.port}/")
+    await Load(mesh.sidecar.host, header="one").wait_for("1")
+    await Load(mesh.sidecar.host, header="two").wait_for("2")
+    answer = await wire.get(f"http://{mesh.sidecar.host}/")
     assert (answer.headers["one"], answer.headers["two"]) == ("1", "2")
 
     three = await mesh.push_header("3", name="one")
     await mesh.apply(mesh.autowasm(three, name="one", vmID="same"))
-    await Load(f"{SIDECAR}:{mesh.port}", header="one").wait_for("3")
-    await Load(f"{SIDECAR}:{mesh.port}", header="two").wait_for("2")
+    await Load(mesh.sidecar.host, header="one").wait_for("3")
+    await Load(mesh.sidecar.host, header="two").wait_for("2")
 
 
-async def test_gateway_proxy_runs_a_filter_of_the_gateway_context(mesh: Mesh) -> None:
+async def test_gateway_proxy_runs_a_filter_of_the_gateway_context(mesh: OneSidecar) -> None:
     labels = {"istio": "gateway"}
     port = ports.free_port(address=GATEWAY)
     await mesh.istiod.add_gateway(

@@ -3,60 +3,39 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from tests.parts import ports, wat, wire
-from tests.parts.agent import Agent, agent
+from tests.parts import wat, wire
+from tests.parts.agent import Agent
 from tests.parts.envoy import Envoy
-from tests.parts.installation import Document, Installation, installed
-from tests.parts.istio import Istiod, istiod, sidecar
-from tests.parts.kubernetes import kubernetes
-from tests.parts.upstream import upstream
+from tests.parts.installation import Document
+from tests.parts.mesh import Mesh, composed
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
 
-BLOBS = "127.0.0.3"
-PERMISSIVE, STRICT, CLIENT = "127.0.0.5", "127.0.0.6", "127.0.0.7"
-
 
 @dataclass
-class Mesh(Installation):
-    """An installation, an istiod that signs certificates, a workload that only calls others, and a service behind sidecars."""
+class SignedMesh(Mesh):
+    """One with an istiod that signs certificates, and a workload that only calls others."""
 
-    istiod: Istiod
     client: Agent
-    service: str
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
-    directory = tmp_path_factory.mktemp("mtls")
-    async with AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        cluster = await enter(kubernetes(directory / "kubernetes"))
-        control = await enter(istiod(cluster, directory / "istiod", authority=True))
-        blobs = f"{BLOBS}:{ports.free_port(address=BLOBS)}"
-        installation = await enter(
-            installed(cluster, control.kubectl, directory / "installation", host=blobs)
-        )
-        service = await enter(upstream())
-        await control.add_blob_service(blobs)
-        client = await enter(agent(control, directory / "client", name="client", address=CLIENT))
-        parts = {name: getattr(installation, name) for name in Installation.__dataclass_fields__}
-        yield Mesh(**parts, istiod=control, client=client, service=service.host)
+async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SignedMesh]:
+    async with composed(tmp_path_factory.mktemp("mtls"), authority=True) as found:
+        yield SignedMesh(**found.parts, client=await found.add_client())
 
 
 @dataclass(frozen=True)
 class Workload:
     """One workload with an agent and a sidecar of its own, and an AutoWasm on its port."""
 
-    mesh: Mesh
+    mesh: SignedMesh
     name: str
     host: str
     envoy: Envoy
@@ -115,10 +94,7 @@ class Workload:
         return await self.mesh.wasmer.metric("autowasm_blob_responses_total")
 
 
-async def _workload(
-    stack: AsyncExitStack, mesh: Mesh, name: str, *, address: str, mode: str
-) -> Workload:
-    port = ports.free_port(address=address)
+async def _workload(mesh: SignedMesh, name: str, *, mode: str) -> Workload:
     labels = {"app": name}
     authentication: dict[str, Any] = {
         "apiVersion": "security.istio.io/v1",
@@ -127,48 +103,37 @@ async def _workload(
         "spec": {"selector": {"matchLabels": labels}, "mtls": {"mode": mode}},
     }
     await mesh.istiod.apply(authentication)
-    await mesh.istiod.add_workload(
-        name, labels=labels, address=address, port=port, service=mesh.service
-    )
-    directory: Path = mesh.directory / name
-    own = await stack.enter_async_context(agent(mesh.istiod, directory, name=name, address=address))
-    envoy = await stack.enter_async_context(
-        sidecar(
-            mesh.istiod, own.directory, name=name, labels=labels, address=address, certificates=True
-        )
-    )
+    sidecar = await mesh.add_sidecar(name, labels, certificates=True)
     tls = await asyncio.to_thread(mesh.client.client)
-    return Workload(mesh, name, f"{address}:{port}", envoy, tls)
+    return Workload(mesh, name, sidecar.host, sidecar.envoy, tls)
 
 
 def _with_tls(chains: list[Document]) -> list[bool]:
     return sorted("transport_socket" in chain for chain in chains)
 
 
-async def test_permissive_mtls_runs_the_filter_on_both_filter_chains(mesh: Mesh) -> None:
-    async with AsyncExitStack() as stack:
-        it = await _workload(stack, mesh, "permissive", address=PERMISSIVE, mode="PERMISSIVE")
-        for tls in (False, True):
-            await it.wait_for(None, tls=tls)
-        assert _with_tls(await it.filter_chains()) == [False, True]
+async def test_permissive_mtls_runs_the_filter_on_both_filter_chains(mesh: SignedMesh) -> None:
+    it = await _workload(mesh, "permissive", mode="PERMISSIVE")
+    for tls in (False, True):
+        await it.wait_for(None, tls=tls)
+    assert _with_tls(await it.filter_chains()) == [False, True]
 
-        for value in ("one", "two"):
-            before = await it.fetched()
-            header = await it.apply(value)
-            for tls in (False, True):
-                await it.wait_for(header, tls=tls)
-            assert await it.fetched() - before == 2, "each chain fetches for itself"
-
-
-async def test_strict_mtls_runs_the_filter_and_refuses_plain_text(mesh: Mesh) -> None:
-    async with AsyncExitStack() as stack:
-        it = await _workload(stack, mesh, "strict", address=STRICT, mode="STRICT")
-        await it.wait_for(None, tls=True)
-        assert _with_tls(await it.filter_chains()) == [True]
-
+    for value in ("one", "two"):
         before = await it.fetched()
-        header = await it.apply("one")
-        await it.wait_for(header, tls=True)
-        assert await it.fetched() - before == 1
-        with pytest.raises(OSError, match=r"closed|reset"):
-            await it.ask(tls=False)
+        header = await it.apply(value)
+        for tls in (False, True):
+            await it.wait_for(header, tls=tls)
+        assert await it.fetched() - before == 2, "each chain fetches for itself"
+
+
+async def test_strict_mtls_runs_the_filter_and_refuses_plain_text(mesh: SignedMesh) -> None:
+    it = await _workload(mesh, "strict", mode="STRICT")
+    await it.wait_for(None, tls=True)
+    assert _with_tls(await it.filter_chains()) == [True]
+
+    before = await it.fetched()
+    header = await it.apply("one")
+    await it.wait_for(header, tls=True)
+    assert await it.fetched() - before == 1
+    with pytest.raises(OSError, match=r"closed|reset"):
+        await it.ask(tls=False)

@@ -2,25 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from tests.parts import filters, ports, pypi, wire
+from tests.parts import filters, pypi, wire
 from tests.parts.envoy import Envoy
-from tests.parts.installation import Installation, autowasms, envoyfilters, installed
-from tests.parts.istio import istiod, sidecar
-from tests.parts.kubernetes import kubernetes
-from tests.parts.upstream import upstream
+from tests.parts.installation import autowasms, envoyfilters
+from tests.parts.mesh import Mesh, composed
 from tests.parts.wire import Answer
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
 
-BLOBS = "127.0.0.3"
-ADDRESSES = dict(zip(pypi.ENVOY_VERSIONS, ("127.0.0.31", "127.0.0.32"), strict=True))
 LABELS = {"app": "details"}
 TIMEOUT = 90
 STRATEGIES = ("FAIL_CLOSE", "FAIL_OPEN", "FAIL_RELOAD")
@@ -45,8 +40,8 @@ class Proxy:
 
 
 @dataclass
-class Mesh(Installation):
-    """An installation and a sidecar of each Envoy, which one AutoWasm selects."""
+class FilteredMesh(Mesh):
+    """One with a sidecar of each Envoy, which one AutoWasm selects."""
 
     proxies: list[Proxy]
 
@@ -67,43 +62,19 @@ class Mesh(Installation):
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running_mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Mesh]:
-    directory = tmp_path_factory.mktemp("filters-mesh")
-    async with AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        cluster = await enter(kubernetes(directory / "kubernetes"))
-        control = await enter(istiod(cluster, directory / "istiod"))
-        blobs = f"{BLOBS}:{ports.free_port(address=BLOBS)}"
-        installation = await enter(
-            installed(cluster, control.kubectl, directory / "installation", host=blobs)
-        )
-        service = await enter(upstream())
-        await control.add_blob_service(blobs)
+async def running_mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[FilteredMesh]:
+    async with composed(tmp_path_factory.mktemp("filters-mesh")) as found:
         proxies = []
-        for version, address in ADDRESSES.items():
-            name = f"details-{version.replace('.', '-')}"
+        for version in pypi.ENVOY_VERSIONS:
             labels = {**LABELS, "version": version}  # a Sidecar resource for each
-            port = ports.free_port(address=address)
-            await control.add_workload(
-                name, labels=labels, address=address, port=port, service=service.host
-            )
-            envoy = await enter(
-                sidecar(
-                    control,
-                    directory / name,
-                    name=name,
-                    labels=labels,
-                    address=address,
-                    version=version,
-                )
-            )
-            proxies.append(Proxy(version, f"{address}:{port}", envoy))
-        parts = {name: getattr(installation, name) for name in Installation.__dataclass_fields__}
-        yield Mesh(**parts, proxies=proxies)
+            name = f"details-{version.replace('.', '-')}"
+            sidecar = await found.add_sidecar(name, labels, version=version)
+            proxies.append(Proxy(version, sidecar.host, sidecar.envoy))
+        yield FilteredMesh(**found.parts, proxies=proxies)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def mesh(running_mesh: Mesh) -> AsyncIterator[Mesh]:
+async def mesh(running_mesh: FilteredMesh) -> AsyncIterator[FilteredMesh]:
     """The mesh without anything of another test in it."""
     yield running_mesh
     await running_mesh.clean()
@@ -111,7 +82,7 @@ async def mesh(running_mesh: Mesh) -> AsyncIterator[Mesh]:
 
 @pytest.mark.parametrize("toolchain", filters.TOOLCHAINS)
 async def test_filter_in_a_sidecar_receives_configuration_environment_root_id_and_vm_id(
-    mesh: Mesh, toolchain: str
+    mesh: FilteredMesh, toolchain: str
 ) -> None:
     environment = {"PLAIN": "value", "EMPTY": "", "UNCOMMON": "=a b,\n%s"}
     await mesh.use(
@@ -132,7 +103,9 @@ async def test_filter_in_a_sidecar_receives_configuration_environment_root_id_an
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-async def test_filter_in_a_sidecar_that_fails_on_a_request(mesh: Mesh, strategy: str) -> None:
+async def test_filter_in_a_sidecar_that_fails_on_a_request(
+    mesh: FilteredMesh, strategy: str
+) -> None:
     await mesh.use("fail-on-request", "c", failStrategy=strategy)
 
     for proxy in mesh.proxies:
@@ -157,7 +130,7 @@ async def test_filter_in_a_sidecar_that_fails_on_a_request(mesh: Mesh, strategy:
 
 @pytest.mark.parametrize("toolchain", ["c", "go"])
 async def test_sidecar_that_has_the_module_rejects_a_configuration_that_the_filter_refuses(
-    mesh: Mesh, toolchain: str
+    mesh: FilteredMesh, toolchain: str
 ) -> None:
     await mesh.use("refuse-config", toolchain, pluginConfig="accepted", rootID="refuse-config")
     for proxy in mesh.proxies:
@@ -174,7 +147,7 @@ async def test_sidecar_that_has_the_module_rejects_a_configuration_that_the_filt
 
 
 async def test_filter_in_a_sidecar_asks_another_cluster_and_reads_a_request_body(
-    mesh: Mesh,
+    mesh: FilteredMesh,
 ) -> None:
     cluster = "outbound|8081||wasmer.istio-system.svc.cluster.local"
     await mesh.use("callout", "go", pluginConfig=f"{cluster} /wasm/nothing")
@@ -191,7 +164,7 @@ async def test_filter_in_a_sidecar_asks_another_cluster_and_reads_a_request_body
         assert (answer.status, answer.headers["x-body"]) == (200, f"{len(body)} {sum(body)}"), proxy
 
 
-async def test_filter_in_a_sidecar_answers_in_place_of_the_service(mesh: Mesh) -> None:
+async def test_filter_in_a_sidecar_answers_in_place_of_the_service(mesh: FilteredMesh) -> None:
     await mesh.use("deny", "c")
 
     for proxy in mesh.proxies:

@@ -6,20 +6,17 @@ collection) is asserted on the same cluster.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
 
-from tests.parts import explaining, filters, ports, releases, wat
+from tests.parts import explaining, filters, releases, wat
 from tests.parts.clients import ClientError
-from tests.parts.envoy import Envoy
-from tests.parts.installation import Document, Installation, autowasms, envoyfilters, installed
-from tests.parts.istio import ROOT_NAMESPACE, istiod, sidecar
-from tests.parts.kubernetes import kubernetes
+from tests.parts.installation import Document, autowasms, envoyfilters
+from tests.parts.istio import ROOT_NAMESPACE
 from tests.parts.load import Load
-from tests.parts.upstream import upstream
+from tests.parts.mesh import Mesh, Sidecar, composed
 
 pytestmark = [
     pytest.mark.versions,
@@ -27,33 +24,26 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-BLOBS, SIDECAR = "127.0.0.43", "127.0.0.44"
 LABELS = {"app": "details"}
 GUARD = 90
 """Seconds after which a wait has hung."""
 
 
 @dataclass
-class Mesh(Installation):
-    """An installation and one sidecar, of these releases."""
+class ChosenMesh(Mesh):
+    """One with a sidecar, all of these releases."""
 
     releases: releases.Combination
-    host: str
-    envoy: Envoy
-
-    @property
-    def port(self) -> int:
-        """The sidecar's."""
-        return int(self.host.rpartition(":")[2])
+    sidecar: Sidecar
 
     @property
     def load(self) -> Load:
         """Clients of the workload."""
-        return Load(self.host, header="hello")
+        return Load(self.sidecar.host, header="hello")
 
     def for_sidecar(self, image: str, *, name: str = "test", **fields: object) -> Document:
         """An AutoWasm that selects the sidecar."""
-        return self.autowasm(image, name=name, applyPorts=[self.port], **fields)
+        return self.autowasm(image, name=name, applyPorts=[self.sidecar.port], **fields)
 
     async def clean(self) -> None:
         """No AutoWasm, no EnvoyFilter, no filter in the sidecar."""
@@ -75,68 +65,40 @@ class Mesh(Installation):
 )
 async def running_mesh(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Mesh]:
+) -> AsyncIterator[ChosenMesh]:
     chosen: releases.Combination = request.param
-    directory = tmp_path_factory.mktemp("versions")
-    async with AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        cluster = await enter(
-            kubernetes(
-                directory / "kubernetes",
-                release=chosen.kubernetes,
-                audit_level="RequestResponse",
-            )
-        )
-        control = await enter(istiod(cluster, directory / "istiod", release=chosen.istio))
-        blobs = f"{BLOBS}:{ports.free_port(address=BLOBS)}"
-        installation = await enter(
-            installed(
-                cluster,
-                control.kubectl,
-                directory / "installation",
-                host=blobs,
-                crd_flags=chosen.kubernetes.apply_flags,
-            )
-        )
-        service = await enter(upstream())
-        await control.add_blob_service(blobs)
-        port = ports.free_port(address=SIDECAR)
-        await control.add_workload(
-            "details-v1", labels=LABELS, address=SIDECAR, port=port, service=service.host
-        )
-        envoy = await enter(
-            sidecar(
-                control,
-                directory / "sidecar",
-                name="details-v1",
-                labels=LABELS,
-                address=SIDECAR,
-                version=chosen.envoy,
-            )
-        )
-        parts = {name: getattr(installation, name) for name in Installation.__dataclass_fields__}
-        yield Mesh(**parts, releases=chosen, host=f"{SIDECAR}:{port}", envoy=envoy)
+    running = composed(
+        tmp_path_factory.mktemp("versions"),
+        versions=chosen,
+        audit_level="RequestResponse",
+        crd_flags=chosen.kubernetes.apply_flags,
+    )
+    async with running as found:
+        sidecar = await found.add_sidecar("details-v1", LABELS, version=chosen.envoy)
+        yield ChosenMesh(**found.parts, releases=chosen, sidecar=sidecar)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def mesh(running_mesh: Mesh) -> AsyncIterator[Mesh]:
+async def mesh(running_mesh: ChosenMesh) -> AsyncIterator[ChosenMesh]:
     """The mesh without anything of another test in it."""
     await running_mesh.load.wait_for(None, timeout=GUARD)
     yield running_mesh
     await running_mesh.clean()
 
 
-async def test_the_programs_that_run_are_of_the_releases_that_are_published(mesh: Mesh) -> None:
+async def test_the_programs_that_run_are_of_the_releases_that_are_published(
+    mesh: ChosenMesh,
+) -> None:
     wanted = mesh.releases
     said = await mesh.cluster.request("GET", "/version")
     assert said["gitVersion"] == f"v{wanted.kubernetes.version}"
-    assert (await mesh.envoy.server_info()).version == wanted.envoy
+    assert (await mesh.sidecar.envoy.server_info()).version == wanted.envoy
 
 
-async def test_a_filter_is_pushed_runs_is_replaced_by_a_new_tag_and_goes(mesh: Mesh) -> None:
+async def test_a_filter_is_pushed_runs_is_replaced_by_a_new_tag_and_goes(mesh: ChosenMesh) -> None:
     first = await mesh.push("v1", wat.header_filter("one"))
     second = await mesh.push("v2", wat.header_filter("two"))
-    plain = Load(mesh.host)
+    plain = Load(mesh.sidecar.host)
     async with plain.steady() as report:
         await mesh.kubectl_apply(mesh.for_sidecar(first))
         await mesh.load.wait_for("one", timeout=GUARD)
@@ -152,12 +114,14 @@ async def test_a_filter_is_pushed_runs_is_replaced_by_a_new_tag_and_goes(mesh: M
     assert report.failed == 0, report
 
 
-async def test_a_tag_that_does_not_exist_leaves_the_filter_running_and_says_so(mesh: Mesh) -> None:
+async def test_a_tag_that_does_not_exist_leaves_the_filter_running_and_says_so(
+    mesh: ChosenMesh,
+) -> None:
     image = await mesh.push("v1", wat.header_filter("one"))
     await mesh.kubectl_apply(mesh.for_sidecar(image))
     await mesh.load.wait_for("one", timeout=GUARD)
 
-    async with Load(mesh.host, header="hello", values={"one"}).steady() as report:
+    async with Load(mesh.sidecar.host, header="hello", values={"one"}).steady() as report:
         await mesh.kubectl_apply(mesh.for_sidecar(f"{image}-missing"))
         found = await mesh.wait_phase("Degraded", timeout=GUARD)
         assert "v1-missing" in found["status"]["message"]
@@ -166,7 +130,7 @@ async def test_a_tag_that_does_not_exist_leaves_the_filter_running_and_says_so(m
     assert "Degraded" in listed, listed
 
 
-async def test_filter_receives_configuration_environment_and_root_id(mesh: Mesh) -> None:
+async def test_filter_receives_configuration_environment_and_root_id(mesh: ChosenMesh) -> None:
     path = await asyncio.to_thread(filters.build, "echo", toolchain="c")
     image = await mesh.push("echo", await asyncio.to_thread(path.read_bytes))
     await mesh.kubectl_apply(
@@ -180,13 +144,13 @@ async def test_filter_receives_configuration_environment_and_root_id(mesh: Mesh)
         )
     )
 
-    received = await filters.until_echo(mesh.host, lambda echo: echo.configuration != b"")
+    received = await filters.until_echo(mesh.sidecar.host, lambda echo: echo.configuration != b"")
     assert received.configuration.decode() == '{"say":"hällo","to":[1]}'
     assert dict(received.environment) == {"PLAIN": "value"}
     assert received.root_id == "echo"
 
 
-async def test_restarted_wasmer_writes_no_envoyfilter_again(mesh: Mesh) -> None:
+async def test_restarted_wasmer_writes_no_envoyfilter_again(mesh: ChosenMesh) -> None:
     """A field that the API server drops would make each comparison fail, and each restart drain connections."""
     image = await mesh.push("v1", wat.header_filter("one"))
     await mesh.kubectl_apply(
@@ -214,7 +178,7 @@ async def test_restarted_wasmer_writes_no_envoyfilter_again(mesh: Mesh) -> None:
     assert [one.name for one in written] == ["other"], written
 
 
-async def test_an_edit_of_the_envoyfilter_is_taken_back(mesh: Mesh) -> None:
+async def test_an_edit_of_the_envoyfilter_is_taken_back(mesh: ChosenMesh) -> None:
     image = await mesh.push("v1", wat.header_filter("one"))
     await mesh.kubectl_apply(mesh.for_sidecar(image))
     await mesh.load.wait_for("one", timeout=GUARD)
@@ -233,7 +197,7 @@ async def test_an_edit_of_the_envoyfilter_is_taken_back(mesh: Mesh) -> None:
     await mesh.load.wait_for("one", timeout=GUARD)
 
 
-async def test_events_tell_what_happened_and_a_lease_says_who_leads(mesh: Mesh) -> None:
+async def test_events_tell_what_happened_and_a_lease_says_who_leads(mesh: ChosenMesh) -> None:
     image = await mesh.push("v1", wat.header_filter("one"))
     await mesh.kubectl_apply(mesh.for_sidecar(image))
     uid = (await mesh.wait_phase("Synced"))["metadata"]["uid"]
@@ -252,7 +216,7 @@ async def test_events_tell_what_happened_and_a_lease_says_who_leads(mesh: Mesh) 
     assert not [one for one in refused if one.verb != "get"], refused
 
 
-async def test_explain_finds_nothing_wrong(mesh: Mesh) -> None:
+async def test_explain_finds_nothing_wrong(mesh: ChosenMesh) -> None:
     try:
         await explaining.install_good(mesh, "default", applyPorts=[9080])
         status, found = await explaining.explain(mesh, "default")
@@ -272,7 +236,7 @@ async def test_explain_finds_nothing_wrong(mesh: Mesh) -> None:
     [("applyPorts", [0]), ("failStrategy", "FAIL_MAYBE"), ("source", {"registry": {}})],
 )
 async def test_the_api_server_refuses_an_object_that_breaks_the_schema(
-    mesh: Mesh, field: str, value: object
+    mesh: ChosenMesh, field: str, value: object
 ) -> None:
     document = mesh.for_sidecar("r.example/a:v1")
     document["spec"]["filter"][field] = value
@@ -280,7 +244,7 @@ async def test_the_api_server_refuses_an_object_that_breaks_the_schema(
         await mesh.kubectl_apply(document)
 
 
-async def test_what_an_old_schema_lets_pass_is_refused_in_the_status(mesh: Mesh) -> None:
+async def test_what_an_old_schema_lets_pass_is_refused_in_the_status(mesh: ChosenMesh) -> None:
     """Servers before 1.25 know no rules, only types and patterns."""
     document = mesh.for_sidecar("r.example/a:v1")
     document["spec"]["filter"]["source"]["object"] = {"url": "https://o.example/a.wasm"}
