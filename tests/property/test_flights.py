@@ -97,7 +97,7 @@ async def play(steps: list[tuple[str, object]]) -> None:
 
 
 @given(STEPS)
-@settings(max_examples=200)
+@settings(max_examples=settings().max_examples * 2)
 def test_one_run_at_a_time_and_everybody_who_stays_is_answered(
     steps: list[tuple[str, object]],
 ) -> None:

@@ -103,7 +103,7 @@ async def play(steps: list[tuple[str, object, object]]) -> None:
 
 
 @given(STEPS)
-@settings(max_examples=150)
+@settings(max_examples=settings().max_examples * 3 // 2)
 def test_no_limit_is_exceeded_and_nobody_waits_for_a_place_that_is_free(
     steps: list[tuple[str, object, object]],
 ) -> None:

@@ -125,6 +125,8 @@ class FairWorkQueueMachine(WorkQueueMachine):
 
 
 TestFairWorkQueue = FairWorkQueueMachine.TestCase
-TestFairWorkQueue.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestFairWorkQueue.settings = settings(
+    max_examples=settings().max_examples * 3 // 5, stateful_step_count=40, deadline=None
+)
 TestWorkQueue = WorkQueueMachine.TestCase
-TestWorkQueue.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestWorkQueue.settings = settings(stateful_step_count=40, deadline=None)
