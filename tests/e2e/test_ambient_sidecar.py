@@ -16,12 +16,13 @@ import pytest_asyncio
 
 from tests.parts import pypi, wat, wire
 from tests.parts.agent import injected
+from tests.parts.controlplane import ControlPlane
 from tests.parts.golang import ASSETS
 from tests.parts.installation import Document
 from tests.parts.mesh import Mesh, composed
 from tests.parts.tunnel import Tunnel, tunnel
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1800)]
 
 WORKLOAD, UNUSED = "127.0.0.36", "127.0.0.38"
 LABELS = {"app": "details"}
@@ -139,12 +140,15 @@ async def eventually(check: Callable[[], Awaitable[None]], *, seconds: float = 6
             return
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=pypi.ENVOY_VERSIONS)
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=pypi.ENVOY_VERSIONS)
 async def mesh(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    control_plane: ControlPlane,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[AmbientMesh]:
     running = composed(
         tmp_path_factory.mktemp("ambient"),
+        plane=control_plane,
         authority=True,
         flags={"PILOT_ENABLE_AMBIENT": "true"},
     )

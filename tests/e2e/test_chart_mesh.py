@@ -12,12 +12,13 @@ import yaml
 
 from tests.manifests import charts
 from tests.parts import wat, wire
+from tests.parts.controlplane import ControlPlane
 from tests.parts.envoy import Envoy
 from tests.parts.installation import Document
 from tests.parts.istio import ROOT_NAMESPACE
 from tests.parts.mesh import Mesh, composed
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1800)]
 
 CLUSTER = "outbound|8081||wasmer.istio-system.svc.cluster.local"
 
@@ -89,10 +90,12 @@ def _istio(group: str, kind: str, spec: Document) -> Document:
     }
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[StrictMesh]:
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def mesh(
+    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[StrictMesh]:
     directory = tmp_path_factory.mktemp("strict")
-    async with composed(directory, authority=True) as found:
+    async with composed(directory, plane=control_plane, authority=True) as found:
         strict = _istio("security", "PeerAuthentication", {"mtls": {"mode": "STRICT"}})
         await found.apply(_settings(), strict)
         client = await found.add_client()

@@ -10,15 +10,17 @@ import pytest
 import pytest_asyncio
 
 from tests.parts import ports, wat, wire
+from tests.parts.controlplane import ControlPlane
 from tests.parts.installation import Document, envoyfilters
 from tests.parts.istio import sidecar
 from tests.parts.load import Load
 from tests.parts.mesh import Mesh, Sidecar, composed
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
 GATEWAY = "127.0.0.4"
 LABELS = {"app": "details"}
+LEASE = ("--lease-duration=6s", "--renew-deadline=4s", "--retry-period=500ms")
 
 
 @dataclass
@@ -54,13 +56,20 @@ class OneSidecar(Mesh):
         await self.load.wait_for(None)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running_mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[OneSidecar]:
-    async with composed(tmp_path_factory.mktemp("mesh")) as found:
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def running_mesh(
+    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[OneSidecar]:
+    async with composed(
+        # A wasmer that is killed leaves its Lease, whose end the next one waits for.
+        tmp_path_factory.mktemp("mesh"),
+        plane=control_plane,
+        arguments=LEASE,
+    ) as found:
         yield OneSidecar(**found.parts, sidecar=await found.add_sidecar("details-v1", LABELS))
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def mesh(running_mesh: OneSidecar) -> AsyncIterator[OneSidecar]:
     """The mesh without anything of another test in it."""
     yield running_mesh

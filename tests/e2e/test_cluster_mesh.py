@@ -11,11 +11,12 @@ import pytest_asyncio
 
 from tests.parts import wat, wire
 from tests.parts.agent import Agent
+from tests.parts.controlplane import ControlPlane
 from tests.parts.envoy import Envoy
 from tests.parts.installation import Document
 from tests.parts.mesh import Mesh, composed
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1800)]
 
 
 @dataclass
@@ -25,9 +26,13 @@ class SignedMesh(Mesh):
     client: Agent
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SignedMesh]:
-    async with composed(tmp_path_factory.mktemp("mtls"), authority=True) as found:
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def mesh(
+    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[SignedMesh]:
+    async with composed(
+        tmp_path_factory.mktemp("mtls"), plane=control_plane, authority=True
+    ) as found:
         yield SignedMesh(**found.parts, client=await found.add_client())
 
 

@@ -9,12 +9,13 @@ import pytest
 import pytest_asyncio
 
 from tests.parts import filters, pypi, wire
+from tests.parts.controlplane import ControlPlane
 from tests.parts.envoy import Envoy
 from tests.parts.installation import autowasms, envoyfilters
 from tests.parts.mesh import Mesh, composed
 from tests.parts.wire import Answer
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1800)]
 
 LABELS = {"app": "details"}
 TIMEOUT = 90
@@ -61,9 +62,11 @@ class FilteredMesh(Mesh):
             await proxy.wait_for(lambda one: one.status == 200 and "x-filter" not in one.headers)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running_mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[FilteredMesh]:
-    async with composed(tmp_path_factory.mktemp("filters-mesh")) as found:
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def running_mesh(
+    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[FilteredMesh]:
+    async with composed(tmp_path_factory.mktemp("filters-mesh"), plane=control_plane) as found:
         proxies = []
         for version in pypi.ENVOY_VERSIONS:
             labels = {**LABELS, "version": version}  # a Sidecar resource for each
@@ -73,7 +76,7 @@ async def running_mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterato
         yield FilteredMesh(**found.parts, proxies=proxies)
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def mesh(running_mesh: FilteredMesh) -> AsyncIterator[FilteredMesh]:
     """The mesh without anything of another test in it."""
     yield running_mesh

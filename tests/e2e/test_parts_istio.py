@@ -7,11 +7,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 from tests.parts import ports, wat, wire
+from tests.parts.controlplane import ControlPlane
 from tests.parts.istio import istiod, sidecar
-from tests.parts.kubernetes import kubernetes
 from tests.parts.load import Load
 from tests.parts.upstream import upstream
 
@@ -74,8 +75,9 @@ async def blob_server(module: bytes) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
+@pytest.mark.asyncio(loop_scope="session")
 async def test_a_module_reaches_a_running_sidecar_without_a_failed_request(
-    tmp_path: Path,
+    control_plane: ControlPlane, tmp_path: Path
 ) -> None:
     module = await asyncio.to_thread(wat.header_filter, "world")
     labels = {"app": "details"}
@@ -84,8 +86,9 @@ async def test_a_module_reaches_a_running_sidecar_without_a_failed_request(
     async with (
         upstream() as service,
         blob_server(module) as blobs,
-        kubernetes(tmp_path / "kubernetes") as cluster,
-        istiod(cluster, tmp_path / "istio") as mesh,
+        control_plane.without_wasmer(),
+        control_plane.without_remains(),
+        istiod(control_plane.cluster, tmp_path / "istio") as mesh,
     ):
         await mesh.add_workload(
             "details-v1", labels=labels, address=SIDECAR_ADDRESS, port=port, service=service.host

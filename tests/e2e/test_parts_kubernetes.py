@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts import clients
+from tests.parts.controlplane import READER, ControlPlane
 from tests.parts.kubernetes import ApiError, kubernetes
 
 
@@ -15,40 +15,42 @@ def config_map(name: str, *, owner: dict[str, object] | None = None) -> dict[str
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
 
 
-async def test_the_control_plane_decides_collects_and_survives_a_stop(tmp_path: Path) -> None:
-    maps = "/api/v1/namespaces/team/configmaps"
-    async with kubernetes(tmp_path, users={"ann": ["developers"]}) as cluster:
-        await cluster.create_namespace("team")
-        with pytest.raises(ApiError) as refused:
-            await cluster.request("GET", maps, user="ann")
-        assert refused.value.status == 403
+@pytest.mark.asyncio(loop_scope="session")
+async def test_the_control_plane_decides_collects_and_survives_a_stop(
+    control_plane: ControlPlane,
+) -> None:
+    cluster, kubectl = control_plane.cluster, control_plane.kubectl
+    team = await control_plane.add_namespace()
+    maps = f"/api/v1/namespaces/{team}/configmaps"
+    with pytest.raises(ApiError) as refused:
+        await cluster.request("GET", maps, user=READER)
+    assert refused.value.status == 403
 
-        owner = (await cluster.request("POST", maps, body=config_map("owner")))["metadata"]
-        reference: dict[str, object] = {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "name": "owner",
-            "uid": owner["uid"],
-        }
-        await cluster.request("POST", maps, body=config_map("owned", owner=reference))
+    owner = (await cluster.request("POST", maps, body=config_map("owner")))["metadata"]
+    reference: dict[str, object] = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "name": "owner",
+        "uid": owner["uid"],
+    }
+    await cluster.request("POST", maps, body=config_map("owned", owner=reference))
 
-        await cluster.stop_api()
-        with pytest.raises(ConnectionRefusedError):
-            await cluster.request("GET", maps)
-        await cluster.start_api()
+    await cluster.stop_api()
+    with pytest.raises(ConnectionRefusedError):
+        await cluster.request("GET", maps)
+    await cluster.start_api()
 
-        kubectl = await clients.kubectl(tmp_path / "home", kubeconfig=cluster.kubeconfig)
-        version = json.loads((await kubectl.run("version", "-o", "json")).stdout)
-        assert version["serverVersion"]["gitVersion"] == "v1.36.3"
-        await kubectl.run("delete", "configmap", "owner", "-n", "team")
-        async with asyncio.timeout(60):
-            while "owned" in (await kubectl.run("get", "configmaps", "-n", "team")).stdout:
-                await asyncio.sleep(0.1)
+    version = json.loads((await kubectl.run("version", "-o", "json")).stdout)
+    assert version["serverVersion"]["gitVersion"] == "v1.36.3"
+    await kubectl.run("delete", "configmap", "owner", "-n", team)
+    async with asyncio.timeout(60):
+        while "owned" in (await kubectl.run("get", "configmaps", "-n", team)).stdout:
+            await asyncio.sleep(0.1)
 
-        lines = (await asyncio.to_thread(cluster.audit_log.read_text)).splitlines()
-        verbs = {(entry["user"]["username"], entry["verb"]) for entry in map(json.loads, lines)}
-        assert ("ann", "list") in verbs
-        assert ("admin", "create") in verbs
+    lines = (await asyncio.to_thread(cluster.audit_log.read_text)).splitlines()
+    verbs = {(entry["user"]["username"], entry["verb"]) for entry in map(json.loads, lines)}
+    assert (READER, "list") in verbs
+    assert ("admin", "create") in verbs
 
 
 async def test_without_the_controller_manager_a_pod_needs_no_service_account(

@@ -1,12 +1,15 @@
 """The AutoWasm resource on a real API server: what kubectl shows, explains and stores."""
 
+import asyncio
 import json
 import re
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import pytest_asyncio
 import yaml
 
 from autowasm.api import parsing
@@ -17,9 +20,10 @@ from tests.manifests import documents
 from tests.manifests.api import STRICT
 from tests.manifests.documents import AUTOWASMS, Document
 from tests.parts.clients import Client
+from tests.parts.controlplane import ControlPlane
 from tests.parts.kubernetes import Cluster
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1800)]
 
 ASSETS = documents.ROOT / "tests/assets/samples"
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
@@ -35,6 +39,19 @@ _MODULE = Module(
     last_modified="Wed, 21 Oct 2015 07:28:00 GMT",
     fetched_at=_NOW,
 )
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session", autouse=True)
+async def _without_wasmer(control_plane: ControlPlane) -> AsyncIterator[None]:
+    """The tests write the status themselves."""
+    async with control_plane.without_wasmer():
+        yield
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def namespace(control_plane: ControlPlane) -> str:
+    """One for the test alone."""
+    return await control_plane.add_namespace("crd")
 
 
 def _full_status() -> Status:
@@ -72,25 +89,34 @@ async def _create(cluster: Cluster, document: Document, status: Document) -> Doc
     return await cluster.request("GET", path)
 
 
-async def test_kubectl_get_prints_the_reference_columns(cluster: Cluster, kubectl: Client) -> None:
+async def test_kubectl_get_prints_the_reference_columns(
+    cluster: Cluster, kubectl: Client, namespace: str
+) -> None:
     sample = yaml.safe_load((ASSETS / "autowasm-registry.yaml").read_text())
+    sample["metadata"]["namespace"] = namespace
     await _create(cluster, sample, Status(phase=Phase.SYNCED).to_dict())
-    printed = (await kubectl.run("get", "aw")).stdout
+    printed = (await kubectl.run("get", "aw", "-n", namespace)).stdout
     expected = (ASSETS / "kubectl-get-aw.txt").read_text()
     assert _TIME.sub("TIME", printed) == _TIME.sub("TIME", expected)
 
 
-async def test_wide_output_adds_the_message(cluster: Cluster, kubectl: Client) -> None:
-    await cluster.create_namespace("wide")
+async def test_wide_output_adds_the_message(
+    cluster: Cluster, kubectl: Client, namespace: str
+) -> None:
     document = documents.valid()
-    document["metadata"]["namespace"] = "wide"
+    document["metadata"]["namespace"] = namespace
     await _create(cluster, document, Status(message="all is well").to_dict())
-    header, row = (await kubectl.run("get", "aw", "-n", "wide", "-o", "wide")).stdout.splitlines()
+    printed = await kubectl.run("get", "aw", "-n", namespace, "-o", "wide")
+    header, row = printed.stdout.splitlines()
     assert header.split()[-3:] == ["TIME", "PHASE", "MESSAGE"]
     assert row.endswith("all is well")
 
 
 async def test_explain_reads_well(kubectl: Client) -> None:
+    # The API server publishes the documentation of a resource some moments after the resource.
+    async with asyncio.timeout(60):
+        while (await kubectl.run("explain", "aw", check=False)).returncode:
+            await asyncio.sleep(0.1)
     text = re.sub(r"\s+", " ", (await kubectl.run("explain", "aw.spec.filter")).stdout)
     assert "A port here is the Pod's port, not the Service's" in text
     assert "source <Object> -required- Where the module comes from. Exactly one of" in text
@@ -98,10 +124,9 @@ async def test_explain_reads_well(kubectl: Client) -> None:
     assert "<no description>" not in text
 
 
-async def test_a_full_status_survives_the_schema(cluster: Cluster) -> None:
-    await cluster.create_namespace("full")
+async def test_a_full_status_survives_the_schema(cluster: Cluster, namespace: str) -> None:
     document = documents.valid()
-    document["metadata"]["namespace"] = "full"
+    document["metadata"]["namespace"] = namespace
     status = _full_status()
     unset = [f.name for f in msgspec.structs.fields(Status) if getattr(status, f.name) == f.default]
     assert unset == [], "give the new field a value here"
@@ -110,11 +135,10 @@ async def test_a_full_status_survives_the_schema(cluster: Cluster) -> None:
     assert statuses.read(stored["status"]) == status
 
 
-async def test_status_and_spec_are_written_apart(cluster: Cluster) -> None:
-    await cluster.create_namespace("apart")
+async def test_status_and_spec_are_written_apart(cluster: Cluster, namespace: str) -> None:
     document: dict[str, Any] = {**documents.valid(), "status": {"phase": "Synced"}}
-    document["metadata"]["namespace"] = "apart"
-    collection = AUTOWASMS.format(namespace="apart")
+    document["metadata"]["namespace"] = namespace
+    collection = AUTOWASMS.format(namespace=namespace)
     created = await cluster.request("POST", collection, body=document)
     assert "status" not in created
     changed = {**created, "spec": documents.image("other")["spec"], "status": {"phase": "Failed"}}
@@ -124,13 +148,12 @@ async def test_status_and_spec_are_written_apart(cluster: Cluster) -> None:
     assert stored["metadata"]["generation"] == 1
 
 
-async def test_plugin_config_is_stored_as_it_is(cluster: Cluster) -> None:
-    await cluster.create_namespace("config")
-    collection = AUTOWASMS.format(namespace="config")
+async def test_plugin_config_is_stored_as_it_is(cluster: Cluster, namespace: str) -> None:
+    collection = AUTOWASMS.format(namespace=namespace)
     large = {"n": [2**53 + 1, -(2**63)]}
     for config in ({"a": {"deep": [1, None, {"b": 2.5}]}, "": ""}, large, "text", ""):
         document = documents.with_filter(pluginConfig=config)
-        document["metadata"] = {"generateName": "config-", "namespace": "config"}
+        document["metadata"] = {"generateName": "config-", "namespace": namespace}
         stored = await cluster.request("POST", collection, body=document)
         assert stored["spec"]["filter"]["pluginConfig"] == config
         assert parsing.parse(stored).spec.filter.plugin_config == config
@@ -141,13 +164,13 @@ async def test_plugin_config_is_stored_as_it_is(cluster: Cluster) -> None:
     [*documents.SAMPLES, *sorted(ASSETS.glob("autowasm-*.yaml"))],
     ids=lambda path: path.stem,
 )
-async def test_samples_are_valid(path: Path, cluster: Cluster) -> None:
+async def test_samples_are_valid(path: Path, cluster: Cluster, namespace: str) -> None:
     (document,) = documents.documents(path)
     parsing.parse(document)
-    document["metadata"]["namespace"] = "default"
+    document["metadata"]["namespace"] = namespace
     document["metadata"]["name"] += "-sample"
     body = document
-    await cluster.request("POST", AUTOWASMS.format(namespace="default") + STRICT, body=body)
+    await cluster.request("POST", AUTOWASMS.format(namespace=namespace) + STRICT, body=body)
 
 
 async def test_samples_show_every_field() -> None:
@@ -162,5 +185,6 @@ async def test_samples_show_every_field() -> None:
 
 
 async def test_applied_twice_is_unchanged(kubectl: Client) -> None:
+    await kubectl.run("apply", "-f", documents.CRD)
     again = (await kubectl.run("apply", "-f", documents.CRD)).stdout
     assert again.strip().endswith("unchanged")

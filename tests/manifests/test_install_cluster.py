@@ -10,8 +10,10 @@ import pytest_asyncio
 
 from tests.manifests import documents
 from tests.manifests.documents import Document, installed
+from tests.parts import clients
 from tests.parts.clients import Client
-from tests.parts.kubernetes import ApiError, Cluster
+from tests.parts.installation import install_crd
+from tests.parts.kubernetes import ApiError, Cluster, kubernetes
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
 
@@ -50,6 +52,21 @@ VERBS = (
     *("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"),
     *("bind", "escalate", "impersonate"),
 )
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
+    """One of its own: the root namespace takes restricted Pods only, and install.yaml is applied as a whole."""
+    async with kubernetes(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def kubectl(cluster: Cluster) -> Client:
+    """kubectl as the administrator, who has applied our resource."""
+    client = await clients.kubectl(cluster.directory / "home", kubeconfig=cluster.kubeconfig)
+    await install_crd(client)
+    return client
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -22,6 +22,26 @@ _COLLECTIONS = (
     "/apis/wasm.tcm.io/v1alpha1{}/autowasms",
     "/apis/networking.istio.io/v1alpha3{}/envoyfilters",
 )
+_REMAINS = (
+    *(
+        f"/apis/{group}/namespaces/{namespace}/{kind}"
+        for group, kinds in (
+            (
+                "networking.istio.io/v1alpha3",
+                (
+                    *("serviceentries", "workloadentries", "sidecars"),
+                    *("gateways", "virtualservices", "destinationrules"),
+                ),
+            ),
+            ("security.istio.io/v1beta1", ("peerauthentications",)),
+        )
+        for kind in kinds
+        for namespace in ("default", istio.ROOT_NAMESPACE)
+    ),
+    "/api/v1/namespaces/default/pods?gracePeriodSeconds=0",
+    f"/apis/coordination.k8s.io/v1/namespaces/{istio.ROOT_NAMESPACE}/leases/wasmer",
+)
+"""What a mesh leaves on the control plane, besides AutoWasms and EnvoyFilters."""
 _CLEAN_SECONDS = 60
 _POLL_SECONDS = 0.05
 
@@ -72,6 +92,15 @@ class ControlPlane:
     @asynccontextmanager
     async def private(self, directory: Path, **options: Any) -> AsyncIterator[Installation]:
         """An installation with `options` of `installed`, the only one that runs until the context ends."""
+        async with (
+            self.without_wasmer(),
+            installed(self.cluster, self.kubectl, directory, **options) as found,
+        ):
+            yield found
+
+    @asynccontextmanager
+    async def without_wasmer(self) -> AsyncIterator[None]:
+        """No wasmer runs until the context ends; the AutoWasms and EnvoyFilters made meanwhile are deleted."""
         if self._private:
             raise RuntimeError("a private installation of wasmer runs on this control plane")
         self._private = True
@@ -80,11 +109,19 @@ class ControlPlane:
                 await self._shared.wasmer.process.stop()
             await self._start_what_a_test_stopped()
             await self.clean()
-            async with installed(self.cluster, self.kubectl, directory, **options) as found:
-                yield found
+            yield
             await self.clean()
         finally:
             self._private = False
+
+    @asynccontextmanager
+    async def without_remains(self) -> AsyncIterator[None]:
+        """Deletes at the end what a mesh leaves in the namespaces `default` and `istio-system`."""
+        try:
+            yield
+        finally:
+            for path in _REMAINS:
+                await self.cluster.client.delete(path)
 
     async def add_namespace(self, prefix: str = "team") -> str:
         """A namespace that no other test has."""

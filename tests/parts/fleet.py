@@ -345,27 +345,6 @@ def _differences(found: Document, live: Document, digest: str, envoy: EnvoyFetch
     return []
 
 
-_LEFT = (
-    *(
-        f"/apis/networking.istio.io/v1alpha3/namespaces/{namespace}/{kind}"
-        for kind in ("serviceentries", "workloadentries", "sidecars")
-        for namespace in ("default", istio.ROOT_NAMESPACE)
-    ),
-    "/api/v1/namespaces/default/pods?gracePeriodSeconds=0",
-    LEASE,
-)
-"""What a fleet leaves on a control plane that others use after it, besides what the installation cleans up."""
-
-
-@asynccontextmanager
-async def _without_remains(cluster: Cluster) -> AsyncIterator[None]:
-    try:
-        yield
-    finally:
-        for path in _LEFT:
-            await cluster.client.delete(path)
-
-
 def flags_of(envoy: EnvoyFetch) -> tuple[str, ...]:
     """Flags that all replicas of a fleet have, whichever of them leads."""
     return (
@@ -399,7 +378,7 @@ async def fleet(
             )
         else:
             cluster = plane.cluster
-            await enter(_without_remains(cluster))
+            await enter(plane.without_remains())
         control = await enter(istiod(cluster, directory / "istiod"))
         api_address = urlsplit(cluster.url)
         api = [

@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.parts import agent, istio, ports, pypi, releases
 from tests.parts.agent import Agent
+from tests.parts.controlplane import ControlPlane
 from tests.parts.envoy import Envoy
 from tests.parts.installation import Installation, autowasms, envoyfilters, installed
 from tests.parts.istio import Istiod
@@ -113,24 +114,33 @@ class Mesh(Installation):
 async def composed(
     directory: Path,
     *,
+    plane: ControlPlane | None = None,
     authority: bool = False,
     flags: Mapping[str, str] | None = None,
     versions: Combination = releases.NEWEST,
     audit_level: AuditLevel = "Metadata",
     crd_flags: Sequence[str] | None = None,
+    arguments: Sequence[str] = (),
 ) -> AsyncIterator[Mesh]:
     """Run one with all files in `directory`; the Envoys are those of `add_sidecar`.
 
-    `authority` and `flags` are istiod's (`istio.istiod`), `audit_level` the API server's, `crd_flags` the installation's. Raises
-    ProcessError with the log of what failed.
+    `authority` and `flags` are istiod's (`istio.istiod`), `audit_level` the API server's, `crd_flags` the installation's;
+    `arguments` are more flags of wasmer. Raises ProcessError with the log of what failed.
+
+    It runs on `plane`, as the only installation there, and deletes at the end what it leaves in the namespaces `default` and
+    `istio-system`. Without `plane` it has a control plane of its own, of the release and with the `audit_level` that is asked for.
     """
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        cluster = await enter(
-            kubernetes(
-                directory / "kubernetes", release=versions.kubernetes, audit_level=audit_level
+        if plane is None:
+            cluster = await enter(
+                kubernetes(
+                    directory / "kubernetes", release=versions.kubernetes, audit_level=audit_level
+                )
             )
-        )
+        else:
+            cluster = plane.cluster
+            await enter(plane.without_remains())
         control = await enter(
             istio.istiod(
                 cluster,
@@ -143,8 +153,11 @@ async def composed(
         address = ports.free_address()
         blobs = f"{address}:{ports.free_port(address=address)}"
         place = directory / "installation"
+        options: dict[str, Any] = {"host": blobs, "crd_flags": crd_flags, "arguments": arguments}
         installation = await enter(
-            installed(cluster, control.kubectl, place, host=blobs, crd_flags=crd_flags)
+            plane.private(place, **options)
+            if plane is not None
+            else installed(cluster, control.kubectl, place, **options)
         )
         await control.add_blob_service(blobs)
         service = await enter(upstream())
