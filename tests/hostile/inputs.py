@@ -7,8 +7,9 @@ import functools
 import gzip
 import itertools
 import json
+import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import zstandard
@@ -17,6 +18,8 @@ from tests.parts import wat
 from tests.unit.wasm.archives import END, gz, header, tar
 
 MIB = 1024 * 1024
+_ZEROS = bytes(MIB)
+_GZIP_HEADER = b"\x1f\x8b\x08" + bytes(6) + b"\xff"
 MODULE_START = b"\0asm\x01\0\0\0"
 EXBIBYTES_8 = b"\x80" + bytes(3) + (2**63 - 1).to_bytes(8, "big")
 """The size field of a tar header, in the base-256 form."""
@@ -51,22 +54,34 @@ def packed(pieces: Iterable[bytes], *, level: int = 1) -> bytes:
     return b"".join(out) + squeeze.flush()
 
 
-def zeros(size: int) -> Iterator[bytes]:
-    """`size` (a multiple of 1 MiB) zeros in pieces."""
-    return itertools.repeat(bytes(MIB), size // MIB)
+def packed_zeros(head: bytes, size: int, tail: bytes = b"") -> bytes:
+    """gzip of `head`, `size` (a multiple of 1 MiB) zeros and `tail`; one MiB is compressed, and its bytes are repeated.
+
+    After a full flush deflate knows nothing of what was before (RFC 1951, 3.2.3), so each MiB has the same bytes.
+    """
+    squeeze = zlib.compressobj(1, wbits=-zlib.MAX_WBITS)
+    start = squeeze.compress(head) + squeeze.flush(zlib.Z_FULL_FLUSH)
+    piece = squeeze.compress(bytes(MIB)) + squeeze.flush(zlib.Z_FULL_FLUSH)
+    end = squeeze.compress(tail) + squeeze.flush()
+    checksum = zlib.crc32(head)
+    for _ in range(size // MIB):
+        checksum = zlib.crc32(_ZEROS, checksum)
+    length = len(head) + size + len(tail)
+    trailer = struct.pack("<II", zlib.crc32(tail, checksum), length & 0xFFFFFFFF)
+    return _GZIP_HEADER + start + piece * (size // MIB) + end + trailer
 
 
 @functools.cache
 def gzip_bomb() -> bytes:
     """1 GiB in 5 MB, beginning like a module: below the ratio at which a look at the ratio would end it."""
-    return packed([MODULE_START, *zeros(1024 * MIB)])
+    return packed_zeros(MODULE_START, 1024 * MIB)
 
 
 @functools.cache
 def zstd_bomb() -> bytes:
     """8 GiB in less than 1 MB."""
-    one = zstandard.ZstdCompressor(level=1).compress(MODULE_START + bytes(1024 * MIB))
-    return one * 8
+    one = zstandard.ZstdCompressor(level=1).compress(MODULE_START + bytes(128 * MIB))
+    return one * 64
 
 
 @functools.cache
@@ -79,13 +94,13 @@ def zstd_window_bomb() -> bytes:
 @functools.cache
 def tar_bomb() -> bytes:
     """A gzipped tar whose one module has 2 GiB of zeros, as its header says."""
-    return packed([header(b"plugin.wasm", 2048 * MIB), *zeros(2048 * MIB), END])
+    return packed_zeros(header(b"plugin.wasm", 2048 * MIB), 2048 * MIB, END)
 
 
 @functools.cache
 def nested_bomb() -> bytes:
-    """gzip in gzip in gzip: 1 GiB in some kB."""
-    return gz(gz(packed([MODULE_START, *zeros(1024 * MIB)])))
+    """gzip in gzip in gzip: 1 GiB in half a kB."""
+    return gz(gz(packed_zeros(MODULE_START, 1024 * MIB)))
 
 
 @functools.cache
