@@ -71,7 +71,7 @@ def environment(version: str, folder: Path, *, project: Path) -> Path:
         [
             *(sys.executable, "-m", "pip", "--python", program),
             *("install", "--quiet", "--no-input", "--disable-pip-version-check"),
-            *("--editable", ".", "--group", "tests"),
+            *("--editable", ".", "--group", "tests", "pip>=25.1"),  # tests of the wheel use pip
         ],
         what=f"installing what the tests need for Python {version}",
         cwd=project,

@@ -24,7 +24,19 @@ entries = st.one_of(
     st.tuples(st.just("gone"), paths),
     st.tuples(st.just("emptied"), st.one_of(st.just(""), paths)),
 )
-layers = st.lists(entries, max_size=5, unique_by=lambda entry: entry[1])
+
+
+def unpackable(layer: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Without the entries below a file or a link of the same layer: no container runtime unpacks such a layer."""
+    leaves = {path for kind, path in layer if kind in ("file", "link")}
+    return [
+        (kind, path)
+        for kind, path in layer
+        if not any(path.startswith(f"{leaf}/") for leaf in leaves)
+    ]
+
+
+layers = st.lists(entries, max_size=5, unique_by=lambda entry: entry[1]).map(unpackable)
 prefixes = st.sampled_from(["", "./", "/", ".//"])
 
 
@@ -52,26 +64,22 @@ def applied(image: list[list[tuple[str, str]]]) -> dict[str, tuple[str, int]]:
     """The file system, as the specification has it unpacked: path to kind and layer."""
     tree: dict[str, tuple[str, int]] = {}
 
-    def remove(path: str, *, itself: bool) -> None:
-        for each in list(tree):
-            if each.startswith(f"{path}/" if path else "") or (itself and each == path):
+    def remove(path: str, *, itself: bool, number: int) -> None:
+        """What layers below this one have there."""
+        for each, (_, layer) in list(tree.items()):
+            below = each.startswith(f"{path}/" if path else "")
+            if layer < number and (below or (itself and each == path)):
                 del tree[each]
 
     for number, layer in enumerate(image):
         for kind, path in layer:  # whiteouts are for the layers below: first
             if kind in ("gone", "emptied"):
-                remove(path, itself=kind == "gone")
+                remove(path, itself=kind == "gone", number=number)
         for kind, path in layer:
             if kind in ("gone", "emptied"):
                 continue
-            if kind == "folder":
-                if tree.get(path, ("folder", 0))[0] != "folder":
-                    remove(path, itself=True)
-            else:
-                # Below a path of this very layer nothing is taken away: the archive itself says so.
-                for each in list(tree):
-                    if (each == path or each.startswith(f"{path}/")) and tree[each][1] < number:
-                        del tree[each]
+            if kind != "folder" or tree.get(path, ("folder", 0))[0] != "folder":
+                remove(path, itself=True, number=number)
             tree[path] = (kind, number)
     return tree
 
