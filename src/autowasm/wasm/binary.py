@@ -18,7 +18,7 @@ _CORE_VERSION = b"\x01\0\0\0"
 _HEADER = 8
 
 CUSTOM, TYPE, IMPORT, FUNCTION, TABLE, MEMORY, GLOBAL, EXPORT = 0, 1, 2, 3, 4, 5, 6, 7
-START, ELEMENT, CODE, DATA = 8, 9, 10, 11
+ELEMENT, CODE, DATA = 9, 10, 11
 _SECTION_NAMES = (
     *("custom", "type", "import", "function", "table", "memory", "global", "export"),
     *("start", "element", "code", "data", "data count", "tag"),

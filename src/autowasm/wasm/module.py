@@ -34,7 +34,7 @@ class ModuleInfo:
     abi: str
     imports: tuple[Import, ...]
     exports: tuple[Export, ...]
-    unchecked: str = ""
+    unchecked: str
     """What could not be checked, in one sentence; empty when everything was."""
 
 
