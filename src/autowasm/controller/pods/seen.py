@@ -180,7 +180,7 @@ def read(document: bytes) -> tuple[dict[str, Any], Iterator[tuple[str, dict[str,
     """A document of `server.sightings`: all but `seen`, and then the ages by address, decoded piece by piece.
 
     A decoder holds the loop, and every thread, until it is done: 30 ms for 50 000 addresses. `seen` comes last, and its entries
-    have no objects in them, so it can be cut behind any of them. Whatever is not of that form is decoded at once.
+    have no objects in them, so it can be cut behind any of them. The `seen` of another form is decoded at once.
     """
     begin = document.find(_SEEN)
     if begin >= 0 and document.endswith(b"}}"):
@@ -198,8 +198,8 @@ def _in_pieces(document: bytes, begin: int, end: int) -> Iterator[tuple[str, dic
         try:
             piece = msgspec.json.decode(b"{" + document[begin:stop] + b"}")
         except (ValueError, RecursionError):
-            # Cut within a text or an object, neither of which a replica of ours writes; or no JSON.
-            yield from _by_address(loads(b"{" + document[begin:end] + b"}"))
+            # `seen` is not the last field, or it was cut within a text or an object: no replica of ours writes that. Or no JSON.
+            yield from _by_address(loads(document).get("seen"))
             return
         yield from _by_address(piece)
         begin = stop + 1

@@ -1,15 +1,13 @@
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
-from unittest.mock import patch
 
 import msgspec
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import pytest
+from msgspec import UNSET
 
 from autowasm.api.status import MissingPod, Module, Pods, Status
-from autowasm.controller.pods import seen as seen_module
-from autowasm.controller.pods.seen import NEVER, Seen, read
+from autowasm.controller.pods.seen import NEVER, Seen
 from autowasm.kube.pods import Pod
 from tests.fakes.autowasms import digest, record
 
@@ -144,47 +142,238 @@ def test_status_of_a_leader_before_is_believed_where_it_tells_of_every_pod() -> 
     assert believed(status(2, "c"), a, b, pod("d"), c) == set(), "more than were counted"
 
 
-_AGES = st.dictionaries(st.sampled_from(["ok", "error", "status"]), st.integers(0, 600), max_size=3)
-_ANYTHING = st.recursive(
-    st.none() | st.integers(-9, 9) | st.text('{},:"\\\\x', max_size=6),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.text('{},"x', max_size=4), inner, max_size=3)
-    ),
-    max_leaves=8,
-)
+def test_nothing_is_known_before_replicas_are_asked() -> None:
+    seen = Seen()
+    assert (seen.fetched, seen.refused, seen.strangers) == ({}, {}, {})
+    assert (seen.watched_since, seen.asked, seen.learned, seen.is_behind) == (
+        NEVER,
+        False,
+        0,
+        False,
+    )
 
 
-@settings(max_examples=150)
-@given(
-    st.dictionaries(st.text('{},:"\\\\x1.', max_size=6), _AGES | _ANYTHING, max_size=12),
-    st.integers(1, 40),
-    st.booleans(),
+def test_an_answer_ends_all_doubt_of_before() -> None:
+    seen = learned(document(ok=5), pods=[], complete=False)
+    assert (seen.learned, seen.asked, seen.watched_since) == (NOW, True, NEVER)
+    assert seen.strangers == {"10.0.0.1": NOW - 5}
+    seen.is_behind = True
+    learn(seen, document(up=30), now=NOW + 7)
+    assert (seen.learned, seen.asked, seen.is_behind) == (NOW + 7, True, False)
+    assert seen.watched_since == NOW + 7 - 30
+    assert seen.strangers == {}, "its entry ran out"
+
+
+def told(**ages: float | str) -> bytes:
+    return json.dumps({"instance": "a", "up": 1, "seen": {"10.0.0.1": ages}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("ages", "fetched", "refused"),
+    [
+        ({}, None, None),
+        ({"ok": 100}, NOW - 100, None),
+        ({"ok": 101}, None, None),
+        ({"error": 100, "status": 403}, None, 403),
+        ({"error": 101, "status": 403}, None, None),
+        ({"ok": 7, "error": 7, "status": 403}, NOW - 7, None),
+        ({"ok": 7, "error": 6, "status": 403}, None, 403),
+        ({"ok": 120, "error": 7, "status": 403}, None, 403),
+        ({"ok": 7, "error": 120, "status": 403}, NOW - 7, None),
+        ({"error": 7}, None, 0),
+        ({"error": 7, "status": "x"}, None, 0),
+    ],
 )
-def test_a_document_in_pieces_is_the_whole_document(
-    addresses: dict[str, Any], size: int, spaced: bool
+def test_what_an_address_got_last_since_its_pod_started_counts(
+    ages: dict[str, float | str], fetched: float | None, refused: int | None
 ) -> None:
-    separators = (", ", ": ") if spaced else (",", ":")
-    told = json.dumps({"instance": "a", "up": 1, "seen": addresses}, separators=separators).encode()
-    with patch.object(seen_module, "_PIECE", size):
-        found, pieces = read(told)
-        # What follows a piece that cannot be read on its own is read again with it: the last one counts.
-        assert dict(pieces) == {
-            at: ages for at, ages in addresses.items() if isinstance(ages, dict)
-        }
-    assert (found["instance"], found["up"]) == ("a", 1)
+    seen = learned(told(**ages))
+    uid = pod().uid
+    assert seen.fetched == ({} if fetched is None else {uid: fetched})
+    assert seen.refused == ({} if refused is None else {uid: refused})
+    assert seen.strangers == {}
 
 
-def test_a_large_document_is_decoded_in_pieces() -> None:
-    addresses = {f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}": {"ok": 1.5} for n in range(50_000)}
-    told = json.dumps({"instance": "a", "up": 1, "seen": addresses}, separators=(",", ":")).encode()
-    decode, sizes = msgspec.json.decode, []
+def test_nothing_asked_for_counts_for_no_pod_however_early_it_started() -> None:
+    seen = learned(told(), pods=[pod(started=1)])
+    assert (seen.fetched, seen.refused) == ({}, {})
 
-    def counted(data: bytes) -> Any:
-        sizes.append(len(data))
-        return decode(data)
 
-    with patch.object(msgspec.json, "decode", counted):
-        assert dict(read(told)[1]) == addresses
-    assert max(sizes) < 20_000
-    assert sum(sizes) < 1.1 * len(told)
+@pytest.mark.parametrize(
+    ("first", "second", "fetched", "refused"),
+    [
+        ({"ok": 50}, {"ok": 20}, NOW - 20, None),
+        ({"ok": 20}, {"ok": 50}, NOW - 20, None),
+        ({"ok": 20}, {}, NOW - 20, None),
+        ({"error": 9, "status": 403}, {"error": 4, "status": 503}, None, 503),
+        ({"error": 4, "status": 403}, {"error": 9, "status": 503}, None, 403),
+        ({"error": 4, "status": 403}, {"error": 4, "status": 503}, None, 403),
+        ({"error": 4, "status": 403}, {"ok": 9}, None, 403),
+        ({"error": 4, "status": 403}, {}, None, 403),
+    ],
+)
+def test_of_two_replicas_the_later_answer_counts(
+    first: dict[str, float], second: dict[str, float], fetched: float | None, refused: int | None
+) -> None:
+    seen = learned(told(**first), told(**second))
+    assert seen.fetched == ({} if fetched is None else {pod().uid: fetched})
+    assert seen.refused == ({} if refused is None else {pod().uid: refused})
+
+
+def test_an_error_takes_a_download_back_and_only_the_last_errors_are_kept() -> None:
+    seen = learned(document(ok=50))
+    assert seen.fetched == {pod().uid: NOW - 50}
+    learn(seen, told(error=3, status=503), now=NOW + 10, pods=[pod()])
+    assert (seen.fetched, seen.refused) == ({}, {pod().uid: 503})
+    learn(seen, document(), now=NOW + 20, pods=[pod()])
+    assert (seen.fetched, seen.refused) == ({}, {})
+    learn(seen, document(ok=1), now=NOW + 30, pods=[pod()])
+    learn(seen, document(), now=NOW + 40, pods=[pod()])
+    assert seen.fetched == {pod().uid: NOW + 29}, "a download stays known"
+
+
+@pytest.mark.parametrize("later", [4.0, 5.0])
+def test_an_answer_about_the_same_request_makes_no_stranger(later: float) -> None:
+    seen = learned(document(ok=50))
+    for step in (1, 2):  # what was placed once stays placed
+        learn(seen, document(ok=50 - later + step), now=NOW + step)
+        assert seen.strangers == {}
+    learn(seen, document(ok=50 - 5.5 + 3), now=NOW + 3)
+    assert seen.strangers == {"10.0.0.1": NOW - 50 + 5.5}
+
+
+def test_an_address_of_two_pods_is_no_stranger() -> None:
+    seen = learned(document(ok=5), pods=[pod("a"), pod("b")])
+    assert seen.strangers == {}
+    list(seen.place([pod("b")], is_shared=lambda _: False))
+    assert seen.fetched == {pod("b").uid: NOW - 5}
+
+
+def test_a_stranger_that_only_got_errors_is_one() -> None:
+    assert learned(told(error=9, status=503), pods=[]).strangers == {"10.0.0.1": NOW - 9}
+    assert learned(told(error=9, ok=30), pods=[]).strangers == {"10.0.0.1": NOW - 9}
+
+
+def test_a_pod_that_is_shown_late_is_given_the_error_of_its_address() -> None:
+    seen = learned(told(error=9, status=503), pods=[])
+    seen.fetched[pod().uid] = 0.0
+    list(seen.place([pod()], is_shared=lambda _: False))
+    assert (seen.fetched, seen.refused, seen.strangers) == ({}, {pod().uid: 503}, {})
+
+
+def test_what_was_placed_late_is_placed_for_good() -> None:
+    seen = learned(document(ok=50), pods=[])
+    list(seen.place([pod()], is_shared=lambda _: False))
+    seen.fetched.clear()
+    list(seen.place([pod()], is_shared=lambda _: False))
+    assert seen.fetched == {}, "a download is given once"
+    learn(seen, document(ok=60), now=NOW + 10)
+    assert seen.strangers == {}, "its Pod went"
+
+
+def test_a_pod_with_several_addresses_is_found_by_each() -> None:
+    seen = learned(document(ok=50), pods=[])
+    dual = msgspec.structs.replace(pod(), ips="fd00::1,10.0.0.1")
+    list(seen.place([dual], is_shared=lambda _: False))
+    assert seen.fetched == {dual.uid: NOW - 50}
+
+
+def test_a_pod_whose_start_is_not_known_keeps_what_its_address_asked_for() -> None:
+    seen = learned(document(ok=50), pods=[])
+    list(seen.place([pod(started=0)], is_shared=lambda _: False))
+    assert seen.fetched == {}
+    list(seen.place([pod()], is_shared=lambda _: False))
+    assert seen.fetched == {pod().uid: NOW - 50}
+
+
+def steps(iterator: Iterator[None]) -> int:
+    return sum(1 for _ in iterator)
+
+
+def many(count: int) -> list[Pod]:
+    return [
+        Pod("team", f"{n}", n.to_bytes(16, "big"), (), f"10.0.{n >> 8}.{n & 255}", "", 1, True)
+        for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 2), (200, 2), (201, 4), (401, 6)])
+def test_addresses_are_learned_two_hundred_in_a_step(count: int, expected: int) -> None:
+    addresses = {one.ips: {"ok": 5} for one in many(count)}
+    document = json.dumps({"instance": "a", "up": 1, "seen": addresses}).encode()
+    seen = Seen()
+    learning = seen.learn([document], now=NOW, complete=True, pods_at=lambda _: [])
+    assert steps(learning) == expected, "one pass over the document, one over the addresses"
+    assert len(seen.strangers) == count
+
+
+@pytest.mark.parametrize(("count", "expected"), [(199, 0), (200, 1), (399, 1), (400, 2)])
+def test_pods_are_placed_and_believed_two_hundred_in_a_step(count: int, expected: int) -> None:
+    told = {"10.0.0.1": {"ok": 5}, "192.0.2.1": {"ok": 5}}  # the second one is of no Pod
+    seen = learned(json.dumps({"up": 1, "seen": told}).encode(), pods=[])
+    assert steps(seen.place(many(count), is_shared=lambda _: False)) == expected
+    assert list(seen.strangers) == ["192.0.2.1"]
+    believing = Seen().believe(status(count, matched=count), A, many(count))
+    assert steps(believing) == expected
+
+
+def test_no_pod_is_looked_at_when_there_is_nothing_to_place() -> None:
+    looked: list[Pod] = []
+
+    def pods() -> Iterator[Pod]:
+        for one in [pod("a"), pod("b"), pod("c")]:
+            looked.append(one)
+            yield one
+
+    seen = learned(document(ok=50), pods=[])
+    list(seen.place(pods(), is_shared=lambda _: False))
+    assert [one.name for one in looked] == ["a", "b"], "the rest need not be looked at"
+
+
+def without(found: Status, **changes: Any) -> Status:
+    return msgspec.structs.replace(found, **changes)
+
+
+def test_a_status_that_does_not_tell_everything_is_not_believed() -> None:
+    a, b, c = (pod(name) for name in "abc")
+    whole = status(2, "c")
+    assert believed(whole, a, b, c) == {a.uid, b.uid}
+    assert isinstance(whole.pods, Pods)
+    assert believed(without(whole, module=UNSET), a, b, c) == set()
+    assert believed(without(whole, pods=UNSET), a, b, c) == set()
+    no_count = msgspec.structs.replace(whole.pods, fetched=UNSET, missing=())
+    assert believed(without(whole, pods=no_count), a, b, c) == set()
+    assert believed(status(2, "c", time="yesterday"), a, b, c) == set()
+    assert believed(status(2, "c", matched=4), a, b, c) == set()
+    assert believed(status(2, "c", matched=2), a, b, c) == set()
+
+
+def test_fewer_pods_than_were_counted_are_believed() -> None:
+    a, b = pod("a"), pod("b")
+    assert believed(status(3, matched=3), a, b) == {a.uid, b.uid}
+    assert believed(status(2, matched=2), a, b) == {a.uid, b.uid}
+    assert believed(status(1, matched=1), a, b) == set()
+
+
+def test_only_injected_pods_that_had_started_when_the_status_was_written_are_believed() -> None:
+    written = int(NOW)
+    pods = [
+        pod("before", started=written - 1),
+        pod("then", started=written),
+        pod("unstarted", started=0),
+        pod("early", started=1),
+        msgspec.structs.replace(pod("bare"), injected=False),
+    ]
+    assert believed(status(5, matched=5), *pods) == {pods[0].uid, pods[3].uid}
+
+
+def test_a_missing_pod_is_known_by_its_namespace_too() -> None:
+    elsewhere = msgspec.structs.replace(pod("c"), namespace="other")
+    assert believed(status(2, "c"), elsewhere, pod("c")) == {elsewhere.uid}
+
+
+def test_what_was_seen_counts_before_what_a_status_says() -> None:
+    a, b = pod("a"), pod("b")
+    seen = learned(document(ok=50), pods=[a])
+    list(seen.believe(status(2, matched=2), A, [a, b]))
+    assert seen.fetched == {a.uid: NOW - 50, b.uid: 0.0}
