@@ -166,6 +166,8 @@ class PeerSettings:
     """Peers of one list: more replicas than that serve nobody faster."""
     ask_timeout: float = 1.0
     """For "have you got it?": it is answered from memory, within a cluster."""
+    asks: int = 3
+    """Times that a peer is asked for a copy while it gives no answer: a busy one may have the only copy."""
     ask_again: float = 0.2
     idle: float = 3.0
     """A copy without a byte for so long has another peer tried."""

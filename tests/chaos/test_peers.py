@@ -10,7 +10,7 @@ from tests.chaos.neighbours import Trouble, copies, found_by_name, from_source, 
 from tests.chaos.newcomer import newcomer
 from tests.parts import wire
 from tests.parts.faults.names import Failure, Names
-from tests.parts.faults.proxy import Pass, Refuse
+from tests.parts.faults.proxy import Hang, Pass, Refuse
 from tests.parts.fleet import REPLICAS, Fleet
 from tests.parts.wasmer import Wasmer
 
@@ -43,8 +43,14 @@ async def test_new_replica_with_an_empty_disk_turns_to_the_source(
     """And whoever has its modules serves on; a change is published, though nobody can copy it."""
     async with unharmed(mesh):
         async with trouble.lasting(mesh) as bites:
-            replica = await _restarted_empty(mesh)
-            assert bites(), "the fault bit"
+            # The source waits for the fault: it is tried beside the peers, and may be quicker than their wrong answers.
+            mesh.registry_port.mode = Hang()
+            starting = asyncio.create_task(_restarted_empty(mesh))
+            async with asyncio.timeout(60):
+                while not bites():
+                    await asyncio.sleep(0.05)
+            mesh.registry_port.mode = Pass()
+            replica = await starting
             assert await copies(replica, "copied") == 0
             assert await from_source(replica) > 0
             assert await replica.metric("autowasm_blobs") >= len(mesh.wanted), "before asked"

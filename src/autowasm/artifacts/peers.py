@@ -106,15 +106,7 @@ class Peers:
 
         Takes `copy_timeout` seconds at most, once it is its turn.
         """
-        if sha256 in self._store:
-            return True
-        if not self.known():
-            self._list.refresh()
-            return False
-        outcome = await self._flights.join(
-            sha256, lambda: self._copy(sha256), place=lambda: self._copying
-        )
-        return outcome is Copy.COPIED
+        return await self._join_copy(sha256, asks=self._settings.asks)
 
     async def seek(self, sha256: Sha256Hex) -> bool:
         """As `copy`, for a digest that nobody has told us of.
@@ -126,7 +118,7 @@ class Peers:
         if self._seeking.locked() or self._missed.get(sha256, float("-inf")) > loop.time():
             return False
         async with self._seeking:
-            if await self.copy(sha256):
+            if await self._join_copy(sha256, asks=1):
                 return True
         if len(self._missed) >= self._settings.misses:
             self._missed.clear()
@@ -149,18 +141,29 @@ class Peers:
             asked = [tasks.create_task(self._document(url, path)) for url in self.known()]
         return [document for task in asked if (document := task.result()) is not None]
 
-    async def _copy(self, sha256: Sha256Hex) -> Copy:
-        outcome = await self._from_anybody(sha256)
+    async def _join_copy(self, sha256: Sha256Hex, *, asks: int) -> bool:
+        if sha256 in self._store:
+            return True
+        if not self.known():
+            self._list.refresh()
+            return False
+        outcome = await self._flights.join(
+            sha256, lambda: self._copy(sha256, asks=asks), place=lambda: self._copying
+        )
+        return outcome is Copy.COPIED
+
+    async def _copy(self, sha256: Sha256Hex, *, asks: int) -> Copy:
+        outcome = await self._from_anybody(sha256, asks=asks)
         if outcome is Copy.NOBODY:
             self._list.refresh()
         self._metrics.peer_copies.labels(outcome.value).inc()
         return outcome
 
-    async def _from_anybody(self, sha256: Sha256Hex) -> Copy:
+    async def _from_anybody(self, sha256: Sha256Hex, *, asks: int) -> Copy:
         """All are asked at once; the quickest that has it gives it, and the next beside it if that takes long."""
         turn = asyncio.Lock()
         attempts = [
-            asyncio.create_task(self._try(url, sha256, turn), name=f"copy from {url}")
+            asyncio.create_task(self._try(url, sha256, turn, asks=asks), name=f"copy from {url}")
             for url in self.known()
         ]
         result = Copy.NOBODY
@@ -181,9 +184,9 @@ class Peers:
             await asyncio.gather(*attempts, return_exceptions=True)
         return result
 
-    async def _try(self, url: str, sha256: Sha256Hex, turn: asyncio.Lock) -> Copy:
+    async def _try(self, url: str, sha256: Sha256Hex, turn: asyncio.Lock, *, asks: int) -> Copy:
         """`turn` is had for a while only, so one after the other begins until one has ended well."""
-        if not await self._has(url, sha256):
+        if not await self._offers(url, sha256, asks=asks):
             return Copy.NOBODY
         async with asyncio.TaskGroup() as tasks, turn:
             fetching = tasks.create_task(self._outcome(url, sha256), name=f"fetch from {url}")
@@ -203,8 +206,21 @@ class Peers:
         _log.info("module copied from a peer", digest=sha256, peer=url)
         return Copy.COPIED
 
+    async def _offers(self, url: str, sha256: Sha256Hex, *, asks: int) -> bool:
+        """Whether the peer has the blob. One that gives no answer in time is asked again: it may have the only copy."""
+        for _ in range(asks - 1):
+            with contextlib.suppress(TimeoutError):
+                return await self._ask(url, sha256) is True
+        return await self._has(url, sha256) is True
+
     async def _has(self, url: str, sha256: Sha256Hex) -> bool | None:
         """None: it gives no answer, or it is ourselves."""
+        with contextlib.suppress(TimeoutError):
+            return await self._ask(url, sha256)
+        return None
+
+    async def _ask(self, url: str, sha256: Sha256Hex) -> bool | None:
+        """None: it cannot be reached, or it is ourselves. Raises TimeoutError."""
         try:
             async with (
                 asyncio.timeout(self._settings.ask_timeout),
@@ -213,6 +229,8 @@ class Peers:
                 if self._is_ours(url, answer):
                     return None
                 return answer.status == 200
+        except TimeoutError:
+            raise
         except (aiohttp.ClientError, OSError):
             return None
 

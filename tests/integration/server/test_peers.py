@@ -287,6 +287,21 @@ async def test_peer_that_hangs_on_head_does_not_hold_up_another(tmp_path: Path) 
             assert await us.peers.copy(DIGEST)
 
 
+@pytest.mark.parametrize("silent", [1, 2, 3])
+async def test_a_busy_peer_is_asked_for_its_copy_three_times(silent: int, tmp_path: Path) -> None:
+    async def play(request: bytes, writer: asyncio.StreamWriter) -> None:
+        if request.startswith(b"HEAD") and len(them.asked) <= silent:
+            await asyncio.sleep(30)
+        writer.write(head("200 OK", size=len(MODULE)))
+        if request.startswith(b"GET"):
+            writer.write(MODULE)
+
+    async with stranger(play) as them, replica(tmp_path, them.url) as us:
+        assert await us.peers.copy(DIGEST) is (silent < 3)
+        assert us.copies("copied" if silent < 3 else "absent") == 1
+        assert len([one for one in them.asked if one.startswith(b"HEAD")]) == min(silent + 1, 3)
+
+
 async def test_copies_at_the_same_time_are_one(tmp_path: Path) -> None:
     async with peer(tmp_path) as (them, url), replica(tmp_path, url) as us:
         await them.put(MODULE)
