@@ -7,7 +7,8 @@ JOBS ?= $(shell expr 3 '*' $$(getconf _NPROCESSORS_ONLN))
 PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # With COVERAGE=1, every process that runs our code is measured, on the Python that does it best (`make coverage-report` shows
 # the result).
-PYTEST = $(if $(COVERAGE),$$($(RUN) -m tests.pythons --measuring),$(RUN)) -m pytest
+MEASURING = $$($(RUN) -m tests.pythons --measuring)
+PYTEST = $(if $(COVERAGE),$(MEASURING),$(RUN)) -m pytest
 MEASURED := $(if $(COVERAGE),COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml COVERAGE_FILE=$(CURDIR)/build/coverage/data)
 PARTS := registry envoy wat filters kubernetes istio helm prometheus
 
@@ -34,9 +35,9 @@ coverage: ## all tests, and which lines and branches of src none of them execute
 	$(MAKE) test COVERAGE=1; tests=$$?; $(MAKE) coverage-report; exit $$tests
 
 coverage-report: venv ## what runs with COVERAGE=1 executed: the terminal's report, and pages in build/coverage/html
-	.venv/bin/coverage combine --quiet --append --data-file=build/coverage/data build/coverage
-	.venv/bin/coverage html --quiet --data-file=build/coverage/data
-	.venv/bin/coverage report --data-file=build/coverage/data
+	$(MEASURING) -m coverage combine --quiet --append --data-file=build/coverage/data build/coverage
+	$(MEASURING) -m coverage html --quiet --data-file=build/coverage/data
+	$(MEASURING) -m coverage report --data-file=build/coverage/data
 
 build/coverage:
 	@mkdir -p $@
