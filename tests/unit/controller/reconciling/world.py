@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api.record import Record
@@ -14,6 +14,7 @@ from autowasm.artifacts.published import PublishedModules
 from autowasm.blobs.store import BlobStore
 from autowasm.controller.fetching.jobs import FetchJobs
 from autowasm.controller.reconciler import AutoWasmReconciler
+from autowasm.digest import Sha256Hex
 from autowasm.errors import (
     AutoWasmError,
     SourceUnavailable,
@@ -45,7 +46,7 @@ WORLD, EARTH = "world", "earth"
 Announced = list[tuple[str, str, str]]
 
 
-def sha(value: str) -> str:
+def sha(value: str) -> Sha256Hex:
     return sha256_of(wat.header_filter(value))
 
 
@@ -84,30 +85,11 @@ class World:
         found = next(each for each in self.status["conditions"] if each["type"] == kind)
         return found["status"], found["reason"]
 
-    @asynccontextmanager
-    async def process(
+    def process(
         self, *, metrics: Metrics | None = None, retry_base: float = 0.01
-    ) -> AsyncIterator["Process"]:
+    ) -> AbstractAsyncContextManager["Process"]:
         """One life of the process. `retry_base`: seconds from a failed fetch to the next."""
-        metrics = metrics or Metrics()
-        settings = Settings(
-            cache_dir=self.directory,
-            fetch=FetchLimits(
-                retry_base=retry_base, not_found_first=retry_base, breaker_failures=1000
-            ),
-        )
-        async with AsyncExitStack() as stack:
-            pools = stack.enter_context(Pools())
-            store = await stack.enter_async_context(
-                BlobStore(self.directory, pools=pools, metrics=metrics)
-            )
-            tasks = await stack.enter_async_context(asyncio.TaskGroup())
-            process = Process(self, settings, store, pools, metrics, tasks)
-            worker = tasks.create_task(process.controller.run())
-            yield process
-            worker.cancel()
-            for key in list(process.jobs._jobs):
-                process.jobs.forget(key)
+        return running(Process, self, self.directory, metrics=metrics, retry_base=retry_base)
 
 
 class FoundByPolls:
@@ -143,6 +125,7 @@ class Process:
         metrics: Metrics,
         tasks: asyncio.TaskGroup,
     ) -> None:
+        self.tasks = tasks
         self.world = world
         self.store = store
         self.metrics = metrics
@@ -170,10 +153,15 @@ class Process:
             polls=world.polls,
             service_problem=lambda: world.service_problem,
             now=lambda: "2026-01-01T00:00:00Z",
+            **self.collaborators(),
         )
         self.controller = Controller(
             "test", queue=self.queue, reconciler=self.reconciler, workers=1
         )
+
+    def collaborators(self) -> dict[str, Any]:
+        """More arguments for the reconciler."""
+        return {}
 
     async def apply(self, **fields: Any) -> None:
         """Apply, and wait until nothing is left to do."""
@@ -191,6 +179,36 @@ class Process:
         async with asyncio.timeout(10):
             while self.world.status.get("phase") != phase:
                 await asyncio.sleep(0.001)
+
+
+P = TypeVar("P", bound=Process)
+
+
+@asynccontextmanager
+async def running(
+    kind: type[P],
+    world: World,
+    directory: Path,
+    *,
+    metrics: Metrics | None = None,
+    retry_base: float = 0.01,
+) -> AsyncIterator[P]:
+    """A process with its cache in `directory`."""
+    metrics = metrics or Metrics()
+    settings = Settings(
+        cache_dir=directory,
+        fetch=FetchLimits(retry_base=retry_base, not_found_first=retry_base, breaker_failures=1000),
+    )
+    async with AsyncExitStack() as stack:
+        pools = stack.enter_context(Pools())
+        store = await stack.enter_async_context(BlobStore(directory, pools=pools, metrics=metrics))
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        process = kind(world, settings, store, pools, metrics, tasks)
+        worker = tasks.create_task(process.controller.run())
+        yield process
+        worker.cancel()
+        for key in list(process.jobs._jobs):
+            process.jobs.forget(key)
 
 
 def kinds(world: World) -> list[str]:

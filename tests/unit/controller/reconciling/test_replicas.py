@@ -2,40 +2,32 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from autowasm.api import envoyfilter as envoyfilters
-from autowasm.artifacts.fetcher import ArtifactFetcher
-from autowasm.artifacts.published import PublishedModules
-from autowasm.blobs.store import BlobStore
-from autowasm.controller.fetching.jobs import FetchJobs
 from autowasm.controller.fetching.spreading import Spreading
-from autowasm.controller.reconciler import AutoWasmReconciler
 from autowasm.digest import sha256_hex
-from autowasm.errors import SourceNotFound, SourceUnavailable
-from autowasm.kube.controller import Controller
+from autowasm.errors import SourceNotFound
 from autowasm.kube.leadership import Tenure
-from autowasm.kube.resources import ObjectKey
-from autowasm.kube.workqueue import WorkQueue
-from autowasm.limits import FetchLimits
-from autowasm.net.pools import Pools
-from autowasm.settings import EnvoyFetch, Settings
-from autowasm.telemetry.metrics import Metrics
 from tests.fakes.autowasms import IMAGE, document
-from tests.fakes.control import FakeObjects, FakePublisher
-from tests.fakes.sources import FakeSecrets, FakeSource, sha256_of
 from tests.parts import wat
+from tests.unit.controller.reconciling.world import (
+    DOWN,
+    EARTH,
+    KEY,
+    OTHER,
+    WORLD,
+    Process,
+    World,
+    running,
+    sha,
+)
 
-KEY = ObjectKey("default", "test")
-OTHER = "registry.example/team/filter:v2"
 FOREVER = 1e9
-WORLD, EARTH = wat.header_filter("world"), wat.header_filter("earth")
 GONE = SourceNotFound("no such manifest")
-DOWN = SourceUnavailable("connection refused", reason="RegistryUnavailable")
 
 
 class FakeReplicas:
@@ -61,27 +53,12 @@ class FakeReplicas:
         return True
 
 
-class World:
-    """The cluster, and what one replica makes of it."""
+class SharedWorld(World):
+    """The cluster that several replicas write to, each with a disk of its own."""
 
-    def __init__(self) -> None:
-        self.objects = FakeObjects()
-        self.publisher = FakePublisher(self.objects)
-        self.registry = FakeSource()
-        self.registry.add(IMAGE, WORLD)
-        self.registry.add(OTHER, EARTH)
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
         self.replicas = FakeReplicas()
-
-    @property
-    def status(self) -> dict[str, Any]:
-        status: dict[str, Any] = self.objects.documents[KEY].get("status", {})
-        return status
-
-    @property
-    def live(self) -> str | None:
-        found = self.publisher.envoyfilters.get(KEY)
-        record = envoyfilters.record_of(found) if found else None
-        return record.sha256 if record else None
 
     def writes(self) -> list[str]:
         """Kinds, with the phase of each status."""
@@ -91,41 +68,15 @@ class World:
         ]
 
 
-class Replica:
+class Replica(Process):
     """One process."""
 
-    def __init__(self, world: World, store: BlobStore, pools: Pools, tasks: asyncio.TaskGroup):
-        self.world, self.store = world, store
-        self.queue: WorkQueue[ObjectKey] = WorkQueue()
+    world: SharedWorld
+
+    def collaborators(self) -> dict[str, Any]:
         self.tenure = Tenure(lambda _: None)
-        metrics = Metrics()
-        settings = Settings(
-            cache_dir=Path("/nowhere"),
-            fetch=FetchLimits(retry_base=0.01, not_found_first=0.01, breaker_failures=1000),
-        )
-        fetcher = ArtifactFetcher(
-            settings=settings,
-            store=store,
-            sources={"registry": world.registry},
-            secrets=FakeSecrets(),
-            pools=pools,
-            metrics=metrics,
-            tasks=tasks,
-        )
-        self.published = PublishedModules(fetcher)
-        self.jobs = FetchJobs(fetcher, limits=settings.fetch, tasks=tasks, on_change=self.queue.add)
-        reconciler = AutoWasmReconciler(
-            objects=world.objects,
-            publisher=world.publisher,
-            jobs=self.jobs,
-            store=store,
-            published=self.published,
-            envoy=EnvoyFetch(),
-            metrics=metrics,
-            leadership=self.tenure,
-            spreading=Spreading(world.replicas, tasks=tasks, on_change=self.queue.add),
-        )
-        self.controller = Controller("test", queue=self.queue, reconciler=reconciler, workers=1)
+        spreading = Spreading(self.world.replicas, tasks=self.tasks, on_change=self.queue.add)
+        return {"leadership": self.tenure, "spreading": spreading}
 
     def lead(self, leading: bool = True) -> None:
         if leading:
@@ -135,53 +86,31 @@ class Replica:
             self.jobs.drop_resolving()
         self.queue.add(KEY)
 
-    async def until(self, phase: str) -> None:
-        self.queue.add(KEY)
-        async with asyncio.timeout(10):
-            while self.world.status.get("phase") != phase:
-                await asyncio.sleep(0.001)
 
-    async def settle(self) -> None:
-        self.queue.add(KEY)
-        async with asyncio.timeout(10):
-            while self.jobs.is_running(KEY) or len(self.queue) or self.queue.running_times():
-                await asyncio.sleep(0.001)
+@pytest.fixture
+def world(tmp_path: Path) -> SharedWorld:
+    return SharedWorld(tmp_path)
+
+
+def started(world: SharedWorld, directory: Path) -> AbstractAsyncContextManager[Replica]:
+    return running(Replica, world, directory)
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
-
-
-@asynccontextmanager
-async def started(world: World, directory: Path) -> AsyncIterator[Replica]:
-    async with AsyncExitStack() as stack:
-        pools = stack.enter_context(Pools())
-        store = await stack.enter_async_context(
-            BlobStore(directory, pools=pools, metrics=Metrics())
-        )
-        tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        replica = Replica(world, store, pools, tasks)
-        worker = tasks.create_task(replica.controller.run())
-        yield replica
-        worker.cancel()
-        for key in list(replica.jobs._jobs):
-            replica.jobs.forget(key)
-
-
-@pytest.fixture
-async def replica(world: World, tmp_path: Path) -> AsyncIterator[Replica]:
+async def replica(world: SharedWorld, tmp_path: Path) -> AsyncIterator[Replica]:
     async with started(world, tmp_path / "one") as replica:
         yield replica
 
 
 @pytest.fixture
-async def another(world: World, tmp_path: Path) -> AsyncIterator[Replica]:
+async def another(world: SharedWorld, tmp_path: Path) -> AsyncIterator[Replica]:
     async with started(world, tmp_path / "two") as replica:
         yield replica
 
 
-async def test_follower_resolves_nothing_and_writes_nothing(world: World, replica: Replica) -> None:
+async def test_follower_resolves_nothing_and_writes_nothing(
+    world: SharedWorld, replica: Replica
+) -> None:
     world.objects.apply(document())
     await replica.settle()
     assert not world.registry.steps
@@ -189,7 +118,7 @@ async def test_follower_resolves_nothing_and_writes_nothing(world: World, replic
 
 
 async def test_follower_keeps_nothing_of_an_autowasm_that_is_gone(
-    world: World, replica: Replica
+    world: SharedWorld, replica: Replica
 ) -> None:
     world.objects.apply(document())
     await replica.settle()
@@ -200,7 +129,7 @@ async def test_follower_keeps_nothing_of_an_autowasm_that_is_gone(
 
 
 async def test_follower_has_what_the_leader_published(
-    world: World, replica: Replica, another: Replica
+    world: SharedWorld, replica: Replica, another: Replica
 ) -> None:
     world.objects.apply(document())
     replica.lead()
@@ -214,7 +143,7 @@ async def test_follower_has_what_the_leader_published(
 
 
 async def test_new_leader_writes_nothing_that_is_there(
-    world: World, replica: Replica, another: Replica
+    world: SharedWorld, replica: Replica, another: Replica
 ) -> None:
     world.objects.apply(document())
     replica.lead()
@@ -229,7 +158,7 @@ async def test_new_leader_writes_nothing_that_is_there(
 
 
 async def test_lost_leadership_drops_what_was_being_resolved(
-    world: World, replica: Replica
+    world: SharedWorld, replica: Replica
 ) -> None:
     world.registry.failures["resolve"] = DOWN
     world.objects.apply(document())
@@ -243,13 +172,13 @@ async def test_lost_leadership_drops_what_was_being_resolved(
 
 
 async def test_record_is_told_and_copied_before_envoys_hear_of_it(
-    world: World, replica: Replica, another: Replica
+    world: SharedWorld, replica: Replica, another: Replica
 ) -> None:
     world.replicas.urls = ("http://two",)
     world.objects.apply(document())
     replica.lead()
     await replica.until("Fetching")
-    digest = sha256_of(WORLD)
+    digest = sha(WORLD)
     assert world.status["module"]["sha256"] == digest
     assert "history" not in world.status
     await another.settle()
@@ -262,7 +191,7 @@ async def test_record_is_told_and_copied_before_envoys_hear_of_it(
 
 
 async def test_replica_that_never_has_it_holds_up_no_rollout(
-    world: World, replica: Replica
+    world: SharedWorld, replica: Replica
 ) -> None:
     world.replicas.urls = ("http://two",)
     world.objects.apply(document())
@@ -272,10 +201,10 @@ async def test_replica_that_never_has_it_holds_up_no_rollout(
 
 
 async def test_nothing_is_told_to_replicas_that_have_it_already(
-    world: World, replica: Replica
+    world: SharedWorld, replica: Replica
 ) -> None:
     world.replicas.urls = ("http://two",)
-    world.replicas.stored.add(sha256_of(WORLD))
+    world.replicas.stored.add(sha(WORLD))
     world.objects.apply(document())
     replica.lead()
     await replica.until("Synced")
@@ -283,7 +212,7 @@ async def test_nothing_is_told_to_replicas_that_have_it_already(
 
 
 async def test_leader_that_dies_between_status_and_envoyfilter_is_continued_exactly(
-    world: World, replica: Replica, another: Replica
+    world: SharedWorld, replica: Replica, another: Replica
 ) -> None:
     world.replicas.urls = ("http://two",)
     world.objects.apply(document())
@@ -291,22 +220,22 @@ async def test_leader_that_dies_between_status_and_envoyfilter_is_continued_exac
     await replica.until("Fetching")
     replica.lead(False)
     await replica.settle()
-    world.registry.add(IMAGE, EARTH)  # the tag moves meanwhile
-    world.replicas.stored.add(sha256_of(WORLD))
+    world.registry.add(IMAGE, wat.header_filter(EARTH))  # the tag moves meanwhile
+    world.replicas.stored.add(sha(WORLD))
     another.lead()
     await another.until("Synced")
-    assert world.live == sha256_of(WORLD)
+    assert world.live == sha(WORLD)
     assert world.registry.count("resolve") == 1
 
 
 async def test_always_that_was_told_and_not_published_is_not_rolled_back(
-    world: World, replica: Replica, another: Replica
+    world: SharedWorld, replica: Replica, another: Replica
 ) -> None:
     """The spec changed, the moved tag is resolved and told; the next leader must not settle for what is live."""
     world.objects.apply(document(pullPolicy="Always"))
     replica.lead()
     await replica.until("Synced")
-    world.registry.add(IMAGE, EARTH)
+    world.registry.add(IMAGE, wat.header_filter(EARTH))
     world.replicas.urls = ("http://two",)
     world.objects.apply(document(pullPolicy="Always", rootID="changed"))
     await replica.until("Fetching")
@@ -314,12 +243,12 @@ async def test_always_that_was_told_and_not_published_is_not_rolled_back(
     await replica.settle()
     another.lead()
     async with asyncio.timeout(10):
-        while world.live != sha256_of(EARTH):
+        while world.live != sha(EARTH):
             await asyncio.sleep(0.001)
 
 
 async def test_forged_status_makes_nothing_known_to_a_follower(
-    world: World, replica: Replica, another: Replica
+    world: SharedWorld, replica: Replica, another: Replica
 ) -> None:
     world.objects.apply(document())
     replica.lead()
@@ -336,7 +265,7 @@ async def test_forged_status_makes_nothing_known_to_a_follower(
 
 
 async def test_published_module_whose_origin_is_down_is_not_called_lost(
-    world: World, replica: Replica, another: Replica
+    world: SharedWorld, replica: Replica, another: Replica
 ) -> None:
     world.objects.apply(document())
     replica.lead()
@@ -352,7 +281,7 @@ async def test_published_module_whose_origin_is_down_is_not_called_lost(
 
 
 async def test_remembered_record_that_is_gone_has_its_source_resolved_afresh(
-    world: World, replica: Replica, another: Replica
+    world: SharedWorld, replica: Replica, another: Replica
 ) -> None:
     world.objects.apply(document())
     replica.lead()
@@ -360,7 +289,7 @@ async def test_remembered_record_that_is_gone_has_its_source_resolved_afresh(
     world.objects.apply(document(image=OTHER))
     await replica.settle()
     await replica.until("Synced")
-    assert world.live == sha256_of(EARTH)
+    assert world.live == sha(EARTH)
     replica.lead(False)
     another.lead()
     await another.settle()
@@ -368,5 +297,5 @@ async def test_remembered_record_that_is_gone_has_its_source_resolved_afresh(
     world.objects.apply(document(image=IMAGE))  # back, with nothing stored and no manifest left
     await another.settle()
     async with asyncio.timeout(10):
-        while world.live != sha256_of(WORLD):
+        while world.live != sha(WORLD):
             await asyncio.sleep(0.001)
