@@ -7,15 +7,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
-from tests.parts import istio, wire
+from tests.parts import istio, ports, wire
 from tests.parts.faults.http import Drip, Fault, Forward, HttpFaultProxy, Lie, Misstate
 from tests.parts.faults.names import Names
 from tests.parts.faults.proxy import Hang, Mode, Pass, Refuse
 from tests.parts.fleet import Fleet, flags_of
 from tests.parts.wasmer import Wasmer
 
-ADDRESS = "127.0.0.26"
-"""Of the replica that finds the others by name."""
 PEERS_NAME = f"wasmer-peers.{istio.ROOT_NAMESPACE}.svc.cluster.local"
 
 Bites = Callable[[], int]
@@ -94,7 +92,7 @@ async def found_by_name(world: Fleet, names: Names, row: str) -> AsyncIterator[W
     port = world.replicas[0].host.rpartition(":")[2]
     async with world.installation.another(
         f"by-name-{row}",
-        host=f"{ADDRESS}:{port}",
+        host=f"{ports.free_address()}:{port}",
         arguments=flags_of(world.envoy),
         env=names.environment,
     ) as replica:

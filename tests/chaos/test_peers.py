@@ -92,8 +92,9 @@ async def test_new_replica_without_peers_and_source_has_nothing_wrong_to_give(me
         await mesh.settled()
 
 
-def _blob_ports() -> list[str]:
-    return list(REPLICAS)
+def _addresses(world: Fleet) -> list[str]:
+    """Of the three that are always there."""
+    return [replica.host.rpartition(":")[0] for replica in world.replicas[:REPLICAS]]
 
 
 async def _asked(names: Names, failure: Failure) -> None:
@@ -117,7 +118,7 @@ async def test_new_replica_that_cannot_find_the_others_turns_to_the_source(
         assert await replica.metric("autowasm_blobs") >= len(mesh.wanted), "before asked"
         await mesh.publish("data")
         assert await copies(replica, "copied") == 0
-        await asyncio.to_thread(names.lead_to, _blob_ports())
+        await asyncio.to_thread(names.lead_to, _addresses(mesh))
         before = await from_source(replica)
         async with asyncio.timeout(90):
             while not await asyncio.to_thread(names.asked, "addresses"):
@@ -131,7 +132,7 @@ async def test_new_replica_that_cannot_find_the_others_turns_to_the_source(
 async def test_replica_remembers_where_the_others_are(mesh: Fleet, failure: Failure) -> None:
     row = f"warm-{failure.lower()}"
     names = names_of(mesh, row)
-    await asyncio.to_thread(names.lead_to, _blob_ports())
+    await asyncio.to_thread(names.lead_to, _addresses(mesh))
     async with found_by_name(mesh, names, row) as replica, unharmed(mesh):
         assert await from_source(replica) == 0, "all is copied"
         await asyncio.to_thread(names.fail, failure)
@@ -141,4 +142,4 @@ async def test_replica_remembers_where_the_others_are(mesh: Fleet, failure: Fail
             await mesh.publish("data")
         assert await copies(replica, "copied") > before
         assert await from_source(replica) == 0
-        await asyncio.to_thread(names.lead_to, _blob_ports())
+        await asyncio.to_thread(names.lead_to, _addresses(mesh))

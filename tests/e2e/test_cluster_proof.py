@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from tests.parts.controlplane import ControlPlane
 from tests.parts.faults.virtualtime import VirtualTime
-from tests.parts.fleet import LABELS, SIDECAR, Fleet, fleet
+from tests.parts.fleet import LABELS, Fleet, fleet
 from tests.parts.installation import Document, autowasms
 from tests.parts.load import Load
 from tests.parts.wasmer import Wasmer
@@ -132,7 +132,7 @@ async def test_who_fetched_is_counted_who_did_not_is_named_and_a_new_leader_know
     await _add_pod(world, "bare", address="10.9.9.9", sidecar=False)
     module = mesh.module("data")
     await mesh.apply("data", module=module)
-    await Load(f"{SIDECAR}:{mesh.port}", header="hello").wait_for("data-1", timeout=90)
+    await Load(mesh.host, header="hello").wait_for("data-1", timeout=90)
     found = await _loaded(world, "False", "NotInjected", fetched=1)
     assert (found["pods"]["matched"], found["pods"]["injected"]) == (2, 1)
     (missing,) = found["pods"]["missing"]

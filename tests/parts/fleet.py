@@ -42,8 +42,7 @@ from tests.parts.wasmer import Wasmer
 LEASE_SECONDS = 3
 TIMINGS = ("--lease-duration=3s", "--renew-deadline=2s", "--retry-period=400ms")
 LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{istio.ROOT_NAMESPACE}/leases/wasmer"
-SIDECAR = "127.0.0.20"
-REPLICAS = ("127.0.0.21", "127.0.0.22", "127.0.0.23")
+REPLICAS = 3
 LABELS = {"app": "details"}
 
 ENVOY = EnvoyFetch(timeout=5.0)
@@ -66,7 +65,8 @@ class Fleet:
     peers: list[FaultProxy]
     registry_port: FaultProxy
     registry: HttpFaultProxy
-    port: int
+    host: str
+    """The sidecar's inbound listener (address:port). All sidecars of a fleet listen on this port, and on addresses of their own."""
     service: str
     """What is behind the sidecar."""
     envoy: EnvoyFetch
@@ -79,6 +79,11 @@ class Fleet:
     _turns: dict[str, asyncio.Lock] = field(default_factory=dict)
     """Of the downloads, by replica."""
     _serial: Iterator[int] = field(default_factory=itertools.count)
+
+    @property
+    def port(self) -> int:
+        """The sidecars'."""
+        return int(self.host.rpartition(":")[2])
 
     @property
     def cluster(self) -> Cluster:
@@ -259,7 +264,7 @@ class Fleet:
     @property
     def load(self) -> Load:
         """On the sidecar; an answer without the header is a failure."""
-        return Load(f"{SIDECAR}:{self.port}", header="hello", pause=0.04)
+        return Load(self.host, header="hello", pause=0.04)
 
     @asynccontextmanager
     async def steady(self) -> AsyncIterator[tuple[Watch, LoadReport]]:
@@ -383,15 +388,16 @@ async def fleet(
         api_address = urlsplit(cluster.url)
         api = [
             await enter(FaultProxy(api_address.hostname or "", api_address.port or 0))
-            for _ in REPLICAS
+            for _ in range(REPLICAS)
         ]
-        blob_port = ports.free_port(address=REPLICAS[0])
-        peers = [await enter(FaultProxy(address, blob_port)) for address in REPLICAS]
+        addresses = [ports.free_address() for _ in range(REPLICAS)]
+        blob_port = ports.free_port(address=addresses[0])
+        peers = [await enter(FaultProxy(address, blob_port)) for address in addresses]
         registry = await enter(HttpFaultProxy())
         registry_port = await enter(FaultProxy("127.0.0.1", registry.port))
         flags = [*flags_of(envoy), *(f"--peer=http://127.0.0.1:{proxy.port}" for proxy in peers)]
         flags += [f"--plain-http-registry=127.0.0.1:{registry_port.port}", *arguments]
-        hosts = [f"{address}:{blob_port}" for address in REPLICAS]
+        hosts = [f"{address}:{blob_port}" for address in addresses]
         urls = [f"https://127.0.0.1:{proxy.port}" for proxy in api]
         options: dict[str, Any] = {"host": hosts[0], "api": urls[0], "arguments": flags, "env": env}
         home = directory / "installation"
@@ -411,14 +417,15 @@ async def fleet(
             )
             replicas.append(await enter(another))
         service = await enter(upstream())
-        port = ports.free_port(address=SIDECAR)
+        address = ports.free_address()
+        port = ports.free_port(address=address)
         await control.add_workload(
-            "details-v1", labels=LABELS, address=SIDECAR, port=port, service=service.host
+            "details-v1", labels=LABELS, address=address, port=port, service=service.host
         )
         await control.add_blob_service(*hosts)
-        await enter(
+        envoy_proxy = await enter(
             sidecar(
-                control, directory / "sidecar", name="details-v1", labels=LABELS, address=SIDECAR
+                control, directory / "sidecar", name="details-v1", labels=LABELS, address=address
             )
         )
         world = Fleet(
@@ -429,11 +436,15 @@ async def fleet(
             peers,
             registry_port,
             registry,
-            port,
+            f"{address}:{port}",
             service.host,
             envoy,
         )
         await world.leader()
         await world.publish("data")
-        await world.load.wait_for("data-0")
+        try:
+            await world.load.wait_for("data-0")
+        except TimeoutError as error:
+            error.add_note(await envoy_proxy.process.tail(lines=200))
+            raise
         yield world

@@ -110,7 +110,8 @@ class Load:
                         found = answer.headers.get(self.header or "")
                         if answer.status == 200 and found == value:
                             return
-                        last = f"status {answer.status}, {self.header}: {found}"
+                        said = "" if answer.status == 200 else f", {answer.body[:200]!r}"
+                        last = f"status {answer.status}, {self.header}: {found}{said}"
                     await asyncio.sleep(0.02)
         except TimeoutError as error:
             raise TimeoutError(
