@@ -87,6 +87,12 @@ def test_addresses_that_cannot_be_read_are_none(text: bytes) -> None:
     assert list(read(text)[1]) == []
 
 
+def test_what_comes_behind_the_addresses_is_known_unless_it_ends_as_they_do() -> None:
+    found, addresses = read(b'{"seen":{"x":{"ok":1}},"up":1}')
+    assert found["up"] == 1
+    assert list(addresses) == [("x", {"ok": 1})]
+
+
 def test_what_comes_before_the_addresses_is_known_without_them() -> None:
     found, _ = read(b'{"instance":"a","up":1,"seen":{"x":{"ok":1}}}')
     assert found == {"instance": "a", "up": 1, "seen": {}}
