@@ -64,8 +64,8 @@ class Connection(web.RequestHandler):
         owner: Owner,
         loop: asyncio.AbstractEventLoop,
         limits: ServeLimits,
-        early: bytes = b"",
-        due: float | None = None,
+        early: bytes,
+        due: float | None,
         **options: Any,  # aiohttp's, as its own Server hands them on
     ) -> None:
         """`early`: what was received before; `due`: when the request that it begins must be whole, in loop time."""
@@ -88,9 +88,8 @@ class Connection(web.RequestHandler):
         # Writing counts as paused until the buffer is empty: files bypass it, so it has to be.
         cast(asyncio.Transport, transport).set_write_buffer_limits(high=0)
         self._await_request(self._due)
-        if self._early:
-            early, self._early = self._early, b""
-            self.data_received(early)
+        early, self._early = self._early, b""
+        self.data_received(early)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The connection is gone, by whoever's doing."""
@@ -156,22 +155,18 @@ class Connection(web.RequestHandler):
 
     def resume_writing(self) -> None:
         """The buffer is empty."""
-        if self._answer_timer is not None:
-            self._answer_timer.cancel()
-            self._answer_timer = None
+        cast(asyncio.TimerHandle, self._answer_timer).cancel()
+        self._answer_timer = None
         super().resume_writing()
 
-    async def writable(self, deadline: float) -> None:
-        """Return when the socket takes bytes again, or the connection is lost. `deadline` in loop time.
+    async def writable(self, client: socket.socket, deadline: float) -> None:
+        """Return when `client`, its socket, takes bytes again, or the connection is lost. `deadline` in loop time.
 
         Raises TimeoutError. Waits on a duplicate of the descriptor, because asyncio keeps the transport's own to itself;
         whoever calls this calls `end_of_send` in the end.
         """
-        transport = self.transport
-        if transport is None or transport.is_closing():
-            return
         if self._duplicate < 0:
-            self._duplicate = os.dup(transport.get_extra_info("socket").fileno())
+            self._duplicate = os.dup(client.fileno())
         fd = self._duplicate
         waiter = self._sending = self._loop.create_future()
         self._loop.add_writer(fd, _wake, waiter)
@@ -201,9 +196,8 @@ class Connection(web.RequestHandler):
         if transport is None:
             return
         self.cut_for = self.cut_for or cause
-        connection = transport.get_extra_info("socket")
-        if connection.fileno() >= 0:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        connection = transport.get_extra_info("socket")  # open as long as there is a transport
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         transport.abort()
 
     async def finish_response(
@@ -229,15 +223,11 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to a request that is no HTTP, or that our own code failed on. Raises ConnectionError."""
-        if isinstance(exc, ConnectionError):
-            raise exc
+        """The answer to a request that is no HTTP, or that our own code failed on."""
         if isinstance(exc, HttpProcessingError):
             answer = text_answer(status, f"This is not a valid HTTP request: {_what_is_wrong(exc)}")
         else:
             _log.error("request failed", path=request.path, exc_info=exc)
-            if request.writer.output_size:
-                raise ConnectionError("the answer has begun and cannot be finished") from exc
             answer = text_answer(
                 status, f"{HTTPStatus(status).phrase}. This is our fault; the log says more."
             )

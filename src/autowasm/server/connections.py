@@ -10,7 +10,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import structlog
 from aiohttp import web
@@ -80,17 +80,15 @@ class Connections(web.Server):
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """A client connected."""
         super().connection_made(handler, transport)
-        if isinstance(handler, Connection):
-            self._open.add(handler)
+        self._open.add(cast(Connection, handler))
 
     def connection_lost(
         self, handler: web.RequestHandler, exc: BaseException | None = None
     ) -> None:
         """A connection is gone."""
         super().connection_lost(handler, exc)
-        if isinstance(handler, Connection):
-            self._open.discard(handler)
-            self._changed.set()
+        self._open.discard(cast(Connection, handler))
+        self._changed.set()
 
     def answered(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """An answer was sent, or its client went away while it was."""
@@ -146,8 +144,6 @@ class Connections(web.Server):
 
         try:
             await self._loop.connect_accepted_socket(make, quick.socket)
-        except OSError:  # this client has left again
-            quick.cut("client")
         except BaseException:
             quick.cut("stop")
             raise

@@ -19,6 +19,7 @@ from autowasm.limits import ServeLimits
 from autowasm.server.connection import Connection
 from autowasm.server.pacing import Pacing
 from autowasm.server.ranges import Decision
+from autowasm.server.sending import is_about_client
 from autowasm.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
@@ -56,18 +57,15 @@ class BlobResponse(web.StreamResponse):
         self._metrics = metrics
         self._pacing = pacing
         self._position = decision.offset
-        self._is_sent = False
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Send the file. aiohttp calls it once the head is written. Raises SendAborted."""
-        if not self._is_sent:
-            self._is_sent = True
-            self._metrics.sends.inc()
-            try:
-                await self._send()
-                self._on_sent()
-            finally:
-                self._metrics.sends.dec()
+        self._metrics.sends.inc()
+        try:
+            await self._send()
+            self._on_sent()
+        finally:
+            self._metrics.sends.dec()
         await super().write_eof(data)
 
     async def _send(self) -> None:
@@ -78,11 +76,11 @@ class BlobResponse(web.StreamResponse):
             if self._connection.writing_paused:
                 await self._connection.drained()  # the head first
             await self._copy(self._decision.offset + count, deadline, loop)
-        except TimeoutError as error:
-            raise self._aborted("deadline") from error
-        except ConnectionError as error:
-            raise self._aborted(self._connection.cut_for or "client") from error
         except OSError as error:
+            if isinstance(error, TimeoutError) and error.errno is None:  # ours, not the kernel's
+                raise self._aborted("deadline") from error
+            if is_about_client(error):
+                raise self._aborted(self._connection.cut_for or "client") from error
             _log.error("blob not readable", digest=self._blob.sha256, reason=str(error))
             raise self._aborted("storage") from error
         finally:
@@ -90,22 +88,20 @@ class BlobResponse(web.StreamResponse):
             self._metrics.served_bytes.inc(self._position - self._decision.offset)
 
     async def _copy(self, end: int, deadline: float, loop: asyncio.AbstractEventLoop) -> None:
-        transport = self._connection.transport
-        if transport is None:
-            raise ConnectionResetError
-        socket = transport.get_extra_info("socket")
         source, chunk = self._blob.fd, self._limits.sendfile_chunk
         while True:
-            # Asked anew after each wait: the descriptor's number may be another connection's by now.
-            if transport.is_closing():
+            # Checked after each wait: the number of the descriptor may belong to another connection now.
+            transport = self._connection.transport
+            if transport is None or transport.is_closing():
                 raise ConnectionResetError
+            socket = transport.get_extra_info("socket")
             wanted = min(end - self._position, chunk)
             if self._position + wanted == end and self._blob.was_written():
                 raise OSError(errno.EIO, "the file was written to")  # so the answer is never whole
             try:
                 sent = os.sendfile(socket.fileno(), source, self._position, wanted)
             except BlockingIOError:
-                await self._connection.writable(deadline)
+                await self._connection.writable(socket, deadline)
                 continue
             if sent == 0:
                 raise OSError(errno.EIO, "the file has become shorter")
@@ -113,7 +109,7 @@ class BlobResponse(web.StreamResponse):
             if self._position == end:
                 return
             if sent < wanted:
-                await self._connection.writable(deadline)
+                await self._connection.writable(socket, deadline)
             elif loop.time() >= deadline:
                 raise TimeoutError
             else:

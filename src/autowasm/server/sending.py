@@ -15,9 +15,15 @@ from autowasm.blobs.blob import Blob
 
 _log = structlog.get_logger(__name__)
 
-_UNREACHABLE: Final = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN})
+_GONE: Final = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ETIMEDOUT})
+"""How the kernel says that the client does not answer any more, besides a reset (tcp(7), ip(7))."""
 AGAIN: Final = (BlockingIOError, InterruptedError)
 """What a socket raises that can take or give nothing now."""
+
+
+def is_about_client(error: OSError) -> bool:
+    """Whether a failed sendfile is the fault of the connection, not of the file."""
+    return isinstance(error, ConnectionError) or error.errno in _GONE
 
 
 class Sending:
@@ -47,10 +53,8 @@ class Sending:
                 self._copy()
         except AGAIN:
             pass
-        except TimeoutError:
-            return "deadline"
         except OSError as error:
-            if isinstance(error, ConnectionError) or error.errno in _UNREACHABLE:
+            if is_about_client(error):
                 return "client"
             _log.error("blob not readable", digest=self.blob.sha256, reason=str(error))
             return "storage"

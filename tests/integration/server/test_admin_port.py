@@ -3,6 +3,9 @@
 import asyncio
 import gzip
 
+import pytest
+import structlog
+from aiohttp import web
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from autowasm.limits import ServeLimits
@@ -81,3 +84,33 @@ async def test_what_is_no_request_leaves_no_traceback_in_the_log() -> None:  # s
             assert b" 400 " in await reader.readline()
         writer.close()
     await server.stop(1.0)
+
+
+async def test_answer_that_does_not_end_holds_the_stop_no_longer_than_its_grace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = asyncio.Event()
+
+    async def never(_: web.Request) -> web.Response:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    def application(*_: object) -> web.Application:
+        made = web.Application()
+        made.router.add_get("/", never)
+        return made
+
+    monkeypatch.setattr("autowasm.server.app.admin_application", application)
+    server = AdminServer(Health(), metrics=Metrics())
+    reader, writer = await asyncio.open_connection("127.0.0.1", await server.start("127.0.0.1:0"))
+    writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    async with asyncio.timeout(60):
+        await asked.wait()
+        with structlog.testing.capture_logs() as events:
+            await server.stop(0.1)
+        assert [event["event"] for event in events] == ["admin port did not close in time"]
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", writer.get_extra_info("peername")[1])
+    writer.close()
+    assert await reader.read() == b""

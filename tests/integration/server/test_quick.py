@@ -1,11 +1,13 @@
 """What Envoy sends, byte for byte: the way without aiohttp, and where it goes over to it."""
 
 import asyncio
+import logging
 import os
 import socket
 from pathlib import Path
 
 import pytest
+import structlog
 
 from autowasm.digest import Sha256Hex
 from autowasm.limits import MIB, ServeLimits
@@ -86,6 +88,28 @@ async def test_both_ways_give_the_same_answer(tmp_path: Path) -> None:
         assert server.metric("autowasm_blob_served_bytes_total") == 2 * len(MODULE)
         assert server.metric("autowasm_blob_responses_total", method="GET", status="200") == 2
         client.writer.close()
+
+
+async def test_answers_are_in_the_log_when_it_shows_debug(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "autowasm.server")
+    async with serving(tmp_path) as server:
+        digest = await opened(server, MODULE)
+        client = await Client.of(server)
+        with structlog.testing.capture_logs() as events:
+            await client.ask(plain(digest))
+            await client.ask(plain(digest, method="HEAD"), has_body=False)
+            await until(lambda: len(events) == 2)
+        client.writer.close()
+    for event, method in zip(events, ("GET", "HEAD"), strict=True):
+        assert (event["event"], event["method"], event["path"], event["status"]) == (
+            "answered",
+            method,
+            f"/wasm/{digest}",
+            200,
+        )
+        assert event["client"] == "127.0.0.1"
 
 
 async def test_a_connection_goes_over_with_whatever_is_not_plain(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Accepting: nobody is lost as it closes, and it does not spin without descriptors."""
 
 import asyncio
+import errno
 import os
 import resource
 import socket
@@ -102,6 +103,38 @@ async def test_waits_for_descriptors_and_says_so() -> None:
         assert not accepted
         await _until(accepted, 1)
     assert [event["event"] for event in events] == ["no new connections for a moment"]
+    listener.close()
+    accepted[0].close()
+    client.close()
+
+
+class FailingOnce(socket.socket):
+    """Its first connection comes over a network that goes down meanwhile."""
+
+    failures = 1
+
+    def accept(self) -> tuple[socket.socket, tuple[str, int]]:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.ENETDOWN, "Network is down")
+        return super().accept()
+
+
+async def test_goes_on_after_an_error_of_one_connection() -> None:
+    accepted: list[socket.socket] = []
+    listening = FailingOnce(fileno=listening_socket("127.0.0.1:0", backlog=64).detach())
+    listening.setblocking(False)
+    listener = Listener(
+        listening,
+        loop=asyncio.get_running_loop(),
+        accepts=64,
+        on_accept=lambda one, address: accepted.append(one),
+    )
+    with structlog.testing.capture_logs() as events:
+        client = _connected(listening.getsockname()[1])
+        await _until(accepted, 1)
+    assert [event["event"] for event in events] == ["connection not accepted"]
+    assert "Network is down" in events[0]["reason"]
     listener.close()
     accepted[0].close()
     client.close()

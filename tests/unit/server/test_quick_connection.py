@@ -362,6 +362,16 @@ async def test_client_that_ends_its_side_during_a_send_gets_all_of_it(scene: Sce
     assert scene.desk.names() == ["began", "ended", "sent", "closed"]
 
 
+async def test_file_that_becomes_shorter_during_a_send_resets_the_connection(
+    scene: Scene, tmp_path: Path
+) -> None:
+    await scene.begin_large()
+    os.truncate(tmp_path / LARGE, 10)
+    assert await scene.is_reset()
+    assert scene.desk.names() == ["began", "ended", "sent", "closed"]
+    assert scene.desk.events[2][-1] == "storage"
+
+
 async def test_client_that_closes_ends_the_connection(scene: Scene) -> None:
     scene.client.close()
     await scene.until(lambda: scene.is_closed)
