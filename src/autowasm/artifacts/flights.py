@@ -64,12 +64,10 @@ class Flights:
         work: Callable[[], Awaitable[T]],
         place: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
-        """Wait for a place; the first to get one runs the work, and the others need none any more."""
+        """Wait for a place; the first to get one runs the work, and `_begin` cancels the others before they get theirs."""
         me = asyncio.current_task()
         try:
             async with place():
-                if flight.runner is not None or flight.result.done():
-                    return
                 self._begin(flight, me)
                 result = await work()
         except asyncio.CancelledError:
@@ -84,8 +82,7 @@ class Flights:
                 flight.entrants.discard(me)
                 self._fail_if_stranded(key, flight)
         else:
-            if not flight.result.done():
-                flight.result.set_result(result)
+            flight.result.set_result(result)
             self._end(key, flight)
 
     def _leave(self, key: Hashable, flight: _Flight, entrant: asyncio.Task[None] | None) -> None:

@@ -7,9 +7,10 @@ is the manifest that was resolved, by digest, whatever the tag has come to name 
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from autowasm.api.record import Record
-from autowasm.api.v1alpha1 import Source
+from autowasm.api.v1alpha1 import RegistrySource, Source
 from autowasm.artifacts.source import Pinned, SourceKey
 from autowasm.artifacts.unpack import known_sha256, pull_module
 from autowasm.errors import SourceNotFound, SourceUnavailable, SpecError
@@ -84,9 +85,7 @@ class ImageSource:
         on_bytes: Callable[[int], None],
     ) -> Pinned:
         """Download the layers that may hold the module, and put it at `destination`."""
-        resolved = pinned.handle
-        if not isinstance(resolved, ResolvedImage):
-            raise TypeError("pinned by another source")
+        resolved = cast(ResolvedImage, pinned.handle)  # `_pinned` put it there
         pulled = await pull_module(
             self._client,
             ImageReference.parse(pinned.image),
@@ -102,6 +101,4 @@ class ImageSource:
 
 
 def _reference(source: Source) -> ImageReference:
-    if source.registry is None:
-        raise ValueError("not a registry source")
-    return ImageReference.parse(source.registry.image)
+    return ImageReference.parse(cast(RegistrySource, source.registry).image)

@@ -9,12 +9,13 @@ import hashlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import aiofiles
 
 from autowasm.api.record import Record
-from autowasm.api.v1alpha1 import Source
+from autowasm.api.v1alpha1 import ObjectSource, Source
 from autowasm.artifacts.source import Pinned, SourceKey
 from autowasm.errors import AddressBlocked
 from autowasm.limits import Limits
@@ -120,9 +121,7 @@ def _check_host(host: str, *, allowed: tuple[str, ...] | None) -> None:
 
 
 def _url(source: Source) -> str:
-    if source.object is None:
-        raise ValueError("not an object source")
-    return source.object.url
+    return cast(ObjectSource, source.object).url
 
 
 async def _blocks(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:

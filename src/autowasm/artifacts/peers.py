@@ -70,7 +70,7 @@ class Peers:
         self._checking = asyncio.Semaphore(settings.checks)
         self._seeking = asyncio.Semaphore(settings.seeks)
         self._missed: dict[Sha256Hex, float] = {}
-        self._session: aiohttp.ClientSession | None = None
+        self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -89,9 +89,7 @@ class Peers:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._session.close()
 
     def known(self) -> tuple[str, ...]:
         """Base URLs of the others."""
@@ -291,8 +289,6 @@ class Peers:
     async def _request(
         self, method: str, url: str, *, timeout: aiohttp.ClientTimeout | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        if self._session is None:
-            raise RuntimeError("Peers is used outside of its context")
         limit = timeout or aiohttp.ClientTimeout(total=self._settings.ask_timeout)
         async with self._session.request(
             method, url, timeout=limit, allow_redirects=False

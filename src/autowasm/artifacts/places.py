@@ -12,7 +12,7 @@ from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from autowasm.errors import SourceUnavailable
 from autowasm.limits import FetchLimits
@@ -118,8 +118,7 @@ class Places:
             self._drop(ticket)
 
     def _leave_host(self, ticket: _Ticket) -> None:
-        if ticket.turn is not None:
-            ticket.turn.cancel()
+        cast(asyncio.TimerHandle, ticket.turn).cancel()  # `_give` has set it
         if not ticket.is_long:
             self._overdue.pop(ticket, None)
             _add(self._by_host, ticket.host, -1)

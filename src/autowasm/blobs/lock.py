@@ -21,33 +21,28 @@ class DirectoryLock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._fd = -1
+        self._fd: int
 
     def acquire(self) -> None:
         """Raises StorageError (`CacheDirectoryInUse`) naming the holder's process id."""
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with contextlib.suppress(
-                OSError
-            ):  # on a full disk too we start: the number is for people
+        with contextlib.ExitStack() as stack:
+            stack.callback(os.close, fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
+                raise StorageError(
+                    f"the cache directory {self._path.parent} is in use by another process (pid {holder}): "
+                    "end that one, or give this one a directory of its own with --cache-dir",
+                    reason="CacheDirectoryInUse",
+                ) from error
+            with contextlib.suppress(OSError):  # a full disk: the number is for people only
                 os.pwrite(fd, f"{os.getpid():<{_WIDTH}}\n".encode(), 0)
                 os.ftruncate(fd, _WIDTH + 1)
-        except BlockingIOError as error:
-            holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
-            os.close(fd)
-            raise StorageError(
-                f"the cache directory {self._path.parent} is in use by another process (pid {holder}): "
-                "end that one, or give this one a directory of its own with --cache-dir",
-                reason="CacheDirectoryInUse",
-            ) from error
-        except BaseException:
-            os.close(fd)
-            raise
+            stack.pop_all()
         self._fd = fd
 
     def release(self) -> None:
-        """Let others have the directory."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Let others have the directory. Once, after `acquire`."""
+        os.close(self._fd)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+import structlog
 
 from autowasm.artifacts.peerlist import PeerList
 from autowasm.artifacts.peers import PEER_HEADER, Peers
@@ -126,6 +127,13 @@ async def sends_half(_request: bytes, writer: asyncio.StreamWriter) -> None:
     writer.close()
 
 
+async def ends_early_in_chunks(_request: bytes, writer: asyncio.StreamWriter) -> None:
+    promise = head("200 OK", size=len(MODULE)).removesuffix(b"\r\n")
+    writer.write(
+        promise + b"transfer-encoding: chunked\r\n\r\n8\r\n" + MODULE[:8] + b"\r\n0\r\n\r\n"
+    )
+
+
 async def stops_in_the_middle(_request: bytes, writer: asyncio.StreamWriter) -> None:
     writer.write(head("200 OK", size=len(MODULE)) + MODULE[: len(MODULE) // 2])
     await asyncio.sleep(30)
@@ -186,6 +194,7 @@ async def test_nobody_has_it(tmp_path: Path) -> None:
     [
         lies,
         sends_half,
+        ends_early_in_chunks,
         stops_in_the_middle,
         promises_too_much,
         sends_elsewhere,
@@ -422,3 +431,60 @@ async def test_names_are_looked_up_again_and_a_failing_name_server_changes_nothi
         following.cancel()
     one = ("http://10.0.0.1:8081",)
     assert seen[:3] == [(), one, one]
+
+
+async def test_module_that_is_stored_is_asked_for_nowhere(tmp_path: Path) -> None:
+    async with stranger(hangs) as them, replica(tmp_path, them.url) as us:
+        async with us.store.stage() as stage:
+            await asyncio.to_thread(stage.path.write_bytes, MODULE)
+            await us.store.commit(stage, DIGEST)
+        assert await us.peers.copy(DIGEST)
+        assert await us.peers.seek(DIGEST)
+        assert them.asked == []
+
+
+async def test_unknown_digest_that_a_peer_has_is_brought(tmp_path: Path) -> None:
+    async with peer(tmp_path) as (them, url), replica(tmp_path, url) as us:
+        await them.put(MODULE)
+        assert await us.peers.seek(DIGEST)
+        assert DIGEST in us.store
+
+
+async def test_memory_of_what_was_missed_is_bounded(tmp_path: Path) -> None:
+    settings = replace(QUICK, misses=2, missed_for=60.0)
+    async with peer(tmp_path) as (them, url), replica(tmp_path, url, settings=settings) as us:
+        for number in range(3):
+            assert not await us.peers.seek(Sha256Hex(f"{number:064x}"))
+        await them.put(MODULE)
+        for number in (2, 0):  # the last is remembered, the first is asked for again
+            assert not await us.peers.seek(Sha256Hex(f"{number:064x}"))
+        assert them.metric("autowasm_blob_responses_total", method="HEAD", status="404") == 4
+
+
+async def test_copy_ends_where_there_is_no_room_for_it(tmp_path: Path) -> None:
+    async with (
+        peer(tmp_path, instance="a") as (one, first),
+        peer(tmp_path, instance="b") as (two, second),
+        replica(tmp_path, first, second) as us,
+    ):
+        for each in (one, two):
+            await each.put(MODULE)
+        (tmp_path / "replica" / "staging").rmdir()
+        (tmp_path / "replica" / "staging").write_bytes(b"")
+        with structlog.testing.capture_logs() as events:
+            assert not await us.peers.copy(DIGEST)
+        assert [event["event"] for event in events] == ["module not copied"]
+        assert "staging" in events[0]["reason"]
+        assert (us.copies("no_room"), us.copies("failed")) == (1, 0)
+
+
+async def test_document_of_something_that_is_no_peer_is_left_out(tmp_path: Path) -> None:
+    async def fails(_request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(head("500 Internal Server Error", size=2) + b"{}")
+
+    async with (
+        stranger(is_no_peer) as other,
+        stranger(fails) as failing,
+        replica(tmp_path, other.url, failing.url) as us,
+    ):
+        assert await us.peers.ask(f"/seen/{DIGEST}") == []

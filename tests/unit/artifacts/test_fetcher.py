@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
+import structlog
 
 from autowasm.api.record import Record
 from autowasm.errors import (
@@ -16,11 +17,15 @@ from autowasm.errors import (
 )
 from tests.fakes.autowasms import IMAGE, digest
 from tests.fakes.sources import sha256_of
+from tests.parts import wat
 from tests.unit.artifacts.conftest import Bench
 
 Modules = Callable[[str], bytes]
 BAD = b"\0asm\1\0\0\0"
 OTHER = "registry.example/team/filter:v2"
+FILTER = """(module {} (memory (export "memory") 1)
+(func (export "proxy_abi_version_0_2_1"))
+(func (export "malloc") (param i32) (result i32) (i32.const 0)))"""
 DOWN = SourceUnavailable("connection refused", reason="RegistryUnavailable")
 
 
@@ -324,3 +329,35 @@ async def test_cancelled_fetch_leaves_nothing_staged(bench: Bench, modules: Modu
 def _staged(bench: Bench) -> bool:
     staging = bench.store.path(digest("0")).parents[1] / "staging"
     return any(staging.iterdir())
+
+
+async def test_module_that_another_login_brought_meanwhile_is_not_downloaded_again(
+    bench: Bench, modules: Modules
+) -> None:
+    users = ("alice", "bob", "carol")
+    for user in users:
+        bench.secrets.login("a", user, user, host="registry.example")
+    bench.registry.layer_is_module = True
+    bench.registry.add(IMAGE, modules("world"))
+    bench.registry.gates["fetch"] = asyncio.Event()
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        fetches = [
+            tasks.create_task(bench.fetcher.fetch(bench.request(namespace="a", secret=user)))
+            for user in users
+        ]
+        # A namespace has two places for one host: the third login waits for one of them.
+        while bench.registry.count("resolve") < 3 or bench.registry.count("fetch") < 2:
+            await asyncio.sleep(0.001)
+        bench.registry.gates["fetch"].set()
+    assert len({fetch.result().sha256 for fetch in fetches}) == 1
+    assert bench.registry.count("fetch") == 2
+
+
+async def test_what_was_not_checked_of_a_module_is_in_the_log(bench: Bench) -> None:
+    body = "(tag $t) (func (try (do (throw $t)) (catch_all)))"
+    bench.registry.add(IMAGE, wat.compile_text(FILTER.format(body)))
+    with structlog.testing.capture_logs() as events:
+        record = await bench.fetcher.fetch(bench.request())
+    assert record.sha256 in bench.store
+    (warning,) = (event for event in events if event["event"] == "module not fully checked")
+    assert warning["unchecked"].startswith("1 of 3 function bodies were not validated")

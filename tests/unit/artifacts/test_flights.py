@@ -215,3 +215,17 @@ async def test_shut_down_ends_runs_and_waiters(work: Work) -> None:
     assert len(caught.value.exceptions) == 1
     assert waiters[0].cancelled()
     assert work.running == 0
+
+
+async def test_all_who_were_refused_a_place_fail(flights: Flights, work: Work) -> None:
+    places = Places(FetchLimits(per_host=1, queued=0), metrics=Metrics())
+    hanging = asyncio.create_task(_hang(places, "a", "h"))
+    await settle()
+    refused = await asyncio.gather(
+        *(flights.join("k", work, place=lambda: places.place("b", "h")) for _ in range(3)),
+        return_exceptions=True,
+    )
+    assert [type(error) for error in refused] == [SourceUnavailable] * 3
+    assert work.runs == 0
+    assert not flights._flights
+    hanging.cancel()

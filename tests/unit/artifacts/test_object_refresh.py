@@ -200,3 +200,39 @@ async def test_redirects_stay_within_the_namespaces_hosts(fetching: Fetching) ->
                 assert caught.value.reason == "PolicyDenied"
                 assert "s3cret" not in str(caught.value)
             assert len(far.requests) == 1
+
+
+async def test_module_that_goes_while_the_object_is_asked_for_is_fetched_whole(
+    fetching: Fetching,
+) -> None:
+    class Evicting(Storage):
+        async def __call__(self, exchange: Exchange) -> None:
+            if "if-none-match" in exchange.request.headers:
+                await fetching.store.discard(sha256(MODULE))
+            await super().__call__(exchange)
+
+    storage = Evicting()
+    async with ScriptedServer(storage) as server:
+        first = await fetching.fetch(server.url)
+        assert await fetching.fetch(server.url, known=first) == first
+    assert storage.answers == [200, 304, 200]
+    assert first.sha256 in fetching.store
+
+
+async def test_lost_module_of_a_record_is_fetched_from_the_url_of_the_record(
+    fetching: Fetching,
+) -> None:
+    storage = Storage()
+    async with ScriptedServer(storage) as server:
+        first = await fetching.fetch(server.url)
+        await fetching.store.discard(first.sha256)
+        source = Source(object=ObjectSource(url=server.url))
+        request = FetchRequest(namespace="default", source=source, record=first)
+        assert (await fetching.fetcher.fetch(request)).sha256 == first.sha256
+        assert first.sha256 in fetching.store
+        await fetching.store.discard(first.sha256)
+        storage.body = OTHER
+        with pytest.raises(ContentRejected) as caught:
+            await fetching.fetcher.fetch(request)
+    assert caught.value.reason == "DigestMismatch"
+    assert first.sha256 not in fetching.store

@@ -266,3 +266,16 @@ async def test_a_single_place_is_everybodys() -> None:
         assert fetches.holding == ["a"]
         await fetches.let_go("a")
         assert fetches.holding == ["b"]
+
+
+async def test_one_place_that_is_free_again_goes_to_one_namespace() -> None:
+    async with holder(total=1, reserved=0) as fetches:
+        for name in ["a", "b", "c"]:
+            fetches.ask(name, name, f"host-{name}")
+        await settle()
+        order = []
+        while fetches.holding:
+            (name,) = fetches.holding
+            order.append(name)
+            await fetches.let_go(name)
+        assert order == ["a", "b", "c"]

@@ -189,3 +189,42 @@ async def test_unknown_digest_is_sought_while_it_is_waited_for() -> None:
             await asyncio.sleep(0)
         published.set("x/1", (origin(),))
         await waiting
+
+
+async def test_waiter_that_leaves_takes_the_news_from_no_other() -> None:
+    published = modules(Fetcher())
+    leaving, staying = (asyncio.create_task(published.wait_known(A)) for _ in range(2))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    assert not staying.done()
+    published.set("x/1", (origin(),))
+    async with asyncio.timeout(60):
+        await staying
+
+
+async def test_waiter_that_leaves_in_the_moment_of_the_news_harms_no_other() -> None:
+    published = modules(Fetcher())
+    leaving, staying = (asyncio.create_task(published.wait_known(A)) for _ in range(2))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    published.set("x/1", (origin(),))
+    async with asyncio.timeout(60):
+        await staying
+    assert leaving.cancelled()
+
+
+@pytest.mark.looptime
+async def test_origin_that_fails_late_is_waited_for_when_no_other_is_left() -> None:
+    class Late(Fetcher):
+        async def fetch_at_source(self, request: FetchRequest) -> Record:
+            await asyncio.sleep(3 * module.NEXT_ORIGIN_AFTER if request.namespace == "one" else 0)
+            return await super().fetch_at_source(request)
+
+    fetcher = Late(one=SourceNotFound("gone"), two=SourceUnavailable("down"))
+    published = modules(fetcher)
+    published.set("x/1", (origin("one"),))
+    published.set("x/2", (origin("two"),))
+    with pytest.raises(SourceNotFound, match="gone"):
+        await published.fill(A)
+    assert [request.namespace for request in fetcher.asked] == ["two", "one"]

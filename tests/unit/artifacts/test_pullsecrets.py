@@ -125,3 +125,18 @@ async def test_secrets_of_the_service_account_count_only_without_one_in_the_spec
     assert await find("other") == pullsecrets.Access()
     with pytest.raises(SourceDenied):
         await find("missing")
+
+
+async def test_service_account_without_a_login_for_the_registry_means_anonymous() -> None:
+    secrets = FakeSecrets()
+    secrets.secrets["default", "broken"] = docker_config("{")
+    secrets.login("default", "other", "bob", host="other.example")
+    for names in ((), ("missing",), ("broken", "other")):
+        found = await pullsecrets.access_for(
+            secrets,
+            namespace="default",
+            secret=None,
+            reference=REFERENCE,
+            service_accounts=Accounts(*names),
+        )
+        assert found == pullsecrets.Access()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from autowasm.blobs import lastuse
+from autowasm.blobs import ages, lastuse
 from autowasm.blobs.ages import AWAY_MOST, Moment
 from autowasm.blobs.lastuse import LastUse
 from autowasm.digest import Sha256Hex
@@ -184,3 +184,13 @@ def test_the_real_clocks_go_on() -> None:
     second = Moment.now()
     assert 0 <= first.passed_until(second) < 60
     assert Path("/proc/sys/kernel/random/boot_id").exists() == bool(first.boot)
+
+
+def test_kernel_that_tells_no_boot_is_taken_for_another_boot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ages, "_BOOT_ID", tmp_path / "none")
+    moment = Moment.now()
+    assert moment.boot == ""
+    later = Moment(boot="", since_boot=moment.since_boot + 5, wall=moment.wall + YEARS)
+    assert moment.passed_until(later) == AWAY_MOST

@@ -8,9 +8,12 @@ import multiprocessing
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 
+from autowasm.blobs import files
 from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
 from autowasm.errors import ContentRejected, StorageError
@@ -368,3 +371,93 @@ async def test_survives_a_directory_cleaned_up_under_it(tmp_path: Path) -> None:
         assert await store.open(sha256(DATA)) is None
         await put(store, DATA)
         assert await content(store, sha256(DATA)) == DATA
+
+
+async def test_directory_that_could_not_be_prepared_is_not_kept_locked(tmp_path: Path) -> None:
+    (tmp_path / "blobs").write_bytes(b"")
+    with Pools() as pools:
+        with pytest.raises(StorageError, match="File exists"):
+            async with BlobStore(tmp_path, pools=pools, metrics=Metrics()):
+                pass
+        (tmp_path / "blobs").unlink()
+        async with BlobStore(tmp_path, pools=pools, metrics=Metrics()) as store:
+            assert await content(store, await put(store, DATA)) == DATA
+
+
+async def test_lock_that_cannot_be_had_leaves_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network file system without locks."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with pytest.raises(StorageError, match="No locks available"):
+        async with opened(tmp_path):
+            pass
+    assert _descriptors(tmp_path) == 0
+
+
+async def test_blob_that_cannot_be_removed_is_still_there(tmp_path: Path) -> None:
+    metrics = Metrics()
+    async with opened(tmp_path, metrics=metrics) as store:
+        digest = await put(store, DATA)
+        (tmp_path / "blobs" / digest).unlink()
+        (tmp_path / "blobs" / digest).mkdir()
+        with pytest.raises(StorageError):
+            await store.discard(digest)
+        assert digest in store
+        assert metrics.registry.get_sample_value("autowasm_blobs") == 1
+
+
+async def test_open_that_waits_while_its_blob_is_discarded_finds_none(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+        digest = await put(store, DATA)
+        first, removed, second = await asyncio.gather(
+            store.open(digest), store.discard(digest), store.open(digest)
+        )
+        assert first is not None
+        assert os.pread(first.fd, len(DATA), 0) == DATA
+        assert removed == len(DATA)
+        assert second is None
+
+
+async def test_verify_all_goes_on_after_a_blob_that_the_disk_does_not_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path) as store:
+        digests = sorted([await put(store, text) for text in (b"one", b"two", b"three")])
+    real = files.open_verified
+
+    def failing(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == digests[0]:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(files, "open_verified", failing)
+    (tmp_path / "blobs" / digests[1]).write_bytes(b"worse")
+    with structlog.testing.capture_logs() as events:
+        async with opened(tmp_path, limits=StoreLimits(verify_pause=0)) as store:
+            await store.verify_all()
+            assert store.digests() == {digests[0], digests[2]}
+    (failed,) = (event for event in events if event["event"] == "blob not verified")
+    assert failed["digest"] == digests[0]
+    assert "Input/output error" in failed["reason"]
+
+
+async def test_cancelled_stage_leaves_no_folder(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store:
+
+        async def stage() -> None:
+            async with store.stage():
+                raise AssertionError
+
+        staging = asyncio.create_task(stage())
+        await asyncio.sleep(0)
+        staging.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await staging
+        async with asyncio.timeout(60):
+            while list((tmp_path / "staging").iterdir()):
+                await asyncio.sleep(0.01)
