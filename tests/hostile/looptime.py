@@ -1,6 +1,7 @@
 """How long code holds the event loop, in processor time: a turn of the loop, and a hold of the interpreter lock by a thread.
 
-Not wall time: what other programs do meanwhile does not count, so a loaded machine gives the same figures. Invariant: a turn
+Not wall time: what other programs do meanwhile does not count. A processor that they share is slower all the same, so each
+figure is scaled by what a fixed piece of work takes at that moment: a loaded machine gives the same figures. Invariant: a turn
 is all that the loop does between two waits (`autowasm.telemetry.turns`); a hold is all that a thread does between two moments
 at which it would hand the interpreter lock to a loop that asks for it.
 """
@@ -21,17 +22,20 @@ _TICK = 0.001
 
 
 _TRIES = 10
-"""Our code does the same each time. A processor that is shared with a sibling thread is slower only now and then."""
+"""Our code does the same each time: more than the least of the runs is something else's."""
+
+_WORK_SECONDS = 0.0012
+"""Processor seconds of `_work` on the idle core for which the limits were chosen: the unit of what is returned."""
 
 
 async def longest_turn(work: Callable[[], Awaitable[object]], *, below: float = 0.0) -> float:
-    """Processor seconds of the longest turn of the running loop while `work` runs.
+    """Processor seconds, scaled, of the longest turn of the running loop while `work` runs.
 
     The least of ten runs; the first that is below `below` is enough.
     """
     least = float("inf")
     for _ in range(_TRIES):
-        least = min(least, await _turn(work))
+        least = min(least, await _turn(work) * _scale())
         if least < below:
             break
     return least
@@ -43,7 +47,7 @@ def longest_hold(
     below: float = 0.0,
     released: Sequence[tuple[ModuleType, str]] = (),
 ) -> float:
-    """Processor seconds of the longest hold of the interpreter lock while `function` runs on a thread.
+    """Processor seconds, scaled, of the longest hold of the interpreter lock while `function` runs on a thread.
 
     CPython (3.9 to 3.14) hands over the lock at the same places of a program at which it runs signal handlers: at calls of
     Python functions and at the ends of loops (ceval.c, `eval_breaker`). Signal handlers run on the main thread only, so
@@ -54,10 +58,26 @@ def longest_hold(
     for _ in range(_TRIES):
         with _signals(released) as held:
             function()
-        least = min(least, held())
+        least = min(least, held() * _scale())
         if least < below:
             break
     return least
+
+
+def _scale() -> float:
+    """What a second of processor time is worth now; at most 1, so that a quicker machine is no stricter."""
+    took = []
+    with _unmeasured():
+        for _ in range(3):
+            began = time.thread_time()
+            _work()
+            took.append(time.thread_time() - began)
+    return min(1.0, _WORK_SECONDS / min(took))
+
+
+def _work() -> int:
+    table = {f"key-{number}": [number] for number in range(3000)}
+    return sum(len(key) + value[0] for key, value in table.items())
 
 
 async def _turn(work: Callable[[], Awaitable[object]]) -> float:

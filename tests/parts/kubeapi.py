@@ -213,7 +213,7 @@ class KubeApi:
                 path = await self.path_of(definition)
                 await self.wait_object(path, _is_established, timeout=timeout)
 
-    async def wait_for(self, path: str, *, timeout: float = 30) -> Document:
+    async def wait_for(self, path: str, *, timeout: float = 120) -> Document:
         """The object at `path`, as soon as it is there. Raises TimeoutError."""
 
         def there(found: Document | None) -> bool:

@@ -137,7 +137,7 @@ class Cluster:
         if self.controller_manager is not None:
             await self.wait_for(f"/api/v1/namespaces/{name}/serviceaccounts/default")
 
-    async def wait_for(self, path: str, *, timeout: float = 30) -> Document:
+    async def wait_for(self, path: str, *, timeout: float = 120) -> Document:
         """The object at `path`, as soon as it is there. Raises TimeoutError."""
         return await self.client.wait_for(path, timeout=timeout)
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,8 +80,16 @@ class Serving:
             await self.store.commit(stage, sha256(data))
         return sha256(data)
 
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port)
+    async def connect(
+        self, *, receive_buffer: int = 0
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """`receive_buffer`: bytes that the kernel takes for a client that does not read; 0: its default, which grows."""
+        client = socket.socket()
+        if receive_buffer:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", self.port))
+        return await asyncio.open_connection(sock=client)
 
 
 @contextlib.asynccontextmanager
