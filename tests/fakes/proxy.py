@@ -22,7 +22,7 @@ class ForwardProxy(LoopbackServer):
     """What `Proxy-Authorization` must be."""
     refuses_with: int | None = None
     answer: bytes | None = None
-    """Sent as it is instead of any answer to CONNECT."""
+    """Sent as it is instead of any answer to CONNECT; empty: the connection is closed without one."""
     asked: list[str] = field(default_factory=list)
     """First lines, in order."""
     heads: list[bytes] = field(default_factory=list)
@@ -47,7 +47,8 @@ class ForwardProxy(LoopbackServer):
             return
         if self.answer is not None:
             writer.write(self.answer)
-            await reader.read()
+            if self.answer:
+                await reader.read()
             return
         host, _, port = self.target.rpartition(":")
         onward, back = await asyncio.open_connection(host, int(port))

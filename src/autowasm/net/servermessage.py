@@ -96,7 +96,7 @@ def _from_json(text: str) -> ServerMessage | None:
         if said:
             rest = "; ".join(filter(None, (said[0].text, *map(str, said[1:]))))
             found = ServerMessage(said[0].code, rest)
-    elif isinstance(document, Mapping):
+    else:
         found = _one_error(document)
     if not str(found):
         found = ServerMessage("", _as_it_is(document))

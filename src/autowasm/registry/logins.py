@@ -76,10 +76,9 @@ class Logins:
         finally:
             self._leave(key, login.outcome, mine)
 
-    def refused(self, host: str, credential: Credential | None) -> None:
+    def refused(self, host: str, credential: Credential) -> None:
         """A credential that was accepted before is refused now, outside of an attempt."""
-        if credential is not None:
-            self._leave((host, credential.fingerprint), False, None)
+        self._leave((host, credential.fingerprint), False, None)
 
     def _enter(self, key: tuple[str, str], credential: Credential) -> Future[None] | None:
         while True:

@@ -238,7 +238,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
     def _refused_later(self) -> None:
         """What the registry took before it takes no more: the password was changed, or the token has ended."""
         self._authorizer.header = None
-        self._logins.refused(self._host, self._credential)
+        self._logins.refused(self._host, cast(Credential, self._credential))  # it was shown
 
     def _ask_token(self, request: TokenRequest, login: Login) -> bytes:
         credential = self._credential

@@ -21,11 +21,8 @@ class Body:
         self._size = size
 
     @contextmanager
-    def open(self, transfer: Transfer, *, answer_timeout: float) -> Iterator["BodyReader | bytes"]:
-        """What requests sends. Empty bytes for an empty body: a reader of length 0 would be sent chunked."""
-        if self._size == 0:
-            yield b""
-            return
+    def open(self, transfer: Transfer, *, answer_timeout: float) -> Iterator["BodyReader"]:
+        """What requests sends. Not for an empty body, which requests would send chunked; nothing that we upload is empty."""
         stream: BinaryIO
         if isinstance(self._content, Path):
             stream = self._content.open("rb")

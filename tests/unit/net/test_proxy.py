@@ -110,6 +110,7 @@ async def test_exceptions_are_asked_directly_and_judged_in_full() -> None:
     [
         (b"HTTP/1.1 403 Forbidden\r\n\r\n", "status 403"),
         (b"SSH-2.0-x\r\n\r\n", "not HTTP"),
+        (b"", "closed the connection"),
         (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 20_000, "no end"),
     ],
 )

@@ -1,5 +1,8 @@
 """ObjectSession: bytes, validators, redirects and statuses."""
 
+import threading
+from dataclasses import replace
+
 import pytest
 
 from autowasm.errors import (
@@ -9,9 +12,13 @@ from autowasm.errors import (
     SourceNotFound,
     SourceUnavailable,
 )
+from autowasm.net.environproxy import EnvironmentProxies
 from autowasm.net.policy import AddressPolicy
+from autowasm.net.pools import Pools
+from autowasm.net.session import ObjectSession
+from autowasm.settings import Outgoing
 from tests.fakes.scripted import Exchange, ScriptedServer
-from tests.unit.net.objectsessions import LIMITS, failure, opened, read
+from tests.unit.net.objectsessions import LIMITS, LOOPBACK, failure, opened, read
 
 
 async def test_streams_the_bytes_and_shows_the_validators() -> None:
@@ -269,3 +276,40 @@ async def test_an_object_that_may_be_private_is_said_to_need_a_signed_url(
         signed = await failure(session, f"{server.url}/m.wasm?sig=secret&se=2099-01-01")
     assert "objects are fetched without credentials" in str(error)
     assert "objects are fetched without credentials" not in str(signed)
+
+
+async def test_name_service_that_gives_no_answer_is_named() -> None:
+    release = threading.Event()
+
+    def hang(*_: object, **__: object) -> list[object]:
+        release.wait()
+        return []
+
+    with Pools() as pools:
+        async with ObjectSession(
+            outgoing=Outgoing(),
+            limits=replace(LIMITS, dns_timeout=0.1),
+            pools=pools,
+            policy=LOOPBACK,
+            resolver=hang,
+        ) as session:
+            try:
+                error = await failure(session, "http://some.example/x.wasm")
+            finally:
+                release.set()
+    assert (type(error), error.reason) == (SourceUnavailable, "ObjectUnavailable")
+    assert "no answer from the name service in 0.1 s" in str(error)
+
+
+async def test_proxy_that_cannot_be_reached_is_named() -> None:
+    with Pools() as pools:
+        async with ObjectSession(
+            outgoing=Outgoing(),
+            limits=LIMITS,
+            pools=pools,
+            policy=None,
+            proxies=EnvironmentProxies.read({"HTTP_PROXY": "http://bob:secret@127.0.0.1:1"}),
+        ) as session:
+            error = await failure(session, "http://some.example/x.wasm")
+    assert (type(error), error.reason) == (SourceUnavailable, "ObjectUnavailable")
+    assert "cannot connect to the proxy 127.0.0.1:1" in str(error)

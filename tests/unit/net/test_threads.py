@@ -122,3 +122,29 @@ async def test_a_connect_that_nobody_answers_is_ended_by_the_loop() -> None:
                     await task
             async with asyncio.timeout(1):
                 await pools.transfer.run(int)
+
+
+async def test_connect_that_nobody_answers_is_given_up_in_time() -> None:
+    with contextlib.ExitStack() as held:
+        listener = held.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        for _ in range(4):
+            filler = held.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(address)
+        with (
+            Pools(transfers=1) as pools,
+            pytest.raises(NETWORK_ERRORS, match="was not made in time"),
+        ):
+            await get(
+                pools,
+                f"http://127.0.0.1:{address[1]}/",
+                limits=replace(LIMITS, connect_timeout=0.2),
+            )
+
+
+async def test_name_with_a_label_that_is_too_long_is_no_host_name() -> None:
+    with Pools(transfers=1) as pools, pytest.raises(NETWORK_ERRORS, match="not a host name"):
+        await get(pools, f"http://{'a' * 64}.example/")

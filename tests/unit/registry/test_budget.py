@@ -65,3 +65,11 @@ def test_503_pauses_only_if_it_says_how_long() -> None:
     assert made.reserve("h", "a") == 0.0
     made.answered("h", "a", 503, {"Retry-After": "4"})
     assert made.reserve("h", "a") == pytest.approx(4)
+
+
+def test_number_of_hosts_that_are_remembered_is_bounded() -> None:
+    made = budgets(Clock(), rate=1, burst=0)
+    for number in range(10_001):
+        made.reserve(f"h{number}", "a")
+    assert made.reserve("h0", "a") == pytest.approx(1.0), "it was forgotten"
+    assert made.reserve("h10000", "a") == pytest.approx(2.0)

@@ -2,16 +2,22 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from autowasm.digest import Digest
 from autowasm.errors import (
+    AddressBlocked,
     ContentRejected,
+    SourceDenied,
+    SourceNotFound,
     StorageError,
 )
+from autowasm.registry.push import make_package
 from tests.fakes.scripted import Exchange
 from tests.unit.registry.clients import (
     LAYER,
@@ -181,3 +187,133 @@ async def test_an_endless_redirect_body_is_not_read() -> None:
         error = await stage.fails()
         await stage.server.all_gone()
     assert error.reason == "TooManyRedirects"
+
+
+def _index(*children: bytes) -> bytes:
+    described = [
+        {
+            "mediaType": MANIFEST_TYPE,
+            "digest": str(Digest.of(child)),
+            "size": len(child),
+            "platform": {"os": "linux", "architecture": architecture},
+        }
+        for child, architecture in zip(children, ("amd64", "arm64"), strict=True)
+    ]
+    document = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": described}
+    return json.dumps(document).encode()
+
+
+def _missing(*digests: str) -> Callable[[Exchange], Awaitable[bool]]:
+    async def answer(exchange: Exchange) -> bool:
+        if exchange.request.target.rpartition("/")[2] not in digests:
+            return False
+        await exchange.send(404)
+        return True
+
+    return answer
+
+
+async def test_mirror_that_copied_some_platforms_only_gives_one_of_those() -> None:
+    other = MANIFEST + b" "
+    index = _index(other, MANIFEST)
+    registry = FakeRegistry(
+        manifest=index,
+        media_type=INDEX_TYPE,
+        by_digest={str(Digest.of(MANIFEST)): (MANIFEST, MANIFEST_TYPE)},
+        before=_missing(str(Digest.of(other))),
+    )
+    async with staged(registry) as stage:
+        resolved = await stage.client.resolve(stage.reference(), credential=None)
+        assert resolved.child == Digest.of(MANIFEST)
+        assert resolved.digest == Digest.of(index)
+
+
+async def test_mirror_that_copied_nothing_but_the_index_has_no_image() -> None:
+    other = MANIFEST + b" "
+    digests = [str(Digest.of(child)) for child in (other, MANIFEST)]
+    registry = FakeRegistry(
+        manifest=_index(other, MANIFEST), media_type=INDEX_TYPE, before=_missing(*digests)
+    )
+    async with staged(registry) as stage:
+        error = await stage.fails()
+    assert (type(error), error.reason) == (SourceNotFound, "ImageNotFound")
+
+
+async def test_index_within_an_index_is_rejected() -> None:
+    inner = _index(MANIFEST, MANIFEST + b" ")
+    index = _index(inner, MANIFEST)
+    registry = FakeRegistry(
+        manifest=index,
+        media_type=INDEX_TYPE,
+        by_digest={str(Digest.of(inner)): (inner, INDEX_TYPE)},
+    )
+    async with staged(registry) as stage:
+        error = await stage.fails()
+    assert (type(error), error.reason) == (ContentRejected, "ManifestInvalid")
+    assert "is an index itself" in str(error)
+    assert str(Digest.of(inner)) in str(error)
+
+
+async def test_no_more_of_a_long_error_is_read_than_a_message_may_have() -> None:
+    async def refuse(exchange: Exchange) -> None:
+        await exchange.head(403, {"Content-Type": "text/plain"})
+        await exchange.drip(b"no " * 1000, every=0)
+
+    async with staged(refuse) as stage:
+        error = await stage.fails()
+    assert isinstance(error, SourceDenied)
+    assert "no no no" in str(error)
+    assert len(str(error)) < 2000
+
+
+async def _push(tmp_path: Path, *, location: str | None, announced: bytes | None = None) -> Any:
+    async def script(exchange: Exchange) -> None:
+        method = exchange.request.method
+        if method == "HEAD":
+            await exchange.send(404)
+        elif method == "POST":
+            path = "/v2/team/filter/blobs/uploads/1"
+            await exchange.send(202, headers={"Location": location or path})
+        elif announced is not None and "/manifests/" in exchange.request.target:
+            await exchange.send(201, headers={"Docker-Content-Digest": str(Digest.of(announced))})
+        else:
+            await exchange.send(201)
+
+    module = tmp_path / "module"
+    module.write_bytes(LAYER)
+    package = await asyncio.to_thread(
+        make_package, "artifact", module, abi="0.2.1", workdir=tmp_path
+    )
+    async with staged(script) as stage:
+        return await stage.client.push(stage.reference(), package, credential=None)
+
+
+async def test_registry_that_stores_another_manifest_than_was_sent_is_an_error(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ContentRejected, match="stored the manifest as") as caught:
+        await _push(tmp_path, location=None, announced=b"another")
+    assert caught.value.reason == "DigestMismatch"
+    assert str(Digest.of(b"another")) in str(caught.value)
+
+
+async def test_upload_that_goes_on_at_no_url_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(AddressBlocked, match="not a URL") as caught:
+        await _push(tmp_path, location="http://[::1/upload")
+    assert caught.value.reason == "UrlNotAllowed"
+
+
+async def test_connection_of_a_request_that_outlives_the_client_is_closed(tmp_path: Path) -> None:
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def wait(exchange: Exchange) -> bool:
+        asked.set()
+        await may_answer.wait()
+        return False
+
+    async with staged(FakeRegistry(before=wait)) as stage:
+        resolving = asyncio.create_task(stage.resolve())
+        await asked.wait()
+        await stage.client.close()
+        may_answer.set()
+        assert first_layer(await resolving).size == len(LAYER)

@@ -248,3 +248,24 @@ async def test_a_token_is_never_shared_between_credentials_or_repositories() -> 
         await stage.resolve("team/other:v1", credential=BOB)
     first_of_each = [stage.server.requests[place].headers for place in (0, 2, 3)]
     assert all("authorization" not in headers for headers in first_of_each)
+
+
+async def test_refusal_of_what_a_login_may_do_shows_it_no_second_time() -> None:
+    """403 to a login that the registry knows, with a challenge as on 401."""
+
+    async def script(exchange: Exchange) -> bool:
+        headers = {"WWW-Authenticate": 'Basic realm="r"'}
+        if "authorization" not in exchange.request.headers:
+            await exchange.send(401, headers=headers)
+        elif exchange.request.target.endswith("/secret"):
+            await exchange.send(403, headers=headers)
+        else:
+            return False
+        return True
+
+    async with staged(FakeRegistry(before=script)) as stage:
+        await stage.resolve(credential=BOB)
+        before = len(stage.server.requests)
+        assert isinstance(await stage.fails("team/filter:secret", credential=BOB), SourceDenied)
+        assert len(stage.server.requests) == before + 1
+        await stage.resolve(credential=BOB)

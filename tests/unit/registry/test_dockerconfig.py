@@ -364,3 +364,15 @@ async def test_a_user_without_a_home_is_told_that_none_was_searched(
     found = await home.search(HOME="")
     assert found.credential is None
     assert found.searched[-1] == "no home directory: HOME is not set"
+
+
+@pytest.mark.parametrize("auth", ["!", "Ym9i"], ids=["no base64", "no password"])
+async def test_login_of_podman_that_is_malformed_does_not_end_a_command(
+    home: Home, capsys: pytest.CaptureFixture[str], auth: str
+) -> None:
+    home.put("run/containers/auth.json", json.dumps({"auths": {"r.example": {"auth": auth}}}))
+    home.put(".docker/config.json", login("bob"))
+    found = await home.search(HOME=str(home.folder), XDG_RUNTIME_DIR=str(home.folder / "run"))
+    assert found.credential == Credential("bob", "s3cret")
+    captured = capsys.readouterr()
+    assert "run/containers/auth.json" in captured.out + captured.err

@@ -2,10 +2,12 @@
 
 import asyncio
 import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
 
-from autowasm.errors import SourceDenied
+from autowasm.errors import SourceDenied, SourceUnavailable
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.net.transfer import Transfer, run_transfer
@@ -103,3 +105,46 @@ async def test_a_login_that_nobody_took_yet_is_shown_by_one_at_a_time() -> None:
         results = await asyncio.gather(*runs, return_exceptions=True)
     assert shown == [2]
     assert sum(isinstance(result, SourceDenied) for result in results) == 8
+
+
+def test_number_of_logins_that_are_remembered_is_bounded() -> None:
+    logins = Logins(LIMITS, clock=Clock())
+    for number in range(10_001):
+        for _ in range(2):
+            with logins.attempt(f"r{number}.example", BOB) as login:
+                login.refused()
+    with logins.attempt("r0.example", BOB):
+        pass  # it was forgotten
+    with pytest.raises(SourceDenied), logins.attempt("r10000.example", BOB):
+        pass
+
+
+async def test_transfer_that_ends_while_it_waits_for_another_login_harms_neither(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logins, showing, release = Logins(LIMITS), threading.Event(), threading.Event()
+
+    def first(_: Transfer) -> str:
+        with logins.attempt("r.example", BOB) as login:
+            showing.set()
+            assert release.wait(60)
+            login.accepted()
+        return "first"
+
+    def later(_: Transfer) -> str:
+        with logins.attempt("r.example", BOB):
+            return "later"
+
+    with Pools(transfers=3) as pools:
+
+        def run(work: Callable[[Transfer], str], deadline: float) -> Coroutine[Any, Any, str]:
+            return run_transfer(pools.transfer, work, what="x", deadline=deadline, limits=LIMITS)
+
+        shows = asyncio.create_task(run(first, 60))
+        assert await asyncio.to_thread(showing.wait, 60)
+        with pytest.raises(SourceUnavailable):
+            await run(later, 0.1)
+        release.set()
+        assert await shows == "first"
+        assert await run(later, 60) == "later"
+    assert not caplog.records
