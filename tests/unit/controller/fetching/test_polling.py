@@ -415,3 +415,32 @@ async def test_an_object_with_other_validators_and_the_same_bytes_is_no_change()
         assert scene.changed == []
         etags = [each.etag for each in seen if each is not None]
         assert etags[:3] == ["1", "2", "3"], "the latest validators are shown"
+
+
+@pytest.mark.parametrize("error", [None, SourceUnavailable("down")])
+async def test_answer_to_a_question_that_is_no_longer_asked_changes_nothing(
+    error: Exception | None,
+) -> None:
+    registry = Registry(NEW, error=error, seconds=10)
+    async with running(registry) as scene:
+        scene.polling.published(A, autowasm(A), record())
+        while not registry.asked:
+            await asyncio.sleep(1)
+        scene.polling.forget(A)
+        await asyncio.sleep(20)
+        assert scene.changed == []
+        assert scene.outcome("outdated") == 1
+
+
+async def test_object_whose_spec_changes_is_polled_for_what_it_asks_for_now() -> None:
+    other = IMAGE.replace("a/b", "c/d")
+    async with running() as scene:
+        scene.polling.published(A, autowasm(A), record())
+        scene.polling.published(B, autowasm(B), record())
+        scene.polling.published(A, autowasm(A, image=other), record(image=other))
+        await asyncio.sleep(70)
+        assert len([time for time in scene.times() if time <= 61]) == 2, "one for each image"
+        scene.polling.forget(A)
+        before = len(scene.times())
+        await asyncio.sleep(600)
+        assert 9 <= len(scene.times()) - before <= 11, "the other goes on"

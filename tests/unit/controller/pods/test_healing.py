@@ -416,3 +416,14 @@ async def test_heals_at_most_once_in_a_window_and_the_count_never_goes_back(
 @pytest.mark.parametrize("document", [{}, {"spec": None}, {"spec": {"configPatches": []}}])
 def test_envoyfilter_that_is_not_as_ours_counts_nothing(document: dict[str, Any]) -> None:
     assert envoyfilters.heal_count_of(document, A) == 0
+
+
+async def test_pods_that_the_selector_does_not_match_are_not_healed_after_an_outage() -> None:
+    outage = Outage(NOW - 200, NOW - 100)
+    world = World(selected=False, pods=[msgspec.structs.replace(POD, started=int(NOW) - 150)])
+    heal = healing(world, outage=outage)
+    await heal.look()
+    assert world.requeued == []
+    world.selected = True
+    await healing(world, outage=outage).look()
+    assert world.requeued == [KEY]

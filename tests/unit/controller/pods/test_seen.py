@@ -1,5 +1,6 @@
 import json
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -377,3 +378,26 @@ def test_what_was_seen_counts_before_what_a_status_says() -> None:
     seen = learned(document(ok=50), pods=[a])
     list(seen.believe(status(2, matched=2), A, [a, b]))
     assert seen.fetched == {a.uid: NOW - 50, b.uid: 0.0}
+
+
+def test_status_whose_time_anybody_may_have_written_proves_nothing() -> None:
+    previous = Status(
+        module=Module(source="", sha256=A, size=1, abi="", fetched_at=""),
+        pods=Pods(matched=1, injected=1, fetched=1, time="yesterday"),
+    )
+    seen = Seen()
+    for _ in seen.believe(previous, A, [pod()]):
+        pass
+    assert not seen.fetched
+
+
+def test_many_pods_are_believed_in_steps() -> None:
+    pods = [pod(f"p{number}") for number in range(5000)]
+    time = datetime.fromtimestamp(NOW, UTC).isoformat()
+    previous = Status(
+        module=Module(source="", sha256=A, size=1, abi="", fetched_at=""),
+        pods=Pods(matched=5000, injected=5000, fetched=5000, time=time),
+    )
+    seen = Seen()
+    assert sum(1 for _ in seen.believe(previous, A, pods)) > 1
+    assert len(seen.fetched) == 5000

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.typing import EventDict
 
 from autowasm.artifacts.source import FetchRequest
 from autowasm.controller.policy.permits import Permits
@@ -145,3 +146,26 @@ async def test_forgotten_objects_are_not_checked(desk: Desk) -> None:
     reads = desk.bench.secrets.reads
     await asyncio.sleep(0.5)
     assert desk.bench.secrets.reads == reads
+
+
+async def test_published_module_stays_refused_while_nothing_can_be_told(desk: Desk) -> None:
+    removed = desk.bench.secrets.secrets.pop(("default", "pull"))
+    await desk.until(lambda: isinstance(desk.verdict(), SourceDenied))
+    desk.bench.registry.failures["pin"] = SourceUnavailable("down")
+    desk.bench.secrets.secrets["default", "pull"] = removed
+    desk.bench.secrets.give("erin", uid="u5")
+    before = desk.bench.registry.count("pin")
+    await desk.until(lambda: desk.bench.registry.count("pin") > before + 1)
+    assert isinstance(desk.verdict(), SourceDenied)
+
+
+async def test_fault_in_one_check_does_not_end_the_checks(
+    desk: Desk, logs: list[EventDict]
+) -> None:
+    desk.bench.registry.failures["pin"] = RuntimeError("a fault")
+    desk.bench.secrets.give("erin", uid="u5")
+    assert desk.verdict() is True
+    event = "permit check failed unexpectedly"
+    await desk.until(lambda: event in [one["event"] for one in logs])
+    desk.bench.registry.failures["pin"] = DENIED
+    await desk.until(lambda: isinstance(desk.verdict(), SourceDenied))

@@ -4,8 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+import watchfiles
+from structlog.typing import EventDict
 
 from autowasm.controller.policy.policyfile import PolicyFile
 from autowasm.errors import SpecError, UsageError
@@ -100,5 +103,30 @@ async def test_a_config_map_that_is_swapped_is_followed(tmp_path: Path) -> None:
         assert allows(policy)
         (tmp_path / "..data_tmp").symlink_to("..2")
         (tmp_path / "..data_tmp").rename(tmp_path / "..data")
+        await until(lambda: changes)
+        assert not allows(policy)
+
+
+async def test_policy_holds_while_its_directory_cannot_be_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logs: list[EventDict]
+) -> None:
+    """As when the machine has no inotify instances left."""
+    real, failures = watchfiles.awatch, [OSError(24, "Too many open files")] * 2
+
+    def awatch(*arguments: Any, **options: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(watchfiles, "awatch", awatch)
+    path, changes = tmp_path / "policy.yaml", list[None]()
+    path.write_bytes(OPEN)
+    async with followed(path, changes) as policy:
+        await until(lambda: not failures)
+        assert allows(policy)
+        errors = [event for event in logs if event["event"].startswith("policy file not taken")]
+        assert len(errors) == 1, "the same error is logged once"
+        assert "Too many open files" in errors[0]["error"]
+        path.write_bytes(CLOSED)
         await until(lambda: changes)
         assert not allows(policy)

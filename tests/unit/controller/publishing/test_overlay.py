@@ -87,3 +87,18 @@ async def test_versions_that_cannot_be_compared_prove_nothing(position: str | No
     assert overlay.get(KEY) == version(5)
     await asyncio.sleep(KEPT)
     assert overlay.get(KEY) is None
+
+
+async def test_versions_that_are_no_numbers_are_compared_for_equality() -> None:
+    def opaque(version: str, *, uid: str = "u") -> dict[str, Any]:
+        return {"metadata": {"uid": uid, "resourceVersion": version}}
+
+    overlay = WriteOverlay({}.get)
+    overlay.wrote(KEY, opaque("b"))
+    overlay.observed(KEY, opaque("a"))
+    assert overlay.get(KEY) == opaque("b"), "which came first cannot be told"
+    overlay.observed(KEY, opaque("b"))
+    assert overlay.get(KEY) is None, "the informer shows it"
+    overlay.wrote(KEY, opaque("c"))
+    overlay.observed(KEY, opaque("d", uid="another"))
+    assert overlay.get(KEY) is None, "the object was made again"

@@ -63,3 +63,16 @@ async def test_an_api_server_that_fails_makes_the_source_unavailable(
 async def test_what_does_not_exist_is_empty() -> None:
     assert await _ask(NotFound("gone", code=404), _secret) is None
     assert await _ask(NotFound("gone", code=404), _names) == ()
+
+
+async def test_value_that_is_no_base64_is_left_out() -> None:
+    class Answering:
+        async def get(self, resource: ResourceType, key: ObjectKey) -> dict[str, Any]:
+            data = {"good": "eHl6", "bad": "x", "strange": None}
+            return {"type": "Opaque", "metadata": {"uid": "u"}, "data": data}
+
+    async with asyncio.TaskGroup() as tasks:
+        secrets = ClusterSecrets(cast("KubeClient", Answering()), tasks)
+        found = await secrets.read("team", "pull")
+    assert found is not None
+    assert found.data == {"good": b"xyz"}

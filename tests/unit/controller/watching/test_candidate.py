@@ -1,0 +1,34 @@
+"""Timings of an election that operators give."""
+
+from typing import cast
+
+import pytest
+
+from autowasm.controller.watching.candidate import candidate
+from autowasm.errors import UsageError
+from autowasm.kube.client import KubeClient
+from autowasm.settings import Election
+
+
+def make(election: Election) -> object:
+    return candidate(
+        cast(KubeClient, object()), election, namespace="default", on_change=lambda _: None
+    )
+
+
+def test_no_election_is_made_where_none_is_wanted() -> None:
+    assert make(Election(enabled=False, lease_duration=0.5)) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "flag"),
+    [
+        ({"lease_duration": 15.5}, "--lease-duration: a Lease holds whole seconds"),
+        ({"lease_duration": 10.0, "renew_deadline": 10.0}, "--renew-deadline"),
+        ({"renew_deadline": 2.0, "retry_period": 2.0}, "--retry-period"),
+    ],
+)
+def test_timings_that_do_not_fit_together_are_refused(fields: dict[str, float], flag: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        make(Election(enabled=True, **fields))
+    assert flag in str(caught.value)
