@@ -277,7 +277,7 @@ class Loading:
         fetched = self._seen[state.sha256].fetched
         last = max((fetched.get(pod.uid, 0.0) for pod in pods), default=0.0)
         started = max((pod.started for pod in pods), default=0)
-        if last > state.published > 0 and started <= state.published:
+        if last > state.published >= started:
             self._metrics.rollout_seconds.observe(last - state.published)
 
     def _forget(self, key: ObjectKey) -> None:

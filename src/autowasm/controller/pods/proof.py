@@ -12,8 +12,6 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Final
 
-from msgspec import UNSET
-
 from autowasm.api.status import Condition, ConditionType, MissingPod, Pods
 from autowasm.kube.pods import Pod
 
@@ -147,7 +145,7 @@ def report(
         type=ConditionType.LOADED.value,
         status=status,
         reason=reason,
-        message=_sentence(counts),
+        message=_sentence(counts, fetched),
         observed_generation=generation,
     )
     return Report(counts, loaded, states)
@@ -170,10 +168,9 @@ def _words(pod: Pod, why: Why, evidence: Evidence) -> str:
     return _WORDS[why].format(status=evidence.refused.get(pod.uid, 0))
 
 
-def _sentence(pods: Pods) -> str:
+def _sentence(pods: Pods, fetched: int) -> str:
     if not pods.matched:
         return "the selector matches no Pod"
-    fetched = pods.fetched if pods.fetched is not UNSET else 0
     text = f"{fetched} of {pods.injected} sidecars fetched the module"
     if not pods.missing:
         return text

@@ -1,10 +1,7 @@
 """Loading over a world of one object: what is asked of replicas, and what is said."""
 
 import asyncio
-import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -12,125 +9,14 @@ import pytest
 import structlog
 
 from autowasm.api import envoyfilter as envoyfilters
-from autowasm.api.status import Module
 from autowasm.controller.pods.gathering import Gathering
-from autowasm.controller.pods.loading import Loading, Workloads
-from autowasm.controller.pods.podstatus import with_said
-from autowasm.controller.pods.proof import Report
 from autowasm.kube.leadership import Tenure
 from autowasm.kube.pods import Pod
 from autowasm.kube.resources import ObjectKey
-from autowasm.settings import EnvoyFetch, ProofSettings
+from autowasm.settings import EnvoyFetch
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes.autowasms import autowasm, digest, record
-
-KEY = ObjectKey("default", "test")
-A = digest("a")
-NOW = 1_800_000_000.0
-
-
-def _stamp(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def pod(name: str, address: str, *, started: float = NOW - 5_000) -> Pod:
-    uid = name.encode().ljust(16, b"\0")
-    return Pod("default", name, uid, (), address, "Running", int(started), True)
-
-
-@dataclass
-class World:
-    """`seen`: what the one replica tells, by address."""
-
-    pods: list[Pod] = field(default_factory=lambda: [pod("a", "10.0.0.1"), pod("b", "10.0.0.2")])
-    published: float = NOW - 100
-    seen: dict[str, dict[str, float]] = field(default_factory=dict)
-    up: float = 9_000.0
-    downloads: int = 0
-    replicas: int = 1
-    asked: list[str] = field(default_factory=list)
-    touched: int = 0
-    status: dict[str, Any] = field(default_factory=dict)
-    generation: int = 2
-    now: float = NOW
-    others: list[str] = field(default_factory=list)
-    """Replicas that saw nothing."""
-
-    def keys(self) -> frozenset[ObjectKey]:
-        return frozenset({KEY})
-
-    def document(self, key: ObjectKey) -> Mapping[str, Any] | None:
-        return {
-            "metadata": {"name": key.name, "generation": self.generation},
-            "status": self.status,
-        }
-
-    def envoyfilter(self, key: ObjectKey) -> Mapping[str, Any] | None:
-        document = envoyfilters.render(autowasm(), record(sha256=A), EnvoyFetch())
-        document["metadata"]["managedFields"] = [{"time": _stamp(self.published)}]
-        return document
-
-    def matched(self, key: ObjectKey) -> Iterable[Pod]:
-        return self.pods
-
-    def pods_at(self, address: str) -> Iterable[Pod]:
-        return [one for one in self.pods if address in one.addresses]
-
-    def is_shared(self, pod: Pod) -> bool:
-        return False
-
-    def touch_pods(self, key: ObjectKey) -> None:
-        self.touched += 1
-
-    def prove(self, report: Callable[[ObjectKey], Report | None]) -> None:
-        raise NotImplementedError
-
-    def count(self) -> int:
-        return self.replicas + len(self.others)
-
-    async def ask(self, path: str) -> list[bytes]:
-        self.asked.append(path)
-        others = [json.dumps({"instance": name, "up": 9_000.0}).encode() for name in self.others]
-        if path == "/seen":
-            return [json.dumps({"instance": "a", "downloads": self.downloads}).encode(), *others]
-        return [json.dumps({"instance": "a", "up": self.up, "seen": self.seen}).encode(), *others]
-
-    def download(self, address: str, *, age: float) -> None:
-        self.downloads += 1
-        self.seen[address] = {"ok": age}
-
-    def write(self, found: Report) -> None:
-        """As the API server would have it then."""
-        module = Module.of(record(sha256=A), _stamp(NOW - 200))
-        self.status = with_said(
-            {"phase": "Synced", "module": msgspec.to_builtins(module)},
-            (found.pods, found.loaded),
-        )
-
-
-def loading(
-    world: World,
-    metrics: Metrics | None = None,
-    *,
-    gathering: Gathering | None = None,
-    interval: float = 0.0,
-) -> Loading:
-    """`interval` 0: nothing that was asked before is used again."""
-    assert isinstance(world, Workloads)
-    settings = ProofSettings(interval=interval)
-    return Loading(
-        world,
-        gathering or Gathering(world),
-        metrics=metrics or Metrics(),
-        settings=settings,
-        wall=lambda: world.now,
-    )
-
-
-async def said(found: Loading) -> Report:
-    report = await found.report(KEY)
-    assert report is not None
-    return report
+from tests.unit.controller.pods.worlds import KEY, NOW, A, World, loading, pod, said, stamp
 
 
 async def test_rollout_ends_with_the_last_download_and_is_measured_once() -> None:
@@ -216,7 +102,7 @@ async def test_a_module_that_cannot_be_learned_of_does_not_stop_the_others() -> 
         def envoyfilter(self, key: ObjectKey) -> Mapping[str, Any] | None:
             sha256 = A if key == KEY else digest("b")
             document = envoyfilters.render(autowasm(), record(sha256=sha256), EnvoyFetch())
-            document["metadata"]["managedFields"] = [{"time": _stamp(self.published)}]
+            document["metadata"]["managedFields"] = [{"time": stamp(self.published)}]
             return document
 
         async def ask(self, path: str) -> list[bytes]:
@@ -449,13 +335,13 @@ async def test_the_time_of_what_is_said_changes_only_with_what_is_said() -> None
     world = World()
     found = loading(world)
     first = await said(found)
-    assert first.pods.time == _stamp(NOW)
+    assert first.pods.time == stamp(NOW)
     world.write(first)
     world.now = NOW + 30
-    assert (await said(found)).pods.time == _stamp(NOW)
+    assert (await said(found)).pods.time == stamp(NOW)
     world.download("10.0.0.1", age=1)
     await found.look()
-    assert (await said(found)).pods.time == _stamp(NOW + 30)
+    assert (await said(found)).pods.time == stamp(NOW + 30)
 
 
 async def test_the_latest_of_several_strangers_counts() -> None:

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from autowasm.controller.pods.proof import STEP, Evidence, Report, Why, report, why_missing
@@ -204,3 +205,17 @@ def test_pods_of_one_name_in_two_namespaces_are_named_by_namespace() -> None:
         ("team", "a"),
         ("team", "p"),
     ]
+
+
+def test_a_pod_and_its_successor_of_the_same_name_are_both_named() -> None:
+    old, new = pod("a"), replace_uid(pod("a"), b"another")
+    found = said([old, new], evidence(refused={"a": 503}))
+    assert [one.message for one in found.pods.missing] == [
+        "asked and got 503",
+        "never asked for it",
+    ]
+    assert len(said([old, new], evidence()).pods.missing) == 2
+
+
+def replace_uid(found: Pod, uid: bytes) -> Pod:
+    return msgspec.structs.replace(found, uid=uid.ljust(16, b"\0"))
