@@ -187,7 +187,7 @@ def _is_index(shape: _Shape, content_type: str | None) -> bool:
         for raw in map(bytes, (shape.config, shape.layers, shape.manifests, shape.fs_layers))
     )
     named = shape.media_type or ""
-    if {named, content_type or ""} & media.SCHEMA_1 or shape.schema_version == 1 or fs_layers:
+    if {named, content_type} & media.SCHEMA_1 or shape.schema_version == 1 or fs_layers:
         raise _invalid("Docker schema 1, which nothing writes any more; push the image again")
     if manifests and (layers or config):
         raise _invalid("both an image and an index, so readers would disagree about it")

@@ -44,6 +44,7 @@ def check(package: Package) -> dict[str, Any]:
         assert (descriptor.digest, descriptor.size) == (Digest.of(data), len(data))
         assert (layer.digest, layer.size) == (descriptor.digest, descriptor.size)
         assert descriptor.media_type == layer.media_type
+    assert b":null" not in package.manifest, "registries refuse a field that is null"
     return json.loads(package.manifest)
 
 
