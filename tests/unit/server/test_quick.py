@@ -45,7 +45,8 @@ async def ask(desk: BrokenDesk) -> tuple[QuickConnection, socket.socket]:
     ours.setblocking(False)
     theirs.setblocking(False)
     loop = asyncio.get_running_loop()
-    connection = QuickConnection(ours, "10.0.0.1", desk=desk, loop=loop, limits=ServeLimits())
+    limits = ServeLimits(request_timeout=10_000)  # what closes the connection is not its timer
+    connection = QuickConnection(ours, "10.0.0.1", desk=desk, loop=loop, limits=limits)
     await loop.sock_sendall(theirs, REQUEST)
     async with asyncio.timeout(20):
         while not desk.gone and not desk.handed:

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 from blockbuster import BlockBuster
+from structlog.testing import capture_logs
 
 from autowasm.blobs.blob import Blob, Signature
 from autowasm.digest import Sha256Hex
 from autowasm.limits import ServeLimits
 from autowasm.server.quick import QuickConnection
+from autowasm.server.sending import Sending
 
 START = 1_000.0
 SMALL, LARGE = Sha256Hex("a" * 64), Sha256Hex("b" * 64)
@@ -382,8 +384,63 @@ async def test_client_that_closes_ends_the_connection(scene: Scene) -> None:
 async def test_client_that_resets_ends_the_connection(scene: Scene) -> None:
     scene.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     scene.client.close()
-    await scene.until(lambda: scene.is_closed)
+    with capture_logs() as events:
+        await scene.until(lambda: scene.is_closed)
+    assert events == [], "no fault of ours"
     assert scene.desk.events == [("closed",)]
+
+
+class Failing:
+    """The socket of a connection; to receive from it fails with each of `errors` first."""
+
+    def __init__(self, real: socket.socket, *errors: OSError) -> None:
+        self.real = real
+        self.errors = list(errors)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def recv(self, size: int) -> bytes:
+        if self.errors:
+            raise self.errors.pop(0)
+        return self.real.recv(size)
+
+
+async def test_connection_that_is_told_of_data_too_early_waits_for_it(scene: Scene) -> None:
+    errors = BlockingIOError(), InterruptedError()
+    scene.connection.socket = Failing(scene.connection.socket, *errors)  # type: ignore[assignment]
+    await scene.ask(request(SMALL))
+    assert await scene.read(len(HEAD) + 10) == HEAD + b"a" * 10
+    assert scene.desk.events == [("sent", SMALL, "10.0.0.1", 10, None)]
+
+
+async def test_client_that_fails_while_it_is_read_during_a_send_is_told_of(scene: Scene) -> None:
+    await scene.begin_large()
+    error = ConnectionResetError()
+    scene.connection.socket = Failing(scene.connection.socket, error)  # type: ignore[assignment]
+    await scene.ask(b"x")
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert scene.desk.names() == ["began", "ended", "sent", "closed"]
+    assert scene.desk.events[2][-1] == "client"
+    assert await scene.is_reset()
+
+
+async def test_fault_of_ours_during_a_send_resets_it_and_is_told(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(_: Sending) -> None:
+        raise RuntimeError("a fault")
+
+    await scene.begin_large()
+    monkeypatch.setattr(Sending, "step", fault)
+    with capture_logs() as events:
+        assert await scene.is_reset()
+    assert [(event["event"], event["client"]) for event in events] == [
+        ("connection failed", "10.0.0.1")
+    ]
+    assert scene.desk.names() == ["began", "ended", "sent", "closed"]
+    assert scene.desk.events[2][-1] == "fault"
 
 
 async def test_client_that_resets_during_a_send_is_told_of(scene: Scene) -> None:
