@@ -584,8 +584,12 @@ async def test_lease_that_could_not_be_made_again_is_read_first(arena: Arena) ->
 async def test_follower_that_comes_second_waits(arena: Arena) -> None:
     two = arena.join("two", luck=0.0)
     calls = failing(two, {"create": [AlreadyExists("there is one", code=409)]})
-    await asyncio.sleep(1)
+    with structlog.testing.capture_logs() as logs:
+        await asyncio.sleep(1)
     assert calls == ["get", "create"]
+    assert [(log["event"], log["log_level"]) for log in logs] == [
+        ("lease changed by another", "debug")
+    ]
     assert not two.elector.is_leading
     async with led(two):
         assert calls == ["get", "create", "get", "create"]
