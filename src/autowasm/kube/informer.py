@@ -6,7 +6,7 @@ Not a queue: handlers compute keys and add them to one. Invariants: handlers hea
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Generic, Protocol, TypeVar
 
 import structlog
@@ -36,25 +36,6 @@ class ResourceEventHandler(Protocol[T_contra]):
 
     def on_delete(self, key: ObjectKey, old: T_contra, /) -> None:
         """An object went; `old` is the last that we saw of it."""
-
-
-class KeyHandler:
-    """A ResourceEventHandler that hands on keys: `KeyHandler(queue.add)`."""
-
-    def __init__(self, add: Callable[[ObjectKey], None]) -> None:
-        self._add = add
-
-    def on_add(self, key: ObjectKey, _new: object, /, *, initial: bool) -> None:
-        """Hand on the key."""
-        self._add(key)
-
-    def on_update(self, key: ObjectKey, _old: object, _new: object, /) -> None:
-        """Hand on the key."""
-        self._add(key)
-
-    def on_delete(self, key: ObjectKey, _old: object, /) -> None:
-        """Hand on the key."""
-        self._add(key)
 
 
 class Informer(Generic[T]):

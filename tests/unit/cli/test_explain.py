@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from autowasm.api import parsing
 from autowasm.artifacts.pullsecrets import Access
-from autowasm.cli import clusters, explain, findings, serverflags
+from autowasm.cli import clusters, explain, findings, serverflags, sources
 from autowasm.errors import UsageError
 from autowasm.explain import plan as plans
 from autowasm.explain.facts import SourceFact
@@ -20,8 +21,15 @@ from autowasm.explain.registry import examine
 from autowasm.kube.resources import ObjectKey
 from autowasm.net.pools import Pools
 from autowasm.settings import EnvoyFetch
+from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.fakes.sources import sha256_of
+from tests.parts import wat
 from tests.parts.clients import Client
 from tests.parts.explained import RECORD, autowasm, decoded, facts, pod
+
+FILTER = """(module {} (memory (export "memory") 1)
+(func (export "proxy_abi_version_0_2_1"))
+(func (export "malloc") (param i32) (result i32) (i32.const 0)))"""
 
 
 def _arguments(**given: object) -> argparse.Namespace:
@@ -229,3 +237,49 @@ async def test_plan_of_a_file_without_autowasm_is_a_usage_error(wasmc: Client, t
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("wasmc: error: -f -")
+
+
+async def test_object_is_downloaded_and_judged_with_fetch(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    body = "(tag $t) (func (try (do (throw $t)) (catch_all)))"
+    module = wat.compile_text(FILTER.format(body))
+
+    async def serve(exchange: Exchange) -> None:
+        await exchange.send(body=module)
+
+    async with ScriptedServer(serve) as server:
+        given = parsing.parse(autowasm(source={"object": {"url": f"{server.url}/x.wasm"}}))
+        arguments = _arguments(
+            ca_file=None, quiet=False, allow_import=[], envoy_version=None, fetch=True
+        )
+        with Pools() as pools:
+            found = await sources.ask(given, Access(), None, arguments, pools=pools, fetch=True)
+    assert found.problem == ""
+    assert found.record is not None
+    assert found.record.sha256 == sha256_of(module)
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert warning.startswith("wasmc: warning: ")
+    assert "x.wasm: 1 of 3 function bodies were not validated" in warning
+
+
+async def test_cluster_that_cannot_be_asked_is_a_usage_error_that_names_the_way_without(
+    wasmc: Client, tmp_path: Path
+) -> None:
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+        "users": [{"name": "u", "user": {"token": "s3cret"}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+    (tmp_path / "config").write_text(yaml.safe_dump(config))
+    done = await wasmc.run(
+        "plan", "-f", "-", "--kubeconfig", str(tmp_path / "config"),
+        stdin=yaml.safe_dump(autowasm()).encode(), check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "the cluster cannot be asked" in done.stderr
+    assert "--offline plans without" in done.stderr
+    assert "s3cret" not in done.stderr

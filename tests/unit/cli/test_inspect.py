@@ -210,3 +210,13 @@ def test_an_image_with_many_layers_and_annotations_is_shown_in_part() -> None:
     assert "key-11=" in text
     assert "key-12=" not in text
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("name", ["a/" * 3000, "a\0b"], ids=["too long", "zero byte"])
+def test_name_that_no_file_can_have_is_taken_for_an_image(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert wasmc.main(["inspect", name]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("wasmc: error: ")
+    assert error.count("\n") == 1

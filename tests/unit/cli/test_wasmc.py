@@ -13,7 +13,7 @@ import pytest
 from autowasm.cli import transfers
 from autowasm.cli import wasmc as command
 from autowasm.net import hosts
-from tests.parts import wasmer
+from tests.parts import wasmer, wat
 from tests.parts.clients import Client
 
 FORBIDDEN_ALWAYS = (
@@ -260,3 +260,18 @@ async def test_a_credential_store_that_does_not_work_is_a_warning_in_one_line(
     assert warning.startswith("wasmc: warning: docker's credential store not used: ")
     assert "docker-credential-absent-here" in warning
     assert [line.partition(": ")[0] for line in rest] == ["wasmc"]
+
+
+async def test_what_was_not_checked_of_a_module_is_a_warning_before_it_is_pushed(
+    wasmc: Client, tmp_path: Path
+) -> None:
+    text = """(module (memory (export "memory") 1)
+    (func (export "proxy_abi_version_0_2_1"))
+    (func (export "malloc") (param i32) (result i32) (i32.const 0))
+    (tag $t) (func (try (do (throw $t)) (catch_all))))"""
+    (tmp_path / "m.wasm").write_bytes(wat.compile_text(text))
+    for flags, count in (((), 1), (("--quiet",), 0)):
+        done = await wasmc.run("push", "127.0.0.1:1/x", "-f", "m.wasm", *flags, check=False)
+        warning = "wasmc: warning: 1 of 3 function bodies were not validated"
+        assert done.stderr.count(warning) == count, done.stderr
+        assert done.returncode == 1, "there is no registry"

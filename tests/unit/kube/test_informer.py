@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from autowasm.kube.errors import Expired
-from autowasm.kube.informer import Informer, KeyHandler
+from autowasm.kube.informer import Informer
 from autowasm.kube.resources import ObjectKey
 from autowasm.limits import KubeLimits
 from tests.unit.kube.scripted import Pause, Script, event, key, page
@@ -136,16 +136,16 @@ async def test_a_resync_delivers_the_store_again() -> None:
 
 
 async def test_a_handler_that_raises_stops_neither_the_others_nor_the_informer() -> None:
-    keys: list[ObjectKey] = []
-
-    def broken(key: ObjectKey) -> None:
-        raise ZeroDivisionError
+    class Broken(Heard):
+        def on_add(self, key: ObjectKey, new: str, /, *, initial: bool) -> None:
+            raise ZeroDivisionError
 
     async with running(Script(page("a", rv="5"), [event("ADDED", "b", "6"), Pause()])) as informer:
-        informer.add_handler(KeyHandler(broken))
-        informer.add_handler(KeyHandler(keys.append))
+        heard = Heard(informer)
+        informer.add_handler(Broken(informer))
+        informer.add_handler(heard)
         await asyncio.sleep(1)
-        assert keys == [key("a"), key("b")]
+        assert heard.facts == [("add", "a", "initial"), ("add", "b", "live")]
 
 
 async def test_tells_how_old_its_knowledge_is() -> None:

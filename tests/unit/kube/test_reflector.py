@@ -313,6 +313,20 @@ class TestStreamingList:
         assert store.replaced == 1
         assert script.order == [("stream", ""), ("watch", "7")]
 
+    async def test_object_that_is_deleted_before_the_list_is_complete_is_not_stored(self) -> None:
+        said = [
+            event("ADDED", "a", "2"),
+            event("ADDED", "b", "3"),
+            bookmark("3"),
+            event("DELETED", "a", "4"),
+            bookmark("5", end=True),
+            Pause(2),
+        ]
+        script = Script(said)
+        store = await Run(streaming=True).through(script)
+        assert store.states == {"b": "b"}
+        assert script.order == [("stream", ""), ("watch", "5")]
+
     async def test_nothing_is_stored_before_it_is_complete(self) -> None:
         script = Script([event("ADDED", "a", "2"), Unreachable("cut")], page("b", rv="9"))
         store = await Run(streaming=True).through(script)

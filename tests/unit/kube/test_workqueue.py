@@ -395,3 +395,13 @@ async def test_by_default_delays_begin_at_a_second_and_end_at_five_minutes_and_a
     assert delays[-1] == pytest.approx(330)
     assert (DEFAULT_BACKOFF.base, DEFAULT_BACKOFF.maximum) == (1.0, 300.0)
     queue.shut_down()
+
+
+async def test_done_for_a_key_that_no_worker_has_changes_nothing() -> None:
+    metrics = Recorder()
+    queue: WorkQueue[str] = WorkQueue(metrics=metrics)
+    queue.add("a")
+    queue.done("a")
+    queue.done("b")
+    assert metrics.worked == []
+    assert await queue.get() == "a"

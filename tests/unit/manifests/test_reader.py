@@ -22,6 +22,7 @@ def read(content: str, *, object_bytes: int = 10_000, file_bytes: int = 80_000) 
         (f"{HEAD}a: &x [*x]\n", "line 2, column 8: the alias stands in what it names"),
         (f"{HEAD}a: {{1: x, '1': y}}\n", "line 2, column 11: the key '1' is there twice, with and without quotes"),
         (f"{HEAD}a:\n- x\n- <<: 1\n", "line 4, column 7: << takes a mapping"),
+        (f"{HEAD}a: {{<<: [{{b: 1}}, [{{c: 1}}]]}}\n", "line 2, column 18: << takes a mapping, or a list of mappings"),
         (f"{HEAD}a: [1, .inf]\n", "line 2, column 8: the value must be a finite number"),
         (f"{HEAD}~: x\n", "line 2, column 1: the key: null cannot be a key"),
         (f'{HEAD}a: "\\ud800"\n', "line 2, column 7: found invalid Unicode character"),
@@ -174,3 +175,8 @@ def test_values_with_tags_and_of_many_digits_are_those_of_go(text: str, value: o
         return
     (found,) = read(f"{HEAD}a: {text}\n").objects
     assert found.value["a"] == value
+
+
+def test_json_with_words_that_json_does_not_have_is_read_as_yaml() -> None:
+    (found,) = read('{"kind": "X", "a": [NaN, Infinity]}').objects
+    assert found.value["a"] == ["NaN", "Infinity"]
