@@ -1,12 +1,15 @@
 """Filters put into a listener template, as istiod would."""
 
 import copy
+import json
 from typing import Any
 
 import pytest
+import yaml
 
 from autowasm.api.envoyfilter import render
 from autowasm.errors import UsageError
+from autowasm.manifests.nodes import Unreadable
 from autowasm.settings import EnvoyFetch
 from autowasm.standalone import listeners
 from autowasm.standalone.listeners import ListenerTemplate
@@ -231,3 +234,50 @@ def test_damaged_envoyfilter_is_found(damage: Any) -> None:
     damage(document)
     with pytest.raises(ValueError, match="not an EnvoyFilter of ours"):
         listeners.check_envoyfilter(document)
+
+
+def injected(text: str) -> Any:
+    return yaml.safe_load(ListenerTemplate(text).inject([envoyfilter()]))
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_bare_listeners_in_flow_style_become_a_document(bare: bool) -> None:
+    one = listener(9080)
+    text = json.dumps(one if bare else [one])
+    for given in (text, f"# the mesh\n{text} # end\n"):
+        (result,) = injected(given)["resources"]
+        assert names(result["filter_chains"][0]) == ["default/test", "router"]
+
+
+def test_bare_listener_with_empty_lines_becomes_a_document() -> None:
+    text = yaml.safe_dump(listener(9080)).replace("\n", "\n\n")
+    (result,) = injected(text)["resources"]
+    assert names(result["filter_chains"][0]) == ["default/test", "router"]
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n"])
+def test_template_without_content_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="must be an LDS document"):
+        ListenerTemplate(text)
+
+
+def test_listener_with_only_a_default_chain_takes_the_filter() -> None:
+    one = listener(9080, default_filter_chain=chain())
+    del one["filter_chains"]
+    (result,) = inject({"resources": [one]}, [envoyfilter()])["resources"]
+    assert names(result["default_filter_chain"]) == ["default/test", "router"]
+
+
+def test_port_that_is_no_value_is_refused() -> None:
+    for port in ([9080], {"value": 9080}):
+        template = {"resources": [listener(address={"socket_address": {"port_value": port}})]}
+        with pytest.raises(UsageError, match="port_value"):
+            ListenerTemplate(as_text(template))
+
+
+def test_aliases_that_multiply_are_refused_before_they_are_written_out() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 8)]
+    text = "\n".join(lines) + "\nresources: []\n"
+    with pytest.raises((UsageError, Unreadable), match="aliases written out"):
+        ListenerTemplate(text)
