@@ -105,6 +105,8 @@ async def test_published_object_that_may_be_in_an_unreadable_file_is_kept(place:
 async def test_secrets_are_read_and_their_users_known(place: Place) -> None:
     place.apply(spec={"secret": "pull"})
     place.apply("other.yaml", name="other")
+    for file in ("twice.yaml", "again.yaml"):
+        place.apply(file, name="twice", spec={"secret": "pull"})
     place.apply("far.yaml", name="far", namespace="far", spec={"secret": "pull"})
     (place.config / "secret.yaml").write_text(
         "apiVersion: v1\nkind: Secret\ntype: t\nmetadata: {name: pull}\nstringData: {p: x}\n"

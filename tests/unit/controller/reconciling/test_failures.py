@@ -1,6 +1,7 @@
 """What fails: the message, the next try, and that what works stays."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from tests.unit.controller.reconciling.world import (
     Process,
     World,
     kinds,
+    running,
     sha,
 )
 
@@ -209,3 +211,30 @@ async def test_problem_outside_the_object_keeps_the_filter(world: World, process
     world.objects.problems.clear()
     await process.settle()
     assert world.status["phase"] == "Synced"
+
+
+class Limited(Process):
+    """The share of the namespace has no room while `is_full`."""
+
+    is_full = True
+
+    def collaborators(self) -> dict[str, Any]:
+        return {"admit": self.admit}
+
+    def admit(self, owner: str, namespace: str, sha256: str) -> None:
+        if self.is_full:
+            raise StorageError(f"the share of namespace {namespace} is full", reason="StorageFull")
+
+
+async def test_module_without_room_in_the_share_of_its_namespace_is_not_published(
+    world: World, tmp_path: Path
+) -> None:
+    async with running(Limited, world, tmp_path / "limited") as process:
+        process.world.objects.apply(document())
+        await process.until("Failed")
+        assert world.live is None
+        assert world.condition("Fetched")[1] == "StorageFull"
+        assert "share of namespace default is full" in str(world.status["conditions"])
+        process.is_full = False
+        await process.until("Synced")
+        assert world.live == sha(WORLD)
