@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from autowasm.kube.errors import AlreadyExists, ApiError, Conflict, NotFound
+from autowasm.kube.errors import ApiError, Conflict, NotFound
 from autowasm.kube.leadership import Tenure
 from autowasm.kube.resources import ObjectKey
 
@@ -148,7 +148,7 @@ class LeaderElector:
         """True if the Lease is ours for a while from now."""
         try:
             return await self._try()
-        except (Conflict, AlreadyExists) as error:
+        except Conflict as error:  # AlreadyExists is one
             self._fresh = False
             self._log.debug("lease changed by another", error=str(error))
         except ApiError as error:

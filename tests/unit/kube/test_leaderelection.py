@@ -15,7 +15,7 @@ import structlog
 from autowasm.kube import leaderelection
 from autowasm.kube.errors import AlreadyExists, ApiError, Conflict, ServerError
 from autowasm.kube.leaderelection import LeaderElector, LeaseTimings
-from autowasm.kube.leadership import AlwaysLeading, NotLeading, while_leading
+from autowasm.kube.leadership import AlwaysLeading, NotLeading, Tenure, while_leading
 from autowasm.kube.resources import ObjectKey
 from tests.fakes.leases import FakeLeaseClient, FakeLeases
 
@@ -593,6 +593,28 @@ async def test_follower_that_comes_second_waits(arena: Arena) -> None:
     assert not two.elector.is_leading
     async with led(two):
         assert calls == ["get", "create", "get", "create"]
+
+
+async def test_candidate_that_stops_before_its_first_answer_has_nothing_to_release(
+    arena: Arena,
+) -> None:
+    assert Tenure(lambda _: None).until == float("-inf")
+    one = arena.join("one")
+    await asyncio.sleep(0)
+    one.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await one.task
+    assert one.told == []
+
+
+async def test_leading_is_not_extended_to_a_time_that_is_over() -> None:
+    told: list[bool] = []
+    tenure, now = Tenure(told.append), asyncio.get_running_loop().time()
+    assert not tenure.extend(now - 1)
+    assert not tenure.extend(now)
+    assert told == []
+    assert tenure.extend(now + 1)
+    assert told == [True]
 
 
 async def test_beginning_and_end_of_leading_are_logged_with_the_holder(arena: Arena) -> None:

@@ -355,6 +355,21 @@ async def test_request_that_comes_during_a_send_is_answered_after_it(scene: Scen
     assert scene.desk.names() == ["began", "ended", "sent", "sent", "sent"]
 
 
+async def test_send_at_a_stop_ends_the_connection_that_had_requests_during_a_send(
+    scene: Scene,
+) -> None:
+    await scene.begin_large()
+    await scene.ask(request(SMALL))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    await scene.read(len(HEAD) + SIZES[LARGE] + len(HEAD) + 10)
+    await scene.ask(request(LARGE))
+    await scene.until(lambda: scene.desk.names().count("began") == 2)
+    scene.desk.is_stopping = True
+    assert len(await scene.read(1 << 30)) == len(HEAD) + SIZES[LARGE]
+    assert scene.desk.names()[-3:] == ["ended", "sent", "closed"]
+
+
 async def test_client_that_ends_its_side_during_a_send_gets_all_of_it(scene: Scene) -> None:
     await scene.begin_large()
     scene.client.shutdown(socket.SHUT_WR)

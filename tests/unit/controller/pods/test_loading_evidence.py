@@ -312,6 +312,7 @@ async def test_a_rollout_to_pods_that_started_later_is_not_measured(
     assert (await rolled_out(World(pods=pods), *BOTH) is not None) == is_measured
 
 
+@pytest.mark.looptime
 async def test_a_rollout_without_a_duration_is_not_measured() -> None:
     assert await rolled_out(World(), ("10.0.0.1", 100.0), ("10.0.0.2", 100.0)) is None
 
