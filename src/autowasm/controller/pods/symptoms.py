@@ -14,6 +14,7 @@ each of which the loop may do something else.
 """
 
 import enum
+import math
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, runtime_checkable
@@ -144,11 +145,11 @@ class Symptoms:
         if since_end < self._settings.settle or _was_healed_after(outage.end, live):
             return False
         at = changed_at(live)
-        changed = outage.begin <= at <= outage.end
+        changed = _is_within(at, outage)
         for step, pod in enumerate(sidecars.pods):
             if step % _STEP == _STEP - 1:
                 yield
-            if not changed and not outage.begin <= pod.started <= outage.end:
+            if not changed and not _is_within(pod.started, outage):
                 continue
             if not self._mesh.selects(key, pod):
                 continue
@@ -172,6 +173,11 @@ class Symptoms:
         for _ in said.believe(status, record.sha256, [pod]):
             pass  # of one Pod there is one step
         return pod.uid in said.fetched
+
+
+def _is_within(moment: float, outage: Outage) -> bool:
+    """`moment` may have been cut to its second, as all times of the API are (`metav1.Time`)."""
+    return math.floor(outage.begin) <= moment <= outage.end
 
 
 def changed_at(live: Document) -> float:

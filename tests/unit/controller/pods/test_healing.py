@@ -229,6 +229,23 @@ async def test_count_goes_on_from_the_live_envoyfilter() -> None:
     assert heal.wanted(KEY, world.envoyfilter_, A) == 8
 
 
+async def test_what_happened_in_the_second_in_which_an_outage_began_counts() -> None:
+    # The API server cuts times to whole seconds: both are said to be before the outage.
+    outage = Outage(NOW - 200 + 0.7, NOW - 100)
+    pod, changed = World(pods=[started(NOW - 200)]), World(envoyfilter_=live(changed=NOW - 200))
+    for world in (pod, changed):
+        await healing(world, outage=outage).look()
+        assert world.requeued == [KEY]
+
+
+async def test_what_happened_in_the_second_before_an_outage_does_not_count() -> None:
+    outage = Outage(NOW - 200 + 0.7, NOW - 100)
+    pod, changed = World(pods=[started(NOW - 201)]), World(envoyfilter_=live(changed=NOW - 201))
+    for world in (pod, changed):
+        await healing(world, outage=outage).look()
+        assert world.requeued == []
+
+
 @pytest.mark.parametrize(
     "spare",
     [
