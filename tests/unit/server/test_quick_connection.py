@@ -482,6 +482,13 @@ async def test_connection_that_is_cut_is_reset_once(scene: Scene, is_sending: bo
     assert scene.clock.pending() == []
 
 
+async def test_connection_that_is_closed_during_a_send_leaves_nothing_behind(scene: Scene) -> None:
+    await scene.begin_large()
+    scene.connection.force_close()
+    assert scene.desk.names() == ["began", "ended", "closed"]
+    assert scene.clock.pending() == []
+
+
 async def test_connection_that_is_closed_sends_what_was_taken(scene: Scene) -> None:
     await scene.ask(request(SMALL))
     await scene.until(lambda: scene.desk.events)
