@@ -88,8 +88,9 @@ docs: venv ## the site, into build/site
 dashboards: venv ## write the Grafana dashboard and Prometheus' rules anew
 	$(RUN) -m dashboards
 
-picture: venv ## draw docs/pictures/dashboard.svg from a run of the alerts' test
-	AUTOWASM_PICTURE=docs/pictures/dashboard.svg $(RUN) -m pytest -m chaos tests/chaos/test_alerts.py
+picture: venv ## draw docs/pictures/dashboard.svg from a run of the faults that alerts report
+	@mkdir -p build
+	$(RUN) -m tests.chaos.picture build/picture.json docs/pictures/dashboard.svg
 
 manifests: venv ## write what chart and manifests have in common anew
 	$(RUN) -m docs.manifests

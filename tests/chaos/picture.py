@@ -5,19 +5,18 @@ Not Grafana's own drawing. Invariant: the queries are the dashboard's, and nothi
 
 import asyncio
 import json
-import os
 import re
 import sys
+import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dashboards.panels import ROWS
 from dashboards.queries import Panel
-from tests.chaos import alerting
+from tests.chaos import alert_faults, alerting
 from tests.parts.prometheus import Prometheus
 
-ASKED = "AUTOWASM_PICTURE"
-"""Environment variable: the file to draw; what was measured is kept beside Prometheus' data as JSON."""
 _WIDTH, _HEIGHT, _COLUMNS = 520, 340, 3
 _COLOURS = ("#1f77b4", "#c44e52", "#55a868", "#8172b2", "#ccb974", "#8c8c8c")
 _UNITS = {"s": "seconds", "bytes": "MiB", "reqps": "per second", "ops": "per second", "short": ""}
@@ -43,20 +42,22 @@ def _shown() -> list[Panel]:
     return [every[title] for title in SHOWN]
 
 
-async def draw_if_asked(server: Prometheus, begin: float, end: float) -> None:
-    """Keep what the panels show, and draw it, if somebody wants it."""
-    target = os.environ.get(ASKED)
-    if not target:
-        return
+async def _keep(data: Path, server: Prometheus, begin: float, end: float) -> None:
+    """Write what the panels show to `data` as JSON."""
     measured: dict[str, list[Any]] = {}
     for panel in _shown():
         for number, query in enumerate(panel.queries):
             text = alerting.queries()[f"{panel.title} {chr(ord('A') + number)}"]
             found = await server.series(text, begin, end, _STEP)
             measured.setdefault(panel.title, []).append([query.legend, found])
-    data = server.directory / "picture.json"
     await asyncio.to_thread(data.write_text, json.dumps({"begin": begin, "panels": measured}))
-    await asyncio.to_thread(draw, data, Path(target))
+
+
+def measure(data: Path) -> None:
+    """All faults, one after the other, so that one picture shows them; what the panels show goes to `data`."""
+    with tempfile.TemporaryDirectory() as folder:
+        groups = alert_faults.GROUPS.values()
+        asyncio.run(alert_faults.run(Path(folder), *groups, then=partial(_keep, data)))
 
 
 def draw(data: Path, target: Path) -> None:
@@ -137,4 +138,6 @@ def _series(queries: list[Any], begin: float, unit: str) -> list[tuple[str, list
 
 
 if __name__ == "__main__":
-    draw(Path(sys.argv[1]), Path(sys.argv[2]))
+    _data, _target = map(Path, sys.argv[1:])
+    measure(_data)
+    draw(_data, _target)

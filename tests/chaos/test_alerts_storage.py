@@ -1,0 +1,13 @@
+"""A damaged module, a full store and a folder that cannot be written are reported."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.alert_faults import GROUPS, run
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
+
+
+async def test_alerts_and_panels_of_storage_that_fails(tmp_path: Path) -> None:
+    await run(tmp_path, GROUPS["storage"])
