@@ -1,6 +1,10 @@
 """docs/capacity.md has the figures of the simulation as it is."""
 
+import pytest
+
 from docs import capacity as page
+
+pytestmark = pytest.mark.timeout(600)
 
 
 def test_page_has_the_tables_of_this_simulation() -> None:

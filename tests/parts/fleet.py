@@ -32,7 +32,7 @@ from tests.parts.downloads import Good, Outcome, Unreachable, Watch, fetch
 from tests.parts.faults.http import Forward, HttpFaultProxy
 from tests.parts.faults.proxy import FaultProxy, Pass
 from tests.parts.installation import Document, Installation, autowasms, envoyfilters, installed
-from tests.parts.istio import Istiod, istiod, sidecar
+from tests.parts.istio import Istiod, istiod, sidecar, wait_for_blob_endpoints
 from tests.parts.kubeapi import ApiError
 from tests.parts.kubernetes import Cluster, kubernetes
 from tests.parts.load import Load, LoadReport
@@ -428,6 +428,7 @@ async def fleet(
                 control, directory / "sidecar", name="details-v1", labels=LABELS, address=address
             )
         )
+        await wait_for_blob_endpoints(envoy_proxy, *hosts)
         world = Fleet(
             installation,
             control,

@@ -23,6 +23,7 @@ from tests.parts.process import PORT_ATTEMPTS, Process, ProcessError
 Role = Literal["sidecar", "router"]
 
 ROOT_NAMESPACE = "istio-system"
+_BLOB_HOST = f"wasmer.{ROOT_NAMESPACE}.svc.cluster.local"
 _READY_SECONDS = 60
 _DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _XDS_CLUSTER = "xds-grpc"
@@ -173,6 +174,25 @@ async def sidecar(
     async with process:
         await process.start(ready=up, timeout=timeout)
         yield proxy
+
+
+async def wait_for_blob_endpoints(proxy: Envoy, *hosts: str, timeout: float = 60) -> None:
+    """Return once the sidecar knows these endpoints (address:port) of wasmer's Service, and no others.
+
+    A module that is published before is asked for in vain. Raises TimeoutError with the endpoints that it has.
+    """
+    found: set[str] = set()
+    try:
+        async with asyncio.timeout(timeout):
+            while True:
+                text = (await wire.get(f"http://{proxy.admin}/clusters")).body.decode()
+                lines = (line.split("::") for line in text.splitlines() if _BLOB_HOST in line)
+                found = {parts[1] for parts in lines if parts[1][:1].isdigit()}
+                if found == set(hosts):
+                    return
+                await asyncio.sleep(0.05)
+    except TimeoutError as error:
+        raise TimeoutError(f"wasmer's endpoints in the sidecar: {found}, not {hosts}") from error
 
 
 async def apply_crds(cluster: Cluster, release: releases.Istio = releases.ISTIO) -> None:
@@ -330,7 +350,7 @@ def _blob_service(hosts: Sequence[str], *, service_port: int) -> dict[str, Any]:
     addresses = [host.rpartition(":")[0] for host in hosts]
     port = hosts[0].rpartition(":")[2]
     spec = {
-        "hosts": [f"wasmer.{ROOT_NAMESPACE}.svc.cluster.local"],
+        "hosts": [_BLOB_HOST],
         "location": "MESH_INTERNAL",
         "resolution": "STATIC",
         "ports": [

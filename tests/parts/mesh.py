@@ -87,6 +87,7 @@ class Mesh(Installation):
                 certificates=certificates,
             )
         )
+        await istio.wait_for_blob_endpoints(envoy, self.wasmer.host)
         return Sidecar(name, host, envoy)
 
     async def add_client(self, name: str = "client", *, address: str = "") -> Agent:
