@@ -293,6 +293,9 @@ async def test_an_expired_position_leads_to_a_list(place: Place, tmp_path: Path)
             it.proxy.mode = Pass()
         for it in worlds:
             await until(it.equal)
+            await until(
+                lambda told=it.told: told.lists["Expired"] >= 1
+            )  # counted after the store has changed
             assert it.told.lists == {"start": 1, "Expired": 1}
             assert it.proxy.counters.refused >= 1
 

@@ -85,11 +85,15 @@ class Serving:
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """`receive_buffer`: bytes that the kernel takes for a client that does not read; 0: its default, which grows."""
         client = socket.socket()
-        if receive_buffer:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         client.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", self.port))
-        return await asyncio.open_connection(sock=client)
+        try:
+            if receive_buffer:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", self.port))
+            return await asyncio.open_connection(sock=client)
+        except BaseException:
+            client.close()
+            raise
 
 
 @contextlib.asynccontextmanager
