@@ -63,7 +63,8 @@ bench-docs: venv ## put the figures that `make bench` left into docs/performance
 	$(RUN) -m docs.capacity
 
 unit: venv ## the quick ones only, with fewer generated examples than in `make test`
-	$(RUN) -m pytest $(PARALLEL) --hypothesis-profile=quick tests/unit tests/property $(ARGS)
+	$(RUN) -m pytest $(PARALLEL) -n $(or $(UNIT_JOBS),$(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN))) --hypothesis-profile=quick \
+		tests/unit tests/property $(ARGS)
 
 pythons: venv ## the quick ones on every other Python that the project claims, and integration on the image's (ARGS="3.13 3.14")
 	$(RUN) -m tests.pythons --jobs $(JOBS) $(ARGS)

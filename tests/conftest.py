@@ -35,8 +35,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # Hypothesis measures each example; on a busy machine 200 ms say nothing about the code. pytest-timeout ends what hangs.
 hypothesis.settings.register_profile("autowasm", deadline=None)
-# `make unit` looks at fewer examples than `make test`: others each time.
-hypothesis.settings.register_profile("quick", deadline=None, max_examples=40)
+# `make unit` looks at fewer examples than `make test`, others each time, and stores none.
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=20, database=None)
 hypothesis.settings.load_profile("autowasm")
 
 

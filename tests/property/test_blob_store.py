@@ -125,4 +125,6 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStoreMachine = StoreMachine.TestCase
-TestStoreMachine.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+TestStoreMachine.settings = settings(
+    max_examples=settings().max_examples * 3 // 10, stateful_step_count=25, deadline=None
+)

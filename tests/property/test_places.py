@@ -134,7 +134,7 @@ async def turns(others: int, line: int) -> int:
 
 
 @given(st.integers(min_value=1, max_value=6), st.integers(min_value=1, max_value=30))
-@settings(max_examples=30)
+@settings(max_examples=settings().max_examples * 3 // 10)
 def test_newcomer_waits_for_at_most_one_turn_of_each_other_namespace(
     others: int, line: int
 ) -> None:

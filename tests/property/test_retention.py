@@ -186,4 +186,6 @@ class RetentionMachine(RuleBasedStateMachine):
 
 
 TestRetentionMachine = RetentionMachine.TestCase
-TestRetentionMachine.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestRetentionMachine.settings = settings(
+    max_examples=settings().max_examples // 4, stateful_step_count=25, deadline=None
+)

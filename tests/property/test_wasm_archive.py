@@ -126,7 +126,7 @@ def test_any_size_comes_out_whole_or_is_refused_by_its_limit(size: int, pack) ->
         assert result.reason == "TooLarge"
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=settings().max_examples * 3 // 10)
 @given(st.integers(1, 8), st.integers(1, 3), st.sampled_from([gz, zst]))
 def test_a_bomb_ends_at_the_budget(factor: int, depth: int, pack) -> None:  # type: ignore[no-untyped-def]
     data = bytes(factor * MIB)

@@ -133,7 +133,7 @@ _ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=settings().max_examples * 3 // 2)
 @given(
     st.dictionaries(st.text('{},:"\\\\x1.', max_size=6), _AGES | _ANYTHING, max_size=12),
     st.integers(1, 40),
