@@ -25,6 +25,8 @@ def storage_failure(error: OSError, directory: Path, doing: str) -> StorageError
             reason="StorageFull",
         )
     cause = error.strerror or str(error)
+    if error.filename is not None and Path(error.filename) != directory:
+        cause = f"{error.filename}: {cause}"
     return StorageError(
         f"the cache directory {directory} failed while {doing}: {cause}; check the volume and its permissions",
         reason="StorageUnavailable",

@@ -361,6 +361,13 @@ async def test_an_unusable_directory_is_named(tmp_path: Path) -> None:
             pass
 
 
+async def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "staging").write_bytes(b"")
+    with pytest.raises(StorageError, match=f"opening it: {tmp_path}/staging: File exists;"):
+        async with opened(tmp_path):
+            pass
+
+
 async def test_survives_a_directory_cleaned_up_under_it(tmp_path: Path) -> None:
     async with opened(tmp_path) as store:
         await put(store, DATA)
