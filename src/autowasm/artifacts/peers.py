@@ -206,10 +206,10 @@ class Peers:
 
     async def _offers(self, url: str, sha256: Sha256Hex, *, asks: int) -> bool:
         """Whether the peer has the blob. One that gives no answer in time is asked again: it may have the only copy."""
-        for _ in range(asks - 1):
+        for _ in range(asks):
             with contextlib.suppress(TimeoutError):
                 return await self._ask(url, sha256) is True
-        return await self._has(url, sha256) is True
+        return False
 
     async def _has(self, url: str, sha256: Sha256Hex) -> bool | None:
         """None: it gives no answer, or it is ourselves."""
