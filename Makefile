@@ -3,8 +3,9 @@
 
 RUN := .venv/bin/python
 # Real parts are waited for more than computed with: three workers per core keep the cores busy.
-JOBS ?= $(shell expr 3 '*' $$(getconf _NPROCESSORS_ONLN))
-PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+JOBS ?= $(shell expr 3 '*' $(CORES))
+PARALLEL = -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # With COVERAGE=1, every process that runs our code is measured, on the Python that does it best (`make coverage-report` shows
 # the result).
 MEASURING = $$($(RUN) -m tests.pythons --measuring)
@@ -62,9 +63,10 @@ bench-docs: venv ## put the figures that `make bench` left into docs/performance
 	$(RUN) -m docs.performance
 	$(RUN) -m docs.capacity
 
+# They compute more than they wait.
+unit: JOBS = $(shell expr 2 '*' $(CORES))
 unit: venv ## the quick ones only, with fewer generated examples than in `make test`
-	$(RUN) -m pytest $(PARALLEL) -n $(or $(UNIT_JOBS),$(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN))) --hypothesis-profile=quick \
-		tests/unit tests/property $(ARGS)
+	$(RUN) -m pytest $(PARALLEL) --hypothesis-profile=quick tests/unit tests/property $(ARGS)
 
 pythons: venv ## the quick ones on every other Python that the project claims, and integration on the image's (ARGS="3.13 3.14")
 	$(RUN) -m tests.pythons --jobs $(JOBS) $(ARGS)
