@@ -2,9 +2,7 @@
 
 import asyncio
 import gzip
-import io
 import re
-import tarfile
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -12,15 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.e2e.conftest import Scene
 from tests.fakes.objects import object_server
 from tests.parts import clients, wat, wire
-
-
-def _tar(module: bytes, *, name: str = "plugin.wasm") -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        entry = tarfile.TarInfo(name)
-        entry.size = len(module)
-        archive.addfile(entry, io.BytesIO(module))
-    return buffer.getvalue()
+from tests.unit.wasm.archives import tar
 
 
 async def test_objects_of_every_form_are_served_as_the_module_in_them(scene: Scene) -> None:
@@ -28,8 +18,8 @@ async def test_objects_of_every_form_are_served_as_the_module_in_them(scene: Sce
     bodies = {
         "/raw": module,
         "/module.gz": gzip.compress(module),
-        "/module.tar": _tar(module, name="./dir/plugin.wasm"),
-        "/module.tar.gz": gzip.compress(_tar(module, name="only.wasm")),
+        "/module.tar": tar({"./dir/plugin.wasm": module}),
+        "/module.tar.gz": gzip.compress(tar({"only.wasm": module})),
     }
     async with object_server(bodies) as url:
         for path in bodies:
@@ -52,7 +42,7 @@ async def test_objects_of_every_form_are_served_as_the_module_in_them(scene: Sce
 async def test_images_of_foreign_clients_are_served(scene: Scene, flavour: str) -> None:
     module = wat.header_filter(flavour)
     (scene.directory / "plugin.wasm").write_bytes(module)
-    (scene.directory / "layer.tar").write_bytes(_tar(module))
+    (scene.directory / "layer.tar").write_bytes(tar({"plugin.wasm": module}))
     (scene.directory / "config.json").write_text('{"type": "envoy_proxy"}')
     image = scene.image(flavour)
     if flavour == "crane-image":

@@ -6,9 +6,7 @@ Each builder puts a module under a name. What it makes is called as the row of t
 import asyncio
 import gzip
 import hashlib
-import io
 import json
-import tarfile
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,23 +15,13 @@ from typing import Any, Final
 import zstandard
 
 from tests.parts.clients import Client
+from tests.unit.wasm.archives import tar
 
 MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 INDEX: Final = "application/vnd.oci.image.index.v1+json"
 DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 SOLO: Final = "application/vnd.module.wasm.content.layer.v1+wasm"
 SOLO_CONFIG: Final = "application/vnd.module.wasm.config.v1+json"
-
-
-def tar(*members: tuple[str, bytes]) -> bytes:
-    """A tar of plain files."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, content in members:
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +95,7 @@ _TAR = "application/vnd.oci.image.layer.v1.tar"
 _IMAGE_CONFIG = "application/vnd.oci.image.config.v1+json"
 _DOCKER_TAR = "application/vnd.docker.image.rootfs.diff.tar"
 _DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
-_README = tar(("readme", b"hello"))
+_README = tar({"readme": b"hello"})
 
 
 def _zstd(data: bytes) -> bytes:
@@ -129,11 +117,11 @@ async def _one_raw(
 
 
 async def _plain_tar(builder: Builder, tag: str, module: bytes) -> None:
-    await builder.by_hand(tag, (tar(("plugin.wasm", module)), _TAR), config=_IMAGE_CONFIG)
+    await builder.by_hand(tag, (tar({"plugin.wasm": module}), _TAR), config=_IMAGE_CONFIG)
 
 
 async def _zstd_tar(builder: Builder, tag: str, module: bytes) -> None:
-    layer = _zstd(tar(("plugin.wasm", module)))
+    layer = _zstd(tar({"plugin.wasm": module}))
     await builder.by_hand(tag, (layer, f"{_TAR}+zstd"), config=_IMAGE_CONFIG)
 
 
@@ -156,22 +144,22 @@ ROWS: Final[Mapping[str, Build]] = {
         b, t, m, config=SOLO_CONFIG
     ),
     "compat image, module in the last layer": lambda b, t, m: b.append(
-        t, _README, tar(("./plugin.wasm", m))
+        t, _README, tar({"./plugin.wasm": m})
     ),
     "compat image, module in an earlier layer": lambda b, t, m: b.append(
-        t, tar(("plugin.wasm", m)), _README
+        t, tar({"plugin.wasm": m}), _README
     ),
     "compat image, not compressed": _plain_tar,
     "compat image, zstd": _zstd_tar,
     "Docker image, module in the last layer": lambda b, t, m: b.append(
-        t, _README, tar(("opt/plugin.wasm", m)), oci=False
+        t, _README, tar({"opt/plugin.wasm": m}), oci=False
     ),
     "Docker image, module in an earlier layer": lambda b, t, m: b.append(
-        t, tar(("plugin.wasm", m)), _README, oci=False
+        t, tar({"plugin.wasm": m}), _README, oci=False
     ),
-    "Docker image, not compressed": lambda b, t, m: _docker_by_hand(b, t, tar(("plugin.wasm", m))),
+    "Docker image, not compressed": lambda b, t, m: _docker_by_hand(b, t, tar({"plugin.wasm": m})),
     "Docker image, zstd": lambda b, t, m: _docker_by_hand(
-        b, t, _zstd(tar(("plugin.wasm", m))), suffix=".zstd"
+        b, t, _zstd(tar({"plugin.wasm": m})), suffix=".zstd"
     ),
     "CNCF artifact": lambda b, t, m: _one_raw(
         b, t, m, config="application/vnd.wasm.config.v0+json", layer="application/wasm"

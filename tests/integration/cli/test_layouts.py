@@ -12,9 +12,10 @@ import pytest
 
 from autowasm.registry.variants import ISTIO, VARIANTS
 from tests.integration.cli import foreign
-from tests.integration.cli.foreign import Builder, tar
+from tests.integration.cli.foreign import Builder
 from tests.parts import clients, registry, wasmer, wat
 from tests.parts.clients import Client, Completed
+from tests.unit.wasm.archives import tar
 
 MODULE = wat.header_filter("world")
 OTHER = wat.header_filter("other")
@@ -139,7 +140,7 @@ async def test_pushing_the_same_twice_gives_the_same_digest(bench: Bench) -> Non
 
 
 async def test_a_module_that_a_later_layer_deleted_is_not_found(bench: Bench) -> None:
-    layers = tar(("plugin.wasm", MODULE)), tar((".wh.plugin.wasm", b""))
+    layers = tar({"plugin.wasm": MODULE}), tar({".wh.plugin.wasm": b""})
     await bench.builder.append("deleted", *layers)
     report = await bench.inspect("deleted", status=1)
     assert (report["reason"], report["module"]) == ("ModuleNotFoundInArchive", None)
@@ -148,7 +149,7 @@ async def test_a_module_that_a_later_layer_deleted_is_not_found(bench: Bench) ->
 
 
 async def test_istio_takes_the_first_plugin_of_the_last_layer_whatever_it_is(bench: Bench) -> None:
-    await bench.builder.append("odd", tar(("a/plugin.wasm", b"rubbish"), ("plugin.wasm", MODULE)))
+    await bench.builder.append("odd", tar({"a/plugin.wasm": b"rubbish", "plugin.wasm": MODULE}))
     report = await bench.inspect("odd")
     assert readers(report) == {"wasmer"}
     assert await bench.fetched_by_istio("odd") is None

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import gzip
 import hashlib
-import io
 import json
 import os
 import pty
@@ -23,6 +22,7 @@ from tests.parts import clients, registry, wasmer, wat
 from tests.parts.certificates import Authority
 from tests.parts.clients import Client, Completed
 from tests.parts.registry import RegistryServer
+from tests.unit.wasm.archives import tar
 
 SAMPLE = Path(__file__).parents[2] / "assets" / "samples" / "wasmc.txt"
 NO_ABI = wat.compile_text("(module)")
@@ -62,16 +62,6 @@ class Scene:
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     async with registry.distribution(tmp_path / "registry") as server:
         yield Scene(tmp_path, server, wasmer.wasmc(tmp_path))
-
-
-def tar(*members: tuple[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, content in members:
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("form", ["artifact", "image"])
@@ -151,8 +141,8 @@ async def test_reads_what_foreign_clients_pushed(scene: Scene, flavour: str) -> 
     home.mkdir()
     (home / "plugin.wasm").write_bytes(module)
     (home / "config.json").write_text('{"type": "envoy_proxy"}')
-    (home / "layer.tar").write_bytes(tar(("./plugin.wasm", module)))
-    (home / "other.tar.gz").write_bytes(gzip.compress(tar(("readme", b"hello"))))
+    (home / "layer.tar").write_bytes(tar({"./plugin.wasm": module}))
+    (home / "other.tar.gz").write_bytes(gzip.compress(tar({"readme": b"hello"})))
     crane, oras = await clients.crane(home), await clients.oras(home)
     content = "plugin.wasm:application/vnd.module.wasm.content.layer.v1+wasm"
     config = "config.json:application/vnd.module.wasm.config.v1+json"

@@ -3,8 +3,6 @@
 import asyncio
 import gzip
 import hashlib
-import io
-import tarfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -29,6 +27,7 @@ from autowasm.telemetry.metrics import Metrics
 from tests.fakes.scripted import Exchange, ScriptedServer
 from tests.fakes.sources import FakeSecrets
 from tests.parts import wat
+from tests.unit.wasm.archives import tar
 
 MODULE = wat.header_filter("world")
 OTHER = wat.header_filter("earth")
@@ -114,18 +113,13 @@ async def opened(directory: Path, metrics: Metrics) -> AsyncIterator[Fetching]:
             yield Fetching(fetcher, store, hosts)
 
 
-def tar(data: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        entry = tarfile.TarInfo("plugin.wasm")
-        entry.size = len(data)
-        archive.addfile(entry, io.BytesIO(data))
-    return buffer.getvalue()
+def plugin(data: bytes) -> bytes:
+    return tar({"plugin.wasm": data})
 
 
 @pytest.mark.parametrize(
     "pack",
-    [bytes, gzip.compress, tar, lambda data: gzip.compress(tar(data))],
+    [bytes, gzip.compress, plugin, lambda data: gzip.compress(plugin(data))],
     ids=["raw", "gzip", "tar", "tar.gz"],
 )
 async def test_every_packing_is_taken_by_what_the_bytes_are(

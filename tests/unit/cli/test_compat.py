@@ -1,8 +1,6 @@
 """Which other clients could fetch a module: read from the bytes that they would get."""
 
 import gzip
-import io
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -12,19 +10,10 @@ from autowasm.cli.compat import _open_last, of_file
 from autowasm.limits import Limits
 from autowasm.registry.variants import ENVOY_GATEWAY, ISTIO, KWCTL
 from tests.parts import wat
+from tests.unit.wasm.archives import tar
 
 MODULE = wat.header_filter("world")
 LIMITS = Limits()
-
-
-def tar(*entries: tuple[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, content in entries:
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -32,12 +21,12 @@ def tar(*entries: tuple[str, bytes]) -> bytes:
     [
         (MODULE, "", True, ""),
         (gzip.compress(MODULE), "", True, ""),
-        (tar(("a.wasm", MODULE), ("README", b"x")), "a.wasm", True, ""),
-        (tar(("README", b"x" * 9), ("a.wasm", MODULE)), "a.wasm", False, "first entry"),
-        (tar(("README", b""), ("a.wasm", MODULE)), "a.wasm", False, "first entry"),
+        (tar({"a.wasm": MODULE, "README": b"x"}), "a.wasm", True, ""),
+        (tar({"README": b"x" * 9, "a.wasm": MODULE}), "a.wasm", False, "first entry"),
+        (tar({"README": b"", "a.wasm": MODULE}), "a.wasm", False, "first entry"),
         (zstandard.compress(MODULE), "", False, "not zstd"),
-        (zstandard.compress(tar(("a.wasm", MODULE))), "a.wasm", False, "not zstd"),
-        (b"\0" * 100 + tar(("a.wasm", MODULE)), "a.wasm", False, "first entry"),
+        (zstandard.compress(tar({"a.wasm": MODULE})), "a.wasm", False, "not zstd"),
+        (b"\0" * 100 + tar({"a.wasm": MODULE}), "a.wasm", False, "first entry"),
     ],
     ids=["bare", "gzip", "first", "second", "behind an empty one", "zstd", "zstd tar", "damaged"],
 )
@@ -56,12 +45,12 @@ def test_istio_and_envoy_gateway_read_a_file_behind_a_url(
 @pytest.mark.parametrize(
     ("content", "is_gzip", "plugin"),
     [
-        (tar(("plugin.wasm", MODULE)), False, None),
-        (gzip.compress(tar(("plugin.wasm", MODULE))), True, True),
-        (gzip.compress(tar(("plugin.wasm", b"no module at all"))), True, False),
-        (gzip.compress(tar(("other.wasm", MODULE))), True, None),
+        (tar({"plugin.wasm": MODULE}), False, None),
+        (gzip.compress(tar({"plugin.wasm": MODULE})), True, True),
+        (gzip.compress(tar({"plugin.wasm": b"no module at all"})), True, False),
+        (gzip.compress(tar({"other.wasm": MODULE})), True, None),
         (gzip.compress(b"no tar archive" * 100), True, None),
-        (gzip.compress(tar(("plugin.wasm", MODULE)))[:80], True, None),
+        (gzip.compress(tar({"plugin.wasm": MODULE}))[:80], True, None),
     ],
     ids=["not gzip", "plugin", "no module", "other name", "no tar", "cut off"],
 )

@@ -1,10 +1,8 @@
 """`wasmc inspect` of files: verdict, text that fits a terminal, JSON, exit status."""
 
 import gzip
-import io
 import json
 import re
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from autowasm.reference import ImageReference
 from autowasm.registry.client import ResolvedImage
 from autowasm.registry.manifest import Descriptor, Index, Manifest
 from tests.parts import wat
+from tests.unit.wasm.archives import tar
 
 FILTER = wat.header_filter("world")
 HOSTILE = wat.compile_text(
@@ -24,16 +23,6 @@ HOSTILE = wat.compile_text(
     + "".join(f'(func (export "quite_a_long_name_of_an_export_{n}"))' for n in range(100))
     + ")"
 )
-
-
-def tar(*members: tuple[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, content in members:
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
 
 
 class Inspection:
@@ -94,8 +83,8 @@ def test_every_line_fits_the_terminal_and_controls_it_not(
         (FILTER[:-5], "Truncated"),
         (b"\0asm\x0d\0\1\0", "WasmComponent"),
         (wat.compile_text("(module)"), "AbiMissing"),
-        (tar(("a.wasm", FILTER), ("b.wasm", FILTER)), "AmbiguousModule"),
-        (tar(("readme", b"")), "ModuleNotFoundInArchive"),
+        (tar({"a.wasm": FILTER, "b.wasm": FILTER}), "AmbiguousModule"),
+        (tar({"readme": b""}), "ModuleNotFoundInArchive"),
         (gzip.compress(b"rubbish"), "NotWasm"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -152,10 +141,10 @@ def test_what_was_not_checked_is_in_the_report(inspect: Inspection) -> None:
     [
         (FILTER, True, True),
         (gzip.compress(FILTER), True, False),
-        (tar(("any", FILTER)), None, None),
-        (tar(("any.wasm", FILTER)), True, False),
-        (gzip.compress(tar(("any.wasm", FILTER))), True, False),
-        (tar(("readme", b"hello"), ("any.wasm", FILTER)), False, False),
+        (tar({"any": FILTER}), None, None),
+        (tar({"any.wasm": FILTER}), True, False),
+        (gzip.compress(tar({"any.wasm": FILTER})), True, False),
+        (tar({"readme": b"hello", "any.wasm": FILTER}), False, False),
         (zstandard.ZstdCompressor().compress(FILTER), False, False),
     ],
     ids=["bare", "gzip", "no-name", "tar", "tar-gzip", "not-first", "zstd"],
