@@ -223,11 +223,15 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to a request that is no HTTP, or that our own code failed on."""
+        """The answer to a request that is no HTTP, or that our own code failed on. Raises ConnectionError."""
+        if isinstance(exc, ConnectionError):
+            raise exc
         if isinstance(exc, HttpProcessingError):
             answer = text_answer(status, f"This is not a valid HTTP request: {_what_is_wrong(exc)}")
         else:
             _log.error("request failed", path=request.path, exc_info=exc)
+            if request.writer.output_size:
+                raise ConnectionError("the answer has begun and cannot be finished") from exc
             answer = text_answer(
                 status, f"{HTTPStatus(status).phrase}. This is our fault; the log says more."
             )

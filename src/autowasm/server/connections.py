@@ -144,6 +144,8 @@ class Connections(web.Server):
 
         try:
             await self._loop.connect_accepted_socket(make, quick.socket)
+        except OSError:  # this client has left again
+            quick.cut("client")
         except BaseException:
             quick.cut("stop")
             raise
