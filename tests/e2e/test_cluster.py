@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from tests.parts import ports, wat, wire
-from tests.parts.controlplane import ControlPlane
+from tests.parts.controlplane import ControlPlane, clean
 from tests.parts.installation import Document, envoyfilters
 from tests.parts.istio import sidecar
 from tests.parts.load import Load
@@ -52,7 +52,7 @@ class OneSidecar(Mesh):
         ):
             if not process.alive:
                 await start()
-        await self.delete_all()
+        await clean(self.cluster, "default")
         await self.load.wait_for(None)
 
 

@@ -137,29 +137,8 @@ class ControlPlane:
         return name
 
     async def clean(self, namespace: str = "") -> None:
-        """Delete all AutoWasms and EnvoyFilters (of the namespace), and wait until they are gone.
-
-        Raises TimeoutError with what stayed.
-        """
-        left: list[str] = []
-        try:
-            async with asyncio.timeout(_CLEAN_SECONDS):
-                while left := await self._delete_all(namespace):
-                    await asyncio.sleep(_POLL_SECONDS)
-        except TimeoutError as error:
-            raise TimeoutError(f"not deleted after {_CLEAN_SECONDS} s: {left}") from error
-
-    async def _delete_all(self, namespace: str) -> list[str]:
-        """Delete; what was there."""
-        client = self.cluster.client
-        within = f"/namespaces/{namespace}" if namespace else ""
-        left: list[str] = []
-        for collection in _COLLECTIONS:
-            found = await client.list_names(collection.format(within))
-            left += [f"{owner}/{name}" for owner, name in found]
-            for owner in {owner for owner, _ in found}:
-                await client.delete(collection.format(f"/namespaces/{owner}"))
-        return left
+        """`clean` of this control plane."""
+        await clean(self.cluster, namespace)
 
     async def close(self) -> None:
         """End the shared installation."""
@@ -171,6 +150,33 @@ class ControlPlane:
             await cluster.start_api()
         if cluster.controller_manager is not None and not cluster.controller_manager.alive:
             await cluster.start_controller_manager()
+
+
+async def clean(cluster: Cluster, namespace: str = "") -> None:
+    """Delete all AutoWasms and EnvoyFilters (of the namespace), and wait until they are gone.
+
+    Raises TimeoutError with what stayed.
+    """
+    left: list[str] = []
+    try:
+        async with asyncio.timeout(_CLEAN_SECONDS):
+            while left := await _delete_all(cluster, namespace):
+                await asyncio.sleep(_POLL_SECONDS)
+    except TimeoutError as error:
+        raise TimeoutError(f"not deleted after {_CLEAN_SECONDS} s: {left}") from error
+
+
+async def _delete_all(cluster: Cluster, namespace: str) -> list[str]:
+    """Delete; what was there."""
+    client = cluster.client
+    within = f"/namespaces/{namespace}" if namespace else ""
+    left: list[str] = []
+    for collection in _COLLECTIONS:
+        found = await client.list_names(collection.format(within))
+        left += [f"{owner}/{name}" for owner, name in found]
+        for owner in {owner for owner, _ in found}:
+            await client.delete(collection.format(f"/namespaces/{owner}"))
+    return left
 
 
 @asynccontextmanager

@@ -5,7 +5,6 @@ listens on a loopback address of its own and ends with the mesh. A test file der
 do with one, and adds its workloads: `Workload(**it.parts, sidecar=await it.add_sidecar("details", labels))`.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, fields
@@ -16,7 +15,7 @@ from tests.parts import agent, istio, ports, pypi, releases
 from tests.parts.agent import Agent
 from tests.parts.controlplane import ControlPlane
 from tests.parts.envoy import Envoy
-from tests.parts.installation import Installation, autowasms, envoyfilters, installed
+from tests.parts.installation import Installation, installed
 from tests.parts.istio import Istiod
 from tests.parts.kubernetes import AuditLevel, kubernetes
 from tests.parts.releases import Combination
@@ -101,15 +100,6 @@ class Mesh(Installation):
             )
         )
 
-    async def delete_all(self) -> None:
-        """Delete all AutoWasms of `default`, and wait until they and their EnvoyFilters are gone."""
-        for collection in (autowasms(), envoyfilters()):
-            await self.cluster.client.delete(collection)
-        async with asyncio.timeout(60):
-            for collection in (autowasms(), envoyfilters()):
-                while await self.cluster.client.list_names(collection):
-                    await asyncio.sleep(0.05)
-
 
 @asynccontextmanager
 async def composed(
@@ -128,7 +118,7 @@ async def composed(
     `authority` and `flags` are istiod's (`istio.istiod`), `audit_level` the API server's, `crd_flags` the installation's;
     `arguments` are more flags of wasmer. Raises ProcessError with the log of what failed.
 
-    It runs on `plane`, as the only installation there, and deletes at the end what it leaves in the namespaces `default` and
+    It runs on `plane`, as the only installation there, and deletes before and after what tests leave in the namespaces `default` and
     `istio-system`. Without `plane` it has a control plane of its own, of the release and with the `audit_level` that is asked for.
     """
     async with AsyncExitStack() as stack:
