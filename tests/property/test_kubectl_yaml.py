@@ -17,10 +17,11 @@ shared = settings(deadline=None, suppress_health_check=[HealthCheck.function_sco
 STRICTER = (
     "found unexpected ':'",
     "did not find expected whitespace or line break",
+    "did not find expected tag URI",
     "byte order mark",
     "a comma directly behind a tag",
 )
-"""go-yaml takes `[a:]` for the text `a:`, `!]` for nothing, `!,` for a tag, and U+FEFF at the beginning of a line for a part of the key."""
+"""go-yaml takes `[a:]` for the text `a:`, `!]` and `!!]` for nothing, `!,` for a tag, and U+FEFF at the beginning of a line for a part of the key."""
 HEAD = "apiVersion: v1\nkind: Thing\n"
 
 WORDS = [
@@ -291,6 +292,8 @@ def test_documents_are_cut_where_kubectl_cuts_them(
 
 @shared
 @given(st.text(alphabet="akind:A \n\t-[]{},?:&*!|>'\"#%@`0\r~<.", max_size=40))
+@example("!!]")
+@example("!]")
 def test_any_text_is_read_as_kubectl_reads_it_or_refused(oracle: Kubectl, text: str) -> None:
     compare(oracle, f"kind: A\nvalue: {text}")
     compare(oracle, f"kind: A\n{text}")
