@@ -68,6 +68,8 @@ unit: JOBS = $(shell expr 2 '*' $(CORES))
 unit: venv ## the quick ones only, with fewer generated examples than in `make test`
 	$(RUN) -m pytest $(PARALLEL) --hypothesis-profile=quick tests/unit tests/property $(ARGS)
 
+# Without parts to wait for; beside `chaos` and `versions` in .ci/run, whose JOBS are fewer.
+pythons: JOBS = $(shell expr 3 '*' $(CORES))
 pythons: venv ## the quick ones on every other Python that the project claims, and integration on the image's (ARGS="3.13 3.14")
 	$(RUN) -m tests.pythons --jobs $(JOBS) $(ARGS)
 

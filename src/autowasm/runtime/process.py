@@ -63,6 +63,7 @@ async def run(settings: Settings) -> None:
                     raise _Stopped
             except BaseExceptionGroup as group:
                 _raise_unless_stopped(group)
+    looplag.shut_down(asyncio.get_running_loop())
     _log.info("stopped")
 
 

@@ -47,6 +47,12 @@ def start_up_complete(loop: asyncio.AbstractEventLoop) -> None:
         loop.timing.started = min(loop.timing.started, time.perf_counter())
 
 
+def shut_down(loop: asyncio.AbstractEventLoop) -> None:
+    """Report no more blocked turns: nobody waits for a loop that closes. Any loop but a TimedLoop is left as it is."""
+    if isinstance(loop, TimedLoop):
+        loop.timing.started = math.inf
+
+
 @dataclass(frozen=True, slots=True)
 class _Look:
     """What the thread saw in a turn that had lasted a while. `processor`: the share that the loop's thread had of one."""

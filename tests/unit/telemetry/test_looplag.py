@@ -10,7 +10,13 @@ from structlog.testing import capture_logs
 
 from autowasm.limits import LoopLimits
 from autowasm.telemetry import looplag
-from autowasm.telemetry.looplag import Watchdog, start_up_complete, turns_of, watched_runner
+from autowasm.telemetry.looplag import (
+    Watchdog,
+    shut_down,
+    start_up_complete,
+    turns_of,
+    watched_runner,
+)
 from autowasm.telemetry.metrics import Metrics
 from autowasm.telemetry.turns import BOUNDS, TimedLoop, TimedSelector, Turns
 
@@ -171,6 +177,17 @@ def test_the_first_long_turn_after_the_start_up_is_reported(
         run(work)
     assert [entry["event"] for entry in logs] == ["loop blocked"]
     assert logs[0]["stack"].startswith("telemetry/test_looplag.py:")
+
+
+def test_turns_after_the_shutdown_are_not_reported(hold_until_seen: Callable[[], None]) -> None:
+    async def work() -> None:
+        hold_until_seen()
+        shut_down(asyncio.get_running_loop())  # at the end of a long turn
+
+    with capture_logs() as logs:
+        turns = run(work)
+    assert logs == []
+    assert turns.blocked >= 1
 
 
 def test_a_loop_that_is_always_late_is_told_of_once_and_counted() -> None:
