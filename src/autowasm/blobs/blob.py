@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from autowasm.digest import Sha256Hex
-from autowasm.net.pools import Pool
+from autowasm.net.pools import Closer
 
 
 class Signature(NamedTuple):
@@ -65,18 +65,8 @@ class Blob:
         return (found.st_size, found.st_mtime_ns) != (known.size, known.modified_ns)
 
     @classmethod
-    def adopt(cls, sha256: Sha256Hex, fd: int, signature: Signature, *, pool: Pool) -> Self:
-        """Take over `fd`. It is closed in `pool`: closing a removed file frees its pages, milliseconds for large ones."""
+    def adopt(cls, sha256: Sha256Hex, fd: int, signature: Signature, *, closer: Closer) -> Self:
+        """Take over `fd`. `closer` closes it: closing a removed file frees its pages, milliseconds for large ones."""
         blob = cls(sha256, fd, signature)
-        weakref.finalize(blob, _close, pool, fd)
+        weakref.finalize(blob, closer.submit, fd)
         return blob
-
-
-def _close(pool: Pool, fd: int) -> None:
-    # Once the pool is closed the process ends, and nothing runs that could be held up.
-    try:
-        closing = pool.submit(os.close, fd)
-    except RuntimeError:
-        os.close(fd)
-    else:
-        closing.add_done_callback(lambda job: os.close(fd) if job.cancelled() else None)

@@ -24,7 +24,7 @@ from autowasm.blobs.turns import Turns
 from autowasm.digest import Sha256Hex
 from autowasm.errors import StorageError
 from autowasm.limits import StoreLimits
-from autowasm.net.pools import Pool
+from autowasm.net.pools import Closer, Pool
 from autowasm.telemetry.metrics import Metrics
 
 T = TypeVar("T")
@@ -43,6 +43,7 @@ class VerifiedReads:
         turns: Turns,
         staging: Staging,
         disk: Pool,
+        closer: Closer,
         limits: StoreLimits,
         metrics: Metrics,
     ) -> None:
@@ -51,6 +52,7 @@ class VerifiedReads:
         self._turns = turns
         self._staging = staging
         self._disk = disk
+        self._closer = closer
         self._limits = limits
         self._metrics = metrics
         self._open: OrderedDict[Sha256Hex, Blob] = OrderedDict()  # the longest unused first
@@ -106,7 +108,7 @@ class VerifiedReads:
         self._open.pop(entry.sha256, None)
 
         def adopt(opened: tuple[int, Signature]) -> Blob:
-            return Blob.adopt(entry.sha256, *opened, pool=self._disk)
+            return Blob.adopt(entry.sha256, *opened, closer=self._closer)
 
         path = self._folder / entry.sha256
         job = functools.partial(files.open_verified, path, entry.sha256, known=entry.signature)

@@ -73,6 +73,7 @@ class BlobStore:
             turns=self._turns,
             staging=self._staging,
             disk=pools.disk,
+            closer=pools.closer,
             limits=limits,
             metrics=metrics,
         )

@@ -7,6 +7,8 @@ threads on a small node, so a slow registry can never hold up a file or a name l
 import asyncio
 import contextvars
 import functools
+import os
+import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -48,8 +50,41 @@ class Pool:
         self.executor.shutdown(wait=False, cancel_futures=True)
 
 
+class Closer:
+    """A thread that closes file descriptors for finalizers.
+
+    The garbage collector runs a finalizer in the middle of any code, also of code that holds a lock of a thread pool: a
+    finalizer that hands a job to a pool can wait for ever for the thread that it runs in. `SimpleQueue.put` is reentrant.
+    """
+
+    def __init__(self) -> None:
+        self._descriptors: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="autowasm-closer", daemon=True)
+        self._closed = False
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def submit(self, fd: int) -> None:
+        """Close `fd` soon. Safe in finalizers and in any thread; blocks only if the thread has ended."""
+        if self._closed:
+            os.close(fd)
+        else:
+            self._descriptors.put(fd)
+
+    def close(self) -> None:
+        """End the thread, without waiting for it, once it has closed what waits."""
+        self._closed = True
+        self._descriptors.put(None)
+
+    def _run(self) -> None:
+        while (fd := self._descriptors.get()) is not None:
+            os.close(fd)
+
+
 class Pools:
-    """The pools of one process, a context manager: `transfer`, `parsing`, `names`, `disk`."""
+    """The pools of one process, a context manager: `transfer`, `parsing`, `names`, `disk`, and `closer`."""
 
     def __init__(self, *, transfers: int = 32) -> None:
         self.transfer = Pool("transfer", threads=transfers)
@@ -61,8 +96,11 @@ class Pools:
         self.disk = Pool("disk", threads=4)
         """fsync, rename, unlink, hashing of stored blobs, reading ahead."""
         self._all = (self.transfer, self.parsing, self.names, self.disk)
+        self.closer = Closer()
+        """Closes the files of blobs that nobody has any more."""
 
     def __enter__(self) -> Self:
+        self.closer.start()
         return self
 
     def start(self) -> None:
@@ -78,3 +116,4 @@ class Pools:
     ) -> None:
         for pool in self._all:
             pool.close()
+        self.closer.close()

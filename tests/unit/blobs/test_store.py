@@ -6,6 +6,7 @@ import errno
 import hashlib
 import multiprocessing
 import os
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,30 @@ async def test_tells_the_digest_of_bytes_for_which_nobody_has_promised_one(tmp_p
             assert settled.sha256 == sha256(DATA)
             await store.commit(stage, settled.sha256, settled=settled)
         assert await content(store, sha256(DATA)) == DATA
+
+
+async def test_a_blob_may_be_collected_while_a_job_is_handed_to_a_pool(tmp_path: Path) -> None:
+    """The collector runs in the middle of any code, also where concurrent.futures holds its lock."""
+    with Pools() as pools:
+        store = BlobStore(tmp_path, pools=pools, metrics=Metrics())
+        async with store:
+            digest = await put(store, DATA)
+            blob = await store.open(digest)
+            assert blob is not None
+            fd = blob.fd
+            await store.discard(digest)
+
+        def collect() -> None:
+            nonlocal blob
+            with pools.disk.executor._shutdown_lock:
+                blob = None
+
+        collecting = threading.Thread(target=collect, daemon=True)
+        collecting.start()
+        await asyncio.to_thread(collecting.join, 30)
+        assert not collecting.is_alive()
+        while Path(f"/proc/self/fd/{fd}").exists():
+            await asyncio.sleep(0.01)
 
 
 async def test_does_not_store_what_was_settled_under_another_digest(tmp_path: Path) -> None:

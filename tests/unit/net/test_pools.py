@@ -1,5 +1,6 @@
 """Threads of our own."""
 
+import os
 import threading
 
 import pytest
@@ -22,10 +23,32 @@ async def test_started_pools_start_no_thread_later(pools: Pools) -> None:
     with pools:
         pools.start()
         started = _ours() - before
-        assert len(started) == 3 + 1 + 8 + 4
+        assert len(started) == 3 + 1 + 8 + 4 + 1
         together = threading.Barrier(4)
         busy = [pools.transfer.submit(together.wait) for _ in range(3)]
         together.wait()
         assert len({job.result() for job in busy}) == 3
         assert await pools.parsing.run(threading.current_thread) in started
         assert _ours() - before == started
+
+
+def test_descriptors_that_wait_are_closed_at_the_end_and_later_ones_at_once(pools: Pools) -> None:
+    before = _ours()
+    descriptors = [os.open(os.devnull, os.O_RDONLY) for _ in range(100)]
+    with pools:
+        started = _ours() - before
+        for descriptor in descriptors[:-1]:
+            pools.closer.submit(descriptor)
+    for thread in started:
+        thread.join(30)
+    assert not [one for one in descriptors[:-1] if _is_open(one)]
+    pools.closer.submit(descriptors[-1])
+    assert not _is_open(descriptors[-1])
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
