@@ -1,6 +1,6 @@
 """`python -m tests.pythons [VERSION...]`: the unit and property tests on every Python that does not run the whole suite.
 
-On the Python of the image the integration tests run, too. The whole suite runs on the Python of .venv; with COVERAGE=1 on
+On the Python of the image the integration tests run, too, and with every generated example. The whole suite runs on the Python of .venv; with COVERAGE=1 on
 the Python that measures (`--measuring` prints its path). Invariant: it ends with 0 only if every version that was named, or
 without names every one that can be had, has passed.
 """
@@ -88,7 +88,9 @@ def _measuring() -> str:
 def _run(program: Path, version: str, *, jobs: str) -> bool:
     print(f"Python {version}:", flush=True)
     begun = time.monotonic()
-    command = [program, "-m", "pytest", "-q", "-n", jobs, "--dist", "loadfile", *suites(version)]
+    examples = [] if version == pythons.IMAGE else ["--hypothesis-profile=quick"]
+    workers = ["-n", jobs, "--dist", "loadfile"]
+    command = [program, "-m", "pytest", "-q", *workers, *examples, *suites(version)]
     status = subprocess.run(command, cwd=_ROOT, timeout=_LONGEST, check=False).returncode
     print(f"Python {version}: {time.monotonic() - begun:.0f} s, status {status}", flush=True)
     return status == 0
