@@ -38,9 +38,7 @@ _REMAINS = (
         for kind in kinds
         for namespace in ("default", istio.ROOT_NAMESPACE)
     ),
-    "/api/v1/namespaces/default/pods?gracePeriodSeconds=0",
     # Of `explaining.install_server` (`test_plan.py`): istiod prefers a Service, which has no endpoints, to a ServiceEntry of the same host.
-    f"/api/v1/namespaces/{istio.ROOT_NAMESPACE}/pods?gracePeriodSeconds=0",
     f"/api/v1/namespaces/{istio.ROOT_NAMESPACE}/services",
     f"/apis/coordination.k8s.io/v1/namespaces/{istio.ROOT_NAMESPACE}/leases/wasmer",
 )
@@ -119,7 +117,7 @@ class ControlPlane:
 
     @asynccontextmanager
     async def without_remains(self) -> AsyncIterator[None]:
-        """Deletes before and after what tests leave in the namespaces `default` and `istio-system`."""
+        """Deletes before and after what tests leave in the namespaces `default` and `istio-system`, and all Pods."""
         await self._delete_remains()
         try:
             yield
@@ -127,8 +125,12 @@ class ControlPlane:
             await self._delete_remains()
 
     async def _delete_remains(self) -> None:
+        client = self.cluster.client
         for path in _REMAINS:
-            await self.cluster.client.delete(path)
+            await client.delete(path)
+        # Wherever they are, their addresses could be those of a mesh's sidecars.
+        for namespace in {owner for owner, _ in await client.list_names("/api/v1/pods")}:
+            await client.delete(f"/api/v1/namespaces/{namespace}/pods?gracePeriodSeconds=0")
 
     async def add_namespace(self, prefix: str = "team") -> str:
         """A namespace that no other test has."""
