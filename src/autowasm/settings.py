@@ -7,8 +7,8 @@ below the composition root reads the environment, and no default is written anyw
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autowasm.advice import WASMER, Advice
 from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
+from autowasm.errors import WASMER, Advice
 from autowasm.limits import (
     MIB,
     FetchLimits,

@@ -22,11 +22,11 @@ from autowasm.registry.client import RegistryClient, ResolvedImage
 from autowasm.registry.credentials import Credential
 from autowasm.registry.layout import Candidate, Layout, choose_layout
 from autowasm.registry.manifest import Descriptor
+from autowasm.text import listed
 from autowasm.units import format_size
 from autowasm.wasm.archive import Member, choose_member, extract_member
 from autowasm.wasm.imagelayer import Hidden, clean_path, read_layer
 from autowasm.wasm.module import too_large
-from autowasm.wasm.wording import listed
 
 OnBytes = Callable[[int], None]
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from autowasm.explain.facts import Facts
 from autowasm.explain.finding import NOT_CHECKED, Finding, Level, worst
 from autowasm.explain.plan import Plan
-from autowasm.wasm.wording import shown
+from autowasm.text import shown
 
 LEAST_WIDTH: Final = 60
 MOST_WIDTH: Final = 100

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from autowasm.advice import WASMC, Advice
-from autowasm.errors import UsageError
+from autowasm.errors import WASMC, Advice, UsageError
 from autowasm.limits import Limits
 from autowasm.net.environproxy import EnvironmentProxies
 from autowasm.net.hosts import is_loopback

@@ -17,9 +17,9 @@ from autowasm.registry.client import ResolvedImage
 from autowasm.registry.consumers import Answer
 from autowasm.registry.manifest import Descriptor
 from autowasm.registry.variants import CONSUMERS, Variant
+from autowasm.text import shown
 from autowasm.units import format_size
 from autowasm.wasm.description import Description
-from autowasm.wasm.wording import shown
 
 _LABEL: Final = 8
 _LEAST_WIDTH: Final = 60

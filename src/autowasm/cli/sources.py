@@ -9,7 +9,6 @@ import os
 import sys
 from typing import Final
 
-from autowasm.advice import WASMC
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.image import ImageSource
@@ -19,7 +18,7 @@ from autowasm.artifacts.source import ModuleSource
 from autowasm.cli import registries
 from autowasm.cli.moduleflags import offered
 from autowasm.digest import sha256_of
-from autowasm.errors import AutoWasmError
+from autowasm.errors import WASMC, AutoWasmError
 from autowasm.explain.facts import SourceFact
 from autowasm.limits import Limits
 from autowasm.net.environproxy import EnvironmentProxies

@@ -13,8 +13,7 @@ import ssl
 from collections.abc import Iterator
 from typing import Final
 
-from autowasm.advice import WASMER, Advice
-from autowasm.errors import SourceUnavailable
+from autowasm.errors import WASMER, Advice, SourceUnavailable
 from autowasm.net.urls import redact
 
 _SPEAKS_PLAIN_HTTP: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")

@@ -21,8 +21,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import yarl
 
-from autowasm.advice import Advice
-from autowasm.errors import AddressBlocked, SourceUnavailable
+from autowasm.errors import AddressBlocked, Advice, SourceUnavailable
 from autowasm.limits import Limits
 from autowasm.net import servermessage, tls
 from autowasm.net.answers import Answerer, error_for

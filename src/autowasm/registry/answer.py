@@ -9,8 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Protocol
 
-from autowasm.advice import WASMER, Advice
-from autowasm.errors import ContentRejected
+from autowasm.errors import WASMER, Advice, ContentRejected
 from autowasm.limits import Limits
 from autowasm.net import servermessage
 from autowasm.net.failures import connection_failure

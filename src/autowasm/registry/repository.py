@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from autowasm.advice import WASMER, Advice
 from autowasm.digest import Digest, DigestVerifier
-from autowasm.errors import SourceUnavailable, StorageError
+from autowasm.errors import WASMER, Advice, SourceUnavailable, StorageError
 from autowasm.limits import Limits
 from autowasm.net.answers import LATER, Answerer, Doing, error_for
 from autowasm.net.urls import next_hop, redact

@@ -21,9 +21,8 @@ import oras.container
 import oras.provider
 import requests
 
-from autowasm.advice import WASMER, Advice
 from autowasm.digest import Digest
-from autowasm.errors import AddressBlocked
+from autowasm.errors import WASMER, AddressBlocked, Advice
 from autowasm.limits import Limits
 from autowasm.net.answers import LATER, Answerer, error_for
 from autowasm.net.threads import DialedAdapter, Dialer

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from autowasm.errors import ContentRejected, StorageError
 from autowasm.limits import Limits
+from autowasm.text import listed
 from autowasm.wasm import binary, tar
 from autowasm.wasm.streams import (
     Budget,
@@ -24,7 +25,6 @@ from autowasm.wasm.streams import (
     is_compressed,
 )
 from autowasm.wasm.tar import TarReader
-from autowasm.wasm.wording import listed
 
 RAW, DETECT = "raw", "detect"
 TAR_PACKINGS = ("tar", "tar+gzip", "tar+zstd")

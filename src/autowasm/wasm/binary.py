@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from autowasm.errors import ContentRejected
-from autowasm.wasm.wording import shown
+from autowasm.text import shown
 
 MAGIC = b"\0asm"
 _CORE_VERSION = b"\x01\0\0\0"

@@ -12,11 +12,11 @@ from typing import Final, Protocol
 
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
+from autowasm.text import shown
 from autowasm.wasm import sections
 from autowasm.wasm.sections import Export, Import
 from autowasm.wasm.storage import Storage
 from autowasm.wasm.values import EXTERNREF, FUNCREF, KNOWN_TO_HOST
-from autowasm.wasm.wording import shown
 
 _REFERENCES: Final = frozenset({FUNCREF, EXTERNREF})
 

@@ -9,9 +9,9 @@ from typing import Protocol
 
 from autowasm.envoyversion import EnvoyVersion
 from autowasm.errors import ContentRejected
+from autowasm.text import shown
 from autowasm.wasm import abi, sections
 from autowasm.wasm.sections import Export, Import
-from autowasm.wasm.wording import shown
 
 _LISTED = 200
 """Functions that a message has. Envoy offers about 90; a module that lacks more is no filter."""

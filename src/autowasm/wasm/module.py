@@ -12,6 +12,7 @@ from pathlib import Path
 from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
 from autowasm.errors import ContentRejected, StorageError
 from autowasm.limits import Limits
+from autowasm.text import listed
 from autowasm.wasm import abi, binary, sections, storage, values
 from autowasm.wasm.binary import Reader, Section
 from autowasm.wasm.bodies import Bodies
@@ -23,7 +24,6 @@ from autowasm.wasm.segments import Segment, check_segments, read_data, read_elem
 from autowasm.wasm.start import GO_ADVICE, check_start, is_go
 from autowasm.wasm.storage import Storage
 from autowasm.wasm.validation import validate
-from autowasm.wasm.wording import listed
 
 
 @dataclass(frozen=True, slots=True)

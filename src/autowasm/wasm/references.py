@@ -23,6 +23,7 @@ from typing import Protocol
 
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
+from autowasm.text import listed
 from autowasm.wasm import binary, bodies, sections
 from autowasm.wasm.binary import Reader
 from autowasm.wasm.bodies import Bodies
@@ -31,7 +32,6 @@ from autowasm.wasm.sections import Export, Import
 from autowasm.wasm.storage import read_table
 from autowasm.wasm.validation import Validation, calls_no_reference, casts_nothing
 from autowasm.wasm.values import FUNCREF, read_value_type
-from autowasm.wasm.wording import listed
 
 _PASSIVE, _EXPLICIT, _EXPRESSIONS = 1, 2, 4
 _DECLARATIVE = _PASSIVE | _EXPLICIT

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from autowasm.errors import ContentRejected
+from autowasm.text import shown
 from autowasm.wasm import abi, bodies, sections
 from autowasm.wasm.binary import invalid
 from autowasm.wasm.bodies import Bodies
 from autowasm.wasm.sections import Export, Import
-from autowasm.wasm.wording import shown
 
 _GO_RUNTIME: Final = b"runtime.gcBgMarkWorker\0"
 """A name in the table of functions (pclntab) that Go's own linker puts into the data, TinyGo's not; `strip` leaves it there."""

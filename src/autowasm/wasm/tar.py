@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
+from autowasm.text import shown
 from autowasm.wasm.streams import Stream, archive_invalid
-from autowasm.wasm.wording import shown
 
 BLOCK = 512
 _REGULAR = b"0\x007"

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
+from autowasm.text import shown
 from autowasm.wasm.exceptions import without_legacy
-from autowasm.wasm.wording import shown
 
 if TYPE_CHECKING:
     from wasmtime import Engine
