@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from msgspec import UnsetType
 
-from autowasm.api import validation
+from autowasm.api import parsing
 from autowasm.api.status import Status
 from autowasm.api.v1alpha1 import (
     API_VERSION,
@@ -122,13 +122,13 @@ def test_every_rule_has_a_message_and_every_list_says_how_it_merges() -> None:
 @pytest.mark.parametrize(
     ("path", "limit", "value"),
     [
-        ("applyPorts", "maxItems", validation._PORTS_MOST),
-        ("rootID", "maxLength", validation._ID_LONGEST),
-        ("vmID", "maxLength", validation._ID_LONGEST),
-        ("source.object.url", "maxLength", validation._URL_LONGEST),
-        ("env", "maxItems", validation._ENV_MOST),
-        ("env[].name", "maxLength", validation._ENV_NAME_LONGEST),
-        ("env[].value", "maxLength", validation._ENV_VALUE_LONGEST),
+        ("applyPorts", "maxItems", parsing._PORTS_MOST),
+        ("rootID", "maxLength", parsing._ID_LONGEST),
+        ("vmID", "maxLength", parsing._ID_LONGEST),
+        ("source.object.url", "maxLength", parsing._URL_LONGEST),
+        ("env", "maxItems", parsing._ENV_MOST),
+        ("env[].name", "maxLength", parsing._ENV_NAME_LONGEST),
+        ("env[].value", "maxLength", parsing._ENV_VALUE_LONGEST),
         ("failStrategy", "enum", [member.value for member in FailStrategy]),
         ("context", "enum", [member.value for member in PatchContext]),
         ("pullPolicy", "enum", [member.value for member in PullPolicy]),
