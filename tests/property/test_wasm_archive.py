@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from autowasm.errors import ContentRejected
 from autowasm.limits import MIB, Limits
 from autowasm.wasm.archive import extract_module
+from autowasm.wasm.decompression import Stream
 from autowasm.wasm.imagelayer import read_layer
-from autowasm.wasm.streams import Stream
 from autowasm.wasm.tar import TarReader
 from tests.unit.wasm.archives import END, gz, header, padded, tar, zst
 

@@ -14,9 +14,15 @@ from autowasm.wasm import binary
 from autowasm.wasm.binary import Reader, Section
 from autowasm.wasm.bodies import Bodies
 from autowasm.wasm.module import ModuleInfo, inspect_bytes
-from autowasm.wasm.sections import check_function_names, read_exports, read_imports
-from autowasm.wasm.storage import read_global_types, read_tables
-from autowasm.wasm.values import find_unknown_type, read_signatures
+from autowasm.wasm.sections import (
+    check_function_names,
+    find_unknown_type,
+    read_exports,
+    read_global_types,
+    read_imports,
+    read_signatures,
+    read_tables,
+)
 from tests.parts import wat
 
 ASSETS = Path(__file__).parents[1] / "assets" / "wat"

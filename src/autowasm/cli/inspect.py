@@ -30,8 +30,7 @@ from autowasm.registry.variants import WASMER, variant_of
 from autowasm.units import format_size
 from autowasm.wasm.archive import DETECT, extract_module
 from autowasm.wasm.binary import MAGIC
-from autowasm.wasm.description import Description, describe_module
-from autowasm.wasm.module import inspect_module
+from autowasm.wasm.module import Description, describe_module, inspect_module
 
 _FILE_PREFIXES = ("./", "../", "/")
 _FILE_SUFFIXES = (".wasm", ".tar", ".gz", ".tgz", ".zst")

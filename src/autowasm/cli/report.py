@@ -19,7 +19,7 @@ from autowasm.registry.manifest import Descriptor
 from autowasm.registry.variants import CONSUMERS, Variant
 from autowasm.text import shown
 from autowasm.units import format_size
-from autowasm.wasm.description import Description
+from autowasm.wasm.module import Description
 
 _LABEL: Final = 8
 _LEAST_WIDTH: Final = 60

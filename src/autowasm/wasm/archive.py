@@ -15,7 +15,7 @@ from autowasm.errors import ContentRejected, StorageError
 from autowasm.limits import Limits
 from autowasm.text import listed
 from autowasm.wasm import binary, tar
-from autowasm.wasm.streams import (
+from autowasm.wasm.decompression import (
     Budget,
     FileSource,
     Source,

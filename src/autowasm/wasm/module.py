@@ -1,4 +1,8 @@
-"""The verdict on a module before it is published (ADR 5): will Envoy load these bytes?
+"""What a module says of itself, also one that is refused: imports, exports, ABI, as far as they can be read.
+
+Not the verdict (`module.py`). Invariant: whatever the bytes, the outcome is a Description, an empty one at worst.
+
+The verdict on a module before it is published (ADR 5): will Envoy load these bytes?
 
 Not a run of the module: a valid one can still trap in its start function or refuse its configuration. Invariants: a
 ModuleInfo exists only for bytes that passed every check, each of which stands for a way in which a real Envoy fails
@@ -13,17 +17,77 @@ from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
 from autowasm.errors import ContentRejected, StorageError
 from autowasm.limits import Limits
 from autowasm.text import listed
-from autowasm.wasm import abi, binary, sections, storage, values
+from autowasm.wasm import abi, binary, sections
+from autowasm.wasm.abi import check_host_functions
 from autowasm.wasm.binary import Reader, Section
 from autowasm.wasm.bodies import Bodies
-from autowasm.wasm.boundary import check_boundary
-from autowasm.wasm.hostfunctions import check_host_functions
-from autowasm.wasm.references import check_references
-from autowasm.wasm.sections import Export, Import
-from autowasm.wasm.segments import Segment, check_segments, read_data, read_elements
-from autowasm.wasm.start import GO_ADVICE, check_start, is_go
-from autowasm.wasm.storage import Storage
+from autowasm.wasm.boundary import check_boundary, check_references
+from autowasm.wasm.sections import (
+    Export,
+    Import,
+    Storage,
+    find_linked_type,
+    find_unknown_type,
+    read_function_types,
+    read_global_types,
+    read_memories,
+    read_signatures,
+    read_tables,
+)
+from autowasm.wasm.start import (
+    GO_ADVICE,
+    Segment,
+    check_segments,
+    check_start,
+    is_go,
+    read_data,
+    read_elements,
+)
 from autowasm.wasm.validation import validate
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """`abi` are the versions that are exported (`0.2.1`), known to Envoy or not."""
+
+    abi: tuple[str, ...] = ()
+    imports: tuple[Import, ...] = ()
+    exports: tuple[Export, ...] = ()
+
+
+def describe_module(path: Path, *, limits: Limits) -> Description:
+    """Read the module in the file `path`. Blocks (pool `parsing`). Raises StorageError when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(limits.module_bytes + 1)
+    except OSError as error:
+        raise StorageError(f"cannot read the module at {path}: {error.strerror}") from error
+    try:
+        return _describe(data, limits=limits)
+    except ContentRejected:
+        return Description()
+
+
+def _describe(data: bytes, *, limits: Limits) -> Description:
+    binary.check_header(data)
+    found = {
+        section.id: section
+        for section in binary.sections(data, most=limits.sections)
+        if section.id in (binary.IMPORT, binary.EXPORT)
+    }
+    validate(data, limits=limits)  # the readers below are made for modules that passed
+    imports: tuple[Import, ...] = ()
+    exports: tuple[Export, ...] = ()
+    if section := found.get(binary.IMPORT):
+        imports = sections.read_imports(section.reader(data), limits=limits)
+    if section := found.get(binary.EXPORT):
+        exports = sections.read_exports(section.reader(data), limits=limits)
+    versions = (
+        export.name.removeprefix(abi.ABI_PREFIX).replace("_", ".")
+        for export in exports
+        if export.kind == sections.FUNCTION and export.name.startswith(abi.ABI_PREFIX)
+    )
+    return Description(tuple(versions), imports, exports)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +209,10 @@ class _Parts:
 
     def function_types(self, wanted: set[int]) -> dict[int, int]:
         section = self._sections.get(binary.FUNCTION)
-        return values.read_function_types(section.reader(self._data), wanted) if section else {}
+        return read_function_types(section.reader(self._data), wanted) if section else {}
 
     def signatures(self, wanted: set[int]) -> dict[int, str]:
-        return values.read_signatures(self._types(), wanted, limits=self._limits)
+        return read_signatures(self._types(), wanted, limits=self._limits)
 
     def check_function_names(self) -> None:
         if self._names is not None:
@@ -157,13 +221,9 @@ class _Parts:
     def storages(self, kind: str) -> list[Storage]:
         if kind == sections.TABLE:
             section = self._sections.get(binary.TABLE)
-            return (
-                storage.read_tables(section.reader(self._data), limits=self._limits)
-                if section
-                else []
-            )
+            return read_tables(section.reader(self._data), limits=self._limits) if section else []
         section = self._sections.get(binary.MEMORY)
-        return storage.read_memories(section.reader(self._data)) if section else []
+        return read_memories(section.reader(self._data)) if section else []
 
     def segments(self, kind: str) -> Iterable[Segment]:
         section = self._sections.get(binary.DATA if kind == sections.MEMORY else binary.ELEMENT)
@@ -177,13 +237,13 @@ class _Parts:
         if section is None:
             return {}
         reader = section.reader(self._data)
-        return storage.read_global_types(reader, wanted, limits=self._limits)
+        return read_global_types(reader, wanted, limits=self._limits)
 
     def find_linked_type(self, wanted: set[int]) -> int | None:
-        return values.find_linked_type(self._types(), wanted, limits=self._limits)
+        return find_linked_type(self._types(), wanted, limits=self._limits)
 
     def find_unknown_type(self, wanted: set[int]) -> int | None:
-        return values.find_unknown_type(self._types(), wanted, limits=self._limits)
+        return find_unknown_type(self._types(), wanted, limits=self._limits)
 
     def _types(self) -> Reader:
         """A valid module that exports a function, as a filter does, has the section of types."""

@@ -1,4 +1,24 @@
-"""What the sections of a module say that its host must be able to meet: imports, exports, function names.
+"""Value types, and the types of functions that are made of them.
+
+Not a comparison with Envoy's (`module.py`, `boundary.py`). Invariant: however long a type section is, what is kept of it is
+what was asked for.
+
+Source: WebAssembly Core Specification 3.0, section 5.3 "Types".
+
+Constant expressions: initial values, and where segments go.
+
+Not an interpreter. Invariant: of an expression nothing is computed, at most a single number is read, and only so many
+instructions are passed over as `limits.type_parts` says.
+
+Source: WebAssembly Core Specification 3.0, section 5.4.9 "Expressions".
+
+Memories, tables and globals: their types and sizes.
+
+Not a judge of them (`boundary.py`, `segments.py`). Invariant: no memory is spent on what a type only announces.
+
+Source: WebAssembly Core Specification 3.0, sections 5.3 "Types" and 5.5 "Modules".
+
+What the sections of a module say that its host must be able to meet: imports, exports, function names.
 
 Not a validator, and not the types of functions (`values.py`), memories, tables and globals (`storage.py`). These readers are given bytes that `validation.py` has passed, and refuse rather than guess where that
 is not so. Invariant: no table is longer than its limit in `limits.Limits`, and the content of code, data and custom
@@ -7,15 +27,343 @@ sections is never read, but for the function names, because Envoy reads those to
 Source: WebAssembly Core Specification 3.0, sections 5.3 "Types" and 5.5 "Modules".
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
 from autowasm.wasm.binary import Reader, invalid, too_many
-from autowasm.wasm.storage import Storage, read_storage
-from autowasm.wasm.values import read_value_type
+
+FUNCREF, EXTERNREF = 0x70, 0x6F
+_VALUES = {
+    **{0x7F: "i32", 0x7E: "i64", 0x7D: "f32", 0x7C: "f64", 0x7B: "v128"},
+    **{FUNCREF: "funcref", EXTERNREF: "externref"},
+}
+_REFERENCE, _NULL_REFERENCE = 0x64, 0x63  # each with a heap type after it
+_HEAPS = (bytes([FUNCREF]), bytes([EXTERNREF]))
+
+KNOWN_TO_HOST = bytes([0x7F, 0x7E, 0x7D, 0x7C, FUNCREF, EXTERNREF])
+"""Types that V8's C API, through which Envoy loads modules, has a name for. It aborts the process over any other.
+
+Only their short forms, though V8 takes `(ref func)` and `(ref extern)` as well: no compiler exports those.
+"""
+
+
+def read_function_types(reader: Reader, wanted: Iterable[int]) -> dict[int, int]:
+    """The type index of each wanted function, counted from the first one that is not imported."""
+    left = set(wanted)
+    found = {}
+    for index in range(reader.u32()):
+        if not left:
+            break
+        type_index = reader.u32()
+        if index in left:
+            left.discard(index)
+            found[index] = type_index
+    return found
+
+
+def read_signatures(reader: Reader, wanted: Iterable[int], *, limits: Limits) -> dict[int, str]:
+    """The wanted function types in Envoy's notation: `i32 i64 -> i32`, `void -> void`.
+
+    A type that is no function's is left out. Raises ContentRejected: `TooLarge` when a wanted one comes after more
+    types than the limit, `WasmInvalid`.
+    """
+    left = set(wanted)
+    signatures: dict[int, str] = {}
+    types = _TypeReader(reader, limits=limits)
+    index = 0
+    for _ in range(reader.u32()):
+        if not left:
+            break
+        for function in types.read_entry():
+            if index >= limits.types:
+                raise too_many("types", index, limits.types)
+            if index in left:
+                left.discard(index)
+                if function is not None:
+                    signatures[index] = " -> ".join(_shown_values(each) for each in function)
+            index += 1
+    return signatures
+
+
+def find_unknown_type(reader: Reader, wanted: Iterable[int], *, limits: Limits) -> int | None:
+    """The first of the wanted function types that has a value which is not `KNOWN_TO_HOST`. Raises as `read_signatures`."""
+    left = set(wanted)
+    types = _TypeReader(reader, limits=limits)
+    index = 0
+    for _ in range(reader.u32()):
+        if not left:
+            break
+        for function in types.read_entry():
+            if index >= limits.types:
+                raise too_many("types", index, limits.types)
+            if index in left:
+                left.discard(index)
+                if function and any(codes.translate(None, KNOWN_TO_HOST) for codes in function):
+                    return index
+            index += 1
+    return None
+
+
+def find_linked_type(reader: Reader, wanted: Iterable[int], *, limits: Limits) -> int | None:
+    """The first of the wanted types that is not one on its own: in a recursive group of several, open, or a subtype.
+
+    The type of a function that two modules, or a module and its host, call by the same name has to be equal with its whole
+    group and all its supertypes (specification 3.1, "Recursive types"). Raises as `read_signatures`.
+    """
+    left = set(wanted)
+    types = _TypeReader(reader, limits=limits)
+    index = 0
+    for _ in range(reader.u32()):
+        if not left:
+            break
+        is_plain, first = types.is_plain(), index
+        for _ in types.read_entry():
+            if index >= limits.types:
+                raise too_many("types", index, limits.types)
+            index += 1
+        found = left.intersection(range(first, index))
+        if found and not is_plain:
+            return min(found)
+        left -= found
+    return None
+
+
+_Function = tuple[bytes, bytes]
+"""The codes of its parameters and of its results; what a reference refers to is left out."""
+
+
+def _shown_values(codes: bytes) -> str:
+    return " ".join(_VALUES.get(code, "ref") for code in codes) or "void"
+
+
+class _TypeReader:
+    """Passes over types as fast as their form allows: a hostile module has 30 million parameters."""
+
+    def __init__(self, reader: Reader, *, limits: Limits) -> None:
+        self._reader = reader
+        self._most = self._left = limits.type_parts
+
+    def is_plain(self) -> bool:
+        """Whether the next entry is one final type without supertypes; nothing is read."""
+        reader = Reader(self._reader.data, self._reader.position, self._reader.end)
+        form = reader.byte()
+        if form == 0x4E:
+            if reader.u32() != 1:
+                return False
+            form = reader.byte()
+        return form not in (0x50, 0x4F) or (form == 0x4F and reader.u32() == 0)
+
+    def read_entry(self) -> Iterator[_Function | None]:
+        """One entry of the section: a type, or a group of types that refer to each other (0x4E)."""
+        reader = self._reader
+        if reader.data[reader.position : reader.position + 1] != b"\x4e":
+            yield self._read_type()
+            return
+        reader.byte()
+        for _ in range(reader.u32()):
+            yield self._read_type()
+
+    def _read_type(self) -> _Function | None:
+        reader = self._reader
+        form = reader.byte()
+        if form in (0x50, 0x4F):  # a subtype: its supertypes, then the type itself
+            for _ in range(reader.u32()):
+                self._part()
+                reader.u32()
+            form = reader.byte()
+        if form == 0x60:
+            return self._read_values(), self._read_values()
+        if form == 0x5F:  # structure
+            for _ in range(reader.u32()):
+                self._skip_field()
+        elif form == 0x5E:  # array
+            self._skip_field()
+        else:
+            raise invalid(f"unknown type form {form:#x}", at=reader.position - 1)
+        return None
+
+    def _read_values(self) -> bytes:
+        reader = self._reader
+        count = reader.u32()
+        if count > reader.end - reader.position:
+            raise invalid("more values than the section has bytes", at=reader.position)
+        codes = reader.data[reader.position : reader.position + count]
+        if _REFERENCE not in codes and _NULL_REFERENCE not in codes:
+            reader.position += count
+            return codes
+        return bytes(self._read_value() for _ in range(count))
+
+    def _read_value(self) -> int:
+        self._part()
+        return read_value_type(self._reader)
+
+    def _skip_field(self) -> None:
+        self._read_value()  # packed types i8 and i16 are one byte as well
+        self._reader.byte()  # mutability
+
+    def _part(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise too_many("parts of types", self._most, self._most)
+
+
+def read_value_type(reader: Reader) -> int:
+    """The code of a value type; of a reference written in two parts, that of its short form if it has one of ours."""
+    code = reader.byte()
+    if code not in (_REFERENCE, _NULL_REFERENCE):
+        return code
+    heap = reader.data[reader.position : reader.position + 1]
+    reader.skip_s33()
+    return heap[0] if code == _NULL_REFERENCE and heap in _HEAPS else code
+
+
+_END: Final = 0x0B
+_NUMBERS: Final = {0x41: 32, 0x42: 64}
+"""i32.const, i64.const, and their bits."""
+_REF_FUNC: Final = 0xD2
+_INTEGERS: Final = frozenset({0x41, 0x42, 0x23, 0xD0})
+"""i32.const, i64.const, global.get, ref.null: each with one LEB128 integer."""
+_FIXED: Final = {0x43: 4, 0x44: 8, **dict.fromkeys((0x6A, 0x6B, 0x6C, 0x7C, 0x7D, 0x7E), 0)}
+"""f32.const, f64.const; the sums, differences and products of integers. The bytes after each."""
+_VECTOR, _VECTOR_CONST, _VECTOR_BYTES = 0xFD, 12, 16
+_COLLECTED: Final = 0xFB
+_COLLECTED_INTEGERS: Final = {0: 1, 1: 1, 6: 1, 7: 1, 8: 2, 26: 0, 27: 0, 28: 0}
+"""struct.new, struct.new_default, array.new, array.new_default, array.new_fixed, conversions, ref.i31."""
+
+
+class Constants:
+    """Passes over constant expressions, which validation has found to be some.
+
+    `functions` are those that a `ref.func` in the expressions so far refers to.
+    """
+
+    def __init__(self, reader: Reader, *, limits: Limits) -> None:
+        self._reader = reader
+        self._most = self._left = limits.type_parts
+        self.functions: set[int] = set()
+
+    def address(self) -> int | None:
+        """The number that an expression consists of, read as an unsigned one; None when it has to be computed."""
+        reader = self._reader
+        start = reader.position
+        bits = _NUMBERS.get(reader.byte())
+        if bits:
+            value = shift = 0
+            while (byte := reader.byte()) & 0x80:
+                value |= (byte & 0x7F) << shift
+                shift += 7
+            value |= (byte & 0x7F) << shift
+            if byte & 0x40:
+                value -= 1 << (shift + 7)
+            if reader.byte() == _END:
+                return value % (1 << bits)
+        reader.position = start
+        self.skip()
+        return None
+
+    def skip(self) -> None:
+        """To behind the end of one expression."""
+        reader = self._reader
+        while (code := reader.byte()) != _END:
+            self._left -= 1
+            if self._left < 0:
+                raise too_many("instructions in initial values", self._most, self._most)
+            if code in _INTEGERS:
+                _skip_integer(reader)
+            elif code == _REF_FUNC:
+                self.functions.add(reader.u32())
+            elif code in _FIXED:
+                reader.skip(_FIXED[code])
+            elif code == _VECTOR and reader.u32() == _VECTOR_CONST:
+                reader.skip(_VECTOR_BYTES)
+            elif code == _COLLECTED and (kind := reader.u32()) in _COLLECTED_INTEGERS:
+                for _ in range(_COLLECTED_INTEGERS[kind]):
+                    reader.u32()
+            else:
+                raise invalid(
+                    f"an initial value with the instruction {code:#x}", at=reader.position
+                )
+
+
+def _skip_integer(reader: Reader) -> None:
+    while reader.byte() & 0x80:
+        pass
+
+
+_HAS_MAXIMUM, _SHARED, _64_BIT, _PAGE_SIZE = 1, 2, 4, 8
+_WITH_INITIAL_VALUE: Final = b"\x40"
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """The type of a memory, in its pages, or of a table, in entries."""
+
+    minimum: int
+    """The size at the start."""
+    maximum: int | None = None
+    is_shared: bool = False
+    is_64_bit: bool = False
+    entry: int = 0
+    """Of a table: the code of its entries' type, as `values.read_value_type` has it."""
+
+
+def read_storage(reader: Reader, *, is_table: bool) -> Storage:
+    """The type of one memory or table."""
+    entry = read_value_type(reader) if is_table else 0
+    flags = reader.byte()
+    minimum = reader.u64()
+    maximum = reader.u64() if flags & _HAS_MAXIMUM else None
+    if flags & _PAGE_SIZE:
+        reader.u32()
+    return Storage(minimum, maximum, bool(flags & _SHARED), bool(flags & _64_BIT), entry)
+
+
+def read_memories(reader: Reader) -> list[Storage]:
+    """Those that the module defines."""
+    return [read_storage(reader, is_table=False) for _ in range(reader.u32())]
+
+
+def read_table(reader: Reader) -> tuple[Storage, bool]:
+    """The type of one table that the module defines, and whether a constant expression for its entries follows."""
+    has_value = reader.data[reader.position : reader.position + 1] == _WITH_INITIAL_VALUE
+    if has_value:
+        reader.skip(2)  # the mark, and a byte for what may come
+    return read_storage(reader, is_table=True), has_value
+
+
+def read_tables(reader: Reader, *, limits: Limits) -> list[Storage]:
+    """Those that the module defines. Raises ContentRejected: `TooLarge`, `WasmInvalid`."""
+    constants = Constants(reader, limits=limits)
+    tables = []
+    for _ in range(reader.u32()):
+        table, has_value = read_table(reader)
+        tables.append(table)
+        if has_value:
+            constants.skip()
+    return tables
+
+
+def read_global_types(reader: Reader, wanted: set[int], *, limits: Limits) -> dict[int, int]:
+    """The codes of the types of the wanted globals, counted from the first one that is not imported.
+
+    Raises ContentRejected: `TooLarge`, `WasmInvalid`.
+    """
+    constants = Constants(reader, limits=limits)
+    last = max(wanted, default=-1)
+    found = {}
+    for index in range(min(reader.u32(), last + 1)):
+        code = read_value_type(reader)
+        reader.byte()  # mutability
+        constants.skip()
+        if index in wanted:
+            found[index] = code
+    return found
+
 
 FUNCTION, TABLE, MEMORY, GLOBAL, TAG = "function", "table", "memory", "global", "tag"
 _KINDS = (FUNCTION, TABLE, MEMORY, GLOBAL, TAG)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
 from autowasm.text import shown
-from autowasm.wasm.streams import Stream, archive_invalid
+from autowasm.wasm.decompression import Stream, archive_invalid
 
 BLOCK = 512
 _REGULAR = b"0\x007"

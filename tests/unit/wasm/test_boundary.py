@@ -6,8 +6,15 @@ from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
 from autowasm.wasm.binary import Reader
 from autowasm.wasm.module import inspect_bytes
-from autowasm.wasm.storage import Storage, read_global_types, read_tables
-from autowasm.wasm.values import EXTERNREF, FUNCREF, find_linked_type, find_unknown_type
+from autowasm.wasm.sections import (
+    EXTERNREF,
+    FUNCREF,
+    Storage,
+    find_linked_type,
+    find_unknown_type,
+    read_global_types,
+    read_tables,
+)
 
 OTHERS = (
     '(func (export "proxy_abi_version_0_2_1"))'

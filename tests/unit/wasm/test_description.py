@@ -6,7 +6,7 @@ import pytest
 
 from autowasm.errors import StorageError
 from autowasm.limits import Limits
-from autowasm.wasm.description import Description, describe_module
+from autowasm.wasm.module import Description, describe_module
 from tests.parts import wat
 
 

@@ -12,8 +12,7 @@ from autowasm.limits import ENVOY_MODULE_LIMIT, Limits
 from autowasm.wasm import abi
 from autowasm.wasm.binary import Reader, sections
 from autowasm.wasm.module import ModuleInfo, inspect_bytes, inspect_module
-from autowasm.wasm.storage import Storage
-from autowasm.wasm.values import read_signatures
+from autowasm.wasm.sections import Storage, read_signatures
 
 ABI = '(func (export "proxy_abi_version_0_2_1"))'
 ALLOCATOR = '(func (export "malloc") (param i32) (result i32) (i32.const 1024))'

@@ -11,7 +11,7 @@ from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
 from autowasm.wasm.binary import Reader
 from autowasm.wasm.module import inspect_bytes
-from autowasm.wasm.segments import Segment, read_elements
+from autowasm.wasm.start import Segment, read_elements
 from tests.parts import wat
 
 OTHERS = (

@@ -7,7 +7,7 @@ import pytest
 
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
-from autowasm.wasm.streams import Budget, FileSource, Stream
+from autowasm.wasm.decompression import Budget, FileSource, Stream
 from autowasm.wasm.tar import Entry, TarReader, is_header
 from tests.unit.wasm.archives import END, header, padded
 
