@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from autowasm.cli import wasmc, wasmer
-from autowasm.registry import variants
+from autowasm.registry import layouts as variants
 from docs import crd, metrics, reasons
 
 _INTRODUCTION = """\
@@ -40,7 +40,7 @@ def _section(parser: argparse.ArgumentParser, *, level: int) -> str:
     return f"{'#' * level} {parser.prog}\n\n```text\n{parser.format_help().rstrip()}\n```\n"
 
 
-LAYOUTS_BEGIN = "<!-- table: registry/variants.py -->\n"
+LAYOUTS_BEGIN = "<!-- table: registry/layouts.py -->\n"
 LAYOUTS_END = "<!-- end of table -->\n"
 
 

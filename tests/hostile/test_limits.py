@@ -9,7 +9,7 @@ import pytest
 from autowasm.errors import ContentRejected, SpecError
 from autowasm.limits import Limits
 from autowasm.registry.credentials import from_docker_config
-from autowasm.registry.layout import choose_layout
+from autowasm.registry.layouts import choose_layout
 from autowasm.registry.manifest import Index, children_by_preference, parse_manifest
 from autowasm.wasm.archive import extract_module
 from autowasm.wasm.module import inspect_bytes

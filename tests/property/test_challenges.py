@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.registry.authorization import parse_challenges
+from autowasm.registry.auth import parse_challenges
 
 pieces = st.lists(
     st.one_of(

@@ -11,7 +11,7 @@ from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
 from autowasm.registry import media
 from autowasm.registry.consumers import Answer, LastLayer, answers, index_child
-from autowasm.registry.layout import choose_layout
+from autowasm.registry.layouts import CONSUMERS, PACKING, WASMER, choose_layout, variant_of
 from autowasm.registry.manifest import (
     Descriptor,
     Index,
@@ -19,7 +19,6 @@ from autowasm.registry.manifest import (
     children_by_preference,
     parse_manifest,
 )
-from autowasm.registry.variants import CONSUMERS, PACKING, WASMER, variant_of
 
 OTHERS = CONSUMERS.keys() - {WASMER}
 LIMITS = Limits(manifest_bytes=4096, image_layers=4, index_entries=4)

@@ -1,6 +1,6 @@
 """ImageSource: a ModuleSource over OCI registries.
 
-Not the protocol (`registry/`) and not the choice of a layer (`registry/layout.py`, `unpack.py`). Invariant: what is fetched
+Not the protocol (`registry/`) and not the choice of a layer (`registry/layouts.py`, `unpack.py`). Invariant: what is fetched
 is the manifest that was resolved, by digest, whatever the tag has come to name since.
 """
 
@@ -19,7 +19,7 @@ from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
 from autowasm.registry.client import RegistryClient, ResolvedImage
 from autowasm.registry.credentials import ANONYMOUS_FINGERPRINT, Credential
-from autowasm.registry.layout import choose_layout
+from autowasm.registry.layouts import choose_layout
 
 
 class ImageSource:

@@ -20,7 +20,7 @@ from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
 from autowasm.registry.client import RegistryClient, ResolvedImage
 from autowasm.registry.credentials import Credential
-from autowasm.registry.layout import Candidate, Layout, choose_layout
+from autowasm.registry.layouts import Candidate, Layout, choose_layout
 from autowasm.registry.manifest import Descriptor
 from autowasm.text import listed
 from autowasm.units import format_size

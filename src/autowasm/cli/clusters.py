@@ -18,7 +18,7 @@ from autowasm.errors import UsageError
 from autowasm.kube.client import KubeClient
 from autowasm.limits import KubeLimits
 from autowasm.net.pools import Pools
-from autowasm.registry.loginplaces import home_of
+from autowasm.registry.dockerconfig import home_of
 from autowasm.settings import EnvoyFetch
 
 _DEADLINE: Final = 15.0

@@ -16,8 +16,8 @@ from autowasm.net.pools import Pools
 from autowasm.registry import media
 from autowasm.registry.client import ResolvedImage
 from autowasm.registry.consumers import Answer, LastLayer, answers, index_child
+from autowasm.registry.layouts import CONSUMERS, ENVOY_GATEWAY, ISTIO, KWCTL, WASMER
 from autowasm.registry.manifest import Descriptor, Manifest
-from autowasm.registry.variants import CONSUMERS, ENVOY_GATEWAY, ISTIO, KWCTL, WASMER
 from autowasm.wasm.archive import extract_member, opened_archive
 from autowasm.wasm.binary import MAGIC
 from autowasm.wasm.imagelayer import read_layer

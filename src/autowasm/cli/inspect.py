@@ -26,7 +26,7 @@ from autowasm.reference import ImageReference
 from autowasm.registry.client import ResolvedImage
 from autowasm.registry.consumers import Answer
 from autowasm.registry.credentials import Credential
-from autowasm.registry.variants import WASMER, variant_of
+from autowasm.registry.layouts import WASMER, variant_of
 from autowasm.units import format_size
 from autowasm.wasm.archive import DETECT, extract_module
 from autowasm.wasm.binary import MAGIC

@@ -15,8 +15,8 @@ from typing import Any, Final
 from autowasm.errors import ContentRejected
 from autowasm.registry.client import ResolvedImage
 from autowasm.registry.consumers import Answer
+from autowasm.registry.layouts import CONSUMERS, Variant
 from autowasm.registry.manifest import Descriptor
-from autowasm.registry.variants import CONSUMERS, Variant
 from autowasm.text import shown
 from autowasm.units import format_size
 from autowasm.wasm.module import Description

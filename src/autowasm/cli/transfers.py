@@ -26,8 +26,8 @@ from autowasm.reference import ImageReference
 from autowasm.registry import media
 from autowasm.registry.client import RegistryClient
 from autowasm.registry.credentials import Credential
-from autowasm.registry.layout import choose_layout
-from autowasm.registry.push import OWN_ANNOTATIONS, Package, make_package
+from autowasm.registry.layouts import choose_layout
+from autowasm.registry.package import OWN_ANNOTATIONS, Package, make_package
 from autowasm.units import format_size
 from autowasm.wasm.module import inspect_module
 

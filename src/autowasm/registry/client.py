@@ -33,8 +33,8 @@ from autowasm.registry.manifest import (
     parse_manifest,
     says_wasm,
 )
-from autowasm.registry.push import Layer, Package
-from autowasm.registry.repositories import Repositories
+from autowasm.registry.package import Layer, Package
+from autowasm.registry.repositorypool import Repositories
 from autowasm.settings import Outgoing
 from autowasm.units import format_size
 

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from autowasm.registry import media
-from autowasm.registry.manifest import Descriptor, Index, Manifest, shown_text, shown_types
-from autowasm.registry.variants import (
+from autowasm.registry.layouts import (
     ENVOY_GATEWAY,
     INDEX_READERS,
     ISTIO,
@@ -26,6 +25,7 @@ from autowasm.registry.variants import (
     WKG,
     Packing,
 )
+from autowasm.registry.manifest import Descriptor, Index, Manifest, shown_text, shown_types
 
 
 @dataclass(frozen=True, slots=True)

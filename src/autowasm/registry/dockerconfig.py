@@ -1,4 +1,20 @@
-"""The login of a person or a CI job for one registry, from Docker's and podman's files. For `wasmc` only.
+"""Where the logins of a person or a CI job are kept: the files and variables of Docker, podman, buildah and skopeo.
+
+Says where to look and in which order; `dockerconfig.py` reads. Invariant: the list depends on the environment and the
+user's home only, so a message can name every place that was searched.
+
+Sources: docker/cli `cli/config/config.go` ($DOCKER_CONFIG) and `cli/config/configfile/file.go` ($DOCKER_AUTH_CONFIG before
+files, docker/cli#6008); containers-auth.json(5); containers/common `pkg/auth` ($REGISTRY_AUTH_FILE replaces
+${XDG_RUNTIME_DIR}/containers/auth.json); docker/cli#6156 (GitLab CI).
+
+Credential helpers: programs named `docker-credential-NAME` that keep a person's logins. For `wasmc` only.
+
+Not for the server, which runs no programs that a file names. Invariants: a helper ends within
+`limits.credential_helper_timeout`; the output of a helper is never shown, because it holds the password.
+
+Sources: docker/docker-credential-helpers `client/client.go` and `credentials/error.go` (the `get` protocol).
+
+The login of a person or a CI job for one registry, from Docker's and podman's files. For `wasmc` only.
 
 Not for the server (`credentials.py` reads Secrets). Invariants: places are searched in the order of `loginplaces.py` and the
 search ends at the first login; a password is in no message.
@@ -7,7 +23,11 @@ Sources: docker/cli `cli/config/configfile/file.go` (`credHelpers` before `creds
 (the same fields, keys with a path below the host).
 """
 
+import asyncio
 import json
+import os
+import pwd
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +39,156 @@ from autowasm.errors import SourceDenied, SpecError, UsageError
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.reference import DOCKER_HUB, ImageReference
-from autowasm.registry.credentialhelpers import HELPER_REASON, ask_helper
 from autowasm.registry.credentials import (
     Credential,
     from_docker_config,
     from_dockercfg,
+    is_text,
     normalize_host,
 )
-from autowasm.registry.loginplaces import AUTH_VARIABLE, Place, home_of, login_places
+
+AUTH_VARIABLE: Final = "DOCKER_AUTH_CONFIG"
+"""Holds a document itself, not its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A file, or a variable that holds a document (`path` None)."""
+
+    name: str
+    """For messages."""
+    path: Path | None = None
+    named: bool = False
+    """The user named it: a file that cannot be opened ends the command."""
+    strict: bool = False
+    """A malformed document ends the command: it is one that the user named, or Docker's own."""
+    is_dockercfg: bool = False
+    """In the older form, which holds what `auths` holds and nothing around it."""
+
+
+def login_places(environment: Mapping[str, str]) -> tuple[Place, ...]:
+    """The places in the order in which they are searched; the first one with a login for the registry wins."""
+    home = home_of(environment)
+    places = (
+        [Place(f"${AUTH_VARIABLE}", named=True, strict=True)]
+        if environment.get(AUTH_VARIABLE)
+        else []
+    )
+    if places and environment.get("GITLAB_CI"):
+        # The runner sets it for its own pulls: it must not win over the job's `docker login`.
+        return (*_files(environment, home), *places)
+    return (*places, *_files(environment, home))
+
+
+def home_of(environment: Mapping[str, str]) -> Path | None:
+    """$HOME, else the user's entry in passwd; None for a user without either (an arbitrary uid in a container)."""
+    if environment.get("HOME"):
+        return Path(environment["HOME"])
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        return None
+
+
+def _files(environment: Mapping[str, str], home: Path | None) -> list[Place]:
+    docker = environment.get("DOCKER_CONFIG")
+    override = environment.get("REGISTRY_AUTH_FILE")
+    runtime = environment.get("XDG_RUNTIME_DIR") or f"/run/containers/{os.getuid()}"
+    config = environment.get("XDG_CONFIG_HOME") or (home and home / ".config")
+    # containers-auth.json(5): below /run/containers/$UID the file has no further folder.
+    podman = Path(runtime) / "containers" if environment.get("XDG_RUNTIME_DIR") else Path(runtime)
+    places = []
+    if docker:
+        places.append(_file(Path(docker) / "config.json", named=True))
+    if override:
+        places.append(_file(Path(override), named=True))
+    else:
+        places.append(_file(podman / "auth.json"))
+    if config:
+        places.append(_file(Path(config) / "containers" / "auth.json"))
+    if home is not None:
+        if not docker:
+            places.append(_file(home / ".docker" / "config.json", strict=True))
+        places.append(_file(home / ".dockercfg", is_dockercfg=True))
+    return places
+
+
+def _file(
+    path: Path, *, named: bool = False, strict: bool = False, is_dockercfg: bool = False
+) -> Place:
+    return Place(str(path), path, named=named, strict=strict or named, is_dockercfg=is_dockercfg)
+
+
+HELPER_REASON: Final = "CredentialHelper"
+"""Reason of every error in this module."""
+
+_NOT_FOUND: Final = "credentials not found in native keychain"
+_TOKEN_USER: Final = "<token>"  # noqa: S105 - a user name
+_HELPER_NAME: Final = re.compile(r"[A-Za-z0-9._-]+\Z")
+
+
+async def ask_helper(
+    helper: str, server: str, *, limits: Limits, environment: Mapping[str, str]
+) -> Credential | None:
+    """Run `docker-credential-HELPER get`; None if it knows no login for `server`. Raises SourceDenied."""
+    program = f"docker-credential-{helper}"
+    if not _HELPER_NAME.match(helper):
+        raise _failed(f"not the name of a credential helper: {helper[:100]!r}")
+    try:
+        process = await asyncio.create_subprocess_exec(
+            program,
+            "get",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=dict(environment),
+        )
+    except OSError as error:
+        raise _failed(f"{program} cannot be run: {error.strerror}") from error
+    try:
+        async with asyncio.timeout(limits.credential_helper_timeout):
+            output, _ = await process.communicate(server.encode())
+    except TimeoutError as error:
+        raise _failed(
+            f"{program} gave no answer within {limits.credential_helper_timeout:g} s"
+        ) from error
+    finally:
+        if process.returncode is None:
+            # Kills it, and closes the pipes: `wait` waits for those too, and its own children may hold them.
+            process._transport.close()  # type: ignore[attr-defined]  # asyncio has no public form
+            await process.wait()
+    text = output.decode(errors="replace").strip()
+    if process.returncode:
+        if text == _NOT_FOUND:
+            return None
+        raise _failed(
+            f"{program} has no login for {server}: it ended with status {process.returncode}; "
+            f"to see why: echo {server} | {program} get"
+        )
+    return _parse_answer(text, program=program)
+
+
+def _parse_answer(text: str, *, program: str) -> Credential | None:
+    try:
+        answer = json.loads(text)
+        username, secret = answer["Username"], answer["Secret"]
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+    ):  # from None: it would carry the password
+        raise _failed(f"{program} gave an answer that is not understood") from None
+    if not (isinstance(username, str) and isinstance(secret, str) and is_text(username + secret)):
+        raise _failed(f"{program} gave an answer that is not understood")
+    if username == _TOKEN_USER:
+        return Credential("", "", identity_token=secret)
+    return Credential(username, secret) if username else None
+
+
+def _failed(problem: str) -> SourceDenied:
+    return SourceDenied(problem, reason=HELPER_REASON)
+
 
 _HUB_SERVER: Final = "https://index.docker.io/v1/"
 """The name of Docker Hub in a question to a helper."""

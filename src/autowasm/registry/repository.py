@@ -17,10 +17,8 @@ from autowasm.limits import Limits
 from autowasm.net.answers import LATER, Answerer, Doing, error_for
 from autowasm.net.urls import next_hop, redact
 from autowasm.reference import ImageReference
-from autowasm.registry.answer import Answer
 from autowasm.registry.credentials import Credential
-from autowasm.registry.transport import RegistryTransport
-from autowasm.registry.upload import Body
+from autowasm.registry.transport import Answer, Body, RegistryTransport
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,14 @@
-"""The oras adapter: one HTTP exchange with a registry, blocking, in a Transfer's thread (ADR 3).
+"""Body: the bytes of one upload, read anew for every try, counted and timed as they leave.
+
+Not a request. Invariant: a file is never in memory whole, and a try that must be repeated (a token was asked for) starts
+at the first byte.
+
+Answer: what a registry answered, not read yet; reads it under caps, in a Transfer's thread.
+
+Not the exchange (`transport.py`). Invariants: no body is read without a limit or the Transfer's eye on it; a failure on the
+way becomes one of our errors.
+
+The oras adapter: one HTTP exchange with a registry, blocking, in a Transfer's thread (ADR 3).
 
 Not the registry's verbs (`repository.py`), and no decisions about images (`client.py`). Nothing of oras, requests or
 urllib3 leaves this module. Invariants: one instance serves one (registry, repository, credential) and one thread at a
@@ -11,10 +21,14 @@ whatever host it talks to, and cannot answer a Basic challenge (research, `libra
 
 import contextlib
 import http.cookiejar
+import io
 import logging
 import ssl
+import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, cast
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Protocol, cast
 from urllib.parse import urlsplit
 
 import oras.container
@@ -22,19 +36,191 @@ import oras.provider
 import requests
 
 from autowasm.digest import Digest
-from autowasm.errors import WASMER, AddressBlocked, Advice
+from autowasm.errors import WASMER, AddressBlocked, Advice, ContentRejected
 from autowasm.limits import Limits
+from autowasm.net import servermessage
 from autowasm.net.answers import LATER, Answerer, error_for
-from autowasm.net.threads import DialedAdapter, Dialer
-from autowasm.net.transfer import TransferEnded, current_transfer
+from autowasm.net.failures import connection_failure
+from autowasm.net.servermessage import BODY_LIMIT, NOTHING_SAID, ServerMessage
+from autowasm.net.threads import NETWORK_ERRORS, DialedAdapter, Dialer
+from autowasm.net.transfer import Transfer, TransferEnded, current_transfer
 from autowasm.net.urls import next_hop, origin, redact
 from autowasm.reference import DOCKER_HUB, ImageReference
-from autowasm.registry.answer import Answer, network_errors
-from autowasm.registry.authorization import Authorizer, TokenRequest
-from autowasm.registry.budget import Budgets
+from autowasm.registry.auth import Authorizer, Login, Logins, TokenRequest
 from autowasm.registry.credentials import Credential, fingerprint_of
-from autowasm.registry.logins import Login, Logins
-from autowasm.registry.upload import Body
+from autowasm.registry.ratelimiter import Budgets
+from autowasm.units import format_size
+
+
+class Body:
+    """`content` in memory or in a file, `size` bytes long."""
+
+    def __init__(self, content: bytes | Path, *, size: int) -> None:
+        self._content = content
+        self._size = size
+
+    @contextmanager
+    def open(self, transfer: Transfer, *, answer_timeout: float) -> Iterator["BodyReader"]:
+        """What requests sends. Not for an empty body, which requests would send chunked; nothing that we upload is empty."""
+        stream: BinaryIO
+        if isinstance(self._content, Path):
+            stream = self._content.open("rb")
+        else:
+            stream = io.BytesIO(self._content)
+        with stream:
+            yield BodyReader(stream, self._size, transfer, answer_timeout=answer_timeout)
+
+
+class BodyReader:
+    """The least that requests and urllib3 ask of a body: a length and `read`."""
+
+    def __init__(
+        self, stream: BinaryIO, size: int, transfer: Transfer, *, answer_timeout: float
+    ) -> None:
+        self._stream = stream
+        self._size = size
+        self._transfer = transfer
+        self._answer_timeout = answer_timeout
+        self._left = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def read(self, count: int = -1) -> bytes:
+        """The next bytes. What was handed out before has been taken by the kernel when this is called again."""
+        self._transfer.expect_body()
+        data = self._stream.read(self._left if count < 0 else min(count, self._left))
+        self._left -= len(data)
+        self._transfer.received(len(data))
+        if not data:
+            self._transfer.expect_answer(self._answer_timeout)
+        return data
+
+
+_DISCARD_LIMIT: Final = 64 * 1024
+"""An unwanted body up to this size is read, to keep the connection; a longer one costs the connection."""
+
+
+class Response(Protocol):
+    """`requests.Response`, as far as it is used."""
+
+    status_code: int
+    url: str
+    headers: Any
+    raw: Any
+    request: Any
+
+    def close(self) -> None:
+        """Give up the connection, unless the body was read to its end."""
+
+
+class Answer:
+    """The answer to one request, not read yet."""
+
+    def __init__(
+        self,
+        response: Response,
+        *,
+        limits: Limits,
+        advice: Advice = WASMER,
+        secrets: tuple[str, ...] = (),
+        with_login: bool = False,
+    ) -> None:
+        """`secrets` are cut out of `message`."""
+        self.response = response
+        """As it came; read it through this object."""
+        self._limits = limits
+        self._advice = advice
+        self._secrets = secrets
+        self._message: ServerMessage | None = None
+        self.with_login = with_login
+        """The request showed the credential, or a token that was given for it."""
+        self.status = response.status_code
+        self.url = response.url
+        self.headers: Mapping[str, str] = response.headers
+
+    def chunks(self) -> Iterator[bytes]:
+        """The body as it was sent, in pieces of at most `limits.transfer_chunk`, as they arrive."""
+        transfer = current_transfer()
+        transfer.expect_body()
+        while True:
+            with network_errors(self.url, advice=self._advice):
+                # read1 gives what is there: the loop sees progress, and nothing is copied twice.
+                chunk = self.response.raw.read1(self._limits.transfer_chunk, decode_content=False)
+            if not chunk:
+                break
+            transfer.received(len(chunk))
+            yield chunk
+        transfer.expect_nothing()
+
+    def read(self, *, limit: int, what: str) -> bytes:
+        """The whole body. Raises ContentRejected (`TooLarge`) past `limit` bytes."""
+        data = bytearray()
+        for chunk in self.chunks():
+            data += chunk
+            if len(data) > limit:
+                raise ContentRejected(
+                    f"{what}: larger than {format_size(limit)}", reason="TooLarge"
+                )
+        return bytes(data)
+
+    @property
+    def is_page(self) -> bool:
+        """Whether the body is a web page by its type: no API of a registry gives one."""
+        return self.headers.get("Content-Type", "").lower().startswith("text/html")
+
+    def message(self) -> ServerMessage:
+        """What the body of an error says. Reads its beginning, within `limits.error_body_timeout`; raises nothing of it."""
+        if self._message is None:
+            self._message = NOTHING_SAID
+            if self.response.request.method != "HEAD":
+                self._message = servermessage.parse(
+                    self._beginning(), self.headers.get("Content-Type", ""), secrets=self._secrets
+                )
+        return self._message
+
+    def _beginning(self) -> bytes:
+        """At most BODY_LIMIT bytes of the body. What is not read to its end costs the connection."""
+        raw, data = self.response.raw, bytearray()
+        deadline = time.monotonic() + self._limits.error_body_timeout
+        transfer = current_transfer()
+        with contextlib.suppress(*NETWORK_ERRORS):
+            while len(data) < BODY_LIMIT and (left := deadline - time.monotonic()) > 0:
+                sock = getattr(getattr(raw, "connection", None), "sock", None)
+                if sock is not None:
+                    sock.settimeout(left)
+                chunk = raw.read1(BODY_LIMIT - len(data), decode_content=False)
+                if not chunk:
+                    return bytes(data)
+                transfer.received(len(chunk))
+                data += chunk
+        self.close()
+        return bytes(data)
+
+    def discard(self) -> None:
+        """Have done with it: read the little that is left, so that the connection can be used again."""
+        length = self.headers.get("Content-Length", "")
+        short = length.isdigit() and int(length[:12]) <= _DISCARD_LIMIT
+        with contextlib.suppress(*NETWORK_ERRORS):
+            if short or self.response.request.method == "HEAD":
+                self.response.raw.read(_DISCARD_LIMIT + 1, decode_content=False)
+        self.close()
+
+    def close(self) -> None:
+        """Give up the connection, unless the body was read to its end."""
+        self.response.close()
+
+
+@contextlib.contextmanager
+def network_errors(url: str, *, advice: Advice = WASMER) -> Iterator[None]:
+    """Turn what requests and the layers below raise into SourceUnavailable."""
+    try:
+        yield
+    except NETWORK_ERRORS as error:
+        raise connection_failure(
+            error, url=url, reason="RegistryUnavailable", advice=advice
+        ) from error
+
 
 _HUB_API: Final = "registry-1.docker.io"
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})

@@ -26,7 +26,7 @@ from autowasm.limits import Limits
 from autowasm.manifests import nodes
 from autowasm.reference import ImageReference
 from autowasm.registry.credentials import from_docker_config, from_dockercfg
-from autowasm.registry.layout import choose_layout
+from autowasm.registry.layouts import choose_layout
 from autowasm.registry.manifest import Index, children_by_preference, parse_manifest
 from autowasm.server.ranges import Conditions, decide
 from autowasm.settings import EnvoyFetch

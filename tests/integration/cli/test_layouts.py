@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from autowasm.registry.variants import ISTIO, VARIANTS
+from autowasm.registry.layouts import ISTIO, VARIANTS
 from tests.integration.cli import foreign
 from tests.integration.cli.foreign import Builder
 from tests.parts import clients, registry, wasmer, wat

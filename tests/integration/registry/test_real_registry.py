@@ -26,7 +26,7 @@ from autowasm.registry import media
 from autowasm.registry.client import RegistryClient, ResolvedImage
 from autowasm.registry.credentials import Credential
 from autowasm.registry.manifest import Descriptor
-from autowasm.registry.push import Layer, Package
+from autowasm.registry.package import Layer, Package
 from autowasm.settings import Outgoing
 from tests.parts import registry
 from tests.parts.certificates import Authority

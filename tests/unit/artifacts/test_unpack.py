@@ -20,7 +20,7 @@ from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
 from autowasm.registry import media
 from autowasm.registry.client import RegistryClient, ResolvedImage
-from autowasm.registry.layout import choose_layout
+from autowasm.registry.layouts import choose_layout
 from autowasm.registry.manifest import Descriptor, Manifest
 
 REFERENCE = ImageReference.parse("r.example/team/app:v1")

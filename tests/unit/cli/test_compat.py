@@ -8,7 +8,7 @@ import zstandard
 
 from autowasm.cli.compat import _open_last, of_file
 from autowasm.limits import Limits
-from autowasm.registry.variants import ENVOY_GATEWAY, ISTIO, KWCTL
+from autowasm.registry.layouts import ENVOY_GATEWAY, ISTIO, KWCTL
 from tests.parts import wat
 from tests.unit.wasm.archives import tar
 

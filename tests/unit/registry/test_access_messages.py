@@ -10,7 +10,7 @@ import pytest
 
 from autowasm.errors import SourceDenied
 from autowasm.registry.credentials import Credential
-from autowasm.registry.push import make_package
+from autowasm.registry.package import make_package
 from tests.fakes.scripted import Exchange, ScriptedServer
 from tests.parts.certificates import Authority
 from tests.unit.registry.access import (

@@ -7,9 +7,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from autowasm.errors import AddressBlocked, SourceUnavailable
-from autowasm.registry.authorization import Authorizer, TokenRequest, parse_challenges
+from autowasm.registry.auth import Authorizer, Login, TokenRequest, parse_challenges
 from autowasm.registry.credentials import Credential
-from autowasm.registry.logins import Login
 
 BOB = Credential("bob", "s3cret")
 BASIC = "Basic " + base64.b64encode(b"bob:s3cret").decode()

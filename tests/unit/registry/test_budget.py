@@ -4,7 +4,7 @@ import pytest
 
 from autowasm.errors import SourceUnavailable
 from autowasm.limits import Limits
-from autowasm.registry.budget import Budgets
+from autowasm.registry.ratelimiter import Budgets
 from tests.unit.registry.test_logins import Clock
 
 LIMITS = Limits(attempt_wait=5, attempt_backoff=0.5, rate_pause_most=60)

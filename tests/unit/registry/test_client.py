@@ -17,7 +17,7 @@ from autowasm.errors import (
     SourceNotFound,
     StorageError,
 )
-from autowasm.registry.push import make_package
+from autowasm.registry.package import make_package
 from tests.fakes.scripted import Exchange
 from tests.unit.registry.clients import (
     LAYER,

@@ -6,8 +6,8 @@ import pytest
 from autowasm.digest import Digest
 from autowasm.registry import media
 from autowasm.registry.consumers import Answer, LastLayer, answers, index_child
+from autowasm.registry.layouts import ENVOY_GATEWAY, ISTIO, KWCTL, WASME, WKG
 from autowasm.registry.manifest import Descriptor, Index, Manifest, Platform
-from autowasm.registry.variants import ENVOY_GATEWAY, ISTIO, KWCTL, WASME, WKG
 
 GZIP = media.OCI_LAYER_TAR_GZIP
 GOOD = LastLayer(is_gzip=True, plugin=True)

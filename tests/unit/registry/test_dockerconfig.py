@@ -16,8 +16,7 @@ from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
 from autowasm.registry.credentials import Credential
-from autowasm.registry.dockerconfig import FoundLogin, find_login
-from autowasm.registry.loginplaces import login_places
+from autowasm.registry.dockerconfig import FoundLogin, find_login, login_places
 
 PLAIN = {"auths": {"r.example": {"auth": base64.b64encode(b"bob:s3cret").decode()}}}
 ANSWER = '{"ServerURL": "r.example", "Username": "carol", "Secret": "t0ken"}'

@@ -6,9 +6,8 @@ from autowasm.digest import Digest
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
 from autowasm.registry import media
-from autowasm.registry.layout import Layout, choose_layout
+from autowasm.registry.layouts import PACKING, Layout, Packing, choose_layout
 from autowasm.registry.manifest import Descriptor, Manifest
-from autowasm.registry.variants import PACKING, Packing
 
 
 def layer(media_type: str, name: str) -> Descriptor:

@@ -11,8 +11,8 @@ from autowasm.errors import SourceDenied, SourceUnavailable
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.net.transfer import Transfer, run_transfer
+from autowasm.registry.auth import Logins
 from autowasm.registry.credentials import Credential
-from autowasm.registry.logins import Logins
 
 LIMITS = Limits(login_refusals=2, login_pause=300, login_pause_most=600)
 BOB = Credential("bob", "s3cret")

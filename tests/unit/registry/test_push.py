@@ -14,10 +14,9 @@ import pytest
 from autowasm.digest import Digest
 from autowasm.limits import Limits
 from autowasm.registry import media
-from autowasm.registry.layout import choose_layout
+from autowasm.registry.layouts import choose_layout, variant_of
 from autowasm.registry.manifest import Manifest, parse_manifest
-from autowasm.registry.push import Layer, Package, make_package
-from autowasm.registry.variants import variant_of
+from autowasm.registry.package import Layer, Package, make_package
 
 MODULE = b"\0asm\x01\0\0\0" + bytes(2_000_000)
 

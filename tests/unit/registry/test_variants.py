@@ -7,8 +7,7 @@ import pytest
 from autowasm.digest import Digest
 from autowasm.registry import media
 from autowasm.registry.consumers import LastLayer, answers
-from autowasm.registry.manifest import Descriptor, Manifest
-from autowasm.registry.variants import (
+from autowasm.registry.layouts import (
     CONSUMERS,
     PACKING,
     VARIANTS,
@@ -18,6 +17,7 @@ from autowasm.registry.variants import (
     table,
     variant_of,
 )
+from autowasm.registry.manifest import Descriptor, Manifest
 from autowasm.wasm import archive
 from docs import reference
 

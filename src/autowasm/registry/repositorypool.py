@@ -20,14 +20,15 @@ from autowasm.net.pools import Pools
 from autowasm.net.proxy import Proxies, Proxy, ProxyRules
 from autowasm.net.tls import Trust
 from autowasm.reference import ImageReference
-from autowasm.registry.budget import Budgets
+from autowasm.registry.auth import Logins
 from autowasm.registry.credentials import Credential, fingerprint_of
-from autowasm.registry.logins import Logins
+from autowasm.registry.ratelimiter import Budgets
 from autowasm.settings import Outgoing
 
 if TYPE_CHECKING:
     from autowasm.net.threads import Resolver
     from autowasm.registry.repository import Repository
+
 
 T = TypeVar("T")
 _Key = tuple[str, str, str, str]

@@ -27,6 +27,7 @@ from autowasm.registry.manifest import Descriptor, Manifest
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
+
 _RUNTIME: Final = "envoy_proxy"
 _RUNTIME_CONFIG_NAME: Final = "runtime-config.json"
 _MODULE_NAME: Final = "filter.wasm"
