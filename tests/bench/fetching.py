@@ -44,7 +44,7 @@ async def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     from autowasm.artifacts.source import FetchRequest  # noqa: PLC0415
     from autowasm.blobs.store import BlobStore  # noqa: PLC0415
     from autowasm.limits import FetchLimits, Limits  # noqa: PLC0415
-    from autowasm.net.policy import AddressPolicy  # noqa: PLC0415
+    from autowasm.net.addresspolicy import AddressPolicy  # noqa: PLC0415
     from autowasm.net.pools import Pools  # noqa: PLC0415
     from autowasm.net.session import ObjectSession  # noqa: PLC0415
     from autowasm.registry.client import RegistryClient  # noqa: PLC0415

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from autowasm.errors import AddressBlocked
-from autowasm.net.policy import AddressPolicy, Purpose
+from autowasm.net.addresspolicy import AddressPolicy, Purpose
 
 NEVER = [
     ipaddress.IPv4Network(text)

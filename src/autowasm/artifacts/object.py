@@ -21,8 +21,7 @@ from autowasm.errors import AddressBlocked
 from autowasm.limits import Limits
 from autowasm.net.hosts import matches_host
 from autowasm.net.pools import Pools
-from autowasm.net.session import ObjectSession
-from autowasm.net.stream import NO_VALIDATORS, Validators
+from autowasm.net.session import NO_VALIDATORS, ObjectSession, Validators
 from autowasm.registry.credentials import ANONYMOUS_FINGERPRINT, Credential
 from autowasm.wasm import binary
 from autowasm.wasm.archive import extract_module

@@ -21,10 +21,10 @@ from typing import Any, Final, TypeVar
 
 from autowasm.errors import WASMC, Advice, UsageError
 from autowasm.limits import Limits
-from autowasm.net.environproxy import EnvironmentProxies
 from autowasm.net.hosts import is_loopback
 from autowasm.net.pools import Pools
-from autowasm.net.tlsprobe import speaks_tls
+from autowasm.net.proxy import EnvironmentProxies
+from autowasm.net.tls import speaks_tls
 from autowasm.reference import ImageReference
 from autowasm.registry import dockerconfig
 from autowasm.registry.client import RegistryClient

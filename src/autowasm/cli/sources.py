@@ -21,8 +21,8 @@ from autowasm.digest import sha256_of
 from autowasm.errors import WASMC, AutoWasmError
 from autowasm.explain.facts import SourceFact
 from autowasm.limits import Limits
-from autowasm.net.environproxy import EnvironmentProxies
 from autowasm.net.pools import Pools
+from autowasm.net.proxy import EnvironmentProxies
 from autowasm.net.session import ObjectSession
 from autowasm.net.urls import redact
 from autowasm.registry.credentials import Credential

@@ -16,7 +16,7 @@ from autowasm.kube.errors import (
     Unreachable,
     from_response,
 )
-from autowasm.net.answers import retry_after
+from autowasm.net.responses import retry_after
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Query = Mapping[str, str]

@@ -16,7 +16,7 @@ import msgspec
 
 from autowasm.kube import library
 from autowasm.kube.calls import JSON, Call
-from autowasm.net.environproxy import NoProxy
+from autowasm.net.proxy import NoProxy
 from autowasm.net.tls import check_chains_as_curl
 
 if TYPE_CHECKING:

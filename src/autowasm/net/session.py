@@ -1,4 +1,21 @@
-"""ObjectSession: streams a module from an http(s) server with aiohttp (`spec.filter.source.object`).
+"""Signed URLs of object stores: until when one is good, read from its own query.
+
+Verifies nothing. Invariant: no part of a query is in a result but a time (`query_secrets` is for cutting them out of messages).
+
+Sources: AWS Signature Version 4 (`X-Amz-Date`, `X-Amz-Expires`) and 2 (`Expires`), Google Cloud Storage V4
+(`X-Goog-Date`, `X-Goog-Expires`), Tencent COS (`q-sign-time=START;END`), Alibaba OSS (`Expires`, `x-oss-date`), Azure SAS
+(`se`), CloudFront (`Expires`).
+
+ObjectStream: one answer with an object in it, and the validators by which a later answer can be "unchanged".
+
+Not how it is asked for (`session.py`). Invariant: the body ends at `limits.layer_bytes`, and below the minimum rate.
+
+PoolResolver: aiohttp's name lookups in the names pool, with a bounded wait; never in the default executor.
+
+Not a cache and not a judge of addresses (`policy.py`, asked where the socket is made). Invariant: what it found is what is
+connected to; a name is never looked up a second time for the same connection.
+
+ObjectSession: streams a module from an http(s) server with aiohttp (`spec.filter.source.object`).
 
 Not for registries (`registry/`), and not a cache. Invariants: the address policy judges the address that is really
 connected to, redirects included; every wait has an end (connect, answer, minimum rate, whole fetch); bytes arrive as the
@@ -12,29 +29,263 @@ import datetime
 import os
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote_plus, urlsplit
 
 import aiohttp
+import aiohttp.abc
 import yarl
 
-from autowasm.errors import AddressBlocked, Advice, SourceUnavailable
+from autowasm.errors import AddressBlocked, Advice, ContentRejected, SourceUnavailable
 from autowasm.limits import Limits
-from autowasm.net import servermessage, tls
-from autowasm.net.answers import Answerer, error_for
+from autowasm.net import tls
+from autowasm.net.addresspolicy import AddressPolicy, Purpose
 from autowasm.net.failures import certificate_failure, chain, may_be_tls, tls_failure
-from autowasm.net.policy import AddressPolicy, Purpose
-from autowasm.net.pools import Pools
+from autowasm.net.pools import Pool, Pools
 from autowasm.net.proxy import DIRECT, Proxies
-from autowasm.net.resolving import PoolResolver
-from autowasm.net.servermessage import BODY_LIMIT, ServerMessage
-from autowasm.net.signatures import is_signed, query_secrets, signature_hint
-from autowasm.net.stream import NO_VALIDATORS, ObjectStream, Validators, too_large
+from autowasm.net.responses import BODY_LIMIT, Answerer, ServerMessage, error_for, parse
+from autowasm.net.transfer import RateWatch, too_slow
 from autowasm.net.urls import check_web_url, next_hop, redact
 from autowasm.settings import Outgoing
+from autowasm.units import format_size
+
+_SIGNATURES: Final = frozenset(
+    {
+        "x-amz-signature",
+        "x-goog-signature",
+        "x-oss-signature",
+        "q-signature",
+        "signature",
+        "sig",
+        "sign",
+        "x-amz-expires",
+        "x-goog-expires",
+        "x-amz-security-token",
+        "policy",
+        "token",
+        "access_token",
+        "private_token",
+        "job_token",
+        "jwt",
+    }
+)
+_SHORTEST_VALUE: Final = 8
+"""Characters. Shorter values (`60`, `v4`) are no secrets, and are words of sentences."""
+
+
+def signature_hint(
+    url: str, said: ServerMessage, *, now: datetime.datetime, redirected: bool = False
+) -> str:
+    """What to do about an object that is refused. Objects are fetched without credentials.
+
+    `redirected`: `url` is not that of the spec, but one that the spec's server redirected to.
+    """
+    if redirected and is_signed(url):
+        return "the server that redirects there must sign the URL again: the signature has expired or is refused"
+    if not is_signed(url):
+        return "objects are fetched without credentials: use a URL that needs none, or a signed one"
+    until = signed_until(url)
+    if until is not None and until <= now:
+        return (
+            f"the signature in its URL has expired at {until:%Y-%m-%dT%H:%M:%SZ}; put a new URL into the spec, or use one that "
+            "does not expire"
+        )
+    if said.mentions("not valid yet", "not yet valid"):
+        return "the signature in its URL is not valid yet; check the clock of the machine that signed it"
+    if said.mentions("expire"):
+        return "the signature in its URL has expired; put a new URL into the spec, or use one that does not expire"
+    return "the signature in its URL is refused: it may have expired, or the URL was changed after it was signed"
+
+
+def is_signed(url: str) -> bool:
+    """Whether the query has the fields of a signature."""
+    return not _SIGNATURES.isdisjoint(_fields(url))
+
+
+def query_secrets(url: str) -> tuple[str, ...]:
+    """The values of the query, as they are written and as they are meant: a server may send them back."""
+    with contextlib.suppress(ValueError):
+        written = [part.partition("=")[2] for part in urlsplit(url).query.split("&")[:200]]
+        forms = dict.fromkeys([*written, *map(unquote_plus, written)])
+        return tuple(value for value in forms if len(value) >= _SHORTEST_VALUE)
+    return ()
+
+
+def signed_until(url: str) -> datetime.datetime | None:
+    """When the signature ends, by the URL's own word; None if it does not say."""
+    fields = _fields(url)
+    if "q-sign-time" in fields:
+        return _at(fields["q-sign-time"].rpartition(";")[2])
+    for prefix in ("x-amz", "x-goog", "x-oss"):
+        begin = _compact(fields.get(f"{prefix}-date", ""))
+        seconds = fields.get(f"{prefix}-expires", "")
+        if begin is not None and seconds.isascii() and seconds.isdigit():
+            return _later(begin, min(int(seconds[:12]), 10 * 366 * 86400))
+    if "se" in fields and "sig" in fields:
+        return _iso(fields["se"])
+    return _at(fields.get("expires", ""))
+
+
+def _fields(url: str) -> dict[str, str]:
+    """Names in lower case; the first of each name counts."""
+    try:
+        pairs = parse_qsl(urlsplit(url).query, keep_blank_values=True, max_num_fields=200)
+    except ValueError:
+        return {}
+    return {name.lower(): value for name, value in reversed(pairs)}
+
+
+def _at(seconds: str) -> datetime.datetime | None:
+    if not (seconds.isascii() and seconds.isdigit()) or len(seconds) > 12:
+        return None
+    return _later(datetime.datetime.fromtimestamp(0, datetime.UTC), int(seconds))
+
+
+def _later(begin: datetime.datetime, seconds: int) -> datetime.datetime | None:
+    """None behind the year 9999."""
+    try:
+        return begin + datetime.timedelta(seconds=seconds)
+    except OverflowError:
+        return None
+
+
+def _compact(text: str) -> datetime.datetime | None:
+    try:
+        return datetime.datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=datetime.UTC)
+    except ValueError:
+        return None
+
+
+def _iso(text: str) -> datetime.datetime | None:
+    try:
+        found = datetime.datetime.fromisoformat(text)
+        return (found if found.tzinfo else found.replace(tzinfo=datetime.UTC)).astimezone(
+            datetime.UTC
+        )
+    except (ValueError, OverflowError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Validators:
+    """What an earlier answer said about the version that it carried (RFC 9110 section 8.8)."""
+
+    etag: str = ""
+    last_modified: str = ""
+
+    def headers(self) -> dict[str, str]:
+        """Of a conditional request; the entity tag is the better one, and the other would only be ignored beside it."""
+        if self.etag:
+            return {"If-None-Match": self.etag}
+        return {"If-Modified-Since": self.last_modified} if self.last_modified else {}
+
+
+NO_VALIDATORS: Final = Validators()
+
+_LONGEST_VALIDATOR: Final = 1024
+"""Characters; real ones have below 100, and each is kept in an annotation."""
+
+
+class ObjectStream:
+    """An answer with status 200 (or 304): its validators, and its body to be iterated once, in chunks."""
+
+    def __init__(self, response: aiohttp.ClientResponse, *, limits: Limits) -> None:
+        self._response = response
+        self._limits = limits
+        self.url = str(response.url)
+        """After redirects; may hold a signed query: `redact` it before it is shown."""
+        self.unchanged = response.status == 304
+        """The server says that the validators which it was shown still hold; there is no body."""
+        self.etag = _validator(response.headers.get("ETag"))
+        self.last_modified = _validator(response.headers.get("Last-Modified"))
+        self.content_length = response.content_length
+        """As the server announced it, in bytes. Not to be trusted."""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Chunks of the body. Raises ContentRejected (`TooLarge`) and SourceUnavailable (`TooSlow`, cut short)."""
+        what = redact(self.url)
+        limit = self._limits.layer_bytes
+        window = self._limits.minimum_rate_after
+        watch = RateWatch(minimum=self._limits.minimum_rate, window=window)
+        total, waited = 0, 0.0
+        watch.is_too_slow(waited, total)
+        while True:
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(window):
+                    chunk = await self._response.content.readany()
+            except TimeoutError as error:
+                raise too_slow(what, limits=self._limits) from error
+            except (aiohttp.ClientError, OSError) as error:
+                raise SourceUnavailable(
+                    f"{what}: the connection broke after {total} bytes ({type(error).__name__})",
+                    reason="ObjectUnavailable",
+                ) from error
+            if not chunk:
+                return
+            # Only the time that the server took counts, not what the caller does between two chunks.
+            waited += time.monotonic() - began
+            total += len(chunk)
+            if total > limit:
+                raise too_large(what, limit=limit)
+            if watch.is_too_slow(waited, total):
+                raise too_slow(what, limits=self._limits)
+            yield chunk
+
+
+def _validator(value: str | None) -> str | None:
+    """What can be kept in a record and sent back; else the object is fetched anew each time, as without a validator.
+
+    aiohttp gives bytes above 0x7F as halves of surrogate pairs, which are no text, so no JSON.
+    """
+    if value is None or len(value) > _LONGEST_VALIDATOR or not value.isascii():
+        return None
+    return value if value.isprintable() else None
+
+
+def too_large(what: str, *, limit: int) -> ContentRejected:
+    """The error for more bytes than are taken."""
+    return ContentRejected(f"{what}: larger than {format_size(limit)}", reason="TooLarge")
+
+
+class PoolResolver(aiohttp.abc.AbstractResolver):
+    """getaddrinfo in the names pool, with a bounded wait; never in the default executor."""
+
+    def __init__(self, names: Pool, resolver: Callable[..., Any], *, timeout: float) -> None:
+        self._names = names
+        self._resolver = resolver
+        self._timeout = timeout
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[aiohttp.abc.ResolveResult]:
+        """Addresses of `host`. Raises OSError."""
+        lookup = self._names.run(self._resolver, host, port, family, socket.SOCK_STREAM)
+        try:
+            found = await asyncio.wait_for(lookup, self._timeout)
+        except TimeoutError as error:
+            raise OSError(f"no answer from the name service in {self._timeout:g} s") from error
+        except UnicodeError as error:
+            raise OSError("not a host name") from error
+        return [
+            {
+                "hostname": host,
+                "host": str(address[0]),
+                "port": port,
+                "family": kind,
+                "proto": protocol,
+                "flags": socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            }
+            for kind, _, protocol, _, address in found
+        ]
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
@@ -171,7 +422,7 @@ class ObjectSession:
             pass  # the status is known, and so is what came
         finally:
             response.close()
-        return servermessage.parse(
+        return parse(
             bytes(data), response.headers.get("Content-Type", ""), secrets=query_secrets(url)
         )
 

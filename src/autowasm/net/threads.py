@@ -28,7 +28,7 @@ from urllib3.exceptions import (
 
 from autowasm.errors import AddressBlocked, SourceUnavailable
 from autowasm.limits import Limits
-from autowasm.net.policy import AddressPolicy, Purpose
+from autowasm.net.addresspolicy import AddressPolicy, Purpose
 from autowasm.net.pools import Pool
 from autowasm.net.proxy import DIRECT, Proxies, Proxy, open_tunnel, written_addresses
 from autowasm.net.transfer import current_transfer

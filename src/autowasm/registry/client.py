@@ -19,7 +19,7 @@ from autowasm.backoff import Backoff
 from autowasm.digest import Digest, DigestVerifier
 from autowasm.errors import ContentRejected, SourceNotFound, SourceUnavailable
 from autowasm.limits import Limits
-from autowasm.net.policy import AddressPolicy
+from autowasm.net.addresspolicy import AddressPolicy
 from autowasm.net.pools import Pools
 from autowasm.net.transfer import run_transfer
 from autowasm.reference import ImageReference

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 from autowasm.backoff import Backoff
 from autowasm.errors import SourceUnavailable
 from autowasm.limits import Limits
-from autowasm.net.answers import retry_after
+from autowasm.net.responses import retry_after
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 from autowasm.digest import Digest, DigestVerifier
 from autowasm.errors import WASMER, Advice, SourceUnavailable, StorageError
 from autowasm.limits import Limits
-from autowasm.net.answers import LATER, Answerer, Doing, error_for
+from autowasm.net.responses import LATER, Answerer, Doing, error_for
 from autowasm.net.urls import next_hop, redact
 from autowasm.reference import ImageReference
 from autowasm.registry.credentials import Credential
@@ -32,7 +32,7 @@ class ManifestAnswer:
 
 
 class Repository:
-    """Reads and writes through one transport. Every method may raise what `net/answers.py` and a request can."""
+    """Reads and writes through one transport. Every method may raise what `net/responses.py` and a request can."""
 
     def __init__(
         self,

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from autowasm.errors import SourceDenied, SourceNotFound
 from autowasm.limits import Limits
+from autowasm.net.addresspolicy import AddressPolicy, Purpose
 from autowasm.net.hosts import is_loopback, names_host
-from autowasm.net.policy import AddressPolicy, Purpose
 from autowasm.net.pools import Pools
 from autowasm.net.proxy import Proxies, Proxy, ProxyRules
 from autowasm.net.tls import Trust

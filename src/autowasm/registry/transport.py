@@ -38,10 +38,16 @@ import requests
 from autowasm.digest import Digest
 from autowasm.errors import WASMER, AddressBlocked, Advice, ContentRejected
 from autowasm.limits import Limits
-from autowasm.net import servermessage
-from autowasm.net.answers import LATER, Answerer, error_for
 from autowasm.net.failures import connection_failure
-from autowasm.net.servermessage import BODY_LIMIT, NOTHING_SAID, ServerMessage
+from autowasm.net.responses import (
+    BODY_LIMIT,
+    LATER,
+    NOTHING_SAID,
+    Answerer,
+    ServerMessage,
+    error_for,
+    parse,
+)
 from autowasm.net.threads import NETWORK_ERRORS, DialedAdapter, Dialer
 from autowasm.net.transfer import Transfer, TransferEnded, current_transfer
 from autowasm.net.urls import next_hop, origin, redact
@@ -174,7 +180,7 @@ class Answer:
         if self._message is None:
             self._message = NOTHING_SAID
             if self.response.request.method != "HEAD":
-                self._message = servermessage.parse(
+                self._message = parse(
                     self._beginning(), self.headers.get("Content-Type", ""), secrets=self._secrets
                 )
         return self._message

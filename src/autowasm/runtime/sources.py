@@ -14,8 +14,8 @@ from autowasm.artifacts.pullsecrets import ServiceAccounts
 from autowasm.controller.mode import Mode
 from autowasm.controller.policy.policyfile import PolicyFile
 from autowasm.controller.policy.sourcepolicy import SourcePolicy
-from autowasm.net.namedhosts import NamedHosts
-from autowasm.net.policy import AddressPolicy
+from autowasm.net.addresspolicy import AddressPolicy
+from autowasm.net.hosts import NamedHosts
 from autowasm.net.session import ObjectSession
 from autowasm.registry.client import RegistryClient
 from autowasm.runtime.ground import Ground

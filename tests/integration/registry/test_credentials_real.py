@@ -10,7 +10,7 @@ import pytest
 
 from autowasm.errors import AutoWasmError, SourceDenied, SourceUnavailable
 from autowasm.limits import Limits
-from autowasm.net.policy import AddressPolicy
+from autowasm.net.addresspolicy import AddressPolicy
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
 from autowasm.registry.client import RegistryClient

@@ -19,7 +19,7 @@ from autowasm.artifacts.source import FetchRequest
 from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AddressBlocked, ContentRejected
-from autowasm.net.policy import AddressPolicy
+from autowasm.net.addresspolicy import AddressPolicy
 from autowasm.net.pools import Pools
 from autowasm.net.session import ObjectSession
 from autowasm.settings import Outgoing, Settings

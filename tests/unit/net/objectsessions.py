@@ -10,7 +10,7 @@ from autowasm.errors import (
     AutoWasmError,
 )
 from autowasm.limits import MIB, Limits
-from autowasm.net.policy import AddressPolicy
+from autowasm.net.addresspolicy import AddressPolicy
 from autowasm.net.pools import Pools
 from autowasm.net.session import ObjectSession
 from autowasm.settings import Outgoing

@@ -6,15 +6,15 @@ import datetime
 import pytest
 
 from autowasm.errors import SourceDenied, SourceNotFound, SourceUnavailable
-from autowasm.net.answers import (
+from autowasm.net.responses import (
     LONGEST_RETRY_AFTER,
     Answerer,
     Doing,
     error_for,
+    parse,
     retry_after,
     usual_meaning,
 )
-from autowasm.net.servermessage import parse
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 IMAGE = Answerer(

@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autowasm.errors import UsageError
-from autowasm.net.environproxy import EnvironmentProxies, NoProxy
-from autowasm.net.proxy import Proxy
+from autowasm.net.proxy import EnvironmentProxies, NoProxy, Proxy
 
 PROXY = "http://proxy.example:3128"
 

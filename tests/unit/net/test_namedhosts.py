@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.net.namedhosts import NAMED, OTHER, PUBLIC, NamedHosts
+from autowasm.net.hosts import NAMED, OTHER, PUBLIC, NamedHosts
 
 
 def named(*entries: str) -> NamedHosts:

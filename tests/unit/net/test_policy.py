@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from autowasm.errors import AddressBlocked, UsageError
-from autowasm.net.policy import AddressPolicy, Purpose
+from autowasm.net.addresspolicy import AddressPolicy, Purpose
 from autowasm.settings import Outgoing
 
 NEVER = [

@@ -9,7 +9,7 @@ import requests
 
 from autowasm.errors import AddressBlocked, SourceUnavailable, UsageError
 from autowasm.limits import Limits
-from autowasm.net.policy import AddressPolicy, Purpose
+from autowasm.net.addresspolicy import AddressPolicy, Purpose
 from autowasm.net.pools import Pools
 from autowasm.net.proxy import Proxy, ProxyRules, written_addresses
 from autowasm.net.threads import DialedAdapter, Dialer

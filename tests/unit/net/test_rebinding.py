@@ -15,7 +15,7 @@ import pytest
 
 from autowasm.errors import AddressBlocked, AutoWasmError
 from autowasm.limits import Limits
-from autowasm.net.policy import AddressPolicy
+from autowasm.net.addresspolicy import AddressPolicy
 from autowasm.net.pools import Pools
 from autowasm.net.session import ObjectSession
 from autowasm.reference import ImageReference

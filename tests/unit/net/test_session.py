@@ -12,9 +12,9 @@ from autowasm.errors import (
     SourceNotFound,
     SourceUnavailable,
 )
-from autowasm.net.environproxy import EnvironmentProxies
-from autowasm.net.policy import AddressPolicy
+from autowasm.net.addresspolicy import AddressPolicy
 from autowasm.net.pools import Pools
+from autowasm.net.proxy import EnvironmentProxies
 from autowasm.net.session import ObjectSession
 from autowasm.settings import Outgoing
 from tests.fakes.scripted import Exchange, ScriptedServer

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from autowasm.net.environproxy import EnvironmentProxies
 from autowasm.net.pools import Pools
+from autowasm.net.proxy import EnvironmentProxies
 from autowasm.net.session import ObjectSession
 from autowasm.settings import Outgoing
 from tests.fakes.handshakes import HandshakeServer

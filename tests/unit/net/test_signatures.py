@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.net.servermessage import NOTHING_SAID, ServerMessage
-from autowasm.net.signatures import is_signed, query_secrets, signature_hint, signed_until
+from autowasm.net.responses import NOTHING_SAID, ServerMessage
+from autowasm.net.session import is_signed, query_secrets, signature_hint, signed_until
 
 NOW = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from autowasm.net.tlsprobe import speaks_tls
+from autowasm.net.tls import speaks_tls
 from tests.fakes.handshakes import HandshakeServer
 from tests.fakes.scripted import Exchange, ScriptedServer
 from tests.parts import ports

@@ -12,7 +12,7 @@ import pytest
 from autowasm.digest import Digest
 from autowasm.errors import AutoWasmError
 from autowasm.limits import Limits
-from autowasm.net.policy import AddressPolicy
+from autowasm.net.addresspolicy import AddressPolicy
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
 from autowasm.registry import media

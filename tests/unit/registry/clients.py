@@ -15,7 +15,7 @@ from autowasm.errors import (
     AutoWasmError,
 )
 from autowasm.limits import MIB, Limits
-from autowasm.net.policy import AddressPolicy
+from autowasm.net.addresspolicy import AddressPolicy
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
 from autowasm.registry.client import RegistryClient

@@ -15,7 +15,7 @@ from autowasm.errors import (
     SourceNotFound,
     SourceUnavailable,
 )
-from autowasm.net.policy import AddressPolicy
+from autowasm.net.addresspolicy import AddressPolicy
 from autowasm.reference import ImageReference
 from autowasm.registry.credentials import Credential
 from tests.fakes.scripted import Exchange, ScriptedServer

@@ -1,6 +1,6 @@
 """Published modules that could not be fetched again, because the address policy refuses their hosts (ADR 0031).
 
-Not the policy (`net/policy.py`), which judges each connection. What is published needs no registry while a replica has the
+Not the policy (`net/addresspolicy.py`), which judges each connection. What is published needs no registry while a replica has the
 module, so an operator who upgrades without the flag that is missing would learn of it when the last cache is lost.
 Invariants: names are looked up and nothing is connected to; nothing that is published changes.
 """
@@ -16,8 +16,8 @@ import structlog
 
 from autowasm.api.record import Record
 from autowasm.errors import AddressBlocked
+from autowasm.net.addresspolicy import AddressPolicy, Purpose
 from autowasm.net.hosts import names_host, split_port
-from autowasm.net.policy import AddressPolicy, Purpose
 from autowasm.net.pools import Pool
 from autowasm.net.proxy import Proxy, ProxyRules, written_addresses
 from autowasm.reference import DOCKER_HUB, ImageReference
