@@ -4,8 +4,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autowasm.blobs.ages import Moment
-from autowasm.blobs.space import Space
+from autowasm.blobs.admission import Space
+from autowasm.blobs.lastuse import Moment
 
 
 @dataclass

@@ -1,25 +1,103 @@
-"""What the store does to files: blocking functions, each for one job in the disk pool.
+"""What an error of the operating system means for the store, in words for a person.
+
+Not a place for errors of content (`autowasm.errors.ContentRejected`). Invariant: "full" and "broken" stay apart, because
+people do different things about them.
+
+finish(): a blocking job whose result is never lost.
+
+Not a pool (`net/pools.py`). Invariant: what a job made is handed to somebody, even when the one who asked was cancelled.
+
+What the store does to files: blocking functions, each for one job in the disk pool.
 
 Not a place for state. Invariants: a name in `blobs/` appears only by rename of a file whose bytes were hashed and
 fsynced; every descriptor opened here is handed over or closed.
+
+Staging: folders for work in progress, and what is left of them.
+
+Not the store: nothing here is ever served. Invariant: a folder is removed when its work ends, and at the latest by `tidy`
+or the next start.
 """
 
+import asyncio
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from autowasm.blobs.blob import Settled, Signature
 from autowasm.digest import Sha256Hex, sha256_hex
-from autowasm.errors import ContentRejected
-from autowasm.limits import MIB
+from autowasm.errors import ContentRejected, StorageError
+from autowasm.limits import MIB, StoreLimits
+from autowasm.net.pools import Pool
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_OURS: Final = _FULL | {errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ESTALE}
+
+
+def storage_failure(error: OSError, directory: Path, doing: str) -> StorageError:
+    """The StorageError for `error`, which came up while `doing` ("committing a blob") in `directory`."""
+    if error.errno in _FULL:
+        return StorageError(
+            f"no space left in the cache directory {directory} while {doing}: make room on that volume, "
+            "or give the program a larger one with --cache-dir",
+            reason="StorageFull",
+        )
+    cause = error.strerror or str(error)
+    if error.filename is not None and Path(error.filename) != directory:
+        cause = f"{error.filename}: {cause}"
+    return StorageError(
+        f"the cache directory {directory} failed while {doing}: {cause}; check the volume and its permissions",
+        reason="StorageUnavailable",
+    )
+
+
+def is_storage_failure(error: OSError) -> bool:
+    """Whether `error` tells of the disk (or of descriptors) and not, say, of a connection that broke."""
+    return error.errno in _OURS and not isinstance(error, ConnectionError)
+
+
+@contextlib.contextmanager
+def storage_errors(
+    directory: Path, doing: str, *, among: Callable[[OSError], bool] = lambda _: True
+) -> Iterator[None]:
+    """Make the OSErrors of the block StorageErrors, those that are `among` what tells of the disk."""
+    try:
+        yield
+    except OSError as error:
+        if among(error):
+            raise storage_failure(error, directory, doing) from error
+        raise
+
+
+T = TypeVar("T")
+
+
+async def finish(pool: Pool, job: Callable[[], T], *, abandoned: Callable[[T], object]) -> T:
+    """As `pool.run`, but when we are cancelled while `job` runs on, its result goes to `abandoned`, on the loop."""
+    loop = asyncio.get_running_loop()
+    future = pool.submit(job)
+
+    def late(done: Future[T]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
+                loop.call_soon_threadsafe(abandoned, done.result())
+
+    try:
+        return await asyncio.wrap_future(future)
+    except asyncio.CancelledError:
+        future.add_done_callback(late)
+        raise
+
 
 _CHUNK: Final = MIB
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -215,3 +293,51 @@ def _read_ahead(fd: int, size: int) -> None:
     offset = 0
     while count := os.preadv(fd, [buffer], offset):
         offset += count
+
+
+_ANY_AGE: Final = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Room to prepare one blob: `path` does not exist yet and is on the store's file system; its folder is private."""
+
+    path: Path
+
+
+class Staging:
+    """The folders in `directory`, and the damaged files in `damaged`. All methods raise OSError."""
+
+    def __init__(self, directory: Path, damaged: Path, *, disk: Pool, limits: StoreLimits) -> None:
+        self.directory = directory
+        self.damaged = damaged
+        self._disk = disk
+        self._limits = limits
+        self._busy: set[Path] = set()
+
+    async def make(self) -> Path:
+        """A new private folder."""
+        job = functools.partial(make_workspace, self.directory)
+        folder = await finish(self._disk, job, abandoned=self._remove_later)
+        self._busy.add(folder)
+        return folder
+
+    def _remove_later(self, folder: Path) -> None:
+        self._disk.submit(remove_tree, folder)
+
+    async def remove(self, folder: Path) -> None:
+        """The work in it has ended."""
+        self._busy.discard(folder)
+        await self._disk.run(remove_tree, folder)
+
+    async def set_aside(self, path: Path) -> None:
+        """Move a damaged file to where people find it."""
+        kept = self._limits.damaged_kept
+        await self._disk.run(set_aside, path, self.damaged, kept=kept)
+
+    async def tidy(self, *, pressed: bool) -> None:
+        """Remove old folders that nobody works in, and old damaged files; `pressed`: all damaged files."""
+        age, keep = self._limits.staging_age, frozenset(self._busy)
+        await self._disk.run(remove_older, self.directory, age, keep=keep)
+        age = _ANY_AGE if pressed else self._limits.damaged_age
+        await self._disk.run(remove_older, self.damaged, age)

@@ -15,13 +15,10 @@ from typing import Final, Self
 import structlog
 
 from autowasm.blobs import lastuse
-from autowasm.blobs.ages import Moment
-from autowasm.blobs.budget import Budget
-from autowasm.blobs.eviction import choose, expired
-from autowasm.blobs.evictor import Evictor
+from autowasm.blobs.admission import Room, Space, space_of
+from autowasm.blobs.eviction import Budget, Evictor, choose, expired
+from autowasm.blobs.lastuse import Moment
 from autowasm.blobs.pins import Pins
-from autowasm.blobs.room import Room
-from autowasm.blobs.space import Space, space_of
 from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
 from autowasm.errors import StorageError

@@ -1,4 +1,13 @@
-"""BlobStore: verified module bytes on disk, one file for each sha256.
+"""The seam between those who bring blobs and the one who finds room for them (`retention.py`).
+
+Not a policy. Invariant: every blob enters the store through `committing`, whoever brought it.
+
+One process for each cache directory, by flock on a file in it.
+
+Not a lock between tasks. Invariant: the kernel releases it when the process ends in whatever way, so a crash leaves no
+stale lock; the file stays, because removing it would let two processes lock two different files.
+
+BlobStore: verified module bytes on disk, one file for each sha256.
 
     <directory>/blobs/<sha256>   what is served
     <directory>/staging/         work in progress; emptied at start
@@ -13,30 +22,127 @@ repair; nothing here touches the disk on the loop.
 
 import asyncio
 import contextlib
+import fcntl
 import functools
 import os
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Protocol, Self
 
 import structlog
 
 from autowasm.blobs import files
 from autowasm.blobs.blob import Blob, Settled, Signature
-from autowasm.blobs.failures import is_storage_failure, storage_errors
-from autowasm.blobs.index import Entry, Index
-from autowasm.blobs.jobs import finish
-from autowasm.blobs.keeper import KeepAll, Keeper
-from autowasm.blobs.lock import DirectoryLock
-from autowasm.blobs.reading import VerifiedReads
-from autowasm.blobs.staging import Stage, Staging
-from autowasm.blobs.turns import Turns
+from autowasm.blobs.files import Stage, Staging, finish, is_storage_failure, storage_errors
+from autowasm.blobs.reading import Entry, Index, Turns, VerifiedReads
 from autowasm.digest import Sha256Hex
 from autowasm.errors import StorageError
 from autowasm.limits import StoreLimits
 from autowasm.net.pools import Pools
 from autowasm.telemetry.metrics import Metrics
+
+
+class Claim(Protocol):
+    """A namespace's word that it is about to pin a blob."""
+
+    def hold(self, sha256: Sha256Hex, size: int) -> None:
+        """The blob is stored: keep it until it is pinned, for a minute at most.
+
+        Raises StorageError (`NamespaceShareExceeded`).
+        """
+
+
+class Keeper(Protocol):
+    """Finds room, and says no where there is none. All raise StorageError."""
+
+    def claim(
+        self,
+        namespace: str,
+        *,
+        owner: str = "",
+        sha256: Sha256Hex | None = None,
+        size: int | None = None,
+    ) -> AbstractAsyncContextManager[Claim]:
+        """Room in the namespace's share for a blob, as far as digest and size are known (`NamespaceShareExceeded`).
+
+        What `owner` alone has published counts for nothing: the blob will replace it. Early after a start it takes until it is known what the namespace has published.
+        """
+
+    def room(self, size: int | None) -> AbstractAsyncContextManager[None]:
+        """Room for the work of fetching a module of `size` bytes; None: not known yet (`StorageFull`)."""
+
+    def committing(self, sha256: Sha256Hex, size: int) -> AbstractAsyncContextManager[None]:
+        """Room in the budget while the blob is stored, which happens inside (`StorageFull`)."""
+
+
+class _Nothing:
+    def hold(self, sha256: Sha256Hex, size: int) -> None:
+        pass
+
+
+class KeepAll:
+    """No budget, no eviction: for `wasmc`, and for tests of other things."""
+
+    @contextlib.asynccontextmanager
+    async def claim(
+        self,
+        namespace: str,
+        *,
+        owner: str = "",
+        sha256: Sha256Hex | None = None,
+        size: int | None = None,
+    ) -> AsyncIterator[Claim]:
+        """Always."""
+        yield _Nothing()
+
+    @contextlib.asynccontextmanager
+    async def room(self, size: int | None) -> AsyncIterator[None]:
+        """Always."""
+        yield
+
+    @contextlib.asynccontextmanager
+    async def committing(self, sha256: Sha256Hex, size: int) -> AsyncIterator[None]:
+        """Always."""
+        yield
+
+
+_WIDTH: Final = 15
+"""Characters for the process id: always as many, so that a full disk need not give a new block for them."""
+
+
+class DirectoryLock:
+    """Holds `path` locked from `acquire` to `release`. Blocking calls: run them in a thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd: int
+
+    def acquire(self) -> None:
+        """Raises StorageError (`CacheDirectoryInUse`) naming the holder's process id."""
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        with contextlib.ExitStack() as stack:
+            stack.callback(os.close, fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
+                raise StorageError(
+                    f"the cache directory {self._path.parent} is in use by another process (pid {holder}): "
+                    "end that one, or give this one a directory of its own with --cache-dir",
+                    reason="CacheDirectoryInUse",
+                ) from error
+            with contextlib.suppress(OSError):  # a full disk: the number is for people only
+                os.pwrite(fd, f"{os.getpid():<{_WIDTH}}\n".encode(), 0)
+                os.ftruncate(fd, _WIDTH + 1)
+            stack.pop_all()
+        self._fd = fd
+
+    def release(self) -> None:
+        """Let others have the directory. Once, after `acquire`."""
+        os.close(self._fd)
+
 
 _log = structlog.get_logger(__name__)
 

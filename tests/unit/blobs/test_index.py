@@ -1,6 +1,6 @@
 import asyncio
 
-from autowasm.blobs.index import Entry, Index
+from autowasm.blobs.reading import Entry, Index
 from autowasm.digest import Sha256Hex
 from autowasm.telemetry.metrics import Metrics
 

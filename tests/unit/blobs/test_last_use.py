@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from autowasm.blobs import ages, lastuse
-from autowasm.blobs.ages import AWAY_MOST, Moment
-from autowasm.blobs.lastuse import LastUse
+from autowasm.blobs import lastuse
+from autowasm.blobs.lastuse import AWAY_MOST, LastUse, Moment
 from autowasm.digest import Sha256Hex
 from tests.fakes.autowasms import digest
 from tests.fakes.clocks import FakeClocks
@@ -189,7 +188,7 @@ def test_the_real_clocks_go_on() -> None:
 def test_kernel_that_tells_no_boot_is_taken_for_another_boot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ages, "_BOOT_ID", tmp_path / "none")
+    monkeypatch.setattr(lastuse, "_BOOT_ID", tmp_path / "none")
     moment = Moment.now()
     assert moment.boot == ""
     later = Moment(boot="", since_boot=moment.since_boot + 5, wall=moment.wall + YEARS)

@@ -1,4 +1,8 @@
-"""Room: the keeper of a store with a budget on a volume that may fill up (`keeper.Keeper`, ADR 16).
+"""Free space of the volume that a directory is on.
+
+Not the budget: others write to the volume too. Invariant: only what we may use counts as free, not what root keeps back.
+
+Room: the keeper of a store with a budget on a volume that may fill up (`keeper.Keeper`, ADR 16).
 
 Not the housekeeping of what nobody needs any more (`retention.py`). Invariants: the stored bytes never come to exceed the
 budget by a commit; a refusal removes nothing, and harms nobody but the one who asked.
@@ -6,24 +10,48 @@ budget by a commit; a refusal removes nothing, and harms nobody but the one who 
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from autowasm.blobs.budget import Budget
-from autowasm.blobs.eviction import choose
-from autowasm.blobs.evictor import Evictor
-from autowasm.blobs.keeper import Claim
+from autowasm.blobs.eviction import Budget, Evictor, choose
 from autowasm.blobs.pins import Pins
-from autowasm.blobs.space import Space
-from autowasm.blobs.store import BlobStore
+from autowasm.blobs.store import BlobStore, Claim
 from autowasm.digest import Sha256Hex
 from autowasm.errors import StorageError
+from autowasm.limits import StoreLimits
 from autowasm.net.pools import Pools
 from autowasm.settings import Settings
 from autowasm.telemetry.metrics import Metrics
 from autowasm.units import format_size
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Bytes of a volume."""
+
+    free: int
+    total: int
+
+    def reserve(self, limits: StoreLimits) -> int:
+        """Bytes that no fetch may take."""
+        return min(limits.free_reserve, int(self.total * limits.free_reserve_share))
+
+
+def space_of(directory: Path) -> Space:
+    """Blocks for a statvfs or two. Raises OSError.
+
+    A directory that somebody removed under us is asked for by its parent: whatever is stored next makes it anew.
+    """
+    try:
+        found = os.statvfs(directory)
+    except FileNotFoundError:
+        found = os.statvfs(next(parent for parent in directory.parents if parent.exists()))
+    return Space(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
+
 
 STORAGE_FULL = "StorageFull"
 
