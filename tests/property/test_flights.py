@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autowasm.artifacts.flights import Flights
-from autowasm.artifacts.places import Places
+from autowasm.artifacts.fetchlimiter import Places
+from autowasm.artifacts.singleflight import Flights
 from autowasm.limits import FetchLimits
 from autowasm.telemetry.metrics import Metrics
 

@@ -6,7 +6,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autowasm.artifacts.places import Places
+from autowasm.artifacts.fetchlimiter import Places
 from autowasm.limits import FetchLimits
 from autowasm.telemetry.metrics import Metrics
 

@@ -1,4 +1,9 @@
-"""ArtifactFetcher: resolve ▶ fetch ▶ verify ▶ store, for whoever needs a module.
+"""What one fetch carries through its steps, and what was promised about its outcome.
+
+Not the steps (`fetcher.py`). Invariant: a promise is checked for each request by itself, never for a flight that several
+share.
+
+ArtifactFetcher: resolve ▶ fetch ▶ verify ▶ store, for whoever needs a module.
 
 Not a scheduler of retries (the work queue is) and not on anybody's reconcile path (`controller/fetching/jobs.py`). Invariants: a
 module in the store has passed every check of ADR 5; what one credential may have is given to another only after that
@@ -11,31 +16,94 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import structlog
 
 from autowasm.api.record import Record, belongs_to
-from autowasm.artifacts.access import AccessReader, explain_denied
-from autowasm.artifacts.attempt import DAMAGED_ON_THE_WAY, Attempt, Module, check_promised
-from autowasm.artifacts.beside import copied_or
-from autowasm.artifacts.breaker import Breakers
-from autowasm.artifacts.flights import Flights
+from autowasm.artifacts.circuitbreaker import Breakers
+from autowasm.artifacts.fetchlimiter import Places
 from autowasm.artifacts.memory import keep
-from autowasm.artifacts.peers import Peers
-from autowasm.artifacts.places import Places
-from autowasm.artifacts.pullsecrets import Access, SecretReader, ServiceAccounts
-from autowasm.artifacts.source import FetchRequest, ModuleSource, Pinned
+from autowasm.artifacts.peers import Peers, copied_or
+from autowasm.artifacts.pullsecrets import (
+    Access,
+    AccessReader,
+    SecretReader,
+    ServiceAccounts,
+    explain_denied,
+)
+from autowasm.artifacts.singleflight import Flights
+from autowasm.artifacts.source import FetchRequest, ModuleSource, Pinned, SourceKey
 from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError, ContentRejected, SourceDenied, SourceNotFound
 from autowasm.net.pools import Pools
+from autowasm.registry.credentials import Credential
 from autowasm.settings import Settings
 from autowasm.telemetry.metrics import Metrics, exemplar_of
 from autowasm.wasm.module import ModuleInfo, inspect_module
+
+DAMAGED_ON_THE_WAY: Final = frozenset({"DigestMismatch", "SizeMismatch"})
+"""Reasons that say nothing about the content itself: the next try may bring the right bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """What is known of bytes that are, or were, in the store."""
+
+    sha256: Sha256Hex
+    size: int
+    abi: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One call of `fetch`, with what every step of it needs."""
+
+    request: FetchRequest
+    source: ModuleSource
+    access: Access
+    key: SourceKey
+
+    @property
+    def credential(self) -> Credential | None:
+        """What is shown to the source."""
+        return self.access.credential
+
+    def record(self, pinned: Pinned, module: Module) -> Record:
+        """What its source resolved to."""
+        return Record(
+            source=str(self.request.source),
+            sha256=module.sha256,
+            size=module.size,
+            abi=module.abi,
+            image=pinned.image,
+            url=pinned.url,
+            etag=pinned.etag,
+            last_modified=pinned.last_modified,
+            secret_uid=self.access.secret_uid,
+        )
+
+
+def check_promised(request: FetchRequest, module: Module) -> None:
+    """Raises ContentRejected (`DigestMismatch`, `Sha256Mismatch`) if the module is not what the request was promised."""
+    record = request.record
+    if record is not None and record.sha256 != module.sha256:
+        raise ContentRejected(
+            f"{record.origin} held sha256:{record.sha256} when it was published and holds "
+            f"sha256:{module.sha256} now",
+            reason="DigestMismatch",
+        )
+    if request.expected is not None and request.expected != module.sha256:
+        raise ContentRejected(
+            f"spec.filter.sha256: the module has sha256 {module.sha256}, not {request.expected}; "
+            "it is not used",
+            reason="Sha256Mismatch",
+        )
+
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)

@@ -1,25 +1,229 @@
-"""ImageSource: a ModuleSource over OCI registries.
+"""From a resolved image to the module in it: download what may hold it, find it, write it to a file.
+
+Not a judge of the module (`wasm/module.py`), and not where the file is kept. Used by `wasmer` and `wasmc` alike. Invariants:
+of an artifact nothing but its one content layer is downloaded; of an image, layers from the last to the first, and none
+after the one that has `plugin.wasm` or `filter.wasm`; what a later layer deleted is not found; at most two layers are on
+disk at a time.
+
+ImageSource: a ModuleSource over OCI registries.
 
 Not the protocol (`registry/`) and not the choice of a layer (`registry/layouts.py`, `unpack.py`). Invariant: what is fetched
 is the manifest that was resolved, by digest, whatever the tag has come to name since.
 """
 
+import asyncio
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import RegistrySource, Source
 from autowasm.artifacts.source import Pinned, SourceKey
-from autowasm.artifacts.unpack import known_sha256, pull_module
-from autowasm.errors import SourceNotFound, SourceUnavailable, SpecError
+from autowasm.digest import Sha256Hex, sha256_of
+from autowasm.errors import ContentRejected, SourceNotFound, SourceUnavailable, SpecError
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
 from autowasm.registry.client import RegistryClient, ResolvedImage
 from autowasm.registry.credentials import ANONYMOUS_FINGERPRINT, Credential
-from autowasm.registry.layouts import choose_layout
+from autowasm.registry.layouts import Candidate, Layout, choose_layout
+from autowasm.registry.manifest import Descriptor
+from autowasm.text import listed
+from autowasm.units import format_size
+from autowasm.wasm.archive import Member, choose_member, extract_member
+from autowasm.wasm.imagelayer import Hidden, clean_path, read_layer
+from autowasm.wasm.module import too_large
+
+OnBytes = Callable[[int], None]
+
+_PREFERRED: Final = frozenset({"plugin.wasm", "filter.wasm"})
+"""`choose_member` takes these before any other, so a layer that has one ends the search."""
+
+
+@dataclass(frozen=True, slots=True)
+class PulledModule:
+    """What was written. `size` in bytes; `member` is the name in the image, empty for an artifact."""
+
+    sha256: Sha256Hex
+    size: int
+    member: str
+    layer: Descriptor | None = field(default=None, compare=False)
+    """Where it was."""
+
+
+def known_sha256(layout: Layout) -> Sha256Hex | None:
+    """The module's sha256 where the manifest already tells it: a layer that is the module itself, named by sha256."""
+    if layout.kind != "artifact":
+        return None
+    (content,) = layout.candidates
+    digest = content.descriptor.digest
+    return Sha256Hex(digest.hex) if digest.algorithm == "sha256" else None
+
+
+async def pull_module(
+    client: RegistryClient,
+    reference: ImageReference,
+    resolved: ResolvedImage,
+    destination: Path,
+    *,
+    credential: Credential | None,
+    limits: Limits,
+    pools: Pools,
+    workdir: Path,
+    on_bytes: OnBytes | None = None,
+) -> PulledModule:
+    """Write the module of `resolved` to `destination` (overwritten).
+
+    Layers of an image are kept in `workdir` meanwhile, under names that begin with the destination's. `on_bytes` as in
+    `RegistryClient.download`. All of it takes at most `limits.fetch_timeout`. Raises what `choose_layout`,
+    `RegistryClient.download` and `wasm.archive` raise, and ContentRejected (`ModuleNotFoundInArchive`, `AmbiguousModule`,
+    `TooLarge`). After an error a partial file may be at `destination`: it is the caller's.
+    """
+    layout = choose_layout(resolved.manifest, limits=limits)
+    puller = _Puller(
+        client, reference, credential=credential, limits=limits, pools=pools, on_bytes=on_bytes
+    )
+    try:
+        async with asyncio.timeout(limits.fetch_timeout):
+            if layout.kind == "artifact":
+                (content,) = layout.candidates
+                member, layer = "", content.descriptor
+                await puller.take(content, destination)
+            else:
+                found = await puller.search(layout.candidates, destination, workdir=workdir)
+                member, layer = found.member.name, found.candidate.descriptor
+    except TimeoutError as error:
+        raise SourceUnavailable(
+            f"image {reference}: not finished within {limits.fetch_timeout:g} s", reason="Timeout"
+        ) from error
+    sha256 = known_sha256(layout)
+    if sha256 is None:
+        sha256 = await pools.disk.run(sha256_of, destination)
+    size = (await pools.disk.run(destination.stat)).st_size
+    return PulledModule(sha256, size, member, layer)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A module in a layer that has been downloaded."""
+
+    layer: Path
+    candidate: Candidate
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class _Puller:
+    client: RegistryClient
+    reference: ImageReference
+    credential: Credential | None
+    limits: Limits
+    pools: Pools
+    on_bytes: OnBytes | None
+
+    async def take(self, candidate: Candidate, destination: Path) -> None:
+        """The layer is the module."""
+        size = candidate.descriptor.size
+        if size > self.limits.module_bytes:
+            raise too_large(size, limits=self.limits)
+        await self._download(candidate, destination)
+
+    async def search(
+        self, candidates: tuple[Candidate, ...], destination: Path, *, workdir: Path
+    ) -> "_Found":
+        """Find the module in tar layers and copy it out."""
+        async with contextlib.AsyncExitStack() as layers:
+            found = await self._find(candidates, layers, workdir / destination.name)
+            await self.pools.parsing.run(
+                extract_member,
+                found.layer,
+                destination,
+                packing=found.candidate.packing.value,
+                member=found.member,
+                limits=self.limits,
+            )
+        return found
+
+    async def _find(
+        self, candidates: tuple[Candidate, ...], layers: contextlib.AsyncExitStack, stem: Path
+    ) -> _Found:
+        others: list[_Found] = []
+        hidden = Hidden(limits=self.limits)
+        searched = 0
+        for number, candidate in enumerate(candidates):
+            searched += candidate.descriptor.size
+            self._check_searched(searched)
+            path = stem.with_name(f"{stem.name}.layer{number}")
+            async with contextlib.AsyncExitStack() as this_layer:
+                await this_layer.enter_async_context(self._removed(path))
+                await self._download(candidate, path)
+                members = await self._read(candidate, path, hidden)
+                if any(_base_name(member) in _PREFERRED for member in members):
+                    layers.push_async_exit(this_layer.pop_all())
+                    return _Found(path, candidate, choose_member(members))
+                if members and not others:
+                    layers.push_async_exit(this_layer.pop_all())
+                others += [_Found(path, candidate, member) for member in members]
+        return _only(others, hidden, self.reference)
+
+    async def _read(self, candidate: Candidate, path: Path, hidden: Hidden) -> list[Member]:
+        """The modules of a layer that the layers above leave visible; from now on it hides, too."""
+        layer = await self.pools.parsing.run(
+            read_layer, path, packing=candidate.packing.value, limits=self.limits
+        )
+        members = hidden.visible(layer)
+        hidden.add(layer)
+        return members
+
+    def _check_searched(self, searched: int) -> None:
+        if searched > self.limits.image_bytes:
+            raise ContentRejected(
+                f"image {self.reference}: no plugin.wasm in its last "
+                f"{format_size(self.limits.image_bytes)}; put the module into the last layer",
+                reason="TooLarge",
+            )
+
+    async def _download(self, candidate: Candidate, destination: Path) -> None:
+        await self.client.download(
+            self.reference,
+            candidate.descriptor,
+            destination,
+            credential=self.credential,
+            on_bytes=self.on_bytes,
+        )
+
+    @contextlib.asynccontextmanager
+    async def _removed(self, path: Path) -> AsyncIterator[None]:
+        """No file at `path` afterwards."""
+        try:
+            yield
+        finally:
+            await self.pools.disk.run(path.unlink, missing_ok=True)
+
+
+def _only(found: list[_Found], hidden: Hidden, reference: ImageReference) -> _Found:
+    if not found:
+        gone = f" (a later layer deletes {listed(hidden.deleted)})" if hidden.deleted else ""
+        raise ContentRejected(
+            f"image {reference}: no layer holds a *.wasm file{gone}; put the module there as plugin.wasm",
+            reason="ModuleNotFoundInArchive",
+        )
+    if len(found) > 1:
+        names = [clean_path(each.member.name) for each in found]
+        raise ContentRejected(
+            f"image {reference}: there are {len(found)} modules in it ({listed(names)}): "
+            "name the one that is meant plugin.wasm",
+            reason="AmbiguousModule",
+        )
+    (only,) = found
+    return only
+
+
+def _base_name(member: Member) -> str:
+    return clean_path(member.name).rpartition("/")[2]
 
 
 class ImageSource:

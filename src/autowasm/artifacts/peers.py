@@ -1,32 +1,162 @@
-"""Peers: what this replica gets from the others: modules, answers to "have you got it?", and small documents.
+"""PeerList: where the other replicas are: a fixed list, or what DNS says of the headless Service.
+
+Not what is asked of them (`peers.py`). Invariants: a name server that fails changes nothing: the last list stays; an address
+that was found to be our own is left out until it goes.
+
+The body of a peer's answer, in chunks: as long as it promised, and not a trickle.
+
+Not what the bytes are: the store checks the digest. Invariant: more than the promised bytes are never passed on.
+
+Peers: what this replica gets from the others: modules, answers to "have you got it?", and small documents.
 
 Not where they are (`peerlist.py`) and not the answering (`server/blobs.py`). A peer is asked over the blob port with a header
 that makes it answer at once from its store: replicas never wait for one another in a circle. Invariants: nothing enters the
 store but bytes with the digest that was asked for; no answer of a peer, nor its silence, costs more than a bounded time.
+
+A copy from another replica first, and what costs more only if that does not come soon.
+
+Not the copying (`peers.py`). Invariant: the other replicas, whatever they do, delay what is tried beside them by `ALONE`
+seconds at most, and their failure is never what is reported.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import ipaddress
+import random
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from enum import Enum
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import aiofiles
 import aiohttp
 import structlog
 
-from autowasm.artifacts.flights import Flights
-from autowasm.artifacts.peerlist import PeerList
-from autowasm.artifacts.peerstream import Unusable, module_chunks
+from autowasm.artifacts.singleflight import Flights
 from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
 from autowasm.errors import ContentRejected, StorageError
 from autowasm.net.pools import Pools
+from autowasm.net.transfer import RateWatch
 from autowasm.settings import PeerSettings
 from autowasm.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
+
+Resolve = Callable[[str, int], list[str]]
+
+
+def addresses_of(host: str, port: int) -> list[str]:
+    """All addresses of `host`, as base URLs. Blocks. Raises OSError."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [_base_url(str(address[0]), port) for *_, address in found]
+
+
+def _base_url(address: str, port: int) -> str:
+    plain = address.partition("%")[0]
+    bracketed = f"[{address}]" if ipaddress.ip_address(plain).version == 6 else address
+    return f"http://{bracketed}:{port}"
+
+
+class PeerList:
+    """The list that `run` keeps up to date."""
+
+    def __init__(
+        self, settings: PeerSettings, *, pools: Pools, resolve: Resolve = addresses_of
+    ) -> None:
+        self._settings = settings
+        self._pools = pools
+        self._resolve = resolve
+        self._urls: tuple[str, ...] = settings.urls
+        self._ourselves: set[str] = set()
+        self._failing = False
+        self._wanted = asyncio.Event()
+        self._settled = asyncio.Event()
+        if settings.urls or not settings.host:
+            self._settled.set()
+
+    def known(self) -> tuple[str, ...]:
+        """Base URLs (`http://ADDRESS:PORT`) of the others as far as known."""
+        return tuple(url for url in self._urls if url not in self._ourselves)
+
+    def is_us(self, url: str) -> None:
+        """We have answered ourselves there."""
+        self._ourselves.add(url)
+
+    def refresh(self) -> None:
+        """Look again now: nobody of the list could help."""
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Look names up every `lookup_interval` seconds, for ever; at once, but not more than once a second, when asked."""
+        settings = self._settings
+        if not settings.host or settings.urls:
+            return
+        while True:
+            await self._look_up(settings.host, settings.port)
+            self._settled.set()
+            await asyncio.sleep(settings.lookup_pause)
+            self._wanted.clear()
+            try:
+                async with asyncio.timeout(settings.lookup_interval * random.uniform(0.8, 1.2)):  # noqa: S311  # jitter
+                    await self._wanted.wait()
+            except TimeoutError:
+                continue
+
+    async def settled(self) -> None:
+        """Return once names were looked up for the first time, whatever came of it: a start asks its peers before anybody else.
+
+        Needs `run`; takes `lookup_timeout` seconds at most.
+        """
+        await self._settled.wait()
+
+    async def _look_up(self, host: str, port: int) -> None:
+        try:
+            async with asyncio.timeout(self._settings.lookup_timeout):
+                found = await self._pools.names.run(self._resolve, host, port)
+        except (OSError, UnicodeError) as error:  # TimeoutError is an OSError
+            if not self._failing:
+                _log.warning("peers not found", host=host, reason=str(error) or "no answer in time")
+            self._failing = True
+            return
+        self._failing = False
+        urls = tuple(sorted(dict.fromkeys(found))[: self._settings.most])
+        if urls != self._urls:
+            self._urls = urls
+            self._ourselves &= set(urls)
+            _log.info("peers changed", peers=list(self.known()))
+
+
+_CHUNK: Final = 256 * 1024
+
+
+class Unusable(Exception):
+    """A peer's answer is of no use. The message says why."""
+
+
+async def module_chunks(
+    content: aiohttp.StreamReader, size: int, *, settings: PeerSettings
+) -> AsyncIterator[bytes]:
+    """`size` bytes. Raises Unusable for fewer, more, or a trickle; aiohttp.ClientError and OSError for a broken connection."""
+    watch = RateWatch(minimum=settings.minimum_rate, window=settings.rate_window)
+    received, waited = 0, 0.0
+    watch.is_too_slow(waited, received)
+    while True:
+        began = time.monotonic()
+        chunk = await content.read(_CHUNK)
+        # Only the time that the peer took counts, not what the disk does between two chunks.
+        waited += time.monotonic() - began
+        received += len(chunk)
+        if not chunk or received > size:
+            break
+        if received < size and watch.is_too_slow(waited, received):
+            raise Unusable(f"it sent {received} bytes in {waited:.1f} s")
+        yield chunk
+    if received != size:
+        raise Unusable(f"it sent {received} bytes of {size}")
+
 
 PEER_HEADER: Final = "x-autowasm-peer"
 """On requests and on their answers: the instance that speaks. Names nobody who could not be named: it is a random number."""
@@ -294,3 +424,36 @@ class Peers:
             method, url, timeout=limit, allow_redirects=False
         ) as answer:
             yield answer
+
+
+T = TypeVar("T")
+
+ALONE: Final = 2.0
+"""Seconds that the other replicas have for themselves: 32 MiB within a cluster take less, and Envoy waits for 10."""
+
+
+async def copied_or(
+    copy: Coroutine[Any, Any, bool], otherwise: Callable[[], Coroutine[Any, Any, T]]
+) -> T | None:
+    """None if `copy` says True, else the result of `otherwise`, begun when the copy fails or after `ALONE` seconds.
+
+    Raises what `otherwise` raises, once the copy has failed too.
+    """
+    copying = asyncio.create_task(copy, name="copy from a replica")
+    tasks: list[asyncio.Task[Any]] = [copying]
+    try:
+        await asyncio.wait([copying], timeout=ALONE)
+        if copying.done() and copying.result():
+            return None
+        other = asyncio.create_task(otherwise(), name="beside the copy")
+        tasks.append(other)
+        await asyncio.wait(tasks if not copying.done() else [other], return_when="FIRST_COMPLETED")
+        if other.done() and other.exception() is None:
+            return other.result()
+        if await copying:
+            return None
+        return await other
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -12,9 +12,8 @@ from typing import Literal
 
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import Source
-from autowasm.artifacts.beside import copied_or
 from autowasm.artifacts.fetcher import ArtifactFetcher
-from autowasm.artifacts.peers import Peers
+from autowasm.artifacts.peers import Peers, copied_or
 from autowasm.artifacts.source import FetchRequest
 from autowasm.blobs.pins import Pins
 from autowasm.digest import Sha256Hex

@@ -3,6 +3,11 @@
 Not where Secrets come from: that is a `SecretReader` of the controller or of standalone mode. Invariants: no message of
 this module shows a value of a Secret; a login is taken from a Secret only for the registry that the Secret itself names,
 so an AutoWasm's author cannot send it anywhere else.
+
+AccessReader: what login a fetch may show, and what to say when that was not enough.
+
+Not the proof that a login is enough: that is the source's answer. Invariant: a namespace's fetch sees Secrets of that
+namespace only.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +17,8 @@ from typing import Final, Protocol, runtime_checkable
 import structlog
 
 from autowasm.api.v1alpha1 import GROUP
-from autowasm.errors import SourceDenied, SpecError
+from autowasm.artifacts.source import FetchRequest
+from autowasm.errors import SourceDenied, SourceNotFound, SpecError
 from autowasm.reference import ImageReference
 from autowasm.registry import credentials
 from autowasm.registry.credentials import Credential, fingerprint_of
@@ -180,3 +186,36 @@ def _value(secret: PullSecret, key: str) -> bytes:
 def _invalid(name: str, problem: str) -> SpecError:
     joint = " " if problem.startswith(("has ", "is ")) else ": "
     return SpecError(_FIELD, f"Secret {name}{joint}{problem}", reason="SecretInvalid")
+
+
+@dataclass(frozen=True, slots=True)
+class AccessReader:
+    """`service_accounts` None: only `spec.secret` counts (the default)."""
+
+    secrets: SecretReader
+    service_accounts: ServiceAccounts | None = None
+
+    async def read(self, request: FetchRequest) -> Access:
+        """Read the Secret now. Objects need none. Raises what `pullsecrets.access_for` raises."""
+        if request.source.registry is None:
+            return Access()
+        return await access_for(
+            self.secrets,
+            namespace=request.namespace,
+            secret=request.secret,
+            reference=ImageReference.parse(request.source.registry.image),
+            service_accounts=self.service_accounts,
+        )
+
+
+def explain_denied(
+    request: FetchRequest, access: Access, error: SourceDenied | SourceNotFound
+) -> SourceDenied | SourceNotFound:
+    """Say so if the Secret that was named has nothing for the host. Many registries answer 404 for what is private."""
+    if request.secret is None or access.credential is not None or request.source.registry is None:
+        return error
+    host = ImageReference.parse(request.source.registry.image).host
+    return type(error)(
+        f"{error}; spec.secret: Secret {request.secret} has no entry for {host}, so the image was asked for anonymously",
+        reason=error.reason,
+    )

@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from autowasm.artifacts.unpack import pull_module
+from autowasm.artifacts.image import pull_module
 from autowasm.cli import compat, piped, registries, report
 from autowasm.cli.moduleflags import Offered, offered
 from autowasm.cli.progress import Progress

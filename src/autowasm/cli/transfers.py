@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from autowasm.artifacts.unpack import pull_module
+from autowasm.artifacts.image import pull_module
 from autowasm.cli import piped, registries
 from autowasm.cli.moduleflags import offered
 from autowasm.cli.progress import Progress

@@ -1,6 +1,6 @@
 """Budgets: how often a host is asked, and for how long it has asked to be left alone (429, `Retry-After`).
 
-Not a retry loop (`client.py`) nor a limit on how many ask at once (`artifacts/places.py`). Invariants: a host gets at
+Not a retry loop (`client.py`) nor a limit on how many ask at once (`artifacts/fetchlimiter.py`). Invariants: a host gets at
 most `burst` requests at once and `rate` a second on average, whoever asks for what; a pause that a host asked of one
 credential holds for every repository that is asked for with it, and for no other credential.
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from autowasm.artifacts.fetcher import ArtifactFetcher
 from autowasm.artifacts.image import ImageSource
 from autowasm.artifacts.object import HttpObjectSource
-from autowasm.artifacts.peerlist import PeerList
-from autowasm.artifacts.peers import Peers
+from autowasm.artifacts.peers import PeerList, Peers
 from autowasm.artifacts.pullsecrets import ServiceAccounts
 from autowasm.controller.mode import Mode
 from autowasm.controller.policy.policyfile import PolicyFile

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from autowasm.artifacts.peerlist import PeerList
-from autowasm.artifacts.peers import PEER_HEADER, Peers
+from autowasm.artifacts.peers import PEER_HEADER, PeerList, Peers
 from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
 from autowasm.net.pools import Pools

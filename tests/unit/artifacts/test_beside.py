@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from autowasm.artifacts.beside import ALONE, copied_or
+from autowasm.artifacts.peers import ALONE, copied_or
 from autowasm.errors import SourceUnavailable
 
 pytestmark = pytest.mark.looptime

@@ -1,6 +1,6 @@
 import pytest
 
-from autowasm.artifacts.breaker import Breakers
+from autowasm.artifacts.circuitbreaker import Breakers
 from autowasm.artifacts.source import SourceKey
 from autowasm.errors import ContentRejected, SourceDenied, SourceNotFound, SourceUnavailable
 from autowasm.limits import FetchLimits

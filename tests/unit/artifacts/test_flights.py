@@ -4,8 +4,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from autowasm.artifacts.flights import Flights
-from autowasm.artifacts.places import Places
+from autowasm.artifacts.fetchlimiter import Places
+from autowasm.artifacts.singleflight import Flights
 from autowasm.errors import SourceUnavailable
 from autowasm.limits import FetchLimits
 from autowasm.telemetry.metrics import Metrics

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from autowasm.artifacts.places import Places
+from autowasm.artifacts.fetchlimiter import Places
 from autowasm.errors import SourceUnavailable
 from autowasm.limits import FetchLimits
 from autowasm.telemetry.metrics import Metrics

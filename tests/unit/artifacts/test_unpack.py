@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 import zstandard
 
-from autowasm.artifacts.unpack import PulledModule, known_sha256, pull_module
+from autowasm.artifacts.image import PulledModule, known_sha256, pull_module
 from autowasm.digest import Digest
 from autowasm.errors import ContentRejected, SourceUnavailable
 from autowasm.limits import Limits

@@ -1,7 +1,7 @@
 """FetchJobs: the fetches that AutoWasms wait for, off the reconcile path.
 
 A worker asks for the state of a job and goes on; the job tells when it has ended. Not a queue and not a limit on how
-many run (`artifacts/places.py`). Invariants: at most one job for an object; an outcome stays until it is due to be tried
+many run (`artifacts/fetchlimiter.py`). Invariants: at most one job for an object; an outcome stays until it is due to be tried
 again or its request changes, so a reconcile that comes too early starts nothing.
 """
 

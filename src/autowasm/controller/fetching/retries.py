@@ -4,7 +4,7 @@ Not a timer. Invariant: an error that only a change of the spec can mend is neve
 """
 
 from autowasm.api.v1alpha1 import Source
-from autowasm.artifacts.attempt import DAMAGED_ON_THE_WAY
+from autowasm.artifacts.fetcher import DAMAGED_ON_THE_WAY
 from autowasm.backoff import Backoff
 from autowasm.errors import (
     AddressBlocked,

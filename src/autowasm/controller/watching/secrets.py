@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
 
-from autowasm.artifacts.flights import Flights
 from autowasm.artifacts.pullsecrets import PullSecret
+from autowasm.artifacts.singleflight import Flights
 from autowasm.errors import SecretAccessForbidden, SourceUnavailable
 from autowasm.kube.client import KubeClient
 from autowasm.kube.errors import ApiError, Forbidden, NotFound
