@@ -13,9 +13,9 @@ from statistics import quantiles
 
 from autowasm.controller.pods.matching import PodMatcher, PodSelector
 from autowasm.kube.codec import Codec, WatchEvent
+from autowasm.kube.informer import ObjectStore
 from autowasm.kube.pods import Pod, pod_codec
 from autowasm.kube.resources import ObjectKey
-from autowasm.kube.store import ObjectStore
 from tests.bench import pods
 from tests.bench.plan import Plan
 from tests.bench.table import Chart, Figure, Result, at_least, at_most, ratio_at_least

@@ -7,8 +7,7 @@ import pytest
 
 from autowasm.api import parsing
 from autowasm.errors import SpecError
-from autowasm.kube.codec import WatchEvent
-from autowasm.kube.documents import DocumentCodec, decode_document
+from autowasm.kube.codec import DocumentCodec, WatchEvent, decode_document
 from autowasm.telemetry import garbage
 from tests.fakes.autowasms import document
 from tests.hostile.looptime import longest_turn

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.kube.fairness import FairLine
+from autowasm.kube.workqueue import FairLine
 
 Key = tuple[str, int]
 STEPS = st.lists(st.one_of(st.sampled_from("abcd"), st.none()), max_size=80)

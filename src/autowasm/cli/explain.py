@@ -23,7 +23,7 @@ from autowasm.explain.facts import Facts, SourceFact
 from autowasm.explain.finding import Level, worst
 from autowasm.explain.gather import Gatherer
 from autowasm.explain.registry import examine
-from autowasm.kube.calls import Document
+from autowasm.kube.client import Document
 from autowasm.kube.errors import ApiError
 from autowasm.kube.resources import ObjectKey
 from autowasm.net.pools import Pools

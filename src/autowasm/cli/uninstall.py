@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from autowasm.controller.publishing.publisher import AUTOWASMS
 from autowasm.kube.client import KubeClient
-from autowasm.kube.documents import decode_bounded
+from autowasm.kube.codec import decode_bounded
 from autowasm.kube.errors import ApiError, NotFound, ServerError, TooManyRequests, Unreachable
 from autowasm.net.pools import Pools
 from autowasm.telemetry import logs

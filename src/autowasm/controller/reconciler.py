@@ -34,7 +34,7 @@ from autowasm.controller.subject import Subject
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError, SpecError, StorageError
 from autowasm.kube.controller import Result
-from autowasm.kube.leadership import AlwaysLeading, Leadership, NotLeading
+from autowasm.kube.leaderelection import AlwaysLeading, Leadership, NotLeading
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch
 from autowasm.telemetry.metrics import Metrics

@@ -1,4 +1,14 @@
-"""KubeClient: raw calls of the Kubernetes API with deadlines, limits and typed errors.
+"""One call of the API: what is asked, and what an answer, or its absence, means.
+
+Not the sending (`client.py`). Invariant: a message names method and path, never a query, a header or a body.
+
+Connection: a pool of connections to one API server, with one identity and one way of TLS.
+
+kubernetes_asyncio makes TLS of its configuration; the calls are aiohttp's own. Its session would look for a .netrc in a
+thread of the default executor before every call (`trust_env`), and its client copies each body before it encodes it.
+Not the choice of what to do with an answer (`client.py`). Invariant: closed once it was replaced and its last call ended.
+
+KubeClient: raw calls of the Kubernetes API with deadlines, limits and typed errors.
 
 With `connection.py` the only user of kubernetes_asyncio (by `library.py`), which reads kubeconfig and service account, runs
 exec plugins and does TLS; it is imported when a client is opened, in a thread, because that takes a moment. Not typed models: bodies are bytes in, dicts out.
@@ -6,30 +16,201 @@ Invariants: no call is without a deadline; no body is ever logged, so no Secret 
 was rotated is taken up without a restart.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies_environment
+
+import aiohttp
+import msgspec
+
+from autowasm.kube.errors import (
+    AnswerTooLong,
+    ApiError,
+    UnexpectedAnswer,
+    Unreachable,
+    from_response,
+)
+from autowasm.kube.kubeconfig import load
+from autowasm.net.proxy import NoProxy
+from autowasm.net.responses import retry_after
+from autowasm.net.tls import check_chains_as_curl
+
+if TYPE_CHECKING:
+    from kubernetes_asyncio.client import Configuration
+import asyncio
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Self, cast
 
-import aiohttp
 import structlog
 import yaml
 
 from autowasm.errors import UsageError
-from autowasm.kube import calls, credentials, library
-from autowasm.kube.calls import JSON, Call, Document, Method, Query
-from autowasm.kube.connection import Connection
-from autowasm.kube.documents import decode_document
-from autowasm.kube.errors import Unauthorized, Unreachable
+from autowasm.kube.codec import decode_document
+from autowasm.kube.errors import Unauthorized
+from autowasm.kube.kubeconfig import (
+    SERVICE_ACCOUNT,
+    RefreshSchedule,
+    fingerprint_of,
+    plugin_valid_until,
+)
 from autowasm.kube.resources import ObjectKey, ResourceType
 from autowasm.limits import KubeLimits
 from autowasm.net.pools import Pools
 
 if TYPE_CHECKING:
     from kubernetes_asyncio.client import Configuration
+
+
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+Query = Mapping[str, str]
+Document = dict[str, Any]
+
+JSON: Final = "application/json"
+_ERROR_BODY_BYTES: Final = 64 * 1024
+_SHOWN: Final = 256
+
+NO_ANSWER: Final = (
+    aiohttp.ClientError,
+    aiohttp.http_exceptions.HttpProcessingError,
+    OSError,
+)
+"""What aiohttp raises in place of an answer. OSError holds TimeoutError and ssl.SSLError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is asked. Its text is for messages: no query, no body."""
+
+    method: Method
+    path: str
+    query: Query
+    body: Mapping[str, Any] | None = field(default=None, repr=False)
+    content_type: str = JSON
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+async def read_body(response: aiohttp.ClientResponse, *, limit: int) -> bytearray:
+    """The whole body. Raises AnswerTooLong above `limit` bytes."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > limit:
+            raise AnswerTooLong(
+                f"{response.method} {response.url.path}: the answer is longer than {limit} bytes"
+            )
+    return body
+
+
+async def refusal(response: aiohttp.ClientResponse, call: Call) -> ApiError:
+    """The error that an answer with another status than 2xx is."""
+    try:
+        body = bytes(await read_body(response, limit=_ERROR_BODY_BYTES))
+    except UnexpectedAnswer:
+        body = b""
+    wait = retry_after(response.headers.get("Retry-After"))
+    return from_response(response.status, body, retry_after=wait, request=str(call))
+
+
+def no_answer(error: BaseException, call: Call) -> Unreachable:
+    """The error that one of NO_ANSWER is."""
+    what = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+    return Unreachable(f"{call}: {type(error).__name__}: {what[:_SHOWN]}")
+
+
+_READ_BUFFER: Final = 2 * 1024 * 1024
+"""Bytes. As kubernetes_asyncio has it: an event with an object of etcd's largest size fits."""
+_encoder = msgspec.json.Encoder()
+
+
+class Connection:
+    """`fingerprint` tells which settings it was made with. The token may change while it is open."""
+
+    def __init__(
+        self, configuration: "Configuration", *, fingerprint: str, user_agent: str
+    ) -> None:
+        self.fingerprint = fingerprint
+        self.configuration = configuration
+        self._user_agent = user_agent
+        self._rest = load().rest.RESTClientObject(configuration)
+        connector = self._rest.pool_manager.connector
+        # kubernetes_asyncio keeps its context to itself, and has a switch for one of the two flags only.
+        check_chains_as_curl(connector._ssl)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            connector_owner=False,
+            read_bufsize=_READ_BUFFER,
+        )
+        self._proxy = configuration.proxy or _proxy_for(str(configuration.host))
+        self._users = 0
+        self._retired = False
+
+    @asynccontextmanager
+    async def send(
+        self, call: Call, deadlines: aiohttp.ClientTimeout
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer, whatever its status; released at the end. Raises what aiohttp raises."""
+        self._users += 1
+        configuration = self.configuration
+        headers = {
+            "Accept": JSON,
+            # Compressed lists would spare a network that is fast, and cost processor time on both sides.
+            "Accept-Encoding": "identity",
+            "User-Agent": self._user_agent,
+        }
+        if call.body is not None:
+            headers["Content-Type"] = call.content_type
+        query = "?" + urlencode(call.query) if call.query else ""
+        try:
+            token = await configuration.get_api_key_with_prefix("BearerToken")
+            if token:
+                headers["Authorization"] = token
+            async with self._session.request(
+                call.method,
+                f"{configuration.host}{call.path}{query}",
+                headers=headers,
+                data=None if call.body is None else _encoder.encode(call.body),
+                timeout=deadlines,
+                proxy=self._proxy,
+                proxy_headers=configuration.proxy_headers,
+                server_hostname=configuration.tls_server_name or None,
+                allow_redirects=False,
+            ) as response:
+                yield response
+        finally:
+            self._users -= 1
+            await self._close_if_unused()
+
+    async def retire(self) -> None:
+        """Close it as soon as nobody uses it."""
+        self._retired = True
+        await self._close_if_unused()
+
+    async def close(self) -> None:
+        """Close it now; calls under way break off."""
+        await self._session.close()
+        await self._rest.close()
+
+    async def _close_if_unused(self) -> None:
+        if self._retired and self._users == 0:
+            await self.close()
+
+
+def _proxy_for(url: str) -> str | None:
+    """As the environment has it (HTTPS_PROXY, NO_PROXY), but never for a loopback host: golang.org/x/net/http/httpproxy."""
+    parts, environment = urlsplit(url), getproxies_environment()
+    exceptions = NoProxy.parse(environment.get("no", ""))
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    direct = exceptions.covers(parts.hostname or "", port)
+    return None if direct else environment.get(parts.scheme)
+
 
 _log = structlog.get_logger(__name__)
 
@@ -79,7 +260,7 @@ class KubeClient:
         user_agent: str,
         context: str | None = None,
         limits: KubeLimits | None = None,
-        service_account: Path = credentials.SERVICE_ACCOUNT,
+        service_account: Path = SERVICE_ACCOUNT,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self.limits = limits or KubeLimits()
@@ -89,7 +270,7 @@ class KubeClient:
         self._environ = environ
         self._pools = pools
         self._user_agent = user_agent
-        self._schedule = credentials.RefreshSchedule(self._refresh, limits=self.limits)
+        self._schedule = RefreshSchedule(self._refresh, limits=self.limits)
         self._connection: Connection | None = None
         self._plugin_until: datetime | None = None
 
@@ -144,10 +325,10 @@ class KubeClient:
         deadlines = aiohttp.ClientTimeout(total=total, sock_connect=self.limits.connect_timeout)
         try:
             async with asyncio.timeout(total), self._answer(call, deadlines) as response:
-                return await calls.read_body(response, limit=most or self.limits.body_bytes)
-        except calls.NO_ANSWER as error:
+                return await read_body(response, limit=most or self.limits.body_bytes)
+        except NO_ANSWER as error:
             self._look_at(error)
-            raise calls.no_answer(error, call) from error
+            raise no_answer(error, call) from error
 
     @asynccontextmanager
     async def stream(self, path: str, *, query: Query, silence: float) -> AsyncIterator[Body]:
@@ -166,9 +347,9 @@ class KubeClient:
                 async with asyncio.timeout(self.limits.call_timeout):
                     response = await stack.enter_async_context(self._answer(call, deadlines))
                 yield Body(response)
-            except calls.NO_ANSWER as error:
+            except NO_ANSWER as error:
                 self._look_at(error)
-                raise calls.no_answer(error, call) from error
+                raise no_answer(error, call) from error
 
     @asynccontextmanager
     async def _answer(
@@ -180,7 +361,7 @@ class KubeClient:
             raise Unreachable("the client is closed")
         async with connection.send(call, deadlines) as response:
             if not 200 <= response.status < 300:
-                error = await calls.refusal(response, call)
+                error = await refusal(response, call)
                 self._look_at(error)
                 raise error
             yield response
@@ -222,7 +403,7 @@ class KubeClient:
     async def _load(self) -> "Configuration":
         """Raises OSError, ValueError."""
         run = self._pools.disk.run
-        parts = await run(library.load)
+        parts = await run(load)
         config = parts.kube_config
         # Not `Configuration()`: a default that somebody set in this process would be copied.
         configuration = type.__call__(parts.new_configuration)
@@ -237,7 +418,7 @@ class KubeClient:
                     str(self._kubeconfig), self._context, client_configuration=configuration
                 )
                 limited = asyncio.wait_for(loading, self.limits.credentials_timeout)
-                self._plugin_until = credentials.plugin_valid_until(await run(asyncio.run, limited))
+                self._plugin_until = plugin_valid_until(await run(asyncio.run, limited))
         except (
             config.ConfigException,
             yaml.YAMLError,
@@ -250,7 +431,7 @@ class KubeClient:
 
     def _load_service_account(self, configuration: "Configuration") -> None:
         more = {} if self._environ is None else {"environ": dict(self._environ)}
-        library.load().incluster_config.load_incluster_config(
+        load().incluster_config.load_incluster_config(
             configuration,
             try_refresh_token=False,  # it would read files on the loop
             token_filename=str(self._service_account / "token"),
@@ -262,7 +443,7 @@ class KubeClient:
 
 
 def _fingerprint(configuration: "Configuration") -> str:
-    return credentials.fingerprint_of(
+    return fingerprint_of(
         configuration.host,
         configuration.verify_ssl,
         configuration.tls_server_name,

@@ -1,9 +1,28 @@
-"""How the objects of one resource are decoded: a typed wire form, a transform to what is kept, and where the key is.
+"""Objects nested deeper than a decoder goes: cut, so that one of them does not make a list unreadable.
+
+The API server keeps objects nested up to 10 000 levels deep where a schema lets fields through unseen (seen with
+`pluginConfig` on 1.36); Python's decoders end at some 1000 with a RecursionError, which would take the watch of everybody's
+objects with it. Invariant: what is cut is deeper than `DEEPEST`, far below what any reader of ours accepts, so such an
+object is refused for its depth and nothing else changes.
+
+Source: k8s.io/apimachinery `pkg/util/json` (maxDepth 10 000).
+
+How the objects of one resource are decoded: a typed wire form, a transform to what is kept, and where the key is.
 
 Not a model of Kubernetes: a wire type names only the fields that somebody reads; msgspec skips the rest without making
 objects of it. Invariant: a `resourceVersion` is opaque text, compared for equality only.
+
+Whole objects as dicts, of which one that holds very many values does not hold the loop.
+
+Decoding makes a Python object of each value: for one of etcd's 1.5 MB, written to that end, it takes up to 0.1 s, at each
+of its changes, while skipping over the text takes a few ms. So an object of more values than `KubeLimits.object_values`
+is taken apart by its fields, and a field that alone has more becomes null, or is left out of the metadata.
+Invariants: what is cut has more values than any object that we accept or write, so it is refused and nothing else changes;
+no turn of the loop is longer than reading over one such object or decoding one such field.
 """
 
+import asyncio
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeVar, cast
@@ -11,10 +30,58 @@ from typing import Any, Final, Generic, Literal, TypeVar, cast
 import msgspec
 
 from autowasm.kube.errors import Status, UnexpectedAnswer, from_status
-from autowasm.kube.nesting import decode_any_depth
 from autowasm.kube.resources import ObjectKey
+from autowasm.limits import KubeLimits
 
 T = TypeVar("T")
+
+DEEPEST: Final = 200
+TURN: Final = 8 * 1024
+"""Bytes looked at in one turn of the loop, which takes some 3 ms if all of them are brackets."""
+_BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|"[^"]*+"){0,2000}+([\[\]{}]?)')
+"""On to the next bracket that is not within a string, or a part of the way: what is passed at once holds the loop."""
+
+
+async def decode_any_depth(decode: Callable[[bytes | bytearray], T], text: bytes | bytearray) -> T:
+    """Decode `text`, cut where it is nested too deeply. Raises as `decode` does, but no RecursionError."""
+    try:
+        return decode(text)
+    except RecursionError:
+        return decode(await without_depths(text))
+
+
+async def without_depths(text: bytes | bytearray) -> bytes:
+    """JSON `text` with `null` for each object and array that begins more than `DEEPEST` levels deep.
+
+    What is not JSON stays that, or is empty. Takes 0.2 µs for each bracket, which is why it is for texts that could not be
+    decoded, and gives way to others after each `TURN`.
+    """
+    kept: list[bytes] = []
+    depth, start, turn_ends = 0, 0, TURN
+    # Of the same length, and without quotes that do not end a string.
+    shape = text.replace(b"\\\\", b"__").replace(b'\\"', b"__")
+    for match in _BRACKET.finditer(shape):
+        if match.end() >= turn_ends:
+            turn_ends = match.end() + TURN
+            await asyncio.sleep(0)
+        bracket = match[1]
+        if not bracket:
+            continue
+        if bracket in b"[{":
+            depth += 1
+            if depth == DEEPEST + 1:
+                kept.append(bytes(text[start : match.start(1)]))
+                kept.append(b"null")
+        else:
+            if depth == DEEPEST + 1:
+                start = match.end()
+            depth -= 1
+    if depth > DEEPEST:
+        return b""  # it never comes back: not JSON, and a decoder says so
+    kept.append(bytes(text[start:]))
+    return b"".join(kept)
+
+
 T_co = TypeVar("T_co", covariant=True)
 W = TypeVar("W")
 
@@ -180,3 +247,112 @@ def document_meta(document: dict[str, Any]) -> tuple[ObjectKey, str]:
         raise UnexpectedAnswer("an object has no metadata.name")
     key = ObjectKey(metadata.get("namespace", ""), metadata["name"])
     return key, metadata.get("resourceVersion", "")
+
+
+Document = dict[str, Any]
+Text = bytes | bytearray
+
+_WHOLE: Final = msgspec.json.Decoder(Document)
+_VALUE: Final = msgspec.json.Decoder(Any)
+_FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class DocumentCodec(Codec[Document]):
+    """For custom resources, which are few, and whose fields we write back."""
+
+    def __init__(self, limits: KubeLimits | None = None) -> None:
+        super().__init__(Document, transform=_same, meta=document_meta)
+        limits = limits or KubeLimits()
+        self._most = limits.object_values
+        self._budget = limits.loop_budget
+
+    async def page(self, body: Text) -> Page[Document]:
+        """See Codec."""
+        if _at_most(body) <= self._most:
+            return await super().page(body)
+        loop = asyncio.get_running_loop()
+        page: RawPage = await _in_turn(raw_page, body)
+        await asyncio.sleep(0)
+        items: list[tuple[ObjectKey, Document]] = []
+        turn_ends = loop.time()
+        for raw in page.items or ():
+            if loop.time() >= turn_ends:
+                await asyncio.sleep(0)
+                turn_ends = loop.time() + self._budget
+            item = await decode_bounded(bytes(raw), most=self._most)
+            items.append((document_meta(item)[0], item))
+        return Page(items, page.metadata.resourceVersion, page.metadata.continue_)
+
+    async def event(self, line: Text) -> WatchEvent[Document] | Bookmark:
+        """See Codec."""
+        if _at_most(line) <= self._most:
+            return await super().event(line)
+        type_, raw = await _in_turn(raw_event, line)
+        if type_ not in EVENT_TYPES:
+            return await super().event(line)  # of the others, it reads only a few fields
+        item = await decode_bounded(bytes(raw), most=self._most)
+        key, resource_version = document_meta(item)
+        return WatchEvent(EVENT_TYPES[type_], key, item, resource_version)
+
+
+async def decode_document(body: Text) -> Document:
+    """The object that the API server answers with. Raises UnexpectedAnswer."""
+    return await decode_bounded(body, most=KubeLimits().object_values)
+
+
+async def decode_bounded(text: Text, *, most: int) -> Document:
+    """A JSON object; of more values than `most` without those fields that have more. Raises UnexpectedAnswer."""
+    try:
+        if _at_most(text) <= most:
+            return await decode_any_depth(_WHOLE.decode, text)
+        fields = await _in_turn(_FIELDS.decode, text)
+        document: Document = {}
+        for name, raw in fields.items():
+            if name == "metadata":
+                document[name] = await _metadata(bytes(raw), most=most)
+            else:
+                document[name] = await _field(bytes(raw), most=most)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UnexpectedAnswer(f"the answer is not a JSON object: {error}") from error
+    return document
+
+
+async def _metadata(text: bytes, *, most: int) -> Any:
+    if _at_most(text) <= most:
+        return await _in_turn(_VALUE.decode, text)
+    fields = await _in_turn(_FIELDS.decode, text)
+    read = {name: await _field(bytes(raw), most=most) for name, raw in fields.items()}
+    return {name: value for name, value in read.items() if value is not None}
+
+
+async def _field(text: bytes, *, most: int) -> Any:
+    """None if it has more values than `most`."""
+    if _at_most(text) > most and await _exceeds(text, most=most):
+        return None
+    return await _in_turn(_VALUE.decode, text)
+
+
+async def _in_turn(decode: Callable[[Text], T], text: Text) -> T:
+    await asyncio.sleep(0)
+    return await decode_any_depth(decode, text)
+
+
+def _at_most(text: Text) -> int:
+    """No more values than this: each but the first of its kind follows a comma or a bracket. Some may be in strings."""
+    return text.count(b",") + text.count(b"{") + text.count(b"[")
+
+
+async def _exceeds(text: bytes, *, most: int) -> bool:
+    """Whether there are more when those within strings are not counted, which may be megabytes of JSON themselves."""
+    await asyncio.sleep(0)
+    text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    await asyncio.sleep(0)
+    if text.count(b'"') > 2 * most:
+        return True  # so many strings take as long as values do
+    outside = b"".join(text.split(b'"')[::2])
+    await asyncio.sleep(0)
+    return _at_most(outside) > most
+
+
+def _same(document: Document) -> Document:
+    return document

@@ -8,10 +8,8 @@ nothing is written for one that is being deleted.
 from collections.abc import Mapping
 from typing import Any, Final
 
-from autowasm.kube.calls import Document
-from autowasm.kube.client import KubeClient
-from autowasm.kube.codec import document_meta
-from autowasm.kube.documents import decode_document
+from autowasm.kube.client import Document, KubeClient
+from autowasm.kube.codec import decode_document, document_meta
 from autowasm.kube.errors import Conflict, NotFound
 from autowasm.kube.resources import ObjectKey, ResourceType
 

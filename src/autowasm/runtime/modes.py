@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from autowasm.controller.interfaces import Announce, announce_nothing
 from autowasm.controller.mode import Mode
 from autowasm.errors import UsageError
-from autowasm.kube.leadership import AlwaysLeading, Leadership
+from autowasm.kube.leaderelection import AlwaysLeading, Leadership
 from autowasm.runtime.ground import Ground
 from autowasm.settings import Cluster, Standalone
 from autowasm.standalone.directory import ConfigDirectory

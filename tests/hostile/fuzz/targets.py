@@ -17,11 +17,10 @@ import yaml
 from autowasm.api import parsing
 from autowasm.api.envoyfilter import render
 from autowasm.errors import AutoWasmError, ContentRejected, SpecError, UsageError
-from autowasm.kube.documents import DocumentCodec
+from autowasm.kube.codec import DocumentCodec, without_depths
 from autowasm.kube.errors import ApiError
-from autowasm.kube.nesting import without_depths
+from autowasm.kube.listwatch import LineSplitter
 from autowasm.kube.pods import pod_codec
-from autowasm.kube.stream import LineSplitter
 from autowasm.limits import Limits
 from autowasm.manifests import nodes
 from autowasm.reference import ImageReference

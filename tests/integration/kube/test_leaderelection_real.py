@@ -12,9 +12,7 @@ import pytest_asyncio
 import yaml
 
 from autowasm.kube.client import KubeClient
-from autowasm.kube.leaderelection import LeaderElector, LeaseTimings
-from autowasm.kube.leadership import NotLeading
-from autowasm.kube.leases import Lease
+from autowasm.kube.leaderelection import LeaderElector, Lease, LeaseTimings, NotLeading
 from autowasm.kube.resources import ObjectKey
 from autowasm.limits import KubeLimits
 from autowasm.net.pools import Pools

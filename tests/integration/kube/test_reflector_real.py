@@ -17,8 +17,7 @@ import pytest_asyncio
 from autowasm.backoff import Backoff
 from autowasm.kube import reflector, writes
 from autowasm.kube.client import KubeClient
-from autowasm.kube.codec import Codec
-from autowasm.kube.documents import DocumentCodec
+from autowasm.kube.codec import Codec, DocumentCodec
 from autowasm.kube.errors import Conflict, Forbidden
 from autowasm.kube.informer import Informer
 from autowasm.kube.listwatch import ListWatch

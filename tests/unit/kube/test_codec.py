@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from autowasm.kube.codec import Bookmark, Page, WatchEvent
-from autowasm.kube.documents import DocumentCodec
+from autowasm.kube.codec import Bookmark, DocumentCodec, Page, WatchEvent
 from autowasm.kube.errors import Expired, UnexpectedAnswer
 from autowasm.kube.pods import pod_codec
 

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.kube.codec import Bookmark, WatchEvent
-from autowasm.kube.documents import DocumentCodec, decode_bounded
+from autowasm.kube.codec import Bookmark, DocumentCodec, WatchEvent, decode_bounded
 from autowasm.kube.errors import Expired, UnexpectedAnswer
 from autowasm.limits import KubeLimits
 

@@ -14,8 +14,14 @@ import structlog
 
 from autowasm.kube import leaderelection
 from autowasm.kube.errors import AlreadyExists, ApiError, Conflict, ServerError
-from autowasm.kube.leaderelection import LeaderElector, LeaseTimings
-from autowasm.kube.leadership import AlwaysLeading, NotLeading, Tenure, while_leading
+from autowasm.kube.leaderelection import (
+    AlwaysLeading,
+    LeaderElector,
+    LeaseTimings,
+    NotLeading,
+    Tenure,
+    while_leading,
+)
 from autowasm.kube.resources import ObjectKey
 from tests.fakes.leases import FakeLeaseClient, FakeLeases
 

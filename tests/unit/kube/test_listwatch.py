@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from autowasm.kube import reflector
-from autowasm.kube.documents import DocumentCodec
+from autowasm.kube.codec import DocumentCodec
 from autowasm.kube.informer import Informer
 from autowasm.kube.listwatch import ListWatch
 from autowasm.kube.resources import ResourceType

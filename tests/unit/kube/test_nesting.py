@@ -11,10 +11,15 @@ from hypothesis import strategies as st
 
 from autowasm.api import parsing
 from autowasm.errors import SpecError
-from autowasm.kube.codec import WatchEvent
-from autowasm.kube.documents import DocumentCodec
+from autowasm.kube.codec import (
+    DEEPEST,
+    TURN,
+    DocumentCodec,
+    WatchEvent,
+    decode_any_depth,
+    without_depths,
+)
 from autowasm.kube.errors import UnexpectedAnswer
-from autowasm.kube.nesting import DEEPEST, TURN, decode_any_depth, without_depths
 from tests.fakes.autowasms import document
 
 JSON = st.recursive(

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autowasm.kube.informer import Delta, ObjectStore
 from autowasm.kube.resources import ObjectKey
-from autowasm.kube.store import Delta, ObjectStore
 
 A, B, C = (ObjectKey("ns", name) for name in "abc")
 KEYS = st.sampled_from([A, B, C, ObjectKey("other", "a")])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autowasm.kube.errors import UnexpectedAnswer
-from autowasm.kube.stream import LineSplitter, read_lines
+from autowasm.kube.listwatch import LineSplitter, read_lines
 
 
 def split(chunks: Iterable[bytes], *, limit: int = 1000) -> list[bytes]:

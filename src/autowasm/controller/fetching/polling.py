@@ -18,7 +18,7 @@ from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.source import FetchRequest
 from autowasm.controller.fetching.pollgroups import Group, PollGroups, is_polled, is_same
 from autowasm.errors import AutoWasmError
-from autowasm.kube.leadership import Leadership, while_leading
+from autowasm.kube.leaderelection import Leadership, while_leading
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import PollSettings
 from autowasm.telemetry.metrics import Metrics

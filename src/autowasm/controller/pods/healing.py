@@ -32,7 +32,7 @@ from autowasm.controller.pods.symptoms import (
 )
 from autowasm.controller.pods.turns import in_turns
 from autowasm.digest import Sha256Hex
-from autowasm.kube.leadership import Leadership, while_leading
+from autowasm.kube.leaderelection import Leadership, while_leading
 from autowasm.kube.pods import Pod
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import HealingSettings

@@ -26,7 +26,7 @@ from autowasm.controller.pods.proof import STEP, Evidence, Report, Why, report
 from autowasm.controller.pods.seen import NEVER, Seen, epoch, loads, number
 from autowasm.controller.pods.symptoms import changed_at
 from autowasm.controller.pods.turns import in_turns
-from autowasm.kube.leadership import Leadership, while_leading
+from autowasm.kube.leaderelection import Leadership, while_leading
 from autowasm.kube.pods import Pod
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import ProofSettings

@@ -17,7 +17,7 @@ from autowasm.api import status as statuses
 from autowasm.api.status import Condition, ConditionType, Pods
 from autowasm.controller.interfaces import Publisher
 from autowasm.kube.errors import ApiError
-from autowasm.kube.leadership import NotLeading
+from autowasm.kube.leaderelection import NotLeading
 from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
 

@@ -29,7 +29,7 @@ from autowasm.kube.errors import (
     Invalid,
     NotFound,
 )
-from autowasm.kube.leadership import AlwaysLeading, Leadership, NotLeading
+from autowasm.kube.leaderelection import AlwaysLeading, Leadership, NotLeading
 from autowasm.kube.resources import ObjectKey, ResourceType
 
 _log = structlog.get_logger(__name__)

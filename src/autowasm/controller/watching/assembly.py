@@ -15,9 +15,7 @@ from autowasm.controller.publishing.service import PublishedService
 from autowasm.controller.watching.candidate import candidate
 from autowasm.controller.watching.cluster import ClusterMode
 from autowasm.kube.client import KubeClient
-from autowasm.kube.leaderelection import LeaderElector
-from autowasm.kube.leadership import AlwaysLeading
-from autowasm.kube.leases import Lease, last_renewal
+from autowasm.kube.leaderelection import AlwaysLeading, LeaderElector, Lease, last_renewal
 from autowasm.kube.recorder import EventRecorder
 from autowasm.kube.resources import ObjectKey
 from autowasm.net.pools import Pools

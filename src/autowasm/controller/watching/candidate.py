@@ -10,8 +10,7 @@ from collections.abc import Callable
 
 from autowasm.errors import UsageError
 from autowasm.kube.client import KubeClient
-from autowasm.kube.leaderelection import LeaderElector, LeaseTimings
-from autowasm.kube.leases import Lease
+from autowasm.kube.leaderelection import LeaderElector, Lease, LeaseTimings
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import Election
 

@@ -28,7 +28,7 @@ from autowasm.controller.watching.observers import (
 from autowasm.controller.watching.secrets import ClusterSecrets
 from autowasm.kube.client import KubeClient
 from autowasm.kube.informer import Informer
-from autowasm.kube.leadership import Leadership, while_leading
+from autowasm.kube.leaderelection import Leadership, while_leading
 from autowasm.kube.pods import Pod
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import Cluster

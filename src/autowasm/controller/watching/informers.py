@@ -9,9 +9,8 @@ from typing import Any, Protocol
 from autowasm.api.envoyfilter import MANAGED_BY
 from autowasm.controller.publishing.publisher import AUTOWASMS, ENVOYFILTERS
 from autowasm.kube.client import KubeClient
-from autowasm.kube.documents import DocumentCodec
-from autowasm.kube.informer import Informer
-from autowasm.kube.informergroup import InformerGroup
+from autowasm.kube.codec import DocumentCodec
+from autowasm.kube.informer import Informer, InformerGroup
 from autowasm.kube.listwatch import ListWatch
 from autowasm.kube.pods import Pod, pod_codec
 from autowasm.kube.reflector import ReflectorMetrics

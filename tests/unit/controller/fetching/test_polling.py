@@ -20,7 +20,7 @@ from autowasm.controller.fetching.pollgroups import PollGroups
 from autowasm.controller.fetching.polling import Polling
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError, ContentRejected, SourceDenied, SourceUnavailable
-from autowasm.kube.leadership import AlwaysLeading, Leadership, Tenure
+from autowasm.kube.leaderelection import AlwaysLeading, Leadership, Tenure
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import PollSettings
 from autowasm.telemetry.metrics import Metrics

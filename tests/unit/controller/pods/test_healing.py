@@ -15,7 +15,7 @@ from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api.status import MissingPod, Module, Pods, Status
 from autowasm.controller.pods.healing import Healing
 from autowasm.controller.pods.symptoms import Outage
-from autowasm.kube.leadership import AlwaysLeading, Tenure
+from autowasm.kube.leaderelection import AlwaysLeading, Tenure
 from autowasm.kube.pods import Pod
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch, HealingSettings

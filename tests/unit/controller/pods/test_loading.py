@@ -10,7 +10,7 @@ import structlog
 
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.controller.pods.gathering import Gathering
-from autowasm.kube.leadership import Tenure
+from autowasm.kube.leaderelection import Tenure
 from autowasm.kube.pods import Pod
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch

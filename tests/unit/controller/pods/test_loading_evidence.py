@@ -9,7 +9,7 @@ import pytest
 
 from autowasm.controller.pods.gathering import Gathering
 from autowasm.controller.pods.proof import STEP
-from autowasm.kube.leadership import Tenure
+from autowasm.kube.leaderelection import Tenure
 from autowasm.kube.pods import Pod
 from autowasm.telemetry.metrics import Metrics
 from tests.unit.controller.pods.worlds import KEY, NOW, A, World, loading, pod, said, stamp

@@ -13,7 +13,7 @@ from autowasm.errors import AutoWasmError
 from autowasm.kube import errors
 from autowasm.kube.client import KubeClient
 from autowasm.kube.controller import TerminalError
-from autowasm.kube.leadership import NotLeading, Tenure
+from autowasm.kube.leaderelection import NotLeading, Tenure
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch
 from tests.fakes.autowasms import document

@@ -11,7 +11,7 @@ import pytest
 from autowasm.controller.fetching.spreading import Spreading
 from autowasm.digest import sha256_hex
 from autowasm.errors import SourceNotFound
-from autowasm.kube.leadership import Tenure
+from autowasm.kube.leaderelection import Tenure
 from tests.fakes.autowasms import IMAGE, document
 from tests.parts import wat
 from tests.unit.controller.reconciling.world import (
