@@ -48,11 +48,14 @@ def resident() -> int:
 
 async def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     """As the controller does it."""
-    from autowasm.controller.pods.matching import PodMatcher  # noqa: PLC0415
+    from autowasm.controller.pods.podindex import (  # noqa: PLC0415
+        Pod,
+        PodMatcher,
+        pod_codec,
+    )
     from autowasm.kube.client import KubeClient  # noqa: PLC0415
     from autowasm.kube.informer import Informer  # noqa: PLC0415
     from autowasm.kube.listwatch import ListWatch  # noqa: PLC0415
-    from autowasm.kube.pods import Pod, pod_codec  # noqa: PLC0415
     from autowasm.kube.resources import PODS, ObjectKey  # noqa: PLC0415
     from autowasm.net.pools import Pools  # noqa: PLC0415
     from autowasm.telemetry.turns import TimedLoop, Turns  # noqa: PLC0415

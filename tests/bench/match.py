@@ -1,6 +1,6 @@
 """Matching Pods with the selectors of 1 000 AutoWasms: changes a second, a new AutoWasm, one label on thousands of Pods.
 
-In this process, without a network: what is measured is `controller/pods/matching.py` behind the controller's own decoder and
+In this process, without a network: what is measured is `controller/pods/podindex.py` behind the controller's own decoder and
 store. The rival is a plain loop over all selectors. Growth must be linear, and is drawn.
 """
 
@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable
 from statistics import quantiles
 
-from autowasm.controller.pods.matching import PodMatcher, PodSelector
+from autowasm.controller.pods.podindex import Pod, PodMatcher, PodSelector, pod_codec
 from autowasm.kube.codec import Codec, WatchEvent
 from autowasm.kube.informer import ObjectStore
-from autowasm.kube.pods import Pod, pod_codec
 from autowasm.kube.resources import ObjectKey
 from tests.bench import pods
 from tests.bench.plan import Plan

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from autowasm.controller.policy.sourcepolicy import SourcePolicy
+from autowasm.controller.sourcepolicy import SourcePolicy
 from tests.docs import blocks
 from tests.docs.blocks import Block
 from tests.docs.shell import Shell, commands, matches

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autowasm.controller.pods.proof import Why
+from autowasm.controller.pods.loadreport import Why
 from docs import crd, menu, reasons
 from tests.docs.blocks import ROOT
 

@@ -12,7 +12,7 @@ import yaml
 from autowasm.cli import flags
 from autowasm.cli.options import Option
 from autowasm.cli.wasmer import build_parser
-from autowasm.controller.policy.sourcepolicy import SourcePolicy
+from autowasm.controller.sourcepolicy import SourcePolicy
 from autowasm.settings import Settings
 from docs import manifests
 from docs.manifests import CHART

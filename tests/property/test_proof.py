@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.controller.pods.proof import Evidence, Why, report, why_missing
-from autowasm.kube.pods import Pod
+from autowasm.controller.pods.loadreport import Evidence, Why, report, why_missing
+from autowasm.controller.pods.podindex import Pod
 from tests.fakes.steps import finished
 
 NOW = 10_000.0

@@ -7,7 +7,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.controller.policy.sourcepolicy import Rule, SourcePolicy
+from autowasm.controller.sourcepolicy import Rule, SourcePolicy
 from autowasm.errors import SpecError, UsageError
 from tests.fakes.autowasms import autowasm, digest
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autowasm.controller.pods.podindex import pod_codec
 from autowasm.kube.codec import Bookmark, DocumentCodec, WatchEvent
 from autowasm.kube.errors import ApiError, UnexpectedAnswer
 from autowasm.kube.listwatch import LineSplitter
-from autowasm.kube.pods import pod_codec
 
 PIECES = st.lists(st.binary(max_size=6) | st.sampled_from([b"\n", b"\r\n", b"{}\n"]), max_size=20)
 TYPES = st.sampled_from(["ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR", "", "other\n"])

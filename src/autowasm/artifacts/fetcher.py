@@ -5,7 +5,7 @@ share.
 
 ArtifactFetcher: resolve ▶ fetch ▶ verify ▶ store, for whoever needs a module.
 
-Not a scheduler of retries (the work queue is) and not on anybody's reconcile path (`controller/fetching/jobs.py`). Invariants: a
+Not a scheduler of retries (the work queue is) and not on anybody's reconcile path (`controller/fetchjobs.py`). Invariants: a
 module in the store has passed every check of ADR 5; what one credential may have is given to another only after that
 one has resolved it itself (ADR 19); one credential's failure is never another's; bytes that were refused once are not
 fetched again.

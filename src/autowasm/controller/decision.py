@@ -2,6 +2,11 @@
 
 Not the fetching. Invariant: a restart alone never leads to a resolution, and a moved tag rolls out only where the user
 asked for it (another source, `pullPolicy: Always`, `refreshInterval`, the refresh annotation).
+
+What to do once an origin says that it has no more what a record names (ADR 14).
+
+Not for errors that say "later": those are tried again. Invariant: what is published is held on to until the user asks for
+another; a record that is only remembered is given up, and its source resolved afresh.
 """
 
 from collections.abc import Collection, Iterator
@@ -12,6 +17,9 @@ from msgspec import UNSET
 from autowasm.api.record import Record, belongs_to
 from autowasm.api.status import ConditionType, Phase, Status
 from autowasm.api.v1alpha1 import REFRESH_ANNOTATION, AutoWasm, PullPolicy
+from autowasm.controller.reconcilecontext import Subject
+from autowasm.errors import AutoWasmError, ContentRejected, SourceNotFound
+from autowasm.kube.resources import ObjectKey
 
 PUBLISHED_MODULE_LOST = "PublishedModuleLost"
 
@@ -104,4 +112,40 @@ def _always_asks_again(autowasm: AutoWasm, previous: Status) -> bool:
     fetched = previous.condition(ConditionType.FETCHED)
     return (
         fetched is not None and fetched.status != "True" and fetched.reason != PUBLISHED_MODULE_LOST
+    )
+
+
+class LostRecords:
+    """Records that were given up, by object key, until something is published for it."""
+
+    def __init__(self) -> None:
+        self._lost: dict[ObjectKey, frozenset[Record]] = {}
+
+    def of(self, key: ObjectKey) -> frozenset[Record]:
+        """Those not to be used for this object."""
+        return self._lost.get(key, frozenset())
+
+    def give_up(self, subject: Subject, decision: Use | Resolve, error: AutoWasmError) -> bool:
+        """True if the record that was decided on is not in place and can be had no more: decide again."""
+        if not isinstance(decision, Use) or decision.record == subject.live:
+            return False
+        if not isinstance(error, SourceNotFound):
+            return False
+        self._lost[subject.key] = self.of(subject.key) | {decision.record}
+        return True
+
+    def forget(self, key: ObjectKey) -> None:
+        """Published, gone, or another replica's matter."""
+        self._lost.pop(key, None)
+
+
+def explain_lost(decision: Use | Resolve, error: AutoWasmError) -> AutoWasmError:
+    """`PublishedModuleLost` if the origin of what is published answered, and has other bytes or none; else the error."""
+    if not isinstance(decision, Use) or not isinstance(error, SourceNotFound | ContentRejected):
+        return error
+    return AutoWasmError(
+        f"the published module is stored nowhere and cannot be fetched again: {error}; proxies that "
+        "have it keep running it; set the annotation wasm.tcm.io/refresh to a new value to "
+        "resolve the source afresh",
+        reason=PUBLISHED_MODULE_LOST,
     )

@@ -8,9 +8,8 @@ from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.published import PublishedModules
 from autowasm.artifacts.source import FetchRequest
 from autowasm.blobs.store import BlobStore
-from autowasm.controller.fetching.jobs import Done, FetchFailed, FetchJobs
-from autowasm.controller.origins import remember_origins
-from autowasm.controller.subject import Subject
+from autowasm.controller.fetchjobs import Done, FetchFailed, FetchJobs
+from autowasm.controller.reconcilecontext import Subject, remember_origins
 from autowasm.kube.controller import Result
 
 GONE_RETRY = 1.0

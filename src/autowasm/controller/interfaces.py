@@ -3,12 +3,16 @@
 On Kubernetes these are informers and API writes, in standalone mode a directory and files; the reconciler between them
 is the same. Not an abstraction of Kubernetes. Invariant: `published` and `Lookup.document` tell what is really there, as
 read back, never what we meant to write.
+
+Mode: where objects and Secrets come from, and where what is made of them goes. The seam of the composition root.
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from autowasm.artifacts.pullsecrets import SecretReader
 from autowasm.digest import Sha256Hex
 from autowasm.errors import SpecError
 from autowasm.kube.resources import ObjectKey
@@ -104,3 +108,22 @@ class NoReplicas:
     async def wait_all_have(self, sha256: Sha256Hex, timeout: float) -> bool:
         """All of nobody have it."""
         return True
+
+
+class Mode(AutoWasmLookup, SecretReader, Protocol):
+    """Where objects and Secrets come from, and where what is made of them goes: a cluster or a directory."""
+
+    @property
+    def publisher(self) -> Publisher:
+        """Where EnvoyFilters and statuses go."""
+
+    async def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Return once everything that is there was read once. Raises UsageError."""
+
+    def keys(self) -> frozenset[ObjectKey]:
+        """All that has to be reconciled once at the start."""
+
+    async def run(
+        self, *, changed: Callable[[ObjectKey], None], secret_changed: Callable[[ObjectKey], None]
+    ) -> None:
+        """Tell of changes, for ever."""

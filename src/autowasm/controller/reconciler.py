@@ -1,4 +1,10 @@
-"""AutoWasmReconciler: from what an AutoWasm says to the EnvoyFilter that makes it so. Level-based, idempotent.
+"""StartupGate: when a fresh replica may call itself ready (ADR 15).
+
+A reconciler around the reconciler that only watches. Not a health check of what comes later: a registry that goes down
+afterwards never makes a replica unready. Invariant: ready means that each digest which some Envoy was told to fetch is
+here, or was tried once, or the start-up deadline has passed.
+
+AutoWasmReconciler: from what an AutoWasm says to the EnvoyFilter that makes it so. Level-based, idempotent.
 
 Reads like the flow in docs/architecture.md. It does not fetch (`jobs.py` does, off this path), does not know whether it
 runs on Kubernetes or over a directory, and writes nothing when nothing changed. Invariants: an EnvoyFilter is published
@@ -6,7 +12,9 @@ only while its module is in the store, checked (ADR 5); a failure never touches 
 writes nothing and resolves nothing, but has what is published (`follower.py`).
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 import structlog
@@ -18,26 +26,84 @@ from autowasm.api.status import ConditionType, Phase, utc_now
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.published import PublishedModules
 from autowasm.blobs.store import BlobStore
-from autowasm.controller import statuses
-from autowasm.controller.decision import Use, decide
-from autowasm.controller.fetching.jobs import Done, FetchFailed, FetchJobs, Running
-from autowasm.controller.fetching.polling import NoPolls, Polls
-from autowasm.controller.fetching.spreading import Spread, Spreading
+from autowasm.controller.decision import LostRecords, Use, decide, explain_lost
+from autowasm.controller.fetchjobs import Done, FetchFailed, FetchJobs, Running
 from autowasm.controller.follower import GONE_RETRY, Follower, fetch_request
 from autowasm.controller.interfaces import Announce, AutoWasmLookup, Publisher, announce_nothing
-from autowasm.controller.lost import LostRecords, explain_lost
-from autowasm.controller.origins import remember_origins, remember_orphan
 from autowasm.controller.pods.podstatus import Said
-from autowasm.controller.policy.permits import Permits, permit_of
-from autowasm.controller.reporting import StatusReporter
-from autowasm.controller.subject import Subject
+from autowasm.controller.polling import NoPolls, Polls
+from autowasm.controller.pullauthorization import Permits, permit_of
+from autowasm.controller.reconcilecontext import Subject, remember_origins, remember_orphan
+from autowasm.controller.replication import Spread, Spreading
+from autowasm.controller.statusreporter import (
+    FOREIGN_REASONS,
+    REFUSED,
+    WRITE_REASONS,
+    StatusReporter,
+    failed_status,
+    fetching_status,
+    spreading_status,
+    synced_status,
+)
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError, SpecError, StorageError
-from autowasm.kube.controller import Result
+from autowasm.kube.controller import Reconciler, Result
 from autowasm.kube.leaderelection import AlwaysLeading, Leadership, NotLeading
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch
 from autowasm.telemetry.metrics import Metrics
+
+
+class StartupGate:
+    """Opens once every key that was given to `expect` is settled. `settled` is asked after each reconcile of such a key."""
+
+    def __init__(
+        self,
+        reconciler: Reconciler[ObjectKey],
+        *,
+        settled: Callable[[ObjectKey], bool],
+        report: Callable[[bool, str], None],
+    ) -> None:
+        self._reconciler = reconciler
+        self._pending: dict[ObjectKey, None] | None = None
+        """In order: the first ones are named."""
+        self._settled = settled
+        self._report = report
+        self._opened = asyncio.Event()
+
+    def expect(self, keys: Iterable[ObjectKey]) -> None:
+        """What there is was read: wait for these."""
+        if self._opened.is_set():  # what came after the deadline makes nobody unready again
+            return
+        self._pending = dict.fromkeys(sorted(keys))
+        self._say()
+
+    async def reconcile(self, key: ObjectKey, /) -> Result:
+        """As the reconciler does."""
+        result = await self._reconciler.reconcile(key)
+        if self._pending and key in self._pending and self._settled(key):
+            del self._pending[key]
+            self._say()
+        return result
+
+    async def run(self, deadline: float) -> None:
+        """Open at the latest after `deadline` seconds, then return."""
+        try:
+            async with asyncio.timeout(deadline):
+                await self._opened.wait()
+        except TimeoutError:
+            self._pending = {}
+            self._say(f"start-up deadline of {deadline:g} s passed")
+
+    def _say(self, why: str = "") -> None:
+        if self._pending:
+            count = len(self._pending)
+            examples = ", ".join(str(key) for key in islice(self._pending, 3))
+            self._report(False, f"{count} published modules are not here yet ({examples})")
+        elif not self._opened.is_set():
+            self._opened.set()
+            self._report(True, why)
+
 
 _log = structlog.get_logger(__name__)
 
@@ -235,7 +301,7 @@ class AutoWasmReconciler:
             )
         refused = self._polls.published(subject.key, autowasm, record)
         if refused is None:
-            status = statuses.synced(autowasm, record, previous=subject.previous, now=self._now())
+            status = synced_status(autowasm, record, previous=subject.previous, now=self._now())
             await self._reporter.write(subject, status)
         else:  # what is in place stays; people want to know nevertheless (ADR 7)
             await self._failed(subject, refused)
@@ -252,7 +318,7 @@ class AutoWasmReconciler:
         state = self._spreading.state(subject.key, record.sha256)
         if state is Spread.TELL:
             live, previous = subject.in_place is not None, subject.previous
-            status = statuses.spreading(record, live=live, previous=previous, now=self._now())
+            status = spreading_status(record, live=live, previous=previous, now=self._now())
             await self._reporter.write(subject, status)
             self._spreading.told(subject.key)
         return state is Spread.DONE
@@ -268,26 +334,26 @@ class AutoWasmReconciler:
         if not retry and previous.phase is not Phase.FETCHING:
             live = subject.in_place is not None
             await self._reporter.write(
-                subject, statuses.fetching(autowasm, live=live, previous=previous, now=self._now())
+                subject, fetching_status(autowasm, live=live, previous=previous, now=self._now())
             )
         return Result()
 
     async def _not_written(self, subject: Subject, error: AutoWasmError) -> Result:
         """Somebody else's doing goes into the status; raises what the queue shall retry."""
-        if error.reason == statuses.REFUSED:  # nothing tells us when it would be taken
+        if error.reason == REFUSED:  # nothing tells us when it would be taken
             await self._failed(subject, error)
             raise error
-        if error.reason not in statuses.WRITE_REASONS:
+        if error.reason not in WRITE_REASONS:
             raise error
         # The informer follows what has our label: no event tells that another's EnvoyFilter is handed over or deleted.
-        retry_in = FOREIGN_RETRY if error.reason in statuses.FOREIGN_REASONS else None
+        retry_in = FOREIGN_RETRY if error.reason in FOREIGN_REASONS else None
         return await self._failed(subject, error, retry_in=retry_in)
 
     async def _failed(
         self, subject: Subject, error: AutoWasmError, *, retry_in: float | None = None
     ) -> Result:
         generation = subject.document.get("metadata", {}).get("generation")
-        status = statuses.failed(
+        status = failed_status(
             error,
             generation=generation if isinstance(generation, int) else 0,
             in_place=subject.in_place,

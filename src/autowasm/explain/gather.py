@@ -14,7 +14,7 @@ from msgspec import Struct
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.pullsecrets import Access, access_for
 from autowasm.controller.publishing.publisher import AUTOWASMS, ENVOYFILTERS
-from autowasm.controller.watching.secrets import ClusterSecrets
+from autowasm.controller.secrets import ClusterSecrets
 from autowasm.errors import SourceDenied, SourceUnavailable, SpecError
 from autowasm.explain.facts import Facts, SecretFact, ServerFact
 from autowasm.explain.meshobjects import (

@@ -13,18 +13,14 @@ import structlog
 
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api.v1alpha1 import AutoWasm
-from autowasm.controller.fetching.copying import PublishedCopies
-from autowasm.controller.fetching.jobs import FetchJobs
-from autowasm.controller.fetching.polling import Polling
-from autowasm.controller.fetching.spreading import Spreading
+from autowasm.controller.fetchjobs import FetchJobs
 from autowasm.controller.interfaces import NoReplicas
-from autowasm.controller.pods.gathering import Gathering
-from autowasm.controller.policy.addresses import warn_of_refused
-from autowasm.controller.policy.permits import Permits
-from autowasm.controller.policy.policyfile import PolicyFile
-from autowasm.controller.policy.reach import check_reach
-from autowasm.controller.reconciler import AutoWasmReconciler
-from autowasm.controller.startup import StartupGate
+from autowasm.controller.pods.rollout import Gathering
+from autowasm.controller.polling import Polling
+from autowasm.controller.pullauthorization import Permits
+from autowasm.controller.reconciler import AutoWasmReconciler, StartupGate
+from autowasm.controller.replication import PublishedCopies, Spreading
+from autowasm.controller.sourcepolicy import PolicyFile, check_reach, warn_of_refused
 from autowasm.kube.controller import Controller
 from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue

@@ -11,8 +11,8 @@ from autowasm.artifacts.peers import Peers
 from autowasm.artifacts.published import PublishedModules
 from autowasm.blobs.pins import Pins
 from autowasm.blobs.retention import Retention
-from autowasm.controller.mode import Mode
-from autowasm.controller.policy.policyfile import PolicyFile
+from autowasm.controller.interfaces import Mode
+from autowasm.controller.sourcepolicy import PolicyFile
 from autowasm.runtime.ground import Ground
 from autowasm.runtime.sources import make_fetcher, make_peers
 from autowasm.server.app import BlobServer

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from autowasm.controller.interfaces import Announce, announce_nothing
-from autowasm.controller.mode import Mode
+from autowasm.controller.interfaces import Announce, Mode, announce_nothing
 from autowasm.errors import UsageError
 from autowasm.kube.leaderelection import AlwaysLeading, Leadership
 from autowasm.runtime.ground import Ground

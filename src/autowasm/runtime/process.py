@@ -13,7 +13,7 @@ import prometheus_client
 import structlog
 
 from autowasm.blobs.store import BlobStore
-from autowasm.controller.policy.policyfile import PolicyFile
+from autowasm.controller.sourcepolicy import PolicyFile
 from autowasm.errors import AutoWasmError
 from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue

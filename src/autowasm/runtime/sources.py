@@ -10,9 +10,8 @@ from autowasm.artifacts.image import ImageSource
 from autowasm.artifacts.object import HttpObjectSource
 from autowasm.artifacts.peers import PeerList, Peers
 from autowasm.artifacts.pullsecrets import ServiceAccounts
-from autowasm.controller.mode import Mode
-from autowasm.controller.policy.policyfile import PolicyFile
-from autowasm.controller.policy.sourcepolicy import SourcePolicy
+from autowasm.controller.interfaces import Mode
+from autowasm.controller.sourcepolicy import PolicyFile, SourcePolicy
 from autowasm.net.addresspolicy import AddressPolicy
 from autowasm.net.hosts import NamedHosts
 from autowasm.net.session import ObjectSession

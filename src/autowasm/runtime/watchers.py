@@ -6,10 +6,8 @@ Not what is found or done there. Invariant: none of it in standalone mode, which
 import time
 from collections.abc import Callable
 
-from autowasm.controller.pods.gathering import Gathering
-from autowasm.controller.pods.healing import Healing
-from autowasm.controller.pods.loading import Loading, Workloads
-from autowasm.controller.pods.symptoms import Mesh, Outage
+from autowasm.controller.pods.resend import Healing, Mesh, Outage
+from autowasm.controller.pods.rollout import Gathering, Loading, Workloads
 from autowasm.kube.resources import ObjectKey
 from autowasm.runtime.ground import Ground
 from autowasm.runtime.modes import ChosenMode

@@ -16,11 +16,11 @@ import yaml
 
 from autowasm.api import parsing
 from autowasm.api.envoyfilter import render
+from autowasm.controller.pods.podindex import pod_codec
 from autowasm.errors import AutoWasmError, ContentRejected, SpecError, UsageError
 from autowasm.kube.codec import DocumentCodec, without_depths
 from autowasm.kube.errors import ApiError
 from autowasm.kube.listwatch import LineSplitter
-from autowasm.kube.pods import pod_codec
 from autowasm.limits import Limits
 from autowasm.manifests import nodes
 from autowasm.reference import ImageReference

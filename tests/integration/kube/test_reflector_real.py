@@ -15,13 +15,13 @@ import pytest
 import pytest_asyncio
 
 from autowasm.backoff import Backoff
+from autowasm.controller.pods.podindex import pod_codec
 from autowasm.kube import reflector, writes
 from autowasm.kube.client import KubeClient
 from autowasm.kube.codec import Codec, DocumentCodec
 from autowasm.kube.errors import Conflict, Forbidden
 from autowasm.kube.informer import Informer
 from autowasm.kube.listwatch import ListWatch
-from autowasm.kube.pods import pod_codec
 from autowasm.kube.recorder import EventRecorder
 from autowasm.kube.resources import PODS, ObjectKey, ResourceType
 from autowasm.limits import KubeLimits

@@ -6,15 +6,15 @@ import pytest
 import structlog.testing
 from structlog.typing import EventDict
 
-from autowasm.controller.policy import permits, policyfile
+from autowasm.controller import pullauthorization, sourcepolicy
 
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two looks at a Secret or a file: their order is tested, not their length."""
-    monkeypatch.setattr(permits, "_LOOK", 0.1)
-    monkeypatch.setattr(policyfile, "_SECOND_LOOK", 0.1)
-    monkeypatch.setattr(policyfile, "_LOST_PAUSE", 0.1)
+    monkeypatch.setattr(pullauthorization, "_LOOK", 0.1)
+    monkeypatch.setattr(sourcepolicy, "_SECOND_LOOK", 0.1)
+    monkeypatch.setattr(sourcepolicy, "_LOST_PAUSE", 0.1)
 
 
 @pytest.fixture(autouse=True)

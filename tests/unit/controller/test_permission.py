@@ -8,8 +8,8 @@ from typing import Any
 
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.artifacts.published import PublishedModules
-from autowasm.controller.fetching.jobs import FetchJobs
-from autowasm.controller.policy.permits import Permits
+from autowasm.controller.fetchjobs import FetchJobs
+from autowasm.controller.pullauthorization import Permits
 from autowasm.controller.reconciler import AutoWasmReconciler
 from autowasm.errors import SourceDenied, SourceUnavailable
 from autowasm.kube.resources import ObjectKey

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from autowasm.controller.startup import StartupGate
+from autowasm.controller.reconciler import StartupGate
 from autowasm.kube.controller import Result
 from autowasm.kube.resources import ObjectKey
 

@@ -3,7 +3,7 @@
 import pytest
 
 from autowasm.api.status import MESSAGE_LONGEST, Phase, Status
-from autowasm.controller import statuses
+from autowasm.controller import statusreporter
 from autowasm.errors import AutoWasmError, SourceUnavailable, SpecError
 from tests.fakes.autowasms import URL, autowasm, record
 
@@ -15,7 +15,9 @@ def conditions(status: Status) -> dict[str, tuple[str, str]]:
 
 
 def test_synced_says_what_from_where() -> None:
-    status = statuses.synced(autowasm(generation=4), record(), previous=Status(), now=NOW)
+    status = statusreporter.synced_status(
+        autowasm(generation=4), record(), previous=Status(), now=NOW
+    )
     assert status.message == (
         "module sha256:aaaaaaaaaaaa (1.2 KiB, ABI 0.2.1) from "
         f"registry.example/team/filter@sha256:{'1' * 64} is published"
@@ -25,12 +27,17 @@ def test_synced_says_what_from_where() -> None:
 
 
 def test_same_state_again_is_the_same_status() -> None:
-    first = statuses.synced(autowasm(), record(), previous=Status(), now=NOW)
-    assert statuses.synced(autowasm(), record(), previous=first, now="later") == first
+    first = statusreporter.synced_status(autowasm(), record(), previous=Status(), now=NOW)
+    assert statusreporter.synced_status(autowasm(), record(), previous=first, now="later") == first
     error = SourceUnavailable("down")
-    failed = statuses.failed(error, generation=1, in_place=None, previous=first, now=NOW)
+    failed = statusreporter.failed_status(
+        error, generation=1, in_place=None, previous=first, now=NOW
+    )
     assert (
-        statuses.failed(error, generation=1, in_place=None, previous=failed, now="later") == failed
+        statusreporter.failed_status(
+            error, generation=1, in_place=None, previous=failed, now="later"
+        )
+        == failed
     )
 
 
@@ -52,7 +59,7 @@ def test_failure_is_told_where_it_happened(
     fetched: tuple[str, str],
     published: tuple[str, str],
 ) -> None:
-    status = statuses.failed(
+    status = statusreporter.failed_status(
         error,
         generation=3,
         in_place=record().sha256 if live else None,
@@ -68,15 +75,17 @@ def test_failure_is_told_where_it_happened(
 
 
 def test_failure_keeps_module_history_and_pods() -> None:
-    before = statuses.synced(autowasm(), record(), previous=Status(), now=NOW)
-    after = statuses.failed(
+    before = statusreporter.synced_status(autowasm(), record(), previous=Status(), now=NOW)
+    after = statusreporter.failed_status(
         SourceUnavailable("x"), generation=2, in_place=record().sha256, previous=before, now="later"
     )
     assert (after.module, after.history) == (before.module, before.history)
 
 
 def test_fetching_promises_nothing_of_the_generation_yet() -> None:
-    status = statuses.fetching(autowasm(generation=2), live=True, previous=Status(), now=NOW)
+    status = statusreporter.fetching_status(
+        autowasm(generation=2), live=True, previous=Status(), now=NOW
+    )
     assert status.observed_generation == 0
     assert "the module from before is in place" in status.message
     assert conditions(status)["Published"] == ("True", "Published")
@@ -84,13 +93,13 @@ def test_fetching_promises_nothing_of_the_generation_yet() -> None:
 
 def test_query_of_a_url_is_not_shown() -> None:
     signed = autowasm(source={"object": {"url": URL + "?signature=s3cret"}})
-    status = statuses.fetching(signed, live=False, previous=Status(), now=NOW)
+    status = statusreporter.fetching_status(signed, live=False, previous=Status(), now=NOW)
     assert URL in status.message
     assert "s3cret" not in str(status)
 
 
 def test_long_texts_are_cut() -> None:
-    status = statuses.failed(
+    status = statusreporter.failed_status(
         SourceUnavailable("x" * 5000), generation=1, in_place=None, previous=Status(), now=NOW
     )
     assert len(status.message) == MESSAGE_LONGEST

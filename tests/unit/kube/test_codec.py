@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from autowasm.controller.pods.podindex import pod_codec
 from autowasm.kube.codec import Bookmark, DocumentCodec, Page, WatchEvent
 from autowasm.kube.errors import Expired, UnexpectedAnswer
-from autowasm.kube.pods import pod_codec
 
 CODEC = DocumentCodec()
 PODS = pod_codec()

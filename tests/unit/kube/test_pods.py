@@ -4,8 +4,8 @@ import json
 from typing import Any
 from uuid import UUID
 
+from autowasm.controller.pods.podindex import Pod, pod_codec
 from autowasm.kube.codec import WatchEvent
-from autowasm.kube.pods import Pod, pod_codec
 
 UID = "0b6f2f0e-6d0b-4a8e-9d0e-0f5d3f6a7b8c"
 

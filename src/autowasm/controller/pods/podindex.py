@@ -1,8 +1,386 @@
-"""Which Pods have which address. Not who matches (`matching.py`). Invariant: Pods that ended are not in it: addresses are reused."""
+"""Pods as slim rows: what is needed to match them and to know them again, some 400 bytes each, not 60 KB.
 
-from autowasm.controller.pods.matching import has_ended
-from autowasm.kube.pods import Pod
+Not a Pod model. Invariant: rows of Pods with the same labels share one tuple, so a cluster of many replicas costs little
+and a selector need only look at each label set once.
+
+Work over all Pods of a mesh, in steps, so that it does not hold the event loop (ADR 22).
+
+Not a thread: the work is Python, and would hold the interpreter there. Invariant: between two steps everything may change, so a
+step keeps nothing that has to hold in the next one.
+
+Which Pods an AutoWasm's selector matches, counted as Pods come and go (`status.pods`).
+
+Not the choice of sidecars: Istio makes that from the EnvoyFilter's workloadSelector; this counts what it will choose.
+Pods are counted by (namespace, label set), so an AutoWasm looks at label sets, never at Pods. Invariant: the counts are
+those of the rows that were given to `pod_changed`, in any order of calls.
+
+Which Pods have which address. Not who matches (`matching.py`). Invariant: Pods that ended are not in it: addresses are reused.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, TypeVar
+
+import msgspec
+
+from autowasm.kube.codec import Codec
 from autowasm.kube.resources import ObjectKey
+
+LabelSet = tuple[tuple[str, str], ...]
+"""Labels as pairs in order of their keys: hashable, `dict(labels)` for reading."""
+
+ISTIO_SIDECAR: Final = frozenset({"istio-proxy"})
+"""Names of containers, or of init containers that stay (native sidecars), that are the proxy."""
+
+_SHARED_LABEL_SETS: Final = 16_384
+"""Of a generation; two are kept. Label sets of Jobs and rollouts that are gone fall out of use with them."""
+
+
+class Pod(msgspec.Struct, frozen=True, gc=False):
+    """One row. It refers to nothing that refers back, so the garbage collector need not look at it."""
+
+    namespace: str
+    name: str
+    uid: bytes
+    """16 bytes."""
+    labels: LabelSet
+    ips: str
+    """All Pod IPs, separated by commas: one short text is half of a tuple with one text in it."""
+    phase: str
+    started: int
+    """Seconds since the epoch at which the kubelet took the Pod; 0 if it has not yet."""
+    injected: bool
+    """Whether it has a sidecar."""
+    ready: bool = True
+    """Whether the kubelet finds it ready; a Pod without that condition counts as ready."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Pod IPs, the first one first."""
+        return tuple(self.ips.split(",")) if self.ips else ()
+
+
+class _Meta(msgspec.Struct, gc=False):
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resourceVersion: str = ""  # noqa: N815 as on the wire
+    labels: dict[str, str] | None = None
+
+
+class _Container(msgspec.Struct, gc=False):
+    name: str = ""
+
+
+class _Spec(msgspec.Struct, gc=False):
+    containers: list[_Container] = []
+    initContainers: list[_Container] = []  # noqa: N815
+
+
+class _PodIp(msgspec.Struct, gc=False):
+    ip: str = ""
+
+
+class _Condition(msgspec.Struct, gc=False):
+    type: str = ""
+    status: str = ""
+
+
+class _Status(msgspec.Struct, gc=False):
+    phase: str = "Unknown"
+    podIP: str = ""  # noqa: N815
+    podIPs: list[_PodIp] = []  # noqa: N815
+    startTime: datetime | None = None  # noqa: N815
+    conditions: list[_Condition] = []
+
+
+class _Wire(msgspec.Struct, gc=False):
+    metadata: _Meta
+    spec: _Spec = msgspec.field(default_factory=_Spec)
+    status: _Status = msgspec.field(default_factory=_Status)
+
+
+class _Sharing:
+    """Hands out one and the same object for equal texts and label sets. Forgets what was not asked for lately.
+
+    Two generations, as old values cannot tell that nobody uses them any more: losing one early costs memory, no more.
+    """
+
+    def __init__(self, size: int = _SHARED_LABEL_SETS) -> None:
+        self._size = size
+        self._texts: dict[str, str] = {}
+        self._pairs: dict[tuple[str, str], tuple[str, str]] = {}
+        self._young: dict[LabelSet, LabelSet] = {}
+        self._old: dict[LabelSet, LabelSet] = {}
+
+    def text(self, text: str) -> str:
+        return self._texts.setdefault(text, text)
+
+    def labels(self, labels: dict[str, str] | None) -> LabelSet:
+        if not labels:
+            return ()
+        # An API server writes maps in order of their keys, so that they are nearly always found as they came.
+        wanted: LabelSet = tuple(labels.items())
+        known = self._young.get(wanted)
+        if known is not None:
+            return known
+        wanted = tuple(sorted(wanted))
+        known = self._young.get(wanted)
+        if known is not None:
+            return known
+        if len(self._young) >= self._size:
+            self._old, self._young = self._young, {}
+            self._texts, self._pairs = {}, {}
+        known = self._old.get(wanted)
+        if known is None:
+            known = tuple(self._pair(pair) for pair in wanted)
+        self._young[known] = known
+        return known
+
+    def _pair(self, pair: tuple[str, str]) -> tuple[str, str]:
+        known = self._pairs.get(pair)
+        if known is None:
+            known = (self.text(pair[0]), self.text(pair[1]))
+            self._pairs[known] = known
+        return known
+
+
+def pod_codec(*, sidecars: frozenset[str] = ISTIO_SIDECAR) -> Codec[Pod]:
+    """Decodes Pods into rows. `sidecars`: names of containers that count as one."""
+    sharing = _Sharing()
+
+    def row(wire: _Wire) -> Pod:
+        meta, status = wire.metadata, wire.status
+        started = status.startTime
+        return Pod(
+            sharing.text(meta.namespace),
+            meta.name,
+            _uid(meta.uid),
+            sharing.labels(meta.labels),
+            status.podIP if len(status.podIPs) < 2 else ",".join(ip.ip for ip in status.podIPs),
+            sharing.text(status.phase),
+            int(started.timestamp()) if started is not None else 0,
+            not sidecars.isdisjoint([container.name for container in wire.spec.containers])
+            or not sidecars.isdisjoint([container.name for container in wire.spec.initContainers]),
+            not [True for one in status.conditions if one.type == "Ready" and one.status != "True"],
+        )
+
+    return Codec(_Wire, transform=row, meta=_meta)
+
+
+def _meta(wire: _Wire) -> tuple[ObjectKey, str]:
+    return ObjectKey(wire.metadata.namespace, wire.metadata.name), wire.metadata.resourceVersion
+
+
+def _uid(text: str) -> bytes:
+    try:
+        uid = bytes.fromhex(
+            text.replace("-", "")
+        )  # `uuid.UUID` says the same in four times the time
+    except ValueError:
+        uid = b""
+    # The API promises no form; all that we need is equality.
+    return uid if len(uid) == 16 else text.encode()[:16].ljust(16, b"\0")
+
+
+T = TypeVar("T")
+
+
+async def in_turns(steps: Generator[None, None, T]) -> T:
+    """What the generator returns; each `yield` gives way to the others. Raises what it raises."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        await asyncio.sleep(0)
+
+
+_ENDED = frozenset({"Succeeded", "Failed"})
+"""Phases of Pods that run no proxy any more."""
+
+
+@dataclass(slots=True)
+class PodCounts:
+    """Pods that a selector matches, and those of them that have a sidecar."""
+
+    matched: int = 0
+    injected: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PodSelector:
+    """matchLabels as Istio reads them: in the root namespace they reach every namespace (`namespace` None)."""
+
+    namespace: str | None
+    labels: LabelSet
+
+    def matches(self, namespace: str, labels: frozenset[tuple[str, str]]) -> bool:
+        """True for Pods of this namespace with these labels, if every wanted pair is there."""
+        return self.namespace in {None, namespace} and labels.issuperset(self.labels)
+
+
+_Where = tuple[str, LabelSet]
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """The Pods of one namespace that have the same labels."""
+
+    namespace: str
+    labels: frozenset[tuple[str, str]]
+    names: set[str] = field(default_factory=set)
+    matched: int = 0
+    injected: int = 0
+    watchers: frozenset[ObjectKey] | None = None
+    """Whose selectors match them; None: to be looked up."""
+
+
+class PodMatcher:
+    """Both sides of the match: label sets of Pods, and selectors of AutoWasms."""
+
+    def __init__(self) -> None:
+        self._groups: dict[_Where, _Group] = {}
+        self._by_pair: defaultdict[tuple[str, str], set[_Group]] = defaultdict(set)
+        self._by_namespace: defaultdict[str, set[_Group]] = defaultdict(set)
+        self._selectors: dict[ObjectKey, PodSelector] = {}
+        self._watching: defaultdict[tuple[str, str] | None, set[ObjectKey]] = defaultdict(set)
+
+    def set_selector(self, key: ObjectKey, selector: PodSelector) -> bool:
+        """The selector of an AutoWasm, new or changed. False if it is the one that it had."""
+        if self._selectors.get(key) == selector:
+            return False
+        self.remove_selector(key)
+        self._selectors[key] = selector
+        self._watching[self._rarest(selector)].add(key)
+        self._forget_watchers(selector)
+        return True
+
+    def remove_selector(self, key: ObjectKey) -> None:
+        """The AutoWasm is gone."""
+        old = self._selectors.pop(key, None)
+        if old is None:
+            return
+        self._forget_watchers(old)
+        for pair in (*old.labels, None):  # which pair was the rarest then is not worth remembering
+            keys = self._watching.get(pair)
+            if keys is not None:
+                keys.discard(key)
+                if not keys:
+                    del self._watching[pair]
+
+    def pod_changed(self, old: Pod | None, new: Pod | None) -> frozenset[ObjectKey]:
+        """Count a Pod that came, changed or went. Returns the AutoWasms whose counts changed."""
+        before, after = _counted(old), _counted(new)
+        if before == after:
+            return frozenset()
+        touched: frozenset[ObjectKey] = frozenset()
+        if old is not None and before is not None:
+            touched = self._remove(old, *before)
+        if new is not None and after is not None:
+            more = self._add(new, *after)
+            touched = touched | more if touched else more
+        return touched
+
+    def counts(self, key: ObjectKey) -> PodCounts:
+        """The Pods that the AutoWasm's selector matches now."""
+        total = PodCounts()
+        for group in self._matched(key):
+            total.matched += group.matched
+            total.injected += group.injected
+        return total
+
+    def pods(self, key: ObjectKey) -> Iterator[ObjectKey]:
+        """The names of the Pods that the AutoWasm's selector matches now. Pods may come and go while it is iterated."""
+        for group in list(self._matched(key)):
+            yield from (ObjectKey(group.namespace, name) for name in list(group.names))
+
+    def selects(self, key: ObjectKey, pod: Pod) -> bool:
+        """Whether the AutoWasm's selector matches the Pod."""
+        selector = self._selectors.get(key)
+        return selector is not None and selector.matches(pod.namespace, frozenset(pod.labels))
+
+    def _matched(self, key: ObjectKey) -> Iterator[_Group]:
+        selector = self._selectors.get(key)
+        if selector is not None:
+            for group in self._candidates(selector):
+                if selector.matches(group.namespace, group.labels):
+                    yield group
+
+    def _add(self, pod: Pod, where: _Where, injected: bool) -> frozenset[ObjectKey]:
+        group = self._groups.get(where)
+        if group is None:
+            group = self._groups[where] = _Group(pod.namespace, frozenset(pod.labels))
+            self._by_namespace[pod.namespace].add(group)
+            for pair in group.labels:
+                self._by_pair[pair].add(group)
+        group.matched += 1
+        group.injected += injected
+        group.names.add(pod.name)
+        return self._watchers(group)
+
+    def _remove(self, pod: Pod, where: _Where, injected: bool) -> frozenset[ObjectKey]:
+        group = self._groups.get(where)
+        if group is None:
+            return frozenset()
+        group.matched -= 1
+        group.injected -= injected
+        group.names.discard(pod.name)
+        if group.matched <= 0:
+            del self._groups[where]
+            _discard(self._by_namespace, pod.namespace, group)
+            for pair in group.labels:
+                _discard(self._by_pair, pair, group)
+        return self._watchers(group)
+
+    def _watchers(self, group: _Group) -> frozenset[ObjectKey]:
+        if group.watchers is None:
+            group.watchers = frozenset(
+                key
+                for pair in (*group.labels, None)
+                for key in self._watching.get(pair, ())
+                if self._selectors[key].matches(group.namespace, group.labels)
+            )
+        return group.watchers
+
+    def _forget_watchers(self, selector: PodSelector) -> None:
+        for group in self._candidates(selector):
+            group.watchers = None
+
+    def _rarest(self, selector: PodSelector) -> tuple[str, str] | None:
+        """The pair that the fewest label sets have: the selector is looked at only when a Pod has that one."""
+        if not selector.labels:
+            return None
+        return min(selector.labels, key=lambda pair: len(self._by_pair.get(pair, ())))
+
+    def _candidates(self, selector: PodSelector) -> Iterable[_Group]:
+        pair = self._rarest(selector)
+        if pair is not None:
+            return self._by_pair.get(pair, ())
+        if selector.namespace is None:
+            return self._groups.values()
+        return self._by_namespace.get(selector.namespace, ())
+
+
+def has_ended(pod: Pod) -> bool:
+    """Whether it runs no proxy any more."""
+    return pod.phase in _ENDED
+
+
+def _counted(pod: Pod | None) -> tuple[_Where, bool] | None:
+    if pod is None or pod.phase in _ENDED:
+        return None
+    return (pod.namespace, pod.labels), pod.injected
+
+
+def _discard(index: defaultdict, name: object, group: _Group) -> None:  # type: ignore[type-arg]
+    index[name].discard(group)
+    if not index[name]:
+        del index[name]
 
 
 class PodAddresses:

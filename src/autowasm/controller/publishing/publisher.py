@@ -13,9 +13,9 @@ import structlog
 from autowasm.api.envoyfilter import MANAGED_BY
 from autowasm.api.v1alpha1 import GROUP, KIND
 from autowasm.controller.interfaces import Announce, announce_nothing
-from autowasm.controller.publishing.fights import Fights
-from autowasm.controller.publishing.overlay import WriteOverlay
+from autowasm.controller.publishing.mutationcache import WriteOverlay
 from autowasm.controller.publishing.ownership import Ownership, is_labelled, ownership, replacement
+from autowasm.controller.publishing.revertlimiter import Fights
 from autowasm.errors import AutoWasmError, SpecError
 from autowasm.kube import writes
 from autowasm.kube.client import KubeClient

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 
+from autowasm.controller.cluster import ClusterMode
 from autowasm.controller.publishing.service import PublishedService
 from autowasm.controller.watching.candidate import candidate
-from autowasm.controller.watching.cluster import ClusterMode
 from autowasm.kube.client import KubeClient
 from autowasm.kube.leaderelection import AlwaysLeading, LeaderElector, Lease, last_renewal
 from autowasm.kube.recorder import EventRecorder

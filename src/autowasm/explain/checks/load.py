@@ -1,6 +1,6 @@
 """Link Pods: which of them have fetched the module, and why the others have not, as the controller tells it (ADR 0023).
 
-Not the proof (`controller/pods/proof.py`): nobody but the controller sees who asked. Invariant: what it could not know is a note,
+Not the proof (`controller/pods/loadreport.py`): nobody but the controller sees who asked. Invariant: what it could not know is a note,
 never an error, and a status that is not of the spec as it is now is called so.
 """
 

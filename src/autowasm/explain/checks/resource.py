@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from autowasm.api.status import ConditionType, Phase
-from autowasm.controller.policy.reach import check_reach
+from autowasm.controller.sourcepolicy import check_reach
 from autowasm.errors import SpecError
 from autowasm.explain.facts import Facts
 from autowasm.explain.finding import Check, Finding, Level, Link, Voice

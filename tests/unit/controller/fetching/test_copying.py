@@ -10,7 +10,7 @@ from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api import parsing
 from autowasm.api.record import Record
 from autowasm.blobs.store import BlobStore
-from autowasm.controller.fetching.copying import PublishedCopies
+from autowasm.controller.replication import PublishedCopies
 from autowasm.digest import Sha256Hex
 from autowasm.kube.controller import Result
 from autowasm.kube.resources import ObjectKey

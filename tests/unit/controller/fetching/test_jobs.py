@@ -7,7 +7,7 @@ import pytest
 
 from autowasm.api.record import Record
 from autowasm.artifacts.source import FetchRequest
-from autowasm.controller.fetching.jobs import Done, FetchFailed, FetchJobs, Running
+from autowasm.controller.fetchjobs import Done, FetchFailed, FetchJobs, Running
 from autowasm.errors import (
     AddressBlocked,
     AutoWasmError,

@@ -16,8 +16,7 @@ from autowasm.api import parsing
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.source import FetchRequest
-from autowasm.controller.fetching.pollgroups import PollGroups
-from autowasm.controller.fetching.polling import Polling
+from autowasm.controller.polling import PollGroups, Polling
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError, ContentRejected, SourceDenied, SourceUnavailable
 from autowasm.kube.leaderelection import AlwaysLeading, Leadership, Tenure

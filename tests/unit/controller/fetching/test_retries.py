@@ -1,7 +1,7 @@
 import pytest
 
 from autowasm.api.v1alpha1 import ObjectSource, RegistrySource, Source
-from autowasm.controller.fetching.retries import retry_delay
+from autowasm.controller.fetchjobs import retry_delay
 from autowasm.errors import (
     AddressBlocked,
     AutoWasmError,

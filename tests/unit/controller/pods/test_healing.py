@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api.status import MissingPod, Module, Pods, Status
-from autowasm.controller.pods.healing import Healing
-from autowasm.controller.pods.symptoms import Outage
+from autowasm.controller.pods.podindex import Pod
+from autowasm.controller.pods.resend import Healing, Outage
 from autowasm.kube.leaderelection import AlwaysLeading, Tenure
-from autowasm.kube.pods import Pod
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch, HealingSettings
 from autowasm.telemetry.metrics import Metrics

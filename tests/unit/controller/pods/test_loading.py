@@ -9,9 +9,9 @@ import pytest
 import structlog
 
 from autowasm.api import envoyfilter as envoyfilters
-from autowasm.controller.pods.gathering import Gathering
+from autowasm.controller.pods.podindex import Pod
+from autowasm.controller.pods.rollout import Gathering
 from autowasm.kube.leaderelection import Tenure
-from autowasm.kube.pods import Pod
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch
 from autowasm.telemetry.metrics import Metrics

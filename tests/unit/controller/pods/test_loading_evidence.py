@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from autowasm.controller.pods.gathering import Gathering
-from autowasm.controller.pods.proof import STEP
+from autowasm.controller.pods.loadreport import STEP
+from autowasm.controller.pods.podindex import Pod
+from autowasm.controller.pods.rollout import Gathering
 from autowasm.kube.leaderelection import Tenure
-from autowasm.kube.pods import Pod
 from autowasm.telemetry.metrics import Metrics
 from tests.unit.controller.pods.worlds import KEY, NOW, A, World, loading, pod, said, stamp
 

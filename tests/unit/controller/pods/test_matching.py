@@ -2,8 +2,14 @@
 
 import pytest
 
-from autowasm.controller.pods.matching import PodCounts, PodMatcher, PodSelector, has_ended
-from autowasm.kube.pods import LabelSet, Pod
+from autowasm.controller.pods.podindex import (
+    LabelSet,
+    Pod,
+    PodCounts,
+    PodMatcher,
+    PodSelector,
+    has_ended,
+)
 from autowasm.kube.resources import ObjectKey
 
 A, B, X = ("app", "a"), ("app", "b"), ("tier", "x")

@@ -1,7 +1,6 @@
 from msgspec.structs import replace
 
-from autowasm.controller.pods.podindex import PodAddresses
-from autowasm.kube.pods import Pod
+from autowasm.controller.pods.podindex import Pod, PodAddresses
 from autowasm.kube.resources import ObjectKey
 
 A = Pod("team", "a", b"a" * 16, (), "10.0.0.1", "Running", 1, True)

@@ -3,8 +3,8 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from autowasm.controller.pods.proof import STEP, Evidence, Report, Why, report, why_missing
-from autowasm.kube.pods import Pod
+from autowasm.controller.pods.loadreport import STEP, Evidence, Report, Why, report, why_missing
+from autowasm.controller.pods.podindex import Pod
 from tests.fakes.steps import finished
 
 NOW, GRACE = 10_000.0, 60.0

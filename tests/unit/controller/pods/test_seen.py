@@ -8,8 +8,8 @@ import pytest
 from msgspec import UNSET
 
 from autowasm.api.status import MissingPod, Module, Pods, Status
-from autowasm.controller.pods.seen import NEVER, Seen
-from autowasm.kube.pods import Pod
+from autowasm.controller.pods.evidence import NEVER, Seen
+from autowasm.controller.pods.podindex import Pod
 from tests.fakes.autowasms import digest, record
 
 NOW = 1_800_000_000.0

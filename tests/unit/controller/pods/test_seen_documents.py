@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autowasm.controller.pods import seen as seen_module
-from autowasm.controller.pods.seen import epoch, loads, number, read
+from autowasm.controller.pods import evidence as seen_module
+from autowasm.controller.pods.evidence import epoch, loads, number, read
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,10 @@ import msgspec
 
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api.status import Module
-from autowasm.controller.pods.gathering import Gathering
-from autowasm.controller.pods.loading import Loading, Workloads
+from autowasm.controller.pods.loadreport import Report
+from autowasm.controller.pods.podindex import Pod
 from autowasm.controller.pods.podstatus import with_said
-from autowasm.controller.pods.proof import Report
-from autowasm.kube.pods import Pod
+from autowasm.controller.pods.rollout import Gathering, Loading, Workloads
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch, ProofSettings
 from autowasm.telemetry.metrics import Metrics

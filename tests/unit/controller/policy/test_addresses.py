@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from autowasm.api.record import Record
-from autowasm.controller.policy.addresses import warn_of_refused
+from autowasm.controller.sourcepolicy import warn_of_refused
 from autowasm.net.pools import Pools
 from autowasm.settings import Outgoing
 

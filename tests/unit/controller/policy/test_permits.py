@@ -11,7 +11,7 @@ import pytest
 from structlog.typing import EventDict
 
 from autowasm.artifacts.source import FetchRequest
-from autowasm.controller.policy.permits import Permits
+from autowasm.controller.pullauthorization import Permits
 from autowasm.errors import AutoWasmError, SourceDenied, SourceUnavailable
 from autowasm.kube.resources import ObjectKey
 from autowasm.limits import FetchLimits

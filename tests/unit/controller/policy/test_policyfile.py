@@ -10,7 +10,7 @@ import pytest
 import watchfiles
 from structlog.typing import EventDict
 
-from autowasm.controller.policy.policyfile import PolicyFile
+from autowasm.controller.sourcepolicy import PolicyFile
 from autowasm.errors import SpecError, UsageError
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools

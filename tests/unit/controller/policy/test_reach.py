@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from autowasm.controller.policy.reach import check_reach
+from autowasm.controller.sourcepolicy import check_reach
 from autowasm.errors import SpecError
 from autowasm.settings import Cluster
 from tests.fakes.autowasms import autowasm

@@ -2,7 +2,7 @@
 
 import pytest
 
-from autowasm.controller.policy.sourcepolicy import SourcePolicy
+from autowasm.controller.sourcepolicy import SourcePolicy
 from autowasm.errors import SpecError, UsageError
 from tests.fakes.autowasms import autowasm, digest
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autowasm.api import envoyfilter as envoyfilters
-from autowasm.controller.publishing.fights import PUT_BACK_MOST, Fights
+from autowasm.controller.publishing.revertlimiter import PUT_BACK_MOST, Fights
 from autowasm.errors import AutoWasmError
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch

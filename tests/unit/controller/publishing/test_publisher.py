@@ -7,7 +7,7 @@ import pytest
 
 from autowasm.api.envoyfilter import MANAGED_BY, render
 from autowasm.api.parsing import parse
-from autowasm.controller.publishing.overlay import WriteOverlay
+from autowasm.controller.publishing.mutationcache import WriteOverlay
 from autowasm.controller.publishing.publisher import ClusterPublisher
 from autowasm.errors import AutoWasmError
 from autowasm.kube import errors

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from autowasm.controller.fetching.spreading import Spreading
+from autowasm.controller.replication import Spreading
 from autowasm.digest import sha256_hex
 from autowasm.errors import SourceNotFound
 from autowasm.kube.leaderelection import Tenure

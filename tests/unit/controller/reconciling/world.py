@@ -12,7 +12,7 @@ from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.fetcher import ArtifactFetcher
 from autowasm.artifacts.published import PublishedModules
 from autowasm.blobs.store import BlobStore
-from autowasm.controller.fetching.jobs import FetchJobs
+from autowasm.controller.fetchjobs import FetchJobs
 from autowasm.controller.reconciler import AutoWasmReconciler
 from autowasm.digest import Sha256Hex
 from autowasm.errors import (

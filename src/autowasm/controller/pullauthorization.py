@@ -19,7 +19,7 @@ from autowasm.artifacts.fetcher import ArtifactFetcher
 from autowasm.artifacts.source import FetchRequest
 from autowasm.controller.decision import Resolve, Use
 from autowasm.controller.follower import fetch_request
-from autowasm.controller.subject import Subject
+from autowasm.controller.reconcilecontext import Subject
 from autowasm.errors import AutoWasmError, SourceUnavailable, StorageError
 from autowasm.kube.resources import ObjectKey
 from autowasm.limits import FetchLimits

@@ -1,4 +1,8 @@
-"""Loading: remembers, while leading, which Pods fetched which module, and tells what is to be said of an object.
+"""Gathering: one question to all replicas serves healing and proof of load. Not what is made of the answers.
+
+Invariants: `ask` is always fresh, as healing acts on it; what is kept is bounded and used for a short time only.
+
+Loading: remembers, while leading, which Pods fetched which module, and tells what is to be said of an object.
 
 Not the judgement (`proof.py`), nor the writing (`podstatus.py`, within its budget). A replica that restarts forgets what it saw, so
 a new leader begins with what the status says: who was counted as fetched then and is not named as missing is believed.
@@ -8,11 +12,12 @@ about a bounded number of modules in a look, and not again for what healing has 
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import msgspec
 import structlog
@@ -21,16 +26,58 @@ from msgspec import UNSET
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api import status as statuses
 from autowasm.api.status import ConditionType, Status
-from autowasm.controller.pods.gathering import Gathering
-from autowasm.controller.pods.proof import STEP, Evidence, Report, Why, report
-from autowasm.controller.pods.seen import NEVER, Seen, epoch, loads, number
-from autowasm.controller.pods.symptoms import changed_at
-from autowasm.controller.pods.turns import in_turns
+from autowasm.controller.pods.evidence import NEVER, Seen, epoch, loads, number
+from autowasm.controller.pods.loadreport import STEP, Evidence, Report, Why, report
+from autowasm.controller.pods.podindex import Pod, in_turns
+from autowasm.controller.pods.resend import changed_at
 from autowasm.kube.leaderelection import Leadership, while_leading
-from autowasm.kube.pods import Pod
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import ProofSettings
 from autowasm.telemetry.metrics import Metrics
+
+_KEPT: Final = 32
+"""Questions whose answers are kept; an answer may have megabytes."""
+
+
+class Asked(Protocol):
+    """All replicas (`server.sightings.AllReplicas`)."""
+
+    async def ask(self, path: str) -> list[bytes]:
+        """`/seen` or `/seen/<sha256>` of each."""
+
+    def count(self) -> int:
+        """How many should answer."""
+
+
+class Gathering:
+    """One for the process."""
+
+    def __init__(self, replicas: Asked) -> None:
+        self._replicas = replicas
+        self._kept: OrderedDict[str, tuple[float, list[bytes], bool]] = OrderedDict()
+
+    async def ask(self, path: str) -> list[bytes]:
+        """What they say now."""
+        return (await self._fresh(path))[1]
+
+    async def recent(self, path: str, *, within: float) -> tuple[float, list[bytes], bool]:
+        """When it was asked (the loop's time), what they said, and whether all answered; at most `within` seconds old."""
+        kept = self._kept.get(path)
+        if kept is not None and asyncio.get_running_loop().time() - kept[0] <= within:
+            return kept
+        return await self._fresh(path)
+
+    async def _fresh(self, path: str) -> tuple[float, list[bytes], bool]:
+        begun = asyncio.get_running_loop().time()
+        wanted = self._replicas.count()
+        documents = await self._replicas.ask(path)
+        kept = (begun, documents, len(documents) >= wanted)
+        self._kept[path] = kept
+        self._kept.move_to_end(path)
+        if len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+        return kept
+
 
 _log = structlog.get_logger(__name__)
 

@@ -1,4 +1,12 @@
-"""ClusterMode: the API server as the reconciler sees it (`AutoWasmLookup`, `SecretReader`) and what wakes it.
+"""What is followed of a cluster: AutoWasms, our EnvoyFilters, and Pods.
+
+Not what is made of it (`observers.py`). Invariant: of EnvoyFilters only those with our label are ever asked for.
+
+What a change that an informer shows means: which indexes follow it, and which keys it wakes.
+
+Not the informers (`informers.py`) nor the work. Invariants: nothing here waits; the echo of our own write wakes nobody.
+
+ClusterMode: the API server as the reconciler sees it (`AutoWasmLookup`, `SecretReader`) and what wakes it.
 
 Over informers of AutoWasm and EnvoyFilter, and of Pod while leading (`informers.py`). Not the reconciler, not what a change
 means (`observers.py`), and not the writes (`publisher.py`). Invariant: AutoWasms and EnvoyFilters are read as we last wrote
@@ -8,32 +16,221 @@ them.
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
+from autowasm.api.envoyfilter import MANAGED_BY
 from autowasm.api.status import Pods
 from autowasm.artifacts.pullsecrets import PullSecret
 from autowasm.controller.interfaces import Announce, Lookup
-from autowasm.controller.pods.matching import PodMatcher, has_ended
-from autowasm.controller.pods.podindex import PodAddresses
-from autowasm.controller.pods.podstatus import PodStatus, Said
-from autowasm.controller.pods.proof import Report
-from autowasm.controller.publishing.overlay import WriteOverlay
-from autowasm.controller.publishing.publisher import ClusterPublisher
-from autowasm.controller.watching.informers import Reflections, make_informers
-from autowasm.controller.watching.observers import (
-    AutoWasmObserver,
-    EnvoyFilterObserver,
-    PodObserver,
+from autowasm.controller.pods.loadreport import Report
+from autowasm.controller.pods.podindex import (
+    Pod,
+    PodAddresses,
+    PodMatcher,
+    PodSelector,
+    has_ended,
+    pod_codec,
 )
-from autowasm.controller.watching.secrets import ClusterSecrets
+from autowasm.controller.pods.podstatus import PodStatus, Said
+from autowasm.controller.publishing.mutationcache import WriteOverlay
+from autowasm.controller.publishing.publisher import AUTOWASMS, ENVOYFILTERS, ClusterPublisher
+from autowasm.controller.secrets import ClusterSecrets
 from autowasm.kube.client import KubeClient
-from autowasm.kube.informer import Informer
+from autowasm.kube.codec import DocumentCodec
+from autowasm.kube.informer import Informer, InformerGroup
 from autowasm.kube.leaderelection import Leadership, while_leading
-from autowasm.kube.pods import Pod
-from autowasm.kube.resources import ObjectKey
+from autowasm.kube.listwatch import ListWatch
+from autowasm.kube.reflector import ReflectorMetrics
+from autowasm.kube.resources import PODS, ObjectKey
 from autowasm.settings import Cluster
 
+_OURS = ",".join(f"{name}={value}" for name, value in MANAGED_BY.items())
+
+
+class Reflections(Protocol):
+    """Metrics for each informer by name."""
+
+    def reflector(self, name: str) -> ReflectorMetrics:
+        """Those of one informer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterInformers:
+    """In the namespaces that are watched."""
+
+    autowasms: InformerGroup[dict[str, Any]]
+    envoyfilters: InformerGroup[dict[str, Any]]
+    pods: InformerGroup[Pod]
+    """Only a leader runs these."""
+
+    @property
+    def all(self) -> tuple[Informer[Any], ...]:
+        """Every single one."""
+        return (*self.autowasms, *self.envoyfilters, *self.pods)
+
+
+def make_informers(
+    client: KubeClient, *, cluster: Cluster, metrics: Reflections
+) -> ClusterInformers:
+    """None of them runs yet."""
+    namespaces: tuple[str | None, ...] = cluster.watch_namespaces or (None,)
+    limits = client.limits
+    return ClusterInformers(
+        autowasms=InformerGroup(
+            Informer(
+                "autowasms",
+                list_watch=ListWatch(
+                    client,
+                    AUTOWASMS,
+                    DocumentCodec(limits),
+                    namespace=namespace,
+                    pause=limits.echo_pause,
+                ),
+                limits=limits,
+                resync=limits.resync,
+                metrics=metrics.reflector("autowasms"),
+            )
+            for namespace in namespaces
+        ),
+        envoyfilters=InformerGroup(
+            Informer(
+                "envoyfilters",
+                list_watch=ListWatch(
+                    client,
+                    ENVOYFILTERS,
+                    DocumentCodec(limits),
+                    namespace=namespace,
+                    label_selector=_OURS,
+                    pause=limits.echo_pause,
+                ),
+                limits=limits,
+                metrics=metrics.reflector("envoyfilters"),
+            )
+            for namespace in namespaces
+        ),
+        pods=InformerGroup(
+            Informer(
+                "pods",
+                list_watch=ListWatch(
+                    client, PODS, pod_codec(), namespace=namespace, pause=limits.pods_pause
+                ),
+                limits=limits,
+                metrics=metrics.reflector("pods"),
+            )
+            for namespace in namespaces
+        ),
+    )
+
+
 Document = Mapping[str, Any]
+
+
+class AutoWasmObserver:
+    """Keeps the matcher's selectors. `root`: the mesh's root namespace."""
+
+    def __init__(
+        self,
+        view: WriteOverlay,
+        *,
+        matcher: PodMatcher,
+        pod_status: PodStatus,
+        root: str,
+        changed: Callable[[ObjectKey], None],
+    ) -> None:
+        self._view = view
+        self._matcher = matcher
+        self._pod_status = pod_status
+        self._root = root
+        self._changed = changed
+
+    def on_add(self, key: ObjectKey, new: Document, /, *, initial: bool) -> None:
+        """One more."""
+        self._seen(key, new)
+
+    def on_update(self, key: ObjectKey, _old: Document, new: Document, /) -> None:
+        """Also each resync."""
+        self._seen(key, new)
+
+    def on_delete(self, key: ObjectKey, _old: Document, /) -> None:
+        """It is gone."""
+        self._seen(key, None)
+
+    def _seen(self, key: ObjectKey, document: Document | None) -> None:
+        echo = self._view.observed(key, document)
+        selector = _selector(key, document, root=self._root)
+        if selector is None:
+            self._matcher.remove_selector(key)
+        elif self._matcher.set_selector(key, selector):
+            self._pod_status.touch(key)
+        if document is None:
+            self._pod_status.forget(key)
+        if not echo:
+            self._changed(key)
+
+
+class EnvoyFilterObserver:
+    """Of those with our label; each has its AutoWasm's name."""
+
+    def __init__(self, view: WriteOverlay, *, changed: Callable[[ObjectKey], None]) -> None:
+        self._view = view
+        self._changed = changed
+
+    def on_add(self, key: ObjectKey, new: Document, /, *, initial: bool) -> None:
+        """One more."""
+        self._seen(key, new)
+
+    def on_update(self, key: ObjectKey, _old: Document, new: Document, /) -> None:
+        """Whoever changed it."""
+        self._seen(key, new)
+
+    def on_delete(self, key: ObjectKey, _old: Document, /) -> None:
+        """It is gone, or without our label."""
+        self._seen(key, None)
+
+    def _seen(self, key: ObjectKey, document: Document | None) -> None:
+        if not self._view.observed(key, document):
+            self._changed(key)
+
+
+class PodObserver:
+    """Keeps who has which address and which AutoWasms match; of these, `status.pods` may have to change."""
+
+    def __init__(
+        self, matcher: PodMatcher, *, addresses: PodAddresses, pod_status: PodStatus
+    ) -> None:
+        self._matcher = matcher
+        self._addresses = addresses
+        self._pod_status = pod_status
+
+    def on_add(self, _key: ObjectKey, new: Pod, /, *, initial: bool) -> None:
+        """One more."""
+        self._seen(None, new)
+
+    def on_update(self, _key: ObjectKey, old: Pod, new: Pod, /) -> None:
+        """Also each of its states."""
+        self._seen(old, new)
+
+    def on_delete(self, _key: ObjectKey, old: Pod, /) -> None:
+        """It is gone."""
+        self._seen(old, None)
+
+    def _seen(self, old: Pod | None, new: Pod | None) -> None:
+        self._addresses.pod_changed(old, new)
+        for key in self._matcher.pod_changed(old, new):
+            self._pod_status.touch(key)
+
+
+def _selector(key: ObjectKey, document: Document | None, *, root: str) -> PodSelector | None:
+    """None for what is gone, or is not valid: validation says that elsewhere."""
+    try:
+        labels = (document or {})["spec"]["selector"]["matchLabels"]
+        pairs = tuple(sorted((str(name), str(value)) for name, value in labels.items()))
+    except (KeyError, TypeError, AttributeError):
+        return None
+    return PodSelector(None if key.namespace == root else key.namespace, pairs)
+
+
 PODS_AWAITED: Final = 5.0
 """Seconds that a new leader's first writes wait for the list of Pods; without it they leave `status.pods` as it was."""
 

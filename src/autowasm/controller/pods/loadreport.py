@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from autowasm.api.status import Condition, ConditionType, MissingPod, Pods
-from autowasm.kube.pods import Pod
+from autowasm.controller.pods.podindex import Pod
 
 
 class Why(enum.Enum):

@@ -1,4 +1,8 @@
-"""FetchJobs: the fetches that AutoWasms wait for, off the reconcile path.
+"""When a failed fetch is tried again: by what the error says to do (docs/architecture.md, Errors). Pure.
+
+Not a timer. Invariant: an error that only a change of the spec can mend is never retried by itself.
+
+FetchJobs: the fetches that AutoWasms wait for, off the reconcile path.
 
 A worker asks for the state of a job and goes on; the job tells when it has ended. Not a queue and not a limit on how
 many run (`artifacts/fetchlimiter.py`). Invariants: at most one job for an object; an outcome stays until it is due to be tried
@@ -12,12 +16,50 @@ from dataclasses import dataclass
 import structlog
 
 from autowasm.api.record import Record
-from autowasm.artifacts.fetcher import ArtifactFetcher
+from autowasm.api.v1alpha1 import Source
+from autowasm.artifacts.fetcher import DAMAGED_ON_THE_WAY, ArtifactFetcher
 from autowasm.artifacts.source import FetchRequest
-from autowasm.controller.fetching.retries import retry_delay
-from autowasm.errors import AutoWasmError
+from autowasm.backoff import Backoff
+from autowasm.errors import (
+    AddressBlocked,
+    AutoWasmError,
+    ContentRejected,
+    SecretAccessForbidden,
+    SourceDenied,
+    SourceNotFound,
+    SourceUnavailable,
+    SpecError,
+    StorageError,
+)
 from autowasm.kube.resources import ObjectKey
 from autowasm.limits import FetchLimits
+from autowasm.reference import ImageReference
+
+
+def retry_delay(
+    error: Exception, *, failures: int, source: Source, limits: FetchLimits
+) -> float | None:
+    """Seconds until the next try after `failures` failures in a row; None: not before something changes."""
+    backoff = Backoff(limits.retry_base, limits.retry_maximum)
+    if isinstance(error, AddressBlocked):
+        return None
+    if isinstance(error, SpecError):
+        # Of a fetch, only the pull secret: it is not watched, and mending it changes no spec.
+        return Backoff(limits.denied_retry, limits.denied_retry).delay(1)
+    if isinstance(error, ContentRejected) and error.reason not in DAMAGED_ON_THE_WAY:
+        if source.registry is not None and ImageReference.parse(source.registry.image).is_pinned:
+            return None
+        return Backoff(limits.not_found_retry, limits.not_found_retry).delay(1)
+    if isinstance(error, SourceDenied) and not isinstance(error, SecretAccessForbidden):
+        return Backoff(limits.denied_retry, limits.denied_retry).delay(1)
+    if isinstance(error, SourceNotFound):
+        return Backoff(limits.not_found_first, limits.not_found_retry).delay(failures)
+    if isinstance(error, SourceUnavailable):
+        return max(backoff.delay(failures), error.retry_after or 0.0)
+    if isinstance(error, StorageError):
+        return Backoff(limits.retry_base, limits.storage_retry).delay(failures)
+    return backoff.delay(failures)
+
 
 _log = structlog.get_logger(__name__)
 

@@ -1,0 +1,377 @@
+"""check_reach(): may this AutoWasm select what it selects? Pure.
+
+Not validation of the object alone: the answer depends on the mesh's root namespace and on what the operator allows.
+
+SourcePolicy: where the AutoWasms of a namespace may get modules from, as the operator's file says. Pure.
+
+Not the file (`policyfile.py`) and not the address policy (`net/addresspolicy.py`), which holds beside it. Invariants: with a
+policy, a namespace that no rule names may get nothing; exactly one rule counts for a namespace: the one that names it, else
+the matching pattern with the most letters, else `*`; a refusal says which rule it comes from.
+
+PolicyFile: the operator's policy file, followed as it changes.
+
+Not what it means (`sourcepolicy.py`). Invariants: at a start a file that cannot be read ends the program, an operator who
+asks for a policy is never run without it; later, what cannot be read or understood leaves the last good policy in force
+(ADR 7); a change counts once two looks show the same, so half a file is never a policy.
+
+Published modules that could not be fetched again, because the address policy refuses their hosts (ADR 0031).
+
+Not the policy (`net/addresspolicy.py`), which judges each connection. What is published needs no registry while a replica has the
+module, so an operator who upgrades without the flag that is missing would learn of it when the last cache is lost.
+Invariants: names are looked up and nothing is connected to; nothing that is published changes.
+"""
+
+import asyncio
+import contextlib
+import fnmatch
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
+
+import msgspec
+import structlog
+import watchfiles
+from msgspec import Struct
+
+from autowasm.api.record import Record
+from autowasm.api.v1alpha1 import AutoWasm
+from autowasm.errors import AddressBlocked, SpecError, UsageError
+from autowasm.limits import Limits
+from autowasm.manifests import nodes
+from autowasm.net.addresspolicy import AddressPolicy, Purpose
+from autowasm.net.hosts import matches_host, names_host, split_port
+from autowasm.net.pools import Pool, Pools
+from autowasm.net.proxy import Proxy, ProxyRules, written_addresses
+from autowasm.reference import DOCKER_HUB, ImageReference
+from autowasm.registry.credentials import normalize_host
+from autowasm.settings import Cluster, Outgoing
+
+
+def check_reach(autowasm: AutoWasm, *, cluster: Cluster) -> None:
+    """Raises SpecError (`MeshWideNotAllowed`) for an empty selector in the root namespace: the whole mesh."""
+    everywhere = (
+        autowasm.metadata.namespace == cluster.root_namespace
+        and not autowasm.spec.selector.match_labels
+    )
+    if everywhere and not cluster.allow_mesh_wide:
+        raise SpecError(
+            "spec.selector.matchLabels",
+            f"is empty in the mesh's root namespace ({cluster.root_namespace}), which selects every workload of the "
+            "mesh; name labels, or start wasmer with --allow-mesh-wide",
+            reason="MeshWideNotAllowed",
+        )
+
+
+REASON: Final = "PolicyDenied"
+
+
+class Rule(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """One entry of `namespaces`. A list that is absent allows everything, an empty one nothing."""
+
+    registries: tuple[str, ...] | None = None
+    """`HOST[:PORT][/PREFIX]`; a prefix ends between two parts of a repository's name."""
+    objects: tuple[str, ...] | None = None
+    """`HOST[:PORT]`, of the URL and of every redirect."""
+    digest_required: bool = False
+    """Images by `@sha256:`, or `spec.filter.sha256`; objects by `spec.filter.sha256`."""
+
+
+class _File(Struct, frozen=True, forbid_unknown_fields=True):
+    namespaces: dict[str, Rule]
+
+
+_FILE: Final = msgspec.json.Decoder(_File)
+
+
+@dataclass(frozen=True)
+class SourcePolicy:
+    """The rules by namespace or pattern (`team-*`, `*`)."""
+
+    rules: tuple[tuple[str, Rule], ...]
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read YAML or JSON. Raises UsageError that says what is wrong with it."""
+        try:
+            nodes.check_keys(data.decode())
+            file = msgspec.yaml.decode(data, type=_FILE.type)
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:
+            raise UsageError(f"--policy-file: {error}") from error
+        policy = cls(tuple(file.namespaces.items()))
+        policy._check_entries()
+        return policy
+
+    @cached_property
+    def _exact(self) -> dict[str, Rule]:
+        return dict(self.rules)
+
+    @cached_property
+    def _patterns(self) -> list[tuple[str, Rule]]:
+        """Those that say most first."""
+        patterns = [(name, rule) for name, rule in self.rules if set(name) & set("*?[")]
+        return sorted(patterns, key=lambda one: (-sum(c not in "*?[]" for c in one[0]), one[0]))
+
+    def rule_for(self, namespace: str) -> tuple[str, Rule] | None:
+        """The rule that counts, with the name or pattern under which it stands."""
+        if namespace in self._exact:
+            return namespace, self._exact[namespace]
+        matching = (one for one in self._patterns if fnmatch.fnmatchcase(namespace, one[0]))
+        return next(matching, None)
+
+    def object_hosts(self, namespace: str) -> tuple[str, ...] | None:
+        """Hosts on which objects, and what they redirect to, may be; None: any."""
+        found = self.rule_for(namespace)
+        return found[1].objects if found is not None else ()
+
+    def check(self, autowasm: AutoWasm) -> None:
+        """Raises SpecError (`PolicyDenied`) if the namespace's rule forbids the source."""
+        namespace = autowasm.metadata.namespace
+        found = self.rule_for(namespace)
+        if found is None:
+            raise _denied(
+                "", f"no rule names namespace {namespace}", "name it, or add a rule for `*`"
+            )
+        name, rule = found
+        spec = autowasm.spec.filter
+        if autowasm.image is not None:
+            _check_image(name, rule, autowasm.image, pinned=spec.sha256 is not None)
+        elif spec.source.object is not None:
+            _check_object(name, rule, spec.source.object.url, pinned=spec.sha256 is not None)
+
+    def _check_entries(self) -> None:
+        for name, rule in self.rules:
+            for entry in (*(rule.registries or ()), *(rule.objects or ())):
+                if not entry or "://" in entry or any(c.isspace() or c in "@?#" for c in entry):
+                    raise UsageError(
+                        f"--policy-file: namespaces[{name!r}]: {entry!r} is not HOST[:PORT][/PREFIX]"
+                    )
+                _, port = split_port(entry.partition("/")[0])
+                if port and not 1 <= int(port[:9]) <= 65535:
+                    raise UsageError(
+                        f"--policy-file: namespaces[{name!r}]: the port of {entry!r} must be from 1 to 65535"
+                    )
+            if any("/" in entry for entry in rule.objects or ()):
+                raise UsageError(
+                    f"--policy-file: namespaces[{name!r}].objects: hosts only, without a path"
+                )
+
+
+def _check_image(name: str, rule: Rule, image: ImageReference, *, pinned: bool) -> None:
+    if rule.registries is not None and not any(_covers(entry, image) for entry in rule.registries):
+        raise _denied(
+            ".registry.image",
+            f"rule {name!r} allows images from {_listed(rule.registries)}, not from {image.name}",
+            "use one of these",
+        )
+    if rule.digest_required and not (image.is_pinned or pinned):
+        raise _denied(
+            ".registry.image",
+            f"rule {name!r} requires a digest",
+            "write the image as NAME@sha256:…, or set spec.filter.sha256",
+        )
+
+
+def _check_object(name: str, rule: Rule, url: str, *, pinned: bool) -> None:
+    host = urlsplit(url).netloc.rpartition("@")[2].lower()
+    if rule.objects is not None and not any(matches_host(entry, host) for entry in rule.objects):
+        raise _denied(
+            ".object.url",
+            f"rule {name!r} allows objects from {_listed(rule.objects)}, not from {host}",
+            "use one of these",
+        )
+    if rule.digest_required and not pinned:
+        raise _denied(".object.url", f"rule {name!r} requires a digest", "set spec.filter.sha256")
+
+
+def _covers(entry: str, image: ImageReference) -> bool:
+    host, _, prefix = entry.partition("/")
+    prefix = prefix.strip("/")
+    if not matches_host(normalize_host(host), normalize_host(image.host)):
+        return False
+    return not prefix or f"{image.repository}/".startswith(f"{prefix}/")
+
+
+def _listed(entries: tuple[str, ...]) -> str:
+    return ", ".join(entries) or "nowhere"
+
+
+def _denied(field: str, problem: str, remedy: str) -> SpecError:
+    return SpecError(
+        f"spec.filter.source{field}",
+        f"the operator's policy (wasmer --policy-file): {problem}; {remedy}, or ask whoever runs wasmer",
+        reason=REASON,
+    )
+
+
+_log = structlog.get_logger(__name__)
+
+_LOOK_MS = 5_000
+"""A look this often, for file systems that tell nobody of changes."""
+_SECOND_LOOK = 0.3
+"""Seconds until a change is looked at again: editors and copying tools write in parts."""
+_LOST_PAUSE = 1.0
+
+
+class PolicyFile:
+    """`load` once, then `run` for ever. Without a file everything is allowed."""
+
+    def __init__(self, path: Path | None, *, limits: Limits, pools: Pools) -> None:
+        self._path = path
+        self._limit = limits.spec_bytes
+        self._disk = pools.disk
+        self._content = b""
+        self._refused: bytes | None = None
+        self._trouble = ""
+        self.policy: SourcePolicy | None = None
+
+    async def load(self) -> None:
+        """Raises UsageError if there is a file and it is no policy."""
+        if self._path is None:
+            return
+        try:
+            self._content = await self._disk.run(_read, self._path, self._limit)
+        except OSError as error:
+            raise UsageError(
+                f"--policy-file {self._path}: cannot be read: {error.strerror or error}"
+            ) from error
+        self.policy = SourcePolicy.parse(self._content)
+
+    def check(self, autowasm: AutoWasm) -> None:
+        """Raises SpecError (`PolicyDenied`)."""
+        if self.policy is not None:
+            self.policy.check(autowasm)
+
+    def object_hosts(self, namespace: str) -> tuple[str, ...] | None:
+        """Hosts of objects and their redirects; None: any."""
+        return self.policy.object_hosts(namespace) if self.policy is not None else None
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        """Follow the file for ever; `changed` is called when another policy is in force."""
+        if self._path is None:
+            return
+        while True:
+            try:
+                await self._follow(self._path, changed)
+            except (OSError, RuntimeError) as error:  # RuntimeError: no inotify to be had
+                self._report(str(error))
+                await asyncio.sleep(_LOST_PAUSE)
+                await self._look(self._path, changed)
+
+    async def _follow(self, path: Path, changed: Callable[[], None]) -> None:
+        """The directory, not the file: a ConfigMap's file is a link to a link that is swapped."""
+        changes = watchfiles.awatch(
+            path.parent, rust_timeout=_LOOK_MS, yield_on_timeout=True, recursive=False
+        )
+        async with contextlib.aclosing(changes):
+            async for _ in changes:
+                await self._look(path, changed)
+
+    async def _look(self, path: Path, changed: Callable[[], None]) -> None:
+        try:
+            content = await self._disk.run(_read, path, self._limit)
+            if content in {self._content, self._refused}:
+                return
+            await asyncio.sleep(_SECOND_LOOK)
+            if await self._disk.run(_read, path, self._limit) != content:
+                return  # it changes still: the next look
+            policy = SourcePolicy.parse(content)
+        except OSError as error:
+            self._report(error.strerror or str(error))
+            return
+        except UsageError as error:
+            self._refused = content
+            self._report(str(error))
+            return
+        self._content, self._refused, self._trouble, self.policy = content, None, "", policy
+        _log.info("policy in force", rules=len(policy.rules))
+        changed()
+
+    def _report(self, trouble: str) -> None:
+        """Say it when it changes."""
+        if trouble != self._trouble:
+            _log.error("policy file not taken, the last policy holds", error=trouble)
+        self._trouble = trouble
+
+
+def _read(path: Path, limit: int) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(f"larger than {limit} bytes")
+    return content
+
+
+_AT_ONCE: Final = 4
+"""Lookups at one time: half of the names pool, which fetches use, too."""
+
+Host = tuple[Purpose, str, int]
+
+
+async def warn_of_refused(
+    records: Iterable[Record],
+    *,
+    outgoing: Outgoing,
+    names: Pool,
+    timeout: float,
+    resolver: Callable[..., Any] = socket.getaddrinfo,
+) -> None:
+    """Log one warning for each host that is refused. `timeout` in seconds, for one lookup; a name that has no answer is passed over."""
+    policy = AddressPolicy.of(outgoing)
+    proxies = ProxyRules(Proxy.parse(outgoing.proxy) if outgoing.proxy else None, outgoing.no_proxy)
+    counts = Counter(host for record in records if (host := _host_of(record, outgoing)) is not None)
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def addresses(purpose: Purpose, host: str, port: int) -> list[str]:
+        if purpose is Purpose.REGISTRY and proxies.proxy_for(host, port) is not None:
+            return list(written_addresses(host))
+        async with places, asyncio.timeout(timeout):
+            found = await names.run(resolver, host, port, type=socket.SOCK_STREAM)
+        return [str(address[0]) for *_, address in found]
+
+    async def look(where: Host, modules: int) -> None:
+        purpose, host, port = where
+        refused: AddressBlocked | None = None
+        try:
+            for address in await addresses(purpose, host, port):
+                try:
+                    policy.check(address, purpose=purpose, host=host, port=port)
+                except AddressBlocked as error:
+                    refused = error
+                else:
+                    return  # one that may be connected to is enough
+        except (OSError, UnicodeError):  # TimeoutError is an OSError
+            return
+        if refused is not None:
+            _log.warning(
+                "published modules could not be fetched again",
+                host=host,
+                port=port,
+                modules=modules,
+                error=str(refused),
+            )
+
+    async with asyncio.TaskGroup() as looks:
+        for where, modules in counts.items():
+            looks.create_task(look(where, modules), name=f"address of {where[1]}")
+
+
+def _host_of(record: Record, outgoing: Outgoing) -> Host | None:
+    """Where the module would be fetched from; None for a record that cannot be read, and for Docker Hub, which is public."""
+    try:
+        if record.url:
+            parts = urlsplit(record.url)
+            port = parts.port or (80 if parts.scheme.lower() == "http" else 443)
+            return (Purpose.OBJECT, parts.hostname, port) if parts.hostname else None
+        host = ImageReference.parse(record.image).host
+    except ValueError:
+        return None
+    if host == DOCKER_HUB:
+        return None
+    name, port_ = split_port(host)
+    default = 80 if names_host(outgoing.plain_http, host) else 443
+    return Purpose.REGISTRY, name.strip("[]"), int(port_ or default)
