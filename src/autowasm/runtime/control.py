@@ -28,8 +28,8 @@ from autowasm.runtime.datapath import DataPath
 from autowasm.runtime.ground import Ground
 from autowasm.runtime.modes import ChosenMode
 from autowasm.runtime.watchers import make_healing, make_loading
-from autowasm.server.probes import Health
-from autowasm.server.sightings import AllReplicas
+from autowasm.server.admin import Health
+from autowasm.server.downloadlog import AllReplicas
 from autowasm.settings import Cluster
 from autowasm.telemetry import looplag
 

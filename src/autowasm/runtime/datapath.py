@@ -16,7 +16,7 @@ from autowasm.controller.sourcepolicy import PolicyFile
 from autowasm.runtime.ground import Ground
 from autowasm.runtime.sources import make_fetcher, make_peers
 from autowasm.server.app import BlobServer
-from autowasm.server.sightings import Sightings
+from autowasm.server.downloadlog import Sightings
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,8 @@ from autowasm.runtime.datapath import DataPath, open_data_path
 from autowasm.runtime.ground import Ground
 from autowasm.runtime.modes import choose_mode
 from autowasm.runtime.signals import StopSignals, stop_signals
+from autowasm.server.admin import Health
 from autowasm.server.app import AdminServer
-from autowasm.server.probes import Health
 from autowasm.settings import Settings
 from autowasm.telemetry import looplag
 from autowasm.telemetry.metrics import Metrics

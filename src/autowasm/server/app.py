@@ -14,13 +14,11 @@ from prometheus_client import Counter
 
 from autowasm.blobs.store import BlobStore
 from autowasm.limits import ServeLimits, SightingLimits
+from autowasm.server.admin import Health, Heartbeat, admin_application
 from autowasm.server.blobs import BlobHandler
-from autowasm.server.connections import Connections
-from autowasm.server.holding import BlobSource, Holder
-from autowasm.server.probes import Health, Heartbeat, admin_application
-from autowasm.server.sightings import Sightings
-from autowasm.server.sockets import listening_socket, raise_descriptor_limit
-from autowasm.server.tasks import TaskOwner
+from autowasm.server.downloadlog import Sightings
+from autowasm.server.listener import Connections, listening_socket, raise_descriptor_limit
+from autowasm.server.ondemand import BlobSource, Holder, TaskOwner
 from autowasm.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)

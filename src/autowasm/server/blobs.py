@@ -16,15 +16,13 @@ from autowasm.artifacts.peers import PEER_HEADER
 from autowasm.blobs.blob import Blob
 from autowasm.digest import Sha256Hex
 from autowasm.limits import ServeLimits
-from autowasm.server.answers import SERVER, text_answer
 from autowasm.server.connection import Connection
-from autowasm.server.holding import Absent, Holder
-from autowasm.server.pacing import Pacing
-from autowasm.server.plain import CACHE_CONTROL, CONTENT_TYPE
+from autowasm.server.downloadlog import Sightings
+from autowasm.server.fastpath import CACHE_CONTROL, CONTENT_TYPE
+from autowasm.server.http import SERVER, request_id, text_answer
+from autowasm.server.ondemand import Absent, Holder
 from autowasm.server.ranges import Conditions, Decision, decide
-from autowasm.server.requestlog import request_id
-from autowasm.server.response import BlobResponse
-from autowasm.server.sightings import Sightings
+from autowasm.server.response import BlobResponse, Pacing
 from autowasm.telemetry.metrics import Metrics
 
 _PATH: Final = re.compile(r"/wasm/([0-9a-f]{64})")

@@ -1,20 +1,108 @@
-"""Listener: takes connections from a listening socket, some in each turn of the loop.
+"""Listening sockets, made by us: both IP versions on one socket, a backlog for bursts, enough descriptors.
+
+Not a server. Invariant: `[::]` means every address of the machine, on machines without IPv6 too.
+
+Listener: takes connections from a listening socket, some in each turn of the loop.
 
 Not asyncio's `Server`, which makes a task, a future and a transport of each connection before it is known what that wants,
 and loses those that wait as it closes. Invariants: whoever the kernel accepted is handed on or still waits with the kernel;
 without free descriptors accepting pauses, and says so, instead of spinning.
+
+Connections: all connections of one port, from accepting to an orderly stop.
+
+Not the listening socket (`sockets.py`) and not a router. Invariant: after `stop` there is no connection and no task of
+one; a request that had begun before is answered unless its time is up.
+
+A connection begins as a `QuickConnection` and becomes a `Connection`, aiohttp's, when it asks for more than that knows.
 """
 
 import asyncio
 import contextlib
 import errno
+import logging
+import resource
 import socket
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol, cast
 
 import structlog
+from aiohttp import web
+
+from autowasm.blobs.blob import Blob
+from autowasm.digest import Sha256Hex
+from autowasm.errors import UsageError
+from autowasm.limits import ServeLimits
+from autowasm.server.connection import Connection
+from autowasm.server.fastpath import Heads, QuickConnection
+from autowasm.server.http import RequestLog
+from autowasm.server.ondemand import TaskOwner
+from autowasm.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
+
+_DESCRIPTORS: Final = 1 << 20
+"""Enough for a million connections; where the hard limit is endless, some C libraries walk through all of it."""
+_NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
+
+
+def parse_listen(listen: str) -> tuple[str, int]:
+    """`[::]:8081`, `127.0.0.1:0`, `:8081` (same as `[::]`), `localhost:0` → address and port. Raises UsageError."""
+    host, separator, port = listen.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    address = host[1:-1] if bracketed else host
+    number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else -1
+    if not separator or not 0 <= number <= 65535 or (":" in address and not bracketed):
+        raise UsageError(f"cannot listen on {listen!r}: write it as [::]:8081 or 127.0.0.1:8081")
+    address = {"": "::", "*": "::", "localhost": "127.0.0.1"}.get(address, address)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        socket.inet_pton(family, address)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"cannot listen on {listen!r}: {host!r} is no IP address (names are not looked up)"
+        ) from error
+    return address, number
+
+
+def listening_socket(listen: str, *, backlog: int) -> socket.socket:
+    """A non-blocking socket that listens on `listen`. Raises UsageError."""
+    address, port = parse_listen(listen)
+    try:
+        try:
+            return _listen(address, port, backlog)
+        except OSError as error:
+            if address != "::" or error.errno not in _NO_IPV6:
+                raise
+            _log.info("no IPv6 on this machine, listening on IPv4 only", listen=listen)
+            return _listen("0.0.0.0", port, backlog)  # noqa: S104 - that is what was asked for
+    except OSError as error:
+        raise UsageError(f"cannot listen on {listen!r}: {error.strerror or error}") from error
+
+
+def _listen(address: str, port: int, backlog: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    with contextlib.ExitStack() as stack:
+        stack.callback(listener.close)
+        listener.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address != "::"))
+        listener.bind((address, port))
+        listener.listen(backlog)
+        stack.pop_all()
+    return listener
+
+
+def raise_descriptor_limit() -> int:
+    """Allow as many open files as we may; returns how many. Each connection needs one, and another while it waits."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return soft
+
 
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _PAUSE: Final = 1.0
@@ -77,3 +165,183 @@ class Listener:
     def _resume(self) -> None:
         self._paused = None
         self._loop.add_reader(self._listener, self._readable)
+
+
+_logger: Final = logging.getLogger(__name__)
+
+_CANCELLED_WITHIN: Final = 0.2
+"""Seconds for handlers to end whose connection was cut; they await nothing but it."""
+
+
+class Shelf(Protocol):
+    """The blobs that can be sent without asking anybody (`BlobHandler`)."""
+
+    def ready(self, sha256: Sha256Hex) -> Blob | None:
+        """The blob, if its pages are in memory as far as we can tell."""
+
+    def served(self, sha256: Sha256Hex, address: str) -> None:
+        """All of it was sent there."""
+
+
+class Connections(web.Server):
+    """aiohttp's protocol factory, making our `Connection`s, and the `Desk` of quick ones.
+
+    `on_answer(method, status)` is told of every answer, bad requests included.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        *,
+        shelf: Shelf,
+        limits: ServeLimits,
+        metrics: Metrics,
+        on_answer: Callable[[str, int], None],
+    ) -> None:
+        super().__init__(
+            handler,
+            access_log=None,
+            auto_decompress=False,
+            keepalive_timeout=limits.keepalive_timeout,
+            lingering_time=limits.unread_body,
+        )
+        self._shelf = shelf
+        self._limits = limits
+        self._metrics = metrics
+        self._on_answer = on_answer
+        self._heads = Heads()
+        self._log = RequestLog()
+        self._tasks = TaskOwner()
+        self._open: set[Connection | QuickConnection] = set()
+        self._changed = asyncio.Event()
+        self._listener: Listener | None = None
+        self.is_stopping = False
+
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        """A client connected."""
+        super().connection_made(handler, transport)
+        self._open.add(cast(Connection, handler))
+
+    def connection_lost(
+        self, handler: web.RequestHandler, exc: BaseException | None = None
+    ) -> None:
+        """A connection is gone."""
+        super().connection_lost(handler, exc)
+        self._open.discard(cast(Connection, handler))
+        self._changed.set()
+
+    def answered(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
+        """An answer was sent, or its client went away while it was."""
+        self._on_answer(request.method, response.status)
+        self._log.answered(request, response.status)
+
+    # --- quick connections
+
+    def _accepted(self, accepted: socket.socket, address: str) -> None:
+        self._open.add(
+            QuickConnection(accepted, address, desk=self, loop=self._loop, limits=self._limits)
+        )
+
+    def ready(self, sha256: Sha256Hex) -> tuple[Blob, bytes] | None:
+        """The blob and the head of its answer, if it can be sent this moment."""
+        blob = self._shelf.ready(sha256)
+        return None if blob is None else (blob, self._heads.of(blob))
+
+    def began(self) -> None:
+        """A send waits for its client."""
+        self._metrics.sends.inc()
+
+    def ended(self) -> None:
+        """Such a send ended, in whatever way."""
+        self._metrics.sends.dec()
+
+    def sent(self, sha256: Sha256Hex, address: str, count: int, *, cut_for: str | None) -> None:
+        """An answer ended after `count` bytes of the blob."""
+        self._metrics.served_bytes.inc(count)
+        if cut_for is None:
+            self._shelf.served(sha256, address)
+        else:
+            self._metrics.sends_aborted.labels(cut_for).inc()
+        self._on_answer("GET", 200)
+        if _logger.isEnabledFor(logging.DEBUG):
+            _log.debug("answered", method="GET", path=f"/wasm/{sha256}", status=200, client=address)
+
+    def hand_over(self, connection: QuickConnection, data: bytes, due: float | None) -> None:
+        """A `Connection` goes on."""
+        self._tasks.start(self._go_on(connection, data, due), name="hand over")
+
+    async def _go_on(self, quick: QuickConnection, data: bytes, due: float | None) -> None:
+        def make() -> Connection:
+            return Connection(
+                self,
+                owner=self,
+                loop=self._loop,
+                limits=self._limits,
+                early=data,
+                due=due,
+                **self._kwargs,
+            )
+
+        try:
+            await self._loop.connect_accepted_socket(make, quick.socket)
+        except OSError:  # this client has left again
+            quick.cut("client")
+        except BaseException:
+            quick.cut("stop")
+            raise
+        else:
+            quick.handed_over()
+
+    def closed(self, connection: QuickConnection) -> None:
+        """The connection is gone, or is a `Connection` by now."""
+        self._open.discard(connection)
+        self._changed.set()
+
+    # --- the port
+
+    def listen(self, listener: socket.socket) -> None:
+        """Take connections from `listener`, which is ours from now on."""
+        self._listener = Listener(
+            listener, loop=self._loop, accepts=self._limits.accepts, on_accept=self._accepted
+        )
+
+    async def stop(self, *, grace: float) -> int:
+        """Take no more connections, let answers finish for `grace` seconds, then cut; returns how many were cut."""
+        deadline = self._loop.time() + grace
+        self.is_stopping = True
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        await _turn()  # what clients have sent is read, so that their connections do not look idle
+        self._close_idle()
+        # A connection that was just made brings its request in a moment; refusing it now would lose that.
+        await self._all_closed(min(deadline, self._loop.time() + self._limits.settle))
+        for connection in self._open.copy():
+            if connection.is_waiting:
+                connection.force_close()
+        await self._all_closed(deadline)
+        await self._tasks.close()
+        rest = self._open.copy()
+        for connection in rest:
+            connection.cut("stop")
+        await self.shutdown(_CANCELLED_WITHIN)
+        return len(rest)
+
+    def _close_idle(self) -> None:
+        for connection in self._open.copy():
+            if connection.is_idle:
+                connection.force_close()
+
+    async def _all_closed(self, deadline: float) -> None:
+        while self._open:
+            self._changed.clear()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._changed.wait()
+            except TimeoutError:
+                return
+
+
+async def _turn() -> None:
+    for _ in range(2):
+        await asyncio.sleep(0)

@@ -1,4 +1,14 @@
-"""BlobResponse: a blob, or a part of it, straight from the page cache to the socket.
+"""Who copies next: sends that could go on at once take turns, a few in each turn of the event loop.
+
+`asyncio.sleep(0)` would do for one send; a thousand of them all go on in the same turn, which then lasts for half a second.
+Invariants: first come, first served; nobody waits while a turn has room.
+
+Sending: one whole blob with the head of its answer, on its way to one socket that does not block.
+
+Not the connection nor its deadline (`quick.py`). Invariants: one step makes at most one sendfile call of `chunk` bytes; an
+answer whose file changed on the way is never whole.
+
+BlobResponse: a blob, or a part of it, straight from the page cache to the socket.
 
 Not aiohttp's FileResponse, which opens and stats each time in the default executor, makes an ETag of its own, has no
 write deadline, and answers some Range headers wrongly; measured at 64 KiB it costs four times as much. Invariants: what
@@ -9,7 +19,10 @@ sendfile call copies at most `sendfile_chunk` bytes, and sends take turns, so th
 import asyncio
 import errno
 import os
+import socket
+from collections import deque
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import structlog
 from aiohttp import web
@@ -17,12 +30,97 @@ from aiohttp import web
 from autowasm.blobs.blob import Blob
 from autowasm.limits import ServeLimits
 from autowasm.server.connection import Connection
-from autowasm.server.pacing import Pacing
 from autowasm.server.ranges import Decision
-from autowasm.server.sending import is_about_client
 from autowasm.telemetry.metrics import Metrics
 
+
+class Pacing:
+    """Shared by all sends of a port."""
+
+    def __init__(self, *, copies: int) -> None:
+        """`copies`: how many go on in one turn."""
+        self._copies = copies
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._is_called = False
+
+    async def turn(self) -> None:
+        """Return in a later turn of the loop that has room."""
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        self._waiting.append(waiter)
+        if not self._is_called:
+            self._is_called = True
+            loop.call_soon(self._release, loop)
+        await waiter
+
+    def _release(self, loop: asyncio.AbstractEventLoop) -> None:
+        released = 0
+        while self._waiting and released < self._copies:
+            waiter = self._waiting.popleft()
+            if not waiter.done():  # its send was cancelled
+                waiter.set_result(None)
+                released += 1
+        self._is_called = bool(self._waiting)
+        if self._is_called:
+            loop.call_soon(self._release, loop)
+
+
 _log = structlog.get_logger(__name__)
+
+_GONE: Final = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ETIMEDOUT})
+"""How the kernel says that the client does not answer any more, besides a reset (tcp(7), ip(7))."""
+AGAIN: Final = (BlockingIOError, InterruptedError)
+"""What a socket raises that can take or give nothing now."""
+
+
+def is_about_client(error: OSError) -> bool:
+    """Whether a failed sendfile is the fault of the connection, not of the file."""
+    return isinstance(error, ConnectionError) or error.errno in _GONE
+
+
+class Sending:
+    """`blob`: open. `head`: the bytes before it. `position`: how much of the blob the kernel has taken."""
+
+    __slots__ = ("_chunk", "_fd", "_head", "_socket", "blob", "position")
+
+    def __init__(self, client: socket.socket, blob: Blob, head: bytes, *, chunk: int) -> None:
+        self._socket = client
+        self._fd = client.fileno()
+        self._head = head
+        self._chunk = chunk
+        self.blob = blob
+        self.position = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all was taken."""
+        return self.position == self.blob.size and not self._head
+
+    def step(self) -> str | None:
+        """Send as much as one call takes. Returns why nothing more can be sent, if that is so."""
+        try:
+            if self._head:
+                self._head = self._head[self._socket.send(self._head, socket.MSG_MORE) :]
+            if not self._head:
+                self._copy()
+        except AGAIN:
+            pass
+        except OSError as error:
+            if is_about_client(error):
+                return "client"
+            _log.error("blob not readable", digest=self.blob.sha256, reason=str(error))
+            return "storage"
+        return None
+
+    def _copy(self) -> None:
+        blob = self.blob
+        wanted = min(blob.size - self.position, self._chunk)
+        if self.position + wanted == blob.size and blob.was_written():
+            raise OSError(errno.EIO, "the file was written to")  # so the answer is never whole
+        sent = os.sendfile(self._fd, blob.fd, self.position, wanted)
+        if sent == 0 and wanted:
+            raise OSError(errno.EIO, "the file has become shorter")
+        self.position += sent
 
 
 class SendAborted(ConnectionError):

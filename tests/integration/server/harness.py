@@ -13,7 +13,7 @@ from autowasm.digest import Sha256Hex
 from autowasm.limits import ServeLimits
 from autowasm.net.pools import Pools
 from autowasm.server.app import BlobServer
-from autowasm.server.holding import Supplier
+from autowasm.server.ondemand import Supplier
 from autowasm.telemetry.metrics import Metrics
 
 MODULE = b"\0asm\1\0\0\0" + bytes(range(256)) * 20

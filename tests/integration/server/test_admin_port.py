@@ -9,8 +9,8 @@ from aiohttp import web
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from autowasm.limits import ServeLimits
+from autowasm.server.admin import Health
 from autowasm.server.app import AdminServer
-from autowasm.server.probes import Health
 from autowasm.telemetry.metrics import Metrics
 from tests.parts import wire
 

@@ -11,8 +11,7 @@ from aiohttp import web
 from autowasm.blobs.blob import Blob
 from autowasm.digest import Sha256Hex
 from autowasm.limits import ServeLimits
-from autowasm.server.connections import Connections
-from autowasm.server.sockets import listening_socket
+from autowasm.server.listener import Connections, listening_socket
 from autowasm.telemetry.metrics import Metrics
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]

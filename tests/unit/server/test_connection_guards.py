@@ -8,7 +8,7 @@ import pytest
 
 from autowasm.limits import ServeLimits
 from autowasm.server.connection import Connection
-from autowasm.server.connections import Connections
+from autowasm.server.listener import Connections
 
 
 def failed(error: Exception, *, sent: int) -> Any:

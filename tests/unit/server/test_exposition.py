@@ -8,7 +8,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from autowasm.server.exposition import SLICE, render
+from autowasm.server.admin import SLICE, render
 from tests.hostile.looptime import longest_turn
 
 SERIES = 10_000

@@ -8,8 +8,7 @@ import socket
 
 import structlog
 
-from autowasm.server.listener import Listener
-from autowasm.server.sockets import listening_socket
+from autowasm.server.listener import Listener, listening_socket
 
 
 def _listener(accepted: list[socket.socket], *, accepts: int = 64) -> tuple[Listener, int]:

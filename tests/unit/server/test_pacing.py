@@ -1,6 +1,6 @@
 import asyncio
 
-from autowasm.server.pacing import Pacing
+from autowasm.server.response import Pacing
 
 
 class Turns:

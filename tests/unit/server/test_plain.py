@@ -7,7 +7,7 @@ import pytest
 
 from autowasm.blobs.blob import Blob, Signature
 from autowasm.digest import Sha256Hex
-from autowasm.server.plain import Heads, plain_request
+from autowasm.server.fastpath import Heads, plain_request
 
 DIGEST = "ab" * 32
 ENVOY = (

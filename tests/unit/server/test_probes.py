@@ -3,7 +3,7 @@
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from autowasm.server.probes import Health, Heartbeat, admin_application
+from autowasm.server.admin import Health, Heartbeat, admin_application
 from tests.parts import wire
 
 

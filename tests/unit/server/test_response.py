@@ -13,9 +13,8 @@ from autowasm.blobs.blob import Blob, Signature
 from autowasm.digest import Sha256Hex
 from autowasm.limits import ServeLimits
 from autowasm.server.connection import Connection
-from autowasm.server.pacing import Pacing
 from autowasm.server.ranges import Decision
-from autowasm.server.response import BlobResponse
+from autowasm.server.response import BlobResponse, Pacing
 from autowasm.telemetry.metrics import Metrics
 from tests.unit.server.ports import REQUEST, Handler, opened
 

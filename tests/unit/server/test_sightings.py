@@ -6,7 +6,7 @@ import pytest
 
 from autowasm.digest import Sha256Hex
 from autowasm.limits import SightingLimits
-from autowasm.server.sightings import AllReplicas, Sightings
+from autowasm.server.downloadlog import AllReplicas, Sightings
 
 A, B, C = (Sha256Hex(letter * 64) for letter in "abc")
 

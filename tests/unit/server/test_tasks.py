@@ -4,7 +4,7 @@ import asyncio
 
 import structlog
 
-from autowasm.server.tasks import TaskOwner
+from autowasm.server.ondemand import TaskOwner
 
 
 async def test_a_task_that_fails_is_logged_with_its_name() -> None:

@@ -1,4 +1,9 @@
-"""Holder: a blob that is asked for before it is here, and the requests that wait for it.
+"""Tasks that outlive the request that started them, and waiting for the first of several things.
+
+Not a TaskGroup: a task that fails here ends nothing but itself, and `close` may be called by another task than the one
+that made the owner. Invariant: after `close` none of its tasks runs.
+
+Holder: a blob that is asked for before it is here, and the requests that wait for it.
 
 Not the source of blobs (`BlobSource`) and not an answer to a request. Invariants: a digest that the source knows is never
 absent, only late; one fill for a digest runs at a time, whoever waits; it outlives its waiters until `close`.
@@ -8,8 +13,9 @@ late answer (research: the remote fetch).
 """
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import structlog
 
@@ -19,10 +25,51 @@ from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError, SourceUnavailable, StorageError
 from autowasm.limits import ServeLimits
-from autowasm.server.tasks import TaskOwner, first_of
 from autowasm.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
+
+
+class TaskOwner:
+    """Starts tasks, keeps them, and cancels what is left."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
+        """Run `work`. What it raises is logged: it should handle its own errors."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("task failed", task=task.get_name(), exc_info=error)
+
+    async def close(self) -> None:
+        """Cancel all and wait until they have ended."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def first_of(*waits: Coroutine[Any, Any, object], deadline: float) -> bool:
+    """Wait until one of `waits` returns; the others are cancelled. False if `deadline` (loop time) came before."""
+    loop = asyncio.get_running_loop()
+    tasks = [loop.create_task(wait, name="wait") for wait in waits]
+    try:
+        done, _ = await asyncio.wait(
+            tasks, timeout=max(deadline - loop.time(), 0), return_when=asyncio.FIRST_COMPLETED
+        )
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
+    return bool(done)
 
 
 Supplier = Literal["peer", "origin"]

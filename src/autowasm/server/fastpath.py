@@ -1,4 +1,9 @@
-"""QuickConnection: a connection as long as it asks for nothing but whole blobs that are ready, without aiohttp.
+"""Plain requests: what Envoy sends for a module, told from everything else by one look; and the head of their answer.
+
+Not a parser of HTTP: whatever has another form, however valid, is aiohttp's. Invariants: a request that is taken here means
+the same to aiohttp; nothing that could change the answer (Range, conditions, a body, Connection) is among the fields taken.
+
+QuickConnection: a connection as long as it asks for nothing but whole blobs that are ready, without aiohttp.
 
 Envoy loads a module with one plain GET, thousands of them at once. Here that is a receive, one look, and sends from the
 page cache, all in callbacks of the loop; no task, no transport, no parser. The first thing that is anything else (another
@@ -10,9 +15,12 @@ callback makes at most one sendfile call of `sendfile_chunk` bytes, and the loop
 """
 
 import asyncio
+import re
 import socket
 import struct
+import time
 from collections.abc import Callable
+from email.utils import formatdate
 from typing import Final, Protocol
 
 import structlog
@@ -21,8 +29,67 @@ from autowasm.blobs.blob import Blob
 from autowasm.digest import Sha256Hex
 from autowasm.errors import StorageError
 from autowasm.limits import ServeLimits
-from autowasm.server.plain import plain_request
-from autowasm.server.sending import AGAIN, Sending
+from autowasm.server.http import SERVER
+from autowasm.server.response import AGAIN, Sending
+
+CACHE_CONTROL: Final = "public, max-age=31536000, immutable"
+CONTENT_TYPE: Final = "application/wasm"
+
+_LONGEST: Final = 4096
+"""Bytes. aiohttp has limits of its own for longer ones, and says so to the client."""
+_FIELDS: Final = (
+    rb"host|user-agent|accept|accept-encoding|accept-language|cache-control|pragma|x-request-id|x-forwarded-for"
+    rb"|x-forwarded-proto|x-forwarded-client-cert|x-envoy-[a-z-]{1,40}|traceparent|tracestate|b3|x-b3-[a-z]{1,20}"
+)
+_PLAIN: Final = re.compile(
+    rb"GET /wasm/([0-9a-f]{64})(?:\?[\w=&.~-]{0,128})? HTTP/1\.1\r\n(?:(?i:"
+    + _FIELDS
+    + rb"):[\t\x20-\x7e]*\r\n)+\r\n"
+)
+_HOST: Final = re.compile(rb"\n(?i:host): *[!-~]")
+
+
+def plain_request(data: bytes) -> Sha256Hex | None:
+    """The digest, if `data` is one whole plain request and not a byte more."""
+    if len(data) > _LONGEST:
+        return None
+    match = _PLAIN.fullmatch(data)
+    if match is None or len(_HOST.findall(data)) != 1:  # RFC 9112 3.2: exactly one
+        return None
+    return Sha256Hex(match[1].decode())
+
+
+class Heads:
+    """Heads of answers that carry a whole blob, made once a second because of their Date."""
+
+    def __init__(self) -> None:
+        self._second: int | None = None
+        self._heads: dict[Sha256Hex, bytes] = {}
+
+    def of(self, blob: Blob) -> bytes:
+        """Status line and header fields, the empty line included."""
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._heads.clear()
+        head = self._heads.get(blob.sha256)
+        if head is None:
+            head = self._heads[blob.sha256] = _head(blob, second)
+        return head
+
+
+def _head(blob: Blob, second: int) -> bytes:
+    return (
+        "HTTP/1.1 200 OK\r\n"
+        f"server: {SERVER}\r\n"
+        f'etag: "sha256:{blob.sha256}"\r\n'
+        f"cache-control: {CACHE_CONTROL}\r\n"
+        "accept-ranges: bytes\r\n"
+        f"content-type: {CONTENT_TYPE}\r\n"
+        f"content-length: {blob.size}\r\n"
+        f"Date: {formatdate(second, usegmt=True)}\r\n\r\n"
+    ).encode()
+
 
 _log = structlog.get_logger(__name__)
 

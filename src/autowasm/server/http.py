@@ -1,4 +1,9 @@
-"""What the log says of requests on the blob port: one id for each, and a line for what is no plain 200 or 304.
+"""Short answers for people: one sentence of plain text, on either port.
+
+Not the answers that carry blobs (`response.py`). Invariant: a sentence says what is wrong and what would be right, and
+nothing that a caller may not know: no message of a failed fetch, which can name another tenant's registry.
+
+What the log says of requests on the blob port: one id for each, and a line for what is no plain 200 or 304.
 
 Not the access log of every download (Envoy has one). Invariants: an id from outside is taken only if it is well-formed, and a query
 is never logged; whoever floods the port does not flood the log.
@@ -8,11 +13,31 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import structlog
 from aiohttp import web
+
+SERVER: Final = "wasmer"
+"""The Server header. Versions of libraries are nobody's business."""
+
+
+def text_answer(
+    status: int, sentence: str, *, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """An answer with `sentence` as its body."""
+    return web.Response(
+        status=status,
+        text=sentence + "\n",
+        headers={
+            "server": SERVER,
+            "cache-control": "no-store",
+            "x-content-type-options": "nosniff",
+            **(headers or {}),
+        },
+    )
+
 
 _log = structlog.get_logger(__name__)
 _logger: Final = logging.getLogger(__name__)
