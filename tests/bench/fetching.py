@@ -49,8 +49,8 @@ async def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     from autowasm.net.session import ObjectSession  # noqa: PLC0415
     from autowasm.registry.client import RegistryClient  # noqa: PLC0415
     from autowasm.settings import Outgoing, Settings  # noqa: PLC0415
+    from autowasm.telemetry.eventloop import TimedLoop, Turns  # noqa: PLC0415
     from autowasm.telemetry.metrics import Metrics  # noqa: PLC0415
-    from autowasm.telemetry.turns import TimedLoop, Turns  # noqa: PLC0415
     from tests.fakes.autowasms import autowasm  # noqa: PLC0415
     from tests.fakes.sources import FakeSecrets  # noqa: PLC0415
 
@@ -167,10 +167,10 @@ def main() -> None:
     arguments.directory.mkdir(parents=True)
     if arguments.who == "ours":
         from autowasm.limits import LoopLimits  # noqa: PLC0415
-        from autowasm.telemetry import garbage  # noqa: PLC0415
-        from autowasm.telemetry.turns import TimedLoop  # noqa: PLC0415
+        from autowasm.telemetry import eventloop  # noqa: PLC0415
+        from autowasm.telemetry.eventloop import TimedLoop  # noqa: PLC0415
 
-        garbage.tame()
+        eventloop.tame()
         sys.setswitchinterval(LoopLimits().switch)  # as `runtime.process` does
         with asyncio.Runner(loop_factory=TimedLoop) as runner:
             found = runner.run(ours(arguments))

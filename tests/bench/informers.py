@@ -58,7 +58,7 @@ async def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     from autowasm.kube.listwatch import ListWatch  # noqa: PLC0415
     from autowasm.kube.resources import PODS, ObjectKey  # noqa: PLC0415
     from autowasm.net.pools import Pools  # noqa: PLC0415
-    from autowasm.telemetry.turns import TimedLoop, Turns  # noqa: PLC0415
+    from autowasm.telemetry.eventloop import TimedLoop, Turns  # noqa: PLC0415
 
     matcher, heard, enough = PodMatcher(), 0, asyncio.Event()
     wanted = arguments.events or arguments.pods
@@ -136,10 +136,10 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.disable(logging.CRITICAL)
     if arguments.who.startswith("ours"):
-        from autowasm.telemetry import garbage  # noqa: PLC0415
-        from autowasm.telemetry.turns import TimedLoop  # noqa: PLC0415
+        from autowasm.telemetry import eventloop  # noqa: PLC0415
+        from autowasm.telemetry.eventloop import TimedLoop  # noqa: PLC0415
 
-        garbage.tame()
+        eventloop.tame()
         with asyncio.Runner(loop_factory=TimedLoop) as runner:
             found = runner.run(ours(arguments))
     else:

@@ -19,7 +19,7 @@ from autowasm.limits import Limits, LoopLimits
 from autowasm.registry.credentials import from_docker_config
 from autowasm.registry.manifest import parse_manifest
 from autowasm.settings import EnvoyFetch
-from autowasm.telemetry import garbage
+from autowasm.telemetry import eventloop
 from autowasm.wasm.archive import extract_module
 from autowasm.wasm.module import inspect_module
 from tests.fakes.autowasms import document, record
@@ -38,7 +38,7 @@ def as_in_the_process() -> Iterator[None]:
 
     interval, threshold = sys.getswitchinterval(), gc.get_threshold()
     sys.setswitchinterval(LoopLimits().switch)
-    garbage.tame()
+    eventloop.tame()
     yield
     sys.setswitchinterval(interval)
     gc.set_threshold(*threshold)

@@ -8,7 +8,7 @@ import pytest
 from autowasm.api import parsing
 from autowasm.errors import SpecError
 from autowasm.kube.codec import DocumentCodec, WatchEvent, decode_document
-from autowasm.telemetry import garbage
+from autowasm.telemetry import eventloop
 from tests.fakes.autowasms import document
 from tests.hostile.looptime import longest_turn
 
@@ -25,7 +25,7 @@ def as_in_the_process() -> Iterator[None]:
     import gc  # noqa: PLC0415
 
     threshold = gc.get_threshold()
-    garbage.tame()
+    eventloop.tame()
     yield
     gc.set_threshold(*threshold)
     gc.unfreeze()

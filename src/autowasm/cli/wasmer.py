@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return uninstall.run(arguments.kubeconfig)
         settings = flags.settings_from(arguments)
-        from autowasm.telemetry import garbage, logs, looplag  # noqa: PLC0415  # heavy, as below
+        from autowasm.telemetry import eventloop, logs  # noqa: PLC0415  # heavy, as below
 
         logs.configure(level=settings.log_level, form=settings.log_format)
         from autowasm.runtime import process  # noqa: PLC0415  # heavy: --help and usage errors stay quick
@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         importlib.import_module(
             "anyio._backends._asyncio"
         )  # watchfiles loads it on the loop, 80 ms
-        garbage.tame()  # before the loop: the first full collection takes 50 to 100 ms
-        with looplag.watched_runner() as runner:
+        eventloop.tame()  # before the loop: the first full collection takes 50 to 100 ms
+        with eventloop.watched_runner() as runner:
             runner.run(process.run(settings))
     except UsageError as error:
         parser.exit(2, f"wasmer: error: {error}\n")

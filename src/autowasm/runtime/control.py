@@ -31,7 +31,7 @@ from autowasm.runtime.watchers import make_healing, make_loading
 from autowasm.server.admin import Health
 from autowasm.server.downloadlog import AllReplicas
 from autowasm.settings import Cluster
-from autowasm.telemetry import looplag
+from autowasm.telemetry.eventloop import start_up_complete
 
 _log = structlog.get_logger(__name__)
 
@@ -120,7 +120,7 @@ class Control:
     def _report_start_up(self, ok: bool, why: str) -> None:
         self._health.set("start-up", ok, why)
         if ok:
-            looplag.start_up_complete(asyncio.get_running_loop())
+            start_up_complete(asyncio.get_running_loop())
             _log.info("ready", why=why or "all published modules are here")
 
     async def run(self) -> None:

@@ -27,7 +27,7 @@ from autowasm.runtime.signals import StopSignals, stop_signals
 from autowasm.server.admin import Health
 from autowasm.server.app import AdminServer
 from autowasm.settings import Settings
-from autowasm.telemetry import looplag
+from autowasm.telemetry.eventloop import shut_down, turns_of
 from autowasm.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
@@ -46,7 +46,7 @@ async def run(settings: Settings) -> None:
     prometheus_client.ProcessCollector(registry=metrics.registry)
     prometheus_client.GCCollector(registry=metrics.registry)
     sys.setswitchinterval(LoopLimits().switch)
-    metrics.loop.turns = looplag.turns_of(asyncio.get_running_loop())
+    metrics.loop.turns = turns_of(asyncio.get_running_loop())
     with Pools(transfers=settings.fetch.total) as pools, stop_signals() as stop:
         pools.start()
         async with AsyncExitStack() as stack:
@@ -63,7 +63,7 @@ async def run(settings: Settings) -> None:
                     raise _Stopped
             except BaseExceptionGroup as group:
                 _raise_unless_stopped(group)
-    looplag.shut_down(asyncio.get_running_loop())
+    shut_down(asyncio.get_running_loop())
     _log.info("stopped")
 
 

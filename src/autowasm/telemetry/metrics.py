@@ -20,11 +20,15 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from autowasm.telemetry.followed import InformerMetrics
-from autowasm.telemetry.objects import ObjectMetrics
-from autowasm.telemetry.requests import RequestMetrics
-from autowasm.telemetry.turns import BOUNDS, Turns
-from autowasm.telemetry.work import ControllerMetrics, EventMetrics, WorkQueueMetrics
+from autowasm.telemetry.collectors import (
+    ControllerMetrics,
+    EventMetrics,
+    InformerMetrics,
+    ObjectMetrics,
+    RequestMetrics,
+    WorkQueueMetrics,
+)
+from autowasm.telemetry.eventloop import BOUNDS, Turns
 
 _VERSION = metadata.version("autowasm")  # when imported: it looks at files
 _FETCH_BUCKETS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)

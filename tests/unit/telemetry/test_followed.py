@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
-from autowasm.telemetry.followed import InformerMetrics
+from autowasm.telemetry.collectors import InformerMetrics
 
 
 @dataclass

@@ -9,8 +9,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from autowasm.limits import LoopLimits
-from autowasm.telemetry import looplag
-from autowasm.telemetry.looplag import (
+from autowasm.telemetry import eventloop
+from autowasm.telemetry.eventloop import (
+    BOUNDS,
+    TimedLoop,
+    TimedSelector,
+    Turns,
     Watchdog,
     shut_down,
     start_up_complete,
@@ -18,7 +22,6 @@ from autowasm.telemetry.looplag import (
     watched_runner,
 )
 from autowasm.telemetry.metrics import Metrics
-from autowasm.telemetry.turns import BOUNDS, TimedLoop, TimedSelector, Turns
 
 
 def hold_the_loop(seconds: float) -> None:
@@ -30,7 +33,7 @@ def hold_the_loop(seconds: float) -> None:
 @pytest.fixture
 def hold_until_seen(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Holds the loop until the watchdog has seen the turn, however late the machine runs its thread."""
-    take, looks = looplag._stack, itertools.count()
+    take, looks = eventloop._stack, itertools.count()
     seen = next(looks)
 
     def counted(frame: FrameType | None) -> str:
@@ -45,7 +48,7 @@ def hold_until_seen(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         while seen < before + 2 and time.perf_counter() < ends:
             pass
 
-    monkeypatch.setattr(looplag, "_stack", counted)
+    monkeypatch.setattr(eventloop, "_stack", counted)
     return hold_the_loop_until_seen
 
 
@@ -118,7 +121,7 @@ def test_no_turn_above_the_limit_is_without_a_stack(
         looks.append(time.perf_counter())
 
     watched = SimpleNamespace(**{**vars(time), "sleep": sleep})
-    monkeypatch.setattr(looplag, "time", watched)
+    monkeypatch.setattr(eventloop, "time", watched)
 
     async def work() -> None:
         loop = asyncio.get_running_loop()

@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry
 
-from autowasm.telemetry.objects import NAMED, ObjectMetrics
+from autowasm.telemetry.collectors import NAMED, ObjectMetrics
 
 SINCE = "autowasm_not_synced_since_timestamp_seconds"
 

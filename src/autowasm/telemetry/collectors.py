@@ -1,0 +1,296 @@
+"""What the metrics say of the informers: how much they hold, and how long the API server has been silent.
+
+Not their lists and watches, which are counted where they end. Invariant: read when somebody asks; nothing is kept.
+
+How many requests went out, by the host that they went to.
+
+Not their outcome (`metrics.fetches`), nor how a host is called (`net.namedhosts`). Invariant: the caller gives a bounded set of
+names. Counted where a request is sent, so redirects, token endpoints and repeated tries count too. Safe in any thread.
+
+Collectors of the work queue and of the workers, with client-go's names, and of Events.
+
+Not the queue. Invariant: as in `metrics.py`, of which this is a part.
+
+What the metrics say of AutoWasms one by one: who is not Synced, and how old tags are.
+
+Not their phases (`metrics.autowasms` counts those). Invariant: at most `NAMED` objects are named, those first that are not
+Synced for the longest time; all others are only counted. Read when somebody asks, so a change costs a dictionary entry.
+"""
+
+import time
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sized
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final, Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeHistogramMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+
+class Followed(Protocol):
+    """An informer, as far as metrics look at it."""
+
+    @property
+    def name(self) -> str:
+        """Of the resource."""
+
+    @property
+    def store(self) -> Sized:
+        """What it holds."""
+
+    @property
+    def last_event_age(self) -> float | None:
+        """Seconds; None: not yet, or it does not run."""
+
+
+class InformerMetrics(Collector):
+    """All informers of the process; several of one resource (one for each namespace) count as one."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._informers: tuple[Followed, ...] = ()
+        registry.register(self)
+
+    def follow(self, informers: Iterable[Followed]) -> None:
+        """These are all."""
+        self._informers = tuple(informers)
+
+    def collect(self) -> Iterable[Metric]:
+        """As of now."""
+        objects = GaugeMetricFamily(
+            "autowasm_informer_objects",
+            "Objects in the stores, by resource; Pods on the leader only.",
+            labels=["resource"],
+        )
+        ages = GaugeMetricFamily(
+            "autowasm_informer_last_event_age_seconds",
+            "Time since the API server last said anything, a bookmark at least, by resource that is being followed.",
+            labels=["resource"],
+        )
+        counts: defaultdict[str, int] = defaultdict(int)
+        oldest: dict[str, float] = {}
+        for informer in self._informers:
+            counts[informer.name] += len(informer.store)
+            age = informer.last_event_age
+            if age is not None:
+                oldest[informer.name] = max(age, oldest.get(informer.name, 0.0))
+        for name, count in counts.items():
+            objects.add_metric([name], count)
+        for name, age in oldest.items():
+            ages.add_metric([name], age)
+        return (objects, ages)
+
+
+class RequestMetrics:
+    """`sent` goes to every client that sends requests."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._sent = Counter(
+            "autowasm_source_requests_total",
+            "Requests sent to registries and object servers, by host as the operator's flags or policy file name it, or a "
+            "well-known public registry; any other host is `other`.",
+            ["host"],
+            registry=registry,
+        )
+
+    def sent(self, name: str) -> None:
+        """One request."""
+        self._sent.labels(name).inc()
+
+
+_QUEUE_BUCKETS = (0.0001, 0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 30, 120)
+
+
+class Queue(Protocol):
+    """A queue, as far as metrics look at it."""
+
+    @property
+    def delayed(self) -> int:
+        """Keys that become due later."""
+
+    def running_times(self) -> list[float]:
+        """Seconds that workers have had their keys."""
+
+
+class WorkQueueMetrics:
+    """What `kube.workqueue.QueueMetrics` asks for, as collectors with client-go's names."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._depth = Gauge("autowasm_workqueue_depth", "Keys that wait.", registry=registry)
+        self._adds = Counter("autowasm_workqueue_adds_total", "Keys queued.", registry=registry)
+        self._retries = Counter(
+            "autowasm_workqueue_retries_total", "Keys queued again with backoff.", registry=registry
+        )
+        self._waited = Histogram(
+            "autowasm_workqueue_queue_duration_seconds",
+            "Time that a key waited for a worker.",
+            buckets=_QUEUE_BUCKETS,
+            registry=registry,
+        )
+        self._worked = Histogram(
+            "autowasm_workqueue_work_duration_seconds",
+            "Time that a worker had a key.",
+            buckets=_QUEUE_BUCKETS,
+            registry=registry,
+        )
+        self._delayed = Gauge(
+            "autowasm_workqueue_delayed", "Keys that become due later.", registry=registry
+        )
+        self._longest_running = Gauge(
+            "autowasm_workqueue_longest_running_seconds",
+            "Time that a worker has had the key that it has had longest, now.",
+            registry=registry,
+        )
+
+    def watch(self, queue: Queue) -> None:
+        """Ask this queue for what is not told."""
+        self._delayed.set_function(lambda: queue.delayed)
+        self._longest_running.set_function(lambda: max(queue.running_times(), default=0.0))
+
+    def depth(self, keys: int) -> None:
+        """So many keys wait for a worker."""
+        self._depth.set(keys)
+
+    def added(self) -> None:
+        """A key was queued."""
+        self._adds.inc()
+
+    def taken(self, waited: float) -> None:
+        """A worker took a key that had waited so long."""
+        self._waited.observe(waited)
+
+    def finished(self, worked: float) -> None:
+        """A worker is done with a key."""
+        self._worked.observe(worked)
+
+    def retried(self) -> None:
+        """A key was added with backoff."""
+        self._retries.inc()
+
+
+class ControllerMetrics:
+    """What `kube.controller.ControllerMetrics` asks for."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._seconds = Histogram(
+            "autowasm_reconcile_duration_seconds",
+            "Time of one reconcile by result: success, requeue, error, terminal, panic.",
+            ["result"],
+            buckets=_QUEUE_BUCKETS,
+            registry=registry,
+        )
+
+    def reconciled(self, result: str, seconds: float) -> None:
+        """One call ended."""
+        self._seconds.labels(result).observe(seconds)
+
+
+class EventMetrics:
+    """What `kube.recorder.EventMetrics` asks for."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._events = Counter(
+            "autowasm_events_total",
+            "Kubernetes Events by outcome: written; limited (too many of one object), overflow (a full queue), failed.",
+            ["outcome"],
+            registry=registry,
+        )
+
+    def event(self, outcome: str) -> None:
+        """One Event."""
+        self._events.labels(outcome).inc()
+
+
+NAMED: Final = 100
+"""Objects that are not Synced and named; more would tell nobody more, and cost Prometheus a series each."""
+TAG_AGES: Final = (60.0, 600.0, 3600.0, 86_400.0, 604_800.0, 2_592_000.0, 7_776_000.0)
+"""Seconds: a minute to 90 days."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unsynced:
+    """An AutoWasm that is not Synced. `since`: seconds since the epoch."""
+
+    phase: str
+    reason: str
+    since: float
+
+
+class ObjectMetrics(Collector):
+    """Told by whoever reconciles, by (namespace, name)."""
+
+    def __init__(self, registry: CollectorRegistry, now: Callable[[], float] = time.time) -> None:
+        self._now = now
+        self._unsynced: dict[tuple[str, str], Unsynced] = {}
+        self._resolved: dict[tuple[str, str], tuple[float, float]] = {}
+        """When it was resolved as its status says, and when that was confirmed last."""
+        registry.register(self)
+
+    def synced(self, key: tuple[str, str]) -> None:
+        """All is well with it."""
+        self._unsynced.pop(key, None)
+
+    def unsynced(self, key: tuple[str, str], *, phase: str, reason: str) -> None:
+        """It is not Synced; how long it has been so goes on through other phases."""
+        before = self._unsynced.get(key)
+        since = before.since if before else self._now()
+        self._unsynced[key] = Unsynced(phase, reason, since)
+
+    def resolved(self, key: tuple[str, str], at: float | None) -> None:
+        """Its source, which names no digest, was last resolved then (seconds since the epoch); None: there is no such source."""
+        if at is None:
+            self._resolved.pop(key, None)
+        elif key not in self._resolved or self._resolved[key][0] != at:
+            self._resolved[key] = (at, at)
+
+    def confirmed(self, key: tuple[str, str], at: float) -> None:
+        """Its source was asked then and names the same still. Holds until it is resolved anew."""
+        if key in self._resolved:
+            self._resolved[key] = (self._resolved[key][0], at)
+
+    def forget(self, key: tuple[str, str]) -> None:
+        """It is gone."""
+        self._unsynced.pop(key, None)
+        self._resolved.pop(key, None)
+
+    def describe(self) -> Iterable[Metric]:
+        """The families, empty."""
+        return (self._named([]), self._tag_ages([]))
+
+    def collect(self) -> Iterable[Metric]:
+        """As of now."""
+        longest = sorted(self._unsynced.items(), key=lambda item: (item[1].since, item[0]))
+        now = self._now()
+        ages = [max(now - at, 0.0) for _, at in self._resolved.values()]
+        return (self._named(longest[:NAMED]), self._tag_ages(ages))
+
+    @staticmethod
+    def _named(objects: list[tuple[tuple[str, str], Unsynced]]) -> Metric:
+        family = GaugeMetricFamily(
+            "autowasm_not_synced_since_timestamp_seconds",
+            f"AutoWasms that are not Synced, by name, and since when (at most {NAMED}, the longest first).",
+            labels=[
+                "autowasm_namespace",
+                "autowasm",
+                "phase",
+                "reason",
+            ],  # `namespace` is the scraped Pod's
+        )
+        for (namespace, name), state in objects:
+            family.add_metric([namespace, name, state.phase, state.reason], state.since)
+        return family
+
+    @staticmethod
+    def _tag_ages(ages: list[float]) -> Metric:
+        counts = [0] * (len(TAG_AGES) + 1)
+        for age in ages:
+            counts[bisect_left(TAG_AGES, age)] += 1
+        bounds = [*map(str, TAG_AGES), "+Inf"]
+        return GaugeHistogramMetricFamily(
+            "autowasm_tag_age_seconds",
+            "How long ago the sources that name no digest were resolved to the module in use: AutoWasms by age.",
+            buckets=list(zip(bounds, accumulate(counts), strict=True)),
+            gsum_value=sum(ages),
+        )
