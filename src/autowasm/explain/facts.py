@@ -14,15 +14,19 @@ from autowasm.api.record import Record, belongs_to
 from autowasm.api.status import Status
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.errors import SpecError
-from autowasm.explain.meshobjects import (
+from autowasm.explain.objects import (
     DestinationRule,
+    EndpointSlice,
     EnvoyFilter,
     MeshSettings,
+    Namespace,
+    NetworkPolicy,
+    Pod,
+    Service,
     ServiceEntry,
     Sidecar,
     WasmPlugin,
 )
-from autowasm.explain.objects import EndpointSlice, Namespace, NetworkPolicy, Pod, Service
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import Cluster, EnvoyFetch
 

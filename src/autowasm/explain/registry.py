@@ -7,11 +7,9 @@ from typing import Final
 
 from autowasm.explain.checks import (
     envoyfilter,
-    load,
-    mesh,
+    network,
     order,
     pods,
-    policies,
     ports,
     resource,
     server,
@@ -27,10 +25,8 @@ CHECKS: Final[tuple[Check, ...]] = (
     *envoyfilter.CHECKS,
     *order.CHECKS,
     *pods.CHECKS,
-    *load.CHECKS,
     *ports.CHECKS,
-    *mesh.CHECKS,
-    *policies.CHECKS,
+    *network.CHECKS,
 )
 _ORDER: Final = {link: place for place, link in enumerate(Link)}
 _LINK_OF: Final = {

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
+from autowasm.explain.gather import MOST, Reader
 from autowasm.explain.objects import Named
-from autowasm.explain.reader import MOST, Reader
 from autowasm.kube.client import KubeClient
 from autowasm.kube.errors import Forbidden, NotFound, ServerError
 from autowasm.kube.resources import ResourceType

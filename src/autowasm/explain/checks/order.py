@@ -10,7 +10,7 @@ from typing import Any, Final
 from autowasm.api.patches import TUNNEL
 from autowasm.explain.facts import Facts
 from autowasm.explain.finding import Check, Finding, Level, Link, Voice
-from autowasm.explain.meshobjects import EnvoyFilter
+from autowasm.explain.objects import EnvoyFilter
 
 _say: Final = Voice(Link.ORDER)
 _SHOWN: Final = 8

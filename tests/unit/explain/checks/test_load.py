@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from autowasm.explain.checks import load
+from autowasm.explain.checks import pods as load
 from autowasm.explain.facts import Facts
 from autowasm.explain.finding import Finding, Level
 from tests.parts.explained import autowasm, facts, said

@@ -5,10 +5,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from autowasm.explain.checks import mesh, policies, server
+from autowasm.explain.checks import network, server
 from autowasm.explain.finding import Level
-from autowasm.explain.meshobjects import DestinationRule, MeshSettings, ServiceEntry, Sidecar
-from autowasm.explain.objects import NetworkPolicy, Pod, Service
+from autowasm.explain.objects import (
+    DestinationRule,
+    MeshSettings,
+    NetworkPolicy,
+    Pod,
+    Service,
+    ServiceEntry,
+    Sidecar,
+)
 from autowasm.settings import EnvoyFetch
 from tests.parts.explained import (
     decoded,
@@ -46,32 +53,32 @@ def sidecar(hosts: list[str], *, namespace: str = "team", **spec: Any) -> Sideca
     ],
 )
 def test_sidecar_egress_hides_or_shows_wasmer(hosts: list[str], hidden: bool) -> None:
-    found = said(mesh.sidecars, facts(sidecars=(sidecar(hosts),)))
+    found = said(network.sidecars, facts(sidecars=(sidecar(hosts),)))
     assert ("SidecarEgress" in found) is hidden
 
 
 @pytest.mark.parametrize(("port", "hidden"), [(9999, True), (8081, False), (0, False)])
 def test_sidecar_egress_of_another_port_does_not_count(port: int, hidden: bool) -> None:
     given = sidecar([], egress=[{"hosts": ["*/*"], "port": {"number": port}}])
-    assert ("SidecarEgress" in said(mesh.sidecars, facts(sidecars=(given,)))) is hidden
+    assert ("SidecarEgress" in said(network.sidecars, facts(sidecars=(given,)))) is hidden
 
 
 def test_sidecar_with_a_matching_selector_wins_over_the_namespace() -> None:
     chosen = sidecar(["*/*"], workloadSelector={"labels": {"app": "details"}})
-    assert not said(mesh.sidecars, facts(sidecars=(sidecar(["./*"]), chosen)))
+    assert not said(network.sidecars, facts(sidecars=(sidecar(["./*"]), chosen)))
     other = sidecar(["*/*"], workloadSelector={"labels": {"app": "other"}})
-    assert said(mesh.sidecars, facts(sidecars=(other, sidecar(["./*"]))))
+    assert said(network.sidecars, facts(sidecars=(other, sidecar(["./*"]))))
 
 
 def test_sidecar_of_the_root_namespace_counts_where_there_is_no_other() -> None:
     root = sidecar(["./*"], namespace="istio-system")
-    assert said(mesh.sidecars, facts(sidecars=(root,)))
-    assert not said(mesh.sidecars, facts(sidecars=(root, sidecar(["*/*"]))))
+    assert said(network.sidecars, facts(sidecars=(root,)))
+    assert not said(network.sidecars, facts(sidecars=(root, sidecar(["*/*"]))))
 
 
 def test_gateways_have_no_sidecar_resource() -> None:
     gateway = pod(args=("proxy", "router"))
-    assert not said(mesh.sidecars, facts(pods=(gateway,), sidecars=(sidecar(["./*"]),)))
+    assert not said(network.sidecars, facts(pods=(gateway,), sidecars=(sidecar(["./*"]),)))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +86,7 @@ def test_gateways_have_no_sidecar_resource() -> None:
 )
 def test_export_of_the_service(export: str, hidden: bool) -> None:
     service = server_service(**{"networking.istio.io/exportTo": export})
-    assert ("NotExported" in said(mesh.exported, facts(wasmer_service=service))) is hidden
+    assert ("NotExported" in said(network.exported, facts(wasmer_service=service))) is hidden
 
 
 def rule(policy: dict[str, Any], *, host: str = HOST, **spec: Any) -> DestinationRule:
@@ -106,7 +113,7 @@ UPGRADE = {"connectionPool": {"http": {"h2UpgradePolicy": "UPGRADE"}}}
     ],
 )
 def test_destination_rule_that_breaks_the_fetch(policy: dict[str, Any], check: str) -> None:
-    found = said(mesh.destination_rules, facts(destinationrules=(rule(policy),)))
+    found = said(network.destination_rules, facts(destinationrules=(rule(policy),)))
     assert found[check].level is Level.ERROR
 
 
@@ -126,7 +133,7 @@ def test_destination_rule_that_breaks_the_fetch(policy: dict[str, Any], check: s
     ],
 )
 def test_destination_rule_that_harms_nothing(given: DestinationRule) -> None:
-    found = said(mesh.destination_rules, facts(destinationrules=(given,)))
+    found = said(network.destination_rules, facts(destinationrules=(given,)))
     assert all(one.level < Level.WARNING for one in found.values())
 
 
@@ -144,7 +151,7 @@ def test_a_short_host_is_of_the_rules_own_namespace(namespace: str, host: str, f
     given = msgspec.structs.replace(
         given, metadata=msgspec.structs.replace(given.metadata, namespace=namespace)
     )
-    seen = said(mesh.destination_rules, facts(destinationrules=(given,)))
+    seen = said(network.destination_rules, facts(destinationrules=(given,)))
     assert ("DestinationRuleTls" in seen) is found
 
 
@@ -163,7 +170,7 @@ def test_a_short_host_is_of_the_rules_own_namespace(namespace: str, host: str, f
 def test_a_destination_rule_without_settings_for_the_port_is_a_note(spec: dict[str, Any]) -> None:
     document = {"metadata": {"name": "r", "namespace": "team"}, "spec": {"host": HOST, **spec}}
     given = facts(destinationrules=(decoded(DestinationRule, document),))
-    found = said(mesh.destination_rules, given)["DestinationRule"]
+    found = said(network.destination_rules, given)["DestinationRule"]
     assert (found.level, found.what) == (Level.NOTE, "holds for wasmer's host (tls not set)")
 
 
@@ -200,13 +207,13 @@ def test_egress_policy(egress: list[Any], closed: bool) -> None:
         namespaces=namespaces(istio_system={"kubernetes.io/metadata.name": "istio-system"}),
         networkpolicies=(policy("team", policyTypes=["Egress"], egress=egress),),
     )
-    assert bool(said(policies.egress, given)) is closed
+    assert bool(said(network.egress, given)) is closed
 
 
 def test_egress_needs_one_policy_that_allows() -> None:
     shut = policy("team", policyTypes=["Egress"], egress=[])
     other = policy("team", policyTypes=["Egress"], egress=[{}])
-    assert not said(policies.egress, facts(networkpolicies=(shut, other)))
+    assert not said(network.egress, facts(networkpolicies=(shut, other)))
 
 
 @pytest.mark.parametrize(
@@ -220,7 +227,7 @@ def test_egress_needs_one_policy_that_allows() -> None:
 )
 def test_ingress_policy_of_the_server(ingress: list[Any], closed: bool) -> None:
     given = facts(networkpolicies=(policy("istio-system", ingress=ingress),))
-    assert bool(said(policies.ingress, given)) is closed
+    assert bool(said(network.ingress, given)) is closed
 
 
 def test_a_policy_of_the_clients_own_namespace_reaches_a_server_there() -> None:
@@ -235,7 +242,7 @@ def test_a_policy_of_the_clients_own_namespace_reaches_a_server_there() -> None:
         egress = [{"to": [{"podSelector": {"matchLabels": labels}}]}]
         shut = policy("team", policyTypes=["Egress"], egress=egress)
         given = facts(wasmer_pods=(near,), networkpolicies=(shut,))
-        assert bool(said(policies.egress, given)) is closed
+        assert bool(said(network.egress, given)) is closed
 
 
 @pytest.mark.parametrize(
@@ -258,13 +265,13 @@ def test_policies_are_compared_with_the_port_of_the_servers_pods(
         given = facts(
             wasmer_service=service, networkpolicies=(policy("istio-system", ingress=ingress),)
         )
-        assert bool(said(policies.ingress, given)) is closed
+        assert bool(said(network.ingress, given)) is closed
 
 
 def test_policies_say_nothing_that_could_not_be_read() -> None:
     shut = policy("team", policyTypes=["Egress"], egress=[])
     given = facts(networkpolicies=(shut,), unread={"networkpolicies": "RBAC"})
-    assert not said(policies.egress, given)
+    assert not said(network.egress, given)
 
 
 def test_server_without_service_or_port_or_replica() -> None:

@@ -10,7 +10,7 @@ from autowasm.errors import SpecError
 from autowasm.explain.checks import envoyfilter, order, resource, source
 from autowasm.explain.facts import SecretFact, ServerFact, SourceFact
 from autowasm.explain.finding import Level
-from autowasm.explain.meshobjects import EnvoyFilter, WasmPlugin
+from autowasm.explain.objects import EnvoyFilter, WasmPlugin
 from autowasm.explain.registry import examine
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import Cluster

@@ -4,8 +4,7 @@ import pytest
 
 from autowasm.explain.checks import pods, ports
 from autowasm.explain.finding import Level
-from autowasm.explain.meshobjects import MeshSettings
-from autowasm.explain.objects import Pod
+from autowasm.explain.objects import MeshSettings, Pod
 from tests.parts.explained import autowasm, decoded, facts, namespaces, pod, said, service
 
 
