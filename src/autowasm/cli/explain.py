@@ -17,7 +17,8 @@ from autowasm.api.envoyfilter import heal_count_of, record_of, render
 from autowasm.api.parsing import parse
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.pullsecrets import Access
-from autowasm.cli import clusters, findings, registries, serverflags, sources
+from autowasm.cli import clusters, findings, registries, sources
+from autowasm.cli.clusters import server_of
 from autowasm.errors import AutoWasmError, SpecError, UsageError
 from autowasm.explain.facts import Facts, SourceFact
 from autowasm.explain.finding import Level, worst
@@ -60,9 +61,7 @@ def exit_status(level: Level, arguments: argparse.Namespace) -> int:
 async def _facts(key: ObjectKey, login: Credential | None, arguments: argparse.Namespace) -> Facts:
     with Pools(transfers=1) as pools:
         async with clusters.connected(arguments, pools=pools) as client:
-            gatherer = Gatherer(
-                client, key, envoy=clusters.envoy(arguments), server_of=serverflags.server_of
-            )
+            gatherer = Gatherer(client, key, envoy=clusters.envoy(arguments), server_of=server_of)
             document = await gatherer.autowasm()
             if document is None:
                 raise AutoWasmError(

@@ -1,4 +1,12 @@
-"""The flags of `wasmer` as a table, and the Settings that they make.
+"""The namespace of the Pod that we run in, as the kubelet tells it.
+
+Not the API server's (`--kubeconfig` may lead to another cluster). Invariant: outside of a Pod there is none.
+
+The flags that only `wasmer controller` has: which API server, and how replicas share the work.
+
+Not those that it shares with standalone mode (`flags.py`).
+
+The flags of `wasmer` as a table, and the Settings that they make.
 
 Not where a default lives (`settings.py`) nor how a flag is read (`options.py`). Invariant: every field of Settings that a
 user may set is in the table, and a mode takes the flags of its own groups only.
@@ -9,13 +17,14 @@ import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Final
 
-from autowasm.cli import clusterflags, podnamespace
-from autowasm.cli.moduleflags import ALLOW_IMPORT_HELP, ENVOY_VERSION_HELP
+from autowasm.cli.commonflags import ALLOW_IMPORT_HELP, ENVOY_VERSION_HELP
 from autowasm.cli.options import (
     Groups,
     Option,
     Values,
+    boolean,
     ca_file,
     choice,
     cidr,
@@ -33,6 +42,8 @@ from autowasm.envoyversion import envoy_version
 from autowasm.errors import UsageError
 from autowasm.limits import FetchLimits
 from autowasm.settings import (
+    Cluster,
+    Election,
     EnvoyFetch,
     HealingSettings,
     Outgoing,
@@ -41,6 +52,115 @@ from autowasm.settings import (
     Standalone,
 )
 from autowasm.units import format_size, parse_size
+
+FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+"""Mounted with the ServiceAccount's token."""
+
+
+def pod_namespace() -> str:
+    """Empty outside of a Pod, or where the ServiceAccount is not mounted."""
+    try:
+        return FILE.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+_CLUSTER_DEFAULT = Cluster()
+_ELECTION = Election()
+
+GROUPS: Groups = {
+    "cluster": (
+        Option("--kubeconfig", "FILE", "absent: the service account of the Pod", Path),
+        several("--watch-namespace", "NAME", "only this namespace; repeatable (default: all)"),
+        Option(
+            "--root-namespace",
+            "NAME",
+            "the mesh's root namespace, where selectors reach every namespace",
+            default=_CLUSTER_DEFAULT.root_namespace,
+        ),
+        Option(
+            "--service-account-pull-secrets",
+            "",
+            "without spec.secret, use imagePullSecrets of the namespace's default ServiceAccount (needs get serviceaccounts)",
+            boolean,
+            default=False,
+            switch=True,
+        ),
+        Option(
+            "--allow-mesh-wide",
+            "",
+            "take an empty selector in the root namespace: every workload of the mesh",
+            boolean,
+            default=False,
+            switch=True,
+        ),
+    ),
+    "replicas": (
+        Option(
+            "--leader-elect",
+            "",
+            "one replica writes, chosen by a Lease; the others follow and serve (default)",
+            boolean,
+            default=True,
+            switch=True,
+        ),
+        Option(
+            "--lease-name",
+            "NAME",
+            "the Lease, in the Service's namespace",
+            default=_ELECTION.lease_name,
+        ),
+        duration(
+            "--lease-duration",
+            "a silent leader is followed after this, in whole seconds",
+            _ELECTION.lease_duration,
+        ),
+        duration(
+            "--renew-deadline",
+            "a leader that cannot renew stops leading after this; less than --lease-duration",
+            _ELECTION.renew_deadline,
+        ),
+        duration("--retry-period", "between two renewals", _ELECTION.retry_period),
+        Option(
+            "--peers-service",
+            "NAME",
+            "headless Service of all replicas, beside --service-name; empty: no peers",
+            default="wasmer-peers",
+        ),
+        duration(
+            "--heal-after",
+            "sidecars that missed a module get it once more when they have not come back for this long",
+            HealingSettings().settle,
+        ),
+    ),
+}
+
+
+def cluster(value: Values) -> Cluster:
+    """What they say. Raises UsageError."""
+    return Cluster(
+        kubeconfig=value("kubeconfig"),
+        watch_namespaces=value("watch_namespace"),
+        root_namespace=value("root_namespace"),
+        allow_mesh_wide=value("allow_mesh_wide"),
+        election=Election(
+            enabled=value("leader_elect"),
+            lease_name=value("lease_name"),
+            lease_duration=value("lease_duration"),
+            renew_deadline=value("renew_deadline"),
+            retry_period=value("retry_period"),
+        ),
+        service_account_pull_secrets=value("service_account_pull_secrets"),
+    )
+
+
+def healing(value: Values) -> HealingSettings:
+    """What they say."""
+    after: float = value("heal_after")
+    return HealingSettings(
+        settle=after, given_up=after / 2, interval=min(HealingSettings().interval, after / 4)
+    )
+
 
 _DEFAULT = Settings(cache_dir=Path("/var/cache/wasmer"))
 _ENVOY = _DEFAULT.envoy
@@ -207,7 +327,7 @@ _COMMON: Groups = {
 }
 MODES: Mapping[str, Groups] = {
     "standalone": {**_STANDALONE, **_COMMON},
-    "controller": {**clusterflags.GROUPS, **_COMMON},
+    "controller": {**GROUPS, **_COMMON},
 }
 
 
@@ -223,7 +343,7 @@ def settings_from(
     arguments: argparse.Namespace,
     *,
     environment: Mapping[str, str] = os.environ,
-    pod_namespace: Callable[[], str] = podnamespace.pod_namespace,
+    pod_namespace: Callable[[], str] = pod_namespace,
 ) -> Settings:
     """The settings that flags and environment make. Raises UsageError.
 
@@ -251,11 +371,9 @@ def settings_from(
         log_format=value("log_format"),
         fetch=FetchLimits(total=value("max_concurrent_fetches")),
         peers=_peers(value, arguments.mode, namespace),
-        healing=(
-            clusterflags.healing(value) if arguments.mode == "controller" else HealingSettings()
-        ),
+        healing=(healing(value) if arguments.mode == "controller" else HealingSettings()),
         standalone=_standalone(value) if arguments.mode == "standalone" else None,
-        cluster=clusterflags.cluster(value) if arguments.mode == "controller" else None,
+        cluster=cluster(value) if arguments.mode == "controller" else None,
     )
 
 

@@ -18,8 +18,10 @@ from autowasm.api import pluginconfig, status
 from autowasm.api.parsing import parse
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.pullsecrets import Access
-from autowasm.cli import clusters, findings, piped, registries, serverflags, sources
+from autowasm.cli import clusters, findings, registries, sources
+from autowasm.cli.clusters import server_of
 from autowasm.cli.explain import exit_status
+from autowasm.cli.stdio import STDIN, is_stdin, standard_input
 from autowasm.errors import SpecError, UsageError
 from autowasm.explain import plan as plans
 from autowasm.explain.facts import Facts, ServerFact
@@ -64,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the plan; the exit status. Raises AutoWasmError, OSError, KeyboardInterrupt as `transfers.run`."""
     registries.begin(arguments)
     registries.check_ca_file(arguments)
-    if piped.is_stdin(arguments.file) and arguments.password_stdin:
+    if is_stdin(arguments.file) and arguments.password_stdin:
         raise UsageError(
             f"-f {arguments.file} and --password-stdin: only one can be read from standard input"
         )
@@ -89,8 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _read(arguments: argparse.Namespace) -> list[Wanted]:
     """The AutoWasms of the file, as `wasmer standalone` reads them. Raises UsageError."""
     most, limits = documents.file_bytes(Limits()), Limits()
-    if arguments.file == piped.STDIN:
-        content = piped.standard_input("-f -").read(most + 1)
+    if arguments.file == STDIN:
+        content = standard_input("-f -").read(most + 1)
     else:
         try:
             with arguments.file.open("rb") as file:  # once: it may be a pipe
@@ -143,7 +145,7 @@ class _Planner:
         envoy = clusters.envoy(self.arguments)
         seen = Seen(ServerFact(envoy=envoy), None, None, ())
         if client is not None:
-            gatherer = Gatherer(client, key, envoy=envoy, server_of=serverflags.server_of)
+            gatherer = Gatherer(client, key, envoy=envoy, server_of=server_of)
             live = await gatherer.autowasm()
             seen = await gatherer.look()
             wanted = replace(wanted, document=_as_stored(wanted.document))

@@ -11,7 +11,7 @@ import yaml
 
 from autowasm.api import parsing
 from autowasm.artifacts.pullsecrets import Access
-from autowasm.cli import clusters, explain, findings, serverflags, sources
+from autowasm.cli import clusters, explain, findings, sources
 from autowasm.errors import UsageError
 from autowasm.explain import plan as plans
 from autowasm.explain.facts import SourceFact
@@ -161,7 +161,7 @@ def _server(args: list[str], env: dict[str, str] | None = None) -> Pod:
 
 def test_servers_flags_and_environment_are_read_from_its_pod() -> None:
     args = ["controller", "--watch-namespace", "a", "--envoy-fetch-timeout=5s"]
-    found = serverflags.server_of(_server(args, {"WASMER_ROOT_NAMESPACE": "mesh"}))
+    found = clusters.server_of(_server(args, {"WASMER_ROOT_NAMESPACE": "mesh"}))
     assert found is not None
     assert found.known
     assert found.cluster.watch_namespaces == ("a",)
@@ -172,8 +172,8 @@ def test_servers_flags_and_environment_are_read_from_its_pod() -> None:
 
 @pytest.mark.parametrize("args", [["controller", "--of-tomorrow"], ["controller", "extra"], ["x"]])
 def test_servers_flags_that_are_not_understood_are_not_known(args: list[str]) -> None:
-    assert serverflags.server_of(_server(args)) is None
-    assert serverflags.server_of(pod()) is None
+    assert clusters.server_of(_server(args)) is None
+    assert clusters.server_of(pod()) is None
 
 
 def test_namespace_is_the_contexts(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from autowasm.cli import flags, podnamespace, wasmer
+from autowasm.cli import flags, wasmer
 from autowasm.errors import UsageError
 from autowasm.settings import Outgoing, Settings
 
@@ -272,8 +272,8 @@ def test_the_namespace_is_read_from_the_mounted_service_account(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "namespace"
-    monkeypatch.setattr(podnamespace, "FILE", file)
-    assert podnamespace.pod_namespace() == ""
+    monkeypatch.setattr(flags, "FILE", file)
+    assert flags.pod_namespace() == ""
     file.write_text("mesh-blue\n")
-    assert podnamespace.pod_namespace() == "mesh-blue"
+    assert flags.pod_namespace() == "mesh-blue"
     assert read("controller").envoy.service_namespace == "mesh-blue"

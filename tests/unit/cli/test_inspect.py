@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from autowasm.cli import wasmc
-from autowasm.cli.report import Image, Report, Verdict, as_text
+from autowasm.cli.inspect import Image, Report, Verdict, as_text
 from autowasm.reference import ImageReference
 from autowasm.registry.client import ResolvedImage
 from autowasm.registry.manifest import Descriptor, Index, Manifest

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from autowasm.cli.progress import Progress
+from autowasm.cli.stdio import Progress
 
 
 class Terminal(io.StringIO):

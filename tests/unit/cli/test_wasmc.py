@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from autowasm.cli import transfers
+from autowasm.cli import pushpull
 from autowasm.cli import wasmc as command
 from autowasm.net import hosts
 from tests.parts import wasmer, wat
@@ -222,7 +222,7 @@ def test_an_error_of_any_kind_is_one_line_and_status_1(
     def fail(_: object) -> None:
         raise error
 
-    monkeypatch.setattr(transfers, "run", fail)
+    monkeypatch.setattr(pushpull, "run", fail)
     monkeypatch.delenv("WASMC_DEBUG", raising=False)
     assert command.main(["pull", "r.example/x"]) == 1
     (line,) = capsys.readouterr().err.splitlines()

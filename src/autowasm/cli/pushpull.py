@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from autowasm.artifacts.image import pull_module
-from autowasm.cli import piped, registries
-from autowasm.cli.moduleflags import offered
-from autowasm.cli.progress import Progress
+from autowasm.cli import registries
+from autowasm.cli.commonflags import offered
+from autowasm.cli.stdio import Progress, as_file, is_piped, is_stdin
 from autowasm.errors import ContentRejected, UsageError
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     login = registries.given_login(arguments)
     with contextlib.ExitStack() as stack:
         if arguments.command == "push":
-            module = piped.as_file("-f", arguments.file, most=Limits().image_bytes)
+            module = as_file("-f", arguments.file, most=Limits().image_bytes)
             arguments.file = stack.enter_context(module)
         lines = registries.run_to_end(_run(reference, login, annotations, arguments))
     print("\n".join(lines), flush=True)
@@ -219,11 +219,11 @@ def _split_annotation(text: str) -> tuple[str, str]:
 def _check_paths(arguments: argparse.Namespace) -> None:
     """What is wrong with the given paths is said before anything else is done. Raises UsageError."""
     if arguments.command == "push":
-        if arguments.password_stdin and piped.is_stdin(arguments.file):
+        if arguments.password_stdin and is_stdin(arguments.file):
             raise UsageError(
                 f"-f {arguments.file} and --password-stdin: only one can be read from standard input"
             )
-        if not piped.is_piped(arguments.file):
+        if not is_piped(arguments.file):
             registries.check_readable("-f", arguments.file)
     else:
         folder = arguments.output
