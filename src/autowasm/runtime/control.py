@@ -1,11 +1,16 @@
-"""Control: reads what is there, then reconciles it and whatever changes, while leading or following.
+"""What looks, in cluster mode, at who got what: proof of load, and healing.
+
+Not what is found or done there. Invariant: none of it in standalone mode, which knows no Pods.
+
+Control: reads what is there, then reconciles it and whatever changes, while leading or following.
 
 Not the decisions about an object (`controller/reconciler.py`). Invariants: nothing is reconciled before all that is there
 was read; nobody leads before that.
 """
 
 import asyncio
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
@@ -15,7 +20,8 @@ from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.controller.fetchjobs import FetchJobs
 from autowasm.controller.interfaces import NoReplicas
-from autowasm.controller.pods.rollout import Gathering
+from autowasm.controller.pods.resend import Healing, Mesh, Outage
+from autowasm.controller.pods.rollout import Gathering, Loading, Workloads
 from autowasm.controller.polling import Polling
 from autowasm.controller.pullauthorization import Permits
 from autowasm.controller.reconciler import AutoWasmReconciler, StartupGate
@@ -24,14 +30,55 @@ from autowasm.controller.sourcepolicy import PolicyFile, check_reach, warn_of_re
 from autowasm.kube.controller import Controller
 from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
+from autowasm.runtime.application import Ground
 from autowasm.runtime.datapath import DataPath
-from autowasm.runtime.ground import Ground
 from autowasm.runtime.modes import ChosenMode
-from autowasm.runtime.watchers import make_healing, make_loading
 from autowasm.server.admin import Health
 from autowasm.server.downloadlog import AllReplicas
-from autowasm.settings import Cluster
+from autowasm.settings import Cluster, HealingSettings
 from autowasm.telemetry.eventloop import start_up_complete
+
+
+def make_loading(ground: Ground, chosen: ChosenMode, *, gathering: Gathering) -> Loading | None:
+    """What keeps `status.pods` a proof; None: standalone."""
+    mode = chosen.mode
+    if ground.settings.cluster is None or not isinstance(mode, Workloads):
+        return None
+    loading = Loading(mode, gathering, metrics=ground.metrics, settings=ground.settings.proof)
+    mode.prove(loading.report)
+    return loading
+
+
+def make_healing(
+    ground: Ground,
+    chosen: ChosenMode,
+    *,
+    gathering: Gathering,
+    requeue: Callable[[ObjectKey], None],
+) -> Healing | None:
+    """What gives a filter to its proxies once more; None: standalone."""
+    mode, elector = chosen.mode, chosen.elector
+    if ground.settings.cluster is None or not isinstance(mode, Mesh):
+        return None
+    return Healing(
+        mode,
+        gathering,
+        is_stored=ground.store.__contains__,
+        requeue=requeue,
+        announce=chosen.announce,
+        metrics=ground.metrics,
+        settings=ground.settings.healing,
+        outage=_outage(chosen, ground.settings.healing),
+        others_led=lambda: elector.others_led if elector is not None else float("-inf"),
+    )
+
+
+def _outage(chosen: ChosenMode, healing: HealingSettings) -> Outage | None:
+    now = time.time()
+    if chosen.last_alive is None or now - chosen.last_alive <= healing.outage:
+        return None
+    return Outage(chosen.last_alive, now)
+
 
 _log = structlog.get_logger(__name__)
 

@@ -1,22 +1,130 @@
-"""DataPath: fetching, keeping and serving, which go on whatever is wrong with the rest.
+"""Where modules come from: registries, objects, and the other replicas.
+
+Not the clients themselves. Invariant: one address policy, and one count of requests, for all that goes out.
+
+DataPath: fetching, keeping and serving, which go on whatever is wrong with the rest.
 
 Not who decides what is fetched (`control.py`). Invariant: opening it starts no reconciling and opens no port.
 """
 
 import secrets
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from autowasm.artifacts.fetcher import ArtifactFetcher
-from autowasm.artifacts.peers import Peers
+from autowasm.artifacts.image import ImageSource
+from autowasm.artifacts.object import HttpObjectSource
+from autowasm.artifacts.peers import PeerList, Peers
 from autowasm.artifacts.published import PublishedModules
+from autowasm.artifacts.pullsecrets import ServiceAccounts
 from autowasm.blobs.pins import Pins
 from autowasm.blobs.retention import Retention
 from autowasm.controller.interfaces import Mode
-from autowasm.controller.sourcepolicy import PolicyFile
-from autowasm.runtime.ground import Ground
-from autowasm.runtime.sources import make_fetcher, make_peers
+from autowasm.controller.sourcepolicy import PolicyFile, SourcePolicy
+from autowasm.net.addresspolicy import AddressPolicy
+from autowasm.net.hosts import NamedHosts
+from autowasm.net.session import ObjectSession
+from autowasm.registry.client import RegistryClient
+from autowasm.runtime.application import Ground
 from autowasm.server.app import BlobServer
 from autowasm.server.downloadlog import Sightings
+from autowasm.settings import Cluster, Outgoing
+
+
+async def make_peers(ground: Ground, *, instance: str) -> Peers | None:
+    """The other replicas, looked for from now on; None: there are none to look for."""
+    settings = ground.settings
+    if not (settings.peers.urls or settings.peers.host):
+        return None
+    known = PeerList(settings.peers, pools=ground.pools)
+    peers = Peers(
+        known,
+        instance=instance,
+        store=ground.store,
+        settings=settings.peers,
+        module_bytes=settings.limits.module_bytes,
+        pools=ground.pools,
+        metrics=ground.metrics,
+        tasks=ground.tasks,
+    )
+    await ground.stack.enter_async_context(peers)
+    ground.tasks.create_task(known.run(), name="peers")
+    return peers
+
+
+def make_fetcher(
+    ground: Ground, *, mode: Mode, peers: Peers | None, policy: PolicyFile
+) -> ArtifactFetcher:
+    """What fetches from all of them; its connections are closed with the stack."""
+    settings, pools = ground.settings, ground.pools
+    registry, objects = _make_clients(ground, policy)
+    return ArtifactFetcher(
+        settings=settings,
+        store=ground.store,
+        sources={
+            "registry": ImageSource(registry, limits=settings.limits, pools=pools),
+            "object": HttpObjectSource(objects, limits=settings.limits, pools=pools),
+        },
+        secrets=mode,
+        pools=pools,
+        metrics=ground.metrics,
+        tasks=ground.tasks,
+        service_accounts=_service_accounts(mode, settings.cluster),
+        object_hosts=policy.object_hosts,
+        peers=peers,
+    )
+
+
+def _make_clients(ground: Ground, file: PolicyFile) -> tuple[RegistryClient, ObjectSession]:
+    settings, pools = ground.settings, ground.pools
+    on_request = _counting(ground, file)
+    policy = AddressPolicy.of(settings.outgoing)
+    registry = RegistryClient(
+        outgoing=settings.outgoing,
+        limits=settings.limits,
+        pools=pools,
+        policy=policy,
+        on_request=on_request,
+    )
+    ground.stack.push_async_callback(registry.close)
+    objects = ObjectSession(
+        outgoing=settings.outgoing,
+        limits=settings.limits,
+        pools=pools,
+        policy=policy,
+        on_request=on_request,
+    )
+    ground.stack.push_async_callback(objects.close)
+    return registry, objects
+
+
+def _counting(ground: Ground, file: PolicyFile) -> Callable[[str], None]:
+    """Counts a request to `HOST[:PORT]` under a name that the operator gave."""
+    hosts, sent = NamedHosts(), ground.metrics.requests.sent
+    named: tuple[object] | None = None
+
+    def count(host: str) -> None:
+        nonlocal named
+        policy = file.policy
+        if named is None or named[0] is not policy:  # the file is followed
+            hosts.set(_named_by(ground.settings.outgoing, policy))
+            named = (policy,)
+        sent(hosts.name_of(host))
+
+    return count
+
+
+def _named_by(outgoing: Outgoing, policy: SourcePolicy | None) -> Iterator[str]:
+    yield from sorted({*outgoing.plain_http, *outgoing.insecure, *outgoing.private_hosts})
+    yield from (host for host, _ in outgoing.ca_files)
+    for _, rule in policy.rules if policy is not None else ():
+        for entry in (*(rule.registries or ()), *(rule.objects or ())):
+            yield entry.partition("/")[0]
+
+
+def _service_accounts(mode: Mode, cluster: Cluster | None) -> ServiceAccounts | None:
+    wanted = cluster is not None and cluster.service_account_pull_secrets
+    return mode if wanted and isinstance(mode, ServiceAccounts) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from autowasm.controller.interfaces import Announce, Mode, announce_nothing
 from autowasm.errors import UsageError
 from autowasm.kube.leaderelection import AlwaysLeading, Leadership
-from autowasm.runtime.ground import Ground
+from autowasm.runtime.application import Ground
 from autowasm.settings import Cluster, Standalone
 from autowasm.standalone.directory import ConfigDirectory
 from autowasm.standalone.mode import StandaloneMode
@@ -63,7 +63,7 @@ async def _cluster(
     on_leading: Callable[[bool], None],
     warn: Callable[[str, str], None],
 ) -> ChosenMode:
-    from autowasm.controller.watching.assembly import connect  # noqa: PLC0415  # standalone needs none of it
+    from autowasm.runtime.apiserver import connect  # noqa: PLC0415  # standalone needs none of it
 
     connected = await connect(
         cluster,

@@ -1,11 +1,18 @@
-"""The life of `wasmer`: builds everything, starts it in order, stops it in order.
+"""StopSignals: SIGTERM and SIGINT as something to wait for.
+
+Not what is done about them (`process.py`).
+
+The life of `wasmer`: builds everything, starts it in order, stops it in order.
 
 Not a place for decisions about modules or objects. Invariants: one TaskGroup owns every task; the blob port answers
 before the first EnvoyFilter is written, and is the last thing to close.
 """
 
 import asyncio
+import contextlib
+import signal
 import sys
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from importlib import metadata
 
@@ -19,16 +26,52 @@ from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
 from autowasm.limits import LoopLimits
 from autowasm.net.pools import Pools
+from autowasm.runtime.application import Ground
 from autowasm.runtime.control import Control
 from autowasm.runtime.datapath import DataPath, open_data_path
-from autowasm.runtime.ground import Ground
 from autowasm.runtime.modes import choose_mode
-from autowasm.runtime.signals import StopSignals, stop_signals
 from autowasm.server.admin import Health
 from autowasm.server.app import AdminServer
 from autowasm.settings import Settings
 from autowasm.telemetry.eventloop import shut_down, turns_of
 from autowasm.telemetry.metrics import Metrics
+
+
+class StopSignals:
+    """The first signal asks to stop, the second to hurry."""
+
+    def __init__(self) -> None:
+        self._asked = asyncio.Event()
+        self._again = asyncio.Event()
+
+    def signalled(self) -> None:
+        """One more came."""
+        (self._again if self._asked.is_set() else self._asked).set()
+
+    async def wait(self) -> None:
+        """Return once asked to stop."""
+        await self._asked.wait()
+
+    async def delay(self, seconds: float) -> None:
+        """Return after so long, or at once when told to hurry."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._again.wait()
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[StopSignals]:
+    """Catch both signals while inside."""
+    loop = asyncio.get_running_loop()
+    stop = StopSignals()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.signalled)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
 
 _log = structlog.get_logger(__name__)
 

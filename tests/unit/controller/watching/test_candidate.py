@@ -4,9 +4,9 @@ from typing import cast
 
 import pytest
 
-from autowasm.controller.watching.candidate import candidate
 from autowasm.errors import UsageError
 from autowasm.kube.client import KubeClient
+from autowasm.runtime.apiserver import candidate
 from autowasm.settings import Election
 
 

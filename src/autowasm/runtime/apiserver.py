@@ -1,9 +1,15 @@
-"""What talks to the API server, put together: client, recorder of Events, elector, ClusterMode.
+"""Which candidate this replica is: the elector over our Lease, or nobody's rival.
+
+Not the election (`kube/leaderelection.py`). Invariant: an identity is used by one process only, so a restarted container never
+takes its own earlier Lease for one that it holds.
+
+What talks to the API server, put together: client, recorder of Events, elector, ClusterMode.
 
 The half of the composition root that standalone mode never imports. Not a place for decisions.
 """
 
 import asyncio
+import secrets
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -13,14 +19,50 @@ from importlib import metadata
 
 from autowasm.controller.cluster import ClusterMode
 from autowasm.controller.publishing.service import PublishedService
-from autowasm.controller.watching.candidate import candidate
+from autowasm.errors import UsageError
 from autowasm.kube.client import KubeClient
-from autowasm.kube.leaderelection import AlwaysLeading, LeaderElector, Lease, last_renewal
+from autowasm.kube.leaderelection import (
+    AlwaysLeading,
+    LeaderElector,
+    Lease,
+    LeaseTimings,
+    last_renewal,
+)
 from autowasm.kube.recorder import EventRecorder
 from autowasm.kube.resources import ObjectKey
 from autowasm.net.pools import Pools
-from autowasm.settings import Cluster, EnvoyFetch
+from autowasm.settings import Cluster, Election, EnvoyFetch
 from autowasm.telemetry.metrics import Metrics
+
+
+def candidate(
+    client: KubeClient,
+    election: Election,
+    *,
+    namespace: str,
+    on_change: Callable[[bool], None],
+) -> LeaderElector | None:
+    """None: no election is wanted. Raises UsageError for timings that do not fit together."""
+    if not election.enabled:
+        return None
+    if election.lease_duration != int(election.lease_duration):
+        raise UsageError("--lease-duration: a Lease holds whole seconds")
+    try:
+        timings = LeaseTimings(
+            lease_duration=int(election.lease_duration),
+            renew_deadline=election.renew_deadline,
+            retry_period=election.retry_period,
+        )
+    except ValueError as error:
+        raise UsageError(f"--lease-duration, --renew-deadline, --retry-period: {error}") from error
+    key = ObjectKey(namespace, election.lease_name)
+    return LeaderElector(
+        Lease(client, key),
+        lease=key,
+        identity=f"{socket.gethostname()}_{secrets.token_hex(4)}",
+        timings=timings,
+        on_change=on_change,
+    )
 
 
 @dataclass(frozen=True, slots=True)
