@@ -1,4 +1,6 @@
-"""From the bytes of one file to the AutoWasms and Secrets in it. Pure.
+"""`metadata.generation` for objects in files, as an API server would count it. Pure.
+
+From the bytes of one file to the AutoWasms and Secrets in it. Pure.
 
 Not the reading of YAML (`autowasm.manifests`) nor the check of a spec (`api/parsing.py`). `wasmc plan` and `wasmer standalone`
 both read with `parse`, so they agree on every file. Invariant: whatever the bytes, the outcome is objects and problems, never
@@ -20,6 +22,17 @@ from autowasm.limits import Limits
 from autowasm.manifests import reader
 from autowasm.manifests.nodes import Unreadable
 from autowasm.manifests.reader import shown
+
+
+def next_generation(previous: Mapping[str, Any] | None, spec: object) -> int:
+    """1 for a new object; else that of `previous` (the object as last written), one more if the spec is another."""
+    if previous is None:
+        return 1
+    generation = (previous.get("metadata") or {}).get("generation")
+    if not isinstance(generation, int) or generation < 1:
+        return 1
+    return generation if previous.get("spec") == spec else generation + 1
+
 
 DEFAULT_NAMESPACE = "default"
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")

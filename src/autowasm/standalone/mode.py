@@ -14,7 +14,7 @@ from autowasm.errors import SpecError
 from autowasm.kube.resources import ObjectKey
 from autowasm.standalone import documents
 from autowasm.standalone.directory import Ambiguous, ConfigDirectory
-from autowasm.standalone.generations import next_generation
+from autowasm.standalone.documents import next_generation
 from autowasm.standalone.publisher import StandalonePublisher
 
 

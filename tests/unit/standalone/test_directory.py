@@ -14,7 +14,7 @@ from autowasm.errors import UsageError
 from autowasm.kube.resources import ObjectKey
 from autowasm.limits import Limits
 from autowasm.net.pools import Pool, Pools
-from autowasm.standalone import scan
+from autowasm.standalone import directory as scan
 from autowasm.standalone.directory import Ambiguous, ConfigDirectory, Defined
 
 ONE, TWO = ObjectKey("default", "one"), ObjectKey("default", "two")

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from autowasm.standalone.generations import next_generation
+from autowasm.standalone.documents import next_generation
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 from autowasm.kube.resources import ObjectKey
 from autowasm.limits import Limits
 from autowasm.net.pools import Pool, Pools
-from autowasm.standalone import scan
+from autowasm.standalone import directory as scan
 from autowasm.standalone.directory import ConfigDirectory, Defined
 
 KEY = ObjectKey("default", "test-filter")
