@@ -1,6 +1,6 @@
 """AutoWasm v1alpha1 (`wasm.tcm.io/v1alpha1`): the spec as frozen Structs, and its defaults.
 
-How one is read is in `parsing.py`, what a value may be in `validation.py`, what becomes of it in `envoyfilter.py`.
+How one is read is in `parsing.py`, what a value may be in `parsing.py`, what becomes of it in `envoyfilter.py`.
 Invariant: an `AutoWasm` comes from `parsing.parse` and is valid, so nothing downstream checks a field again.
 """
 

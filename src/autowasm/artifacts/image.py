@@ -7,7 +7,7 @@ disk at a time.
 
 ImageSource: a ModuleSource over OCI registries.
 
-Not the protocol (`registry/`) and not the choice of a layer (`registry/layouts.py`, `unpack.py`). Invariant: what is fetched
+Not the protocol (`registry/`) and not the choice of a layer (`registry/layouts.py`, `image.py`). Invariant: what is fetched
 is the manifest that was resolved, by digest, whatever the tag has come to name since.
 """
 

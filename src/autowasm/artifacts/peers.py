@@ -9,7 +9,7 @@ Not what the bytes are: the store checks the digest. Invariant: more than the pr
 
 Peers: what this replica gets from the others: modules, answers to "have you got it?", and small documents.
 
-Not where they are (`peerlist.py`) and not the answering (`server/blobs.py`). A peer is asked over the blob port with a header
+Not where they are (`peers.py`) and not the answering (`server/blobs.py`). A peer is asked over the blob port with a header
 that makes it answer at once from its store: replicas never wait for one another in a circle. Invariants: nothing enters the
 store but bytes with the digest that was asked for; no answer of a peer, nor its silence, costs more than a bounded time.
 

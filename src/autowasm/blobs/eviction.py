@@ -10,7 +10,7 @@ first; nothing is chosen beyond what is asked for, and nothing at all if all of 
 
 Evictor: removes what nobody needs, and only that.
 
-Not a decision that something has to go (`room.py`, `retention.py`), nor which goes first (`eviction.py`). Invariant: a blob
+Not a decision that something has to go (`admission.py`, `retention.py`), nor which goes first (`eviction.py`). Invariant: a blob
 that is needed at the moment of its removal stays, whoever chose it.
 """
 

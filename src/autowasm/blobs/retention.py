@@ -1,6 +1,6 @@
 """Retention: which blobs stay and which go (ADR 16).
 
-Not who needs what (`pins.py`), nor room for new ones (`room.py`). Invariants: a published blob is never removed; nothing is
+Not who needs what (`pins.py`), nor room for new ones (`admission.py`). Invariants: a published blob is never removed; nothing is
 removed before everybody who may need it was heard (`Pins.complete`); what nobody names goes a grace period after the last
 time that somebody did, or earlier if the budget needs its place.
 """

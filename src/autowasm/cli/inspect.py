@@ -5,7 +5,7 @@ module calls something is escaped before it is printed; the JSON's keys stay as 
 
 `wasmc inspect`: what an image or a file is, whether wasmer would accept it, who else could pull it.
 
-Not the text of the answer (`report.py`) and not the others' rules (`compat.py`, `registry/consumers.py`). Invariants: the
+Not the text of the answer (`inspect.py`) and not the others' rules (`compat.py`, `registry/consumers.py`). Invariants: the
 verdict is made by the server's own code on the server's own limits; a refusal is a result and is printed as one; nothing is
 written outside of a temporary folder.
 """

@@ -1,6 +1,6 @@
 """What every command of `wasmc` needs: the reference, the login, the registry, limits, signals.
 
-Not the commands (`transfers.py`, `inspect.py`). Invariants: what is wrong with the command line is said before anything is
+Not the commands (`pushpull.py`, `inspect.py`). Invariants: what is wrong with the command line is said before anything is
 sent; a login goes to the reference's own registry; SIGTERM ends a command as Ctrl-C does, with everything tidied up.
 """
 

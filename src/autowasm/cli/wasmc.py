@@ -5,7 +5,7 @@ Not the commands. Invariant: imports argparse and nothing heavier, so `--help` i
 `wasmc`: pushes a module to an OCI registry, pulls it back, says what an image or file is, and what becomes of an AutoWasm.
 
 Reads flags and turns errors into exit statuses: 0 done, 1 failure, 2 usage, 130 and 143 interrupted. Not the work
-(`transfers.py`, `inspect.py`). Invariants: standard output holds the result lines and nothing else; importing this module imports
+(`pushpull.py`, `inspect.py`). Invariants: standard output holds the result lines and nothing else; importing this module imports
 argparse and nothing heavier, so `--help` is instant.
 """
 

@@ -1,15 +1,15 @@
 """What is followed of a cluster: AutoWasms, our EnvoyFilters, and Pods.
 
-Not what is made of it (`observers.py`). Invariant: of EnvoyFilters only those with our label are ever asked for.
+Not what is made of it (`cluster.py`). Invariant: of EnvoyFilters only those with our label are ever asked for.
 
 What a change that an informer shows means: which indexes follow it, and which keys it wakes.
 
-Not the informers (`informers.py`) nor the work. Invariants: nothing here waits; the echo of our own write wakes nobody.
+Not the informers (`cluster.py`) nor the work. Invariants: nothing here waits; the echo of our own write wakes nobody.
 
 ClusterMode: the API server as the reconciler sees it (`AutoWasmLookup`, `SecretReader`) and what wakes it.
 
-Over informers of AutoWasm and EnvoyFilter, and of Pod while leading (`informers.py`). Not the reconciler, not what a change
-means (`observers.py`), and not the writes (`publisher.py`). Invariant: AutoWasms and EnvoyFilters are read as we last wrote
+Over informers of AutoWasm and EnvoyFilter, and of Pod while leading (`cluster.py`). Not the reconciler, not what a change
+means (`cluster.py`), and not the writes (`publisher.py`). Invariant: AutoWasms and EnvoyFilters are read as we last wrote
 them.
 """
 

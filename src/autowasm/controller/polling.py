@@ -6,7 +6,7 @@ of the source and Secret that it was asked for; what a pin or a digest names is 
 
 Polling: asks sources with a `refreshInterval` whether they name something else by now (ADR 20). Leader only.
 
-Not the plan (`pollgroups.py`), nor the way of a change: what a poll found is fetched and checked here (ADR 5), and then published by the
+Not the plan (`polling.py`), nor the way of a change: what a poll found is fetched and checked here (ADR 5), and then published by the
 reconciler as any other record (ADR 7). Invariants: a poll writes nothing; without a change, or where the source says "later",
 nothing is reconciled either; all polls share one budget; none outlives leading.
 """

@@ -1,6 +1,6 @@
 """PublishedCopies: whatever the EnvoyFilter in place makes proxies fetch is copied from the other replicas before anybody asks.
 
-A reconciler around the reconciler. Not the fetching of what a spec names now (`jobs.py`): that one's source may be gone, or be
+A reconciler around the reconciler. Not the fetching of what a spec names now (`fetchjobs.py`): that one's source may be gone, or be
 another than the one that gave the module in place, so a replica with an empty disk would have nothing of what proxies run.
 If each replica of a rolling update began so, the last copy would go with the last old one. Invariant: no source is asked
 here: a digest of an EnvoyFilter may be forged, and only what a spec names is fetched with its Secret (ADR 7, ADR 15).

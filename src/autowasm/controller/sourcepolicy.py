@@ -4,7 +4,7 @@ Not validation of the object alone: the answer depends on the mesh's root namesp
 
 SourcePolicy: where the AutoWasms of a namespace may get modules from, as the operator's file says. Pure.
 
-Not the file (`policyfile.py`) and not the address policy (`net/addresspolicy.py`), which holds beside it. Invariants: with a
+Not the file (`sourcepolicy.py`) and not the address policy (`net/addresspolicy.py`), which holds beside it. Invariants: with a
 policy, a namespace that no rule names may get nothing; exactly one rule counts for a namespace: the one that names it, else
 the matching pattern with the most letters, else `*`; a refusal says which rule it comes from.
 

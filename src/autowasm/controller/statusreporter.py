@@ -5,7 +5,7 @@ times move only when what they date does.
 
 StatusReporter: writes a status that differs, and says in log, Events and metrics what people want to hear of.
 
-Not the decision what to say (`statuses.py`). Invariant: an unchanged status is neither written nor told again.
+Not the decision what to say (`statusreporter.py`). Invariant: an unchanged status is neither written nor told again.
 """
 
 from collections import Counter
@@ -202,7 +202,7 @@ def _conditions(
                 observed_generation=generation,
             )
         )
-    loaded = previous.condition(ConditionType.LOADED)  # not ours to change: see `reporting.py`
+    loaded = previous.condition(ConditionType.LOADED)  # not ours to change: see `statusreporter.py`
     conditions = with_conditions(previous, tuple(wanted), now=now)
     return (*conditions, loaded) if loaded is not None else conditions
 

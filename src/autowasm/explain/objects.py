@@ -1,4 +1,4 @@
-"""The parts of Kubernetes objects that checks look at (Istio's: `meshobjects.py`). Decoded straight from the API server's pages.
+"""The parts of Kubernetes objects that checks look at (Istio's: `objects.py`). Decoded straight from the API server's pages.
 
 Not whole models: unknown fields are passed over. Invariant: every field has a default, so an object that an older or newer
 API version has sparser is decoded, not refused.

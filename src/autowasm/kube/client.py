@@ -10,7 +10,7 @@ Not the choice of what to do with an answer (`client.py`). Invariant: closed onc
 
 KubeClient: raw calls of the Kubernetes API with deadlines, limits and typed errors.
 
-With `connection.py` the only user of kubernetes_asyncio (by `library.py`), which reads kubeconfig and service account, runs
+With `client.py` the only user of kubernetes_asyncio (by `kubeconfig.py`), which reads kubeconfig and service account, runs
 exec plugins and does TLS; it is imported when a client is opened, in a thread, because that takes a moment. Not typed models: bodies are bytes in, dicts out.
 Invariants: no call is without a deadline; no body is ever logged, so no Secret is; a token or certificate authority that
 was rotated is taken up without a restart.

@@ -185,7 +185,7 @@ class Codec(Generic[T]):
             return await decode_any_depth(self.decode_event, line)
 
     def decode_page(self, body: bytes | bytearray) -> Page[T]:
-        """One list answer. Raises UnexpectedAnswer; RecursionError (see `nesting.py`)."""
+        """One list answer. Raises UnexpectedAnswer; RecursionError (see `codec.py`)."""
         try:
             page = self._page.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -210,7 +210,7 @@ class Codec(Generic[T]):
 
 
 def raw_page(body: bytes | bytearray) -> RawPage:
-    """One list answer, its objects not decoded. Raises UnexpectedAnswer; RecursionError (see `nesting.py`)."""
+    """One list answer, its objects not decoded. Raises UnexpectedAnswer; RecursionError (see `codec.py`)."""
     try:
         return _RAW_PAGE.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -1,6 +1,6 @@
 """What went wrong below HTTP, as one of our errors: names, connections, TLS, answers that broke off.
 
-Not a table of statuses (`answers.py`). Invariants: the sentence is made from the operating system's or TLS's own words at
+Not a table of statuses (`responses.py`). Invariants: the sentence is made from the operating system's or TLS's own words at
 the root of the exception, never from the text of requests or urllib3, which holds URLs with their queries; an advice is
 given only for a failure that it can help against.
 

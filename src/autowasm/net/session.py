@@ -12,7 +12,7 @@ Not how it is asked for (`session.py`). Invariant: the body ends at `limits.laye
 
 PoolResolver: aiohttp's name lookups in the names pool, with a bounded wait; never in the default executor.
 
-Not a cache and not a judge of addresses (`policy.py`, asked where the socket is made). Invariant: what it found is what is
+Not a cache and not a judge of addresses (`addresspolicy.py`, asked where the socket is made). Invariant: what it found is what is
 connected to; a name is never looked up a second time for the same connection.
 
 ObjectSession: streams a module from an http(s) server with aiohttp (`spec.filter.source.object`).

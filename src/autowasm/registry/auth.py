@@ -1,6 +1,6 @@
 """Logins: which credentials a registry has refused lately, so that no account is locked by asking again (ADR 19).
 
-Not a cache of tokens (`authorization.py`) nor the pause after other failures (`artifacts/circuitbreaker.py`). Invariants: as long
+Not a cache of tokens (`auth.py`) nor the pause after other failures (`artifacts/circuitbreaker.py`). Invariants: as long
 as a host has not accepted a credential it is shown it by one request at a time; after `limits.login_refusals` refusals in
 a row it is not shown it for a while, whatever repository is asked for. A rotated secret is another credential.
 

@@ -1,8 +1,8 @@
 """Who else could pull an image, by their own rules: Istio, Envoy Gateway, wasme, kwctl, wkg.
 
-Not our rules (`layout.py`), and nothing about whether Envoy then loads the module. Invariant: an answer follows the reader's
+Not our rules (`layouts.py`), and nothing about whether Envoy then loads the module. Invariant: an answer follows the reader's
 source, down to the order in which it tries; what a reader does not look at plays no part. Tests compare the answers with
-the table in `variants.py` and, where the reader can be had, with the reader itself.
+the table in `layouts.py` and, where the reader can be had, with the reader itself.
 
 Sources: Istio `pkg/wasm/imagefetcher.go` and its copy in Envoy Gateway `internal/wasm/`; go-containerregistry
 `pkg/v1/remote/index.go` (which child of an index); wasme `pkg/pull/image.go`; Kubewarden policy-fetcher

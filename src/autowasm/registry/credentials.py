@@ -1,6 +1,6 @@
 """Credential, and finding the right one in a docker config document (`kubernetes.io/dockerconfigjson`, `dockercfg`).
 
-Not a reader of files or Secrets, and no credential helpers: those run on a person's machine (`credentialhelpers.py`).
+Not a reader of files or Secrets, and no credential helpers: those run on a person's machine (`dockerconfig.py`).
 Invariants: a password never reaches a repr, a message or a log; an entry for another host never matches, and a malformed
 entry of another host harms nobody.
 

@@ -16,7 +16,7 @@ Sources: docker/docker-credential-helpers `client/client.go` and `credentials/er
 
 The login of a person or a CI job for one registry, from Docker's and podman's files. For `wasmc` only.
 
-Not for the server (`credentials.py` reads Secrets). Invariants: places are searched in the order of `loginplaces.py` and the
+Not for the server (`credentials.py` reads Secrets). Invariants: places are searched in the order of `dockerconfig.py` and the
 search ends at the first login; a password is in no message.
 
 Sources: docker/cli `cli/config/configfile/file.go` (`credHelpers` before `credsStore` before `auths`); containers-auth.json(5)

@@ -1,6 +1,6 @@
 """The layouts in which a module comes: one table for the choice of a layer, `wasmc inspect` and docs/layouts.md.
 
-Not the choice itself (`layout.py`) and not a consumer's rules in full (`consumers.py`; tests hold the two together).
+Not the choice itself (`layouts.py`) and not a consumer's rules in full (`consumers.py`; tests hold the two together).
 Invariant: a layer type stands in the rows of one packing only, so a layer's type alone says how it is opened.
 
 Sources: solo.io's `spec.md` and `spec-compat.md`; the CNCF's "Wasm OCI Artifact layout"; engineerd/wasm-to-oci; and what the
@@ -9,7 +9,7 @@ readers of other projects do: Istio `pkg/wasm/imagefetcher.go`, Envoy Gateway `i
 
 Layout: which layers of a manifest may hold the module, and in which order they are searched.
 
-Not a reader of layers, and not the table (`variants.py`). Invariant: only layers whose media type is in the table are ever
+Not a reader of layers, and not the table (`layouts.py`). Invariant: only layers whose media type is in the table are ever
 downloaded.
 """
 

@@ -1,6 +1,6 @@
 """Manifests and indexes: decoding what a registry sent into typed values, and choosing one image of an index.
 
-Not a fetcher, and not the choice of a layer (`layout.py`). Invariants: a `Descriptor` that exists has a well-formed digest
+Not a fetcher, and not the choice of a layer (`layouts.py`). Invariants: a `Descriptor` that exists has a well-formed digest
 and a size that is not negative; a document that could be read as two kinds is refused (CVE-2021-41190).
 
 Sources: OCI image specification `manifest.md`, `image-index.md`, `descriptor.md`; distribution `manifest/schema2`.

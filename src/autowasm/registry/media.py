@@ -1,6 +1,6 @@
 """Media types of manifests, configs and layers: the one table of names.
 
-Not what they mean to us: which layer is unpacked how is the table in `variants.py`. Sources: OCI image specification
+Not what they mean to us: which layer is unpacked how is the table in `layouts.py`. Sources: OCI image specification
 `media-types.md`, distribution `manifest/schema2` and `manifestlist`, the WASM OCI artifact specification of solo.io
 (`module.wasm`).
 """

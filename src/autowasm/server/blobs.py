@@ -1,6 +1,6 @@
 """The blob port's only resource: `/wasm/<sha256>`.
 
-Not where blobs come from (`holding.py`), how they are sent (`response.py`) or what a Range means (`ranges.py`).
+Not where blobs come from (`ondemand.py`), how they are sent (`response.py`) or what a Range means (`ranges.py`).
 Invariant: to a plain GET, what Envoy sends, there are only 200 with every byte, 404, and 503.
 """
 

@@ -10,7 +10,7 @@ without free descriptors accepting pauses, and says so, instead of spinning.
 
 Connections: all connections of one port, from accepting to an orderly stop.
 
-Not the listening socket (`sockets.py`) and not a router. Invariant: after `stop` there is no connection and no task of
+Not the listening socket (`listener.py`) and not a router. Invariant: after `stop` there is no connection and no task of
 one; a request that had begun before is answered unless its time is up.
 
 A connection begins as a `QuickConnection` and becomes a `Connection`, aiohttp's, when it asks for more than that knows.

@@ -5,7 +5,7 @@ Invariants: first come, first served; nobody waits while a turn has room.
 
 Sending: one whole blob with the head of its answer, on its way to one socket that does not block.
 
-Not the connection nor its deadline (`quick.py`). Invariants: one step makes at most one sendfile call of `chunk` bytes; an
+Not the connection nor its deadline (`fastpath.py`). Invariants: one step makes at most one sendfile call of `chunk` bytes; an
 answer whose file changed on the way is never whole.
 
 BlobResponse: a blob, or a part of it, straight from the page cache to the socket.

@@ -15,7 +15,7 @@ happens.
 
 How long the event loop was held, and by what: a metric of every turn, and a watchdog that names the culprit.
 
-Not a profiler: one stack for a turn (`turns.py`) that took too long. A thread looks now and then whether the turn that runs
+Not a profiler: one stack for a turn (`eventloop.py`) that took too long. A thread looks now and then whether the turn that runs
 is a long one, and sleeps for good while there is none. Invariants: the loop never waits for the watchdog; every turn longer than `LoopLimits.blocked`
 is counted, and told with the stack of the moment unless one was told within `LoopLimits.quiet` seconds; turns of the start-up
 are counted only, because imports and the first garbage collection make long ones and nothing depends on us yet.

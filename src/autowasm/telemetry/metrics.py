@@ -1,8 +1,8 @@
 """All Prometheus collectors, as one object bound to a registry that is passed in.
 
 Not a place for logic. Invariant: labels are bounded, and no tenant writes their values: never a digest, a Pod or a host of a spec.
-The names of the few objects in `objects.py` are the exception; hosts have the names that `net.namedhosts` gives. Units are base
-units, and every collector is defined here or in `work.py`, `objects.py`, `requests.py` and `followed.py` beside this.
+The names of the few objects in `collectors.py` are the exception; hosts have the names that `net.namedhosts` gives. Units are base
+units, and every collector is defined here or in `collectors.py`, `collectors.py`, `collectors.py` and `collectors.py` beside this.
 `make reference` writes docs/metrics.md from them.
 """
 

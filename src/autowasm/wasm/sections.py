@@ -14,13 +14,13 @@ Source: WebAssembly Core Specification 3.0, section 5.4.9 "Expressions".
 
 Memories, tables and globals: their types and sizes.
 
-Not a judge of them (`boundary.py`, `segments.py`). Invariant: no memory is spent on what a type only announces.
+Not a judge of them (`boundary.py`, `start.py`). Invariant: no memory is spent on what a type only announces.
 
 Source: WebAssembly Core Specification 3.0, sections 5.3 "Types" and 5.5 "Modules".
 
 What the sections of a module say that its host must be able to meet: imports, exports, function names.
 
-Not a validator, and not the types of functions (`values.py`), memories, tables and globals (`storage.py`). These readers are given bytes that `validation.py` has passed, and refuse rather than guess where that
+Not a validator, and not the types of functions (`sections.py`), memories, tables and globals (`sections.py`). These readers are given bytes that `validation.py` has passed, and refuse rather than guess where that
 is not so. Invariant: no table is longer than its limit in `limits.Limits`, and the content of code, data and custom
 sections is never read, but for the function names, because Envoy reads those too.
 

@@ -16,7 +16,7 @@ Features, each tried on Envoy 1.36.4 and 1.40.0: both run SIMD and relaxed SIMD,
 references, garbage-collected types, multi-value, multi-memory, 64-bit memory, shared memory and atomics, tail calls,
 extended constants, exceptions both of the legacy form (`try`) and the new (`try_table`), but not both in one module.
 Both refuse wide arithmetic, custom page sizes, stack switching and compact imports (`sections.py` knows those). Wasmtime does not know legacy
-exceptions: the functions that use them are not checked (`exceptions.py`, ADR 0028).
+exceptions: the functions that use them are not checked (`validation.py`, ADR 0028).
 """
 
 import ctypes

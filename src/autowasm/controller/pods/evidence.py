@@ -1,6 +1,6 @@
 """Seen: what is known of one module's downloads, put together from what replicas saw and what a leader before us wrote.
 
-Not the asking (`loading.py`), nor the judgement (`proof.py`). Invariants: a download counts for the only Pod that has its address,
+Not the asking (`rollout.py`), nor the judgement (`loadreport.py`). Invariants: a download counts for the only Pod that has its address,
 and only after that Pod's start; one that fits no Pod yet is kept for the Pod that is seen with its address later; what is
 taken over from a status is what that status says of every Pod.
 """

@@ -1,6 +1,6 @@
 """Proof of load: from what replicas saw and the Pods that there are, to who has the module and who has not, and why. Pure.
 
-Not the asking (`loading.py`). Invariant: what cannot be known is called so. A Pod counts as fetched only if its address, which no
+Not the asking (`rollout.py`). Invariant: what cannot be known is called so. A Pod counts as fetched only if its address, which no
 other Pod has, downloaded the whole module since it started; that it never asked is said only if every replica answered and
 has watched for as long as it could have asked. Not seen: a proxy container that restarts within its Pod, and clocks of nodes
 that differ by more than a Pod takes to start.

@@ -14,7 +14,7 @@ Not the choice of sidecars: Istio makes that from the EnvoyFilter's workloadSele
 Pods are counted by (namespace, label set), so an AutoWasm looks at label sets, never at Pods. Invariant: the counts are
 those of the rows that were given to `pod_changed`, in any order of calls.
 
-Which Pods have which address. Not who matches (`matching.py`). Invariant: Pods that ended are not in it: addresses are reused.
+Which Pods have which address. Not who matches (`podindex.py`). Invariant: Pods that ended are not in it: addresses are reused.
 """
 
 import asyncio

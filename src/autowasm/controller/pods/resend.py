@@ -9,14 +9,14 @@ What a replica saw is lost with it, so a replica that leads later may not know o
 EnvoyFilter and the status say counts, too. What cannot be known: whether a proxy that never asked here has the module in its
 own cache. It is left alone.
 
-Not the healing (`healing.py`). Invariant: nothing here waits or changes anything; a look at a large mesh is made in steps, after
+Not the healing (`resend.py`). Invariant: nothing here waits or changes anything; a look at a large mesh is made in steps, after
 each of which the loop may do something else.
 
 Healing: an EnvoyFilter is given to its proxies once more after they could not get its module (ADR 17).
 
 A proxy asks for a module a bounded number of times and then answers 503 (or passes requests by) until the configuration changes;
 neither metadata nor a restart of istiod changes it. So the uri gets `?r=<n+1>`, which drains connections in every sidecar of the
-filter: it is done only on evidence (`symptoms.py`), and never "to be sure". Every replica that started in an outage knows of it:
+filter: it is done only on evidence (`resend.py`), and never "to be sure". Every replica that started in an outage knows of it:
 one that leads later leaves it to the leader before, if that one had the time to heal.
 
 Not the writing (the reconciler publishes what `wanted` says). Invariants: only the leader heals, and what was to be healed is

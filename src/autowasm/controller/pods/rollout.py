@@ -4,7 +4,7 @@ Invariants: `ask` is always fresh, as healing acts on it; what is kept is bounde
 
 Loading: remembers, while leading, which Pods fetched which module, and tells what is to be said of an object.
 
-Not the judgement (`proof.py`), nor the writing (`podstatus.py`, within its budget). A replica that restarts forgets what it saw, so
+Not the judgement (`loadreport.py`), nor the writing (`podstatus.py`, within its budget). A replica that restarts forgets what it saw, so
 a new leader begins with what the status says: who was counted as fetched then and is not named as missing is believed.
 Invariants: only the leader looks; replicas are asked about a module only after somebody downloaded or was refused anything,
 about a bounded number of modules in a look, and not again for what healing has just asked.

@@ -1,1 +1,0 @@
-"""How modules get here, and to the other replicas, off the reconcile path."""

@@ -1,1 +1,0 @@
-"""What is followed of the cluster, and what a change there wakes."""
