@@ -13,7 +13,7 @@ PYTEST = $(if $(COVERAGE),$(MEASURING),$(RUN)) -m pytest
 MEASURED := $(if $(COVERAGE),COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml COVERAGE_FILE=$(CURDIR)/build/coverage/data)
 PARTS := registry envoy wat filters kubernetes istio helm prometheus
 
-.PHONY: demo test chaos versions coverage coverage-report durations fuzz mutants bench bench-docs unit pythons lint format reference docs manifests dashboards picture venv parts help
+.PHONY: demo test chaos versions coverage coverage-report durations fuzz mutants codepaths bench bench-docs unit pythons lint format reference docs manifests dashboards picture venv parts help
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -62,6 +62,9 @@ bench-docs: venv ## put the figures that `make bench` left into docs/performance
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --group bench
 	$(RUN) -m docs.performance
 	$(RUN) -m docs.capacity
+
+codepaths: venv ## how many files of src a new AutoWasm, a missing module and `wasmc push` pass through
+	$(RUN) -m tests.codepaths
 
 # They compute more than they wait.
 unit: JOBS = $(shell expr 2 '*' $(CORES))
