@@ -200,7 +200,7 @@ def what_next(stage: Stage, *, kept: bool) -> None:
             curl http://{stage.envoy.admin}/stats?filter=wasm   what Envoy counts
             tail -f {stage.wasmer.process.log}""")
         )
-    say("README.md has a tour of five minutes, docs/architecture.md the way through the code.")
+    say("README.md has a tour of five minutes, docs/architecture.md the packages of the code.")
 
 
 async def main(*, keep: bool) -> None:
