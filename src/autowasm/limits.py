@@ -107,9 +107,9 @@ class Limits:
     login_refusals: int = 2
     """Refusals in a row of one credential by one registry, after which it is left alone: accounts are locked after 3 to 10."""
     login_pause: float = 300.0
-    """Seconds for which it is left alone at first, doubling up to `login_pause_most`. A rotated Secret is asked with at once."""
-    login_pause_most: float = 1800.0
-    rate_pause_most: float = 60.0
+    """Seconds for which it is left alone at first, doubling up to `max_login_pause`. A rotated Secret is asked with at once."""
+    max_login_pause: float = 1800.0
+    max_rate_pause: float = 60.0
     """Pause after answers 429 that name none, doubling from `attempt_backoff` up to this."""
     proxy_answer_bytes: int = 16 * 1024
     """What a proxy may say before a tunnel is open; real ones say less than 1 KiB."""
@@ -141,14 +141,14 @@ class ServeLimits:
     """Thousands of sidecars connect in one second; 128 drops SYNs and costs them 1 to 3 s."""
     held_known: float = 10.0
     """How long a known digest is held where the client does not say how long it waits."""
-    held_known_most: float = 60.0
+    max_held_known: float = 60.0
     held_margin: float = 0.5
     """Answer this long before the client gives up, so that it sees our 503 and its reason."""
     held_unknown: float = 3.0
     held_unknown_count: int = 256
     """Requests for unknown digests held at a time; more are answered 404 at once: digests are easy to invent."""
     held_retry: float = 0.5
-    held_retry_most: float = 5.0
+    max_held_retry: float = 5.0
     """Seconds before a fill that found no answer is tried again, doubling, while somebody waits for its blob."""
     held_refused_retry: float = 10.0
     """The same for a fill that was refused: the other side has decided, and will rarely decide anew at once."""
@@ -248,7 +248,7 @@ class KubeLimits:
     """Reading the configuration, exec plugins included: they may ask a person's browser or a cloud."""
     credentials_every: float = 60.0
     """Tokens and certificate authorities are looked at again this often; kubelet renews them minutes ahead."""
-    credentials_least: float = 10.0
+    min_credentials_interval: float = 10.0
     """After a 401 or a certificate error at once, but never more often than this."""
     body_bytes: int = 64 * MIB
     """One answer. 500 Pods are 6 MB; 500 objects of the largest size that etcd takes are far more and refused."""
@@ -295,7 +295,7 @@ class KubeLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class SightingLimits:
+class DownloadLogLimits:
     """What is remembered of downloads. Some 150 bytes for an address."""
 
     digests: int = 1_000

@@ -17,7 +17,7 @@ _HOST = re.compile(rf"(?:{_HOST_LABEL}(?:\.{_HOST_LABEL})*|\[[0-9a-fA-F:]+\])(?:
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*\Z")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")
-_LONGEST_NAME = 255  # distribution/reference: NameTotalLengthMax
+_MAX_NAME_LENGTH = 255  # distribution/reference: NameTotalLengthMax
 _LONGEST = 1024  # a name, a tag of 128 and a digest are shorter; patterns over a megabyte hold the loop for 0.1 s
 _HIGHEST_PORT = 65535
 _IMAGE_ID = re.compile(r"[0-9a-f]{64}\Z")
@@ -62,8 +62,8 @@ class ImageReference:
                 f"not a repository name (lower-case letters, digits, single separators): "
                 f"{repository[:100]!r} in {shown}"
             )
-        if len(host) + 1 + len(repository) > _LONGEST_NAME:
-            raise ValueError(f"host and repository are longer than {_LONGEST_NAME} characters")
+        if len(host) + 1 + len(repository) > _MAX_NAME_LENGTH:
+            raise ValueError(f"host and repository are longer than {_MAX_NAME_LENGTH} characters")
         if not colon and digest is None:
             tag = "latest"
         return cls(host, repository, tag or None, digest)

@@ -11,11 +11,11 @@ from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
 from autowasm.errors import WASMER, Advice
 from autowasm.limits import (
     MIB,
+    DownloadLogLimits,
     FetchLimits,
     KubeLimits,
     Limits,
     ServeLimits,
-    SightingLimits,
     StoreLimits,
 )
 
@@ -38,8 +38,8 @@ class PollSettings:
     jitter: float = 0.1
     """An interval is longer or shorter by up to this share: what began together does not stay together."""
     retry_first: float = 60.0
-    """After a failure (or the interval, if that is less), doubling up to `retry_most` (or the interval, if that is more)."""
-    retry_most: float = 300.0
+    """After a failure (or the interval, if that is less), doubling up to `max_retry` (or the interval, if that is more)."""
+    max_retry: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class Standalone:
 
 
 @dataclass(frozen=True, slots=True)
-class HealingSettings:
+class ResendSettings:
     """When a filter is given to its proxies once more (ADR 17). Seconds."""
 
     interval: float = 10.0
@@ -176,7 +176,7 @@ class PeerSettings:
     minimum_rate: int = 64 * 1024
     rate_window: float = 2.0
     """A copy slower than `minimum_rate` bytes/s over so long is ended: sooner than from a registry, it is the next room."""
-    beside_after: float = 1.0
+    hedge_after: float = 1.0
     """The next peer is tried beside one that has not given all of the module by then."""
     copies: int = 16
     """Digests copied at a time: what waits its turn is not asked for either, so that no question times out in a queue."""
@@ -255,8 +255,8 @@ class Settings:
     fetch: FetchLimits = field(default_factory=FetchLimits)
     kube: KubeLimits = field(default_factory=KubeLimits)
     peers: PeerSettings = field(default_factory=PeerSettings)
-    sightings: SightingLimits = field(default_factory=SightingLimits)
-    healing: HealingSettings = field(default_factory=HealingSettings)
+    download_log: DownloadLogLimits = field(default_factory=DownloadLogLimits)
+    resender: ResendSettings = field(default_factory=ResendSettings)
     proof: ProofSettings = field(default_factory=ProofSettings)
     poll: PollSettings = field(default_factory=PollSettings)
     standalone: Standalone | None = None

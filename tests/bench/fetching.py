@@ -49,7 +49,7 @@ async def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     from autowasm.net.session import ObjectSession  # noqa: PLC0415
     from autowasm.registry.client import RegistryClient  # noqa: PLC0415
     from autowasm.settings import Outgoing, Settings  # noqa: PLC0415
-    from autowasm.telemetry.eventloop import TimedLoop, Turns  # noqa: PLC0415
+    from autowasm.telemetry.eventloop import LoopTiming, TimedLoop  # noqa: PLC0415
     from autowasm.telemetry.metrics import Metrics  # noqa: PLC0415
     from tests.fakes.autowasms import autowasm  # noqa: PLC0415
     from tests.fakes.sources import FakeSecrets  # noqa: PLC0415
@@ -97,7 +97,7 @@ async def ours(arguments: argparse.Namespace) -> dict[str, Any]:
         requests = [FetchRequest("default", source(one)) for one in arguments.references]
         await fetcher.fetch(FetchRequest("default", source(arguments.warm)))  # everything imported
         await asyncio.sleep(0.2)
-        loop.timing.turns = turns = Turns()
+        loop.timing.turns = turns = LoopTiming()
         before = _stages(metrics)
         begun, cpu = time.perf_counter(), _cpu()
         await asyncio.gather(*(fetcher.fetch(one) for one in requests))

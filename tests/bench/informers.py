@@ -58,7 +58,7 @@ async def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     from autowasm.kube.listwatch import ListWatch  # noqa: PLC0415
     from autowasm.kube.resources import PODS, ObjectKey  # noqa: PLC0415
     from autowasm.net.pools import Pools  # noqa: PLC0415
-    from autowasm.telemetry.eventloop import TimedLoop, Turns  # noqa: PLC0415
+    from autowasm.telemetry.eventloop import LoopTiming, TimedLoop  # noqa: PLC0415
 
     matcher, heard, enough = PodMatcher(), 0, asyncio.Event()
     wanted = arguments.events or arguments.pods
@@ -101,7 +101,7 @@ async def ours(arguments: argparse.Namespace) -> dict[str, Any]:
             await asyncio.sleep(
                 0
             )  # its collection of garbage is a long turn, and not the informer's
-            loop.timing.turns = turns = Turns()
+            loop.timing.turns = turns = LoopTiming()
             running = tasks.create_task(informer.run(), name="informer")
             await enough.wait()
             longest, counts = 1000 * turns.longest, list(turns.counts)

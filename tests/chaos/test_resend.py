@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from autowasm.api import envoyfilter as envoyfilters
-from autowasm.settings import EnvoyFetch, HealingSettings
+from autowasm.settings import EnvoyFetch, ResendSettings
 from tests.chaos.checks import Audited
 from tests.parts import wire
 from tests.parts.controlplane import ControlPlane
@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.chaos,
 ]
 
-HEAL_AFTER = 8
+RESEND_AFTER = 8
 LATE = "127.0.0.24"
 LABELS = {"app": "late"}
 
@@ -36,7 +36,7 @@ async def world(
     async with fleet(
         tmp_path_factory.mktemp("healing"),
         plane=control_plane,
-        arguments=(f"--heal-after={HEAL_AFTER}s",),
+        arguments=(f"--heal-after={RESEND_AFTER}s",),
         # One retry only: a proxy gives up in seconds, not in a minute.
         envoy=EnvoyFetch(retries=1),
     ) as world:
@@ -74,8 +74,8 @@ async def _has_given_up(world: Fleet) -> None:
             await asyncio.sleep(0.2)
 
 
-def _heals(document: dict[str, object], digest: str) -> int:
-    return envoyfilters.heal_count_of(document, digest)
+def _resends(document: dict[str, object], digest: str) -> int:
+    return envoyfilters.resend_count_of(document, digest)
 
 
 async def test_proxy_that_started_while_nobody_served_is_healed(world: Fleet) -> None:
@@ -89,12 +89,12 @@ async def test_proxy_that_started_while_nobody_served_is_healed(world: Fleet) ->
         load = Load(f"{LATE}:{world.port}", header="hello")
         await _has_given_up(world)
         # The replicas take a shorter time for no outage.
-        await asyncio.sleep(begun + HealingSettings().outage + 1 - time.time())
+        await asyncio.sleep(begun + ResendSettings().outage + 1 - time.time())
         for replica in world.replicas:
             await world.start(replica)
         await load.wait_for("late-1", timeout=60)
     live = await world.installation.envoyfilter("late")
-    assert _heals(live, digest) == 1
+    assert _resends(live, digest) == 1
     events = await world.cluster.request("GET", "/apis/events.k8s.io/v1/namespaces/default/events")
     assert "Healed" in {event["reason"] for event in events["items"]}
     # It is kept by whoever leads next, and not done again.
@@ -103,8 +103,8 @@ async def test_proxy_that_started_while_nobody_served_is_healed(world: Fleet) ->
     await world.kill(leader)
     await world.leader(other_than=leader)
     await world.start(leader)
-    await asyncio.sleep(HEAL_AFTER + 3)
-    assert _heals(await world.installation.envoyfilter("late"), digest) == 1
+    await asyncio.sleep(RESEND_AFTER + 3)
+    assert _resends(await world.installation.envoyfilter("late"), digest) == 1
     assert await audited.rewritten() == []
     await world.cluster.request(
         "DELETE", "/api/v1/namespaces/default/pods/late?gracePeriodSeconds=0"
@@ -119,7 +119,7 @@ async def test_short_outage_writes_nothing(world: Fleet) -> None:
     for replica in world.replicas:
         await world.start(replica)
     await world.leader()
-    await asyncio.sleep(HEAL_AFTER + 5)
+    await asyncio.sleep(RESEND_AFTER + 5)
     written = [
         one for one in await world.installation.writes(since) if one.resource == "envoyfilters"
     ]

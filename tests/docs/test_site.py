@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autowasm.controller.pods.loadreport import Why
+from autowasm.controller.pods.loadreport import MissingReason
 from docs import crd, menu, reasons
 from tests.docs.blocks import ROOT
 
@@ -50,12 +50,12 @@ def test_the_fields_are_those_of_the_schema() -> None:
 
 
 def test_the_reasons_are_those_of_the_code() -> None:
-    known = {reason for room in reasons.REASONS.values() for reason in room}
+    known = {reason for reserve_space in reasons.REASONS.values() for reason in reserve_space}
     assert _reasons() == known
     page = ROOT / "docs/reference/conditions.md"
     assert page.read_text() == reasons.render(), "run `make reference`"
     proof = (ROOT / "docs/explanation/proof.md").read_text()
-    assert [why.value for why in Why if f"`{why.value}`" not in proof] == []
+    assert [why.value for why in MissingReason if f"`{why.value}`" not in proof] == []
 
 
 def _reasons() -> set[str]:

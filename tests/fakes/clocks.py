@@ -4,8 +4,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autowasm.blobs.admission import Space
-from autowasm.blobs.lastuse import Moment
+from autowasm.blobs.admission import DiskSpace
+from autowasm.blobs.lastuse import ClockState
 
 
 @dataclass
@@ -22,9 +22,9 @@ class FakeClocks:
         """As `time.monotonic`."""
         return self.process + time.monotonic() - self._start
 
-    def moment(self) -> Moment:
-        """As `Moment.now`."""
-        return Moment(boot=self.boot, since_boot=self.since_boot, wall=self.wall)
+    def moment(self) -> ClockState:
+        """As `ClockState.now`."""
+        return ClockState(boot=self.boot, since_boot=self.since_boot, wall=self.wall)
 
     def advance(self, seconds: float) -> None:
         """Time passes for all."""
@@ -46,6 +46,6 @@ class FakeVolume:
     free: int = 10**12
     total: int = 10**12
 
-    def space(self, directory: Path) -> Space:
+    def space(self, directory: Path) -> DiskSpace:
         """As `space_of`."""
-        return Space(self.free, self.total)
+        return DiskSpace(self.free, self.total)

@@ -33,7 +33,7 @@ class Keeping:
 
     async def put(self, data: bytes) -> Sha256Hex:
         """Stage and commit, as a fetch does."""
-        async with self.store.keeper.room(len(data)), self.store.stage() as stage:
+        async with self.store.admission.reserve_space(len(data)), self.store.stage() as stage:
             stage.path.write_bytes(data)
             await self.store.commit(stage, sha256_of(data))
         return sha256_of(data)

@@ -10,7 +10,7 @@ from autowasm.errors import ContentRejected, SpecError
 from autowasm.limits import Limits
 from autowasm.registry.credentials import from_docker_config
 from autowasm.registry.layouts import choose_layout
-from autowasm.registry.manifest import Index, children_by_preference, parse_manifest
+from autowasm.registry.manifest import ImageIndex, children_by_preference, parse_manifest
 from autowasm.wasm.archive import extract_module
 from autowasm.wasm.module import inspect_bytes
 from tests.hostile import inputs
@@ -50,7 +50,7 @@ IMAGE = "application/vnd.oci.image.manifest.v1+json"
 def test_a_hostile_manifest_is_refused(make: Callable[[], bytes], reason: str, says: str) -> None:
     with pytest.raises(ContentRejected, match=says) as caught:
         found = parse_manifest(make(), None, limits=LIMITS)
-        children_by_preference(found)[0] if isinstance(found, Index) else choose_layout(
+        children_by_preference(found)[0] if isinstance(found, ImageIndex) else choose_layout(
             found, limits=LIMITS
         )
     assert not reason or caught.value.reason == reason

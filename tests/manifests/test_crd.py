@@ -63,7 +63,7 @@ def _full_status() -> Status:
     )
     return Status(
         phase=Phase.DEGRADED,
-        message="x" * statuses.MESSAGE_LONGEST,
+        message="x" * statuses.MAX_MESSAGE,
         observed_generation=7,
         module=_MODULE,
         history=history,

@@ -344,8 +344,8 @@ def _differences(found: Document, live: Document, digest: str, envoy: EnvoyFetch
         return [f"{name}: status of another generation"]
     if record is None or not record.sha256 == digest == status["module"]["sha256"]:
         return [f"{name}: another module than {digest[:12]}"]
-    heal = expected.heal_count_of(live, digest)
-    if live["spec"] != expected.render(parsing.parse(found), record, envoy, heal=heal)["spec"]:
+    resend = expected.resend_count_of(live, digest)
+    if live["spec"] != expected.render(parsing.parse(found), record, envoy, resend=resend)["spec"]:
         return [f"{name}: another EnvoyFilter"]
     return []
 

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.kube.workqueue import FairLine
+from autowasm.kube.workqueue import FairQueue
 
 Key = tuple[str, int]
 STEPS = st.lists(st.one_of(st.sampled_from("abcd"), st.none()), max_size=80)
@@ -14,7 +14,7 @@ STEPS = st.lists(st.one_of(st.sampled_from("abcd"), st.none()), max_size=80)
 
 @given(STEPS)
 def test_nobody_is_lost_and_each_group_keeps_its_order(steps: list[str | None]) -> None:
-    line: FairLine[Key] = FairLine(lambda key: key[0])
+    line: FairQueue[Key] = FairQueue(lambda key: key[0])
     waiting: dict[str, list[Key]] = {group: [] for group in "abcd"}
     passed: dict[str, Counter[str]] = {}  # how often others went while a group waited
     for number, group in enumerate([*steps, *[None] * len(steps)]):
@@ -37,7 +37,7 @@ def test_nobody_is_lost_and_each_group_keeps_its_order(steps: list[str | None]) 
 
 @given(st.lists(st.integers(), max_size=30))
 def test_without_groups_it_is_first_come_first_served(keys: list[int]) -> None:
-    line: FairLine[int] = FairLine()
+    line: FairQueue[int] = FairQueue()
     for key in keys:
         line.push(key)
     assert [line.pop() for _ in keys] == keys

@@ -6,7 +6,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autowasm.artifacts.fetchlimiter import Places
+from autowasm.artifacts.fetchlimiter import FetchLimiter
 from autowasm.limits import FetchLimits
 from autowasm.telemetry.metrics import Metrics
 
@@ -24,13 +24,13 @@ STEPS = st.lists(
 class Asker:
     """One who asked for a place."""
 
-    def __init__(self, places: Places, namespace: str, host: str) -> None:
+    def __init__(self, places: FetchLimiter, namespace: str, host: str) -> None:
         self.namespace, self.host = namespace, host
         self.holds = False
         self._go = asyncio.Event()
         self.task = asyncio.create_task(self._run(places))
 
-    async def _run(self, places: Places) -> None:
+    async def _run(self, places: FetchLimiter) -> None:
         async with places.place(self.namespace, self.host):
             self.holds = True
             try:
@@ -75,7 +75,7 @@ async def settle() -> None:
 
 
 async def play(steps: list[tuple[str, object, object]]) -> None:
-    places = Places(LIMITS, metrics=Metrics())
+    places = FetchLimiter(LIMITS, metrics=Metrics())
     askers: list[Asker] = []
     for step, one, other in steps:
         if step == "ask":
@@ -112,7 +112,7 @@ def test_no_limit_is_exceeded_and_nobody_waits_for_a_place_that_is_free(
 
 async def turns(others: int, line: int) -> int:
     """How many are served before a newcomer, who asks when everybody else has `line` fetches waiting."""
-    places = Places(FetchLimits(per_host=1), metrics=Metrics())
+    places = FetchLimiter(FetchLimits(per_host=1), metrics=Metrics())
     order: list[str] = []
     everybody_has_asked = asyncio.Event()
 

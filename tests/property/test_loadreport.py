@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.controller.pods.loadreport import Evidence, Why, report, why_missing
+from autowasm.controller.pods.loadreport import LoadEvidence, MissingReason, report, why_missing
 from autowasm.controller.pods.podindex import Pod
 from tests.fakes.steps import finished
 
@@ -16,7 +16,7 @@ TIMES = st.integers(0, int(NOW))
 @dataclass(frozen=True)
 class Case:
     pods: list[Pod]
-    known: Evidence
+    known: LoadEvidence
 
 
 @st.composite
@@ -38,7 +38,7 @@ def cases(draw: st.DrawFn) -> Case:
     uids = [pod.uid for pod in pods]
     subset = st.sets(st.sampled_from(uids)) if uids else st.just(set())
     shared = draw(subset)
-    known = Evidence(
+    known = LoadEvidence(
         fetched=draw(subset),
         refused=dict.fromkeys(draw(subset), 503),
         is_shared=lambda pod: pod.uid in shared,
@@ -62,7 +62,7 @@ def test_everybody_is_counted_once_and_only_proof_counts(case: Case) -> None:
     for pod in case.pods:
         why = why_missing(pod, case.known, now=NOW, grace=60.0)
         assert (why is None) == (pod.uid in proved)
-        if why is Why.NEVER_ASKED:
+        if why is MissingReason.NEVER_ASKED:
             assert case.known.watched_since <= max(pod.started, case.known.first)
             assert case.known.strangers < pod.started
             assert not case.known.is_shared(pod)

@@ -10,11 +10,11 @@ from autowasm.digest import Digest
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
 from autowasm.registry import media
-from autowasm.registry.consumers import Answer, LastLayer, answers, index_child
+from autowasm.registry.consumers import ConsumerVerdict, LastLayer, answers, index_child
 from autowasm.registry.layouts import CONSUMERS, PACKING, WASMER, choose_layout, variant_of
 from autowasm.registry.manifest import (
     Descriptor,
-    Index,
+    ImageIndex,
     Manifest,
     children_by_preference,
     parse_manifest,
@@ -58,9 +58,9 @@ documents = st.fixed_dictionaries(
 def read(data: bytes, content_type: str | None) -> None:
     try:
         document = parse_manifest(data, content_type, limits=LIMITS)
-        if isinstance(document, Index):
+        if isinstance(document, ImageIndex):
             for consumer in OTHERS:
-                assert isinstance(index_child(consumer, document), Descriptor | Answer)
+                assert isinstance(index_child(consumer, document), Descriptor | ConsumerVerdict)
             child = children_by_preference(document)[0]
             assert child.media_type in media.MANIFESTS
         else:

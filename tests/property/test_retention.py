@@ -109,8 +109,8 @@ class RetentionMachine(RuleBasedStateMachine):
 
     async def _fetch(self, digest: Sha256Hex, owner: str) -> None:
         namespace, size = owner.partition("/")[0], len(CONTENTS[digest])
-        keeper = self.keep.store.keeper
-        async with keeper.claim(namespace, owner=owner, sha256=digest, size=size) as claim:
+        admission = self.keep.store.admission
+        async with admission.claim(namespace, owner=owner, sha256=digest, size=size) as claim:
             if digest not in self.keep.store:
                 await self.keep.put(CONTENTS[digest])
             claim.hold(digest, size)

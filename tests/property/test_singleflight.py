@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autowasm.artifacts.fetchlimiter import Places
-from autowasm.artifacts.singleflight import Flights
+from autowasm.artifacts.fetchlimiter import FetchLimiter
+from autowasm.artifacts.singleflight import SingleFlight
 from autowasm.limits import FetchLimits
 from autowasm.telemetry.metrics import Metrics
 
@@ -48,10 +48,10 @@ class Work:
 
 
 @asynccontextmanager
-async def scene() -> AsyncIterator[tuple[Flights, Places]]:
+async def scene() -> AsyncIterator[tuple[SingleFlight, FetchLimiter]]:
     limits = FetchLimits(per_host=1, per_namespace=1, per_namespace_host=1)
     async with asyncio.TaskGroup() as tasks:
-        yield Flights(tasks), Places(limits, metrics=Metrics())
+        yield SingleFlight(tasks), FetchLimiter(limits, metrics=Metrics())
 
 
 async def settle() -> None:
@@ -91,7 +91,7 @@ async def play(steps: list[tuple[str, object]]) -> None:
         for waiter in staying:
             assert await waiter == "module"
         await settle()
-        assert not flights._flights
+        assert not flights._single_flight
         assert places._running == places._waiting_count == 0
         await asyncio.gather(*waiters, return_exceptions=True)
 

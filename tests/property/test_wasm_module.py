@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
 from autowasm.wasm import binary
-from autowasm.wasm.binary import Reader, Section
+from autowasm.wasm.binary import BinaryReader, Section
 from autowasm.wasm.bodies import Bodies
 from autowasm.wasm.module import ModuleInfo, inspect_bytes
 from autowasm.wasm.sections import (
@@ -64,7 +64,7 @@ def test_unsigned_integers_survive_the_way_there_and_back(
     for _ in range(min(zeros, 5 - len(data))):
         data[-1] |= 0x80
         data.append(0)
-    reader = Reader(bytes(data) + after, 0, len(data) + len(after))
+    reader = BinaryReader(bytes(data) + after, 0, len(data) + len(after))
     assert reader.u32() == value
     assert reader.position == len(data)
 
@@ -74,7 +74,7 @@ def test_unsigned_integers_survive_the_way_there_and_back(
 def test_integers_above_32_bits_are_refused(value: int) -> None:
     data = leb(value)
     with pytest.raises(ContentRejected):
-        Reader(data, 0, len(data)).u32()
+        BinaryReader(data, 0, len(data)).u32()
 
 
 @no_deadline
@@ -82,9 +82,9 @@ def test_integers_above_32_bits_are_refused(value: int) -> None:
 def test_no_reader_goes_past_its_end(data: bytes, end: int) -> None:
     end = min(end, len(data))
     for read in (
-        Reader.u32,
-        Reader.u64,
-        Reader.skip_s33,
+        BinaryReader.u32,
+        BinaryReader.u64,
+        BinaryReader.skip_s33,
         lambda reader: reader.name(most=5),
         lambda reader: read_imports(reader, limits=LIMITS),
         lambda reader: read_exports(reader, limits=LIMITS),
@@ -93,7 +93,7 @@ def test_no_reader_goes_past_its_end(data: bytes, end: int) -> None:
         lambda reader: read_tables(reader, limits=LIMITS),
         lambda reader: read_global_types(reader, {0, 3}, limits=LIMITS),
     ):
-        reader = Reader(data, 0, end)
+        reader = BinaryReader(data, 0, end)
         with suppress(ContentRejected):
             read(reader)
         assert reader.position <= end
@@ -126,7 +126,7 @@ def test_any_function_bodies_are_read_or_refused(content: bytes, sizes: list[int
 @example(b"\x01\x06\x01\0\x03abc")
 def test_any_name_section_is_passed_or_refused(data: bytes) -> None:
     with suppress(ContentRejected):
-        check_function_names(Reader(data, 0, len(data)), limits=LIMITS)
+        check_function_names(BinaryReader(data, 0, len(data)), limits=LIMITS)
 
 
 HEAD = """

@@ -34,15 +34,15 @@ _URI_END = re.compile(r"/wasm/([0-9a-f]{64})\?r=([0-9]{1,9})\Z")
 
 
 def render(
-    autowasm: AutoWasm, record: Record, settings: EnvoyFetch, *, heal: int = 0
+    autowasm: AutoWasm, record: Record, settings: EnvoyFetch, *, resend: int = 0
 ) -> dict[str, Any]:
-    """The whole object, keys in sorted order. `heal`: how often it was given to its proxies once more (ADR 17).
+    """The whole object, keys in sorted order. `resend`: how often it was given to its proxies once more (ADR 17).
 
     The namespace and name are the AutoWasm's. An owner reference is there if the AutoWasm has a uid (in a directory it
     has none).
     """
     spec = autowasm.spec
-    value = _wasm_filter(autowasm, record, settings, heal=heal)
+    value = _wasm_filter(autowasm, record, settings, resend=resend)
     result: dict[str, Any] = {
         "apiVersion": "networking.istio.io/v1alpha3",
         "kind": "EnvoyFilter",
@@ -103,20 +103,20 @@ def _referenced_service(cluster: str) -> str | None:
 
 
 def _wasm_filter(
-    autowasm: AutoWasm, record: Record, settings: EnvoyFetch, *, heal: int
+    autowasm: AutoWasm, record: Record, settings: EnvoyFetch, *, resend: int
 ) -> dict[str, Any]:
     return {
         "name": patches.FILTER,
         "typedConfig": {
             "@type": f"{_TYPE}udpa.type.v1.TypedStruct",
             "typeUrl": f"{_TYPE}envoy.extensions.filters.http.wasm.v3.Wasm",
-            "value": {"config": _plugin_config(autowasm, record, settings, heal=heal)},
+            "value": {"config": _plugin_config(autowasm, record, settings, resend=resend)},
         },
     }
 
 
 def _plugin_config(
-    autowasm: AutoWasm, record: Record, settings: EnvoyFetch, *, heal: int
+    autowasm: AutoWasm, record: Record, settings: EnvoyFetch, *, resend: int
 ) -> dict[str, Any]:
     filter_ = autowasm.spec.filter
     config: dict[str, Any] = {}
@@ -129,7 +129,7 @@ def _plugin_config(
     config["name"] = autowasm.metadata.name
     if filter_.root_id is not None:
         config["rootId"] = filter_.root_id
-    config["vmConfig"] = _vm_config(autowasm, record, settings, heal=heal)
+    config["vmConfig"] = _vm_config(autowasm, record, settings, resend=resend)
     return config
 
 
@@ -142,7 +142,7 @@ def _configuration(value: Any) -> dict[str, Any]:
 
 
 def _vm_config(
-    autowasm: AutoWasm, record: Record, settings: EnvoyFetch, *, heal: int
+    autowasm: AutoWasm, record: Record, settings: EnvoyFetch, *, resend: int
 ) -> dict[str, Any]:
     filter_ = autowasm.spec.filter
     config: dict[str, Any] = {
@@ -151,7 +151,7 @@ def _vm_config(
                 "httpUri": {
                     "cluster": settings.cluster,
                     "timeout": _duration(settings.timeout),
-                    "uri": f"{settings.authority}/wasm/{record.sha256}{_again(heal)}",
+                    "uri": f"{settings.authority}/wasm/{record.sha256}{_again(resend)}",
                 },
                 "retryPolicy": {
                     "numRetries": settings.retries,
@@ -192,12 +192,12 @@ def _vm_id(autowasm: AutoWasm, record: Record) -> str:
     return "-".join(parts)
 
 
-def _again(heal: int) -> str:
+def _again(resend: int) -> str:
     """Our server ignores the query; to Envoy another uri is another configuration, so it fetches anew (ADR 17)."""
-    return f"?r={heal}" if heal else ""
+    return f"?r={resend}" if resend else ""
 
 
-def heal_count_of(envoyfilter: Mapping[str, Any], sha256: str) -> int:
+def resend_count_of(envoyfilter: Mapping[str, Any], sha256: str) -> int:
     """How often this module was given to its proxies once more, as the live EnvoyFilter says; 0 for another module."""
     for value in patches.filters_of(envoyfilter):
         try:

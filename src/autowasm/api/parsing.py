@@ -38,13 +38,13 @@ from autowasm.units import parse_duration
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z")
 _LABEL_PART = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_PORTS_MOST = 100
-_ID_LONGEST = 256
-_URL_LONGEST = 2048
-_ENV_MOST, _ENV_NAME_LONGEST, _ENV_VALUE_LONGEST = 256, 256, 2048  # as in Istio's WasmPlugin
-_INTERVAL_SHORTEST = 30.0
-_INTERVAL_LONGEST = 64
-_LABELS_MOST = 256
+_MAX_PORTS = 100
+_MAX_ID_LENGTH = 256
+_MAX_URL_LENGTH = 2048
+_MAX_ENV, _MAX_ENV_NAME_LENGTH, _MAX_ENV_VALUE_LENGTH = 256, 256, 2048  # as in Istio's WasmPlugin
+_MIN_INTERVAL = 30.0
+_MAX_INTERVAL = 64
+_MAX_LABELS = 256
 """As in Istio's EnvoyFilter, whose workloadSelector they become."""
 
 
@@ -86,8 +86,8 @@ def _check_source(source: Source) -> None:
 
 def _parse_url(url: str) -> None:
     """Raises ValueError. The message shows no part behind the host: a query may hold a signature."""
-    if len(url) > _URL_LONGEST:
-        raise ValueError(f"longer than {_URL_LONGEST} characters")
+    if len(url) > _MAX_URL_LENGTH:
+        raise ValueError(f"longer than {_MAX_URL_LENGTH} characters")
     if _CONTROL.search(url) or " " in url or "\\" in url:
         raise ValueError("spaces, backslashes and control characters must be percent-encoded")
     parts = urlsplit(url)
@@ -108,8 +108,8 @@ def _check_ports(ports: tuple[int, ...] | None) -> None:
     path = "spec.filter.applyPorts"
     if not ports:
         raise SpecError(path, "name at least one port, or leave the field out for every port")
-    if len(ports) > _PORTS_MOST:
-        raise SpecError(path, f"more than {_PORTS_MOST} ports")
+    if len(ports) > _MAX_PORTS:
+        raise SpecError(path, f"more than {_MAX_PORTS} ports")
     for index, port in enumerate(ports):
         if not 1 <= port <= 65535:
             raise SpecError(f"{path}[{index}]", f"must be from 1 to 65535, not {port}")
@@ -120,8 +120,8 @@ def _check_ports(ports: tuple[int, ...] | None) -> None:
 def _check_text(path: str, value: str | None) -> None:
     if value is None:
         return
-    if len(value) > _ID_LONGEST:
-        raise SpecError(path, f"longer than {_ID_LONGEST} characters")
+    if len(value) > _MAX_ID_LENGTH:
+        raise SpecError(path, f"longer than {_MAX_ID_LENGTH} characters")
     if _CONTROL.search(value):
         raise SpecError(path, "must not hold control characters")
     _check_unicode(path, value)
@@ -136,17 +136,17 @@ def _check_unicode(path: str, value: str) -> None:
 
 def _check_env(env: tuple[EnvVar, ...]) -> None:
     path = "spec.filter.env"
-    if len(env) > _ENV_MOST:
-        raise SpecError(path, f"more than {_ENV_MOST} variables")
+    if len(env) > _MAX_ENV:
+        raise SpecError(path, f"more than {_MAX_ENV} variables")
     seen: set[str] = set()
     for index, variable in enumerate(env):
         at = f"{path}[{index}]"
-        if not variable.name or len(variable.name) > _ENV_NAME_LONGEST:
-            raise SpecError(f"{at}.name", f"must have 1 to {_ENV_NAME_LONGEST} characters")
+        if not variable.name or len(variable.name) > _MAX_ENV_NAME_LENGTH:
+            raise SpecError(f"{at}.name", f"must have 1 to {_MAX_ENV_NAME_LENGTH} characters")
         if "=" in variable.name or _CONTROL.search(variable.name):
             raise SpecError(f"{at}.name", "must not hold '=' or control characters")
-        if len(variable.value) > _ENV_VALUE_LONGEST:
-            raise SpecError(f"{at}.value", f"longer than {_ENV_VALUE_LONGEST} characters")
+        if len(variable.value) > _MAX_ENV_VALUE_LENGTH:
+            raise SpecError(f"{at}.value", f"longer than {_MAX_ENV_VALUE_LENGTH} characters")
         _check_unicode(f"{at}.name", variable.name)
         _check_unicode(f"{at}.value", variable.value)
         if variable.name in seen:
@@ -158,16 +158,16 @@ def _check_interval(interval: str | None) -> None:
     if interval is None:
         return
     path = "spec.filter.refreshInterval"
-    if len(interval) > _INTERVAL_LONGEST:
-        raise SpecError(path, f"longer than {_INTERVAL_LONGEST} characters")
+    if len(interval) > _MAX_INTERVAL:
+        raise SpecError(path, f"longer than {_MAX_INTERVAL} characters")
     _refuse_value_error(path, parse_duration, interval)
-    if parse_duration(interval) < _INTERVAL_SHORTEST:
+    if parse_duration(interval) < _MIN_INTERVAL:
         raise SpecError(path, "must be at least 30s: registries limit how often they are asked")
 
 
 def _check_labels(labels: dict[str, str]) -> None:
-    if len(labels) > _LABELS_MOST:
-        raise SpecError("spec.selector.matchLabels", f"more than {_LABELS_MOST} labels")
+    if len(labels) > _MAX_LABELS:
+        raise SpecError("spec.selector.matchLabels", f"more than {_MAX_LABELS} labels")
     for key, value in labels.items():
         path = f"spec.selector.matchLabels[{key[:80]}]"
         prefix, slash, name = key.rpartition("/")

@@ -18,11 +18,11 @@ from autowasm.errors import SpecError
 _PATH: Final = "spec.filter.pluginConfig"
 _DEPTH: Final = 64
 """JSON readers of filters stop at a nesting of about 100 (serde_json at 128)."""
-_VALUES_MOST: Final = 10_000
+_MAX_VALUES: Final = 10_000
 """Reading, rendering and comparing this many takes some 10 ms of the loop; a string is one value of any length."""
-_VARIABLES_MOST: Final = 20_000
+_MAX_VARIABLES: Final = 20_000
 """Environment variables in all patches: an EnvoyFilter of more values is cut when it is read (`KubeLimits.object_values`)."""
-_RENDERED_MOST: Final = 1024 * 1024
+_MAX_RENDERED: Final = 1024 * 1024
 """Bytes of configuration and environment in all patches; etcd refuses objects above 1.5 MiB."""
 _GO_EXPONENT: Final = 1e21
 """From here on Go's encoding/json writes a float64 with an exponent, as Python does."""
@@ -42,19 +42,19 @@ def check(filter_: Filter) -> None:
     elif config is not UNSET:
         raise SpecError(_PATH, f"must be an object or a string, not {_json_name(config)}")
     patches = copies(filter_)
-    if len(filter_.env) * patches > _VARIABLES_MOST:
+    if len(filter_.env) * patches > _MAX_VARIABLES:
         raise SpecError(
             "spec.filter.env",
-            f"{len(filter_.env)} variables{_copied(filter_)}: the EnvoyFilter has room for {_VARIABLES_MOST}; "
+            f"{len(filter_.env)} variables{_copied(filter_)}: the EnvoyFilter has room for {_MAX_VARIABLES}; "
             "use fewer variables, or name fewer applyPorts",
         )
     size = config_size + sum(
         _stored_size(each.name) + _stored_size(each.value) + 2 for each in filter_.env
     )
-    if size * patches > _RENDERED_MOST:
+    if size * patches > _MAX_RENDERED:
         raise SpecError(
             _PATH if config_size * 2 >= size else "spec.filter.env",
-            f"{size} bytes of pluginConfig and env{_copied(filter_)}: the EnvoyFilter has room for {_RENDERED_MOST}; "
+            f"{size} bytes of pluginConfig and env{_copied(filter_)}: the EnvoyFilter has room for {_MAX_RENDERED}; "
             "shorten them, or name fewer applyPorts",
         )
 
@@ -101,14 +101,14 @@ class _Walk:
     """Counts the values that it passes."""
 
     def __init__(self) -> None:
-        self._left = _VALUES_MOST
+        self._left = _MAX_VALUES
 
     def check(self, value: Any, steps: _Steps) -> None:
         self._left -= 1
         if self._left < 0:
             raise SpecError(
                 _PATH,
-                f"more than {_VALUES_MOST} values: give the module one string of JSON instead",
+                f"more than {_MAX_VALUES} values: give the module one string of JSON instead",
             )
         if len(steps) > _DEPTH:
             raise SpecError(_path(steps), f"nested deeper than {_DEPTH} levels")

@@ -2,7 +2,7 @@
 
 Who decides a phase is the reconciler. Invariants: `lastTransitionTime` moves only when a condition's status does, so an
 unchanged state gives an unchanged status and nothing is written (ADR 12); the history is newest first, one entry
-for each source, at most `HISTORY_LENGTH`.
+for each source, at most `MAX_HISTORY`.
 """
 
 import enum
@@ -15,8 +15,8 @@ from msgspec import UNSET, Struct, UnsetType
 
 from autowasm.api.record import Record
 
-HISTORY_LENGTH = 5
-MESSAGE_LONGEST = 2048
+MAX_HISTORY = 5
+MAX_MESSAGE = 2048
 """Characters; longer texts are cut, an object in etcd is not a log. The list of all missing functions fits."""
 
 
@@ -174,4 +174,4 @@ def with_loaded(
 def remember(history: tuple[Module, ...], module: Module) -> tuple[Module, ...]:
     """The history with `module` first; an older entry for the same source goes."""
     others = tuple(entry for entry in history if entry.source != module.source)
-    return (module, *others)[:HISTORY_LENGTH]
+    return (module, *others)[:MAX_HISTORY]

@@ -1,4 +1,4 @@
-"""Breakers: a source that fails again and again is left alone for a while (ADR 11).
+"""CircuitBreakers: a source that fails again and again is left alone for a while (ADR 11).
 
 Not the retry of one AutoWasm, which the work queue does. Invariant: keys are (host, repository, credential), so one
 tenant's bad secret or dead registry never stops another's fetch.
@@ -13,18 +13,18 @@ from autowasm.errors import AutoWasmError, SourceDenied, SourceUnavailable
 from autowasm.limits import FetchLimits
 from autowasm.telemetry.metrics import Metrics
 
-_KEPT_MOST = 10_000
+_MAX_KEPT = 10_000
 """Keys remembered; beyond it the oldest go. Source keys come from specs, so their number is the tenants' choice."""
 
 
 @dataclass(slots=True)
-class _State:
+class _Circuit:
     failures: int = 0
     open_until: float = 0.0
     last: str = ""
 
 
-class Breakers:
+class CircuitBreakers:
     """State of each source key. `clock` in seconds, monotonic."""
 
     def __init__(
@@ -32,7 +32,7 @@ class Breakers:
     ) -> None:
         self._limits = limits
         self._clock = clock
-        self._states: dict[SourceKey, _State] = {}
+        self._states: dict[SourceKey, _Circuit] = {}
         metrics.breakers_open.set_function(
             self._count_open
         )  # they close by themselves, as time passes
@@ -58,7 +58,7 @@ class Breakers:
         """Count a failure of the source itself. A missing image or bad content says nothing about the source."""
         if not isinstance(error, SourceUnavailable | SourceDenied):
             return
-        state = self._states.pop(key, None) or _State()
+        state = self._states.pop(key, None) or _Circuit()
         state.failures += 1
         state.last = str(error)
         wait = getattr(error, "retry_after", None) or 0.0
@@ -66,7 +66,7 @@ class Breakers:
             wait = max(wait, self._limits.breaker_open)
         state.open_until = self._clock() + min(wait, self._limits.retry_maximum)
         self._states[key] = state
-        if len(self._states) > _KEPT_MOST:
+        if len(self._states) > _MAX_KEPT:
             del self._states[next(iter(self._states))]
 
     def _count_open(self) -> float:

@@ -24,18 +24,18 @@ from typing import Final, TypeVar
 import structlog
 
 from autowasm.api.record import Record, belongs_to
-from autowasm.artifacts.circuitbreaker import Breakers
-from autowasm.artifacts.fetchlimiter import Places
+from autowasm.artifacts.circuitbreaker import CircuitBreakers
+from autowasm.artifacts.fetchlimiter import FetchLimiter
 from autowasm.artifacts.memory import keep
-from autowasm.artifacts.peers import Peers, copied_or
+from autowasm.artifacts.peers import Peers, hedged
 from autowasm.artifacts.pullsecrets import (
-    Access,
-    AccessReader,
+    PullAccess,
+    PullAccessReader,
     SecretReader,
     ServiceAccounts,
     explain_denied,
 )
-from autowasm.artifacts.singleflight import Flights
+from autowasm.artifacts.singleflight import SingleFlight
 from autowasm.artifacts.source import FetchRequest, ModuleSource, Pinned, SourceKey
 from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
@@ -51,7 +51,7 @@ DAMAGED_ON_THE_WAY: Final = frozenset({"DigestMismatch", "SizeMismatch"})
 
 
 @dataclass(frozen=True, slots=True)
-class Module:
+class FetchedModule:
     """What is known of bytes that are, or were, in the store."""
 
     sha256: Sha256Hex
@@ -60,12 +60,12 @@ class Module:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class FetchAttempt:
     """One call of `fetch`, with what every step of it needs."""
 
     request: FetchRequest
     source: ModuleSource
-    access: Access
+    access: PullAccess
     key: SourceKey
 
     @property
@@ -73,7 +73,7 @@ class Attempt:
         """What is shown to the source."""
         return self.access.credential
 
-    def record(self, pinned: Pinned, module: Module) -> Record:
+    def record(self, pinned: Pinned, module: FetchedModule) -> Record:
         """What its source resolved to."""
         return Record(
             source=str(self.request.source),
@@ -88,7 +88,7 @@ class Attempt:
         )
 
 
-def check_promised(request: FetchRequest, module: Module) -> None:
+def check_promised(request: FetchRequest, module: FetchedModule) -> None:
     """Raises ContentRejected (`DigestMismatch`, `Sha256Mismatch`) if the module is not what the request was promised."""
     record = request.record
     if record is not None and record.sha256 != module.sha256:
@@ -131,15 +131,15 @@ class ArtifactFetcher:
         self._store = store
         self._peers = peers
         self._sources = sources
-        self._access = AccessReader(secrets, service_accounts)
+        self._access = PullAccessReader(secrets, service_accounts)
         self._object_hosts = object_hosts
         self._pools = pools
         self._metrics = metrics
-        self._flights = Flights(tasks)
-        self._places = Places(settings.fetch, metrics=metrics)
-        self._breakers = Breakers(settings.fetch, metrics=metrics)
-        self._modules: OrderedDict[str, Module] = OrderedDict()  # by content key
-        self._inspected: OrderedDict[Sha256Hex, Module] = OrderedDict()
+        self._single_flight = SingleFlight(tasks)
+        self._fetch_limiter = FetchLimiter(settings.fetch, metrics=metrics)
+        self._breakers = CircuitBreakers(settings.fetch, metrics=metrics)
+        self._modules: OrderedDict[str, FetchedModule] = OrderedDict()  # by content key
+        self._inspected: OrderedDict[Sha256Hex, FetchedModule] = OrderedDict()
         self._refused: OrderedDict[str, ContentRejected] = OrderedDict()  # by content key
 
     async def fetch(self, request: FetchRequest) -> Record:
@@ -150,7 +150,7 @@ class ArtifactFetcher:
         fetch, record = partial(self.fetch_at_source, request), request.record
         if record is None or self._peers is None or record.sha256 in self._store:
             return await fetch()
-        return await copied_or(self._peers.copy(record.sha256), fetch) or await fetch()
+        return await hedged(self._peers.copy(record.sha256), fetch) or await fetch()
 
     async def fetch_at_source(self, request: FetchRequest) -> Record:
         """As `fetch`, but no other replica is asked."""
@@ -167,7 +167,7 @@ class ArtifactFetcher:
         record = request.record
         if record is not None and record.sha256 in self._store:
             size = self._store.size(record.sha256)
-            async with self._store.keeper.claim(
+            async with self._store.admission.claim(
                 request.namespace, owner=request.owner, sha256=record.sha256, size=size
             ) as claim:
                 claim.hold(record.sha256, size)
@@ -177,7 +177,7 @@ class ArtifactFetcher:
             pinned = await self._pin(attempt)
             sha256 = record.sha256 if record is not None else pinned.sha256
             # Not in the flight: others who share it have shares of their own.
-            async with self._store.keeper.claim(
+            async with self._store.admission.claim(
                 request.namespace, owner=request.owner, sha256=sha256, size=pinned.size
             ) as claim:
                 pinned, module = await self._obtain(attempt, pinned)
@@ -185,7 +185,7 @@ class ArtifactFetcher:
         check_promised(request, module)
         return record if record is not None else attempt.record(pinned, module)
 
-    async def access(self, request: FetchRequest) -> Access:
+    async def access(self, request: FetchRequest) -> PullAccess:
         """The login that the request's own Secret gives it now. Raises as `fetch`; asks no source."""
         return await self._access.read(request)
 
@@ -195,7 +195,7 @@ class ArtifactFetcher:
         source, credential = attempt.source, attempt.credential
         look = partial(source.has_moved, request.source, known, credential=credential)
         with self._judged(attempt):
-            return await self._flights.join(
+            return await self._single_flight.join(
                 ("look", str(request.source), known.origin, attempt.key.credential),
                 partial(self._counted, attempt, "look", look),
                 place=self._place(attempt),
@@ -208,19 +208,19 @@ class ArtifactFetcher:
             await self._pin(attempt)
 
     @contextmanager
-    def _judged(self, attempt: Attempt) -> Iterator[None]:
+    def _judged(self, attempt: FetchAttempt) -> Iterator[None]:
         try:
             yield
         except (SourceDenied, SourceNotFound) as error:
             raise explain_denied(attempt.request, attempt.access, error) from error
         self._breakers.succeeded(attempt.key)
 
-    async def _attempt(self, request: FetchRequest) -> Attempt:
+    async def _attempt(self, request: FetchRequest) -> FetchAttempt:
         source = self._sources["registry" if request.source.registry else "object"]
         access = await self._access.read(request)
-        return Attempt(request, source, access, source.key(request.source, access.credential))
+        return FetchAttempt(request, source, access, source.key(request.source, access.credential))
 
-    async def _pin(self, attempt: Attempt) -> Pinned:
+    async def _pin(self, attempt: FetchAttempt) -> Pinned:
         """What to fetch: what the record names, else what the source names now. Proof, too, that we may have it."""
         request, record = attempt.request, attempt.request.record
         if record is None:
@@ -228,7 +228,7 @@ class ArtifactFetcher:
         else:
             ask = partial(attempt.source.pin, record, credential=attempt.credential)
         named = record.origin if record is not None else ""
-        pinned = await self._flights.join(
+        pinned = await self._single_flight.join(
             ("resolve", str(request.source), named, attempt.key.credential),
             partial(self._counted, attempt, "resolve", ask),
             place=self._place(attempt),
@@ -249,12 +249,12 @@ class ArtifactFetcher:
             pinned, hosts=self._object_hosts(request.namespace), handle=known if usable else None
         )
 
-    async def _obtain(self, attempt: Attempt, pinned: Pinned) -> tuple[Pinned, Module]:
+    async def _obtain(self, attempt: FetchAttempt, pinned: Pinned) -> tuple[Pinned, FetchedModule]:
         """The module behind `pinned`: from the store if it is there, else fetched once for all who wait."""
         stored = await self._stored(pinned)
         if stored is not None:
             return pinned, stored
-        return await self._flights.join(
+        return await self._single_flight.join(
             (
                 "fetch",
                 pinned.content_key or str(attempt.request.source),
@@ -265,7 +265,7 @@ class ArtifactFetcher:
             place=self._place(attempt),
         )
 
-    async def _stored(self, pinned: Pinned) -> Module | None:
+    async def _stored(self, pinned: Pinned) -> FetchedModule | None:
         """The module behind `pinned` if it is in the store. Raises what it was refused for, if it was."""
         content = pinned.content_key
         if content in self._refused:
@@ -279,10 +279,12 @@ class ArtifactFetcher:
         keep(self._modules, content, module)
         return module
 
-    def _place(self, attempt: Attempt) -> Callable[[], AbstractAsyncContextManager[None]]:
-        return partial(self._places.place, attempt.request.namespace, attempt.key.host)
+    def _place(self, attempt: FetchAttempt) -> Callable[[], AbstractAsyncContextManager[None]]:
+        return partial(self._fetch_limiter.place, attempt.request.namespace, attempt.key.host)
 
-    async def _counted(self, attempt: Attempt, stage: str, work: Callable[[], Awaitable[T]]) -> T:
+    async def _counted(
+        self, attempt: FetchAttempt, stage: str, work: Callable[[], Awaitable[T]]
+    ) -> T:
         """Run a step that asks the source, and keep the account of its failures."""
         self._breakers.check(attempt.key)
         try:
@@ -292,7 +294,9 @@ class ArtifactFetcher:
             self._breakers.failed(attempt.key, error)
             raise
 
-    async def _fetch_now(self, attempt: Attempt, pinned: Pinned) -> tuple[Pinned, Module]:
+    async def _fetch_now(
+        self, attempt: FetchAttempt, pinned: Pinned
+    ) -> tuple[Pinned, FetchedModule]:
         # While we waited for a place, somebody with another credential may have brought it.
         if (stored := await self._stored(pinned)) is not None:
             return pinned, stored
@@ -314,11 +318,13 @@ class ArtifactFetcher:
         )
         return fetched, module
 
-    async def _download(self, attempt: Attempt, pinned: Pinned) -> tuple[Pinned, Module]:
+    async def _download(
+        self, attempt: FetchAttempt, pinned: Pinned
+    ) -> tuple[Pinned, FetchedModule]:
         """Stage ▶ verify ▶ store. Nothing is in the store before every check has passed."""
         source = attempt.source
         received = self._metrics.fetched_bytes.labels(source.kind)
-        async with self._store.keeper.room(pinned.size), self._store.stage() as stage:
+        async with self._store.admission.reserve_space(pinned.size), self._store.stage() as stage:
             with self._timed(attempt, "download"):
                 get = partial(
                     source.fetch,
@@ -344,7 +350,7 @@ class ArtifactFetcher:
                     settling.exception()  # what the module was refused for is what counts
         return replace(fetched, sha256=settled.sha256), self._remember(settled.sha256, info)
 
-    async def _inspect_stored(self, sha256: Sha256Hex) -> Module:
+    async def _inspect_stored(self, sha256: Sha256Hex) -> FetchedModule:
         """What a stored module is: it was checked before it was stored, so this only reads it again."""
         known = self._inspected.get(sha256)
         return known or self._remember(sha256, await self._inspect(self._store.path(sha256)))
@@ -361,13 +367,13 @@ class ArtifactFetcher:
             _log.warning("module not fully checked", file=path.name, unchecked=info.unchecked)
         return info
 
-    def _remember(self, sha256: Sha256Hex, info: ModuleInfo) -> Module:
-        module = Module(sha256, info.size, info.abi)
+    def _remember(self, sha256: Sha256Hex, info: ModuleInfo) -> FetchedModule:
+        module = FetchedModule(sha256, info.size, info.abi)
         keep(self._inspected, sha256, module)
         return module
 
     @contextmanager
-    def _timed(self, attempt: Attempt, stage: str) -> Iterator[None]:
+    def _timed(self, attempt: FetchAttempt, stage: str) -> Iterator[None]:
         begin, outcome = time.perf_counter(), "error"
         try:
             yield

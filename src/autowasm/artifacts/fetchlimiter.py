@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
-class _Ticket:
+class _Waiter:
     namespace: str
     host: str
     granted: asyncio.Future[None] = field(
@@ -33,14 +33,14 @@ class _Ticket:
     is_long: bool = False
 
 
-class Places:
+class FetchLimiter:
     """Grants places. All methods belong to one event loop."""
 
     def __init__(self, limits: FetchLimits, *, metrics: Metrics) -> None:
         self._limits = limits
         self._metrics = metrics
         # Namespace ▶ host ▶ tickets, the next in turn first. Nobody in here fits, or he would have his place.
-        self._waiting: OrderedDict[str, OrderedDict[str, OrderedDict[_Ticket, None]]] = (
+        self._waiting: OrderedDict[str, OrderedDict[str, OrderedDict[_Waiter, None]]] = (
             OrderedDict()
         )
         self._waiting_count = 0
@@ -48,16 +48,16 @@ class Places:
         self._by_namespace: Counter[str] = Counter()
         self._by_host: Counter[str] = Counter()
         self._by_both: Counter[tuple[str, str]] = Counter()
-        self._overdue: OrderedDict[_Ticket, None] = OrderedDict()
+        self._overdue: OrderedDict[_Waiter, None] = OrderedDict()
         """Whose turn is over, and for whom there is no room among the long ones yet."""
         self._long = 0
-        self._long_most = min(limits.long, limits.total // 2)
+        self._max_long = min(limits.long, limits.total // 2)
         self._reserved = min(limits.reserved, limits.total // 4)
 
     @asynccontextmanager
     async def place(self, namespace: str, host: str) -> AsyncIterator[None]:
         """Wait for a place and hold it. Raises SourceUnavailable if too many wait already."""
-        ticket = _Ticket(namespace, host)
+        ticket = _Waiter(namespace, host)
         if self._fits(namespace, host):
             self._give(ticket)
         else:
@@ -78,27 +78,27 @@ class Places:
             and self._by_both[namespace, host] < limits.per_namespace_host
         )
 
-    def _give(self, ticket: _Ticket) -> None:
+    def _give(self, ticket: _Waiter) -> None:
         self._count_running(ticket, 1)
         _add(self._by_host, ticket.host, 1)
         loop = asyncio.get_running_loop()
         ticket.turn = loop.call_later(self._limits.host_turn, self._end_turn, ticket)
         ticket.granted.set_result(None)
 
-    def _end_turn(self, ticket: _Ticket) -> None:
+    def _end_turn(self, ticket: _Waiter) -> None:
         """The host's place is somebody else's now; the fetch goes on."""
         self._overdue[ticket] = None
         self._make_long()
         self._grant()
 
     def _make_long(self) -> None:
-        while self._overdue and self._long < self._long_most:
+        while self._overdue and self._long < self._max_long:
             ticket, _ = self._overdue.popitem(last=False)
             ticket.is_long = True
             self._long += 1
             _add(self._by_host, ticket.host, -1)
 
-    def _line_up(self, ticket: _Ticket) -> None:
+    def _line_up(self, ticket: _Waiter) -> None:
         if self._waiting_count >= self._limits.queued:
             raise SourceUnavailable(
                 f"{self._waiting_count} fetches wait already; this one is tried again later",
@@ -108,7 +108,7 @@ class Places:
         hosts.setdefault(ticket.host, OrderedDict())[ticket] = None
         self._count_waiting(1)
 
-    def _leave(self, ticket: _Ticket) -> None:
+    def _leave(self, ticket: _Waiter) -> None:
         """Give the place back, or the ticket if it was never granted (the waiter was cancelled)."""
         if ticket.granted.done() and not ticket.granted.cancelled():
             self._count_running(ticket, -1)
@@ -117,7 +117,7 @@ class Places:
         else:
             self._drop(ticket)
 
-    def _leave_host(self, ticket: _Ticket) -> None:
+    def _leave_host(self, ticket: _Waiter) -> None:
         cast(asyncio.TimerHandle, ticket.turn).cancel()  # `_give` has set it
         if not ticket.is_long:
             self._overdue.pop(ticket, None)
@@ -126,7 +126,7 @@ class Places:
         self._long -= 1
         self._make_long()
 
-    def _drop(self, ticket: _Ticket) -> None:
+    def _drop(self, ticket: _Waiter) -> None:
         """Take a ticket out of the line, if it is still there."""
         hosts = self._waiting.get(ticket.namespace, OrderedDict())
         line = hosts.get(ticket.host, OrderedDict())
@@ -158,7 +158,7 @@ class Places:
                 self._give(ticket)
                 granted = True
 
-    def _next_that_fits(self, namespace: str) -> _Ticket | None:
+    def _next_that_fits(self, namespace: str) -> _Waiter | None:
         """Of one namespace, over its hosts in turn."""
         if self._by_namespace[namespace] >= self._limits.per_namespace:
             return None
@@ -172,7 +172,7 @@ class Places:
                 self._drop(ticket)  # cancelled; its waiter has not run since
         return None
 
-    def _count_running(self, ticket: _Ticket, step: int) -> None:
+    def _count_running(self, ticket: _Waiter, step: int) -> None:
         self._running += step
         _add(self._by_namespace, ticket.namespace, step)
         _add(self._by_both, (ticket.namespace, ticket.host), step)

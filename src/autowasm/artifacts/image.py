@@ -29,11 +29,11 @@ from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
 from autowasm.registry.client import RegistryClient, ResolvedImage
 from autowasm.registry.credentials import ANONYMOUS_FINGERPRINT, Credential
-from autowasm.registry.layouts import Candidate, Layout, choose_layout
+from autowasm.registry.layouts import LayerCandidate, Layout, choose_layout
 from autowasm.registry.manifest import Descriptor
 from autowasm.text import listed
 from autowasm.units import format_size
-from autowasm.wasm.archive import Member, choose_member, extract_member
+from autowasm.wasm.archive import ArchiveMember, choose_member, extract_member
 from autowasm.wasm.imagelayer import Hidden, clean_path, read_layer
 from autowasm.wasm.module import too_large
 
@@ -111,8 +111,8 @@ class _Found:
     """A module in a layer that has been downloaded."""
 
     layer: Path
-    candidate: Candidate
-    member: Member
+    candidate: LayerCandidate
+    member: ArchiveMember
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class _Puller:
     pools: Pools
     on_bytes: OnBytes | None
 
-    async def take(self, candidate: Candidate, destination: Path) -> None:
+    async def take(self, candidate: LayerCandidate, destination: Path) -> None:
         """The layer is the module."""
         size = candidate.descriptor.size
         if size > self.limits.module_bytes:
@@ -132,7 +132,7 @@ class _Puller:
         await self._download(candidate, destination)
 
     async def search(
-        self, candidates: tuple[Candidate, ...], destination: Path, *, workdir: Path
+        self, candidates: tuple[LayerCandidate, ...], destination: Path, *, workdir: Path
     ) -> "_Found":
         """Find the module in tar layers and copy it out."""
         async with contextlib.AsyncExitStack() as layers:
@@ -148,7 +148,7 @@ class _Puller:
         return found
 
     async def _find(
-        self, candidates: tuple[Candidate, ...], layers: contextlib.AsyncExitStack, stem: Path
+        self, candidates: tuple[LayerCandidate, ...], layers: contextlib.AsyncExitStack, stem: Path
     ) -> _Found:
         others: list[_Found] = []
         hidden = Hidden(limits=self.limits)
@@ -169,7 +169,9 @@ class _Puller:
                 others += [_Found(path, candidate, member) for member in members]
         return _only(others, hidden, self.reference)
 
-    async def _read(self, candidate: Candidate, path: Path, hidden: Hidden) -> list[Member]:
+    async def _read(
+        self, candidate: LayerCandidate, path: Path, hidden: Hidden
+    ) -> list[ArchiveMember]:
         """The modules of a layer that the layers above leave visible; from now on it hides, too."""
         layer = await self.pools.parsing.run(
             read_layer, path, packing=candidate.packing.value, limits=self.limits
@@ -186,7 +188,7 @@ class _Puller:
                 reason="TooLarge",
             )
 
-    async def _download(self, candidate: Candidate, destination: Path) -> None:
+    async def _download(self, candidate: LayerCandidate, destination: Path) -> None:
         await self.client.download(
             self.reference,
             candidate.descriptor,
@@ -222,7 +224,7 @@ def _only(found: list[_Found], hidden: Hidden, reference: ImageReference) -> _Fo
     return only
 
 
-def _base_name(member: Member) -> str:
+def _base_name(member: ArchiveMember) -> str:
     return clean_path(member.name).rpartition("/")[2]
 
 

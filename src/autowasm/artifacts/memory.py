@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 K = TypeVar("K")
 V = TypeVar("V")
 
-REMEMBERED_MOST: Final = 10_000
+MAX_REMEMBERED: Final = 10_000
 """Entries of one memory; the oldest goes first."""
 
 
@@ -17,5 +17,5 @@ def keep(memory: OrderedDict[K, V], key: K, value: V) -> None:
     """Put it last, and forget the first if there are too many."""
     memory[key] = value
     memory.move_to_end(key)
-    if len(memory) > REMEMBERED_MOST:
+    if len(memory) > MAX_REMEMBERED:
         memory.popitem(last=False)

@@ -34,7 +34,7 @@ import aiofiles
 import aiohttp
 import structlog
 
-from autowasm.artifacts.singleflight import Flights
+from autowasm.artifacts.singleflight import SingleFlight
 from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
 from autowasm.errors import ContentRejected, StorageError
@@ -132,7 +132,7 @@ class PeerList:
 _CHUNK: Final = 256 * 1024
 
 
-class Unusable(Exception):
+class UnusablePeer(Exception):
     """A peer's answer is of no use. The message says why."""
 
 
@@ -152,17 +152,17 @@ async def module_chunks(
         if not chunk or received > size:
             break
         if received < size and watch.is_too_slow(waited, received):
-            raise Unusable(f"it sent {received} bytes in {waited:.1f} s")
+            raise UnusablePeer(f"it sent {received} bytes in {waited:.1f} s")
         yield chunk
     if received != size:
-        raise Unusable(f"it sent {received} bytes of {size}")
+        raise UnusablePeer(f"it sent {received} bytes of {size}")
 
 
 PEER_HEADER: Final = "x-autowasm-peer"
 """On requests and on their answers: the instance that speaks. Names nobody who could not be named: it is a random number."""
 
 
-class Copy(Enum):
+class PeerCopy(Enum):
     """How a copy ended; the values are metric labels."""
 
     COPIED = "copied"
@@ -195,7 +195,7 @@ class Peers:
         self._module_bytes = module_bytes
         self._disk = pools.disk
         self._metrics = metrics
-        self._flights = Flights(tasks)
+        self._single_flight = SingleFlight(tasks)
         self._copying = asyncio.Semaphore(settings.copies)
         self._checking = asyncio.Semaphore(settings.checks)
         self._seeking = asyncio.Semaphore(settings.seeks)
@@ -275,64 +275,64 @@ class Peers:
         if not self.known():
             self._list.refresh()
             return False
-        outcome = await self._flights.join(
+        outcome = await self._single_flight.join(
             sha256, lambda: self._copy(sha256, asks=asks), place=lambda: self._copying
         )
-        return outcome is Copy.COPIED
+        return outcome is PeerCopy.COPIED
 
-    async def _copy(self, sha256: Sha256Hex, *, asks: int) -> Copy:
+    async def _copy(self, sha256: Sha256Hex, *, asks: int) -> PeerCopy:
         outcome = await self._from_anybody(sha256, asks=asks)
-        if outcome is Copy.NOBODY:
+        if outcome is PeerCopy.NOBODY:
             self._list.refresh()
         self._metrics.peer_copies.labels(outcome.value).inc()
         return outcome
 
-    async def _from_anybody(self, sha256: Sha256Hex, *, asks: int) -> Copy:
+    async def _from_anybody(self, sha256: Sha256Hex, *, asks: int) -> PeerCopy:
         """All are asked at once; the quickest that has it gives it, and the next beside it if that takes long."""
         turn = asyncio.Lock()
         attempts = [
             asyncio.create_task(self._try(url, sha256, turn, asks=asks), name=f"copy from {url}")
             for url in self.known()
         ]
-        result = Copy.NOBODY
+        result = PeerCopy.NOBODY
         try:
             async with asyncio.timeout(self._settings.copy_timeout):
                 for attempt in asyncio.as_completed(attempts):
                     outcome = await attempt
-                    if outcome in {Copy.COPIED, Copy.NO_ROOM}:
+                    if outcome in {PeerCopy.COPIED, PeerCopy.NO_ROOM}:
                         return outcome
-                    if outcome is Copy.FAILED:
+                    if outcome is PeerCopy.FAILED:
                         result = outcome
         except TimeoutError:
             _log.warning("peers gave no module in time", digest=sha256)
-            return Copy.FAILED
+            return PeerCopy.FAILED
         finally:
             for task in attempts:
                 task.cancel()
             await asyncio.gather(*attempts, return_exceptions=True)
         return result
 
-    async def _try(self, url: str, sha256: Sha256Hex, turn: asyncio.Lock, *, asks: int) -> Copy:
+    async def _try(self, url: str, sha256: Sha256Hex, turn: asyncio.Lock, *, asks: int) -> PeerCopy:
         """`turn` is had for a while only, so one after the other begins until one has ended well."""
         if not await self._offers(url, sha256, asks=asks):
-            return Copy.NOBODY
+            return PeerCopy.NOBODY
         async with asyncio.TaskGroup() as tasks, turn:
             fetching = tasks.create_task(self._outcome(url, sha256), name=f"fetch from {url}")
-            await asyncio.wait([fetching], timeout=self._settings.beside_after)
+            await asyncio.wait([fetching], timeout=self._settings.hedge_after)
         return fetching.result()
 
-    async def _outcome(self, url: str, sha256: Sha256Hex) -> Copy:
+    async def _outcome(self, url: str, sha256: Sha256Hex) -> PeerCopy:
         try:
             await self._fetch(url, sha256)
         except StorageError as error:
             _log.warning("module not copied", digest=sha256, peer=url, reason=str(error))
-            return Copy.NO_ROOM
-        except (aiohttp.ClientError, OSError, Unusable, ContentRejected) as error:
+            return PeerCopy.NO_ROOM
+        except (aiohttp.ClientError, OSError, UnusablePeer, ContentRejected) as error:
             reason = str(error) or type(error).__name__
             _log.warning("peer gave no module", digest=sha256, peer=url, reason=reason)
-            return Copy.FAILED
+            return PeerCopy.FAILED
         _log.info("module copied from a peer", digest=sha256, peer=url)
-        return Copy.COPIED
+        return PeerCopy.COPIED
 
     async def _offers(self, url: str, sha256: Sha256Hex, *, asks: int) -> bool:
         """Whether the peer has the blob. One that gives no answer in time is asked again: it may have the only copy."""
@@ -376,12 +376,12 @@ class Peers:
         async with self._request("GET", f"{url}/wasm/{sha256}", timeout=idle) as answer:
             size = answer.content_length
             if answer.status != 200 or size is None or PEER_HEADER not in answer.headers:
-                raise Unusable(f"it answered {answer.status} where a module was to come")
+                raise UnusablePeer(f"it answered {answer.status} where a module was to come")
             if size > self._module_bytes:
-                raise Unusable(
+                raise UnusablePeer(
                     f"it offers {size} bytes; no module is larger than {self._module_bytes}"
                 )
-            async with self._store.keeper.room(size), self._store.stage() as stage:
+            async with self._store.admission.reserve_space(size), self._store.stage() as stage:
                 async with aiofiles.open(stage.path, "wb", executor=self._disk.executor) as file:
                     async for chunk in module_chunks(answer.content, size, settings=settings):
                         await file.write(chunk)
@@ -432,7 +432,7 @@ ALONE: Final = 2.0
 """Seconds that the other replicas have for themselves: 32 MiB within a cluster take less, and Envoy waits for 10."""
 
 
-async def copied_or(
+async def hedged(
     copy: Coroutine[Any, Any, bool], otherwise: Callable[[], Coroutine[Any, Any, T]]
 ) -> T | None:
     """None if `copy` says True, else the result of `otherwise`, begun when the copy fails or after `ALONE` seconds.

@@ -13,7 +13,7 @@ from typing import Literal
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import Source
 from autowasm.artifacts.fetcher import ArtifactFetcher
-from autowasm.artifacts.peers import Peers, copied_or
+from autowasm.artifacts.peers import Peers, hedged
 from autowasm.artifacts.source import FetchRequest
 from autowasm.blobs.pins import Pins
 from autowasm.digest import Sha256Hex
@@ -121,7 +121,7 @@ class PublishedModules:
         if self._peers is None:
             return await self._fill_from_origins(sha256)
         copy = self._peers.copy(sha256)
-        return await copied_or(copy, lambda: self._fill_from_origins(sha256)) or "peer"
+        return await hedged(copy, lambda: self._fill_from_origins(sha256)) or "peer"
 
     async def _fill_from_origins(self, sha256: Sha256Hex) -> Literal["origin"]:
         failure: AutoWasmError = SourceUnavailable(f"nothing says where sha256:{sha256} comes from")

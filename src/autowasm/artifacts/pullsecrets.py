@@ -4,7 +4,7 @@ Not where Secrets come from: that is a `SecretReader` of the controller or of st
 this module shows a value of a Secret; a login is taken from a Secret only for the registry that the Secret itself names,
 so an AutoWasm's author cannot send it anywhere else.
 
-AccessReader: what login a fetch may show, and what to say when that was not enough.
+PullAccessReader: what login a fetch may show, and what to say when that was not enough.
 
 Not the proof that a login is enough: that is the source's answer. Invariant: a namespace's fetch sees Secrets of that
 namespace only.
@@ -31,7 +31,7 @@ REGISTRY_ANNOTATION: Final = f"{GROUP}/registry"
 else; without it any author of an AutoWasm could have it sent to a host of theirs."""
 
 _FIELD: Final = "spec.secret"
-_SECRETS_MOST: Final = 32
+_MAX_SECRETS: Final = 32
 """Of one ServiceAccount: each costs a request to the API server at each attempt."""
 
 _log = structlog.get_logger(__name__)
@@ -49,7 +49,7 @@ class PullSecret:
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class PullAccess:
     """What an AutoWasm may show a registry."""
 
     credential: Credential | None = None
@@ -84,7 +84,7 @@ async def access_for(
     secret: str | None,
     reference: ImageReference,
     service_accounts: ServiceAccounts | None = None,
-) -> Access:
+) -> PullAccess:
     """The login for this repository: `spec.secret`'s, else one that the ServiceAccount's Secrets have, else none.
 
     Raises as `credential_for`. What is wrong with a Secret of the ServiceAccount is logged and passed over: it is there
@@ -93,8 +93,8 @@ async def access_for(
     if secret is not None:
         return await credential_for(reader, namespace=namespace, name=secret, reference=reference)
     if service_accounts is None:
-        return Access()
-    for name in (await service_accounts.pull_secrets(namespace))[:_SECRETS_MOST]:
+        return PullAccess()
+    for name in (await service_accounts.pull_secrets(namespace))[:_MAX_SECRETS]:
         try:
             access = await credential_for(
                 reader, namespace=namespace, name=name, reference=reference
@@ -109,12 +109,12 @@ async def access_for(
             continue
         if access.credential is not None:
             return access
-    return Access()
+    return PullAccess()
 
 
 async def credential_for(
     reader: SecretReader, *, namespace: str, name: str, reference: ImageReference
-) -> Access:
+) -> PullAccess:
     """What the Secret has for this repository; without credential if it has none for it (then: anonymous).
 
     Raises SourceDenied (`SecretNotFound`) and SpecError (`SecretInvalid`) naming the Secret.
@@ -137,7 +137,7 @@ async def credential_for(
     except SpecError as error:
         # Not InvalidSpec: the object is right, and mending the Secret is enough.
         raise _invalid(name, error.problem) from error
-    return Access(credential, secret.uid) if credential is not None else Access()
+    return PullAccess(credential, secret.uid) if credential is not None else PullAccess()
 
 
 def _docker_config(secret: PullSecret, reference: ImageReference) -> Credential | None:
@@ -189,16 +189,16 @@ def _invalid(name: str, problem: str) -> SpecError:
 
 
 @dataclass(frozen=True, slots=True)
-class AccessReader:
+class PullAccessReader:
     """`service_accounts` None: only `spec.secret` counts (the default)."""
 
     secrets: SecretReader
     service_accounts: ServiceAccounts | None = None
 
-    async def read(self, request: FetchRequest) -> Access:
+    async def read(self, request: FetchRequest) -> PullAccess:
         """Read the Secret now. Objects need none. Raises what `pullsecrets.access_for` raises."""
         if request.source.registry is None:
-            return Access()
+            return PullAccess()
         return await access_for(
             self.secrets,
             namespace=request.namespace,
@@ -209,7 +209,7 @@ class AccessReader:
 
 
 def explain_denied(
-    request: FetchRequest, access: Access, error: SourceDenied | SourceNotFound
+    request: FetchRequest, access: PullAccess, error: SourceDenied | SourceNotFound
 ) -> SourceDenied | SourceNotFound:
     """Say so if the Secret that was named has nothing for the host. Many registries answer 404 for what is private."""
     if request.secret is None or access.credential is not None or request.source.registry is None:

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
-class _Flight:
+class _Call:
     result: asyncio.Future[Any]
     waiters: int = 0
     entrants: set[asyncio.Task[None]] = field(default_factory=set)
@@ -25,12 +25,12 @@ class _Flight:
     """Why an entrant got no place; matters only if no other is left."""
 
 
-class Flights:
+class SingleFlight:
     """The flights under way. `tasks` owns what runs and must outlive every caller of `join`."""
 
     def __init__(self, tasks: asyncio.TaskGroup) -> None:
         self._tasks = tasks
-        self._flights: dict[Hashable, _Flight] = {}
+        self._single_flight: dict[Hashable, _Call] = {}
 
     async def join(
         self,
@@ -40,27 +40,27 @@ class Flights:
         place: Callable[[], AbstractAsyncContextManager[None]],
     ) -> T:
         """The result of `work` for `key`, run by us or by whoever is first to get a place. Raises what it raises."""
-        flight = self._flights.get(key)
-        if flight is None:
-            flight = _Flight(asyncio.get_running_loop().create_future())
-            self._flights[key] = flight
-        flight.waiters += 1
+        call = self._single_flight.get(key)
+        if call is None:
+            call = _Call(asyncio.get_running_loop().create_future())
+            self._single_flight[key] = call
+        call.waiters += 1
         entrant = None
-        if flight.runner is None:
+        if call.runner is None:
             entrant = self._tasks.create_task(
-                self._enter(key, flight, work, place), name=f"flight place {key}"
+                self._enter(key, call, work, place), name=f"flight place {key}"
             )
-            flight.entrants.add(entrant)
+            call.entrants.add(entrant)
         try:
-            result: T = await asyncio.shield(flight.result)
+            result: T = await asyncio.shield(call.result)
             return result
         finally:
-            self._leave(key, flight, entrant)
+            self._leave(key, call, entrant)
 
     async def _enter(
         self,
         key: Hashable,
-        flight: _Flight,
+        call: _Call,
         work: Callable[[], Awaitable[T]],
         place: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
@@ -68,56 +68,56 @@ class Flights:
         me = asyncio.current_task()
         try:
             async with place():
-                self._begin(flight, me)
+                self._begin(call, me)
                 result = await work()
         except asyncio.CancelledError:
-            if flight.runner is me:
-                self._end(key, flight)
+            if call.runner is me:
+                self._end(key, call)
             raise
         except Exception as error:  # supervised edge: every waiter gets it raised
-            if flight.runner is me:
-                self._fail(key, flight, error)
+            if call.runner is me:
+                self._fail(key, call, error)
             else:
-                flight.refusal = error
-                flight.entrants.discard(me)
-                self._fail_if_stranded(key, flight)
+                call.refusal = error
+                call.entrants.discard(me)
+                self._fail_if_stranded(key, call)
         else:
-            flight.result.set_result(result)
-            self._end(key, flight)
+            call.result.set_result(result)
+            self._end(key, call)
 
-    def _leave(self, key: Hashable, flight: _Flight, entrant: asyncio.Task[None] | None) -> None:
-        flight.waiters -= 1
-        if entrant is not None and entrant is not flight.runner:
+    def _leave(self, key: Hashable, call: _Call, entrant: asyncio.Task[None] | None) -> None:
+        call.waiters -= 1
+        if entrant is not None and entrant is not call.runner:
             entrant.cancel()
-            flight.entrants.discard(entrant)
-        if not flight.waiters:
-            self._end(key, flight)
+            call.entrants.discard(entrant)
+        if not call.waiters:
+            self._end(key, call)
         else:
-            self._fail_if_stranded(key, flight)
+            self._fail_if_stranded(key, call)
 
     @staticmethod
-    def _begin(flight: _Flight, runner: asyncio.Task[None] | None) -> None:
-        flight.runner = runner
-        for entrant in flight.entrants:
+    def _begin(call: _Call, runner: asyncio.Task[None] | None) -> None:
+        call.runner = runner
+        for entrant in call.entrants:
             if entrant is not runner:
                 entrant.cancel()
-        flight.entrants.clear()
+        call.entrants.clear()
 
-    def _fail_if_stranded(self, key: Hashable, flight: _Flight) -> None:
+    def _fail_if_stranded(self, key: Hashable, call: _Call) -> None:
         """Nobody runs it and nobody is left who could."""
-        if flight.runner is None and not flight.entrants and flight.refusal is not None:
-            self._fail(key, flight, flight.refusal)
+        if call.runner is None and not call.entrants and call.refusal is not None:
+            self._fail(key, call, call.refusal)
 
-    def _fail(self, key: Hashable, flight: _Flight, error: Exception) -> None:
-        if not flight.result.done():
-            flight.result.set_exception(error)
-            flight.result.exception()  # a flight whose waiters have all left is nobody's error
-        self._end(key, flight)
+    def _fail(self, key: Hashable, call: _Call, error: Exception) -> None:
+        if not call.result.done():
+            call.result.set_exception(error)
+            call.result.exception()  # a flight whose waiters have all left is nobody's error
+        self._end(key, call)
 
-    def _end(self, key: Hashable, flight: _Flight) -> None:
-        if self._flights.get(key) is flight:
-            del self._flights[key]
-        if flight.runner is not None and flight.runner is not asyncio.current_task():
-            flight.runner.cancel()
-        if not flight.result.done():
-            flight.result.cancel()
+    def _end(self, key: Hashable, call: _Call) -> None:
+        if self._single_flight.get(key) is call:
+            del self._single_flight[key]
+        if call.runner is not None and call.runner is not asyncio.current_task():
+            call.runner.cancel()
+        if not call.result.done():
+            call.result.cancel()

@@ -2,7 +2,7 @@
 
 Not the budget: others write to the volume too. Invariant: only what we may use counts as free, not what root keeps back.
 
-Room: the keeper of a store with a budget on a volume that may fill up (`keeper.Keeper`, ADR 16).
+Room: the keeper of a store with a budget on a volume that may fill up (`admission.Keeper`, ADR 16).
 
 Not the housekeeping of what nobody needs any more (`retention.py`). Invariants: the stored bytes never come to exceed the
 budget by a commit; a refusal removes nothing, and harms nobody but the one who asked.
@@ -17,9 +17,9 @@ from pathlib import Path
 
 import structlog
 
-from autowasm.blobs.eviction import Budget, Evictor, choose
+from autowasm.blobs.eviction import DiskQuota, Evictor, choose
 from autowasm.blobs.pins import Pins
-from autowasm.blobs.store import BlobStore, Claim
+from autowasm.blobs.store import BlobStore, Reservation
 from autowasm.digest import Sha256Hex
 from autowasm.errors import StorageError
 from autowasm.limits import StoreLimits
@@ -30,7 +30,7 @@ from autowasm.units import format_size
 
 
 @dataclass(frozen=True, slots=True)
-class Space:
+class DiskSpace:
     """Bytes of a volume."""
 
     free: int
@@ -41,7 +41,7 @@ class Space:
         return min(limits.free_reserve, int(self.total * limits.free_reserve_share))
 
 
-def space_of(directory: Path) -> Space:
+def space_of(directory: Path) -> DiskSpace:
     """Blocks for a statvfs or two. Raises OSError.
 
     A directory that somebody removed under us is asked for by its parent: whatever is stored next makes it anew.
@@ -50,7 +50,7 @@ def space_of(directory: Path) -> Space:
         found = os.statvfs(directory)
     except FileNotFoundError:
         found = os.statvfs(next(parent for parent in directory.parents if parent.exists()))
-    return Space(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
+    return DiskSpace(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
 
 
 STORAGE_FULL = "StorageFull"
@@ -58,24 +58,24 @@ STORAGE_FULL = "StorageFull"
 _log = structlog.get_logger(__name__)
 
 
-class _NoRoom(StorageError):  # our own reckoning, not the disk's word
+class _Refused(StorageError):  # our own reckoning, not the disk's word
     pass
 
 
-class Room:
+class DiskAdmission:
     """For one store. `lock` is held by whoever removes blobs to make room."""
 
     def __init__(
         self,
         store: BlobStore,
         pins: Pins,
-        budget: Budget,
+        budget: DiskQuota,
         evictor: Evictor,
         *,
         settings: Settings,
         pools: Pools,
         metrics: Metrics,
-        space: Callable[[Path], Space],
+        space: Callable[[Path], DiskSpace],
     ) -> None:
         self._store = store
         self._pins = pins
@@ -98,7 +98,7 @@ class Room:
         owner: str = "",
         sha256: Sha256Hex | None = None,
         size: int | None = None,
-    ) -> AsyncIterator[Claim]:
+    ) -> AsyncIterator[Reservation]:
         """As the protocol."""
         if sha256 is None or not self._pins.is_published_by(namespace, sha256):
             with contextlib.suppress(TimeoutError):
@@ -108,7 +108,7 @@ class Room:
             yield claim
 
     @contextlib.asynccontextmanager
-    async def room(self, size: int | None) -> AsyncIterator[None]:
+    async def reserve_space(self, size: int | None) -> AsyncIterator[None]:
         """As the protocol. What is not known yet may be as large as the limits allow."""
         limits = self._settings.limits
         need = limits.module_bytes + limits.layer_bytes if size is None else size
@@ -119,7 +119,7 @@ class Room:
         try:
             yield
         except StorageError as error:
-            if error.reason == STORAGE_FULL and not isinstance(error, _NoRoom):
+            if error.reason == STORAGE_FULL and not isinstance(error, _Refused):
                 await self._relieve(size or 1)
             raise
         finally:
@@ -194,7 +194,7 @@ class Room:
             need if known else 1,
         )
 
-    def _missing(self, space: Space, need: int) -> int:
+    def _missing(self, space: DiskSpace, need: int) -> int:
         return need + sum(self._fetching) + space.reserve(self._settings.store) - space.free
 
     async def _relieve(self, need: int) -> None:
@@ -206,7 +206,7 @@ class Room:
                 await self._store.tidy(pressed=True)
                 await self._evictor.remove(choose(self._evictor.candidates(), need), "disk")
 
-    async def measure(self) -> Space:
+    async def measure(self) -> DiskSpace:
         """The volume now. Raises StorageError."""
         try:
             space = await self._disk.run(self._space, self._store.directory)
@@ -227,7 +227,7 @@ class Room:
     def _refusal(self, message: str, size: int) -> StorageError:
         self._metrics.storage_refusals.labels(STORAGE_FULL).inc()
         self._say_full_for(size)
-        return _NoRoom(message, reason=STORAGE_FULL)
+        return _Refused(message, reason=STORAGE_FULL)
 
     def _say_full_for(self, size: int) -> None:
         """Tell people, once for each change."""

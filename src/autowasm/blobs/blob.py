@@ -34,7 +34,7 @@ class Signature(NamedTuple):
         return cls(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_nlink)
 
 
-class Settled(NamedTuple):
+class SyncedFile(NamedTuple):
     """A staged file whose bytes are on the disk: their digest, for as long as the signature is the same."""
 
     sha256: Sha256Hex

@@ -36,7 +36,7 @@ NOBODY: Final = ""
 """No namespace has this name."""
 
 
-class Stored(Protocol):
+class StoredBlob(Protocol):
     """What the budget asks of a store."""
 
     def __contains__(self, sha256: object) -> bool:
@@ -50,8 +50,8 @@ class Stored(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class _Claim:
-    budget: "Budget"
+class _Reservation:
+    budget: "DiskQuota"
     namespace: str
     owner: str
     sha256: Sha256Hex | None
@@ -63,12 +63,12 @@ class _Claim:
         self.budget.keep(self)
 
 
-class Budget:
+class DiskQuota:
     """`share`: bytes that one namespace may pin. `held`: seconds from being stored to being pinned."""
 
     def __init__(
         self,
-        stored: Stored,
+        stored: StoredBlob,
         pins: Pins,
         *,
         share: int,
@@ -82,7 +82,7 @@ class Budget:
         self._held = held
         self._metrics = metrics
         self._monotonic = monotonic
-        self._claims: set[_Claim] = set()
+        self._claims: set[_Reservation] = set()
         self._claimed: defaultdict[str, int] = defaultdict(int)
         """Bytes that a namespace's claims are for, whatever they have in common."""
         self._holds: defaultdict[Sha256Hex, dict[str, float]] = defaultdict(dict)
@@ -130,9 +130,9 @@ class Budget:
         owner: str = "",
         sha256: Sha256Hex | None = None,
         size: int | None = None,
-    ) -> Iterator[_Claim]:
-        """As `keeper.Keeper.claim`."""
-        claim = _Claim(self, namespace, owner, sha256, size or 0)
+    ) -> Iterator[_Reservation]:
+        """As `admission.Keeper.claim`."""
+        claim = _Reservation(self, namespace, owner, sha256, size or 0)
         self._check_share(claim)
         self._claims.add(claim)
         self._claimed[namespace] += claim.size
@@ -144,16 +144,16 @@ class Budget:
             if not self._claimed[namespace]:
                 del self._claimed[namespace]
 
-    def resize(self, claim: _Claim, size: int) -> None:
+    def resize(self, claim: _Reservation, size: int) -> None:
         """The claim is for so many bytes."""
         self._claimed[claim.namespace] += size - claim.size
         claim.size = size
 
     def hold(self, namespace: str, sha256: Sha256Hex, size: int, *, owner: str = "") -> None:
         """Keep the blob until the namespace publishes it, for a while. Raises StorageError (`NamespaceShareExceeded`)."""
-        self.keep(_Claim(self, namespace, owner, sha256, size))
+        self.keep(_Reservation(self, namespace, owner, sha256, size))
 
-    def keep(self, claim: _Claim) -> None:
+    def keep(self, claim: _Reservation) -> None:
         """The same for a claim whose digest and size are known by now."""
         self._check_share(claim)
         sha256, namespace = claim.sha256, claim.namespace
@@ -165,7 +165,7 @@ class Budget:
         if not self._pins.is_published(sha256):
             self._holds[sha256][NOBODY] = self._monotonic() + self._held
 
-    def _check_share(self, claim: _Claim) -> None:
+    def _check_share(self, claim: _Reservation) -> None:
         namespace, sha256 = claim.namespace, claim.sha256
         if sha256 is not None and self._pins.is_published_by(namespace, sha256):
             return
@@ -187,7 +187,7 @@ class Budget:
             reason=NAMESPACE_SHARE_EXCEEDED,
         )
 
-    def _kept_for(self, namespace: str, *, besides: _Claim) -> dict[object, int]:
+    def _kept_for(self, namespace: str, *, besides: _Reservation) -> dict[object, int]:
         """Sizes by digest of what is stored on the namespace's account."""
         held = [sha256 for sha256 in self._holds if namespace in self._holders(sha256)]
         published = set(self._pins.published_by(namespace)) - self._pins.replaceable(besides.owner)
@@ -197,7 +197,9 @@ class Budget:
             if sha256 in self._stored
         }
 
-    def _add_claims(self, used: dict[object, int], namespace: str, *, besides: _Claim) -> None:
+    def _add_claims(
+        self, used: dict[object, int], namespace: str, *, besides: _Reservation
+    ) -> None:
         """What is on the way for it, by digest; a claim that knows none yet, by itself."""
         for claim in self._claims:
             if claim is not besides and claim.namespace == namespace:
@@ -205,7 +207,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class EvictionCandidate:
     """A stored blob that nobody has published. `used`: when it was last, in seconds of any clock; `kept`: in a history."""
 
     sha256: Sha256Hex
@@ -214,14 +216,14 @@ class Candidate:
     kept: bool
 
 
-def expired(candidates: Iterable[Candidate], *, before: float) -> list[Candidate]:
+def expired(candidates: Iterable[EvictionCandidate], *, before: float) -> list[EvictionCandidate]:
     """Those that nobody names and that were last used before that time."""
     return [each for each in candidates if not each.kept and each.used < before]
 
 
-def choose(candidates: Iterable[Candidate], size: int) -> list[Candidate]:
+def choose(candidates: Iterable[EvictionCandidate], size: int) -> list[EvictionCandidate]:
     """The first to go for `size` bytes of room; empty if all together are less."""
-    chosen: list[Candidate] = []
+    chosen: list[EvictionCandidate] = []
     for each in sorted(candidates, key=lambda each: (each.kept, each.used, each.sha256)):
         if size <= 0:
             break
@@ -237,7 +239,13 @@ class Evictor:
     """For one store."""
 
     def __init__(
-        self, store: BlobStore, pins: Pins, budget: Budget, *, last_use: LastUse, metrics: Metrics
+        self,
+        store: BlobStore,
+        pins: Pins,
+        budget: DiskQuota,
+        *,
+        last_use: LastUse,
+        metrics: Metrics,
     ) -> None:
         self._store = store
         self._pins = pins
@@ -245,23 +253,23 @@ class Evictor:
         self._metrics = metrics
         self.last_use = last_use
 
-    def candidates(self) -> list[Candidate]:
+    def candidates(self) -> list[EvictionCandidate]:
         """All that could be removed now: nothing, until everybody who may need something was heard."""
         if not self._pins.complete:
             return []
         store, needed = self._store, self._budget.needed()
         return [
-            Candidate(
+            EvictionCandidate(
                 sha256,
                 store.size(sha256),
-                max(self.last_use.last(sha256), self.last_use.ages.at(store.served_at(sha256))),
+                max(self.last_use.last(sha256), self.last_use.clock.at(store.served_at(sha256))),
                 self._pins.is_kept(sha256),
             )
             for sha256 in store.digests()
             if sha256 not in needed
         ]
 
-    async def remove(self, blobs: Iterable[Candidate], reason: str) -> None:
+    async def remove(self, blobs: Iterable[EvictionCandidate], reason: str) -> None:
         """Remove what of `blobs` is still not needed. Raises StorageError."""
         for each in blobs:
             if await self._store.discard(each.sha256, unless=self._budget.is_needed):

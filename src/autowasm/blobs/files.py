@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from autowasm.blobs.blob import Settled, Signature
+from autowasm.blobs.blob import Signature, SyncedFile
 from autowasm.digest import Sha256Hex, sha256_hex
 from autowasm.errors import ContentRejected, StorageError
 from autowasm.limits import MIB, StoreLimits
@@ -104,7 +104,7 @@ _OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """NONBLOCK: should the name be a pipe by now, opening it must not hold the thread for ever."""
 
 
-class Damaged(Exception):
+class DamagedBlob(Exception):
     """A stored file whose bytes do not have the digest that is its name. The argument says what they have instead."""
 
 
@@ -158,7 +158,7 @@ def open_verified(
         fd = os.open(path, _OPEN_FLAGS)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise Damaged("a symbolic link") from error
+            raise DamagedBlob("a symbolic link") from error
         raise
     try:
         signature = Signature.of(fd)
@@ -175,10 +175,10 @@ def open_verified(
 
 def _require(fd: int, sha256: Sha256Hex) -> None:
     if not stat.S_ISREG(os.fstat(fd).st_mode):
-        raise Damaged("no regular file")
+        raise DamagedBlob("no regular file")
     digest = _hash(fd)
     if digest != sha256:
-        raise Damaged(f"sha256:{digest}")
+        raise DamagedBlob(f"sha256:{digest}")
 
 
 def verify(path: Path, sha256: Sha256Hex) -> Signature:
@@ -188,7 +188,7 @@ def verify(path: Path, sha256: Sha256Hex) -> Signature:
     return signature
 
 
-def settle(staged: Path, expected: Sha256Hex | None) -> Settled:
+def settle(staged: Path, expected: Sha256Hex | None) -> SyncedFile:
     """Bring the bytes of `staged` to the disk, and see which digest they have: the `expected` one, if any.
 
     Raises ContentRejected (`DigestMismatch`) and OSErrors.
@@ -200,7 +200,7 @@ def settle(staged: Path, expected: Sha256Hex | None) -> Settled:
         os.close(fd)
 
 
-def commit(staged: Path, target: Path, *, settled: Settled | None) -> Signature:
+def commit(staged: Path, target: Path, *, settled: SyncedFile | None) -> Signature:
     """Give `staged` its final name if its bytes have the digest `target.name`, durably.
 
     `settled`: what `settle` said of the same file; if that is still so, only the name is missing. Raises ContentRejected
@@ -218,7 +218,7 @@ def commit(staged: Path, target: Path, *, settled: Settled | None) -> Signature:
         os.close(fd)
 
 
-def _settle(fd: int, expected: Sha256Hex | None) -> Settled:
+def _settle(fd: int, expected: Sha256Hex | None) -> SyncedFile:
     signature = Signature.of(fd)  # taken before hashing: a change during it shows as one afterwards
     digest = _hash(fd)
     if expected is not None and digest != expected:
@@ -227,7 +227,7 @@ def _settle(fd: int, expected: Sha256Hex | None) -> Settled:
             reason="DigestMismatch",
         )
     os.fsync(fd)
-    return Settled(digest, signature)
+    return SyncedFile(digest, signature)
 
 
 def set_aside(path: Path, damaged: Path, *, kept: int) -> None:

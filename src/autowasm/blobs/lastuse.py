@@ -2,7 +2,7 @@
 
 Not the time of day. While the process runs it is the monotonic clock. From one run to the next it goes on by what the
 kernel's clock since boot says, as long as the machine has not booted since; after a boot, or on another machine, the time
-of day says how long the service was away, and is believed for `AWAY_MOST` only. Invariant: a clock that was set, forward or
+of day says how long the service was away, and is believed for `MAX_DOWNTIME` only. Invariant: a clock that was set, forward or
 back by years, makes nothing older than that, and nothing ages backwards; running time always counts, so nothing stays young.
 
 LastUse: when each blob was last needed, in a small file that a restart reads.
@@ -27,13 +27,13 @@ import structlog
 from autowasm.blobs.files import sync_directory
 from autowasm.digest import Sha256Hex, sha256_hex
 
-AWAY_MOST: Final = 3600.0
+MAX_DOWNTIME: Final = 3600.0
 """Seconds credited for an absence over a boot. An hour wrong, of a grace of 24, hurts nobody in either direction."""
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
-class Moment(msgspec.Struct, frozen=True, kw_only=True):
+class ClockState(msgspec.Struct, frozen=True, kw_only=True):
     """One moment as seen on all clocks. Seconds."""
 
     boot: str
@@ -50,17 +50,17 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
             boot = ""
         return cls(boot=boot, since_boot=time.clock_gettime(time.CLOCK_BOOTTIME), wall=time.time())
 
-    def passed_until(self, later: "Moment") -> float:
+    def passed_until(self, later: "ClockState") -> float:
         """Seconds from here to `later` that certainly passed; never negative."""
         since_boot = later.since_boot - self.since_boot
         if self.boot and self.boot == later.boot and since_boot >= 0:
             return since_boot
         away = later.wall - self.wall
-        return min(max(away, 0.0), AWAY_MOST) if math.isfinite(away) else 0.0
+        return min(max(away, 0.0), MAX_DOWNTIME) if math.isfinite(away) else 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Ages:
+class DurableClock:
     """Seconds since the cache directory was first used. `start` on the monotonic clock was `base` on this one."""
 
     base: float
@@ -84,9 +84,9 @@ _log = structlog.get_logger(__name__)
 
 class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     version: int
-    saved: Moment
+    saved: ClockState
     age: float
-    """`Ages.now()` when it was written."""
+    """`DurableClock.now()` when it was written."""
     used: dict[str, float | None]
     """None: named by somebody when this was written."""
 
@@ -95,23 +95,23 @@ _DECODER: Final = msgspec.json.Decoder(_Document)
 
 
 class LastUse:
-    """Last uses by digest, on the clock `ages`."""
+    """Last uses by digest, on the clock `clock`."""
 
     def __init__(
         self,
-        ages: Ages,
+        clock: DurableClock,
         used: dict[Sha256Hex, float] | None = None,
         named: Iterable[Sha256Hex] = (),
     ) -> None:
-        self.ages = ages
+        self.clock = clock
         self._used = used or {}
         self._named = set(named)
 
     def last(self, sha256: Sha256Hex) -> float:
         """When it was last used; now, for one that is named or that we never heard of."""
         if sha256 in self._named:
-            return self.ages.now()
-        return self._used.get(sha256, self.ages.now())
+            return self.clock.now()
+        return self._used.get(sha256, self.clock.now())
 
     def observe(
         self, stored: Iterable[Sha256Hex], named: Callable[[Sha256Hex], bool], *, complete: bool
@@ -120,7 +120,7 @@ class LastUse:
 
         `complete` False: not everybody was heard yet, so what was named, or is new to us, still counts as named.
         """
-        now = self.ages.now()
+        now = self.clock.now()
         used: dict[Sha256Hex, float] = {}
         still: set[Sha256Hex] = set()
         for sha256 in stored:
@@ -136,27 +136,27 @@ class LastUse:
     def served(self, sha256: Sha256Hex, monotonic: float) -> None:
         """It was sent to somebody then."""
         if sha256 in self._used:
-            self._used[sha256] = max(self._used[sha256], self.ages.at(monotonic))
+            self._used[sha256] = max(self._used[sha256], self.clock.at(monotonic))
 
-    def encode(self, moment: Moment) -> bytes:
+    def encode(self, moment: ClockState) -> bytes:
         """The file's content."""
         used: dict[str, float | None] = {
             sha256: None if sha256 in self._named else round(at, 1)
             for sha256, at in self._used.items()
         }
-        document = _Document(version=1, saved=moment, age=round(self.ages.now(), 1), used=used)
+        document = _Document(version=1, saved=moment, age=round(self.clock.now(), 1), used=used)
         return msgspec.json.encode(document)
 
 
 def unknown(monotonic: Callable[[], float] = time.monotonic) -> LastUse:
     """One that was told nothing: every blob counts as just used."""
-    return LastUse(Ages(0.0, monotonic(), monotonic))
+    return LastUse(DurableClock(0.0, monotonic(), monotonic))
 
 
 def load(
     path: Path,
     *,
-    moment: Callable[[], Moment] = Moment.now,
+    moment: Callable[[], ClockState] = ClockState.now,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> LastUse:
     """What `path` tells, or an empty one. Blocks. Never raises: a cache that starts young is no failure."""
@@ -169,7 +169,7 @@ def load(
         with contextlib.suppress(ValueError):
             used[sha256_hex(name)] = age if at is None else min(at, age)
     named = [sha256 for sha256 in used if document.used[sha256] is None]
-    return LastUse(Ages(age, monotonic(), monotonic), used, named)
+    return LastUse(DurableClock(age, monotonic(), monotonic), used, named)
 
 
 def _read(path: Path) -> _Document | None:

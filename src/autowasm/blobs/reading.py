@@ -6,7 +6,7 @@ Index: which blobs the store has, and who waits for one.
 
 Not the files: it never touches the disk. Invariant: the gauges show what it holds.
 
-VerifiedReads: stored blobs, opened and hashed before anyone gets their bytes.
+VerifiedReader: stored blobs, opened and hashed before anyone gets their bytes.
 
 Not who stores or removes (`store.py`). Invariants: bytes are handed out only by a Blob whose file was hashed since the start
 and has not changed since; nothing here touches the disk on the loop but fstat.
@@ -34,7 +34,7 @@ from autowasm.net.pools import Closer, Pool
 from autowasm.telemetry.metrics import Metrics
 
 
-class Turns:
+class KeyedLock:
     """One lock for each digest that somebody is busy with."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Turns:
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class BlobEntry:
     """One stored blob of `size` bytes. `signature` is None until its bytes were hashed since the start."""
 
     sha256: Sha256Hex
@@ -59,19 +59,19 @@ class Entry:
     """When it was last handed out, on the monotonic clock."""
 
 
-class Index:
+class BlobIndex:
     """Entries by digest."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._entries: dict[Sha256Hex, Entry] = {}
+        self._entries: dict[Sha256Hex, BlobEntry] = {}
         self._bytes = 0
         self._waiters: defaultdict[Sha256Hex, set[asyncio.Future[None]]] = defaultdict(set)
 
     def __contains__(self, sha256: object) -> bool:
         return sha256 in self._entries
 
-    def get(self, sha256: Sha256Hex) -> Entry | None:
+    def get(self, sha256: Sha256Hex) -> BlobEntry | None:
         """The entry, if there is one."""
         return self._entries.get(sha256)
 
@@ -88,7 +88,7 @@ class Index:
         """All digests."""
         return frozenset(self._entries)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: BlobEntry) -> None:
         """Add or replace; wakes those who wait for it."""
         previous = self._entries.get(entry.sha256)
         self._entries[entry.sha256] = entry
@@ -97,7 +97,7 @@ class Index:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, entry: BlobEntry) -> None:
         """Remove it, unless another has taken its place."""
         if self._entries.get(entry.sha256) is entry:
             del self._entries[entry.sha256]
@@ -127,15 +127,15 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
-class VerifiedReads:
+class VerifiedReader:
     """Of the files in `folder`, one for each entry of `index`."""
 
     def __init__(
         self,
         folder: Path,
         *,
-        index: Index,
-        turns: Turns,
+        index: BlobIndex,
+        locks: KeyedLock,
         staging: Staging,
         disk: Pool,
         closer: Closer,
@@ -144,7 +144,7 @@ class VerifiedReads:
     ) -> None:
         self._folder = folder
         self._index = index
-        self._turns = turns
+        self._locks = locks
         self._staging = staging
         self._disk = disk
         self._closer = closer
@@ -172,7 +172,7 @@ class VerifiedReads:
             return None
         return self._ready(entry) or await self._reopen(sha256)
 
-    def _ready(self, entry: Entry) -> Blob | None:
+    def _ready(self, entry: BlobEntry) -> Blob | None:
         """The open blob, unless its file changed, or was out of use for so long that its pages may be gone."""
         blob = self._open.get(entry.sha256)
         if blob is None:
@@ -185,7 +185,7 @@ class VerifiedReads:
         return blob
 
     async def _reopen(self, sha256: Sha256Hex) -> Blob | None:
-        async with self._turns.of(sha256):
+        async with self._locks.of(sha256):
             entry = self._index.get(sha256)
             if entry is None:
                 return None
@@ -199,7 +199,7 @@ class VerifiedReads:
                     self._open.popitem(last=False)
             return blob
 
-    async def _load(self, entry: Entry) -> Blob | None:
+    async def _load(self, entry: BlobEntry) -> Blob | None:
         self._open.pop(entry.sha256, None)
 
         def adopt(opened: tuple[int, Signature]) -> Blob:
@@ -223,14 +223,14 @@ class VerifiedReads:
             await asyncio.sleep(self._limits.verify_pause)
 
     async def _verify(self, sha256: Sha256Hex) -> None:
-        async with self._turns.of(sha256):
+        async with self._locks.of(sha256):
             entry = self._index.get(sha256)
             if entry is not None and entry.signature is None:
                 job = functools.partial(files.verify, self._folder / sha256, sha256)
                 entry.signature = await self._read(entry, job, abandoned=lambda _: None)
 
     async def _read(
-        self, entry: Entry, job: Callable[[], T], *, abandoned: Callable[[T], object]
+        self, entry: BlobEntry, job: Callable[[], T], *, abandoned: Callable[[T], object]
     ) -> T | None:
         """Run `job` on the entry's file. None, and the entry forgotten, if that is gone or damaged."""
         with storage_errors(self._folder.parent, "reading a blob"):
@@ -239,7 +239,7 @@ class VerifiedReads:
             except FileNotFoundError:
                 self._index.remove(entry)
                 _log.warning("blob removed by somebody else", digest=entry.sha256)
-            except files.Damaged as error:
+            except files.DamagedBlob as error:
                 self._index.remove(entry)
                 self._metrics.blobs_damaged.inc()
                 _log.error("blob damaged, set aside", digest=entry.sha256, found=str(error))

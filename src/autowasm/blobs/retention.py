@@ -15,9 +15,9 @@ from typing import Final, Self
 import structlog
 
 from autowasm.blobs import lastuse
-from autowasm.blobs.admission import Room, Space, space_of
-from autowasm.blobs.eviction import Budget, Evictor, choose, expired
-from autowasm.blobs.lastuse import Moment
+from autowasm.blobs.admission import DiskAdmission, DiskSpace, space_of
+from autowasm.blobs.eviction import DiskQuota, Evictor, choose, expired
+from autowasm.blobs.lastuse import ClockState
 from autowasm.blobs.pins import Pins
 from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
@@ -27,7 +27,7 @@ from autowasm.settings import Settings
 from autowasm.telemetry.metrics import Metrics
 
 _GRACE_PARTS: Final = 20
-_LEAST_PAUSE: Final = 0.1
+_MIN_PAUSE: Final = 0.1
 
 _log = structlog.get_logger(__name__)
 
@@ -47,8 +47,8 @@ class Retention:
         pools: Pools,
         metrics: Metrics,
         monotonic: Callable[[], float] = time.monotonic,
-        moment: Callable[[], Moment] = Moment.now,
-        space: Callable[[Path], Space] = space_of,
+        moment: Callable[[], ClockState] = ClockState.now,
+        space: Callable[[Path], DiskSpace] = space_of,
     ) -> None:
         self._store = store
         self._pins = pins
@@ -59,7 +59,7 @@ class Retention:
         self._monotonic = monotonic
         self._moment = moment
         self._file = store.directory / "last-use.json"
-        self._budget = Budget(
+        self._budget = DiskQuota(
             store,
             pins,
             share=settings.namespace_disk_budget,
@@ -69,7 +69,7 @@ class Retention:
         )
         self._last_use = lastuse.unknown(monotonic)
         self._evictor = Evictor(store, pins, self._budget, last_use=self._last_use, metrics=metrics)
-        self._room = Room(
+        self._disk_admission = DiskAdmission(
             store,
             pins,
             self._budget,
@@ -88,7 +88,7 @@ class Retention:
         )
         self._evictor.last_use = self._last_use
         self._metrics.blob_budget_bytes.set(self._settings.disk_budget)
-        self._store.keeper = self._room
+        self._store.admission = self._disk_admission
         return self
 
     async def __aexit__(
@@ -120,20 +120,20 @@ class Retention:
                 await self.sweep()
             except StorageError as error:
                 _log.error("blobs not looked after", reason=str(error))
-            await asyncio.sleep(max(pause, _LEAST_PAUSE))
+            await asyncio.sleep(max(pause, _MIN_PAUSE))
 
     async def sweep(self) -> None:
         """One look: remove what has expired or is over budget, tidy up, write down the last uses. Raises StorageError."""
         self._observe()
         self._budget.forget_old_holds()
-        async with self._room.lock:
-            before = self._last_use.ages.now() - self._settings.blob_grace
+        async with self._disk_admission.lock:
+            before = self._last_use.clock.now() - self._settings.blob_grace
             await self._evictor.remove(expired(self._evictor.candidates(), before=before), "grace")
-            excess = self._room.excess()
+            excess = self._disk_admission.excess()
             if excess > 0:
                 candidates = self._evictor.candidates()
                 await self._evictor.remove(choose(candidates, excess) or candidates, "budget")
-        await self._room.look_again()
+        await self._disk_admission.look_again()
         await self._store.tidy()
         due = self._limits.save_every if self._changed else self._limits.save_latest
         if self._monotonic() - self._saved >= due:

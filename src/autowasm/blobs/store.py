@@ -34,9 +34,9 @@ from typing import Final, Protocol, Self
 import structlog
 
 from autowasm.blobs import files
-from autowasm.blobs.blob import Blob, Settled, Signature
+from autowasm.blobs.blob import Blob, Signature, SyncedFile
 from autowasm.blobs.files import Stage, Staging, finish, is_storage_failure, storage_errors
-from autowasm.blobs.reading import Entry, Index, Turns, VerifiedReads
+from autowasm.blobs.reading import BlobEntry, BlobIndex, KeyedLock, VerifiedReader
 from autowasm.digest import Sha256Hex
 from autowasm.errors import StorageError
 from autowasm.limits import StoreLimits
@@ -44,7 +44,7 @@ from autowasm.net.pools import Pools
 from autowasm.telemetry.metrics import Metrics
 
 
-class Claim(Protocol):
+class Reservation(Protocol):
     """A namespace's word that it is about to pin a blob."""
 
     def hold(self, sha256: Sha256Hex, size: int) -> None:
@@ -54,7 +54,7 @@ class Claim(Protocol):
         """
 
 
-class Keeper(Protocol):
+class Admission(Protocol):
     """Finds room, and says no where there is none. All raise StorageError."""
 
     def claim(
@@ -64,25 +64,25 @@ class Keeper(Protocol):
         owner: str = "",
         sha256: Sha256Hex | None = None,
         size: int | None = None,
-    ) -> AbstractAsyncContextManager[Claim]:
+    ) -> AbstractAsyncContextManager[Reservation]:
         """Room in the namespace's share for a blob, as far as digest and size are known (`NamespaceShareExceeded`).
 
         What `owner` alone has published counts for nothing: the blob will replace it. Early after a start it takes until it is known what the namespace has published.
         """
 
-    def room(self, size: int | None) -> AbstractAsyncContextManager[None]:
+    def reserve_space(self, size: int | None) -> AbstractAsyncContextManager[None]:
         """Room for the work of fetching a module of `size` bytes; None: not known yet (`StorageFull`)."""
 
     def committing(self, sha256: Sha256Hex, size: int) -> AbstractAsyncContextManager[None]:
         """Room in the budget while the blob is stored, which happens inside (`StorageFull`)."""
 
 
-class _Nothing:
+class _NoReservation:
     def hold(self, sha256: Sha256Hex, size: int) -> None:
         pass
 
 
-class KeepAll:
+class AdmitAll:
     """No budget, no eviction: for `wasmc`, and for tests of other things."""
 
     @contextlib.asynccontextmanager
@@ -93,12 +93,12 @@ class KeepAll:
         owner: str = "",
         sha256: Sha256Hex | None = None,
         size: int | None = None,
-    ) -> AsyncIterator[Claim]:
+    ) -> AsyncIterator[Reservation]:
         """Always."""
-        yield _Nothing()
+        yield _NoReservation()
 
     @contextlib.asynccontextmanager
-    async def room(self, size: int | None) -> AsyncIterator[None]:
+    async def reserve_space(self, size: int | None) -> AsyncIterator[None]:
         """Always."""
         yield
 
@@ -162,7 +162,7 @@ class BlobStore:
         metrics: Metrics,
         limits: StoreLimits | None = None,
     ) -> None:
-        self.keeper: Keeper = KeepAll()  # set once, before the first commit
+        self.admission: Admission = AdmitAll()  # set once, before the first commit
         self.directory = directory
         self._blobs = directory / "blobs"
         self._disk = pools.disk
@@ -171,12 +171,12 @@ class BlobStore:
             directory / "staging", directory / "damaged", disk=pools.disk, limits=limits
         )
         self._lock = DirectoryLock(directory / "lock")
-        self._index = Index(metrics)
-        self._turns = Turns()
-        self._reads = VerifiedReads(
+        self._index = BlobIndex(metrics)
+        self._locks = KeyedLock()
+        self._reads = VerifiedReader(
             self._blobs,
             index=self._index,
-            turns=self._turns,
+            locks=self._locks,
             staging=self._staging,
             disk=pools.disk,
             closer=pools.closer,
@@ -188,7 +188,7 @@ class BlobStore:
         with storage_errors(self.directory, "opening it"):
             found, foreign = await self._disk.run(self._prepare)
         for sha256, size in found.items():
-            self._index.add(Entry(sha256, size))
+            self._index.add(BlobEntry(sha256, size))
         if foreign:
             _log.warning("names in the blob directory that are no blobs", names=foreign[:10])
         return self
@@ -258,7 +258,7 @@ class BlobStore:
         finally:
             await self._staging.remove(folder)
 
-    def settle(self, stage: Stage, expected: Sha256Hex | None) -> asyncio.Future[Settled]:
+    def settle(self, stage: Stage, expected: Sha256Hex | None) -> asyncio.Future[SyncedFile]:
         """Hash and sync `stage.path` beside whatever else is done with it: most of what `commit` takes.
 
         `expected`: None where nobody has promised a digest; the result tells it. Raises ContentRejected (`DigestMismatch`) and OSErrors.
@@ -267,7 +267,7 @@ class BlobStore:
         return asyncio.wrap_future(self._disk.submit(job))
 
     async def commit(
-        self, stage: Stage, sha256: Sha256Hex, *, settled: Settled | None = None
+        self, stage: Stage, sha256: Sha256Hex, *, settled: SyncedFile | None = None
     ) -> int:
         """Store `stage.path` under `sha256`, durably; returns its size in bytes.
 
@@ -276,13 +276,13 @@ class BlobStore:
 
         def stored(signature: Signature) -> None:
             self._reads.drop(sha256)
-            self._index.add(Entry(sha256, signature.size, signature))
+            self._index.add(BlobEntry(sha256, signature.size, signature))
 
         job = functools.partial(files.commit, stage.path, self.path(sha256), settled=settled)
         with storage_errors(self.directory, "committing a blob"):
             size = await self._disk.run(os.path.getsize, stage.path)
         # Room first: who evicts others takes their turns, and must not have one of its own.
-        async with self.keeper.committing(sha256, size), self._turns.of(sha256):
+        async with self.admission.committing(sha256, size), self._locks.of(sha256):
             with storage_errors(self.directory, "committing a blob"):
                 signature = await finish(self._disk, job, abandoned=stored)
             stored(signature)
@@ -310,7 +310,7 @@ class BlobStore:
 
         Returns the bytes removed. Raises StorageError; the blob is then still there.
         """
-        async with self._turns.of(sha256):
+        async with self._locks.of(sha256):
             entry = self._index.get(sha256)
             if entry is None or unless(sha256):
                 return 0

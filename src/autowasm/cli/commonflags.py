@@ -13,7 +13,7 @@ ALLOW_IMPORT_HELP = "a host function (module.name) that your Envoys offer beside
 ENVOY_VERSION_HELP = "the oldest Envoy that runs the modules: they may import what it offers. From 1.39 on Envoy has all of WASI preview 1"
 
 
-class Offered(TypedDict):
+class EnvoyOffer(TypedDict):
     """What `inspect_module` takes."""
 
     allow_imports: frozenset[str]
@@ -24,7 +24,7 @@ def add_module_flags(parser: argparse.ArgumentParser) -> None:
     """Declare them."""
     parser.add_argument(
         "--allow-import",
-        action=_Several,
+        action=_AppendItems,
         default=[],
         metavar="NAME",
         help=ALLOW_IMPORT_HELP,
@@ -38,12 +38,14 @@ def add_module_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def offered(arguments: argparse.Namespace) -> Offered:
+def offered(arguments: argparse.Namespace) -> EnvoyOffer:
     """What the flags say."""
-    return Offered(allow_imports=frozenset(arguments.allow_import), envoy=arguments.envoy_version)
+    return EnvoyOffer(
+        allow_imports=frozenset(arguments.allow_import), envoy=arguments.envoy_version
+    )
 
 
-class _Several(argparse.Action):
+class _AppendItems(argparse.Action):
     """Adds each part of a value with commas."""
 
     def __call__(

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from autowasm.cli.registries import Connection
+from autowasm.cli.registries import RegistryConnection
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.registry import media
 from autowasm.registry.client import ResolvedImage
-from autowasm.registry.consumers import Answer, LastLayer, answers, index_child
+from autowasm.registry.consumers import ConsumerVerdict, LastLayer, answers, index_child
 from autowasm.registry.layouts import CONSUMERS, ENVOY_GATEWAY, ISTIO, KWCTL, WASMER
 from autowasm.registry.manifest import Descriptor, Manifest
 from autowasm.wasm.archive import extract_member, opened_archive
@@ -39,31 +39,31 @@ def consumer_of(flag: str) -> str:
 class Images:
     """Asks about one image; what has to be opened goes to `workdir`."""
 
-    connection: Connection
+    connection: RegistryConnection
     limits: Limits
     pools: Pools
     workdir: Path
 
-    async def answers(self, resolved: ResolvedImage) -> Mapping[str, Answer]:
+    async def answers(self, resolved: ResolvedImage) -> Mapping[str, ConsumerVerdict]:
         """By the consumer's name, all but wasmer."""
         if resolved.index is None:
             return answers(resolved.manifest, await self._last_layer(resolved.manifest))
-        found: dict[str, Answer] = {}
-        asked: dict[str, Mapping[str, Answer] | Answer] = {}
+        found: dict[str, ConsumerVerdict] = {}
+        asked: dict[str, Mapping[str, ConsumerVerdict] | ConsumerVerdict] = {}
         for consumer in OTHERS:
             child = index_child(consumer, resolved.index)
-            if isinstance(child, Answer):
+            if isinstance(child, ConsumerVerdict):
                 found[consumer] = child
                 continue
             if child.digest_text not in asked:
                 asked[child.digest_text] = await self._of_child(child, resolved)
             answer = asked[child.digest_text]
-            found[consumer] = answer if isinstance(answer, Answer) else answer[consumer]
+            found[consumer] = answer if isinstance(answer, ConsumerVerdict) else answer[consumer]
         return found
 
     async def _of_child(
         self, child: Descriptor, resolved: ResolvedImage
-    ) -> Mapping[str, Answer] | Answer:
+    ) -> Mapping[str, ConsumerVerdict] | ConsumerVerdict:
         if child.digest == resolved.child:
             manifest = resolved.manifest
         else:
@@ -73,7 +73,7 @@ class Images:
                     reference, credential=self.connection.credential
                 )
             except ContentRejected as error:
-                return Answer(reads=False, why=f"takes the linux/amd64 entry: {error}")
+                return ConsumerVerdict(reads=False, why=f"takes the linux/amd64 entry: {error}")
             manifest = image.manifest
         return answers(manifest, await self._last_layer(manifest))
 
@@ -109,21 +109,23 @@ def _open_last(path: Path, *, limits: Limits) -> LastLayer:
     return LastLayer(is_gzip=True, plugin=_is_module(_head(target)))
 
 
-def of_file(path: Path, *, member: str, limits: Limits) -> dict[str, Answer]:
+def of_file(path: Path, *, member: str, limits: Limits) -> dict[str, ConsumerVerdict]:
     """Who could fetch a file from a URL; we found the module in it, in an archive as `member`. Blocks.
 
     Istio and Envoy Gateway unpack gzip and tar in turn, and take the first entry of a tar (`pkg/wasm/httpfetcher.go`).
     """
     head = _head(path)
-    found = dict.fromkeys(OTHERS, Answer(reads=False, why="pulls from registries only"))
+    found = dict.fromkeys(OTHERS, ConsumerVerdict(reads=False, why="pulls from registries only"))
     bare = _is_module(head)
-    found[KWCTL] = Answer(reads=bare, why="" if bare else "wants a module as it is behind a URL")
+    found[KWCTL] = ConsumerVerdict(
+        reads=bare, why="" if bare else "wants a module as it is behind a URL"
+    )
     if head.startswith(_ZSTD):
-        mesh = Answer(reads=False, why="unpacks gzip and tar, not zstd")
+        mesh = ConsumerVerdict(reads=False, why="unpacks gzip and tar, not zstd")
     elif not member or _first_is_module(path, limits=limits):
-        mesh = Answer(reads=True)
+        mesh = ConsumerVerdict(reads=True)
     else:
-        mesh = Answer(
+        mesh = ConsumerVerdict(
             reads=False, why="takes the first entry of a tar archive, which is not the module"
         )
     found[ISTIO] = found[ENVOY_GATEWAY] = mesh

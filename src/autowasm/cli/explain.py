@@ -13,10 +13,10 @@ import sys
 import msgspec
 
 from autowasm.api import status
-from autowasm.api.envoyfilter import heal_count_of, record_of, render
+from autowasm.api.envoyfilter import record_of, render, resend_count_of
 from autowasm.api.parsing import parse
 from autowasm.api.v1alpha1 import AutoWasm
-from autowasm.artifacts.pullsecrets import Access
+from autowasm.artifacts.pullsecrets import PullAccess
 from autowasm.cli import clusters, findings, registries, sources
 from autowasm.cli.clusters import server_of
 from autowasm.errors import AutoWasmError, SpecError, UsageError
@@ -84,15 +84,15 @@ async def _facts(key: ObjectKey, login: Credential | None, arguments: argparse.N
                     base = msgspec.structs.replace(base, source=found)
                 record = record_of(seen.live) if seen.live is not None else None
                 if record is not None and seen.live is not None:
-                    heal = heal_count_of(seen.live, record.sha256)
-                    wanted = render(autowasm, record, seen.server.envoy, heal=heal)
+                    resend = resend_count_of(seen.live, record.sha256)
+                    wanted = render(autowasm, record, seen.server.envoy, resend=resend)
                     base = msgspec.structs.replace(base, wanted=wanted)
             return await gatherer.facts(seen, base)
 
 
 async def _ask(
     autowasm: AutoWasm,
-    access: Access,
+    access: PullAccess,
     login: Credential | None,
     arguments: argparse.Namespace,
     pools: Pools,

@@ -14,8 +14,8 @@ from autowasm.explain.finding import NOT_CHECKED, Finding, Level, worst
 from autowasm.explain.plan import Plan
 from autowasm.text import shown
 
-LEAST_WIDTH: Final = 60
-MOST_WIDTH: Final = 100
+MIN_WIDTH: Final = 60
+MAX_WIDTH: Final = 100
 _LEVEL: Final = 9
 _LINK: Final = 13
 _PODS_NAMED: Final = 5
@@ -38,7 +38,7 @@ _ACTIONS: Final = {
 
 def table(name: str, findings: Sequence[Finding], *, width: int, colour: bool) -> str:
     """A headline, then a row for each finding: level, link, then what, where, and what to do."""
-    width = max(LEAST_WIDTH, min(width, MOST_WIDTH))
+    width = max(MIN_WIDTH, min(width, MAX_WIDTH))
     lines = [f"{name}: {headline(findings)}", ""]
     for finding in findings:
         lines += _row(finding, width=width, colour=colour)

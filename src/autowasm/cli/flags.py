@@ -45,9 +45,9 @@ from autowasm.settings import (
     Cluster,
     Election,
     EnvoyFetch,
-    HealingSettings,
     Outgoing,
     PeerSettings,
+    ResendSettings,
     Settings,
     Standalone,
 )
@@ -130,7 +130,7 @@ GROUPS: Groups = {
         duration(
             "--heal-after",
             "sidecars that missed a module get it once more when they have not come back for this long",
-            HealingSettings().settle,
+            ResendSettings().settle,
         ),
     ),
 }
@@ -154,11 +154,11 @@ def cluster(value: Values) -> Cluster:
     )
 
 
-def healing(value: Values) -> HealingSettings:
+def resender(value: Values) -> ResendSettings:
     """What they say."""
     after: float = value("heal_after")
-    return HealingSettings(
-        settle=after, given_up=after / 2, interval=min(HealingSettings().interval, after / 4)
+    return ResendSettings(
+        settle=after, given_up=after / 2, interval=min(ResendSettings().interval, after / 4)
     )
 
 
@@ -371,7 +371,7 @@ def settings_from(
         log_format=value("log_format"),
         fetch=FetchLimits(total=value("max_concurrent_fetches")),
         peers=_peers(value, arguments.mode, namespace),
-        healing=(healing(value) if arguments.mode == "controller" else HealingSettings()),
+        resender=(resender(value) if arguments.mode == "controller" else ResendSettings()),
         standalone=_standalone(value) if arguments.mode == "standalone" else None,
         cluster=cluster(value) if arguments.mode == "controller" else None,
     )

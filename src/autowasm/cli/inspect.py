@@ -25,17 +25,17 @@ from typing import Any, Final
 
 from autowasm.artifacts.image import pull_module
 from autowasm.cli import compat, registries
-from autowasm.cli.commonflags import Offered, offered
-from autowasm.cli.registries import Connection
+from autowasm.cli.commonflags import EnvoyOffer, offered
+from autowasm.cli.registries import RegistryConnection
 from autowasm.cli.stdio import Progress, as_file, is_piped
 from autowasm.errors import ContentRejected, UsageError
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
 from autowasm.registry.client import ResolvedImage
-from autowasm.registry.consumers import Answer
+from autowasm.registry.consumers import ConsumerVerdict
 from autowasm.registry.credentials import Credential
-from autowasm.registry.layouts import CONSUMERS, WASMER, Variant, variant_of
+from autowasm.registry.layouts import CONSUMERS, WASMER, KnownLayout, variant_of
 from autowasm.registry.manifest import Descriptor
 from autowasm.text import shown
 from autowasm.units import format_size
@@ -44,13 +44,13 @@ from autowasm.wasm.binary import MAGIC
 from autowasm.wasm.module import Description, describe_module, inspect_module
 
 _LABEL: Final = 8
-_LEAST_WIDTH: Final = 60
+_MIN_WIDTH: Final = 60
 _SHOWN_NAMES: Final = 40
 _SHOWN_LAYERS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ModuleVerdict:
     """What the server would say. `abi` is the one that Envoy will take; `unchecked` says what could not be checked."""
 
     accepted: bool
@@ -60,27 +60,27 @@ class Verdict:
     unchecked: str = ""
 
     @classmethod
-    def refused(cls, error: ContentRejected) -> "Verdict":
+    def refused(cls, error: ContentRejected) -> "ModuleVerdict":
         """From the refusal."""
         return cls(accepted=False, reason=error.reason, message=str(error))
 
     @property
-    def answer(self) -> Answer:
+    def answer(self) -> ConsumerVerdict:
         """As one of the answers of `--compat`."""
-        return Answer(reads=self.accepted, why=self.reason)
+        return ConsumerVerdict(reads=self.accepted, why=self.reason)
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
+class ImageReport:
     """`layer` and `variant` are None where no module was found."""
 
     resolved: ResolvedImage
     layer: Descriptor | None = None
-    variant: Variant | None = None
+    variant: KnownLayout | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Module:
+class ModuleReport:
     """`size` in bytes; `member` is its name in the archive, empty without one."""
 
     sha256: str
@@ -90,15 +90,15 @@ class Module:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class InspectReport:
     """All that is known of `source`, the reference or file."""
 
     source: str
-    verdict: Verdict
-    image: Image | None = None
-    module: Module | None = None
+    verdict: ModuleVerdict
+    image: ImageReport | None = None
+    module: ModuleReport | None = None
     file_layout: str = ""
-    compat: Mapping[str, Answer] | None = field(default=None)
+    compat: Mapping[str, ConsumerVerdict] | None = field(default=None)
 
 
 def measure(path: Path) -> tuple[str, int]:
@@ -108,9 +108,9 @@ def measure(path: Path) -> tuple[str, int]:
         return digest, file.seek(0, 2)
 
 
-def as_text(report: Report, *, width: int) -> str:
+def as_text(report: InspectReport, *, width: int) -> str:
     """Lines of at most `width` columns."""
-    page = _Page(max(width, _LEAST_WIDTH))
+    page = _Page(max(width, _MIN_WIDTH))
     page.add("Image" if report.image else "File", shown(report.source, most=300))
     if report.image:
         _add_image(page, report.image)
@@ -132,7 +132,7 @@ def as_text(report: Report, *, width: int) -> str:
     return "\n".join(page.lines)
 
 
-def _add_image(page: "_Page", image: Image) -> None:
+def _add_image(page: "_Page", image: ImageReport) -> None:
     resolved = image.resolved
     page.add("Digest", str(resolved.digest))
     if resolved.child:
@@ -155,7 +155,7 @@ def _add_image(page: "_Page", image: Image) -> None:
         page.add("Annot." if number == 0 else "", f"{shown(key)}={shown(value)}")
 
 
-def _add_module(page: "_Page", module: Module, verdict: Verdict) -> None:
+def _add_module(page: "_Page", module: ModuleReport, verdict: ModuleVerdict) -> None:
     described = module.description
     page.add("Sha256", module.sha256)
     exact = f" ({module.size} bytes)" if module.size >= 1024 else ""
@@ -190,7 +190,7 @@ class _Page:
         """One item in which no word is broken: it may hold a flag that is to be copied."""
         self._wrap(f"{label:<{_LABEL}}", text, indent=_LABEL, break_words=False)
 
-    def add_answer(self, consumer: str, answer: Answer) -> None:
+    def add_answer(self, consumer: str, answer: ConsumerVerdict) -> None:
         """One row of the compat table."""
         head = f"  {consumer:<14}{'yes' if answer.reads else 'no':<4}"
         self._wrap(head, CONSUMERS[consumer] if answer.reads else answer.why, indent=len(head))
@@ -206,7 +206,7 @@ class _Page:
         self.lines += wrapped or [head]
 
 
-def as_json(report: Report) -> str:
+def as_json(report: InspectReport) -> str:
     """Everything; keys in a fixed order."""
     verdict = report.verdict
     document: dict[str, Any] = {
@@ -227,13 +227,13 @@ def as_json(report: Report) -> str:
     return json.dumps(document, indent=2)
 
 
-def _layout_name(report: Report) -> str | None:
+def _layout_name(report: InspectReport) -> str | None:
     if report.image and report.image.variant:
         return report.image.variant.name
     return report.file_layout or None
 
 
-def _image_json(image: Image) -> dict[str, Any]:
+def _image_json(image: ImageReport) -> dict[str, Any]:
     resolved = image.resolved
     return {
         "digest": str(resolved.digest),
@@ -256,7 +256,7 @@ def _descriptor_json(descriptor: Descriptor) -> dict[str, Any]:
     }
 
 
-def _module_json(module: Module, verdict: Verdict) -> dict[str, Any]:
+def _module_json(module: ModuleReport, verdict: ModuleVerdict) -> dict[str, Any]:
     described = module.description
     return {
         "sha256": module.sha256,
@@ -319,7 +319,7 @@ def _as_file(text: str) -> Path | None:
     return None
 
 
-async def _inspect_file(path: Path, arguments: argparse.Namespace) -> Report:
+async def _inspect_file(path: Path, arguments: argparse.Namespace) -> InspectReport:
     limits = Limits()
     with Pools(transfers=1) as pools:
         async with registries.workdir(None, pools=pools) as workdir:
@@ -332,8 +332,8 @@ async def _inspect_file(path: Path, arguments: argparse.Namespace) -> Report:
                     extract_module, path, target, packing=DETECT, limits=limits
                 )
             except ContentRejected as error:
-                verdict = Verdict.refused(error)
-                return Report(str(path), verdict, compat=_same(verdict, arguments))
+                verdict = ModuleVerdict.refused(error)
+                return InspectReport(str(path), verdict, compat=_same(verdict, arguments))
             module, verdict = await judge.judge(target, member)
             answers = None
             if arguments.compat:
@@ -341,12 +341,14 @@ async def _inspect_file(path: Path, arguments: argparse.Namespace) -> Report:
                 answers = {WASMER: verdict.answer, **others}
             bare = await pools.disk.run(_is_bare, path)
             layout = "a module as it is" if bare else "an archive"
-            return Report(str(path), verdict, module=module, file_layout=layout, compat=answers)
+            return InspectReport(
+                str(path), verdict, module=module, file_layout=layout, compat=answers
+            )
 
 
 async def _inspect_image(
     reference: ImageReference, login: Credential | None, arguments: argparse.Namespace
-) -> Report:
+) -> InspectReport:
     limits = Limits()
     with Pools(transfers=1) as pools:
         async with (
@@ -364,7 +366,9 @@ async def _inspect_image(
             if arguments.compat:
                 asked = compat.Images(connection, limits, pools, workdir)
                 answers = {WASMER: verdict.answer, **await asked.answers(resolved)}
-            return Report(str(reference), verdict, image=image, module=module, compat=answers)
+            return InspectReport(
+                str(reference), verdict, image=image, module=module, compat=answers
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,11 +377,11 @@ class _Judge:
 
     pools: Pools
     limits: Limits
-    offered: Offered
+    offered: EnvoyOffer
 
     async def pulled(
-        self, connection: Connection, resolved: ResolvedImage, target: Path, *, quiet: bool
-    ) -> tuple[Image, Module | None, Verdict]:
+        self, connection: RegistryConnection, resolved: ResolvedImage, target: Path, *, quiet: bool
+    ) -> tuple[ImageReport, ModuleReport | None, ModuleVerdict]:
         """Pull the module as the server would, to `target`, and judge it."""
         try:
             with Progress("Pulling", total=None, stream=sys.stderr, quiet=quiet) as progress:
@@ -393,33 +397,35 @@ class _Judge:
                     on_bytes=progress.advance,
                 )
         except ContentRejected as error:
-            return Image(resolved), None, Verdict.refused(error)
+            return ImageReport(resolved), None, ModuleVerdict.refused(error)
         layer = found.layer
         variant = variant_of(resolved.manifest, layer) if layer else None
         module, verdict = await self.judge(target, found.member)
-        return Image(resolved, layer, variant), module, verdict
+        return ImageReport(resolved, layer, variant), module, verdict
 
-    async def judge(self, target: Path, member: str) -> tuple[Module, Verdict]:
+    async def judge(self, target: Path, member: str) -> tuple[ModuleReport, ModuleVerdict]:
         """The module in the file `target`."""
         sha256, size = await self.pools.disk.run(measure, target)
         described: Description = await self.pools.parsing.run(
             describe_module, target, limits=self.limits
         )
-        module = Module(sha256, size, member, described)
+        module = ModuleReport(sha256, size, member, described)
         try:
             info = await self.pools.parsing.run(
                 inspect_module, target, limits=self.limits, **self.offered
             )
         except ContentRejected as error:
-            return module, Verdict.refused(error)
-        return module, Verdict(accepted=True, abi=info.abi, unchecked=info.unchecked)
+            return module, ModuleVerdict.refused(error)
+        return module, ModuleVerdict(accepted=True, abi=info.abi, unchecked=info.unchecked)
 
 
-def _same(verdict: Verdict, arguments: argparse.Namespace) -> dict[str, Answer] | None:
+def _same(
+    verdict: ModuleVerdict, arguments: argparse.Namespace
+) -> dict[str, ConsumerVerdict] | None:
     """What no reader can open has one answer for all."""
     if not arguments.compat:
         return None
-    no = Answer(reads=False, why="finds no module in it")
+    no = ConsumerVerdict(reads=False, why="finds no module in it")
     return {WASMER: verdict.answer, **dict.fromkeys(compat.OTHERS, no)}
 
 

@@ -17,7 +17,7 @@ import msgspec
 from autowasm.api import pluginconfig, status
 from autowasm.api.parsing import parse
 from autowasm.api.v1alpha1 import AutoWasm
-from autowasm.artifacts.pullsecrets import Access
+from autowasm.artifacts.pullsecrets import PullAccess
 from autowasm.cli import clusters, findings, registries, sources
 from autowasm.cli.clusters import server_of
 from autowasm.cli.explain import exit_status
@@ -54,7 +54,7 @@ Planned = tuple[Facts, Plan, tuple[Finding, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class PlannedObject:
     """An AutoWasm of the file; `problem` if the file is wrong about it."""
 
     key: ObjectKey
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     return max(exit_status(worst(found), arguments) for _, _, found in planned)
 
 
-def _read(arguments: argparse.Namespace) -> list[Wanted]:
+def _read(arguments: argparse.Namespace) -> list[PlannedObject]:
     """The AutoWasms of the file, as `wasmer standalone` reads them. Raises UsageError."""
     most, limits = documents.file_bytes(Limits()), Limits()
     if arguments.file == STDIN:
@@ -108,19 +108,19 @@ def _read(arguments: argparse.Namespace) -> list[Wanted]:
     for problem in parsed.problems:
         print(f"wasmc: warning: -f {arguments.file}: {problem}", file=sys.stderr)
     default = clusters.namespace(arguments, os.environ) if not arguments.offline else "default"
-    result: dict[ObjectKey, Wanted] = {}
+    result: dict[ObjectKey, PlannedObject] = {}
     for found, document in parsed.autowasms:
         metadata = document["metadata"]
         namespace = metadata.get("namespace") or arguments.namespace or default
         placed = {**document, "metadata": {**metadata, "namespace": namespace}}
         key = ObjectKey(namespace, found.name)
         twice = documents.duplicate(key, [arguments.file]) if key in result else None
-        result[key] = Wanted(key, placed, twice)
+        result[key] = PlannedObject(key, placed, twice)
     return list(result.values())
 
 
 async def _plan_all(
-    wanted: list[Wanted],
+    wanted: list[PlannedObject],
     login: Credential | None,
     arguments: argparse.Namespace,
 ) -> list[Planned]:
@@ -138,7 +138,7 @@ class _Planner:
     arguments: argparse.Namespace
     pools: Pools
 
-    async def plan(self, wanted: Wanted, client: KubeClient | None) -> Planned:
+    async def plan(self, wanted: PlannedObject, client: KubeClient | None) -> Planned:
         """One AutoWasm; `client` None: offline."""
         key = wanted.key
         gatherer, live = None, None
@@ -152,7 +152,7 @@ class _Planner:
         base = _base(wanted, live)
         autowasm, plan = base.autowasm, Plan(action="unknown")
         if autowasm is not None:
-            access = Access()
+            access = PullAccess()
             if gatherer is not None:
                 secret, access = await gatherer.access(autowasm, seen.server)
                 base = msgspec.structs.replace(base, secret=secret)
@@ -185,7 +185,7 @@ def _as_stored(document: dict[str, Any]) -> dict[str, Any]:
     return {**document, "spec": {**document["spec"], "filter": stored}}
 
 
-def _base(wanted: Wanted, live: Mapping[str, Any] | None) -> Facts:
+def _base(wanted: PlannedObject, live: Mapping[str, Any] | None) -> Facts:
     """The document as the API server would have it after an apply: uid, generation and status are the live one's."""
     key, document = wanted.key, wanted.document
     merged = document

@@ -32,7 +32,7 @@ from autowasm.units import format_size
 from autowasm.wasm.module import inspect_module
 
 _FILE_NAME: Final = "filter.wasm"
-_LONGEST_ANNOTATIONS: Final = 64 * 1024
+_MAX_ANNOTATIONS: Final = 64 * 1024
 """Characters: some registries refuse manifests that are much larger."""
 
 
@@ -202,9 +202,9 @@ def _annotations(arguments: argparse.Namespace) -> dict[str, str]:
         except UnicodeEncodeError as error:
             raise UsageError(f"{flag}: {key!r} is not valid text") from error
         given[key] = value
-    if (size := sum(map(len, (*given, *given.values())))) > _LONGEST_ANNOTATIONS:
+    if (size := sum(map(len, (*given, *given.values())))) > _MAX_ANNOTATIONS:
         raise UsageError(
-            f"--annotation: {size} characters in all; at most {_LONGEST_ANNOTATIONS} are taken"
+            f"--annotation: {size} characters in all; at most {_MAX_ANNOTATIONS} are taken"
         )
     return given
 

@@ -34,12 +34,12 @@ from autowasm.telemetry import logs
 
 T = TypeVar("T")
 
-_LONGEST_PASSWORD: Final = 64 * 1024
+_MAX_PASSWORD_LENGTH: Final = 64 * 1024
 """Characters; tokens of cloud registries have a few thousand."""
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
+class RegistryConnection:
     """A registry, and how we are known there."""
 
     reference: ImageReference
@@ -75,7 +75,7 @@ async def connected(
     *,
     limits: Limits,
     pools: Pools,
-) -> AsyncIterator[Connection]:
+) -> AsyncIterator[RegistryConnection]:
     """A client with `login` or, if that is None, the one that `loginplaces.py` finds."""
     found = dockerconfig.FoundLogin(login)
     if login is None:
@@ -91,7 +91,7 @@ async def connected(
         proxies=EnvironmentProxies.read(os.environ),
     )
     try:
-        yield Connection(reference, client, found.credential)
+        yield RegistryConnection(reference, client, found.credential)
     finally:
         await client.close()
 
@@ -156,9 +156,9 @@ def given_login(arguments: argparse.Namespace) -> Credential | None:
         raise UsageError("--username: a user name cannot contain a colon")
     if sys.stdin is None:
         raise UsageError("--password-stdin: standard input is closed")
-    text = sys.stdin.read(_LONGEST_PASSWORD + 1)
-    if len(text) > _LONGEST_PASSWORD:
-        raise UsageError(f"--password-stdin: longer than {_LONGEST_PASSWORD} characters")
+    text = sys.stdin.read(_MAX_PASSWORD_LENGTH + 1)
+    if len(text) > _MAX_PASSWORD_LENGTH:
+        raise UsageError(f"--password-stdin: longer than {_MAX_PASSWORD_LENGTH} characters")
     password = text.removesuffix("\n").removesuffix("\r")
     if not password:
         raise UsageError("--password-stdin: standard input is empty")

@@ -13,7 +13,7 @@ from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.image import ImageSource
 from autowasm.artifacts.object import HttpObjectSource
-from autowasm.artifacts.pullsecrets import Access
+from autowasm.artifacts.pullsecrets import PullAccess
 from autowasm.artifacts.source import ModuleSource
 from autowasm.cli import registries
 from autowasm.cli.commonflags import offered
@@ -34,7 +34,7 @@ _OWN: Final = "your own login, if any"
 
 async def ask(
     autowasm: AutoWasm,
-    access: Access,
+    access: PullAccess,
     given: Credential | None,
     arguments: argparse.Namespace,
     *,
@@ -62,11 +62,11 @@ async def ask(
                 proxies=EnvironmentProxies.read(os.environ),
             ) as session:
                 source = HttpObjectSource(session, limits=limits, pools=pools)
-                return await _look(source, autowasm, Access(), arguments, pools, fetch=fetch)
+                return await _look(source, autowasm, PullAccess(), arguments, pools, fetch=fetch)
         async with registries.connected(
             reference, credential, arguments, limits=limits, pools=pools
         ) as connection:
-            shown = Access(connection.credential, access.secret_uid)
+            shown = PullAccess(connection.credential, access.secret_uid)
             images = ImageSource(connection.client, limits=limits, pools=pools)
             found = await _look(images, autowasm, shown, arguments, pools, fetch=fetch)
             return SourceFact(pinned=found.pinned, login=login, record=found.record)
@@ -82,7 +82,7 @@ async def ask(
 async def _look(
     source: ModuleSource,
     autowasm: AutoWasm,
-    access: Access,
+    access: PullAccess,
     arguments: argparse.Namespace,
     pools: Pools,
     *,

@@ -23,17 +23,17 @@ from autowasm.api.envoyfilter import MANAGED_BY
 from autowasm.api.status import Pods
 from autowasm.artifacts.pullsecrets import PullSecret
 from autowasm.controller.interfaces import Announce, Lookup
-from autowasm.controller.pods.loadreport import Report
+from autowasm.controller.pods.loadreport import LoadReport
 from autowasm.controller.pods.podindex import (
     Pod,
-    PodAddresses,
+    PodAddressIndex,
     PodMatcher,
     PodSelector,
     has_ended,
     pod_codec,
 )
-from autowasm.controller.pods.podstatus import PodStatus, Said
-from autowasm.controller.publishing.mutationcache import WriteOverlay
+from autowasm.controller.pods.podstatus import PodReport, PodStatus
+from autowasm.controller.publishing.mutationcache import MutationCache
 from autowasm.controller.publishing.publisher import AUTOWASMS, ENVOYFILTERS, ClusterPublisher
 from autowasm.controller.secrets import ClusterSecrets
 from autowasm.kube.client import KubeClient
@@ -131,7 +131,7 @@ class AutoWasmObserver:
 
     def __init__(
         self,
-        view: WriteOverlay,
+        view: MutationCache,
         *,
         matcher: PodMatcher,
         pod_status: PodStatus,
@@ -172,7 +172,7 @@ class AutoWasmObserver:
 class EnvoyFilterObserver:
     """Of those with our label; each has its AutoWasm's name."""
 
-    def __init__(self, view: WriteOverlay, *, changed: Callable[[ObjectKey], None]) -> None:
+    def __init__(self, view: MutationCache, *, changed: Callable[[ObjectKey], None]) -> None:
         self._view = view
         self._changed = changed
 
@@ -197,7 +197,7 @@ class PodObserver:
     """Keeps who has which address and which AutoWasms match; of these, `status.pods` may have to change."""
 
     def __init__(
-        self, matcher: PodMatcher, *, addresses: PodAddresses, pod_status: PodStatus
+        self, matcher: PodMatcher, *, addresses: PodAddressIndex, pod_status: PodStatus
     ) -> None:
         self._matcher = matcher
         self._addresses = addresses
@@ -253,14 +253,14 @@ class ClusterMode:
         self._led_since: float | None = None
         self._client = client
         self._matcher = PodMatcher()
-        self._addresses = PodAddresses()
-        self._report: Callable[[ObjectKey], Awaitable[Report | None]] = _nothing
+        self._addresses = PodAddressIndex()
+        self._report: Callable[[ObjectKey], Awaitable[LoadReport | None]] = _nothing
         self._changed: Callable[[ObjectKey], None] = _nobody
         self._informers = make_informers(client, cluster=cluster, metrics=metrics)
         self._pods = self._informers.pods
         autowasms, envoyfilters = self._informers.autowasms, self._informers.envoyfilters
-        self._autowasm_view = WriteOverlay(autowasms.get, autowasms.position)
-        self._envoyfilter_view = WriteOverlay(envoyfilters.get, envoyfilters.position)
+        self._autowasm_view = MutationCache(autowasms.get, autowasms.position)
+        self._envoyfilter_view = MutationCache(envoyfilters.get, envoyfilters.position)
         self.publisher = ClusterPublisher(
             client,
             autowasms=self._autowasm_view,
@@ -356,11 +356,11 @@ class ClusterMode:
         """See `ServiceAccounts`."""
         return await self._secrets.pull_secrets(namespace)
 
-    def prove(self, report: Callable[[ObjectKey], Awaitable[Report | None]]) -> None:
+    def prove(self, report: Callable[[ObjectKey], Awaitable[LoadReport | None]]) -> None:
         """See `loading.Workloads`."""
         self._report = report
 
-    async def pods(self, key: ObjectKey) -> Said | None:
+    async def pods(self, key: ObjectKey) -> PodReport | None:
         """What is to be said of the Pods that the AutoWasm's selector matches now; None until Pods were listed."""
         if not self._pods.has_synced:
             return None

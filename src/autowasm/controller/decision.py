@@ -17,7 +17,7 @@ from msgspec import UNSET
 from autowasm.api.record import Record, belongs_to
 from autowasm.api.status import ConditionType, Phase, Status
 from autowasm.api.v1alpha1 import REFRESH_ANNOTATION, AutoWasm, PullPolicy
-from autowasm.controller.reconcilecontext import Subject
+from autowasm.controller.reconcilecontext import ReconcileContext
 from autowasm.errors import AutoWasmError, ContentRejected, SourceNotFound
 from autowasm.kube.resources import ObjectKey
 
@@ -25,17 +25,17 @@ PUBLISHED_MODULE_LOST = "PublishedModuleLost"
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class UseRecord:
     """Fetch, if need be, and publish exactly this."""
 
     record: Record
 
 
 @dataclass(frozen=True, slots=True)
-class Resolve:
-    """Ask the source what it names now. `wish` differs whenever the user asks again."""
+class ResolveSource:
+    """Ask the source what it names now. `resolve_key` differs whenever the user asks again."""
 
-    wish: str
+    resolve_key: str
 
 
 def decide(
@@ -45,27 +45,27 @@ def decide(
     previous: Status,
     lost: Collection[Record] = (),
     found: Record | None = None,
-) -> Use | Resolve:
+) -> UseRecord | ResolveSource:
     """`live`: the record of the EnvoyFilter in place. `previous`: the status as it was last written.
 
     `lost`: records that their origin has no more; only what is live is held on to nevertheless.
     `found`: what a poll found to be named now, fetched and checked.
     """
-    wish = _wish(autowasm)
+    resolve_key = _resolve_key(autowasm)
     if refresh_wanted(autowasm, previous):
-        return Resolve(wish)
+        return ResolveSource(resolve_key)
     expected = autowasm.spec.filter.sha256
     source = str(autowasm.spec.filter.source)
     if found is not None and found not in lost and _may_be_used(found, autowasm, previous):
-        return Use(found)
+        return UseRecord(found)
     for record in _candidates(live, previous):
         if record in lost and record != live:
             continue
         if belongs_to(record, source) and expected in {None, record.sha256}:
             if _always_asks_again(autowasm, previous):
-                return Resolve(wish)
-            return Use(record)
-    return Resolve(wish)
+                return ResolveSource(resolve_key)
+            return UseRecord(record)
+    return ResolveSource(resolve_key)
 
 
 def _may_be_used(found: Record, autowasm: AutoWasm, previous: Status) -> bool:
@@ -79,7 +79,7 @@ def _may_be_used(found: Record, autowasm: AutoWasm, previous: Status) -> bool:
     )
 
 
-def _wish(autowasm: AutoWasm) -> str:
+def _resolve_key(autowasm: AutoWasm) -> str:
     # An edited `pluginConfig` must not begin a download anew, except where every generation is to be resolved.
     always = autowasm.pull_policy is PullPolicy.ALWAYS
     generation = autowasm.metadata.generation if always else ""
@@ -115,7 +115,7 @@ def _always_asks_again(autowasm: AutoWasm, previous: Status) -> bool:
     )
 
 
-class LostRecords:
+class GoneRecords:
     """Records that were given up, by object key, until something is published for it."""
 
     def __init__(self) -> None:
@@ -125,13 +125,15 @@ class LostRecords:
         """Those not to be used for this object."""
         return self._lost.get(key, frozenset())
 
-    def give_up(self, subject: Subject, decision: Use | Resolve, error: AutoWasmError) -> bool:
+    def give_up(
+        self, context: ReconcileContext, decision: UseRecord | ResolveSource, error: AutoWasmError
+    ) -> bool:
         """True if the record that was decided on is not in place and can be had no more: decide again."""
-        if not isinstance(decision, Use) or decision.record == subject.live:
+        if not isinstance(decision, UseRecord) or decision.record == context.live:
             return False
         if not isinstance(error, SourceNotFound):
             return False
-        self._lost[subject.key] = self.of(subject.key) | {decision.record}
+        self._lost[context.key] = self.of(context.key) | {decision.record}
         return True
 
     def forget(self, key: ObjectKey) -> None:
@@ -139,9 +141,11 @@ class LostRecords:
         self._lost.pop(key, None)
 
 
-def explain_lost(decision: Use | Resolve, error: AutoWasmError) -> AutoWasmError:
+def explain_lost(decision: UseRecord | ResolveSource, error: AutoWasmError) -> AutoWasmError:
     """`PublishedModuleLost` if the origin of what is published answered, and has other bytes or none; else the error."""
-    if not isinstance(decision, Use) or not isinstance(error, SourceNotFound | ContentRejected):
+    if not isinstance(decision, UseRecord) or not isinstance(
+        error, SourceNotFound | ContentRejected
+    ):
         return error
     return AutoWasmError(
         f"the published module is stored nowhere and cannot be fetched again: {error}; proxies that "

@@ -65,14 +65,14 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class FetchRunning:
     """Under way for `seconds`."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class FetchDone:
     """The module is in the store."""
 
     record: Record
@@ -89,11 +89,11 @@ class FetchFailed:
 @dataclass(slots=True, eq=False)
 class _Job:
     request: FetchRequest
-    wish: str
+    resolve_key: str
     begun: float
     failures: int
     task: asyncio.Task[None] | None = None
-    outcome: Done | AutoWasmError | None = None
+    outcome: FetchDone | AutoWasmError | None = None
     retry_at: float | None = None
     outdated: bool = False
     """Something outside changed while it ran: its failure may be one of the past."""
@@ -117,22 +117,22 @@ class FetchJobs:
         self._jobs: dict[ObjectKey, _Job] = {}
 
     def ensure(
-        self, key: ObjectKey, request: FetchRequest, *, wish: str = ""
-    ) -> Running | Done | FetchFailed:
+        self, key: ObjectKey, request: FetchRequest, *, resolve_key: str = ""
+    ) -> FetchRunning | FetchDone | FetchFailed:
         """The state of the job for this request and wish, begun now if there is none or it is due again."""
         now = asyncio.get_running_loop().time()
         job = self._jobs.get(key)
-        if job is not None and (job.request, job.wish) != (request, wish):
+        if job is not None and (job.request, job.resolve_key) != (request, resolve_key):
             self.forget(key)
             job = None
         if job is None or (job.retry_at is not None and now >= job.retry_at):
-            job = self._begin(key, request, wish, failures=job.failures if job else 0)
-        if isinstance(job.outcome, Done):
+            job = self._begin(key, request, resolve_key, failures=job.failures if job else 0)
+        if isinstance(job.outcome, FetchDone):
             return job.outcome
         if isinstance(job.outcome, AutoWasmError):
             retry_in = None if job.retry_at is None else max(job.retry_at - now, 0.0)
             return FetchFailed(job.outcome, retry_in)
-        return Running(now - job.begun)
+        return FetchRunning(now - job.begun)
 
     def is_running(self, key: ObjectKey) -> bool:
         """True while a fetch for this object is under way."""
@@ -158,8 +158,10 @@ class FetchJobs:
         elif job is not None:
             job.outdated = True
 
-    def _begin(self, key: ObjectKey, request: FetchRequest, wish: str, *, failures: int) -> _Job:
-        job = _Job(request, wish, asyncio.get_running_loop().time(), failures)
+    def _begin(
+        self, key: ObjectKey, request: FetchRequest, resolve_key: str, *, failures: int
+    ) -> _Job:
+        job = _Job(request, resolve_key, asyncio.get_running_loop().time(), failures)
         self._jobs[key] = job
         job.task = self._tasks.create_task(self._run(key, job), name=f"fetch {key}")
         return job
@@ -167,7 +169,7 @@ class FetchJobs:
     async def _run(self, key: ObjectKey, job: _Job) -> None:
         with structlog.contextvars.bound_contextvars(key=str(key)):
             try:
-                job.outcome = Done(await self._fetcher.fetch(job.request))
+                job.outcome = FetchDone(await self._fetcher.fetch(job.request))
             except AutoWasmError as error:
                 self._failed(job, error)
             except Exception as error:  # supervised edge: a bug fails one job, not the process

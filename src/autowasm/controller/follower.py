@@ -8,8 +8,8 @@ from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.published import PublishedModules
 from autowasm.artifacts.source import FetchRequest
 from autowasm.blobs.store import BlobStore
-from autowasm.controller.fetchjobs import Done, FetchFailed, FetchJobs
-from autowasm.controller.reconcilecontext import Subject, remember_origins
+from autowasm.controller.fetchjobs import FetchDone, FetchFailed, FetchJobs
+from autowasm.controller.reconcilecontext import ReconcileContext, remember_origins
 from autowasm.kube.controller import Result
 
 GONE_RETRY = 1.0
@@ -24,25 +24,25 @@ class Follower:
         self._store = store
         self._published = published
 
-    def follow(self, subject: Subject, autowasm: AutoWasm | None) -> Result:
+    def follow(self, context: ReconcileContext, autowasm: AutoWasm | None) -> Result:
         """`autowasm` None: its spec cannot be read; what it published is known nevertheless."""
-        remember_origins(self._published, subject, autowasm)
-        wanted = self._lacking(subject, autowasm) if autowasm is not None else None
+        remember_origins(self._published, context, autowasm)
+        wanted = self._lacking(context, autowasm) if autowasm is not None else None
         if autowasm is None or wanted is None:
-            self._jobs.forget(subject.key)
+            self._jobs.forget(context.key)
             return Result()
-        state = self._jobs.ensure(subject.key, fetch_request(autowasm, record=wanted))
+        state = self._jobs.ensure(context.key, fetch_request(autowasm, record=wanted))
         if isinstance(state, FetchFailed):
             return Result(requeue_after=state.retry_in)
-        if isinstance(state, Done):  # and there may be another
-            self._jobs.forget(subject.key)
+        if isinstance(state, FetchDone):  # and there may be another
+            self._jobs.forget(context.key)
             return Result(requeue_after=0.0 if wanted.sha256 in self._store else GONE_RETRY)
         return Result()
 
-    def _lacking(self, subject: Subject, autowasm: AutoWasm) -> Record | None:
+    def _lacking(self, context: ReconcileContext, autowasm: AutoWasm) -> Record | None:
         """What is published first: proxies ask for it now."""
         source = str(autowasm.spec.filter.source)
-        for record in (subject.live, subject.told(autowasm)):
+        for record in (context.live, context.told(autowasm)):
             if record is None or record.sha256 in self._store:
                 continue
             if belongs_to(record, source):

@@ -33,7 +33,7 @@ from autowasm.telemetry.metrics import Metrics
 from autowasm.units import parse_duration
 
 
-class Asked(NamedTuple):
+class PollRequest(NamedTuple):
     """What an answer is about: it holds for every AutoWasm that asks the same with the same login."""
 
     namespace: str
@@ -42,7 +42,7 @@ class Asked(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class PollMember:
     """One AutoWasm. `interval` in seconds; `record`: what is published for it."""
 
     interval: float
@@ -50,13 +50,13 @@ class Member:
 
 
 @dataclass(slots=True, eq=False)
-class Group:
+class PollGroup:
     """Times are the loop's."""
 
-    asked: Asked
+    asked: PollRequest
     source: Source
     due: float
-    members: dict[ObjectKey, Member] = field(default_factory=dict)
+    members: dict[ObjectKey, PollMember] = field(default_factory=dict)
     since: float = 0.0
     """When it was last asked, or began."""
     running: bool = False
@@ -98,12 +98,12 @@ class PollGroups:
     def __init__(self, settings: PollSettings, *, rng: random.Random | None = None) -> None:
         self._settings = settings
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
-        self._groups: dict[Asked, Group] = {}
-        self._of: dict[ObjectKey, Group] = {}
+        self._groups: dict[PollRequest, PollGroup] = {}
+        self._of: dict[ObjectKey, PollGroup] = {}
         self._turns: dict[str, float] = {}
         """By namespace that waits: when it was last asked for."""
 
-    def put(self, key: ObjectKey, autowasm: AutoWasm, record: Record, *, now: float) -> Group:
+    def put(self, key: ObjectKey, autowasm: AutoWasm, record: Record, *, now: float) -> PollGroup:
         """`record` is published for it. A new group is due at a random moment of its interval: a start is no burst."""
         asked = _asked(key, autowasm)
         interval = parse_duration(autowasm.spec.filter.refresh_interval or "")
@@ -115,13 +115,15 @@ class PollGroups:
             group = self._groups.get(asked)
         if group is None:
             due = now + interval * self._rng.random()
-            group = self._groups[asked] = Group(asked, autowasm.spec.filter.source, due, since=now)
+            group = self._groups[asked] = PollGroup(
+                asked, autowasm.spec.filter.source, due, since=now
+            )
         before = group.members.get(key)
-        group.members[key] = Member(interval, record)
+        group.members[key] = PollMember(interval, record)
         self._of[key] = group
         if before is None or before.interval != interval:
             # Asked for more often than before, it is not to wait for what was planned then.
-            group.due = min(group.due, max(group.since + self._spread(group.interval), now))
+            group.due = min(group.due, max(group.since + self._replication(group.interval), now))
         learned = before is None or not is_same(before.record, record)
         if learned and group.latest is not None and not is_same(group.latest, record):
             group.latest = None  # somebody else resolved it since: what we know is of the past
@@ -138,21 +140,21 @@ class PollGroups:
         if not group.members:
             self._groups.pop(group.asked, None)
 
-    def of(self, key: ObjectKey, autowasm: AutoWasm) -> Group | None:
+    def of(self, key: ObjectKey, autowasm: AutoWasm) -> PollGroup | None:
         """Its group, if its spec is still what is asked."""
         group = self._of.get(key)
         return group if group is not None and group.asked == _asked(key, autowasm) else None
 
-    def is_current(self, group: Group) -> bool:
+    def is_current(self, group: PollGroup) -> bool:
         """False once nobody asks any more."""
         return self._groups.get(group.asked) is group
 
-    def due(self, *, now: float) -> Iterator[Group]:
+    def due(self, *, now: float) -> Iterator[PollGroup]:
         """Those to be asked now, in turns over namespaces, the one whose turn was longest ago first.
 
         So a thousand sources of one tenant delay another's single one by one turn.
         """
-        by_namespace: dict[str, list[Group]] = {}
+        by_namespace: dict[str, list[PollGroup]] = {}
         for group in self._groups.values():
             if group.due <= now and not group.running:
                 by_namespace.setdefault(group.asked.namespace, []).append(group)
@@ -167,18 +169,18 @@ class PollGroups:
                     if not by_namespace[namespace]:
                         del by_namespace[namespace]
 
-    def begin(self, group: Group, *, now: float) -> None:
+    def begin(self, group: PollGroup, *, now: float) -> None:
         """It is being asked."""
         group.running = True
         self._turns[group.asked.namespace] = now
 
-    def answered(self, group: Group, record: Record, *, now: float) -> None:
+    def answered(self, group: PollGroup, record: Record, *, now: float) -> None:
         """The source names this now."""
         group.latest, group.refused, group.failures = record, None, 0
-        self._plan(group, self._spread(group.interval), now=now)
+        self._plan(group, self._replication(group.interval), now=now)
 
     def failed(
-        self, group: Group, error: AutoWasmError, *, now: float, for_good: bool = True
+        self, group: PollGroup, error: AutoWasmError, *, now: float, for_good: bool = True
     ) -> None:
         """It said nothing, or what will not do. `for_good` False: the failure is ours."""
         group.failures += 1
@@ -186,21 +188,21 @@ class PollGroups:
             group.refused = error
         settings, interval = self._settings, group.interval
         backoff = Backoff(
-            min(interval, settings.retry_first), max(interval, settings.retry_most), settings.jitter
+            min(interval, settings.retry_first), max(interval, settings.max_retry), settings.jitter
         )
         wait = backoff.delay(group.failures, rng=self._rng)
         self._plan(group, max(wait, getattr(error, "retry_after", None) or 0.0), now=now)
 
     @staticmethod
-    def _plan(group: Group, wait: float, *, now: float) -> None:
+    def _plan(group: PollGroup, wait: float, *, now: float) -> None:
         group.since, group.due = now, now + wait
 
-    def _spread(self, interval: float) -> float:
+    def _replication(self, interval: float) -> float:
         return interval * (1.0 + self._settings.jitter * self._rng.uniform(-1.0, 1.0))
 
 
-def _asked(key: ObjectKey, autowasm: AutoWasm) -> Asked:
-    return Asked(key.namespace, str(autowasm.spec.filter.source), autowasm.spec.secret or "")
+def _asked(key: ObjectKey, autowasm: AutoWasm) -> PollRequest:
+    return PollRequest(key.namespace, str(autowasm.spec.filter.source), autowasm.spec.secret or "")
 
 
 _log = structlog.get_logger(__name__)
@@ -216,7 +218,7 @@ class PolledSource(Protocol):
         """See `ArtifactFetcher`."""
 
 
-class Polls(Protocol):
+class PollResults(Protocol):
     """What the reconciler asks and tells."""
 
     def found(self, key: ObjectKey, autowasm: AutoWasm) -> Record | None:
@@ -229,7 +231,7 @@ class Polls(Protocol):
         """It is gone, cannot be read, or is another replica's matter."""
 
 
-class NoPolls:
+class NoPollResults:
     """Nothing is ever asked."""
 
     def found(self, key: ObjectKey, autowasm: AutoWasm) -> Record | None:
@@ -242,7 +244,7 @@ class NoPolls:
         """Nothing."""
 
 
-class Polling:
+class Poller:
     """One for the process. `on_change` is called with the key of each object for which a poll changed something."""
 
     def __init__(
@@ -264,21 +266,21 @@ class Polling:
         self._running: Counter[str] = Counter()
 
     def found(self, key: ObjectKey, autowasm: AutoWasm) -> Record | None:
-        """See `Polls`."""
+        """See `PollResults`."""
         group = self._groups.of(key, autowasm)
         if group is None or group.latest is None:
             return None
         return None if is_same(group.latest, group.members[key].record) else group.latest
 
     def published(self, key: ObjectKey, autowasm: AutoWasm, record: Record) -> AutoWasmError | None:
-        """See `Polls`."""
+        """See `PollResults`."""
         if not is_polled(autowasm, record):
             self._groups.drop(key)
             return None
         return self._groups.put(key, autowasm, record, now=_now()).refused
 
     def forget(self, key: ObjectKey) -> None:
-        """See `Polls`."""
+        """See `PollResults`."""
         self._groups.drop(key)
 
     async def run(self, leadership: Leadership) -> None:
@@ -303,7 +305,7 @@ class Polling:
                     self._begin(group, tasks, now=now)
                 await asyncio.sleep(settings.look)
 
-    def _begin(self, group: Group, tasks: asyncio.TaskGroup, *, now: float) -> None:
+    def _begin(self, group: PollGroup, tasks: asyncio.TaskGroup, *, now: float) -> None:
         namespace, key = group.asked.namespace, next(iter(group.members))
 
         def ended(_: asyncio.Task[None]) -> None:  # cancelled before it ran, too
@@ -317,7 +319,7 @@ class Polling:
         task = tasks.create_task(self._poll(group, key), name=f"poll {key}")
         task.add_done_callback(ended)
 
-    async def _poll(self, group: Group, key: ObjectKey) -> None:
+    async def _poll(self, group: PollGroup, key: ObjectKey) -> None:
         with structlog.contextvars.bound_contextvars(key=str(key)):
             try:
                 outcome = await self._ask(group, key)
@@ -328,7 +330,7 @@ class Polling:
                 outcome = self._failed(group, internal, for_good=False)
         self._metrics.polls.labels(outcome).inc()
 
-    async def _ask(self, group: Group, key: ObjectKey) -> str:
+    async def _ask(self, group: PollGroup, key: ObjectKey) -> str:
         """The outcome, for the metric."""
         if not self._groups.is_current(group):
             return "outdated"
@@ -351,7 +353,7 @@ class Polling:
         news = refused is not None or before is None or not is_same(before, record)
         return self._answered(group, record, news=news, relief=refused is not None)
 
-    def _answered(self, group: Group, record: Record, *, news: bool, relief: bool) -> str:
+    def _answered(self, group: PollGroup, record: Record, *, news: bool, relief: bool) -> str:
         """`news`: it was not known yet. `relief`: the answer before would not do, which had been told."""
         outcome = "unchanged"
         for key, member in list(group.members.items()):
@@ -373,7 +375,7 @@ class Polling:
                 self._on_change(key)
         return outcome
 
-    def _failed(self, group: Group, error: AutoWasmError, *, for_good: bool) -> str:
+    def _failed(self, group: PollGroup, error: AutoWasmError, *, for_good: bool) -> str:
         if not self._groups.is_current(group):
             return "outdated"
         before = group.refused

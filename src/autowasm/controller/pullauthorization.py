@@ -17,9 +17,9 @@ import structlog
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.fetcher import ArtifactFetcher
 from autowasm.artifacts.source import FetchRequest
-from autowasm.controller.decision import Resolve, Use
+from autowasm.controller.decision import ResolveSource, UseRecord
 from autowasm.controller.follower import fetch_request
-from autowasm.controller.reconcilecontext import Subject
+from autowasm.controller.reconcilecontext import ReconcileContext
 from autowasm.errors import AutoWasmError, SourceUnavailable, StorageError
 from autowasm.kube.resources import ObjectKey
 from autowasm.limits import FetchLimits
@@ -34,7 +34,7 @@ _AT_ONCE: Final = 16
 
 
 @dataclass(slots=True, eq=False)
-class _Permit:
+class _Authorization:
     request: FetchRequest
     due: float
     decided: bool = False
@@ -44,7 +44,7 @@ class _Permit:
     running: bool = False
 
 
-class Permits:
+class PullAuthorizer:
     """By object key. `on_change` is called with the key when its verdict has changed."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Permits:
         self._fetcher = fetcher
         self._limits = limits
         self._on_change = on_change
-        self._permits: dict[ObjectKey, _Permit] = {}
+        self._pull_authorizer: dict[ObjectKey, _Authorization] = {}
         self._due = asyncio.Event()
 
     def verdict(
@@ -70,26 +70,26 @@ class Permits:
         record = request.record
         needs_none = request.secret is None and (record is None or not record.secret_uid)
         if request.source.registry is None or record is None or needs_none:
-            self._permits.pop(key, None)
+            self._pull_authorizer.pop(key, None)
             return True
-        permit = self._permits.get(key)
-        if permit is None or permit.request != request:
-            permit = self._permits[key] = _Permit(request, self._now())
+        authorization = self._pull_authorizer.get(key)
+        if authorization is None or authorization.request != request:
+            authorization = self._pull_authorizer[key] = _Authorization(request, self._now())
             self._due.set()
-        if published and not permit.decided:
+        if published and not authorization.decided:
             return True
-        return permit.error if permit.error is not None else permit.decided
+        return authorization.error if authorization.error is not None else authorization.decided
 
     def recheck(self, key: ObjectKey) -> None:
         """Its Secret has changed."""
-        permit = self._permits.get(key)
-        if permit is not None:
-            permit.due = self._now()
+        authorization = self._pull_authorizer.get(key)
+        if authorization is not None:
+            authorization.due = self._now()
             self._due.set()
 
     def forget(self, key: ObjectKey) -> None:
         """The object is gone."""
-        self._permits.pop(key, None)
+        self._pull_authorizer.pop(key, None)
 
     async def run(self) -> None:
         """Check what is due, for ever."""
@@ -98,10 +98,10 @@ class Permits:
             while True:
                 self._due.clear()
                 now = self._now()
-                for key, permit in list(self._permits.items()):
-                    if permit.due <= now and not permit.running:
-                        permit.running = True
-                        check = self._check(key, permit, places)
+                for key, authorization in list(self._pull_authorizer.items()):
+                    if authorization.due <= now and not authorization.running:
+                        authorization.running = True
+                        check = self._check(key, authorization, places)
                         tasks.create_task(check, name=f"permit {key}")
                 try:
                     async with asyncio.timeout(_LOOK):
@@ -109,51 +109,55 @@ class Permits:
                 except TimeoutError:
                     continue
 
-    async def _check(self, key: ObjectKey, permit: _Permit, places: asyncio.Semaphore) -> None:
+    async def _check(
+        self, key: ObjectKey, authorization: _Authorization, places: asyncio.Semaphore
+    ) -> None:
         begun = self._now()
-        spread = 1.0 + _JITTER * random.random()  # noqa: S311 - spreads load, guards nothing
+        replication = 1.0 + _JITTER * random.random()  # noqa: S311 - spreads load, guards nothing
         try:
             async with places:
-                if self._permits.get(key) is not permit:
+                if self._pull_authorizer.get(key) is not authorization:
                     return
-                await self._decide(key, permit)
+                await self._decide(key, authorization)
         except Exception as error:  # supervised edge: a bug fails one check, not the process
             _log.exception(
                 "permit check failed unexpectedly", key=str(key), error=type(error).__name__
             )
         finally:
-            permit.running = False
-            if permit.due <= begun:
-                permit.due = self._now() + self._limits.secret_recheck * spread
+            authorization.running = False
+            if authorization.due <= begun:
+                authorization.due = self._now() + self._limits.secret_recheck * replication
 
-    async def _decide(self, key: ObjectKey, permit: _Permit) -> None:
-        before = (permit.decided, permit.error and str(permit.error))
+    async def _decide(self, key: ObjectKey, authorization: _Authorization) -> None:
+        before = (authorization.decided, authorization.error and str(authorization.error))
         try:
-            permit.fingerprint = await self._allowed(permit)
-            permit.error = None
+            authorization.fingerprint = await self._allowed(authorization)
+            authorization.error = None
         except (SourceUnavailable, StorageError) as error:
-            if permit.decided:  # allowed or refused, it stays so
+            if authorization.decided:  # allowed or refused, it stays so
                 return
-            permit.error = error
+            authorization.error = error
             # Of what is not published; it is asked for again soon.
-            permit.due = self._now() + self._limits.retry_base * 10
+            authorization.due = self._now() + self._limits.retry_base * 10
         except AutoWasmError as error:
-            permit.error = error
-        permit.decided = not isinstance(permit.error, SourceUnavailable | StorageError)
-        after = (permit.decided, permit.error and str(permit.error))
-        if after != before and self._permits.get(key) is permit:
-            if permit.error is not None:
-                _log.warning("permission lost", key=str(key), reason=permit.error.reason)
+            authorization.error = error
+        authorization.decided = not isinstance(
+            authorization.error, SourceUnavailable | StorageError
+        )
+        after = (authorization.decided, authorization.error and str(authorization.error))
+        if after != before and self._pull_authorizer.get(key) is authorization:
+            if authorization.error is not None:
+                _log.warning("permission lost", key=str(key), reason=authorization.error.reason)
             self._on_change(key)
 
-    async def _allowed(self, permit: _Permit) -> str:
+    async def _allowed(self, authorization: _Authorization) -> str:
         """The fingerprint of the login. Raises what forbids it."""
-        access = await self._fetcher.access(permit.request)
-        record = permit.request.record
+        access = await self._fetcher.access(authorization.request)
+        record = authorization.request.record
         made_with_it = record is not None and record.secret_uid in {"", access.secret_uid}
-        unseen = not permit.fingerprint and made_with_it
-        if permit.fingerprint != access.fingerprint and not unseen:
-            await self._fetcher.prove(permit.request)
+        unseen = not authorization.fingerprint and made_with_it
+        if authorization.fingerprint != access.fingerprint and not unseen:
+            await self._fetcher.prove(authorization.request)
         return access.fingerprint
 
     @staticmethod
@@ -161,12 +165,15 @@ class Permits:
         return asyncio.get_running_loop().time()
 
 
-def permit_of(
-    permits: Permits | None, subject: Subject, autowasm: AutoWasm, decision: Use | Resolve
+def authorization_of(
+    pull_authorizer: PullAuthorizer | None,
+    context: ReconcileContext,
+    autowasm: AutoWasm,
+    decision: UseRecord | ResolveSource,
 ) -> AutoWasmError | bool:
-    """As `Permits.verdict`: may its own Secret have the record that is to be used? Resolving afresh asks the registry itself."""
-    if permits is None or not isinstance(decision, Use):
+    """As `PullAuthorizer.verdict`: may its own Secret have the record that is to be used? Resolving afresh asks the registry itself."""
+    if pull_authorizer is None or not isinstance(decision, UseRecord):
         return True
     record = decision.record
     request = fetch_request(autowasm, record=record)
-    return permits.verdict(subject.key, request, published=record == subject.live)
+    return pull_authorizer.verdict(context.key, request, published=record == context.live)

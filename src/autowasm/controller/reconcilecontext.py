@@ -23,7 +23,7 @@ from autowasm.kube.resources import ObjectKey
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class ReconcileContext:
     """`document` is the object as the API has it."""
 
     key: ObjectKey
@@ -59,14 +59,14 @@ class Subject:
 
 
 def remember_origins(
-    published: PublishedModules, subject: Subject, autowasm: AutoWasm | None, *more: Record
+    published: PublishedModules, context: ReconcileContext, autowasm: AutoWasm | None, *more: Record
 ) -> None:
     """`more`: what is about to be published. `autowasm` None: its spec cannot be read."""
     source = autowasm.spec.filter.source if autowasm else None
     secret = autowasm.spec.secret if autowasm else None
-    told = subject.told(autowasm) if autowasm else None
-    records = dict.fromkeys(record for record in (*more, subject.live, told) if record is not None)
-    namespace = subject.key.namespace
+    told = context.told(autowasm) if autowasm else None
+    records = dict.fromkeys(record for record in (*more, context.live, told) if record is not None)
+    namespace = context.key.namespace
     origins = [
         Origin(namespace, record.sha256, record=record, source=source, secret=secret)
         if source and belongs_to(record, str(source))
@@ -74,9 +74,9 @@ def remember_origins(
         for record in records
     ]
     recorded = {record.sha256 for record in records}
-    origins += [Origin(namespace, sha256) for sha256 in subject.digests if sha256 not in recorded]
-    history = [entry.sha256 for entry in subject.previous.history]
-    published.set(str(subject.key), tuple(origins), history=history)
+    origins += [Origin(namespace, sha256) for sha256 in context.digests if sha256 not in recorded]
+    history = [entry.sha256 for entry in context.previous.history]
+    published.set(str(context.key), tuple(origins), history=history)
 
 
 def remember_orphan(

@@ -26,15 +26,15 @@ from autowasm.api.status import ConditionType, Phase, utc_now
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.published import PublishedModules
 from autowasm.blobs.store import BlobStore
-from autowasm.controller.decision import LostRecords, Use, decide, explain_lost
-from autowasm.controller.fetchjobs import Done, FetchFailed, FetchJobs, Running
+from autowasm.controller.decision import GoneRecords, UseRecord, decide, explain_lost
+from autowasm.controller.fetchjobs import FetchDone, FetchFailed, FetchJobs, FetchRunning
 from autowasm.controller.follower import GONE_RETRY, Follower, fetch_request
 from autowasm.controller.interfaces import Announce, AutoWasmLookup, Publisher, announce_nothing
-from autowasm.controller.pods.podstatus import Said
-from autowasm.controller.polling import NoPolls, Polls
-from autowasm.controller.pullauthorization import Permits, permit_of
-from autowasm.controller.reconcilecontext import Subject, remember_origins, remember_orphan
-from autowasm.controller.replication import Spread, Spreading
+from autowasm.controller.pods.podstatus import PodReport
+from autowasm.controller.polling import NoPollResults, PollResults
+from autowasm.controller.pullauthorization import PullAuthorizer, authorization_of
+from autowasm.controller.reconcilecontext import ReconcileContext, remember_origins, remember_orphan
+from autowasm.controller.replication import ReplicationState, ReplicaWaiter
 from autowasm.controller.statusreporter import (
     FOREIGN_REASONS,
     REFUSED,
@@ -42,7 +42,7 @@ from autowasm.controller.statusreporter import (
     StatusReporter,
     failed_status,
     fetching_status,
-    spreading_status,
+    replicating_status,
     synced_status,
 )
 from autowasm.digest import Sha256Hex
@@ -130,19 +130,19 @@ class AutoWasmReconciler:
         envoy: EnvoyFetch,
         metrics: Metrics,
         check: Callable[[AutoWasm], None] = lambda _: None,
-        permits: Permits | None = None,
+        pull_authorizer: PullAuthorizer | None = None,
         admit: Callable[[str, str, Sha256Hex], None] = lambda _owner, _namespace, _sha256: None,
-        pods: Callable[[ObjectKey], Awaitable[Said | None]] | None = None,
+        pods: Callable[[ObjectKey], Awaitable[PodReport | None]] | None = None,
         announce: Announce = announce_nothing,
         leadership: Leadership | None = None,
         prepared: Callable[[], Awaitable[None]] | None = None,
-        spreading: Spreading | None = None,
-        heal: Callable[[ObjectKey, Mapping[str, Any] | None, str], int] = lambda *_: 0,
-        polls: Polls | None = None,
+        replica_waiter: ReplicaWaiter | None = None,
+        resend: Callable[[ObjectKey, Mapping[str, Any] | None, str], int] = lambda *_: 0,
+        polls: PollResults | None = None,
         service_problem: Callable[[], AutoWasmError | None] = lambda: None,
         now: Callable[[], str] = utc_now,
     ) -> None:
-        """`prepared` returns once a new leader has read what its first writes need; `heal` is `Healing.wanted`.
+        """`prepared` returns once a new leader has read what its first writes need; `resend` is `Healing.wanted`.
 
         `service_problem`: why sidecars could not fetch what would be published now; None: they can.
         """
@@ -154,17 +154,17 @@ class AutoWasmReconciler:
         self._published = published
         self._envoy = envoy
         self._check = check
-        self._permits = permits
+        self._pull_authorizer = pull_authorizer
         self._admit = admit
         self._now = now
         self._leadership = leadership or AlwaysLeading()
         self._prepared = prepared
-        self._spreading = spreading
-        self._heal = heal
+        self._replica_waiter = replica_waiter
+        self._resend = resend
         self._reporter = StatusReporter(publisher, metrics=metrics, pods=pods, announce=announce)
         self._follower = Follower(jobs, store=store, published=published)
-        self._lost = LostRecords()
-        self._polls = polls or NoPolls()
+        self._lost = GoneRecords()
+        self._polls = polls or NoPollResults()
 
     async def reconcile(self, key: ObjectKey) -> Result:
         """Make the world match the object of this name. Raises what the writes raise; the queue then retries."""
@@ -185,12 +185,12 @@ class AutoWasmReconciler:
             self._publisher.forget(key)
             self._forget(key)
             return Result()
-        subject = self._subject(key, found.document)
-        self._reporter.seen(key, subject.previous)
+        context = self._context(key, found.document)
+        self._reporter.seen(key, context.previous)
         try:
-            return self._follower.follow(subject, parsing.parse(found.document))
+            return self._follower.follow(context, parsing.parse(found.document))
         except SpecError:
-            return self._follower.follow(subject, None)
+            return self._follower.follow(context, None)
 
     async def _lead(self, key: ObjectKey) -> Result:
         found = self._objects.lookup(key)
@@ -198,11 +198,11 @@ class AutoWasmReconciler:
             await self._publisher.retract(key)
             self._forget(key)
             return Result()
-        subject = self._subject(key, found.document)
+        context = self._context(key, found.document)
         try:
-            subject = await self._complete(subject)
+            context = await self._complete(context)
         except AutoWasmError as error:
-            return await self._not_written(subject, error)
+            return await self._not_written(context, error)
         try:
             if found.problem is not None:
                 raise found.problem
@@ -211,25 +211,25 @@ class AutoWasmReconciler:
         except SpecError as error:
             self._jobs.forget(key)
             self._polls.forget(key)
-            remember_origins(self._published, subject, None)
-            return await self._failed(subject, error)
-        remember_origins(self._published, subject, autowasm)
+            remember_origins(self._published, context, None)
+            return await self._failed(context, error)
+        remember_origins(self._published, context, autowasm)
         if autowasm.metadata.deletion_timestamp is not None:
             self._jobs.forget(key)
             self._polls.forget(key)
             return Result()
-        return await self._pursue(subject, autowasm)
+        return await self._pursue(context, autowasm)
 
-    def _subject(self, key: ObjectKey, document: Mapping[str, Any]) -> Subject:
-        return Subject.of(key, document, live=self._publisher.published(key))
+    def _context(self, key: ObjectKey, document: Mapping[str, Any]) -> ReconcileContext:
+        return ReconcileContext.of(key, document, live=self._publisher.published(key))
 
-    async def _complete(self, subject: Subject) -> Subject:
+    async def _complete(self, context: ReconcileContext) -> ReconcileContext:
         """Before "no EnvoyFilter is in place" is believed of one that we put there, the API server is asked."""
-        published = subject.previous.condition(ConditionType.PUBLISHED)
-        if subject.digests or published is None or published.status != "True":
-            return subject
-        await self._publisher.find(subject.key, subject.document)
-        return self._subject(subject.key, subject.document)
+        published = context.previous.condition(ConditionType.PUBLISHED)
+        if context.digests or published is None or published.status != "True":
+            return context
+        await self._publisher.find(context.key, context.document)
+        return self._context(context.key, context.document)
 
     def settled(self, key: ObjectKey) -> bool:
         """True unless the module of a published EnvoyFilter is being fetched for the first time (ADR 15)."""
@@ -238,129 +238,133 @@ class AutoWasmReconciler:
         stored = all(sha256 in self._store for sha256 in digests)
         return stored or not self._jobs.is_running(key)
 
-    async def _pursue(self, subject: Subject, autowasm: AutoWasm) -> Result:
+    async def _pursue(self, context: ReconcileContext, autowasm: AutoWasm) -> Result:
         """Get the module that the spec asks for, and publish it once it is here."""
-        key = subject.key
+        key = context.key
         decision = decide(
             autowasm,
-            live=subject.live,
-            previous=subject.previous,
+            live=context.live,
+            previous=context.previous,
             lost=self._lost.of(key),
             found=self._polls.found(key, autowasm),
         )
-        permit = permit_of(self._permits, subject, autowasm, decision)
-        if isinstance(permit, AutoWasmError):
-            if self._lost.give_up(subject, decision, permit):
+        authorization = authorization_of(self._pull_authorizer, context, autowasm, decision)
+        if isinstance(authorization, AutoWasmError):
+            if self._lost.give_up(context, decision, authorization):
                 return Result(requeue_after=0.0)
-            return await self._failed(subject, permit)
-        if not permit:
+            return await self._failed(context, authorization)
+        if not authorization:
             return Result()  # we are told when it is known
-        if isinstance(decision, Use) and decision.record.sha256 in self._store:
-            return await self._publish(subject, autowasm, decision.record)
-        if isinstance(decision, Use):
+        if isinstance(decision, UseRecord) and decision.record.sha256 in self._store:
+            return await self._publish(context, autowasm, decision.record)
+        if isinstance(decision, UseRecord):
             state = self._jobs.ensure(key, fetch_request(autowasm, record=decision.record))
         else:
-            request = fetch_request(autowasm, known=subject.live)
-            state = self._jobs.ensure(key, request, wish=decision.wish)
+            request = fetch_request(autowasm, known=context.live)
+            state = self._jobs.ensure(key, request, resolve_key=decision.resolve_key)
         match state:
-            case Done(record) if record.sha256 in self._store:
-                return await self._publish(subject, autowasm, record)
-            case Done():  # evicted or damaged since: begin again
+            case FetchDone(record) if record.sha256 in self._store:
+                return await self._publish(context, autowasm, record)
+            case FetchDone():  # evicted or damaged since: begin again
                 self._jobs.forget(key)
                 return Result(requeue_after=GONE_RETRY)
-            case Running(seconds):
-                return await self._fetching(subject, autowasm, seconds)
+            case FetchRunning(seconds):
+                return await self._fetching(context, autowasm, seconds)
             case FetchFailed(error, retry_in):
-                if self._lost.give_up(subject, decision, error):
+                if self._lost.give_up(context, decision, error):
                     return Result(requeue_after=0.0)
                 error = explain_lost(decision, error)
-                return await self._failed(subject, error, retry_in=retry_in)
+                return await self._failed(context, error, retry_in=retry_in)
 
-    async def _publish(self, subject: Subject, autowasm: AutoWasm, record: Record) -> Result:
+    async def _publish(
+        self, context: ReconcileContext, autowasm: AutoWasm, record: Record
+    ) -> Result:
         try:
-            self._admit(str(subject.key), subject.key.namespace, record.sha256)
+            self._admit(str(context.key), context.key.namespace, record.sha256)
         except StorageError as error:
-            return await self._failed(subject, error, retry_in=NO_ROOM_RETRY)
-        remember_origins(self._published, subject, autowasm, record)
+            return await self._failed(context, error, retry_in=NO_ROOM_RETRY)
+        remember_origins(self._published, context, autowasm, record)
         if (problem := self._service_problem()) is not None:
-            return await self._failed(subject, problem)  # the queue is told when that changes
-        if not await self._spread(subject, record):
+            return await self._failed(context, problem)  # the queue is told when that changes
+        if not await self._replication(context, record):
             return Result()  # we are told when it is
-        heal = self._heal(subject.key, self._publisher.published(subject.key), record.sha256)
-        wanted = envoyfilters.render(autowasm, record, self._envoy, heal=heal)
+        resend = self._resend(context.key, self._publisher.published(context.key), record.sha256)
+        wanted = envoyfilters.render(autowasm, record, self._envoy, resend=resend)
         try:
-            changed = await self._publisher.publish(subject.key, subject.document, wanted)
+            changed = await self._publisher.publish(context.key, context.document, wanted)
         except AutoWasmError as error:
-            return await self._not_written(subject, error)
+            return await self._not_written(context, error)
         if changed:
             _log.info(
                 "envoyfilter published",
-                key=str(subject.key),
+                key=str(context.key),
                 digest=record.sha256,
-                previous_digest=subject.in_place,
+                previous_digest=context.in_place,
             )
-        refused = self._polls.published(subject.key, autowasm, record)
+        refused = self._polls.published(context.key, autowasm, record)
         if refused is None:
-            status = synced_status(autowasm, record, previous=subject.previous, now=self._now())
-            await self._reporter.write(subject, status)
+            status = synced_status(autowasm, record, previous=context.previous, now=self._now())
+            await self._reporter.write(context, status)
         else:  # what is in place stays; people want to know nevertheless (ADR 7)
-            await self._failed(subject, refused)
-        self._jobs.forget(subject.key)
-        self._lost.forget(subject.key)
-        if self._spreading is not None:
-            self._spreading.forget(subject.key)
+            await self._failed(context, refused)
+        self._jobs.forget(context.key)
+        self._lost.forget(context.key)
+        if self._replica_waiter is not None:
+            self._replica_waiter.forget(context.key)
         return Result()
 
-    async def _spread(self, subject: Subject, record: Record) -> bool:
+    async def _replication(self, context: ReconcileContext, record: Record) -> bool:
         """Whether the other replicas have it, or were waited for long enough (ADR 14)."""
-        if self._spreading is None or subject.digests == (record.sha256,):
+        if self._replica_waiter is None or context.digests == (record.sha256,):
             return True
-        state = self._spreading.state(subject.key, record.sha256)
-        if state is Spread.TELL:
-            live, previous = subject.in_place is not None, subject.previous
-            status = spreading_status(record, live=live, previous=previous, now=self._now())
-            await self._reporter.write(subject, status)
-            self._spreading.told(subject.key)
-        return state is Spread.DONE
+        state = self._replica_waiter.state(context.key, record.sha256)
+        if state is ReplicationState.TELL:
+            live, previous = context.in_place is not None, context.previous
+            status = replicating_status(record, live=live, previous=previous, now=self._now())
+            await self._reporter.write(context, status)
+            self._replica_waiter.told(context.key)
+        return state is ReplicationState.DONE
 
-    async def _fetching(self, subject: Subject, autowasm: AutoWasm, seconds: float) -> Result:
+    async def _fetching(
+        self, context: ReconcileContext, autowasm: AutoWasm, seconds: float
+    ) -> Result:
         if seconds < FETCHING_SHOWN_AFTER:
             return Result(requeue_after=FETCHING_SHOWN_AFTER - seconds)
-        previous = subject.previous
+        previous = context.previous
         retry = (
             previous.phase in {Phase.FAILED, Phase.DEGRADED}
             and previous.observed_generation == autowasm.metadata.generation
         )  # says what is wrong: worth more than that it is tried again
         if not retry and previous.phase is not Phase.FETCHING:
-            live = subject.in_place is not None
+            live = context.in_place is not None
             await self._reporter.write(
-                subject, fetching_status(autowasm, live=live, previous=previous, now=self._now())
+                context, fetching_status(autowasm, live=live, previous=previous, now=self._now())
             )
         return Result()
 
-    async def _not_written(self, subject: Subject, error: AutoWasmError) -> Result:
+    async def _not_written(self, context: ReconcileContext, error: AutoWasmError) -> Result:
         """Somebody else's doing goes into the status; raises what the queue shall retry."""
         if error.reason == REFUSED:  # nothing tells us when it would be taken
-            await self._failed(subject, error)
+            await self._failed(context, error)
             raise error
         if error.reason not in WRITE_REASONS:
             raise error
         # The informer follows what has our label: no event tells that another's EnvoyFilter is handed over or deleted.
         retry_in = FOREIGN_RETRY if error.reason in FOREIGN_REASONS else None
-        return await self._failed(subject, error, retry_in=retry_in)
+        return await self._failed(context, error, retry_in=retry_in)
 
     async def _failed(
-        self, subject: Subject, error: AutoWasmError, *, retry_in: float | None = None
+        self, context: ReconcileContext, error: AutoWasmError, *, retry_in: float | None = None
     ) -> Result:
-        generation = subject.document.get("metadata", {}).get("generation")
+        generation = context.document.get("metadata", {}).get("generation")
         status = failed_status(
             error,
             generation=generation if isinstance(generation, int) else 0,
-            in_place=subject.in_place,
-            previous=subject.previous,
+            in_place=context.in_place,
+            previous=context.previous,
             now=self._now(),
         )
-        await self._reporter.write(subject, status)
+        await self._reporter.write(context, status)
         return Result(requeue_after=retry_in)
 
     def _forget(self, key: ObjectKey) -> None:
@@ -374,7 +378,7 @@ class AutoWasmReconciler:
         """What only a leader keeps of an object."""
         self._polls.forget(key)
         self._lost.forget(key)
-        if self._permits is not None:
-            self._permits.forget(key)
-        if self._spreading is not None:
-            self._spreading.forget(key)
+        if self._pull_authorizer is not None:
+            self._pull_authorizer.forget(key)
+        if self._replica_waiter is not None:
+            self._replica_waiter.forget(key)

@@ -1,4 +1,4 @@
-"""PublishedCopies: whatever the EnvoyFilter in place makes proxies fetch is copied from the other replicas before anybody asks.
+"""Prefetcher: whatever the EnvoyFilter in place makes proxies fetch is copied from the other replicas before anybody asks.
 
 A reconciler around the reconciler. Not the fetching of what a spec names now (`fetchjobs.py`): that one's source may be gone, or be
 another than the one that gave the module in place, so a replica with an empty disk would have nothing of what proxies run.
@@ -32,13 +32,13 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True, eq=False)
-class _Copy:
+class _Prefetch:
     task: asyncio.Task[None] | None = None
     failures: int = 0
     due: float = 0.0
 
 
-class PublishedCopies:
+class Prefetcher:
     """`copy` brings a digest into the store, or says False. `on_change` is called with the key when a copy has ended."""
 
     def __init__(
@@ -60,7 +60,7 @@ class PublishedCopies:
         self._backoff = Backoff(limits.retry_base, limits.retry_maximum)
         self._tasks = tasks
         self._on_change = on_change
-        self._copies: dict[tuple[ObjectKey, Sha256Hex], _Copy] = {}
+        self._copies: dict[tuple[ObjectKey, Sha256Hex], _Prefetch] = {}
 
     async def reconcile(self, key: ObjectKey, /) -> Result:
         """As the reconciler does; what is missing is copied meanwhile, and again for as long as it is published."""
@@ -88,7 +88,7 @@ class PublishedCopies:
 
     def _ensure(self, key: ObjectKey, sha256: Sha256Hex) -> float | None:
         """Seconds until it has to be looked at again; None: we are told when."""
-        copy = self._copies.setdefault((key, sha256), _Copy())
+        copy = self._copies.setdefault((key, sha256), _Prefetch())
         if copy.task is not None:
             return None
         left = copy.due - asyncio.get_running_loop().time()
@@ -99,7 +99,7 @@ class PublishedCopies:
         )
         return None
 
-    async def _run(self, key: ObjectKey, sha256: Sha256Hex, copy: _Copy) -> None:
+    async def _run(self, key: ObjectKey, sha256: Sha256Hex, copy: _Prefetch) -> None:
         try:
             copied = self._copy is not None and await self._copy(sha256)
         except Exception:  # supervised edge: a bug fails one copy, not the process
@@ -117,7 +117,7 @@ ASK: Final = 0.5
 WAIT: Final = 5.0
 
 
-class Spread(Enum):
+class ReplicationState(Enum):
     """What is to be done next."""
 
     WAIT = "wait"
@@ -130,12 +130,12 @@ class Spread(Enum):
 @dataclass(slots=True, eq=False)
 class _Wait:
     sha256: Sha256Hex
-    state: Spread = Spread.WAIT
+    state: ReplicationState = ReplicationState.WAIT
     told: bool = False
     task: asyncio.Task[None] | None = None
 
 
-class Spreading:
+class ReplicaWaiter:
     """By object key. `on_change` is called with the key when it is worth another look."""
 
     def __init__(
@@ -150,10 +150,10 @@ class Spreading:
         self._on_change = on_change
         self._waits: dict[ObjectKey, _Wait] = {}
 
-    def state(self, key: ObjectKey, sha256: Sha256Hex) -> Spread:
+    def state(self, key: ObjectKey, sha256: Sha256Hex) -> ReplicationState:
         """Whether the module of this object can be published."""
         if not self._replicas.known():
-            return Spread.DONE
+            return ReplicationState.DONE
         wait = self._waits.get(key)
         if wait is None or wait.sha256 != sha256:
             self.forget(key)
@@ -166,7 +166,7 @@ class Spreading:
         wait = self._waits.get(key)
         if wait is not None and not wait.told:
             wait.told = True
-            wait.state = Spread.WAIT
+            wait.state = ReplicationState.WAIT
             self._begin(key, wait, WAIT)
 
     def forget(self, key: ObjectKey) -> None:
@@ -180,6 +180,6 @@ class Spreading:
 
     async def _ask(self, key: ObjectKey, wait: _Wait, timeout: float) -> None:
         everywhere = await self._replicas.wait_all_have(wait.sha256, timeout)
-        wait.state = Spread.DONE if everywhere or wait.told else Spread.TELL
+        wait.state = ReplicationState.DONE if everywhere or wait.told else ReplicationState.TELL
         wait.task = None
         self._on_change(key)

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from functools import partial
 
 from autowasm.artifacts.pullsecrets import PullSecret
-from autowasm.artifacts.singleflight import Flights
+from autowasm.artifacts.singleflight import SingleFlight
 from autowasm.errors import SecretAccessForbidden, SourceUnavailable
 from autowasm.kube.client import KubeClient
 from autowasm.kube.errors import ApiError, Forbidden, NotFound
@@ -24,7 +24,7 @@ class ClusterSecrets:
 
     def __init__(self, client: KubeClient, tasks: asyncio.TaskGroup) -> None:
         self._client = client
-        self._reads = Flights(tasks)
+        self._reads = SingleFlight(tasks)
 
     async def read(self, namespace: str, name: str) -> PullSecret | None:
         """GET the Secret, once for all who ask at the same time. Raises SecretAccessForbidden, SourceUnavailable."""

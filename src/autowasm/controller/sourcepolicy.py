@@ -52,7 +52,7 @@ from autowasm.registry.credentials import normalize_host
 from autowasm.settings import Cluster, Outgoing
 
 
-def check_reach(autowasm: AutoWasm, *, cluster: Cluster) -> None:
+def check_mesh_scope(autowasm: AutoWasm, *, cluster: Cluster) -> None:
     """Raises SpecError (`MeshWideNotAllowed`) for an empty selector in the root namespace: the whole mesh."""
     everywhere = (
         autowasm.metadata.namespace == cluster.root_namespace

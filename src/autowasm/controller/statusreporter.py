@@ -18,7 +18,7 @@ from msgspec import UNSET
 
 from autowasm.api.record import Record
 from autowasm.api.status import (
-    MESSAGE_LONGEST,
+    MAX_MESSAGE,
     Condition,
     ConditionType,
     Module,
@@ -32,8 +32,8 @@ from autowasm.api.status import (
 )
 from autowasm.api.v1alpha1 import REFRESH_ANNOTATION, AutoWasm
 from autowasm.controller.interfaces import Announce, Publisher, announce_nothing
-from autowasm.controller.pods.podstatus import Said
-from autowasm.controller.reconcilecontext import Subject
+from autowasm.controller.pods.podstatus import PodReport
+from autowasm.controller.reconcilecontext import ReconcileContext
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError
 from autowasm.kube.resources import ObjectKey
@@ -102,7 +102,7 @@ def fetching_status(autowasm: AutoWasm, *, live: bool, previous: Status, now: st
     )
 
 
-def spreading_status(record: Record, *, live: bool, previous: Status, now: str) -> Status:
+def replicating_status(record: Record, *, live: bool, previous: Status, now: str) -> Status:
     """The module is stored here; the other replicas learn what to fetch, before any Envoy does (ADR 14)."""
     message = f"module sha256:{record.sha256[:12]} is stored; the other replicas copy it"
     generation = previous.observed_generation
@@ -215,7 +215,7 @@ def _source_text(autowasm: AutoWasm) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= MESSAGE_LONGEST else text[: MESSAGE_LONGEST - 1] + "…"
+    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
 
 
 _log = structlog.get_logger(__name__)
@@ -229,7 +229,7 @@ class StatusReporter:
         publisher: Publisher,
         *,
         metrics: Metrics,
-        pods: Callable[[ObjectKey], Awaitable[Said | None]] | None = None,
+        pods: Callable[[ObjectKey], Awaitable[PodReport | None]] | None = None,
         announce: Announce = announce_nothing,
     ) -> None:
         self._publisher = publisher
@@ -241,26 +241,26 @@ class StatusReporter:
         for phase in Phase:  # before there is any: an absent series is no zero to an alert
             metrics.autowasms.labels(phase.value).set(0)
 
-    async def write(self, subject: Subject, status: Status) -> None:
+    async def write(self, context: ReconcileContext, status: Status) -> None:
         """Write it if it differs from the one before. Raises what the write raises."""
-        previous = subject.previous
+        previous = context.previous
         if status != previous:
-            said = await self._pods(subject.key) if self._pods is not None else None
+            said = await self._pods(context.key) if self._pods is not None else None
             if said is None and _names_another_module(status, previous):
                 said = _only_counts(status)
             if said is not None:
                 conditions = with_loaded(status.conditions, said[1], now=utc_now())
                 status = msgspec.structs.replace(status, pods=said[0], conditions=conditions)
-            await self._publisher.write_status(subject.key, subject.document, status.to_dict())
+            await self._publisher.write_status(context.key, context.document, status.to_dict())
             if status.phase is not previous.phase or status.message != previous.message:
                 _log.info(
                     "phase",
-                    key=str(subject.key),
+                    key=str(context.key),
                     phase=status.phase.value,
                     message=status.message,
                 )
-                self._tell(subject, status)
-        self.seen(subject.key, status)
+                self._tell(context, status)
+        self.seen(context.key, status)
 
     def seen(self, key: ObjectKey, status: Status) -> None:
         """Count the object under its phase, and name it if it is not Synced."""
@@ -285,16 +285,16 @@ class StatusReporter:
         if before is not None:
             self._count(before, -1)
 
-    def _tell(self, subject: Subject, status: Status) -> None:
+    def _tell(self, context: ReconcileContext, status: Status) -> None:
         """An Event for what people want to hear of: a new module, and trouble."""
         if status.phase in {Phase.DEGRADED, Phase.FAILED}:
-            self._announce(subject.document, "Warning", status.phase.value, status.message)
+            self._announce(context.document, "Warning", status.phase.value, status.message)
         elif status.phase is Phase.SYNCED and status.module is not UNSET:
-            before = f"sha256:{subject.in_place[:12]}" if subject.in_place else "nothing"
+            before = f"sha256:{context.in_place[:12]}" if context.in_place else "nothing"
             after = f"sha256:{status.module.sha256[:12]}"
             if before != after:
                 message = f"{before} → {after} ({status.module.origin})"
-                self._announce(subject.document, "Normal", "Synced", message)
+                self._announce(context.document, "Normal", "Synced", message)
 
     def _count(self, phase: Phase, change: int) -> None:
         self._counts[phase] += change
@@ -306,7 +306,7 @@ def _names_another_module(status: Status, previous: Status) -> bool:
     return now != (previous.module.sha256 if previous.module is not UNSET else "")
 
 
-def _only_counts(status: Status) -> Said | None:
+def _only_counts(status: Status) -> PodReport | None:
     """Who fetched the module before says nothing of this one."""
     if status.pods is UNSET:
         return None

@@ -22,7 +22,7 @@ class Level(enum.IntEnum):
     ERROR = 3
 
 
-class Link(enum.Enum):
+class Step(enum.Enum):
     """A step of the way from the source to the Pods, in the order in which they are told."""
 
     RESOURCE = "AutoWasm"
@@ -39,7 +39,7 @@ class Finding(Struct, frozen=True, kw_only=True):
     """`check` is CamelCase and stable: scripts go by it. `object` is `Kind namespace/name`, `field` a path in it."""
 
     level: Level
-    link: Link
+    link: Step
     check: str
     object: str
     what: str
@@ -58,10 +58,10 @@ def worst(findings: tuple[Finding, ...]) -> Level:
     return max((finding.level for finding in findings), default=Level.OK)
 
 
-class Voice(Struct, frozen=True):
+class Reporter(Struct, frozen=True):
     """Says findings of one link."""
 
-    link: Link
+    link: Step
 
     def __call__(
         self,

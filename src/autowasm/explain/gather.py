@@ -1,6 +1,6 @@
 """Reader: gets and lists for `gather.py`, bounded; what may not be read is remembered, not raised.
 
-Not a cache and not a watch. Invariants: no Secret is listed; of a collection at most `MOST` objects are read; what
+Not a cache and not a watch. Invariants: no Secret is listed; of a collection at most `MAX_OBJECTS` objects are read; what
 cannot be read is never taken for absent.
 
 gather(): reads all that the checks look at, once, at most `reader.MOST` objects of a kind.
@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from autowasm.api.v1alpha1 import AutoWasm
-from autowasm.artifacts.pullsecrets import Access, access_for
+from autowasm.artifacts.pullsecrets import PullAccess, access_for
 from autowasm.controller.publishing.publisher import AUTOWASMS, ENVOYFILTERS
 from autowasm.controller.secrets import ClusterSecrets
 from autowasm.errors import SourceDenied, SourceUnavailable, SpecError
@@ -43,7 +43,7 @@ from autowasm.settings import EnvoyFetch
 
 T = TypeVar("T")
 
-MOST: Final = 2_000
+MAX_OBJECTS: Final = 2_000
 """Objects of one collection: enough for a namespace, few enough for a command that a person waits for."""
 _PAGE: Final = 500
 _AT_ONCE: Final = 6
@@ -59,21 +59,21 @@ class _Page(Struct, Generic[T]):
     metadata: _ListMeta = msgspec.field(default_factory=_ListMeta)
 
 
-class Reader:
+class ObjectReader:
     """`unread` and `cut` as in `Facts`."""
 
     def __init__(self, client: KubeClient) -> None:
         self.unread: dict[str, str] = {}
         self.cut: dict[str, int] = {}
         self._client = client
-        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._fetch_limiter = asyncio.Semaphore(_AT_ONCE)
 
     async def get(
         self, resource: ResourceType, key: ObjectKey, kind: type[T], *, what: str
     ) -> T | None:
         """One object, None if it is not there or may not be read."""
         try:
-            async with self._places:
+            async with self._fetch_limiter:
                 body = await self._client.request("GET", resource.object_path(key))
             return msgspec.json.decode(body, type=kind, strict=False)
         except NotFound:
@@ -96,15 +96,15 @@ class Reader:
         for namespace in namespaces:
             try:
                 found += await self._list(
-                    resource, namespace, kind, labels=labels, most=MOST - len(found)
+                    resource, namespace, kind, labels=labels, most=MAX_OBJECTS - len(found)
                 )
             except NotFound:  # the cluster has no such kind
                 return ()
             except (ApiError, msgspec.DecodeError, UnicodeDecodeError) as error:
                 self._missed(what, error)
                 return ()
-            if len(found) >= MOST:
-                self.cut[what] = MOST
+            if len(found) >= MAX_OBJECTS:
+                self.cut[what] = MAX_OBJECTS
                 break
         return tuple(found)
 
@@ -124,7 +124,7 @@ class Reader:
             query = {"limit": str(min(_PAGE, most - len(found)))}
             query |= {"continue": token} if token else {}
             query |= {"labelSelector": labels} if labels else {}
-            async with self._places:
+            async with self._fetch_limiter:
                 body = await self._client.request("GET", path, query=query)
             page: Any = decoder.decode(body)
             found += page.items or ()
@@ -154,7 +154,7 @@ _ENTRIES: Final = ResourceType("networking.istio.io", "v1alpha3", "serviceentrie
 
 _MESH_BYTES: Final = 1 << 20
 """A ConfigMap holds no more."""
-_NAMESPACES_MOST: Final = 20
+_MAX_NAMESPACES: Final = 20
 """Of Pods; more only where a selector of the root namespace reaches far."""
 
 ServerOf = Callable[[Pod], ServerFact | None]
@@ -185,7 +185,7 @@ class Gatherer:
         self._key = key
         self._envoy = envoy
         self._server_of = server_of
-        self._reader = Reader(client)
+        self._reader = ObjectReader(client)
 
     async def autowasm(self) -> dict[str, Any] | None:
         """The live object, None if there is none. Raises ApiError: who cannot read it can tell nothing."""
@@ -215,13 +215,13 @@ class Gatherer:
 
     async def access(
         self, autowasm: AutoWasm, server: ServerFact
-    ) -> tuple[SecretFact | None, Access]:
+    ) -> tuple[SecretFact | None, PullAccess]:
         """`spec.secret`, and the login in it. What is wrong with it is a fact, not an error."""
         image, spec = autowasm.image, autowasm.spec
         if image is None or (
             spec.secret is None and not server.cluster.service_account_pull_secrets
         ):
-            return None, Access()
+            return None, PullAccess()
         async with asyncio.TaskGroup() as tasks:
             secrets = ClusterSecrets(self._client, tasks)
             try:
@@ -237,10 +237,10 @@ class Gatherer:
                     forbidden = "your account may not read it (RBAC)"
                     known = error.reason in {"SecretForbidden", "ServiceAccountForbidden"}
                     self._reader.unread["secret"] = forbidden if known else str(error)[:200]
-                    return None, Access()
-                return SecretFact(reason=error.reason, problem="is not there"), Access()
+                    return None, PullAccess()
+                return SecretFact(reason=error.reason, problem="is not there"), PullAccess()
             except SpecError as error:
-                return SecretFact(reason=error.reason, problem=error.problem), Access()
+                return SecretFact(reason=error.reason, problem=error.problem), PullAccess()
         if spec.secret is not None and access.credential is None:
             problem = f"has no login for {image.name}: wasmer asks without one"
             return SecretFact(reason="SecretNoLogin", problem=problem), access
@@ -254,8 +254,8 @@ class Gatherer:
         root = mesh.root_namespace or root
         pods, neighbours = await self._pods(base, root)
         own = [*dict.fromkeys([self._key.namespace, *(pod.metadata.namespace for pod in pods)])]
-        if len(own) > _NAMESPACES_MOST:
-            own, reader.cut["namespaces"] = own[:_NAMESPACES_MOST], _NAMESPACES_MOST
+        if len(own) > _MAX_NAMESPACES:
+            own, reader.cut["namespaces"] = own[:_MAX_NAMESPACES], _MAX_NAMESPACES
             pods = tuple(pod for pod in pods if pod.metadata.namespace in own)
         home = seen.server.envoy.service_namespace
         wide, all_ = [*dict.fromkeys([*own, root])], [*dict.fromkeys([*own, home, root])]

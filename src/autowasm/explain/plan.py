@@ -10,11 +10,11 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from autowasm.api.envoyfilter import heal_count_of, record_of, render
+from autowasm.api.envoyfilter import record_of, render, resend_count_of
 from autowasm.api.record import Record
 from autowasm.api.status import Status
 from autowasm.api.v1alpha1 import AutoWasm
-from autowasm.controller.decision import Use, decide
+from autowasm.controller.decision import UseRecord, decide
 from autowasm.controller.publishing.ownership import Ownership, ownership, replacement
 from autowasm.manifests import writer
 from autowasm.settings import EnvoyFetch
@@ -38,7 +38,7 @@ def record_kept(
 ) -> Record | None:
     """The record that wasmer would go on using for this spec; None: it would ask the source."""
     decided = decide(autowasm, live=record_of(live) if live else None, previous=status)
-    return decided.record if isinstance(decided, Use) else None
+    return decided.record if isinstance(decided, UseRecord) else None
 
 
 def make(
@@ -53,8 +53,8 @@ def make(
     before = _shown(live) if live is not None else None
     if record is None:
         return Plan(action="unknown", before=before)
-    heal = heal_count_of(live, record.sha256) if live is not None else 0
-    wanted = render(autowasm, record, envoy, heal=heal)
+    resend = resend_count_of(live, record.sha256) if live is not None else 0
+    wanted = render(autowasm, record, envoy, resend=resend)
     if live is None:
         return Plan(action="create", after=wanted, diff=_diff(None, wanted))
     whose = ownership(live, owner=document)

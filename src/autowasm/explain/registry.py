@@ -16,7 +16,7 @@ from autowasm.explain.checks import (
     source,
 )
 from autowasm.explain.facts import Facts
-from autowasm.explain.finding import NOT_CHECKED, Check, Finding, Level, Link
+from autowasm.explain.finding import NOT_CHECKED, Check, Finding, Level, Step
 
 CHECKS: Final[tuple[Check, ...]] = (
     *resource.CHECKS,
@@ -28,21 +28,21 @@ CHECKS: Final[tuple[Check, ...]] = (
     *ports.CHECKS,
     *network.CHECKS,
 )
-_ORDER: Final = {link: place for place, link in enumerate(Link)}
+_ORDER: Final = {link: place for place, link in enumerate(Step)}
 _LINK_OF: Final = {
-    "secret": Link.SOURCE,
-    "source": Link.SOURCE,
-    "envoyfilter": Link.ENVOYFILTER,
-    "envoyfilters": Link.ORDER,
-    "wasmplugins": Link.ORDER,
-    "services": Link.PORTS,
-    "pods": Link.PODS,
-    "neighbours": Link.PODS,
-    "namespaces": Link.PODS,
-    "mesh": Link.PODS,
-    "wasmer service": Link.MODULE,
-    "wasmer pods": Link.MODULE,
-    "wasmer endpoints": Link.MODULE,
+    "secret": Step.SOURCE,
+    "source": Step.SOURCE,
+    "envoyfilter": Step.ENVOYFILTER,
+    "envoyfilters": Step.ORDER,
+    "wasmplugins": Step.ORDER,
+    "services": Step.PORTS,
+    "pods": Step.PODS,
+    "neighbours": Step.PODS,
+    "namespaces": Step.PODS,
+    "mesh": Step.PODS,
+    "wasmer service": Step.MODULE,
+    "wasmer pods": Step.MODULE,
+    "wasmer endpoints": Step.MODULE,
 }
 
 
@@ -62,7 +62,7 @@ def _unread(facts: Facts, what: list[str], why: str) -> Finding:
     """One for all that could not be read for the same reason."""
     return Finding(
         level=Level.NOTE,
-        link=_LINK_OF.get(what[0], Link.NETWORK) if len(what) == 1 else Link.NETWORK,
+        link=_LINK_OF.get(what[0], Step.NETWORK) if len(what) == 1 else Step.NETWORK,
         check=NOT_CHECKED,
         object=facts.name,
         what=f"not checked: {', '.join(what)}: {why}",
@@ -72,7 +72,7 @@ def _unread(facts: Facts, what: list[str], why: str) -> Finding:
 def _cut(facts: Facts, what: str, most: int) -> Finding:
     return Finding(
         level=Level.NOTE,
-        link=_LINK_OF.get(what, Link.NETWORK),
+        link=_LINK_OF.get(what, Step.NETWORK),
         check=NOT_CHECKED,
         object=facts.name,
         what=f"not checked: more than the first {most} {what}",

@@ -130,7 +130,7 @@ _READ_BUFFER: Final = 2 * 1024 * 1024
 _encoder = msgspec.json.Encoder()
 
 
-class Connection:
+class ApiConnection:
     """`fingerprint` tells which settings it was made with. The token may change while it is open."""
 
     def __init__(
@@ -271,7 +271,7 @@ class KubeClient:
         self._pools = pools
         self._user_agent = user_agent
         self._schedule = RefreshSchedule(self._refresh, limits=self.limits)
-        self._connection: Connection | None = None
+        self._connection: ApiConnection | None = None
         self._plugin_until: datetime | None = None
 
     async def __aenter__(self) -> Self:
@@ -393,7 +393,7 @@ class KubeClient:
             self._connection.configuration.api_key = configuration.api_key
             return
         previous = self._connection
-        self._connection = Connection(
+        self._connection = ApiConnection(
             configuration, fingerprint=fingerprint, user_agent=self._user_agent
         )
         if previous is not None:

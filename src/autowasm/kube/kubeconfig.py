@@ -8,7 +8,7 @@ Not a copy or a change of the library. Invariant: after `load`, `sys.modules` na
 When and how configuration is read: kubeconfig or service account, again after a while, at once after a refusal.
 
 Not the reading itself (kubernetes_asyncio does that, in `client.py`). Invariants: a failure to read again leaves what
-was read before in use; a server that refuses us does not make us read more often than `credentials_least`.
+was read before in use; a server that refuses us does not make us read more often than `min_credentials_interval`.
 """
 
 import asyncio
@@ -141,7 +141,11 @@ class RefreshSchedule:
 
     def _due(self) -> bool:
         age = asyncio.get_running_loop().time() - self._last
-        limit = self._limits.credentials_least if self._wanted else self._limits.credentials_every
+        limit = (
+            self._limits.min_credentials_interval
+            if self._wanted
+            else self._limits.credentials_every
+        )
         return age >= limit
 
 

@@ -25,7 +25,7 @@ from autowasm.backoff import Backoff
 K = TypeVar("K", bound=Hashable)
 
 
-class FairLine(Generic[K]):
+class FairQueue(Generic[K]):
     """`group` names what shares its turns, for example a namespace; None: all keys are one group, a plain FIFO."""
 
     def __init__(self, group: Callable[[K], Hashable] | None = None) -> None:
@@ -113,7 +113,7 @@ class _Ready(Generic[K]):
 
     def __init__(self, metrics: QueueMetrics, fairness: Callable[[K], Hashable] | None) -> None:
         self._metrics = metrics
-        self._line: FairLine[K] = FairLine(fairness)
+        self._line: FairQueue[K] = FairQueue(fairness)
         self._dirty: dict[K, float] = {}
         self._processing: dict[K, float] = {}
         self._getters: deque[asyncio.Future[None]] = deque()

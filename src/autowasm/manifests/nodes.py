@@ -20,10 +20,10 @@ except ImportError as error:  # pragma: no cover  # PyYAML built from source wit
         "PyYAML was built without libyaml; install a wheel of it: pip install --only-binary :all: PyYAML"
     ) from error
 
-NESTING_MOST: Final = 100
+MAX_NESTING: Final = 100
 """Levels. Copying and writing recurse, and Python allows about 300 levels of that; EnvoyFilters have about 15."""
 _TAG_AT_END: Final = re.compile(r"![^\s\[\]{},]*\Z")
-TOO_DEEP: Final = f"it is nested deeper than {NESTING_MOST} levels"
+TOO_DEEP: Final = f"it is nested deeper than {MAX_NESTING} levels"
 
 
 class Unreadable(ValueError):
@@ -180,7 +180,7 @@ def _compose(events: Iterator[Any], first_line: int) -> Node:
             if not isinstance(node, Alias) and event.anchor is not None:
                 anchors[event.anchor] = node
             if isinstance(node, Sequence | Mapping):
-                if len(open_nodes) > NESTING_MOST:
+                if len(open_nodes) > MAX_NESTING:
                     raise Unreadable(f"{at(node.start, first_line)}{TOO_DEEP}")
                 open_nodes.append(node)
                 keys.append(None)

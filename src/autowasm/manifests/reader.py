@@ -2,7 +2,7 @@
 
 Not what an object means (`standalone/documents.py`). The source is YAMLOrJSONDecoder of k8s.io/apimachinery and the visitors
 of k8s.io/cli-runtime/pkg/resource; `tests/property/test_kubectl_yaml.py` compares this with their own code. Invariants:
-whatever the text, the outcome is objects or `Unreadable`; an object is what JSON can say, at most `NESTING_MOST` deep, so it
+whatever the text, the outcome is objects or `Unreadable`; an object is what JSON can say, at most `MAX_NESTING` deep, so it
 can be compared, copied and written again; what aliases make of a text is bounded like the text; no sentence quotes a value,
 because it may be a password.
 """
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from autowasm.manifests import scalars
 from autowasm.manifests.nodes import (
-    NESTING_MOST,
+    MAX_NESTING,
     TOO_DEEP,
     Alias,
     Mapping,
@@ -33,7 +33,7 @@ _SHOWN: Final = 100
 _LONE: Final = re.compile("[\ud800-\udfff]")
 _LINE_END: Final = re.compile(r"\r?\n")
 _LATE_MARK: Final = re.compile("[\n\r\x85\u2028\u2029]\ufeff")
-_DOCUMENTS_MOST: Final = 1_000
+_MAX_DOCUMENTS: Final = 1_000
 """Documents of one file."""
 _NODE_BYTES: Final = 2
 """What a value has in JSON besides its text, at least: a comma, quotes, brackets."""
@@ -69,8 +69,8 @@ def read(content: bytes, *, object_bytes: int, file_bytes: int) -> Manifests:
         raise Unreadable(f"line {line}: byte {error.start} is not UTF-8") from None
     found = Manifests()
     for number, (line, document) in enumerate(_documents(text, file_bytes, found.remarks), 1):
-        if number > _DOCUMENTS_MOST:
-            raise Unreadable(f"it holds more than {_DOCUMENTS_MOST} documents")
+        if number > _MAX_DOCUMENTS:
+            raise Unreadable(f"it holds more than {_MAX_DOCUMENTS} documents")
         if document is None:
             continue
         where = f"document {number} (line {line})"
@@ -202,7 +202,7 @@ class _Constructor:
     def value(self, node: Node, depth: int) -> Any:
         """Raises Unreadable."""
         self._spend(0, node.start)
-        if depth > NESTING_MOST:
+        if depth > MAX_NESTING:
             raise self._wrong(node.start, TOO_DEEP)
         if isinstance(node, Alias):
             with_alias = self._enter(node)
@@ -256,7 +256,7 @@ class _Constructor:
         target = self._enter(node) if isinstance(node, Alias) else node
         if not isinstance(target, Mapping):
             raise self._wrong(node.start, "<< takes a mapping, or a list of mappings")
-        if depth > NESTING_MOST:
+        if depth > MAX_NESTING:
             raise self._wrong(node.start, TOO_DEEP)
         self._fill(result, kinds, target, depth + 1)
         if isinstance(node, Alias):
@@ -354,7 +354,7 @@ def _not_json(word: str) -> Any:
 
 def _whole_text(value: Any, depth: int) -> Any:
     """Half of a surrogate pair becomes U+FFFD, as in Go. Raises Unreadable for too deep nesting."""
-    if depth > NESTING_MOST:
+    if depth > MAX_NESTING:
         raise Unreadable(TOO_DEEP)
     if isinstance(value, str):
         return value if value.isascii() else _LONE.sub("\ufffd", value)

@@ -48,7 +48,7 @@ _INTEGER: Final = re.compile(
 _BASES: Final = {"hex": 16, "binary": 2, "octal": 8, "old": 8, "decimal": 10}
 _STRAY: Final = re.compile(r"(?<![0-9])_|_(?![0-9])")
 """An underscore that is not between digits: strconv.ParseFloat refuses it; elsewhere go-yaml takes underscores out first."""
-_DIGITS_MOST: Final = 64
+_MAX_DIGITS: Final = 64
 """Of 64 bits; longer ones are out of range, and Python's conversion of long ones takes quadratic time."""
 _TIMESTAMP: Final = re.compile(
     r"([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})"
@@ -147,7 +147,7 @@ def _guess(text: str) -> Scalar:
     if found:
         kind = found.lastgroup or "decimal"
         digits = found[kind].lstrip("0")
-        if len(digits) <= _DIGITS_MOST:
+        if len(digits) <= _MAX_DIGITS:
             value = int(found["sign"] + (digits or "0"), _BASES[kind])
             if -(2**63) <= value < (2**63 if found["sign"] else 2**64):
                 return value

@@ -35,7 +35,7 @@ BODY_LIMIT: Final = 16 * 1024
 
 _LONGEST: Final = 300
 _ERRORS_SHOWN: Final = 3
-_SHORTEST_SECRET: Final = 4
+_MIN_SECRET_LENGTH: Final = 4
 _URL: Final = re.compile(r"https?://[^\s\"'<>\\]+", re.IGNORECASE)
 _QUERY: Final = re.compile(r"\?[^\s\"'<>?]*=[^\s\"'<>]*")
 _AUTHORIZATION: Final = re.compile(r"\b(Basic|Bearer)\s+[A-Za-z0-9+/._~=-]{8,}", re.IGNORECASE)
@@ -85,7 +85,7 @@ def parse(data: bytes, content_type: str = "", *, secrets: Iterable[str] = ()) -
     """What `data`, the beginning of an error's body, says. Never raises. `secrets` are cut out of the text."""
     text = data[:BODY_LIMIT].decode(errors="replace").lstrip("\ufeff \t\r\n")
     found = _from_json(text) or _from_xml(text) or _from_text(text, content_type)
-    hidden = [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]
+    hidden = [secret for secret in secrets if len(secret) >= _MIN_SECRET_LENGTH]
     return ServerMessage(
         _clean(found.code, hidden),
         _clean(found.text, hidden),
@@ -229,7 +229,7 @@ def _clean(text: str, secrets: Iterable[str]) -> str:
 LATER: Final = frozenset({408, 425, 429})
 """Besides 5xx: the server says, or means, "try again later"."""
 
-LONGEST_RETRY_AFTER: Final = 24 * 3600.0
+MAX_RETRY_AFTER: Final = 24 * 3600.0
 """Seconds. A server that asks for more is read as this much: nobody waits a year because of a typo."""
 
 SPEAKS_TLS: Final = (
@@ -241,7 +241,7 @@ SPEAKS_TLS: Final = (
 """What servers answer with status 400 to plain HTTP on a port that has TLS."""
 
 
-class Doing(enum.Enum):
+class Operation(enum.Enum):
     """What was asked for: the same status means another thing of a download and of an upload."""
 
     READ = "read"
@@ -250,7 +250,7 @@ class Doing(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Answerer:
+class Responder:
     """How one kind of source names itself: `what` in messages, and its condition reasons."""
 
     what: str
@@ -260,7 +260,7 @@ class Answerer:
     not_found_hint: str = ""
     unexpected_hint: str = ""
     """Takes the place of the usual meaning of a status."""
-    doing: Doing = Doing.READ
+    doing: Operation = Operation.READ
     tls_hint: str = ""
     """Given where plain http was spoken: what to do if the server wants TLS."""
 
@@ -269,7 +269,7 @@ def error_for(
     status: int,
     headers: Mapping[str, str],
     *,
-    answerer: Answerer,
+    answerer: Responder,
     said: ServerMessage = NOTHING_SAID,
     now: datetime.datetime | None = None,
 ) -> AutoWasmError:
@@ -280,9 +280,9 @@ def error_for(
     """
     shown = f"status {status}" + (f" ({said})" if str(said) else "")
     if status in (404, 410):
-        missing = "does not exist" if answerer.doing is Doing.READ else "is not possible"
+        missing = "does not exist" if answerer.doing is Operation.READ else "is not possible"
         hint = answerer.not_found_hint
-        if answerer.doing is not Doing.READ:
+        if answerer.doing is not Operation.READ:
             hint = _joined(
                 "the repository may have to be created first, or its name is wrong", hint
             )
@@ -317,11 +317,11 @@ def error_for(
     )
 
 
-def usual_meaning(status: int, *, doing: Doing) -> str:
+def usual_meaning(status: int, *, doing: Operation) -> str:
     """What the status usually means where a registry or an object is asked; empty if there is no usual meaning."""
-    if doing is Doing.UPLOAD_MANIFEST and status in _OF_MANIFESTS:
+    if doing is Operation.UPLOAD_MANIFEST and status in _OF_MANIFESTS:
         return _OF_MANIFESTS[status]
-    if doing is not Doing.READ and status in _OF_UPLOADS:
+    if doing is not Operation.READ and status in _OF_UPLOADS:
         return _OF_UPLOADS[status]
     return _OF_ALL.get(status, "")
 
@@ -399,7 +399,7 @@ def retry_after(value: str | None, *, now: datetime.datetime | None = None) -> f
         return None
     text = value.strip()
     if text.isascii() and text.isdigit():
-        return min(float(text[:12]), LONGEST_RETRY_AFTER)
+        return min(float(text[:12]), MAX_RETRY_AFTER)
     try:
         when = email.utils.parsedate_to_datetime(text)
     except (ValueError, TypeError):
@@ -407,4 +407,4 @@ def retry_after(value: str | None, *, now: datetime.datetime | None = None) -> f
     if when.tzinfo is None:
         when = when.replace(tzinfo=datetime.UTC)
     seconds = (when - (now or datetime.datetime.now(datetime.UTC))).total_seconds()
-    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER)

@@ -47,7 +47,7 @@ from autowasm.net.addresspolicy import AddressPolicy, Purpose
 from autowasm.net.failures import certificate_failure, chain, may_be_tls, tls_failure
 from autowasm.net.pools import Pool, Pools
 from autowasm.net.proxy import DIRECT, Proxies
-from autowasm.net.responses import BODY_LIMIT, Answerer, ServerMessage, error_for, parse
+from autowasm.net.responses import BODY_LIMIT, Responder, ServerMessage, error_for, parse
 from autowasm.net.transfer import RateWatch, too_slow
 from autowasm.net.urls import check_web_url, next_hop, redact
 from autowasm.settings import Outgoing
@@ -73,7 +73,7 @@ _SIGNATURES: Final = frozenset(
         "jwt",
     }
 )
-_SHORTEST_VALUE: Final = 8
+_MIN_VALUE_LENGTH: Final = 8
 """Characters. Shorter values (`60`, `v4`) are no secrets, and are words of sentences."""
 
 
@@ -111,7 +111,7 @@ def query_secrets(url: str) -> tuple[str, ...]:
     with contextlib.suppress(ValueError):
         written = [part.partition("=")[2] for part in urlsplit(url).query.split("&")[:200]]
         forms = dict.fromkeys([*written, *map(unquote_plus, written)])
-        return tuple(value for value in forms if len(value) >= _SHORTEST_VALUE)
+        return tuple(value for value in forms if len(value) >= _MIN_VALUE_LENGTH)
     return ()
 
 
@@ -186,7 +186,7 @@ class Validators:
 
 NO_VALIDATORS: Final = Validators()
 
-_LONGEST_VALIDATOR: Final = 1024
+_MAX_VALIDATOR_LENGTH: Final = 1024
 """Characters; real ones have below 100, and each is kept in an annotation."""
 
 
@@ -242,7 +242,7 @@ def _validator(value: str | None) -> str | None:
 
     aiohttp gives bytes above 0x7F as halves of surrogate pairs, which are no text, so no JSON.
     """
-    if value is None or len(value) > _LONGEST_VALIDATOR or not value.isascii():
+    if value is None or len(value) > _MAX_VALIDATOR_LENGTH or not value.isascii():
         return None
     return value if value.isprintable() else None
 
@@ -570,11 +570,11 @@ def _in_words(error: OSError) -> str:
 
 def _answerer(
     url: str, said: ServerMessage, *, now: datetime.datetime, redirected: bool
-) -> Answerer:
+) -> Responder:
     hint = signature_hint(url, said, now=now, redirected=redirected)
     # Azure answers 409 where a storage account has no public access.
     is_denial = said.mentions("expire", "publicaccessnotpermitted")
-    return Answerer(
+    return Responder(
         what=redact(url),
         not_found="ObjectNotFound",
         unavailable="ObjectUnavailable",

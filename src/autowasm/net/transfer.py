@@ -35,9 +35,9 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 _current: contextvars.ContextVar["Transfer"] = contextvars.ContextVar("autowasm_transfer")
 
-_LONGEST_TICK: Final = 0.25
+_MAX_TICK: Final = 0.25
 """Seconds between two looks at a running transfer: how late a verdict may be."""
-_SHORTEST_TICK: Final = 0.01
+_MIN_TICK: Final = 0.01
 _SAMPLES: Final = 32
 
 
@@ -229,7 +229,7 @@ async def run_transfer(
     work = pool.submit(_run_in_thread, function, transfer)
     work.add_done_callback(lambda _: transfer.close())
     job = asyncio.wrap_future(work)
-    tick = max(_SHORTEST_TICK, min(_LONGEST_TICK, limits.minimum_rate_after / 8, deadline / 8))
+    tick = max(_MIN_TICK, min(_MAX_TICK, limits.minimum_rate_after / 8, deadline / 8))
     reported = 0
     try:
         while True:

@@ -34,7 +34,7 @@ from autowasm.net.transfer import current_transfer
 from autowasm.net.urls import check_web_url, redact
 from autowasm.registry.credentials import Credential
 
-_KEPT_MOST: Final = 10_000
+_MAX_KEPT: Final = 10_000
 """Hosts and credentials remembered; the oldest go first. Both come from tenants."""
 
 
@@ -48,7 +48,7 @@ class _State:
     """Ends when the one request that shows the credential has its answer."""
 
 
-class Login:
+class LoginAttempt:
     """One showing of a credential: told how it went."""
 
     def __init__(self) -> None:
@@ -63,23 +63,23 @@ class Login:
         self.outcome = False
 
 
-class Logins:
+class LoginThrottle:
     """Those of one process. Safe in any thread. `clock` in seconds, monotonic."""
 
     def __init__(self, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
         self._clock = clock
-        self._backoff = Backoff(limits.login_pause, limits.login_pause_most)
+        self._backoff = Backoff(limits.login_pause, limits.max_login_pause)
         self._lock = threading.Lock()
         self._states: OrderedDict[tuple[str, str], _State] = OrderedDict()
 
     @contextlib.contextmanager
-    def attempt(self, host: str, credential: Credential | None) -> Iterator[Login]:
+    def attempt(self, host: str, credential: Credential | None) -> Iterator[LoginAttempt]:
         """Around the exchange that shows the credential. In a transfer's thread: may wait for another's answer.
 
         Raises SourceDenied if the credential is left alone, and TransferEnded.
         """
-        login = Login()
+        login = LoginAttempt()
         if credential is None:
             yield login
             return
@@ -133,7 +133,7 @@ class Logins:
             mine.set_result(None)
 
     def _forget_oldest(self) -> None:
-        if len(self._states) > _KEPT_MOST:
+        if len(self._states) > _MAX_KEPT:
             self._states.popitem(last=False)
 
 
@@ -156,7 +156,7 @@ _TOKEN68: Final = re.compile(r"\s+[A-Za-z0-9._~+/-]+=*\s*(?=,|\Z)")
 """What `Negotiate` sends instead of parameters."""
 _SEPARATORS: Final = re.compile(r"[\s,]*")
 _ESCAPE: Final = re.compile(r"\\(.)")
-_LONGEST_HEADER: Final = 8192  # characters; http.client allows eight times as much
+_MAX_HEADER_LENGTH: Final = 8192  # characters; http.client allows eight times as much
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,7 @@ class TokenRequest:
 def parse_challenges(header: str | None) -> list[Challenge]:
     """Every challenge of a header, in order. What cannot be read ends the list; nothing is raised."""
     challenges: list[Challenge] = []
-    text = (header or "")[:_LONGEST_HEADER]
+    text = (header or "")[:_MAX_HEADER_LENGTH]
     position = _skip(text, 0)
     while position < len(text):
         parameter = _PARAMETER.match(text, position)
@@ -227,7 +227,7 @@ class Authorizer:
         repository: str,
         actions: str,
         credential: Credential | None,
-        ask: Callable[[TokenRequest, Login], bytes],
+        ask: Callable[[TokenRequest, LoginAttempt], bytes],
     ) -> None:
         """`ask` gets a token endpoint's answer; it raises what the caller of `respond` shall see."""
         self._registry_url = registry_url
@@ -242,7 +242,7 @@ class Authorizer:
         """True if `header` is the login itself, not a token that was given for it."""
         return self.header is not None and self.header in {self._basic(), self._own_token()}
 
-    def respond(self, challenge_header: str | None, *, login: Login) -> bool:
+    def respond(self, challenge_header: str | None, *, login: LoginAttempt) -> bool:
         """After a 401: get authorized. False: there is nothing (more) to try, the request is refused.
 
         Raises SourceUnavailable (`UnexpectedAnswer`), AddressBlocked (`UrlNotAllowed`) and what `ask` raises.
@@ -295,7 +295,7 @@ class Authorizer:
         joined = "&".join(part for part in (parts.query, urlencode(query)) if part)
         return TokenRequest(urlunsplit(parts._replace(query=joined)), self._basic())
 
-    def _token(self, challenge: Challenge, login: Login) -> str:
+    def _token(self, challenge: Challenge, login: LoginAttempt) -> str:
         realm = self._check_realm(challenge.parameters.get("realm", ""))
         query = {"scope": self._scope_for(challenge.parameters.get("scope", ""))}
         if service := challenge.parameters.get("service"):

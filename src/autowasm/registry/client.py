@@ -27,14 +27,14 @@ from autowasm.registry import media
 from autowasm.registry.credentials import Credential
 from autowasm.registry.manifest import (
     Descriptor,
-    Index,
+    ImageIndex,
     Manifest,
     children_by_preference,
     parse_manifest,
     says_wasm,
 )
 from autowasm.registry.package import Layer, Package
-from autowasm.registry.repositorypool import Repositories
+from autowasm.registry.repositorypool import RepositoryPool
 from autowasm.settings import Outgoing
 from autowasm.units import format_size
 
@@ -58,7 +58,7 @@ class ResolvedImage:
     """Of what the reference names: an index or a manifest. With it the reference is pinned."""
     manifest: Manifest
     """The runnable image: of an index, its chosen child."""
-    index: Index | None = None
+    index: ImageIndex | None = None
     """What the reference names, if it is an index."""
     child: Digest | None = None
     """Of `manifest`, if it was chosen from an index."""
@@ -84,7 +84,7 @@ class RegistryClient:
         """
         self._limits = limits
         self._pools = pools
-        self._repositories = Repositories(
+        self._repositories = RepositoryPool(
             outgoing=outgoing,
             limits=limits,
             pools=pools,
@@ -249,7 +249,7 @@ def _resolve(
 
 
 def _module_of(
-    repository: "Repository", index: Index, *, reference: ImageReference, limits: Limits
+    repository: "Repository", index: ImageIndex, *, reference: ImageReference, limits: Limits
 ) -> tuple[Digest, Manifest]:
     """The image of `index` to take. Where no entry says that it is wasm, the manifests behind the entries may."""
     children = children_by_preference(index)
@@ -278,12 +278,12 @@ def _child(
     what = f"manifest {digest} in the index of {reference}"
     _verify(answer.data, digest, size=child.size, what=what)
     document = _parsed(answer, what=what, limits=limits)
-    if isinstance(document, Index):
+    if isinstance(document, ImageIndex):
         raise ContentRejected(f"{what}: is an index itself", reason="ManifestInvalid")
     return digest, document
 
 
-def _parsed(answer: "ManifestAnswer", *, what: str, limits: Limits) -> Manifest | Index:
+def _parsed(answer: "ManifestAnswer", *, what: str, limits: Limits) -> Manifest | ImageIndex:
     """The document. Raises ContentRejected, naming `what`."""
     try:
         return parse_manifest(answer.data, answer.media_type, limits=limits)

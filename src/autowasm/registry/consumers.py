@@ -25,7 +25,7 @@ from autowasm.registry.layouts import (
     WKG,
     Packing,
 )
-from autowasm.registry.manifest import Descriptor, Index, Manifest, shown_text, shown_types
+from autowasm.registry.manifest import Descriptor, ImageIndex, Manifest, shown_text, shown_types
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +39,18 @@ class LastLayer:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ConsumerVerdict:
     """Whether a consumer can pull the module; if not, `why` says what it wants instead."""
 
     reads: bool
     why: str = ""
 
 
-_YES: Final = Answer(reads=True)
+_YES: Final = ConsumerVerdict(reads=True)
 _DEFAULT_PLATFORM: Final = ("linux", "amd64")
 
 
-def index_child(consumer: str, index: Index) -> Descriptor | Answer:
+def index_child(consumer: str, index: ImageIndex) -> Descriptor | ConsumerVerdict:
     """The image of `index` that a consumer takes, or why it takes none.
 
     Their libraries take the first entry for their own platform, which is taken to be linux/amd64.
@@ -68,12 +68,12 @@ def index_child(consumer: str, index: Index) -> Descriptor | Answer:
     return _no("takes the linux/amd64 image of an index, and there is none")
 
 
-def answers(manifest: Manifest, last: LastLayer | None) -> Mapping[str, Answer]:
+def answers(manifest: Manifest, last: LastLayer | None) -> Mapping[str, ConsumerVerdict]:
     """By the consumer's name. `last` is needed where the last layer is a tar+gzip by its type."""
     return {consumer: rule(manifest, last) for consumer, rule in _RULES.items()}
 
 
-def _istio(manifest: Manifest, last: LastLayer | None) -> Answer:
+def _istio(manifest: Manifest, last: LastLayer | None) -> ConsumerVerdict:
     layers = manifest.layers or ()
     # go-containerregistry, `pkg/v1/hash.go`: one such digest anywhere, and the manifest is not read.
     if any(each.digest.algorithm != "sha256" for each in (manifest.config, *layers)):
@@ -96,7 +96,9 @@ def _istio(manifest: Manifest, last: LastLayer | None) -> Answer:
     return compat
 
 
-def _compat(layers: tuple[Descriptor, ...], last: LastLayer | None, *, wanted: str) -> Answer:
+def _compat(
+    layers: tuple[Descriptor, ...], last: LastLayer | None, *, wanted: str
+) -> ConsumerVerdict:
     if not layers:
         return _no("wants at least one layer")
     found = layers[-1].media_type
@@ -111,18 +113,18 @@ def _compat(layers: tuple[Descriptor, ...], last: LastLayer | None, *, wanted: s
     return _YES
 
 
-def _wasme(manifest: Manifest, _last: LastLayer | None) -> Answer:
+def _wasme(manifest: Manifest, _last: LastLayer | None) -> ConsumerVerdict:
     layers = manifest.layers or ()
     if any(layer.media_type == media.WASM_CONTENT for layer in layers):
         return _YES
     return _no(f"wants a layer of type {media.WASM_CONTENT}; the layers are {shown_types(layers)}")
 
 
-def _kwctl(manifest: Manifest, _last: LastLayer | None) -> Answer:
+def _kwctl(manifest: Manifest, _last: LastLayer | None) -> ConsumerVerdict:
     return _all_of_type(manifest, media.WASM_TO_OCI)
 
 
-def _wkg(manifest: Manifest, _last: LastLayer | None) -> Answer:
+def _wkg(manifest: Manifest, _last: LastLayer | None) -> ConsumerVerdict:
     answer = _all_of_type(manifest, media.CNCF_WASM)
     if not answer.reads:
         return answer
@@ -135,7 +137,7 @@ def _wkg(manifest: Manifest, _last: LastLayer | None) -> Answer:
     return _YES
 
 
-def _all_of_type(manifest: Manifest, wanted: str) -> Answer:
+def _all_of_type(manifest: Manifest, wanted: str) -> ConsumerVerdict:
     layers = manifest.layers or ()
     if not layers:
         return _no("wants at least one layer")
@@ -144,7 +146,7 @@ def _all_of_type(manifest: Manifest, wanted: str) -> Answer:
     return _YES
 
 
-_RULES: Final[Mapping[str, Callable[[Manifest, LastLayer | None], Answer]]] = {
+_RULES: Final[Mapping[str, Callable[[Manifest, LastLayer | None], ConsumerVerdict]]] = {
     ISTIO: _istio,
     ENVOY_GATEWAY: _istio,
     WASME: _wasme,
@@ -158,5 +160,5 @@ def _are(count: int) -> str:
     return "is 1" if count == 1 else f"are {count}"
 
 
-def _no(why: str) -> Answer:
-    return Answer(reads=False, why=why)
+def _no(why: str) -> ConsumerVerdict:
+    return ConsumerVerdict(reads=False, why=why)

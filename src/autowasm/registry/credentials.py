@@ -27,7 +27,7 @@ ANONYMOUS_FINGERPRINT: Final = "anonymous"
 """Stands for "no credential" wherever a fingerprint is a key."""
 
 _FIELD = "spec.secret"
-_PARTS_MOST: Final = Limits().docker_config_parts
+_MAX_PARTS: Final = Limits().docker_config_parts
 
 _HUB_NAMES: Final = frozenset(
     {DOCKER_HUB, "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"}
@@ -180,10 +180,10 @@ def _from_entries(entries: Mapping[str, Any], *, host: str, repository: str) -> 
 def _object(document: bytes | str | Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(document, Mapping):
         parts = sum(document.count(sign) for sign in _signs(document))
-        if parts > _PARTS_MOST:
+        if parts > _MAX_PARTS:
             raise SpecError(
                 _FIELD,
-                f"not a docker config that is read: {parts} values; at most {_PARTS_MOST} are read: leave the registries out that the "
+                f"not a docker config that is read: {parts} values; at most {_MAX_PARTS} are read: leave the registries out that the "
                 "image is not from",
             )
         try:

@@ -76,7 +76,7 @@ def _has_config_v0(manifest: Manifest, _layer: Descriptor) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Variant:
+class KnownLayout:
     """One row. `config` and `layers` are for people; `layer_types` with `holds` decide."""
 
     name: str
@@ -92,7 +92,7 @@ class Variant:
 
 
 VARIANTS: Final = (
-    Variant(
+    KnownLayout(
         "solo artifact, two layers",
         media.WASM_CONFIG,
         "the config again, and the module as it is",
@@ -102,7 +102,7 @@ VARIANTS: Final = (
         _has_two_layers,
         "artifact",
     ),
-    Variant(
+    KnownLayout(
         "solo artifact, another number of layers",
         "any",
         "the module as it is, alone or beside layers of other types",
@@ -110,7 +110,7 @@ VARIANTS: Final = (
         Packing.RAW,
         (WASMER, WASME),
     ),
-    Variant(
+    KnownLayout(
         "compat image, module in the last layer",
         media.OCI_IMAGE_CONFIG,
         "any; the last has plugin.wasm",
@@ -120,7 +120,7 @@ VARIANTS: Final = (
         _is_last_of_oci,
         "image",
     ),
-    Variant(
+    KnownLayout(
         "compat image, module in an earlier layer",
         media.OCI_IMAGE_CONFIG,
         "any; one of them has plugin.wasm, and no later one deletes it",
@@ -128,7 +128,7 @@ VARIANTS: Final = (
         Packing.TAR_GZIP,
         (WASMER,),
     ),
-    Variant(
+    KnownLayout(
         "compat image, not compressed",
         media.OCI_IMAGE_CONFIG,
         "any; one of them has plugin.wasm",
@@ -136,7 +136,7 @@ VARIANTS: Final = (
         Packing.TAR,
         (WASMER,),
     ),
-    Variant(
+    KnownLayout(
         "compat image, zstd",
         media.OCI_IMAGE_CONFIG,
         "any; one of them has plugin.wasm",
@@ -144,7 +144,7 @@ VARIANTS: Final = (
         Packing.TAR_ZSTD,
         (WASMER,),
     ),
-    Variant(
+    KnownLayout(
         "Docker image, module in the last layer",
         media.DOCKER_IMAGE_CONFIG,
         "any; the last has plugin.wasm",
@@ -153,7 +153,7 @@ VARIANTS: Final = (
         (WASMER, ISTIO, ENVOY_GATEWAY),
         _is_last_of_docker,
     ),
-    Variant(
+    KnownLayout(
         "Docker image, module in an earlier layer",
         media.DOCKER_IMAGE_CONFIG,
         "any; one of them has plugin.wasm, and no later one deletes it",
@@ -161,7 +161,7 @@ VARIANTS: Final = (
         Packing.TAR_GZIP,
         (WASMER,),
     ),
-    Variant(
+    KnownLayout(
         "Docker image, not compressed",
         media.DOCKER_IMAGE_CONFIG,
         "any; one of them has plugin.wasm",
@@ -169,7 +169,7 @@ VARIANTS: Final = (
         Packing.TAR,
         (WASMER,),
     ),
-    Variant(
+    KnownLayout(
         "Docker image, zstd",
         media.DOCKER_IMAGE_CONFIG,
         "any; one of them has plugin.wasm",
@@ -177,7 +177,7 @@ VARIANTS: Final = (
         Packing.TAR_ZSTD,
         (WASMER,),
     ),
-    Variant(
+    KnownLayout(
         "CNCF artifact",
         media.CNCF_CONFIG_V0,
         "one: the module as it is",
@@ -187,7 +187,7 @@ VARIANTS: Final = (
         _has_config_v0,
         "cncf",
     ),
-    Variant(
+    KnownLayout(
         "CNCF artifact, another config",
         f"{media.CNCF_CONFIG_V1} or any",
         "one: the module as it is",
@@ -195,7 +195,7 @@ VARIANTS: Final = (
         Packing.RAW,
         (WASMER,),
     ),
-    Variant(
+    KnownLayout(
         "wasm-to-oci, Kubewarden",
         media.CNCF_CONFIG_V1,
         "one: the module as it is",
@@ -226,7 +226,7 @@ INDEX_READERS: Final[Mapping[str, str]] = {
 """What each takes of an index of images, each of which is in one of the layouts above."""
 
 
-def variant_of(manifest: Manifest, layer: Descriptor) -> Variant:
+def variant_of(manifest: Manifest, layer: Descriptor) -> KnownLayout:
     """The row of an image whose module is in `layer`, whose type is in `PACKING`."""
     return next(
         variant
@@ -262,7 +262,7 @@ _SHOWN_CANDIDATES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class LayerCandidate:
     """A layer that may hold the module."""
 
     descriptor: Descriptor
@@ -274,7 +274,7 @@ class Layout:
     """`artifact`: one candidate, which is the module. `image`: tar layers, in the order to search."""
 
     kind: Literal["artifact", "image"]
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[LayerCandidate, ...]
 
 
 def choose_layout(manifest: Manifest, *, limits: Limits) -> Layout:
@@ -292,7 +292,7 @@ def choose_layout(manifest: Manifest, *, limits: Limits) -> Layout:
     # A layer that comes twice counts where it comes last.
     layers = tuple({layer.digest_text: layer for layer in reversed(manifest.layers or ())}.values())
     candidates = [
-        Candidate(layer, PACKING[layer.media_type])
+        LayerCandidate(layer, PACKING[layer.media_type])
         for layer in layers
         if layer.media_type in PACKING
     ]

@@ -64,7 +64,7 @@ class Manifest(_Wire, frozen=True, kw_only=True):
     annotations: dict[str, str] | None = None
 
 
-class Index(_Wire, frozen=True, kw_only=True):
+class ImageIndex(_Wire, frozen=True, kw_only=True):
     """Several images under one name: OCI index or Docker manifest list."""
 
     schema_version: int
@@ -91,10 +91,10 @@ class _Shape(_Wire, frozen=True, kw_only=True):
 # read the first manifests of a process together were a segmentation fault (tests/unit/test_threads.py).
 _AS_SHAPE: Final = msgspec.json.Decoder(_Shape)
 _AS_MANIFEST: Final = msgspec.json.Decoder(Manifest)
-_AS_INDEX: Final = msgspec.json.Decoder(Index)
+_AS_INDEX: Final = msgspec.json.Decoder(ImageIndex)
 
 
-def parse_manifest(data: bytes, media_type: str | None, *, limits: Limits) -> Manifest | Index:
+def parse_manifest(data: bytes, media_type: str | None, *, limits: Limits) -> Manifest | ImageIndex:
     """Decode `data`; `media_type` is the Content-Type of the answer, None if it had none.
 
     The document's own `mediaType` decides, then the Content-Type, then the shape. Raises ContentRejected: `TooLarge`,
@@ -125,7 +125,7 @@ def parse_manifest(data: bytes, media_type: str | None, *, limits: Limits) -> Ma
     return index
 
 
-def children_by_preference(index: Index) -> list[Descriptor]:
+def children_by_preference(index: ImageIndex) -> list[Descriptor]:
     """The images of `index`, the one to take first: wasm if one says so, else linux/amd64, else the first.
 
     A module is the same on every platform, so any image that has it will do. Attestations, signatures and indexes in the

@@ -22,7 +22,7 @@ from autowasm.net.responses import retry_after
 K = TypeVar("K")
 V = TypeVar("V")
 
-_KEPT_MOST: Final = 10_000
+_MAX_KEPT: Final = 10_000
 """Hosts, and hosts with credentials, remembered; the oldest go first. They come from tenants."""
 
 
@@ -32,7 +32,7 @@ class _Pause:
     in_a_row: int = 0
 
 
-class Budgets:
+class HostRateLimiter:
     """Those of one process. Safe in any thread. `clock` in seconds, monotonic."""
 
     def __init__(
@@ -48,7 +48,7 @@ class Budgets:
         self._burst = burst
         self._limits = limits
         self._clock = clock
-        self._backoff = Backoff(limits.attempt_backoff, limits.rate_pause_most)
+        self._backoff = Backoff(limits.attempt_backoff, limits.max_rate_pause)
         self._lock = threading.Lock()
         self._free_at: OrderedDict[str, float] = OrderedDict()
         """By host: when its bucket would be full again, if nobody asked any more."""
@@ -99,5 +99,5 @@ class Budgets:
 
 def _keep(memory: OrderedDict[K, V], key: K, value: V) -> None:
     memory[key] = value
-    if len(memory) > _KEPT_MOST:
+    if len(memory) > _MAX_KEPT:
         memory.popitem(last=False)

@@ -14,11 +14,11 @@ from urllib.parse import urlsplit, urlunsplit
 from autowasm.digest import Digest, DigestVerifier
 from autowasm.errors import WASMER, Advice, SourceUnavailable, StorageError
 from autowasm.limits import Limits
-from autowasm.net.responses import LATER, Answerer, Doing, error_for
+from autowasm.net.responses import LATER, Operation, Responder, error_for
 from autowasm.net.urls import next_hop, redact
 from autowasm.reference import ImageReference
 from autowasm.registry.credentials import Credential
-from autowasm.registry.transport import Answer, Body, RegistryTransport
+from autowasm.registry.transport import RegistryResponse, RegistryTransport, UploadBody
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +114,16 @@ class Repository:
         what = f"upload of {digest} to {self._name}"
         url = self._transport.upload_url()
         with self._transport.ask("POST", url, headers={"Content-Length": "0"}) as answer:
-            self._expect(answer, 202, what=what, doing=Doing.UPLOAD)
+            self._expect(answer, 202, what=what, doing=Operation.UPLOAD)
             location = next_hop(url, _upload_location(url, answer), hops=1, limit=1)
         joint = "&" if "?" in location else "?"
         with self._transport.ask(
             "PUT",
             f"{location}{joint}digest={digest}",
             headers={"Content-Type": "application/octet-stream"},
-            body=Body(content, size=size),
+            body=UploadBody(content, size=size),
         ) as answer:
-            self._expect(answer, 201, 204, what=what, doing=Doing.UPLOAD)
+            self._expect(answer, 201, 204, what=what, doing=Operation.UPLOAD)
 
     def put_manifest(self, version: str, *, data: bytes, media_type: str) -> Digest | None:
         """PUT a manifest: the digest that the registry says it has, if it says so."""
@@ -131,16 +131,18 @@ class Repository:
             "PUT",
             self._transport.manifest_url(version),
             headers={"Content-Type": media_type},
-            body=Body(data, size=len(data)),
+            body=UploadBody(data, size=len(data)),
         ) as answer:
             what = f"upload of the manifest {self._shown(version)}"
-            self._expect(answer, 201, what=what, doing=Doing.UPLOAD_MANIFEST)
+            self._expect(answer, 201, what=what, doing=Operation.UPLOAD_MANIFEST)
             return _announced(answer)
 
-    def _expect(self, answer: Answer, *wanted: int, what: str, doing: Doing = Doing.READ) -> None:
+    def _expect(
+        self, answer: RegistryResponse, *wanted: int, what: str, doing: Operation = Operation.READ
+    ) -> None:
         if answer.status in wanted:
             return
-        answerer = Answerer(
+        answerer = Responder(
             what=what,
             not_found="ImageNotFound",
             unavailable="RegistryUnavailable",
@@ -152,7 +154,7 @@ class Repository:
         )
         raise error_for(answer.status, answer.headers, answerer=answerer, said=answer.message())
 
-    def _denied_hint(self, answer: Answer) -> str:
+    def _denied_hint(self, answer: RegistryResponse) -> str:
         """What is known of the login that was shown, and how one is given where none was."""
         if not self._transport.is_own(answer.url):
             return f"{redact(answer.url)} refused it, to which the registry redirects; no login is sent there"
@@ -166,12 +168,12 @@ class Repository:
         known = "" if str(answer.message()) else ", which may not do this"
         return f"asked with the login of {credential.shown}{known}"
 
-    def _not_found_hint(self, answer: Answer) -> str:
+    def _not_found_hint(self, answer: RegistryResponse) -> str:
         if self._credential is None and self._transport.is_own(answer.url):
             return f"asked without a login: if it is private, {self._advice.log_in(self._host)}"
         return ""
 
-    def _limit_hint(self, answer: Answer) -> str:
+    def _limit_hint(self, answer: RegistryResponse) -> str:
         if answer.status != 429 or self._credential is not None:
             return ""
         login = self._advice.log_in(self._host)
@@ -181,7 +183,7 @@ class Repository:
         return f"{self._name}{'@' if ':' in version else ':'}{version}"
 
 
-def _refuse_page(answer: Answer, *, what: str) -> None:
+def _refuse_page(answer: RegistryResponse, *, what: str) -> None:
     """A 200 with a web page: a proxy's login page, a registry's user interface."""
     if answer.is_page:
         said = str(answer.message())
@@ -192,7 +194,7 @@ def _refuse_page(answer: Answer, *, what: str) -> None:
         )
 
 
-def _upload_location(url: str, answer: Answer) -> str | None:
+def _upload_location(url: str, answer: RegistryResponse) -> str | None:
     """Where the upload goes on. A registry behind a proxy that ends TLS often writes `http://` and its own name.
 
     The request came by https and the host is the same, so the upload stays in https, as oras-go has it
@@ -208,7 +210,7 @@ def _upload_location(url: str, answer: Answer) -> str | None:
     return location
 
 
-def _announced(answer: Answer) -> Digest | None:
+def _announced(answer: RegistryResponse) -> Digest | None:
     try:
         return Digest.parse(answer.headers.get("Docker-Content-Digest", ""))
     except ValueError:

@@ -20,9 +20,9 @@ from autowasm.net.pools import Pools
 from autowasm.net.proxy import Proxies, Proxy, ProxyRules
 from autowasm.net.tls import Trust
 from autowasm.reference import ImageReference
-from autowasm.registry.auth import Logins
+from autowasm.registry.auth import LoginThrottle
 from autowasm.registry.credentials import Credential, fingerprint_of
-from autowasm.registry.ratelimiter import Budgets
+from autowasm.registry.ratelimiter import HostRateLimiter
 from autowasm.settings import Outgoing
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ T = TypeVar("T")
 _Key = tuple[str, str, str, str]
 
 
-class Repositories:
+class RepositoryPool:
     """Those of one process. Safe in any thread."""
 
     def __init__(
@@ -59,8 +59,10 @@ class Repositories:
         self._proxies = proxies or ProxyRules(
             Proxy.parse(outgoing.proxy) if outgoing.proxy else None, outgoing.no_proxy
         )
-        self._logins = Logins(limits)
-        self._budgets = Budgets(rate=outgoing.host_rate, burst=outgoing.host_burst, limits=limits)
+        self._logins = LoginThrottle(limits)
+        self._budgets = HostRateLimiter(
+            rate=outgoing.host_rate, burst=outgoing.host_burst, limits=limits
+        )
         self._lock = threading.Lock()
         self._idle: OrderedDict[_Key, list[Repository]] = OrderedDict()
         self._closed = False

@@ -43,7 +43,7 @@ from autowasm.net.responses import (
     BODY_LIMIT,
     LATER,
     NOTHING_SAID,
-    Answerer,
+    Responder,
     ServerMessage,
     error_for,
     parse,
@@ -52,13 +52,13 @@ from autowasm.net.threads import NETWORK_ERRORS, DialedAdapter, Dialer
 from autowasm.net.transfer import Transfer, TransferEnded, current_transfer
 from autowasm.net.urls import next_hop, origin, redact
 from autowasm.reference import DOCKER_HUB, ImageReference
-from autowasm.registry.auth import Authorizer, Login, Logins, TokenRequest
+from autowasm.registry.auth import Authorizer, LoginAttempt, LoginThrottle, TokenRequest
 from autowasm.registry.credentials import Credential, fingerprint_of
-from autowasm.registry.ratelimiter import Budgets
+from autowasm.registry.ratelimiter import HostRateLimiter
 from autowasm.units import format_size
 
 
-class Body:
+class UploadBody:
     """`content` in memory or in a file, `size` bytes long."""
 
     def __init__(self, content: bytes | Path, *, size: int) -> None:
@@ -66,7 +66,7 @@ class Body:
         self._size = size
 
     @contextmanager
-    def open(self, transfer: Transfer, *, answer_timeout: float) -> Iterator["BodyReader"]:
+    def open(self, transfer: Transfer, *, answer_timeout: float) -> Iterator["UploadReader"]:
         """What requests sends. Not for an empty body, which requests would send chunked; nothing that we upload is empty."""
         stream: BinaryIO
         if isinstance(self._content, Path):
@@ -74,10 +74,10 @@ class Body:
         else:
             stream = io.BytesIO(self._content)
         with stream:
-            yield BodyReader(stream, self._size, transfer, answer_timeout=answer_timeout)
+            yield UploadReader(stream, self._size, transfer, answer_timeout=answer_timeout)
 
 
-class BodyReader:
+class UploadReader:
     """The least that requests and urllib3 ask of a body: a length and `read`."""
 
     def __init__(
@@ -120,7 +120,7 @@ class Response(Protocol):
         """Give up the connection, unless the body was read to its end."""
 
 
-class Answer:
+class RegistryResponse:
     """The answer to one request, not read yet."""
 
     def __init__(
@@ -279,8 +279,8 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         tls: Callable[[str, int | None], ssl.SSLContext],
         dialer: Dialer,
         limits: Limits,
-        logins: Logins,
-        budgets: Budgets,
+        logins: LoginThrottle,
+        budgets: HostRateLimiter,
         on_request: Callable[[str], None],
         advice: Advice = WASMER,
     ) -> None:
@@ -340,8 +340,8 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         url: str,
         *,
         headers: Mapping[str, str] | None = None,
-        body: Body | None = None,
-    ) -> Iterator[Answer]:
+        body: UploadBody | None = None,
+    ) -> Iterator[RegistryResponse]:
         """One exchange; the answer has any status and is discarded at the end of the block."""
         answer = self._exchange(method, url, headers or {}, body)
         try:
@@ -363,8 +363,8 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         return cast("requests.Response", self._exchange(method, url, headers or {}, data).response)
 
     def _exchange(
-        self, method: str, url: str, headers: Mapping[str, str], body: Body | None
-    ) -> Answer:
+        self, method: str, url: str, headers: Mapping[str, str], body: UploadBody | None
+    ) -> RegistryResponse:
         """Ask; authorize once if that may change the answer, and ask again (ADR 30)."""
         answer = self._wrap(self._follow(method, url, headers, body))
         if not self._may_need_login(answer):
@@ -389,7 +389,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
                 login.accepted()
         return answer
 
-    def _may_need_login(self, answer: Answer) -> bool:
+    def _may_need_login(self, answer: RegistryResponse) -> bool:
         """Whether a login, or another token, may change this answer.
 
         Many registries hide what is private: to a request without a login they answer 403 or 404, without a challenge. A
@@ -402,7 +402,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         is_anonymous = self._authorizer.header is None
         return answer.status in (403, 404) and is_anonymous and self._credential is not None
 
-    def _authorize_unasked(self, login: Login) -> bool:
+    def _authorize_unasked(self, login: LoginAttempt) -> bool:
         """The refusal had no challenge that can be met: `/v2/` may have one; else the login is shown as crane shows it."""
         if self._credential is None:
             return False
@@ -414,7 +414,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         with contextlib.closing(ping):
             ping.discard()
             if ping.status in LATER or (ping.status >= 500 and ping.status != 501):
-                answerer = Answerer(
+                answerer = Responder(
                     what=f"registry {self._host}",
                     not_found="ImageNotFound",
                     unavailable="RegistryUnavailable",
@@ -431,9 +431,9 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         self._authorizer.header = None
         self._logins.refused(self._host, cast(Credential, self._credential))  # it was shown
 
-    def _ask_token(self, request: TokenRequest, login: Login) -> bytes:
+    def _ask_token(self, request: TokenRequest, login: LoginAttempt) -> bytes:
         credential = self._credential
-        answerer = Answerer(
+        answerer = Responder(
             what=f"a token for {self._name} from {redact(request.url)}",
             not_found="ImageNotFound",
             unavailable="RegistryUnavailable",
@@ -447,7 +447,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
             request.method,
             request.url,
             {"Accept": "application/json", **request.headers},
-            Body(request.form, size=len(request.form)) if request.form else None,
+            UploadBody(request.form, size=len(request.form)) if request.form else None,
             token_request=request,
         )
         answer = self._wrap(response)
@@ -466,7 +466,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         method: str,
         url: str,
         headers: Mapping[str, str],
-        body: Body | None = None,
+        body: UploadBody | None = None,
         *,
         token_request: TokenRequest | None = None,
     ) -> requests.Response:
@@ -501,7 +501,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
                 )
 
     def _send(
-        self, method: str, url: str, headers: Mapping[str, str], body: Body | None
+        self, method: str, url: str, headers: Mapping[str, str], body: UploadBody | None
     ) -> requests.Response:
         transfer = current_transfer()
         timeout = self._limits.answer_timeout
@@ -534,10 +534,10 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         self._budgets.answered(host, self._fingerprint, response.status_code, response.headers)
         return response
 
-    def _wrap(self, response: requests.Response) -> Answer:
+    def _wrap(self, response: requests.Response) -> RegistryResponse:
         credential, header = self._credential, self._authorizer.header
         token = (header or "").partition(" ")[2]
-        return Answer(
+        return RegistryResponse(
             response,
             limits=self._limits,
             advice=self._advice,

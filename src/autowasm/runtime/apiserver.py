@@ -66,7 +66,7 @@ def candidate(
 
 
 @dataclass(frozen=True, slots=True)
-class Connected:
+class ApiServerClients:
     """Closed with the stack that it was made on."""
 
     mode: ClusterMode
@@ -90,7 +90,7 @@ async def connect(
     on_leading: Callable[[bool], None],
     busy: Callable[[], bool],
     warn: Callable[[str, str], None],
-) -> Connected:
+) -> ApiServerClients:
     """`busy`: whether keys wait to be reconciled. `envoy`: where our Service is; the Lease is beside it. Raises UsageError."""
     client = await stack.enter_async_context(
         KubeClient(
@@ -132,4 +132,4 @@ async def connect(
             report=partial(warn, "service"),
             problem=metrics.service_problem,
         )
-    return Connected(mode, recorder, elector, service, last_alive)
+    return ApiServerClients(mode, recorder, elector, service, last_alive)

@@ -14,7 +14,7 @@ from autowasm.telemetry.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class Application:
     """One for a process."""
 
     settings: Settings

@@ -20,62 +20,66 @@ from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.controller.fetchjobs import FetchJobs
 from autowasm.controller.interfaces import NoReplicas
-from autowasm.controller.pods.resend import Healing, Mesh, Outage
-from autowasm.controller.pods.rollout import Gathering, Loading, Workloads
-from autowasm.controller.polling import Polling
-from autowasm.controller.pullauthorization import Permits
+from autowasm.controller.pods.resend import Mesh, Outage, Resender
+from autowasm.controller.pods.rollout import PeerQuery, RolloutTracker, Workloads
+from autowasm.controller.polling import Poller
+from autowasm.controller.pullauthorization import PullAuthorizer
 from autowasm.controller.reconciler import AutoWasmReconciler, StartupGate
-from autowasm.controller.replication import PublishedCopies, Spreading
-from autowasm.controller.sourcepolicy import PolicyFile, check_reach, warn_of_refused
+from autowasm.controller.replication import Prefetcher, ReplicaWaiter
+from autowasm.controller.sourcepolicy import PolicyFile, check_mesh_scope, warn_of_refused
 from autowasm.kube.controller import Controller
 from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
-from autowasm.runtime.application import Ground
+from autowasm.runtime.application import Application
 from autowasm.runtime.datapath import DataPath
 from autowasm.runtime.modes import ChosenMode
 from autowasm.server.admin import Health
 from autowasm.server.downloadlog import AllReplicas
-from autowasm.settings import Cluster, HealingSettings
+from autowasm.settings import Cluster, ResendSettings
 from autowasm.telemetry.eventloop import start_up_complete
 
 
-def make_loading(ground: Ground, chosen: ChosenMode, *, gathering: Gathering) -> Loading | None:
+def make_rollout_tracker(
+    application: Application, chosen: ChosenMode, *, peer_query: PeerQuery
+) -> RolloutTracker | None:
     """What keeps `status.pods` a proof; None: standalone."""
     mode = chosen.mode
-    if ground.settings.cluster is None or not isinstance(mode, Workloads):
+    if application.settings.cluster is None or not isinstance(mode, Workloads):
         return None
-    loading = Loading(mode, gathering, metrics=ground.metrics, settings=ground.settings.proof)
+    loading = RolloutTracker(
+        mode, peer_query, metrics=application.metrics, settings=application.settings.proof
+    )
     mode.prove(loading.report)
     return loading
 
 
-def make_healing(
-    ground: Ground,
+def make_resender(
+    application: Application,
     chosen: ChosenMode,
     *,
-    gathering: Gathering,
+    peer_query: PeerQuery,
     requeue: Callable[[ObjectKey], None],
-) -> Healing | None:
+) -> Resender | None:
     """What gives a filter to its proxies once more; None: standalone."""
     mode, elector = chosen.mode, chosen.elector
-    if ground.settings.cluster is None or not isinstance(mode, Mesh):
+    if application.settings.cluster is None or not isinstance(mode, Mesh):
         return None
-    return Healing(
+    return Resender(
         mode,
-        gathering,
-        is_stored=ground.store.__contains__,
+        peer_query,
+        is_stored=application.store.__contains__,
         requeue=requeue,
         announce=chosen.announce,
-        metrics=ground.metrics,
-        settings=ground.settings.healing,
-        outage=_outage(chosen, ground.settings.healing),
+        metrics=application.metrics,
+        settings=application.settings.resender,
+        outage=_outage(chosen, application.settings.resender),
         others_led=lambda: elector.others_led if elector is not None else float("-inf"),
     )
 
 
-def _outage(chosen: ChosenMode, healing: HealingSettings) -> Outage | None:
+def _outage(chosen: ChosenMode, resender: ResendSettings) -> Outage | None:
     now = time.time()
-    if chosen.last_alive is None or now - chosen.last_alive <= healing.outage:
+    if chosen.last_alive is None or now - chosen.last_alive <= resender.outage:
         return None
     return Outage(chosen.last_alive, now)
 
@@ -91,7 +95,7 @@ class Control:
 
     def __init__(
         self,
-        ground: Ground,
+        application: Application,
         chosen: ChosenMode,
         data: DataPath,
         *,
@@ -99,7 +103,7 @@ class Control:
         queue: WorkQueue[ObjectKey],
         health: Health,
     ) -> None:
-        self._ground = ground
+        self._application = application
         self._chosen = chosen
         self._data = data
         self._policy = policy
@@ -107,55 +111,61 @@ class Control:
         self._health = health
         self._election: asyncio.Task[None] | None = None
         self._working: asyncio.Task[None] | None = None
-        fetch = ground.settings.fetch
-        gathering = Gathering(AllReplicas(data.sightings, data.peers))
-        self._healing = make_healing(ground, chosen, gathering=gathering, requeue=queue.add)
-        self._loading = make_loading(ground, chosen, gathering=gathering)
-        self._jobs = FetchJobs(data.fetcher, limits=fetch, tasks=ground.tasks, on_change=queue.add)
-        self._permits = Permits(data.fetcher, limits=fetch, on_change=queue.add)
-        self._polling = Polling(
+        fetch = application.settings.fetch
+        peer_query = PeerQuery(AllReplicas(data.download_log, data.peers))
+        self._resender = make_resender(
+            application, chosen, peer_query=peer_query, requeue=queue.add
+        )
+        self._rollouts = make_rollout_tracker(application, chosen, peer_query=peer_query)
+        self._jobs = FetchJobs(
+            data.fetcher, limits=fetch, tasks=application.tasks, on_change=queue.add
+        )
+        self._pull_authorizer = PullAuthorizer(data.fetcher, limits=fetch, on_change=queue.add)
+        self._polling = Poller(
             data.fetcher,
-            settings=ground.settings.poll,
-            metrics=ground.metrics,
+            settings=application.settings.poll,
+            metrics=application.metrics,
             on_change=queue.add,
         )
         self._gate = self._make_gate(self._make_reconciler())
 
     def _make_reconciler(self) -> AutoWasmReconciler:
-        ground, mode, data = self._ground, self._chosen.mode, self._data
+        application, mode, data = self._application, self._chosen.mode, self._data
         replicas = data.peers if data.peers is not None else NoReplicas()
         return AutoWasmReconciler(
             objects=mode,
             publisher=mode.publisher,
             jobs=self._jobs,
-            store=ground.store,
+            store=application.store,
             published=data.published,
-            envoy=ground.settings.envoy,
-            metrics=ground.metrics,
-            check=partial(_check, cluster=ground.settings.cluster, policy=self._policy),
-            permits=self._permits,
+            envoy=application.settings.envoy,
+            metrics=application.metrics,
+            check=partial(_check, cluster=application.settings.cluster, policy=self._policy),
+            pull_authorizer=self._pull_authorizer,
             admit=data.retention.admit,
             pods=getattr(mode, "pods", None),
             announce=self._chosen.announce,
             leadership=self._chosen.leadership,
             prepared=getattr(mode, "prepared", None),
-            spreading=Spreading(replicas, tasks=ground.tasks, on_change=self._queue.add),
+            replica_waiter=ReplicaWaiter(
+                replicas, tasks=application.tasks, on_change=self._queue.add
+            ),
             polls=self._polling,
             service_problem=(
                 self._chosen.service.problem if self._chosen.service is not None else lambda: None
             ),
-            heal=self._healing.wanted if self._healing is not None else lambda *_: 0,
+            resend=self._resender.wanted if self._resender is not None else lambda *_: 0,
         )
 
     def _make_gate(self, reconciler: AutoWasmReconciler) -> StartupGate:
-        ground, peers = self._ground, self._data.peers
-        copies = PublishedCopies(
+        application, peers = self._application, self._data.peers
+        copies = Prefetcher(
             reconciler,
             publisher=self._chosen.mode.publisher,
-            store=ground.store,
+            store=application.store,
             copy=peers.copy if peers is not None else None,
-            limits=ground.settings.fetch,
-            tasks=ground.tasks,
+            limits=application.settings.fetch,
+            tasks=application.tasks,
             on_change=self._queue.add,
         )
         return StartupGate(
@@ -172,8 +182,8 @@ class Control:
 
     async def run(self) -> None:
         """For ever."""
-        ground, mode, queue = self._ground, self._chosen.mode, self._queue
-        settings, tasks = ground.settings, ground.tasks
+        application, mode, queue = self._application, self._chosen.mode, self._queue
+        settings, tasks = application.settings, application.tasks
         tasks.create_task(self._gate.run(settings.startup_deadline), name="start-up gate")
         if self._data.peers is not None:
             await self._data.peers.settled()
@@ -190,43 +200,43 @@ class Control:
             queue=queue,
             reconciler=self._gate,
             workers=settings.workers,
-            metrics=ground.metrics.controller,
+            metrics=application.metrics.controller,
         )
         self._start(controller)
         self._warn_of_refused(keys)
         await mode.run(changed=queue.add, secret_changed=self._secret_changed)
 
     def _warn_of_refused(self, keys: Iterable[ObjectKey]) -> None:
-        ground, publisher = self._ground, self._chosen.mode.publisher
+        application, publisher = self._application, self._chosen.mode.publisher
         published = (publisher.published(key) for key in keys)
         records = [envoyfilters.record_of(one) for one in published if one is not None]
         looking = warn_of_refused(
             [record for record in records if record is not None],
-            outgoing=ground.settings.outgoing,
-            names=ground.pools.names,
-            timeout=ground.settings.limits.dns_timeout,
+            outgoing=application.settings.outgoing,
+            names=application.pools.names,
+            timeout=application.settings.limits.dns_timeout,
         )
-        ground.tasks.create_task(looking, name="addresses of what is published")
+        application.tasks.create_task(looking, name="addresses of what is published")
 
     def _start(self, controller: Controller[ObjectKey]) -> None:
-        tasks, chosen = self._ground.tasks, self._chosen
-        self._ground.metrics.leader.set(chosen.elector is None)
+        tasks, chosen = self._application.tasks, self._chosen
+        self._application.metrics.leader.set(chosen.elector is None)
         if chosen.elector is not None:
             self._election = tasks.create_task(chosen.elector.run(), name="election")
-        tasks.create_task(self._permits.run(), name="permits")
+        tasks.create_task(self._pull_authorizer.run(), name="permits")
         tasks.create_task(self._polling.run(chosen.leadership), name="polling")
         tasks.create_task(self._policy.run(self._policy_changed), name="policy file")
         self._working = tasks.create_task(controller.run(), name="controller")
         if chosen.service is not None:
             tasks.create_task(chosen.service.run(self._requeue_all), name="service")
-        if self._healing is not None:
-            tasks.create_task(self._healing.run(chosen.leadership), name="healing")
-        if self._loading is not None:
-            tasks.create_task(self._loading.run(chosen.leadership), name="proof of load")
+        if self._resender is not None:
+            tasks.create_task(self._resender.run(chosen.leadership), name="healing")
+        if self._rollouts is not None:
+            tasks.create_task(self._rollouts.run(chosen.leadership), name="proof of load")
 
     def _secret_changed(self, key: ObjectKey) -> None:
         self._jobs.retry_now(key)
-        self._permits.recheck(key)
+        self._pull_authorizer.recheck(key)
         self._queue.add(key)
 
     def _policy_changed(self) -> None:
@@ -258,11 +268,11 @@ class Control:
     async def flush(self) -> None:
         """Have the Events written that are queued, within a deadline."""
         if self._chosen.recorder is not None:
-            await self._chosen.recorder.flush(timeout=self._ground.settings.kube.events_flush)
+            await self._chosen.recorder.flush(timeout=self._application.settings.kube.events_flush)
 
 
 def _check(autowasm: AutoWasm, *, cluster: Cluster | None, policy: PolicyFile) -> None:
     """What depends on the operator's settings. Raises SpecError."""
     if cluster is not None:
-        check_reach(autowasm, cluster=cluster)
+        check_mesh_scope(autowasm, cluster=cluster)
     policy.check(autowasm)

@@ -25,59 +25,61 @@ from autowasm.net.addresspolicy import AddressPolicy
 from autowasm.net.hosts import NamedHosts
 from autowasm.net.session import ObjectSession
 from autowasm.registry.client import RegistryClient
-from autowasm.runtime.application import Ground
+from autowasm.runtime.application import Application
 from autowasm.server.app import BlobServer
-from autowasm.server.downloadlog import Sightings
+from autowasm.server.downloadlog import DownloadLog
 from autowasm.settings import Cluster, Outgoing
 
 
-async def make_peers(ground: Ground, *, instance: str) -> Peers | None:
+async def make_peers(application: Application, *, instance: str) -> Peers | None:
     """The other replicas, looked for from now on; None: there are none to look for."""
-    settings = ground.settings
+    settings = application.settings
     if not (settings.peers.urls or settings.peers.host):
         return None
-    known = PeerList(settings.peers, pools=ground.pools)
+    known = PeerList(settings.peers, pools=application.pools)
     peers = Peers(
         known,
         instance=instance,
-        store=ground.store,
+        store=application.store,
         settings=settings.peers,
         module_bytes=settings.limits.module_bytes,
-        pools=ground.pools,
-        metrics=ground.metrics,
-        tasks=ground.tasks,
+        pools=application.pools,
+        metrics=application.metrics,
+        tasks=application.tasks,
     )
-    await ground.stack.enter_async_context(peers)
-    ground.tasks.create_task(known.run(), name="peers")
+    await application.stack.enter_async_context(peers)
+    application.tasks.create_task(known.run(), name="peers")
     return peers
 
 
 def make_fetcher(
-    ground: Ground, *, mode: Mode, peers: Peers | None, policy: PolicyFile
+    application: Application, *, mode: Mode, peers: Peers | None, policy: PolicyFile
 ) -> ArtifactFetcher:
     """What fetches from all of them; its connections are closed with the stack."""
-    settings, pools = ground.settings, ground.pools
-    registry, objects = _make_clients(ground, policy)
+    settings, pools = application.settings, application.pools
+    registry, objects = _make_clients(application, policy)
     return ArtifactFetcher(
         settings=settings,
-        store=ground.store,
+        store=application.store,
         sources={
             "registry": ImageSource(registry, limits=settings.limits, pools=pools),
             "object": HttpObjectSource(objects, limits=settings.limits, pools=pools),
         },
         secrets=mode,
         pools=pools,
-        metrics=ground.metrics,
-        tasks=ground.tasks,
+        metrics=application.metrics,
+        tasks=application.tasks,
         service_accounts=_service_accounts(mode, settings.cluster),
         object_hosts=policy.object_hosts,
         peers=peers,
     )
 
 
-def _make_clients(ground: Ground, file: PolicyFile) -> tuple[RegistryClient, ObjectSession]:
-    settings, pools = ground.settings, ground.pools
-    on_request = _counting(ground, file)
+def _make_clients(
+    application: Application, file: PolicyFile
+) -> tuple[RegistryClient, ObjectSession]:
+    settings, pools = application.settings, application.pools
+    on_request = _counting(application, file)
     policy = AddressPolicy.of(settings.outgoing)
     registry = RegistryClient(
         outgoing=settings.outgoing,
@@ -86,7 +88,7 @@ def _make_clients(ground: Ground, file: PolicyFile) -> tuple[RegistryClient, Obj
         policy=policy,
         on_request=on_request,
     )
-    ground.stack.push_async_callback(registry.close)
+    application.stack.push_async_callback(registry.close)
     objects = ObjectSession(
         outgoing=settings.outgoing,
         limits=settings.limits,
@@ -94,20 +96,20 @@ def _make_clients(ground: Ground, file: PolicyFile) -> tuple[RegistryClient, Obj
         policy=policy,
         on_request=on_request,
     )
-    ground.stack.push_async_callback(objects.close)
+    application.stack.push_async_callback(objects.close)
     return registry, objects
 
 
-def _counting(ground: Ground, file: PolicyFile) -> Callable[[str], None]:
+def _counting(application: Application, file: PolicyFile) -> Callable[[str], None]:
     """Counts a request to `HOST[:PORT]` under a name that the operator gave."""
-    hosts, sent = NamedHosts(), ground.metrics.requests.sent
+    hosts, sent = NamedHosts(), application.metrics.requests.sent
     named: tuple[object] | None = None
 
     def count(host: str) -> None:
         nonlocal named
         policy = file.policy
         if named is None or named[0] is not policy:  # the file is followed
-            hosts.set(_named_by(ground.settings.outgoing, policy))
+            hosts.set(_named_by(application.settings.outgoing, policy))
             named = (policy,)
         sent(hosts.name_of(host))
 
@@ -135,28 +137,28 @@ class DataPath:
     fetcher: ArtifactFetcher
     retention: Retention
     published: PublishedModules
-    sightings: Sightings
+    download_log: DownloadLog
     blob_server: BlobServer
     """Not started yet."""
 
 
-async def open_data_path(ground: Ground, *, mode: Mode, policy: PolicyFile) -> DataPath:
+async def open_data_path(application: Application, *, mode: Mode, policy: PolicyFile) -> DataPath:
     """All of it but the ports; what has to be closed is on the stack."""
-    settings, store, metrics = ground.settings, ground.store, ground.metrics
+    settings, store, metrics = application.settings, application.store, application.metrics
     instance = secrets.token_hex(8)
-    sightings = Sightings(settings.sightings, instance=instance)
-    peers = await make_peers(ground, instance=instance)
-    fetcher = make_fetcher(ground, mode=mode, peers=peers, policy=policy)
+    download_log = DownloadLog(settings.download_log, instance=instance)
+    peers = await make_peers(application, instance=instance)
+    fetcher = make_fetcher(application, mode=mode, peers=peers, policy=policy)
     pins = Pins()
-    retention = Retention(store, pins, settings=settings, pools=ground.pools, metrics=metrics)
-    await ground.stack.enter_async_context(retention)
+    retention = Retention(store, pins, settings=settings, pools=application.pools, metrics=metrics)
+    await application.stack.enter_async_context(retention)
     published = PublishedModules(fetcher, pins=pins, peers=peers)
     blob_server = BlobServer(
         store,
         published,
         instance=instance,
-        sightings=sightings,
+        download_log=download_log,
         limits=settings.serve,
         metrics=metrics,
     )
-    return DataPath(peers, fetcher, retention, published, sightings, blob_server)
+    return DataPath(peers, fetcher, retention, published, download_log, blob_server)

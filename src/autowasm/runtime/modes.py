@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from autowasm.controller.interfaces import Announce, Mode, announce_nothing
 from autowasm.errors import UsageError
 from autowasm.kube.leaderelection import AlwaysLeading, Leadership
-from autowasm.runtime.application import Ground
+from autowasm.runtime.application import Application
 from autowasm.settings import Cluster, Standalone
 from autowasm.standalone.directory import ConfigDirectory
 from autowasm.standalone.mode import StandaloneMode
@@ -40,23 +40,25 @@ class ChosenMode:
 
 
 async def choose_mode(
-    ground: Ground,
+    application: Application,
     *,
     busy: Callable[[], bool],
     on_leading: Callable[[bool], None],
     warn: Callable[[str, str], None],
 ) -> ChosenMode:
     """`busy`: whether keys wait to be reconciled. `warn`: see `Health.warn`. Raises UsageError."""
-    settings = ground.settings
+    settings = application.settings
     if settings.cluster is not None:
-        return await _cluster(ground, settings.cluster, busy=busy, on_leading=on_leading, warn=warn)
+        return await _cluster(
+            application, settings.cluster, busy=busy, on_leading=on_leading, warn=warn
+        )
     if settings.standalone is not None:
-        return ChosenMode(await _standalone(ground, settings.standalone))
+        return ChosenMode(await _standalone(application, settings.standalone))
     raise UsageError("nothing to run: no mode was chosen")
 
 
 async def _cluster(
-    ground: Ground,
+    application: Application,
     cluster: Cluster,
     *,
     busy: Callable[[], bool],
@@ -67,11 +69,11 @@ async def _cluster(
 
     connected = await connect(
         cluster,
-        envoy=ground.settings.envoy,
-        pools=ground.pools,
-        metrics=ground.metrics,
-        tasks=ground.tasks,
-        stack=ground.stack,
+        envoy=application.settings.envoy,
+        pools=application.pools,
+        metrics=application.metrics,
+        tasks=application.tasks,
+        stack=application.stack,
         on_leading=on_leading,
         busy=busy,
         warn=warn,
@@ -87,15 +89,15 @@ async def _cluster(
     )
 
 
-async def _standalone(ground: Ground, standalone: Standalone) -> Mode:
+async def _standalone(application: Application, standalone: Standalone) -> Mode:
     directory = ConfigDirectory(
         standalone.config_dir,
-        limits=ground.settings.limits,
-        pools=ground.pools,
-        metrics=ground.metrics,
+        limits=application.settings.limits,
+        pools=application.pools,
+        metrics=application.metrics,
     )
     publisher = StandalonePublisher(
-        standalone.envoy_dir, template=standalone.listener_template, pools=ground.pools
+        standalone.envoy_dir, template=standalone.listener_template, pools=application.pools
     )
     mode = StandaloneMode(directory, publisher)
     await mode.check()

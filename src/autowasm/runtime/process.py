@@ -26,14 +26,14 @@ from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
 from autowasm.limits import LoopLimits
 from autowasm.net.pools import Pools
-from autowasm.runtime.application import Ground
+from autowasm.runtime.application import Application
 from autowasm.runtime.control import Control
 from autowasm.runtime.datapath import DataPath, open_data_path
 from autowasm.runtime.modes import choose_mode
 from autowasm.server.admin import Health
 from autowasm.server.app import AdminServer
 from autowasm.settings import Settings
-from autowasm.telemetry.eventloop import shut_down, turns_of
+from autowasm.telemetry.eventloop import shut_down, timing_of
 from autowasm.telemetry.metrics import Metrics
 
 
@@ -89,7 +89,7 @@ async def run(settings: Settings) -> None:
     prometheus_client.ProcessCollector(registry=metrics.registry)
     prometheus_client.GCCollector(registry=metrics.registry)
     sys.setswitchinterval(LoopLimits().switch)
-    metrics.loop.turns = turns_of(asyncio.get_running_loop())
+    metrics.loop.turns = timing_of(asyncio.get_running_loop())
     with Pools(transfers=settings.fetch.total) as pools, stop_signals() as stop:
         pools.start()
         async with AsyncExitStack() as stack:
@@ -99,7 +99,7 @@ async def run(settings: Settings) -> None:
             await stack.enter_async_context(store)
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    process = _Process(Ground(settings, pools, metrics, store, tasks, stack))
+                    process = _Process(Application(settings, pools, metrics, store, tasks, stack))
                     await process.start()
                     await stop.wait()
                     await process.stop(stop)
@@ -124,49 +124,49 @@ def _raise_unless_stopped(group: BaseExceptionGroup) -> None:
 class _Process:
     """What runs, with its joins."""
 
-    def __init__(self, ground: Ground) -> None:
-        self._ground = ground
+    def __init__(self, application: Application) -> None:
+        self._application = application
         # Fair over namespaces: one tenant's thousand failing objects do not delay those of others (ADR 21).
         self._queue: WorkQueue[ObjectKey] = WorkQueue(
-            metrics=ground.metrics.workqueue, fairness=lambda key: key.namespace
+            metrics=application.metrics.workqueue, fairness=lambda key: key.namespace
         )
-        ground.metrics.workqueue.watch(self._queue)
+        application.metrics.workqueue.watch(self._queue)
         self._health = Health()
         self._control: Control | None = None
 
     async def start(self) -> None:
         """The ports first: what is stored is served whatever is wrong with the rest."""
-        ground, settings = self._ground, self._ground.settings
-        policy = PolicyFile(settings.policy_file, limits=settings.limits, pools=ground.pools)
+        application, settings = self._application, self._application.settings
+        policy = PolicyFile(settings.policy_file, limits=settings.limits, pools=application.pools)
         await policy.load()
         chosen = await choose_mode(
-            ground,
+            application,
             busy=lambda: len(self._queue) > 0,
             on_leading=self._on_leading,
             warn=self._health.warn,
         )
-        data = await open_data_path(ground, mode=chosen.mode, policy=policy)
+        data = await open_data_path(application, mode=chosen.mode, policy=policy)
         port, admin_port = await self._open_ports(data)
         self._control = Control(
-            ground, chosen, data, policy=policy, queue=self._queue, health=self._health
+            application, chosen, data, policy=policy, queue=self._queue, health=self._health
         )
-        ground.tasks.create_task(self._control.run(), name="control")
-        ground.tasks.create_task(ground.store.verify_all(), name="verify stored blobs")
-        ground.tasks.create_task(data.retention.run(), name="blob retention")
+        application.tasks.create_task(self._control.run(), name="control")
+        application.tasks.create_task(application.store.verify_all(), name="verify stored blobs")
+        application.tasks.create_task(data.retention.run(), name="blob retention")
         _log.info(
             "started",
             version=metadata.version("autowasm"),
             blob_port=port,
             admin_port=admin_port,
             cache_dir=str(settings.cache_dir),
-            blobs=len(ground.store.digests()),
+            blobs=len(application.store.digests()),
         )
 
     async def _open_ports(self, data: DataPath) -> tuple[int, int]:
         """Returns the blob port and the admin port, which tell that we are not ready yet."""
-        settings, stack = self._ground.settings, self._ground.stack
+        settings, stack = self._application.settings, self._application.stack
         self._blob_server = data.blob_server
-        self._admin_server = AdminServer(self._health, metrics=self._ground.metrics)
+        self._admin_server = AdminServer(self._health, metrics=self._application.metrics)
         self._health.set("start-up", False, "starting")
         port = await self._blob_server.start(settings.listen)
         stack.push_async_callback(self._blob_server.stop, 0.0)
@@ -175,13 +175,13 @@ class _Process:
         return port, admin_port
 
     def _on_leading(self, leading: bool) -> None:
-        self._ground.metrics.leader.set(leading)
+        self._application.metrics.leader.set(leading)
         if self._control is not None:
             self._control.leading_changed(leading)
 
     async def stop(self, signals: StopSignals) -> None:
         """Unready → drain delay → no more writes, another may lead → finish sends and write queued Events → close."""
-        settings = self._ground.settings
+        settings = self._application.settings
         _log.info("stopping", drain_delay=settings.drain_delay)
         self._health.stopping()
         await signals.delay(settings.drain_delay)

@@ -13,12 +13,12 @@ from aiohttp.http import HttpProcessingError
 from prometheus_client import Counter
 
 from autowasm.blobs.store import BlobStore
-from autowasm.limits import ServeLimits, SightingLimits
+from autowasm.limits import DownloadLogLimits, ServeLimits
 from autowasm.server.admin import Health, Heartbeat, admin_application
 from autowasm.server.blobs import BlobHandler
-from autowasm.server.downloadlog import Sightings
+from autowasm.server.downloadlog import DownloadLog
 from autowasm.server.listener import Connections, listening_socket, raise_descriptor_limit
-from autowasm.server.ondemand import BlobSource, Holder, TaskOwner
+from autowasm.server.ondemand import BlobSource, OnDemandBlobs, TaskOwner
 from autowasm.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
@@ -48,33 +48,33 @@ class BlobServer:
         limits: ServeLimits,
         metrics: Metrics,
         instance: str = "",
-        sightings: Sightings | None = None,
+        download_log: DownloadLog | None = None,
     ) -> None:
-        """`instance`: how we are known to the other replicas. `sightings` remembers who downloaded what."""
+        """`instance`: how we are known to the other replicas. `download_log` remembers who downloaded what."""
         self._instance = instance
-        self._sightings = sightings or Sightings(SightingLimits(), instance=instance)
+        self._download_log = download_log or DownloadLog(DownloadLogLimits(), instance=instance)
         self._store = store
         self._source = source
         self._limits = limits
         self._metrics = metrics
         self._counters: dict[tuple[str, int], Counter] = {}
-        self._running: tuple[Connections, Holder] | None = None
+        self._running: tuple[Connections, OnDemandBlobs] | None = None
 
     async def start(self, listen: str) -> int:
         """Listen on `listen` (`[::]:8081`: both IP versions); returns the port. Raises UsageError."""
         limits = self._limits
         descriptors = raise_descriptor_limit()
-        holder = Holder(self._store, self._source, limits=limits, metrics=self._metrics)
+        on_demand = OnDemandBlobs(self._store, self._source, limits=limits, metrics=self._metrics)
         handler = BlobHandler(
-            holder,
+            on_demand,
             instance=self._instance,
-            sightings=self._sightings,
+            download_log=self._download_log,
             limits=limits,
             metrics=self._metrics,
         )
         connections = Connections(
             handler,
-            shelf=handler,
+            ready_blobs=handler,
             limits=limits,
             metrics=self._metrics,
             on_answer=self._count,
@@ -82,7 +82,7 @@ class BlobServer:
         listener = listening_socket(listen, backlog=limits.backlog)
         port: int = listener.getsockname()[1]
         connections.listen(listener)
-        self._running = (connections, holder)
+        self._running = (connections, on_demand)
         _log.info("blob port open", listen=listen, port=port, descriptors=descriptors)
         return port
 
@@ -99,17 +99,17 @@ class BlobServer:
         """Take no more connections, finish answers for `grace` seconds (held ones too), then cut what is left."""
         if self._running is None:
             return
-        connections, holder = self._running
+        connections, on_demand = self._running
         self._running = None
         # Held requests are told just before the end, so that the answer still gets out.
         release = asyncio.get_running_loop().call_later(
-            max(grace - self._limits.held_margin, grace / 2), holder.release
+            max(grace - self._limits.held_margin, grace / 2), on_demand.release
         )
         try:
             cut = await connections.stop(grace=grace)
         finally:
             release.cancel()
-            await holder.close()
+            await on_demand.close()
         _log.info("blob port closed", cut=cut)
 
 

@@ -17,12 +17,12 @@ from autowasm.blobs.blob import Blob
 from autowasm.digest import Sha256Hex
 from autowasm.limits import ServeLimits
 from autowasm.server.connection import Connection
-from autowasm.server.downloadlog import Sightings
+from autowasm.server.downloadlog import DownloadLog
 from autowasm.server.fastpath import CACHE_CONTROL, CONTENT_TYPE
 from autowasm.server.http import SERVER, request_id, text_answer
-from autowasm.server.ondemand import Absent, Holder
+from autowasm.server.ondemand import BlobAbsent, OnDemandBlobs
 from autowasm.server.ranges import Conditions, Decision, decide
-from autowasm.server.response import BlobResponse, Pacing
+from autowasm.server.response import BlobResponse, SendScheduler
 from autowasm.telemetry.metrics import Metrics
 
 _PATH: Final = re.compile(r"/wasm/([0-9a-f]{64})")
@@ -39,28 +39,28 @@ class BlobHandler:
 
     def __init__(
         self,
-        holder: Holder,
+        on_demand: OnDemandBlobs,
         *,
         instance: str,
-        sightings: Sightings,
+        download_log: DownloadLog,
         limits: ServeLimits,
         metrics: Metrics,
     ) -> None:
         """`instance`: how we are known to the other replicas."""
-        self._holder = holder
+        self._on_demand = on_demand
         self._instance = instance
-        self._sightings = sightings
+        self._download_log = download_log
         self._limits = limits
         self._metrics = metrics
-        self._pacing = Pacing(copies=limits.copies)
+        self._pacing = SendScheduler(copies=limits.copies)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """The answer to `request`."""
         match = _PATH.fullmatch(request.path)
         if match is None and request.path == "/seen":
-            return self._seen(self._sightings.summary())
+            return self._seen(self._download_log.summary())
         if match is None and (asked := _SEEN_PATH.fullmatch(request.path)):
-            return self._seen(await self._sightings.document(Sha256Hex(asked[1])))
+            return self._seen(await self._download_log.document(Sha256Hex(asked[1])))
         if match is None:
             return text_answer(
                 404,
@@ -72,27 +72,27 @@ class BlobHandler:
             )
         sha256 = Sha256Hex(match[1])
         if PEER_HEADER in request.headers:
-            answer = self._outcome(request, await self._holder.stored(sha256))
+            answer = self._outcome(request, await self._on_demand.stored(sha256))
             answer.headers[PEER_HEADER] = self._instance
             return answer
         with structlog.contextvars.bound_contextvars(
             request_id=request_id(request)
         ):  # fills inherit it
-            found = await self._holder.find(sha256, patience=_patience(request))
-        if isinstance(found, Absent):
+            found = await self._on_demand.find(sha256, patience=_patience(request))
+        if isinstance(found, BlobAbsent):
             known = found.status != 404
-            self._sightings.failed(sha256, request.remote, found.status, known=known)
+            self._download_log.failed(sha256, request.remote, found.status, known=known)
         return self._outcome(
-            request, found, on_sent=partial(self._sightings.served, sha256, request.remote)
+            request, found, on_sent=partial(self._download_log.served, sha256, request.remote)
         )
 
     def ready(self, sha256: Sha256Hex) -> Blob | None:
         """The blob, if it can be sent this moment, and counted as found."""
-        return self._holder.ready(sha256)
+        return self._on_demand.ready(sha256)
 
     def served(self, sha256: Sha256Hex, address: str) -> None:
         """All of it was sent there."""
-        self._sightings.served(sha256, address)
+        self._download_log.served(sha256, address)
 
     def _seen(self, document: bytes) -> web.Response:
         """For the other replicas, and for whoever knows the digest."""
@@ -105,7 +105,7 @@ class BlobHandler:
     def _outcome(
         self,
         request: web.BaseRequest,
-        found: Blob | Absent,
+        found: Blob | BlobAbsent,
         *,
         on_sent: Callable[[], None] = lambda: None,
     ) -> web.StreamResponse:

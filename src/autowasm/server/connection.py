@@ -32,7 +32,7 @@ _log = structlog.get_logger(__name__)
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER, on, 0 s
 
 
-class Owner(Protocol):
+class ConnectionOwner(Protocol):
     """What a connection has to know of, and tell, whoever made it."""
 
     is_stopping: bool
@@ -61,7 +61,7 @@ class Connection(web.RequestHandler):
         self,
         manager: web.Server,
         *,
-        owner: Owner,
+        owner: ConnectionOwner,
         loop: asyncio.AbstractEventLoop,
         limits: ServeLimits,
         early: bytes,

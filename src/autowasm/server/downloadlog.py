@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import msgspec
 
 from autowasm.digest import Sha256Hex
-from autowasm.limits import SightingLimits
+from autowasm.limits import DownloadLogLimits
 
 _MAPPED: Final = "::ffff:"
 
@@ -37,10 +37,10 @@ class _OfDigest:
     """The longest unseen first. A plain dict: its copy is made at once, in a hundredth of the time of an OrderedDict's."""
 
 
-class Sightings:
+class DownloadLog:
     """What this replica saw. Times are seconds of the process's monotonic clock."""
 
-    def __init__(self, limits: SightingLimits, *, instance: str) -> None:
+    def __init__(self, limits: DownloadLogLimits, *, instance: str) -> None:
         self._limits = limits
         self._instance = instance
         self._published: OrderedDict[Sha256Hex, _OfDigest] = OrderedDict()
@@ -122,7 +122,7 @@ class Sightings:
                 found.since = max(found.since, *seen.pop(oldest)[:2])
 
 
-class Others(Protocol):
+class PeerDownloads(Protocol):
     """The other replicas (`artifacts.peers`)."""
 
     async def ask(self, path: str) -> list[bytes]:
@@ -135,7 +135,7 @@ class Others(Protocol):
 class AllReplicas:
     """What all replicas saw: our own documents, and those of the others."""
 
-    def __init__(self, ours: Sightings, others: Others | None) -> None:
+    def __init__(self, ours: DownloadLog, others: PeerDownloads | None) -> None:
         self._ours = ours
         self._others = others
 

@@ -3,7 +3,7 @@
 Not a parser of HTTP: whatever has another form, however valid, is aiohttp's. Invariants: a request that is taken here means
 the same to aiohttp; nothing that could change the answer (Range, conditions, a body, Connection) is among the fields taken.
 
-QuickConnection: a connection as long as it asks for nothing but whole blobs that are ready, without aiohttp.
+FastConnection: a connection as long as it asks for nothing but whole blobs that are ready, without aiohttp.
 
 Envoy loads a module with one plain GET, thousands of them at once. Here that is a receive, one look, and sends from the
 page cache, all in callbacks of the loop; no task, no transport, no parser. The first thing that is anything else (another
@@ -30,7 +30,7 @@ from autowasm.digest import Sha256Hex
 from autowasm.errors import StorageError
 from autowasm.limits import ServeLimits
 from autowasm.server.http import SERVER
-from autowasm.server.response import AGAIN, Sending
+from autowasm.server.response import AGAIN, BlobSend
 
 CACHE_CONTROL: Final = "public, max-age=31536000, immutable"
 CONTENT_TYPE: Final = "application/wasm"
@@ -59,7 +59,7 @@ def plain_request(data: bytes) -> Sha256Hex | None:
     return Sha256Hex(match[1].decode())
 
 
-class Heads:
+class ResponseHeads:
     """Heads of answers that carry a whole blob, made once a second because of their Date."""
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ _READ: Final = 8192
 """Bytes received at once, and taken at most while an answer is being sent. Envoy's request has some 300."""
 
 
-class Desk(Protocol):
+class FastPathOwner(Protocol):
     """What a connection asks of, and tells, whoever accepted it."""
 
     is_stopping: bool
@@ -115,20 +115,19 @@ class Desk(Protocol):
     def sent(self, sha256: Sha256Hex, address: str, count: int, *, cut_for: str | None) -> None:
         """An answer ended after `count` bytes of the blob; `cut_for`: why it is not whole, if it is not."""
 
-    def hand_over(self, connection: "QuickConnection", data: bytes, due: float | None) -> None:
+    def hand_over(self, connection: "FastConnection", data: bytes, due: float | None) -> None:
         """Go on with `connection.socket`, from which `data` was received. `due`: when its request must be whole."""
 
-    def closed(self, connection: "QuickConnection") -> None:
+    def closed(self, connection: "FastConnection") -> None:
         """The connection is gone."""
 
 
-class QuickConnection:
+class FastConnection:
     """One accepted, non-blocking socket."""
 
     __slots__ = (
         "_address",
         "_deadline",
-        "_desk",
         "_due",
         "_early",
         "_fd",
@@ -139,6 +138,7 @@ class QuickConnection:
         "_late",
         "_limits",
         "_loop",
+        "_owner",
         "_sending",
         "_timer",
         "_until",
@@ -150,18 +150,18 @@ class QuickConnection:
         accepted: socket.socket,
         address: str,
         *,
-        desk: Desk,
+        owner: FastPathOwner,
         loop: asyncio.AbstractEventLoop,
         limits: ServeLimits,
     ) -> None:
         self.socket = accepted
         self._fd = accepted.fileno()
         self._address = address
-        self._desk = desk
+        self._owner = owner
         self._loop = loop
         self._limits = limits
         self._is_closed = self._is_handed_over = self._is_half_closed = False
-        self._sending: Sending | None = None
+        self._sending: BlobSend | None = None
         self._early = b""
         self._late: asyncio.TimerHandle | None = None
         self._due: float | None = loop.time() + limits.request_timeout
@@ -208,9 +208,9 @@ class QuickConnection:
             self.force_close()
 
     def _serve(self, data: bytes) -> None:
-        sha256 = None if self._desk.is_stopping else plain_request(data)
+        sha256 = None if self._owner.is_stopping else plain_request(data)
         try:
-            found = self._desk.ready(sha256) if sha256 is not None else None
+            found = self._owner.ready(sha256) if sha256 is not None else None
         except (OSError, StorageError):  # the other way says it properly
             found = None
         if found is None:
@@ -219,7 +219,7 @@ class QuickConnection:
         limits = self._limits
         blob, head = found
         self._due = None
-        self._sending = Sending(self.socket, blob, head, chunk=limits.sendfile_chunk)
+        self._sending = BlobSend(self.socket, blob, head, chunk=limits.sendfile_chunk)
         self._deadline = self._loop.time() + limits.send_base + blob.size / limits.send_rate
         self._send()
 
@@ -227,7 +227,7 @@ class QuickConnection:
         self._is_handed_over = True
         self._stop_reading()
         self._timer.cancel()
-        self._desk.hand_over(self, data, self._due)
+        self._owner.hand_over(self, data, self._due)
 
     def _stop_reading(self) -> None:
         if self._is_reading:
@@ -263,7 +263,7 @@ class QuickConnection:
     def _wait(self) -> None:
         self._late = self._loop.call_at(self._deadline, self._fail, "deadline")
         self._loop.add_writer(self._fd, self._guarded, self._send)
-        self._desk.began()
+        self._owner.began()
 
     def _end_of_send(self) -> None:
         self._sending = None
@@ -271,12 +271,12 @@ class QuickConnection:
             self._late.cancel()
             self._late = None
             self._loop.remove_writer(self._fd)
-            self._desk.ended()
+            self._owner.ended()
 
-    def _sent(self, sending: Sending) -> None:
+    def _sent(self, sending: BlobSend) -> None:
         self._end_of_send()
-        self._desk.sent(sending.blob.sha256, self._address, sending.position, cut_for=None)
-        if self._is_half_closed or (self._desk.is_stopping and not self._early):
+        self._owner.sent(sending.blob.sha256, self._address, sending.position, cut_for=None)
+        if self._is_half_closed or (self._owner.is_stopping and not self._early):
             self.force_close()
             return
         self._until = self._loop.time() + self._limits.keepalive_timeout
@@ -293,7 +293,7 @@ class QuickConnection:
         sending = self._sending
         if sending is not None:
             self._end_of_send()
-            self._desk.sent(sending.blob.sha256, self._address, sending.position, cut_for=cause)
+            self._owner.sent(sending.blob.sha256, self._address, sending.position, cut_for=cause)
         if not self._is_closed:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.force_close()
@@ -311,9 +311,9 @@ class QuickConnection:
         self._stop_reading()
         self._timer.cancel()
         self.socket.close()
-        self._desk.closed(self)
+        self._owner.closed(self)
 
     def handed_over(self) -> None:
         """Somebody else has the socket now."""
         self._is_closed = True
-        self._desk.closed(self)
+        self._owner.closed(self)

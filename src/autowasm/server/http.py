@@ -46,7 +46,7 @@ _WELL_FORMED: Final = re.compile(r"[0-9A-Za-z._-]{8,64}")
 """Envoy's are UUIDs; other proxies have hexadecimal digits of other lengths."""
 _KEY: Final = web.RequestKey("request_id", str)
 _QUIET: Final = frozenset({200, 304})
-_LONGEST_PATH: Final = 200
+_MAX_PATH_LENGTH: Final = 200
 """Characters: ours have 70, and a line of a log is no place for 8 KiB of somebody else's."""
 LINES: Final = 20.0
 """Lines a second; what is over that is counted in the next line."""
@@ -69,7 +69,7 @@ class RequestLog:
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._allowed, self._at = LINES, now()
-        self._untold = 0
+        self._suppressed = 0
 
     def answered(self, request: web.BaseRequest, status: int) -> None:
         """An answer was sent, or its client went away while it was."""
@@ -77,8 +77,8 @@ class RequestLog:
             if _logger.isEnabledFor(logging.DEBUG):
                 _log.debug("answered", **self._facts(request, status))
         elif self._may_tell():
-            more = {"untold": self._untold} if self._untold else {}
-            self._untold = 0
+            more = {"untold": self._suppressed} if self._suppressed else {}
+            self._suppressed = 0
             _log.info("answered", **self._facts(request, status), **more)
 
     @staticmethod
@@ -86,7 +86,7 @@ class RequestLog:
         return {
             "request_id": request_id(request),
             "method": request.method,
-            "path": request.path[:_LONGEST_PATH],
+            "path": request.path[:_MAX_PATH_LENGTH],
             "status": status,
             "client": request.remote,
         }
@@ -96,7 +96,7 @@ class RequestLog:
         self._allowed = min(LINES, self._allowed + (now - self._at) * LINES)
         self._at = now
         if self._allowed < 1:
-            self._untold += 1
+            self._suppressed += 1
             return False
         self._allowed -= 1
         return True

@@ -13,7 +13,7 @@ Connections: all connections of one port, from accepting to an orderly stop.
 Not the listening socket (`listener.py`) and not a router. Invariant: after `stop` there is no connection and no task of
 one; a request that had begun before is answered unless its time is up.
 
-A connection begins as a `QuickConnection` and becomes a `Connection`, aiohttp's, when it asks for more than that knows.
+A connection begins as a `FastConnection` and becomes a `Connection`, aiohttp's, when it asks for more than that knows.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from autowasm.digest import Sha256Hex
 from autowasm.errors import UsageError
 from autowasm.limits import ServeLimits
 from autowasm.server.connection import Connection
-from autowasm.server.fastpath import Heads, QuickConnection
+from autowasm.server.fastpath import FastConnection, ResponseHeads
 from autowasm.server.http import RequestLog
 from autowasm.server.ondemand import TaskOwner
 from autowasm.telemetry.metrics import Metrics
@@ -173,7 +173,7 @@ _CANCELLED_WITHIN: Final = 0.2
 """Seconds for handlers to end whose connection was cut; they await nothing but it."""
 
 
-class Shelf(Protocol):
+class ReadyBlobs(Protocol):
     """The blobs that can be sent without asking anybody (`BlobHandler`)."""
 
     def ready(self, sha256: Sha256Hex) -> Blob | None:
@@ -193,7 +193,7 @@ class Connections(web.Server):
         self,
         handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
         *,
-        shelf: Shelf,
+        ready_blobs: ReadyBlobs,
         limits: ServeLimits,
         metrics: Metrics,
         on_answer: Callable[[str, int], None],
@@ -205,14 +205,14 @@ class Connections(web.Server):
             keepalive_timeout=limits.keepalive_timeout,
             lingering_time=limits.unread_body,
         )
-        self._shelf = shelf
+        self._ready_blobs = ready_blobs
         self._limits = limits
         self._metrics = metrics
         self._on_answer = on_answer
-        self._heads = Heads()
+        self._heads = ResponseHeads()
         self._log = RequestLog()
         self._tasks = TaskOwner()
-        self._open: set[Connection | QuickConnection] = set()
+        self._open: set[Connection | FastConnection] = set()
         self._changed = asyncio.Event()
         self._listener: Listener | None = None
         self.is_stopping = False
@@ -239,12 +239,12 @@ class Connections(web.Server):
 
     def _accepted(self, accepted: socket.socket, address: str) -> None:
         self._open.add(
-            QuickConnection(accepted, address, desk=self, loop=self._loop, limits=self._limits)
+            FastConnection(accepted, address, owner=self, loop=self._loop, limits=self._limits)
         )
 
     def ready(self, sha256: Sha256Hex) -> tuple[Blob, bytes] | None:
         """The blob and the head of its answer, if it can be sent this moment."""
-        blob = self._shelf.ready(sha256)
+        blob = self._ready_blobs.ready(sha256)
         return None if blob is None else (blob, self._heads.of(blob))
 
     def began(self) -> None:
@@ -259,18 +259,18 @@ class Connections(web.Server):
         """An answer ended after `count` bytes of the blob."""
         self._metrics.served_bytes.inc(count)
         if cut_for is None:
-            self._shelf.served(sha256, address)
+            self._ready_blobs.served(sha256, address)
         else:
             self._metrics.sends_aborted.labels(cut_for).inc()
         self._on_answer("GET", 200)
         if _logger.isEnabledFor(logging.DEBUG):
             _log.debug("answered", method="GET", path=f"/wasm/{sha256}", status=200, client=address)
 
-    def hand_over(self, connection: QuickConnection, data: bytes, due: float | None) -> None:
+    def hand_over(self, connection: FastConnection, data: bytes, due: float | None) -> None:
         """A `Connection` goes on."""
         self._tasks.start(self._go_on(connection, data, due), name="hand over")
 
-    async def _go_on(self, quick: QuickConnection, data: bytes, due: float | None) -> None:
+    async def _go_on(self, quick: FastConnection, data: bytes, due: float | None) -> None:
         def make() -> Connection:
             return Connection(
                 self,
@@ -292,7 +292,7 @@ class Connections(web.Server):
         else:
             quick.handed_over()
 
-    def closed(self, connection: QuickConnection) -> None:
+    def closed(self, connection: FastConnection) -> None:
         """The connection is gone, or is a `Connection` by now."""
         self._open.discard(connection)
         self._changed.set()

@@ -89,7 +89,7 @@ class BlobSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Absent:
+class BlobAbsent:
     """No blob, and what to tell the client: 404, or 503 with the seconds after which to come back."""
 
     status: int
@@ -106,7 +106,7 @@ class _Fill:
     supplier: Supplier | None = None
 
 
-class Holder:
+class OnDemandBlobs:
     """Finds blobs for requests."""
 
     def __init__(
@@ -121,7 +121,7 @@ class Holder:
         self._tasks = TaskOwner()
         self._closing = asyncio.Event()
         self._unknown = 0
-        self._backoff = Backoff(limits.held_retry, limits.held_retry_most)
+        self._backoff = Backoff(limits.held_retry, limits.max_held_retry)
 
     async def close(self) -> None:
         """Let everybody go who still waits, and end the fills."""
@@ -139,21 +139,23 @@ class Holder:
             self._hits.inc()
         return blob
 
-    async def find(self, sha256: Sha256Hex, *, patience: float | None) -> Blob | Absent:
+    async def find(self, sha256: Sha256Hex, *, patience: float | None) -> Blob | BlobAbsent:
         """The blob, waiting for it if need be. `patience`: seconds that the client says it waits."""
         found = await self._find(sha256, patience)
-        if isinstance(found, Absent):
+        if isinstance(found, BlobAbsent):
             self._metrics.cache.labels("unknown" if found.status == 404 else "failed").inc()
         return found
 
-    async def stored(self, sha256: Sha256Hex) -> Blob | Absent:
+    async def stored(self, sha256: Sha256Hex) -> Blob | BlobAbsent:
         """The blob if it is here, for another replica: nobody waits for somebody who may be waiting for us."""
         try:
-            return await self._store.open(sha256) or Absent(404, "This replica has no such module.")
+            return await self._store.open(sha256) or BlobAbsent(
+                404, "This replica has no such module."
+            )
         except StorageError as error:
             return _disk_failed(sha256, error)
 
-    async def _find(self, sha256: Sha256Hex, patience: float | None) -> Blob | Absent:
+    async def _find(self, sha256: Sha256Hex, patience: float | None) -> Blob | BlobAbsent:
         try:
             blob = await self._store.open(sha256)
             if blob is not None:
@@ -169,11 +171,11 @@ class Holder:
         if patience is None:
             seconds = limits.held_known
         else:
-            most = min(patience, limits.held_known_most)
+            most = min(patience, limits.max_held_known)
             seconds = max(most - limits.held_margin, most / 2)
         return asyncio.get_running_loop().time() + seconds
 
-    async def _hold(self, sha256: Sha256Hex, deadline: float) -> Blob | Absent:
+    async def _hold(self, sha256: Sha256Hex, deadline: float) -> Blob | BlobAbsent:
         if not self._source.is_known(sha256):
             absent = await self._hold_unknown(sha256, deadline)
             if absent is not None:
@@ -184,7 +186,7 @@ class Holder:
         self._metrics.cache.labels("held").inc()
         return found
 
-    async def _hold_unknown(self, sha256: Sha256Hex, deadline: float) -> Absent | None:
+    async def _hold_unknown(self, sha256: Sha256Hex, deadline: float) -> BlobAbsent | None:
         """None once the digest is known or stored: the news of an EnvoyFilter reaches Envoy and us in any order."""
         if self._unknown >= self._limits.held_unknown_count:
             return self._not_found(sha256)
@@ -203,7 +205,7 @@ class Holder:
             return None
         return self._not_found(sha256)
 
-    async def _hold_known(self, sha256: Sha256Hex, deadline: float) -> Blob | Absent:
+    async def _hold_known(self, sha256: Sha256Hex, deadline: float) -> Blob | BlobAbsent:
         fill = self._filling(sha256)
         fill.waiters += 1
         try:
@@ -268,22 +270,22 @@ class Holder:
         return self._limits.held_retry
 
     @staticmethod
-    def _not_found(sha256: Sha256Hex) -> Absent:
-        return Absent(
+    def _not_found(sha256: Sha256Hex) -> BlobAbsent:
+        return BlobAbsent(
             404,
             f"No module sha256:{sha256} is published here: check the digest, and that its AutoWasm is Synced.",
         )
 
-    def _late(self, sha256: Sha256Hex, fill: _Fill) -> Absent:
+    def _late(self, sha256: Sha256Hex, fill: _Fill) -> BlobAbsent:
         if self._closing.is_set():
-            return Absent(503, "This server is stopping; another one will answer.")
+            return BlobAbsent(503, "This server is stopping; another one will answer.")
         why = f" The last attempt to get it failed: {fill.failure}." if fill.failure else ""
-        return Absent(
+        return BlobAbsent(
             503,
             f"Module sha256:{sha256} is published but has not arrived here yet.{why} Try again.",
         )
 
 
-def _disk_failed(sha256: Sha256Hex, error: StorageError) -> Absent:
+def _disk_failed(sha256: Sha256Hex, error: StorageError) -> BlobAbsent:
     _log.error("blob not readable", digest=sha256, reason=str(error))
-    return Absent(503, f"The disk of this server failed ({error.reason}).", retry_after=5)
+    return BlobAbsent(503, f"The disk of this server failed ({error.reason}).", retry_after=5)

@@ -16,7 +16,7 @@ _TAG: Final = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
 _TAG_LIST: Final = re.compile(rf"[ \t]*(?:{_TAG})?(?:[ \t]*,[ \t]*(?:{_TAG})?)*[ \t]*")
 _TAGS: Final = re.compile(_TAG)
 _BYTE_RANGE: Final = re.compile(r"([0-9]+)-([0-9]*)|-([0-9]+)")
-_LONGEST_NUMBER: Final = 18
+_MAX_NUMBER_DIGITS: Final = 18
 """Digits. More mean a position past any file, and int() refuses thousands of them."""
 
 
@@ -91,4 +91,6 @@ def _part(field: str, size: int) -> Decision | None:
 
 def _number(digits: str) -> int:
     digits = digits.lstrip("0") or "0"
-    return int(digits) if len(digits) <= _LONGEST_NUMBER else 10**_LONGEST_NUMBER + len(digits)
+    return (
+        int(digits) if len(digits) <= _MAX_NUMBER_DIGITS else 10**_MAX_NUMBER_DIGITS + len(digits)
+    )

@@ -34,7 +34,7 @@ from autowasm.server.ranges import Decision
 from autowasm.telemetry.metrics import Metrics
 
 
-class Pacing:
+class SendScheduler:
     """Shared by all sends of a port."""
 
     def __init__(self, *, copies: int) -> None:
@@ -78,7 +78,7 @@ def is_about_client(error: OSError) -> bool:
     return isinstance(error, ConnectionError) or error.errno in _GONE
 
 
-class Sending:
+class BlobSend:
     """`blob`: open. `head`: the bytes before it. `position`: how much of the blob the kernel has taken."""
 
     __slots__ = ("_chunk", "_fd", "_head", "_socket", "blob", "position")
@@ -143,7 +143,7 @@ class BlobResponse(web.StreamResponse):
         headers: Mapping[str, str],
         limits: ServeLimits,
         metrics: Metrics,
-        pacing: Pacing,
+        pacing: SendScheduler,
         on_sent: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(status=decision.status, headers=headers)

@@ -34,7 +34,7 @@ from autowasm.standalone.documents import Parsed, Secret
 from autowasm.telemetry.metrics import Metrics
 
 _SUFFIXES = frozenset({".yaml", ".yml", ".json"})
-FILES_MOST = 10_000
+MAX_FILES = 10_000
 """More is a directory that was not meant."""
 _FRESH_NS = 1_000_000_000
 """File systems tell times in steps of up to a second: a file changed so lately may change again without showing it."""
@@ -77,9 +77,9 @@ def _paths(directory: Path) -> list[Path]:
         for path in directory.iterdir()
         if path.suffix in _SUFFIXES and not path.name.startswith(".") and _may_be_file(path)
     )
-    if len(paths) > FILES_MOST:
+    if len(paths) > MAX_FILES:
         # Reading the first so many would take the objects of the rest for deleted.
-        raise OSError(errno.EFBIG, f"it holds more than {FILES_MOST} config files")
+        raise OSError(errno.EFBIG, f"it holds more than {MAX_FILES} config files")
     return paths
 
 
@@ -132,7 +132,7 @@ _LOST_PAUSE = 1.0
 _SECOND_LOOK = 0.3
 """Seconds until a change is looked at again. Editors move a file away and write a new one of its name; a rename can hide
 a file from a listing; half of a file may be good YAML (`image: a/b:v1` is half of `a/b:v1.2`)."""
-_LOOKS_MOST = 10
+_MAX_LOOKS = 10
 """Looks at what changes between them; then it counts as it is, or one busy file would hold up all others for ever."""
 
 
@@ -149,13 +149,13 @@ class Defined:
 
 
 @dataclass(frozen=True, slots=True)
-class Ambiguous:
+class DuplicateObject:
     """An object that is defined more than once: none of the definitions counts."""
 
     files: tuple[Path, ...]
 
 
-class Wake(Protocol):
+class ChangeHandler(Protocol):
     """Who is told of changes."""
 
     def changed(self, key: ObjectKey) -> None:
@@ -170,7 +170,7 @@ class Wake(Protocol):
 
 @dataclass(slots=True)
 class _View:
-    objects: dict[ObjectKey, Defined | Ambiguous] = field(default_factory=dict)
+    objects: dict[ObjectKey, Defined | DuplicateObject] = field(default_factory=dict)
     secrets: dict[ObjectKey, Secret] = field(default_factory=dict)
     secrets_twice: dict[ObjectKey, Path] = field(default_factory=dict)
     """Where the definition is that counts, the last."""
@@ -211,7 +211,7 @@ class ConfigDirectory:
             ) from error
         self._take(files, _combine(files))
 
-    async def run(self, wake: Wake) -> None:
+    async def run(self, wake: ChangeHandler) -> None:
         """Follow the directory for ever, one that is lost or replaced too."""
         while True:
             try:
@@ -221,7 +221,7 @@ class ConfigDirectory:
                 self._report(error)
                 await asyncio.sleep(_LOST_PAUSE)
 
-    async def _follow(self, wake: Wake, watched: tuple[int, int]) -> None:
+    async def _follow(self, wake: ChangeHandler, watched: tuple[int, int]) -> None:
         """Until another directory has the name. Raises OSError, RuntimeError."""
         changes = watchfiles.awatch(
             self._path,
@@ -256,7 +256,7 @@ class ConfigDirectory:
         else:
             _log.warning("config directory lost", directory=str(self._path), error=trouble)
 
-    def get(self, key: ObjectKey) -> Defined | Ambiguous | None:
+    def get(self, key: ObjectKey) -> Defined | DuplicateObject | None:
         """The object of this name."""
         return self._view.objects.get(key)
 
@@ -276,7 +276,7 @@ class ConfigDirectory:
         """What is wrong with files now, as sentences."""
         return {path: file.problems for path, file in self._files.items() if file.problems}
 
-    async def _look(self, wake: Wake) -> None:
+    async def _look(self, wake: ChangeHandler) -> None:
         """Raises OSError; then everything stays as it was."""
         files = await self._settled()
         view = _combine(files)
@@ -292,7 +292,7 @@ class ConfigDirectory:
     async def _settled(self) -> dict[Path, ConfigFile]:
         """A scan that means what we know already, or what another look shows again. Raises OSError."""
         files = await self._scan(self._files)
-        for _ in range(_LOOKS_MOST):
+        for _ in range(_MAX_LOOKS):
             if _same(files, self._files):
                 break
             before = files
@@ -345,7 +345,7 @@ def _combine(files: Mapping[Path, ConfigFile]) -> _View:
         if len(definitions) == 1:
             view.objects[key] = definitions[0]
         else:
-            view.objects[key] = Ambiguous(tuple(each.file for each in definitions))
+            view.objects[key] = DuplicateObject(tuple(each.file for each in definitions))
     return view
 
 

@@ -39,7 +39,7 @@ _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 """A DNS label (RFC 1123). Without dots: `<namespace>.<name>` belongs to one object."""
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 """A DNS subdomain (RFC 1123), as Kubernetes checks it."""
-_KEY_MOST = 239
+_MAX_KEY_LENGTH = 239
 """Characters of namespace and name together: file systems take names of 255, and `.<namespace>.<name>.yaml.<8 digits>`
 is what a file is called while it is written."""
 
@@ -136,9 +136,9 @@ def _key(document: dict[str, Any], where: str, parsed: Parsed) -> ObjectKey | No
         parsed.incomplete(
             f"{where}: metadata.namespace must be a DNS label in lower case, not {shown(namespace)}"
         )
-    elif len(namespace) + len(name) > _KEY_MOST:
+    elif len(namespace) + len(name) > _MAX_KEY_LENGTH:
         parsed.incomplete(
-            f"{where}: metadata.name and namespace together are longer than {_KEY_MOST} characters: "
+            f"{where}: metadata.name and namespace together are longer than {_MAX_KEY_LENGTH} characters: "
             "no file could be named after them"
         )
     else:

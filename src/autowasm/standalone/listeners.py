@@ -44,11 +44,11 @@ class ListenerTemplate:
         bare = text.removeprefix("\ufeff")  # what libyaml counts begins behind it
         self._mark = text[: len(text) - len(bare)]
         text = _with_types(_with_resources(template.as_yaml(bare)))
-        self._template = Template(text, _places)
+        self._template = Template(text, _fetch_limiter)
         tree = self._template.tree()
         for listener, path in _listeners(tree):
             _check_listener(listener, path)
-        _places(tree)
+        _fetch_limiter(tree)
 
     def inject(self, envoyfilters: Sequence[Mapping[str, Any]]) -> str:
         """The template with each EnvoyFilter's HTTP filter before the router, where its match fits.
@@ -187,7 +187,7 @@ def _slots(document: Tree) -> list[tuple[Tree, Place]]:
     ]
 
 
-def _places(document: Tree) -> list[Place]:
+def _fetch_limiter(document: Tree) -> list[Place]:
     return [place for _, place in _slots(document)]
 
 

@@ -13,7 +13,7 @@ from autowasm.controller.interfaces import Lookup
 from autowasm.errors import SpecError
 from autowasm.kube.resources import ObjectKey
 from autowasm.standalone import documents
-from autowasm.standalone.directory import Ambiguous, ConfigDirectory
+from autowasm.standalone.directory import ConfigDirectory, DuplicateObject
 from autowasm.standalone.documents import next_generation
 from autowasm.standalone.publisher import StandalonePublisher
 
@@ -51,7 +51,7 @@ class StandaloneMode:
         before = self.publisher.status(key)
         if found is None:
             return self._unreadable(key, before)
-        if isinstance(found, Ambiguous):
+        if isinstance(found, DuplicateObject):
             return Lookup(before or _bare(key), documents.duplicate(key, found.files))
         document = dict(found.object)
         metadata = dict(document.get("metadata") or {})
@@ -95,7 +95,7 @@ class StandaloneMode:
             if key.namespace != secret.namespace:
                 continue
             found = self._directory.get(key)
-            if found is None or isinstance(found, Ambiguous):
+            if found is None or isinstance(found, DuplicateObject):
                 continue
             spec = found.object.get("spec")
             if isinstance(spec, Mapping) and spec.get("secret") == secret.name:

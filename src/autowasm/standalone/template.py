@@ -23,7 +23,7 @@ _NULL: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _INTEGER: Final = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)\Z")
 _SURROGATES: Final = re.compile(r"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 _COMMENT: Final = re.compile(r"( *)#")
-_NODES_MOST: Final = 500_000
+_MAX_NODES: Final = 500_000
 """Of a template: some hundred listeners of the usual size."""
 _PLACEHOLDER: Final = {"name": "placeholder"}
 
@@ -212,15 +212,13 @@ def expand(node: nodes.Node) -> Tree:
 
 class _Expansion:
     def __init__(self) -> None:
-        self._left = _NODES_MOST
+        self._left = _MAX_NODES
 
     def tree(self, node: nodes.Node, depth: int) -> Tree:
         self._left -= 1
         if self._left < 0:
-            raise nodes.Unreadable(
-                f"it has more than {_NODES_MOST} values with aliases written out"
-            )
-        if depth > nodes.NESTING_MOST:
+            raise nodes.Unreadable(f"it has more than {_MAX_NODES} values with aliases written out")
+        if depth > nodes.MAX_NESTING:
             raise nodes.Unreadable(f"{nodes.at(node.start)}{nodes.TOO_DEEP}")
         if isinstance(node, nodes.Alias):
             return self.tree(node.target, depth + 1)

@@ -30,7 +30,7 @@ from prometheus_client.core import GaugeHistogramMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 
-class Followed(Protocol):
+class InformerState(Protocol):
     """An informer, as far as metrics look at it."""
 
     @property
@@ -50,10 +50,10 @@ class InformerMetrics(Collector):
     """All informers of the process; several of one resource (one for each namespace) count as one."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._informers: tuple[Followed, ...] = ()
+        self._informers: tuple[InformerState, ...] = ()
         registry.register(self)
 
-    def follow(self, informers: Iterable[Followed]) -> None:
+    def follow(self, informers: Iterable[InformerState]) -> None:
         """These are all."""
         self._informers = tuple(informers)
 

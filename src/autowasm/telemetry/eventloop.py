@@ -62,7 +62,7 @@ _Ready = tuple[selectors.SelectorKey, int]
 
 
 @dataclass(slots=True)
-class Turns:
+class LoopTiming:
     """All turns so far: how many by the bound that they kept (the last: none), and how long they were together."""
 
     counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
@@ -78,7 +78,7 @@ class TimedSelector(selectors.DefaultSelector):
     def __init__(self, limits: LoopLimits | None = None) -> None:
         super().__init__()
         self.limits = limits or LoopLimits()
-        self.turns = Turns()
+        self.turns = LoopTiming()
         self._later: deque[_Ready] = deque()
         self.began = 0.0
         """When the latest turn began, on time.perf_counter."""
@@ -154,9 +154,9 @@ def watched_runner() -> Iterator[asyncio.Runner]:
         yield runner
 
 
-def turns_of(loop: asyncio.AbstractEventLoop) -> Turns:
+def timing_of(loop: asyncio.AbstractEventLoop) -> LoopTiming:
     """What is counted of this loop; of any but a TimedLoop that is nothing, for ever."""
-    return loop.timing.turns if isinstance(loop, TimedLoop) else Turns()
+    return loop.timing.turns if isinstance(loop, TimedLoop) else LoopTiming()
 
 
 def start_up_complete(loop: asyncio.AbstractEventLoop) -> None:
@@ -195,7 +195,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._run, name="loop watchdog", daemon=True)
         self._seen: _Look | None = None
         self._told = -math.inf
-        self._untold = 0
+        self._suppressed = 0
         self._loop_thread = 0
 
     def __enter__(self) -> Self:
@@ -252,9 +252,9 @@ class Watchdog:
             return
         now = began + took
         if now - self._told < self._selector.limits.quiet:
-            self._untold += 1
+            self._suppressed += 1
             return
-        untold, self._untold, self._told = self._untold, 0, now
+        suppressed, self._suppressed, self._told = self._suppressed, 0, now
         seen = self._seen
         if seen is None or seen.began != began:
             seen = _Look(began, "not seen", 0.0)
@@ -263,7 +263,7 @@ class Watchdog:
             seconds=round(took, 3),
             processor=round(seen.processor, 2),
             stack=seen.stack,
-            untold=untold,
+            suppressed=suppressed,
         )
 
 

@@ -28,7 +28,7 @@ from autowasm.telemetry.collectors import (
     RequestMetrics,
     WorkQueueMetrics,
 )
-from autowasm.telemetry.eventloop import BOUNDS, Turns
+from autowasm.telemetry.eventloop import BOUNDS, LoopTiming
 
 _VERSION = metadata.version("autowasm")  # when imported: it looks at files
 _FETCH_BUCKETS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -95,7 +95,7 @@ class Metrics:
             ["cause"],
             registry=r,
         )
-        self.heals = Counter(
+        self.resends = Counter(
             "autowasm_heals_total",
             "EnvoyFilters given to their proxies once more, by reason: errors (that we answered), outage (nobody answered).",
             ["reason"],
@@ -257,7 +257,7 @@ class LoopMetrics(Collector):
     """How long the event loop was held. Counted by its selector, as a collector's method costs more than a turn."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.turns = Turns()
+        self.turns = LoopTiming()
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:

@@ -228,7 +228,7 @@ _LISTED = 200
 """Functions that a message has. Envoy offers about 90; a module that lacks more is no filter."""
 
 
-class Parts(Protocol):
+class AbiParts(Protocol):
     """What has to be known of the module's own functions."""
 
     def function_types(self, wanted: set[int]) -> dict[int, int]:
@@ -239,7 +239,7 @@ class Parts(Protocol):
 
 
 def check_host_functions(
-    parts: Parts,
+    parts: AbiParts,
     imports: Sequence[Import],
     exports: Sequence[Export],
     abi_version: str,
@@ -318,7 +318,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _check_types(
-    parts: Parts, imports: Sequence[Import], exports: Sequence[Export], version: str
+    parts: AbiParts, imports: Sequence[Import], exports: Sequence[Export], version: str
 ) -> None:
     """Compare the types of functions that Envoy and the module know by the same name."""
     imported = [each for each in imports if each.kind == sections.FUNCTION]

@@ -16,9 +16,9 @@ from autowasm.limits import Limits
 from autowasm.text import listed
 from autowasm.wasm import binary, tar
 from autowasm.wasm.decompression import (
-    Budget,
+    ByteSource,
     FileSource,
-    Source,
+    OutputLimit,
     Stream,
     archive_invalid,
     decompressed,
@@ -36,7 +36,7 @@ _PREFERRED = ("plugin.wasm", "filter.wasm")
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ArchiveMember:
     """A file of an archive that may be the module. `ordinal` counts the archive's entries from 0."""
 
     name: str
@@ -77,7 +77,7 @@ def opened_archive(source: Path, *, packing: str, limits: Limits) -> Iterator[Ta
         yield TarReader(stream, limits=limits)
 
 
-def choose_member(members: Sequence[Member]) -> Member:
+def choose_member(members: Sequence[ArchiveMember]) -> ArchiveMember:
     """Of the candidates of one layer or archive: `plugin.wasm`, else `filter.wasm`, else the only one.
 
     A preferred name counts in any directory, but first at the top. Raises ContentRejected: `ModuleNotFoundInArchive`,
@@ -97,7 +97,7 @@ def choose_member(members: Sequence[Member]) -> Member:
 
 
 def extract_member(
-    source: Path, destination: Path, *, packing: str, member: Member, limits: Limits
+    source: Path, destination: Path, *, packing: str, member: ArchiveMember, limits: Limits
 ) -> None:
     """Copy a member that `read_layer` named, with the same `packing`. Raises what `extract_module` raises."""
     steps = (*_steps(packing), member)
@@ -110,7 +110,7 @@ class _Decompress:
 
 
 _DECOMPRESS = _Decompress()
-_Step = _Decompress | Member
+_Step = _Decompress | ArchiveMember
 
 
 def _steps(packing: str) -> tuple[_Step, ...]:
@@ -152,7 +152,7 @@ def _extract_detected(source: Path, destination: Path, *, limits: Limits) -> str
             )
 
 
-def _choose(stream: Stream, *, limits: Limits) -> Member:
+def _choose(stream: Stream, *, limits: Limits) -> ArchiveMember:
     candidates = _candidates(stream, limits=limits)
     if candidates.found:
         return choose_member(candidates.found)
@@ -169,10 +169,10 @@ def _opened(source: Path, steps: Sequence[_Step], *, limits: Limits) -> Iterator
     """The stream behind `steps` into the file."""
     try:
         with source.open("rb") as file:
-            budget = Budget(limits)
+            budget = OutputLimit(limits)
             stream = Stream(FileSource(file, budget))
             for step in steps:
-                if isinstance(step, Member):
+                if isinstance(step, ArchiveMember):
                     stream = Stream(_at_member(stream, step, limits=limits))
                 else:
                     stream = decompressed(stream, budget=budget, limits=limits)
@@ -181,7 +181,7 @@ def _opened(source: Path, steps: Sequence[_Step], *, limits: Limits) -> Iterator
         raise _storage_error(source, error) from error
 
 
-def _at_member(stream: Stream, member: Member, *, limits: Limits) -> Source:
+def _at_member(stream: Stream, member: ArchiveMember, *, limits: Limits) -> ByteSource:
     reader = TarReader(stream, limits=limits)
     for _ in range(member.ordinal + 1):
         if reader.next() is None:
@@ -191,7 +191,7 @@ def _at_member(stream: Stream, member: Member, *, limits: Limits) -> Source:
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    found: list[Member]
+    found: list[ArchiveMember]
     others: list[str]
     """The names of the first other files, for a message."""
     other_files: int
@@ -200,13 +200,13 @@ class _Candidates:
 
 def _candidates(stream: Stream, *, limits: Limits) -> _Candidates:
     reader = TarReader(stream, limits=limits)
-    found: dict[str, Member] = {}
+    found: dict[str, ArchiveMember] = {}
     others: list[str] = []
     ordinal = other_files = 0
     while (entry := reader.next()) is not None:
         found.pop(_path(entry.name), None)  # as unpacking would: the last one with a path counts
         if entry.is_file and is_candidate(entry.name):
-            found[_path(entry.name)] = Member(entry.name, ordinal, entry.size)
+            found[_path(entry.name)] = ArchiveMember(entry.name, ordinal, entry.size)
         elif entry.is_file:
             other_files += 1
             if len(others) < _SHOWN:
@@ -228,7 +228,7 @@ def _path(name: str) -> str:
     return name.removeprefix("./").lstrip("/")
 
 
-def _only(members: Sequence[Member]) -> Member:
+def _only(members: Sequence[ArchiveMember]) -> ArchiveMember:
     if len(members) > 1:
         raise ContentRejected(
             f"there are {len(members)} modules in it ({listed([each.name for each in members])}): "

@@ -50,7 +50,7 @@ def too_many(what: str, count: int, most: int) -> ContentRejected:
     )
 
 
-class Reader:
+class BinaryReader:
     """Reads `data[position:end]` forwards."""
 
     __slots__ = ("data", "end", "position")
@@ -137,9 +137,9 @@ class Section:
     end: int
     name: bytes = b""
 
-    def reader(self, data: bytes) -> Reader:
+    def reader(self, data: bytes) -> BinaryReader:
         """A reader of the section's content; of a custom section, of what follows its name."""
-        return Reader(data, self.start, self.end)
+        return BinaryReader(data, self.start, self.end)
 
 
 def check_header(data: bytes) -> None:
@@ -169,7 +169,7 @@ def sections(data: bytes, *, most: int) -> Iterator[Section]:
     Raises ContentRejected: `Truncated` when the module ends within a section, `TooLarge` when there are more than
     `most`, `WasmInvalid` for anything else.
     """
-    reader = Reader(data, _HEADER, len(data))
+    reader = BinaryReader(data, _HEADER, len(data))
     while not reader.done:
         most -= 1
         if most < 0:
@@ -195,7 +195,7 @@ def sections(data: bytes, *, most: int) -> Iterator[Section]:
 def _section(data: bytes, number: int, start: int, end: int) -> Section:
     if number != CUSTOM:
         return Section(number, start, end)
-    reader = Reader(data, start, end)
+    reader = BinaryReader(data, start, end)
     length = reader.u32()
     if length > end - reader.position:
         raise invalid("a custom section whose name is longer than itself", at=start)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from typing import Final
 
 from autowasm.limits import Limits
-from autowasm.wasm.binary import Reader, Section, invalid, too_many
+from autowasm.wasm.binary import BinaryReader, Section, invalid, too_many
 
 BLOCK, LOOP, IF, ELSE, END = 0x02, 0x03, 0x04, 0x05, 0x0B
 TRY, CATCH, THROW, RETHROW, THROW_REF, DELEGATE, CATCH_ALL, TRY_TABLE = (
@@ -59,7 +59,7 @@ _BULK: Final = bytes((0, 0, 0, 0, 0, 0, 0, 0, 2, 1, 2, 1, 2, 1, 2, 1, 1, 1))
 """LEB128 integers after 0xFC and 0 (i32.trunc_sat_f32_s) to 17 (table.fill)."""
 _VECTOR_END: Final = 0x114
 _ATOMIC_END: Final = 0x4F
-_LONGEST_LEB: Final = 10
+_MAX_LEB_BYTES: Final = 10
 _MEMORY_INDEX: Final = 0x40
 """The bit of an alignment that says that the index of a memory follows (multi-memory)."""
 _DECLARED_BYTES: Final = 8
@@ -116,7 +116,7 @@ class Bodies:
         self._left -= end - start
         if self._left < 0:
             raise too_many("bytes of functions to be read", self._most, self._most)
-        reader = Reader(self._data, start, end)
+        reader = BinaryReader(self._data, start, end)
         for _ in range(reader.u32()):
             reader.u32()
             _skip_value_type(reader)
@@ -128,7 +128,7 @@ class Bodies:
             raise invalid("a function body that ends within an instruction", at=end)
 
 
-def _instructions(reader: Reader, wanted: Collection[int]) -> Iterator[tuple[int, int]]:
+def _instructions(reader: BinaryReader, wanted: Collection[int]) -> Iterator[tuple[int, int]]:
     """A loop without calls for the forms that make up nearly all of a body: three million instructions a second."""
     data, position, end, forms = reader.data, reader.position, reader.end, _FORMS
     while position < end:
@@ -163,7 +163,7 @@ def _instructions(reader: Reader, wanted: Collection[int]) -> Iterator[tuple[int
 def _integer(data: bytes, position: int) -> tuple[int, int]:
     """A LEB128 integer as if it were unsigned, and where it ends."""
     value = shift = 0
-    for _ in range(_LONGEST_LEB):
+    for _ in range(_MAX_LEB_BYTES):
         byte = data[position]
         position += 1
         value |= (byte & 0x7F) << shift
@@ -173,7 +173,7 @@ def _integer(data: bytes, position: int) -> tuple[int, int]:
     raise invalid("an integer longer than 64 bits", at=position)
 
 
-def _read_rare(reader: Reader, code: int, form: int) -> tuple[int, int]:
+def _read_rare(reader: BinaryReader, code: int, form: int) -> tuple[int, int]:
     """What follows the first byte of an instruction with a prefix or a list. The whole code, and the operand."""
     if form == _LABELS:
         return code, max(reader.u32() for _ in range(reader.u32() + 1))
@@ -205,14 +205,14 @@ def _read_rare(reader: Reader, code: int, form: int) -> tuple[int, int]:
     return whole, operand
 
 
-def _read_clause(reader: Reader) -> int:
+def _read_clause(reader: BinaryReader) -> int:
     """The label of a clause of `try_table`."""
     if reader.byte() not in _CATCH_ALL_CLAUSES:
         reader.u32()  # the tag
     return reader.u32()
 
 
-def _read_collected(reader: Reader, number: int) -> int:
+def _read_collected(reader: BinaryReader, number: int) -> int:
     """What follows an instruction on garbage-collected types. The label if it is a branch, else 0."""
     if number < len(_COLLECTED):
         for _ in range(_COLLECTED[number]):
@@ -230,7 +230,7 @@ def _read_collected(reader: Reader, number: int) -> int:
     return 0
 
 
-def _skip_vector(reader: Reader, number: int) -> None:
+def _skip_vector(reader: BinaryReader, number: int) -> None:
     if number <= 11 or 84 <= number <= 93:
         _skip_address(reader)
     if number in (12, 13):  # v128.const, i8x16.shuffle
@@ -239,12 +239,12 @@ def _skip_vector(reader: Reader, number: int) -> None:
         reader.skip(1)  # the lane
 
 
-def _skip_address(reader: Reader) -> None:
+def _skip_address(reader: BinaryReader) -> None:
     if reader.u32() & _MEMORY_INDEX:
         reader.u32()
     reader.u64()
 
 
-def _skip_value_type(reader: Reader) -> None:
+def _skip_value_type(reader: BinaryReader) -> None:
     if reader.byte() in (0x63, 0x64):
         reader.skip_s33()

@@ -33,7 +33,7 @@ from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
 from autowasm.text import listed, shown
 from autowasm.wasm import binary, bodies, sections
-from autowasm.wasm.binary import Reader
+from autowasm.wasm.binary import BinaryReader
 from autowasm.wasm.bodies import Bodies
 from autowasm.wasm.sections import (
     EXTERNREF,
@@ -181,7 +181,7 @@ _MADE = frozenset({bodies.REF_FUNC})
 class ReferenceParts(Protocol):
     """The sections of the module."""
 
-    def reader(self, section: int) -> Reader | None:
+    def reader(self, section: int) -> BinaryReader | None:
         """The content of a section that is not custom; None if it is absent."""
 
     def bodies(self) -> Bodies:
@@ -292,14 +292,14 @@ def _named(
     return named
 
 
-def _functions(reader: Reader, imported: int, *, limits: Limits) -> set[int]:
+def _functions(reader: BinaryReader, imported: int, *, limits: Limits) -> set[int]:
     """The imported functions that one constant expression refers to."""
     constants = Constants(reader, limits=limits)
     constants.skip()
     return {each for each in constants.functions if each < imported}
 
 
-def _read_elements(reader: Reader, imported: int, named: _Named, *, limits: Limits) -> None:
+def _read_elements(reader: BinaryReader, imported: int, named: _Named, *, limits: Limits) -> None:
     constants = Constants(reader, limits=limits)
     left = limits.type_parts
     for _ in range(reader.u32()):

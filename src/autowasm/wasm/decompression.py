@@ -26,14 +26,14 @@ def archive_invalid(problem: str) -> ContentRejected:
     )
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """Something to read forwards."""
 
     def read(self, size: int) -> bytes:
         """Some bytes, at most `size`; empty only at the end."""
 
 
-class Budget:
+class OutputLimit:
     """Counts what one archive takes and gives, and ends it when that is out of proportion."""
 
     def __init__(self, limits: Limits) -> None:
@@ -65,7 +65,7 @@ class Budget:
 class FileSource:
     """The bytes of a file, counted."""
 
-    def __init__(self, file: BinaryIO, budget: Budget) -> None:
+    def __init__(self, file: BinaryIO, budget: OutputLimit) -> None:
         self._file = file
         self._budget = budget
 
@@ -79,7 +79,7 @@ class FileSource:
 class Stream:
     """A source with a look ahead."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ByteSource) -> None:
         self._source = source
         self._ahead = b""
 
@@ -119,7 +119,7 @@ class Stream:
 class GzipSource:
     """What gzip members, one after the other, unpack to (RFC 1952 2.2). Zero bytes after the last one are padding."""
 
-    def __init__(self, source: Source, *, budget: Budget, limits: Limits) -> None:
+    def __init__(self, source: ByteSource, *, budget: OutputLimit, limits: Limits) -> None:
         self._source = source
         self._budget = budget
         self._members_left = limits.gzip_members
@@ -178,7 +178,7 @@ class GzipSource:
 class ZstdSource:
     """What zstd frames, one after the other, unpack to (RFC 8878 3.1). A cut-off frame ends early and without an error."""
 
-    def __init__(self, source: Source, *, budget: Budget, limits: Limits) -> None:
+    def __init__(self, source: ByteSource, *, budget: OutputLimit, limits: Limits) -> None:
         decompressor = zstandard.ZstdDecompressor(max_window_size=limits.zstd_window_bytes)
         self._reader = decompressor.stream_reader(
             source,  # type: ignore[arg-type] # only read() is used
@@ -211,7 +211,7 @@ def _is_zstd(head: bytes) -> bool:
     return head.startswith(ZSTD_MAGIC) or skippable
 
 
-def decompressed(stream: Stream, *, budget: Budget, limits: Limits) -> Stream:
+def decompressed(stream: Stream, *, budget: OutputLimit, limits: Limits) -> Stream:
     """The stream inside, when `stream` begins like gzip or zstd; else `stream` itself."""
     head = stream.peek(4)
     if head.startswith(GZIP_MAGIC):

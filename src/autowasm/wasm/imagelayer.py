@@ -13,8 +13,8 @@ from typing import Final
 
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
-from autowasm.wasm.archive import Member, is_candidate, opened_archive
-from autowasm.wasm.tar import Entry
+from autowasm.wasm.archive import ArchiveMember, is_candidate, opened_archive
+from autowasm.wasm.tar import TarEntry
 
 _WHITEOUT: Final = ".wh."
 _OPAQUE: Final = ".wh..wh..opq"
@@ -27,7 +27,7 @@ _PLUGIN: Final = "plugin.wasm"
 class ImageLayer:
     """What one layer holds. Paths are relative to the root, without `.` and `..`; of most only the hash is kept."""
 
-    modules: tuple[Member, ...]
+    modules: tuple[ArchiveMember, ...]
     """Files named `*.wasm`, in order; of several with one path the last."""
     removed: frozenset[int]
     """Hashes of paths that are gone from the layers below, with all that was under them: deleted, or replaced by a file."""
@@ -35,7 +35,7 @@ class ImageLayer:
     """Hashes of folders whose content in the layers below is gone; the root is the empty text."""
     folders: frozenset[int]
     """Hashes of folders with a module's name: such a module in the layers below is gone, what is in a folder is not."""
-    first_plugin: Member | None
+    first_plugin: ArchiveMember | None
     """The first entry with the base name `plugin.wasm`, of whatever kind: what a reader that stops there takes."""
 
 
@@ -62,7 +62,7 @@ class Hidden:
                 reason="ArchiveTooLarge",
             )
 
-    def visible(self, layer: ImageLayer) -> list[Member]:
+    def visible(self, layer: ImageLayer) -> list[ArchiveMember]:
         """The modules of `layer`, which lies below all that were added, that are still there."""
         kept = []
         for module in layer.modules:
@@ -85,13 +85,13 @@ class Hidden:
 
 @dataclass(slots=True)
 class _Found:
-    modules: dict[str, Member] = field(default_factory=dict)
+    modules: dict[str, ArchiveMember] = field(default_factory=dict)
     removed: set[int] = field(default_factory=set)
     emptied: set[int] = field(default_factory=set)
     folders: set[int] = field(default_factory=set)
-    first_plugin: Member | None = None
+    first_plugin: ArchiveMember | None = None
 
-    def take(self, entry: Entry, ordinal: int) -> None:
+    def take(self, entry: TarEntry, ordinal: int) -> None:
         """One entry, in the order of the archive."""
         path = clean_path(entry.name)
         folder, _, base = path.rpartition("/")
@@ -104,8 +104,8 @@ class _Found:
         else:
             self._take_plain(path, base, entry, ordinal)
 
-    def _take_plain(self, path: str, base: str, entry: Entry, ordinal: int) -> None:
-        member = Member(entry.name, ordinal, entry.size if entry.is_file else 0)
+    def _take_plain(self, path: str, base: str, entry: TarEntry, ordinal: int) -> None:
+        member = ArchiveMember(entry.name, ordinal, entry.size if entry.is_file else 0)
         self.modules.pop(path, None)  # what comes later in the archive replaces it
         if base == _PLUGIN and self.first_plugin is None:
             self.first_plugin = member

@@ -19,7 +19,7 @@ from autowasm.limits import Limits
 from autowasm.text import listed
 from autowasm.wasm import abi, binary, sections
 from autowasm.wasm.abi import check_host_functions
-from autowasm.wasm.binary import Reader, Section
+from autowasm.wasm.binary import BinaryReader, Section
 from autowasm.wasm.bodies import Bodies
 from autowasm.wasm.boundary import check_boundary, check_references
 from autowasm.wasm.sections import (
@@ -183,7 +183,7 @@ class _Parts:
             elif section.name == b"name" and self._names is None:
                 self._names = section
 
-    def reader(self, section: int) -> Reader | None:
+    def reader(self, section: int) -> BinaryReader | None:
         found = self._sections.get(section)
         return found.reader(self._data) if found else None
 
@@ -245,7 +245,7 @@ class _Parts:
     def find_unknown_type(self, wanted: set[int]) -> int | None:
         return find_unknown_type(self._types(), wanted, limits=self._limits)
 
-    def _types(self) -> Reader:
+    def _types(self) -> BinaryReader:
         """A valid module that exports a function, as a filter does, has the section of types."""
         return self._sections[binary.TYPE].reader(self._data)
 

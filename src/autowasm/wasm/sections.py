@@ -35,7 +35,7 @@ import msgspec
 
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
-from autowasm.wasm.binary import Reader, invalid, too_many
+from autowasm.wasm.binary import BinaryReader, invalid, too_many
 
 FUNCREF, EXTERNREF = 0x70, 0x6F
 _VALUES = {
@@ -52,7 +52,7 @@ Only their short forms, though V8 takes `(ref func)` and `(ref extern)` as well:
 """
 
 
-def read_function_types(reader: Reader, wanted: Iterable[int]) -> dict[int, int]:
+def read_function_types(reader: BinaryReader, wanted: Iterable[int]) -> dict[int, int]:
     """The type index of each wanted function, counted from the first one that is not imported."""
     left = set(wanted)
     found = {}
@@ -66,7 +66,9 @@ def read_function_types(reader: Reader, wanted: Iterable[int]) -> dict[int, int]
     return found
 
 
-def read_signatures(reader: Reader, wanted: Iterable[int], *, limits: Limits) -> dict[int, str]:
+def read_signatures(
+    reader: BinaryReader, wanted: Iterable[int], *, limits: Limits
+) -> dict[int, str]:
     """The wanted function types in Envoy's notation: `i32 i64 -> i32`, `void -> void`.
 
     A type that is no function's is left out. Raises ContentRejected: `TooLarge` when a wanted one comes after more
@@ -90,7 +92,7 @@ def read_signatures(reader: Reader, wanted: Iterable[int], *, limits: Limits) ->
     return signatures
 
 
-def find_unknown_type(reader: Reader, wanted: Iterable[int], *, limits: Limits) -> int | None:
+def find_unknown_type(reader: BinaryReader, wanted: Iterable[int], *, limits: Limits) -> int | None:
     """The first of the wanted function types that has a value which is not `KNOWN_TO_HOST`. Raises as `read_signatures`."""
     left = set(wanted)
     types = _TypeReader(reader, limits=limits)
@@ -109,7 +111,7 @@ def find_unknown_type(reader: Reader, wanted: Iterable[int], *, limits: Limits) 
     return None
 
 
-def find_linked_type(reader: Reader, wanted: Iterable[int], *, limits: Limits) -> int | None:
+def find_linked_type(reader: BinaryReader, wanted: Iterable[int], *, limits: Limits) -> int | None:
     """The first of the wanted types that is not one on its own: in a recursive group of several, open, or a subtype.
 
     The type of a function that two modules, or a module and its host, call by the same name has to be equal with its whole
@@ -144,13 +146,13 @@ def _shown_values(codes: bytes) -> str:
 class _TypeReader:
     """Passes over types as fast as their form allows: a hostile module has 30 million parameters."""
 
-    def __init__(self, reader: Reader, *, limits: Limits) -> None:
+    def __init__(self, reader: BinaryReader, *, limits: Limits) -> None:
         self._reader = reader
         self._most = self._left = limits.type_parts
 
     def is_plain(self) -> bool:
         """Whether the next entry is one final type without supertypes; nothing is read."""
-        reader = Reader(self._reader.data, self._reader.position, self._reader.end)
+        reader = BinaryReader(self._reader.data, self._reader.position, self._reader.end)
         form = reader.byte()
         if form == 0x4E:
             if reader.u32() != 1:
@@ -212,7 +214,7 @@ class _TypeReader:
             raise too_many("parts of types", self._most, self._most)
 
 
-def read_value_type(reader: Reader) -> int:
+def read_value_type(reader: BinaryReader) -> int:
     """The code of a value type; of a reference written in two parts, that of its short form if it has one of ours."""
     code = reader.byte()
     if code not in (_REFERENCE, _NULL_REFERENCE):
@@ -242,7 +244,7 @@ class Constants:
     `functions` are those that a `ref.func` in the expressions so far refers to.
     """
 
-    def __init__(self, reader: Reader, *, limits: Limits) -> None:
+    def __init__(self, reader: BinaryReader, *, limits: Limits) -> None:
         self._reader = reader
         self._most = self._left = limits.type_parts
         self.functions: set[int] = set()
@@ -290,7 +292,7 @@ class Constants:
                 )
 
 
-def _skip_integer(reader: Reader) -> None:
+def _skip_integer(reader: BinaryReader) -> None:
     while reader.byte() & 0x80:
         pass
 
@@ -312,7 +314,7 @@ class Storage:
     """Of a table: the code of its entries' type, as `values.read_value_type` has it."""
 
 
-def read_storage(reader: Reader, *, is_table: bool) -> Storage:
+def read_storage(reader: BinaryReader, *, is_table: bool) -> Storage:
     """The type of one memory or table."""
     entry = read_value_type(reader) if is_table else 0
     flags = reader.byte()
@@ -323,12 +325,12 @@ def read_storage(reader: Reader, *, is_table: bool) -> Storage:
     return Storage(minimum, maximum, bool(flags & _SHARED), bool(flags & _64_BIT), entry)
 
 
-def read_memories(reader: Reader) -> list[Storage]:
+def read_memories(reader: BinaryReader) -> list[Storage]:
     """Those that the module defines."""
     return [read_storage(reader, is_table=False) for _ in range(reader.u32())]
 
 
-def read_table(reader: Reader) -> tuple[Storage, bool]:
+def read_table(reader: BinaryReader) -> tuple[Storage, bool]:
     """The type of one table that the module defines, and whether a constant expression for its entries follows."""
     has_value = reader.data[reader.position : reader.position + 1] == _WITH_INITIAL_VALUE
     if has_value:
@@ -336,7 +338,7 @@ def read_table(reader: Reader) -> tuple[Storage, bool]:
     return read_storage(reader, is_table=True), has_value
 
 
-def read_tables(reader: Reader, *, limits: Limits) -> list[Storage]:
+def read_tables(reader: BinaryReader, *, limits: Limits) -> list[Storage]:
     """Those that the module defines. Raises ContentRejected: `TooLarge`, `WasmInvalid`."""
     constants = Constants(reader, limits=limits)
     tables = []
@@ -348,7 +350,7 @@ def read_tables(reader: Reader, *, limits: Limits) -> list[Storage]:
     return tables
 
 
-def read_global_types(reader: Reader, wanted: set[int], *, limits: Limits) -> dict[int, int]:
+def read_global_types(reader: BinaryReader, wanted: set[int], *, limits: Limits) -> dict[int, int]:
     """The codes of the types of the wanted globals, counted from the first one that is not imported.
 
     Raises ContentRejected: `TooLarge`, `WasmInvalid`.
@@ -400,13 +402,13 @@ class Export(msgspec.Struct, frozen=True, gc=False):
     index: int
 
 
-def read_imports(reader: Reader, *, limits: Limits) -> tuple[Import, ...]:
+def read_imports(reader: BinaryReader, *, limits: Limits) -> tuple[Import, ...]:
     """The import section. Raises ContentRejected: `TooLarge`, `WasmInvalid`."""
     count = _count(reader, most=limits.imports, what="imports")
     return tuple(_read_import(reader, most=limits.name_bytes) for _ in range(count))
 
 
-def _read_import(reader: Reader, *, most: int) -> Import:
+def _read_import(reader: BinaryReader, *, most: int) -> Import:
     module, name = reader.name(most=most), reader.name(most=most)
     if not name and reader.data[reader.position : reader.position + 1] in _COMPACT:
         raise ContentRejected(
@@ -429,7 +431,7 @@ def _read_import(reader: Reader, *, most: int) -> Import:
     return Import(module, name, kind)
 
 
-def read_exports(reader: Reader, *, limits: Limits) -> tuple[Export, ...]:
+def read_exports(reader: BinaryReader, *, limits: Limits) -> tuple[Export, ...]:
     """The export section. Raises ContentRejected: `TooLarge`, `WasmInvalid`."""
     if (size := reader.end - reader.position) > limits.export_bytes:
         raise too_many("bytes of exports", size, limits.export_bytes)
@@ -438,21 +440,21 @@ def read_exports(reader: Reader, *, limits: Limits) -> tuple[Export, ...]:
     return tuple(Export(reader.name(most=most), _kind(reader), reader.u32()) for _ in range(count))
 
 
-def _kind(reader: Reader) -> str:
+def _kind(reader: BinaryReader) -> str:
     code = reader.byte()
     if code >= len(_KINDS):
         raise invalid(f"unknown kind {code} of import or export", at=reader.position - 1)
     return _KINDS[code]
 
 
-def _count(reader: Reader, *, most: int, what: str) -> int:
+def _count(reader: BinaryReader, *, most: int, what: str) -> int:
     count = reader.u32()
     if count > most:
         raise too_many(what, count, most)
     return count
 
 
-def check_function_names(reader: Reader, *, limits: Limits) -> None:
+def check_function_names(reader: BinaryReader, *, limits: Limits) -> None:
     """Refuse a name section on which Envoy fails, though the specification lets a host ignore it.
 
     Envoy reads the first custom section called `name` before anything else: proxy-wasm-cpp-host, src/bytecode_util.cc
@@ -479,7 +481,7 @@ def check_function_names(reader: Reader, *, limits: Limits) -> None:
         ) from error
 
 
-def _skip_names(reader: Reader, end: int, *, most: int) -> None:
+def _skip_names(reader: BinaryReader, end: int, *, most: int) -> None:
     """Pass over a map of function index to name that must fill the part up to `end` exactly."""
     count = reader.u32()
     if count > most:

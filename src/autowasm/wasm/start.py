@@ -25,7 +25,7 @@ from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
 from autowasm.text import shown
 from autowasm.wasm import abi, bodies, sections
-from autowasm.wasm.binary import Reader, invalid
+from autowasm.wasm.binary import BinaryReader, invalid
 from autowasm.wasm.bodies import Bodies
 from autowasm.wasm.sections import Constants, Export, Import, Storage, read_value_type
 
@@ -48,7 +48,7 @@ class Segment:
         return self.offset + self.size
 
 
-def read_data(reader: Reader, *, limits: Limits) -> Iterator[Segment]:
+def read_data(reader: BinaryReader, *, limits: Limits) -> Iterator[Segment]:
     """The data segments at fixed places. Raises ContentRejected: `TooLarge`, `WasmInvalid`."""
     constants = Constants(reader, limits=limits)
     for number in range(reader.u32()):
@@ -61,7 +61,7 @@ def read_data(reader: Reader, *, limits: Limits) -> Iterator[Segment]:
             yield Segment(number, target, offset, size)
 
 
-def read_elements(reader: Reader, *, limits: Limits) -> Iterator[Segment]:
+def read_elements(reader: BinaryReader, *, limits: Limits) -> Iterator[Segment]:
     """The element segments at fixed places, of the first `limits.type_parts` elements. Raises as `read_data`."""
     constants = Constants(reader, limits=limits)
     left = limits.type_parts
@@ -131,7 +131,7 @@ _FOLLOWED: Final = (
 )
 
 
-class Parts(Protocol):
+class StartParts(Protocol):
     """The sections of the module."""
 
     def bodies(self) -> Bodies:
@@ -144,7 +144,7 @@ def is_go(data: bytes) -> bool:
 
 
 def check_start(
-    parts: Parts, imports: Sequence[Import], exports: Sequence[Export], *, data: bytes
+    parts: StartParts, imports: Sequence[Import], exports: Sequence[Export], *, data: bytes
 ) -> None:
     """Raise ContentRejected (`StartFails`) if Envoy is sure to fail when it starts the module. Blocks: milliseconds."""
     functions = {

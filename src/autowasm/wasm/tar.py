@@ -26,7 +26,7 @@ _LONG_NAME, _LONG_LINK, _PAX, _GLOBAL_PAX = b"L", b"K", b"x", b"g"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TarEntry:
     """One member. `name` as in the archive; `size` in bytes, as claimed; `is_file`: a plain file with its content."""
 
     name: str
@@ -57,7 +57,7 @@ class TarReader:
         self._padding = 0
         self._where = "the first header"
 
-    def next(self) -> Entry | None:
+    def next(self) -> TarEntry | None:
         """The next entry; None at the end. Raises ContentRejected: `ArchiveInvalid`, `ArchiveTooLarge`."""
         self._skip_content()
         extension = _Extension()
@@ -98,7 +98,7 @@ class TarReader:
             raise archive_invalid(f"after {self._where} comes no tar header (wrong checksum)")
         return block
 
-    def _entry(self, block: bytes, size: int, kind: bytes, extension: _Extension) -> Entry:
+    def _entry(self, block: bytes, size: int, kind: bytes, extension: _Extension) -> TarEntry:
         self._entries += 1
         if self._entries > self._limits.archive_entries:
             raise ContentRejected(
@@ -118,7 +118,7 @@ class TarReader:
         # A name that ends in a slash is a directory in archives from before POSIX.
         is_folder = kind == _FOLDER or (kind in _REGULAR and name.endswith("/"))
         is_file = kind in _REGULAR and not extension.is_sparse and not is_folder
-        return Entry(name, size, is_file, is_folder)
+        return TarEntry(name, size, is_file, is_folder)
 
     def _skip_sparse_maps(self, block: bytes) -> None:
         """Old GNU sparse files: more blocks of map follow the header while a flag says so."""

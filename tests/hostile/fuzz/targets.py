@@ -26,7 +26,7 @@ from autowasm.manifests import nodes
 from autowasm.reference import ImageReference
 from autowasm.registry.credentials import from_docker_config, from_dockercfg
 from autowasm.registry.layouts import choose_layout
-from autowasm.registry.manifest import Index, children_by_preference, parse_manifest
+from autowasm.registry.manifest import ImageIndex, children_by_preference, parse_manifest
 from autowasm.server.ranges import Conditions, decide
 from autowasm.settings import EnvoyFetch
 from autowasm.standalone import documents
@@ -85,7 +85,7 @@ def _manifest(data: bytes) -> object:
     found = parse_manifest(data, None, limits=Limits())
     return (
         children_by_preference(found)[0]
-        if isinstance(found, Index)
+        if isinstance(found, ImageIndex)
         else choose_layout(found, limits=LIMITS)
     )
 

@@ -15,7 +15,7 @@ from tests.parts import wire
 
 DIGEST = sha256(MODULE)
 SHORT = ServeLimits(
-    held_known=0.6, held_unknown=0.4, held_retry=0.02, held_retry_most=0.1, held_refused_retry=0.2
+    held_known=0.6, held_unknown=0.4, held_retry=0.02, max_held_retry=0.1, held_refused_retry=0.2
 )
 PATIENT = replace(SHORT, held_known=60.0, held_unknown=60.0)
 """For what succeeds in the end, on a busy machine too."""
@@ -66,7 +66,7 @@ async def test_a_known_digest_that_does_not_come_is_503_never_404(tmp_path: Path
 async def test_answers_when_envoys_time_ends_or_else_its_own(
     tmp_path: Path, header: str, held: float, least: float
 ) -> None:
-    limits = replace(SHORT, held_known=held, held_known_most=600)
+    limits = replace(SHORT, held_known=held, max_held_known=600)
     async with serving(tmp_path, limits=limits) as server:
         known(server)
         loop = asyncio.get_running_loop()
@@ -79,7 +79,7 @@ async def test_answers_when_envoys_time_ends_or_else_its_own(
 
 
 async def test_an_endless_patience_is_bounded(tmp_path: Path) -> None:
-    limits = ServeLimits(held_known_most=0.6, held_margin=0.1)
+    limits = ServeLimits(max_held_known=0.6, held_margin=0.1)
     async with serving(tmp_path, limits=limits) as server:
         known(server)
         answer = await wire.get(

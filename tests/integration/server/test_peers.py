@@ -20,7 +20,7 @@ from tests.parts import wire
 
 DIGEST = sha256(MODULE)
 QUICK = PeerSettings(
-    ask_timeout=0.3, idle=0.3, copy_timeout=2.0, ask_again=0.02, rate_window=0.3, beside_after=0.1
+    ask_timeout=0.3, idle=0.3, copy_timeout=2.0, ask_again=0.02, rate_window=0.3, hedge_after=0.1
 )
 
 Play = Callable[[bytes, asyncio.StreamWriter], Coroutine[None, None, None]]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from autowasm.api import envoyfilter, parsing
-from autowasm.api.envoyfilter import REFERENCED_SERVICES, heal_count_of, record_of, render
+from autowasm.api.envoyfilter import REFERENCED_SERVICES, record_of, render, resend_count_of
 from autowasm.api.patches import FILTER, copies, filters_of
 from autowasm.api.record import Record
 from autowasm.digest import Sha256Hex
@@ -179,10 +179,10 @@ def test_copies_of_the_configuration_are_counted_as_they_are_rendered(
 def test_record_and_count_of_healings_are_read_back_from_every_shape(
     fields: dict[str, Any],
 ) -> None:
-    result = render(autowasm(**fields), record(), EnvoyFetch(), heal=3)
+    result = render(autowasm(**fields), record(), EnvoyFetch(), resend=3)
     assert record_of(result) == record()
-    assert heal_count_of(result, "a" * 64) == 3
-    assert heal_count_of(result, "b" * 64) == 0
+    assert resend_count_of(result, "a" * 64) == 3
+    assert resend_count_of(result, "b" * 64) == 0
 
 
 def referenced(settings: EnvoyFetch, context: str = "GATEWAY") -> str | None:

@@ -273,7 +273,7 @@ def test_what_is_accepted_makes_an_envoyfilter_that_etcd_takes() -> None:
     ports = list(range(1, 101))
     longest = "x" * (2**20 // 200 - 100)
     accepted = parsing.parse(document(pluginConfig=longest, applyPorts=ports))
-    text = json.dumps(render(accepted, record(), EnvoyFetch(), heal=999))
+    text = json.dumps(render(accepted, record(), EnvoyFetch(), resend=999))
     assert 2**20 < len(text) < 1.4 * 2**20
     with pytest.raises(SpecError, match="twice for each of 100 ports"):
         parsing.parse(document(pluginConfig=longest + "x" * 200, applyPorts=ports))

@@ -47,7 +47,7 @@ def modules() -> Callable[[str], bytes]:
 
 @pytest.fixture
 async def bench(tmp_path: Path, metrics: Metrics) -> AsyncIterator[Bench]:
-    """Breakers open after two failures."""
+    """CircuitBreakers open after two failures."""
     async with make_bench(tmp_path, metrics) as bench:
         yield bench
 

@@ -1,6 +1,6 @@
 import pytest
 
-from autowasm.artifacts.circuitbreaker import Breakers
+from autowasm.artifacts.circuitbreaker import CircuitBreakers
 from autowasm.artifacts.source import SourceKey
 from autowasm.errors import ContentRejected, SourceDenied, SourceNotFound, SourceUnavailable
 from autowasm.limits import FetchLimits
@@ -23,9 +23,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def breakers(metrics: Metrics, clock: Clock) -> Breakers:
+def breakers(metrics: Metrics, clock: Clock) -> CircuitBreakers:
     limits = FetchLimits(breaker_failures=3, breaker_open=60.0, retry_maximum=300.0)
-    return Breakers(limits, metrics=metrics, clock=clock)
+    return CircuitBreakers(limits, metrics=metrics, clock=clock)
 
 
 def opened(metrics: Metrics) -> float | None:
@@ -33,7 +33,7 @@ def opened(metrics: Metrics) -> float | None:
 
 
 def test_opens_after_enough_failures_in_a_row(
-    breakers: Breakers, clock: Clock, metrics: Metrics
+    breakers: CircuitBreakers, clock: Clock, metrics: Metrics
 ) -> None:
     for _ in range(2):
         breakers.failed(KEY, DOWN)
@@ -48,7 +48,7 @@ def test_opens_after_enough_failures_in_a_row(
     assert opened(metrics) == 0
 
 
-def test_success_forgets_failures(breakers: Breakers, metrics: Metrics) -> None:
+def test_success_forgets_failures(breakers: CircuitBreakers, metrics: Metrics) -> None:
     for _ in range(3):
         breakers.failed(KEY, DOWN)
     breakers.succeeded(KEY)
@@ -65,7 +65,7 @@ def test_success_forgets_failures(breakers: Breakers, metrics: Metrics) -> None:
         SourceKey("s.example", "team/filter", "alice"),
     ],
 )
-def test_other_key_is_not_affected(breakers: Breakers, other: SourceKey) -> None:
+def test_other_key_is_not_affected(breakers: CircuitBreakers, other: SourceKey) -> None:
     for _ in range(9):
         breakers.failed(KEY, SourceDenied("wrong password"))
     breakers.check(other)
@@ -75,7 +75,7 @@ def test_other_key_is_not_affected(breakers: Breakers, other: SourceKey) -> None
     "error", [SourceNotFound("no such tag"), ContentRejected("not wasm")], ids=["missing", "bad"]
 )
 def test_missing_image_or_bad_content_says_nothing_about_the_source(
-    breakers: Breakers, error: SourceNotFound | ContentRejected
+    breakers: CircuitBreakers, error: SourceNotFound | ContentRejected
 ) -> None:
     for _ in range(9):
         breakers.failed(KEY, error)
@@ -83,7 +83,7 @@ def test_missing_image_or_bad_content_says_nothing_about_the_source(
 
 
 def test_what_the_server_asks_for_is_kept_from_the_first_time(
-    breakers: Breakers, clock: Clock
+    breakers: CircuitBreakers, clock: Clock
 ) -> None:
     breakers.failed(KEY, SourceUnavailable("slow down", retry_after=20.0))
     with pytest.raises(SourceUnavailable):
@@ -92,13 +92,17 @@ def test_what_the_server_asks_for_is_kept_from_the_first_time(
     breakers.check(KEY)
 
 
-def test_no_server_stops_us_for_longer_than_the_maximum(breakers: Breakers, clock: Clock) -> None:
+def test_no_server_stops_us_for_longer_than_the_maximum(
+    breakers: CircuitBreakers, clock: Clock
+) -> None:
     breakers.failed(KEY, SourceUnavailable("go away", retry_after=1e9))
     clock.now += 300.0
     breakers.check(KEY)
 
 
-def test_message_does_not_change_while_the_state_does_not(breakers: Breakers, clock: Clock) -> None:
+def test_message_does_not_change_while_the_state_does_not(
+    breakers: CircuitBreakers, clock: Clock
+) -> None:
     """It goes into statuses, and a status that changes is written."""
     messages = set()
     for _ in range(6):
@@ -111,7 +115,7 @@ def test_message_does_not_change_while_the_state_does_not(breakers: Breakers, cl
     assert len(messages) == 1
 
 
-def test_number_of_keys_is_bounded(breakers: Breakers) -> None:
+def test_number_of_keys_is_bounded(breakers: CircuitBreakers) -> None:
     for number in range(10_050):
         breakers.failed(SourceKey("h", str(number), ""), SourceUnavailable("x"))
     assert len(breakers._states) == 10_000

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from autowasm.artifacts.fetchlimiter import Places
+from autowasm.artifacts.fetchlimiter import FetchLimiter
 from autowasm.errors import SourceUnavailable
 from autowasm.limits import FetchLimits
 from autowasm.telemetry.metrics import Metrics
@@ -19,8 +19,8 @@ async def settle() -> None:
 class Holder:
     """Fetches that hold their place until they are let go."""
 
-    def __init__(self, places: Places) -> None:
-        self._places = places
+    def __init__(self, places: FetchLimiter) -> None:
+        self._fetch_limiter = places
         self.holding: list[str] = []
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -28,7 +28,7 @@ class Holder:
         self.tasks[name] = asyncio.create_task(self._hold(name, namespace, host))
 
     async def _hold(self, name: str, namespace: str, host: str) -> None:
-        async with self._places.place(namespace, host):
+        async with self._fetch_limiter.place(namespace, host):
             self.holding.append(name)
             try:
                 await asyncio.Event().wait()
@@ -51,7 +51,7 @@ def limits(**changes: int) -> FetchLimits:
 
 @contextlib.asynccontextmanager
 async def holder(metrics: Metrics | None = None, **changes: int) -> AsyncIterator[Holder]:
-    result = Holder(Places(limits(**changes), metrics=metrics or Metrics()))
+    result = Holder(FetchLimiter(limits(**changes), metrics=metrics or Metrics()))
     try:
         yield result
     finally:
@@ -163,7 +163,7 @@ async def test_ten_thousand_waiters_come_and_go_quickly() -> None:
 async def test_two_namespaces_that_fill_a_host_give_its_next_place_to_a_third(
     metrics: Metrics,
 ) -> None:
-    holder = Holder(Places(FetchLimits(), metrics=metrics))
+    holder = Holder(FetchLimiter(FetchLimits(), metrics=metrics))
     for name in ("a1", "a2", "a3", "b1", "b2", "b3"):
         holder.ask(name, name[0], "host")
     await settle()
@@ -211,7 +211,7 @@ async def test_long_fetches_never_take_more_than_half_of_all_places(metrics: Met
 
 @pytest.mark.looptime
 async def test_places_of_long_fetches_are_counted_back(metrics: Metrics) -> None:
-    places = Places(limits(per_host=1), metrics=metrics)
+    places = FetchLimiter(limits(per_host=1), metrics=metrics)
     for _ in range(3):  # long, then again from the start: no count is left over
         fetches = Holder(places)
         for name in ("one", "two", "three"):

@@ -110,7 +110,7 @@ async def test_secrets_of_the_service_account_count_only_without_one_in_the_spec
     secrets.login("elsewhere", "foreign", "mallory", host="r.example")
     accounts = Accounts("missing", "foreign", "broken", "other", "mine")
 
-    async def find(secret: str | None, *, of_account: bool = True) -> pullsecrets.Access:
+    async def find(secret: str | None, *, of_account: bool = True) -> pullsecrets.PullAccess:
         return await pullsecrets.access_for(
             secrets,
             namespace="default",
@@ -120,9 +120,9 @@ async def test_secrets_of_the_service_account_count_only_without_one_in_the_spec
         )
 
     found = await find(None)
-    assert found == pullsecrets.Access(Credential("alice", "alicealice"), "u1")
-    assert await find(None, of_account=False) == pullsecrets.Access()
-    assert await find("other") == pullsecrets.Access()
+    assert found == pullsecrets.PullAccess(Credential("alice", "alicealice"), "u1")
+    assert await find(None, of_account=False) == pullsecrets.PullAccess()
+    assert await find("other") == pullsecrets.PullAccess()
     with pytest.raises(SourceDenied):
         await find("missing")
 
@@ -139,4 +139,4 @@ async def test_service_account_without_a_login_for_the_registry_means_anonymous(
             reference=REFERENCE,
             service_accounts=Accounts(*names),
         )
-        assert found == pullsecrets.Access()
+        assert found == pullsecrets.PullAccess()

@@ -35,9 +35,11 @@ async def bench(
     with Pools() as pools:
         async with (
             make_bench(tmp_path, metrics) as bench,
-            Retention(bench.store, pins, settings=settings, pools=pools, metrics=metrics) as keeper,
+            Retention(
+                bench.store, pins, settings=settings, pools=pools, metrics=metrics
+            ) as admission,
         ):
-            keeper.synced([])
+            admission.synced([])
             yield bench
 
 

@@ -4,8 +4,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from autowasm.artifacts.fetchlimiter import Places
-from autowasm.artifacts.singleflight import Flights
+from autowasm.artifacts.fetchlimiter import FetchLimiter
+from autowasm.artifacts.singleflight import SingleFlight
 from autowasm.errors import SourceUnavailable
 from autowasm.limits import FetchLimits
 from autowasm.telemetry.metrics import Metrics
@@ -47,8 +47,8 @@ async def tasks() -> AsyncIterator[asyncio.TaskGroup]:
 
 
 @pytest.fixture
-def flights(tasks: asyncio.TaskGroup) -> Flights:
-    return Flights(tasks)
+def flights(tasks: asyncio.TaskGroup) -> SingleFlight:
+    return SingleFlight(tasks)
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ async def work() -> Work:
     return Work()
 
 
-async def test_those_who_want_the_same_share_one_run(flights: Flights, work: Work) -> None:
+async def test_those_who_want_the_same_share_one_run(flights: SingleFlight, work: Work) -> None:
     waiters = [asyncio.create_task(flights.join("k", work, place=free)) for _ in range(5)]
     await settle()
     late = asyncio.create_task(flights.join("k", work, place=free))
@@ -66,14 +66,14 @@ async def test_those_who_want_the_same_share_one_run(flights: Flights, work: Wor
     assert work.runs == 1
 
 
-async def test_result_is_not_kept(flights: Flights, work: Work) -> None:
+async def test_result_is_not_kept(flights: SingleFlight, work: Work) -> None:
     work.ends.set_result("module")
     await flights.join("k", work, place=free)
     await flights.join("k", work, place=free)
     assert work.runs == 2
 
 
-async def test_other_keys_run_apart(flights: Flights, work: Work) -> None:
+async def test_other_keys_run_apart(flights: SingleFlight, work: Work) -> None:
     waiters = [asyncio.create_task(flights.join(key, work, place=free)) for key in "ab"]
     await settle()
     assert work.running == 2
@@ -82,17 +82,17 @@ async def test_other_keys_run_apart(flights: Flights, work: Work) -> None:
 
 
 async def test_failure_reaches_all_who_wait_and_is_then_forgotten(
-    flights: Flights, work: Work
+    flights: SingleFlight, work: Work
 ) -> None:
     waiters = [asyncio.create_task(flights.join("k", work, place=free)) for _ in range(3)]
     await settle()
     work.ends.set_exception(SourceUnavailable("down"))
     results = await asyncio.gather(*waiters, return_exceptions=True)
     assert [str(result) for result in results] == ["down"] * 3
-    assert not flights._flights
+    assert not flights._single_flight
 
 
-async def test_run_outlives_the_one_who_began_it(flights: Flights, work: Work) -> None:
+async def test_run_outlives_the_one_who_began_it(flights: SingleFlight, work: Work) -> None:
     first = asyncio.create_task(flights.join("k", work, place=free))
     await settle()
     second = asyncio.create_task(flights.join("k", work, place=free))
@@ -105,7 +105,7 @@ async def test_run_outlives_the_one_who_began_it(flights: Flights, work: Work) -
     assert work.runs == 1
 
 
-async def test_run_ends_when_the_last_waiter_leaves(flights: Flights, work: Work) -> None:
+async def test_run_ends_when_the_last_waiter_leaves(flights: SingleFlight, work: Work) -> None:
     waiters = [asyncio.create_task(flights.join("k", work, place=free)) for _ in range(3)]
     await settle()
     for waiter in waiters:
@@ -113,10 +113,10 @@ async def test_run_ends_when_the_last_waiter_leaves(flights: Flights, work: Work
         waiter.cancel()
         await settle()
     assert work.running == 0
-    assert not flights._flights
+    assert not flights._single_flight
 
 
-async def test_one_who_comes_after_that_begins_anew(flights: Flights, work: Work) -> None:
+async def test_one_who_comes_after_that_begins_anew(flights: SingleFlight, work: Work) -> None:
     first = asyncio.create_task(flights.join("k", work, place=free))
     await settle()
     first.cancel()
@@ -127,9 +127,9 @@ async def test_one_who_comes_after_that_begins_anew(flights: Flights, work: Work
     assert await second == "module"
 
 
-async def test_runs_in_the_place_that_comes_first(flights: Flights, work: Work) -> None:
+async def test_runs_in_the_place_that_comes_first(flights: SingleFlight, work: Work) -> None:
     """The first caller's namespace is full of hanging fetches; the second's is not."""
-    places = Places(FetchLimits(), metrics=Metrics())
+    places = FetchLimiter(FetchLimits(), metrics=Metrics())
     hanging = [asyncio.create_task(_hang(places, "busy", f"h{n}")) for n in range(4)]
     await settle()
     busy = asyncio.create_task(flights.join("k", work, place=lambda: places.place("busy", "h")))
@@ -147,13 +147,13 @@ async def test_runs_in_the_place_that_comes_first(flights: Flights, work: Work) 
     assert places._running == places._waiting_count == 0
 
 
-async def _hang(places: Places, namespace: str, host: str) -> None:
+async def _hang(places: FetchLimiter, namespace: str, host: str) -> None:
     async with places.place(namespace, host):
         await asyncio.Event().wait()
 
 
-async def test_those_who_share_a_run_take_no_place(flights: Flights, work: Work) -> None:
-    places = Places(FetchLimits(), metrics=Metrics())
+async def test_those_who_share_a_run_take_no_place(flights: SingleFlight, work: Work) -> None:
+    places = FetchLimiter(FetchLimits(), metrics=Metrics())
     waiters = [
         asyncio.create_task(
             flights.join("k", work, place=lambda n=n: places.place(f"n{n}", "h"))  # type: ignore[misc]
@@ -167,9 +167,9 @@ async def test_those_who_share_a_run_take_no_place(flights: Flights, work: Work)
 
 
 async def test_refused_a_place_while_others_wait_shares_their_run(
-    flights: Flights, work: Work
+    flights: SingleFlight, work: Work
 ) -> None:
-    places = Places(FetchLimits(per_host=1, queued=1), metrics=Metrics())
+    places = FetchLimiter(FetchLimits(per_host=1, queued=1), metrics=Metrics())
     hanging = asyncio.create_task(_hang(places, "a", "h"))
     await settle()
     waiters = [
@@ -184,8 +184,8 @@ async def test_refused_a_place_while_others_wait_shares_their_run(
     assert await asyncio.gather(*waiters) == ["module"] * 3
 
 
-async def test_refused_a_place_and_left_alone_fails(flights: Flights, work: Work) -> None:
-    places = Places(FetchLimits(per_host=1, queued=1), metrics=Metrics())
+async def test_refused_a_place_and_left_alone_fails(flights: SingleFlight, work: Work) -> None:
+    places = FetchLimiter(FetchLimits(per_host=1, queued=1), metrics=Metrics())
     hanging = asyncio.create_task(_hang(places, "a", "h"))
     await settle()
     first, second = (
@@ -196,7 +196,7 @@ async def test_refused_a_place_and_left_alone_fails(flights: Flights, work: Work
     first.cancel()
     with pytest.raises(SourceUnavailable, match="wait already"):
         await second
-    assert not flights._flights
+    assert not flights._single_flight
     hanging.cancel()
 
 
@@ -205,7 +205,7 @@ async def test_shut_down_ends_runs_and_waiters(work: Work) -> None:
 
     async def process() -> None:
         async with asyncio.TaskGroup() as group:
-            flights = Flights(group)
+            flights = SingleFlight(group)
             waiters.append(group.create_task(flights.join("k", work, place=free)))
             await settle()
             raise ValueError("the process stops")
@@ -217,8 +217,8 @@ async def test_shut_down_ends_runs_and_waiters(work: Work) -> None:
     assert work.running == 0
 
 
-async def test_all_who_were_refused_a_place_fail(flights: Flights, work: Work) -> None:
-    places = Places(FetchLimits(per_host=1, queued=0), metrics=Metrics())
+async def test_all_who_were_refused_a_place_fail(flights: SingleFlight, work: Work) -> None:
+    places = FetchLimiter(FetchLimits(per_host=1, queued=0), metrics=Metrics())
     hanging = asyncio.create_task(_hang(places, "a", "h"))
     await settle()
     refused = await asyncio.gather(
@@ -227,5 +227,5 @@ async def test_all_who_were_refused_a_place_fail(flights: Flights, work: Work) -
     )
     assert [type(error) for error in refused] == [SourceUnavailable] * 3
     assert work.runs == 0
-    assert not flights._flights
+    assert not flights._single_flight
     hanging.cancel()

@@ -55,7 +55,7 @@ async def test_a_module_of_unknown_size_is_refused_when_it_is_known(tmp_path: Pa
     async with keeping(tmp_path, budget=150) as keep:
         a = await keep.put(A)
         keep.publish("x/1", a)
-        async with keep.store.keeper.room(None), keep.store.stage() as stage:
+        async with keep.store.admission.reserve_space(None), keep.store.stage() as stage:
             stage.path.write_bytes(B)
             with pytest.raises(StorageError, match="100 B"):
                 await keep.store.commit(stage, sha256_of(B))
@@ -108,7 +108,7 @@ async def test_what_will_be_replaced_does_not_count(tmp_path: Path) -> None:
         a, b, c = [await keep.put(data) for data in (A, B, C)]
         keep.publish("x/1", a)
         keep.publish("x/2", b)
-        async with keep.store.keeper.claim("x", owner="x/1", size=100) as claim:
+        async with keep.store.admission.claim("x", owner="x/1", size=100) as claim:
             claim.hold(c, 100)  # a new version, at the limit
         keep.publish("x/1", a, c)  # while it is being published
         keep.publish("x/1", c)
@@ -119,18 +119,18 @@ async def test_what_will_be_replaced_does_not_count(tmp_path: Path) -> None:
 
 async def test_claims_of_one_namespace_count_together_and_end(tmp_path: Path) -> None:
     async with keeping(tmp_path, budget=1_000, share=250) as keep:
-        keeper = keep.store.keeper
+        admission = keep.store.admission
         a = await keep.put(A)
-        async with keeper.claim("x", size=100), keeper.claim("x", size=100):
+        async with admission.claim("x", size=100), admission.claim("x", size=100):
             with pytest.raises(StorageError, match="its share of 250 B"):
-                async with keeper.claim("x", size=100):
+                async with admission.claim("x", size=100):
                     pass
-            async with keeper.claim("y", size=100):
+            async with admission.claim("y", size=100):
                 pass
-            async with keeper.claim("x") as unknown:
+            async with admission.claim("x") as unknown:
                 with pytest.raises(StorageError):
                     unknown.hold(a, 100)
-        async with keeper.claim("x", size=200):
+        async with admission.claim("x", size=200):
             pass
 
 
@@ -139,7 +139,7 @@ async def test_news_wait_until_it_is_known_what_the_namespace_has(tmp_path: Path
         a, b = [await keep.put(data) for data in (A, B)]
 
         async def claim(sha256: Sha256Hex) -> None:
-            async with keep.store.keeper.claim("x", sha256=sha256, size=100):
+            async with keep.store.admission.claim("x", sha256=sha256, size=100):
                 pass
 
         keep.retention.synced(["x/1", "y/1"])
@@ -156,7 +156,7 @@ async def test_news_wait_until_it_is_known_what_the_namespace_has(tmp_path: Path
 async def test_one_owner_that_is_never_heard_does_not_stop_news_for_ever(tmp_path: Path) -> None:
     async with keeping(tmp_path, budget=1_000, synced=False, hear_all=0.01) as keep:
         keep.retention.synced(["x/1"])
-        async with asyncio.timeout(5), keep.store.keeper.claim("x", size=100):
+        async with asyncio.timeout(5), keep.store.admission.claim("x", size=100):
             pass
 
 
@@ -204,24 +204,27 @@ async def test_a_volume_that_fills_up_costs_what_nobody_needs_then_refuses(
 
 async def test_two_large_fetches_do_not_share_one_gap(tmp_path: Path) -> None:
     volume = FakeVolume(free=1_000, total=10_000)
-    async with keeping(tmp_path, budget=10_000, volume=volume) as keep, keep.store.keeper.room(600):
+    async with (
+        keeping(tmp_path, budget=10_000, volume=volume) as keep,
+        keep.store.admission.reserve_space(600),
+    ):
         with pytest.raises(StorageError):
-            async with keep.store.keeper.room(600):
+            async with keep.store.admission.reserve_space(600):
                 pass
-        async with keep.store.keeper.room(200):
+        async with keep.store.admission.reserve_space(200):
             pass
 
 
 async def test_of_unknown_size_on_a_small_volume_one_at_a_time(tmp_path: Path) -> None:
     volume = FakeVolume(free=1_500, total=10_000)
     async with keeping(tmp_path, budget=10_000, volume=volume) as keep:
-        async with keep.store.keeper.room(None):
+        async with keep.store.admission.reserve_space(None):
             with pytest.raises(StorageError, match=r"2\.9 KiB"):
-                async with keep.store.keeper.room(None):
+                async with keep.store.admission.reserve_space(None):
                     pass
         volume.free = 90
         with pytest.raises(StorageError):
-            async with keep.store.keeper.room(None):
+            async with keep.store.admission.reserve_space(None):
                 pass
 
 
@@ -240,5 +243,5 @@ async def test_when_the_disk_itself_says_full_what_can_go_goes(tmp_path: Path) -
 
 
 async def full(keep: Keeping) -> None:
-    async with keep.store.keeper.room(50), keep.store.stage():
+    async with keep.store.admission.reserve_space(50), keep.store.stage():
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))

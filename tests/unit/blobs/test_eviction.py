@@ -1,9 +1,11 @@
-from autowasm.blobs.eviction import Candidate, choose, expired
+from autowasm.blobs.eviction import EvictionCandidate, choose, expired
 from tests.fakes.autowasms import digest
 
 
-def candidate(name: str, *, size: int = 10, used: float = 0.0, kept: bool = False) -> Candidate:
-    return Candidate(digest(name), size, used, kept)
+def candidate(
+    name: str, *, size: int = 10, used: float = 0.0, kept: bool = False
+) -> EvictionCandidate:
+    return EvictionCandidate(digest(name), size, used, kept)
 
 
 def test_longest_unused_first_and_what_a_history_names_last() -> None:

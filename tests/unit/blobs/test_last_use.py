@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from autowasm.blobs import lastuse
-from autowasm.blobs.lastuse import AWAY_MOST, LastUse, Moment
+from autowasm.blobs.lastuse import MAX_DOWNTIME, ClockState, LastUse
 from autowasm.digest import Sha256Hex
 from tests.fakes.autowasms import digest
 from tests.fakes.clocks import FakeClocks
@@ -39,7 +39,7 @@ def restart(last_use: LastUse, file: Path, clocks: FakeClocks, *, away: float = 
 
 
 def unused_for(last_use: LastUse, sha256: Sha256Hex) -> float:
-    return last_use.ages.now() - last_use.last(sha256)
+    return last_use.clock.now() - last_use.last(sha256)
 
 
 def observe(last_use: LastUse, *named: Sha256Hex, complete: bool = True) -> bool:
@@ -119,7 +119,7 @@ def test_a_clock_that_jumps_while_we_run_or_are_away_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("away", "credited"), [(60.0, 60.0), (YEARS, AWAY_MOST), (-YEARS, 0.0), (math.nan, 0.0)]
+    ("away", "credited"), [(60.0, 60.0), (YEARS, MAX_DOWNTIME), (-YEARS, 0.0), (math.nan, 0.0)]
 )
 def test_over_a_boot_the_clock_on_the_wall_is_believed_for_an_hour(
     file: Path, clocks: FakeClocks, away: float, credited: float
@@ -179,8 +179,8 @@ def test_a_write_that_fails_leaves_the_file_before(tmp_path: Path, file: Path) -
 
 
 def test_the_real_clocks_go_on() -> None:
-    first = Moment.now()
-    second = Moment.now()
+    first = ClockState.now()
+    second = ClockState.now()
     assert 0 <= first.passed_until(second) < 60
     assert Path("/proc/sys/kernel/random/boot_id").exists() == bool(first.boot)
 
@@ -189,7 +189,7 @@ def test_kernel_that_tells_no_boot_is_taken_for_another_boot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lastuse, "_BOOT_ID", tmp_path / "none")
-    moment = Moment.now()
+    moment = ClockState.now()
     assert moment.boot == ""
-    later = Moment(boot="", since_boot=moment.since_boot + 5, wall=moment.wall + YEARS)
-    assert moment.passed_until(later) == AWAY_MOST
+    later = ClockState(boot="", since_boot=moment.since_boot + 5, wall=moment.wall + YEARS)
+    assert moment.passed_until(later) == MAX_DOWNTIME

@@ -49,7 +49,7 @@ async def test_being_served_is_a_use(tmp_path: Path) -> None:
         await keep.retention.sweep()
         keep.clocks.process -= 0.9 * GRACE  # as if the blobs had been stored that long ago
         for sha256 in (a, b):
-            keep.retention._last_use._used[sha256] = keep.retention._last_use.ages.now()
+            keep.retention._last_use._used[sha256] = keep.retention._last_use.clock.now()
             keep.retention._last_use._named.clear()
         keep.clocks.process += 0.9 * GRACE
         assert await keep.store.open(a) is not None
@@ -125,7 +125,7 @@ async def test_a_blob_published_at_the_last_moment_stays(tmp_path: Path) -> None
         keep.let_go()
         await keep.retention.sweep()
         keep.clocks.advance(2 * GRACE)
-        async with keep.store._turns.of(a):  # somebody reads it: the removal waits for its turn
+        async with keep.store._locks.of(a):  # somebody reads it: the removal waits for its turn
             sweep = asyncio.create_task(keep.retention.sweep())
             for _ in range(20):
                 await asyncio.sleep(0)
@@ -189,7 +189,7 @@ async def test_run_goes_on_when_the_disk_fails(tmp_path: Path) -> None:
             looks += 1
             raise OSError(5, "Input/output error")
 
-        keep.retention._room._space = space  # type: ignore[assignment]
+        keep.retention._disk_admission._space = space  # type: ignore[assignment]
         task = asyncio.create_task(keep.retention.run())
         async with asyncio.timeout(5):
             while looks < 2:
@@ -207,7 +207,7 @@ async def test_being_served_is_remembered_over_a_restart(tmp_path: Path) -> None
         await keep.retention.sweep()
         clocks.process -= 0.9 * GRACE  # as if the blobs had been stored that long ago
         for sha256 in (a, b):
-            keep.retention._last_use._used[sha256] = keep.retention._last_use.ages.now()
+            keep.retention._last_use._used[sha256] = keep.retention._last_use.clock.now()
             keep.retention._last_use._named.clear()
         clocks.process += 0.9 * GRACE
         assert await keep.store.open(a) is not None

@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from autowasm.api import parsing
-from autowasm.artifacts.pullsecrets import Access
+from autowasm.artifacts.pullsecrets import PullAccess
 from autowasm.cli import clusters, explain, findings, sources
 from autowasm.errors import UsageError
 from autowasm.explain import plan as plans
 from autowasm.explain.facts import SourceFact
-from autowasm.explain.finding import Finding, Level, Link
+from autowasm.explain.finding import Finding, Level, Step
 from autowasm.explain.objects import Pod
 from autowasm.explain.registry import examine
 from autowasm.kube.resources import ObjectKey
@@ -40,7 +40,7 @@ def _arguments(**given: object) -> argparse.Namespace:
 def _long(level: Level) -> Finding:
     return Finding(
         level=level,
-        link=Link.ENVOYFILTER,
+        link=Step.ENVOYFILTER,
         check="Long",
         object="EnvoyFilter " + "a" * 120,
         what="many words " * 30 + "\x1b[31mred\n",
@@ -139,7 +139,9 @@ async def test_a_source_that_does_not_answer_is_one_finding(
     given = facts()
     assert given.autowasm is not None
     with Pools() as pools:
-        found = await explain._ask(given.autowasm, Access(), None, _arguments(fetch=False), pools)
+        found = await explain._ask(
+            given.autowasm, PullAccess(), None, _arguments(fetch=False), pools
+        )
     assert (found.kind, found.reason) == ("SourceUnavailable", "Timeout")
     assert "no answer within" in found.problem
 
@@ -254,7 +256,7 @@ async def test_object_is_downloaded_and_judged_with_fetch(
             ca_file=None, quiet=False, allow_import=[], envoy_version=None, fetch=True
         )
         with Pools() as pools:
-            found = await sources.ask(given, Access(), None, arguments, pools=pools, fetch=True)
+            found = await sources.ask(given, PullAccess(), None, arguments, pools=pools, fetch=True)
     assert found.problem == ""
     assert found.record is not None
     assert found.record.sha256 == sha256_of(module)

@@ -10,10 +10,10 @@ import pytest
 import zstandard
 
 from autowasm.cli import wasmc
-from autowasm.cli.inspect import Image, Report, Verdict, as_text
+from autowasm.cli.inspect import ImageReport, InspectReport, ModuleVerdict, as_text
 from autowasm.reference import ImageReference
 from autowasm.registry.client import ResolvedImage
-from autowasm.registry.manifest import Descriptor, Index, Manifest
+from autowasm.registry.manifest import Descriptor, ImageIndex, Manifest
 from tests.parts import wat
 from tests.unit.wasm.archives import tar
 
@@ -184,12 +184,13 @@ def test_an_image_with_many_layers_and_annotations_is_shown_in_part() -> None:
         reference=ImageReference.parse("r.example/team/filter:v1"),
         digest=descriptor(8).digest,
         manifest=manifest,
-        index=Index(schema_version=2, manifests=(descriptor(7), descriptor(6))),
+        index=ImageIndex(schema_version=2, manifests=(descriptor(7), descriptor(6))),
         child=child,
     )
-    image = Image(resolved, layer=descriptor(3))
+    image = ImageReport(resolved, layer=descriptor(3))
     text = as_text(
-        Report("r.example/x", Verdict(accepted=True, abi="0.2.1"), image=image), width=100
+        InspectReport("r.example/x", ModuleVerdict(accepted=True, abi="0.2.1"), image=image),
+        width=100,
     )
     assert "of 2 entries; taken:" in text
     assert str(child) in text

@@ -7,7 +7,7 @@ from msgspec import UNSET
 
 from autowasm.api.record import Record
 from autowasm.api.status import Condition, Module, Phase, Status
-from autowasm.controller.decision import PUBLISHED_MODULE_LOST, Resolve, Use, decide
+from autowasm.controller.decision import PUBLISHED_MODULE_LOST, ResolveSource, UseRecord, decide
 from tests.fakes.autowasms import URL, autowasm, digest, record
 
 TAG, OTHER, LATEST = "r.example/f:v1", "r.example/f:v2", "r.example/f:latest"
@@ -87,7 +87,7 @@ USES: dict[str, tuple[Any, Record | None, Status, Record]] = {
 @pytest.mark.parametrize("case", USES)
 def test_uses_the_record_at(case: str) -> None:
     wanted, live, previous, expected = USES[case]
-    assert decide(wanted, live=live, previous=previous) == Use(expected)
+    assert decide(wanted, live=live, previous=previous) == UseRecord(expected)
 
 
 RESOLVES: dict[str, tuple[Any, Record | None, Status]] = {
@@ -128,7 +128,7 @@ RESOLVES: dict[str, tuple[Any, Record | None, Status]] = {
 @pytest.mark.parametrize("case", RESOLVES)
 def test_resolves_at(case: str) -> None:
     wanted, live, previous = RESOLVES[case]
-    assert isinstance(decide(wanted, live=live, previous=previous), Resolve)
+    assert isinstance(decide(wanted, live=live, previous=previous), ResolveSource)
 
 
 def test_wish_differs_whenever_the_user_asks_again() -> None:
@@ -142,7 +142,7 @@ def test_wish_differs_whenever_the_user_asks_again() -> None:
 
 def test_what_a_poll_found_replaces_what_is_live() -> None:
     moved = recorded(TAG, sha256="c" * 64)
-    assert decide(object_of(TAG), live=OLD, previous=status(), found=moved) == Use(moved)
+    assert decide(object_of(TAG), live=OLD, previous=status(), found=moved) == UseRecord(moved)
 
 
 @pytest.mark.parametrize(
@@ -156,24 +156,24 @@ def test_what_a_poll_found_replaces_what_is_live() -> None:
 )
 def test_a_later_wish_comes_before_what_a_poll_found(wanted: Any, previous: Status) -> None:
     moved = recorded(TAG, sha256="c" * 64)
-    assert isinstance(decide(wanted, live=OLD, previous=previous, found=moved), Resolve)
+    assert isinstance(decide(wanted, live=OLD, previous=previous, found=moved), ResolveSource)
 
 
 def test_what_a_poll_found_and_is_gone_since_is_not_used() -> None:
     moved = recorded(TAG, sha256="c" * 64)
-    assert decide(object_of(TAG), live=OLD, previous=status(), found=moved, lost={moved}) == Use(
-        OLD
-    )
+    assert decide(
+        object_of(TAG), live=OLD, previous=status(), found=moved, lost={moved}
+    ) == UseRecord(OLD)
 
 
 def test_live_record_is_kept_although_its_origin_has_it_no_more() -> None:
-    assert decide(object_of(TAG), live=OLD, previous=status(), lost={OLD}) == Use(OLD)
+    assert decide(object_of(TAG), live=OLD, previous=status(), lost={OLD}) == UseRecord(OLD)
 
 
 def test_record_that_is_gone_and_not_live_is_skipped_for_the_next_one() -> None:
     earlier = recorded(TAG, sha256="c" * 64)
     previous = status(module=OLD, history=(earlier,))
-    assert decide(object_of(TAG), live=NEW, previous=previous, lost={OLD}) == Use(earlier)
+    assert decide(object_of(TAG), live=NEW, previous=previous, lost={OLD}) == UseRecord(earlier)
 
 
 @pytest.mark.parametrize(
@@ -183,13 +183,13 @@ def test_record_that_is_gone_and_not_live_is_skipped_for_the_next_one() -> None:
 )
 def test_what_a_poll_found_is_used_unless_always_and_a_change_come_together(wanted: Any) -> None:
     moved = recorded(TAG, sha256="c" * 64)
-    assert decide(wanted, live=OLD, previous=status(), found=moved) == Use(moved)
+    assert decide(wanted, live=OLD, previous=status(), found=moved) == UseRecord(moved)
 
 
 def test_what_a_poll_found_is_not_used_where_another_digest_is_expected() -> None:
     moved = recorded(TAG, sha256="c" * 64)
     wanted = object_of(TAG, sha256=digest("a"))
-    assert decide(wanted, live=OLD, previous=status(), found=moved) == Use(OLD)
+    assert decide(wanted, live=OLD, previous=status(), found=moved) == UseRecord(OLD)
 
 
 def test_generation_is_part_of_the_wish_only_where_each_change_asks_again() -> None:

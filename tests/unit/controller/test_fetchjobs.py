@@ -7,7 +7,7 @@ import pytest
 
 from autowasm.api.record import Record
 from autowasm.artifacts.source import FetchRequest
-from autowasm.controller.fetchjobs import Done, FetchFailed, FetchJobs, Running
+from autowasm.controller.fetchjobs import FetchDone, FetchFailed, FetchJobs, FetchRunning
 from autowasm.errors import (
     AddressBlocked,
     AutoWasmError,
@@ -79,14 +79,14 @@ async def jobs(fetcher: Fetcher, changed: list[ObjectKey]) -> AsyncIterator[Fetc
 async def test_runs_then_tells_then_is_done(
     jobs: FetchJobs, fetcher: Fetcher, changed: list[ObjectKey]
 ) -> None:
-    assert jobs.ensure(KEY, REQUEST) == Running(0)
+    assert jobs.ensure(KEY, REQUEST) == FetchRunning(0)
     assert jobs.is_running(KEY)
     await asyncio.sleep(2)
-    assert jobs.ensure(KEY, REQUEST) == Running(2)
+    assert jobs.ensure(KEY, REQUEST) == FetchRunning(2)
     await asyncio.sleep(4)
     assert changed == [KEY]
     assert not jobs.is_running(KEY)
-    assert jobs.ensure(KEY, REQUEST) == jobs.ensure(KEY, REQUEST) == Done(record())
+    assert jobs.ensure(KEY, REQUEST) == jobs.ensure(KEY, REQUEST) == FetchDone(record())
     assert len(fetcher.begun) == 1
 
 
@@ -136,14 +136,16 @@ async def test_what_cannot_mend_itself_is_never_due(jobs: FetchJobs, fetcher: Fe
     assert len(fetcher.begun) == 1
 
 
-@pytest.mark.parametrize("wish", ["", "2"])
+@pytest.mark.parametrize("resolve_key", ["", "2"])
 async def test_another_request_or_wish_ends_what_runs_and_begins_anew(
-    jobs: FetchJobs, fetcher: Fetcher, changed: list[ObjectKey], wish: str
+    jobs: FetchJobs, fetcher: Fetcher, changed: list[ObjectKey], resolve_key: str
 ) -> None:
-    other = FetchRequest(namespace="default", source=REQUEST.source, secret=wish or "other")
-    jobs.ensure(KEY, REQUEST, wish="1")
+    other = FetchRequest(namespace="default", source=REQUEST.source, secret=resolve_key or "other")
+    jobs.ensure(KEY, REQUEST, resolve_key="1")
     await asyncio.sleep(2)
-    assert jobs.ensure(KEY, REQUEST if wish else other, wish=wish) == Running(0)
+    assert jobs.ensure(
+        KEY, REQUEST if resolve_key else other, resolve_key=resolve_key
+    ) == FetchRunning(0)
     await asyncio.sleep(0)
     assert fetcher.cancelled == 1
     await asyncio.sleep(6)
@@ -154,9 +156,9 @@ async def test_another_wish_does_not_wait_for_the_last_ones_retry(
     jobs: FetchJobs, fetcher: Fetcher
 ) -> None:
     fetcher.fail(SourceDenied("x"))
-    jobs.ensure(KEY, REQUEST, wish="1")
+    jobs.ensure(KEY, REQUEST, resolve_key="1")
     await asyncio.sleep(6)
-    assert jobs.ensure(KEY, REQUEST, wish="2") == Running(0)
+    assert jobs.ensure(KEY, REQUEST, resolve_key="2") == FetchRunning(0)
 
 
 async def test_forgetting_ends_what_runs_in_silence(
@@ -179,7 +181,7 @@ async def test_failed_job_is_due_at_once_when_its_secret_changed(
     jobs.ensure(KEY, REQUEST)
     await asyncio.sleep(6)
     jobs.retry_now(KEY)
-    assert jobs.ensure(KEY, REQUEST) == Running(0)
+    assert jobs.ensure(KEY, REQUEST) == FetchRunning(0)
 
 
 async def test_job_that_runs_while_its_secret_changes_is_due_as_soon_as_it_fails(
@@ -189,9 +191,9 @@ async def test_job_that_runs_while_its_secret_changes_is_due_as_soon_as_it_fails
     jobs.ensure(KEY, REQUEST)
     await asyncio.sleep(1)
     jobs.retry_now(KEY)
-    assert isinstance(jobs.ensure(KEY, REQUEST), Running)
+    assert isinstance(jobs.ensure(KEY, REQUEST), FetchRunning)
     await asyncio.sleep(5)
-    assert jobs.ensure(KEY, REQUEST) == Running(0)
+    assert jobs.ensure(KEY, REQUEST) == FetchRunning(0)
     await asyncio.sleep(6)
     assert isinstance(jobs.ensure(KEY, REQUEST), FetchFailed)
 
@@ -215,4 +217,4 @@ async def test_bug_fails_one_job_and_is_retried(
     assert changed == [KEY]
     await asyncio.sleep(2)
     fetcher.outcome = fetcher._success
-    assert isinstance(jobs.ensure(KEY, REQUEST), Running)
+    assert isinstance(jobs.ensure(KEY, REQUEST), FetchRunning)

@@ -9,7 +9,7 @@ from typing import Any
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.artifacts.published import PublishedModules
 from autowasm.controller.fetchjobs import FetchJobs
-from autowasm.controller.pullauthorization import Permits
+from autowasm.controller.pullauthorization import PullAuthorizer
 from autowasm.controller.reconciler import AutoWasmReconciler
 from autowasm.errors import SourceDenied, SourceUnavailable
 from autowasm.kube.resources import ObjectKey
@@ -35,7 +35,9 @@ class Life:
         self.bench, self.objects, self.publisher = bench, objects, publisher
         self.changed: set[ObjectKey] = set()
         self.jobs = FetchJobs(bench.fetcher, limits=LIMITS, tasks=tasks, on_change=self.changed.add)
-        self.permits = Permits(bench.fetcher, limits=LIMITS, on_change=self.changed.add)
+        self.pull_authorizer = PullAuthorizer(
+            bench.fetcher, limits=LIMITS, on_change=self.changed.add
+        )
         self.reconciler = AutoWasmReconciler(
             objects=objects,
             publisher=publisher,
@@ -44,7 +46,7 @@ class Life:
             published=PublishedModules(bench.fetcher),
             envoy=EnvoyFetch(),
             metrics=bench.metrics,
-            permits=self.permits,
+            pull_authorizer=self.pull_authorizer,
             now=lambda: "2026-01-01T00:00:00Z",
         )
 
@@ -74,7 +76,7 @@ async def life(
         for step in ("resolve", "pin"):
             bench.registry.failures[f"{step} anonymous"] = DENIED
         made = Life(bench, objects, publisher, tasks)
-        runner = tasks.create_task(made.permits.run(), name="permits")
+        runner = tasks.create_task(made.pull_authorizer.run(), name="permits")
         try:
             yield made
         finally:

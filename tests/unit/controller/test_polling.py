@@ -16,7 +16,7 @@ from autowasm.api import parsing
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.source import FetchRequest
-from autowasm.controller.polling import PollGroups, Polling
+from autowasm.controller.polling import Poller, PollGroups
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError, ContentRejected, SourceDenied, SourceUnavailable
 from autowasm.kube.leaderelection import AlwaysLeading, Leadership, Tenure
@@ -100,7 +100,7 @@ class Scene:
     """`changed`: the keys that were to be reconciled."""
 
     registry: Registry
-    polling: Polling
+    polling: Poller
     metrics: Metrics
     changed: list[ObjectKey]
 
@@ -122,7 +122,7 @@ async def running(
 ) -> AsyncIterator[Scene]:
     settings, metrics, changed = settings or PollSettings(), Metrics(), list[ObjectKey]()
     registry = registry or Registry()
-    polling = Polling(
+    polling = Poller(
         registry,
         settings=settings,
         metrics=metrics,

@@ -10,7 +10,7 @@ from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api import parsing
 from autowasm.api.record import Record
 from autowasm.blobs.store import BlobStore
-from autowasm.controller.replication import PublishedCopies
+from autowasm.controller.replication import Prefetcher
 from autowasm.digest import Sha256Hex
 from autowasm.kube.controller import Result
 from autowasm.kube.resources import ObjectKey
@@ -61,7 +61,7 @@ class World:
         self.store, self.inner, self.others = store, Inner(), Others(store)
         self.publisher = FakePublisher(FakeObjects())
         self.changes: asyncio.Queue[ObjectKey] = asyncio.Queue()
-        self.copies = PublishedCopies(
+        self.copies = Prefetcher(
             self.inner,
             publisher=self.publisher,
             store=store,

@@ -11,7 +11,7 @@ import pytest
 from structlog.typing import EventDict
 
 from autowasm.artifacts.source import FetchRequest
-from autowasm.controller.pullauthorization import Permits
+from autowasm.controller.pullauthorization import PullAuthorizer
 from autowasm.errors import AutoWasmError, SourceDenied, SourceUnavailable
 from autowasm.kube.resources import ObjectKey
 from autowasm.limits import FetchLimits
@@ -28,7 +28,7 @@ DENIED = SourceDenied("no")
 @dataclass
 class Desk:
     bench: Bench
-    permits: Permits
+    pull_authorizer: PullAuthorizer
     request: FetchRequest
     told: list[ObjectKey] = field(default_factory=list)
 
@@ -37,7 +37,9 @@ class Desk:
     ) -> AutoWasmError | bool:
         async with asyncio.timeout(5):
             while True:
-                verdict = self.permits.verdict(key, request or self.request, published=published)
+                verdict = self.pull_authorizer.verdict(
+                    key, request or self.request, published=published
+                )
                 if verdict is not False:
                     return verdict
                 await asyncio.sleep(0.01)
@@ -48,7 +50,7 @@ class Desk:
                 await asyncio.sleep(0.01)
 
     def verdict(self) -> AutoWasmError | bool:
-        return self.permits.verdict(KEY, self.request, published=True)
+        return self.pull_authorizer.verdict(KEY, self.request, published=True)
 
 
 @asynccontextmanager
@@ -56,16 +58,16 @@ async def make_desk(directory: Path, metrics: Metrics) -> AsyncIterator[Desk]:
     async with make_bench(directory, metrics) as bench:
         told: list[ObjectKey] = []
         limits = FetchLimits(secret_recheck=0.2)
-        permits = Permits(bench.fetcher, limits=limits, on_change=told.append)
+        pull_authorizer = PullAuthorizer(bench.fetcher, limits=limits, on_change=told.append)
         bench.registry.add(IMAGE, wat.header_filter("world"))
         bench.secrets.give("alice", uid="u1")
         bench.registry.failures["resolve anonymous"] = DENIED
         bench.registry.failures["pin anonymous"] = DENIED
         record = await bench.fetcher.fetch(bench.request(secret="pull"))
         assert record.secret_uid == "u1"
-        task = asyncio.create_task(permits.run(), name="permits")
+        task = asyncio.create_task(pull_authorizer.run(), name="permits")
         try:
-            yield Desk(bench, permits, bench.request(secret="pull", record=record), told)
+            yield Desk(bench, pull_authorizer, bench.request(secret="pull", record=record), told)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -88,7 +90,7 @@ async def test_a_public_module_needs_nothing(desk: Desk) -> None:
     assert desk.request.record is not None
     public = msgspec.structs.replace(desk.request.record, secret_uid="")
     request = replace(desk.request, secret=None, record=public)
-    assert desk.permits.verdict(KEY, request, published=False) is True
+    assert desk.pull_authorizer.verdict(KEY, request, published=False) is True
 
 
 async def test_another_namespace_needs_a_secret_of_its_own(desk: Desk) -> None:
@@ -124,7 +126,7 @@ async def test_a_secret_made_anew_or_rotated_is_proved_at_the_registry(desk: Des
     desk.bench.registry.failures["pin dave"] = DENIED
     desk.bench.secrets.give("dave", uid="u9")
     await desk.until(lambda: isinstance(desk.verdict(), SourceDenied))
-    desk.permits.recheck(KEY)
+    desk.pull_authorizer.recheck(KEY)
     desk.bench.secrets.give("carol", uid="u9")
     await desk.until(lambda: desk.verdict() is True)
 
@@ -136,13 +138,13 @@ async def test_what_cannot_be_told_now_changes_nothing_that_is_published(desk: D
     await desk.until(lambda: desk.bench.registry.count("pin"))
     await asyncio.sleep(0.05)
     assert desk.verdict() is True
-    unpublished = desk.permits.verdict(KEY, desk.request, published=False)
+    unpublished = desk.pull_authorizer.verdict(KEY, desk.request, published=False)
     assert isinstance(unpublished, SourceUnavailable)
 
 
 async def test_forgotten_objects_are_not_checked(desk: Desk) -> None:
     assert await desk.decided() is True
-    desk.permits.forget(KEY)
+    desk.pull_authorizer.forget(KEY)
     reads = desk.bench.secrets.reads
     await asyncio.sleep(0.5)
     assert desk.bench.secrets.reads == reads

@@ -2,7 +2,7 @@
 
 import pytest
 
-from autowasm.api.status import MESSAGE_LONGEST, Phase, Status
+from autowasm.api.status import MAX_MESSAGE, Phase, Status
 from autowasm.controller import statusreporter
 from autowasm.errors import AutoWasmError, SourceUnavailable, SpecError
 from tests.fakes.autowasms import URL, autowasm, record
@@ -102,5 +102,5 @@ def test_long_texts_are_cut() -> None:
     status = statusreporter.failed_status(
         SourceUnavailable("x" * 5000), generation=1, in_place=None, previous=Status(), now=NOW
     )
-    assert len(status.message) == MESSAGE_LONGEST
-    assert all(len(each.message) <= MESSAGE_LONGEST for each in status.conditions)
+    assert len(status.message) == MAX_MESSAGE
+    assert all(len(each.message) <= MAX_MESSAGE for each in status.conditions)

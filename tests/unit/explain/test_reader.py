@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from autowasm.explain.gather import MOST, Reader
+from autowasm.explain.gather import MAX_OBJECTS, ObjectReader
 from autowasm.explain.objects import Named
 from autowasm.kube.client import KubeClient
 from autowasm.kube.errors import Forbidden, NotFound, ServerError
@@ -34,8 +34,8 @@ class Cluster:
         return json.dumps({"items": items, "metadata": {"continue": token}}).encode()
 
 
-def reader(cluster: Cluster) -> Reader:
-    return Reader(cast(KubeClient, cluster))
+def reader(cluster: Cluster) -> ObjectReader:
+    return ObjectReader(cast(KubeClient, cluster))
 
 
 async def test_all_pages_of_all_namespaces_are_read() -> None:
@@ -49,11 +49,11 @@ async def test_all_pages_of_all_namespaces_are_read() -> None:
 
 
 async def test_no_more_are_read_than_a_person_waits_for() -> None:
-    cluster = Cluster(MOST + 1)
+    cluster = Cluster(MAX_OBJECTS + 1)
     made = reader(cluster)
     found = await made.list_all(PODS, ["a", "b"], Named, what="pods")
-    assert len(found) == MOST
-    assert made.cut == {"pods": MOST}
+    assert len(found) == MAX_OBJECTS
+    assert made.cut == {"pods": MAX_OBJECTS}
     assert {path for path, _ in cluster.asked} == {"/api/v1/namespaces/a/pods"}
 
 

@@ -30,7 +30,7 @@ from tests.unit.kube.wire import (
 
 KEY = ObjectKey("ns", "name")
 QUICK = KubeLimits(call_timeout=0.3, connect_timeout=0.3, body_bytes=1000)
-EAGER = KubeLimits(credentials_every=0.0, credentials_least=0.0)
+EAGER = KubeLimits(credentials_every=0.0, min_credentials_interval=0.0)
 
 
 async def test_says_who_it_is_and_what_it_wants(tmp_path: Path) -> None:

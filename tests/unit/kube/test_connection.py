@@ -4,7 +4,7 @@ import aiohttp
 import pytest
 
 from autowasm.kube import kubeconfig
-from autowasm.kube.client import Call, Connection
+from autowasm.kube.client import ApiConnection, Call
 
 
 async def test_retired_connection_is_closed_though_a_call_had_no_token(
@@ -15,12 +15,12 @@ async def test_retired_connection_is_closed_though_a_call_had_no_token(
 
     configuration = kubeconfig.load().new_configuration(host="http://127.0.0.1:1")
     configuration.refresh_api_key_hook = gone
-    connection = Connection(configuration, fingerprint="", user_agent="test/1")
+    connection = ApiConnection(configuration, fingerprint="", user_agent="test/1")
     closed = []
 
     async def close() -> None:
         closed.append(True)
-        await Connection.close(connection)
+        await ApiConnection.close(connection)
 
     monkeypatch.setattr(connection, "close", close)
     with pytest.raises(OSError, match="no such token"):

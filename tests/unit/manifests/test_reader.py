@@ -6,7 +6,7 @@ What is read, and as what, is compared with kubectl's own code in `tests/propert
 import pytest
 
 from autowasm.manifests import reader
-from autowasm.manifests.nodes import NESTING_MOST, Unreadable
+from autowasm.manifests.nodes import MAX_NESTING, Unreadable
 
 HEAD = "kind: X\n"
 
@@ -39,7 +39,7 @@ def read(content: str, *, object_bytes: int = 10_000, file_bytes: int = 80_000) 
         ('{"kind": "X", "a": 1e999}', "a number in it is out of range"),
         (f'{{"kind": "X", "a": {"9" * 5000}}}', "out of range"),
         ("[" * 5_000, "nest"),
-        (f"{HEAD}a: " + "[" * (NESTING_MOST + 2) + "]" * (NESTING_MOST + 2), "nested deeper"),
+        (f"{HEAD}a: " + "[" * (MAX_NESTING + 2) + "]" * (MAX_NESTING + 2), "nested deeper"),
         (f"{HEAD}a: " + "- " * 5_000, "line 2"),
         ('{"a":' * 10_000, "nested deeper"),
         (f"{HEAD}---\n" * 1_001, "more than 1000 documents"),
@@ -52,9 +52,9 @@ def read(content: str, *, object_bytes: int = 10_000, file_bytes: int = 80_000) 
         ("kind: List\nitems: {}\n", "items is not a list"),
         ("kind: List\nitems: [{apiVersion: v1}]\n", r"items\[0\]: kind is missing"),
         (f"{HEAD}b: 1\n\ufeffc: 1\n", "line 3: a byte order mark can only begin a document"),
-        ('{"kind": "X", "a": ' + "[" * (NESTING_MOST + 1) + "]" * (NESTING_MOST + 1) + "}", "nested deeper"),
+        ('{"kind": "X", "a": ' + "[" * (MAX_NESTING + 1) + "]" * (MAX_NESTING + 1) + "}", "nested deeper"),
         (f"{HEAD}a: &x {'[' * 60}{']' * 60}\nb: {'[' * 60}*x{']' * 60}\n", "line 2.*nested deeper"),
-        (f"{HEAD}x0: &x0 {{}}\n" + "".join(f"x{n + 1}: &x{n + 1} {{<<: *x{n}}}\n" for n in range(NESTING_MOST + 2)), "nested deeper"),
+        (f"{HEAD}x0: &x0 {{}}\n" + "".join(f"x{n + 1}: &x{n + 1} {{<<: *x{n}}}\n" for n in range(MAX_NESTING + 2)), "nested deeper"),
         ("kind: List\nitems: [{kind: List, items: []}]\n", r"items\[0\] is a List itself"),
     ],
 )  # fmt: skip
@@ -116,7 +116,7 @@ def test_sentences_stay_short() -> None:
 
 
 def test_nested_as_deeply_as_is_allowed_is_read() -> None:
-    most = NESTING_MOST - 1
+    most = MAX_NESTING - 1
     assert read(f"{HEAD}a: " + "[" * most + "]" * most).objects
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from autowasm.errors import SourceDenied, SourceNotFound, SourceUnavailable
 from autowasm.net.responses import (
-    LONGEST_RETRY_AFTER,
-    Answerer,
-    Doing,
+    MAX_RETRY_AFTER,
+    Operation,
+    Responder,
     error_for,
     parse,
     retry_after,
@@ -17,7 +17,7 @@ from autowasm.net.responses import (
 )
 
 NOW = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
-IMAGE = Answerer(
+IMAGE = Responder(
     what="image r.example/a:b",
     not_found="ImageNotFound",
     unavailable="RegistryUnavailable",
@@ -54,26 +54,26 @@ def test_a_status_says_what_to_do(status: int, expected: type[Exception], reason
 @pytest.mark.parametrize(
     ("status", "doing", "body", "says"),
     [
-        (403, Doing.READ, b'{"errors":[{"code":"DENIED","message":"quota"}]}', "status 403 (DENIED: quota)"),
-        (404, Doing.READ, b'{"errors":[{"code":"NAME_UNKNOWN","message":"no"}]}', "does not exist: status 404 (NAME_UNKNOWN: no)"),
-        (404, Doing.UPLOAD, b"", "is not possible: status 404; the repository may have to be created first"),
-        (405, Doing.UPLOAD, b"", "a read-only mirror or a pull-through cache takes no uploads"),
-        (405, Doing.READ, b"", "may not be a registry"),
-        (409, Doing.UPLOAD_MANIFEST, b"", "immutable"),
-        (412, Doing.UPLOAD_MANIFEST, b"", "immutable"),
-        (413, Doing.UPLOAD, b"<html><title>413 Request Entity Too Large</title>", "413 Request Entity Too Large"),
-        (413, Doing.UPLOAD, b"", "client_max_body_size"),
-        (418, Doing.READ, b"I am a teapot\nsecond", "status 418 (I am a teapot)"),
-        (429, Doing.READ, b"", "too many requests"),
-        (502, Doing.READ, b"", "a proxy gets no good answer"),
-        (503, Doing.READ, b"<html><h1>No server is available</h1></html>", "status 503 (No server is available); overloaded"),
-        (403, Doing.READ, b"<html><title>Blocked</title></html>", "status 403 (Blocked); the answer is a web page"),
-        (418, Doing.READ, b"<html><title>Blocked</title></html>", "status 418 (Blocked); the answer is a web page"),
-        (504, Doing.READ, b"", "no answer in time"),
+        (403, Operation.READ, b'{"errors":[{"code":"DENIED","message":"quota"}]}', "status 403 (DENIED: quota)"),
+        (404, Operation.READ, b'{"errors":[{"code":"NAME_UNKNOWN","message":"no"}]}', "does not exist: status 404 (NAME_UNKNOWN: no)"),
+        (404, Operation.UPLOAD, b"", "is not possible: status 404; the repository may have to be created first"),
+        (405, Operation.UPLOAD, b"", "a read-only mirror or a pull-through cache takes no uploads"),
+        (405, Operation.READ, b"", "may not be a registry"),
+        (409, Operation.UPLOAD_MANIFEST, b"", "immutable"),
+        (412, Operation.UPLOAD_MANIFEST, b"", "immutable"),
+        (413, Operation.UPLOAD, b"<html><title>413 Request Entity Too Large</title>", "413 Request Entity Too Large"),
+        (413, Operation.UPLOAD, b"", "client_max_body_size"),
+        (418, Operation.READ, b"I am a teapot\nsecond", "status 418 (I am a teapot)"),
+        (429, Operation.READ, b"", "too many requests"),
+        (502, Operation.READ, b"", "a proxy gets no good answer"),
+        (503, Operation.READ, b"<html><h1>No server is available</h1></html>", "status 503 (No server is available); overloaded"),
+        (403, Operation.READ, b"<html><title>Blocked</title></html>", "status 403 (Blocked); the answer is a web page"),
+        (418, Operation.READ, b"<html><title>Blocked</title></html>", "status 418 (Blocked); the answer is a web page"),
+        (504, Operation.READ, b"", "no answer in time"),
     ],
 )  # fmt: skip
 def test_a_message_has_the_number_what_was_said_and_the_usual_meaning(
-    status: int, doing: Doing, body: bytes, says: str
+    status: int, doing: Operation, body: bytes, says: str
 ) -> None:
     answerer = dataclasses.replace(IMAGE, doing=doing)
     message = str(error_for(status, {}, answerer=answerer, said=parse(body)))
@@ -107,8 +107,8 @@ def test_a_redirect_that_is_not_followed_says_where_it_leads() -> None:
     assert "s3cret" not in str(error)
 
 
-@pytest.mark.parametrize("doing", list(Doing))
-def test_meanings_are_one_phrase(doing: Doing) -> None:
+@pytest.mark.parametrize("doing", list(Operation))
+def test_meanings_are_one_phrase(doing: Operation) -> None:
     for status in range(100, 600):
         meaning = usual_meaning(status, doing=doing)
         assert not meaning.endswith(".")
@@ -132,7 +132,7 @@ def test_later_answers_carry_retry_after() -> None:
         ("Friday, 02-Jan-26 03:05:05 GMT", 60.0),
         ("Fri, 02 Jan 2026 03:05:05 -0000", 60.0),
         ("Fri, 02 Jan 2026 03:00:00 GMT", 0.0),
-        ("9" * 400, LONGEST_RETRY_AFTER),
+        ("9" * 400, MAX_RETRY_AFTER),
         ("-5", None),
         ("soon", None),
         ("²", None),

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from autowasm.errors import AddressBlocked, SourceUnavailable
-from autowasm.registry.auth import Authorizer, Login, TokenRequest, parse_challenges
+from autowasm.registry.auth import Authorizer, LoginAttempt, TokenRequest, parse_challenges
 from autowasm.registry.credentials import Credential
 
 BOB = Credential("bob", "s3cret")
@@ -20,7 +20,7 @@ class TokenEndpoint:
         self.asked: list[tuple[str, str | None]] = []
         self.forms: list[dict[str, list[str]]] = []
 
-    def __call__(self, request: TokenRequest, login: Login) -> bytes:
+    def __call__(self, request: TokenRequest, login: LoginAttempt) -> bytes:
         self.asked.append((request.url, request.authorization))
         self.forms.append(parse_qs(request.form.decode()))
         return json.dumps(self.answer).encode()
@@ -33,8 +33,8 @@ class TokenEndpoint:
 class Asked(Authorizer):
     """Nobody counts its logins."""
 
-    def respond(self, challenge_header: str | None, *, login: Login | None = None) -> bool:
-        return super().respond(challenge_header, login=login or Login())
+    def respond(self, challenge_header: str | None, *, login: LoginAttempt | None = None) -> bool:
+        return super().respond(challenge_header, login=login or LoginAttempt())
 
 
 def make(

@@ -5,9 +5,9 @@ import pytest
 
 from autowasm.digest import Digest
 from autowasm.registry import media
-from autowasm.registry.consumers import Answer, LastLayer, answers, index_child
+from autowasm.registry.consumers import ConsumerVerdict, LastLayer, answers, index_child
 from autowasm.registry.layouts import ENVOY_GATEWAY, ISTIO, KWCTL, WASME, WKG
-from autowasm.registry.manifest import Descriptor, Index, Manifest, Platform
+from autowasm.registry.manifest import Descriptor, ImageIndex, Manifest, Platform
 
 GZIP = media.OCI_LAYER_TAR_GZIP
 GOOD = LastLayer(is_gzip=True, plugin=True)
@@ -108,12 +108,12 @@ def test_of_an_index_others_take_the_first_entry_for_their_platform(
         descriptor(media.OCI_MANIFEST, str(number), platform)
         for number, platform in enumerate(platforms)
     )
-    index = Index(schema_version=2, manifests=entries)
+    index = ImageIndex(schema_version=2, manifests=entries)
     for consumer, wanted in ((ISTIO, istio), (ENVOY_GATEWAY, istio), (KWCTL, kwctl)):
         chosen = index_child(consumer, index)
         if wanted is None:
-            assert isinstance(chosen, Answer)
+            assert isinstance(chosen, ConsumerVerdict)
             assert "linux/amd64" in chosen.why
         else:
             assert chosen is entries[wanted]
-    assert isinstance(index_child(WASME, index), Answer)
+    assert isinstance(index_child(WASME, index), ConsumerVerdict)

@@ -12,8 +12,8 @@ from autowasm.registry.layouts import (
     PACKING,
     VARIANTS,
     WASMER,
+    KnownLayout,
     Packing,
-    Variant,
     table,
     variant_of,
 )
@@ -28,7 +28,7 @@ def layer(media_type: str, name: str = "module") -> Descriptor:
     return Descriptor(media_type=media_type, digest_text=str(Digest.of(name.encode())), size=1)
 
 
-def example(variant: Variant) -> tuple[Manifest, Descriptor]:
+def example(variant: KnownLayout) -> tuple[Manifest, Descriptor]:
     """An image of this row, from what the row says in words."""
     module = layer(variant.layer_types[0])
     layers = [module]
@@ -48,7 +48,7 @@ def example(variant: Variant) -> tuple[Manifest, Descriptor]:
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=[variant.name for variant in VARIANTS])
-def test_a_row_is_recognised_and_its_readers_follow_from_their_rules(variant: Variant) -> None:
+def test_a_row_is_recognised_and_its_readers_follow_from_their_rules(variant: KnownLayout) -> None:
     manifest, module = example(variant)
     assert variant_of(manifest, module) is variant
     # In the last layer the module is, unless the row says otherwise.

@@ -11,10 +11,10 @@ from autowasm.errors import SourceDenied, SourceUnavailable
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.net.transfer import Transfer, run_transfer
-from autowasm.registry.auth import Logins
+from autowasm.registry.auth import LoginThrottle
 from autowasm.registry.credentials import Credential
 
-LIMITS = Limits(login_refusals=2, login_pause=300, login_pause_most=600)
+LIMITS = Limits(login_refusals=2, login_pause=300, max_login_pause=600)
 BOB = Credential("bob", "s3cret")
 ROTATED = Credential("bob", "n3w")
 
@@ -27,7 +27,7 @@ class Clock:
         return self.now
 
 
-def show(logins: Logins, *, taken: bool, credential: Credential | None = BOB) -> None:
+def show(logins: LoginThrottle, *, taken: bool, credential: Credential | None = BOB) -> None:
     with logins.attempt("r.example", credential) as login:
         if taken:
             login.accepted()
@@ -37,7 +37,7 @@ def show(logins: Logins, *, taken: bool, credential: Credential | None = BOB) ->
 
 def test_a_refused_login_is_left_alone_and_longer_each_time() -> None:
     clock = Clock()
-    logins = Logins(LIMITS, clock=clock)
+    logins = LoginThrottle(LIMITS, clock=clock)
     for _ in range(2):
         show(logins, taken=False)
     for pause in (330.0, 660.0, 660.0):
@@ -49,7 +49,7 @@ def test_a_refused_login_is_left_alone_and_longer_each_time() -> None:
 
 
 def test_a_rotated_secret_another_host_and_no_login_are_not_held_back() -> None:
-    logins = Logins(LIMITS, clock=Clock())
+    logins = LoginThrottle(LIMITS, clock=Clock())
     for _ in range(2):
         show(logins, taken=False)
     show(logins, taken=True, credential=ROTATED)
@@ -59,13 +59,13 @@ def test_a_rotated_secret_another_host_and_no_login_are_not_held_back() -> None:
 
 
 def test_success_forgets_refusals() -> None:
-    logins = Logins(LIMITS, clock=Clock())
+    logins = LoginThrottle(LIMITS, clock=Clock())
     for taken in (False, True, False, True, False, True):
         show(logins, taken=taken)
 
 
 def test_a_login_that_was_taken_may_be_refused_later() -> None:
-    logins = Logins(LIMITS, clock=Clock())
+    logins = LoginThrottle(LIMITS, clock=Clock())
     show(logins, taken=True)
     for _ in range(2):
         logins.refused("r.example", BOB)
@@ -74,7 +74,7 @@ def test_a_login_that_was_taken_may_be_refused_later() -> None:
 
 
 def test_an_attempt_without_outcome_counts_as_none() -> None:
-    logins = Logins(LIMITS, clock=Clock())
+    logins = LoginThrottle(LIMITS, clock=Clock())
     for _ in range(5):
         with logins.attempt("r.example", BOB):
             pass
@@ -82,7 +82,7 @@ def test_an_attempt_without_outcome_counts_as_none() -> None:
 
 async def test_a_login_that_nobody_took_yet_is_shown_by_one_at_a_time() -> None:
     """Ten that would all be refused: the account sees two."""
-    logins, shown, release = Logins(LIMITS), [0], threading.Event()
+    logins, shown, release = LoginThrottle(LIMITS), [0], threading.Event()
 
     def work(_: Transfer) -> None:
         with logins.attempt("r.example", BOB) as login:
@@ -108,7 +108,7 @@ async def test_a_login_that_nobody_took_yet_is_shown_by_one_at_a_time() -> None:
 
 
 def test_number_of_logins_that_are_remembered_is_bounded() -> None:
-    logins = Logins(LIMITS, clock=Clock())
+    logins = LoginThrottle(LIMITS, clock=Clock())
     for number in range(10_001):
         for _ in range(2):
             with logins.attempt(f"r{number}.example", BOB) as login:
@@ -122,7 +122,7 @@ def test_number_of_logins_that_are_remembered_is_bounded() -> None:
 async def test_transfer_that_ends_while_it_waits_for_another_login_harms_neither(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    logins, showing, release = Logins(LIMITS), threading.Event(), threading.Event()
+    logins, showing, release = LoginThrottle(LIMITS), threading.Event(), threading.Event()
 
     def first(_: Transfer) -> str:
         with logins.attempt("r.example", BOB) as login:

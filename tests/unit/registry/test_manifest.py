@@ -10,7 +10,7 @@ from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
 from autowasm.registry import media
 from autowasm.registry.manifest import (
-    Index,
+    ImageIndex,
     Manifest,
     children_by_preference,
     parse_manifest,
@@ -84,8 +84,8 @@ def test_an_image_is_one_by_its_own_type_or_the_answers_or_its_shape(
 @pytest.mark.parametrize("named", [media.OCI_INDEX, media.DOCKER_MANIFEST_LIST, None])
 def test_an_index_is_one_by_type_or_shape(named: str | None) -> None:
     document = index(descriptor("child"), **({"mediaType": named} if named else {}))
-    assert isinstance(parse(document, None), Index)
-    assert isinstance(parse(document, named), Index)
+    assert isinstance(parse(document, None), ImageIndex)
+    assert isinstance(parse(document, named), ImageIndex)
 
 
 def test_fields_that_are_null_or_unknown_do_no_harm() -> None:

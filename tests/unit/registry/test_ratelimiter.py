@@ -4,14 +4,14 @@ import pytest
 
 from autowasm.errors import SourceUnavailable
 from autowasm.limits import Limits
-from autowasm.registry.ratelimiter import Budgets
+from autowasm.registry.ratelimiter import HostRateLimiter
 from tests.unit.registry.test_logins import Clock
 
-LIMITS = Limits(attempt_wait=5, attempt_backoff=0.5, rate_pause_most=60)
+LIMITS = Limits(attempt_wait=5, attempt_backoff=0.5, max_rate_pause=60)
 
 
-def budgets(clock: Clock, *, rate: float = 10, burst: int = 5) -> Budgets:
-    return Budgets(rate=rate, burst=burst, limits=LIMITS, clock=clock)
+def budgets(clock: Clock, *, rate: float = 10, burst: int = 5) -> HostRateLimiter:
+    return HostRateLimiter(rate=rate, burst=burst, limits=LIMITS, clock=clock)
 
 
 def test_a_burst_is_free_and_then_the_rate_holds() -> None:

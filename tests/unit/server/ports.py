@@ -49,7 +49,7 @@ async def opened(handler: Handler, *, limits: ServeLimits | None = None) -> Asyn
     answers: list[tuple[str, int]] = []
     connections = Connections(
         handler,
-        shelf=EmptyShelf(),
+        ready_blobs=EmptyShelf(),
         limits=limits or ServeLimits(),
         metrics=Metrics(),
         on_answer=lambda method, status: answers.append((method, status)),

@@ -10,7 +10,7 @@ import pytest
 
 from autowasm.blobs.blob import Blob, Signature
 from autowasm.digest import Sha256Hex
-from autowasm.server.response import Sending
+from autowasm.server.response import BlobSend
 
 SIZE = 8 << 20
 HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
@@ -37,7 +37,7 @@ def blob(tmp_path: Path) -> Iterator[Blob]:
     os.close(descriptor)
 
 
-def step_until_blocked(sending: Sending) -> None:
+def step_until_blocked(sending: BlobSend) -> None:
     before = -1
     while sending.position > before:
         before = sending.position
@@ -49,7 +49,7 @@ def test_client_whose_host_answers_no_more_is_at_fault(
     pair: tuple[socket.socket, socket.socket], blob: Blob
 ) -> None:
     ours, _ = pair
-    sending = Sending(ours, blob, HEAD, chunk=1 << 20)
+    sending = BlobSend(ours, blob, HEAD, chunk=1 << 20)
     step_until_blocked(sending)
     ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1)  # ms: the kernel gives up
     assert select.select([], [ours], [], 60)[1]
@@ -61,7 +61,7 @@ def test_head_that_the_kernel_takes_in_parts_comes_whole_before_the_blob(
 ) -> None:
     ours, client = pair
     head = bytes(range(256)) * (SIZE // 256)
-    sending = Sending(ours, blob, head, chunk=1 << 20)
+    sending = BlobSend(ours, blob, head, chunk=1 << 20)
     assert sending.step() is None
     assert sending.position == 0, "the kernel had no room for the head"
     received = bytearray()
@@ -80,7 +80,7 @@ def test_answer_that_finds_the_buffer_full_waits_and_comes_whole(
     with pytest.raises(BlockingIOError):
         while True:
             before += ours.send(b"e" * 65_536)
-    sending = Sending(ours, blob, HEAD, chunk=1 << 20)
+    sending = BlobSend(ours, blob, HEAD, chunk=1 << 20)
     assert sending.step() is None
     assert sending.position == 0
     received = bytearray()

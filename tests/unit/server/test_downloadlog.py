@@ -5,17 +5,17 @@ import time
 import pytest
 
 from autowasm.digest import Sha256Hex
-from autowasm.limits import SightingLimits
-from autowasm.server.downloadlog import AllReplicas, Sightings
+from autowasm.limits import DownloadLogLimits
+from autowasm.server.downloadlog import AllReplicas, DownloadLog
 
 A, B, C = (Sha256Hex(letter * 64) for letter in "abc")
 
 
-def sightings(**limits: int) -> Sightings:
-    return Sightings(SightingLimits(**limits), instance="one")
+def download_log(**limits: int) -> DownloadLog:
+    return DownloadLog(DownloadLogLimits(**limits), instance="one")
 
 
-async def seen(found: Sightings, sha256: Sha256Hex) -> dict[str, dict[str, float]]:
+async def seen(found: DownloadLog, sha256: Sha256Hex) -> dict[str, dict[str, float]]:
     document = json.loads(await found.document(sha256))
     assert document["instance"] == "one"
     assert document["up"] >= 0
@@ -24,7 +24,7 @@ async def seen(found: Sightings, sha256: Sha256Hex) -> dict[str, dict[str, float
 
 
 async def test_last_download_and_last_error_of_an_address_are_kept() -> None:
-    found = sightings()
+    found = download_log()
     found.failed(A, "10.0.0.1", 503, known=True)
     found.served(A, "::ffff:10.0.0.1")
     found.served(A, "10.0.0.2")
@@ -35,7 +35,7 @@ async def test_last_download_and_last_error_of_an_address_are_kept() -> None:
 
 
 async def test_errors_for_a_digest_count_on_when_it_becomes_known() -> None:
-    found = sightings()
+    found = download_log()
     found.failed(A, "10.0.0.1", 404, known=False)
     found.served(A, "10.0.0.2")
     assert set(await seen(found, A)) == {"10.0.0.1", "10.0.0.2"}
@@ -43,7 +43,7 @@ async def test_errors_for_a_digest_count_on_when_it_becomes_known() -> None:
 
 
 async def test_invented_digests_push_out_none_that_is_published() -> None:
-    found = sightings(digests=2)
+    found = download_log(digests=2)
     found.served(A, "10.0.0.1")
     for number in range(10):
         found.failed(Sha256Hex(f"{number:064x}"), "10.0.0.9", 404, known=False)
@@ -52,7 +52,7 @@ async def test_invented_digests_push_out_none_that_is_published() -> None:
 
 
 async def test_longest_unseen_addresses_and_digests_go_first() -> None:
-    found = sightings(digests=2, addresses=2)
+    found = download_log(digests=2, addresses=2)
     for sha256 in (A, B, C):
         found.served(sha256, "10.0.0.1")
     assert (bool(await seen(found, A)), bool(await seen(found, B)), bool(await seen(found, C))) == (
@@ -71,7 +71,7 @@ async def test_what_was_forgotten_is_not_said_never_to_have_been(
 ) -> None:
     now = 1_000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    found = sightings(digests=2, addresses=2)
+    found = download_log(digests=2, addresses=2)
 
     async def covered(sha256: Sha256Hex) -> float:
         return float(json.loads(await found.document(sha256))["up"])
@@ -98,8 +98,8 @@ async def test_what_was_forgotten_is_not_said_never_to_have_been(
 
 
 async def test_a_document_of_many_addresses_is_whole_and_leaves_turns_to_others() -> None:
-    found = sightings()
-    count = SightingLimits().addresses
+    found = download_log()
+    count = DownloadLogLimits().addresses
     for number in range(count):
         found.served(A, f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
     making = asyncio.ensure_future(found.document(A))
@@ -113,7 +113,7 @@ async def test_a_document_of_many_addresses_is_whole_and_leaves_turns_to_others(
 
 
 async def test_addresses_beyond_the_most_are_forgotten_some_at_a_time() -> None:
-    found = sightings(addresses=1_000)
+    found = download_log(addresses=1_000)
     for number in range(5_000):
         found.served(A, f"10.0.{number >> 8}.{number & 255}")
         assert len(found._published[A].addresses) <= 1_000
@@ -130,7 +130,7 @@ async def test_our_own_documents_come_with_those_of_the_others() -> None:
         def known(self) -> tuple[str, ...]:
             return ("http://other",)
 
-    found = sightings()
+    found = download_log()
     assert (await AllReplicas(found, Others()).ask(f"/seen/{A}"))[1] == f"/seen/{A}".encode()
     assert AllReplicas(found, Others()).count() == 2
     assert len(await AllReplicas(found, None).ask("/seen")) == 1

@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 from autowasm.blobs.blob import Blob, Signature
 from autowasm.digest import Sha256Hex
 from autowasm.limits import ServeLimits
-from autowasm.server.fastpath import QuickConnection
-from autowasm.server.response import Sending
+from autowasm.server.fastpath import FastConnection
+from autowasm.server.response import BlobSend
 
 START = 1_000.0
 SMALL, LARGE = Sha256Hex("a" * 64), Sha256Hex("b" * 64)
@@ -99,10 +99,10 @@ class Desk:
     def sent(self, sha256: Sha256Hex, address: str, count: int, *, cut_for: str | None) -> None:
         self.events.append(("sent", sha256, address, count, cut_for))
 
-    def hand_over(self, connection: QuickConnection, data: bytes, due: float | None) -> None:
+    def hand_over(self, connection: FastConnection, data: bytes, due: float | None) -> None:
         self.events.append(("hand_over", data, due))
 
-    def closed(self, connection: QuickConnection) -> None:
+    def closed(self, connection: FastConnection) -> None:
         self.events.append(("closed",))
 
     def names(self) -> list[str]:
@@ -111,8 +111,8 @@ class Desk:
 
 @dataclass
 class Scene:
-    connection: QuickConnection
-    desk: Desk
+    connection: FastConnection
+    owner: Desk
     clock: Clock
     client: socket.socket
 
@@ -137,8 +137,8 @@ class Scene:
     async def begin_large(self) -> None:
         """The client asks for the large one, and does not read it."""
         await self.ask(request(LARGE))
-        await self.until(lambda: self.desk.events)
-        assert self.desk.names() == ["began"]
+        await self.until(lambda: self.owner.events)
+        assert self.owner.names() == ["began"]
 
     async def is_reset(self) -> bool:
         try:
@@ -176,15 +176,15 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
         ours, _ = listener.accept()
     client.setblocking(False)
     ours.setblocking(False)
-    clock, desk = Clock(loop), Desk(blobs)
-    connection = QuickConnection(
+    clock, owner = Clock(loop), Desk(blobs)
+    connection = FastConnection(
         ours,
         "10.0.0.1",
-        desk=desk,
+        owner=owner,
         loop=clock,  # type: ignore[arg-type]
         limits=LIMITS,
     )
-    yield Scene(connection, desk, clock, client)
+    yield Scene(connection, owner, clock, client)
     connection.force_close()
     ours.close()
     client.close()
@@ -196,14 +196,14 @@ async def test_whole_answer_is_sent_and_told(scene: Scene) -> None:
     for _ in range(3):
         await scene.ask(request(SMALL))
         assert await scene.read(len(HEAD) + 10) == HEAD + b"a" * 10
-    assert scene.desk.events == [("sent", SMALL, "10.0.0.1", 10, None)] * 3
+    assert scene.owner.events == [("sent", SMALL, "10.0.0.1", 10, None)] * 3
 
 
 async def test_answer_that_the_client_takes_in_parts_is_whole(scene: Scene) -> None:
     await scene.begin_large()
     assert await scene.read(len(HEAD) + SIZES[LARGE]) == HEAD + b"b" * SIZES[LARGE]
-    await scene.until(lambda: len(scene.desk.events) == 3)
-    assert scene.desk.events[1:] == [("ended",), ("sent", LARGE, "10.0.0.1", SIZES[LARGE], None)]
+    await scene.until(lambda: len(scene.owner.events) == 3)
+    assert scene.owner.events[1:] == [("ended",), ("sent", LARGE, "10.0.0.1", SIZES[LARGE], None)]
     assert scene.clock.pending() == [15], "no deadline of a send is left"
     await scene.ask(request(SMALL))
     assert await scene.read(len(HEAD) + 10) == HEAD + b"a" * 10
@@ -216,21 +216,21 @@ async def test_state_tells_whether_a_request_is_due_or_a_send_under_way(scene: S
     await scene.read(len(HEAD) + 10)
     assert (connection.is_waiting, connection.is_idle) == (True, True)
     await scene.ask(request(LARGE))
-    await scene.until(lambda: "began" in scene.desk.names())
+    await scene.until(lambda: "began" in scene.owner.names())
     assert (connection.is_waiting, connection.is_idle) == (False, False)
     await scene.read(len(HEAD) + SIZES[LARGE])
-    await scene.until(lambda: "ended" in scene.desk.names())
+    await scene.until(lambda: "ended" in scene.owner.names())
     assert (connection.is_waiting, connection.is_idle) == (True, True)
     await scene.ask(b"HEAD")
-    await scene.until(lambda: "hand_over" in scene.desk.names())
+    await scene.until(lambda: "hand_over" in scene.owner.names())
     assert (connection.is_waiting, connection.is_idle) == (False, False)
 
 
 async def test_connection_without_a_request_is_closed(scene: Scene) -> None:
     scene.clock.move_to(14.9)
-    assert scene.desk.events == []
+    assert scene.owner.events == []
     scene.clock.move_to(15)
-    assert scene.desk.events == [("closed",)]
+    assert scene.owner.events == [("closed",)]
     assert await scene.read(1) == b""
     assert scene.clock.pending() == []
 
@@ -244,7 +244,7 @@ async def test_connection_that_is_not_used_any_more_is_closed(scene: Scene) -> N
     scene.clock.move_to(109.9)
     assert not scene.is_closed
     scene.clock.move_to(110)
-    assert scene.desk.names() == ["sent", "closed"]
+    assert scene.owner.names() == ["sent", "closed"]
     assert await scene.read(1) == b""
 
 
@@ -264,10 +264,10 @@ async def test_send_that_takes_too_long_is_reset(scene: Scene) -> None:
     scene.clock.move_to(15)
     assert scene.clock.pending() == [30, TO_SEND], "looked at again, and not closed"
     scene.clock.move_to(TO_SEND - 0.1)
-    assert scene.desk.names() == ["began"]
+    assert scene.owner.names() == ["began"]
     scene.clock.move_to(TO_SEND)
-    assert scene.desk.names() == ["began", "ended", "sent", "closed"]
-    _, sha256, address, count, cut_for = scene.desk.events[2]
+    assert scene.owner.names() == ["began", "ended", "sent", "closed"]
+    _, sha256, address, count, cut_for = scene.owner.events[2]
     assert (sha256, address, cut_for) == (LARGE, "10.0.0.1", "deadline")
     assert 0 < count < SIZES[LARGE]
     assert await scene.is_reset()
@@ -279,7 +279,7 @@ async def test_send_that_goes_on_after_its_deadline_is_reset(scene: Scene) -> No
     await scene.begin_large()
     scene.clock.now = START + TO_SEND
     assert await scene.is_reset()
-    assert scene.desk.events[2][-1] == "deadline"
+    assert scene.owner.events[2][-1] == "deadline"
 
 
 @pytest.mark.parametrize(
@@ -295,8 +295,8 @@ async def test_send_that_goes_on_after_its_deadline_is_reset(scene: Scene) -> No
 async def test_all_else_goes_over_with_the_socket(scene: Scene, data: bytes) -> None:
     scene.clock.move_to(3)
     await scene.ask(data)
-    await scene.until(lambda: scene.desk.events)
-    assert scene.desk.events == [("hand_over", data, START + 15)]
+    await scene.until(lambda: scene.owner.events)
+    assert scene.owner.events == [("hand_over", data, START + 15)]
     assert scene.clock.pending() == []
     await scene.ask(b"more")
     for _ in range(5):
@@ -304,7 +304,7 @@ async def test_all_else_goes_over_with_the_socket(scene: Scene, data: bytes) -> 
     assert scene.connection.socket.recv(10) == b"more", "left to the other"
     scene.connection.handed_over()
     scene.connection.force_close()
-    assert scene.desk.names() == ["hand_over", "closed"]
+    assert scene.owner.names() == ["hand_over", "closed"]
     assert not scene.is_closed
 
 
@@ -312,23 +312,23 @@ async def test_next_request_that_goes_over_is_not_due(scene: Scene) -> None:
     await scene.ask(request(SMALL))
     await scene.read(len(HEAD) + 10)
     await scene.ask(b"GET")
-    await scene.until(lambda: "hand_over" in scene.desk.names())
-    assert scene.desk.events[-1] == ("hand_over", b"GET", None)
+    await scene.until(lambda: "hand_over" in scene.owner.names())
+    assert scene.owner.events[-1] == ("hand_over", b"GET", None)
 
 
 async def test_requests_at_a_stop_go_over(scene: Scene) -> None:
-    scene.desk.is_stopping = True
+    scene.owner.is_stopping = True
     await scene.ask(request(SMALL))
-    await scene.until(lambda: scene.desk.events)
-    assert scene.desk.events == [("hand_over", request(SMALL), START + 15)]
+    await scene.until(lambda: scene.owner.events)
+    assert scene.owner.events == [("hand_over", request(SMALL), START + 15)]
 
 
 async def test_send_at_a_stop_ends_the_connection(scene: Scene) -> None:
     await scene.begin_large()
-    scene.desk.is_stopping = True
+    scene.owner.is_stopping = True
     assert len(await scene.read(1 << 30)) == len(HEAD) + SIZES[LARGE]
-    assert scene.desk.names() == ["began", "ended", "sent", "closed"]
-    assert scene.desk.events[2][-1] is None
+    assert scene.owner.names() == ["began", "ended", "sent", "closed"]
+    assert scene.owner.events[2][-1] is None
 
 
 async def test_request_that_came_before_the_stop_goes_over_after_the_send(scene: Scene) -> None:
@@ -336,10 +336,10 @@ async def test_request_that_came_before_the_stop_goes_over_after_the_send(scene:
     await scene.ask(request(SMALL))
     for _ in range(20):
         await asyncio.sleep(0)
-    scene.desk.is_stopping = True
+    scene.owner.is_stopping = True
     await scene.read(len(HEAD) + SIZES[LARGE])
-    await scene.until(lambda: "hand_over" in scene.desk.names())
-    assert scene.desk.events[-1] == ("hand_over", request(SMALL), None)
+    await scene.until(lambda: "hand_over" in scene.owner.names())
+    assert scene.owner.events[-1] == ("hand_over", request(SMALL), None)
     assert not scene.is_closed
 
 
@@ -352,7 +352,7 @@ async def test_request_that_comes_during_a_send_is_answered_after_it(scene: Scen
     assert await scene.read(len(body)) == body
     await scene.ask(request(SMALL))
     assert await scene.read(len(HEAD) + 10) == HEAD + b"a" * 10
-    assert scene.desk.names() == ["began", "ended", "sent", "sent", "sent"]
+    assert scene.owner.names() == ["began", "ended", "sent", "sent", "sent"]
 
 
 async def test_send_at_a_stop_ends_the_connection_that_had_requests_during_a_send(
@@ -364,10 +364,10 @@ async def test_send_at_a_stop_ends_the_connection_that_had_requests_during_a_sen
         await asyncio.sleep(0)
     await scene.read(len(HEAD) + SIZES[LARGE] + len(HEAD) + 10)
     await scene.ask(request(LARGE))
-    await scene.until(lambda: scene.desk.names().count("began") == 2)
-    scene.desk.is_stopping = True
+    await scene.until(lambda: scene.owner.names().count("began") == 2)
+    scene.owner.is_stopping = True
     assert len(await scene.read(1 << 30)) == len(HEAD) + SIZES[LARGE]
-    assert scene.desk.names()[-3:] == ["ended", "sent", "closed"]
+    assert scene.owner.names()[-3:] == ["ended", "sent", "closed"]
 
 
 async def test_client_that_ends_its_side_during_a_send_gets_all_of_it(scene: Scene) -> None:
@@ -376,7 +376,7 @@ async def test_client_that_ends_its_side_during_a_send_gets_all_of_it(scene: Sce
     for _ in range(20):
         await asyncio.sleep(0)
     assert len(await scene.read(1 << 30)) == len(HEAD) + SIZES[LARGE]
-    assert scene.desk.names() == ["began", "ended", "sent", "closed"]
+    assert scene.owner.names() == ["began", "ended", "sent", "closed"]
 
 
 async def test_file_that_becomes_shorter_during_a_send_resets_the_connection(
@@ -385,14 +385,14 @@ async def test_file_that_becomes_shorter_during_a_send_resets_the_connection(
     await scene.begin_large()
     os.truncate(tmp_path / LARGE, 10)
     assert await scene.is_reset()
-    assert scene.desk.names() == ["began", "ended", "sent", "closed"]
-    assert scene.desk.events[2][-1] == "storage"
+    assert scene.owner.names() == ["began", "ended", "sent", "closed"]
+    assert scene.owner.events[2][-1] == "storage"
 
 
 async def test_client_that_closes_ends_the_connection(scene: Scene) -> None:
     scene.client.close()
     await scene.until(lambda: scene.is_closed)
-    assert scene.desk.events == [("closed",)]
+    assert scene.owner.events == [("closed",)]
     assert scene.clock.pending() == []
 
 
@@ -402,7 +402,7 @@ async def test_client_that_resets_ends_the_connection(scene: Scene) -> None:
     with capture_logs() as events:
         await scene.until(lambda: scene.is_closed)
     assert events == [], "no fault of ours"
-    assert scene.desk.events == [("closed",)]
+    assert scene.owner.events == [("closed",)]
 
 
 class Failing:
@@ -426,7 +426,7 @@ async def test_connection_that_is_told_of_data_too_early_waits_for_it(scene: Sce
     scene.connection.socket = Failing(scene.connection.socket, *errors)  # type: ignore[assignment]
     await scene.ask(request(SMALL))
     assert await scene.read(len(HEAD) + 10) == HEAD + b"a" * 10
-    assert scene.desk.events == [("sent", SMALL, "10.0.0.1", 10, None)]
+    assert scene.owner.events == [("sent", SMALL, "10.0.0.1", 10, None)]
 
 
 async def test_client_that_fails_while_it_is_read_during_a_send_is_told_of(scene: Scene) -> None:
@@ -436,26 +436,26 @@ async def test_client_that_fails_while_it_is_read_during_a_send_is_told_of(scene
     await scene.ask(b"x")
     for _ in range(100):
         await asyncio.sleep(0)
-    assert scene.desk.names() == ["began", "ended", "sent", "closed"]
-    assert scene.desk.events[2][-1] == "client"
+    assert scene.owner.names() == ["began", "ended", "sent", "closed"]
+    assert scene.owner.events[2][-1] == "client"
     assert await scene.is_reset()
 
 
 async def test_fault_of_ours_during_a_send_resets_it_and_is_told(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fault(_: Sending) -> None:
+    def fault(_: BlobSend) -> None:
         raise RuntimeError("a fault")
 
     await scene.begin_large()
-    monkeypatch.setattr(Sending, "step", fault)
+    monkeypatch.setattr(BlobSend, "step", fault)
     with capture_logs() as events:
         assert await scene.is_reset()
     assert [(event["event"], event["client"]) for event in events] == [
         ("connection failed", "10.0.0.1")
     ]
-    assert scene.desk.names() == ["began", "ended", "sent", "closed"]
-    assert scene.desk.events[2][-1] == "fault"
+    assert scene.owner.names() == ["began", "ended", "sent", "closed"]
+    assert scene.owner.events[2][-1] == "fault"
 
 
 async def test_client_that_resets_during_a_send_is_told_of(scene: Scene) -> None:
@@ -463,8 +463,8 @@ async def test_client_that_resets_during_a_send_is_told_of(scene: Scene) -> None
     scene.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     scene.client.close()
     await scene.until(lambda: scene.is_closed)
-    assert scene.desk.names() == ["began", "ended", "sent", "closed"]
-    assert scene.desk.events[2][-1] == "client"
+    assert scene.owner.names() == ["began", "ended", "sent", "closed"]
+    assert scene.owner.events[2][-1] == "client"
 
 
 @pytest.mark.parametrize("is_sending", [False, True])
@@ -475,9 +475,9 @@ async def test_connection_that_is_cut_is_reset_once(scene: Scene, is_sending: bo
         scene.connection.cut("stop")
     assert scene.is_closed
     names = ["began", "ended", "sent", "closed"] if is_sending else ["closed"]
-    assert scene.desk.names() == names
+    assert scene.owner.names() == names
     if is_sending:
-        assert scene.desk.events[2][-1] == "stop"
+        assert scene.owner.events[2][-1] == "stop"
     assert await scene.is_reset()
     assert scene.clock.pending() == []
 
@@ -485,15 +485,15 @@ async def test_connection_that_is_cut_is_reset_once(scene: Scene, is_sending: bo
 async def test_connection_that_is_closed_during_a_send_leaves_nothing_behind(scene: Scene) -> None:
     await scene.begin_large()
     scene.connection.force_close()
-    assert scene.desk.names() == ["began", "ended", "closed"]
+    assert scene.owner.names() == ["began", "ended", "closed"]
     assert scene.clock.pending() == []
 
 
 async def test_connection_that_is_closed_sends_what_was_taken(scene: Scene) -> None:
     await scene.ask(request(SMALL))
-    await scene.until(lambda: scene.desk.events)
+    await scene.until(lambda: scene.owner.events)
     for _ in range(2):
         scene.connection.force_close()
     assert await scene.read(1 << 20) == HEAD + b"a" * 10
-    assert scene.desk.names() == ["sent", "closed"]
+    assert scene.owner.names() == ["sent", "closed"]
     assert scene.clock.pending() == []

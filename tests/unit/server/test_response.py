@@ -14,7 +14,7 @@ from autowasm.digest import Sha256Hex
 from autowasm.limits import ServeLimits
 from autowasm.server.connection import Connection
 from autowasm.server.ranges import Decision
-from autowasm.server.response import BlobResponse, Pacing
+from autowasm.server.response import BlobResponse, SendScheduler
 from autowasm.telemetry.metrics import Metrics
 from tests.unit.server.ports import REQUEST, Handler, opened
 
@@ -44,7 +44,7 @@ def blob(tmp_path: Path) -> Iterator[Blob]:
 def answering(
     blob: Blob, metrics: Metrics, limits: ServeLimits, headers: dict[str, str] | None = None
 ) -> Handler:
-    pacing = Pacing(copies=8)
+    pacing = SendScheduler(copies=8)
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol

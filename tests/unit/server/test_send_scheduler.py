@@ -1,6 +1,6 @@
 import asyncio
 
-from autowasm.server.response import Pacing
+from autowasm.server.response import SendScheduler
 
 
 class Turns:
@@ -17,7 +17,7 @@ class Turns:
 
 
 async def test_few_go_on_in_one_turn_and_in_order() -> None:
-    pacing, turns = Pacing(copies=3), Turns()
+    pacing, turns = SendScheduler(copies=3), Turns()
     went: list[tuple[int, int]] = []
 
     async def send(number: int) -> None:
@@ -33,7 +33,7 @@ async def test_few_go_on_in_one_turn_and_in_order() -> None:
 
 
 async def test_cancelled_takes_no_place() -> None:
-    pacing = Pacing(copies=1)
+    pacing = SendScheduler(copies=1)
     cancelled = asyncio.ensure_future(pacing.turn())
     waiting = asyncio.ensure_future(pacing.turn())
     await asyncio.sleep(0)
@@ -44,7 +44,7 @@ async def test_cancelled_takes_no_place() -> None:
 
 
 async def test_works_again_after_it_was_idle() -> None:
-    pacing = Pacing(copies=2)
+    pacing = SendScheduler(copies=2)
     for _ in range(3):
         async with asyncio.timeout(30):
             await asyncio.gather(*(pacing.turn() for _ in range(5)))

@@ -15,7 +15,7 @@ from autowasm.kube.resources import ObjectKey
 from autowasm.limits import Limits
 from autowasm.net.pools import Pool, Pools
 from autowasm.standalone import directory as scan
-from autowasm.standalone.directory import Ambiguous, ConfigDirectory, Defined
+from autowasm.standalone.directory import ConfigDirectory, Defined, DuplicateObject
 
 ONE, TWO = ObjectKey("default", "one"), ObjectKey("default", "two")
 PULL = ObjectKey("default", "pull")
@@ -134,10 +134,10 @@ async def test_directory_that_cannot_be_read_at_the_start_is_a_usage_error(
 async def test_more_files_than_are_read_is_an_error_and_not_a_shorter_list(
     config: Path, directory: ConfigDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scan, "FILES_MOST", 100)
-    for number in range(scan.FILES_MOST + 1):
+    monkeypatch.setattr(scan, "MAX_FILES", 100)
+    for number in range(scan.MAX_FILES + 1):
         (config / f"{number}.yaml").touch()
-    with pytest.raises(UsageError, match=f"more than {scan.FILES_MOST} config files"):
+    with pytest.raises(UsageError, match=f"more than {scan.MAX_FILES} config files"):
         await directory.load()
 
 
@@ -255,8 +255,8 @@ async def test_object_defined_twice_is_ambiguous_until_it_is_not(
     first.write_text(autowasm("one") + "---\n" + autowasm("two") + "---\n" + autowasm("two"))
     second.write_text(autowasm("one", value="b"))
     await directory.load()
-    assert directory.get(ONE) == Ambiguous((first, second))
-    assert directory.get(TWO) == Ambiguous((first, first))
+    assert directory.get(ONE) == DuplicateObject((first, second))
+    assert directory.get(TWO) == DuplicateObject((first, first))
     assert set(directory.keys()) == {ONE, TWO}
     async with followed(directory) as told:
         first.unlink()

@@ -12,13 +12,13 @@ from autowasm.limits import LoopLimits
 from autowasm.telemetry import eventloop
 from autowasm.telemetry.eventloop import (
     BOUNDS,
+    LoopTiming,
     TimedLoop,
     TimedSelector,
-    Turns,
     Watchdog,
     shut_down,
     start_up_complete,
-    turns_of,
+    timing_of,
     watched_runner,
 )
 from autowasm.telemetry.metrics import Metrics
@@ -52,7 +52,7 @@ def hold_until_seen(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return hold_the_loop_until_seen
 
 
-def run(work: Callable[[], Awaitable[None]], *, limits: LoopLimits | None = None) -> Turns:
+def run(work: Callable[[], Awaitable[None]], *, limits: LoopLimits | None = None) -> LoopTiming:
     """Run it on a timed loop under the watchdog; the turns of `work` alone."""
     loop = TimedLoop()
     if limits is not None:
@@ -60,7 +60,7 @@ def run(work: Callable[[], Awaitable[None]], *, limits: LoopLimits | None = None
 
     async def main() -> None:
         await asyncio.sleep(0)
-        loop.timing.turns = Turns()
+        loop.timing.turns = LoopTiming()
         start_up_complete(loop)
         await asyncio.sleep(0)  # a turn that begins after it
         await work()
@@ -240,16 +240,16 @@ def test_watchdog_sleeps_while_nothing_happens() -> None:
 
 
 def test_other_loops_are_left_alone() -> None:
-    async def main() -> Turns:
-        return turns_of(asyncio.get_running_loop())
+    async def main() -> LoopTiming:
+        return timing_of(asyncio.get_running_loop())
 
-    assert asyncio.run(main()) == Turns()
+    assert asyncio.run(main()) == LoopTiming()
 
 
 def test_runner_times_its_loop_and_leaves_no_thread() -> None:
-    async def main() -> Turns:
+    async def main() -> LoopTiming:
         await asyncio.sleep(0)
-        return turns_of(asyncio.get_running_loop())
+        return timing_of(asyncio.get_running_loop())
 
     with watched_runner() as runner:
         assert "loop watchdog" in {thread.name for thread in threading.enumerate()}
@@ -259,7 +259,7 @@ def test_runner_times_its_loop_and_leaves_no_thread() -> None:
 
 
 def test_metrics_show_the_turns(metrics: Metrics) -> None:
-    turns = metrics.loop.turns = Turns()
+    turns = metrics.loop.turns = LoopTiming()
     turns.counts[0], turns.counts[-1] = 7, 1
     turns.seconds, turns.longest, turns.blocked = 6.5, 6.0, 1
     value = metrics.registry.get_sample_value

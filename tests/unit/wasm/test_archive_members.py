@@ -11,7 +11,7 @@ import pytest
 from autowasm.errors import ContentRejected, StorageError
 from autowasm.limits import Limits
 from autowasm.wasm.archive import (
-    Member,
+    ArchiveMember,
     choose_member,
     extract_member,
     extract_module,
@@ -41,8 +41,8 @@ def refusal(source: Path, data: bytes, packing: str = "detect", **limits: int) -
     return caught.value
 
 
-def members(*names: str) -> list[Member]:
-    return [Member(name, ordinal, 1) for ordinal, name in enumerate(names)]
+def members(*names: str) -> list[ArchiveMember]:
+    return [ArchiveMember(name, ordinal, 1) for ordinal, name in enumerate(names)]
 
 
 @pytest.mark.parametrize(
@@ -135,12 +135,12 @@ def test_member_that_is_not_there_any_more_is_refused(source: Path) -> None:
     source.write_bytes(tar({"a.wasm": WASM, "b.wasm": WASM}))
     target = source.with_name("module")
     for ordinal in (0, 1):
-        member = Member("a.wasm", ordinal, 1)
+        member = ArchiveMember("a.wasm", ordinal, 1)
         extract_member(source, target, packing="tar", member=member, limits=Limits())
         assert target.read_bytes() == WASM
     with pytest.raises(ContentRejected, match="its entry 2 is gone"):
         extract_member(
-            source, target, packing="tar", member=Member("a.wasm", 2, 1), limits=Limits()
+            source, target, packing="tar", member=ArchiveMember("a.wasm", 2, 1), limits=Limits()
         )
 
 

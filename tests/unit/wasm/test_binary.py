@@ -9,7 +9,7 @@ from autowasm.wasm.binary import (
     CUSTOM,
     EXPORT,
     IMPORT,
-    Reader,
+    BinaryReader,
     Section,
     check_header,
     guess,
@@ -21,9 +21,9 @@ HEADER = b"\0asm\x01\0\0\0"
 LARGEST_U32 = b"\xff\xff\xff\xff\x0f"
 
 
-def reader(data: bytes, *, begin: int = 0) -> Reader:
+def reader(data: bytes, *, begin: int = 0) -> BinaryReader:
     """Of `data`, which lies behind `begin` bytes and before others: a reader must not see either."""
-    return Reader(b"\x7f" * begin + data + b"\x7f" * 20, begin, begin + len(data))
+    return BinaryReader(b"\x7f" * begin + data + b"\x7f" * 20, begin, begin + len(data))
 
 
 def walk(data: bytes, *, most: int = 100) -> list[Section]:
@@ -53,7 +53,7 @@ def cut_off(what: str, *, size: int, needed: int) -> str:
     ],
 )
 def test_reads_unsigned_integers(data: bytes, value: int) -> None:
-    for read in (Reader.u32, Reader.u64):
+    for read in (BinaryReader.u32, BinaryReader.u64):
         found = reader(data, begin=3)
         assert read(found) == value
         assert (found.position, found.done) == (3 + len(data), True)
@@ -91,7 +91,7 @@ def test_refuses_integers_that_overflow_or_never_end(data: bytes, bits: int, pro
 @pytest.mark.parametrize("data", [b"\x80", b"\x80\x80", b""])
 def test_an_integer_or_a_byte_is_not_read_beyond_the_end(data: bytes) -> None:
     expected = malformed("unexpected end of a section", at=5 + len(data))
-    for read in (Reader.u32, Reader.u64, Reader.skip_s33):
+    for read in (BinaryReader.u32, BinaryReader.u64, BinaryReader.skip_s33):
         with pytest.raises(ContentRejected) as caught:
             read(reader(data, begin=5))
         assert (caught.value.reason, str(caught.value)) == ("WasmInvalid", expected)

@@ -4,7 +4,7 @@ import pytest
 
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
-from autowasm.wasm.binary import Reader
+from autowasm.wasm.binary import BinaryReader
 from autowasm.wasm.module import inspect_bytes
 from autowasm.wasm.sections import (
     EXTERNREF,
@@ -124,7 +124,7 @@ def test_a_64_bit_memory_has_envoys_maximum(compile_text: Compile) -> None:
 def test_tables_behind_one_with_an_initial_value_are_read() -> None:
     # (table 2 (ref func) (ref.func 11)) (table 7 8 externref)
     data = b"\x02\x40\0\x64\x70\0\x02\xd2\x0b\x0b\x6f\x01\x07\x08"
-    tables = read_tables(Reader(data, 0, len(data)), limits=Limits())
+    tables = read_tables(BinaryReader(data, 0, len(data)), limits=Limits())
     assert tables == [Storage(2, entry=0x64), Storage(7, 8, entry=EXTERNREF)]
 
 
@@ -144,7 +144,7 @@ def test_a_global_is_found_behind_every_kind_of_initial_value() -> None:
     ]
     data = bytes([len(values) + 1]) + b"".join(b"\x7f\0" + value + b"\x0b" for value in values)
     data += b"\x6e\0\xd0\x6e\x0b"  # anyref
-    reader = Reader(data, 0, len(data))
+    reader = BinaryReader(data, 0, len(data))
     assert read_global_types(reader, {11}, limits=Limits()) == {11: 0x6E}
     assert reader.done
 
@@ -152,15 +152,15 @@ def test_a_global_is_found_behind_every_kind_of_initial_value() -> None:
 def test_initial_values_are_read_up_to_a_limit() -> None:
     data = b"\x01\x7f\0" + b"\x41\0" + b"\x41\0\x6a" * 50 + b"\x0b"
     with pytest.raises(ContentRejected, match="initial values"):
-        read_global_types(Reader(data, 0, len(data)), {0}, limits=Limits(type_parts=100))
-    assert read_global_types(Reader(data, 0, len(data)), {0}, limits=Limits(type_parts=101))
+        read_global_types(BinaryReader(data, 0, len(data)), {0}, limits=Limits(type_parts=100))
+    assert read_global_types(BinaryReader(data, 0, len(data)), {0}, limits=Limits(type_parts=101))
 
 
 def test_references_of_other_types_are_told_from_plain_ones_in_both_spellings() -> None:
     # (func (param (ref null func) (ref null extern))) (func (param (ref null 0))) (func (param anyref))
     data = b"\x03\x60\x02\x63\x70\x63\x6f\0\x60\x01\x63\0\0\x60\x01\x6e\0"
     for wanted, found in (({0}, None), ({0, 1}, 1), ({2}, 2)):
-        reader = Reader(data, 0, len(data))
+        reader = BinaryReader(data, 0, len(data))
         assert find_unknown_type(reader, wanted, limits=Limits()) == found
     assert {FUNCREF, EXTERNREF} == {0x70, 0x6F}
 
@@ -168,16 +168,16 @@ def test_references_of_other_types_are_told_from_plain_ones_in_both_spellings() 
 def test_types_are_looked_through_up_to_a_limit() -> None:
     data = b"\x03" + b"\x60\0\0" * 3
     for find in (find_unknown_type, find_linked_type):
-        assert find(Reader(data, 0, len(data)), {2}, limits=Limits(types=3)) is None
+        assert find(BinaryReader(data, 0, len(data)), {2}, limits=Limits(types=3)) is None
         with pytest.raises(ContentRejected) as caught:
-            find(Reader(data, 0, len(data)), {2}, limits=Limits(types=2))
+            find(BinaryReader(data, 0, len(data)), {2}, limits=Limits(types=2))
         assert caught.value.reason == "TooLarge"
 
 
 def test_a_type_of_more_values_than_the_section_has_bytes_is_refused() -> None:
     data = b"\x01\x60\xff\xff\xff\xff\x0f\0"
     with pytest.raises(ContentRejected, match="more values than the section has bytes"):
-        find_unknown_type(Reader(data, 0, len(data)), {0}, limits=Limits())
+        find_unknown_type(BinaryReader(data, 0, len(data)), {0}, limits=Limits())
 
 
 def test_the_function_with_the_type_is_named_among_several(compile_text: Compile) -> None:

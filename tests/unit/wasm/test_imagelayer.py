@@ -9,7 +9,7 @@ import pytest
 
 from autowasm.errors import ContentRejected, StorageError
 from autowasm.limits import Limits
-from autowasm.wasm.archive import Member
+from autowasm.wasm.archive import ArchiveMember
 from autowasm.wasm.imagelayer import Hidden, ImageLayer, clean_path, read_layer
 from tests.unit.wasm.archives import gz, zst
 
@@ -62,7 +62,10 @@ def test_each_kind_of_entry_counts_for_what_it_is(tmp_path: Path) -> None:
         (".wh..wh.aufs", b""),
         ("opt/filter.wasm", b"123"),
     )
-    assert found.modules == (Member("opt/a.wasm", 1, 5), Member("opt/filter.wasm", 11, 3))
+    assert found.modules == (
+        ArchiveMember("opt/a.wasm", 1, 5),
+        ArchiveMember("opt/filter.wasm", 11, 3),
+    )
     assert found.removed == hashes(
         *("opt/a.wasm", "opt/link.wasm", "opt/readme", "opt/gone", "top", "opt/filter.wasm")
     )
@@ -76,9 +79,9 @@ def test_of_several_entries_with_one_path_the_last_counts_and_comes_last(tmp_pat
         tmp_path, ("./a.wasm", b"1"), ("b.wasm", b"12"), ("a.wasm", b"123"), ("/c.wasm", b"")
     )
     assert found.modules == (
-        Member("b.wasm", 1, 2),
-        Member("a.wasm", 2, 3),
-        Member("/c.wasm", 3, 0),
+        ArchiveMember("b.wasm", 1, 2),
+        ArchiveMember("a.wasm", 2, 3),
+        ArchiveMember("/c.wasm", 3, 0),
     )
 
 
@@ -92,16 +95,16 @@ def test_a_module_that_something_else_replaces_in_its_layer_is_none(
 @pytest.mark.parametrize(
     ("entries", "first"),
     [
-        ([("x", b""), ("a/plugin.wasm", b"12"), ("plugin.wasm", b"1")], Member("a/plugin.wasm", 1, 2)),
-        (["plugin.wasm", ("plugin.wasm", b"1")], Member("plugin.wasm", 0, 0)),
-        (["plugin.wasm/", ("a/plugin.wasm", b"1")], Member("plugin.wasm/", 0, 0)),
+        ([("x", b""), ("a/plugin.wasm", b"12"), ("plugin.wasm", b"1")], ArchiveMember("a/plugin.wasm", 1, 2)),
+        (["plugin.wasm", ("plugin.wasm", b"1")], ArchiveMember("plugin.wasm", 0, 0)),
+        (["plugin.wasm/", ("a/plugin.wasm", b"1")], ArchiveMember("plugin.wasm/", 0, 0)),
         ([("my-plugin.wasm", b"1"), ("plugin.wasm.old", b"1")], None),
         ([(".wh.plugin.wasm", b"")], None),
     ],
     ids=["file", "link", "folder", "other-names", "whiteout"],
 )  # fmt: skip
 def test_the_first_entry_with_the_name_that_istio_takes_is_known(
-    tmp_path: Path, entries: Sequence[str | tuple[str, bytes]], first: Member | None
+    tmp_path: Path, entries: Sequence[str | tuple[str, bytes]], first: ArchiveMember | None
 ) -> None:
     assert layer(tmp_path, *entries).first_plugin == first
 
@@ -111,7 +114,7 @@ def test_a_layer_is_read_in_each_packing(tmp_path: Path, packing: str, pack: typ
     path = tmp_path / "layer"
     path.write_bytes(pack(packed(("a.wasm", b"1"))))
     found = read_layer(path, packing=packing, limits=Limits())
-    assert found.modules == (Member("a.wasm", 0, 1),)
+    assert found.modules == (ArchiveMember("a.wasm", 0, 1),)
 
 
 def test_a_layer_has_a_limit_of_entries(tmp_path: Path) -> None:

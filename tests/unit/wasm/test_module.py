@@ -10,7 +10,7 @@ from autowasm.envoyversion import envoy_version
 from autowasm.errors import ContentRejected, StorageError
 from autowasm.limits import ENVOY_MODULE_LIMIT, Limits
 from autowasm.wasm import abi
-from autowasm.wasm.binary import Reader, sections
+from autowasm.wasm.binary import BinaryReader, sections
 from autowasm.wasm.module import ModuleInfo, inspect_bytes, inspect_module
 from autowasm.wasm.sections import Storage, read_signatures
 
@@ -353,7 +353,7 @@ def test_references_in_types_are_read_up_to_a_limit(compile_text: Callable[[str]
     # Before the types that count: (func (param (ref null func) (ref null func))), written the long way.
     long = b"\x60\x02\x63\x70\x63\x70\0"
     own = plain[11 : 10 + size]
-    reader = Reader(bytes([count + 1]) + long + own, 0, 1 + len(long) + len(own))
+    reader = BinaryReader(bytes([count + 1]) + long + own, 0, 1 + len(long) + len(own))
     limits = Limits(type_parts=1)
     with pytest.raises(ContentRejected, match="parts of types"):
         read_signatures(reader, [1], limits=limits)

@@ -9,7 +9,7 @@ from wasmtime import Engine, Instance, Module, Store, Trap
 
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
-from autowasm.wasm.binary import Reader
+from autowasm.wasm.binary import BinaryReader
 from autowasm.wasm.module import inspect_bytes
 from autowasm.wasm.start import Segment, read_elements
 from tests.parts import wat
@@ -74,13 +74,13 @@ def test_a_segment_beyond_the_initial_size_is_refused(
 def test_an_offset_that_has_to_be_computed_is_let_through() -> None:
     # (table 1 funcref) has no room for either: (elem (global.get 0) 7) (elem (i32.const 8) 9)
     data = b"\x02\0\x23\0\x0b\x01\x07\0\x41\x08\x0b\x01\x09"
-    read = list(read_elements(Reader(data, 0, len(data)), limits=Limits()))
+    read = list(read_elements(BinaryReader(data, 0, len(data)), limits=Limits()))
     assert read == [Segment(1, 0, 8, 1)]
 
 
 def test_more_elements_than_the_limit_are_not_looked_at() -> None:
     data = b"\x03" + b"\0\x41\0\x0b\x02\0\0" * 3
-    read = list(read_elements(Reader(data, 0, len(data)), limits=Limits(type_parts=3)))
+    read = list(read_elements(BinaryReader(data, 0, len(data)), limits=Limits(type_parts=3)))
     assert [each.number for each in read] == [0, 1]
 
 

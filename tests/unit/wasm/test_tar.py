@@ -7,24 +7,24 @@ import pytest
 
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
-from autowasm.wasm.decompression import Budget, FileSource, Stream
-from autowasm.wasm.tar import Entry, TarReader, is_header
+from autowasm.wasm.decompression import FileSource, OutputLimit, Stream
+from autowasm.wasm.tar import TarEntry, TarReader, is_header
 from tests.unit.wasm.archives import END, header, padded
 
 
 def reader(data: bytes, **limits: int) -> TarReader:
     found = Limits(**limits)
-    return TarReader(Stream(FileSource(io.BytesIO(data), Budget(found))), limits=found)
+    return TarReader(Stream(FileSource(io.BytesIO(data), OutputLimit(found))), limits=found)
 
 
-def entries(data: bytes, **limits: int) -> list[Entry]:
+def entries(data: bytes, **limits: int) -> list[TarEntry]:
     tar, found = reader(data, **limits), []
     while (entry := tar.next()) is not None:
         found.append(entry)
     return found
 
 
-def only(data: bytes, **limits: int) -> Entry:
+def only(data: bytes, **limits: int) -> TarEntry:
     (entry,) = entries(data, **limits)
     return entry
 
@@ -51,7 +51,7 @@ LINKS, FOLDERS, OTHERS = b"12346", b"5", b"89ABDEMNSVXYZagk"
 @pytest.mark.parametrize("kind", [b"0", b"\0", b"7"])
 def test_regular_files_have_content(kind: bytes) -> None:
     data = header(b"a", 3, kind) + padded(b"abc")
-    assert only(data) == Entry("a", 3, is_file=True)
+    assert only(data) == TarEntry("a", 3, is_file=True)
     tar = reader(data)
     tar.next()
     assert (tar.read(10), tar.read(10)) == (b"abc", b"")
@@ -61,26 +61,26 @@ def test_regular_files_have_content(kind: bytes) -> None:
 def test_links_and_devices_have_no_content_whatever_size_they_claim(kind: int) -> None:
     data = header(b"a", 3, bytes([kind])) + FILE
     first, second = entries(data)
-    assert first == Entry("a", 0, is_file=False)
-    assert second == Entry("plugin.wasm", 3, is_file=True)
+    assert first == TarEntry("a", 0, is_file=False)
+    assert second == TarEntry("plugin.wasm", 3, is_file=True)
 
 
 def test_folders_have_no_content() -> None:
     first, second = entries(header(b"a", 3, b"5") + FILE)
-    assert first == Entry("a", 0, is_file=False, is_folder=True)
+    assert first == TarEntry("a", 0, is_file=False, is_folder=True)
     assert second.name == "plugin.wasm"
 
 
 @pytest.mark.parametrize("kind", list(OTHERS.replace(b"g", b"")))
 def test_content_of_unknown_kinds_is_passed_over(kind: int) -> None:
     first, second = entries(header(b"a", 3, bytes([kind])) + padded(b"abc") + FILE)
-    assert first == Entry("a", 3, is_file=False)
-    assert second == Entry("plugin.wasm", 3, is_file=True)
+    assert first == TarEntry("a", 3, is_file=False)
+    assert second == TarEntry("plugin.wasm", 3, is_file=True)
 
 
 def test_old_regular_file_whose_name_ends_in_a_slash_is_a_folder() -> None:
-    assert only(header(b"a/")) == Entry("a/", 0, is_file=False, is_folder=True)
-    assert only(header(b"a/", 0, b"1")) == Entry("a/", 0, is_file=False, is_folder=False)
+    assert only(header(b"a/")) == TarEntry("a/", 0, is_file=False, is_folder=True)
+    assert only(header(b"a/", 0, b"1")) == TarEntry("a/", 0, is_file=False, is_folder=False)
 
 
 @pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 1024, 70_000])
@@ -91,7 +91,7 @@ def test_content_ends_with_its_block(size: int) -> None:
     tar.next()
     read = b"".join(iter(lambda: tar.read(100), b""))
     assert read == b"x" * size
-    assert tar.next() == Entry("plugin.wasm", 3, is_file=True)
+    assert tar.next() == TarEntry("plugin.wasm", 3, is_file=True)
     assert tar.read(100) == b"abc"
 
 
@@ -100,12 +100,12 @@ def test_reading_some_of_the_content_leaves_the_next_entry_where_it_is() -> None
     assert tar.read(10) == b"", "before the first entry"
     tar.next()
     assert (tar.read(0), tar.read(-1), tar.read(1)) == (b"", b"", b"x")
-    assert tar.next() == Entry("plugin.wasm", 3, is_file=True)
+    assert tar.next() == TarEntry("plugin.wasm", 3, is_file=True)
 
 
 @pytest.mark.parametrize("end", [b"", END, bytes(512), bytes(100)])
 def test_archive_ends_with_a_block_of_zeros_or_none(end: bytes) -> None:
-    assert entries(FILE + end) == [Entry("plugin.wasm", 3, is_file=True)]
+    assert entries(FILE + end) == [TarEntry("plugin.wasm", 3, is_file=True)]
     assert entries(FILE + bytes(512) + FILE)[1:] == []
 
 
@@ -197,8 +197,8 @@ def test_long_links_and_global_records_name_nothing(kind: bytes) -> None:
 
 def test_name_that_is_too_long_is_cut_to_a_folder() -> None:
     data = extension(b"L", b"abc.wasm") + FILE
-    assert only(data, archive_name_bytes=8) == Entry("abc.wasm", 3, is_file=True)
-    cut = Entry("abc.was/", 3, is_file=False, is_folder=True)
+    assert only(data, archive_name_bytes=8) == TarEntry("abc.wasm", 3, is_file=True)
+    cut = TarEntry("abc.was/", 3, is_file=False, is_folder=True)
     assert only(data, archive_name_bytes=7) == cut
     assert only(pax(b"17 path=abc.wasm\n") + FILE, archive_name_bytes=7) == cut
 
@@ -206,29 +206,29 @@ def test_name_that_is_too_long_is_cut_to_a_folder() -> None:
 @pytest.mark.parametrize(
     ("records", "entry"),
     [
-        ([b"15 path=x.wasm\n"], Entry("x.wasm", 3, is_file=True)),
-        ([b"10 size=2\n"], Entry("plugin.wasm", 2, is_file=True)),
-        ([b"15 path=x.wasm\n", b"10 size=1\n"], Entry("x.wasm", 1, is_file=True)),
-        ([b"10 path=a\n", b"10 path=b\n"], Entry("b", 3, is_file=True)),
-        ([b"10 path=a\n", b"8 path=\n"], Entry("plugin.wasm", 3, is_file=True)),
-        ([b"10 size=1\n", b"8 size=\n"], Entry("plugin.wasm", 3, is_file=True)),
-        ([b"10 path=a\n", b"8 size=\n"], Entry("a", 3, is_file=True)),
-        ([b"10 size=1\n", b"8 path=\n"], Entry("plugin.wasm", 1, is_file=True)),
-        ([b"12 path=a=b\n"], Entry("a=b", 3, is_file=True)),
-        ([b"14 path=a b\nc\n"], Entry("a b\nc", 3, is_file=True)),
-        ([b"000000019 path=abc\n"], Entry("abc", 3, is_file=True)),
-        ([b"29 size=00000000000000000002\n"], Entry("plugin.wasm", 2, is_file=True)),
-        ([b"4 a\n", b"5 a=\n", b"10 path=z\n"], Entry("z", 3, is_file=True)),
-        ([b"22 GNU.sparse.major=1\n"], Entry("plugin.wasm", 3, is_file=False)),
-        ([b"16 GNU.sparsee=\n"], Entry("plugin.wasm", 3, is_file=True)),
-        ([b"11 paths=a\n", b"10 xath=b\n"], Entry("plugin.wasm", 3, is_file=True)),
-        ([], Entry("plugin.wasm", 3, is_file=True)),
+        ([b"15 path=x.wasm\n"], TarEntry("x.wasm", 3, is_file=True)),
+        ([b"10 size=2\n"], TarEntry("plugin.wasm", 2, is_file=True)),
+        ([b"15 path=x.wasm\n", b"10 size=1\n"], TarEntry("x.wasm", 1, is_file=True)),
+        ([b"10 path=a\n", b"10 path=b\n"], TarEntry("b", 3, is_file=True)),
+        ([b"10 path=a\n", b"8 path=\n"], TarEntry("plugin.wasm", 3, is_file=True)),
+        ([b"10 size=1\n", b"8 size=\n"], TarEntry("plugin.wasm", 3, is_file=True)),
+        ([b"10 path=a\n", b"8 size=\n"], TarEntry("a", 3, is_file=True)),
+        ([b"10 size=1\n", b"8 path=\n"], TarEntry("plugin.wasm", 1, is_file=True)),
+        ([b"12 path=a=b\n"], TarEntry("a=b", 3, is_file=True)),
+        ([b"14 path=a b\nc\n"], TarEntry("a b\nc", 3, is_file=True)),
+        ([b"000000019 path=abc\n"], TarEntry("abc", 3, is_file=True)),
+        ([b"29 size=00000000000000000002\n"], TarEntry("plugin.wasm", 2, is_file=True)),
+        ([b"4 a\n", b"5 a=\n", b"10 path=z\n"], TarEntry("z", 3, is_file=True)),
+        ([b"22 GNU.sparse.major=1\n"], TarEntry("plugin.wasm", 3, is_file=False)),
+        ([b"16 GNU.sparsee=\n"], TarEntry("plugin.wasm", 3, is_file=True)),
+        ([b"11 paths=a\n", b"10 xath=b\n"], TarEntry("plugin.wasm", 3, is_file=True)),
+        ([], TarEntry("plugin.wasm", 3, is_file=True)),
     ],
 )
-def test_pax_records_say_more_of_the_next_entry(records: list[bytes], entry: Entry) -> None:
+def test_pax_records_say_more_of_the_next_entry(records: list[bytes], entry: TarEntry) -> None:
     first, second = entries(pax(*records) + FILE + FILE)
     assert first == entry
-    assert second == Entry("plugin.wasm", 3, is_file=True)
+    assert second == TarEntry("plugin.wasm", 3, is_file=True)
 
 
 def test_size_in_pax_records_of_a_link_counts_nothing() -> None:
@@ -288,8 +288,8 @@ def sparse(*flags: int) -> bytes:
 def test_maps_of_old_sparse_files_are_passed_over() -> None:
     for flags in ((0,), (1, 0), (1, 1, 0), (255, 0)):
         first, second = entries(sparse(*flags) + FILE)
-        assert first == Entry("s", 3, is_file=False)
-        assert second == Entry("plugin.wasm", 3, is_file=True)
+        assert first == TarEntry("s", 3, is_file=False)
+        assert second == TarEntry("plugin.wasm", 3, is_file=True)
 
 
 def test_maps_of_sparse_files_have_a_limit() -> None:

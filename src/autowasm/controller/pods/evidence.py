@@ -28,7 +28,7 @@ _SAME: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Asking:
+class _Query:
     """What an address asked for and got, last. Times are seconds since the epoch; 0: never."""
 
     fetched: float = 0.0
@@ -40,11 +40,11 @@ class _Asking:
         return max(self.fetched, self.refused)
 
 
-_NOTHING: Final = _Asking()
+_NOTHING: Final = _Query()
 
 
 @dataclass(slots=True)
-class Seen:
+class DownloadEvidence:
     """Of one module. Times are seconds since the epoch."""
 
     fetched: dict[bytes, float] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Seen:
     """When they were last asked about this module."""
     is_behind: bool = False
     """Whether somebody downloaded or was refused something since then: it may have been this."""
-    _unplaced: dict[str, _Asking] = field(default_factory=dict)
+    _unplaced: dict[str, _Query] = field(default_factory=dict)
     """By address: what no Pod could be given, or more than one."""
     _placed: dict[str, float] = field(default_factory=dict)
     """By address: the last time for which it was a Pod's."""
@@ -78,9 +78,9 @@ class Seen:
 
         Step by step, so that a mesh of many Pods holds up nobody; nothing changes before the last step.
         """
-        new = Seen(learned=now)
+        new = DownloadEvidence(learned=now)
         ups: list[float] = []
-        askings: dict[str, _Asking] = {}
+        askings: dict[str, _Query] = {}
         for document in documents:
             found, addresses = read(document)
             ups.append(number(found.get("up")))
@@ -105,7 +105,7 @@ class Seen:
                 yield
         self._take_over(new)
 
-    def _take_over(self, new: "Seen") -> None:
+    def _take_over(self, new: "DownloadEvidence") -> None:
         for uid in new.refused:
             self.fetched.pop(uid, None)
         self.fetched.update(new.fetched)
@@ -126,7 +126,7 @@ class Seen:
                     self._note(pod, address, self._unplaced.pop(address))
                     self.strangers.pop(address, None)
 
-    def _note(self, pod: Pod, address: str, asking: _Asking) -> None:
+    def _note(self, pod: Pod, address: str, asking: _Query) -> None:
         if not pod.started:
             self._unplaced[address] = asking  # its start is told a moment later
             return
@@ -211,14 +211,14 @@ def _by_address(seen: object) -> Iterator[tuple[str, dict[str, Any]]]:
             yield address, ages
 
 
-def _latest(before: _Asking, ages: dict[str, Any], *, now: float) -> _Asking:
+def _latest(before: _Query, ages: dict[str, Any], *, now: float) -> _Query:
     """What was known of an address, and what one more replica says of it."""
     fetched, refused, status = before.fetched, before.refused, before.status
     if "ok" in ages:
         fetched = max(fetched, now - number(ages["ok"]))
     if "error" in ages and (at := now - number(ages["error"])) > refused:
         refused, status = at, int(number(ages.get("status")))
-    return _Asking(fetched, refused, status)
+    return _Query(fetched, refused, status)
 
 
 def number(value: object, default: float = 0.0) -> float:

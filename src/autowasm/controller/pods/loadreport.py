@@ -16,7 +16,7 @@ from autowasm.api.status import Condition, ConditionType, MissingPod, Pods
 from autowasm.controller.pods.podindex import Pod
 
 
-class Why(enum.Enum):
+class MissingReason(enum.Enum):
     """Why a Pod is not known to have fetched the module; the values are in the status and metric labels."""
 
     REFUSED = "Refused"
@@ -33,23 +33,23 @@ STEP: Final = 500
 """Pods in one step: about half a millisecond."""
 _Missing = tuple[int, str, str, Pod]
 """Rank, namespace, name, and the Pod itself."""
-_FACTS = frozenset({Why.REFUSED, Why.NEVER_ASKED, Why.NOT_INJECTED})
+_FACTS = frozenset({MissingReason.REFUSED, MissingReason.NEVER_ASKED, MissingReason.NOT_INJECTED})
 """The others say that it may have it all the same, or may yet."""
-_RANKS = {why: number for number, why in enumerate((*Why,))}
+_RANKS = {why: number for number, why in enumerate((*MissingReason,))}
 _WORDS = {
-    Why.NOT_INJECTED: "has no sidecar",
-    Why.REFUSED: "asked and got {status}",
-    Why.NOT_READY: "is not ready and has not asked",
-    Why.NEVER_ASKED: "never asked for it",
-    Why.WAITING: "may still ask",
-    Why.SHARED_ADDRESS: "shares its address with another Pod",
-    Why.UNATTRIBUTED: "was not seen, but somebody asked from an address that is no Pod's",
-    Why.NOT_KNOWN: "was not seen, but could ask unseen before; its proxy may hold the module in its own cache",
+    MissingReason.NOT_INJECTED: "has no sidecar",
+    MissingReason.REFUSED: "asked and got {status}",
+    MissingReason.NOT_READY: "is not ready and has not asked",
+    MissingReason.NEVER_ASKED: "never asked for it",
+    MissingReason.WAITING: "may still ask",
+    MissingReason.SHARED_ADDRESS: "shares its address with another Pod",
+    MissingReason.UNATTRIBUTED: "was not seen, but somebody asked from an address that is no Pod's",
+    MissingReason.NOT_KNOWN: "was not seen, but could ask unseen before; its proxy may hold the module in its own cache",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class LoadEvidence:
     """What is known of one module. Times are seconds since the epoch."""
 
     fetched: Set[bytes]
@@ -71,46 +71,48 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class LoadReport:
     """What is said of one object."""
 
     pods: Pods
     loaded: Condition
     """Without a time of transition."""
     states: Mapping[str, int]
-    """Pods by `Why` value, and `Fetched`."""
+    """Pods by `MissingReason` value, and `Fetched`."""
 
 
-def why_missing(pod: Pod, evidence: Evidence, *, now: float, grace: float) -> Why | None:
+def why_missing(
+    pod: Pod, evidence: LoadEvidence, *, now: float, grace: float
+) -> MissingReason | None:
     """None if it fetched the module. `grace`: seconds that a proxy may take to ask."""
     if not pod.injected:
-        return Why.NOT_INJECTED
+        return MissingReason.NOT_INJECTED
     if pod.uid in evidence.fetched:
         return None
     if pod.uid in evidence.refused:
-        return Why.REFUSED
+        return MissingReason.REFUSED
     if evidence.is_shared(pod):
-        return Why.SHARED_ADDRESS
+        return MissingReason.SHARED_ADDRESS
     if not pod.started:
-        return Why.NOT_READY
+        return MissingReason.NOT_READY
     if min(now, evidence.known) - max(pod.started, evidence.published) < grace:
-        return Why.WAITING
+        return MissingReason.WAITING
     if evidence.watched_since > max(pod.started, evidence.first):
-        return Why.NOT_KNOWN
+        return MissingReason.NOT_KNOWN
     if evidence.strangers >= pod.started:
-        return Why.UNATTRIBUTED
-    return Why.NEVER_ASKED if pod.ready else Why.NOT_READY
+        return MissingReason.UNATTRIBUTED
+    return MissingReason.NEVER_ASKED if pod.ready else MissingReason.NOT_READY
 
 
 def report(
     pods: Iterable[Pod],
-    evidence: Evidence,
+    evidence: LoadEvidence,
     *,
     generation: int,
     now: float,
     grace: float,
     names: int,
-) -> Generator[None, None, Report]:
+) -> Generator[None, None, LoadReport]:
     """In steps. `pods`: those that the selector matches and that have not ended. `names`: how many are named at most."""
     matched = injected = fetched = 0
     missing: list[_Missing] = []
@@ -128,7 +130,7 @@ def report(
             fetched += 1
         else:
             missing.append((_RANKS[why], pod.namespace, pod.name, pod))
-    whys = list(Why)
+    whys = list(MissingReason)
     named = [(pod, whys[order]) for order, _, _, pod in _worst(missing, names)]
     entries = tuple(
         MissingPod(
@@ -140,7 +142,7 @@ def report(
         for pod, why in named
     )
     counts = Pods(matched=matched, injected=injected, fetched=fetched, missing=entries)
-    status, reason = _verdict(matched, {why for why in Why if why.value in states})
+    status, reason = _verdict(matched, {why for why in MissingReason if why.value in states})
     loaded = Condition(
         type=ConditionType.LOADED.value,
         status=status,
@@ -148,14 +150,14 @@ def report(
         message=_sentence(counts, fetched),
         observed_generation=generation,
     )
-    return Report(counts, loaded, states)
+    return LoadReport(counts, loaded, states)
 
 
 def _worst(missing: list[_Missing], names: int) -> list[_Missing]:
     return heapq.nsmallest(names, missing, key=lambda one: one[:3])
 
 
-def _verdict(matched: int, found: Set[Why]) -> tuple[str, str]:
+def _verdict(matched: int, found: Set[MissingReason]) -> tuple[str, str]:
     if not matched:
         return "Unknown", "NoPods"
     if not found:
@@ -164,7 +166,7 @@ def _verdict(matched: int, found: Set[Why]) -> tuple[str, str]:
     return ("False" if worst in _FACTS else "Unknown"), worst.value
 
 
-def _words(pod: Pod, why: Why, evidence: Evidence) -> str:
+def _words(pod: Pod, why: MissingReason, evidence: LoadEvidence) -> str:
     return _WORDS[why].format(status=evidence.refused.get(pod.uid, 0))
 
 

@@ -189,7 +189,7 @@ def _uid(text: str) -> bytes:
 T = TypeVar("T")
 
 
-async def in_turns(steps: Generator[None, None, T]) -> T:
+async def in_steps(steps: Generator[None, None, T]) -> T:
     """What the generator returns; each `yield` gives way to the others. Raises what it raises."""
     while True:
         try:
@@ -383,7 +383,7 @@ def _discard(index: defaultdict, name: object, group: _Group) -> None:  # type: 
         del index[name]
 
 
-class PodAddresses:
+class PodAddressIndex:
     """Kept by `pod_changed`, with what the informer shows."""
 
     def __init__(self) -> None:

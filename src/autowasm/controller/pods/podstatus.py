@@ -21,7 +21,7 @@ from autowasm.kube.leaderelection import NotLeading
 from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
 
-Said = tuple[Pods, Condition | None]
+PodReport = tuple[Pods, Condition | None]
 """`status.pods`, and the condition `Loaded`, None where no module is published."""
 
 _log = structlog.get_logger(__name__)
@@ -40,7 +40,7 @@ class PodStatus:
     def __init__(
         self,
         *,
-        said: Callable[[ObjectKey], Awaitable[Said | None]],
+        said: Callable[[ObjectKey], Awaitable[PodReport | None]],
         document: Callable[[ObjectKey], Mapping[str, Any] | None],
         publisher: Publisher,
         unexpected: Callable[[], None] = lambda: None,
@@ -52,7 +52,7 @@ class PodStatus:
         self._publisher = publisher
         self._queue: WorkQueue[ObjectKey] = WorkQueue()
         self._last_write: dict[ObjectKey, float] = {}
-        self._stored_as: dict[ObjectKey, tuple[Said, Any]] = {}
+        self._stored_as: dict[ObjectKey, tuple[PodReport, Any]] = {}
         """What was written last, and what the server made of it: an older CRD drops fields that it does not know."""
 
     def touch(self, key: ObjectKey) -> None:
@@ -98,20 +98,20 @@ class PodStatus:
         status = document.get("status")
         if said is None or not status:
             return False  # without a status the reconciler writes the first one, counts included
-        if _is_said(status, said) or self._was_sent(key, status, said):
+        if _is_reported(status, said) or self._was_sent(key, status, said):
             return False
         self._last_write[key] = asyncio.get_running_loop().time()
-        wrote = await self._publisher.write_status(key, document, with_said(status, said))
+        wrote = await self._publisher.write_status(key, document, with_report(status, said))
         made = self._document(key)
         self._stored_as[key] = said, _about_pods(made.get("status") if made is not None else None)
         return wrote
 
-    def _was_sent(self, key: ObjectKey, status: Mapping[str, Any], said: Said) -> bool:
+    def _was_sent(self, key: ObjectKey, status: Mapping[str, Any], said: PodReport) -> bool:
         sent = self._stored_as.get(key)
         return sent is not None and _same(sent[0], said) and sent[1] == _about_pods(status)
 
 
-def with_said(status: Mapping[str, Any], said: Said) -> dict[str, Any]:
+def with_report(status: Mapping[str, Any], said: PodReport) -> dict[str, Any]:
     """The status as JSON with this in it."""
     pods, loaded = said
     conditions = statuses.with_loaded(
@@ -122,14 +122,14 @@ def with_said(status: Mapping[str, Any], said: Said) -> dict[str, Any]:
     return result
 
 
-def _is_said(status: Mapping[str, Any], said: Said) -> bool:
+def _is_reported(status: Mapping[str, Any], said: PodReport) -> bool:
     found = statuses.read(status)
     if found.pods is UNSET:
         return False
     return _same((found.pods, found.condition(ConditionType.LOADED)), said)
 
 
-def _same(one: Said, other: Said) -> bool:
+def _same(one: PodReport, other: PodReport) -> bool:
     if not one[0].same(other[0]) or (one[1] is None) != (other[1] is None):
         return False
     return one[1] is None or other[1] is None or one[1].same_state(other[1])

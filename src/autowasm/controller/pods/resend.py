@@ -38,12 +38,12 @@ from msgspec import UNSET
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api import status as statuses
 from autowasm.controller.interfaces import Announce
-from autowasm.controller.pods.evidence import Seen, epoch, loads, number, read
-from autowasm.controller.pods.podindex import Pod, in_turns
+from autowasm.controller.pods.evidence import DownloadEvidence, epoch, loads, number, read
+from autowasm.controller.pods.podindex import Pod, in_steps
 from autowasm.digest import Sha256Hex
 from autowasm.kube.leaderelection import Leadership, while_leading
 from autowasm.kube.resources import ObjectKey
-from autowasm.settings import HealingSettings
+from autowasm.settings import ResendSettings
 from autowasm.telemetry.metrics import Metrics
 
 Document = Mapping[str, Any]
@@ -100,7 +100,7 @@ class Sidecars:
     by_address: Mapping[str, Pod]
 
 
-class Verdict(enum.Enum):
+class ResendVerdict(enum.Enum):
     """Whether to heal."""
 
     NOTHING = enum.auto()
@@ -109,10 +109,10 @@ class Verdict(enum.Enum):
     ENOUGH = enum.auto()
 
 
-class Symptoms:
+class ResendTriggers:
     """Looks at one object at a time. `wall`: seconds since the epoch."""
 
-    def __init__(self, mesh: Mesh, settings: HealingSettings, wall: Callable[[], float]) -> None:
+    def __init__(self, mesh: Mesh, settings: ResendSettings, wall: Callable[[], float]) -> None:
         self._mesh = mesh
         self._settings = settings
         self._wall = wall
@@ -124,13 +124,13 @@ class Symptoms:
         sidecars: Sidecars,
         seen: Mapping[str, Answers],
         *,
-        healed: float,
-    ) -> Generator[None, None, Verdict]:
+        resent: float,
+    ) -> Generator[None, None, ResendVerdict]:
         """A sidecar of this object got an error last, and has stopped asking. `seen` by address.
 
-        `healed`: when we healed it last, seconds since the epoch.
+        `resent`: when we healed it last, seconds since the epoch.
         """
-        verdict = Verdict.NOTHING
+        verdict = ResendVerdict.NOTHING
         for step, (address, one) in enumerate(seen.items()):
             if step % _STEP == _STEP - 1:
                 yield
@@ -140,13 +140,13 @@ class Symptoms:
             if pod is None or not self._mesh.selects(key, pod):
                 continue
             at = self._wall() - one.refused
-            if at < pod.started or at < healed or _was_healed_after(at, live):
+            if at < pod.started or at < resent or _was_resent_after(at, live):
                 continue  # another Pod had the address then; or it was healed since
             if self._is_known_to_have_it(key, live, pod, since=at):
                 continue
             if one.refused >= self._settings.given_up:
-                return Verdict.ENOUGH
-            verdict = Verdict.TOO_YOUNG
+                return ResendVerdict.ENOUGH
+            verdict = ResendVerdict.TOO_YOUNG
         return verdict
 
     def of_outage(
@@ -160,7 +160,7 @@ class Symptoms:
     ) -> Generator[None, None, bool]:
         """A sidecar of this object wanted the module while nobody served, and has not had it since."""
         since_end = self._wall() - outage.end
-        if since_end < self._settings.settle or _was_healed_after(outage.end, live):
+        if since_end < self._settings.settle or _was_resent_after(outage.end, live):
             return False
         at = changed_at(live)
         changed = _is_within(at, outage)
@@ -187,7 +187,7 @@ class Symptoms:
         status = statuses.read(document.get("status"))
         if record is None or status.pods is UNSET or epoch(status.pods.time) < since:
             return False
-        said = Seen()
+        said = DownloadEvidence()
         for _ in said.believe(status, record.sha256, [pod]):
             pass  # of one Pod there is one step
         return pod.uid in said.fetched
@@ -206,9 +206,9 @@ def changed_at(live: Document) -> float:
     return max((epoch(text) for text in times if isinstance(text, str)), default=0.0)
 
 
-def _was_healed_after(moment: float, live: Document) -> bool:
+def _was_resent_after(moment: float, live: Document) -> bool:
     """Whether its proxies were given the module once more since then, as the EnvoyFilter itself says."""
-    counts = (envoyfilters.heal_count_of(live, one) for one in envoyfilters.digests_of(live))
+    counts = (envoyfilters.resend_count_of(live, one) for one in envoyfilters.digests_of(live))
     return changed_at(live) > moment and any(counts)
 
 
@@ -216,7 +216,7 @@ _log = structlog.get_logger(__name__)
 """Pods or addresses in one turn of the loop: some tenths of a millisecond."""
 
 
-class Witnesses(Protocol):
+class DownloadLogs(Protocol):
     """What all replicas saw, as JSON documents of `server.sightings`."""
 
     async def ask(self, path: str) -> list[bytes]:
@@ -229,19 +229,19 @@ class _Due:
     count: int
 
 
-class Healing:
+class Resender:
     """One for the process. `requeue` has the reconciler look at a key again."""
 
     def __init__(
         self,
         mesh: Mesh,
-        witnesses: Witnesses,
+        witnesses: DownloadLogs,
         *,
         is_stored: Callable[[Sha256Hex], bool],
         requeue: Callable[[ObjectKey], None],
         announce: Announce,
         metrics: Metrics,
-        settings: HealingSettings,
+        settings: ResendSettings,
         outage: Outage | None = None,
         others_led: Callable[[], float] = lambda: float("-inf"),
         wall: Callable[[], float] = time.time,
@@ -262,12 +262,12 @@ class Healing:
         self._open = False
         """Whether some error was not yet old enough, or an object was not yet to be healed again."""
         self._due: dict[ObjectKey, _Due] = {}
-        self._healed: dict[ObjectKey, float] = {}
-        self._symptoms = Symptoms(mesh, settings, wall)
+        self._resent: dict[ObjectKey, float] = {}
+        self._triggers = ResendTriggers(mesh, settings, wall)
 
     def wanted(self, key: ObjectKey, live: Document | None, sha256: str) -> int:
         """The `r` with which the module is to be published; a new module begins without."""
-        current = envoyfilters.heal_count_of(live, sha256) if live is not None else 0
+        current = envoyfilters.resend_count_of(live, sha256) if live is not None else 0
         due = self._due.get(key)
         if due is None or due.sha256 != sha256:
             return current
@@ -295,21 +295,21 @@ class Healing:
         if not await self._is_worth_a_look():
             return
         self._open = False
-        sidecars = await in_turns(self._sidecars())
+        sidecars = await in_steps(self._sidecars())
         keys = self._mesh.keys()
-        for gone in (self._due.keys() | self._healed.keys()) - keys:
+        for gone in (self._due.keys() | self._resent.keys()) - keys:
             self._due.pop(gone, None)
-            self._healed.pop(gone, None)
+            self._resent.pop(gone, None)
         seen: dict[str, dict[str, Answers]] = {}
         for key in sorted(keys):
             try:
-                healed = await self._look_at(key, sidecars, seen)
+                resent = await self._look_at(key, sidecars, seen)
             except Exception:  # supervised edge: one odd object must not stop the others
                 _log.exception("healing failed unexpectedly", key=str(key))
                 self._metrics.unexpected_errors.labels("healing").inc()
                 self._open = True
-                healed = False
-            await asyncio.sleep(self._settings.pace if healed else 0)
+                resent = False
+            await asyncio.sleep(self._settings.pace if resent else 0)
         outage = self._outage
         if outage is not None and self._wall() >= outage.end + self._settings.settle:
             self._outage = None
@@ -342,7 +342,7 @@ class Healing:
         if self._recently(key):
             self._open = True
             return False
-        self._heal(key, live, sha256, reason)
+        self._resend(key, live, sha256, reason)
         return True
 
     async def _is_worth_a_look(self) -> bool:
@@ -362,30 +362,30 @@ class Healing:
 
     async def _ask(self, sha256: str) -> dict[str, Answers]:
         documents = await self._witnesses.ask(f"/seen/{sha256}")
-        return await in_turns(_merged(documents))
+        return await in_steps(_merged(documents))
 
     async def _reason(
         self, key: ObjectKey, live: Document, sidecars: Sidecars, seen: Mapping[str, Answers]
     ) -> str | None:
-        healed = self._wall() - (self._now() - self._healed.get(key, float("-inf")))
-        found = await in_turns(self._symptoms.of_errors(key, live, sidecars, seen, healed=healed))
-        self._open |= found is Verdict.TOO_YOUNG
-        if found is Verdict.ENOUGH:
+        resent = self._wall() - (self._now() - self._resent.get(key, float("-inf")))
+        found = await in_steps(self._triggers.of_errors(key, live, sidecars, seen, resent=resent))
+        self._open |= found is ResendVerdict.TOO_YOUNG
+        if found is ResendVerdict.ENOUGH:
             return "errors"
-        if self._outage is not None and await in_turns(
-            self._symptoms.of_outage(key, live, sidecars, seen, outage=self._outage)
+        if self._outage is not None and await in_steps(
+            self._triggers.of_outage(key, live, sidecars, seen, outage=self._outage)
         ):
             return "outage"
         return None
 
     def _recently(self, key: ObjectKey) -> bool:
-        return self._now() - self._healed.get(key, float("-inf")) < self._settings.pause
+        return self._now() - self._resent.get(key, float("-inf")) < self._settings.pause
 
-    def _heal(self, key: ObjectKey, live: Document, sha256: Sha256Hex, reason: str) -> None:
-        count = envoyfilters.heal_count_of(live, sha256) + 1
+    def _resend(self, key: ObjectKey, live: Document, sha256: Sha256Hex, reason: str) -> None:
+        count = envoyfilters.resend_count_of(live, sha256) + 1
         self._due[key] = _Due(sha256, count)
-        self._healed[key] = self._now()
-        self._metrics.heals.labels(reason).inc()
+        self._resent[key] = self._now()
+        self._metrics.resends.labels(reason).inc()
         _log.warning("healing", key=str(key), digest=sha256, reason=reason, count=count)
         document = self._mesh.document(key)
         if document is not None:

@@ -26,9 +26,15 @@ from msgspec import UNSET
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api import status as statuses
 from autowasm.api.status import ConditionType, Status
-from autowasm.controller.pods.evidence import NEVER, Seen, epoch, loads, number
-from autowasm.controller.pods.loadreport import STEP, Evidence, Report, Why, report
-from autowasm.controller.pods.podindex import Pod, in_turns
+from autowasm.controller.pods.evidence import NEVER, DownloadEvidence, epoch, loads, number
+from autowasm.controller.pods.loadreport import (
+    STEP,
+    LoadEvidence,
+    LoadReport,
+    MissingReason,
+    report,
+)
+from autowasm.controller.pods.podindex import Pod, in_steps
 from autowasm.controller.pods.resend import changed_at
 from autowasm.kube.leaderelection import Leadership, while_leading
 from autowasm.kube.resources import ObjectKey
@@ -39,7 +45,7 @@ _KEPT: Final = 32
 """Questions whose answers are kept; an answer may have megabytes."""
 
 
-class Asked(Protocol):
+class PeerAnswers(Protocol):
     """All replicas (`server.sightings.AllReplicas`)."""
 
     async def ask(self, path: str) -> list[bytes]:
@@ -49,10 +55,10 @@ class Asked(Protocol):
         """How many should answer."""
 
 
-class Gathering:
+class PeerQuery:
     """One for the process."""
 
-    def __init__(self, replicas: Asked) -> None:
+    def __init__(self, replicas: PeerAnswers) -> None:
         self._replicas = replicas
         self._kept: OrderedDict[str, tuple[float, list[bytes], bool]] = OrderedDict()
 
@@ -82,8 +88,10 @@ class Gathering:
 _log = structlog.get_logger(__name__)
 
 Document = Mapping[str, Any]
-_STATES = ("Fetched", *(why.value for why in Why))
-_MOVING = frozenset({Why.WAITING.value, Why.NOT_READY.value, Why.SHARED_ADDRESS.value})
+_STATES = ("Fetched", *(why.value for why in MissingReason))
+_MOVING = frozenset(
+    {MissingReason.WAITING.value, MissingReason.NOT_READY.value, MissingReason.SHARED_ADDRESS.value}
+)
 """What ends by itself: nobody tells of it, and no download need come."""
 _GONE_KEPT = 16
 """Replicas that went are remembered in case that they answer again; the newest of them is what counts."""
@@ -114,12 +122,12 @@ class Workloads(Protocol):
     def touch_pods(self, key: ObjectKey) -> None:
         """What is said of its Pods may be something else now."""
 
-    def prove(self, report: Callable[[ObjectKey], Awaitable[Report | None]]) -> None:
+    def prove(self, report: Callable[[ObjectKey], Awaitable[LoadReport | None]]) -> None:
         """From now on `status.pods` is what this says."""
 
 
 @dataclass(frozen=True, slots=True)
-class _State:
+class _Rollout:
     """Of one object, when it was last looked at."""
 
     sha256: str
@@ -128,25 +136,25 @@ class _State:
     is_open: bool
 
 
-class Loading:
+class RolloutTracker:
     """One for the process. Give `report` to the Workloads, and `run` it."""
 
     def __init__(
         self,
         workloads: Workloads,
-        gathering: Gathering,
+        peer_query: PeerQuery,
         *,
         metrics: Metrics,
         settings: ProofSettings,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._workloads = workloads
-        self._gathering = gathering
+        self._peer_query = peer_query
         self._metrics = metrics
         self._settings = settings
         self._wall = wall
-        self._seen: dict[str, Seen] = {}
-        self._states: dict[ObjectKey, _State] = {}
+        self._seen: dict[str, DownloadEvidence] = {}
+        self._states: dict[ObjectKey, _Rollout] = {}
         self._counted: dict[str, tuple[float, float]] = {}
         """By replica: downloads and errors at the last look."""
         self._gone: dict[str, float] = {}
@@ -156,11 +164,11 @@ class Loading:
         self._news = float("-inf")
         """When replicas were asked that had news, in the loop's time."""
 
-    async def report(self, key: ObjectKey) -> Report | None:
+    async def report(self, key: ObjectKey) -> LoadReport | None:
         """What is to be said; None while nothing is published. Not to be called before Pods were listed."""
-        return await in_turns(self._report(key))
+        return await in_steps(self._report(key))
 
-    def _report(self, key: ObjectKey) -> Generator[None, None, Report | None]:
+    def _report(self, key: ObjectKey) -> Generator[None, None, LoadReport | None]:
         live, document = self._workloads.envoyfilter(key), self._workloads.document(key)
         record = envoyfilters.record_of(dict(live)) if live is not None else None
         if live is None or document is None or record is None:
@@ -169,7 +177,7 @@ class Loading:
         pods = yield from _listed(self._workloads.matched(key))
         now, previous = self._wall(), statuses.read(document.get("status"))
         generation = (document.get("metadata") or {}).get("generation")
-        seen = self._seen.setdefault(record.sha256, Seen())
+        seen = self._seen.setdefault(record.sha256, DownloadEvidence())
         known = self._states.get(key)
         said = previous.condition(ConditionType.LOADED)
         # Said of another generation it may be of other Pods: the selector may have changed.
@@ -180,7 +188,7 @@ class Loading:
         module = previous.module
         dated = module is not UNSET and module.sha256 == record.sha256
         published = changed_at(live)
-        evidence = Evidence(
+        evidence = LoadEvidence(
             fetched=seen.fetched.keys(),
             refused=seen.refused,
             is_shared=self._workloads.is_shared,
@@ -201,26 +209,28 @@ class Loading:
         )
         # A look may have dropped it between two steps: nothing was known to need it yet.
         self._seen.setdefault(record.sha256, seen)
-        self._remember(key, _State(record.sha256, published, found.states, _is_open(found)), pods)
+        self._remember(key, _Rollout(record.sha256, published, found.states, _is_open(found)), pods)
         kept = self._kept(found, seen, dated=dated, previous=previous)
         if kept is not None:
             return kept
         same = found.pods.same(previous.pods)
         stamp = previous.pods.time if same and previous.pods is not UNSET else _stamp(now)
         pods_ = msgspec.structs.replace(found.pods, time=stamp)
-        return Report(pods_, found.loaded, found.states)
+        return LoadReport(pods_, found.loaded, found.states)
 
     @staticmethod
-    def _kept(found: Report, seen: Seen, *, dated: bool, previous: Status) -> Report | None:
+    def _kept(
+        found: LoadReport, seen: DownloadEvidence, *, dated: bool, previous: Status
+    ) -> LoadReport | None:
         """What a leader before us said of the same Pods, until replicas were asked."""
         said, loaded = previous.pods, previous.condition(ConditionType.LOADED)
         if seen.asked or not dated or said is UNSET or loaded is None:
             return None
-        if Why.NOT_KNOWN.value not in found.states:
+        if MissingReason.NOT_KNOWN.value not in found.states:
             return None
         if (said.matched, said.injected) != (found.pods.matched, found.pods.injected):
             return None
-        return Report(said, loaded, found.states)
+        return LoadReport(said, loaded, found.states)
 
     async def run(self, leadership: Leadership) -> None:
         """Look every `interval` seconds while leading, for ever."""
@@ -281,11 +291,11 @@ class Loading:
             self._metrics.unexpected_errors.labels("proof_of_load").inc()
 
     @staticmethod
-    def _is_to_be_asked(seen: Seen) -> bool:
+    def _is_to_be_asked(seen: DownloadEvidence) -> bool:
         return seen.is_behind or not seen.asked or seen.watched_since == NEVER
 
     async def _is_news(self) -> bool:
-        asked, documents, _ = await self._gathering.recent("/seen", within=self._settings.interval)
+        asked, documents, _ = await self._peer_query.recent("/seen", within=self._settings.interval)
         counted = {}
         for document in documents:
             found = loads(document)
@@ -304,10 +314,10 @@ class Loading:
 
     async def _learn(self, sha256: str) -> None:
         since_news = asyncio.get_running_loop().time() - self._news
-        asked, documents, complete = await self._gathering.recent(
+        asked, documents, complete = await self._peer_query.recent(
             f"/seen/{sha256}", within=min(self._settings.interval / 2, since_news)
         )
-        learning = self._seen.setdefault(sha256, Seen()).learn(
+        learning = self._seen.setdefault(sha256, DownloadEvidence()).learn(
             documents,
             now=self._wall() - (asyncio.get_running_loop().time() - asked),
             complete=complete,
@@ -316,7 +326,7 @@ class Loading:
         for _ in learning:
             await asyncio.sleep(0)
 
-    def _remember(self, key: ObjectKey, state: _State, pods: list[Pod]) -> None:
+    def _remember(self, key: ObjectKey, state: _Rollout, pods: list[Pod]) -> None:
         """The state of an object; a rollout that ends before our eyes is measured."""
         before, self._states[key] = self._states.get(key), state
         if before is None or not before.is_open or before.sha256 != state.sha256 or state.is_open:
@@ -350,9 +360,9 @@ def _listed(pods: Iterable[Pod]) -> Generator[None, None, list[Pod]]:
     return found
 
 
-def _is_open(found: Report) -> bool:
+def _is_open(found: LoadReport) -> bool:
     """Whether some sidecar is not known to have it: a Pod without one never will."""
-    return any(name not in {"Fetched", Why.NOT_INJECTED.value} for name in found.states)
+    return any(name not in {"Fetched", MissingReason.NOT_INJECTED.value} for name in found.states)
 
 
 def _stamp(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""WriteOverlay: what we wrote, until the informer shows it.
+"""MutationCache: what we wrote, until the informer shows it.
 
 An informer is milliseconds behind our own writes; reading only it, a reconcile right after a write would write again, or
 meet a conflict. Not a cache of reads. Invariants: what is shown is never older than our last write, unless the informer
@@ -29,7 +29,7 @@ class _Written:
     until: float
 
 
-class WriteOverlay:
+class MutationCache:
     """Over the store of one resource; `stored` reads that, `position` is the resourceVersion up to which it is right."""
 
     def __init__(

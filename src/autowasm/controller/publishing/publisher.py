@@ -13,9 +13,9 @@ import structlog
 from autowasm.api.envoyfilter import MANAGED_BY
 from autowasm.api.v1alpha1 import GROUP, KIND
 from autowasm.controller.interfaces import Announce, announce_nothing
-from autowasm.controller.publishing.mutationcache import WriteOverlay
+from autowasm.controller.publishing.mutationcache import MutationCache
 from autowasm.controller.publishing.ownership import Ownership, is_labelled, ownership, replacement
-from autowasm.controller.publishing.revertlimiter import Fights
+from autowasm.controller.publishing.revertlimiter import RevertLimiter
 from autowasm.errors import AutoWasmError, SpecError
 from autowasm.kube import writes
 from autowasm.kube.client import KubeClient
@@ -49,8 +49,8 @@ class ClusterPublisher:
         self,
         client: KubeClient,
         *,
-        autowasms: WriteOverlay,
-        envoyfilters: WriteOverlay,
+        autowasms: MutationCache,
+        envoyfilters: MutationCache,
         announce: Announce = announce_nothing,
         leadership: Leadership | None = None,
     ) -> None:
@@ -59,7 +59,7 @@ class ClusterPublisher:
         self._client = client
         self._autowasms = autowasms
         self._envoyfilters = envoyfilters
-        self._fights = Fights()
+        self._revert_limiter = RevertLimiter()
 
     def published(self, key: ObjectKey) -> Mapping[str, Any] | None:
         """The EnvoyFilter of this name, if it is ours: by owner, or left by an earlier AutoWasm of this name."""
@@ -94,7 +94,7 @@ class ClusterPublisher:
         if is_labelled(live):
             self._envoyfilters.wrote(key, live)  # the informer is behind
             return
-        self._fights.check(key, owner)
+        self._revert_limiter.check(key, owner)
         body = replacement(
             live, {"metadata": {**live["metadata"], "labels": MANAGED_BY}, "spec": live["spec"]}
         )
@@ -144,7 +144,7 @@ class ClusterPublisher:
     async def _create(
         self, key: ObjectKey, owner: Mapping[str, Any], wanted: Mapping[str, Any]
     ) -> bool:
-        again = self._fights.puts_back(key, owner, wanted)
+        again = self._revert_limiter.puts_back(key, owner, wanted)
         self._fence()
         try:
             written = await writes.create(self._client, ENVOYFILTERS, wanted)
@@ -176,15 +176,15 @@ class ClusterPublisher:
             raise _terminating(key, live)
         body = replacement(live, wanted)
         if body is None:
-            if self._fights.in_place(key, owner, wanted):
-                times = self._fights.count(key, owner)
+            if self._revert_limiter.in_place(key, owner, wanted):
+                times = self._revert_limiter.count(key, owner)
                 _log.warning("envoyfilter raised by another", key=str(key), times=times)
                 message = (
                     "something raised ?r= in the EnvoyFilter, which drains all of its sidecars"
                 )
                 self._announce(owner, "Warning", "Mutated", message)
             return False
-        again = self._fights.puts_back(key, owner, wanted, live=live)
+        again = self._revert_limiter.puts_back(key, owner, wanted, live=live)
         if whose is not Ownership.OURS:
             _log.info("envoyfilter adopted", key=str(key), was=whose.value)
         self._fence()
@@ -205,16 +205,16 @@ class ClusterPublisher:
         wanted: Mapping[str, Any],
     ) -> None:
         self._envoyfilters.wrote(key, written)
-        self._fights.wrote(key, owner, wanted)
+        self._revert_limiter.wrote(key, owner, wanted)
 
     def _put_back(self, key: ObjectKey, owner: Mapping[str, Any], message: str) -> None:
-        times = self._fights.count(key, owner)
+        times = self._revert_limiter.count(key, owner)
         _log.warning("envoyfilter put back", key=str(key), times=times)
         self._announce(owner, "Warning", "PutBack", message)
 
     def resigned(self) -> None:
         """See Publisher."""
-        self._fights.forget_all()
+        self._revert_limiter.forget_all()
 
     async def retract(self, key: ObjectKey) -> None:
         """Nothing to write: the garbage collector follows the owner reference, even while we are down."""
@@ -222,7 +222,7 @@ class ClusterPublisher:
 
     def forget(self, key: ObjectKey) -> None:
         """See Publisher."""
-        self._fights.forget(key)
+        self._revert_limiter.forget(key)
         self._envoyfilters.forget(key)
         self._autowasms.forget(key)
 

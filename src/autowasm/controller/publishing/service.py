@@ -34,7 +34,7 @@ STARTING: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ServiceVerdict:
     """What a look found. No `reason`: all is well, or it is not known and `text` says why."""
 
     reason: str = ""
@@ -46,7 +46,7 @@ class Verdict:
         return self.reason in {NOT_FOUND, PORT_MISSING}
 
 
-GOOD: Final = Verdict()
+GOOD: Final = ServiceVerdict()
 
 
 class PublishedService:
@@ -66,8 +66,8 @@ class PublishedService:
         self._port = envoy.service_port
         self._report = report
         self._gauge = problem
-        self._verdict: Verdict | None = None
-        self._suspected: Verdict | None = None
+        self._verdict: ServiceVerdict | None = None
+        self._suspected: ServiceVerdict | None = None
         self._empty_since: float | None = None
         for reason in (NOT_FOUND, PORT_MISSING, NO_ENDPOINTS):
             problem.labels(reason).set(0)
@@ -99,7 +99,7 @@ class PublishedService:
             found = await self._found()
         except Forbidden:
             text = f"not known whether Service {self._key} is there: wasmer may not `get` it; apply its manifests of this version"
-            found = Verdict(text=text)
+            found = ServiceVerdict(text=text)
         except ApiError as error:
             _log.debug("service not looked at", service=str(self._key), error=str(error))
             return
@@ -113,14 +113,14 @@ class PublishedService:
             self._verdict = found
             self._tell(found)
 
-    async def _found(self) -> Verdict:
+    async def _found(self) -> ServiceVerdict:
         try:
             service = await self._client.get(SERVICES, self._key)
         except NotFound:
-            return Verdict(NOT_FOUND, f"Service {self._key} does not exist")
+            return ServiceVerdict(NOT_FOUND, f"Service {self._key} does not exist")
         ports = (service.get("spec") or {}).get("ports") or ()
         if not any(_is_tcp(one, self._port) for one in ports):
-            return Verdict(PORT_MISSING, f"Service {self._key} has no TCP port {self._port}")
+            return ServiceVerdict(PORT_MISSING, f"Service {self._key} has no TCP port {self._port}")
         if await self._has_endpoints():
             self._empty_since = None
             return GOOD
@@ -130,7 +130,7 @@ class PublishedService:
         if now - self._empty_since < STARTING:
             return self._verdict if self._verdict is not None and not self._verdict.holds else GOOD
         text = f"Service {self._key} has no ready endpoint: no sidecar gets a module from it; compare its selector with wasmer's Pods"
-        return Verdict(NO_ENDPOINTS, text)
+        return ServiceVerdict(NO_ENDPOINTS, text)
 
     async def _has_endpoints(self) -> bool:
         """True also if that may not be looked at."""
@@ -142,7 +142,7 @@ class PublishedService:
             return True
         return any(one.get("addresses") for one in endpoints.get("subsets") or ())
 
-    def _tell(self, verdict: Verdict) -> None:
+    def _tell(self, verdict: ServiceVerdict) -> None:
         self._report(verdict.text)
         for reason in (NOT_FOUND, PORT_MISSING, NO_ENDPOINTS):
             self._gauge.labels(reason).set(reason == verdict.reason)

@@ -6,9 +6,9 @@ from typing import Any, Final
 from autowasm.api.envoyfilter import REFERENCED_SERVICES, digests_of, record_of
 from autowasm.controller.publishing.ownership import Ownership, is_labelled, ownership, replacement
 from autowasm.explain.facts import Facts
-from autowasm.explain.finding import Check, Finding, Level, Link, Voice
+from autowasm.explain.finding import Check, Finding, Level, Reporter, Step
 
-_say: Final = Voice(Link.ENVOYFILTER)
+_say: Final = Reporter(Step.ENVOYFILTER)
 _PATHS_SHOWN: Final = 3
 _MISSING: Final = "is not there"
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from autowasm.explain.facts import Facts
-from autowasm.explain.finding import Check, Finding, Level, Link, Voice
+from autowasm.explain.finding import Check, Finding, Level, Reporter, Step
 from autowasm.explain.objects import (
     DestinationRule,
     Egress,
@@ -26,7 +26,7 @@ from autowasm.explain.objects import (
     TrafficPolicy,
 )
 
-_say: Final = Voice(Link.NETWORK)
+_say: Final = Reporter(Step.NETWORK)
 _EXPORT: Final = "networking.istio.io/exportTo"
 _TLS: Final = frozenset({"SIMPLE", "MUTUAL"})
 

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from autowasm.api.patches import TUNNEL
 from autowasm.explain.facts import Facts
-from autowasm.explain.finding import Check, Finding, Level, Link, Voice
+from autowasm.explain.finding import Check, Finding, Level, Reporter, Step
 from autowasm.explain.objects import EnvoyFilter
 
-_say: Final = Voice(Link.ORDER)
+_say: Final = Reporter(Step.ORDER)
 _SHOWN: Final = 8
 _RELATIVE: Final = frozenset({"INSERT_BEFORE", "INSERT_AFTER", "INSERT_FIRST", "ADD"})
 
@@ -57,7 +57,7 @@ def plugins(facts: Facts) -> Iterator[Finding]:
         )
         yield Finding(
             level=Level.NOTE,
-            link=Link.ORDER,
+            link=Step.ORDER,
             check="WasmPlugin",
             object=f"WasmPlugin {plugin.where}",
             what=what,

@@ -15,10 +15,10 @@ from msgspec import UNSET
 from autowasm.api.status import ConditionType, MissingPod, Pods
 from autowasm.api.v1alpha1 import FailStrategy, PatchContext
 from autowasm.explain.facts import Facts
-from autowasm.explain.finding import Check, Finding, Level, Link, Voice
+from autowasm.explain.finding import Check, Finding, Level, Reporter, Step
 from autowasm.explain.objects import Pod
 
-_say: Final = Voice(Link.PODS)
+_say: Final = Reporter(Step.PODS)
 _NAMED: Final = 5
 _LABELS: Final = "spec.selector.matchLabels"
 _RELOADS: Final = (1, 25)

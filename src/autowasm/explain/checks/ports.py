@@ -10,10 +10,10 @@ from typing import Final
 from autowasm.api.patches import TUNNEL_PORT
 from autowasm.api.v1alpha1 import PatchContext
 from autowasm.explain.facts import Facts
-from autowasm.explain.finding import Check, Finding, Level, Link, Voice
+from autowasm.explain.finding import Check, Finding, Level, Reporter, Step
 from autowasm.explain.objects import Pod, Service, ServicePort
 
-_say: Final = Voice(Link.PORTS)
+_say: Final = Reporter(Step.PORTS)
 _PATH: Final = "spec.filter.applyPorts"
 _HTTP: Final = frozenset({"http", "http2", "grpc", "grpc-web", "kubernetes.io/h2c"})
 _OTHER: Final = frozenset(

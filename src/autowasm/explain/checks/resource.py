@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from typing import Final
 
 from autowasm.api.status import ConditionType, Phase
-from autowasm.controller.sourcepolicy import check_reach
+from autowasm.controller.sourcepolicy import check_mesh_scope
 from autowasm.errors import SpecError
 from autowasm.explain.facts import Facts
-from autowasm.explain.finding import Check, Finding, Level, Link, Voice
+from autowasm.explain.finding import Check, Finding, Level, Reporter, Step
 
-_say: Final = Voice(Link.RESOURCE)
+_say: Final = Reporter(Step.RESOURCE)
 _REMEDIES: Final = {
     "PolicyDenied": "use a source that the policy allows, or ask whoever runs wasmer to allow it (--policy-file)",
     "AddressNotAllowed": "wasmer's address policy forbids the address; its operator can allow the host with --allow-private-host (chart: config.allowPrivateHost)",
@@ -68,7 +68,7 @@ def mesh_wide(facts: Facts) -> Iterator[Finding]:
         return
     path = "spec.selector.matchLabels"
     try:
-        check_reach(facts.autowasm, cluster=facts.server.cluster)
+        check_mesh_scope(facts.autowasm, cluster=facts.server.cluster)
     except SpecError as error:
         level = Level.ERROR if facts.server.known else Level.WARNING
         remedy = "name labels, or let whoever runs wasmer allow it"

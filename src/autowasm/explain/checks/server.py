@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from autowasm.explain.facts import Facts
-from autowasm.explain.finding import Check, Finding, Level, Link, Voice
+from autowasm.explain.finding import Check, Finding, Level, Reporter, Step
 
-_say: Final = Voice(Link.MODULE)
-_say_network: Final = Voice(Link.NETWORK)
+_say: Final = Reporter(Step.MODULE)
+_say_network: Final = Reporter(Step.NETWORK)
 _HTTP: Final = ("http", "http2", "grpc", "grpc-web")
 
 

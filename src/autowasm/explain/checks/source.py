@@ -5,10 +5,10 @@ from typing import Final
 
 from autowasm.api.status import ConditionType
 from autowasm.explain.facts import Facts
-from autowasm.explain.finding import Check, Finding, Level, Link, Voice
+from autowasm.explain.finding import Check, Finding, Level, Reporter, Step
 
-_say: Final = Voice(Link.SOURCE)
-_say_module: Final = Voice(Link.MODULE)
+_say: Final = Reporter(Step.SOURCE)
+_say_module: Final = Reporter(Step.MODULE)
 _IMAGE: Final = "spec.filter.source.registry.image"
 _URL: Final = "spec.filter.source.object.url"
 _REMEDIES: Final = {

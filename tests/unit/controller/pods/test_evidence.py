@@ -8,7 +8,7 @@ import pytest
 from msgspec import UNSET
 
 from autowasm.api.status import MissingPod, Module, Pods, Status
-from autowasm.controller.pods.evidence import NEVER, Seen
+from autowasm.controller.pods.evidence import NEVER, DownloadEvidence
 from autowasm.controller.pods.podindex import Pod
 from tests.fakes.autowasms import digest, record
 
@@ -25,14 +25,16 @@ def document(up: float = 1_000.0, **ages: float) -> bytes:
     return json.dumps({"instance": "a", "up": up, "seen": {"10.0.0.1": ages}}).encode()
 
 
-def learned(*documents: bytes, pods: Iterable[Pod] = (pod(),), complete: bool = True) -> Seen:
-    seen = Seen()
+def learned(
+    *documents: bytes, pods: Iterable[Pod] = (pod(),), complete: bool = True
+) -> DownloadEvidence:
+    seen = DownloadEvidence()
     learn(seen, *documents, pods=pods, complete=complete)
     return seen
 
 
 def learn(
-    seen: Seen,
+    seen: DownloadEvidence,
     *documents: bytes,
     now: float = NOW,
     pods: Iterable[Pod] = (),
@@ -128,7 +130,7 @@ def status(
 
 
 def believed(found: Status, *pods: Pod, sha256: str = A) -> set[bytes]:
-    seen = Seen()
+    seen = DownloadEvidence()
     list(seen.believe(found, sha256, pods))
     return set(seen.fetched)
 
@@ -144,7 +146,7 @@ def test_status_of_a_leader_before_is_believed_where_it_tells_of_every_pod() -> 
 
 
 def test_nothing_is_known_before_replicas_are_asked() -> None:
-    seen = Seen()
+    seen = DownloadEvidence()
     assert (seen.fetched, seen.refused, seen.strangers) == ({}, {}, {})
     assert (seen.watched_since, seen.asked, seen.learned, seen.is_behind) == (
         NEVER,
@@ -302,7 +304,7 @@ def many(count: int) -> list[Pod]:
 def test_addresses_are_learned_two_hundred_in_a_step(count: int, expected: int) -> None:
     addresses = {one.ips: {"ok": 5} for one in many(count)}
     document = json.dumps({"instance": "a", "up": 1, "seen": addresses}).encode()
-    seen = Seen()
+    seen = DownloadEvidence()
     learning = seen.learn([document], now=NOW, complete=True, pods_at=lambda _: [])
     assert steps(learning) == expected, "one pass over the document, one over the addresses"
     assert len(seen.strangers) == count
@@ -314,7 +316,7 @@ def test_pods_are_placed_and_believed_two_hundred_in_a_step(count: int, expected
     seen = learned(json.dumps({"up": 1, "seen": told}).encode(), pods=[])
     assert steps(seen.place(many(count), is_shared=lambda _: False)) == expected
     assert list(seen.strangers) == ["192.0.2.1"]
-    believing = Seen().believe(status(count, matched=count), A, many(count))
+    believing = DownloadEvidence().believe(status(count, matched=count), A, many(count))
     assert steps(believing) == expected
 
 
@@ -385,7 +387,7 @@ def test_status_whose_time_anybody_may_have_written_proves_nothing() -> None:
         module=Module(source="", sha256=A, size=1, abi="", fetched_at=""),
         pods=Pods(matched=1, injected=1, fetched=1, time="yesterday"),
     )
-    seen = Seen()
+    seen = DownloadEvidence()
     for _ in seen.believe(previous, A, [pod()]):
         pass
     assert not seen.fetched
@@ -398,6 +400,6 @@ def test_many_pods_are_believed_in_steps() -> None:
         module=Module(source="", sha256=A, size=1, abi="", fetched_at=""),
         pods=Pods(matched=5000, injected=5000, fetched=5000, time=time),
     )
-    seen = Seen()
+    seen = DownloadEvidence()
     assert sum(1 for _ in seen.believe(previous, A, pods)) > 1
     assert len(seen.fetched) == 5000

@@ -3,7 +3,14 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from autowasm.controller.pods.loadreport import STEP, Evidence, Report, Why, report, why_missing
+from autowasm.controller.pods.loadreport import (
+    STEP,
+    LoadEvidence,
+    LoadReport,
+    MissingReason,
+    report,
+    why_missing,
+)
 from autowasm.controller.pods.podindex import Pod
 from tests.fakes.steps import finished
 
@@ -24,8 +31,8 @@ def evidence(
     known: float = NOW,
     published: float = 6_000.0,
     first: float = 6_000.0,
-) -> Evidence:
-    return Evidence(
+) -> LoadEvidence:
+    return LoadEvidence(
         fetched={name.encode().ljust(16, b"\0") for name in fetched},
         refused={pod(name).uid: status for name, status in (refused or {}).items()},
         is_shared=lambda _: shared,
@@ -37,7 +44,7 @@ def evidence(
     )
 
 
-def said(pods: list[Pod], known: Evidence, *, names: int = 10) -> Report:
+def said(pods: list[Pod], known: LoadEvidence, *, names: int = 10) -> LoadReport:
     return finished(report(pods, known, generation=3, now=NOW, grace=GRACE, names=names))
 
 
@@ -56,24 +63,24 @@ def test_all_sidecars_that_fetched_make_it_true() -> None:
 @pytest.mark.parametrize(
     ("one", "known", "why", "status"),
     [
-        (pod("a", injected=False), evidence(), Why.NOT_INJECTED, "False"),
-        (pod("a"), evidence(refused={"a": 503}), Why.REFUSED, "False"),
-        (pod("a"), evidence(), Why.NEVER_ASKED, "False"),
-        (pod("a", ready=False), evidence(), Why.NOT_READY, "Unknown"),
-        (pod("a", started=0), evidence(), Why.NOT_READY, "Unknown"),
-        (pod("a"), evidence(published=NOW - 5), Why.WAITING, "Unknown"),
-        (pod("a", started=int(NOW) - 5), evidence(), Why.WAITING, "Unknown"),
-        (pod("a"), evidence(known=6_050.0), Why.WAITING, "Unknown"),
-        (pod("a"), evidence(known=6_060.0), Why.NEVER_ASKED, "False"),
-        (pod("a"), evidence(shared=True), Why.SHARED_ADDRESS, "Unknown"),
-        (pod("a"), evidence(strangers=6_500.0), Why.UNATTRIBUTED, "Unknown"),
-        (pod("a"), evidence(strangers=4_000.0), Why.NEVER_ASKED, "False"),
-        (pod("a"), evidence(watched_since=7_000.0), Why.NOT_KNOWN, "Unknown"),
-        (pod("a"), evidence(watched_since=float("inf")), Why.NOT_KNOWN, "Unknown"),
+        (pod("a", injected=False), evidence(), MissingReason.NOT_INJECTED, "False"),
+        (pod("a"), evidence(refused={"a": 503}), MissingReason.REFUSED, "False"),
+        (pod("a"), evidence(), MissingReason.NEVER_ASKED, "False"),
+        (pod("a", ready=False), evidence(), MissingReason.NOT_READY, "Unknown"),
+        (pod("a", started=0), evidence(), MissingReason.NOT_READY, "Unknown"),
+        (pod("a"), evidence(published=NOW - 5), MissingReason.WAITING, "Unknown"),
+        (pod("a", started=int(NOW) - 5), evidence(), MissingReason.WAITING, "Unknown"),
+        (pod("a"), evidence(known=6_050.0), MissingReason.WAITING, "Unknown"),
+        (pod("a"), evidence(known=6_060.0), MissingReason.NEVER_ASKED, "False"),
+        (pod("a"), evidence(shared=True), MissingReason.SHARED_ADDRESS, "Unknown"),
+        (pod("a"), evidence(strangers=6_500.0), MissingReason.UNATTRIBUTED, "Unknown"),
+        (pod("a"), evidence(strangers=4_000.0), MissingReason.NEVER_ASKED, "False"),
+        (pod("a"), evidence(watched_since=7_000.0), MissingReason.NOT_KNOWN, "Unknown"),
+        (pod("a"), evidence(watched_since=float("inf")), MissingReason.NOT_KNOWN, "Unknown"),
     ],
 )
 def test_who_did_not_is_named_with_what_can_be_known(
-    one: Pod, known: Evidence, why: Why, status: str
+    one: Pod, known: LoadEvidence, why: MissingReason, status: str
 ) -> None:
     found = said([one, pod("b")], replace(known, fetched={pod("b").uid}))
     assert [(each.name, each.reason) for each in found.pods.missing] == [("a", why.value)]
@@ -106,7 +113,7 @@ def test_only_the_first_are_named_worst_first() -> None:
 
 def test_reasons_are_those_that_the_reference_of_the_status_lists() -> None:
     """They are in statuses and metric labels, so in users' alerts and scripts."""
-    assert [why.value for why in Why] == [
+    assert [why.value for why in MissingReason] == [
         "Refused",
         "NeverAsked",
         "NotInjected",
@@ -122,30 +129,30 @@ def test_reasons_are_those_that_the_reference_of_the_status_lists() -> None:
     ("one", "known", "why"),
     [
         # Watched since the very second in which the Pod could have asked first: seen.
-        (pod(started=5_000), evidence(watched_since=6_000.0), Why.NEVER_ASKED),
-        (pod(started=5_000), evidence(watched_since=6_001.0), Why.NOT_KNOWN),
-        (pod(started=7_000), evidence(watched_since=7_000.0), Why.NEVER_ASKED),
-        (pod(started=7_000), evidence(watched_since=7_001.0), Why.NOT_KNOWN),
+        (pod(started=5_000), evidence(watched_since=6_000.0), MissingReason.NEVER_ASKED),
+        (pod(started=5_000), evidence(watched_since=6_001.0), MissingReason.NOT_KNOWN),
+        (pod(started=7_000), evidence(watched_since=7_000.0), MissingReason.NEVER_ASKED),
+        (pod(started=7_000), evidence(watched_since=7_001.0), MissingReason.NOT_KNOWN),
         # A stranger that asked in the second in which the Pod started may have been this Pod.
-        (pod(started=5_000), evidence(strangers=5_000.0), Why.UNATTRIBUTED),
-        (pod(started=5_000), evidence(strangers=4_999.0), Why.NEVER_ASKED),
-        (pod(started=9_940), evidence(), Why.NEVER_ASKED),
-        (pod(started=9_941), evidence(), Why.WAITING),
-        (pod(started=5_000), evidence(published=9_940.0), Why.NEVER_ASKED),
-        (pod(started=5_000), evidence(published=9_941.0), Why.WAITING),
+        (pod(started=5_000), evidence(strangers=5_000.0), MissingReason.UNATTRIBUTED),
+        (pod(started=5_000), evidence(strangers=4_999.0), MissingReason.NEVER_ASKED),
+        (pod(started=9_940), evidence(), MissingReason.NEVER_ASKED),
+        (pod(started=9_941), evidence(), MissingReason.WAITING),
+        (pod(started=5_000), evidence(published=9_940.0), MissingReason.NEVER_ASKED),
+        (pod(started=5_000), evidence(published=9_941.0), MissingReason.WAITING),
         # Facts of the Pod itself come first.
-        (pod(injected=False), evidence("p"), Why.NOT_INJECTED),
+        (pod(injected=False), evidence("p"), MissingReason.NOT_INJECTED),
         (pod(ready=False), evidence("p", refused={"p": 503}), None),
-        (pod(), evidence(refused={"p": 503}, shared=True), Why.REFUSED),
-        (pod(started=0), evidence(shared=True), Why.SHARED_ADDRESS),
-        (pod(ready=False), evidence(published=9_999.0), Why.WAITING),
-        (pod(ready=False), evidence(watched_since=9_999.0), Why.NOT_KNOWN),
-        (pod(ready=False), evidence(strangers=9_999.0), Why.UNATTRIBUTED),
-        (pod(), evidence(watched_since=9_999.0, strangers=9_999.0), Why.NOT_KNOWN),
+        (pod(), evidence(refused={"p": 503}, shared=True), MissingReason.REFUSED),
+        (pod(started=0), evidence(shared=True), MissingReason.SHARED_ADDRESS),
+        (pod(ready=False), evidence(published=9_999.0), MissingReason.WAITING),
+        (pod(ready=False), evidence(watched_since=9_999.0), MissingReason.NOT_KNOWN),
+        (pod(ready=False), evidence(strangers=9_999.0), MissingReason.UNATTRIBUTED),
+        (pod(), evidence(watched_since=9_999.0, strangers=9_999.0), MissingReason.NOT_KNOWN),
     ],
 )
 def test_the_first_reason_that_fits_to_the_second_is_given(
-    one: Pod, known: Evidence, why: Why | None
+    one: Pod, known: LoadEvidence, why: MissingReason | None
 ) -> None:
     assert why_missing(one, known, now=NOW, grace=GRACE) is why
 

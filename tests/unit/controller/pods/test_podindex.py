@@ -1,6 +1,6 @@
 from msgspec.structs import replace
 
-from autowasm.controller.pods.podindex import Pod, PodAddresses
+from autowasm.controller.pods.podindex import Pod, PodAddressIndex
 from autowasm.kube.resources import ObjectKey
 
 A = Pod("team", "a", b"a" * 16, (), "10.0.0.1", "Running", 1, True)
@@ -9,7 +9,7 @@ KEY_A, KEY_B = ObjectKey("team", "a"), ObjectKey("team", "b")
 
 
 def test_address_leads_to_the_pods_that_have_it() -> None:
-    addresses = PodAddresses()
+    addresses = PodAddressIndex()
     for pod in (A, B):
         addresses.pod_changed(None, pod)
     assert addresses.at("10.0.0.1") == {KEY_A, KEY_B}
@@ -20,7 +20,7 @@ def test_address_leads_to_the_pods_that_have_it() -> None:
 
 
 def test_pod_that_gets_another_address_leaves_the_first() -> None:
-    addresses = PodAddresses()
+    addresses = PodAddressIndex()
     addresses.pod_changed(None, A)
     moved = replace(A, ips="10.0.0.2")
     addresses.pod_changed(A, moved)
@@ -29,7 +29,7 @@ def test_pod_that_gets_another_address_leaves_the_first() -> None:
 
 
 def test_pod_that_ended_has_its_address_no_more() -> None:
-    addresses = PodAddresses()
+    addresses = PodAddressIndex()
     addresses.pod_changed(None, A)
     ended = replace(A, phase="Succeeded")
     addresses.pod_changed(A, ended)

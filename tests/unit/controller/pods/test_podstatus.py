@@ -8,13 +8,13 @@ import msgspec
 import pytest
 
 from autowasm.api.status import Condition, MissingPod, Pods
-from autowasm.controller.pods.podstatus import EACH, PodStatus, Said
+from autowasm.controller.pods.podstatus import EACH, PodReport, PodStatus
 from autowasm.kube.resources import ObjectKey
 
 KEY = ObjectKey("team", "test")
 
 
-def said(fetched: int, *, time: str = "t1") -> Said:
+def said(fetched: int, *, time: str = "t1") -> PodReport:
     missing = (MissingPod("team", "p", "NeverAsked"),) if fetched < 2 else ()
     status = "True" if fetched == 2 else "False"
     return (
@@ -28,7 +28,7 @@ class World:
 
     def __init__(self, *, prunes: bool = False) -> None:
         self.prunes = prunes
-        self.said: Said = said(1)
+        self.said: PodReport = said(1)
         self.stored: dict[str, Any] = {"status": {"phase": "Synced"}}
         self.writes: list[Mapping[str, Any]] = []
         self.pods = PodStatus(
@@ -37,7 +37,7 @@ class World:
             publisher=self,  # type: ignore[arg-type]  # only this method of it
         )
 
-    async def say(self, _key: ObjectKey) -> Said:
+    async def say(self, _key: ObjectKey) -> PodReport:
         return self.said
 
     async def write_status(
@@ -82,7 +82,7 @@ async def test_what_was_written_is_not_written_again_even_if_the_server_drops_it
 async def test_an_object_that_cannot_be_counted_stops_no_other() -> None:
     world, odd = World(), ObjectKey("team", "odd")
 
-    async def count(key: ObjectKey) -> Said:
+    async def count(key: ObjectKey) -> PodReport:
         if key == odd:
             raise KeyError("a bug")
         return world.said

@@ -14,22 +14,22 @@ from hypothesis import strategies as st
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api.status import MissingPod, Module, Pods, Status
 from autowasm.controller.pods.podindex import Pod
-from autowasm.controller.pods.resend import Healing, Outage
+from autowasm.controller.pods.resend import Outage, Resender
 from autowasm.kube.leaderelection import AlwaysLeading, Tenure
 from autowasm.kube.resources import ObjectKey
-from autowasm.settings import EnvoyFetch, HealingSettings
+from autowasm.settings import EnvoyFetch, ResendSettings
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes.autowasms import autowasm, digest, record
 
 KEY = ObjectKey("default", "test")
 A, B = digest("a"), digest("b")
 NOW = 1_800_000_000.0
-QUICK = HealingSettings(pace=0.0, given_up=30.0, outage=10.0, settle=60.0, pause=600.0)
+QUICK = ResendSettings(pace=0.0, given_up=30.0, outage=10.0, settle=60.0, pause=600.0)
 POD = Pod("default", "p", b"0" * 16, (("app", "x"),), "10.0.0.1", "Running", int(NOW) - 5000, True)
 
 
-def live(*, sha256: str = A, heal: int = 0, changed: float = NOW - 9000) -> dict[str, Any]:
-    document = envoyfilters.render(autowasm(), record(sha256=sha256), EnvoyFetch(), heal=heal)
+def live(*, sha256: str = A, resend: int = 0, changed: float = NOW - 9000) -> dict[str, Any]:
+    document = envoyfilters.render(autowasm(), record(sha256=sha256), EnvoyFetch(), resend=resend)
     stamp = datetime.fromtimestamp(changed, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     document["metadata"]["managedFields"] = [{"time": stamp}]
     return document
@@ -76,17 +76,17 @@ class World:
         self.seen[A] = {address: {"error": age, **more}}
 
 
-def healing(
+def resender(
     world: World,
     *,
     outage: Outage | None = None,
     stored: bool = True,
-    settings: HealingSettings = QUICK,
+    settings: ResendSettings = QUICK,
     others_led: float = float("-inf"),
     metrics: Metrics | None = None,
-) -> Healing:
+) -> Resender:
     """`others_led`: seconds from now."""
-    return Healing(
+    return Resender(
         world,
         world,
         is_stored=lambda _: stored,
@@ -103,17 +103,17 @@ def healing(
 async def test_sidecar_that_got_an_error_and_stopped_asking_is_healed_once() -> None:
     world = World()
     world.refuse(40)
-    heal = healing(world)
-    await heal.look()
+    resend = resender(world)
+    await resend.look()
     assert world.requeued == [KEY]
-    assert heal.wanted(KEY, world.envoyfilter_, A) == 1
+    assert resend.wanted(KEY, world.envoyfilter_, A) == 1
     assert "r=1" in world.events[0]
-    world.envoyfilter_ = live(heal=1)
-    await heal.look()
-    await heal.look()
+    world.envoyfilter_ = live(resend=1)
+    await resend.look()
+    await resend.look()
     assert world.requeued == [KEY]
-    assert heal.wanted(KEY, world.envoyfilter_, A) == 1
-    assert heal.wanted(KEY, world.envoyfilter_, B) == 0, "a new module begins without"
+    assert resend.wanted(KEY, world.envoyfilter_, A) == 1
+    assert resend.wanted(KEY, world.envoyfilter_, B) == 0, "a new module begins without"
 
 
 async def test_an_odd_object_does_not_stop_the_others() -> None:
@@ -130,10 +130,10 @@ async def test_an_odd_object_does_not_stop_the_others() -> None:
 
     world = Odd()
     world.refuse(40)
-    heal = healing(world)
+    resend = resender(world)
     with structlog.testing.capture_logs() as logs:
-        await heal.look()
-        await heal.look()
+        await resend.look()
+        await resend.look()
     assert world.requeued == [KEY]
     odd = [log["key"] for log in logs if log["log_level"] == "error"]
     assert odd == [str(first), str(first)], "it is looked at again"
@@ -154,7 +154,7 @@ async def test_an_envoyfilter_that_cannot_be_read_does_not_stop_the_others() -> 
     world = Odd()
     world.refuse(40)
     with structlog.testing.capture_logs() as logs:
-        await healing(world, metrics=metrics).look()
+        await resender(world, metrics=metrics).look()
     assert world.requeued == [KEY]
     (failed,) = [log for log in logs if log["log_level"] == "error"]
     assert (failed["key"], failed["exc_info"]) == (str(first), True)
@@ -167,15 +167,15 @@ async def test_what_was_to_be_healed_is_forgotten_when_leading_ends() -> None:
     world = World()
     world.refuse(40)
     leadership = Tenure(lambda _: None)
-    heal = healing(world)
-    await heal.look()
-    assert heal.wanted(KEY, live(), A) == 1
+    resend = resender(world)
+    await resend.look()
+    assert resend.wanted(KEY, live(), A) == 1
     leadership.extend(asyncio.get_running_loop().time() + 60)
-    running = asyncio.create_task(heal.run(leadership))
+    running = asyncio.create_task(resend.run(leadership))
     await asyncio.sleep(0)
     leadership.end()
     async with asyncio.timeout(5):
-        while heal.wanted(KEY, live(), A):
+        while resend.wanted(KEY, live(), A):
             await asyncio.sleep(0)
     running.cancel()
 
@@ -183,12 +183,12 @@ async def test_what_was_to_be_healed_is_forgotten_when_leading_ends() -> None:
 async def test_what_is_gone_is_forgotten() -> None:
     world = World()
     world.refuse(40)
-    heal = healing(world)
-    await heal.look()
+    resend = resender(world)
+    await resend.look()
     world.keys = lambda: frozenset()  # type: ignore[method-assign]
     world.refuse(40)
-    await heal.look()
-    assert heal.wanted(KEY, live(), A) == 0, "one of the same name begins without a count"
+    await resend.look()
+    assert resend.wanted(KEY, live(), A) == 0, "one of the same name begins without a count"
 
 
 async def test_a_large_mesh_is_looked_at_in_turns() -> None:
@@ -207,25 +207,25 @@ async def test_a_large_mesh_is_looked_at_in_turns() -> None:
             return await super().ask(path) if path == "/seen" else [told.encode()]
 
     world = Large(pods=pods, errors=1)
-    heal = healing(world)
-    looking = asyncio.ensure_future(heal.look())
+    resend = resender(world)
+    looking = asyncio.ensure_future(resend.look())
     turns = 0
     while not looking.done():
         await asyncio.sleep(0)
         turns += 1
     await looking
-    assert heal._open, "all of them were looked at"
+    assert resend._open, "all of them were looked at"
     assert turns >= 3 * len(pods) / 500
     assert world.requeued == []
 
 
 async def test_count_goes_on_from_the_live_envoyfilter() -> None:
-    world = World(envoyfilter_=live(heal=7))
+    world = World(envoyfilter_=live(resend=7))
     world.refuse(40)
-    heal = healing(world)
-    assert heal.wanted(KEY, world.envoyfilter_, A) == 7
-    await heal.look()
-    assert heal.wanted(KEY, world.envoyfilter_, A) == 8
+    resend = resender(world)
+    assert resend.wanted(KEY, world.envoyfilter_, A) == 7
+    await resend.look()
+    assert resend.wanted(KEY, world.envoyfilter_, A) == 8
 
 
 async def test_what_happened_in_the_second_in_which_an_outage_began_counts() -> None:
@@ -233,7 +233,7 @@ async def test_what_happened_in_the_second_in_which_an_outage_began_counts() -> 
     outage = Outage(NOW - 200 + 0.7, NOW - 100)
     pod, changed = World(pods=[started(NOW - 200)]), World(envoyfilter_=live(changed=NOW - 200))
     for world in (pod, changed):
-        await healing(world, outage=outage).look()
+        await resender(world, outage=outage).look()
         assert world.requeued == [KEY]
 
 
@@ -241,7 +241,7 @@ async def test_what_happened_in_the_second_before_an_outage_does_not_count() -> 
     outage = Outage(NOW - 200 + 0.7, NOW - 100)
     pod, changed = World(pods=[started(NOW - 201)]), World(envoyfilter_=live(changed=NOW - 201))
     for world in (pod, changed):
-        await healing(world, outage=outage).look()
+        await resender(world, outage=outage).look()
         assert world.requeued == []
 
 
@@ -272,28 +272,28 @@ async def test_nothing_is_healed_without_evidence(spare: str) -> None:
         world.pods = [started(NOW - 5)]
     if spare == "no error":
         world.errors, world.seen = 0, {}
-    heal = healing(world, stored=spare != "not stored")
-    await heal.look()
+    resend = resender(world, stored=spare != "not stored")
+    await resend.look()
     assert world.requeued == []
-    assert heal.wanted(KEY, world.envoyfilter_, A) == 0
+    assert resend.wanted(KEY, world.envoyfilter_, A) == 0
 
 
 async def test_error_that_is_too_young_is_looked_at_again() -> None:
     world = World()
     world.refuse(20)
-    heal = healing(world)
-    await heal.look()
+    resend = resender(world)
+    await resend.look()
     assert world.requeued == []
     world.seen[A]["10.0.0.1"]["error"] = 31  # no further error was given
-    await heal.look()
+    await resend.look()
     assert world.requeued == [KEY]
 
 
 async def test_replicas_are_asked_about_modules_only_if_there_was_an_error() -> None:
     world = World()
-    heal = healing(world)
-    await heal.look()
-    await heal.look()
+    resend = resender(world)
+    await resend.look()
+    await resend.look()
     assert world.asked == ["/seen", "/seen"]
 
 
@@ -306,13 +306,13 @@ def started(at: float) -> Pod:
 
 async def test_pod_that_started_during_an_outage_and_never_downloaded_is_healed() -> None:
     world = World(pods=[started(NOW - 200)])
-    await healing(world, outage=OUTAGE).look()
+    await resender(world, outage=OUTAGE).look()
     assert world.requeued == [KEY]
 
 
 async def test_envoyfilter_that_changed_during_an_outage_is_healed() -> None:
     world = World(envoyfilter_=live(changed=NOW - 200))
-    await healing(world, outage=OUTAGE).look()
+    await resender(world, outage=OUTAGE).look()
     assert world.requeued == [KEY]
 
 
@@ -343,32 +343,32 @@ async def test_outage_that_harmed_nobody_heals_nothing(spare: str) -> None:
         outage = Outage(NOW - 300, NOW - 10)
     if spare == "short":
         outage = Outage(NOW - 205, NOW - 198)
-    await healing(world, outage=outage).look()
+    await resender(world, outage=outage).look()
     assert world.requeued == []
 
 
 async def test_outage_that_the_leader_before_us_healed_is_not_healed_again() -> None:
     # Whoever downloaded it may have told that leader alone, which is gone.
-    world = World(pods=[started(NOW - 200)], envoyfilter_=live(heal=1, changed=NOW - 60))
-    heal = healing(world, outage=OUTAGE)
-    await heal.look()
+    world = World(pods=[started(NOW - 200)], envoyfilter_=live(resend=1, changed=NOW - 60))
+    resend = resender(world, outage=OUTAGE)
+    await resend.look()
     assert world.requeued == []
-    assert heal.wanted(KEY, world.envoyfilter_, A) == 1
+    assert resend.wanted(KEY, world.envoyfilter_, A) == 1
 
 
 async def test_error_before_the_leader_before_us_healed_it_is_no_evidence() -> None:
-    world = World(envoyfilter_=live(heal=1, changed=NOW - 60))
+    world = World(envoyfilter_=live(resend=1, changed=NOW - 60))
     world.refuse(100)
-    await healing(world).look()
+    await resender(world).look()
     assert world.requeued == []
     world.refuse(40)  # and one since
-    await healing(world).look()
+    await resender(world).look()
     assert world.requeued == [KEY]
 
 
-@pytest.mark.parametrize(("written", "healed"), [(50, False), (150, True)])
+@pytest.mark.parametrize(("written", "resent"), [(50, False), (150, True)])
 async def test_error_of_a_pod_that_has_it_as_the_status_says_is_no_evidence(
-    written: float, healed: bool
+    written: float, resent: bool
 ) -> None:
     """`written`: seconds since the status was written."""
     world = World()
@@ -377,15 +377,15 @@ async def test_error_of_a_pod_that_has_it_as_the_status_says_is_no_evidence(
     world.status = Status(
         module=Module.of(record(sha256=A), stamp), pods=Pods(1, 1, fetched=1, time=stamp)
     ).to_dict()
-    await healing(world).look()
-    assert world.requeued == ([KEY] if healed else [])
+    await resender(world).look()
+    assert world.requeued == ([KEY] if resent else [])
 
 
 async def test_outage_is_healed_after_one_that_was_healed_before_it() -> None:
-    world = World(pods=[started(NOW - 200)], envoyfilter_=live(heal=1))
-    heal = healing(world, outage=OUTAGE)
-    await heal.look()
-    assert heal.wanted(KEY, world.envoyfilter_, A) == 2
+    world = World(pods=[started(NOW - 200)], envoyfilter_=live(resend=1))
+    resend = resender(world, outage=OUTAGE)
+    await resend.look()
+    assert resend.wanted(KEY, world.envoyfilter_, A) == 2
 
 
 @pytest.mark.parametrize("missing", [(), ("p",)])
@@ -395,22 +395,22 @@ async def test_pod_that_has_it_as_the_status_says_is_not_healed(missing: tuple[s
     pods = Pods(1, 1, fetched=1 - len(named), missing=named, time=stamp)
     world = World(pods=[started(NOW - 200)])
     world.status = Status(module=Module.of(record(sha256=A), stamp), pods=pods).to_dict()
-    await healing(world, outage=OUTAGE).look()
+    await resender(world, outage=OUTAGE).look()
     assert world.requeued == ([KEY] if missing else [])
 
 
-@pytest.mark.parametrize(("led", "healed"), [(0.0, False), (700.0, True)])
-async def test_outage_is_left_to_whoever_led_long_enough_after_it(led: float, healed: bool) -> None:
+@pytest.mark.parametrize(("led", "resent"), [(0.0, False), (700.0, True)])
+async def test_outage_is_left_to_whoever_led_long_enough_after_it(led: float, resent: bool) -> None:
     """`led`: seconds since another led."""
     outage = Outage(NOW - 1000, NOW - 900)
     world = World(pods=[started(NOW - 950)])
     settings = replace(QUICK, interval=0.0)
-    heal = healing(world, outage=outage, settings=settings, others_led=-led)
-    running = asyncio.create_task(heal.run(AlwaysLeading()))
+    resend = resender(world, outage=outage, settings=settings, others_led=-led)
+    running = asyncio.create_task(resend.run(AlwaysLeading()))
     while len(world.asked) < 3:
         await asyncio.sleep(0)
     running.cancel()
-    assert world.requeued == ([KEY] if healed else [])
+    assert world.requeued == ([KEY] if resent else [])
 
 
 @given(st.lists(st.floats(min_value=0, max_value=1000), max_size=8))
@@ -418,12 +418,12 @@ async def test_heals_at_most_once_in_a_window_and_the_count_never_goes_back(
     ages: list[float],
 ) -> None:
     world = World()
-    heal = healing(world)
+    resend = resender(world)
     before = 0
     for age in ages:
         world.refuse(age)
-        await heal.look()
-        count = heal.wanted(KEY, world.envoyfilter_, A)
+        await resend.look()
+        count = resend.wanted(KEY, world.envoyfilter_, A)
         assert count >= before
         before = count
     assert len(world.requeued) <= 1
@@ -431,15 +431,15 @@ async def test_heals_at_most_once_in_a_window_and_the_count_never_goes_back(
 
 @pytest.mark.parametrize("document", [{}, {"spec": None}, {"spec": {"configPatches": []}}])
 def test_envoyfilter_that_is_not_as_ours_counts_nothing(document: dict[str, Any]) -> None:
-    assert envoyfilters.heal_count_of(document, A) == 0
+    assert envoyfilters.resend_count_of(document, A) == 0
 
 
 async def test_pods_that_the_selector_does_not_match_are_not_healed_after_an_outage() -> None:
     outage = Outage(NOW - 200, NOW - 100)
     world = World(selected=False, pods=[msgspec.structs.replace(POD, started=int(NOW) - 150)])
-    heal = healing(world, outage=outage)
-    await heal.look()
+    resend = resender(world, outage=outage)
+    await resend.look()
     assert world.requeued == []
     world.selected = True
-    await healing(world, outage=outage).look()
+    await resender(world, outage=outage).look()
     assert world.requeued == [KEY]

@@ -10,7 +10,7 @@ import structlog
 
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.controller.pods.podindex import Pod
-from autowasm.controller.pods.rollout import Gathering
+from autowasm.controller.pods.rollout import PeerQuery
 from autowasm.kube.leaderelection import Tenure
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch
@@ -250,11 +250,11 @@ async def test_download_that_came_before_its_pod_was_looked_at_counts() -> None:
 
 async def test_answer_that_is_older_than_the_news_is_not_used() -> None:
     world = World()
-    gathering = Gathering(world)
-    found = loading(world, gathering=gathering, interval=10.0)
+    peer_query = PeerQuery(world)
+    found = loading(world, peer_query=peer_query, interval=10.0)
     await said(found)
     world.asked.clear()
-    await gathering.ask(f"/seen/{A}")  # healing's
+    await peer_query.ask(f"/seen/{A}")  # healing's
     await asyncio.sleep(0.01)
     world.download("10.0.0.1", age=1)
     await found.look()

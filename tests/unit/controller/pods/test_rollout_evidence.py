@@ -9,13 +9,13 @@ import pytest
 
 from autowasm.controller.pods.loadreport import STEP
 from autowasm.controller.pods.podindex import Pod
-from autowasm.controller.pods.rollout import Gathering
+from autowasm.controller.pods.rollout import PeerQuery
 from autowasm.kube.leaderelection import Tenure
 from autowasm.telemetry.metrics import Metrics
 from tests.unit.controller.pods.worlds import KEY, NOW, A, World, loading, pod, said, stamp
 
 
-class Answers(Gathering):
+class Answers(PeerQuery):
     """Says when it asked, `age` seconds before now, and remembers how old an answer may be."""
 
     def __init__(self, world: World, *, age: float = 0.0) -> None:
@@ -32,7 +32,7 @@ class Answers(Gathering):
 @pytest.mark.looptime
 async def test_ages_count_from_when_replicas_were_asked() -> None:
     world = World(pods=[pod("a", "10.0.0.1", started=NOW - 100)], published=NOW - 200)
-    found = loading(world, gathering=Answers(world, age=30.0))
+    found = loading(world, peer_query=Answers(world, age=30.0))
     await said(found)
     world.download("10.0.0.1", age=80)
     await found.look()
@@ -46,7 +46,7 @@ async def test_ages_count_from_when_replicas_were_asked() -> None:
 async def test_an_answer_may_be_half_an_interval_old_and_not_older_than_the_news() -> None:
     world = World()
     answers = Answers(world, age=2.0)
-    found = loading(world, gathering=answers, interval=10.0)
+    found = loading(world, peer_query=answers, interval=10.0)
     await said(found)
     begun = asyncio.get_running_loop().time()
     await found.look()

@@ -10,10 +10,10 @@ import msgspec
 
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api.status import Module
-from autowasm.controller.pods.loadreport import Report
+from autowasm.controller.pods.loadreport import LoadReport
 from autowasm.controller.pods.podindex import Pod
-from autowasm.controller.pods.podstatus import with_said
-from autowasm.controller.pods.rollout import Gathering, Loading, Workloads
+from autowasm.controller.pods.podstatus import with_report
+from autowasm.controller.pods.rollout import PeerQuery, RolloutTracker, Workloads
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch, ProofSettings
 from autowasm.telemetry.metrics import Metrics
@@ -77,7 +77,7 @@ class World:
     def touch_pods(self, key: ObjectKey) -> None:
         self.touched += 1
 
-    def prove(self, report: Callable[[ObjectKey], Report | None]) -> None:
+    def prove(self, report: Callable[[ObjectKey], LoadReport | None]) -> None:
         raise NotImplementedError
 
     def count(self) -> int:
@@ -94,10 +94,10 @@ class World:
         self.downloads += 1
         self.seen[address] = {"ok": age}
 
-    def write(self, found: Report) -> None:
+    def write(self, found: LoadReport) -> None:
         """As the API server would have it then."""
         module = Module.of(record(sha256=A), stamp(NOW - 200))
-        self.status = with_said(
+        self.status = with_report(
             {"phase": "Synced", "module": msgspec.to_builtins(module)},
             (found.pods, found.loaded),
         )
@@ -107,22 +107,22 @@ def loading(
     world: World,
     metrics: Metrics | None = None,
     *,
-    gathering: Gathering | None = None,
+    peer_query: PeerQuery | None = None,
     interval: float = 0.0,
-) -> Loading:
+) -> RolloutTracker:
     """`interval` 0: nothing that was asked before is used again."""
     assert isinstance(world, Workloads)
     settings = ProofSettings(interval=interval)
-    return Loading(
+    return RolloutTracker(
         world,
-        gathering or Gathering(world),
+        peer_query or PeerQuery(world),
         metrics=metrics or Metrics(),
         settings=settings,
         wall=lambda: world.now,
     )
 
 
-async def said(found: Loading) -> Report:
+async def said(found: RolloutTracker) -> LoadReport:
     report = await found.report(KEY)
     assert report is not None
     return report

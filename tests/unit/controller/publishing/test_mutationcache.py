@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from autowasm.controller.publishing.mutationcache import KEPT, WriteOverlay
+from autowasm.controller.publishing.mutationcache import KEPT, MutationCache
 from autowasm.kube.resources import ObjectKey
 
 pytestmark = pytest.mark.looptime
@@ -19,7 +19,7 @@ def version(number: int) -> dict[str, Any]:
 
 async def test_shows_what_was_written_until_the_informer_does() -> None:
     stored: dict[ObjectKey, Any] = {}
-    overlay = WriteOverlay(stored.get)
+    overlay = MutationCache(stored.get)
     overlay.wrote(KEY, version(2))
     assert overlay.get(KEY) == version(2)
     assert overlay.observed(KEY, version(1)), "older: nobody need look"
@@ -32,14 +32,14 @@ async def test_shows_what_was_written_until_the_informer_does() -> None:
 
 
 async def test_forgets_what_the_informer_never_shows() -> None:
-    overlay = WriteOverlay({}.get)
+    overlay = MutationCache({}.get)
     overlay.wrote(KEY, version(2))
     await asyncio.sleep(KEPT)
     assert overlay.get(KEY) is None
 
 
 async def test_does_not_show_what_went_while_the_api_server_was_asked() -> None:
-    overlay = WriteOverlay({}.get)
+    overlay = MutationCache({}.get)
     with overlay.asking(KEY):
         assert not overlay.observed(KEY, None)
         overlay.wrote(KEY, version(2))  # the answer is of before
@@ -52,7 +52,7 @@ async def test_does_not_show_what_went_while_the_api_server_was_asked() -> None:
 
 
 async def test_two_may_ask_about_one_object() -> None:
-    overlay = WriteOverlay({}.get)
+    overlay = MutationCache({}.get)
     with overlay.asking(KEY):
         with overlay.asking(KEY):
             overlay.observed(KEY, None)
@@ -66,7 +66,7 @@ async def test_two_may_ask_about_one_object() -> None:
 async def test_does_not_show_what_went_while_no_watch_ran() -> None:
     """Created by us, deleted by another; then a list that never named it: no informer tells of that."""
     position: str | None = None
-    overlay = WriteOverlay({}.get, lambda: position)
+    overlay = MutationCache({}.get, lambda: position)
     overlay.wrote(KEY, version(5))
     position = "4"
     assert overlay.get(KEY) == version(5), "the list is older than the write"
@@ -75,14 +75,14 @@ async def test_does_not_show_what_went_while_no_watch_ran() -> None:
 
 
 async def test_answer_that_comes_after_the_event_of_the_deletion_shows_nothing() -> None:
-    overlay = WriteOverlay({}.get, lambda: "7")
+    overlay = MutationCache({}.get, lambda: "7")
     overlay.wrote(KEY, version(6))  # asked for before; nobody said so with `asking`
     assert overlay.get(KEY) is None
 
 
 @pytest.mark.parametrize("position", [None, "opaque"])
 async def test_versions_that_cannot_be_compared_prove_nothing(position: str | None) -> None:
-    overlay = WriteOverlay({}.get, lambda: position)
+    overlay = MutationCache({}.get, lambda: position)
     overlay.wrote(KEY, version(5))
     assert overlay.get(KEY) == version(5)
     await asyncio.sleep(KEPT)
@@ -93,7 +93,7 @@ async def test_versions_that_are_no_numbers_are_compared_for_equality() -> None:
     def opaque(version: str, *, uid: str = "u") -> dict[str, Any]:
         return {"metadata": {"uid": uid, "resourceVersion": version}}
 
-    overlay = WriteOverlay({}.get)
+    overlay = MutationCache({}.get)
     overlay.wrote(KEY, opaque("b"))
     overlay.observed(KEY, opaque("a"))
     assert overlay.get(KEY) == opaque("b"), "which came first cannot be told"

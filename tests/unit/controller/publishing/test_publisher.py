@@ -7,7 +7,7 @@ import pytest
 
 from autowasm.api.envoyfilter import MANAGED_BY, render
 from autowasm.api.parsing import parse
-from autowasm.controller.publishing.mutationcache import WriteOverlay
+from autowasm.controller.publishing.mutationcache import MutationCache
 from autowasm.controller.publishing.publisher import ClusterPublisher
 from autowasm.errors import AutoWasmError
 from autowasm.kube import errors
@@ -83,8 +83,8 @@ async def test_only_a_leader_sends_a_write(write: str, leading: bool) -> None:
     stored = {KEY: _envoyfilter(version="1")} if write == "replace" else {}
     publisher = ClusterPublisher(
         cast("KubeClient", client),
-        autowasms=WriteOverlay(lambda _: owner),
-        envoyfilters=WriteOverlay(stored.get),
+        autowasms=MutationCache(lambda _: owner),
+        envoyfilters=MutationCache(stored.get),
         leadership=tenure,
     )
 
@@ -108,7 +108,7 @@ async def test_an_answer_of_before_the_deletion_is_not_shown(call: str) -> None:
     owner = document(metadata={"uid": "u", "resourceVersion": "1"})
     autowasms: dict[ObjectKey, Any] = {KEY: owner}
     envoyfilters = {KEY: _envoyfilter(version="1")} if call == "replace" else {}
-    overlays = WriteOverlay(autowasms.get), WriteOverlay(envoyfilters.get)
+    overlays = MutationCache(autowasms.get), MutationCache(envoyfilters.get)
 
     def both_go() -> None:
         for stored, overlay in zip((autowasms, envoyfilters), overlays, strict=True):
@@ -158,13 +158,13 @@ class HeldClient(CountingClient):
 
 def _publisher(
     client: object, stored: Mapping[ObjectKey, Any], owner: Mapping[str, Any]
-) -> tuple[ClusterPublisher, WriteOverlay, list[tuple[Any, ...]]]:
+) -> tuple[ClusterPublisher, MutationCache, list[tuple[Any, ...]]]:
     """With what it shows of EnvoyFilters, and its Events."""
     told: list[tuple[Any, ...]] = []
-    overlay = WriteOverlay(stored.get)
+    overlay = MutationCache(stored.get)
     publisher = ClusterPublisher(
         cast("KubeClient", client),
-        autowasms=WriteOverlay(lambda _: owner),
+        autowasms=MutationCache(lambda _: owner),
         envoyfilters=overlay,
         announce=lambda *event: told.append(event),
     )
@@ -242,14 +242,14 @@ async def test_a_raised_count_of_healings_is_announced_and_not_written() -> None
     key, client = ObjectKey("team", "test"), CountingClient()
     owner = explained.autowasm()
 
-    def rendered(heal: int) -> dict[str, Any]:
-        return render(parse(owner), explained.RECORD, EnvoyFetch(), heal=heal)
+    def rendered(resend: int) -> dict[str, Any]:
+        return render(parse(owner), explained.RECORD, EnvoyFetch(), resend=resend)
 
     stored: dict[ObjectKey, Any] = {}
     publisher, _, told = _publisher(client, stored, owner)
-    for heal in (0, 0, 7):  # the reconciler takes the count of what is there
-        stored[key] = rendered(heal)
-        assert not await publisher.publish(key, owner, rendered(heal))
+    for resend in (0, 0, 7):  # the reconciler takes the count of what is there
+        stored[key] = rendered(resend)
+        assert not await publisher.publish(key, owner, rendered(resend))
     assert [event[2] for event in told] == ["Mutated"]
     assert "drains all of its sidecars" in told[0][3]
     assert client.requests == []

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from autowasm.controller.replication import Spreading
+from autowasm.controller.replication import ReplicaWaiter
 from autowasm.digest import sha256_hex
 from autowasm.errors import SourceNotFound
 from autowasm.kube.leaderelection import Tenure
@@ -75,8 +75,10 @@ class Replica(Process):
 
     def collaborators(self) -> dict[str, Any]:
         self.tenure = Tenure(lambda _: None)
-        spreading = Spreading(self.world.replicas, tasks=self.tasks, on_change=self.queue.add)
-        return {"leadership": self.tenure, "spreading": spreading}
+        replica_waiter = ReplicaWaiter(
+            self.world.replicas, tasks=self.tasks, on_change=self.queue.add
+        )
+        return {"leadership": self.tenure, "replica_waiter": replica_waiter}
 
     def lead(self, leading: bool = True) -> None:
         if leading:
