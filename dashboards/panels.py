@@ -91,10 +91,10 @@ FETCHING = (
     ),
     graph(
         "Fetches under way",
-        "And sources that are left alone after failures.",
+        "And sources whose requests are paused after failures.",
         (f"sum(autowasm_fetches_running{{{S}}})", "running"),
-        (f"sum(autowasm_fetches_waiting{{{S}}})", "waiting for a place"),
-        (f"sum(autowasm_breakers_open{{{S}}})", "sources left alone"),
+        (f"sum(autowasm_fetches_waiting{{{S}}})", "waiting"),
+        (f"sum(autowasm_circuit_breakers_open{{{S}}})", "circuit breakers open"),
     ),
     graph(
         "Requests to sources",

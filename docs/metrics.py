@@ -20,7 +20,7 @@ This page is made by `make reference`.
 """
 
 _ROOMS = {
-    "Getting modules": ("fetch", "breakers", "peer", "tag", "source", "polls"),
+    "Getting modules": ("fetch", "circuit_breakers", "peer", "tag", "source", "polls"),
     "Serving them": ("blob_cache", "blob_responses", "blob_served", "blob_sends", "blob_requests"),
     "Keeping them": ("blob", "storage"),
     "AutoWasms": (

@@ -256,7 +256,7 @@ class Settings:
     kube: KubeLimits = field(default_factory=KubeLimits)
     peers: PeerSettings = field(default_factory=PeerSettings)
     download_log: DownloadLogLimits = field(default_factory=DownloadLogLimits)
-    resender: ResendSettings = field(default_factory=ResendSettings)
+    resend: ResendSettings = field(default_factory=ResendSettings)
     proof: ProofSettings = field(default_factory=ProofSettings)
     poll: PollSettings = field(default_factory=PollSettings)
     standalone: Standalone | None = None

@@ -34,9 +34,9 @@ async def world(
     control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Fleet]:
     async with fleet(
-        tmp_path_factory.mktemp("healing"),
+        tmp_path_factory.mktemp("resend"),
         plane=control_plane,
-        arguments=(f"--heal-after={RESEND_AFTER}s",),
+        arguments=(f"--resend-after={RESEND_AFTER}s",),
         # One retry only: a proxy gives up in seconds, not in a minute.
         envoy=EnvoyFetch(retries=1),
     ) as world:
@@ -96,7 +96,7 @@ async def test_proxy_that_started_while_nobody_served_is_healed(world: Fleet) ->
     live = await world.installation.envoyfilter("late")
     assert _resends(live, digest) == 1
     events = await world.cluster.request("GET", "/apis/events.k8s.io/v1/namespaces/default/events")
-    assert "Healed" in {event["reason"] for event in events["items"]}
+    assert "ModuleResent" in {event["reason"] for event in events["items"]}
     # It is kept by whoever leads next, and not done again.
     audited = await Audited.begin(world)
     leader = await world.leader()

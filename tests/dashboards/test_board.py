@@ -26,7 +26,7 @@ def test_every_metric_is_shown() -> None:
         "autowasm_workqueue_adds_total",  # reconciles show the same
         "autowasm_blob_sends_aborted_total",  # for a look when something else is wrong
         "autowasm_blobs_evicted_total",
-        "autowasm_heals_total",
+        "autowasm_resends_total",
         "autowasm_peer_copies_total",
         "autowasm_storage_refusals_total",
     }

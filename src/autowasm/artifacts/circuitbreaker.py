@@ -33,7 +33,7 @@ class CircuitBreakers:
         self._limits = limits
         self._clock = clock
         self._states: dict[SourceKey, _Circuit] = {}
-        metrics.breakers_open.set_function(
+        metrics.circuit_breakers_open.set_function(
             self._count_open
         )  # they close by themselves, as time passes
 

@@ -30,7 +30,7 @@ class SingleFlight:
 
     def __init__(self, tasks: asyncio.TaskGroup) -> None:
         self._tasks = tasks
-        self._single_flight: dict[Hashable, _Call] = {}
+        self._calls: dict[Hashable, _Call] = {}
 
     async def join(
         self,
@@ -40,10 +40,10 @@ class SingleFlight:
         place: Callable[[], AbstractAsyncContextManager[None]],
     ) -> T:
         """The result of `work` for `key`, run by us or by whoever is first to get a place. Raises what it raises."""
-        call = self._single_flight.get(key)
+        call = self._calls.get(key)
         if call is None:
             call = _Call(asyncio.get_running_loop().create_future())
-            self._single_flight[key] = call
+            self._calls[key] = call
         call.waiters += 1
         entrant = None
         if call.runner is None:
@@ -115,8 +115,8 @@ class SingleFlight:
         self._end(key, call)
 
     def _end(self, key: Hashable, call: _Call) -> None:
-        if self._single_flight.get(key) is call:
-            del self._single_flight[key]
+        if self._calls.get(key) is call:
+            del self._calls[key]
         if call.runner is not None and call.runner is not asyncio.current_task():
             call.runner.cancel()
         if not call.result.done():

@@ -128,8 +128,8 @@ GROUPS: Groups = {
             default="wasmer-peers",
         ),
         duration(
-            "--heal-after",
-            "sidecars that missed a module get it once more when they have not come back for this long",
+            "--resend-after",
+            "resend a module to sidecars that missed it and did not ask again for this long",
             ResendSettings().settle,
         ),
     ),
@@ -154,9 +154,9 @@ def cluster(value: Values) -> Cluster:
     )
 
 
-def resender(value: Values) -> ResendSettings:
+def resend(value: Values) -> ResendSettings:
     """What they say."""
-    after: float = value("heal_after")
+    after: float = value("resend_after")
     return ResendSettings(
         settle=after, given_up=after / 2, interval=min(ResendSettings().interval, after / 4)
     )
@@ -371,7 +371,7 @@ def settings_from(
         log_format=value("log_format"),
         fetch=FetchLimits(total=value("max_concurrent_fetches")),
         peers=_peers(value, arguments.mode, namespace),
-        resender=(resender(value) if arguments.mode == "controller" else ResendSettings()),
+        resend=(resend(value) if arguments.mode == "controller" else ResendSettings()),
         standalone=_standalone(value) if arguments.mode == "standalone" else None,
         cluster=cluster(value) if arguments.mode == "controller" else None,
     )

@@ -123,7 +123,7 @@ class PollGroups:
         self._of[key] = group
         if before is None or before.interval != interval:
             # Asked for more often than before, it is not to wait for what was planned then.
-            group.due = min(group.due, max(group.since + self._replication(group.interval), now))
+            group.due = min(group.due, max(group.since + self._jittered(group.interval), now))
         learned = before is None or not is_same(before.record, record)
         if learned and group.latest is not None and not is_same(group.latest, record):
             group.latest = None  # somebody else resolved it since: what we know is of the past
@@ -177,7 +177,7 @@ class PollGroups:
     def answered(self, group: PollGroup, record: Record, *, now: float) -> None:
         """The source names this now."""
         group.latest, group.refused, group.failures = record, None, 0
-        self._plan(group, self._replication(group.interval), now=now)
+        self._plan(group, self._jittered(group.interval), now=now)
 
     def failed(
         self, group: PollGroup, error: AutoWasmError, *, now: float, for_good: bool = True
@@ -197,7 +197,7 @@ class PollGroups:
     def _plan(group: PollGroup, wait: float, *, now: float) -> None:
         group.since, group.due = now, now + wait
 
-    def _replication(self, interval: float) -> float:
+    def _jittered(self, interval: float) -> float:
         return interval * (1.0 + self._settings.jitter * self._rng.uniform(-1.0, 1.0))
 
 

@@ -57,7 +57,7 @@ class PullAuthorizer:
         self._fetcher = fetcher
         self._limits = limits
         self._on_change = on_change
-        self._pull_authorizer: dict[ObjectKey, _Authorization] = {}
+        self._authorizations: dict[ObjectKey, _Authorization] = {}
         self._due = asyncio.Event()
 
     def verdict(
@@ -70,11 +70,11 @@ class PullAuthorizer:
         record = request.record
         needs_none = request.secret is None and (record is None or not record.secret_uid)
         if request.source.registry is None or record is None or needs_none:
-            self._pull_authorizer.pop(key, None)
+            self._authorizations.pop(key, None)
             return True
-        authorization = self._pull_authorizer.get(key)
+        authorization = self._authorizations.get(key)
         if authorization is None or authorization.request != request:
-            authorization = self._pull_authorizer[key] = _Authorization(request, self._now())
+            authorization = self._authorizations[key] = _Authorization(request, self._now())
             self._due.set()
         if published and not authorization.decided:
             return True
@@ -82,14 +82,14 @@ class PullAuthorizer:
 
     def recheck(self, key: ObjectKey) -> None:
         """Its Secret has changed."""
-        authorization = self._pull_authorizer.get(key)
+        authorization = self._authorizations.get(key)
         if authorization is not None:
             authorization.due = self._now()
             self._due.set()
 
     def forget(self, key: ObjectKey) -> None:
         """The object is gone."""
-        self._pull_authorizer.pop(key, None)
+        self._authorizations.pop(key, None)
 
     async def run(self) -> None:
         """Check what is due, for ever."""
@@ -98,7 +98,7 @@ class PullAuthorizer:
             while True:
                 self._due.clear()
                 now = self._now()
-                for key, authorization in list(self._pull_authorizer.items()):
+                for key, authorization in list(self._authorizations.items()):
                     if authorization.due <= now and not authorization.running:
                         authorization.running = True
                         check = self._check(key, authorization, places)
@@ -116,7 +116,7 @@ class PullAuthorizer:
         replication = 1.0 + _JITTER * random.random()  # noqa: S311 - spreads load, guards nothing
         try:
             async with places:
-                if self._pull_authorizer.get(key) is not authorization:
+                if self._authorizations.get(key) is not authorization:
                     return
                 await self._decide(key, authorization)
         except Exception as error:  # supervised edge: a bug fails one check, not the process
@@ -145,7 +145,7 @@ class PullAuthorizer:
             authorization.error, SourceUnavailable | StorageError
         )
         after = (authorization.decided, authorization.error and str(authorization.error))
-        if after != before and self._pull_authorizer.get(key) is authorization:
+        if after != before and self._authorizations.get(key) is authorization:
             if authorization.error is not None:
                 _log.warning("permission lost", key=str(key), reason=authorization.error.reason)
             self._on_change(key)

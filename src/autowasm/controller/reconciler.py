@@ -286,7 +286,7 @@ class AutoWasmReconciler:
         remember_origins(self._published, context, autowasm, record)
         if (problem := self._service_problem()) is not None:
             return await self._failed(context, problem)  # the queue is told when that changes
-        if not await self._replication(context, record):
+        if not await self._is_replicated(context, record):
             return Result()  # we are told when it is
         resend = self._resend(context.key, self._publisher.published(context.key), record.sha256)
         wanted = envoyfilters.render(autowasm, record, self._envoy, resend=resend)
@@ -313,7 +313,7 @@ class AutoWasmReconciler:
             self._replica_waiter.forget(context.key)
         return Result()
 
-    async def _replication(self, context: ReconcileContext, record: Record) -> bool:
+    async def _is_replicated(self, context: ReconcileContext, record: Record) -> bool:
         """Whether the other replicas have it, or were waited for long enough (ADR 14)."""
         if self._replica_waiter is None or context.digests == (record.sha256,):
             return True

@@ -71,15 +71,15 @@ def make_resender(
         requeue=requeue,
         announce=chosen.announce,
         metrics=application.metrics,
-        settings=application.settings.resender,
-        outage=_outage(chosen, application.settings.resender),
+        settings=application.settings.resend,
+        outage=_outage(chosen, application.settings.resend),
         others_led=lambda: elector.others_led if elector is not None else float("-inf"),
     )
 
 
-def _outage(chosen: ChosenMode, resender: ResendSettings) -> Outage | None:
+def _outage(chosen: ChosenMode, settings: ResendSettings) -> Outage | None:
     now = time.time()
-    if chosen.last_alive is None or now - chosen.last_alive <= resender.outage:
+    if chosen.last_alive is None or now - chosen.last_alive <= settings.outage:
         return None
     return Outage(chosen.last_alive, now)
 
@@ -230,7 +230,7 @@ class Control:
         if chosen.service is not None:
             tasks.create_task(chosen.service.run(self._requeue_all), name="service")
         if self._resender is not None:
-            tasks.create_task(self._resender.run(chosen.leadership), name="healing")
+            tasks.create_task(self._resender.run(chosen.leadership), name="resend")
         if self._rollouts is not None:
             tasks.create_task(self._rollouts.run(chosen.leadership), name="proof of load")
 

@@ -68,9 +68,9 @@ class Metrics:
             "Files of the config directory that cannot be read or understood now (standalone mode).",
             registry=r,
         )
-        self.breakers_open = Gauge(
-            "autowasm_breakers_open",
-            "Sources (host, repository, credential) that are not asked for a while after failures.",
+        self.circuit_breakers_open = Gauge(
+            "autowasm_circuit_breakers_open",
+            "Sources (host, repository, credential) whose requests are paused after repeated failures.",
             registry=r,
         )
         self.cache = Counter(
@@ -96,8 +96,8 @@ class Metrics:
             registry=r,
         )
         self.resends = Counter(
-            "autowasm_heals_total",
-            "EnvoyFilters given to their proxies once more, by reason: errors (that we answered), outage (nobody answered).",
+            "autowasm_resends_total",
+            "EnvoyFilters changed so that sidecars fetch the module once more, by reason: errors (answers of wasmer), outage (no answer).",
             ["reason"],
             registry=r,
         )
@@ -173,7 +173,7 @@ class Metrics:
         )
         self.unexpected_errors = Counter(
             "autowasm_unexpected_errors_total",
-            "Faults of ours that were met outside of a reconcile, by work: healing, proof_of_load, pod_counts, poll. The work goes "
+            "Faults of ours that were met outside of a reconcile, by work: resend, proof_of_load, pod_counts, poll. The work goes "
             "on with the other objects; the log has the traceback and the object.",
             ["work"],
             registry=r,
@@ -223,7 +223,7 @@ class Metrics:
             self.responses.labels("GET", status)
         for reason in ("StorageFull", "NamespaceShareExceeded"):
             self.storage_refusals.labels(reason)
-        for work in ("healing", "proof_of_load", "pod_counts", "poll"):
+        for work in ("resend", "proof_of_load", "pod_counts", "poll"):
             self.unexpected_errors.labels(work)
 
     def reflector(self, name: str) -> "ReflectorMetrics":

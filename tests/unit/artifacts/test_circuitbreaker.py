@@ -29,7 +29,7 @@ def breakers(metrics: Metrics, clock: Clock) -> CircuitBreakers:
 
 
 def opened(metrics: Metrics) -> float | None:
-    return metrics.registry.get_sample_value("autowasm_breakers_open")
+    return metrics.registry.get_sample_value("autowasm_circuit_breakers_open")
 
 
 def test_opens_after_enough_failures_in_a_row(

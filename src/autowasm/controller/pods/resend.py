@@ -305,8 +305,8 @@ class Resender:
             try:
                 resent = await self._look_at(key, sidecars, seen)
             except Exception:  # supervised edge: one odd object must not stop the others
-                _log.exception("healing failed unexpectedly", key=str(key))
-                self._metrics.unexpected_errors.labels("healing").inc()
+                _log.exception("resend failed unexpectedly", key=str(key))
+                self._metrics.unexpected_errors.labels("resend").inc()
                 self._open = True
                 resent = False
             await asyncio.sleep(self._settings.pace if resent else 0)
@@ -386,7 +386,9 @@ class Resender:
         self._due[key] = _Due(sha256, count)
         self._resent[key] = self._now()
         self._metrics.resends.labels(reason).inc()
-        _log.warning("healing", key=str(key), digest=sha256, reason=reason, count=count)
+        _log.warning(
+            "resending the module", key=str(key), digest=sha256, reason=reason, count=count
+        )
         document = self._mesh.document(key)
         if document is not None:
             why = {
@@ -394,7 +396,7 @@ class Resender:
                 "outage": "wasmer was away for longer than sidecars try again",
             }[reason]
             message = f"{why}: sha256:{sha256[:12]} is given to them once more (r={count})"
-            self._announce(document, "Warning", "Healed", message)
+            self._announce(document, "Warning", "ModuleResent", message)
         self._requeue(key)
 
     @staticmethod

@@ -51,7 +51,7 @@ class RevertLimiter:
     """By object key."""
 
     def __init__(self) -> None:
-        self._revert_limiter: dict[ObjectKey, _Reverts] = {}
+        self._reverts: dict[ObjectKey, _Reverts] = {}
         self._resends: dict[ObjectKey, _Highest] = {}
 
     def puts_back(
@@ -97,7 +97,7 @@ class RevertLimiter:
         reverts = self._of(key, owner)
         if raised:
             if reverts is None:
-                reverts = self._revert_limiter[key] = _Reverts(_asked(owner))
+                reverts = self._reverts[key] = _Reverts(_asked(owner))
             reverts.is_raised = True
         if reverts is not None and reverts.is_raised:
             self.check(key, owner)
@@ -121,7 +121,7 @@ class RevertLimiter:
         if reverts is None or not (
             reverts.wanted is None or _same_but_resends(reverts.wanted, wanted)
         ):
-            self._revert_limiter[key] = _Reverts(_asked(owner), wanted)
+            self._reverts[key] = _Reverts(_asked(owner), wanted)
         else:
             reverts.wanted = wanted
 
@@ -130,23 +130,23 @@ class RevertLimiter:
         now = asyncio.get_running_loop().time()
         reverts = self._of(key, owner)
         if reverts is None:
-            reverts = self._revert_limiter[key] = _Reverts(_asked(owner))
+            reverts = self._reverts[key] = _Reverts(_asked(owner))
         reverts.rounds = reverts.rounds + 1 if now - reverts.last < REVERT_WINDOW else 1
         reverts.last = now
         return reverts.rounds
 
     def forget(self, key: ObjectKey) -> None:
         """The AutoWasm is gone."""
-        self._revert_limiter.pop(key, None)
+        self._reverts.pop(key, None)
         self._resends.pop(key, None)
 
     def forget_all(self) -> None:
         """Another replica leads: what it sees and does is unknown here."""
-        self._revert_limiter.clear()
+        self._reverts.clear()
         self._resends.clear()
 
     def _of(self, key: ObjectKey, owner: Mapping[str, Any]) -> _Reverts | None:
-        reverts = self._revert_limiter.get(key)
+        reverts = self._reverts.get(key)
         return reverts if reverts is not None and reverts.asked == _asked(owner) else None
 
     def _is_known(

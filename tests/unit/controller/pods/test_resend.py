@@ -159,7 +159,7 @@ async def test_an_envoyfilter_that_cannot_be_read_does_not_stop_the_others() -> 
     (failed,) = [log for log in logs if log["log_level"] == "error"]
     assert (failed["key"], failed["exc_info"]) == (str(first), True)
     count = metrics.registry.get_sample_value
-    assert count("autowasm_unexpected_errors_total", {"work": "healing"}) == 1
+    assert count("autowasm_unexpected_errors_total", {"work": "resend"}) == 1
 
 
 async def test_what_was_to_be_healed_is_forgotten_when_leading_ends() -> None:
