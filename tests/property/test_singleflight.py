@@ -91,7 +91,7 @@ async def play(steps: list[tuple[str, object]]) -> None:
         for waiter in staying:
             assert await waiter == "module"
         await settle()
-        assert not flights._single_flight
+        assert not flights._calls
         assert places._running == places._waiting_count == 0
         await asyncio.gather(*waiters, return_exceptions=True)
 

@@ -89,7 +89,7 @@ async def test_failure_reaches_all_who_wait_and_is_then_forgotten(
     work.ends.set_exception(SourceUnavailable("down"))
     results = await asyncio.gather(*waiters, return_exceptions=True)
     assert [str(result) for result in results] == ["down"] * 3
-    assert not flights._single_flight
+    assert not flights._calls
 
 
 async def test_run_outlives_the_one_who_began_it(flights: SingleFlight, work: Work) -> None:
@@ -113,7 +113,7 @@ async def test_run_ends_when_the_last_waiter_leaves(flights: SingleFlight, work:
         waiter.cancel()
         await settle()
     assert work.running == 0
-    assert not flights._single_flight
+    assert not flights._calls
 
 
 async def test_one_who_comes_after_that_begins_anew(flights: SingleFlight, work: Work) -> None:
@@ -196,7 +196,7 @@ async def test_refused_a_place_and_left_alone_fails(flights: SingleFlight, work:
     first.cancel()
     with pytest.raises(SourceUnavailable, match="wait already"):
         await second
-    assert not flights._single_flight
+    assert not flights._calls
     hanging.cancel()
 
 
@@ -227,5 +227,5 @@ async def test_all_who_were_refused_a_place_fail(flights: SingleFlight, work: Wo
     )
     assert [type(error) for error in refused] == [SourceUnavailable] * 3
     assert work.runs == 0
-    assert not flights._single_flight
+    assert not flights._calls
     hanging.cancel()
