@@ -87,7 +87,7 @@ def _entry(line: Mapping[str, Any]) -> Entry:
     resource = "/".join(part for part in (about.get("resource"), about.get("subresource")) if part)
     return Entry(
         id=line["auditID"],
-        user=line["user"]["username"],
+        user=line["user"].get("username", ""),
         verb=line["verb"],
         group=about.get("apiGroup", ""),
         resource=resource or line["requestURI"].partition("?")[0],
