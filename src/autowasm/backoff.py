@@ -20,5 +20,5 @@ class Backoff:
         """Seconds to wait after `failures` failures in a row (1 is the first)."""
         exponent = min(max(failures - 1, 0), 60)  # 2^60 s is past every cap; larger only overflows
         plain: float = min(self.base * 2.0**exponent, self.maximum)
-        replication = (rng or random).random()
-        return plain * (1.0 + self.jitter * replication)
+        share = (rng or random).random()
+        return plain * (1.0 + self.jitter * share)

@@ -50,7 +50,7 @@ def test_the_fields_are_those_of_the_schema() -> None:
 
 
 def test_the_reasons_are_those_of_the_code() -> None:
-    known = {reason for reserve_space in reasons.REASONS.values() for reason in reserve_space}
+    known = {reason for described in reasons.REASONS.values() for reason in described}
     assert _reasons() == known
     page = ROOT / "docs/reference/conditions.md"
     assert page.read_text() == reasons.render(), "run `make reference`"

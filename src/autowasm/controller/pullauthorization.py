@@ -113,7 +113,7 @@ class PullAuthorizer:
         self, key: ObjectKey, authorization: _Authorization, places: asyncio.Semaphore
     ) -> None:
         begun = self._now()
-        replication = 1.0 + _JITTER * random.random()  # noqa: S311 - spreads load, guards nothing
+        spread = 1.0 + _JITTER * random.random()  # noqa: S311 - spreads load, guards nothing
         try:
             async with places:
                 if self._authorizations.get(key) is not authorization:
@@ -126,7 +126,7 @@ class PullAuthorizer:
         finally:
             authorization.running = False
             if authorization.due <= begun:
-                authorization.due = self._now() + self._limits.secret_recheck * replication
+                authorization.due = self._now() + self._limits.secret_recheck * spread
 
     async def _decide(self, key: ObjectKey, authorization: _Authorization) -> None:
         before = (authorization.decided, authorization.error and str(authorization.error))

@@ -66,14 +66,14 @@ class ObjectReader:
         self.unread: dict[str, str] = {}
         self.cut: dict[str, int] = {}
         self._client = client
-        self._fetch_limiter = asyncio.Semaphore(_AT_ONCE)
+        self._limit = asyncio.Semaphore(_AT_ONCE)
 
     async def get(
         self, resource: ResourceType, key: ObjectKey, kind: type[T], *, what: str
     ) -> T | None:
         """One object, None if it is not there or may not be read."""
         try:
-            async with self._fetch_limiter:
+            async with self._limit:
                 body = await self._client.request("GET", resource.object_path(key))
             return msgspec.json.decode(body, type=kind, strict=False)
         except NotFound:
@@ -124,7 +124,7 @@ class ObjectReader:
             query = {"limit": str(min(_PAGE, most - len(found)))}
             query |= {"continue": token} if token else {}
             query |= {"labelSelector": labels} if labels else {}
-            async with self._fetch_limiter:
+            async with self._limit:
                 body = await self._client.request("GET", path, query=query)
             page: Any = decoder.decode(body)
             found += page.items or ()

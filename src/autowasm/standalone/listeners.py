@@ -44,11 +44,11 @@ class ListenerTemplate:
         bare = text.removeprefix("\ufeff")  # what libyaml counts begins behind it
         self._mark = text[: len(text) - len(bare)]
         text = _with_types(_with_resources(template.as_yaml(bare)))
-        self._template = Template(text, _fetch_limiter)
+        self._template = Template(text, _places)
         tree = self._template.tree()
         for listener, path in _listeners(tree):
             _check_listener(listener, path)
-        _fetch_limiter(tree)
+        _places(tree)
 
     def inject(self, envoyfilters: Sequence[Mapping[str, Any]]) -> str:
         """The template with each EnvoyFilter's HTTP filter before the router, where its match fits.
@@ -187,7 +187,7 @@ def _slots(document: Tree) -> list[tuple[Tree, Place]]:
     ]
 
 
-def _fetch_limiter(document: Tree) -> list[Place]:
+def _places(document: Tree) -> list[Place]:
     return [place for _, place in _slots(document)]
 
 
