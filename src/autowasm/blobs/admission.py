@@ -1,11 +1,8 @@
-"""Free space of the volume that a directory is on.
+"""DiskAdmission: admission to a store with a budget, on a volume that may fill up (`store.Admission`, ADR 16).
 
-Not the budget: others write to the volume too. Invariant: only what we may use counts as free, not what root keeps back.
-
-Room: the keeper of a store with a budget on a volume that may fill up (`admission.Keeper`, ADR 16).
-
-Not the housekeeping of what nobody needs any more (`retention.py`). Invariants: the stored bytes never come to exceed the
-budget by a commit; a refusal removes nothing, and harms nobody but the one who asked.
+Removing unneeded blobs is in `retention.py`. The free space is checked as well as the budget, because other programs write
+to the volume too. Invariants: a commit never takes the stored bytes over the budget; a refusal removes nothing and affects
+only the caller; free space excludes what the file system reserves for root.
 """
 
 import asyncio
@@ -31,20 +28,20 @@ from autowasm.units import format_size
 
 @dataclass(frozen=True, slots=True)
 class DiskSpace:
-    """Bytes of a volume."""
+    """Free and total bytes of a volume."""
 
     free: int
     total: int
 
     def reserve(self, limits: StoreLimits) -> int:
-        """Bytes that no fetch may take."""
+        """Bytes that no fetch may use."""
         return min(limits.free_reserve, int(self.total * limits.free_reserve_share))
 
 
 def space_of(directory: Path) -> DiskSpace:
     """Blocks for a statvfs or two. Raises OSError.
 
-    A directory that somebody removed under us is asked for by its parent: whatever is stored next makes it anew.
+    If the directory was removed from outside, its parent is measured: the next blob that is stored creates it again.
     """
     try:
         found = os.statvfs(directory)
@@ -58,12 +55,12 @@ STORAGE_FULL = "StorageFull"
 _log = structlog.get_logger(__name__)
 
 
-class _Refused(StorageError):  # our own reckoning, not the disk's word
+class _Refused(StorageError):  # by our own accounting, not by the disk
     pass
 
 
 class DiskAdmission:
-    """For one store. `lock` is held by whoever removes blobs to make room."""
+    """Admission for one store. `lock` is held while blobs are removed to make room."""
 
     def __init__(
         self,
@@ -99,7 +96,7 @@ class DiskAdmission:
         sha256: Sha256Hex | None = None,
         size: int | None = None,
     ) -> AsyncIterator[Reservation]:
-        """As the protocol."""
+        """See `store.Admission`."""
         if sha256 is None or not self._pins.is_published_by(namespace, sha256):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.store.hear_all):
@@ -109,7 +106,7 @@ class DiskAdmission:
 
     @contextlib.asynccontextmanager
     async def reserve_space(self, size: int | None) -> AsyncIterator[None]:
-        """As the protocol. What is not known yet may be as large as the limits allow."""
+        """See `store.Admission`. An unknown size counts as the largest that the limits allow."""
         limits = self._settings.limits
         need = limits.module_bytes + limits.layer_bytes if size is None else size
         async with self.lock:
@@ -127,13 +124,13 @@ class DiskAdmission:
 
     @contextlib.asynccontextmanager
     async def committing(self, sha256: Sha256Hex, size: int) -> AsyncIterator[None]:
-        """As the protocol."""
+        """See `store.Admission`."""
         more = 0 if sha256 in self._store else size
         async with self.lock:
             self._check_budget(more)
             while (excess := self.excess(more)) > 0:
                 await self._evictor.remove(choose(self._evictor.candidates(), excess), "budget")
-                self._check_budget(more)  # one of them may have come to be needed meanwhile
+                self._check_budget(more)  # a candidate may have become needed meanwhile
             self._committing += more
         try:
             yield
@@ -143,11 +140,11 @@ class DiskAdmission:
         self._say_full_for(0)
 
     def excess(self, more: int = 0) -> int:
-        """Bytes by which the store would be over its budget with `more`; below 0: so many are left."""
+        """Bytes by which the store would exceed its budget with `more`; negative: bytes left."""
         return self._store.total + self._committing + more - self._settings.disk_budget
 
     def _fits(self, size: int) -> bool:
-        """Whether the budget has room for `size` bytes, if need be after an eviction."""
+        """Whether the budget has room for `size` bytes, after an eviction if necessary."""
         if self.excess(size) <= 0:
             return True
         needed = sum(self._budget.needed().values())
@@ -174,7 +171,7 @@ class DiskAdmission:
         )
 
     async def _find_space(self, need: int, *, known: bool) -> None:
-        """Make sure that the volume has room for `need` bytes of work besides that of others."""
+        """Make sure that the volume has room for `need` bytes besides other fetches. Raises StorageError (`StorageFull`)."""
         space = await self.measure()
         if self._missing(space, need) > 0:
             await self._store.tidy(pressed=True)
@@ -185,7 +182,7 @@ class DiskAdmission:
         if self._missing(space, need) <= 0:
             return
         if not known and not self._fetching and space.free > space.reserve(self._settings.store):
-            return  # it may be small; and if not, it disturbs nobody else's work
+            return  # it may be small, and no other fetch is affected if it is not
         raise self._refusal(
             f"no space left in the cache directory {self._store.directory}: {format_size(space.free)} of "
             f"{format_size(space.total)} are free, and fetching this module takes up to {format_size(need)} "
@@ -198,16 +195,16 @@ class DiskAdmission:
         return need + sum(self._fetching) + space.reserve(self._settings.store) - space.free
 
     async def _relieve(self, need: int) -> None:
-        """The disk says that it is full, whatever we counted (a quota): what can go, goes."""
+        """Evict what can be evicted: the disk reports that it is full, whatever we counted (a quota of the file system)."""
         self._say_full_for(need)
         self._metrics.storage_refusals.labels(STORAGE_FULL).inc()
         async with self.lock:
-            with contextlib.suppress(StorageError):  # the one that is on its way tells it
+            with contextlib.suppress(StorageError):  # the first error is raised
                 await self._store.tidy(pressed=True)
                 await self._evictor.remove(choose(self._evictor.candidates(), need), "disk")
 
     async def measure(self) -> DiskSpace:
-        """The volume now. Raises StorageError."""
+        """Measure the volume. Raises StorageError."""
         try:
             space = await self._disk.run(self._space, self._store.directory)
         except OSError as error:
@@ -219,7 +216,7 @@ class DiskAdmission:
         return space
 
     async def look_again(self) -> None:
-        """Take back that the cache is full, if what was refused last has room now. Raises StorageError."""
+        """Clear the state "full" if the size that was refused last has room now. Raises StorageError."""
         space = await self.measure()
         if self._fits(self._full_for) and self._missing(space, self._full_for) <= 0:
             self._say_full_for(0)
@@ -230,7 +227,7 @@ class DiskAdmission:
         return _Refused(message, reason=STORAGE_FULL)
 
     def _say_full_for(self, size: int) -> None:
-        """Tell people, once for each change."""
+        """Set the metric and log, once for each change."""
         before, self._full_for = self._full_for, size
         if bool(before) is bool(size):
             return

@@ -1,7 +1,7 @@
-"""Blob: an open file whose bytes were seen to have its digest.
+"""Blob: an open file whose bytes have been verified against its digest.
 
-Not a path: what is served is the file that was checked, whatever the directory holds by now. Invariant: the descriptor
-is open as long as anybody has the Blob, and closed when nobody does, so it can never be the number of another file.
+It is not a path: the verified file is served, whatever the directory holds by now. Invariant: the descriptor is open as
+long as a reference to the Blob exists, and is closed afterwards, so it is never the number of another file.
 """
 
 import os
@@ -14,10 +14,10 @@ from autowasm.net.pools import Closer
 
 
 class Signature(NamedTuple):
-    """What changes when a file's bytes do: as long as it is the same, so are the bytes.
+    """Identity of a file's content: while the signature is the same, the bytes are the same.
 
-    The kernel sets ctime at every write, rename, and link, and no program can set it back. `links` becomes 0 when the
-    file was removed or replaced.
+    The kernel sets ctime at every write, rename, and link, and no program can reset it. `links` becomes 0 when the file is
+    removed or replaced.
     """
 
     device: int
@@ -35,7 +35,7 @@ class Signature(NamedTuple):
 
 
 class SyncedFile(NamedTuple):
-    """A staged file whose bytes are on the disk: their digest, for as long as the signature is the same."""
+    """A staged file that is synced to disk. Its digest is valid while the signature is the same."""
 
     sha256: Sha256Hex
     signature: Signature
@@ -55,18 +55,18 @@ class Blob:
         return self.signature.size
 
     def is_unchanged(self) -> bool:
-        """Whether the file is still the one whose digest was checked."""
+        """Whether the file is still the one that was verified."""
         return Signature.of(self.fd) == self.signature
 
     def was_written(self) -> bool:
-        """Whether somebody wrote to the open file since. Its names do not matter: it may be evicted while it is sent."""
+        """Whether the open file was written since it was verified. Its links do not count: it may be evicted while it is sent."""
         found = os.fstat(self.fd)
         known = self.signature
         return (found.st_size, found.st_mtime_ns) != (known.size, known.modified_ns)
 
     @classmethod
     def adopt(cls, sha256: Sha256Hex, fd: int, signature: Signature, *, closer: Closer) -> Self:
-        """Take over `fd`. `closer` closes it: closing a removed file frees its pages, milliseconds for large ones."""
+        """Take over `fd`. `closer` closes it: closing a removed file frees its pages, which takes milliseconds for a large file."""
         blob = cls(sha256, fd, signature)
         weakref.finalize(blob, closer.submit, fd)
         return blob

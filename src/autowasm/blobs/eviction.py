@@ -1,17 +1,8 @@
-"""Budget: what is spoken for, by whom, and whether one more fits. Arithmetic over the store, the pins, and promises.
+"""DiskQuota, the choice of the blobs to evict, and the Evictor that removes them.
 
-Not the removal of anything (`retention.py`). Invariants: what a namespace has published already is never refused to it
-(ADR 7), so only news can exceed a share; one namespace's share is no business of another's.
-
-Which blobs go first. Pure.
-
-Not their removal. Invariants: a blob in a history goes after all that nobody names; among equals the longest unused goes
-first; nothing is chosen beyond what is asked for, and nothing at all if all of it would not do.
-
-Evictor: removes what nobody needs, and only that.
-
-Not a decision that something has to go (`admission.py`, `retention.py`), nor which goes first (`eviction.py`). Invariant: a blob
-that is needed at the moment of its removal stays, whoever chose it.
+The decision that something must be evicted is in `admission.py` and `retention.py`. Invariants: a blob in a history is
+evicted after all blobs that no owner names; among equals the least recently used comes first; never more blobs are chosen
+than the size needs, and none if all together are too small; a blob that is needed at the moment of its removal stays.
 """
 
 import contextlib
@@ -37,7 +28,7 @@ NOBODY: Final = ""
 
 
 class StoredBlob(Protocol):
-    """What the budget asks of a store."""
+    """The part of a store that the quota reads."""
 
     def __contains__(self, sha256: object) -> bool:
         """Whether it is stored."""
@@ -46,7 +37,7 @@ class StoredBlob(Protocol):
         """Bytes."""
 
     def digests(self) -> frozenset[Sha256Hex]:
-        """All."""
+        """All digests."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,7 +55,12 @@ class _Reservation:
 
 
 class DiskQuota:
-    """`share`: bytes that one namespace may pin. `held`: seconds from being stored to being pinned."""
+    """Quota of each namespace, computed from the store, the pins, and the claims.
+
+    `share`: bytes that one namespace may pin. `held`: seconds from being stored to being pinned. Invariants: a module that a
+    namespace has published is never refused to it (ADR 7), so only new modules can exceed a quota; namespaces do not affect
+    each other's quota.
+    """
 
     def __init__(
         self,
@@ -84,16 +80,16 @@ class DiskQuota:
         self._monotonic = monotonic
         self._claims: set[_Reservation] = set()
         self._claimed: defaultdict[str, int] = defaultdict(int)
-        """Bytes that a namespace's claims are for, whatever they have in common."""
+        """Bytes of all claims of a namespace, including those for the same digest."""
         self._holds: defaultdict[Sha256Hex, dict[str, float]] = defaultdict(dict)
         pins.watch(self._published)
 
     def is_needed(self, sha256: Sha256Hex) -> bool:
-        """True for a blob that must not go: published, or about to be."""
+        """True for a blob that must not be evicted: published, or about to be."""
         return self._pins.is_published(sha256) or bool(self._holders(sha256))
 
     def is_named(self, sha256: Sha256Hex) -> bool:
-        """True while it is in use in any way: needed, or in a history."""
+        """True for a blob in use in any way: needed, or in a history."""
         return self.is_needed(sha256) or self._pins.is_kept(sha256)
 
     def _holders(self, sha256: Sha256Hex) -> list[str]:
@@ -101,7 +97,7 @@ class DiskQuota:
         return [who for who, until in self._holds.get(sha256, {}).items() if until >= now]
 
     def _published(self, namespace: str, sha256: Sha256Hex) -> None:
-        """What a hold waits for has happened."""
+        """Release the holds of a digest that is now published."""
         holds = self._holds.get(sha256)
         if holds is not None:
             holds.pop(namespace, None)
@@ -110,12 +106,12 @@ class DiskQuota:
                 del self._holds[sha256]
 
     def forget_old_holds(self) -> None:
-        """Now and then: those that nothing came of."""
+        """Drop expired holds."""
         for sha256 in [sha256 for sha256 in self._holds if not self._holders(sha256)]:
             del self._holds[sha256]
 
     def needed(self) -> dict[Sha256Hex, int]:
-        """Sizes of the stored blobs that must not go."""
+        """Sizes of the stored blobs that must not be evicted."""
         return {
             sha256: self._stored.size(sha256)
             for sha256 in self._stored.digests()
@@ -131,7 +127,7 @@ class DiskQuota:
         sha256: Sha256Hex | None = None,
         size: int | None = None,
     ) -> Iterator[_Reservation]:
-        """As `admission.Keeper.claim`."""
+        """As `Admission.claim` in `store.py`."""
         claim = _Reservation(self, namespace, owner, sha256, size or 0)
         self._check_share(claim)
         self._claims.add(claim)
@@ -145,23 +141,23 @@ class DiskQuota:
                 del self._claimed[namespace]
 
     def resize(self, claim: _Reservation, size: int) -> None:
-        """The claim is for so many bytes."""
+        """Change the claim's size in bytes."""
         self._claimed[claim.namespace] += size - claim.size
         claim.size = size
 
     def hold(self, namespace: str, sha256: Sha256Hex, size: int, *, owner: str = "") -> None:
-        """Keep the blob until the namespace publishes it, for a while. Raises StorageError (`NamespaceShareExceeded`)."""
+        """Keep the blob for `held` seconds until the namespace publishes it. Raises StorageError (`NamespaceShareExceeded`)."""
         self.keep(_Reservation(self, namespace, owner, sha256, size))
 
     def keep(self, claim: _Reservation) -> None:
-        """The same for a claim whose digest and size are known by now."""
+        """The same for a claim whose digest and size are now known."""
         self._check_share(claim)
         sha256, namespace = claim.sha256, claim.namespace
         if sha256 is not None and not self._pins.is_published_by(namespace, sha256):
             self._holds[sha256][namespace] = self._monotonic() + self._held
 
     def hold_for_anybody(self, sha256: Sha256Hex) -> None:
-        """Keep the blob until somebody publishes it, for a while, on nobody's account."""
+        """Keep the blob for `held` seconds until a namespace publishes it. No quota is charged."""
         if not self._pins.is_published(sha256):
             self._holds[sha256][NOBODY] = self._monotonic() + self._held
 
@@ -172,7 +168,7 @@ class DiskQuota:
         used = self._kept_for(namespace, besides=claim)
         at_most = sum(used.values()) + self._claimed.get(namespace, 0) + claim.size
         if at_most < self._share:
-            return  # a thousand claims at once, each with a look at all others, would hold the loop
+            return  # comparing each of a thousand concurrent claims with all others would hold the loop
         self._add_claims(used, namespace, besides=claim)
         size = 0 if sha256 in used else claim.size
         total = sum(used.values())
@@ -188,7 +184,7 @@ class DiskQuota:
         )
 
     def _kept_for(self, namespace: str, *, besides: _Reservation) -> dict[object, int]:
-        """Sizes by digest of what is stored on the namespace's account."""
+        """Sizes by digest of the stored blobs that count in the namespace's quota."""
         held = [sha256 for sha256 in self._holds if namespace in self._holders(sha256)]
         published = set(self._pins.published_by(namespace)) - self._pins.replaceable(besides.owner)
         return {
@@ -200,7 +196,7 @@ class DiskQuota:
     def _add_claims(
         self, used: dict[object, int], namespace: str, *, besides: _Reservation
     ) -> None:
-        """What is on the way for it, by digest; a claim that knows none yet, by itself."""
+        """Add the namespace's other claims, by digest; a claim without a digest counts by itself."""
         for claim in self._claims:
             if claim is not besides and claim.namespace == namespace:
                 used.setdefault(claim.sha256 or claim, claim.size)
@@ -208,7 +204,7 @@ class DiskQuota:
 
 @dataclass(frozen=True, slots=True)
 class EvictionCandidate:
-    """A stored blob that nobody has published. `used`: when it was last, in seconds of any clock; `kept`: in a history."""
+    """A stored blob that is not published. `used`: its last use, in seconds of any clock; `kept`: it is in a history."""
 
     sha256: Sha256Hex
     size: int
@@ -217,12 +213,12 @@ class EvictionCandidate:
 
 
 def expired(candidates: Iterable[EvictionCandidate], *, before: float) -> list[EvictionCandidate]:
-    """Those that nobody names and that were last used before that time."""
+    """Candidates in no history that were last used before that time."""
     return [each for each in candidates if not each.kept and each.used < before]
 
 
 def choose(candidates: Iterable[EvictionCandidate], size: int) -> list[EvictionCandidate]:
-    """The first to go for `size` bytes of room; empty if all together are less."""
+    """The candidates to evict for `size` bytes of room; empty if all together are smaller. Pure."""
     chosen: list[EvictionCandidate] = []
     for each in sorted(candidates, key=lambda each: (each.kept, each.used, each.sha256)):
         if size <= 0:
@@ -236,7 +232,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Evictor:
-    """For one store."""
+    """Removes blobs of one store."""
 
     def __init__(
         self,
@@ -254,7 +250,7 @@ class Evictor:
         self.last_use = last_use
 
     def candidates(self) -> list[EvictionCandidate]:
-        """All that could be removed now: nothing, until everybody who may need something was heard."""
+        """All blobs that could be evicted now; none until every owner has reported."""
         if not self._pins.complete:
             return []
         store, needed = self._store, self._budget.needed()
@@ -270,7 +266,7 @@ class Evictor:
         ]
 
     async def remove(self, blobs: Iterable[EvictionCandidate], reason: str) -> None:
-        """Remove what of `blobs` is still not needed. Raises StorageError."""
+        """Remove those of `blobs` that are still not needed. Raises StorageError."""
         for each in blobs:
             if await self._store.discard(each.sha256, unless=self._budget.is_needed):
                 self._metrics.blobs_evicted.labels(reason).inc()

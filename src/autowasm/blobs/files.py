@@ -1,21 +1,10 @@
-"""What an error of the operating system means for the store, in words for a person.
+"""File operations of the store: blocking functions for the disk pool, staging folders, and the errors of the disk.
 
-Not a place for errors of content (`autowasm.errors.ContentRejected`). Invariant: "full" and "broken" stay apart, because
-people do different things about them.
-
-finish(): a blocking job whose result is never lost.
-
-Not a pool (`net/pools.py`). Invariant: what a job made is handed to somebody, even when the one who asked was cancelled.
-
-What the store does to files: blocking functions, each for one job in the disk pool.
-
-Not a place for state. Invariants: a name in `blobs/` appears only by rename of a file whose bytes were hashed and
-fsynced; every descriptor opened here is handed over or closed.
-
-Staging: folders for work in progress, and what is left of them.
-
-Not the store: nothing here is ever served. Invariant: a folder is removed when its work ends, and at the latest by `tidy`
-or the next start.
+No state of the store is here (see `store.py`), and nothing in staging is ever served. Invariants: a name in `blobs/` appears
+only by rename of a file whose bytes were hashed and fsynced; every descriptor that is opened here is passed on or closed; the
+result of a job goes to the caller or, if the caller was cancelled, to `abandoned`; a full disk and a broken disk have
+different errors, because operators react differently; a staging folder is removed when its work ends, at the latest by
+`tidy` or at the next start. Errors of content are `autowasm.errors.ContentRejected`.
 """
 
 import asyncio
@@ -45,7 +34,7 @@ _OURS: Final = _FULL | {errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errn
 
 
 def storage_failure(error: OSError, directory: Path, doing: str) -> StorageError:
-    """The StorageError for `error`, which came up while `doing` ("committing a blob") in `directory`."""
+    """The StorageError for `error`, which occurred while `doing` ("committing a blob") in `directory`."""
     if error.errno in _FULL:
         return StorageError(
             f"no space left in the cache directory {directory} while {doing}: make room on that volume, "
@@ -62,7 +51,7 @@ def storage_failure(error: OSError, directory: Path, doing: str) -> StorageError
 
 
 def is_storage_failure(error: OSError) -> bool:
-    """Whether `error` tells of the disk (or of descriptors) and not, say, of a connection that broke."""
+    """Whether `error` is one of the disk or of descriptors, and not, for example, of a broken connection."""
     return error.errno in _OURS and not isinstance(error, ConnectionError)
 
 
@@ -70,7 +59,7 @@ def is_storage_failure(error: OSError) -> bool:
 def storage_errors(
     directory: Path, doing: str, *, among: Callable[[OSError], bool] = lambda _: True
 ) -> Iterator[None]:
-    """Make the OSErrors of the block StorageErrors, those that are `among` what tells of the disk."""
+    """Convert OSErrors of the block to StorageErrors, if `among` accepts them."""
     try:
         yield
     except OSError as error:
@@ -83,7 +72,7 @@ T = TypeVar("T")
 
 
 async def finish(pool: Pool, job: Callable[[], T], *, abandoned: Callable[[T], object]) -> T:
-    """As `pool.run`, but when we are cancelled while `job` runs on, its result goes to `abandoned`, on the loop."""
+    """As `pool.run`, but if the caller is cancelled while `job` runs, the result goes to `abandoned`, on the loop."""
     loop = asyncio.get_running_loop()
     future = pool.submit(job)
 
@@ -101,11 +90,11 @@ async def finish(pool: Pool, job: Callable[[], T], *, abandoned: Callable[[T], o
 
 _CHUNK: Final = MIB
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-"""NONBLOCK: should the name be a pipe by now, opening it must not hold the thread for ever."""
+"""NONBLOCK: if the name is a pipe by now, opening it must not block the thread for ever."""
 
 
 class DamagedBlob(Exception):
-    """A stored file whose bytes do not have the digest that is its name. The argument says what they have instead."""
+    """A stored file whose bytes do not have the digest in its name. The argument is what was found instead."""
 
 
 def scan(directory: Path) -> tuple[dict[Sha256Hex, int], list[str]]:
@@ -138,21 +127,21 @@ def clear(directory: Path) -> None:
 
 def make_workspace(staging: Path) -> Path:
     """A new private directory in `staging`."""
-    staging.mkdir(parents=True, exist_ok=True)  # somebody may have cleaned up under us
+    staging.mkdir(parents=True, exist_ok=True)  # it may have been removed from outside
     return Path(tempfile.mkdtemp(dir=staging))
 
 
 def remove_tree(directory: Path) -> None:
-    """Remove `directory` and all in it; what cannot be removed is left to the next start."""
+    """Remove `directory` and its content. What cannot be removed is left to the next start."""
     shutil.rmtree(directory, ignore_errors=True)
 
 
 def open_verified(
     path: Path, sha256: Sha256Hex, *, known: Signature | None
 ) -> tuple[int, Signature]:
-    """Open `path` for sending. Unless its signature is `known`, hash it; if it is, read it into the page cache.
+    """Open `path` for sending. If its signature is `known`, read it into the page cache, otherwise hash it.
 
-    Either way its pages are in memory afterwards. Raises Damaged, FileNotFoundError and other OSErrors.
+    Its pages are in memory afterwards in both cases. Raises DamagedBlob, FileNotFoundError and other OSErrors.
     """
     try:
         fd = os.open(path, _OPEN_FLAGS)
@@ -169,7 +158,7 @@ def open_verified(
     except BaseException:
         os.close(fd)
         raise
-    # Taken before hashing: a change during it shows as one afterwards.
+    # The signature is taken before hashing, so a change during hashing is detected afterwards.
     return fd, signature
 
 
@@ -182,17 +171,14 @@ def _require(fd: int, sha256: Sha256Hex) -> None:
 
 
 def verify(path: Path, sha256: Sha256Hex) -> Signature:
-    """As open_verified, for the check alone."""
+    """As `open_verified`, but only the check."""
     fd, signature = open_verified(path, sha256, known=None)
     os.close(fd)
     return signature
 
 
 def settle(staged: Path, expected: Sha256Hex | None) -> SyncedFile:
-    """Bring the bytes of `staged` to the disk, and see which digest they have: the `expected` one, if any.
-
-    Raises ContentRejected (`DigestMismatch`) and OSErrors.
-    """
+    """Sync the bytes of `staged` to disk and hash them. `expected`: the digest that they must have, if there is one."""
     fd = os.open(staged, _OPEN_FLAGS)
     try:
         return _settle(fd, expected)
@@ -201,10 +187,10 @@ def settle(staged: Path, expected: Sha256Hex | None) -> SyncedFile:
 
 
 def commit(staged: Path, target: Path, *, settled: SyncedFile | None) -> Signature:
-    """Give `staged` its final name if its bytes have the digest `target.name`, durably.
+    """Rename `staged` to `target`, durably, if its bytes have the digest `target.name`.
 
-    `settled`: what `settle` said of the same file; if that is still so, only the name is missing. Raises ContentRejected
-    (`DigestMismatch`) and OSErrors; `target` is then what it was.
+    `settled`: the result of `settle` for the same file. If the file is unchanged since, only the rename is left to do. Raises
+    ContentRejected (`DigestMismatch`) and OSErrors; `target` is then unchanged.
     """
     fd = os.open(staged, _OPEN_FLAGS)
     try:
@@ -219,7 +205,7 @@ def commit(staged: Path, target: Path, *, settled: SyncedFile | None) -> Signatu
 
 
 def _settle(fd: int, expected: Sha256Hex | None) -> SyncedFile:
-    signature = Signature.of(fd)  # taken before hashing: a change during it shows as one afterwards
+    signature = Signature.of(fd)  # before hashing: a change during hashing is detected afterwards
     digest = _hash(fd)
     if expected is not None and digest != expected:
         raise ContentRejected(
@@ -231,7 +217,7 @@ def _settle(fd: int, expected: Sha256Hex | None) -> SyncedFile:
 
 
 def set_aside(path: Path, damaged: Path, *, kept: int) -> None:
-    """Move `path` into `damaged`, of which only the `kept` newest files stay."""
+    """Move `path` to `damaged` and keep only the `kept` newest files there."""
     damaged.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
         target = path.replace(damaged / path.name)
@@ -245,9 +231,9 @@ def remove(path: Path) -> None:
 
 
 def remove_older(directory: Path, seconds: float, *, keep: frozenset[Path] = frozenset()) -> None:
-    """Remove what was not touched for so long, by the clock on the wall, but for `keep`. Nothing of worth is in `directory`."""
+    """Remove files in `directory`, except `keep`, that were not modified for so long by the time of day. They must be disposable."""
     limit = time.time() - seconds
-    with contextlib.suppress(FileNotFoundError):  # somebody else tidies up too
+    with contextlib.suppress(FileNotFoundError):  # another cleanup may have removed it
         _remove(
             path
             for path in directory.iterdir()
@@ -256,7 +242,7 @@ def remove_older(directory: Path, seconds: float, *, keep: frozenset[Path] = fro
 
 
 def sync_directory(directory: Path) -> None:
-    """Make renames in `directory` survive a power cut."""
+    """Make renames in `directory` durable."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -300,13 +286,13 @@ _ANY_AGE: Final = float("-inf")
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Room to prepare one blob: `path` does not exist yet and is on the store's file system; its folder is private."""
+    """Space to prepare one blob: `path` does not exist yet, is on the store's file system, and its folder is private."""
 
     path: Path
 
 
 class Staging:
-    """The folders in `directory`, and the damaged files in `damaged`. All methods raise OSError."""
+    """The work folders in `directory`, and the damaged files in `damaged`. All methods raise OSError."""
 
     def __init__(self, directory: Path, damaged: Path, *, disk: Pool, limits: StoreLimits) -> None:
         self.directory = directory
@@ -326,17 +312,17 @@ class Staging:
         self._disk.submit(remove_tree, folder)
 
     async def remove(self, folder: Path) -> None:
-        """The work in it has ended."""
+        """Remove a folder whose work has ended."""
         self._busy.discard(folder)
         await self._disk.run(remove_tree, folder)
 
     async def set_aside(self, path: Path) -> None:
-        """Move a damaged file to where people find it."""
+        """Move a damaged file to the folder where operators can inspect it."""
         kept = self._limits.damaged_kept
         await self._disk.run(set_aside, path, self.damaged, kept=kept)
 
     async def tidy(self, *, pressed: bool) -> None:
-        """Remove old folders that nobody works in, and old damaged files; `pressed`: all damaged files."""
+        """Remove old folders without a running job, and old damaged files; if `pressed`, all damaged files."""
         age, keep = self._limits.staging_age, frozenset(self._busy)
         await self._disk.run(remove_older, self.directory, age, keep=keep)
         age = _ANY_AGE if pressed else self._limits.damaged_age

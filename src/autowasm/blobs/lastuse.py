@@ -1,15 +1,8 @@
-"""Ages: a clock that only counts time which certainly passed, over restarts too.
+"""LastUse: when each blob was last needed, on a durable clock, in a small file that a restart reads.
 
-Not the time of day. While the process runs it is the monotonic clock. From one run to the next it goes on by what the
-kernel's clock since boot says, as long as the machine has not booted since; after a boot, or on another machine, the time
-of day says how long the service was away, and is believed for `MAX_DOWNTIME` only. Invariant: a clock that was set, forward or
-back by years, makes nothing older than that, and nothing ages backwards; running time always counts, so nothing stays young.
-
-LastUse: when each blob was last needed, in a small file that a restart reads.
-
-Not a decision about who goes. The file is written rarely (a restart may repeat what the last minutes taught), whole, by
-rename. Invariants: what is named at the time of writing is written as such, so that time which nobody watched never counts
-against it; a file that is missing, half or nonsense makes every blob young, never old.
+The file is written rarely (a restart may lose the last minutes), whole, by rename. Invariants: a digest that is named at
+the time of writing is written as named, so time that was not observed never counts against it; a file that is missing,
+truncated or invalid makes every blob young, never old.
 """
 
 import contextlib
@@ -28,22 +21,22 @@ from autowasm.blobs.files import sync_directory
 from autowasm.digest import Sha256Hex, sha256_hex
 
 MAX_DOWNTIME: Final = 3600.0
-"""Seconds credited for an absence over a boot. An hour wrong, of a grace of 24, hurts nobody in either direction."""
+"""Seconds credited for an absence over a boot. An error of an hour, in a grace of 24, does no harm in either direction."""
 
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class ClockState(msgspec.Struct, frozen=True, kw_only=True):
-    """One moment as seen on all clocks. Seconds."""
+    """One moment on all clocks. Seconds."""
 
     boot: str
-    """The kernel's id of this boot; empty where it tells none."""
+    """The kernel's id of this boot; empty if the kernel gives none."""
     since_boot: float
     wall: float
 
     @classmethod
     def now(cls) -> Self:
-        """Blocks for as long as /proc takes."""
+        """Blocks while /proc is read."""
         try:
             boot = _BOOT_ID.read_text().strip()
         except OSError:
@@ -51,7 +44,7 @@ class ClockState(msgspec.Struct, frozen=True, kw_only=True):
         return cls(boot=boot, since_boot=time.clock_gettime(time.CLOCK_BOOTTIME), wall=time.time())
 
     def passed_until(self, later: "ClockState") -> float:
-        """Seconds from here to `later` that certainly passed; never negative."""
+        """Seconds from this moment to `later` that certainly passed; never negative."""
         since_boot = later.since_boot - self.since_boot
         if self.boot and self.boot == later.boot and since_boot >= 0:
             return since_boot
@@ -61,14 +54,20 @@ class ClockState(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class DurableClock:
-    """Seconds since the cache directory was first used. `start` on the monotonic clock was `base` on this one."""
+    """Seconds since the cache directory was first used: a monotonic clock that goes on over restarts, not the time of day.
+
+    While the process runs it is the monotonic clock: `start` there was `base` on this clock. Between two runs it advances by
+    the kernel's clock since boot if the machine has not booted since. After a boot, or on another machine, it advances by the
+    time of day, for at most `MAX_DOWNTIME`. Invariant: a clock that is set, forward or back by years, makes nothing older than
+    that, and no age decreases; running time always counts, so nothing stays young.
+    """
 
     base: float
     start: float
     monotonic: Callable[[], float] = time.monotonic
 
     def now(self) -> float:
-        """This moment."""
+        """The current time."""
         return self.at(self.monotonic())
 
     def at(self, monotonic: float) -> float:
@@ -86,16 +85,16 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     version: int
     saved: ClockState
     age: float
-    """`DurableClock.now()` when it was written."""
+    """`DurableClock.now()` when the file was written."""
     used: dict[str, float | None]
-    """None: named by somebody when this was written."""
+    """None: named by an owner when the file was written."""
 
 
 _DECODER: Final = msgspec.json.Decoder(_Document)
 
 
 class LastUse:
-    """Last uses by digest, on the clock `clock`."""
+    """Last uses by digest, on the clock `clock`. Eviction is decided elsewhere (`eviction.py`)."""
 
     def __init__(
         self,
@@ -108,7 +107,7 @@ class LastUse:
         self._named = set(named)
 
     def last(self, sha256: Sha256Hex) -> float:
-        """When it was last used; now, for one that is named or that we never heard of."""
+        """When the blob was last used; the current time for one that is named or unknown."""
         if sha256 in self._named:
             return self.clock.now()
         return self._used.get(sha256, self.clock.now())
@@ -116,9 +115,9 @@ class LastUse:
     def observe(
         self, stored: Iterable[Sha256Hex], named: Callable[[Sha256Hex], bool], *, complete: bool
     ) -> bool:
-        """Take down which of the `stored` blobs somebody names now. True if that differs from before.
+        """Record which of the `stored` blobs are named now. True if that differs from before.
 
-        `complete` False: not everybody was heard yet, so what was named, or is new to us, still counts as named.
+        `complete` False: some owners have not reported yet, so blobs that were named, or are new, still count as named.
         """
         now = self.clock.now()
         used: dict[Sha256Hex, float] = {}
@@ -134,7 +133,7 @@ class LastUse:
         return changed
 
     def served(self, sha256: Sha256Hex, monotonic: float) -> None:
-        """It was sent to somebody then."""
+        """The blob was served at that time."""
         if sha256 in self._used:
             self._used[sha256] = max(self._used[sha256], self.clock.at(monotonic))
 
@@ -149,7 +148,7 @@ class LastUse:
 
 
 def unknown(monotonic: Callable[[], float] = time.monotonic) -> LastUse:
-    """One that was told nothing: every blob counts as just used."""
+    """Without any record: every blob counts as just used."""
     return LastUse(DurableClock(0.0, monotonic(), monotonic))
 
 
@@ -159,7 +158,7 @@ def load(
     moment: Callable[[], ClockState] = ClockState.now,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> LastUse:
-    """What `path` tells, or an empty one. Blocks. Never raises: a cache that starts young is no failure."""
+    """The last uses in `path`, or none. Blocks. Never raises: a cache that starts young is no failure."""
     document = _read(path)
     if document is None:
         return unknown(monotonic)
@@ -188,7 +187,7 @@ def _read(path: Path) -> _Document | None:
 
 
 def save(path: Path, content: bytes) -> None:
-    """Replace `path` durably. Blocks. Raises OSError; the file is then what it was."""
+    """Replace `path` durably. Blocks. Raises OSError; the file is then unchanged."""
     half = path.with_name(f"{path.name}.new")
     try:
         with half.open("wb") as file:

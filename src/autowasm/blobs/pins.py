@@ -1,9 +1,8 @@
-"""Pins: who needs which blobs, kept up to date one owner at a time.
+"""Pins: which owners need which blobs, updated one owner at a time.
 
-Not what is stored and not what is evicted (`retention.py`). Two strengths: a *published* digest is in an EnvoyFilter (or is
-about to be) and its blob is never evicted; a *kept* one is in a history and its blob outlives every grace period, but
-goes, last of all, when the disk budget needs its place. Invariant: until every owner that was there at the start has been
-heard (`expect`), nothing can be called unneeded.
+Eviction is in `retention.py`. There are two strengths. A *published* digest is in an EnvoyFilter, or is about to be, and its
+blob is never evicted. A *kept* digest is in a history: its blob outlives every grace period, but is evicted, last of all, if
+the disk budget needs its place. Invariant: until every owner of the start has reported (`expect`), no blob counts as unneeded.
 """
 
 import asyncio
@@ -34,7 +33,7 @@ class Pins:
         self._watcher: Callable[[str, Sha256Hex], None] = lambda _namespace, _sha256: None
 
     def watch(self, watcher: Callable[[str, Sha256Hex], None]) -> None:
-        """Call `watcher` with namespace and digest whenever something is published."""
+        """Call `watcher` with namespace and digest whenever a digest is published."""
         self._watcher = watcher
 
     def set(
@@ -45,7 +44,7 @@ class Pins:
         published: Iterable[Sha256Hex],
         kept: Iterable[Sha256Hex] = (),
     ) -> None:
-        """All that `owner` needs now; replaces what it needed."""
+        """Set all that `owner` needs now; this replaces its earlier needs."""
         needs = _Needs(namespace, frozenset(published), frozenset(kept))
         if self._owners.get(owner) != needs:
             self._forget(owner)
@@ -58,7 +57,7 @@ class Pins:
         self._heard(owner)
 
     def remove(self, owner: str) -> None:
-        """`owner` is gone."""
+        """Remove a deleted owner."""
         self._forget(owner)
         self._heard(owner)
 
@@ -83,22 +82,22 @@ class Pins:
                 self._all_heard.set()
 
     def expect(self, owners: Iterable[str]) -> None:
-        """All owners that there are: until each was heard, `complete` is False."""
+        """Set the owners that exist. `complete` is False until each of them has reported."""
         self._awaited = {owner for owner in owners if owner not in self._owners}
         if not self._awaited:
             self._all_heard.set()
 
     @property
     def complete(self) -> bool:
-        """Whether every expected owner was heard: before that, a blob that nobody names may still be needed."""
+        """Whether every expected owner has reported. Before that, a blob that no owner names may still be needed."""
         return self._all_heard.is_set()
 
     async def wait_complete(self) -> None:
-        """Return once it is."""
+        """Return once `complete` is true."""
         await self._all_heard.wait()
 
     def is_published(self, sha256: Sha256Hex) -> bool:
-        """Whether an Envoy may have been told to fetch it."""
+        """Whether the digest is in an EnvoyFilter, or about to be, so that an Envoy may fetch it."""
         return sha256 in self._namespaces
 
     def is_published_by(self, namespace: str, sha256: Sha256Hex) -> bool:
@@ -110,11 +109,11 @@ class Pins:
         return sha256 in self._kept
 
     def published_by(self, namespace: str) -> Collection[Sha256Hex]:
-        """What a namespace pins."""
+        """The digests that a namespace publishes."""
         return self._published.get(namespace, Counter()).keys()
 
     def replaceable(self, owner: str) -> frozenset[Sha256Hex]:
-        """What its namespace publishes for this owner alone: it goes when the owner publishes something else."""
+        """Digests that only this owner publishes in its namespace: they are unpinned when the owner publishes another one."""
         needs = self._owners.get(owner)
         if needs is None:
             return frozenset()

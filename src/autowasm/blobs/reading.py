@@ -1,15 +1,8 @@
-"""Turns: one at a time changes or checks the file of one digest.
+"""VerifiedReader: opens and hashes stored blobs before their bytes are served. Also the index and the lock of each digest.
 
-Not a limit on how many files are handled at once. Invariant: a lock lives as long as somebody has or awaits it.
-
-Index: which blobs the store has, and who waits for one.
-
-Not the files: it never touches the disk. Invariant: the gauges show what it holds.
-
-VerifiedReader: stored blobs, opened and hashed before anyone gets their bytes.
-
-Not who stores or removes (`store.py`). Invariants: bytes are handed out only by a Blob whose file was hashed since the start
-and has not changed since; nothing here touches the disk on the loop but fstat.
+Storing and removing are in `store.py`. Invariants: bytes are served only from a Blob whose file was hashed since the start
+and is unchanged since; a digest's file is changed or checked by one task at a time; nothing here touches the disk on the
+loop except fstat.
 """
 
 import asyncio
@@ -35,13 +28,13 @@ from autowasm.telemetry.metrics import Metrics
 
 
 class KeyedLock:
-    """One lock for each digest that somebody is busy with."""
+    """One lock for each digest in use. Invariant: a lock exists as long as a task holds it or waits for it."""
 
     def __init__(self) -> None:
         self._locks: WeakValueDictionary[Sha256Hex, asyncio.Lock] = WeakValueDictionary()
 
     def of(self, sha256: Sha256Hex) -> asyncio.Lock:
-        """To be entered at once: kept by nobody, it is forgotten."""
+        """The lock of `sha256`. Enter it at once: a lock without holder is dropped."""
         lock = self._locks.get(sha256)
         if lock is None:
             lock = self._locks[sha256] = asyncio.Lock()
@@ -50,17 +43,17 @@ class KeyedLock:
 
 @dataclass(slots=True, eq=False)
 class BlobEntry:
-    """One stored blob of `size` bytes. `signature` is None until its bytes were hashed since the start."""
+    """One stored blob of `size` bytes. `signature` is None until its bytes are hashed after the start."""
 
     sha256: Sha256Hex
     size: int
     signature: Signature | None = None
     served: float = float("-inf")
-    """When it was last handed out, on the monotonic clock."""
+    """When it was last served, on the monotonic clock."""
 
 
 class BlobIndex:
-    """Entries by digest."""
+    """The stored blobs by digest, and the tasks that wait for one. Invariants: it never touches the disk; the gauges show its content."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -81,7 +74,7 @@ class BlobIndex:
 
     @property
     def total(self) -> int:
-        """Bytes of all."""
+        """Bytes of all entries."""
         return self._bytes
 
     def digests(self) -> frozenset[Sha256Hex]:
@@ -89,7 +82,7 @@ class BlobIndex:
         return frozenset(self._entries)
 
     def add(self, entry: BlobEntry) -> None:
-        """Add or replace; wakes those who wait for it."""
+        """Add or replace an entry, and wake the tasks that wait for it."""
         previous = self._entries.get(entry.sha256)
         self._entries[entry.sha256] = entry
         self._count(entry.size - (previous.size if previous else 0))
@@ -98,7 +91,7 @@ class BlobIndex:
                 waiter.set_result(None)
 
     def remove(self, entry: BlobEntry) -> None:
-        """Remove it, unless another has taken its place."""
+        """Remove the entry, unless another has replaced it."""
         if self._entries.get(entry.sha256) is entry:
             del self._entries[entry.sha256]
             self._count(-entry.size)
@@ -128,7 +121,7 @@ _log = structlog.get_logger(__name__)
 
 
 class VerifiedReader:
-    """Of the files in `folder`, one for each entry of `index`."""
+    """Reads the files in `folder`, one for each entry of `index`."""
 
     def __init__(
         self,
@@ -150,14 +143,14 @@ class VerifiedReader:
         self._closer = closer
         self._limits = limits
         self._metrics = metrics
-        self._open: OrderedDict[Sha256Hex, Blob] = OrderedDict()  # the longest unused first
+        self._open: OrderedDict[Sha256Hex, Blob] = OrderedDict()  # least recently used first
 
     def close(self) -> None:
-        """Let go of every file; sends in flight go on."""
+        """Close every file. Sends in progress continue."""
         self._open.clear()
 
     def drop(self, sha256: Sha256Hex) -> None:
-        """Its file is replaced or removed."""
+        """Close the blob's file: it is about to be replaced or removed."""
         self._open.pop(sha256, None)
 
     def ready(self, sha256: Sha256Hex) -> Blob | None:
@@ -173,7 +166,7 @@ class VerifiedReader:
         return self._ready(entry) or await self._reopen(sha256)
 
     def _ready(self, entry: BlobEntry) -> Blob | None:
-        """The open blob, unless its file changed, or was out of use for so long that its pages may be gone."""
+        """The open blob, unless its file changed or it was unused for so long that its pages may be evicted."""
         blob = self._open.get(entry.sha256)
         if blob is None:
             return None
@@ -189,7 +182,7 @@ class VerifiedReader:
             entry = self._index.get(sha256)
             if entry is None:
                 return None
-            blob = self._ready(entry)  # somebody was before us
+            blob = self._ready(entry)  # another task may have opened it
             if blob is None:
                 blob = await self._load(entry)
             if blob is not None:
@@ -232,7 +225,7 @@ class VerifiedReader:
     async def _read(
         self, entry: BlobEntry, job: Callable[[], T], *, abandoned: Callable[[T], object]
     ) -> T | None:
-        """Run `job` on the entry's file. None, and the entry forgotten, if that is gone or damaged."""
+        """Run `job` on the entry's file. If the file is gone or damaged, remove the entry and return None."""
         with storage_errors(self._folder.parent, "reading a blob"):
             try:
                 return await finish(self._disk, job, abandoned=abandoned)

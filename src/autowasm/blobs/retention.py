@@ -1,8 +1,8 @@
-"""Retention: which blobs stay and which go (ADR 16).
+"""Retention: which blobs stay and which are evicted (ADR 16).
 
-Not who needs what (`pins.py`), nor room for new ones (`admission.py`). Invariants: a published blob is never removed; nothing is
-removed before everybody who may need it was heard (`Pins.complete`); what nobody names goes a grace period after the last
-time that somebody did, or earlier if the budget needs its place.
+Which owners need a blob is in `pins.py`, room for new blobs in `admission.py`. Invariants: a published blob is never removed;
+nothing is removed before every owner has reported (`Pins.complete`); a blob that no owner names is evicted a grace period
+after the last time that one did, or earlier if the budget needs its place.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Retention:
-    """Keeps house in `store`. An async context manager: entering reads the last uses and gives the store its keeper.
+    """Evicts blobs of `store`. An async context manager: entering reads the last uses and sets the store's admission.
 
     `monotonic`, `moment` and `space` are for tests of clocks that jump and of volumes that fill up.
     """
@@ -100,20 +100,20 @@ class Retention:
         await self.save()
 
     def synced(self, owners: Iterable[str]) -> None:
-        """Everything that is there was read: once the pins have heard of each of these owners, blobs may go."""
+        """All objects were read: once each of these owners has reported its pins, blobs may be evicted."""
         self._pins.expect(owners)
 
     def admit(self, owner: str, namespace: str, sha256: Sha256Hex) -> None:
-        """A stored blob is about to be published by `owner`, in place of what it published before: it stays until then.
+        """Hold a stored blob until `owner` publishes it in place of its earlier module.
 
         Raises StorageError (`NamespaceShareExceeded`); never for what the namespace has published already, nor before all
-        owners were heard: what is found stored at a start was admitted once.
+        owners have reported: a blob that is in the store at the start was admitted before.
         """
         if sha256 in self._store and self._pins.complete:
             self._budget.hold(namespace, sha256, self._store.size(sha256), owner=owner)
 
     async def run(self) -> None:
-        """Look after the store, for ever."""
+        """Sweep for ever."""
         pause = min(self._limits.sweep_every, self._settings.blob_grace / _GRACE_PARTS)
         while True:
             try:
@@ -123,7 +123,7 @@ class Retention:
             await asyncio.sleep(max(pause, _MIN_PAUSE))
 
     async def sweep(self) -> None:
-        """One look: remove what has expired or is over budget, tidy up, write down the last uses. Raises StorageError."""
+        """Remove blobs that have expired or exceed the budget, remove leftovers, save the last uses. Raises StorageError."""
         self._observe()
         self._budget.forget_old_holds()
         async with self._disk_admission.lock:
@@ -140,7 +140,7 @@ class Retention:
             await self.save()
 
     async def save(self) -> None:
-        """Write the last uses down. A failure is only logged: it makes blobs younger, never older."""
+        """Write the last uses to disk. A failure is only logged: it makes blobs younger, never older."""
         self._observe()
         self._saved = self._monotonic()
         moment = await self._disk.run(self._moment)

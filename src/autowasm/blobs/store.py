@@ -1,23 +1,14 @@
-"""The seam between those who bring blobs and the one who finds room for them (`retention.py`).
-
-Not a policy. Invariant: every blob enters the store through `committing`, whoever brought it.
-
-One process for each cache directory, by flock on a file in it.
-
-Not a lock between tasks. Invariant: the kernel releases it when the process ends in whatever way, so a crash leaves no
-stale lock; the file stays, because removing it would let two processes lock two different files.
-
-BlobStore: verified module bytes on disk, one file for each sha256.
+"""BlobStore: verified module bytes on disk, one file for each sha256.
 
     <directory>/blobs/<sha256>   what is served
     <directory>/staging/         work in progress; emptied at start
-    <directory>/damaged/         files whose bytes changed under us, for people
+    <directory>/damaged/         files whose bytes changed outside the store, for inspection
     <directory>/lock
     <directory>/last-use.json    `lastuse.py`
 
-Not a cache with a policy: who is kept and who goes is decided elsewhere. Not what reads and verifies (`reading.py`).
-Invariants: a file in `blobs/` has its digest (hashed, fsynced, then renamed), so a crash at any point leaves nothing to
-repair; nothing here touches the disk on the loop.
+Admission (`admission.py`) and eviction (`retention.py`) are separate; `reading.py` opens and verifies. Invariants: a file in
+`blobs/` has its digest (hashed, fsynced, then renamed), so a crash at any point leaves nothing to repair; every blob enters
+the store through `Admission.committing`; one process uses a cache directory; nothing here touches the disk on the loop.
 """
 
 import asyncio
@@ -45,17 +36,17 @@ from autowasm.telemetry.metrics import Metrics
 
 
 class Reservation(Protocol):
-    """A namespace's word that it is about to pin a blob."""
+    """A namespace's claim on a blob that it is about to pin."""
 
     def hold(self, sha256: Sha256Hex, size: int) -> None:
-        """The blob is stored: keep it until it is pinned, for a minute at most.
+        """Keep the stored blob until it is pinned, for a minute at most.
 
         Raises StorageError (`NamespaceShareExceeded`).
         """
 
 
 class Admission(Protocol):
-    """Finds room, and says no where there is none. All raise StorageError."""
+    """Admission of new blobs: finds room for them or refuses them. All methods raise StorageError."""
 
     def claim(
         self,
@@ -65,16 +56,17 @@ class Admission(Protocol):
         sha256: Sha256Hex | None = None,
         size: int | None = None,
     ) -> AbstractAsyncContextManager[Reservation]:
-        """Room in the namespace's share for a blob, as far as digest and size are known (`NamespaceShareExceeded`).
+        """Room in the namespace's quota for a blob, as far as digest and size are known (`NamespaceShareExceeded`).
 
-        What `owner` alone has published counts for nothing: the blob will replace it. Early after a start it takes until it is known what the namespace has published.
+        Modules that `owner` alone has published do not count: the blob will replace them. Early after a start it waits until
+        the modules that the namespace has published are known.
         """
 
     def reserve_space(self, size: int | None) -> AbstractAsyncContextManager[None]:
-        """Room for the work of fetching a module of `size` bytes; None: not known yet (`StorageFull`)."""
+        """Room on the volume for fetching a module of `size` bytes; None: not known yet (`StorageFull`)."""
 
     def committing(self, sha256: Sha256Hex, size: int) -> AbstractAsyncContextManager[None]:
-        """Room in the budget while the blob is stored, which happens inside (`StorageFull`)."""
+        """Room in the budget while the blob is stored inside the context (`StorageFull`)."""
 
 
 class _NoReservation:
@@ -83,7 +75,7 @@ class _NoReservation:
 
 
 class AdmitAll:
-    """No budget, no eviction: for `wasmc`, and for tests of other things."""
+    """No budget and no eviction: for `wasmc`, and for tests of other parts."""
 
     @contextlib.asynccontextmanager
     async def claim(
@@ -94,26 +86,30 @@ class AdmitAll:
         sha256: Sha256Hex | None = None,
         size: int | None = None,
     ) -> AsyncIterator[Reservation]:
-        """Always."""
+        """Always admits."""
         yield _NoReservation()
 
     @contextlib.asynccontextmanager
     async def reserve_space(self, size: int | None) -> AsyncIterator[None]:
-        """Always."""
+        """Always admits."""
         yield
 
     @contextlib.asynccontextmanager
     async def committing(self, sha256: Sha256Hex, size: int) -> AsyncIterator[None]:
-        """Always."""
+        """Always admits."""
         yield
 
 
 _WIDTH: Final = 15
-"""Characters for the process id: always as many, so that a full disk need not give a new block for them."""
+"""Characters for the process id: a fixed width, so that a full disk need not allocate a new block for it."""
 
 
 class DirectoryLock:
-    """Holds `path` locked from `acquire` to `release`. Blocking calls: run them in a thread."""
+    """One process for each cache directory, by flock on `path`. Blocking calls: run them in a thread.
+
+    Invariant: the kernel releases the lock whenever the process ends, so a crash leaves no stale lock. The file stays, because
+    removing it would let two processes lock two different files.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -133,14 +129,14 @@ class DirectoryLock:
                     "end that one, or give this one a directory of its own with --cache-dir",
                     reason="CacheDirectoryInUse",
                 ) from error
-            with contextlib.suppress(OSError):  # a full disk: the number is for people only
+            with contextlib.suppress(OSError):  # disk full: the pid is informative
                 os.pwrite(fd, f"{os.getpid():<{_WIDTH}}\n".encode(), 0)
                 os.ftruncate(fd, _WIDTH + 1)
             stack.pop_all()
         self._fd = fd
 
     def release(self) -> None:
-        """Let others have the directory. Once, after `acquire`."""
+        """Release the directory. Call once, after `acquire`."""
         os.close(self._fd)
 
 
@@ -148,10 +144,10 @@ _log = structlog.get_logger(__name__)
 
 
 class BlobStore:
-    """The store in `directory`, which is made if it is not there. An async context manager.
+    """The store in `directory`, which is created if missing. An async context manager.
 
-    Entering raises StorageError: `CacheDirectoryInUse` when another process has it, `StorageUnavailable` when it cannot
-    be used.
+    Entering raises StorageError: `CacheDirectoryInUse` if another process holds the directory, `StorageUnavailable` if it
+    cannot be used.
     """
 
     def __init__(
@@ -223,7 +219,7 @@ class BlobStore:
         return self._index.size(sha256)
 
     def digests(self) -> frozenset[Sha256Hex]:
-        """All that is stored now."""
+        """All stored digests."""
         return self._index.digests()
 
     @property
@@ -232,12 +228,12 @@ class BlobStore:
         return self._index.total
 
     def served_at(self, sha256: Sha256Hex) -> float:
-        """When it was last handed out, on the monotonic clock; minus infinity: not since the start."""
+        """When the blob was last served, on the monotonic clock; minus infinity: not since the start."""
         entry = self._index.get(sha256)
         return entry.served if entry else float("-inf")
 
     def path(self, sha256: Sha256Hex) -> Path:
-        """Where the blob is, or would be. To serve it, use `open`: the file may have changed."""
+        """Where the blob is, or would be. To serve it use `open`, because the file may have changed."""
         return self._blobs / sha256
 
     async def wait_for(self, sha256: Sha256Hex) -> None:
@@ -246,9 +242,9 @@ class BlobStore:
 
     @contextlib.asynccontextmanager
     async def stage(self) -> AsyncIterator[Stage]:
-        """A place to write what `commit` is to take. All in its folder is removed at exit.
+        """A private folder for the file that `commit` takes. The folder is removed at exit.
 
-        Raises StorageError; errors of the disk that come up in the block become StorageErrors too.
+        Raises StorageError; errors of the disk in the block become StorageErrors too.
         """
         with storage_errors(self.directory, "staging a blob"):
             folder = await self._staging.make()
@@ -259,9 +255,9 @@ class BlobStore:
             await self._staging.remove(folder)
 
     def settle(self, stage: Stage, expected: Sha256Hex | None) -> asyncio.Future[SyncedFile]:
-        """Hash and sync `stage.path` beside whatever else is done with it: most of what `commit` takes.
+        """Hash and sync `stage.path` in the background: most of the work of `commit`.
 
-        `expected`: None where nobody has promised a digest; the result tells it. Raises ContentRejected (`DigestMismatch`) and OSErrors.
+        `expected`: None if no digest is promised; the result has the digest. Raises ContentRejected (`DigestMismatch`) and OSErrors.
         """
         job = functools.partial(files.settle, stage.path, expected)
         return asyncio.wrap_future(self._disk.submit(job))
@@ -281,7 +277,7 @@ class BlobStore:
         job = functools.partial(files.commit, stage.path, self.path(sha256), settled=settled)
         with storage_errors(self.directory, "committing a blob"):
             size = await self._disk.run(os.path.getsize, stage.path)
-        # Room first: who evicts others takes their turns, and must not have one of its own.
+        # Admission comes first: eviction takes the locks of other digests, and must not hold one meanwhile.
         async with self.admission.committing(sha256, size), self._locks.of(sha256):
             with storage_errors(self.directory, "committing a blob"):
                 signature = await finish(self._disk, job, abandoned=stored)
@@ -289,26 +285,26 @@ class BlobStore:
         return signature.size
 
     def ready(self, sha256: Sha256Hex) -> Blob | None:
-        """What `open` would return, if it can be told without the disk; None says nothing. Raises StorageError."""
+        """The same as `open` if the answer needs no disk access; None: unknown. Raises StorageError."""
         return self._reads.ready(sha256)
 
     async def open(self, sha256: Sha256Hex) -> Blob | None:
-        """The verified blob, its pages in memory as far as we can tell; None if it is not there (any more).
+        """The verified blob, normally with its pages in memory; None if it is not stored (any more).
 
-        A file found damaged is set aside: the answer is None, and `commit` can bring a good one. Raises StorageError.
+        A damaged file is moved to `damaged/`: the result is None, and `commit` can store a good one. Raises StorageError.
         """
         return await self._reads.open(sha256)
 
     async def verify_all(self) -> None:
-        """Hash every blob that was not yet since the start, one at a time, with pauses. Errors are logged only."""
+        """Hash every blob that was not hashed since the start, one at a time, with pauses. Errors are only logged."""
         await self._reads.verify_all()
 
     async def discard(
         self, sha256: Sha256Hex, *, unless: Callable[[Sha256Hex], bool] = lambda _: False
     ) -> int:
-        """Remove the blob, if it is there and not `unless`, asked at the last moment. Sends in flight go on.
+        """Remove the blob if it is stored and `unless` is false at that moment. Sends in progress continue.
 
-        Returns the bytes removed. Raises StorageError; the blob is then still there.
+        Returns the bytes removed. Raises StorageError; the blob is then still stored.
         """
         async with self._locks.of(sha256):
             entry = self._index.get(sha256)
@@ -325,6 +321,6 @@ class BlobStore:
             return entry.size
 
     async def tidy(self, *, pressed: bool = False) -> None:
-        """Remove what is left over: see `Staging.tidy`. Raises StorageError."""
+        """Remove leftovers: see `Staging.tidy`. Raises StorageError."""
         with storage_errors(self.directory, "tidying up"):
             await self._staging.tidy(pressed=pressed)
