@@ -1,1 +1,1 @@
-"""From "where it comes from" to "verified bytes on disk"."""
+"""Sources of modules: from `spec.filter.source` to verified bytes in the store."""

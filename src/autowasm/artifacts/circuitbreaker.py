@@ -1,7 +1,7 @@
-"""CircuitBreakers: a source that fails again and again is left alone for a while (ADR 11).
+"""CircuitBreakers: requests to a source pause after repeated failures (ADR 11).
 
-Not the retry of one AutoWasm, which the work queue does. Invariant: keys are (host, repository, credential), so one
-tenant's bad secret or dead registry never stops another's fetch.
+The retry of one AutoWasm is in the work queue. Invariant: keys are (host, repository, credential), so one tenant's bad
+secret or dead registry never stops another tenant's fetch.
 """
 
 import time
@@ -14,7 +14,7 @@ from autowasm.limits import FetchLimits
 from autowasm.telemetry.metrics import Metrics
 
 _MAX_KEPT = 10_000
-"""Keys remembered; beyond it the oldest go. Source keys come from specs, so their number is the tenants' choice."""
+"""Keys remembered; beyond it the oldest are dropped. Source keys come from specs, so tenants control their number."""
 
 
 @dataclass(slots=True)
@@ -33,17 +33,15 @@ class CircuitBreakers:
         self._limits = limits
         self._clock = clock
         self._states: dict[SourceKey, _Circuit] = {}
-        metrics.circuit_breakers_open.set_function(
-            self._count_open
-        )  # they close by themselves, as time passes
+        metrics.breakers_open.set_function(self._count_open)  # breakers close by time alone
 
     def check(self, key: SourceKey) -> None:
-        """Raises SourceUnavailable (`BackingOff`) while the key is left alone."""
+        """Raises SourceUnavailable (`BackingOff`) while the key's breaker is open."""
         state = self._states.get(key)
         left = state.open_until - self._clock() if state else 0.0
         if state is not None and left > 0:
             where = f"{key.host}/{key.repository}".rstrip("/")
-            # No numbers that change by themselves: the message goes into statuses, which would change with them.
+            # The message has no remaining time: it is part of a status, which would change with it.
             raise SourceUnavailable(
                 f"{where} has failed and is left alone for a while; last failure: {state.last}",
                 reason="BackingOff",
@@ -51,11 +49,11 @@ class CircuitBreakers:
             )
 
     def succeeded(self, key: SourceKey) -> None:
-        """The source answered: forget its failures."""
+        """The source answered: reset its failures."""
         self._states.pop(key, None)
 
     def failed(self, key: SourceKey, error: AutoWasmError) -> None:
-        """Count a failure of the source itself. A missing image or bad content says nothing about the source."""
+        """Count a failure of the source. A missing image or rejected content is not one."""
         if not isinstance(error, SourceUnavailable | SourceDenied):
             return
         state = self._states.pop(key, None) or _Circuit()

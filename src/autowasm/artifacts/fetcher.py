@@ -1,14 +1,9 @@
-"""What one fetch carries through its steps, and what was promised about its outcome.
+"""ArtifactFetcher: resolve ▶ fetch ▶ verify ▶ store.
 
-Not the steps (`fetcher.py`). Invariant: a promise is checked for each request by itself, never for a flight that several
-share.
-
-ArtifactFetcher: resolve ▶ fetch ▶ verify ▶ store, for whoever needs a module.
-
-Not a scheduler of retries (the work queue is) and not on anybody's reconcile path (`controller/fetchjobs.py`). Invariants: a
-module in the store has passed every check of ADR 5; what one credential may have is given to another only after that
-one has resolved it itself (ADR 19); one credential's failure is never another's; bytes that were refused once are not
-fetched again.
+Retries are in the work queue, and no worker waits for a fetch (`controller/fetchjobs.py`). Invariants: a module in the store
+has passed every check of ADR 5; a module that one credential may read is given to another only after that one has
+resolved it itself (ADR 19); credentials do not share failures; rejected bytes are not fetched again; the expected digest is
+checked for each request, never for a flight that several requests share.
 """
 
 import asyncio
@@ -47,12 +42,12 @@ from autowasm.telemetry.metrics import Metrics, exemplar_of
 from autowasm.wasm.module import ModuleInfo, inspect_module
 
 DAMAGED_ON_THE_WAY: Final = frozenset({"DigestMismatch", "SizeMismatch"})
-"""Reasons that say nothing about the content itself: the next try may bring the right bytes."""
+"""Reasons that do not concern the content itself: the next attempt may receive the right bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class FetchedModule:
-    """What is known of bytes that are, or were, in the store."""
+    """Facts about bytes that are, or were, in the store."""
 
     sha256: Sha256Hex
     size: int
@@ -61,7 +56,7 @@ class FetchedModule:
 
 @dataclass(frozen=True, slots=True)
 class FetchAttempt:
-    """One call of `fetch`, with what every step of it needs."""
+    """One call of `fetch`, with the values that every step needs."""
 
     request: FetchRequest
     source: ModuleSource
@@ -70,11 +65,11 @@ class FetchAttempt:
 
     @property
     def credential(self) -> Credential | None:
-        """What is shown to the source."""
+        """The credential that is sent to the source."""
         return self.access.credential
 
     def record(self, pinned: Pinned, module: FetchedModule) -> Record:
-        """What its source resolved to."""
+        """The record that the request resolved to."""
         return Record(
             source=str(self.request.source),
             sha256=module.sha256,
@@ -89,7 +84,7 @@ class FetchAttempt:
 
 
 def check_promised(request: FetchRequest, module: FetchedModule) -> None:
-    """Raises ContentRejected (`DigestMismatch`, `Sha256Mismatch`) if the module is not what the request was promised."""
+    """Raises ContentRejected (`DigestMismatch`, `Sha256Mismatch`) if the module has not the digest of the record or the spec."""
     record = request.record
     if record is not None and record.sha256 != module.sha256:
         raise ContentRejected(
@@ -126,7 +121,7 @@ class ArtifactFetcher:
         object_hosts: Callable[[str], tuple[str, ...] | None] = lambda _: None,
         peers: Peers | None = None,
     ) -> None:
-        """`object_hosts`: where a namespace's policy lets objects, and what they redirect to, be; None: anywhere."""
+        """`object_hosts`: hosts that a namespace's policy allows for objects and their redirects; None: any."""
         self._settings = settings
         self._store = store
         self._peers = peers
@@ -143,9 +138,9 @@ class ArtifactFetcher:
         self._refused: OrderedDict[str, ContentRejected] = OrderedDict()  # by content key
 
     async def fetch(self, request: FetchRequest) -> Record:
-        """Bring the module into the store and say what the source resolved to. Another replica may give what a record names.
+        """Bring the module into the store and return its record. If the request has a record, a peer may provide the module.
 
-        Raises an AutoWasmError that says what to do next; every expected failure is one.
+        Raises AutoWasmError for every expected failure; its class decides the retry.
         """
         fetch, record = partial(self.fetch_at_source, request), request.record
         if record is None or self._peers is None or record.sha256 in self._store:
@@ -153,7 +148,7 @@ class ArtifactFetcher:
         return await hedged(self._peers.copy(record.sha256), fetch) or await fetch()
 
     async def fetch_at_source(self, request: FetchRequest) -> Record:
-        """As `fetch`, but no other replica is asked."""
+        """As `fetch`, without peers."""
         kind = "registry" if request.source.registry else "object"
         try:
             record = await self._fetch(request, self._sources[kind])
@@ -176,7 +171,7 @@ class ArtifactFetcher:
         with self._judged(attempt):
             pinned = await self._pin(attempt)
             sha256 = record.sha256 if record is not None else pinned.sha256
-            # Not in the flight: others who share it have shares of their own.
+            # Outside the flight: each request that shares it has its own quota.
             async with self._store.admission.claim(
                 request.namespace, owner=request.owner, sha256=sha256, size=pinned.size
             ) as claim:
@@ -186,11 +181,11 @@ class ArtifactFetcher:
         return record if record is not None else attempt.record(pinned, module)
 
     async def access(self, request: FetchRequest) -> PullAccess:
-        """The login that the request's own Secret gives it now. Raises as `fetch`; asks no source."""
+        """The credential that the request's Secret contains now. Raises as `fetch`; sends no request to the source."""
         return await self._access.read(request)
 
     async def has_moved(self, request: FetchRequest, known: Record) -> bool | None:
-        """Whether the source names other content than `known`; None: only a fetch tells. Raises as `fetch`."""
+        """Whether the source names other content than `known`; None: only a fetch can find out. Raises as `fetch`."""
         attempt = await self._attempt(request)
         source, credential = attempt.source, attempt.credential
         look = partial(source.has_moved, request.source, known, credential=credential)
@@ -202,7 +197,7 @@ class ArtifactFetcher:
             )
 
     async def prove(self, request: FetchRequest) -> None:
-        """Raises as `fetch` unless the request's own login may have what its record names. Downloads nothing."""
+        """Raises as `fetch` unless the request's own credential may read the content of its record. Downloads nothing."""
         attempt = await self._attempt(request)
         with self._judged(attempt):
             await self._pin(attempt)
@@ -221,7 +216,7 @@ class ArtifactFetcher:
         return FetchAttempt(request, source, access, source.key(request.source, access.credential))
 
     async def _pin(self, attempt: FetchAttempt) -> Pinned:
-        """What to fetch: what the record names, else what the source names now. Proof, too, that we may have it."""
+        """Resolve the record, or the source if there is none. This also proves that the credential may read it."""
         request, record = attempt.request, attempt.request.record
         if record is None:
             ask = partial(attempt.source.resolve, request.source, credential=attempt.credential)
@@ -236,7 +231,7 @@ class ArtifactFetcher:
         return self._with_rules(request, pinned)
 
     def _with_rules(self, request: FetchRequest, pinned: Pinned) -> Pinned:
-        """An object is asked for under its namespace's rules, and as "changed since" where that can be answered."""
+        """For an object, add the hosts of the namespace's policy and, if its module is stored, the record for a conditional GET."""
         if not pinned.url:
             return pinned
         known = request.known if request.record is None else None
@@ -250,7 +245,7 @@ class ArtifactFetcher:
         )
 
     async def _obtain(self, attempt: FetchAttempt, pinned: Pinned) -> tuple[Pinned, FetchedModule]:
-        """The module behind `pinned`: from the store if it is there, else fetched once for all who wait."""
+        """The module behind `pinned`: from the store, or fetched once for all requests that wait for it."""
         stored = await self._stored(pinned)
         if stored is not None:
             return pinned, stored
@@ -266,7 +261,7 @@ class ArtifactFetcher:
         )
 
     async def _stored(self, pinned: Pinned) -> FetchedModule | None:
-        """The module behind `pinned` if it is in the store. Raises what it was refused for, if it was."""
+        """The module behind `pinned` if it is in the store. Raises ContentRejected if it was rejected before."""
         content = pinned.content_key
         if content in self._refused:
             refused = self._refused[content]
@@ -285,7 +280,7 @@ class ArtifactFetcher:
     async def _counted(
         self, attempt: FetchAttempt, stage: str, work: Callable[[], Awaitable[T]]
     ) -> T:
-        """Run a step that asks the source, and keep the account of its failures."""
+        """Run a step that asks the source, under its circuit breaker."""
         self._breakers.check(attempt.key)
         try:
             with self._timed(attempt, stage):
@@ -297,14 +292,14 @@ class ArtifactFetcher:
     async def _fetch_now(
         self, attempt: FetchAttempt, pinned: Pinned
     ) -> tuple[Pinned, FetchedModule]:
-        # While we waited for a place, somebody with another credential may have brought it.
+        # While we waited for a place, a fetch with another credential may have stored it.
         if (stored := await self._stored(pinned)) is not None:
             return pinned, stored
         try:
             fetched, module = await self._download(attempt, pinned)
         except ContentRejected as error:
             if pinned.content_key and error.reason not in DAMAGED_ON_THE_WAY:
-                verdict = ContentRejected(str(error), reason=error.reason)  # without the frames
+                verdict = ContentRejected(str(error), reason=error.reason)  # without the traceback
                 keep(self._refused, pinned.content_key, verdict)
             raise
         if fetched.content_key:
@@ -321,7 +316,7 @@ class ArtifactFetcher:
     async def _download(
         self, attempt: FetchAttempt, pinned: Pinned
     ) -> tuple[Pinned, FetchedModule]:
-        """Stage ▶ verify ▶ store. Nothing is in the store before every check has passed."""
+        """Stage ▶ verify ▶ store. A module enters the store only after every check has passed."""
         source = attempt.source
         received = self._metrics.fetched_bytes.labels(source.kind)
         async with self._store.admission.reserve_space(pinned.size), self._store.stage() as stage:
@@ -336,9 +331,9 @@ class ArtifactFetcher:
                 fetched = await get(pinned)
                 if fetched.unchanged and fetched.sha256 and fetched.sha256 in self._store:
                     return fetched, await self._inspect_stored(fetched.sha256)
-                if fetched.unchanged:  # evicted since we asked
+                if fetched.unchanged:  # evicted since the request
                     fetched = await get(replace(pinned, handle=None))
-            settling = self._store.settle(stage, fetched.sha256)  # the disk works meanwhile
+            settling = self._store.settle(stage, fetched.sha256)  # runs during the check
             try:
                 with self._timed(attempt, "verify"):
                     info = await self._inspect(stage.path)
@@ -347,11 +342,11 @@ class ArtifactFetcher:
                     await self._store.commit(stage, settled.sha256, settled=settled)
             finally:
                 if not settling.cancel() and not settling.cancelled():
-                    settling.exception()  # what the module was refused for is what counts
+                    settling.exception()  # retrieved: the error of the check is raised
         return replace(fetched, sha256=settled.sha256), self._remember(settled.sha256, info)
 
     async def _inspect_stored(self, sha256: Sha256Hex) -> FetchedModule:
-        """What a stored module is: it was checked before it was stored, so this only reads it again."""
+        """A stored module was checked before it was stored, so this only reads it again."""
         known = self._inspected.get(sha256)
         return known or self._remember(sha256, await self._inspect(self._store.path(sha256)))
 

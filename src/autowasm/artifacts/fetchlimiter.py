@@ -1,10 +1,10 @@
-"""Places: how many fetches run at once, for a namespace, a host and in all, granted fairly over namespaces (ADR 11).
+"""FetchLimiter: how many fetches run at once, for a namespace, a host and in all, fair over namespaces (ADR 11).
 
-Not a rate limit and not a queue of work: a fetch that follows another's download needs no place. Invariants: no limit
-is ever exceeded; a namespace that waits gets the next fitting place after at most one grant to each other namespace, so
-one tenant's hundred hanging fetches delay nobody else. A fetch that has held its place for `host_turn` seconds is a long
-one and no longer counts for its host, so two tenants cannot close a host to a third (ADR 0021); it still counts for its
-namespace and in all. A last part of all places is for namespaces that hold none, whatever hosts the others hang on.
+A fetch that joins another's flight needs no place. Invariants: no limit is ever exceeded; a waiting namespace gets the next
+fitting place after at most one grant to each other namespace, so one tenant's hundred hanging fetches delay no other
+tenant. A fetch that has held its place for `host_turn` seconds no longer counts for its host, so two tenants cannot block a
+host for a third (ADR 0021); it still counts for its namespace and in all. A last part of all places is reserved for
+namespaces that hold none, whatever hosts the others' fetches hang on.
 """
 
 import asyncio
@@ -34,12 +34,12 @@ class _Waiter:
 
 
 class FetchLimiter:
-    """Grants places. All methods belong to one event loop."""
+    """Grants places. Use it on one event loop only."""
 
     def __init__(self, limits: FetchLimits, *, metrics: Metrics) -> None:
         self._limits = limits
         self._metrics = metrics
-        # Namespace ▶ host ▶ tickets, the next in turn first. Nobody in here fits, or he would have his place.
+        # Namespace ▶ host ▶ tickets, the next in turn first. No ticket in it fits now, otherwise it would be granted.
         self._waiting: OrderedDict[str, OrderedDict[str, OrderedDict[_Waiter, None]]] = (
             OrderedDict()
         )
@@ -49,14 +49,14 @@ class FetchLimiter:
         self._by_host: Counter[str] = Counter()
         self._by_both: Counter[tuple[str, str]] = Counter()
         self._overdue: OrderedDict[_Waiter, None] = OrderedDict()
-        """Whose turn is over, and for whom there is no room among the long ones yet."""
+        """Tickets whose turn has ended, while the limit of long fetches is reached."""
         self._long = 0
         self._max_long = min(limits.long, limits.total // 2)
         self._reserved = min(limits.reserved, limits.total // 4)
 
     @asynccontextmanager
     async def place(self, namespace: str, host: str) -> AsyncIterator[None]:
-        """Wait for a place and hold it. Raises SourceUnavailable if too many wait already."""
+        """Wait for a place and hold it. Raises SourceUnavailable (`TooManyFetches`) if too many wait already."""
         ticket = _Waiter(namespace, host)
         if self._fits(namespace, host):
             self._give(ticket)
@@ -86,7 +86,7 @@ class FetchLimiter:
         ticket.granted.set_result(None)
 
     def _end_turn(self, ticket: _Waiter) -> None:
-        """The host's place is somebody else's now; the fetch goes on."""
+        """The fetch continues, but frees its place at the host."""
         self._overdue[ticket] = None
         self._make_long()
         self._grant()
@@ -109,7 +109,7 @@ class FetchLimiter:
         self._count_waiting(1)
 
     def _leave(self, ticket: _Waiter) -> None:
-        """Give the place back, or the ticket if it was never granted (the waiter was cancelled)."""
+        """Release the place, or the ticket if it was never granted (the waiter was cancelled)."""
         if ticket.granted.done() and not ticket.granted.cancelled():
             self._count_running(ticket, -1)
             self._leave_host(ticket)
@@ -118,7 +118,7 @@ class FetchLimiter:
             self._drop(ticket)
 
     def _leave_host(self, ticket: _Waiter) -> None:
-        cast(asyncio.TimerHandle, ticket.turn).cancel()  # `_give` has set it
+        cast(asyncio.TimerHandle, ticket.turn).cancel()  # set by `_give`
         if not ticket.is_long:
             self._overdue.pop(ticket, None)
             _add(self._by_host, ticket.host, -1)
@@ -127,7 +127,7 @@ class FetchLimiter:
         self._make_long()
 
     def _drop(self, ticket: _Waiter) -> None:
-        """Take a ticket out of the line, if it is still there."""
+        """Remove a ticket from its queue, if it is still there."""
         hosts = self._waiting.get(ticket.namespace, OrderedDict())
         line = hosts.get(ticket.host, OrderedDict())
         if ticket not in line:
@@ -140,7 +140,7 @@ class FetchLimiter:
             del self._waiting[ticket.namespace]
 
     def _grant(self) -> None:
-        """Give out what fits, one for a namespace in turn, until a whole round gives nothing."""
+        """Grant places that fit, one for each namespace in turn, until a whole round grants none."""
         granted = True
         while granted and self._running < self._limits.total:
             granted = False
@@ -159,7 +159,7 @@ class FetchLimiter:
                 granted = True
 
     def _next_that_fits(self, namespace: str) -> _Waiter | None:
-        """Of one namespace, over its hosts in turn."""
+        """The namespace's next ticket, over its hosts in turn."""
         if self._by_namespace[namespace] >= self._limits.per_namespace:
             return None
         for host, line in list(self._waiting[namespace].items()):
@@ -184,7 +184,7 @@ class FetchLimiter:
 
 
 def _add(counter: Counter[T], name: T, step: int) -> None:
-    """Count, and forget names that are at zero: namespaces come and go."""
+    """Add, and remove names at zero: namespaces come and go."""
     counter[name] += step
     if not counter[name]:
         del counter[name]

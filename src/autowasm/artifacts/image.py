@@ -1,14 +1,10 @@
-"""From a resolved image to the module in it: download what may hold it, find it, write it to a file.
+"""ImageSource: modules from OCI registries, and pull_module, which finds and downloads the module of a resolved image.
 
-Not a judge of the module (`wasm/module.py`), and not where the file is kept. Used by `wasmer` and `wasmc` alike. Invariants:
-of an artifact nothing but its one content layer is downloaded; of an image, layers from the last to the first, and none
-after the one that has `plugin.wasm` or `filter.wasm`; what a later layer deleted is not found; at most two layers are on
+The protocol is in `registry/`, the choice of a layer in `registry/layouts.py`, the check of the module in `wasm/module.py`.
+`wasmer` and `wasmc` both use it. Invariants: the manifest that was resolved is fetched, by digest, whatever the tag names by
+now; of an artifact only its one content layer is downloaded; of an image, layers from the last to the first, and none after
+the one that has `plugin.wasm` or `filter.wasm`; a file that a later layer deletes is not found; at most two layers are on
 disk at a time.
-
-ImageSource: a ModuleSource over OCI registries.
-
-Not the protocol (`registry/`) and not the choice of a layer (`registry/layouts.py`, `image.py`). Invariant: what is fetched
-is the manifest that was resolved, by digest, whatever the tag has come to name since.
 """
 
 import asyncio
@@ -40,22 +36,22 @@ from autowasm.wasm.module import too_large
 OnBytes = Callable[[int], None]
 
 _PREFERRED: Final = frozenset({"plugin.wasm", "filter.wasm"})
-"""`choose_member` takes these before any other, so a layer that has one ends the search."""
+"""`choose_member` prefers these to all others, so a layer that has one ends the search."""
 
 
 @dataclass(frozen=True, slots=True)
 class PulledModule:
-    """What was written. `size` in bytes; `member` is the name in the image, empty for an artifact."""
+    """The written module. `size` in bytes; `member` is the name in the image, empty for an artifact."""
 
     sha256: Sha256Hex
     size: int
     member: str
     layer: Descriptor | None = field(default=None, compare=False)
-    """Where it was."""
+    """The layer that held it."""
 
 
 def known_sha256(layout: Layout) -> Sha256Hex | None:
-    """The module's sha256 where the manifest already tells it: a layer that is the module itself, named by sha256."""
+    """The module's sha256 if the manifest has it: for a layer that is the module itself, named by sha256."""
     if layout.kind != "artifact":
         return None
     (content,) = layout.candidates
@@ -77,10 +73,10 @@ async def pull_module(
 ) -> PulledModule:
     """Write the module of `resolved` to `destination` (overwritten).
 
-    Layers of an image are kept in `workdir` meanwhile, under names that begin with the destination's. `on_bytes` as in
-    `RegistryClient.download`. All of it takes at most `limits.fetch_timeout`. Raises what `choose_layout`,
-    `RegistryClient.download` and `wasm.archive` raise, and ContentRejected (`ModuleNotFoundInArchive`, `AmbiguousModule`,
-    `TooLarge`). After an error a partial file may be at `destination`: it is the caller's.
+    Layers of an image are stored in `workdir` meanwhile, under names that begin with the destination's. `on_bytes` as in
+    `RegistryClient.download`. It takes at most `limits.fetch_timeout`. Raises the errors of `choose_layout`,
+    `RegistryClient.download` and `wasm.archive`, and ContentRejected (`ModuleNotFoundInArchive`, `AmbiguousModule`,
+    `TooLarge`). After an error the caller must remove a partial file at `destination`.
     """
     layout = choose_layout(resolved.manifest, limits=limits)
     puller = _Puller(
@@ -125,7 +121,7 @@ class _Puller:
     on_bytes: OnBytes | None
 
     async def take(self, candidate: LayerCandidate, destination: Path) -> None:
-        """The layer is the module."""
+        """Download a layer that is the module."""
         size = candidate.descriptor.size
         if size > self.limits.module_bytes:
             raise too_large(size, limits=self.limits)
@@ -172,7 +168,7 @@ class _Puller:
     async def _read(
         self, candidate: LayerCandidate, path: Path, hidden: Hidden
     ) -> list[ArchiveMember]:
-        """The modules of a layer that the layers above leave visible; from now on it hides, too."""
+        """The layer's modules that the layers above leave visible. Afterwards this layer hides files, too."""
         layer = await self.pools.parsing.run(
             read_layer, path, packing=candidate.packing.value, limits=self.limits
         )
@@ -199,7 +195,7 @@ class _Puller:
 
     @contextlib.asynccontextmanager
     async def _removed(self, path: Path) -> AsyncIterator[None]:
-        """No file at `path` afterwards."""
+        """Remove the file at `path` at exit."""
         try:
             yield
         finally:
@@ -239,24 +235,24 @@ class ImageSource:
         self._pools = pools
 
     def key(self, source: Source, credential: Credential | None) -> SourceKey:
-        """By host, repository and credential: one tenant's wrong password says nothing about another's right one."""
+        """By host, repository and credential, so that a tenant's wrong password does not affect another tenant."""
         reference = _reference(source)
         fingerprint = credential.fingerprint if credential else ANONYMOUS_FINGERPRINT
         return SourceKey(reference.host, reference.repository, fingerprint)
 
     async def resolve(self, source: Source, *, credential: Credential | None) -> Pinned:
-        """One or two manifests: the one that is named, and its runnable child if it is an index."""
+        """Requests one or two manifests: the named one, and its runnable child if it is an index."""
         return await self._pinned(_reference(source), credential)
 
     async def has_moved(
         self, source: Source, known: Record, *, credential: Credential | None
     ) -> bool | None:
-        """HEAD of the manifest. None where the registry announces no digest, or answers no HEAD: some say 404 or 405 then."""
+        """HEAD of the manifest. None if the registry sends no digest, or does not support HEAD (some answer 404 or 405 then)."""
         reference = _reference(source)
         try:
             digest = await self._client.head(reference, credential=credential)
         except SourceNotFound:
-            return None  # the GET of a fetch says whether that is true, and what the registry says of it
+            return None  # the GET of a fetch decides, and has the registry's message
         except SourceUnavailable as error:
             if error.reason != "UnexpectedAnswer":
                 raise
@@ -290,8 +286,8 @@ class ImageSource:
         credential: Credential | None,
         on_bytes: Callable[[int], None],
     ) -> Pinned:
-        """Download the layers that may hold the module, and put it at `destination`."""
-        resolved = cast(ResolvedImage, pinned.handle)  # `_pinned` put it there
+        """Download the layers that may hold the module, and write it to `destination`."""
+        resolved = cast(ResolvedImage, pinned.handle)  # set by `_pinned`
         pulled = await pull_module(
             self._client,
             ImageReference.parse(pinned.image),

@@ -1,6 +1,6 @@
-"""What a fetcher remembers, bounded.
+"""Bounded memory of a fetcher.
 
-Not a cache of bytes. Invariant: forgetting an entry costs a download, nothing else.
+It holds no module bytes. Invariant: a forgotten entry costs a download, nothing else.
 """
 
 from collections import OrderedDict
@@ -10,11 +10,11 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 MAX_REMEMBERED: Final = 10_000
-"""Entries of one memory; the oldest goes first."""
+"""Entries of one memory; the oldest is dropped first."""
 
 
 def keep(memory: OrderedDict[K, V], key: K, value: V) -> None:
-    """Put it last, and forget the first if there are too many."""
+    """Put the entry last, and drop the first if there are too many."""
     memory[key] = value
     memory.move_to_end(key)
     if len(memory) > MAX_REMEMBERED:

@@ -1,7 +1,7 @@
 """HttpObjectSource: a ModuleSource over http(s) servers of public objects.
 
-Not for registries (`image.py`). An object has no name for its content: it is known by its URL and, where the server gives
-them, its validators. Invariant: what is returned is what was fetched, with the validators of that very answer.
+An object has no digest in its name: it is known by its URL and, if the server sends them, its validators. Invariant: the
+result describes the bytes that were fetched, with the validators of that response.
 """
 
 import dataclasses
@@ -27,11 +27,11 @@ from autowasm.wasm import binary
 from autowasm.wasm.archive import extract_module
 
 _CHUNK = 1024 * 1024
-"""Bytes for one write: each is a hop to a thread, so never less."""
+"""Bytes for one write, at least: each write is a hop to a thread."""
 
 
 class HttpObjectSource:
-    """`spec.filter.source.object`. Raw modules, gzip, tar and tar.gz by what the bytes are, not by name or header."""
+    """`spec.filter.source.object`: raw modules, gzip, tar and tar.gz, detected by their bytes, not by name or header."""
 
     kind = "object"
 
@@ -41,24 +41,24 @@ class HttpObjectSource:
         self._pools = pools
 
     def key(self, source: Source, credential: Credential | None) -> SourceKey:
-        """Of one object: a storage host is shared by tenants, and a query is what signs, or names, an object of its own."""
+        """A key for each object: tenants share a storage host, and a query signs, or names, an object of its own."""
         parts = urlsplit(_url(source))
         query = hashlib.sha256(parts.query.encode()).hexdigest()
         credential_key = query if parts.query else ANONYMOUS_FINGERPRINT
         return SourceKey(parts.netloc.lower(), parts.path.strip("/"), credential_key)
 
     async def resolve(self, source: Source, *, credential: Credential | None) -> Pinned:
-        """Nothing to ask: the answer to the GET tells what the URL names, and signed URLs refuse a HEAD."""
+        """Sends no request: the response to the GET shows what the URL names, and signed URLs refuse a HEAD."""
         return Pinned(url=_url(source))
 
     async def has_moved(
         self, source: Source, known: Record, *, credential: Credential | None
     ) -> bool | None:
-        """Nothing to ask: the GET is conditional."""
+        """Sends no request: the GET is conditional."""
         return None
 
     async def pin(self, record: Record, *, credential: Credential | None) -> Pinned:
-        """The URL again; whether it still holds the same bytes, only the bytes tell."""
+        """The URL again. Only the bytes can show whether the content is the same."""
         return Pinned(url=record.url)
 
     async def fetch(
@@ -70,10 +70,10 @@ class HttpObjectSource:
         credential: Credential | None,
         on_bytes: Callable[[int], None],
     ) -> Pinned:
-        """GET, then unpack; nothing if the server says that `pinned.handle`, a record, still holds.
+        """GET, then unpack. Nothing is written if the server answers that the record in `pinned.handle` is still valid.
 
-        The digest is left to who stores the bytes: that hashes them anyway.
-        Raises what `ObjectSession.stream_get` and `extract_module` raise, and AddressBlocked (`PolicyDenied`).
+        The digest is computed when the store hashes the bytes. Raises the errors of `ObjectSession.stream_get` and
+        `extract_module`, and AddressBlocked (`PolicyDenied`).
         """
         packed = workdir / f"{destination.name}.object"
         known = pinned.handle if isinstance(pinned.handle, Record) else None
@@ -124,7 +124,7 @@ def _url(source: Source) -> str:
 
 
 async def _blocks(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
-    """The same bytes in blocks of at least `_CHUNK`, but for the last."""
+    """The same bytes in blocks of at least `_CHUNK`, except the last."""
     gathered: list[bytes] = []
     size = 0
     async for chunk in chunks:

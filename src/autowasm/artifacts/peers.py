@@ -1,22 +1,9 @@
-"""PeerList: where the other replicas are: a fixed list, or what DNS says of the headless Service.
+"""Peers: the other replicas, and what this replica requests from them: modules, their presence, and small documents.
 
-Not what is asked of them (`peers.py`). Invariants: a name server that fails changes nothing: the last list stays; an address
-that was found to be our own is left out until it goes.
-
-The body of a peer's answer, in chunks: as long as it promised, and not a trickle.
-
-Not what the bytes are: the store checks the digest. Invariant: more than the promised bytes are never passed on.
-
-Peers: what this replica gets from the others: modules, answers to "have you got it?", and small documents.
-
-Not where they are (`peers.py`) and not the answering (`server/blobs.py`). A peer is asked over the blob port with a header
-that makes it answer at once from its store: replicas never wait for one another in a circle. Invariants: nothing enters the
-store but bytes with the digest that was asked for; no answer of a peer, nor its silence, costs more than a bounded time.
-
-A copy from another replica first, and what costs more only if that does not come soon.
-
-Not the copying (`peers.py`). Invariant: the other replicas, whatever they do, delay what is tried beside them by `ALONE`
-seconds at most, and their failure is never what is reported.
+Answers to peers are in `server/blobs.py`. Invariants: a request to a peer has a header that makes the peer answer at once from
+its store, so replicas never wait for one another in a circle; only bytes with the requested digest enter the store; an
+answer of a peer, or none, takes bounded time; with `hedged` peers delay the other source by `ALONE` seconds at most, and the
+error of a peer is never the one that is reported.
 """
 
 import asyncio
@@ -61,7 +48,10 @@ def _base_url(address: str, port: int) -> str:
 
 
 class PeerList:
-    """The list that `run` keeps up to date."""
+    """The other replicas: a fixed list, or the addresses of the headless Service in DNS, updated by `run`.
+
+    Invariants: if a name server fails, the last list stays; an address that is our own is skipped as long as it is listed.
+    """
 
     def __init__(
         self, settings: PeerSettings, *, pools: Pools, resolve: Resolve = addresses_of
@@ -78,19 +68,19 @@ class PeerList:
             self._settled.set()
 
     def known(self) -> tuple[str, ...]:
-        """Base URLs (`http://ADDRESS:PORT`) of the others as far as known."""
+        """Base URLs (`http://ADDRESS:PORT`) of the known peers."""
         return tuple(url for url in self._urls if url not in self._ourselves)
 
     def is_us(self, url: str) -> None:
-        """We have answered ourselves there."""
+        """`url` is this replica itself."""
         self._ourselves.add(url)
 
     def refresh(self) -> None:
-        """Look again now: nobody of the list could help."""
+        """Look the names up again now: no listed peer had the module."""
         self._wanted.set()
 
     async def run(self) -> None:
-        """Look names up every `lookup_interval` seconds, for ever; at once, but not more than once a second, when asked."""
+        """Look names up every `lookup_interval` seconds, for ever; after `refresh` at once, but at most once a second."""
         settings = self._settings
         if not settings.host or settings.urls:
             return
@@ -106,7 +96,7 @@ class PeerList:
                 continue
 
     async def settled(self) -> None:
-        """Return once names were looked up for the first time, whatever came of it: a start asks its peers before anybody else.
+        """Return after the first lookup, whatever its result: at a start, peers are asked before any other source.
 
         Needs `run`; takes `lookup_timeout` seconds at most.
         """
@@ -133,20 +123,23 @@ _CHUNK: Final = 256 * 1024
 
 
 class UnusablePeer(Exception):
-    """A peer's answer is of no use. The message says why."""
+    """A peer's answer is unusable. The message has the reason."""
 
 
 async def module_chunks(
     content: aiohttp.StreamReader, size: int, *, settings: PeerSettings
 ) -> AsyncIterator[bytes]:
-    """`size` bytes. Raises Unusable for fewer, more, or a trickle; aiohttp.ClientError and OSError for a broken connection."""
+    """`size` bytes, never more.
+
+    Raises UnusablePeer for fewer or more bytes or a low rate; aiohttp.ClientError and OSError for a broken connection.
+    """
     watch = RateWatch(minimum=settings.minimum_rate, window=settings.rate_window)
     received, waited = 0, 0.0
     watch.is_too_slow(waited, received)
     while True:
         began = time.monotonic()
         chunk = await content.read(_CHUNK)
-        # Only the time that the peer took counts, not what the disk does between two chunks.
+        # Only the time that the peer took counts, not the disk's between two chunks.
         waited += time.monotonic() - began
         received += len(chunk)
         if not chunk or received > size:
@@ -159,7 +152,7 @@ async def module_chunks(
 
 
 PEER_HEADER: Final = "x-autowasm-peer"
-"""On requests and on their answers: the instance that speaks. Names nobody who could not be named: it is a random number."""
+"""On requests and responses: the instance that sends it. It is a random number, so it identifies nothing outside the replicas."""
 
 
 class PeerCopy(Enum):
@@ -169,11 +162,11 @@ class PeerCopy(Enum):
     NOBODY = "absent"
     FAILED = "failed"
     NO_ROOM = "no_room"
-    """Here; another peer's bytes would need as much."""
+    """On this replica; bytes from another peer would need as much room."""
 
 
 class Peers:
-    """One for the process: an async context manager that holds the connections."""
+    """Client of the peers. One for each process: an async context manager that holds the connections."""
 
     def __init__(
         self,
@@ -187,7 +180,7 @@ class Peers:
         metrics: Metrics,
         tasks: asyncio.TaskGroup,
     ) -> None:
-        """`instance`: a name that no other replica has. `module_bytes`: no module is larger."""
+        """`instance`: unique among the replicas. `module_bytes`: the largest module."""
         self._list = peers
         self._instance = instance
         self._store = store
@@ -204,7 +197,7 @@ class Peers:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            # No limits here but in semaphores: whoever hangs must not keep connections from the others.
+            # Semaphores are the limits: a peer that hangs must not take connections from the others.
             connector=aiohttp.TCPConnector(limit=0),
             headers={PEER_HEADER: self._instance, "accept-encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -226,21 +219,21 @@ class Peers:
         return self._list.known()
 
     async def settled(self) -> None:
-        """Return once we know where they are, or that this cannot be learned now."""
+        """Return once the peers' addresses are known, or cannot be found now."""
         await self._list.settled()
 
     async def copy(self, sha256: Sha256Hex) -> bool:
-        """Bring the blob into the store from whichever peer has it. False: none has it, or none could give it.
+        """Copy the blob into the store from any peer that has it. False: no peer has it, or none could send it.
 
-        Takes `copy_timeout` seconds at most, once it is its turn.
+        Takes `copy_timeout` seconds at most, once it has a place.
         """
         return await self._join_copy(sha256, asks=self._settings.asks)
 
     async def seek(self, sha256: Sha256Hex) -> bool:
-        """As `copy`, for a digest that nobody has told us of.
+        """As `copy`, for a digest that no AutoWasm on this replica names.
 
-        Only a few at a time, and what was missed is not sought again at once: whoever invents digests must not set the
-        replicas at each other.
+        Only a few run at a time, and a miss is remembered for a while: a client that invents digests must not cause traffic
+        between the replicas.
         """
         loop = asyncio.get_running_loop()
         if self._seeking.locked() or self._missed.get(sha256, float("-inf")) > loop.time():
@@ -288,7 +281,7 @@ class Peers:
         return outcome
 
     async def _from_anybody(self, sha256: Sha256Hex, *, asks: int) -> PeerCopy:
-        """All are asked at once; the quickest that has it gives it, and the next beside it if that takes long."""
+        """Ask all peers at once and copy from the fastest that has the blob; the next starts beside it if it takes long."""
         turn = asyncio.Lock()
         attempts = [
             asyncio.create_task(self._try(url, sha256, turn, asks=asks), name=f"copy from {url}")
@@ -313,7 +306,7 @@ class Peers:
         return result
 
     async def _try(self, url: str, sha256: Sha256Hex, turn: asyncio.Lock, *, asks: int) -> PeerCopy:
-        """`turn` is had for a while only, so one after the other begins until one has ended well."""
+        """Copy from one peer. A peer holds `turn` for `hedge_after` seconds at most, so copies start one after the other."""
         if not await self._offers(url, sha256, asks=asks):
             return PeerCopy.NOBODY
         async with asyncio.TaskGroup() as tasks, turn:
@@ -335,20 +328,20 @@ class Peers:
         return PeerCopy.COPIED
 
     async def _offers(self, url: str, sha256: Sha256Hex, *, asks: int) -> bool:
-        """Whether the peer has the blob. One that gives no answer in time is asked again: it may have the only copy."""
+        """Whether the peer has the blob. A peer that does not answer in time is asked again: it may have the only copy."""
         for _ in range(asks):
             with contextlib.suppress(TimeoutError):
                 return await self._ask(url, sha256) is True
         return False
 
     async def _has(self, url: str, sha256: Sha256Hex) -> bool | None:
-        """None: it gives no answer, or it is ourselves."""
+        """None: the peer does not answer, or is this replica."""
         with contextlib.suppress(TimeoutError):
             return await self._ask(url, sha256)
         return None
 
     async def _ask(self, url: str, sha256: Sha256Hex) -> bool | None:
-        """None: it cannot be reached, or it is ourselves. Raises TimeoutError."""
+        """None: the peer cannot be reached, or is this replica. Raises TimeoutError."""
         try:
             async with (
                 asyncio.timeout(self._settings.ask_timeout),
@@ -370,7 +363,7 @@ class Peers:
             await asyncio.sleep(self._settings.ask_again)
 
     async def _fetch(self, url: str, sha256: Sha256Hex) -> None:
-        """Raises aiohttp.ClientError, OSError, Unusable, ContentRejected, StorageError."""
+        """Raises aiohttp.ClientError, OSError, UnusablePeer, ContentRejected, StorageError."""
         settings = self._settings
         idle = aiohttp.ClientTimeout(sock_connect=settings.ask_timeout, sock_read=settings.idle)
         async with self._request("GET", f"{url}/wasm/{sha256}", timeout=idle) as answer:
@@ -429,15 +422,15 @@ class Peers:
 T = TypeVar("T")
 
 ALONE: Final = 2.0
-"""Seconds that the other replicas have for themselves: 32 MiB within a cluster take less, and Envoy waits for 10."""
+"""Seconds before the other source starts: 32 MiB within a cluster take less, and Envoy waits for 10."""
 
 
 async def hedged(
     copy: Coroutine[Any, Any, bool], otherwise: Callable[[], Coroutine[Any, Any, T]]
 ) -> T | None:
-    """None if `copy` says True, else the result of `otherwise`, begun when the copy fails or after `ALONE` seconds.
+    """None if `copy` returns True, else the result of `otherwise`, which starts when the copy fails or after `ALONE` seconds.
 
-    Raises what `otherwise` raises, once the copy has failed too.
+    Raises the error of `otherwise`, once the copy has failed too.
     """
     copying = asyncio.create_task(copy, name="copy from a replica")
     tasks: list[asyncio.Task[Any]] = [copying]

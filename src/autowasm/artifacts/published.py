@@ -1,7 +1,7 @@
-"""PublishedModules: which digests Envoys have been told to fetch, and where each can be had again (ADR 7, ADR 15).
+"""PublishedModules: the digests in EnvoyFilters, and where each can be fetched again (ADR 7, ADR 15).
 
-The blob server's view of the world (`server.blobs.BlobSource`). Not the store and not a decision about what to publish.
-Invariant: a digest is known as long as any AutoWasm's EnvoyFilter or record names it.
+It is the blob server's `BlobSource` (`server/ondemand.py`). Invariant: a digest is known as long as any AutoWasm's
+EnvoyFilter or record names it.
 """
 
 import asyncio
@@ -20,15 +20,15 @@ from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError, SourceUnavailable
 
 NEXT_ORIGIN_AFTER = 1.0
-"""Seconds until the next origin is tried beside one that has not answered: a tenant whose registry hangs must not keep
-others from their module, which happens to have the same bytes."""
+"""Seconds until the next origin is tried beside one that has not answered: a tenant whose registry hangs must not delay
+another tenant's module with the same bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where one AutoWasm's published module came from: enough to fetch exactly it again.
 
-    Without `source` and `record` the digest is known, but nothing that we believe says where to fetch it.
+    Without `source` and `record` the digest is known, but there is no trusted origin to fetch it from.
     """
 
     namespace: str
@@ -55,7 +55,7 @@ class PublishedModules:
     def set(
         self, owner: str, origins: tuple[Origin, ...], *, history: Iterable[Sha256Hex] = ()
     ) -> None:
-        """What `owner` has published or is about to, and what it may go back to; replaces what it had."""
+        """Set what `owner` has published or is about to publish, and the history that it may revert to. Replaces the last state."""
         kept = tuple(history)
         if self._told.get(owner) == (origins, kept):
             return
@@ -75,7 +75,7 @@ class PublishedModules:
                     waiter.set_result(None)
 
     def remove(self, owner: str) -> None:
-        """`owner` is gone."""
+        """Remove a deleted owner."""
         self._unlink(owner)
         self._origins.pop(owner, None)
         self._told.pop(owner, None)
@@ -89,11 +89,11 @@ class PublishedModules:
                 del self._owners[origin.sha256]
 
     def is_known(self, sha256: Sha256Hex) -> bool:
-        """True if an Envoy may have been told to fetch it."""
+        """True if the digest is in an EnvoyFilter, or about to be, so that an Envoy may fetch it."""
         return sha256 in self._owners
 
     async def wait_known(self, sha256: Sha256Hex) -> None:
-        """Return once the digest is known. Meanwhile the other replicas are asked: news may have reached one of them."""
+        """Return once the digest is known. Meanwhile the peers are asked: one of them may know it already."""
         if self.is_known(sha256):
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -114,9 +114,9 @@ class PublishedModules:
                     del self._waiters[sha256]
 
     async def fill(self, sha256: Sha256Hex) -> Literal["peer", "origin"]:
-        """Bring a known digest into the store: from another replica, else from the first origin that works.
+        """Bring a known digest into the store: from a peer, else from the first origin that works.
 
-        Says which it was. Raises the last origin's error.
+        Returns which it was. Raises the last origin's error.
         """
         if self._peers is None:
             return await self._fill_from_origins(sha256)

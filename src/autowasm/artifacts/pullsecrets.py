@@ -1,13 +1,8 @@
-"""From `spec.secret` to a Credential: read at every attempt, never listed, never kept (ADR 19).
+"""Pull secrets: from `spec.secret` to a Credential, read at every attempt, never listed, never cached (ADR 19).
 
-Not where Secrets come from: that is a `SecretReader` of the controller or of standalone mode. Invariants: no message of
-this module shows a value of a Secret; a login is taken from a Secret only for the registry that the Secret itself names,
-so an AutoWasm's author cannot send it anywhere else.
-
-PullAccessReader: what login a fetch may show, and what to say when that was not enough.
-
-Not the proof that a login is enough: that is the source's answer. Invariant: a namespace's fetch sees Secrets of that
-namespace only.
+Whether a credential is sufficient is the source's answer. Invariants: no message of this module shows a value of a Secret;
+a login is taken from a Secret only for the registry that the Secret itself names, so an AutoWasm's author cannot send it
+elsewhere; a fetch for a namespace reads Secrets of that namespace only.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,8 +22,8 @@ DOCKER_CONFIG_TYPE: Final = "kubernetes.io/dockerconfigjson"
 DOCKERCFG_TYPE: Final = "kubernetes.io/dockercfg"
 BASIC_AUTH_TYPE: Final = "kubernetes.io/basic-auth"
 REGISTRY_ANNOTATION: Final = f"{GROUP}/registry"
-"""On a basic-auth Secret: the `HOST[:PORT][/PREFIX]` that it is meant for. Such Secrets are also used for git and much
-else; without it any author of an AutoWasm could have it sent to a host of theirs."""
+"""On a basic-auth Secret: the `HOST[:PORT][/PREFIX]` that it is for. Such Secrets are also used for git and other services;
+without the annotation any author of an AutoWasm could have one sent to a host of theirs."""
 
 _FIELD: Final = "spec.secret"
 _MAX_SECRETS: Final = 32
@@ -39,18 +34,18 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PullSecret:
-    """A Secret as far as we need it."""
+    """The fields of a Secret that we read."""
 
     type: str
     data: Mapping[str, bytes] = field(repr=False)
     uid: str = ""
-    """Tells it from another one of the same name."""
+    """Distinguishes it from another one of the same name."""
     annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class PullAccess:
-    """What an AutoWasm may show a registry."""
+    """The credential that an AutoWasm may send to a registry."""
 
     credential: Credential | None = None
     secret_uid: str = ""
@@ -58,23 +53,23 @@ class PullAccess:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when the login does."""
+        """Changes when the credential changes."""
         return fingerprint_of(self.credential)
 
 
 class SecretReader(Protocol):
-    """Where Secrets come from."""
+    """Reads Secrets."""
 
     async def read(self, namespace: str, name: str) -> PullSecret | None:
-        """The Secret, None if there is none. Raises SourceUnavailable if that cannot be told now."""
+        """The Secret, None if there is none. Raises SourceUnavailable if it cannot be read now."""
 
 
 @runtime_checkable
 class ServiceAccounts(Protocol):
-    """Where the `imagePullSecrets` of a namespace's own ServiceAccount come from."""
+    """Reads the `imagePullSecrets` of a namespace's own ServiceAccount."""
 
     async def pull_secrets(self, namespace: str) -> tuple[str, ...]:
-        """Names of the Secrets. Raises SourceDenied, SourceUnavailable if that cannot be told now."""
+        """Names of the Secrets. Raises SourceDenied, and SourceUnavailable if they cannot be read now."""
 
 
 async def access_for(
@@ -85,10 +80,10 @@ async def access_for(
     reference: ImageReference,
     service_accounts: ServiceAccounts | None = None,
 ) -> PullAccess:
-    """The login for this repository: `spec.secret`'s, else one that the ServiceAccount's Secrets have, else none.
+    """The credential for this repository: from `spec.secret`, else from the ServiceAccount's Secrets, else none.
 
-    Raises as `credential_for`. What is wrong with a Secret of the ServiceAccount is logged and passed over: it is there
-    for other images too.
+    Raises as `credential_for`. An error in a Secret of the ServiceAccount is logged and the Secret skipped: it is there for
+    other images too.
     """
     if secret is not None:
         return await credential_for(reader, namespace=namespace, name=secret, reference=reference)
@@ -115,7 +110,7 @@ async def access_for(
 async def credential_for(
     reader: SecretReader, *, namespace: str, name: str, reference: ImageReference
 ) -> PullAccess:
-    """What the Secret has for this repository; without credential if it has none for it (then: anonymous).
+    """The Secret's credential for this repository; without credential (anonymous) if it has none for it.
 
     Raises SourceDenied (`SecretNotFound`) and SpecError (`SecretInvalid`) naming the Secret.
     """
@@ -135,7 +130,7 @@ async def credential_for(
     try:
         credential = read(secret, reference)
     except SpecError as error:
-        # Not InvalidSpec: the object is right, and mending the Secret is enough.
+        # Not InvalidSpec: the object is right, and a fix of the Secret is enough.
         raise _invalid(name, error.problem) from error
     return PullAccess(credential, secret.uid) if credential is not None else PullAccess()
 
@@ -190,13 +185,13 @@ def _invalid(name: str, problem: str) -> SpecError:
 
 @dataclass(frozen=True, slots=True)
 class PullAccessReader:
-    """`service_accounts` None: only `spec.secret` counts (the default)."""
+    """Reads the credential of a request. `service_accounts` None: only `spec.secret` counts (the default)."""
 
     secrets: SecretReader
     service_accounts: ServiceAccounts | None = None
 
     async def read(self, request: FetchRequest) -> PullAccess:
-        """Read the Secret now. Objects need none. Raises what `pullsecrets.access_for` raises."""
+        """Read the Secret now. Objects need none. Raises as `access_for`."""
         if request.source.registry is None:
             return PullAccess()
         return await access_for(
@@ -211,7 +206,7 @@ class PullAccessReader:
 def explain_denied(
     request: FetchRequest, access: PullAccess, error: SourceDenied | SourceNotFound
 ) -> SourceDenied | SourceNotFound:
-    """Say so if the Secret that was named has nothing for the host. Many registries answer 404 for what is private."""
+    """Add to the error that the named Secret has no entry for the host. Many registries answer 404 for a private image."""
     if request.secret is None or access.credential is not None or request.source.registry is None:
         return error
     host = ImageReference.parse(request.source.registry.image).host

@@ -1,8 +1,8 @@
-"""Single flight: callers who want the same thing at the same time share one run of the work.
+"""Single flight: callers that want the same thing at the same time share one run of the work.
 
-Not a cache: a result is handed to those who waited and then forgotten. Invariants: the work for one key never runs twice
-at once; it runs in the first place that any of its waiters is granted, so nobody waits in somebody else's queue; it is
-cancelled when its last waiter leaves.
+It is not a cache: the result goes to the waiting callers and is then dropped. Invariants: the work for one key never runs
+twice at once; it runs in the first place that any of its callers is granted, so no caller waits in another tenant's queue;
+it is cancelled when its last caller leaves.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ class _Call:
     result: asyncio.Future[Any]
     waiters: int = 0
     entrants: set[asyncio.Task[None]] = field(default_factory=set)
-    """Those who wait for a place to run the work in; empty once it runs."""
+    """Tasks that wait for a place to run the work in; empty once it runs."""
     runner: asyncio.Task[None] | None = None
     refusal: Exception | None = None
-    """Why an entrant got no place; matters only if no other is left."""
+    """Why an entrant got no place; it counts only if no other entrant is left."""
 
 
 class SingleFlight:
-    """The flights under way. `tasks` owns what runs and must outlive every caller of `join`."""
+    """The flights in progress. `tasks` owns the running tasks and must outlive every caller of `join`."""
 
     def __init__(self, tasks: asyncio.TaskGroup) -> None:
         self._tasks = tasks
@@ -39,8 +39,8 @@ class SingleFlight:
         *,
         place: Callable[[], AbstractAsyncContextManager[None]],
     ) -> T:
-        """The result of `work` for `key`, run by us or by whoever is first to get a place. Raises what it raises."""
-        call = self._calls.get(key)
+        """The result of `work` for `key`, run by the first caller that gets a place. Raises the error of `work`."""
+        call = self._single_flight.get(key)
         if call is None:
             call = _Call(asyncio.get_running_loop().create_future())
             self._calls[key] = call
@@ -64,7 +64,7 @@ class SingleFlight:
         work: Callable[[], Awaitable[T]],
         place: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
-        """Wait for a place; the first to get one runs the work, and `_begin` cancels the others before they get theirs."""
+        """Wait for a place. The first entrant that gets one runs the work; `_begin` cancels the others before they get theirs."""
         me = asyncio.current_task()
         try:
             async with place():
@@ -74,7 +74,7 @@ class SingleFlight:
             if call.runner is me:
                 self._end(key, call)
             raise
-        except Exception as error:  # supervised edge: every waiter gets it raised
+        except Exception as error:  # supervised edge: raised in every waiter
             if call.runner is me:
                 self._fail(key, call, error)
             else:
@@ -104,14 +104,14 @@ class SingleFlight:
         call.entrants.clear()
 
     def _fail_if_stranded(self, key: Hashable, call: _Call) -> None:
-        """Nobody runs it and nobody is left who could."""
+        """Fail the flight if it does not run and no entrant is left."""
         if call.runner is None and not call.entrants and call.refusal is not None:
             self._fail(key, call, call.refusal)
 
     def _fail(self, key: Hashable, call: _Call, error: Exception) -> None:
         if not call.result.done():
             call.result.set_exception(error)
-            call.result.exception()  # a flight whose waiters have all left is nobody's error
+            call.result.exception()  # mark as retrieved: all waiters may have left
         self._end(key, call)
 
     def _end(self, key: Hashable, call: _Call) -> None:

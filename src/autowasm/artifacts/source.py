@@ -1,7 +1,7 @@
-"""What a fetch is asked for, what a resolution gives, and the seam between the fetcher and each kind of source.
+"""Values of a fetch: the request, the resolved content, and the interface between the fetcher and each kind of source.
 
-Not the fetching itself (`fetcher.py`) nor a protocol (`image.py`, `object.py`). Invariant: a `Pinned` names content that
-cannot change, or carries the validators by which a change is noticed.
+The fetcher is in `fetcher.py`, the sources in `image.py` and `object.py`. Invariant: a `Pinned` names content that cannot
+change, or has the validators that reveal a change.
 """
 
 from collections.abc import Callable
@@ -17,18 +17,18 @@ from autowasm.registry.credentials import Credential
 
 @dataclass(frozen=True, slots=True)
 class SourceKey:
-    """Failures are kept apart by this key (ADR 11)."""
+    """Failures are counted for each key (ADR 11)."""
 
     host: str
     repository: str
     """Repository of an image, path of an object."""
     credential: str
-    """Fingerprint of the credential; of an object, of its URL's query."""
+    """Fingerprint of the credential; for an object, of its URL's query."""
 
 
 @dataclass(frozen=True, slots=True)
 class FetchRequest:
-    """What an AutoWasm needs. `record` given: exactly that content, without resolving anything (ADR 7)."""
+    """The module that an AutoWasm needs. With a `record`: exactly that content, without resolving anything (ADR 7)."""
 
     namespace: str
     source: Source
@@ -36,14 +36,14 @@ class FetchRequest:
     expected: Sha256Hex | None = None
     record: Record | None = None
     owner: str = field(default="", compare=False)
-    """The AutoWasm's key as text: what it has published already will be replaced."""
+    """The AutoWasm's key as text. The module replaces what it has published already."""
     known: Record | None = None
-    """What the same source resolved to last: where the server says "unchanged", it is the answer again."""
+    """What the same source resolved to last: the result if the server answers "unchanged"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """What a source resolved to, before its bytes are here."""
+    """What a source resolved to, before its bytes are fetched."""
 
     image: str = ""
     """`host/repository@sha256:…`."""
@@ -53,17 +53,17 @@ class Pinned:
     hosts: tuple[str, ...] | None = None
     """Hosts that redirects may lead to, by the namespace's policy; None: any."""
     unchanged: bool = False
-    """The server holds what it held: nothing was written."""
+    """The server answered that the object is unchanged: nothing was written."""
     sha256: Sha256Hex | None = None
-    """The module's digest, where somebody has promised it (a raw layer's own) or it is known; None: hash the bytes."""
+    """The module's digest, if it is promised (a raw layer's own) or known; None: hash the bytes."""
     size: int | None = field(default=None, compare=False)
-    """The module's bytes, where that can be known before they are here."""
+    """The module's bytes, if known before they are fetched."""
     handle: object = field(default=None, compare=False)
-    """What the source wants back in `fetch`; opaque to everyone else."""
+    """Passed back to the source in `fetch`; opaque to all other code."""
 
     @property
     def content_key(self) -> str:
-        """Equal keys mean equal bytes; empty where nothing promises that (an object without validators)."""
+        """Equal keys mean equal bytes; empty if nothing promises that (an object without validators)."""
         if self.image:
             return self.image
         if self.etag or self.last_modified:
@@ -72,21 +72,21 @@ class Pinned:
 
 
 class ModuleSource(Protocol):
-    """One kind of source. Raises the classes of `autowasm.errors` and nothing else that is expected."""
+    """One kind of source. Its expected errors are the classes of `autowasm.errors`."""
 
     kind: str
     """Metric label: `registry` or `object`."""
 
     def key(self, source: Source, credential: Credential | None) -> SourceKey:
-        """Whose failures this source shares."""
+        """The key under which this source's failures are counted."""
 
     async def resolve(self, source: Source, *, credential: Credential | None) -> Pinned:
-        """Ask the server what the source names now: proof, too, that this credential may have it."""
+        """Ask the server what the source names now. This also proves that this credential may read it."""
 
     async def has_moved(
         self, source: Source, known: Record, *, credential: Credential | None
     ) -> bool | None:
-        """Whether the source names other content than `known`, asked as cheaply as can be; None: only a fetch tells."""
+        """Whether the source names other content than `known`, with as few requests as possible; None: only a fetch can find out."""
 
     async def pin(self, record: Record, *, credential: Credential | None) -> Pinned:
         """The content that a record names, for `fetch`."""
@@ -100,7 +100,7 @@ class ModuleSource(Protocol):
         credential: Credential | None,
         on_bytes: Callable[[int], None],
     ) -> Pinned:
-        """Write the raw module bytes to `destination`; `workdir` is for what is needed on the way.
+        """Write the raw module bytes to `destination`; `workdir` is for temporary files.
 
-        Returns what was really fetched: an object may have changed since it was resolved.
+        Returns what was fetched: an object may have changed since it was resolved.
         """
