@@ -1,1 +1,1 @@
-"""What Envoy, Prometheus and the kubelet talk to."""
+"""The blob port for Envoy and the admin port for Prometheus and the kubelet."""

@@ -1,12 +1,9 @@
-"""What the kubelet and Prometheus ask: is the loop turning, is the service ready, how is it doing.
+"""The admin port's resources: `/healthz`, `/readyz` and `/metrics`.
 
-Not the judgement itself: whoever knows sets `Health`. Invariant: an answer that says no says why, in words.
-
-Metrics as Prometheus asks for them, rendered in slices so that nobody waits for it.
-
-Not a registry. A thread would not do: it holds the interpreter for 5 ms at a time, each time the loop wants to go on.
-Invariants: no slice has more than `SLICE` series (a collector's own `collect` is one piece); a family is of one moment; the
-text is what prometheus_client would have written at once, but for the `_created` series, which nobody asks for.
+Other parts set the checks of `Health`. Metrics are rendered in slices, in between of which the loop serves other requests;
+a thread would not help, because it holds the interpreter for 5 ms each time that the loop wants to continue. Invariants: a
+negative answer has its reason as text; no slice has more than `SLICE` series (a collector's own `collect` is one piece); a
+family is of one moment; the text is the same as prometheus_client's, except for the unused `_created` series.
 """
 
 import asyncio
@@ -25,19 +22,19 @@ from autowasm.server.http import text_answer
 
 _BEAT: Final = 1.0
 _STALE: Final = 10.0
-"""Seconds without a beat after which the loop counts as stuck; kubelet asks again before it acts."""
+"""Seconds without a beat after which the loop counts as stuck. The kubelet probes again before it restarts the container."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`why` is for people: what is missing, or what holds."""
+    """Result of a check. `why` is for operators: what is missing, or what holds."""
 
     ok: bool
     why: str
 
 
 class Health:
-    """Named checks; ready when there are some and all are good."""
+    """Named checks; ready if there is at least one and all are good."""
 
     def __init__(self) -> None:
         self._checks: dict[str, Check] = {}
@@ -45,22 +42,22 @@ class Health:
         self._is_stopping = False
 
     def set(self, name: str, ok: bool, why: str = "") -> None:
-        """State of the check `name` from now on."""
+        """Set the state of the check `name`."""
         self._checks[name] = Check(ok, why)
 
     def warn(self, name: str, why: str) -> None:
-        """What is wrong elsewhere, which being unready would make worse; empty: nothing any more."""
+        """Set a warning about another component, which being unready would make worse; empty: clear it."""
         self._warnings.pop(name, None)
         if why:
             self._warnings[name] = why
 
     def stopping(self) -> None:
-        """Not ready from now on, whatever the checks say."""
+        """Not ready from now on, whatever the checks are."""
         self._is_stopping = True
 
     @property
     def is_ready(self) -> bool:
-        """What `/readyz` says."""
+        """The result of `/readyz`."""
         checks = self._checks.values()
         return bool(checks) and not self._is_stopping and all(check.ok for check in checks)
 
@@ -79,14 +76,14 @@ class Health:
 
 
 class Heartbeat:
-    """Notes regularly that the loop turns."""
+    """Records regularly that the loop runs."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._last = clock()
 
     async def run(self) -> None:
-        """Beat for ever."""
+        """Record a beat every second, for ever."""
         while True:
             self._last = self._clock()
             await asyncio.sleep(_BEAT)
@@ -132,7 +129,7 @@ def admin_application(
 
 
 SLICE: Final = 100
-"""Series rendered before the loop gets its turn: less than a millisecond."""
+"""Series rendered in one iteration of the loop: less than a millisecond."""
 
 _EOF: Final = b"# EOF\n"
 _GZIP: Final = 31
@@ -140,7 +137,7 @@ _GZIP: Final = 31
 
 
 class _Part(Collector):
-    """What an encoder takes for a registry."""
+    """One family, in the form of a registry, which the encoder expects."""
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
@@ -150,7 +147,7 @@ class _Part(Collector):
 
 
 def _slices(metric: Metric) -> Iterator[Metric]:
-    """The family in parts; one without series is a part as well."""
+    """The family in parts; a family without series is one part."""
     created = f"{metric.name}_created"
     samples = [sample for sample in metric.samples if sample.name != created]
     for begin in range(0, max(len(samples), 1), SLICE):
@@ -160,12 +157,12 @@ def _slices(metric: Metric) -> Iterator[Metric]:
 
 
 def _without_head(text: bytes) -> bytes:
-    """A family is introduced once."""
+    """Drop HELP and TYPE, which a family has only once."""
     return b"".join(line for line in text.splitlines(keepends=True) if not line.startswith(b"# "))
 
 
 async def render(registry: Collector, encode: Callable[[Collector], bytes]) -> AsyncIterator[bytes]:
-    """Text piece by piece; the loop turns between two. `encode` is prometheus_client's `generate_latest` of a format."""
+    """The text in pieces; the loop runs between two. `encode` is prometheus_client's `generate_latest` of a format."""
     ends = False
     for metric in registry.collect():
         for number, part in enumerate(_slices(metric)):
@@ -181,7 +178,7 @@ async def render(registry: Collector, encode: Callable[[Collector], bytes]) -> A
 def make_handler(
     registry: CollectorRegistry,
 ) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """A handler of `GET /metrics`: format and gzip as the client asks, `name[]` as prometheus_client's own has it."""
+    """A handler of `GET /metrics`: format and gzip by the request's headers, `name[]` as in prometheus_client."""
 
     async def metrics(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(",".join(request.headers.getall("accept", [])))

@@ -1,6 +1,6 @@
-"""BlobServer and AdminServer: the two ports, from listening to stopping.
+"""BlobServer and AdminServer: the blob port and the admin port, from start to stop.
 
-Not handlers. Invariant: `stop` may be called at any time and more than once; afterwards nothing listens, sends, or waits.
+Invariant: `stop` may be called at any time and more than once; afterwards nothing listens, sends, or waits.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _METHODS = frozenset({"GET", "HEAD"})
 
 
 class _NoBadRequests(logging.Filter):
-    """What a port scanner sends is no news: aiohttp logs each of its requests as an error, with a traceback."""
+    """Drops the errors of invalid requests: aiohttp logs each request of a port scanner as an error, with a traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
@@ -38,7 +38,7 @@ _NO_BAD_REQUESTS: Final = _NoBadRequests()
 
 
 class BlobServer:
-    """Serves `store` to Envoy, holding what `source` knows until it is there."""
+    """Serves `store` to Envoy. A request for a digest that `source` knows waits until the module is stored."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class BlobServer:
         instance: str = "",
         download_log: DownloadLog | None = None,
     ) -> None:
-        """`instance`: how we are known to the other replicas. `download_log` remembers who downloaded what."""
+        """`instance`: our name for the other replicas. `download_log` records which addresses downloaded which module."""
         self._instance = instance
         self._download_log = download_log or DownloadLog(DownloadLogLimits(), instance=instance)
         self._store = store
@@ -91,17 +91,17 @@ class BlobServer:
         if counter is None:
             known = method if method in _METHODS else "other"
             counter = self._metrics.responses.labels(known, str(status))
-            if known == method:  # methods that clients invent must not fill our memory
+            if known == method:  # methods that clients invent must not fill the memory
                 self._counters[method, status] = counter
         counter.inc()
 
     async def stop(self, grace: float) -> None:
-        """Take no more connections, finish answers for `grace` seconds (held ones too), then cut what is left."""
+        """Accept no more connections, finish responses (held ones too) for `grace` seconds, then cut the rest."""
         if self._running is None:
             return
         connections, on_demand = self._running
         self._running = None
-        # Held requests are told just before the end, so that the answer still gets out.
+        # Held requests are answered just before the end, so that the response is still sent.
         release = asyncio.get_running_loop().call_later(
             max(grace - self._limits.held_margin, grace / 2), on_demand.release
         )
@@ -134,7 +134,7 @@ class AdminServer:
             application,
             logger=_ADMIN_LOGGER,
             access_log=None,
-            keepalive_timeout=self._limits.request_timeout,  # bounds silent and half-sent requests too
+            keepalive_timeout=self._limits.request_timeout,  # also bounds silent and incomplete requests
             lingering_time=self._limits.unread_body,
             shutdown_timeout=1.0,
         )
@@ -148,7 +148,7 @@ class AdminServer:
         return port
 
     async def stop(self, grace: float) -> None:
-        """Close; answers under way get `grace` seconds."""
+        """Close within `grace` seconds (0: no limit). Responses in progress get one second."""
         if self._runner is None:
             return
         runner, self._runner = self._runner, None

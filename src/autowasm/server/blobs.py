@@ -1,7 +1,7 @@
-"""The blob port's only resource: `/wasm/<sha256>`.
+"""BlobHandler: `/wasm/<sha256>` and `/seen` on the blob port.
 
-Not where blobs come from (`ondemand.py`), how they are sent (`response.py`) or what a Range means (`ranges.py`).
-Invariant: to a plain GET, what Envoy sends, there are only 200 with every byte, 404, and 503.
+Blobs come from `ondemand.py`; `response.py` sends them; `ranges.py` evaluates a Range. Invariant: a plain GET, as Envoy sends
+it, is answered with 200 and every byte, 404, or 503, and nothing else.
 """
 
 import re
@@ -46,7 +46,7 @@ class BlobHandler:
         limits: ServeLimits,
         metrics: Metrics,
     ) -> None:
-        """`instance`: how we are known to the other replicas."""
+        """`instance`: our name for the other replicas."""
         self._on_demand = on_demand
         self._instance = instance
         self._download_log = download_log
@@ -55,7 +55,7 @@ class BlobHandler:
         self._pacing = SendScheduler(copies=limits.copies)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
-        """The answer to `request`."""
+        """The response to `request`."""
         match = _PATH.fullmatch(request.path)
         if match is None and request.path == "/seen":
             return self._seen(self._download_log.summary())
@@ -87,15 +87,15 @@ class BlobHandler:
         )
 
     def ready(self, sha256: Sha256Hex) -> Blob | None:
-        """The blob, if it can be sent this moment, and counted as found."""
+        """The blob if it can be sent at once. It is then counted as a hit."""
         return self._on_demand.ready(sha256)
 
     def served(self, sha256: Sha256Hex, address: str) -> None:
-        """All of it was sent there."""
+        """All of the blob was sent to `address`."""
         self._download_log.served(sha256, address)
 
     def _seen(self, document: bytes) -> web.Response:
-        """For the other replicas, and for whoever knows the digest."""
+        """An answer of the download log, for peers and for clients that know the digest."""
         return web.Response(
             body=document,
             content_type="application/json",
@@ -169,14 +169,14 @@ def _conditions(request: web.BaseRequest) -> Conditions:
 
 
 def _joined(request: web.BaseRequest, name: str) -> str:
-    """Several lines of one field are one list (RFC 9110 5.3)."""
+    """Combine several lines of one field to one list (RFC 9110 5.3)."""
     return ", ".join(request.headers.getall(name))
 
 
 def _patience(request: web.BaseRequest) -> float | None:
-    """Seconds that Envoy waits for this answer, from the header with which it says so."""
+    """Seconds that Envoy waits for this response, from its header `x-envoy-expected-rq-timeout-ms`."""
     value = request.headers.get("x-envoy-expected-rq-timeout-ms")
     if value is None or not _MILLISECONDS.fullmatch(value):
         return None
-    # 0 is Envoy's way to say "no limit".
+    # Envoy sends 0 for "no limit".
     return int(value) / 1000 or None

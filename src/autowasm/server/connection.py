@@ -1,15 +1,15 @@
-"""Connection: aiohttp's server side of one HTTP/1 connection, with the time limits that aiohttp does not have.
+"""Connection: aiohttp's server side of one HTTP/1 connection, with the deadlines that aiohttp does not have.
 
-Not a handler of requests. aiohttp bounds a connection by one keep-alive timeout, which has to be longer than Envoy's
-(1 h), and has no limit for a client that stops reading. Here: a request that does not come, or comes in part, is cut
-after `request_timeout` of the settings; an answer that nobody takes, after `send_base`; sends of files keep a deadline
-of their own through `writable`. A client may shut down its sending side after the request and still gets its answer
-(RFC 9112 9.6; aiohttp drops it). Broken connections and bad requests leave no traceback in the log.
+aiohttp bounds a connection by one keep-alive timeout, which must be longer than Envoy's (1 h), and has no deadline for a
+client that stops reading. Here a missing or incomplete request ends after `request_timeout` of the settings, and a response
+that the client does not read after `send_base`; sends of files have a deadline of their own through `writable`. A client may
+shut down its sending side after the request and still gets its response (RFC 9112 9.6; aiohttp drops it). Broken
+connections and invalid requests leave no traceback in the log.
 
-Invariant: from `connection_lost` on, no timer runs and nobody waits for the connection.
+Invariant: after `connection_lost` no timer runs and nothing waits for the connection.
 
 Uses private parts of aiohttp 3.14's RequestHandler (`_messages`, `_request_count`, `_waiter`, `_drain_helper`), for
-which it has no public form; the tests of this module fail where their meaning changes.
+which it has no public form; the tests of this module fail if their meaning changes.
 """
 
 import asyncio
@@ -33,16 +33,16 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER, on, 0 s
 
 
 class ConnectionOwner(Protocol):
-    """What a connection has to know of, and tell, whoever made it."""
+    """The part of the owner that a connection uses."""
 
     is_stopping: bool
 
     def answered(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
-        """An answer was sent, or its client went away while it was."""
+        """A response was sent, or the client disconnected during it."""
 
 
 class Connection(web.RequestHandler):
-    """One connection, made by `manager` (aiohttp's view of it) for `owner` (ours)."""
+    """One connection. `manager` is aiohttp's server, `owner` is ours."""
 
     __slots__ = (
         "_answer_timer",
@@ -66,16 +66,16 @@ class Connection(web.RequestHandler):
         limits: ServeLimits,
         early: bytes,
         due: float | None,
-        **options: Any,  # aiohttp's, as its own Server hands them on
+        **options: Any,  # aiohttp's, passed on by its Server
     ) -> None:
-        """`early`: what was received before; `due`: when the request that it begins must be whole, in loop time."""
+        """`early`: bytes received before; `due`: when the request that they begin must be complete, in loop time."""
         super().__init__(manager, loop=loop, **options)
         self._owner = owner
         self._limits = limits
         self._early = early
         self._due = due
         self.cut_for: str | None = None
-        """Why we cut the connection, if we did."""
+        """Why the connection was cut, if it was."""
         self._duplicate = -1
         self._half_closed = False
         self._request_timer: asyncio.TimerHandle | None = None
@@ -83,21 +83,21 @@ class Connection(web.RequestHandler):
         self._sending: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client connected; its first request is due, or here."""
+        """A client connected; its first request is due, or already received."""
         super().connection_made(transport)
-        # Writing counts as paused until the buffer is empty: files bypass it, so it has to be.
+        # Writing counts as paused until the buffer is empty: files bypass the buffer, so it must be.
         cast(asyncio.Transport, transport).set_write_buffer_limits(high=0)
         self._await_request(self._due)
         early, self._early = self._early, b""
         self.data_received(early)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The connection is gone, by whoever's doing."""
+        """The connection has ended, from either side."""
         self._cancel_timers()
         _wake(self._sending)
         super().connection_lost(exc)
 
-    # --- what the client sends
+    # --- requests
 
     @property
     def is_idle(self) -> bool:
@@ -106,11 +106,11 @@ class Connection(web.RequestHandler):
 
     @property
     def is_waiting(self) -> bool:
-        """No request is being answered or queued; one may have begun to arrive."""
+        """No request is in progress or queued; one may have begun to arrive."""
         return not self._messages and self._waiter is not None and not self._waiter.done()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came. A request that they begin and do not finish must be whole before its time is up."""
+        """Bytes arrived. A request that they begin must be complete before its deadline."""
         before = self._request_count
         super().data_received(data)
         if self._request_count == before:
@@ -118,11 +118,11 @@ class Connection(web.RequestHandler):
                 self._await_request()
             return
         self._request_came()
-        if not data.endswith(b"\n\r\n"):  # the next request's beginning, or a body
+        if not data.endswith(b"\n\r\n"):  # the start of the next request, or a body
             self._await_request()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio's own signature
-        """The client sends no more; it gets the answers that it is owed."""
+        """The client sends no more; pending responses are still sent."""
         if self.is_waiting:
             return None
         self._half_closed = True
@@ -144,26 +144,26 @@ class Connection(web.RequestHandler):
         if self.is_waiting:
             self.force_close()
         elif not self._half_closed:
-            self._await_request()  # an earlier request is still being answered
+            self._await_request()  # an earlier request is still in progress
 
-    # --- what it is sent
+    # --- responses
 
     def pause_writing(self) -> None:
-        """Bytes wait in the transport's buffer: the kernel's is full."""
+        """The kernel's buffer is full, so bytes wait in the transport's."""
         super().pause_writing()
         self._answer_timer = self._loop.call_later(self._limits.send_base, self.cut, "deadline")
 
     def resume_writing(self) -> None:
-        """The buffer is empty."""
+        """The transport's buffer is empty."""
         cast(asyncio.TimerHandle, self._answer_timer).cancel()
         self._answer_timer = None
         super().resume_writing()
 
     async def writable(self, client: socket.socket, deadline: float) -> None:
-        """Return when `client`, its socket, takes bytes again, or the connection is lost. `deadline` in loop time.
+        """Return when `client`, its socket, is writable again, or the connection is lost. `deadline` in loop time.
 
-        Raises TimeoutError. Waits on a duplicate of the descriptor, because asyncio keeps the transport's own to itself;
-        whoever calls this calls `end_of_send` in the end.
+        Raises TimeoutError. Waits on a duplicate of the descriptor, because asyncio reserves the transport's own. The caller
+        must call `end_of_send` in the end.
         """
         if self._duplicate < 0:
             self._duplicate = os.dup(client.fileno())
@@ -181,17 +181,17 @@ class Connection(web.RequestHandler):
             raise TimeoutError
 
     def end_of_send(self) -> None:
-        """Give back what `writable` needed. Until then the client does not see the connection closed."""
+        """Close the descriptor of `writable`. Until then the client does not see the connection closed."""
         if self._duplicate >= 0:
             os.close(self._duplicate)
             self._duplicate = -1
 
     async def drained(self) -> None:
-        """Return when nothing is left in the transport's buffer. Raises ConnectionError."""
+        """Return when the transport's buffer is empty. Raises ConnectionError."""
         await self._drain_helper()
 
     def cut(self, cause: str) -> None:
-        """End the connection with a reset: what the kernel still holds for a client that does not read is dropped."""
+        """End the connection with a reset: the kernel drops bytes that the client has not read."""
         transport = self.transport
         if transport is None:
             return
@@ -203,7 +203,7 @@ class Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send `resp`, and count it. The last answer on a connection says so."""
+        """Send `resp`, and count it. The last response on a connection has `Connection: close`."""
         if self._is_last:
             resp.force_close()
         result = await super().finish_response(request, resp, start_time)
@@ -223,7 +223,7 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to a request that is no HTTP, or that our own code failed on. Raises ConnectionError."""
+        """The response to an invalid HTTP request or an error in our code. Raises ConnectionError."""
         if isinstance(exc, ConnectionError):
             raise exc
         if isinstance(exc, HttpProcessingError):
@@ -246,7 +246,7 @@ class Connection(web.RequestHandler):
 
 
 def _what_is_wrong(error: HttpProcessingError) -> str:
-    """In aiohttp's words, but not in the client's: those may be long, binary, or somebody's secret."""
+    """The message of aiohttp without the client's bytes, which may be long, binary, or secret."""
     if isinstance(error, LineTooLong):
         return "a line of it is too long"
     return error.message.strip().partition("\n")[0].partition(": ")[0].rstrip(":") or "bad request"

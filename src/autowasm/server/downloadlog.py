@@ -1,8 +1,8 @@
-"""Sightings: who downloaded which module from this replica, and whom it had to answer with an error.
+"""DownloadLog: which addresses downloaded which module from this replica, and which got an error.
 
-Not a log and not a metric: it is asked "what did this address get for this digest, last?" by healing (ADR 17) and by proof
-of load. Invariants: memory is bounded, and digests that clients invent cannot push out those that are published; what is not
-said of a time that a document covers did not happen then; nobody learns of a digest here: one has to know it to ask.
+It answers what an address got last for a digest: for a resend (ADR 17) and for the load report (ADR 23). Invariants: memory
+is bounded, and digests that clients invent cannot displace published ones; within the time that a document covers, a
+download that is not in it did not happen; no document reveals a digest: a client must know it to ask.
 """
 
 import asyncio
@@ -24,21 +24,21 @@ _Seen = tuple[float, float, int]
 _NEVER: Final = -1.0
 _NOTHING: Final[_Seen] = (_NEVER, _NEVER, 0)
 _SLICE: Final = 500
-"""Addresses of a document in one turn of the loop: about half a millisecond."""
+"""Addresses of a document in one iteration of the loop: about half a millisecond."""
 _SPARE: Final = 64
-"""Addresses beyond the most are dropped so many at a time: finding the oldest in a dict walks over what was dropped before."""
+"""Addresses over the limit are dropped in batches of this size: finding the oldest in a dict walks over dropped entries."""
 
 
 @dataclass(slots=True)
 class _OfDigest:
     since: float
-    """Whoever asked from then on is among `addresses`."""
+    """Every request since then is in `addresses`."""
     addresses: dict[str, _Seen] = field(default_factory=dict)
-    """The longest unseen first. A plain dict: its copy is made at once, in a hundredth of the time of an OrderedDict's."""
+    """The longest unseen first. A plain dict, because copying it takes a hundredth of the time of an OrderedDict."""
 
 
 class DownloadLog:
-    """What this replica saw. Times are seconds of the process's monotonic clock."""
+    """Downloads and errors of this replica. Times are seconds of the process's monotonic clock."""
 
     def __init__(self, limits: DownloadLogLimits, *, instance: str) -> None:
         self._limits = limits
@@ -48,22 +48,22 @@ class DownloadLog:
         self._errors = 0
         self._downloads = 0
         self.since = time.monotonic()
-        """From when on we could be asked."""
+        """Start of the log."""
         self._complete_since = self.since
-        """From when on no digest is forgotten, but those that are unknown."""
+        """No published digest was dropped since then."""
 
     def served(self, sha256: Sha256Hex, address: str | None) -> None:
-        """All bytes of the module were sent there."""
+        """All bytes of the module were sent to `address`."""
         self._downloads += 1
         self._note(sha256, address, known=True, ok=True)
 
     def failed(self, sha256: Sha256Hex, address: str | None, status: int, *, known: bool) -> None:
-        """It was answered with an error. `known`: whether the digest is published as far as we know."""
+        """`address` got an error. `known`: whether the digest is published as far as this replica knows."""
         self._errors += 1
         self._note(sha256, address, known=known, ok=False, status=status)
 
     def summary(self) -> bytes:
-        """JSON: `instance`, `up`, `errors` and `downloads`, how many there were: whether it is worth to ask for more."""
+        """JSON: `instance`, `up`, and the counts `errors` and `downloads`, which show whether there is anything new to ask for."""
         up = round(time.monotonic() - self.since, 3)
         document = {
             "instance": self._instance,
@@ -80,9 +80,9 @@ class DownloadLog:
         """
         now, since = time.monotonic(), self._complete_since
         tables: list[dict[str, _Seen]] = []
-        for table in (self._unknown, self._published):  # hardly ever in both; the latter counts
+        for table in (self._unknown, self._published):  # rarely in both; `_published` counts
             if (found := table.get(sha256)) is not None:
-                # A copy: what is forgotten while others have their turns is not missing from it.
+                # A copy, so that addresses that are dropped between slices are still in it.
                 tables.insert(0, found.addresses.copy())
                 since = found.since
         start = {"instance": self._instance, "up": round(now - since, 3), "seen": {}}
@@ -123,28 +123,28 @@ class DownloadLog:
 
 
 class PeerDownloads(Protocol):
-    """The other replicas (`artifacts.peers`)."""
+    """The other replicas (`artifacts/peers.py`)."""
 
     async def ask(self, path: str) -> list[bytes]:
-        """A small document from each that has one."""
+        """A small document from each replica that has one."""
 
     def known(self) -> tuple[str, ...]:
-        """Where they are."""
+        """Base URLs of the replicas."""
 
 
 class AllReplicas:
-    """What all replicas saw: our own documents, and those of the others."""
+    """The documents of all replicas, ours included."""
 
     def __init__(self, ours: DownloadLog, others: PeerDownloads | None) -> None:
         self._ours = ours
         self._others = others
 
     def count(self) -> int:
-        """How many should answer."""
+        """How many replicas should answer."""
         return 1 + (len(self._others.known()) if self._others is not None else 0)
 
     async def ask(self, path: str) -> list[bytes]:
-        """`/seen` or `/seen/<sha256>`, as the blob port answers it."""
+        """`/seen` or `/seen/<sha256>` of each replica, as on the blob port."""
         digest = path.removeprefix("/seen").removeprefix("/")
         own = await self._ours.document(Sha256Hex(digest)) if digest else self._ours.summary()
         return [own, *(await self._others.ask(path) if self._others is not None else ())]

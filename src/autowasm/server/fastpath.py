@@ -1,17 +1,12 @@
-"""Plain requests: what Envoy sends for a module, told from everything else by one look; and the head of their answer.
+"""FastConnection: a connection that serves whole blobs from the page cache without aiohttp.
 
-Not a parser of HTTP: whatever has another form, however valid, is aiohttp's. Invariants: a request that is taken here means
-the same to aiohttp; nothing that could change the answer (Range, conditions, a body, Connection) is among the fields taken.
-
-FastConnection: a connection as long as it asks for nothing but whole blobs that are ready, without aiohttp.
-
-Envoy loads a module with one plain GET, thousands of them at once. Here that is a receive, one look, and sends from the
-page cache, all in callbacks of the loop; no task, no transport, no parser. The first thing that is anything else (another
-method, a Range, a blob that has to be fetched, half a request) goes, with the socket, to a `Connection`, for good.
-
-Invariants: what is announced is what is sent, or the connection is reset; no request and no send outlasts its deadline; one
-callback makes at most one sendfile call of `sendfile_chunk` bytes, and the loop's selector gives everybody their turn; from
-`close` or the hand-over on, the loop knows nothing of the socket.
+Envoy loads a module with one plain GET; thousands arrive at once. Here such a request takes one receive, one match, and
+sends from the page cache, all in callbacks of the loop, without task, transport, or parser. Everything else (another
+method, a Range, a blob that must be fetched, an incomplete request) is handed over with the socket to a `Connection`, for
+good. Invariants: a request that is taken here means the same to aiohttp, and no field that can change the response (Range,
+conditions, a body, Connection) is among those taken; the bytes sent are those announced, or the connection is reset; no
+request and no send outlasts its deadline; one callback makes at most one sendfile call of `sendfile_chunk` bytes, and the
+loop's selector is fair over connections; after `close` or the hand-over the loop has no reference to the socket.
 """
 
 import asyncio
@@ -36,7 +31,7 @@ CACHE_CONTROL: Final = "public, max-age=31536000, immutable"
 CONTENT_TYPE: Final = "application/wasm"
 
 _LONGEST: Final = 4096
-"""Bytes. aiohttp has limits of its own for longer ones, and says so to the client."""
+"""Bytes. aiohttp answers longer requests with its own limits."""
 _FIELDS: Final = (
     rb"host|user-agent|accept|accept-encoding|accept-language|cache-control|pragma|x-request-id|x-forwarded-for"
     rb"|x-forwarded-proto|x-forwarded-client-cert|x-envoy-[a-z-]{1,40}|traceparent|tracestate|b3|x-b3-[a-z]{1,20}"
@@ -50,7 +45,7 @@ _HOST: Final = re.compile(rb"\n(?i:host): *[!-~]")
 
 
 def plain_request(data: bytes) -> Sha256Hex | None:
-    """The digest, if `data` is one whole plain request and not a byte more."""
+    """The digest, if `data` is exactly one complete plain request."""
     if len(data) > _LONGEST:
         return None
     match = _PLAIN.fullmatch(data)
@@ -60,14 +55,14 @@ def plain_request(data: bytes) -> Sha256Hex | None:
 
 
 class ResponseHeads:
-    """Heads of answers that carry a whole blob, made once a second because of their Date."""
+    """Heads of responses with a whole blob, rendered once a second because of their Date."""
 
     def __init__(self) -> None:
         self._second: int | None = None
         self._heads: dict[Sha256Hex, bytes] = {}
 
     def of(self, blob: Blob) -> bytes:
-        """Status line and header fields, the empty line included."""
+        """Status line and header fields, with the empty line."""
         second = int(time.time())
         if second != self._second:
             self._second = second
@@ -95,31 +90,31 @@ _log = structlog.get_logger(__name__)
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER, on, 0 s
 _READ: Final = 8192
-"""Bytes received at once, and taken at most while an answer is being sent. Envoy's request has some 300."""
+"""Bytes received at once, and accepted at most while a response is being sent. Envoy's request has some 300."""
 
 
 class FastPathOwner(Protocol):
-    """What a connection asks of, and tells, whoever accepted it."""
+    """The part of the listener that a connection uses."""
 
     is_stopping: bool
 
     def ready(self, sha256: Sha256Hex) -> tuple[Blob, bytes] | None:
-        """The blob and the head of its answer, if it can be sent this moment."""
+        """The blob and the head of its response, if it can be sent at once."""
 
     def began(self) -> None:
         """A send waits for its client."""
 
     def ended(self) -> None:
-        """Such a send ended, in whatever way."""
+        """Such a send ended, with or without success."""
 
     def sent(self, sha256: Sha256Hex, address: str, count: int, *, cut_for: str | None) -> None:
-        """An answer ended after `count` bytes of the blob; `cut_for`: why it is not whole, if it is not."""
+        """A response ended after `count` bytes of the blob; `cut_for`: why it is incomplete, if it is."""
 
     def hand_over(self, connection: "FastConnection", data: bytes, due: float | None) -> None:
-        """Go on with `connection.socket`, from which `data` was received. `due`: when its request must be whole."""
+        """Continue with `connection.socket`, from which `data` was received. `due`: when its request must be complete."""
 
     def closed(self, connection: "FastConnection") -> None:
-        """The connection is gone."""
+        """The connection has ended."""
 
 
 class FastConnection:
@@ -177,11 +172,11 @@ class FastConnection:
 
     @property
     def is_waiting(self) -> bool:
-        """No answer is being sent."""
+        """No response is being sent."""
         return self._sending is None and not self._is_handed_over
 
     def _guarded(self, step: Callable[[], None]) -> None:
-        """A fault of ours ends this connection, and is told; it leaves none that nobody looks after."""
+        """Run a callback. An unexpected error is logged and ends this connection, so that none is left without an owner."""
         try:
             step()
         except Exception as error:  # supervised edge: a callback of the loop
@@ -198,7 +193,7 @@ class FastConnection:
         except OSError:
             self._fail("client")
             return
-        if self._sending is not None:  # the next request, or the end: after this one
+        if self._sending is not None:  # handled after this response
             self._early = data
             self._is_half_closed = not data
             self._stop_reading()
@@ -211,7 +206,7 @@ class FastConnection:
         sha256 = None if self._owner.is_stopping else plain_request(data)
         try:
             found = self._owner.ready(sha256) if sha256 is not None else None
-        except (OSError, StorageError):  # the other way says it properly
+        except (OSError, StorageError):  # aiohttp's path reports the error
             found = None
         if found is None:
             self._hand_over(data)
@@ -235,7 +230,7 @@ class FastConnection:
             self._loop.remove_reader(self._fd)
 
     def _timed_out(self) -> None:
-        """A request is overdue, or there was none for long. Pushed on here, so that requests do not touch the timer."""
+        """Close if a request is overdue or the keep-alive time has passed. Otherwise rearm, so that requests need no timer call."""
         now = self._loop.time()
         if self._sending is None and now >= self._until:
             self.force_close()
@@ -243,10 +238,10 @@ class FastConnection:
         later = self._until if self._until > now else now + self._limits.request_timeout
         self._timer = self._loop.call_at(later, self._timed_out)
 
-    # --- answers
+    # --- responses
 
     def _send(self) -> None:
-        """Send as much as one call takes; called again as long as there is more and the client takes it."""
+        """Send as much as one call takes; called again while there is more and the socket is writable."""
         sending = self._sending
         if sending is None:  # pragma: no cover - the writer is removed with it
             return
@@ -286,10 +281,10 @@ class FastConnection:
             early, self._early = self._early, b""
             self._serve(early)
 
-    # --- the end
+    # --- end
 
     def _fail(self, cause: str) -> None:
-        """End with a reset, so that nobody takes a part for the whole."""
+        """End with a reset, so that the client does not take a part for the whole."""
         sending = self._sending
         if sending is not None:
             self._end_of_send()
@@ -299,11 +294,11 @@ class FastConnection:
         self.force_close()
 
     def cut(self, cause: str) -> None:
-        """End at once, whatever is under way. What the kernel still holds for the client is dropped."""
+        """End at once. The kernel drops bytes that the client has not read."""
         self._fail(cause)
 
     def force_close(self) -> None:
-        """Close. What was sent still arrives."""
+        """Close. Bytes that were sent still arrive."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -314,6 +309,6 @@ class FastConnection:
         self._owner.closed(self)
 
     def handed_over(self) -> None:
-        """Somebody else has the socket now."""
+        """A `Connection` owns the socket now."""
         self._is_closed = True
         self._owner.closed(self)

@@ -1,12 +1,8 @@
-"""Short answers for people: one sentence of plain text, on either port.
+"""Plain-text responses for people, on either port, and the request log of the blob port.
 
-Not the answers that carry blobs (`response.py`). Invariant: a sentence says what is wrong and what would be right, and
-nothing that a caller may not know: no message of a failed fetch, which can name another tenant's registry.
-
-What the log says of requests on the blob port: one id for each, and a line for what is no plain 200 or 304.
-
-Not the access log of every download (Envoy has one). Invariants: an id from outside is taken only if it is well-formed, and a query
-is never logged; whoever floods the port does not flood the log.
+Responses with blobs are in `response.py`. Invariants: a text has what is wrong and what would be right, and nothing that is
+not for the client, such as the message of a failed fetch, which can name another tenant's registry; a request id from
+outside is used only if it is well-formed; a query is never logged; a client that floods the port does not flood the log.
 """
 
 import logging
@@ -20,13 +16,13 @@ import structlog
 from aiohttp import web
 
 SERVER: Final = "wasmer"
-"""The Server header. Versions of libraries are nobody's business."""
+"""The Server header, without versions of libraries."""
 
 
 def text_answer(
     status: int, sentence: str, *, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """An answer with `sentence` as its body."""
+    """A response with `sentence` as its body."""
     return web.Response(
         status=status,
         text=sentence + "\n",
@@ -47,13 +43,13 @@ _WELL_FORMED: Final = re.compile(r"[0-9A-Za-z._-]{8,64}")
 _KEY: Final = web.RequestKey("request_id", str)
 _QUIET: Final = frozenset({200, 304})
 _MAX_PATH_LENGTH: Final = 200
-"""Characters: ours have 70, and a line of a log is no place for 8 KiB of somebody else's."""
+"""Characters: our paths have 70, and a client can send 8 KiB."""
 LINES: Final = 20.0
-"""Lines a second; what is over that is counted in the next line."""
+"""Lines a second; further ones are counted in the next line."""
 
 
 def request_id(request: web.BaseRequest) -> str:
-    """Envoy's `x-request-id` if there is one and it is well-formed, else one of our own; the same each time."""
+    """Envoy's `x-request-id` if there is one and it is well-formed, else a new one; the same for each call."""
     known: str | None = request.get(_KEY)
     if known is not None:
         return known
@@ -64,7 +60,7 @@ def request_id(request: web.BaseRequest) -> str:
 
 
 class RequestLog:
-    """Of one port."""
+    """The log of one port: a line for each response except 200 and 304. It is no access log of downloads (Envoy has one)."""
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -72,7 +68,7 @@ class RequestLog:
         self._suppressed = 0
 
     def answered(self, request: web.BaseRequest, status: int) -> None:
-        """An answer was sent, or its client went away while it was."""
+        """A response was sent, or the client disconnected during it."""
         if status in _QUIET:
             if _logger.isEnabledFor(logging.DEBUG):
                 _log.debug("answered", **self._facts(request, status))

@@ -1,19 +1,9 @@
-"""Listening sockets, made by us: both IP versions on one socket, a backlog for bursts, enough descriptors.
+"""Listener and Connections: the blob port, from accepting connections to an orderly stop.
 
-Not a server. Invariant: `[::]` means every address of the machine, on machines without IPv6 too.
-
-Listener: takes connections from a listening socket, some in each turn of the loop.
-
-Not asyncio's `Server`, which makes a task, a future and a transport of each connection before it is known what that wants,
-and loses those that wait as it closes. Invariants: whoever the kernel accepted is handed on or still waits with the kernel;
-without free descriptors accepting pauses, and says so, instead of spinning.
-
-Connections: all connections of one port, from accepting to an orderly stop.
-
-Not the listening socket (`listener.py`) and not a router. Invariant: after `stop` there is no connection and no task of
-one; a request that had begun before is answered unless its time is up.
-
-A connection begins as a `FastConnection` and becomes a `Connection`, aiohttp's, when it asks for more than that knows.
+A connection begins as a `FastConnection` and becomes a `Connection`, aiohttp's, when a request needs more than that serves.
+Invariants: `[::]` means every address of the machine, also on machines without IPv6; a connection that the kernel accepted
+is passed on or still waits in the kernel; after `stop` there is no connection and no task of one, and a request that had
+begun before is answered unless its deadline has passed.
 """
 
 import asyncio
@@ -41,7 +31,7 @@ from autowasm.telemetry.metrics import Metrics
 _log = structlog.get_logger(__name__)
 
 _DESCRIPTORS: Final = 1 << 20
-"""Enough for a million connections; where the hard limit is endless, some C libraries walk through all of it."""
+"""Enough for a million connections; if the hard limit is infinite, some C libraries loop over all descriptors."""
 _NO_IPV6: Final = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 
 
@@ -95,7 +85,7 @@ def _listen(address: str, port: int, backlog: int) -> socket.socket:
 
 
 def raise_descriptor_limit() -> int:
-    """Allow as many open files as we may; returns how many. Each connection needs one, and another while it waits."""
+    """Raise the limit of open files as far as allowed, and return it. Each connection needs one, and another while it waits."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -110,7 +100,11 @@ _PAUSE: Final = 1.0
 
 
 class Listener:
-    """Owns `listener`. `on_accept` gets each connection, non-blocking, and the client's address."""
+    """Accepts connections from `listener`, a few in each iteration of the loop. `on_accept` gets each socket and its address.
+
+    asyncio's `Server` makes a task, a future and a transport for each connection before a request is known, and loses the
+    waiting ones when it closes. Invariant: without free descriptors accepting pauses and is logged, and does not spin.
+    """
 
     def __init__(
         self,
@@ -120,19 +114,19 @@ class Listener:
         accepts: int,
         on_accept: Callable[[socket.socket, str], None],
     ) -> None:
-        """`accepts`: how many in one turn of the loop."""
+        """`accepts`: how many in one iteration of the loop."""
         self._listener = listener
         self._loop = loop
         self._accepts = accepts
         self._on_accept = on_accept
         self._paused: asyncio.TimerHandle | None = None
-        # What is accepted has these from the start (Linux), without two calls for each.
+        # Accepted sockets inherit these options (Linux), without two calls for each.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         loop.add_reader(listener, self._readable)
 
     def close(self) -> None:
-        """Hand on those that wait, then close: a listening socket that closes resets them."""
+        """Accept the waiting connections, then close: closing a listening socket resets them."""
         if self._listener.fileno() < 0:
             return
         self._loop.remove_reader(self._listener)
@@ -154,7 +148,7 @@ class Listener:
                 _log.error("no new connections for a moment", reason=str(error), seconds=_PAUSE)
                 self._loop.remove_reader(self._listener)
                 self._paused = self._loop.call_later(_PAUSE, self._resume)
-            else:  # accept(2): errors of the new connection's network are to be taken like EAGAIN
+            else:  # accept(2): treat network errors of the new connection like EAGAIN
                 _log.warning("connection not accepted", reason=str(error))
 
     def _accept(self) -> None:
@@ -170,23 +164,23 @@ class Listener:
 _logger: Final = logging.getLogger(__name__)
 
 _CANCELLED_WITHIN: Final = 0.2
-"""Seconds for handlers to end whose connection was cut; they await nothing but it."""
+"""Seconds for handlers of cut connections to end; they await nothing else."""
 
 
 class ReadyBlobs(Protocol):
-    """The blobs that can be sent without asking anybody (`BlobHandler`)."""
+    """The blobs that can be sent without waiting (`BlobHandler`)."""
 
     def ready(self, sha256: Sha256Hex) -> Blob | None:
-        """The blob, if its pages are in memory as far as we can tell."""
+        """The blob, if its pages are normally in memory."""
 
     def served(self, sha256: Sha256Hex, address: str) -> None:
-        """All of it was sent there."""
+        """All of the blob was sent to `address`."""
 
 
 class Connections(web.Server):
-    """aiohttp's protocol factory, making our `Connection`s, and the `Desk` of quick ones.
+    """All connections of one port: aiohttp's protocol factory for `Connection`s, and the owner of each `FastConnection`.
 
-    `on_answer(method, status)` is told of every answer, bad requests included.
+    `on_answer(method, status)` is called for every response, also for invalid requests.
     """
 
     def __init__(
@@ -225,17 +219,17 @@ class Connections(web.Server):
     def connection_lost(
         self, handler: web.RequestHandler, exc: BaseException | None = None
     ) -> None:
-        """A connection is gone."""
+        """A connection has ended."""
         super().connection_lost(handler, exc)
         self._open.discard(cast(Connection, handler))
         self._changed.set()
 
     def answered(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
-        """An answer was sent, or its client went away while it was."""
+        """A response was sent, or the client disconnected during it."""
         self._on_answer(request.method, response.status)
         self._log.answered(request, response.status)
 
-    # --- quick connections
+    # --- fast connections
 
     def _accepted(self, accepted: socket.socket, address: str) -> None:
         self._open.add(
@@ -243,7 +237,7 @@ class Connections(web.Server):
         )
 
     def ready(self, sha256: Sha256Hex) -> tuple[Blob, bytes] | None:
-        """The blob and the head of its answer, if it can be sent this moment."""
+        """The blob and the head of its response, if it can be sent at once."""
         blob = self._ready_blobs.ready(sha256)
         return None if blob is None else (blob, self._heads.of(blob))
 
@@ -252,11 +246,11 @@ class Connections(web.Server):
         self._metrics.sends.inc()
 
     def ended(self) -> None:
-        """Such a send ended, in whatever way."""
+        """Such a send ended, with or without success."""
         self._metrics.sends.dec()
 
     def sent(self, sha256: Sha256Hex, address: str, count: int, *, cut_for: str | None) -> None:
-        """An answer ended after `count` bytes of the blob."""
+        """A response ended after `count` bytes of the blob."""
         self._metrics.served_bytes.inc(count)
         if cut_for is None:
             self._ready_blobs.served(sha256, address)
@@ -267,7 +261,7 @@ class Connections(web.Server):
             _log.debug("answered", method="GET", path=f"/wasm/{sha256}", status=200, client=address)
 
     def hand_over(self, connection: FastConnection, data: bytes, due: float | None) -> None:
-        """A `Connection` goes on."""
+        """Continue with a `Connection`."""
         self._tasks.start(self._go_on(connection, data, due), name="hand over")
 
     async def _go_on(self, quick: FastConnection, data: bytes, due: float | None) -> None:
@@ -284,7 +278,7 @@ class Connections(web.Server):
 
         try:
             await self._loop.connect_accepted_socket(make, quick.socket)
-        except OSError:  # this client has left again
+        except OSError:  # the client has disconnected
             quick.cut("client")
         except BaseException:
             quick.cut("stop")
@@ -293,28 +287,28 @@ class Connections(web.Server):
             quick.handed_over()
 
     def closed(self, connection: FastConnection) -> None:
-        """The connection is gone, or is a `Connection` by now."""
+        """The connection has ended, or is a `Connection` now."""
         self._open.discard(connection)
         self._changed.set()
 
     # --- the port
 
     def listen(self, listener: socket.socket) -> None:
-        """Take connections from `listener`, which is ours from now on."""
+        """Accept connections from `listener`, which this object owns from now on."""
         self._listener = Listener(
             listener, loop=self._loop, accepts=self._limits.accepts, on_accept=self._accepted
         )
 
     async def stop(self, *, grace: float) -> int:
-        """Take no more connections, let answers finish for `grace` seconds, then cut; returns how many were cut."""
+        """Accept no more connections, let responses finish for `grace` seconds, then cut; returns how many were cut."""
         deadline = self._loop.time() + grace
         self.is_stopping = True
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-        await _turn()  # what clients have sent is read, so that their connections do not look idle
+        await _turn()  # reads pending bytes, so that their connections do not look idle
         self._close_idle()
-        # A connection that was just made brings its request in a moment; refusing it now would lose that.
+        # A new connection sends its request in a moment; closing it now would lose the request.
         await self._all_closed(min(deadline, self._loop.time() + self._limits.settle))
         for connection in self._open.copy():
             if connection.is_waiting:

@@ -1,15 +1,10 @@
-"""Tasks that outlive the request that started them, and waiting for the first of several things.
+"""OnDemandBlobs: requests for a blob that is not stored yet wait for its fetch.
 
-Not a TaskGroup: a task that fails here ends nothing but itself, and `close` may be called by another task than the one
-that made the owner. Invariant: after `close` none of its tasks runs.
+`BlobSource` fetches the blobs. Invariants: a digest that the source knows is never absent, only late; one fill for a digest
+runs at a time, however many requests wait; it outlives its requests until `close`.
 
-Holder: a blob that is asked for before it is here, and the requests that wait for it.
-
-Not the source of blobs (`BlobSource`) and not an answer to a request. Invariants: a digest that the source knows is never
-absent, only late; one fill for a digest runs at a time, whoever waits; it outlives its waiters until `close`.
-
-Envoy asks for a module at most (retries + 1) times and then gives up for good, so an early refusal costs more than a
-late answer (research: the remote fetch).
+Envoy requests a module at most (retries + 1) times and then gives up for good, so an early refusal costs more than a
+late response (Envoy's remote fetch).
 """
 
 import asyncio
@@ -31,13 +26,17 @@ _log = structlog.get_logger(__name__)
 
 
 class TaskOwner:
-    """Starts tasks, keeps them, and cancels what is left."""
+    """Owns tasks that outlive the request that started them.
+
+    Unlike in a TaskGroup, a failed task ends nothing else, and `close` may be called by another task than the one that made
+    the owner. Invariant: after `close` none of its tasks runs.
+    """
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, work: Coroutine[Any, Any, None], *, name: str) -> None:
-        """Run `work`. What it raises is logged: it should handle its own errors."""
+        """Run `work`. It should handle its own errors; others are logged."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -48,7 +47,7 @@ class TaskOwner:
             _log.error("task failed", task=task.get_name(), exc_info=error)
 
     async def close(self) -> None:
-        """Cancel all and wait until they have ended."""
+        """Cancel all tasks and wait until they have ended."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -56,7 +55,7 @@ class TaskOwner:
 
 
 async def first_of(*waits: Coroutine[Any, Any, object], deadline: float) -> bool:
-    """Wait until one of `waits` returns; the others are cancelled. False if `deadline` (loop time) came before."""
+    """Wait until one of `waits` returns; the others are cancelled. False if `deadline` (loop time) passed first."""
     loop = asyncio.get_running_loop()
     tasks = [loop.create_task(wait, name="wait") for wait in waits]
     try:
@@ -76,21 +75,21 @@ Supplier = Literal["peer", "origin"]
 
 
 class BlobSource(Protocol):
-    """What the server has to know of where blobs come from."""
+    """The part of the published modules that the server uses (`artifacts/published.py`)."""
 
     def is_known(self, sha256: Sha256Hex) -> bool:
-        """Whether an Envoy may have been told to fetch this digest."""
+        """Whether the digest is in an EnvoyFilter, or about to be, so that an Envoy may fetch it."""
 
     async def wait_known(self, sha256: Sha256Hex) -> None:
         """Return once the digest is known."""
 
     async def fill(self, sha256: Sha256Hex) -> Supplier:
-        """Bring a known digest into the store; says who gave it. Raises AutoWasmError."""
+        """Bring a known digest into the store; returns who supplied it. Raises AutoWasmError."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlobAbsent:
-    """No blob, and what to tell the client: 404, or 503 with the seconds after which to come back."""
+    """No blob, and the response to the client: 404, or 503 with the seconds after which to retry."""
 
     status: int
     sentence: str
@@ -100,7 +99,7 @@ class BlobAbsent:
 @dataclass(slots=True, eq=False)
 class _Fill:
     waiters: int = 0
-    failure: str | None = None  # a reason
+    failure: str | None = None  # the error's reason
     helped: int = 0  # requests that got their blob before it ended
     ended: bool = False
     supplier: Supplier | None = None
@@ -124,30 +123,30 @@ class OnDemandBlobs:
         self._backoff = Backoff(limits.held_retry, limits.max_held_retry)
 
     async def close(self) -> None:
-        """Let everybody go who still waits, and end the fills."""
+        """Release the waiting requests and end the fills."""
         self._closing.set()
         await self._tasks.close()
 
     def release(self) -> None:
-        """Let everybody go who still waits: they get 503."""
+        """Release the waiting requests: they get 503."""
         self._closing.set()
 
     def ready(self, sha256: Sha256Hex) -> Blob | None:
-        """The blob, if nobody has to wait for anything."""
+        """The blob, if no wait is needed."""
         blob = self._store.ready(sha256)
         if blob is not None:
             self._hits.inc()
         return blob
 
     async def find(self, sha256: Sha256Hex, *, patience: float | None) -> Blob | BlobAbsent:
-        """The blob, waiting for it if need be. `patience`: seconds that the client says it waits."""
+        """The blob, after waiting for it if necessary. `patience`: seconds that the client waits, by its own header."""
         found = await self._find(sha256, patience)
         if isinstance(found, BlobAbsent):
             self._metrics.cache.labels("unknown" if found.status == 404 else "failed").inc()
         return found
 
     async def stored(self, sha256: Sha256Hex) -> Blob | BlobAbsent:
-        """The blob if it is here, for another replica: nobody waits for somebody who may be waiting for us."""
+        """The blob if it is stored. For peers: no wait, because the peer's own clients may be waiting for it."""
         try:
             return await self._store.open(sha256) or BlobAbsent(
                 404, "This replica has no such module."
@@ -187,7 +186,7 @@ class OnDemandBlobs:
         return found
 
     async def _hold_unknown(self, sha256: Sha256Hex, deadline: float) -> BlobAbsent | None:
-        """None once the digest is known or stored: the news of an EnvoyFilter reaches Envoy and us in any order."""
+        """None once the digest is known or stored: Envoy and this replica receive an EnvoyFilter in any order."""
         if self._unknown >= self._limits.held_unknown_count:
             return self._not_found(sha256)
         deadline = min(deadline, asyncio.get_running_loop().time() + self._limits.held_unknown)
@@ -221,7 +220,7 @@ class OnDemandBlobs:
         return self._late(sha256, fill)
 
     def _count(self, fill: _Fill, requests: int = 1) -> None:
-        """Once the fill has ended: the blob is here a moment before it is known who gave it."""
+        """Count once the fill has ended: the blob is stored a moment before its supplier is known."""
         if fill.ended:
             self._metrics.cache.labels(fill.supplier or "held").inc(requests)
         else:
@@ -235,7 +234,7 @@ class OnDemandBlobs:
         return fill
 
     async def _fill(self, sha256: Sha256Hex, fill: _Fill) -> None:
-        """Fill until the blob is here or nobody waits. The pause at the end spares the source the next requester."""
+        """Fill until the blob is stored or no request waits. The pause at the end protects the source from the next request."""
         try:
             failures = 0
             while sha256 not in self._store:

@@ -1,8 +1,8 @@
-"""Which answer a GET or HEAD for a blob gets: whole, one part, "you have it", or a refusal. Pure.
+"""Preconditions and ranges: the response to a GET or HEAD for a blob (200, 206, 304, 412 or 416). Pure.
 
-Sources: RFC 9110 sections 13.1 (preconditions), 13.2.2 (their order) and 14 (ranges). Not a parser of requests: it takes
-header values as text, several lines of one name joined by commas. Invariant: a request without any of these headers gets
-200 and all bytes (Envoy loads nothing else), and a Range that is not one valid byte range is ignored.
+Sources: RFC 9110 sections 13.1 (preconditions), 13.2.2 (their order) and 14 (ranges). It takes header values as text, with
+several lines of one name joined by commas. Invariant: a request without any of these headers gets 200 and all bytes (Envoy
+loads nothing else), and a Range that is not one valid byte range is ignored.
 
 Blobs have a strong ETag and no Last-Modified, so preconditions on dates are ignored (13.1.3, 13.1.4), and an If-Range
 with a date never matches (13.1.5).
@@ -17,7 +17,7 @@ _TAG_LIST: Final = re.compile(rf"[ \t]*(?:{_TAG})?(?:[ \t]*,[ \t]*(?:{_TAG})?)*[
 _TAGS: Final = re.compile(_TAG)
 _BYTE_RANGE: Final = re.compile(r"([0-9]+)-([0-9]*)|-([0-9]+)")
 _MAX_NUMBER_DIGITS: Final = 18
-"""Digits. More mean a position past any file, and int() refuses thousands of them."""
+"""Digits. More mean a position beyond any file, and int() refuses thousands of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Decision:
 
 
 def decide(method: str, conditions: Conditions, *, etag: str, size: int) -> Decision:
-    """The answer for a blob of `size` bytes. `etag` is quoted and strong, as in the header."""
+    """The response for a blob of `size` bytes. `etag` is quoted and strong, as in the header."""
     if conditions.if_match is not None and not _matches(conditions.if_match, etag, weak=False):
         return Decision(412)
     if conditions.if_none_match is not None and _matches(conditions.if_none_match, etag, weak=True):
@@ -54,7 +54,7 @@ def decide(method: str, conditions: Conditions, *, etag: str, size: int) -> Deci
 
 
 def _matches(field: str, etag: str, *, weak: bool) -> bool:
-    """RFC 9110 8.8.3.2. A field that is no list of entity tags matches nothing."""
+    """RFC 9110 8.8.3.2. A field that is not a list of entity tags matches nothing."""
     if field.strip(" \t") == "*":
         return True
     if not _TAG_LIST.fullmatch(field):
@@ -68,7 +68,7 @@ def _part(field: str, size: int) -> Decision | None:
     unit, equals, range_set = field.strip(" \t").partition("=")
     if not equals or unit.lower() != "bytes":
         return None
-    # RFC 9110 5.6.1.2: empty elements of a list are to be taken and ignored; white space stands around commas only.
+    # RFC 9110 5.6.1.2: empty elements of a list are ignored; white space is allowed around commas only.
     elements = range_set.split(",")
     if len(elements) > 1:
         elements = [element.strip(" \t") for element in elements]
@@ -83,7 +83,7 @@ def _part(field: str, size: int) -> Decision | None:
     start = _number(first)
     end = _number(last) if last else size
     if last and end < start:
-        return None  # 14.1.1: invalid, so the whole field is
+        return None  # 14.1.1: invalid, so the whole field is invalid
     if start >= size:
         return Decision(416)
     return Decision(206, start, min(end, size - 1) - start + 1)

@@ -1,19 +1,10 @@
-"""Who copies next: sends that could go on at once take turns, a few in each turn of the event loop.
+"""BlobResponse: a blob, or a part of it, sent from the page cache to the socket. BlobSend: the same without aiohttp.
 
-`asyncio.sleep(0)` would do for one send; a thousand of them all go on in the same turn, which then lasts for half a second.
-Invariants: first come, first served; nobody waits while a turn has room.
-
-Sending: one whole blob with the head of its answer, on its way to one socket that does not block.
-
-Not the connection nor its deadline (`fastpath.py`). Invariants: one step makes at most one sendfile call of `chunk` bytes; an
-answer whose file changed on the way is never whole.
-
-BlobResponse: a blob, or a part of it, straight from the page cache to the socket.
-
-Not aiohttp's FileResponse, which opens and stats each time in the default executor, makes an ETag of its own, has no
-write deadline, and answers some Range headers wrongly; measured at 64 KiB it costs four times as much. Invariants: what
-is announced is what is sent, or the connection is reset: never padded, never short; no send outlasts its deadline; one
-sendfile call copies at most `sendfile_chunk` bytes, and sends take turns, so the loop is never held by many clients either.
+aiohttp's FileResponse opens and stats each time in the default executor, makes an ETag of its own, has no write deadline,
+and answers some Range headers wrongly; measured at 64 KiB it costs four times as much. Invariants: the bytes sent are those
+announced, or the connection is reset: never padded, never short; a response whose file changed meanwhile is never whole; no
+send outlasts its deadline; one sendfile call copies at most `sendfile_chunk` bytes, and sends take turns, so that many
+clients do not hold the loop either.
 """
 
 import asyncio
@@ -35,16 +26,20 @@ from autowasm.telemetry.metrics import Metrics
 
 
 class SendScheduler:
-    """Shared by all sends of a port."""
+    """Lets a few of a port's sends continue in each iteration of the loop.
+
+    With `asyncio.sleep(0)` a thousand sends would all continue in the same iteration, which then takes half a second.
+    Invariants: first come, first served; no send waits while an iteration has room.
+    """
 
     def __init__(self, *, copies: int) -> None:
-        """`copies`: how many go on in one turn."""
+        """`copies`: how many continue in one iteration."""
         self._copies = copies
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._is_called = False
 
     async def turn(self) -> None:
-        """Return in a later turn of the loop that has room."""
+        """Return in a later iteration of the loop that has room."""
         loop = asyncio.get_running_loop()
         waiter = loop.create_future()
         self._waiting.append(waiter)
@@ -68,18 +63,21 @@ class SendScheduler:
 _log = structlog.get_logger(__name__)
 
 _GONE: Final = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ETIMEDOUT})
-"""How the kernel says that the client does not answer any more, besides a reset (tcp(7), ip(7))."""
+"""Errors of the kernel for an unreachable client, besides a reset (tcp(7), ip(7))."""
 AGAIN: Final = (BlockingIOError, InterruptedError)
-"""What a socket raises that can take or give nothing now."""
+"""Errors of a socket that is not ready now."""
 
 
 def is_about_client(error: OSError) -> bool:
-    """Whether a failed sendfile is the fault of the connection, not of the file."""
+    """Whether a failed sendfile is due to the connection, not to the file."""
     return isinstance(error, ConnectionError) or error.errno in _GONE
 
 
 class BlobSend:
-    """`blob`: open. `head`: the bytes before it. `position`: how much of the blob the kernel has taken."""
+    """A whole blob and its head, on the way to one non-blocking socket. The connection has the deadline (`fastpath.py`).
+
+    `blob`: open. `head`: the bytes before it. `position`: how much of the blob the kernel has accepted.
+    """
 
     __slots__ = ("_chunk", "_fd", "_head", "_socket", "blob", "position")
 
@@ -93,11 +91,11 @@ class BlobSend:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all was taken."""
+        """Whether all bytes are sent."""
         return self.position == self.blob.size and not self._head
 
     def step(self) -> str | None:
-        """Send as much as one call takes. Returns why nothing more can be sent, if that is so."""
+        """Send as much as one call takes. Returns the cause if nothing more can be sent."""
         try:
             if self._head:
                 self._head = self._head[self._socket.send(self._head, socket.MSG_MORE) :]
@@ -116,7 +114,7 @@ class BlobSend:
         blob = self.blob
         wanted = min(blob.size - self.position, self._chunk)
         if self.position + wanted == blob.size and blob.was_written():
-            raise OSError(errno.EIO, "the file was written to")  # so the answer is never whole
+            raise OSError(errno.EIO, "the file was written to")  # so it is never whole
         sent = os.sendfile(self._fd, blob.fd, self.position, wanted)
         if sent == 0 and wanted:
             raise OSError(errno.EIO, "the file has become shorter")
@@ -132,7 +130,7 @@ class SendAborted(ConnectionError):
 
 
 class BlobResponse(web.StreamResponse):
-    """The bytes of `blob` that `decision` (200 or 206) names, to a GET on `connection`."""
+    """The bytes of `blob` that `decision` (200 or 206) names, for a GET on `connection`."""
 
     def __init__(
         self,
@@ -188,14 +186,14 @@ class BlobResponse(web.StreamResponse):
     async def _copy(self, end: int, deadline: float, loop: asyncio.AbstractEventLoop) -> None:
         source, chunk = self._blob.fd, self._limits.sendfile_chunk
         while True:
-            # Checked after each wait: the number of the descriptor may belong to another connection now.
+            # Checked after each wait: the descriptor's number may belong to another connection now.
             transport = self._connection.transport
             if transport is None or transport.is_closing():
                 raise ConnectionResetError
             socket = transport.get_extra_info("socket")
             wanted = min(end - self._position, chunk)
             if self._position + wanted == end and self._blob.was_written():
-                raise OSError(errno.EIO, "the file was written to")  # so the answer is never whole
+                raise OSError(errno.EIO, "the file was written to")  # so it is never whole
             try:
                 sent = os.sendfile(socket.fileno(), source, self._position, wanted)
             except BlockingIOError:
