@@ -1,20 +1,7 @@
-"""What the metrics say of the informers: how much they hold, and how long the API server has been silent.
+"""Collectors of single parts: informers, requests to sources, the work queue, reconciles, Events, and AutoWasms by name.
 
-Not their lists and watches, which are counted where they end. Invariant: read when somebody asks; nothing is kept.
-
-How many requests went out, by the host that they went to.
-
-Not their outcome (`metrics.fetches`), nor how a host is called (`net.namedhosts`). Invariant: the caller gives a bounded set of
-names. Counted where a request is sent, so redirects, token endpoints and repeated tries count too. Safe in any thread.
-
-Collectors of the work queue and of the workers, with client-go's names, and of Events.
-
-Not the queue. Invariant: as in `metrics.py`, of which this is a part.
-
-What the metrics say of AutoWasms one by one: who is not Synced, and how old tags are.
-
-Not their phases (`metrics.autowasms` counts those). Invariant: at most `NAMED` objects are named, those first that are not
-Synced for the longest time; all others are only counted. Read when somebody asks, so a change costs a dictionary entry.
+A part of `metrics.py`. Invariants: as there; gauges are read at the scrape, so a change costs a dictionary entry; at most
+`NAMED` objects are named, those first that are not Synced for the longest time, and all others are only counted.
 """
 
 import time
@@ -31,34 +18,37 @@ from prometheus_client.registry import Collector
 
 
 class InformerState(Protocol):
-    """An informer, as far as metrics look at it."""
+    """The part of an informer that metrics read."""
 
     @property
     def name(self) -> str:
-        """Of the resource."""
+        """Name of the resource."""
 
     @property
     def store(self) -> Sized:
-        """What it holds."""
+        """The objects that it holds."""
 
     @property
     def last_event_age(self) -> float | None:
-        """Seconds; None: not yet, or it does not run."""
+        """Seconds; None: no event yet, or the informer does not run."""
 
 
 class InformerMetrics(Collector):
-    """All informers of the process; several of one resource (one for each namespace) count as one."""
+    """All informers of the process; several of one resource (one for each namespace) count as one.
+
+    Lists and watches are counted by `ReflectorMetrics`.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._informers: tuple[InformerState, ...] = ()
         registry.register(self)
 
     def follow(self, informers: Iterable[InformerState]) -> None:
-        """These are all."""
+        """Set the informers."""
         self._informers = tuple(informers)
 
     def collect(self) -> Iterable[Metric]:
-        """As of now."""
+        """The values at the scrape."""
         objects = GaugeMetricFamily(
             "autowasm_informer_objects",
             "Objects in the stores, by resource; Pods on the leader only.",
@@ -84,7 +74,11 @@ class InformerMetrics(Collector):
 
 
 class RequestMetrics:
-    """`sent` goes to every client that sends requests."""
+    """Requests to sources by host. `sent` is passed to every client that sends requests.
+
+    Counted where a request is sent, so redirects, token endpoints and retries count too. Invariant: the caller passes names
+    from a bounded set (`net/hosts.py`). Thread-safe.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._sent = Counter(
@@ -96,7 +90,7 @@ class RequestMetrics:
         )
 
     def sent(self, name: str) -> None:
-        """One request."""
+        """Count one request."""
         self._sent.labels(name).inc()
 
 
@@ -104,18 +98,18 @@ _QUEUE_BUCKETS = (0.0001, 0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 30, 120)
 
 
 class Queue(Protocol):
-    """A queue, as far as metrics look at it."""
+    """The part of a queue that metrics read."""
 
     @property
     def delayed(self) -> int:
         """Keys that become due later."""
 
     def running_times(self) -> list[float]:
-        """Seconds that workers have had their keys."""
+        """Seconds that workers have been processing their keys."""
 
 
 class WorkQueueMetrics:
-    """What `kube.workqueue.QueueMetrics` asks for, as collectors with client-go's names."""
+    """Implements `kube.workqueue.QueueMetrics`, with client-go's names."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._depth = Gauge("autowasm_workqueue_depth", "Keys that wait.", registry=registry)
@@ -145,12 +139,12 @@ class WorkQueueMetrics:
         )
 
     def watch(self, queue: Queue) -> None:
-        """Ask this queue for what is not told."""
+        """Read the values that the queue does not report from `queue`."""
         self._delayed.set_function(lambda: queue.delayed)
         self._longest_running.set_function(lambda: max(queue.running_times(), default=0.0))
 
     def depth(self, keys: int) -> None:
-        """So many keys wait for a worker."""
+        """`keys` wait for a worker."""
         self._depth.set(keys)
 
     def added(self) -> None:
@@ -158,11 +152,11 @@ class WorkQueueMetrics:
         self._adds.inc()
 
     def taken(self, waited: float) -> None:
-        """A worker took a key that had waited so long."""
+        """A worker took a key that had waited `waited` seconds."""
         self._waited.observe(waited)
 
     def finished(self, worked: float) -> None:
-        """A worker is done with a key."""
+        """A worker finished a key."""
         self._worked.observe(worked)
 
     def retried(self) -> None:
@@ -171,7 +165,7 @@ class WorkQueueMetrics:
 
 
 class ControllerMetrics:
-    """What `kube.controller.ControllerMetrics` asks for."""
+    """Implements `kube.controller.ControllerMetrics`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._seconds = Histogram(
@@ -183,12 +177,12 @@ class ControllerMetrics:
         )
 
     def reconciled(self, result: str, seconds: float) -> None:
-        """One call ended."""
+        """One reconcile ended."""
         self._seconds.labels(result).observe(seconds)
 
 
 class EventMetrics:
-    """What `kube.recorder.EventMetrics` asks for."""
+    """Implements `kube.recorder.EventMetrics`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._events = Counter(
@@ -199,12 +193,12 @@ class EventMetrics:
         )
 
     def event(self, outcome: str) -> None:
-        """One Event."""
+        """Count one Event."""
         self._events.labels(outcome).inc()
 
 
 NAMED: Final = 100
-"""Objects that are not Synced and named; more would tell nobody more, and cost Prometheus a series each."""
+"""Objects that are not Synced and named; more would help no operator, and each costs Prometheus a series."""
 TAG_AGES: Final = (60.0, 600.0, 3600.0, 86_400.0, 604_800.0, 2_592_000.0, 7_776_000.0)
 """Seconds: a minute to 90 days."""
 
@@ -219,39 +213,39 @@ class Unsynced:
 
 
 class ObjectMetrics(Collector):
-    """Told by whoever reconciles, by (namespace, name)."""
+    """AutoWasms by (namespace, name), as the reconciler reports them. Phases are counted by `Metrics.autowasms`."""
 
     def __init__(self, registry: CollectorRegistry, now: Callable[[], float] = time.time) -> None:
         self._now = now
         self._unsynced: dict[tuple[str, str], Unsynced] = {}
         self._resolved: dict[tuple[str, str], tuple[float, float]] = {}
-        """When it was resolved as its status says, and when that was confirmed last."""
+        """When the source was resolved according to the status, and when that was confirmed last."""
         registry.register(self)
 
     def synced(self, key: tuple[str, str]) -> None:
-        """All is well with it."""
+        """The object is Synced."""
         self._unsynced.pop(key, None)
 
     def unsynced(self, key: tuple[str, str], *, phase: str, reason: str) -> None:
-        """It is not Synced; how long it has been so goes on through other phases."""
+        """The object is not Synced. A change of the phase does not reset the time."""
         before = self._unsynced.get(key)
         since = before.since if before else self._now()
         self._unsynced[key] = Unsynced(phase, reason, since)
 
     def resolved(self, key: tuple[str, str], at: float | None) -> None:
-        """Its source, which names no digest, was last resolved then (seconds since the epoch); None: there is no such source."""
+        """Its source, which names no digest, was last resolved at `at` (seconds since the epoch); None: it names a digest."""
         if at is None:
             self._resolved.pop(key, None)
         elif key not in self._resolved or self._resolved[key][0] != at:
             self._resolved[key] = (at, at)
 
     def confirmed(self, key: tuple[str, str], at: float) -> None:
-        """Its source was asked then and names the same still. Holds until it is resolved anew."""
+        """Its source was asked at `at` and names the same content. This holds until it is resolved again."""
         if key in self._resolved:
             self._resolved[key] = (self._resolved[key][0], at)
 
     def forget(self, key: tuple[str, str]) -> None:
-        """It is gone."""
+        """The object was deleted."""
         self._unsynced.pop(key, None)
         self._resolved.pop(key, None)
 
@@ -260,7 +254,7 @@ class ObjectMetrics(Collector):
         return (self._named([]), self._tag_ages([]))
 
     def collect(self) -> Iterable[Metric]:
-        """As of now."""
+        """The values at the scrape."""
         longest = sorted(self._unsynced.items(), key=lambda item: (item[1].since, item[0]))
         now = self._now()
         ages = [max(now - at, 0.0) for _, at in self._resolved.values()]

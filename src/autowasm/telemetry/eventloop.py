@@ -1,24 +1,9 @@
-"""Python's garbage collector, told not to hold the loop.
+"""The event loop: short and timed iterations, a watchdog that logs what holds the loop, and settings of the garbage collector.
 
-A full collection looks at every container object: with some thousand connections it takes 0.1 s, in the middle of serving
-them. What was imported never becomes garbage, and what is thrown away is nearly all found young. Invariant: nothing is
-switched off; a full collection still comes, seldom.
-
-An event loop whose turns are short and timed.
-
-A turn is what the loop does between two waits; nobody else is served meanwhile, so its length is the delay that everybody
-else had. asyncio handles all sockets that are ready in one turn: with thousands of sidecars that download, that is half a
-second in which no lease is renewed and no probe answered. Here a turn takes a few, and the others wait for the next ones.
-Invariants: what was ready first is handled first, so nobody starves; a socket that was closed or changed meanwhile is left
-out (the kernel tells of it again if it is still ready). Timing costs about a microsecond a turn, and nothing while nothing
-happens.
-
-How long the event loop was held, and by what: a metric of every turn, and a watchdog that names the culprit.
-
-Not a profiler: one stack for a turn (`eventloop.py`) that took too long. A thread looks now and then whether the turn that runs
-is a long one, and sleeps for good while there is none. Invariants: the loop never waits for the watchdog; every turn longer than `LoopLimits.blocked`
-is counted, and told with the stack of the moment unless one was told within `LoopLimits.quiet` seconds; turns of the start-up
-are counted only, because imports and the first garbage collection make long ones and nothing depends on us yet.
+An iteration is the work of the loop between two waits. It delays everything else on the loop. Invariants: each iteration
+handles a bounded number of ready sockets, first come, first served; a socket that was closed or changed meanwhile is
+skipped (the kernel reports it again if it is still ready); the loop never waits for the watchdog; every iteration longer
+than `LoopLimits.blocked` is counted; the garbage collector is never off, and a full collection still comes, rarely.
 """
 
 import asyncio
@@ -41,15 +26,19 @@ import structlog
 from autowasm.limits import LoopLimits
 
 YOUNG: Final = 5_000
-"""Objects after which the youngest are looked at: a third of a millisecond."""
+"""Objects after which the youngest generation is collected: a third of a millisecond."""
 MIDDLE: Final = 10
-"""Such looks until those that survived one are looked at: at most 50 000 objects."""
+"""Such collections until the middle generation is collected: at most 50 000 objects."""
 OLD: Final = 200
-"""Such looks until all are looked at: after ten million objects that were made and kept."""
+"""Such collections until all are collected: after ten million objects that were made and kept."""
 
 
 def tame() -> None:
-    """Call once everything is imported."""
+    """Set up the garbage collector so that it does not hold the loop. Call once everything is imported.
+
+    A full collection visits every container object: with some thousand connections it takes 0.1 s while they are served.
+    Imported objects never become garbage, and nearly all garbage is young.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG, MIDDLE, OLD)
@@ -63,17 +52,22 @@ _Ready = tuple[selectors.SelectorKey, int]
 
 @dataclass(slots=True)
 class LoopTiming:
-    """All turns so far: how many by the bound that they kept (the last: none), and how long they were together."""
+    """All iterations so far: counts by the bound that they kept (the last: none), and their total time."""
 
     counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
     seconds: float = 0.0
     longest: float = 0.0
-    """Since somebody last set it to 0."""
+    """Since it was last reset to 0."""
     blocked: int = 0
 
 
 class TimedSelector(selectors.DefaultSelector):
-    """The selector of a loop. Everything but `select` is the platform's own."""
+    """A loop's selector that limits and times its iterations. Everything except `select` is the platform's own.
+
+    asyncio handles all ready sockets in one iteration: with thousands of sidecars that download, half a second passes in which
+    no Lease is renewed and no probe answered. Here an iteration takes a few, and the others wait for the next ones. Timing
+    costs about a microsecond for each iteration, and nothing while the loop is idle.
+    """
 
     def __init__(self, limits: LoopLimits | None = None) -> None:
         super().__init__()
@@ -81,18 +75,18 @@ class TimedSelector(selectors.DefaultSelector):
         self.turns = LoopTiming()
         self._later: deque[_Ready] = deque()
         self.began = 0.0
-        """When the latest turn began, on time.perf_counter."""
+        """Start of the latest iteration, on time.perf_counter."""
         self.waits = True
-        """Whether that one is over."""
+        """Whether that iteration is over."""
         self.wake: Callable[[], None] | None = None
-        """Called once, as the next turn begins; must not wait."""
+        """Called once, as the next iteration begins; must not wait."""
         self.on_blocked: Callable[[float, float], None] | None = None
-        """Called with the start and the length of a long turn; runs on the loop and must not wait."""
+        """Called with the start and the length of a long iteration; runs on the loop and must not wait."""
         self.started = math.inf
         """When start-up was complete, on time.perf_counter; infinity: it is not."""
 
     def select(self, timeout: float | None = None) -> list[_Ready]:
-        """Wait, unless some are ready still. A turn ends as this is called, and the next one begins as it returns."""
+        """Wait, unless sockets of the last wait are still unhandled. The call ends an iteration, and its return begins the next."""
         if not self.waits:
             self.waits = True
             self._ended(time.perf_counter() - self.began)
@@ -132,7 +126,7 @@ class TimedSelector(selectors.DefaultSelector):
 
 
 class TimedLoop(asyncio.SelectorEventLoop):
-    """An event loop that knows its selector: `asyncio.Runner(loop_factory=TimedLoop)`."""
+    """An event loop with a TimedSelector: `asyncio.Runner(loop_factory=TimedLoop)`."""
 
     def __init__(self) -> None:
         self.timing = TimedSelector()
@@ -143,7 +137,7 @@ _log = structlog.get_logger(__name__)
 
 _STACK_FRAMES: Final = 12
 _LOOK_SHARE: Final = 0.4
-"""Between two looks, as a share of what counts as blocked."""
+"""Time between two checks of the watchdog, as a share of `LoopLimits.blocked`."""
 
 
 @contextlib.contextmanager
@@ -155,25 +149,25 @@ def watched_runner() -> Iterator[asyncio.Runner]:
 
 
 def timing_of(loop: asyncio.AbstractEventLoop) -> LoopTiming:
-    """What is counted of this loop; of any but a TimedLoop that is nothing, for ever."""
+    """The timing of this loop; always empty for any loop except a TimedLoop."""
     return loop.timing.turns if isinstance(loop, TimedLoop) else LoopTiming()
 
 
 def start_up_complete(loop: asyncio.AbstractEventLoop) -> None:
-    """Report blocked turns that begin from now on. The first call counts; any loop but a TimedLoop is left as it is."""
+    """Report long iterations that begin from now on. Only the first call counts; without effect on other loops than a TimedLoop."""
     if isinstance(loop, TimedLoop):
         loop.timing.started = min(loop.timing.started, time.perf_counter())
 
 
 def shut_down(loop: asyncio.AbstractEventLoop) -> None:
-    """Report no more blocked turns: nobody waits for a loop that closes. Any loop but a TimedLoop is left as it is."""
+    """Report no more long iterations: the loop is closing. Without effect on other loops than a TimedLoop."""
     if isinstance(loop, TimedLoop):
         loop.timing.started = math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What the thread saw in a turn that had lasted a while. `processor`: the share that the loop's thread had of one."""
+    """A sample of a long iteration. `processor`: the share of a processor that the loop's thread had."""
 
     began: float
     stack: str
@@ -181,10 +175,12 @@ class _Look:
 
 
 class Watchdog:
-    """The thread that looks. A context manager, entered on the loop's own thread while the loop does not run.
+    """The thread that samples long iterations. A context manager, entered on the loop's thread while the loop does not run.
 
-    A stack is taken of every turn that is older than the time between two looks when it is looked at; two looks fit well
-    into `LoopLimits.blocked`, so no long turn is missed.
+    It checks from time to time whether the current iteration is long, and sleeps while there is none. Any iteration older than
+    the time between two checks is sampled; two checks fit well into `LoopLimits.blocked`, so no long one is missed. Each is
+    logged with its stack, unless one was logged within `LoopLimits.quiet` seconds. Iterations of the start-up are only counted:
+    imports and the first garbage collection are long, and nothing depends on the loop yet. It is not a profiler.
     """
 
     def __init__(self, selector: TimedSelector) -> None:
@@ -224,7 +220,7 @@ class Watchdog:
             used = time.clock_gettime(clock)
             began = selector.began
             if selector.waits:
-                # With turns all the time, being woken by each costs more than to look.
+                # While iterations follow each other, a wake-up for each would cost more than these checks.
                 if began == latest:
                     self._sleep_until_wanted()
                     looked, used = time.perf_counter(), time.clock_gettime(clock)
@@ -239,12 +235,12 @@ class Watchdog:
                 self._seen = _Look(began, stack, (used - used_before) / (looked - before))
 
     def _sleep_until_wanted(self) -> None:
-        """Until a turn begins. Each look costs a wake-up of the processor, which idle machines do not need."""
+        """Sleep until an iteration begins. Each check wakes the processor, which an idle machine does not need."""
         self._wanted.clear()
         self._selector.wake = self._wanted.set
         if (
             self._selector.waits and not self._stopping
-        ):  # else the turn may have begun before it could wake us
+        ):  # else the iteration may have begun before it could wake us
             self._wanted.wait()
 
     def _blocked(self, began: float, took: float) -> None:
@@ -268,7 +264,7 @@ class Watchdog:
 
 
 def _stack(frame: FrameType | None) -> str:
-    """Where it is, innermost first. Read from the frames: `traceback` would look at files."""
+    """The innermost frames first. Read from the frames, because `traceback` reads files."""
     lines: list[str] = []
     while frame is not None and len(lines) < _STACK_FRAMES:
         file = "/".join(frame.f_code.co_filename.split("/")[-2:])

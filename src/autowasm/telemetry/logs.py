@@ -1,7 +1,7 @@
-"""structlog over the standard library, so that libraries' logs come out in the same form.
+"""Logging: structlog over the standard library, so that libraries' logs have the same form.
 
-Not a place to log from. Invariants: log lines go to standard error; tracebacks carry no local variables (they hold
-tokens); libraries that print request bodies at debug level are pinned above it.
+Invariants: log lines go to standard error; tracebacks have no local variables (they hold tokens); libraries that log
+request bodies at debug level are limited to a higher level.
 """
 
 import logging
@@ -22,7 +22,7 @@ _PINNED = {
 def configure(*, level: str = "info", form: str = "json", stream: TextIO | None = None) -> None:
     """Set up logging once for the process. `form` is `json`, `console` or `plain`, `level` a standard level name.
 
-    `plain` is for commands that a person runs: `wasmc: warning: what happened: why`.
+    `plain` is for commands at a terminal: `wasmc: warning: what happened: why`.
     """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -54,7 +54,7 @@ def configure(*, level: str = "info", form: str = "json", stream: TextIO | None 
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
-    # What no line of ours shows need not be looked up for each (logging cookbook, "Optimization").
+    # Fields that no log line has need not be collected for each (logging cookbook, "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     if sys.version_info >= (3, 12):
         logging.logAsyncioTasks = False
@@ -76,7 +76,7 @@ def configure(*, level: str = "info", form: str = "json", stream: TextIO | None 
 
 
 def _plain(_logger: object, _method: str, event: EventDict) -> str:
-    """One line: what happened, and the fields that say why."""
+    """One line: the event, and the fields with its reason."""
     reasons = [str(event[key]) for key in ("error", "reason") if event.get(key)]
     where = [str(event[key]) for key in ("source",) if event.get(key)]
     sentence = ": ".join([*where, str(event.get("event", "")), *reasons[:1]])

@@ -1,9 +1,8 @@
 """All Prometheus collectors, as one object bound to a registry that is passed in.
 
-Not a place for logic. Invariant: labels are bounded, and no tenant writes their values: never a digest, a Pod or a host of a spec.
-The names of the few objects in `collectors.py` are the exception; hosts have the names that `net.namedhosts` gives. Units are base
-units, and every collector is defined here or in `collectors.py`, `collectors.py`, `collectors.py` and `collectors.py` beside this.
-`make reference` writes docs/metrics.md from them.
+Invariants: labels are bounded, and no tenant controls their values: never a digest, a Pod or a host of a spec; the exception
+is the names of the few objects in `collectors.py`; hosts have the names of `net/hosts.py`; units are base units; every
+collector is defined here or in `collectors.py`. `make reference` writes docs/metrics.md from them.
 """
 
 import platform
@@ -30,7 +29,7 @@ from autowasm.telemetry.collectors import (
 )
 from autowasm.telemetry.eventloop import BOUNDS, LoopTiming
 
-_VERSION = metadata.version("autowasm")  # when imported: it looks at files
+_VERSION = metadata.version("autowasm")  # at import: it reads files
 _FETCH_BUCKETS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _EXEMPLAR_LENGTH = 100
 
@@ -216,7 +215,7 @@ class Metrics:
         )
 
     def _begin_at_zero(self) -> None:
-        """What alerts wait for is there before it happens: a series that begins at 1 has not grown."""
+        """Create the series of alerts at 0: a series that begins at 1 shows no increase."""
         for kind in ("disk", "peer", "origin", "held", "unknown", "failed"):
             self.cache.labels(kind)
         for status in ("200", "404", "503"):
@@ -227,24 +226,24 @@ class Metrics:
             self.unexpected_errors.labels(work)
 
     def reflector(self, name: str) -> "ReflectorMetrics":
-        """What `kube.reflector.ReflectorMetrics` asks for, for one resource."""
+        """Implements `kube.reflector.ReflectorMetrics` for one resource."""
         return ReflectorMetrics(name, lists=self._lists, watches=self._watches)
 
 
 def exemplar_of(owner: str) -> dict[str, str] | None:
-    """The AutoWasm of which an observation tells; None where its name is longer than an exemplar may be (OpenMetrics: 128)."""
+    """The AutoWasm of an observation; None if its name is longer than an exemplar may be (OpenMetrics: 128)."""
     return {"autowasm": owner} if 0 < len(owner) <= _EXEMPLAR_LENGTH else None
 
 
 class ReflectorMetrics:
-    """The reflector of one resource."""
+    """Lists and watches of one resource."""
 
     def __init__(self, name: str, *, lists: Counter, watches: Counter) -> None:
         self._name = name
         self._lists = lists
         self._watches = watches
 
-    def listed(self, reason: str, objects: int) -> None:  # the store's size is told elsewhere
+    def listed(self, reason: str, objects: int) -> None:  # the size is in InformerMetrics
         """A list was fetched."""
         self._lists.labels(self._name, reason).inc()
 
@@ -254,14 +253,14 @@ class ReflectorMetrics:
 
 
 class LoopMetrics(Collector):
-    """How long the event loop was held. Counted by its selector, as a collector's method costs more than a turn."""
+    """Time for which the event loop was held. Counted by its selector, because a collector's method costs more than an iteration."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.turns = LoopTiming()
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
-        """What was counted up to now."""
+        """The values at the scrape."""
         turns = self.turns
         totals = list(accumulate(turns.counts))
         yield HistogramMetricFamily(
