@@ -1,13 +1,8 @@
-"""One look at the files of the config directory. Blocks: for the disk pool.
+"""ConfigDirectory: the AutoWasm and Secret documents in a directory, followed as they change.
 
-Not the decision what a change means (`directory.py`). Invariant (ADR 7): a file that cannot be read or understood
-now keeps what it defined last; only a file that is not there is missing from a scan; a directory that cannot be read
-whole is an OSError, never a directory with fewer files.
-
-ConfigDirectory: the AutoWasm and Secret documents in a directory, followed as they change.
-
-Not what they mean (`mode.py`). Invariant: what cannot be read now, a half-written file or a directory that
-vanished, keeps what it last defined; only a file that is gone takes its objects along; no change counts before a second look shows the same.
+How the reconciler uses them is in `mode.py`. Invariants (ADR 7): a file that cannot be read or parsed now, or a directory that
+vanished, keeps what it defined last; only the removal of a file removes its objects; a directory that cannot be read whole is an
+OSError, never a directory with fewer files; a change counts only after a second scan confirms it.
 """
 
 import asyncio
@@ -35,56 +30,56 @@ from autowasm.telemetry.metrics import Metrics
 
 _SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 MAX_FILES = 10_000
-"""More is a directory that was not meant."""
+"""More than this is a wrong directory."""
 _FRESH_NS = 1_000_000_000
-"""File systems tell times in steps of up to a second: a file changed so lately may change again without showing it."""
+"""File systems have timestamps in steps of up to a second: a file that was changed this recently may change again unnoticed."""
 
 _Stamp = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """A file as it was seen last."""
+    """The last known state of a file."""
 
     stamp: _Stamp | None
-    """What tells that it did not change; None: look again."""
+    """Changes when the file changes; None: read it again."""
     parsed: Parsed
-    """What it defined when it could last be read."""
+    """What the file defined when it was last readable."""
     problems: tuple[str, ...] = ()
-    """What is wrong with it now."""
+    """Errors in the file now."""
     ever_read: bool = True
     broken: bool = False
-    """Whether it cannot be read or understood now."""
+    """Whether the file cannot be read or parsed now."""
 
 
 def scan(
     directory: Path, known: Mapping[Path, ConfigFile], *, limits: Limits
 ) -> dict[Path, ConfigFile]:
-    """All files in order of their names; those that did not change since `known` are not read again. Raises OSError."""
+    """All files in order of their names; unchanged ones are taken from `known`. Blocks. Raises OSError."""
     return {path: _read(path, known.get(path), limits) for path in _paths(directory)}
 
 
 def identity(directory: Path) -> tuple[int, int]:
-    """Tells a directory from another one of the same name. Raises OSError."""
+    """Differs for another directory of the same name. Blocks. Raises OSError."""
     status = directory.stat()
     return status.st_dev, status.st_ino
 
 
 def _paths(directory: Path) -> list[Path]:
-    """Names that begin with a dot are half-written, or a ConfigMap's machinery."""
+    """Skips names that begin with a dot: they are incomplete files, or parts of a ConfigMap volume."""
     paths = sorted(
         path
         for path in directory.iterdir()
         if path.suffix in _SUFFIXES and not path.name.startswith(".") and _may_be_file(path)
     )
     if len(paths) > MAX_FILES:
-        # Reading the first so many would take the objects of the rest for deleted.
+        # Reading only the first files would delete the objects of the others.
         raise OSError(errno.EFBIG, f"it holds more than {MAX_FILES} config files")
     return paths
 
 
 def _may_be_file(path: Path) -> bool:
-    """What cannot be looked at now is not taken for missing: `_read` says what is wrong with it."""
+    """A file that cannot be accessed now is not missing: `_read` reports the error."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except FileNotFoundError:
@@ -124,23 +119,23 @@ def _read(path: Path, known: ConfigFile | None, limits: Limits) -> ConfigFile:
 _log = structlog.get_logger(__name__)
 
 _RESCAN_MS = 5_000
-"""A full look this often, for file systems that tell nobody of changes (network shares, some containers)."""
+"""Scan this often, for file systems that report no changes (network shares, some containers)."""
 _DEBOUNCE_MS = 100
-"""Changes that come together are one look: editors write several times, `kubectl`-like tools several files."""
+"""Changes within this time cause one scan: editors write several times, `kubectl`-like tools several files."""
 _LOST_PAUSE = 1.0
-"""Seconds until a directory that went away, or of which nobody tells us, is looked at again."""
+"""Seconds until the next attempt for a directory that is lost or cannot be watched."""
 _SECOND_LOOK = 0.3
-"""Seconds until a change is looked at again. Editors move a file away and write a new one of its name; a rename can hide
-a file from a listing; half of a file may be good YAML (`image: a/b:v1` is half of `a/b:v1.2`)."""
+"""Seconds until a change is scanned again. Editors move a file away and write a new one of its name; a rename can hide
+a file from a listing; half of a file may be valid YAML (`image: a/b:v1` is half of `a/b:v1.2`)."""
 _MAX_LOOKS = 10
-"""Looks at what changes between them; then it counts as it is, or one busy file would hold up all others for ever."""
+"""Scans while the content changes between them. Then it counts as it is, otherwise one busy file would block all others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Defined:
     """One object, and the file that defines it.
 
-    `problem` is why the file cannot be read now, as a sentence; `object` is then what it defined before.
+    `problem` is why the file cannot be read now, as a sentence; `object` is then the last definition.
     """
 
     object: Mapping[str, Any]
@@ -156,16 +151,16 @@ class DuplicateObject:
 
 
 class ChangeHandler(Protocol):
-    """Who is told of changes."""
+    """Receives the changes of the directory."""
 
     def changed(self, key: ObjectKey) -> None:
-        """An AutoWasm came, changed or went."""
+        """An AutoWasm was added, changed or removed."""
 
     def secret_changed(self, key: ObjectKey) -> None:
-        """A Secret came, changed or went."""
+        """A Secret was added, changed or removed."""
 
     def reread(self) -> None:
-        """What is known of the files that could not be read since the start has changed."""
+        """The set of the files that could not be read since the start, or their errors, changed."""
 
 
 @dataclass(slots=True)
@@ -173,11 +168,11 @@ class _View:
     objects: dict[ObjectKey, Defined | DuplicateObject] = field(default_factory=dict)
     secrets: dict[ObjectKey, Secret] = field(default_factory=dict)
     secrets_twice: dict[ObjectKey, Path] = field(default_factory=dict)
-    """Where the definition is that counts, the last."""
+    """The file with the definition that counts, the last one."""
 
 
 class ConfigDirectory:
-    """`load` once, then `run` for ever."""
+    """Call `load` once, then `run`, which never returns."""
 
     def __init__(
         self, path: Path, *, limits: Limits, pools: Pools, metrics: Metrics | None = None
@@ -191,7 +186,7 @@ class ConfigDirectory:
         self._trouble: str | None = None
 
     async def check(self) -> None:
-        """Raises UsageError if there is no such directory, or if it may not be read."""
+        """Raises UsageError if the directory does not exist or cannot be read."""
         try:
             await self._disk.run(os.listdir, self._path)
         except OSError as error:
@@ -200,10 +195,10 @@ class ConfigDirectory:
             ) from error
 
     async def load(self) -> None:
-        """First scan. Raises UsageError if the directory cannot be read: never taken for an empty one."""
+        """First scan. Raises UsageError if the directory cannot be read: it never counts as empty."""
         try:
             files = await self._scan({})
-            if any(file.stamp is None for file in files.values()):  # may be being written now
+            if any(file.stamp is None for file in files.values()):  # may still be being written
                 files = await self._settled()
         except OSError as error:
             raise UsageError(
@@ -212,17 +207,17 @@ class ConfigDirectory:
         self._take(files, _combine(files))
 
     async def run(self, wake: ChangeHandler) -> None:
-        """Follow the directory for ever, one that is lost or replaced too."""
+        """Follow the directory for ever, also after it is lost or replaced."""
         while True:
             try:
                 watched = await self._disk.run(identity, self._path)
                 await self._follow(wake, watched)
-            except (OSError, RuntimeError) as error:  # RuntimeError: no inotify to be had
+            except (OSError, RuntimeError) as error:  # RuntimeError: no inotify
                 self._report(error)
                 await asyncio.sleep(_LOST_PAUSE)
 
     async def _follow(self, wake: ChangeHandler, watched: tuple[int, int]) -> None:
-        """Until another directory has the name. Raises OSError, RuntimeError."""
+        """Follow until another directory has the name. Raises OSError, RuntimeError."""
         changes = watchfiles.awatch(
             self._path,
             step=_DEBOUNCE_MS,
@@ -231,7 +226,7 @@ class ConfigDirectory:
             recursive=False,
         )
         async with contextlib.aclosing(changes):
-            # Its first step has us told of changes from now on: one made while we look is not missed.
+            # The first step starts the watch, so a change during the scan is not missed.
             told = asyncio.ensure_future(anext(changes))
             try:
                 await asyncio.sleep(0)
@@ -246,7 +241,7 @@ class ConfigDirectory:
                 await anext(changes)
 
     def _report(self, error: Exception | None) -> None:
-        """Say it when it changes."""
+        """Log the state when it changes."""
         trouble = None if error is None else str(error)
         if trouble == self._trouble:
             return
@@ -261,23 +256,23 @@ class ConfigDirectory:
         return self._view.objects.get(key)
 
     def keys(self) -> list[ObjectKey]:
-        """All AutoWasms."""
+        """Keys of all AutoWasms."""
         return list(self._view.objects)
 
     def secret(self, key: ObjectKey) -> Secret | None:
-        """The Secret of this name; defined more than once: the last, in order of file names."""
+        """The Secret of this name; if defined more than once, the last one in order of file names."""
         return self._view.secrets.get(key)
 
     def never_read(self) -> dict[Path, tuple[str, ...]]:
-        """Files that could not be read since we started, and why: what they define is not known."""
+        """Files that could not be read since the start, with the errors: their objects are not known."""
         return {path: file.problems for path, file in self._files.items() if not file.ever_read}
 
     def problems(self) -> dict[Path, tuple[str, ...]]:
-        """What is wrong with files now, as sentences."""
+        """Errors in files now, as sentences."""
         return {path: file.problems for path, file in self._files.items() if file.problems}
 
     async def _look(self, wake: ChangeHandler) -> None:
-        """Raises OSError; then everything stays as it was."""
+        """Scan, and report changes. Raises OSError; then the state stays as it was."""
         files = await self._settled()
         view = _combine(files)
         old, unread = self._view, self.never_read()
@@ -290,14 +285,14 @@ class ConfigDirectory:
             wake.reread()
 
     async def _settled(self) -> dict[Path, ConfigFile]:
-        """A scan that means what we know already, or what another look shows again. Raises OSError."""
+        """A scan that equals the known state, or that a second scan confirms. Raises OSError."""
         files = await self._scan(self._files)
         for _ in range(_MAX_LOOKS):
             if _same(files, self._files):
                 break
             before = files
             await asyncio.sleep(_SECOND_LOOK)
-            # Always from what counts: what was half-written at the last look is not what a file defined.
+            # Always against the accepted state: an incomplete file of the last scan defines nothing.
             files = await self._scan(self._files)
             if _same(files, before):
                 break
@@ -323,7 +318,7 @@ class ConfigDirectory:
 
 
 def _same(one: Mapping[Path, ConfigFile], other: Mapping[Path, ConfigFile]) -> bool:
-    """Whether both define the same, and have the same problems."""
+    """Whether both have the same definitions and the same errors."""
     return one.keys() == other.keys() and all(
         (file.parsed, file.problems) == (other[path].parsed, other[path].problems)
         for path, file in one.items()

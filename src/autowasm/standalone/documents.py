@@ -1,10 +1,8 @@
-"""`metadata.generation` for objects in files, as an API server would count it. Pure.
+"""Documents of config files: from the bytes of one file to the AutoWasms and Secrets in it. Pure.
 
-From the bytes of one file to the AutoWasms and Secrets in it. Pure.
-
-Not the reading of YAML (`autowasm.manifests`) nor the check of a spec (`api/parsing.py`). `wasmc plan` and `wasmer standalone`
-both read with `parse`, so they agree on every file. Invariant: whatever the bytes, the outcome is objects and problems, never
-an exception; names and namespaces are DNS names, so they are safe as file names; no problem quotes a value of a Secret.
+YAML is read by `autowasm.manifests`, a spec is checked by `api/parsing.py`. `wasmc plan` and `wasmer standalone` both use `parse`,
+so they agree on every file. Invariants: any bytes give objects and problems, never an exception; names and namespaces are DNS
+names, so they are safe as file names; no problem quotes a value of a Secret.
 """
 
 import base64
@@ -25,7 +23,7 @@ from autowasm.manifests.reader import shown
 
 
 def next_generation(previous: Mapping[str, Any] | None, spec: object) -> int:
-    """1 for a new object; else that of `previous` (the object as last written), one more if the spec is another."""
+    """`metadata.generation` as an API server counts it: 1 for a new object, else `previous`'s, plus one if the spec changed."""
     if previous is None:
         return 1
     generation = (previous.get("metadata") or {}).get("generation")
@@ -36,12 +34,12 @@ def next_generation(previous: Mapping[str, Any] | None, spec: object) -> int:
 
 DEFAULT_NAMESPACE = "default"
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
-"""A DNS label (RFC 1123). Without dots: `<namespace>.<name>` belongs to one object."""
+"""A DNS label (RFC 1123). It has no dot, so `<namespace>.<name>` belongs to one object."""
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 """A DNS subdomain (RFC 1123), as Kubernetes checks it."""
 _MAX_KEY_LENGTH = 239
-"""Characters of namespace and name together: file systems take names of 255, and `.<namespace>.<name>.yaml.<8 digits>`
-is what a file is called while it is written."""
+"""Characters of namespace and name together: file systems allow names of 255, and a file is called
+`.<namespace>.<name>.yaml.<8 digits>` while it is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ class Secret:
 
 @dataclass(slots=True)
 class Parsed:
-    """What one file holds. `broken` if it could not be read to its end: what it should define is not known."""
+    """Content of one file. `broken` if it could not be read completely: then its objects are not known."""
 
     autowasms: list[tuple[ObjectKey, dict[str, Any]]] = field(default_factory=list)
     secrets: list[tuple[ObjectKey, Secret]] = field(default_factory=list)
@@ -63,13 +61,13 @@ class Parsed:
     broken: bool = False
 
     def incomplete(self, problem: str) -> None:
-        """What is not understood may be half of what it will be: the file says nothing for now."""
+        """Mark the file as broken: a document that is not understood may be incomplete."""
         self.broken = True
         self.problems.append(problem)
 
 
 def parse(content: bytes, *, limits: Limits) -> Parsed:
-    """Read every object of a file. If one is not understood the whole file is `broken`: it may be half-written.
+    """Read every object of a file. If one is not understood the whole file is `broken`: it may be incomplete.
 
     An object may have `limits.spec_bytes`, a file `file_bytes(limits)`.
     """
@@ -83,13 +81,13 @@ def parse(content: bytes, *, limits: Limits) -> Parsed:
     for manifest in found.objects:
         _take(manifest.value, manifest.where, parsed)
     if not found.objects:
-        # Many editors and shells empty a file before they write it: not a wish to delete.
+        # Many editors and shells empty a file before they write it, so an empty file deletes nothing.
         parsed.incomplete("it is empty; to remove an object, delete the file that defines it")
     return parsed
 
 
 def duplicate(key: ObjectKey, files: Iterable[Path]) -> SpecError:
-    """The problem of an object that is defined more than once, in `files`: none of the definitions counts."""
+    """The error of an object that is defined more than once, in `files`: none of the definitions counts."""
     names = " and ".join(dict.fromkeys(str(file) for file in files))
     return SpecError(
         "metadata.name",
@@ -99,7 +97,7 @@ def duplicate(key: ObjectKey, files: Iterable[Path]) -> SpecError:
 
 
 def file_bytes(limits: Limits) -> int:
-    """The largest file that is read: a few objects of the largest size, many of the usual one."""
+    """Size limit of a file: a few objects of the largest size, many of the usual one."""
     return limits.spec_bytes * 8
 
 
@@ -153,11 +151,11 @@ def _take_secret(document: dict[str, Any], where: str, parsed: Parsed) -> None:
     encoded, plain = document.get("data") or {}, document.get("stringData") or {}
     for part, values in (("data", encoded), ("stringData", plain)):
         if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
-            # A number would be taken for another password than the one written: 0123 is 83.
+            # A number would be another password than the written one: 0123 is 83.
             parsed.incomplete(f"{where}: every value under {part} must be text; put it in quotes")
             return
     try:
-        # As Kubernetes does it: line ends in base64 are of no account.
+        # As Kubernetes does it: line ends in base64 are ignored.
         data = {
             name: base64.b64decode(re.sub(r"[\r\n]", "", value), validate=True)
             for name, value in encoded.items()

@@ -1,7 +1,7 @@
-"""Files that others follow: written whole, by rename, and only if their bytes change.
+"""Files that Envoy follows: written whole, by rename, and only if their bytes change.
 
-Not a store. Invariant: a reader sees the old bytes or the new ones, never a part; a file that would not change keeps its
-inode and its times, so Envoy is not told of a change that is none.
+Invariant: a reader sees the old bytes or the new ones, never a part; an unchanged file keeps its inode and its times, so Envoy
+does not reload it.
 """
 
 import os
@@ -20,7 +20,7 @@ def dump_yaml(document: Mapping[str, Any]) -> bytes:
 
 
 def write_if_changed(path: Path, content: bytes) -> bool:
-    """True if it was written. Blocks; raises StorageError."""
+    """True if the file was written. Blocks; raises StorageError."""
     try:
         if path.is_file() and path.read_bytes() == content:
             return False
@@ -41,7 +41,7 @@ def write_if_changed(path: Path, content: bytes) -> bool:
 
 
 def remove(path: Path) -> bool:
-    """True if it was there. Blocks; raises StorageError."""
+    """True if the file existed. Blocks; raises StorageError."""
     try:
         path.unlink()
         _sync_directory(path.parent)

@@ -1,8 +1,8 @@
-"""ListenerTemplate: the listener template with the filters put in. Pure.
+"""ListenerTemplate: a listener template with the filters inserted. Pure.
 
-What istiod does with an EnvoyFilter of our shape, for a plain Envoy; nothing else of Istio. Selectors are not evaluated:
-there is one Envoy. The template is its author's text: `template.py` inserts into it and changes nothing else. Invariants: the
-template's own filters stay, in their order; the same input gives the same output.
+It does what istiod does with an EnvoyFilter of our form, for a plain Envoy, and nothing else of Istio. `workloadSelector` is not
+evaluated: there is one Envoy. `template.py` inserts into the author's text and changes nothing else. Invariants: the template's
+own filters stay, in their order; the same input gives the same output.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ _CONTEXTS: dict[str | None, frozenset[str]] = {
     "UNSPECIFIED": _UNDIRECTED,
     "INBOUND": _INBOUND,
     "OUTBOUND": _OUTBOUND,
-    # The enum's numbers, which Envoy reads too.
+    # The enum's numbers, which Envoy also accepts.
     "0": _UNDIRECTED,
     "1": _INBOUND,
     "2": _OUTBOUND,
@@ -36,12 +36,12 @@ class ListenerTemplate:
     """An LDS document for Envoy's filesystem subscription, as YAML or JSON."""
 
     def __init__(self, text: str) -> None:
-        """`text` is an LDS document, a list of listeners, or one listener; the latter become `resources`.
+        """`text` is an LDS document, a list of listeners, or one listener; the latter two become `resources`.
 
-        Envoy asks for an `@type` in each and tells only its log if there is none: it is added.
-        Raises UsageError unless there is a place for every filter, Unreadable if it is not YAML.
+        Envoy requires an `@type` in each and only logs a missing one, so it is added. Raises UsageError for an invalid
+        listener or a connection manager without a router, Unreadable if the text is not YAML.
         """
-        bare = text.removeprefix("\ufeff")  # what libyaml counts begins behind it
+        bare = text.removeprefix("\ufeff")  # libyaml counts from behind it
         self._mark = text[: len(text) - len(bare)]
         text = _with_types(_with_resources(template.as_yaml(bare)))
         self._template = Template(text, _places)
@@ -53,8 +53,8 @@ class ListenerTemplate:
     def inject(self, envoyfilters: Sequence[Mapping[str, Any]]) -> str:
         """The template with each EnvoyFilter's HTTP filter before the router, where its match fits.
 
-        Order as in Istio: priority ascending, then namespace and name (files have no creation time); the first stands
-        farthest from the router. `workloadSelector` is not evaluated: there is one Envoy.
+        Order as in Istio: priority ascending, then namespace and name (files have no creation time); the first is farthest from
+        the router.
         """
         ordered = sorted(envoyfilters, key=_order)
         wanted = [
@@ -65,7 +65,7 @@ class ListenerTemplate:
 
 
 def check_envoyfilter(envoyfilter: Mapping[str, Any]) -> None:
-    """Raises ValueError unless `inject` can take it: it may come from a file that somebody edited."""
+    """Raises ValueError unless `inject` can use it: the file may have been edited."""
     try:
         name, namespace, priority = _order_parts(envoyfilter)
         matches = [
@@ -107,7 +107,7 @@ def _values_for(listener: Tree, envoyfilter: Mapping[str, Any]) -> Iterator[Mapp
 
 
 def _is_istios(patch: Mapping[str, Any]) -> bool:
-    """For a listener that only istiod makes (`api/patches.py`): named, which a listener of a template never has to be."""
+    """Whether the patch is for a listener that only istiod makes (`api/patches.py`): its match has the listener's name."""
     return "name" in patch["match"]["listener"]
 
 
@@ -148,7 +148,7 @@ def _with_resources(text: str) -> str:
 
 
 def _line_starts(text: str, start: int, end: int) -> Iterator[int]:
-    """Of the lines after that of `start` that are not empty, up to `end`."""
+    """Starts of the lines after that of `start`, up to `end`, without empty lines."""
     index = text.find("\n", start) + 1
     while 0 < index < end:
         if text[index : index + 1] not in {"\r", "\n"}:
@@ -207,7 +207,7 @@ def _check_listener(listener: Tree, path: str) -> None:
     if direction is not None and (direction.scalar is None or direction.scalar not in _CONTEXTS):
         raise UsageError(f"{path}.traffic_direction: must be INBOUND, OUTBOUND or UNSPECIFIED")
     address = listener.get("address")
-    # A listener on a pipe or inside Envoy has no port; only filters for all ports go there.
+    # A listener on a pipe or inside Envoy has no port; it gets only filters for all ports.
     by_port = address is None or address.pairs is None or address.get("socket_address") is not None
     portless = any(listener.get(name) is not None for name in ("internal_listener", "api_listener"))
     if by_port and not portless and _port(listener) is None:

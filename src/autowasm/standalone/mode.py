@@ -1,6 +1,6 @@
-"""StandaloneMode: the directory as the reconciler sees it (`AutoWasmLookup`, `SecretReader`) and what wakes it.
+"""StandaloneMode: the config directory as the reconciler reads it (`AutoWasmLookup`, `SecretReader`), and its changes as keys.
 
-Not the reconciler and not the reading of files. Invariant: what cannot be read now is never taken for deleted.
+Files are read in `directory.py`. Invariant: an object whose file cannot be read now never counts as deleted.
 """
 
 import asyncio
@@ -26,17 +26,17 @@ class StandaloneMode:
         self.publisher = publisher
 
     async def check(self) -> None:
-        """What the user gave, before anything is opened or written. Raises UsageError."""
+        """Check the user's flags before anything is opened or written. Raises UsageError."""
         await self._directory.check()
         await self.publisher.check()
 
-    async def start(self, tasks: asyncio.TaskGroup) -> None:  # nothing runs before `run`
+    async def start(self, tasks: asyncio.TaskGroup) -> None:  # no task before `run`
         """First scan of both. Raises UsageError if the directory cannot be read."""
         await self.publisher.load()
         await self._directory.load()
 
     def keys(self) -> frozenset[ObjectKey]:
-        """All that has to be reconciled once: what is defined, and what is published."""
+        """All keys to reconcile at the start: defined or published."""
         return frozenset(self._directory.keys()) | frozenset(self.publisher.published_keys())
 
     async def run(
@@ -46,7 +46,7 @@ class StandaloneMode:
         await self._directory.run(_Wake(self, changed, secret_changed))
 
     def lookup(self, key: ObjectKey) -> Lookup | None:
-        """The object with the generation and the status that an API server would have put into it."""
+        """The object with the generation and the status that an API server would have set."""
         found = self._directory.get(key)
         before = self.publisher.status(key)
         if found is None:
@@ -68,7 +68,7 @@ class StandaloneMode:
         return Lookup(document, problem)
 
     def _unreadable(self, key: ObjectKey, before: Mapping[str, Any] | None) -> Lookup | None:
-        """An object that is published and may be in a file that could not be read since we started."""
+        """A published object that may be in a file that could not be read since the start."""
         files = self._directory.never_read()
         if not files or self.publisher.published(key) is None:
             return None
@@ -85,7 +85,7 @@ class StandaloneMode:
         secret = self._directory.secret(ObjectKey(namespace, name))
         if secret is None:
             return None
-        # A file gives no uid: as long as it has this name it is this Secret.
+        # A file has no uid: a Secret of the same name is the same Secret.
         uid = f"{namespace}/{name}"
         return PullSecret(secret.type, secret.data, uid=uid, annotations=secret.annotations)
 
@@ -103,7 +103,7 @@ class StandaloneMode:
 
 
 class _Wake:
-    """Turns what the directory tells into keys of AutoWasms."""
+    """Converts changes of the directory to keys of AutoWasms."""
 
     def __init__(
         self,

@@ -2,10 +2,10 @@
 
     envoyfilters/<namespace>.<name>.yaml   what a mesh would get
     status/<namespace>.<name>.yaml         the whole object with its status
-    lds.yaml                               the template with the filters put in; Envoy follows it
+    lds.yaml                               the template with the filters inserted; Envoy follows it
 
-A namespace has no dot in it, so a file name belongs to one object. Not a decision what to publish. Invariant: what is
-held here is what the files say; `lds.yaml` is there from the start, and is rewritten only if it changes.
+A namespace has no dot in it, so a file name belongs to one object. Invariants: the state in memory is that of the files;
+`lds.yaml` exists from the start, and is rewritten only if it changes.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ from autowasm.standalone.listeners import ListenerTemplate
 _log = structlog.get_logger(__name__)
 Document = dict[str, Any]
 _HALF_WRITTEN = re.compile(r"\..+\.yaml\.[0-9a-f]{8}")
-"""As `files.write_if_changed` names them."""
+"""Temporary names of `files.write_if_changed`."""
 
 
 class StandalonePublisher:
-    """`check`, then `load` first. Writes for one key never overlap (the work queue sees to it); the listener file has a lock."""
+    """Call `check`, then `load` first. Writes for one key never overlap (by the work queue); the listener file has a lock."""
 
     def __init__(self, envoy_dir: Path, *, template: Path | None, pools: Pools) -> None:
         self._envoyfilter_dir = envoy_dir / "envoyfilters"
@@ -43,9 +43,9 @@ class StandalonePublisher:
         self._statuses: dict[ObjectKey, Document] = {}
         self._writing_lds = asyncio.Lock()
         self._changes = 0
-        """Of the EnvoyFilters, counted."""
+        """Number of changes of the EnvoyFilters."""
         self._changes_in_lds = -1
-        """How many of them the listener file shows."""
+        """How many of them are in the listener file."""
 
     async def check(self) -> None:
         """Read the template. Raises UsageError."""
@@ -65,14 +65,14 @@ class StandalonePublisher:
         return self._envoyfilters.get(key)
 
     def left_behind(self, key: ObjectKey) -> Document | None:
-        """What `retract` could not remove."""
+        """The EnvoyFilter that `retract` could not remove."""
         return self._envoyfilters.get(key)
 
     async def find(self, key: ObjectKey, owner: Mapping[str, Any]) -> None:
-        """What is held is what the files say: nothing is out of sight."""
+        """Nothing to find: the state in memory is that of the files."""
 
     def published_keys(self) -> frozenset[ObjectKey]:
-        """Everything that was written for: EnvoyFilters and statuses."""
+        """Keys of all EnvoyFilters and statuses."""
         return frozenset(self._envoyfilters) | frozenset(self._statuses)
 
     def status(self, key: ObjectKey) -> Document | None:
@@ -88,11 +88,11 @@ class StandalonePublisher:
             await self._write(_file(self._envoyfilter_dir, key), envoyfilter)
             self._envoyfilters[key] = dict(envoyfilter)
             self._changes += 1
-        await self._write_lds()  # even so: the last write of it may have failed
+        await self._write_lds()  # even without a change: the last write of it may have failed
         return changed
 
     async def retract(self, key: ObjectKey) -> None:
-        """Out of the listener file first, so that no Envoy is told of what has gone. After a failure, call it again."""
+        """Remove it, first from the listener file, so that no Envoy uses a removed EnvoyFilter. After a failure, call it again."""
         if self._envoyfilters.pop(key, None) is not None:
             self._changes += 1
         await self._write_lds()
@@ -101,10 +101,10 @@ class StandalonePublisher:
         self._statuses.pop(key, None)
 
     def forget(self, key: ObjectKey) -> None:
-        """Nobody else ever leads."""
+        """Nothing to do: there is no other leader."""
 
     def resigned(self) -> None:
-        """Nobody else ever leads."""
+        """Nothing to do: there is no other leader."""
 
     async def write_status(
         self, key: ObjectKey, document: Mapping[str, Any], status: Mapping[str, Any]
@@ -118,11 +118,11 @@ class StandalonePublisher:
         return True
 
     async def _write(self, path: Path, document: Mapping[str, Any]) -> None:
-        # A pool for it all: text is made of a document in milliseconds, which the loop has not.
+        # Both steps run in a pool: rendering takes milliseconds, which would hold the loop.
         await self._disk.run(lambda: files.write_if_changed(path, files.dump_yaml(document)))
 
     async def _write_lds(self) -> None:
-        """Bring the listener file up to date. Changes that come while it is written share the next write.
+        """Update the listener file. Changes during a write share the next one.
 
         Each write is a new listener for Envoy, and costs as much as all filters together.
         """
@@ -133,7 +133,7 @@ class StandalonePublisher:
             if self._changes_in_lds >= wanted:
                 return
             now, envoyfilters = self._changes, list(self._envoyfilters.values())
-            # A pool, as in `_write`.
+            # In a pool, as in `_write`.
             content = await self._disk.run(template.inject, envoyfilters)
             await self._disk.run(files.write_if_changed, self._lds, content.encode())
             self._changes_in_lds = now
@@ -145,14 +145,14 @@ def _file(folder: Path, key: ObjectKey) -> Path:
 
 def _read_template(path: Path) -> ListenerTemplate:
     try:
-        return ListenerTemplate(path.read_bytes().decode())  # line ends stay as they are
+        return ListenerTemplate(path.read_bytes().decode())  # keeps line ends
     except (OSError, ValueError, UsageError) as error:
         problem = (isinstance(error, OSError) and error.strerror) or error
         raise UsageError(f"--listener-template {path}: {problem}") from error
 
 
 def _read_folder(folder: Path, check: Callable[[Document], None]) -> dict[ObjectKey, Document]:
-    """What the folder holds. A file that is not what we wrote is set aside: it is written anew from what is known."""
+    """The documents in the folder. An invalid file is renamed to `*.broken`, and written again from the known objects."""
     found: dict[ObjectKey, Document] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ def _read_folder(folder: Path, check: Callable[[Document], None]) -> dict[Object
             else:
                 found[key] = document
     except OSError as error:
-        # Not set aside: a disk that fails for a moment must not cost what is published.
+        # Not renamed: a short failure of the disk must not remove published filters.
         raise StorageError(
             f"--envoy-dir: cannot use {error.filename or folder}: {error.strerror or error}"
         ) from error
@@ -176,14 +176,14 @@ def _read_folder(folder: Path, check: Callable[[Document], None]) -> dict[Object
 
 
 def _clear_half_written(folder: Path) -> None:
-    """A process that was killed while it wrote leaves them behind."""
+    """Remove temporary files of a process that was killed during a write."""
     for path in folder.iterdir():
         if _HALF_WRITTEN.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
 def _read_document(path: Path) -> tuple[ObjectKey, Document]:
-    """Raises ValueError for anything but an object under its own name, OSError."""
+    """Raises ValueError unless the file holds the object of its name, OSError."""
     document = writer.read_back(path.read_text("utf-8"))
     metadata = document.get("metadata") if isinstance(document, dict) else None
     if not isinstance(metadata, dict):

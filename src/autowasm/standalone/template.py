@@ -1,9 +1,9 @@
-"""The text of a listener template: read as Envoy reads it, and edited by inserting, so that all the rest stays as it is.
+"""Template: the text of a listener template, read as Envoy reads it, and edited only by insertion.
 
-Not where a filter belongs (`listeners.py`). Envoy reads YAML with yaml-cpp and gives scalars types of its own, so values are
-never constructed here: a `Tree` holds what was written. Invariant: a text that `insert` returns is, to any YAML reader, the
-template plus what was inserted; this is verified, and if inserting into the text cannot do it (an anchor whose aliases need
-different filters), the text is written from the tree.
+Where a filter belongs is in `listeners.py`. Envoy reads YAML with yaml-cpp and types scalars itself, so values are never
+constructed here: a `Tree` holds what was written. Invariant: to any YAML reader, the text that `insert` returns is the template
+plus the inserted values. This is verified; if insertion cannot do it (an anchor whose aliases need different filters), the
+text is written from the tree.
 """
 
 import bisect
@@ -18,7 +18,7 @@ import yaml
 from autowasm.manifests import nodes, writer
 
 _IGNORED: Final = "!ignore"
-"""Envoy leaves keys with this tag out: places for anchors (`MessageUtil::loadFromYaml`)."""
+"""Envoy skips keys with this tag: places for anchors (`MessageUtil::loadFromYaml`)."""
 _NULL: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _INTEGER: Final = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)\Z")
 _SURROGATES: Final = re.compile(r"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}")
@@ -30,10 +30,10 @@ _PLACEHOLDER: Final = {"name": "placeholder"}
 
 @dataclass(slots=True, eq=False)
 class Tree:
-    """A node with its aliases written out. Exactly one of `scalar`, `items`, `pairs` is there."""
+    """A node with its aliases expanded. Exactly one of `scalar`, `items`, `pairs` is set."""
 
     source: nodes.Node | None
-    """Where it was written; None: it was inserted."""
+    """Its place in the text; None: it was inserted."""
     tag: str | None = None
     scalar: str | None = None
     plain: bool = False
@@ -50,17 +50,17 @@ class Tree:
         return None
 
     def has(self, name: str) -> bool:
-        """Whether there is a field that is written so, null or not."""
+        """Whether there is a field of exactly this name, null or not."""
         return any(key.scalar == name and key.tag != _IGNORED for key, _ in self.pairs or [])
 
     @property
     def is_null(self) -> bool:
-        """Whether Envoy takes it for no value."""
+        """Whether Envoy reads it as null."""
         return self.plain and self.scalar in _NULL
 
     @property
     def integer(self) -> int | None:
-        """The number that Envoy makes of it: `0x1F` and `017`, too; protobuf's JSON takes numbers in quotes."""
+        """The integer that Envoy reads, including `0x1F` and `017`; protobuf's JSON accepts numbers in quotes."""
         if self.scalar is None:
             return None
         if not self.plain:
@@ -73,7 +73,7 @@ class Tree:
         return -value if self.scalar.startswith("-") else value
 
     def same(self, other: "Tree") -> bool:
-        """Whether every reader takes both for the same."""
+        """Whether every reader reads both as the same."""
         if self.pairs is not None and other.pairs is not None:
             return len(self.pairs) == len(other.pairs) and all(
                 one[0].same(two[0]) and one[1].same(two[1])
@@ -96,7 +96,7 @@ class Place:
 
 @dataclass(slots=True)
 class Template:
-    """`text` is one document. `places` finds where something may be inserted, always in the same order."""
+    """`text` is one document. `places` finds the places for insertions, always in the same order."""
 
     text: str
     places: Callable[[Tree], Sequence[Place]]
@@ -113,7 +113,7 @@ class Template:
         self._entries = nodes.dashes(self.text, root)
 
     def tree(self) -> Tree:
-        """A tree of its own for each caller. Raises Unreadable."""
+        """A new tree for each caller. Raises Unreadable."""
         return expand(self._root)
 
     def insert(self, wanted: Sequence[Sequence[Any]]) -> str:
@@ -140,7 +140,7 @@ class Template:
         at: dict[int, tuple[nodes.Sequence, int, Sequence[Any]]],
         wanted: Sequence[Sequence[Any]],
     ) -> bool:
-        """Where a text is cut does not depend on what is inserted: verified once for each set of places."""
+        """Whether insertion works. It does not depend on the inserted values, so it is verified once for each set of places."""
         used = frozenset(key for key, (_, _, values) in at.items() if values)
         if used not in self._verified:
             marks = [[_PLACEHOLDER] if values else [] for values in wanted]
@@ -180,7 +180,7 @@ class Template:
         )
 
     def _above_comments(self, line: int, indent: int) -> int:
-        """Comments right above an item, at its indentation, are about it."""
+        """The start of the comments right above an item, at its indentation: they belong to it."""
         while line > 0:
             above = self.text.rfind("\n", 0, line - 1) + 1
             found = _COMMENT.match(self.text, above, line)
@@ -191,9 +191,9 @@ class Template:
 
 
 def as_yaml(text: str) -> str:
-    """The text of a template for a file that Envoy reads as YAML: JSON is made YAML where it is not, and stays in its form.
+    """The text of a template as YAML that Envoy reads. JSON keeps its form, except where it is not YAML.
 
-    yaml-cpp reads no pair of escapes for one character, and no tab before a value.
+    In yaml-cpp a surrogate pair of escapes and a tab before a value are invalid.
     """
     try:
         json.loads(text)
@@ -206,7 +206,7 @@ def as_yaml(text: str) -> str:
 
 
 def expand(node: nodes.Node) -> Tree:
-    """The tree of a node. Raises Unreadable if it is nested too deeply, or too large with its aliases written out."""
+    """The tree of a node. Raises Unreadable if it is nested too deeply, or too large with its aliases expanded."""
     return _Expansion().tree(node, 0)
 
 
@@ -258,7 +258,7 @@ def _means(text: str, tree: Tree) -> bool:
 
 
 def edited(text: str, edits: Iterable[tuple[int, str]], tree: Tree) -> str:
-    """`text` with each string inserted at its index; written from `tree` if that does not mean `tree`."""
+    """`text` with each string inserted at its index; written from `tree` if the result does not mean `tree`."""
     parts, end = [], 0
     for index, inserted in sorted(edits, key=lambda edit: edit[0]):
         parts += [text[end:index], inserted]
@@ -268,7 +268,7 @@ def edited(text: str, edits: Iterable[tuple[int, str]], tree: Tree) -> str:
 
 
 def _written(tree: Tree) -> str:
-    """A text of the tree, without comments and anchors. Plain scalars stay plain: Envoy gives them their types."""
+    """A text of the tree, without comments and anchors. Plain scalars stay plain, because Envoy types them."""
     events = [yaml.StreamStartEvent(), yaml.DocumentStartEvent(explicit=False)]
     _events(tree, events)
     events += [yaml.DocumentEndEvent(explicit=False), yaml.StreamEndEvent()]
