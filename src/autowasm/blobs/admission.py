@@ -195,7 +195,7 @@ class DiskAdmission:
         return need + sum(self._fetching) + space.reserve(self._settings.store) - space.free
 
     async def _relieve(self, need: int) -> None:
-        """Evict what can be evicted: the disk reports that it is full, whatever we counted (a quota of the file system)."""
+        """Make room: the disk reports that it is full, against our own count (a quota of the file system)."""
         self._say_full_for(need)
         self._metrics.storage_refusals.labels(STORAGE_FULL).inc()
         async with self.lock:

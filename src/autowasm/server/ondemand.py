@@ -84,7 +84,7 @@ class BlobSource(Protocol):
         """Return once the digest is known."""
 
     async def fill(self, sha256: Sha256Hex) -> Supplier:
-        """Bring a known digest into the store; returns who supplied it. Raises AutoWasmError."""
+        """Bring a known digest into the store; returns the supplier. Raises AutoWasmError."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
-"""StandaloneMode: the config directory as the reconciler reads it (`AutoWasmLookup`, `SecretReader`), and its changes as keys.
+"""StandaloneMode: the config directory as the reconciler reads it, and its changes as keys.
 
-Files are read in `directory.py`. Invariant: an object whose file cannot be read now never counts as deleted.
+Implements `AutoWasmLookup` and `SecretReader`. Files are read in `directory.py`. Invariant: an object whose
+file cannot be read now never counts as deleted.
 """
 
 import asyncio

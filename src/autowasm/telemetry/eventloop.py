@@ -1,4 +1,4 @@
-"""The event loop: short and timed iterations, a watchdog that logs what holds the loop, and settings of the garbage collector.
+"""The event loop: short and timed iterations, a watchdog for long ones, and settings of the garbage collector.
 
 An iteration is the work of the loop between two waits. It delays everything else on the loop. Invariants: each iteration
 handles a bounded number of ready sockets, first come, first served; a socket that was closed or changed meanwhile is
