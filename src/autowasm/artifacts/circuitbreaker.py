@@ -33,7 +33,7 @@ class CircuitBreakers:
         self._limits = limits
         self._clock = clock
         self._states: dict[SourceKey, _Circuit] = {}
-        metrics.breakers_open.set_function(self._count_open)  # breakers close by time alone
+        metrics.circuit_breakers_open.set_function(self._count_open)  # breakers close by time alone
 
     def check(self, key: SourceKey) -> None:
         """Raises SourceUnavailable (`BackingOff`) while the key's breaker is open."""

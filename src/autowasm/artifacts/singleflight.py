@@ -40,7 +40,7 @@ class SingleFlight:
         place: Callable[[], AbstractAsyncContextManager[None]],
     ) -> T:
         """The result of `work` for `key`, run by the first caller that gets a place. Raises the error of `work`."""
-        call = self._single_flight.get(key)
+        call = self._calls.get(key)
         if call is None:
             call = _Call(asyncio.get_running_loop().create_future())
             self._calls[key] = call
