@@ -1,19 +1,10 @@
-"""One call of the API: what is asked, and what an answer, or its absence, means.
+"""KubeClient: raw calls of the Kubernetes API with deadlines, limits and typed errors.
 
-Not the sending (`client.py`). Invariant: a message names method and path, never a query, a header or a body.
-
-Connection: a pool of connections to one API server, with one identity and one way of TLS.
-
-kubernetes_asyncio makes TLS of its configuration; the calls are aiohttp's own. Its session would look for a .netrc in a
-thread of the default executor before every call (`trust_env`), and its client copies each body before it encodes it.
-Not the choice of what to do with an answer (`client.py`). Invariant: closed once it was replaced and its last call ended.
-
-KubeClient: raw calls of the Kubernetes API with deadlines, limits and typed errors.
-
-With `client.py` the only user of kubernetes_asyncio (by `kubeconfig.py`), which reads kubeconfig and service account, runs
-exec plugins and does TLS; it is imported when a client is opened, in a thread, because that takes a moment. Not typed models: bodies are bytes in, dicts out.
-Invariants: no call is without a deadline; no body is ever logged, so no Secret is; a token or certificate authority that
-was rotated is taken up without a restart.
+Only this module and `kubeconfig.py` use kubernetes_asyncio. The library reads kubeconfig and service account, runs exec
+plugins and sets up TLS; a thread imports it when a client is opened. Bodies are bytes in and dicts out, not typed models.
+Invariants: every call has a deadline; no body is logged, so no Secret is; a message names method and path, never a query,
+a header or a body; a rotated token or certificate authority takes effect without a restart; a replaced connection is
+closed when its last call ends.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -80,12 +71,12 @@ NO_ANSWER: Final = (
     aiohttp.http_exceptions.HttpProcessingError,
     OSError,
 )
-"""What aiohttp raises in place of an answer. OSError holds TimeoutError and ssl.SSLError."""
+"""The exceptions of aiohttp for a call without an answer. OSError includes TimeoutError and ssl.SSLError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is asked. Its text is for messages: no query, no body."""
+    """One request. Its text is for messages: no query, no body."""
 
     method: Method
     path: str
@@ -110,7 +101,7 @@ async def read_body(response: aiohttp.ClientResponse, *, limit: int) -> bytearra
 
 
 async def refusal(response: aiohttp.ClientResponse, call: Call) -> ApiError:
-    """The error that an answer with another status than 2xx is."""
+    """The error for an answer whose status is not 2xx."""
     try:
         body = bytes(await read_body(response, limit=_ERROR_BODY_BYTES))
     except UnexpectedAnswer:
@@ -120,18 +111,23 @@ async def refusal(response: aiohttp.ClientResponse, call: Call) -> ApiError:
 
 
 def no_answer(error: BaseException, call: Call) -> Unreachable:
-    """The error that one of NO_ANSWER is."""
+    """The error for an exception of NO_ANSWER."""
     what = "no answer in time" if isinstance(error, TimeoutError) else str(error)
     return Unreachable(f"{call}: {type(error).__name__}: {what[:_SHOWN]}")
 
 
 _READ_BUFFER: Final = 2 * 1024 * 1024
-"""Bytes. As kubernetes_asyncio has it: an event with an object of etcd's largest size fits."""
+"""Bytes. The value of kubernetes_asyncio: an event with an object of etcd's largest size fits."""
 _encoder = msgspec.json.Encoder()
 
 
 class ApiConnection:
-    """`fingerprint` tells which settings it was made with. The token may change while it is open."""
+    """A pool of connections to one API server, with one identity and one TLS configuration.
+
+    kubernetes_asyncio makes the TLS context; the calls use aiohttp directly. The library's session would search for a .netrc
+    in a thread of the default executor before every call (`trust_env`), and its client copies each body before it encodes it.
+    `fingerprint` identifies the settings of the connection. The token may change while it is open.
+    """
 
     def __init__(
         self, configuration: "Configuration", *, fingerprint: str, user_agent: str
@@ -141,7 +137,7 @@ class ApiConnection:
         self._user_agent = user_agent
         self._rest = load().rest.RESTClientObject(configuration)
         connector = self._rest.pool_manager.connector
-        # kubernetes_asyncio keeps its context to itself, and has a switch for one of the two flags only.
+        # kubernetes_asyncio does not expose its SSL context, and has a switch for only one of the two flags.
         check_chains_as_curl(connector._ssl)
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -156,12 +152,12 @@ class ApiConnection:
     async def send(
         self, call: Call, deadlines: aiohttp.ClientTimeout
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer, whatever its status; released at the end. Raises what aiohttp raises."""
+        """The answer, of any status; released at the end. Raises what aiohttp raises."""
         self._users += 1
         configuration = self.configuration
         headers = {
             "Accept": JSON,
-            # Compressed lists would spare a network that is fast, and cost processor time on both sides.
+            # Compressed lists would save bandwidth on a fast network, and cost processor time on both sides.
             "Accept-Encoding": "identity",
             "User-Agent": self._user_agent,
         }
@@ -189,12 +185,12 @@ class ApiConnection:
             await self._close_if_unused()
 
     async def retire(self) -> None:
-        """Close it as soon as nobody uses it."""
+        """Close the connection when its last call ends."""
         self._retired = True
         await self._close_if_unused()
 
     async def close(self) -> None:
-        """Close it now; calls under way break off."""
+        """Close the connection now; calls under way fail."""
         await self._session.close()
         await self._rest.close()
 
@@ -204,7 +200,7 @@ class ApiConnection:
 
 
 def _proxy_for(url: str) -> str | None:
-    """As the environment has it (HTTPS_PROXY, NO_PROXY), but never for a loopback host: golang.org/x/net/http/httpproxy."""
+    """The proxy of the environment (HTTPS_PROXY, NO_PROXY), never for a loopback host: golang.org/x/net/http/httpproxy."""
     parts, environment = urlsplit(url), getproxies_environment()
     exceptions = NoProxy.parse(environment.get("no", ""))
     port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -216,14 +212,14 @@ _log = structlog.get_logger(__name__)
 
 
 class Body:
-    """What an answer brings, as it comes."""
+    """The body of an answer, as a stream."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self.read = response.content.read
         self._transport = response.connection.transport if response.connection else None
 
     async def rest(self, seconds: float) -> None:
-        """Take nothing for so long, and be woken once at most: what comes stays in the socket."""
+        """Pause reading for so many seconds. The loop wakes up once at most; incoming bytes stay in the socket."""
         self._hold(True)
         try:
             await asyncio.sleep(seconds)
@@ -234,8 +230,8 @@ class Body:
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        # While nobody takes anything, asyncio's TLS goes on filling a buffer of its own, and is woken each time. Made as
-        # small as can be only for the rest: below the size of a record it is used by nobody else.
+        # While nothing is read, asyncio's TLS keeps filling a buffer of its own and wakes up each time. The buffer is as small as
+        # possible during the pause only: a limit below the size of a TLS record has no other use.
         set_limits = getattr(transport, "set_read_buffer_limits", None)
         if set_limits is not None:
             set_limits(*((1, 0) if on else ()))
@@ -248,8 +244,8 @@ class Body:
 class KubeClient:
     """One API server, one identity; an async context manager.
 
-    `kubeconfig` None: the service account of the Pod we run in. `environ` (of the server's address) and
-    `service_account` are what a kubelet provides; tests give their own.
+    `kubeconfig` None: the service account of this Pod. The kubelet provides `environ` (the server's address) and
+    `service_account`; tests pass their own.
     """
 
     def __init__(
@@ -315,9 +311,9 @@ class KubeClient:
         timeout: float | None = None,
         most: int | None = None,
     ) -> bytearray:
-        """One call, the whole body of its answer, of at most `most` bytes, else `KubeLimits.body_bytes`.
+        """One call. Returns the whole body, at most `most` bytes or else `KubeLimits.body_bytes`.
 
-        Raises ApiError for every answer but 2xx, and for none.
+        Raises ApiError for an answer that is not 2xx, and for a call without an answer.
         """
         await self._schedule.catch_up()
         total = timeout if timeout is not None else self.limits.call_timeout
@@ -332,10 +328,9 @@ class KubeClient:
 
     @asynccontextmanager
     async def stream(self, path: str, *, query: Query, silence: float) -> AsyncIterator[Body]:
-        """GET an endless body. Raises ApiError as `request` does; Unreachable too if it breaks on the way.
+        """GET an endless body. Raises ApiError as `request` does, and Unreachable if the stream breaks.
 
-        `silence`, in seconds, bounds the wait for each further byte. A caller who learns more about the server on the
-        way can bound its reads more tightly.
+        `silence`, in seconds, bounds the wait for each further byte. The caller can set tighter bounds on its reads.
         """
         await self._schedule.catch_up()
         call = Call("GET", path, query)
@@ -367,7 +362,7 @@ class KubeClient:
             yield response
 
     def _look_at(self, error: BaseException) -> None:
-        """Have the configuration read again if it may be out of date."""
+        """Schedule a refresh of the configuration if it may be out of date."""
         if isinstance(
             error,
             Unauthorized | aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError,
@@ -405,15 +400,15 @@ class KubeClient:
         run = self._pools.disk.run
         parts = await run(load)
         config = parts.kube_config
-        # Not `Configuration()`: a default that somebody set in this process would be copied.
+        # Not `Configuration()`: it would copy a default that other code in this process has set.
         configuration = type.__call__(parts.new_configuration)
-        # Python 3.13 asks for key identifiers that many clusters' certificates lack; Go, and older Pythons, do not.
+        # Python 3.13 requires key identifiers that many clusters' certificates lack; Go and older Pythons do not.
         configuration.disable_strict_ssl_verification = True
         try:
             if self._kubeconfig is None:
                 await run(self._load_service_account, configuration)
             else:
-                # On a loop of its own, in a thread: it awaits exec plugins, and reads files as if no loop were there.
+                # On its own loop in a thread: it awaits exec plugins, and reads files synchronously.
                 loading = config.load_kube_config(
                     str(self._kubeconfig), self._context, client_configuration=configuration
                 )

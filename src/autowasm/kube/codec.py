@@ -1,24 +1,9 @@
-"""Objects nested deeper than a decoder goes: cut, so that one of them does not make a list unreadable.
+"""Decoders of lists, watch events and single objects, with bounds on nesting depth and number of values.
 
-The API server keeps objects nested up to 10 000 levels deep where a schema lets fields through unseen (seen with
-`pluginConfig` on 1.36); Python's decoders end at some 1000 with a RecursionError, which would take the watch of everybody's
-objects with it. Invariant: what is cut is deeper than `DEEPEST`, far below what any reader of ours accepts, so such an
-object is refused for its depth and nothing else changes.
-
-Source: k8s.io/apimachinery `pkg/util/json` (maxDepth 10 000).
-
-How the objects of one resource are decoded: a typed wire form, a transform to what is kept, and where the key is.
-
-Not a model of Kubernetes: a wire type names only the fields that somebody reads; msgspec skips the rest without making
-objects of it. Invariant: a `resourceVersion` is opaque text, compared for equality only.
-
-Whole objects as dicts, of which one that holds very many values does not hold the loop.
-
-Decoding makes a Python object of each value: for one of etcd's 1.5 MB, written to that end, it takes up to 0.1 s, at each
-of its changes, while skipping over the text takes a few ms. So an object of more values than `KubeLimits.object_values`
-is taken apart by its fields, and a field that alone has more becomes null, or is left out of the metadata.
-Invariants: what is cut has more values than any object that we accept or write, so it is refused and nothing else changes;
-no turn of the loop is longer than reading over one such object or decoding one such field.
+A Codec has a wire type, a transform to the stored form, and a function that reads the key. A wire type names only the
+fields that AutoWasm reads; msgspec skips the rest without creating objects.
+Invariants: a `resourceVersion` is opaque text, compared for equality only; a part that is cut is deeper than `DEEPEST` or
+has more values than any object that AutoWasm accepts or writes, so only that object is refused.
 """
 
 import asyncio
@@ -37,13 +22,13 @@ T = TypeVar("T")
 
 DEEPEST: Final = 200
 TURN: Final = 8 * 1024
-"""Bytes looked at in one turn of the loop, which takes some 3 ms if all of them are brackets."""
+"""Bytes scanned in one event loop iteration: some 3 ms if all of them are brackets."""
 _BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|"[^"]*+"){0,2000}+([\[\]{}]?)')
-"""On to the next bracket that is not within a string, or a part of the way: what is passed at once holds the loop."""
+"""Matches up to the next bracket outside a string, or a part of the way: one match must not hold the loop."""
 
 
 async def decode_any_depth(decode: Callable[[bytes | bytearray], T], text: bytes | bytearray) -> T:
-    """Decode `text`, cut where it is nested too deeply. Raises as `decode` does, but no RecursionError."""
+    """Decode `text`, with parts that are nested too deeply cut. Raises as `decode` does, but no RecursionError."""
     try:
         return decode(text)
     except RecursionError:
@@ -53,12 +38,16 @@ async def decode_any_depth(decode: Callable[[bytes | bytearray], T], text: bytes
 async def without_depths(text: bytes | bytearray) -> bytes:
     """JSON `text` with `null` for each object and array that begins more than `DEEPEST` levels deep.
 
-    What is not JSON stays that, or is empty. Takes 0.2 µs for each bracket, which is why it is for texts that could not be
-    decoded, and gives way to others after each `TURN`.
+    The API server keeps objects nested up to 10 000 levels deep where a schema preserves unknown fields (seen with
+    `pluginConfig` on 1.36). Python's decoders raise RecursionError at some 1000 levels, which would break the watch for all
+    objects. Invalid JSON stays invalid, or becomes empty. Takes 0.2 µs for each bracket, so it is only for texts that could
+    not be decoded; yields to the loop after each `TURN`.
+
+    Source: k8s.io/apimachinery `pkg/util/json` (maxDepth 10 000).
     """
     kept: list[bytes] = []
     depth, start, turn_ends = 0, 0, TURN
-    # Of the same length, and without quotes that do not end a string.
+    # Same length, and no quote that does not end a string.
     shape = text.replace(b"\\\\", b"__").replace(b'\\"', b"__")
     for match in _BRACKET.finditer(shape):
         if match.end() >= turn_ends:
@@ -77,7 +66,7 @@ async def without_depths(text: bytes | bytearray) -> bytes:
                 start = match.end()
             depth -= 1
     if depth > DEEPEST:
-        return b""  # it never comes back: not JSON, and a decoder says so
+        return b""  # unbalanced brackets: not JSON, and the decoder reports it
     kept.append(bytes(text[start:]))
     return b"".join(kept)
 
@@ -94,7 +83,7 @@ EVENT_TYPES: Final[Mapping[str, EventType]] = {
     "MODIFIED": "MODIFIED",
     "DELETED": "DELETED",
 }
-"""By how the wire spells them."""
+"""By the spelling on the wire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +96,7 @@ class Page(Generic[T_co]):
 
 
 class WatchEvent(msgspec.Struct, Generic[T_co], frozen=True, gc=False):
-    """An object came, changed or went; for DELETED, `object` is its last state."""
+    """An object was added, modified or deleted; for DELETED, `object` is its last state."""
 
     type: EventType
     key: ObjectKey
@@ -157,8 +146,8 @@ _STATUS = msgspec.json.Decoder(Status)
 class Codec(Generic[T]):
     """Decodes list pages and watch lines of one resource.
 
-    `wire` is what msgspec decodes into, `transform` makes of it what is kept (client-go's TransformFunc), and `meta`
-    tells key and resourceVersion of a wire object.
+    msgspec decodes into `wire`, `transform` converts that to the stored form (client-go's TransformFunc), and `meta` returns
+    key and resourceVersion of a wire object.
     """
 
     def __init__(
@@ -174,18 +163,18 @@ class Codec(Generic[T]):
         self._meta = cast("Callable[[Any], tuple[ObjectKey, str]]", meta)
 
     async def page(self, body: bytes | bytearray) -> Page[T]:
-        """As `decode_page`, whatever the objects' depth."""
+        """Like `decode_page`, for objects of any depth."""
         return await decode_any_depth(self.decode_page, body)
 
     async def event(self, line: bytes | bytearray) -> WatchEvent[T] | Bookmark:
-        """As `decode_event`, whatever the object's depth."""
+        """Like `decode_event`, for an object of any depth."""
         try:
             return self.decode_event(line)
         except RecursionError:
             return await decode_any_depth(self.decode_event, line)
 
     def decode_page(self, body: bytes | bytearray) -> Page[T]:
-        """One list answer. Raises UnexpectedAnswer; RecursionError (see `codec.py`)."""
+        """One list answer. Raises UnexpectedAnswer; RecursionError for deep nesting (see `decode_any_depth`)."""
         try:
             page = self._page.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -194,7 +183,7 @@ class Codec(Generic[T]):
         return Page(items, page.metadata.resourceVersion, page.metadata.continue_)
 
     def decode_event(self, line: bytes | bytearray) -> WatchEvent[T] | Bookmark:
-        """One line of a watch. An ERROR event is raised as the ApiError that it says; else raises UnexpectedAnswer, RecursionError."""
+        """One line of a watch. Raises the ApiError of an ERROR event; otherwise UnexpectedAnswer, RecursionError."""
         try:
             event = self._event.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -210,7 +199,7 @@ class Codec(Generic[T]):
 
 
 def raw_page(body: bytes | bytearray) -> RawPage:
-    """One list answer, its objects not decoded. Raises UnexpectedAnswer; RecursionError (see `codec.py`)."""
+    """One list answer with undecoded objects. Raises UnexpectedAnswer; RecursionError (see `decode_any_depth`)."""
     try:
         return _RAW_PAGE.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -218,7 +207,7 @@ def raw_page(body: bytes | bytearray) -> RawPage:
 
 
 def raw_event(line: bytes | bytearray) -> tuple[str, msgspec.Raw]:
-    """Type and object of one line of a watch, the object not decoded. Raises as `raw_page`."""
+    """Type and undecoded object of one line of a watch. Raises as `raw_page`."""
     try:
         event = _RAW_EVENT.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -258,7 +247,13 @@ _FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class DocumentCodec(Codec[Document]):
-    """For custom resources, which are few, and whose fields we write back."""
+    """Whole objects as dicts, for custom resources: there are few of them, and AutoWasm writes their fields back.
+
+    Decoding creates a Python object for each value. A 1.5 MB object of etcd that was written for this purpose takes up to
+    0.1 s at each change; skipping over the text takes a few ms. So an object of more values than `KubeLimits.object_values`
+    is decoded field by field. A field that alone has more values becomes null, or is left out of the metadata. Invariant: no
+    event loop iteration is longer than scanning one such object or decoding one such field.
+    """
 
     def __init__(self, limits: KubeLimits | None = None) -> None:
         super().__init__(Document, transform=_same, meta=document_meta)
@@ -289,19 +284,19 @@ class DocumentCodec(Codec[Document]):
             return await super().event(line)
         type_, raw = await _in_turn(raw_event, line)
         if type_ not in EVENT_TYPES:
-            return await super().event(line)  # of the others, it reads only a few fields
+            return await super().event(line)  # reads only a few fields of other event types
         item = await decode_bounded(bytes(raw), most=self._most)
         key, resource_version = document_meta(item)
         return WatchEvent(EVENT_TYPES[type_], key, item, resource_version)
 
 
 async def decode_document(body: Text) -> Document:
-    """The object that the API server answers with. Raises UnexpectedAnswer."""
+    """The object of an API server's answer. Raises UnexpectedAnswer."""
     return await decode_bounded(body, most=KubeLimits().object_values)
 
 
 async def decode_bounded(text: Text, *, most: int) -> Document:
-    """A JSON object; of more values than `most` without those fields that have more. Raises UnexpectedAnswer."""
+    """A JSON object; if it has more values than `most`, fields that have more are cut. Raises UnexpectedAnswer."""
     try:
         if _at_most(text) <= most:
             return await decode_any_depth(_WHOLE.decode, text)
@@ -338,17 +333,17 @@ async def _in_turn(decode: Callable[[Text], T], text: Text) -> T:
 
 
 def _at_most(text: Text) -> int:
-    """No more values than this: each but the first of its kind follows a comma or a bracket. Some may be in strings."""
+    """An upper bound of the number of values: each but the first follows a comma or a bracket. Some may be in strings."""
     return text.count(b",") + text.count(b"{") + text.count(b"[")
 
 
 async def _exceeds(text: bytes, *, most: int) -> bool:
-    """Whether there are more when those within strings are not counted, which may be megabytes of JSON themselves."""
+    """Whether there are more values outside strings. A string may be megabytes of JSON."""
     await asyncio.sleep(0)
     text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
     await asyncio.sleep(0)
     if text.count(b'"') > 2 * most:
-        return True  # so many strings take as long as values do
+        return True  # so many strings take as long as so many values
     outside = b"".join(text.split(b'"')[::2])
     await asyncio.sleep(0)
     return _at_most(outside) > most

@@ -1,7 +1,7 @@
-"""The controller of controller-runtime (`pkg/internal/controller`): workers that take keys and call a Reconciler.
+"""The controller of controller-runtime (`pkg/internal/controller`): workers take keys and call a Reconciler.
 
-Not the place of any decision about an object. Invariants: a key is given back to the queue whatever happens to it; no
-failure of one key ends a worker; only a cancelled worker stops in the middle of one.
+Invariants: the queue receives `done` for every key that a worker takes, also after a failure; a failure of one key never
+ends a worker; only a cancelled worker stops in the middle of a reconcile.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ K_contra = TypeVar("K_contra", contravariant=True)
 K = TypeVar("K", bound=ObjectKey)
 
 DEFAULT_DEADLINE: Final = 120.0
-"""Seconds for one call of `reconcile`, several API calls of 30 s each; controller-runtime's ReconciliationTimeout."""
+"""Seconds for one `reconcile`, which makes several API calls of 30 s each; controller-runtime's ReconciliationTimeout."""
 
 CONFLICT_BACKOFF: Final = Backoff(base=0.005, maximum=10.0, jitter=0.5)
 """After a write conflict only: the informer brings the newer object within milliseconds."""
@@ -30,27 +30,27 @@ CONFLICT_BACKOFF: Final = Backoff(base=0.005, maximum=10.0, jitter=0.5)
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What is to happen with the key next: nothing, or another call in `requeue_after` seconds."""
+    """What happens next with the key: nothing, or another reconcile in `requeue_after` seconds."""
 
     requeue_after: float | None = None
 
 
 class TerminalError(Exception):
-    """Raised by a reconcile to say: logged and counted, and not tried again before something changes."""
+    """Raised by a reconcile: logged and counted, and not retried before the object changes."""
 
 
 class Reconciler(Protocol[K_contra]):
-    """Makes the world match what is wanted of one object."""
+    """Brings the cluster to the desired state of one object."""
 
     async def reconcile(self, key: K_contra, /) -> Result:
-        """Level-based: told which object, not what happened to it. What it raises leads to a retry with backoff."""
+        """Level-based: receives the key, not the event. An exception leads to a retry with backoff."""
 
 
 class ControllerMetrics(Protocol):
-    """What a controller tells about itself."""
+    """Metrics of a controller."""
 
     def reconciled(self, result: str, seconds: float) -> None:
-        """One call ended: `success`, `requeue`, `error`, `terminal` or `panic` (an error nobody raised on purpose)."""
+        """One call ended: `success`, `requeue`, `error`, `terminal` or `panic` (an unexpected exception)."""
 
 
 class _NoMetrics:
@@ -94,7 +94,7 @@ class Controller(Generic[K]):
                 await self._process(key)
             finally:
                 self._queue.done(key)
-            # A reconcile that waits for nothing gives the loop to nobody; a thousand in a row would hold it.
+            # A reconcile that never waits does not yield; a thousand in a row would hold the loop.
             await asyncio.sleep(0)
 
     async def _process(self, key: K) -> None:
@@ -107,7 +107,7 @@ class Controller(Generic[K]):
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            # Something that the reconcile waited for was cancelled, not we: an error like others.
+            # A call inside the reconcile was cancelled, not this worker: an error like any other.
             outcome = self._failed(key, error, "a call was cancelled")
         except Exception as error:  # the panic guard: one broken object must not stop the others
             expired = isinstance(error, TimeoutError) and deadline.expired()

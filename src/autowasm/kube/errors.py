@@ -1,7 +1,7 @@
-"""What an API server answers when it does not do what was asked: one class for each thing that a caller does next.
+"""Errors of the Kubernetes API, one class for each next step of the caller.
 
-Not network errors alone: those become `Unreachable`, so that callers have one tree to catch. Invariant: a message is
-short (text of a server is cut at 256 characters), and never holds a request or response body other than `Status.message`.
+Network errors are `Unreachable`, so callers catch one tree. Invariant: a message is short (text of a server is cut at 256
+characters), and contains no request or response body other than `Status.message`.
 """
 
 from typing import Final
@@ -9,11 +9,11 @@ from typing import Final
 import msgspec
 
 TEXT_LIMIT: Final = 256
-"""Characters of a server's text that are kept: enough to understand, too few to flood a log or a status."""
+"""Characters kept of a server's text: enough to understand it, too few to flood a log or a status."""
 
 
 class ApiError(Exception):
-    """An answer of the API server that is no success. `code` is the HTTP status (0: no answer), `reason` Status.reason."""
+    """An unsuccessful call of the API server. `code` is the HTTP status (0: no answer), `reason` is Status.reason."""
 
     def __init__(
         self,
@@ -28,54 +28,54 @@ class ApiError(Exception):
         self.code = code
         self.reason = reason
         self.retry_after = retry_after
-        """Seconds from now that the server asked us to wait."""
+        """Seconds from now that the server requested."""
         self.causes = causes
         """`details.causes[].reason`."""
 
 
 class BadRequest(ApiError):
-    """400: the request makes no sense to this server (a parameter it does not know, for instance)."""
+    """400: the server does not understand the request (for example, an unknown parameter)."""
 
 
 class Unauthorized(ApiError):
-    """401: the server does not know who we are. Tokens are read again, so trying later can help."""
+    """401: the server does not accept the credentials. Tokens are read again, so a retry can help."""
 
 
 class Forbidden(ApiError):
-    """403: a rule (RBAC, quota, a terminating namespace) is in the way."""
+    """403: a rule (RBAC, quota, a terminating namespace) forbids the request."""
 
     @property
     def namespace_terminating(self) -> bool:
-        """Nothing can be created in a namespace that is being deleted; trying again is useless."""
+        """Nothing can be created in a namespace that is being deleted; a retry cannot help."""
         return "NamespaceTerminating" in self.causes
 
 
 class NotFound(ApiError):
-    """404: the object, or the whole resource, is not there."""
+    """404: the object, or the whole resource, does not exist."""
 
 
 class Conflict(ApiError):
-    """409: somebody else wrote first. Read again, then try again."""
+    """409: another client wrote first. Read again, then retry."""
 
 
 class AlreadyExists(Conflict):
-    """409 on create: an object of this name is there."""
+    """409 on create: an object of this name exists."""
 
 
 class Expired(ApiError):
-    """410: the resourceVersion or continue token is too old. List afresh."""
+    """410: the resourceVersion or continue token is too old. List again."""
 
 
 class Invalid(ApiError):
-    """422: the object is not acceptable. The same object never will be."""
+    """422: the object is invalid. Retrying the same object cannot help."""
 
 
 class TooManyRequests(ApiError):
-    """429: later, see `retry_after`."""
+    """429: retry after `retry_after`."""
 
 
 class ServerError(ApiError):
-    """5xx: the server, or something before it, fails. Try again with backoff."""
+    """5xx: the server, or a proxy before it, fails. Retry with backoff."""
 
 
 class TooLargeResourceVersion(ServerError):
@@ -83,27 +83,27 @@ class TooLargeResourceVersion(ServerError):
 
 
 class Unreachable(ApiError):
-    """No answer: refused, reset, timed out, name not found, TLS. Try again with backoff."""
+    """No answer: refused, reset, timed out, name not found, TLS. Retry with backoff."""
 
 
 class UnexpectedAnswer(ApiError):
-    """An answer that is not Kubernetes: a proxy's page, a line that is no event, a line above the limit."""
+    """An answer that is not from Kubernetes: a proxy's page, a line that is not an event, a line above the limit."""
 
 
 class AnswerTooLong(UnexpectedAnswer):
-    """An answer above the limit of bytes: ask for less at a time, if it can be had in parts."""
+    """An answer above the limit of bytes. Request smaller parts, if the resource allows it."""
 
 
 class VeryShortWatch(Unreachable):
-    """A watch that ended at once and brought nothing (client-go's name): resume, but not without a pause."""
+    """A watch that ended at once without an event (client-go's name). Resume after a pause."""
 
 
 class WatchFrozen(Unreachable):
-    """A watch on which nothing came for longer than this server stays silent. Resume on another connection."""
+    """A watch without data for longer than this server is ever silent. Resume on another connection."""
 
 
 class StaleWatch(Expired):
-    """Watches at one resourceVersion bring nothing, again and again. List afresh, to be sure."""
+    """Repeated watches at one resourceVersion without an event. List again."""
 
 
 class _Cause(msgspec.Struct):
@@ -116,7 +116,7 @@ class _Details(msgspec.Struct):
 
 
 class Status(msgspec.Struct):
-    """`v1.Status`, as far as we read it: the body of an error answer, and the object of an ERROR event."""
+    """The fields of `v1.Status` that we read: the body of an error answer, and the object of an ERROR event."""
 
     kind: str = ""
     message: str = ""
@@ -144,12 +144,12 @@ _TOO_LARGE_MESSAGE: Final = "Too large resource version"  # before 1.17 there is
 def from_response(
     code: int, body: bytes, *, retry_after: float | None = None, request: str = ""
 ) -> ApiError:
-    """The error for an answer whose status is no success. `request` (method and path) goes into the message."""
+    """The error for an unsuccessful HTTP status. `request` (method and path) goes into the message."""
     try:
         status = _STATUS.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         status = Status()
-    if status.kind != "Status":  # not ours to interpret: a proxy's page, or plain text
+    if status.kind != "Status":  # not from the API server: a proxy's page, or plain text
         status = Status(message=_cut(body[: 4 * TEXT_LIMIT].decode(errors="replace")))
     return from_status(status, code=code, retry_after=retry_after, request=request)
 
@@ -157,7 +157,7 @@ def from_response(
 def from_status(
     status: Status, *, code: int = 0, retry_after: float | None = None, request: str = ""
 ) -> ApiError:
-    """The error that a Status says. `code` and `retry_after` of the HTTP answer stand before those of the body."""
+    """The error of a Status. `code` and `retry_after` of the HTTP answer take precedence over those of the body."""
     code = code or status.code
     details = status.details or _Details()
     causes = frozenset(cause.reason for cause in details.causes)

@@ -1,17 +1,8 @@
-"""client-go's Store: the objects of one resource by key, as one writer, the reflector, says; everybody reads.
+"""client-go's Informer and Store: objects of one resource by key, and handlers that receive every change.
 
-Not a copy-on-read store: objects are frozen values (or documents that nobody changes), and reads return them themselves.
-It has no indices (client-go's Indexer): `PodMatcher` and `PodIndex` are handlers that keep what they need. Invariant: nobody
-hears of a change that was none.
-
-client-go's Informer: a reflector, the store that it fills, and handlers that hear of every change.
-
-Not a queue: handlers compute keys and add them to one. Invariants: handlers hear of a change after the store has it;
-`has_synced` is true only once the first list is in the store and was delivered in full.
-
-InformerGroup: the informers of one resource in several namespaces, as one.
-
-Not an informer. Invariant: no object is in two of them.
+The reflector is the only writer of a store. Handlers do not run in a queue: they compute keys and add them to one.
+Invariants: handlers receive a change after it is stored, and never an update without a change (except a resync);
+`has_synced` is true only when the first list is stored and fully delivered; no object is in two informers of a group.
 """
 
 import asyncio
@@ -30,7 +21,7 @@ T = TypeVar("T")
 
 
 class Delta(NamedTuple, Generic[T]):
-    """One difference between what was stored and what is. `old` is None for `added`, `new` for `deleted`."""
+    """One difference between the stored and the current state. `old` is None for `added`, `new` for `deleted`."""
 
     type: Literal["added", "updated", "deleted"]
     key: ObjectKey
@@ -39,7 +30,11 @@ class Delta(NamedTuple, Generic[T]):
 
 
 class ObjectStore(Generic[T]):
-    """What there is of one resource."""
+    """The objects of one resource. One writer, many readers.
+
+    Not copy-on-read: objects are frozen values (or documents that nothing changes), and reads return the objects themselves.
+    It has no indices (client-go's Indexer): `PodMatcher` and `PodIndex` are handlers that keep their own.
+    """
 
     def __init__(self) -> None:
         self._objects: dict[ObjectKey, T] = {}
@@ -54,11 +49,11 @@ class ObjectStore(Generic[T]):
         return iter(self._objects)
 
     def get(self, key: ObjectKey) -> T | None:
-        """The object, None if there is none."""
+        """The object, or None."""
         return self._objects.get(key)
 
     def keys(self) -> list[ObjectKey]:
-        """All keys, as they are now."""
+        """All keys at this moment."""
         return list(self._objects)
 
     def values(self) -> ValuesView[T]:
@@ -66,7 +61,7 @@ class ObjectStore(Generic[T]):
         return self._objects.values()
 
     def upsert(self, key: ObjectKey, new: T) -> Delta[T] | None:
-        """Store the object. None if an equal one was stored: nobody need hear of it."""
+        """Store the object. None if an equal one is stored: handlers need no delivery."""
         old = self._objects.get(key)
         if old is not None and old == new:
             return None
@@ -74,7 +69,7 @@ class ObjectStore(Generic[T]):
         return Delta("added" if old is None else "updated", key, old, new)
 
     def delete(self, key: ObjectKey) -> Delta[T] | None:
-        """Drop the object. None if there was none."""
+        """Remove the object. None if there was none."""
         old = self._objects.get(key)
         if old is None:
             return None
@@ -82,10 +77,10 @@ class ObjectStore(Generic[T]):
         return Delta("deleted", key, old, None)
 
     def replace(self, objects: Mapping[ObjectKey, T]) -> Iterator[Delta[T]]:
-        """Make the store equal to `objects`, one difference at a time, as the iterator is driven.
+        """Make the store equal to `objects`, one difference per step of the iterator.
 
-        What vanished while we were not looking comes as `deleted`, with the last known object. It is lazy so that
-        the caller can let the loop run in between; nobody else may write until it is exhausted.
+        An object that vanished while no watch was open is `deleted`, with its last known state. The iterator is lazy so that the
+        caller can yield to the loop in between; nothing else may write until it is exhausted.
         """
         for key in [key for key in self._objects if key not in objects]:
             if (delta := self.delete(key)) is not None:
@@ -103,20 +98,20 @@ RESYNC_JITTER = 0.1
 
 
 class ResourceEventHandler(Protocol[T_contra]):
-    """Hears of changes, on the loop: must not wait, and must not raise."""
+    """Receives changes on the event loop. Must not wait, and must not raise."""
 
     def on_add(self, key: ObjectKey, new: T_contra, /, *, initial: bool) -> None:
-        """An object came; `initial`: it was there when we started."""
+        """An object was added; `initial`: it existed when we started."""
 
     def on_update(self, key: ObjectKey, old: T_contra, new: T_contra, /) -> None:
         """An object changed; at a resync `old` is `new`."""
 
     def on_delete(self, key: ObjectKey, old: T_contra, /) -> None:
-        """An object went; `old` is the last that we saw of it."""
+        """An object was deleted; `old` is its last known state."""
 
 
 class Informer(Generic[T]):
-    """One resource, stored and told. `run` it in a TaskGroup; it never returns.
+    """One resource: store, reflector and handlers. `run` it in a TaskGroup; it never returns.
 
     `resync`: seconds between deliveries of the whole store; None for never.
     """
@@ -150,33 +145,33 @@ class Informer(Generic[T]):
         )
 
     def add_handler(self, handler: ResourceEventHandler[T]) -> None:
-        """Tell this handler too. What is stored already is delivered to it at once."""
+        """Add a handler. It receives all stored objects at once."""
         self._handlers.append(handler)
-        for key in self.store.keys():  # noqa: SIM118 a list: handlers may look at the store
+        for key in self.store.keys():  # noqa: SIM118 a list: handlers may read the store
             if (stored := self.store.get(key)) is not None:
                 handler.on_add(key, stored, initial=True)
 
     @property
     def has_synced(self) -> bool:
-        """Whether a list is stored and was delivered since `run` began."""
+        """Whether a list was stored and delivered since `run` began."""
         return self._synced.is_set()
 
     async def wait_synced(self) -> None:
-        """Return once `has_synced`."""
+        """Return when `has_synced` is true."""
         await self._synced.wait()
 
     @property
     def last_event_age(self) -> float | None:
-        """Seconds since the server last said anything; None: not yet."""
+        """Seconds since the last data from the server; None: no data yet."""
         return self.reflector.last_event_age
 
     @property
     def position(self) -> str | None:
-        """The resourceVersion up to which the store is right; None: not known now."""
+        """The resourceVersion up to which the store is current; None: unknown now."""
         return self.reflector.position
 
     async def run(self) -> None:
-        """Follow the server until cancelled. What is stored then grows old; run again, it is synced once it was listed anew."""
+        """Follow the server until cancelled. The store then becomes stale; a second `run` syncs after a new list."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.reflector.run(), name=f"{self.name} reflector")
@@ -188,17 +183,17 @@ class Informer(Generic[T]):
             self._synced.clear()
 
     async def replace(self, objects: Mapping[ObjectKey, T], /) -> None:
-        """For the reflector."""
+        """Called by the reflector."""
         await self._take_turns_over(self.store.replace(objects))
         self._synced.set()
 
     def upsert(self, key: ObjectKey, new: T, /) -> None:
-        """For the reflector."""
+        """Called by the reflector."""
         if (delta := self.store.upsert(key, new)) is not None:
             self._deliver(delta)
 
     def delete(self, key: ObjectKey, /) -> None:
-        """For the reflector."""
+        """Called by the reflector."""
         if (delta := self.store.delete(key)) is not None:
             self._deliver(delta)
 
@@ -214,7 +209,7 @@ class Informer(Generic[T]):
                 yield Delta("updated", key, stored, stored)
 
     async def _take_turns_over(self, deltas: Iterator[Delta[T]]) -> None:
-        """Deliver them all, and give way to others after each `loop_budget` seconds."""
+        """Deliver all deltas; yield to the loop after each `loop_budget` seconds."""
         loop = asyncio.get_running_loop()
         turn_ends = loop.time() + self._limits.loop_budget
         for delta in deltas:
@@ -227,7 +222,7 @@ class Informer(Generic[T]):
         for handler in self._handlers:
             try:
                 self._tell(handler, delta)
-            except Exception:  # supervised edge: one odd object must not blind us to all others
+            except Exception:  # supervised edge: a failure on one object must not stop the others
                 _log.exception("handler failed", resource=self.name, key=str(delta.key))
 
     def _tell(self, handler: ResourceEventHandler[T], delta: Delta[T]) -> None:
@@ -241,7 +236,7 @@ class Informer(Generic[T]):
 
 
 class InformerGroup(Generic[T]):
-    """`informers`: one for each namespace, or a single one for all."""
+    """The informers of one resource in several namespaces: one for each namespace, or a single one for all."""
 
     def __init__(self, informers: Iterable[Informer[T]]) -> None:
         self._informers = tuple(informers)
@@ -261,32 +256,32 @@ class InformerGroup(Generic[T]):
 
     @property
     def has_synced(self) -> bool:
-        """Whether all have."""
+        """Whether all informers have synced."""
         return all(informer.has_synced for informer in self._informers)
 
     async def wait_synced(self) -> None:
-        """Return once all have synced."""
+        """Return when all informers have synced."""
         for informer in self._informers:
             await informer.wait_synced()
 
     def position(self) -> str | None:
-        """The resourceVersion up to which all their stores are right; None: not known, or no numbers that can be compared."""
+        """The resourceVersion up to which all stores are current; None: unknown, or not comparable numbers."""
         positions = [informer.position for informer in self._informers]
         known = [one for one in positions if one is not None and one.isdecimal()]
         return min(known, key=int) if known and len(known) == len(positions) else None
 
     def keys(self) -> Iterator[ObjectKey]:
-        """Of all that is stored."""
+        """The keys of all stored objects."""
         return (key for informer in self._informers for key in informer.store)
 
     def get(self, key: ObjectKey) -> T | None:
-        """The object as stored."""
+        """The stored object, or None."""
         return next(
             (found for one in self._informers if (found := one.store.get(key)) is not None), None
         )
 
     def listed(self) -> Iterator[T]:
-        """The objects of those namespaces that have synced."""
+        """The objects of the informers that have synced."""
         for informer in self._informers:
             if informer.has_synced:
                 yield from informer.store.values()

@@ -1,14 +1,10 @@
-"""The parts of kubernetes_asyncio that we use, without its 900 modules of models.
+"""Loading of kubernetes_asyncio without its models, and the schedule for reading credentials again.
 
-Importing any of them the usual way runs `kubernetes_asyncio/__init__.py`, which imports everything: 36 MiB and half a second,
-for classes that nobody here makes one of (ADR 0002, ADR 0024). Here the packages stand in `sys.modules` unexecuted while
-their parts are imported, and are taken out again: whoever imports the library elsewhere gets all of it.
-Not a copy or a change of the library. Invariant: after `load`, `sys.modules` names nothing of it that was not there before.
-
-When and how configuration is read: kubeconfig or service account, again after a while, at once after a refusal.
-
-Not the reading itself (kubernetes_asyncio does that, in `client.py`). Invariants: a failure to read again leaves what
-was read before in use; a server that refuses us does not make us read more often than `min_credentials_interval`.
+A normal import runs `kubernetes_asyncio/__init__.py`, which imports 900 modules of models: 36 MiB and half a second for
+classes that AutoWasm never uses (ADR 0002, ADR 0024). `load` puts the packages into `sys.modules` unexecuted, imports the
+parts, and removes the packages again, so an import elsewhere gets the whole library.
+Invariants: `load` leaves no new name of the library in `sys.modules`; a failed refresh leaves the previous configuration in
+use; a server that refuses the credentials does not cause reads more often than `min_credentials_interval`.
 """
 
 import asyncio
@@ -37,20 +33,20 @@ _LOADING: Final = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """What we use of it."""
+    """The parts of the library that we use."""
 
     kube_config: Any
     """Reads kubeconfig and runs exec plugins."""
     incluster_config: Any
-    """Reads a service account."""
+    """Reads the service account."""
     rest: Any
-    """Makes TLS and pools of connections of a configuration."""
+    """Makes TLS contexts and connection pools from a configuration."""
     new_configuration: Any
-    """Its `Configuration`, called with nothing."""
+    """Its `Configuration` class, called without arguments."""
 
 
 def load() -> Library:
-    """Blocks for some 0.1 s the first time: call it in a thread first."""
+    """Blocks for some 0.1 s at the first call, so the first call belongs in a thread."""
     with _LOADING:
         return _load()
 
@@ -60,7 +56,7 @@ def _load() -> Library:
     try:
         Path.home()
     except RuntimeError:
-        # A user by number without $HOME: the library asks for a home as it is imported, even where it needs none.
+        # A numeric user without $HOME: the library needs a home directory at import, even where it does not use one.
         os.environ["HOME"] = "/"
     before = {name: module for name, module in sys.modules.items() if _is_of_it(name)}
     for name in before:
@@ -99,11 +95,11 @@ _log = structlog.get_logger(__name__)
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 _PLUGIN_MARGIN: Final = timedelta(minutes=2)
-"""An exec plugin is asked again this long before its token expires."""
+"""An exec plugin runs again this long before its token expires."""
 
 
 class RefreshSchedule:
-    """Calls `refresh` at most once at a time, when it is due, and tells it whether the server refused what we have.
+    """Calls `refresh` when it is due, one call at a time, and passes whether the server refused the current credentials.
 
     `refresh` raises OSError, ValueError or TimeoutError.
     """
@@ -116,16 +112,16 @@ class RefreshSchedule:
         self._wanted = False
 
     def want(self) -> None:
-        """The server refused what we have: refresh before the next call, not only when time has passed."""
+        """The server refused the credentials: refresh before the next call."""
         self._wanted = True
 
     def refreshed(self) -> None:
-        """What we have is fresh as of now."""
+        """Record that the credentials are current as of now."""
         self._last = asyncio.get_running_loop().time()
         self._wanted = False
 
     async def catch_up(self) -> None:
-        """Refresh if it is due. A failure is logged; what we have stays in use."""
+        """Refresh if due. A failure is logged; the current credentials stay in use."""
         if not self._due():
             return
         async with self._lock:
@@ -150,9 +146,9 @@ class RefreshSchedule:
 
 
 def plugin_valid_until(loader: Any) -> datetime | None:
-    """Until when the exec plugin that a KubeConfigLoader ran need not be asked again; None if there is none.
+    """When the exec plugin that a KubeConfigLoader ran must run again; None if there is no plugin.
 
-    Without an expiry that is until the server refuses its token, as client-go has it.
+    Without an expiry, the token is valid until the server refuses it, as in client-go.
     """
     if loader._user is None or "exec" not in loader._user:
         return None
@@ -163,7 +159,7 @@ def plugin_valid_until(loader: Any) -> datetime | None:
 
 
 def fingerprint_of(*parts: object, files: tuple[str | None, ...]) -> str:
-    """A digest over settings of a connection and the contents of the files that they name. Blocks; raises OSError."""
+    """A hash of connection settings and the contents of the files that they name. Blocks; raises OSError."""
     digest = hashlib.sha256(repr(parts).encode())
     for file in files:
         digest.update(b"\0" if file is None else hashlib.sha256(Path(file).read_bytes()).digest())

@@ -1,18 +1,10 @@
-"""One Lease of the API server, as `leaderelection.py` asks for it.
+"""client-go's LeaderElector (`tools/leaderelection/leaderelection.go`) over a coordination.k8s.io/v1 Lease.
 
-Not an informer: whoever elects must read what is stored now. Invariant: an update carries the resourceVersion that was read.
-
-Leading as a scope: until a moment of this loop's monotonic time, which may be moved on or brought to an end.
-
-Not the election (`leaderelection.py`). Invariants: `is_leading` is false from that moment on, whichever task runs first in a
-process that was frozen; the body of a scope is cancelled then, and its caller told by NotLeading.
-
-client-go's LeaderElector (`tools/leaderelection/leaderelection.go`) over a coordination.k8s.io/v1 Lease.
-
-Not a lock in the strict sense: what a leader writes must carry the resourceVersion that it read. Invariants: clocks are never
-compared between machines, nor is the wall clock ever read to decide (only this loop's monotonic time is); who leads has
-renewed within `renew_deadline` seconds, counted from before the request was sent, so it stops leading before anybody else
-may begin.
+Leading is a scope that ends at a time of this loop's monotonic clock. It is not a strict lock: a leader's writes must carry
+the resourceVersion that they are based on. Invariants: clocks of machines are never compared, and the wall clock never
+decides anything; a leader has renewed within `renew_deadline` seconds, counted from before the request was sent, so it
+stops leading before another replica can begin; `is_leading` is false from that time on, even in a process that was frozen,
+and the body of a scope is cancelled then; an update carries the resourceVersion that was read.
 """
 
 import asyncio
@@ -37,7 +29,7 @@ ASKED_FOR: Final = 5.0
 
 
 async def last_renewal(lease: "Lease") -> float | None:
-    """When it was last renewed, in seconds since the epoch; None: never, or that cannot be learned now."""
+    """When the Lease was last renewed, in seconds since the epoch; None: never, or unknown now."""
     try:
         async with asyncio.timeout(ASKED_FOR):
             found = await lease.get(timeout=ASKED_FOR)
@@ -47,7 +39,7 @@ async def last_renewal(lease: "Lease") -> float | None:
 
 
 class Lease:
-    """The Lease of this name; it need not be there yet."""
+    """The Lease of this name, which may not exist yet. Reads go to the API server, not to an informer."""
 
     def __init__(self, client: KubeClient, key: ObjectKey) -> None:
         self._client = client
@@ -83,29 +75,29 @@ class Lease:
 _log = structlog.get_logger(__name__)
 
 FAILED_RETRY: Final = 5.0
-"""Seconds until work that ended in an unexpected error is begun anew."""
+"""Seconds before work that failed unexpectedly starts again."""
 
 
 class NotLeading(Exception):
-    """Somebody else leads, or nobody. Leave the work to whoever does."""
+    """Another replica leads, or none. Stop the work of the leader."""
 
 
 class Leadership(Protocol):
-    """What those who lead ask."""
+    """Whether this replica leads."""
 
     @property
     def is_leading(self) -> bool:
-        """Whether a write may go out now."""
+        """Whether a write may be sent now."""
 
     def scope(self) -> AbstractAsyncContextManager[None]:
-        """Raises NotLeading at its beginning, and out of its cancelled body once leading has ended."""
+        """Raises NotLeading at entry, and from its cancelled body when leading has ended."""
 
     async def acquired(self) -> None:
-        """Return once leading."""
+        """Return when this replica leads."""
 
 
 class AlwaysLeading:
-    """The Leadership of whoever is alone."""
+    """The Leadership of a single replica."""
 
     is_leading = True
 
@@ -115,13 +107,13 @@ class AlwaysLeading:
         yield
 
     async def acquired(self) -> None:
-        """At once."""
+        """Return at once."""
 
 
 async def while_leading(leadership: Leadership, work: Callable[[], Awaitable[None]]) -> None:
-    """Do the work whenever leading, cancelled in between; `work` that returns is done until leading begins anew.
+    """Run `work` while leading; cancel it when leading ends. Work that returns does not run again before leading begins anew.
 
-    Work that raises is told of and begun anew: others of the process, who serve what is published, are left alone.
+    Work that raises is logged and started again; the rest of the process keeps serving.
     """
     while True:
         await leadership.acquired()
@@ -133,13 +125,16 @@ async def while_leading(leadership: Leadership, work: Callable[[], Awaitable[Non
             pass
         except (
             Exception
-        ):  # supervised edge: a bug in what a leader does must not stop what every replica does
+        ):  # supervised edge: a bug in the leader's work must not stop what every replica does
             _log.exception("work of the leader failed unexpectedly", retry_in=FAILED_RETRY)
             await asyncio.sleep(FAILED_RETRY)
 
 
 class Tenure:
-    """The Leadership of one candidate. `on_change` hears of each beginning and end; it must not wait nor raise."""
+    """The Leadership of one candidate. It calls `on_change` at each beginning and end; `on_change` must not wait nor raise.
+
+    A scope raises NotLeading to its caller when leading ends.
+    """
 
     def __init__(self, on_change: Callable[[bool], None]) -> None:
         self._on_change = on_change
@@ -153,21 +148,21 @@ class Tenure:
 
     @property
     def until(self) -> float:
-        """Leading lasts until then, in the loop's time."""
+        """End of leading, in the loop's time."""
         return self._until
 
     @property
     def is_leading(self) -> bool:
-        """The clock decides, not a task that has yet to run."""
+        """Decided by the clock, so it is right before any task has run."""
         return self._told and asyncio.get_running_loop().time() < self._until
 
     @property
     def has_begun(self) -> bool:
-        """Begun and not ended yet: true, too, while the end by the clock has yet to be noticed."""
+        """True from the beginning until the end is processed, which may be later than the end by the clock."""
         return self._told
 
     async def acquired(self) -> None:
-        """Return once leading."""
+        """Return when this replica leads."""
         while not self.is_leading:
             await self._changed.wait()
 
@@ -192,11 +187,11 @@ class Tenure:
                 self._idle.set()
 
     async def no_scope_left(self) -> None:
-        """Return once every body has ended."""
+        """Return when every body has ended."""
         await self._idle.wait()
 
     def extend(self, until: float) -> bool:
-        """Lead, or go on leading, until then. False if that is past already."""
+        """Begin or continue leading until then. False if that time is past."""
         self._move(until)
         if until <= asyncio.get_running_loop().time():
             return False
@@ -205,7 +200,7 @@ class Tenure:
         return True
 
     def end(self) -> bool:
-        """Lead no more. False if that was so before."""
+        """Stop leading. False if it had not begun."""
         self._move(float("-inf"))
         if self._told:
             self._tell(False)
@@ -226,21 +221,21 @@ class Tenure:
 
 
 JITTER: Final = 1.2
-"""client-go's JitterFactor: those who want to lead ask every `retry_period × (1 … 2.2)` seconds."""
+"""client-go's JitterFactor: candidates try every `retry_period × (1 … 2.2)` seconds."""
 _RELEASED_DURATION: Final = 1
-"""Seconds that a released Lease is said to last, as client-go writes it: 0 is not valid."""
+"""Lease duration of a released Lease, seconds, as client-go writes it: 0 is invalid."""
 _RELEASE_TRIES: Final = 2
-"""A renewal that was cut by the stop may have been stored: the second try has read it."""
+"""The server may have stored a renewal that the stop cancelled: the second try has read it."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseTimings:
-    """Seconds; client-go's defaults. Raises ValueError where they would allow two leaders, or none for long."""
+    """Seconds; client-go's defaults. Raises ValueError for values that allow two leaders, or none for long."""
 
     lease_duration: int = 15
-    """How long after its last renewal a leader is waited for. A Lease holds whole seconds."""
+    """Time after the last renewal before another replica takes over. A Lease holds whole seconds."""
     renew_deadline: float = 10.0
-    """How long a leader leads without a renewal. The difference is what a write in flight has to be cancelled in."""
+    """Time that a leader leads without a renewal. The difference is the time to cancel a write in flight."""
     retry_period: float = 2.0
 
     def __post_init__(self) -> None:
@@ -251,27 +246,27 @@ class LeaseTimings:
 
     @property
     def call_timeout(self) -> float:
-        """One request: a server that hangs once leaves time for another try."""
+        """For one request: after one that hangs there is time for another try."""
         return self.renew_deadline / 2
 
 
 class LeaseClient(Protocol):
-    """The three calls. They raise ApiError: NotFound, AlreadyExists, Conflict, ..."""
+    """The three calls on the Lease. They raise ApiError: NotFound, AlreadyExists, Conflict, ..."""
 
     async def get(self, *, timeout: float) -> Document:
-        """The Lease."""
+        """Read the Lease."""
 
     async def create(self, spec: Mapping[str, Any], *, timeout: float) -> Document:
-        """A new one; returned as stored."""
+        """Create the Lease; returns it as stored."""
 
     async def update(
         self, spec: Mapping[str, Any], *, read: Mapping[str, Any], timeout: float
     ) -> Document:
-        """In place of the one that was `read`, by resourceVersion; returned as stored."""
+        """Replace the Lease that was `read`, by resourceVersion; returns it as stored."""
 
 
 class LeaderElector:
-    """One candidate, and its Leadership. `run` it in a TaskGroup; cancelled, it releases once no scope is left."""
+    """One candidate, and its Leadership. `run` it in a TaskGroup; when cancelled, it releases the Lease after the last scope."""
 
     def __init__(
         self,
@@ -283,7 +278,7 @@ class LeaderElector:
         on_change: Callable[[bool], None] = lambda _: None,
         rng: random.Random | None = None,
     ) -> None:
-        """`on_change` hears whether we lead, and must not wait nor raise."""
+        """`on_change` receives whether this replica leads, and must not wait nor raise."""
         self.identity = identity
         self._client = client
         self._timings = timings
@@ -293,10 +288,10 @@ class LeaderElector:
         self._observed: Document | None = None
         self._observed_at = float("-inf")
         self._fresh = False
-        """Whether `_observed` can be written over without reading it again."""
+        """Whether `_observed` can be overwritten without another read."""
         self._last_renewal: datetime | None = None
         self.others_led = float("-inf")
-        """When we last saw that another had renewed the Lease, in the loop's time."""
+        """When this replica last saw a renewal by another, in the loop's time."""
 
     @property
     def is_leading(self) -> bool:
@@ -305,7 +300,7 @@ class LeaderElector:
 
     @property
     def leader(self) -> str:
-        """Who held the Lease when it was last seen; empty: nobody."""
+        """Holder of the Lease at the last read; empty: none."""
         return str(_spec(self._observed).get("holderIdentity") or "")
 
     def scope(self) -> AbstractAsyncContextManager[None]:
@@ -313,11 +308,11 @@ class LeaderElector:
         return self._tenure.scope()
 
     async def acquired(self) -> None:
-        """Return once leading."""
+        """Return when this replica leads."""
         await self._tenure.acquired()
 
     async def run(self) -> None:
-        """Try to lead, lead, and try again, for ever."""
+        """Acquire the Lease, renew it, and start again, forever."""
         try:
             while True:
                 await self._acquire()
@@ -332,22 +327,22 @@ class LeaderElector:
         self._log.info("leading")
 
     async def _renew(self) -> None:
-        """Return once leading has ended. Every request, and every pause, ends with the deadline."""
+        """Return when leading has ended. Every request and every pause ends at the deadline."""
         asked = _now()
         while self.is_leading:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(self._tenure.until):
-                    # From request to request: a slow server must not make renewals rarer as well as late.
+                    # Measured from request to request: a slow server must not also make renewals rarer.
                     await asyncio.sleep(asked + self._timings.retry_period - _now())
                     asked = _now()
                     await self._try_acquire_or_renew()
         self._end("not renewed in time")
 
     async def _try_acquire_or_renew(self) -> bool:
-        """True if the Lease is ours for a while from now."""
+        """True if this replica holds the Lease for a while from now."""
         try:
             return await self._try()
-        except Conflict as error:  # AlreadyExists is one
+        except Conflict as error:  # also AlreadyExists
             self._fresh = False
             self._log.debug("lease changed by another", error=str(error))
         except ApiError as error:
@@ -357,11 +352,11 @@ class LeaderElector:
     async def _try(self) -> bool:
         if self._fresh and self._tenure.has_begun and self._observed is not None:
             try:
-                return await self._write(self._observed)  # one call a renewal
+                return await self._write(self._observed)  # one call per renewal
             except (Conflict, NotFound):
                 self._fresh = False
         found = await self._read()
-        # One that was deleted still binds us: who held it may not know yet.
+        # A deleted Lease still binds this replica: its holder may not know of the deletion yet.
         if self.leader not in {"", self.identity} and _now() < self._expires():
             self._end("another holds the lease")
             return False
@@ -383,11 +378,11 @@ class LeaderElector:
         else:
             written = await self._client.update(spec, read=read, timeout=timeout)
         self._observe(written)
-        # An answer that comes too late grants nothing.
+        # An answer that is too late grants nothing.
         return self._tenure.extend(sent + self._timings.renew_deadline)
 
     def _renewed(self, read: Document | None) -> Document:
-        """The spec that makes it ours. Times are for people and other tools; we decide by none of them."""
+        """The spec with this replica as holder. Its times are for people and other tools; no decision uses them."""
         before, now = _spec(read or self._observed), self._time()
         ours = before.get("holderIdentity") == self.identity
         transitions = before.get("leaseTransitions")
@@ -402,7 +397,7 @@ class LeaderElector:
         }
 
     def _time(self) -> str:
-        """Never that of the renewal before: an update that changes nothing is not stored, and others would see none."""
+        """Never equal to the previous renewal: the server does not store an update without a change, so others would see no renewal."""
         now = datetime.now(UTC)
         if now == self._last_renewal:
             now += timedelta(microseconds=1)
@@ -417,7 +412,7 @@ class LeaderElector:
         self._observed, self._fresh = found, True
 
     def _expires(self) -> float:
-        """When the holder that we saw last may be given up. Its own duration counts: it may be configured otherwise."""
+        """When the observed holder expires. Its own duration counts: it may be configured differently."""
         duration = _spec(self._observed).get("leaseDurationSeconds")
         if not isinstance(duration, int) or duration <= 0:
             duration = self._timings.lease_duration
@@ -428,7 +423,7 @@ class LeaderElector:
             self._log.warning("no longer leading", reason=why, holder=self.leader)
 
     async def _release(self) -> None:
-        """Let another lead at once, but not before our own work has ended. Raises no ApiError."""
+        """Release the Lease at once, but after the leader's work has ended. Raises no ApiError."""
         was_leading, until = self.is_leading, self._tenure.until
         self._tenure.end()
         if not was_leading:

@@ -1,12 +1,9 @@
-"""From the bytes of a watch to its lines: bounded, and in turns, so that a burst does not hold the loop.
+"""client-go's ListWatch: lists and watches one resource over a KubeClient, and splits a watch into lines.
 
-Not a decoder (`codec.py`). Invariants: a line is handed on only once its end has arrived, so half a line at the end of a
-stream is never taken for an event; a line above the limit ends the stream, whatever it would have been.
-
-client-go's ListWatch: how one resource is listed and watched, over a KubeClient.
-
-Not a reflector: it keeps no position and tries nothing twice. Invariants: a list is asked for without a resourceVersion,
-in pages (an API server ignores `limit` with resourceVersion 0); no read of a watch waits longer than its `silence`.
+A ListWatch keeps no position and retries nothing (see `reflector.py`). Invariants: a list has no resourceVersion and is
+read in pages (an API server ignores `limit` with resourceVersion 0); no read of a watch waits longer than its `silence`; a
+line is passed on only when its end has arrived, so a partial line at the end of a stream is never an event; a line above
+the limit ends the stream; a burst does not hold the loop.
 """
 
 import asyncio
@@ -21,18 +18,18 @@ from autowasm.kube.resources import ResourceType
 from autowasm.limits import KubeLimits
 
 READ_BYTES = 256 * 1024
-"""For one read: some twenty events of a Pod. More at a time only holds the loop longer."""
+"""Bytes of one read: some twenty Pod events. A larger read only holds the loop longer."""
 
 
 class ByteStream(Protocol):
-    """What an `aiohttp.StreamReader` offers, as far as we use it."""
+    """The part of `aiohttp.StreamReader` that we use."""
 
     async def read(self, n: int = -1, /) -> bytes:
-        """At most `n` bytes, as soon as there are any; none at the end."""
+        """At most `n` bytes, as soon as there are any; empty at the end."""
 
 
 class LineSplitter:
-    """Splits chunks at newlines, holding back the beginning of a line until the rest of it has come."""
+    """Splits chunks at newlines, and keeps a partial line until the rest of it arrives."""
 
     def __init__(self, *, limit: int) -> None:
         self._limit = limit
@@ -41,11 +38,11 @@ class LineSplitter:
 
     @property
     def partial(self) -> int:
-        """Bytes of an unfinished line."""
+        """Bytes of the partial line."""
         return self._held_bytes
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """The lines that this chunk completes, without their ends; empty lines are left out. Raises UnexpectedAnswer."""
+        """The lines that this chunk completes, without line ends; empty lines are skipped. Raises UnexpectedAnswer."""
         start = 0
         while (end := chunk.find(b"\n", start)) >= 0:
             line = chunk[start:end]
@@ -75,9 +72,9 @@ class LineSplitter:
 async def read_lines(
     stream: ByteStream, *, limit: int, budget: float
 ) -> AsyncGenerator[bytes, None]:
-    """Whole lines of the stream until it ends. Gives way to others after each `budget` seconds of work.
+    """Whole lines of the stream until it ends. Yields to the loop after each `budget` seconds of work.
 
-    `budget` includes what the consumer does with a line before it asks for the next.
+    `budget` includes the time that the consumer spends on a line.
     """
     loop = asyncio.get_running_loop()
     splitter = LineSplitter(limit=limit)
@@ -91,11 +88,11 @@ async def read_lines(
 
 
 _LITTLE: Final = 64 * 1024
-"""Bytes. A read that brought less has taken all that there was."""
+"""Bytes. A shorter read has emptied the socket."""
 _AT_ONCE: Final = 5
-"""Reads that may follow each other without a pause: what changes now and then is seen at once."""
+"""Reads without a pause in between: an occasional change is read at once."""
 _FEWER: Final = 4
-"""A page too long is asked for again with so many times fewer objects."""
+"""A page that is too long is requested again with this factor fewer objects."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -105,29 +102,29 @@ class EventStream(Protocol[T_co]):
     """One open watch."""
 
     silence: float
-    """Seconds that a read may wait; the consumer may change it as it learns how often the server says something."""
+    """Seconds that a read may wait; the consumer may adjust it to how often the server sends data."""
 
     def events(self) -> AsyncGenerator[WatchEvent[T_co] | Bookmark, None]:
-        """Events until the server ends the watch. Raises ApiError; WatchFrozen if it is silent too long."""
+        """Events until the server ends the watch. Raises ApiError; WatchFrozen if the server is silent too long."""
 
 
 class ListerWatcher(Protocol[T_co]):
-    """What a reflector needs (client-go's name)."""
+    """The list and watch calls of a reflector (client-go's name)."""
 
     async def list_page(self, *, continue_token: str = "") -> Page[T_co]:
-        """The first page, or the one after that which gave the token. Raises ApiError."""
+        """The first page, or the page after the one that returned the token. Raises ApiError."""
 
     def watch(
         self, *, resource_version: str, initial: bool, timeout: float, silence: float
     ) -> AbstractAsyncContextManager[EventStream[T_co]]:
         """Watch from after `resource_version`; with `initial`, a streaming list first. Raises ApiError.
 
-        The server is asked to end it after `timeout` seconds.
+        The server ends the watch after `timeout` seconds.
         """
 
 
 class ListWatch(Generic[T]):
-    """A ListerWatcher over the API server. `namespace` None: all."""
+    """A ListerWatcher over the API server. `namespace` None: all namespaces."""
 
     def __init__(
         self,
@@ -140,7 +137,7 @@ class ListWatch(Generic[T]):
         field_selector: str = "",
         pause: float = 0.0,
     ) -> None:
-        """`pause`: seconds by which events may be late if there are many. To be woken by each costs several times as much as to read it."""
+        """`pause`: seconds by which frequent events may be late. A wakeup for each event costs several times as much as reading it."""
         self._pause = pause
         self._client = client
         self._path = resource.path(namespace=namespace)
@@ -149,7 +146,7 @@ class ListWatch(Generic[T]):
         self._selectors = {name: selector for name, selector in selectors.items() if selector}
         self._limits = client.limits
         self._page_size = self._limits.page_size
-        """Of the list that is being fetched."""
+        """Of the current list."""
 
     async def list_page(self, *, continue_token: str = "") -> Page[T]:
         """See ListerWatcher."""
@@ -164,7 +161,7 @@ class ListWatch(Generic[T]):
             except AnswerTooLong:
                 if size == 1:
                     raise
-                # Objects of the largest size that etcd takes: a few of one tenant's must not make the list impossible.
+                # Objects of etcd's largest size: a few of one tenant must not make the list impossible.
                 size = max(size // _FEWER, 1)
                 continue
             self._page_size = size
@@ -198,7 +195,7 @@ class ListWatch(Generic[T]):
 
 
 class _OpenWatch(Generic[T]):
-    """An EventStream over bytes; also the ByteStream that its own lines are read from."""
+    """An EventStream over bytes; also the ByteStream of its own lines."""
 
     def __init__(
         self,
@@ -216,10 +213,10 @@ class _OpenWatch(Generic[T]):
         self._limits = limits
         self._pause = pause
         self._listed = listed
-        """Whether a streaming list, if there is one, is complete: nobody waits for the rest of it."""
+        """Whether the streaming list, if any, is complete: only the rest of a list is urgent."""
         self._took_all = False
         self._due = float("-inf")
-        """When so many reads would have been due, had each waited for its time (GCRA)."""
+        """When this many reads are due, if each waits for its turn (GCRA)."""
 
     async def events(self) -> AsyncGenerator[WatchEvent[T] | Bookmark, None]:
         lines = read_lines(self, limit=self._limits.line_bytes, budget=self._limits.loop_budget)

@@ -1,7 +1,7 @@
-"""client-go's EventRecorder (`tools/record`): Events for people, alike ones counted up instead of written anew.
+"""client-go's EventRecorder (`tools/record`): writes Events, and counts similar ones up instead of creating new ones.
 
-Not a log and not a state: an Event may be lost, and is counted then. Invariants: `event` never waits and never fails; one object
-cannot make more Events than `events_burst` at once and one each `events_refill` seconds; a full queue drops the new one.
+An Event may be lost, which a metric counts. Invariants: `event` never waits and never fails; one object cannot cause more
+Events than `events_burst` at once and one each `events_refill` seconds; a full queue drops the new Event.
 """
 
 import asyncio
@@ -28,18 +28,18 @@ V = TypeVar("V")
 EventKind = Literal["Normal", "Warning"]
 
 MESSAGE_BYTES: Final = 1024
-"""The API server refuses longer ones."""
+"""The API server's limit."""
 REMEMBERED_FOR: Final = 600.0
-"""Seconds in which an alike event is counted up (client-go: 10 min)."""
+"""Seconds in which the same event is counted up (client-go: 10 min)."""
 _LOOK_AGAIN: Final = 0.2
-"""Seconds between two looks whether there still is work."""
+"""Seconds between two checks for other work."""
 SIMILAR: Final = 10
 COMBINED: Final = "(combined from similar events): "
 
 
 @dataclass(frozen=True, slots=True)
 class _Fact:
-    """What makes two events alike."""
+    """The fields that identify an event."""
 
     reference: tuple[str, str, str, str, str]
     """apiVersion, kind, namespace, name, uid."""
@@ -47,11 +47,11 @@ class _Fact:
     reason: str
     message: str
     combined: bool = False
-    """One of many that differ in their messages only."""
+    """One of many that differ only in their messages."""
 
     @property
     def alike(self) -> tuple[object, ...]:
-        """What two events share that are written as one."""
+        """Equal for two events that are written as one."""
         return (self.reference, self.kind, self.reason, None if self.combined else self.message)
 
 
@@ -75,7 +75,7 @@ class _Bucket:
 
 
 class _Recent(Generic[K, V]):
-    """A mapping that forgets what was not used for longest."""
+    """A mapping of bounded size that evicts the least recently used entry."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -101,10 +101,10 @@ def _utc_now() -> datetime:
 
 
 class EventMetrics(Protocol):
-    """What a recorder tells about itself."""
+    """Metrics of a recorder."""
 
     def event(self, outcome: str) -> None:
-        """`written`; `limited`: too many of one object; `overflow`: the queue is full; `failed`: the server did not take it."""
+        """`written`; `limited`: too many for one object; `overflow`: the queue is full; `failed`: the server did not accept it."""
 
 
 class _NoMetrics:
@@ -126,7 +126,7 @@ class EventRecorder:
         now: Callable[[], datetime] = _utc_now,
         metrics: EventMetrics | None = None,
     ) -> None:
-        """`busy`: whether there is work that the API server should rather be asked for."""
+        """`busy`: whether other work should have the API server first."""
         self._busy = busy
         self._client = client
         self._component = component
@@ -140,14 +140,14 @@ class EventRecorder:
         self._buckets: _Recent[tuple[str, ...], _Bucket] = _Recent(limits.events_remembered)
         self._sequence = 0
         self._turn = float("-inf")
-        """When the next may be written, in loop time."""
+        """When the next Event may be written, in loop time."""
         self._hurried = asyncio.Event()
-        """Set while what is queued is to be written without a pause."""
+        """Set while queued Events are written without a pause."""
         self._pending = 0
         """Events that are queued or being written."""
 
     def event(self, about: Mapping[str, Any], kind: EventKind, reason: str, message: str) -> None:
-        """Tell people who look at the object `about` (apiVersion, kind, metadata). `reason` in CamelCase."""
+        """Record an Event about the object `about` (apiVersion, kind, metadata). `reason` in CamelCase."""
         metadata = about["metadata"]
         reference = (
             str(about.get("apiVersion", "")),
@@ -166,7 +166,7 @@ class EventRecorder:
             self._metrics.event("overflow")
 
     async def run(self) -> NoReturn:
-        """Write what is recorded, until cancelled."""
+        """Write recorded Events until cancelled."""
         while True:
             fact = await self._queue.get()
             try:
@@ -175,7 +175,7 @@ class EventRecorder:
             except ApiError as error:
                 self._metrics.event("failed")
                 _log.warning("event not written", reason=fact.reason, error=str(error))
-            except Exception:  # supervised edge: one odd Event must not stop the others
+            except Exception:  # supervised edge: a failure on one Event must not stop the others
                 self._metrics.event("failed")
                 _log.exception("event failed unexpectedly", reason=fact.reason)
             else:
@@ -187,7 +187,7 @@ class EventRecorder:
                 self._hurried.clear()
 
     async def _pace(self) -> None:
-        """While there is work, wait for this one's turn: a bucket of `events_burst`, `events_rate` more a second."""
+        """While there is other work, rate-limit the writes: a bucket of `events_burst`, `events_rate` more a second."""
         loop, pause = asyncio.get_running_loop(), 1.0 / self._limits.events_rate
         full = loop.time() - self._limits.events_burst * pause
         self._turn = max(self._turn, full) + pause
@@ -198,12 +198,12 @@ class EventRecorder:
         self._turn = min(self._turn, loop.time())
 
     def hurry(self) -> None:
-        """Write what is queued now without a pause, whatever other work there is. Does not wait."""
+        """Write queued Events without a pause, even while other work is waiting. Does not wait."""
         if self._pending:
             self._hurried.set()
 
     async def flush(self, *, timeout: float) -> None:
-        """Wait until what is recorded is written, at most `timeout` seconds. `run` has to run. For an orderly stop."""
+        """Wait until recorded Events are written, at most `timeout` seconds; needs a running `run`. For an orderly stop."""
         self.hurry()
         try:
             async with asyncio.timeout(timeout):
@@ -226,7 +226,7 @@ class EventRecorder:
         return True
 
     def _combine(self, fact: _Fact) -> _Fact:
-        """client-go's EventAggregator: after ten messages that only differ in their text, one Event for them all."""
+        """client-go's EventAggregator: after ten messages that differ only in their text, one Event for all of them."""
         now = asyncio.get_running_loop().time()
         key = (fact.reference, fact.kind, fact.reason)
         similar = self._similar.get(key)

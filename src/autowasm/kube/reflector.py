@@ -1,8 +1,7 @@
-"""client-go's Reflector (`tools/cache/reflector.go`): makes a store equal to what the server has, and keeps it so.
+"""client-go's Reflector (`tools/cache/reflector.go`): keeps a store equal to the state of the server.
 
-List, then watch from there; resume where a watch ended; list afresh only where resuming is impossible. Not a place for
-handlers (`informer.py`). Invariants: the store holds what the server had at `position`; a list that did not arrive in full
-changes nothing.
+It lists, then watches from there; it resumes where a watch ended, and lists again only where resuming is impossible.
+Handlers are in `informer.py`. Invariants: the store has the server's state at `position`; an incomplete list changes nothing.
 """
 
 import asyncio
@@ -27,12 +26,12 @@ T_contra = TypeVar("T_contra", contravariant=True)
 Events = AsyncGenerator[WatchEvent[T] | Bookmark, None]
 
 BACKOFF: Final = Backoff(base=0.8, maximum=30.0, jitter=1.0)
-"""client-go's: with these figures a recovering API server sees 98 % fewer requests than with a fixed second."""
+"""client-go's: with these values a recovering API server receives 98 % fewer requests than with a fixed second."""
 BACKOFF_RESET: Final = 120.0
-"""Seconds without a failure after which the next one is the first again."""
+"""Seconds without a failure after which the backoff starts from the beginning."""
 SHORT_WATCH: Final = 1.0
 FRESH_LIST: Final = 30.0
-"""Seconds. An expired position so soon after a list means trouble: wait before the next. Later it is normal."""
+"""Seconds. A position that expires this soon after a list indicates a problem: wait before the next list. Later it is normal."""
 
 _NOT_OFFERED: Final = (
     errors.BadRequest,
@@ -40,37 +39,37 @@ _NOT_OFFERED: Final = (
     errors.Forbidden,
     errors.WatchFrozen,
 )
-"""Answers to a streaming list of servers that have it switched off, do not know it, or ignore it."""
+"""Answers to a streaming list from servers that have it disabled, do not know it, or ignore it."""
 
 _RESUMED: Final = (errors.Unreachable, errors.TooManyRequests, errors.Unauthorized)
-"""After these the position is still good, and a list would only add to the server's load."""
+"""After these the position is still valid, and a list would only add load on the server."""
 
 
 class Store(Protocol[T_contra]):
-    """Where the reflector writes (client-go's ReflectorStore)."""
+    """The target of the reflector (client-go's ReflectorStore)."""
 
     async def replace(self, objects: Mapping[ObjectKey, T_contra], /) -> None:
-        """This is all there is."""
+        """Replace all objects."""
 
     def upsert(self, key: ObjectKey, new: T_contra, /) -> None:
-        """This object is new, or has changed."""
+        """An object was added or modified."""
 
     def delete(self, key: ObjectKey, /) -> None:
-        """This object is gone."""
+        """An object was deleted."""
 
 
 class ReflectorMetrics(Protocol):
-    """What a reflector tells about itself."""
+    """Metrics of a reflector."""
 
     def listed(self, reason: str, objects: int) -> None:
-        """A list was fetched, because of `start`, or why a watch could not be resumed."""
+        """A list was fetched: `start`, or why a watch could not be resumed."""
 
     def watch_ended(self, reason: str) -> None:
-        """A watch ended: `timeout` (as it should), or the name of an error class."""
+        """A watch ended: `timeout` (normal), or the name of an error class."""
 
 
 class NoMetrics:
-    """ReflectorMetrics that forget."""
+    """A ReflectorMetrics that does nothing."""
 
     def listed(self, reason: str, objects: int) -> None:
         """Nothing."""
@@ -80,7 +79,7 @@ class NoMetrics:
 
 
 class _Delays:
-    """Pauses after failures in a row."""
+    """Backoff after consecutive failures."""
 
     def __init__(self, rng: random.Random | None) -> None:
         self._rng = rng
@@ -99,7 +98,7 @@ class _Delays:
 
 
 class Reflector(Generic[T]):
-    """One resource. `run` never returns and raises nothing of the API: it tries again."""
+    """One resource. `run` never returns and raises no ApiError: it retries."""
 
     def __init__(
         self,
@@ -134,17 +133,17 @@ class Reflector(Generic[T]):
 
     @property
     def position(self) -> str | None:
-        """The resourceVersion up to which the store is known to be right; None while a list is needed."""
+        """The resourceVersion up to which the store is current; None while a list is needed."""
         return self._position
 
     @property
     def last_event_age(self) -> float | None:
-        """Seconds since the server last said anything: event, bookmark or list. None: not yet, or `run` was ended."""
+        """Seconds since the last data from the server: event, bookmark or list. None: no data yet, or `run` has ended."""
         last = self._last_event
         return None if last is None else asyncio.get_running_loop().time() - last
 
     async def run(self) -> NoReturn:
-        """List and watch until cancelled. Run again, it lists again: when a watch has caught up, nobody could tell."""
+        """List and watch until cancelled. A second `run` lists again: a resumed watch gives no sign when it has caught up."""
         self._begin_anew("start")
         try:
             while True:
@@ -155,7 +154,7 @@ class Reflector(Generic[T]):
                 except errors.ApiError as error:
                     await asyncio.sleep(self._delay_after(error))
         finally:
-            self._last_event = None  # nobody listens: the silence says nothing of the server
+            self._last_event = None  # no watch is open, so the age would not measure the server
 
     async def _list(self) -> None:
         objects: dict[ObjectKey, T] = {}
@@ -178,7 +177,7 @@ class Reflector(Generic[T]):
         self._log.info("listed", reason=self._reason, objects=len(objects))
 
     async def _watch(self) -> None:
-        """One watch, from `position`; without one, a streaming list first. Returns when the server ends it in order."""
+        """One watch, from `position`; without one, a streaming list first. Returns when the server ends it normally."""
         loop = asyncio.get_running_loop()
         initial = self._position is None
         timeout = self._limits.watch_timeout * (1.0 + self._rng.random())
@@ -205,7 +204,7 @@ class Reflector(Generic[T]):
         self._check_end(heard=heard)
 
     async def _collect(self, events: Events[T]) -> None:
-        """A streaming list: objects until the bookmark that says that these were all."""
+        """A streaming list: objects until the bookmark that ends the list."""
         objects: dict[ObjectKey, T] = {}
         async for event in events:
             self._last_event = asyncio.get_running_loop().time()
@@ -233,7 +232,7 @@ class Reflector(Generic[T]):
             self._position = event.resource_version
 
     def _check_end(self, *, heard: bool) -> None:
-        """A watch that ended without an error and brought nothing may be one that will never bring anything."""
+        """A watch that ended without an error and without an event may be one that never sends any."""
         lasted = asyncio.get_running_loop().time() - self._watch_began
         if not heard:
             self._empty_watches += 1
@@ -245,12 +244,12 @@ class Reflector(Generic[T]):
         self._metrics.watch_ended("timeout")
 
     def _silence(self, timeout: float) -> float:
-        """How long this server may say nothing. Only one that sends bookmarks is known to speak every minute."""
+        """Seconds that this server may be silent. Only a server that sends bookmarks is known to send data every minute."""
         longest = timeout + self._limits.watch_grace
         return min(self._limits.bookmark_silence, longest) if self._bookmarks else longest
 
     def _delay_after(self, error: errors.ApiError) -> float:
-        """What the error means for what is next; seconds to wait before that."""
+        """Choose the next step after an error. Returns the seconds to wait before it."""
         if self._position is None:
             return self._after_failed_list(error)
         reason = type(error).__name__
@@ -293,11 +292,11 @@ class Reflector(Generic[T]):
     def _after_failed_list(self, error: errors.ApiError) -> float:
         streamed, self._stream_next = self._stream_next, False
         if streamed and (isinstance(error, _NOT_OFFERED) or type(error) is errors.ApiError):
-            # Forbidden may only mean that we may list and not watch, and may change.
+            # Forbidden may mean that we may list but not watch, and that may change.
             self._streaming = isinstance(error, errors.Forbidden)
             self._log.info("no streaming list", error=str(error))
             return 0.0
-        # After a streaming list that failed, an ordinary one is tried, and the other way round.
+        # A failed streaming list is followed by an ordinary one, and the reverse.
         self._stream_next = self._streaming and not streamed
         delay = self._list_delays.after(error)
         self._log.warning("list failed", error=str(error), retry_in=round(delay, 3))

@@ -1,7 +1,7 @@
-"""Which resource, and which object of it: names, keys and the URL paths of the API server.
+"""Resources of the API server and their objects: names, keys and URL paths.
 
-Not discovery: we know the resources that we use. Invariant: a path is made of checked parts only, so no name can lead
-out of its collection.
+There is no discovery: the resources that AutoWasm uses are known. Invariant: a path consists of checked segments only, so
+no name can lead out of its collection.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 
 class ObjectKey(NamedTuple):
-    """Namespace and name: what stores are keyed by and work queues hold. Cluster-scoped: namespace `""`."""
+    """Namespace and name: the key of stores and work queues. Cluster-scoped: namespace `""`."""
 
     namespace: str
     name: str
@@ -29,7 +29,7 @@ class ObjectKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ResourceType:
-    """One kind of object and where its collection is. `group` is `""` for the core group."""
+    """One kind of object and the path of its collection. `group` is `""` for the core group."""
 
     group: str
     version: str
@@ -39,7 +39,7 @@ class ResourceType:
 
     @property
     def api_version(self) -> str:
-        """As objects carry it in `apiVersion`."""
+        """The `apiVersion` of its objects."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(

@@ -1,15 +1,9 @@
-"""The line in which keys wait for a worker: first come, first served within a group, and the groups take turns.
+"""The work queue of client-go (`util/workqueue`): deduplicating, delaying, rate limited, fair over groups.
 
-Not the queue (`workqueue.py` keeps which key is wanted and which is worked on). Invariants: keys of one group leave in
-the order in which they came; a key at the head of its group leaves after at most one key of each other group, so a
-group with a thousand keys delays another group's key by one of them.
-
-The work queue of client-go (`util/workqueue`): deduplicating, delaying, rate limited.
-
-Not a channel: it holds keys, and the state behind a key is read when the key is worked on. Invariants: one key is never
-with two workers at once; an `add` while the key is being worked on is never lost; a burst of adds becomes one piece of
-work. Three layers as in client-go, here as three classes: `_Ready` (queue.go), `_Delayed` (delaying_queue.go) and
-`WorkQueue`, which adds the rate limiter (rate_limiting_queue.go) and is the one to use.
+The queue holds keys, not events; a worker reads the state behind a key. Invariants: a key is never with two workers at
+once; an `add` while a worker has the key is never lost; a burst of adds becomes one reconcile. Three layers as in client-go,
+here three classes: `_Ready` (queue.go), `_Delayed` (delaying_queue.go) and `WorkQueue`, which adds the rate limiter
+(rate_limiting_queue.go) and is the one to use. `FairQueue` orders the waiting keys.
 """
 
 import asyncio
@@ -26,18 +20,23 @@ K = TypeVar("K", bound=Hashable)
 
 
 class FairQueue(Generic[K]):
-    """`group` names what shares its turns, for example a namespace; None: all keys are one group, a plain FIFO."""
+    """Waiting keys: first in, first out within a group, and round robin over the groups.
+
+    `group` returns the group of a key, for example its namespace; None: a plain FIFO. Invariants: keys of one group leave in the
+    order in which they came; a key at the head of its group leaves after at most one key of each other group, so a group with
+    a thousand keys delays another group's key by one of them.
+    """
 
     def __init__(self, group: Callable[[K], Hashable] | None = None) -> None:
         self._group = group
-        self._groups: OrderedDict[Hashable, deque[K]] = OrderedDict()  # the next in turn first
+        self._groups: OrderedDict[Hashable, deque[K]] = OrderedDict()  # the next group first
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
     def push(self, key: K) -> None:
-        """Let the key wait behind its group."""
+        """Append the key to its group."""
         group = self._group(key) if self._group is not None else None
         self._groups.setdefault(group, deque()).append(key)
         self._count += 1
@@ -52,35 +51,35 @@ class FairQueue(Generic[K]):
         if keys:
             self._groups.move_to_end(group)
         else:
-            # A group that comes back begins at the end: nothing is gained by coming one key at a time.
+            # A group that returns starts at the end: adding one key at a time gains nothing.
             del self._groups[group]
         return key
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all keys."""
         self._groups.clear()
         self._count = 0
 
 
 DEFAULT_BACKOFF: Final = Backoff(base=1.0, maximum=300.0, jitter=0.1)
-"""For work that goes out to other services. client-go's 5 ms × 2^n is tuned for write conflicts."""
+"""For work that calls other services. client-go's 5 ms × 2^n is tuned for write conflicts."""
 
 
 class ShutDown(Exception):
-    """The queue is shut down and empty: the worker that asked ends."""
+    """The queue is shut down and empty: the worker ends."""
 
 
 class QueueMetrics(Protocol):
-    """What a queue tells about itself; names as in client-go's `workqueue/metrics.go`. Seconds."""
+    """Metrics of a queue; names as in client-go's `workqueue/metrics.go`. Seconds."""
 
     def depth(self, keys: int) -> None:
-        """So many keys wait for a worker."""
+        """Number of keys that wait for a worker."""
 
     def added(self) -> None:
         """A key was queued (adds that collapsed into one count once)."""
 
     def taken(self, waited: float) -> None:
-        """A worker took a key that had waited so long."""
+        """A worker took a key after so many seconds."""
 
     def finished(self, worked: float) -> None:
         """A worker is done with a key."""
@@ -90,7 +89,7 @@ class QueueMetrics(Protocol):
 
 
 class NoMetrics:
-    """A QueueMetrics that forgets."""
+    """A QueueMetrics that does nothing."""
 
     def depth(self, keys: int) -> None:
         """Nothing."""
@@ -109,7 +108,7 @@ class NoMetrics:
 
 
 class _Ready(Generic[K]):
-    """A line with the sets `dirty` (must be worked on) and `processing` (a worker has it). `dirty` keeps queue times."""
+    """A FairQueue with the sets `dirty` (must be processed) and `processing` (a worker has it). `dirty` keeps queue times."""
 
     def __init__(self, metrics: QueueMetrics, fairness: Callable[[K], Hashable] | None) -> None:
         self._metrics = metrics
@@ -144,7 +143,7 @@ class _Ready(Generic[K]):
             except asyncio.CancelledError:
                 if getter in self._getters:
                     self._getters.remove(getter)
-                elif self._line:  # woken and cancelled at once: the key goes to somebody else
+                elif self._line:  # woken and cancelled at once: another worker gets the key
                     self._wake_one()
                 raise
         key = self._line.pop()
@@ -197,7 +196,7 @@ class _Ready(Generic[K]):
 
 
 class _Delayed(Generic[K]):
-    """Keys that become due later: a heap with one timer. A key that is there already keeps its earliest time."""
+    """Keys that become due later: a heap with one timer. A key that is already there keeps its earliest time."""
 
     def __init__(self, due: Callable[[K], None]) -> None:
         self._due = due
@@ -237,7 +236,7 @@ class _Delayed(Generic[K]):
             self._timer = loop.call_at(due, self._fire, due)
 
     def _fire(self, armed_for: float) -> None:
-        # A loop may call back a clock tick early; what we armed for is due by definition.
+        # A loop may fire a timer a clock tick early; the entry that it was armed for is due by definition.
         now = max(asyncio.get_running_loop().time(), armed_for)
         while self._heap and self._heap[0][0] <= now:
             when, _, key = heapq.heappop(self._heap)
@@ -248,7 +247,7 @@ class _Delayed(Generic[K]):
 
 
 class WorkQueue(Generic[K]):
-    """Keys to work on. Use it from one event loop; `add` and its kin never wait and never fail."""
+    """Keys to reconcile. Use it from one event loop; the `add` methods never wait and never fail."""
 
     def __init__(
         self,
@@ -258,7 +257,7 @@ class WorkQueue(Generic[K]):
         rng: random.Random | None = None,
         fairness: Callable[[K], Hashable] | None = None,
     ) -> None:
-        """Keys for which `fairness` is the same share turns (kube-apiserver's fair queuing); None: one FIFO."""
+        """Keys with the same `fairness` share turns (kube-apiserver's fair queuing); None: one FIFO."""
         self._metrics = metrics or NoMetrics()
         self._backoff = backoff
         self._rng = rng
@@ -281,11 +280,11 @@ class WorkQueue(Generic[K]):
         return self._ready.shutting_down
 
     def add(self, key: K) -> None:
-        """Have the key worked on, once, however often it is added before a worker takes it."""
+        """Queue the key. Several adds before a worker takes it become one."""
         self._ready.add(key)
 
     def add_after(self, key: K, delay: float) -> None:
-        """Add the key in `delay` seconds. If that was asked for before, the earliest time holds."""
+        """Add the key in `delay` seconds. Of several delayed adds, the earliest time holds."""
         if self.shutting_down:
             return
         if delay <= 0:
@@ -298,7 +297,7 @@ class WorkQueue(Generic[K]):
     ) -> float:
         """Add the key after a delay that doubles with each call until `forget`. Returns the delay, seconds.
 
-        `at_least` is what a server asked for (`Retry-After`); `backoff` replaces the queue's own for this time.
+        `at_least` is a server's `Retry-After`; `backoff` replaces the queue's own for this call.
         """
         failures = self._failures.get(key, 0) + 1
         delay = max((backoff or self._backoff).delay(failures, rng=self._rng), at_least)
@@ -309,7 +308,7 @@ class WorkQueue(Generic[K]):
         return delay
 
     def forget(self, key: K) -> None:
-        """The key went well: its next failure is the first again. Does not take back a delayed add."""
+        """The key succeeded: reset its backoff. Does not cancel a delayed add."""
         self._failures.pop(key, None)
 
     def num_requeues(self, key: K) -> int:
@@ -317,19 +316,19 @@ class WorkQueue(Generic[K]):
         return self._failures.get(key, 0)
 
     async def get(self) -> K:
-        """The next key; call `done` with it afterwards, whatever happens. Raises ShutDown."""
+        """The next key; call `done` with it in every case. Raises ShutDown."""
         return await self._ready.get()
 
     def done(self, key: K) -> None:
-        """The worker that got the key has finished. If it was added meanwhile, it is queued again."""
+        """The worker has finished the key. If it was added meanwhile, it is queued again."""
         self._ready.done(key)
 
     def running_times(self) -> list[float]:
-        """Seconds that each key now with a worker has been there (longest running, unfinished work)."""
+        """Seconds that each key has been with its worker (longest running, unfinished work)."""
         return self._ready.running_times()
 
     def shut_down(self, *, drain: bool = True) -> None:
-        """Ignore adds from now on. With `drain`, what is queued is still handed out; delayed keys are dropped."""
+        """Ignore adds from now on. With `drain`, queued keys are still handed out; delayed keys are dropped."""
         self._delayed.clear()
         self._ready.shut_down(drain=drain)
 

@@ -1,8 +1,8 @@
 """Writes by ADR 12: create, or PUT with the resourceVersion that was read; the same for the status.
 
-Not server-side apply, which cannot tell a foreign object and fences nothing. Not a decision whether to write: callers
-compare first. Invariants: an object changed by somebody else since it was read is never overwritten (Conflict), and
-nothing is written for one that is being deleted.
+No server-side apply, which cannot detect a foreign object and fences nothing. Callers compare before they write.
+Invariants: an object that another client changed since it was read is never overwritten (Conflict), and no object that is
+being deleted is written.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ MERGE_PATCH: Final = "application/merge-patch+json"
 
 
 def is_terminating(document: Mapping[str, Any]) -> bool:
-    """Whether somebody deleted the object and its finalizers still run."""
+    """Whether the object is being deleted and its finalizers still run."""
     return document["metadata"].get("deletionTimestamp") is not None
 
 
@@ -53,7 +53,7 @@ async def replace_status(
 ) -> Document | None:
     """PUT the status of the object as it was `read`. Returns and raises as `replace`.
 
-    The server takes nothing but the status from it, so the rest is not sent, which may be a megabyte.
+    The server uses only the status, so the rest, which may be a megabyte, is not sent.
     """
     name = {
         part: read["metadata"][part] for part in ("name", "namespace") if part in read["metadata"]
@@ -83,7 +83,7 @@ async def delete(
     read: Mapping[str, Any],
     propagation: str = "Background",
 ) -> bool:
-    """DELETE the object that was `read`, and no other of its name. False if it was gone already."""
+    """DELETE the object that was `read`, and no other of its name. False if it no longer exists."""
     key, _ = document_meta(dict(read))
     options = {
         "apiVersion": "v1",
