@@ -1,11 +1,7 @@
-"""Which candidate this replica is: the elector over our Lease, or nobody's rival.
+"""The clients of the API server: KubeClient, EventRecorder, LeaderElector, ClusterMode.
 
-Not the election (`kube/leaderelection.py`). Invariant: an identity is used by one process only, so a restarted container never
-takes its own earlier Lease for one that it holds.
-
-What talks to the API server, put together: client, recorder of Events, elector, ClusterMode.
-
-The half of the composition root that standalone mode never imports. Not a place for decisions.
+Only cluster mode imports this part of the composition root. Invariant: one process uses an identity, so a restarted
+container never takes the Lease of its predecessor for its own.
 """
 
 import asyncio
@@ -42,7 +38,7 @@ def candidate(
     namespace: str,
     on_change: Callable[[bool], None],
 ) -> LeaderElector | None:
-    """None: no election is wanted. Raises UsageError for timings that do not fit together."""
+    """The elector over our Lease; None: leader election is disabled. Raises UsageError for inconsistent timings."""
     if not election.enabled:
         return None
     if election.lease_duration != int(election.lease_duration):
@@ -67,16 +63,16 @@ def candidate(
 
 @dataclass(frozen=True, slots=True)
 class ApiServerClients:
-    """Closed with the stack that it was made on."""
+    """The exit stack closes them."""
 
     mode: ClusterMode
     recorder: EventRecorder
     elector: LeaderElector | None
-    """To be run once the mode has started; None: nobody else is there."""
+    """Runs after the mode has started; None: no leader election."""
     service: PublishedService | None
-    """Not looked at yet; None: see `ChosenMode`."""
+    """Not checked yet; None: see `ChosenMode`."""
     last_alive: float | None
-    """When some leader last renewed the Lease, in seconds since the epoch; None: not known."""
+    """When a leader last renewed the Lease, in seconds since the epoch; None: unknown."""
 
 
 async def connect(
@@ -91,7 +87,7 @@ async def connect(
     busy: Callable[[], bool],
     warn: Callable[[str, str], None],
 ) -> ApiServerClients:
-    """`busy`: whether keys wait to be reconciled. `envoy`: where our Service is; the Lease is beside it. Raises UsageError."""
+    """`busy`: whether keys wait to be reconciled. `envoy`: where our Service is; the Lease is in its namespace. Raises UsageError."""
     client = await stack.enter_async_context(
         KubeClient(
             kubeconfig=cluster.kubeconfig,

@@ -1,6 +1,6 @@
-"""Ground: what every part of the process is built on.
+"""Application: the resources that all parts of the process share.
 
-Not the parts. Invariant: who is given it may use it until the stack is left, and owns none of it.
+Invariant: a part may use them until the exit stack is left, and owns none of them.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from autowasm.telemetry.metrics import Metrics
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """One for a process."""
+    """One per process."""
 
     settings: Settings
     pools: Pools
@@ -25,4 +25,4 @@ class Application:
     tasks: asyncio.TaskGroup
     """Owns every task."""
     stack: AsyncExitStack
-    """What is pushed here is closed after the last task has ended, in reverse."""
+    """Callbacks that are pushed here run after the last task has ended, in reverse order."""

@@ -1,11 +1,7 @@
-"""What looks, in cluster mode, at who got what: proof of load, and healing.
+"""Control: reads all objects, then reconciles them and their changes, while leading or following.
 
-Not what is found or done there. Invariant: none of it in standalone mode, which knows no Pods.
-
-Control: reads what is there, then reconciles it and whatever changes, while leading or following.
-
-Not the decisions about an object (`controller/reconciler.py`). Invariants: nothing is reconciled before all that is there
-was read; nobody leads before that.
+It also builds the rollout tracker and the resender, in cluster mode only: standalone mode has no Pods. Decisions about an
+object are in `controller/reconciler.py`. Invariants: nothing is reconciled and no replica leads before all objects were read.
 """
 
 import asyncio
@@ -42,7 +38,7 @@ from autowasm.telemetry.eventloop import start_up_complete
 def make_rollout_tracker(
     application: Application, chosen: ChosenMode, *, peer_query: PeerQuery
 ) -> RolloutTracker | None:
-    """What keeps `status.pods` a proof; None: standalone."""
+    """The tracker that keeps `status.pods` a proof of load; None: standalone."""
     mode = chosen.mode
     if application.settings.cluster is None or not isinstance(mode, Workloads):
         return None
@@ -60,7 +56,7 @@ def make_resender(
     peer_query: PeerQuery,
     requeue: Callable[[ObjectKey], None],
 ) -> Resender | None:
-    """What gives a filter to its proxies once more; None: standalone."""
+    """The resender, which makes sidecars fetch a module again; None: standalone."""
     mode, elector = chosen.mode, chosen.elector
     if application.settings.cluster is None or not isinstance(mode, Mesh):
         return None
@@ -87,11 +83,11 @@ def _outage(chosen: ChosenMode, settings: ResendSettings) -> Outage | None:
 _log = structlog.get_logger(__name__)
 
 _WORKERS_END: Final = 2.0
-"""Seconds that a stop waits for reconciles, so that what they wrote is told in an Event. Longer ones are cancelled."""
+"""Seconds that a stop waits for reconciles, so that their writes get an Event. Longer reconciles are cancelled."""
 
 
 class Control:
-    """What acts on objects, put together. Runs once."""
+    """The parts that act on objects. Runs once."""
 
     def __init__(
         self,
@@ -181,7 +177,7 @@ class Control:
             _log.info("ready", why=why or "all published modules are here")
 
     async def run(self) -> None:
-        """For ever."""
+        """Run forever."""
         application, mode, queue = self._application, self._chosen.mode, self._queue
         settings, tasks = application.settings, application.tasks
         tasks.create_task(self._gate.run(settings.startup_deadline), name="start-up gate")
@@ -245,12 +241,12 @@ class Control:
             self._queue.add(key)
 
     def leading_changed(self, leading: bool) -> None:
-        """We lead from now on, or do so no longer."""
+        """This replica begins or stops leading."""
         if not leading:
             self._jobs.drop_resolving()
             self._chosen.mode.publisher.resigned()
             if self._chosen.recorder is not None:
-                self._chosen.recorder.hurry()  # before the work of a follower delays them
+                self._chosen.recorder.hurry()  # before a follower's work delays them
         self._requeue_all()
 
     def _requeue_all(self) -> None:
@@ -258,7 +254,7 @@ class Control:
             self._queue.add(key)
 
     async def resign(self) -> None:
-        """Let the reconciles that run end, then let another lead; return once that is said. The queue was shut down before."""
+        """Wait for running reconciles, then release the Lease; return when it is released. The queue must be shut down before."""
         if self._working is not None:
             await asyncio.wait([self._working], timeout=_WORKERS_END)
         if self._election is not None:
@@ -266,13 +262,13 @@ class Control:
             await asyncio.wait([self._election])
 
     async def flush(self) -> None:
-        """Have the Events written that are queued, within a deadline."""
+        """Write the queued Events, within a deadline."""
         if self._chosen.recorder is not None:
             await self._chosen.recorder.flush(timeout=self._application.settings.kube.events_flush)
 
 
 def _check(autowasm: AutoWasm, *, cluster: Cluster | None, policy: PolicyFile) -> None:
-    """What depends on the operator's settings. Raises SpecError."""
+    """The checks that depend on the operator's settings. Raises SpecError."""
     if cluster is not None:
         check_mesh_scope(autowasm, cluster=cluster)
     policy.check(autowasm)

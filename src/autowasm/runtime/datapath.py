@@ -1,10 +1,7 @@
-"""Where modules come from: registries, objects, and the other replicas.
+"""DataPath: fetching, storing and serving modules, independent of failures in the rest.
 
-Not the clients themselves. Invariant: one address policy, and one count of requests, for all that goes out.
-
-DataPath: fetching, keeping and serving, which go on whatever is wrong with the rest.
-
-Not who decides what is fetched (`control.py`). Invariant: opening it starts no reconciling and opens no port.
+The decision what to fetch is in `control.py`. Invariants: opening it starts no reconciling and opens no port; one address
+policy and one count of requests apply to all outgoing traffic.
 """
 
 import secrets
@@ -32,7 +29,7 @@ from autowasm.settings import Cluster, Outgoing
 
 
 async def make_peers(application: Application, *, instance: str) -> Peers | None:
-    """The other replicas, looked for from now on; None: there are none to look for."""
+    """The other replicas, discovered from now on; None: peers are not configured."""
     settings = application.settings
     if not (settings.peers.urls or settings.peers.host):
         return None
@@ -55,7 +52,7 @@ async def make_peers(application: Application, *, instance: str) -> Peers | None
 def make_fetcher(
     application: Application, *, mode: Mode, peers: Peers | None, policy: PolicyFile
 ) -> ArtifactFetcher:
-    """What fetches from all of them; its connections are closed with the stack."""
+    """The fetcher over registries, objects and peers; the exit stack closes its connections."""
     settings, pools = application.settings, application.pools
     registry, objects = _make_clients(application, policy)
     return ArtifactFetcher(
@@ -101,14 +98,14 @@ def _make_clients(
 
 
 def _counting(application: Application, file: PolicyFile) -> Callable[[str], None]:
-    """Counts a request to `HOST[:PORT]` under a name that the operator gave."""
+    """Counts a request to `HOST[:PORT]` under a name from the operator's configuration."""
     hosts, sent = NamedHosts(), application.metrics.requests.sent
     named: tuple[object] | None = None
 
     def count(host: str) -> None:
         nonlocal named
         policy = file.policy
-        if named is None or named[0] is not policy:  # the file is followed
+        if named is None or named[0] is not policy:  # the policy file may change
             hosts.set(_named_by(application.settings.outgoing, policy))
             named = (policy,)
         sent(hosts.name_of(host))
@@ -143,7 +140,7 @@ class DataPath:
 
 
 async def open_data_path(application: Application, *, mode: Mode, policy: PolicyFile) -> DataPath:
-    """All of it but the ports; what has to be closed is on the stack."""
+    """Open everything but the ports; the exit stack closes it."""
     settings, store, metrics = application.settings, application.store, application.metrics
     instance = secrets.token_hex(8)
     download_log = DownloadLog(settings.download_log, instance=instance)

@@ -1,6 +1,6 @@
-"""Where objects come from: a cluster or a directory, as the settings say, and who leads there.
+"""Choice of the mode by the settings, cluster or directory, and of the leadership.
 
-Not the modes themselves. Invariant: standalone mode imports and runs nothing that talks to an API server.
+Invariant: standalone mode imports and runs nothing that uses an API server.
 """
 
 from collections.abc import Callable
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ChosenMode:
-    """The mode, and what comes with it."""
+    """The mode and its companions."""
 
     mode: Mode
     announce: Announce = announce_nothing
     recorder: "EventRecorder | None" = None
-    """What `announce` queues is written by it; None: there are no Events."""
+    """Writes what `announce` queues; None: there are no Events."""
     leadership: Leadership = field(default_factory=AlwaysLeading)
     elector: "LeaderElector | None" = None
-    """To be run once the mode has started; None: nobody else is there."""
+    """Runs after the mode has started; None: no leader election."""
     service: "PublishedService | None" = None
-    """What sidecars fetch from, looked at; None: wasmer does not run in the cluster, or sidecars use another way."""
+    """The Service that sidecars fetch from; None: wasmer runs outside the cluster, or sidecars use another way."""
     last_alive: float | None = None
-    """When some leader last renewed the Lease, in seconds since the epoch; None: not known."""
+    """When a leader last renewed the Lease, in seconds since the epoch; None: unknown."""
 
 
 async def choose_mode(

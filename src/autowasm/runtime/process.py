@@ -1,11 +1,6 @@
-"""StopSignals: SIGTERM and SIGINT as something to wait for.
+"""The life of `wasmer`: builds everything, starts it in order, stops it in order.
 
-Not what is done about them (`process.py`).
-
-The life of `wasmer`: builds everything, starts it in order, stops it in order.
-
-Not a place for decisions about modules or objects. Invariants: one TaskGroup owns every task; the blob port answers
-before the first EnvoyFilter is written, and is the last thing to close.
+Invariants: one TaskGroup owns every task; the blob port answers before the first EnvoyFilter is written, and closes last.
 """
 
 import asyncio
@@ -38,22 +33,22 @@ from autowasm.telemetry.metrics import Metrics
 
 
 class StopSignals:
-    """The first signal asks to stop, the second to hurry."""
+    """SIGTERM and SIGINT: the first signal requests a stop, the second cuts the drain delay short."""
 
     def __init__(self) -> None:
         self._asked = asyncio.Event()
         self._again = asyncio.Event()
 
     def signalled(self) -> None:
-        """One more came."""
+        """Record one more signal."""
         (self._again if self._asked.is_set() else self._asked).set()
 
     async def wait(self) -> None:
-        """Return once asked to stop."""
+        """Return when a stop is requested."""
         await self._asked.wait()
 
     async def delay(self, seconds: float) -> None:
-        """Return after so long, or at once when told to hurry."""
+        """Return after so many seconds, or at once on a second signal."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._again.wait()
@@ -61,7 +56,7 @@ class StopSignals:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopSignals]:
-    """Catch both signals while inside."""
+    """Handle both signals inside the context."""
     loop = asyncio.get_running_loop()
     stop = StopSignals()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -83,7 +78,7 @@ class _Stopped(Exception):  # ends the TaskGroup after an orderly stop
 async def run(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT, then stop in order. A second signal cuts the drain delay short.
 
-    Raises UsageError and StorageError for what makes a start impossible.
+    Raises UsageError and StorageError if a start is impossible.
     """
     metrics = Metrics()
     prometheus_client.ProcessCollector(registry=metrics.registry)
@@ -111,7 +106,7 @@ async def run(settings: Settings) -> None:
 
 
 def _raise_unless_stopped(group: BaseExceptionGroup) -> None:
-    """Let an orderly stop pass, and give `main` a single AutoWasmError as itself rather than as a group."""
+    """Suppress an orderly stop; raise a single AutoWasmError as itself rather than in a group."""
     _, rest = group.split(_Stopped)
     if rest is None:
         return
@@ -122,7 +117,7 @@ def _raise_unless_stopped(group: BaseExceptionGroup) -> None:
 
 
 class _Process:
-    """What runs, with its joins."""
+    """The running parts and their connections."""
 
     def __init__(self, application: Application) -> None:
         self._application = application
@@ -135,7 +130,7 @@ class _Process:
         self._control: Control | None = None
 
     async def start(self) -> None:
-        """The ports first: what is stored is served whatever is wrong with the rest."""
+        """Open the ports first: stored modules are served even if the rest fails."""
         application, settings = self._application, self._application.settings
         policy = PolicyFile(settings.policy_file, limits=settings.limits, pools=application.pools)
         await policy.load()
@@ -163,7 +158,7 @@ class _Process:
         )
 
     async def _open_ports(self, data: DataPath) -> tuple[int, int]:
-        """Returns the blob port and the admin port, which tell that we are not ready yet."""
+        """Returns the blob port and the admin port. The admin port reports unready until start-up is complete."""
         settings, stack = self._application.settings, self._application.stack
         self._blob_server = data.blob_server
         self._admin_server = AdminServer(self._health, metrics=self._application.metrics)
