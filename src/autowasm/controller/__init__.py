@@ -1,1 +1,1 @@
-"""The AutoWasm reconciler and what feeds it: `watching` ▶ `policy` ▶ `fetching` ▶ `publishing`, and `pods` for who has it."""
+"""The AutoWasm reconciler with its decisions, fetch jobs and policies; `publishing/` writes, `pods/` tracks downloads."""

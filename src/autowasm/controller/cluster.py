@@ -1,16 +1,8 @@
-"""What is followed of a cluster: AutoWasms, our EnvoyFilters, and Pods.
+"""ClusterMode: the API server for the reconciler (`AutoWasmLookup`, `SecretReader`), over informers.
 
-Not what is made of it (`cluster.py`). Invariant: of EnvoyFilters only those with our label are ever asked for.
-
-What a change that an informer shows means: which indexes follow it, and which keys it wakes.
-
-Not the informers (`cluster.py`) nor the work. Invariants: nothing here waits; the echo of our own write wakes nobody.
-
-ClusterMode: the API server as the reconciler sees it (`AutoWasmLookup`, `SecretReader`) and what wakes it.
-
-Over informers of AutoWasm and EnvoyFilter, and of Pod while leading (`cluster.py`). Not the reconciler, not what a change
-means (`cluster.py`), and not the writes (`publisher.py`). Invariant: AutoWasms and EnvoyFilters are read as we last wrote
-them.
+Informers of AutoWasm and EnvoyFilter run always, those of Pod only while leading. Observers update the indexes and queue the
+keys of changed objects. Writes are in `publishing/publisher.py`. Invariants: only EnvoyFilters with our label are requested;
+handlers never wait; the echo of our own write queues no key; a read returns our last write or a later version.
 """
 
 import asyncio
@@ -49,15 +41,15 @@ _OURS = ",".join(f"{name}={value}" for name, value in MANAGED_BY.items())
 
 
 class Reflections(Protocol):
-    """Metrics for each informer by name."""
+    """Metrics of informers, by name."""
 
     def reflector(self, name: str) -> ReflectorMetrics:
-        """Those of one informer."""
+        """The metrics of one informer."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterInformers:
-    """In the namespaces that are watched."""
+    """The informers of the watched namespaces."""
 
     autowasms: InformerGroup[dict[str, Any]]
     envoyfilters: InformerGroup[dict[str, Any]]
@@ -66,14 +58,14 @@ class ClusterInformers:
 
     @property
     def all(self) -> tuple[Informer[Any], ...]:
-        """Every single one."""
+        """Every informer."""
         return (*self.autowasms, *self.envoyfilters, *self.pods)
 
 
 def make_informers(
     client: KubeClient, *, cluster: Cluster, metrics: Reflections
 ) -> ClusterInformers:
-    """None of them runs yet."""
+    """Create the informers; none runs yet."""
     namespaces: tuple[str | None, ...] = cluster.watch_namespaces or (None,)
     limits = client.limits
     return ClusterInformers(
@@ -127,7 +119,7 @@ Document = Mapping[str, Any]
 
 
 class AutoWasmObserver:
-    """Keeps the matcher's selectors. `root`: the mesh's root namespace."""
+    """Updates the matcher's selectors. `root`: the mesh's root namespace."""
 
     def __init__(
         self,
@@ -145,15 +137,15 @@ class AutoWasmObserver:
         self._changed = changed
 
     def on_add(self, key: ObjectKey, new: Document, /, *, initial: bool) -> None:
-        """One more."""
+        """An AutoWasm was added."""
         self._seen(key, new)
 
     def on_update(self, key: ObjectKey, _old: Document, new: Document, /) -> None:
-        """Also each resync."""
+        """An AutoWasm changed, or a resync."""
         self._seen(key, new)
 
     def on_delete(self, key: ObjectKey, _old: Document, /) -> None:
-        """It is gone."""
+        """An AutoWasm was deleted."""
         self._seen(key, None)
 
     def _seen(self, key: ObjectKey, document: Document | None) -> None:
@@ -170,22 +162,22 @@ class AutoWasmObserver:
 
 
 class EnvoyFilterObserver:
-    """Of those with our label; each has its AutoWasm's name."""
+    """Receives the EnvoyFilters with our label. Each has the name of its AutoWasm."""
 
     def __init__(self, view: MutationCache, *, changed: Callable[[ObjectKey], None]) -> None:
         self._view = view
         self._changed = changed
 
     def on_add(self, key: ObjectKey, new: Document, /, *, initial: bool) -> None:
-        """One more."""
+        """An EnvoyFilter was added."""
         self._seen(key, new)
 
     def on_update(self, key: ObjectKey, _old: Document, new: Document, /) -> None:
-        """Whoever changed it."""
+        """An EnvoyFilter changed, by our write or another client's."""
         self._seen(key, new)
 
     def on_delete(self, key: ObjectKey, _old: Document, /) -> None:
-        """It is gone, or without our label."""
+        """An EnvoyFilter was deleted, or lost our label."""
         self._seen(key, None)
 
     def _seen(self, key: ObjectKey, document: Document | None) -> None:
@@ -194,7 +186,7 @@ class EnvoyFilterObserver:
 
 
 class PodObserver:
-    """Keeps who has which address and which AutoWasms match; of these, `status.pods` may have to change."""
+    """Updates the indexes of addresses and of matched Pods, and schedules updates of `status.pods`."""
 
     def __init__(
         self, matcher: PodMatcher, *, addresses: PodAddressIndex, pod_status: PodStatus
@@ -204,15 +196,15 @@ class PodObserver:
         self._pod_status = pod_status
 
     def on_add(self, _key: ObjectKey, new: Pod, /, *, initial: bool) -> None:
-        """One more."""
+        """A Pod was added."""
         self._seen(None, new)
 
     def on_update(self, _key: ObjectKey, old: Pod, new: Pod, /) -> None:
-        """Also each of its states."""
+        """A Pod changed, including its status."""
         self._seen(old, new)
 
     def on_delete(self, _key: ObjectKey, old: Pod, /) -> None:
-        """It is gone."""
+        """A Pod was deleted."""
         self._seen(old, None)
 
     def _seen(self, old: Pod | None, new: Pod | None) -> None:
@@ -222,7 +214,7 @@ class PodObserver:
 
 
 def _selector(key: ObjectKey, document: Document | None, *, root: str) -> PodSelector | None:
-    """None for what is gone, or is not valid: validation says that elsewhere."""
+    """None for a deleted or invalid object; validation reports the latter."""
     try:
         labels = (document or {})["spec"]["selector"]["matchLabels"]
         pairs = tuple(sorted((str(name), str(value)) for name, value in labels.items()))
@@ -232,11 +224,11 @@ def _selector(key: ObjectKey, document: Document | None, *, root: str) -> PodSel
 
 
 PODS_AWAITED: Final = 5.0
-"""Seconds that a new leader's first writes wait for the list of Pods; without it they leave `status.pods` as it was."""
+"""Seconds that a new leader's first writes wait for the list of Pods; without it they keep the old `status.pods`."""
 
 
 class ClusterMode:
-    """Everything that the reconciler takes from, and gives to, the API server."""
+    """The cluster mode: everything that the reconciler reads from and writes to the API server."""
 
     def __init__(
         self,
@@ -298,11 +290,11 @@ class ClusterMode:
 
     @property
     def informers(self) -> tuple[Informer[Any], ...]:
-        """All of them, those that only a leader runs as well."""
+        """All informers, including those that only a leader runs."""
         return self._informers.all
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
-        """Follow the API server; return once AutoWasms and EnvoyFilters were listed once."""
+        """Follow the API server; return after the first list of AutoWasms and EnvoyFilters."""
         self._secrets = ClusterSecrets(self._client, tasks)
         followed = (self._informers.autowasms, self._informers.envoyfilters)
         for group in followed:
@@ -311,7 +303,7 @@ class ClusterMode:
             await group.wait_synced()
 
     def keys(self) -> frozenset[ObjectKey]:
-        """Every AutoWasm, and every EnvoyFilter with our label: one that was orphaned is still served."""
+        """The key of every AutoWasm and of every EnvoyFilter with our label: an orphaned one is still served."""
         return frozenset(self._informers.autowasms.keys()) | frozenset(
             self._informers.envoyfilters.keys()
         )
@@ -322,12 +314,12 @@ class ClusterMode:
         changed: Callable[[ObjectKey], None],
         secret_changed: Callable[[ObjectKey], None],  # Secrets are not watched (ADR 19)
     ) -> None:
-        """Tell of changes, and while leading keep `status.pods` up to date, for ever."""
+        """Report changes, and keep `status.pods` up to date while leading, forever."""
         self._changed = changed
         await while_leading(self._leadership, self._lead)
 
     async def _lead(self) -> None:
-        """Follow Pods, which only a leader needs. A later time begins with a list, and says nothing of Pods before."""
+        """Follow Pods while leading. Each term of leading begins with a new list of Pods."""
         self._led_since = asyncio.get_running_loop().time()
         async with asyncio.TaskGroup() as tasks:
             self._pods.start(tasks)
@@ -337,14 +329,14 @@ class ClusterMode:
             await self._pod_status.run()
 
     async def prepared(self) -> None:
-        """Return once Pods are known, so that a first status is whole, or after a moment without them."""
+        """Return when Pods are listed, so that a first status is complete, or after a few seconds without them."""
         begun = asyncio.get_running_loop().time() if self._led_since is None else self._led_since
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(begun + PODS_AWAITED):
                 await self._pods.wait_synced()
 
     def lookup(self, key: ObjectKey) -> Lookup | None:
-        """The object as stored, or as we last wrote it."""
+        """The object as stored, or our last write of it."""
         document = self._autowasm_view.get(key)
         return Lookup(document) if document is not None else None
 
@@ -357,11 +349,11 @@ class ClusterMode:
         return await self._secrets.pull_secrets(namespace)
 
     def prove(self, report: Callable[[ObjectKey], Awaitable[LoadReport | None]]) -> None:
-        """See `loading.Workloads`."""
+        """See `rollout.Workloads`."""
         self._report = report
 
     async def pods(self, key: ObjectKey) -> PodReport | None:
-        """What is to be said of the Pods that the AutoWasm's selector matches now; None until Pods were listed."""
+        """The report on the Pods that the AutoWasm's selector matches now; None before Pods are listed."""
         if not self._pods.has_synced:
             return None
         report = await self._report(key)
@@ -371,22 +363,22 @@ class ClusterMode:
         return Pods(matched=counts.matched, injected=counts.injected), None
 
     def matched(self, key: ObjectKey) -> Iterator[Pod]:
-        """See `loading.Workloads`."""
+        """See `rollout.Workloads`."""
         return (
             pod for name in self._matcher.pods(key) if (pod := self._pods.get(name)) is not None
         )
 
     def pods_at(self, address: str) -> Iterator[Pod]:
-        """See `loading.Workloads`."""
+        """See `rollout.Workloads`."""
         names = self._addresses.at(address)
         return (pod for name in names if (pod := self._pods.get(name)) is not None)
 
     def is_shared(self, pod: Pod) -> bool:
-        """See `loading.Workloads`."""
+        """See `rollout.Workloads`."""
         return self._addresses.is_shared(pod)
 
     def touch_pods(self, key: ObjectKey) -> None:
-        """See `loading.Workloads`."""
+        """See `rollout.Workloads`."""
         self._pod_status.touch(key)
 
     def document(self, key: ObjectKey) -> Document | None:
@@ -394,11 +386,11 @@ class ClusterMode:
         return self._autowasm_view.get(key)
 
     def envoyfilter(self, key: ObjectKey) -> Document | None:
-        """The live EnvoyFilter that is ours."""
+        """Our live EnvoyFilter."""
         return self.publisher.published(key)
 
     def sidecars(self) -> Iterator[Pod]:
-        """Pods with a sidecar that runs, once they were listed. Pods may come and go while it is iterated."""
+        """Pods with a running sidecar, of informers that have synced. Pods may change during the iteration."""
         return (pod for pod in list(self._pods.listed()) if pod.injected and not has_ended(pod))
 
     def selects(self, key: ObjectKey, pod: Pod) -> bool:
@@ -407,8 +399,8 @@ class ClusterMode:
 
 
 async def _nothing(_key: ObjectKey) -> None:
-    """Before `prove`."""
+    """The report before `prove`."""
 
 
 def _nobody(_key: ObjectKey) -> None:
-    """Before `run`: every key is looked at once then."""
+    """The callback before `run`, which queues every key."""

@@ -1,12 +1,9 @@
-"""decide(): use a record that is there, or resolve the source? Pure; ADR 7 and ADR 20 in one page.
+"""decide(): use an existing record, or resolve the source? Pure; ADR 7 and ADR 20.
 
-Not the fetching. Invariant: a restart alone never leads to a resolution, and a moved tag rolls out only where the user
-asked for it (another source, `pullPolicy: Always`, `refreshInterval`, the refresh annotation).
-
-What to do once an origin says that it has no more what a record names (ADR 14).
-
-Not for errors that say "later": those are tried again. Invariant: what is published is held on to until the user asks for
-another; a record that is only remembered is given up, and its source resolved afresh.
+GoneRecords handles records whose module the origin no longer has (ADR 14); temporary errors are retried instead. Invariants:
+a restart alone never causes a resolution; a moved tag rolls out only where the user requested it (another source,
+`pullPolicy: Always`, `refreshInterval`, the refresh annotation); a published record stays until the user requests another; a
+record that is only remembered is dropped, and its source is resolved again.
 """
 
 from collections.abc import Collection, Iterator
@@ -26,14 +23,14 @@ PUBLISHED_MODULE_LOST = "PublishedModuleLost"
 
 @dataclass(frozen=True, slots=True)
 class UseRecord:
-    """Fetch, if need be, and publish exactly this."""
+    """Fetch exactly this record if it is not stored, and publish it."""
 
     record: Record
 
 
 @dataclass(frozen=True, slots=True)
 class ResolveSource:
-    """Ask the source what it names now. `resolve_key` differs whenever the user asks again."""
+    """Resolve the source. `resolve_key` changes whenever the user requests a new resolution."""
 
     resolve_key: str
 
@@ -46,10 +43,10 @@ def decide(
     lost: Collection[Record] = (),
     found: Record | None = None,
 ) -> UseRecord | ResolveSource:
-    """`live`: the record of the EnvoyFilter in place. `previous`: the status as it was last written.
+    """`live`: the record of the EnvoyFilter in place. `previous`: the last written status.
 
-    `lost`: records that their origin has no more; only what is live is held on to nevertheless.
-    `found`: what a poll found to be named now, fetched and checked.
+    `lost`: records whose origin no longer has the module; of these only the live record may be used.
+    `found`: the record of the last poll, fetched and checked.
     """
     resolve_key = _resolve_key(autowasm)
     if refresh_wanted(autowasm, previous):
@@ -69,7 +66,7 @@ def decide(
 
 
 def _may_be_used(found: Record, autowasm: AutoWasm, previous: Status) -> bool:
-    """Not if the spec asks for another, or for a look that is later than the poll's."""
+    """False if the spec names another source or hash, or requests a resolution later than the poll."""
     spec = autowasm.spec.filter
     changed = autowasm.metadata.generation != previous.observed_generation
     return (
@@ -80,14 +77,14 @@ def _may_be_used(found: Record, autowasm: AutoWasm, previous: Status) -> bool:
 
 
 def _resolve_key(autowasm: AutoWasm) -> str:
-    # An edited `pluginConfig` must not begin a download anew, except where every generation is to be resolved.
+    # An edited `pluginConfig` must not start a new download, unless the pull policy resolves every generation.
     always = autowasm.pull_policy is PullPolicy.ALWAYS
     generation = autowasm.metadata.generation if always else ""
     return f"{generation} {autowasm.metadata.annotations.get(REFRESH_ANNOTATION, '')}"
 
 
 def refresh_wanted(autowasm: AutoWasm, previous: Status) -> bool:
-    """True if the refresh annotation holds a value that was not handled yet."""
+    """True if the refresh annotation has a value that was not handled yet."""
     wanted = autowasm.metadata.annotations.get(REFRESH_ANNOTATION, "")
     return bool(wanted) and wanted != previous.refresh
 
@@ -107,7 +104,7 @@ def _always_asks_again(autowasm: AutoWasm, previous: Status) -> bool:
         return False
     if autowasm.metadata.generation != previous.observed_generation:
         return True
-    if previous.phase is Phase.FETCHING:  # told to the other replicas, not published yet
+    if previous.phase is Phase.FETCHING:  # written to the status, not published yet
         return True
     fetched = previous.condition(ConditionType.FETCHED)
     return (
@@ -116,19 +113,19 @@ def _always_asks_again(autowasm: AutoWasm, previous: Status) -> bool:
 
 
 class GoneRecords:
-    """Records that were given up, by object key, until something is published for it."""
+    """Dropped records by object key, until a module is published for the object."""
 
     def __init__(self) -> None:
         self._lost: dict[ObjectKey, frozenset[Record]] = {}
 
     def of(self, key: ObjectKey) -> frozenset[Record]:
-        """Those not to be used for this object."""
+        """The records that this object must not use."""
         return self._lost.get(key, frozenset())
 
     def give_up(
         self, context: ReconcileContext, decision: UseRecord | ResolveSource, error: AutoWasmError
     ) -> bool:
-        """True if the record that was decided on is not in place and can be had no more: decide again."""
+        """True if the chosen record is not in place and no longer available: decide again."""
         if not isinstance(decision, UseRecord) or decision.record == context.live:
             return False
         if not isinstance(error, SourceNotFound):
@@ -137,12 +134,12 @@ class GoneRecords:
         return True
 
     def forget(self, key: ObjectKey) -> None:
-        """Published, gone, or another replica's matter."""
+        """The object was published or deleted, or another replica leads."""
         self._lost.pop(key, None)
 
 
 def explain_lost(decision: UseRecord | ResolveSource, error: AutoWasmError) -> AutoWasmError:
-    """`PublishedModuleLost` if the origin of what is published answered, and has other bytes or none; else the error."""
+    """`PublishedModuleLost` if the published module's origin answered with other bytes or none; else the error."""
     if not isinstance(decision, UseRecord) or not isinstance(
         error, SourceNotFound | ContentRejected
     ):

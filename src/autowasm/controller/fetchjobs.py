@@ -1,12 +1,9 @@
-"""When a failed fetch is tried again: by what the error says to do (docs/architecture.md, Errors). Pure.
+"""FetchJobs: the fetches that AutoWasms wait for, outside the reconcile path, and the retry delay by class of error.
 
-Not a timer. Invariant: an error that only a change of the spec can mend is never retried by itself.
-
-FetchJobs: the fetches that AutoWasms wait for, off the reconcile path.
-
-A worker asks for the state of a job and goes on; the job tells when it has ended. Not a queue and not a limit on how
-many run (`artifacts/fetchlimiter.py`). Invariants: at most one job for an object; an outcome stays until it is due to be tried
-again or its request changes, so a reconcile that comes too early starts nothing.
+A worker reads the state of a job and continues; the job's end queues the key again. The delays are the table in
+docs/architecture.md, Errors. `artifacts/fetchlimiter.py` limits how many fetches run. Invariants: at most one job for an
+object; an outcome stays until its retry is due or its request changes, so an early reconcile starts nothing; an error that
+only a change of the spec can fix is never retried without one.
 """
 
 import asyncio
@@ -39,12 +36,12 @@ from autowasm.reference import ImageReference
 def retry_delay(
     error: Exception, *, failures: int, source: Source, limits: FetchLimits
 ) -> float | None:
-    """Seconds until the next try after `failures` failures in a row; None: not before something changes."""
+    """Seconds until the next try after `failures` consecutive failures; None: only after a change."""
     backoff = Backoff(limits.retry_base, limits.retry_maximum)
     if isinstance(error, AddressBlocked):
         return None
     if isinstance(error, SpecError):
-        # Of a fetch, only the pull secret: it is not watched, and mending it changes no spec.
+        # During a fetch, only the pull secret causes a SpecError: it is not watched, and fixing it changes no spec.
         return Backoff(limits.denied_retry, limits.denied_retry).delay(1)
     if isinstance(error, ContentRejected) and error.reason not in DAMAGED_ON_THE_WAY:
         if source.registry is not None and ImageReference.parse(source.registry.image).is_pinned:
@@ -66,7 +63,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FetchRunning:
-    """Under way for `seconds`."""
+    """Running for `seconds`."""
 
     seconds: float
 
@@ -80,7 +77,7 @@ class FetchDone:
 
 @dataclass(frozen=True, slots=True)
 class FetchFailed:
-    """It did not work. `retry_in` seconds from now it will be tried again; None: not by itself."""
+    """The fetch failed. The next try is in `retry_in` seconds; None: only after a change."""
 
     error: AutoWasmError
     retry_in: float | None
@@ -96,11 +93,11 @@ class _Job:
     outcome: FetchDone | AutoWasmError | None = None
     retry_at: float | None = None
     outdated: bool = False
-    """Something outside changed while it ran: its failure may be one of the past."""
+    """The Secret or the policy changed while the job ran: its failure may be outdated."""
 
 
 class FetchJobs:
-    """Jobs by object key. `on_change` is called with the key when a job has ended."""
+    """Jobs by object key. Calls `on_change` with the key when a job has ended."""
 
     def __init__(
         self,
@@ -119,7 +116,7 @@ class FetchJobs:
     def ensure(
         self, key: ObjectKey, request: FetchRequest, *, resolve_key: str = ""
     ) -> FetchRunning | FetchDone | FetchFailed:
-        """The state of the job for this request and wish, begun now if there is none or it is due again."""
+        """The state of the job for this request and resolve key. Starts the job if there is none or a retry is due."""
         now = asyncio.get_running_loop().time()
         job = self._jobs.get(key)
         if job is not None and (job.request, job.resolve_key) != (request, resolve_key):
@@ -135,23 +132,23 @@ class FetchJobs:
         return FetchRunning(now - job.begun)
 
     def is_running(self, key: ObjectKey) -> bool:
-        """True while a fetch for this object is under way."""
+        """True while a fetch for this object runs."""
         job = self._jobs.get(key)
         return job is not None and job.outcome is None
 
     def forget(self, key: ObjectKey) -> None:
-        """Drop the job, and end it if it runs."""
+        """Drop the job, and cancel it if it runs."""
         job = self._jobs.pop(key, None)
         if job is not None and job.task is not None:
             job.task.cancel()
 
     def drop_resolving(self) -> None:
-        """End all that ask a source what it names now: only a leader may."""
+        """Cancel all jobs that resolve a source: only a leader may do so."""
         for key in [key for key, job in self._jobs.items() if job.request.record is None]:
             self.forget(key)
 
     def retry_now(self, key: ObjectKey) -> None:
-        """Something outside changed (the pull secret): a failed job is due at once, one that runs as soon as it fails."""
+        """The Secret or the policy changed: retry a failed job at once, and a running one as soon as it fails."""
         job = self._jobs.get(key)
         if job is not None and isinstance(job.outcome, AutoWasmError):
             del self._jobs[key]

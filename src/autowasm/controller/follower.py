@@ -1,6 +1,6 @@
-"""Follower: what a replica that does not lead does for an AutoWasm: have what is published, or is about to be.
+"""Follower: how a replica that does not lead handles an AutoWasm: it fetches the modules that are or will be published.
 
-Invariants: it resolves nothing and writes nothing; it fetches what a record names, and only if the record is the spec's own.
+Invariants: a follower resolves nothing and writes nothing; it fetches only a record that belongs to the spec's source.
 """
 
 from autowasm.api.record import Record, belongs_to
@@ -13,11 +13,11 @@ from autowasm.controller.reconcilecontext import ReconcileContext, remember_orig
 from autowasm.kube.controller import Result
 
 GONE_RETRY = 1.0
-"""Seconds until a module that is gone right after it was fetched is fetched again: a pause, as a full disk may go on."""
+"""Seconds until a module that was evicted right after its fetch is fetched again; a full disk may persist."""
 
 
 class Follower:
-    """One for the process."""
+    """One per process."""
 
     def __init__(self, jobs: FetchJobs, *, store: BlobStore, published: PublishedModules) -> None:
         self._jobs = jobs
@@ -25,7 +25,7 @@ class Follower:
         self._published = published
 
     def follow(self, context: ReconcileContext, autowasm: AutoWasm | None) -> Result:
-        """`autowasm` None: its spec cannot be read; what it published is known nevertheless."""
+        """`autowasm` None: the spec is invalid; its published modules are remembered all the same."""
         remember_origins(self._published, context, autowasm)
         wanted = self._lacking(context, autowasm) if autowasm is not None else None
         if autowasm is None or wanted is None:
@@ -34,13 +34,13 @@ class Follower:
         state = self._jobs.ensure(context.key, fetch_request(autowasm, record=wanted))
         if isinstance(state, FetchFailed):
             return Result(requeue_after=state.retry_in)
-        if isinstance(state, FetchDone):  # and there may be another
+        if isinstance(state, FetchDone):  # there may be another record
             self._jobs.forget(context.key)
             return Result(requeue_after=0.0 if wanted.sha256 in self._store else GONE_RETRY)
         return Result()
 
     def _lacking(self, context: ReconcileContext, autowasm: AutoWasm) -> Record | None:
-        """What is published first: proxies ask for it now."""
+        """The first missing record; the published one comes first, because sidecars request it now."""
         source = str(autowasm.spec.filter.source)
         for record in (context.live, context.told(autowasm)):
             if record is None or record.sha256 in self._store:
@@ -53,7 +53,7 @@ class Follower:
 def fetch_request(
     autowasm: AutoWasm, *, record: Record | None = None, known: Record | None = None
 ) -> FetchRequest:
-    """What to ask the fetcher for on behalf of this object."""
+    """The request to the fetcher for this object."""
     return FetchRequest(
         namespace=autowasm.metadata.namespace,
         owner=f"{autowasm.metadata.namespace}/{autowasm.metadata.name}",

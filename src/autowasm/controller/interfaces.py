@@ -1,10 +1,7 @@
-"""The two seams of the reconciler: where AutoWasm objects come from, and where what it makes of them goes.
+"""The interfaces of the reconciler to its mode: where AutoWasm objects come from, and where results are written.
 
-On Kubernetes these are informers and API writes, in standalone mode a directory and files; the reconciler between them
-is the same. Not an abstraction of Kubernetes. Invariant: `published` and `Lookup.document` tell what is really there, as
-read back, never what we meant to write.
-
-Mode: where objects and Secrets come from, and where what is made of them goes. The seam of the composition root.
+On Kubernetes these are informers and API writes, in standalone mode a directory and files; the reconciler is the same.
+Invariant: `published` and `Lookup.document` return what was read back, never what we intended to write.
 """
 
 import asyncio
@@ -19,7 +16,7 @@ from autowasm.kube.resources import ObjectKey
 
 
 class Announce(Protocol):
-    """Tells people who look at an object. Never waits, never fails (`kube.recorder.EventRecorder.event`)."""
+    """Records an Event about an object. Never waits, never fails (`kube.recorder.EventRecorder.event`)."""
 
     def __call__(
         self,
@@ -35,52 +32,52 @@ class Announce(Protocol):
 def announce_nothing(
     about: Mapping[str, Any], kind: Literal["Normal", "Warning"], reason: str, message: str, /
 ) -> None:
-    """For where there are no Events: the log says it too."""
+    """For modes without Events: the log has the same text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """One AutoWasm as it is now, its `status` in it; `problem` if something outside the object is wrong with it."""
+    """One current AutoWasm with its `status`; `problem` if something outside the object is wrong."""
 
     document: Mapping[str, Any]
     problem: SpecError | None = None
 
 
 class AutoWasmLookup(Protocol):
-    """Where AutoWasm objects come from."""
+    """The source of AutoWasm objects."""
 
     def lookup(self, key: ObjectKey) -> Lookup | None:
-        """The object, None if there is none."""
+        """The object, or None."""
 
 
 class Publisher(Protocol):
-    """Where EnvoyFilters and statuses go. Both writes do nothing if nothing would change."""
+    """Writes EnvoyFilters and statuses. Both writes do nothing if nothing would change."""
 
     def published(self, key: ObjectKey) -> Mapping[str, Any] | None:
-        """The EnvoyFilter that is ours and in place; None if there is none."""
+        """Our EnvoyFilter in place, or None."""
 
     def left_behind(self, key: ObjectKey) -> Mapping[str, Any] | None:
-        """The EnvoyFilter of ours whose AutoWasm is gone, if it is still there."""
+        """Our EnvoyFilter whose AutoWasm is gone, if it still exists."""
 
     async def find(self, key: ObjectKey, owner: Mapping[str, Any]) -> None:
-        """Look for one that was in place and is not shown any more; `published` shows it if it is there after all."""
+        """Search for an EnvoyFilter that was in place and is no longer visible; if it exists, `published` returns it."""
 
     async def publish(
         self, key: ObjectKey, owner: Mapping[str, Any], envoyfilter: Mapping[str, Any]
     ) -> bool:
-        """Put the EnvoyFilter in place. True if that changed something.
+        """Write the EnvoyFilter. True if that changed something.
 
-        Raises SpecError (`EnvoyFilterConflict`) if one of this name is somebody else's.
+        Raises SpecError (`EnvoyFilterConflict`) if a foreign EnvoyFilter has the name.
         """
 
     async def retract(self, key: ObjectKey) -> None:
-        """The AutoWasm is gone: its EnvoyFilter and status go too."""
+        """The AutoWasm is gone: remove its EnvoyFilter and status."""
 
     def forget(self, key: ObjectKey) -> None:
-        """The AutoWasm is gone, and somebody else leads: keep nothing of it."""
+        """The AutoWasm is gone and another replica leads: drop its state."""
 
     def resigned(self) -> None:
-        """Another replica leads from now on: keep no count of what was put back. Does not wait."""
+        """Another replica leads from now on: drop the revert counts. Does not wait."""
 
     async def write_status(
         self, key: ObjectKey, document: Mapping[str, Any], status: Mapping[str, Any]
@@ -92,38 +89,38 @@ class Replicas(Protocol):
     """The other replicas (`artifacts/peers.py`)."""
 
     def known(self) -> tuple[str, ...]:
-        """Their addresses now; empty: we are alone."""
+        """Their current addresses; empty: there is no other replica."""
 
     async def wait_all_have(self, sha256: Sha256Hex, timeout: float) -> bool:
-        """True once all that are ready have the module, False after `timeout` seconds. Raises nothing."""
+        """True when all ready replicas have the module, False after `timeout` seconds. Raises nothing."""
 
 
 class NoReplicas:
-    """Alone."""
+    """The Replicas of a single replica."""
 
     def known(self) -> tuple[str, ...]:
-        """Nobody."""
+        """Always empty."""
         return ()
 
     async def wait_all_have(self, sha256: Sha256Hex, timeout: float) -> bool:
-        """All of nobody have it."""
+        """Always true."""
         return True
 
 
 class Mode(AutoWasmLookup, SecretReader, Protocol):
-    """Where objects and Secrets come from, and where what is made of them goes: a cluster or a directory."""
+    """The source of objects and Secrets, and the target of results: a cluster or a directory."""
 
     @property
     def publisher(self) -> Publisher:
-        """Where EnvoyFilters and statuses go."""
+        """The writer of EnvoyFilters and statuses."""
 
     async def start(self, tasks: asyncio.TaskGroup) -> None:
-        """Return once everything that is there was read once. Raises UsageError."""
+        """Return after everything was read once. Raises UsageError."""
 
     def keys(self) -> frozenset[ObjectKey]:
-        """All that has to be reconciled once at the start."""
+        """All keys to reconcile once at the start."""
 
     async def run(
         self, *, changed: Callable[[ObjectKey], None], secret_changed: Callable[[ObjectKey], None]
     ) -> None:
-        """Tell of changes, for ever."""
+        """Report changes, forever."""

@@ -1,14 +1,9 @@
-"""PollGroups: what is polled, when, and what the last poll said (ADR 20). No I/O, no clock of its own.
+"""Poller: asks sources with a `refreshInterval` whether they name another module by now (ADR 20). Leader only.
 
-AutoWasms of one namespace with the same source and Secret are one group and share each answer: a thousand of one tag cost what
-one does. Invariants: a group's next poll stays where it is however often its objects are reconciled; an answer is told only
-of the source and Secret that it was asked for; what a pin or a digest names is in no group.
-
-Polling: asks sources with a `refreshInterval` whether they name something else by now (ADR 20). Leader only.
-
-Not the plan (`polling.py`), nor the way of a change: what a poll found is fetched and checked here (ADR 5), and then published by the
-reconciler as any other record (ADR 7). Invariants: a poll writes nothing; without a change, or where the source says "later",
-nothing is reconciled either; all polls share one budget; none outlives leading.
+PollGroups is the schedule, without I/O or a clock of its own. A poll fetches and checks a new module (ADR 5); the reconciler
+publishes it like any other record (ADR 7). Invariants: a poll writes nothing; without a change, or after a temporary error
+of the source, nothing is reconciled; all polls share one budget, and none outlives leading; reconciles do not move a group's
+next poll; an answer applies only to the source and Secret of its request; a source with `sha256` or a digest is in no group.
 """
 
 import asyncio
@@ -34,7 +29,7 @@ from autowasm.units import parse_duration
 
 
 class PollRequest(NamedTuple):
-    """What an answer is about: it holds for every AutoWasm that asks the same with the same login."""
+    """Key of a poll: its answer applies to every AutoWasm with the same source and Secret."""
 
     namespace: str
     source: str
@@ -43,7 +38,7 @@ class PollRequest(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PollMember:
-    """One AutoWasm. `interval` in seconds; `record`: what is published for it."""
+    """One AutoWasm. `interval` in seconds; `record` is the published one."""
 
     interval: float
     record: Record
@@ -51,39 +46,42 @@ class PollMember:
 
 @dataclass(slots=True, eq=False)
 class PollGroup:
-    """Times are the loop's."""
+    """AutoWasms of one namespace with the same source and Secret, which share each answer. Times are the loop's.
+
+    A thousand AutoWasms of one tag cost as much as one.
+    """
 
     asked: PollRequest
     source: Source
     due: float
     members: dict[ObjectKey, PollMember] = field(default_factory=dict)
     since: float = 0.0
-    """When it was last asked, or began."""
+    """When the last poll, or the group, began."""
     running: bool = False
     failures: int = 0
     latest: Record | None = None
-    """What the source named at the last poll that got an answer."""
+    """The record of the last successful poll."""
     refused: AutoWasmError | None = None
-    """Why the last poll got none that will do, if the source said so itself; "later" is no such reason."""
+    """The permanent error of the last poll, if the source reported one; a temporary error does not count."""
 
     @property
     def interval(self) -> float:
-        """The shortest that anybody asks for."""
+        """The shortest interval of its members."""
         return min(member.interval for member in self.members.values())
 
     @property
     def reference(self) -> Record:
-        """What the next answer is compared with."""
+        """The record that the next answer is compared with."""
         return self.latest or next(iter(self.members.values())).record
 
 
 def is_same(one: Record, other: Record) -> bool:
-    """True if there is nothing to publish: of an object the bytes count, as servers change validators without reason."""
+    """True if there is nothing to publish. For an object only the bytes count: servers change validators without reason."""
     return one == other or (not one.image and not other.image and one.sha256 == other.sha256)
 
 
 def is_polled(autowasm: AutoWasm, record: Record) -> bool:
-    """True if the user asks for it, and the source may come to name something else."""
+    """True if the user requested polling and the source may name another module later."""
     filter_ = autowasm.spec.filter
     if filter_.refresh_interval is None or filter_.sha256 is not None:
         return False
@@ -93,7 +91,7 @@ def is_polled(autowasm: AutoWasm, record: Record) -> bool:
 
 
 class PollGroups:
-    """All of them. The caller says what time it is."""
+    """All groups. The caller passes the time."""
 
     def __init__(self, settings: PollSettings, *, rng: random.Random | None = None) -> None:
         self._settings = settings
@@ -101,10 +99,10 @@ class PollGroups:
         self._groups: dict[PollRequest, PollGroup] = {}
         self._of: dict[ObjectKey, PollGroup] = {}
         self._turns: dict[str, float] = {}
-        """By namespace that waits: when it was last asked for."""
+        """By waiting namespace: the time of its last poll."""
 
     def put(self, key: ObjectKey, autowasm: AutoWasm, record: Record, *, now: float) -> PollGroup:
-        """`record` is published for it. A new group is due at a random moment of its interval: a start is no burst."""
+        """Add an AutoWasm with its published `record`. A new group is due at a random time of its interval, to avoid a burst at start."""
         asked = _asked(key, autowasm)
         interval = parse_duration(autowasm.spec.filter.refresh_interval or "")
         group = self._of.get(key)
@@ -122,17 +120,17 @@ class PollGroups:
         group.members[key] = PollMember(interval, record)
         self._of[key] = group
         if before is None or before.interval != interval:
-            # Asked for more often than before, it is not to wait for what was planned then.
-            group.due = min(group.due, max(group.since + self._jittered(group.interval), now))
+            # With a shorter interval, the group must not wait for the time of the old plan.
+            group.due = min(group.due, max(group.since + self._replication(group.interval), now))
         learned = before is None or not is_same(before.record, record)
         if learned and group.latest is not None and not is_same(group.latest, record):
-            group.latest = None  # somebody else resolved it since: what we know is of the past
+            group.latest = None  # resolved by another request since: ours is outdated
         if learned:
             group.refused = None
         return group
 
     def drop(self, key: ObjectKey) -> None:
-        """It is polled no more."""
+        """Stop polling the AutoWasm."""
         group = self._of.pop(key, None)
         if group is None:
             return
@@ -141,18 +139,18 @@ class PollGroups:
             self._groups.pop(group.asked, None)
 
     def of(self, key: ObjectKey, autowasm: AutoWasm) -> PollGroup | None:
-        """Its group, if its spec is still what is asked."""
+        """Its group, if the spec still has the group's source and Secret."""
         group = self._of.get(key)
         return group if group is not None and group.asked == _asked(key, autowasm) else None
 
     def is_current(self, group: PollGroup) -> bool:
-        """False once nobody asks any more."""
+        """False when the group has no members left."""
         return self._groups.get(group.asked) is group
 
     def due(self, *, now: float) -> Iterator[PollGroup]:
-        """Those to be asked now, in turns over namespaces, the one whose turn was longest ago first.
+        """The groups that are due, round robin over namespaces; the namespace with the oldest poll comes first.
 
-        So a thousand sources of one tenant delay another's single one by one turn.
+        So a thousand sources of one tenant delay another tenant's single source by one poll.
         """
         by_namespace: dict[str, list[PollGroup]] = {}
         for group in self._groups.values():
@@ -170,19 +168,19 @@ class PollGroups:
                         del by_namespace[namespace]
 
     def begin(self, group: PollGroup, *, now: float) -> None:
-        """It is being asked."""
+        """A poll of the group begins."""
         group.running = True
         self._turns[group.asked.namespace] = now
 
     def answered(self, group: PollGroup, record: Record, *, now: float) -> None:
-        """The source names this now."""
+        """The source resolved to `record`."""
         group.latest, group.refused, group.failures = record, None, 0
         self._plan(group, self._jittered(group.interval), now=now)
 
     def failed(
         self, group: PollGroup, error: AutoWasmError, *, now: float, for_good: bool = True
     ) -> None:
-        """It said nothing, or what will not do. `for_good` False: the failure is ours."""
+        """The poll failed. `for_good` False: the failure is internal."""
         group.failures += 1
         if for_good and not isinstance(error, SourceUnavailable | StorageError):
             group.refused = error
@@ -219,20 +217,20 @@ class PolledSource(Protocol):
 
 
 class PollResults(Protocol):
-    """What the reconciler asks and tells."""
+    """The interface between polls and the reconciler."""
 
     def found(self, key: ObjectKey, autowasm: AutoWasm) -> Record | None:
-        """What is to be published instead of what is; None: nothing."""
+        """The record to publish instead of the current one; None: no change."""
 
     def published(self, key: ObjectKey, autowasm: AutoWasm, record: Record) -> AutoWasmError | None:
-        """This is in place now. Returns why the source's own news will not do, if it said so."""
+        """`record` is in place now. Returns the permanent error of the source's newer version, if any."""
 
     def forget(self, key: ObjectKey) -> None:
-        """It is gone, cannot be read, or is another replica's matter."""
+        """The object is gone or invalid, or another replica leads."""
 
 
 class NoPollResults:
-    """Nothing is ever asked."""
+    """PollResults without polling."""
 
     def found(self, key: ObjectKey, autowasm: AutoWasm) -> Record | None:
         """Nothing."""
@@ -245,7 +243,7 @@ class NoPollResults:
 
 
 class Poller:
-    """One for the process. `on_change` is called with the key of each object for which a poll changed something."""
+    """One per process. Calls `on_change` with the key of each object for which a poll changed something."""
 
     def __init__(
         self,
@@ -284,7 +282,7 @@ class Poller:
         self._groups.drop(key)
 
     async def run(self, leadership: Leadership) -> None:
-        """Poll what is due while leading, for ever."""
+        """Poll due groups while leading, forever."""
         await while_leading(leadership, self._lead)
 
     async def _lead(self) -> None:
@@ -331,7 +329,7 @@ class Poller:
         self._metrics.polls.labels(outcome).inc()
 
     async def _ask(self, group: PollGroup, key: ObjectKey) -> str:
-        """The outcome, for the metric."""
+        """Poll the group. Returns the outcome for the metric."""
         if not self._groups.is_current(group):
             return "outdated"
         reference, before, refused = group.reference, group.latest, group.refused
@@ -354,12 +352,12 @@ class Poller:
         return self._answered(group, record, news=news, relief=refused is not None)
 
     def _answered(self, group: PollGroup, record: Record, *, news: bool, relief: bool) -> str:
-        """`news`: it was not known yet. `relief`: the answer before would not do, which had been told."""
+        """`news`: the answer is new. `relief`: the previous poll had failed permanently, which was reported."""
         outcome = "unchanged"
         for key, member in list(group.members.items()):
             if not is_same(record, member.record):
                 outcome = "changed"
-                if not news:  # told, and not published yet
+                if not news:  # reported, not published yet
                     continue
                 _log.info(
                     "source has moved",

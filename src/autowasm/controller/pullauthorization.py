@@ -1,9 +1,9 @@
-"""Permits: may this AutoWasm, with its own Secret, still have the module that it has (ADR 19)?
+"""PullAuthorizer: whether an AutoWasm may use its module with its own Secret (ADR 19).
 
-Not a resolution: what a tag names now is nobody's question here, only whether the login may read what the record names.
-Invariants: a Secret is read again every `secret_recheck` seconds and at each new record, never on the reconcile path; what
-cannot be told now (API server or registry away) changes no verdict about what is published; the registry is asked only
-where the record was not made with this very Secret, or the login in it has changed since.
+It resolves nothing: it only checks that the login may read the module that the record names. Invariants: a Secret is read
+again every `secret_recheck` seconds and at each new record, never on the reconcile path; an unreachable API server or registry
+changes no verdict about a published module; the registry is asked only if the record was not made with this very Secret, or
+if the login in it has changed since.
 """
 
 import asyncio
@@ -27,10 +27,10 @@ from autowasm.limits import FetchLimits
 _log = structlog.get_logger(__name__)
 
 _LOOK: Final = 1.0
-"""Seconds between two looks at what is due."""
+"""Seconds between two checks of what is due."""
 _JITTER: Final = 0.2
 _AT_ONCE: Final = 16
-"""Checks that run at one time: after a start every AutoWasm with a Secret is due."""
+"""Concurrent checks: after a start every AutoWasm with a Secret is due."""
 
 
 @dataclass(slots=True, eq=False)
@@ -40,12 +40,12 @@ class _Authorization:
     decided: bool = False
     error: AutoWasmError | None = None
     fingerprint: str = ""
-    """Of the login that was allowed last."""
+    """Of the last authorised login."""
     running: bool = False
 
 
 class PullAuthorizer:
-    """By object key. `on_change` is called with the key when its verdict has changed."""
+    """Verdicts by object key. Calls `on_change` with the key when a verdict has changed."""
 
     def __init__(
         self,
@@ -63,9 +63,9 @@ class PullAuthorizer:
     def verdict(
         self, key: ObjectKey, request: FetchRequest, *, published: bool
     ) -> AutoWasmError | bool:
-        """True: it may have what `request.record` names. False: not known yet. An error: why it may not.
+        """True: the module of `request.record` is authorised. False: unknown yet. An error: why it is refused.
 
-        What is `published` stays so until it is known that it may not be had.
+        A `published` module counts as authorised until it is refused.
         """
         record = request.record
         needs_none = request.secret is None and (record is None or not record.secret_uid)
@@ -81,18 +81,18 @@ class PullAuthorizer:
         return authorization.error if authorization.error is not None else authorization.decided
 
     def recheck(self, key: ObjectKey) -> None:
-        """Its Secret has changed."""
-        authorization = self._authorizations.get(key)
+        """The Secret has changed."""
+        authorization = self._pull_authorizer.get(key)
         if authorization is not None:
             authorization.due = self._now()
             self._due.set()
 
     def forget(self, key: ObjectKey) -> None:
-        """The object is gone."""
-        self._authorizations.pop(key, None)
+        """The object was deleted."""
+        self._pull_authorizer.pop(key, None)
 
     async def run(self) -> None:
-        """Check what is due, for ever."""
+        """Run due checks, forever."""
         places = asyncio.Semaphore(_AT_ONCE)
         async with asyncio.TaskGroup() as tasks:
             while True:
@@ -134,10 +134,10 @@ class PullAuthorizer:
             authorization.fingerprint = await self._allowed(authorization)
             authorization.error = None
         except (SourceUnavailable, StorageError) as error:
-            if authorization.decided:  # allowed or refused, it stays so
+            if authorization.decided:  # the verdict stays
                 return
             authorization.error = error
-            # Of what is not published; it is asked for again soon.
+            # Only for an unpublished module; it is checked again soon.
             authorization.due = self._now() + self._limits.retry_base * 10
         except AutoWasmError as error:
             authorization.error = error
@@ -151,7 +151,7 @@ class PullAuthorizer:
             self._on_change(key)
 
     async def _allowed(self, authorization: _Authorization) -> str:
-        """The fingerprint of the login. Raises what forbids it."""
+        """Returns the fingerprint of the login. Raises the refusal."""
         access = await self._fetcher.access(authorization.request)
         record = authorization.request.record
         made_with_it = record is not None and record.secret_uid in {"", access.secret_uid}
@@ -171,7 +171,7 @@ def authorization_of(
     autowasm: AutoWasm,
     decision: UseRecord | ResolveSource,
 ) -> AutoWasmError | bool:
-    """As `PullAuthorizer.verdict`: may its own Secret have the record that is to be used? Resolving afresh asks the registry itself."""
+    """`PullAuthorizer.verdict` for the chosen record. A new resolution needs none: the registry authorises it."""
     if pull_authorizer is None or not isinstance(decision, UseRecord):
         return True
     record = decision.record

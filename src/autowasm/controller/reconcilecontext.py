@@ -1,9 +1,8 @@
-"""Subject: one AutoWasm as one reconcile sees it. Read once, at the start; not kept.
+"""ReconcileContext: one AutoWasm as read at the start of one reconcile; and the origins of its modules (ADR 7, ADR 15).
 
-What Envoys may ask us for on behalf of an AutoWasm, and where it can be had again (ADR 7, ADR 15).
-
-Not the fetching. Invariants: whatever the EnvoyFilter in place names is known, with a record or without; a record that is
-not the spec's own makes at most its digest known, and names no origin: it may be forged.
+An origin says for which AutoWasm sidecars may request a module, and where it can be fetched again. Invariants: every module
+of the EnvoyFilter in place is remembered, with a record or without; a record that does not belong to the spec's source may be
+forged, so only its digest is remembered, without an origin to fetch from.
 """
 
 from collections.abc import Mapping
@@ -24,21 +23,21 @@ from autowasm.kube.resources import ObjectKey
 
 @dataclass(frozen=True, slots=True)
 class ReconcileContext:
-    """`document` is the object as the API has it."""
+    """`document` is the object as the API server returned it."""
 
     key: ObjectKey
     document: Mapping[str, Any]
     live: Record | None
-    """The record of the EnvoyFilter in place; None also if it carries none that its spec agrees with."""
+    """The record of the EnvoyFilter in place; None also if the record contradicts its spec."""
     previous: Status
     digests: tuple[Sha256Hex, ...] = ()
-    """The modules that the EnvoyFilter in place makes proxies fetch, whatever its record says."""
+    """The modules that the EnvoyFilter in place makes sidecars fetch, whatever its record names."""
 
     @classmethod
     def of(
         cls, key: ObjectKey, document: Mapping[str, Any], *, live: Mapping[str, Any] | None
     ) -> Self:
-        """`live`: the EnvoyFilter in place, if it is one of ours."""
+        """`live`: our EnvoyFilter in place, if there is one."""
         previous = statuses.read(document.get("status"))
         if live is None:
             return cls(key, document, None, previous)
@@ -47,11 +46,11 @@ class ReconcileContext:
 
     @property
     def in_place(self) -> Sha256Hex | None:
-        """The module in place; None if there is no EnvoyFilter of ours, or one that names no module."""
+        """The module in place; None without an EnvoyFilter of ours, or if it names no module."""
         return self.digests[0] if self.digests else None
 
     def told(self, autowasm: AutoWasm) -> Record | None:
-        """The record in the status. None if the spec does not name where it comes from: anyone may have written it."""
+        """The record in the status. None if it does not belong to the spec's source: any client may have written it."""
         if self.previous.module is UNSET:
             return None
         record = self.previous.module.record()
@@ -61,7 +60,7 @@ class ReconcileContext:
 def remember_origins(
     published: PublishedModules, context: ReconcileContext, autowasm: AutoWasm | None, *more: Record
 ) -> None:
-    """`more`: what is about to be published. `autowasm` None: its spec cannot be read."""
+    """`more`: the record that will be published. `autowasm` None: the spec is invalid."""
     source = autowasm.spec.filter.source if autowasm else None
     secret = autowasm.spec.secret if autowasm else None
     told = context.told(autowasm) if autowasm else None
@@ -82,9 +81,9 @@ def remember_origins(
 def remember_orphan(
     published: PublishedModules, key: ObjectKey, envoyfilter: Mapping[str, Any] | None
 ) -> None:
-    """Its AutoWasm is gone. Until the EnvoyFilter is too (None), its proxies may ask: a new Pod fetches at its start.
+    """The AutoWasm is gone. Sidecars may request the module until the EnvoyFilter is gone too (None): a new Pod fetches at start.
 
-    The garbage collector takes moments; one that was left on purpose (`kubectl delete --cascade=orphan`) stays for good.
+    The garbage collector takes moments; an orphaned EnvoyFilter (`kubectl delete --cascade=orphan`) stays for good.
     """
     digests = envoyfilters.digests_of(envoyfilter) if envoyfilter is not None else ()
     if digests:

@@ -1,15 +1,10 @@
-"""StartupGate: when a fresh replica may call itself ready (ADR 15).
+"""AutoWasmReconciler: from an AutoWasm to its EnvoyFilter and status. Level-based, idempotent.
 
-A reconciler around the reconciler that only watches. Not a health check of what comes later: a registry that goes down
-afterwards never makes a replica unready. Invariant: ready means that each digest which some Envoy was told to fetch is
-here, or was tried once, or the start-up deadline has passed.
-
-AutoWasmReconciler: from what an AutoWasm says to the EnvoyFilter that makes it so. Level-based, idempotent.
-
-Reads like the flow in docs/architecture.md. It does not fetch (`jobs.py` does, off this path), does not know whether it
-runs on Kubernetes or over a directory, and writes nothing when nothing changed. Invariants: an EnvoyFilter is published
-only while its module is in the store, checked (ADR 5); a failure never touches one that works (ADR 7); who does not lead
-writes nothing and resolves nothing, but has what is published (`follower.py`).
+It follows the flow in docs/architecture.md. `fetchjobs.py` fetches, outside the reconcile path; the mode (Kubernetes or a
+directory) is hidden behind `interfaces.py`. StartupGate decides when a new replica is ready (ADR 15); it is not a health
+check: a registry that fails later never makes a replica unready. Invariants: an EnvoyFilter is published only while its
+checked module is in the store (ADR 5); a failure never touches a running filter (ADR 7); a follower writes and resolves
+nothing, but stores the published modules (`follower.py`); without a change nothing is written.
 """
 
 import asyncio
@@ -55,7 +50,11 @@ from autowasm.telemetry.metrics import Metrics
 
 
 class StartupGate:
-    """Opens once every key that was given to `expect` is settled. `settled` is asked after each reconcile of such a key."""
+    """A reconciler around the reconciler. Opens when every key passed to `expect` is settled, or at the start-up deadline.
+
+    Ready means that each module that an Envoy was told to fetch is stored or was tried once, or that the start-up deadline has
+    passed. `settled` is called after each reconcile of such a key.
+    """
 
     def __init__(
         self,
@@ -66,20 +65,20 @@ class StartupGate:
     ) -> None:
         self._reconciler = reconciler
         self._pending: dict[ObjectKey, None] | None = None
-        """In order: the first ones are named."""
+        """In order: the report names the first ones."""
         self._settled = settled
         self._report = report
         self._opened = asyncio.Event()
 
     def expect(self, keys: Iterable[ObjectKey]) -> None:
-        """What there is was read: wait for these."""
-        if self._opened.is_set():  # what came after the deadline makes nobody unready again
+        """Everything was read: wait for these keys."""
+        if self._opened.is_set():  # after the deadline nothing makes the replica unready
             return
         self._pending = dict.fromkeys(sorted(keys))
         self._say()
 
     async def reconcile(self, key: ObjectKey, /) -> Result:
-        """As the reconciler does."""
+        """Reconcile, then update the gate."""
         result = await self._reconciler.reconcile(key)
         if self._pending and key in self._pending and self._settled(key):
             del self._pending[key]
@@ -87,7 +86,7 @@ class StartupGate:
         return result
 
     async def run(self, deadline: float) -> None:
-        """Open at the latest after `deadline` seconds, then return."""
+        """Open after `deadline` seconds at the latest, then return."""
         try:
             async with asyncio.timeout(deadline):
                 await self._opened.wait()
@@ -108,16 +107,16 @@ class StartupGate:
 _log = structlog.get_logger(__name__)
 
 NO_ROOM_RETRY = 30.0
-"""Seconds until a module that is here, but is more than its namespace may publish, is looked at again."""
+"""Seconds before another try for a stored module that exceeds its namespace's quota."""
 FOREIGN_RETRY = 15.0
-"""Seconds between two looks at an EnvoyFilter of our name that is not ours, or that is still being deleted."""
+"""Seconds between two checks of a foreign or terminating EnvoyFilter that has our name."""
 
 FETCHING_SHOWN_AFTER = 1.0
-"""Seconds. A shorter fetch goes straight to `Synced`: no writes for phases that nobody can see."""
+"""Seconds. After a shorter fetch the status changes directly to `Synced`: no write for a phase too short to see."""
 
 
 class AutoWasmReconciler:
-    """One for the process; `reconcile` is called for one key at a time by the work queue."""
+    """One per process; the work queue calls `reconcile` for one key at a time."""
 
     def __init__(
         self,
@@ -142,9 +141,9 @@ class AutoWasmReconciler:
         service_problem: Callable[[], AutoWasmError | None] = lambda: None,
         now: Callable[[], str] = utc_now,
     ) -> None:
-        """`prepared` returns once a new leader has read what its first writes need; `resend` is `Healing.wanted`.
+        """`prepared` returns when a new leader has read what its first writes need; `resend` is `Resender.wanted`.
 
-        `service_problem`: why sidecars could not fetch what would be published now; None: they can.
+        `service_problem`: why sidecars could not fetch a module that is published now; None: they can.
         """
         self._service_problem = service_problem
         self._objects = objects
@@ -167,7 +166,7 @@ class AutoWasmReconciler:
         self._polls = polls or NoPollResults()
 
     async def reconcile(self, key: ObjectKey) -> Result:
-        """Make the world match the object of this name. Raises what the writes raise; the queue then retries."""
+        """Bring the cluster to the desired state of this object. Raises the errors of writes; the queue then retries."""
         try:
             if self._leadership.is_leading:
                 async with self._leadership.scope():
@@ -175,7 +174,7 @@ class AutoWasmReconciler:
                         await self._prepared()
                     return await self._lead(key)
         except NotLeading:
-            pass  # whoever leads now looks at every object anew
+            pass  # the new leader reconciles every object
         return self._follow(key)
 
     def _follow(self, key: ObjectKey) -> Result:
@@ -224,7 +223,7 @@ class AutoWasmReconciler:
         return ReconcileContext.of(key, document, live=self._publisher.published(key))
 
     async def _complete(self, context: ReconcileContext) -> ReconcileContext:
-        """Before "no EnvoyFilter is in place" is believed of one that we put there, the API server is asked."""
+        """Read the EnvoyFilter from the API server before treating one that we published as absent."""
         published = context.previous.condition(ConditionType.PUBLISHED)
         if context.digests or published is None or published.status != "True":
             return context
@@ -239,7 +238,7 @@ class AutoWasmReconciler:
         return stored or not self._jobs.is_running(key)
 
     async def _pursue(self, context: ReconcileContext, autowasm: AutoWasm) -> Result:
-        """Get the module that the spec asks for, and publish it once it is here."""
+        """Get the module that the spec names, and publish it when it is stored."""
         key = context.key
         decision = decide(
             autowasm,
@@ -254,7 +253,7 @@ class AutoWasmReconciler:
                 return Result(requeue_after=0.0)
             return await self._failed(context, authorization)
         if not authorization:
-            return Result()  # we are told when it is known
+            return Result()  # the verdict queues the key
         if isinstance(decision, UseRecord) and decision.record.sha256 in self._store:
             return await self._publish(context, autowasm, decision.record)
         if isinstance(decision, UseRecord):
@@ -265,7 +264,7 @@ class AutoWasmReconciler:
         match state:
             case FetchDone(record) if record.sha256 in self._store:
                 return await self._publish(context, autowasm, record)
-            case FetchDone():  # evicted or damaged since: begin again
+            case FetchDone():  # evicted or damaged since: fetch again
                 self._jobs.forget(key)
                 return Result(requeue_after=GONE_RETRY)
             case FetchRunning(seconds):
@@ -285,9 +284,9 @@ class AutoWasmReconciler:
             return await self._failed(context, error, retry_in=NO_ROOM_RETRY)
         remember_origins(self._published, context, autowasm, record)
         if (problem := self._service_problem()) is not None:
-            return await self._failed(context, problem)  # the queue is told when that changes
-        if not await self._is_replicated(context, record):
-            return Result()  # we are told when it is
+            return await self._failed(context, problem)  # a change of it queues all keys
+        if not await self._replication(context, record):
+            return Result()  # the end of the wait queues the key
         resend = self._resend(context.key, self._publisher.published(context.key), record.sha256)
         wanted = envoyfilters.render(autowasm, record, self._envoy, resend=resend)
         try:
@@ -305,7 +304,7 @@ class AutoWasmReconciler:
         if refused is None:
             status = synced_status(autowasm, record, previous=context.previous, now=self._now())
             await self._reporter.write(context, status)
-        else:  # what is in place stays; people want to know nevertheless (ADR 7)
+        else:  # the module in place stays, and the status has the error (ADR 7)
             await self._failed(context, refused)
         self._jobs.forget(context.key)
         self._lost.forget(context.key)
@@ -313,8 +312,8 @@ class AutoWasmReconciler:
             self._replica_waiter.forget(context.key)
         return Result()
 
-    async def _is_replicated(self, context: ReconcileContext, record: Record) -> bool:
-        """Whether the other replicas have it, or were waited for long enough (ADR 14)."""
+    async def _replication(self, context: ReconcileContext, record: Record) -> bool:
+        """Whether the other replicas have the module, or the wait for them is over (ADR 14)."""
         if self._replica_waiter is None or context.digests == (record.sha256,):
             return True
         state = self._replica_waiter.state(context.key, record.sha256)
@@ -334,7 +333,7 @@ class AutoWasmReconciler:
         retry = (
             previous.phase in {Phase.FAILED, Phase.DEGRADED}
             and previous.observed_generation == autowasm.metadata.generation
-        )  # says what is wrong: worth more than that it is tried again
+        )  # the error in the status is worth more than the phase of a retry
         if not retry and previous.phase is not Phase.FETCHING:
             live = context.in_place is not None
             await self._reporter.write(
@@ -343,13 +342,13 @@ class AutoWasmReconciler:
         return Result()
 
     async def _not_written(self, context: ReconcileContext, error: AutoWasmError) -> Result:
-        """Somebody else's doing goes into the status; raises what the queue shall retry."""
-        if error.reason == REFUSED:  # nothing tells us when it would be taken
+        """Write the failed write to the status; raise the errors that the queue retries."""
+        if error.reason == REFUSED:  # no event reports when it would be accepted
             await self._failed(context, error)
             raise error
         if error.reason not in WRITE_REASONS:
             raise error
-        # The informer follows what has our label: no event tells that another's EnvoyFilter is handed over or deleted.
+        # The informer only sees our label: no event reports that a foreign EnvoyFilter is handed over or deleted.
         retry_in = FOREIGN_RETRY if error.reason in FOREIGN_REASONS else None
         return await self._failed(context, error, retry_in=retry_in)
 
@@ -368,14 +367,14 @@ class AutoWasmReconciler:
         return Result(requeue_after=retry_in)
 
     def _forget(self, key: ObjectKey) -> None:
-        """The object is gone."""
+        """The object was deleted."""
         self._jobs.forget(key)
         self._let_go(key)
         remember_orphan(self._published, key, self._publisher.left_behind(key))
         self._reporter.forget(key)
 
     def _let_go(self, key: ObjectKey) -> None:
-        """What only a leader keeps of an object."""
+        """Drop the state that only a leader keeps."""
         self._polls.forget(key)
         self._lost.forget(key)
         if self._pull_authorizer is not None:

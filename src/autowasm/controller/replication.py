@@ -1,14 +1,8 @@
-"""Prefetcher: whatever the EnvoyFilter in place makes proxies fetch is copied from the other replicas before anybody asks.
+"""Replication between replicas: Prefetcher copies published modules, ReplicaWaiter delays publication (ADR 14).
 
-A reconciler around the reconciler. Not the fetching of what a spec names now (`fetchjobs.py`): that one's source may be gone, or be
-another than the one that gave the module in place, so a replica with an empty disk would have nothing of what proxies run.
-If each replica of a rolling update began so, the last copy would go with the last old one. Invariant: no source is asked
-here: a digest of an EnvoyFilter may be forged, and only what a spec names is fetched with its Secret (ADR 7, ADR 15).
-
-Spreading: waits, off the reconcile path, until the other replicas have a module that is about to be published (ADR 14).
-
-Not the copying, which the others do once they read the record in the status. Invariant: nothing waits longer than `ASK` +
-`WAIT` seconds: a replica that is gone holds up no rollout, and one that lacks the module fills it when it is asked.
+Fetching the module that a spec names is in `fetchjobs.py`. Invariants: the prefetch asks no source: a digest in an EnvoyFilter
+may be forged, and only a spec's own source is fetched with its Secret (ADR 7, ADR 15); no publication waits longer than `ASK`
++ `WAIT` seconds, so a replica that is gone delays no rollout, and one without the module copies it at the first request.
 """
 
 import asyncio
@@ -39,7 +33,12 @@ class _Prefetch:
 
 
 class Prefetcher:
-    """`copy` brings a digest into the store, or says False. `on_change` is called with the key when a copy has ended."""
+    """A reconciler around the reconciler: copies the modules of the EnvoyFilter in place from other replicas before a request.
+
+    The source of a published module may be gone or replaced, so a replica with an empty disk could not fetch it. If every
+    replica of a rolling update started so, the last copy would go with the last old replica. `copy` copies a digest into the
+    store and returns whether it did. Calls `on_change` with the key when a copy has ended.
+    """
 
     def __init__(
         self,
@@ -63,7 +62,7 @@ class Prefetcher:
         self._copies: dict[tuple[ObjectKey, Sha256Hex], _Prefetch] = {}
 
     async def reconcile(self, key: ObjectKey, /) -> Result:
-        """As the reconciler does; what is missing is copied meanwhile, and again for as long as it is published."""
+        """Reconcile, and copy missing modules in the background, with retries while they are published."""
         missing = self._missing(key)
         for known in [known for known in self._copies if known[0] == key]:
             if known[1] not in missing:
@@ -77,7 +76,7 @@ class Prefetcher:
         return Result(requeue_after=min(due, default=None))
 
     def settled(self, key: ObjectKey) -> bool:
-        """True unless something that is published is being copied for the first time."""
+        """True unless a published module is being copied for the first time."""
         copies = (self._copies.get((key, sha256)) for sha256 in self._missing(key))
         return all(copy is not None and copy.failures for copy in copies)
 
@@ -87,7 +86,7 @@ class Prefetcher:
         return tuple(sha256 for sha256 in digests if sha256 not in self._store)
 
     def _ensure(self, key: ObjectKey, sha256: Sha256Hex) -> float | None:
-        """Seconds until it has to be looked at again; None: we are told when."""
+        """Seconds until the next try; None: the end of the copy queues the key."""
         copy = self._copies.setdefault((key, sha256), _Prefetch())
         if copy.task is not None:
             return None
@@ -113,17 +112,17 @@ class Prefetcher:
 
 
 ASK: Final = 0.5
-"""Seconds for "do you have it already?": the usual case after a failover, or where several objects share a module."""
+"""Seconds for the first query: after a failover, and for a module that objects share, the replicas usually have it already."""
 WAIT: Final = 5.0
 
 
 class ReplicationState(Enum):
-    """What is to be done next."""
+    """The next step."""
 
     WAIT = "wait"
-    """We tell when it is over."""
+    """`on_change` reports the end of the wait."""
     TELL = "tell"
-    """Let the others know the record, then ask again."""
+    """Write the record to the status for the other replicas, then ask again."""
     DONE = "done"
 
 
@@ -136,7 +135,10 @@ class _Wait:
 
 
 class ReplicaWaiter:
-    """By object key. `on_change` is called with the key when it is worth another look."""
+    """Waits, outside the reconcile path, until the other replicas have a module that will be published.
+
+    They copy it when they read the record in the status. Calls `on_change` with the key when its state has changed.
+    """
 
     def __init__(
         self,
@@ -151,7 +153,7 @@ class ReplicaWaiter:
         self._waits: dict[ObjectKey, _Wait] = {}
 
     def state(self, key: ObjectKey, sha256: Sha256Hex) -> ReplicationState:
-        """Whether the module of this object can be published."""
+        """Whether the module of this object may be published."""
         if not self._replicas.known():
             return ReplicationState.DONE
         wait = self._waits.get(key)
@@ -162,7 +164,7 @@ class ReplicaWaiter:
         return wait.state
 
     def told(self, key: ObjectKey) -> None:
-        """The others can read the record now."""
+        """The record is in the status: the other replicas can read it."""
         wait = self._waits.get(key)
         if wait is not None and not wait.told:
             wait.told = True
@@ -170,7 +172,7 @@ class ReplicaWaiter:
             self._begin(key, wait, WAIT)
 
     def forget(self, key: ObjectKey) -> None:
-        """Published, or not wanted any more."""
+        """The module was published, or is no longer wanted."""
         wait = self._waits.pop(key, None)
         if wait is not None and wait.task is not None:
             wait.task.cancel()

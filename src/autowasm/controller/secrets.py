@@ -1,7 +1,7 @@
-"""ClusterSecrets: pull secrets, and the names of a namespace's default ones, read from the API server when they are needed.
+"""ClusterSecrets: pull secrets, and a namespace's default pull secret names, read from the API server on demand.
 
-Not a cache: each attempt reads what is stored now (ADR 19). Invariant: one by one by `get`, never listed; all who ask for
-the same one at the same time share one call.
+Not a cache: each attempt reads the current state (ADR 19). Invariants: each Secret is read by `get`, never listed;
+concurrent callers for the same one share one call (single flight).
 """
 
 import asyncio
@@ -20,16 +20,16 @@ from autowasm.kube.resources import SECRETS, SERVICEACCOUNTS, ObjectKey
 
 
 class ClusterSecrets:
-    """`SecretReader` and `ServiceAccounts` of a cluster. `tasks` owns the calls, which outlive who asked first."""
+    """`SecretReader` and `ServiceAccounts` of a cluster. `tasks` owns the calls, which outlive their first caller."""
 
     def __init__(self, client: KubeClient, tasks: asyncio.TaskGroup) -> None:
         self._client = client
         self._reads = SingleFlight(tasks)
 
     async def read(self, namespace: str, name: str) -> PullSecret | None:
-        """GET the Secret, once for all who ask at the same time. Raises SecretAccessForbidden, SourceUnavailable."""
+        """GET the Secret, once for concurrent callers. Raises SecretAccessForbidden, SourceUnavailable."""
         key = ObjectKey(namespace, name)
-        # At a start every AutoWasm of a namespace asks for the same one, all at once.
+        # At a start all AutoWasms of a namespace request the same one at the same time.
         return await self._reads.join(key, partial(self._get_secret, key), place=nullcontext)
 
     async def _get_secret(self, key: ObjectKey) -> PullSecret | None:
@@ -91,5 +91,5 @@ def _decoded(data: Mapping[str, str]) -> dict[str, bytes]:
         try:
             result[name] = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError, TypeError):
-            continue  # the API server stores none such; whoever needs the key is told that it is missing
+            continue  # the API server stores none such; the reader reports the missing key
     return result

@@ -1,24 +1,9 @@
-"""check_reach(): may this AutoWasm select what it selects? Pure.
+"""SourcePolicy: which sources the AutoWasms of a namespace may use, from the operator's policy file.
 
-Not validation of the object alone: the answer depends on the mesh's root namespace and on what the operator allows.
-
-SourcePolicy: where the AutoWasms of a namespace may get modules from, as the operator's file says. Pure.
-
-Not the file (`sourcepolicy.py`) and not the address policy (`net/addresspolicy.py`), which holds beside it. Invariants: with a
-policy, a namespace that no rule names may get nothing; exactly one rule counts for a namespace: the one that names it, else
-the matching pattern with the most letters, else `*`; a refusal says which rule it comes from.
-
-PolicyFile: the operator's policy file, followed as it changes.
-
-Not what it means (`sourcepolicy.py`). Invariants: at a start a file that cannot be read ends the program, an operator who
-asks for a policy is never run without it; later, what cannot be read or understood leaves the last good policy in force
-(ADR 7); a change counts once two looks show the same, so half a file is never a policy.
-
-Published modules that could not be fetched again, because the address policy refuses their hosts (ADR 0031).
-
-Not the policy (`net/addresspolicy.py`), which judges each connection. What is published needs no registry while a replica has the
-module, so an operator who upgrades without the flag that is missing would learn of it when the last cache is lost.
-Invariants: names are looked up and nothing is connected to; nothing that is published changes.
+PolicyFile follows the file. `check_mesh_scope` checks mesh-wide selectors, and `warn_of_refused` reports published modules
+whose hosts the address policy refuses (ADR 0031). Not the address policy (see `net/addresspolicy.py`), which also applies.
+Invariants: with a policy, a namespace without a rule may use no source; exactly one rule applies to a namespace: the one
+with its name, else the longest matching pattern, else `*`; a refusal names its rule.
 """
 
 import asyncio
@@ -53,7 +38,10 @@ from autowasm.settings import Cluster, Outgoing
 
 
 def check_mesh_scope(autowasm: AutoWasm, *, cluster: Cluster) -> None:
-    """Raises SpecError (`MeshWideNotAllowed`) for an empty selector in the root namespace: the whole mesh."""
+    """Raises SpecError (`MeshWideNotAllowed`) for an empty selector in the root namespace: the whole mesh. Pure.
+
+    The result depends on the mesh's root namespace and on the operator's settings, not on the object alone.
+    """
     everywhere = (
         autowasm.metadata.namespace == cluster.root_namespace
         and not autowasm.spec.selector.match_labels
@@ -71,12 +59,12 @@ REASON: Final = "PolicyDenied"
 
 
 class Rule(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """One entry of `namespaces`. A list that is absent allows everything, an empty one nothing."""
+    """One entry of `namespaces`. An absent list allows everything, an empty list nothing."""
 
     registries: tuple[str, ...] | None = None
-    """`HOST[:PORT][/PREFIX]`; a prefix ends between two parts of a repository's name."""
+    """`HOST[:PORT][/PREFIX]`; a prefix ends at a `/` of the repository's name."""
     objects: tuple[str, ...] | None = None
-    """`HOST[:PORT]`, of the URL and of every redirect."""
+    """`HOST[:PORT]` of the URL and of every redirect."""
     digest_required: bool = False
     """Images by `@sha256:`, or `spec.filter.sha256`; objects by `spec.filter.sha256`."""
 
@@ -90,13 +78,13 @@ _FILE: Final = msgspec.json.Decoder(_File)
 
 @dataclass(frozen=True)
 class SourcePolicy:
-    """The rules by namespace or pattern (`team-*`, `*`)."""
+    """The rules by namespace or pattern (`team-*`, `*`). Pure."""
 
     rules: tuple[tuple[str, Rule], ...]
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Read YAML or JSON. Raises UsageError that says what is wrong with it."""
+        """Parse YAML or JSON. Raises UsageError that names the fault."""
         try:
             nodes.check_keys(data.decode())
             file = msgspec.yaml.decode(data, type=_FILE.type)
@@ -112,19 +100,19 @@ class SourcePolicy:
 
     @cached_property
     def _patterns(self) -> list[tuple[str, Rule]]:
-        """Those that say most first."""
+        """Patterns, the most specific first."""
         patterns = [(name, rule) for name, rule in self.rules if set(name) & set("*?[")]
         return sorted(patterns, key=lambda one: (-sum(c not in "*?[]" for c in one[0]), one[0]))
 
     def rule_for(self, namespace: str) -> tuple[str, Rule] | None:
-        """The rule that counts, with the name or pattern under which it stands."""
+        """The rule that applies, with its name or pattern."""
         if namespace in self._exact:
             return namespace, self._exact[namespace]
         matching = (one for one in self._patterns if fnmatch.fnmatchcase(namespace, one[0]))
         return next(matching, None)
 
     def object_hosts(self, namespace: str) -> tuple[str, ...] | None:
-        """Hosts on which objects, and what they redirect to, may be; None: any."""
+        """The hosts that objects and their redirects may use; None: any."""
         found = self.rule_for(namespace)
         return found[1].objects if found is not None else ()
 
@@ -211,14 +199,19 @@ def _denied(field: str, problem: str, remedy: str) -> SpecError:
 _log = structlog.get_logger(__name__)
 
 _LOOK_MS = 5_000
-"""A look this often, for file systems that tell nobody of changes."""
+"""A check this often, for file systems that report no changes."""
 _SECOND_LOOK = 0.3
-"""Seconds until a change is looked at again: editors and copying tools write in parts."""
+"""Seconds until a change is checked again: editors and copying tools write in parts."""
 _LOST_PAUSE = 1.0
 
 
 class PolicyFile:
-    """`load` once, then `run` for ever. Without a file everything is allowed."""
+    """The operator's policy file. Call `load` once, then `run`. Without a file every source is allowed.
+
+    Invariants: an unreadable file at start ends the program, so wasmer never runs without a requested policy; a file that becomes
+    unreadable or invalid later leaves the last good policy in force (ADR 7); a change takes effect when two checks show the same
+    content, so a partial file is never a policy.
+    """
 
     def __init__(self, path: Path | None, *, limits: Limits, pools: Pools) -> None:
         self._path = path
@@ -230,7 +223,7 @@ class PolicyFile:
         self.policy: SourcePolicy | None = None
 
     async def load(self) -> None:
-        """Raises UsageError if there is a file and it is no policy."""
+        """Raises UsageError if the file is unreadable or invalid."""
         if self._path is None:
             return
         try:
@@ -251,19 +244,19 @@ class PolicyFile:
         return self.policy.object_hosts(namespace) if self.policy is not None else None
 
     async def run(self, changed: Callable[[], None]) -> None:
-        """Follow the file for ever; `changed` is called when another policy is in force."""
+        """Follow the file forever; calls `changed` when another policy is in force."""
         if self._path is None:
             return
         while True:
             try:
                 await self._follow(self._path, changed)
-            except (OSError, RuntimeError) as error:  # RuntimeError: no inotify to be had
+            except (OSError, RuntimeError) as error:  # RuntimeError: inotify is unavailable
                 self._report(str(error))
                 await asyncio.sleep(_LOST_PAUSE)
                 await self._look(self._path, changed)
 
     async def _follow(self, path: Path, changed: Callable[[], None]) -> None:
-        """The directory, not the file: a ConfigMap's file is a link to a link that is swapped."""
+        """Watch the directory, not the file: a ConfigMap's file is a link to a link that is swapped."""
         changes = watchfiles.awatch(
             path.parent, rust_timeout=_LOOK_MS, yield_on_timeout=True, recursive=False
         )
@@ -278,7 +271,7 @@ class PolicyFile:
                 return
             await asyncio.sleep(_SECOND_LOOK)
             if await self._disk.run(_read, path, self._limit) != content:
-                return  # it changes still: the next look
+                return  # still changing: wait for the next check
             policy = SourcePolicy.parse(content)
         except OSError as error:
             self._report(error.strerror or str(error))
@@ -292,7 +285,7 @@ class PolicyFile:
         changed()
 
     def _report(self, trouble: str) -> None:
-        """Say it when it changes."""
+        """Log a problem once."""
         if trouble != self._trouble:
             _log.error("policy file not taken, the last policy holds", error=trouble)
         self._trouble = trouble
@@ -307,7 +300,7 @@ def _read(path: Path, limit: int) -> bytes:
 
 
 _AT_ONCE: Final = 4
-"""Lookups at one time: half of the names pool, which fetches use, too."""
+"""Concurrent lookups: half of the names pool, which fetches also use."""
 
 Host = tuple[Purpose, str, int]
 
@@ -320,7 +313,11 @@ async def warn_of_refused(
     timeout: float,
     resolver: Callable[..., Any] = socket.getaddrinfo,
 ) -> None:
-    """Log one warning for each host that is refused. `timeout` in seconds, for one lookup; a name that has no answer is passed over."""
+    """Log one warning for each host that is refused. `timeout` in seconds, for one lookup; a name without an answer is skipped.
+
+    A published module needs no registry while a replica has it, so an upgrade without the necessary flag would fail only when the
+    last cache is lost. Invariants: names are resolved and no connection is made; no published module changes.
+    """
     policy = AddressPolicy.of(outgoing)
     proxies = ProxyRules(Proxy.parse(outgoing.proxy) if outgoing.proxy else None, outgoing.no_proxy)
     counts = Counter(host for record in records if (host := _host_of(record, outgoing)) is not None)
@@ -343,7 +340,7 @@ async def warn_of_refused(
                 except AddressBlocked as error:
                     refused = error
                 else:
-                    return  # one that may be connected to is enough
+                    return  # one allowed address is enough
         except (OSError, UnicodeError):  # TimeoutError is an OSError
             return
         if refused is not None:
@@ -361,7 +358,7 @@ async def warn_of_refused(
 
 
 def _host_of(record: Record, outgoing: Outgoing) -> Host | None:
-    """Where the module would be fetched from; None for a record that cannot be read, and for Docker Hub, which is public."""
+    """The host to fetch the module from; None for an invalid record, and for Docker Hub, which is public."""
     try:
         if record.url:
             parts = urlsplit(record.url)

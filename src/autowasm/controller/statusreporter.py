@@ -1,11 +1,7 @@
-"""What is said about an AutoWasm: from an outcome to a Status. Pure.
+"""StatusReporter: writes a changed status, and reports it in log, Events and metrics; and the pure functions that build it.
 
-Not the writing of it. Invariant: `Synced` is said only after the EnvoyFilter is in place; `Degraded` only while one is;
-times move only when what they date does.
-
-StatusReporter: writes a status that differs, and says in log, Events and metrics what people want to hear of.
-
-Not the decision what to say (`statusreporter.py`). Invariant: an unchanged status is neither written nor told again.
+Invariants: `Synced` is written only after the EnvoyFilter is in place; `Degraded` only while one is; a time changes only with
+the fact that it dates; an unchanged status is neither written nor reported again.
 """
 
 from collections import Counter
@@ -42,18 +38,18 @@ from autowasm.units import format_size
 
 _SPEC_REASONS = {"InvalidSpec", "DuplicateObject", "FileInvalid", "MeshWideNotAllowed"}
 FOREIGN_REASONS = {"EnvoyFilterConflict", "EnvoyFilterTerminating"}
-"""Another's EnvoyFilter has the name, or one that is being deleted."""
+"""The name belongs to a foreign EnvoyFilter, or to one that is being deleted."""
 WRITE_REASONS = {*FOREIGN_REASONS, "Mutated"}
-"""The module is here; it is the EnvoyFilter that could not be put in place."""
+"""The module is stored, but the EnvoyFilter could not be written."""
 SERVICE_REASONS = {"ServiceNotFound", "ServicePortMissing"}
-"""The module is here; sidecars could not fetch it. What is in place stays."""
+"""The module is stored, but sidecars could not fetch it. The module in place stays."""
 REFUSED = "EnvoyFilterRefused"
-"""The module is here; the API server does not take the EnvoyFilter: admission, a quota, rights, etcd's limit. The same."""
+"""The module is stored, but the API server refuses the EnvoyFilter: admission, a quota, RBAC, etcd's limit. The one in place stays."""
 _FETCHED = ("True", "Fetched", "the module is fetched, checked and stored")
 
 
 def synced_status(autowasm: AutoWasm, record: Record, *, previous: Status, now: str) -> Status:
-    """Fetched, checked, stored, published."""
+    """The module is fetched, checked, stored and published."""
     module = _module(record, previous, now)
     message = (
         f"module sha256:{record.sha256[:12]} ({format_size(record.size)}, ABI {record.abi}) "
@@ -79,7 +75,7 @@ def synced_status(autowasm: AutoWasm, record: Record, *, previous: Status, now: 
 
 
 def fetching_status(autowasm: AutoWasm, *, live: bool, previous: Status, now: str) -> Status:
-    """A fetch is under way for longer than a moment."""
+    """A fetch has been running for more than a moment."""
     message = f"fetching {_source_text(autowasm)}"
     if live:
         message += "; the module from before is in place meanwhile"
@@ -103,7 +99,7 @@ def fetching_status(autowasm: AutoWasm, *, live: bool, previous: Status, now: st
 
 
 def replicating_status(record: Record, *, live: bool, previous: Status, now: str) -> Status:
-    """The module is stored here; the other replicas learn what to fetch, before any Envoy does (ADR 14)."""
+    """The module is stored here; the other replicas learn its record before any Envoy does (ADR 14)."""
     message = f"module sha256:{record.sha256[:12]} is stored; the other replicas copy it"
     generation = previous.observed_generation
     return Status(
@@ -202,7 +198,7 @@ def _conditions(
                 observed_generation=generation,
             )
         )
-    loaded = previous.condition(ConditionType.LOADED)  # not ours to change: see `statusreporter.py`
+    loaded = previous.condition(ConditionType.LOADED)  # owned by PodStatus (`pods/podstatus.py`)
     conditions = with_conditions(previous, tuple(wanted), now=now)
     return (*conditions, loaded) if loaded is not None else conditions
 
@@ -222,7 +218,7 @@ _log = structlog.get_logger(__name__)
 
 
 class StatusReporter:
-    """One for the process. `pods` gives what goes into `status.pods`; None: not known now."""
+    """One per process. `pods` returns the value of `status.pods`; None: unknown now."""
 
     def __init__(
         self,
@@ -238,11 +234,11 @@ class StatusReporter:
         self._announce = announce
         self._phases: dict[ObjectKey, Phase] = {}
         self._counts: Counter[Phase] = Counter()
-        for phase in Phase:  # before there is any: an absent series is no zero to an alert
+        for phase in Phase:  # set now: for an alert, an absent series is not zero
             metrics.autowasms.labels(phase.value).set(0)
 
     async def write(self, context: ReconcileContext, status: Status) -> None:
-        """Write it if it differs from the one before. Raises what the write raises."""
+        """Write the status if it has changed. Raises the errors of the write."""
         previous = context.previous
         if status != previous:
             said = await self._pods(context.key) if self._pods is not None else None
@@ -263,7 +259,7 @@ class StatusReporter:
         self.seen(context.key, status)
 
     def seen(self, key: ObjectKey, status: Status) -> None:
-        """Count the object under its phase, and name it if it is not Synced."""
+        """Count the object by its phase, and name it in the metrics if it is not Synced."""
         phase, objects, place = status.phase, self._metrics.objects, (key.namespace, key.name)
         if phase is Phase.SYNCED:
             objects.synced(place)
@@ -279,14 +275,14 @@ class StatusReporter:
                 self._count(before, -1)
 
     def forget(self, key: ObjectKey) -> None:
-        """The object is gone."""
+        """The object was deleted."""
         self._metrics.objects.forget((key.namespace, key.name))
         before = self._phases.pop(key, None)
         if before is not None:
             self._count(before, -1)
 
     def _tell(self, context: ReconcileContext, status: Status) -> None:
-        """An Event for what people want to hear of: a new module, and trouble."""
+        """Announce a new module or a failure as an Event."""
         if status.phase in {Phase.DEGRADED, Phase.FAILED}:
             self._announce(context.document, "Warning", status.phase.value, status.message)
         elif status.phase is Phase.SYNCED and status.module is not UNSET:
@@ -307,18 +303,18 @@ def _names_another_module(status: Status, previous: Status) -> bool:
 
 
 def _only_counts(status: Status) -> PodReport | None:
-    """Who fetched the module before says nothing of this one."""
+    """Without the load report: it was about the previous module."""
     if status.pods is UNSET:
         return None
     return Pods(matched=status.pods.matched, injected=status.pods.injected), None
 
 
 def _resolved_at(status: Status) -> float | None:
-    """When the module in use was fetched, seconds since the epoch; None if the source names its digest, or there is none."""
+    """When the module in use was fetched, seconds since the epoch; None if the source names a digest, or there is no module."""
     module = status.module
     if module is UNSET or "@sha256:" in module.source:
         return None
     try:
         return datetime.fromisoformat(module.fetched_at).timestamp()
-    except ValueError:  # anybody may have written it
+    except ValueError:  # any client may have written it
         return None
