@@ -1,8 +1,8 @@
 """ReconcileContext: one AutoWasm as read at the start of one reconcile; and the origins of its modules (ADR 7, ADR 15).
 
-An origin says for which AutoWasm sidecars may request a module, and where it can be fetched again. Invariants: every module
-of the EnvoyFilter in place is remembered, with a record or without; a record that does not belong to the spec's source may be
-forged, so only its digest is remembered, without an origin to fetch from.
+An Origin names a module that sidecars may request, and the source to fetch it from again. Invariants: every module of the
+EnvoyFilter in place is remembered, with a record or without; a record that does not belong to the spec's source may be forged,
+so only its digest is remembered, without a source.
 """
 
 from collections.abc import Mapping

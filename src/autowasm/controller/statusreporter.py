@@ -1,4 +1,4 @@
-"""StatusReporter: writes a changed status, and reports it in log, Events and metrics; and the pure functions that build it.
+"""StatusReporter: writes a changed status and reports it in log, Events and metrics; pure functions that build a status.
 
 Invariants: `Synced` is written only after the EnvoyFilter is in place; `Degraded` only while one is; a time changes only with
 the fact that it dates; an unchanged status is neither written nor reported again.

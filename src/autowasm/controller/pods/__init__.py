@@ -1,1 +1,1 @@
-"""Whose sidecars have fetched what: counting, proof of load, healing."""
+"""Which Pods have a module (rollout, load report), and which must get it again (resend)."""

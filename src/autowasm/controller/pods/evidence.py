@@ -1,8 +1,8 @@
-"""Seen: what is known of one module's downloads, put together from what replicas saw and what a leader before us wrote.
+"""DownloadEvidence: the known downloads of one module, from the replicas' download logs and a previous leader's status.
 
-Not the asking (`rollout.py`), nor the judgement (`loadreport.py`). Invariants: a download counts for the only Pod that has its address,
-and only after that Pod's start; one that fits no Pod yet is kept for the Pod that is seen with its address later; what is
-taken over from a status is what that status says of every Pod.
+`rollout.py` queries the replicas, `loadreport.py` decides. Invariants: a download counts for the only Pod that has its address,
+and only after that Pod's start; one without a Pod is kept for the Pod that appears with its address later; a status is taken
+over only if it covers every Pod.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -24,12 +24,12 @@ _PIECE: Final = 16 * 1024
 """Bytes of a document that are decoded at once: some 400 addresses, half a millisecond."""
 _SEEN: Final = b'"seen":{'
 _SAME: Final = 5.0
-"""Seconds by which two answers may date one request differently: each tells its age, and takes a while to come."""
+"""Seconds by which two answers may date one request differently: each has an age, and takes time to arrive."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Query:
-    """What an address asked for and got, last. Times are seconds since the epoch; 0: never."""
+    """The last requests of one address. Times are seconds since the epoch; 0: never."""
 
     fetched: float = 0.0
     refused: float = 0.0
@@ -45,26 +45,26 @@ _NOTHING: Final = _Query()
 
 @dataclass(slots=True)
 class DownloadEvidence:
-    """Of one module. Times are seconds since the epoch."""
+    """Evidence about one module. Times are seconds since the epoch."""
 
     fetched: dict[bytes, float] = field(default_factory=dict)
-    """Uids of Pods to the time of the download; 0: before our time."""
+    """Uids of Pods to the time of the download; 0: before this leader."""
     refused: dict[bytes, int] = field(default_factory=dict)
     """Uids of Pods whose last answer was an error, to its status."""
     watched_since: float = NEVER
-    """Every replica has watched since then; infinity if one did not answer."""
+    """All replicas have logged since then; infinity if one did not answer."""
     strangers: dict[str, float] = field(default_factory=dict)
-    """Addresses that asked and are no Pod's, to when they last did; not those that were a Pod's when we looked."""
+    """Addresses with requests but without a Pod, to the time of the last; not those that had a Pod at the last query."""
     asked: bool = False
-    """Whether replicas were asked at all."""
+    """Whether the replicas were queried at all."""
     learned: float = 0.0
-    """When they were last asked about this module."""
+    """Time of the last query about this module."""
     is_behind: bool = False
-    """Whether somebody downloaded or was refused something since then: it may have been this."""
+    """Whether there was a download or an error since then, which may be of this module."""
     _unplaced: dict[str, _Query] = field(default_factory=dict)
-    """By address: what no Pod could be given, or more than one."""
+    """By address: requests that fit no Pod, or more than one."""
     _placed: dict[str, float] = field(default_factory=dict)
-    """By address: the last time for which it was a Pod's."""
+    """By address: the last time at which it was a Pod's."""
 
     def learn(
         self,
@@ -74,9 +74,9 @@ class DownloadEvidence:
         complete: bool,
         pods_at: Callable[[str], Iterable[Pod]],
     ) -> Iterator[None]:
-        """`documents` of `server.sightings`, asked for at `now`; `complete`: no replica is missing.
+        """Take over `documents` of the download logs, requested at `now`; `complete`: every replica answered.
 
-        Step by step, so that a mesh of many Pods holds up nobody; nothing changes before the last step.
+        In steps, so that a mesh of many Pods does not hold the loop; nothing changes before the last step.
         """
         new = DownloadEvidence(learned=now)
         ups: list[float] = []
@@ -115,7 +115,7 @@ class DownloadEvidence:
         self._unplaced, self._placed = new._unplaced, new._placed
 
     def place(self, pods: Iterable[Pod], *, is_shared: Callable[[Pod], bool]) -> Iterator[None]:
-        """Give these Pods what their addresses asked for before anybody knew whose they are. In steps."""
+        """Assign requests that had no Pod yet to these Pods, by address. In steps."""
         for step, pod in enumerate(pods):
             if step % _STEP == _STEP - 1:
                 yield
@@ -128,18 +128,18 @@ class DownloadEvidence:
 
     def _note(self, pod: Pod, address: str, asking: _Query) -> None:
         if not pod.started:
-            self._unplaced[address] = asking  # its start is told a moment later
+            self._unplaced[address] = asking  # its start time follows
             return
         self._placed[address] = asking.last
         if asking.refused >= pod.started and asking.refused > asking.fetched:
-            # Also after a download: each filter chain asks for itself.
+            # Also after a download: each filter chain sends its own request.
             self.refused[pod.uid] = asking.status
             self.fetched.pop(pod.uid, None)
         elif asking.fetched >= pod.started:
             self.fetched[pod.uid] = asking.fetched
 
     def believe(self, previous: Status, sha256: str, pods: Iterable[Pod]) -> Iterator[None]:
-        """Take over who was counted as fetched, if the status tells of every Pod whether it had this module. In steps."""
+        """Take over the fetched Pods of a status that says of every Pod whether it had this module. In steps."""
         module, said = previous.module, previous.pods
         if module is UNSET or said is UNSET or said.fetched is UNSET or module.sha256 != sha256:
             return
@@ -160,7 +160,7 @@ class DownloadEvidence:
 
 
 def epoch(text: str) -> float:
-    """Seconds since the epoch; 0 for what is no time."""
+    """Seconds since the epoch; 0 for an invalid time."""
     try:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
@@ -168,7 +168,7 @@ def epoch(text: str) -> float:
 
 
 def loads(document: bytes) -> dict[str, Any]:
-    """What a replica said; empty if that cannot be read."""
+    """The JSON object of a replica; empty if invalid."""
     try:
         found = msgspec.json.decode(document)
     except (ValueError, RecursionError):
@@ -177,10 +177,10 @@ def loads(document: bytes) -> dict[str, Any]:
 
 
 def read(document: bytes) -> tuple[dict[str, Any], Iterator[tuple[str, dict[str, Any]]]]:
-    """A document of `server.sightings`: all but `seen`, and then the ages by address, decoded piece by piece.
+    """A document of the download log: all but `seen`, and then the ages by address, decoded in pieces.
 
     A decoder holds the loop, and every thread, until it is done: 30 ms for 50 000 addresses. `seen` comes last, and its entries
-    have no objects in them, so it can be cut behind any of them. The `seen` of another form is decoded at once.
+    contain no objects, so it can be cut after any of them. Another form of `seen` is decoded at once.
     """
     begin = document.find(_SEEN)
     if begin >= 0 and document.endswith(b"}}"):
@@ -198,7 +198,7 @@ def _in_pieces(document: bytes, begin: int, end: int) -> Iterator[tuple[str, dic
         try:
             piece = msgspec.json.decode(b"{" + document[begin:stop] + b"}")
         except (ValueError, RecursionError):
-            # `seen` is not the last field, or it was cut within a text or an object: no replica of ours writes that. Or no JSON.
+            # `seen` is not the last field, or the cut was within a string or an object: none of our replicas writes that. Or invalid JSON.
             yield from _by_address(loads(document).get("seen"))
             return
         yield from _by_address(piece)
@@ -212,7 +212,7 @@ def _by_address(seen: object) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _latest(before: _Query, ages: dict[str, Any], *, now: float) -> _Query:
-    """What was known of an address, and what one more replica says of it."""
+    """The requests of an address, with those that one more replica logged."""
     fetched, refused, status = before.fetched, before.refused, before.status
     if "ok" in ages:
         fetched = max(fetched, now - number(ages["ok"]))
@@ -222,5 +222,5 @@ def _latest(before: _Query, ages: dict[str, Any], *, now: float) -> _Query:
 
 
 def number(value: object, default: float = 0.0) -> float:
-    """A number that may be one; `default` if it is none, or larger than any that we would say."""
+    """A valid number; `default` if it is invalid, or larger than any that we write."""
     return float(value) if isinstance(value, int | float) and 0 <= value <= _LARGEST else default

@@ -1,9 +1,9 @@
-"""Proof of load: from what replicas saw and the Pods that there are, to who has the module and who has not, and why. Pure.
+"""LoadReport: which Pods have the module, which do not, and why. Pure.
 
-Not the asking (`rollout.py`). Invariant: what cannot be known is called so. A Pod counts as fetched only if its address, which no
-other Pod has, downloaded the whole module since it started; that it never asked is said only if every replica answered and
-has watched for as long as it could have asked. Not seen: a proxy container that restarts within its Pod, and clocks of nodes
-that differ by more than a Pod takes to start.
+`rollout.py` queries the replicas. Invariants: unknown states are reported as unknown; a Pod counts as fetched only if its
+address, which no other Pod has, downloaded the whole module since it started; `NeverAsked` requires that every replica answered
+and has logged for as long as the Pod could have asked. Not detected: a proxy container that restarts within its Pod, and
+clocks of nodes that differ by more than a Pod takes to start.
 """
 
 import enum
@@ -17,7 +17,7 @@ from autowasm.controller.pods.podindex import Pod
 
 
 class MissingReason(enum.Enum):
-    """Why a Pod is not known to have fetched the module; the values are in the status and metric labels."""
+    """Why a Pod is not known to have the module; the values are in the status and in metric labels."""
 
     REFUSED = "Refused"
     NEVER_ASKED = "NeverAsked"
@@ -34,7 +34,7 @@ STEP: Final = 500
 _Missing = tuple[int, str, str, Pod]
 """Rank, namespace, name, and the Pod itself."""
 _FACTS = frozenset({MissingReason.REFUSED, MissingReason.NEVER_ASKED, MissingReason.NOT_INJECTED})
-"""The others say that it may have it all the same, or may yet."""
+"""The other reasons mean that the Pod may have the module all the same, or may get it."""
 _RANKS = {why: number for number, why in enumerate((*MissingReason,))}
 _WORDS = {
     MissingReason.NOT_INJECTED: "has no sidecar",
@@ -50,33 +50,33 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True)
 class LoadEvidence:
-    """What is known of one module. Times are seconds since the epoch."""
+    """The evidence about one module. Times are seconds since the epoch."""
 
     fetched: Set[bytes]
     """Uids of Pods that downloaded it."""
     refused: Mapping[bytes, int]
     """Uids of Pods whose last answer was an error, to its status."""
     is_shared: Callable[[Pod], bool]
-    """Whether some other Pod has an address of this one."""
+    """Whether another Pod has one of its addresses."""
     watched_since: float
-    """Every replica has watched since then; infinity if one did not answer."""
+    """All replicas have logged since then; infinity if one did not answer."""
     strangers: float
-    """When somebody last asked from an address that is no Pod's; 0: never."""
+    """Last request from an address without a Pod; 0: none."""
     known: float
-    """Of which time all of this is."""
+    """The time of the evidence."""
     published: float
-    """When the EnvoyFilter changed last."""
+    """Last change of the EnvoyFilter."""
     first: float
-    """When the module was first fetched for this object: no proxy was told of it earlier."""
+    """First fetch of the module for this object: no sidecar knew it earlier."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What is said of one object."""
+    """The report on one object."""
 
     pods: Pods
     loaded: Condition
-    """Without a time of transition."""
+    """Without `lastTransitionTime`."""
     states: Mapping[str, int]
     """Pods by `MissingReason` value, and `Fetched`."""
 
@@ -84,7 +84,7 @@ class LoadReport:
 def why_missing(
     pod: Pod, evidence: LoadEvidence, *, now: float, grace: float
 ) -> MissingReason | None:
-    """None if it fetched the module. `grace`: seconds that a proxy may take to ask."""
+    """None if the Pod fetched the module. `grace`: seconds that a sidecar may take to ask."""
     if not pod.injected:
         return MissingReason.NOT_INJECTED
     if pod.uid in evidence.fetched:
@@ -113,7 +113,7 @@ def report(
     grace: float,
     names: int,
 ) -> Generator[None, None, LoadReport]:
-    """In steps. `pods`: those that the selector matches and that have not ended. `names`: how many are named at most."""
+    """Build the report, in steps. `pods`: matched Pods that have not ended. `names`: the most Pods that are named."""
     matched = injected = fetched = 0
     missing: list[_Missing] = []
     states: dict[str, int] = {}

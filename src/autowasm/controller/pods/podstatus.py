@@ -1,8 +1,7 @@
-"""PodStatus: keeps `status.pods`, and the condition `Loaded`, up to date within a budget of writes.
+"""PodStatus: keeps `status.pods` and the condition `Loaded` up to date, within a budget of writes.
 
-Pods come and go all the time; nobody looks every second. Not part of a reconcile: a change of Pods decides nothing.
-Invariants: at most `RATE` writes a second in all and one in `EACH` seconds for an object; what is right is not written, nor
-what the server dropped, as an older CRD does, again.
+It is not part of a reconcile: a change of Pods changes no decision. Invariants: at most `RATE` writes a second in all and one
+in `EACH` seconds for an object; an unchanged value is not written, nor again one that the server dropped (an older CRD does).
 """
 
 import asyncio
@@ -22,7 +21,7 @@ from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
 
 PodReport = tuple[Pods, Condition | None]
-"""`status.pods`, and the condition `Loaded`, None where no module is published."""
+"""`status.pods`, and the condition `Loaded`, which is None where no module is published."""
 
 _log = structlog.get_logger(__name__)
 
@@ -31,11 +30,11 @@ RATE = 5.0
 EACH = 60.0
 """Seconds between two writes for one object."""
 SETTLE = 1.0
-"""Seconds: the Pods of one rollout step come within a second and are one write."""
+"""Seconds: the Pods of one rollout step change within a second and cause one write."""
 
 
 class PodStatus:
-    """`touch` may be called from handlers; `run` it in a TaskGroup."""
+    """Handlers may call `touch`; `run` it in a TaskGroup."""
 
     def __init__(
         self,
@@ -53,21 +52,21 @@ class PodStatus:
         self._queue: WorkQueue[ObjectKey] = WorkQueue()
         self._last_write: dict[ObjectKey, float] = {}
         self._stored_as: dict[ObjectKey, tuple[PodReport, Any]] = {}
-        """What was written last, and what the server made of it: an older CRD drops fields that it does not know."""
+        """The last write, and its stored form: an older CRD drops unknown fields."""
 
     def touch(self, key: ObjectKey) -> None:
-        """The Pods that this object matches may be others now."""
+        """The Pods that this object matches may have changed."""
         now = asyncio.get_running_loop().time()
         allowed = self._last_write.get(key, now - EACH) + EACH
         self._queue.add_after(key, max(SETTLE, allowed - now))
 
     def forget(self, key: ObjectKey) -> None:
-        """The object is gone."""
+        """The object was deleted."""
         self._last_write.pop(key, None)
         self._stored_as.pop(key, None)
 
     async def run(self) -> None:
-        """Write what has changed, for ever."""
+        """Write changes, forever."""
         while True:
             key = await self._queue.get()
             try:
@@ -78,7 +77,7 @@ class PodStatus:
                 retry_after = error.retry_after if isinstance(error, ApiError) else None
                 self._queue.add_rate_limited(key, at_least=retry_after or 0.0)
                 _log.debug("pod counts not written", key=str(key), error=str(error))
-            except Exception:  # supervised edge: one odd object must not stop the others
+            except Exception:  # supervised edge: one object must not stop the others
                 wrote = True
                 self._queue.add_rate_limited(key)
                 _log.exception("pod counts failed unexpectedly", key=str(key))
@@ -88,7 +87,7 @@ class PodStatus:
             if wrote:
                 await asyncio.sleep(1.0 / RATE)
             else:
-                await asyncio.sleep(0)  # counting the Pods of a large mesh takes a while
+                await asyncio.sleep(0)  # yields: counting a large mesh takes long
 
     async def _write(self, key: ObjectKey) -> bool:
         said = await self._said(key)
@@ -97,7 +96,7 @@ class PodStatus:
             return False
         status = document.get("status")
         if said is None or not status:
-            return False  # without a status the reconciler writes the first one, counts included
+            return False  # no status yet: the reconciler writes it with counts
         if _is_reported(status, said) or self._was_sent(key, status, said):
             return False
         self._last_write[key] = asyncio.get_running_loop().time()
@@ -112,7 +111,7 @@ class PodStatus:
 
 
 def with_report(status: Mapping[str, Any], said: PodReport) -> dict[str, Any]:
-    """The status as JSON with this in it."""
+    """The status as JSON with this report."""
     pods, loaded = said
     conditions = statuses.with_loaded(
         statuses.read(status).conditions, loaded, now=statuses.utc_now()
@@ -136,7 +135,7 @@ def _same(one: PodReport, other: PodReport) -> bool:
 
 
 def _about_pods(status: Mapping[str, Any] | None) -> Any:
-    """What is there of it, to be compared only."""
+    """The parts of a status about Pods, for comparison only."""
     status = status or {}
     loaded = [
         one

@@ -1,27 +1,11 @@
-"""Symptoms: that proxies of an EnvoyFilter could not get its module, and will not ask again by themselves (ADR 17).
+"""Resender: changes an EnvoyFilter so that sidecars fetch its module once more, when they could not get it (ADR 17).
 
-* errors: a sidecar's last answer from any replica was an error, and it has not come back for longer than its retries are apart;
-* outage: nobody served for longer than retries bridge, and meanwhile a matched Pod started or the EnvoyFilter changed, and that
-  Pod has not downloaded the module since. Who was refused a connection leaves no trace, so this is inferred: from the Lease, which
-  says until when some replica lived, and from how long each replica has been up.
-
-What a replica saw is lost with it, so a replica that leads later may not know of downloads that its predecessor knew: what the
-EnvoyFilter and the status say counts, too. What cannot be known: whether a proxy that never asked here has the module in its
-own cache. It is left alone.
-
-Not the healing (`resend.py`). Invariant: nothing here waits or changes anything; a look at a large mesh is made in steps, after
-each of which the loop may do something else.
-
-Healing: an EnvoyFilter is given to its proxies once more after they could not get its module (ADR 17).
-
-A proxy asks for a module a bounded number of times and then answers 503 (or passes requests by) until the configuration changes;
-neither metadata nor a restart of istiod changes it. So the uri gets `?r=<n+1>`, which drains connections in every sidecar of the
-filter: it is done only on evidence (`resend.py`), and never "to be sure". Every replica that started in an outage knows of it:
-one that leads later leaves it to the leader before, if that one had the time to heal.
-
-Not the writing (the reconciler publishes what `wanted` says). Invariants: only the leader heals, and what was to be healed is
-forgotten when leading ends; `n` is read from the live EnvoyFilter, so a failover neither resets nor repeats it; one healing for an
-object in `pause` seconds; one object that cannot be looked at stops no other; no look holds the loop, however large the mesh.
+A sidecar requests a module a bounded number of times and then answers 503 (or passes requests by) until the configuration
+changes; neither metadata nor a restart of istiod changes it. So the uri gets `?r=<n+1>`, which drains connections in every
+sidecar of the filter: a resend needs evidence (ResendTriggers). The reconciler publishes what `wanted` returns.
+Invariants: only the leader resends, and drops its plans when leading ends; `n` comes from the live EnvoyFilter, so a failover
+neither resets nor repeats it; at most one resend for an object in `pause` seconds; a failure on one object stops no other; no
+check holds the loop, however large the mesh.
 """
 
 import asyncio
@@ -53,7 +37,7 @@ _STEP: Final = 500
 
 @runtime_checkable
 class Mesh(Protocol):
-    """What is published, and to whom."""
+    """EnvoyFilters and the Pods with their sidecars."""
 
     def keys(self) -> frozenset[ObjectKey]:
         """All AutoWasms."""
@@ -62,10 +46,10 @@ class Mesh(Protocol):
         """The AutoWasm."""
 
     def envoyfilter(self, key: ObjectKey) -> Document | None:
-        """The live EnvoyFilter that is ours."""
+        """Our live EnvoyFilter."""
 
     def sidecars(self) -> Iterable[Pod]:
-        """Pods that have one and have not ended. Pods may come and go while it is iterated."""
+        """Pods that have a sidecar and have not ended. Pods may change during the iteration."""
 
     def selects(self, key: ObjectKey, pod: Pod) -> bool:
         """Whether the AutoWasm's selector matches the Pod."""
@@ -73,7 +57,7 @@ class Mesh(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """Nobody served; wall-clock seconds since the epoch."""
+    """A time in which no replica served; wall-clock seconds since the epoch."""
 
     begin: float
     end: float
@@ -81,36 +65,46 @@ class Outage:
 
 @dataclass(slots=True)
 class Answers:
-    """What one address got, from all replicas: ages in seconds; infinity: never."""
+    """The last answers to one address, from all replicas: ages in seconds; infinity: never."""
 
     downloaded: float = float("inf")
     refused: float = float("inf")
 
     @property
     def is_open(self) -> bool:
-        """The last answer was an error."""
+        """Whether the last answer was an error."""
         return self.refused < self.downloaded
 
 
 @dataclass(frozen=True, slots=True)
 class Sidecars:
-    """Of one look. `pods`: each once."""
+    """The sidecars of one check. `pods`: each once."""
 
     pods: list[Pod]
     by_address: Mapping[str, Pod]
 
 
 class ResendVerdict(enum.Enum):
-    """Whether to heal."""
+    """Whether to resend."""
 
     NOTHING = enum.auto()
     TOO_YOUNG = enum.auto()
-    """There may be enough in a while."""
+    """The evidence may suffice later."""
     ENOUGH = enum.auto()
 
 
 class ResendTriggers:
-    """Looks at one object at a time. `wall`: seconds since the epoch."""
+    """Checks one object at a time for sidecars that could not get the module and will not request it again. `wall`: epoch seconds.
+
+    * errors: a sidecar's last answer from any replica was an error, and it has been silent for longer than its retries are apart;
+    * outage: no replica served for longer than retries bridge; meanwhile a matched Pod started or the EnvoyFilter changed, and
+      that Pod has not downloaded the module since. A refused connection leaves no trace, so an outage is inferred from the Lease
+      (until when a replica lived) and from the uptime of each replica.
+
+    A replica loses its download log at a restart, so a new leader may not know of downloads that its predecessor knew: the
+    EnvoyFilter and the status count, too. A sidecar that never asked may have the module in its own cache; it gets no resend.
+    Invariant: nothing here waits or changes anything; a check of a large mesh runs in steps, which yield to the loop.
+    """
 
     def __init__(self, mesh: Mesh, settings: ResendSettings, wall: Callable[[], float]) -> None:
         self._mesh = mesh
@@ -128,7 +122,7 @@ class ResendTriggers:
     ) -> Generator[None, None, ResendVerdict]:
         """A sidecar of this object got an error last, and has stopped asking. `seen` by address.
 
-        `resent`: when we healed it last, seconds since the epoch.
+        `resent`: time of our last resend, seconds since the epoch.
         """
         verdict = ResendVerdict.NOTHING
         for step, (address, one) in enumerate(seen.items()):
@@ -141,7 +135,7 @@ class ResendTriggers:
                 continue
             at = self._wall() - one.refused
             if at < pod.started or at < resent or _was_resent_after(at, live):
-                continue  # another Pod had the address then; or it was healed since
+                continue  # another Pod had the address; or a resend followed
             if self._is_known_to_have_it(key, live, pod, since=at):
                 continue
             if one.refused >= self._settings.given_up:
@@ -158,7 +152,7 @@ class ResendTriggers:
         *,
         outage: Outage,
     ) -> Generator[None, None, bool]:
-        """A sidecar of this object wanted the module while nobody served, and has not had it since."""
+        """A sidecar of this object needed the module during the outage, and has not downloaded it since."""
         since_end = self._wall() - outage.end
         if since_end < self._settings.settle or _was_resent_after(outage.end, live):
             return False
@@ -171,7 +165,7 @@ class ResendTriggers:
                 continue
             if not self._mesh.selects(key, pod):
                 continue
-            # Of several addresses a proxy asks from one.
+            # A proxy sends its requests from one of its addresses.
             answers = (seen.get(address, Answers()) for address in pod.addresses)
             if any(one.downloaded <= since_end for one in answers):
                 continue
@@ -182,24 +176,24 @@ class ResendTriggers:
     def _is_known_to_have_it(
         self, key: ObjectKey, live: Document, pod: Pod, *, since: float
     ) -> bool:
-        """The status says so, of a later time."""
+        """Whether a status of a later time says so."""
         record, document = envoyfilters.record_of(dict(live)), self._mesh.document(key) or {}
         status = statuses.read(document.get("status"))
         if record is None or status.pods is UNSET or epoch(status.pods.time) < since:
             return False
         said = DownloadEvidence()
         for _ in said.believe(status, record.sha256, [pod]):
-            pass  # of one Pod there is one step
+            pass  # for one Pod there is one step
         return pod.uid in said.fetched
 
 
 def _is_within(moment: float, outage: Outage) -> bool:
-    """`moment` may have been cut to its second, as all times of the API are (`metav1.Time`)."""
+    """`moment` may be truncated to its second, like all times of the API (`metav1.Time`)."""
     return math.floor(outage.begin) <= moment <= outage.end
 
 
 def changed_at(live: Document) -> float:
-    """When the EnvoyFilter changed last: seconds since the epoch; 0 if it cannot be known."""
+    """Last change of the EnvoyFilter, seconds since the epoch; 0 if unknown."""
     metadata = live.get("metadata") or {}
     times = [one.get("time") for one in metadata.get("managedFields") or ()]
     times.append(metadata.get("creationTimestamp"))
@@ -207,17 +201,16 @@ def changed_at(live: Document) -> float:
 
 
 def _was_resent_after(moment: float, live: Document) -> bool:
-    """Whether its proxies were given the module once more since then, as the EnvoyFilter itself says."""
+    """Whether there was a resend since then, according to the EnvoyFilter itself."""
     counts = (envoyfilters.resend_count_of(live, one) for one in envoyfilters.digests_of(live))
     return changed_at(live) > moment and any(counts)
 
 
 _log = structlog.get_logger(__name__)
-"""Pods or addresses in one turn of the loop: some tenths of a millisecond."""
 
 
 class DownloadLogs(Protocol):
-    """What all replicas saw, as JSON documents of `server.sightings`."""
+    """The download logs of all replicas, as JSON documents of `server/downloadlog.py`."""
 
     async def ask(self, path: str) -> list[bytes]:
         """`/seen` or `/seen/<sha256>` of every replica, our own included."""
@@ -230,7 +223,11 @@ class _Due:
 
 
 class Resender:
-    """One for the process. `requeue` has the reconciler look at a key again."""
+    """One per process. `requeue` queues a key for the reconciler.
+
+    Every replica that started during an outage knows of it; a later leader leaves the resend to the leader before, if that one had
+    the time for it.
+    """
 
     def __init__(
         self,
@@ -246,7 +243,7 @@ class Resender:
         others_led: Callable[[], float] = lambda: float("-inf"),
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """`others_led`: until when another replica led, in the loop's time, as far as we saw it."""
+        """`others_led`: until when another replica led, in the loop's time, as far as known here."""
         self._mesh = mesh
         self._witnesses = witnesses
         self._is_stored = is_stored
@@ -258,15 +255,15 @@ class Resender:
         self._others_led = others_led
         self._wall = wall
         self._errors: dict[str, int] = {}
-        """By replica: how many errors it had given at the last look."""
+        """By replica: the number of errors at the last check."""
         self._open = False
-        """Whether some error was not yet old enough, or an object was not yet to be healed again."""
+        """Whether an error was too young, or a resend for an object was too recent."""
         self._due: dict[ObjectKey, _Due] = {}
         self._resent: dict[ObjectKey, float] = {}
         self._triggers = ResendTriggers(mesh, settings, wall)
 
     def wanted(self, key: ObjectKey, live: Document | None, sha256: str) -> int:
-        """The `r` with which the module is to be published; a new module begins without."""
+        """The `r` with which the module is to be published; a new module has none."""
         current = envoyfilters.resend_count_of(live, sha256) if live is not None else 0
         due = self._due.get(key)
         if due is None or due.sha256 != sha256:
@@ -274,24 +271,24 @@ class Resender:
         return max(current, due.count)
 
     async def run(self, leadership: Leadership) -> None:
-        """Look every `interval` seconds while leading, for ever."""
+        """Check every `interval` seconds while leading, forever."""
         await while_leading(leadership, self._lead)
 
     async def _lead(self) -> None:
         settings, led = self._settings, self._wall() - (self._now() - self._others_led())
         if self._outage is not None and led > self._outage.end + settings.settle + settings.pause:
-            self._outage = None  # it was healed, or had harmed nobody
+            self._outage = None  # resent already, or no sidecar was affected
         try:
             while True:
                 await asyncio.sleep(self._settings.interval)
                 await self.look()
         except asyncio.CancelledError:
-            # Another leads: what it writes since counts, also if that is less than what we were about to write.
+            # Another replica leads: its writes count from now on, even with a lower `r` than planned here.
             self._due.clear()
             raise
 
     async def look(self) -> None:
-        """Heal what has to be healed now."""
+        """Check all objects, and resend modules as needed."""
         if not await self._is_worth_a_look():
             return
         self._open = False
@@ -304,9 +301,9 @@ class Resender:
         for key in sorted(keys):
             try:
                 resent = await self._look_at(key, sidecars, seen)
-            except Exception:  # supervised edge: one odd object must not stop the others
-                _log.exception("resend failed unexpectedly", key=str(key))
-                self._metrics.unexpected_errors.labels("resend").inc()
+            except Exception:  # supervised edge: one object must not stop the others
+                _log.exception("healing failed unexpectedly", key=str(key))
+                self._metrics.unexpected_errors.labels("healing").inc()
                 self._open = True
                 resent = False
             await asyncio.sleep(self._settings.pace if resent else 0)
@@ -328,7 +325,7 @@ class Resender:
     async def _look_at(
         self, key: ObjectKey, sidecars: Sidecars, seen: dict[str, dict[str, Answers]]
     ) -> bool:
-        """Whether it was healed. `seen`: what was asked in this look, by module."""
+        """Whether there was a resend. `seen`: the answers of this check, by module."""
         live = self._mesh.envoyfilter(key)
         record = envoyfilters.record_of(dict(live)) if live is not None else None
         if live is None or record is None or not self._is_stored(record.sha256):
@@ -346,7 +343,7 @@ class Resender:
         return True
 
     async def _is_worth_a_look(self) -> bool:
-        """Cheap while all is well: one small question to each replica, none about a module."""
+        """Cheap while there are no errors: one small request to each replica, none about a module."""
         errors, up = {}, 0.0
         for document in await self._witnesses.ask("/seen"):
             found = loads(document)
@@ -355,7 +352,7 @@ class Resender:
         changed = any(count > self._errors.get(name, 0) for name, count in errors.items())
         self._errors = {name: int(count) for name, count in errors.items()}
         if self._outage is not None:
-            end = min(self._outage.end, self._wall() - up)  # another replica was up before us
+            end = min(self._outage.end, self._wall() - up)  # another replica started earlier
             short = end - self._outage.begin < self._settings.outage
             self._outage = None if short else Outage(self._outage.begin, end)
         return changed or self._open or self._outage is not None
@@ -405,7 +402,7 @@ class Resender:
 
 
 def _merged(documents: list[bytes]) -> Generator[None, None, dict[str, Answers]]:
-    """By address, of all replicas."""
+    """The answers by address, over all replicas."""
     merged: dict[str, Answers] = {}
     for document in documents:
         _, addresses = read(document)

@@ -1,13 +1,9 @@
-"""Gathering: one question to all replicas serves healing and proof of load. Not what is made of the answers.
+"""RolloutTracker: follows rollouts while leading and returns load reports; PeerQuery asks all replicas.
 
-Invariants: `ask` is always fresh, as healing acts on it; what is kept is bounded and used for a short time only.
-
-Loading: remembers, while leading, which Pods fetched which module, and tells what is to be said of an object.
-
-Not the judgement (`loadreport.py`), nor the writing (`podstatus.py`, within its budget). A replica that restarts forgets what it saw, so
-a new leader begins with what the status says: who was counted as fetched then and is not named as missing is believed.
-Invariants: only the leader looks; replicas are asked about a module only after somebody downloaded or was refused anything,
-about a bounded number of modules in a look, and not again for what healing has just asked.
+`loadreport.py` decides, `podstatus.py` writes within its budget. A replica that restarts loses its download log, so a new leader
+starts from the status: Pods that it counts as fetched and does not name as missing are taken over. Invariants: only the leader
+checks; replicas are asked about a module only after a new download or error, about a bounded number of modules per check, and
+not again right after the resender has asked.
 """
 
 import asyncio
@@ -42,32 +38,35 @@ from autowasm.settings import ProofSettings
 from autowasm.telemetry.metrics import Metrics
 
 _KEPT: Final = 32
-"""Questions whose answers are kept; an answer may have megabytes."""
+"""Queries with kept answers; an answer may have megabytes."""
 
 
 class PeerAnswers(Protocol):
-    """All replicas (`server.sightings.AllReplicas`)."""
+    """All replicas (`server/downloadlog.py`)."""
 
     async def ask(self, path: str) -> list[bytes]:
-        """`/seen` or `/seen/<sha256>` of each."""
+        """`/seen` or `/seen/<sha256>` of each replica."""
 
     def count(self) -> int:
-        """How many should answer."""
+        """Number of replicas that should answer."""
 
 
 class PeerQuery:
-    """One for the process."""
+    """One per process; one peer query serves resend and load report.
+
+    Invariants: `ask` is always fresh, because the resender acts on it; kept answers are bounded in number and age.
+    """
 
     def __init__(self, replicas: PeerAnswers) -> None:
         self._replicas = replicas
         self._kept: OrderedDict[str, tuple[float, list[bytes], bool]] = OrderedDict()
 
     async def ask(self, path: str) -> list[bytes]:
-        """What they say now."""
+        """The current answers."""
         return (await self._fresh(path))[1]
 
     async def recent(self, path: str, *, within: float) -> tuple[float, list[bytes], bool]:
-        """When it was asked (the loop's time), what they said, and whether all answered; at most `within` seconds old."""
+        """Time of the query (the loop's time), answers, and whether all replicas answered; at most `within` seconds old."""
         kept = self._kept.get(path)
         if kept is not None and asyncio.get_running_loop().time() - kept[0] <= within:
             return kept
@@ -92,14 +91,14 @@ _STATES = ("Fetched", *(why.value for why in MissingReason))
 _MOVING = frozenset(
     {MissingReason.WAITING.value, MissingReason.NOT_READY.value, MissingReason.SHARED_ADDRESS.value}
 )
-"""What ends by itself: nobody tells of it, and no download need come."""
+"""States that end without an event, and maybe without a download."""
 _GONE_KEPT = 16
-"""Replicas that went are remembered in case that they answer again; the newest of them is what counts."""
+"""Replicas that are gone are kept in case they answer again; the newest counts."""
 
 
 @runtime_checkable
 class Workloads(Protocol):
-    """What is published, and the Pods that there are."""
+    """Published modules and the Pods that should have them."""
 
     def keys(self) -> frozenset[ObjectKey]:
         """All AutoWasms."""
@@ -108,27 +107,27 @@ class Workloads(Protocol):
         """The AutoWasm."""
 
     def envoyfilter(self, key: ObjectKey) -> Document | None:
-        """The live EnvoyFilter that is ours."""
+        """Our live EnvoyFilter."""
 
     def matched(self, key: ObjectKey) -> Iterable[Pod]:
-        """The Pods that it selects and that have not ended. Pods may come and go while it is iterated."""
+        """The Pods that it selects and that have not ended. Pods may change during the iteration."""
 
     def pods_at(self, address: str) -> Iterable[Pod]:
-        """Those with this address."""
+        """The Pods with this address."""
 
     def is_shared(self, pod: Pod) -> bool:
         """Whether another Pod has an address of this one."""
 
     def touch_pods(self, key: ObjectKey) -> None:
-        """What is said of its Pods may be something else now."""
+        """The report on its Pods may have changed."""
 
     def prove(self, report: Callable[[ObjectKey], Awaitable[LoadReport | None]]) -> None:
-        """From now on `status.pods` is what this says."""
+        """Use this report for `status.pods` from now on."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Rollout:
-    """Of one object, when it was last looked at."""
+    """The state of one object at the last check."""
 
     sha256: str
     published: float
@@ -137,7 +136,7 @@ class _Rollout:
 
 
 class RolloutTracker:
-    """One for the process. Give `report` to the Workloads, and `run` it."""
+    """One per process. Pass `report` to the Workloads, and `run` it."""
 
     def __init__(
         self,
@@ -156,16 +155,16 @@ class RolloutTracker:
         self._seen: dict[str, DownloadEvidence] = {}
         self._states: dict[ObjectKey, _Rollout] = {}
         self._counted: dict[str, tuple[float, float]] = {}
-        """By replica: downloads and errors at the last look."""
+        """By replica: downloads and errors at the last check."""
         self._gone: dict[str, float] = {}
-        """Replicas that do not answer any more, to when that was seen: whom they served last will never be known."""
+        """Replicas that no longer answer, to when that was seen: their last downloads are lost."""
         self._turn: list[str] = []
-        """Modules that have still to be asked about."""
+        """Modules still to ask about."""
         self._news = float("-inf")
-        """When replicas were asked that had news, in the loop's time."""
+        """Time of the last query with changed counts, in the loop's time."""
 
     async def report(self, key: ObjectKey) -> LoadReport | None:
-        """What is to be said; None while nothing is published. Not to be called before Pods were listed."""
+        """The load report; None while nothing is published. Pods must be listed before."""
         return await in_steps(self._report(key))
 
     def _report(self, key: ObjectKey) -> Generator[None, None, LoadReport | None]:
@@ -180,7 +179,7 @@ class RolloutTracker:
         seen = self._seen.setdefault(record.sha256, DownloadEvidence())
         known = self._states.get(key)
         said = previous.condition(ConditionType.LOADED)
-        # Said of another generation it may be of other Pods: the selector may have changed.
+        # A status of another generation may be about other Pods: the selector may have changed.
         fits = said is not None and said.observed_generation == generation
         if fits and (known is None or known.sha256 != record.sha256):
             yield from seen.believe(previous, record.sha256, pods)
@@ -207,7 +206,7 @@ class RolloutTracker:
             grace=settings.grace,
             names=settings.names,
         )
-        # A look may have dropped it between two steps: nothing was known to need it yet.
+        # A check may have dropped it between two steps, because no object used it yet.
         self._seen.setdefault(record.sha256, seen)
         self._remember(key, _Rollout(record.sha256, published, found.states, _is_open(found)), pods)
         kept = self._kept(found, seen, dated=dated, previous=previous)
@@ -222,7 +221,7 @@ class RolloutTracker:
     def _kept(
         found: LoadReport, seen: DownloadEvidence, *, dated: bool, previous: Status
     ) -> LoadReport | None:
-        """What a leader before us said of the same Pods, until replicas were asked."""
+        """The previous leader's report on the same Pods, until replicas were asked."""
         said, loaded = previous.pods, previous.condition(ConditionType.LOADED)
         if seen.asked or not dated or said is UNSET or loaded is None:
             return None
@@ -233,7 +232,7 @@ class RolloutTracker:
         return LoadReport(said, loaded, found.states)
 
     async def run(self, leadership: Leadership) -> None:
-        """Look every `interval` seconds while leading, for ever."""
+        """Check every `interval` seconds while leading, forever."""
         await while_leading(leadership, self._lead)
 
     async def _lead(self) -> None:
@@ -250,16 +249,14 @@ class RolloutTracker:
             self._measure()
 
     async def look(self) -> None:
-        """Learn what is new, and have what is said looked at where that may change it."""
+        """Query the replicas for changes, and schedule the reports that may change."""
         keys = self._workloads.keys()
         for gone in self._states.keys() - keys:
             self._forget(gone)
         open_ = {key: state for key, state in self._states.items() if state.is_open}
         wanted = {state.sha256 for state in open_.values()}
         if await self._is_news():
-            for seen in (
-                self._seen.values()
-            ):  # of those, too, that nobody waits for yet: a Pod may be told of late
+            for seen in self._seen.values():  # any module: a Pod may appear late
                 seen.is_behind = True
         asking = {sha256 for sha256 in wanted if self._is_to_be_asked(self._seen[sha256])}
         self._turn += sorted(asking.difference(self._turn))
@@ -275,7 +272,7 @@ class RolloutTracker:
                 if is_news or not _MOVING.isdisjoint(state.states):
                     self._workloads.touch_pods(key)
                 if is_news:
-                    await self.report(key)  # for the metrics: the status may have to wait
+                    await self.report(key)  # for the metrics: the status may wait
             await asyncio.sleep(0)
         used = {state.sha256 for state in self._states.values()}
         for unused in self._seen.keys() - used:
@@ -286,7 +283,7 @@ class RolloutTracker:
     def _isolated(self, **about: str) -> Iterator[None]:
         try:
             yield
-        except Exception:  # supervised edge: one odd object or module must not stop the others
+        except Exception:  # supervised edge: one failure must not stop the others
             _log.exception("proof of load failed unexpectedly", **about)
             self._metrics.unexpected_errors.labels("proof_of_load").inc()
 
@@ -327,7 +324,7 @@ class RolloutTracker:
             await asyncio.sleep(0)
 
     def _remember(self, key: ObjectKey, state: _Rollout, pods: list[Pod]) -> None:
-        """The state of an object; a rollout that ends before our eyes is measured."""
+        """Store the state of an object; measure a rollout that ends while we lead."""
         before, self._states[key] = self._states.get(key), state
         if before is None or not before.is_open or before.sha256 != state.sha256 or state.is_open:
             return
@@ -361,7 +358,7 @@ def _listed(pods: Iterable[Pod]) -> Generator[None, None, list[Pod]]:
 
 
 def _is_open(found: LoadReport) -> bool:
-    """Whether some sidecar is not known to have it: a Pod without one never will."""
+    """Whether some sidecar is not known to have the module. A Pod without a sidecar does not count."""
     return any(name not in {"Fetched", MissingReason.NOT_INJECTED.value} for name in found.states)
 
 

@@ -1,1 +1,1 @@
-"""How EnvoyFilters and statuses get to the API server."""
+"""Writes of EnvoyFilters and statuses to the API server: ownership, mutation cache, revert limiter."""

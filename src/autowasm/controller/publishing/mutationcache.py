@@ -1,10 +1,9 @@
-"""MutationCache: what we wrote, until the informer shows it.
+"""MutationCache: our own writes, until the informer shows them.
 
-An informer is milliseconds behind our own writes; reading only it, a reconcile right after a write would write again, or
-meet a conflict. Not a cache of reads. Invariants: what is shown is never older than our last write, unless the informer
-has not caught up for `KEPT` seconds; it is never newer than what the API server has stored; once the informer has passed
-the version that we wrote, only its store counts, also where it never showed the object: a list after a lost watch names what
-is there, and says nothing of what came and went before it.
+An informer lags milliseconds behind our writes; a reconcile that reads only it would write again, or meet a conflict. Reads
+are not cached. Invariants: the cache never returns an object older than our last write, unless the informer has not caught up
+for `KEPT` seconds; never one newer than the API server has stored; once the informer has passed our version, only its store
+counts, even if it never showed the object: a list after a lost watch shows what exists, not what came and went before it.
 """
 
 import asyncio
@@ -19,8 +18,9 @@ from autowasm.kube.resources import ObjectKey
 Document = Mapping[str, Any]
 
 KEPT: Final = 60.0
-"""Seconds. Where resourceVersions cannot be compared, an object that was written and then deleted while no watch ran would be
-taken for there for good. Forgetting one too early costs a write that the API server refuses."""
+"""Seconds. Where resourceVersions are not comparable, an object that was written and then deleted while no watch ran would seem
+to exist for good. Dropping an entry too early costs a write that the API server refuses.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class _Written:
 
 
 class MutationCache:
-    """Over the store of one resource; `stored` reads that, `position` is the resourceVersion up to which it is right."""
+    """A view of one resource; `stored` reads the informer's store, `position` is the resourceVersion up to which it is current."""
 
     def __init__(
         self,
@@ -41,12 +41,12 @@ class MutationCache:
         self._position = position
         self._written: dict[ObjectKey, _Written] = {}
         self._asking: Counter[ObjectKey] = Counter()
-        """Objects that the API server is being asked about, by how many: a status has two writers."""
+        """Objects with a call to the API server in flight, and how many: a status has two writers."""
         self._gone: set[ObjectKey] = set()
-        """Those of them that went meanwhile."""
+        """Those of them that were deleted meanwhile."""
 
     def get(self, key: ObjectKey) -> Document | None:
-        """The object as we last wrote or saw it."""
+        """The object as last written by us or shown by the informer."""
         written = self._written.get(key)
         if written is None:
             return self._stored(key)
@@ -57,7 +57,7 @@ class MutationCache:
 
     @contextmanager
     def asking(self, key: ObjectKey) -> Iterator[None]:
-        """Around a call whose answer goes to `wrote`: if the object is shown to be gone meanwhile, the answer is older than that."""
+        """Encloses a call whose answer goes to `wrote`. An answer is older than a deletion that the informer shows meanwhile."""
         self._asking[key] += 1
         try:
             yield
@@ -68,7 +68,7 @@ class MutationCache:
                 self._gone.discard(key)
 
     def wrote(self, key: ObjectKey, document: Document) -> None:
-        """The answer of a write that was accepted. The watch may have brought it, or what came after it, before."""
+        """Store the answer of an accepted write. The watch may have shown this or a later version already."""
         stored = self._stored(key)
         reached = stored is not None and _reached(stored, document)
         if key in self._gone or reached or self._is_passed(document):
@@ -78,9 +78,9 @@ class MutationCache:
             self._written[key] = _Written(document, until)
 
     def observed(self, key: ObjectKey, document: Document | None) -> bool:
-        """The informer shows a state of the object (None: it is gone).
+        """The informer shows a version of the object (None: deleted).
 
-        True if that is older than what we wrote, or just that: nobody need look. Drops what we wrote once it is passed.
+        True if it is our write or an older version: no reconcile is needed. Drops our write when it is passed.
         """
         if document is None and key in self._asking:
             self._gone.add(key)
@@ -96,13 +96,13 @@ class MutationCache:
         return True
 
     def _is_passed(self, document: Document) -> bool:
-        """Whether the store shows this version, a later one, or that the object is gone."""
+        """Whether the store has this version, a later one, or the deletion of the object."""
         position, version = self._position(), _version(document)
         comparable = position is not None and position.isdecimal() and version.isdecimal()
         return comparable and int(position or 0) >= int(version)
 
     def forget(self, key: ObjectKey) -> None:
-        """What we wrote is known to be outdated: a conflict said so, or the object is gone."""
+        """Our write is outdated: after a conflict, or because the object is gone."""
         self._written.pop(key, None)
 
 
@@ -115,6 +115,6 @@ def _reached(observed: Document, written: Document) -> bool:
     seen, ours = _version(observed), _version(written)
     if seen.isdecimal() and ours.isdecimal():
         return int(seen) >= int(ours)  # comparable since Kubernetes 1.35, and in every etcd before
-    # Otherwise only equality can be told, and a recreated object is surely another.
+    # Otherwise only equality can be checked, and a recreated object has another uid.
     same = (observed.get("metadata") or {}).get("uid") == (written.get("metadata") or {}).get("uid")
     return seen == ours or not same

@@ -1,7 +1,7 @@
-"""Whose EnvoyFilter is it, and what would have to be written? Pure; ADR 12.
+"""Ownership of an EnvoyFilter, and the object to write for it. Pure; ADR 12.
 
-Not a writer. Invariants: what is somebody else's is never in a write; what others put onto ours (labels, annotations,
-further owners) stays; an object that is as it should be gives nothing to write.
+Invariants: a foreign object is never in a write; labels, annotations and further owners that others add to ours stay; an
+object without a difference yields nothing to write.
 """
 
 import enum
@@ -12,11 +12,11 @@ from autowasm.api.envoyfilter import MANAGED_BY, OWNED_ANNOTATIONS, record_of
 from autowasm.api.v1alpha1 import GROUP, KIND
 
 ADOPT_ANNOTATION = f"{GROUP}/adopt"
-"""`"true"` on an EnvoyFilter that another tool wrote: ours from now on (migration)."""
+"""`"true"` on an EnvoyFilter of another tool: wasmer adopts it (migration)."""
 
 
 class Ownership(enum.Enum):
-    """What an EnvoyFilter of the AutoWasm's name is to us."""
+    """The relation of an EnvoyFilter to the AutoWasm of its name."""
 
     OURS = "ours"
     EARLIER = "of an AutoWasm of this name with another uid: deleted and applied again, or restored"
@@ -26,7 +26,7 @@ class Ownership(enum.Enum):
 
 
 def ownership(envoyfilter: Mapping[str, Any], *, owner: Mapping[str, Any]) -> Ownership:
-    """What `envoyfilter` is to the AutoWasm `owner` (metadata is what counts)."""
+    """The relation of `envoyfilter` to the AutoWasm `owner` (by its metadata)."""
     metadata = envoyfilter.get("metadata") or {}
     controller = _controller(metadata)
     if controller is not None and str(controller.get("apiVersion")).startswith(f"{GROUP}/"):
@@ -46,9 +46,9 @@ def ownership(envoyfilter: Mapping[str, Any], *, owner: Mapping[str, Any]) -> Ow
 
 
 def replacement(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The whole object to PUT so that `live` becomes `wanted`; None if it is already.
+    """The whole object to PUT so that `live` becomes `wanted`; None if nothing differs.
 
-    Its resourceVersion is that of `live`, so a write in between is never overwritten.
+    It has the resourceVersion of `live`, so a write in between is never overwritten.
     """
     metadata = dict(live.get("metadata") or {})
     ours = wanted["metadata"]
@@ -72,13 +72,13 @@ def replacement(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str,
 
 
 def is_labelled(envoyfilter: Mapping[str, Any]) -> bool:
-    """Whether our informers show it."""
+    """Whether our informers see it."""
     labels = (envoyfilter.get("metadata") or {}).get("labels") or {}
     return bool(MANAGED_BY.items() <= labels.items())
 
 
 def _made_by_us(envoyfilter: Mapping[str, Any]) -> bool:
-    """Label and record are both needed: a copy that somebody made by hand carries at most one that still fits."""
+    """Requires label and record: a hand-made copy has at most one that still fits."""
     return is_labelled(envoyfilter) and record_of(envoyfilter) is not None
 
 
@@ -88,7 +88,7 @@ def _controller(metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _owners(metadata: Mapping[str, Any], ours: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Ours as the controller, others' plain references as they are; an earlier reference of ours goes."""
+    """Our reference as controller and others' plain references unchanged, without an earlier reference of ours."""
     wanted = ours.get("ownerReferences", [])
     names = {(owner["kind"], owner["name"]) for owner in wanted}
     kept = [

@@ -1,8 +1,8 @@
-"""ClusterPublisher: EnvoyFilters and statuses through the API server. ADR 12.
+"""ClusterPublisher: writes EnvoyFilters and statuses through the API server. ADR 12.
 
-Not the decision what to write (`reconciler.py`) nor whose an object is (`ownership.py`). Invariants: every write carries
-the resourceVersion that was read, or is a create; only who leads writes; a foreign EnvoyFilter is never written; an object
-that is being deleted is never written; nothing is written that would change nothing.
+`controller/reconciler.py` decides what to write, `ownership.py` who owns an object. Invariants: every write carries the resourceVersion
+that was read, or is a create; only the leader writes; a foreign EnvoyFilter or an object that is being deleted is never
+written; nothing is written without a change.
 """
 
 from collections.abc import Mapping
@@ -38,12 +38,12 @@ AUTOWASMS = ResourceType(GROUP, "v1alpha1", "autowasms", KIND)
 ENVOYFILTERS = ResourceType("networking.istio.io", "v1alpha3", "envoyfilters", "EnvoyFilter")
 
 _ETCD_TOO_LARGE = "etcdserver: request is too large"
-"""The API server hands it on with status 500 (`ErrRequestTooLarge`, go.etcd.io/etcd api/v3rpc/rpctypes)."""
+"""The API server passes it on with status 500 (`ErrRequestTooLarge`, go.etcd.io/etcd api/v3rpc/rpctypes)."""
 _OURS = {Ownership.OURS, Ownership.EARLIER, Ownership.ORPHANED}
 
 
 class ClusterPublisher:
-    """`autowasms` and `envoyfilters` are the informers' stores with our own writes over them."""
+    """`autowasms` and `envoyfilters` are the informers' stores with our own writes on top."""
 
     def __init__(
         self,
@@ -62,14 +62,14 @@ class ClusterPublisher:
         self._revert_limiter = RevertLimiter()
 
     def published(self, key: ObjectKey) -> Mapping[str, Any] | None:
-        """The EnvoyFilter of this name, if it is ours: by owner, or left by an earlier AutoWasm of this name."""
+        """The EnvoyFilter of this name, if it is ours: by owner, or from an earlier AutoWasm of this name."""
         live, owner = self._envoyfilters.get(key), self._autowasms.get(key)
         if live is None or owner is None:
             return None
         return live if ownership(live, owner=owner) in _OURS else None
 
     def left_behind(self, key: ObjectKey) -> Mapping[str, Any] | None:
-        """The EnvoyFilter of ours whose AutoWasm is gone: for moments, or for good if it was orphaned."""
+        """Our EnvoyFilter whose AutoWasm is gone: for moments, or for good if it was orphaned."""
         live = self._envoyfilters.get(key)
         if live is None:
             return None
@@ -77,9 +77,9 @@ class ClusterPublisher:
         return live if ownership(live, owner=nobody) in _OURS else None
 
     async def find(self, key: ObjectKey, owner: Mapping[str, Any]) -> None:
-        """Ask the API server: one whose label was taken off is not shown by the informer, and the label is put back.
+        """GET the EnvoyFilter: the informer does not see one without our label. Restores the label.
 
-        `published` then knows it. Raises AutoWasmError (`Mutated`), ApiError.
+        `published` then returns it. Raises AutoWasmError (`Mutated`), ApiError.
         """
         with self._envoyfilters.asking(key):
             await self._find(key, owner)
@@ -92,7 +92,7 @@ class ClusterPublisher:
         if ownership(live, owner=owner) is not Ownership.OURS or writes.is_terminating(live):
             return
         if is_labelled(live):
-            self._envoyfilters.wrote(key, live)  # the informer is behind
+            self._envoyfilters.wrote(key, live)  # the informer lags behind
             return
         self._revert_limiter.check(key, owner)
         body = replacement(
@@ -109,7 +109,7 @@ class ClusterPublisher:
     async def publish(
         self, key: ObjectKey, owner: Mapping[str, Any], envoyfilter: Mapping[str, Any]
     ) -> bool:
-        """Create it, or replace what differs. True if something was written.
+        """Create the EnvoyFilter, or replace it if it differs. True if something was written.
 
         Raises SpecError (`EnvoyFilterConflict`), AutoWasmError (`Mutated`, `EnvoyFilterRefused`), ApiError.
         """
@@ -137,7 +137,7 @@ class ClusterPublisher:
             raise
 
     def _fence(self) -> None:
-        """Right before a write: a process that was frozen may have lost the Lease without having heard of it."""
+        """Check leadership right before a write: a process that was frozen may have lost the Lease unnoticed."""
         if not self._leadership.is_leading:
             raise NotLeading("another replica leads")
 
@@ -149,7 +149,7 @@ class ClusterPublisher:
         try:
             written = await writes.create(self._client, ENVOYFILTERS, wanted)
         except AlreadyExists:
-            # Whatever the informer shows: it follows only what carries our label.
+            # The informer only sees objects with our label.
             live = await self._client.get(ENVOYFILTERS, key)
             return await self._replace(key, owner, live, wanted)
         self._wrote(key, owner, written, wanted)
@@ -217,7 +217,7 @@ class ClusterPublisher:
         self._revert_limiter.forget_all()
 
     async def retract(self, key: ObjectKey) -> None:
-        """Nothing to write: the garbage collector follows the owner reference, even while we are down."""
+        """Writes nothing: the garbage collector follows the owner reference, even while wasmer is down."""
         self.forget(key)
 
     def forget(self, key: ObjectKey) -> None:
@@ -229,7 +229,7 @@ class ClusterPublisher:
     async def write_status(
         self, key: ObjectKey, document: Mapping[str, Any], status: Mapping[str, Any]
     ) -> bool:
-        """PUT of the status subresource. False if nothing differs, or the object is gone."""
+        """PUT the status subresource. False if nothing differs, or the object is gone."""
         if document.get("status") == status:
             return False
         self._fence()

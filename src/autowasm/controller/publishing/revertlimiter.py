@@ -1,8 +1,8 @@
-"""Fights: how often an EnvoyFilter was put back, and when to stop (ADR 12).
+"""RevertLimiter: how often an EnvoyFilter was reverted, and when to stop (ADR 12).
 
-Not the writing. Invariants: whatever the other side does (rewrite, delete, take our label off, raise or lower the count of
-healings), it makes us write at most `MAX_REVERTS` times within `REVERT_WINDOW`, until the user asks again; one that only
-raises the count, which drains connections in every sidecar each time, is reported after as many times.
+Invariants: another client, by whatever it does (rewrite, delete, remove our label, raise or lower the resend count), causes at
+most `MAX_REVERTS` writes within `REVERT_WINDOW`, until the user requests a new try; a client that only raises the count, which
+drains connections in every sidecar each time, is reported after as many times.
 """
 
 import asyncio
@@ -19,36 +19,36 @@ from autowasm.errors import AutoWasmError
 from autowasm.kube.resources import ObjectKey
 
 MAX_REVERTS: Final = 3
-"""After so many times we stop: two controllers in a fight drain every connection of every sidecar, again and again."""
+"""The limit of reverts: two controllers in a fight drain every connection of every sidecar, again and again."""
 REVERT_WINDOW: Final = 3600.0
-"""Seconds. An edit so long after the last one is no fight but a person; a fight that we left stays left."""
+"""Seconds. An edit this long after the last one is a person's, not a fight; a fight that we stopped stays stopped."""
 
 _RESENDS: Final = re.compile(rb'\?r=\d+"')
-"""How often it was healed: the end of a uri (`api.envoyfilter`)."""
+"""The resend count, at the end of a uri (`api/envoyfilter.py`)."""
 
 
 @dataclass(slots=True)
 class _Reverts:
     asked: tuple[Any, ...]
-    """Generation and refresh annotation: what the user changes to have us begin again."""
+    """Generation and refresh annotation: the user changes them to request a new try."""
     wanted: Mapping[str, Any] | None = None
-    """What we wrote last."""
+    """Our last write."""
     rounds: int = 0
     last: float = 0.0
     is_raised: bool = False
-    """Whether another client raised the count of healings."""
+    """Whether another client raised the resend count."""
 
 
 @dataclass(slots=True)
 class _Highest:
-    """The highest count of healings that is known of these modules: our own healing goes beyond it."""
+    """The highest known resend count of these modules: our own resend exceeds it."""
 
     about: tuple[Any, ...]
     count: int = 0
 
 
 class RevertLimiter:
-    """By object key."""
+    """Reverts and resend counts by object key."""
 
     def __init__(self) -> None:
         self._reverts: dict[ObjectKey, _Reverts] = {}
@@ -62,17 +62,17 @@ class RevertLimiter:
         *,
         live: Mapping[str, Any] | None = None,
     ) -> bool:
-        """True if to write it is to put it back: we wrote the same before, but for the count of healings. Raises as `check`.
+        """True if the write is a revert: it equals our last write but for the resend count. Raises as `check`.
 
-        `live`: what it would replace. Our own healing is no round: it writes a count that is higher than that of `live`, and
-        than any before. All other counts come from `live`, so they are the other side's.
+        `live`: the object to replace. Our own resend is no revert: its count is higher than that of `live` and than any before. All
+        other counts come from `live`, so they are the other client's.
         """
         highest, count = self._highest(key, owner, wanted), _resends(wanted, wanted)
         raised = live is not None and _resends(live, wanted) == count
         is_resend = count > highest.count and not raised
         highest.count = max(
             highest.count, count
-        )  # also if the write fails: it may have been stored
+        )  # also before a write that fails: it may be stored
         reverts = self._of(key, owner)
         if (
             reverts is None
@@ -86,9 +86,9 @@ class RevertLimiter:
         return True
 
     def in_place(self, key: ObjectKey, owner: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-        """Nothing has to be written. True if that is so because the count was taken from an edit that raised it.
+        """Nothing has to be written. True if that is only because we took over a resend count that another client raised.
 
-        Raises as `check`, if that was done often enough.
+        Raises as `check`, if that happened too often.
         """
         is_known = self._is_known(key, owner, wanted)
         highest, count = self._highest(key, owner, wanted), _resends(wanted, wanted)
@@ -104,7 +104,7 @@ class RevertLimiter:
         return raised
 
     def check(self, key: ObjectKey, owner: Mapping[str, Any]) -> None:
-        """Raises AutoWasmError (`Mutated`) once it was put back often enough."""
+        """Raises AutoWasmError (`Mutated`) after `MAX_REVERTS` reverts."""
         reverts = self._of(key, owner)
         if reverts is not None and reverts.rounds >= MAX_REVERTS:
             raise AutoWasmError(
@@ -116,7 +116,7 @@ class RevertLimiter:
             )
 
     def wrote(self, key: ObjectKey, owner: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-        """It was written."""
+        """Record a successful write."""
         reverts = self._of(key, owner)
         if reverts is None or not (
             reverts.wanted is None or _same_but_resends(reverts.wanted, wanted)
@@ -126,7 +126,7 @@ class RevertLimiter:
             reverts.wanted = wanted
 
     def count(self, key: ObjectKey, owner: Mapping[str, Any]) -> int:
-        """One more round. Returns how many by now."""
+        """Count one more revert. Returns the number so far."""
         now = asyncio.get_running_loop().time()
         reverts = self._of(key, owner)
         if reverts is None:
@@ -141,8 +141,8 @@ class RevertLimiter:
         self._resends.pop(key, None)
 
     def forget_all(self) -> None:
-        """Another replica leads: what it sees and does is unknown here."""
-        self._reverts.clear()
+        """Another replica leads: this one does not see its writes."""
+        self._revert_limiter.clear()
         self._resends.clear()
 
     def _of(self, key: ObjectKey, owner: Mapping[str, Any]) -> _Reverts | None:
@@ -164,7 +164,7 @@ class RevertLimiter:
 
 
 def _about(owner: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[Any, ...]:
-    """A user who asks again, and a module of another digest, begin a count."""
+    """A new try that the user requests, and another module, start a new count."""
     return (*_asked(owner), *envoyfilters.digests_of(wanted))
 
 

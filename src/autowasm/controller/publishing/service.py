@@ -1,9 +1,9 @@
-"""PublishedService: whether the Service is there that every EnvoyFilter makes sidecars fetch from (ADR 33).
+"""PublishedService: whether the Service exists from which every EnvoyFilter makes sidecars fetch (ADR 33).
 
-A rename (kustomize's `namePrefix`, a copied manifest) leaves its name behind. istiod makes no cluster of a Service that does not
-exist, so a sidecar that is told of a module gets none and answers 503. Not the publishing. Invariants: nothing is held back for
-what is not known (no right to look, an API server that does not answer); a Service that was there has to be missing in two looks;
-a lack of endpoints is reported only, because a replica may have to publish before it is one.
+A rename (kustomize's `namePrefix`, a copied manifest) leaves the configured name without a Service. istiod makes no cluster for
+a Service that does not exist, so a sidecar with a new EnvoyFilter gets no module and answers 503. Invariants: an unknown state
+(no permission, no answer of the API server) blocks nothing; a Service that existed must be missing in two checks; a lack of
+endpoints is only reported, because a replica may have to publish before it becomes one.
 """
 
 import asyncio
@@ -26,23 +26,23 @@ NOT_FOUND: Final = "ServiceNotFound"
 PORT_MISSING: Final = "ServicePortMissing"
 NO_ENDPOINTS: Final = "ServiceWithoutEndpoints"
 LOOK: Final = 30.0
-"""Seconds between two looks while all is well: one small request of each replica."""
+"""Seconds between two checks while the Service is usable: one small request of each replica."""
 LOOK_SOON: Final = 5.0
-"""The same after a look that found something wrong."""
+"""The same after a check that found a problem."""
 STARTING: Final = 60.0
-"""Seconds without endpoints until that is reported: replicas that start have none yet."""
+"""Seconds without endpoints before a report: starting replicas have none yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceVerdict:
-    """What a look found. No `reason`: all is well, or it is not known and `text` says why."""
+    """The result of a check. No `reason`: usable, or unknown with the cause in `text`."""
 
     reason: str = ""
     text: str = ""
 
     @property
     def holds(self) -> bool:
-        """Whether nothing new is published meanwhile."""
+        """Whether the verdict blocks new publications."""
         return self.reason in {NOT_FOUND, PORT_MISSING}
 
 
@@ -50,7 +50,7 @@ GOOD: Final = ServiceVerdict()
 
 
 class PublishedService:
-    """`run` it in a TaskGroup, after a first `look`. `report` is given what is wrong, empty if nothing is."""
+    """`run` it in a TaskGroup, after a first `look`. `report` receives the problem; empty: none."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class PublishedService:
             problem.labels(reason).set(0)
 
     def problem(self) -> AutoWasmError | None:
-        """Why nothing new is to be published now; None: it may be."""
+        """Why nothing new may be published now; None: it may."""
         verdict = self._verdict
         if verdict is None or not verdict.holds:
             return None
@@ -84,7 +84,7 @@ class PublishedService:
         )
 
     async def run(self, changed: Callable[[], None]) -> None:
-        """Look at intervals until cancelled; `changed` is called when `problem` is another."""
+        """Check at intervals until cancelled; calls `changed` when `problem` begins or ends."""
         while True:
             doubtful = self._suspected is not None or self._verdict is None or self._verdict.reason
             await asyncio.sleep(LOOK_SOON if doubtful else LOOK)
@@ -94,7 +94,7 @@ class PublishedService:
                 changed()
 
     async def look(self) -> None:
-        """Ask the API server. Raises nothing of it."""
+        """Check the Service at the API server. Raises no ApiError."""
         try:
             found = await self._found()
         except Forbidden:
@@ -104,7 +104,7 @@ class PublishedService:
             _log.debug("service not looked at", service=str(self._key), error=str(error))
             return
         suspected, self._suspected = self._suspected, None
-        # helm and kubectl replace a Service within a second; at a start there is nothing to compare with.
+        # helm and kubectl replace a Service within a second; at a start there is no earlier state.
         begins = found.holds and self._verdict is not None and not self._verdict.holds
         if begins and (suspected is None or suspected.reason != found.reason):
             self._suspected = found
@@ -133,7 +133,7 @@ class PublishedService:
         return ServiceVerdict(NO_ENDPOINTS, text)
 
     async def _has_endpoints(self) -> bool:
-        """True also if that may not be looked at."""
+        """True also if wasmer may not read the endpoints."""
         try:
             endpoints = await self._client.get(ENDPOINTS, self._key)
         except NotFound:
