@@ -3,7 +3,7 @@
 PolicyFile follows the file. `check_mesh_scope` checks mesh-wide selectors, and `warn_of_refused` reports published modules
 whose hosts the address policy refuses (ADR 0031). Not the address policy (see `net/addresspolicy.py`), which also applies.
 Invariants: with a policy, a namespace without a rule may use no source; exactly one rule applies to a namespace: the one
-with its name, else the longest matching pattern, else `*`; a refusal names its rule.
+with its name, else the matching pattern with the most literal characters, else `*`; a refusal names its rule.
 """
 
 import asyncio
