@@ -121,7 +121,7 @@ class PollGroups:
         self._of[key] = group
         if before is None or before.interval != interval:
             # With a shorter interval, the group must not wait for the time of the old plan.
-            group.due = min(group.due, max(group.since + self._replication(group.interval), now))
+            group.due = min(group.due, max(group.since + self._jittered(group.interval), now))
         learned = before is None or not is_same(before.record, record)
         if learned and group.latest is not None and not is_same(group.latest, record):
             group.latest = None  # resolved by another request since: ours is outdated

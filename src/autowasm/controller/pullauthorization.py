@@ -82,14 +82,14 @@ class PullAuthorizer:
 
     def recheck(self, key: ObjectKey) -> None:
         """The Secret has changed."""
-        authorization = self._pull_authorizer.get(key)
+        authorization = self._authorizations.get(key)
         if authorization is not None:
             authorization.due = self._now()
             self._due.set()
 
     def forget(self, key: ObjectKey) -> None:
         """The object was deleted."""
-        self._pull_authorizer.pop(key, None)
+        self._authorizations.pop(key, None)
 
     async def run(self) -> None:
         """Run due checks, forever."""

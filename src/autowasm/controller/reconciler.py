@@ -285,7 +285,7 @@ class AutoWasmReconciler:
         remember_origins(self._published, context, autowasm, record)
         if (problem := self._service_problem()) is not None:
             return await self._failed(context, problem)  # a change of it queues all keys
-        if not await self._replication(context, record):
+        if not await self._is_replicated(context, record):
             return Result()  # the end of the wait queues the key
         resend = self._resend(context.key, self._publisher.published(context.key), record.sha256)
         wanted = envoyfilters.render(autowasm, record, self._envoy, resend=resend)
@@ -312,7 +312,7 @@ class AutoWasmReconciler:
             self._replica_waiter.forget(context.key)
         return Result()
 
-    async def _replication(self, context: ReconcileContext, record: Record) -> bool:
+    async def _is_replicated(self, context: ReconcileContext, record: Record) -> bool:
         """Whether the other replicas have the module, or the wait for them is over (ADR 14)."""
         if self._replica_waiter is None or context.digests == (record.sha256,):
             return True

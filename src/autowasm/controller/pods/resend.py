@@ -302,8 +302,8 @@ class Resender:
             try:
                 resent = await self._look_at(key, sidecars, seen)
             except Exception:  # supervised edge: one object must not stop the others
-                _log.exception("healing failed unexpectedly", key=str(key))
-                self._metrics.unexpected_errors.labels("healing").inc()
+                _log.exception("resend failed unexpectedly", key=str(key))
+                self._metrics.unexpected_errors.labels("resend").inc()
                 self._open = True
                 resent = False
             await asyncio.sleep(self._settings.pace if resent else 0)

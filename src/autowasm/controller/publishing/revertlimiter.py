@@ -142,7 +142,7 @@ class RevertLimiter:
 
     def forget_all(self) -> None:
         """Another replica leads: this one does not see its writes."""
-        self._revert_limiter.clear()
+        self._reverts.clear()
         self._resends.clear()
 
     def _of(self, key: ObjectKey, owner: Mapping[str, Any]) -> _Reverts | None:
