@@ -1,1 +1,1 @@
-"""AutoWasm puts WebAssembly filters into running Envoy sidecars. `docs/architecture.md` shows its packages."""
+"""AutoWasm puts WebAssembly filters into running Envoy sidecars. `docs/architecture.md` shows the packages."""

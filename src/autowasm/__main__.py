@@ -1,4 +1,4 @@
-"""`python -m autowasm` is `wasmer`."""
+"""`python -m autowasm` runs `wasmer`."""
 
 import sys
 

@@ -1,7 +1,6 @@
-"""Exponential delay with cap, jitter and reset: pure arithmetic.
+"""Exponential backoff with a cap and jitter: pure arithmetic.
 
-Not a retry loop and not a clock: who waits, and on what, is the caller's matter. Invariant: no delay exceeds
-`maximum × (1 + jitter)`.
+The caller waits; nothing here sleeps or counts. Invariant: no delay exceeds `maximum × (1 + jitter)`.
 """
 
 import random
@@ -18,7 +17,7 @@ class Backoff:
 
     def delay(self, failures: int, *, rng: random.Random | None = None) -> float:
         """Seconds to wait after `failures` failures in a row (1 is the first)."""
-        exponent = min(max(failures - 1, 0), 60)  # 2^60 s is past every cap; larger only overflows
+        exponent = min(max(failures - 1, 0), 60)  # 2^60 s exceeds every cap; larger only overflows
         plain: float = min(self.base * 2.0**exponent, self.maximum)
         share = (rng or random).random()
         return plain * (1.0 + self.jitter * share)

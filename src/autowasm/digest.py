@@ -1,8 +1,7 @@
-"""Digest values (`sha256:<hex>`) and the incremental check of bytes against one.
+"""Digest values (`sha256:<hex>`) and the incremental verification of bytes against one.
 
-Not a general hashing interface: sha256 identifies modules everywhere (ADR 4); sha512 is known only because OCI
-allows it for manifests and layers. Invariant: a `Digest` or `Sha256Hex` that exists is well formed, lower case, and safe
-as a file name and a URL path.
+sha256 identifies modules everywhere (ADR 4); sha512 is supported only because OCI allows it for manifests and layers.
+Invariant: every `Digest` and `Sha256Hex` is well formed, lower case, and safe as a file name and in a URL path.
 """
 
 import hashlib
@@ -64,9 +63,9 @@ class Digest:
 
 
 class DigestVerifier:
-    """Counts and hashes bytes as they pass; `finish` says whether they were the ones promised.
+    """Counts and hashes bytes as they arrive; `finish` compares them with the expected digest and size.
 
-    `size` in bytes, None where nobody promised one. More bytes than promised are refused as soon as they are seen.
+    `size` in bytes, None if it is not known. Bytes beyond `size` are refused as soon as they arrive.
     """
 
     def __init__(self, expected: Digest, *, size: int | None, what: str) -> None:
@@ -77,7 +76,7 @@ class DigestVerifier:
         self.seen = 0
 
     def update(self, chunk: bytes | memoryview) -> None:
-        """Take the next bytes. Raises ContentRejected (`SizeMismatch`) on the first byte too many."""
+        """Add the next bytes. Raises ContentRejected (`SizeMismatch`) on the first byte too many."""
         self.seen += len(chunk)
         if self._size is not None and self.seen > self._size:
             raise ContentRejected(
@@ -87,7 +86,7 @@ class DigestVerifier:
         self._hash.update(chunk)
 
     def finish(self) -> None:
-        """Raises ContentRejected: `SizeMismatch` if bytes are missing, `DigestMismatch` if they are others."""
+        """Raises ContentRejected: `SizeMismatch` if bytes are missing, `DigestMismatch` if the digest differs."""
         if self._size is not None and self.seen != self._size:
             raise ContentRejected(
                 f"{self._what}: {self.seen} bytes arrived where {self._size} were announced",

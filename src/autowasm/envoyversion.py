@@ -1,4 +1,7 @@
-"""Releases of Envoy, as far as modules can see a difference. Invariant: an EnvoyVersion is one that wasmer supports."""
+"""Releases of Envoy, as major and minor version.
+
+Invariant: `envoy_version` returns only releases that wasmer supports.
+"""
 
 import re
 from typing import NamedTuple
@@ -7,7 +10,7 @@ _WRITTEN = re.compile(r"v?(\d{1,4})\.(\d{1,4})(?:\.\d{1,4})?")
 
 
 class EnvoyVersion(NamedTuple):
-    """`1.39` as numbers, so that versions compare."""
+    """`1.39` as numbers, so that versions can be compared."""
 
     major: int
     minor: int
@@ -21,7 +24,7 @@ OLDEST_ENVOY = EnvoyVersion(1, 36)
 
 
 def envoy_version(text: str) -> EnvoyVersion:
-    """`1.39`, `1.39.2` or `v1.39.2`. Raises ValueError for anything else, and for a release before `OLDEST_ENVOY`."""
+    """Parse `1.39`, `1.39.2` or `v1.39.2`. Raises ValueError for other text and for a release before `OLDEST_ENVOY`."""
     found = _WRITTEN.fullmatch(text)
     if not found:
         raise ValueError(f"must be a release of Envoy such as 1.39, not {text[:40]!r}")

@@ -1,14 +1,9 @@
-"""The exception tree: each class says what the caller should do next (docs/architecture.md, Errors).
+"""Exceptions, one class for each thing that the caller does next (docs/architecture.md, Errors).
 
-Not a catalogue of causes: the cause is `reason` (a condition reason, also a metric label) and the message, a sentence
-for a person that says what is wrong, where, and what to do. Invariant: a message never holds a credential or the query
-of a URL, so it can go into a status, an Event and a log as it is.
-
-Errors of the Kubernetes API have a tree of their own in `autowasm.kube.errors`.
-
-Advice: how the reader of an error changes what is wrong, in the words of the program that reports it.
-
-Not the errors. Invariant: an advice names a flag, a field or a command that exists in that program.
+The cause is in `reason` (a condition reason, also a metric label) and in the message: what is wrong, where, and what to do.
+Invariants: a message never holds a credential or the query of a URL, so it can go into a status, an Event and a log as it
+is; an `Advice` names only flags, fields and commands of the program that reports the error.
+Not the errors of the Kubernetes API (see `kube/errors.py`).
 """
 
 from dataclasses import dataclass
@@ -16,7 +11,7 @@ from typing import ClassVar, Final
 
 
 class AutoWasmError(Exception):
-    """Base of every error that we raise on purpose.
+    """Base of every error that AutoWasm raises on purpose.
 
     `reason` is CamelCase, bounded in number, and stable: users write alerts on it.
     """
@@ -29,10 +24,10 @@ class AutoWasmError(Exception):
 
 
 class SpecError(AutoWasmError):
-    """The object is wrong. Do not try again until its spec changes.
+    """The object is wrong. Do not retry until its spec changes.
 
-    `field` is the path as a user would write it: `spec.filter.source`. Both parts may hold what an author wrote, so they
-    are made one line of printable characters, and cut.
+    `field` is the path as a user writes it: `spec.filter.source`. `field` and `problem` may hold text of the object, so both
+    are cut and made one line of printable characters.
     """
 
     default_reason = "InvalidSpec"
@@ -45,13 +40,13 @@ class SpecError(AutoWasmError):
 
 
 class SourceNotFound(AutoWasmError):
-    """The registry or server answered, and what was asked for is not there. Try again slowly."""
+    """The registry or server answered that the image or object does not exist. Retry slowly."""
 
     default_reason = "SourceNotFound"
 
 
 class SourceDenied(AutoWasmError):
-    """The registry or server refused this credential, or anonymous access. Try again slowly.
+    """The registry or server refused this credential, or anonymous access. Retry slowly.
 
     Few attempts only: many registries lock an account after repeated wrong passwords.
     """
@@ -60,7 +55,7 @@ class SourceDenied(AutoWasmError):
 
 
 class SecretAccessForbidden(SourceDenied):
-    """The API server refused to let wasmer read a Secret or a ServiceAccount; no registry was asked. Try again with backoff.
+    """The API server refused to let wasmer read a Secret or a ServiceAccount; no request went to a registry. Retry with backoff.
 
     An API server that has just started refuses every request that RBAC allows until it has read the roles.
     """
@@ -69,9 +64,9 @@ class SecretAccessForbidden(SourceDenied):
 
 
 class SourceUnavailable(AutoWasmError):
-    """No answer, or one that says "later". Try again with backoff.
+    """No answer, or one that asks for a later retry. Retry with backoff.
 
-    `retry_after` is what the server asked for, in seconds from now.
+    `retry_after` is the server's Retry-After, in seconds from now.
     """
 
     default_reason = "SourceUnavailable"
@@ -84,25 +79,25 @@ class SourceUnavailable(AutoWasmError):
 
 
 class ContentRejected(AutoWasmError):
-    """The bytes arrived and are not acceptable. The same bytes will never be: do not fetch them again."""
+    """The bytes arrived and are not acceptable. Do not fetch the same bytes again."""
 
     default_reason = "ContentRejected"
 
 
 class AddressBlocked(AutoWasmError):
-    """The address policy forbids the connection. Do not try again until the spec or the policy changes."""
+    """The address policy forbids the connection. Do not retry until the spec or the policy changes."""
 
     default_reason = "AddressNotAllowed"
 
 
 class StorageError(AutoWasmError):
-    """Our own disk failed or is full. Try again with backoff; blobs already stored stay good."""
+    """The disk of wasmer failed or is full. Retry with backoff; stored blobs stay valid."""
 
     default_reason = "StorageUnavailable"
 
 
 class UsageError(AutoWasmError):
-    """A command line or setting is wrong. Ends the program with exit status 2."""
+    """A flag or setting is wrong. The program ends with exit status 2."""
 
     default_reason = "Usage"
 
@@ -116,18 +111,18 @@ def _one_line(text: str, *, most: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """Phrases for the end of a sentence: `name its authority with {ca_file}`."""
+    """How a user corrects the error, in the words of one program. Phrases for the end of a sentence."""
 
     ca_file: str
     insecure: str
     plain_http: str
     no_plain_http: str
-    """How plain http is taken back, for a host that has TLS."""
+    """How to disable plain http again, for a host that has TLS."""
     login: str
-    """A sentence without a capital letter; `{host}` stands for the registry."""
+    """A sentence that begins in lower case; `{host}` stands for the registry."""
 
     def log_in(self, host: str) -> str:
-        """How a login for `host` is given."""
+        """How to configure a login for `host`."""
         return self.login.replace("{host}", host)
 
 

@@ -1,7 +1,7 @@
-"""Bounds on what one may send us, ask of us and make us keep or do at a time, each with its reason.
+"""Fixed bounds on input, requests, stored data and concurrent work, each with its reason.
 
-Not what an operator chooses (`settings.py`): of these only `FetchLimits.total` has a flag.
-Invariant: no limit of this kind is written anywhere else.
+Only `FetchLimits.total` has a flag. Invariant: no bound of this kind is written anywhere else.
+Not what an operator sets (see `settings.py`).
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,7 @@
 """ImageReference: the strict grammar of `host[:port]/repository[:tag][@digest]`, with Docker Hub's short forms.
 
-Not a URL: a scheme is refused with a sentence that says so. The grammar is that of distribution/reference
-(`reference.go`): a looser one lets `../`, newlines and whole URLs reach a registry. Invariant: every part of an
-`ImageReference` is safe in a URL path and in a log line.
+A URL scheme is refused. Source of the grammar: distribution/reference (`reference.go`); a looser one lets `../`, newlines
+and whole URLs reach a registry. Invariant: every part of an `ImageReference` is safe in a URL path and in a log line.
 """
 
 import ipaddress
@@ -18,17 +17,17 @@ _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*\Z")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")
 _MAX_NAME_LENGTH = 255  # distribution/reference: NameTotalLengthMax
-_LONGEST = 1024  # a name, a tag of 128 and a digest are shorter; patterns over a megabyte hold the loop for 0.1 s
+_LONGEST = 1024  # a name, a tag (128) and a digest are shorter; matching a megabyte holds the loop for 0.1 s
 _HIGHEST_PORT = 65535
 _IMAGE_ID = re.compile(r"[0-9a-f]{64}\Z")
 
 DOCKER_HUB = "docker.io"
-"""The name under which people know Docker Hub; its API answers under another host."""
+"""Docker Hub in image references; its API has another host."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageReference:
-    """Where an image is: `host`, `repository`, and a `tag`, a `digest` or both (then the digest decides)."""
+    """`host`, `repository`, and a `tag`, a `digest` or both (then the digest decides)."""
 
     host: str
     repository: str
@@ -37,7 +36,7 @@ class ImageReference:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parse what a user writes. No tag and no digest means `latest`. Raises ValueError with a sentence."""
+        """Parse a reference as a user writes it. Without tag and digest the tag is `latest`. Raises ValueError."""
         if len(text) > _LONGEST:
             raise ValueError(f"longer than {_LONGEST} characters: {text[:100]!r}…")
         if not text.strip():
@@ -70,7 +69,7 @@ class ImageReference:
 
     @property
     def is_pinned(self) -> bool:
-        """True if the content can never change: a digest is given."""
+        """True if the reference has a digest, so its content cannot change."""
         return self.digest is not None
 
     @property
@@ -80,7 +79,7 @@ class ImageReference:
 
     @property
     def version(self) -> str:
-        """What the distribution API takes as `<reference>`: the digest if there is one, else the tag."""
+        """`<reference>` of the distribution API: the digest if there is one, else the tag."""
         return str(self.digest) if self.digest else (self.tag or "latest")
 
     def pinned(self, digest: Digest) -> Self:
@@ -96,7 +95,7 @@ class ImageReference:
 def check_host(host: str, *, shown: str) -> None:
     """Raise ValueError unless `host` is `HOST[:PORT]`; `shown` is quoted in the message.
 
-    distribution/reference takes any five digits for a port; no client can connect to one above 65535.
+    distribution/reference allows any five digits as a port; no client can connect to one above 65535.
     """
     if not _HOST.match(host):
         raise ValueError(f"not a registry host: {host[:100]!r} in {shown}")

@@ -1,7 +1,8 @@
-"""Every setting and its default, with the reason; one frozen `Settings` built once from flags and environment.
+"""Every setting of wasmer with its default and the reason for it.
 
-Not a parser of command lines (`cli/flags.py`), nor the bounds that hold whatever is set (`limits.py`). Invariant: nothing
-below the composition root reads the environment, and no default is written anywhere else.
+`cli/flags.py` builds one frozen `Settings` from flags and environment.
+Invariants: nothing below the composition root reads the environment; no default is written anywhere else.
+Not the fixed bounds (see `limits.py`).
 """
 
 from dataclasses import dataclass, field

@@ -1,7 +1,7 @@
-"""Names that others chose, made fit for a message.
+"""Untrusted names, such as those of modules and archives, shortened and escaped for messages.
 
-Not a quoting for programs. Invariant: what comes out is one short line of printable characters, whatever went in, so
-that a module's or an archive's names can stand in a status, an Event and a log.
+Invariant: the result is one short line of printable characters for any input, safe in a status, an Event and a log.
+Not quoting for programs: the result cannot be parsed back.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def shown(text: str | bytes, *, most: int = 120) -> str:
 
 
 def listed(names: Sequence[str], *, most: int = 5) -> str:
-    """The first `most` of `names` with commas between them, and how many more there are."""
+    """The first `most` of `names`, separated by commas, and the number of the others."""
     line = ", ".join(shown(name) for name in names[:most])
     more = len(names) - most
     return f"{line} and {more} more" if more > 0 else line

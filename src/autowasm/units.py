@@ -1,6 +1,6 @@
 """Durations (`30s`, `1h30m`, `250ms`) and byte sizes (`4Gi`, `32Mi`, `500M`) as Kubernetes and Go write them.
 
-Not a locale-aware parser. Invariant: what `format_duration` prints, `parse_duration` reads back.
+Invariant: `parse_duration` reads every text that `format_duration` returns.
 """
 
 import re
@@ -24,7 +24,7 @@ _SIZE_UNITS = {
 
 
 def parse_duration(text: str) -> float:
-    """Seconds. A bare `0` is allowed, any other number needs a unit. Raises ValueError."""
+    """Seconds. A bare `0` is allowed; every other number needs a unit. Raises ValueError."""
     if text == "0":
         return 0.0
     total, position = 0.0, 0
