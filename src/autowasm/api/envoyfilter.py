@@ -1,7 +1,7 @@
-"""render(): the EnvoyFilter of an AutoWasm. Pure, deterministic, the same bytes for the same input.
+"""The EnvoyFilter of an AutoWasm: `render` makes it, the other functions read it back. Pure.
 
-Not a writer. Each difference to the reference sample was observed to be needed on a real Envoy (ADR 6). Invariant:
-only fields that Envoy and Istio know are emitted, because an unknown field inside a TypedStruct is ignored in silence.
+A real Envoy needed each difference to the reference sample (ADR 6). Invariants: the same input gives the same bytes; only
+fields that Envoy and Istio know are emitted, because Envoy silently ignores an unknown field inside a TypedStruct.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ from autowasm.settings import EnvoyFetch
 MANAGED_BY = {"app.kubernetes.io/managed-by": "wasmer"}
 REVISION_LABEL = "istio.io/rev"
 REFERENCED_SERVICES = "envoyfilter.istio.io/referenced-services"
-"""Istio's annotation. Where gateways get clusters for their routes only (PILOT_FILTER_GATEWAY_CLUSTER_CONFIG), it names the
-further Services that one needs. Sidecars do not read it."""
+"""Istio's annotation. If gateways get clusters for their routes only (PILOT_FILTER_GATEWAY_CLUSTER_CONFIG), it names the
+further Services that a gateway needs. Sidecars ignore it."""
 OWNED_ANNOTATIONS = frozenset({records.ANNOTATION, REFERENCED_SERVICES})
-"""Ours alone on our EnvoyFilters: they are as `render` has them, or absent. Other annotations are others'."""
+"""Annotations that wasmer owns on its EnvoyFilters: as `render` makes them, or absent. It keeps all others."""
 VM_ID_DIGEST_LENGTH = 12
 
 _TYPE = "type.googleapis.com/"
@@ -36,10 +36,10 @@ _URI_END = re.compile(r"/wasm/([0-9a-f]{64})\?r=([0-9]{1,9})\Z")
 def render(
     autowasm: AutoWasm, record: Record, settings: EnvoyFetch, *, resend: int = 0
 ) -> dict[str, Any]:
-    """The whole object, keys in sorted order. `resend`: how often it was given to its proxies once more (ADR 17).
+    """The whole object, keys in sorted order. `resend`: how many times it was resent (ADR 17).
 
-    The namespace and name are the AutoWasm's. An owner reference is there if the AutoWasm has a uid (in a directory it
-    has none).
+    Namespace and name are the AutoWasm's. The owner reference is set if the AutoWasm has a uid (one from a directory has
+    none).
     """
     spec = autowasm.spec
     value = _wasm_filter(autowasm, record, settings, resend=resend)
@@ -52,7 +52,7 @@ def render(
     if spec.filter.priority is not None:
         result["spec"]["priority"] = spec.filter.priority
     if spec.selector.match_labels:
-        # An empty workloadSelector earns a warning from Istio's validation; leaving it out means the same.
+        # Istio's validation warns about an empty workloadSelector; without it the meaning is the same.
         result["spec"]["workloadSelector"] = {
             "labels": dict(sorted(spec.selector.match_labels.items()))
         }
@@ -64,7 +64,7 @@ def _metadata(autowasm: AutoWasm, record: Record, settings: EnvoyFetch) -> dict[
     if revision := autowasm.metadata.labels.get(REVISION_LABEL):
         labels[REVISION_LABEL] = revision
     annotations = {records.ANNOTATION: records.dump(record)}
-    # For gateways only: with an istio.io annotation, istiod pushes after every change of metadata
+    # For gateways only: if an object has an istio.io annotation, istiod pushes after every change of its metadata
     # (pilot/pkg/model/config_compare.go NeedsPush).
     service = _referenced_service(settings.cluster)
     if autowasm.spec.filter.context is PatchContext.GATEWAY and service is not None:
@@ -91,7 +91,7 @@ def _metadata(autowasm: AutoWasm, record: Record, settings: EnvoyFetch) -> dict[
 def _referenced_service(cluster: str) -> str | None:
     """`namespace/host` of the Service behind `outbound|PORT|SUBSET|HOST`; the host alone if it is not a Kubernetes Service's.
 
-    None for a cluster that istiod does not make from a Service, so none that it could leave out.
+    None if istiod does not make the cluster from a Service, so it cannot omit the cluster.
     """
     found = _OUTBOUND.fullmatch(cluster)
     if found is None:
@@ -123,7 +123,7 @@ def _plugin_config(
     if filter_.plugin_config is not UNSET:
         config["configuration"] = _configuration(filter_.plugin_config)
     if filter_.fail_strategy is FailStrategy.FAIL_OPEN:
-        config["failOpen"] = True  # failurePolicy is ignored in silence before Envoy 1.33
+        config["failOpen"] = True  # Envoy before 1.33 silently ignores failurePolicy
     elif filter_.fail_strategy is FailStrategy.FAIL_RELOAD:
         config["failurePolicy"] = "FAIL_RELOAD"
     config["name"] = autowasm.metadata.name
@@ -134,7 +134,7 @@ def _plugin_config(
 
 
 def _configuration(value: Any) -> dict[str, Any]:
-    """Always a StringValue: of the other messages Envoy hands the filter protobuf's wire format, a Struct's too.
+    """Always a StringValue: of other messages, also of a Struct, the filter receives protobuf's wire format.
 
     Source: Envoy `MessageUtil::anyToBytes`, which unwraps StringValue and BytesValue only.
     """
@@ -170,17 +170,17 @@ def _vm_config(
 
 
 def _vm_id(autowasm: AutoWasm, record: Record) -> str:
-    """The part of Envoy's VM key that is ours to choose, so it names everything in which two VMs can differ.
+    """The part of Envoy's VM key that wasmer chooses. It has everything in which two VMs can differ.
 
-    Envoy makes the key of vmId, the VM's own configuration (we set none) and the code, which is empty while the module is
-    being fetched. A VM that has the key already is used as it is, with the code and the environment that it was started
-    with. On Envoy 1.36 that holds for the failure policy as well, because the plugin's key has name, direction, rootID and
-    configuration only. Sources: `createWasm` in Envoy's wasm.cc, `makeVmKey` and `makePluginKey` in proxy-wasm-cpp-host.
+    Envoy makes the key of vmId, the VM's own configuration (wasmer sets none) and the code, which is empty while Envoy
+    fetches the module. Envoy reuses a VM with the same key as it is, with the code and the environment of its start. On
+    Envoy 1.36 this includes the failure policy, because the plugin's key has only name, direction, rootID and
+    configuration. Sources: `createWasm` in Envoy's wasm.cc, `makeVmKey` and `makePluginKey` in proxy-wasm-cpp-host.
     """
     filter_ = autowasm.spec.filter
     base = filter_.vm_id or f"{autowasm.metadata.namespace}.{autowasm.metadata.name}"
     parts = [base, record.sha256[:VM_ID_DIGEST_LENGTH]]
-    # Defaults are left out: objects without these fields keep the id that earlier versions gave them.
+    # Defaults are omitted: objects without these fields keep the id of earlier versions.
     more: dict[str, Any] = {}
     if filter_.env:
         more["env"] = {variable.name: variable.value for variable in filter_.env}
@@ -193,42 +193,42 @@ def _vm_id(autowasm: AutoWasm, record: Record) -> str:
 
 
 def _again(resend: int) -> str:
-    """Our server ignores the query; to Envoy another uri is another configuration, so it fetches anew (ADR 17)."""
+    """The query of the n-th resend. wasmer ignores it; Envoy sees another configuration and fetches again (ADR 17)."""
     return f"?r={resend}" if resend else ""
 
 
 def resend_count_of(envoyfilter: Mapping[str, Any], sha256: str) -> int:
-    """How often this module was given to its proxies once more, as the live EnvoyFilter says; 0 for another module."""
+    """How many times the live EnvoyFilter was resent for this module; 0 for another module."""
     for value in patches.filters_of(envoyfilter):
         try:
             config = value["typedConfig"]["value"]["config"]
             uri = config["vmConfig"]["code"]["remote"]["httpUri"]["uri"]
         except (KeyError, TypeError):
-            continue  # the tunnel's anchor (api/patches.py), or edited by hand
+            continue  # the tunnel's anchor (api/patches.py), or a manual edit
         found = _URI_END.search(uri) if isinstance(uri, str) else None
         return int(found[2]) if found and found[1] == sha256 else 0
     return 0
 
 
 def _duration(seconds: float) -> str:
-    """As protobuf's JSON form has it: no exponent, milliseconds at most."""
+    """A duration in protobuf's JSON form: no exponent, at most milliseconds."""
     return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
 
 
 def digests_of(envoyfilter: Mapping[str, Any]) -> tuple[Sha256Hex, ...]:
-    """The modules that its proxies fetch, as its spec says, each once: what must be served whatever else it carries."""
+    """The modules that its spec makes proxies fetch, each once. wasmer must serve them, whatever the annotations hold."""
     found: dict[Sha256Hex, None] = {}
     for value in patches.filters_of(envoyfilter):
         try:
             config = value["typedConfig"]["value"]["config"]
             found[sha256_hex(config["vmConfig"]["code"]["remote"]["sha256"])] = None
         except (KeyError, TypeError, ValueError):
-            continue  # the tunnel's anchor (api/patches.py), or edited by hand: no module of ours
+            continue  # the tunnel's anchor (api/patches.py), or a manual edit: no module of wasmer's
     return tuple(found)
 
 
 def record_of(envoyfilter: Mapping[str, Any]) -> Record | None:
-    """The record in its annotation; None if there is none that can be read, or if its spec names another module."""
+    """The record in its annotation; None if it is absent or unreadable, or if the spec names another module."""
     annotations = (envoyfilter.get("metadata") or {}).get("annotations") or {}
     text = annotations.get(records.ANNOTATION)
     record = records.load(text) if isinstance(text, str) else None

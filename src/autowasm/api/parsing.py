@@ -1,11 +1,9 @@
-"""What the values of a spec may be. The CRD says the same where a schema can; this says it again, and the rest.
+"""From a decoded document of the API server or a YAML file to a valid AutoWasm.
 
-Why again: the CRD in a cluster may be older than we are, and standalone mode has none. Invariant: every refusal names
-the field and says what would be right.
-
-parse(): from a document, as the API server or a YAML file gives it, to a valid AutoWasm.
-
-Not a YAML reader. Invariant: every refusal is a SpecError whose `field` is the path as a user writes it.
+The checks repeat those of the CRD's schema and add those that no schema can express: the CRD in a cluster may be older than
+wasmer, and standalone mode has none. Invariant: every refusal is a SpecError that names the field, as a user writes its path,
+and the allowed values.
+Not a YAML reader (see `manifests/reader.py`).
 """
 
 import re
@@ -45,7 +43,7 @@ _MAX_ENV, _MAX_ENV_NAME_LENGTH, _MAX_ENV_VALUE_LENGTH = 256, 256, 2048  # as in 
 _MIN_INTERVAL = 30.0
 _MAX_INTERVAL = 64
 _MAX_LABELS = 256
-"""As in Istio's EnvoyFilter, whose workloadSelector they become."""
+"""As in Istio's EnvoyFilter: the labels become its workloadSelector."""
 
 
 def check(spec: Spec) -> None:
@@ -85,7 +83,7 @@ def _check_source(source: Source) -> None:
 
 
 def _parse_url(url: str) -> None:
-    """Raises ValueError. The message shows no part behind the host: a query may hold a signature."""
+    """Raises ValueError. The message has no part of the URL after the host: a query may hold a signature."""
     if len(url) > _MAX_URL_LENGTH:
         raise ValueError(f"longer than {_MAX_URL_LENGTH} characters")
     if _CONTROL.search(url) or " " in url or "\\" in url:
@@ -183,7 +181,7 @@ _T = TypeVar("_T")
 
 
 class _Envelope(Struct, rename="camel"):
-    """What is around the spec; unknown fields here are Kubernetes' business."""
+    """The object around the spec. Unknown fields are ignored here: they are for Kubernetes."""
 
     metadata: Metadata
     spec: Any = UNSET
@@ -207,9 +205,9 @@ _CHOICES = {
 
 
 def parse(document: Mapping[str, Any]) -> AutoWasm:
-    """Read one object as the API server or a YAML file gives it.
+    """Decode and check one object of the API server or of a YAML file.
 
-    Raises SpecError whose `field` is the path to what is wrong, as a user writes it.
+    Raises SpecError; its `field` is the path of the wrong value, as a user writes it.
     """
     envelope = _convert(document, _ENVELOPE, "")
     if envelope.api_version != API_VERSION:
@@ -230,10 +228,10 @@ def parse(document: Mapping[str, Any]) -> AutoWasm:
 
 
 def _convert(value: object, kind: msgspec.json.Decoder[_T], root: str) -> _T:
-    """`msgspec.convert`, with its complaints turned into SpecError with our kind of field path."""
+    """`msgspec.convert`; its errors become SpecErrors with the field path as a user writes it."""
     try:
         return msgspec.convert(value, kind.type, strict=True)
-    except UnicodeEncodeError as error:  # a field's name; values are looked at by `validation`
+    except UnicodeEncodeError as error:  # a field's name; `check` has the values
         problem = "a field's name holds half of a surrogate pair, which is no character"
         raise SpecError(root or "object", problem) from error
     except msgspec.ValidationError as error:

@@ -1,7 +1,7 @@
-"""`spec.filter.pluginConfig`: which values it may hold, how the filter gets them, how much of an EnvoyFilter they fill.
+"""`spec.filter.pluginConfig`: allowed values, the text that the filter receives, and its size in the EnvoyFilter.
 
-Invariants: the check ends at the first value over the limit, so its time is bounded; a path is built only for a refusal; a
-value that passes fits into the EnvoyFilter that etcd stores, which has a copy for each patch.
+Invariants: the check ends at the first value over the limit, so its time is bounded; a path is built only for a refusal; an
+accepted value fits into the EnvoyFilter that etcd stores, which has a copy for each patch.
 """
 
 import json
@@ -17,23 +17,23 @@ from autowasm.errors import SpecError
 
 _PATH: Final = "spec.filter.pluginConfig"
 _DEPTH: Final = 64
-"""JSON readers of filters stop at a nesting of about 100 (serde_json at 128)."""
+"""JSON parsers in filters refuse a nesting of about 100 (serde_json: 128)."""
 _MAX_VALUES: Final = 10_000
-"""Reading, rendering and comparing this many takes some 10 ms of the loop; a string is one value of any length."""
+"""Reading, rendering and comparing this many hold the loop for about 10 ms; a string of any length is one value."""
 _MAX_VARIABLES: Final = 20_000
-"""Environment variables in all patches: an EnvoyFilter of more values is cut when it is read (`KubeLimits.object_values`)."""
+"""Environment variables in all patches: an EnvoyFilter with more values is truncated when read (`KubeLimits.object_values`)."""
 _MAX_RENDERED: Final = 1024 * 1024
 """Bytes of configuration and environment in all patches; etcd refuses objects above 1.5 MiB."""
 _GO_EXPONENT: Final = 1e21
-"""From here on Go's encoding/json writes a float64 with an exponent, as Python does."""
+"""From this value on Go's encoding/json, like Python, writes a float64 with an exponent."""
 _ESCAPED: Final = {"<": 5, ">": 5, "&": 5, "\u2028": 3, "\u2029": 3, "\b": 4, "\f": 4}
-"""Bytes more for each of these: the API server stores them as escapes of six (Go's encoding/json; `\\b` and `\\f` before 1.22)."""
+"""Additional bytes for each: the API server stores escapes of six bytes (Go's encoding/json; `\\b` and `\\f` before 1.22)."""
 
 _Steps = tuple[str | int, ...]
 
 
 def check(filter_: Filter) -> None:
-    """Raises SpecError for the first value of `pluginConfig` that is not allowed, and if there is too much of it."""
+    """Raises SpecError for the first value of `pluginConfig` that is not allowed, and if it is too large."""
     config: Any = filter_.plugin_config
     config_size = 0
     if isinstance(config, dict | str):
@@ -68,10 +68,10 @@ def _copied(filter_: Filter) -> str:
 
 
 def as_text(config: dict[str, Any] | str) -> str:
-    """The bytes that the filter gets, as text: a string as it is, an object as JSON with its keys in the order given.
+    """The bytes that the filter receives, as text: a string unchanged, an object as JSON with its keys in their order.
 
-    Integers keep all their digits. Numbers that have no fraction are written without one, as the API server writes them
-    (Go's encoding/json), so that a file and the object made from it give the same text.
+    Integers keep all digits. A number without a fraction is written without one, as the API server does (Go's
+    encoding/json), so a file and the object made from it give the same text.
     """
     if isinstance(config, str):
         return config
@@ -89,7 +89,7 @@ def _plain(value: Any) -> Any:
 
 
 def as_stored(config: Any) -> Any:
-    """The value as the API server gives it back: the keys of every object are sorted (Go's encoding/json)."""
+    """The value as the API server returns it: the keys of every object are sorted (Go's encoding/json)."""
     if isinstance(config, dict):
         return {name: as_stored(config[name]) for name in sorted(config)}
     if isinstance(config, list):
@@ -98,7 +98,7 @@ def as_stored(config: Any) -> Any:
 
 
 class _Walk:
-    """Counts the values that it passes."""
+    """Checks nested values and counts them."""
 
     def __init__(self) -> None:
         self._left = _MAX_VALUES
@@ -138,13 +138,13 @@ def _check_text(value: str, steps: _Steps) -> None:
 
 
 def _stored_size(text: str) -> int:
-    """Bytes of JSON as the API server hands it to etcd."""
+    """Bytes of `text` in the JSON that the API server stores in etcd."""
     more = sum(bytes_ * text.count(each) for each, bytes_ in _ESCAPED.items())
     return len(msgspec.json.encode(text)) + more
 
 
 def half_a_pair(path: str) -> SpecError:
-    """YAML can spell half of a surrogate pair, which no JSON or YAML file can hold as UTF-8."""
+    """The refusal of half a surrogate pair: YAML escapes can express it, UTF-8 cannot."""
     return SpecError(path, "holds half of a surrogate pair, which is no character")
 
 

@@ -1,7 +1,7 @@
-"""Record: what a source resolved to. The same value goes into the EnvoyFilter's annotation and the status.
+"""Record: what a source resolved to. The EnvoyFilter's annotation and the status hold the same value.
 
-Not the source itself and not the bytes. Invariant (ADR 7): a record holds no times and no credentials, so equal
-resolutions give equal annotations, and writing one twice is no change.
+Invariant (ADR 7): a record holds no times and no credentials, so equal resolutions give equal annotations, and writing
+one twice changes nothing.
 """
 
 import msgspec
@@ -15,7 +15,7 @@ ANNOTATION = "wasm.tcm.io/record"
 
 
 class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
-    """One resolution. `image` for registries, `url` (with validators, where the server gave any) for objects."""
+    """One resolution. `image` for registries; `url`, with the validators that the server sent, for objects."""
 
     source: str
     """The distinct source string (`str(Source)`) that was resolved."""
@@ -31,12 +31,12 @@ class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="came
     etag: str = ""
     last_modified: str = ""
     secret_uid: str = ""
-    """`metadata.uid` of the Secret whose login was shown for it, empty if none was needed: after a failover the proof that
-    this AutoWasm may have the module (ADR 19). No credential, and nothing that one can be made from."""
+    """`metadata.uid` of the Secret whose login was used, empty if none was needed. After a failover it proves that this
+    AutoWasm may use the module (ADR 19). It is no credential, and none can be derived from it."""
 
     @property
     def origin(self) -> str:
-        """Where the bytes came from, for people: without the query of a URL, which may be a signature."""
+        """The image or URL for messages; without the query of a URL, which may be a signature."""
         return self.image or redact(self.url)
 
 
@@ -50,7 +50,7 @@ def dump(record: Record) -> str:
 
 
 def load(text: str) -> Record | None:
-    """Read an annotation; None for one that is broken or not well formed. Anyone may have written it."""
+    """Read an untrusted annotation; None if it is not a well-formed record."""
     try:
         record = _decoder.decode(text)
         sha256_hex(record.sha256)
@@ -60,9 +60,9 @@ def load(text: str) -> Record | None:
 
 
 def belongs_to(record: Record, source: str) -> bool:
-    """True if the record is one for this source, and reaches nothing that the source does not name.
+    """True if the record is of this source, and names only what the source names.
 
-    A forged record must not make us fetch from elsewhere: host and repository, or the URL, have to be the source's own.
+    A forged record must not make wasmer fetch from elsewhere: host and repository, or the URL, must be the source's.
     """
     kind, _, location = source.partition(":")
     if record.source != source:

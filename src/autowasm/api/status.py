@@ -1,8 +1,8 @@
-"""The status of an AutoWasm: phases, conditions, the record, the history. Pure data and how it is put together.
+"""The status of an AutoWasm: phases, conditions, the record, the history. Pure data.
 
-Who decides a phase is the reconciler. Invariants: `lastTransitionTime` moves only when a condition's status does, so an
-unchanged state gives an unchanged status and nothing is written (ADR 12); the history is newest first, one entry
-for each source, at most `MAX_HISTORY`.
+Invariants: `lastTransitionTime` changes only with a condition's status, so an unchanged state gives an unchanged status and
+wasmer writes nothing (ADR 12); the history is newest first, one entry for each source, at most `MAX_HISTORY`.
+Not the decision about a phase (see `controller/reconciler.py`).
 """
 
 import enum
@@ -17,7 +17,7 @@ from autowasm.api.record import Record
 
 MAX_HISTORY = 5
 MAX_MESSAGE = 2048
-"""Characters; longer texts are cut, an object in etcd is not a log. The list of all missing functions fits."""
+"""Characters; longer messages are cut, because etcd stores them. The list of all missing functions fits."""
 
 
 class Phase(enum.Enum):
@@ -37,7 +37,7 @@ class ConditionType(enum.Enum):
     PUBLISHED = "Published"
     READY = "Ready"
     LOADED = "Loaded"
-    """Whether the Pods that the selector matches fetched the module that is published; nothing else depends on it."""
+    """Whether the Pods that the selector matches fetched the published module. No other condition depends on it."""
 
 
 class Condition(Struct, frozen=True, rename="camel"):
@@ -51,7 +51,7 @@ class Condition(Struct, frozen=True, rename="camel"):
     observed_generation: int = 0
 
     def same_state(self, other: "Condition") -> bool:
-        """True if only times differ."""
+        """True if all but the times is equal."""
         mine = (self.type, self.status, self.reason, self.message, self.observed_generation)
         return mine == (
             other.type,
@@ -68,12 +68,12 @@ class Module(Record, frozen=True, kw_only=True, omit_defaults=True, rename="came
     fetched_at: str = ""
 
     def record(self) -> Record:
-        """Without the time."""
+        """The record without the time."""
         return Record(**{name: getattr(self, name) for name in Record.__struct_fields__})
 
     @classmethod
     def of(cls, record: Record, fetched_at: str) -> "Module":
-        """With the time, RFC 3339."""
+        """The record with the time, RFC 3339."""
         values = {name: getattr(record, name) for name in Record.__struct_fields__}
         return cls(**values, fetched_at=fetched_at)
 
@@ -88,24 +88,24 @@ class MissingPod(Struct, frozen=True):
 
 
 class Pods(Struct, frozen=True, omit_defaults=True):
-    """`status.pods`: what the selector matches, how many of these have a sidecar, and how many fetched the module."""
+    """`status.pods`: how many Pods the selector matches, how many have a sidecar, and how many fetched the module."""
 
     matched: int
     injected: int
     fetched: int | UnsetType = UNSET
-    """Unset where no module is published, or a version wrote it that did not know."""
+    """Unset if no module is published, or if an older version wrote the status."""
     missing: tuple[MissingPod, ...] = ()
-    """The first of those that are not known to have fetched it."""
+    """The first Pods that are not known to have fetched the module."""
     time: str = ""
-    """When all of this became so, RFC 3339."""
+    """When these values last changed, RFC 3339."""
 
     def same(self, other: "Pods | UnsetType") -> bool:
-        """True if only the time differs."""
+        """True if all but the time is equal."""
         return other is not UNSET and msgspec.structs.replace(self, time=other.time) == other
 
 
 class Status(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
-    """`status`. Fields that we do not know are not kept: the status is ours alone."""
+    """`status`. Unknown fields are dropped: only wasmer owns the status."""
 
     phase: Phase = Phase.PENDING
     message: str = ""
@@ -114,15 +114,15 @@ class Status(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="came
     history: tuple[Module, ...] = ()
     pods: Pods | UnsetType = UNSET
     refresh: str = ""
-    """The value of the refresh annotation that was handled last."""
+    """The last value of the refresh annotation that was handled."""
     conditions: tuple[Condition, ...] = ()
 
     def condition(self, kind: ConditionType) -> Condition | None:
-        """The condition of this type, None if it is not there yet."""
+        """The condition of this type, None if it is absent."""
         return next((c for c in self.conditions if c.type == kind.value), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON would hold it."""
+        """As decoded JSON."""
         result: dict[str, Any] = msgspec.to_builtins(self)
         result.setdefault("phase", self.phase.value)
         return result
@@ -132,7 +132,7 @@ _STATUS: Final = msgspec.json.Decoder(Status)
 
 
 def read(document: Mapping[str, Any] | None) -> Status:
-    """Read a status that we, an older version or somebody else wrote. What cannot be read counts as absent."""
+    """Read a status that any version or another client wrote. An unreadable one counts as absent."""
     if not document:
         return Status()
     try:
@@ -149,7 +149,7 @@ def utc_now() -> str:
 def with_conditions(
     previous: Status, wanted: tuple[Condition, ...], *, now: str
 ) -> tuple[Condition, ...]:
-    """`wanted`, each with the time of its last transition: kept from `previous` while its status is the same."""
+    """`wanted` with transition times: the one in `previous` if the condition's status is unchanged, else `now`."""
     result = []
     for condition in wanted:
         old = next((c for c in previous.conditions if c.type == condition.type), None)
@@ -161,7 +161,7 @@ def with_conditions(
 def with_loaded(
     conditions: tuple[Condition, ...], loaded: Condition | None, *, now: str
 ) -> tuple[Condition, ...]:
-    """`conditions` with this `Loaded`, dated as in `with_conditions`; None: without any."""
+    """`conditions` with `loaded`, its time as in `with_conditions`; None removes the condition `Loaded`."""
     kind = ConditionType.LOADED.value
     others = tuple(one for one in conditions if one.type != kind)
     if loaded is None:
@@ -172,6 +172,6 @@ def with_loaded(
 
 
 def remember(history: tuple[Module, ...], module: Module) -> tuple[Module, ...]:
-    """The history with `module` first; an older entry for the same source goes."""
+    """The history with `module` first, without an older entry for the same source."""
     others = tuple(entry for entry in history if entry.source != module.source)
     return (module, *others)[:MAX_HISTORY]

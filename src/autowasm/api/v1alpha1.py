@@ -1,7 +1,6 @@
 """AutoWasm v1alpha1 (`wasm.tcm.io/v1alpha1`): the spec as frozen Structs, and its defaults.
 
-How one is read is in `parsing.py`, what a value may be in `parsing.py`, what becomes of it in `envoyfilter.py`.
-Invariant: an `AutoWasm` comes from `parsing.parse` and is valid, so nothing downstream checks a field again.
+Invariant: only `parsing.parse` makes an `AutoWasm`, and it is valid, so no other code checks a field again.
 """
 
 import enum
@@ -16,11 +15,11 @@ GROUP = "wasm.tcm.io"
 API_VERSION = f"{GROUP}/v1alpha1"
 KIND = "AutoWasm"
 REFRESH_ANNOTATION = f"{GROUP}/refresh"
-"""Any value other than `status.refresh` makes the leader resolve the source afresh (ADR 7)."""
+"""A value other than `status.refresh` makes the leader resolve the source again (ADR 7)."""
 
 
 class FailStrategy(enum.Enum):
-    """What requests get while the module cannot run. Names as in Istio's WasmPlugin."""
+    """How Envoy answers requests while the module cannot run. Names as in Istio's WasmPlugin."""
 
     FAIL_CLOSE = "FAIL_CLOSE"
     FAIL_OPEN = "FAIL_OPEN"
@@ -36,7 +35,7 @@ class PatchContext(enum.Enum):
 
 
 class PullPolicy(enum.Enum):
-    """When a tag is looked up again (ADR 7)."""
+    """When a tag is resolved again (ADR 7)."""
 
     IF_NOT_PRESENT = "IfNotPresent"
     ALWAYS = "Always"
@@ -61,7 +60,7 @@ class Source(Struct, frozen=True, forbid_unknown_fields=True):
     object: ObjectSource | None = None
 
     def __str__(self) -> str:
-        """The source as one string: what decides whether a source is another one."""
+        """The source as one string. Two sources are the same if these strings are equal."""
         if self.registry is not None:
             return f"registry:{self.registry.image}"
         return f"object:{self.object.url}" if self.object else ""
@@ -92,7 +91,7 @@ class Filter(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
 
 
 class Selector(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
-    """`spec.selector`. `matchLabels: {}` written out means every workload of the namespace."""
+    """`spec.selector`. An explicit `matchLabels: {}` means every workload of the namespace."""
 
     match_labels: dict[str, str]
 
@@ -106,7 +105,7 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Metadata(Struct, frozen=True, rename="camel"):
-    """The part of ObjectMeta that we use."""
+    """The part of ObjectMeta that wasmer uses."""
 
     name: str
     namespace: str = "default"
@@ -132,9 +131,9 @@ class AutoWasm(Struct, frozen=True):
 
     @property
     def pull_policy(self) -> PullPolicy:
-        """The policy in force: if unset, `Always` for `:latest` or no tag, else `IfNotPresent`.
+        """The effective policy: if unset, `Always` for `:latest` or no tag, else `IfNotPresent`.
 
-        A digest never changes, so it is never looked up again, whatever is written.
+        A digest never changes, so it is never resolved again, whatever the spec says.
         """
         image = self.image
         if image is None:
