@@ -1,1 +1,1 @@
-"""What is right and wrong about a live AutoWasm, and about one that is not applied yet: facts, then pure checks."""
+"""Diagnosis of a live AutoWasm, and of one that is not applied yet: facts, then pure checks."""

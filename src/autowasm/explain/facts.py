@@ -1,8 +1,7 @@
-"""Facts: all that the checks look at, gathered once, read by nobody else.
+"""Facts: the input of the checks, read once by `gather.py`.
 
-Not the reading (`gather.py`) and not a model of Kubernetes: the fields that a check uses (`objects.py`). Invariant: what
-could not be read is in `unread` with the reason, and its collection is empty, so that no check takes "not seen" for "not
-there": it asks `seen` first.
+Invariant: a collection that could not be read is empty, and `unread` has the reason. So a check calls `seen` before it
+concludes from a missing object.
 """
 
 from collections.abc import Mapping
@@ -32,14 +31,14 @@ from autowasm.settings import Cluster, EnvoyFetch
 
 
 class SecretFact(Struct, frozen=True, kw_only=True):
-    """`spec.secret` as it is stored now. `reason` and `problem` are empty if it holds a login for the image's registry."""
+    """The stored Secret of `spec.secret`. `reason` and `problem` are empty if it holds a login for the image's registry."""
 
     reason: str = ""
     problem: str = ""
 
 
 class SourceFact(Struct, frozen=True, kw_only=True):
-    """What the source names now, asked from here. With a `problem` the rest is empty."""
+    """What the source resolves to now, from this machine. With a `problem`, `pinned` and `record` are empty."""
 
     kind: str = ""
     """Class of the error: `SourceNotFound`, `SourceDenied`, …"""
@@ -48,13 +47,13 @@ class SourceFact(Struct, frozen=True, kw_only=True):
     pinned: str = ""
     """`host/repository@sha256:…` or the URL."""
     login: str = ""
-    """Whose login was shown, for people."""
+    """The origin of the login that was used, for messages."""
     record: Record | None = None
-    """If the module was fetched and judged as well."""
+    """Set if the module was also fetched and checked."""
 
 
 class ServerFact(Struct, frozen=True, kw_only=True):
-    """How wasmer runs, from the arguments of its Pods. `known` False: the defaults, as they could not be read."""
+    """Settings of wasmer, from the arguments of its Pods. `known` False: they could not be read, these are the defaults."""
 
     known: bool = False
     envoy: EnvoyFetch = EnvoyFetch()
@@ -62,11 +61,11 @@ class ServerFact(Struct, frozen=True, kw_only=True):
 
 
 class Facts(Struct, frozen=True, kw_only=True):
-    """`live` is the EnvoyFilter of the AutoWasm's name; `wanted` the one that would be written, where that is known."""
+    """`live` is the EnvoyFilter with the AutoWasm's name; `wanted` the one that wasmer would write, None if not known."""
 
     key: ObjectKey
     planned: bool = False
-    """It is a document that is not applied (`wasmc plan`): what wasmer has still to do is not missing."""
+    """The document is not applied (`wasmc plan`): a missing status or EnvoyFilter is no error."""
     document: Mapping[str, Any]
     autowasm: AutoWasm | None = None
     spec_error: SpecError | None = None
@@ -79,11 +78,11 @@ class Facts(Struct, frozen=True, kw_only=True):
     mesh: MeshSettings = MeshSettings()
     namespaces: Mapping[str, Namespace] = {}
     pods: tuple[Pod, ...] = ()
-    """Those that the selector matches, without those that have ended."""
+    """Pods that the selector matches and that have not ended."""
     neighbours: tuple[Pod, ...] = ()
-    """Others of the namespace, read only if the selector matches none."""
+    """Other Pods of the namespace, read only if the selector matches none."""
     services: tuple[Service, ...] = ()
-    """Of the namespaces of `pods`."""
+    """Services of the namespaces of `pods`."""
     envoyfilters: tuple[EnvoyFilter, ...] = ()
     wasmplugins: tuple[WasmPlugin, ...] = ()
     sidecars: tuple[Sidecar, ...] = ()
@@ -94,28 +93,28 @@ class Facts(Struct, frozen=True, kw_only=True):
     wasmer_pods: tuple[Pod, ...] = ()
     wasmer_endpoints: tuple[EndpointSlice, ...] = ()
     unread: Mapping[str, str] = {}
-    """Why, by what: `pods`, `networkpolicies`, …"""
+    """Reasons by collection: `pods`, `networkpolicies`, …"""
     cut: Mapping[str, int] = {}
-    """Collections of which only so many objects were read."""
+    """Numbers of objects read, by collection that was not read to its end."""
 
     @property
     def name(self) -> str:
-        """The AutoWasm, as findings name it."""
+        """The AutoWasm's name in findings."""
         return f"AutoWasm {self.key}"
 
     @property
     def envoyfilter_name(self) -> str:
-        """Its EnvoyFilter, as findings name it."""
+        """The EnvoyFilter's name in findings."""
         return f"EnvoyFilter {self.key}"
 
     @property
     def root_namespace(self) -> str:
-        """The mesh's, as its own configuration says, else as wasmer was told."""
+        """The mesh's root namespace, from MeshConfig, else from wasmer's flags."""
         return self.mesh.root_namespace or self.server.cluster.root_namespace
 
     @property
     def host(self) -> str:
-        """Wasmer's name in the mesh."""
+        """The host of wasmer's Service in the mesh."""
         envoy = self.server.envoy
         return f"{envoy.service_name}.{envoy.service_namespace}.svc.{envoy.cluster_domain}"
 
@@ -134,5 +133,5 @@ class Facts(Struct, frozen=True, kw_only=True):
         return record if belongs_to(record, str(self.autowasm.spec.filter.source)) else None
 
     def seen(self, *what: str) -> bool:
-        """Whether all of these collections were read, and to their ends: only then is what is not in them not there."""
+        """Whether all of these collections were read to their end. Only then is a missing object absent in the cluster."""
         return not any(each in self.unread or each in self.cut for each in what)

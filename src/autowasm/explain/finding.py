@@ -1,7 +1,7 @@
-"""Finding: one thing that is right or wrong, where, and what to do about it.
+"""Finding: the result of a check, with its place and a remedy.
 
-Not how it is shown (`cli/findings.py`). Invariants: `what` and `remedy` are sentences without credentials, URL queries or
-control characters, so they can go to a terminal and a CI log; a check says nothing that the facts do not show.
+Invariants: `what` and `remedy` are sentences without credentials, URL queries and control characters, so they can go to a
+terminal and a CI log; a finding states only what the facts show.
 """
 
 import enum
@@ -14,7 +14,7 @@ from autowasm.explain.facts import Facts
 
 
 class Level(enum.IntEnum):
-    """How bad. Only `ERROR` means that requests are, or will be, handled otherwise than the AutoWasm asks for."""
+    """The severity. Only `ERROR` means that requests are, or will be, handled otherwise than the AutoWasm specifies."""
 
     OK = 0
     NOTE = 1
@@ -23,7 +23,7 @@ class Level(enum.IntEnum):
 
 
 class Step(enum.Enum):
-    """A step of the way from the source to the Pods, in the order in which they are told."""
+    """The steps from the source to the Pods, in the order of the report."""
 
     RESOURCE = "AutoWasm"
     SOURCE = "Source"
@@ -36,7 +36,7 @@ class Step(enum.Enum):
 
 
 class Finding(Struct, frozen=True, kw_only=True):
-    """`check` is CamelCase and stable: scripts go by it. `object` is `Kind namespace/name`, `field` a path in it."""
+    """`check` is CamelCase and stable, for scripts. `object` is `Kind namespace/name`, `field` a path in it."""
 
     level: Level
     link: Step
@@ -48,18 +48,18 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 
 Check = Callable[[Facts], Iterator[Finding]]
-"""Pure. Yields nothing where it does not apply."""
+"""A pure function. Yields nothing if it does not apply."""
 
 NOT_CHECKED: Final = "NotChecked"
 
 
 def worst(findings: tuple[Finding, ...]) -> Level:
-    """`OK` if there is none."""
+    """The highest level; `OK` without findings."""
     return max((finding.level for finding in findings), default=Level.OK)
 
 
 class Reporter(Struct, frozen=True):
-    """Says findings of one link."""
+    """Makes the findings of one step."""
 
     link: Step
 
@@ -73,7 +73,7 @@ class Reporter(Struct, frozen=True):
         *,
         field: str = "",
     ) -> Finding:
-        """Words for `Finding`."""
+        """A Finding of this step."""
         return Finding(
             level=level,
             link=self.link,

@@ -1,11 +1,7 @@
-"""Reader: gets and lists for `gather.py`, bounded; what may not be read is remembered, not raised.
+"""Reads the facts for the checks from the API server, once.
 
-Not a cache and not a watch. Invariants: no Secret is listed; of a collection at most `MAX_OBJECTS` objects are read; what
-cannot be read is never taken for absent.
-
-gather(): reads all that the checks look at, once, at most `reader.MOST` objects of a kind.
-
-Not a judge (`checks/`). Invariant: nothing is written, and of Secrets only the one that `spec.secret` names is read, by name.
+Invariants: nothing is written; no Secret is listed, and only the one that `spec.secret` names is read; at most `MAX_OBJECTS`
+objects of a collection are read; an object that cannot be read is recorded in `unread`, never taken for absent.
 """
 
 import asyncio
@@ -44,10 +40,10 @@ from autowasm.settings import EnvoyFetch
 T = TypeVar("T")
 
 MAX_OBJECTS: Final = 2_000
-"""Objects of one collection: enough for a namespace, few enough for a command that a person waits for."""
+"""Objects of one collection: enough for a namespace, few enough for an interactive command."""
 _PAGE: Final = 500
 _AT_ONCE: Final = 6
-"""Calls; an API server's fairness gives one user about as many."""
+"""Concurrent calls; the API server's priority and fairness allows one user about as many."""
 
 
 class _ListMeta(Struct):
@@ -60,7 +56,7 @@ class _Page(Struct, Generic[T]):
 
 
 class ObjectReader:
-    """`unread` and `cut` as in `Facts`."""
+    """Bounded gets and lists. Errors are recorded, not raised: `unread` and `cut` are as in `Facts`."""
 
     def __init__(self, client: KubeClient) -> None:
         self.unread: dict[str, str] = {}
@@ -71,7 +67,7 @@ class ObjectReader:
     async def get(
         self, resource: ResourceType, key: ObjectKey, kind: type[T], *, what: str
     ) -> T | None:
-        """One object, None if it is not there or may not be read."""
+        """One object; None if it is absent, or could not be read (then `unread` has the reason)."""
         try:
             async with self._limit:
                 body = await self._client.request("GET", resource.object_path(key))
@@ -91,14 +87,14 @@ class ObjectReader:
         what: str,
         labels: str = "",
     ) -> tuple[T, ...]:
-        """Objects of these namespaces (None: all)."""
+        """Objects of these namespaces (None: of all)."""
         found: list[T] = []
         for namespace in namespaces:
             try:
                 found += await self._list(
                     resource, namespace, kind, labels=labels, most=MAX_OBJECTS - len(found)
                 )
-            except NotFound:  # the cluster has no such kind
+            except NotFound:  # the cluster does not serve this kind
                 return ()
             except (ApiError, msgspec.DecodeError, UnicodeDecodeError) as error:
                 self._missed(what, error)
@@ -145,7 +141,7 @@ _CONFIGMAPS: Final = ResourceType("", "v1", "configmaps", "ConfigMap")
 _SLICES: Final = ResourceType("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
 _POLICIES: Final = ResourceType("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 _PLUGINS: Final = ResourceType("extensions.istio.io", "v1alpha1", "wasmplugins", "WasmPlugin")
-# v1alpha3 is served by every Istio since 1.8, v1 only since 1.22.
+# Istio serves v1alpha3 since 1.8, v1 only since 1.22.
 _SIDECARS: Final = ResourceType("networking.istio.io", "v1alpha3", "sidecars", "Sidecar")
 _RULES: Final = ResourceType(
     "networking.istio.io", "v1alpha3", "destinationrules", "DestinationRule"
@@ -153,12 +149,12 @@ _RULES: Final = ResourceType(
 _ENTRIES: Final = ResourceType("networking.istio.io", "v1alpha3", "serviceentries", "ServiceEntry")
 
 _MESH_BYTES: Final = 1 << 20
-"""A ConfigMap holds no more."""
+"""The largest ConfigMap."""
 _MAX_NAMESPACES: Final = 20
-"""Of Pods; more only where a selector of the root namespace reaches far."""
+"""Namespaces of Pods. Only an AutoWasm in the root namespace can select Pods of more."""
 
 ServerOf = Callable[[Pod], ServerFact | None]
-"""Reads the arguments of a Pod of wasmer's; None if it is none."""
+"""Reads wasmer's settings from its Pod; None if the Pod does not run wasmer."""
 
 
 class _ConfigMap(Struct):
@@ -167,7 +163,7 @@ class _ConfigMap(Struct):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is known before the source is asked: how wasmer runs, and the EnvoyFilter of the AutoWasm's name."""
+    """Facts that are known before the source is resolved: wasmer's settings, and the EnvoyFilter with the AutoWasm's name."""
 
     server: ServerFact
     live: dict[str, Any] | None
@@ -176,7 +172,7 @@ class Seen:
 
 
 class Gatherer:
-    """For one AutoWasm. `envoy` says where wasmer's Service is; `server_of` what its Pods were told."""
+    """Reads the facts of one AutoWasm. `envoy` names wasmer's Service; `server_of` reads settings from its Pods."""
 
     def __init__(
         self, client: KubeClient, key: ObjectKey, *, envoy: EnvoyFetch, server_of: ServerOf
@@ -188,18 +184,18 @@ class Gatherer:
         self._reader = ObjectReader(client)
 
     async def autowasm(self) -> dict[str, Any] | None:
-        """The live object, None if there is none. Raises ApiError: who cannot read it can tell nothing."""
+        """The live object, None if there is none. Raises ApiError: without the object there is nothing to check."""
         try:
             return await self._client.get(AUTOWASMS, self._key)
         except NotFound:
             return None
 
     def missed(self, what: str, why: str) -> None:
-        """Something that was to be looked at beside the API server, and could not be."""
+        """Record a fact outside the API server that could not be read."""
         self._reader.unread[what] = why
 
     async def look(self) -> Seen:
-        """Look at wasmer, and at the EnvoyFilter of the AutoWasm's name."""
+        """Read wasmer's Service and Pods, and the EnvoyFilter with the AutoWasm's name."""
         reader, envoy = self._reader, self._envoy
         namespace = envoy.service_namespace
         live = await reader.get(ENVOYFILTERS, self._key, dict[str, Any], what="envoyfilter")
@@ -216,7 +212,7 @@ class Gatherer:
     async def access(
         self, autowasm: AutoWasm, server: ServerFact
     ) -> tuple[SecretFact | None, PullAccess]:
-        """`spec.secret`, and the login in it. What is wrong with it is a fact, not an error."""
+        """`spec.secret` and its login. A bad or missing Secret is a fact, not an error."""
         image, spec = autowasm.image, autowasm.spec
         if image is None or (
             spec.secret is None and not server.cluster.service_account_pull_secrets
@@ -247,7 +243,7 @@ class Gatherer:
         return SecretFact() if spec.secret is not None else None, access
 
     async def facts(self, seen: Seen, base: Facts) -> Facts:
-        """`base` with everything else."""
+        """`base` with all other facts."""
         reader = self._reader
         root = seen.server.cluster.root_namespace
         mesh = await self._mesh(root)
@@ -322,7 +318,7 @@ class Gatherer:
         )
         text = (found.data or {}).get("mesh", "") if found is not None else ""
         try:
-            # istiod reads it with kubectl's YAML library.
+            # istiod parses it with kubectl's YAML library.
             value = manifests.read_value(text.encode(), file_bytes=_MESH_BYTES) or {}
             return msgspec.convert(value, type=MeshSettings, strict=False)
         except (msgspec.DecodeError, ValueError):

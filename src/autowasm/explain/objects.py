@@ -1,9 +1,7 @@
-"""The parts of Kubernetes objects that checks look at (Istio's: `objects.py`). Decoded straight from the API server's pages.
+"""The fields of Kubernetes and Istio objects that the checks use, decoded directly from the API server's pages.
 
-Not whole models: unknown fields are passed over. Invariant: every field has a default, so an object that an older or newer
-API version has sparser is decoded, not refused.
-
-The parts of Istio's objects that checks look at. As `objects.py`.
+Unknown fields are ignored. Invariant: every field has a default, so an object of an API version that lacks some fields is
+decoded, not refused.
 """
 
 import re
@@ -46,7 +44,7 @@ class LabelSelector(Struct, frozen=True, rename="camel"):
     match_expressions: list[Requirement] | None = None
 
     def matches(self, labels: Labels) -> bool:
-        """As Kubernetes has it: an empty one matches everything."""
+        """By the rules of Kubernetes: an empty selector matches everything."""
         if any(labels.get(key) != value for key, value in (self.match_labels or {}).items()):
             return False
         return all(_fulfils(labels, one) for one in self.match_expressions or ())
@@ -62,7 +60,7 @@ def _fulfils(labels: Labels, wanted: Requirement) -> bool:
 
 
 class Named(Struct, frozen=True):
-    """What every object has."""
+    """Base of all objects."""
 
     metadata: Meta = field(default_factory=Meta)
 
@@ -92,7 +90,7 @@ class ContainerPort(Struct, frozen=True, rename="camel"):
 
 
 class EnvVar(Struct, frozen=True):
-    """A plain variable; `value` is empty for one from elsewhere."""
+    """A variable; `value` is empty if it comes from `valueFrom`."""
 
     name: str = ""
     value: str = ""
@@ -149,12 +147,12 @@ class Pod(Named, frozen=True):
 
     @property
     def has_tunnel(self) -> bool:
-        """Whether ambient workloads reach it through a tunnel (HBONE): Istio's injection labels such a Pod."""
+        """Whether ambient workloads reach the Pod through a tunnel (HBONE); Istio's injection sets the label."""
         return self.labels.get("networking.istio.io/tunnel") == "http"
 
     @property
     def version(self) -> tuple[int, int] | None:
-        """The proxy's version from its image's tag; None if that does not tell."""
+        """Istio's version from the tag of the proxy's image; None if the tag has no version."""
         if self.proxy is None:
             return None
         found = _VERSION.search(self.proxy.image)
@@ -162,25 +160,25 @@ class Pod(Named, frozen=True):
 
     @property
     def revision(self) -> str:
-        """Istio's revision that injected it; empty if that is not told."""
+        """The Istio revision that injected the proxy; empty if not known."""
         found = _INJECTED_REVISION.search(self.annotations.get("sidecar.istio.io/status", ""))
         return found[1] if found else self.labels.get("istio.io/rev", "")
 
     @property
     def is_ready(self) -> bool:
-        """The condition `Ready`."""
+        """Whether the condition `Ready` is true."""
         return any(
             one.type == "Ready" and one.status == "True" for one in self.status.conditions or ()
         )
 
     @property
     def has_ended(self) -> bool:
-        """It runs no proxy any more."""
+        """Whether all containers have ended, so no proxy runs."""
         return self.status.phase in _ENDED
 
     @property
     def ports(self) -> tuple[ContainerPort, ...]:
-        """Of all containers but the proxy."""
+        """Ports of all containers except the proxy."""
         every = (*self.spec.containers, *self.spec.init_containers)
         return tuple(port for one in every if one.name != PROXY for port in one.ports or ())
 
@@ -221,7 +219,7 @@ class Service(Named, frozen=True):
         return self.spec.ports or []
 
     def selects(self, pod: Pod) -> bool:
-        """Whether the Pod is behind it."""
+        """Whether the Service selects the Pod."""
         wanted = self.spec.selector
         if not wanted or pod.metadata.namespace != self.metadata.namespace:
             return False
@@ -268,7 +266,7 @@ class PolicyPort(Struct, frozen=True, rename="camel"):
 
 
 class PolicyRule(Struct, frozen=True):
-    """`to` of egress, `from` of ingress; None or empty: everybody, every port."""
+    """`to` of egress, `from` of ingress; None or empty: every peer, every port."""
 
     to: list[Peer] | None = None
     from_: list[Peer] | None = field(default=None, name="from")
@@ -289,13 +287,13 @@ class NetworkPolicy(Named, frozen=True):
 
 
 class WorkloadSelector(Struct, frozen=True):
-    """Istio's, of EnvoyFilter and Sidecar."""
+    """Istio's selector, of EnvoyFilter and Sidecar."""
 
     labels: Labels | None = None
 
 
 class EnvoyFilterSpec(Struct, frozen=True, rename="camel"):
-    """`config_patches` as they are: their form is Envoy's."""
+    """`config_patches` are not decoded further: their form is Envoy's."""
 
     config_patches: list[dict[str, Any]] | None = None
     workload_selector: WorkloadSelector | None = None
@@ -410,7 +408,7 @@ class MeshSettings(Struct, frozen=True, rename="camel"):
 
     @property
     def cluster_local(self) -> tuple[str, ...]:
-        """Hosts whose endpoints of other clusters are left out."""
+        """Hosts whose endpoints in other clusters istiod excludes."""
         local = [
             one
             for one in self.service_settings or ()

@@ -1,7 +1,7 @@
-"""Plan: what wasmer would write for an AutoWasm, and how that differs from what is there. Pure; nothing is written.
+"""Plan: the EnvoyFilter that wasmer would write for an AutoWasm, and its difference to the live one. Pure.
 
-Not the decision itself (`controller/decision.py`, which this asks) nor whose an EnvoyFilter is (`controller/publishing/ownership.py`).
-Invariant: `wanted` is what `render` gives for the record, so an apply writes those bytes.
+`controller/decision.py` selects the record, `controller/publishing/ownership.py` checks the ownership.
+Invariant: the planned EnvoyFilter is the output of `render` for the record, so an apply writes those bytes.
 """
 
 import difflib
@@ -21,11 +21,11 @@ from autowasm.settings import EnvoyFetch
 
 Action = Literal["create", "replace", "unchanged", "refused", "unknown"]
 _KEPT: Final = ("annotations", "labels", "name", "namespace", "ownerReferences")
-"""Of metadata: the rest is the API server's."""
+"""Fields of metadata that are compared; the API server owns the others."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """`before` and `after` are the EnvoyFilter as far as it is ours; `diff` is unified, empty if nothing changes."""
+    """`before` and `after` are the parts of the EnvoyFilter that are compared; `diff` is unified, empty without a change."""
 
     action: Action
     before: dict[str, Any] | None = None
@@ -36,7 +36,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 def record_kept(
     autowasm: AutoWasm, live: Mapping[str, Any] | None, status: Status
 ) -> Record | None:
-    """The record that wasmer would go on using for this spec; None: it would ask the source."""
+    """The record that wasmer would use for this spec; None if it would resolve the source."""
     decided = decide(autowasm, live=record_of(live) if live else None, previous=status)
     return decided.record if isinstance(decided, UseRecord) else None
 
@@ -49,7 +49,7 @@ def make(
     record: Record | None,
     envoy: EnvoyFetch,
 ) -> Plan:
-    """`document` as the API has it, for whose EnvoyFilter it is; `record` None: not known what it would name."""
+    """`document`: the AutoWasm, to decide the EnvoyFilter's owner. `record` None: the module is not known."""
     before = _shown(live) if live is not None else None
     if record is None:
         return Plan(action="unknown", before=before)
@@ -69,7 +69,7 @@ def make(
 
 
 def as_yaml(document: Mapping[str, Any]) -> str:
-    """With sorted keys, as the diff has it."""
+    """YAML with sorted keys, as in the diff."""
     return writer.dump(document, sort_keys=True)
 
 

@@ -1,6 +1,7 @@
-"""All checks. To add one: write a function in the file of its link (`checks/`) and name it in that file's `CHECKS`.
+"""The list of all checks, and `examine`, which runs them.
 
-Invariant: findings come in the order of the way, source to Pods, whatever order the checks stand in.
+To add a check, write a function in the file of its step (`checks/`) and add it to that file's `CHECKS`.
+Invariant: findings are in the order of `Step`, from the source to the Pods.
 """
 
 from typing import Final
@@ -47,7 +48,7 @@ _LINK_OF: Final = {
 
 
 def examine(facts: Facts) -> tuple[Finding, ...]:
-    """Every check on the facts, and what could not be looked at."""
+    """The findings of all checks, and notes on facts that were not, or not completely, read."""
     found = [finding for check in CHECKS for finding in check(facts)]
     unread = facts.unread
     found += [
@@ -59,7 +60,7 @@ def examine(facts: Facts) -> tuple[Finding, ...]:
 
 
 def _unread(facts: Facts, what: list[str], why: str) -> Finding:
-    """One for all that could not be read for the same reason."""
+    """One note for all facts that could not be read for the same reason."""
     return Finding(
         level=Level.NOTE,
         link=_LINK_OF.get(what[0], Step.NETWORK) if len(what) == 1 else Step.NETWORK,

@@ -1,1 +1,1 @@
-"""One file for each link of the way from a source to a Pod; each check is a pure function of the facts."""
+"""One file for each step from a source to a Pod; each check is a pure function of the facts."""

@@ -1,4 +1,4 @@
-"""Link EnvoyFilter: is it there, is it ours, is it as it should be, does istiod take it?"""
+"""Step EnvoyFilter: it exists, wasmer owns it, it is as wasmer writes it, and istiod applies it."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -14,7 +14,7 @@ _MISSING: Final = "is not there"
 
 
 def present(facts: Facts) -> Iterator[Finding]:
-    """There, ours, and not going."""
+    """It exists, wasmer owns it, and it is not being deleted."""
     if not facts.seen("envoyfilter"):
         return
     live = facts.live
@@ -75,7 +75,7 @@ def _owner(facts: Facts, live: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def edited(facts: Facts) -> Iterator[Finding]:
-    """Differs from what wasmer would write: by hand, or by something that rewrites it."""
+    """It differs from the one that wasmer would write: a manual edit, or another controller or webhook changes it."""
     live, wanted = facts.live, facts.wanted
     if facts.planned or live is None or wanted is None or not _is_ours(facts, live):
         return
@@ -107,7 +107,7 @@ def edited(facts: Facts) -> Iterator[Finding]:
 
 
 def revision(facts: Facts) -> Iterator[Finding]:
-    """With a revision label only that istiod reads it."""
+    """Only the istiod of its revision label applies it."""
     live = facts.wanted if facts.planned else facts.live
     labels = ((live or {}).get("metadata") or {}).get("labels") or {}
     wanted = labels.get("istio.io/rev")
@@ -128,7 +128,7 @@ def revision(facts: Facts) -> Iterator[Finding]:
 
 
 def differing(live: Any, wanted: Any, *, path: str) -> list[str]:
-    """Paths of the first places that differ, outermost first."""
+    """Paths of all values that differ. Lists of unequal length differ as a whole."""
     if isinstance(live, dict) and isinstance(wanted, dict):
         keys = sorted({*live, *wanted})
         return [

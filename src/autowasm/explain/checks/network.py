@@ -1,11 +1,8 @@
-"""Link Network, Istio's half: does a sidecar have a cluster for wasmer, and use it as it should?
+"""Step Network: sidecars have a cluster for wasmer and use it correctly, and NetworkPolicies allow the traffic.
 
-Without the cluster a fetch fails at once (`envoy.md` 6), and nothing says so.
-
-Link Network, Kubernetes' half: may the Pods speak to wasmer, as NetworkPolicies have it?
-
-Not what a CNI adds to them (its own kinds of policy are not read). Invariant: a rule with an address block counts as one
-that may let traffic through: what a CNI matches it with (before or after NAT) differs.
+Without the cluster Envoy's fetch fails at once and reports nothing. Policies of a CNI's own kinds are not read.
+Invariant: a rule with an address block counts as one that may allow the traffic, because CNIs match it differently (before
+or after NAT).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +29,7 @@ _TLS: Final = frozenset({"SIMPLE", "MUTUAL"})
 
 
 def sidecars(facts: Facts) -> Iterator[Finding]:
-    """`Sidecar` resources whose egress leaves wasmer out."""
+    """`Sidecar` resources whose egress does not include wasmer."""
     hiding: dict[str, list[Pod]] = {}
     for pod in facts.injected:
         if pod.is_gateway:
@@ -56,7 +53,7 @@ def sidecars(facts: Facts) -> Iterator[Finding]:
 
 
 def _sidecar_of(pod: Pod, facts: Facts) -> Sidecar | None:
-    """The one that counts: with a selector that matches, else the namespace's, else the root namespace's."""
+    """The Sidecar that applies: with a matching selector, else the namespace's, else the root namespace's."""
     own = [one for one in facts.sidecars if one.metadata.namespace == pod.metadata.namespace]
     for sidecar in own:
         labels = _labels(sidecar)
@@ -87,12 +84,12 @@ def _egress_has(egress: Egress, pod: Pod, facts: Facts) -> bool:
 
 
 def covers(pattern: str, host: str) -> bool:
-    """Whether a host of Istio's configuration, perhaps with a wildcard in front, is or holds `host`."""
+    """Whether a host of Istio's configuration, possibly with a wildcard prefix, matches `host`."""
     return pattern in {"*", host} or (pattern.startswith("*") and host.endswith(pattern[1:]))
 
 
 def exported(facts: Facts) -> Iterator[Finding]:
-    """The Service may be kept to its own namespace."""
+    """The Service may be exported only to some namespaces."""
     service = facts.wasmer_service
     if service is None:
         return
@@ -118,7 +115,7 @@ def _expand(place: str, own: str) -> str:
 
 
 def destination_rules(facts: Facts) -> Iterator[Finding]:
-    """Rules for wasmer's host that make a sidecar speak otherwise than wasmer does."""
+    """Rules for wasmer's host that make sidecars use TLS or HTTP/2, which wasmer does not serve."""
     meshed = any(pod.proxy is not None for pod in facts.wasmer_pods)
     clients = {pod.metadata.namespace for pod in facts.injected}
     for rule in facts.destinationrules:
@@ -151,7 +148,7 @@ def destination_rules(facts: Facts) -> Iterator[Finding]:
 
 
 def _concerns(rule: DestinationRule, facts: Facts, clients: set[str]) -> bool:
-    """For wasmer's host, and seen by one of our Pods."""
+    """Whether the rule is for wasmer's host and applies to one of the Pods."""
     envoy, namespace = facts.server.envoy, rule.metadata.namespace
     host = rule.spec.host
     if "." not in host and not host.startswith("*"):
@@ -167,7 +164,7 @@ def _concerns(rule: DestinationRule, facts: Facts, clients: set[str]) -> bool:
 
 
 def _settings(policy: TrafficPolicy | None, port: int) -> tuple[str, bool, str]:
-    """TLS mode, whether HTTP/2, and where that stands: the port's own settings win whole."""
+    """TLS mode, whether HTTP/2, and the field path. Settings of the port replace the general ones entirely."""
     if policy is None:
         return "", False, "spec.trafficPolicy"
     for index, one in enumerate(policy.port_level_settings or ()):
@@ -185,7 +182,7 @@ _Direction = Literal["Egress", "Ingress"]
 
 
 def egress(facts: Facts) -> Iterator[Finding]:
-    """Policies of the workloads' namespaces."""
+    """Egress policies of the workloads' namespaces."""
     if not _can_tell(facts):
         return
     closed: dict[str, list[Pod]] = {}
@@ -208,7 +205,7 @@ def egress(facts: Facts) -> Iterator[Finding]:
 
 
 def ingress(facts: Facts) -> Iterator[Finding]:
-    """Policies of wasmer's namespace."""
+    """Ingress policies of wasmer's namespace."""
     if not _can_tell(facts):
         return
     for target in facts.wasmer_pods:
@@ -254,14 +251,14 @@ def _selecting(pod: Pod, facts: Facts, direction: _Direction) -> list[NetworkPol
 
 
 def _types(policy: NetworkPolicy) -> Sequence[str]:
-    """Absent: Ingress, and Egress if there are rules for it."""
+    """The policy's types. Default: Ingress, and Egress if there are egress rules."""
     if policy.spec.policy_types is not None:
         return policy.spec.policy_types
     return ("Ingress", "Egress") if policy.spec.egress else ("Ingress",)
 
 
 def _allows(rule: PolicyRule, way: "_Way", facts: Facts) -> bool:
-    """Whether the rule lets the traffic through."""
+    """Whether the rule allows the traffic."""
     if rule.ports and not any(_is_ours(port, way.target, facts) for port in rule.ports):
         return False
     peers = rule.to if way.direction == "Egress" else rule.from_
@@ -270,7 +267,7 @@ def _allows(rule: PolicyRule, way: "_Way", facts: Facts) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """From a workload's Pod to one of wasmer's, as a policy on one of the two ends sees it."""
+    """Traffic from a workload's Pod to a Pod of wasmer; the policy is on one of the two ends."""
 
     direction: _Direction
     client: Pod
@@ -278,7 +275,7 @@ class _Way:
 
     @property
     def ends(self) -> tuple[Pod, Pod]:
-        """Whose policy it is, and the other one."""
+        """The Pod that the policy selects, and its peer."""
         pair = (self.client, self.target)
         return pair if self.direction == "Egress" else pair[::-1]
 
@@ -291,7 +288,7 @@ def _is_peer(peer: Peer, way: _Way, facts: Facts) -> bool:
     if peer.namespace_selector is None:
         if other.metadata.namespace != own.metadata.namespace:
             return False
-    # What is not known may be allowed: only what is seen is called wrong.
+    # A namespace that could not be read may match: no error without evidence.
     elif namespace is not None and not peer.namespace_selector.matches(namespace.labels):
         return False
     return peer.pod_selector is None or peer.pod_selector.matches(other.labels)
@@ -309,7 +306,7 @@ def _is_ours(port: PolicyPort, target: Pod, facts: Facts) -> bool:
 
 
 def _target_port(facts: Facts) -> int:
-    """The port of wasmer's Pods, behind the Service's: policies speak of Pods."""
+    """The port of wasmer's Pods behind the Service's port: policies match ports of Pods."""
     wanted = facts.server.envoy.service_port
     service = facts.wasmer_service
     port = next((one for one in service.ports if one.port == wanted), None) if service else None

@@ -1,7 +1,7 @@
-"""Link Order: who else stands on the same listener, and who comes first.
+"""Step Order: other filters on the same listeners, and their order.
 
-Source of the order: `istio.md` 4 (priority, then creation time, then name; at equal priority the root namespace first), as
-istiod sorts EnvoyFilters.
+istiod sorts EnvoyFilters by priority, at equal priority those of the root namespace first, then by creation time, then by
+name.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ _RELATIVE: Final = frozenset({"INSERT_BEFORE", "INSERT_AFTER", "INSERT_FIRST", "
 
 
 def filters(facts: Facts) -> Iterator[Finding]:
-    """All HTTP filters of EnvoyFilters on our ports, in the order in which requests meet them."""
+    """All HTTP filters of EnvoyFilters on the same ports, in the order in which requests pass them."""
     if facts.autowasm is None or not facts.seen("envoyfilters"):
         return
     others = [one for one in facts.envoyfilters if _beside(one, facts)]
@@ -44,7 +44,7 @@ def filters(facts: Facts) -> Iterator[Finding]:
 
 
 def plugins(facts: Facts) -> Iterator[Finding]:
-    """WasmPlugins are part of the chain before EnvoyFilters are applied to it."""
+    """WasmPlugins: istiod adds them to the chain before it applies EnvoyFilters."""
     for plugin in facts.wasmplugins:
         selector = plugin.spec.selector
         if not _reaches(
@@ -65,7 +65,7 @@ def plugins(facts: Facts) -> Iterator[Finding]:
 
 
 def _beside(other: EnvoyFilter, facts: Facts) -> bool:
-    """Puts an HTTP filter onto a listener that ours is on, of a Pod that ours selects."""
+    """Whether it adds an HTTP filter to a listener that has ours, in a Pod that ours selects."""
     autowasm = facts.autowasm
     if autowasm is None or other.where == str(facts.key):
         return False
@@ -87,14 +87,14 @@ def _same_listener(patch: Mapping[str, Any], ports: tuple[int, ...] | None, cont
         return False
     listener = match.get("listener") or {}
     if listener.get("name") == TUNNEL:
-        return False  # ours is never there
+        return False  # it never has our filter
     chain = listener.get("filterChain") or {}
     port = listener.get("portNumber") or chain.get("destinationPort")
     return port is None or ports is None or port in ports
 
 
 def _reaches(namespace: str, labels: Mapping[str, str], facts: Facts) -> bool:
-    """Whether what is in this namespace, with this selector, reaches one of our Pods."""
+    """Whether a resource of this namespace with this selector applies to one of the Pods."""
     if namespace not in {facts.root_namespace, *(pod.metadata.namespace for pod in facts.pods)}:
         return False
     return any(
@@ -110,7 +110,7 @@ def _rank(one: EnvoyFilter, mine: EnvoyFilter, facts: Facts) -> tuple[int, bool,
         namespace, name = facts.key
     else:
         priority, namespace, name = one.spec.priority, one.metadata.namespace, one.metadata.name
-    age = one.metadata.creation_timestamp or "9999"  # not there yet: the youngest
+    age = one.metadata.creation_timestamp or "9999"  # not created yet: the youngest
     return (priority, namespace != facts.root_namespace, age, name)
 
 

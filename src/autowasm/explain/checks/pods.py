@@ -1,9 +1,8 @@
-"""Link Pods: does the selector match any, do they have a proxy, of which version, and does istiod see them?
+"""Step Pods: the selector matches Pods, they have a supported proxy, istiod sees them, and they fetched the module.
 
-Link Pods: which of them have fetched the module, and why the others have not, as the controller tells it (ADR 0023).
-
-Not the proof (`controller/pods/loadreport.py`): nobody but the controller sees who asked. Invariant: what it could not know is a note,
-never an error, and a status that is not of the spec as it is now is called so.
+The controller's status reports which Pods fetched it (ADR 0023, `controller/pods/loadreport.py`): only wasmer knows the
+downloads. Invariant: a Pod of which the status knows nothing is a note, never an error; a status of an older spec is
+reported as such.
 """
 
 import json
@@ -22,13 +21,13 @@ _say: Final = Reporter(Step.PODS)
 _NAMED: Final = 5
 _LABELS: Final = "spec.selector.matchLabels"
 _RELOADS: Final = (1, 25)
-"""Istio's first version whose Envoy (1.33) knows `failurePolicy`; older ones pass the field over in silence."""
+"""Istio's first version whose Envoy (1.33) knows `failurePolicy`; older ones silently ignore the field."""
 _FLOOR: Final = (1, 8)
-"""Istio's oldest version that wasmer supports (docs/install.md)."""
+"""Oldest Istio version that wasmer supports (docs/install.md)."""
 
 
 def matched(facts: Facts) -> Iterator[Finding]:
-    """Does the selector match any Pod?"""
+    """The selector matches at least one Pod."""
     if facts.autowasm is None or "pods" in facts.unread:
         return
     if facts.pods:
@@ -47,7 +46,7 @@ def matched(facts: Facts) -> Iterator[Finding]:
 
 
 def _nearest(facts: Facts) -> str:
-    """Which label is in the way, where one is."""
+    """The labels of the selector that no Pod of the namespace has, for the message."""
     wanted = facts.autowasm.spec.selector.match_labels if facts.autowasm is not None else {}
     if not facts.neighbours:
         return "; none runs there" if facts.seen("neighbours") else ""
@@ -99,7 +98,7 @@ def _why_not_injected(pod: Pod, facts: Facts) -> str:
 
 
 def ready(facts: Facts) -> Iterator[Finding]:
-    """Pods that do not serve: a proxy that cannot fetch its module at the start is one reason."""
+    """Pods that are not ready: a proxy that cannot fetch its module at its start is one reason."""
     unready = [pod for pod in facts.injected if not pod.is_ready]
     if unready:
         what = f"{len(unready)} of {len(facts.injected)} Pods with a proxy are not ready"
@@ -110,7 +109,7 @@ def ready(facts: Facts) -> Iterator[Finding]:
 
 
 def context(facts: Facts) -> Iterator[Finding]:
-    """A gateway has no inbound sidecar listener, a sidecar no gateway's."""
+    """Gateways have no sidecar listeners, and sidecars have no gateway listeners."""
     if facts.autowasm is None:
         return
     wants_gateway = facts.autowasm.spec.filter.context is PatchContext.GATEWAY
@@ -125,7 +124,7 @@ def context(facts: Facts) -> Iterator[Finding]:
 
 
 def versions(facts: Facts) -> Iterator[Finding]:
-    """Fields that an old proxy passes over without a word."""
+    """Fields that an old proxy silently ignores."""
     if facts.autowasm is None:
         return
     old = [pod for pod in facts.injected if pod.version is not None and pod.version < _FLOOR]
@@ -169,7 +168,7 @@ def discovery(facts: Facts) -> Iterator[Finding]:
 
 
 def root_namespace(facts: Facts) -> Iterator[Finding]:
-    """Wasmer's idea of the root namespace against the mesh's."""
+    """The root namespace in wasmer's flags is the mesh's."""
     told, real = facts.server.cluster.root_namespace, facts.mesh.root_namespace
     if real and facts.server.known and told != real:
         what = f"the mesh's root namespace is {real}, wasmer was told {told}: it counts, and refuses, other Pods than Istio selects"
@@ -198,7 +197,7 @@ _LEVELS: Final = {"Refused": Level.ERROR, "NeverAsked": Level.WARNING, "NotReady
 
 
 def loaded(facts: Facts) -> Iterator[Finding]:
-    """How many sidecars fetched the published module; a finding for each reason why others did not."""
+    """How many sidecars fetched the published module, and a finding for each reason why others did not."""
     told = facts.status.pods
     if facts.planned or facts.record is None or told is UNSET or not told.matched:
         return
@@ -220,7 +219,7 @@ def loaded(facts: Facts) -> Iterator[Finding]:
     by_reason: dict[str, list[MissingPod]] = {}
     for pod in told.missing:
         by_reason.setdefault(pod.reason, []).append(pod)
-    by_reason.pop("NotInjected", None)  # `pods.injected` says which, and why
+    by_reason.pop("NotInjected", None)  # the check `injected` reports these
     for reason, pods in by_reason.items():
         yield _missing(reason, pods)
 
@@ -231,7 +230,7 @@ def _is_old(facts: Facts, observed: int) -> bool:
 
 
 def _unnamed(told: Pods) -> str:
-    """The status names ten at most."""
+    """The number of Pods beyond those that the status names (at most ten)."""
     fetched = told.fetched if told.fetched is not UNSET else 0
     more = told.matched - fetched - len(told.missing)
     return f"; {more} more that did not are not named in the status" if more > 0 else ""

@@ -1,7 +1,7 @@
-"""Link Ports: is there an inbound HTTP listener on each of `applyPorts`?
+"""Step Ports: each of `applyPorts` has an inbound HTTP listener.
 
-An inbound listener's port is the Pod's, so a Service's targetPort. Source: `istio.md` 4; Istio's rules for the protocol of a
-Service port (name before the dash, appProtocol; none: it looks at the bytes).
+An inbound listener has the Pod's port, which is a Service's targetPort. Source: Istio's rules for the protocol of a Service
+port (appProtocol, or the name before the dash; without either, Envoy detects it from the bytes).
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ _INCLUDED: Final = "traffic.sidecar.istio.io/includeInboundPorts"
 
 
 def served(facts: Facts) -> Iterator[Finding]:
-    """Each port: a Service that leads to it, with HTTP on it."""
+    """For each port a Service has it as a target, and its protocol is HTTP."""
     autowasm = facts.autowasm
     if autowasm is None or autowasm.spec.filter.context is not PatchContext.SIDECAR_INBOUND:
         return
@@ -81,7 +81,7 @@ def _no_service(
     path: str,
     behind: list[tuple[Service, ServicePort, Pod]],
 ) -> Finding:
-    """Why not, as far as it can be seen."""
+    """The error for a port that no Service targets, with the likely cause."""
     for service, one, pod in behind:
         target = _target(one, pod)
         if one.port == port and target is not None:
@@ -111,7 +111,7 @@ def _no_service(
 
 
 def exposed(facts: Facts) -> Iterator[Finding]:
-    """A port that no container names: often another one was meant."""
+    """A port that no container declares: often a mistake for another port."""
     autowasm = facts.autowasm
     if autowasm is None or autowasm.spec.filter.context is not PatchContext.SIDECAR_INBOUND:
         return
@@ -128,7 +128,7 @@ def exposed(facts: Facts) -> Iterator[Finding]:
 
 
 def captured(facts: Facts) -> Iterator[Finding]:
-    """Traffic that goes past the sidecar."""
+    """Ports whose traffic bypasses the sidecar."""
     ports = facts.autowasm.spec.filter.apply_ports if facts.autowasm is not None else None
     for pod in facts.injected:
         out = _numbers(pod.annotations.get(_EXCLUDED, ""))
@@ -144,7 +144,7 @@ def captured(facts: Facts) -> Iterator[Finding]:
 
 
 def every_port(facts: Facts) -> Iterator[Finding]:
-    """Without applyPorts."""
+    """A note if `applyPorts` is absent."""
     autowasm = facts.autowasm
     if autowasm is not None and autowasm.spec.filter.apply_ports is None and facts.pods:
         what = "not given: the filter is on every HTTP port of the Pods"
@@ -152,7 +152,7 @@ def every_port(facts: Facts) -> Iterator[Finding]:
 
 
 def tunnel(facts: Facts) -> Iterator[Finding]:
-    """Pods of a mesh with the ambient profile have a second way in."""
+    """Pods in a mesh with the ambient profile have a second inbound listener."""
     autowasm = facts.autowasm
     if autowasm is None or autowasm.spec.filter.context is not PatchContext.SIDECAR_INBOUND:
         return
@@ -171,7 +171,7 @@ def tunnel(facts: Facts) -> Iterator[Finding]:
 
 
 def _target(port: ServicePort, pod: Pod) -> int | None:
-    """The Pod's port; None if the Pod names none so."""
+    """The Pod's port; None if no container port has that name."""
     wanted = port.target_port
     if wanted is None or wanted == 0:
         return port.port
@@ -182,7 +182,7 @@ def _target(port: ServicePort, pod: Pod) -> int | None:
 
 
 def _protocol(port: ServicePort) -> str:
-    """As Istio reads it: appProtocol, then the name before the dash; empty if neither says one."""
+    """Istio's rule: appProtocol, else the name before the dash; empty if neither is a protocol."""
     for text in (port.app_protocol.lower(), port.name.lower()):
         for word in (text, text.partition("-")[0]):
             if word in _HTTP or word in _OTHER:

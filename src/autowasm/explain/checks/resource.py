@@ -1,4 +1,4 @@
-"""Link AutoWasm: is the object valid, and has wasmer looked at it?"""
+"""Step AutoWasm: the object is valid, and wasmer has reconciled it."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -22,7 +22,7 @@ _LAST_REMEDY: Final = "mend what the sentence names; wasmer tries again by itsel
 
 
 def valid(facts: Facts) -> Iterator[Finding]:
-    """The spec, as wasmer reads it."""
+    """The spec passes wasmer's own parser."""
     error = facts.spec_error
     if error is not None:
         yield _say(
@@ -38,7 +38,7 @@ def valid(facts: Facts) -> Iterator[Finding]:
 
 
 def deleted(facts: Facts) -> Iterator[Finding]:
-    """Nothing is written for an object that is being deleted."""
+    """The object is not being deleted: wasmer writes nothing for one that is."""
     time = (facts.document.get("metadata") or {}).get("deletionTimestamp")
     if time:
         what = f"is being deleted since {time}: wasmer writes nothing for it any more"
@@ -54,7 +54,7 @@ def deleted(facts: Facts) -> Iterator[Finding]:
 
 
 def watched(facts: Facts) -> Iterator[Finding]:
-    """Wasmer follows all namespaces, or those that it was told."""
+    """The AutoWasm is in a namespace that wasmer watches."""
     names = facts.server.cluster.watch_namespaces
     if names and facts.key.namespace not in names:
         what = f"wasmer follows the namespaces {', '.join(names)} only, not {facts.key.namespace}"
@@ -63,7 +63,7 @@ def watched(facts: Facts) -> Iterator[Finding]:
 
 
 def mesh_wide(facts: Facts) -> Iterator[Finding]:
-    """An empty selector in the root namespace needs the operator's consent; any other there is worth a word."""
+    """An empty selector in the root namespace needs the operator's consent; any other selector there gets a note."""
     if facts.autowasm is None or facts.key.namespace != facts.server.cluster.root_namespace:
         return
     path = "spec.selector.matchLabels"
@@ -79,7 +79,7 @@ def mesh_wide(facts: Facts) -> Iterator[Finding]:
 
 
 def handled(facts: Facts) -> Iterator[Finding]:
-    """Does the status speak about this generation?"""
+    """The status is of the current generation."""
     if facts.planned or facts.autowasm is None:
         return
     seen, now = facts.status.observed_generation, facts.autowasm.metadata.generation
@@ -96,7 +96,7 @@ def handled(facts: Facts) -> Iterator[Finding]:
 
 
 def phase(facts: Facts) -> Iterator[Finding]:
-    """What wasmer says itself."""
+    """The phase that wasmer wrote into the status."""
     status = facts.status
     if facts.planned or not facts.document.get("status"):
         return
@@ -115,7 +115,7 @@ def phase(facts: Facts) -> Iterator[Finding]:
 
 
 def other_conditions(facts: Facts) -> Iterator[Finding]:
-    """Conditions beside the usual three are there only when something is wrong."""
+    """Conditions of other types than the usual ones are set only for a problem."""
     usual = {kind.value for kind in ConditionType}
     for condition in facts.status.conditions:
         if condition.type not in usual and condition.status == "True":

@@ -1,4 +1,4 @@
-"""Link Module, the other half: are there replicas of wasmer that can serve it, and does a sidecar find them?"""
+"""Step Module: replicas of wasmer can serve it, and sidecars reach them through the Service."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -12,7 +12,7 @@ _HTTP: Final = ("http", "http2", "grpc", "grpc-web")
 
 
 def replicas(facts: Facts) -> Iterator[Finding]:
-    """Ready means: each published module was here, or was tried once. More cannot be known from here."""
+    """A ready replica had, or tried once to fetch, each published module. This machine cannot check more."""
     if not facts.seen("wasmer pods", "wasmer service") or facts.wasmer_service is None:
         return
     name = f"Service {facts.wasmer_service.where}"
@@ -43,7 +43,7 @@ def replicas(facts: Facts) -> Iterator[Finding]:
 
 
 def service(facts: Facts) -> Iterator[Finding]:
-    """The Service that Envoy's cluster is made from."""
+    """The Service from which istiod makes Envoy's cluster."""
     if not facts.seen("wasmer service"):
         return
     envoy = facts.server.envoy
@@ -68,7 +68,7 @@ def service(facts: Facts) -> Iterator[Finding]:
 
 
 def elsewhere(facts: Facts) -> Iterator[Finding]:
-    """Endpoints beside wasmer's own Pods: a merged mesh, a hand-made slice, a ServiceEntry."""
+    """Endpoints other than wasmer's Pods: a merged mesh, a manual EndpointSlice, a ServiceEntry."""
     if not facts.seen("wasmer service", "wasmer endpoints", "wasmer pods"):
         return
     own = frozenset(address for pod in facts.wasmer_pods for address in pod.addresses)
@@ -97,7 +97,7 @@ def entries(facts: Facts) -> Iterator[Finding]:
 
 
 def multi_cluster(facts: Facts) -> Iterator[Finding]:
-    """Same Service, several clusters: istiod merges them, and the other's wasmer knows other modules."""
+    """Signs of several clusters: istiod merges their Services, and each cluster's wasmer serves other modules."""
     networks = sorted(
         name
         for name, namespace in facts.namespaces.items()

@@ -1,4 +1,4 @@
-"""Links Source and Module: can the module be had with this login, does it still name the same, may Envoy run it?"""
+"""Steps Source and Module: the login works, the tag still names the published module, and Envoy can run it."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -33,7 +33,7 @@ _CONTENT: Final = frozenset({"ContentRejected"})
 
 
 def secret(facts: Facts) -> Iterator[Finding]:
-    """`spec.secret`: is it there, of the right type, for this host?"""
+    """`spec.secret` exists, has the right type, and has a login for the image's host."""
     if facts.autowasm is None or facts.autowasm.spec.secret is None:
         return
     name = f"Secret {facts.key.namespace}/{facts.autowasm.spec.secret}"
@@ -50,14 +50,14 @@ def secret(facts: Facts) -> Iterator[Finding]:
         what = f"has a login for {facts.autowasm.image.host}"
         yield _say(Level.OK, "Secret", name, what, field="spec.secret")
         return
-    # Without a login for the host wasmer asks anonymously, which is right for a public image.
+    # Without a login for the host wasmer pulls anonymously, which is right for a public image.
     level = Level.WARNING if found.reason == "SecretNoLogin" else Level.ERROR
     remedy = _SECRET_REMEDIES.get(found.reason, "mend the Secret")
     yield _say(level, found.reason, name, found.problem, remedy, field="spec.secret")
 
 
 def reachable(facts: Facts) -> Iterator[Finding]:
-    """What the source names now, asked from this machine."""
+    """This machine can resolve the source."""
     found = facts.source
     if found is None or facts.autowasm is None:
         return
@@ -69,7 +69,7 @@ def reachable(facts: Facts) -> Iterator[Finding]:
         return
     if found.kind in _CONTENT:
         return
-    # wasmer may reach what this machine does not; when it fails too, its own status is the error.
+    # wasmer may reach a host that this machine does not; if it fails too, its status is the error.
     unreachable = found.kind == "SourceUnavailable" and not facts.planned
     level = Level.WARNING if unreachable else Level.ERROR
     what = f"from here{login}: {found.problem}"
@@ -79,7 +79,7 @@ def reachable(facts: Facts) -> Iterator[Finding]:
 
 
 def moved(facts: Facts) -> Iterator[Finding]:
-    """The tag names something else than what is published."""
+    """The tag names another image than the published one."""
     found, record, autowasm = facts.source, facts.record, facts.autowasm
     if found is None or record is None or autowasm is None or not found.pinned:
         return
@@ -91,7 +91,7 @@ def moved(facts: Facts) -> Iterator[Finding]:
 
 
 def pinned_module(facts: Facts) -> Iterator[Finding]:
-    """`spec.filter.sha256` against what the source gives."""
+    """`spec.filter.sha256` is the digest of the source's module."""
     record = facts.source.record if facts.source is not None else None
     record = record or facts.record
     wanted = facts.autowasm.spec.filter.sha256 if facts.autowasm is not None else None
@@ -109,7 +109,7 @@ def pinned_module(facts: Facts) -> Iterator[Finding]:
 
 
 def module(facts: Facts) -> Iterator[Finding]:
-    """Was it fetched, and may Envoy run it?"""
+    """The module was fetched, and Envoy can run it."""
     found = facts.source
     if found is not None and found.kind in _CONTENT:
         what, remedy = f"refused: {found.problem}", _REMEDIES["ContentRejected"]
