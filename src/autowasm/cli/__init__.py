@@ -1,1 +1,1 @@
-"""The two commands: wasmer and wasmc."""
+"""The two commands, `wasmer` and `wasmc`."""

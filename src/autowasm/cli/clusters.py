@@ -1,11 +1,8 @@
-"""What `wasmc explain` and `wasmc plan` share: which API server, as kubectl finds it, and where wasmer is in it.
+"""The cluster of `wasmc explain` and `wasmc plan`: the API server, by kubectl's rules, and the settings of wasmer in it.
 
-Not the commands. Invariant: the API server is only read.
-
-What wasmer's Pods were told: their arguments and environment, read by wasmer's own parser.
-
-Not wasmer's flags (`flags.py`). Invariant: what cannot be read (an older wasmer's flag, a reference to another variable) means
-"not known", never an error.
+wasmer's own parser reads the arguments and environment of wasmer's Pods.
+Invariants: nothing is written to the API server; settings that cannot be read (an older wasmer's flag, a reference to another
+variable) are unknown, never an error.
 """
 
 import argparse
@@ -30,14 +27,14 @@ from autowasm.registry.dockerconfig import home_of
 from autowasm.settings import EnvoyFetch
 
 _DEADLINE: Final = 15.0
-"""Seconds of one call: a person waits."""
+"""Seconds of one call of an interactive command."""
 _IN_CLUSTER: Final = "KUBERNETES_SERVICE_HOST"
 
 
 def kubeconfig(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Path | None:
-    """--kubeconfig, $KUBECONFIG (several with colons between them), ~/.kube/config; None: the Pod's own account.
+    """--kubeconfig, $KUBECONFIG (several, separated by colons), ~/.kube/config; None: the Pod's ServiceAccount.
 
-    Raises UsageError, naming the places, if there is none of them.
+    Raises UsageError, with the searched places, if there is none of them.
     """
     if arguments.kubeconfig is not None:
         given: Path = arguments.kubeconfig
@@ -66,7 +63,7 @@ def kubeconfig(arguments: argparse.Namespace, environment: Mapping[str, str]) ->
 
 
 def namespace(arguments: argparse.Namespace, environment: Mapping[str, str]) -> str:
-    """-n, else the context's, else `default`."""
+    """The namespace of -n, else of the context, else `default`."""
     if arguments.namespace:
         return str(arguments.namespace)
     path = kubeconfig(arguments, environment)
@@ -75,11 +72,11 @@ def namespace(arguments: argparse.Namespace, environment: Mapping[str, str]) -> 
             return pod_namespace() or "default"
         return _of_context(path, arguments.context) or "default"
     except (OSError, yaml.YAMLError, AttributeError, TypeError):
-        return "default"  # what is wrong with the file is said where it is used
+        return "default"  # the client reports what is wrong with the file
 
 
 def _of_context(path: Path, wanted: str | None) -> str:
-    """The first file that says something counts, as in kubectl."""
+    """The context's namespace. As in kubectl, the first file with a value wins."""
     contexts: dict[str, Any] = {}
     current = wanted
     for part in str(path).split(os.pathsep):
@@ -95,7 +92,7 @@ def _of_context(path: Path, wanted: str | None) -> str:
 
 @asynccontextmanager
 async def connected(arguments: argparse.Namespace, *, pools: Pools) -> AsyncIterator[KubeClient]:
-    """A client. Raises UsageError without a configuration."""
+    """A client of the API server. Raises UsageError without a configuration."""
     async with KubeClient(
         kubeconfig=kubeconfig(arguments, os.environ),
         context=arguments.context,
@@ -107,7 +104,7 @@ async def connected(arguments: argparse.Namespace, *, pools: Pools) -> AsyncIter
 
 
 def envoy(arguments: argparse.Namespace) -> EnvoyFetch:
-    """Where wasmer is, until its own Pods have told more."""
+    """The Service of wasmer, from the flags; the arguments of its Pods replace it."""
     return EnvoyFetch(
         service_name=arguments.service_name,
         service_namespace=arguments.service_namespace,
@@ -120,7 +117,7 @@ _MODE = "controller"
 
 
 class _Unreadable(Exception):
-    """The arguments are not those of this version."""
+    """The arguments are of another version of wasmer."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -132,7 +129,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def server_of(pod: Pod) -> ServerFact | None:
-    """From the container that runs `wasmer controller`; None if there is none, or it is not understood."""
+    """Settings from the container that runs `wasmer controller`; None if there is none, or they cannot be read."""
     for container in pod.spec.containers:
         words = [*(container.command or ()), *(container.args or ())]
         if _MODE not in words:

@@ -1,6 +1,6 @@
-"""The flags of `wasmc` that say what the Envoys offer to a module, as every command that checks one has them.
+"""The flags about Envoy's host functions that every `wasmc` command with a module check has.
 
-`wasmer` reads the same flags from its own table (`flags.py`). Invariant: both split and read a value by the same rules.
+`wasmer` reads the same flags from its own table (`flags.py`). Invariant: both split and parse a value by the same rules.
 """
 
 import argparse
@@ -14,14 +14,14 @@ ENVOY_VERSION_HELP = "the oldest Envoy that runs the modules: they may import wh
 
 
 class EnvoyOffer(TypedDict):
-    """What `inspect_module` takes."""
+    """Keyword arguments of `inspect_module`."""
 
     allow_imports: frozenset[str]
     envoy: EnvoyVersion
 
 
 def add_module_flags(parser: argparse.ArgumentParser) -> None:
-    """Declare them."""
+    """Add the flags to the parser."""
     parser.add_argument(
         "--allow-import",
         action=_AppendItems,
@@ -39,14 +39,14 @@ def add_module_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def offered(arguments: argparse.Namespace) -> EnvoyOffer:
-    """What the flags say."""
+    """The values of the flags."""
     return EnvoyOffer(
         allow_imports=frozenset(arguments.allow_import), envoy=arguments.envoy_version
     )
 
 
 class _AppendItems(argparse.Action):
-    """Adds each part of a value with commas."""
+    """Appends each part of a comma-separated value."""
 
     def __call__(
         self,

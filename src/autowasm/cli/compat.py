@@ -1,7 +1,7 @@
-"""`wasmc inspect --compat`: asks the rules of other readers about an image or a file.
+"""`wasmc inspect --compat`: whether other consumers could read an image or a file.
 
-Not the rules for images (`registry/consumers.py`). Invariant: of an image no more is downloaded than the last layers that
-those readers would open themselves.
+Invariant: only the last layers that those consumers would open are downloaded.
+Not the rules for images (see `registry/consumers.py`).
 """
 
 from collections.abc import Mapping
@@ -27,17 +27,17 @@ _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _OPENED: Final = frozenset({media.OCI_LAYER_TAR_GZIP, media.DOCKER_LAYER_TAR_GZIP})
 _LEAST: Final = 8
-"""Bytes of a module, as Istio counts them."""
+"""Minimum size of a module in bytes, as in Istio."""
 
 
 def consumer_of(flag: str) -> str:
-    """The consumer that `--require` calls `flag`, one of the choices of that flag."""
+    """The consumer for a choice of `--require`."""
     return next(name for name in OTHERS if name.lower().replace(" ", "-") == flag)
 
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Asks about one image; what has to be opened goes to `workdir`."""
+    """The consumers' verdicts on one image. Layers are downloaded to `workdir`."""
 
     connection: RegistryConnection
     limits: Limits
@@ -45,7 +45,7 @@ class Images:
     workdir: Path
 
     async def answers(self, resolved: ResolvedImage) -> Mapping[str, ConsumerVerdict]:
-        """By the consumer's name, all but wasmer."""
+        """The verdicts by the consumer's name, without wasmer."""
         if resolved.index is None:
             return answers(resolved.manifest, await self._last_layer(resolved.manifest))
         found: dict[str, ConsumerVerdict] = {}
@@ -90,7 +90,7 @@ class Images:
                 credential=self.connection.credential,
             )
         except ContentRejected:
-            return LastLayer(is_gzip=True, plugin=None)  # too large for anyone
+            return LastLayer(is_gzip=True, plugin=None)  # too large for every consumer
         return await self.pools.parsing.run(_open_last, path, limits=self.limits)
 
 
@@ -110,7 +110,7 @@ def _open_last(path: Path, *, limits: Limits) -> LastLayer:
 
 
 def of_file(path: Path, *, member: str, limits: Limits) -> dict[str, ConsumerVerdict]:
-    """Who could fetch a file from a URL; we found the module in it, in an archive as `member`. Blocks.
+    """Which consumers could load the file from a URL. `member`: the module's name in the archive. Blocks.
 
     Istio and Envoy Gateway unpack gzip and tar in turn, and take the first entry of a tar (`pkg/wasm/httpfetcher.go`).
     """

@@ -1,6 +1,7 @@
-"""`wasmc explain`: what is right and wrong about a live AutoWasm, from its source to its Pods, and what to do.
+"""`wasmc explain`: reports errors of a live AutoWasm from its source to its Pods, with remedies.
 
-Not the checks (`autowasm.explain`). Invariant: nothing is written, neither to the cluster nor to a registry.
+Invariant: nothing is written, neither to the cluster nor to a registry.
+Not the checks (see `explain/checks/`).
 """
 
 import argparse
@@ -31,11 +32,11 @@ from autowasm.net.pools import Pools
 from autowasm.registry.credentials import Credential
 
 _ASKING = 20.0
-"""Seconds for the source: explain says what it sees now, and a registry that is silent is an answer, too."""
+"""Seconds to resolve the source. A registry that does not answer in time is a finding, too."""
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the report; the exit status. Raises AutoWasmError, OSError, KeyboardInterrupt as `transfers.run`."""
+    """Print the report, return the exit status. Raises AutoWasmError, OSError, KeyboardInterrupt as `pushpull.run`."""
     registries.begin(arguments)
     registries.check_ca_file(arguments)
     login = registries.given_login(arguments)
@@ -54,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def exit_status(level: Level, arguments: argparse.Namespace) -> int:
-    """1 for an error; with --strict for a warning, too."""
+    """1 for an error, with --strict also for a warning; else 0."""
     return 1 if level >= (Level.WARNING if arguments.strict else Level.ERROR) else 0
 
 
@@ -97,7 +98,7 @@ async def _ask(
     arguments: argparse.Namespace,
     pools: Pools,
 ) -> SourceFact:
-    """The source, from here, for as long as a person waits."""
+    """Resolve the source from this machine, for at most `_ASKING` seconds unless --fetch is given."""
     try:
         async with asyncio.timeout(None if arguments.fetch else _ASKING):
             return await sources.ask(

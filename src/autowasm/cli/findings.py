@@ -1,7 +1,7 @@
 """Findings and plans as text for a terminal and as JSON.
 
-Not a judge. Invariants: text is no wider than the terminal; what an object in the cluster calls something is escaped before
-it is printed; the JSON's keys stay as they are.
+Invariants: text is no wider than the terminal; names from the cluster are escaped before they are printed; the JSON's keys are
+stable.
 """
 
 import textwrap
@@ -37,7 +37,7 @@ _ACTIONS: Final = {
 
 
 def table(name: str, findings: Sequence[Finding], *, width: int, colour: bool) -> str:
-    """A headline, then a row for each finding: level, link, then what, where, and what to do."""
+    """A headline, then for each finding level, step, place, problem and remedy."""
     width = max(MIN_WIDTH, min(width, MAX_WIDTH))
     lines = [f"{name}: {headline(findings)}", ""]
     for finding in findings:
@@ -46,7 +46,7 @@ def table(name: str, findings: Sequence[Finding], *, width: int, colour: bool) -
 
 
 def headline(findings: Sequence[Finding]) -> str:
-    """`2 errors, 1 warning`, or that all is right."""
+    """`2 errors, 1 warning`, or a text that there are none."""
     counts = Counter(finding.level for finding in findings)
     said = [
         f"{counts[level]} {level.name.lower()}{'s' if counts[level] > 1 else ''}"
@@ -80,7 +80,7 @@ def _wrapped(text: str, width: int, indent: str) -> list[str]:
 
 
 def as_json(facts: Facts, findings: Sequence[Finding]) -> dict[str, Any]:
-    """Of one AutoWasm; keys in a fixed order."""
+    """The findings of one AutoWasm; keys in a fixed order."""
     return {
         "namespace": facts.key.namespace,
         "name": facts.key.name,
@@ -108,7 +108,7 @@ def as_json(facts: Facts, findings: Sequence[Finding]) -> dict[str, Any]:
 def plan_text(
     facts: Facts, plan: Plan, findings: Sequence[Finding], *, width: int, colour: bool
 ) -> str:
-    """What would happen to the EnvoyFilter, the diff, the Pods, the findings."""
+    """The action on the EnvoyFilter, the diff, the Pods, the findings."""
     lines = [f"{facts.envoyfilter_name} {_ACTIONS[plan.action]}"]
     if plan.diff:
         lines += ["", *(_diff_line(line, colour=colour) for line in plan.diff.splitlines())]
@@ -132,13 +132,13 @@ def _pods(facts: Facts) -> str:
 
 
 def _diff_line(line: str, *, colour: bool) -> str:
-    # YAML of the API server's or our own making: unprintable characters are escaped there already.
+    # Our YAML writer has already escaped unprintable characters.
     code = _DIFF_COLOURS.get(line[:1]) if colour else None
     return f"\x1b[{code}m{line}\x1b[0m" if code else line
 
 
 def plan_json(facts: Facts, plan: Plan, findings: Sequence[Finding]) -> Mapping[str, Any]:
-    """As `as_json`, with the plan."""
+    """`as_json` with the plan."""
     names = [
         {
             "namespace": pod.metadata.namespace,

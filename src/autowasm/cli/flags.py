@@ -1,15 +1,7 @@
-"""The namespace of the Pod that we run in, as the kubelet tells it.
+"""The flags of `wasmer controller` and `wasmer standalone` as tables, and the Settings that they make.
 
-Not the API server's (`--kubeconfig` may lead to another cluster). Invariant: outside of a Pod there is none.
-
-The flags that only `wasmer controller` has: which API server, and how replicas share the work.
-
-Not those that it shares with standalone mode (`flags.py`).
-
-The flags of `wasmer` as a table, and the Settings that they make.
-
-Not where a default lives (`settings.py`) nor how a flag is read (`options.py`). Invariant: every field of Settings that a
-user may set is in the table, and a mode takes the flags of its own groups only.
+`settings.py` has the defaults, `options.py` reads the values.
+Invariants: every field of Settings that a user may set is in a table; a mode accepts only the flags of its own groups.
 """
 
 import argparse
@@ -54,11 +46,14 @@ from autowasm.settings import (
 from autowasm.units import format_size, parse_size
 
 FILE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-"""Mounted with the ServiceAccount's token."""
+"""The kubelet mounts it with the ServiceAccount's token."""
 
 
 def pod_namespace() -> str:
-    """Empty outside of a Pod, or where the ServiceAccount is not mounted."""
+    """The namespace of the Pod that wasmer runs in. Empty outside of a Pod, or if the ServiceAccount is not mounted.
+
+    It is of wasmer's own cluster: `--kubeconfig` may name another one.
+    """
     try:
         return FILE.read_text().strip()
     except (OSError, UnicodeDecodeError):
@@ -137,7 +132,7 @@ GROUPS: Groups = {
 
 
 def cluster(value: Values) -> Cluster:
-    """What they say. Raises UsageError."""
+    """The settings of the controller's flags. Raises UsageError."""
     return Cluster(
         kubeconfig=value("kubeconfig"),
         watch_namespaces=value("watch_namespace"),
@@ -154,9 +149,9 @@ def cluster(value: Values) -> Cluster:
     )
 
 
-def resend(value: Values) -> ResendSettings:
-    """What they say."""
-    after: float = value("resend_after")
+def resender(value: Values) -> ResendSettings:
+    """The settings of `--heal-after`. Raises UsageError."""
+    after: float = value("heal_after")
     return ResendSettings(
         settle=after, given_up=after / 2, interval=min(ResendSettings().interval, after / 4)
     )
@@ -345,9 +340,9 @@ def settings_from(
     environment: Mapping[str, str] = os.environ,
     pod_namespace: Callable[[], str] = pod_namespace,
 ) -> Settings:
-    """The settings that flags and environment make. Raises UsageError.
+    """The settings from flags and environment. Raises UsageError.
 
-    `pod_namespace`: where wasmer runs, and so its Service, unless a flag says otherwise; empty: not in a Pod.
+    `pod_namespace` returns the namespace of wasmer and so, without a flag, of its Service; empty outside of a Pod.
     """
     options = [option for group in MODES[arguments.mode].values() for option in group]
     value = Values(options, arguments, environment)

@@ -1,13 +1,9 @@
-"""The report of `wasmc inspect`, as text for a terminal and as JSON.
+"""`wasmc inspect`: describes an image or a file, whether wasmer accepts it, and which other consumers can pull it.
 
-Not a judge. Invariants: text is no wider than the terminal, but for a digest or a list of functions that is wider itself; what a registry or a
-module calls something is escaped before it is printed; the JSON's keys stay as they are.
-
-`wasmc inspect`: what an image or a file is, whether wasmer would accept it, who else could pull it.
-
-Not the text of the answer (`inspect.py`) and not the others' rules (`compat.py`, `registry/consumers.py`). Invariants: the
-verdict is made by the server's own code on the server's own limits; a refusal is a result and is printed as one; nothing is
-written outside of a temporary folder.
+Invariants: the verdict comes from wasmer's own code with wasmer's limits; a refusal is a result and is printed as one; nothing
+is written outside of a temporary folder; text is no wider than the terminal, except for a digest or a list of functions;
+names from a registry or a module are escaped before they are printed; the JSON's keys are stable.
+Not the rules of the other consumers (see `compat.py`, `registry/consumers.py`).
 """
 
 import argparse
@@ -51,7 +47,7 @@ _SHOWN_LAYERS: Final = 12
 
 @dataclass(frozen=True, slots=True)
 class ModuleVerdict:
-    """What the server would say. `abi` is the one that Envoy will take; `unchecked` says what could not be checked."""
+    """The verdict of wasmer. `abi`: the ABI that Envoy will use; `unchecked`: checks that were not possible, or empty."""
 
     accepted: bool
     reason: str = ""
@@ -61,18 +57,18 @@ class ModuleVerdict:
 
     @classmethod
     def refused(cls, error: ContentRejected) -> "ModuleVerdict":
-        """From the refusal."""
+        """The verdict for a refusal."""
         return cls(accepted=False, reason=error.reason, message=str(error))
 
     @property
     def answer(self) -> ConsumerVerdict:
-        """As one of the answers of `--compat`."""
+        """The verdict as a row of `--compat`."""
         return ConsumerVerdict(reads=self.accepted, why=self.reason)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageReport:
-    """`layer` and `variant` are None where no module was found."""
+    """`layer` and `variant` are None if no module was found."""
 
     resolved: ResolvedImage
     layer: Descriptor | None = None
@@ -81,7 +77,7 @@ class ImageReport:
 
 @dataclass(frozen=True, slots=True)
 class ModuleReport:
-    """`size` in bytes; `member` is its name in the archive, empty without one."""
+    """`size` in bytes; `member`: the module's name in the archive, empty without an archive."""
 
     sha256: str
     size: int
@@ -91,7 +87,7 @@ class ModuleReport:
 
 @dataclass(frozen=True, slots=True)
 class InspectReport:
-    """All that is known of `source`, the reference or file."""
+    """The report on `source`, a reference or a file."""
 
     source: str
     verdict: ModuleVerdict
@@ -176,22 +172,22 @@ def _names(names: Sequence[str]) -> str:
 
 
 class _Page:
-    """Lines with a label in front, wrapped behind it."""
+    """Wrapped lines, each item with a label before it."""
 
     def __init__(self, width: int) -> None:
         self.lines: list[str] = []
         self._width = width
 
     def add(self, label: str, text: str) -> None:
-        """One item."""
+        """Add one item."""
         self._wrap(f"{label:<{_LABEL}}", text, indent=_LABEL)
 
     def add_unbroken(self, label: str, text: str) -> None:
-        """One item in which no word is broken: it may hold a flag that is to be copied."""
+        """Add one item without breaking words, so that users can copy a flag in it."""
         self._wrap(f"{label:<{_LABEL}}", text, indent=_LABEL, break_words=False)
 
     def add_answer(self, consumer: str, answer: ConsumerVerdict) -> None:
-        """One row of the compat table."""
+        """Add one row of the compat table."""
         head = f"  {consumer:<14}{'yes' if answer.reads else 'no':<4}"
         self._wrap(head, CONSUMERS[consumer] if answer.reads else answer.why, indent=len(head))
 
@@ -207,7 +203,7 @@ class _Page:
 
 
 def as_json(report: InspectReport) -> str:
-    """Everything; keys in a fixed order."""
+    """The whole report; keys in a fixed order."""
     verdict = report.verdict
     document: dict[str, Any] = {
         "source": report.source,
@@ -274,7 +270,7 @@ _FILE_SUFFIXES = (".wasm", ".tar", ".gz", ".tgz", ".zst")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the report; the exit status. Raises AutoWasmError, OSError, and KeyboardInterrupt as `transfers.run`."""
+    """Print the report, return the exit status. Raises AutoWasmError, OSError, KeyboardInterrupt as `pushpull.run`."""
     registries.begin(arguments)
     registries.check_ca_file(arguments)
     required = [compat.consumer_of(name) for name in arguments.require]
@@ -299,7 +295,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _as_file(text: str) -> Path | None:
-    """The file that is meant, None if it is an image. Raises UsageError."""
+    """The file that `text` names, None if it is an image. Raises UsageError."""
     if not text:
         return None
     path = Path(text)
@@ -307,7 +303,7 @@ def _as_file(text: str) -> Path | None:
         return path
     try:
         exists = path.exists()
-    except (OSError, ValueError):  # too long a name, a zero byte
+    except (OSError, ValueError):  # name too long, or a zero byte
         exists = False
     if text.startswith(_FILE_PREFIXES) or (exists and not path.is_dir()):
         registries.check_readable("inspect", path)
@@ -373,7 +369,7 @@ async def _inspect_image(
 
 @dataclass(frozen=True, slots=True)
 class _Judge:
-    """What the server would say."""
+    """Checks modules as wasmer does."""
 
     pools: Pools
     limits: Limits
@@ -382,7 +378,7 @@ class _Judge:
     async def pulled(
         self, connection: RegistryConnection, resolved: ResolvedImage, target: Path, *, quiet: bool
     ) -> tuple[ImageReport, ModuleReport | None, ModuleVerdict]:
-        """Pull the module as the server would, to `target`, and judge it."""
+        """Pull the module to `target` and check it, as wasmer would."""
         try:
             with Progress("Pulling", total=None, stream=sys.stderr, quiet=quiet) as progress:
                 found = await pull_module(
@@ -404,7 +400,7 @@ class _Judge:
         return ImageReport(resolved, layer, variant), module, verdict
 
     async def judge(self, target: Path, member: str) -> tuple[ModuleReport, ModuleVerdict]:
-        """The module in the file `target`."""
+        """Describe and check the module in the file `target`."""
         sha256, size = await self.pools.disk.run(measure, target)
         described: Description = await self.pools.parsing.run(
             describe_module, target, limits=self.limits
@@ -422,7 +418,7 @@ class _Judge:
 def _same(
     verdict: ModuleVerdict, arguments: argparse.Namespace
 ) -> dict[str, ConsumerVerdict] | None:
-    """What no reader can open has one answer for all."""
+    """The verdicts on a file in which wasmer finds no module: no consumer finds one."""
     if not arguments.compat:
         return None
     no = ConsumerVerdict(reads=False, why="finds no module in it")

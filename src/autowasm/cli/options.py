@@ -1,7 +1,7 @@
-"""Option: one setting that a flag or an environment variable gives; how a table of them is declared and read.
+"""Option: one setting that a flag or an environment variable sets; how options are declared and read.
 
-Not the table (`flags.py`). Invariant: a flag wins over the environment, the environment over the default; both are read by
-the same function, so a wrong value earns the same sentence wherever it stands.
+Invariants: a flag overrides the environment, and the environment the default; the same function reads both, so a wrong value
+gives the same message. Not the table of options (see `flags.py`).
 """
 
 import argparse
@@ -24,7 +24,7 @@ ENVIRONMENT_PREFIX = "WASMER_"
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One row. `default_shown` is for the help, where the plain default reads badly."""
+    """One row of the table. `default_shown` replaces the default in the help if its plain form is unclear."""
 
     flag: str
     metavar: str
@@ -33,22 +33,22 @@ class Option:
     default: Any = None
     default_shown: str = ""
     repeatable: bool = False
-    """May be given several times, and takes commas: the value is a tuple."""
+    """May be given several times and comma-separated; the value is a tuple."""
     switch: bool = False
-    """A flag without a value, and `--no-…` for its opposite if it is on; in the environment true or false."""
+    """A flag without a value, and `--no-…` if the default is true; in the environment true or false."""
 
     @property
     def name(self) -> str:
-        """As argparse and `Values` know it."""
+        """The name in argparse and `Values`."""
         return self.flag.removeprefix("--").replace("-", "_")
 
     @property
     def variable(self) -> str:
-        """The environment variable."""
+        """The name of the environment variable."""
         return ENVIRONMENT_PREFIX + self.name.upper()
 
     def declare(self, group: "argparse._ArgumentGroup") -> None:
-        """Add it to a parser's group. Values stay text until they are read."""
+        """Add the flag to a parser's group. `Values` parses the text later."""
         text = self.help
         if self.default not in {None, (), False, True}:
             text += f" (default: {self.default_shown or self.default})"
@@ -68,7 +68,7 @@ class Option:
 
 
 Groups = Mapping[str, tuple[Option, ...]]
-"""Options by the heading that the help shows."""
+"""Options by their heading in the help."""
 
 
 def duration(flag: str, text: str, default: float) -> Option:
@@ -82,7 +82,7 @@ def several(flag: str, metavar: str, text: str, read: Callable[[str], Any] = str
 
 
 class Values:
-    """What flags and environment say, by the Option's name."""
+    """Values from flags and environment, by the Option's name."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Values:
         self._environment = environment
 
     def __call__(self, name: str) -> Any:
-        """The value. Raises UsageError naming the flag or the variable."""
+        """The value. Raises UsageError with the flag's or the variable's name."""
         option = self._options[name]
         given, where = getattr(self._arguments, name), option.flag
         if given is None:
@@ -125,7 +125,7 @@ def _read(option: Option, given: str | list[str]) -> Any:
 
 
 def boolean(text: str) -> bool:
-    """`true` or `false`. Raises ValueError, as all of these."""
+    """`true` or `false`. Raises ValueError, as all readers below."""
     if text.lower() not in {"true", "false", "1", "0"}:
         raise ValueError(f"must be true or false, not {text!r}")
     return text.lower() in {"true", "1"}
@@ -143,12 +143,12 @@ def choice(*names: str) -> Callable[[str], str]:
 
 
 def cidr(text: str) -> str:
-    """A network; a bare address is one of full length."""
+    """A network; a bare address has the full prefix length."""
     return str(ipaddress.ip_network(text, strict=False))
 
 
 def private_host(text: str) -> str:
-    """`HOST[:PORT]` or `*.DOMAIN[:PORT]`; an IPv6 address gets the brackets that it lacks."""
+    """`HOST[:PORT]` or `*.DOMAIN[:PORT]`; missing brackets of an IPv6 address are added."""
     host, port_ = split_port(text)
     if host.count(":") > 1 and not host.startswith("["):
         return f"[{ipaddress.IPv6Address(host)}]"
@@ -173,7 +173,7 @@ def whole(text: str, *, least: int = 1, most: int | None = None) -> int:
 
 
 def ca_file(text: str) -> tuple[str, Path]:
-    """`[HOST=]FILE`: the host, empty for all, and the file, which is there."""
+    """`[HOST=]FILE`: the host, empty for all, and the file, which must exist."""
     host, equals, name = text.rpartition("=")
     if "/" in host:  # a path with an equals sign in it
         host, equals, name = "", "", text
@@ -188,7 +188,7 @@ def ca_file(text: str) -> tuple[str, Path]:
 
 
 def registry_host(text: str) -> str:
-    """`HOST[:PORT]` as it stands at the beginning of an image reference."""
+    """`HOST[:PORT]` as at the start of an image reference."""
     if "/" in text or "@" in text:
         raise ValueError(f"write HOST or HOST:PORT without scheme and path, not {text[:80]!r}")
     check_host(text, shown=repr(text[:80]))
@@ -196,7 +196,7 @@ def registry_host(text: str) -> str:
 
 
 def proxy_url(text: str) -> str:
-    """A proxy's URL. Raises UsageError, which does not show it: it may hold a password."""
+    """A proxy's URL. Raises UsageError; its message omits the URL, which may hold a password."""
     Proxy.parse(text)
     return text
 
@@ -207,7 +207,7 @@ def port(text: str) -> int:
 
 
 def peer_url(text: str) -> str:
-    """`http://HOST:PORT`, without anything behind."""
+    """`http://HOST:PORT`, without a path."""
     parts = urlsplit(text if "://" in text else f"http://{text}")
     if parts.scheme != "http" or not parts.hostname or parts.username is not None:
         raise ValueError(f"write http://HOST:PORT, not {text[:80]!r}")
@@ -218,7 +218,7 @@ def peer_url(text: str) -> str:
 
 
 def listen_address(text: str) -> str:
-    """`ADDRESS:PORT`; port 0 takes a free one."""
+    """`ADDRESS:PORT`; port 0 means any free port."""
     host, _, number = text.rpartition(":")
     try:
         whole(number, least=0, most=65535)

@@ -1,6 +1,7 @@
-"""`wasmc plan`: what wasmer would write for the AutoWasms of a file, and what would come of it. Writes nothing.
+"""`wasmc plan`: what wasmer would write for the AutoWasms of a file, and the effect.
 
-Not the checks (`autowasm.explain`). Invariants: nothing is written; a file that is not understood to its end is refused whole.
+Invariants: nothing is written; a file that cannot be parsed to its end is refused as a whole.
+Not the checks (see `explain/checks/`).
 """
 
 import argparse
@@ -55,7 +56,7 @@ Planned = tuple[Facts, Plan, tuple[Finding, ...]]
 
 @dataclass(frozen=True, slots=True)
 class PlannedObject:
-    """An AutoWasm of the file; `problem` if the file is wrong about it."""
+    """An AutoWasm of the file; `problem`: an error of the file about it, such as a duplicate."""
 
     key: ObjectKey
     document: dict[str, Any]
@@ -63,7 +64,7 @@ class PlannedObject:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the plan; the exit status. Raises AutoWasmError, OSError, KeyboardInterrupt as `transfers.run`."""
+    """Print the plan, return the exit status. Raises AutoWasmError, OSError, KeyboardInterrupt as `pushpull.run`."""
     registries.begin(arguments)
     registries.check_ca_file(arguments)
     if is_stdin(arguments.file) and arguments.password_stdin:
@@ -95,7 +96,7 @@ def _read(arguments: argparse.Namespace) -> list[PlannedObject]:
         content = standard_input("-f -").read(most + 1)
     else:
         try:
-            with arguments.file.open("rb") as file:  # once: it may be a pipe
+            with arguments.file.open("rb") as file:  # opened once: it may be a pipe
                 content = file.read(most + 1)
         except OSError as error:
             raise UsageError(f"-f {arguments.file}: {error.strerror}") from error
@@ -139,7 +140,7 @@ class _Planner:
     pools: Pools
 
     async def plan(self, wanted: PlannedObject, client: KubeClient | None) -> Planned:
-        """One AutoWasm; `client` None: offline."""
+        """Plan one AutoWasm; `client` None: offline."""
         key = wanted.key
         gatherer, live = None, None
         envoy = clusters.envoy(self.arguments)
@@ -177,7 +178,7 @@ class _Planner:
 
 
 def _as_stored(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with `pluginConfig` as the API server gives it back: its text in the EnvoyFilter depends on it."""
+    """The document with `pluginConfig` as the API server returns it: the text in the EnvoyFilter depends on the key order."""
     filter_ = (document.get("spec") or {}).get("filter")
     if not isinstance(filter_, dict) or "pluginConfig" not in filter_:
         return document
@@ -186,7 +187,7 @@ def _as_stored(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _base(wanted: PlannedObject, live: Mapping[str, Any] | None) -> Facts:
-    """The document as the API server would have it after an apply: uid, generation and status are the live one's."""
+    """The document as the API server would return it after an apply: with the live object's uid, generation and status."""
     key, document = wanted.key, wanted.document
     merged = document
     if live is not None:

@@ -1,7 +1,7 @@
-"""`wasmc push` and `wasmc pull`: the same registry client, unpacking and checks as the server's.
+"""`wasmc push` and `wasmc pull`, with the registry client, the unpacking and the checks of wasmer.
 
-Not a parser of flags (`wasmc.py`). Invariants: nothing is pushed, and no file gets its final name, before it was checked as
-the server would check it; a pull that fails or is interrupted leaves no half file, and an existing one untouched.
+Invariants: a module is checked as wasmer would check it before it is pushed or its file gets the final name; a failed or
+interrupted pull leaves no partial file and does not change an existing one.
 """
 
 import argparse
@@ -33,18 +33,18 @@ from autowasm.wasm.module import inspect_module
 
 _FILE_NAME: Final = "filter.wasm"
 _MAX_ANNOTATIONS: Final = 64 * 1024
-"""Characters: some registries refuse manifests that are much larger."""
+"""Characters. Some registries refuse much larger manifests."""
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Do what was asked for, and print the result. Raises AutoWasmError, OSError, and KeyboardInterrupt.
+    """Push or pull, and print the result. Raises AutoWasmError, OSError, and KeyboardInterrupt.
 
-    The last one for SIGTERM too, then with the exit status as its argument. Either way everything has been tidied up.
+    SIGTERM raises KeyboardInterrupt with the exit status as its argument. Temporary files are removed in every case.
     """
     registries.begin(arguments)
     reference = _parse_reference(arguments)
     if arguments.command == "pull" and arguments.output is None:
-        arguments.output = Path.cwd()  # absolute: the Location is then good wherever it is read
+        arguments.output = Path.cwd()  # absolute, so Location is valid in any folder
     _check_paths(arguments)
     annotations = _annotations(arguments) if arguments.command == "push" else {}
     login = registries.given_login(arguments)
@@ -63,7 +63,7 @@ async def _run(
     arguments: argparse.Namespace,
 ) -> list[str]:
     limits = Limits()
-    if arguments.force:  # what Envoy accepts no longer counts; what this machine can bear does
+    if arguments.force:  # Envoy's limits do not apply; this machine's do
         most = limits.image_bytes
         limits = dataclasses.replace(limits, module_bytes=most, layer_bytes=most)
     with Pools(transfers=1) as pools:
@@ -95,7 +95,7 @@ class _Session:
     annotations: Mapping[str, str]
 
     async def push(self) -> list[str]:
-        """The lines to print."""
+        """Push the module; the lines to print."""
         await self.pools.disk.run(_check_file, self.arguments.file, most=self.limits.image_bytes)
         abi = await self._inspect(self.arguments.file)
         async with registries.workdir(None, pools=self.pools) as workdir:
@@ -110,11 +110,11 @@ class _Session:
         return [f"Pushed {self.reference}", f"Digest: {digest}"]
 
     async def pull(self) -> list[str]:
-        """The lines to print."""
+        """Pull the module; the lines to print."""
         resolved = await self.client.resolve(self.reference, credential=self.credential)
         layers = choose_layout(resolved.manifest, limits=self.limits).candidates
         destination = self.arguments.output / _FILE_NAME
-        # In the same folder, so that the rename at the end is one step.
+        # In the destination's folder, so that the final rename is atomic.
         async with registries.workdir(destination.parent, pools=self.pools) as workdir:
             module = workdir / _FILE_NAME
             total = layers[0].descriptor.size if len(layers) == 1 else None
@@ -149,12 +149,12 @@ class _Session:
         )
 
     async def _inspect(self, module: Path) -> str | None:
-        """The module's ABI version. With --force a refused module is only warned of, and its ABI is None."""
+        """The module's ABI version. With --force a refusal is only a warning, and the ABI is None."""
         try:
             info = await self.pools.parsing.run(
                 inspect_module,
                 module,
-                limits=Limits(),  # the verdict is about Envoy, --force or not
+                limits=Limits(),  # Envoy's limits, also with --force
                 **offered(self.arguments),
             )
         except ContentRejected as error:
@@ -184,7 +184,7 @@ def _parse_reference(arguments: argparse.Namespace) -> ImageReference:
 
 
 def _annotations(arguments: argparse.Namespace) -> dict[str, str]:
-    """What --annotation, --source and --version say. Raises UsageError."""
+    """The annotations of --annotation, --source and --version. Raises UsageError."""
     given = {}
     for flag, key, value in (
         ("--source", media.SOURCE, arguments.source),
@@ -217,7 +217,7 @@ def _split_annotation(text: str) -> tuple[str, str]:
 
 
 def _check_paths(arguments: argparse.Namespace) -> None:
-    """What is wrong with the given paths is said before anything else is done. Raises UsageError."""
+    """Check the given paths before anything else is done. Raises UsageError."""
     if arguments.command == "push":
         if arguments.password_stdin and is_stdin(arguments.file):
             raise UsageError(
@@ -235,7 +235,7 @@ def _check_paths(arguments: argparse.Namespace) -> None:
 
 
 def _check_file(path: Path, *, most: int) -> None:
-    """Raise ContentRejected unless it is a plain file that can be pushed at all, --force or not."""
+    """Raise ContentRejected unless `path` is a plain file of at most `most` bytes, also with --force."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ContentRejected(f"{path} is not a plain file", reason="NotAFile")
@@ -247,7 +247,7 @@ def _check_file(path: Path, *, most: int) -> None:
 
 
 def _put_in_place(module: Path, destination: Path) -> None:
-    """Rename, such that after a crash there is the old file or the whole new one."""
+    """Rename durably: after a crash the destination is the old file or the whole new one."""
     with module.open("rb") as file:
         os.fsync(file.fileno())
     module.replace(destination)

@@ -1,7 +1,7 @@
-"""What every command of `wasmc` needs: the reference, the login, the registry, limits, signals.
+"""Shared by the commands of `wasmc`: the reference, the login, the registry connection, work folders, signals.
 
-Not the commands (`pushpull.py`, `inspect.py`). Invariants: what is wrong with the command line is said before anything is
-sent; a login goes to the reference's own registry; SIGTERM ends a command as Ctrl-C does, with everything tidied up.
+Invariants: errors of the command line are reported before any request; a login is sent only to the reference's registry;
+SIGTERM ends a command as Ctrl-C does, and temporary files are removed.
 """
 
 import argparse
@@ -35,12 +35,12 @@ from autowasm.telemetry import logs
 T = TypeVar("T")
 
 _MAX_PASSWORD_LENGTH: Final = 64 * 1024
-"""Characters; tokens of cloud registries have a few thousand."""
+"""Characters. Tokens of cloud registries have a few thousand."""
 
 
 @dataclass(frozen=True, slots=True)
 class RegistryConnection:
-    """A registry, and how we are known there."""
+    """A registry client with the reference and the login."""
 
     reference: ImageReference
     client: RegistryClient
@@ -48,12 +48,12 @@ class RegistryConnection:
 
 
 def begin(arguments: argparse.Namespace) -> None:
-    """Set up the log, in which only warnings are of interest here."""
+    """Configure the log: warnings, with --quiet only errors."""
     logs.configure(level="error" if arguments.quiet else "warning", form="plain")
 
 
 def run_to_end(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work`. Raises what it raises; KeyboardInterrupt for SIGTERM, with the exit status as its argument."""
+    """Run `work`. Raises its errors, and for SIGTERM KeyboardInterrupt with the exit status as its argument."""
     try:
         return asyncio.run(_cancelled_by_sigterm(work))
     except asyncio.CancelledError as error:
@@ -76,7 +76,7 @@ async def connected(
     limits: Limits,
     pools: Pools,
 ) -> AsyncIterator[RegistryConnection]:
-    """A client with `login` or, if that is None, the one that `loginplaces.py` finds."""
+    """A client with `login`; if that is None, with the one that `registry/dockerconfig.py` finds."""
     found = dockerconfig.FoundLogin(login)
     if login is None:
         found = await dockerconfig.find_login(
@@ -98,15 +98,15 @@ async def connected(
 
 @contextlib.asynccontextmanager
 async def workdir(parent: Path | None, *, pools: Pools) -> AsyncIterator[Path]:
-    """A hidden folder in `parent`, which is made if need be; gone afterwards with all that is in it.
+    """A hidden folder in `parent`, which is created if absent. At the end the folder is removed with its files.
 
-    `parent` None: where temporary files go.
+    `parent` None: the system's folder for temporary files.
     """
     folder = await pools.disk.run(_make_workdir, parent)
     try:
         yield folder
     finally:
-        # In this pool: behind whatever an interrupted unpacking is still writing there.
+        # In the parsing pool: after an interrupted unpacking that still writes there.
         await pools.parsing.run(shutil.rmtree, folder, ignore_errors=True)
 
 
@@ -117,7 +117,7 @@ def _make_workdir(parent: Path | None) -> Path:
 
 
 def parse_reference(text: str) -> ImageReference:
-    """Raises UsageError."""
+    """`ImageReference.parse`. Raises UsageError."""
     try:
         return ImageReference.parse(text)
     except ValueError as error:
@@ -125,7 +125,7 @@ def parse_reference(text: str) -> ImageReference:
 
 
 def check_readable(flag: str, file: Path) -> None:
-    """Raises UsageError, naming the flag."""
+    """Raises UsageError, with the flag's name, unless the file can be opened."""
     try:
         with file.open("rb"):
             pass
@@ -134,7 +134,7 @@ def check_readable(flag: str, file: Path) -> None:
 
 
 def check_ca_file(arguments: argparse.Namespace) -> None:
-    """Raises UsageError unless --ca-file is absent or good."""
+    """Raises UsageError unless --ca-file is absent or a PEM file of certificates."""
     if arguments.ca_file is None:
         return
     check_readable("--ca-file", arguments.ca_file)
@@ -147,7 +147,7 @@ def check_ca_file(arguments: argparse.Namespace) -> None:
 
 
 def given_login(arguments: argparse.Namespace) -> Credential | None:
-    """What --username and --password-stdin say. Raises UsageError."""
+    """The login of --username and --password-stdin. Raises UsageError."""
     if arguments.username is None and not arguments.password_stdin:
         return None
     if not arguments.username or not arguments.password_stdin:
@@ -168,7 +168,7 @@ def given_login(arguments: argparse.Namespace) -> Credential | None:
 async def _is_plain_here(
     reference: ImageReference, arguments: argparse.Namespace, *, limits: Limits
 ) -> bool:
-    """Docker and crane take a registry on this machine as plain HTTP, too, unless it has TLS."""
+    """Whether the registry is on this machine and has no TLS: then plain HTTP, as in docker and crane."""
     if not is_loopback(reference.host) or arguments.insecure or arguments.ca_file is not None:
         return False
     return not await speaks_tls(reference.host, timeout=limits.connect_timeout)
@@ -191,7 +191,7 @@ def _outgoing(
 
 
 def _advice(found: dockerconfig.FoundLogin, *, plain: bool) -> Advice:
-    """What can be changed on this command line. `plain`: plain http was chosen because the registry is on this machine."""
+    """The remedies on this command line. `plain`: plain http was chosen because the registry is on this machine."""
     login = WASMC.login
     if found.searched:
         login += f"; no login for it was found in: {', '.join(found.searched)}"

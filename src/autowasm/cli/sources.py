@@ -1,7 +1,7 @@
-"""What a source names now, asked from this machine: the step of `wasmc explain` and `wasmc plan` that needs no cluster.
+"""Resolves a source from this machine, for `wasmc explain` and `wasmc plan`. Needs no cluster.
 
-Not a fetch for Envoy. Invariants: the module is judged by wasmer's own code; a failure is a fact with a reason, as the
-AutoWasm's status would have it; nothing is kept on disk.
+Invariants: wasmer's own code checks the module; a failure is a fact with the reason that the AutoWasm's status would have;
+nothing is kept on disk.
 """
 
 import argparse
@@ -41,9 +41,9 @@ async def ask(
     pools: Pools,
     fetch: bool,
 ) -> SourceFact:
-    """With `fetch` the module is downloaded and judged, too; of an object nothing is known otherwise.
+    """Resolve the source; with `fetch` also download and check the module. Only a download tests an object's URL.
 
-    The login is `given` (on the command line), else the AutoWasm's own, else docker's.
+    The login is `given` (from the command line), else the AutoWasm's, else docker's.
     """
     limits = Limits()
     reference = autowasm.image
@@ -88,7 +88,7 @@ async def _look(
     *,
     fetch: bool,
 ) -> SourceFact:
-    """Raises AutoWasmError."""
+    """Resolve, and with `fetch` download and check. Raises AutoWasmError."""
     where, limits = autowasm.spec.filter.source, Limits()
     pinned = await source.resolve(where, credential=access.credential)
     if not fetch:

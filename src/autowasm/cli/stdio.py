@@ -1,12 +1,8 @@
-"""A module that comes out of a pipe, for commands that need a file: `-f -`, `/dev/stdin`, `<(build)`, a FIFO.
+"""Standard input and pipes as files (`-f -`, `/dev/stdin`, `<(build)`, a FIFO), and the progress line on a terminal.
 
-Not a check of the module. Invariants: at most `most` bytes are kept; a pipe is opened once, because the writer of a FIFO ends
-with its first reader; the copy is gone when the command ends.
-
-A line of progress on a terminal: bytes, share, rate.
-
-Not for logs or files: where the stream is no terminal, nothing is written. Invariant: the line is gone when the block
-ends, so that what is printed afterwards stands at the margin.
+Invariants: at most `most` bytes of a pipe are kept; a pipe is opened once, because the writer of a FIFO ends with its first
+reader; the copy is removed when the command ends; the progress line is written only to a terminal and erased at the end of
+its block.
 """
 
 import contextlib
@@ -30,12 +26,12 @@ _CHUNK: Final = 1 << 20
 
 
 def is_stdin(path: Path) -> bool:
-    """Whether it is read from standard input, under any of its names."""
+    """Whether `path` is standard input, under any of its names."""
     return path in _ALSO_STDIN
 
 
 def is_piped(path: Path) -> bool:
-    """Whether it can be read once only: standard input, unless it is a plain file, and any other pipe."""
+    """Whether `path` can be read only once: a pipe, or standard input that is not a plain file."""
     if path == STDIN:
         return True
     try:
@@ -47,9 +43,9 @@ def is_piped(path: Path) -> bool:
 
 @contextlib.contextmanager
 def as_file(flag: str, path: Path, *, most: int) -> Iterator[Path]:
-    """`path`, or a temporary copy of all that comes out of it. Blocks until the writer has ended.
+    """`path`, or a temporary copy of the data of a pipe. Blocks until the writer has ended.
 
-    Raises UsageError, naming the flag, if nothing can be read, ContentRejected beyond `most` bytes.
+    Raises UsageError, with the flag's name, if nothing can be read; ContentRejected for more than `most` bytes.
     """
     if not is_piped(path):
         yield path
@@ -69,7 +65,7 @@ def as_file(flag: str, path: Path, *, most: int) -> Iterator[Path]:
 
 
 def standard_input(flag: str) -> BinaryIO:
-    """Raises UsageError, naming the flag, if it is closed, which Python has as None."""
+    """Raises UsageError, with the flag's name, if it is closed (None in Python)."""
     if sys.stdin is None:
         raise UsageError(f"{flag}: standard input is closed")
     return sys.stdin.buffer
@@ -102,7 +98,10 @@ _ERASE: Final = "\r\x1b[K"
 
 
 class Progress:
-    """`with Progress(...) as progress: progress.advance(n)`. `total` in bytes, None if it is not known."""
+    """A line with bytes, share and rate: `with Progress(...) as progress: progress.advance(n)`.
+
+    `total` in bytes, None if it is not known.
+    """
 
     def __init__(self, label: str, *, total: int | None, stream: TextIO, quiet: bool) -> None:
         self._label = label
@@ -128,7 +127,7 @@ class Progress:
             self._stream.flush()
 
     def advance(self, count: int) -> None:
-        """`count` more bytes have moved."""
+        """Add `count` bytes."""
         self._done += count
         if time.monotonic() - self._drawn >= _REDRAW_SECONDS:
             self._draw()
@@ -144,6 +143,6 @@ class Progress:
     def _amount(self) -> str:
         if not self._total:
             return format_size(self._done)
-        share = min(self._done / self._total, 1.0)  # repeated tries count again
+        share = min(self._done / self._total, 1.0)  # bytes of retries count again
         bar = "#" * round(share * _WIDTH)
         return f"[{bar:<{_WIDTH}}] {share:4.0%} {format_size(self._done)} of {format_size(self._total)}"

@@ -1,7 +1,7 @@
-"""`wasmer check-uninstall`: may wasmer go? What the chart's pre-delete hook runs.
+"""`wasmer check-uninstall`: whether wasmer can be uninstalled. The chart's pre-delete hook runs it.
 
-Not the uninstalling, and nothing is written. Invariant: it says yes only after the API server has said that no AutoWasm is
-left: with their EnvoyFilters still there, every Pod that starts later would ask in vain for a module, and answer 503.
+Invariants: nothing is written; the exit status is 0 only after the API server has returned that no AutoWasm is left. While
+their EnvoyFilters exist, every Pod that starts without wasmer gets no module and answers 503.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from autowasm.net.pools import Pools
 from autowasm.telemetry import logs
 
 _DEADLINE: Final = 60.0
-"""Seconds for an API server that is not there; helm waits 5 min for a hook."""
+"""Seconds of retries while the API server is unavailable; helm waits 5 min for a hook."""
 _PAUSE: Final = 2.0
 _PAGE: Final = 500
 _NAMED: Final = 10
@@ -29,8 +29,8 @@ Document = dict[str, Any]
 
 
 def run(kubeconfig: Path | None) -> int:
-    """Exit status, 0: no AutoWasms, 1: there are some, or nobody knows. Says why. Raises UsageError without a configuration."""
-    logs.configure(level="warning", form="console")  # what it prints is the Job's message
+    """Print the result; exit status 0: no AutoWasms, 1: some, or not known. Raises UsageError without a configuration."""
+    logs.configure(level="warning", form="console")  # the printed text is the Job's message
     agent = f"wasmer/{metadata.version('autowasm')}"
     found, answer = asyncio.run(_ask(kubeconfig, agent=agent))
     print(answer)
@@ -48,12 +48,12 @@ async def _ask(kubeconfig: Path | None, *, agent: str) -> tuple[bool, str]:
 
 
 async def _list(client: KubeClient) -> tuple[list[Document], int]:
-    """AutoWasms that nobody has deleted yet, of the first page, and how many there are beside the page. Raises ApiError."""
+    """AutoWasms of the first page that are not being deleted, and the number beyond that page. Raises ApiError."""
     until = time.monotonic() + _DEADLINE
     while True:
         try:
             body = await client.request("GET", AUTOWASMS.path(), query={"limit": str(_PAGE)})
-        except NotFound:  # not even the resource is there
+        except NotFound:  # the CRD is absent
             return [], 0
         except (ServerError, TooManyRequests, Unreachable):
             if time.monotonic() > until:

@@ -1,12 +1,7 @@
-"""The flags of `wasmc explain` and `wasmc plan`.
+"""`wasmc`: pushes and pulls modules, inspects images and files, explains and plans AutoWasms.
 
-Not the commands. Invariant: imports argparse and nothing heavier, so `--help` is instant.
-
-`wasmc`: pushes a module to an OCI registry, pulls it back, says what an image or file is, and what becomes of an AutoWasm.
-
-Reads flags and turns errors into exit statuses: 0 done, 1 failure, 2 usage, 130 and 143 interrupted. Not the work
-(`pushpull.py`, `inspect.py`). Invariants: standard output holds the result lines and nothing else; importing this module imports
-argparse and nothing heavier, so `--help` is instant.
+Reads flags and turns errors into exit statuses: 0 done, 1 failure, 2 usage, 130 and 143 interrupted. Invariants: standard
+output holds only the result lines; this module imports nothing heavier than argparse, so `--help` is instant.
 """
 
 import argparse
@@ -25,7 +20,7 @@ _STATUSES = (
 
 
 def add_explain(commands: Any, add_registry: Callable[[argparse.ArgumentParser], None]) -> None:
-    """`wasmc explain`."""
+    """Add the command `wasmc explain`."""
     explain = commands.add_parser(
         "explain",
         help="say what is right and wrong about a live AutoWasm, and what to do",
@@ -45,7 +40,7 @@ def add_explain(commands: Any, add_registry: Callable[[argparse.ArgumentParser],
 
 
 def add_plan(commands: Any, add_registry: Callable[[argparse.ArgumentParser], None]) -> None:
-    """`wasmc plan`."""
+    """Add the command `wasmc plan`."""
     plan = commands.add_parser(
         "plan",
         help="say what wasmer would write for a file, without writing anything",
@@ -135,11 +130,11 @@ Exit status: 0 done, 1 failure (of inspect also: refused; of explain and plan: s
 """
 
 _BY_SIGINT = 130
-"""128 + the signal's number, as shells have it."""
+"""128 + the signal's number, as in shells."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """Ends with the same form of message as every other error. Takes no flag by half its name."""
+    """Reports usage errors in the form of all other errors. Accepts no abbreviated flags."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
@@ -149,7 +144,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Version(argparse.Action):
-    """Looks the version up only when it is asked for: that takes longer than all the rest of `--help`."""
+    """Reads the version only for `--version`: that takes longer than the whole `--help`."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from importlib import metadata  # noqa: PLC0415
@@ -168,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line, for `main` and for the reference in docs/cli.md."""
+    """The parser with all commands, for `main` and for docs/cli.md."""
     parser = _Parser(
         prog="wasmc",
         description=_DESCRIPTION,
@@ -338,7 +333,7 @@ def _run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _failed(f"{where}{error.strerror or error}", error, status=1)
-    except Exception as error:  # the last place that can say it in one line
+    except Exception as error:  # report a bug in one line, without a traceback
         hint = "this is a bug; WASMC_DEBUG=1 shows where"
         return _failed(f"{type(error).__name__}: {error} ({hint})", error, status=1)
     return 0
@@ -354,7 +349,7 @@ def _failed(sentence: str, error: BaseException, *, status: int) -> int:
 
 
 def _interrupted(status: int = _BY_SIGINT) -> NoReturn:
-    """End now. The interpreter would wait for its threads first, and a name server may hold one for half a minute."""
+    """Exit at once. The interpreter would first wait for its threads, and a DNS lookup may take half a minute."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

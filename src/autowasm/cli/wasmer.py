@@ -1,7 +1,7 @@
 """`wasmer`: the controller and blob server.
 
-Reads flags, sets up logging, runs the composition root, turns its errors into an exit status: 0 stopped on request,
-1 failure, 2 usage. Not a place for logic.
+Reads flags, configures the log, runs the composition root, and turns its errors into an exit status: 0 stopped on request,
+1 failure, 2 usage.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The whole command line, for `main` and for the reference in docs/cli.md."""
+    """The parser with all modes, for `main` and for docs/cli.md."""
     parser = argparse.ArgumentParser(
         prog="wasmer",
         allow_abbrev=False,
