@@ -1,1 +1,1 @@
-"""YAML and JSON text as `kubectl` reads it, and text that every YAML reader takes as it is meant."""
+"""Reads YAML and JSON as `kubectl` does, and writes YAML that every reader parses to the same data."""

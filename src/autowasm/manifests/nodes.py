@@ -1,8 +1,8 @@
 """YAML text to nodes with their positions, from the events of libyaml, of which go-yaml 2 is a translation.
 
-Not what a node means (`reader.py` reads as kubectl does, `standalone/template.py` as Envoy). PyYAML's own scanner refuses tabs
-that libyaml takes, and its constructors read other types than Go does, so only libyaml's parser is used. Invariants: the
-outcome is nodes or `Unreadable`; a sentence never quotes the text; nesting is bounded before anything recurses.
+Only libyaml's parser is used: PyYAML's own scanner refuses tabs that libyaml accepts, and its constructors use other types than
+Go. Invariants: the result is nodes or `Unreadable`; a message never quotes the text; nesting is bounded before any recursion.
+Not the values of nodes (see `reader.py` for kubectl's rules, `standalone/template.py` for Envoy's).
 """
 
 import contextlib
@@ -21,18 +21,18 @@ except ImportError as error:  # pragma: no cover  # PyYAML built from source wit
     ) from error
 
 MAX_NESTING: Final = 100
-"""Levels. Copying and writing recurse, and Python allows about 300 levels of that; EnvoyFilters have about 15."""
+"""Levels. Copying and writing recurse, and Python's recursion limit allows about 300; EnvoyFilters have about 15."""
 _TAG_AT_END: Final = re.compile(r"![^\s\[\]{},]*\Z")
 TOO_DEEP: Final = f"it is nested deeper than {MAX_NESTING} levels"
 
 
 class Unreadable(ValueError):
-    """The text is not what it should be; a sentence without values of it."""
+    """The text is not valid. The message holds no values of the text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a node stands: lines and columns from 0, `index` in characters from the start, not counting a byte order mark."""
+    """A position: line and column from 0, `index` in characters from the start, without a byte order mark."""
 
     line: int
     column: int
@@ -41,7 +41,7 @@ class Place:
 
 @dataclass(slots=True, eq=False)
 class Scalar:
-    """`plain`: go-yaml's `implicit`, written without quotes and without a tag, or with the tag `!`."""
+    """`plain` is go-yaml's `implicit`: without quotes and without a tag, or with the tag `!`."""
 
     start: Place
     end: Place
@@ -53,7 +53,7 @@ class Scalar:
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """`flow`: written in brackets."""
+    """`flow`: in brackets."""
 
     start: Place
     end: Place
@@ -65,7 +65,7 @@ class Sequence:
 
 @dataclass(slots=True, eq=False)
 class Mapping:
-    """Keys may be any node, and the same key may be there twice."""
+    """A key may be any node and may occur more than once."""
 
     start: Place
     end: Place
@@ -77,7 +77,7 @@ class Mapping:
 
 @dataclass(slots=True, eq=False)
 class Alias:
-    """`target` is the anchor's node, which may be one that holds the alias."""
+    """`target` is the anchor's node, which may contain the alias."""
 
     start: Place
     end: Place
@@ -90,10 +90,10 @@ Node = Scalar | Sequence | Mapping | Alias
 def first_document(text: str, *, first_line: int = 1) -> tuple[Node | None, bool]:
     """The first document, None if there is none, and whether text follows it. Raises Unreadable.
 
-    `first_line` is what the line of `text` is called in sentences. What follows is not parsed.
+    `first_line` is the number of the first line of `text` in messages. Text after the document is not parsed.
     """
     with _events(text, first_line) as events:
-        next(events)  # of the stream
+        next(events)  # the start of the stream
         if isinstance(next(events), yaml.StreamEndEvent):
             return None, False
         node = _compose(events, first_line)
@@ -106,9 +106,9 @@ def first_document(text: str, *, first_line: int = 1) -> tuple[Node | None, bool
 
 
 def dashes(text: str, root: Node) -> list[int]:
-    """Where the items of sequences in block style begin, as indices of their dashes in order; `root` is the first document."""
+    """The indices of the dashes of all block sequences, in order; `root` is the first document."""
     found = []
-    with contextlib.suppress(yaml.YAMLError):  # in what follows the document
+    with contextlib.suppress(yaml.YAMLError):  # an error after the document
         for token in yaml.scan(text, Loader=CSafeLoader):
             if token.start_mark.index >= root.end.index:
                 break
@@ -118,7 +118,7 @@ def dashes(text: str, root: Node) -> list[int]:
 
 
 def check_keys(text: str) -> None:
-    """Raises Unreadable for a key that is twice in one mapping, for files of which YAML readers take the last one silently."""
+    """Raises Unreadable for a duplicate key in a mapping. YAML readers silently use the last one."""
     root, _ = first_document(text)
     left = [root] if root is not None else []
     while left:
@@ -151,12 +151,12 @@ def _readable(events: Any, text: str, first_line: int) -> Iterator[Any]:
             _check_tag(event, text, first_line)
             yield event
     except yaml.YAMLError as error:
-        # The original would bring the text along, into a log that shows causes.
+        # The original error holds the text, and logs show causes.
         raise Unreadable(_sentence(error, text, first_line)) from None
 
 
 def _check_tag(event: Any, text: str, first_line: int) -> None:
-    """To go-yaml a comma directly behind a tag belongs to the tag: `[!a, b]` has one item there, and two here."""
+    """Refuse a comma directly after a tag: in go-yaml it belongs to the tag, so `[!a, b]` has one item there, two here."""
     if isinstance(event, yaml.ScalarEvent) and not event.value:
         begin, end = _place(event.start_mark).index, _place(event.end_mark).index
         if text[end : end + 1] == "," and _TAG_AT_END.search(text[begin:end]):
@@ -166,7 +166,7 @@ def _check_tag(event: Any, text: str, first_line: int) -> None:
 
 
 def _compose(events: Iterator[Any], first_line: int) -> Node:
-    """The node whose first event is next. A stack of our own: text decides how deep it is."""
+    """The node that begins with the next event. An explicit stack, because the text decides the depth."""
     anchors: dict[str, Node] = {}
     open_nodes: list[Sequence | Mapping] = []
     keys: list[Node | None] = []
@@ -217,12 +217,12 @@ def _place(mark: Any) -> Place:
 
 
 def at(place: Place, first_line: int = 1) -> str:
-    """The beginning of a sentence about this place."""
+    """The position as the start of a message."""
     return f"line {place.line + first_line}, column {place.column + 1}: "
 
 
 def _sentence(error: yaml.YAMLError, text: str, first_line: int) -> str:
-    """What libyaml says; its sentences hold nothing of the text."""
+    """The message of libyaml, with the position. It holds nothing of the text."""
     if isinstance(error, yaml.MarkedYAMLError):
         problem = error.problem or "it is not YAML"
         mark: Any = error.problem_mark or error.context_mark

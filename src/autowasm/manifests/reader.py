@@ -1,10 +1,10 @@
 """A file of manifests as kubectl reads it: the objects that `kubectl apply -f` would send.
 
-Not what an object means (`standalone/documents.py`). The source is YAMLOrJSONDecoder of k8s.io/apimachinery and the visitors
-of k8s.io/cli-runtime/pkg/resource; `tests/property/test_kubectl_yaml.py` compares this with their own code. Invariants:
-whatever the text, the outcome is objects or `Unreadable`; an object is what JSON can say, at most `MAX_NESTING` deep, so it
-can be compared, copied and written again; what aliases make of a text is bounded like the text; no sentence quotes a value,
-because it may be a password.
+Sources: YAMLOrJSONDecoder of k8s.io/apimachinery and the visitors of k8s.io/cli-runtime/pkg/resource;
+`tests/property/test_kubectl_yaml.py` compares this module with their code. Invariants: the result is objects or `Unreadable`
+for any text; an object is valid JSON, at most `MAX_NESTING` deep, so it can be compared, copied and written; the size with
+expanded aliases is bounded like the text; no message quotes a value, because it may be a password.
+Not the AutoWasms and Secrets in a file (see `standalone/documents.py`).
 """
 
 import json
@@ -29,19 +29,19 @@ from autowasm.manifests.nodes import (
 )
 
 _SHOWN: Final = 100
-"""Characters of a key or path that a sentence shows."""
+"""Characters of a key or path in a message."""
 _LONE: Final = re.compile("[\ud800-\udfff]")
 _LINE_END: Final = re.compile(r"\r?\n")
 _LATE_MARK: Final = re.compile("[\n\r\x85\u2028\u2029]\ufeff")
 _MAX_DOCUMENTS: Final = 1_000
-"""Documents of one file."""
+"""Documents in one file."""
 _NODE_BYTES: Final = 2
-"""What a value has in JSON besides its text, at least: a comma, quotes, brackets."""
+"""Minimum bytes of a value in JSON besides its text: a comma, quotes, brackets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """`value` has a `kind`; `where` is the beginning of a sentence about it."""
+    """`value` has a `kind`; `where` is its place, as the start of a message."""
 
     value: dict[str, Any]
     where: str
@@ -49,16 +49,16 @@ class Manifest:
 
 @dataclass(slots=True)
 class Manifests:
-    """`remarks` are sentences about what kubectl takes without a word, and its author did not mean."""
+    """`remarks` are warnings about likely mistakes that kubectl silently accepts."""
 
     objects: list[Manifest] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
 
 def read(content: bytes, *, object_bytes: int, file_bytes: int) -> Manifests:
-    """Every object, those of a List one by one. Raises Unreadable.
+    """Every object, and the items of every List. Raises Unreadable.
 
-    A file may have `file_bytes`, and each of its documents as JSON with aliases written out; an object `object_bytes`.
+    Bounds: `file_bytes` for the file, and for each document as JSON with expanded aliases; `object_bytes` for an object.
     """
     if len(content) > file_bytes:
         raise Unreadable(f"it is larger than {file_bytes} bytes")
@@ -81,7 +81,7 @@ def read(content: bytes, *, object_bytes: int, file_bytes: int) -> Manifests:
 
 
 def read_value(content: bytes, *, file_bytes: int) -> Any:
-    """The first document, which need not be an object: files that istiod reads with the same library. Raises Unreadable."""
+    """The first document, of any type, for files that istiod reads with the same library. Raises Unreadable."""
     if len(content) > file_bytes:
         raise Unreadable(f"it is larger than {file_bytes} bytes")
     text = content.decode("utf-8", "replace")
@@ -89,13 +89,13 @@ def read_value(content: bytes, *, file_bytes: int) -> Any:
 
 
 def shown(value: object) -> str:
-    """`value` for a sentence, cut to a bearable length."""
+    """`value` for a message, cut to `_SHOWN` characters."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _objects(document: Any, where: str) -> Iterator[Manifest]:
-    """As UnstructuredJSONScheme and FlattenListVisitor: whatever has `items` is a list. Raises Unreadable."""
+    """As UnstructuredJSONScheme and FlattenListVisitor: every object with `items` is a List. Raises Unreadable."""
     if not isinstance(document, dict):
         raise Unreadable(f"{where} is not an object")
     kind = document.get("kind")
@@ -112,7 +112,7 @@ def _objects(document: Any, where: str) -> Iterator[Manifest]:
         if not isinstance(item, dict):
             raise Unreadable(f"{place} is not an object")
         if not item.get("kind") and not item.get("apiVersion"):
-            # A list from the API of one kind: its items do not repeat it.
+            # The API returns lists of one kind; their items do not repeat it.
             version = document.get("apiVersion")
             item = {**item, "kind": kind.removesuffix("List"), "apiVersion": version}  # noqa: PLW2901
         if not isinstance(item.get("kind"), str) or not item["kind"]:
@@ -123,7 +123,7 @@ def _objects(document: Any, where: str) -> Iterator[Manifest]:
 
 
 def _documents(text: str, most: int, remarks: list[str]) -> Iterator[tuple[int, Any]]:
-    """The first line and the value of each document. JSON until that fails, then YAML, as YAMLOrJSONDecoder."""
+    """The first line and the value of each document. JSON until an error, then YAML, as YAMLOrJSONDecoder."""
     index, count = 0, 0
     if text.lstrip().startswith("{"):
         decoder = _JsonDecoder(text, most, remarks)
@@ -141,7 +141,7 @@ def _documents(text: str, most: int, remarks: list[str]) -> Iterator[tuple[int, 
                 break
             count += 1
             yield _line(text, start), value
-        # The blank rest of the last line of JSON belongs to it.
+        # The blank rest of JSON's last line belongs to the JSON.
         while index < len(text) and text[index].isspace():
             index += 1
             if text[index - 1] == "\n":
@@ -154,7 +154,7 @@ def _yaml_documents(
 ) -> Iterator[tuple[int, Any]]:
     for line, chunk in _chunks(text, first_line):
         if mark := _LATE_MARK.search(chunk):
-            # libyaml skips it; to go-yaml it is the first character of a key.
+            # libyaml skips it; in go-yaml it is the first character of a key.
             raise Unreadable(
                 f"line {line + _line(chunk, mark.end()) - 1}: a byte order mark can only begin a document"
             )
@@ -168,12 +168,12 @@ def _yaml_documents(
 
 
 def _chunks(text: str, first_line: int) -> Iterator[tuple[int, str]]:
-    """The text of each document, as YAMLReader cuts it: at each line that begins with `---`, whatever it stands in."""
+    """The text of each document. As YAMLReader, split at each line that begins with `---`, also inside a scalar."""
     lines: list[str] = []
     start = first_line
     pieces = _LINE_END.split(text)
     if pieces[-1] == "":
-        pieces.pop()  # nothing follows the last line's end
+        pieces.pop()  # after the final line end
     for number, line in enumerate(pieces, first_line):
         if line.startswith("---"):
             rest = line[3:].strip()
@@ -191,7 +191,7 @@ def _chunks(text: str, first_line: int) -> Iterator[tuple[int, str]]:
 
 
 class _Constructor:
-    """Nodes of one document to values, aliases and merge keys written out."""
+    """Nodes of one document to values, with expanded aliases and merge keys."""
 
     def __init__(self, most: int, first_line: int, remarks: list[str]) -> None:
         self._most = self._left = most
@@ -200,7 +200,7 @@ class _Constructor:
         self._inside: set[int] = set()
 
     def value(self, node: Node, depth: int) -> Any:
-        """Raises Unreadable."""
+        """The value of a node. Raises Unreadable."""
         self._spend(0, node.start)
         if depth > MAX_NESTING:
             raise self._wrong(node.start, TOO_DEEP)
@@ -224,7 +224,7 @@ class _Constructor:
     def _fill(
         self, result: dict[str, Any], kinds: dict[str, type], node: Mapping, depth: int
     ) -> None:
-        """Keys in their order, so a merge key replaces what stands before it, as go-yaml 2 has it (YAML 1.1 has not)."""
+        """Keys in their order. As in go-yaml 2, unlike YAML 1.1, a merge key replaces keys before it."""
         own: set[str] = set()
         for key_node, value_node in node.pairs:
             if _is_merge(key_node):
@@ -232,7 +232,7 @@ class _Constructor:
                 continue
             key, kind = self._key(key_node)
             if kinds.setdefault(key, kind) is not kind:
-                # "1" and 1: two keys for Go, of which JSON can have one; which one differs from run to run.
+                # "1" and 1 are two keys in Go, and JSON can have one of them: the result varies from run to run.
                 raise self._wrong(
                     key_node.start, f"the key {shown(key)} is there twice, with and without quotes"
                 )
@@ -248,7 +248,7 @@ class _Constructor:
     ) -> None:
         self._spend(0, node.start)
         if isinstance(node, Sequence):
-            for item in reversed(node.items):  # the first has the last word
+            for item in reversed(node.items):  # the first one overrides the others
                 if isinstance(_behind(item), Sequence):
                     raise self._wrong(item.start, "<< takes a mapping, or a list of mappings")
                 self._merge(result, kinds, item, depth)
@@ -300,12 +300,12 @@ def _is_merge(node: Node) -> bool:
 
 
 def _behind(node: Node) -> Node:
-    """An alias never names an alias."""
+    """The node behind an alias. An alias never refers to an alias."""
     return node.target if isinstance(node, Alias) else node
 
 
 class _JsonDecoder:
-    """Values of a stream of JSON, as encoding/json reads them."""
+    """Values of a JSON stream, by the rules of encoding/json."""
 
     def __init__(self, text: str, most: int, remarks: list[str]) -> None:
         self._text = text
@@ -318,13 +318,13 @@ class _JsonDecoder:
         )
 
     def skip_space(self, index: int) -> int:
-        """Where the next value begins."""
+        """The index of the next value."""
         while index < len(self._text) and self._text[index] in " \t\r\n":
             index += 1
         return index
 
     def decode(self, index: int) -> tuple[Any, int]:
-        """The value and where it ends. Raises Unreadable, ValueError if it is not JSON."""
+        """The value and the index of its end. Raises Unreadable; ValueError if the text is not JSON."""
         try:
             value, end = self._decoder.raw_decode(self._text, index)
         except RecursionError:
@@ -353,7 +353,7 @@ def _not_json(word: str) -> Any:
 
 
 def _whole_text(value: Any, depth: int) -> Any:
-    """Half of a surrogate pair becomes U+FFFD, as in Go. Raises Unreadable for too deep nesting."""
+    """Replace half of a surrogate pair by U+FFFD, as Go does. Raises Unreadable for too deep nesting."""
     if depth > MAX_NESTING:
         raise Unreadable(TOO_DEEP)
     if isinstance(value, str):

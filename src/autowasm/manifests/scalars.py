@@ -1,8 +1,8 @@
-"""One YAML scalar as the value that kubectl makes of it. Pure.
+"""The value of a YAML scalar, as kubectl reads it. Pure.
 
 kubectl reads manifests with sigs.k8s.io/yaml, which is go-yaml 2 (`resolve.go`, `decode.go`) followed by Go's encoding/json.
 go-yaml 2 is neither YAML 1.1 nor 1.2: `y` is true, `0o17` is 15, `22:22` is text, `1e3` is a number. Invariant: the value
-is one that JSON has. `tests/property/test_kubectl_yaml.py` compares it with kubectl's own code.
+is valid in JSON. `tests/property/test_kubectl_yaml.py` compares it with kubectl's own code.
 """
 
 import base64
@@ -47,31 +47,31 @@ _INTEGER: Final = re.compile(
 )
 _BASES: Final = {"hex": 16, "binary": 2, "octal": 8, "old": 8, "decimal": 10}
 _STRAY: Final = re.compile(r"(?<![0-9])_|_(?![0-9])")
-"""An underscore that is not between digits: strconv.ParseFloat refuses it; elsewhere go-yaml takes underscores out first."""
+"""An underscore that is not between digits: strconv.ParseFloat refuses it; elsewhere go-yaml first removes underscores."""
 _MAX_DIGITS: Final = 64
-"""Of 64 bits; longer ones are out of range, and Python's conversion of long ones takes quadratic time."""
+"""Digits of 64 bits. Longer numbers are out of range, and Python converts them in quadratic time."""
 _TIMESTAMP: Final = re.compile(
     r"([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})"
     r"(?:[Tt]([0-9]{1,2}):([0-9]{1,2}):([0-9]{1,2})(?:[.,][0-9]+)?(?:Z|[-+][0-9]{2}:[0-9]{2})"
     r"| ([0-9]{1,2}):([0-9]{1,2}):([0-9]{1,2})(?:[.,][0-9]+)?)?\Z"
 )
 _EXPONENT_FROM: Final = 1e21
-"""encoding/json writes smaller floats without an exponent, and a whole one without a point."""
+"""Below this encoding/json writes floats without an exponent, and whole ones without a point."""
 
 
 class Unfit(ValueError):
-    """The scalar does not fit its tag, or is a number that JSON has not; a sentence without the scalar."""
+    """The scalar does not fit its tag, or is no number in JSON. The message does not hold the scalar."""
 
 
 def resolve(tag: str | None, text: str, *, plain: bool) -> Scalar:
-    """`plain`: written without quotes and without a tag, or with the tag `!`. Raises Unfit."""
+    """The value of a scalar. `plain`: without quotes and without a tag, or with the tag `!`. Raises Unfit."""
     return as_json(_decode(tag, text, plain=plain))
 
 
 def resolve_key(tag: str | None, text: str, *, plain: bool) -> tuple[str, type]:
-    """As `resolve`, for the key of a mapping: JSON's keys are text. With the type that Go's map tells it apart by. Raises Unfit.
+    """The key of a mapping as text, as in JSON, and the type that distinguishes it in Go's map. Raises Unfit.
 
-    As `convertToJSONableObject` of sigs.k8s.io/yaml has it: `8080` is "8080", `true` and `y` are "true".
+    As in `convertToJSONableObject` of sigs.k8s.io/yaml: `8080` is "8080", `true` and `y` are "true".
     """
     value = _decode(tag, text, plain=plain)
     if isinstance(value, str):
@@ -88,7 +88,7 @@ def resolve_key(tag: str | None, text: str, *, plain: bool) -> tuple[str, type]:
 
 
 def _decode(tag: str | None, text: str, *, plain: bool) -> Scalar:
-    """go-yaml's `decoder.scalar`: a tag that it does not know leaves the text as it is. Raises Unfit."""
+    """The rules of go-yaml's `decoder.scalar`: with an unknown tag the value is the text. Raises Unfit."""
     if tag is None:
         return _guess(text) if plain else text
     if tag == BINARY:
@@ -101,14 +101,14 @@ def _decode(tag: str | None, text: str, *, plain: bool) -> Scalar:
         return text
     value = _guess(text)
     if tag == FLOAT and type(value) is int and value < 2**63:
-        return float(value)  # an integer that needs all 64 bits stays one, and does not fit
+        return float(value)  # an integer of all 64 bits stays an integer and does not fit
     if (None if value is None else type(value)) is not _TYPES[tag]:
         raise Unfit(f"does not fit its tag !!{tag.rpartition(':')[2]}")
     return value
 
 
 def as_json(value: Scalar) -> Scalar:
-    """The number that is left when Go has written it as JSON and read it as int64 or float64. Raises Unfit."""
+    """The number after Go has written it as JSON and read it as int64 or float64. Raises Unfit."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     if isinstance(value, int):
@@ -121,7 +121,7 @@ def as_json(value: Scalar) -> Scalar:
     if not math.isfinite(value):
         raise Unfit("must be a finite number")
     if value.is_integer() and abs(value) < _EXPONENT_FROM:
-        # The shortest digits that are this float, filled up with zeros: 2**63 is 9223372036854776000.
+        # The shortest digits of this float, padded with zeros: 2**63 is 9223372036854776000.
         digits, _, exponent = repr(value).partition("e")
         return int(float(value)) if not exponent else _whole(digits, int(exponent))
     return value
@@ -134,7 +134,7 @@ def _whole(digits: str, exponent: int) -> int:
 
 
 def _guess(text: str) -> Scalar:
-    """go-yaml's `resolve` without a tag; numbers are not yet what JSON makes of them."""
+    """The rules of go-yaml's `resolve` without a tag. `as_json` converts numbers later."""
     if text in _WORDS:
         return _WORDS[text]
     first = text[0]
@@ -163,7 +163,7 @@ def _finite(text: str, otherwise: str) -> Scalar:
 
 
 def _as_float32(value: float) -> str:
-    """strconv.FormatFloat(value, 'g', -1, 32): keys that are floats come out with the digits of a float32."""
+    """As strconv.FormatFloat(value, 'g', -1, 32): a float as a key has the digits of a float32."""
     rounded = _rounded(value)
     if not math.isfinite(rounded):
         return ".nan" if math.isnan(rounded) else (".inf" if rounded > 0 else "-.inf")
@@ -198,7 +198,7 @@ def _is_timestamp(text: str) -> bool:
         return False
     year, month, day, *clock = (int(each) for each in found.groups("0"))
     try:
-        datetime.date(year or 4, month, day)  # the year 0 is a leap year, too
+        datetime.date(year or 4, month, day)  # the year 0 is a leap year
         for hour, minute, second in (clock[:3], clock[3:]):
             datetime.time(hour, minute, second)
     except ValueError:
@@ -218,7 +218,7 @@ _GO: Final = "autowasm-replace-each-byte"
 
 
 def _replace_each_byte(error: UnicodeError) -> tuple[str, int]:
-    """Go writes U+FFFD for each byte that is not UTF-8; Python's `replace` writes one for several."""
+    """One U+FFFD for each byte that is not UTF-8, as in Go; Python's `replace` writes one for several bytes."""
     assert isinstance(error, UnicodeDecodeError)  # noqa: S101  # for mypy: only decode() names it
     return "\ufffd", error.start + 1
 

@@ -1,8 +1,8 @@
-"""Data to YAML that every reader takes as it is meant: Envoy's yaml-cpp, kubectl's go-yaml, PyYAML, whatever comes.
+"""Data to YAML that every reader parses to the same data: Envoy's yaml-cpp, kubectl's go-yaml, PyYAML and others.
 
-Not the place where files are written (`standalone/files.py`). Invariant: text is written without quotes only if it is a word
-that no YAML reader has another type for; everything else is in double quotes with escapes that YAML and JSON share, on one
-line. What earlier versions wrote is read as they meant it (`read_back`).
+Invariants: text is unquoted only if it is a word that is text in every YAML reader; all other text is in double quotes, with
+escapes that YAML and JSON share, on one line; `read_back` reads files of earlier versions as they were meant.
+Not the writing of files (see `standalone/files.py`).
 """
 
 import re
@@ -14,7 +14,7 @@ import yaml
 from autowasm.manifests.nodes import Unreadable
 
 _WORD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:[-./][A-Za-z0-9_]+)*\Z", re.ASCII)
-"""Begins like no number, and holds nothing that is YAML's."""
+"""Does not begin like a number, and has no characters with a meaning in YAML."""
 _TAKEN: Final = frozenset(
     [
         "y",
@@ -36,11 +36,11 @@ _TAKEN: Final = frozenset(
         "undefined",
     ]
 )
-"""Words that some YAML reader has a type for, in lower case."""
+"""Words, in lower case, that some YAML reader does not read as text."""
 _WIDTH: Final = 2**30
-"""No line is folded."""
+"""So large that no line is folded."""
 _ESCAPED: Final = re.compile(r"\\.")
-"""Backslashes stand in double quotes only."""
+"""Backslashes occur only in double quotes."""
 _SAFER: Final = {r"\N": r"\u0085", r"\_": r"\u00A0"}
 """yaml-cpp reads the short forms as one byte, which is not UTF-8 (`Escape` in its exp.cpp)."""
 _STR: Final = "tag:yaml.org,2002:str"
@@ -52,19 +52,19 @@ def dump(document: Mapping[str, Any], *, sort_keys: bool = False) -> str:
 
 
 def dump_line(value: Any) -> str:
-    """Flow style, on one line without its end."""
+    """Flow style, on one line without a line end."""
     return _dump(value, sort_keys=False, flow=True).rstrip("\n")
 
 
 def dump_items(values: Sequence[Any]) -> str:
-    """Block style: the items of a sequence, each behind its dash. No line is the middle of a text."""
+    """Block style: the items of a sequence, each after its dash. No text spans lines."""
     return _dump(list(values), sort_keys=False, flow=False)
 
 
 def read_back(text: str) -> Any:
     """The data of a text that `dump`, or an earlier version, wrote. Raises Unreadable.
 
-    By PyYAML's types, not kubectl's: earlier versions left `y` and `1e3` without quotes where text was meant.
+    With PyYAML's types, not kubectl's: earlier versions did not quote `y` and `1e3` as text.
     """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506  # a SafeLoader
@@ -84,7 +84,7 @@ def _dump(value: Any, *, sort_keys: bool, flow: bool) -> str:
     return _ESCAPED.sub(lambda found: _SAFER.get(found[0], found[0]), text)
 
 
-# libyaml's, which `nodes.py` needs anyway: twice as fast.
+# libyaml's dumper is twice as fast, and `nodes.py` needs libyaml anyway.
 class _Dumper(yaml.CSafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -99,7 +99,7 @@ _Dumper.add_representer(str, _represent_text)
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe, and timestamps stay text."""
+    """A SafeLoader that reads timestamps as text."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -107,7 +107,7 @@ _Loader.yaml_implicit_resolvers = {
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
-# What PyYAML was seen to raise besides its own: `!!bool x` KeyError, `!!int ''` IndexError, `"\UFFFFFFFF"` OverflowError,
+# PyYAML was seen to raise, besides its own errors: `!!bool x` KeyError, `!!int ''` IndexError, `"\UFFFFFFFF"` OverflowError,
 # `!!timestamp x` AttributeError.
 _RAISED: Final = (
     yaml.YAMLError,
