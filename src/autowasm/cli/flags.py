@@ -149,9 +149,9 @@ def cluster(value: Values) -> Cluster:
     )
 
 
-def resender(value: Values) -> ResendSettings:
-    """The settings of `--heal-after`. Raises UsageError."""
-    after: float = value("heal_after")
+def resend(value: Values) -> ResendSettings:
+    """The settings of `--resend-after`. Raises UsageError."""
+    after: float = value("resend_after")
     return ResendSettings(
         settle=after, given_up=after / 2, interval=min(ResendSettings().interval, after / 4)
     )
