@@ -1,1 +1,1 @@
-"""What a module is: header, sections, ABI, imports, validation; the archives that hold one."""
+"""The WebAssembly binary format, the checks of a module, and the archives that hold one."""

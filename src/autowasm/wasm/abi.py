@@ -1,22 +1,18 @@
-"""The proxy-wasm interface as Envoy has it: ABI versions, functions it offers to a module, functions it calls in one.
+"""The proxy-wasm interface of Envoy, and the comparison of a module's imports and exports with it.
 
-Tables only; `module.py` compares a module with them. Invariant: a function stands here exactly as a real Envoy showed it,
-name and type, for every ABI version (tests/e2e/test_wasm_envoy.py asks Envoy 1.36.4 and 1.40.0 again).
+The tables have the ABI versions, the functions that Envoy offers to a module, and the functions that it calls in one; types
+are in Envoy's notation. Invariants: a function is listed with the name and type that a real Envoy reported, for every ABI
+version (tests/e2e/test_wasm_envoy.py checks Envoy 1.36.4 and 1.40.0 again); a wrong type is reported before a missing
+function, because no flag helps against it; the message about missing functions lists every one, in the form of the flag.
 
 Sources: github.com/proxy-wasm/proxy-wasm-cpp-host, the library in Envoy: src/wasm.cc `registerCallbacks` (what a module
-may import, by ABI version) and `getFunctions` (what Envoy looks for among the exports) at commit 018cb3a, include/proxy-wasm/
-exports.h at commit 4637c9f (types), src/v8/v8.cc `link` at commit 011e2b3 (an import of another type than the host's is
-refused, as is a global; a memory or a table is created for the module). Those files differ from what 1.40.0 was built from,
-so the tables were taken from the binaries: a module that imports each candidate with a wrong type makes Envoy say the right
-one. Types in Envoy's notation.
+may import, by ABI version) and `getFunctions` (which exports Envoy uses) at commit 018cb3a, include/proxy-wasm/exports.h at
+commit 4637c9f (types), src/v8/v8.cc `link` at commit 011e2b3 (an import of another type than the host's is refused, as is a
+global; a memory or a table is created for the module). Envoy 1.40.0 was built from other versions of these files, so the
+tables come from the binaries: for an import with a wrong type Envoy reports the right one.
 
 Two facts that the sources leave open, both seen on 1.36.4 and 1.40.0: a module with no memory that Envoy can reach crashes
-the whole proxy (segmentation fault) at its first host call with a pointer, and an imported tag does so when it is loaded.
-
-What a module expects of Envoy's functions, and Envoy of the module's: names and types.
-
-Not the tables (`abi.py`). Invariants: a wrong type is reported before a missing function, because no flag helps against
-it; the message about missing functions has every one of them, in the form in which the flag takes them.
+the whole proxy (segmentation fault) at its first host call with a pointer; an imported tag crashes it when the module loads.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,12 +31,12 @@ ABIS: Final = ("0.1.0", "0.2.0", "0.2.1")
 """Envoy 1.40 refuses 0.3.0 as "Missing or unknown Proxy-Wasm ABI version"."""
 
 ALLOCATORS: Final = ("malloc", "proxy_on_memory_allocate")
-"""Envoy takes the first that is exported, and refuses a module with neither."""
+"""Envoy uses the first that is exported, and refuses a module with neither."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostFunction:
-    """A function that Envoy offers. `since` is the first release that has it, at least the oldest that is supported."""
+    """A function that Envoy offers. `since` is the first release that has it, or the oldest supported release."""
 
     signature: str
     abis: tuple[str, ...] = ABIS
@@ -101,7 +97,7 @@ _WASI = {
 }
 
 _WASI_LATER: Final = EnvoyVersion(1, 39)
-"""1.39.0 has the rest of WASI preview 1 (most of it answers "not supported"); 1.37.0 and 1.36.4 do not."""
+"""1.39.0 has the rest of WASI preview 1 (most functions return "not supported"); 1.37.0 and 1.36.4 do not."""
 
 _WASI_SINCE = {
     "i32 -> i32": "fd_datasync fd_sync",
@@ -138,7 +134,7 @@ def _host_functions() -> Iterator[tuple[str, HostFunction]]:
 
 
 HOST_FUNCTIONS: Final[Mapping[str, HostFunction]] = MappingProxyType(dict(_host_functions()))
-"""What a module may import, as `module.name`."""
+"""The functions that a module may import, as `module.name`."""
 
 _CALLED = {
     "i32 i32 -> i32": (
@@ -161,9 +157,9 @@ _CALLED = {
 
 
 def called_functions(abi: str, exported: frozenset[str]) -> dict[str, str]:
-    """The functions that Envoy looks for in a module of version `abi` that exports the functions `exported`.
+    """The exports that Envoy uses of a module of version `abi` that exports the functions `exported`: name to type.
 
-    Name to type. An export of such a name and another type makes Envoy refuse the module ("Bad function signature").
+    Envoy refuses a module that exports such a name with another type ("Bad function signature").
     """
     called = {
         f"proxy_{name}": signature for signature, names in _CALLED.items() for name in names.split()
@@ -173,7 +169,7 @@ def called_functions(abi: str, exported: frozenset[str]) -> dict[str, str]:
     if abi != "0.1.0":
         called["proxy_on_foreign_function"] = "i32 i32 i32 -> void"
     if "_initialize" in exported:
-        # Envoy 1.40 looks for __main_void, 1.36.4 does not.
+        # Envoy 1.40 uses __main_void, 1.36.4 does not.
         called |= {"_initialize": "void -> void", "main": "i32 i32 -> i32"}
         called |= {"__main_void": "void -> i32"}
     else:
@@ -221,18 +217,18 @@ FOREIGN_MODULES: Final[Mapping[str, str]] = MappingProxyType(
         ),
     }
 )
-"""Import modules that only another kind of host offers, and what to do."""
+"""Import modules that only another kind of host offers, with the advice for the message."""
 
 
 _LISTED = 200
-"""Functions that a message has. Envoy offers about 90; a module that lacks more is no filter."""
+"""Functions that a message lists. Envoy offers about 90; a module that lacks more is no filter."""
 
 
 class AbiParts(Protocol):
-    """What has to be known of the module's own functions."""
+    """The sections of the module, as far as the comparison needs them."""
 
     def function_types(self, wanted: set[int]) -> dict[int, int]:
-        """The type indices of these functions, counted from the first that is not imported."""
+        """The type indices of these functions. Functions count from the first that is not imported."""
 
     def signatures(self, wanted: set[int]) -> dict[int, str]:
         """Function types in Envoy's notation, by their index."""
@@ -249,7 +245,7 @@ def check_host_functions(
 ) -> None:
     """Raise ContentRejected: `ImportUnknown`, `ImportMismatch`, `ExportMismatch`.
 
-    `allow_imports` are functions besides the standard ones, as `module.name`; `envoy` is the oldest that will run the module.
+    `allow_imports` are functions besides the standard ones, as `module.name`; `envoy` is the oldest Envoy for the module.
     """
     for each in imports:
         if each.kind in (sections.GLOBAL, sections.TAG):
@@ -311,7 +307,7 @@ def _why_missing(missing: Sequence[str], abi_version: str, envoy: EnvoyVersion) 
 
 
 def _listed(names: Sequence[str]) -> str:
-    """As a flag takes them, without a space at which a line could break."""
+    """The names in the form of the flag, without a space at which a line could break."""
     line = ",".join(shown(name) for name in names[:_LISTED])
     more = len(names) - _LISTED
     return f"{line} and {more} more" if more > 0 else line
@@ -320,7 +316,7 @@ def _listed(names: Sequence[str]) -> str:
 def _check_types(
     parts: AbiParts, imports: Sequence[Import], exports: Sequence[Export], version: str
 ) -> None:
-    """Compare the types of functions that Envoy and the module know by the same name."""
+    """Compare the types of the functions that Envoy and the module share by name."""
     imported = [each for each in imports if each.kind == sections.FUNCTION]
     exported = {each.name: each.index for each in exports if each.kind == sections.FUNCTION}
     called = {

@@ -1,8 +1,8 @@
-"""From what a registry or server sent to the module in it: tar, tar+gzip, tar+zstd, gzip, zstd, or nothing around it.
+"""Extraction of the module from the bytes of a registry or server: tar, tar+gzip, tar+zstd, gzip, zstd, or unpacked.
 
-Not an unpacker: one member is copied to a path that the caller chose, and names in the archive are only compared.
-Invariants: limits of `limits.Limits` hold for every layer of packing together; the bytes decide how something is
-compressed, not a media type or a file name; what comes out is not yet known to be a module (`module.py`).
+Not an unpacker: one member is copied to the caller's path, and names in the archive are only compared.
+Invariants: the limits of `limits.Limits` hold for all layers of packing together; the bytes decide the compression, not a
+media type or a file name; the result is not checked here (`module.py`).
 """
 
 import errno
@@ -28,7 +28,7 @@ from autowasm.wasm.tar import TarReader
 
 RAW, DETECT = "raw", "detect"
 TAR_PACKINGS = ("tar", "tar+gzip", "tar+zstd")
-"""Like containerd we go by the first bytes for the compression: tools mislabel layers, and nothing depends on it."""
+"""The compression is detected by the first bytes, as in containerd: tools mislabel layers, and nothing depends on the label."""
 
 _SHOWN = 5
 """Names of files in a message."""
@@ -37,7 +37,7 @@ _PREFERRED = ("plugin.wasm", "filter.wasm")
 
 @dataclass(frozen=True, slots=True)
 class ArchiveMember:
-    """A file of an archive that may be the module. `ordinal` counts the archive's entries from 0."""
+    """A file of an archive that may be the module. `ordinal` is its position among the archive's entries, from 0."""
 
     name: str
     ordinal: int
@@ -46,11 +46,11 @@ class ArchiveMember:
 
 
 def extract_module(source: Path, destination: Path, *, packing: str, limits: Limits) -> str:
-    """Copy the module in `source` to `destination`; the member's name, empty where there is no archive around it.
+    """Copy the module in `source` to `destination`. Returns the member's name, empty if there is no archive.
 
     `packing`: `raw` (nothing to unpack), `tar`, `tar+gzip`, `tar+zstd`, or `detect` (any of them and plain gzip or zstd,
-    in each other up to `limits.archive_nesting` deep). Blocks (pool `parsing`). What has been written stays when this
-    fails. Raises ContentRejected (`ArchiveInvalid`, `ArchiveTooLarge`, `TooLarge`, `ModuleNotFoundInArchive`,
+    nested up to `limits.archive_nesting` deep). Blocks (pool `parsing`). After a failure a partial file may stay.
+    Raises ContentRejected (`ArchiveInvalid`, `ArchiveTooLarge`, `TooLarge`, `ModuleNotFoundInArchive`,
     `AmbiguousModule`; with `detect` also `NotWasm`) and StorageError.
     """
     if packing == DETECT:
@@ -78,9 +78,9 @@ def opened_archive(source: Path, *, packing: str, limits: Limits) -> Iterator[Ta
 
 
 def choose_member(members: Sequence[ArchiveMember]) -> ArchiveMember:
-    """Of the candidates of one layer or archive: `plugin.wasm`, else `filter.wasm`, else the only one.
+    """Choose among the candidates of one layer or archive: `plugin.wasm`, else `filter.wasm`, else the only one.
 
-    A preferred name counts in any directory, but first at the top. Raises ContentRejected: `ModuleNotFoundInArchive`,
+    A preferred name counts in any directory, the top directory first. Raises ContentRejected: `ModuleNotFoundInArchive`,
     `AmbiguousModule`.
     """
     for name in _PREFERRED:
@@ -99,14 +99,14 @@ def choose_member(members: Sequence[ArchiveMember]) -> ArchiveMember:
 def extract_member(
     source: Path, destination: Path, *, packing: str, member: ArchiveMember, limits: Limits
 ) -> None:
-    """Copy a member that `read_layer` named, with the same `packing`. Raises what `extract_module` raises."""
+    """Copy a member that `read_layer` returned, with the same `packing`. Raises as `extract_module`."""
     steps = (*_steps(packing), member)
     with _opened(source, steps, limits=limits) as stream:
         _copy(stream, destination, limits=limits)
 
 
 class _Decompress:
-    """A step into a stream: whatever compression it begins with."""
+    """A step into a stream: remove the compression that it begins with."""
 
 
 _DECOMPRESS = _Decompress()
@@ -120,9 +120,9 @@ def _steps(packing: str) -> tuple[_Step, ...]:
 
 
 def _extract_detected(source: Path, destination: Path, *, limits: Limits) -> str:
-    """Take one packing off after the other until WebAssembly is there, from the file's start each time.
+    """Remove one packing after the other until WebAssembly appears, from the file's start each time.
 
-    Reading the file anew costs little (only looking through a tar reads it whole) and keeps every stream forward only.
+    Rereading costs little (only the search of a tar reads the whole file) and keeps every stream forward only.
     """
     steps: list[_Step] = []
     name = ""
@@ -204,7 +204,7 @@ def _candidates(stream: Stream, *, limits: Limits) -> _Candidates:
     others: list[str] = []
     ordinal = other_files = 0
     while (entry := reader.next()) is not None:
-        found.pop(_path(entry.name), None)  # as unpacking would: the last one with a path counts
+        found.pop(_path(entry.name), None)  # as in unpacking, the last entry with a path counts
         if entry.is_file and is_candidate(entry.name):
             found[_path(entry.name)] = ArchiveMember(entry.name, ordinal, entry.size)
         elif entry.is_file:
@@ -218,7 +218,7 @@ def _candidates(stream: Stream, *, limits: Limits) -> _Candidates:
 def is_candidate(name: str) -> bool:
     """Whether a file of this name may be the module.
 
-    Hidden files are none: `.wh.plugin.wasm` marks a deletion in a layer, `._plugin.wasm` is what macOS adds.
+    Hidden files may not: `.wh.plugin.wasm` marks a deletion in a layer, and macOS adds `._plugin.wasm`.
     """
     base = _path(name).rpartition("/")[2]
     return base.endswith(".wasm") and not base.startswith(".")

@@ -1,8 +1,8 @@
 """A bounded reader of the WebAssembly binary format: header, sections, LEB128 integers, names.
 
-Not a validator (`validation.py` is) and no knowledge of what a section means (`sections.py`). Invariant: nothing is read
-past the end that a reader was given, no count or length is believed before the bytes for it are there, and every defect
-is a ContentRejected that says at which byte.
+Not a validator (see `validation.py`). `sections.py` decodes the contents of sections.
+Invariants: the reader never reads past its end; it uses no count or length before the bytes for it are there; every
+defect is a ContentRejected with the byte position.
 
 Source: WebAssembly Core Specification 3.0, chapter 5 "Binary Format".
 """
@@ -43,7 +43,7 @@ def truncated(what: str, *, size: int, needed: int) -> ContentRejected:
 
 
 def too_many(what: str, count: int, most: int) -> ContentRejected:
-    """The error for more parts of one kind than are read."""
+    """The error for more parts of one kind than the limit."""
     return ContentRejected(
         f"the module has {count} or more {what}; at most {most} are accepted",
         reason="TooLarge",
@@ -130,7 +130,7 @@ class BinaryReader:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Where the content of one section is. `name` is that of a custom section, as bytes, else empty."""
+    """The position of one section's content. `name` is the name of a custom section, as bytes; empty for other sections."""
 
     id: int
     start: int
@@ -138,12 +138,12 @@ class Section:
     name: bytes = b""
 
     def reader(self, data: bytes) -> BinaryReader:
-        """A reader of the section's content; of a custom section, of what follows its name."""
+        """A reader of the section's content; for a custom section, of the bytes after its name."""
         return BinaryReader(data, self.start, self.end)
 
 
 def check_header(data: bytes) -> None:
-    """Raise ContentRejected (`NotWasm`, `Truncated`, `WasmComponent`, `WasmInvalid`) unless a core module begins here."""
+    """Raise ContentRejected (`NotWasm`, `Truncated`, `WasmComponent`, `WasmInvalid`) unless `data` begins as a core module."""
     head = data[:_HEADER]
     if not head:
         raise ContentRejected("the module is empty (0 bytes)", reason="NotWasm")
@@ -164,10 +164,10 @@ def check_header(data: bytes) -> None:
 
 
 def sections(data: bytes, *, most: int) -> Iterator[Section]:
-    """All sections in order; their content is not touched, but for the name of a custom one.
+    """All sections in order. Of their contents only the names of custom sections are read.
 
-    Raises ContentRejected: `Truncated` when the module ends within a section, `TooLarge` when there are more than
-    `most`, `WasmInvalid` for anything else.
+    Raises ContentRejected: `Truncated` when the module ends within a section, `TooLarge` for more than `most` sections,
+    `WasmInvalid` for any other defect.
     """
     reader = BinaryReader(data, _HEADER, len(data))
     while not reader.done:
@@ -200,12 +200,12 @@ def _section(data: bytes, number: int, start: int, end: int) -> Section:
     if length > end - reader.position:
         raise invalid("a custom section whose name is longer than itself", at=start)
     content = reader.position + length
-    # Names are compared, never shown: a longer one than any that we know need not be kept.
+    # Names are only compared: 64 bytes are longer than any name that we compare with.
     return Section(number, content, end, data[reader.position : min(content, reader.position + 64)])
 
 
 def guess(data: bytes) -> str:
-    """In a few words, what bytes that are not WebAssembly look like."""
+    """The probable format of bytes that are not WebAssembly, in a few words."""
     head = data[:64].lstrip().lower()
     if head.startswith((b"<!doctype", b"<html")):
         return "it is an HTML page, as servers send for an error or a login"

@@ -1,8 +1,8 @@
-"""A bounded reader of function bodies: which instructions they have, as far as the other checks ask.
+"""A bounded reader of function bodies: the instructions that the other checks need.
 
-Not a validator: types and operands are passed over. Invariants: nothing is read past the end of a body, at most
-`limits.body_bytes` of bodies are read for one module, and an instruction that is not known is a ContentRejected. The
-instructions known here are those that Envoy's V8 runs (`validation.py`), legacy exception handling included.
+Not a validator (see `validation.py`): types and operands are skipped. Invariants: no read goes past the end of a body; at most
+`limits.body_bytes` of bodies are read for one module; an unknown instruction is a ContentRejected. The known instructions are
+those that Envoy's V8 runs, including legacy exception handling.
 
 Sources: WebAssembly Core Specification 3.0, section 5.4 "Instructions"; github.com/WebAssembly/exception-handling,
 proposals/exception-handling/legacy/Exceptions.md.
@@ -27,7 +27,7 @@ BR_ON_CAST, BR_ON_CAST_FAIL = 0xFB18, 0xFB19
 """Instructions with a prefix are written as `prefix << 8 | number`."""
 
 _NOTHING, _ONE, _TWO, _MEMORY, _BYTES, _LABELS, _TYPES, _CATCHES, _PREFIX, _UNKNOWN = range(10)
-"""What follows: nothing, one or two LEB128 integers, an address, 4 or 8 bytes, a vector of labels or types, …"""
+"""Forms of operands: none, one or two LEB128 integers, an address, 4 or 8 bytes, a vector of labels or types, …"""
 
 
 def _forms() -> bytes:
@@ -61,13 +61,13 @@ _VECTOR_END: Final = 0x114
 _ATOMIC_END: Final = 0x4F
 _MAX_LEB_BYTES: Final = 10
 _MEMORY_INDEX: Final = 0x40
-"""The bit of an alignment that says that the index of a memory follows (multi-memory)."""
+"""The bit of an alignment that is set if the index of a memory follows (multi-memory)."""
 _DECLARED_BYTES: Final = 8
 _CATCH_ALL_CLAUSES: Final = (2, 3)
 
 
 class Bodies:
-    """The code section: where each body begins and ends. Functions count from the first that is not imported."""
+    """The bodies of the code section. Functions count from the first that is not imported."""
 
     def __init__(self, section: Section, data: bytes, *, limits: Limits) -> None:
         """Raises ContentRejected (`WasmInvalid`) when the bodies do not fill the section."""
@@ -89,13 +89,13 @@ class Bodies:
         return len(self._starts)
 
     def span(self, function: int) -> tuple[int, int]:
-        """Where the body of a function is in the module. Raises IndexError."""
+        """Start and end of a function's body in the module. Raises IndexError."""
         return self._starts[function], self._ends[function]
 
     def containing(self, byte: int) -> Iterator[int]:
-        """The functions that have `byte` anywhere in their bodies: all that have this instruction, and others."""
+        """The functions with `byte` anywhere in their bodies: all with this instruction, and others."""
         find, starts, ends = self._data.find, self._starts, self._ends
-        # One search over long stretches without the byte, instead of one for each body.
+        # One search passes over many bodies without the byte, instead of one search for each body.
         position = function = 0
         while function < len(starts):
             if position < starts[function]:
@@ -109,8 +109,8 @@ class Bodies:
     def read(self, function: int, wanted: Collection[int]) -> Iterator[tuple[int, int]]:
         """The `wanted` instructions of a function in order, each with its operand.
 
-        The operand is the first index that the instruction has (function, type, label); of a `br_table` and a
-        `try_table` the greatest label, -1 if there is none. Raises ContentRejected: `WasmInvalid`, `TooLarge`.
+        The operand is the instruction's first index (function, type, label); for `br_table` and `try_table` the greatest
+        label, -1 if there is none. Raises ContentRejected: `WasmInvalid`, `TooLarge`.
         """
         start, end = self.span(function)
         self._left -= end - start
@@ -129,7 +129,7 @@ class Bodies:
 
 
 def _instructions(reader: BinaryReader, wanted: Collection[int]) -> Iterator[tuple[int, int]]:
-    """A loop without calls for the forms that make up nearly all of a body: three million instructions a second."""
+    """The frequent forms are read without function calls: three million instructions a second."""
     data, position, end, forms = reader.data, reader.position, reader.end, _FORMS
     while position < end:
         code = data[position]
@@ -161,7 +161,7 @@ def _instructions(reader: BinaryReader, wanted: Collection[int]) -> Iterator[tup
 
 
 def _integer(data: bytes, position: int) -> tuple[int, int]:
-    """A LEB128 integer as if it were unsigned, and where it ends."""
+    """A LEB128 integer, read as unsigned, and the position behind it."""
     value = shift = 0
     for _ in range(_MAX_LEB_BYTES):
         byte = data[position]
@@ -174,7 +174,7 @@ def _integer(data: bytes, position: int) -> tuple[int, int]:
 
 
 def _read_rare(reader: BinaryReader, code: int, form: int) -> tuple[int, int]:
-    """What follows the first byte of an instruction with a prefix or a list. The whole code, and the operand."""
+    """Read an instruction with a prefix or a list, behind its first byte. Returns the whole code and the operand."""
     if form == _LABELS:
         return code, max(reader.u32() for _ in range(reader.u32() + 1))
     if form == _TYPES:
@@ -213,7 +213,7 @@ def _read_clause(reader: BinaryReader) -> int:
 
 
 def _read_collected(reader: BinaryReader, number: int) -> int:
-    """What follows an instruction on garbage-collected types. The label if it is a branch, else 0."""
+    """Read the operands of an instruction on garbage-collected types. Returns the label of a branch, else 0."""
     if number < len(_COLLECTED):
         for _ in range(_COLLECTED[number]):
             reader.u32()

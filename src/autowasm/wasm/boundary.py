@@ -1,28 +1,21 @@
-"""What a module exchanges with its host, of types that Envoy's V8 cannot name or create.
+"""Exchanges of a module with its host that end the Envoy process: types that V8 cannot represent, calls by reference.
 
-Not a comparison of functions with Envoy's own (`module.py`). Invariant: a module that passes does not abort the proxy by
-its types: V8's C API (`wasm-c-api`, by which Envoy asks for all imports and exports, called or not) ends the whole process
-over any value type but numbers, funcref and externref, over a tag, and over tables that it cannot allocate.
+Envoy lists all imports and exports through V8's C API (`wasm-c-api`), used or not. That API ends the process over any value
+type except numbers, funcref and externref, over a tag, and over tables that it cannot allocate. `call_ref` and
+`return_call_ref` on an imported function end it with a segmentation fault; `call`, `call_indirect` and their tail calls on
+the same function are fine. Binaryen writes such code: `wasm-opt -Oz -all` merges similar functions and passes the functions in
+which they differ as references. All seen on Envoy 1.36.4 and 1.40.0; tests/e2e/test_wasm_envoy.py checks them again. ADR 0028
+has the forms that were tried. `abi.py` compares the types of functions with Envoy's own.
 
-Seen on Envoy 1.36.4 and 1.40.0; tests/e2e/test_wasm_envoy.py asks them again.
+Invariants: a module that passes does not abort the proxy by its types; it passes only if one of these is proven, the cheap
+proofs first (there is no analysis of where values flow):
 
-Calls of host functions by reference, over which Envoy crashes.
-
-`call_ref` and `return_call_ref` on a function that the module imports end the whole Envoy process with a segmentation
-fault (seen on 1.36.4 and 1.40.0; tests/e2e/test_wasm_envoy.py asks them again). `call`, `call_indirect` and their tail
-calls on the same function are fine. Binaryen writes such code: `wasm-opt -Oz -all` merges similar functions and hands the
-functions in which they differ over as references.
-
-Not an analysis of where values go. Invariant: a module passes only if one of these is proven, the cheap proofs first:
-
-1. no reference to an imported function can exist: none is named by an element, a global, a table or an export, and
-   without that a `ref.func` of it is not valid;
+1. no reference to an imported function can exist: no element, global, table or export names one, and without that a
+   `ref.func` of it is not valid;
 2. there is no `call_ref`: the module is valid without function references, in all bodies that were checked;
 3. no reference that `call_ref` takes exists: no body has a `ref.func` of an imported function, and elements, globals and
    tables hold imported functions only as `funcref`, which a module without casts cannot turn into a typed reference;
 4. no `call_ref` has the type of an imported function of which a reference exists.
-
-ADR 0028 has the forms that were tried.
 """
 
 from collections.abc import Sequence
@@ -52,13 +45,13 @@ _REFERENCES: Final = frozenset({FUNCREF, EXTERNREF})
 
 
 class BoundaryParts(Protocol):
-    """What has to be known of a module's own definitions. Indices count from the first that is not imported."""
+    """The definitions of the module. Indices count from the first that is not imported."""
 
     def storages(self, kind: str) -> list[Storage]:
         """Its memories, or its tables."""
 
     def global_types(self, wanted: set[int]) -> dict[int, int]:
-        """The codes of the types of these globals."""
+        """The type codes of these globals."""
 
     def function_types(self, wanted: set[int]) -> dict[int, int]:
         """The type indices of these functions."""
@@ -67,7 +60,7 @@ class BoundaryParts(Protocol):
         """The first of these types that belongs to a group of several, is open, or has a supertype."""
 
     def find_unknown_type(self, wanted: set[int]) -> int | None:
-        """The first of these function types that has a value which is not `KNOWN_TO_HOST`."""
+        """The first of these function types with a value type outside `KNOWN_TO_HOST`."""
 
 
 def check_boundary(
@@ -93,7 +86,7 @@ def check_boundary(
 
 
 def _check_sizes(parts: BoundaryParts, imports: Sequence[Import], *, limits: Limits) -> None:
-    """Refuse memories and tables that Envoy's V8 does not create; tables count together, memories are only reserved."""
+    """Refuse memories and tables that Envoy's V8 cannot create. The sizes of tables add up; memories are only reserved."""
     for kind, most, unit in (
         (sections.MEMORY, limits.memory_pages, "pages of 64 KiB"),
         (sections.TABLE, limits.table_entries, "entries"),
@@ -117,7 +110,7 @@ def _check_sizes(parts: BoundaryParts, imports: Sequence[Import], *, limits: Lim
 
 
 def _check_imported(each: Import, storage: Storage, *, limits: Limits) -> None:
-    """Envoy creates what a module imports of these, if it can."""
+    """Refuse an imported memory or table that Envoy cannot create for the module."""
     if storage.is_64_bit or storage.is_shared:
         problem = "64-bit" if storage.is_64_bit else "shared"
     elif each.kind == sections.TABLE and storage.entry not in _REFERENCES:
@@ -196,11 +189,11 @@ class _Named:
     """The imported functions to which the module refers outside of bodies."""
 
     typed: set[int] = field(default_factory=set)
-    """In elements, globals and tables of a type that names a function type."""
+    """Named in elements, globals and tables whose type names a function type."""
     untyped: set[int] = field(default_factory=set)
-    """In those of `funcref`."""
+    """Named in elements, globals and tables of `funcref`."""
     declared: set[int] = field(default_factory=set)
-    """Where no reference is made: exports, declarative elements."""
+    """Named without a reference being made: exports, declarative elements."""
 
     @property
     def all(self) -> set[int]:
@@ -221,8 +214,8 @@ def check_references(
 ) -> None:
     """Raise ContentRejected (`EnvoyCrash`) unless no host function is called by reference.
 
-    Blocks: mostly a millisecond; 40 ms for each MB of code if host functions are named somewhere; seconds if function
-    references are used besides. Raises `TooLarge` for more code than is read, and `WasmInvalid`.
+    Blocks: mostly a millisecond; 40 ms for each MB of code if something names host functions; seconds if the module uses
+    function references besides. Raises `TooLarge` for more code than the limit, and `WasmInvalid`.
     """
     imported = [each for each in imports if each.kind == sections.FUNCTION]
     named = _named(parts, len(imported), exports, limits=limits)
@@ -266,7 +259,7 @@ def check_references(
 
 
 def _comparable(signature: str | None) -> str:
-    """A function type of which only numbers and the places of references count: a subtype's has the same."""
+    """A function type reduced to its numbers and the positions of references, which a subtype shares."""
     return (signature or "").replace("funcref", "ref").replace("externref", "ref")
 
 
@@ -313,10 +306,10 @@ def _read_elements(reader: BinaryReader, imported: int, named: _Named, *, limits
             if flags & _EXPRESSIONS:
                 entry = read_value_type(reader)
             else:
-                reader.byte()  # a kind, of which there is one
+                reader.byte()  # the kind; only one exists
         size = reader.u32()
         left -= size
-        if left < 0:  # no compiler writes so many; then nothing is proven of them
+        if left < 0:  # no compiler writes so many; nothing is proven about them
             named.add(set(range(imported)), entry=0)
             return
         if flags & _EXPRESSIONS:

@@ -1,8 +1,7 @@
-"""Streams of unpacked bytes over a file: gzip and zstd as they are read, under one budget.
+"""Streams of unpacked bytes over a file: gzip and zstd, decompressed while they are read, under one limit.
 
-Not a file interface: forward only, with a look ahead. Invariants: memory is bounded by the chunk and the zstd window,
-whatever the input; nothing unpacks past the budget; every defect of the input is a ContentRejected, never an exception of
-zlib or zstandard.
+Not a file interface: forward only, with `peek`. Invariants: memory is bounded by the chunk and the zstd window for any
+input; nothing unpacks past the limit; every defect of the input is a ContentRejected, never an exception of zlib or zstandard.
 """
 
 import zlib
@@ -27,14 +26,14 @@ def archive_invalid(problem: str) -> ContentRejected:
 
 
 class ByteSource(Protocol):
-    """Something to read forwards."""
+    """A source of bytes that is read forwards."""
 
     def read(self, size: int) -> bytes:
-        """Some bytes, at most `size`; empty only at the end."""
+        """The next bytes, at most `size`; empty only at the end."""
 
 
 class OutputLimit:
-    """Counts what one archive takes and gives, and ends it when that is out of proportion."""
+    """Counts packed and unpacked bytes of one archive, and refuses the archive when the output exceeds the limits."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -63,28 +62,28 @@ class OutputLimit:
 
 
 class FileSource:
-    """The bytes of a file, counted."""
+    """The bytes of a file, counted in the OutputLimit."""
 
     def __init__(self, file: BinaryIO, budget: OutputLimit) -> None:
         self._file = file
         self._budget = budget
 
     def read(self, size: int) -> bytes:
-        """See Source."""
+        """See ByteSource."""
         data = self._file.read(min(size, _CHUNK))
         self._budget.took(len(data))
         return data
 
 
 class Stream:
-    """A source with a look ahead."""
+    """A source with `peek`."""
 
     def __init__(self, source: ByteSource) -> None:
         self._source = source
         self._ahead = b""
 
     def peek(self, size: int) -> bytes:
-        """The next `size` bytes without taking them; fewer at the end."""
+        """The next `size` bytes, which stay unread; fewer at the end."""
         pieces, held = [self._ahead], len(self._ahead)
         while held < size and (more := self._source.read(_CHUNK)):
             pieces.append(more)
@@ -93,7 +92,7 @@ class Stream:
         return self._ahead[:size]
 
     def read(self, size: int) -> bytes:
-        """See Source."""
+        """See ByteSource."""
         if self._ahead:
             data, self._ahead = self._ahead[:size], self._ahead[size:]
             return data
@@ -108,7 +107,7 @@ class Stream:
         return data
 
     def skip(self, size: int, *, what: str) -> None:
-        """Pass over `size` bytes. Raises ContentRejected at an earlier end."""
+        """Skip `size` bytes. Raises ContentRejected at an earlier end."""
         while size > 0:
             data = self.read(min(size, _CHUNK))
             if not data:
@@ -117,7 +116,7 @@ class Stream:
 
 
 class GzipSource:
-    """What gzip members, one after the other, unpack to (RFC 1952 2.2). Zero bytes after the last one are padding."""
+    """The unpacked bytes of consecutive gzip members (RFC 1952 2.2). Zero bytes after the last one are padding."""
 
     def __init__(self, source: ByteSource, *, budget: OutputLimit, limits: Limits) -> None:
         self._source = source
@@ -126,10 +125,10 @@ class GzipSource:
         self._inflate = zlib.decompressobj(_GZIP_ONLY)
         self._packed = b""
         self._within = True
-        """Whether a member has begun that has not ended."""
+        """Whether the position is within a member."""
 
     def read(self, size: int) -> bytes:
-        """See Source. Raises ContentRejected."""
+        """See ByteSource. Raises ContentRejected."""
         while True:
             if not self._packed:
                 self._packed = self._source.read(_CHUNK)
@@ -151,7 +150,7 @@ class GzipSource:
             self._packed = self._inflate.unused_data
             self._within = False
         else:
-            # None left does not mean that all is out: some output may still be inside, for an empty input.
+            # Even without packed bytes left, zlib may still hold output, which an empty input releases.
             self._packed = self._inflate.unconsumed_tail
         return data
 
@@ -176,7 +175,7 @@ class GzipSource:
 
 
 class ZstdSource:
-    """What zstd frames, one after the other, unpack to (RFC 8878 3.1). A cut-off frame ends early and without an error."""
+    """The unpacked bytes of consecutive zstd frames (RFC 8878 3.1). A cut-off frame ends early and without an error."""
 
     def __init__(self, source: ByteSource, *, budget: OutputLimit, limits: Limits) -> None:
         decompressor = zstandard.ZstdDecompressor(max_window_size=limits.zstd_window_bytes)
@@ -189,7 +188,7 @@ class ZstdSource:
         self._budget = budget
 
     def read(self, size: int) -> bytes:
-        """See Source. Raises ContentRejected."""
+        """See ByteSource. Raises ContentRejected."""
         try:
             data = self._reader.read(min(size, _CHUNK))
         except zstandard.ZstdError as error:
@@ -201,7 +200,7 @@ class ZstdSource:
 
 
 def is_compressed(head: bytes) -> bool:
-    """Whether what begins with these bytes, 4 or more, is gzip or zstd."""
+    """Whether `head`, 4 or more bytes, begins a gzip or zstd stream."""
     return head.startswith(GZIP_MAGIC) or _is_zstd(head)
 
 
@@ -212,7 +211,7 @@ def _is_zstd(head: bytes) -> bool:
 
 
 def decompressed(stream: Stream, *, budget: OutputLimit, limits: Limits) -> Stream:
-    """The stream inside, when `stream` begins like gzip or zstd; else `stream` itself."""
+    """The unpacked stream if `stream` begins as gzip or zstd, else `stream` itself."""
     head = stream.peek(4)
     if head.startswith(GZIP_MAGIC):
         return Stream(GzipSource(stream, budget=budget, limits=limits))

@@ -1,7 +1,7 @@
-"""One layer of a container image: the modules in it, and what it hides of the layers below.
+"""One layer of a container image: the modules in it, and the paths that it hides in the layers below.
 
-Not an unpacker: no file system is ever built, only names are compared. Invariant: a module that is not in the image's file
-system, because a later layer deleted or replaced it or a folder above it, is never found.
+Only names are compared; no file system is unpacked. Invariant: a module that a later layer deleted or replaced, itself or
+a folder above it, is never found.
 
 Source: OCI image specification `layer.md`, "Whiteouts", "Opaque Whiteout", "Changeset over existing files".
 """
@@ -19,28 +19,28 @@ from autowasm.wasm.tar import TarEntry
 _WHITEOUT: Final = ".wh."
 _OPAQUE: Final = ".wh..wh..opq"
 _RESERVED: Final = ".wh..wh."
-"""Names for the storage driver's own use; of these only the opaque whiteout means something."""
+"""Prefix of names that storage drivers reserve; only the opaque whiteout has a meaning here."""
 _PLUGIN: Final = "plugin.wasm"
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLayer:
-    """What one layer holds. Paths are relative to the root, without `.` and `..`; of most only the hash is kept."""
+    """The contents of one layer. Paths are relative to the root, without `.` and `..`; for most only the hash is kept."""
 
     modules: tuple[ArchiveMember, ...]
-    """Files named `*.wasm`, in order; of several with one path the last."""
+    """Files named `*.wasm`, in order; if a path occurs several times, its last entry."""
     removed: frozenset[int]
-    """Hashes of paths that are gone from the layers below, with all that was under them: deleted, or replaced by a file."""
+    """Hashes of paths that hide the same path in the layers below, and all paths under it: deleted, or replaced by a file."""
     emptied: frozenset[int]
-    """Hashes of folders whose content in the layers below is gone; the root is the empty text."""
+    """Hashes of folders whose contents in the layers below are hidden; the root is the empty string."""
     folders: frozenset[int]
-    """Hashes of folders with a module's name: such a module in the layers below is gone, what is in a folder is not."""
+    """Hashes of folders with a module's name: they hide a module of that name in the layers below, not a folder's contents."""
     first_plugin: ArchiveMember | None
-    """The first entry with the base name `plugin.wasm`, of whatever kind: what a reader that stops there takes."""
+    """The first entry with the base name `plugin.wasm`, of any kind: some readers stop there."""
 
 
 class Hidden:
-    """What the layers searched so far, from the last one on, hide of those below. Memory: one number for a name."""
+    """The paths that the layers searched so far, from the last one on, hide in the layers below. Memory: one integer per path."""
 
     def __init__(self, *, limits: Limits) -> None:
         self._most = limits.image_entries
@@ -48,10 +48,10 @@ class Hidden:
         self._emptied: set[int] = set()
         self._folders: set[int] = set()
         self.deleted: list[str] = []
-        """Some modules that were passed over, for a message."""
+        """Up to 8 modules that are hidden, for a message."""
 
     def add(self, layer: ImageLayer) -> None:
-        """`layer` has been searched. Raises ContentRejected (`ArchiveTooLarge`)."""
+        """Record that `layer` was searched. Raises ContentRejected (`ArchiveTooLarge`)."""
         self._removed |= layer.removed
         self._emptied |= layer.emptied
         self._folders |= layer.folders
@@ -63,7 +63,7 @@ class Hidden:
             )
 
     def visible(self, layer: ImageLayer) -> list[ArchiveMember]:
-        """The modules of `layer`, which lies below all that were added, that are still there."""
+        """The modules of `layer` that no added layer hides. `layer` is below all added layers."""
         kept = []
         for module in layer.modules:
             if self._hides(clean_path(module.name)):
@@ -92,7 +92,7 @@ class _Found:
     first_plugin: ArchiveMember | None = None
 
     def take(self, entry: TarEntry, ordinal: int) -> None:
-        """One entry, in the order of the archive."""
+        """Record one entry, in the order of the archive."""
         path = clean_path(entry.name)
         folder, _, base = path.rpartition("/")
         if base == _OPAQUE:
@@ -106,7 +106,7 @@ class _Found:
 
     def _take_plain(self, path: str, base: str, entry: TarEntry, ordinal: int) -> None:
         member = ArchiveMember(entry.name, ordinal, entry.size if entry.is_file else 0)
-        self.modules.pop(path, None)  # what comes later in the archive replaces it
+        self.modules.pop(path, None)  # a later entry of the archive replaces it
         if base == _PLUGIN and self.first_plugin is None:
             self.first_plugin = member
         if not entry.is_folder:
@@ -138,5 +138,5 @@ def read_layer(source: Path, *, packing: str, limits: Limits) -> ImageLayer:
 
 
 def clean_path(name: str) -> str:
-    """Where unpacking would put an entry, relative to the root; empty for the root itself."""
+    """The path at which unpacking would create an entry, relative to the root; empty for the root itself."""
     return posixpath.normpath("/" + name.lstrip("/"))[1:]

@@ -1,12 +1,9 @@
-"""What a module says of itself, also one that is refused: imports, exports, ABI, as far as they can be read.
+"""The checks of a module before it is published (ADR 5), and its description for `wasmc inspect`.
 
-Not the verdict (`module.py`). Invariant: whatever the bytes, the outcome is a Description, an empty one at worst.
-
-The verdict on a module before it is published (ADR 5): will Envoy load these bytes?
-
-Not a run of the module: a valid one can still trap in its start function or refuse its configuration. Invariants: a
-ModuleInfo exists only for bytes that passed every check, each of which stands for a way in which a real Envoy fails
-*after* a successful fetch, and answers 503 from then on; whatever the bytes, the outcome is a ModuleInfo or ContentRejected.
+The checks do not run the module: a valid module can still trap in its start function or refuse its configuration.
+Invariants: a ModuleInfo exists only for bytes that passed every check; each check stands for a module that a real Envoy
+fetches, cannot load, and answers with 503 from then on; for any bytes the outcome of a check is a ModuleInfo or
+ContentRejected, and the outcome of a description is a Description.
 """
 
 from collections.abc import Iterable
@@ -48,7 +45,10 @@ from autowasm.wasm.validation import validate
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """`abi` are the versions that are exported (`0.2.1`), known to Envoy or not."""
+    """Imports, exports and ABI of a module, also of a refused one, as far as they can be read; empty if nothing can.
+
+    `abi` are the exported ABI versions (`0.2.1`), known to Envoy or not.
+    """
 
     abi: tuple[str, ...] = ()
     imports: tuple[Import, ...] = ()
@@ -56,7 +56,7 @@ class Description:
 
 
 def describe_module(path: Path, *, limits: Limits) -> Description:
-    """Read the module in the file `path`. Blocks (pool `parsing`). Raises StorageError when it cannot be read."""
+    """Describe the module in the file `path`. Blocks (pool `parsing`). Raises StorageError when the file cannot be read."""
     try:
         with path.open("rb") as file:
             data = file.read(limits.module_bytes + 1)
@@ -75,7 +75,7 @@ def _describe(data: bytes, *, limits: Limits) -> Description:
         for section in binary.sections(data, most=limits.sections)
         if section.id in (binary.IMPORT, binary.EXPORT)
     }
-    validate(data, limits=limits)  # the readers below are made for modules that passed
+    validate(data, limits=limits)  # the readers below expect a valid module
     imports: tuple[Import, ...] = ()
     exports: tuple[Export, ...] = ()
     if section := found.get(binary.IMPORT):
@@ -92,14 +92,14 @@ def _describe(data: bytes, *, limits: Limits) -> Description:
 
 @dataclass(frozen=True, slots=True)
 class ModuleInfo:
-    """What a module is. `size` in bytes, `abi` such as `0.2.1`."""
+    """Facts of a module that passed. `size` in bytes, `abi` such as `0.2.1`."""
 
     size: int
     abi: str
     imports: tuple[Import, ...]
     exports: tuple[Export, ...]
     unchecked: str
-    """What could not be checked, in one sentence; empty when everything was."""
+    """One sentence about the parts that could not be checked; empty if all were checked."""
 
 
 def inspect_module(
@@ -111,12 +111,12 @@ def inspect_module(
 ) -> ModuleInfo:
     """Check the module in the file `path`. Blocks (pool `parsing`); holds the module in memory twice.
 
-    `allow_imports` are further functions that the user's Envoys offer, as `module.name`; `envoy` is the oldest of them.
+    `allow_imports` are further functions that the user's Envoys offer, as `module.name`; `envoy` is the oldest Envoy.
     Raises ContentRejected with the reasons of `inspect_bytes`, and StorageError when the file cannot be read.
     """
     try:
         with path.open("rb") as file:
-            # Not mapped: a file that shrinks under a mapping kills the process.
+            # Not mmap: if the file shrinks, access to the mapping kills the process.
             data = file.read(limits.module_bytes + 1)
             size = max(file.seek(0, 2), len(data))
     except OSError as error:
@@ -133,13 +133,13 @@ def inspect_bytes(
     allow_imports: frozenset[str],
     envoy: EnvoyVersion = OLDEST_ENVOY,
 ) -> ModuleInfo:
-    """Check a module. Raises ContentRejected, with one of these reasons.
+    """Check a module. Raises ContentRejected with one of these reasons.
 
-    `TooLarge` (the module, or one of its parts, exceeds what Envoy or we accept), `NotWasm`, `Truncated`,
+    `TooLarge` (the module, or one of its parts, exceeds a limit of Envoy or ours), `NotWasm`, `Truncated`,
     `WasmComponent`, `WasmInvalid`, `AbiMissing`, `AbiUnsupported`, `ExportMissing` (no memory or no allocator),
-    `ImportUnknown`, `ImportMismatch`, `ExportMismatch` (a function has another type than Envoy's, or a type over
-    which Envoy crashes), `EnvoyCrash` (a host function may be called by reference), `StartFails` (a program, or a start
-    that calls what Envoy forbids there).
+    `ImportUnknown`, `ImportMismatch`, `ExportMismatch` (the type of a function differs from Envoy's, or a type crashes
+    Envoy), `EnvoyCrash` (a host function may be called by reference), `StartFails` (a program, or a start function that
+    calls a function that Envoy forbids there).
     """
     if len(data) > limits.module_bytes:
         raise too_large(len(data), limits=limits)
@@ -170,7 +170,7 @@ def too_large(size: int, *, limits: Limits) -> ContentRejected:
 
 
 class _Parts:
-    """The sections of one module, found once and read when they are asked for."""
+    """The sections of one module: located once, read on demand."""
 
     def __init__(self, data: bytes, *, limits: Limits) -> None:
         self._data = data
@@ -246,12 +246,12 @@ class _Parts:
         return find_unknown_type(self._types(), wanted, limits=self._limits)
 
     def _types(self) -> BinaryReader:
-        """A valid module that exports a function, as a filter does, has the section of types."""
+        """The type section. A valid module that exports a function, as a filter does, has one."""
         return self._sections[binary.TYPE].reader(self._data)
 
 
 def _abi_version(exports: tuple[Export, ...], *, is_go: bool) -> str:
-    """The version that Envoy will take: the first one exported, as a function (`BytecodeUtil::getAbiVersion`)."""
+    """The version that Envoy uses: the first one exported as a function (`BytecodeUtil::getAbiVersion`)."""
     others = []
     for export in exports:
         if export.kind == sections.FUNCTION and export.name.startswith(abi.ABI_PREFIX):

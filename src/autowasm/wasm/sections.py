@@ -1,30 +1,13 @@
-"""Value types, and the types of functions that are made of them.
+"""The contents of the sections that a host must be able to meet: imports, exports, types, memories, tables, globals, function names.
 
-Not a comparison with Envoy's (`module.py`, `boundary.py`). Invariant: however long a type section is, what is kept of it is
-what was asked for.
+The readers decode; `abi.py`, `boundary.py` and `start.py` compare with Envoy. They expect a module that `validation.py` has
+passed, and refuse what they cannot decode. Constant expressions are not evaluated: at most one number is read.
+Invariants: no table is longer than its limit in `limits.Limits`; of a type section only the wanted types are kept; no
+memory is allocated for a size that a type only announces; one reader passes over at most `limits.type_parts` parts of
+types or instructions of constant expressions; the contents of code, data and custom sections are not read, except the
+function names, because Envoy reads those too.
 
-Source: WebAssembly Core Specification 3.0, section 5.3 "Types".
-
-Constant expressions: initial values, and where segments go.
-
-Not an interpreter. Invariant: of an expression nothing is computed, at most a single number is read, and only so many
-instructions are passed over as `limits.type_parts` says.
-
-Source: WebAssembly Core Specification 3.0, section 5.4.9 "Expressions".
-
-Memories, tables and globals: their types and sizes.
-
-Not a judge of them (`boundary.py`, `start.py`). Invariant: no memory is spent on what a type only announces.
-
-Source: WebAssembly Core Specification 3.0, sections 5.3 "Types" and 5.5 "Modules".
-
-What the sections of a module say that its host must be able to meet: imports, exports, function names.
-
-Not a validator, and not the types of functions (`sections.py`), memories, tables and globals (`sections.py`). These readers are given bytes that `validation.py` has passed, and refuse rather than guess where that
-is not so. Invariant: no table is longer than its limit in `limits.Limits`, and the content of code, data and custom
-sections is never read, but for the function names, because Envoy reads those too.
-
-Source: WebAssembly Core Specification 3.0, sections 5.3 "Types" and 5.5 "Modules".
+Source: WebAssembly Core Specification 3.0, sections 5.3 "Types", 5.4.9 "Expressions" and 5.5 "Modules".
 """
 
 from collections.abc import Iterable, Iterator
@@ -46,14 +29,14 @@ _REFERENCE, _NULL_REFERENCE = 0x64, 0x63  # each with a heap type after it
 _HEAPS = (bytes([FUNCREF]), bytes([EXTERNREF]))
 
 KNOWN_TO_HOST = bytes([0x7F, 0x7E, 0x7D, 0x7C, FUNCREF, EXTERNREF])
-"""Types that V8's C API, through which Envoy loads modules, has a name for. It aborts the process over any other.
+"""Types that V8's C API, through which Envoy loads modules, can represent. Any other type aborts the process.
 
-Only their short forms, though V8 takes `(ref func)` and `(ref extern)` as well: no compiler exports those.
+Only the short forms: V8 also takes `(ref func)` and `(ref extern)`, but no compiler exports those.
 """
 
 
 def read_function_types(reader: BinaryReader, wanted: Iterable[int]) -> dict[int, int]:
-    """The type index of each wanted function, counted from the first one that is not imported."""
+    """The type index of each wanted function. Functions count from the first that is not imported."""
     left = set(wanted)
     found = {}
     for index in range(reader.u32()):
@@ -71,8 +54,8 @@ def read_signatures(
 ) -> dict[int, str]:
     """The wanted function types in Envoy's notation: `i32 i64 -> i32`, `void -> void`.
 
-    A type that is no function's is left out. Raises ContentRejected: `TooLarge` when a wanted one comes after more
-    types than the limit, `WasmInvalid`.
+    A type that is not a function type is left out. Raises ContentRejected: `TooLarge` when more types than the limit
+    precede a wanted one, `WasmInvalid`.
     """
     left = set(wanted)
     signatures: dict[int, str] = {}
@@ -93,7 +76,7 @@ def read_signatures(
 
 
 def find_unknown_type(reader: BinaryReader, wanted: Iterable[int], *, limits: Limits) -> int | None:
-    """The first of the wanted function types that has a value which is not `KNOWN_TO_HOST`. Raises as `read_signatures`."""
+    """The first wanted function type with a value type outside `KNOWN_TO_HOST`. Raises as `read_signatures`."""
     left = set(wanted)
     types = _TypeReader(reader, limits=limits)
     index = 0
@@ -112,10 +95,10 @@ def find_unknown_type(reader: BinaryReader, wanted: Iterable[int], *, limits: Li
 
 
 def find_linked_type(reader: BinaryReader, wanted: Iterable[int], *, limits: Limits) -> int | None:
-    """The first of the wanted types that is not one on its own: in a recursive group of several, open, or a subtype.
+    """The first wanted type that depends on others: in a recursive group of several, open, or with a supertype.
 
-    The type of a function that two modules, or a module and its host, call by the same name has to be equal with its whole
-    group and all its supertypes (specification 3.1, "Recursive types"). Raises as `read_signatures`.
+    Two modules, or a module and its host, agree on a function only if its type is equal with its whole group and all its
+    supertypes (specification 3.1, "Recursive types"). Raises as `read_signatures`.
     """
     left = set(wanted)
     types = _TypeReader(reader, limits=limits)
@@ -136,7 +119,7 @@ def find_linked_type(reader: BinaryReader, wanted: Iterable[int], *, limits: Lim
 
 
 _Function = tuple[bytes, bytes]
-"""The codes of its parameters and of its results; what a reference refers to is left out."""
+"""The codes of its parameters and of its results, without the heap types of references."""
 
 
 def _shown_values(codes: bytes) -> str:
@@ -144,14 +127,14 @@ def _shown_values(codes: bytes) -> str:
 
 
 class _TypeReader:
-    """Passes over types as fast as their form allows: a hostile module has 30 million parameters."""
+    """Skips types as fast as their form allows: a hostile module has 30 million parameters."""
 
     def __init__(self, reader: BinaryReader, *, limits: Limits) -> None:
         self._reader = reader
         self._most = self._left = limits.type_parts
 
     def is_plain(self) -> bool:
-        """Whether the next entry is one final type without supertypes; nothing is read."""
+        """Whether the next entry is one final type without supertypes; the position does not move."""
         reader = BinaryReader(self._reader.data, self._reader.position, self._reader.end)
         form = reader.byte()
         if form == 0x4E:
@@ -215,7 +198,7 @@ class _TypeReader:
 
 
 def read_value_type(reader: BinaryReader) -> int:
-    """The code of a value type; of a reference written in two parts, that of its short form if it has one of ours."""
+    """The code of a value type; for a nullable reference to func or extern in the long form, the code of its short form."""
     code = reader.byte()
     if code not in (_REFERENCE, _NULL_REFERENCE):
         return code
@@ -231,7 +214,7 @@ _REF_FUNC: Final = 0xD2
 _INTEGERS: Final = frozenset({0x41, 0x42, 0x23, 0xD0})
 """i32.const, i64.const, global.get, ref.null: each with one LEB128 integer."""
 _FIXED: Final = {0x43: 4, 0x44: 8, **dict.fromkeys((0x6A, 0x6B, 0x6C, 0x7C, 0x7D, 0x7E), 0)}
-"""f32.const, f64.const; the sums, differences and products of integers. The bytes after each."""
+"""f32.const, f64.const; add, sub and mul of integers: the number of bytes after each."""
 _VECTOR, _VECTOR_CONST, _VECTOR_BYTES = 0xFD, 12, 16
 _COLLECTED: Final = 0xFB
 _COLLECTED_INTEGERS: Final = {0: 1, 1: 1, 6: 1, 7: 1, 8: 2, 26: 0, 27: 0, 28: 0}
@@ -239,10 +222,7 @@ _COLLECTED_INTEGERS: Final = {0: 1, 1: 1, 6: 1, 7: 1, 8: 2, 26: 0, 27: 0, 28: 0}
 
 
 class Constants:
-    """Passes over constant expressions, which validation has found to be some.
-
-    `functions` are those that a `ref.func` in the expressions so far refers to.
-    """
+    """Skips valid constant expressions. `functions` are the operands of `ref.func` in the expressions so far."""
 
     def __init__(self, reader: BinaryReader, *, limits: Limits) -> None:
         self._reader = reader
@@ -250,7 +230,7 @@ class Constants:
         self.functions: set[int] = set()
 
     def address(self) -> int | None:
-        """The number that an expression consists of, read as an unsigned one; None when it has to be computed."""
+        """The value of an expression that is a single constant, as an unsigned integer; None for any other expression."""
         reader = self._reader
         start = reader.position
         bits = _NUMBERS.get(reader.byte())
@@ -269,7 +249,7 @@ class Constants:
         return None
 
     def skip(self) -> None:
-        """To behind the end of one expression."""
+        """Skip one expression, with its end."""
         reader = self._reader
         while (code := reader.byte()) != _END:
             self._left -= 1
@@ -311,7 +291,7 @@ class Storage:
     is_shared: bool = False
     is_64_bit: bool = False
     entry: int = 0
-    """Of a table: the code of its entries' type, as `values.read_value_type` has it."""
+    """Of a table: the code of its entries' type, as `read_value_type` returns it."""
 
 
 def read_storage(reader: BinaryReader, *, is_table: bool) -> Storage:
@@ -326,7 +306,7 @@ def read_storage(reader: BinaryReader, *, is_table: bool) -> Storage:
 
 
 def read_memories(reader: BinaryReader) -> list[Storage]:
-    """Those that the module defines."""
+    """The memories that the module defines."""
     return [read_storage(reader, is_table=False) for _ in range(reader.u32())]
 
 
@@ -334,12 +314,12 @@ def read_table(reader: BinaryReader) -> tuple[Storage, bool]:
     """The type of one table that the module defines, and whether a constant expression for its entries follows."""
     has_value = reader.data[reader.position : reader.position + 1] == _WITH_INITIAL_VALUE
     if has_value:
-        reader.skip(2)  # the mark, and a byte for what may come
+        reader.skip(2)  # the mark, and a reserved byte
     return read_storage(reader, is_table=True), has_value
 
 
 def read_tables(reader: BinaryReader, *, limits: Limits) -> list[Storage]:
-    """Those that the module defines. Raises ContentRejected: `TooLarge`, `WasmInvalid`."""
+    """The tables that the module defines. Raises ContentRejected: `TooLarge`, `WasmInvalid`."""
     constants = Constants(reader, limits=limits)
     tables = []
     for _ in range(reader.u32()):
@@ -351,7 +331,7 @@ def read_tables(reader: BinaryReader, *, limits: Limits) -> list[Storage]:
 
 
 def read_global_types(reader: BinaryReader, wanted: set[int], *, limits: Limits) -> dict[int, int]:
-    """The codes of the types of the wanted globals, counted from the first one that is not imported.
+    """The type codes of the wanted globals. Globals count from the first that is not imported.
 
     Raises ContentRejected: `TooLarge`, `WasmInvalid`.
     """
@@ -372,7 +352,7 @@ _KINDS = (FUNCTION, TABLE, MEMORY, GLOBAL, TAG)
 _COMPACT = (b"\x7f", b"\x7e")
 """After a module's name and an empty one: several imports of that module (the compact import section proposal)."""
 _INDEX_END = 1 << 30
-"""Function indices from here on Envoy cannot read in a name section, seen on 1.36.4 and 1.40.0."""
+"""Envoy cannot read this function index, or a greater one, in a name section, seen on 1.36.4 and 1.40.0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,7 +374,7 @@ class Import:
 class Export(msgspec.Struct, frozen=True, gc=False):
     """One export. `index` is into the module's functions, tables, … by kind, imported ones first.
 
-    A Struct that the garbage collector does not look at: to make and drop 100 000 others holds the interpreter for 30 ms.
+    A Struct that the garbage collector does not track: making and dropping 100 000 tracked ones holds the interpreter for 30 ms.
     """
 
     name: str
@@ -455,10 +435,10 @@ def _count(reader: BinaryReader, *, most: int, what: str) -> int:
 
 
 def check_function_names(reader: BinaryReader, *, limits: Limits) -> None:
-    """Refuse a name section on which Envoy fails, though the specification lets a host ignore it.
+    """Refuse a name section that makes Envoy fail, although the specification lets a host ignore it.
 
-    Envoy reads the first custom section called `name` before anything else: proxy-wasm-cpp-host, src/bytecode_util.cc
-    `getFunctionNameIndex` (commit 16d8c2a); a defect there is "Failed to parse corrupted Wasm module", seen on Envoy
+    Envoy reads the first custom section named `name` before any other: proxy-wasm-cpp-host, src/bytecode_util.cc
+    `getFunctionNameIndex` (commit 16d8c2a). A defect there is "Failed to parse corrupted Wasm module", seen on Envoy
     1.36 and 1.40. Raises ContentRejected: `WasmInvalid`, `TooLarge`.
     """
     try:
@@ -482,7 +462,7 @@ def check_function_names(reader: BinaryReader, *, limits: Limits) -> None:
 
 
 def _skip_names(reader: BinaryReader, end: int, *, most: int) -> None:
-    """Pass over a map of function index to name that must fill the part up to `end` exactly."""
+    """Skip a map of function index to name that must fill the subsection up to `end` exactly."""
     count = reader.u32()
     if count > most:
         raise ContentRejected(

@@ -1,19 +1,15 @@
-"""Data and elements that a module puts into its memories and tables when it starts.
-
-Not what they hold, nor a run of the module. Invariant: only what is sure to trap is refused: an active segment at a fixed
-place, beyond the end of a memory or table as it is at the start. Envoy then fails to load the module, after having fetched it.
-
-Source: WebAssembly Core Specification 3.0, sections 5.5.12 "Element Section", 5.5.14 "Data Section" and 4.7.2 "Instantiation".
-
-What Envoy runs when it starts a module: whether that is sure to fail.
+"""Start of a module: its active segments and its start functions, and whether they are sure to fail in Envoy.
 
 A filter is a library (a WASI reactor, with `_initialize`). A program (a WASI command, with `_start`) that ends with
-`proc_exit` fails in Envoy with `restricted_callback`: while a module starts, Envoy allows it a few host functions only
-(proxy-wasm-cpp-host, src/wasm.cc `WasmBase::startVm`; the list below is what Envoy 1.36.4 and 1.40.0 allow, each function
-tried). A module with `_start` that returns is fine: TinyGo, older Rust filters and AssemblyScript have one.
+`proc_exit` fails in Envoy with `restricted_callback`: during the start Envoy allows only a few host functions
+(proxy-wasm-cpp-host, src/wasm.cc `WasmBase::startVm`; `abi.ALLOWED_AT_START` is what Envoy 1.36.4 and 1.40.0 allow, each
+function tried). A module with `_start` that returns is fine: TinyGo, older Rust filters and AssemblyScript have one.
 
-Not a run of the module. Invariant: a module is refused only if its start is proven to fail: Go's linker left its mark in a
-program, or no path through the start function returns without a trap or a call that Envoy does not allow there.
+The module is not run. Invariants: a segment is refused only if it is sure to trap: it is active, at a fixed offset, and
+ends beyond the initial size of its memory or table; a start is refused only if it is proven to fail: Go's linker left its
+mark in a program, or no path through the start function returns without a trap or a forbidden call.
+
+Source: WebAssembly Core Specification 3.0, sections 5.5.12 "Element Section", 5.5.14 "Data Section" and 4.7.2 "Instantiation".
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,7 +31,7 @@ _PASSIVE, _EXPLICIT, _EXPRESSIONS = 1, 2, 4
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One that is put at a fixed place. `offset` and `size` in bytes of the memory, or entries of the table, `target`."""
+    """An active segment with a fixed offset. `offset` and `size` in bytes of the memory `target`, or entries of the table."""
 
     number: int
     target: int
@@ -44,12 +40,12 @@ class Segment:
 
     @property
     def end(self) -> int:
-        """Where it ends."""
+        """The offset behind its last byte or entry."""
         return self.offset + self.size
 
 
 def read_data(reader: BinaryReader, *, limits: Limits) -> Iterator[Segment]:
-    """The data segments at fixed places. Raises ContentRejected: `TooLarge`, `WasmInvalid`."""
+    """The data segments with fixed offsets. Raises ContentRejected: `TooLarge`, `WasmInvalid`."""
     constants = Constants(reader, limits=limits)
     for number in range(reader.u32()):
         flags = reader.u32()
@@ -62,7 +58,7 @@ def read_data(reader: BinaryReader, *, limits: Limits) -> Iterator[Segment]:
 
 
 def read_elements(reader: BinaryReader, *, limits: Limits) -> Iterator[Segment]:
-    """The element segments at fixed places, of the first `limits.type_parts` elements. Raises as `read_data`."""
+    """The element segments with fixed offsets, within the first `limits.type_parts` elements. Raises as `read_data`."""
     constants = Constants(reader, limits=limits)
     left = limits.type_parts
     for number in range(reader.u32()):
@@ -77,15 +73,15 @@ def read_elements(reader: BinaryReader, *, limits: Limits) -> Iterator[Segment]:
             yield Segment(number, target, offset, size)
         left -= size
         if left < 0:
-            return  # what comes after is not looked at; no compiler writes so many
+            return  # later segments are not checked; no compiler writes so many elements
         for _ in range(size):
             constants.skip() if flags & _EXPRESSIONS else reader.u32()
 
 
 def check_segments(kind: str, segments: Iterable[Segment], storages: Sequence[Storage]) -> None:
-    """Raise ContentRejected (`WasmInvalid`) over the first that does not fit. `storages` with the imported ones first."""
+    """Raise ContentRejected (`WasmInvalid`) for the first segment that does not fit. `storages`: the imported ones first."""
     for each in segments:
-        storage = storages[each.target]  # validation has found it to be there
+        storage = storages[each.target]  # validation has checked that it exists
         if kind == sections.MEMORY:
             what, unit, room = "data segment", "bytes", storage.minimum * _PAGE
         else:
@@ -99,7 +95,7 @@ def check_segments(kind: str, segments: Iterable[Segment], storages: Sequence[St
 
 
 _GO_RUNTIME: Final = b"runtime.gcBgMarkWorker\0"
-"""A name in the table of functions (pclntab) that Go's own linker puts into the data, TinyGo's not; `strip` leaves it there."""
+"""A name in the function table (pclntab) that Go's linker writes into the data, and TinyGo's does not. `strip` keeps it."""
 
 GO_ADVICE: Final = "build it with `GOOS=wasip1 GOARCH=wasm go build -buildmode=c-shared -o filter.wasm .` (Go 1.24 or later)"
 _LIBRARY_ADVICE: Final = (
@@ -111,7 +107,7 @@ _TRAP: Final = "unreachable"
 _CALLED_FIRST: Final = frozenset({"_initialize", "main", "__main_void", "_start"})
 _LOOKED_INTO: Final = 200
 _DEEPEST: Final = 20
-"""Functions that are read from a start function on, and how deep calls are followed; real proofs need a handful."""
+"""How many functions are read for the start functions, and how deep calls are followed; real proofs need a handful."""
 _OPENING: Final = frozenset({bodies.BLOCK, bodies.LOOP, bodies.IF, bodies.TRY, bodies.TRY_TABLE})
 _ALTERNATIVES: Final = frozenset({bodies.ELSE, bodies.CATCH, bodies.CATCH_ALL})
 _CLOSING: Final = frozenset({bodies.END, bodies.DELEGATE})
@@ -146,7 +142,7 @@ def is_go(data: bytes) -> bool:
 def check_start(
     parts: StartParts, imports: Sequence[Import], exports: Sequence[Export], *, data: bytes
 ) -> None:
-    """Raise ContentRejected (`StartFails`) if Envoy is sure to fail when it starts the module. Blocks: milliseconds."""
+    """Raise ContentRejected (`StartFails`) if the start of the module is sure to fail in Envoy. Blocks: milliseconds."""
     functions = {
         each.name: each.index
         for each in exports
@@ -155,7 +151,7 @@ def check_start(
     is_program = "_initialize" not in functions
     if is_go(data):
         if not is_program or "_start" not in functions:
-            return  # nothing can be proven of Go's runtime, which jumps by a table
+            return  # nothing can be proven about Go's runtime, which jumps by a table
         raise ContentRejected(
             "the module is a Go program, and Envoy fails to start one (its _start ends with proc_exit, a restricted "
             f"callback while a module starts): {GO_ADVICE}",
@@ -181,7 +177,7 @@ def check_start(
 
 
 def _started(functions: Mapping[str, int]) -> Iterator[str]:
-    """The exports that Envoy calls at first, in order."""
+    """The exports that Envoy calls at the start, in order."""
     if "_initialize" in functions:
         yield "_initialize"
         if "main" in functions:
@@ -195,8 +191,8 @@ def _started(functions: Mapping[str, int]) -> Iterator[str]:
 class _Starts:
     """Follows the code from the start functions on: which functions never return normally, and why.
 
-    A function is followed path by path in the sense of its blocks: `is_clean` says whether the current place can be
-    reached without anything that fails. A call that is not looked into is taken to return.
+    A body is followed block by block: `is_clean` is true while a path without a failing instruction reaches the current
+    instruction. A call that is not followed counts as one that returns.
     """
 
     def __init__(self, code: Bodies, imported: Sequence[str]) -> None:
@@ -214,7 +210,7 @@ class _Starts:
             if depth > _DEEPEST or len(self._known) >= _LOOKED_INTO:
                 return None
             self._known[function] = (
-                None  # while it is looked into, and for good if too much would have to be read
+                None  # while it is read, and for good if reading it would exceed the limits
             )
             with _too_large_proves_nothing():
                 self._known[function] = self._follow(function, depth)
@@ -243,7 +239,7 @@ class _Starts:
 
 @dataclass(slots=True)
 class _Block:
-    """A block that is open. `left_clean`: whether a branch reaches its end without anything that fails."""
+    """An open block. `left_clean`: a branch to its end is reached without a failing instruction."""
 
     entered_clean: bool = True
     opened_by: int = bodies.BLOCK
@@ -252,14 +248,14 @@ class _Block:
 
 
 class _Paths:
-    """Whether the current place of a body, and at last its end, can be reached without anything that fails."""
+    """Whether the current instruction of a body, and finally its end, can be reached without a failing instruction."""
 
     def __init__(self) -> None:
         self.is_clean = True
         self._blocks = [_Block()]  # the body itself is the outermost
 
     def follow(self, instruction: int, operand: int) -> None:
-        """Pass one instruction that does not fail. Raises ContentRejected (`WasmInvalid`) where blocks do not nest."""
+        """Follow one instruction that does not fail. Raises ContentRejected (`WasmInvalid`) where blocks do not nest."""
         if not self._blocks:
             raise invalid("a function body that goes on behind its end", at=0)
         if instruction in _OPENING:
@@ -287,20 +283,20 @@ class _Paths:
             self.is_clean |= block.entered_clean
 
     def _branch(self, label: int, *, several: bool) -> None:
-        """To `label`, or to any block up to it: of several labels only the greatest is known."""
+        """Branch to `label`; with `several` to any block up to it, because only the greatest label is known."""
         if label >= len(self._blocks):
             raise invalid(
                 f"a branch to label {label} in a block of depth {len(self._blocks)}", at=0
             )
         first = len(self._blocks) - 1 - label
         for block in self._blocks[first:] if several else [self._blocks[first]]:
-            if block.opened_by != bodies.LOOP:  # that is a way back, to where it was clean before
+            if block.opened_by != bodies.LOOP:  # backwards, to a place that was clean before
                 block.left_clean |= self.is_clean
 
 
 @contextmanager
 def _too_large_proves_nothing() -> Iterator[None]:
-    """Let nothing be proven where more would have to be read than is allowed."""
+    """Suppress `TooLarge`: without reading the whole body nothing is proven."""
     try:
         yield
     except ContentRejected as error:

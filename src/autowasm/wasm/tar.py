@@ -1,9 +1,9 @@
-"""A reader of tar streams that only ever needs one member: forwards, a header at a time.
+"""A tar reader for one member of an archive: forward only, one header at a time.
 
 Not `tarfile`, which (in the Pythons we support) reads a whole extension header into memory whatever its size, goes
-backwards for a negative one without end (CVE-2025-8194), and takes quadratic time over crafted headers (CVE-2024-6232).
-Invariants: a size in a header is only a count of bytes to pass over, never of bytes to hold, but for extensions below
-`archive_metadata_bytes`; nothing is ever written, so a name is only text; links, devices and sparse files have no content.
+backwards without end for a negative size (CVE-2025-8194), and takes quadratic time over crafted headers (CVE-2024-6232).
+Invariants: a size in a header is only a count of bytes to skip, never of bytes to hold, except for extensions below
+`archive_metadata_bytes`; nothing is written to disk, so a name is only text; links, devices and sparse files have no content.
 
 Source: POSIX.1-2017 pax, "ustar Interchange Format" and "pax Extended Header"; GNU tar manual, "Basic Tar Format".
 """
@@ -17,9 +17,7 @@ from autowasm.wasm.decompression import Stream, archive_invalid
 
 BLOCK = 512
 _REGULAR = b"0\x007"
-_NO_CONTENT = (
-    b"123456"  # links, devices, directories, pipes: a size there counts nothing that follows
-)
+_NO_CONTENT = b"123456"  # links, devices, directories, pipes: no content follows, whatever the size
 _FOLDER = b"5"
 _SPARSE = b"S"
 _LONG_NAME, _LONG_LINK, _PAX, _GLOBAL_PAX = b"L", b"K", b"x", b"g"
@@ -37,7 +35,7 @@ class TarEntry:
 
 @dataclass(slots=True)
 class _Extension:
-    """What extension headers said about the entry after them."""
+    """Fields of extension headers for the entry after them."""
 
     name: str | None = None
     size: int | None = None
@@ -45,7 +43,7 @@ class _Extension:
 
 
 class TarReader:
-    """Reads the entries of `stream` in order; each entry's content can be read until the next one is asked for."""
+    """Reads the entries of `stream` in order; an entry's content can be read until `next` is called."""
 
     def __init__(self, stream: Stream, *, limits: Limits) -> None:
         self._stream = stream
@@ -53,7 +51,7 @@ class TarReader:
         self._entries = 0
         self._records_left = limits.archive_pax_records
         self._content = 0
-        """Bytes of the current entry's content not read yet."""
+        """Unread bytes of the current entry's content."""
         self._padding = 0
         self._where = "the first header"
 
@@ -171,7 +169,7 @@ class TarReader:
                 raise archive_invalid("a pax header whose records have wrong lengths")
             key, _, value = record[len(digits) + 1 : -1].partition(b"=")
             if not value and key in (b"path", b"size"):
-                # POSIX: an empty value takes back what an earlier record said; the header's own counts then.
+                # POSIX: an empty value cancels an earlier record; the value of the header itself counts.
                 if key == b"path":
                     extension.name = None
                 else:
@@ -187,13 +185,13 @@ class TarReader:
             position += length
 
     def _bounded(self, name: bytes) -> str:
-        """An over-long name is cut so that it is no module's: the cut leaves a slash at its end."""
+        """The name, cut if it is too long. The cut ends in a slash, so it cannot be the name of a module."""
         most = self._limits.archive_name_bytes
         return _text(name) if len(name) <= most else _text(name[:most]) + "/"
 
 
 def is_header(block: bytes) -> bool:
-    """Whether a tar header with the right checksum is here: the sum of its bytes, the sum itself counted as spaces."""
+    """Whether `block` is a tar header with the right checksum: the sum of its bytes, with the checksum field as spaces."""
     if len(block) < BLOCK:
         return False
     try:

@@ -1,22 +1,18 @@
-"""Legacy exception handling (`try`, `catch`), which Envoy's V8 runs and wasmtime does not know.
+"""Validation of a module by wasmtime, above all of its function bodies, which the section readers do not decode.
 
-Not a validator of it: the bodies that use it are found and taken out of the module, so that wasmtime can check all the
-rest. Invariant: no byte outside of those bodies changes, and the positions in wasmtime's messages stay true.
-
-V8 refuses a module that has both forms of exception handling, seen on Envoy 1.36.4 and 1.40.0
-(tests/e2e/test_wasm_envoy.py). Such modules come from objects or libraries that were compiled with different flags.
-
-Validation by wasmtime: what a walk over the sections cannot see, above all malformed function bodies.
-
-Not a compilation: that takes seconds and a host's memory. Invariants: the engine's features are those that Envoy's V8
-has, so that a module which passes here parses there; what could not be checked is returned, never passed over in
-silence; the interpreter lock is released while wasmtime works.
+Nothing is compiled: that takes seconds and a lot of memory. Invariants: the engine has the features of Envoy's V8, so a
+module that passes here parses there; what could not be checked is returned, never ignored in silence; the interpreter lock
+is released while wasmtime works.
 
 Features, each tried on Envoy 1.36.4 and 1.40.0: both run SIMD and relaxed SIMD, bulk memory, reference types, function
 references, garbage-collected types, multi-value, multi-memory, 64-bit memory, shared memory and atomics, tail calls,
-extended constants, exceptions both of the legacy form (`try`) and the new (`try_table`), but not both in one module.
-Both refuse wide arithmetic, custom page sizes, stack switching and compact imports (`sections.py` knows those). Wasmtime does not know legacy
-exceptions: the functions that use them are not checked (`validation.py`, ADR 0028).
+extended constants, exceptions both of the legacy form (`try`) and the new (`try_table`), but not both in one module
+(tests/e2e/test_wasm_envoy.py; objects or libraries compiled with different flags give such modules). Both refuse wide
+arithmetic, custom page sizes, stack switching and compact imports (`sections.py` detects those).
+
+Legacy exception handling (`try`, `catch`) runs in Envoy's V8, but wasmtime does not support it: the bodies that use it are
+taken out of the module and not checked (ADR 0028). Invariant: no byte outside those bodies changes, so the positions in
+wasmtime's messages stay right.
 """
 
 import ctypes
@@ -48,9 +44,9 @@ LEGACY_ADVICE = (
 
 @dataclass(frozen=True, slots=True)
 class WithoutLegacy:
-    """A module whose functions with legacy exception handling are replaced by ones that only trap.
+    """A module in which functions that only trap replace those with legacy exception handling.
 
-    `functions` count from the first that is not imported; `total` is the number of all that the module defines.
+    `functions` count from the first that is not imported; `total` is the number of functions that the module defines.
     """
 
     data: bytes
@@ -62,7 +58,7 @@ def without_legacy(data: bytes, *, limits: Limits) -> WithoutLegacy:
     """Replace the functions of `data` that use legacy exception handling.
 
     Blocks: about a second for 3 MB of code. Raises ContentRejected: `WasmInvalid` for a mixture of both forms or a
-    malformed body, `TooLarge` for more code than is read.
+    malformed body, `TooLarge` for more code than the limit.
     """
     section = next(s for s in binary.sections(data, most=limits.sections) if s.id == binary.CODE)
     code = Bodies(section, data, limits=limits)
@@ -91,17 +87,17 @@ _LEGACY_SIGN = "legacy_exceptions"
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """The result for a module in which no fault was found.
+    """The result for a module without a detected fault.
 
     `unchecked` are the functions whose bodies were not checked, counted from the first that is not imported; `total` is
-    the number of functions that the module defines, 0 where all were checked.
+    the number of functions that the module defines, 0 if all were checked.
     """
 
     unchecked: frozenset[int] = _NONE
     total: int = 0
 
     def __str__(self) -> str:
-        """What was not checked, in one sentence; empty when everything was."""
+        """One sentence about the unchecked bodies; empty if all were checked."""
         if not self.unchecked:
             return ""
         return (
@@ -113,8 +109,8 @@ class Validation:
 def validate(data: bytes, *, limits: Limits) -> Validation:
     """Raise ContentRejected unless `data` is valid, as far as it can be checked. Blocks: 40 ms for each MB of code.
 
-    A module with legacy exception handling is read by Python code, too: about a second for 3 MB of code. Reasons:
-    `WasmInvalid`, and `TooLarge` when there is more such code than is read.
+    Python code also reads a module with legacy exception handling: about a second for 3 MB of code. Reasons: `WasmInvalid`,
+    and `TooLarge` for more such code than the limit.
     """
     problem = _problem(data)
     if not problem:
@@ -131,21 +127,21 @@ def validate(data: bytes, *, limits: Limits) -> Validation:
 
 
 def calls_no_reference(data: bytes) -> bool:
-    """Whether wasmtime finds `data` valid without function references, so that it has no `call_ref` at all."""
+    """Whether `data` is valid without function references, so that it has no `call_ref`."""
     return not _problem(data, function_references=False)
 
 
 def casts_nothing(data: bytes) -> bool:
-    """Whether wasmtime finds `data` valid without garbage-collected types, so that it has no `ref.cast` at all."""
+    """Whether `data` is valid without garbage-collected types, so that it has no `ref.cast`."""
     return not _problem(data, gc=False)
 
 
 def _problem(data: bytes, *, function_references: bool = True, gc: bool = True) -> str:
-    """What wasmtime has against `data`; empty for nothing."""
+    """Wasmtime's message if `data` is invalid, else empty."""
     # Imported here: 50 ms and 30 MB that `wasmc --help` does not need.
     from wasmtime import WasmtimeError, _ffi  # noqa: PLC0415
 
-    # Module.validate would copy `data` first, and 32 MiB hold the interpreter lock for 26 ms. This is what it calls then.
+    # Module.validate would copy `data` first, which holds the interpreter lock for 26 ms at 32 MiB. This call is its second step.
     start = ctypes.cast(ctypes.c_char_p(data), ctypes.POINTER(ctypes.c_uint8))
     engine = _engine(function_references=function_references, gc=gc)
     problem = _ffi.wasmtime_module_validate(engine.ptr(), start, len(data))
@@ -153,7 +149,7 @@ def _problem(data: bytes, *, function_references: bool = True, gc: bool = True) 
 
 
 def _engine(*, function_references: bool, gc: bool) -> "Engine":
-    """An engine, made anew each time: that takes less than 0.1 ms, and nothing is kept."""
+    """A new engine each time: that takes less than 0.1 ms, and nothing is kept."""
     from wasmtime import Config, Engine  # noqa: PLC0415
 
     config = Config()
