@@ -1,1 +1,1 @@
-"""OCI distribution: resolve, pull and push. Knows nothing about Kubernetes; the only home of oras."""
+"""OCI distribution: resolve, pull and push. Independent of Kubernetes; the only package that imports oras."""

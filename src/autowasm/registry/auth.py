@@ -1,14 +1,11 @@
-"""Logins: which credentials a registry has refused lately, so that no account is locked by asking again (ADR 19).
+"""Authorization for one registry: challenges, tokens, and the throttle of refused logins (ADR 19).
 
-Not a cache of tokens (`auth.py`) nor the pause after other failures (`artifacts/circuitbreaker.py`). Invariants: as long
-as a host has not accepted a credential it is shown it by one request at a time; after `limits.login_refusals` refusals in
-a row it is not shown it for a while, whatever repository is asked for. A rotated secret is another credential.
-
-What `Authorization` to send to one registry: reads its challenges, keeps its token.
-
-Not an HTTP client: it is given a function that asks the token endpoint. Invariants: a credential goes to the registry
-itself (Basic, a registry token) or to the token endpoint that the registry names (password, identity token), and there
-only over https, unless the registry itself speaks plain http; a login that was refused is not sent a second time.
+Not the pause after other failures (see `artifacts/circuitbreaker.py`). Not an HTTP client: the caller passes a function that
+calls the token endpoint. Invariants: a credential is sent only to the registry itself (Basic, a registry token) or to the
+token endpoint that the registry names (password, identity token), and there only over https, unless the registry itself
+uses plain http; a refused login is not sent a second time; until a host has accepted a credential, one request at a time
+sends it; after `limits.login_refusals` refusals in a row the credential is not sent to the host for a while, for any
+repository, so that no account is locked. A rotated secret is another credential.
 
 Sources: RFC 9110 section 11.6.1 (challenges, quoted or not), RFC 7617 (Basic), distribution specification, "token
 authentication" (`service`, `scope`, `token` or `access_token`) and "OAuth2 token authentication" (`refresh_token` grant).
@@ -35,36 +32,36 @@ from autowasm.net.urls import check_web_url, redact
 from autowasm.registry.credentials import Credential
 
 _MAX_KEPT: Final = 10_000
-"""Hosts and credentials remembered; the oldest go first. Both come from tenants."""
+"""Hosts with credentials that are remembered; the oldest are evicted. Both come from tenants."""
 
 
 @dataclass(slots=True)
 class _State:
     refusals: int = 0
-    """In a row."""
+    """Consecutive refusals."""
     accepted: bool = False
     left_alone_until: float = 0.0
     trying: Future[None] | None = None
-    """Ends when the one request that shows the credential has its answer."""
+    """Done when the one request that sends the credential has its response."""
 
 
 class LoginAttempt:
-    """One showing of a credential: told how it went."""
+    """One use of a credential; the caller reports the outcome."""
 
     def __init__(self) -> None:
         self.outcome: bool | None = None
 
     def accepted(self) -> None:
-        """The host knows this credential."""
+        """The host accepted the credential."""
         self.outcome = True
 
     def refused(self) -> None:
-        """The host does not take this credential."""
+        """The host refused the credential."""
         self.outcome = False
 
 
 class LoginThrottle:
-    """Those of one process. Safe in any thread. `clock` in seconds, monotonic."""
+    """The outcomes of the logins of one process. Safe in any thread. `clock` in seconds, monotonic."""
 
     def __init__(self, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
@@ -75,9 +72,9 @@ class LoginThrottle:
 
     @contextlib.contextmanager
     def attempt(self, host: str, credential: Credential | None) -> Iterator[LoginAttempt]:
-        """Around the exchange that shows the credential. In a transfer's thread: may wait for another's answer.
+        """Context of the exchange that sends the credential, in a transfer's thread. May wait for another request's outcome.
 
-        Raises SourceDenied if the credential is left alone, and TransferEnded.
+        Raises SourceDenied while the credential is paused, and TransferEnded.
         """
         login = LoginAttempt()
         if credential is None:
@@ -91,7 +88,7 @@ class LoginThrottle:
             self._leave(key, login.outcome, mine)
 
     def refused(self, host: str, credential: Credential) -> None:
-        """A credential that was accepted before is refused now, outside of an attempt."""
+        """Record that the host refused, outside of an attempt, a credential that it had accepted."""
         self._leave((host, credential.fingerprint), False, None)
 
     def _enter(self, key: tuple[str, str], credential: Credential) -> Future[None] | None:
@@ -138,7 +135,7 @@ class LoginThrottle:
 
 
 def _follower(first: Future[None]) -> Future[None]:
-    """A future of one's own: `Transfer.wait_for` cancels what it gives up on, and others wait for the same."""
+    """A separate future for one waiter: `Transfer.wait_for` cancels its future at a timeout, and others wait for `first`."""
     own: Future[None] = Future()
 
     def pass_on(_: Future[None]) -> None:
@@ -153,7 +150,7 @@ _WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PARAMETER: Final = re.compile(rf'({_WORD})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 _SCHEME: Final = re.compile(rf"({_WORD})(?=\s|,|\Z)")
 _TOKEN68: Final = re.compile(r"\s+[A-Za-z0-9._~+/-]+=*\s*(?=,|\Z)")
-"""What `Negotiate` sends instead of parameters."""
+"""The token68 that `Negotiate` sends instead of parameters."""
 _SEPARATORS: Final = re.compile(r"[\s,]*")
 _ESCAPE: Final = re.compile(r"\\(.)")
 _MAX_HEADER_LENGTH: Final = 8192  # characters; http.client allows eight times as much
@@ -169,7 +166,7 @@ class Challenge:
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """What to ask a token endpoint. `form` given: POST it (OAuth2), else GET."""
+    """A request to a token endpoint: POST with a `form` (OAuth2), else GET."""
 
     url: str
     authorization: str | None = field(default=None, repr=False)
@@ -182,16 +179,16 @@ class TokenRequest:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Those that go with the form."""
+        """The headers for the form."""
         return {"Content-Type": "application/x-www-form-urlencoded"} if self.form else {}
 
     def is_refusal(self, status: int) -> bool:
-        """Whether the answer says that the login is wrong: RFC 6749 section 5.2 has 400 for a refused refresh token."""
+        """Whether `status` means that the login is wrong: RFC 6749 section 5.2 has 400 for a refused refresh token."""
         return status in (401, 403) or (bool(self.form) and status == 400)
 
 
 def parse_challenges(header: str | None) -> list[Challenge]:
-    """Every challenge of a header, in order. What cannot be read ends the list; nothing is raised."""
+    """Every challenge of a header, in order. The list ends at the first malformed one. Raises nothing."""
     challenges: list[Challenge] = []
     text = (header or "")[:_MAX_HEADER_LENGTH]
     position = _skip(text, 0)
@@ -229,21 +226,21 @@ class Authorizer:
         credential: Credential | None,
         ask: Callable[[TokenRequest, LoginAttempt], bytes],
     ) -> None:
-        """`ask` gets a token endpoint's answer; it raises what the caller of `respond` shall see."""
+        """`ask` returns the response body of a token endpoint; its errors pass through `respond`."""
         self._registry_url = registry_url
         self._scope = f"repository:{repository}:"
         self._actions = actions
         self._credential = credential
         self._ask = ask
         self.header: str | None = None
-        """The value to send now, or None."""
+        """The value of `Authorization` for the next request, or None."""
 
     def shows_login(self) -> bool:
-        """True if `header` is the login itself, not a token that was given for it."""
+        """Whether `header` is the login itself, not a token that was issued for it."""
         return self.header is not None and self.header in {self._basic(), self._own_token()}
 
     def respond(self, challenge_header: str | None, *, login: LoginAttempt) -> bool:
-        """After a 401: get authorized. False: there is nothing (more) to try, the request is refused.
+        """Set `header` for the challenge of a 401. False: nothing is left to try, and the request stays refused.
 
         Raises SourceUnavailable (`UnexpectedAnswer`), AddressBlocked (`UrlNotAllowed`) and what `ask` raises.
         """
@@ -258,7 +255,7 @@ class Authorizer:
         return "basic" in challenges and basic is not None and self._send_login(basic)
 
     def send_unasked(self) -> bool:
-        """Show the login although no challenge is known, as crane does after a 200 from `/v2/`. False: it cannot be shown."""
+        """Send the login without a challenge, as crane does after a 200 from `/v2/`. False: there is no login to send."""
         value = self._own_token() or self._basic()
         return value is not None and self._send_login(value)
 
@@ -278,7 +275,7 @@ class Authorizer:
         if self._credential is None or not self._credential.username:
             return None
         pair = f"{self._credential.username}:{self._credential.password}"
-        # A command line or standard input that is not UTF-8 was decoded so: its bytes are sent as they were typed.
+        # Python decodes a command line or standard input that is not UTF-8 in this way: the typed bytes are sent.
         data = pair.encode(errors="surrogateescape")
         return f"Basic {base64.b64encode(data).decode()}"
 
@@ -304,7 +301,7 @@ class Authorizer:
         try:
             document = json.loads(answer)
             token = document.get("token") or document.get("access_token")
-        except (ValueError, AttributeError, RecursionError):  # from None: it would carry the token
+        except (ValueError, AttributeError, RecursionError):  # from None: it would hold the token
             token = None
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
             raise SourceUnavailable(
@@ -314,7 +311,7 @@ class Authorizer:
         return token
 
     def _scope_for(self, asked: str) -> str:
-        """All that we will do at once, so that a push does not need a second token after its first HEAD."""
+        """The scope of all actions together, so that a push does not need a second token after its first HEAD."""
         if asked and (" " in asked or not asked.startswith(self._scope)):
             return asked
         needed = {*self._actions.split(","), *asked.removeprefix(self._scope).split(",")} - {""}

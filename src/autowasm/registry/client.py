@@ -1,8 +1,8 @@
-"""RegistryClient: resolve, download and push images, awaitable; the door that the rest of AutoWasm uses.
+"""RegistryClient: resolve, download and push images, awaitable; the only entry into `registry/` for downloads and pushes.
 
-Not where bytes are judged as wasm or unpacked. Invariants: every operation ends within `limits.fetch_timeout`, whatever
-the registry does; a manifest is used only if its bytes have the digest that was asked for or announced; a refused or
-missing image is asked for once, only "later" answers and broken connections are tried again, `limits.attempts` times.
+Bytes are neither unpacked nor checked as wasm here. Invariants: every operation ends within `limits.fetch_timeout`, whatever
+the registry does; a manifest is used only if its bytes have the requested or announced digest; a refused or missing image
+is requested once; only statuses that mean "later" and broken connections are retried, up to `limits.attempts` attempts.
 """
 
 import asyncio
@@ -51,17 +51,17 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ResolvedImage:
-    """What a reference stood for at one moment."""
+    """The result of resolving a reference at one moment."""
 
     reference: ImageReference
     digest: Digest
-    """Of what the reference names: an index or a manifest. With it the reference is pinned."""
+    """Of the index or manifest that the reference names. The reference is pinned with it."""
     manifest: Manifest
     """The runnable image: of an index, its chosen child."""
     index: ImageIndex | None = None
-    """What the reference names, if it is an index."""
+    """The index that the reference names, if it names one."""
     child: Digest | None = None
-    """Of `manifest`, if it was chosen from an index."""
+    """The digest of `manifest`, if it was chosen from an index."""
 
 
 class RegistryClient:
@@ -80,7 +80,7 @@ class RegistryClient:
     ) -> None:
         """`policy` None: every address may be reached (`wasmc`, run by a person). `resolver` None: the system's.
 
-        `proxies` None: those of `outgoing`. `on_request` hears of each request's `HOST[:PORT]`, in any thread. Raises UsageError.
+        `proxies` None: those of `outgoing`. `on_request` gets the `HOST[:PORT]` of each request, in any thread. Raises UsageError.
         """
         self._limits = limits
         self._pools = pools
@@ -133,10 +133,10 @@ class RegistryClient:
         credential: Credential | None,
         on_bytes: OnBytes | None = None,
     ) -> None:
-        """Write a layer to `destination`, which is overwritten; digest and size are verified on the way.
+        """Write a layer to `destination`, which is overwritten; digest and size are verified during the download.
 
-        `on_bytes` gets the number of bytes since its last call, on the loop, those of repeated tries too. Raises as
-        `resolve`, and StorageError. After an error a partial file may be there: it is the caller's.
+        `on_bytes` runs on the loop and gets the number of bytes since its last call, retries included. Raises as `resolve`,
+        and StorageError. After an error the caller removes the partial file.
         """
         digest = descriptor.digest
         what = f"layer {digest} of {reference.name}"
@@ -164,7 +164,7 @@ class RegistryClient:
         credential: Credential | None,
         on_bytes: OnBytes | None = None,
     ) -> Digest:
-        """Upload what is not there yet, layers first, then the manifest under `reference`; its digest.
+        """Upload the blobs that the registry lacks, then the manifest under `reference`. Returns the manifest's digest.
 
         Raises as `resolve`; `on_bytes` as in `download`.
         """
@@ -208,7 +208,7 @@ class RegistryClient:
         on_bytes: OnBytes | None = None,
         actions: str = "pull",
     ) -> T:
-        """`operation` in a transfer thread, tried again where that may help. `deadline` on `time.monotonic`."""
+        """Run `operation` in a transfer thread, with retries for passing failures. `deadline` on `time.monotonic`."""
         limits = self._limits
         end = deadline or time.monotonic() + limits.fetch_timeout
         backoff = Backoff(limits.attempt_backoff, limits.attempt_wait)
@@ -251,7 +251,7 @@ def _resolve(
 def _module_of(
     repository: "Repository", index: ImageIndex, *, reference: ImageReference, limits: Limits
 ) -> tuple[Digest, Manifest]:
-    """The image of `index` to take. Where no entry says that it is wasm, the manifests behind the entries may."""
+    """The image of `index` to use. If no entry is marked as wasm, the manifests of the entries are read for the mark."""
     children = children_by_preference(index)
     if says_wasm(children[0]):
         return _child(repository, children[0], reference=reference, limits=limits)
@@ -259,7 +259,7 @@ def _module_of(
     for child in children[: limits.index_looks]:
         try:
             found = _child(repository, child, reference=reference, limits=limits)
-        except SourceNotFound as error:  # mirrors copy some platforms only
+        except SourceNotFound as error:  # some mirrors copy only some platforms
             missing = missing or error
             continue
         if says_wasm(found[1]):
@@ -284,7 +284,7 @@ def _child(
 
 
 def _parsed(answer: "ManifestAnswer", *, what: str, limits: Limits) -> Manifest | ImageIndex:
-    """The document. Raises ContentRejected, naming `what`."""
+    """The parsed document. Raises ContentRejected, naming `what`."""
     try:
         return parse_manifest(answer.data, answer.media_type, limits=limits)
     except ContentRejected as error:

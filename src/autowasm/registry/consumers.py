@@ -1,13 +1,13 @@
-"""Who else could pull an image, by their own rules: Istio, Envoy Gateway, wasme, kwctl, wkg.
+"""The rules by which other programs pull an image: Istio, Envoy Gateway, wasme, kwctl, wkg.
 
-Not our rules (`layouts.py`), and nothing about whether Envoy then loads the module. Invariant: an answer follows the reader's
-source, down to the order in which it tries; what a reader does not look at plays no part. Tests compare the answers with
-the table in `layouts.py` and, where the reader can be had, with the reader itself.
+Our own rules are in `layouts.py`; whether Envoy then loads the module is not decided here. Invariant: a verdict follows the
+reader's source, including the order of its attempts; data that a reader ignores has no effect. Tests compare the verdicts
+with the table in `layouts.py` and, where the reader is available, with the reader itself.
 
 Sources: Istio `pkg/wasm/imagefetcher.go` and its copy in Envoy Gateway `internal/wasm/`; go-containerregistry
 `pkg/v1/remote/index.go` (which child of an index); wasme `pkg/pull/image.go`; Kubewarden policy-fetcher
 `src/registry/mod.rs` and rust-oci-wasm `src/client.rs`, both over oci-client `validate_layers` (every layer must have the
-type that was asked for).
+requested type).
 """
 
 from collections.abc import Callable, Mapping
@@ -30,17 +30,17 @@ from autowasm.registry.manifest import Descriptor, ImageIndex, Manifest, shown_t
 
 @dataclass(frozen=True, slots=True)
 class LastLayer:
-    """What the last layer holds, where it is a tar archive: the only one that Istio and Envoy Gateway open."""
+    """The last layer, if it is a tar archive: Istio and Envoy Gateway open no other."""
 
     is_gzip: bool
-    """By its first bytes."""
+    """Detected by its first bytes."""
     plugin: bool | None
     """Whether the first entry named plugin.wasm, in any folder, is a module; None if there is no such entry."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConsumerVerdict:
-    """Whether a consumer can pull the module; if not, `why` says what it wants instead."""
+    """Whether a consumer can pull the module; if not, `why` has the form that it requires."""
 
     reads: bool
     why: str = ""
@@ -51,14 +51,14 @@ _DEFAULT_PLATFORM: Final = ("linux", "amd64")
 
 
 def index_child(consumer: str, index: ImageIndex) -> Descriptor | ConsumerVerdict:
-    """The image of `index` that a consumer takes, or why it takes none.
+    """The image of `index` that a consumer pulls, or why it pulls none.
 
-    Their libraries take the first entry for their own platform, which is taken to be linux/amd64.
+    The consumers' libraries choose the first entry for their own platform; linux/amd64 is assumed.
     """
     if INDEX_READERS[consumer] == "no":
         return _no("reads no image index; name the image in it by its digest")
     for child in index.manifests or ():
-        # go-containerregistry takes an entry without a platform for linux/amd64; oci-client takes none such.
+        # For go-containerregistry an entry without a platform is linux/amd64; oci-client ignores such an entry.
         if child.platform is None:
             matches = consumer in (ISTIO, ENVOY_GATEWAY)
         else:
@@ -69,13 +69,13 @@ def index_child(consumer: str, index: ImageIndex) -> Descriptor | ConsumerVerdic
 
 
 def answers(manifest: Manifest, last: LastLayer | None) -> Mapping[str, ConsumerVerdict]:
-    """By the consumer's name. `last` is needed where the last layer is a tar+gzip by its type."""
+    """The verdict by the consumer's name. `last` is needed if the media type of the last layer is a tar+gzip one."""
     return {consumer: rule(manifest, last) for consumer, rule in _RULES.items()}
 
 
 def _istio(manifest: Manifest, last: LastLayer | None) -> ConsumerVerdict:
     layers = manifest.layers or ()
-    # go-containerregistry, `pkg/v1/hash.go`: one such digest anywhere, and the manifest is not read.
+    # go-containerregistry, `pkg/v1/hash.go`: one digest of another algorithm, and the manifest is refused.
     if any(each.digest.algorithm != "sha256" for each in (manifest.config, *layers)):
         return _no("knows digests by sha256 only, and the image has another")
     if manifest.media_type == media.DOCKER_MANIFEST:
@@ -153,7 +153,7 @@ _RULES: Final[Mapping[str, Callable[[Manifest, LastLayer | None], ConsumerVerdic
     KWCTL: _kwctl,
     WKG: _wkg,
 }
-"""Envoy Gateway's reader is Istio's, copied."""
+"""Envoy Gateway's reader is a copy of Istio's."""
 
 
 def _are(count: int) -> str:

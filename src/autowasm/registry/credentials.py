@@ -1,8 +1,7 @@
-"""Credential, and finding the right one in a docker config document (`kubernetes.io/dockerconfigjson`, `dockercfg`).
+"""Credential, and its lookup in a docker config document (`kubernetes.io/dockerconfigjson`, `dockercfg`).
 
-Not a reader of files or Secrets, and no credential helpers: those run on a person's machine (`dockerconfig.py`).
-Invariants: a password never reaches a repr, a message or a log; an entry for another host never matches, and a malformed
-entry of another host harms nobody.
+Files and credential helpers of a person's machine are in `dockerconfig.py`. Invariants: a password never reaches a repr, a
+message or a log; an entry for another host never matches, and a malformed entry of another host has no effect.
 
 Sources: docker/cli `cli/config` (`auths`, the key of Docker Hub, `identitytoken`, `registrytoken`), Kubernetes
 `pkg/credentialprovider` (paths below a host, the longest wins; `/v1/` and `/v2/` are not paths; `*` for one label of a
@@ -34,23 +33,23 @@ _HUB_NAMES: Final = frozenset(
 )
 
 _NOT_A_REPOSITORY: Final = frozenset({"v1", "v2"})
-"""`https://host/v1/`, `https://host/v2/`: the API's own path, as `docker login` has written it."""
+"""`https://host/v1/`, `https://host/v2/`: the path of the API, which `docker login` writes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """What one registry knows us by: a user name and a password, or a token of one of two kinds."""
+    """The login for one registry: a user name and a password, or a token of one of two kinds."""
 
     username: str
     password: str = field(repr=False)
     identity_token: str = field(default="", repr=False)
-    """OAuth2 refresh token: given to the token endpoint instead of a password."""
+    """OAuth2 refresh token: sent to the token endpoint instead of a password."""
     registry_token: str = field(default="", repr=False)
-    """Bearer token: sent to the registry as it is, to nobody else."""
+    """Bearer token: sent unchanged, to the registry only."""
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that tell credentials apart in keys and logs, and say nothing else."""
+        """16 hex digits that distinguish credentials in keys and logs, and reveal nothing else."""
         digest = hashlib.sha256()
         for part in (self.username, self.password, self.identity_token, self.registry_token):
             data = part.encode(errors="surrogatepass")
@@ -59,14 +58,14 @@ class Credential:
 
     @property
     def shown(self) -> str:
-        """Whose it is, for messages."""
+        """The user name, or "the token", for messages."""
         if self.registry_token or self.identity_token:
             return "the token"
         return f"user {self.username!r}"
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What a server may send back and no message may show: the secret parts, and their forms in a Basic header, a URL and a form."""
+        """The secrets to remove from messages, because a server may echo them: as text, in a Basic header, a URL and a form."""
         pair = f"{self.username}:{self.password}".encode(errors="surrogateescape")
         encoded = base64.b64encode(pair).decode() if self.password else ""
         parts = (self.password, self.identity_token, self.registry_token)
@@ -75,14 +74,14 @@ class Credential:
 
 
 def _in_urls(text: str) -> tuple[str, str, str]:
-    """How it is written in a path, in a query and in a form."""
+    """The text as encoded in a path, in a query and in a form."""
     data = text.encode(errors="surrogateescape")
     return quote(data), quote(data, safe=""), quote_plus(data)
 
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """One spelling of `auths`, taken apart."""
+    """A parsed key of `auths`."""
 
     host: str
     path: str
@@ -107,7 +106,7 @@ class _Key:
 
 
 def _same_host(pattern: str, host: str) -> bool:
-    """Whether they are one host; `*` in a label of the pattern stands for any part of that label, never for a dot."""
+    """Whether `pattern` matches `host`; `*` in a label of the pattern matches any part of that label, never a dot."""
     if "*" not in pattern:
         return pattern == host
     wanted, labels = pattern.split("."), host.split(".")
@@ -130,9 +129,8 @@ def from_docker_config(
 ) -> Credential | None:
     """The login for `host/repository` in `{"auths": {…}}`, or None if there is none.
 
-    The longest path wins, then the order of the document. Entries without a login (what `docker login` leaves when a
-    credential store is in use) are passed over. Raises SpecError (`spec.secret`) if the document or the entry that
-    matches is malformed.
+    The longest path wins, then the order of the document. Entries without a login (`docker login` writes them when it uses
+    a credential store) are skipped. Raises SpecError (`spec.secret`) if the document or the matching entry is malformed.
     """
     return _from_entries(_auths(_object(document)), host=host, repository=repository)
 
@@ -140,22 +138,22 @@ def from_docker_config(
 def from_dockercfg(
     document: bytes | str | Mapping[str, Any], *, host: str, repository: str
 ) -> Credential | None:
-    """The same in the older form of the file, which is what `auths` holds and nothing around it."""
+    """The same for the older form of the file: the contents of `auths` at its top level."""
     return _from_entries(_object(document), host=host, repository=repository)
 
 
 def from_basic_auth(
     username: bytes, password: bytes, *, registry: str, host: str, repository: str
 ) -> Credential | None:
-    """The login of a `kubernetes.io/basic-auth` Secret that is meant for `registry`, written as a key of `auths` is.
+    """The login of a `kubernetes.io/basic-auth` Secret for `registry`, which has the form of a key of `auths`.
 
-    None if that is another registry. Raises SpecError.
+    None if `registry` does not cover `host/repository`. Raises SpecError.
     """
     if not _Key.parse(registry).covers(normalize_host(host), repository):
         return None
     try:
         credential = Credential(username.decode(), password.decode())
-    except UnicodeDecodeError:  # from None: it carries the bytes
+    except UnicodeDecodeError:  # from None: the exception holds the bytes
         raise SpecError(_FIELD, "`username` and `password` must be UTF-8") from None
     if not credential.username or ":" in credential.username:
         raise SpecError(_FIELD, "`username` is empty or has a colon in it")
@@ -169,7 +167,7 @@ def _from_entries(entries: Mapping[str, Any], *, host: str, repository: str) -> 
         key = _Key.parse(text)
         if key.covers(wanted, repository):
             matches.append((len(key.path), text, entry))
-    matches.sort(key=lambda match: -match[0])  # stable: the document's order among equals
+    matches.sort(key=lambda match: -match[0])  # stable: equal ones keep the document's order
     for _, text, entry in matches:
         credential = _login(entry, name=text)
         if credential is not None:
@@ -189,7 +187,7 @@ def _object(document: bytes | str | Mapping[str, Any]) -> Mapping[str, Any]:
         try:
             document = json.loads(document)
         except (ValueError, RecursionError) as error:
-            # Not `from error`: a JSONDecodeError carries the whole document.
+            # Not `from error`: a JSONDecodeError holds the whole document.
             raise SpecError(
                 _FIELD, f"not a docker config: not JSON ({type(error).__name__})"
             ) from None
@@ -199,7 +197,7 @@ def _object(document: bytes | str | Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _signs(document: bytes | str) -> tuple[Any, ...]:
-    """What JSON needs one of for each value."""
+    """The JSON separators, of which there is one for each value."""
     return (",", "{", "[") if isinstance(document, str) else (b",", b"{", b"[")
 
 
@@ -216,9 +214,9 @@ _TEXTS: Final = ("auth", "username", "password", "identitytoken", "registrytoken
 
 
 def _login(entry: object, *, name: str) -> Credential | None:
-    """As the kubelet has it: `auth` wins over `username` and `password`; tokens stand beside them."""
+    """As in the kubelet, `auth` wins over `username` and `password`; tokens are read besides."""
     if entry is None:
-        return None  # to Go an entry without a login
+        return None  # Go decodes it as an entry without a login
     if not isinstance(entry, Mapping):
         raise SpecError(_FIELD, f"auths[{name!r}] is not an object")
     values = {key: entry.get(key) or "" for key in _TEXTS}
@@ -240,19 +238,19 @@ def _login(entry: object, *, name: str) -> Credential | None:
 
 
 def is_text(value: str) -> bool:
-    """Whether it can be sent as UTF-8: JSON can hold half a surrogate pair, which cannot."""
+    """Whether `value` can be encoded as UTF-8: JSON can hold half a surrogate pair, which cannot."""
     return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _decode_auth(text: str, *, name: str) -> tuple[str, str]:
-    """`base64` wraps after 76 characters; Go's decoder, which docker and the kubelet use, passes line ends over."""
+    """User name and password of `auth`. `base64` wraps lines at 76 characters; Go's decoder (docker, the kubelet) skips line ends."""
     text = text.replace("\r", "").replace("\n", "")
     try:
         padded = text + "=" * (-len(text) % 4)
         decoded = base64.b64decode(padded, validate=True).decode()
-    except (binascii.Error, ValueError):  # from None: it would carry the password
+    except (binascii.Error, ValueError):  # from None: the exception holds the password
         raise SpecError(_FIELD, f"auths[{name!r}]: `auth` is not base64 of user:password") from None
     username, colon, password = decoded.partition(":")
     if not colon or not username:
         raise SpecError(_FIELD, f"auths[{name!r}]: `auth` is not base64 of user:password")
-    return username, password.strip("\x00")  # docker pads with them
+    return username, password.strip("\x00")  # docker pads with NUL bytes

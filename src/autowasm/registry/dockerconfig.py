@@ -1,26 +1,14 @@
-"""Where the logins of a person or a CI job are kept: the files and variables of Docker, podman, buildah and skopeo.
+"""The login of a person or a CI job for one registry, from the files and variables of Docker, podman, buildah and skopeo.
 
-Says where to look and in which order; `dockerconfig.py` reads. Invariant: the list depends on the environment and the
-user's home only, so a message can name every place that was searched.
+For `wasmc` only. Not for the server, which reads Secrets (see `credentials.py`) and runs no programs named in a file.
+Invariants: the search order depends on the environment and the user's home only, so a message can name every searched
+place; the search ends at the first login; a credential helper (`docker-credential-NAME`) ends within
+`limits.credential_helper_timeout`; neither a password nor a helper's output, which holds it, is in a message.
 
 Sources: docker/cli `cli/config/config.go` ($DOCKER_CONFIG) and `cli/config/configfile/file.go` ($DOCKER_AUTH_CONFIG before
-files, docker/cli#6008); containers-auth.json(5); containers/common `pkg/auth` ($REGISTRY_AUTH_FILE replaces
-${XDG_RUNTIME_DIR}/containers/auth.json); docker/cli#6156 (GitLab CI).
-
-Credential helpers: programs named `docker-credential-NAME` that keep a person's logins. For `wasmc` only.
-
-Not for the server, which runs no programs that a file names. Invariants: a helper ends within
-`limits.credential_helper_timeout`; the output of a helper is never shown, because it holds the password.
-
-Sources: docker/docker-credential-helpers `client/client.go` and `credentials/error.go` (the `get` protocol).
-
-The login of a person or a CI job for one registry, from Docker's and podman's files. For `wasmc` only.
-
-Not for the server (`credentials.py` reads Secrets). Invariants: places are searched in the order of `dockerconfig.py` and the
-search ends at the first login; a password is in no message.
-
-Sources: docker/cli `cli/config/configfile/file.go` (`credHelpers` before `credsStore` before `auths`); containers-auth.json(5)
-(the same fields, keys with a path below the host).
+files, docker/cli#6008; `credHelpers` before `credsStore` before `auths`); containers-auth.json(5) (the same fields, keys with
+a path below the host); containers/common `pkg/auth` ($REGISTRY_AUTH_FILE replaces ${XDG_RUNTIME_DIR}/containers/auth.json);
+docker/cli#6156 (GitLab CI); docker/docker-credential-helpers `client/client.go`, `credentials/error.go` (the `get` protocol).
 """
 
 import asyncio
@@ -48,7 +36,7 @@ from autowasm.registry.credentials import (
 )
 
 AUTH_VARIABLE: Final = "DOCKER_AUTH_CONFIG"
-"""Holds a document itself, not its name."""
+"""A variable that holds a document, not the name of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +47,11 @@ class Place:
     """For messages."""
     path: Path | None = None
     named: bool = False
-    """The user named it: a file that cannot be opened ends the command."""
+    """The user named this file: if it cannot be opened, the command fails."""
     strict: bool = False
-    """A malformed document ends the command: it is one that the user named, or Docker's own."""
+    """The user named this place, or it is Docker's own: a malformed document fails the command."""
     is_dockercfg: bool = False
-    """In the older form, which holds what `auths` holds and nothing around it."""
+    """The document has the older form: the contents of `auths` at its top level."""
 
 
 def login_places(environment: Mapping[str, str]) -> tuple[Place, ...]:
@@ -75,7 +63,7 @@ def login_places(environment: Mapping[str, str]) -> tuple[Place, ...]:
         else []
     )
     if places and environment.get("GITLAB_CI"):
-        # The runner sets it for its own pulls: it must not win over the job's `docker login`.
+        # The runner sets the variable for its own pulls: the job's `docker login` comes first.
         return (*_files(environment, home), *places)
     return (*places, *_files(environment, home))
 
@@ -120,7 +108,7 @@ def _file(
 
 
 HELPER_REASON: Final = "CredentialHelper"
-"""Reason of every error in this module."""
+"""Reason of every error of a credential helper."""
 
 _NOT_FOUND: Final = "credentials not found in native keychain"
 _TOKEN_USER: Final = "<token>"  # noqa: S105 - a user name
@@ -130,7 +118,7 @@ _HELPER_NAME: Final = re.compile(r"[A-Za-z0-9._-]+\Z")
 async def ask_helper(
     helper: str, server: str, *, limits: Limits, environment: Mapping[str, str]
 ) -> Credential | None:
-    """Run `docker-credential-HELPER get`; None if it knows no login for `server`. Raises SourceDenied."""
+    """Run `docker-credential-HELPER get`; None if it has no login for `server`. Raises SourceDenied."""
     program = f"docker-credential-{helper}"
     if not _HELPER_NAME.match(helper):
         raise _failed(f"not the name of a credential helper: {helper[:100]!r}")
@@ -154,7 +142,7 @@ async def ask_helper(
         ) from error
     finally:
         if process.returncode is None:
-            # Kills it, and closes the pipes: `wait` waits for those too, and its own children may hold them.
+            # Kills it and closes the pipes: `wait` also waits for the pipes, which the helper's children may hold.
             process._transport.close()  # type: ignore[attr-defined]  # asyncio has no public form
             await process.wait()
     text = output.decode(errors="replace").strip()
@@ -177,7 +165,7 @@ def _parse_answer(text: str, *, program: str) -> Credential | None:
         KeyError,
         TypeError,
         RecursionError,
-    ):  # from None: it would carry the password
+    ):  # from None: the exception holds the password
         raise _failed(f"{program} gave an answer that is not understood") from None
     if not (isinstance(username, str) and isinstance(secret, str) and is_text(username + secret)):
         raise _failed(f"{program} gave an answer that is not understood")
@@ -191,14 +179,14 @@ def _failed(problem: str) -> SourceDenied:
 
 
 _HUB_SERVER: Final = "https://index.docker.io/v1/"
-"""The name of Docker Hub in a question to a helper."""
+"""The name of Docker Hub in a request to a helper."""
 
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class FoundLogin:
-    """The login for one registry, or the places where it is not."""
+    """The login for one registry, or None; and the places without one."""
 
     credential: Credential | None
     searched: tuple[str, ...] = ()
@@ -211,9 +199,9 @@ async def find_login(
     """The login for the image's repository. Without one access is anonymous.
 
     In each document a helper of this host (`credHelpers`) wins over the general store (`credsStore`), and both over `auths`.
-    A store that does not work is reported and passed over, because public images need no login; so is a file that cannot be
-    read, as `Place` has it. Raises UsageError for the files that are not passed over, SourceDenied if this host's own
-    helper fails (`CredentialHelper`).
+    If the store fails, a warning is logged and `auths` is used, because public images need no login. A file that cannot be
+    used is skipped with a warning, unless `Place.named` or `Place.strict` forbids it: then UsageError is raised. Raises
+    SourceDenied (`CredentialHelper`) if this host's own helper fails.
     """
     searched = []
     for place in login_places(environment):
@@ -235,7 +223,7 @@ async def find_login(
 async def _document(
     place: Place, environment: Mapping[str, str], *, limits: Limits, pools: Pools
 ) -> tuple[Mapping[str, Any] | None, str]:
-    """The document at `place`, or None and why there is none. Raises UsageError."""
+    """The document at `place`, or None and the reason. Raises UsageError."""
     try:
         if place.path is None:
             data = environment[AUTH_VARIABLE].encode(errors="surrogateescape")
@@ -264,7 +252,7 @@ def _parse(data: bytes, *, limits: Limits) -> Mapping[str, Any]:
         raise UsageError("too large for a docker config")
     try:
         config = json.loads(data.strip() or b"{}")
-    except (ValueError, RecursionError):  # from None: it would carry the document
+    except (ValueError, RecursionError):  # from None: the exception holds the document
         raise UsageError("not JSON") from None
     if not isinstance(config, dict):
         raise UsageError("not a JSON object")

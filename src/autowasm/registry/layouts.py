@@ -1,16 +1,12 @@
-"""The layouts in which a module comes: one table for the choice of a layer, `wasmc inspect` and docs/layouts.md.
+"""The layouts in which an image holds a module, and the choice of the layers to search.
 
-Not the choice itself (`layouts.py`) and not a consumer's rules in full (`consumers.py`; tests hold the two together).
-Invariant: a layer type stands in the rows of one packing only, so a layer's type alone says how it is opened.
+One table serves the choice, `wasmc inspect` and docs/layouts.md. Other readers' rules are in `consumers.py`; tests compare
+the two. Invariants: a layer type stands in the rows of one packing only, so the type alone decides how a layer is opened;
+only layers whose media type is in the table are downloaded.
 
-Sources: solo.io's `spec.md` and `spec-compat.md`; the CNCF's "Wasm OCI Artifact layout"; engineerd/wasm-to-oci; and what the
-readers of other projects do: Istio `pkg/wasm/imagefetcher.go`, Envoy Gateway `internal/wasm/imagefetcher.go`, wasme
+Sources: solo.io's `spec.md` and `spec-compat.md`; the CNCF's "Wasm OCI Artifact layout"; engineerd/wasm-to-oci; and the
+readers of other projects: Istio `pkg/wasm/imagefetcher.go`, Envoy Gateway `internal/wasm/imagefetcher.go`, wasme
 `pkg/pull/image.go`, Kubewarden policy-fetcher `src/registry/mod.rs`, rust-oci-wasm `src/client.rs`.
-
-Layout: which layers of a manifest may hold the module, and in which order they are searched.
-
-Not a reader of layers, and not the table (`layouts.py`). Invariant: only layers whose media type is in the table are ever
-downloaded.
 """
 
 import enum
@@ -38,11 +34,11 @@ CONSUMERS: Final[Mapping[str, str]] = {
     KWCTL: "Kubewarden",
     WKG: "wasm-pkg-tools",
 }
-"""Who may be asked to pull an image, and what it is."""
+"""The programs that pull images, and the product or version of each."""
 
 
 class Packing(enum.Enum):
-    """How the bytes of a layer hold the module; the values are what `autowasm.wasm.archive` takes."""
+    """How a layer packs the module; the values are the `packing` of `autowasm.wasm.archive`."""
 
     RAW = "raw"
     TAR = "tar"
@@ -85,10 +81,10 @@ class KnownLayout:
     layer_types: tuple[str, ...]
     packing: Packing
     readers: tuple[str, ...]
-    """Who reads it, given that a tar layer holds the module as `plugin.wasm`."""
+    """The consumers that read it, if a tar layer holds the module as `plugin.wasm`."""
     holds: Callable[[Manifest, Descriptor], bool] = _always
     push_format: str = ""
-    """What `wasmc push --format` calls it."""
+    """Its name in `wasmc push --format`."""
 
 
 VARIANTS: Final = (
@@ -210,7 +206,7 @@ VARIANTS: Final = (
 PACKING: Final[Mapping[str, Packing]] = {
     layer_type: variant.packing for variant in VARIANTS for layer_type in variant.layer_types
 }
-"""Every layer that is understood. A layer that is not here is passed over: configs, docs, icons."""
+"""Every layer type that is read. Other layers are ignored: configs, docs, icons."""
 
 
 _LINUX_ENTRY: Final = "its linux/amd64 entry"
@@ -223,11 +219,11 @@ INDEX_READERS: Final[Mapping[str, str]] = {
     KWCTL: _LINUX_ENTRY,
     WKG: _LINUX_ENTRY,
 }
-"""What each takes of an index of images, each of which is in one of the layouts above."""
+"""Which image of an index each consumer reads; the images have the layouts above."""
 
 
 def variant_of(manifest: Manifest, layer: Descriptor) -> KnownLayout:
-    """The row of an image whose module is in `layer`, whose type is in `PACKING`."""
+    """The row of an image whose module is in `layer`. The type of `layer` is in `PACKING`."""
     return next(
         variant
         for variant in VARIANTS
@@ -236,7 +232,7 @@ def variant_of(manifest: Manifest, layer: Descriptor) -> KnownLayout:
 
 
 def table() -> str:
-    """The table as Markdown: what docs/layouts.md shows."""
+    """The table in docs/layouts.md, as Markdown."""
     heads = ["Layout", "Type of the layer with the module", "Layers", "Config", *CONSUMERS, "push"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for variant in VARIANTS:
@@ -278,18 +274,18 @@ class Layout:
 
 
 def choose_layout(manifest: Manifest, *, limits: Limits) -> Layout:
-    """Where to look. The type of the config is not asked: clients write many, and the layers say enough.
+    """The layers to search. The type of the config is not used: clients write many, and the layer types suffice.
 
-    Layers of an image are searched from the last to the first: the last one is what was added last, and where the
-    specification of `compat` images wants the module. Raises ContentRejected: `UnsupportedLayout` (naming the media types
-    found), `AmbiguousModule`, `TooLarge`.
+    Layers of an image are searched from the last to the first: the last one was added last, and the specification of
+    `compat` images puts the module there. Raises ContentRejected: `UnsupportedLayout` (naming the media types found),
+    `AmbiguousModule`, `TooLarge`.
     """
     if len(manifest.layers or ()) > limits.image_layers:
         raise ContentRejected(
             f"the image has {len(manifest.layers or ())} layers; at most {limits.image_layers} are accepted",
             reason="TooLarge",
         )
-    # A layer that comes twice counts where it comes last.
+    # A repeated layer counts at its last position.
     layers = tuple({layer.digest_text: layer for layer in reversed(manifest.layers or ())}.values())
     candidates = [
         LayerCandidate(layer, PACKING[layer.media_type])

@@ -1,7 +1,7 @@
-"""Manifests and indexes: decoding what a registry sent into typed values, and choosing one image of an index.
+"""Manifests and indexes: typed values decoded from a registry's responses, and the order of an index's images.
 
-Not a fetcher, and not the choice of a layer (`layouts.py`). Invariants: a `Descriptor` that exists has a well-formed digest
-and a size that is not negative; a document that could be read as two kinds is refused (CVE-2021-41190).
+The choice of a layer is in `layouts.py`. Invariants: every `Descriptor` has a well-formed digest and a size that is not
+negative; a document that could be read as two kinds is refused (CVE-2021-41190).
 
 Sources: OCI image specification `manifest.md`, `image-index.md`, `descriptor.md`; distribution `manifest/schema2`.
 """
@@ -22,11 +22,11 @@ _SHOWN_LENGTH = 100
 
 
 class _Wire(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """JSON names are camelCase; fields that we do not know are ignored, as the specification demands."""
+    """JSON names are camelCase; unknown fields are ignored, as the specification requires."""
 
 
 class Platform(_Wire, frozen=True, kw_only=True):
-    """What an index entry runs on."""
+    """The platform of an index entry."""
 
     architecture: str = ""
     os: str = ""
@@ -77,7 +77,7 @@ _ABSENT = msgspec.Raw()
 
 
 class _Shape(_Wire, frozen=True, kw_only=True):
-    """Just enough of any document to know its kind."""
+    """The fields that decide the kind of a document."""
 
     schema_version: int | None = None
     media_type: str | None = None
@@ -87,15 +87,15 @@ class _Shape(_Wire, frozen=True, kw_only=True):
     fs_layers: msgspec.Raw = _ABSENT
 
 
-# Made here, and not at first use: msgspec 0.22 fills its table of a type while other threads can see it. Two fetches that
-# read the first manifests of a process together were a segmentation fault (tests/unit/test_threads.py).
+# Made here and not at first use: msgspec 0.22 fills its table of a type while other threads can see it. Two fetches that
+# read the first manifests of a process at the same time caused a segmentation fault (tests/unit/test_threads.py).
 _AS_SHAPE: Final = msgspec.json.Decoder(_Shape)
 _AS_MANIFEST: Final = msgspec.json.Decoder(Manifest)
 _AS_INDEX: Final = msgspec.json.Decoder(ImageIndex)
 
 
 def parse_manifest(data: bytes, media_type: str | None, *, limits: Limits) -> Manifest | ImageIndex:
-    """Decode `data`; `media_type` is the Content-Type of the answer, None if it had none.
+    """Decode `data`; `media_type` is the Content-Type of the response, None if it had none.
 
     The document's own `mediaType` decides, then the Content-Type, then the shape. Raises ContentRejected: `TooLarge`,
     `ManifestInvalid`.
@@ -126,16 +126,16 @@ def parse_manifest(data: bytes, media_type: str | None, *, limits: Limits) -> Ma
 
 
 def children_by_preference(index: ImageIndex) -> list[Descriptor]:
-    """The images of `index`, the one to take first: wasm if one says so, else linux/amd64, else the first.
+    """The images of `index`, the preferred one first: an image marked as wasm, else linux/amd64, else the first.
 
-    A module is the same on every platform, so any image that has it will do. Attestations, signatures and indexes in the
-    index are passed over: an index is never followed into another, so none can lead back to itself. Raises ContentRejected
+    A module is the same on every platform, so any image that has it suffices. Attestations, signatures and nested indexes
+    are skipped: an index is never followed into another, so there are no cycles. Raises ContentRejected
     (`ManifestInvalid`) if nothing is left.
     """
     entries = index.manifests or ()
     children = [child for child in entries if _is_runnable(child)]
     if children:
-        return sorted(children, key=_rank)  # stable: of equals the first
+        return sorted(children, key=_rank)  # stable: equal ones keep their order
     problem = f"an index without an image that can be taken; it holds {shown_types(entries)}"
     if any(child.media_type in media.INDEXES for child in entries):
         problem += ": an index in an index is not followed; name the inner one by its digest"
@@ -143,10 +143,10 @@ def children_by_preference(index: ImageIndex) -> list[Descriptor]:
 
 
 def says_wasm(found: Descriptor | Manifest) -> bool:
-    """Whether an entry of an index, or the manifest behind one, says that it is wasm.
+    """Whether an entry of an index, or the manifest of an entry, is marked as wasm.
 
-    By its platform (`wasi/wasm`, `wasip1/wasm`, `js/wasm32`), its artifact type, its annotations, and of a manifest the types
-    of its config and layers.
+    By its platform (`wasi/wasm`, `wasip1/wasm`, `js/wasm32`), its artifact type, its annotations, and for a manifest by the
+    types of its config and layers.
     """
     if isinstance(found, Manifest):
         types = [found.config.media_type, *(layer.media_type for layer in found.layers or ())]
@@ -168,7 +168,7 @@ def says_wasm(found: Descriptor | Manifest) -> bool:
 
 
 def shown_types(descriptors: Sequence[Descriptor]) -> str:
-    """The distinct media types, for messages; what a registry sent is quoted and cut."""
+    """The distinct media types, for messages: quoted and cut, because the registry chooses them."""
     names = list(dict.fromkeys(descriptor.media_type for descriptor in descriptors))
     shown = [shown_text(name) for name in names[:_SHOWN_TYPES]]
     if len(names) > _SHOWN_TYPES:
@@ -177,7 +177,7 @@ def shown_types(descriptors: Sequence[Descriptor]) -> str:
 
 
 def shown_text(text: str) -> str:
-    """A string of the registry's in quotes, on one line and cut."""
+    """A string from a registry, in quotes, on one line and cut."""
     return repr(text[:_SHOWN_LENGTH])
 
 
@@ -212,7 +212,7 @@ def _is_runnable(child: Descriptor) -> bool:
 def _rank(child: Descriptor) -> int:
     platform = child.platform or Platform()
     if says_wasm(child):
-        # A component (WASI 0.2 and later) is no module for Envoy.
+        # Envoy does not run components (WASI 0.2 and later).
         return 1 if platform.os.lower() in {"wasip2", "wasip3"} else 0
     if child.artifact_type:
         return 4  # a signature, a list of parts

@@ -1,8 +1,7 @@
 """Media types of manifests, configs and layers: the one table of names.
 
-Not what they mean to us: which layer is unpacked how is the table in `layouts.py`. Sources: OCI image specification
-`media-types.md`, distribution `manifest/schema2` and `manifestlist`, the WASM OCI artifact specification of solo.io
-(`module.wasm`).
+How each layer type is unpacked is in `layouts.py`. Sources: OCI image specification `media-types.md`, distribution
+`manifest/schema2` and `manifestlist`, the WASM OCI artifact specification of solo.io (`module.wasm`).
 """
 
 from typing import Final
@@ -23,14 +22,14 @@ SCHEMA_1: Final = frozenset(
 """Gone from registries since 2024: no sizes, layers in another order."""
 
 ACCEPT: Final = ", ".join((OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_MANIFEST_LIST))
-"""For the Accept header: all that we read."""
+"""The Accept header: every manifest type that we read."""
 
 OCI_IMAGE_CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 DOCKER_IMAGE_CONFIG: Final = "application/vnd.docker.container.image.v1+json"
 WASM_CONFIG: Final = "application/vnd.module.wasm.config.v1+json"
 CNCF_CONFIG_V0: Final = "application/vnd.wasm.config.v0+json"
 CNCF_CONFIG_V1: Final = "application/vnd.wasm.config.v1+json"
-"""Also the config of wasm-to-oci, where it says nothing."""
+"""Also the config type of wasm-to-oci, where it has no meaning."""
 
 OCI_LAYER_TAR: Final = "application/vnd.oci.image.layer.v1.tar"
 OCI_LAYER_TAR_GZIP: Final = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -43,7 +42,7 @@ CNCF_WASM: Final = "application/wasm"
 WASM_TO_OCI: Final = "application/vnd.wasm.content.layer.v1+wasm"
 
 TITLE: Final = "org.opencontainers.image.title"
-"""Annotation of a layer: the file name that clients such as oras give it."""
+"""Annotation of a layer: the file name that clients such as oras use for it."""
 DOCKER_REFERENCE_TYPE: Final = "vnd.docker.reference.type"
 """Annotation of an index entry that is about another one: buildx attestations."""
 VARIANT: Final = "module.wasm.image/variant"
@@ -51,9 +50,9 @@ VARIANT: Final = "module.wasm.image/variant"
 RUNTIME_TYPE: Final = "module.wasm.runtime/type"
 RUNTIME_ABI: Final = "module.wasm.runtime/abi_version"
 WASM_ANNOTATIONS: Final = "module.wasm."
-"""Annotations with this beginning are about a module, whatever they say."""
+"""Prefix of annotations that mark a module, with any value."""
 OCI_HANDLER: Final = "run.oci.handler"
-"""Annotation by which crun and containerd's shims choose how to run an image: `wasm`, `wasmedge`, …"""
+"""Annotation by which crun and containerd's shims choose the handler of an image: `wasm`, `wasmedge`, …"""
 CREATED: Final = "org.opencontainers.image.created"
 SOURCE: Final = "org.opencontainers.image.source"
 VERSION: Final = "org.opencontainers.image.version"

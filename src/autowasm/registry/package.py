@@ -1,9 +1,9 @@
-"""Packages: a module as the blobs and the manifest to push, in the forms that others can read.
+"""Packages: a module as the blobs and the manifest to push, in the layouts that others read.
 
-Not the upload (`client.py`). Invariant: the same module, ABI and annotations give the same bytes, so the same digest: no
-times, no user names, nothing of the machine, whatever the order of the annotations.
+Not the upload (see `client.py`). Invariant: the same module, ABI and annotations give the same bytes, so the same digest: no
+times, no user names, nothing of the machine; the order of the annotations has no effect.
 
-Sources: WASM OCI artifact specification of solo.io, `spec.md` (artifact: Istio and Envoy Gateway want exactly two layers,
+Sources: WASM OCI artifact specification of solo.io, `spec.md` (artifact: Istio and Envoy Gateway require exactly two layers,
 the runtime config again and the module) and `spec-compat.md` (container image with `plugin.wasm`); the CNCF's "Wasm OCI
 Artifact layout"; Kubewarden policy-fetcher `src/registry/mod.rs`; OCI image specification `manifest.md`, "Guidelines for
 Artifact Usage".
@@ -35,12 +35,12 @@ _EPOCH: Final = "1970-01-01T00:00:00Z"
 _CHUNK: Final = 1024 * 1024
 
 OWN_ANNOTATIONS: Final = frozenset({media.RUNTIME_TYPE, media.RUNTIME_ABI, media.VARIANT})
-"""What readers go by: not for users to set."""
+"""Readers decide by these: users cannot set them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A blob to upload. `size` in bytes; `content` is the bytes or the file that has them."""
+    """A blob to upload. `size` in bytes; `content` is the bytes or a file."""
 
     media_type: str
     digest: Digest
@@ -51,7 +51,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """All that one push uploads: `layers` and `config`, then `manifest`."""
+    """The upload of one push: `layers` and `config`, then `manifest`."""
 
     config: Layer
     layers: tuple[Layer, ...]
@@ -60,7 +60,7 @@ class Package:
 
     @property
     def size(self) -> int:
-        """Bytes of the blobs."""
+        """Total bytes of the blobs."""
         blobs = {layer.digest: layer.size for layer in (*self.layers, self.config)}
         return sum(blobs.values())
 
@@ -73,11 +73,11 @@ def make_package(
     workdir: Path,
     annotations: Mapping[str, str] | None = None,
 ) -> Package:
-    """The package that `wasmc push --format` calls `form`: `artifact`, `image`, `cncf` or `kwctl`.
+    """The package in the format `form` of `wasmc push --format`: `artifact`, `image`, `cncf` or `kwctl`.
 
-    `abi` is the module's Proxy-Wasm version (`0.2.1`), None if it is not known; `annotations` go to the manifest beside our
-    own (`OWN_ANNOTATIONS` cannot be given). What has to be built is built as a file in `workdir`, where it must stay until
-    it is uploaded. Reads the module; blocks. Raises OSError.
+    `abi` is the module's proxy-wasm version (`0.2.1`), None if unknown; `annotations` are added to the manifest beside our
+    own (`OWN_ANNOTATIONS` cannot be given). Layers that must be built are files in `workdir`, and must stay there until the
+    upload. Reads the module; blocks. Raises OSError.
     """
     given = dict(annotations or {})
     if form == "artifact":
@@ -111,7 +111,7 @@ def _image(module: Path, abi: str | None, workdir: Path, given: dict[str, str]) 
     diff_id = _pack(packed, {"plugin.wasm": module, _RUNTIME_CONFIG_NAME: _runtime_config(abi)})
     layer = _layer(media.OCI_LAYER_TAR_GZIP, packed)
     config = {
-        # A container image must name a platform; this is the one that readers look for by default.
+        # A container image must name a platform; readers choose this one by default.
         "architecture": "amd64",
         "os": "linux",
         "config": {},
@@ -129,7 +129,7 @@ def _cncf(module: Path, given: dict[str, str]) -> Package:
     """The CNCF's artifact, of a core module: config v0, one layer."""
     layer = _layer(media.CNCF_WASM, module, title=_MODULE_NAME)
     config = {
-        # Readers (oci-wasm) insist on a time; it is the annotation's, so that the bytes stay the same.
+        # Readers (oci-wasm) require a time; the annotation's time keeps the bytes the same.
         "created": given.get(media.CREATED, _EPOCH),
         "architecture": "wasm",
         "os": "wasip1",
@@ -140,7 +140,7 @@ def _cncf(module: Path, given: dict[str, str]) -> Package:
 
 
 def _kwctl(module: Path, given: dict[str, str]) -> Package:
-    """What wasm-to-oci and Kubewarden push and pull."""
+    """The artifact that wasm-to-oci and Kubewarden push and pull."""
     layer = _layer(media.WASM_TO_OCI, module, title=_MODULE_NAME)
     return _package(_layer(media.CNCF_CONFIG_V1, b"{}"), (layer,), given, is_artifact=True)
 
@@ -158,7 +158,7 @@ def _package(
     manifest = Manifest(
         schema_version=2,
         media_type=media.OCI_MANIFEST,
-        # What registries show and filter by. A container image has none: its config says what it is.
+        # Registries display it and filter by it. A container image has none: its config has its type.
         artifact_type=config.media_type if is_artifact else None,
         config=_descriptor(config),
         layers=tuple(map(_descriptor, layers)),
@@ -187,7 +187,7 @@ def _layer(media_type: str, content: bytes | Path, *, title: str | None = None) 
 
 
 def _pack(target: Path, members: Mapping[str, bytes | Path]) -> Digest:
-    """Write a tar+gzip; returns the digest of the tar inside, the layer's diff id."""
+    """Write a tar+gzip. Returns the digest of the uncompressed tar: the layer's diff id."""
     with (
         target.open("wb") as file,
         _HashedGzip(file) as packed,
@@ -200,7 +200,7 @@ def _pack(target: Path, members: Mapping[str, bytes | Path]) -> Digest:
 
 
 class _HashedGzip(gzip.GzipFile):
-    """Hashes what is written before packing it. No name and no time in the header: they would change the digest."""
+    """Hashes the bytes before compression. No name and no time in the header: they would change the digest."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(filename="", mode="wb", fileobj=file, mtime=0)
@@ -212,7 +212,7 @@ class _HashedGzip(gzip.GzipFile):
 
 
 def _entry(name: str, *, size: int) -> tarfile.TarInfo:
-    """A plain file of root's, from the epoch."""
+    """A plain file that root owns, with the time of the epoch."""
     entry = tarfile.TarInfo(name)
     entry.size = size
     entry.mode = 0o644

@@ -1,8 +1,8 @@
-"""Budgets: how often a host is asked, and for how long it has asked to be left alone (429, `Retry-After`).
+"""Rate limiter: requests a second to one host, and the pauses that a host requests (429, `Retry-After`).
 
-Not a retry loop (`client.py`) nor a limit on how many ask at once (`artifacts/fetchlimiter.py`). Invariants: a host gets at
-most `burst` requests at once and `rate` a second on average, whoever asks for what; a pause that a host asked of one
-credential holds for every repository that is asked for with it, and for no other credential.
+Not a retry loop (see `client.py`). Not a limit of concurrent fetches (see `artifacts/fetchlimiter.py`). Invariants: a host gets
+at most `burst` requests at once and `rate` a second on average, for all callers together; a pause that a host requests of
+one credential holds for every repository with that credential, and for no other credential.
 
 Sources: RFC 6585 section 4 (429), RFC 9110 section 10.2.3 (Retry-After).
 """
@@ -23,7 +23,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 _MAX_KEPT: Final = 10_000
-"""Hosts, and hosts with credentials, remembered; the oldest go first. They come from tenants."""
+"""Hosts, and hosts with credentials, that are remembered; the oldest are evicted. They come from tenants."""
 
 
 @dataclass(slots=True)
@@ -33,7 +33,7 @@ class _Pause:
 
 
 class HostRateLimiter:
-    """Those of one process. Safe in any thread. `clock` in seconds, monotonic."""
+    """The rate limiter of one process. Safe in any thread. `clock` in seconds, monotonic."""
 
     def __init__(
         self,
@@ -51,13 +51,13 @@ class HostRateLimiter:
         self._backoff = Backoff(limits.attempt_backoff, limits.max_rate_pause)
         self._lock = threading.Lock()
         self._free_at: OrderedDict[str, float] = OrderedDict()
-        """By host: when its bucket would be full again, if nobody asked any more."""
+        """By host: the time at which its bucket is full again if no request follows."""
         self._pauses: OrderedDict[tuple[str, str], _Pause] = OrderedDict()
 
     def reserve(self, host: str, fingerprint: str) -> float:
-        """Take a place in the host's budget: the seconds to wait before it may be asked.
+        """Reserve one request to the host. Returns the seconds to wait before it is sent.
 
-        Raises SourceUnavailable (`RegistryUnavailable`) if it asked to be left alone for longer than anybody waits here.
+        Raises SourceUnavailable (`RegistryUnavailable`) if the host's pause lasts longer than `limits.attempt_wait`.
         """
         with self._lock:
             now = self._clock()
@@ -74,7 +74,7 @@ class HostRateLimiter:
     def answered(
         self, host: str, fingerprint: str, status: int, headers: Mapping[str, str]
     ) -> None:
-        """Take note of an answer."""
+        """Record a response: its status and `Retry-After`."""
         asked = retry_after(headers.get("Retry-After")) if status in (429, 503) else None
         with self._lock:
             key = (host, fingerprint)

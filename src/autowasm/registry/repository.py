@@ -1,7 +1,7 @@
 """Repository: the verbs of the OCI distribution specification for one repository, blocking.
 
-Not a client: no retries, no parsing, no choice of layer. Invariants: a blob is verified while it is written, never after;
-every status that is not the wanted one becomes an error that says what to do.
+Retries, parsing and the choice of layers are in `client.py`, `manifest.py` and `layouts.py`. Invariants: a blob is verified
+while it is written, never after; every unexpected status becomes an error with an advice.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from autowasm.registry.transport import RegistryResponse, RegistryTransport, Upl
 
 @dataclass(frozen=True, slots=True)
 class ManifestAnswer:
-    """A manifest as it came: neither parsed nor verified."""
+    """A manifest as received: neither parsed nor verified."""
 
     data: bytes
     media_type: str | None
@@ -32,7 +32,7 @@ class ManifestAnswer:
 
 
 class Repository:
-    """Reads and writes through one transport. Every method may raise what `net/responses.py` and a request can."""
+    """Reads and writes through one transport. Every method may raise the errors of `net/responses.py` and of a transfer."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Repository:
     def head_manifest(self, version: str, *, accept: str) -> Digest | None:
         """HEAD the same: the digest that the registry announces, None if it announces none or refuses a HEAD (403).
 
-        The answer to a GET shows whether a 403 is about the method or the image, and has the registry's reason.
+        Only a GET shows whether a 403 is about the method or the image, and returns the registry's reason.
         """
         url = self._transport.manifest_url(version)
         with self._transport.ask("HEAD", url, headers={"Accept": accept}) as answer:
@@ -78,7 +78,7 @@ class Repository:
             return _announced(answer)
 
     def download(self, digest: Digest, *, size: int, destination: Path) -> None:
-        """GET a blob into `destination` (overwritten), verified on the way; a partial file is left to the caller.
+        """GET a blob into `destination` (overwritten), verified during the download. The caller removes a partial file.
 
         Raises ContentRejected (`SizeMismatch`, `DigestMismatch`) and StorageError too.
         """
@@ -87,7 +87,7 @@ class Repository:
         with self._transport.ask("GET", self._transport.blob_url(digest)) as answer:
             self._expect(answer, 200, what=what)
             _refuse_page(answer, what=what)
-            # Network errors are translated already: an OSError in here comes from the disk.
+            # Network errors are already translated: an OSError here comes from the disk.
             with _storage_errors(destination), destination.open("wb") as file:
                 for chunk in answer.chunks():
                     verifier.update(chunk)
@@ -95,11 +95,11 @@ class Repository:
         verifier.finish()
 
     def has_blob(self, digest: Digest, *, size: int) -> bool:
-        """Whether the registry says that it has the blob, so that an upload can be saved.
+        """Whether the registry reports (with a 200) that it has the blob, so that no upload is needed.
 
-        Only a 200 says so. Registries refuse the question in many ways (403, 405, 501) and take the upload all the same; if
-        they do not, the upload has the reason. Raises what says "later", which the upload would hear too, and a login that
-        was refused, which must not be shown again and again.
+        Registries refuse this HEAD in many ways (403, 405, 501) and still accept the upload; if not, the upload returns the
+        reason. Raises for statuses that mean "later", which the upload would receive too, and for a refused login, which
+        must not be sent repeatedly.
         """
         with self._transport.ask("HEAD", self._transport.blob_url(digest)) as answer:
             if answer.status in LATER | {502, 503, 504} or (
@@ -126,7 +126,7 @@ class Repository:
             self._expect(answer, 201, 204, what=what, doing=Operation.UPLOAD)
 
     def put_manifest(self, version: str, *, data: bytes, media_type: str) -> Digest | None:
-        """PUT a manifest: the digest that the registry says it has, if it says so."""
+        """PUT a manifest. Returns the digest that the registry announces, None if it announces none."""
         with self._transport.ask(
             "PUT",
             self._transport.manifest_url(version),
@@ -155,7 +155,7 @@ class Repository:
         raise error_for(answer.status, answer.headers, answerer=answerer, said=answer.message())
 
     def _denied_hint(self, answer: RegistryResponse) -> str:
-        """What is known of the login that was shown, and how one is given where none was."""
+        """Advice for a refused request: about the login that was sent, or how to configure one."""
         if not self._transport.is_own(answer.url):
             return f"{redact(answer.url)} refused it, to which the registry redirects; no login is sent there"
         credential = self._credential
@@ -184,7 +184,7 @@ class Repository:
 
 
 def _refuse_page(answer: RegistryResponse, *, what: str) -> None:
-    """A 200 with a web page: a proxy's login page, a registry's user interface."""
+    """Refuse a 200 with a web page: a proxy's login page, a registry's user interface."""
     if answer.is_page:
         said = str(answer.message())
         raise SourceUnavailable(
@@ -195,16 +195,16 @@ def _refuse_page(answer: RegistryResponse, *, what: str) -> None:
 
 
 def _upload_location(url: str, answer: RegistryResponse) -> str | None:
-    """Where the upload goes on. A registry behind a proxy that ends TLS often writes `http://` and its own name.
+    """The URL for the next request of the upload. A registry behind a proxy that ends TLS often writes `http://` and its own name.
 
-    The request came by https and the host is the same, so the upload stays in https, as oras-go has it
+    If the request went over https and the host is the same, the upload stays on https, as in oras-go
     (`registry/remote/repository.go`).
     """
     location = answer.headers.get("Location")
     try:
         own, there = urlsplit(url), urlsplit(location or "")
     except ValueError:
-        return location  # `next_hop` says that it is no URL
+        return location  # `next_hop` reports that it is not a URL
     if own.scheme == "https" and there.scheme == "http" and there.hostname == own.hostname:
         return urlunsplit(there._replace(scheme="https", netloc=own.netloc))
     return location

@@ -1,8 +1,8 @@
 """Repositories: connections and tokens kept between the operations on one repository.
 
-Not a client, and no limit on how many are in use at once: the transfer pool is that. Invariants: a repository is used by
-one thread at a time, and only for the same host, repository, credential and actions; what failed half-way is closed, not
-kept; no more than `limits.idle_registries` are kept.
+Not a limit of concurrent operations (see `net/pools.py`, `transfer`). Invariants: a repository is used by one thread at a
+time, and only for the same host, repository, credential and actions; after any failure but SourceNotFound and SourceDenied
+it is closed, not kept; at most `limits.idle_registries` are kept.
 """
 
 import socket
@@ -35,7 +35,7 @@ _Key = tuple[str, str, str, str]
 
 
 class RepositoryPool:
-    """Those of one process. Safe in any thread."""
+    """The idle repositories of one process. Safe in any thread."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class RepositoryPool:
         credential: Credential | None,
         actions: str,
     ) -> T:
-        """Run `operation` in this thread. After a failure of the exchange its connection is not used again."""
+        """Run `operation` in this thread. After a failed exchange the repository is closed."""
         key = (reference.host, reference.repository, fingerprint_of(credential), actions)
         repository = self._take(key) or self._make(reference, credential, actions=actions)
         reusable = False
@@ -91,7 +91,7 @@ class RepositoryPool:
         return result
 
     def close(self) -> None:
-        """Close what is idle; what is in use is closed when its operation ends."""
+        """Close the idle repositories; those in use are closed when their operations end."""
         with self._lock:
             self._closed = True
             idle = [repository for kept in self._idle.values() for repository in kept]
@@ -133,7 +133,7 @@ class RepositoryPool:
     def _make(
         self, reference: ImageReference, credential: Credential | None, *, actions: str
     ) -> "Repository":
-        # oras, requests and jsonschema take 0.25 s to import: in this thread, and not for `wasmc --help`.
+        # The import of oras, requests and jsonschema takes 0.25 s: it runs in this thread, and not for `wasmc --help`.
         from autowasm.net.threads import Dialer  # noqa: PLC0415
         from autowasm.registry.repository import Repository  # noqa: PLC0415
         from autowasm.registry.transport import RegistryTransport  # noqa: PLC0415
@@ -141,7 +141,7 @@ class RepositoryPool:
         advice = self._outgoing.advice
         if not names_host(
             self._outgoing.plain_http, reference.host
-        ):  # plain http, if so, of itself
+        ):  # plain http, if used, was chosen without a flag
             advice = replace(
                 advice,
                 no_plain_http=f"name its authority with {advice.ca_file}, or the host with {advice.insecure}",

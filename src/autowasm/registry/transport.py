@@ -1,22 +1,14 @@
-"""Body: the bytes of one upload, read anew for every try, counted and timed as they leave.
+"""The oras adapter: HTTP exchanges with one registry, blocking, in a Transfer's thread (ADR 3).
 
-Not a request. Invariant: a file is never in memory whole, and a try that must be repeated (a token was asked for) starts
-at the first byte.
+The registry's verbs are in `repository.py`, decisions about images in `client.py`. Nothing of oras, requests or urllib3
+leaves this module. Invariants: one instance serves one (registry, repository, credential) and one thread at a time; a
+refusal of an anonymous request is final only without a credential; the credential is sent only to the registry's own origin
+and to the token endpoint that it names; no body is read without a limit, or outside the Transfer's deadlines; every
+redirect is checked before it is followed; a request is repeated only if a new token may change the response; network
+failures become our errors.
 
-Answer: what a registry answered, not read yet; reads it under caps, in a Transfer's thread.
-
-Not the exchange (`transport.py`). Invariants: no body is read without a limit or the Transfer's eye on it; a failure on the
-way becomes one of our errors.
-
-The oras adapter: one HTTP exchange with a registry, blocking, in a Transfer's thread (ADR 3).
-
-Not the registry's verbs (`repository.py`), and no decisions about images (`client.py`). Nothing of oras, requests or
-urllib3 leaves this module. Invariants: one instance serves one (registry, repository, credential) and one thread at a
-time; a refusal of an anonymous request is final only if there is no credential; the credential goes to the registry's own origin and to the token endpoint it names, nowhere else; no answer is
-read without a cap, and no redirect followed unseen; nothing is tried twice but what a new token may change.
-
-Why oras' own request is replaced: it waits 131 s over a refused connection or login, has no timeouts, sends its token to
-whatever host it talks to, and cannot answer a Basic challenge (research, `libraries.md` section 2).
+oras' own request is replaced: it retries a refused connection or login for 131 s, has no timeouts, sends its token to any
+host, and cannot answer a Basic challenge.
 """
 
 import contextlib
@@ -59,7 +51,10 @@ from autowasm.units import format_size
 
 
 class UploadBody:
-    """`content` in memory or in a file, `size` bytes long."""
+    """The body of one upload: `content` in memory or in a file, `size` bytes long.
+
+    Invariant: a file is never in memory whole; a repeated request (after a token was issued) starts at the first byte.
+    """
 
     def __init__(self, content: bytes | Path, *, size: int) -> None:
         self._content = content
@@ -67,7 +62,7 @@ class UploadBody:
 
     @contextmanager
     def open(self, transfer: Transfer, *, answer_timeout: float) -> Iterator["UploadReader"]:
-        """What requests sends. Not for an empty body, which requests would send chunked; nothing that we upload is empty."""
+        """The body for requests. Not for an empty body, which requests would send chunked; no upload of ours is empty."""
         stream: BinaryIO
         if isinstance(self._content, Path):
             stream = self._content.open("rb")
@@ -78,7 +73,7 @@ class UploadBody:
 
 
 class UploadReader:
-    """The least that requests and urllib3 ask of a body: a length and `read`."""
+    """The interface that requests and urllib3 need of a body: a length and `read`. Counts the bytes as they leave."""
 
     def __init__(
         self, stream: BinaryIO, size: int, transfer: Transfer, *, answer_timeout: float
@@ -93,7 +88,7 @@ class UploadReader:
         return self._size
 
     def read(self, count: int = -1) -> bytes:
-        """The next bytes. What was handed out before has been taken by the kernel when this is called again."""
+        """The next bytes. At each call the kernel has accepted the bytes of the call before."""
         self._transfer.expect_body()
         data = self._stream.read(self._left if count < 0 else min(count, self._left))
         self._left -= len(data)
@@ -104,11 +99,11 @@ class UploadReader:
 
 
 _DISCARD_LIMIT: Final = 64 * 1024
-"""An unwanted body up to this size is read, to keep the connection; a longer one costs the connection."""
+"""An unwanted body up to this size is read, to keep the connection; for a longer one the connection is closed."""
 
 
 class Response(Protocol):
-    """`requests.Response`, as far as it is used."""
+    """The part of `requests.Response` that we use."""
 
     status_code: int
     url: str
@@ -117,11 +112,11 @@ class Response(Protocol):
     request: Any
 
     def close(self) -> None:
-        """Give up the connection, unless the body was read to its end."""
+        """Close the connection, unless the body was read to its end."""
 
 
 class RegistryResponse:
-    """The answer to one request, not read yet."""
+    """The response to one request, its body not read yet."""
 
     def __init__(
         self,
@@ -132,26 +127,26 @@ class RegistryResponse:
         secrets: tuple[str, ...] = (),
         with_login: bool = False,
     ) -> None:
-        """`secrets` are cut out of `message`."""
+        """`secrets` are removed from `message`."""
         self.response = response
-        """As it came; read it through this object."""
+        """The response of requests; read its body through this object."""
         self._limits = limits
         self._advice = advice
         self._secrets = secrets
         self._message: ServerMessage | None = None
         self.with_login = with_login
-        """The request showed the credential, or a token that was given for it."""
+        """The request carried the credential, or a token that was issued for it."""
         self.status = response.status_code
         self.url = response.url
         self.headers: Mapping[str, str] = response.headers
 
     def chunks(self) -> Iterator[bytes]:
-        """The body as it was sent, in pieces of at most `limits.transfer_chunk`, as they arrive."""
+        """The body as sent, not decoded, in chunks of at most `limits.transfer_chunk` bytes, as they arrive."""
         transfer = current_transfer()
         transfer.expect_body()
         while True:
             with network_errors(self.url, advice=self._advice):
-                # read1 gives what is there: the loop sees progress, and nothing is copied twice.
+                # read1 returns the available bytes: the loop sees progress, and nothing is copied twice.
                 chunk = self.response.raw.read1(self._limits.transfer_chunk, decode_content=False)
             if not chunk:
                 break
@@ -172,11 +167,11 @@ class RegistryResponse:
 
     @property
     def is_page(self) -> bool:
-        """Whether the body is a web page by its type: no API of a registry gives one."""
+        """Whether the Content-Type is that of a web page: no registry API returns one."""
         return self.headers.get("Content-Type", "").lower().startswith("text/html")
 
     def message(self) -> ServerMessage:
-        """What the body of an error says. Reads its beginning, within `limits.error_body_timeout`; raises nothing of it."""
+        """The message in the body of an error. Reads its beginning, within `limits.error_body_timeout`; ignores failures."""
         if self._message is None:
             self._message = NOTHING_SAID
             if self.response.request.method != "HEAD":
@@ -186,7 +181,7 @@ class RegistryResponse:
         return self._message
 
     def _beginning(self) -> bytes:
-        """At most BODY_LIMIT bytes of the body. What is not read to its end costs the connection."""
+        """At most BODY_LIMIT bytes of the body. If more are left, the connection is closed."""
         raw, data = self.response.raw, bytearray()
         deadline = time.monotonic() + self._limits.error_body_timeout
         transfer = current_transfer()
@@ -204,7 +199,7 @@ class RegistryResponse:
         return bytes(data)
 
     def discard(self) -> None:
-        """Have done with it: read the little that is left, so that the connection can be used again."""
+        """Read a short rest of the body, so that the connection can be used again."""
         length = self.headers.get("Content-Length", "")
         short = length.isdigit() and int(length[:12]) <= _DISCARD_LIMIT
         with contextlib.suppress(*NETWORK_ERRORS):
@@ -213,13 +208,13 @@ class RegistryResponse:
         self.close()
 
     def close(self) -> None:
-        """Give up the connection, unless the body was read to its end."""
+        """Close the connection, unless the body was read to its end."""
         self.response.close()
 
 
 @contextlib.contextmanager
 def network_errors(url: str, *, advice: Advice = WASMER) -> Iterator[None]:
-    """Turn what requests and the layers below raise into SourceUnavailable."""
+    """Turn exceptions of requests and the layers below into SourceUnavailable."""
     try:
         yield
     except NETWORK_ERRORS as error:
@@ -232,13 +227,13 @@ _HUB_API: Final = "registry-1.docker.io"
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _METHOD_KEPT: Final = frozenset({307, 308})
 
-# oras logs what surrounds tokens at debug level, and its command line's logger writes to standard error by itself.
+# oras logs token exchanges at debug level, and the logger of its command line writes to standard error.
 logging.getLogger("oras").setLevel(logging.WARNING)
 logging.getLogger("oras.logger").handlers.clear()
 
 
 class _Container(oras.container.Container):  # type: ignore[misc]
-    """oras' idea of a reference, filled from ours: its own grammar is too loose (`localhost/x`, `../`)."""
+    """oras' reference, filled from ours: its own grammar is too loose (`localhost/x`, `../`)."""
 
     def __init__(self, *, host: str, repository: str) -> None:
         self.registry = host
@@ -249,20 +244,20 @@ class _Container(oras.container.Container):  # type: ignore[misc]
 
 
 class _Session(requests.Session):
-    """A session that takes nothing from its environment and does nothing by itself."""
+    """A session that reads nothing from its environment: no proxies, no `.netrc`, no cookies, no redirects."""
 
     def __init__(self, adapter: DialedAdapter) -> None:
         super().__init__()
         self.trust_env = False
         self.headers.clear()
         self.headers.update({"Accept-Encoding": "identity", "User-Agent": "autowasm"})
-        # Some registries take a client that keeps cookies for a browser (as oras has it).
+        # Some registries treat a client that keeps cookies as a browser; oras disables them, too.
         self.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
         self.mount("http://", adapter)
         self.mount("https://", adapter)
 
     def get_redirect_target(self, resp: requests.Response) -> None:
-        """None: even with allow_redirects=False requests reads a redirect's body whole, to prepare the next hop."""
+        """Always None: even with allow_redirects=False requests reads a redirect's whole body, to prepare the next hop."""
         return
 
 
@@ -284,7 +279,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         on_request: Callable[[str], None],
         advice: Advice = WASMER,
     ) -> None:
-        """`actions` are what a token is asked for: `pull` or `pull,push`. `tls`: the context for a host."""
+        """`actions` are the token's scope: `pull` or `pull,push`. `tls`: the context for a host."""
         super().__init__(insecure=plain_http)
         host = _HUB_API if reference.host == DOCKER_HUB else reference.host
         self._container = _Container(host=host, repository=reference.repository)
@@ -314,23 +309,23 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
 
     @property
     def is_plain_http(self) -> bool:
-        """Whether the registry is asked without TLS."""
+        """Whether requests to the registry go without TLS."""
         return bool(self.prefix == "http")
 
     def is_own(self, url: str) -> bool:
-        """Whether `url` is the registry's own, not of a host that it redirected to."""
+        """Whether `url` is at the registry itself, not at a host that it redirected to."""
         return origin(url) == self._origin
 
     def manifest_url(self, version: str) -> str:
-        """Of a tag or digest."""
+        """The URL of the manifest under a tag or digest."""
         return f"{self.prefix}://{self._container.manifest_url(version)}"
 
     def blob_url(self, digest: Digest) -> str:
-        """Of a layer or config."""
+        """The URL of a layer or config."""
         return f"{self.prefix}://{self._container.get_blob_url(str(digest))}"
 
     def upload_url(self) -> str:
-        """Where an upload begins."""
+        """The URL at which an upload begins."""
         return f"{self.prefix}://{self._container.upload_blob_url()}"
 
     @contextlib.contextmanager
@@ -342,7 +337,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         headers: Mapping[str, str] | None = None,
         body: UploadBody | None = None,
     ) -> Iterator[RegistryResponse]:
-        """One exchange; the answer has any status and is discarded at the end of the block."""
+        """One exchange; the response may have any status and is discarded at the end of the block."""
         answer = self._exchange(method, url, headers or {}, body)
         try:
             yield answer
@@ -357,19 +352,19 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         data: Any = None,
         headers: Mapping[str, str] | None = None,
         json: Any = None,  # not used
-        stream: bool = False,  # not used: always streamed: what is not read is not held
+        stream: bool = False,  # not used: the body is always streamed, so an unread one is not in memory
     ) -> requests.Response:
-        """In place of oras' own. The answer is not read."""
+        """Replaces oras' own method. The body is not read."""
         return cast("requests.Response", self._exchange(method, url, headers or {}, data).response)
 
     def _exchange(
         self, method: str, url: str, headers: Mapping[str, str], body: UploadBody | None
     ) -> RegistryResponse:
-        """Ask; authorize once if that may change the answer, and ask again (ADR 30)."""
+        """Send the request; if authorization may change the response, authorize once and send it again (ADR 30)."""
         answer = self._wrap(self._follow(method, url, headers, body))
         if not self._may_need_login(answer):
             return answer
-        answer.message()  # before asking for a token, which may fail, and which needs the connection
+        answer.message()  # before the token request, which may fail and which needs the connection
         answer.discard()
         if self._authorizer.shows_login():
             if answer.status == 401:
@@ -390,10 +385,10 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         return answer
 
     def _may_need_login(self, answer: RegistryResponse) -> bool:
-        """Whether a login, or another token, may change this answer.
+        """Whether a login, or another token, may change this response.
 
-        Many registries hide what is private: to a request without a login they answer 403 or 404, without a challenge. A
-        host that we were redirected to may not ask: it would name a token endpoint of its own.
+        Many registries hide private images: they answer 403 or 404, without a challenge, to a request without a login. A
+        challenge of a redirect's target is ignored: it would name a token endpoint of its own.
         """
         if origin(answer.url) != self._origin:
             return False
@@ -403,7 +398,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         return answer.status in (403, 404) and is_anonymous and self._credential is not None
 
     def _authorize_unasked(self, login: LoginAttempt) -> bool:
-        """The refusal had no challenge that can be met: `/v2/` may have one; else the login is shown as crane shows it."""
+        """After a refusal without a usable challenge: use the challenge of `/v2/`, else send the login as crane does."""
         if self._credential is None:
             return False
         self._authorizer.header = None
@@ -427,9 +422,9 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         return self._authorizer.send_unasked()
 
     def _refused_later(self) -> None:
-        """What the registry took before it takes no more: the password was changed, or the token has ended."""
+        """The registry refuses a login that it accepted before: the password was changed, or the token has expired."""
         self._authorizer.header = None
-        self._logins.refused(self._host, cast(Credential, self._credential))  # it was shown
+        self._logins.refused(self._host, cast(Credential, self._credential))  # it was sent
 
     def _ask_token(self, request: TokenRequest, login: LoginAttempt) -> bytes:
         credential = self._credential
@@ -470,9 +465,9 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         *,
         token_request: TokenRequest | None = None,
     ) -> requests.Response:
-        """Send, and follow redirects by hand: requests would read their bodies whole, however long.
+        """Send the request and follow redirects here: requests would read their whole bodies, however long.
 
-        `token_request` holds the Authorization for a token endpoint, which then is the only host to get it.
+        `token_request` holds the Authorization for a token endpoint; only that origin gets it.
         """
         authorized = self._origin if token_request is None else origin(url)
         hops = 0
@@ -522,13 +517,13 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
                 data=data,
                 stream=True,
                 allow_redirects=False,
-                # The loop ends what takes too long, and says so; this is for a loop that is stuck itself.
+                # The loop ends a slow transfer with its own error; this timeout is for a loop that is stuck.
                 timeout=(self._limits.connect_timeout, 2 * timeout),
             )
         try:
             transfer.expect_nothing()
         except TransferEnded:
-            # Shut down while the header was read: http.client takes half of one for a whole one.
+            # The socket was shut down within the header: http.client accepts a truncated header as a whole one.
             response.close()
             raise
         self._budgets.answered(host, self._fingerprint, response.status_code, response.headers)
@@ -541,7 +536,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
             response,
             limits=self._limits,
             advice=self._advice,
-            # A token that was given to an anonymous request is one, too.
+            # A token that was issued to an anonymous request is a secret, too.
             secrets=(*(credential.secrets if credential is not None else ()), token),
             with_login=credential is not None and header is not None,
         )
