@@ -1,1 +1,1 @@
-"""Outgoing traffic: address policy, deadlines, minimum rate, thread pools."""
+"""Outgoing traffic: address policy, deadlines, minimum rate, TLS, proxies, thread pools."""

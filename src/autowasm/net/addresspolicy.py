@@ -1,14 +1,13 @@
-"""AddressPolicy: which IP addresses a fetch may connect to (ADR 0031).
+"""AddressPolicy: the IP addresses to which a fetch may connect (ADR 0031).
 
-Not a firewall for names or URLs: it judges the address that a socket is about to be connected to, so redirects, token
-realms and names that change their answer between check and use cannot get around it. Invariants: loopback and private
-addresses are refused unless the operator opened the address or named the host; cloud metadata, link-local, unspecified,
-multicast and reserved addresses are refused whatever the operator sets, in every notation that embeds an IPv4 address in
-an IPv6 one; `--deny-cidr` wins over everything that opens. A refusal comes before the connection and says nothing that
-depends on what listens at the address.
+Not a filter of names or URLs: it checks the address to which a socket is about to connect, so redirects, token realms and
+names that resolve differently between check and use cannot bypass it. Invariants: loopback and private addresses are refused
+unless the operator allowed the address or named the host; cloud metadata, link-local, unspecified, multicast and reserved
+addresses are always refused, in every notation that embeds an IPv4 address in an IPv6 one; `--deny-cidr` wins over every
+permission; a refusal comes before the connection and does not depend on the service at the address.
 
 Sources: IANA special-purpose registries (RFC 6890), RFC 4291 (mapped, compatible), RFC 3056 (6to4), RFC 4380 (Teredo),
-RFC 2765 (translated), RFC 6052 and RFC 8215 (NAT64), RFC 5214 (ISATAP); the metadata addresses are those that the clouds document.
+RFC 2765 (translated), RFC 6052 and RFC 8215 (NAT64), RFC 5214 (ISATAP); the clouds' documentation (metadata addresses).
 """
 
 import enum
@@ -26,7 +25,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Purpose(enum.Enum):
-    """What a connection is for. The operator's flags about registries name hosts of registries only."""
+    """The purpose of a connection. The operator's flags about registries apply to connections to registries only."""
 
     REGISTRY = enum.auto()
     OBJECT = enum.auto()
@@ -35,7 +34,7 @@ class Purpose(enum.Enum):
 class _Rule(enum.Enum):
     NEVER = enum.auto()
     CLOSED = enum.auto()
-    """Until the operator opens it."""
+    """Refused unless the operator allows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +48,8 @@ def _range(network: str, rule: _Rule, label: str) -> _Range:
     return _Range(ipaddress.ip_network(network), rule, label)
 
 
-# The first match counts, so the narrow "never" ranges stand before the private ranges around them. Written out instead
-# of `is_private` and its like: those change with the Python version.
+# The first match counts, so the narrow "never" ranges precede the private ranges around them. The ranges are written out,
+# because `is_private` and similar properties change with the Python version.
 _RANGES: Final = (
     _range("0.0.0.0/8", _Rule.NEVER, "an unspecified address"),
     _range("169.254.0.0/16", _Rule.NEVER, "a link-local (cloud metadata) address"),
@@ -105,8 +104,8 @@ class AddressPolicy:
     ) -> None:
         """Raises UsageError.
 
-        `allow` and `deny` are CIDRs (a bare address is one of full length). `hosts` are `HOST[:PORT]` or `*.DOMAIN` that
-        may be at loopback and private addresses, `registries` `HOST[:PORT]` that may be so as registries. `inside`: every host may.
+        `allow` and `deny` are CIDRs (a bare address is one of full length). `hosts` (`HOST[:PORT]` or `*.DOMAIN`) may have
+        loopback and private addresses; `registries` (`HOST[:PORT]`) may as registries only. `inside`: every host may.
         """
         self._allow = tuple(_parse_cidr(text, flag="--allow-cidr") for text in allow)
         self._deny = tuple(_parse_cidr(text, flag="--deny-cidr") for text in deny)
@@ -116,7 +115,7 @@ class AddressPolicy:
 
     @classmethod
     def of(cls, outgoing: Outgoing) -> Self:
-        """As the operator set it: a registry that another flag names is named here, too. Raises UsageError."""
+        """The policy of the operator's settings; registries that other flags name are included. Raises UsageError."""
         named = (host for host, _ in outgoing.ca_files)
         return cls(
             allow=outgoing.allow_cidr,
@@ -150,7 +149,7 @@ class AddressPolicy:
         found = next((known for known in _RANGES if _contains(known.network, form)), None)
         if found is None:
             return
-        # The range and not the address: what a name resolves to inside is not for the author of an AutoWasm to read.
+        # The range and not the address: the author of an AutoWasm must not learn what a name resolves to in the cluster.
         kind = f"it has {found.label} (in {found.network}{embedded})"
         if found.rule is _Rule.NEVER:
             raise AddressBlocked(
@@ -183,7 +182,7 @@ def _contains(network: Network, address: Address) -> bool:
 
 
 def _embedded(address: Address) -> Iterator[Address]:
-    """Every IPv4 address that `address` may lead to through a translator or a tunnel."""
+    """Every IPv4 address that `address` may reach through a translator or a tunnel."""
     if isinstance(address, ipaddress.IPv4Address):
         return
     number = int(address)
@@ -205,7 +204,7 @@ def _embedded(address: Address) -> Iterator[Address]:
 
 
 def _embedded_in_nat64(number: int) -> Iterator[Address]:
-    """The four places that RFC 6052 section 2.2 has below a /48; which of them is in use cannot be seen."""
+    """The four positions of RFC 6052 section 2.2 below a /48; the one in use is unknown."""
     octets = number.to_bytes(16, "big")
     for places in ((6, 7, 9, 10), (7, 9, 10, 11), (9, 10, 11, 12), (12, 13, 14, 15)):
         yield ipaddress.IPv4Address(bytes(octets[place] for place in places))

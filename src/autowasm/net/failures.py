@@ -1,8 +1,8 @@
-"""What went wrong below HTTP, as one of our errors: names, connections, TLS, answers that broke off.
+"""Failures below HTTP as our errors: names, connections, TLS, interrupted responses.
 
-Not a table of statuses (`responses.py`). Invariants: the sentence is made from the operating system's or TLS's own words at
-the root of the exception, never from the text of requests or urllib3, which holds URLs with their queries; an advice is
-given only for a failure that it can help against.
+Not statuses (see `responses.py`). Invariants: the message comes from the operating system or TLS, at the root of the
+exception, never from the text of requests or urllib3, which holds URLs with their queries; an advice is given only for a
+failure that it can help against.
 
 Sources: OpenSSL `include/openssl/x509_vfy.h.in` (verify codes), `include/openssl/sslerr.h` (reasons).
 """
@@ -36,7 +36,7 @@ TLS_PROBLEMS: Final = {
     "DH_KEY_TOO_SMALL": "its key is too weak",
     "EE_KEY_TOO_SMALL": "its key is too weak",
 }
-"""What a peer that speaks TLS ends a handshake with, by OpenSSL's reasons."""
+"""Causes of a handshake that a TLS server ends, by OpenSSL's reasons."""
 
 
 WANTS_CERTIFICATE: Final = (
@@ -47,7 +47,7 @@ WANTS_CERTIFICATE: Final = (
 def connection_failure(
     error: BaseException, *, url: str, reason: str, advice: Advice = WASMER
 ) -> SourceUnavailable:
-    """`reason` for what may pass by itself; `CertificateInvalid` and `TlsFailed` for what will not."""
+    """The error for a failed connection, with `reason` if it may pass by itself, else `CertificateInvalid` or `TlsFailed`."""
     where = redact(url)
     links = list(chain(error))
     for found in links:
@@ -83,7 +83,7 @@ def connection_failure(
 def certificate_failure(
     error: ssl.SSLCertVerificationError, *, where: str, advice: Advice, may_be_insecure: bool = True
 ) -> SourceUnavailable:
-    """The error for a certificate that is not accepted, with what helps against this very problem."""
+    """The error for a certificate that is not accepted, with advice for this problem."""
     code = getattr(error, "verify_code", 0)
     problem = getattr(error, "verify_message", "") or "not valid"
     if code in _EXPIRED:
@@ -108,7 +108,7 @@ def certificate_failure(
 
 
 def tls_failure(error: OSError, *, where: str, plain_http: str) -> SourceUnavailable:
-    """The error for TLS that fails. `plain_http`: how a host without TLS is named."""
+    """The error for failed TLS. `plain_http`: the setting that names a host without TLS."""
     reason = getattr(error, "reason", None)
     if reason in _SPEAKS_PLAIN_HTTP:
         problem = (
@@ -122,19 +122,19 @@ def tls_failure(error: OSError, *, where: str, plain_http: str) -> SourceUnavail
 
 
 def _may_want_certificate(error: BaseException) -> bool:
-    """In TLS 1.3 the handshake ends before the server looks for a client certificate; its alert may get lost."""
+    """In TLS 1.3 the handshake ends before the server checks for a client certificate; its alert may get lost."""
     return isinstance(error, ConnectionResetError | BrokenPipeError | ssl.SSLEOFError)
 
 
 def may_be_tls(error: BaseException) -> bool:
-    """How a server that waits for TLS ends a plain request: a reset, a silent end, or a TLS alert instead of HTTP."""
+    """Whether a TLS server may end a plain request like this: with a reset, a silent end, or a TLS alert instead of HTTP."""
     return isinstance(
         error, ConnectionResetError | BrokenPipeError | http.client.BadStatusLine
     )  # RemoteDisconnected is a BadStatusLine
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception and what it wraps, outermost first: causes, contexts, and what urllib3 passes as an argument."""
+    """The exception and those that it wraps, outermost first: causes, contexts, and urllib3's arguments."""
     current: BaseException | None = error
     for _ in range(_DEEPEST):
         if current is None:

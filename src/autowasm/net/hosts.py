@@ -1,12 +1,8 @@
-"""Does an entry of a list of hosts mean this host? One grammar for every list that an operator writes.
+"""Lists of hosts: one grammar for every list that an operator writes, and the names of hosts in metrics.
 
-Not name resolution. Invariant: letter case never matters; an entry with a port means that port only, one without means
-every port; `*.example.com` and `.example.com` mean what is below example.com, never example.com itself.
-
-NamedHosts: under which name a metric counts a host, so that no tenant can make up a label value.
-
-Not the count (`telemetry.requests`). Invariant: a name is an entry of the operator's lists of hosts, an entry of `PUBLIC`, or
-`OTHER`; never the host of a spec, of a redirect or of a token challenge. Safe in any thread.
+Names are not resolved. Invariants: letter case never matters; an entry with a port matches that port only, one without matches
+every port; `*.example.com` and `.example.com` match the names below example.com, never example.com itself; a name in a metric
+is an entry of the operator's lists, an entry of `PUBLIC`, or `OTHER`, never the host of a spec, a redirect or a token challenge.
 """
 
 import ipaddress
@@ -15,7 +11,7 @@ from typing import Final
 
 
 def names_host(entries: Iterable[str], host: str) -> bool:
-    """True if one of `entries` (`HOST` or `HOST:PORT`) is this `HOST` or `HOST:PORT`."""
+    """Whether one of `entries` (`HOST` or `HOST:PORT`) matches this `HOST` or `HOST:PORT`."""
     name, port = split_port(host.lower())
     return any(
         entry_name == name and entry_port in {"", port}
@@ -36,7 +32,7 @@ def matches_host(entry: str, host: str) -> bool:
 
 
 def avoids_proxy(entry: str, host: str) -> bool:
-    """As NO_PROXY is read by Go and curl: a domain means itself and all below it; a CIDR means address literals."""
+    """Whether `entry` matches as in NO_PROXY of Go and curl: a domain with all names below it; a CIDR for address literals."""
     name, _ = split_port(host.lower())
     try:
         network = ipaddress.ip_network(entry.strip(), strict=False)
@@ -49,7 +45,7 @@ def avoids_proxy(entry: str, host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """True for `HOST[:PORT]` of this machine, as written."""
+    """Whether `HOST[:PORT]` is of this machine, as written; names are not resolved."""
     name, _ = split_port(host.lower())
     if name == "localhost":
         return True
@@ -70,7 +66,7 @@ def _is_bare_v6(host: str) -> bool:
 
 
 NAMED: Final = 50
-"""Entries of the operator that have a name each. Few clusters use more than ten registries."""
+"""The number of the operator's entries that metrics name. Few clusters use more than ten registries."""
 OTHER: Final = "other"
 PUBLIC: Final = (
     "docker.io",
@@ -93,22 +89,22 @@ PUBLIC: Final = (
     "*.windows.net",
     "*.icr.io",
 )
-"""Public registries, and where they keep tokens and layers, in the grammar of `net.hosts`. They limit how often they are asked."""
+"""Public registries with rate limits, and the hosts of their tokens and layers, in the grammar of this module."""
 
 
 class NamedHosts:
-    """Begins with `PUBLIC` only."""
+    """The name under which a metric counts a host, so that no tenant can create label values. Safe in any thread."""
 
     def __init__(self) -> None:
         self._entries: tuple[str, ...] = PUBLIC
 
     def set(self, entries: Iterable[str]) -> None:
-        """The operator's entries: `HOST`, `HOST:PORT`, `*.DOMAIN`. They replace those of the call before; `*` names no host."""
+        """Set the operator's entries: `HOST`, `HOST:PORT`, `*.DOMAIN`. They replace the previous ones; `*` names no host."""
         named = [entry for entry in dict.fromkeys(one.lower() for one in entries) if entry != "*"]
         named.sort(key=lambda entry: (entry.startswith(("*", ".")), -len(entry)))  # the most exact
         self._entries = (*named[:NAMED], *PUBLIC)
 
     def name_of(self, host: str) -> str:
-        """The first entry that means this `HOST[:PORT]`, else `OTHER`."""
+        """The first entry that matches this `HOST[:PORT]`, else `OTHER`."""
         entries = self._entries  # read once: another thread may replace it
         return next((entry for entry in entries if matches_host(entry, host)), OTHER)

@@ -1,7 +1,7 @@
-"""Thread pools of our own for work that blocks (ADR 1).
+"""Thread pools for blocking work (ADR 1).
 
-Not for work that awaits. Invariant: nothing of ours runs in asyncio's default executor, which has only a handful of
-threads on a small node, so a slow registry can never hold up a file or a name lookup of somebody else.
+Invariant: no work of ours runs in asyncio's default executor, which has few threads on a small node, so a slow registry never
+delays file operations or name lookups.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ class Pool:
         self.executor = ThreadPoolExecutor(threads, thread_name_prefix=f"autowasm-{name}")
 
     def start(self) -> None:
-        """Start all threads now, while nothing else runs; else each is when it is first needed.
+        """Start all threads now, while nothing else runs; otherwise each starts when it is first needed.
 
-        Whoever starts a thread waits until it runs, and on a busy processor that held the loop for 10 ms.
+        The thread that starts another waits until it runs, which held the loop for 10 ms on a busy processor.
         """
         together = threading.Barrier(self._threads + 1)
         for _ in range(self._threads):  # each job holds a thread, so the next one needs another
@@ -37,7 +37,7 @@ class Pool:
         together.wait()
 
     def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Hand `function` to the pool, from any thread. Its `cancel` works only until the function begins."""
+        """Submit `function` to the pool, from any thread. The future's `cancel` works only until the function begins."""
         context = contextvars.copy_context()
         return self.executor.submit(context.run, functools.partial(function, *args, **kwargs))
 
@@ -46,15 +46,15 @@ class Pool:
         return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
 
     def close(self) -> None:
-        """Drop what has not begun and do not wait for what has: its sockets are shut down by their owners."""
+        """Cancel jobs that have not begun, and do not wait for running ones: their owners shut their sockets down."""
         self.executor.shutdown(wait=False, cancel_futures=True)
 
 
 class Closer:
     """A thread that closes file descriptors for finalizers.
 
-    The garbage collector runs a finalizer in the middle of any code, also of code that holds a lock of a thread pool: a
-    finalizer that hands a job to a pool can wait for ever for the thread that it runs in. `SimpleQueue.put` is reentrant.
+    The garbage collector runs a finalizer within any code, also code that holds a lock of a thread pool: a finalizer that
+    submits a job to a pool can deadlock with its own thread. `SimpleQueue.put` is reentrant.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class Closer:
             self._descriptors.put(fd)
 
     def close(self) -> None:
-        """End the thread, without waiting for it, once it has closed what waits."""
+        """Let the thread close the queued descriptors and end; do not wait for it."""
         self._closed = True
         self._descriptors.put(None)
 
@@ -92,12 +92,12 @@ class Pools:
         self.parsing = Pool("parsing", threads=1)
         """Archives and modules: processor-bound, so one at a time leaves a core to the loop."""
         self.names = Pool("names", threads=8)
-        """getaddrinfo for hosts that tenants name; a dead name server holds these threads and no others."""
+        """getaddrinfo for hosts that tenants name; an unresponsive name server blocks only these threads."""
         self.disk = Pool("disk", threads=4)
         """fsync, rename, unlink, hashing of stored blobs, reading ahead."""
         self._all = (self.transfer, self.parsing, self.names, self.disk)
         self.closer = Closer()
-        """Closes the files of blobs that nobody has any more."""
+        """Closes the files of blobs without a reference."""
 
     def __enter__(self) -> Self:
         self.closer.start()

@@ -1,20 +1,15 @@
-"""The operator's HTTP proxy for registries: who goes through it, what may be asked of it, how a tunnel is opened.
+"""HTTP proxies: the operator's proxy for registries, and the proxies of `wasmc` from HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
 
-Not for objects: an AutoWasm's author names their hosts freely, and behind a proxy nobody but the proxy knows which address
-a name leads to, so the address policy could not keep them out of the cluster's own network. For registries the same holds
-for names; what still holds is said by `written_addresses`: literal addresses in every notation, `localhost`, and the
-clouds' names for their metadata services. Invariants: nothing is taken from the environment; the proxy's password goes
-to the proxy only, and the registry's never to the proxy (https).
+Not for objects of the server: the author of an AutoWasm names their hosts, and only the proxy knows the address behind a name,
+so the address policy could not keep them out of the cluster's network. The policy cannot check the names of registries
+either; for them `written_addresses` still checks literal addresses in every notation, `localhost`, and the clouds' names of
+metadata services. Invariants: the server's proxy comes from a flag, never from the environment; `wasmc` never connects to
+loopback through a proxy; a proxy's password is sent to the proxy only and is in no message and no repr; the login of a
+registry with TLS never reaches the proxy.
 
-Sources: RFC 9110 section 9.3.6 (CONNECT), section 11.7 (Proxy-Authorization), RFC 6761 section 6.3 (localhost).
-
-The proxies of a command line tool: HTTPS_PROXY, HTTP_PROXY and NO_PROXY, read as Docker, crane and oras read them.
-
-Not for the server, whose proxy is a flag (`proxy.py`). Invariants: loopback is never asked through a proxy; a proxy's password
-is in no message and no repr.
-
-Sources: golang.org/x/net `http/httpproxy/proxy.go` (FromEnvironment: the upper-case name before the lower-case one;
-`parseProxy`, `useProxy`, `ipMatch`, `cidrMatch`, `domainMatch`).
+Sources: RFC 9110 section 9.3.6 (CONNECT), section 11.7 (Proxy-Authorization), RFC 6761 section 6.3 (localhost);
+golang.org/x/net `http/httpproxy/proxy.go`, as Docker, crane and oras read the variables (FromEnvironment: the upper-case
+name before the lower-case one; `parseProxy`, `useProxy`, `ipMatch`, `cidrMatch`, `domainMatch`).
 """
 
 import base64
@@ -49,12 +44,12 @@ _MEANINGS: Final = {
     b"503": "; it cannot reach the host",
     b"504": "; it cannot reach the host in time",
 }
-"""Of answers to CONNECT."""
+"""Advice by the status of a CONNECT."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """Where the proxy is, and how we log in to it."""
+    """The address of a proxy, and our login for it."""
 
     host: str
     port: int
@@ -62,12 +57,12 @@ class Proxy:
 
     @classmethod
     def parse(cls, url: str, *, where: str = "--registry-proxy") -> Self:
-        """`http://[USER:PASSWORD@]HOST:PORT`. Raises UsageError naming `where`; it never shows the password."""
+        """Parse `http://[USER:PASSWORD@]HOST:PORT`. Raises UsageError that names `where` and never has the password."""
         try:
             parts = urlsplit(url)
             check_port(parts)
             host, port = parts.hostname, parts.port or 80
-        except ValueError:  # from None: it may carry the URL
+        except ValueError:  # from None: it may hold the URL
             raise UsageError(f"{where}: not a URL of the form http://HOST:PORT") from None
         if parts.scheme != "http" or not host or parts.path not in {"", "/"}:
             raise UsageError(
@@ -81,20 +76,20 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Without the login."""
+        """The URL without the login."""
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     @property
     def headers(self) -> dict[str, str]:
-        """For the proxy only."""
+        """Headers for the proxy only."""
         return {"Proxy-Authorization": self.authorization} if self.authorization else {}
 
 
 class Proxies(Protocol):
-    """Which hosts are asked through which proxy."""
+    """The choice of a proxy for each host."""
 
     def proxy_for(self, host: str, port: int, *, tls: bool) -> Proxy | None:
-        """None: directly. Raises UsageError if the proxy that is set up for this host cannot be used."""
+        """The proxy for `host`; None for a direct connection. Raises UsageError if the configured proxy cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +100,7 @@ class ProxyRules:
     exceptions: tuple[str, ...] = ()
 
     def proxy_for(self, host: str, port: int, *, tls: bool = True) -> Proxy | None:
-        """None: directly."""
+        """The proxy for `host`; None for a direct connection."""
         if self.proxy is None:
             return None
         name = f"[{host}]" if ":" in host.strip("[]") and not host.startswith("[") else host
@@ -117,19 +112,19 @@ DIRECT: Final = ProxyRules()
 
 
 def written_addresses(host: str) -> Iterator[str]:
-    """The addresses that `host` means whoever resolves it; none for an ordinary name."""
+    """The addresses that `host` means for every resolver; none for an ordinary name."""
     name = host.strip("[]").rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
         yield "127.0.0.1"
     if name in _METADATA_NAMES:
         yield "169.254.169.254"
-    with contextlib.suppress(OSError, UnicodeError):  # not a literal, not even 127.1 or 0x7f000001
+    with contextlib.suppress(OSError, UnicodeError):  # not a literal, like 127.1 or 0x7f000001
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         yield from (str(address[0]) for *_, address in found)
 
 
 def open_tunnel(sock: socket.socket, proxy: Proxy, *, host: str, port: int, limit: int) -> None:
-    """CONNECT. Blocks, within the socket's timeout. Raises OSError, SourceUnavailable (`ProxyRefused`)."""
+    """Open a tunnel with CONNECT. Blocks within the socket's timeout. Raises OSError, SourceUnavailable (`ProxyRefused`)."""
     name = f"[{host}]" if ":" in host.strip("[]") and not host.startswith("[") else host
     lines = [f"CONNECT {name}:{port} HTTP/1.1", f"Host: {name}:{port}"]
     if proxy.authorization:
@@ -147,7 +142,7 @@ def open_tunnel(sock: socket.socket, proxy: Proxy, *, host: str, port: int, limi
 
 
 def _read_head(sock: socket.socket, *, limit: int, proxy: Proxy) -> bytes:
-    """Up to the empty line and not a byte further: what follows belongs to TLS."""
+    """Read up to the empty line and no byte further: the next bytes belong to TLS."""
     data = bytearray()
     while not data.endswith(_END):
         if len(data) >= limit:
@@ -170,7 +165,7 @@ _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class _Domain:
-    """`suffix` begins with a dot."""
+    """A domain in NO_PROXY. `suffix` begins with a dot."""
 
     suffix: str
     itself: bool
@@ -183,7 +178,7 @@ class _Domain:
 
 @dataclass(frozen=True, slots=True)
 class NoProxy:
-    """One NO_PROXY: hosts, domains, addresses and CIDRs with commas between them, each but a CIDR with a port if need be."""
+    """One NO_PROXY: hosts, domains, addresses and CIDRs, separated by commas; all but CIDRs may have a port."""
 
     everything: bool = False
     networks: tuple[tuple[_Network, str], ...] = ()
@@ -191,7 +186,7 @@ class NoProxy:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Entries that cannot be read are ignored, as Go does."""
+        """Parse the list. Malformed entries are ignored, as in Go."""
         networks: list[tuple[_Network, str]] = []
         domains: list[_Domain] = []
         for part in text.split(","):
@@ -215,7 +210,7 @@ class NoProxy:
         return cls(networks=tuple(networks), domains=tuple(domains))
 
     def covers(self, host: str, port: int) -> bool:
-        """Whether `host` is asked directly. Names are not resolved: a CIDR is for addresses that are written as such."""
+        """Whether connections to `host` are direct. Names are not resolved: a CIDR matches literal addresses only."""
         name = host.strip("[]").rstrip(".").lower()
         if is_loopback(name) or self.everything:
             return True
@@ -229,7 +224,7 @@ class NoProxy:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentProxies:
-    """Which proxy a host is asked through. `https` and `http` are values of variables, with the name of each."""
+    """The proxies from the environment. `https` and `http` are the name and the value of a variable."""
 
     https: tuple[str, str] | None = field(default=None, repr=False)
     http: tuple[str, str] | None = field(default=None, repr=False)
@@ -237,7 +232,7 @@ class EnvironmentProxies:
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Self:
-        """From the environment. Raises nothing: a variable that is wrong counts only where it would be used."""
+        """Read the environment. Raises nothing: a malformed variable is reported only where it is used."""
         found = {
             name: _variable(environment, name) for name in ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
         }
@@ -248,7 +243,7 @@ class EnvironmentProxies:
         )
 
     def proxy_for(self, host: str, port: int, *, tls: bool) -> Proxy | None:
-        """None: directly. Raises UsageError if the variable names a proxy that cannot be used."""
+        """The proxy for `host`; None for a direct connection. Raises UsageError if the variable's proxy cannot be used."""
         chosen = self.https if tls else self.http
         if chosen is None or self.exceptions.covers(host, port):
             return None

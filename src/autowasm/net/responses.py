@@ -1,19 +1,13 @@
-"""ServerMessage: what a server says in the body of an error, as one short line that can be shown.
+"""Error responses: the meaning of a status, an error body and `Retry-After` for a fetch, for registries and objects.
 
-Reads the errors of the OCI distribution specification, of object stores (S3 and its relatives, Azure), of token endpoints,
-and the first line of anything else. Invariants: the input is cut before it is parsed; no XML entity is expanded; the text
-has no line break, no control character, no query of a URL and no credential that `parse` is given.
-
-Sources: OCI distribution specification, "Error Codes"; RFC 6749 section 5.2 (`error`, `error_description`); Amazon S3
-"Error responses"; Azure Storage "Status and error codes".
-
-What an HTTP status, the body of an error and `Retry-After` mean for a fetch: one table for registries and objects.
-
-Not a retry loop. Invariants: every status that is not the wanted one becomes one of our errors, chosen by what the caller
-should do next; the message has the number, what the server said, and an advice only where it can help.
+Not failures below HTTP (see `failures.py`). Invariants: every unexpected status becomes one of our errors, chosen by what the
+caller does next; the message has the status, the server's message, and an advice only if it can help; an error body is cut
+before it is parsed; no XML entity is expanded; a ServerMessage has no line break, no control character, no query of a URL and
+no credential that `parse` receives.
 
 Sources: RFC 9110 section 15, RFC 6585, RFC 4918 (507); nginx `ngx_http_request.h` (494 to 499); the OCI distribution
-specification, "Error Codes".
+specification, "Error Codes"; RFC 6749 section 5.2 (`error`, `error_description`); Amazon S3 "Error responses"; Azure Storage
+"Status and error codes".
 """
 
 import contextlib
@@ -31,7 +25,7 @@ from autowasm.errors import AutoWasmError, SourceDenied, SourceNotFound, SourceU
 from autowasm.net.urls import redact
 
 BODY_LIMIT: Final = 16 * 1024
-"""Bytes of a body that are read. Real messages have below 2 KiB."""
+"""Bytes of a body that are read. Real messages are shorter than 2 KiB."""
 
 _LONGEST: Final = 300
 _ERRORS_SHOWN: Final = 3
@@ -53,21 +47,24 @@ _MESSAGES: Final = (
     "msg",
     "description",
 )
-"""Names, in any case, under which JSON APIs put their sentence: ECR and Harbor, RFC 6749, Docker Hub, RFC 9457, AWS."""
+"""Fields, in any case, with the message in JSON APIs: ECR and Harbor, RFC 6749, Docker Hub, RFC 9457, AWS."""
 _CONFIDENTIAL: Final = re.compile(r"token|secret|passw|auth|key|signature", re.IGNORECASE)
 """Names of JSON values that are not shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerMessage:
-    """`code` is the server's own (`DENIED`, `ExpiredToken`), empty if it has none; `text` is for people."""
+    """The message in an error body, on one short line: OCI distribution, S3 and similar, Azure, token endpoints; else the first line.
+
+    `code` is the server's own (`DENIED`, `ExpiredToken`), empty if it has none; `text` is for people.
+    """
 
     code: str = ""
     text: str = ""
     is_page: bool = False
-    """The body is a web page: a proxy, a login page, not the API that was asked."""
+    """The body is a web page, of a proxy or a login page, not a response of the API."""
     is_data: bool = False
-    """The body is JSON or XML: an API has understood the request."""
+    """The body is JSON or XML: an API processed the request."""
 
     def __str__(self) -> str:
         return ": ".join(part for part in (self.code, self.text) if part)
@@ -82,7 +79,7 @@ NOTHING_SAID: Final = ServerMessage()
 
 
 def parse(data: bytes, content_type: str = "", *, secrets: Iterable[str] = ()) -> ServerMessage:
-    """What `data`, the beginning of an error's body, says. Never raises. `secrets` are cut out of the text."""
+    """The message in `data`, the beginning of an error body. Never raises. `secrets` are removed from the text."""
     text = data[:BODY_LIMIT].decode(errors="replace").lstrip("\ufeff \t\r\n")
     found = _from_json(text) or _from_xml(text) or _from_text(text, content_type)
     hidden = [secret for secret in secrets if len(secret) >= _MIN_SECRET_LENGTH]
@@ -116,7 +113,7 @@ def _from_json(text: str) -> ServerMessage | None:
 
 
 def _as_it_is(document: Any) -> str:
-    """A document of an unknown form on one line, without what its names call confidential; empty if it has no text."""
+    """A document of an unknown form on one line, without values under confidential names; empty if it has no text."""
     with contextlib.suppress(RecursionError):
         shown, texts = _shown(document)
         return json.dumps(shown, ensure_ascii=False) if texts else ""
@@ -124,7 +121,7 @@ def _as_it_is(document: Any) -> str:
 
 
 def _shown(value: Any) -> tuple[Any, int]:
-    """The value, and how many texts are in it."""
+    """The value, and the number of texts in it."""
     if isinstance(value, Mapping):
         pairs = {
             name: ("…", 0) if _CONFIDENTIAL.search(name) else _shown(inner)
@@ -157,7 +154,7 @@ def _one_error(written: Mapping[str, Any]) -> ServerMessage:
 
 
 def _from_xml(text: str) -> ServerMessage | None:
-    """`<Error><Code/><Message/></Error>`, whole or cut. A document type, and so every entity, ends the reading."""
+    """Parse `<Error><Code/><Message/></Error>`, whole or cut. A document type, and so every entity, ends the parsing."""
     if not text.startswith("<") or "<Code" not in text:
         return None
     fields: dict[str, str] = {}
@@ -181,13 +178,13 @@ def _from_xml(text: str) -> ServerMessage | None:
     parser.EndElementHandler = end
     parser.CharacterDataHandler = characters
     parser.StartDoctypeDeclHandler = doctype
-    # Of a document that is cut or wrong, the fields before that place count.
+    # In a cut or malformed document the fields before the defect count.
     with contextlib.suppress(expat.ExpatError, ValueError):
         parser.Parse(text.partition("?>")[2] if text.startswith("<?xml") else text, False)
     if not fields.get("Code"):
         return None
     parts = [fields.get(name, "") for name in ("Message", "AuthenticationErrorDetail", "Details")]
-    # Azure puts a request id and a time on lines of their own.
+    # Azure writes a request id and a time on separate lines.
     firsts = [part.strip().splitlines()[0] for part in parts if part.strip()]
     return ServerMessage(fields["Code"], ", ".join(dict.fromkeys(firsts)), is_data=True)
 
@@ -207,7 +204,7 @@ def _from_text(text: str, content_type: str) -> ServerMessage:
         text = " ".join(_TAG.sub(" ", text).split())
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if is_page or is_xml:
-        import html  # noqa: PLC0415 - its table of names takes a millisecond, which is rarely needed
+        import html  # noqa: PLC0415 - loads in a millisecond, and is rarely needed
 
         return ServerMessage(
             "", html.unescape(" ".join(lines[:1])), is_page=is_page, is_data=is_xml
@@ -227,10 +224,10 @@ def _clean(text: str, secrets: Iterable[str]) -> str:
 
 
 LATER: Final = frozenset({408, 425, 429})
-"""Besides 5xx: the server says, or means, "try again later"."""
+"""Besides 5xx: statuses that mean "try again later"."""
 
 MAX_RETRY_AFTER: Final = 24 * 3600.0
-"""Seconds. A server that asks for more is read as this much: nobody waits a year because of a typo."""
+"""Seconds. A longer `Retry-After` is reduced to this, so that a server's typo does not block a source for a year."""
 
 SPEAKS_TLS: Final = (
     "http request to an https server",  # Go
@@ -238,11 +235,11 @@ SPEAKS_TLS: Final = (
     "speaking plain http to an ssl-enabled server port",  # Apache
     "requires tls",  # Tomcat
 )
-"""What servers answer with status 400 to plain HTTP on a port that has TLS."""
+"""Parts of the bodies with status 400 that servers send for plain HTTP on a TLS port."""
 
 
 class Operation(enum.Enum):
-    """What was asked for: the same status means another thing of a download and of an upload."""
+    """The kind of request: a status has different meanings for a download and for an upload."""
 
     READ = "read"
     UPLOAD = "upload"
@@ -251,7 +248,7 @@ class Operation(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Responder:
-    """How one kind of source names itself: `what` in messages, and its condition reasons."""
+    """The texts of one kind of source: `what` in messages, its condition reasons, and its advice."""
 
     what: str
     not_found: str
@@ -259,10 +256,10 @@ class Responder:
     denied_hint: str
     not_found_hint: str = ""
     unexpected_hint: str = ""
-    """Takes the place of the usual meaning of a status."""
+    """Replaces the usual meaning of a status."""
     doing: Operation = Operation.READ
     tls_hint: str = ""
-    """Given where plain http was spoken: what to do if the server wants TLS."""
+    """Set for requests in plain http: the advice if the server requires TLS."""
 
 
 def error_for(
@@ -273,7 +270,7 @@ def error_for(
     said: ServerMessage = NOTHING_SAID,
     now: datetime.datetime | None = None,
 ) -> AutoWasmError:
-    """The error for an answer that was not the wanted one.
+    """The error for an unexpected response.
 
     404, 410 → SourceNotFound; 401, 403 → SourceDenied; 408, 425, 429, 5xx but 501 → SourceUnavailable with `Retry-After`;
     any other → SourceUnavailable (`UnexpectedAnswer`, `TlsFailed`).
@@ -318,7 +315,7 @@ def error_for(
 
 
 def usual_meaning(status: int, *, doing: Operation) -> str:
-    """What the status usually means where a registry or an object is asked; empty if there is no usual meaning."""
+    """The usual meaning of a status of a registry or an object; empty if there is none."""
     if doing is Operation.UPLOAD_MANIFEST and status in _OF_MANIFESTS:
         return _OF_MANIFESTS[status]
     if doing is not Operation.READ and status in _OF_UPLOADS:

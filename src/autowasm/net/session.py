@@ -1,25 +1,14 @@
-"""Signed URLs of object stores: until when one is good, read from its own query.
+"""ObjectSession: streams a module from an http(s) server with aiohttp (`spec.filter.source.object`).
 
-Verifies nothing. Invariant: no part of a query is in a result but a time (`query_secrets` is for cutting them out of messages).
+Not for registries (see `registry/`), and not a cache. Invariants: the address policy checks the address that is connected to,
+redirects included; a name is resolved once for each connection, in the names pool; every wait has an end (connect, response,
+minimum rate, whole fetch); a body is limited to `limits.layer_bytes` and the minimum rate; bytes arrive as the server stored
+them, never decompressed; no cookie, no `.netrc` and, in the server, no proxy is used; no query of a URL reaches a message,
+and of a signature only its end is read (`query_secrets` returns values only for their removal from messages).
 
-Sources: AWS Signature Version 4 (`X-Amz-Date`, `X-Amz-Expires`) and 2 (`Expires`), Google Cloud Storage V4
+Sources for signed URLs: AWS Signature Version 4 (`X-Amz-Date`, `X-Amz-Expires`) and 2 (`Expires`), Google Cloud Storage V4
 (`X-Goog-Date`, `X-Goog-Expires`), Tencent COS (`q-sign-time=START;END`), Alibaba OSS (`Expires`, `x-oss-date`), Azure SAS
 (`se`), CloudFront (`Expires`).
-
-ObjectStream: one answer with an object in it, and the validators by which a later answer can be "unchanged".
-
-Not how it is asked for (`session.py`). Invariant: the body ends at `limits.layer_bytes`, and below the minimum rate.
-
-PoolResolver: aiohttp's name lookups in the names pool, with a bounded wait; never in the default executor.
-
-Not a cache and not a judge of addresses (`addresspolicy.py`, asked where the socket is made). Invariant: what it found is what is
-connected to; a name is never looked up a second time for the same connection.
-
-ObjectSession: streams a module from an http(s) server with aiohttp (`spec.filter.source.object`).
-
-Not for registries (`registry/`), and not a cache. Invariants: the address policy judges the address that is really
-connected to, redirects included; every wait has an end (connect, answer, minimum rate, whole fetch); bytes arrive as the
-server stored them, never decompressed on the way; no cookie or `.netrc` is used, and of the server no proxy; no URL's query reaches a message.
 """
 
 import asyncio
@@ -74,15 +63,15 @@ _SIGNATURES: Final = frozenset(
     }
 )
 _MIN_VALUE_LENGTH: Final = 8
-"""Characters. Shorter values (`60`, `v4`) are no secrets, and are words of sentences."""
+"""Characters. Shorter values (`60`, `v4`) are not secrets, and occur in ordinary messages."""
 
 
 def signature_hint(
     url: str, said: ServerMessage, *, now: datetime.datetime, redirected: bool = False
 ) -> str:
-    """What to do about an object that is refused. Objects are fetched without credentials.
+    """The advice for a refused object. Objects are fetched without credentials.
 
-    `redirected`: `url` is not that of the spec, but one that the spec's server redirected to.
+    `redirected`: `url` is not in the spec; the server of the spec's URL redirected to it.
     """
     if redirected and is_signed(url):
         return "the server that redirects there must sign the URL again: the signature has expired or is refused"
@@ -107,7 +96,7 @@ def is_signed(url: str) -> bool:
 
 
 def query_secrets(url: str) -> tuple[str, ...]:
-    """The values of the query, as they are written and as they are meant: a server may send them back."""
+    """The values of the query, encoded and decoded: a server may echo them."""
     with contextlib.suppress(ValueError):
         written = [part.partition("=")[2] for part in urlsplit(url).query.split("&")[:200]]
         forms = dict.fromkeys([*written, *map(unquote_plus, written)])
@@ -116,7 +105,7 @@ def query_secrets(url: str) -> tuple[str, ...]:
 
 
 def signed_until(url: str) -> datetime.datetime | None:
-    """When the signature ends, by the URL's own word; None if it does not say."""
+    """The end of the signature's validity as in the URL; None if the URL has none."""
     fields = _fields(url)
     if "q-sign-time" in fields:
         return _at(fields["q-sign-time"].rpartition(";")[2])
@@ -131,7 +120,7 @@ def signed_until(url: str) -> datetime.datetime | None:
 
 
 def _fields(url: str) -> dict[str, str]:
-    """Names in lower case; the first of each name counts."""
+    """The fields of the query: names in lower case; the first of equal names counts."""
     try:
         pairs = parse_qsl(urlsplit(url).query, keep_blank_values=True, max_num_fields=200)
     except ValueError:
@@ -146,7 +135,7 @@ def _at(seconds: str) -> datetime.datetime | None:
 
 
 def _later(begin: datetime.datetime, seconds: int) -> datetime.datetime | None:
-    """None behind the year 9999."""
+    """The time `seconds` after `begin`; None after the year 9999."""
     try:
         return begin + datetime.timedelta(seconds=seconds)
     except OverflowError:
@@ -172,13 +161,13 @@ def _iso(text: str) -> datetime.datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class Validators:
-    """What an earlier answer said about the version that it carried (RFC 9110 section 8.8)."""
+    """The validators of an earlier response (RFC 9110 section 8.8)."""
 
     etag: str = ""
     last_modified: str = ""
 
     def headers(self) -> dict[str, str]:
-        """Of a conditional request; the entity tag is the better one, and the other would only be ignored beside it."""
+        """The headers of a conditional request: the entity tag alone if there is one, because a server then ignores the date."""
         if self.etag:
             return {"If-None-Match": self.etag}
         return {"If-Modified-Since": self.last_modified} if self.last_modified else {}
@@ -187,23 +176,23 @@ class Validators:
 NO_VALIDATORS: Final = Validators()
 
 _MAX_VALIDATOR_LENGTH: Final = 1024
-"""Characters; real ones have below 100, and each is kept in an annotation."""
+"""Characters; real validators have fewer than 100, and each is stored in an annotation."""
 
 
 class ObjectStream:
-    """An answer with status 200 (or 304): its validators, and its body to be iterated once, in chunks."""
+    """A response with status 200 or 304: its validators, and its body, which is iterated once, in chunks."""
 
     def __init__(self, response: aiohttp.ClientResponse, *, limits: Limits) -> None:
         self._response = response
         self._limits = limits
         self.url = str(response.url)
-        """After redirects; may hold a signed query: `redact` it before it is shown."""
+        """The URL after redirects. It may hold a signed query: `redact` it for messages."""
         self.unchanged = response.status == 304
-        """The server says that the validators which it was shown still hold; there is no body."""
+        """The server confirmed the validators of the request; there is no body."""
         self.etag = _validator(response.headers.get("ETag"))
         self.last_modified = _validator(response.headers.get("Last-Modified"))
         self.content_length = response.content_length
-        """As the server announced it, in bytes. Not to be trusted."""
+        """The size that the server announced, in bytes. Not verified."""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Chunks of the body. Raises ContentRejected (`TooLarge`) and SourceUnavailable (`TooSlow`, cut short)."""
@@ -227,7 +216,7 @@ class ObjectStream:
                 ) from error
             if not chunk:
                 return
-            # Only the time that the server took counts, not what the caller does between two chunks.
+            # Only the server's time counts, not the caller's between two chunks.
             waited += time.monotonic() - began
             total += len(chunk)
             if total > limit:
@@ -238,9 +227,9 @@ class ObjectStream:
 
 
 def _validator(value: str | None) -> str | None:
-    """What can be kept in a record and sent back; else the object is fetched anew each time, as without a validator.
+    """A validator that can be stored in a record and sent again; None otherwise, so the object is fetched anew each time.
 
-    aiohttp gives bytes above 0x7F as halves of surrogate pairs, which are no text, so no JSON.
+    aiohttp decodes bytes above 0x7F to halves of surrogate pairs, which JSON cannot hold.
     """
     if value is None or len(value) > _MAX_VALIDATOR_LENGTH or not value.isascii():
         return None
@@ -248,12 +237,15 @@ def _validator(value: str | None) -> str | None:
 
 
 def too_large(what: str, *, limit: int) -> ContentRejected:
-    """The error for more bytes than are taken."""
+    """The error for more bytes than the limit."""
     return ContentRejected(f"{what}: larger than {format_size(limit)}", reason="TooLarge")
 
 
 class PoolResolver(aiohttp.abc.AbstractResolver):
-    """getaddrinfo in the names pool, with a bounded wait; never in the default executor."""
+    """aiohttp's name lookups: getaddrinfo in the names pool, with a bounded wait, never in the default executor.
+
+    Not a cache. Addresses are checked when the socket is made (`ObjectSession`), on the address that is connected to.
+    """
 
     def __init__(self, names: Pool, resolver: Callable[..., Any], *, timeout: float) -> None:
         self._names = names
@@ -284,7 +276,7 @@ class PoolResolver(aiohttp.abc.AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: there is nothing to release."""
 
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -292,12 +284,12 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 @dataclass(slots=True)
 class _Attempt:
-    """What one request's connecting came to: aiohttp lets only an OSError through, and merges several of them."""
+    """The outcome of one request's connecting: aiohttp passes only OSErrors on, and merges several of them."""
 
     host: str
     blocked: AddressBlocked | None = None
     tried: bool = False
-    """An allowed address was tried: if that failed too, its failure is the news."""
+    """An allowed address was tried: if that failed, its failure is reported."""
 
 
 _attempt: contextvars.ContextVar[_Attempt] = contextvars.ContextVar("autowasm_object_attempt")
@@ -321,7 +313,10 @@ class ObjectSession:
         on_request: Callable[[str], None] = lambda _: None,
         proxies: Proxies = DIRECT,
     ) -> None:
-        """`proxies` are for `wasmc` only: behind one, `policy` could not judge the address (`proxy.py`). `on_request` hears of each request's `HOST[:PORT]`. `policy` None: every address may be reached. `resolver` is the system's but in tests."""
+        """`policy` None: every address may be reached. `proxies` are for `wasmc` only: behind one, `policy` cannot check (`proxy.py`).
+
+        `on_request` gets the `HOST[:PORT]` of each request. `resolver` is the system's, except in tests.
+        """
         self._trust = tls.Trust(outgoing, may_be_insecure=False)
         self._advice = outgoing.advice
         self._proxies = proxies
@@ -345,7 +340,7 @@ class ObjectSession:
         await self.close()
 
     async def close(self) -> None:
-        """Close connections. Streams in use break."""
+        """Close the connections, also of streams in use."""
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -360,9 +355,10 @@ class ObjectSession:
     ) -> AsyncIterator[ObjectStream]:
         """GET `url`. The block has `limits.fetch_timeout` seconds from the first connection to its own end.
 
-        With `validators` the answer may be "unchanged" (304): then the stream says so and has no body. `check_host` is asked
-        about `HOST[:PORT]` before each hop, the first included, and raises what it finds wrong. Raises SourceNotFound (`ObjectNotFound`), SourceDenied, SourceUnavailable (`ObjectUnavailable`, `Timeout`,
-        `TooManyRedirects`, `UnexpectedAnswer`), AddressBlocked, ContentRejected (`TooLarge`, by announced size).
+        With `validators` the response may be a 304: the stream is `unchanged` and has no body. `check_host` gets the
+        `HOST[:PORT]` of each hop, the first included, before the request, and raises to refuse it. Raises SourceNotFound
+        (`ObjectNotFound`), SourceDenied, SourceUnavailable (`ObjectUnavailable`, `Timeout`, `TooManyRedirects`,
+        `UnexpectedAnswer`), AddressBlocked, ContentRejected (`TooLarge`, by announced size).
         """
         session = await self._open()
         try:
@@ -412,14 +408,14 @@ class ObjectSession:
         raise AssertionError("unreachable: next_hop ends the loop")
 
     async def _message(self, response: aiohttp.ClientResponse, url: str) -> ServerMessage:
-        """What the beginning of an error's body says. Raises nothing of it."""
+        """The message at the beginning of an error body. Failures while reading it are ignored."""
         data = bytearray()
         try:
             async with asyncio.timeout(self._limits.error_body_timeout):
                 while len(data) < BODY_LIMIT and (chunk := await response.content.readany()):
                     data += chunk
         except (TimeoutError, aiohttp.ClientError, OSError):
-            pass  # the status is known, and so is what came
+            pass  # the status and the bytes so far suffice
         finally:
             response.close()
         return parse(
@@ -433,7 +429,7 @@ class ObjectSession:
         attempt = _Attempt(host=urlsplit(url).hostname or "")
         token = _attempt.set(attempt)
         try:
-            # encoded: a signed query must arrive as it was signed.
+            # encoded=True: a signed query must be sent unchanged.
             target = yarl.URL(url, encoded=url.isascii() and " " not in url)
             async with asyncio.timeout(self._limits.answer_timeout):
                 trusted = await self._trusted(target)
@@ -449,7 +445,7 @@ class ObjectSession:
                     proxy=proxy.url if proxy is not None else None,
                     proxy_headers=proxy.headers if proxy is not None else None,
                 )
-        except TimeoutError as error:  # ours, and aiohttp's own for connecting
+        except TimeoutError as error:  # our timeout, or aiohttp's for connecting
             raise SourceUnavailable(
                 f"{shown}: no answer within {self._limits.answer_timeout:g} s", reason="Timeout"
             ) from error
@@ -478,8 +474,8 @@ class ObjectSession:
             ),
             socket_factory=self._make_socket,
             use_dns_cache=False,
-            force_close=True,  # fetches are rare: a kept connection would only age
-            limit=0,  # how many fetches run is decided before they come here
+            force_close=True,  # fetches are rare: a kept connection would go stale
+            limit=0,  # the fetch limiter bounds the connections
         )
         return aiohttp.ClientSession(
             connector=connector,
@@ -507,7 +503,7 @@ class ObjectSession:
 
 
 class _BlockedSocketError(OSError):
-    """AddressBlocked in the only form that aiohttp passes on."""
+    """AddressBlocked as an OSError, which aiohttp passes on."""
 
 
 def _unavailable(shown: str, error: Exception, *, advice: Advice) -> SourceUnavailable:
@@ -532,15 +528,13 @@ def _unavailable(shown: str, error: Exception, *, advice: Advice) -> SourceUnava
     if isinstance(error, aiohttp.ClientConnectorError):
         reason = _in_words(error.os_error)
         return SourceUnavailable(f"{shown}: cannot connect ({reason})", reason="ObjectUnavailable")
-    if isinstance(
-        error, ValueError
-    ):  # of yarl, or aiohttp's InvalidURL: a port or a name that cannot be
+    if isinstance(error, ValueError):  # of yarl, or aiohttp's InvalidURL: an invalid port or name
         return SourceUnavailable(
             f"{shown}: this is not a URL that can be asked; check its host",
             reason="ObjectUnavailable",
         )
     for found in chain(error):
-        # In TLS 1.3 a server asks for a client certificate after the handshake.
+        # In TLS 1.3 a server requests a client certificate after the handshake.
         if isinstance(found, ssl.SSLError) and not isinstance(found, ssl.SSLEOFError):
             return tls_failure(found, where=shown, plain_http="http:// in its URL")
     hint = ""
@@ -556,7 +550,7 @@ def _unavailable(shown: str, error: Exception, *, advice: Advice) -> SourceUnava
 
 
 def _is_end_of_plain_http(error: BaseException) -> bool:
-    """The library has its own names for what `may_be_tls` knows."""
+    """`may_be_tls`, with aiohttp's exceptions for the same failures."""
     return may_be_tls(error) or isinstance(
         error, aiohttp.ServerDisconnectedError | aiohttp.http_exceptions.BadStatusLine
     )

@@ -1,8 +1,8 @@
-"""The hook under requests and urllib3: how their connections are made, for code that runs in a Transfer's thread.
+"""The connections of requests and urllib3, for code that runs in a Transfer's thread.
 
-Not a session: retries, redirects and credentials are its user's matter. Invariants: every connection, whoever asked for
-it, is resolved with a bounded wait in the names pool, judged by the address policy on the very address that it is
-connected to, and adopted by the current Transfer; TLS trust comes from the context given here and nothing else.
+Retries, redirects and credentials are the caller's. Invariants: for every connection the name is resolved with a bounded wait
+in the names pool, the address policy checks the very address that is connected to, and the current Transfer adopts the
+socket; TLS trust comes only from the context given here.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ NETWORK_ERRORS: Final = (
     http.client.HTTPException,
     OSError,
 )
-"""What requests, urllib3 and the layers below raise when a request fails."""
+"""Exceptions of requests, urllib3 and the layers below for a failed request."""
 
 Resolver = Callable[..., list[tuple[Any, Any, int, str, Any]]]
 """`socket.getaddrinfo`."""
@@ -50,7 +50,7 @@ _SEND_BLOCK = 256 * 1024  # http.client's 16 KiB costs a system call and a lock 
 
 
 class Dialer:
-    """Resolves, judges and connects. One for each registry client; safe in any thread."""
+    """Resolves names, checks addresses and connects. One for each registry client; safe in any thread."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Dialer:
         proxies: Proxies = DIRECT,
         resolver: Resolver = socket.getaddrinfo,
     ) -> None:
-        """`resolver` is the system's but in tests, which need name services that change their mind."""
+        """`resolver` is the system's; tests pass one that changes its answers."""
         self._names = names
         self._policy = policy
         self._purpose = purpose
@@ -71,7 +71,7 @@ class Dialer:
         self._resolver = resolver
 
     def proxy_for(self, host: str, port: int, *, tls: bool) -> Proxy | None:
-        """Through whom `host` is reached. Raises UsageError."""
+        """The proxy for `host`, None for a direct connection. Raises UsageError."""
         return self._proxies.proxy_for(host, port, tls=tls)
 
     def connect(self, host: str, port: int, *, options: SocketOptions = ()) -> socket.socket:
@@ -101,7 +101,7 @@ class Dialer:
     ) -> socket.socket:
         if proxy is None:
             return self._connect_to(host, port, options=options, judged=True)
-        # The proxy resolves the name: what it connects to cannot be seen from here, what is written in the URL can.
+        # The proxy resolves the name, so only an address that is written in the URL can be checked here.
         for address in written_addresses(host):
             self._judge(address, host=host, port=port)
         try:
@@ -160,7 +160,7 @@ class Dialer:
             for option in options:
                 sock.setsockopt(*option)
             sock.settimeout(self._limits.connect_timeout)
-            current_transfer().adopt(sock)  # before connecting, so that connecting can be ended too
+            current_transfer().adopt(sock)  # first, so that the loop can end the connecting, too
             sock.connect(address)
         except BaseException:
             sock.close()
@@ -188,14 +188,14 @@ class _DialedConnection(HTTPConnection):
             return
         name = f"[{self.host}]" if ":" in self.host else self.host
         named = name if port == 80 else f"{name}:{port}"
-        # RFC 9112 section 3.2.2: a proxy is sent the whole URL, of which http.client makes the origin's `Host`.
+        # RFC 9112 section 3.2.2: a proxy gets the whole URL, from which http.client derives the origin's `Host`.
         super().putrequest(method, f"http://{named}{url}", *args, **kwargs)
         if proxy.authorization:
             self.putheader("Proxy-Authorization", proxy.authorization)
 
 
 class _DialedTlsConnection(HTTPSConnection):
-    """The same with TLS: server name and host name check stay urllib3's."""
+    """The same with TLS: urllib3 sends the server name and checks the host name."""
 
     def __init__(self, *args: Any, dialer: Dialer, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -211,7 +211,7 @@ class _DialedTlsConnection(HTTPSConnection):
 
 
 def _dial(connection: HTTPConnection, connect: Callable[..., socket.socket]) -> socket.socket:
-    """What urllib3's own `_new_conn` does, with our way of connecting and its exceptions."""
+    """Replaces urllib3's `_new_conn`: connects with `connect` and raises urllib3's exceptions."""
     host = connection._dns_host  # keeps the trailing dot, which `host` drops
     try:
         sock = connect(host, connection.port, options=connection.socket_options or ())
@@ -237,7 +237,7 @@ class _DialedTlsPool(HTTPSConnectionPool):
         self.ConnectionCls = functools.partial(_DialedTlsConnection, dialer=dialer)  # type: ignore[assignment]
 
     def _validate_conn(self, conn: Any) -> None:
-        # Without super()'s warning at every request: that a host is not verified is the operator's own setting.
+        # Without super()'s warning at every request: the operator configured this host as insecure.
         if conn.is_closed:
             conn.connect()
 
@@ -254,7 +254,7 @@ class DialedAdapter(requests.adapters.HTTPAdapter):
     def init_poolmanager(
         self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any
     ) -> None:
-        """Called by the base class while it is built."""
+        """The base class calls this in its constructor."""
         self.poolmanager = urllib3.PoolManager(
             num_pools=connections,
             maxsize=maxsize,
@@ -270,11 +270,11 @@ class DialedAdapter(requests.adapters.HTTPAdapter):
     def build_connection_pool_key_attributes(
         self, request: requests.PreparedRequest, verify: Any, cert: Any = None
     ) -> Any:
-        """Trust is in the context of this host; `verify` and `cert` would load files for each connection."""
+        """Use the context of this host; `verify` and `cert` would load files for each connection."""
         host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
         if host["scheme"] != "https":
             return host, {}
         return host, {"ssl_context": self._tls(host["host"], host["port"])}
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
-        """Nothing: see `build_connection_pool_key_attributes`."""
+        """Does nothing: see `build_connection_pool_key_attributes`."""

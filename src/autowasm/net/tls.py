@@ -1,16 +1,11 @@
-"""Trust: the TLS client contexts for registries and objects; one place that decides which certificates are trusted.
+"""TLS: the client contexts for registries and objects, and whether a port of this machine speaks TLS (`wasmc`).
 
-Not a certificate store. Invariants: host names and chains are checked unless the operator named this very host as
-insecure, so a token endpoint or mirror of an insecure registry is checked as any other; `--registry-ca-file` adds to the
-trusted authorities, for every host or for the one that it names, and replaces none; the same chain gets the same verdict on
-every Python, and it is curl's (ADR 0032).
+Not a certificate store. Invariants: host names and chains are checked unless the operator named this very host as insecure,
+so a token endpoint or mirror of an insecure registry is checked as any other; `--registry-ca-file` adds to the trusted
+authorities, for every host or for the host that it names, and replaces none; the same chain gets the same verdict on every
+Python, and it is curl's (ADR 0032); the test of a port sends one plain HTTP request and no login.
 
-Whether a port of this machine speaks TLS: one question in plain HTTP, and what comes back.
-
-For `wasmc`, which asks a registry on loopback in plain HTTP unless it has TLS, as crane does. Not for other hosts: there plain
-HTTP is never chosen without being told. Invariant: nothing but the question is sent, and no login.
-
-Sources: RFC 8446 section 5.1 (record header: type 21 is an alert, 22 a handshake; version 3.x).
+Source: RFC 8446 section 5.1 (record header: type 21 is an alert, 22 a handshake; version 3.x).
 """
 
 import asyncio
@@ -33,17 +28,17 @@ _HTTPS_PORT: Final = 443
 
 
 class Trust:
-    """Contexts by host. Safe in any thread; a CA file that changed is read again."""
+    """The context for each host. Safe in any thread; a changed CA file is read again."""
 
     def __init__(self, outgoing: Outgoing, *, may_be_insecure: bool = True) -> None:
-        """`may_be_insecure` False: the operator's list of insecure registries does not count."""
+        """`may_be_insecure` False: the operator's list of insecure registries is ignored."""
         self._outgoing = outgoing
         self._insecure = outgoing.insecure if may_be_insecure else frozenset()
         self._lock = threading.Lock()
         self._contexts: dict[tuple[Path, ...] | None, tuple[list[_Stamp], ssl.SSLContext]] = {}
 
     def context(self, host: str, port: int | None = None) -> ssl.SSLContext:
-        """For connections to this host. Reads files, the first time for some 20 ms: for threads. Raises UsageError."""
+        """The context for this host. Reads files and blocks, the first time for 20 ms: call it in a thread. Raises UsageError."""
         bare_v6 = ":" in host and not host.startswith("[")
         named = f"[{host}]:{port or _HTTPS_PORT}" if bare_v6 else f"{host}:{port or _HTTPS_PORT}"
         if names_host(self._insecure, named):
@@ -63,7 +58,7 @@ class Trust:
 
 
 def client_context(*ca_files: Path, verify: bool = True) -> ssl.SSLContext:
-    """Build a context. Blocks for some 20 ms (reads files): call it in a thread. Raises UsageError."""
+    """Build a context. Blocks for 20 ms (reads files): call it in a thread. Raises UsageError."""
     context = ssl.create_default_context()
     check_chains_as_curl(context)
     context.set_alpn_protocols(["http/1.1"])
@@ -84,19 +79,19 @@ def client_context(*ca_files: Path, verify: bool = True) -> ssl.SSLContext:
 
 
 def check_chains_as_curl(context: ssl.SSLContext) -> None:
-    """Set the flags of the chain check that curl, Go and Python 3.11 agree on, whatever this Python's default is.
+    """Set the flags of the chain check that curl, Go and Python 3.11 share, on every Python.
 
-    Python 3.13 turned VERIFY_X509_STRICT on: RFC 5280's rules for what an authority must write into a certificate. Private
-    authorities of many clusters break them (no key identifier, basicConstraints not critical), and every client but ours
-    takes them. It also turned VERIFY_X509_PARTIAL_CHAIN on, which curl and Go have: an intermediate authority in the CA
-    file is trusted without its root. Neither weakens the check of signature, host name, validity or the right to sign.
+    Python 3.13 turned VERIFY_X509_STRICT on: RFC 5280's rules for the certificates of authorities. Private authorities of
+    many clusters break them (no key identifier, basicConstraints not critical), and other clients accept these. Python 3.13
+    also turned VERIFY_X509_PARTIAL_CHAIN on, which curl and Go have: an intermediate authority in the CA file is trusted
+    without its root. Neither weakens the check of signature, host name, validity or the right to sign.
     """
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
 
 
 def _stamp(path: Path) -> _Stamp:
-    """Changes when the file does; a file that is gone shows when it is read."""
+    """A value that changes with the file. A missing file is reported when it is read."""
     try:
         status = path.stat()
     except OSError:
@@ -111,7 +106,11 @@ _RECORDS: Final = (b"\x15\x03", b"\x16\x03")
 
 
 async def speaks_tls(host: str, *, timeout: float) -> bool:
-    """`host` is `HOST[:PORT]` of this machine, by default port 80. False too if nothing answers within `timeout` seconds."""
+    """Whether `host`, `HOST[:PORT]` of this machine (default port 80), speaks TLS. False if nothing answers in `timeout` seconds.
+
+    `wasmc` uses plain HTTP for a registry on loopback unless it has TLS, as crane does. For any other host only the user
+    chooses plain HTTP.
+    """
     name, port = split_port(host)
     address = name.strip("[]")
     with contextlib.suppress(TimeoutError):
@@ -138,7 +137,7 @@ async def _ask(address: str, port: int, *, host: str) -> bytes:
         await writer.drain()
         answer = await reader.read(_MOST)
         if answer.startswith(b"HTTP/") and b" 400 " in answer[:20]:
-            # The sentence may come in a packet of its own.
+            # The body may arrive in a separate packet.
             with contextlib.suppress(OSError, TimeoutError):
                 async with asyncio.timeout(_BODY_WAIT):
                     while len(answer) < _MOST and (more := await reader.read(_MOST)):
@@ -149,13 +148,13 @@ async def _ask(address: str, port: int, *, host: str) -> bytes:
 
 
 async def _shakes_hands(address: str, port: int) -> bool:
-    """A server that ended the connection without a word: it waits for TLS, or it is broken."""
+    """Try a TLS handshake with a server that closed the connection without a response: it expects TLS, or it is broken."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
         _, writer = await asyncio.open_connection(address, port, ssl=context)
     except ssl.SSLError as error:
-        # It speaks TLS, but not with us: it wants a client certificate, or an older version.
+        # The server speaks TLS but refuses ours: it requires a client certificate, or an older version.
         return (error.reason or "") in TLS_PROBLEMS
     except OSError:
         return False

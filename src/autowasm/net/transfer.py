@@ -1,12 +1,12 @@
-"""Transfer: one blocking network operation in a thread, whose end the event loop decides (ADR 1).
+"""Transfer: one blocking network operation in a thread; the event loop decides when it ends (ADR 1).
 
-Not a way to make requests: the function that runs in the thread does that, through `net/threads.py`. Invariants: when
-the deadline passes, the server is too slow, or the awaiting task is cancelled, every socket of the operation is shut
-down by the loop, so the thread comes back whatever the server does; a duplicate of each descriptor is kept, because
-wrapping a socket in TLS detaches the original; no descriptor outlives the operation.
+The function in the thread makes the requests, through `net/threads.py`. Invariants: when the deadline passes, the server is
+too slow, or the awaiting task is cancelled, the loop shuts every socket of the operation down, so the thread returns whatever
+the server does; a duplicate of each descriptor is kept, because wrapping a socket in TLS detaches the original; no
+descriptor outlives the operation.
 
-Why not timeouts in the thread: urllib3 applies a read timeout to each `recv`, so a server that sends a byte now and then
-holds the thread for ever.
+Timeouts in the thread do not suffice: urllib3 applies a read timeout to each `recv`, so a server that sends a byte now and
+then holds the thread forever.
 """
 
 import asyncio
@@ -36,17 +36,17 @@ _log = structlog.get_logger(__name__)
 _current: contextvars.ContextVar["Transfer"] = contextvars.ContextVar("autowasm_transfer")
 
 _MAX_TICK: Final = 0.25
-"""Seconds between two looks at a running transfer: how late a verdict may be."""
+"""Seconds between two checks of a running transfer: the largest delay of a verdict."""
 _MIN_TICK: Final = 0.01
 _SAMPLES: Final = 32
 
 
 class TransferEnded(Exception):
-    """Raised in the thread once the loop has ended its transfer. Nobody but the thread sees it."""
+    """Raised in the thread after the loop has ended its transfer. It never leaves the thread."""
 
 
 class RateWatch:
-    """Whether a stream was slower than `minimum` bytes/s over the last `window` seconds. Not before one window."""
+    """Checks whether a stream was slower than `minimum` bytes/s over the last `window` seconds; never before one window."""
 
     def __init__(self, *, minimum: int, window: float) -> None:
         self._minimum = minimum
@@ -54,7 +54,7 @@ class RateWatch:
         self._samples: deque[tuple[float, int]] = deque()
 
     def is_too_slow(self, now: float, total: int) -> bool:
-        """Record that `total` bytes had passed at time `now` (seconds of any clock) and judge."""
+        """Record that `total` bytes had passed at time `now` (seconds of any clock), and return the verdict."""
         samples = self._samples
         if not samples or now - samples[-1][0] >= self._window / _SAMPLES:
             samples.append((now, total))
@@ -79,7 +79,7 @@ class _Phase:
 
 
 class Transfer:
-    """What the thread and the loop share about one operation.
+    """The state of one operation that the thread and the loop share.
 
     The thread calls `adopt`, `received`, `expect_answer`, `expect_body`, `wait_for`, `pause`; the loop calls `verdict` and `end`.
     """
@@ -102,11 +102,11 @@ class Transfer:
     # In the thread.
 
     def adopt(self, sock: socket.socket) -> None:
-        """Let the loop shut `sock` down from now on, connected or not. Raises TransferEnded."""
+        """Register `sock`, connected or not, so that the loop can shut it down. Raises TransferEnded."""
         with self._lock:
             if not self._ended.done():
                 number = sock.fileno()
-                # fileno= alone finds family and type out and leaves the shared blocking flag as it is.
+                # With fileno= alone the family and type are detected, and the shared blocking flag stays unchanged.
                 duplicate = socket.socket(fileno=os.dup(number))
                 previous = self._sockets.pop(number, None)
                 self._sockets[number] = duplicate
@@ -120,7 +120,7 @@ class Transfer:
         self.check()
 
     def expect_answer(self, seconds: float) -> None:
-        """From now on the other side has `seconds` until the next phase begins. Raises TransferEnded."""
+        """From now on the server has `seconds` until the next phase begins. Raises TransferEnded."""
         self._phase = _Phase(_Doing.ANSWER, until=time.monotonic() + seconds, seconds=seconds)
         self.check()
 
@@ -131,12 +131,12 @@ class Transfer:
         self.check()
 
     def expect_nothing(self) -> None:
-        """From now on only the deadline of the whole counts. Raises TransferEnded."""
+        """From now on only the deadline of the operation counts. Raises TransferEnded."""
         self._phase = _Phase(_Doing.NOTHING)
         self.check()
 
     def wait_for(self, future: Future[T], *, timeout: float) -> T:
-        """The future's result. Raises TimeoutError after `timeout` seconds, TransferEnded, and what the future does."""
+        """The future's result. Raises TimeoutError after `timeout` seconds, TransferEnded, and the future's exception."""
         waited_for: set[Future[Any]] = {future, self._ended}
         wait(waited_for, timeout=timeout, return_when=FIRST_COMPLETED)
         if not future.done():
@@ -146,7 +146,7 @@ class Transfer:
         return future.result()
 
     def pause(self, seconds: float) -> None:
-        """Do nothing for so long. Raises TransferEnded."""
+        """Sleep for `seconds`. Raises TransferEnded."""
         wait({self._ended}, timeout=seconds)
         self.check()
 
@@ -180,17 +180,17 @@ class Transfer:
         return None
 
     def end(self) -> None:
-        """Shut every socket down, now and when called again; the thread learns of it at its next step."""
+        """Shut every socket down, at this and every later call; the thread raises TransferEnded at its next step."""
         with self._lock:
             if not self._ended.done():
                 self._ended.set_result(None)
             for sock in self._sockets.values():
-                # Not connected yet, or closed by the other side already: shut down again at the next call.
+                # Not connected yet, or closed by the server: the next call shuts it down again.
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Give the duplicated descriptors back. For when the thread is done."""
+        """Close the duplicated descriptors, after the thread is done."""
         with self._lock:
             for sock in self._sockets.values():
                 sock.close()
@@ -207,7 +207,7 @@ def too_slow(what: str, *, limits: Limits) -> SourceUnavailable:
 
 
 def current_transfer() -> Transfer:
-    """The transfer that this thread works for. Raises LookupError outside of `run_transfer`."""
+    """The transfer of this thread. Raises LookupError outside of `run_transfer`."""
     return _current.get()
 
 
@@ -223,7 +223,7 @@ async def run_transfer(
     """Run `function(transfer)` in the pool, at most `deadline` seconds including the wait for a thread.
 
     `on_bytes` is called on the loop, a few times a second, with the number of bytes moved since the last call. Raises
-    SourceUnavailable (`Timeout`, `TooSlow`) and whatever `function` raises.
+    SourceUnavailable (`Timeout`, `TooSlow`) and the exceptions of `function`.
     """
     transfer = Transfer(what=what, deadline=deadline, limits=limits)
     work = pool.submit(_run_in_thread, function, transfer)
@@ -257,10 +257,10 @@ def _run_in_thread(function: Callable[[Transfer], T], transfer: Transfer) -> T:
 async def _bring_back(
     transfer: Transfer, work: Future[T], job: asyncio.Future[T], *, limits: Limits
 ) -> None:
-    """End the transfer and wait, a bounded time, for its thread to be free."""
+    """End the transfer and wait at most `limits.thread_return` for its thread."""
     job.add_done_callback(_look_at)
     transfer.end()
-    if work.cancel():  # it was still waiting for a thread
+    if work.cancel():  # it had no thread yet
         return
     give_up = time.monotonic() + limits.thread_return
     while not job.done() and time.monotonic() < give_up:
@@ -271,6 +271,6 @@ async def _bring_back(
 
 
 def _look_at(job: asyncio.Future[Any]) -> None:
-    """Take the result of a transfer that was ended: nobody else will, and asyncio complains of unread errors."""
+    """Retrieve the exception of an ended transfer: asyncio warns of exceptions that are never retrieved."""
     if not job.cancelled():
         job.exception()

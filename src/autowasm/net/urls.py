@@ -1,7 +1,6 @@
-"""URLs as we log them and as redirects change them: pure functions over text.
+"""URLs in logs and in redirects: pure functions over text.
 
-Not a URL type. Invariant: what `redact` returns holds no query, no fragment and no user information, because presigned
-URLs and tokens live there.
+Invariant: a result of `redact` has no query, no fragment and no user information, which hold presigned signatures and tokens.
 """
 
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -25,7 +24,7 @@ def redact(url: str) -> str:
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host, port: what credentials are bound to (RFC 6454). Raises ValueError."""
+    """Scheme, host, port: credentials are bound to them (RFC 6454). Raises ValueError."""
     parts = urlsplit(url)
     scheme = parts.scheme.lower()
     port = parts.port if parts.port is not None else _DEFAULT_PORTS.get(scheme, 0)
@@ -51,7 +50,7 @@ def check_web_url(url: str, *, what: str) -> None:
 
 
 def check_port(parts: SplitResult) -> None:
-    """Raise ValueError unless a port can be connected to; none is fine (RFC 3986 section 3.2.3 allows an empty one)."""
+    """Raise ValueError for an invalid port; a URL without one is valid (RFC 3986 section 3.2.3 allows an empty one)."""
     try:
         port = parts.port
     except ValueError as error:  # urllib's message names neither the field nor the bounds
@@ -61,7 +60,7 @@ def check_port(parts: SplitResult) -> None:
 
 
 def next_hop(url: str, location: str | None, *, hops: int, limit: int) -> str:
-    """Where the redirect number `hops` (1 is the first) from `url` leads.
+    """The target of the redirect number `hops` (1 is the first) from `url`.
 
     Raises SourceUnavailable (`TooManyRedirects`, `UnexpectedAnswer`) and AddressBlocked (`UrlNotAllowed`: another scheme,
     user information, or a step down from https to http).
