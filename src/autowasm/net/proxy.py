@@ -118,7 +118,7 @@ def written_addresses(host: str) -> Iterator[str]:
         yield "127.0.0.1"
     if name in _METADATA_NAMES:
         yield "169.254.169.254"
-    with contextlib.suppress(OSError, UnicodeError):  # not a literal, like 127.1 or 0x7f000001
+    with contextlib.suppress(OSError, UnicodeError):  # not a literal: 127.1 and 0x7f000001 are
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         yield from (str(address[0]) for *_, address in found)
 

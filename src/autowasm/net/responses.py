@@ -49,7 +49,7 @@ _MESSAGES: Final = (
 )
 """Fields, in any case, with the message in JSON APIs: ECR and Harbor, RFC 6749, Docker Hub, RFC 9457, AWS."""
 _CONFIDENTIAL: Final = re.compile(r"token|secret|passw|auth|key|signature", re.IGNORECASE)
-"""Names of JSON values that are not shown."""
+"""Names of JSON values that messages leave out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,7 @@ def redact(url: str) -> str:
     except ValueError:
         return "(a malformed URL)"
     path = parts.path if len(parts.path) <= 200 else parts.path[:200] + "…"
-    return ascii(f"{parts.scheme}://{host}{path}")[
-        1:-1
-    ]  # escapes what could move a terminal's cursor
+    return ascii(f"{parts.scheme}://{host}{path}")[1:-1]  # escapes control sequences of a terminal
 
 
 def origin(url: str) -> tuple[str, str, int]:

@@ -242,7 +242,7 @@ class Authorizer:
     def respond(self, challenge_header: str | None, *, login: LoginAttempt) -> bool:
         """Set `header` for the challenge of a 401. False: nothing is left to try, and the request stays refused.
 
-        Raises SourceUnavailable (`UnexpectedAnswer`), AddressBlocked (`UrlNotAllowed`) and what `ask` raises.
+        Raises SourceUnavailable (`UnexpectedAnswer`), AddressBlocked (`UrlNotAllowed`) and the errors of `ask`.
         """
         challenges = {found.scheme: found for found in reversed(parse_challenges(challenge_header))}
         bearer = challenges.get("bearer")

@@ -23,7 +23,7 @@ from autowasm.limits import Limits
 from autowasm.reference import DOCKER_HUB
 
 ANONYMOUS_FINGERPRINT: Final = "anonymous"
-"""Stands for "no credential" wherever a fingerprint is a key."""
+"""The key for "no credential" where fingerprints are keys."""
 
 _FIELD = "spec.secret"
 _MAX_PARTS: Final = Limits().docker_config_parts

@@ -19,7 +19,7 @@ SCHEMA_1: Final = frozenset(
         "application/vnd.docker.distribution.manifest.v1+prettyjws",
     }
 )
-"""Gone from registries since 2024: no sizes, layers in another order."""
+"""Absent from registries since 2024: no sizes, layers in another order."""
 
 ACCEPT: Final = ", ".join((OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_MANIFEST_LIST))
 """The Accept header: every manifest type that we read."""

@@ -68,7 +68,7 @@ class Repository:
     def head_manifest(self, version: str, *, accept: str) -> Digest | None:
         """HEAD the same: the digest that the registry announces, None if it announces none or refuses a HEAD (403).
 
-        Only a GET shows whether a 403 is about the method or the image, and returns the registry's reason.
+        Only a GET reveals whether a 403 is about the method or the image, and returns the registry's reason.
         """
         url = self._transport.manifest_url(version)
         with self._transport.ask("HEAD", url, headers={"Accept": accept}) as answer:

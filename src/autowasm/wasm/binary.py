@@ -96,13 +96,13 @@ class BinaryReader:
         return value
 
     def skip(self, count: int) -> None:
-        """Pass over `count` bytes."""
+        """Skip `count` bytes."""
         if count > self.end - self.position:
             raise invalid("unexpected end of a section", at=self.position)
         self.position += count
 
     def skip_s33(self) -> None:
-        """Pass over a signed LEB128 integer of 33 bits (a heap type)."""
+        """Skip a signed LEB128 integer of 33 bits (a heap type)."""
         start = self.position
         while self.byte() & 0x80:
             if self.position - start >= 5:

@@ -1,4 +1,4 @@
-"""The contents of the sections that a host must be able to meet: imports, exports, types, memories, tables, globals, function names.
+"""The sections that a host must be able to meet: imports, exports, types, memories, tables, globals, function names.
 
 The readers decode; `abi.py`, `boundary.py` and `start.py` compare with Envoy. They expect a module that `validation.py` has
 passed, and refuse what they cannot decode. Constant expressions are not evaluated: at most one number is read.

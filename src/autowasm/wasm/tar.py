@@ -119,7 +119,7 @@ class TarReader:
         return TarEntry(name, size, is_file, is_folder)
 
     def _skip_sparse_maps(self, block: bytes) -> None:
-        """Old GNU sparse files: more blocks of map follow the header while a flag says so."""
+        """Old GNU sparse files: more blocks of the map follow the header while a flag is set."""
         more = block[482]
         for _ in range(self._limits.archive_entries):
             if not more:
