@@ -168,7 +168,7 @@ class ArtifactFetcher:
                 claim.hold(record.sha256, size)
             return record
         attempt = await self._attempt(request)
-        with self._judged(attempt):
+        with self._explained(attempt):
             pinned = await self._pin(attempt)
             sha256 = record.sha256 if record is not None else pinned.sha256
             # Outside the flight: each request that shares it has its own quota.
@@ -177,6 +177,7 @@ class ArtifactFetcher:
             ) as claim:
                 pinned, module = await self._obtain(attempt, pinned)
                 claim.hold(module.sha256, module.size)
+        self._breakers.succeeded(attempt.key)
         check_promised(request, module)
         return record if record is not None else attempt.record(pinned, module)
 
@@ -189,26 +190,32 @@ class ArtifactFetcher:
         attempt = await self._attempt(request)
         source, credential = attempt.source, attempt.credential
         look = partial(source.has_moved, request.source, known, credential=credential)
-        with self._judged(attempt):
-            return await self._single_flight.join(
+        with self._explained(attempt):
+            moved = await self._single_flight.join(
                 ("look", str(request.source), known.origin, attempt.key.credential),
                 partial(self._counted, attempt, "look", look),
                 place=self._place(attempt),
             )
+        if moved is not None:
+            self._breakers.succeeded(attempt.key)
+        return moved
 
     async def prove(self, request: FetchRequest) -> None:
         """Raises as `fetch` unless the request's own credential may read the content of its record. Downloads nothing."""
         attempt = await self._attempt(request)
-        with self._judged(attempt):
+        with self._explained(attempt):
             await self._pin(attempt)
+        if (
+            request.source.registry is not None
+        ):  # an object's URL is its record: no request was sent
+            self._breakers.succeeded(attempt.key)
 
     @contextmanager
-    def _judged(self, attempt: FetchAttempt) -> Iterator[None]:
+    def _explained(self, attempt: FetchAttempt) -> Iterator[None]:
         try:
             yield
         except (SourceDenied, SourceNotFound) as error:
             raise explain_denied(attempt.request, attempt.access, error) from error
-        self._breakers.succeeded(attempt.key)
 
     async def _attempt(self, request: FetchRequest) -> FetchAttempt:
         source = self._sources["registry" if request.source.registry else "object"]

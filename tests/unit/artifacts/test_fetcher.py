@@ -243,6 +243,27 @@ async def test_only_failures_in_a_row_open_the_breaker(bench: Bench, modules: Mo
         await bench.fetcher.fetch(bench.request())
 
 
+async def test_a_look_that_sends_no_request_closes_no_breaker(
+    bench: Bench, modules: Modules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an object only a fetch shows whether it changed."""
+
+    async def unknown(*_: object, **__: object) -> None:
+        pass
+
+    bench.registry.add(IMAGE, modules("world"))
+    record = await bench.fetcher.fetch(bench.request())
+    monkeypatch.setattr(bench.registry, "has_moved", unknown)
+    bench.registry.failures["resolve"] = DOWN
+    for _ in range(2):
+        assert await bench.fetcher.has_moved(bench.request(), record) is None
+        with pytest.raises(SourceUnavailable, match="refused"):
+            await bench.fetcher.fetch(bench.request())
+    with pytest.raises(SourceUnavailable) as caught:
+        await bench.fetcher.fetch(bench.request())
+    assert caught.value.reason == "BackingOff"
+
+
 async def test_breaker_of_one_credential_lets_the_other_through(
     bench: Bench, modules: Modules
 ) -> None:

@@ -131,14 +131,19 @@ def captured(facts: Facts) -> Iterator[Finding]:
     """Ports whose traffic bypasses the sidecar."""
     ports = facts.autowasm.spec.filter.apply_ports if facts.autowasm is not None else None
     for pod in facts.injected:
-        out = _numbers(pod.annotations.get(_EXCLUDED, ""))
+        excluded = _numbers(pod.annotations.get(_EXCLUDED, ""))
         included = pod.annotations.get(_INCLUDED, "*").strip()
-        past = [port for port in ports or () if port in out]
-        if included != "*":
-            past += [port for port in ports or () if port not in _numbers(included)]
+        causes = {
+            _EXCLUDED: [port for port in ports or () if port in excluded],
+            _INCLUDED: []
+            if included == "*"
+            else [port for port in ports or () if port not in _numbers(included)],
+        }
+        past = list(dict.fromkeys(port for each in causes.values() for port in each))
         if past:
             what = f"traffic to port {_listed(past)} of Pod {pod.where} goes past its sidecar"
-            remedy = f"change the Pod's annotation {_EXCLUDED if out else _INCLUDED}"
+            names = " and ".join(name for name, each in causes.items() if each)
+            remedy = f"change the Pod's annotation {names}"
             yield _say(Level.ERROR, "NotCaptured", facts.name, what, remedy, field=_PATH)
             return
 

@@ -203,6 +203,17 @@ def test_traffic_past_the_sidecar(annotation: str, value: str, past: bool) -> No
     assert ("NotCaptured" in said(ports.captured, facts(pods=(given,)))) is past
 
 
+def test_the_annotation_that_lets_traffic_past_the_sidecar_is_named() -> None:
+    prefix = "traffic.sidecar.istio.io"
+    both = {f"{prefix}/excludeInboundPorts": "15", f"{prefix}/includeInboundPorts": "80"}
+    given = said(ports.captured, facts(pods=(pod(annotations=both),)))["NotCaptured"]
+    assert given.remedy.endswith(f" {prefix}/includeInboundPorts")
+    both[f"{prefix}/excludeInboundPorts"] = "9080"
+    given = said(ports.captured, facts(pods=(pod(annotations=both),)))["NotCaptured"]
+    assert given.what.count("9080") == 1
+    assert given.remedy.endswith(f"{prefix}/excludeInboundPorts and {prefix}/includeInboundPorts")
+
+
 def test_pods_with_a_tunnel_are_told_where_the_filter_runs() -> None:
     tunnelled = pod(labels={"app": "details", "networking.istio.io/tunnel": "http"})
     assert not said(ports.tunnel, facts())
