@@ -26,7 +26,7 @@ _ROOMS = {
     "AutoWasms": (
         "autowasms",
         "not_synced",
-        "heals",
+        "resends",
         "rollout",
         "reconcile",
         "workqueue",

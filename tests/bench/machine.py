@@ -65,7 +65,7 @@ def calibrate() -> Calibration:
 
 
 def describe() -> dict[str, Any]:
-    """Date, machine and versions, for whoever reads the figures later."""
+    """Date, machine and versions, for readers of the figures."""
     libraries = {name: _version(name) for name in _LIBRARIES}
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

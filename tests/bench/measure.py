@@ -44,7 +44,7 @@ def forget_peak(pid: int) -> None:
 
 
 def drop_from_page_cache(file: Path) -> None:
-    """So that the next reader waits for the disk. Works for whoever may read the file."""
+    """So that the next reader waits for the disk. Works for every user that may read the file."""
     fd = os.open(file, os.O_RDONLY)
     try:
         os.fsync(fd)

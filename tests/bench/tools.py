@@ -27,7 +27,7 @@ def nginx() -> Path:
 
 
 def nginx_version() -> str:
-    """For whoever reads the figures."""
+    """For readers of the figures."""
     return f"nginx {_NGINX.version}"
 
 

@@ -71,7 +71,7 @@ async def _wait_as_before(
 
 
 def _as_an_earlier_version_wrote_it(envoyfilter: Document, sha256: str) -> Document:
-    """Its spec: the reference's patch alone, the configuration as a Struct, and healed twice."""
+    """Its spec: the reference's patch alone, the configuration as a Struct, and two resends."""
     text = json.dumps(envoyfilter["spec"]).replace(f'/wasm/{sha256}"', f'/wasm/{sha256}?r=2"')
     spec: Document = json.loads(text)
     spec["configPatches"] = [

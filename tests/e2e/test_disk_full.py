@@ -1,4 +1,4 @@
-"""A disk that is really full: what is stored is served on, the newcomer is told, and it heals by itself (issue 5)."""
+"""A disk that is really full: stored modules are served, a new one is refused, and wasmer recovers by itself."""
 
 import asyncio
 import contextlib

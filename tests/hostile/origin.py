@@ -1,4 +1,4 @@
-"""A registry and object host of our own that does whatever it likes: raw sockets, no library that would mend it.
+"""A registry and object host of our own that breaks any rule: raw sockets, no library that would correct it.
 
 Not a fake of a registry: no test learns from it how a registry behaves. Invariant: each request is counted, so a test knows
 that its attack was asked for, and how many bytes of it were taken.

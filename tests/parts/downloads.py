@@ -1,6 +1,6 @@
 """Downloads of published modules from replicas, as Envoy asks for them, and what came of each.
 
-Invariant: other bytes than were asked for are wrong whatever the test has done to whoever sent them.
+Invariant: other bytes than were requested are wrong, whatever the test has done to the sender.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ class Unreachable(Outcome):
 
 
 class Cut(Outcome):
-    """The connection ended within an answer: whoever asked knows that it is not whole."""
+    """The connection ended within an answer: the client knows that it is not whole."""
 
 
 class WrongBytes(Outcome):

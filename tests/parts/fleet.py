@@ -75,7 +75,7 @@ class Fleet:
     absent: list[Wasmer] = field(default_factory=list)
     """Replicas that the test has killed or frozen, or that start: they need not answer, but never wrong bytes."""
     stopping: list[Wasmer] = field(default_factory=list)
-    """Replicas that the test has told to stop: whoever reached them is answered in full."""
+    """Replicas that the test stops: clients that reached them get a full answer."""
     _turns: dict[str, asyncio.Lock] = field(default_factory=dict)
     """Of the downloads, by replica."""
     _serial: Iterator[int] = field(default_factory=itertools.count)
@@ -224,7 +224,7 @@ class Fleet:
         self._is_back(replica)
 
     async def stop(self, replica: Wasmer, *, timeout: float = 40) -> None:
-        """SIGTERM; until it is gone it answers whoever reached it."""
+        """SIGTERM; until it is gone it answers clients that reached it."""
         self.stopping.append(replica)
         try:
             await replica.process.stop(timeout=timeout)

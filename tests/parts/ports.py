@@ -1,6 +1,6 @@
 """Free TCP ports and addresses on loopback.
 
-Not a reservation: between the choice and the bind of whoever gets the number, another process may take it. Programs
+Not a reservation: between the choice and the bind, another process may take the port. Programs
 that can choose for themselves (port 0) do; those that cannot are started again with another number.
 """
 

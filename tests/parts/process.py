@@ -143,7 +143,7 @@ class Process:
             await self.check()
             with suppress(OSError):
                 if await ready():
-                    # Whoever answered on the port may not be ours: ours may just have failed to bind it.
+                    # Another process may have answered on the port: ours may just have failed to bind it.
                     await self.check()
                     return
             await asyncio.sleep(_POLL_SECONDS)

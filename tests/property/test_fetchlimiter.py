@@ -91,7 +91,7 @@ async def play(steps: list[tuple[str, object, object]]) -> None:
         askers = [each for each in askers if not each.task.done()]
         assert_limits_hold(askers)
         assert not [each for each in askers if not each.holds and fits(askers, each)]
-    for _ in range(len(askers) + 1):  # whoever waits has his turn while the others end
+    for _ in range(len(askers) + 1):  # each waiter gets its turn while the others end
         for asker in askers:
             if asker.holds:
                 asker.leave(cancelled=False)

@@ -1,4 +1,4 @@
-"""Flights under any order of joining, leaving and ending: one run at a time, an answer for all who stay."""
+"""Single flight under any order of joining, leaving and ending: one run at a time, an answer for all who stay."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -61,7 +61,7 @@ async def settle() -> None:
 
 async def play(steps: list[tuple[str, object]]) -> None:
     work = Work()
-    async with scene() as (flights, places):
+    async with scene() as (single_flight, places):
         waiters: list[asyncio.Task[str]] = []
         for step, value in steps:
             if step == "join":
@@ -70,7 +70,7 @@ async def play(steps: list[tuple[str, object]]) -> None:
                 def place(namespace: str = namespace) -> object:
                     return places.place(namespace, "h")
 
-                waiters.append(asyncio.create_task(flights.join("k", work, place=place)))  # type: ignore[arg-type]
+                waiters.append(asyncio.create_task(single_flight.join("k", work, place=place)))  # type: ignore[arg-type]
             elif step == "leave" and waiters:
                 waiters[int(str(value)) % len(waiters)].cancel()
                 await settle()
@@ -91,7 +91,7 @@ async def play(steps: list[tuple[str, object]]) -> None:
         for waiter in staying:
             assert await waiter == "module"
         await settle()
-        assert not flights._calls
+        assert not single_flight._calls
         assert places._running == places._waiting_count == 0
         await asyncio.gather(*waiters, return_exceptions=True)
 

@@ -145,7 +145,7 @@ async def test_record_whose_module_is_stored_asks_nobody(bench: Bench, modules: 
 async def test_record_that_does_not_hold_is_an_error_and_harms_nobody_else(
     bench: Bench, modules: Modules
 ) -> None:
-    """It may be forged: whoever resolves the same image afterwards must get it."""
+    """It may be forged: a later fetch of the same image must get the module."""
     bench.registry.add(IMAGE, modules("world"))
     good = await bench.fetcher.fetch(bench.request())
     await _remove(bench, good)

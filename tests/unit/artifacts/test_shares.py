@@ -1,4 +1,4 @@
-"""The fetcher with a keeper: a namespace's share, and one tenant's full share that is no business of another's."""
+"""The fetcher with disk admission: the quota of a namespace, and that one tenant's full quota does not affect another."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

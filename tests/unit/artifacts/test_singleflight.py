@@ -47,7 +47,7 @@ async def tasks() -> AsyncIterator[asyncio.TaskGroup]:
 
 
 @pytest.fixture
-def flights(tasks: asyncio.TaskGroup) -> SingleFlight:
+def single_flight(tasks: asyncio.TaskGroup) -> SingleFlight:
     return SingleFlight(tasks)
 
 
@@ -56,25 +56,27 @@ async def work() -> Work:
     return Work()
 
 
-async def test_those_who_want_the_same_share_one_run(flights: SingleFlight, work: Work) -> None:
-    waiters = [asyncio.create_task(flights.join("k", work, place=free)) for _ in range(5)]
+async def test_those_who_want_the_same_share_one_run(
+    single_flight: SingleFlight, work: Work
+) -> None:
+    waiters = [asyncio.create_task(single_flight.join("k", work, place=free)) for _ in range(5)]
     await settle()
-    late = asyncio.create_task(flights.join("k", work, place=free))
+    late = asyncio.create_task(single_flight.join("k", work, place=free))
     await settle()
     work.ends.set_result("module")
     assert await asyncio.gather(*waiters, late) == ["module"] * 6
     assert work.runs == 1
 
 
-async def test_result_is_not_kept(flights: SingleFlight, work: Work) -> None:
+async def test_result_is_not_kept(single_flight: SingleFlight, work: Work) -> None:
     work.ends.set_result("module")
-    await flights.join("k", work, place=free)
-    await flights.join("k", work, place=free)
+    await single_flight.join("k", work, place=free)
+    await single_flight.join("k", work, place=free)
     assert work.runs == 2
 
 
-async def test_other_keys_run_apart(flights: SingleFlight, work: Work) -> None:
-    waiters = [asyncio.create_task(flights.join(key, work, place=free)) for key in "ab"]
+async def test_other_keys_run_apart(single_flight: SingleFlight, work: Work) -> None:
+    waiters = [asyncio.create_task(single_flight.join(key, work, place=free)) for key in "ab"]
     await settle()
     assert work.running == 2
     work.ends.set_result("module")
@@ -82,20 +84,20 @@ async def test_other_keys_run_apart(flights: SingleFlight, work: Work) -> None:
 
 
 async def test_failure_reaches_all_who_wait_and_is_then_forgotten(
-    flights: SingleFlight, work: Work
+    single_flight: SingleFlight, work: Work
 ) -> None:
-    waiters = [asyncio.create_task(flights.join("k", work, place=free)) for _ in range(3)]
+    waiters = [asyncio.create_task(single_flight.join("k", work, place=free)) for _ in range(3)]
     await settle()
     work.ends.set_exception(SourceUnavailable("down"))
     results = await asyncio.gather(*waiters, return_exceptions=True)
     assert [str(result) for result in results] == ["down"] * 3
-    assert not flights._calls
+    assert not single_flight._calls
 
 
-async def test_run_outlives_the_one_who_began_it(flights: SingleFlight, work: Work) -> None:
-    first = asyncio.create_task(flights.join("k", work, place=free))
+async def test_run_outlives_the_one_who_began_it(single_flight: SingleFlight, work: Work) -> None:
+    first = asyncio.create_task(single_flight.join("k", work, place=free))
     await settle()
-    second = asyncio.create_task(flights.join("k", work, place=free))
+    second = asyncio.create_task(single_flight.join("k", work, place=free))
     await settle()
     first.cancel()
     await settle()
@@ -105,37 +107,45 @@ async def test_run_outlives_the_one_who_began_it(flights: SingleFlight, work: Wo
     assert work.runs == 1
 
 
-async def test_run_ends_when_the_last_waiter_leaves(flights: SingleFlight, work: Work) -> None:
-    waiters = [asyncio.create_task(flights.join("k", work, place=free)) for _ in range(3)]
+async def test_run_ends_when_the_last_waiter_leaves(
+    single_flight: SingleFlight, work: Work
+) -> None:
+    waiters = [asyncio.create_task(single_flight.join("k", work, place=free)) for _ in range(3)]
     await settle()
     for waiter in waiters:
         assert work.running == 1
         waiter.cancel()
         await settle()
     assert work.running == 0
-    assert not flights._calls
+    assert not single_flight._calls
 
 
-async def test_one_who_comes_after_that_begins_anew(flights: SingleFlight, work: Work) -> None:
-    first = asyncio.create_task(flights.join("k", work, place=free))
+async def test_one_who_comes_after_that_begins_anew(
+    single_flight: SingleFlight, work: Work
+) -> None:
+    first = asyncio.create_task(single_flight.join("k", work, place=free))
     await settle()
     first.cancel()
     await asyncio.sleep(0)
-    second = asyncio.create_task(flights.join("k", work, place=free))
+    second = asyncio.create_task(single_flight.join("k", work, place=free))
     await settle()
     work.ends.set_result("module")
     assert await second == "module"
 
 
-async def test_runs_in_the_place_that_comes_first(flights: SingleFlight, work: Work) -> None:
+async def test_runs_in_the_place_that_comes_first(single_flight: SingleFlight, work: Work) -> None:
     """The first caller's namespace is full of hanging fetches; the second's is not."""
     places = FetchLimiter(FetchLimits(), metrics=Metrics())
     hanging = [asyncio.create_task(_hang(places, "busy", f"h{n}")) for n in range(4)]
     await settle()
-    busy = asyncio.create_task(flights.join("k", work, place=lambda: places.place("busy", "h")))
+    busy = asyncio.create_task(
+        single_flight.join("k", work, place=lambda: places.place("busy", "h"))
+    )
     await settle()
     assert work.running == 0
-    idle = asyncio.create_task(flights.join("k", work, place=lambda: places.place("idle", "h")))
+    idle = asyncio.create_task(
+        single_flight.join("k", work, place=lambda: places.place("idle", "h"))
+    )
     await settle()
     assert work.running == 1
     work.ends.set_result("module")
@@ -152,11 +162,11 @@ async def _hang(places: FetchLimiter, namespace: str, host: str) -> None:
         await asyncio.Event().wait()
 
 
-async def test_those_who_share_a_run_take_no_place(flights: SingleFlight, work: Work) -> None:
+async def test_those_who_share_a_run_take_no_place(single_flight: SingleFlight, work: Work) -> None:
     places = FetchLimiter(FetchLimits(), metrics=Metrics())
     waiters = [
         asyncio.create_task(
-            flights.join("k", work, place=lambda n=n: places.place(f"n{n}", "h"))  # type: ignore[misc]
+            single_flight.join("k", work, place=lambda n=n: places.place(f"n{n}", "h"))  # type: ignore[misc]
         )
         for n in range(50)
     ]
@@ -167,13 +177,13 @@ async def test_those_who_share_a_run_take_no_place(flights: SingleFlight, work: 
 
 
 async def test_refused_a_place_while_others_wait_shares_their_run(
-    flights: SingleFlight, work: Work
+    single_flight: SingleFlight, work: Work
 ) -> None:
     places = FetchLimiter(FetchLimits(per_host=1, queued=1), metrics=Metrics())
     hanging = asyncio.create_task(_hang(places, "a", "h"))
     await settle()
     waiters = [
-        asyncio.create_task(flights.join("k", work, place=lambda: places.place("b", "h")))
+        asyncio.create_task(single_flight.join("k", work, place=lambda: places.place("b", "h")))
         for _ in range(3)
     ]
     await settle()
@@ -184,19 +194,21 @@ async def test_refused_a_place_while_others_wait_shares_their_run(
     assert await asyncio.gather(*waiters) == ["module"] * 3
 
 
-async def test_refused_a_place_and_left_alone_fails(flights: SingleFlight, work: Work) -> None:
+async def test_refused_a_place_and_left_alone_fails(
+    single_flight: SingleFlight, work: Work
+) -> None:
     places = FetchLimiter(FetchLimits(per_host=1, queued=1), metrics=Metrics())
     hanging = asyncio.create_task(_hang(places, "a", "h"))
     await settle()
     first, second = (
-        asyncio.create_task(flights.join("k", work, place=lambda: places.place("b", "h")))
+        asyncio.create_task(single_flight.join("k", work, place=lambda: places.place("b", "h")))
         for _ in range(2)
     )
     await settle()
     first.cancel()
     with pytest.raises(SourceUnavailable, match="wait already"):
         await second
-    assert not flights._calls
+    assert not single_flight._calls
     hanging.cancel()
 
 
@@ -205,8 +217,8 @@ async def test_shut_down_ends_runs_and_waiters(work: Work) -> None:
 
     async def process() -> None:
         async with asyncio.TaskGroup() as group:
-            flights = SingleFlight(group)
-            waiters.append(group.create_task(flights.join("k", work, place=free)))
+            single_flight = SingleFlight(group)
+            waiters.append(group.create_task(single_flight.join("k", work, place=free)))
             await settle()
             raise ValueError("the process stops")
 
@@ -217,15 +229,15 @@ async def test_shut_down_ends_runs_and_waiters(work: Work) -> None:
     assert work.running == 0
 
 
-async def test_all_who_were_refused_a_place_fail(flights: SingleFlight, work: Work) -> None:
+async def test_all_who_were_refused_a_place_fail(single_flight: SingleFlight, work: Work) -> None:
     places = FetchLimiter(FetchLimits(per_host=1, queued=0), metrics=Metrics())
     hanging = asyncio.create_task(_hang(places, "a", "h"))
     await settle()
     refused = await asyncio.gather(
-        *(flights.join("k", work, place=lambda: places.place("b", "h")) for _ in range(3)),
+        *(single_flight.join("k", work, place=lambda: places.place("b", "h")) for _ in range(3)),
         return_exceptions=True,
     )
     assert [type(error) for error in refused] == [SourceUnavailable] * 3
     assert work.runs == 0
-    assert not flights._calls
+    assert not single_flight._calls
     hanging.cancel()

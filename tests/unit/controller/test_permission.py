@@ -134,7 +134,7 @@ async def test_another_namespace_gets_a_cached_private_module_only_with_a_login_
         process.bench.secrets.give("alice", uid="u1")
         await process.phase("Synced")
 
-        # Whoever writes statuses copies the record over: it proves nothing here.
+        # A client that may write statuses copies the record: it proves nothing here.
         forged = document(namespace="other")
         forged["status"] = process.status()
         objects.apply(forged)

@@ -65,7 +65,7 @@ async def make_desk(directory: Path, metrics: Metrics) -> AsyncIterator[Desk]:
         bench.registry.failures["pin anonymous"] = DENIED
         record = await bench.fetcher.fetch(bench.request(secret="pull"))
         assert record.secret_uid == "u1"
-        task = asyncio.create_task(pull_authorizer.run(), name="permits")
+        task = asyncio.create_task(pull_authorizer.run(), name="pull authorization")
         try:
             yield Desk(bench, pull_authorizer, bench.request(secret="pull", record=record), told)
         finally:

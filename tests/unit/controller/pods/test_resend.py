@@ -348,7 +348,7 @@ async def test_outage_that_harmed_nobody_heals_nothing(spare: str) -> None:
 
 
 async def test_outage_that_the_leader_before_us_healed_is_not_healed_again() -> None:
-    # Whoever downloaded it may have told that leader alone, which is gone.
+    # The download may be known to that leader alone, which is gone.
     world = World(pods=[started(NOW - 200)], envoyfilter_=live(resend=1, changed=NOW - 60))
     resend = resender(world, outage=OUTAGE)
     await resend.look()

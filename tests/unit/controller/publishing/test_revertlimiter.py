@@ -1,4 +1,4 @@
-"""A fight is ended after three rounds, whatever the other side changes; our own healing is no round."""
+"""Reverts end after three rounds, whatever the other client changes; a resend of our own is no round."""
 
 import copy
 from typing import Any
@@ -73,7 +73,7 @@ async def test_healing_is_no_round_and_ends_no_fight() -> None:
     st.integers(0, 3),
 )
 async def test_no_turn_of_another_makes_us_write_more_often(turns: list[str], resent: int) -> None:
-    """`resent`: the count to which we healed it, which is written whatever the other side made of it."""
+    """`resent`: the count of resends that we wrote, whatever the other client made of it."""
     revert_limiter = RevertLimiter()
     live: dict[str, Any] | None = None
     writes = 0
@@ -100,7 +100,7 @@ async def test_no_turn_of_another_makes_us_write_more_often(turns: list[str], re
         except AutoWasmError:
             continue  # it is left as it is
         live, writes = copy.deepcopy(wanted), writes + 1
-    # The first one, our healing, and the rounds.
+    # The first one, our resend, and the rounds.
     assert writes <= 2 + MAX_REVERTS
 
 
