@@ -7,7 +7,7 @@ elsewhere; a fetch for a namespace reads Secrets of that namespace only.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Protocol
 
 import structlog
 
@@ -64,7 +64,6 @@ class SecretReader(Protocol):
         """The Secret, None if there is none. Raises SourceUnavailable if it cannot be read now."""
 
 
-@runtime_checkable
 class ServiceAccounts(Protocol):
     """Reads the `imagePullSecrets` of a namespace's own ServiceAccount."""
 

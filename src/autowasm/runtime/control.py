@@ -16,8 +16,8 @@ from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.controller.fetchjobs import FetchJobs
 from autowasm.controller.interfaces import NoReplicas
-from autowasm.controller.pods.resend import Mesh, Outage, Resender
-from autowasm.controller.pods.rollout import PeerQuery, RolloutTracker, Workloads
+from autowasm.controller.pods.resend import Outage, Resender
+from autowasm.controller.pods.rollout import PeerQuery, RolloutTracker
 from autowasm.controller.polling import Poller
 from autowasm.controller.pullauthorization import PullAuthorizer
 from autowasm.controller.reconciler import AutoWasmReconciler, StartupGate
@@ -34,19 +34,24 @@ from autowasm.server.downloadlog import AllReplicas
 from autowasm.settings import Cluster, ResendSettings
 from autowasm.telemetry.eventloop import start_up_complete
 
+_log = structlog.get_logger(__name__)
+
+_WORKERS_END: Final = 2.0
+"""Seconds that a stop waits for reconciles, so that their writes get an Event. Longer reconciles are cancelled."""
+
 
 def make_rollout_tracker(
     application: Application, chosen: ChosenMode, *, peer_query: PeerQuery
 ) -> RolloutTracker | None:
     """The tracker that keeps `status.pods` a proof of load; None: standalone."""
-    mode = chosen.mode
-    if application.settings.cluster is None or not isinstance(mode, Workloads):
+    cluster = chosen.cluster
+    if cluster is None:
         return None
-    loading = RolloutTracker(
-        mode, peer_query, metrics=application.metrics, settings=application.settings.proof
+    rollouts = RolloutTracker(
+        cluster, peer_query, metrics=application.metrics, settings=application.settings.proof
     )
-    mode.prove(loading.report)
-    return loading
+    cluster.prove(rollouts.report)
+    return rollouts
 
 
 def make_resender(
@@ -57,11 +62,11 @@ def make_resender(
     requeue: Callable[[ObjectKey], None],
 ) -> Resender | None:
     """The resender, which makes sidecars fetch a module again; None: standalone."""
-    mode, elector = chosen.mode, chosen.elector
-    if application.settings.cluster is None or not isinstance(mode, Mesh):
+    cluster, elector = chosen.cluster, chosen.elector
+    if cluster is None:
         return None
     return Resender(
-        mode,
+        cluster,
         peer_query,
         is_stored=application.store.__contains__,
         requeue=requeue,
@@ -78,12 +83,6 @@ def _outage(chosen: ChosenMode, settings: ResendSettings) -> Outage | None:
     if chosen.last_alive is None or now - chosen.last_alive <= settings.outage:
         return None
     return Outage(chosen.last_alive, now)
-
-
-_log = structlog.get_logger(__name__)
-
-_WORKERS_END: Final = 2.0
-"""Seconds that a stop waits for reconciles, so that their writes get an Event. Longer reconciles are cancelled."""
 
 
 class Control:
@@ -127,6 +126,7 @@ class Control:
 
     def _make_reconciler(self) -> AutoWasmReconciler:
         application, mode, data = self._application, self._chosen.mode, self._data
+        cluster = self._chosen.cluster
         replicas = data.peers if data.peers is not None else NoReplicas()
         return AutoWasmReconciler(
             objects=mode,
@@ -139,10 +139,10 @@ class Control:
             check=partial(_check, cluster=application.settings.cluster, policy=self._policy),
             pull_authorizer=self._pull_authorizer,
             admit=data.retention.admit,
-            pods=getattr(mode, "pods", None),
+            pods=cluster.pods if cluster is not None else None,
             announce=self._chosen.announce,
             leadership=self._chosen.leadership,
-            prepared=getattr(mode, "prepared", None),
+            prepared=cluster.prepared if cluster is not None else None,
             replica_waiter=ReplicaWaiter(
                 replicas, tasks=application.tasks, on_change=self._queue.add
             ),

@@ -16,13 +16,13 @@ from autowasm.artifacts.published import PublishedModules
 from autowasm.artifacts.pullsecrets import ServiceAccounts
 from autowasm.blobs.pins import Pins
 from autowasm.blobs.retention import Retention
-from autowasm.controller.interfaces import Mode
 from autowasm.controller.sourcepolicy import PolicyFile, SourcePolicy
 from autowasm.net.addresspolicy import AddressPolicy
 from autowasm.net.hosts import NamedHosts
 from autowasm.net.session import ObjectSession
 from autowasm.registry.client import RegistryClient
 from autowasm.runtime.application import Application
+from autowasm.runtime.modes import ChosenMode
 from autowasm.server.app import BlobServer
 from autowasm.server.downloadlog import DownloadLog
 from autowasm.settings import Cluster, Outgoing
@@ -50,7 +50,7 @@ async def make_peers(application: Application, *, instance: str) -> Peers | None
 
 
 def make_fetcher(
-    application: Application, *, mode: Mode, peers: Peers | None, policy: PolicyFile
+    application: Application, chosen: ChosenMode, *, peers: Peers | None, policy: PolicyFile
 ) -> ArtifactFetcher:
     """The fetcher over registries, objects and peers; the exit stack closes its connections."""
     settings, pools = application.settings, application.pools
@@ -62,11 +62,11 @@ def make_fetcher(
             "registry": ImageSource(registry, limits=settings.limits, pools=pools),
             "object": HttpObjectSource(objects, limits=settings.limits, pools=pools),
         },
-        secrets=mode,
+        secrets=chosen.mode,
         pools=pools,
         metrics=application.metrics,
         tasks=application.tasks,
-        service_accounts=_service_accounts(mode, settings.cluster),
+        service_accounts=_service_accounts(chosen, settings.cluster),
         object_hosts=policy.object_hosts,
         peers=peers,
     )
@@ -121,9 +121,9 @@ def _named_by(outgoing: Outgoing, policy: SourcePolicy | None) -> Iterator[str]:
             yield entry.partition("/")[0]
 
 
-def _service_accounts(mode: Mode, cluster: Cluster | None) -> ServiceAccounts | None:
+def _service_accounts(chosen: ChosenMode, cluster: Cluster | None) -> ServiceAccounts | None:
     wanted = cluster is not None and cluster.service_account_pull_secrets
-    return mode if wanted and isinstance(mode, ServiceAccounts) else None
+    return chosen.cluster if wanted else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +139,15 @@ class DataPath:
     """Not started yet."""
 
 
-async def open_data_path(application: Application, *, mode: Mode, policy: PolicyFile) -> DataPath:
+async def open_data_path(
+    application: Application, chosen: ChosenMode, *, policy: PolicyFile
+) -> DataPath:
     """Open everything but the ports; the exit stack closes it."""
     settings, store, metrics = application.settings, application.store, application.metrics
     instance = secrets.token_hex(8)
     download_log = DownloadLog(settings.download_log, instance=instance)
     peers = await make_peers(application, instance=instance)
-    fetcher = make_fetcher(application, mode=mode, peers=peers, policy=policy)
+    fetcher = make_fetcher(application, chosen, peers=peers, policy=policy)
     pins = Pins()
     retention = Retention(store, pins, settings=settings, pools=application.pools, metrics=metrics)
     await application.stack.enter_async_context(retention)

@@ -17,6 +17,7 @@ from autowasm.standalone.mode import StandaloneMode
 from autowasm.standalone.publisher import StandalonePublisher
 
 if TYPE_CHECKING:
+    from autowasm.controller.cluster import ClusterMode
     from autowasm.controller.publishing.service import PublishedService
     from autowasm.kube.leaderelection import LeaderElector
     from autowasm.kube.recorder import EventRecorder
@@ -27,6 +28,8 @@ class ChosenMode:
     """The mode and its companions."""
 
     mode: Mode
+    cluster: "ClusterMode | None" = None
+    """`mode`, if it is a cluster's; None: standalone."""
     announce: Announce = announce_nothing
     recorder: "EventRecorder | None" = None
     """Writes what `announce` queues; None: there are no Events."""
@@ -79,6 +82,7 @@ async def _cluster(
         warn=warn,
     )
     return ChosenMode(
+        connected.mode,
         connected.mode,
         connected.recorder.event,
         connected.recorder,

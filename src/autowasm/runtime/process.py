@@ -140,7 +140,7 @@ class _Process:
             on_leading=self._on_leading,
             warn=self._health.warn,
         )
-        data = await open_data_path(application, mode=chosen.mode, policy=policy)
+        data = await open_data_path(application, chosen, policy=policy)
         port, admin_port = await self._open_ports(data)
         self._control = Control(
             application, chosen, data, policy=policy, queue=self._queue, health=self._health

@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol
 
 import structlog
 from msgspec import UNSET
@@ -35,7 +35,6 @@ _STEP: Final = 500
 """Addresses or Pods in one step: at most some tenths of a millisecond, unless a status has to be read for each."""
 
 
-@runtime_checkable
 class Mesh(Protocol):
     """EnvoyFilters and the Pods with their sidecars."""
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, 
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol
 
 import msgspec
 import structlog
@@ -96,7 +96,6 @@ _GONE_KEPT = 16
 """Replicas that are gone are kept in case they answer again; the newest counts."""
 
 
-@runtime_checkable
 class Workloads(Protocol):
     """Published modules and the Pods that should have them."""
 
