@@ -185,6 +185,7 @@ def test_the_first_long_turn_after_the_start_up_is_reported(
 def test_turns_after_the_shutdown_are_not_reported(hold_until_seen: Callable[[], None]) -> None:
     async def work() -> None:
         hold_until_seen()
+        hold_the_loop(0.06)
         shut_down(asyncio.get_running_loop())  # at the end of a long turn
 
     with capture_logs() as logs:
