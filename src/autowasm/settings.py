@@ -23,29 +23,29 @@ from autowasm.limits import (
 
 @dataclass(frozen=True, slots=True)
 class PollSettings:
-    """How often sources with a `refreshInterval` are asked, all together (ADR 20). Seconds, counts."""
+    """Rate and concurrency of the polls of all sources with a `refreshInterval` (ADR 20). Seconds, counts."""
 
     look: float = 1.0
-    """Between two looks at what is due: the shortest interval is 30 s."""
+    """Time between two checks for polls that are due. The shortest `refreshInterval` is 30 s."""
     rate: float = 5.0
-    """Polls begun in a second, of all sources: 9 000 sources every half hour. More than that are late, in turns over
-    namespaces."""
+    """Polls started per second, over all sources: enough for 9 000 sources every half hour. Polls above the rate are delayed,
+    round-robin over namespaces."""
     burst: int = 10
-    """Polls begun at once after quiet."""
+    """Polls that may start at once after an idle period."""
     at_once: int = 16
-    """Under way at a time: half of the fetches' places, so that polls never keep a new AutoWasm waiting."""
+    """Concurrent polls: half of the fetch limiter's places, so that polls never delay a new AutoWasm."""
     per_namespace: int = 2
-    """The same for one namespace, whose registry may hang."""
+    """Concurrent polls of one namespace. Its registry may hang."""
     jitter: float = 0.1
-    """An interval is longer or shorter by up to this share: what began together does not stay together."""
+    """Each interval is longer or shorter by up to this fraction, so that polls that started together spread out."""
     retry_first: float = 60.0
-    """After a failure (or the interval, if that is less), doubling up to `max_retry` (or the interval, if that is more)."""
+    """Delay after the first failure, or the interval if that is shorter. Doubles up to `max_retry`, or the interval if longer."""
     max_retry: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class EnvoyFetch:
-    """How a sidecar reaches us: goes into every EnvoyFilter, so a change here is a rollout."""
+    """How sidecars reach wasmer. Part of every EnvoyFilter, so a change causes a rollout of all filters."""
 
     service_name: str = "wasmer"
     service_namespace: str = "istio-system"
@@ -54,13 +54,14 @@ class EnvoyFetch:
     cluster_override: str | None = None
     authority_override: str | None = None
     timeout: float = 30.0
-    """One attempt. At proxy start a silent server holds the whole proxy for (retries + 1) × this."""
+    """Seconds for one attempt. A server that does not answer delays the start of a proxy by (retries + 1) × this."""
     retries: int = 10
-    """With back-off 1 s to 5 s: an outage of about 30 s costs no request. More blocks the listener's other changes."""
+    """With a back-off of 1 s to 5 s, an outage of about 30 s costs no request. More retries would block other updates of the
+    listener."""
 
     @property
     def cluster(self) -> str:
-        """The Envoy cluster that istiod makes for our Service."""
+        """The Envoy cluster that istiod generates for the Service of wasmer."""
         return self.cluster_override or (
             f"outbound|{self.service_port}||"
             f"{self.service_name}.{self.service_namespace}.svc.{self.cluster_domain}"
@@ -68,7 +69,7 @@ class EnvoyFetch:
 
     @property
     def authority(self) -> str:
-        """Host and port in the uri; Envoy sends it as Host and uses it for nothing else."""
+        """Host and port in the URI. Envoy sends it as the Host header and does not use it otherwise."""
         return self.authority_override or (
             f"{self.service_name}.{self.service_namespace}:{self.service_port}"
         )
@@ -76,35 +77,36 @@ class EnvoyFetch:
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """Which hosts and addresses fetches may reach, and how TLS is checked."""
+    """Which hosts and addresses fetches may reach, and how TLS certificates are verified."""
 
     allow_cidr: tuple[str, ...] = ()
     deny_cidr: tuple[str, ...] = ()
     private_hosts: tuple[str, ...] = ()
-    """`HOST[:PORT]` or `*.DOMAIN` that may be at loopback and private addresses. Registries that `plain_http`, `insecure` or
-    `ca_files` names are so, too: the operator has named them (ADR 0031)."""
+    """`HOST[:PORT]` or `*.DOMAIN` that may resolve to loopback and private addresses. So may the registries in `plain_http`,
+    `insecure` and `ca_files`, because the operator configured them explicitly (ADR 0031)."""
     inside: bool = False
-    """Every host may be at loopback and private addresses: standalone mode, run by the person whose machine it is."""
+    """Every host may resolve to loopback and private addresses. For standalone mode, which runs on the user's own machine."""
     plain_loopback: bool = False
-    """Registries on this machine speak plain HTTP unless something about TLS is set for them, as docker and crane have it."""
+    """Use plain HTTP for registries on loopback addresses, unless TLS is configured for them. As in docker and crane."""
     plain_http: frozenset[str] = frozenset()
-    """`HOST` or `HOST:PORT` of registries that speak plain HTTP."""
+    """`HOST` or `HOST:PORT` of registries that are reached over plain HTTP."""
     insecure: frozenset[str] = frozenset()
-    """`HOST` or `HOST:PORT` of registries whose certificate is not checked."""
+    """`HOST` or `HOST:PORT` of registries whose TLS certificate is not verified."""
     ca_file: Path | None = None
-    """PEM file of further certificate authorities for registries and objects."""
+    """PEM file with additional certificate authorities, for registries and object servers."""
     ca_files: tuple[tuple[str, Path], ...] = ()
-    """The same for one `HOST` or `HOST:PORT` each."""
+    """Pairs of `HOST` or `HOST:PORT` and a PEM file with additional certificate authorities for that registry."""
     proxy: str | None = field(default=None, repr=False)
-    """`http://[USER:PASSWORD@]HOST:PORT` through which registries are asked; objects never are, see `net/proxy.py`."""
+    """`http://[USER:PASSWORD@]HOST:PORT`: the proxy for registries. Object servers are always reached directly (`net/proxy.py`)."""
     no_proxy: tuple[str, ...] = ()
-    """Registries that are asked directly: hosts, domains (with all below them), CIDRs of literal addresses, `*`."""
+    """Registries that are reached without the proxy: hosts, domains (with subdomains), CIDRs of literal addresses, `*`."""
     host_rate: float = 50.0
-    """Requests a second to one registry host, all together; 0: no limit. Docker Hub takes about this from one address."""
+    """Requests per second to one registry host, over all namespaces; 0: no limit. Docker Hub accepts about this rate from one
+    address."""
     host_burst: int = 100
-    """Requests to one registry host that may be made at once before `host_rate` counts."""
+    """Burst of requests to one registry host before `host_rate` applies."""
     advice: Advice = WASMER
-    """Whose flags and fields an error names."""
+    """The program whose flags and fields error messages name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,114 +120,117 @@ class Standalone:
 
 @dataclass(frozen=True, slots=True)
 class ResendSettings:
-    """When a filter is given to its proxies once more (ADR 17). Seconds."""
+    """When the module of a filter is resent to its proxies (ADR 17). Seconds."""
 
     interval: float = 10.0
-    """Between two looks at what proxies got."""
+    """Time between two checks of the answers that proxies got."""
     given_up: float = 30.0
-    """A proxy whose last answer was an error this long ago, and that has not come back, has used up its retries: they are at
-    most 7.5 s apart (maxInterval 5 s, and jitter)."""
+    """A proxy that last got an error this long ago, and sent no request since, has used up its retries. They are at most 7.5 s
+    apart (maxInterval 5 s, plus jitter)."""
     outage: float = 10.0
-    """Nobody served for so long: shorter gaps are bridged by Envoy's retries."""
+    """Shortest time without any serving replica that counts as an outage. Envoy's retries bridge shorter gaps."""
     settle: float = 60.0
-    """After an outage, time for proxies that still retry: healing them too would only drain their connections."""
+    """Time after an outage in which proxies may still retry. A resend to them would only drain their connections."""
     pause: float = 600.0
-    """Of one object, between two healings."""
+    """Shortest time between two resends of one object."""
     pace: float = 2.0
-    """Between healings of two objects: each drains connections in every sidecar of its filter."""
+    """Time between the resends of two objects. A resend drains connections in every sidecar of the filter."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProofSettings:
-    """What it may cost to know who fetched a module. Seconds, counts."""
+    """Bounds on the load report: which Pods fetched a module. Seconds, counts."""
 
     interval: float = 10.0
-    """Between two looks; as healing's, whose answers it uses."""
+    """Time between two checks. The same as `ResendSettings.interval`, because both use the same answers."""
     grace: float = 60.0
-    """A sidecar that has not asked this long after its Pod started, or the EnvoyFilter changed, is told of."""
+    """A sidecar that sent no request this long after the start of its Pod, or the change of the EnvoyFilter, is reported."""
     names: int = 10
-    """Pods of one object that are named."""
+    """Pods that are named in the report of one object."""
     questions: int = 20
-    """Modules asked about in one look; the others have their turn in the next."""
+    """Peer queries about modules in one check. The remaining modules follow in the next checks."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerSettings:
-    """Where the other replicas are, and what asking them may cost. Seconds, bytes, counts."""
+    """Addresses of the other replicas, and bounds on requests to them. Seconds, bytes, counts."""
 
     urls: tuple[str, ...] = ()
-    """A fixed list of base URLs, instead of `host`."""
+    """Base URLs of the peers, instead of `host`."""
     host: str = ""
-    """The headless Service's name; empty: no peers unless `urls` names some."""
+    """DNS name of the headless Service. Empty: no peers, unless `urls` is set."""
     port: int = 8081
     lookup_interval: float = 5.0
-    """A new replica is used by the others after this, and a Pod's address is reused by others much later."""
+    """Time until the other replicas know a new one. Kubernetes reuses a Pod's address only much later."""
     lookup_pause: float = 1.0
-    """Between two lookups, however often one is asked for."""
+    """Shortest time between two lookups, however many are requested."""
     lookup_timeout: float = 5.0
     most: int = 64
-    """Peers of one list: more replicas than that serve nobody faster."""
+    """Peers that are used. More replicas than that do not serve faster."""
     ask_timeout: float = 1.0
-    """For "have you got it?": it is answered from memory, within a cluster."""
+    """Timeout of a peer query. Peers in the same cluster answer it from memory."""
     asks: int = 3
-    """Times that a peer is asked for a copy while it gives no answer: a busy one may have the only copy."""
+    """Attempts to query a peer that does not answer. A busy peer may have the only copy."""
     ask_again: float = 0.2
+    """Pause between two queries of a peer that does not have the module of a publication yet."""
     idle: float = 3.0
-    """A copy without a byte for so long has another peer tried."""
+    """A copy that receives no bytes for this long is retried from another peer."""
     copy_timeout: float = 20.0
-    """One copy, whoever is tried: 32 MiB at 1.6 MiB/s."""
+    """Deadline of one copy, over all peers: 32 MiB at 1.6 MiB/s."""
     minimum_rate: int = 64 * 1024
     rate_window: float = 2.0
-    """A copy slower than `minimum_rate` bytes/s over so long is ended: sooner than from a registry, it is the next room."""
+    """A copy slower than `minimum_rate` bytes per second over this window is aborted. Shorter than for registries, because peers
+    are in the same cluster."""
     hedge_after: float = 1.0
-    """The next peer is tried beside one that has not given all of the module by then."""
+    """A copy that is not complete after this time is hedged: a second peer is tried in parallel."""
     copies: int = 16
-    """Digests copied at a time: what waits its turn is not asked for either, so that no question times out in a queue."""
+    """Concurrent copies. A digest that waits for its turn is not queried either, so that no query times out in the queue."""
     checks: int = 32
-    """Peers asked at a time whether they have what is to be published: a thousand new modules are no flood."""
+    """Concurrent peer queries before publication, so that a thousand new modules do not flood the peers."""
     seeks: int = 8
-    """Digests that nobody told us of which peers are asked for at a time: digests are easy to invent."""
+    """Concurrent peer queries for digests that no AutoWasm names. Clients can invent digests."""
     missed_for: float = 2.0
-    """A digest that no peer had is not sought again for so long."""
+    """Seconds for which a digest that no peer had is not queried again."""
     misses: int = 10_000
-    """Of these, remembered at most."""
+    """Digests that are remembered as missing."""
     document_bytes: int = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Election:
-    """How replicas agree on the one that writes. Seconds; client-go's defaults."""
+    """Leader election with a Lease. Only the leader writes. Seconds; client-go's defaults."""
 
     enabled: bool = True
     lease_name: str = "wasmer"
-    """In the Service's namespace."""
+    """The Lease is in the namespace of the Service."""
     lease_duration: float = 15.0
-    """Whole seconds; how long after its last renewal a silent leader is waited for."""
+    """Time after the last renewal before another replica takes over. Whole seconds."""
     renew_deadline: float = 10.0
-    """How long a leader leads without a renewal; shorter, so that it stops before another begins."""
+    """Time after which a leader that cannot renew the Lease steps down. Shorter than `lease_duration`, so that two replicas never
+    lead at once."""
     retry_period: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Which API server, and what of it."""
+    """The API server, and which of its objects wasmer handles."""
 
     kubeconfig: Path | None = None
-    """None: the service account of the Pod we run in."""
+    """None: the ServiceAccount of the Pod in which wasmer runs."""
     watch_namespaces: tuple[str, ...] = ()
-    """Empty: all."""
+    """Empty: all namespaces."""
     root_namespace: str = "istio-system"
-    """The mesh's: selectors there reach Pods of every namespace."""
+    """The root namespace of the mesh. Selectors there match Pods of all namespaces."""
     service_account_pull_secrets: bool = False
-    """Whether `imagePullSecrets` of the namespace's `default` ServiceAccount count where `spec.secret` is absent."""
+    """Whether `imagePullSecrets` of the namespace's `default` ServiceAccount are used if `spec.secret` is absent."""
     allow_mesh_wide: bool = False
-    """Whether an empty selector in the root namespace, every workload of the mesh, is taken."""
+    """Whether an AutoWasm in the root namespace may have an empty selector, which matches every workload of the mesh."""
     election: Election = field(default_factory=Election)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All that `wasmer` can be told."""
+    """All settings of `wasmer`."""
 
     cache_dir: Path
     listen: str = "[::]:8081"
@@ -233,21 +238,21 @@ class Settings:
     envoy: EnvoyFetch = field(default_factory=EnvoyFetch)
     outgoing: Outgoing = field(default_factory=Outgoing)
     allow_imports: frozenset[str] = frozenset()
-    """Further host functions that a module may import, as `module.name`, for Envoys with extensions of their own."""
+    """Additional host functions that a module may import, as `module.name`, for Envoy builds with extensions."""
     oldest_envoy: EnvoyVersion = OLDEST_ENVOY
-    """The oldest Envoy of the mesh: modules may import what it offers, and no more."""
+    """The oldest Envoy version in the mesh. Modules may import only the host functions that it has."""
     disk_budget: int = 4 * 1024 * MIB
-    """Bytes of all stored blobs. What fetches stage meanwhile comes on top."""
+    """Bytes of all stored blobs. Data that running fetches stage comes on top."""
     namespace_disk_budget: int = 1024 * MIB
-    """Bytes of the blobs that one namespace may have published: four greedy ones, not one, can fill the cache."""
+    """Bytes of blobs that one namespace may pin. With the defaults, it takes four such namespaces to fill the cache."""
     blob_grace: float = 24 * 3600.0
-    """Seconds that a blob stays after its last use: a proxy that missed the news for a night still finds it."""
+    """Seconds that a blob stays after its last use. A proxy that got no configuration overnight still finds it."""
     drain_delay: float = 5.0
-    """Between becoming unready and closing: endpoints take seconds to reach every sidecar."""
+    """Seconds between becoming unready and closing the ports. A change of endpoints takes seconds to reach every sidecar."""
     workers: int = 4
     startup_deadline: float = 90.0
     policy_file: Path | None = None
-    """Which sources which namespaces may use; None: all."""
+    """File with the sources that each namespace may use. None: every namespace may use every source."""
     log_level: str = "info"
     log_format: str = "json"
     limits: Limits = field(default_factory=Limits)
