@@ -51,12 +51,12 @@ class InformerMetrics(Collector):
         """The values at the scrape."""
         objects = GaugeMetricFamily(
             "autowasm_informer_objects",
-            "Objects in the stores, by resource; Pods on the leader only.",
+            "Objects in the informers' stores, by resource. Only the leader watches Pods.",
             labels=["resource"],
         )
         ages = GaugeMetricFamily(
             "autowasm_informer_last_event_age_seconds",
-            "Time since the API server last said anything, a bookmark at least, by resource that is being followed.",
+            "Time since the last watch event or bookmark from the API server, by watched resource.",
             labels=["resource"],
         )
         counts: defaultdict[str, int] = defaultdict(int)
@@ -83,8 +83,8 @@ class RequestMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._sent = Counter(
             "autowasm_source_requests_total",
-            "Requests sent to registries and object servers, by host as the operator's flags or policy file name it, or a "
-            "well-known public registry; any other host is `other`.",
+            "Requests sent to registries and object servers, by host. Hosts that flags or the policy file name and well-known "
+            "public registries have their own name; all others are `other`.",
             ["host"],
             registry=registry,
         )
@@ -112,10 +112,14 @@ class WorkQueueMetrics:
     """Implements `kube.workqueue.QueueMetrics`, with client-go's names."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._depth = Gauge("autowasm_workqueue_depth", "Keys that wait.", registry=registry)
-        self._adds = Counter("autowasm_workqueue_adds_total", "Keys queued.", registry=registry)
+        self._depth = Gauge(
+            "autowasm_workqueue_depth", "Keys that wait for a worker.", registry=registry
+        )
+        self._adds = Counter(
+            "autowasm_workqueue_adds_total", "Keys added to the work queue.", registry=registry
+        )
         self._retries = Counter(
-            "autowasm_workqueue_retries_total", "Keys queued again with backoff.", registry=registry
+            "autowasm_workqueue_retries_total", "Keys added again with backoff.", registry=registry
         )
         self._waited = Histogram(
             "autowasm_workqueue_queue_duration_seconds",
@@ -125,7 +129,7 @@ class WorkQueueMetrics:
         )
         self._worked = Histogram(
             "autowasm_workqueue_work_duration_seconds",
-            "Time that a worker had a key.",
+            "Time that a worker processed a key.",
             buckets=_QUEUE_BUCKETS,
             registry=registry,
         )
@@ -134,7 +138,7 @@ class WorkQueueMetrics:
         )
         self._longest_running = Gauge(
             "autowasm_workqueue_longest_running_seconds",
-            "Time that a worker has had the key that it has had longest, now.",
+            "Time for which the longest-running worker has been processing its key.",
             registry=registry,
         )
 
@@ -170,7 +174,7 @@ class ControllerMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._seconds = Histogram(
             "autowasm_reconcile_duration_seconds",
-            "Time of one reconcile by result: success, requeue, error, terminal, panic.",
+            "Duration of one reconcile, by result: success, requeue, error, terminal, panic.",
             ["result"],
             buckets=_QUEUE_BUCKETS,
             registry=registry,
@@ -187,7 +191,7 @@ class EventMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._events = Counter(
             "autowasm_events_total",
-            "Kubernetes Events by outcome: written; limited (too many of one object), overflow (a full queue), failed.",
+            "Kubernetes Events by outcome: written, limited (too many for one object), overflow (the queue was full), failed.",
             ["outcome"],
             registry=registry,
         )
@@ -198,7 +202,7 @@ class EventMetrics:
 
 
 NAMED: Final = 100
-"""Objects that are not Synced and named; more would help no operator, and each costs Prometheus a series."""
+"""AutoWasms that are not Synced and have a series of their own. More would not help operators, and each costs a series."""
 TAG_AGES: Final = (60.0, 600.0, 3600.0, 86_400.0, 604_800.0, 2_592_000.0, 7_776_000.0)
 """Seconds: a minute to 90 days."""
 
@@ -264,7 +268,7 @@ class ObjectMetrics(Collector):
     def _named(objects: list[tuple[tuple[str, str], Unsynced]]) -> Metric:
         family = GaugeMetricFamily(
             "autowasm_not_synced_since_timestamp_seconds",
-            f"AutoWasms that are not Synced, by name, and since when (at most {NAMED}, the longest first).",
+            f"Unix time since which an AutoWasm is not Synced. Limited to the {NAMED} AutoWasms that are not Synced for the longest.",
             labels=[
                 "autowasm_namespace",
                 "autowasm",
@@ -284,7 +288,7 @@ class ObjectMetrics(Collector):
         bounds = [*map(str, TAG_AGES), "+Inf"]
         return GaugeHistogramMetricFamily(
             "autowasm_tag_age_seconds",
-            "How long ago the sources that name no digest were resolved to the module in use: AutoWasms by age.",
+            "AutoWasms whose source names no digest, by the time since the source was last resolved to the module in use.",
             buckets=list(zip(bounds, accumulate(counts), strict=True)),
             gsum_value=sum(ages),
         )

@@ -253,7 +253,7 @@ class Watchdog:
         suppressed, self._suppressed, self._told = self._suppressed, 0, now
         seen = self._seen
         if seen is None or seen.began != began:
-            seen = _Look(began, "not seen", 0.0)
+            seen = _Look(began, "not sampled", 0.0)
         _log.warning(
             "loop blocked",
             seconds=round(took, 3),

@@ -42,29 +42,29 @@ class Metrics:
         r = self.registry
         self.fetch_seconds = Histogram(
             "autowasm_fetch_duration_seconds",
-            "Time of one stage of getting a module: resolve, fetch, and of that download, verify, store.",
+            "Duration of one stage of a fetch: resolve, fetch, and the parts of the latter: download, verify, store.",
             ["kind", "stage", "outcome"],
             buckets=_FETCH_BUCKETS,
             registry=r,
         )
         self.fetches = Counter(
             "autowasm_fetches_total",
-            "Fetches that ended, by kind of source and reason (`Success` or a condition reason).",
+            "Completed fetches, by kind of source and reason (`Success` or a condition reason).",
             ["kind", "reason"],
             registry=r,
         )
         self.fetched_bytes = Counter(
             "autowasm_fetched_bytes_total", "Bytes received from sources.", ["kind"], registry=r
         )
-        self.fetches_running = Gauge(
-            "autowasm_fetches_running", "Fetches that hold a place now.", registry=r
-        )
+        self.fetches_running = Gauge("autowasm_fetches_running", "Running fetches.", registry=r)
         self.fetches_waiting = Gauge(
-            "autowasm_fetches_waiting", "Fetches that wait for a place.", registry=r
+            "autowasm_fetches_waiting",
+            "Fetches that wait for a place in the fetch limiter.",
+            registry=r,
         )
         self.config_files_unreadable = Gauge(
             "autowasm_config_files_unreadable",
-            "Files of the config directory that cannot be read or understood now (standalone mode).",
+            "Files in the config directory that cannot be read or parsed (standalone mode).",
             registry=r,
         )
         self.circuit_breakers_open = Gauge(
@@ -74,59 +74,59 @@ class Metrics:
         )
         self.cache = Counter(
             "autowasm_blob_cache_requests_total",
-            "Requests for a blob by where it was: disk; fetched for it from a peer or its origin; held until it came otherwise; unknown, failed.",
+            "Requests for a blob, by where it came from: disk; peer or origin (fetched on demand); held (the request waited until the blob was stored); unknown (404); failed.",
             ["kind"],
             registry=r,
         )
         self.responses = Counter(
             "autowasm_blob_responses_total",
-            "Answers of the blob port.",
+            "Responses of the blob port.",
             ["method", "status"],
             registry=r,
         )
         self.served_bytes = Counter(
-            "autowasm_blob_served_bytes_total", "Bytes of blobs handed to the kernel.", registry=r
+            "autowasm_blob_served_bytes_total", "Bytes of blobs written to sockets.", registry=r
         )
         self.sends = Gauge("autowasm_blob_sends", "Blob sends in flight.", registry=r)
         self.sends_aborted = Counter(
             "autowasm_blob_sends_aborted_total",
-            "Sends that did not finish, by cause: client, deadline, storage, stop, or a fault of ours.",
+            "Blob sends that were aborted, by cause: client, deadline, storage, stop, fault (a bug in wasmer).",
             ["cause"],
             registry=r,
         )
         self.resends = Counter(
             "autowasm_resends_total",
-            "EnvoyFilters changed so that sidecars fetch the module once more, by reason: errors (answers of wasmer), outage (no answer).",
+            "EnvoyFilters that were changed so that sidecars fetch the module again, by reason: errors (wasmer sent error responses), outage (no replica responded).",
             ["reason"],
             registry=r,
         )
         self.rollout_seconds = Histogram(
             "autowasm_rollout_duration_seconds",
-            "From a changed EnvoyFilter to the last download of its module by a matched Pod's sidecar; told by the leader.",
+            "Time from the change of an EnvoyFilter until the sidecars of all matched Pods have downloaded its module. Reported by the leader.",
             buckets=(1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600),
             registry=r,
         )
         self.rollout_pods = Gauge(
             "autowasm_rollout_pods",
-            "Pods that AutoWasms match (once for each that does), by whether they fetched its module, or why not; told by the leader.",
+            "Pods that AutoWasms match, by whether they fetched the module, or why not. A Pod counts once for each AutoWasm. Reported by the leader.",
             ["state"],
             registry=r,
         )
         self.rollout_unfinished = Gauge(
             "autowasm_rollout_unfinished",
-            "AutoWasms whose module not all matched sidecars are known to have fetched; told by the leader.",
+            "AutoWasms whose module has not verifiably been fetched by all matched sidecars. Reported by the leader.",
             registry=r,
         )
         self.polls = Counter(
             "autowasm_polls_total",
-            "Sources asked because of `refreshInterval`, by outcome: unchanged, changed, outdated, or a condition reason; told by the leader.",
+            "Polls of sources with a `refreshInterval`, by outcome: unchanged, changed, outdated, or a condition reason. Reported by the leader.",
             ["outcome"],
             registry=r,
         )
         self.requests = RequestMetrics(r)
         self.peer_copies = Counter(
             "autowasm_peer_copies_total",
-            "Modules asked of other replicas, by outcome: copied, absent, failed, no_room.",
+            "Attempts to copy a module from another replica, by outcome: copied, absent, failed, no_room.",
             ["outcome"],
             registry=r,
         )
@@ -139,60 +139,60 @@ class Metrics:
         self.blobs = Gauge("autowasm_blobs", "Blobs in the store.", registry=r)
         self.blob_bytes = Gauge("autowasm_blob_bytes", "Bytes of blobs in the store.", registry=r)
         self.blobs_pinned = Gauge(
-            "autowasm_blobs_pinned", "Stored blobs that some EnvoyFilter names.", registry=r
+            "autowasm_blobs_pinned",
+            "Stored blobs that are pinned: an EnvoyFilter or a history names them.",
+            registry=r,
         )
         self.blob_pinned_bytes = Gauge(
-            "autowasm_blob_pinned_bytes", "Bytes of blobs that some EnvoyFilter names.", registry=r
+            "autowasm_blob_pinned_bytes", "Bytes of pinned blobs.", registry=r
         )
         self.blob_budget_bytes = Gauge(
-            "autowasm_blob_budget_bytes", "Bytes that all blobs together may have.", registry=r
+            "autowasm_blob_budget_bytes", "Disk budget for all blobs, in bytes.", registry=r
         )
         self.blobs_evicted = Counter(
             "autowasm_blobs_evicted_total",
-            "Blobs removed, by reason: grace, budget, disk.",
+            "Evicted blobs, by reason: grace (not used within the grace period), budget, disk (the volume is full).",
             ["reason"],
             registry=r,
         )
         self.storage_free_bytes = Gauge(
-            "autowasm_storage_free_bytes", "Free bytes of the cache's volume.", registry=r
+            "autowasm_storage_free_bytes", "Free bytes on the volume of the cache.", registry=r
         )
         self.storage_full = Gauge(
-            "autowasm_storage_full", "1 while the cache has no room for a new module.", registry=r
+            "autowasm_storage_full", "1 while the cache has no space for a new module.", registry=r
         )
         self.storage_refusals = Counter(
             "autowasm_storage_refusals_total",
-            "Modules refused for want of room, by reason: StorageFull, NamespaceShareExceeded.",
+            "Modules that were rejected for lack of space, by reason: StorageFull, NamespaceShareExceeded.",
             ["reason"],
             registry=r,
         )
         self.blobs_damaged = Counter(
             "autowasm_blobs_damaged_total",
-            "Stored blobs whose bytes no longer had their digest and were set aside.",
+            "Stored blobs whose bytes no longer matched their digest. They are quarantined.",
             registry=r,
         )
         self.unexpected_errors = Counter(
             "autowasm_unexpected_errors_total",
-            "Faults of ours that were met outside of a reconcile, by work: resend, proof_of_load, pod_counts, poll. The work goes "
-            "on with the other objects; the log has the traceback and the object.",
+            "Unexpected errors (bugs in wasmer) outside of reconciles, by work: resend, proof_of_load, pod_counts, poll. Processing "
+            "continues with the next object. The log has the traceback and the object.",
             ["work"],
             registry=r,
         )
-        self.autowasms = Gauge(
-            "autowasm_autowasms", "AutoWasm objects by phase.", ["phase"], registry=r
-        )
+        self.autowasms = Gauge("autowasm_autowasms", "AutoWasms by phase.", ["phase"], registry=r)
         self.service_problem = Gauge(
             "autowasm_service_problem",
-            "1 while something is wrong with the Service that EnvoyFilters name, by reason: ServiceNotFound and ServicePortMissing "
+            "1 while the Service that EnvoyFilters name is not usable, by reason: ServiceNotFound and ServicePortMissing "
             "(nothing new is published), ServiceWithoutEndpoints.",
             ["reason"],
             registry=r,
         )
         self.leader = Gauge(
-            "autowasm_leader", "1 while this replica holds the Lease, or is alone.", registry=r
+            "autowasm_leader",
+            "1 while this replica holds the Lease, or runs without leader election.",
+            registry=r,
         )
-        build = Info(
-            "autowasm_build", "What runs: versions of the program and of Python.", registry=r
-        )
+        build = Info("autowasm_build", "Versions of wasmer and Python.", registry=r)
         build.info({"version": _VERSION, "python": platform.python_version()})
         self._begin_at_zero()
         self.objects = ObjectMetrics(r)
@@ -203,13 +203,13 @@ class Metrics:
         self.loop = LoopMetrics(r)
         self._lists = Counter(
             "autowasm_reflector_lists_total",
-            "Full lists by resource and reason (`start`, or why a watch could not be resumed).",
+            "Full lists, by resource and reason (`start`, or why a watch could not be resumed).",
             ["resource", "reason"],
             registry=r,
         )
         self._watches = Counter(
             "autowasm_reflector_watches_total",
-            "Watches that ended, by resource and reason.",
+            "Ended watches, by resource and reason.",
             ["resource", "reason"],
             registry=r,
         )
@@ -265,18 +265,18 @@ class LoopMetrics(Collector):
         totals = list(accumulate(turns.counts))
         yield HistogramMetricFamily(
             "autowasm_loop_turn_duration_seconds",
-            "Time for which the event loop was held between two waits: the delay of all others.",
+            "Duration of one iteration of the event loop. It delays all other work.",
             buckets=list(zip([*map(str, BOUNDS), "+Inf"], totals, strict=True)),
             sum_value=turns.seconds,
         )
         yield CounterMetricFamily(
             "autowasm_loop_blocked",
-            "Turns of the event loop above 50 ms; the log has the stack of the moment.",
+            "Iterations of the event loop longer than 50 ms. The log has the stack (`loop blocked`).",
             value=turns.blocked,
         )
         longest, turns.longest = turns.longest, 0.0
         yield GaugeMetricFamily(
             "autowasm_loop_longest_turn_seconds",
-            "Longest turn of the event loop since this was last asked for.",
+            "Longest iteration of the event loop since the last scrape.",
             value=longest,
         )

@@ -144,7 +144,7 @@ def test_no_turn_above_the_limit_is_without_a_stack(
     assert len(told) >= 5
     for (began, took), stack in zip(turns, told, strict=True):
         in_time = [look for look in looks if began + 0.04 <= look <= began + took - margin]
-        assert stack != "not seen" or not in_time
+        assert stack != "not sampled" or not in_time
 
 
 def test_turns_of_the_start_up_are_counted_and_not_reported() -> None:
@@ -213,7 +213,7 @@ def test_stack_of_an_earlier_turn_is_not_shown_for_a_later_one() -> None:
     with selector, capture_logs() as logs, watchdog:
         assert selector.on_blocked is not None
         selector.on_blocked(time.perf_counter(), 1.0)
-    assert [entry["stack"] for entry in logs] == ["not seen"]
+    assert [entry["stack"] for entry in logs] == ["not sampled"]
 
 
 def test_wakes_up_for_a_long_turn_after_a_long_silence(hold_until_seen: Callable[[], None]) -> None:
