@@ -44,7 +44,7 @@ def _panel(panel: Panel) -> _Built:
     if panel.kind == "number":
         built = stat.Panel().reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     elif panel.kind == "table":
-        hidden = {"excludeByName": {"Time": True}, "renameByName": {"Value": "for"}}
+        hidden = {"excludeByName": {"Time": True}, "renameByName": {"Value": "not Synced for"}}
         built = table.Panel().with_transformation(
             DataTransformerConfig(id_val="organize", options=hidden)
         )
@@ -69,9 +69,7 @@ def render() -> str:
     board = (
         dashboard.Dashboard("AutoWasm")
         .uid("autowasm")
-        .description(
-            "WebAssembly filters in the mesh: what is in place, what is not, and the way of the bytes."
-        )
+        .description("WebAssembly filters in the mesh: status, module delivery and rollout.")
         .tags(["autowasm", "istio", "wasm"])
         .time("now-1h", "now")
         .refresh("30s")

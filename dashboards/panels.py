@@ -7,56 +7,56 @@ are Grafana's own.
 from dashboards.queries import N, Panel, Query, S, W, graph, number, quantile, rate
 
 OVERVIEW = (
-    number("AutoWasms", "max(sum by (instance) (autowasm_autowasms))", "All that there are."),
-    number("Synced", "autowasm:synced:ratio", "Share that is as it was asked for.", "percentunit"),
-    number("Replicas", f"count(autowasm_build_info{{{S}}})", "That are scraped."),
-    number("Leaders", "sum(autowasm_leader)", "One; 0 means that nothing is acted upon."),
+    number("AutoWasms", "max(sum by (instance) (autowasm_autowasms))", "All AutoWasms."),
+    number("Synced", "autowasm:synced:ratio", "Share of AutoWasms in phase Synced.", "percentunit"),
+    number("Replicas", f"count(autowasm_build_info{{{S}}})", "Replicas that Prometheus scrapes."),
+    number("Leaders", "sum(autowasm_leader)", "1 is normal. 0: AutoWasms are not reconciled."),
     number(
-        "Errors to sidecars",
+        "5xx responses to sidecars",
         "autowasm:blob_errors:ratio_rate5m",
-        "Share of answers of the blob port that are errors of ours.",
+        "Share of blob port responses with a 5xx status.",
         "percentunit",
     ),
     number(
-        "Budget in use",
+        "Disk budget in use",
         f"max(autowasm_blob_pinned_bytes{{{S}}} / autowasm_blob_budget_bytes{{{S}}})",
-        "Published modules, which are never evicted.",
+        "Share of the budget that published modules use. They are never evicted.",
         "percentunit",
     ),
     graph(
         "AutoWasms by phase",
-        "Every replica counts all of them.",
+        "Every replica counts all AutoWasms; the panel shows the maximum.",
         ("max by (phase) (autowasm_autowasms)", "{{phase}}"),
     ),
     graph(
-        "Age of tags",
-        "AutoWasms by when their tag was last resolved to the module in use.",
+        "Tag age",
+        "AutoWasms by the time since their tag was last resolved to the module in use.",
         ("max by (le) (autowasm_tag_age_seconds_bucket)", "up to {{le}} s"),
     ),
     graph(
-        "Build",
-        "Versions that run.",
+        "Versions",
+        "Running versions of wasmer and Python.",
         (f"count by (version, python) (autowasm_build_info{{{S}}})", "{{version}} on {{python}}"),
     ),
 )
 
 NOT_SYNCED = (
     Panel(
-        "Not Synced, and for how long",
+        "AutoWasms that are not Synced",
         (
             Query(
                 "max by (autowasm_namespace, autowasm, phase, reason) (time() - "
                 f"autowasm_not_synced_since_timestamp_seconds{{{N}}})"
             ),
         ),
-        "At most a hundred, the longest first. `wasmc explain NAME` says what to do.",
+        "The 100 AutoWasms that are not Synced for the longest. Run `wasmc explain NAME` for the cause and the remedy.",
         kind="table",
         unit="s",
         width=16,
     ),
     graph(
         "Failed fetches by reason",
-        "Reasons as in the conditions.",
+        "Failed fetches per second, by condition reason.",
         (rate("autowasm_fetches_total", "reason", 'reason!="Success"'), "{{reason}}"),
         unit="ops",
     ),
@@ -64,8 +64,8 @@ NOT_SYNCED = (
 
 FETCHING = (
     graph(
-        "Time to get a module",
-        "Half of them, and 99 of 100, by stage.",
+        "Fetch duration",
+        "Median and 99th percentile, by stage.",
         (
             quantile(0.5, "autowasm_fetch_duration_seconds", "kind, stage"),
             "{{kind}} {{stage}} 50%",
@@ -78,46 +78,46 @@ FETCHING = (
     ),
     graph(
         "Fetches",
-        "By outcome.",
+        "Completed fetches per second, by kind of source and reason.",
         (rate("autowasm_fetches_total", "kind, reason"), "{{kind}} {{reason}}"),
         unit="ops",
     ),
     graph(
         "Bytes from sources and peers",
-        "As received.",
+        "Bytes received per second.",
         (rate("autowasm_fetched_bytes_total", "kind"), "{{kind}}"),
         (rate("autowasm_peer_bytes_total"), "other replicas"),
         unit="Bps",
     ),
     graph(
-        "Fetches under way",
-        "And sources whose requests are paused after failures.",
+        "Running and waiting fetches",
+        "Also the open circuit breakers: sources whose requests are paused after failures.",
         (f"sum(autowasm_fetches_running{{{S}}})", "running"),
         (f"sum(autowasm_fetches_waiting{{{S}}})", "waiting"),
         (f"sum(autowasm_circuit_breakers_open{{{S}}})", "circuit breakers open"),
     ),
     graph(
         "Requests to sources",
-        "A second, by host that flags or the policy file name: logins, manifests, modules, polls.",
+        "Requests per second (logins, manifests, modules, polls), by host. A private host has its own name if flags or the policy file name it.",
         (rate("autowasm_source_requests_total", "host"), "{{host}}"),
     ),
     graph(
-        "Store",
-        "Bytes, of those published, and what there may be.",
+        "Blob store",
+        "Bytes of stored blobs and of published ones, and the disk budget.",
         (f"max(autowasm_blob_bytes{{{S}}})", "stored"),
         (f"max(autowasm_blob_pinned_bytes{{{S}}})", "published"),
         (f"min(autowasm_blob_budget_bytes{{{S}}})", "budget"),
         unit="bytes",
     ),
     graph(
-        "Free on the volume",
-        "Of the replica with the least.",
+        "Free disk space",
+        "Free bytes on the volume of the replica with the least.",
         (f"min(autowasm_storage_free_bytes{{{S}}})", "free"),
         unit="bytes",
     ),
     graph(
         "Blobs",
-        "In the store, published, evicted, refused.",
+        "Stored, published and damaged blobs.",
         (f"max(autowasm_blobs{{{S}}})", "stored"),
         (f"max(autowasm_blobs_pinned{{{S}}})", "published"),
         (rate("autowasm_blobs_damaged_total"), "damaged /s"),
@@ -126,32 +126,32 @@ FETCHING = (
 
 DATA_PATH = (
     graph(
-        "Answers to sidecars",
-        "By method and status.",
+        "Responses to sidecars",
+        "Responses of the blob port per second, by method and status.",
         (rate("autowasm_blob_responses_total", "method, status"), "{{method}} {{status}}"),
         unit="reqps",
     ),
     graph(
-        "Where modules were",
-        "On disk, brought from a peer or the origin while the sidecar was held, or not known.",
+        "Blob requests by cache result",
+        "Requests per second: on disk, fetched from a peer or the origin, held until the blob was stored, unknown, failed.",
         (rate("autowasm_blob_cache_requests_total", "kind"), "{{kind}}"),
         unit="reqps",
     ),
     graph(
         "Held requests and sends",
-        "Now.",
+        "Requests that wait for a blob, and sends in flight.",
         (f"sum(autowasm_blob_requests_held{{{S}}})", "held"),
         (f"sum(autowasm_blob_sends{{{S}}})", "sends"),
     ),
     graph(
         "Bytes to sidecars",
-        "Handed to the kernel.",
+        "Bytes written to sockets per second.",
         (rate("autowasm_blob_served_bytes_total"), "bytes"),
         unit="Bps",
     ),
     graph(
-        "Envoy: loading of modules",
-        "Envoy's own: fetches, and what its cache of codes had.",
+        "Envoy: module loads",
+        "Counters of Envoy: fetches, and hits and misses of its code cache.",
         (f"sum(rate(envoy_wasm_remote_load_fetch_successes[{W}]))", "fetched"),
         (f"sum(rate(envoy_wasm_remote_load_fetch_failures[{W}]))", "not fetched"),
         (f"sum(rate(envoy_wasm_remote_load_cache_hits[{W}]))", "cache hits"),
@@ -159,8 +159,8 @@ DATA_PATH = (
         unit="ops",
     ),
     graph(
-        "Envoy: requests that a filter failed",
-        "response_code_details=wasm_fail_stream: a module that did not load, or trapped.",
+        "Envoy: requests failed by a filter",
+        "response_code_details=wasm_fail_stream: the module did not load, or it trapped.",
         (
             f'sum(rate(istio_requests_total{{response_code_details="wasm_fail_stream"}}[{W}]))',
             "wasm_fail_stream",
@@ -172,18 +172,18 @@ DATA_PATH = (
 
 ROLLOUT = (
     graph(
-        "Pods by what they fetched",
-        "Of those that AutoWasms match; the leader tells.",
+        "Pods by rollout state",
+        "Pods that AutoWasms match, by whether they fetched the module, or why not. Reported by the leader.",
         ("max by (state) (autowasm_rollout_pods)", "{{state}}"),
     ),
     graph(
-        "Rollouts under way",
-        "AutoWasms of which not all sidecars are known to have fetched the module.",
+        "Unfinished rollouts",
+        "AutoWasms whose module has not verifiably been fetched by all matched sidecars.",
         ("max(autowasm_rollout_unfinished)", "unfinished"),
     ),
     graph(
-        "Time of rollouts",
-        "From a changed EnvoyFilter to the last download: rollouts by how long they took.",
+        "Rollout duration",
+        "Rollouts by duration, from the change of the EnvoyFilter to the last download.",
         ("max by (le) (autowasm_rollout_duration_seconds_bucket)", "up to {{le}} s"),
     ),
 )
@@ -191,13 +191,13 @@ ROLLOUT = (
 CONTROL = (
     graph(
         "Reconciles",
-        "By result.",
+        "Reconciles per second, by result.",
         (rate("autowasm_reconcile_duration_seconds_count", "result"), "{{result}}"),
         unit="ops",
     ),
     graph(
-        "Time of reconciles",
-        "99 of 100: waiting for a worker, and with one.",
+        "Reconcile duration",
+        "99th percentile of the wait for a worker and of the processing, and the longest-running reconcile.",
         (quantile(0.99, "autowasm_workqueue_queue_duration_seconds"), "waiting"),
         (quantile(0.99, "autowasm_workqueue_work_duration_seconds"), "working"),
         (f"max(autowasm_workqueue_longest_running_seconds{{{S}}})", "longest now"),
@@ -205,36 +205,36 @@ CONTROL = (
     ),
     graph(
         "Work queue",
-        "Keys.",
+        "Keys that wait for a worker or become due later, and retries per second.",
         (f"sum(autowasm_workqueue_depth{{{S}}})", "waiting"),
         (f"sum(autowasm_workqueue_delayed{{{S}}})", "due later"),
         (rate("autowasm_workqueue_retries_total"), "retries /s"),
     ),
     graph(
-        "Events and faults",
-        "Kubernetes Events by outcome; faults of wasmer outside of reconciles, by work (the log has the traceback).",
+        "Events and unexpected errors",
+        "Kubernetes Events by outcome, and unexpected errors (bugs in wasmer) outside of reconciles, by work. The log has the traceback.",
         (rate("autowasm_events_total", "outcome"), "events {{outcome}}"),
-        (rate("autowasm_unexpected_errors_total", "work"), "fault in {{work}}"),
+        (rate("autowasm_unexpected_errors_total", "work"), "error in {{work}}"),
         unit="ops",
     ),
     graph(
-        "Files that cannot be read",
-        "Standalone mode: of the config directory, now.",
+        "Unreadable configuration files",
+        "Files in the config directory that cannot be read or parsed (standalone mode).",
         (f"sum(autowasm_config_files_unreadable{{{S}}})", "files"),
     ),
     graph(
         "Service",
-        "1 while something is wrong with the Service that EnvoyFilters name.",
+        "1 while the Service that EnvoyFilters name is not usable, by reason.",
         (f"max by (reason) (autowasm_service_problem{{{S}}})", "{{reason}}"),
     ),
     graph(
         "API server: objects",
-        "In the informers' stores.",
+        "Objects in the informers' stores, by resource.",
         ("max by (resource) (autowasm_informer_objects)", "{{resource}}"),
     ),
     graph(
-        "API server: lists and ends of watches",
-        "By resource and reason.",
+        "API server: lists and ended watches",
+        "Lists and ended watches per second, by resource and reason.",
         (
             rate("autowasm_reflector_lists_total", "resource, reason"),
             "list {{resource}} {{reason}}",
@@ -246,21 +246,21 @@ CONTROL = (
         unit="ops",
     ),
     graph(
-        "API server: silence",
-        "Time since it last said anything.",
+        "API server: time since the last event",
+        "Time since the last watch event or bookmark, by resource.",
         ("max by (resource) (autowasm_informer_last_event_age_seconds)", "{{resource}}"),
         unit="s",
     ),
     graph(
         "Event loop",
-        "The longest turn between two scrapes, and 99 of 100 turns.",
+        "Longest iteration between two scrapes, and the 99th percentile.",
         (f"max by (instance) (autowasm_loop_longest_turn_seconds{{{S}}})", "longest {{instance}}"),
         (quantile(0.99, "autowasm_loop_turn_duration_seconds"), "99%"),
         unit="s",
     ),
     graph(
-        "Processor",
-        "Share of one.",
+        "CPU",
+        "CPU time, as a share of one core.",
         (
             f"sum by (instance) (rate(process_cpu_seconds_total{{{S}}}[{W}]) "
             "and on (instance) autowasm_build_info)",
@@ -270,7 +270,7 @@ CONTROL = (
     ),
     graph(
         "Memory",
-        "Resident.",
+        "Resident memory.",
         (
             f"sum by (instance) (process_resident_memory_bytes{{{S}}} "
             "and on (instance) autowasm_build_info)",
@@ -282,9 +282,9 @@ CONTROL = (
 
 ROWS: dict[str, tuple[Panel, ...]] = {
     "Overview": OVERVIEW,
-    "What is not Synced": NOT_SYNCED,
+    "Not Synced": NOT_SYNCED,
     "Data path: wasmer and Envoy": DATA_PATH,
-    "Getting and keeping modules": FETCHING,
+    "Fetching and storing modules": FETCHING,
     "Rollout": ROLLOUT,
-    "Control": CONTROL,
+    "Controller": CONTROL,
 }

@@ -317,11 +317,11 @@ async def _down(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
 
 _FETCHING = (
     "Failed fetches by reason A",
-    "Not Synced, and for how long A",
-    "Time of reconciles A",
-    "Time of reconciles B",
-    "Time to get a module A",
-    "Time to get a module B",
+    "AutoWasms that are not Synced A",
+    "Reconcile duration A",
+    "Reconcile duration B",
+    "Fetch duration A",
+    "Fetch duration B",
 )
 """Panels that have data once something is fetched, and in vain."""
 GROUPS = {
@@ -354,7 +354,7 @@ GROUPS = {
                 "AutoWasmRequestsFail",
             }
         ),
-        (*_FETCHING, "Envoy: requests that a filter failed A"),
+        (*_FETCHING, "Envoy: requests failed by a filter A"),
     ),
     "process": Group((_held_up, _down), frozenset({"AutoWasmLoopBlocked", "AutoWasmDown"})),
 }

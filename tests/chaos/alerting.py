@@ -19,7 +19,7 @@ QUICK = Durations(scale=1 / 60, least=4.0)
 """A minute is a second, and nothing is shorter than four scrapes."""
 WINDOW = "10s"
 CLUSTER_ALERTS = {"AutoWasmNoLeader", "AutoWasmWatchSilent", "AutoWasmWorkerStuck"}
-CLUSTER_PANELS = ("API server: ", "Pods by what they fetched", "Events and faults A")
+CLUSTER_PANELS = ("API server: ", "Pods by rollout state", "Events and unexpected errors A")
 """What needs an API server, by the beginning of titles."""
 POD_PANELS = ("Service A",)
 """Only wasmer in a Pod looks its Service up: see `tests/e2e/test_cluster_installed.py`."""

@@ -27,12 +27,12 @@ _Point = tuple[float, float | None]
 SHOWN = (
     "AutoWasms by phase",
     "Failed fetches by reason",
-    "Answers to sidecars",
-    "Where modules were",
-    "Envoy: loading of modules",
-    "Envoy: requests that a filter failed",
-    "Time to get a module",
-    "Store",
+    "Responses to sidecars",
+    "Blob requests by cache result",
+    "Envoy: module loads",
+    "Envoy: requests failed by a filter",
+    "Fetch duration",
+    "Blob store",
     "Event loop",
 )
 
