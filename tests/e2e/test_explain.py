@@ -81,7 +81,7 @@ async def test_registry_that_is_down_is_a_warning_from_here(
         status, found = await explain(installation, namespace)
     finally:
         await installation.registry.start()
-    here = [one for one in found.values() if one["what"].startswith("from here")]
+    here = [one for one in found.values() if one["what"].startswith("from this machine")]
     assert status == 0
     assert [one["level"] for one in here] == ["warning"]
 
@@ -149,7 +149,7 @@ async def test_pods_and_ports_are_told_apart(installation: Installation, namespa
     await installation.apply(pod(namespace), service(namespace, port=9080, target=8000))
     status, found = await explain(installation, namespace)
     assert (status, found["ServicePortNamed"]["level"]) == (1, "error")
-    assert "write 8000 instead" in found["ServicePortNamed"]["remedy"]
+    assert "use 8000 instead" in found["ServicePortNamed"]["remedy"]
     await installation.apply(service(namespace, name="tcp-details"))
     status, found = await explain(installation, namespace)
     assert (status, found["NotHttp"]["level"]) == (1, "error")

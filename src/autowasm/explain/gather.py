@@ -234,11 +234,11 @@ class Gatherer:
                     known = error.reason in {"SecretForbidden", "ServiceAccountForbidden"}
                     self._reader.unread["secret"] = forbidden if known else str(error)[:200]
                     return None, PullAccess()
-                return SecretFact(reason=error.reason, problem="is not there"), PullAccess()
+                return SecretFact(reason=error.reason, problem="does not exist"), PullAccess()
             except SpecError as error:
                 return SecretFact(reason=error.reason, problem=error.problem), PullAccess()
         if spec.secret is not None and access.credential is None:
-            problem = f"has no login for {image.name}: wasmer asks without one"
+            problem = f"has no login for {image.name}: wasmer pulls without a login"
             return SecretFact(reason="SecretNoLogin", problem=problem), access
         return SecretFact() if spec.secret is not None else None, access
 
@@ -322,7 +322,7 @@ class Gatherer:
             value = manifests.read_value(text.encode(), file_bytes=_MESH_BYTES) or {}
             return msgspec.convert(value, type=MeshSettings, strict=False)
         except (msgspec.DecodeError, ValueError):
-            self._reader.unread["mesh"] = "the mesh's configuration is not understood"
+            self._reader.unread["mesh"] = "the mesh configuration cannot be parsed"
             return MeshSettings()
 
     async def _pods(self, base: Facts, root: str) -> tuple[tuple[Pod, ...], tuple[Pod, ...]]:

@@ -76,5 +76,5 @@ def _cut(facts: Facts, what: str, most: int) -> Finding:
         link=_LINK_OF.get(what, Step.NETWORK),
         check=NOT_CHECKED,
         object=facts.name,
-        what=f"not checked: more than the first {most} {what}",
+        what=f"not checked: {what} after the first {most}",
     )

@@ -10,7 +10,7 @@ from autowasm.explain.finding import Check, Finding, Level, Reporter, Step
 
 _say: Final = Reporter(Step.ENVOYFILTER)
 _PATHS_SHOWN: Final = 3
-_MISSING: Final = "is not there"
+_MISSING: Final = "does not exist"
 
 
 def present(facts: Facts) -> Iterator[Finding]:
@@ -20,13 +20,13 @@ def present(facts: Facts) -> Iterator[Finding]:
     live = facts.live
     if live is None:
         if not facts.planned:
-            remedy = "mend what is told above; wasmer writes it as soon as the module is here"
+            remedy = "correct the errors above; wasmer writes the EnvoyFilter as soon as it has the module"
             yield _say(Level.ERROR, "EnvoyFilterMissing", facts.envoyfilter_name, _MISSING, remedy)
         return
     metadata = live.get("metadata") or {}
     if metadata.get("deletionTimestamp"):
-        what = f"is being deleted since {metadata['deletionTimestamp']}: it is written again only when it is gone"
-        remedy = f"see who holds it: metadata.finalizers {metadata.get('finalizers') or []}"
+        what = f"deletion requested at {metadata['deletionTimestamp']}: wasmer writes it again only after the deletion"
+        remedy = f"check what blocks the deletion: metadata.finalizers {metadata.get('finalizers') or []}"
         yield _say(
             Level.ERROR,
             "EnvoyFilterTerminating",
@@ -43,19 +43,19 @@ def _owner(facts: Facts, live: Mapping[str, Any]) -> Iterator[Finding]:
     whose = ownership(live, owner=facts.document)
     where = "metadata.ownerReferences"
     if whose is Ownership.FOREIGN:
-        what = "is somebody else's: wasmer leaves it as it is, and this filter is not in place"
-        remedy = 'delete it, rename the AutoWasm, or hand it over: kubectl annotate envoyfilter … wasm.tcm.io/adopt="true"'
+        what = "does not belong to this AutoWasm: wasmer does not change it, and the AutoWasm's filter is not published"
+        remedy = 'delete it, rename the AutoWasm, or let wasmer adopt it: kubectl annotate envoyfilter … wasm.tcm.io/adopt="true"'
         yield _say(
             Level.ERROR, "EnvoyFilterConflict", facts.envoyfilter_name, what, remedy, field=where
         )
     elif whose is not Ownership.OURS:
         level = Level.NOTE if facts.planned else Level.WARNING
-        what = f"is {whose.value}: wasmer takes it over as it writes"
-        remedy = "wait a moment; if it stays, look at wasmer's log"
+        what = f"is {whose.value}; wasmer adopts it with the next write"
+        remedy = "wait a moment; if this remains, check wasmer's log"
         yield _say(level, "EnvoyFilterAdopted", facts.envoyfilter_name, what, remedy, field=where)
     elif not is_labelled(live):
-        what = "lacks the label app.kubernetes.io/managed-by=wasmer: somebody took it off"
-        remedy = "wasmer puts it back within minutes; if it stays, look at its log"
+        what = "lacks the label app.kubernetes.io/managed-by=wasmer: another client removed it"
+        remedy = "wasmer restores the label within minutes; if it does not, check its log"
         yield _say(
             Level.WARNING,
             "EnvoyFilterEdited",
@@ -70,7 +70,7 @@ def _owner(facts: Facts, live: Mapping[str, Any]) -> Iterator[Finding]:
             Level.OK,
             "EnvoyFilter",
             facts.envoyfilter_name,
-            f"is in place, ours, and names {digests}",
+            f"exists, belongs to this AutoWasm, and names {digests}",
         )
 
 
@@ -80,8 +80,10 @@ def edited(facts: Facts) -> Iterator[Finding]:
     if facts.planned or live is None or wanted is None or not _is_ours(facts, live):
         return
     if record_of(live) is None:
-        what = "its record is gone or does not fit its spec: somebody changed one of them"
-        remedy = "wasmer puts it back; if it stays, look at its log, and at metadata.managedFields for who does it"
+        what = (
+            "its record is missing or does not match its spec: another client changed one of them"
+        )
+        remedy = "wasmer reverts the change; if this remains, check its log, and metadata.managedFields for the other client"
         where = "metadata.annotations[wasm.tcm.io/record]"
         yield _say(
             Level.WARNING, "EnvoyFilterEdited", facts.envoyfilter_name, what, remedy, field=where
@@ -98,11 +100,13 @@ def edited(facts: Facts) -> Iterator[Finding]:
     if not paths:
         return
     level = Level.WARNING if facts.server.known else Level.NOTE
-    what = f"is not what wasmer writes, at {', '.join(paths[:_PATHS_SHOWN])}"
+    what = f"differs from what wasmer writes at {', '.join(paths[:_PATHS_SHOWN])}"
     what += f" and {len(paths) - _PATHS_SHOWN} more" if len(paths) > _PATHS_SHOWN else ""
     if not facts.server.known:
-        what += " (or wasmer runs with other flags than the defaults: its Pods could not be read)"
-    remedy = "edit the AutoWasm, not its EnvoyFilter: wasmer puts it back (three times, then it gives up: status says Mutated)"
+        what += (
+            " (or wasmer runs with flags that differ from the defaults: its Pods could not be read)"
+        )
+    remedy = "edit the AutoWasm, not its EnvoyFilter: wasmer reverts such changes (three times; then the status reports Mutated)"
     yield _say(level, "EnvoyFilterEdited", facts.envoyfilter_name, what, remedy, field=paths[0])
 
 
@@ -115,8 +119,8 @@ def revision(facts: Facts) -> Iterator[Finding]:
         return
     others = sorted({pod.revision for pod in facts.injected if pod.revision} - {wanted})
     if others:
-        what = f"has istio.io/rev={wanted}, and Pods belong to revision {', '.join(others)}: their istiod passes it over"
-        remedy = "take the label off the AutoWasm, or give it the Pods' revision (of a revision tag: its target)"
+        what = f"has istio.io/rev={wanted}, but Pods belong to revision {', '.join(others)}: their istiod ignores it"
+        remedy = "remove the label from the AutoWasm, or set it to the Pods' revision (for a revision tag: its target)"
         yield _say(
             Level.WARNING,
             "OtherRevision",

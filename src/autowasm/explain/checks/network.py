@@ -39,9 +39,9 @@ def sidecars(facts: Facts) -> Iterator[Finding]:
             hiding.setdefault(sidecar.where, []).append(pod)
     for name, pods in hiding.items():
         first = pods[0].where
-        what = f"hides wasmer from {len(pods)} Pods ({first}{', …' if len(pods) > 1 else ''}): they cannot fetch the module"
+        what = f"does not include wasmer in the egress of {len(pods)} Pods ({first}{', …' if len(pods) > 1 else ''}): they cannot fetch the module"
         namespace = facts.server.envoy.service_namespace
-        remedy = f"add {namespace}/{facts.host} to a list of egress hosts"
+        remedy = f"add {namespace}/{facts.host} to the hosts of an egress entry"
         yield _say(
             Level.ERROR,
             "SidecarEgress",
@@ -102,7 +102,7 @@ def exported(facts: Facts) -> Iterator[Finding]:
         - {namespace for place in places for namespace in (_expand(place.strip(), own),)}
     )
     if hidden and "*" not in {place.strip() for place in places}:
-        what = f"is exported to {', '.join(places)} only: sidecars of {', '.join(hidden[:3])} have no cluster for it"
+        what = f"is exported only to {', '.join(places)}: sidecars of {', '.join(hidden[:3])} have no cluster for it"
         remedy = (
             f'kubectl annotate service -n {own} {service.metadata.name} --overwrite {_EXPORT}="*"'
         )
@@ -124,26 +124,26 @@ def destination_rules(facts: Facts) -> Iterator[Finding]:
         name = f"DestinationRule {rule.where}"
         mode, http2, field = _settings(rule.spec.traffic_policy, facts.server.envoy.service_port)
         if mode in _TLS:
-            what = f"makes sidecars speak TLS ({mode}) to wasmer, which has none: every fetch fails"
-            remedy = "tls.mode: DISABLE for this host"
+            what = f"makes sidecars use TLS ({mode}) for wasmer, which serves plain HTTP: every fetch fails"
+            remedy = "set tls.mode: DISABLE for this host"
             yield _say(
                 Level.ERROR, "DestinationRuleTls", name, what, remedy, field=f"{field}.tls.mode"
             )
         elif mode == "ISTIO_MUTUAL" and facts.wasmer_pods and not meshed:
             what = (
-                "makes sidecars speak mTLS to wasmer, whose Pods have no sidecar: every fetch fails"
+                "makes sidecars use mTLS for wasmer, whose Pods have no sidecar: every fetch fails"
             )
-            remedy = "tls.mode: DISABLE for this host, or give wasmer's Pods sidecars"
+            remedy = "set tls.mode: DISABLE for this host, or inject sidecars into wasmer's Pods"
             yield _say(
                 Level.ERROR, "DestinationRuleTls", name, what, remedy, field=f"{field}.tls.mode"
             )
         if http2:
-            what = "makes sidecars speak HTTP/2 to wasmer, which speaks HTTP/1.1"
-            remedy = "h2UpgradePolicy: DO_NOT_UPGRADE for this host"
+            what = "makes sidecars use HTTP/2 for wasmer, which serves only HTTP/1.1"
+            remedy = "set h2UpgradePolicy: DO_NOT_UPGRADE for this host"
             where = f"{field}.connectionPool.http.h2UpgradePolicy"
             yield _say(Level.ERROR, "DestinationRuleH2", name, what, remedy, field=where)
         if mode not in _TLS and not http2:
-            what = f"holds for wasmer's host (tls {mode or 'not set'})"
+            what = f"applies to wasmer's host (tls.mode {mode or 'not set'})"
             yield _say(Level.NOTE, "DestinationRule", name, what, field="spec.host")
 
 
@@ -196,7 +196,7 @@ def egress(facts: Facts) -> Iterator[Finding]:
         ):
             closed.setdefault(", ".join(one.where for one in policies[:3]), []).append(pod)
     for names, pods in closed.items():
-        what = f"keeps {len(pods)} Pods ({pods[0].where}{', …' if len(pods) > 1 else ''}) from wasmer: they cannot fetch the module"
+        what = f"blocks connections of {len(pods)} Pods ({pods[0].where}{', …' if len(pods) > 1 else ''}) to wasmer: they cannot fetch the module"
         envoy = facts.server.envoy
         remedy = f"allow egress to namespace {envoy.service_namespace}, TCP {_target_port(facts)}"
         yield _say(
@@ -219,7 +219,7 @@ def ingress(facts: Facts) -> Iterator[Finding]:
         ]
         if kept:
             names = ", ".join(one.where for one in policies[:3])
-            what = f"lets {len(kept)} Pods ({kept[0].where}{', …' if len(kept) > 1 else ''}) not reach wasmer's Pods: they cannot fetch the module"
+            what = f"blocks connections of {len(kept)} Pods ({kept[0].where}{', …' if len(kept) > 1 else ''}) to wasmer's Pods: they cannot fetch the module"
             remedy = f"allow ingress from namespace {kept[0].metadata.namespace}, TCP {_target_port(facts)}"
             yield _say(
                 Level.ERROR,

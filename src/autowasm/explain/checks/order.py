@@ -31,13 +31,13 @@ def filters(facts: Facts) -> Iterator[Finding]:
         for one in sorted([*others, mine], key=lambda each: _rank(each, mine, facts))
     ]
     line = " > ".join(names[:_SHOWN]) + (" > …" if len(names) > _SHOWN else "")
-    what = f"requests of the same ports meet, first to last (lower priority, then older): {line}"
+    what = f"order of the filters on the same ports, first to last (lower priority first, then older): {line}"
     yield _say(Level.NOTE, "Order", facts.envoyfilter_name, what)
     priority = facts.autowasm.spec.filter.priority or 0
     same = [one.where for one in others if one.spec.priority == priority]
     if same:
-        what = f"has the same priority ({priority}) as {', '.join(same[:3])}: which is first depends on when each was created"
-        remedy = "set spec.filter.priority where the order matters: an EnvoyFilter that is created anew goes to the end"
+        what = f"has the same priority ({priority}) as {', '.join(same[:3])}: their order depends on their creation times"
+        remedy = "set spec.filter.priority if the order matters: an EnvoyFilter that is recreated moves to the end"
         yield _say(
             Level.WARNING, "OrderByAge", facts.name, what, remedy, field="spec.filter.priority"
         )
@@ -52,8 +52,8 @@ def plugins(facts: Facts) -> Iterator[Finding]:
         ):
             continue
         what = (
-            f"is on the same Pods (phase {plugin.spec.phase or 'unspecified'}): istiod builds it into the chain before "
-            "EnvoyFilters are applied, so requests meet it before this filter, which stands next to the router"
+            f"is on the same Pods (phase {plugin.spec.phase or 'unspecified'}): istiod adds it to the chain before it applies "
+            "EnvoyFilters, so requests pass it before this filter, which is next to the router"
         )
         yield Finding(
             level=Level.NOTE,

@@ -41,7 +41,7 @@ def matched(facts: Facts) -> Iterator[Finding]:
         else f" in namespace {facts.key.namespace}"
     )
     what = f"matches no Pod{where}" + _nearest(facts)
-    remedy = "correct the labels (kubectl get pods --show-labels), or put the AutoWasm into the Pods' namespace"
+    remedy = "correct the labels (kubectl get pods --show-labels), or move the AutoWasm to the Pods' namespace"
     yield _say(Level.WARNING, "NoPod", facts.name, what, remedy, field=_LABELS)
 
 
@@ -49,13 +49,13 @@ def _nearest(facts: Facts) -> str:
     """The labels of the selector that no Pod of the namespace has, for the message."""
     wanted = facts.autowasm.spec.selector.match_labels if facts.autowasm is not None else {}
     if not facts.neighbours:
-        return "; none runs there" if facts.seen("neighbours") else ""
+        return "; no Pod runs there" if facts.seen("neighbours") else ""
     said = []
     for key, value in sorted(wanted.items()):
         values = sorted({pod.labels[key] for pod in facts.neighbours if key in pod.labels})
         if value in values:
             continue
-        has = f"there is {', '.join(values[:3])}" if values else "no Pod has that label"
+        has = f"the Pods have {', '.join(values[:3])}" if values else "no Pod has that label"
         said.append(f"{key}={value}: {has}")
     return f" ({'; '.join(said[:3])})" if said else " (no Pod has all of the labels)"
 
@@ -70,8 +70,8 @@ def injected(facts: Facts) -> Iterator[Finding]:
     for pod in without:
         by_reason.setdefault(_why_not_injected(pod, facts), []).append(pod)
     for reason, pods in by_reason.items():
-        what = f"{len(pods)} of {len(facts.pods)} matched Pods have no istio-proxy, so no filter: {reason}"
-        remedy = "have the sidecar injected, then restart the Pods (kubectl rollout restart)"
+        what = f"{len(pods)} of {len(facts.pods)} matched Pods have no istio-proxy and therefore no filter: {reason}"
+        remedy = "enable sidecar injection, then restart the Pods (kubectl rollout restart)"
         yield _say(level, "NotInjected", _names(pods), what, remedy, field="spec.containers")
 
 
@@ -80,21 +80,21 @@ def _why_not_injected(pod: Pod, facts: Facts) -> str:
         "sidecar.istio.io/inject"
     )
     if said == "false":
-        return "sidecar.istio.io/inject says false"
+        return "sidecar.istio.io/inject is false"
     if pod.spec.host_network:
-        return "they use the host's network, where Istio injects nothing"
+        return "they use the host network, where Istio does not inject sidecars"
     if "ambient.istio.io/redirection" in pod.annotations:
-        return "they are in ambient mode, whose ztunnel runs no HTTP filter"
+        return "they are in ambient mode, where ztunnel runs no HTTP filters"
     namespace = facts.namespaces.get(pod.metadata.namespace)
     if namespace is None:
-        return "the reason cannot be seen from here"
+        return f"the reason is unknown: namespace {pod.metadata.namespace} could not be read"
     if namespace.labels.get("istio-injection") == "disabled":
         return f"namespace {pod.metadata.namespace} has istio-injection=disabled"
     if namespace.labels.get("istio-injection") == "enabled" or "istio.io/rev" in namespace.labels:
-        return "the namespace asks for injection; they may have started before that, or the webhook was away"
+        return "the namespace enables injection; they may have started before that, or while the webhook was unavailable"
     if said == "true":
-        return "they ask for injection; they may have started while the webhook was away"
-    return f"namespace {pod.metadata.namespace} asks for no injection (istio-injection=enabled or istio.io/rev)"
+        return "they request injection; they may have started while the webhook was unavailable"
+    return f"namespace {pod.metadata.namespace} does not enable injection (label istio-injection=enabled or istio.io/rev)"
 
 
 def ready(facts: Facts) -> Iterator[Finding]:
@@ -102,7 +102,7 @@ def ready(facts: Facts) -> Iterator[Finding]:
     unready = [pod for pod in facts.injected if not pod.is_ready]
     if unready:
         what = f"{len(unready)} of {len(facts.injected)} Pods with a proxy are not ready"
-        remedy = "kubectl describe pod; a proxy that cannot fetch its module stays unready for up to minutes at its start"
+        remedy = "kubectl describe pod; a starting proxy that cannot fetch its module stays unready for up to several minutes"
         yield _say(
             Level.WARNING, "NotReady", _names(unready), what, remedy, field="status.conditions"
         )
@@ -118,8 +118,8 @@ def context(facts: Facts) -> Iterator[Finding]:
         return
     level = Level.ERROR if len(wrong) == len(facts.injected) else Level.WARNING
     kind, wanted = ("sidecars", "SIDECAR_INBOUND") if wants_gateway else ("gateways", "GATEWAY")
-    what = f"{len(wrong)} of the matched Pods are {kind}, where context {facts.autowasm.spec.filter.context.value} changes nothing"
-    remedy = f"context: {wanted}, or labels of other Pods"
+    what = f"{len(wrong)} of the matched Pods are {kind}, where context {facts.autowasm.spec.filter.context.value} has no effect"
+    remedy = f"set context: {wanted}, or select other Pods"
     yield _say(level, "WrongContext", _names(wrong), what, remedy, field="spec.filter.context")
 
 
@@ -129,7 +129,7 @@ def versions(facts: Facts) -> Iterator[Finding]:
         return
     old = [pod for pod in facts.injected if pod.version is not None and pod.version < _FLOOR]
     if old:
-        what = f"{len(old)} proxies are older than Istio {_FLOOR[0]}.{_FLOOR[1]}, the oldest that AutoWasm is written for"
+        what = f"{len(old)} proxies are older than Istio {_FLOOR[0]}.{_FLOOR[1]}, the oldest version that AutoWasm supports"
         yield _say(Level.WARNING, "OldProxy", _names(old), what, "upgrade the proxies")
     if facts.autowasm.spec.filter.fail_strategy is not FailStrategy.FAIL_RELOAD:
         return
@@ -138,11 +138,13 @@ def versions(facts: Facts) -> Iterator[Finding]:
     unknown = [pod for pod in facts.injected if pod.version is None]
     needed = f"Istio {_RELOADS[0]}.{_RELOADS[1]} (Envoy 1.33)"
     if ignoring:
-        what = f"FAIL_RELOAD needs {needed}; {len(ignoring)} proxies are older, and act as with FAIL_CLOSE, without a word"
-        remedy = "upgrade the proxies, or choose FAIL_CLOSE or FAIL_OPEN, which every version knows"
+        what = f"FAIL_RELOAD needs {needed}; {len(ignoring)} proxies are older and silently behave as with FAIL_CLOSE"
+        remedy = (
+            "upgrade the proxies, or choose FAIL_CLOSE or FAIL_OPEN, which every version supports"
+        )
         yield _say(Level.WARNING, "FailStrategy", _names(ignoring), what, remedy, field=path)
     if unknown:
-        what = f"not checked: whether {len(unknown)} proxies know FAIL_RELOAD ({needed}): their image's tag tells no version"
+        what = f"not checked: whether {len(unknown)} proxies support FAIL_RELOAD ({needed}): the tag of their image contains no version"
         yield _say(Level.NOTE, "FailStrategy", _names(unknown), what, field=path)
 
 
@@ -157,11 +159,9 @@ def discovery(facts: Facts) -> Iterator[Finding]:
         namespace = facts.namespaces.get(name)
         if namespace is None or any(one.matches(namespace.labels) for one in selectors):
             continue
-        what = (
-            "istiod does not see it: no entry of meshConfig.discoverySelectors matches its labels"
-        )
+        what = "istiod ignores this namespace: no entry of meshConfig.discoverySelectors matches its labels"
         what += f" {json.dumps(namespace.labels, sort_keys=True)[:200]}"
-        remedy = "label the namespace as discoverySelectors ask, or extend them"
+        remedy = "add labels that discoverySelectors match to the namespace, or extend discoverySelectors"
         yield _say(
             Level.ERROR, "NotDiscovered", f"Namespace {name}", what, remedy, field="metadata.labels"
         )
@@ -171,7 +171,7 @@ def root_namespace(facts: Facts) -> Iterator[Finding]:
     """The root namespace in wasmer's flags is the mesh's."""
     told, real = facts.server.cluster.root_namespace, facts.mesh.root_namespace
     if real and facts.server.known and told != real:
-        what = f"the mesh's root namespace is {real}, wasmer was told {told}: it counts, and refuses, other Pods than Istio selects"
+        what = f"the mesh's root namespace is {real}, but wasmer uses {told} (--root-namespace): the Pods that wasmer counts and refuses differ from those that Istio selects"
         remedy = f"start wasmer with --root-namespace {real}"
         name = f"ConfigMap {told}/istio"
         yield _say(Level.WARNING, "RootNamespace", name, what, remedy, field="rootNamespace")
@@ -186,12 +186,12 @@ def _names(pods: Sequence[Pod]) -> str:
 _NAMED_MISSING: Final = 3
 _FIELD: Final = "status.pods"
 _REMEDIES: Final = {
-    "Refused": "wasmer's log has `blob not filled` with the module's digest; once it can be had, such sidecars are given it again",
-    "NeverAsked": "is the proxy connected to istiod (istioctl proxy-status), and does it reach wasmer? See Network below; else restart the Pod",
-    "NotReady": "kubectl describe pod; a proxy that cannot fetch its module stays unready for up to minutes at its start",
-    "SharedAddress": "on the host's network Pods cannot be told apart: see the proxy's own log and envoy_wasm_* metrics",
-    "Unattributed": "source addresses are hidden on the way to wasmer (SNAT, a gateway between clusters): see the proxy's envoy_wasm_* metrics",
-    "NotKnown": "a proxy that has the module in its own cache (24 h) does not ask; to be sure, restart the Pod",
+    "Refused": "search wasmer's log for `blob not filled` with the module's digest; wasmer resends the module to these sidecars when it is available",
+    "NeverAsked": "check that the proxy is connected to istiod (istioctl proxy-status) and reaches wasmer (see Network below); otherwise restart the Pod",
+    "NotReady": "kubectl describe pod; a starting proxy that cannot fetch its module stays unready for up to several minutes",
+    "SharedAddress": "Pods on the host network share the address of their node and cannot be distinguished: check the proxy's own log and envoy_wasm_* metrics",
+    "Unattributed": "source addresses are hidden on the way to wasmer (SNAT, a gateway between clusters): check the proxy's envoy_wasm_* metrics",
+    "NotKnown": "a proxy that has the module in its own cache (24 h) does not fetch it again; to be sure, restart the Pod",
 }
 _LEVELS: Final = {"Refused": Level.ERROR, "NeverAsked": Level.WARNING, "NotReady": Level.WARNING}
 
@@ -203,11 +203,11 @@ def loaded(facts: Facts) -> Iterator[Finding]:
         return
     condition = facts.status.condition(ConditionType.LOADED)
     if told.fetched is UNSET or condition is None:
-        what = "says nothing of who fetched the module: wasmer has just published it, or is of a version that does not tell"
+        what = "the status does not report which Pods fetched the module: wasmer has just published it, or its version does not report this"
         yield _say(Level.NOTE, "LoadNotTold", facts.name, what, field=_FIELD)
         return
     if _is_old(facts, condition.observed_generation):
-        what = "tells who fetched the module of an earlier spec; of this one nothing is known yet"
+        what = "the status reports which Pods fetched the module of an earlier spec; for the current spec nothing is known yet"
         yield _say(Level.NOTE, "LoadNotTold", facts.name, what, field=_FIELD)
         return
     since = f" (as of {told.time})" if told.time else ""
@@ -233,7 +233,7 @@ def _unnamed(told: Pods) -> str:
     """The number of Pods beyond those that the status names (at most ten)."""
     fetched = told.fetched if told.fetched is not UNSET else 0
     more = told.matched - fetched - len(told.missing)
-    return f"; {more} more that did not are not named in the status" if more > 0 else ""
+    return f"; {more} more that did not are not listed in the status" if more > 0 else ""
 
 
 def _missing(reason: str, pods: list[MissingPod]) -> Finding:

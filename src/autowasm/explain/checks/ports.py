@@ -49,9 +49,14 @@ def _port(facts: Facts, pods: tuple[Pod, ...], port: int, path: str) -> Iterator
         return
     reached = {pod.where for _, _, pod in leading}
     if missing := len({pod.where for pod in pods} - reached):
-        what = f"to {missing} of {len(pods)} Pods no Service leads on port {port}: the filter is not on them"
+        what = f"no Service targets port {port} of {missing} of {len(pods)} Pods: they do not have the filter"
         yield _say(
-            Level.WARNING, "NoServicePort", facts.name, what, "a Service for them too", field=path
+            Level.WARNING,
+            "NoServicePort",
+            facts.name,
+            what,
+            "add a Service for these Pods",
+            field=path,
         )
     names = sorted({f"{service.where}:{one.port}" for service, one, _ in leading})
     other = sorted(
@@ -62,12 +67,12 @@ def _port(facts: Facts, pods: tuple[Pod, ...], port: int, path: str) -> Iterator
         }
     )
     if other:
-        what = f"{', '.join(other[:3])} is not HTTP to Istio, so port {port} has no HTTP filters"
-        remedy = "name the port http-… (or set appProtocol: http), if it speaks HTTP"
+        what = f"{', '.join(other[:3])} is not HTTP for Istio, so port {port} has no HTTP filters"
+        remedy = "if it serves HTTP, name the port http-… or set appProtocol: http"
         yield _say(Level.ERROR, "NotHttp", facts.name, what, remedy, field=path)
     elif any(_protocol(one) == "" for _, one, _ in leading):
-        what = f"port {port} is reached through {', '.join(names[:3])}, which does not say its protocol: Istio looks at the bytes"
-        remedy = "name the port http-… to be sure"
+        what = f"port {port} is reached through {', '.join(names[:3])}, which does not declare its protocol: Istio detects it from the traffic"
+        remedy = "name the port http-… to declare the protocol"
         yield _say(Level.NOTE, "ProtocolGuessed", facts.name, what, remedy, field=path)
     else:
         what = f"port {port} is reached through {', '.join(names[:3])}"
@@ -85,20 +90,20 @@ def _no_service(
     for service, one, pod in behind:
         target = _target(one, pod)
         if one.port == port and target is not None:
-            what = f"{port} is the port of Service {service.where}; its Pods listen on {target}, and so does the sidecar"
+            what = f"{port} is the port of Service {service.where}; its Pods and their sidecars listen on {target}"
             return _say(
                 Level.ERROR,
                 "ServicePortNamed",
                 facts.name,
                 what,
-                f"write {target} instead of {port}",
+                f"use {target} instead of {port}",
                 field=path,
             )
     exposed = sorted({one.container_port for pod in pods for one in pod.ports})
     known = sorted({target for _, one, pod in behind if (target := _target(one, pod)) is not None})
-    what = f"no Service leads to port {port} of the Pods, so sidecars have no listener for it"
+    what = f"no Service targets port {port} of the Pods, so sidecars have no listener for it"
     what += (
-        f"; Services lead to {_listed(known)}"
+        f"; Services target {_listed(known)}"
         if known
         else "; no Service selects the Pods"
         if not behind
@@ -106,7 +111,7 @@ def _no_service(
     )
     if exposed and port not in exposed:
         what += f"; containers expose {_listed(exposed)}"
-    remedy = "name the Pod's port (a Service's targetPort), or make a Service for it"
+    remedy = "use the Pod's port (a Service's targetPort), or create a Service for it"
     return _say(Level.ERROR, "NoServicePort", facts.name, what, remedy, field=path)
 
 
@@ -121,7 +126,9 @@ def exposed(facts: Facts) -> Iterator[Finding]:
     for index, port in enumerate(autowasm.spec.filter.apply_ports or ()):
         if port not in declared:
             what = f"no container exposes port {port}; they expose {_listed(sorted(declared))}"
-            remedy = "correct the port; if a process does listen there, add it to containerPorts"
+            remedy = (
+                "correct the port, or add it to the container's ports if a process listens on it"
+            )
             yield _say(
                 Level.WARNING, "NotExposed", facts.name, what, remedy, field=f"{_PATH}[{index}]"
             )
@@ -141,9 +148,8 @@ def captured(facts: Facts) -> Iterator[Finding]:
         }
         past = list(dict.fromkeys(port for each in causes.values() for port in each))
         if past:
-            what = f"traffic to port {_listed(past)} of Pod {pod.where} goes past its sidecar"
-            names = " and ".join(name for name, each in causes.items() if each)
-            remedy = f"change the Pod's annotation {names}"
+            what = f"traffic to port {_listed(past)} of Pod {pod.where} bypasses its sidecar"
+            remedy = f"change the Pod's annotation {_EXCLUDED if out else _INCLUDED}"
             yield _say(Level.ERROR, "NotCaptured", facts.name, what, remedy, field=_PATH)
             return
 
@@ -152,7 +158,7 @@ def every_port(facts: Facts) -> Iterator[Finding]:
     """A note if `applyPorts` is absent."""
     autowasm = facts.autowasm
     if autowasm is not None and autowasm.spec.filter.apply_ports is None and facts.pods:
-        what = "not given: the filter is on every HTTP port of the Pods"
+        what = "is not set: the filter applies to every HTTP port of the Pods"
         yield _say(Level.NOTE, "EveryPort", facts.name, what, field=_PATH)
 
 
@@ -165,13 +171,13 @@ def tunnel(facts: Facts) -> Iterator[Finding]:
     if not pods:
         return
     what = (
-        f"{len(pods)} of {len(facts.injected)} Pods take requests of ambient workloads through a tunnel "
+        f"{len(pods)} of {len(facts.injected)} Pods receive requests of ambient workloads through a tunnel "
         "(label networking.istio.io/tunnel: http): the filter runs on those requests, not on the tunnel's CONNECT"
     )
     yield _say(Level.NOTE, "Tunnel", facts.name, what, field=_PATH)
     if TUNNEL_PORT in (autowasm.spec.filter.apply_ports or ()):
-        what = f"port {TUNNEL_PORT} is the tunnel itself, where no filter is put"
-        remedy = "name the ports of the workload; requests to them through the tunnel are filtered as well"
+        what = f"port {TUNNEL_PORT} is the tunnel itself, where the filter is not inserted"
+        remedy = "list the ports of the workload; the filter also handles requests that reach them through the tunnel"
         yield _say(Level.WARNING, "TunnelPort", facts.name, what, remedy, field=_PATH)
 
 

@@ -11,14 +11,14 @@ from autowasm.explain.finding import Check, Finding, Level, Reporter, Step
 
 _say: Final = Reporter(Step.RESOURCE)
 _REMEDIES: Final = {
-    "PolicyDenied": "use a source that the policy allows, or ask whoever runs wasmer to allow it (--policy-file)",
+    "PolicyDenied": "use a source that the policy allows, or ask the operator of wasmer to allow this one (--policy-file)",
     "AddressNotAllowed": "wasmer's address policy forbids the address; its operator can allow the host with --allow-private-host (chart: config.allowPrivateHost)",
     "EnvoyFilterConflict": "see the EnvoyFilter below",
-    "EnvoyFilterRefused": "change what refuses it: the webhook, policy or quota that the message names, or wasmer's ClusterRole",
-    "Mutated": "find who rewrites the EnvoyFilter (an admission webhook, another controller: its managedFields say), and stop it",
+    "EnvoyFilterRefused": "correct the webhook, policy or quota that the message names, or wasmer's ClusterRole",
+    "Mutated": "find the admission webhook or controller that modifies the EnvoyFilter (see its metadata.managedFields), and stop it",
     "PublishedModuleLost": "push the module again, or annotate the AutoWasm with wasm.tcm.io/refresh: <any new value>",
 }
-_LAST_REMEDY: Final = "mend what the sentence names; wasmer tries again by itself"
+_LAST_REMEDY: Final = "correct the cause that the message names; wasmer retries automatically"
 
 
 def valid(facts: Facts) -> Iterator[Finding]:
@@ -30,7 +30,7 @@ def valid(facts: Facts) -> Iterator[Finding]:
             "InvalidSpec",
             facts.name,
             error.problem,
-            "mend the field",
+            "correct the field",
             field=error.field,
         )
     else:
@@ -41,8 +41,8 @@ def deleted(facts: Facts) -> Iterator[Finding]:
     """The object is not being deleted: wasmer writes nothing for one that is."""
     time = (facts.document.get("metadata") or {}).get("deletionTimestamp")
     if time:
-        what = f"is being deleted since {time}: wasmer writes nothing for it any more"
-        remedy = "wait; if it stays, look at metadata.finalizers"
+        what = f"deletion requested at {time}: wasmer no longer writes anything for it"
+        remedy = "wait; if it remains, check metadata.finalizers"
         yield _say(
             Level.WARNING,
             "BeingDeleted",
@@ -57,8 +57,8 @@ def watched(facts: Facts) -> Iterator[Finding]:
     """The AutoWasm is in a namespace that wasmer watches."""
     names = facts.server.cluster.watch_namespaces
     if names and facts.key.namespace not in names:
-        what = f"wasmer follows the namespaces {', '.join(names)} only, not {facts.key.namespace}"
-        remedy = "start wasmer with --watch-namespace for it too, or put the AutoWasm elsewhere"
+        what = f"wasmer watches only the namespaces {', '.join(names)}, not {facts.key.namespace}"
+        remedy = f"add --watch-namespace {facts.key.namespace} to wasmer's flags, or move the AutoWasm to a watched namespace"
         yield _say(Level.ERROR, "NotWatched", facts.name, what, remedy, field="metadata.namespace")
 
 
@@ -71,10 +71,12 @@ def mesh_wide(facts: Facts) -> Iterator[Finding]:
         check_mesh_scope(facts.autowasm, cluster=facts.server.cluster)
     except SpecError as error:
         level = Level.ERROR if facts.server.known else Level.WARNING
-        remedy = "name labels, or let whoever runs wasmer allow it"
+        remedy = (
+            "add labels to the selector, or ask the operator of wasmer to set --allow-mesh-wide"
+        )
         yield _say(level, error.reason, facts.name, error.problem, remedy, field=path)
         return
-    what = f"{facts.key.namespace} is the mesh's root namespace: the selector reaches Pods of all namespaces"
+    what = f"{facts.key.namespace} is the mesh's root namespace: the selector matches Pods of all namespaces"
     yield _say(Level.NOTE, "MeshWide", facts.name, what, field=path)
 
 
@@ -84,12 +86,14 @@ def handled(facts: Facts) -> Iterator[Finding]:
         return
     seen, now = facts.status.observed_generation, facts.autowasm.metadata.generation
     if not facts.document.get("status"):
-        what = "has no status: wasmer has not looked at it"
-        remedy = f"see whether wasmer runs and leads: kubectl logs -n {facts.server.envoy.service_namespace} -l app=wasmer"
+        what = "has no status: wasmer has not reconciled it"
+        remedy = f"check that wasmer runs and has a leader: kubectl logs -n {facts.server.envoy.service_namespace} -l app=wasmer"
         yield _say(Level.ERROR, "NotHandled", facts.name, what, remedy, field="status")
     elif seen < now:
-        what = f"the status is about generation {seen}, the spec is {now}: the last change is not handled yet"
-        remedy = "wait a moment; if it stays, wasmer does not run or cannot write: look at its log"
+        what = f"the status is of generation {seen}, the spec of generation {now}: the last change is not reconciled yet"
+        remedy = (
+            "wait a moment; if this remains, wasmer does not run or cannot write: check its log"
+        )
         yield _say(
             Level.WARNING, "NotHandled", facts.name, what, remedy, field="status.observedGeneration"
         )
@@ -110,7 +114,7 @@ def phase(facts: Facts) -> Iterator[Finding]:
         yield _say(Level.ERROR, reason, facts.name, what, remedy, field="status.phase")
     else:
         what = f"{status.phase.value}: {status.message}"
-        remedy = "wait a moment, then ask again"
+        remedy = "wait a moment, then run the command again"
         yield _say(Level.WARNING, "Phase", facts.name, what, remedy, field="status.phase")
 
 

@@ -20,25 +20,23 @@ def replicas(facts: Facts) -> Iterator[Finding]:
     ready = sum(pod.is_ready for pod in facts.wasmer_pods)
     namespace = facts.wasmer_service.metadata.namespace
     if not ready:
-        what = f"none of {there} Pods of wasmer is ready: no Pod that starts now gets its module"
-        remedy = (
-            f"kubectl get pods -n {namespace} -l app=wasmer; /readyz on the admin port says why"
-        )
+        what = f"none of wasmer's {there} Pods is ready: new Pods cannot fetch their module"
+        remedy = f"kubectl get pods -n {namespace} -l app=wasmer; /readyz on the admin port reports the reason"
         yield _say(Level.ERROR, "NoReplica", name, what, remedy)
         return
     level = Level.OK if ready == there else Level.WARNING
-    what = f"{ready} of {there} Pods of wasmer are ready"
+    what = f"{ready} of wasmer's {there} Pods are ready"
     remedy = (
-        "" if level is Level.OK else "/readyz on the admin port of the others says why they are not"
+        "" if level is Level.OK else "/readyz on the admin port of the others reports the reason"
     )
     yield _say(level, "Replicas", name, what, remedy)
     if facts.record is not None:
         what = (
-            "not checked: whether each replica holds this very module; one that lacks it fetches it from a peer or "
-            "its origin as soon as a sidecar asks"
+            "not checked: whether each replica has this module; a replica without it fetches it from a peer or "
+            "from the source when a sidecar requests it"
         )
         sha256, port = facts.record.sha256, facts.server.envoy.service_port
-        remedy = f"to see: kubectl port-forward -n {namespace} POD {port}, then curl -I localhost:{port}/wasm/{sha256}"
+        remedy = f"to check: kubectl port-forward -n {namespace} POD {port}, then curl -I localhost:{port}/wasm/{sha256}"
         yield _say(Level.NOTE, "BlobHeld", name, what, remedy)
 
 
@@ -53,16 +51,18 @@ def service(facts: Facts) -> Iterator[Finding]:
         yield _say(Level.NOTE, "ClusterOverride", name, what)
         return
     if facts.wasmer_service is None:
-        what = "is not there, so no sidecar has a cluster for it: every fetch fails at once"
-        remedy = "install wasmer, or say where it is with --service-name and --service-namespace"
+        what = (
+            "does not exist, so no sidecar has an Envoy cluster for it: every fetch fails at once"
+        )
+        remedy = "install wasmer, or give its Service with --service-name and --service-namespace"
         yield _say(Level.ERROR, "NoService", name, what, remedy)
         return
     port = next((one for one in facts.wasmer_service.ports if one.port == envoy.service_port), None)
     if port is None:
-        what = f"has no port {envoy.service_port}, which every EnvoyFilter names"
-        yield _say(Level.ERROR, "NoService", name, what, "give it the port", field="spec.ports")
+        what = f"has no port {envoy.service_port}, which every EnvoyFilter uses"
+        yield _say(Level.ERROR, "NoService", name, what, "add the port", field="spec.ports")
     elif not (port.app_protocol or port.name).lower().startswith(_HTTP):
-        what = f"port {port.port} is named {port.name or 'nothing'}: Istio takes it for plain TCP or guesses"
+        what = f"port {port.port} has {f'the name {port.name}' if port.name else 'no name'}: Istio treats it as TCP or detects the protocol"
         remedy = "name it http-wasm"
         yield _say(Level.NOTE, "PortName", name, what, remedy, field="spec.ports")
 
@@ -80,8 +80,8 @@ def elsewhere(facts: Facts) -> Iterator[Finding]:
             if address not in own
         ]
         if foreign and own:
-            what = f"sends sidecars to {', '.join(foreign[:3])}, which is no Pod of wasmer here"
-            remedy = "remove it, or make sure that the same modules are served there"
+            what = f"has endpoints that are no Pods of wasmer in this cluster: {', '.join(foreign[:3])}; sidecars may fetch from them"
+            remedy = "remove these endpoints, or make sure that they serve the same modules"
             name = f"EndpointSlice {slice_.where}"
             yield _say(Level.WARNING, "ForeignEndpoint", name, what, remedy, field="endpoints")
 
@@ -90,8 +90,8 @@ def entries(facts: Facts) -> Iterator[Finding]:
     """ServiceEntries that claim wasmer's host."""
     for entry in facts.serviceentries:
         if facts.host in (entry.spec.hosts or ()):
-            what = f"claims {facts.host}: sidecars may be sent to its endpoints, not to wasmer's"
-            remedy = "remove the host from it, unless it is how wasmer is meant to be reached"
+            what = f"claims {facts.host}: sidecars may connect to its endpoints instead of wasmer's"
+            remedy = "remove the host from the ServiceEntry, unless sidecars are meant to reach wasmer through it"
             name = f"ServiceEntry {entry.where}"
             yield _say(Level.WARNING, "ForeignEndpoint", name, what, remedy, field="spec.hosts")
 
@@ -115,10 +115,10 @@ def multi_cluster(facts: Facts) -> Iterator[Finding]:
         return
     sign = f"namespace {networks[0]}" if networks else f"wasmer's label {labelled[0]}"
     what = (
-        f"{sign} shows a mesh of several networks or clusters, where endpoints of the same Service are merged: "
-        "sidecars may ask another cluster's wasmer, which knows other modules"
+        f"{sign} indicates a mesh of several networks or clusters, where Istio merges the endpoints of the same Service: "
+        "sidecars may fetch from another cluster's wasmer, which serves other modules"
     )
-    remedy = f"meshConfig.serviceSettings: settings.clusterLocal: true for host {facts.host}"
+    remedy = f"set settings.clusterLocal: true for host {facts.host} in meshConfig.serviceSettings"
     name = f"ConfigMap {facts.root_namespace}/istio"
     yield _say_network(Level.WARNING, "MultiCluster", name, what, remedy, field="serviceSettings")
 

@@ -12,21 +12,21 @@ _say_module: Final = Reporter(Step.MODULE)
 _IMAGE: Final = "spec.filter.source.registry.image"
 _URL: Final = "spec.filter.source.object.url"
 _REMEDIES: Final = {
-    "SourceNotFound": "push it (wasmc push), or correct the name: wasmc inspect shows what is there",
-    "SourceDenied": "give spec.secret a login that may read it (for this command: docker login HOST); a registry often says this of "
-    "what does not exist, too",
-    "SourceUnavailable": "this is from here; from wasmer it may be otherwise (DNS, firewall, --registry-proxy): its status says",
-    "ContentRejected": "push a module that Envoy can run: wasmc inspect says what is wrong with this one",
-    "AddressBlocked": "another address, or another policy",
+    "SourceNotFound": "push the image (wasmc push), or correct its name in the spec (check the name with wasmc inspect)",
+    "SourceDenied": "add a login with read permission to the Secret of spec.secret (for this command: docker login HOST); many registries "
+    "return this error also for an image that does not exist",
+    "SourceUnavailable": "this is the result on this machine; wasmer's may differ (DNS, firewall, --registry-proxy): see the AutoWasm's status",
+    "ContentRejected": "push a module that Envoy can run: wasmc inspect reports the problem of this one",
+    "AddressBlocked": "use another address, or change the address policy",
 }
 _OBJECT_REMEDIES: Final = _REMEDIES | {
-    "SourceNotFound": "upload it, or correct the URL",
-    "SourceDenied": "objects are fetched without a login: put a URL into the spec that is public, or whose signature is good",
-    "SourceUnavailable": "this is from here; from wasmer it may be otherwise (DNS, firewall, no proxy): its status says",
+    "SourceNotFound": "upload the object, or correct the URL",
+    "SourceDenied": "objects are fetched without a login: use a public URL in the spec, or one with a valid signature",
+    "SourceUnavailable": "this is the result on this machine; wasmer's may differ (DNS, firewall, no proxy): see the AutoWasm's status",
 }
 _SECRET_REMEDIES: Final = {
     "SecretNotFound": "kubectl create secret docker-registry NAME --docker-server=HOST …, or remove spec.secret for a public image",
-    "SecretInvalid": "make the Secret of the right type and content: kubectl create secret docker-registry",
+    "SecretInvalid": "recreate the Secret with the right type and content: kubectl create secret docker-registry",
     "SecretNoLogin": "add a login for this host to the Secret (kubectl create secret docker-registry --docker-server=HOST)",
 }
 _CONTENT: Final = frozenset({"ContentRejected"})
@@ -38,7 +38,7 @@ def secret(facts: Facts) -> Iterator[Finding]:
         return
     name = f"Secret {facts.key.namespace}/{facts.autowasm.spec.secret}"
     if facts.autowasm.image is None:
-        what = "is named, but objects are fetched without a login"
+        what = "is not used: objects are fetched without a login"
         yield _say(
             Level.NOTE, "SecretUnused", name, what, "remove spec.secret", field="spec.secret"
         )
@@ -52,7 +52,7 @@ def secret(facts: Facts) -> Iterator[Finding]:
         return
     # Without a login for the host wasmer pulls anonymously, which is right for a public image.
     level = Level.WARNING if found.reason == "SecretNoLogin" else Level.ERROR
-    remedy = _SECRET_REMEDIES.get(found.reason, "mend the Secret")
+    remedy = _SECRET_REMEDIES.get(found.reason, "correct the Secret")
     yield _say(level, found.reason, name, found.problem, remedy, field="spec.secret")
 
 
@@ -64,7 +64,7 @@ def reachable(facts: Facts) -> Iterator[Finding]:
     field = _IMAGE if facts.autowasm.image is not None else _URL
     login = f" with {found.login}" if found.login else ""
     if not found.problem:
-        what = f"names {found.pinned} (asked from here{login})"
+        what = f"resolves to {found.pinned} (from this machine{login})"
         yield _say(Level.OK, "Source", facts.name, what, field=field)
         return
     if found.kind in _CONTENT:
@@ -72,9 +72,9 @@ def reachable(facts: Facts) -> Iterator[Finding]:
     # wasmer may reach a host that this machine does not; if it fails too, its status is the error.
     unreachable = found.kind == "SourceUnavailable" and not facts.planned
     level = Level.WARNING if unreachable else Level.ERROR
-    what = f"from here{login}: {found.problem}"
+    what = f"from this machine{login}: {found.problem}"
     remedies = _REMEDIES if facts.autowasm.image is not None else _OBJECT_REMEDIES
-    remedy = remedies.get(found.kind, "correct what the sentence names")
+    remedy = remedies.get(found.kind, "correct the cause that the message names")
     yield _say(level, found.reason, facts.name, what, remedy, field=field)
 
 
@@ -85,8 +85,8 @@ def moved(facts: Facts) -> Iterator[Finding]:
         return
     if record.image and found.pinned != record.image:
         here, there = found.pinned.rpartition("@")[2][:19], record.image.rpartition("@")[2][:19]
-        what = f"the tag names {here} now, and {there} is published: a moved tag alone rolls nothing out"
-        remedy = "if it should: annotate the AutoWasm with wasm.tcm.io/refresh: <any new value>, or name the image by digest"
+        what = f"the tag now names {here}, but {there} is published: a moved tag alone does not start a rollout"
+        remedy = "to publish the new image: annotate the AutoWasm with wasm.tcm.io/refresh: <any new value>, or name the image by digest"
         yield _say(Level.NOTE, "TagMoved", facts.name, what, remedy, field=_IMAGE)
 
 
@@ -96,7 +96,7 @@ def pinned_module(facts: Facts) -> Iterator[Finding]:
     record = record or facts.record
     wanted = facts.autowasm.spec.filter.sha256 if facts.autowasm is not None else None
     if wanted is not None and record is not None and record.sha256 != wanted:
-        what = f"asks for {wanted[:12]}…, and the source gives {record.sha256[:12]}…"
+        what = f"specifies {wanted[:12]}…, but the module of the source is {record.sha256[:12]}…"
         remedy = "correct the digest (wasmc inspect shows it), or the source"
         yield _say_module(
             Level.ERROR,
@@ -122,14 +122,16 @@ def module(facts: Facts) -> Iterator[Finding]:
         level = Level.ERROR if fetched.status == "False" else Level.NOTE
         what = f"{fetched.reason}: {fetched.message}"
         remedy = (
-            "mend what the sentence names"
+            "correct the cause that the message names"
             if level is Level.ERROR
-            else "wait, or mend what the AutoWasm's status says"
+            else "wait, or correct the cause in the AutoWasm's status"
         )
         yield _say_module(level, fetched.reason, facts.name, what, remedy, field=where)
     elif record is not None:
-        what = f"sha256:{record.sha256[:12]} ({record.size} bytes, ABI {record.abi}) is checked"
-        what += "" if facts.planned else ", and stored by wasmer"
+        what = (
+            f"sha256:{record.sha256[:12]} ({record.size} bytes, ABI {record.abi}) passed the checks"
+        )
+        what += "" if facts.planned else " and is stored by wasmer"
         yield _say_module(Level.OK, "Module", facts.name, what)
 
 

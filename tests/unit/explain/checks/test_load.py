@@ -61,7 +61,7 @@ def test_pods_are_grouped_by_reason_and_those_that_the_status_does_not_name_are_
     missing = [_missing("NeverAsked", f"p{number}") for number in range(10)]
     found = _said(_facts({"matched": 15, "injected": 15, "fetched": 1, "missing": missing}))
     assert found["LoadNeverAsked"].object == "Pods team/p0, team/p1, team/p2 and 7 more"
-    assert found["Loaded"].what.endswith("; 4 more that did not are not named in the status")
+    assert found["Loaded"].what.endswith("; 4 more that did not are not listed in the status")
 
 
 def test_pods_without_a_sidecar_are_left_to_the_check_that_says_why() -> None:

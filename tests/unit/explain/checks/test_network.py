@@ -171,7 +171,7 @@ def test_a_destination_rule_without_settings_for_the_port_is_a_note(spec: dict[s
     document = {"metadata": {"name": "r", "namespace": "team"}, "spec": {"host": HOST, **spec}}
     given = facts(destinationrules=(decoded(DestinationRule, document),))
     found = said(network.destination_rules, given)["DestinationRule"]
-    assert (found.level, found.what) == (Level.NOTE, "holds for wasmer's host (tls not set)")
+    assert (found.level, found.what) == (Level.NOTE, "applies to wasmer's host (tls.mode not set)")
 
 
 def policy(namespace: str, **spec: Any) -> NetworkPolicy:
@@ -287,11 +287,11 @@ def test_server_without_service_or_port_or_replica() -> None:
 
 def test_a_port_of_the_service_that_istio_does_not_take_for_http_is_noted() -> None:
     metadata = {"name": "wasmer", "namespace": "istio-system"}
-    for port, said_of_it in (({}, "nothing"), ({"name": "wasm"}, "wasm")):
+    for port, said_of_it in (({}, "no name"), ({"name": "wasm"}, "the name wasm")):
         document = {"metadata": metadata, "spec": {"ports": [{"port": 8081, **port}]}}
         found = said(server.service, facts(wasmer_service=decoded(Service, document)))["PortName"]
         assert found.level is Level.NOTE
-        assert f"is named {said_of_it}:" in found.what
+        assert f"port 8081 has {said_of_it}:" in found.what
     document = {"metadata": metadata, "spec": {"ports": [{"port": 8081, "appProtocol": "http"}]}}
     assert not said(server.service, facts(wasmer_service=decoded(Service, document)))
 

@@ -141,7 +141,7 @@ def test_source_that_cannot_be_had_from_here(kind: str, planned: bool, level: Le
     fact = SourceFact(kind=kind, reason="Because", problem="no")
     found = said(source.reachable, facts(source=fact, planned=planned))["Because"]
     assert found.level is level
-    assert found.what.startswith("from here")
+    assert found.what.startswith("from this machine")
 
 
 def test_no_login_is_advised_for_an_object() -> None:

@@ -18,7 +18,7 @@ def test_no_pod_names_the_label_in_the_way() -> None:
     )
     found = said(pods.matched, facts(pods=(), neighbours=(near,)))["NoPod"]
     assert found.level is Level.WARNING
-    assert "app=details: there is detail" in found.what
+    assert "app=details: the Pods have detail" in found.what
     assert not said(pods.matched, facts(pods=(), unread={"pods": "RBAC"}))
 
 
@@ -36,7 +36,7 @@ def test_labels_that_pods_have_are_not_named_as_in_the_way() -> None:
         },
     )
     found = said(pods.matched, facts(document, pods=(), neighbours=(near,)))["NoPod"]
-    assert "(version=v2: there is v1)" in found.what
+    assert "(version=v2: the Pods have v1)" in found.what
 
 
 def test_pods_without_proxy() -> None:
@@ -52,13 +52,13 @@ def test_pods_without_proxy() -> None:
 @pytest.mark.parametrize(
     ("labels", "annotations", "namespace", "why"),
     [
-        ({}, {}, {}, "asks for no injection"),
-        ({"sidecar.istio.io/inject": "false"}, {}, {}, "says false"),
-        ({}, {"sidecar.istio.io/inject": "false"}, {}, "says false"),
+        ({}, {}, {}, "does not enable injection"),
+        ({"sidecar.istio.io/inject": "false"}, {}, {}, "sidecar.istio.io/inject is false"),
+        ({}, {"sidecar.istio.io/inject": "false"}, {}, "sidecar.istio.io/inject is false"),
         ({}, {"ambient.istio.io/redirection": "enabled"}, {}, "ambient"),
         ({}, {}, {"istio-injection": "enabled"}, "started before"),
         ({}, {}, {"istio-injection": "disabled"}, "disabled"),
-        ({"sidecar.istio.io/inject": "true"}, {}, {}, "they ask for injection"),
+        ({"sidecar.istio.io/inject": "true"}, {}, {}, "they request injection"),
     ],
 )
 def test_why_there_is_no_proxy(
@@ -77,9 +77,9 @@ def test_pods_on_the_hosts_network_and_in_an_unknown_namespace_have_their_reason
             "spec": {"hostNetwork": True},
         },
     )
-    assert "host's network" in said(pods.injected, facts(pods=(on_host,)))["NotInjected"].what
+    assert "host network" in said(pods.injected, facts(pods=(on_host,)))["NotInjected"].what
     unknown = facts(pods=(pod(proxy=False),), namespaces={})
-    assert "cannot be seen from here" in said(pods.injected, unknown)["NotInjected"].what
+    assert "namespace team could not be read" in said(pods.injected, unknown)["NotInjected"].what
 
 
 def test_proxies_older_than_the_oldest_supported_istio_are_named() -> None:
@@ -147,14 +147,14 @@ def test_pods_that_no_service_leads_to_are_counted() -> None:
     other = pod("b", labels={"app": "other"})
     found = said(ports.served, facts(pods=(pod(), other)))["NoServicePort"]
     assert found.level is Level.WARNING
-    assert "to 1 of 2 Pods no Service leads on port 9080" in found.what
+    assert "no Service targets port 9080 of 1 of 2 Pods" in found.what
 
 
 def test_port_of_the_service_instead_of_the_pods() -> None:
     given = facts(autowasm(applyPorts=[80]))
     found = said(ports.served, given)["ServicePortNamed"]
     assert found.level is Level.ERROR
-    assert found.remedy == "write 9080 instead of 80"
+    assert found.remedy == "use 9080 instead of 80"
     assert found.field == "spec.filter.applyPorts[0]"
 
 
@@ -162,7 +162,7 @@ def test_port_without_service() -> None:
     assert said(ports.served, facts(services=()))["NoServicePort"].level is Level.ERROR
     found = said(ports.served, facts(autowasm(applyPorts=[7]))).get("NoServicePort")
     assert found is not None
-    assert "Services lead to 9080" in found.what
+    assert "Services target 9080" in found.what
     assert not said(ports.served, facts(services=(), unread={"services": "RBAC"}))
 
 
