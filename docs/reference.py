@@ -14,7 +14,7 @@ from docs import crd, metrics, reasons
 _INTRODUCTION = """\
 # Command line
 
-Both programs print this with `--help`. Exit status: 0 done (or stopped on request), 1 failure, 2 wrong usage. This page is
+Both programs print this with `--help`. Exit status: 0 success (or stopped on request), 1 failure, 2 usage error. This page is
 made by `make reference`.
 """
 

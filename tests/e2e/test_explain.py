@@ -31,7 +31,7 @@ async def test_all_right_ends_with_0_and_a_table_of_80_columns(
     assert {"Phase", "Secret", "Source", "Module", "EnvoyFilter", "Pods", "Port"} <= set(found)
     done = await run_wasmc(installation, "explain", "test", "-n", namespace, "--strict")
     assert done.returncode == 0, done.stdout
-    assert "all right" in done.stdout
+    assert "no problems found" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "\x1b" not in done.stdout
 
@@ -266,7 +266,7 @@ async def test_absent_autowasm_and_absent_server_have_their_statuses(
 ) -> None:
     done = await run_wasmc(installation, "explain", "absent", "-n", namespace)
     assert done.returncode == 1
-    assert "there is no AutoWasm" in done.stderr
+    assert f"AutoWasm {namespace}/absent does not exist" in done.stderr
     config = yaml.safe_load(installation.cluster.kubeconfig.read_text())
     for cluster in config["clusters"]:
         cluster["cluster"]["server"] = "https://127.0.0.1:1"

@@ -253,7 +253,7 @@ async def test_uninstall_refuses_while_there_are_autowasms(ground: Ground, relea
         )
         status, said = await _run_the_hooks_pod(ground)
     assert status == 1
-    assert "Refused: there is 1 AutoWasm (default/test)" in said
+    assert "Refused: the cluster has 1 AutoWasm (default/test)" in said
     assert uninstall.result().returncode == 1
     assert "job wasmer-no-autowasms-left failed" in uninstall.result().stderr
     assert await ground.exists(f"{DEPLOYMENTS}/wasmer"), "nothing has gone"
@@ -262,7 +262,7 @@ async def test_uninstall_refuses_while_there_are_autowasms(ground: Ground, relea
     async with asyncio.TaskGroup() as group:
         uninstall = group.create_task(ground.helm.run("uninstall", release, timeout=240))
         status, said = await _run_the_hooks_pod(ground)
-    assert (status, said) == (0, "There are no AutoWasms: wasmer can be uninstalled.\n")
+    assert (status, said) == (0, "The cluster has no AutoWasms: wasmer can be uninstalled.\n")
     assert uninstall.result().returncode == 0
     assert not await ground.exists(f"{DEPLOYMENTS}/wasmer")
     roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles/wasmer-no-autowasms-left"

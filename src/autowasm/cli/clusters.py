@@ -58,7 +58,7 @@ def kubeconfig(arguments: argparse.Namespace, environment: Mapping[str, str]) ->
     if _IN_CLUSTER in environment:
         return None
     raise UsageError(
-        f"no cluster is configured: KUBECONFIG is not set; {searched}; and this is no Pod. Give --kubeconfig, or plan --offline"
+        f"no cluster is configured: KUBECONFIG is not set; {searched}; and wasmc does not run in a Pod. Use --kubeconfig, or plan --offline"
     )
 
 

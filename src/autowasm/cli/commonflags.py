@@ -9,8 +9,8 @@ from typing import Any, TypedDict
 
 from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion, envoy_version
 
-ALLOW_IMPORT_HELP = "a host function (module.name) that your Envoys offer besides the standard ones; repeatable, takes commas"
-ENVOY_VERSION_HELP = "the oldest Envoy that runs the modules: they may import what it offers. From 1.39 on Envoy has all of WASI preview 1"
+ALLOW_IMPORT_HELP = "host function (MODULE.NAME) that your Envoys provide in addition to the standard ones; may be repeated or comma-separated"
+ENVOY_VERSION_HELP = "oldest Envoy version that runs the modules; modules may import its host functions. Envoy 1.39 and later provide all of WASI preview 1"
 
 
 class EnvoyOffer(TypedDict):

@@ -73,7 +73,7 @@ class Images:
                     reference, credential=self.connection.credential
                 )
             except ContentRejected as error:
-                return ConsumerVerdict(reads=False, why=f"takes the linux/amd64 entry: {error}")
+                return ConsumerVerdict(reads=False, why=f"selects the linux/amd64 entry: {error}")
             manifest = image.manifest
         return answers(manifest, await self._last_layer(manifest))
 
@@ -118,7 +118,10 @@ def of_file(path: Path, *, member: str, limits: Limits) -> dict[str, ConsumerVer
     found = dict.fromkeys(OTHERS, ConsumerVerdict(reads=False, why="pulls from registries only"))
     bare = _is_module(head)
     found[KWCTL] = ConsumerVerdict(
-        reads=bare, why="" if bare else "wants a module as it is behind a URL"
+        reads=bare,
+        why=""
+        if bare
+        else "requires a bare module at the URL, neither compressed nor in an archive",
     )
     if head.startswith(_ZSTD):
         mesh = ConsumerVerdict(reads=False, why="unpacks gzip and tar, not zstd")

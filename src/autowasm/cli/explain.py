@@ -66,8 +66,8 @@ async def _facts(key: ObjectKey, login: Credential | None, arguments: argparse.N
             document = await gatherer.autowasm()
             if document is None:
                 raise AutoWasmError(
-                    f"there is no AutoWasm {key} (kubectl get aw -A lists them), or the cluster has no such kind: "
-                    "then install AutoWasm's CRD",
+                    f"AutoWasm {key} does not exist (kubectl get aw -A lists all), or the cluster has no such kind: "
+                    "in that case install the CRD of AutoWasm",
                     reason="NotFound",
                 )
             seen = await gatherer.look()
@@ -79,7 +79,9 @@ async def _facts(key: ObjectKey, login: Credential | None, arguments: argparse.N
                 if arguments.no_source:
                     gatherer.missed("source", "--no-source")
                 elif autowasm.image is None and not arguments.fetch:
-                    gatherer.missed("source", "an object is asked for from here only with --fetch")
+                    gatherer.missed(
+                        "source", "an object is fetched from this machine only with --fetch"
+                    )
                 else:
                     found = await _ask(autowasm, access, login, arguments, pools)
                     base = msgspec.structs.replace(base, source=found)

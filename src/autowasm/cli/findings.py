@@ -31,8 +31,8 @@ _ACTIONS: Final = {
     "create": "would be created",
     "replace": "would be changed",
     "unchanged": "would not be changed",
-    "refused": "would not be written: see below",
-    "unknown": "cannot be told: it is not known what the source names",
+    "refused": "would not be written: see the findings below",
+    "unknown": "cannot be planned: the module of the source is not known",
 }
 
 
@@ -53,7 +53,7 @@ def headline(findings: Sequence[Finding]) -> str:
         for level in (Level.ERROR, Level.WARNING)
         if counts[level]
     ]
-    return ", ".join(said) or "all right, as far as it could be looked at"
+    return ", ".join(said) or "no problems found in the checks that ran"
 
 
 def _row(finding: Finding, *, width: int, colour: bool) -> list[str]:
@@ -118,7 +118,7 @@ def plan_text(
 
 def _pods(facts: Facts) -> str:
     if "pods" in facts.unread:
-        return "Pods: not looked at"
+        return "Pods: not checked"
     if not facts.pods:
         return "Pods: none"
     lines = [f"Pods: {len(facts.pods)}, {len(facts.injected)} of them with a proxy"]

@@ -65,18 +65,27 @@ _ELECTION = Election()
 
 GROUPS: Groups = {
     "cluster": (
-        Option("--kubeconfig", "FILE", "absent: the service account of the Pod", Path),
-        several("--watch-namespace", "NAME", "only this namespace; repeatable (default: all)"),
+        Option(
+            "--kubeconfig",
+            "FILE",
+            "kubeconfig file (default: the service account of the Pod)",
+            Path,
+        ),
+        several(
+            "--watch-namespace",
+            "NAME",
+            "namespace to watch; may be repeated or comma-separated (default: all)",
+        ),
         Option(
             "--root-namespace",
             "NAME",
-            "the mesh's root namespace, where selectors reach every namespace",
+            "root namespace of the mesh; selectors of AutoWasms in it match Pods of all namespaces",
             default=_CLUSTER_DEFAULT.root_namespace,
         ),
         Option(
             "--service-account-pull-secrets",
             "",
-            "without spec.secret, use imagePullSecrets of the namespace's default ServiceAccount (needs get serviceaccounts)",
+            "without spec.secret, use the imagePullSecrets of the namespace's default ServiceAccount (requires the permission to get serviceaccounts)",
             boolean,
             default=False,
             switch=True,
@@ -84,7 +93,7 @@ GROUPS: Groups = {
         Option(
             "--allow-mesh-wide",
             "",
-            "take an empty selector in the root namespace: every workload of the mesh",
+            "accept an empty selector in the root namespace; it selects every workload of the mesh",
             boolean,
             default=False,
             switch=True,
@@ -94,7 +103,7 @@ GROUPS: Groups = {
         Option(
             "--leader-elect",
             "",
-            "one replica writes, chosen by a Lease; the others follow and serve (default)",
+            "elect one replica through a Lease; only this leader writes to the cluster, and all replicas serve modules (default)",
             boolean,
             default=True,
             switch=True,
@@ -102,29 +111,29 @@ GROUPS: Groups = {
         Option(
             "--lease-name",
             "NAME",
-            "the Lease, in the Service's namespace",
+            "name of the Lease, in the Service's namespace",
             default=_ELECTION.lease_name,
         ),
         duration(
             "--lease-duration",
-            "a silent leader is followed after this, in whole seconds",
+            "time after the last renewal before another replica takes over; whole seconds",
             _ELECTION.lease_duration,
         ),
         duration(
             "--renew-deadline",
-            "a leader that cannot renew stops leading after this; less than --lease-duration",
+            "time without a renewal after which the leader steps down; less than --lease-duration",
             _ELECTION.renew_deadline,
         ),
-        duration("--retry-period", "between two renewals", _ELECTION.retry_period),
+        duration("--retry-period", "time between two renewals", _ELECTION.retry_period),
         Option(
             "--peers-service",
             "NAME",
-            "headless Service of all replicas, beside --service-name; empty: no peers",
+            "headless Service of all replicas, in the same namespace as --service-name; empty: no peers",
             default="wasmer-peers",
         ),
         duration(
             "--resend-after",
-            "resend a module to sidecars that missed it and did not ask again for this long",
+            "resend a module to sidecars that failed to fetch it and have not requested it again for this time",
             ResendSettings().settle,
         ),
     ),
@@ -165,31 +174,39 @@ _STANDALONE: Groups = {
         Option(
             "--config",
             "DIR",
-            "AutoWasm and Secret files (*.yaml, *.yml, *.json), read as kubectl reads them, watched",
+            "directory of AutoWasm and Secret files (*.yaml, *.yml, *.json); parsed as by kubectl, watched for changes",
             Path,
         ),
-        Option("--envoy-dir", "DIR", "output: envoyfilters/, status/ and lds.yaml", Path),
+        Option("--envoy-dir", "DIR", "output directory: envoyfilters/, status/ and lds.yaml", Path),
         Option(
             "--listener-template",
             "FILE",
-            "LDS document (resources: one or more listeners) that filters are inserted into; the rest stays as it is",
+            "LDS document (resources: one or more listeners) into which filters are inserted; the rest is not changed",
             Path,
         ),
     )
 }
 _COMMON: Groups = {
     "cache and ports": (
-        Option("--cache-dir", "DIR", "verified modules are kept here", Path, _DEFAULT.cache_dir),
+        Option("--cache-dir", "DIR", "directory of the verified modules", Path, _DEFAULT.cache_dir),
         Option(
-            "--listen", "ADDRESS", "port that Envoy fetches from", listen_address, _DEFAULT.listen
+            "--listen",
+            "ADDRESS",
+            "address from which Envoy fetches modules",
+            listen_address,
+            _DEFAULT.listen,
         ),
         Option(
-            "--admin-listen", "ADDRESS", "metrics and health", listen_address, _DEFAULT.admin_listen
+            "--admin-listen",
+            "ADDRESS",
+            "address of metrics and health checks",
+            listen_address,
+            _DEFAULT.admin_listen,
         ),
         Option(
             "--disk-budget",
             "SIZE",
-            "the cache may grow to this",
+            "maximum size of the cache",
             parse_size,
             _DEFAULT.disk_budget,
             format_size(_DEFAULT.disk_budget),
@@ -197,101 +214,135 @@ _COMMON: Groups = {
         Option(
             "--namespace-disk-budget",
             "SIZE",
-            "the published modules of one namespace may grow to this",
+            "maximum total size of the published modules of one namespace",
             parse_size,
             _DEFAULT.namespace_disk_budget,
             format_size(_DEFAULT.namespace_disk_budget),
         ),
         duration(
-            "--blob-grace", "a module stays this long after its last use", _DEFAULT.blob_grace
+            "--blob-grace",
+            "time that a module stays in the cache after its last use",
+            _DEFAULT.blob_grace,
         ),
         several(
             "--peer",
             "URL",
-            "another replica's blob port (http://HOST:PORT) to copy modules from; instead of a Service",
+            "blob port of another replica (http://HOST:PORT) from which modules are copied; replaces the peers Service",
             peer_url,
         ),
-        duration("--drain-delay", "between becoming unready and closing", _DEFAULT.drain_delay),
+        duration(
+            "--drain-delay",
+            "time between becoming unready and closing the ports",
+            _DEFAULT.drain_delay,
+        ),
         duration(
             "--startup-deadline",
-            "ready after this, whatever is still missing",
+            "time after which the replica becomes ready even if modules are missing",
             _DEFAULT.startup_deadline,
         ),
     ),
-    "how sidecars reach us (a change is a rollout)": (
-        Option("--service-name", "NAME", "our Service", default=_ENVOY.service_name),
+    "how sidecars reach wasmer (a change causes a rollout)": (
+        Option("--service-name", "NAME", "wasmer's Service", default=_ENVOY.service_name),
         Option(
             "--service-namespace",
             "NAME",
-            f"its namespace (default: the Pod's; {_ENVOY.service_namespace} outside of a Pod or with --kubeconfig)",
+            f"namespace of the Service (default: the Pod's; {_ENVOY.service_namespace} outside of a Pod or with --kubeconfig)",
         ),
-        Option("--service-port", "PORT", "its port", port, _ENVOY.service_port),
-        Option("--cluster-domain", "DOMAIN", "the cluster's domain", default=_ENVOY.cluster_domain),
-        Option("--envoy-cluster", "NAME", "Envoy cluster instead of the Service's"),
-        Option("--envoy-authority", "HOST:PORT", "host in the uri instead of the Service's"),
-        duration("--envoy-fetch-timeout", "one try of Envoy's fetch", _ENVOY.timeout),
+        Option("--service-port", "PORT", "port of the Service", port, _ENVOY.service_port),
+        Option(
+            "--cluster-domain",
+            "DOMAIN",
+            "DNS domain of the Kubernetes cluster",
+            default=_ENVOY.cluster_domain,
+        ),
+        Option(
+            "--envoy-cluster",
+            "NAME",
+            "Envoy cluster from which sidecars fetch, instead of the Service's",
+        ),
+        Option(
+            "--envoy-authority",
+            "HOST:PORT",
+            "host in the URI of the fetch, instead of the Service's",
+        ),
+        duration(
+            "--envoy-fetch-timeout", "timeout of each attempt of Envoy's fetch", _ENVOY.timeout
+        ),
         Option(
             "--envoy-fetch-retries",
             "N",
-            "further tries of Envoy's fetch",
+            "maximum number of retries of Envoy's fetch",
             partial(whole, least=0),
             _ENVOY.retries,
         ),
     ),
-    "what fetches may reach (repeatable flags also take commas)": (
+    "outgoing fetches (repeatable flags also accept comma-separated values)": (
         several(
             "--allow-private-host",
             "HOST[:PORT]",
-            "allow fetches from this host, or *.DOMAIN, at private and loopback addresses; registries that another flag names are "
-            "allowed already, and so is every host in standalone mode",
+            "allow fetches from this host, or *.DOMAIN, at private and loopback addresses; not needed for registries "
+            "that another flag names, nor in standalone mode",
             private_host,
         ),
         several(
             "--allow-cidr",
             "CIDR",
-            "allow fetches from these private and loopback addresses, whatever the host",
+            "allow fetches from the private and loopback addresses in this CIDR, for every host",
             cidr,
         ),
-        several("--deny-cidr", "CIDR", "close these addresses to fetches; wins", cidr),
-        several("--plain-http-registry", "HOST[:PORT]", "a registry without TLS", registry_host),
+        several(
+            "--deny-cidr",
+            "CIDR",
+            "deny fetches from this CIDR (overrides --allow-cidr and --allow-private-host)",
+            cidr,
+        ),
+        several("--plain-http-registry", "HOST[:PORT]", "registry without TLS", registry_host),
         several(
             "--insecure-registry",
             "HOST[:PORT]",
-            "a registry whose certificate is not checked",
+            "registry whose certificate is not verified",
             registry_host,
         ),
         several(
             "--registry-ca-file",
             "[HOST=]FILE",
-            "further certificate authorities (PEM), for all hosts or for this one",
+            "additional certificate authorities (PEM), for all hosts or only for HOST",
             ca_file,
         ),
         Option(
             "--registry-proxy",
             "URL",
-            "http://[USER:PASSWORD@]HOST:PORT, for registries; the variable keeps the password out of process lists",
+            "proxy for registries, http://[USER:PASSWORD@]HOST:PORT; the environment variable keeps the password out of process lists",
             proxy_url,
         ),
         several(
-            "--no-proxy", "HOST", "registries asked directly: hosts, domains, CIDRs of literals"
+            "--no-proxy",
+            "HOST",
+            "registries that bypass the proxy: a host, a domain, or a CIDR for IP address literals",
         ),
         Option(
             "--registry-rate",
             "N",
-            "requests a second to one registry host, 0 for no limit; twice as many at once",
+            "requests per second to one registry host, 0 for no limit; the burst limit is twice this rate",
             partial(whole, least=0),
             int(_DEFAULT.outgoing.host_rate),
         ),
         Option(
             "--policy-file",
             "FILE",
-            "which registries and object hosts which namespaces may use (YAML, followed)",
+            "policy file (YAML): the registries and object hosts that each namespace may use; watched for changes",
             Path,
         ),
     ),
-    "work and logs": (
-        Option("--workers", "N", "reconcile workers", whole, _DEFAULT.workers),
-        Option("--max-concurrent-fetches", "N", "fetches at one time", whole, _DEFAULT.fetch.total),
+    "workers, module checks and logs": (
+        Option("--workers", "N", "number of reconcile workers", whole, _DEFAULT.workers),
+        Option(
+            "--max-concurrent-fetches",
+            "N",
+            "maximum number of concurrent fetches",
+            whole,
+            _DEFAULT.fetch.total,
+        ),
         several(
             "--allow-import",
             "NAME",
@@ -415,7 +466,9 @@ def _outgoing(value: Values, mode: str) -> Outgoing:
     ca_files = value("registry_ca_file")
     everywhere = [path for host, path in ca_files if not host]
     if len(everywhere) > 1:
-        raise UsageError("--registry-ca-file: only one without HOST=; put them into one file")
+        raise UsageError(
+            "--registry-ca-file: only one without HOST= is allowed; combine the certificates in one file"
+        )
     rate = value("registry_rate")
     return Outgoing(
         allow_cidr=value("allow_cidr"),

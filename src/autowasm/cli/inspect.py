@@ -116,7 +116,7 @@ def as_text(report: InspectReport, *, width: int) -> str:
         _add_module(page, report.module, report.verdict)
     verdict = report.verdict
     if verdict.accepted:
-        page.add("Verdict", "accepted: valid, and Envoy offers all that it imports")
+        page.add("Verdict", "accepted: valid, and Envoy provides all of its imports")
         if verdict.unchecked:
             page.add("", f"Not checked: {verdict.unchecked}")
     else:
@@ -133,14 +133,14 @@ def _add_image(page: "_Page", image: ImageReport) -> None:
     page.add("Digest", str(resolved.digest))
     if resolved.child:
         entries = len(resolved.index.manifests or ()) if resolved.index else 0
-        page.add("Index", f"of {entries} entries; taken:")
+        page.add("Index", f"{entries} entries; selected:")
         page.add("", str(resolved.child))
     if image.variant:
         page.add("Layout", image.variant.name)
     page.add("Config", shown(resolved.manifest.config.media_type))
     layers = resolved.manifest.layers or ()
     for number, layer in enumerate(layers[:_SHOWN_LAYERS]):
-        mark = ", has the module" if image.layer and layer.digest == image.layer.digest else ""
+        mark = ", contains the module" if image.layer and layer.digest == image.layer.digest else ""
         label = "Layers" if number == 0 else ""
         page.add(label, f"{shown(layer.media_type)}, {format_size(layer.size)}{mark}")
     if (more := len(layers) - _SHOWN_LAYERS) > 0:
@@ -168,7 +168,7 @@ def _names(names: Sequence[str]) -> str:
         return "none"
     line = ", ".join(shown(name) for name in names[:_SHOWN_NAMES])
     more = len(names) - _SHOWN_NAMES
-    return f"{len(names)}: {line}" + (f" and {more} more (--json has all)" if more > 0 else "")
+    return f"{len(names)}: {line}" + (f" and {more} more (--json lists all)" if more > 0 else "")
 
 
 class _Page:
@@ -308,10 +308,10 @@ def _as_file(text: str) -> Path | None:
     if text.startswith(_FILE_PREFIXES) or (exists and not path.is_dir()):
         registries.check_readable("inspect", path)
         if not stat.S_ISREG(path.stat().st_mode):
-            raise UsageError(f"{path}: not a plain file")
+            raise UsageError(f"{path}: not a regular file")
         return path
     if "/" not in text and text.endswith(_FILE_SUFFIXES):
-        raise UsageError(f"{text}: there is no such file; an image is HOST/NAME:TAG")
+        raise UsageError(f"{text}: no such file; for an image, use HOST/NAME:TAG")
     return None
 
 
@@ -428,8 +428,8 @@ def _same(
 def _check_size(size: int, *, limits: Limits) -> None:
     if size > limits.layer_bytes:
         raise ContentRejected(
-            f"the file has {format_size(size)}; of an object at most "
-            f"{format_size(limits.layer_bytes)} are fetched",
+            f"the file has {format_size(size)}; the limit for an object is "
+            f"{format_size(limits.layer_bytes)}",
             reason="TooLarge",
         )
 

@@ -60,7 +60,7 @@ class Option:
                     dest=self.name,
                     action="store_const",
                     const="false",
-                    help=f"the opposite of {self.flag}",
+                    help=f"turn off {self.flag}",
                 )
         else:
             action = "append" if self.repeatable else "store"
@@ -112,7 +112,7 @@ class Values:
         value = self(name)
         if value is None:
             option = self._options[name]
-            raise UsageError(f"{option.flag} is needed (or {option.variable})")
+            raise UsageError(f"{option.flag} is required (or {option.variable})")
         return value
 
 
@@ -156,7 +156,7 @@ def private_host(text: str) -> str:
     odd = "://" in text or any(c.isspace() or c in "/@?#" for c in text)
     if odd or not name or "*" in name or (port_ and not 0 < int(port_) < 65536):
         raise ValueError(
-            f"write HOST[:PORT] or *.DOMAIN[:PORT], not {text[:80]!r}; --allow-cidr opens every host of a network"
+            f"must be HOST[:PORT] or *.DOMAIN[:PORT], not {text[:80]!r}; use --allow-cidr for all hosts of a network"
         )
     return text
 
@@ -183,14 +183,14 @@ def ca_file(text: str) -> tuple[str, Path]:
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     if equals and not host:
-        raise ValueError("write HOST=FILE or FILE")
+        raise ValueError("must be HOST=FILE or FILE")
     return host, path
 
 
 def registry_host(text: str) -> str:
     """`HOST[:PORT]` as at the start of an image reference."""
     if "/" in text or "@" in text:
-        raise ValueError(f"write HOST or HOST:PORT without scheme and path, not {text[:80]!r}")
+        raise ValueError(f"must be HOST or HOST:PORT without scheme and path, not {text[:80]!r}")
     check_host(text, shown=repr(text[:80]))
     return text
 
@@ -210,9 +210,9 @@ def peer_url(text: str) -> str:
     """`http://HOST:PORT`, without a path."""
     parts = urlsplit(text if "://" in text else f"http://{text}")
     if parts.scheme != "http" or not parts.hostname or parts.username is not None:
-        raise ValueError(f"write http://HOST:PORT, not {text[:80]!r}")
+        raise ValueError(f"must be http://HOST:PORT, not {text[:80]!r}")
     if parts.path not in {"", "/"} or parts.query or parts.fragment:
-        raise ValueError(f"write http://HOST:PORT without a path, not {text[:80]!r}")
+        raise ValueError(f"must be http://HOST:PORT without a path, not {text[:80]!r}")
     check_port(parts)
     return f"http://{parts.netloc}"
 
@@ -223,7 +223,7 @@ def listen_address(text: str) -> str:
     try:
         whole(number, least=0, most=65535)
     except ValueError as error:
-        raise ValueError("write ADDRESS:PORT, such as [::]:8081 or 127.0.0.1:8081") from error
+        raise ValueError("must be ADDRESS:PORT, such as [::]:8081 or 127.0.0.1:8081") from error
     if not host:
-        raise ValueError("write ADDRESS:PORT, such as [::]:8081 or 127.0.0.1:8081")
+        raise ValueError("must be ADDRESS:PORT, such as [::]:8081 or 127.0.0.1:8081")
     return text

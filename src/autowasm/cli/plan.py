@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         planned = registries.run_to_end(_plan_all(wanted, login, arguments))
     except (ApiError, ValueError) as error:
         raise UsageError(
-            f"the cluster cannot be asked: {error}; --offline plans without"
+            f"the cluster cannot be queried: {error}; use --offline to plan without a cluster"
         ) from error
     if arguments.json:
         answer = [findings.plan_json(*one) for one in planned]
@@ -105,7 +105,7 @@ def _read(arguments: argparse.Namespace) -> list[PlannedObject]:
         raise UsageError(f"-f {arguments.file}: {'; '.join(parsed.problems)}")
     if not parsed.autowasms:
         more = "".join(f"; {problem}" for problem in parsed.problems)
-        raise UsageError(f"-f {arguments.file}: there is no AutoWasm in it{more}")
+        raise UsageError(f"-f {arguments.file}: the file contains no AutoWasm{more}")
     for problem in parsed.problems:
         print(f"wasmc: warning: -f {arguments.file}: {problem}", file=sys.stderr)
     default = clusters.namespace(arguments, os.environ) if not arguments.offline else "default"

@@ -160,7 +160,7 @@ class _Session:
         except ContentRejected as error:
             if not self.arguments.force:
                 raise ContentRejected(
-                    f"{error} [{error.reason}]; --force to {self.arguments.command} it all the same",
+                    f"{error} [{error.reason}]; use --force to {self.arguments.command} it anyway",
                     reason=error.reason,
                 ) from error
             if not self.arguments.quiet:
@@ -178,7 +178,7 @@ def _parse_reference(arguments: argparse.Namespace) -> ImageReference:
     reference = registries.parse_reference(arguments.reference)
     if arguments.command == "push" and reference.digest is not None:
         raise UsageError(
-            f"{reference}: push under a tag; the digest is what comes out, it cannot be chosen"
+            f"{reference}: push to a tag, not a digest; the digest is computed from the content and cannot be chosen"
         )
     return reference
 
@@ -194,7 +194,7 @@ def _annotations(arguments: argparse.Namespace) -> dict[str, str]:
         if value is None:
             continue
         if key in OWN_ANNOTATIONS:
-            raise UsageError(f"{flag}: {key} is what wasmc says of the module; it cannot be given")
+            raise UsageError(f"{flag}: {key} is set by wasmc and cannot be given")
         if key in given:
             raise UsageError(f"{flag}: {key} is given twice")
         try:
@@ -204,7 +204,7 @@ def _annotations(arguments: argparse.Namespace) -> dict[str, str]:
         given[key] = value
     if (size := sum(map(len, (*given, *given.values())))) > _MAX_ANNOTATIONS:
         raise UsageError(
-            f"--annotation: {size} characters in all; at most {_MAX_ANNOTATIONS} are taken"
+            f"--annotation: {size} characters in total; the limit is {_MAX_ANNOTATIONS}"
         )
     return given
 
@@ -212,7 +212,7 @@ def _annotations(arguments: argparse.Namespace) -> dict[str, str]:
 def _split_annotation(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise UsageError(f"--annotation: write KEY=VALUE, not {text[:100]!r}")
+        raise UsageError(f"--annotation: must be KEY=VALUE, not {text[:100]!r}")
     return key.strip(), value
 
 
@@ -230,7 +230,9 @@ def _check_paths(arguments: argparse.Namespace) -> None:
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"-o {folder}: not a folder")
         if (folder / _FILE_NAME).is_dir():
-            raise UsageError(f"{folder / _FILE_NAME}: is a folder, and the module would go there")
+            raise UsageError(
+                f"{folder / _FILE_NAME}: is a folder; the module cannot be written there"
+            )
     registries.check_ca_file(arguments)
 
 
@@ -238,10 +240,10 @@ def _check_file(path: Path, *, most: int) -> None:
     """Raise ContentRejected unless `path` is a plain file of at most `most` bytes, also with --force."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise ContentRejected(f"{path} is not a plain file", reason="NotAFile")
+        raise ContentRejected(f"{path} is not a regular file", reason="NotAFile")
     if status.st_size > most:
         raise ContentRejected(
-            f"{path} has {format_size(status.st_size)}, more than the {format_size(most)} that are pushed",
+            f"{path} has {format_size(status.st_size)}; the limit is {format_size(most)}",
             reason="TooLarge",
         )
 

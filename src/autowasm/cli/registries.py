@@ -151,7 +151,7 @@ def given_login(arguments: argparse.Namespace) -> Credential | None:
     if arguments.username is None and not arguments.password_stdin:
         return None
     if not arguments.username or not arguments.password_stdin:
-        raise UsageError("give both --username and --password-stdin, or neither")
+        raise UsageError("use --username and --password-stdin together, or neither of them")
     if ":" in arguments.username:
         raise UsageError("--username: a user name cannot contain a colon")
     if sys.stdin is None:
@@ -195,5 +195,5 @@ def _advice(found: dockerconfig.FoundLogin, *, plain: bool) -> Advice:
     login = WASMC.login
     if found.searched:
         login += f"; no login for it was found in: {', '.join(found.searched)}"
-    no_plain_http = "give --ca-file or --insecure" if plain else WASMC.no_plain_http
+    no_plain_http = "use --ca-file or --insecure" if plain else WASMC.no_plain_http
     return dataclasses.replace(WASMC, login=login, no_plain_http=no_plain_http)

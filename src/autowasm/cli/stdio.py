@@ -55,12 +55,14 @@ def as_file(flag: str, path: Path, *, most: int) -> Iterator[Path]:
         try:
             with _opened(flag, path) as source, target.open("wb") as copy:
                 if source.isatty():
-                    raise UsageError(f"{flag} {path}: a terminal; pipe a module into the command")
+                    raise UsageError(
+                        f"{flag} {path}: is a terminal; pipe a module into the command"
+                    )
                 size = _copy(source, copy, most=most, name=str(path))
         except OSError as error:
             raise UsageError(f"{flag} {path}: {error.strerror or error}") from error
         if size == 0:
-            raise UsageError(f"{flag} {path}: nothing came out of it")
+            raise UsageError(f"{flag} {path}: is empty")
         yield target
 
 
@@ -86,7 +88,7 @@ def _copy(source: BinaryIO, target: BinaryIO, *, most: int, name: str) -> int:
         size += len(chunk)
         if size > most:
             raise ContentRejected(
-                f"{name} gives more than the {format_size(most)} that are read", reason="TooLarge"
+                f"{name} has more than {format_size(most)}, the limit", reason="TooLarge"
             )
         target.write(chunk)
     return size

@@ -23,7 +23,7 @@ _DEADLINE: Final = 60.0
 _PAUSE: Final = 2.0
 _PAGE: Final = 500
 _NAMED: Final = 10
-_ANYWAY: Final = "To uninstall all the same: helm uninstall --no-hooks"
+_ANYWAY: Final = "To uninstall anyway: helm uninstall --no-hooks"
 
 Document = dict[str, Any]
 
@@ -43,7 +43,7 @@ async def _ask(kubeconfig: Path | None, *, agent: str) -> tuple[bool, str]:
             try:
                 items, more = await _list(client)
             except ApiError as error:
-                return True, f"Cannot tell whether there are AutoWasms: {error}. {_ANYWAY}"
+                return True, f"AutoWasms cannot be listed: {error}. {_ANYWAY}"
     return bool(items or more), _report(items, more=more)
 
 
@@ -67,12 +67,12 @@ async def _list(client: KubeClient) -> tuple[list[Document], int]:
 
 def _report(items: Sequence[Document], *, more: int) -> str:
     if not items and not more:
-        return "There are no AutoWasms: wasmer can be uninstalled."
+        return "The cluster has no AutoWasms: wasmer can be uninstalled."
     names = [f"{one['metadata']['namespace']}/{one['metadata']['name']}" for one in items]
     count = len(names) + more
     listed = ", ".join(names[:_NAMED]) + (", …" if count > _NAMED else "")
     return (
-        f"Refused: there {'is 1 AutoWasm' if count == 1 else f'are {count} AutoWasms'} ({listed}). "
-        "Without wasmer, Pods that start later cannot load these filters and answer 503. Delete them "
+        f"Refused: the cluster has {count} AutoWasm{'s' if count != 1 else ''} ({listed}). "
+        "Without wasmer, Pods that start later cannot load these filters and answer 503. Delete the AutoWasms "
         f"first (kubectl get aw -A). {_ANYWAY}"
     )

@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 from autowasm.cli.commonflags import add_module_flags
 
 _STATUSES = (
-    "Exit status: 0 all right (warnings and notes included, unless --strict), 1 something is wrong, 2 wrong usage, or "
-    "the API server cannot be asked."
+    "Exit status: 0 no errors (with --strict: no errors and no warnings), 1 otherwise, 2 usage error, or the API server "
+    "cannot be queried."
 )
 
 
@@ -23,17 +23,17 @@ def add_explain(commands: Any, add_registry: Callable[[argparse.ArgumentParser],
     """Add the command `wasmc explain`."""
     explain = commands.add_parser(
         "explain",
-        help="say what is right and wrong about a live AutoWasm, and what to do",
-        description="Walks from the source of an AutoWasm over its module and EnvoyFilter to the Pods, and says of each link "
-        "what is right, what is wrong and what to do. What your account may not read is said as not checked. Nothing is written.",
+        help="diagnose a live AutoWasm, and suggest remedies",
+        description="Checks a live AutoWasm step by step: its source, module, EnvoyFilter and Pods. Reports the result of each check and, "
+        "for each problem, a remedy. Objects that your account may not read are reported as not checked. Nothing is written.",
         epilog=_STATUSES,
     )
-    explain.add_argument("name", metavar="NAME", help="the AutoWasm")
+    explain.add_argument("name", metavar="NAME", help="name of the AutoWasm")
     explain.add_argument(
-        "--no-source", action="store_true", help="do not ask the registry from this machine"
+        "--no-source", action="store_true", help="do not query the registry from this machine"
     )
     explain.add_argument(
-        "--fetch", action="store_true", help="download and judge the module from here, too"
+        "--fetch", action="store_true", help="also download and check the module on this machine"
     )
     _add_cluster_flags(explain)
     add_registry(explain)
@@ -43,10 +43,10 @@ def add_plan(commands: Any, add_registry: Callable[[argparse.ArgumentParser], No
     """Add the command `wasmc plan`."""
     plan = commands.add_parser(
         "plan",
-        help="say what wasmer would write for a file, without writing anything",
-        description="Checks the AutoWasms in FILE, asks their sources with your own login (or that of spec.secret, if you may "
-        "read it), and shows the exact EnvoyFilters, how they differ from the live ones, the Pods that they would select, and "
-        "what wasmc explain would find wrong.",
+        help="show what wasmer would write for a file, without writing anything",
+        description="Checks the AutoWasms in FILE and resolves their sources with your own login (or that of spec.secret, if you may "
+        "read it). Shows the exact EnvoyFilters, their differences from the live ones, the Pods that they would select, and "
+        "the problems that wasmc explain would report.",
         epilog=_STATUSES,
     )
     plan.add_argument(
@@ -55,34 +55,39 @@ def add_plan(commands: Any, add_registry: Callable[[argparse.ArgumentParser], No
         type=Path,
         required=True,
         metavar="FILE",
-        help="YAML or JSON, read as kubectl reads it; - for stdin",
+        help="YAML or JSON, parsed as by kubectl; -: standard input",
     )
-    plan.add_argument("--offline", action="store_true", help="ask no cluster")
+    plan.add_argument("--offline", action="store_true", help="do not query a cluster")
     _add_cluster_flags(plan)
     add_registry(plan)
 
 
 def _add_cluster_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "-n", "--namespace", metavar="NAME", help="its namespace (default: the context's)"
+        "-n",
+        "--namespace",
+        metavar="NAME",
+        help="namespace of the AutoWasm (default: the context's)",
     )
-    parser.add_argument("--json", action="store_true", help="everything, as one JSON document")
-    parser.add_argument("--strict", action="store_true", help="fail on warnings, too")
+    parser.add_argument("--json", action="store_true", help="print everything as one JSON document")
+    parser.add_argument("--strict", action="store_true", help="also fail on warnings")
     add_module_flags(parser)
     parser.add_argument(
         "-q",
         "--quiet",
         action="store_true",
-        help="only the result and errors: no warnings of the login",
+        help="print only the result and errors: no warnings about the login or the module check",
     )
     cluster = parser.add_argument_group("cluster")
     cluster.add_argument(
         "--kubeconfig",
         type=Path,
         metavar="FILE",
-        help="default: $KUBECONFIG, ~/.kube/config, the Pod's service account",
+        help="kubeconfig file (default: $KUBECONFIG, ~/.kube/config, the Pod's service account)",
     )
-    cluster.add_argument("--context", metavar="NAME", help="a context of the kubeconfig")
+    cluster.add_argument(
+        "--context", metavar="NAME", help="context of the kubeconfig (default: its current context)"
+    )
     cluster.add_argument(
         "--service-name",
         metavar="NAME",
@@ -93,22 +98,26 @@ def _add_cluster_flags(parser: argparse.ArgumentParser) -> None:
         "--service-namespace",
         metavar="NAME",
         default="istio-system",
-        help="where it is (default: istio-system)",
+        help="namespace of the Service (default: istio-system)",
     )
     cluster.add_argument(
-        "--service-port", type=int, metavar="PORT", default=8081, help="its port (default: 8081)"
+        "--service-port",
+        type=int,
+        metavar="PORT",
+        default=8081,
+        help="port of the Service (default: 8081)",
     )
     cluster.add_argument(
         "--cluster-domain",
         metavar="DOMAIN",
         default="cluster.local",
-        help="the cluster's (default: cluster.local)",
+        help="DNS domain of the cluster (default: cluster.local)",
     )
 
 
 _DESCRIPTION = """\
-Pushes WebAssembly modules for Envoy to an OCI registry, pulls them back, and says what is in them; says what is right and
-wrong about an AutoWasm in a cluster, and what applying one would do.
+Pushes WebAssembly modules for Envoy to an OCI registry, pulls and inspects them. Diagnoses an AutoWasm in a cluster, and
+shows what applying one would change.
 
   wasmc push registry.example/team/filter:v1 -f filter.wasm
   wasmc pull registry.example/team/filter:v1
@@ -118,15 +127,16 @@ wrong about an AutoWasm in a cluster, and what applying one would do.
 """
 
 _EPILOG = """\
-The login is found where Docker, podman, buildah, skopeo and CI systems keep it, in this order: $DOCKER_AUTH_CONFIG (in GitLab
-CI last), $DOCKER_CONFIG/config.json, $REGISTRY_AUTH_FILE (else ${XDG_RUNTIME_DIR}/containers/auth.json),
-$XDG_CONFIG_HOME/containers/auth.json, ~/.docker/config.json (without $DOCKER_CONFIG), ~/.dockercfg; with credential helpers.
---username with --password-stdin wins over it.
+The login is read from the files of Docker, podman, buildah, skopeo and CI systems, in this order: $DOCKER_AUTH_CONFIG (in
+GitLab CI last), $DOCKER_CONFIG/config.json, $REGISTRY_AUTH_FILE (else ${XDG_RUNTIME_DIR}/containers/auth.json),
+$XDG_CONFIG_HOME/containers/auth.json, ~/.docker/config.json (without $DOCKER_CONFIG), ~/.dockercfg. Credential helpers are
+supported. --username with --password-stdin overrides all of these.
 
-A registry on this machine (localhost, 127.x.x.x, [::1]) is asked in plain HTTP, unless it has TLS. Others are asked through
-$HTTPS_PROXY ($HTTP_PROXY with --plain-http), unless $NO_PROXY names them.
+A registry on this machine (localhost, 127.x.x.x, [::1]) is accessed over plain HTTP unless it has TLS. Other registries are
+accessed through $HTTPS_PROXY ($HTTP_PROXY with --plain-http) unless $NO_PROXY names them.
 
-Exit status: 0 done, 1 failure (of inspect also: refused; of explain and plan: something is wrong), 2 wrong usage. WASMC_DEBUG=1 shows where an error comes from.
+Exit status: 0 success, 1 failure (inspect: also a refused module; explain and plan: also reported errors), 2 usage error.
+WASMC_DEBUG=1 prints the traceback of an error.
 """
 
 _BY_SIGINT = 130
@@ -186,7 +196,9 @@ def _add_push(commands: "argparse._SubParsersAction[_Parser]") -> None:
         help="push a module",
         description="Checks that Envoy can load the module in FILE, and pushes it as REF.",
     )
-    push.add_argument("reference", metavar="REF", help="HOST[:PORT]/NAME[:TAG]; no tag: latest")
+    push.add_argument(
+        "reference", metavar="REF", help="HOST[:PORT]/NAME[:TAG] (default tag: latest)"
+    )
     push.add_argument(
         "-f",
         "--file",
@@ -199,26 +211,26 @@ def _add_push(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "--format",
         choices=("artifact", "image", "cncf", "kwctl"),
         default="artifact",
-        help="artifact (default): what Istio, Envoy Gateway and wasme read; image: a container image with the module as "
-        "plugin.wasm, for Istio and Envoy Gateway; cncf: what wkg reads; kwctl: what Kubewarden and wasm-to-oci read; "
-        "wasmer reads them all",
+        help="artifact (default): for Istio, Envoy Gateway and wasme; image: a container image with the module as "
+        "plugin.wasm, for Istio and Envoy Gateway; cncf: for wkg; kwctl: for Kubewarden and wasm-to-oci; "
+        "wasmer reads all of them",
     )
     push.add_argument(
         "--annotation",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="an annotation of the manifest; repeatable",
+        help="annotation of the manifest; may be repeated",
     )
     push.add_argument(
-        "--source", metavar="URL", help="where the source code is (org.opencontainers.image.source)"
+        "--source", metavar="URL", help="URL of the source code (org.opencontainers.image.source)"
     )
     push.add_argument(
         "--version",
         metavar="VERSION",
-        help="the version of the module (org.opencontainers.image.version)",
+        help="version of the module (org.opencontainers.image.version)",
     )
-    _add_common(push, force="push what Envoy would not load, too")
+    _add_common(push, force="also push a module that Envoy would not load")
 
 
 def _add_pull(commands: "argparse._SubParsersAction[_Parser]") -> None:
@@ -226,7 +238,7 @@ def _add_pull(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "pull",
         help="pull a module",
         description="Pulls the module of REF, an artifact or container image, checks that Envoy can load it, and writes "
-        "it to filter.wasm. A filter.wasm that is there already is replaced at the end, or stays as it is.",
+        "it to filter.wasm. An existing filter.wasm is replaced only after all checks; if the pull fails, it is not changed.",
     )
     pull.add_argument(
         "reference", metavar="REF", help="HOST[:PORT]/NAME[:TAG] or HOST[:PORT]/NAME@DIGEST"
@@ -236,38 +248,40 @@ def _add_pull(commands: "argparse._SubParsersAction[_Parser]") -> None:
         "--output",
         type=Path,
         metavar="DIR",
-        help="the folder for filter.wasm; made if need be (default: the current one)",
+        help="folder for filter.wasm, created if absent (default: the current folder)",
     )
-    _add_common(pull, force="write what Envoy would not load, too")
+    _add_common(pull, force="also write a module that Envoy would not load")
 
 
 def _add_inspect(commands: "argparse._SubParsersAction[_Parser]") -> None:
     inspect = commands.add_parser(
         "inspect",
-        help="say what an image or a file is, and who can pull it",
-        description="Says in which layout an image holds its module, what the module is, whether wasmer would accept it and, "
-        "if not, why not. A FILE is a module, or a gzip, zstd or tar archive of one, as it would lie behind a URL.",
-        epilog="Exit status: 0 wasmer would accept it (and every --require can pull it), 1 not, or it cannot be had; "
-        "2 wrong usage.",
+        help="describe an image or a file, and report which tools can pull it",
+        description="Describes the layout of an image and its module, and reports whether wasmer would accept the module and, "
+        "if not, the reason. FILE is a module, or a gzip, zstd or tar archive of one, as a URL would serve it.",
+        epilog="Exit status: 0 wasmer would accept it (and every --require can pull it), 1 otherwise, also if it cannot be "
+        "fetched, 2 usage error.",
     )
     inspect.add_argument(
         "reference",
         metavar="REF|FILE",
-        help="HOST[:PORT]/NAME[:TAG], the same with @DIGEST, or a file (./NAME if in doubt; -: standard input)",
+        help="HOST[:PORT]/NAME[:TAG][@DIGEST], or a file (./NAME if ambiguous; -: standard input)",
     )
     inspect.add_argument(
         "--compat",
         action="store_true",
-        help="who else can pull it, and why not: Istio, Envoy Gateway, wasme, kwctl, wkg",
+        help="report which other tools can pull it, and why not: Istio, Envoy Gateway, wasme, kwctl, wkg",
     )
     inspect.add_argument(
         "--require",
         action="append",
         default=[],
         choices=("istio", "envoy-gateway", "wasme", "kwctl", "wkg"),
-        help="fail unless this one can pull it, too; repeatable, implies --compat",
+        help="fail unless this tool can pull it; may be repeated, implies --compat",
     )
-    inspect.add_argument("--json", action="store_true", help="everything, as one JSON document")
+    inspect.add_argument(
+        "--json", action="store_true", help="print everything as one JSON document"
+    )
     _add_checks(inspect)
     _add_registry(inspect)
 
@@ -284,14 +298,14 @@ def _add_checks(parser: argparse.ArgumentParser) -> None:
         "-q",
         "--quiet",
         action="store_true",
-        help="only the result and errors: no progress, no warnings",
+        help="print only the result and errors: no progress, no warnings",
     )
 
 
 def _add_registry(parser: argparse.ArgumentParser) -> None:
     registry = parser.add_argument_group("registry")
     registry.add_argument(
-        "--username", metavar="USER", help="log in as USER, with --password-stdin"
+        "--username", metavar="USER", help="log in as USER; requires --password-stdin"
     )
     registry.add_argument(
         "--password-stdin",
@@ -301,13 +315,13 @@ def _add_registry(parser: argparse.ArgumentParser) -> None:
     tls = registry.add_mutually_exclusive_group()
     tls.add_argument("--plain-http", action="store_true", help="the registry has no TLS")
     tls.add_argument(
-        "--insecure", action="store_true", help="do not check the registry's certificate"
+        "--insecure", action="store_true", help="do not verify the registry's certificate"
     )
     tls.add_argument(
         "--ca-file",
         type=Path,
         metavar="FILE",
-        help="PEM file of further certificate authorities to trust",
+        help="PEM file of additional certificate authorities to trust",
     )
 
 
@@ -334,7 +348,7 @@ def _run(arguments: argparse.Namespace) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _failed(f"{where}{error.strerror or error}", error, status=1)
     except Exception as error:  # report a bug in one line, without a traceback
-        hint = "this is a bug; WASMC_DEBUG=1 shows where"
+        hint = "this is a bug; WASMC_DEBUG=1 prints the traceback"
         return _failed(f"{type(error).__name__}: {error} ({hint})", error, status=1)
     return 0
 

@@ -52,9 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="wasmer",
         allow_abbrev=False,
-        description="Puts WebAssembly filters into running Envoys: fetches, checks and serves the "
-        "modules that AutoWasm objects name, and writes the configuration that makes Envoy load them.",
-        epilog="Every flag can be set in the environment: --log-level as WASMER_LOG_LEVEL.",
+        description="Installs WebAssembly filters in running Envoys: fetches, verifies and serves the "
+        "modules that AutoWasm objects name, and writes the configuration with which Envoy loads them.",
+        epilog="Each flag can also be set in the environment, for example --log-level as WASMER_LOG_LEVEL.",
     )
     version = metadata.version("autowasm")
     parser.add_argument("--version", action="version", version=f"wasmer {version}")
@@ -62,26 +62,29 @@ def build_parser() -> argparse.ArgumentParser:
     standalone = modes.add_parser(
         "standalone",
         allow_abbrev=False,
-        help="over a directory of YAML files, for a laptop or a filter author's CI",
-        description="Runs over a directory of AutoWasm YAML files instead of an API server, and writes "
-        "a listener file for a plain Envoy.",
+        help="run without a cluster, on a directory of YAML files; for a laptop or the CI of a filter",
+        description="Reads AutoWasms from a directory of YAML files instead of an API server, and writes "
+        "a listener file for an Envoy without Istio.",
     )
     flags.declare(standalone, "standalone")
     controller = modes.add_parser(
         "controller",
         allow_abbrev=False,
-        help="in a cluster with Istio",
-        description="Follows the AutoWasm objects of an API server and writes their EnvoyFilters.",
+        help="run in a Kubernetes cluster with Istio",
+        description="Watches the AutoWasm objects of an API server and writes their EnvoyFilters.",
     )
     flags.declare(controller, "controller")
     check = modes.add_parser(
         _CHECK_UNINSTALL,
         allow_abbrev=False,
-        help="whether AutoWasms still need wasmer (the chart asks before it is uninstalled)",
-        description="Ends with 0 if the cluster has no AutoWasms, else with 1 and their names.",
+        help="check whether AutoWasms still need wasmer (the chart runs this before it is uninstalled)",
+        description="Exits with status 0 if the cluster has no AutoWasms; otherwise prints their names and exits with 1.",
     )
     check.add_argument(
-        "--kubeconfig", metavar="FILE", type=Path, help="absent: the service account of the Pod"
+        "--kubeconfig",
+        metavar="FILE",
+        type=Path,
+        help="kubeconfig file (default: the service account of the Pod)",
     )
     return parser
 

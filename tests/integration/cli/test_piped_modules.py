@@ -60,7 +60,7 @@ async def test_what_comes_out_of_a_pipe_is_inspected(client: Client) -> None:
 @pytest.mark.parametrize(
     ("arguments", "stdin", "status", "sentence"),
     [
-        (["-f", "-"], b"", 2, "-f -: nothing came out of it"),
+        (["-f", "-"], b"", 2, "-f -: is empty"),
         (["-f", "-"], b"no module", 1, ""),
         (["-f", "-", "--username", "u", "--password-stdin"], MODULE, 2, "only one can be read from standard input"),
         (["-f", "/dev/stdin", "--username", "u", "--password-stdin"], MODULE, 2, "only one can be read"),
@@ -91,7 +91,7 @@ async def test_what_never_ends_is_cut(client: Client, tmp_path: Path) -> None:
         tasks.create_task(asyncio.to_thread(write))
         done = await client.run("push", "127.0.0.1:9/a/b:v1", "-f", str(pipe), check=False)
     assert done.returncode == 1
-    assert "gives more than the 256 MiB that are read" in done.stderr
+    assert "has more than 256 MiB, the limit" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_table_is_coloured_only_when_asked() -> None:
 def test_headline_counts() -> None:
     rows = [_long(Level.ERROR), _long(Level.ERROR), _long(Level.WARNING), _long(Level.OK)]
     assert findings.headline(rows) == "2 errors, 1 warning"
-    assert findings.headline([]).startswith("all right")
+    assert findings.headline([]).startswith("no problems found")
 
 
 def test_json_holds_every_finding() -> None:
@@ -109,7 +109,7 @@ def test_plan_text_colours_the_diff_only_when_asked() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"unread": {"pods": "RBAC"}}, "Pods: not looked at"),
+        ({"unread": {"pods": "RBAC"}}, "Pods: not checked"),
         ({"pods": ()}, "Pods: none"),
         ({"pods": (pod(), pod("b", proxy=False))}, "Pods: 2, 1 of them with a proxy"),
         ({"pods": tuple(pod(f"p-{n}") for n in range(50))}, "more"),
@@ -197,7 +197,7 @@ def test_namespace_is_the_contexts(tmp_path: Path) -> None:
 
 
 def test_without_any_kubeconfig_the_places_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"config \(absent\).*Give --kubeconfig"):
+    with pytest.raises(UsageError, match=r"config \(absent\).*Use --kubeconfig"):
         clusters.kubeconfig(_arguments(), {"HOME": str(tmp_path)})
     in_pod = {"HOME": str(tmp_path), "KUBERNETES_SERVICE_HOST": "10.0.0.1"}
     assert clusters.kubeconfig(_arguments(), in_pod) is None
@@ -282,6 +282,6 @@ async def test_cluster_that_cannot_be_asked_is_a_usage_error_that_names_the_way_
         stdin=yaml.safe_dump(autowasm()).encode(), check=False,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
-    assert "the cluster cannot be asked" in done.stderr
-    assert "--offline plans without" in done.stderr
+    assert "the cluster cannot be queried" in done.stderr
+    assert "use --offline to plan without a cluster" in done.stderr
     assert "s3cret" not in done.stderr

@@ -131,13 +131,13 @@ WRONG = [
     ("--listen", "[::]:²", "ADDRESS:PORT"),
     ("--admin-listen", "localhost:", "ADDRESS:PORT"),
     ("--allow-cidr", "10.0.0.0/8,everything", "'everything' does not appear to be"),
-    ("--allow-private-host", "*", "--allow-cidr opens every host"),
-    ("--allow-private-host", "*:5000", "write HOST[:PORT]"),
-    ("--allow-private-host", "a.*.b", "write HOST[:PORT]"),
-    ("--allow-private-host", "http://a", "write HOST[:PORT]"),
-    ("--allow-private-host", "a/b", "write HOST[:PORT]"),
-    ("--allow-private-host", "10.0.0.0/8", "--allow-cidr opens every host"),
-    ("--allow-private-host", "a:70000", "write HOST[:PORT]"),
+    ("--allow-private-host", "*", "use --allow-cidr for all hosts of a network"),
+    ("--allow-private-host", "*:5000", "must be HOST[:PORT]"),
+    ("--allow-private-host", "a.*.b", "must be HOST[:PORT]"),
+    ("--allow-private-host", "http://a", "must be HOST[:PORT]"),
+    ("--allow-private-host", "a/b", "must be HOST[:PORT]"),
+    ("--allow-private-host", "10.0.0.0/8", "use --allow-cidr for all hosts of a network"),
+    ("--allow-private-host", "a:70000", "must be HOST[:PORT]"),
     ("--allow-private-host", "fd00::x", "fd00::x"),
     ("--log-level", "loud", "must be one of debug, info, warning, error, not 'loud'"),
     ("--log-format", "xml", "must be one of json, console"),
@@ -152,8 +152,8 @@ WRONG = [
     ("--registry-proxy", "http://proxy.example:65536", "not a URL of the form http://HOST:PORT"),
     ("--registry-proxy", "http://proxy.example:0", "not a URL of the form http://HOST:PORT"),
     ("--registry-ca-file", "=/dev/null", "there is no file"),
-    ("--peer", "https://peer.example:8081", "write http://HOST:PORT, not"),
-    ("--peer", "http://u:p@peer.example", "write http://HOST:PORT, not"),
+    ("--peer", "https://peer.example:8081", "must be http://HOST:PORT, not"),
+    ("--peer", "http://u:p@peer.example", "must be http://HOST:PORT, not"),
     ("--peer", "http://peer.example:8081/x", "without a path"),
     ("--peer", "peer.example:8081?x", "without a path"),
     ("--peer", "http://peer.example:65536", "the port must be a number from 1 to 65535"),
@@ -183,7 +183,7 @@ def test_wrong_variable_is_named_as_a_variable() -> None:
 def test_what_is_missing_is_named_with_its_variable(missing: str) -> None:
     index = NEEDED.index(missing)
     variable = "WASMER_" + missing.removeprefix("--").replace("-", "_").upper()
-    with pytest.raises(UsageError, match=f"{missing} is needed .or {variable}"):
+    with pytest.raises(UsageError, match=f"{missing} is required .or {variable}"):
         read(*NEEDED[:index], *NEEDED[index + 2 :])
 
 
@@ -226,7 +226,7 @@ def test_one_ca_file_is_for_every_host(tmp_path: Path) -> None:
         path.touch()
     with pytest.raises(UsageError, match="only one without HOST="):
         read(*NEEDED, f"--registry-ca-file={one}", f"--registry-ca-file={two}")
-    with pytest.raises(UsageError, match="write HOST=FILE or FILE"):
+    with pytest.raises(UsageError, match="must be HOST=FILE or FILE"):
         read(*NEEDED, f"--registry-ca-file=={one}")
 
 

@@ -71,7 +71,7 @@ def test_every_line_fits_the_terminal_and_controls_it_not(
     for line in text.splitlines():
         assert len(digests.sub("", line)) <= width
         assert line.isprintable()
-    assert "more (--json has all)" in " ".join(text.split())
+    assert "more (--json lists all)" in " ".join(text.split())
     assert len(inspect.json(HOSTILE, status=1)["module"]["exports"]) == 101
 
 
@@ -192,9 +192,9 @@ def test_an_image_with_many_layers_and_annotations_is_shown_in_part() -> None:
         InspectReport("r.example/x", ModuleVerdict(accepted=True, abi="0.2.1"), image=image),
         width=100,
     )
-    assert "of 2 entries; taken:" in text
+    assert "2 entries; selected:" in text
     assert str(child) in text
-    assert "application/wasm, 3 B, has the module" in text
+    assert "application/wasm, 3 B, contains the module" in text
     assert text.count("application/wasm, ") == 12
     assert "and 3 more" in text
     assert "key-11=" in text

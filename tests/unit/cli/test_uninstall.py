@@ -16,7 +16,7 @@ def _autowasm(number: int) -> uninstall.Document:
 
 def test_it_names_the_first_and_counts_the_rest() -> None:
     said = uninstall._report([_autowasm(n) for n in range(500)], more=20)
-    assert "there are 520 AutoWasms" in said
+    assert "the cluster has 520 AutoWasms" in said
     assert "team/filter-9, …" in said
     assert "filter-10" not in said
     assert "--no-hooks" in said
@@ -54,10 +54,10 @@ DELETED = {"metadata": {"namespace": "a", "name": "b", "deletionTimestamp": "202
 @pytest.mark.parametrize(
     ("document", "status", "says"),
     [
-        (_page(), 0, "There are no AutoWasms"),
-        (_page(DELETED), 0, "There are no AutoWasms"),
-        (_page(_autowasm(1), DELETED), 1, "there is 1 AutoWasm (team/filter-1)"),
-        (_page(_autowasm(1), more=7), 1, "there are 8 AutoWasms"),
+        (_page(), 0, "The cluster has no AutoWasms"),
+        (_page(DELETED), 0, "The cluster has no AutoWasms"),
+        (_page(_autowasm(1), DELETED), 1, "the cluster has 1 AutoWasm (team/filter-1)"),
+        (_page(_autowasm(1), more=7), 1, "the cluster has 8 AutoWasms"),
     ],
 )
 async def test_the_exit_status_says_whether_it_may_go(
@@ -87,7 +87,7 @@ async def test_a_refusal_is_no_permission_to_go(
 ) -> None:
     assert await _asked(Wire(failure(403, "Forbidden", "no list for you")), tmp_path) == 1
     said = capsys.readouterr().out
-    assert "Cannot tell whether there are AutoWasms" in said
+    assert "AutoWasms cannot be listed" in said
     assert "no list for you" in said
     assert "--no-hooks" in said
 

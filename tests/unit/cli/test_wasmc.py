@@ -87,7 +87,7 @@ async def test_file_that_cannot_be_pushed_at_all_is_refused_whatever_is_forced(
 ) -> None:
     with (tmp_path / "large.wasm").open("wb") as file:
         file.truncate(300 * 1024 * 1024)
-    for name, said in (("/dev/zero", "not a plain file"), ("large.wasm", "300 MiB")):
+    for name, said in (("/dev/zero", "not a regular file"), ("large.wasm", "300 MiB")):
         done = await wasmc.run("push", "127.0.0.1:1/x", "-f", name, "--force", check=False)
         assert (done.returncode, done.stdout) == (1, "")
         assert said in done.stderr
@@ -108,7 +108,7 @@ async def test_version(wasmc: Client) -> None:
         (["push", "r.example/x", "-f", "."], "-f .: Is a directory"),
         (["push", "https://r.example/x", "-f", "m.wasm"], "without a scheme"),
         (["push", "r.example/UPPER", "-f", "m.wasm"], "not a repository name"),
-        (["push", f"r.example/x@sha256:{'0' * 64}", "-f", "m.wasm"], "under a tag"),
+        (["push", f"r.example/x@sha256:{'0' * 64}", "-f", "m.wasm"], "push to a tag"),
         (["push", "r.example/x", "-f", "m.wasm", "--format", "zip"], "invalid choice"),
         (["push", "r.example/x", "-f", "m.wasm", "--password", "p"], "--password"),
         (["push", "", "-f", "m.wasm"], "no image is named"),
@@ -130,9 +130,9 @@ async def test_version(wasmc: Client) -> None:
         ),
         (["inspect"], "REF"),
         (["inspect", ""], "no image is named"),
-        (["inspect", "absent.wasm"], "there is no such file"),
+        (["inspect", "absent.wasm"], "no such file"),
         (["inspect", "./absent"], "No such file"),
-        (["inspect", "/dev/zero"], "not a plain file"),
+        (["inspect", "/dev/zero"], "not a regular file"),
         (["inspect", "./taken"], "Is a directory"),
         (["inspect", "m.wasm", "--require", "docker"], "invalid choice"),
         (["pull", "r.example/x", "--bogus"], "--bogus"),
