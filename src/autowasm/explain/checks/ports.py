@@ -149,7 +149,8 @@ def captured(facts: Facts) -> Iterator[Finding]:
         past = list(dict.fromkeys(port for each in causes.values() for port in each))
         if past:
             what = f"traffic to port {_listed(past)} of Pod {pod.where} bypasses its sidecar"
-            remedy = f"change the Pod's annotation {_EXCLUDED if out else _INCLUDED}"
+            names = " and ".join(name for name, each in causes.items() if each)
+            remedy = f"change the Pod's annotation {names}"
             yield _say(Level.ERROR, "NotCaptured", facts.name, what, remedy, field=_PATH)
             return
 
