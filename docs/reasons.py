@@ -11,7 +11,7 @@ wrong, where, and what to do. This page is made by `make reference`.
 | `Pending` | not looked at yet |
 | `Fetching` | a fetch is under way; what was there before runs on |
 | `Synced` | fetched, checked, stored, and Envoy is told. Not: Envoy runs it ([proof](../explanation/proof.md)) |
-| `Degraded` | the last attempt failed; the module from before is in place |
+| `Degraded` | the last attempt failed; the previous module is in place |
 | `Failed` | the last attempt failed, and nothing is published |
 
 | Condition | True when |
@@ -26,7 +26,7 @@ REASONS: dict[str, dict[str, str]] = {
     "It goes well, or is on its way": {
         "Synced": "all is done",
         "Published": "the EnvoyFilter is in place",
-        "NotPublished": "no EnvoyFilter was written yet",
+        "NotPublished": "no EnvoyFilter has been written yet",
         "Fetching": "a fetch is under way",
         "Fetched": "the module is here; of `Loaded`: with all Pods",
         "NoPods": "of `Loaded`: the selector matches no Pod",

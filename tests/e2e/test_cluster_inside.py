@@ -153,7 +153,7 @@ async def test_no_status_tells_an_open_port_from_a_closed_one(ground: Ground) ->
 async def warning(log: Path, *, after: int) -> Document | None:
     """The line that an operator finds in the log of the new version."""
     text = (await asyncio.to_thread(log.read_bytes))[after:].decode()
-    said = "published modules could not be fetched again"
+    said = "another fetch of published modules would be denied"
     return next(({"line": line} for line in text.splitlines() if said in line), None)
 
 

@@ -203,7 +203,7 @@ async def test_a_file_that_becomes_unreadable_degrades_its_objects_while_the_fil
         assert ready["reason"] == "FileInvalid"
         assert str(file) in status["message"]
         assert sentence in status["message"]
-        assert "the module from before" in status["message"]
+        assert "the previous module" in status["message"]
         assert await scene.wasmer.metric("autowasm_config_files_unreadable") == 1
         assert await header(scene.port, "hello") == "world"
 

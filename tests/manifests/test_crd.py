@@ -72,7 +72,7 @@ def _full_status() -> Status:
             matched=3,
             injected=2,
             fetched=1,
-            missing=(MissingPod("default", "p", "Refused", "asked and got 503"),),
+            missing=(MissingPod("default", "p", "Refused", "requested it and got status 503"),),
             time=_NOW,
         ),
         conditions=conditions,

@@ -145,8 +145,8 @@ def explain_lost(decision: UseRecord | ResolveSource, error: AutoWasmError) -> A
     ):
         return error
     return AutoWasmError(
-        f"the published module is stored nowhere and cannot be fetched again: {error}; proxies that "
-        "have it keep running it; set the annotation wasm.tcm.io/refresh to a new value to "
-        "resolve the source afresh",
+        f"no replica stores the published module, and it cannot be fetched again: {error}; proxies that "
+        "have it keep running it; to resolve the source again, set the annotation wasm.tcm.io/refresh "
+        "to a new value",
         reason=PUBLISHED_MODULE_LOST,
     )

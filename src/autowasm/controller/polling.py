@@ -360,7 +360,7 @@ class Poller:
                 if not news:  # reported, not published yet
                     continue
                 _log.info(
-                    "source has moved",
+                    "source has changed",
                     key=str(key),
                     source=record.origin,
                     digest=record.sha256,

@@ -102,7 +102,7 @@ class PullAuthorizer:
                     if authorization.due <= now and not authorization.running:
                         authorization.running = True
                         check = self._check(key, authorization, places)
-                        tasks.create_task(check, name=f"permit {key}")
+                        tasks.create_task(check, name=f"pull authorisation {key}")
                 try:
                     async with asyncio.timeout(_LOOK):
                         await self._due.wait()
@@ -121,7 +121,7 @@ class PullAuthorizer:
                 await self._decide(key, authorization)
         except Exception as error:  # supervised edge: a bug fails one check, not the process
             _log.exception(
-                "permit check failed unexpectedly", key=str(key), error=type(error).__name__
+                "pull authorisation failed unexpectedly", key=str(key), error=type(error).__name__
             )
         finally:
             authorization.running = False
@@ -147,7 +147,9 @@ class PullAuthorizer:
         after = (authorization.decided, authorization.error and str(authorization.error))
         if after != before and self._authorizations.get(key) is authorization:
             if authorization.error is not None:
-                _log.warning("permission lost", key=str(key), reason=authorization.error.reason)
+                _log.warning(
+                    "pull authorisation failed", key=str(key), reason=authorization.error.reason
+                )
             self._on_change(key)
 
     async def _allowed(self, authorization: _Authorization) -> str:

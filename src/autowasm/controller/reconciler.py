@@ -98,7 +98,7 @@ class StartupGate:
         if self._pending:
             count = len(self._pending)
             examples = ", ".join(str(key) for key in islice(self._pending, 3))
-            self._report(False, f"{count} published modules are not here yet ({examples})")
+            self._report(False, f"{count} published modules are not stored yet ({examples})")
         elif not self._opened.is_set():
             self._opened.set()
             self._report(True, why)

@@ -178,7 +178,9 @@ class ReplicaWaiter:
             wait.task.cancel()
 
     def _begin(self, key: ObjectKey, wait: _Wait, timeout: float) -> None:
-        wait.task = self._tasks.create_task(self._ask(key, wait, timeout), name=f"spread {key}")
+        wait.task = self._tasks.create_task(
+            self._ask(key, wait, timeout), name=f"replication {key}"
+        )
 
     async def _ask(self, key: ObjectKey, wait: _Wait, timeout: float) -> None:
         everywhere = await self._replicas.wait_all_have(wait.sha256, timeout)

@@ -39,7 +39,7 @@ class ClusterSecrets:
             return None
         except Forbidden as error:
             raise SecretAccessForbidden(
-                f"spec.secret: wasmer may not read Secret {key}; its ServiceAccount needs `get` on secrets",
+                f"spec.secret: wasmer is not allowed to read Secret {key}; its ServiceAccount needs `get` on secrets",
                 reason="SecretForbidden",
             ) from error
         except ApiError as error:
@@ -72,7 +72,7 @@ class ClusterSecrets:
             return ()
         except Forbidden as error:
             raise SecretAccessForbidden(
-                f"wasmer may not read ServiceAccount {key}; --service-account-pull-secrets needs `get` on serviceaccounts",
+                f"wasmer is not allowed to read ServiceAccount {key}; --service-account-pull-secrets needs `get` on serviceaccounts",
                 reason="ServiceAccountForbidden",
             ) from error
         except ApiError as error:

@@ -49,8 +49,8 @@ def check_mesh_scope(autowasm: AutoWasm, *, cluster: Cluster) -> None:
     if everywhere and not cluster.allow_mesh_wide:
         raise SpecError(
             "spec.selector.matchLabels",
-            f"is empty in the mesh's root namespace ({cluster.root_namespace}), which selects every workload of the "
-            "mesh; name labels, or start wasmer with --allow-mesh-wide",
+            f"is empty in the mesh's root namespace ({cluster.root_namespace}), so it selects every workload of the "
+            "mesh; add labels, or start wasmer with --allow-mesh-wide",
             reason="MeshWideNotAllowed",
         )
 
@@ -122,7 +122,7 @@ class SourcePolicy:
         found = self.rule_for(namespace)
         if found is None:
             raise _denied(
-                "", f"no rule names namespace {namespace}", "name it, or add a rule for `*`"
+                "", f"no rule matches namespace {namespace}", "add a rule for it or for `*`"
             )
         name, rule = found
         spec = autowasm.spec.filter
@@ -145,7 +145,7 @@ class SourcePolicy:
                     )
             if any("/" in entry for entry in rule.objects or ()):
                 raise UsageError(
-                    f"--policy-file: namespaces[{name!r}].objects: hosts only, without a path"
+                    f"--policy-file: namespaces[{name!r}].objects: entries must be HOST[:PORT], without a path"
                 )
 
 
@@ -191,7 +191,7 @@ def _listed(entries: tuple[str, ...]) -> str:
 def _denied(field: str, problem: str, remedy: str) -> SpecError:
     return SpecError(
         f"spec.filter.source{field}",
-        f"the operator's policy (wasmer --policy-file): {problem}; {remedy}, or ask whoever runs wasmer",
+        f"denied by the operator's policy (wasmer --policy-file): {problem}; {remedy}, or ask the operator of wasmer",
         reason=REASON,
     )
 
@@ -281,13 +281,13 @@ class PolicyFile:
             self._report(str(error))
             return
         self._content, self._refused, self._trouble, self.policy = content, None, "", policy
-        _log.info("policy in force", rules=len(policy.rules))
+        _log.info("policy loaded", rules=len(policy.rules))
         changed()
 
     def _report(self, trouble: str) -> None:
         """Log a problem once."""
         if trouble != self._trouble:
-            _log.error("policy file not taken, the last policy holds", error=trouble)
+            _log.error("policy file rejected, the previous policy stays in force", error=trouble)
         self._trouble = trouble
 
 
@@ -345,7 +345,7 @@ async def warn_of_refused(
             return
         if refused is not None:
             _log.warning(
-                "published modules could not be fetched again",
+                "another fetch of published modules would be denied",
                 host=host,
                 port=port,
                 modules=modules,

@@ -78,7 +78,7 @@ def fetching_status(autowasm: AutoWasm, *, live: bool, previous: Status, now: st
     """A fetch has been running for more than a moment."""
     message = f"fetching {_source_text(autowasm)}"
     if live:
-        message += "; the module from before is in place meanwhile"
+        message += "; the previous module stays in place"
     return Status(
         phase=Phase.FETCHING,
         message=_cut(message),
@@ -100,7 +100,9 @@ def fetching_status(autowasm: AutoWasm, *, live: bool, previous: Status, now: st
 
 def replicating_status(record: Record, *, live: bool, previous: Status, now: str) -> Status:
     """The module is stored here; the other replicas learn its record before any Envoy does (ADR 14)."""
-    message = f"module sha256:{record.sha256[:12]} is stored; the other replicas copy it"
+    message = (
+        f"module sha256:{record.sha256[:12]} is stored; waiting for the other replicas to copy it"
+    )
     generation = previous.observed_generation
     return Status(
         phase=Phase.FETCHING,
@@ -132,7 +134,7 @@ def failed_status(
     """The last attempt failed: `Degraded` while a module is in place, else `Failed`."""
     message = str(error)
     if in_place is not None:
-        message += f"; the module from before (sha256:{in_place[:12]}) is still in place"
+        message += f"; the previous module (sha256:{in_place[:12]}) is still in place"
     fetched = ("Unknown" if error.reason in _SPEC_REASONS else "False", error.reason, str(error))
     published = _published(in_place is not None)
     if error.reason in WRITE_REASONS:
@@ -171,7 +173,7 @@ def _module(record: Record, previous: Status, now: str) -> Module:
 def _published(live: bool) -> tuple[str, str, str]:
     if live:
         return ("True", "Published", "the EnvoyFilter is in place")
-    return ("False", "NotPublished", "no EnvoyFilter was written yet")
+    return ("False", "NotPublished", "no EnvoyFilter has been written yet")
 
 
 def _conditions(

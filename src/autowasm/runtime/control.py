@@ -174,7 +174,7 @@ class Control:
         self._health.set("start-up", ok, why)
         if ok:
             start_up_complete(asyncio.get_running_loop())
-            _log.info("ready", why=why or "all published modules are here")
+            _log.info("ready", why=why or "all published modules are stored")
 
     async def run(self) -> None:
         """Run forever."""
@@ -212,14 +212,14 @@ class Control:
             names=application.pools.names,
             timeout=application.settings.limits.dns_timeout,
         )
-        application.tasks.create_task(looking, name="addresses of what is published")
+        application.tasks.create_task(looking, name="addresses of published modules")
 
     def _start(self, controller: Controller[ObjectKey]) -> None:
         tasks, chosen = self._application.tasks, self._chosen
         self._application.metrics.leader.set(chosen.elector is None)
         if chosen.elector is not None:
             self._election = tasks.create_task(chosen.elector.run(), name="election")
-        tasks.create_task(self._pull_authorizer.run(), name="permits")
+        tasks.create_task(self._pull_authorizer.run(), name="pull authorisation")
         tasks.create_task(self._polling.run(chosen.leadership), name="polling")
         tasks.create_task(self._policy.run(self._policy_changed), name="policy file")
         self._working = tasks.create_task(controller.run(), name="controller")
@@ -228,7 +228,7 @@ class Control:
         if self._resender is not None:
             tasks.create_task(self._resender.run(chosen.leadership), name="resend")
         if self._rollouts is not None:
-            tasks.create_task(self._rollouts.run(chosen.leadership), name="proof of load")
+            tasks.create_task(self._rollouts.run(chosen.leadership), name="load report")
 
     def _secret_changed(self, key: ObjectKey) -> None:
         self._jobs.retry_now(key)

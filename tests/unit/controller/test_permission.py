@@ -76,7 +76,7 @@ async def life(
         for step in ("resolve", "pin"):
             bench.registry.failures[f"{step} anonymous"] = DENIED
         made = Life(bench, objects, publisher, tasks)
-        runner = tasks.create_task(made.pull_authorizer.run(), name="permits")
+        runner = tasks.create_task(made.pull_authorizer.run(), name="pull authorisation")
         try:
             yield made
         finally:

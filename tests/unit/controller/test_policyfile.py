@@ -124,7 +124,7 @@ async def test_policy_holds_while_its_directory_cannot_be_watched(
     async with followed(path, changes) as policy:
         await until(lambda: not failures)
         assert allows(policy)
-        errors = [event for event in logs if event["event"].startswith("policy file not taken")]
+        errors = [event for event in logs if event["event"].startswith("policy file rejected")]
         assert len(errors) == 1, "the same error is logged once"
         assert "Too many open files" in errors[0]["error"]
         path.write_bytes(CLOSED)

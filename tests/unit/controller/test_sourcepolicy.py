@@ -100,7 +100,7 @@ def test_sha256_of_the_module_counts_as_a_digest() -> None:
 def test_a_namespace_without_a_rule_may_use_nothing() -> None:
     policy = SourcePolicy.parse(b"namespaces: {team-a: {}}")
     policy.check(autowasm(namespace="team-a"))
-    with pytest.raises(SpecError, match="no rule names namespace team-b"):
+    with pytest.raises(SpecError, match="no rule matches namespace team-b"):
         policy.check(autowasm(namespace="team-b"))
     assert policy.object_hosts("team-a") is None
     assert policy.object_hosts("team-b") == ()

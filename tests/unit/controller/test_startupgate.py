@@ -35,13 +35,13 @@ def scene() -> Scene:
 async def test_opens_once_everything_is_settled(scene: Scene) -> None:
     scene.gate.expect([ONE, TWO])
     assert scene.said == [
-        (False, "2 published modules are not here yet (default/one, default/two)")
+        (False, "2 published modules are not stored yet (default/one, default/two)")
     ]
     await scene.gate.reconcile(ONE)
     scene.settled = {ONE, TWO}
     scene.gate._settled = scene.settled.__contains__
     await scene.gate.reconcile(ONE)
-    assert scene.said[-1] == (False, "1 published modules are not here yet (default/two)")
+    assert scene.said[-1] == (False, "1 published modules are not stored yet (default/two)")
     await scene.gate.reconcile(TWO)
     assert scene.said[-1][0]
 

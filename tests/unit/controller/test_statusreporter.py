@@ -87,7 +87,7 @@ def test_fetching_promises_nothing_of_the_generation_yet() -> None:
         autowasm(generation=2), live=True, previous=Status(), now=NOW
     )
     assert status.observed_generation == 0
-    assert "the module from before is in place" in status.message
+    assert "the previous module stays in place" in status.message
     assert conditions(status)["Published"] == ("True", "Published")
 
 

@@ -38,13 +38,13 @@ _FACTS = frozenset({MissingReason.REFUSED, MissingReason.NEVER_ASKED, MissingRea
 _RANKS = {why: number for number, why in enumerate((*MissingReason,))}
 _WORDS = {
     MissingReason.NOT_INJECTED: "has no sidecar",
-    MissingReason.REFUSED: "asked and got {status}",
-    MissingReason.NOT_READY: "is not ready and has not asked",
-    MissingReason.NEVER_ASKED: "never asked for it",
-    MissingReason.WAITING: "may still ask",
+    MissingReason.REFUSED: "requested it and got status {status}",
+    MissingReason.NOT_READY: "is not ready and has not requested it",
+    MissingReason.NEVER_ASKED: "has never requested it",
+    MissingReason.WAITING: "may still request it",
     MissingReason.SHARED_ADDRESS: "shares its address with another Pod",
-    MissingReason.UNATTRIBUTED: "was not seen, but somebody asked from an address that is no Pod's",
-    MissingReason.NOT_KNOWN: "was not seen, but could ask unseen before; its proxy may hold the module in its own cache",
+    MissingReason.UNATTRIBUTED: "has no logged download, but an address of no known Pod requested it",
+    MissingReason.NOT_KNOWN: "has no logged download, but the download log is incomplete; its proxy may have the module in its own cache",
 }
 
 

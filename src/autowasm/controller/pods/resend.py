@@ -388,10 +388,10 @@ class Resender:
         document = self._mesh.document(key)
         if document is not None:
             why = {
-                "errors": "some sidecars got an error for the module and have stopped asking",
-                "outage": "wasmer was away for longer than sidecars try again",
+                "errors": "some sidecars got an error for the module and no longer retry",
+                "outage": "wasmer was unavailable for longer than sidecars retry",
             }[reason]
-            message = f"{why}: sha256:{sha256[:12]} is given to them once more (r={count})"
+            message = f"{why}: sha256:{sha256[:12]} is resent to them (r={count})"
             self._announce(document, "Warning", "ModuleResent", message)
         self._requeue(key)
 

@@ -283,7 +283,7 @@ class RolloutTracker:
         try:
             yield
         except Exception:  # supervised edge: one failure must not stop the others
-            _log.exception("proof of load failed unexpectedly", **about)
+            _log.exception("load report failed unexpectedly", **about)
             self._metrics.unexpected_errors.labels("proof_of_load").inc()
 
     @staticmethod

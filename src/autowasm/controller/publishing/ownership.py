@@ -19,10 +19,14 @@ class Ownership(enum.Enum):
     """The relation of an EnvoyFilter to the AutoWasm of its name."""
 
     OURS = "ours"
-    EARLIER = "of an AutoWasm of this name with another uid: deleted and applied again, or restored"
-    ORPHANED = "ours, but its owner reference is gone: kubectl delete --cascade=orphan, or a backup that drops them"
-    OFFERED = "offered by annotation"
-    FOREIGN = "somebody else's"
+    EARLIER = (
+        "owned by an AutoWasm of this name with another uid (recreated, or restored from a backup)"
+    )
+    ORPHANED = (
+        "without an owner reference (kubectl delete --cascade=orphan, or a backup that omits it)"
+    )
+    OFFERED = "offered for adoption by the annotation wasm.tcm.io/adopt"
+    FOREIGN = "managed by another client"
 
 
 def ownership(envoyfilter: Mapping[str, Any], *, owner: Mapping[str, Any]) -> Ownership:

@@ -103,7 +103,7 @@ class ClusterPublisher:
         if written is not None:
             self._envoyfilters.wrote(key, written)
             self._put_back(
-                key, owner, "somebody took our label off the EnvoyFilter; it is put back"
+                key, owner, "another client removed wasmer's label from the EnvoyFilter; restored"
             )
 
     async def publish(
@@ -154,7 +154,7 @@ class ClusterPublisher:
             return await self._replace(key, owner, live, wanted)
         self._wrote(key, owner, written, wanted)
         if again:
-            self._put_back(key, owner, "somebody deleted the EnvoyFilter; it is there again")
+            self._put_back(key, owner, "another client deleted the EnvoyFilter; created again")
         return True
 
     async def _replace(
@@ -168,8 +168,8 @@ class ClusterPublisher:
         if whose is Ownership.FOREIGN:
             raise SpecError(
                 "metadata.name",
-                f"there is an EnvoyFilter {key} that is not ours; it is left as it is: delete it, rename the "
-                f'AutoWasm, or hand it over with the annotation wasm.tcm.io/adopt: "true"',
+                f"EnvoyFilter {key} exists and is not managed by wasmer, so it stays unchanged: delete it, rename the "
+                f'AutoWasm, or let wasmer adopt it with the annotation wasm.tcm.io/adopt: "true"',
                 reason="EnvoyFilterConflict",
             )
         if writes.is_terminating(live):
@@ -178,10 +178,10 @@ class ClusterPublisher:
         if body is None:
             if self._revert_limiter.in_place(key, owner, wanted):
                 times = self._revert_limiter.count(key, owner)
-                _log.warning("envoyfilter raised by another", key=str(key), times=times)
-                message = (
-                    "something raised ?r= in the EnvoyFilter, which drains all of its sidecars"
+                _log.warning(
+                    "envoyfilter resend count raised by another client", key=str(key), times=times
                 )
+                message = "another client raised the resend count (?r=) in the EnvoyFilter, which drains all of its sidecars"
                 self._announce(owner, "Warning", "Mutated", message)
             return False
         again = self._revert_limiter.puts_back(key, owner, wanted, live=live)
@@ -193,7 +193,7 @@ class ClusterPublisher:
             raise _terminating(key, live)
         self._wrote(key, owner, written, wanted)
         if again:
-            message = "somebody changed the EnvoyFilter; it is put back as it should be"
+            message = "another client changed the EnvoyFilter; reverted"
             self._put_back(key, owner, message)
         return True
 
@@ -209,7 +209,7 @@ class ClusterPublisher:
 
     def _put_back(self, key: ObjectKey, owner: Mapping[str, Any], message: str) -> None:
         times = self._revert_limiter.count(key, owner)
-        _log.warning("envoyfilter put back", key=str(key), times=times)
+        _log.warning("envoyfilter reverted", key=str(key), times=times)
         self._announce(owner, "Warning", "PutBack", message)
 
     def resigned(self) -> None:
@@ -257,8 +257,8 @@ def _refused(key: ObjectKey, error: ApiError) -> AutoWasmError:
 
 
 def _terminating(key: ObjectKey, live: Mapping[str, Any]) -> AutoWasmError:
-    held_by = ", ".join((live.get("metadata") or {}).get("finalizers") or []) or "its deletion"
+    held_by = ", ".join((live.get("metadata") or {}).get("finalizers") or []) or "none"
     return AutoWasmError(
-        f"the EnvoyFilter {key} is being deleted, and {held_by} holds it; it is written anew as soon as it is gone",
+        f"EnvoyFilter {key} is being deleted (finalizers: {held_by}); wasmer creates it again after the deletion",
         reason="EnvoyFilterTerminating",
     )

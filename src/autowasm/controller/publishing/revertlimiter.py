@@ -108,8 +108,8 @@ class RevertLimiter:
         reverts = self._of(key, owner)
         if reverts is not None and reverts.rounds >= MAX_REVERTS:
             raise AutoWasmError(
-                f"something rewrites or deletes the EnvoyFilter {key} again and again ({reverts.rounds} times); it is left as "
-                "it is now: find out who does it "
+                f"another client keeps changing or deleting EnvoyFilter {key} ({reverts.rounds} times); wasmer no longer "
+                "reverts it: find the client "
                 "(kubectl get envoyfilter -o yaml --show-managed-fields; the API server's audit log), then set the "
                 "annotation wasm.tcm.io/refresh to a new value or change the AutoWasm",
                 reason="Mutated",

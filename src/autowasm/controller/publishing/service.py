@@ -78,8 +78,8 @@ class PublishedService:
         if verdict is None or not verdict.holds:
             return None
         return AutoWasmError(
-            f"{verdict.text}, so sidecars could not fetch the module: the operator of wasmer has to create it, or to name the "
-            "right one (--service-name, --service-namespace, --service-port)",
+            f"{verdict.text}, so sidecars cannot fetch the module: the operator of wasmer must create or correct it, or set "
+            "--service-name, --service-namespace and --service-port",
             reason=verdict.reason,
         )
 
@@ -98,10 +98,10 @@ class PublishedService:
         try:
             found = await self._found()
         except Forbidden:
-            text = f"not known whether Service {self._key} is there: wasmer may not `get` it; apply its manifests of this version"
+            text = f"cannot check Service {self._key}: wasmer is not allowed to `get` it; apply wasmer's manifests of this version"
             found = ServiceVerdict(text=text)
         except ApiError as error:
-            _log.debug("service not looked at", service=str(self._key), error=str(error))
+            _log.debug("service not checked", service=str(self._key), error=str(error))
             return
         suspected, self._suspected = self._suspected, None
         # helm and kubectl replace a Service within a second; at a start there is no earlier state.
@@ -129,7 +129,7 @@ class PublishedService:
             self._empty_since = now
         if now - self._empty_since < STARTING:
             return self._verdict if self._verdict is not None and not self._verdict.holds else GOOD
-        text = f"Service {self._key} has no ready endpoint: no sidecar gets a module from it; compare its selector with wasmer's Pods"
+        text = f"Service {self._key} has no ready endpoint, so sidecars cannot fetch modules; compare its selector with the labels of wasmer's Pods"
         return ServiceVerdict(NO_ENDPOINTS, text)
 
     async def _has_endpoints(self) -> bool:
@@ -149,7 +149,7 @@ class PublishedService:
         if verdict.reason:
             _log.error("service not usable", reason=verdict.reason, problem=verdict.text)
         elif verdict.text:
-            _log.warning("service not looked at", problem=verdict.text)
+            _log.warning("service not checked", problem=verdict.text)
         else:
             _log.info("service found", service=str(self._key), port=self._port)
 

@@ -105,7 +105,7 @@ def test_only_the_first_are_named_worst_first() -> None:
     found = said(pods, known)
     assert len(found.pods.missing) == 10
     assert [one.name for one in found.pods.missing[:2]] == ["p39", "p20"]
-    assert found.pods.missing[0].message == "asked and got 503"
+    assert found.pods.missing[0].message == "requested it and got status 503"
     assert found.loaded.reason == "Refused"
     assert found.loaded.message.startswith("20 of 40 sidecars fetched the module; 20 of 40 Pods")
     assert found.loaded.message.endswith("and 17 more")
@@ -186,7 +186,7 @@ def test_three_are_named_in_the_sentence_and_the_others_counted(
     missing: int, listed: list[str], more: str
 ) -> None:
     found = said([pod(f"p{number}") for number in range(missing)] + [pod("q")], evidence("q"))
-    names = "; ".join(f"team/{name} never asked for it" for name in listed)
+    names = "; ".join(f"team/{name} has never requested it" for name in listed)
     assert found.loaded.message == (
         f"1 of {missing + 1} sidecars fetched the module; {missing} of {missing + 1} Pods "
         f"not known to have it: {names}{more}"
@@ -218,8 +218,8 @@ def test_a_pod_and_its_successor_of_the_same_name_are_both_named() -> None:
     old, new = pod("a"), replace_uid(pod("a"), b"another")
     found = said([old, new], evidence(refused={"a": 503}))
     assert [one.message for one in found.pods.missing] == [
-        "asked and got 503",
-        "never asked for it",
+        "requested it and got status 503",
+        "has never requested it",
     ]
     assert len(said([old, new], evidence()).pods.missing) == 2
 

@@ -274,6 +274,6 @@ async def test_what_is_being_deleted_is_not_written(kind: str) -> None:
     if kind == "status":
         assert not await publisher.write_status(KEY, owner, {"phase": "Synced"})
     else:
-        with pytest.raises(AutoWasmError, match=r"example\.com/hold holds it"):
+        with pytest.raises(AutoWasmError, match=r"finalizers: example\.com/hold"):
             await publisher.publish(KEY, owner, _envoyfilter(patches=("x",)))
     assert client.requests == []

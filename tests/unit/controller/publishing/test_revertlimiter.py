@@ -42,7 +42,7 @@ async def test_who_rewrites_it_is_left_after_three_rounds(raises: int) -> None:
         live = envoyfilter(resend=turn * raises)
         live["spec"]["priority"] = 99
         assert write(revert_limiter, envoyfilter(resend=turn * raises), live)
-    with pytest.raises(AutoWasmError, match="left as it is") as caught:
+    with pytest.raises(AutoWasmError, match="no longer reverts it") as caught:
         write(revert_limiter, envoyfilter(resend=9 * raises), envoyfilter(resend=9 * raises))
     assert caught.value.reason == "Mutated"
 
@@ -52,7 +52,7 @@ async def test_who_deletes_it_is_left_after_three_rounds() -> None:
     assert not write(revert_limiter, envoyfilter(resend=1), None)
     for _ in range(MAX_REVERTS):
         assert write(revert_limiter, envoyfilter(resend=1), None)
-    with pytest.raises(AutoWasmError, match="left as it is"):
+    with pytest.raises(AutoWasmError, match="no longer reverts it"):
         write(revert_limiter, envoyfilter(resend=1), None)
 
 
@@ -64,7 +64,7 @@ async def test_healing_is_no_round_and_ends_no_fight() -> None:
     for _ in range(MAX_REVERTS):
         assert write(revert_limiter, envoyfilter(resend=8), envoyfilter(resend=3))
     assert not write(revert_limiter, envoyfilter(resend=9), envoyfilter(resend=8))
-    with pytest.raises(AutoWasmError, match="left as it is"):
+    with pytest.raises(AutoWasmError, match="no longer reverts it"):
         write(revert_limiter, envoyfilter(resend=9), envoyfilter(resend=3))
 
 
@@ -114,7 +114,7 @@ async def test_who_only_raises_the_count_is_told_of_after_three_times() -> None:
         assert revert_limiter.in_place(KEY, OWNER, envoyfilter(resend=8 + turn))
         revert_limiter.count(KEY, OWNER)
     for resend in (10, 11):
-        with pytest.raises(AutoWasmError, match="left as it is"):
+        with pytest.raises(AutoWasmError, match="no longer reverts it"):
             revert_limiter.in_place(KEY, OWNER, envoyfilter(resend=resend))
     again = {"metadata": {"uid": "u", "generation": 2}}
     assert not revert_limiter.in_place(KEY, again, envoyfilter(resend=12)), "the user asked again"

@@ -137,7 +137,7 @@ async def test_what_may_not_be_looked_at_holds_nothing_back() -> None:
     world = World(service=Forbidden("no", code=403))
     await world.watched.look()
     assert world.reason == ""
-    assert "may not `get` it" in world.said[-1]
+    assert "not allowed to `get` it" in world.said[-1]
     world = World(endpoints=Forbidden("no", code=403))
     await world.watched.look()
     assert world.said == [""]

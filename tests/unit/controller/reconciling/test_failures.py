@@ -49,7 +49,7 @@ async def test_failure_never_touches_what_works(world: World, process: Process, 
     assert set(kinds(world)) == {"status"}
     assert world.status["phase"] == "Degraded"
     assert (
-        f"the module from before (sha256:{sha(WORLD)[:12]}) is still in place"
+        f"the previous module (sha256:{sha(WORLD)[:12]}) is still in place"
         in world.status["message"]
     )
     assert world.status["observedGeneration"] == 2
