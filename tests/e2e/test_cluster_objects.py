@@ -443,7 +443,7 @@ async def test_an_event_that_waits_when_wasmer_is_asked_to_stop_is_written(
 def _events_left(log: str) -> int:
     """How many Events a stop did not wait for, as wasmer's log says."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", log)
-    said = re.search(r"events left unwritten.*?\bevents=(\d+)", plain)
+    said = re.search(r"events not written before stop.*?\bevents=(\d+)", plain)
     return int(said[1]) if said else 0
 
 

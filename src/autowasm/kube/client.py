@@ -95,7 +95,7 @@ async def read_body(response: aiohttp.ClientResponse, *, limit: int) -> bytearra
         body += chunk
         if len(body) > limit:
             raise AnswerTooLong(
-                f"{response.method} {response.url.path}: the answer is longer than {limit} bytes"
+                f"{response.method} {response.url.path}: the response is longer than {limit} bytes"
             )
     return body
 
@@ -372,7 +372,7 @@ class KubeClient:
     def _no_configuration(self, error: BaseException) -> str:
         if self._kubeconfig is not None:
             return f"--kubeconfig {self._kubeconfig}: {error}"
-        return f"no --kubeconfig is given, and there is no service account: {error}"
+        return f"--kubeconfig is not set, and no service account was found: {error}"
 
     async def _refresh(self, refused: bool = True) -> None:
         """Read the configuration again; a new connection pool only if more than the token differs."""

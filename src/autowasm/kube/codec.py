@@ -211,7 +211,7 @@ def raw_event(line: bytes | bytearray) -> tuple[str, msgspec.Raw]:
     try:
         event = _RAW_EVENT.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UnexpectedAnswer(f"a line of the watch is no event: {error}") from error
+        raise UnexpectedAnswer(f"a line of the watch is not an event: {error}") from error
     return event.type, event.object
 
 
@@ -225,7 +225,7 @@ def _decode_other(line: bytes | bytearray) -> Bookmark:
         if event.type == "ERROR":
             raise from_status(_STATUS.decode(event.object), request="watch")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UnexpectedAnswer(f"a line of the watch is no event: {error}") from error
+        raise UnexpectedAnswer(f"a line of the watch is not an event: {error}") from error
     raise UnexpectedAnswer(f"an object of a watch event ({event.type[:32]}) cannot be decoded")
 
 

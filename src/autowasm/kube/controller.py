@@ -108,7 +108,7 @@ class Controller(Generic[K]):
             if task is not None and task.cancelling():
                 raise
             # A call inside the reconcile was cancelled, not this worker: an error like any other.
-            outcome = self._failed(key, error, "a call was cancelled")
+            outcome = self._failed(key, error, "a call inside the reconcile was cancelled")
         except Exception as error:  # the panic guard: one broken object must not stop the others
             expired = isinstance(error, TimeoutError) and deadline.expired()
             problem = f"no result within {self._deadline:g} s" if expired else None
@@ -128,7 +128,7 @@ class Controller(Generic[K]):
         log = _log.bind(controller=self.name, key=str(key), error=problem or str(error))
         if isinstance(error, TerminalError):
             self._queue.forget(key)
-            log.error("reconcile failed for good")
+            log.error("reconcile failed permanently")
             return "terminal"
         retry_after = getattr(error, "retry_after", None)
         delay = self._queue.add_rate_limited(
@@ -138,7 +138,7 @@ class Controller(Generic[K]):
         )
         log = log.bind(retry_in=round(delay, 3), attempt=self._queue.num_requeues(key))
         if isinstance(error, Conflict):
-            log.debug("reconcile met a conflict")
+            log.debug("reconcile hit a write conflict")
             return "error"
         if problem is not None or isinstance(error, AutoWasmError | ApiError | TimeoutError):
             log.warning("reconcile failed")

@@ -126,7 +126,7 @@ async def while_leading(leadership: Leadership, work: Callable[[], Awaitable[Non
         except (
             Exception
         ):  # supervised edge: a bug in the leader's work must not stop what every replica does
-            _log.exception("work of the leader failed unexpectedly", retry_in=FAILED_RETRY)
+            _log.exception("leader work failed unexpectedly", retry_in=FAILED_RETRY)
             await asyncio.sleep(FAILED_RETRY)
 
 
@@ -179,7 +179,7 @@ class Tenure:
                 yield
         except TimeoutError as error:
             if deadline.expired():
-                raise NotLeading("leading ended") from error
+                raise NotLeading("leadership ended") from error
             raise
         finally:
             self._scopes.discard(deadline)
@@ -344,9 +344,9 @@ class LeaderElector:
             return await self._try()
         except Conflict as error:  # also AlreadyExists
             self._fresh = False
-            self._log.debug("lease changed by another", error=str(error))
+            self._log.debug("lease changed by another client", error=str(error))
         except ApiError as error:
-            self._log.warning("lease not reached", leading=self.is_leading, error=str(error))
+            self._log.warning("lease request failed", leading=self.is_leading, error=str(error))
         return False
 
     async def _try(self) -> bool:
@@ -358,7 +358,7 @@ class LeaderElector:
         found = await self._read()
         # A deleted Lease still binds this replica: its holder may not know of the deletion yet.
         if self.leader not in {"", self.identity} and _now() < self._expires():
-            self._end("another holds the lease")
+            self._end("another replica holds the lease")
             return False
         return await self._write(found)
 

@@ -236,6 +236,6 @@ class _OpenWatch(Generic[T]):
             async with asyncio.timeout(self.silence):
                 found = await self._stream.read(n)
         except TimeoutError as error:
-            raise WatchFrozen(f"watch: nothing came for {self.silence:g} s") from error
+            raise WatchFrozen(f"watch: no data for {self.silence:g} s") from error
         self._took_all = len(found) < _LITTLE
         return found

@@ -177,7 +177,7 @@ class EventRecorder:
                 _log.warning("event not written", reason=fact.reason, error=str(error))
             except Exception:  # supervised edge: a failure on one Event must not stop the others
                 self._metrics.event("failed")
-                _log.exception("event failed unexpectedly", reason=fact.reason)
+                _log.exception("event write failed unexpectedly", reason=fact.reason)
             else:
                 self._metrics.event("written")
             finally:
@@ -209,7 +209,7 @@ class EventRecorder:
             async with asyncio.timeout(timeout):
                 await self._queue.join()
         except TimeoutError:
-            _log.warning("events left unwritten", events=self._pending, waited=timeout)
+            _log.warning("events not written before stop", events=self._pending, waited=timeout)
 
     def _allowed(self, reference: tuple[str, ...]) -> bool:
         """client-go's EventSourceObjectSpamFilter: a token bucket for each object."""

@@ -237,9 +237,9 @@ class Reflector(Generic[T]):
         if not heard:
             self._empty_watches += 1
             if self._empty_watches >= self._limits.relist_after_empty:
-                raise errors.StaleWatch(f"{self._empty_watches} watches brought nothing")
+                raise errors.StaleWatch(f"{self._empty_watches} watches returned no events")
             if lasted < SHORT_WATCH:
-                raise errors.VeryShortWatch(f"a watch ended after {lasted:.3f} s with nothing")
+                raise errors.VeryShortWatch(f"a watch ended after {lasted:.3f} s without events")
         self._failing_since = None
         self._metrics.watch_ended("timeout")
 
@@ -264,7 +264,7 @@ class Reflector(Generic[T]):
             delay = 0.0
         else:
             delay = self._list_delays.after(error)
-        self._log.info("list needed", error=str(error), retry_in=round(delay, 3))
+        self._log.info("new list needed", error=str(error), retry_in=round(delay, 3))
         return delay
 
     def _begin_anew(self, reason: str) -> None:
@@ -294,7 +294,7 @@ class Reflector(Generic[T]):
         if streamed and (isinstance(error, _NOT_OFFERED) or type(error) is errors.ApiError):
             # Forbidden may mean that we may list but not watch, and that may change.
             self._streaming = isinstance(error, errors.Forbidden)
-            self._log.info("no streaming list", error=str(error))
+            self._log.info("streaming list not available", error=str(error))
             return 0.0
         # A failed streaming list is followed by an ordinary one, and the reverse.
         self._stream_next = self._streaming and not streamed

@@ -44,7 +44,7 @@ class FairQueue(Generic[K]):
     def pop(self) -> K:
         """The next key. Raises IndexError if there is none."""
         if not self._groups:
-            raise IndexError("nothing waits")
+            raise IndexError("the queue is empty")
         group, keys = next(iter(self._groups.items()))
         key = keys.popleft()
         self._count -= 1

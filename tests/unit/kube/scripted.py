@@ -64,7 +64,7 @@ class Stream:
             if isinstance(step, Pause):
                 await asyncio.sleep(min(step.seconds, self.silence))
                 if step.seconds > self.silence:
-                    raise WatchFrozen("nothing came")
+                    raise WatchFrozen("no data")
             else:
                 yield step
 

@@ -155,7 +155,7 @@ async def test_a_kubeconfig_that_is_none_is_a_wrong_flag(
 
 
 async def test_no_kubeconfig_outside_a_cluster(tmp_path: Path) -> None:
-    with Pools() as pools, pytest.raises(UsageError, match="no --kubeconfig is given"):
+    with Pools() as pools, pytest.raises(UsageError, match="--kubeconfig is not set"):
         async with KubeClient(
             kubeconfig=None, pools=pools, user_agent="x", service_account=tmp_path, environ={}
         ):

@@ -324,7 +324,7 @@ async def test_work_that_fails_unexpectedly_is_begun_anew() -> None:
         await asyncio.sleep(12.5)
     assert begun == 3
     assert [(log["event"], log["log_level"], log["retry_in"]) for log in logs] == [
-        ("work of the leader failed unexpectedly", "error", 5.0)
+        ("leader work failed unexpectedly", "error", 5.0)
     ] * 3
     worker.cancel()
     await asyncio.wait([worker])
@@ -571,9 +571,9 @@ async def test_lease_is_read_first_once_it_is_known_to_have_changed(
         assert calls == ["update", "get", "update", *read_again]
         (log,) = logs
         if isinstance(error, Conflict):
-            assert (log["event"], log["log_level"]) == ("lease changed by another", "debug")
+            assert (log["event"], log["log_level"]) == ("lease changed by another client", "debug")
         else:
-            assert (log["event"], log["log_level"]) == ("lease not reached", "warning")
+            assert (log["event"], log["log_level"]) == ("lease request failed", "warning")
             assert log["leading"] is True
         assert (log["error"], log["identity"]) == (str(error), "one")
 
@@ -594,7 +594,7 @@ async def test_follower_that_comes_second_waits(arena: Arena) -> None:
         await asyncio.sleep(1)
     assert calls == ["get", "create"]
     assert [(log["event"], log["log_level"]) for log in logs] == [
-        ("lease changed by another", "debug")
+        ("lease changed by another client", "debug")
     ]
     assert not two.elector.is_leading
     async with led(two):
@@ -635,7 +635,7 @@ async def test_beginning_and_end_of_leading_are_logged_with_the_holder(arena: Ar
         {
             "event": "no longer leading",
             "log_level": "warning",
-            "reason": "another holds the lease",
+            "reason": "another replica holds the lease",
             "holder": "person",
             **about,
         },
@@ -785,6 +785,6 @@ async def test_end_of_leading_is_no_failure_of_the_work(arena: Arena) -> None:
         async with led(one):
             await asyncio.sleep(0.1)
             assert len(begun) == 2, "at once: nothing failed"
-    assert "work of the leader failed unexpectedly" not in [log["event"] for log in logs]
+    assert "leader work failed unexpectedly" not in [log["event"] for log in logs]
     worker.cancel()
     await asyncio.wait([worker])

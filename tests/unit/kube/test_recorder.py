@@ -190,7 +190,9 @@ async def test_a_flush_ends_with_its_deadline_and_says_how_many_are_left(tmp_pat
         recorder.event(THING, "Normal", "Synced", "nothing writes it: `run` does not run")
         with capture_logs() as logs:
             await recorder.flush(timeout=0.01)
-    assert [(line["event"], line["events"]) for line in logs] == [("events left unwritten", 1)]
+    assert [(line["event"], line["events"]) for line in logs] == [
+        ("events not written before stop", 1)
+    ]
 
 
 async def test_a_long_message_is_cut_to_what_the_server_takes(tmp_path: Path) -> None:
