@@ -36,10 +36,10 @@ _IMAGE = "spec.filter.source.registry.image"
 _URL = "spec.filter.source.object.url"
 _LABELS = "spec.selector.matchLabels"
 _NOT_AN_IMAGE = "not an image; want host/name:tag or host/name@sha256:digest"
-_ONE_SOURCE = "name exactly one source, registry or object"
+_ONE_SOURCE = "set exactly one of registry and object"
 _LABEL_VALUE = "not a label value: letters, digits, '-', '_' and '.'"
 _LABEL_KEY = "not a label key: want name or dns-prefix/name"
-_SHORT = "must be at least 30s, because registries limit how often they are asked"
+_SHORT = "must be at least 30s, because registries limit the rate of requests"
 _both = {"registry": {"image": "a/b"}, "object": {"url": "http://a/b"}}
 
 REFUSALS = (
@@ -88,8 +88,8 @@ REFUSALS = (
     Refusal("url ftp", url("ftp://a.io/b"), _URL, "must begin with http:// or https://"),
     Refusal("url without scheme", url("a.io/b.wasm"), _URL, "must begin with http:// or https://"),
     Refusal("url without host", url("https:///b.wasm"), _URL, "has no host"),
-    Refusal("url with password", url("https://u:p@a.io/b"), _URL, "must not hold a user name or password"),
-    Refusal("url with user", url("https://u@a.io/b"), _URL, "must not hold a user name or password"),
+    Refusal("url with password", url("https://u:p@a.io/b"), _URL, "must not contain a user name or password"),
+    Refusal("url with user", url("https://u@a.io/b"), _URL, "must not contain a user name or password"),
     Refusal("url with fragment", url("https://a.io/b#c"), _URL, "must not have a fragment (#...)"),
     Refusal("url with blank", url("https://a.io/b c"), _URL, "must be percent-encoded"),
     Refusal("url with newline", url("https://a.io/b\nc"), _URL, "must be percent-encoded"),
@@ -104,13 +104,13 @@ REFUSALS = (
     Refusal("101 ports", with_filter(applyPorts=[*range(1, 102)]), f"{_FILTER}.applyPorts", "must have at most 100 items"),
     # Ids, digest, environment.
     Refusal("rootID long", with_filter(rootID="x" * 257), f"{_FILTER}.rootID", "may not be more than 256"),
-    Refusal("vmID with newline", with_filter(vmID="a\nb"), f"{_FILTER}.vmID", "must not hold control characters"),
+    Refusal("vmID with newline", with_filter(vmID="a\nb"), f"{_FILTER}.vmID", "must not contain control characters"),
     Refusal("sha256 short", with_filter(sha256="abc"), f"{_FILTER}.sha256", "must be 64 lower-case hexadecimal digits"),
     Refusal("sha256 upper", with_filter(sha256=_HEX.upper()), f"{_FILTER}.sha256", "must be 64 lower-case hexadecimal digits"),
-    Refusal("sha256 prefix", with_filter(sha256=f"sha256:{_HEX}"), f"{_FILTER}.sha256", "without sha256 in front"),
+    Refusal("sha256 prefix", with_filter(sha256=f"sha256:{_HEX}"), f"{_FILTER}.sha256", "without a sha256 prefix"),
     Refusal("env no name", with_filter(env=[{"value": "x"}]), f"{_FILTER}.env[0].name", "env[0].name: Required value"),
     Refusal("env empty name", with_filter(env=[{"name": ""}]), f"{_FILTER}.env[0].name", "should be at least 1 chars long"),
-    Refusal("env with =", with_filter(env=[{"name": "a=b"}]), f"{_FILTER}.env[0].name", "must not hold '=' or control characters"),
+    Refusal("env with =", with_filter(env=[{"name": "a=b"}]), f"{_FILTER}.env[0].name", "must not contain '=' or control characters"),
     Refusal("env long name", with_filter(env=[{"name": "x" * 257}]), f"{_FILTER}.env[0].name", "may not be more than 256"),
     Refusal("env long value", with_filter(env=[{"name": "x", "value": "x" * 2049}]), f"{_FILTER}.env[0].value", "2048"),
     Refusal("env twice", with_filter(env=[{"name": "x"}, {"name": "x"}]), f"{_FILTER}.env[1].name", "env[1]: Duplicate value"),

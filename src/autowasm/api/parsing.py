@@ -73,7 +73,7 @@ def _refuse_value_error(path: str, parse: Callable[[str], object], value: str) -
 
 def _check_source(source: Source) -> None:
     if (source.registry is None) == (source.object is None):
-        raise SpecError("spec.filter.source", "exactly one of registry, object")
+        raise SpecError("spec.filter.source", "set exactly one of registry and object")
     if source.registry is not None:
         _refuse_value_error(
             "spec.filter.source.registry.image", ImageReference.parse, source.registry.image
@@ -92,7 +92,7 @@ def _parse_url(url: str) -> None:
     if parts.scheme not in {"http", "https"}:
         raise ValueError("must begin with http:// or https://")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("must not hold a user name or password: objects are public")
+        raise ValueError("must not contain a user name or password: objects are public")
     if not parts.hostname:
         raise ValueError("has no host")
     if parts.fragment:
@@ -105,14 +105,14 @@ def _check_ports(ports: tuple[int, ...] | None) -> None:
         return
     path = "spec.filter.applyPorts"
     if not ports:
-        raise SpecError(path, "name at least one port, or leave the field out for every port")
+        raise SpecError(path, "list at least one port, or omit the field to select every port")
     if len(ports) > _MAX_PORTS:
         raise SpecError(path, f"more than {_MAX_PORTS} ports")
     for index, port in enumerate(ports):
         if not 1 <= port <= 65535:
             raise SpecError(f"{path}[{index}]", f"must be from 1 to 65535, not {port}")
         if port in ports[:index]:
-            raise SpecError(f"{path}[{index}]", f"{port} is there already")
+            raise SpecError(f"{path}[{index}]", f"duplicate port {port}")
 
 
 def _check_text(path: str, value: str | None) -> None:
@@ -121,7 +121,7 @@ def _check_text(path: str, value: str | None) -> None:
     if len(value) > _MAX_ID_LENGTH:
         raise SpecError(path, f"longer than {_MAX_ID_LENGTH} characters")
     if _CONTROL.search(value):
-        raise SpecError(path, "must not hold control characters")
+        raise SpecError(path, "must not contain control characters")
     _check_unicode(path, value)
 
 
@@ -142,13 +142,13 @@ def _check_env(env: tuple[EnvVar, ...]) -> None:
         if not variable.name or len(variable.name) > _MAX_ENV_NAME_LENGTH:
             raise SpecError(f"{at}.name", f"must have 1 to {_MAX_ENV_NAME_LENGTH} characters")
         if "=" in variable.name or _CONTROL.search(variable.name):
-            raise SpecError(f"{at}.name", "must not hold '=' or control characters")
+            raise SpecError(f"{at}.name", "must not contain '=' or control characters")
         if len(variable.value) > _MAX_ENV_VALUE_LENGTH:
             raise SpecError(f"{at}.value", f"longer than {_MAX_ENV_VALUE_LENGTH} characters")
         _check_unicode(f"{at}.name", variable.name)
         _check_unicode(f"{at}.value", variable.value)
         if variable.name in seen:
-            raise SpecError(f"{at}.name", f"{variable.name} is there already")
+            raise SpecError(f"{at}.name", f"duplicate variable {variable.name}")
         seen.add(variable.name)
 
 
@@ -160,7 +160,7 @@ def _check_interval(interval: str | None) -> None:
         raise SpecError(path, f"longer than {_MAX_INTERVAL} characters")
     _refuse_value_error(path, parse_duration, interval)
     if parse_duration(interval) < _MIN_INTERVAL:
-        raise SpecError(path, "must be at least 30s: registries limit how often they are asked")
+        raise SpecError(path, "must be at least 30s: registries limit the rate of requests")
 
 
 def _check_labels(labels: dict[str, str]) -> None:
@@ -212,16 +212,14 @@ def parse(document: Mapping[str, Any]) -> AutoWasm:
     envelope = _convert(document, _ENVELOPE, "")
     if envelope.api_version != API_VERSION:
         raise SpecError(
-            "apiVersion", f"this version reads {API_VERSION}, not {envelope.api_version}"
+            "apiVersion", f"this version supports {API_VERSION}, not {envelope.api_version}"
         )
     if envelope.kind != KIND:
         raise SpecError("kind", f"must be {KIND}, not {envelope.kind}")
     if envelope.spec is UNSET:
         raise SpecError("spec", "is required")
     if envelope.spec is None:
-        raise SpecError(
-            "spec", "is null, or holds so many values that it is not read: shorten pluginConfig"
-        )
+        raise SpecError("spec", "is null, or has too many values to be read: shorten pluginConfig")
     spec = _convert(envelope.spec, _SPEC, "spec")
     check(spec)
     return AutoWasm(metadata=envelope.metadata, spec=spec)
@@ -232,7 +230,7 @@ def _convert(value: object, kind: msgspec.json.Decoder[_T], root: str) -> _T:
     try:
         return msgspec.convert(value, kind.type, strict=True)
     except UnicodeEncodeError as error:  # a field's name; `check` has the values
-        problem = "a field's name holds half of a surrogate pair, which is no character"
+        problem = "a field's name contains an unpaired surrogate, which is not a valid character"
         raise SpecError(root or "object", problem) from error
     except msgspec.ValidationError as error:
         text = str(error)

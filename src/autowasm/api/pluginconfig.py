@@ -45,8 +45,8 @@ def check(filter_: Filter) -> None:
     if len(filter_.env) * patches > _MAX_VARIABLES:
         raise SpecError(
             "spec.filter.env",
-            f"{len(filter_.env)} variables{_copied(filter_)}: the EnvoyFilter has room for {_MAX_VARIABLES}; "
-            "use fewer variables, or name fewer applyPorts",
+            f"{len(filter_.env)} variables{_copied(filter_)}: the EnvoyFilter can hold at most {_MAX_VARIABLES}; "
+            "use fewer variables or fewer applyPorts",
         )
     size = config_size + sum(
         _stored_size(each.name) + _stored_size(each.value) + 2 for each in filter_.env
@@ -54,8 +54,8 @@ def check(filter_: Filter) -> None:
     if size * patches > _MAX_RENDERED:
         raise SpecError(
             _PATH if config_size * 2 >= size else "spec.filter.env",
-            f"{size} bytes of pluginConfig and env{_copied(filter_)}: the EnvoyFilter has room for {_MAX_RENDERED}; "
-            "shorten them, or name fewer applyPorts",
+            f"{size} bytes of pluginConfig and env{_copied(filter_)}: the EnvoyFilter can hold at most {_MAX_RENDERED}; "
+            "shorten them or use fewer applyPorts",
         )
 
 
@@ -108,7 +108,7 @@ class _Walk:
         if self._left < 0:
             raise SpecError(
                 _PATH,
-                f"more than {_MAX_VALUES} values: give the module one string of JSON instead",
+                f"more than {_MAX_VALUES} values: write pluginConfig as one string of JSON instead",
             )
         if len(steps) > _DEPTH:
             raise SpecError(_path(steps), f"nested deeper than {_DEPTH} levels")
@@ -145,7 +145,7 @@ def _stored_size(text: str) -> int:
 
 def half_a_pair(path: str) -> SpecError:
     """The refusal of half a surrogate pair: YAML escapes can express it, UTF-8 cannot."""
-    return SpecError(path, "holds half of a surrogate pair, which is no character")
+    return SpecError(path, "contains an unpaired surrogate, which is not a valid character")
 
 
 def _path(steps: _Steps) -> str:
