@@ -176,10 +176,10 @@ async def says(port: int, name: str, value: str) -> bool:
 DAMAGE = {
     "half-written": (lambda text: text[: text.index("source:")] + "source: {", "line "),
     "a tab": (lambda text: text.replace("  filter:", "\tfilter:"), "a tab cannot indent a line"),
-    "emptied": (lambda text: "", "it is empty"),
+    "emptied": (lambda text: "", "the file is empty"),
     "another version": (
         lambda text: text.replace("v1alpha1", "v9"),
-        "(line 1): this version reads",
+        "(line 1): this version supports",
     ),
 }
 

@@ -19,7 +19,7 @@ STRICTER = (
     "did not find expected whitespace or line break",
     "did not find expected tag URI",
     "byte order mark",
-    "a comma directly behind a tag",
+    "a comma directly after a tag",
 )
 """go-yaml takes `[a:]` for the text `a:`, `!]` and `!!]` for nothing, `!,` for a tag, and U+FEFF at the beginning of a line for a part of the key."""
 HEAD = "apiVersion: v1\nkind: Thing\n"

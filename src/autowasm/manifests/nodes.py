@@ -23,7 +23,7 @@ except ImportError as error:  # pragma: no cover  # PyYAML built from source wit
 MAX_NESTING: Final = 100
 """Levels. Copying and writing recurse, and Python's recursion limit allows about 300; EnvoyFilters have about 15."""
 _TAG_AT_END: Final = re.compile(r"![^\s\[\]{},]*\Z")
-TOO_DEEP: Final = f"it is nested deeper than {MAX_NESTING} levels"
+TOO_DEEP: Final = f"nested deeper than {MAX_NESTING} levels"
 
 
 class Unreadable(ValueError):
@@ -130,7 +130,7 @@ def check_keys(text: str) -> None:
             for key, value in node.pairs:
                 left.append(value)
                 if isinstance(key, Scalar) and key.value in seen:
-                    raise Unreadable(f"{at(key.start)}this key is there twice; remove one")
+                    raise Unreadable(f"{at(key.start)}duplicate key; remove one")
                 if isinstance(key, Scalar):
                     seen.add(key.value)
 
@@ -161,7 +161,7 @@ def _check_tag(event: Any, text: str, first_line: int) -> None:
         begin, end = _place(event.start_mark).index, _place(event.end_mark).index
         if text[end : end + 1] == "," and _TAG_AT_END.search(text[begin:end]):
             raise Unreadable(
-                f"{at(_place(event.end_mark), first_line)}a comma directly behind a tag; put a space before it"
+                f"{at(_place(event.end_mark), first_line)}a comma directly after a tag; insert a space before it"
             )
 
 
@@ -195,7 +195,7 @@ def _compose(events: Iterator[Any], first_line: int) -> Node:
         else:
             parent.pairs.append((key, node))
             keys[-1] = None
-    raise Unreadable("the text ends too early")
+    raise Unreadable("unexpected end of text")
 
 
 def _node(event: Any, anchors: dict[str, Node], first_line: int) -> Node:
@@ -208,7 +208,7 @@ def _node(event: Any, anchors: dict[str, Node], first_line: int) -> Node:
         return Mapping(start, end, event.tag, bool(event.flow_style), event)
     target = anchors.get(event.anchor)
     if target is None:
-        raise Unreadable(f"{at(start, first_line)}there is no anchor of this name before the alias")
+        raise Unreadable(f"{at(start, first_line)}no anchor of this name before the alias")
     return Alias(start, end, target)
 
 
@@ -224,7 +224,7 @@ def at(place: Place, first_line: int = 1) -> str:
 def _sentence(error: yaml.YAMLError, text: str, first_line: int) -> str:
     """The message of libyaml, with the position. It holds nothing of the text."""
     if isinstance(error, yaml.MarkedYAMLError):
-        problem = error.problem or "it is not YAML"
+        problem = error.problem or "not valid YAML"
         mark: Any = error.problem_mark or error.context_mark
         if mark is None:
             return problem

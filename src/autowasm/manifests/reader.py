@@ -61,7 +61,7 @@ def read(content: bytes, *, object_bytes: int, file_bytes: int) -> Manifests:
     Bounds: `file_bytes` for the file, and for each document as JSON with expanded aliases; `object_bytes` for an object.
     """
     if len(content) > file_bytes:
-        raise Unreadable(f"it is larger than {file_bytes} bytes")
+        raise Unreadable(f"larger than {file_bytes} bytes")
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
@@ -70,7 +70,7 @@ def read(content: bytes, *, object_bytes: int, file_bytes: int) -> Manifests:
     found = Manifests()
     for number, (line, document) in enumerate(_documents(text, file_bytes, found.remarks), 1):
         if number > _MAX_DOCUMENTS:
-            raise Unreadable(f"it holds more than {_MAX_DOCUMENTS} documents")
+            raise Unreadable(f"more than {_MAX_DOCUMENTS} documents")
         if document is None:
             continue
         where = f"document {number} (line {line})"
@@ -83,7 +83,7 @@ def read(content: bytes, *, object_bytes: int, file_bytes: int) -> Manifests:
 def read_value(content: bytes, *, file_bytes: int) -> Any:
     """The first document, of any type, for files that istiod reads with the same library. Raises Unreadable."""
     if len(content) > file_bytes:
-        raise Unreadable(f"it is larger than {file_bytes} bytes")
+        raise Unreadable(f"larger than {file_bytes} bytes")
     text = content.decode("utf-8", "replace")
     return next((value for _, value in _documents(text, file_bytes, [])), None)
 
@@ -118,7 +118,7 @@ def _objects(document: Any, where: str) -> Iterator[Manifest]:
         if not isinstance(item.get("kind"), str) or not item["kind"]:
             raise Unreadable(f"{place}: kind is missing")
         if isinstance(item.get("items"), list):
-            raise Unreadable(f"{place} is a List itself; kubectl does not look into it")
+            raise Unreadable(f"{place} is a List within a List; kubectl ignores its items")
         yield Manifest(item, place)
 
 
@@ -137,7 +137,7 @@ def _documents(text: str, most: int, remarks: list[str]) -> Iterator[tuple[int, 
                 if isinstance(error, Unreadable):
                     raise
                 if count > 1:
-                    raise Unreadable(f"{_at_index(text, start)}it is not JSON") from None
+                    raise Unreadable(f"{_at_index(text, start)}not valid JSON") from None
                 break
             count += 1
             yield _line(text, start), value
@@ -156,12 +156,12 @@ def _yaml_documents(
         if mark := _LATE_MARK.search(chunk):
             # libyaml skips it; in go-yaml it is the first character of a key.
             raise Unreadable(
-                f"line {line + _line(chunk, mark.end()) - 1}: a byte order mark can only begin a document"
+                f"line {line + _line(chunk, mark.end()) - 1}: a byte order mark is allowed only at the beginning of a document"
             )
         node, more = first_document(chunk, first_line=line)
         if more:
             remarks.append(
-                f"document at line {line}: text after its end is not read; put --- between documents"
+                f"document at line {line}: text after its end is ignored; separate documents with ---"
             )
         value = None if node is None else _Constructor(most, line, remarks).value(node, 0)
         yield line if node is None else node.start.line + line, value
@@ -179,7 +179,7 @@ def _chunks(text: str, first_line: int) -> Iterator[tuple[int, str]]:
             rest = line[3:].strip()
             if rest and not rest.startswith("#"):
                 raise Unreadable(
-                    f"line {number}: only a comment may follow --- on its line, as kubectl reads it"
+                    f"line {number}: only a comment may follow --- on its line, as in kubectl"
                 )
             if lines:
                 yield start, "\n".join([*lines, ""])
@@ -234,11 +234,11 @@ class _Constructor:
             if kinds.setdefault(key, kind) is not kind:
                 # "1" and 1 are two keys in Go, and JSON can have one of them: the result varies from run to run.
                 raise self._wrong(
-                    key_node.start, f"the key {shown(key)} is there twice, with and without quotes"
+                    key_node.start, f"duplicate key {shown(key)}, with and without quotes"
                 )
             if key in own:
                 self._remarks.append(
-                    f"{at(key_node.start, self._first_line)}the key {shown(key)} is there twice; the last counts"
+                    f"{at(key_node.start, self._first_line)}duplicate key {shown(key)}; the last value is used"
                 )
             own.add(key)
             result[key] = self.value(value_node, depth + 1)
@@ -250,12 +250,12 @@ class _Constructor:
         if isinstance(node, Sequence):
             for item in reversed(node.items):  # the first one overrides the others
                 if isinstance(_behind(item), Sequence):
-                    raise self._wrong(item.start, "<< takes a mapping, or a list of mappings")
+                    raise self._wrong(item.start, "<< needs a mapping, or a list of mappings")
                 self._merge(result, kinds, item, depth)
             return
         target = self._enter(node) if isinstance(node, Alias) else node
         if not isinstance(target, Mapping):
-            raise self._wrong(node.start, "<< takes a mapping, or a list of mappings")
+            raise self._wrong(node.start, "<< needs a mapping, or a list of mappings")
         if depth > MAX_NESTING:
             raise self._wrong(node.start, TOO_DEEP)
         self._fill(result, kinds, target, depth + 1)
@@ -270,12 +270,12 @@ class _Constructor:
         try:
             return scalars.resolve_key(target.tag, target.value, plain=target.plain)
         except scalars.Unfit as error:
-            raise self._wrong(node.start, f"the key: {error}") from None
+            raise self._wrong(node.start, f"key: {error}") from None
 
     def _enter(self, alias: Alias) -> Node:
         target = alias.target
         if id(target) in self._inside:
-            raise self._wrong(alias.start, "the alias stands in what it names")
+            raise self._wrong(alias.start, "the alias is inside the value of its anchor")
         self._inside.add(id(target))
         return target
 
@@ -284,7 +284,7 @@ class _Constructor:
         if self._left < 0:
             raise self._wrong(
                 place,
-                f"the document is larger than {self._most} bytes with its aliases written out",
+                f"the document is larger than {self._most} bytes with its aliases expanded",
             )
 
     def _wrong(self, place: Place, problem: str) -> Unreadable:
@@ -335,7 +335,7 @@ class _JsonDecoder:
         result: dict[str, Any] = {}
         for key, value in pairs:
             if key in result:
-                self._remarks.append(f"the key {shown(key)} is there twice; the last counts")
+                self._remarks.append(f"duplicate key {shown(key)}; the last value is used")
             result[key] = value
         return result
 
@@ -345,7 +345,7 @@ def _number(text: str) -> scalars.Scalar:
         number = int(text) if text.lstrip("-").isdecimal() and len(text) <= 20 else float(text)
         return scalars.as_json(number)
     except scalars.Unfit:
-        raise Unreadable("a number in it is out of range") from None
+        raise Unreadable("a number is out of range") from None
 
 
 def _not_json(word: str) -> Any:

@@ -210,7 +210,7 @@ def _from_base64(text: str) -> str:
     try:
         data = base64.b64decode(re.sub(r"[\r\n]", "", text), validate=True)
     except (binascii.Error, ValueError):
-        raise Unfit("is not base64, as !!binary says") from None
+        raise Unfit("has the tag !!binary but is not base64") from None
     return data.decode("utf-8", _GO)
 
 

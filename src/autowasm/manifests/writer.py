@@ -69,7 +69,7 @@ def read_back(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506  # a SafeLoader
     except _RAISED:
-        raise Unreadable("it is not the YAML that was written") from None
+        raise Unreadable("not the YAML that wasmer wrote") from None
 
 
 def _dump(value: Any, *, sort_keys: bool, flow: bool) -> str:

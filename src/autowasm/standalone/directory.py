@@ -74,7 +74,7 @@ def _paths(directory: Path) -> list[Path]:
     )
     if len(paths) > MAX_FILES:
         # Reading only the first files would delete the objects of the others.
-        raise OSError(errno.EFBIG, f"it holds more than {MAX_FILES} config files")
+        raise OSError(errno.EFBIG, f"more than {MAX_FILES} config files")
     return paths
 
 
@@ -247,9 +247,11 @@ class ConfigDirectory:
             return
         self._trouble = trouble
         if trouble is None:
-            _log.info("config directory followed again", directory=str(self._path))
+            _log.info("config directory watched again", directory=str(self._path))
         else:
-            _log.warning("config directory lost", directory=str(self._path), error=trouble)
+            _log.warning(
+                "config directory cannot be watched", directory=str(self._path), error=trouble
+            )
 
     def get(self, key: ObjectKey) -> Defined | DuplicateObject | None:
         """The object of this name."""
@@ -306,9 +308,9 @@ class ConfigDirectory:
             before = self._files.get(path)
             for problem in file.problems:
                 if before is None or problem not in before.problems:
-                    _log.warning("config file", file=path.name, problem=problem)
+                    _log.warning("problem in config file", file=path.name, problem=problem)
             if before is not None and before.broken and not file.broken:
-                _log.info("config file can be read again", file=path.name)
+                _log.info("config file readable again", file=path.name)
         for key in view.secrets_twice.keys() - self._view.secrets_twice:
             counts = view.secrets_twice[key].name
             _log.warning("secret is defined more than once", key=str(key), counts=counts)

@@ -82,7 +82,7 @@ def parse(content: bytes, *, limits: Limits) -> Parsed:
         _take(manifest.value, manifest.where, parsed)
     if not found.objects:
         # Many editors and shells empty a file before they write it, so an empty file deletes nothing.
-        parsed.incomplete("it is empty; to remove an object, delete the file that defines it")
+        parsed.incomplete("the file is empty; to remove an object, delete the file that defines it")
     return parsed
 
 
@@ -111,13 +111,13 @@ def _take(document: dict[str, Any], where: str, parsed: Parsed) -> None:
             parsed.autowasms.append((key, document))
     elif version.partition("/")[0] == GROUP:
         parsed.incomplete(
-            f"{where}: this version reads {KIND} of {API_VERSION}, "
+            f"{where}: this version supports {KIND} of {API_VERSION}, "
             f"not {shown(kind)} of {shown(version)}"
         )
     else:
         understood = "apiVersion" in document
         report = parsed.problems.append if understood else parsed.incomplete
-        report(f"{where}: kind {shown(kind)} ({shown(version)}) is not for wasmer")
+        report(f"{where}: kind {shown(kind)} ({shown(version)}) is not supported by wasmer")
 
 
 def _key(document: dict[str, Any], where: str, parsed: Parsed) -> ObjectKey | None:
@@ -137,7 +137,7 @@ def _key(document: dict[str, Any], where: str, parsed: Parsed) -> ObjectKey | No
     elif len(namespace) + len(name) > _MAX_KEY_LENGTH:
         parsed.incomplete(
             f"{where}: metadata.name and namespace together are longer than {_MAX_KEY_LENGTH} characters: "
-            "no file could be named after them"
+            "the name of their file would be too long"
         )
     else:
         return ObjectKey(namespace, name)
@@ -161,7 +161,9 @@ def _take_secret(document: dict[str, Any], where: str, parsed: Parsed) -> None:
             for name, value in encoded.items()
         }
     except (binascii.Error, ValueError):
-        parsed.incomplete(f"{where}: a value under data is not base64; stringData takes plain text")
+        parsed.incomplete(
+            f"{where}: a value under data is not base64; use stringData for plain text"
+        )
         return
     data.update({name: value.encode() for name, value in plain.items()})
     written = (document.get("metadata") or {}).get("annotations")

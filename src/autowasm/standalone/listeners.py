@@ -74,13 +74,13 @@ def check_envoyfilter(envoyfilter: Mapping[str, Any]) -> None:
             if not _is_istios(each)
         ]
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not an EnvoyFilter of ours: {error!r}") from error
+        raise ValueError(f"not an EnvoyFilter written by wasmer: {error!r}") from error
     good = isinstance(name, str) and isinstance(namespace, str) and type(priority) is int
     if not good or not all(
         isinstance(context, str) and isinstance(listener, dict) and isinstance(value, dict)
         for context, listener, value in matches
     ):
-        raise ValueError("not an EnvoyFilter of ours: a field has another type")
+        raise ValueError("not an EnvoyFilter written by wasmer: a field has another type")
 
 
 def _order(envoyfilter: Mapping[str, Any]) -> tuple[int, str, str]:
@@ -140,7 +140,7 @@ def _with_resources(text: str) -> str:
             first = [(start, f"resources:{line_end}{line}- ")]
             edits = first + [(index, "  ") for index in _line_starts(text, start, end)]
     elif root.get("static_resources") is not None:
-        raise UsageError(f"{wrong}, not a whole bootstrap; take what is under static_resources")
+        raise UsageError(f"{wrong}, not a whole bootstrap; use the content of static_resources")
     else:
         raise UsageError(wrong)
     wrapped = Tree(None, pairs=[(template.tree_of("resources"), listeners)])
@@ -251,7 +251,7 @@ def _before_router(manager: Tree, path: str) -> Place:
             filters = manager.get("http_filters")
             assert filters is not None  # noqa: S101  # for mypy: it was just read
             return Place(filters, number)
-    raise UsageError(f"{path}.http_filters: there is no {_ROUTER}, so no place for a filter")
+    raise UsageError(f"{path}.http_filters: no {_ROUTER}, before which filters are inserted")
 
 
 def _port(listener: Tree) -> int | None:

@@ -76,7 +76,7 @@ class StandaloneMode:
         named = ", ".join(f"{file} ({'; '.join(why)})" for file, why in sorted(files.items()))
         problem = SpecError(
             "metadata.name",
-            f"{key} is in no file that can be read, but may be in {named}; correct the file, or remove it",
+            f"no readable file defines {key}, but {named} may define it; correct the file, or remove it",
             reason="FileInvalid",
         )
         return Lookup(before or _bare(key), problem)

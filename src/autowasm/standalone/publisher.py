@@ -163,7 +163,7 @@ def _read_folder(folder: Path, check: Callable[[Document], None]) -> dict[Object
                 key, document = _read_document(path)
                 check(document)
             except ValueError as error:
-                _log.error("file set aside", file=str(path), problem=str(error))
+                _log.error("invalid file renamed to .broken", file=str(path), problem=str(error))
                 path.rename(path.with_name(f"{path.name}.broken"))
             else:
                 found[key] = document
@@ -187,17 +187,17 @@ def _read_document(path: Path) -> tuple[ObjectKey, Document]:
     document = writer.read_back(path.read_text("utf-8"))
     metadata = document.get("metadata") if isinstance(document, dict) else None
     if not isinstance(metadata, dict):
-        raise ValueError("it has no metadata")  # noqa: TRY004  # one kind of error for one outcome
+        raise ValueError("metadata is missing")  # noqa: TRY004  # one kind of error for one outcome
     namespace, _, name = path.name.removesuffix(".yaml").partition(".")
     if (metadata.get("namespace", documents.DEFAULT_NAMESPACE), metadata.get("name")) != (
         namespace,
         name,
     ):
-        raise ValueError("it is not the object that its name says")
+        raise ValueError("metadata.namespace and metadata.name do not match the file name")
     result: Document = document
     return ObjectKey(namespace, name), result
 
 
 def _check_status(document: Document) -> None:
     if not isinstance(document.get("status"), dict):
-        raise ValueError("it has no status")  # noqa: TRY004
+        raise ValueError("status is missing")  # noqa: TRY004

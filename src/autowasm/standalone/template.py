@@ -108,7 +108,7 @@ class Template:
         """Raises Unreadable."""
         root, _ = nodes.first_document(self.text)
         if root is None:
-            raise nodes.Unreadable("it is empty")
+            raise nodes.Unreadable("the file is empty")
         self._root = root
         self._entries = nodes.dashes(self.text, root)
 
@@ -217,7 +217,7 @@ class _Expansion:
     def tree(self, node: nodes.Node, depth: int) -> Tree:
         self._left -= 1
         if self._left < 0:
-            raise nodes.Unreadable(f"it has more than {_MAX_NODES} values with aliases written out")
+            raise nodes.Unreadable(f"more than {_MAX_NODES} values with aliases expanded")
         if depth > nodes.MAX_NESTING:
             raise nodes.Unreadable(f"{nodes.at(node.start)}{nodes.TOO_DEEP}")
         if isinstance(node, nodes.Alias):

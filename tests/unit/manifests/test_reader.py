@@ -18,13 +18,13 @@ def read(content: str, *, object_bytes: int = 10_000, file_bytes: int = 80_000) 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (f"{HEAD}a: [*x]\n", "line 2, column 5: there is no anchor of this name"),
-        (f"{HEAD}a: &x [*x]\n", "line 2, column 8: the alias stands in what it names"),
-        (f"{HEAD}a: {{1: x, '1': y}}\n", "line 2, column 11: the key '1' is there twice, with and without quotes"),
-        (f"{HEAD}a:\n- x\n- <<: 1\n", "line 4, column 7: << takes a mapping"),
-        (f"{HEAD}a: {{<<: [{{b: 1}}, [{{c: 1}}]]}}\n", "line 2, column 18: << takes a mapping, or a list of mappings"),
+        (f"{HEAD}a: [*x]\n", "line 2, column 5: no anchor of this name"),
+        (f"{HEAD}a: &x [*x]\n", "line 2, column 8: the alias is inside the value of its anchor"),
+        (f"{HEAD}a: {{1: x, '1': y}}\n", "line 2, column 11: duplicate key '1', with and without quotes"),
+        (f"{HEAD}a:\n- x\n- <<: 1\n", "line 4, column 7: << needs a mapping"),
+        (f"{HEAD}a: {{<<: [{{b: 1}}, [{{c: 1}}]]}}\n", "line 2, column 18: << needs a mapping, or a list of mappings"),
         (f"{HEAD}a: [1, .inf]\n", "line 2, column 8: the value must be a finite number"),
-        (f"{HEAD}~: x\n", "line 2, column 1: the key: null cannot be a key"),
+        (f"{HEAD}~: x\n", "line 2, column 1: key: null cannot be a key"),
         (f'{HEAD}a: "\\ud800"\n', "line 2, column 7: found invalid Unicode character"),
         (f"{HEAD}? [a]\n: b\n", "line 2, column 3: a key must be text"),
         ("a: b: c\n", "line 1, column 5: mapping values are not allowed"),
@@ -35,8 +35,8 @@ def read(content: str, *, object_bytes: int = 10_000, file_bytes: int = 80_000) 
         (f"{HEAD}a: !!timestamp 2021-13-40\n", "does not fit its tag !!timestamp"),
         (f"{HEAD}---\nkind: Y\na:\n\tb: 1\n", "line 5, column 1: a tab cannot indent a line"),
         (f"{HEAD}--- {{kind: Y}}\n", "line 2: only a comment may follow ---"),
-        ('{"kind": "X"}{"kind": "Y"}\n{"kind"', "line 2, column 1: it is not JSON"),
-        ('{"kind": "X", "a": 1e999}', "a number in it is out of range"),
+        ('{"kind": "X"}{"kind": "Y"}\n{"kind"', "line 2, column 1: not valid JSON"),
+        ('{"kind": "X", "a": 1e999}', "a number is out of range"),
         (f'{{"kind": "X", "a": {"9" * 5000}}}', "out of range"),
         ("[" * 5_000, "nest"),
         (f"{HEAD}a: " + "[" * (MAX_NESTING + 2) + "]" * (MAX_NESTING + 2), "nested deeper"),
@@ -46,16 +46,16 @@ def read(content: str, *, object_bytes: int = 10_000, file_bytes: int = 80_000) 
         (f"{HEAD}---\nkind: {'x' * 10_000}\n", r"document 2 \(line 3\) is larger than 10000 bytes"),
         (f"{HEAD}b: {'ä' * 6_000}\n", "larger than 10000 bytes"),
         (f'{{"kind": "{"x" * 10_000}"}}', "larger than 10000 bytes"),
-        ("x" * 80_001, "it is larger than 80000 bytes"),
+        ("x" * 80_001, "larger than 80000 bytes"),
         ("- a\n", r"document 1 \(line 1\) is not an object"),
         ("kind: List\nitems:\n- kind: X\n- 1\n", r"document 1 \(line 1\), items\[1\] is not an object"),
         ("kind: List\nitems: {}\n", "items is not a list"),
         ("kind: List\nitems: [{apiVersion: v1}]\n", r"items\[0\]: kind is missing"),
-        (f"{HEAD}b: 1\n\ufeffc: 1\n", "line 3: a byte order mark can only begin a document"),
+        (f"{HEAD}b: 1\n\ufeffc: 1\n", "line 3: a byte order mark is allowed only at the beginning of a document"),
         ('{"kind": "X", "a": ' + "[" * (MAX_NESTING + 1) + "]" * (MAX_NESTING + 1) + "}", "nested deeper"),
         (f"{HEAD}a: &x {'[' * 60}{']' * 60}\nb: {'[' * 60}*x{']' * 60}\n", "line 2.*nested deeper"),
         (f"{HEAD}x0: &x0 {{}}\n" + "".join(f"x{n + 1}: &x{n + 1} {{<<: *x{n}}}\n" for n in range(MAX_NESTING + 2)), "nested deeper"),
-        ("kind: List\nitems: [{kind: List, items: []}]\n", r"items\[0\] is a List itself"),
+        ("kind: List\nitems: [{kind: List, items: []}]\n", r"items\[0\] is a List within a List"),
     ],
 )  # fmt: skip
 def test_refuses_with_a_sentence_that_says_where(content: str, sentence: str) -> None:
@@ -99,9 +99,9 @@ def test_says_what_is_wrong_without_quoting_values(content: str) -> None:
 @pytest.mark.parametrize(
     ("content", "remark"),
     [
-        ("kind: X\na: 1\na: 2\n", "line 3, column 1: the key 'a' is there twice; the last counts"),
-        ('{"kind": "X", "a": {"b": 1, "b": 2}}', "the key 'b' is there twice; the last counts"),
-        ("---\nkind: X\n...\nkind: Y\n", "text after its end is not read"),
+        ("kind: X\na: 1\na: 2\n", "line 3, column 1: duplicate key 'a'; the last value is used"),
+        ('{"kind": "X", "a": {"b": 1, "b": 2}}', "duplicate key 'b'; the last value is used"),
+        ("---\nkind: X\n...\nkind: Y\n", "text after its end is ignored"),
     ],
 )
 def test_remarks_on_what_kubectl_takes_without_a_word(content: str, remark: str) -> None:

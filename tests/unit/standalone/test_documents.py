@@ -52,7 +52,7 @@ def test_other_kinds_are_named_and_break_nothing() -> None:
     parsed = parse(f"apiVersion: apps/v1\nkind: Deployment\n---\n{autowasm('one')}")
     assert len(parsed.autowasms) == 1
     assert parsed.problems == [
-        "document 1 (line 1): kind 'Deployment' ('apps/v1') is not for wasmer"
+        "document 1 (line 1): kind 'Deployment' ('apps/v1') is not supported by wasmer"
     ]
     assert not parsed.broken
 
@@ -73,8 +73,8 @@ def test_other_kinds_are_named_and_break_nothing() -> None:
         (f"{HEAD}metadata: {{name: a, namespace: [b]}}\n", "metadata.namespace must be a DNS label"),
         (autowasm("a" * 240), "longer than 239"),
         (autowasm("a" * 200, namespace="b" * 40), "longer than 239"),
-        ("", "it is empty"),
-        ("# nothing here\n---\n", "it is empty"),
+        ("", "the file is empty"),
+        ("# nothing here\n---\n", "the file is empty"),
         ("a: [", "line"),
     ],
 )  # fmt: skip
@@ -135,7 +135,7 @@ def test_secret_without_type_and_data_is_opaque_and_empty() -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("data: {a: 's3cret!'}\n", "is not base64; stringData takes plain text"),
+        ("data: {a: 's3cret!'}\n", "is not base64; use stringData for plain text"),
         ("data: {a: 'ä3cret'}\n", "is not base64"),
         ("data: {a: 123456}\n", "every value under data must be text"),
         ("data: [s3cret]\n", "every value under data must be text"),

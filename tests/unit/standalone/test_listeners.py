@@ -195,7 +195,7 @@ def without_router() -> dict[str, Any]:
         ({"resources": [listener(default_filter_chain="x")]}, "default_filter_chain: must be"),
         (
             {"resources": [listener(9080, chain(), without_router())]},
-            r"resources\[0\]\.filter_chains\[1\]\.filters\[0\]\.typed_config\.http_filters: there is no",
+            r"resources\[0\]\.filter_chains\[1\]\.filters\[0\]\.typed_config\.http_filters: no envoy",
         ),
         (
             {"resources": [listener(9080, {"filters": [{"name": "envoy.filters.network.http_connection_manager"}]})]},
@@ -232,7 +232,7 @@ def test_damaged_envoyfilter_is_found(damage: Any) -> None:
     document = envoyfilter()
     listeners.check_envoyfilter(document)
     damage(document)
-    with pytest.raises(ValueError, match="not an EnvoyFilter of ours"):
+    with pytest.raises(ValueError, match="not an EnvoyFilter written by wasmer"):
         listeners.check_envoyfilter(document)
 
 
@@ -279,5 +279,5 @@ def test_aliases_that_multiply_are_refused_before_they_are_written_out() -> None
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 8)]
     text = "\n".join(lines) + "\nresources: []\n"
-    with pytest.raises((UsageError, Unreadable), match="aliases written out"):
+    with pytest.raises((UsageError, Unreadable), match="aliases expanded"):
         ListenerTemplate(text)

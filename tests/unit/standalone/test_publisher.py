@@ -237,7 +237,9 @@ async def test_damaged_file_is_set_aside_and_the_rest_is_read(
     assert held(KEY) is None
     assert held(other) is not None
     assert file.with_name("default.test.yaml.broken").read_bytes() == damage
-    assert [each["file"] for each in logs if each["event"] == "file set aside"] == [str(file)]
+    assert [
+        each["file"] for each in logs if each["event"] == "invalid file renamed to .broken"
+    ] == [str(file)]
     await publisher.publish(KEY, {}, envoyfilter())
     assert place.filters() == ["default/other", "default/test", "router"]
 
