@@ -42,7 +42,7 @@ def candidate(
     if not election.enabled:
         return None
     if election.lease_duration != int(election.lease_duration):
-        raise UsageError("--lease-duration: a Lease holds whole seconds")
+        raise UsageError("--lease-duration: must be a whole number of seconds")
     try:
         timings = LeaseTimings(
             lease_duration=int(election.lease_duration),

@@ -23,7 +23,7 @@ def test_no_election_is_made_where_none_is_wanted() -> None:
 @pytest.mark.parametrize(
     ("fields", "flag"),
     [
-        ({"lease_duration": 15.5}, "--lease-duration: a Lease holds whole seconds"),
+        ({"lease_duration": 15.5}, "--lease-duration: must be a whole number of seconds"),
         ({"lease_duration": 10.0, "renew_deadline": 10.0}, "--renew-deadline"),
         ({"renew_deadline": 2.0, "retry_period": 2.0}, "--retry-period"),
     ],
