@@ -99,7 +99,7 @@ async def test_each_kind_of_secret(control_plane: ControlPlane, installation: In
     autowasm = installation.autowasm(image, name="not-annotated", namespace=namespace)
     await installation.apply(plain, uses(autowasm, "not-annotated"))
     failed = await installation.wait_phase("Failed", name="not-annotated", namespace=namespace)
-    assert "annotate it with wasm.tcm.io/registry" in failed["status"]["message"]
+    assert "must add the annotation wasm.tcm.io/registry" in failed["status"]["message"]
 
 
 async def test_secrets_of_the_service_account(

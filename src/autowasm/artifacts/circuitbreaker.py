@@ -43,7 +43,7 @@ class CircuitBreakers:
             where = f"{key.host}/{key.repository}".rstrip("/")
             # The message has no remaining time: it is part of a status, which would change with it.
             raise SourceUnavailable(
-                f"{where} has failed and is left alone for a while; last failure: {state.last}",
+                f"{where}: requests are paused after failures; last failure: {state.last}",
                 reason="BackingOff",
                 retry_after=left,
             )

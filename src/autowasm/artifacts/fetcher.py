@@ -88,7 +88,7 @@ def check_promised(request: FetchRequest, module: FetchedModule) -> None:
     record = request.record
     if record is not None and record.sha256 != module.sha256:
         raise ContentRejected(
-            f"{record.origin} held sha256:{record.sha256} when it was published and holds "
+            f"{record.origin} had sha256:{record.sha256} when it was published and has "
             f"sha256:{module.sha256} now",
             reason="DigestMismatch",
         )

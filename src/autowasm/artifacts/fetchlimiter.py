@@ -101,7 +101,7 @@ class FetchLimiter:
     def _line_up(self, ticket: _Waiter) -> None:
         if self._waiting_count >= self._limits.queued:
             raise SourceUnavailable(
-                f"{self._waiting_count} fetches wait already; this one is tried again later",
+                f"the fetch queue is full ({self._waiting_count} waiting); retried later",
                 reason="TooManyFetches",
             )
         hosts = self._waiting.setdefault(ticket.namespace, OrderedDict())

@@ -179,8 +179,8 @@ class _Puller:
     def _check_searched(self, searched: int) -> None:
         if searched > self.limits.image_bytes:
             raise ContentRejected(
-                f"image {self.reference}: no plugin.wasm in its last "
-                f"{format_size(self.limits.image_bytes)}; put the module into the last layer",
+                f"image {self.reference}: no plugin.wasm in the last "
+                f"{format_size(self.limits.image_bytes)} of its layers; put the module into the last layer",
                 reason="TooLarge",
             )
 
@@ -212,8 +212,8 @@ def _only(found: list[_Found], hidden: Hidden, reference: ImageReference) -> _Fo
     if len(found) > 1:
         names = [clean_path(each.member.name) for each in found]
         raise ContentRejected(
-            f"image {reference}: there are {len(found)} modules in it ({listed(names)}): "
-            "name the one that is meant plugin.wasm",
+            f"image {reference}: {len(found)} modules found ({listed(names)}): "
+            "name the intended one plugin.wasm",
             reason="AmbiguousModule",
         )
     (only,) = found

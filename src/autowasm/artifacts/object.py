@@ -113,8 +113,8 @@ def _check_host(host: str, *, allowed: tuple[str, ...] | None) -> None:
     if allowed is None or any(matches_host(entry, host) for entry in allowed):
         return
     raise AddressBlocked(
-        f"the object is (or redirects to) one on {host}, and this namespace's policy allows objects from "
-        f"{', '.join(allowed) or 'nowhere'} only (wasmer --policy-file)",
+        f"the object's URL is on {host}, or redirects to it; this namespace's policy (wasmer --policy-file) "
+        f"allows objects only from: {', '.join(allowed) or '(no host)'}",
         reason="PolicyDenied",
     )
 

@@ -108,7 +108,7 @@ class PeerList:
                 found = await self._pools.names.run(self._resolve, host, port)
         except (OSError, UnicodeError) as error:  # TimeoutError is an OSError
             if not self._failing:
-                _log.warning("peers not found", host=host, reason=str(error) or "no answer in time")
+                _log.warning("peer lookup failed", host=host, reason=str(error) or "timed out")
             self._failing = True
             return
         self._failing = False
@@ -145,10 +145,10 @@ async def module_chunks(
         if not chunk or received > size:
             break
         if received < size and watch.is_too_slow(waited, received):
-            raise UnusablePeer(f"it sent {received} bytes in {waited:.1f} s")
+            raise UnusablePeer(f"too slow: {received} bytes in {waited:.1f} s")
         yield chunk
     if received != size:
-        raise UnusablePeer(f"it sent {received} bytes of {size}")
+        raise UnusablePeer(f"sent {received} bytes instead of {size}")
 
 
 PEER_HEADER: Final = "x-autowasm-peer"
@@ -297,7 +297,7 @@ class Peers:
                     if outcome is PeerCopy.FAILED:
                         result = outcome
         except TimeoutError:
-            _log.warning("peers gave no module in time", digest=sha256)
+            _log.warning("copy from peers timed out", digest=sha256)
             return PeerCopy.FAILED
         finally:
             for task in attempts:
@@ -322,7 +322,7 @@ class Peers:
             return PeerCopy.NO_ROOM
         except (aiohttp.ClientError, OSError, UnusablePeer, ContentRejected) as error:
             reason = str(error) or type(error).__name__
-            _log.warning("peer gave no module", digest=sha256, peer=url, reason=reason)
+            _log.warning("copy from peer failed", digest=sha256, peer=url, reason=reason)
             return PeerCopy.FAILED
         _log.info("module copied from a peer", digest=sha256, peer=url)
         return PeerCopy.COPIED
@@ -369,10 +369,10 @@ class Peers:
         async with self._request("GET", f"{url}/wasm/{sha256}", timeout=idle) as answer:
             size = answer.content_length
             if answer.status != 200 or size is None or PEER_HEADER not in answer.headers:
-                raise UnusablePeer(f"it answered {answer.status} where a module was to come")
+                raise UnusablePeer(f"unexpected status {answer.status}")
             if size > self._module_bytes:
                 raise UnusablePeer(
-                    f"it offers {size} bytes; no module is larger than {self._module_bytes}"
+                    f"module too large: {size} bytes, at most {self._module_bytes} are accepted"
                 )
             async with self._store.admission.reserve_space(size), self._store.stage() as stage:
                 async with aiofiles.open(stage.path, "wb", executor=self._disk.executor) as file:
@@ -396,7 +396,7 @@ class Peers:
                 async for chunk in answer.content.iter_any():
                     document += chunk
                     if len(document) > most:
-                        _log.warning("peer's document too long", peer=base, path=path, limit=most)
+                        _log.warning("peer's document too large", peer=base, path=path, limit=most)
                         return None
                 return document
         except (aiohttp.ClientError, OSError):

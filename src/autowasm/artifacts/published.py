@@ -124,7 +124,7 @@ class PublishedModules:
         return await hedged(copy, lambda: self._fill_from_origins(sha256)) or "peer"
 
     async def _fill_from_origins(self, sha256: Sha256Hex) -> Literal["origin"]:
-        failure: AutoWasmError = SourceUnavailable(f"nothing says where sha256:{sha256} comes from")
+        failure: AutoWasmError = SourceUnavailable(f"no source is known for sha256:{sha256}")
         untried = self._requests(sha256)
         running: set[asyncio.Task[AutoWasmError | None]] = set()
         async with asyncio.TaskGroup() as tasks:

@@ -151,8 +151,8 @@ def _basic_auth(secret: PullSecret, reference: ImageReference) -> Credential | N
     if not registry:
         raise SpecError(
             _FIELD,
-            f"is of type {BASIC_AUTH_TYPE} and does not say which registry it is for; whoever owns it must annotate it "
-            f"with {REGISTRY_ANNOTATION}: HOST",
+            f"is of type {BASIC_AUTH_TYPE} and does not name its registry; its owner must add the annotation "
+            f"{REGISTRY_ANNOTATION}: HOST",
         )
     return credentials.from_basic_auth(
         _value(secret, "username"),
@@ -210,6 +210,6 @@ def explain_denied(
         return error
     host = ImageReference.parse(request.source.registry.image).host
     return type(error)(
-        f"{error}; spec.secret: Secret {request.secret} has no entry for {host}, so the image was asked for anonymously",
+        f"{error}; spec.secret: Secret {request.secret} has no entry for {host}, so the image was requested anonymously",
         reason=error.reason,
     )

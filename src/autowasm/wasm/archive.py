@@ -232,7 +232,7 @@ def _only(members: Sequence[ArchiveMember]) -> ArchiveMember:
     if len(members) > 1:
         raise ContentRejected(
             f"there are {len(members)} modules in it ({listed([each.name for each in members])}): "
-            "name the one that is meant plugin.wasm",
+            "name the intended one plugin.wasm",
             reason="AmbiguousModule",
         )
     (only,) = members

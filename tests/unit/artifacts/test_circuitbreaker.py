@@ -39,7 +39,7 @@ def test_opens_after_enough_failures_in_a_row(
         breakers.failed(KEY, DOWN)
         breakers.check(KEY)
     breakers.failed(KEY, DOWN)
-    with pytest.raises(SourceUnavailable, match=r"r\.example/team/filter .* refused") as caught:
+    with pytest.raises(SourceUnavailable, match=r"r\.example/team/filter: .* refused") as caught:
         breakers.check(KEY)
     assert (caught.value.reason, caught.value.retry_after) == ("BackingOff", 60.0)
     assert opened(metrics) == 1

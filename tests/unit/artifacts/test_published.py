@@ -118,7 +118,7 @@ async def test_forged_record_is_asked_for_nowhere() -> None:
     fetcher = Fetcher()
     published = modules(fetcher)
     published.set("x/1", (origin(known=False),))
-    with pytest.raises(SourceUnavailable, match="nothing says where"):
+    with pytest.raises(SourceUnavailable, match="no source is known for"):
         await published.fill(A)
     assert not fetcher.asked
 

@@ -83,7 +83,9 @@ async def test_basic_auth_is_sent_to_the_registry_that_its_owner_named_and_no_ot
     assert await credential(basic_auth("https://r.example/")) == Credential("alice", "s3cret")
     assert await credential(basic_auth("other.example")) is None
     for registry in (None, " "):
-        with pytest.raises(SpecError, match=r"annotate it with wasm\.tcm\.io/registry") as caught:
+        with pytest.raises(
+            SpecError, match=r"must add the annotation wasm\.tcm\.io/registry"
+        ) as caught:
             await credential(basic_auth(registry))
         assert caught.value.reason == "SecretInvalid"
 

@@ -206,7 +206,7 @@ async def test_refused_a_place_and_left_alone_fails(
     )
     await settle()
     first.cancel()
-    with pytest.raises(SourceUnavailable, match="wait already"):
+    with pytest.raises(SourceUnavailable, match=r"fetch queue is full \([0-9]+ waiting\)"):
         await second
     assert not single_flight._calls
     hanging.cancel()

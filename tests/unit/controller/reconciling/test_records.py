@@ -188,7 +188,7 @@ async def test_record_of_another_place_is_no_origin_to_fill_a_blob_from(
     world.objects.problems[KEY] = SpecError("metadata.name", "twice")
     await process.settle()
     assert process.published.is_known(genuine.sha256)
-    with pytest.raises(SourceUnavailable, match="nothing says where"):
+    with pytest.raises(SourceUnavailable, match="no source is known for"):
         await asyncio.wait_for(process.published.fill(genuine.sha256), 5)
     assert not any("evil" in step for step in world.registry.steps)
 
