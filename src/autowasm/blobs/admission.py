@@ -158,14 +158,14 @@ class DiskAdmission:
         budget = format_size(self._settings.disk_budget)
         if not self._pins.complete:
             raise self._refusal(
-                f"the cache has no room for a module of {format_size(size)} in its {budget} until it is "
-                "known which of the stored ones are still needed; tried again soon",
+                f"the cache has no room for a module of {format_size(size)} within its budget of {budget} until it is "
+                "known which stored modules are still needed; retried soon",
                 size,
             )
         needed = format_size(sum(self._budget.needed().values()))
         raise self._refusal(
-            f"the cache has no room for a module of {format_size(size)}: {needed} of the {budget} that it "
-            "may hold are published; raise --disk-budget (and the volume), or delete AutoWasms that are no "
+            f"the cache has no room for a module of {format_size(size)}: published modules take {needed} "
+            f"of its budget of {budget}; raise --disk-budget (and the size of the volume), or delete AutoWasms that are no "
             "longer needed",
             size,
         )
@@ -185,9 +185,9 @@ class DiskAdmission:
             return  # it may be small, and no other fetch is affected if it is not
         raise self._refusal(
             f"no space left in the cache directory {self._store.directory}: {format_size(space.free)} of "
-            f"{format_size(space.total)} are free, and fetching this module takes up to {format_size(need)} "
-            "besides what other fetches take; make room on that volume, or give the program a larger one "
-            "with --cache-dir",
+            f"{format_size(space.total)} are free, and fetching this module needs up to {format_size(need)} "
+            "in addition to the fetches in progress; free space on that volume, or use a larger one with "
+            "--cache-dir",
             need if known else 1,
         )
 
@@ -209,7 +209,7 @@ class DiskAdmission:
             space = await self._disk.run(self._space, self._store.directory)
         except OSError as error:
             raise StorageError(
-                f"the cache directory {self._store.directory} cannot be asked for its free space: "
+                f"cannot determine the free space of the cache directory {self._store.directory}: "
                 f"{error.strerror or error}; check the volume"
             ) from error
         self._metrics.storage_free_bytes.set(space.free)

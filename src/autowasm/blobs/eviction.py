@@ -175,11 +175,11 @@ class DiskQuota:
         if total + size <= self._share and (claim.size or total < self._share):
             return
         self._metrics.storage_refusals.labels(NAMESPACE_SHARE_EXCEEDED).inc()
-        wanted = f"this one of {format_size(claim.size)}" if claim.size else "another one"
+        wanted = f"this one ({format_size(claim.size)})" if claim.size else "another one"
         raise StorageError(
-            f"namespace {namespace} has modules of {format_size(total)} published or on the way, and "
-            f"{wanted} would exceed its share of {format_size(self._share)}: delete AutoWasms of the "
-            "namespace that are no longer needed, or have the share raised (--namespace-disk-budget)",
+            f"namespace {namespace} has {format_size(total)} of modules published or being fetched, and "
+            f"{wanted} would exceed its quota of {format_size(self._share)}: delete AutoWasms of the "
+            "namespace that are no longer needed, or raise the quota (--namespace-disk-budget)",
             reason=NAMESPACE_SHARE_EXCEEDED,
         )
 

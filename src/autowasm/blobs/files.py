@@ -37,8 +37,8 @@ def storage_failure(error: OSError, directory: Path, doing: str) -> StorageError
     """The StorageError for `error`, which occurred while `doing` ("committing a blob") in `directory`."""
     if error.errno in _FULL:
         return StorageError(
-            f"no space left in the cache directory {directory} while {doing}: make room on that volume, "
-            "or give the program a larger one with --cache-dir",
+            f"no space left in the cache directory {directory} while {doing}: free space on that volume, "
+            "or use a larger one with --cache-dir",
             reason="StorageFull",
         )
     cause = error.strerror or str(error)
@@ -147,7 +147,7 @@ def open_verified(
         fd = os.open(path, _OPEN_FLAGS)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise DamagedBlob("a symbolic link") from error
+            raise DamagedBlob("is a symbolic link") from error
         raise
     try:
         signature = Signature.of(fd)
@@ -164,7 +164,7 @@ def open_verified(
 
 def _require(fd: int, sha256: Sha256Hex) -> None:
     if not stat.S_ISREG(os.fstat(fd).st_mode):
-        raise DamagedBlob("no regular file")
+        raise DamagedBlob("not a regular file")
     digest = _hash(fd)
     if digest != sha256:
         raise DamagedBlob(f"sha256:{digest}")

@@ -231,7 +231,7 @@ class VerifiedReader:
                 return await finish(self._disk, job, abandoned=abandoned)
             except FileNotFoundError:
                 self._index.remove(entry)
-                _log.warning("blob removed by somebody else", digest=entry.sha256)
+                _log.warning("blob file removed by another process", digest=entry.sha256)
             except files.DamagedBlob as error:
                 self._index.remove(entry)
                 self._metrics.blobs_damaged.inc()

@@ -119,7 +119,7 @@ class Retention:
             try:
                 await self.sweep()
             except StorageError as error:
-                _log.error("blobs not looked after", reason=str(error))
+                _log.error("sweep of the store failed", reason=str(error))
             await asyncio.sleep(max(pause, _MIN_PAUSE))
 
     async def sweep(self) -> None:
@@ -148,7 +148,7 @@ class Retention:
             await self._disk.run(lastuse.save, self._file, self._last_use.encode(moment))
             self._changed = False
         except OSError as error:
-            _log.warning("last uses not written", reason=error.strerror or str(error))
+            _log.warning("last-use times not written", reason=error.strerror or str(error))
 
     def _observe(self) -> None:
         stored = self._store.digests()

@@ -126,7 +126,7 @@ class DirectoryLock:
                 holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
                 raise StorageError(
                     f"the cache directory {self._path.parent} is in use by another process (pid {holder}): "
-                    "end that one, or give this one a directory of its own with --cache-dir",
+                    "stop that process, or use another directory with --cache-dir",
                     reason="CacheDirectoryInUse",
                 ) from error
             with contextlib.suppress(OSError):  # disk full: the pid is informative
@@ -186,7 +186,7 @@ class BlobStore:
         for sha256, size in found.items():
             self._index.add(BlobEntry(sha256, size))
         if foreign:
-            _log.warning("names in the blob directory that are no blobs", names=foreign[:10])
+            _log.warning("unexpected names in the blob directory", names=foreign[:10])
         return self
 
     async def __aexit__(
@@ -322,5 +322,5 @@ class BlobStore:
 
     async def tidy(self, *, pressed: bool = False) -> None:
         """Remove leftovers: see `Staging.tidy`. Raises StorageError."""
-        with storage_errors(self.directory, "tidying up"):
+        with storage_errors(self.directory, "removing leftovers"):
             await self._staging.tidy(pressed=pressed)

@@ -122,7 +122,7 @@ async def test_claims_of_one_namespace_count_together_and_end(tmp_path: Path) ->
         admission = keep.store.admission
         a = await keep.put(A)
         async with admission.claim("x", size=100), admission.claim("x", size=100):
-            with pytest.raises(StorageError, match="its share of 250 B"):
+            with pytest.raises(StorageError, match="its quota of 250 B"):
                 async with admission.claim("x", size=100):
                     pass
             async with admission.claim("y", size=100):

@@ -320,7 +320,7 @@ async def test_last_uses_that_were_not_written_are_written_a_minute_later(tmp_pa
             await keep.retention.sweep()
         assert logs == [
             {
-                "event": "last uses not written",
+                "event": "last-use times not written",
                 "log_level": "warning",
                 "reason": "Is a directory",
             }
@@ -376,7 +376,7 @@ async def test_sweep_that_fails_is_told_and_tried_again(
             task.cancel()
             await asyncio.wait([task])
         assert logs[0] == {
-            "event": "blobs not looked after",
+            "event": "sweep of the store failed",
             "log_level": "error",
             "reason": "no disk",
         }
