@@ -65,9 +65,9 @@ class Health:
         """One line for all, then one for each check and each warning."""
         lines = ["ready" if self.is_ready else "not ready"]
         if self._is_stopping:
-            lines.append("stopping: finishes what has begun and takes no more")
+            lines.append("stopping: requests in progress finish, new ones are not accepted")
         if not self._checks:
-            lines.append("nothing was checked yet")
+            lines.append("no checks have run yet")
         for name, check in sorted(self._checks.items()):
             verdict = "ok" if check.ok else "failed"
             lines.append(f"{name}: {verdict}" + (f" ({check.why})" if check.why else ""))
@@ -102,8 +102,8 @@ def admin_application(
     async def index(_: web.Request) -> web.Response:
         return text_answer(
             200,
-            "/healthz  is the process alive\n"
-            "/readyz   is it ready, and if not, why\n"
+            "/healthz  liveness\n"
+            "/readyz   readiness, with the result of each check\n"
             "/metrics  Prometheus metrics",
         )
 
@@ -111,7 +111,7 @@ def admin_application(
         age = heartbeat.age
         if age < _STALE:
             return text_answer(200, "ok")
-        return text_answer(503, f"the event loop did not turn for {age:.0f} s")
+        return text_answer(503, f"the event loop has been blocked for {age:.0f} s")
 
     async def readyz(_: web.Request) -> web.Response:
         return text_answer(200 if health.is_ready else 503, health.report())

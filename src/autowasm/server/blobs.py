@@ -29,8 +29,8 @@ _PATH: Final = re.compile(r"/wasm/([0-9a-f]{64})")
 _SEEN_PATH: Final = re.compile(r"/seen/([0-9a-f]{64})")
 _MILLISECONDS: Final = re.compile(r"[0-9]{1,9}")
 _SENTENCES: Final = {
-    412: "The module's ETag is not one of those in If-Match: it is always its digest.",
-    416: "The Range begins behind the module's last byte.",
+    412: "If-Match does not list the module's ETag, which is its digest.",
+    416: "The Range starts after the module's last byte.",
 }
 
 
@@ -64,11 +64,11 @@ class BlobHandler:
         if match is None:
             return text_answer(
                 404,
-                "There is nothing here but /wasm/<sha256>, with 64 lower-case hexadecimal digits.",
+                "Unknown path; modules are at /wasm/<sha256>, with 64 lower-case hexadecimal digits.",
             )
         if request.method not in {"GET", "HEAD"}:
             return text_answer(
-                405, "A module can only be read: GET or HEAD.", headers={"allow": "GET, HEAD"}
+                405, "Method not allowed; use GET or HEAD.", headers={"allow": "GET, HEAD"}
             )
         sha256 = Sha256Hex(match[1])
         if PEER_HEADER in request.headers:

@@ -231,9 +231,9 @@ class Connection(web.RequestHandler):
         else:
             _log.error("request failed", path=request.path, exc_info=exc)
             if request.writer.output_size:
-                raise ConnectionError("the answer has begun and cannot be finished") from exc
+                raise ConnectionError("the response has started and cannot be completed") from exc
             answer = text_answer(
-                status, f"{HTTPStatus(status).phrase}. This is our fault; the log says more."
+                status, f"{HTTPStatus(status).phrase}. See wasmer's log for the cause."
             )
         answer.force_close()
         return answer
@@ -248,7 +248,7 @@ class Connection(web.RequestHandler):
 def _what_is_wrong(error: HttpProcessingError) -> str:
     """The message of aiohttp without the client's bytes, which may be long, binary, or secret."""
     if isinstance(error, LineTooLong):
-        return "a line of it is too long"
+        return "a line is too long"
     return error.message.strip().partition("\n")[0].partition(": ")[0].rstrip(":") or "bad request"
 
 

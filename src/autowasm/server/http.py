@@ -73,7 +73,7 @@ class RequestLog:
             if _logger.isEnabledFor(logging.DEBUG):
                 _log.debug("answered", **self._facts(request, status))
         elif self._may_tell():
-            more = {"untold": self._suppressed} if self._suppressed else {}
+            more = {"suppressed": self._suppressed} if self._suppressed else {}
             self._suppressed = 0
             _log.info("answered", **self._facts(request, status), **more)
 

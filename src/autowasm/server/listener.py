@@ -42,14 +42,16 @@ def parse_listen(listen: str) -> tuple[str, int]:
     address = host[1:-1] if bracketed else host
     number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else -1
     if not separator or not 0 <= number <= 65535 or (":" in address and not bracketed):
-        raise UsageError(f"cannot listen on {listen!r}: write it as [::]:8081 or 127.0.0.1:8081")
+        raise UsageError(
+            f"cannot listen on {listen!r}: expected an address such as [::]:8081 or 127.0.0.1:8081"
+        )
     address = {"": "::", "*": "::", "localhost": "127.0.0.1"}.get(address, address)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         socket.inet_pton(family, address)
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"cannot listen on {listen!r}: {host!r} is no IP address (names are not looked up)"
+            f"cannot listen on {listen!r}: {host!r} is not an IP address (host names are not resolved)"
         ) from error
     return address, number
 
@@ -145,7 +147,7 @@ class Listener:
             return
         except OSError as error:
             if error.errno in _EXHAUSTED:
-                _log.error("no new connections for a moment", reason=str(error), seconds=_PAUSE)
+                _log.error("accepting connections is paused", reason=str(error), seconds=_PAUSE)
                 self._loop.remove_reader(self._listener)
                 self._paused = self._loop.call_later(_PAUSE, self._resume)
             else:  # accept(2): treat network errors of the new connection like EAGAIN

@@ -149,7 +149,7 @@ class OnDemandBlobs:
         """The blob if it is stored. For peers: no wait, because the peer's own clients may be waiting for it."""
         try:
             return await self._store.open(sha256) or BlobAbsent(
-                404, "This replica has no such module."
+                404, "This replica does not have the module."
             )
         except StorageError as error:
             return _disk_failed(sha256, error)
@@ -277,14 +277,14 @@ class OnDemandBlobs:
 
     def _late(self, sha256: Sha256Hex, fill: _Fill) -> BlobAbsent:
         if self._closing.is_set():
-            return BlobAbsent(503, "This server is stopping; another one will answer.")
-        why = f" The last attempt to get it failed: {fill.failure}." if fill.failure else ""
+            return BlobAbsent(503, "This replica is stopping; retry to reach another one.")
+        why = f" The last fetch failed: {fill.failure}." if fill.failure else ""
         return BlobAbsent(
             503,
-            f"Module sha256:{sha256} is published but has not arrived here yet.{why} Try again.",
+            f"Module sha256:{sha256} is published but not stored on this replica yet.{why} Retry.",
         )
 
 
 def _disk_failed(sha256: Sha256Hex, error: StorageError) -> BlobAbsent:
     _log.error("blob not readable", digest=sha256, reason=str(error))
-    return BlobAbsent(503, f"The disk of this server failed ({error.reason}).", retry_after=5)
+    return BlobAbsent(503, f"Disk error on this replica ({error.reason}).", retry_after=5)

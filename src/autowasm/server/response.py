@@ -114,10 +114,10 @@ class BlobSend:
         blob = self.blob
         wanted = min(blob.size - self.position, self._chunk)
         if self.position + wanted == blob.size and blob.was_written():
-            raise OSError(errno.EIO, "the file was written to")  # so it is never whole
+            raise OSError(errno.EIO, "the file was modified")  # so it is never whole
         sent = os.sendfile(self._fd, blob.fd, self.position, wanted)
         if sent == 0 and wanted:
-            raise OSError(errno.EIO, "the file has become shorter")
+            raise OSError(errno.EIO, "the file was truncated")
         self.position += sent
 
 
@@ -193,14 +193,14 @@ class BlobResponse(web.StreamResponse):
             socket = transport.get_extra_info("socket")
             wanted = min(end - self._position, chunk)
             if self._position + wanted == end and self._blob.was_written():
-                raise OSError(errno.EIO, "the file was written to")  # so it is never whole
+                raise OSError(errno.EIO, "the file was modified")  # so it is never whole
             try:
                 sent = os.sendfile(socket.fileno(), source, self._position, wanted)
             except BlockingIOError:
                 await self._connection.writable(socket, deadline)
                 continue
             if sent == 0:
-                raise OSError(errno.EIO, "the file has become shorter")
+                raise OSError(errno.EIO, "the file was truncated")
             self._position += sent
             if self._position == end:
                 return

@@ -50,7 +50,7 @@ async def test_a_known_digest_that_does_not_come_is_503_never_404(tmp_path: Path
         assert loop.time() - begun > 0.5
         assert answer.status == 503
         assert answer.headers["retry-after"] == "1"
-        assert b"has not arrived" in answer.body
+        assert b"not stored on this replica yet" in answer.body
         # The fill outlives its waiter.
         server.source.may_fill.set()
         await until(lambda: DIGEST in server.store)
@@ -139,7 +139,7 @@ async def test_a_disk_that_fails_is_answered_503_and_logged(
         with structlog.testing.capture_logs() as events:
             answer = await wire.get(server.url(DIGEST), headers=headers)
         assert (answer.status, answer.headers["retry-after"]) == (503, "5")
-        assert b"The disk of this server failed (DiskFailed)" in answer.body
+        assert b"Disk error on this replica (DiskFailed)" in answer.body
         (event,) = [one for one in events if one["event"] == "blob not readable"]
         assert "Input/output error" in event["reason"]
 

@@ -19,7 +19,7 @@ def failed(error: Exception, *, sent: int) -> Any:
 
 def test_no_second_answer_follows_one_that_has_begun() -> None:
     assert failed(ZeroDivisionError(), sent=0).status == 500
-    with pytest.raises(ConnectionError, match="cannot be finished"):
+    with pytest.raises(ConnectionError, match="cannot be completed"):
         failed(ZeroDivisionError(), sent=1)
 
 

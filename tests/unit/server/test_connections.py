@@ -25,7 +25,7 @@ async def test_fault_of_a_handler_is_answered_and_logged() -> None:
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 500 ")
     assert b"connection: close" in head.lower()
-    assert body == b"Internal Server Error. This is our fault; the log says more.\n"
+    assert body == b"Internal Server Error. See wasmer's log for the cause.\n"
     assert [(event["path"], str(event["exc_info"])) for event in events if "exc_info" in event] == [
         ("/", "a fault")
     ]

@@ -101,7 +101,7 @@ async def test_waits_for_descriptors_and_says_so() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert not accepted
         await _until(accepted, 1)
-    assert [event["event"] for event in events] == ["no new connections for a moment"]
+    assert [event["event"] for event in events] == ["accepting connections is paused"]
     listener.close()
     accepted[0].close()
     client.close()

@@ -47,4 +47,4 @@ def test_a_flood_is_told_of_at_a_bounded_pace_and_counted() -> None:
         now = 1.0
         log.answered(request, 404)
     assert len(events) == http.LINES + 1
-    assert events[-1]["untold"] == 1_000 - http.LINES
+    assert events[-1]["suppressed"] == 1_000 - http.LINES
