@@ -78,7 +78,7 @@ BROKEN = Trouble("500", ("RegistryUnavailable",), "status 500", fault=Answer(500
 DENIED = Trouble(
     "401",
     ("Unauthorized",),
-    "(is refused: status 401.*asked with the login of user 'somebody-else'|has refused)",
+    "(is refused: status 401.*sent with the login of user 'somebody-else'|has refused)",
     fault=Answer(401, headers=_CHALLENGE),
     other_login=True,
 )

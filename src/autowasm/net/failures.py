@@ -97,11 +97,9 @@ def certificate_failure(
     elif code in _TOO_WEAK:
         said = f"its certificate is too weak ({problem}); it must be replaced there"
     elif code in _UNKNOWN_AUTHORITY:
-        said = (
-            f"its certificate is not trusted ({problem}); name its authority with {advice.ca_file}"
-        )
+        said = f"its certificate is not trusted ({problem}); trust its CA with {advice.ca_file}"
         if may_be_insecure:
-            said += f", or the host with {advice.insecure}"
+            said += f", or skip verification with {advice.insecure}"
     else:
         said = f"its certificate is not accepted ({problem}); it, or its authority's, must be issued again"
     return SourceUnavailable(f"{where}: {said}", reason="CertificateInvalid")

@@ -99,8 +99,8 @@ class LoginThrottle:
                 self._forget_oldest()
                 if self._clock() < state.left_alone_until:
                     raise SourceDenied(
-                        f"{key[0]} has refused the login of {credential.shown} several times: it is not sent for a while, so "
-                        "that the account is not locked; another login is tried at once"
+                        f"{key[0]} has refused the login of {credential.shown} several times: it is paused so that the "
+                        "account is not locked; a changed login is tried at once"
                     )
                 if state.accepted:
                     return None
@@ -305,7 +305,7 @@ class Authorizer:
             token = None
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
             raise SourceUnavailable(
-                f"the token endpoint {redact(realm)} of {redact(self._registry_url)} gave no token",
+                f"the token endpoint {redact(realm)} of {redact(self._registry_url)} returned no token",
                 reason="UnexpectedAnswer",
             ) from None
         return token
@@ -318,12 +318,12 @@ class Authorizer:
         return self._scope + ",".join(sorted(needed))
 
     def _check_realm(self, realm: str) -> str:
-        what = f"the token endpoint that {redact(self._registry_url)} names"
+        what = f"the token endpoint of {redact(self._registry_url)}"
         check_web_url(realm, what=what)
         plain = realm.lower().startswith("http:")
         if plain and not self._registry_url.lower().startswith("http:"):
             raise AddressBlocked(
-                f"{what} speaks plain http ({redact(realm)}): a credential would be readable on the way",
+                f"{what} uses plain http ({redact(realm)}): a credential would be sent unencrypted",
                 reason="UrlNotAllowed",
             )
         return realm

@@ -142,8 +142,8 @@ class RegistryClient:
         what = f"layer {digest} of {reference.name}"
         if descriptor.size > self._limits.layer_bytes:
             raise ContentRejected(
-                f"{what}: {format_size(descriptor.size)}, more than the "
-                f"{format_size(self._limits.layer_bytes)} that are accepted",
+                f"{what}: {format_size(descriptor.size)}; at most "
+                f"{format_size(self._limits.layer_bytes)} are accepted",
                 reason="TooLarge",
             )
         await self._run(
@@ -192,7 +192,7 @@ class RegistryClient:
         )
         if announced is not None and announced.algorithm == "sha256" and announced != digest:
             raise ContentRejected(
-                f"{reference}: the registry stored the manifest as {announced}, it was sent as {digest}",
+                f"{reference}: the registry stored the manifest as {announced}, expected {digest}",
                 reason="DigestMismatch",
             )
         return digest
@@ -231,7 +231,7 @@ class RegistryClient:
                 may_pass = error.reason == "RegistryUnavailable" and pause <= limits.attempt_wait
                 if not may_pass or failures >= limits.attempts or time.monotonic() + pause >= end:
                     raise
-                _log.info("registry asked again", source=reference.name, reason=error.reason)
+                _log.info("registry request retried", source=reference.name, reason=error.reason)
             await asyncio.sleep(pause)
 
 
@@ -266,7 +266,9 @@ def _module_of(
             return found
         first = first or found
     if first is None:
-        raise missing or SourceNotFound(f"image {reference}: nothing of its index is there")
+        raise missing or SourceNotFound(
+            f"image {reference}: the registry has no image of its index"
+        )
     return first
 
 
@@ -279,7 +281,9 @@ def _child(
     _verify(answer.data, digest, size=child.size, what=what)
     document = _parsed(answer, what=what, limits=limits)
     if isinstance(document, ImageIndex):
-        raise ContentRejected(f"{what}: is an index itself", reason="ManifestInvalid")
+        raise ContentRejected(
+            f"{what}: an index in an index is not supported", reason="ManifestInvalid"
+        )
     return digest, document
 
 

@@ -56,7 +56,7 @@ def index_child(consumer: str, index: ImageIndex) -> Descriptor | ConsumerVerdic
     The consumers' libraries choose the first entry for their own platform; linux/amd64 is assumed.
     """
     if INDEX_READERS[consumer] == "no":
-        return _no("reads no image index; name the image in it by its digest")
+        return _no("does not read an image index; reference the image in it by its digest")
     for child in index.manifests or ():
         # For go-containerregistry an entry without a platform is linux/amd64; oci-client ignores such an entry.
         if child.platform is None:
@@ -65,7 +65,7 @@ def index_child(consumer: str, index: ImageIndex) -> Descriptor | ConsumerVerdic
             matches = (child.platform.os, child.platform.architecture) == _DEFAULT_PLATFORM
         if matches:
             return child
-    return _no("takes the linux/amd64 image of an index, and there is none")
+    return _no("pulls the linux/amd64 image of an index, and there is none")
 
 
 def answers(manifest: Manifest, last: LastLayer | None) -> Mapping[str, ConsumerVerdict]:
@@ -77,7 +77,7 @@ def _istio(manifest: Manifest, last: LastLayer | None) -> ConsumerVerdict:
     layers = manifest.layers or ()
     # go-containerregistry, `pkg/v1/hash.go`: one digest of another algorithm, and the manifest is refused.
     if any(each.digest.algorithm != "sha256" for each in (manifest.config, *layers)):
-        return _no("knows digests by sha256 only, and the image has another")
+        return _no("supports sha256 digests only, and the image has another")
     if manifest.media_type == media.DOCKER_MANIFEST:
         return _compat(layers, last, wanted=media.DOCKER_LAYER_TAR_GZIP)
     compat = _compat(layers, last, wanted=media.OCI_LAYER_TAR_GZIP)
@@ -87,10 +87,10 @@ def _istio(manifest: Manifest, last: LastLayer | None) -> ConsumerVerdict:
     if modules and len(layers) == 2:
         return _YES
     if modules:
-        return _no(f"wants exactly two layers in an artifact, and there {_are(len(layers))}")
+        return _no(f"requires exactly two layers in an artifact, and there {_are(len(layers))}")
     if PACKING.get(layers[-1].media_type if layers else "", Packing.RAW) is Packing.RAW:
         return _no(
-            f"wants a layer of type {media.WASM_CONTENT}, or a last one of type {media.OCI_LAYER_TAR_GZIP}; "
+            f"requires a layer of type {media.WASM_CONTENT}, or a last one of type {media.OCI_LAYER_TAR_GZIP}; "
             f"the layers are {shown_types(layers)}"
         )
     return compat
@@ -100,16 +100,16 @@ def _compat(
     layers: tuple[Descriptor, ...], last: LastLayer | None, *, wanted: str
 ) -> ConsumerVerdict:
     if not layers:
-        return _no("wants at least one layer")
+        return _no("requires at least one layer")
     found = layers[-1].media_type
     if found != wanted:
-        return _no(f"wants a last layer of type {wanted}, and it is {shown_text(found)}")
+        return _no(f"requires a last layer of type {wanted}, and it is {shown_text(found)}")
     if last is None or not last.is_gzip:
-        return _no("wants the last layer compressed by gzip, and it is not")
+        return _no("requires a last layer compressed with gzip, and it is not")
     if last.plugin is None:
-        return _no("wants plugin.wasm in the last layer, and it is not there")
+        return _no("requires plugin.wasm in the last layer, and it is missing")
     if not last.plugin:
-        return _no("takes the first plugin.wasm of the last layer, which is not a module")
+        return _no("uses the first plugin.wasm of the last layer, which is not a module")
     return _YES
 
 
@@ -117,7 +117,9 @@ def _wasme(manifest: Manifest, _last: LastLayer | None) -> ConsumerVerdict:
     layers = manifest.layers or ()
     if any(layer.media_type == media.WASM_CONTENT for layer in layers):
         return _YES
-    return _no(f"wants a layer of type {media.WASM_CONTENT}; the layers are {shown_types(layers)}")
+    return _no(
+        f"requires a layer of type {media.WASM_CONTENT}; the layers are {shown_types(layers)}"
+    )
 
 
 def _kwctl(manifest: Manifest, _last: LastLayer | None) -> ConsumerVerdict:
@@ -130,19 +132,23 @@ def _wkg(manifest: Manifest, _last: LastLayer | None) -> ConsumerVerdict:
         return answer
     layers = manifest.layers or ()
     if len(layers) != 1:
-        return _no(f"wants exactly one layer, and there {_are(len(layers))}")
+        return _no(f"requires exactly one layer, and there {_are(len(layers))}")
     config = manifest.config.media_type
     if config != media.CNCF_CONFIG_V0:
-        return _no(f"wants a config of type {media.CNCF_CONFIG_V0}, and it is {shown_text(config)}")
+        return _no(
+            f"requires a config of type {media.CNCF_CONFIG_V0}, and it is {shown_text(config)}"
+        )
     return _YES
 
 
 def _all_of_type(manifest: Manifest, wanted: str) -> ConsumerVerdict:
     layers = manifest.layers or ()
     if not layers:
-        return _no("wants at least one layer")
+        return _no("requires at least one layer")
     if any(layer.media_type != wanted for layer in layers):
-        return _no(f"wants only layers of type {wanted}; the layers are {shown_types(layers)}")
+        return _no(
+            f"requires all layers to be of type {wanted}; the layers are {shown_types(layers)}"
+        )
     return _YES
 
 

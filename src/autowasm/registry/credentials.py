@@ -181,8 +181,8 @@ def _object(document: bytes | str | Mapping[str, Any]) -> Mapping[str, Any]:
         if parts > _MAX_PARTS:
             raise SpecError(
                 _FIELD,
-                f"not a docker config that is read: {parts} values; at most {_MAX_PARTS} are read: leave the registries out that the "
-                "image is not from",
+                f"not a docker config, or too large: {parts} values; at most {_MAX_PARTS} are accepted: remove the registries that the "
+                "image does not come from",
             )
         try:
             document = json.loads(document)
@@ -231,7 +231,7 @@ def _login(entry: object, *, name: str) -> Credential | None:
     elif ":" in username:
         raise SpecError(_FIELD, f"auths[{name!r}]: a user name cannot contain a colon")
     if not is_text(username + password):
-        raise SpecError(_FIELD, f"auths[{name!r}]: half a surrogate pair is no text")
+        raise SpecError(_FIELD, f"auths[{name!r}]: `username` and `password` must be valid Unicode")
     if not (username or identity or registry):
         return None
     return Credential(username, password, identity, registry)

@@ -138,7 +138,7 @@ async def ask_helper(
             output, _ = await process.communicate(server.encode())
     except TimeoutError as error:
         raise _failed(
-            f"{program} gave no answer within {limits.credential_helper_timeout:g} s"
+            f"{program} did not answer within {limits.credential_helper_timeout:g} s"
         ) from error
     finally:
         if process.returncode is None:
@@ -150,7 +150,7 @@ async def ask_helper(
         if text == _NOT_FOUND:
             return None
         raise _failed(
-            f"{program} has no login for {server}: it ended with status {process.returncode}; "
+            f"{program} has no login for {server}: exit status {process.returncode}; "
             f"to see why: echo {server} | {program} get"
         )
     return _parse_answer(text, program=program)
@@ -166,9 +166,9 @@ def _parse_answer(text: str, *, program: str) -> Credential | None:
         TypeError,
         RecursionError,
     ):  # from None: the exception holds the password
-        raise _failed(f"{program} gave an answer that is not understood") from None
+        raise _failed(f"{program} returned output that is not a credential") from None
     if not (isinstance(username, str) and isinstance(secret, str) and is_text(username + secret)):
-        raise _failed(f"{program} gave an answer that is not understood")
+        raise _failed(f"{program} returned output that is not a credential")
     if username == _TOKEN_USER:
         return Credential("", "", identity_token=secret)
     return Credential(username, secret) if username else None
@@ -214,7 +214,7 @@ async def find_login(
         )
         if credential is not None:
             return FoundLogin(credential, tuple(searched))
-        searched.append(f"{place.name} (has none for it)")
+        searched.append(f"{place.name} (no login for this registry)")
     if home_of(environment) is None:
         searched.append("no home directory: HOME is not set")
     return FoundLogin(None, tuple(searched))
@@ -238,7 +238,7 @@ async def _document(
         problem, ends = str(error), place.strict
     if ends:
         raise UsageError(f"{place.name}: {problem}")
-    _log.warning("file of logins not used", file=place.name, error=problem)
+    _log.warning("login file skipped", file=place.name, error=problem)
     return None, problem
 
 
@@ -281,7 +281,7 @@ async def _login(
         except SourceDenied as error:
             if error.reason != HELPER_REASON:
                 raise
-            _log.warning("docker's credential store not used", error=str(error))
+            _log.warning("docker's credential store skipped", error=str(error))
     return credential or _inline({"auths": config.get("auths")}, place, reference)
 
 
@@ -308,5 +308,5 @@ def _inline(
     except SpecError as error:
         if place.strict:
             raise UsageError(f"{place.name}: {error.problem}") from error
-        _log.warning("file of logins not used", file=place.name, error=error.problem)
+        _log.warning("login file skipped", file=place.name, error=error.problem)
         return None

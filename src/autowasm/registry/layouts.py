@@ -91,7 +91,7 @@ VARIANTS: Final = (
     KnownLayout(
         "solo artifact, two layers",
         media.WASM_CONFIG,
-        "the config again, and the module as it is",
+        "the config again, and the bare module",
         (media.WASM_CONTENT,),
         Packing.RAW,
         (WASMER, ISTIO, ENVOY_GATEWAY, WASME),
@@ -101,7 +101,7 @@ VARIANTS: Final = (
     KnownLayout(
         "solo artifact, another number of layers",
         "any",
-        "the module as it is, alone or beside layers of other types",
+        "the bare module, alone or with layers of other types",
         (media.WASM_CONTENT,),
         Packing.RAW,
         (WASMER, WASME),
@@ -176,7 +176,7 @@ VARIANTS: Final = (
     KnownLayout(
         "CNCF artifact",
         media.CNCF_CONFIG_V0,
-        "one: the module as it is",
+        "one: the bare module",
         (media.CNCF_WASM,),
         Packing.RAW,
         (WASMER, WKG),
@@ -186,7 +186,7 @@ VARIANTS: Final = (
     KnownLayout(
         "CNCF artifact, another config",
         f"{media.CNCF_CONFIG_V1} or any",
-        "one: the module as it is",
+        "one: the bare module",
         (media.CNCF_WASM,),
         Packing.RAW,
         (WASMER,),
@@ -194,7 +194,7 @@ VARIANTS: Final = (
     KnownLayout(
         "wasm-to-oci, Kubewarden",
         media.CNCF_CONFIG_V1,
-        "one: the module as it is",
+        "one: the bare module",
         (media.WASM_TO_OCI,),
         Packing.RAW,
         (WASMER, KWCTL),
@@ -249,7 +249,7 @@ def table() -> str:
         lines.append(f"| {' | '.join(cells)} |")
     types = "<br>".join(f"`{index_type}`" for index_type in sorted(media.INDEXES))
     taken = [INDEX_READERS[consumer] for consumer in CONSUMERS]
-    cells = ["image index", types, "attestations are passed over", "", *taken, ""]
+    cells = ["image index", types, "attestations are skipped", "", *taken, ""]
     lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -311,7 +311,7 @@ def _ambiguous(modules: list[Descriptor]) -> ContentRejected:
     if more := len(modules) - len(named):
         named.append(f"{more} more")
     return ContentRejected(
-        f"the artifact holds {len(modules)} modules ({', '.join(named)}); push each under a name of its own",
+        f"the artifact holds {len(modules)} modules ({', '.join(named)}); push each under its own name",
         reason="AmbiguousModule",
     )
 

@@ -117,10 +117,10 @@ def parse_manifest(data: bytes, media_type: str | None, *, limits: Limits) -> Ma
             return _AS_MANIFEST.decode(data)
         index = _AS_INDEX.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise _invalid(f"not one that can be read: {error}") from error
+        raise _invalid(f"not readable: {error}") from error
     if len(index.manifests or ()) > limits.index_entries:
         raise _invalid(
-            f"an index with {len(index.manifests or ())} entries; {limits.index_entries} are accepted"
+            f"an index with {len(index.manifests or ())} entries; at most {limits.index_entries} are accepted"
         )
     return index
 
@@ -136,9 +136,9 @@ def children_by_preference(index: ImageIndex) -> list[Descriptor]:
     children = [child for child in entries if _is_runnable(child)]
     if children:
         return sorted(children, key=_rank)  # stable: equal ones keep their order
-    problem = f"an index without an image that can be taken; it holds {shown_types(entries)}"
+    problem = f"an index without a usable image; it holds {shown_types(entries)}"
     if any(child.media_type in media.INDEXES for child in entries):
-        problem += ": an index in an index is not followed; name the inner one by its digest"
+        problem += ": an index in an index is not followed; reference the inner one by its digest"
     raise _invalid(problem)
 
 
@@ -188,15 +188,17 @@ def _is_index(shape: _Shape, content_type: str | None) -> bool:
     )
     named = shape.media_type or ""
     if {named, content_type} & media.SCHEMA_1 or shape.schema_version == 1 or fs_layers:
-        raise _invalid("Docker schema 1, which nothing writes any more; push the image again")
+        raise _invalid(
+            "Docker schema 1, which is obsolete; push the image again with a current tool"
+        )
     if manifests and (layers or config):
-        raise _invalid("both an image and an index, so readers would disagree about it")
+        raise _invalid("both an image and an index, which clients read differently")
     known = [kind for kind in (named, content_type) if kind in media.MANIFESTS | media.INDEXES]
     if named and named not in known:
-        raise _invalid(f"of a type that is not supported: {named[:_SHOWN_LENGTH]!r}")
+        raise _invalid(f"of an unsupported type: {named[:_SHOWN_LENGTH]!r}")
     kinds = {kind in media.INDEXES for kind in known}
     if len(kinds) > 1:
-        raise _invalid("named {} inside and {} outside".format(*known))
+        raise _invalid("of type {} in its mediaType and {} in the Content-Type".format(*known))
     return kinds.pop() if kinds else manifests
 
 

@@ -65,7 +65,7 @@ class HostRateLimiter:
             left = pause.until - now if pause is not None else 0.0
             if left > self._limits.attempt_wait:
                 raise SourceUnavailable(
-                    f"{host} has asked not to be asked so often and is left alone for a while",
+                    f"{host} limits the rate of requests; requests to it are paused",
                     reason="RegistryUnavailable",
                     retry_after=left,
                 )

@@ -157,27 +157,29 @@ class Repository:
     def _denied_hint(self, answer: RegistryResponse) -> str:
         """Advice for a refused request: about the login that was sent, or how to configure one."""
         if not self._transport.is_own(answer.url):
-            return f"{redact(answer.url)} refused it, to which the registry redirects; no login is sent there"
+            return f"the registry redirects to {redact(answer.url)}, which refused it; no login is sent there"
         credential = self._credential
         if credential is None:
-            return f"asked without a login; {self._advice.log_in(self._host)}"
+            return f"no login was sent; {self._advice.log_in(self._host)}"
         if not answer.with_login:
-            return f"the login of {credential.shown} was not sent: the registry asks for none that it could be"
+            return f"the login of {credential.shown} was not sent: the registry requests no login of a supported kind"
         if answer.status == 401:
-            return f"asked with the login of {credential.shown}, which is wrong, has expired or may not do this"
-        known = "" if str(answer.message()) else ", which may not do this"
-        return f"asked with the login of {credential.shown}{known}"
+            return f"sent with the login of {credential.shown}, which is wrong, has expired or lacks permission"
+        known = "" if str(answer.message()) else ", which lacks permission"
+        return f"sent with the login of {credential.shown}{known}"
 
     def _not_found_hint(self, answer: RegistryResponse) -> str:
         if self._credential is None and self._transport.is_own(answer.url):
-            return f"asked without a login: if it is private, {self._advice.log_in(self._host)}"
+            return f"no login was sent: if it is private, {self._advice.log_in(self._host)}"
         return ""
 
     def _limit_hint(self, answer: RegistryResponse) -> str:
         if answer.status != 429 or self._credential is not None:
             return ""
         login = self._advice.log_in(self._host)
-        return f"too many requests; asked without a login, and with one the limit is often higher: {login}"
+        return (
+            f"too many requests; no login was sent, and the limit is often higher with one: {login}"
+        )
 
     def _shown(self, version: str) -> str:
         return f"{self._name}{'@' if ':' in version else ':'}{version}"
@@ -188,8 +190,8 @@ def _refuse_page(answer: RegistryResponse, *, what: str) -> None:
     if answer.is_page:
         said = str(answer.message())
         raise SourceUnavailable(
-            f"{what}: {redact(answer.url)} answered with a web page{f' ({said})' if said else ''}, not as a registry: a proxy "
-            "or a login page may have answered, or the registry's API is at another host or port",
+            f"{what}: {redact(answer.url)} returned a web page{f' ({said})' if said else ''}, not a registry response: a "
+            "proxy or a login page may have answered, or the registry's API is at another host or port",
             reason="UnexpectedAnswer",
         )
 

@@ -144,7 +144,7 @@ class RepositoryPool:
         ):  # plain http, if used, was chosen without a flag
             advice = replace(
                 advice,
-                no_plain_http=f"name its authority with {advice.ca_file}, or the host with {advice.insecure}",
+                no_plain_http=f"trust its CA with {advice.ca_file}, or skip verification with {advice.insecure}",
             )
         transport = RegistryTransport(
             reference,

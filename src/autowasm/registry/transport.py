@@ -433,9 +433,9 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
             not_found="ImageNotFound",
             unavailable="RegistryUnavailable",
             denied_hint=(
-                f"the login of {credential.shown} is wrong, has expired or may not do this"
+                f"the login of {credential.shown} is wrong, has expired or lacks permission"
                 if credential is not None
-                else f"asked without a login; {self._advice.log_in(self._host)}"
+                else f"no login was sent; {self._advice.log_in(self._host)}"
             ),
         )
         response = self._follow(
@@ -490,8 +490,8 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
             url = next_hop(url, location, hops=hops, limit=self._limits.redirects)
             if token_request is not None and token_request.form and origin(url) != authorized:
                 raise AddressBlocked(
-                    f"the token endpoint {redact(token_request.url)} redirects to another host ({redact(url)}), which "
-                    "shall not see the token that it was sent",
+                    f"the token endpoint {redact(token_request.url)} redirects to another host ({redact(url)}), to "
+                    "which the token must not be sent",
                     reason="UrlNotAllowed",
                 )
 

@@ -169,7 +169,7 @@ async def test_an_unknown_authority_is_asked_for(person: Person, tmp_path: Path)
     files = Authority().issue(tmp_path / "tls")
     async with registry.distribution(tmp_path / "registry", tls=files) as server:
         message = await person.reads("pull", f"{server.host}/team/filter:v1")
-    assert "name its authority with --ca-file, or the host with --insecure" in message
+    assert "trust its CA with --ca-file, or skip verification with --insecure" in message
     assert message.startswith("wasmc: error: https://"), "TLS was found on this machine"
 
 
@@ -330,7 +330,7 @@ async def test_a_registry_on_this_machine_that_wants_a_client_certificate_is_not
 
 
 @pytest.mark.parametrize(
-    ("body", "says"), [(b"", "the manifest is empty"), (b"[]", "not one that can be read")]
+    ("body", "says"), [(b"", "the manifest is empty"), (b"[]", "not readable")]
 )
 async def test_a_manifest_that_cannot_be_read_is_named(
     person: Person, body: bytes, says: str

@@ -257,7 +257,7 @@ async def test_a_credential_store_that_does_not_work_is_a_warning_in_one_line(
     (tmp_path / ".docker" / "config.json").write_text('{"credsStore": "absent-here"}')
     done = await wasmc.run("pull", "127.0.0.1:1/x", check=False)
     warning, *rest = done.stderr.splitlines()
-    assert warning.startswith("wasmc: warning: docker's credential store not used: ")
+    assert warning.startswith("wasmc: warning: docker's credential store skipped: ")
     assert "docker-credential-absent-here" in warning
     assert [line.partition(": ")[0] for line in rest] == ["wasmc"]
 

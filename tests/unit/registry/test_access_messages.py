@@ -33,7 +33,7 @@ async def test_a_registry_that_sends_the_password_back_does_not_get_it_into_a_me
     async with ScriptedServer(script) as server, client() as made:
         error = await fails(made.resolve(reference(server), credential=BOB))
     assert BASIC.removeprefix("Basic ") not in str(error)
-    assert "wrong, has expired or may not do this" in str(error)
+    assert "wrong, has expired or lacks permission" in str(error)
 
 
 async def test_an_error_body_that_never_ends_delays_the_status_by_its_timeout_only() -> None:

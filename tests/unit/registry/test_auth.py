@@ -174,7 +174,7 @@ def test_a_plain_http_registry_may_have_a_plain_http_token_endpoint() -> None:
     "answer", [[], "x", {}, {"token": ""}, {"token": 1}, {"token": "a\r\nX: y"}, {"token": "ü"}]
 )
 def test_an_answer_without_a_token_is_unexpected(answer: object) -> None:
-    with pytest.raises(SourceUnavailable, match="gave no token") as caught:
+    with pytest.raises(SourceUnavailable, match="returned no token") as caught:
         make(TokenEndpoint(answer)).respond('Bearer realm="https://t.example/"')
     assert caught.value.reason == "UnexpectedAnswer"
     assert caught.value.__cause__ is None

@@ -26,7 +26,7 @@ def image(*types: str, kind: str | None = media.OCI_MANIFEST, config: str = "a/b
 @pytest.mark.parametrize(
     ("manifest", "last", "why"),
     [
-        (image(GZIP), LastLayer(is_gzip=False, plugin=None), "compressed by gzip"),
+        (image(GZIP), LastLayer(is_gzip=False, plugin=None), "compressed with gzip"),
         (image(GZIP), LastLayer(is_gzip=True, plugin=None), "plugin.wasm in the last layer"),
         (image(GZIP), LastLayer(is_gzip=True, plugin=False), "not a module"),
         (

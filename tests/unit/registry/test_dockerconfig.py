@@ -167,7 +167,9 @@ async def test_the_first_place_with_a_login_for_the_host_wins(home: Home) -> Non
     environment = {"HOME": str(home.folder), "XDG_RUNTIME_DIR": str(home.folder / "run")}
     found = await home.search(**environment)
     assert found.credential == Credential("docker", "s3cret")
-    assert found.searched[0] == f"{home.folder}/run/containers/auth.json (has none for it)"
+    assert (
+        found.searched[0] == f"{home.folder}/run/containers/auth.json (no login for this registry)"
+    )
     home.put("run/containers/auth.json", login("podman"))
     assert (await home.search(**environment)).credential == Credential("podman", "s3cret")
 
@@ -207,7 +209,7 @@ async def test_without_a_login_every_searched_place_is_listed_with_the_reason(ho
         (
             "/nowhere/containers/auth.json (absent)",
             f"{home.folder}/.config/containers/auth.json (absent)",
-            f"{home.folder}/.docker/config.json (has none for it)",
+            f"{home.folder}/.docker/config.json (no login for this registry)",
             f"{home.folder}/.dockercfg (not JSON)",
         ),
     )
@@ -284,10 +286,10 @@ async def test_a_store_that_does_not_work_is_passed_over(
 @pytest.mark.parametrize(
     ("script", "message"),
     [
-        ("echo 'no key ring'; exit 1", "ended with status 1"),
-        ("echo not-json-s3cret", "not understood"),
-        ('echo \'{"Username": 1, "Secret": "s3cret"}\'', "not understood"),
-        ('echo \'{"Username": "u", "Secret": "s3cret\\\\ud800"}\'', "not understood"),
+        ("echo 'no key ring'; exit 1", "exit status 1"),
+        ("echo not-json-s3cret", "not a credential"),
+        ('echo \'{"Username": 1, "Secret": "s3cret"}\'', "not a credential"),
+        ('echo \'{"Username": "u", "Secret": "s3cret\\\\ud800"}\'', "not a credential"),
         (None, "cannot be run"),
     ],
 )
@@ -307,7 +309,7 @@ async def test_a_helper_that_hangs_is_ended(home: Home) -> None:
     home.limits = Limits(credential_helper_timeout=0.3)
     home.write({"credHelpers": {"r.example": "mine"}})
     home.helper("mine", f"echo $$ > {home.folder}/pid; exec sleep 60")
-    with pytest.raises(SourceDenied, match=r"no answer within 0\.3 s"):
+    with pytest.raises(SourceDenied, match=r"did not answer within 0\.3 s"):
         await home.find()
     pid = int((home.folder / "pid").read_text())
     with pytest.raises(ProcessLookupError):
@@ -320,7 +322,7 @@ async def test_a_helper_that_hangs_in_a_program_of_its_own_is_left(home: Home) -
     home.helper("mine", f"sleep 60 & echo $! > {home.folder}/pid; wait")
     try:
         async with asyncio.timeout(10):
-            with pytest.raises(SourceDenied, match=r"no answer within 0\.3 s"):
+            with pytest.raises(SourceDenied, match=r"did not answer within 0\.3 s"):
                 await home.find()
     finally:
         os.kill(int((home.folder / "pid").read_text()), signal.SIGKILL)
