@@ -85,7 +85,7 @@ DENIED = Trouble(
 BUSY = Trouble(
     "429",
     ("RegistryUnavailable",),
-    "status 429|asked not to be asked so often",
+    "status 429|limits the rate of requests",
     fault=Answer(429, headers={"Retry-After": str(RETRY_AFTER)}),
 )
 HANGING = Trouble("hanging", ("Timeout",), "no answer within 30 s", mode=Hang())
@@ -105,7 +105,7 @@ LYING_MANIFEST = Trouble(
 LONGER = Trouble(
     "length-too-long",
     ("RegistryUnavailable",),
-    "broke off",
+    "was cut off",
     fault=Misstate("/blobs/", 10),
 )
 SHORTER = Trouble(

@@ -143,7 +143,7 @@ class AddressPolicy:
     def _check_denied(self, form: Address, *, where: str) -> None:
         for network in self._deny:
             if _contains(network, form):
-                raise AddressBlocked(f"connecting to {where} is closed by --deny-cidr {network}")
+                raise AddressBlocked(f"connecting to {where} is denied by --deny-cidr {network}")
 
     def _check_range(self, form: Address, *, where: str, purpose: Purpose, embedded: str) -> None:
         found = next((known for known in _RANGES if _contains(known.network, form)), None)
@@ -153,11 +153,11 @@ class AddressPolicy:
         kind = f"it has {found.label} (in {found.network}{embedded})"
         if found.rule is _Rule.NEVER:
             raise AddressBlocked(
-                f"connecting to {where} is never allowed: {kind}; no setting opens it"
+                f"connecting to {where} is never allowed: {kind}; no setting allows it"
             )
         if not self._is_open(form, where=where, purpose=purpose):
             raise AddressBlocked(
-                f"connecting to {where} is not allowed: {kind}; if it is meant, the operator of wasmer has to set "
+                f"connecting to {where} is not allowed: {kind}; if this is intended, the operator of wasmer must set "
                 f"--allow-private-host {where} (chart: config.allowPrivateHost)"
             )
 

@@ -27,21 +27,19 @@ _UNKNOWN_AUTHORITY: Final = frozenset({2, 18, 19, 20, 21, 27})
 _TOO_WEAK: Final = frozenset({66, 67, 68})
 
 TLS_PROBLEMS: Final = {
-    "TLSV1_ALERT_PROTOCOL_VERSION": "it speaks no version of TLS that is accepted here (1.2 or later)",
-    "UNSUPPORTED_PROTOCOL": "it speaks no version of TLS that is accepted here (1.2 or later)",
-    "SSLV3_ALERT_HANDSHAKE_FAILURE": "it accepts none of our ciphers, or wants a client certificate, which is not supported",
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it wants a client certificate, which is not supported",
-    "SSLV3_ALERT_BAD_CERTIFICATE": "it wants a client certificate, which is not supported",
-    "TLSV1_UNRECOGNIZED_NAME": "it has no certificate for this host name",
-    "DH_KEY_TOO_SMALL": "its key is too weak",
-    "EE_KEY_TOO_SMALL": "its key is too weak",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "the server supports no accepted version of TLS (1.2 or later)",
+    "UNSUPPORTED_PROTOCOL": "the server supports no accepted version of TLS (1.2 or later)",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "the server accepts none of the offered ciphers, or requires a client certificate, which is not supported",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the server requires a client certificate, which is not supported",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "the server requires a client certificate, which is not supported",
+    "TLSV1_UNRECOGNIZED_NAME": "the server has no certificate for this host name",
+    "DH_KEY_TOO_SMALL": "the key of the server is too weak",
+    "EE_KEY_TOO_SMALL": "the key of the server is too weak",
 }
 """Causes of a handshake that a TLS server ends, by OpenSSL's reasons."""
 
 
-WANTS_CERTIFICATE: Final = (
-    "; a server that wants a client certificate, which is not supported, may end it so, too"
-)
+WANTS_CERTIFICATE: Final = "; a server that requires a client certificate, which is not supported, may also close it like this"
 
 
 def connection_failure(
@@ -57,25 +55,27 @@ def connection_failure(
             return tls_failure(found, where=where, plain_http=advice.plain_http)
         if isinstance(found, socket.gaierror):
             return SourceUnavailable(
-                f"{where}: its name cannot be resolved ({found.strerror})", reason=reason
+                f"{where}: the host name cannot be resolved ({found.strerror})", reason=reason
             )
     hint = ""
     if url.lower().startswith("http:") and any(may_be_tls(found) for found in links):
         hint = (
-            "; it was asked in plain http, and such an end is usual for a port that speaks TLS (https): if it does, "
+            "; the request used plain http, and a port that speaks TLS (https) often ends it like this: if it does, "
             f"{advice.no_plain_http}"
         )
     if url.lower().startswith("https:") and any(map(_may_want_certificate, links)):
         hint = WANTS_CERTIFICATE
     for found in links:
         if isinstance(found, ssl.SSLEOFError):
-            return SourceUnavailable(f"{where}: it ended the connection{hint}", reason=reason)
+            return SourceUnavailable(
+                f"{where}: the server closed the connection{hint}", reason=reason
+            )
         if isinstance(found, TimeoutError):
             return SourceUnavailable(f"{where}: no answer in time", reason=reason)
         if isinstance(found, OSError) and found.strerror:
             return SourceUnavailable(f"{where}: {found.strerror}{hint}", reason=reason)
     return SourceUnavailable(
-        f"{where}: the answer broke off or was not HTTP ({type(links[-1]).__name__}){hint}",
+        f"{where}: the response was cut off or was not HTTP ({type(links[-1]).__name__}){hint}",
         reason=reason,
     )
 
@@ -87,21 +87,23 @@ def certificate_failure(
     code = getattr(error, "verify_code", 0)
     problem = getattr(error, "verify_message", "") or "not valid"
     if code in _EXPIRED:
-        said = f"its certificate has expired ({problem}); it must be renewed there, or this machine's clock is wrong"
+        said = f"its certificate has expired ({problem}); it must be renewed, or this machine's clock is wrong"
     elif code in _NOT_YET_VALID:
-        said = f"its certificate is not valid yet ({problem}); check the clocks there and here"
+        said = f"its certificate is not valid yet ({problem}); check the clocks of the server and of this machine"
     elif code in _WRONG_NAME:
-        said = f"its certificate is for another host ({problem}); use a name that it has, or have it issued for this one"
+        said = f"its certificate is for another host ({problem}); use a host name that it contains, or issue one for this host"
     elif code == _REVOKED:
-        said = f"its certificate is revoked ({problem}); it must be replaced there"
+        said = f"its certificate is revoked ({problem}); it must be replaced on the server"
     elif code in _TOO_WEAK:
-        said = f"its certificate is too weak ({problem}); it must be replaced there"
+        said = f"its certificate is too weak ({problem}); it must be replaced on the server"
     elif code in _UNKNOWN_AUTHORITY:
         said = f"its certificate is not trusted ({problem}); trust its CA with {advice.ca_file}"
         if may_be_insecure:
             said += f", or skip verification with {advice.insecure}"
     else:
-        said = f"its certificate is not accepted ({problem}); it, or its authority's, must be issued again"
+        said = (
+            f"its certificate is not accepted ({problem}); it, or that of its CA, must be reissued"
+        )
     return SourceUnavailable(f"{where}: {said}", reason="CertificateInvalid")
 
 
@@ -109,9 +111,7 @@ def tls_failure(error: OSError, *, where: str, plain_http: str) -> SourceUnavail
     """The error for failed TLS. `plain_http`: the setting that names a host without TLS."""
     reason = getattr(error, "reason", None)
     if reason in _SPEAKS_PLAIN_HTTP:
-        problem = (
-            f"it does not speak TLS; if it is meant to be plain http, say so with {plain_http}"
-        )
+        problem = f"the server does not speak TLS; if plain http is intended, use {plain_http}"
     elif reason in TLS_PROBLEMS:
         problem = f"TLS failed ({reason}): {TLS_PROBLEMS[reason]}"
     else:

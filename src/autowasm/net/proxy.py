@@ -36,10 +36,10 @@ _METADATA_NAMES: Final = frozenset(
 )
 _END: Final = b"\r\n\r\n"
 _MEANINGS: Final = {
-    b"403": "; it does not let this host or port through",
+    b"403": "; it does not allow this host or port",
     b"404": "; it may not be a proxy",
     b"405": "; it may not be a proxy",
-    b"407": "; it wants a login, or another one: http://USER:PASSWORD@HOST:PORT in its URL",
+    b"407": "; it requires a login, or another one: http://USER:PASSWORD@HOST:PORT in its URL",
     b"502": "; it cannot reach the host",
     b"503": "; it cannot reach the host",
     b"504": "; it cannot reach the host in time",
@@ -134,7 +134,7 @@ def open_tunnel(sock: socket.socket, proxy: Proxy, *, host: str, port: int, limi
     version, _, rest = answer.partition(b" ")
     status = rest[:3]
     if not version.startswith(b"HTTP/1.") or not status.isdigit():
-        raise _refused(proxy, "its answer is not HTTP")
+        raise _refused(proxy, "its response is not HTTP")
     if not status.startswith(b"2"):
         raise _refused(
             proxy, f"status {status.decode()} for {name}:{port}{_MEANINGS.get(status, '')}"
@@ -146,7 +146,7 @@ def _read_head(sock: socket.socket, *, limit: int, proxy: Proxy) -> bytes:
     data = bytearray()
     while not data.endswith(_END):
         if len(data) >= limit:
-            raise _refused(proxy, "its answer has no end")
+            raise _refused(proxy, "the head of its response is too long")
         chunk = sock.recv(1)
         if not chunk:
             raise _refused(proxy, "it closed the connection")
@@ -156,7 +156,8 @@ def _read_head(sock: socket.socket, *, limit: int, proxy: Proxy) -> bytes:
 
 def _refused(proxy: Proxy, problem: str) -> SourceUnavailable:
     return SourceUnavailable(
-        f"the proxy {proxy.host}:{proxy.port} opens no tunnel: {problem}", reason="ProxyRefused"
+        f"the proxy {proxy.host}:{proxy.port} did not open a tunnel: {problem}",
+        reason="ProxyRefused",
     )
 
 
@@ -254,8 +255,8 @@ class EnvironmentProxies:
             if not scheme.isalnum():  # a password without a host may stand before the slashes
                 raise UsageError(f"{name}: not a URL of the form http://HOST:PORT")
             raise UsageError(
-                f"{name}: a proxy that is spoken to by {scheme[:20]!r} is not supported; name one by http://HOST:PORT (https "
-                f"registries are tunnelled through it), or take {host} out with NO_PROXY"
+                f"{name}: a proxy with the scheme {scheme[:20]!r} is not supported; use http://HOST:PORT (https "
+                f"registries are tunnelled through it), or exclude {host} with NO_PROXY"
             )
         return Proxy.parse(url, where=name)
 

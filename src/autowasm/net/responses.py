@@ -292,7 +292,7 @@ def error_for(
     if status == 400 and said.mentions(*SPEAKS_TLS):
         return SourceUnavailable(
             _joined(
-                f"{answerer.what}: {shown}; it was asked in plain http, and this port speaks TLS (https)",
+                f"{answerer.what}: {shown}; the request used plain http, and this port speaks TLS (https)",
                 answerer.tls_hint,
             ),
             reason="TlsFailed",
@@ -306,7 +306,9 @@ def error_for(
             retry_after=retry_after(headers.get("Retry-After"), now=now),
         )
     if status == 400 and answerer.tls_hint and not meaning and not said.is_data:
-        meaning = f"it was asked in plain http; it may speak TLS (https): {answerer.tls_hint}"
+        meaning = (
+            f"the request used plain http; the port may speak TLS (https): {answerer.tls_hint}"
+        )
     if 300 <= status < 400 and headers.get("Location"):
         meaning = _joined(f"it redirects to {redact(headers['Location'])}", meaning)
     return SourceUnavailable(
@@ -324,53 +326,53 @@ def usual_meaning(status: int, *, doing: Operation) -> str:
 
 
 _OF_MANIFESTS: Final = {
-    400: "the registry does not take this manifest; an immutable tag and a wrong tag are refused so, too",
-    409: "a tag that is immutable cannot be pushed again: push under another tag",
-    412: "a tag that is immutable cannot be pushed again: push under another tag",
-    415: "the registry does not take manifests of this type: try another --format",
+    400: "the registry does not accept this manifest; the cause may also be an immutable or invalid tag",
+    409: "an immutable tag cannot be pushed again: push under another tag",
+    412: "an immutable tag cannot be pushed again: push under another tag",
+    415: "the registry does not accept manifests of this type: try another --format",
 }
 _OF_UPLOADS: Final = {
-    200: "this is not the answer of a registry to an upload; a proxy may have answered",
-    405: "a read-only mirror or a pull-through cache takes no uploads",
-    409: "another upload is under way, or the repository is read-only",
+    200: "this is not a registry's response to an upload; a proxy may have answered",
+    405: "a read-only mirror or a pull-through cache does not accept uploads",
+    409: "another upload is in progress, or the repository is read-only",
     413: "too large: a proxy in front of the registry limits the size of a request (nginx: client_max_body_size)",
     416: "a part of the upload is missing: another proxy or replica may have answered; try again",
 }
 _OF_ALL: Final = {
-    204: "there is no content; this may not be a registry",
-    301: "it has moved, or wants https",
-    302: "it has moved, wants https or a login in a browser",
-    303: "it has moved, wants https or a login in a browser",
-    307: "it has moved, or wants https",
-    308: "it has moved, or wants https",
-    402: "the account has to be paid for, or its quota is used up",
+    204: "the response has no content; this may not be a registry",
+    301: "it has moved, or requires https",
+    302: "it has moved, or requires https or a login in a browser",
+    303: "it has moved, or requires https or a login in a browser",
+    307: "it has moved, or requires https",
+    308: "it has moved, or requires https",
+    402: "the account requires a payment, or its quota is used up",
     405: "this may not be a registry, or its API is at another host or port",
-    406: "the server has no form of it that is read here",
-    407: "a proxy on the way wants a login",
-    413: "a proxy on the way limits the size of a request",
-    414: "a proxy on the way limits the length of a URL",
-    421: "the server does not answer for this host name: a proxy may be set up wrongly",
-    426: "the server wants another protocol, often https",
+    406: "the server has no supported representation of it",
+    407: "a proxy in between requires a login",
+    413: "a proxy in between limits the size of a request",
+    414: "a proxy in between limits the length of a URL",
+    421: "the server does not answer for this host name: a proxy may be misconfigured",
+    426: "the server requires another protocol, often https",
     429: "too many requests",
     431: "the request header is too large, often because of a long token",
-    451: "it is not given out for legal reasons",
+    451: "it is withheld for legal reasons",
     494: "the request header is too large, often because of a long token",
-    495: "the server wants another client certificate",
-    496: "the server wants a client certificate, which is not supported",
-    497: "it was asked in plain http, and this port speaks TLS (https)",
-    500: "the server failed",
-    501: "the server does not know this kind of request",
-    502: "a proxy gets no good answer from the server behind it",
-    503: "overloaded or under maintenance, or a proxy has no server behind it",
-    504: "a proxy gets no answer in time from the server behind it",
+    495: "the server requires another client certificate",
+    496: "the server requires a client certificate, which is not supported",
+    497: "the request used plain http, and this port speaks TLS (https)",
+    500: "the server had an internal error",
+    501: "the server does not support this kind of request",
+    502: "a proxy got no valid response from its upstream server",
+    503: "overloaded or under maintenance, or a proxy has no upstream server",
+    504: "a proxy got no response in time from its upstream server",
     507: "its storage is full",
-    511: "this network wants a login first",
-    521: "a proxy cannot connect to the server behind it",
-    522: "a proxy cannot connect in time to the server behind it",
-    523: "a proxy cannot reach the server behind it",
-    524: "a proxy gets no answer in time from the server behind it",
-    525: "TLS fails between a proxy and the server behind it",
-    526: "the certificate of the server behind a proxy is not valid",
+    511: "this network requires a login first",
+    521: "a proxy cannot connect to its upstream server",
+    522: "a proxy cannot connect in time to its upstream server",
+    523: "a proxy cannot reach its upstream server",
+    524: "a proxy got no response in time from its upstream server",
+    525: "TLS fails between a proxy and its upstream server",
+    526: "the certificate of a proxy's upstream server is not valid",
 }
 
 

@@ -517,7 +517,8 @@ def _unavailable(shown: str, error: Exception, *, advice: Advice) -> SourceUnava
         return tls_failure(error.os_error, where=shown, plain_http="http:// in its URL")
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return SourceUnavailable(
-            f"{shown}: the proxy opens no tunnel: status {error.status}", reason="ProxyRefused"
+            f"{shown}: the proxy did not open a tunnel: status {error.status}",
+            reason="ProxyRefused",
         )
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         reason = _in_words(error.os_error)
@@ -530,7 +531,7 @@ def _unavailable(shown: str, error: Exception, *, advice: Advice) -> SourceUnava
         return SourceUnavailable(f"{shown}: cannot connect ({reason})", reason="ObjectUnavailable")
     if isinstance(error, ValueError):  # of yarl, or aiohttp's InvalidURL: an invalid port or name
         return SourceUnavailable(
-            f"{shown}: this is not a URL that can be asked; check its host",
+            f"{shown}: the URL is not valid; check its host",
             reason="ObjectUnavailable",
         )
     for found in chain(error):
@@ -540,11 +541,11 @@ def _unavailable(shown: str, error: Exception, *, advice: Advice) -> SourceUnava
     hint = ""
     if shown.startswith("http:") and any(map(_is_end_of_plain_http, chain(error))):
         hint = (
-            "; it was asked in plain http, and such an end is usual for a port that speaks TLS (https): if it does, "
+            "; the request used plain http, and a port that speaks TLS (https) often ends it like this: if it does, "
             "write https:// in its URL"
         )
     return SourceUnavailable(
-        f"{shown}: the server's answer broke off or was not HTTP ({type(error).__name__}){hint}",
+        f"{shown}: the response was cut off or was not HTTP ({type(error).__name__}){hint}",
         reason="ObjectUnavailable",
     )
 

@@ -109,7 +109,7 @@ class Dialer:
         except OSError as error:
             problem = error.strerror or "no answer in time"
             raise SourceUnavailable(
-                f"the proxy {proxy.host}:{proxy.port}, through which {host} is asked, cannot be reached: {problem}",
+                f"the proxy {proxy.host}:{proxy.port}, used for {host}, cannot be reached: {problem}",
                 reason="RegistryUnavailable",
             ) from error
 

@@ -201,7 +201,7 @@ def too_slow(what: str, *, limits: Limits) -> SourceUnavailable:
     """The error for a stream below the minimum rate."""
     return SourceUnavailable(
         f"{what}: slower than {format_size(limits.minimum_rate)}/s for "
-        f"{limits.minimum_rate_after:g} s, so it was ended",
+        f"{limits.minimum_rate_after:g} s, so it was aborted",
         reason="TooSlow",
     )
 
@@ -267,7 +267,7 @@ async def _bring_back(
         await asyncio.wait({job}, timeout=0.05)
         transfer.end()  # again: a socket that was not connected yet may be so now
     if not job.done():
-        _log.warning("transfer thread did not come back", what=transfer.what)
+        _log.warning("transfer thread did not end", what=transfer.what)
 
 
 def _look_at(job: asyncio.Future[Any]) -> None:

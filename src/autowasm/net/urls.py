@@ -42,7 +42,7 @@ def check_web_url(url: str, *, what: str) -> None:
         )
     if parts.username is not None or parts.password is not None:
         raise AddressBlocked(
-            f"{what} carries a user name or password, which is not supported: {redact(url)}",
+            f"{what} contains a user name or password, which is not supported: {redact(url)}",
             reason="UrlNotAllowed",
         )
 
@@ -69,13 +69,13 @@ def next_hop(url: str, location: str | None, *, hops: int, limit: int) -> str:
         )
     if not location:
         raise SourceUnavailable(
-            f"{redact(url)} answers with a redirect that names no place", reason="UnexpectedAnswer"
+            f"{redact(url)} answers with a redirect without a location", reason="UnexpectedAnswer"
         )
     try:
         target = urljoin(url, location.strip())
     except ValueError as error:
         raise AddressBlocked(
-            f"{redact(url)} redirects to something that is not a URL", reason="UrlNotAllowed"
+            f"{redact(url)} redirects to an invalid URL", reason="UrlNotAllowed"
         ) from error
     check_web_url(target, what=f"the redirect of {redact(url)}")
     if url.lower().startswith("https:") and not target.lower().startswith("https:"):

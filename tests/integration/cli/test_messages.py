@@ -240,7 +240,7 @@ async def test_a_registry_is_reached_through_the_proxy_of_the_environment(
             person.home, HTTPS_PROXY=f"http://{forward.host}", NO_PROXY=".example"
         )
         done = await direct.run("pull", "registry.example/team/filter:v1", *trust, check=False)
-        assert "its name cannot be resolved" in done.stderr
+        assert "the host name cannot be resolved" in done.stderr
         port = forward.target.rpartition(":")[2]
         await direct.run("pull", f"127.0.0.1:{port}/team/filter:v1", *trust)
         assert len(forward.asked) == asked, "loopback and NO_PROXY are asked directly"
@@ -253,15 +253,13 @@ async def test_a_proxy_that_refuses_or_is_down_is_named_without_its_password(
     async with behind_proxy(tmp_path, refuses_with=407) as (forward, _):
         through = wasmer.wasmc(person.home, HTTPS_PROXY=f"http://bob:s3cret@{forward.host}")
         message = (await through.run("pull", image, check=False)).stderr
-        assert f"the proxy {forward.host} opens no tunnel: status 407" in message
-        assert "wants a login" in message
+        assert f"the proxy {forward.host} did not open a tunnel: status 407" in message
+        assert "requires a login" in message
         assert "s3cret" not in message
     down = f"127.0.0.1:{ports.free_port()}"
     through = wasmer.wasmc(person.home, HTTPS_PROXY=f"http://bob:s3cret@{down}")
     message = (await through.run("pull", image, check=False)).stderr
-    assert (
-        f"the proxy {down}, through which registry.example is asked, cannot be reached" in message
-    )
+    assert f"the proxy {down}, used for registry.example, cannot be reached" in message
     assert "s3cret" not in message
 
 
@@ -326,7 +324,7 @@ async def test_a_registry_on_this_machine_that_wants_a_client_certificate_is_not
     trusting = wasmer.wasmc(person.home, SSL_CERT_FILE=str(files.authority))
     with HandshakeServer(context) as server:
         done = await trusting.run("pull", f"{server.host}/team/filter:v1", check=False)
-    assert "wants a client certificate, which is not supported" in done.stderr
+    assert "requires a client certificate, which is not supported" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ async def test_an_exception_from_the_proxy_is_judged() -> None:
 
 async def test_what_no_flag_opens_is_said_to_be_so() -> None:
     logs = await warned(image("metadata.example/a"), inside=True)
-    assert "no setting opens it" in logs[0]["error"]
+    assert "no setting allows it" in logs[0]["error"]
 
 
 async def test_nothing_published_looks_nothing_up() -> None:

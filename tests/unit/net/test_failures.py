@@ -36,7 +36,7 @@ def certificate_error(code: int, message: str) -> ssl.SSLCertVerificationError:
         (ConnectionRefusedError(111, "Connection refused"), "Later", "Connection refused"),
         (socket.gaierror(-2, "Name or service not known"), "Later", "cannot be resolved"),
         (TimeoutError("timed out"), "Later", "no answer in time"),
-        (ValueError(URL), "Later", "broke off"),
+        (ValueError(URL), "Later", "was cut off"),
         (tls_error("WRONG_VERSION_NUMBER"), "TlsFailed", "plain http"),
         (tls_error("TLSV1_ALERT_PROTOCOL_VERSION"), "TlsFailed", "TLSV1_ALERT_PROTOCOL_VERSION"),
         (tls_error("BAD_EXTENSION"), "TlsFailed", "TLS failed (BAD_EXTENSION)"),

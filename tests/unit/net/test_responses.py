@@ -57,7 +57,7 @@ def test_a_status_says_what_to_do(status: int, expected: type[Exception], reason
         (403, Operation.READ, b'{"errors":[{"code":"DENIED","message":"quota"}]}', "status 403 (DENIED: quota)"),
         (404, Operation.READ, b'{"errors":[{"code":"NAME_UNKNOWN","message":"no"}]}', "does not exist: status 404 (NAME_UNKNOWN: no)"),
         (404, Operation.UPLOAD, b"", "is not possible: status 404; the repository may have to be created first"),
-        (405, Operation.UPLOAD, b"", "a read-only mirror or a pull-through cache takes no uploads"),
+        (405, Operation.UPLOAD, b"", "a read-only mirror or a pull-through cache does not accept uploads"),
         (405, Operation.READ, b"", "may not be a registry"),
         (409, Operation.UPLOAD_MANIFEST, b"", "immutable"),
         (412, Operation.UPLOAD_MANIFEST, b"", "immutable"),
@@ -65,11 +65,11 @@ def test_a_status_says_what_to_do(status: int, expected: type[Exception], reason
         (413, Operation.UPLOAD, b"", "client_max_body_size"),
         (418, Operation.READ, b"I am a teapot\nsecond", "status 418 (I am a teapot)"),
         (429, Operation.READ, b"", "too many requests"),
-        (502, Operation.READ, b"", "a proxy gets no good answer"),
+        (502, Operation.READ, b"", "a proxy got no valid response"),
         (503, Operation.READ, b"<html><h1>No server is available</h1></html>", "status 503 (No server is available); overloaded"),
         (403, Operation.READ, b"<html><title>Blocked</title></html>", "status 403 (Blocked); the answer is a web page"),
         (418, Operation.READ, b"<html><title>Blocked</title></html>", "status 418 (Blocked); the answer is a web page"),
-        (504, Operation.READ, b"", "no answer in time"),
+        (504, Operation.READ, b"", "no response in time"),
     ],
 )  # fmt: skip
 def test_a_message_has_the_number_what_was_said_and_the_usual_meaning(

@@ -108,7 +108,7 @@ async def test_a_server_without_tls_is_said_to_have_none() -> None:
     with HandshakeServer(None) as server:
         async with opened() as session:
             error = await failure(session, f"https://{server.host}/m.wasm?secret=1")
-    assert "it does not speak TLS" in str(error)
+    assert "the server does not speak TLS" in str(error)
     assert "http:// in its URL" in str(error)
 
 
