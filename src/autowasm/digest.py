@@ -46,7 +46,7 @@ class Digest:
         algorithm, separator, hex_digits = text.partition(":")
         length = _HEX_LENGTHS.get(algorithm)
         if not separator or length is None:
-            raise ValueError(f"not a digest (want sha256:<64 hex digits>): {text[:160]!r}")
+            raise ValueError(f"not a digest (expected sha256:<64 hex digits>): {text[:160]!r}")
         if len(hex_digits) != length or not _HEX.match(hex_digits):
             raise ValueError(
                 f"a {algorithm} digest has {length} lower-case hexadecimal digits: {text[:160]!r}"
@@ -89,12 +89,12 @@ class DigestVerifier:
         """Raises ContentRejected: `SizeMismatch` if bytes are missing, `DigestMismatch` if the digest differs."""
         if self._size is not None and self.seen != self._size:
             raise ContentRejected(
-                f"{self._what}: {self.seen} bytes arrived where {self._size} were announced",
+                f"{self._what}: {self.seen} bytes arrived, but {self._size} were announced",
                 reason="SizeMismatch",
             )
         if self._hash.hexdigest() != self._expected.hex:
             raise ContentRejected(
                 f"{self._what}: the bytes have {self._expected.algorithm}:{self._hash.hexdigest()}, "
-                f"not {self._expected}; the registry or something on the way changed them",
+                f"not {self._expected}; they were changed in the registry or in transit",
                 reason="DigestMismatch",
             )

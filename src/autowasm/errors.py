@@ -130,7 +130,7 @@ WASMER: Final = Advice(
     ca_file="wasmer --registry-ca-file",
     insecure="wasmer --insecure-registry",
     plain_http="wasmer --plain-http-registry",
-    no_plain_http="take the host out of wasmer --plain-http-registry",
+    no_plain_http="remove the host from wasmer --plain-http-registry",
     login="name a pull secret for {host} in spec.secret",
 )
 
@@ -138,6 +138,6 @@ WASMC: Final = Advice(
     ca_file="--ca-file",
     insecure="--insecure",
     plain_http="--plain-http",
-    no_plain_http="leave --plain-http out",
-    login="log in with `docker login {host}`, or give --username and --password-stdin",
+    no_plain_http="omit --plain-http",
+    login="log in with `docker login {host}`, or use --username and --password-stdin",
 )

@@ -40,12 +40,14 @@ class ImageReference:
         if len(text) > _LONGEST:
             raise ValueError(f"longer than {_LONGEST} characters: {text[:100]!r}…")
         if not text.strip():
-            raise ValueError("no image is named: write host/name:tag")
+            raise ValueError("the image reference is empty: expected host/name:tag")
         shown = repr(text[:200])
         if "://" in text:
             raise ValueError(f"write the image without a scheme (host/name:tag): {shown}")
         if _IMAGE_ID.match(text):
-            raise ValueError(f"an image id names nothing in a registry (host/name:tag): {shown}")
+            raise ValueError(
+                f"an image ID is not a reference to a registry (expected host/name:tag): {shown}"
+            )
         rest, at, digest_text = text.partition("@")
         digest = Digest.parse(digest_text) if at else None
         head, slash, last = rest.rpartition("/")

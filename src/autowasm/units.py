@@ -35,7 +35,7 @@ def parse_duration(text: str) -> float:
         total += float(part[1]) * _DURATION_UNITS[part[2]]
         position = part.end()
     if not text or position != len(text):
-        raise ValueError(f"not a duration (want 30s, 5m, 1h30m): {text[:40]!r}")
+        raise ValueError(f"not a duration (expected a form like 30s, 5m or 1h30m): {text[:40]!r}")
     return total
 
 
@@ -54,7 +54,7 @@ def parse_size(text: str) -> int:
     """Bytes. `4Gi` is 4 × 2^30, `4G` is 4 × 10^9. Raises ValueError."""
     match = _SIZE.match(text)
     if match is None:
-        raise ValueError(f"not a size (want 512Mi, 4Gi, 1000000): {text[:40]!r}")
+        raise ValueError(f"not a size (expected a form like 512Mi, 4Gi or 1000000): {text[:40]!r}")
     number, unit = match[1], _SIZE_UNITS[match[2] or ""]
     return int(number) * unit if number.isdigit() else int(float(number) * unit)
 

@@ -111,6 +111,6 @@ LONGER = Trouble(
 SHORTER = Trouble(
     "length-too-short",
     ("SizeMismatch",),
-    "bytes arrived where",
+    "bytes arrived, but .* were announced",
     fault=Misstate("/blobs/", -10),
 )

@@ -39,8 +39,8 @@ def test_reads_what_docker_reads(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "no image is named"),
-        (" ", "no image is named"),
+        ("", "the image reference is empty"),
+        (" ", "the image reference is empty"),
         ("https://r.example/f:v1", "without a scheme"),
         ("r.example/F:v1", "lower-case"),
         ("r.example/../f", "repository name"),
@@ -69,7 +69,7 @@ def test_reads_what_docker_reads(
         ("r.example/f@sha256:abc", "64 lower-case"),
         (f"r.example/f@{SHA}@{SHA}", "digest"),
         ("r.example/" + "a" * 250, "longer than 255"),
-        ("a" * 64, "image id"),
+        ("a" * 64, "image ID"),
     ],
 )
 def test_refusal_says_what_is_wrong(text: str, says: str) -> None:

@@ -184,7 +184,7 @@ async def test_tls_on_this_machine_is_found_and_a_trusted_certificate_needs_no_f
         await trusting.run("push", image, "-f", "example.wasm")
         await trusting.run("pull", image)
         message = await person.reads("pull", image, "--plain-http")
-    assert "TLS (https); leave --plain-http out" in message
+    assert "TLS (https); omit --plain-http" in message
 
 
 async def test_a_server_that_resets_plain_http_may_speak_tls(person: Person) -> None:
@@ -194,7 +194,7 @@ async def test_a_server_that_resets_plain_http_may_speak_tls(person: Person) -> 
     async with ScriptedServer(reset) as server:
         message = await person.reads("pull", f"{server.host}/team/filter:v1", "--plain-http")
     assert "TLS (https)" in message
-    assert "leave --plain-http out" in message
+    assert "omit --plain-http" in message
 
 
 async def test_plain_http_where_tls_is_expected_names_the_flag(

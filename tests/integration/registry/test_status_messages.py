@@ -62,7 +62,7 @@ async def test_the_status_has_the_words_of_the_source_and_an_advice_that_can_hel
         expected = {
             "store": ("AccessDenied: Request has expired", "put a new URL into the spec"),
             "denied": ("DENIED: the project is over its quota", "in spec.secret"),
-            "plain": ("TLS (https)", "take the host out of wasmer --plain-http-registry"),
+            "plain": ("TLS (https)", "remove the host from wasmer --plain-http-registry"),
             "expired": ("its certificate has expired", "must be renewed"),
             "port": ("spec.filter.source.registry.image", "from 1 to 65535, not 70000"),
         }

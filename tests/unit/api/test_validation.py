@@ -42,7 +42,7 @@ OF_FILTER: list[tuple[dict[str, Any], str, str]] = [
     (source(registry={"image": "a", "tag": "b"}), "spec.filter.source.registry.tag", "unknown field"),
     (image("https://a/b"), IMAGE, "without a scheme"),
     (image("a b"), IMAGE, "not a repository name"),
-    (image(""), IMAGE, "no image is named"),
+    (image(""), IMAGE, "the image reference is empty"),
     (url(""), URL, "must begin with http"),
     (url("ftp://a/b"), URL, "must begin with http"),
     (url("file:///etc/passwd"), URL, "must begin with http"),
