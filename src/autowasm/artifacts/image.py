@@ -206,7 +206,7 @@ def _only(found: list[_Found], hidden: Hidden, reference: ImageReference) -> _Fo
     if not found:
         gone = f" (a later layer deletes {listed(hidden.deleted)})" if hidden.deleted else ""
         raise ContentRejected(
-            f"image {reference}: no layer holds a *.wasm file{gone}; put the module there as plugin.wasm",
+            f"image {reference}: no layer holds a *.wasm file{gone}; add the module as plugin.wasm",
             reason="ModuleNotFoundInArchive",
         )
     if len(found) > 1:

@@ -276,7 +276,7 @@ def _why_missing(missing: Sequence[str], abi_version: str, envoy: EnvoyVersion) 
         if abi_version not in function.abis:
             return (
                 f"the module imports {name}, which Envoy offers only to modules of ABI {' and '.join(function.abis)}, "
-                f"and this one exports the ABI version {abi_version}: build it with one SDK"
+                f"and this one exports the ABI version {abi_version}: build it with a single SDK"
             )
     newer = sorted({function.since for function in known.values()})
     unknown = [name for name in missing if name not in known]
@@ -289,7 +289,7 @@ def _why_missing(missing: Sequence[str], abi_version: str, envoy: EnvoyVersion) 
     if not unknown:
         which = "it" if len(missing) == 1 else "them"
         return (
-            f"{what}. Envoy offers {which} from {newer[-1]} on: if every Envoy here is at least that, use "
+            f"{what}. Envoy offers {which} from {newer[-1]} on: if every Envoy is that version or later, use "
             f"--envoy-version={newer[-1]}. Missing: {_listed(missing)}"
         )
     for module, advice in FOREIGN_MODULES.items():
@@ -297,7 +297,7 @@ def _why_missing(missing: Sequence[str], abi_version: str, envoy: EnvoyVersion) 
             return f"{what}; {advice}. Missing: {_listed(missing)}"
     version = f"--envoy-version={newer[-1]} " if newer else ""
     return (
-        f"{what}. If every Envoy here has an extension that does, use {version}--allow-import={_listed(unknown)}"
+        f"{what}. If every Envoy has an extension that does, use {version}--allow-import={_listed(unknown)}"
         + (
             f" (Envoy {newer[-1]} and later offer the others: {_listed(list(known))})"
             if newer
@@ -344,6 +344,6 @@ def _check_type(verb: str, name: str, ours: str | None, theirs: str, version: st
     if ours != theirs:
         raise ContentRejected(
             f"the module {verb} the function {name} with the type ({ours or 'not a function'}), and "
-            f"Envoy has it as ({theirs}) in ABI {version}: build the module with an SDK for that ABI",
+            f"Envoy defines it as ({theirs}) in ABI {version}: build the module with an SDK for that ABI",
             reason="ImportMismatch" if verb == "imports" else "ExportMismatch",
         )

@@ -71,7 +71,7 @@ def opened_archive(source: Path, *, packing: str, limits: Limits) -> Iterator[Ta
     with _opened(source, _steps(packing), limits=limits) as stream:
         if stream.peek(len(binary.MAGIC)).startswith(binary.MAGIC):
             raise archive_invalid(
-                "its type says tar, and it is a bare WebAssembly module: push it with `wasmc push`, or "
+                "its type is tar, but it is a bare WebAssembly module: push it with `wasmc push`, or "
                 "with oras as FILE:application/wasm"
             )
         yield TarReader(stream, limits=limits)
@@ -90,7 +90,7 @@ def choose_member(members: Sequence[ArchiveMember]) -> ArchiveMember:
             return _only(chosen)
     if not members:
         raise ContentRejected(
-            "there is no *.wasm file in it: put the module there as plugin.wasm",
+            "there is no *.wasm file in it: add the module as plugin.wasm",
             reason="ModuleNotFoundInArchive",
         )
     return _only(members)
@@ -139,7 +139,7 @@ def _extract_detected(source: Path, destination: Path, *, limits: Limits) -> str
                 name = member.name
                 steps.append(member)
             else:
-                what = "what is packed in it" if steps else "this"
+                what = "the packed content" if steps else "this"
                 problem = binary.guess(head) if head else "it is empty"
                 raise ContentRejected(
                     f"{what} is neither a WebAssembly module nor a gzip, zstd or tar archive of one: "
@@ -147,9 +147,7 @@ def _extract_detected(source: Path, destination: Path, *, limits: Limits) -> str
                     reason="NotWasm",
                 )
         if len(steps) > limits.archive_nesting:
-            raise archive_invalid(
-                f"archives are packed in each other more than {limits.archive_nesting} deep"
-            )
+            raise archive_invalid(f"archives are nested more than {limits.archive_nesting} deep")
 
 
 def _choose(stream: Stream, *, limits: Limits) -> ArchiveMember:
@@ -159,7 +157,7 @@ def _choose(stream: Stream, *, limits: Limits) -> ArchiveMember:
     more = candidates.other_files - len(candidates.others)
     held = f"{listed(candidates.others)} and {more} more" if more else listed(candidates.others)
     raise ContentRejected(
-        f"the archive holds no *.wasm file: put the module there as plugin.wasm; it holds {held or 'no files'}",
+        f"the archive holds no *.wasm file: add the module as plugin.wasm; it holds {held or 'no files'}",
         reason="ModuleNotFoundInArchive",
     )
 
@@ -185,7 +183,7 @@ def _at_member(stream: Stream, member: ArchiveMember, *, limits: Limits) -> Byte
     reader = TarReader(stream, limits=limits)
     for _ in range(member.ordinal + 1):
         if reader.next() is None:
-            raise archive_invalid(f"its entry {member.ordinal} is gone")
+            raise archive_invalid(f"its entry {member.ordinal} is missing")
     return reader
 
 
@@ -248,7 +246,7 @@ def _copy(stream: Stream, destination: Path, *, limits: Limits) -> None:
                 written += len(chunk)
                 if written > limits.module_bytes:
                     raise ContentRejected(
-                        f"the module has more than {limits.module_bytes} bytes, which is the most that "
+                        f"the module has more than {limits.module_bytes} bytes, the maximum that "
                         "Envoy accepts: strip it (wasm-strip, wasm-opt -Oz)",
                         reason="TooLarge",
                     )

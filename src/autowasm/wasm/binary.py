@@ -36,7 +36,7 @@ def invalid(problem: str, *, at: int) -> ContentRejected:
 def truncated(what: str, *, size: int, needed: int) -> ContentRejected:
     """The error for a module of `size` bytes that should have `needed`."""
     return ContentRejected(
-        f"the module is cut off: it has {size} bytes, and {what} should go on to byte {needed}; "
+        f"the module is truncated: it has {size} bytes, but {what} extends to byte {needed}; "
         "upload it again",
         reason="Truncated",
     )
@@ -160,7 +160,7 @@ def check_header(data: bytes) -> None:
         )
     if version != _CORE_VERSION:
         number = int.from_bytes(version, "little")
-        raise invalid(f"binary format version {number} where 1 is known", at=4)
+        raise invalid(f"binary format version {number}; only version 1 is supported", at=4)
 
 
 def sections(data: bytes, *, most: int) -> Iterator[Section]:
@@ -198,7 +198,7 @@ def _section(data: bytes, number: int, start: int, end: int) -> Section:
     reader = BinaryReader(data, start, end)
     length = reader.u32()
     if length > end - reader.position:
-        raise invalid("a custom section whose name is longer than itself", at=start)
+        raise invalid("a custom section whose name is longer than the section", at=start)
     content = reader.position + length
     # Names are only compared: 64 bytes are longer than any name that we compare with.
     return Section(number, content, end, data[reader.position : min(content, reader.position + 64)])
@@ -208,7 +208,7 @@ def guess(data: bytes) -> str:
     """The probable format of bytes that are not WebAssembly, in a few words."""
     head = data[:64].lstrip().lower()
     if head.startswith((b"<!doctype", b"<html")):
-        return "it is an HTML page, as servers send for an error or a login"
+        return "it is an HTML page, such as an error or login page"
     if head.startswith((b"{", b"[")):
         return "it looks like JSON"
     if head.startswith((b"(module", b";;")):

@@ -96,15 +96,15 @@ def _check_sizes(parts: BoundaryParts, imports: Sequence[Import], *, limits: Lim
         size = sum(minimums) if kind == sections.TABLE else max(minimums, default=0)
         if size > most:
             raise ContentRejected(
-                f"the module's {kind} begins with {size} {unit}, and Envoy gives at most {most}: "
-                "make the initial size smaller",
+                f"the module's {kind} has an initial size of {size} {unit}, and Envoy allows at most {most}: "
+                "reduce the initial size",
                 reason="TooLarge",
             )
     for memory in parts.storages(sections.MEMORY):
         if memory.is_64_bit and (memory.maximum or 0) > limits.memory_pages_64:
             raise ContentRejected(
-                f"the module's 64-bit memory may grow to {memory.maximum} pages of 64 KiB, and Envoy takes at "
-                f"most {limits.memory_pages_64}: make the maximum smaller",
+                f"the module's 64-bit memory may grow to {memory.maximum} pages of 64 KiB, and Envoy allows at "
+                f"most {limits.memory_pages_64}: reduce the maximum",
                 reason="TooLarge",
             )
 
@@ -121,7 +121,7 @@ def _check_imported(each: Import, storage: Storage, *, limits: Limits) -> None:
         return
     raise ContentRejected(
         f"the module imports the {each.kind} {shown(str(each))}, which is {problem}, and Envoy cannot "
-        f"create such a one: define the {each.kind} in the module",
+        f"create it: define the {each.kind} in the module",
         reason="ImportMismatch",
     )
 
@@ -135,7 +135,7 @@ def _check_functions(
         if each.kind == sections.FUNCTION and each.type_index == linked:
             raise ContentRejected(
                 f"the module imports the function {shown(str(each))} with a type that belongs to a group of types or "
-                "may have subtypes, and Envoy cannot link it: give it a type of its own (in wasm-opt: leave out -all, "
+                "may have subtypes, and Envoy cannot link it: declare its type separately (in wasm-opt: omit -all, "
                 "or add --disable-gc)",
                 reason="ImportMismatch",
             )
@@ -148,7 +148,7 @@ def _check_functions(
     for each in imports:
         if each.kind == sections.FUNCTION and each.type_index == unknown:
             raise ContentRejected(
-                f"the module imports the function {shown(str(each))} with a type that Envoy crashes over: only "
+                f"the module imports the function {shown(str(each))} with a type that crashes Envoy: only "
                 "i32, i64, f32, f64, funcref and externref may pass between a module and Envoy",
                 reason="ImportMismatch",
             )
@@ -159,7 +159,7 @@ def _check_functions(
 
 def _crashes(what: str) -> ContentRejected:
     return ContentRejected(
-        f"the module {what}, and Envoy crashes when it loads such a one: only i32, i64, f32, f64, funcref and "
+        f"the module {what}, and Envoy crashes when it loads such a module: only i32, i64, f32, f64, funcref and "
         "externref may be exported; do not export it (it may stay in the module)",
         reason="ExportMismatch",
     )
@@ -251,8 +251,8 @@ def check_references(
         names = listed([str(imported[each]) for each in called])
         raise ContentRejected(
             f"the module may call {names} by reference (call_ref, in function {first}), and an Envoy process crashes "
-            "when a module calls one of its functions so: build it without typed function references. For wasm-opt, "
-            "leave out -all and name the features that are needed, or add --disable-gc (and in older releases "
+            "when a module calls one of its functions this way: build it without typed function references. For wasm-opt, "
+            "omit -all and name the required features, or add --disable-gc (and in older releases "
             "--disable-typed-function-references)",
             reason="EnvoyCrash",
         )

@@ -193,7 +193,7 @@ class ZstdSource:
             data = self._reader.read(min(size, _CHUNK))
         except zstandard.ZstdError as error:
             raise archive_invalid(
-                f"its zstd data is damaged or asks for too much ({error})"
+                f"its zstd data is damaged or requires too much memory ({error})"
             ) from error
         self._budget.gave(len(data))
         return data

@@ -392,9 +392,9 @@ def _read_import(reader: BinaryReader, *, most: int) -> Import:
     module, name = reader.name(most=most), reader.name(most=most)
     if not name and reader.data[reader.position : reader.position + 1] in _COMPACT:
         raise ContentRejected(
-            "the module has compact imports, an encoding that no Envoy reads, as `wasm-opt -all` writes it: leave out "
-            "-all and name the features that are needed, or add --disable-compact-imports --disable-gc (without the "
-            "second, -all may write calls over which Envoy crashes)",
+            "the module has compact imports, an encoding that `wasm-opt -all` writes and no Envoy reads: omit "
+            "-all and name the required features, or add --disable-compact-imports --disable-gc (without the "
+            "second, -all may write calls that crash Envoy)",
             reason="WasmInvalid",
         )
     kind = _kind(reader)

@@ -88,8 +88,8 @@ def check_segments(kind: str, segments: Iterable[Segment], storages: Sequence[St
             what, unit, room = "element segment", "entries", storage.minimum
         if each.end > room:
             raise ContentRejected(
-                f"the module's {what} {each.number} ends at {each.end} of a {kind} that begins with {room} {unit}, "
-                f"and Envoy fails to start such a module: make the initial {kind} larger, or build it again",
+                f"the module's {what} {each.number} ends at {each.end}, but the initial {kind} has {room} {unit}, "
+                f"and Envoy fails to start such a module: increase the initial {kind}, or build it again",
                 reason="WasmInvalid",
             )
 
@@ -169,7 +169,9 @@ def check_start(
         else:
             advice = "move the call to proxy_on_vm_start or proxy_on_configure, or remove it"
         what = (
-            "traps" if failure == _TRAP else f"calls {shown(failure)}, a restricted callback then"
+            "traps"
+            if failure == _TRAP
+            else f"calls {shown(failure)}, which is restricted at that time"
         )
         raise ContentRejected(
             f"Envoy fails to start the module: {name} always {what}; {advice}", reason="StartFails"
@@ -257,7 +259,7 @@ class _Paths:
     def follow(self, instruction: int, operand: int) -> None:
         """Follow one instruction that does not fail. Raises ContentRejected (`WasmInvalid`) where blocks do not nest."""
         if not self._blocks:
-            raise invalid("a function body that goes on behind its end", at=0)
+            raise invalid("a function body that continues after its end", at=0)
         if instruction in _OPENING:
             if instruction == bodies.TRY_TABLE and operand >= 0:
                 self._branch(operand, several=True)

@@ -93,7 +93,7 @@ class TarReader:
             return None
         block = self._stream.read_exactly(BLOCK, what="a header")
         if not is_header(block):
-            raise archive_invalid(f"after {self._where} comes no tar header (wrong checksum)")
+            raise archive_invalid(f"no tar header after {self._where} (wrong checksum)")
         return block
 
     def _entry(self, block: bytes, size: int, kind: bytes, extension: _Extension) -> TarEntry:
@@ -178,7 +178,7 @@ class TarReader:
                 extension.name = self._bounded(value)
             elif key == b"size":
                 if not value.isdigit() or len(value) > 20:
-                    raise archive_invalid("a pax header whose size is no number")
+                    raise archive_invalid("a pax header whose size is not a number")
                 extension.size = int(value)
             elif key.startswith(b"GNU.sparse."):
                 extension.is_sparse = True
@@ -212,7 +212,7 @@ def _number(field: bytes) -> int:
     if not digits:
         return 0
     if not digits.isdigit() or b"8" in digits or b"9" in digits:
-        raise archive_invalid("a header with a number that is none, or negative")
+        raise archive_invalid("a header with an invalid or negative number")
     return int(digits, 8)
 
 

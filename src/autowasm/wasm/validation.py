@@ -69,8 +69,8 @@ def without_legacy(data: bytes, *, limits: Limits) -> WithoutLegacy:
             (legacy if instruction in _LEGACY else new).add(function)
     if legacy and new:
         raise ContentRejected(
-            f"the module has legacy exception handling (try) in {len(legacy)} of its functions and the new one "
-            f"(try_table, throw_ref) in {len(new)}, and Envoy refuses such a mixture: {LEGACY_ADVICE}",
+            f"the module has legacy exception handling (try) in {len(legacy)} of its functions and the new form "
+            f"(try_table, throw_ref) in {len(new)}, and Envoy refuses the combination: {LEGACY_ADVICE}",
             reason="WasmInvalid",
         )
     changed = bytearray(data)
@@ -102,7 +102,7 @@ class Validation:
             return ""
         return (
             f"{len(self.unchecked)} of {self.total} function bodies were not validated: they use legacy exception "
-            "handling, which Envoy runs and wasmtime does not know"
+            "handling, which Envoy supports and wasmtime does not"
         )
 
 

@@ -302,7 +302,7 @@ async def test_two_modules_of_which_none_is_meant_are_named(stage: Stage) -> Non
 async def test_an_image_without_a_module_says_so(stage: Stage) -> None:
     error = await stage.rejected(*layers(stage.shelf, [[("readme", b"")]]))
     assert error.reason == "ModuleNotFoundInArchive"
-    assert str(error).endswith("no layer holds a *.wasm file; put the module there as plugin.wasm")
+    assert str(error).endswith("no layer holds a *.wasm file; add the module as plugin.wasm")
 
 
 async def test_a_damaged_layer_leaves_nothing(stage: Stage) -> None:

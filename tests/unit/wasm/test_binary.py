@@ -37,7 +37,7 @@ def malformed(problem: str, *, at: int) -> str:
 
 def cut_off(what: str, *, size: int, needed: int) -> str:
     return (
-        f"the module is cut off: it has {size} bytes, and {what} should go on to byte {needed}; "
+        f"the module is truncated: it has {size} bytes, but {what} extends to byte {needed}; "
         "upload it again"
     )
 
@@ -176,17 +176,17 @@ COMPONENT = (
         (
             b"\0asm\x02\0\0\0",
             "WasmInvalid",
-            malformed("binary format version 2 where 1 is known", at=4),
+            malformed("binary format version 2; only version 1 is supported", at=4),
         ),
         (
             b"\0asm\x01\x01\0\0",
             "WasmInvalid",
-            malformed("binary format version 257 where 1 is known", at=4),
+            malformed("binary format version 257; only version 1 is supported", at=4),
         ),
         (
             b"\0asm\x01\0\0\x01",
             "WasmInvalid",
-            malformed("binary format version 16777217 where 1 is known", at=4),
+            malformed("binary format version 16777217; only version 1 is supported", at=4),
         ),
     ],
 )
@@ -219,12 +219,12 @@ TYPE_SECTION = "its type section"
         (
             b"\0\x02\x02ab",
             "WasmInvalid",
-            malformed("a custom section whose name is longer than itself", at=10),
+            malformed("a custom section whose name is longer than the section", at=10),
         ),
         (
             b"\0\x02\x09a",
             "WasmInvalid",
-            malformed("a custom section whose name is longer than itself", at=10),
+            malformed("a custom section whose name is longer than the section", at=10),
         ),
     ],
 )
@@ -299,7 +299,7 @@ def test_walks_sections_without_reading_their_content(hello: bytes) -> None:
     assert found[-1].reader(hello + b"\0\x06\x04nameX").byte() == ord("X")
 
 
-HTML = "it is an HTML page, as servers send for an error or a login"
+HTML = "it is an HTML page, such as an error or login page"
 JSON = "it looks like JSON"
 TEXT = "it is WebAssembly text; compile it with wat2wasm"
 

@@ -209,11 +209,11 @@ def test_what_envoy_needs_and_the_module_does_not_export_is_named(compile_text: 
     ("what", "problem"),
     [
         ('(data (i32.const 65535) "x")', None),
-        ('(data (i32.const 65536) "x")', "data segment 0 ends at 65537 of a memory that begins with 65536 bytes"),
+        ('(data (i32.const 65536) "x")', "data segment 0 ends at 65537, but the initial memory has 65536 bytes"),
         ("(elem (i32.const 2) $f)", None),
-        ("(elem (i32.const 3) $f)", "element segment 0 ends at 4 of a table that begins with 3 entries"),
+        ("(elem (i32.const 3) $f)", "element segment 0 ends at 4, but the initial table has 3 entries"),
         ("(elem (table $own) (i32.const 8) func $f)", None),
-        ("(elem (table $own) (i32.const 9) func $f)", "element segment 0 ends at 10 of a table that begins with 9 entries"),
+        ("(elem (table $own) (i32.const 9) func $f)", "element segment 0 ends at 10, but the initial table has 9 entries"),
     ],
 )  # fmt: skip
 def test_segments_have_to_fit_into_imported_memories_and_tables_too(
