@@ -298,7 +298,7 @@ async def test_registry_that_stores_another_manifest_than_was_sent_is_an_error(
 
 
 async def test_upload_that_goes_on_at_no_url_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(AddressBlocked, match="not a URL") as caught:
+    with pytest.raises(AddressBlocked, match="an invalid URL") as caught:
         await _push(tmp_path, location="http://[::1/upload")
     assert caught.value.reason == "UrlNotAllowed"
 
