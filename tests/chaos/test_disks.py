@@ -77,7 +77,7 @@ async def test_all_replicas_start_with_empty_disks_after_the_tag_has_moved(mesh:
 
 @pytest.mark.chaos
 async def test_module_that_nobody_has_any_more_is_lost_until_a_refresh(mesh: Fleet) -> None:
-    """Whoever asks for it gets 503: its bytes exist nowhere. Proxies that run it run it on."""
+    """A sidecar that asks for it gets 503: its bytes exist nowhere. Proxies that run it continue to run it."""
     first = mesh.module("data")
     image = await _push(mesh, "deleted", first)
     lost = await mesh.apply("data", module=first, image=image)

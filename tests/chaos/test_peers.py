@@ -40,7 +40,7 @@ async def _restarted_empty(world: Fleet) -> Wasmer:
 async def test_new_replica_with_an_empty_disk_turns_to_the_source(
     mesh: Fleet, trouble: Trouble
 ) -> None:
-    """And whoever has its modules serves on; a change is published, though nobody can copy it."""
+    """A replica that has its modules continues to serve; a change is published, though no peer can copy it."""
     async with unharmed(mesh):
         async with trouble.lasting(mesh) as bites:
             # The source waits for the fault: it is tried beside the peers, and may be quicker than their wrong answers.

@@ -1,4 +1,4 @@
-"""wasmer is away while a proxy needs a module: what retries do not bridge is healed, and nothing else is touched."""
+"""wasmer is away while a proxy needs a module: a sidecar whose retries end gets it by a resend, and nothing else changes."""
 
 import asyncio
 import time
@@ -97,7 +97,7 @@ async def test_proxy_that_started_while_nobody_served_is_healed(world: Fleet) ->
     assert _resends(live, digest) == 1
     events = await world.cluster.request("GET", "/apis/events.k8s.io/v1/namespaces/default/events")
     assert "ModuleResent" in {event["reason"] for event in events["items"]}
-    # It is kept by whoever leads next, and not done again.
+    # The next leader keeps it, and does not repeat it.
     audited = await Audited.begin(world)
     leader = await world.leader()
     await world.kill(leader)

@@ -26,7 +26,7 @@ class _Call:
 
 
 class SingleFlight:
-    """The flights in progress. `tasks` owns the running tasks and must outlive every caller of `join`."""
+    """The calls in progress. `tasks` owns the running tasks and must outlive every caller of `join`."""
 
     def __init__(self, tasks: asyncio.TaskGroup) -> None:
         self._tasks = tasks

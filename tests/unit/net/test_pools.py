@@ -18,7 +18,7 @@ def _ours() -> set[threading.Thread]:
 
 
 async def test_started_pools_start_no_thread_later(pools: Pools) -> None:
-    # Whoever starts a thread waits until it runs: on a busy processor that is 10 ms, and the loop is who starts it.
+    # A start of a thread waits until it runs: 10 ms on a busy processor, on the event loop.
     before = _ours()
     with pools:
         pools.start()
