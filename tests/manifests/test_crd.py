@@ -118,9 +118,9 @@ async def test_explain_reads_well(kubectl: Client) -> None:
         while (await kubectl.run("explain", "aw", check=False)).returncode:
             await asyncio.sleep(0.1)
     text = re.sub(r"\s+", " ", (await kubectl.run("explain", "aw.spec.filter")).stdout)
-    assert "A port here is the Pod's port, not the Service's" in text
-    assert "source <Object> -required- Where the module comes from. Exactly one of" in text
-    assert "enum: FAIL_CLOSE, FAIL_OPEN, FAIL_RELOAD What requests get while" in text
+    assert "Each is the Pod's port, not the Service's" in text
+    assert "source <Object> -required- Where the module comes from. Set exactly one of" in text
+    assert "enum: FAIL_CLOSE, FAIL_OPEN, FAIL_RELOAD What happens to requests while" in text
     assert "<no description>" not in text
 
 

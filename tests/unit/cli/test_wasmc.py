@@ -130,7 +130,7 @@ async def test_version(wasmc: Client) -> None:
         ),
         (["inspect"], "REF"),
         (["inspect", ""], "the image reference is empty"),
-        (["inspect", "absent.wasm"], "there is no such file"),
+        (["inspect", "absent.wasm"], "no such file"),
         (["inspect", "./absent"], "No such file"),
         (["inspect", "/dev/zero"], "not a regular file"),
         (["inspect", "./taken"], "Is a directory"),

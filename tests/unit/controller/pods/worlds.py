@@ -13,7 +13,7 @@ from autowasm.api.status import Module
 from autowasm.controller.pods.loadreport import LoadReport
 from autowasm.controller.pods.podindex import Pod
 from autowasm.controller.pods.podstatus import with_report
-from autowasm.controller.pods.rollout import PeerQuery, RolloutTracker, Workloads
+from autowasm.controller.pods.rollout import PeerQuery, RolloutTracker
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch, ProofSettings
 from autowasm.telemetry.metrics import Metrics
@@ -111,7 +111,6 @@ def loading(
     interval: float = 0.0,
 ) -> RolloutTracker:
     """`interval` 0: nothing that was asked before is used again."""
-    assert isinstance(world, Workloads)
     settings = ProofSettings(interval=interval)
     return RolloutTracker(
         world,
