@@ -7,7 +7,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from autowasm.errors import ContentRejected
@@ -80,6 +80,9 @@ def applied(image: list[list[tuple[str, str]]]) -> dict[str, tuple[str, int]]:
                 continue
             if kind != "folder" or tree.get(path, ("folder", 0))[0] != "folder":
                 remove(path, itself=True, number=number)
+            for folder in (path[:end] for end, letter in enumerate(path) if letter == "/"):
+                if tree.get(folder, ("folder", 0))[0] != "folder":  # also without an entry of its own
+                    tree[folder] = ("folder", number)
             tree[path] = (kind, number)
     return tree
 
@@ -101,6 +104,8 @@ def found(image: list[list[tuple[str, str]]], prefix: str) -> dict[str, int]:
 
 @settings(deadline=None)  # files, on a disk that others use
 @given(st.lists(layers, max_size=4), prefixes)
+@example([[("file", "a")], [("file", "a/m.wasm")], [("folder", "a")]], "")
+@example([[("file", "m.wasm")], [("file", "m.wasm/a")]], "")
 def test_modules_are_those_of_the_unpacked_image(
     image: list[list[tuple[str, str]]], prefix: str
 ) -> None:

@@ -109,6 +109,10 @@ class _Found:
         self.modules.pop(path, None)  # a later entry of the archive replaces it
         if base == _PLUGIN and self.first_plugin is None:
             self.first_plugin = member
+        parent = path if ".wasm/" in path else ""
+        while parent := parent.rpartition("/")[0]:  # a folder, also without an entry of its own
+            if is_candidate(parent):
+                self.folders.add(hash(parent))
         if not entry.is_folder:
             self.removed.add(hash(path))
         elif is_candidate(path):
