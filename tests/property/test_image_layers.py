@@ -81,7 +81,9 @@ def applied(image: list[list[tuple[str, str]]]) -> dict[str, tuple[str, int]]:
             if kind != "folder" or tree.get(path, ("folder", 0))[0] != "folder":
                 remove(path, itself=True, number=number)
             for folder in (path[:end] for end, letter in enumerate(path) if letter == "/"):
-                if tree.get(folder, ("folder", 0))[0] != "folder":  # also without an entry of its own
+                if (
+                    tree.get(folder, ("folder", 0))[0] != "folder"
+                ):  # also without an entry of its own
                     tree[folder] = ("folder", number)
             tree[path] = (kind, number)
     return tree
