@@ -7,6 +7,7 @@ handlers never wait; the echo of our own write queues no key; a read returns our
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -118,7 +119,26 @@ def make_informers(
 Document = Mapping[str, Any]
 
 
-class AutoWasmObserver:
+class _DocumentObserver(ABC):
+    """Handles an addition, a change, a resync and a deletion alike, by the document that is there now."""
+
+    def on_add(self, key: ObjectKey, new: Document, /, *, initial: bool) -> None:
+        """The object was added."""
+        self._seen(key, new)
+
+    def on_update(self, key: ObjectKey, _old: Document, new: Document, /) -> None:
+        """The object changed, by our write or another client's, or a resync."""
+        self._seen(key, new)
+
+    def on_delete(self, key: ObjectKey, _old: Document, /) -> None:
+        """The object was deleted, or lost the label that the informer selects."""
+        self._seen(key, None)
+
+    @abstractmethod
+    def _seen(self, key: ObjectKey, document: Document | None) -> None: ...
+
+
+class AutoWasmObserver(_DocumentObserver):
     """Updates the matcher's selectors. `root`: the mesh's root namespace."""
 
     def __init__(
@@ -136,18 +156,6 @@ class AutoWasmObserver:
         self._root = root
         self._changed = changed
 
-    def on_add(self, key: ObjectKey, new: Document, /, *, initial: bool) -> None:
-        """An AutoWasm was added."""
-        self._seen(key, new)
-
-    def on_update(self, key: ObjectKey, _old: Document, new: Document, /) -> None:
-        """An AutoWasm changed, or a resync."""
-        self._seen(key, new)
-
-    def on_delete(self, key: ObjectKey, _old: Document, /) -> None:
-        """An AutoWasm was deleted."""
-        self._seen(key, None)
-
     def _seen(self, key: ObjectKey, document: Document | None) -> None:
         echo = self._view.observed(key, document)
         selector = _selector(key, document, root=self._root)
@@ -161,24 +169,12 @@ class AutoWasmObserver:
             self._changed(key)
 
 
-class EnvoyFilterObserver:
+class EnvoyFilterObserver(_DocumentObserver):
     """Receives the EnvoyFilters with our label. Each has the name of its AutoWasm."""
 
     def __init__(self, view: MutationCache, *, changed: Callable[[ObjectKey], None]) -> None:
         self._view = view
         self._changed = changed
-
-    def on_add(self, key: ObjectKey, new: Document, /, *, initial: bool) -> None:
-        """An EnvoyFilter was added."""
-        self._seen(key, new)
-
-    def on_update(self, key: ObjectKey, _old: Document, new: Document, /) -> None:
-        """An EnvoyFilter changed, by our write or another client's."""
-        self._seen(key, new)
-
-    def on_delete(self, key: ObjectKey, _old: Document, /) -> None:
-        """An EnvoyFilter was deleted, or lost our label."""
-        self._seen(key, None)
 
     def _seen(self, key: ObjectKey, document: Document | None) -> None:
         if not self._view.observed(key, document):
