@@ -57,41 +57,38 @@ def read_signatures(
     A type that is not a function type is left out. Raises ContentRejected: `TooLarge` when more types than the limit
     precede a wanted one, `WasmInvalid`.
     """
-    left = set(wanted)
-    signatures: dict[int, str] = {}
-    types = _TypeReader(reader, limits=limits)
-    index = 0
-    for _ in range(reader.u32()):
-        if not left:
-            break
-        for function in types.read_entry():
-            if index >= limits.types:
-                raise too_many("types", index, limits.types)
-            if index in left:
-                left.discard(index)
-                if function is not None:
-                    signatures[index] = " -> ".join(_shown_values(each) for each in function)
-            index += 1
-    return signatures
+    return {
+        index: " -> ".join(_shown_values(each) for each in function)
+        for index, function in _wanted_types(reader, wanted, limits=limits)
+        if function is not None
+    }
 
 
 def find_unknown_type(reader: BinaryReader, wanted: Iterable[int], *, limits: Limits) -> int | None:
     """The first wanted function type with a value type outside `KNOWN_TO_HOST`. Raises as `read_signatures`."""
+    for index, function in _wanted_types(reader, wanted, limits=limits):
+        if function and any(codes.translate(None, KNOWN_TO_HOST) for codes in function):
+            return index
+    return None
+
+
+def _wanted_types(
+    reader: BinaryReader, wanted: Iterable[int], *, limits: Limits
+) -> "Iterator[tuple[int, _Function | None]]":
+    """Index and function type, None for another type, of each wanted type; reads no entry after the last of them."""
     left = set(wanted)
     types = _TypeReader(reader, limits=limits)
     index = 0
     for _ in range(reader.u32()):
         if not left:
-            break
+            return
         for function in types.read_entry():
             if index >= limits.types:
                 raise too_many("types", index, limits.types)
             if index in left:
                 left.discard(index)
-                if function and any(codes.translate(None, KNOWN_TO_HOST) for codes in function):
-                    return index
+                yield index, function
             index += 1
-    return None
 
 
 def find_linked_type(reader: BinaryReader, wanted: Iterable[int], *, limits: Limits) -> int | None:
