@@ -1,8 +1,8 @@
 """`python -m tests.pythons [VERSION...]`: the unit and property tests on every Python that does not run the whole suite.
 
-On the Python of the image the integration tests run, too, and with every generated example. The whole suite runs on the Python of .venv; with COVERAGE=1 on
-the Python that measures (`--measuring` prints its path). Invariant: it ends with 0 only if every version that was named, or
-without names every one that can be had, has passed.
+On the Python of the image the integration tests run, too, and with every generated example. The whole suite runs on the
+Python of .venv; with COVERAGE=1 on the Python that measures (`--measuring` prints its path). Invariant: it ends with 0 only
+if every version that was named, or without names every one that can be had, has passed.
 """
 
 import logging

@@ -12,7 +12,6 @@ import signal
 import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 from tests.parts import clients, wasmer, wat, wire
@@ -38,11 +37,10 @@ def main() -> int:
 
 async def _paths(folder: Path) -> dict[str, list[str]]:
     out = folder / "files"
-    async with AsyncExitStack() as stack:
-        plane = await stack.enter_async_context(shared_control_plane(folder / "plane"))
-        made = await stack.enter_async_context(
-            installed(plane.cluster, plane.kubectl, folder / "installation", env=_traced(out))
-        )
+    async with (
+        shared_control_plane(folder / "plane") as plane,
+        installed(plane.cluster, plane.kubectl, folder / "installation", env=_traced(out)) as made,
+    ):
         return {
             "a new AutoWasm": await _autowasm(made, out),
             "GET for a missing module": await _missing(made, out),
@@ -65,7 +63,7 @@ async def _autowasm(made: Installation, out: Path) -> list[str]:
 
 
 async def _missing(made: Installation, out: Path) -> list[str]:
-    """As a sidecar asks: somebody removed the file of a module that is published, and wasmer fetches it again.
+    """As a sidecar asks: the file of a published module was removed, and wasmer fetches it again.
 
     The AutoWasm is reconciled soon afterwards, which is no part of the path: the shortest of three counts.
     """
@@ -75,7 +73,9 @@ async def _missing(made: Installation, out: Path) -> list[str]:
     for _ in range(3):
         await asyncio.to_thread((made.directory / "wasmer/cache/blobs" / sha256).unlink)
         os.kill(pid, signal.SIGUSR1)
-        answer = await wire.request("GET", f"http://{made.wasmer.host}/wasm/{sha256}", timeout=60)
+        answer = await wire.request(
+            "GET", f"http://{made.wasmer.host}/wasm/{sha256}", timeout=_WAIT_SECONDS
+        )
         assert answer.body == module, answer
         found.append(await _written(pid, out))
         await made.wait_phase("Synced")

@@ -1,8 +1,8 @@
 """Python imports this at the start of a traced process: it records which files of autowasm run a function.
 
-Records the main thread, which is the event loop's, or every thread if AUTOWASM_CODEPATHS_THREADS is set. SIGUSR1 forgets what was recorded, SIGUSR2 writes it to the file that
-AUTOWASM_CODEPATHS names; so does the end of the process. Invariant: code that runs while a module is imported does not
-count.
+Records the main thread, which is the event loop's, or every thread if AUTOWASM_CODEPATHS_THREADS is set. SIGUSR1 clears
+the record. SIGUSR2 writes it to the file that AUTOWASM_CODEPATHS names; so does the end of the process. Invariant: code
+that runs while a module is imported does not count.
 """
 
 import atexit
