@@ -85,6 +85,7 @@ class Hidden:
 
 @dataclass(slots=True)
 class _Found:
+    most_folders: int
     modules: dict[str, ArchiveMember] = field(default_factory=dict)
     removed: set[int] = field(default_factory=set)
     emptied: set[int] = field(default_factory=set)
@@ -109,10 +110,7 @@ class _Found:
         self.modules.pop(path, None)  # a later entry of the archive replaces it
         if base == _PLUGIN and self.first_plugin is None:
             self.first_plugin = member
-        parent = path if ".wasm/" in path else ""
-        while parent := parent.rpartition("/")[0]:  # a folder, also without an entry of its own
-            if is_candidate(parent):
-                self.folders.add(hash(parent))
+        self._take_parents(path)
         if not entry.is_folder:
             self.removed.add(hash(path))
         elif is_candidate(path):
@@ -120,13 +118,31 @@ class _Found:
         if entry.is_file and is_candidate(path):
             self.modules[path] = member
 
+    def _take_parents(self, path: str) -> None:
+        """The parents of an entry are folders, also without entries of their own. The innermost known one ends the walk."""
+        end = len(path)
+        while (end := path.rfind(".wasm/", 0, end)) >= 0:
+            parent_end = end + len(".wasm")
+            if not is_candidate(path[path.rfind("/", 0, end) + 1 : parent_end]):
+                continue
+            parent = path[:parent_end]
+            if hash(parent) in self.folders:
+                return
+            self.folders.add(hash(parent))
+            if len(self.folders) > self.most_folders:
+                raise ContentRejected(
+                    f"the layer has more than {self.most_folders} folders with the name of a module: "
+                    "pack it without them",
+                    reason="ArchiveTooLarge",
+                )
+
 
 def read_layer(source: Path, *, packing: str, limits: Limits) -> ImageLayer:
     """Read one layer's names. Blocks (pool `parsing`).
 
     Raises ContentRejected (`ArchiveInvalid`, `ArchiveTooLarge`) and StorageError.
     """
-    found = _Found()
+    found = _Found(limits.image_entries)
     with opened_archive(source, packing=packing, limits=limits) as reader:
         ordinal = 0
         while (entry := reader.next()) is not None:

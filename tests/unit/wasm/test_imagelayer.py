@@ -126,6 +126,17 @@ def test_a_layer_has_a_limit_of_entries(tmp_path: Path) -> None:
     assert caught.value.reason == "ArchiveTooLarge"
 
 
+def test_a_layer_has_a_limit_of_folders_that_only_names_of_files_tell(tmp_path: Path) -> None:
+    """A name of 4 KiB has hundreds of them: ten thousand entries would fill the memory."""
+    archive = tmp_path / "layer"
+    archive.write_bytes(packed("1.wasm/1.wasm/a", "1.wasm/1.wasm/b", "2.wasm/x/1.wasm/a"))
+    found = read_layer(archive, packing="tar", limits=Limits(image_entries=4))
+    assert found.folders == hashes("1.wasm", "1.wasm/1.wasm", "2.wasm", "2.wasm/x/1.wasm")
+    with pytest.raises(ContentRejected) as refused:
+        read_layer(archive, packing="tar", limits=Limits(image_entries=3))
+    assert refused.value.reason == "ArchiveTooLarge"
+
+
 def test_a_layer_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="No such file"):
         read_layer(tmp_path / "absent", packing="tar", limits=Limits())
