@@ -5,6 +5,7 @@ delays file operations or name lookups.
 """
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import os
@@ -80,7 +81,8 @@ class Closer:
 
     def _run(self) -> None:
         while (fd := self._descriptors.get()) is not None:
-            os.close(fd)
+            with contextlib.suppress(OSError):  # the kernel has closed it all the same
+                os.close(fd)
 
 
 class Pools:

@@ -46,6 +46,19 @@ def test_descriptors_that_wait_are_closed_at_the_end_and_later_ones_at_once(pool
     assert not _is_open(descriptors[-1])
 
 
+def test_a_descriptor_that_cannot_be_closed_does_not_end_the_closing(pools: Pools) -> None:
+    good, bad = (os.open(os.devnull, os.O_RDONLY) for _ in range(2))
+    os.close(bad)
+    before = _ours()
+    with pools:
+        started = _ours() - before
+        pools.closer.submit(bad)
+        pools.closer.submit(good)
+    for thread in started:
+        thread.join(30)
+    assert not _is_open(good)
+
+
 def _is_open(descriptor: int) -> bool:
     try:
         os.fstat(descriptor)
