@@ -309,12 +309,13 @@ class Staging:
         return folder
 
     def _remove_later(self, folder: Path) -> None:
-        self._disk.submit(remove_tree, folder)
+        with contextlib.suppress(RuntimeError):  # the pool is closed: the next start removes it
+            self._disk.submit(remove_tree, folder)
 
     async def remove(self, folder: Path) -> None:
         """Remove a folder whose work has ended."""
         self._busy.discard(folder)
-        await self._disk.run(remove_tree, folder)
+        await self._disk.run_shielded(remove_tree, folder)
 
     async def set_aside(self, path: Path) -> None:
         """Move a damaged file to the folder where operators can inspect it."""

@@ -24,7 +24,7 @@ class Pool:
     """A named ThreadPoolExecutor whose jobs keep the caller's context variables (log keys, request id)."""
 
     def __init__(self, name: str, *, threads: int) -> None:
-        self._threads = threads
+        self.threads = threads
         self.executor = ThreadPoolExecutor(threads, thread_name_prefix=f"autowasm-{name}")
 
     def start(self) -> None:
@@ -32,8 +32,8 @@ class Pool:
 
         The thread that starts another waits until it runs, which held the loop for 10 ms on a busy processor.
         """
-        together = threading.Barrier(self._threads + 1)
-        for _ in range(self._threads):  # each job holds a thread, so the next one needs another
+        together = threading.Barrier(self.threads + 1)
+        for _ in range(self.threads):  # each job holds a thread, so the next one needs another
             self.executor.submit(together.wait)
         together.wait()
 
@@ -45,6 +45,10 @@ class Pool:
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `function` in the pool. Cancelling the await does not stop a function that has begun."""
         return await asyncio.wrap_future(self.submit(function, *args, **kwargs))
+
+    async def run_shielded(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `run`, but `function` runs even if the await is cancelled before it begins: for cleanup. It must not raise."""
+        return await asyncio.shield(asyncio.wrap_future(self.submit(function, *args, **kwargs)))
 
     def close(self) -> None:
         """Cancel jobs that have not begun, and do not wait for running ones: their owners shut their sockets down."""

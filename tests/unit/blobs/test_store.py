@@ -1,13 +1,14 @@
 """BlobStore on a real directory."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import errno
 import hashlib
 import multiprocessing
 import os
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
 from autowasm.errors import ContentRejected, StorageError
 from autowasm.limits import MIB, StoreLimits
-from autowasm.net.pools import Pools
+from autowasm.net.pools import Pool, Pools
 from autowasm.telemetry.metrics import Metrics
 
 DATA = b"\0asm\1\0\0\0" + b"x" * 5000
@@ -478,18 +479,59 @@ async def test_verify_all_goes_on_after_a_blob_that_the_disk_does_not_give(
     assert "Input/output error" in failed["reason"]
 
 
-async def test_cancelled_stage_leaves_no_folder(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def busy(pool: Pool) -> Iterator[None]:
+    """All threads of the pool are occupied during the block."""
+    release = threading.Event()
+    held = [pool.submit(release.wait) for _ in range(pool.threads)]
+    try:
+        yield
+    finally:
+        release.set()
+        concurrent.futures.wait(held)
+
+
+async def no_folder_in(staging: Path) -> None:
+    async with asyncio.timeout(60):
+        while await asyncio.to_thread(os.listdir, staging):
+            await asyncio.sleep(0.01)
+
+
+async def test_stage_cancelled_while_its_folder_is_made_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, release, made = threading.Event(), threading.Event(), threading.Event()
+    real = files.make_workspace
+
+    def slow(staging: Path) -> Path:
+        began.set()
+        release.wait()
+        folder = real(staging)
+        made.set()
+        return folder
+
+    monkeypatch.setattr(files, "make_workspace", slow)
     async with opened(tmp_path) as store:
-
-        async def stage() -> None:
-            async with store.stage():
-                raise AssertionError
-
-        staging = asyncio.create_task(stage())
-        await asyncio.sleep(0)
+        staging = asyncio.create_task(store.stage().__aenter__())
+        await asyncio.to_thread(began.wait)
         staging.cancel()
         with pytest.raises(asyncio.CancelledError):
             await staging
-        async with asyncio.timeout(60):
-            while list((tmp_path / "staging").iterdir()):
-                await asyncio.sleep(0.01)
+        release.set()
+        await asyncio.to_thread(made.wait)
+        await no_folder_in(tmp_path / "staging")
+
+
+async def test_stage_cancelled_while_its_folder_is_removed_leaves_none(tmp_path: Path) -> None:
+    with Pools() as pools:
+        store = BlobStore(tmp_path, pools=pools, metrics=Metrics())
+        async with store:
+            stage = store.stage()
+            await stage.__aenter__()
+            with busy(pools.disk):
+                ending = asyncio.create_task(stage.__aexit__(None, None, None))
+                await asyncio.sleep(0)
+                ending.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await ending
+            await no_folder_in(tmp_path / "staging")
