@@ -242,7 +242,7 @@ class ClusterMode:
         self._client = client
         self._matcher = PodMatcher()
         self._addresses = PodAddressIndex()
-        self._report: Callable[[ObjectKey], Awaitable[LoadReport | None]] = _nothing
+        self._load_report: Callable[[ObjectKey], Awaitable[LoadReport | None]] = _nothing
         self._changed: Callable[[ObjectKey], None] = _nobody
         self._informers = make_informers(client, cluster=cluster, metrics=metrics)
         self._pods = self._informers.pods
@@ -257,7 +257,7 @@ class ClusterMode:
             leadership=leadership,
         )
         self._pod_status = PodStatus(
-            said=self.pods,
+            said=self.report,
             document=self._autowasm_view.get,
             publisher=self.publisher,
             unexpected=unexpected,
@@ -324,7 +324,7 @@ class ClusterMode:
                 self._pod_status.touch(key)
             await self._pod_status.run()
 
-    async def prepared(self) -> None:
+    async def prepare(self) -> None:
         """Return when Pods are listed, so that a first status is complete, or after a few seconds without them."""
         begun = asyncio.get_running_loop().time() if self._led_since is None else self._led_since
         with contextlib.suppress(TimeoutError):
@@ -344,15 +344,15 @@ class ClusterMode:
         """See `ServiceAccounts`."""
         return await self._secrets.pull_secrets(namespace)
 
-    def prove(self, report: Callable[[ObjectKey], Awaitable[LoadReport | None]]) -> None:
+    def use_load_report(self, report: Callable[[ObjectKey], Awaitable[LoadReport | None]]) -> None:
         """See `rollout.Workloads`."""
-        self._report = report
+        self._load_report = report
 
-    async def pods(self, key: ObjectKey) -> PodReport | None:
+    async def report(self, key: ObjectKey) -> PodReport | None:
         """The report on the Pods that the AutoWasm's selector matches now; None before Pods are listed."""
         if not self._pods.has_synced:
             return None
-        report = await self._report(key)
+        report = await self._load_report(key)
         if report is not None:
             return report.pods, report.loaded
         counts = self._matcher.counts(key)
@@ -395,7 +395,7 @@ class ClusterMode:
 
 
 async def _nothing(_key: ObjectKey) -> None:
-    """The report before `prove`."""
+    """The load report before `use_load_report`."""
 
 
 def _nobody(_key: ObjectKey) -> None:

@@ -95,18 +95,6 @@ class Replicas(Protocol):
         """True when all ready replicas have the module, False after `timeout` seconds. Raises nothing."""
 
 
-class NoReplicas:
-    """The Replicas of a single replica."""
-
-    def known(self) -> tuple[str, ...]:
-        """Always empty."""
-        return ()
-
-    async def wait_all_have(self, sha256: Sha256Hex, timeout: float) -> bool:
-        """Always true."""
-        return True
-
-
 class Mode(AutoWasmLookup, SecretReader, Protocol):
     """The source of objects and Secrets, and the target of results: a cluster or a directory."""
 

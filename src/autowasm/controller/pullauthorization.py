@@ -18,8 +18,7 @@ from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.fetcher import ArtifactFetcher
 from autowasm.artifacts.source import FetchRequest
 from autowasm.controller.decision import ResolveSource, UseRecord
-from autowasm.controller.follower import fetch_request
-from autowasm.controller.reconcilecontext import ReconcileContext
+from autowasm.controller.reconcilecontext import ReconcileContext, fetch_request
 from autowasm.errors import AutoWasmError, SourceUnavailable, StorageError
 from autowasm.kube.resources import ObjectKey
 from autowasm.limits import FetchLimits

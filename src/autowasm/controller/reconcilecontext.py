@@ -1,4 +1,4 @@
-"""ReconcileContext: one AutoWasm as read at the start of one reconcile; and the origins of its modules (ADR 7, ADR 15).
+"""ReconcileContext: one AutoWasm as read at the start of one reconcile; its fetch, and the origins of its modules (ADR 7, ADR 15).
 
 An Origin names a module that sidecars may request, and the source to fetch it from again. Invariants: every module of the
 EnvoyFilter in place is remembered, with a record or without; a record that does not belong to the spec's source may be forged,
@@ -17,6 +17,7 @@ from autowasm.api.record import Record, belongs_to
 from autowasm.api.status import Status
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.published import Origin, PublishedModules
+from autowasm.artifacts.source import FetchRequest
 from autowasm.digest import Sha256Hex
 from autowasm.kube.resources import ObjectKey
 
@@ -49,7 +50,7 @@ class ReconcileContext:
         """The module in place; None without an EnvoyFilter of ours, or if it names no module."""
         return self.digests[0] if self.digests else None
 
-    def told(self, autowasm: AutoWasm) -> Record | None:
+    def replicated(self, autowasm: AutoWasm) -> Record | None:
         """The record in the status. None if it does not belong to the spec's source: any client may have written it."""
         if self.previous.module is UNSET:
             return None
@@ -63,8 +64,10 @@ def remember_origins(
     """`more`: the record that will be published. `autowasm` None: the spec is invalid."""
     source = autowasm.spec.filter.source if autowasm else None
     secret = autowasm.spec.secret if autowasm else None
-    told = context.told(autowasm) if autowasm else None
-    records = dict.fromkeys(record for record in (*more, context.live, told) if record is not None)
+    replicated = context.replicated(autowasm) if autowasm else None
+    records = dict.fromkeys(
+        record for record in (*more, context.live, replicated) if record is not None
+    )
     namespace = context.key.namespace
     origins = [
         Origin(namespace, record.sha256, record=record, source=source, secret=secret)
@@ -90,3 +93,18 @@ def remember_orphan(
         published.set(str(key), tuple(Origin(key.namespace, sha256) for sha256 in digests))
     else:
         published.remove(str(key))
+
+
+def fetch_request(
+    autowasm: AutoWasm, *, record: Record | None = None, known: Record | None = None
+) -> FetchRequest:
+    """The request to the fetcher for this object."""
+    return FetchRequest(
+        namespace=autowasm.metadata.namespace,
+        owner=f"{autowasm.metadata.namespace}/{autowasm.metadata.name}",
+        source=autowasm.spec.filter.source,
+        secret=autowasm.spec.secret,
+        expected=autowasm.spec.filter.sha256,
+        record=record,
+        known=known,
+    )

@@ -1,35 +1,37 @@
 """AutoWasmReconciler: from an AutoWasm to its EnvoyFilter and status. Level-based, idempotent.
 
 It follows the flow in docs/architecture.md. `fetchjobs.py` fetches, outside the reconcile path; the mode (Kubernetes or a
-directory) is hidden behind `interfaces.py`. StartupGate decides when a new replica is ready (ADR 15); it is not a health
-check: a registry that fails later never makes a replica unready. Invariants: an EnvoyFilter is published only while its
-checked module is in the store (ADR 5); a failure never touches a running filter (ADR 7); a follower writes and resolves
-nothing, but stores the published modules (`follower.py`); without a change nothing is written.
+directory) is hidden behind `interfaces.py`. Invariants: an EnvoyFilter is published only while its checked module is in the
+store (ADR 5); a failure never touches a running filter (ADR 7); a follower writes and resolves nothing, and fetches only
+records that belong to the spec's source; without a change nothing is written.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from itertools import islice
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api import parsing
-from autowasm.api.record import Record
+from autowasm.api.record import Record, belongs_to
 from autowasm.api.status import ConditionType, Phase, utc_now
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.published import PublishedModules
 from autowasm.blobs.store import BlobStore
 from autowasm.controller.decision import GoneRecords, UseRecord, decide, explain_lost
 from autowasm.controller.fetchjobs import FetchDone, FetchFailed, FetchJobs, FetchRunning
-from autowasm.controller.follower import GONE_RETRY, Follower, fetch_request
-from autowasm.controller.interfaces import Announce, AutoWasmLookup, Publisher, announce_nothing
-from autowasm.controller.pods.podstatus import PodReport
+from autowasm.controller.interfaces import AutoWasmLookup, Publisher
 from autowasm.controller.polling import NoPollResults, PollResults
 from autowasm.controller.pullauthorization import PullAuthorizer, authorization_of
-from autowasm.controller.reconcilecontext import ReconcileContext, remember_origins, remember_orphan
-from autowasm.controller.replication import ReplicationState, ReplicaWaiter
+from autowasm.controller.reconcilecontext import (
+    ReconcileContext,
+    fetch_request,
+    remember_origins,
+    remember_orphan,
+)
+from autowasm.controller.replication import Prefetcher, ReplicationState, ReplicaWaiter
+from autowasm.controller.startupgate import StartupGate
 from autowasm.controller.statusreporter import (
     FOREIGN_REASONS,
     REFUSED,
@@ -42,70 +44,15 @@ from autowasm.controller.statusreporter import (
 )
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError, SpecError, StorageError
-from autowasm.kube.controller import Reconciler, Result
+from autowasm.kube.controller import Result
 from autowasm.kube.leaderelection import AlwaysLeading, Leadership, NotLeading
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch
-from autowasm.telemetry.metrics import Metrics
-
-
-class StartupGate:
-    """A reconciler around the reconciler. Opens when every key passed to `expect` is settled, or at the start-up deadline.
-
-    Ready means that each module that an Envoy was told to fetch is stored or was tried once, or that the start-up deadline has
-    passed. `settled` is called after each reconcile of such a key.
-    """
-
-    def __init__(
-        self,
-        reconciler: Reconciler[ObjectKey],
-        *,
-        settled: Callable[[ObjectKey], bool],
-        report: Callable[[bool, str], None],
-    ) -> None:
-        self._reconciler = reconciler
-        self._pending: dict[ObjectKey, None] | None = None
-        """In order: the report names the first ones."""
-        self._settled = settled
-        self._report = report
-        self._opened = asyncio.Event()
-
-    def expect(self, keys: Iterable[ObjectKey]) -> None:
-        """Everything was read: wait for these keys."""
-        if self._opened.is_set():  # after the deadline nothing makes the replica unready
-            return
-        self._pending = dict.fromkeys(sorted(keys))
-        self._say()
-
-    async def reconcile(self, key: ObjectKey, /) -> Result:
-        """Reconcile, then update the gate."""
-        result = await self._reconciler.reconcile(key)
-        if self._pending and key in self._pending and self._settled(key):
-            del self._pending[key]
-            self._say()
-        return result
-
-    async def run(self, deadline: float) -> None:
-        """Open after `deadline` seconds at the latest, then return."""
-        try:
-            async with asyncio.timeout(deadline):
-                await self._opened.wait()
-        except TimeoutError:
-            self._pending = {}
-            self._say(f"start-up deadline of {deadline:g} s passed")
-
-    def _say(self, why: str = "") -> None:
-        if self._pending:
-            count = len(self._pending)
-            examples = ", ".join(str(key) for key in islice(self._pending, 3))
-            self._report(False, f"{count} published modules are not stored yet ({examples})")
-        elif not self._opened.is_set():
-            self._opened.set()
-            self._report(True, why)
-
 
 _log = structlog.get_logger(__name__)
 
+GONE_RETRY = 1.0
+"""Seconds until a module that was evicted right after its fetch is fetched again; a full disk may persist."""
 NO_ROOM_RETRY = 30.0
 """Seconds before another try for a stored module that exceeds its namespace's quota."""
 FOREIGN_RETRY = 15.0
@@ -113,6 +60,40 @@ FOREIGN_RETRY = 15.0
 
 FETCHING_SHOWN_AFTER = 1.0
 """Seconds. After a shorter fetch the status changes directly to `Synced`: no write for a phase too short to see."""
+
+
+@dataclass(frozen=True, slots=True)
+class Modules:
+    """The modules of this replica: fetched, copied from other replicas, stored, published."""
+
+    jobs: FetchJobs
+    store: BlobStore
+    published: PublishedModules
+    admit: Callable[[str, str, Sha256Hex], None] = lambda _owner, _namespace, _sha256: None
+    """`Retention.admit`: raises StorageError if the namespace's quota has no room."""
+    prefetcher: Prefetcher | None = None
+    """None: there are no other replicas."""
+    replica_waiter: ReplicaWaiter | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """Reasons not to publish a module that is stored."""
+
+    spec: Callable[[AutoWasm], None] = lambda _: None
+    """The operator's settings and policy. Raises SpecError."""
+    pull_authorizer: PullAuthorizer | None = None
+    service: Callable[[], AutoWasmError | None] = lambda: None
+    """Why sidecars could not fetch a module that is published now; None: they can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Updates:
+    """Causes of a new EnvoyFilter besides a change of the AutoWasm."""
+
+    polls: PollResults = field(default_factory=NoPollResults)
+    resend: Callable[[ObjectKey, Mapping[str, Any] | None, str], int] = lambda *_: 0
+    """`Resender.wanted`."""
 
 
 class AutoWasmReconciler:
@@ -123,61 +104,60 @@ class AutoWasmReconciler:
         *,
         objects: AutoWasmLookup,
         publisher: Publisher,
-        jobs: FetchJobs,
-        store: BlobStore,
-        published: PublishedModules,
+        modules: Modules,
+        reporter: StatusReporter,
         envoy: EnvoyFetch,
-        metrics: Metrics,
-        check: Callable[[AutoWasm], None] = lambda _: None,
-        pull_authorizer: PullAuthorizer | None = None,
-        admit: Callable[[str, str, Sha256Hex], None] = lambda _owner, _namespace, _sha256: None,
-        pods: Callable[[ObjectKey], Awaitable[PodReport | None]] | None = None,
-        announce: Announce = announce_nothing,
+        checks: Checks | None = None,
+        updates: Updates | None = None,
         leadership: Leadership | None = None,
-        prepared: Callable[[], Awaitable[None]] | None = None,
-        replica_waiter: ReplicaWaiter | None = None,
-        resend: Callable[[ObjectKey, Mapping[str, Any] | None, str], int] = lambda *_: 0,
-        polls: PollResults | None = None,
-        service_problem: Callable[[], AutoWasmError | None] = lambda: None,
+        startup_gate: StartupGate | None = None,
         now: Callable[[], str] = utc_now,
     ) -> None:
-        """`prepared` returns when a new leader has read what its first writes need; `resend` is `Resender.wanted`.
-
-        `service_problem`: why sidecars could not fetch a module that is published now; None: they can.
-        """
-        self._service_problem = service_problem
         self._objects = objects
         self._publisher = publisher
-        self._jobs = jobs
-        self._store = store
-        self._published = published
+        self._jobs = modules.jobs
+        self._store = modules.store
+        self._published = modules.published
+        self._admit = modules.admit
+        self._prefetcher = modules.prefetcher
+        self._replica_waiter = modules.replica_waiter
+        self._reporter = reporter
         self._envoy = envoy
-        self._check = check
-        self._pull_authorizer = pull_authorizer
-        self._admit = admit
-        self._now = now
+        self._checks = checks or Checks()
+        self._updates = updates or Updates()
         self._leadership = leadership or AlwaysLeading()
-        self._prepared = prepared
-        self._replica_waiter = replica_waiter
-        self._resend = resend
-        self._reporter = StatusReporter(publisher, metrics=metrics, pods=pods, announce=announce)
-        self._follower = Follower(jobs, store=store, published=published)
+        self._startup_gate = startup_gate or StartupGate()
+        self._now = now
         self._lost = GoneRecords()
-        self._polls = polls or NoPollResults()
 
     async def reconcile(self, key: ObjectKey) -> Result:
         """Bring the cluster to the desired state of this object. Raises the errors of writes; the queue then retries."""
+        next_copy = self._prefetcher.ensure(key) if self._prefetcher is not None else None
+        result = await self._lead_or_follow(key)
+        if self._startup_gate.is_pending(key) and self.is_settled(key):
+            self._startup_gate.settled(key)
+        return result.within(next_copy)
+
+    async def _lead_or_follow(self, key: ObjectKey) -> Result:
         try:
             if self._leadership.is_leading:
                 async with self._leadership.scope():
-                    if self._prepared is not None:
-                        await self._prepared()
+                    await self._reporter.prepare()
                     return await self._lead(key)
         except NotLeading:
             pass  # the new leader reconciles every object
         return self._follow(key)
 
+    def is_settled(self, key: ObjectKey) -> bool:
+        """True unless a module of a published EnvoyFilter is being fetched or copied for the first time (ADR 15)."""
+        live = self._publisher.published(key)
+        digests = envoyfilters.digests_of(live) if live is not None else ()
+        stored = all(sha256 in self._store for sha256 in digests)
+        copied = self._prefetcher is None or self._prefetcher.is_settled(key)
+        return copied and (stored or not self._jobs.is_running(key))
+
     def _follow(self, key: ObjectKey) -> Result:
+        """Fetch the modules that are or will be published."""
         self._let_go(key)
         found = self._objects.lookup(key)
         if found is None:
@@ -185,11 +165,36 @@ class AutoWasmReconciler:
             self._forget(key)
             return Result()
         context = self._context(key, found.document)
-        self._reporter.seen(key, context.previous)
+        self._reporter.observe(key, context.previous)
         try:
-            return self._follower.follow(context, parsing.parse(found.document))
+            autowasm = parsing.parse(found.document)
         except SpecError:
-            return self._follower.follow(context, None)
+            remember_origins(self._published, context, None)
+            self._jobs.forget(key)
+            return Result()
+        remember_origins(self._published, context, autowasm)
+        record = self._first_missing(context, autowasm)
+        if record is None:
+            self._jobs.forget(key)
+            return Result()
+        match self._jobs.ensure(key, fetch_request(autowasm, record=record)):
+            case FetchFailed(retry_in=retry_in):
+                return Result(requeue_after=retry_in)
+            case FetchDone():  # there may be another record
+                self._jobs.forget(key)
+                return Result(requeue_after=0.0 if record.sha256 in self._store else GONE_RETRY)
+            case _:
+                return Result()
+
+    def _first_missing(self, context: ReconcileContext, autowasm: AutoWasm) -> Record | None:
+        """The published record comes first, because sidecars request it now."""
+        source = str(autowasm.spec.filter.source)
+        for record in (context.live, context.replicated(autowasm)):
+            if record is None or record.sha256 in self._store:
+                continue
+            if belongs_to(record, source):
+                return record
+        return None
 
     async def _lead(self, key: ObjectKey) -> Result:
         found = self._objects.lookup(key)
@@ -206,18 +211,18 @@ class AutoWasmReconciler:
             if found.problem is not None:
                 raise found.problem
             autowasm = parsing.parse(found.document)
-            self._check(autowasm)
+            self._checks.spec(autowasm)
         except SpecError as error:
             self._jobs.forget(key)
-            self._polls.forget(key)
+            self._updates.polls.forget(key)
             remember_origins(self._published, context, None)
             return await self._failed(context, error)
         remember_origins(self._published, context, autowasm)
         if autowasm.metadata.deletion_timestamp is not None:
             self._jobs.forget(key)
-            self._polls.forget(key)
+            self._updates.polls.forget(key)
             return Result()
-        return await self._pursue(context, autowasm)
+        return await self._reconcile_module(context, autowasm)
 
     def _context(self, key: ObjectKey, document: Mapping[str, Any]) -> ReconcileContext:
         return ReconcileContext.of(key, document, live=self._publisher.published(key))
@@ -230,14 +235,7 @@ class AutoWasmReconciler:
         await self._publisher.find(context.key, context.document)
         return self._context(context.key, context.document)
 
-    def settled(self, key: ObjectKey) -> bool:
-        """True unless the module of a published EnvoyFilter is being fetched for the first time (ADR 15)."""
-        live = self._publisher.published(key)
-        digests = envoyfilters.digests_of(live) if live is not None else ()
-        stored = all(sha256 in self._store for sha256 in digests)
-        return stored or not self._jobs.is_running(key)
-
-    async def _pursue(self, context: ReconcileContext, autowasm: AutoWasm) -> Result:
+    async def _reconcile_module(self, context: ReconcileContext, autowasm: AutoWasm) -> Result:
         """Get the module that the spec names, and publish it when it is stored."""
         key = context.key
         decision = decide(
@@ -245,9 +243,9 @@ class AutoWasmReconciler:
             live=context.live,
             previous=context.previous,
             lost=self._lost.of(key),
-            found=self._polls.found(key, autowasm),
+            found=self._updates.polls.found(key, autowasm),
         )
-        authorization = authorization_of(self._pull_authorizer, context, autowasm, decision)
+        authorization = authorization_of(self._checks.pull_authorizer, context, autowasm, decision)
         if isinstance(authorization, AutoWasmError):
             if self._lost.give_up(context, decision, authorization):
                 return Result(requeue_after=0.0)
@@ -283,11 +281,13 @@ class AutoWasmReconciler:
         except StorageError as error:
             return await self._failed(context, error, retry_in=NO_ROOM_RETRY)
         remember_origins(self._published, context, autowasm, record)
-        if (problem := self._service_problem()) is not None:
+        if (problem := self._checks.service()) is not None:
             return await self._failed(context, problem)  # a change of it queues all keys
         if not await self._is_replicated(context, record):
             return Result()  # the end of the wait queues the key
-        resend = self._resend(context.key, self._publisher.published(context.key), record.sha256)
+        resend = self._updates.resend(
+            context.key, self._publisher.published(context.key), record.sha256
+        )
         wanted = envoyfilters.render(autowasm, record, self._envoy, resend=resend)
         try:
             changed = await self._publisher.publish(context.key, context.document, wanted)
@@ -300,7 +300,7 @@ class AutoWasmReconciler:
                 digest=record.sha256,
                 previous_digest=context.in_place,
             )
-        refused = self._polls.published(context.key, autowasm, record)
+        refused = self._updates.polls.published(context.key, autowasm, record)
         if refused is None:
             status = synced_status(autowasm, record, previous=context.previous, now=self._now())
             await self._reporter.write(context, status)
@@ -317,11 +317,11 @@ class AutoWasmReconciler:
         if self._replica_waiter is None or context.digests == (record.sha256,):
             return True
         state = self._replica_waiter.state(context.key, record.sha256)
-        if state is ReplicationState.TELL:
+        if state is ReplicationState.ANNOUNCE:
             live, previous = context.in_place is not None, context.previous
             status = replicating_status(record, live=live, previous=previous, now=self._now())
             await self._reporter.write(context, status)
-            self._replica_waiter.told(context.key)
+            self._replica_waiter.announced(context.key)
         return state is ReplicationState.DONE
 
     async def _fetching(
@@ -375,9 +375,9 @@ class AutoWasmReconciler:
 
     def _let_go(self, key: ObjectKey) -> None:
         """Drop the state that only a leader keeps."""
-        self._polls.forget(key)
+        self._updates.polls.forget(key)
         self._lost.forget(key)
-        if self._pull_authorizer is not None:
-            self._pull_authorizer.forget(key)
+        if self._checks.pull_authorizer is not None:
+            self._checks.pull_authorizer.forget(key)
         if self._replica_waiter is not None:
             self._replica_waiter.forget(key)

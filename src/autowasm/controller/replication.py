@@ -18,7 +18,6 @@ from autowasm.backoff import Backoff
 from autowasm.blobs.store import BlobStore
 from autowasm.controller.interfaces import Publisher, Replicas
 from autowasm.digest import Sha256Hex
-from autowasm.kube.controller import Reconciler, Result
 from autowasm.kube.resources import ObjectKey
 from autowasm.limits import FetchLimits
 
@@ -33,7 +32,7 @@ class _Prefetch:
 
 
 class Prefetcher:
-    """A reconciler around the reconciler: copies the modules of the EnvoyFilter in place from other replicas before a request.
+    """Copies the modules of EnvoyFilters in place from other replicas, before a sidecar requests them.
 
     The source of a published module may be gone or replaced, so a replica with an empty disk could not fetch it. If every
     replica of a rolling update started so, the last copy would go with the last old replica. `copy` copies a digest into the
@@ -42,17 +41,14 @@ class Prefetcher:
 
     def __init__(
         self,
-        reconciler: Reconciler[ObjectKey],
         *,
         publisher: Publisher,
         store: BlobStore,
-        copy: Callable[[Sha256Hex], Awaitable[bool]] | None,
+        copy: Callable[[Sha256Hex], Awaitable[bool]],
         limits: FetchLimits,
         tasks: asyncio.TaskGroup,
         on_change: Callable[[ObjectKey], None],
     ) -> None:
-        """`copy` None: there are no other replicas."""
-        self._reconciler = reconciler
         self._publisher = publisher
         self._store = store
         self._copy = copy
@@ -61,8 +57,11 @@ class Prefetcher:
         self._on_change = on_change
         self._copies: dict[tuple[ObjectKey, Sha256Hex], _Prefetch] = {}
 
-    async def reconcile(self, key: ObjectKey, /) -> Result:
-        """Reconcile, and copy missing modules in the background, with retries while they are published."""
+    def ensure(self, key: ObjectKey) -> float | None:
+        """Copy missing modules in the background, with retries while they are published.
+
+        Returns the seconds until the next try; None: there is none, or the end of a copy queues the key.
+        """
         missing = self._missing(key)
         for known in [known for known in self._copies if known[0] == key]:
             if known[1] not in missing:
@@ -70,18 +69,15 @@ class Prefetcher:
                 if copy.task is not None:
                     copy.task.cancel()
         due = [seconds for sha256 in missing if (seconds := self._ensure(key, sha256)) is not None]
-        result = await self._reconciler.reconcile(key)
-        if result.requeue_after is not None:
-            due.append(result.requeue_after)
-        return Result(requeue_after=min(due, default=None))
+        return min(due, default=None)
 
-    def settled(self, key: ObjectKey) -> bool:
+    def is_settled(self, key: ObjectKey) -> bool:
         """True unless a published module is being copied for the first time."""
         copies = (self._copies.get((key, sha256)) for sha256 in self._missing(key))
         return all(copy is not None and copy.failures for copy in copies)
 
     def _missing(self, key: ObjectKey) -> tuple[Sha256Hex, ...]:
-        live = self._publisher.published(key) if self._copy is not None else None
+        live = self._publisher.published(key)
         digests = envoyfilters.digests_of(live) if live is not None else ()
         return tuple(sha256 for sha256 in digests if sha256 not in self._store)
 
@@ -100,7 +96,7 @@ class Prefetcher:
 
     async def _run(self, key: ObjectKey, sha256: Sha256Hex, copy: _Prefetch) -> None:
         try:
-            copied = self._copy is not None and await self._copy(sha256)
+            copied = await self._copy(sha256)
         except Exception:  # supervised edge: a bug fails one copy, not the process
             _log.exception("copy failed unexpectedly", key=str(key), digest=sha256)
             copied = False
@@ -121,8 +117,8 @@ class ReplicationState(Enum):
 
     WAIT = "wait"
     """`on_change` reports the end of the wait."""
-    TELL = "tell"
-    """Write the record to the status for the other replicas, then ask again."""
+    ANNOUNCE = "announce"
+    """Write the record to the status for the other replicas, then call `announced`."""
     DONE = "done"
 
 
@@ -130,7 +126,7 @@ class ReplicationState(Enum):
 class _Wait:
     sha256: Sha256Hex
     state: ReplicationState = ReplicationState.WAIT
-    told: bool = False
+    announced: bool = False
     task: asyncio.Task[None] | None = None
 
 
@@ -163,11 +159,11 @@ class ReplicaWaiter:
             self._begin(key, wait, ASK)
         return wait.state
 
-    def told(self, key: ObjectKey) -> None:
+    def announced(self, key: ObjectKey) -> None:
         """The record is in the status: the other replicas can read it."""
         wait = self._waits.get(key)
-        if wait is not None and not wait.told:
-            wait.told = True
+        if wait is not None and not wait.announced:
+            wait.announced = True
             wait.state = ReplicationState.WAIT
             self._begin(key, wait, WAIT)
 
@@ -184,6 +180,8 @@ class ReplicaWaiter:
 
     async def _ask(self, key: ObjectKey, wait: _Wait, timeout: float) -> None:
         everywhere = await self._replicas.wait_all_have(wait.sha256, timeout)
-        wait.state = ReplicationState.DONE if everywhere or wait.told else ReplicationState.TELL
+        wait.state = (
+            ReplicationState.DONE if everywhere or wait.announced else ReplicationState.ANNOUNCE
+        )
         wait.task = None
         self._on_change(key)

@@ -5,8 +5,8 @@ the fact that it dates; an unchanged status is neither written nor reported agai
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from datetime import datetime
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -219,15 +219,25 @@ def _cut(text: str) -> str:
 _log = structlog.get_logger(__name__)
 
 
+class PodReports(Protocol):
+    """The Pods that an AutoWasm's selector matches."""
+
+    async def prepare(self) -> None:
+        """Return when Pods are listed, or after a deadline without them."""
+
+    async def report(self, key: ObjectKey, /) -> PodReport | None:
+        """The value of `status.pods` and the condition `Loaded`; None: unknown now."""
+
+
 class StatusReporter:
-    """One per process. `pods` returns the value of `status.pods`; None: unknown now."""
+    """One per process. `pods` None: there are no Pods (standalone)."""
 
     def __init__(
         self,
         publisher: Publisher,
         *,
         metrics: Metrics,
-        pods: Callable[[ObjectKey], Awaitable[PodReport | None]] | None = None,
+        pods: PodReports | None = None,
         announce: Announce = announce_nothing,
     ) -> None:
         self._publisher = publisher
@@ -239,16 +249,21 @@ class StatusReporter:
         for phase in Phase:  # set now: for an alert, an absent series is not zero
             metrics.autowasms.labels(phase.value).set(0)
 
+    async def prepare(self) -> None:
+        """Return when a new leader knows enough for a complete first status, or after a deadline."""
+        if self._pods is not None:
+            await self._pods.prepare()
+
     async def write(self, context: ReconcileContext, status: Status) -> None:
         """Write the status if it has changed. Raises the errors of the write."""
         previous = context.previous
         if status != previous:
-            said = await self._pods(context.key) if self._pods is not None else None
-            if said is None and _names_another_module(status, previous):
-                said = _only_counts(status)
-            if said is not None:
-                conditions = with_loaded(status.conditions, said[1], now=utc_now())
-                status = msgspec.structs.replace(status, pods=said[0], conditions=conditions)
+            report = await self._pods.report(context.key) if self._pods is not None else None
+            if report is None and _names_another_module(status, previous):
+                report = _only_counts(status)
+            if report is not None:
+                conditions = with_loaded(status.conditions, report[1], now=utc_now())
+                status = msgspec.structs.replace(status, pods=report[0], conditions=conditions)
             await self._publisher.write_status(context.key, context.document, status.to_dict())
             if status.phase is not previous.phase or status.message != previous.message:
                 _log.info(
@@ -257,10 +272,10 @@ class StatusReporter:
                     phase=status.phase.value,
                     message=status.message,
                 )
-                self._tell(context, status)
-        self.seen(context.key, status)
+                self._announce_change(context, status)
+        self.observe(context.key, status)
 
-    def seen(self, key: ObjectKey, status: Status) -> None:
+    def observe(self, key: ObjectKey, status: Status) -> None:
         """Count the object by its phase, and name it in the metrics if it is not Synced."""
         phase, objects, place = status.phase, self._metrics.objects, (key.namespace, key.name)
         if phase is Phase.SYNCED:
@@ -283,7 +298,7 @@ class StatusReporter:
         if before is not None:
             self._count(before, -1)
 
-    def _tell(self, context: ReconcileContext, status: Status) -> None:
+    def _announce_change(self, context: ReconcileContext, status: Status) -> None:
         """Announce a new module or a failure as an Event."""
         if status.phase in {Phase.DEGRADED, Phase.FAILED}:
             self._announce(context.document, "Warning", status.phase.value, status.message)

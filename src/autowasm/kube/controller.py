@@ -34,6 +34,12 @@ class Result:
 
     requeue_after: float | None = None
 
+    def within(self, seconds: float | None) -> "Result":
+        """The same, but the next reconcile is in `seconds` at the latest. None: unchanged."""
+        if seconds is None or (self.requeue_after is not None and self.requeue_after <= seconds):
+            return self
+        return Result(seconds)
+
 
 class TerminalError(Exception):
     """Raised by a reconcile: logged and counted, and not retried before the object changes."""

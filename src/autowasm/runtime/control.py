@@ -15,14 +15,16 @@ import structlog
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.controller.fetchjobs import FetchJobs
-from autowasm.controller.interfaces import NoReplicas
+from autowasm.controller.interfaces import Publisher
 from autowasm.controller.pods.resend import Outage, Resender
 from autowasm.controller.pods.rollout import PeerQuery, RolloutTracker
 from autowasm.controller.polling import Poller
 from autowasm.controller.pullauthorization import PullAuthorizer
-from autowasm.controller.reconciler import AutoWasmReconciler, StartupGate
+from autowasm.controller.reconciler import AutoWasmReconciler, Checks, Modules, Updates
 from autowasm.controller.replication import Prefetcher, ReplicaWaiter
 from autowasm.controller.sourcepolicy import PolicyFile, check_mesh_scope, warn_of_refused
+from autowasm.controller.startupgate import StartupGate
+from autowasm.controller.statusreporter import StatusReporter
 from autowasm.kube.controller import Controller
 from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
@@ -50,7 +52,7 @@ def make_rollout_tracker(
     rollouts = RolloutTracker(
         cluster, peer_query, metrics=application.metrics, settings=application.settings.proof
     )
-    cluster.prove(rollouts.report)
+    cluster.use_load_report(rollouts.report)
     return rollouts
 
 
@@ -122,52 +124,58 @@ class Control:
             metrics=application.metrics,
             on_change=queue.add,
         )
-        self._gate = self._make_gate(self._make_reconciler())
+        self._startup_gate = StartupGate(self._report_start_up)
+        self._reconciler = self._make_reconciler()
 
     def _make_reconciler(self) -> AutoWasmReconciler:
-        application, mode, data = self._application, self._chosen.mode, self._data
-        cluster = self._chosen.cluster
-        replicas = data.peers if data.peers is not None else NoReplicas()
+        application, chosen = self._application, self._chosen
+        publisher = chosen.mode.publisher
         return AutoWasmReconciler(
-            objects=mode,
-            publisher=mode.publisher,
+            objects=chosen.mode,
+            publisher=publisher,
+            modules=self._modules(publisher),
+            reporter=StatusReporter(
+                publisher,
+                metrics=application.metrics,
+                pods=chosen.cluster,
+                announce=chosen.announce,
+            ),
+            envoy=application.settings.envoy,
+            checks=Checks(
+                spec=partial(_check, cluster=application.settings.cluster, policy=self._policy),
+                pull_authorizer=self._pull_authorizer,
+                service=chosen.service.problem if chosen.service is not None else lambda: None,
+            ),
+            updates=Updates(
+                polls=self._polling,
+                resend=self._resender.wanted if self._resender is not None else lambda *_: 0,
+            ),
+            leadership=chosen.leadership,
+            startup_gate=self._startup_gate,
+        )
+
+    def _modules(self, publisher: Publisher) -> Modules:
+        application, data = self._application, self._data
+        tasks, on_change = application.tasks, self._queue.add
+        modules = partial(
+            Modules,
             jobs=self._jobs,
             store=application.store,
             published=data.published,
-            envoy=application.settings.envoy,
-            metrics=application.metrics,
-            check=partial(_check, cluster=application.settings.cluster, policy=self._policy),
-            pull_authorizer=self._pull_authorizer,
             admit=data.retention.admit,
-            pods=cluster.pods if cluster is not None else None,
-            announce=self._chosen.announce,
-            leadership=self._chosen.leadership,
-            prepared=cluster.prepared if cluster is not None else None,
-            replica_waiter=ReplicaWaiter(
-                replicas, tasks=application.tasks, on_change=self._queue.add
-            ),
-            polls=self._polling,
-            service_problem=(
-                self._chosen.service.problem if self._chosen.service is not None else lambda: None
-            ),
-            resend=self._resender.wanted if self._resender is not None else lambda *_: 0,
         )
-
-    def _make_gate(self, reconciler: AutoWasmReconciler) -> StartupGate:
-        application, peers = self._application, self._data.peers
-        copies = Prefetcher(
-            reconciler,
-            publisher=self._chosen.mode.publisher,
-            store=application.store,
-            copy=peers.copy if peers is not None else None,
-            limits=application.settings.fetch,
-            tasks=application.tasks,
-            on_change=self._queue.add,
-        )
-        return StartupGate(
-            copies,
-            settled=lambda key: reconciler.settled(key) and copies.settled(key),
-            report=self._report_start_up,
+        if data.peers is None:
+            return modules()
+        return modules(
+            prefetcher=Prefetcher(
+                publisher=publisher,
+                store=application.store,
+                copy=data.peers.copy,
+                limits=application.settings.fetch,
+                tasks=tasks,
+                on_change=on_change,
+            ),
+            replica_waiter=ReplicaWaiter(data.peers, tasks=tasks, on_change=on_change),
         )
 
     def _report_start_up(self, ok: bool, why: str) -> None:
@@ -180,21 +188,21 @@ class Control:
         """Run forever."""
         application, mode, queue = self._application, self._chosen.mode, self._queue
         settings, tasks = application.settings, application.tasks
-        tasks.create_task(self._gate.run(settings.startup_deadline), name="start-up gate")
+        tasks.create_task(self._startup_gate.run(settings.startup_deadline), name="start-up gate")
         if self._data.peers is not None:
             await self._data.peers.settled()
         await mode.start(tasks)
         if self._chosen.service is not None:
             await self._chosen.service.look()  # before anything is published
         keys = mode.keys()
-        self._gate.expect(keys)
+        self._startup_gate.expect(keys)
         self._data.retention.synced(str(key) for key in keys)
         for key in sorted(keys):
             queue.add(key)
         controller = Controller(
             "autowasm",
             queue=queue,
-            reconciler=self._gate,
+            reconciler=self._reconciler,
             workers=settings.workers,
             metrics=application.metrics.controller,
         )

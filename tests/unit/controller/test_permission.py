@@ -10,7 +10,8 @@ from autowasm.api import envoyfilter as envoyfilters
 from autowasm.artifacts.published import PublishedModules
 from autowasm.controller.fetchjobs import FetchJobs
 from autowasm.controller.pullauthorization import PullAuthorizer
-from autowasm.controller.reconciler import AutoWasmReconciler
+from autowasm.controller.reconciler import AutoWasmReconciler, Checks, Modules
+from autowasm.controller.statusreporter import StatusReporter
 from autowasm.errors import SourceDenied, SourceUnavailable
 from autowasm.kube.resources import ObjectKey
 from autowasm.limits import FetchLimits
@@ -41,12 +42,10 @@ class Life:
         self.reconciler = AutoWasmReconciler(
             objects=objects,
             publisher=publisher,
-            jobs=self.jobs,
-            store=bench.store,
-            published=PublishedModules(bench.fetcher),
+            modules=Modules(self.jobs, bench.store, PublishedModules(bench.fetcher)),
+            reporter=StatusReporter(publisher, metrics=bench.metrics),
             envoy=EnvoyFetch(),
-            metrics=bench.metrics,
-            pull_authorizer=self.pull_authorizer,
+            checks=Checks(pull_authorizer=self.pull_authorizer),
             now=lambda: "2026-01-01T00:00:00Z",
         )
 

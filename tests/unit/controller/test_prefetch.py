@@ -12,7 +12,6 @@ from autowasm.api.record import Record
 from autowasm.blobs.store import BlobStore
 from autowasm.controller.replication import Prefetcher
 from autowasm.digest import Sha256Hex
-from autowasm.kube.controller import Result
 from autowasm.kube.resources import ObjectKey
 from autowasm.limits import FetchLimits
 from autowasm.net.pools import Pools
@@ -46,23 +45,12 @@ class Others:
         return self.have
 
 
-class Inner:
-    """The reconciler that is wrapped."""
-
-    def __init__(self) -> None:
-        self.result = Result()
-
-    async def reconcile(self, _key: ObjectKey, /) -> Result:
-        return self.result
-
-
 class World:
     def __init__(self, store: BlobStore, tasks: asyncio.TaskGroup) -> None:
-        self.store, self.inner, self.others = store, Inner(), Others(store)
+        self.store, self.others = store, Others(store)
         self.publisher = FakePublisher(FakeObjects())
         self.changes: asyncio.Queue[ObjectKey] = asyncio.Queue()
         self.copies = Prefetcher(
-            self.inner,
             publisher=self.publisher,
             store=store,
             copy=self.others.copy,
@@ -96,18 +84,18 @@ async def world(tmp_path: Path, pools: Pools) -> AsyncIterator[World]:
         world = World(store, tasks)
         yield world
         world.publisher.envoyfilters.clear()
-        await world.copies.reconcile(KEY)
+        world.copies.ensure(KEY)
 
 
 async def test_copies_what_is_published_and_missing(world: World) -> None:
     world.publish()
     world.others.have = True
-    assert not world.copies.settled(KEY)
-    await world.copies.reconcile(KEY)
+    assert not world.copies.is_settled(KEY)
+    world.copies.ensure(KEY)
     await world.told()
     assert sha256_of(MODULE) in world.store
-    assert world.copies.settled(KEY)
-    assert await world.copies.reconcile(KEY) == Result()
+    assert world.copies.is_settled(KEY)
+    assert world.copies.ensure(KEY) is None
     assert world.others.asked == 1
 
 
@@ -115,28 +103,26 @@ async def test_is_not_settled_while_the_first_copy_runs(world: World) -> None:
     world.publish()
     world.others.answering.clear()
     for _ in range(3):
-        await world.copies.reconcile(KEY)
+        world.copies.ensure(KEY)
         await asyncio.sleep(0)
-        assert not world.copies.settled(KEY)
+        assert not world.copies.is_settled(KEY)
     world.others.answering.set()
     await world.told()
-    assert world.copies.settled(KEY), "tried once"
+    assert world.copies.is_settled(KEY), "tried once"
     assert world.others.asked == 1
 
 
 async def test_tries_again_for_as_long_as_it_is_published(world: World) -> None:
     world.publish()
-    await world.copies.reconcile(KEY)
+    world.copies.ensure(KEY)
     await world.told()
-    result = await world.copies.reconcile(KEY)
-    assert result.requeue_after is not None
-    assert 0 < result.requeue_after <= 0.06
-    world.inner.result = Result(requeue_after=0.0)
-    assert await world.copies.reconcile(KEY) == Result(requeue_after=0.0), "the sooner of both"
+    next_copy = world.copies.ensure(KEY)
+    assert next_copy is not None
+    assert 0 < next_copy <= 0.06
     assert world.others.asked == 1
     world.others.have = True
-    await asyncio.sleep(result.requeue_after)
-    await world.copies.reconcile(KEY)
+    await asyncio.sleep(next_copy)
+    world.copies.ensure(KEY)
     await world.told()
     assert sha256_of(MODULE) in world.store
 
@@ -144,16 +130,15 @@ async def test_tries_again_for_as_long_as_it_is_published(world: World) -> None:
 async def test_copy_ends_with_what_it_was_for(world: World) -> None:
     world.publish()
     world.others.answering.clear()
-    await world.copies.reconcile(KEY)
+    world.copies.ensure(KEY)
     await asyncio.sleep(0)
     world.publisher.envoyfilters.clear()
-    assert await world.copies.reconcile(KEY) == Result()
-    assert world.copies.settled(KEY)
+    assert world.copies.ensure(KEY) is None
+    assert world.copies.is_settled(KEY)
     assert world.changes.empty()
 
 
-async def test_asks_nobody_for_what_is_not_published(world: World) -> None:
-    world.inner.result = Result(requeue_after=7.0)
-    assert await world.copies.reconcile(KEY) == Result(requeue_after=7.0)
-    assert world.copies.settled(KEY)
+async def test_requests_nothing_that_is_not_published(world: World) -> None:
+    assert world.copies.ensure(KEY) is None
+    assert world.copies.is_settled(KEY)
     assert world.others.asked == 0

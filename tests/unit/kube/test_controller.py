@@ -100,6 +100,16 @@ async def test_requeue_after_calls_again_and_forgets_failures() -> None:
         assert it.outcomes.seen == ["panic", "requeue", "success"]
 
 
+@pytest.mark.parametrize(
+    ("requeue_after", "seconds", "expected"),
+    [(None, None, None), (None, 3.0, 3.0), (2.0, None, 2.0), (2.0, 3.0, 2.0), (3.0, 0.0, 0.0)],
+)
+def test_the_sooner_of_two_requeues_is_taken(
+    requeue_after: float | None, seconds: float | None, expected: float | None
+) -> None:
+    assert Result(requeue_after).within(seconds) == Result(expected)
+
+
 async def test_requeue_at_once_does_not_need_another_event() -> None:
     reconciler = Scripted(Result(requeue_after=0))
     async with running(reconciler) as it:

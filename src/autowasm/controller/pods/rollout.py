@@ -120,7 +120,7 @@ class Workloads(Protocol):
     def touch_pods(self, key: ObjectKey) -> None:
         """The report on its Pods may have changed."""
 
-    def prove(self, report: Callable[[ObjectKey], Awaitable[LoadReport | None]]) -> None:
+    def use_load_report(self, report: Callable[[ObjectKey], Awaitable[LoadReport | None]]) -> None:
         """Use this report for `status.pods` from now on."""
 
 

@@ -77,7 +77,7 @@ class World:
     def touch_pods(self, key: ObjectKey) -> None:
         self.touched += 1
 
-    def prove(self, report: Callable[[ObjectKey], LoadReport | None]) -> None:
+    def use_load_report(self, report: Callable[[ObjectKey], LoadReport | None]) -> None:
         raise NotImplementedError
 
     def count(self) -> int:

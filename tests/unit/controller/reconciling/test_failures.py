@@ -218,7 +218,7 @@ class Limited(Process):
 
     is_full = True
 
-    def collaborators(self) -> dict[str, Any]:
+    def module_collaborators(self) -> dict[str, Any]:
         return {"admit": self.admit}
 
     def admit(self, owner: str, namespace: str, sha256: str) -> None:

@@ -56,7 +56,7 @@ async def test_restart_with_an_empty_cache_fetches_exactly_the_record(
     world.registry.add(IMAGE, wat.header_filter(EARTH))
     world.directory = tmp_path / "another"
     async with world.process() as process:
-        assert process.reconciler.settled(KEY)
+        assert process.reconciler.is_settled(KEY)
         await process.settle()
         assert sha256_of(wat.header_filter(WORLD)) in process.store
     assert world.registry.count("resolve") == 0

@@ -11,7 +11,7 @@ import pytest
 from autowasm.controller.replication import ReplicaWaiter
 from autowasm.digest import sha256_hex
 from autowasm.errors import SourceNotFound
-from autowasm.kube.leaderelection import Tenure
+from autowasm.kube.leaderelection import Leadership, Tenure
 from tests.fakes.autowasms import IMAGE, document
 from tests.parts import wat
 from tests.unit.controller.reconciling.world import (
@@ -73,12 +73,15 @@ class Replica(Process):
 
     world: SharedWorld
 
-    def collaborators(self) -> dict[str, Any]:
-        self.tenure = Tenure(lambda _: None)
+    def module_collaborators(self) -> dict[str, Any]:
         replica_waiter = ReplicaWaiter(
             self.world.replicas, tasks=self.tasks, on_change=self.queue.add
         )
-        return {"leadership": self.tenure, "replica_waiter": replica_waiter}
+        return {"replica_waiter": replica_waiter}
+
+    def leadership(self) -> Leadership:
+        self.tenure = Tenure(lambda _: None)
+        return self.tenure
 
     def lead(self, leading: bool = True) -> None:
         if leading:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,13 +14,16 @@ from autowasm.artifacts.fetcher import ArtifactFetcher
 from autowasm.artifacts.published import PublishedModules
 from autowasm.blobs.store import BlobStore
 from autowasm.controller.fetchjobs import FetchJobs
-from autowasm.controller.reconciler import AutoWasmReconciler
+from autowasm.controller.reconciler import AutoWasmReconciler, Checks, Modules, Updates
+from autowasm.controller.startupgate import StartupGate
+from autowasm.controller.statusreporter import StatusReporter
 from autowasm.digest import Sha256Hex
 from autowasm.errors import (
     AutoWasmError,
     SourceUnavailable,
 )
 from autowasm.kube.controller import Controller
+from autowasm.kube.leaderelection import AlwaysLeading, Leadership
 from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
 from autowasm.limits import FetchLimits
@@ -144,24 +148,32 @@ class Process:
         self.reconciler = AutoWasmReconciler(
             objects=world.objects,
             publisher=world.publisher,
-            jobs=self.jobs,
-            store=store,
-            published=self.published,
+            modules=replace(
+                Modules(self.jobs, store, self.published), **self.module_collaborators()
+            ),
+            reporter=StatusReporter(world.publisher, metrics=metrics, announce=world.announce),
             envoy=EnvoyFetch(),
-            metrics=metrics,
-            announce=world.announce,
-            polls=world.polls,
-            service_problem=lambda: world.service_problem,
+            checks=Checks(service=lambda: world.service_problem),
+            updates=Updates(polls=world.polls),
+            leadership=self.leadership(),
+            startup_gate=self.startup_gate(),
             now=lambda: "2026-01-01T00:00:00Z",
-            **self.collaborators(),
         )
         self.controller = Controller(
             "test", queue=self.queue, reconciler=self.reconciler, workers=1
         )
 
-    def collaborators(self) -> dict[str, Any]:
-        """More arguments for the reconciler."""
+    def module_collaborators(self) -> dict[str, Any]:
+        """More fields of the reconciler's `Modules`."""
         return {}
+
+    def leadership(self) -> Leadership:
+        """Whether the reconciler leads."""
+        return AlwaysLeading()
+
+    def startup_gate(self) -> StartupGate:
+        """The gate that the reconciler opens."""
+        return StartupGate()
 
     async def apply(self, **fields: Any) -> None:
         """Apply, and wait until nothing is left to do."""
