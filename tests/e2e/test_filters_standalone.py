@@ -30,6 +30,8 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)
 
 LISTENERS = 48  # at least one for each case
 TIMEOUT = 90
+LOG_TAIL = 4000
+"""Characters of Envoy's log in the note of a failure."""
 STRATEGIES = ("FAIL_CLOSE", "FAIL_OPEN", "FAIL_RELOAD")
 UNCOMMON = 'say "hällo" to: {a: [1]}\n\t- \\ & # %s\n '
 
@@ -70,8 +72,14 @@ class Case:
         return await wire.get(f"http://{self.host}/", headers=given)
 
     async def wait_for(self, condition: Callable[[Answer], bool]) -> Answer:
-        """The first answer that fulfils the condition."""
-        return await filters.until_answer(self.host, condition)
+        """The first answer that fulfils the condition. Raises TimeoutError with the status and the end of Envoy's log."""
+        try:
+            return await filters.until_answer(self.host, condition)
+        except TimeoutError as error:
+            status = await asyncio.to_thread(self.stand.wasmer.status, self.name)
+            error.add_note(f"status of {self.name}: {status}")
+            error.add_note((await self.stand.envoy.log_text())[-LOG_TAIL:])
+            raise
 
     async def runs(self) -> Answer:
         """The first answer that the filter has seen."""
