@@ -60,8 +60,8 @@ bench: venv ## figures beside rivals' (ONLY=serve,herd SIZE=small REPEATS=3 OUT=
 
 bench-docs: venv ## put the figures that `make bench` left into docs/performance.md
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --group bench
-	$(RUN) -m docs.performance
-	$(RUN) -m docs.capacity
+	$(RUN) -m tools.generate.performance
+	$(RUN) -m tools.generate.capacity
 
 codepaths: venv ## how many files of src a new AutoWasm, a missing module and `wasmc push` pass through
 	$(RUN) -m tests.codepaths
@@ -88,20 +88,20 @@ format: venv ## put the code into its form
 	$(RUN) -m ruff check --fix .
 
 reference: venv ## write the pages anew that come from the code: command line, metrics, fields, reasons
-	$(RUN) -m docs.reference
+	$(RUN) -m tools.generate.reference
 
 docs: venv ## the site, into build/site
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 dashboards: venv ## write the Grafana dashboard and Prometheus' rules anew
-	$(RUN) -m dashboards
+	$(RUN) -m tools.generate.dashboards
 
 picture: venv ## draw docs/pictures/dashboard.svg from a run of the faults that alerts report
 	@mkdir -p build
-	$(RUN) -m tests.chaos.picture build/picture.json docs/pictures/dashboard.svg
+	$(RUN) -m tools.generate.dashboards.picture build/picture.json docs/pictures/dashboard.svg
 
 manifests: venv ## write what chart and manifests have in common anew
-	$(RUN) -m docs.manifests
+	$(RUN) -m tools.generate.manifests
 
 venv:
 	@PYTHON=$(PYTHON) sh .ci/venv

@@ -16,7 +16,6 @@ from typing import Any
 
 import yaml
 
-from dashboards.alerts import ALERTS
 from tests.chaos import alerting
 from tests.chaos.alerting import again_and_again, fetch
 from tests.e2e.conftest import Scene
@@ -25,6 +24,7 @@ from tests.parts import ports, registry, wasmer, wat, wire
 from tests.parts.faults.virtualtime import VirtualTime
 from tests.parts.prometheus import Prometheus, prometheus
 from tests.parts.upstream import upstream
+from tools.generate.dashboards.alerts import ALERTS
 
 _POLL_SECONDS = 31.0
 """After so long the next poll is due."""
@@ -96,7 +96,7 @@ class Group:
 
     def wants(self, query: str) -> bool:
         """Whether the query, named as in `alerting.queries`, has to have a value in a run of the group."""
-        elsewhere = (*alerting.CLUSTER_PANELS, *alerting.POD_PANELS)
+        elsewhere: tuple[str, ...] = (*alerting.CLUSTER_PANELS, *alerting.POD_PANELS)
         elsewhere += tuple(one for group in GROUPS.values() for one in group.panels)
         return query.startswith(self.panels) or not query.startswith(elsewhere)
 

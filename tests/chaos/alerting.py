@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
-from dashboards import rules
-from dashboards.__main__ import BOARD
-from dashboards.durations import Durations
 from tests.parts import wire
 from tests.parts.prometheus import Prometheus
+from tools.generate.dashboards import rules
+from tools.generate.dashboards.durations import Durations
+from tools.generate.paths import BOARD
 
 QUICK = Durations(scale=1 / 60, least=4.0)
 """A minute is a second, and nothing is shorter than four scrapes."""

@@ -1,9 +1,9 @@
 """The files `tests/chaos/test_alerts_*.py` together make every alert fire and every panel have data."""
 
-from dashboards.alerts import ALERTS
 from tests.chaos import alerting
 from tests.chaos.alert_faults import GROUPS
 from tests.docs.blocks import ROOT
+from tools.generate.dashboards.alerts import ALERTS
 
 
 def test_every_alert_has_a_fault_that_makes_it_fire() -> None:

@@ -4,9 +4,9 @@ import json
 import re
 from typing import Any
 
-from dashboards import grafana
-from dashboards.__main__ import BOARD, RULES
-from docs import metrics
+from tools.generate.dashboards import grafana
+from tools.generate.pages import metrics
+from tools.generate.paths import BOARD, RULES
 
 
 def panels() -> list[dict[str, Any]]:

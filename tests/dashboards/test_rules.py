@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dashboards import rules
-from dashboards.__main__ import RULES
-from dashboards.alerts import ALERTS
-from docs import metrics
 from tests.parts import provision
+from tools.generate.dashboards import rules
+from tools.generate.dashboards.alerts import ALERTS
+from tools.generate.pages import metrics
+from tools.generate.paths import DOCS, RULES
 
-OPERATIONS = Path(metrics.__file__).with_name("operations.md")
+OPERATIONS = DOCS / "operations.md"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from docs import capacity as page
+from tools.generate import capacity as page
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -5,9 +5,9 @@ import re
 import pytest
 
 from autowasm.envoyversion import OLDEST_ENVOY
-from docs.manifests import CHART
 from tests.docs.blocks import ROOT
 from tests.parts import golang, pypi, releases
+from tools.generate.paths import CHART
 
 PAGE = ROOT / "docs/compatibility.md"
 _ROW = re.compile(r"^\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| (.+) \|$", re.MULTILINE)

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from autowasm.controller.pods.loadreport import MissingReason
-from docs import crd, menu, reasons
 from tests.docs.blocks import ROOT
+from tools.generate import menu
+from tools.generate.pages import fields, reasons
 
 _ABROAD = re.compile(
     r'<(?:script|img|iframe)[^>]*\ssrc="(?:https?:)?//|<link[^>]*stylesheet[^>]*href="(?:https?:)?//'
@@ -37,16 +38,16 @@ def test_the_site_is_built_strictly_and_loads_nothing_from_elsewhere(tmp_path: P
 
 def test_every_page_is_in_the_menu() -> None:
     nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
-    menu.complete(nav)
-    shown = yaml.safe_dump(nav)
     docs = ROOT / "docs"
+    menu.complete(nav, docs)
+    shown = yaml.safe_dump(nav)
     pages = [str(page.relative_to(docs)) for page in sorted(docs.rglob("*.md"))]
     assert [page for page in pages if page not in shown] == []
 
 
 def test_the_fields_are_those_of_the_schema() -> None:
     page = ROOT / "docs/reference/autowasm.md"
-    assert page.read_text() == crd.render(), "run `make reference`"
+    assert page.read_text() == fields.render(), "run `make reference`"
 
 
 def test_the_reasons_are_those_of_the_code() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from docs.manifests import CHART
 from tests.manifests.documents import Document
 from tests.parts import provision, releases
+from tools.generate.paths import CHART
 
 VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
 

@@ -14,11 +14,11 @@ from autowasm.cli.options import Option
 from autowasm.cli.wasmer import build_parser
 from autowasm.controller.sourcepolicy import SourcePolicy
 from autowasm.settings import Settings
-from docs import manifests
-from docs.manifests import CHART
 from tests.manifests import charts
 from tests.manifests.documents import ROOT, Document
 from tests.parts import provision
+from tools.generate import manifests
+from tools.generate.paths import CHART
 
 _OPTIONS = manifests.options()
 _CONFIG = {manifests.camel(name): _OPTIONS[name] for name in _OPTIONS.keys() - manifests.ELSEWHERE}

@@ -15,7 +15,6 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from docs.manifests import CHART
 from tests.manifests import charts, documents
 from tests.manifests.documents import Document
 from tests.parts import clients, istio, ports
@@ -24,6 +23,7 @@ from tests.parts.clients import Client
 from tests.parts.kubernetes import ADMIN, Cluster, kubernetes
 from tests.parts.pod import Container, ServiceAccountVolume
 from tests.parts.wasmer import program
+from tools.generate.paths import CHART
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
 

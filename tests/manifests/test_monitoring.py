@@ -4,9 +4,8 @@ import json
 
 import yaml
 
-from dashboards.__main__ import BOARD, RULES
-from docs.manifests import CHART
 from tests.manifests import charts
+from tools.generate.paths import BOARD, CHART, RULES
 
 
 def test_dashboard_comes_as_it_is_for_grafanas_sidecar() -> None:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-_FOLDERS = ("src", "tests", "docs", "examples", "manifests", "dashboards", ".ci")
+_FOLDERS = ("src", "tests", "tools", "docs", "examples", "manifests", "dashboards", ".ci")
 _SUFFIXES = {".py", ".md", ".yaml", ".tpl", ".sh", ".toml"}
 _DOCUMENT = re.compile(
     r"\bdesign (?:D\d|section \d|document)|design\.md|\(D\d+(?:, ?D\d+)*\)", re.IGNORECASE

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from docs.manifests import CHART
 from tests.parts import clients, istio, releases
 from tests.parts.clients import Client
 from tests.parts.installation import ACCOUNT, MANIFESTS
 from tests.parts.kubernetes import Cluster, kubernetes
+from tools.generate.paths import CHART
 
 pytestmark = [pytest.mark.versions, pytest.mark.timeout(300)]
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from docs import performance
 from tests.bench import machine
 from tests.bench.__main__ import ROWS
 from tests.bench.table import Chart, Figure, Result, at_most, document
+from tools.generate import markdown, performance
 
 
 def measured(row: str, *, size: str = "full", note: str = "") -> dict[str, Any]:
@@ -32,8 +32,8 @@ def measured(row: str, *, size: str = "full", note: str = "") -> dict[str, Any]:
 def test_page_has_a_block_for_every_row() -> None:
     page = performance.PAGE.read_text()
     for name in ("summary", *ROWS):
-        assert page.count(performance.begin(name)) == 1
-    assert page.count(performance.END) == len(ROWS) + 1
+        assert page.count(markdown.begin(performance.KIND, name)) == 1
+    assert page.count(markdown.end(performance.KIND)) == len(ROWS) + 1
 
 
 def test_figures_replace_what_was_between_the_marks_and_nothing_else() -> None:
@@ -54,7 +54,8 @@ def test_a_run_that_only_tried_the_benchmark_is_left_out(tmp_path: Path) -> None
 
 
 def test_a_lost_mark_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no block for herd"):
+    with pytest.raises(ValueError, match="no block figures: herd"):
         performance.render(
-            performance.begin("summary") + performance.END, {"herd": measured("herd")}
+            markdown.begin(performance.KIND, "summary") + markdown.end(performance.KIND),
+            {"herd": measured("herd")},
         )

@@ -1,7 +1,5 @@
 """The table of layouts: whole, without contradiction, the same in the docs, and what the readers' rules say."""
 
-from pathlib import Path
-
 import pytest
 
 from autowasm.digest import Digest
@@ -19,9 +17,10 @@ from autowasm.registry.layouts import (
 )
 from autowasm.registry.manifest import Descriptor, Manifest
 from autowasm.wasm import archive
-from docs import reference
+from tools.generate.pages import layouts as layouts_page
+from tools.generate.paths import DOCS
 
-PAGE = Path(reference.__file__).with_name("layouts.md")
+PAGE = DOCS / "layouts.md"
 
 
 def layer(media_type: str, name: str = "module") -> Descriptor:
@@ -86,7 +85,7 @@ def test_every_understood_layer_has_a_row_wherever_it_is(
 def test_the_page_shows_the_table() -> None:
     page = PAGE.read_text()
     assert table() in page, "run `make reference`"
-    assert page == reference.with_table(page), "run `make reference`"
+    assert page == layouts_page.render(page), "run `make reference`"
 
 
 def test_packings_are_those_that_the_reader_of_archives_takes() -> None:

@@ -4,7 +4,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from autowasm.telemetry.metrics import Metrics
-from docs import metrics as pages
+from tools.generate.pages import metrics as pages
 
 BOUNDED = {
     "kind", "stage", "outcome", "reason", "method", "status", "cause", "phase", "resource", "result", "state", "le", "work",

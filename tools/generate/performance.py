@@ -1,6 +1,6 @@
-"""Writes the figures that `make bench` left in build/bench/ into docs/performance.md: `make bench-docs`.
+"""`python -m tools.generate.performance`: write the figures that `make bench` left in build/bench/ into docs/performance.md.
 
-Only between the marks; the words around them are written by hand. Invariant: no figure is on the page that no run gave, and
+Only the blocks of figures; the text around them is written by hand. Invariant: no figure is on the page that no run gave, and
 none of a run with SIZE=small.
 """
 
@@ -12,23 +12,19 @@ from typing import Any, Final
 
 from tests.bench import pictures
 from tests.bench.__main__ import ROWS
+from tools.generate import markdown
+from tools.generate.paths import DOCS
 
-PAGE: Final = Path(__file__).with_name("performance.md")
+PAGE: Final = DOCS / "performance.md"
 PICTURES: Final = "pictures"
 MEASURED: Final = Path("build/bench")
 
+KIND: Final = "figures"
+"""Of the blocks of the page."""
 _SUMMARY: Final = "summary"
-_COLUMNS: Final = "| what | ours | rival | ratio | budget | |\n|---|---|---|---|---|---|"
+_HEADER: Final = "| what | ours | rival | ratio | budget | |"
 
 Found = Mapping[str, Mapping[str, Any]]
-
-
-def begin(name: str) -> str:
-    """The mark before a block."""
-    return f"<!-- figures: {name} -->\n"
-
-
-END: Final = "<!-- end of figures -->\n"
 
 
 def read(directory: Path) -> dict[str, dict[str, Any]]:
@@ -44,32 +40,27 @@ def read(directory: Path) -> dict[str, dict[str, Any]]:
 
 
 def render(page: str, found: Found) -> str:
-    """The page with these figures in it; rows that were not measured keep theirs. Raises ValueError for a lost mark."""
+    """The page with these figures in it; rows that were not measured keep theirs. Raises ValueError if the page lacks a block."""
     blocks = {_SUMMARY: _summary(found)} if found else {}
     blocks |= {row: _row(document) for row, document in found.items()}
     for name, block in blocks.items():
-        before, mark, rest = page.partition(begin(name))
-        _, end, after = rest.partition(END)
-        if not mark or not end:
-            raise ValueError(f"{PAGE.name}: no block for {name}")
-        page = f"{before}{mark}{block}{end}{after}"
+        page = markdown.with_block(page, KIND, name, block)
     return page
 
 
 def _summary(found: Found) -> str:
-    lines = [
-        _line(f"{row}: {one['shown'][0]}", one["shown"])
+    rows = [
+        _cells(f"{row}: {one['shown'][0]}", one["shown"])
         for row, document in found.items()
         for one in document["figures"]
         if one["budget"]
     ]
-    return "\n".join([_COLUMNS, *lines, "", _conditions(list(found.values())), ""])
+    return f"{markdown.table(_HEADER, rows)}\n{_conditions(list(found.values()))}\n"
 
 
 def _row(document: Mapping[str, Any]) -> str:
-    lines = [_COLUMNS]
-    lines += [_line(one["shown"][0], one["shown"]) for one in document["figures"]]
-    lines.append("")
+    rows = [_cells(one["shown"][0], one["shown"]) for one in document["figures"]]
+    lines = [markdown.table(_HEADER, rows)]
     lines += [f"* {note}" for note in document["notes"]]
     if document["noise"]["verdict"]:
         lines.append(f"* **The machine was too noisy to tell:** {document['noise']['verdict']}.")
@@ -80,8 +71,8 @@ def _row(document: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _line(name: str, shown: Sequence[str]) -> str:
-    return f"| {name} | {' | '.join(cell.strip() for cell in shown[1:])} |"
+def _cells(name: str, shown: Sequence[str]) -> list[str]:
+    return [name, *(cell.strip() for cell in shown[1:])]
 
 
 def _conditions(documents: Sequence[Mapping[str, Any]]) -> str:
@@ -96,7 +87,9 @@ def _conditions(documents: Sequence[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     """Rewrite the page and its pictures."""
-    parser = argparse.ArgumentParser(prog="python -m docs.performance", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.generate.performance", description=__doc__
+    )
     parser.add_argument("--from", dest="directory", type=Path, default=MEASURED)
     arguments = parser.parse_args()
     found = read(arguments.directory)

@@ -1,4 +1,4 @@
-"""docs/pictures/dashboard.svg: the main panels, drawn from what a run's Prometheus has. `make picture`.
+"""`python -m tools.generate.dashboards.picture DATA TARGET`: draw the main panels from the data of a run's Prometheus.
 
 Not Grafana's own drawing. Invariant: the queries are the dashboard's, and nothing is drawn that was not measured.
 """
@@ -8,14 +8,15 @@ import json
 import re
 import sys
 import tempfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dashboards.panels import ROWS
-from dashboards.queries import Panel
 from tests.chaos import alert_faults, alerting
 from tests.parts.prometheus import Prometheus
+from tools.generate.dashboards.panels import ROWS
+from tools.generate.dashboards.queries import Panel
 
 _WIDTH, _HEIGHT, _COLUMNS = 520, 340, 3
 _COLOURS = ("#1f77b4", "#c44e52", "#55a868", "#8172b2", "#ccb974", "#8c8c8c")
@@ -115,14 +116,17 @@ def draw(data: Path, target: Path) -> None:
     target.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" {size}>\n{body}\n</svg>\n')
 
 
+def _name(legend: str, labels: Mapping[str, str]) -> str:
+    """As Grafana replaces `{{label}}` in a legend."""
+    return re.sub(r"{{(\w+)}}", lambda match: labels.get(match[1], ""), legend)
+
+
 def _series(queries: list[Any], begin: float, unit: str) -> list[tuple[str, list[_Point]]]:
     """Curves by their legends; the most telling first, and no more than can be told apart."""
     found: list[tuple[str, list[_Point]]] = []
     for legend, series in queries:
         for one in series:
-            name = re.sub(
-                r"{{(\w+)}}", lambda match, one=one: one["metric"].get(match[1], ""), legend
-            )
+            name = _name(legend, one["metric"])
             points: list[_Point] = []
             for at, value in one["values"]:
                 if value == "NaN":

@@ -15,8 +15,8 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from dashboards.panels import ROWS
-from dashboards.queries import Panel
+from tools.generate.dashboards.panels import ROWS
+from tools.generate.dashboards.queries import Panel
 
 _SOURCE: Final = DataSourceRef(type_val="prometheus", uid="$datasource")
 _HEIGHT: Final = {"number": 4, "graph": 8, "table": 8}

@@ -4,7 +4,7 @@ Not Grafana's form of it (`grafana.py`). Invariant: every query has data while w
 are Grafana's own.
 """
 
-from dashboards.queries import N, Panel, Query, S, W, graph, number, quantile, rate
+from tools.generate.dashboards.queries import N, Panel, Query, S, W, graph, number, quantile, rate
 
 OVERVIEW = (
     number("AutoWasms", "max(sum by (instance) (autowasm_autowasms))", "All AutoWasms."),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from dashboards.durations import Durations
+from tools.generate.dashboards.durations import Durations
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,6 @@
-"""Writes docs/reference/conditions.md: `make reference`. A test holds the table against every reason in the code."""
+"""docs/reference/conditions.md: every reason of the code, which a test compares, and its meaning."""
+
+from tools.generate import markdown
 
 _INTRODUCTION = """\
 # Phases, conditions and reasons
@@ -115,10 +117,9 @@ REASONS: dict[str, dict[str, str]] = {
 def render() -> str:
     """The whole page."""
     parts = [_INTRODUCTION]
-    for room, rows in REASONS.items():
-        parts.append(f"## {room}\n\n| reason | means |\n|---|---|")
-        parts.extend(f"| `{reason}` | {meaning} |" for reason, meaning in rows.items())
-        parts.append("")
+    for title, meanings in REASONS.items():
+        rows = ((f"`{reason}`", meaning) for reason, meaning in meanings.items())
+        parts.append(f"## {title}\n\n{markdown.table('| reason | means |', rows)}")
     parts.append(
         "The reasons of Pods (`status.pods.missing`, and `Loaded`) are in [proof](../explanation/proof.md)."
     )

@@ -1,12 +1,13 @@
-"""Writes docs/reference/autowasm.md from the schema (manifests/crd.yaml): `make reference`. A test keeps it true."""
+"""docs/reference/autowasm.md: the fields of the schema in manifests/crd.yaml."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-_CRD = Path(__file__).parents[1] / "manifests/crd.yaml"
+from tools.generate import markdown
+from tools.generate.paths import MANIFESTS
+
 _INTRODUCTION = """\
 # AutoWasm, field by field
 
@@ -26,7 +27,7 @@ _LIMITS = {
 
 def schema() -> Mapping[str, Any]:
     """The schema of the version that is stored."""
-    crd = yaml.safe_load(_CRD.read_text())
+    crd = yaml.safe_load((MANIFESTS / "crd.yaml").read_text())
     (version,) = [one for one in crd["spec"]["versions"] if one["storage"]]
     whole: Mapping[str, Any] = version["schema"]["openAPIV3Schema"]
     return whole
@@ -57,21 +58,20 @@ def _limits(node: Mapping[str, Any]) -> str:
     return f" ({'; '.join(said)})" if said else ""
 
 
-def _row(path: str, required: bool, node: Mapping[str, Any]) -> str:
+def _row(path: str, required: bool, node: Mapping[str, Any]) -> tuple[str, str, str]:
     meaning = " ".join(node.get("description", "").split()).replace("|", "\\|")
     name = f"**`{path}`**" if required else f"`{path}`"
-    return f"| {name} | {_type(node)} | {meaning}{_limits(node)} |"
+    return name, _type(node), f"{meaning}{_limits(node)}"
 
 
 def render() -> str:
     """The whole page."""
     parts = [_INTRODUCTION]
     whole = schema()
-    for room in ("spec", "status"):
-        node = whole["properties"][room]
-        parts.append(
-            f"## {room}\n\n{node['description']}\n\n| field | type | meaning |\n|---|---|---|"
+    for name in ("spec", "status"):
+        node = whole["properties"][name]
+        table = markdown.table(
+            "| field | type | meaning |", (_row(*found) for found in fields(node, name))
         )
-        parts.extend(_row(*found) for found in fields(node, room))
-        parts.append("")
+        parts.append(f"## {name}\n\n{node['description']}\n\n{table}")
     return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""Writes what the chart and the plain manifests have in common: `make manifests`. Tests keep it true.
+"""`python -m tools.generate.manifests`: write the parts that the chart and the plain manifests have in common.
 
 The chart (manifests/helm/wasmer) is written by hand but for three things that come from elsewhere: its copies of crd.yaml and of
 dashboards and rules (helm reads no file outside of a chart), and the schema of `config`, which is the table of flags.
@@ -16,10 +16,8 @@ from typing import Any
 from autowasm.cli import flags
 from autowasm.cli.options import Option
 from tests.parts import provision
+from tools.generate.paths import BOARD, CHART, MANIFESTS, RULES
 
-ROOT = Path(__file__).parents[1]
-MANIFESTS = ROOT / "manifests"
-CHART = MANIFESTS / "helm/wasmer"
 SCHEMA = CHART / "values.schema.json"
 INSTALL = MANIFESTS / "install.yaml"
 
@@ -111,18 +109,17 @@ def schema() -> str:
 
 def copies() -> dict[Path, Path]:
     """File of the chart to what it is a copy of."""
-    dashboards = sorted((ROOT / "dashboards").glob("*.json"))
-    folder = CHART / "files/dashboards"
+    files = CHART / "files"
     return {
-        CHART / "files/crd.yaml": MANIFESTS / "crd.yaml",
-        CHART / "files/prometheus-rules.yaml": ROOT / "dashboards/prometheus-rules.yaml",
-        **{folder / source.name: source for source in dashboards},
+        files / "crd.yaml": MANIFESTS / "crd.yaml",
+        files / RULES.name: RULES,
+        files / "dashboards" / BOARD.name: BOARD,
     }
 
 
 def install() -> str:
     """install.yaml. Blocks: helm renders it."""
-    command = [provision.helm(), "template", "wasmer", CHART]
+    command: list[str | Path] = [provision.helm(), "template", "wasmer", CHART]
     command += ["--set", "crd.install=false,uninstallCheck.enabled=false"]
     rendered = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
     rendered = re.sub(r"^# Source: .*\n", "", rendered, flags=re.MULTILINE)

@@ -7,20 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_DOCS = Path(__file__).parent
-
 
 def on_config(config: Any) -> Any:
     """Called by mkdocs once the configuration is read."""
-    complete(config["nav"])
+    complete(config["nav"], Path(config["docs_dir"]))
     return config
 
 
-def complete(nav: list[Any]) -> None:
-    """In place."""
+def complete(nav: list[Any], docs: Path) -> None:
+    """Add the pages below `docs` to `nav`, in place."""
     listed = set(_listed(nav))
-    rest = [page.name for page in sorted(_DOCS.glob("*.md")) if page.name not in listed]
-    decisions = [str(page.relative_to(_DOCS)) for page in sorted((_DOCS / "adr").glob("*.md"))]
+    rest = [page.name for page in sorted(docs.glob("*.md")) if page.name not in listed]
+    decisions = [str(page.relative_to(docs)) for page in sorted((docs / "adr").glob("*.md"))]
     explanation = next(entry for entry in nav if isinstance(entry, dict) and "Explanation" in entry)
     explanation["Explanation"] += [*rest, {"Decisions": decisions}]
 

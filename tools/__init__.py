@@ -1,0 +1,1 @@
+"""Programs for work on this repository that are neither shipped nor tests."""
