@@ -20,7 +20,7 @@ help: ## what there is
 	@echo "The tests, and how to run one of each kind: tests/README.md"
 
 demo: venv ## the main job on real parts, told step by step (ARGS=--keep leaves it running)
-	@$(RUN) -m examples.demo $(ARGS)
+	@$(RUN) -m tests.demo $(ARGS)
 
 test: venv build/coverage ## all tests, on real parts
 	$(MEASURED) $(PYTEST) $(PARALLEL) $(ARGS)

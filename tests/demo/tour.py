@@ -2,20 +2,16 @@
 
 Starts a real registry, a real Envoy, a service behind it and `wasmer standalone`, all on free ports of this machine; then
 does with the real commands what a filter author does. Not a test, but nothing here is staged: every answer shown was
-received. Ends its own processes, also on Ctrl-C; `--keep` leaves them running until then.
+received. Its processes end with it.
 """
 
-import argparse
 import asyncio
-import contextlib
-import logging
+import itertools
 import shlex
-import signal
 import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,15 +20,14 @@ import yaml
 
 from tests.parts import envoy as envoys
 from tests.parts import ports, provision, registry, wasmer, wat, wire
-from tests.parts.cache import PartError
 from tests.parts.envoy import Envoy
 from tests.parts.load import Load
-from tests.parts.process import ProcessError
 from tests.parts.upstream import upstream
 from tests.parts.wasmer import Wasmer
 
-FILTER = Path(__file__).with_name("hello.wat")
+FILTER = Path(__file__).parents[2] / "examples/hello.wat"
 _BOLD, _DIM, _PLAIN = ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "", "")
+_NUMBERS = itertools.count(1)
 
 
 def say(text: str) -> None:
@@ -42,11 +37,7 @@ def say(text: str) -> None:
 
 def step(title: str) -> None:
     """The heading of a step, counted."""
-    step.number += 1  # type: ignore[attr-defined]
-    print(f"\n{_BOLD}{step.number}. {title}{_PLAIN}", flush=True)  # type: ignore[attr-defined]
-
-
-step.number = 0  # type: ignore[attr-defined]
+    print(f"\n{_BOLD}{next(_NUMBERS)}. {title}{_PLAIN}", flush=True)
 
 
 def show(text: str) -> None:
@@ -224,31 +215,3 @@ async def main(*, keep: bool) -> None:
                 print("\nRunning. Ctrl-C ends it.", flush=True)
                 await asyncio.Event().wait()
     print("\nAll processes of the demo have ended.")
-
-
-@contextlib.contextmanager
-def _interrupted_quietly() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the demo in order, without a traceback."""
-    try:
-        yield
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        print("\nEnded. All processes of the demo have ended.")
-        raise SystemExit(130) from None
-    except (PartError, ProcessError, TimeoutError) as error:
-        raise SystemExit(f"\nThe demo cannot go on: {error}") from None
-
-
-async def _run(*, keep: bool) -> None:
-    task = asyncio.current_task()
-    if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    await main(keep=keep)
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="make demo", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--keep", action="store_true", help="leave it running until Ctrl-C")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="   %(message)s", stream=sys.stdout)
-    with _interrupted_quietly():
-        asyncio.run(_run(keep=arguments.keep))
