@@ -52,7 +52,7 @@ async def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     from autowasm.telemetry.eventloop import LoopTiming, TimedLoop  # noqa: PLC0415
     from autowasm.telemetry.metrics import Metrics  # noqa: PLC0415
     from tests.fakes.autowasms import autowasm  # noqa: PLC0415
-    from tests.fakes.sources import FakeSecrets  # noqa: PLC0415
+    from tests.fakes.pullsecrets import FakeSecrets  # noqa: PLC0415
 
     def source(text: str) -> Source:
         if arguments.kind == "registry":

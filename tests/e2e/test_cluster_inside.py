@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.fakes.scriptedserver import Exchange, ScriptedServer
 from tests.parts import ports, wasmer, wat
 from tests.parts.certificates import Authority
 from tests.parts.controlplane import ControlPlane

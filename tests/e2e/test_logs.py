@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.conftest import Scene, SceneMaker
-from tests.fakes.objects import object_server
+from tests.fakes.objectserver import object_server
 from tests.parts import wat, wire
 
 PASSWORD, WRONG, SIGNATURE = "hunter2-s3cret", "wr0ng-s3cret", "sig-s3cret"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.autowasms import document
-from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.fakes.scriptedserver import Exchange, ScriptedServer
 from tests.parts import envoy as envoys
 from tests.parts import wasmer, wat
 from tests.parts.faults.virtualtime import VirtualTime

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.conftest import Scene
-from tests.fakes.objects import object_server
+from tests.fakes.objectserver import object_server
 from tests.parts import clients, wat, wire
 from tests.unit.wasm.archives import tar
 

@@ -1,10 +1,8 @@
-"""Clocks and a volume that do what a test says: jump by years, boot, fill up. No machine can be made to on demand."""
+"""FakeClocks: clocks that do what a test says: jump by years, boot. No machine can be made to on demand."""
 
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from autowasm.blobs.admission import DiskSpace
 from autowasm.blobs.lastuse import ClockState
 
 
@@ -37,15 +35,3 @@ class FakeClocks:
         self.boot += " and another"
         self.since_boot = 1.0
         self.wall += away
-
-
-@dataclass
-class FakeVolume:
-    """`free` bytes of `total`; a real store on a real disk does not change them."""
-
-    free: int = 10**12
-    total: int = 10**12
-
-    def space(self, directory: Path) -> DiskSpace:
-        """As `space_of`."""
-        return DiskSpace(self.free, self.total)

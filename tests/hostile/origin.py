@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from tests.fakes.loopback import LoopbackServer
+from tests.fakes.loopbackserver import LoopbackServer
 
 Body = Callable[[asyncio.StreamWriter], Awaitable[None]]
 """Writes the answer, from its status line on."""

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from autowasm.controller.pods.loadreport import LoadEvidence, MissingReason, report, why_missing
 from autowasm.controller.pods.podindex import Pod
-from tests.fakes.steps import finished
+from tests.fakes.generators import finished
 
 NOW = 10_000.0
 TIMES = st.integers(0, int(NOW))

@@ -16,9 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from autowasm.digest import Sha256Hex
 from autowasm.errors import StorageError
+from tests.fakes.blobstorage import GRACE, blob_storage
 from tests.fakes.clocks import FakeClocks
-from tests.fakes.keeping import GRACE, keeping
-from tests.fakes.sources import sha256_of
+from tests.fakes.modulesource import sha256_of
 
 _IN_MEMORY = Path("/dev/shm")
 """Each step would wait for several fsyncs; what a power cut does is not this test's matter."""
@@ -53,17 +53,19 @@ class RetentionMachine(RuleBasedStateMachine):
         self.runner.run(self._start())
 
     async def _start(self) -> None:
-        self.keep = await self.stack.enter_async_context(
-            keeping(self.directory, budget=BUDGET, share=SHARE, clocks=self.clocks, synced=False)
+        self.storage = await self.stack.enter_async_context(
+            blob_storage(
+                self.directory, budget=BUDGET, share=SHARE, clocks=self.clocks, synced=False
+            )
         )
 
     def everybody_heard(self) -> None:
-        self.keep.retention.synced(self.published)
+        self.storage.retention.synced(self.published)
         for owner in self.published:
             self.tell(owner)
 
     def tell(self, owner: str) -> None:
-        self.keep.publish(
+        self.storage.publish(
             owner, *self.published.get(owner, ()), kept=tuple(self.histories.get(owner, ()))
         )
 
@@ -84,35 +86,35 @@ class RetentionMachine(RuleBasedStateMachine):
         for sha256 in (*self.all_named, *others):
             self.young[sha256] = self.running
 
-    @precondition(lambda self: not self.keep.pins.complete)
+    @precondition(lambda self: not self.storage.pins.complete)
     @rule()
     def hear_everybody(self) -> None:
         self.everybody_heard()
         self.heard = self.running
 
-    @precondition(lambda self: self.keep.pins.complete)  # else it would wait
+    @precondition(lambda self: self.storage.pins.complete)  # else it would wait
     @rule(digest=digests, owner=owners)
     def fetch_and_publish(self, digest: Sha256Hex, owner: str) -> None:
         """As the fetcher and the reconciler do: claim, room, commit, hold, publish."""
-        before, needed = self.keep.store.digests(), self.all_published
+        before, needed = self.storage.store.digests(), self.all_published
         stored = self.published.get(owner, set()) & before
         try:
             self.runner.run(self._fetch(digest, owner))
         except StorageError:
-            assert self.keep.store.digests() >= needed & before
+            assert self.storage.store.digests() >= needed & before
             return
         self.histories.setdefault(owner, set()).update(stored - {digest})
         self.published[owner] = {digest}
         self.tell(owner)
         self.name_now(digest)
-        assert digest in self.keep.store
+        assert digest in self.storage.store
 
     async def _fetch(self, digest: Sha256Hex, owner: str) -> None:
         namespace, size = owner.partition("/")[0], len(CONTENTS[digest])
-        admission = self.keep.store.admission
+        admission = self.storage.store.admission
         async with admission.claim(namespace, owner=owner, sha256=digest, size=size) as claim:
-            if digest not in self.keep.store:
-                await self.keep.put(CONTENTS[digest])
+            if digest not in self.storage.store:
+                await self.storage.put(CONTENTS[digest])
             claim.hold(digest, size)
 
     @rule(owner=owners, history=st.booleans())
@@ -121,14 +123,14 @@ class RetentionMachine(RuleBasedStateMachine):
         self.histories.pop(owner, None)
         if not history:
             self.published.pop(owner, None)
-            self.keep.pins.remove(owner)
+            self.storage.pins.remove(owner)
         else:
             self.tell(owner)
-        self.runner.run(self.keep.retention.sweep())
+        self.runner.run(self.storage.retention.sweep())
 
     @rule(hours=st.sampled_from([0.1, 5.0, 11.0, 23.0]))
     def time_passes(self, hours: float) -> None:
-        self.runner.run(self.keep.retention.sweep())
+        self.runner.run(self.storage.retention.sweep())
         self.clocks.advance(hours * HOUR)
         self.running += hours * HOUR
         self.name_now()
@@ -136,15 +138,15 @@ class RetentionMachine(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        before = self.keep.store.digests()
-        over = self.keep.store.total > BUDGET
-        self.runner.run(self.keep.retention.sweep())
-        for sha256 in before - self.keep.store.digests():
+        before = self.storage.store.digests()
+        over = self.storage.store.total > BUDGET
+        self.runner.run(self.storage.retention.sweep())
+        for sha256 in before - self.storage.store.digests():
             if not over:
                 assert sha256 not in self.all_named
                 assert self.running - self.young[sha256] >= GRACE - SLACK, "went too early"
-        if self.keep.pins.complete:
-            for sha256 in self.keep.store.digests() - self.all_named:
+        if self.storage.pins.complete:
+            for sha256 in self.storage.store.digests() - self.all_named:
                 # What nobody was heard of may have been named until everybody was.
                 since = max(self.young[sha256], self.heard)
                 assert self.running - since <= GRACE + SLACK, "stays for ever"
@@ -158,9 +160,11 @@ class RetentionMachine(RuleBasedStateMachine):
         self.running += hours * HOUR
         # While nobody watched, they may have been named until now.
         self.name_now()
-        before = {sha256: self.keep.store.size(sha256) for sha256 in self.keep.store.digests()}
+        before = {
+            sha256: self.storage.store.size(sha256) for sha256 in self.storage.store.digests()
+        }
         self.start()
-        assert self.keep.store.digests() == set(before)
+        assert self.storage.store.digests() == set(before)
 
     @rule(jump=st.sampled_from([YEARS, -YEARS]))
     def a_clock_jumps(self, jump: float) -> None:
@@ -168,12 +172,12 @@ class RetentionMachine(RuleBasedStateMachine):
 
     @invariant()
     def published_blobs_stay(self) -> None:
-        assert self.keep.store.digests() >= self.all_published
+        assert self.storage.store.digests() >= self.all_published
 
     @invariant()
     def budget_holds(self) -> None:
-        assert self.keep.store.total <= BUDGET
-        if not self.keep.pins.complete:
+        assert self.storage.store.total <= BUDGET
+        if not self.storage.pins.complete:
             return
         for namespace in ("x", "y"):
             pinned = {

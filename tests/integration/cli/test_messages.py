@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.handshakes import HandshakeServer
-from tests.fakes.proxy import ForwardProxy
-from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.fakes.forwardproxy import ForwardProxy
+from tests.fakes.scriptedserver import Exchange, ScriptedServer
+from tests.fakes.tlsserver import TlsServer
 from tests.parts import ports, registry, wasmer, wat
 from tests.parts.certificates import Authority
 from tests.parts.clients import Client
@@ -322,7 +322,7 @@ async def test_a_registry_on_this_machine_that_wants_a_client_certificate_is_not
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
     trusting = wasmer.wasmc(person.home, SSL_CERT_FILE=str(files.authority))
-    with HandshakeServer(context) as server:
+    with TlsServer(context) as server:
         done = await trusting.run("pull", f"{server.host}/team/filter:v1", check=False)
     assert "requires a client certificate, which is not supported" in done.stderr
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.fakes.scriptedserver import Exchange, ScriptedServer
 from tests.parts import clients, registry, wasmer, wat
 from tests.parts.certificates import Authority
 from tests.parts.clients import Client, Completed

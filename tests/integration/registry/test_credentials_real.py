@@ -16,7 +16,7 @@ from autowasm.reference import ImageReference
 from autowasm.registry.client import RegistryClient
 from autowasm.registry.credentials import Credential
 from autowasm.settings import Outgoing
-from tests.fakes.proxy import ForwardProxy
+from tests.fakes.forwardproxy import ForwardProxy
 from tests.integration.registry.test_real_registry import first_layer, package_of
 from tests.parts import registry
 from tests.parts.certificates import Authority

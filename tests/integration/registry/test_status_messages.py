@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.fakes.scriptedserver import Exchange, ScriptedServer
 from tests.parts import envoy as envoys
 from tests.parts import registry, wasmer
 from tests.parts.certificates import Authority

@@ -17,7 +17,8 @@ from autowasm.net.pools import Pools
 from autowasm.settings import Settings
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes.autowasms import IMAGE, autowasm
-from tests.fakes.sources import FakeSecrets, FakeSource
+from tests.fakes.modulesource import FakeSource
+from tests.fakes.pullsecrets import FakeSecrets
 from tests.parts import wat
 
 

@@ -16,7 +16,7 @@ from autowasm.errors import (
     SpecError,
 )
 from tests.fakes.autowasms import IMAGE, digest
-from tests.fakes.sources import sha256_of
+from tests.fakes.modulesource import sha256_of
 from tests.parts import wat
 from tests.unit.artifacts.conftest import Bench
 

@@ -24,8 +24,8 @@ from autowasm.net.pools import Pools
 from autowasm.net.session import ObjectSession
 from autowasm.settings import Outgoing, Settings
 from autowasm.telemetry.metrics import Metrics
-from tests.fakes.scripted import Exchange, ScriptedServer
-from tests.fakes.sources import FakeSecrets
+from tests.fakes.pullsecrets import FakeSecrets
+from tests.fakes.scriptedserver import Exchange, ScriptedServer
 from tests.parts import wat
 from tests.unit.wasm.archives import tar
 

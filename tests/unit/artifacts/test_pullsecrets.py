@@ -8,7 +8,7 @@ from autowasm.artifacts.pullsecrets import DOCKER_CONFIG_TYPE, PullSecret
 from autowasm.errors import SourceDenied, SpecError
 from autowasm.reference import ImageReference
 from autowasm.registry.credentials import Credential
-from tests.fakes.sources import FakeSecrets
+from tests.fakes.pullsecrets import FakeSecrets
 
 REFERENCE = ImageReference.parse("r.example/team/filter:v1")
 AUTH = base64.b64encode(b"alice:s3cret").decode()

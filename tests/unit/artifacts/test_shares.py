@@ -13,7 +13,7 @@ from autowasm.net.pools import Pools
 from autowasm.settings import Settings
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes.autowasms import IMAGE
-from tests.fakes.sources import sha256_of
+from tests.fakes.modulesource import sha256_of
 from tests.unit.artifacts.conftest import Bench, make_bench
 
 Modules = Callable[[str], bytes]

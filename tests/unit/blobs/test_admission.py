@@ -9,118 +9,119 @@ import pytest
 
 from autowasm.digest import Sha256Hex
 from autowasm.errors import StorageError
-from tests.fakes.clocks import FakeVolume
-from tests.fakes.keeping import Keeping, keeping
-from tests.fakes.sources import sha256_of
+from tests.fakes.blobstorage import BlobStorage, FakeVolume, blob_storage
+from tests.fakes.modulesource import sha256_of
 
 A, B, C, D = (name * 100 for name in (b"a", b"b", b"c", b"d"))
 
 
 async def test_the_longest_unused_makes_room_and_only_as_much_as_is_needed(tmp_path: Path) -> None:
-    async with keeping(tmp_path, budget=300) as keep:
+    async with blob_storage(tmp_path, budget=300) as storage:
         digests = []
         for data in (A, B, C):
-            digests.append(await keep.put(data))
-            keep.let_go()
-            await keep.retention.sweep()
-        keep.publish("x/1", digests[0])
-        d = await keep.put(D)
-        assert keep.store.digests() == {digests[0], digests[2], d}
-        assert keep.store.total == 300
-        assert keep.value("autowasm_blobs_evicted_total", reason="budget") == 1
+            digests.append(await storage.put(data))
+            storage.let_go()
+            await storage.retention.sweep()
+        storage.publish("x/1", digests[0])
+        d = await storage.put(D)
+        assert storage.store.digests() == {digests[0], digests[2], d}
+        assert storage.store.total == 300
+        assert storage.value("autowasm_blobs_evicted_total", reason="budget") == 1
 
 
 async def test_full_of_published_ones_it_refuses_the_next_and_harms_nothing(
     tmp_path: Path,
 ) -> None:
-    async with keeping(tmp_path, budget=250) as keep:
-        a, b = [await keep.put(data) for data in (A, B)]
-        keep.publish("x/1", a)
-        keep.publish("y/1", b)
+    async with blob_storage(tmp_path, budget=250) as storage:
+        a, b = [await storage.put(data) for data in (A, B)]
+        storage.publish("x/1", a)
+        storage.publish("y/1", b)
         with pytest.raises(StorageError, match="--disk-budget") as caught:
-            await keep.put(C)
+            await storage.put(C)
         assert caught.value.reason == "StorageFull"
-        assert keep.store.digests() == {a, b}
-        assert keep.value("autowasm_storage_full") == 1
-        assert keep.value("autowasm_storage_refusals_total", reason="StorageFull") == 1
-        keep.pins.remove("x/1")
-        keep.let_go()
-        await keep.retention.sweep()
-        assert keep.value("autowasm_storage_full") == 0
-        c = await keep.put(C)
-        assert keep.store.digests() == {b, c}
+        assert storage.store.digests() == {a, b}
+        assert storage.value("autowasm_storage_full") == 1
+        assert storage.value("autowasm_storage_refusals_total", reason="StorageFull") == 1
+        storage.pins.remove("x/1")
+        storage.let_go()
+        await storage.retention.sweep()
+        assert storage.value("autowasm_storage_full") == 0
+        c = await storage.put(C)
+        assert storage.store.digests() == {b, c}
 
 
 async def test_a_module_of_unknown_size_is_refused_when_it_is_known(tmp_path: Path) -> None:
-    async with keeping(tmp_path, budget=150) as keep:
-        a = await keep.put(A)
-        keep.publish("x/1", a)
-        async with keep.store.admission.reserve_space(None), keep.store.stage() as stage:
+    async with blob_storage(tmp_path, budget=150) as storage:
+        a = await storage.put(A)
+        storage.publish("x/1", a)
+        async with storage.store.admission.reserve_space(None), storage.store.stage() as stage:
             stage.path.write_bytes(B)
             with pytest.raises(StorageError, match="100 B"):
-                await keep.store.commit(stage, sha256_of(B))
-        assert keep.store.digests() == {a}
-        async with keep.store.stage() as stage:  # what is there needs no room
+                await storage.store.commit(stage, sha256_of(B))
+        assert storage.store.digests() == {a}
+        async with storage.store.stage() as stage:  # what is there needs no room
             stage.path.write_bytes(A)
-            await keep.store.commit(stage, a)
+            await storage.store.commit(stage, a)
 
 
 async def test_before_everybody_was_heard_nothing_makes_room(tmp_path: Path) -> None:
-    async with keeping(tmp_path, budget=150, synced=False) as keep:
-        a = await keep.put(A)
-        keep.let_go()
+    async with blob_storage(tmp_path, budget=150, synced=False) as storage:
+        a = await storage.put(A)
+        storage.let_go()
         with pytest.raises(StorageError, match="still needed"):
-            await keep.put(B)
-        keep.retention.synced([])
-        assert await keep.put(B) in keep.store
-        assert a not in keep.store
+            await storage.put(B)
+        storage.retention.synced([])
+        assert await storage.put(B) in storage.store
+        assert a not in storage.store
 
 
 async def test_many_at_once_never_exceed_the_budget(tmp_path: Path) -> None:
-    async with keeping(tmp_path, budget=350) as keep:
+    async with blob_storage(tmp_path, budget=350) as storage:
         results = await asyncio.gather(
-            *(keep.put(b"%d" % number * 100) for number in range(10)), return_exceptions=True
+            *(storage.put(b"%d" % number * 100) for number in range(10)), return_exceptions=True
         )
-        assert keep.store.total == 300
+        assert storage.store.total == 300
         assert sum(isinstance(result, StorageError) for result in results) == 7
 
 
 async def test_a_namespace_may_not_pin_more_than_its_share(tmp_path: Path) -> None:
-    async with keeping(tmp_path, budget=1_000, share=250) as keep:
-        a, b, c = [await keep.put(data) for data in (A, B, C)]
-        keep.publish("x/1", a)
-        keep.retention.admit("x/3", "x", a)
-        keep.retention.admit("x/2", "x", b)
-        keep.publish("x/2", b)
+    async with blob_storage(tmp_path, budget=1_000, share=250) as storage:
+        a, b, c = [await storage.put(data) for data in (A, B, C)]
+        storage.publish("x/1", a)
+        storage.retention.admit("x/3", "x", a)
+        storage.retention.admit("x/2", "x", b)
+        storage.publish("x/2", b)
         with pytest.raises(StorageError, match=r"namespace x .*--namespace-disk-budget") as caught:
-            keep.retention.admit("x/3", "x", c)
+            storage.retention.admit("x/3", "x", c)
         assert caught.value.reason == "NamespaceShareExceeded"
-        assert keep.value("autowasm_storage_refusals_total", reason="NamespaceShareExceeded") == 1
-        assert keep.value("autowasm_storage_full") == 0
-        keep.retention.admit("y/1", "y", c)  # others unharmed
-        keep.retention.admit("x/3", "x", b)  # what it has already is never refused
-        keep.publish("x/1")
-        keep.retention.admit("x/3", "x", c)
+        assert (
+            storage.value("autowasm_storage_refusals_total", reason="NamespaceShareExceeded") == 1
+        )
+        assert storage.value("autowasm_storage_full") == 0
+        storage.retention.admit("y/1", "y", c)  # others unharmed
+        storage.retention.admit("x/3", "x", b)  # what it has already is never refused
+        storage.publish("x/1")
+        storage.retention.admit("x/3", "x", c)
 
 
 async def test_what_will_be_replaced_does_not_count(tmp_path: Path) -> None:
-    async with keeping(tmp_path, budget=1_000, share=250) as keep:
-        a, b, c = [await keep.put(data) for data in (A, B, C)]
-        keep.publish("x/1", a)
-        keep.publish("x/2", b)
-        async with keep.store.admission.claim("x", owner="x/1", size=100) as claim:
+    async with blob_storage(tmp_path, budget=1_000, share=250) as storage:
+        a, b, c = [await storage.put(data) for data in (A, B, C)]
+        storage.publish("x/1", a)
+        storage.publish("x/2", b)
+        async with storage.store.admission.claim("x", owner="x/1", size=100) as claim:
             claim.hold(c, 100)  # a new version, at the limit
-        keep.publish("x/1", a, c)  # while it is being published
-        keep.publish("x/1", c)
-        keep.publish("x/2", c, b)
+        storage.publish("x/1", a, c)  # while it is being published
+        storage.publish("x/1", c)
+        storage.publish("x/2", c, b)
         with pytest.raises(StorageError):
-            keep.retention.admit("x/1", "x", a)  # c stays for x/2
+            storage.retention.admit("x/1", "x", a)  # c stays for x/2
 
 
 async def test_claims_of_one_namespace_count_together_and_end(tmp_path: Path) -> None:
-    async with keeping(tmp_path, budget=1_000, share=250) as keep:
-        admission = keep.store.admission
-        a = await keep.put(A)
+    async with blob_storage(tmp_path, budget=1_000, share=250) as storage:
+        admission = storage.store.admission
+        a = await storage.put(A)
         async with admission.claim("x", size=100), admission.claim("x", size=100):
             with pytest.raises(StorageError, match="its quota of 250 B"):
                 async with admission.claim("x", size=100):
@@ -135,113 +136,113 @@ async def test_claims_of_one_namespace_count_together_and_end(tmp_path: Path) ->
 
 
 async def test_news_wait_until_it_is_known_what_the_namespace_has(tmp_path: Path) -> None:
-    async with keeping(tmp_path, budget=1_000, share=150, synced=False) as keep:
-        a, b = [await keep.put(data) for data in (A, B)]
+    async with blob_storage(tmp_path, budget=1_000, share=150, synced=False) as storage:
+        a, b = [await storage.put(data) for data in (A, B)]
 
         async def claim(sha256: Sha256Hex) -> None:
-            async with keep.store.admission.claim("x", sha256=sha256, size=100):
+            async with storage.store.admission.claim("x", sha256=sha256, size=100):
                 pass
 
-        keep.retention.synced(["x/1", "y/1"])
+        storage.retention.synced(["x/1", "y/1"])
         news = asyncio.create_task(claim(b))
-        keep.publish("x/1", a)
+        storage.publish("x/1", a)
         async with asyncio.timeout(5):
             await claim(a)  # what is published does not wait
         assert not news.done()
-        keep.publish("y/1")
+        storage.publish("y/1")
         with pytest.raises(StorageError, match="namespace x"):
             await news
 
 
 async def test_one_owner_that_is_never_heard_does_not_stop_news_for_ever(tmp_path: Path) -> None:
-    async with keeping(tmp_path, budget=1_000, synced=False, hear_all=0.01) as keep:
-        keep.retention.synced(["x/1"])
-        async with asyncio.timeout(5), keep.store.admission.claim("x", size=100):
+    async with blob_storage(tmp_path, budget=1_000, synced=False, hear_all=0.01) as storage:
+        storage.retention.synced(["x/1"])
+        async with asyncio.timeout(5), storage.store.admission.claim("x", size=100):
             pass
 
 
 async def test_what_is_held_for_an_envoyfilter_makes_no_room_for_a_while(tmp_path: Path) -> None:
-    async with keeping(tmp_path, budget=150) as keep:
-        a = await keep.put(A)
+    async with blob_storage(tmp_path, budget=150) as storage:
+        a = await storage.put(A)
         with pytest.raises(StorageError):
-            await keep.put(B)
-        assert a in keep.store
-        keep.let_go()
-        await keep.put(B)
-        assert a not in keep.store
+            await storage.put(B)
+        assert a in storage.store
+        storage.let_go()
+        await storage.put(B)
+        assert a not in storage.store
 
 
 async def test_what_was_published_and_is_not_any_more_is_not_held(tmp_path: Path) -> None:
-    async with keeping(tmp_path, budget=250) as keep:
+    async with blob_storage(tmp_path, budget=250) as storage:
         for number in range(10):  # a user who tries one version after another
-            current = await keep.put(b"%d" % number * 100)
-            keep.publish("x/1", current)
-        assert current in keep.store
+            current = await storage.put(b"%d" % number * 100)
+            storage.publish("x/1", current)
+        assert current in storage.store
 
 
 async def test_a_volume_that_fills_up_costs_what_nobody_needs_then_refuses(
     tmp_path: Path,
 ) -> None:
     volume = FakeVolume(free=10_000, total=10_000)
-    async with keeping(tmp_path, budget=10_000, volume=volume) as keep:
-        a, b = [await keep.put(data) for data in (A, B)]
+    async with blob_storage(tmp_path, budget=10_000, volume=volume) as storage:
+        a, b = [await storage.put(data) for data in (A, B)]
         (tmp_path / "damaged" / "old").write_bytes(A)
-        keep.let_go()
-        keep.publish("x/1", a)
+        storage.let_go()
+        storage.publish("x/1", a)
         volume.free = 150
         with pytest.raises(StorageError, match=str(tmp_path)) as caught:
-            await keep.put(C)
+            await storage.put(C)
         assert caught.value.reason == "StorageFull"
-        assert keep.store.digests() == {a}  # b went, and it was not enough
+        assert storage.store.digests() == {a}  # b went, and it was not enough
         assert not list((tmp_path / "damaged").iterdir())
-        assert keep.value("autowasm_blobs_evicted_total", reason="disk") == 1
-        assert keep.value("autowasm_storage_free_bytes") == 150
+        assert storage.value("autowasm_blobs_evicted_total", reason="disk") == 1
+        assert storage.value("autowasm_storage_free_bytes") == 150
         volume.free = 300
-        await keep.put(C)
-        assert b not in keep.store
-        assert keep.value("autowasm_storage_full") == 0
+        await storage.put(C)
+        assert b not in storage.store
+        assert storage.value("autowasm_storage_full") == 0
 
 
 async def test_two_large_fetches_do_not_share_one_gap(tmp_path: Path) -> None:
     volume = FakeVolume(free=1_000, total=10_000)
     async with (
-        keeping(tmp_path, budget=10_000, volume=volume) as keep,
-        keep.store.admission.reserve_space(600),
+        blob_storage(tmp_path, budget=10_000, volume=volume) as storage,
+        storage.store.admission.reserve_space(600),
     ):
         with pytest.raises(StorageError):
-            async with keep.store.admission.reserve_space(600):
+            async with storage.store.admission.reserve_space(600):
                 pass
-        async with keep.store.admission.reserve_space(200):
+        async with storage.store.admission.reserve_space(200):
             pass
 
 
 async def test_of_unknown_size_on_a_small_volume_one_at_a_time(tmp_path: Path) -> None:
     volume = FakeVolume(free=1_500, total=10_000)
-    async with keeping(tmp_path, budget=10_000, volume=volume) as keep:
-        async with keep.store.admission.reserve_space(None):
+    async with blob_storage(tmp_path, budget=10_000, volume=volume) as storage:
+        async with storage.store.admission.reserve_space(None):
             with pytest.raises(StorageError, match=r"2\.9 KiB"):
-                async with keep.store.admission.reserve_space(None):
+                async with storage.store.admission.reserve_space(None):
                     pass
         volume.free = 90
         with pytest.raises(StorageError):
-            async with keep.store.admission.reserve_space(None):
+            async with storage.store.admission.reserve_space(None):
                 pass
 
 
 async def test_when_the_disk_itself_says_full_what_can_go_goes(tmp_path: Path) -> None:
-    async with keeping(tmp_path, budget=10_000) as keep:
-        a, b = [await keep.put(data) for data in (A, B)]
-        keep.publish("x/1", a)
-        keep.let_go()
+    async with blob_storage(tmp_path, budget=10_000) as storage:
+        a, b = [await storage.put(data) for data in (A, B)]
+        storage.publish("x/1", a)
+        storage.let_go()
         with pytest.raises(StorageError, match="no space left"):
-            await full(keep)
-        assert keep.store.digests() == {a}
-        assert b not in keep.store
-        assert keep.value("autowasm_storage_full") == 1
-        await keep.retention.sweep()
-        assert keep.value("autowasm_storage_full") == 0
+            await full(storage)
+        assert storage.store.digests() == {a}
+        assert b not in storage.store
+        assert storage.value("autowasm_storage_full") == 1
+        await storage.retention.sweep()
+        assert storage.value("autowasm_storage_full") == 0
 
 
-async def full(keep: Keeping) -> None:
-    async with keep.store.admission.reserve_space(50), keep.store.stage():
+async def full(storage: BlobStorage) -> None:
+    async with storage.store.admission.reserve_space(50), storage.store.stage():
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))

@@ -21,8 +21,8 @@ from autowasm.explain.registry import examine
 from autowasm.kube.resources import ObjectKey
 from autowasm.net.pools import Pools
 from autowasm.settings import EnvoyFetch
-from tests.fakes.scripted import Exchange, ScriptedServer
-from tests.fakes.sources import sha256_of
+from tests.fakes.modulesource import sha256_of
+from tests.fakes.scriptedserver import Exchange, ScriptedServer
 from tests.parts import wat
 from tests.parts.clients import Client
 from tests.parts.explained import RECORD, autowasm, decoded, facts, pod

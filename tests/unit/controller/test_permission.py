@@ -18,7 +18,7 @@ from autowasm.limits import FetchLimits
 from autowasm.settings import EnvoyFetch
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes.autowasms import IMAGE, document
-from tests.fakes.control import FakeObjects, FakePublisher
+from tests.fakes.publisher import FakeObjects, FakePublisher
 from tests.parts import wat
 from tests.unit.artifacts.conftest import Bench, make_bench
 

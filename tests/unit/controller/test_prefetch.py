@@ -18,8 +18,8 @@ from autowasm.net.pools import Pools
 from autowasm.settings import EnvoyFetch
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes.autowasms import IMAGE, document
-from tests.fakes.control import FakeObjects, FakePublisher
-from tests.fakes.sources import sha256_of
+from tests.fakes.modulesource import sha256_of
+from tests.fakes.publisher import FakeObjects, FakePublisher
 
 MODULE = b"a module"
 KEY = ObjectKey("default", "test")

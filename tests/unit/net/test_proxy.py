@@ -15,8 +15,8 @@ from autowasm.net.proxy import Proxy, ProxyRules, written_addresses
 from autowasm.net.threads import DialedAdapter, Dialer
 from autowasm.net.tls import client_context
 from autowasm.net.transfer import Transfer, run_transfer
-from tests.fakes.proxy import ForwardProxy
-from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.fakes.forwardproxy import ForwardProxy
+from tests.fakes.scriptedserver import Exchange, ScriptedServer
 from tests.parts.certificates import Authority
 
 LIMITS = Limits(dns_timeout=60, connect_timeout=60)

@@ -21,7 +21,7 @@ from autowasm.net.session import ObjectSession
 from autowasm.reference import ImageReference
 from autowasm.registry.client import RegistryClient
 from autowasm.settings import Outgoing
-from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.fakes.scriptedserver import Exchange, ScriptedServer
 from tests.parts import ports
 
 LIMITS = Limits(connect_timeout=60, answer_timeout=60, fetch_timeout=600, attempt_backoff=0.01)

@@ -17,7 +17,7 @@ from autowasm.net.pools import Pools
 from autowasm.net.proxy import EnvironmentProxies
 from autowasm.net.session import ObjectSession
 from autowasm.settings import Outgoing
-from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.fakes.scriptedserver import Exchange, ScriptedServer
 from tests.unit.net.objectsessions import LIMITS, LOOPBACK, failure, opened, read
 
 

@@ -13,7 +13,7 @@ from autowasm.errors import (
     SourceUnavailable,
 )
 from autowasm.limits import Limits
-from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.fakes.scriptedserver import Exchange, ScriptedServer
 from tests.unit.net.objectsessions import LIMITS, failure, opened, read
 
 QUICK = replace(LIMITS, answer_timeout=0.5, minimum_rate_after=0.4)

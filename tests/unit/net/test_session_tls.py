@@ -10,9 +10,9 @@ from autowasm.net.pools import Pools
 from autowasm.net.proxy import EnvironmentProxies
 from autowasm.net.session import ObjectSession
 from autowasm.settings import Outgoing
-from tests.fakes.handshakes import HandshakeServer
-from tests.fakes.proxy import ForwardProxy
-from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.fakes.forwardproxy import ForwardProxy
+from tests.fakes.scriptedserver import Exchange, ScriptedServer
+from tests.fakes.tlsserver import TlsServer
 from tests.parts.certificates import Authority
 from tests.unit.net.objectsessions import LIMITS, failure, opened, read
 
@@ -97,7 +97,7 @@ async def test_a_server_that_wants_a_client_certificate_is_said_to_want_one(
     context = _server_context(tmp_path, newest=newest)
     context.verify_mode = ssl.CERT_REQUIRED
     trust = tmp_path / "server-ca.pem"
-    with HandshakeServer(context) as server:
+    with TlsServer(context) as server:
         async with opened(ca_file=trust) as session:
             error = await failure(session, f"https://{server.host}/m.wasm?secret=1")
     assert error.reason == "TlsFailed"
@@ -105,7 +105,7 @@ async def test_a_server_that_wants_a_client_certificate_is_said_to_want_one(
 
 
 async def test_a_server_without_tls_is_said_to_have_none() -> None:
-    with HandshakeServer(None) as server:
+    with TlsServer(None) as server:
         async with opened() as session:
             error = await failure(session, f"https://{server.host}/m.wasm?secret=1")
     assert "the server does not speak TLS" in str(error)
@@ -113,7 +113,7 @@ async def test_a_server_without_tls_is_said_to_have_none() -> None:
 
 
 async def test_plain_http_to_a_port_with_tls_names_https(tmp_path: Path) -> None:
-    with HandshakeServer(_server_context(tmp_path, newest=ssl.TLSVersion.TLSv1_3)) as server:
+    with TlsServer(_server_context(tmp_path, newest=ssl.TLSVersion.TLSv1_3)) as server:
         async with opened() as session:
             error = await failure(session, f"http://{server.host}/m.wasm")
     assert "write https:// in its URL" in str(error)

@@ -17,7 +17,7 @@ from autowasm.net.addresspolicy import AddressPolicy, Purpose
 from autowasm.net.pools import Pools
 from autowasm.net.threads import NETWORK_ERRORS, DialedAdapter, Dialer
 from autowasm.net.transfer import Transfer, run_transfer
-from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.fakes.scriptedserver import Exchange, ScriptedServer
 
 LIMITS = Limits(dns_timeout=0.2, connect_timeout=1.0)
 OPEN = AddressPolicy(allow=["127.0.0.0/8", "::1"])

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from autowasm.net.tls import speaks_tls
-from tests.fakes.handshakes import HandshakeServer
-from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.fakes.scriptedserver import Exchange, ScriptedServer
+from tests.fakes.tlsserver import TlsServer
 from tests.parts import ports
 from tests.parts.certificates import Authority
 
@@ -44,12 +44,12 @@ async def test_a_server_that_wants_a_client_certificate_has_tls(
     made = context(tmp_path)
     made.maximum_version = newest
     made.verify_mode = ssl.CERT_REQUIRED
-    with HandshakeServer(made) as server:
+    with TlsServer(made) as server:
         assert await speaks_tls(server.host, timeout=5)
 
 
 async def test_a_server_of_another_protocol_has_no_tls() -> None:
-    with HandshakeServer(None) as server:
+    with TlsServer(None) as server:
         assert not await speaks_tls(server.host, timeout=5)
 
 

@@ -19,7 +19,7 @@ from autowasm.registry import media
 from autowasm.registry.client import RegistryClient
 from autowasm.registry.credentials import Credential
 from autowasm.settings import Outgoing
-from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.fakes.scriptedserver import Exchange, ScriptedServer
 
 LIMITS = Limits(connect_timeout=60, answer_timeout=60, fetch_timeout=600, attempt_backoff=0.01)
 

@@ -22,7 +22,7 @@ from autowasm.registry.client import RegistryClient
 from autowasm.registry.credentials import Credential
 from autowasm.registry.manifest import Descriptor, Manifest
 from autowasm.settings import Outgoing
-from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.fakes.scriptedserver import Exchange, ScriptedServer
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 

@@ -8,7 +8,7 @@ import pytest
 from autowasm.errors import AddressBlocked, SourceDenied, SourceUnavailable
 from autowasm.registry import media
 from autowasm.registry.credentials import Credential
-from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.fakes.scriptedserver import Exchange, ScriptedServer
 from tests.unit.registry.access import (
     BASIC,
     BOB,

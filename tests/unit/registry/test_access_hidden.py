@@ -7,7 +7,7 @@ import pytest
 
 from autowasm.registry import media
 from autowasm.registry.credentials import Credential
-from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.fakes.scriptedserver import Exchange, ScriptedServer
 from tests.unit.registry.access import (
     BASIC,
     BOB,

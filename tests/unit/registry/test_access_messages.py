@@ -11,7 +11,7 @@ import pytest
 from autowasm.errors import SourceDenied
 from autowasm.registry.credentials import Credential
 from autowasm.registry.package import make_package
-from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.fakes.scriptedserver import Exchange, ScriptedServer
 from tests.parts.certificates import Authority
 from tests.unit.registry.access import (
     BASIC,

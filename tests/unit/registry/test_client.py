@@ -18,7 +18,7 @@ from autowasm.errors import (
     StorageError,
 )
 from autowasm.registry.package import make_package
-from tests.fakes.scripted import Exchange
+from tests.fakes.scriptedserver import Exchange
 from tests.unit.registry.clients import (
     LAYER,
     LIMITS,

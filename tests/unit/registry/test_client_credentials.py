@@ -18,7 +18,7 @@ from autowasm.errors import (
 from autowasm.net.addresspolicy import AddressPolicy
 from autowasm.reference import ImageReference
 from autowasm.registry.credentials import Credential
-from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.fakes.scriptedserver import Exchange, ScriptedServer
 from tests.unit.registry.clients import (
     LAYER,
     LIMITS,

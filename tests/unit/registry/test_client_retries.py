@@ -11,7 +11,7 @@ from autowasm.errors import (
     SourceUnavailable,
 )
 from autowasm.reference import ImageReference
-from tests.fakes.scripted import Exchange, ScriptedServer
+from tests.fakes.scriptedserver import Exchange, ScriptedServer
 from tests.unit.registry.clients import (
     LAYER,
     LIMITS,

@@ -12,7 +12,7 @@ from autowasm.controller.pods.loadreport import (
     why_missing,
 )
 from autowasm.controller.pods.podindex import Pod
-from tests.fakes.steps import finished
+from tests.fakes.generators import finished
 
 NOW, GRACE = 10_000.0, 60.0
 

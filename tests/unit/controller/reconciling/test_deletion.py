@@ -3,7 +3,7 @@
 import asyncio
 
 from tests.fakes.autowasms import document
-from tests.fakes.sources import sha256_of
+from tests.fakes.modulesource import sha256_of
 from tests.parts import wat
 from tests.unit.controller.reconciling.world import (
     KEY,

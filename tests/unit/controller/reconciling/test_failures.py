@@ -13,7 +13,7 @@ from autowasm.errors import (
     StorageError,
 )
 from tests.fakes.autowasms import IMAGE, digest, document
-from tests.fakes.sources import sha256_of
+from tests.fakes.modulesource import sha256_of
 from tests.parts import wat
 from tests.unit.controller.reconciling.world import (
     DOWN,

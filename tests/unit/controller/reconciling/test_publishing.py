@@ -5,7 +5,7 @@ import copy
 from autowasm.errors import (
     AutoWasmError,
 )
-from tests.fakes.sources import sha256_of
+from tests.fakes.modulesource import sha256_of
 from tests.parts import wat
 from tests.unit.controller.reconciling.world import (
     EARTH,

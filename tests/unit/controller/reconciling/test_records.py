@@ -17,7 +17,7 @@ from autowasm.errors import (
     StorageError,
 )
 from tests.fakes.autowasms import IMAGE, digest, document, record
-from tests.fakes.sources import sha256_of
+from tests.fakes.modulesource import sha256_of
 from tests.parts import wat
 from tests.unit.controller.reconciling.world import (
     DOWN,

@@ -31,8 +31,9 @@ from autowasm.net.pools import Pools
 from autowasm.settings import EnvoyFetch, Settings
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes.autowasms import IMAGE, document
-from tests.fakes.control import FakeObjects, FakePublisher
-from tests.fakes.sources import FakeSecrets, FakeSource, sha256_of
+from tests.fakes.modulesource import FakeSource, sha256_of
+from tests.fakes.publisher import FakeObjects, FakePublisher
+from tests.fakes.pullsecrets import FakeSecrets
 from tests.parts import wat
 
 OTHER = "registry.example/team/filter:v2"

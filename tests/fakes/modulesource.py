@@ -1,4 +1,4 @@
-"""A ModuleSource and a SecretReader that do what a test says: answer, fail, or hang at a step.
+"""FakeSource: a ModuleSource that does what a test says: answer, fail, or hang at a step.
 
 Real registries are for integration tests; this is for what they cannot be made to do at a given moment.
 """
@@ -11,7 +11,6 @@ from pathlib import Path
 
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import Source
-from autowasm.artifacts.pullsecrets import PullSecret
 from autowasm.artifacts.source import Pinned, SourceKey
 from autowasm.digest import Sha256Hex
 from autowasm.errors import SourceNotFound
@@ -122,26 +121,3 @@ class FakeSource:
     def count(self, step: str) -> int:
         """How often the step was asked for."""
         return sum(each.startswith(f"{step} ") for each in self.steps)
-
-
-@dataclass
-class FakeSecrets:
-    """Secrets by namespace and name."""
-
-    secrets: dict[tuple[str, str], PullSecret] = field(default_factory=dict)
-    reads: int = 0
-
-    def login(self, namespace: str, name: str, username: str, *, host: str, uid: str = "") -> None:
-        """A pull secret for one registry; the password is the user's name twice."""
-        config = f'{{"auths":{{"{host}":{{"username":"{username}","password":"{username * 2}"}}}}}}'
-        self.secrets[namespace, name] = PullSecret(
-            "kubernetes.io/dockerconfigjson", {".dockerconfigjson": config.encode()}, uid=uid
-        )
-
-    def give(self, username: str, *, namespace: str = "default", uid: str) -> None:
-        """The namespace's Secret `pull` for registry.example."""
-        self.login(namespace, "pull", username, host="registry.example", uid=uid)
-
-    async def read(self, namespace: str, name: str) -> PullSecret | None:
-        self.reads += 1
-        return self.secrets.get((namespace, name))

@@ -1,4 +1,4 @@
-"""HandshakeServer: a server that shakes hands as `ssl` does, in a thread, and answers 200 to each request.
+"""TlsServer: a server that shakes hands as `ssl` does, in a thread, and answers 200 to each request.
 
 For handshakes that fail: asyncio's own server ends those without the alert that OpenSSL and Go send.
 """
@@ -13,7 +13,7 @@ from typing import Self
 _ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
-class HandshakeServer:
+class TlsServer:
     """A context manager on a free loopback port. `context` None: it greets as a server of another protocol."""
 
     def __init__(self, context: ssl.SSLContext | None) -> None:

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
-from tests.fakes.loopback import LoopbackServer
+from tests.fakes.loopbackserver import LoopbackServer
 
 
 @dataclass(frozen=True, slots=True)

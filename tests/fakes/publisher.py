@@ -1,4 +1,4 @@
-"""The two seams of the reconciler in memory: objects that a test writes, and what was written for them."""
+"""FakePublisher and FakeObjects: a Publisher in memory, and the AutoWasms that it writes statuses into."""
 
 import copy
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A web server with fixed bodies: where objects come from. Any HTTP server would do."""
+"""An object server: fixed bodies by path, over HTTP."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager

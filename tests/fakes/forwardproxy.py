@@ -9,7 +9,7 @@ import contextlib
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from tests.fakes.loopback import LoopbackServer
+from tests.fakes.loopbackserver import LoopbackServer
 
 
 @dataclass(slots=True)

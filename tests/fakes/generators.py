@@ -1,4 +1,4 @@
-"""Work in steps, done at once."""
+"""Runs a generator that divides its work into turns of the loop, without a loop."""
 
 from collections.abc import Generator
 from typing import TypeVar
@@ -7,7 +7,7 @@ T = TypeVar("T")
 
 
 def finished(steps: Generator[None, None, T]) -> T:
-    """What the generator returns."""
+    """The return value of the generator, run to its end."""
     while True:
         try:
             next(steps)

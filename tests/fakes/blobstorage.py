@@ -1,4 +1,4 @@
-"""A real store with its retention, over clocks and a volume that do what a test says."""
+"""A real blob store with its pins and its retention, over clocks and a volume that do what a test says."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autowasm.blobs.admission import DiskSpace
 from autowasm.blobs.pins import Pins
 from autowasm.blobs.retention import Retention
 from autowasm.blobs.store import BlobStore
@@ -14,14 +15,26 @@ from autowasm.limits import Limits, StoreLimits
 from autowasm.net.pools import Pools
 from autowasm.settings import Settings
 from autowasm.telemetry.metrics import Metrics
-from tests.fakes.clocks import FakeClocks, FakeVolume
-from tests.fakes.sources import sha256_of
+from tests.fakes.clocks import FakeClocks
+from tests.fakes.modulesource import sha256_of
 
 GRACE = 24 * 3600.0
 
 
 @dataclass
-class Keeping:
+class FakeVolume:
+    """`free` bytes of `total`; a real store on a real disk does not change them."""
+
+    free: int = 10**12
+    total: int = 10**12
+
+    def space(self, directory: Path) -> DiskSpace:
+        """As `space_of`."""
+        return DiskSpace(self.free, self.total)
+
+
+@dataclass
+class BlobStorage:
     """One run of a process: what it has of the store's side."""
 
     store: BlobStore
@@ -52,7 +65,7 @@ class Keeping:
 
 
 @contextlib.asynccontextmanager
-async def keeping(
+async def blob_storage(
     directory: Path,
     *,
     budget: int,
@@ -62,7 +75,7 @@ async def keeping(
     synced: bool = True,
     grace: float = GRACE,
     **limits: Any,
-) -> AsyncIterator[Keeping]:
+) -> AsyncIterator[BlobStorage]:
     """From start to end of a process; `limits` of the store. A volume keeps 100 bytes back."""
     clocks, volume, metrics = clocks or FakeClocks(), volume or FakeVolume(), Metrics()
     settings = Settings(
@@ -91,4 +104,4 @@ async def keeping(
             async with retention:
                 if synced:
                     retention.synced([])
-                yield Keeping(store, pins, retention, clocks, volume, metrics)
+                yield BlobStorage(store, pins, retention, clocks, volume, metrics)
