@@ -2,18 +2,17 @@
 
 import pytest
 
-from tests.docs import blocks, following
-from tests.docs.places import INSTALL, LAPTOP, TUTORIAL, in_cluster
+from tests.docs import blocks, pagerunner
+from tests.docs.selection import INSTALL, LAPTOP, NOT_RUN, TUTORIAL, in_cluster
 from tests.docs.shell import commands, matches
-from tests.docs.unrun import UNRUN
 
 
 @pytest.mark.parametrize("page", blocks.pages())
 def test_every_block_is_looked_at(page: str) -> None:
-    assert following.problems(page) == []
+    assert pagerunner.problems(page) == []
 
 
-def test_every_page_with_commands_is_followed() -> None:
+def test_every_page_with_commands_is_run() -> None:
     with_commands = {
         page
         for page in blocks.pages()
@@ -24,7 +23,7 @@ def test_every_page_with_commands_is_followed() -> None:
 
 def test_every_reason_is_still_needed() -> None:
     said = [block.first for page in blocks.pages() for block in blocks.read(page)]
-    assert [start for start in UNRUN if not any(one.startswith(start) for one in said)] == []
+    assert [start for start in NOT_RUN if not any(one.startswith(start) for one in said)] == []
 
 
 @pytest.mark.parametrize(

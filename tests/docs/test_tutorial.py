@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs import following, ground
-from tests.docs.places import LAPTOP
+from tests.docs import environment, pagerunner
+from tests.docs.selection import LAPTOP
 
 pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.mark.parametrize("page", sorted(LAPTOP))
 async def test_it_works_to_the_letter(page: str, tmp_path: Path) -> None:
-    async with ground.laptop(tmp_path) as terminal:
-        await following.follow(page, terminal)
+    async with environment.laptop(tmp_path) as terminal:
+        await pagerunner.run(page, terminal)

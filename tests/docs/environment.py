@@ -1,6 +1,6 @@
-"""What stands around the commands of a page: programs, folders, a registry. Each page gets a folder of its own.
+"""The environment of the commands of a page: programs, folders, a registry. Each page gets a folder of its own.
 
-Not a cluster (`mesh.py`).
+Not a cluster (`cluster.py`).
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from tests.parts.clients import inherited
 _PORTS = ("10000", "9000", "8081", "8080")
 
 
-def lay_out(directory: Path) -> dict[str, str]:
+def prepare(directory: Path) -> dict[str, str]:
     """Programs in `bin`, the repository's folders that pages speak of, a home; the environment."""
     programs = {
         "wasmc": wasmer.program("wasmc"),
@@ -47,7 +47,7 @@ def lay_out(directory: Path) -> dict[str, str]:
 @asynccontextmanager
 async def laptop(directory: Path) -> AsyncIterator[Shell]:
     """A machine with a registry at localhost:5000, Envoy and our programs."""
-    environment = await asyncio.to_thread(lay_out, directory)
+    environment = await asyncio.to_thread(prepare, directory)
     taken = ports.free_ports(len(_PORTS))
     async with registry.distribution(directory / "registry") as store:
         replacements = {"localhost:5000": store.host}

@@ -1,4 +1,4 @@
-"""Follows a page to the letter: its blocks in their order, each by what it is."""
+"""Runs a page to the letter: its blocks in their order, each by its language."""
 
 import json
 import shlex
@@ -11,29 +11,29 @@ import yaml
 from autowasm.controller.sourcepolicy import SourcePolicy
 from tests.docs import blocks
 from tests.docs.blocks import Block
+from tests.docs.selection import MESH_CONFIG_KEYS, NOT_RUN
 from tests.docs.shell import Shell, commands, matches
-from tests.docs.unrun import MESH_CONFIG, UNRUN
 
 LANGUAGES = {"sh", "console", "yaml", "json", "text", "promql"}
 """`text` is what a program says or a picture, `promql` is for tests/dashboards."""
 _VALUES = Path("manifests/helm/wasmer/values.yaml")
 
 
-def unrun(block: Block) -> str | None:
-    """Why nobody runs it, if so."""
-    return next((why for start, why in UNRUN.items() if block.first.startswith(start)), None)
+def is_run(block: Block) -> bool:
+    """Whether a test runs its commands."""
+    return not block.first.startswith(tuple(NOT_RUN))
 
 
-async def follow(page: str, terminal: Shell) -> None:
+async def run(page: str, terminal: Shell) -> None:
     """Do what it says. Raises AssertionError with the place."""
     for block in blocks.read(page):
         if block.title:
             terminal.write(block)
-        if block.language == "sh" and unrun(block) is None:
+        if block.language == "sh" and is_run(block):
             said = await terminal.run(block.text)
             where = f"{block}: {block.text}ends with {said.status}:\n{said.text}"
             assert said.status == 0, where + _logs(terminal)
-        elif block.language == "console" and unrun(block) is None:
+        elif block.language == "console" and is_run(block):
             await _converse(block, terminal)
         elif block.language == "yaml":
             await check_yaml(block, terminal)
@@ -67,7 +67,7 @@ async def check_yaml(block: Block, terminal: Shell) -> None:
     elif keys == {"namespaces"}:
         SourcePolicy.parse(block.text.encode())
         return
-    elif keys <= MESH_CONFIG:
+    elif keys <= MESH_CONFIG_KEYS:
         return
     elif "patches" in keys:
         await _check_kustomization(block, documents[0], terminal)

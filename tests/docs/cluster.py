@@ -1,4 +1,4 @@
-"""A cluster in which pages are followed: API server, Istio's resources, registries, and wasmer once a page has installed it.
+"""A cluster in which pages run: API server, Istio's resources, registries, and wasmer once a page has installed it.
 
 No Pod runs: what the chart's Pod would run is run as a process with its ServiceAccount, and Pods are reported as ready.
 """
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import yaml
 
-from tests.docs import ground
-from tests.docs.shell import Shell
+from tests.docs import environment
+from tests.docs.shell import Shell, shell
 from tests.parts import clients, explaining, installation, istio, ports, registry, wasmer
 from tests.parts.clients import Client
 from tests.parts.kubernetes import ApiError, Cluster, kubernetes
@@ -24,7 +24,7 @@ _TOKEN = "/api/v1/namespaces/istio-system/serviceaccounts/wasmer/token"
 
 
 @dataclass(slots=True)
-class Mesh:
+class PageCluster:
     """What stands, and who comes to it."""
 
     directory: Path
@@ -43,16 +43,16 @@ class Mesh:
         objects = [explaining.pod(name), explaining.service(name)]
         await self.kubectl.run("apply", "-f", "-", stdin=yaml.safe_dump_all(objects).encode())
         home = self.directory / name
-        environment = await asyncio.to_thread(ground.lay_out, home)
+        variables = await asyncio.to_thread(environment.prepare, home)
         config = yaml.safe_load(await asyncio.to_thread(self.cluster.kubeconfig.read_text))
         for context in config["contexts"]:
             context["context"]["namespace"] = name
         await asyncio.to_thread((home / "kubeconfig").write_text, yaml.safe_dump(config))
-        environment |= {"KUBECONFIG": str(home / "kubeconfig"), "RELEASE": self.release}
-        environment["HELM_NAMESPACE"] = self.release_namespace
-        environment |= {"REGISTRY": f"{registry or self.open_registry}/{name}"}
-        environment |= {"NAMESPACE": name, "REGISTRY_HOST": registry or self.open_registry}
-        async with ground.shell(home, environment) as terminal:
+        variables |= {"KUBECONFIG": str(home / "kubeconfig"), "RELEASE": self.release}
+        variables["HELM_NAMESPACE"] = self.release_namespace
+        variables |= {"REGISTRY": f"{registry or self.open_registry}/{name}"}
+        variables |= {"NAMESPACE": name, "REGISTRY_HOST": registry or self.open_registry}
+        async with shell(home, variables) as terminal:
             yield terminal
 
     async def find_release(self) -> None:
@@ -65,7 +65,7 @@ class Mesh:
 
 
 @asynccontextmanager
-async def mesh(directory: Path) -> AsyncIterator[Mesh]:
+async def page_cluster(directory: Path) -> AsyncIterator[PageCluster]:
     """Without wasmer; it runs as soon as its Deployment is there."""
     users = {installation.USER: installation.PASSWORD}
     async with AsyncExitStack() as stack:
@@ -77,7 +77,7 @@ async def mesh(directory: Path) -> AsyncIterator[Mesh]:
         private = await stack.enter_async_context(
             registry.distribution(directory / "private", users=users)
         )
-        found = Mesh(directory, cluster, kubectl, public.host, private.host)
+        found = PageCluster(directory, cluster, kubectl, public.host, private.host)
         task = asyncio.create_task(_run_pods(found), name="kubelet")
         stack.push_async_callback(_end, task)
         yield found
@@ -90,7 +90,7 @@ async def _end(task: asyncio.Task[None]) -> None:
         await task
 
 
-async def _run_pods(found: Mesh) -> None:
+async def _run_pods(found: PageCluster) -> None:
     """What kubelets would do, until cancelled."""
     async with AsyncExitStack() as stack:
         running = False
@@ -115,7 +115,7 @@ async def _report(cluster: Cluster, pod: dict[str, object]) -> None:
         await cluster.request("PUT", path, body=body)
 
 
-async def _wasmer(found: Mesh) -> AbstractAsyncContextManager[Wasmer]:
+async def _wasmer(found: PageCluster) -> AbstractAsyncContextManager[Wasmer]:
     """The chart's program with the chart's rights."""
     body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
     answer = await found.cluster.request("POST", _TOKEN, body=body)
