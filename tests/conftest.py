@@ -18,7 +18,7 @@ from looptime._internal import plugin as looptime_plugin
 
 from autowasm.telemetry.metrics import Metrics
 
-pytest_plugins = ["tests.scheduling", "tests.shared"]
+pytest_plugins = ["tests.scheduling", "tests.clusterfixtures"]
 
 # pytest-asyncio on Python 3.11 leaves an event loop unclosed where a test without a loop ran first.
 asyncio.set_event_loop(None)

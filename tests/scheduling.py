@@ -1,7 +1,7 @@
 """Which test file runs next, on which worker: the longest first, and files that share a control plane on the same workers.
 
 A pytest plugin. `tests/durations.json` holds what `make durations` recorded of each file that takes a second or more or uses parts: its
-length, whether it uses the control plane that files on one worker share, and the real parts it uses (`provisioning.py`). Invariant: the
+length, whether it uses the control plane that files on one worker share, and the real parts it uses (`backgroundbuilds.py`). Invariant: the
 plugin decides on order and worker only. Every file runs once, whole, on one worker, and the tests in a file keep the order that
 pytest-randomly gave them.
 """
@@ -17,8 +17,8 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
-from tests import provisioning
-from tests.provisioning import Missing, Progress, Provisioner, Uses, Waiting
+from tests import backgroundbuilds
+from tests.backgroundbuilds import Missing, Progress, Provisioner, Uses, Waiting
 
 RECORD = Path("tests/durations.json")
 """What `make durations` writes, below the root."""
@@ -130,7 +130,7 @@ class Recorder:
         for name, value in report.user_properties:
             if name == _PROPERTY:
                 self._control_plane.add(file)
-            elif name == provisioning.PROPERTY:
+            elif name == backgroundbuilds.PROPERTY:
                 self._parts[file].update(value)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -174,7 +174,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(provisioner.end)
         if config.option.record_durations:
             config.pluginmanager.register(Recorder(record), "durations")
-    if log := provisioning.log_of_the_run():
+    if log := backgroundbuilds.log_of_the_run():
         config.add_cleanup(Progress(log).close)
     uses, waiting = Uses(), Waiting(parts)
     config.pluginmanager.register(uses, "uses-of-parts")

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.clusterfixtures import PrivateInstallation
 from tests.parts import wat
 from tests.parts.controlplane import ControlPlane
 from tests.parts.installation import PASSWORD, USER, Document, Installation
-from tests.shared import PrivateInstallation
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(900)]
 

@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.clusterfixtures import PrivateInstallation
 from tests.parts import wire
 from tests.parts.audit import Entry
 from tests.parts.controlplane import ControlPlane
@@ -22,7 +23,6 @@ from tests.parts.faults.busy import no_place_for_wasmer
 from tests.parts.faults.proxy import CutAfter, FaultProxy, Pass, Refuse
 from tests.parts.installation import Document, Installation, installed_without_istiod
 from tests.parts.kubernetes import Cluster, kubernetes
-from tests.shared import PrivateInstallation
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 

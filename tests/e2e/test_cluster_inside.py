@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests.clusterfixtures import PrivateInstallation
 from tests.fakes.scriptedserver import Exchange, ScriptedServer
 from tests.parts import ports, wasmer, wat
 from tests.parts.certificates import Authority
 from tests.parts.controlplane import ControlPlane
 from tests.parts.installation import Document, Installation
 from tests.parts.registry import RegistryServer, distribution
-from tests.shared import PrivateInstallation
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(900)]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import pytest
 import pytest_asyncio
 
+from tests.clusterfixtures import PrivateInstallation
 from tests.parts import wire
 from tests.parts.controlplane import ControlPlane
 from tests.parts.expected import ExpectedObjects, expected_objects
 from tests.parts.installation import Installation
-from tests.shared import PrivateInstallation
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 

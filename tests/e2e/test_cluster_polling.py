@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 
+from tests.clusterfixtures import PrivateInstallation
 from tests.parts import wat, wire
 from tests.parts.controlplane import ControlPlane
 from tests.parts.faults.virtualtime import VirtualTime
 from tests.parts.installation import Document, Installation, autowasms
-from tests.shared import PrivateInstallation
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 

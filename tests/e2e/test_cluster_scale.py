@@ -10,12 +10,12 @@ import pytest
 import pytest_asyncio
 
 from tests.bench.measure import cpu_seconds, memory
+from tests.clusterfixtures import PrivateInstallation
 from tests.parts import wat, wire
 from tests.parts.audit import Entry
 from tests.parts.controlplane import ControlPlane
 from tests.parts.faults.virtualtime import VirtualTime
 from tests.parts.installation import Document, Installation, autowasms
-from tests.shared import PrivateInstallation
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 

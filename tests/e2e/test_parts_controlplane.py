@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from tests.clusterfixtures import PrivateInstallation
 from tests.parts import wat
 from tests.parts.controlplane import ControlPlane
 from tests.parts.installation import Installation, autowasms, envoyfilters
-from tests.shared import PrivateInstallation
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1800)]
 

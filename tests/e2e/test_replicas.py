@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.clusterfixtures import PrivateInstallation
 from tests.parts import istio, ports, wat, wire
 from tests.parts.audit import Entry
 from tests.parts.installation import ACCOUNT, Document, Installation, autowasms, envoyfilters
 from tests.parts.wasmer import Wasmer
-from tests.shared import PrivateInstallation
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 

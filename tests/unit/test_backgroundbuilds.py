@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.backgroundbuilds import Missing, Waiting
 from tests.parts import cache, provision
-from tests.provisioning import Missing, Waiting
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_missing_parts_are_in_the_order_in_which_they_are_got(made: set[str]) ->
 def test_a_file_ranks_by_the_last_of_its_missing_parts(
     made: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.provisioning._REFRESH_SECONDS", -1)
+    monkeypatch.setattr("tests.backgroundbuilds._REFRESH_SECONDS", -1)
     missing = Missing({"a": ("small", "last"), "b": ("large",), "c": ("small",)})
     assert missing.rank("c") < missing.rank("b") < missing.rank("a")
     assert missing.rank("new") == 0
