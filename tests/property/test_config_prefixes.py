@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autowasm.limits import Limits
-from autowasm.standalone import documents, files
+from autowasm.manifests import writer
+from autowasm.standalone import documents
 from tests.fakes import autowasms
 
 NAMES = st.from_regex(r"[a-z][a-z0-9]{0,4}(-[a-z0-9]{1,3})?", fullmatch=True)
@@ -30,7 +31,7 @@ def test_beginning_of_two_documents_is_broken_or_ends_in_a_document(
     first: str, second: str, data: st.DataObject
 ) -> None:
     made = two(first, second)
-    texts = [files.dump_yaml(each).decode() for each in made]
+    texts = [writer.dump(each) for each in made]
     whole = "---\n".join(texts)
     length = data.draw(st.integers(0, len(whole)))
     parsed = parse(whole[:length])
@@ -46,7 +47,7 @@ def test_beginning_of_two_documents_is_broken_or_ends_in_a_document(
 
 def test_every_beginning_is_broken_or_a_document() -> None:
     made = two("first", "second")
-    texts = [files.dump_yaml(each).decode() for each in made]
+    texts = [writer.dump(each) for each in made]
     whole = "---\n".join(texts)
     for length in range(len(whole)):
         parsed = parse(whole[:length])

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+from autowasm import atomicfile
 from autowasm.blobs.blob import Signature, SyncedFile
 from autowasm.digest import Sha256Hex, sha256_hex
 from autowasm.errors import ContentRejected, StorageError
@@ -197,8 +198,7 @@ def commit(staged: Path, target: Path, *, settled: SyncedFile | None) -> Signatu
         if settled is None or settled != (target.name, Signature.of(fd)):
             _settle(fd, sha256_hex(target.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        staged.rename(target)
-        sync_directory(target.parent)
+        atomicfile.rename(staged, target)
         return Signature.of(fd)
     finally:
         os.close(fd)
@@ -239,15 +239,6 @@ def remove_older(directory: Path, seconds: float, *, keep: frozenset[Path] = fro
             for path in directory.iterdir()
             if path not in keep and path.lstat().st_mtime <= limit
         )
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames in `directory` durable."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _remove(paths: Iterable[Path]) -> None:

@@ -7,7 +7,6 @@ truncated or invalid makes every blob young, never old.
 
 import contextlib
 import math
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Final, Self
 import msgspec
 import structlog
 
-from autowasm.blobs.files import sync_directory
+from autowasm import atomicfile
 from autowasm.digest import Sha256Hex, sha256_hex
 
 MAX_DOWNTIME: Final = 3600.0
@@ -188,15 +187,4 @@ def _read(path: Path) -> _Document | None:
 
 def save(path: Path, content: bytes) -> None:
     """Replace `path` durably. Blocks. Raises OSError; the file is then unchanged."""
-    half = path.with_name(f"{path.name}.new")
-    try:
-        with half.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        half.rename(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            half.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
+    atomicfile.write(path, content, temporary=path.with_name(f"{path.name}.new"))

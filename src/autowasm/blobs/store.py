@@ -24,6 +24,7 @@ from typing import Final, Protocol, Self
 
 import structlog
 
+from autowasm import atomicfile
 from autowasm.blobs import files
 from autowasm.blobs.blob import Blob, Signature, SyncedFile
 from autowasm.blobs.files import Stage, Staging, finish, is_storage_failure, storage_errors
@@ -205,7 +206,7 @@ class BlobStore:
             for folder in (self._blobs, self._staging.directory, self._staging.damaged):
                 folder.mkdir(exist_ok=True)
             files.clear(self._staging.directory)
-            files.sync_directory(self.directory)
+            atomicfile.sync_directory(self.directory)
             return files.scan(self._blobs)
         except BaseException:
             self._lock.release()

@@ -7,7 +7,6 @@ interrupted pull leaves no partial file and does not change an existing one.
 import argparse
 import contextlib
 import dataclasses
-import os
 import stat
 import sys
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from autowasm import atomicfile
 from autowasm.artifacts.image import pull_module
 from autowasm.cli import registries
 from autowasm.cli.commonflags import offered
@@ -131,7 +131,7 @@ class _Session:
                     on_bytes=progress.advance,
                 )
             await self._inspect(module)
-            await self.pools.disk.run(_put_in_place, module, destination)
+            await self.pools.disk.run(atomicfile.sync_and_rename, module, destination)
         return [
             f"Pulled {self.reference}",
             f"Sha256: {pulled.sha256}",
@@ -246,15 +246,3 @@ def _check_file(path: Path, *, most: int) -> None:
             f"{path} has {format_size(status.st_size)}; the limit is {format_size(most)}",
             reason="TooLarge",
         )
-
-
-def _put_in_place(module: Path, destination: Path) -> None:
-    """Rename durably: after a crash the destination is the old file or the whole new one."""
-    with module.open("rb") as file:
-        os.fsync(file.fileno())
-    module.replace(destination)
-    folder = os.open(destination.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

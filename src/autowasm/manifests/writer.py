@@ -2,7 +2,7 @@
 
 Invariants: text is unquoted only if it is a word that is text in every YAML reader; all other text is in double quotes, with
 escapes that YAML and JSON share, on one line; `read_back` reads files of earlier versions as they were meant.
-Not the writing of files (see `standalone/files.py`).
+Not the writing of files (see `atomicfile.py`).
 """
 
 import re

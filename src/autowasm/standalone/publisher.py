@@ -4,29 +4,32 @@
     status/<namespace>.<name>.yaml         the whole object with its status
     lds.yaml                               the template with the filters inserted; Envoy follows it
 
-A namespace has no dot in it, so a file name belongs to one object. Invariants: the state in memory is that of the files;
-`lds.yaml` exists from the start, and is rewritten only if it changes.
+A namespace has no dot in it, so a file name belongs to one object. Invariants: the state in memory is that of the files; a
+reader sees the old bytes of a file or the new ones, never a part; an unchanged file keeps its inode and its times, so Envoy
+does not reload it; `lds.yaml` exists from the start.
 """
 
 import asyncio
 import re
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from autowasm import atomicfile
 from autowasm.errors import StorageError, UsageError
 from autowasm.kube.resources import ObjectKey
 from autowasm.manifests import writer
 from autowasm.net.pools import Pools
-from autowasm.standalone import documents, files, listeners
+from autowasm.standalone import documents, listeners
 from autowasm.standalone.listeners import ListenerTemplate
 
 _log = structlog.get_logger(__name__)
 Document = dict[str, Any]
 _HALF_WRITTEN = re.compile(r"\..+\.yaml\.[0-9a-f]{8}")
-"""Temporary names of `files.write_if_changed`."""
+"""Temporary names of `write_if_changed`."""
 
 
 class StandalonePublisher:
@@ -96,8 +99,8 @@ class StandalonePublisher:
         if self._envoyfilters.pop(key, None) is not None:
             self._changes += 1
         await self._write_lds()
-        await self._disk.run(files.remove, _file(self._envoyfilter_dir, key))
-        await self._disk.run(files.remove, _file(self._status_dir, key))
+        await self._disk.run(remove, _file(self._envoyfilter_dir, key))
+        await self._disk.run(remove, _file(self._status_dir, key))
         self._statuses.pop(key, None)
 
     def forget(self, key: ObjectKey) -> None:
@@ -119,7 +122,7 @@ class StandalonePublisher:
 
     async def _write(self, path: Path, document: Mapping[str, Any]) -> None:
         # Both steps run in a pool: rendering takes milliseconds, which would hold the loop.
-        await self._disk.run(lambda: files.write_if_changed(path, files.dump_yaml(document)))
+        await self._disk.run(lambda: write_if_changed(path, writer.dump(document).encode()))
 
     async def _write_lds(self) -> None:
         """Update the listener file. Changes during a write share the next one.
@@ -135,8 +138,34 @@ class StandalonePublisher:
             now, envoyfilters = self._changes, list(self._envoyfilters.values())
             # In a pool, as in `_write`.
             content = await self._disk.run(template.inject, envoyfilters)
-            await self._disk.run(files.write_if_changed, self._lds, content.encode())
+            await self._disk.run(write_if_changed, self._lds, content.encode())
             self._changes_in_lds = now
+
+
+def write_if_changed(path: Path, content: bytes) -> bool:
+    """True if the file was written. Blocks; raises StorageError."""
+    try:
+        if path.is_file() and path.read_bytes() == content:
+            return False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # A name for each write: after a cancellation, the pool may still write when the next write begins.
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        atomicfile.write(path, content, temporary=temporary)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+    return True
+
+
+def remove(path: Path) -> bool:
+    """True if the file existed. Blocks; raises StorageError."""
+    try:
+        path.unlink()
+        atomicfile.sync_directory(path.parent)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StorageError(f"cannot remove {path}: {error.strerror or error}") from error
+    return True
 
 
 def _file(folder: Path, key: ObjectKey) -> Path:

@@ -1,5 +1,7 @@
 """What `dump` writes, as text; that every reader takes it as meant is tested with the readers (`tests/property/test_written_yaml.py`)."""
 
+from typing import Any
+
 import pytest
 import yaml
 
@@ -12,6 +14,22 @@ def test_words_stand_without_quotes_and_what_a_reader_may_take_otherwise_with_th
     assert writer.dump(document) == (
         'name: a-b/c.d\n"y": "y"\n"8080": "0X1F"\n"n": null\n"on": true\none: 1\n'
     )
+
+
+def test_yaml_is_block_style_in_the_order_of_the_document_without_aliases() -> None:
+    shared = {"z": 1, "a": ["2021-10-27T10:00:36Z", "yes", "ü😀"]}
+    document: dict[str, Any] = {"kind": "X", "apiVersion": "v1", "one": shared, "two": shared}
+
+    written = writer.dump(document)
+
+    assert written.startswith('kind: X\napiVersion: v1\none:\n  z: 1\n  a:\n  - "2021-')
+    assert "ü" in written
+    assert not any(mark in written for mark in "&*{}")
+    assert yaml.safe_load(written) == document
+
+
+def test_long_strings_stay_on_their_line() -> None:
+    assert writer.dump({"a": "word " * 2_000}).count("\n") <= 2
 
 
 def test_what_earlier_versions_wrote_is_read_as_they_meant_it() -> None:

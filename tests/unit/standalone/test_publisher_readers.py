@@ -5,23 +5,23 @@ import sys
 import threading
 from pathlib import Path
 
-from autowasm.standalone import files
+from autowasm.standalone import publisher
 
 ONE, TWO = b"one\n" * 200_000, b"two\n" * 200_000
 WRITER = """
 import sys
 from pathlib import Path
-from autowasm.standalone import files
+from autowasm.standalone import publisher
 print("ready", flush=True)
 while True:
     for word in (b"one\\n", b"two\\n"):
-        files.write_if_changed(Path(sys.argv[1]), word * 200_000)
+        publisher.write_if_changed(Path(sys.argv[1]), word * 200_000)
 """
 
 
 def test_reader_sees_the_old_bytes_or_the_new_ones(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
-    files.write_if_changed(path, ONE)
+    publisher.write_if_changed(path, ONE)
     done = threading.Event()
     partial: list[int] = []
 
@@ -35,7 +35,7 @@ def test_reader_sees_the_old_bytes_or_the_new_ones(tmp_path: Path) -> None:
     reader.start()
     try:
         for number in range(40):
-            assert files.write_if_changed(path, ONE if number % 2 else TWO)
+            assert publisher.write_if_changed(path, ONE if number % 2 else TWO)
     finally:
         done.set()
         reader.join()
@@ -44,7 +44,7 @@ def test_reader_sees_the_old_bytes_or_the_new_ones(tmp_path: Path) -> None:
 
 def test_killed_writer_leaves_a_whole_file_and_half_files_that_nobody_reads(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
-    files.write_if_changed(path, ONE)
+    publisher.write_if_changed(path, ONE)
     for pause in (0.0, 0.01, 0.03, 0.05, 0.1):
         with subprocess.Popen(
             [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE
