@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cachetools import FIFOCache
+
 from autowasm.artifacts.source import SourceKey
 from autowasm.errors import AutoWasmError, SourceDenied, SourceUnavailable
 from autowasm.limits import FetchLimits
@@ -32,7 +34,7 @@ class CircuitBreakers:
     ) -> None:
         self._limits = limits
         self._clock = clock
-        self._states: dict[SourceKey, _Circuit] = {}
+        self._states: FIFOCache[SourceKey, _Circuit] = FIFOCache(_MAX_KEPT)
         metrics.circuit_breakers_open.set_function(self._count_open)  # breakers close by time alone
 
     def check(self, key: SourceKey) -> None:
@@ -64,8 +66,6 @@ class CircuitBreakers:
             wait = max(wait, self._limits.breaker_open)
         state.open_until = self._clock() + min(wait, self._limits.retry_maximum)
         self._states[key] = state
-        if len(self._states) > _MAX_KEPT:
-            del self._states[next(iter(self._states))]
 
     def _count_open(self) -> float:
         now = self._clock()

@@ -8,7 +8,6 @@ checked for each request, never for a flight that several requests share.
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -17,11 +16,11 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import structlog
+from cachetools import FIFOCache
 
 from autowasm.api.record import Record, belongs_to
 from autowasm.artifacts.circuitbreaker import CircuitBreakers
 from autowasm.artifacts.fetchlimiter import FetchLimiter
-from autowasm.artifacts.memory import keep
 from autowasm.artifacts.peers import Peers, hedged
 from autowasm.artifacts.pullsecrets import (
     PullAccess,
@@ -43,6 +42,8 @@ from autowasm.wasm.module import ModuleInfo, inspect_module
 
 DAMAGED_ON_THE_WAY: Final = frozenset({"DigestMismatch", "SizeMismatch"})
 """Reasons that do not concern the content itself: the next attempt may receive the right bytes."""
+_MAX_KEPT: Final = 10_000
+"""Contents, and digests, that are remembered; the oldest is forgotten first, which costs a download or a check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +134,9 @@ class ArtifactFetcher:
         self._single_flight = SingleFlight(tasks)
         self._fetch_limiter = FetchLimiter(settings.fetch, metrics=metrics)
         self._breakers = CircuitBreakers(settings.fetch, metrics=metrics)
-        self._modules: OrderedDict[str, FetchedModule] = OrderedDict()  # by content key
-        self._inspected: OrderedDict[Sha256Hex, FetchedModule] = OrderedDict()
-        self._refused: OrderedDict[str, ContentRejected] = OrderedDict()  # by content key
+        self._modules: FIFOCache[str, FetchedModule] = FIFOCache(_MAX_KEPT)  # by content key
+        self._inspected: FIFOCache[Sha256Hex, FetchedModule] = FIFOCache(_MAX_KEPT)
+        self._refused: FIFOCache[str, ContentRejected] = FIFOCache(_MAX_KEPT)  # by content key
 
     async def fetch(self, request: FetchRequest) -> Record:
         """Bring the module into the store and return its record. If the request has a record, a peer may provide the module.
@@ -278,7 +279,7 @@ class ArtifactFetcher:
         if pinned.sha256 is None or pinned.sha256 not in self._store:
             return None
         module = await self._inspect_stored(pinned.sha256)
-        keep(self._modules, content, module)
+        self._modules[content] = module
         return module
 
     def _place(self, attempt: FetchAttempt) -> Callable[[], AbstractAsyncContextManager[None]]:
@@ -307,10 +308,10 @@ class ArtifactFetcher:
         except ContentRejected as error:
             if pinned.content_key and error.reason not in DAMAGED_ON_THE_WAY:
                 verdict = ContentRejected(str(error), reason=error.reason)  # without the traceback
-                keep(self._refused, pinned.content_key, verdict)
+                self._refused[pinned.content_key] = verdict
             raise
         if fetched.content_key:
-            keep(self._modules, fetched.content_key, module)
+            self._modules[fetched.content_key] = module
         _log.info(
             "module stored",
             digest=module.sha256,
@@ -371,7 +372,7 @@ class ArtifactFetcher:
 
     def _remember(self, sha256: Sha256Hex, info: ModuleInfo) -> FetchedModule:
         module = FetchedModule(sha256, info.size, info.abi)
-        keep(self._inspected, sha256, module)
+        self._inspected[sha256] = module
         return module
 
     @contextmanager

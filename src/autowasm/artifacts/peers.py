@@ -20,6 +20,7 @@ from typing import Any, Final, Self, TypeVar
 import aiofiles
 import aiohttp
 import structlog
+from cachetools import TTLCache
 
 from autowasm.artifacts.singleflight import SingleFlight
 from autowasm.blobs.store import BlobStore
@@ -192,7 +193,9 @@ class Peers:
         self._copying = asyncio.Semaphore(settings.copies)
         self._checking = asyncio.Semaphore(settings.checks)
         self._seeking = asyncio.Semaphore(settings.seeks)
-        self._missed: dict[Sha256Hex, float] = {}
+        self._missed: TTLCache[Sha256Hex, None] = TTLCache(
+            settings.misses, settings.missed_for, lambda: asyncio.get_running_loop().time()
+        )
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
@@ -235,15 +238,12 @@ class Peers:
         Only a few run at a time, and a miss is remembered for a while: a client that invents digests must not cause traffic
         between the replicas.
         """
-        loop = asyncio.get_running_loop()
-        if self._seeking.locked() or self._missed.get(sha256, float("-inf")) > loop.time():
+        if self._seeking.locked() or sha256 in self._missed:
             return False
         async with self._seeking:
             if await self._join_copy(sha256, asks=1):
                 return True
-        if len(self._missed) >= self._settings.misses:
-            self._missed.clear()
-        self._missed[sha256] = loop.time() + self._settings.missed_for
+        self._missed[sha256] = None
         return False
 
     async def wait_all_have(self, sha256: Sha256Hex, timeout: float) -> bool:

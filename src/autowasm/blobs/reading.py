@@ -8,7 +8,7 @@ loop except fstat.
 import asyncio
 import functools
 import time
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 import structlog
+from cachetools import LRUCache
 
 from autowasm.blobs import files
 from autowasm.blobs.blob import Blob, Signature
@@ -143,7 +144,7 @@ class VerifiedReader:
         self._closer = closer
         self._limits = limits
         self._metrics = metrics
-        self._open: OrderedDict[Sha256Hex, Blob] = OrderedDict()  # least recently used first
+        self._open: LRUCache[Sha256Hex, Blob] = LRUCache(limits.open_files)
 
     def close(self) -> None:
         """Close every file. Sends in progress continue."""
@@ -174,7 +175,6 @@ class VerifiedReader:
         if now - entry.served > self._limits.cold_after or not blob.is_unchanged():
             return None
         entry.served = now
-        self._open.move_to_end(entry.sha256)
         return blob
 
     async def _reopen(self, sha256: Sha256Hex) -> Blob | None:
@@ -188,8 +188,6 @@ class VerifiedReader:
             if blob is not None:
                 entry.served = time.monotonic()
                 self._open[sha256] = blob
-                if len(self._open) > self._limits.open_files:
-                    self._open.popitem(last=False)
             return blob
 
     async def _load(self, entry: BlobEntry) -> Blob | None:

@@ -6,13 +6,13 @@ Events than `events_burst` at once and one each `events_refill` seconds; a full 
 
 import asyncio
 import contextlib
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Final, Generic, Literal, NoReturn, Protocol, TypeVar
+from typing import Any, Final, Literal, NoReturn, Protocol
 
 import structlog
+from cachetools import LRUCache
 
 from autowasm.kube import writes
 from autowasm.kube.client import KubeClient
@@ -21,9 +21,6 @@ from autowasm.kube.resources import EVENTS, ObjectKey
 from autowasm.limits import KubeLimits
 
 _log = structlog.get_logger(__name__)
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 EventKind = Literal["Normal", "Warning"]
 
@@ -74,28 +71,6 @@ class _Bucket:
     last: float
 
 
-class _Recent(Generic[K, V]):
-    """A mapping of bounded size that evicts the least recently used entry."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._entries: OrderedDict[K, V] = OrderedDict()
-
-    def get(self, key: K) -> V | None:
-        if key in self._entries:
-            self._entries.move_to_end(key)
-        return self._entries.get(key)
-
-    def put(self, key: K, value: V) -> None:
-        self._entries[key] = value
-        self._entries.move_to_end(key)
-        if len(self._entries) > self._size:
-            self._entries.popitem(last=False)
-
-    def pop(self, key: K) -> None:
-        self._entries.pop(key, None)
-
-
 def _utc_now() -> datetime:
     return datetime.now(UTC)
 
@@ -135,9 +110,9 @@ class EventRecorder:
         self._now = now
         self._metrics = metrics if metrics is not None else _NoMetrics()
         self._queue: asyncio.Queue[_Fact] = asyncio.Queue(limits.events_queued)
-        self._written: _Recent[tuple[object, ...], _Written] = _Recent(limits.events_remembered)
-        self._similar: _Recent[tuple[object, ...], _Similar] = _Recent(limits.events_remembered)
-        self._buckets: _Recent[tuple[str, ...], _Bucket] = _Recent(limits.events_remembered)
+        self._written: LRUCache[tuple[object, ...], _Written] = LRUCache(limits.events_remembered)
+        self._similar: LRUCache[tuple[object, ...], _Similar] = LRUCache(limits.events_remembered)
+        self._buckets: LRUCache[tuple[str, ...], _Bucket] = LRUCache(limits.events_remembered)
         self._sequence = 0
         self._turn = float("-inf")
         """When the next Event may be written, in loop time."""
@@ -219,7 +194,7 @@ class EventRecorder:
         refilled = (now - bucket.last) / self._limits.events_refill
         bucket.tokens = min(burst, bucket.tokens + refilled)
         bucket.last = now
-        self._buckets.put(reference, bucket)
+        self._buckets[reference] = bucket
         if bucket.tokens < 1.0:
             return False
         bucket.tokens -= 1.0
@@ -232,7 +207,7 @@ class EventRecorder:
         similar = self._similar.get(key)
         if similar is None or now - similar.since >= REMEMBERED_FOR:
             similar = _Similar(set(), now)
-            self._similar.put(key, similar)
+            self._similar[key] = similar
         if len(similar.messages) < SIMILAR or fact.message in similar.messages:
             similar.messages.add(fact.message)
             return fact
@@ -250,13 +225,13 @@ class EventRecorder:
             try:
                 await writes.merge_patch(self._client, EVENTS, written.key, patch)
             except NotFound:  # Events live for an hour, and an administrator may delete them
-                self._written.pop(fact.alike)
+                self._written.pop(fact.alike, None)
             else:
                 written.count += 1
                 written.last = now
                 return
         key = await self._create(fact)
-        self._written.put(fact.alike, _Written(key, 1, now))
+        self._written[fact.alike] = _Written(key, 1, now)
 
     async def _create(self, fact: _Fact) -> ObjectKey:
         api_version, kind, namespace, name, uid = fact.reference

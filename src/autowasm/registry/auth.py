@@ -17,12 +17,13 @@ import json
 import re
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlencode, urlsplit, urlunsplit
+
+from cachetools import LRUCache
 
 from autowasm.backoff import Backoff
 from autowasm.errors import AddressBlocked, SourceDenied, SourceUnavailable
@@ -32,7 +33,7 @@ from autowasm.net.urls import check_web_url, redact
 from autowasm.registry.credentials import Credential
 
 _MAX_KEPT: Final = 10_000
-"""Hosts with credentials that are remembered; the oldest are evicted. Both come from tenants."""
+"""Hosts with credentials that are remembered; the least recently used are evicted. Both come from tenants."""
 
 
 @dataclass(slots=True)
@@ -68,7 +69,7 @@ class LoginThrottle:
         self._clock = clock
         self._backoff = Backoff(limits.login_pause, limits.max_login_pause)
         self._lock = threading.Lock()
-        self._states: OrderedDict[tuple[str, str], _State] = OrderedDict()
+        self._states: LRUCache[tuple[str, str], _State] = LRUCache(_MAX_KEPT)
 
     @contextlib.contextmanager
     def attempt(self, host: str, credential: Credential | None) -> Iterator[LoginAttempt]:
@@ -95,8 +96,6 @@ class LoginThrottle:
         while True:
             with self._lock:
                 state = self._states.setdefault(key, _State())
-                self._states.move_to_end(key)
-                self._forget_oldest()
                 if self._clock() < state.left_alone_until:
                     raise SourceDenied(
                         f"{key[0]} has refused the login of {credential.shown} several times: it is paused so that the "
@@ -128,10 +127,6 @@ class LoginThrottle:
                 state.trying = None
         if mine is not None:
             mine.set_result(None)
-
-    def _forget_oldest(self) -> None:
-        if len(self._states) > _MAX_KEPT:
-            self._states.popitem(last=False)
 
 
 def _follower(first: Future[None]) -> Future[None]:

@@ -9,18 +9,16 @@ Sources: RFC 6585 section 4 (429), RFC 9110 section 10.2.3 (Retry-After).
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
+
+from cachetools import FIFOCache
 
 from autowasm.backoff import Backoff
 from autowasm.errors import SourceUnavailable
 from autowasm.limits import Limits
 from autowasm.net.responses import retry_after
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 _MAX_KEPT: Final = 10_000
 """Hosts, and hosts with credentials, that are remembered; the oldest are evicted. They come from tenants."""
@@ -50,9 +48,9 @@ class HostRateLimiter:
         self._clock = clock
         self._backoff = Backoff(limits.attempt_backoff, limits.max_rate_pause)
         self._lock = threading.Lock()
-        self._free_at: OrderedDict[str, float] = OrderedDict()
+        self._free_at: FIFOCache[str, float] = FIFOCache(_MAX_KEPT)
         """By host: the time at which its bucket is full again if no request follows."""
-        self._pauses: OrderedDict[tuple[str, str], _Pause] = OrderedDict()
+        self._pauses: FIFOCache[tuple[str, str], _Pause] = FIFOCache(_MAX_KEPT)
 
     def reserve(self, host: str, fingerprint: str) -> float:
         """Reserve one request to the host. Returns the seconds to wait before it is sent.
@@ -86,18 +84,12 @@ class HostRateLimiter:
             pause.in_a_row += 1
             wait = self._backoff.delay(pause.in_a_row) if asked is None else asked
             pause.until = max(pause.until, self._clock() + wait)
-            _keep(self._pauses, key, pause)
+            self._pauses[key] = pause
 
     def _take(self, host: str, now: float) -> float:
         if self._rate <= 0:
             return 0.0
         step = 1.0 / self._rate
-        free_at = max(self._free_at.pop(host, now), now) + step
-        _keep(self._free_at, host, free_at)
+        free_at = max(self._free_at.get(host, now), now) + step
+        self._free_at[host] = free_at
         return free_at - now - self._burst * step
-
-
-def _keep(memory: OrderedDict[K, V], key: K, value: V) -> None:
-    memory[key] = value
-    if len(memory) > _MAX_KEPT:
-        memory.popitem(last=False)

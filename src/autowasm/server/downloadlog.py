@@ -43,6 +43,7 @@ class DownloadLog:
     def __init__(self, limits: DownloadLogLimits, *, instance: str) -> None:
         self._limits = limits
         self._instance = instance
+        # Not caches: an eviction ends the time for which the log is complete.
         self._published: OrderedDict[Sha256Hex, _OfDigest] = OrderedDict()
         self._unknown: OrderedDict[Sha256Hex, _OfDigest] = OrderedDict()
         self._errors = 0

@@ -96,6 +96,22 @@ async def test_refused_module_is_not_stored_nor_fetched_again(
     assert bench.metrics.registry.get_sample_value("autowasm_fetches_total", labels) == 3
 
 
+async def test_a_refused_module_is_forgotten_after_ten_thousand_others(bench: Bench) -> None:
+    bench.registry.add(IMAGE, BAD)
+
+    async def fetches() -> int:
+        with pytest.raises(ContentRejected):
+            await bench.fetcher.fetch(bench.request())
+        return bench.registry.count("fetch")
+
+    assert await fetches() == 1
+    for number in range(9_999):
+        bench.fetcher._refused[str(number)] = ContentRejected("another")
+    assert await fetches() == 1
+    bench.fetcher._refused["one more"] = ContentRejected("another")
+    assert await fetches() == 2
+
+
 async def test_tag_that_was_moved_to_a_good_module_is_taken(bench: Bench, modules: Modules) -> None:
     bench.registry.add(IMAGE, BAD)
     with pytest.raises(ContentRejected):

@@ -96,6 +96,24 @@ async def test_alike_events_are_counted_up(tmp_path: Path) -> None:
     assert [asked.document["count"] for asked in wire.asked] == [1, 2, 3, 1]
 
 
+async def test_an_event_that_is_no_longer_remembered_is_written_anew(tmp_path: Path) -> None:
+    wire = Wire(otherwise=json_answer({}))
+    async with recording(wire, tmp_path, KubeLimits(events_remembered=2)) as recorder:
+        for name in (
+            "a",
+            "b",
+            "a",
+            "c",
+            "b",
+            "a",
+        ):  # "b" is the least recently written when "c" comes
+            about = {**THING, "metadata": {"name": name}}
+            recorder.event(about, "Normal", "Synced", "done")
+    assert [asked.method for asked in wire.asked] == [
+        "POST", "POST", "PATCH", "POST", "POST", "POST",
+    ]  # fmt: skip
+
+
 async def test_an_event_that_was_deleted_is_written_anew(tmp_path: Path) -> None:
     wire = Wire(json_answer({}), failure(404, "NotFound"), json_answer({}))
     async with recording(wire, tmp_path) as recorder:

@@ -8,7 +8,6 @@ not again right after the resender has asked.
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 import structlog
+from cachetools import FIFOCache
 from msgspec import UNSET
 
 from autowasm.api import envoyfilter as envoyfilters
@@ -59,7 +59,7 @@ class PeerQuery:
 
     def __init__(self, replicas: PeerAnswers) -> None:
         self._replicas = replicas
-        self._kept: OrderedDict[str, tuple[float, list[bytes], bool]] = OrderedDict()
+        self._kept: FIFOCache[str, tuple[float, list[bytes], bool]] = FIFOCache(_KEPT)
 
     async def ask(self, path: str) -> list[bytes]:
         """The current answers."""
@@ -78,9 +78,6 @@ class PeerQuery:
         documents = await self._replicas.ask(path)
         kept = (begun, documents, len(documents) >= wanted)
         self._kept[path] = kept
-        self._kept.move_to_end(path)
-        if len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
         return kept
 
 
@@ -155,7 +152,7 @@ class RolloutTracker:
         self._states: dict[ObjectKey, _Rollout] = {}
         self._counted: dict[str, tuple[float, float]] = {}
         """By replica: downloads and errors at the last check."""
-        self._gone: dict[str, float] = {}
+        self._gone: FIFOCache[str, float] = FIFOCache(_GONE_KEPT)
         """Replicas that no longer answer, to when that was seen: their last downloads are lost."""
         self._turn: list[str] = []
         """Modules still to ask about."""
@@ -298,11 +295,9 @@ class RolloutTracker:
             if isinstance(instance := found.get("instance"), str):
                 counted[instance] = number(found.get("downloads")), number(found.get("errors"))
         before, self._counted = self._counted, counted
-        self._gone.update(dict.fromkeys(before.keys() - counted.keys(), self._wall()))
         for back in counted.keys() & self._gone.keys():
             del self._gone[back]
-        while len(self._gone) > _GONE_KEPT:
-            del self._gone[next(iter(self._gone))]
+        self._gone.update(dict.fromkeys(before.keys() - counted.keys(), self._wall()))
         if counted == before:
             return False
         self._news = asked

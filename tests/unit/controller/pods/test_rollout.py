@@ -261,6 +261,18 @@ async def test_answer_that_is_older_than_the_news_is_not_used() -> None:
     assert (await said(found)).pods.fetched == 1
 
 
+async def test_answers_to_the_queries_of_longest_ago_are_forgotten() -> None:
+    world = World()
+    peer_query = PeerQuery(world)
+    paths = [f"/seen/{number}" for number in range(33)]
+    for path in paths:
+        await peer_query.ask(path)
+    world.asked.clear()
+    for path in (paths[-1], paths[0]):
+        await peer_query.recent(path, within=3600.0)
+    assert world.asked == [paths[0]]
+
+
 async def test_pod_that_went_leaves_no_doubt_about_the_others() -> None:
     world = World()
     found = loading(world)
