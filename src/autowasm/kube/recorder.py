@@ -19,6 +19,7 @@ from autowasm.kube.client import KubeClient
 from autowasm.kube.errors import ApiError, NotFound
 from autowasm.kube.resources import EVENTS, ObjectKey
 from autowasm.limits import KubeLimits
+from autowasm.tokenbucket import TokenBucket
 
 _log = structlog.get_logger(__name__)
 
@@ -65,12 +66,6 @@ class _Written:
     last: float
 
 
-@dataclass(slots=True)
-class _Bucket:
-    tokens: float
-    last: float
-
-
 def _utc_now() -> datetime:
     return datetime.now(UTC)
 
@@ -112,10 +107,8 @@ class EventRecorder:
         self._queue: asyncio.Queue[_Fact] = asyncio.Queue(limits.events_queued)
         self._written: LRUCache[tuple[object, ...], _Written] = LRUCache(limits.events_remembered)
         self._similar: LRUCache[tuple[object, ...], _Similar] = LRUCache(limits.events_remembered)
-        self._buckets: LRUCache[tuple[str, ...], _Bucket] = LRUCache(limits.events_remembered)
+        self._buckets: LRUCache[tuple[str, ...], TokenBucket] = LRUCache(limits.events_remembered)
         self._sequence = 0
-        self._turn = float("-inf")
-        """When the next Event may be written, in loop time."""
         self._hurried = asyncio.Event()
         """Set while queued Events are written without a pause."""
         self._pending = 0
@@ -142,10 +135,12 @@ class EventRecorder:
 
     async def run(self) -> NoReturn:
         """Write recorded Events until cancelled."""
+        limits, clock = self._limits, asyncio.get_running_loop().time
+        bucket = TokenBucket(rate=limits.events_rate, burst=limits.events_burst, clock=clock)
         while True:
             fact = await self._queue.get()
             try:
-                await self._pace()
+                await self._pace(bucket)
                 await self._write(fact)
             except ApiError as error:
                 self._metrics.event("failed")
@@ -161,16 +156,15 @@ class EventRecorder:
             if not self._pending:
                 self._hurried.clear()
 
-    async def _pace(self) -> None:
-        """While there is other work, rate-limit the writes: a bucket of `events_burst`, `events_rate` more a second."""
-        loop, pause = asyncio.get_running_loop(), 1.0 / self._limits.events_rate
-        full = loop.time() - self._limits.events_burst * pause
-        self._turn = max(self._turn, full) + pause
-        while self._busy() and loop.time() < self._turn and not self._hurried.is_set():
+    async def _pace(self, bucket: TokenBucket) -> None:
+        """While there is other work, wait for a token."""
+        loop = asyncio.get_running_loop()
+        turn = loop.time() + bucket.reserve()
+        while self._busy() and loop.time() < turn and not self._hurried.is_set():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(min(self._turn, loop.time() + _LOOK_AGAIN)):
+                async with asyncio.timeout_at(min(turn, loop.time() + _LOOK_AGAIN)):
                     await self._hurried.wait()
-        self._turn = min(self._turn, loop.time())
+        bucket.cancel_waits()
 
     def hurry(self) -> None:
         """Write queued Events without a pause, even while other work is waiting. Does not wait."""
@@ -188,17 +182,14 @@ class EventRecorder:
 
     def _allowed(self, reference: tuple[str, ...]) -> bool:
         """client-go's EventSourceObjectSpamFilter: a token bucket for each object."""
-        now = asyncio.get_running_loop().time()
-        burst = float(self._limits.events_burst)
-        bucket = self._buckets.get(reference) or _Bucket(burst, now)
-        refilled = (now - bucket.last) / self._limits.events_refill
-        bucket.tokens = min(burst, bucket.tokens + refilled)
-        bucket.last = now
-        self._buckets[reference] = bucket
-        if bucket.tokens < 1.0:
-            return False
-        bucket.tokens -= 1.0
-        return True
+        bucket = self._buckets.get(reference)
+        if bucket is None:
+            limits, clock = self._limits, asyncio.get_running_loop().time
+            bucket = TokenBucket(
+                rate=1 / limits.events_refill, burst=limits.events_burst, clock=clock
+            )
+            self._buckets[reference] = bucket
+        return bucket.try_acquire()
 
     def _combine(self, fact: _Fact) -> _Fact:
         """client-go's EventAggregator: after ten messages that differ only in their text, one Event for all of them."""

@@ -13,12 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from cachetools import FIFOCache
+from cachetools import FIFOCache, LRUCache
 
 from autowasm.backoff import Backoff
 from autowasm.errors import SourceUnavailable
 from autowasm.limits import Limits
 from autowasm.net.responses import retry_after
+from autowasm.tokenbucket import TokenBucket
 
 _MAX_KEPT: Final = 10_000
 """Hosts, and hosts with credentials, that are remembered; the oldest are evicted. They come from tenants."""
@@ -48,8 +49,7 @@ class HostRateLimiter:
         self._clock = clock
         self._backoff = Backoff(limits.attempt_backoff, limits.max_rate_pause)
         self._lock = threading.Lock()
-        self._free_at: FIFOCache[str, float] = FIFOCache(_MAX_KEPT)
-        """By host: the time at which its bucket is full again if no request follows."""
+        self._buckets: LRUCache[str, TokenBucket] = LRUCache(_MAX_KEPT)  # by host
         self._pauses: FIFOCache[tuple[str, str], _Pause] = FIFOCache(_MAX_KEPT)
 
     def reserve(self, host: str, fingerprint: str) -> float:
@@ -67,7 +67,7 @@ class HostRateLimiter:
                     reason="RegistryUnavailable",
                     retry_after=left,
                 )
-            return max(left, self._take(host, now), 0.0)
+            return max(left, self._reserve(host))
 
     def answered(
         self, host: str, fingerprint: str, status: int, headers: Mapping[str, str]
@@ -86,10 +86,11 @@ class HostRateLimiter:
             pause.until = max(pause.until, self._clock() + wait)
             self._pauses[key] = pause
 
-    def _take(self, host: str, now: float) -> float:
+    def _reserve(self, host: str) -> float:
         if self._rate <= 0:
             return 0.0
-        step = 1.0 / self._rate
-        free_at = max(self._free_at.get(host, now), now) + step
-        self._free_at[host] = free_at
-        return free_at - now - self._burst * step
+        bucket = self._buckets.get(host)
+        if bucket is None:
+            bucket = TokenBucket(rate=self._rate, burst=self._burst, clock=self._clock)
+            self._buckets[host] = bucket
+        return bucket.reserve()

@@ -15,6 +15,8 @@ from typing import Final
 import structlog
 from aiohttp import web
 
+from autowasm.tokenbucket import TokenBucket
+
 SERVER: Final = "wasmer"
 """The Server header, without versions of libraries."""
 
@@ -63,8 +65,7 @@ class RequestLog:
     """The log of one port: a line for each response except 200 and 304. It is no access log of downloads (Envoy has one)."""
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
-        self._allowed, self._at = LINES, now()
+        self._bucket = TokenBucket(rate=LINES, burst=LINES, clock=now)
         self._suppressed = 0
 
     def answered(self, request: web.BaseRequest, status: int) -> None:
@@ -72,7 +73,9 @@ class RequestLog:
         if status in _QUIET:
             if _logger.isEnabledFor(logging.DEBUG):
                 _log.debug("answered", **self._facts(request, status))
-        elif self._may_tell():
+        elif not self._bucket.try_acquire():
+            self._suppressed += 1
+        else:
             more = {"suppressed": self._suppressed} if self._suppressed else {}
             self._suppressed = 0
             _log.info("answered", **self._facts(request, status), **more)
@@ -86,13 +89,3 @@ class RequestLog:
             "status": status,
             "client": request.remote,
         }
-
-    def _may_tell(self) -> bool:
-        now = self._now()
-        self._allowed = min(LINES, self._allowed + (now - self._at) * LINES)
-        self._at = now
-        if self._allowed < 1:
-            self._suppressed += 1
-            return False
-        self._allowed -= 1
-        return True
