@@ -71,15 +71,11 @@ class FetchAttempt:
 
     def record(self, pinned: Pinned, module: FetchedModule) -> Record:
         """The record that the request resolved to."""
-        return Record(
-            source=str(self.request.source),
+        return pinned.record(
+            self.request.source,
             sha256=module.sha256,
             size=module.size,
             abi=module.abi,
-            image=pinned.image,
-            url=pinned.url,
-            etag=pinned.etag,
-            last_modified=pinned.last_modified,
             secret_uid=self.access.secret_uid,
         )
 

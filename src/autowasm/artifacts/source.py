@@ -70,6 +70,22 @@ class Pinned:
             return f"{self.url} {self.etag} {self.last_modified}"
         return ""
 
+    def record(
+        self, source: Source, *, sha256: Sha256Hex, size: int, abi: str, secret_uid: str
+    ) -> Record:
+        """The record of `source` that resolved to this content, whose module has `sha256`, `size` bytes and this ABI version."""
+        return Record(
+            source=str(source),
+            sha256=sha256,
+            size=size,
+            abi=abi,
+            image=self.image,
+            url=self.url,
+            etag=self.etag,
+            last_modified=self.last_modified,
+            secret_uid=secret_uid,
+        )
+
 
 class ModuleSource(Protocol):
     """One kind of source. Its expected errors are the classes of `autowasm.errors`."""

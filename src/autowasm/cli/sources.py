@@ -9,7 +9,6 @@ import os
 import sys
 from typing import Final
 
-from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.image import ImageSource
 from autowasm.artifacts.object import HttpObjectSource
@@ -114,15 +113,7 @@ async def _look(
         sha256 = pinned.sha256
         if sha256 is None:
             sha256 = await pools.disk.run(sha256_of, target)
-    record = Record(
-        source=str(where),
-        sha256=sha256,
-        size=size,
-        abi=info.abi,
-        image=pinned.image,
-        url=pinned.url,
-        etag=pinned.etag,
-        last_modified=pinned.last_modified,
-        secret_uid=access.secret_uid,
+    record = pinned.record(
+        where, sha256=sha256, size=size, abi=info.abi, secret_uid=access.secret_uid
     )
-    return SourceFact(pinned=pinned.image or redact(pinned.url), record=record)
+    return SourceFact(pinned=record.origin, record=record)
