@@ -1,7 +1,8 @@
 """Every setting of wasmer with its default and the reason for it.
 
 `cli/flags.py` builds one frozen `Settings` from flags and environment.
-Invariants: nothing below the composition root reads the environment; no default is written anywhere else.
+Invariants: nothing below the composition root reads the environment; no default is written anywhere else, but for those of
+`cli/options.py`, which are the same.
 Not the fixed bounds (see `limits.py`).
 """
 

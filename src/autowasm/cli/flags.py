@@ -1,6 +1,6 @@
 """The flags of `wasmer controller` and `wasmer standalone` as tables, and the Settings that they make.
 
-`settings.py` has the defaults, `options.py` reads the values.
+`settings.py` has the defaults, `values.py` reads the values, `options.py` has the options that wasmc has, too.
 Invariants: every field of Settings that a user may set is in a table; a mode accepts only the flags of its own groups.
 """
 
@@ -11,10 +11,20 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from autowasm.cli.commonflags import ALLOW_IMPORT_HELP, ENVOY_VERSION_HELP
 from autowasm.cli.options import (
+    ALLOW_IMPORT,
+    CLUSTER_DOMAIN,
+    ENVOY_VERSION,
+    KUBECONFIG,
+    SERVICE_NAME,
+    SERVICE_NAMESPACE,
+    SERVICE_PORT,
     Groups,
     Option,
+    several,
+    whole,
+)
+from autowasm.cli.values import (
     Values,
     boolean,
     ca_file,
@@ -23,14 +33,10 @@ from autowasm.cli.options import (
     duration,
     listen_address,
     peer_url,
-    port,
     private_host,
     proxy_url,
     registry_host,
-    several,
-    whole,
 )
-from autowasm.envoyversion import envoy_version
 from autowasm.errors import UsageError
 from autowasm.limits import FetchLimits
 from autowasm.settings import (
@@ -65,12 +71,7 @@ _ELECTION = Election()
 
 GROUPS: Groups = {
     "cluster": (
-        Option(
-            "--kubeconfig",
-            "FILE",
-            "kubeconfig file (default: the service account of the Pod)",
-            Path,
-        ),
+        KUBECONFIG,
         several(
             "--watch-namespace",
             "NAME",
@@ -242,19 +243,12 @@ _COMMON: Groups = {
         ),
     ),
     "how sidecars reach wasmer (a change causes a rollout)": (
-        Option("--service-name", "NAME", "wasmer's Service", default=_ENVOY.service_name),
-        Option(
-            "--service-namespace",
-            "NAME",
-            f"namespace of the Service (default: the Pod's; {_ENVOY.service_namespace} outside of a Pod or with --kubeconfig)",
+        SERVICE_NAME,
+        SERVICE_NAMESPACE._replace(
+            default_shown=f"the Pod's; {_ENVOY.service_namespace} outside of a Pod or with --kubeconfig"
         ),
-        Option("--service-port", "PORT", "port of the Service", port, _ENVOY.service_port),
-        Option(
-            "--cluster-domain",
-            "DOMAIN",
-            "DNS domain of the Kubernetes cluster",
-            default=_ENVOY.cluster_domain,
-        ),
+        SERVICE_PORT,
+        CLUSTER_DOMAIN,
         Option(
             "--envoy-cluster",
             "NAME",
@@ -343,18 +337,8 @@ _COMMON: Groups = {
             whole,
             _DEFAULT.fetch.total,
         ),
-        several(
-            "--allow-import",
-            "NAME",
-            ALLOW_IMPORT_HELP,
-        ),
-        Option(
-            "--envoy-version",
-            "VERSION",
-            ENVOY_VERSION_HELP,
-            envoy_version,
-            _DEFAULT.oldest_envoy,
-        ),
+        ALLOW_IMPORT,
+        ENVOY_VERSION,
         Option(
             "--log-level",
             "LEVEL",

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from autowasm.artifacts.image import pull_module
 from autowasm.cli import compat, registries
-from autowasm.cli.commonflags import EnvoyOffer, offered
+from autowasm.cli.options import EnvoyOffer, offered
 from autowasm.cli.registries import RegistryConnection
 from autowasm.cli.stdio import Progress, as_file, is_piped
 from autowasm.errors import ContentRejected, UsageError

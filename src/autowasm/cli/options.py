@@ -1,39 +1,31 @@
-"""Option: one setting that a flag or an environment variable sets; how options are declared and read.
+"""Option: one flag, with its name, type, default and help; and the options that `wasmer` and `wasmc` have in common.
 
-Invariants: a flag overrides the environment, and the environment the default; the same function reads both, so a wrong value
-gives the same message. Not the table of options (see `flags.py`).
+`flags.py` has the other options of wasmer, `wasmc.py` the other flags of wasmc. Invariants: an option of both programs is
+declared here, once; this module imports nothing heavier than argparse, because `wasmc --help` imports it.
 """
 
 import argparse
-import ipaddress
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, Final, NamedTuple, TypedDict
 
-from autowasm.errors import UsageError
-from autowasm.net.hosts import split_port
-from autowasm.net.proxy import Proxy
-from autowasm.net.urls import check_port
-from autowasm.reference import check_host
-from autowasm.units import format_duration, parse_duration
+from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion, envoy_version
 
 ENVIRONMENT_PREFIX = "WASMER_"
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One row of the table. `default_shown` replaces the default in the help if its plain form is unclear."""
+class Option(NamedTuple):
+    """One row of a table of flags. `default_shown` replaces the default in the help. No dataclass: its module imports `inspect`."""
 
     flag: str
     metavar: str
     help: str
     read: Callable[[str], Any] = str
+    """Raises ValueError."""
     default: Any = None
     default_shown: str = ""
     repeatable: bool = False
-    """May be given several times and comma-separated; the value is a tuple."""
+    """May be given several times and comma-separated; the value is a sequence."""
     switch: bool = False
     """A flag without a value, and `--no-…` if the default is true; in the environment true or false."""
 
@@ -44,16 +36,15 @@ class Option:
 
     @property
     def variable(self) -> str:
-        """The name of the environment variable."""
+        """The name of wasmer's environment variable."""
         return ENVIRONMENT_PREFIX + self.name.upper()
 
-    def declare(self, group: "argparse._ArgumentGroup") -> None:
-        """Add the flag to a parser's group. `Values` parses the text later."""
-        text = self.help
-        if self.default not in {None, (), False, True}:
-            text += f" (default: {self.default_shown or self.default})"
+    def declare(self, group: "argparse._ActionsContainer") -> None:
+        """Add the flag of wasmer. Its value stays text, which `Values` reads with the environment."""
         if self.switch:
-            group.add_argument(self.flag, action="store_const", const="true", help=text)
+            group.add_argument(
+                self.flag, action="store_const", const="true", help=self._described()
+            )
             if self.default:
                 group.add_argument(
                     self.flag.replace("--", "--no-", 1),
@@ -64,16 +55,39 @@ class Option:
                 )
         else:
             action = "append" if self.repeatable else "store"
-            group.add_argument(self.flag, metavar=self.metavar, help=text, action=action)
+            group.add_argument(
+                self.flag, metavar=self.metavar, help=self._described(), action=action
+            )
+
+    def declare_read(self, group: "argparse._ActionsContainer") -> None:
+        """Add a flag without an environment variable, as in wasmc: argparse reads the value, and reports a wrong one."""
+
+        def read(text: str) -> Any:
+            try:
+                if self.repeatable:
+                    return [self.read(item) for item in items(text)]
+                return self.read(text)
+            except ValueError as error:
+                raise argparse.ArgumentTypeError(str(error)) from error
+
+        group.add_argument(
+            self.flag,
+            metavar=self.metavar,
+            help=self._described(),
+            type=read,
+            action="extend" if self.repeatable else "store",
+            default=list(self.default) if self.repeatable else self.default,
+        )
+
+    def _described(self) -> str:
+        shown = self.default_shown
+        if not shown and self.default not in {None, (), False, True}:
+            shown = str(self.default)
+        return f"{self.help} (default: {shown})" if shown else self.help
 
 
 Groups = Mapping[str, tuple[Option, ...]]
 """Options by their heading in the help."""
-
-
-def duration(flag: str, text: str, default: float) -> Option:
-    """An Option in seconds, written as `30s`."""
-    return Option(flag, "DURATION", text, parse_duration, default, format_duration(default))
 
 
 def several(flag: str, metavar: str, text: str, read: Callable[[str], Any] = str) -> Option:
@@ -81,88 +95,13 @@ def several(flag: str, metavar: str, text: str, read: Callable[[str], Any] = str
     return Option(flag, metavar, text, read, (), repeatable=True)
 
 
-class Values:
-    """Values from flags and environment, by the Option's name."""
-
-    def __init__(
-        self,
-        options: Sequence[Option],
-        arguments: argparse.Namespace,
-        environment: Mapping[str, str],
-    ) -> None:
-        self._options = {option.name: option for option in options}
-        self._arguments = arguments
-        self._environment = environment
-
-    def __call__(self, name: str) -> Any:
-        """The value. Raises UsageError with the flag's or the variable's name."""
-        option = self._options[name]
-        given, where = getattr(self._arguments, name), option.flag
-        if given is None:
-            given, where = self._environment.get(option.variable) or None, option.variable
-        if given is None:
-            return option.default
-        try:
-            return _read(option, given)
-        except ValueError as error:
-            raise UsageError(f"{where}: {error}") from error
-
-    def required(self, name: str) -> Any:
-        """The value. Raises UsageError if there is none."""
-        value = self(name)
-        if value is None:
-            option = self._options[name]
-            raise UsageError(f"{option.flag} is required (or {option.variable})")
-        return value
-
-
-def _read(option: Option, given: str | list[str]) -> Any:
-    texts = given if isinstance(given, list) else [given]
-    if option.repeatable:
-        parts = (part.strip() for text in texts for part in text.split(","))
-        return tuple(option.read(part) for part in parts if part)
-    return option.read(texts[-1])
-
-
-def boolean(text: str) -> bool:
-    """`true` or `false`. Raises ValueError, as all readers below."""
-    if text.lower() not in {"true", "false", "1", "0"}:
-        raise ValueError(f"must be true or false, not {text!r}")
-    return text.lower() in {"true", "1"}
-
-
-def choice(*names: str) -> Callable[[str], str]:
-    """One of `names`."""
-
-    def read(text: str) -> str:
-        if text not in names:
-            raise ValueError(f"must be one of {', '.join(names)}, not {text!r}")
-        return text
-
-    return read
-
-
-def cidr(text: str) -> str:
-    """A network; a bare address has the full prefix length."""
-    return str(ipaddress.ip_network(text, strict=False))
-
-
-def private_host(text: str) -> str:
-    """`HOST[:PORT]` or `*.DOMAIN[:PORT]`; missing brackets of an IPv6 address are added."""
-    host, port_ = split_port(text)
-    if host.count(":") > 1 and not host.startswith("["):
-        return f"[{ipaddress.IPv6Address(host)}]"
-    name = host.removeprefix("*").removeprefix(".")
-    odd = "://" in text or any(c.isspace() or c in "/@?#" for c in text)
-    if odd or not name or "*" in name or (port_ and not 0 < int(port_) < 65536):
-        raise ValueError(
-            f"must be HOST[:PORT] or *.DOMAIN[:PORT], not {text[:80]!r}; use --allow-cidr for all hosts of a network"
-        )
-    return text
+def items(text: str) -> list[str]:
+    """The parts of a comma-separated value."""
+    return [part for part in map(str.strip, text.split(",")) if part]
 
 
 def whole(text: str, *, least: int = 1, most: int | None = None) -> int:
-    """A whole number in a range."""
+    """A whole number in a range. Raises ValueError."""
     if not text.isascii() or not text.isdigit() or len(text) > 18:
         raise ValueError(f"must be a whole number, not {text[:40]!r}")
     number = int(text)
@@ -172,58 +111,50 @@ def whole(text: str, *, least: int = 1, most: int | None = None) -> int:
     return number
 
 
-def ca_file(text: str) -> tuple[str, Path]:
-    """`[HOST=]FILE`: the host, empty for all, and the file, which must exist."""
-    host, equals, name = text.rpartition("=")
-    if "/" in host:  # a path with an equals sign in it
-        host, equals, name = "", "", text
-    if host:
-        registry_host(host)
-    path = Path(name)
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}")
-    if equals and not host:
-        raise ValueError("must be HOST=FILE or FILE")
-    return host, path
-
-
-def registry_host(text: str) -> str:
-    """`HOST[:PORT]` as at the start of an image reference."""
-    if "/" in text or "@" in text:
-        raise ValueError(f"must be HOST or HOST:PORT without scheme and path, not {text[:80]!r}")
-    check_host(text, shown=repr(text[:80]))
-    return text
-
-
-def proxy_url(text: str) -> str:
-    """A proxy's URL. Raises UsageError; its message omits the URL, which may hold a password."""
-    Proxy.parse(text)
-    return text
-
-
 def port(text: str) -> int:
-    """A TCP port."""
+    """A TCP port. Raises ValueError."""
     return whole(text, most=65535)
 
 
-def peer_url(text: str) -> str:
-    """`http://HOST:PORT`, without a path."""
-    parts = urlsplit(text if "://" in text else f"http://{text}")
-    if parts.scheme != "http" or not parts.hostname or parts.username is not None:
-        raise ValueError(f"must be http://HOST:PORT, not {text[:80]!r}")
-    if parts.path not in {"", "/"} or parts.query or parts.fragment:
-        raise ValueError(f"must be http://HOST:PORT without a path, not {text[:80]!r}")
-    check_port(parts)
-    return f"http://{parts.netloc}"
+ALLOW_IMPORT: Final = several(
+    "--allow-import",
+    "NAME",
+    "host function (MODULE.NAME) that your Envoys provide in addition to the standard ones; may be repeated or comma-separated",
+)
+ENVOY_VERSION: Final = Option(
+    "--envoy-version",
+    "VERSION",
+    "oldest Envoy version that runs the modules; modules may import its host functions. Envoy 1.39 and later provide all of WASI preview 1",
+    envoy_version,
+    OLDEST_ENVOY,
+)
+KUBECONFIG: Final = Option(
+    "--kubeconfig",
+    "FILE",
+    "kubeconfig file",
+    Path,
+    default_shown="the service account of the Pod",
+)
+SERVICE_NAME: Final = Option("--service-name", "NAME", "wasmer's Service", default="wasmer")
+SERVICE_NAMESPACE: Final = Option("--service-namespace", "NAME", "namespace of the Service")
+SERVICE_PORT: Final = Option("--service-port", "PORT", "port of the Service", port, 8081)
+CLUSTER_DOMAIN: Final = Option(
+    "--cluster-domain",
+    "DOMAIN",
+    "DNS domain of the Kubernetes cluster",
+    default="cluster.local",
+)
 
 
-def listen_address(text: str) -> str:
-    """`ADDRESS:PORT`; port 0 means any free port."""
-    host, _, number = text.rpartition(":")
-    try:
-        whole(number, least=0, most=65535)
-    except ValueError as error:
-        raise ValueError("must be ADDRESS:PORT, such as [::]:8081 or 127.0.0.1:8081") from error
-    if not host:
-        raise ValueError("must be ADDRESS:PORT, such as [::]:8081 or 127.0.0.1:8081")
-    return text
+class EnvoyOffer(TypedDict):
+    """Keyword arguments of `inspect_module`."""
+
+    allow_imports: frozenset[str]
+    envoy: EnvoyVersion
+
+
+def offered(arguments: argparse.Namespace) -> EnvoyOffer:
+    """The values of ALLOW_IMPORT and ENVOY_VERSION in wasmc."""
+    return EnvoyOffer(
+        allow_imports=frozenset(arguments.allow_import), envoy=arguments.envoy_version
+    )

@@ -17,7 +17,7 @@ from typing import Final
 from autowasm import atomicfile
 from autowasm.artifacts.image import pull_module
 from autowasm.cli import registries
-from autowasm.cli.commonflags import offered
+from autowasm.cli.options import offered
 from autowasm.cli.stdio import Progress, as_file, is_piped, is_stdin
 from autowasm.errors import ContentRejected, UsageError
 from autowasm.limits import Limits

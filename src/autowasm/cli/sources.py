@@ -15,7 +15,7 @@ from autowasm.artifacts.object import HttpObjectSource
 from autowasm.artifacts.pullsecrets import PullAccess
 from autowasm.artifacts.source import ModuleSource
 from autowasm.cli import registries
-from autowasm.cli.commonflags import offered
+from autowasm.cli.options import offered
 from autowasm.digest import sha256_of
 from autowasm.errors import WASMC, AutoWasmError
 from autowasm.explain.facts import SourceFact

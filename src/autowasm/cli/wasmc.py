@@ -11,7 +11,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from autowasm.cli.commonflags import add_module_flags
+from autowasm.cli.options import (
+    ALLOW_IMPORT,
+    CLUSTER_DOMAIN,
+    ENVOY_VERSION,
+    KUBECONFIG,
+    SERVICE_NAME,
+    SERVICE_NAMESPACE,
+    SERVICE_PORT,
+)
 
 _STATUSES = (
     "Exit status: 0 no errors (with --strict: no errors and no warnings), 1 otherwise, 2 usage error, or the API server "
@@ -69,50 +77,19 @@ def _add_cluster_flags(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="namespace of the AutoWasm (default: the context's)",
     )
-    parser.add_argument("--json", action="store_true", help="print everything as one JSON document")
+    _add_json(parser)
     parser.add_argument("--strict", action="store_true", help="also fail on warnings")
-    add_module_flags(parser)
-    parser.add_argument(
-        "-q",
-        "--quiet",
-        action="store_true",
-        help="print only the result and errors: no warnings about the login or the module check",
-    )
+    _add_checks(parser, quiet="no warnings about the login or the module check")
     cluster = parser.add_argument_group("cluster")
-    cluster.add_argument(
-        "--kubeconfig",
-        type=Path,
-        metavar="FILE",
-        help="kubeconfig file (default: $KUBECONFIG, ~/.kube/config, the Pod's service account)",
-    )
+    shown = "$KUBECONFIG, ~/.kube/config, the Pod's service account"
+    KUBECONFIG._replace(default_shown=shown).declare_read(cluster)
     cluster.add_argument(
         "--context", metavar="NAME", help="context of the kubeconfig (default: its current context)"
     )
-    cluster.add_argument(
-        "--service-name",
-        metavar="NAME",
-        default="wasmer",
-        help="wasmer's Service (default: wasmer)",
-    )
-    cluster.add_argument(
-        "--service-namespace",
-        metavar="NAME",
-        default="istio-system",
-        help="namespace of the Service (default: istio-system)",
-    )
-    cluster.add_argument(
-        "--service-port",
-        type=int,
-        metavar="PORT",
-        default=8081,
-        help="port of the Service (default: 8081)",
-    )
-    cluster.add_argument(
-        "--cluster-domain",
-        metavar="DOMAIN",
-        default="cluster.local",
-        help="DNS domain of the cluster (default: cluster.local)",
-    )
+    SERVICE_NAME.declare_read(cluster)
+    SERVICE_NAMESPACE._replace(default="istio-system").declare_read(cluster)
+    SERVICE_PORT.declare_read(cluster)
+    CLUSTER_DOMAIN._replace(help="DNS domain of the cluster").declare_read(cluster)
 
 
 _DESCRIPTION = """\
@@ -279,9 +256,7 @@ def _add_inspect(commands: "argparse._SubParsersAction[_Parser]") -> None:
         choices=("istio", "envoy-gateway", "wasme", "kwctl", "wkg"),
         help="fail unless this tool can pull it; may be repeated, implies --compat",
     )
-    inspect.add_argument(
-        "--json", action="store_true", help="print everything as one JSON document"
-    )
+    _add_json(inspect)
     _add_checks(inspect)
     _add_registry(inspect)
 
@@ -292,13 +267,17 @@ def _add_common(parser: argparse.ArgumentParser, *, force: str) -> None:
     _add_registry(parser)
 
 
-def _add_checks(parser: argparse.ArgumentParser) -> None:
-    add_module_flags(parser)
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print everything as one JSON document")
+
+
+def _add_checks(
+    parser: argparse.ArgumentParser, *, quiet: str = "no progress, no warnings"
+) -> None:
+    ALLOW_IMPORT.declare_read(parser)
+    ENVOY_VERSION.declare_read(parser)
     parser.add_argument(
-        "-q",
-        "--quiet",
-        action="store_true",
-        help="print only the result and errors: no progress, no warnings",
+        "-q", "--quiet", action="store_true", help=f"print only the result and errors: {quiet}"
     )
 
 

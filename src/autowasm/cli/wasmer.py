@@ -9,10 +9,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 from importlib import metadata
-from pathlib import Path
 from typing import Final
 
 from autowasm.cli import flags
+from autowasm.cli.options import KUBECONFIG
 from autowasm.errors import AutoWasmError, UsageError
 
 _CHECK_UNINSTALL: Final = "check-uninstall"
@@ -80,12 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="check whether AutoWasms still need wasmer (the chart runs this before it is uninstalled)",
         description="Exits with status 0 if the cluster has no AutoWasms; otherwise prints their names and exits with 1.",
     )
-    check.add_argument(
-        "--kubeconfig",
-        metavar="FILE",
-        type=Path,
-        help="kubeconfig file (default: the service account of the Pod)",
-    )
+    KUBECONFIG.declare_read(check)
     return parser
 
 
