@@ -25,6 +25,7 @@ from autowasm.kube.leaderelection import Leadership, while_leading
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import PollSettings
 from autowasm.telemetry.metrics import Metrics
+from autowasm.tokenbucket import TokenBucket
 from autowasm.units import parse_duration
 
 
@@ -287,19 +288,18 @@ class Poller:
 
     async def _lead(self) -> None:
         settings = self._settings
-        allowed, before = float(settings.burst), _now()
+        bucket = TokenBucket(rate=settings.rate, burst=settings.burst, clock=_now)
         async with asyncio.TaskGroup() as tasks:
             while True:
                 now = _now()
-                allowed = min(allowed + settings.rate * (now - before), float(settings.burst))
-                before = now
                 for group in self._groups.due(now=now):
-                    if allowed < 1 or self._running.total() >= settings.at_once:
+                    if self._running.total() >= settings.at_once:
                         break
                     namespace = group.asked.namespace
                     if self._running[namespace] >= settings.per_namespace:
                         continue
-                    allowed -= 1
+                    if not bucket.try_acquire():
+                        break
                     self._begin(group, tasks, now=now)
                 await asyncio.sleep(settings.look)
 
