@@ -41,10 +41,9 @@ _PREFERRED: Final = frozenset({"plugin.wasm", "filter.wasm"})
 
 @dataclass(frozen=True, slots=True)
 class PulledModule:
-    """The written module. `size` in bytes; `member` is the name in the image, empty for an artifact."""
+    """The written module. `member` is the name in the image, empty for an artifact."""
 
     sha256: Sha256Hex
-    size: int
     member: str
     layer: Descriptor | None = field(default=None, compare=False)
     """The layer that held it."""
@@ -98,8 +97,7 @@ async def pull_module(
     sha256 = known_sha256(layout)
     if sha256 is None:
         sha256 = await pools.disk.run(sha256_of, destination)
-    size = (await pools.disk.run(destination.stat)).st_size
-    return PulledModule(sha256, size, member, layer)
+    return PulledModule(sha256, member, layer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ the disk budget needs its place. Invariant: until every owner of the start has r
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from autowasm.digest import Sha256Hex
@@ -119,10 +119,6 @@ class Pins:
             return frozenset()
         counts = self._published[needs.namespace]
         return frozenset(sha256 for sha256 in needs.published if counts[sha256] == 1)
-
-    def pins(self) -> Mapping[Sha256Hex, frozenset[str]]:
-        """All published digests with the namespaces that publish them: a copy."""
-        return {sha256: frozenset(names) for sha256, names in self._namespaces.items()}
 
 
 def _less(counter: Counter[str] | Counter[Sha256Hex], key: str) -> None:

@@ -345,7 +345,7 @@ class ClusterMode:
         return await self._secrets.pull_secrets(namespace)
 
     def use_load_report(self, report: Callable[[ObjectKey], Awaitable[LoadReport | None]]) -> None:
-        """See `rollout.Workloads`."""
+        """Use this report for `status.pods` from now on."""
         self._load_report = report
 
     async def report(self, key: ObjectKey) -> PodReport | None:

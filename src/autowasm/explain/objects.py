@@ -22,11 +22,9 @@ class Meta(Struct, frozen=True, rename="camel"):
 
     name: str = ""
     namespace: str = ""
-    uid: str = ""
     labels: Labels | None = None
     annotations: Labels | None = None
     creation_timestamp: str = ""
-    deletion_timestamp: str | None = None
 
 
 class Requirement(Struct, frozen=True):
@@ -86,7 +84,6 @@ class ContainerPort(Struct, frozen=True, rename="camel"):
 
     container_port: int = 0
     name: str = ""
-    protocol: str = "TCP"
 
 
 class EnvVar(Struct, frozen=True):
@@ -197,7 +194,6 @@ class ServicePort(Struct, frozen=True, rename="camel"):
 
     port: int = 0
     name: str = ""
-    protocol: str = "TCP"
     app_protocol: str = ""
     target_port: int | str | None = None
 
@@ -205,7 +201,6 @@ class ServicePort(Struct, frozen=True, rename="camel"):
 class _ServiceSpec(Struct, frozen=True):
     selector: Labels | None = None
     ports: list[ServicePort] | None = None
-    type: str = ""
 
 
 class Service(Named, frozen=True):
@@ -226,21 +221,10 @@ class Service(Named, frozen=True):
         return wanted.items() <= pod.labels.items()
 
 
-class _TargetRef(Struct, frozen=True):
-    kind: str = ""
-    name: str = ""
-
-
-class _EndpointConditions(Struct, frozen=True):
-    ready: bool | None = None
-
-
-class Endpoint(Struct, frozen=True, rename="camel"):
+class Endpoint(Struct, frozen=True):
     """Of an EndpointSlice."""
 
     addresses: list[str] = []
-    conditions: _EndpointConditions = field(default_factory=_EndpointConditions)
-    target_ref: _TargetRef | None = None
 
 
 class EndpointSlice(Named, frozen=True):
@@ -309,7 +293,6 @@ class EnvoyFilter(Named, frozen=True):
 class _PluginSpec(Struct, frozen=True):
     selector: LabelSelector | None = None
     phase: str = ""
-    priority: int | None = None
 
 
 class WasmPlugin(Named, frozen=True):

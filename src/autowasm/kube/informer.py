@@ -8,7 +8,7 @@ Invariants: handlers receive a change after it is stored, and never an update wi
 import asyncio
 import random
 from collections.abc import Iterable, Iterator, Mapping, ValuesView
-from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import structlog
 
@@ -21,9 +21,8 @@ T = TypeVar("T")
 
 
 class Delta(NamedTuple, Generic[T]):
-    """One difference between the stored and the current state. `old` is None for `added`, `new` for `deleted`."""
+    """One difference between the stored and the current state. `old` is None for an added object, `new` for a deleted one."""
 
-    type: Literal["added", "updated", "deleted"]
     key: ObjectKey
     old: T | None
     new: T | None
@@ -66,7 +65,7 @@ class ObjectStore(Generic[T]):
         if old is not None and old == new:
             return None
         self._objects[key] = new
-        return Delta("added" if old is None else "updated", key, old, new)
+        return Delta(key, old, new)
 
     def delete(self, key: ObjectKey) -> Delta[T] | None:
         """Remove the object. None if there was none."""
@@ -74,7 +73,7 @@ class ObjectStore(Generic[T]):
         if old is None:
             return None
         del self._objects[key]
-        return Delta("deleted", key, old, None)
+        return Delta(key, old, None)
 
     def replace(self, objects: Mapping[ObjectKey, T]) -> Iterator[Delta[T]]:
         """Make the store equal to `objects`, one difference per step of the iterator.
@@ -206,7 +205,7 @@ class Informer(Generic[T]):
     def _unchanged(self) -> Iterator[Delta[T]]:
         for key in self.store.keys():  # noqa: SIM118 a list: the store may change meanwhile
             if (stored := self.store.get(key)) is not None:
-                yield Delta("updated", key, stored, stored)
+                yield Delta(key, stored, stored)
 
     async def _take_turns_over(self, deltas: Iterator[Delta[T]]) -> None:
         """Deliver all deltas; yield to the loop after each `loop_budget` seconds."""

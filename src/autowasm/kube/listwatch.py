@@ -36,11 +36,6 @@ class LineSplitter:
         self._held: list[bytes] = []
         self._held_bytes = 0
 
-    @property
-    def partial(self) -> int:
-        """Bytes of the partial line."""
-        return self._held_bytes
-
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """The lines that this chunk completes, without line ends; empty lines are skipped. Raises UnexpectedAnswer."""
         start = 0

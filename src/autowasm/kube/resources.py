@@ -5,7 +5,7 @@ no name can lead out of its collection.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 from urllib.parse import quote
 
 
@@ -17,14 +17,6 @@ class ObjectKey(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}" if self.namespace else self.name
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """The reverse of `str`. Raises ValueError."""
-        namespace, slash, name = text.rpartition("/")
-        if not name or "/" in namespace or (slash and not namespace):
-            raise ValueError(f"{text!r} is not of the form namespace/name")
-        return cls(namespace, name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,8 +116,6 @@ class _Ready(Generic[K]):
         self._dirty: dict[K, float] = {}
         self._processing: dict[K, float] = {}
         self._getters: deque[asyncio.Future[None]] = deque()
-        self._idle = asyncio.Event()
-        self._idle.set()
         self.shutting_down = False
 
     def __len__(self) -> int:
@@ -160,8 +158,6 @@ class _Ready(Generic[K]):
         self._metrics.finished(asyncio.get_running_loop().time() - started)
         if key in self._dirty:
             self._push(key)
-        elif not self._line and not self._processing:
-            self._idle.set()
 
     def running_times(self) -> list[float]:
         now = asyncio.get_running_loop().time()
@@ -173,16 +169,10 @@ class _Ready(Generic[K]):
             self._line.clear()
             self._dirty.clear()
             self._metrics.depth(0)
-            if not self._processing:
-                self._idle.set()
         while self._getters:
             self._wake_one()
 
-    async def wait_idle(self) -> None:
-        await self._idle.wait()
-
     def _push(self, key: K) -> None:
-        self._idle.clear()
         self._line.push(key)
         self._metrics.depth(len(self._line))
         self._wake_one()
@@ -331,7 +321,3 @@ class WorkQueue(Generic[K]):
         """Ignore adds from now on. With `drain`, queued keys are still handed out; delayed keys are dropped."""
         self._delayed.clear()
         self._ready.shut_down(drain=drain)
-
-    async def wait_idle(self) -> None:
-        """Return when no key is queued or with a worker (delayed keys do not count)."""
-        await self._ready.wait_idle()

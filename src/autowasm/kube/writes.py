@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from autowasm.kube.client import Document, KubeClient
 from autowasm.kube.codec import decode_document, document_meta
-from autowasm.kube.errors import Conflict, NotFound
 from autowasm.kube.resources import ObjectKey, ResourceType
 
 MERGE_PATCH: Final = "application/merge-patch+json"
@@ -74,28 +73,6 @@ async def merge_patch(
     path = resource.object_path(key)
     answer = await client.request("PATCH", path, body=body, content_type=MERGE_PATCH)
     return await decode_document(answer)
-
-
-async def delete(
-    client: KubeClient,
-    resource: ResourceType,
-    *,
-    read: Mapping[str, Any],
-    propagation: str = "Background",
-) -> bool:
-    """DELETE the object that was `read`, and no other of its name. False if it no longer exists."""
-    key, _ = document_meta(dict(read))
-    options = {
-        "apiVersion": "v1",
-        "kind": "DeleteOptions",
-        "propagationPolicy": propagation,
-        "preconditions": {"uid": read["metadata"]["uid"]},
-    }
-    try:
-        await client.request("DELETE", resource.object_path(key), body=options)
-    except (NotFound, Conflict):
-        return False
-    return True
 
 
 async def _put(

@@ -53,7 +53,6 @@ _log = structlog.get_logger(__name__)
 class ResolvedImage:
     """The result of resolving a reference at one moment."""
 
-    reference: ImageReference
     digest: Digest
     """Of the index or manifest that the reference names. The reference is pinned with it."""
     manifest: Manifest
@@ -243,9 +242,9 @@ def _resolve(
     _verify(answer.data, expected, size=None, what=f"manifest of {reference}")
     document = _parsed(answer, what=f"image {reference}", limits=limits)
     if isinstance(document, Manifest):
-        return ResolvedImage(reference, expected, document)
+        return ResolvedImage(expected, document)
     child, manifest = _module_of(repository, document, reference=reference, limits=limits)
-    return ResolvedImage(reference, expected, manifest, document, child)
+    return ResolvedImage(expected, manifest, document, child)
 
 
 def _module_of(

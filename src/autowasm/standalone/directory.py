@@ -269,10 +269,6 @@ class ConfigDirectory:
         """Files that could not be read since the start, with the errors: their objects are not known."""
         return {path: file.problems for path, file in self._files.items() if not file.ever_read}
 
-    def problems(self) -> dict[Path, tuple[str, ...]]:
-        """Errors in files now, as sentences."""
-        return {path: file.problems for path, file in self._files.items() if file.problems}
-
     async def _look(self, wake: ChangeHandler) -> None:
         """Scan, and report changes. Raises OSError; then the state stays as it was."""
         files = await self._settled()

@@ -41,8 +41,6 @@ class ArchiveMember:
 
     name: str
     ordinal: int
-    size: int
-    """In bytes, as the archive claims."""
 
 
 def extract_module(source: Path, destination: Path, *, packing: str, limits: Limits) -> str:
@@ -204,7 +202,7 @@ def _candidates(stream: Stream, *, limits: Limits) -> _Candidates:
     while (entry := reader.next()) is not None:
         found.pop(_path(entry.name), None)  # as in unpacking, the last entry with a path counts
         if entry.is_file and is_candidate(entry.name):
-            found[_path(entry.name)] = ArchiveMember(entry.name, ordinal, entry.size)
+            found[_path(entry.name)] = ArchiveMember(entry.name, ordinal)
         elif entry.is_file:
             other_files += 1
             if len(others) < _SHOWN:

@@ -106,7 +106,7 @@ class _Found:
             self._take_plain(path, base, entry, ordinal)
 
     def _take_plain(self, path: str, base: str, entry: TarEntry, ordinal: int) -> None:
-        member = ArchiveMember(entry.name, ordinal, entry.size if entry.is_file else 0)
+        member = ArchiveMember(entry.name, ordinal)
         self.modules.pop(path, None)  # a later entry of the archive replaces it
         if base == _PLUGIN and self.first_plugin is None:
             self.first_plugin = member

@@ -96,8 +96,6 @@ class ModuleInfo:
 
     size: int
     abi: str
-    imports: tuple[Import, ...]
-    exports: tuple[Export, ...]
     unchecked: str
     """One sentence about the parts that could not be checked; empty if all were checked."""
 
@@ -157,7 +155,7 @@ def inspect_bytes(
     check_references(parts, imports, exports, data=data, validation=validation, limits=limits)
     check_start(parts, imports, exports, data=data)
     parts.check_function_names()
-    return ModuleInfo(len(data), version, imports, exports, str(validation))
+    return ModuleInfo(len(data), version, str(validation))
 
 
 def too_large(size: int, *, limits: Limits) -> ContentRejected:

@@ -11,7 +11,6 @@ import zstandard
 
 from autowasm.cli import wasmc
 from autowasm.cli.inspect import ImageReport, InspectReport, ModuleVerdict, as_text
-from autowasm.reference import ImageReference
 from autowasm.registry.client import ResolvedImage
 from autowasm.registry.manifest import Descriptor, ImageIndex, Manifest
 from tests.parts import wat
@@ -181,7 +180,6 @@ def test_an_image_with_many_layers_and_annotations_is_shown_in_part() -> None:
     )
     child = descriptor(7).digest
     resolved = ResolvedImage(
-        reference=ImageReference.parse("r.example/team/filter:v1"),
         digest=descriptor(8).digest,
         manifest=manifest,
         index=ImageIndex(schema_version=2, manifests=(descriptor(7), descriptor(6))),

@@ -13,10 +13,10 @@ WORDS = st.text("xyz", max_size=3)
 
 def test_tells_what_changed() -> None:
     store: ObjectStore[str] = ObjectStore()
-    assert store.upsert(A, "x") == Delta("added", A, None, "x")
-    assert store.upsert(A, "y") == Delta("updated", A, "x", "y")
+    assert store.upsert(A, "x") == Delta(A, None, "x")
+    assert store.upsert(A, "y") == Delta(A, "x", "y")
     assert store.upsert(A, "y") is None
-    assert store.delete(A) == Delta("deleted", A, "y", None)
+    assert store.delete(A) == Delta(A, "y", None)
     assert store.delete(A) is None
     assert len(store) == 0
 
@@ -26,7 +26,7 @@ def test_replace_tells_what_vanished_with_its_last_state() -> None:
     for key, word in ((A, "x"), (B, "y")):
         store.upsert(key, word)
     deltas = list(store.replace({B: "y", C: "z"}))
-    assert deltas == [Delta("deleted", A, "x", None), Delta("added", C, None, "z")]
+    assert deltas == [Delta(A, "x", None), Delta(C, None, "z")]
     assert (A in store, store.get(B), store.get(C)) == (False, "y", "z")
 
 

@@ -65,15 +65,6 @@ async def test_nothing_is_written_to_an_object_that_is_being_deleted(tmp_path: P
     assert wire.asked == []
 
 
-async def test_delete_takes_that_object_and_no_other(tmp_path: Path) -> None:
-    wire = Wire(json_answer({}), failure(404, "NotFound"), failure(409, "Conflict"))
-    async with client_of(wire, tmp_path) as client:
-        deleted = [await writes.delete(client, THINGS, read=READ) for _ in range(3)]
-    assert deleted == [True, False, False]
-    assert wire.asked[0].method == "DELETE"
-    assert wire.asked[0].document["preconditions"] == {"uid": "u1"}
-
-
 async def test_a_merge_patch_says_that_it_is_one(tmp_path: Path) -> None:
     wire = Wire(json_answer(READ))
     async with client_of(wire, tmp_path) as client:

@@ -86,6 +86,11 @@ def value(directory: ConfigDirectory, key: ObjectKey) -> str | None:
     return found.object["spec"]["value"] if isinstance(found, Defined) else None
 
 
+def problem_of(directory: ConfigDirectory, key: ObjectKey) -> str | None:
+    found = directory.get(key)
+    return found.problem if isinstance(found, Defined) else None
+
+
 async def test_loads_config_files_of_the_directory_only(
     config: Path, directory: ConfigDirectory
 ) -> None:
@@ -116,7 +121,6 @@ async def test_loads_config_files_of_the_directory_only(
     assert found is not None
     assert found.data == {"p": b"x"}
     assert directory.get(ObjectKey("default", "ignored")) is None
-    assert directory.problems() == {}
     assert directory.never_read() == {}
 
 
@@ -201,28 +205,22 @@ async def test_file_that_cannot_be_understood_keeps_what_it_defined(
     await directory.load()
     async with followed(directory) as told:
         file.write_text(content, encoding="latin-1")
-        await until(lambda: bool(directory.problems()))
+        await until(lambda: problem_of(directory, ONE) is not None)
         (config / "b.yaml").write_text(autowasm("two"))  # one more look at the broken one
         await until(lambda: TWO in told.keys)
 
         assert value(directory, ONE) == "a"
         assert directory.secret(PULL) is not None
         assert told.keys == [ONE, TWO]  # the first has a problem now
-        found = directory.get(ONE)
-        assert isinstance(found, Defined)
-        assert problem in (found.problem or "")
+        assert problem in (problem_of(directory, ONE) or "")
         assert directory.never_read() == {}
-        assert problem in directory.problems()[file][0]
         assert [each["file"] for each in logs if each["event"] == "problem in config file"] == [
             "a.yaml"
         ]
 
         file.write_text(autowasm("one", value="b"))
         await until(lambda: value(directory, ONE) == "b")
-        found = directory.get(ONE)
-        assert isinstance(found, Defined)
-        assert found.problem is None
-        assert directory.problems() == {}
+        assert problem_of(directory, ONE) is None
         assert directory.secret(PULL) is None
 
 
@@ -315,7 +313,7 @@ async def test_file_that_is_away_for_a_moment_takes_nothing_along(
     await directory.load()
     file.unlink()
     async with followed(directory) as told:
-        await until(lambda: value(directory, ONE) == "b" or bool(directory.problems()))
+        await until(lambda: value(directory, ONE) == "b" or bool(problem_of(directory, ONE)))
         assert disk.scans[:3] == [1, 0, 1]
         assert told.keys == told_of
         assert value(directory, ONE) == expected

@@ -159,4 +159,4 @@ async def test_file_that_cannot_be_looked_at_is_a_problem_and_not_a_missing_file
 
     assert directory.keys() == [KEY]
     assert set(directory.never_read()) == {loop}
-    assert "symbolic links" in directory.problems()[loop][0]
+    assert "symbolic links" in directory.never_read()[loop][0]

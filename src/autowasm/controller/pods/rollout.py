@@ -8,7 +8,7 @@ not again right after the resender has asked.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -116,9 +116,6 @@ class Workloads(Protocol):
 
     def touch_pods(self, key: ObjectKey) -> None:
         """The report on its Pods may have changed."""
-
-    def use_load_report(self, report: Callable[[ObjectKey], Awaitable[LoadReport | None]]) -> None:
-        """Use this report for `status.pods` from now on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """A world of one object for tests of Loading: its Pods, and what replicas tell of its module."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -76,9 +76,6 @@ class World:
 
     def touch_pods(self, key: ObjectKey) -> None:
         self.touched += 1
-
-    def use_load_report(self, report: Callable[[ObjectKey], LoadReport | None]) -> None:
-        raise NotImplementedError
 
     def count(self) -> int:
         return self.replicas + len(self.others)
