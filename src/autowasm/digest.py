@@ -73,12 +73,12 @@ class DigestVerifier:
         self._size = size
         self._what = what
         self._hash = hashlib.new(expected.algorithm)
-        self.seen = 0
+        self.received = 0
 
     def update(self, chunk: bytes | memoryview) -> None:
         """Add the next bytes. Raises ContentRejected (`SizeMismatch`) on the first byte too many."""
-        self.seen += len(chunk)
-        if self._size is not None and self.seen > self._size:
+        self.received += len(chunk)
+        if self._size is not None and self.received > self._size:
             raise ContentRejected(
                 f"{self._what}: the server sent more than the {self._size} bytes that it announced",
                 reason="SizeMismatch",
@@ -87,9 +87,9 @@ class DigestVerifier:
 
     def finish(self) -> None:
         """Raises ContentRejected: `SizeMismatch` if bytes are missing, `DigestMismatch` if the digest differs."""
-        if self._size is not None and self.seen != self._size:
+        if self._size is not None and self.received != self._size:
             raise ContentRejected(
-                f"{self._what}: {self.seen} bytes arrived, but {self._size} were announced",
+                f"{self._what}: {self.received} bytes arrived, but {self._size} were announced",
                 reason="SizeMismatch",
             )
         if self._hash.hexdigest() != self._expected.hex:

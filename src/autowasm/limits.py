@@ -48,7 +48,7 @@ class Limits:
     """Names kept in memory while layers are searched, because files of later layers hide those of earlier ones: about 10 MB."""
     index_entries: int = 1_000
     """Platforms and attestations in one index. The largest official images have about 30."""
-    index_looks: int = 8
+    index_searched: int = 8
     """Manifests of one index that are fetched to find the one with a module, if no entry identifies it."""
     manifest_bytes: int = 4 * MIB
     """The distribution specification requires registries to accept manifests of at least this size."""
@@ -194,7 +194,7 @@ class StoreLimits:
     """Longest time between two writes of the last uses. A crash loses at most this much running time."""
     held: float = 60.0
     """Seconds for which a blob that was just stored or requested is kept until its EnvoyFilter is written."""
-    hear_all: float = 30.0
+    pins_timeout: float = 30.0
     """Seconds after a start for which the admission of a new module waits until all published modules of its namespace are
     known."""
     free_reserve: int = 64 * MIB
@@ -216,10 +216,10 @@ class FetchLimits:
     reserved: int = 8
     """Places of `total` that only namespaces without a running fetch get. Otherwise eight namespaces whose sources hang could
     take all places."""
-    host_turn: float = 15.0
+    long_after: float = 15.0
     """Seconds after which a fetch no longer counts against `per_host`: the 10 s of `minimum_rate_after`, plus a margin."""
     long: int = 16
-    """Fetches that may exceed `host_turn`: half of `total`, so that places remain for other fetches."""
+    """Fetches that may exceed `long_after`: half of `total`, so that places remain for other fetches."""
     queued: int = 10_000
     """Fetches that wait for a place: enough for a cluster with 10 000 AutoWasms."""
     retry_base: float = 1.0

@@ -26,7 +26,7 @@ from autowasm.limits import (
 class PollSettings:
     """Rate and concurrency of the polls of all sources with a `refreshInterval` (ADR 20). Seconds, counts."""
 
-    look: float = 1.0
+    check_interval: float = 1.0
     """Time between two checks for polls that are due. The shortest `refreshInterval` is 30 s."""
     rate: float = 5.0
     """Polls started per second, over all sources: enough for 9 000 sources every half hour. Polls above the rate are delayed,
@@ -168,11 +168,11 @@ class PeerSettings:
     lookup_timeout: float = 5.0
     most: int = 64
     """Peers that are used. More replicas than that do not serve faster."""
-    ask_timeout: float = 1.0
+    query_timeout: float = 1.0
     """Timeout of a peer query. Peers in the same cluster answer it from memory."""
-    asks: int = 3
+    query_attempts: int = 3
     """Attempts to query a peer that does not answer. A busy peer may have the only copy."""
-    ask_again: float = 0.2
+    query_pause: float = 0.2
     """Pause between two queries of a peer that does not have the module of a publication yet."""
     idle: float = 3.0
     """A copy that receives no bytes for this long is retried from another peer."""

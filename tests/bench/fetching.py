@@ -97,13 +97,13 @@ async def ours(arguments: argparse.Namespace) -> dict[str, Any]:
         requests = [FetchRequest("default", source(one)) for one in arguments.references]
         await fetcher.fetch(FetchRequest("default", source(arguments.warm)))  # everything imported
         await asyncio.sleep(0.2)
-        loop.timing.turns = turns = LoopTiming()
+        loop.timing.iterations = iterations = LoopTiming()
         before = _stages(metrics)
         begun, cpu = time.perf_counter(), _cpu()
         await asyncio.gather(*(fetcher.fetch(one) for one in requests))
         found = {"seconds": time.perf_counter() - begun, "cpu": _cpu() - cpu}
         stages = {name: value - before.get(name, 0) for name, value in _stages(metrics).items()}
-    return {**found, "longest": 1000 * turns.longest, "stages": stages}
+    return {**found, "longest": 1000 * iterations.longest, "stages": stages}
 
 
 def _stages(metrics: Any) -> dict[str, float]:

@@ -94,9 +94,9 @@ async def _herds(plan: Plan, both: Serving, clients: int) -> _Herds:
                 herds.their_connect.append(found.slowest_connect)
                 herds.their_lost.append(found.lost)
                 continue
-            await server.longest_turn()  # from here on
+            await server.longest_iteration()  # from here on
             found = await load.herd(server, url, clients=clients)
-            herds.held.append(await server.longest_turn())
+            herds.held.append(await server.longest_iteration())
             herds.ours.append(found.seconds)
             herds.connect.append(found.slowest_connect)
             herds.peak.append(found.peak)

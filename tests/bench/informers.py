@@ -100,12 +100,14 @@ async def ours(arguments: argparse.Namespace) -> dict[str, Any]:
             meter = Meter()
             await asyncio.sleep(
                 0
-            )  # its collection of garbage is a long turn, and not the informer's
-            loop.timing.turns = turns = LoopTiming()
+            )  # its collection of garbage is a long iteration, and not the informer's
+            loop.timing.iterations = iterations = LoopTiming()
             running = tasks.create_task(informer.run(), name="informer")
             await enough.wait()
-            longest, counts = 1000 * turns.longest, list(turns.counts)
-            found = meter.read(longest=longest, turns=counts, pods=len(informer.store), heard=heard)
+            longest, counts = 1000 * iterations.longest, list(iterations.counts)
+            found = meter.read(
+                longest=longest, iterations=counts, pods=len(informer.store), heard=heard
+            )
             running.cancel()
     return found
 

@@ -49,7 +49,7 @@ class Server:
         found = _SAMPLE.findall(answer.body.decode())
         return {f"{name} {bound}".strip(): float(value) for name, bound, value in found}
 
-    async def longest_turn(self) -> float:
+    async def longest_iteration(self) -> float:
         """Milliseconds that the event loop was held at most since this was last asked."""
         return 1000 * (await self.metrics())["autowasm_loop_longest_turn_seconds"]
 

@@ -97,11 +97,11 @@ def _addresses(world: Fleet) -> list[str]:
     return [replica.host.rpartition(":")[0] for replica in world.replicas[:REPLICAS]]
 
 
-async def _asked(names: Names, failure: Failure) -> None:
+async def _looked_up(names: Names, failure: Failure) -> None:
     """Until the fault has bitten: it asked, and got no addresses."""
-    before = await asyncio.to_thread(names.asked, failure)
+    before = await asyncio.to_thread(names.lookups, failure)
     async with asyncio.timeout(90):
-        while await asyncio.to_thread(names.asked, failure) <= before:
+        while await asyncio.to_thread(names.lookups, failure) <= before:
             await asyncio.sleep(0.1)
 
 
@@ -113,7 +113,7 @@ async def test_new_replica_that_cannot_find_the_others_turns_to_the_source(
     names = names_of(mesh, row)
     await asyncio.to_thread(names.fail, failure)
     async with found_by_name(mesh, names, row) as replica, unharmed(mesh):
-        assert await asyncio.to_thread(names.asked, failure), "the fault bit"
+        assert await asyncio.to_thread(names.lookups, failure), "the fault bit"
         assert await from_source(replica) > 0
         assert await replica.metric("autowasm_blobs") >= len(mesh.wanted), "before asked"
         await mesh.publish("data")
@@ -121,7 +121,7 @@ async def test_new_replica_that_cannot_find_the_others_turns_to_the_source(
         await asyncio.to_thread(names.lead_to, _addresses(mesh))
         before = await from_source(replica)
         async with asyncio.timeout(90):
-            while not await asyncio.to_thread(names.asked, "addresses"):
+            while not await asyncio.to_thread(names.lookups, "addresses"):
                 await asyncio.sleep(0.1)
         await mesh.publish("data")
         assert await copies(replica, "copied") > 0, "they are found"
@@ -136,7 +136,7 @@ async def test_replica_remembers_where_the_others_are(mesh: Fleet, failure: Fail
     async with found_by_name(mesh, names, row) as replica, unharmed(mesh):
         assert await from_source(replica) == 0, "all is copied"
         await asyncio.to_thread(names.fail, failure)
-        await _asked(names, failure)
+        await _looked_up(names, failure)
         before = await copies(replica, "copied")
         async with newcomer(mesh, row=row):
             await mesh.publish("data")

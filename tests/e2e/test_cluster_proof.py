@@ -32,7 +32,9 @@ class World:
     fleet: Fleet
     time: VirtualTime
 
-    async def said(self, condition: Callable[[Document], bool], *, what: str) -> Document:
+    async def wait_for_status(
+        self, condition: Callable[[Document], bool], *, what: str
+    ) -> Document:
         """The status, once it says so, while time passes. Raises TimeoutError with the last one."""
 
         def met(found: Document | None) -> bool:
@@ -103,14 +105,14 @@ async def _loaded(world: World, status: str, reason: str, *, fetched: int) -> Do
     """The status, once `Loaded` says this, and so many sidecars are counted."""
 
     def loaded(found: Document) -> bool:
-        said = [one for one in found["conditions"] if one["type"] == "Loaded"]
+        reported = [one for one in found["conditions"] if one["type"] == "Loaded"]
         return bool(
-            said
-            and (said[0]["status"], said[0]["reason"]) == (status, reason)
+            reported
+            and (reported[0]["status"], reported[0]["reason"]) == (status, reason)
             and found["pods"]["fetched"] == fetched
         )
 
-    return await world.said(loaded, what=f"Loaded={status} {reason} {fetched}")
+    return await world.wait_for_status(loaded, what=f"Loaded={status} {reason} {fetched}")
 
 
 async def _named(world: World, name: str, reasons: set[str]) -> None:
@@ -121,7 +123,7 @@ async def _named(world: World, name: str, reasons: set[str]) -> None:
         missing = [(one["name"], one["reason"]) for one in found["pods"].get("missing", ())]
         return [one for one, _ in missing] == [name] and missing[0][1] in reasons
 
-    await world.said(named, what=f"missing {name} for one of {reasons}")
+    await world.wait_for_status(named, what=f"missing {name} for one of {reasons}")
 
 
 async def test_who_fetched_is_counted_who_did_not_is_named_and_a_new_leader_knows_it(

@@ -30,7 +30,7 @@ class Source:
     """One module under one name, and how often it was asked for and sent in full."""
 
     module: bytes
-    asked: int = 0
+    requests: int = 0
     confirmed: int = 0
     """Answers without the module that said what it is by now."""
     sent: int = 0
@@ -48,7 +48,7 @@ class WithETag(Source):
     """An object that has an entity tag, and no date."""
 
     async def __call__(self, exchange: Exchange) -> None:
-        self.asked += 1
+        self.requests += 1
         tag = f'"{self.sha256[:8]}"'
         assert "if-modified-since" not in exchange.request.headers
         if exchange.request.headers.get("if-none-match") == tag:
@@ -63,7 +63,7 @@ class WithDate(Source):
     """An object that has a date, and no entity tag."""
 
     async def __call__(self, exchange: Exchange) -> None:
-        self.asked += 1
+        self.requests += 1
         day = 1 + self.module[-1] % 20  # another one for another module
         date = f"Sun, {day:02} Nov 2026 08:49:37 GMT"
         assert "if-none-match" not in exchange.request.headers
@@ -79,7 +79,7 @@ class WithNothing(Source):
     """An object that says nothing of itself: each poll gets it whole."""
 
     async def __call__(self, exchange: Exchange) -> None:
-        self.asked += 1
+        self.requests += 1
         assert not {"if-none-match", "if-modified-since"} & exchange.request.headers.keys()
         self.confirmed += 1
         await exchange.send(body=self.module)
@@ -95,7 +95,7 @@ class Registry(Source):
             self.sent += 1
             await exchange.send(body=self.module if self.sha256 in target else b"{}")
             return
-        self.asked += 1
+        self.requests += 1
         self.confirmed += 1
         if exchange.request.method == "HEAD":
             await self.answer_head(exchange)
@@ -138,12 +138,12 @@ class Scene:
 
     async def next_poll(self) -> None:
         """Until each source was polled once more, and what came of it is known to wasmer."""
-        asked = {name: source.asked for name, source in self.sources.items()}
+        requests = {name: source.requests for name, source in self.sources.items()}
         polls = await self.server.metric("autowasm_polls_total")
         # An interval is longer by up to a tenth.
         await self.time.pass_(1.2 * INTERVAL, [self.server])
         await self.until(
-            lambda: all(source.asked > asked[name] for name, source in self.sources.items())
+            lambda: all(source.requests > requests[name] for name, source in self.sources.items())
         )
         async with asyncio.timeout(WITHIN):
             while await self.server.metric("autowasm_polls_total") < polls + len(self.sources):

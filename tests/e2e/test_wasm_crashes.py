@@ -12,7 +12,7 @@ from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
 from autowasm.wasm.module import ModuleInfo, inspect_bytes
 from tests.parts import binaryen, filters, pypi, toolchains, wat
-from tests.parts.loading import envoy_says
+from tests.parts.loading import envoy_failure
 
 pytestmark = pytest.mark.parametrize("version", pypi.ENVOY_VERSIONS)
 
@@ -103,7 +103,7 @@ async def test_a_host_function_that_is_called_by_reference_is_refused_and_crashe
     error = _refusal(module)
     assert error.reason == "EnvoyCrash"
     assert "call_ref" in str(error)
-    assert (await envoy_says(version, module, tmp_path)).startswith("exit status -")
+    assert (await envoy_failure(version, module, tmp_path)).startswith("exit status -")
 
 
 _RUNNING = {
@@ -163,7 +163,7 @@ async def test_other_uses_of_references_are_accepted_and_run(
 ) -> None:
     module = wat.assemble(f"(module {_HEAD}{_RUNNING[how]})")
     assert _inspect(module).abi == "0.2.1"
-    assert await envoy_says(version, module, tmp_path) == ""
+    assert await envoy_failure(version, module, tmp_path) == ""
 
 
 _F = "(func (param i32) (result i32))"
@@ -189,7 +189,7 @@ async def test_an_import_of_a_type_that_is_not_on_its_own_is_refused_by_both(
         assert _inspect(module).abi == "0.2.1"
     else:
         assert _refusal(module).reason == "ImportMismatch"
-    assert bool(await envoy_says(version, module, tmp_path)) != loads
+    assert bool(await envoy_failure(version, module, tmp_path)) != loads
 
 
 _FAILING_STARTS = {
@@ -219,8 +219,8 @@ async def test_a_start_that_is_sure_to_fail_is_refused_by_both(
 ) -> None:
     module = wat.assemble(f"(module {_HEAD}{_FAILING_STARTS[how]})")
     assert _refusal(module).reason == "StartFails"
-    said = await envoy_says(version, module, tmp_path)
-    assert "restricted_callback" in said or "unreachable" in said
+    failure = await envoy_failure(version, module, tmp_path)
+    assert "restricted_callback" in failure or "unreachable" in failure
 
 
 _WORKING_STARTS = {
@@ -256,7 +256,7 @@ async def test_a_start_that_may_return_is_accepted_and_runs(
 ) -> None:
     module = wat.assemble(f"(module {_HEAD}{_WORKING_STARTS[how]})")
     assert _inspect(module).abi == "0.2.1"
-    assert await envoy_says(version, module, tmp_path) == ""
+    assert await envoy_failure(version, module, tmp_path) == ""
 
 
 _TRY = "(try (do (throw $t (i32.const 1))) (catch $t (drop)))"
@@ -287,9 +287,9 @@ async def test_each_form_of_exceptions_is_accepted_and_their_mixture_is_refused_
         assert error.reason == "WasmInvalid"
         assert "refuses the combination" in str(error)
     else:
-        said = _inspect(module).unchecked
-        assert said.startswith("1 of 4 function bodies") if unchecked else said == ""
-    assert bool(await envoy_says(version, module, tmp_path)) != loads
+        failure = _inspect(module).unchecked
+        assert failure.startswith("1 of 4 function bodies") if unchecked else failure == ""
+    assert bool(await envoy_failure(version, module, tmp_path)) != loads
 
 
 async def test_wasm_opt_all_breaks_a_filter_and_the_advice_repairs_it(
@@ -302,20 +302,20 @@ async def test_wasm_opt_all_breaks_a_filter_and_the_advice_repairs_it(
     error = _refusal(compact)
     assert error.reason == "WasmInvalid"
     assert "compact imports" in str(error)
-    assert await envoy_says(version, compact, tmp_path)
+    assert await envoy_failure(version, compact, tmp_path)
 
     crashing = await asyncio.to_thread(
         binaryen.optimize, module, "-Oz", "-all", "--disable-compact-imports"
     )
     assert _refusal(crashing).reason == "EnvoyCrash"
-    assert (await envoy_says(version, crashing, tmp_path)).startswith("exit status -")
+    assert (await envoy_failure(version, crashing, tmp_path)).startswith("exit status -")
 
     advised = ("--disable-compact-imports", "--disable-gc")
     assert all(flag in str(error) for flag in advised)
     assert advised[1] in str(_refusal(crashing))
     good = await asyncio.to_thread(binaryen.optimize, module, "-Oz", "-all", *advised)
     assert _inspect(good).abi == "0.2.1"
-    assert await envoy_says(version, good, tmp_path) == ""
+    assert await envoy_failure(version, good, tmp_path) == ""
 
 
 async def test_the_advice_about_legacy_exceptions_makes_a_module_that_is_checked_whole(
@@ -329,7 +329,7 @@ async def test_the_advice_about_legacy_exceptions_makes_a_module_that_is_checked
     )
     translated = await asyncio.to_thread(binaryen.optimize, module, *flags)
     assert _inspect(translated).unchecked == ""
-    assert await envoy_says(version, translated, tmp_path) == ""
+    assert await envoy_failure(version, translated, tmp_path) == ""
 
 
 async def test_a_go_program_is_refused_with_the_command_that_builds_a_filter(
@@ -342,4 +342,4 @@ async def test_a_go_program_is_refused_with_the_command_that_builds_a_filter(
     error = _refusal(program.read_bytes())
     assert error.reason == "StartFails"
     assert "GOOS=wasip1 GOARCH=wasm go build -buildmode=c-shared" in str(error)
-    assert "restricted_callback" in await envoy_says(version, program.read_bytes(), tmp_path)
+    assert "restricted_callback" in await envoy_failure(version, program.read_bytes(), tmp_path)

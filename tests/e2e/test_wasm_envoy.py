@@ -14,7 +14,7 @@ from autowasm.limits import Limits
 from autowasm.wasm import abi
 from autowasm.wasm.module import inspect_bytes
 from tests.parts import pypi, wat
-from tests.parts.loading import envoy_says
+from tests.parts.loading import envoy_failure
 
 ASSETS = Path(__file__).parents[1] / "assets" / "wat"
 MEMORY = '(memory (export "memory") 1)'
@@ -56,7 +56,7 @@ async def test_every_host_function_of_the_table_is_offered(
 
     assert len(offered) > 60
     assert refusal(module) == ""
-    assert await envoy_says(version, module, tmp_path) == ""
+    assert await envoy_failure(version, module, tmp_path) == ""
 
 
 async def test_functions_marked_as_newer_are_offered_by_newer_envoys_only(
@@ -69,8 +69,8 @@ async def test_functions_marked_as_newer_are_offered_by_newer_envoys_only(
 
     assert {str(each.since) for each in newer.values()} == {"1.39"}
     assert refusal(module) == "ImportUnknown"
-    said = await envoy_says(version, module, tmp_path)
-    assert said == "" if has_them else "missing import" in said
+    failure = await envoy_failure(version, module, tmp_path)
+    assert failure == "" if has_them else "missing import" in failure
 
 
 @pytest.mark.parametrize("abi_version", abi.ABIS)
@@ -83,7 +83,7 @@ async def test_functions_of_other_abi_versions_are_not_offered(
                 f"(module {_import(name, function)}{MEMORY}{ALLOCATOR}{abi_export(abi_version)})"
             )
             assert refusal(module) == "ImportUnknown"
-            assert "missing import" in await envoy_says(version, module, tmp_path)
+            assert "missing import" in await envoy_failure(version, module, tmp_path)
 
 
 @pytest.mark.parametrize("abi_version", abi.ABIS)
@@ -95,7 +95,7 @@ async def test_every_function_that_envoy_calls_has_the_type_of_the_table(
 
     assert len(called) > 25
     assert refusal(module) == ""
-    assert await envoy_says(version, module, tmp_path) == ""
+    assert await envoy_failure(version, module, tmp_path) == ""
 
 
 async def test_a_mistyped_callback_is_refused_by_both(version: str, tmp_path: Path) -> None:
@@ -103,7 +103,9 @@ async def test_a_mistyped_callback_is_refused_by_both(version: str, tmp_path: Pa
     for name in ("proxy_on_request_headers", "proxy_on_tick", "_start", "malloc"):
         module = wat.compile_text(_exporting(called, "0.2.1", mistyped=name))
         assert refusal(module) == "ExportMismatch"
-        assert f"Bad function signature for: {name}" in await envoy_says(version, module, tmp_path)
+        assert f"Bad function signature for: {name}" in await envoy_failure(
+            version, module, tmp_path
+        )
 
 
 REFUSED_BY_BOTH = (
@@ -118,8 +120,8 @@ async def test_fixtures_fare_with_envoy_as_they_do_here(
     version: str, name: str, tmp_path: Path
 ) -> None:
     module = wat.compile_file(ASSETS / f"{name}.wat")
-    said = await envoy_says(version, module, tmp_path)
-    assert bool(refusal(module)) == bool(said) == (name in REFUSED_BY_BOTH), said
+    failure = await envoy_failure(version, module, tmp_path)
+    assert bool(refusal(module)) == bool(failure) == (name in REFUSED_BY_BOTH), failure
 
 
 async def test_a_configuration_that_is_refused_shows_only_when_it_runs(
@@ -127,13 +129,13 @@ async def test_a_configuration_that_is_refused_shows_only_when_it_runs(
 ) -> None:
     module = wat.compile_file(ASSETS / "refuses_configuration.wat")
     assert refusal(module) == ""
-    assert await envoy_says(version, module, tmp_path)
+    assert await envoy_failure(version, module, tmp_path)
 
 
 async def test_a_malformed_name_section_is_refused_by_both(version: str, tmp_path: Path) -> None:
     module = wat.compile_file(ASSETS / "hello.wat") + b"\0\x06\x04name\x07"
     assert refusal(module) == "WasmInvalid"
-    assert "corrupted" in await envoy_says(version, module, tmp_path)
+    assert "corrupted" in await envoy_failure(version, module, tmp_path)
 
 
 @pytest.mark.parametrize("what", ['(memory (export "memory") {})', MEMORY + "(table {} funcref)"])
@@ -144,7 +146,7 @@ async def test_initial_sizes_have_envoys_limits(version: str, what: str, tmp_pat
         text = f"(module {what.format(size)}{ALLOCATOR}{abi_export('0.2.1')})"
         module = wat.compile_text(text)
         assert refusal(module) == ("TooLarge" if size > most else "")
-        assert bool(await envoy_says(version, module, tmp_path)) == (size > most)
+        assert bool(await envoy_failure(version, module, tmp_path)) == (size > most)
 
 
 @pytest.mark.parametrize(
@@ -165,8 +167,8 @@ async def test_types_that_envoy_crashes_over_are_refused_and_no_others(
 ) -> None:
     module = wat.compile_text(f"(module {what}{MEMORY}{ALLOCATOR}{abi_export('0.2.1')})")
     assert refusal(module) == reason
-    said = await envoy_says(version, module, tmp_path)
-    assert said.startswith("exit status -") if reason else said == ""
+    failure = await envoy_failure(version, module, tmp_path)
+    assert failure.startswith("exit status -") if reason else failure == ""
 
 
 @pytest.mark.parametrize(
@@ -183,14 +185,14 @@ async def test_segments_that_do_not_fit_are_refused_by_both(
 ) -> None:
     module = wat.compile_text(f"(module {what}{MEMORY}{ALLOCATOR}{abi_export('0.2.1')})")
     assert refusal(module) == reason
-    assert bool(await envoy_says(version, module, tmp_path)) == bool(reason)
+    assert bool(await envoy_failure(version, module, tmp_path)) == bool(reason)
 
 
 async def test_an_imported_memory_is_made_by_envoy(version: str, tmp_path: Path) -> None:
     text = f'(module (import "env" "memory" (memory 1)){ALLOCATOR}{abi_export("0.2.1")})'
     module = wat.compile_text(text)
     assert refusal(module) == ""
-    assert await envoy_says(version, module, tmp_path) == ""
+    assert await envoy_failure(version, module, tmp_path) == ""
 
 
 def _import(name: str, function: abi.HostFunction) -> str:

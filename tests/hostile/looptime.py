@@ -1,4 +1,4 @@
-"""How long code holds the event loop, in processor time: a turn of the loop, and a hold of the interpreter lock by a thread.
+"""How long code holds the event loop, in processor time: an iteration of the loop, and a hold of the interpreter lock by a thread.
 
 Not wall time: what other programs do meanwhile does not count. A processor that they share is slower all the same, so each
 figure is scaled by what a fixed piece of work takes at that moment: a loaded machine gives the same figures. Invariant: a turn
@@ -28,14 +28,14 @@ _WORK_SECONDS = 0.0012
 """Processor seconds of `_work` on the idle core for which the limits were chosen: the unit of what is returned."""
 
 
-async def longest_turn(work: Callable[[], Awaitable[object]], *, below: float = 0.0) -> float:
-    """Processor seconds, scaled, of the longest turn of the running loop while `work` runs.
+async def longest_iteration(work: Callable[[], Awaitable[object]], *, below: float = 0.0) -> float:
+    """Processor seconds, scaled, of the longest iteration of the running loop while `work` runs.
 
     The least of ten runs; the first that is below `below` is enough.
     """
     least = float("inf")
     for _ in range(_TRIES):
-        least = min(least, await _turn(work) * _scale())
+        least = min(least, await _iteration(work) * _scale())
         if least < below:
             break
     return least
@@ -80,7 +80,7 @@ def _work() -> int:
     return sum(len(key) + value[0] for key, value in table.items())
 
 
-async def _turn(work: Callable[[], Awaitable[object]]) -> float:
+async def _iteration(work: Callable[[], Awaitable[object]]) -> float:
     selector: Any = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
     select, longest, began = selector.select, 0.0, time.thread_time()
 
@@ -95,7 +95,7 @@ async def _turn(work: Callable[[], Awaitable[object]]) -> float:
     selector.select = timed
     try:
         with _unmeasured():
-            await asyncio.sleep(0)  # the work has turns of its own
+            await asyncio.sleep(0)  # the work has iterations of its own
             await work()
             await asyncio.sleep(0)
     finally:

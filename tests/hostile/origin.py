@@ -17,9 +17,9 @@ Body = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 @dataclass(slots=True)
 class Origin(LoopbackServer):
-    """Answers by path. `asked` counts by path."""
+    """Answers by path. `requests` counts by path."""
 
-    asked: Counter[str] = field(default_factory=Counter)
+    requests: Counter[str] = field(default_factory=Counter)
     _answers: dict[str, Body] = field(default_factory=dict)
 
     def serve(self, path: str, body: bytes, *, media_type: str = "application/octet-stream") -> str:
@@ -58,7 +58,7 @@ class Origin(LoopbackServer):
             writer.transport.abort()
 
     async def _answer(self, path: str, writer: asyncio.StreamWriter) -> None:
-        self.asked[path] += 1
+        self.requests[path] += 1
         answer = self._answers.get(path)
         if answer is None:
             writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")

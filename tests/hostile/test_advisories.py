@@ -133,6 +133,6 @@ async def test_no_redirect_and_no_token_realm_leads_to_metadata(
                 status = server.status(f"s{number}", namespace=f"ns{number}")
                 await asyncio.sleep(0.05)
         path = f"/v2/r{number}/manifests/v1" if way != "object" else f"/o{number}"
-        assert host.asked[path], "the attack was never asked for"
+        assert host.requests[path], "the attack was never asked for"
         message = str(status["message"])
         assert "never allowed" in message or "is not followed" in message, (target, message)

@@ -75,7 +75,7 @@ async def arrive(server: Wasmer, hosts: list[Origin], kind: str) -> tuple[list[s
             url = host.serve(path, body)
         server.apply(autowasm(name, namespace=name, url=url))
     messages = await refused(server, names)
-    assert all(host.asked.total() >= 2 for host in hosts)
+    assert all(host.requests.total() >= 2 for host in hosts)
     return messages, memory(process)[1] - idle
 
 

@@ -25,7 +25,7 @@ async def test_two_namespaces_with_slow_bodies_do_not_close_a_host_to_a_third(
         server.apply(autowasm(name, namespace=namespace, url=url))
     async with asyncio.timeout(60):
         # All places of the host are taken.
-        while sum(host.asked[f"/{name}"] for name, _ in slow) < 4:
+        while sum(host.requests[f"/{name}"] for name, _ in slow) < 4:
             await asyncio.sleep(0.05)
 
     url = host.serve("/good", inputs.hello())
@@ -38,7 +38,7 @@ async def test_two_namespaces_with_slow_bodies_do_not_close_a_host_to_a_third(
     # It came while they went on, not because they were ended.
     phases = [server.status(name, namespace=namespace).get("phase") for name, namespace in slow]
     assert "Failed" not in phases
-    assert sum(host.asked[f"/{name}"] for name, _ in slow) == 4
+    assert sum(host.requests[f"/{name}"] for name, _ in slow) == 4
 
 
 @pytest.mark.timeout(240)
@@ -61,7 +61,7 @@ async def test_a_host_that_never_answers_rightly_delays_no_other_host(
         url = bad.act(f"/{way}{number}", ways[way])
         server.apply(autowasm(f"bad{number}", namespace=f"ns{number % 5}", url=url))
     async with asyncio.timeout(60):
-        while bad.asked.total() < 4:
+        while bad.requests.total() < 4:
             await asyncio.sleep(0.05)
     url = good.serve("/good", inputs.hello())
     begin = asyncio.get_running_loop().time()

@@ -24,7 +24,7 @@ from autowasm.wasm.archive import extract_module
 from autowasm.wasm.module import inspect_module
 from tests.fakes.autowasms import document, record
 from tests.hostile import inputs
-from tests.hostile.looptime import longest_hold, longest_turn
+from tests.hostile.looptime import longest_hold, longest_iteration
 
 MOST = 0.020
 LIMITS = Limits()
@@ -123,13 +123,13 @@ SPECS: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 async def test_a_long_turn_is_seen() -> None:
-    """The measure measures: work on the loop is a turn."""
+    """The measurement works: code on the event loop counts as an iteration."""
     assert not tracemalloc.is_tracing()
 
     async def hold() -> None:
         sum(range(8_000_000))
 
-    assert await longest_turn(hold) > MOST
+    assert await longest_iteration(hold) > MOST
 
 
 def test_a_long_hold_of_a_thread_is_seen_and_long_work_in_python_is_none() -> None:
@@ -180,7 +180,7 @@ async def test_a_large_docker_config_is_read_or_refused_at_once(entries: int) ->
     async def read() -> object:
         return outcome(lambda: from_docker_config(config, host="r.example", repository="a/b"))
 
-    assert await longest_turn(read, below=MOST) < MOST
+    assert await longest_iteration(read, below=MOST) < MOST
 
 
 @pytest.mark.parametrize("kind", SPECS)
@@ -190,7 +190,7 @@ async def test_an_autowasm_of_the_largest_size_is_read_or_refused_at_once(kind: 
     async def read() -> object:
         return outcome(lambda: parsing.parse(given))
 
-    assert await longest_turn(read, below=MOST) < MOST
+    assert await longest_iteration(read, below=MOST) < MOST
 
 
 @pytest.mark.parametrize("kind", ["9 900 values", "a long string"])
@@ -200,4 +200,4 @@ async def test_what_is_accepted_is_rendered_at_once(kind: str) -> None:
     async def made() -> object:
         return render(autowasm, record(), EnvoyFetch())
 
-    assert await longest_turn(made, below=MOST) < MOST
+    assert await longest_iteration(made, below=MOST) < MOST

@@ -10,11 +10,11 @@ from autowasm.errors import SpecError
 from autowasm.kube.codec import DocumentCodec, WatchEvent, decode_document
 from autowasm.telemetry import eventloop
 from tests.fakes.autowasms import document
-from tests.hostile.looptime import longest_turn
+from tests.hostile.looptime import longest_iteration
 
 MOST = 0.020
 SHARE = 10
-"""On a slow machine a turn may be longer, but never more than so small a part of decoding the worst of them at once."""
+"""On a slow machine an iteration may be longer, but never more than so small a part of decoding the worst of them at once."""
 SIZE = 1_500_000
 """etcd's default limit is 1.5 MiB."""
 
@@ -70,13 +70,13 @@ def event(text: bytes) -> bytes:
 
 
 async def decoding_at_once() -> float:
-    """Seconds of one turn."""
+    """Seconds of one iteration."""
     line = event(written(CONFIGS["lists in lists"]()))
 
     async def at_once() -> None:
         DocumentCodec().decode_event(line)
 
-    return await longest_turn(at_once)
+    return await longest_iteration(at_once)
 
 
 async def is_short(turn: float) -> bool:
@@ -84,7 +84,7 @@ async def is_short(turn: float) -> bool:
 
 
 async def test_a_busy_turn_is_seen() -> None:
-    """The measure measures: decoding such an object at once is a busy turn."""
+    """The measurement works: decoding such an object at once is a long iteration."""
     assert not await is_short(await decoding_at_once())
 
 
@@ -100,13 +100,13 @@ async def test_an_event_of_the_largest_size_holds_the_loop_for_no_turn(kind: str
         with pytest.raises(SpecError):
             parsing.parse(read.object)
 
-    assert await is_short(await longest_turn(follow, below=MOST))
+    assert await is_short(await longest_iteration(follow, below=MOST))
 
 
 @pytest.mark.parametrize("kind", ["lists in lists", "names", "deep"])
 async def test_an_answer_of_the_largest_size_holds_the_loop_for_no_turn(kind: str) -> None:
     body = written(CONFIGS[kind]())
-    assert await is_short(await longest_turn(lambda: decode_document(body), below=MOST))
+    assert await is_short(await longest_iteration(lambda: decode_document(body), below=MOST))
 
 
 async def test_a_page_of_objects_of_the_largest_size_holds_the_loop_for_no_turn() -> None:
@@ -118,7 +118,7 @@ async def test_a_page_of_objects_of_the_largest_size_holds_the_loop_for_no_turn(
         assert len(page.items) == 3
         parsing.parse(page.items[1][1])
 
-    assert await is_short(await longest_turn(read, below=MOST))
+    assert await is_short(await longest_iteration(read, below=MOST))
 
 
 async def test_hundreds_of_thousands_of_labels_are_left_out() -> None:
@@ -133,4 +133,4 @@ async def test_hundreds_of_thousands_of_labels_are_left_out() -> None:
         assert "labels" not in read.object["metadata"]
         parsing.parse(read.object)  # the rest is as it was
 
-    assert await is_short(await longest_turn(follow, below=MOST))
+    assert await is_short(await longest_iteration(follow, below=MOST))

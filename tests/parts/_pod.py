@@ -30,22 +30,22 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def main() -> None:
     """Replace this process by the program of the specification."""
-    asked = json.loads(Path(sys.argv[1]).read_text())
+    settings = json.loads(Path(sys.argv[1]).read_text())
     user, group = os.getuid(), os.getgid()
     _check(_libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS), "user and mount namespaces")
     Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/gid_map").write_text(f"{asked['group']} {group} 1")
-    Path("/proc/self/uid_map").write_text(f"{asked['user']} {user} 1")
+    Path("/proc/self/gid_map").write_text(f"{settings['group']} {group} 1")
+    Path("/proc/self/uid_map").write_text(f"{settings['user']} {user} 1")
     _mount(None, "/", flags=_MS_REC | _MS_PRIVATE)
     # Held open: a mount may hide where another one's source is.
-    sources = [os.open(volume["source"], os.O_PATH) for volume in asked["volumes"]]
-    targets = [os.path.realpath(volume["target"]) for volume in asked["volumes"]]
+    sources = [os.open(volume["source"], os.O_PATH) for volume in settings["volumes"]]
+    targets = [os.path.realpath(volume["target"]) for volume in settings["volumes"]]
     for source, target in zip(sources, targets, strict=True):
         _make(Path(target))
         _mount(f"/proc/self/fd/{source}", target, flags=_MS_BIND)
         os.close(source)
     _set_attributes("/", add=_MOUNT_ATTR_RDONLY, flags=_AT_RECURSIVE)
-    for volume, target in zip(asked["volumes"], targets, strict=True):
+    for volume, target in zip(settings["volumes"], targets, strict=True):
         if volume["writable"]:
             _set_attributes(target, remove=_MOUNT_ATTR_RDONLY)
     for capability in range(64):
@@ -56,7 +56,7 @@ def main() -> None:
             _PR_SET_PDEATHSIG, signal.SIGKILL
         )  # `_leash.py`'s, in case that the above took it off
     # The rest of the capabilities goes here: the user is not 0.
-    os.execv(asked["command"][0], asked["command"])
+    os.execv(settings["command"][0], settings["command"])
 
 
 def _make(target: Path) -> None:

@@ -174,15 +174,15 @@ def facts(document: Document | None = None, **changes: Any) -> Facts:
     """All is right, but for `changes`."""
     document = document or autowasm()
     parsed = parse(document)
-    wanted = render(parsed, RECORD, EnvoyFetch())
+    desired = render(parsed, RECORD, EnvoyFetch())
     good = Facts(
         key=ObjectKey("team", "test"),
         document=document,
         autowasm=parsed,
         status=status.read(document.get("status")),
         server=ServerFact(known=True),
-        live=wanted,
-        wanted=wanted,
+        live=desired,
+        desired=desired,
         namespaces=namespaces(),
         pods=(pod(),),
         services=(service(),),
@@ -193,6 +193,6 @@ def facts(document: Document | None = None, **changes: Any) -> Facts:
     return msgspec.structs.replace(good, **changes)
 
 
-def said(check: Check, given: Facts) -> dict[str, Finding]:
+def findings_of(check: Check, given: Facts) -> dict[str, Finding]:
     """What the check found, by its name."""
     return {finding.check: finding for finding in check(given)}

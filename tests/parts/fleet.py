@@ -295,9 +295,9 @@ class Fleet:
     @asynccontextmanager
     async def between_downloads(self) -> AsyncIterator[None]:
         """No download of `steady` is under way, and none begins."""
-        async with AsyncExitStack() as turns:
+        async with AsyncExitStack() as iterations:
             for replica in self.replicas:
-                await turns.enter_async_context(self._turn(replica))
+                await iterations.enter_async_context(self._turn(replica))
             yield
 
     def _turn(self, replica: Wasmer) -> asyncio.Lock:

@@ -13,7 +13,7 @@ _DEADLINE = 100.0
 """Seconds. A module from Go takes five on an idle machine."""
 
 
-async def envoy_says(version: str, module: bytes, directory: Path) -> str:
+async def envoy_failure(version: str, module: bytes, directory: Path) -> str:
     """What Envoy has against the module; empty when it loads, starts and takes an empty configuration.
 
     `exit status -11` when Envoy crashes: the number is the signal's. Writes to `directory`.

@@ -201,7 +201,7 @@ class Probed:
     ready: bool = False
     killed: str = ""
     """Why the kubelet would have killed it; empty: it would not."""
-    asked: dict[str, int] = field(default_factory=dict)
+    probes: dict[str, int] = field(default_factory=dict)
 
 
 @asynccontextmanager
@@ -240,7 +240,7 @@ async def _ask(
     probe = container.spec[name]
     failures = 0
     while True:
-        found.asked[name] = found.asked.get(name, 0) + 1
+        found.probes[name] = found.probes.get(name, 0) + 1
         good = await _good(probe, ports)
         failures = 0 if good else failures + 1
         failed = failures >= probe.get("failureThreshold", 3)
@@ -255,8 +255,8 @@ async def _ask(
 
 
 async def _good(probe: Document, ports: Mapping[str, str]) -> bool:
-    asked = probe["httpGet"]
-    url = f"http://{ports[asked['port']]}{asked['path']}"
+    http_get = probe["httpGet"]
+    url = f"http://{ports[http_get['port']]}{http_get['path']}"
     try:
         timeout = probe.get("timeoutSeconds", 1)
         answer = await wire.get(url, headers=_PROBE_HEADERS, timeout=timeout)

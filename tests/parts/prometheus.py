@@ -78,7 +78,7 @@ class Prometheus:
         await asyncio.to_thread(self.write)
         os.kill(self.process.pid, signal.SIGHUP)
 
-    async def ask(self, path: str, parameters: Mapping[str, str] | None = None) -> Any:
+    async def request(self, path: str, parameters: Mapping[str, str] | None = None) -> Any:
         """`data` of an answer of the API. Raises AssertionError with what it says is wrong."""
         query = urllib.parse.urlencode(parameters or {})
         answer = await wire.get(f"http://{self.host}/api/v1/{path}?{query}", timeout=30)
@@ -88,18 +88,20 @@ class Prometheus:
 
     async def value(self, expression: str) -> float | None:
         """The largest value now; None: nothing has one."""
-        found = (await self.ask("query", {"query": expression}))["result"]
+        found = (await self.request("query", {"query": expression}))["result"]
         return max((float(one["value"][1]) for one in found), default=None)
 
     async def series(self, expression: str, begin: float, end: float, step: float) -> list[Any]:
         """Series of a time, with their values."""
         span = {"start": str(begin), "end": str(end), "step": str(step)}
-        result: list[Any] = (await self.ask("query_range", {"query": expression, **span}))["result"]
+        result: list[Any] = (await self.request("query_range", {"query": expression, **span}))[
+            "result"
+        ]
         return result
 
     async def firing(self) -> set[str]:
         """Alerts that fire now."""
-        alerts = (await self.ask("alerts"))["alerts"]
+        alerts = (await self.request("alerts"))["alerts"]
         return {one["labels"]["alertname"] for one in alerts if one["state"] == "firing"}
 
     async def wait_firing(self, *names: str, timeout: float = 150) -> None:

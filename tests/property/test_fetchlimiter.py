@@ -114,12 +114,12 @@ async def turns(others: int, line: int) -> int:
     """How many are served before a newcomer, who asks when everybody else has `line` fetches waiting."""
     places = FetchLimiter(FetchLimits(per_host=1), metrics=Metrics())
     order: list[str] = []
-    everybody_has_asked = asyncio.Event()
+    all_requested = asyncio.Event()
 
     async def fetch(namespace: str) -> None:
         async with places.place(namespace, "h"):
             order.append(namespace)
-            await everybody_has_asked.wait()
+            await all_requested.wait()
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(fetch("other0"))
@@ -129,7 +129,7 @@ async def turns(others: int, line: int) -> int:
         tasks.create_task(fetch("newcomer"))
         await settle()
         order.clear()
-        everybody_has_asked.set()
+        all_requested.set()
     return order.index("newcomer")
 
 

@@ -14,7 +14,7 @@ from autowasm.kube.resources import ObjectKey
 from tests.fakes.leases import FakeLeaseClient, FakeLeases
 
 KEY = ObjectKey("istio-system", "wasmer")
-LOOKS = 0.25
+MAX_STEP = 0.25
 
 
 class VirtualLoop(looptime.LoopTimeEventLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]
@@ -25,13 +25,13 @@ async def compete(rng: random.Random, *, faulty: float) -> None:
     server = FakeLeases()
     timings = LeaseTimings(lease_duration=6, renew_deadline=4.0, retry_period=1.0)
     electors, tasks = [], []
-    trouble = True
+    failing = True
 
     def delay() -> float:
-        return rng.choice([0.0, 0.01, 0.5, 1.5, 2.5]) if trouble else 0.0
+        return rng.choice([0.0, 0.01, 0.5, 1.5, 2.5]) if failing else 0.0
 
     def failure() -> ApiError | None:
-        failed = trouble and rng.random() < faulty
+        failed = failing and rng.random() < faulty
         return ServerError("down", code=500) if failed else None
 
     loop = asyncio.get_running_loop()
@@ -42,14 +42,14 @@ async def compete(rng: random.Random, *, faulty: float) -> None:
         tasks.append(loop.create_task(elector.run(), name=name))
         await asyncio.sleep(rng.random() * 3)
     while loop.time() < 120:
-        await asyncio.sleep(rng.random() * LOOKS)
+        await asyncio.sleep(rng.random() * MAX_STEP)
         assert sum(elector.is_leading for elector in electors) <= 1
         if rng.random() < 0.01:
             index = rng.randrange(3)
             tasks[index].cancel()
             await asyncio.wait([tasks[index]])
             tasks[index] = loop.create_task(electors[index].run())
-    trouble = False
+    failing = False
     await asyncio.sleep(30)
     assert sum(elector.is_leading for elector in electors) == 1
     for task in tasks:

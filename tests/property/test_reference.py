@@ -19,7 +19,7 @@ TEXTS = st.one_of(
 )
 
 
-def said_by_oracle(text: str) -> tuple[str, str, str | None, str | None] | None:
+def parsed_by_oracle(text: str) -> tuple[str, str, str | None, str | None] | None:
     try:
         found = oracle.Reference.parse_normalized_named(text)
     except (oracle.InvalidReference, InvalidDigest):
@@ -27,7 +27,7 @@ def said_by_oracle(text: str) -> tuple[str, str, str | None, str | None] | None:
     return found.domain(), found.path(), found["tag"], found["digest"]
 
 
-def said_by_us(text: str) -> tuple[str, str, str | None, str | None] | None:
+def parsed_by_us(text: str) -> tuple[str, str, str | None, str | None] | None:
     try:
         found = ImageReference.parse(text)
     except ValueError:
@@ -45,15 +45,15 @@ def stricter_on_purpose(host: str, digest: str | None) -> bool:
 def test_reads_what_the_distribution_grammar_reads(text: str) -> None:
     if text.endswith("\n"):
         return  # the oracle's `$` lets one pass
-    expected = said_by_oracle(text)
+    expected = parsed_by_oracle(text)
     if expected is None:
-        assert said_by_us(text) is None
+        assert parsed_by_us(text) is None
         return
     host, repository, tag, digest = expected
     if stricter_on_purpose(host, digest):
-        assert said_by_us(text) is None
+        assert parsed_by_us(text) is None
         return
-    assert said_by_us(text) == (host, repository, tag if tag or digest else "latest", digest)
+    assert parsed_by_us(text) == (host, repository, tag if tag or digest else "latest", digest)
 
 
 @given(TEXTS)

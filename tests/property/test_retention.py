@@ -34,7 +34,7 @@ owners = st.sampled_from(["x/1", "x/2", "y/1"])
 
 
 class RetentionMachine(RuleBasedStateMachine):
-    """`published` and `histories` by owner; `young`: when the blob was surely named last. `heard`: when everybody was."""
+    """`published` and `histories` by owner; `young`: when the blob was surely named last. `reported_at`: when everybody was."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class RetentionMachine(RuleBasedStateMachine):
         self.published: dict[str, set[Sha256Hex]] = {}
         self.histories: dict[str, set[Sha256Hex]] = {}
         self.young: dict[Sha256Hex, float] = {}
-        self.heard = 0.0
+        self.reported_at = 0.0
         self.start()
 
     def start(self) -> None:
@@ -59,12 +59,12 @@ class RetentionMachine(RuleBasedStateMachine):
             )
         )
 
-    def everybody_heard(self) -> None:
+    def all_reported(self) -> None:
         self.storage.retention.synced(self.published)
         for owner in self.published:
-            self.tell(owner)
+            self.report(owner)
 
-    def tell(self, owner: str) -> None:
+    def report(self, owner: str) -> None:
         self.storage.publish(
             owner, *self.published.get(owner, ()), kept=tuple(self.histories.get(owner, ()))
         )
@@ -88,14 +88,14 @@ class RetentionMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.storage.pins.complete)
     @rule()
-    def hear_everybody(self) -> None:
-        self.everybody_heard()
-        self.heard = self.running
+    def report_all(self) -> None:
+        self.all_reported()
+        self.reported_at = self.running
 
     @precondition(lambda self: self.storage.pins.complete)  # else it would wait
     @rule(digest=digests, owner=owners)
     def fetch_and_publish(self, digest: Sha256Hex, owner: str) -> None:
-        """As the fetcher and the reconciler do: claim, room, commit, hold, publish."""
+        """As the fetcher and the reconciler do: reservation, room, commit, hold, publish."""
         before, needed = self.storage.store.digests(), self.all_published
         stored = self.published.get(owner, set()) & before
         try:
@@ -105,17 +105,19 @@ class RetentionMachine(RuleBasedStateMachine):
             return
         self.histories.setdefault(owner, set()).update(stored - {digest})
         self.published[owner] = {digest}
-        self.tell(owner)
+        self.report(owner)
         self.name_now(digest)
         assert digest in self.storage.store
 
     async def _fetch(self, digest: Sha256Hex, owner: str) -> None:
         namespace, size = owner.partition("/")[0], len(CONTENTS[digest])
         admission = self.storage.store.admission
-        async with admission.claim(namespace, owner=owner, sha256=digest, size=size) as claim:
+        async with admission.reserve(
+            namespace, owner=owner, sha256=digest, size=size
+        ) as reservation:
             if digest not in self.storage.store:
                 await self.storage.put(CONTENTS[digest])
-            claim.hold(digest, size)
+            reservation.hold(digest, size)
 
     @rule(owner=owners, history=st.booleans())
     def stop_naming(self, owner: str, history: bool) -> None:
@@ -125,7 +127,7 @@ class RetentionMachine(RuleBasedStateMachine):
             self.published.pop(owner, None)
             self.storage.pins.remove(owner)
         else:
-            self.tell(owner)
+            self.report(owner)
         self.runner.run(self.storage.retention.sweep())
 
     @rule(hours=st.sampled_from([0.1, 5.0, 11.0, 23.0]))
@@ -148,7 +150,7 @@ class RetentionMachine(RuleBasedStateMachine):
         if self.storage.pins.complete:
             for sha256 in self.storage.store.digests() - self.all_named:
                 # What nobody was heard of may have been named until everybody was.
-                since = max(self.young[sha256], self.heard)
+                since = max(self.young[sha256], self.reported_at)
                 assert self.running - since <= GRACE + SLACK, "stays for ever"
 
     @rule(jump=st.sampled_from([YEARS, -YEARS, 0.0]), hours=st.sampled_from([0.0, 7.0]))

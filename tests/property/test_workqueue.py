@@ -117,7 +117,7 @@ class WorkQueueMachine(RuleBasedStateMachine):
 
 
 class FairWorkQueueMachine(WorkQueueMachine):
-    """The same promises where groups of keys take turns."""
+    """The same promises with groups of keys, which are served round robin."""
 
     def __init__(self) -> None:
         super().__init__()

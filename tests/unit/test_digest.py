@@ -54,7 +54,7 @@ def test_right_bytes_pass() -> None:
     verifier.update(DATA[:7])
     verifier.update(memoryview(DATA)[7:])
     verifier.finish()
-    assert verifier.seen == len(DATA)
+    assert verifier.received == len(DATA)
 
 
 def test_first_byte_too_many_is_refused_at_once() -> None:

@@ -41,7 +41,7 @@ _MAX_ID_LENGTH = 256
 _MAX_URL_LENGTH = 2048
 _MAX_ENV, _MAX_ENV_NAME_LENGTH, _MAX_ENV_VALUE_LENGTH = 256, 256, 2048  # as in Istio's WasmPlugin
 _MIN_INTERVAL = 30.0
-_MAX_INTERVAL = 64
+_MAX_INTERVAL_LENGTH = 64
 _MAX_LABELS = 256
 """As in Istio's EnvoyFilter: the labels become its workloadSelector."""
 
@@ -156,8 +156,8 @@ def _check_interval(interval: str | None) -> None:
     if interval is None:
         return
     path = "spec.filter.refreshInterval"
-    if len(interval) > _MAX_INTERVAL:
-        raise SpecError(path, f"longer than {_MAX_INTERVAL} characters")
+    if len(interval) > _MAX_INTERVAL_LENGTH:
+        raise SpecError(path, f"longer than {_MAX_INTERVAL_LENGTH} characters")
     _refuse_value_error(path, parse_duration, interval)
     if parse_duration(interval) < _MIN_INTERVAL:
         raise SpecError(path, "must be at least 30s: registries limit the rate of requests")

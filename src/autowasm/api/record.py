@@ -71,9 +71,9 @@ def belongs_to(record: Record, source: str) -> bool:
         sha256_hex(record.sha256)
         if kind == "object":
             return record.url == location and not record.image
-        asked, pinned = ImageReference.parse(location), ImageReference.parse(record.image)
+        named, pinned = ImageReference.parse(location), ImageReference.parse(record.image)
     except ValueError:
         return False
-    if asked.digest is not None and pinned.digest != asked.digest:
+    if named.digest is not None and pinned.digest != named.digest:
         return False
-    return pinned.name == asked.name and isinstance(pinned.digest, Digest) and not record.url
+    return pinned.name == named.name and isinstance(pinned.digest, Digest) and not record.url

@@ -159,21 +159,21 @@ class ArtifactFetcher:
         record = request.record
         if record is not None and record.sha256 in self._store:
             size = self._store.size(record.sha256)
-            async with self._store.admission.claim(
+            async with self._store.admission.reserve(
                 request.namespace, owner=request.owner, sha256=record.sha256, size=size
-            ) as claim:
-                claim.hold(record.sha256, size)
+            ) as reservation:
+                reservation.hold(record.sha256, size)
             return record
         attempt = await self._attempt(request)
         with self._explained(attempt):
             pinned = await self._pin(attempt)
             sha256 = record.sha256 if record is not None else pinned.sha256
             # Outside the flight: each request that shares it has its own quota.
-            async with self._store.admission.claim(
+            async with self._store.admission.reserve(
                 request.namespace, owner=request.owner, sha256=sha256, size=pinned.size
-            ) as claim:
+            ) as reservation:
                 pinned, module = await self._obtain(attempt, pinned)
-                claim.hold(module.sha256, module.size)
+                reservation.hold(module.sha256, module.size)
         self._breakers.succeeded(attempt.key)
         check_promised(request, module)
         return record if record is not None else attempt.record(pinned, module)
@@ -186,11 +186,11 @@ class ArtifactFetcher:
         """Whether the source names other content than `known`; None: only a fetch can find out. Raises as `fetch`."""
         attempt = await self._attempt(request)
         source, credential = attempt.source, attempt.credential
-        look = partial(source.has_moved, request.source, known, credential=credential)
+        check = partial(source.has_moved, request.source, known, credential=credential)
         with self._explained(attempt):
             moved = await self._single_flight.join(
                 ("look", str(request.source), known.origin, attempt.key.credential),
-                partial(self._counted, attempt, "look", look),
+                partial(self._counted, attempt, "look", check),
                 place=self._place(attempt),
             )
         if moved is not None:
@@ -223,13 +223,13 @@ class ArtifactFetcher:
         """Resolve the record, or the source if there is none. This also proves that the credential may read it."""
         request, record = attempt.request, attempt.request.record
         if record is None:
-            ask = partial(attempt.source.resolve, request.source, credential=attempt.credential)
+            resolve = partial(attempt.source.resolve, request.source, credential=attempt.credential)
         else:
-            ask = partial(attempt.source.pin, record, credential=attempt.credential)
+            resolve = partial(attempt.source.pin, record, credential=attempt.credential)
         named = record.origin if record is not None else ""
         pinned = await self._single_flight.join(
             ("resolve", str(request.source), named, attempt.key.credential),
-            partial(self._counted, attempt, "resolve", ask),
+            partial(self._counted, attempt, "resolve", resolve),
             place=self._place(attempt),
         )
         return self._with_rules(request, pinned)

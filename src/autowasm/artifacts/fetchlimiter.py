@@ -2,7 +2,7 @@
 
 A fetch that joins another's flight needs no place. Invariants: no limit is ever exceeded; a waiting namespace gets the next
 fitting place after at most one grant to each other namespace, so one tenant's hundred hanging fetches delay no other
-tenant. A fetch that has held its place for `host_turn` seconds no longer counts for its host, so two tenants cannot block a
+tenant. A fetch that has held its place for `long_after` seconds no longer counts for its host, so two tenants cannot block a
 host for a third (ADR 0021); it still counts for its namespace and in all. A last part of all places is reserved for
 namespaces that hold none, whatever hosts the others' fetches hang on.
 """
@@ -28,8 +28,8 @@ class _Waiter:
     granted: asyncio.Future[None] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
-    turn: asyncio.TimerHandle | None = None
-    """Ends the ticket's turn at its host."""
+    timer: asyncio.TimerHandle | None = None
+    """Fires when the fetch no longer counts for its host."""
     is_long: bool = False
 
 
@@ -49,7 +49,7 @@ class FetchLimiter:
         self._by_host: Counter[str] = Counter()
         self._by_both: Counter[tuple[str, str]] = Counter()
         self._overdue: OrderedDict[_Waiter, None] = OrderedDict()
-        """Tickets whose turn has ended, while the limit of long fetches is reached."""
+        """Tickets that should no longer count for their host, while the limit of long fetches is reached."""
         self._long = 0
         self._max_long = min(limits.long, limits.total // 2)
         self._reserved = min(limits.reserved, limits.total // 4)
@@ -59,7 +59,7 @@ class FetchLimiter:
         """Wait for a place and hold it. Raises SourceUnavailable (`TooManyFetches`) if too many wait already."""
         ticket = _Waiter(namespace, host)
         if self._fits(namespace, host):
-            self._give(ticket)
+            self._admit(ticket)
         else:
             self._line_up(ticket)
         try:
@@ -78,14 +78,14 @@ class FetchLimiter:
             and self._by_both[namespace, host] < limits.per_namespace_host
         )
 
-    def _give(self, ticket: _Waiter) -> None:
+    def _admit(self, ticket: _Waiter) -> None:
         self._count_running(ticket, 1)
         _add(self._by_host, ticket.host, 1)
         loop = asyncio.get_running_loop()
-        ticket.turn = loop.call_later(self._limits.host_turn, self._end_turn, ticket)
+        ticket.timer = loop.call_later(self._limits.long_after, self._outlast, ticket)
         ticket.granted.set_result(None)
 
-    def _end_turn(self, ticket: _Waiter) -> None:
+    def _outlast(self, ticket: _Waiter) -> None:
         """The fetch continues, but frees its place at the host."""
         self._overdue[ticket] = None
         self._make_long()
@@ -118,7 +118,7 @@ class FetchLimiter:
             self._drop(ticket)
 
     def _leave_host(self, ticket: _Waiter) -> None:
-        cast(asyncio.TimerHandle, ticket.turn).cancel()  # set by `_give`
+        cast(asyncio.TimerHandle, ticket.timer).cancel()  # set by `_admit`
         if not ticket.is_long:
             self._overdue.pop(ticket, None)
             _add(self._by_host, ticket.host, -1)
@@ -155,7 +155,7 @@ class FetchLimiter:
                     self._waiting.move_to_end(namespace)
                     if ticket.host in self._waiting[namespace]:
                         self._waiting[namespace].move_to_end(ticket.host)
-                self._give(ticket)
+                self._admit(ticket)
                 granted = True
 
     def _next_that_fits(self, namespace: str) -> _Waiter | None:

@@ -63,10 +63,10 @@ class PeerList:
         self._urls: tuple[str, ...] = settings.urls
         self._ourselves: set[str] = set()
         self._failing = False
-        self._wanted = asyncio.Event()
-        self._settled = asyncio.Event()
+        self._refresh_requested = asyncio.Event()
+        self._first_lookup = asyncio.Event()
         if settings.urls or not settings.host:
-            self._settled.set()
+            self._first_lookup.set()
 
     def known(self) -> tuple[str, ...]:
         """Base URLs (`http://ADDRESS:PORT`) of the known peers."""
@@ -78,7 +78,7 @@ class PeerList:
 
     def refresh(self) -> None:
         """Look the names up again now: no listed peer had the module."""
-        self._wanted.set()
+        self._refresh_requested.set()
 
     async def run(self) -> None:
         """Look names up every `lookup_interval` seconds, for ever; after `refresh` at once, but at most once a second."""
@@ -87,12 +87,12 @@ class PeerList:
             return
         while True:
             await self._look_up(settings.host, settings.port)
-            self._settled.set()
+            self._first_lookup.set()
             await asyncio.sleep(settings.lookup_pause)
-            self._wanted.clear()
+            self._refresh_requested.clear()
             try:
                 async with asyncio.timeout(settings.lookup_interval * random.uniform(0.8, 1.2)):  # noqa: S311  # jitter
-                    await self._wanted.wait()
+                    await self._refresh_requested.wait()
             except TimeoutError:
                 continue
 
@@ -101,7 +101,7 @@ class PeerList:
 
         Needs `run`; takes `lookup_timeout` seconds at most.
         """
-        await self._settled.wait()
+        await self._first_lookup.wait()
 
     async def _look_up(self, host: str, port: int) -> None:
         try:
@@ -160,7 +160,7 @@ class PeerCopy(Enum):
     """How a copy ended; the values are metric labels."""
 
     COPIED = "copied"
-    NOBODY = "absent"
+    ABSENT = "absent"
     FAILED = "failed"
     NO_ROOM = "no_room"
     """On this replica; bytes from another peer would need as much room."""
@@ -230,7 +230,7 @@ class Peers:
 
         Takes `copy_timeout` seconds at most, once it has a place.
         """
-        return await self._join_copy(sha256, asks=self._settings.asks)
+        return await self._join_copy(sha256, tries=self._settings.query_attempts)
 
     async def seek(self, sha256: Sha256Hex) -> bool:
         """As `copy`, for a digest that no AutoWasm on this replica names.
@@ -241,7 +241,7 @@ class Peers:
         if self._seeking.locked() or sha256 in self._missed:
             return False
         async with self._seeking:
-            if await self._join_copy(sha256, asks=1):
+            if await self._join_copy(sha256, tries=1):
                 return True
         self._missed[sha256] = None
         return False
@@ -256,38 +256,40 @@ class Peers:
             return False
         return True
 
-    async def ask(self, path: str) -> list[bytes]:
+    async def query(self, path: str) -> list[bytes]:
         """A small document from every peer that has one."""
         async with asyncio.TaskGroup() as tasks:
-            asked = [tasks.create_task(self._document(url, path)) for url in self.known()]
-        return [document for task in asked if (document := task.result()) is not None]
+            queries = [tasks.create_task(self._document(url, path)) for url in self.known()]
+        return [document for task in queries if (document := task.result()) is not None]
 
-    async def _join_copy(self, sha256: Sha256Hex, *, asks: int) -> bool:
+    async def _join_copy(self, sha256: Sha256Hex, *, tries: int) -> bool:
         if sha256 in self._store:
             return True
         if not self.known():
             self._list.refresh()
             return False
         outcome = await self._single_flight.join(
-            sha256, lambda: self._copy(sha256, asks=asks), place=lambda: self._copying
+            sha256, lambda: self._copy(sha256, tries=tries), place=lambda: self._copying
         )
         return outcome is PeerCopy.COPIED
 
-    async def _copy(self, sha256: Sha256Hex, *, asks: int) -> PeerCopy:
-        outcome = await self._from_anybody(sha256, asks=asks)
-        if outcome is PeerCopy.NOBODY:
+    async def _copy(self, sha256: Sha256Hex, *, tries: int) -> PeerCopy:
+        outcome = await self._from_any_peer(sha256, tries=tries)
+        if outcome is PeerCopy.ABSENT:
             self._list.refresh()
         self._metrics.peer_copies.labels(outcome.value).inc()
         return outcome
 
-    async def _from_anybody(self, sha256: Sha256Hex, *, asks: int) -> PeerCopy:
+    async def _from_any_peer(self, sha256: Sha256Hex, *, tries: int) -> PeerCopy:
         """Ask all peers at once and copy from the fastest that has the blob; the next starts beside it if it takes long."""
-        turn = asyncio.Lock()
+        starting = asyncio.Lock()
         attempts = [
-            asyncio.create_task(self._try(url, sha256, turn, asks=asks), name=f"copy from {url}")
+            asyncio.create_task(
+                self._try(url, sha256, starting, tries=tries), name=f"copy from {url}"
+            )
             for url in self.known()
         ]
-        result = PeerCopy.NOBODY
+        result = PeerCopy.ABSENT
         try:
             async with asyncio.timeout(self._settings.copy_timeout):
                 for attempt in asyncio.as_completed(attempts):
@@ -305,11 +307,13 @@ class Peers:
             await asyncio.gather(*attempts, return_exceptions=True)
         return result
 
-    async def _try(self, url: str, sha256: Sha256Hex, turn: asyncio.Lock, *, asks: int) -> PeerCopy:
-        """Copy from one peer. A peer holds `turn` for `hedge_after` seconds at most, so copies start one after the other."""
-        if not await self._offers(url, sha256, asks=asks):
-            return PeerCopy.NOBODY
-        async with asyncio.TaskGroup() as tasks, turn:
+    async def _try(
+        self, url: str, sha256: Sha256Hex, starting: asyncio.Lock, *, tries: int
+    ) -> PeerCopy:
+        """Copy from one peer. A peer holds `starting` for `hedge_after` seconds at most, so copies start one after the other."""
+        if not await self._offers(url, sha256, tries=tries):
+            return PeerCopy.ABSENT
+        async with asyncio.TaskGroup() as tasks, starting:
             fetching = tasks.create_task(self._outcome(url, sha256), name=f"fetch from {url}")
             await asyncio.wait([fetching], timeout=self._settings.hedge_after)
         return fetching.result()
@@ -327,24 +331,24 @@ class Peers:
         _log.info("module copied from a peer", digest=sha256, peer=url)
         return PeerCopy.COPIED
 
-    async def _offers(self, url: str, sha256: Sha256Hex, *, asks: int) -> bool:
+    async def _offers(self, url: str, sha256: Sha256Hex, *, tries: int) -> bool:
         """Whether the peer has the blob. A peer that does not answer in time is asked again: it may have the only copy."""
-        for _ in range(asks):
+        for _ in range(tries):
             with contextlib.suppress(TimeoutError):
-                return await self._ask(url, sha256) is True
+                return await self._probe(url, sha256) is True
         return False
 
     async def _has(self, url: str, sha256: Sha256Hex) -> bool | None:
         """None: the peer does not answer, or is this replica."""
         with contextlib.suppress(TimeoutError):
-            return await self._ask(url, sha256)
+            return await self._probe(url, sha256)
         return None
 
-    async def _ask(self, url: str, sha256: Sha256Hex) -> bool | None:
+    async def _probe(self, url: str, sha256: Sha256Hex) -> bool | None:
         """None: the peer cannot be reached, or is this replica. Raises TimeoutError."""
         try:
             async with (
-                asyncio.timeout(self._settings.ask_timeout),
+                asyncio.timeout(self._settings.query_timeout),
                 self._request("HEAD", f"{url}/wasm/{sha256}") as answer,
             ):
                 if self._is_ours(url, answer):
@@ -360,12 +364,12 @@ class Peers:
             async with self._checking:
                 if await self._has(url, sha256) is not False:
                     return
-            await asyncio.sleep(self._settings.ask_again)
+            await asyncio.sleep(self._settings.query_pause)
 
     async def _fetch(self, url: str, sha256: Sha256Hex) -> None:
         """Raises aiohttp.ClientError, OSError, UnusablePeer, ContentRejected, StorageError."""
         settings = self._settings
-        idle = aiohttp.ClientTimeout(sock_connect=settings.ask_timeout, sock_read=settings.idle)
+        idle = aiohttp.ClientTimeout(sock_connect=settings.query_timeout, sock_read=settings.idle)
         async with self._request("GET", f"{url}/wasm/{sha256}", timeout=idle) as answer:
             size = answer.content_length
             if answer.status != 200 or size is None or PEER_HEADER not in answer.headers:
@@ -385,7 +389,7 @@ class Peers:
         most = self._settings.document_bytes
         try:
             async with (
-                asyncio.timeout(self._settings.ask_timeout),
+                asyncio.timeout(self._settings.query_timeout),
                 self._request("GET", f"{base}{path}") as answer,
             ):
                 if self._is_ours(base, answer):
@@ -412,7 +416,7 @@ class Peers:
     async def _request(
         self, method: str, url: str, *, timeout: aiohttp.ClientTimeout | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        limit = timeout or aiohttp.ClientTimeout(total=self._settings.ask_timeout)
+        limit = timeout or aiohttp.ClientTimeout(total=self._settings.query_timeout)
         async with self._session.request(
             method, url, timeout=limit, allow_redirects=False
         ) as answer:

@@ -48,7 +48,7 @@ class PublishedModules:
         self._peers = peers
         self._pins = pins or Pins()
         self._origins: dict[str, tuple[Origin, ...]] = {}
-        self._told: dict[str, tuple[tuple[Origin, ...], tuple[Sha256Hex, ...]]] = {}
+        self._current: dict[str, tuple[tuple[Origin, ...], tuple[Sha256Hex, ...]]] = {}
         self._owners: defaultdict[Sha256Hex, set[str]] = defaultdict(set)
         self._waiters: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
 
@@ -57,9 +57,9 @@ class PublishedModules:
     ) -> None:
         """Set what `owner` has published or is about to publish, and the history that it may revert to. Replaces the last state."""
         kept = tuple(history)
-        if self._told.get(owner) == (origins, kept):
+        if self._current.get(owner) == (origins, kept):
             return
-        self._told[owner] = (origins, kept)
+        self._current[owner] = (origins, kept)
         self._pins.set(
             owner,
             namespace=origins[0].namespace if origins else "",
@@ -78,7 +78,7 @@ class PublishedModules:
         """Remove a deleted owner."""
         self._unlink(owner)
         self._origins.pop(owner, None)
-        self._told.pop(owner, None)
+        self._current.pop(owner, None)
         self._pins.remove(owner)
 
     def _unlink(self, owner: str) -> None:

@@ -88,7 +88,7 @@ class DiskAdmission:
         self._full_for = 0  # bytes that were refused last; 0: not full
 
     @contextlib.asynccontextmanager
-    async def claim(
+    async def reserve(
         self,
         namespace: str,
         *,
@@ -99,10 +99,10 @@ class DiskAdmission:
         """See `store.Admission`."""
         if sha256 is None or not self._pins.is_published_by(namespace, sha256):
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._settings.store.hear_all):
+                async with asyncio.timeout(self._settings.store.pins_timeout):
                     await self._pins.wait_complete()
-        with self._budget.claim(namespace, owner=owner, sha256=sha256, size=size) as claim:
-            yield claim
+        with self._budget.reserve(namespace, owner=owner, sha256=sha256, size=size) as reservation:
+            yield reservation
 
     @contextlib.asynccontextmanager
     async def reserve_space(self, size: int | None) -> AsyncIterator[None]:
@@ -136,8 +136,8 @@ class DiskAdmission:
             yield
         finally:
             self._committing -= more
-        self._budget.hold_for_anybody(sha256)
-        self._say_full_for(0)
+        self._budget.hold_for_any(sha256)
+        self._set_full_for(0)
 
     def excess(self, more: int = 0) -> int:
         """Bytes by which the store would exceed its budget with `more`; negative: bytes left."""
@@ -196,7 +196,7 @@ class DiskAdmission:
 
     async def _relieve(self, need: int) -> None:
         """Make room: the disk reports that it is full, against our own count (a quota of the file system)."""
-        self._say_full_for(need)
+        self._set_full_for(need)
         self._metrics.storage_refusals.labels(STORAGE_FULL).inc()
         async with self.lock:
             with contextlib.suppress(StorageError):  # the first error is raised
@@ -215,22 +215,22 @@ class DiskAdmission:
         self._metrics.storage_free_bytes.set(space.free)
         return space
 
-    async def look_again(self) -> None:
+    async def recheck(self) -> None:
         """Clear the state "full" if the size that was refused last has room now. Raises StorageError."""
         space = await self.measure()
         if self._fits(self._full_for) and self._missing(space, self._full_for) <= 0:
-            self._say_full_for(0)
+            self._set_full_for(0)
 
     def _refusal(self, message: str, size: int) -> StorageError:
         self._metrics.storage_refusals.labels(STORAGE_FULL).inc()
-        self._say_full_for(size)
+        self._set_full_for(size)
         return _Refused(message, reason=STORAGE_FULL)
 
-    def _say_full_for(self, size: int) -> None:
+    def _set_full_for(self, size: int) -> None:
         """Set the metric and log, once for each change."""
         before, self._full_for = self._full_for, size
         if bool(before) is bool(size):
             return
         self._metrics.storage_full.set(bool(size))
-        say = _log.warning if size else _log.info
-        say("cache full" if size else "cache has room again", stored=self._store.total)
+        log = _log.warning if size else _log.info
+        log("cache full" if size else "cache has room again", stored=self._store.total)

@@ -23,7 +23,7 @@ from autowasm.telemetry.metrics import Metrics
 from autowasm.units import format_size
 
 NAMESPACE_SHARE_EXCEEDED: Final = "NamespaceShareExceeded"
-NOBODY: Final = ""
+ANY_NAMESPACE: Final = ""
 """No namespace has this name."""
 
 
@@ -55,7 +55,7 @@ class _Reservation:
 
 
 class DiskQuota:
-    """Quota of each namespace, computed from the store, the pins, and the claims.
+    """Quota of each namespace, computed from the store, the pins, and the reservations.
 
     `share`: bytes that one namespace may pin. `held`: seconds from being stored to being pinned. Invariants: a module that a
     namespace has published is never refused to it (ADR 7), so only new modules can exceed a quota; namespaces do not affect
@@ -78,9 +78,9 @@ class DiskQuota:
         self._held = held
         self._metrics = metrics
         self._monotonic = monotonic
-        self._claims: set[_Reservation] = set()
-        self._claimed: defaultdict[str, int] = defaultdict(int)
-        """Bytes of all claims of a namespace, including those for the same digest."""
+        self._reservations: set[_Reservation] = set()
+        self._reserved: defaultdict[str, int] = defaultdict(int)
+        """Bytes of all reservations of a namespace, including those for the same digest."""
         self._holds: defaultdict[Sha256Hex, dict[str, float]] = defaultdict(dict)
         pins.watch(self._published)
 
@@ -94,14 +94,16 @@ class DiskQuota:
 
     def _holders(self, sha256: Sha256Hex) -> list[str]:
         now = self._monotonic()
-        return [who for who, until in self._holds.get(sha256, {}).items() if until >= now]
+        return [
+            namespace for namespace, until in self._holds.get(sha256, {}).items() if until >= now
+        ]
 
     def _published(self, namespace: str, sha256: Sha256Hex) -> None:
         """Release the holds of a digest that is now published."""
         holds = self._holds.get(sha256)
         if holds is not None:
             holds.pop(namespace, None)
-            holds.pop(NOBODY, None)
+            holds.pop(ANY_NAMESPACE, None)
             if not holds:
                 del self._holds[sha256]
 
@@ -119,7 +121,7 @@ class DiskQuota:
         }
 
     @contextlib.contextmanager
-    def claim(
+    def reserve(
         self,
         namespace: str,
         *,
@@ -127,55 +129,57 @@ class DiskQuota:
         sha256: Sha256Hex | None = None,
         size: int | None = None,
     ) -> Iterator[_Reservation]:
-        """As `Admission.claim` in `store.py`."""
-        claim = _Reservation(self, namespace, owner, sha256, size or 0)
-        self._check_share(claim)
-        self._claims.add(claim)
-        self._claimed[namespace] += claim.size
+        """As `Admission.reserve` in `store.py`."""
+        reservation = _Reservation(self, namespace, owner, sha256, size or 0)
+        self._check_share(reservation)
+        self._reservations.add(reservation)
+        self._reserved[namespace] += reservation.size
         try:
-            yield claim
+            yield reservation
         finally:
-            self._claims.discard(claim)
-            self.resize(claim, 0)
-            if not self._claimed[namespace]:
-                del self._claimed[namespace]
+            self._reservations.discard(reservation)
+            self.resize(reservation, 0)
+            if not self._reserved[namespace]:
+                del self._reserved[namespace]
 
-    def resize(self, claim: _Reservation, size: int) -> None:
-        """Change the claim's size in bytes."""
-        self._claimed[claim.namespace] += size - claim.size
-        claim.size = size
+    def resize(self, reservation: _Reservation, size: int) -> None:
+        """Change the reservation's size in bytes."""
+        self._reserved[reservation.namespace] += size - reservation.size
+        reservation.size = size
 
     def hold(self, namespace: str, sha256: Sha256Hex, size: int, *, owner: str = "") -> None:
         """Keep the blob for `held` seconds until the namespace publishes it. Raises StorageError (`NamespaceShareExceeded`)."""
         self.keep(_Reservation(self, namespace, owner, sha256, size))
 
-    def keep(self, claim: _Reservation) -> None:
-        """The same for a claim whose digest and size are now known."""
-        self._check_share(claim)
-        sha256, namespace = claim.sha256, claim.namespace
+    def keep(self, reservation: _Reservation) -> None:
+        """The same for a reservation whose digest and size are now known."""
+        self._check_share(reservation)
+        sha256, namespace = reservation.sha256, reservation.namespace
         if sha256 is not None and not self._pins.is_published_by(namespace, sha256):
             self._holds[sha256][namespace] = self._monotonic() + self._held
 
-    def hold_for_anybody(self, sha256: Sha256Hex) -> None:
+    def hold_for_any(self, sha256: Sha256Hex) -> None:
         """Keep the blob for `held` seconds until a namespace publishes it. No quota is charged."""
         if not self._pins.is_published(sha256):
-            self._holds[sha256][NOBODY] = self._monotonic() + self._held
+            self._holds[sha256][ANY_NAMESPACE] = self._monotonic() + self._held
 
-    def _check_share(self, claim: _Reservation) -> None:
-        namespace, sha256 = claim.namespace, claim.sha256
+    def _check_share(self, reservation: _Reservation) -> None:
+        namespace, sha256 = reservation.namespace, reservation.sha256
         if sha256 is not None and self._pins.is_published_by(namespace, sha256):
             return
-        used = self._kept_for(namespace, besides=claim)
-        at_most = sum(used.values()) + self._claimed.get(namespace, 0) + claim.size
+        used = self._kept_for(namespace, besides=reservation)
+        at_most = sum(used.values()) + self._reserved.get(namespace, 0) + reservation.size
         if at_most < self._share:
-            return  # comparing each of a thousand concurrent claims with all others would hold the loop
-        self._add_claims(used, namespace, besides=claim)
-        size = 0 if sha256 in used else claim.size
+            return  # comparing each of a thousand concurrent reservations with all others would hold the loop
+        self._add_reservations(used, namespace, besides=reservation)
+        size = 0 if sha256 in used else reservation.size
         total = sum(used.values())
-        if total + size <= self._share and (claim.size or total < self._share):
+        if total + size <= self._share and (reservation.size or total < self._share):
             return
         self._metrics.storage_refusals.labels(NAMESPACE_SHARE_EXCEEDED).inc()
-        wanted = f"this one ({format_size(claim.size)})" if claim.size else "another one"
+        wanted = (
+            f"this one ({format_size(reservation.size)})" if reservation.size else "another one"
+        )
         raise StorageError(
             f"namespace {namespace} has {format_size(total)} of modules published or being fetched, and "
             f"{wanted} would exceed its quota of {format_size(self._share)}: delete AutoWasms of the "
@@ -193,13 +197,13 @@ class DiskQuota:
             if sha256 in self._stored
         }
 
-    def _add_claims(
+    def _add_reservations(
         self, used: dict[object, int], namespace: str, *, besides: _Reservation
     ) -> None:
-        """Add the namespace's other claims, by digest; a claim without a digest counts by itself."""
-        for claim in self._claims:
-            if claim is not besides and claim.namespace == namespace:
-                used.setdefault(claim.sha256 or claim, claim.size)
+        """Add the namespace's other reservations, by digest; a reservation without a digest counts by itself."""
+        for reservation in self._reservations:
+            if reservation is not besides and reservation.namespace == namespace:
+                used.setdefault(reservation.sha256 or reservation, reservation.size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ class Pins:
         self._published: defaultdict[str, Counter[Sha256Hex]] = defaultdict(Counter)
         self._kept: Counter[Sha256Hex] = Counter()
         self._awaited: set[str] | None = None
-        self._all_heard = asyncio.Event()
+        self._all_reported = asyncio.Event()
         self._watcher: Callable[[str, Sha256Hex], None] = lambda _namespace, _sha256: None
 
     def watch(self, watcher: Callable[[str, Sha256Hex], None]) -> None:
@@ -54,12 +54,12 @@ class Pins:
                 self._published[namespace][sha256] += 1
                 self._watcher(namespace, sha256)
             self._kept.update(needs.kept)
-        self._heard(owner)
+        self._reported(owner)
 
     def remove(self, owner: str) -> None:
         """Remove a deleted owner."""
         self._forget(owner)
-        self._heard(owner)
+        self._reported(owner)
 
     def _forget(self, owner: str) -> None:
         needs = self._owners.pop(owner, None)
@@ -75,26 +75,26 @@ class Pins:
         for sha256 in needs.kept:
             _less(self._kept, sha256)
 
-    def _heard(self, owner: str) -> None:
+    def _reported(self, owner: str) -> None:
         if self._awaited is not None:
             self._awaited.discard(owner)
             if not self._awaited:
-                self._all_heard.set()
+                self._all_reported.set()
 
     def expect(self, owners: Iterable[str]) -> None:
         """Set the owners that exist. `complete` is False until each of them has reported."""
         self._awaited = {owner for owner in owners if owner not in self._owners}
         if not self._awaited:
-            self._all_heard.set()
+            self._all_reported.set()
 
     @property
     def complete(self) -> bool:
         """Whether every expected owner has reported. Before that, a blob that no owner names may still be needed."""
-        return self._all_heard.is_set()
+        return self._all_reported.is_set()
 
     async def wait_complete(self) -> None:
         """Return once `complete` is true."""
-        await self._all_heard.wait()
+        await self._all_reported.wait()
 
     def is_published(self, sha256: Sha256Hex) -> bool:
         """Whether the digest is in an EnvoyFilter, or about to be, so that an Envoy may fetch it."""

@@ -133,7 +133,7 @@ class Retention:
             if excess > 0:
                 candidates = self._evictor.candidates()
                 await self._evictor.remove(choose(candidates, excess) or candidates, "budget")
-        await self._disk_admission.look_again()
+        await self._disk_admission.recheck()
         await self._store.tidy()
         due = self._limits.save_every if self._changed else self._limits.save_latest
         if self._monotonic() - self._saved >= due:

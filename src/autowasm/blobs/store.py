@@ -37,7 +37,7 @@ from autowasm.telemetry.metrics import Metrics
 
 
 class Reservation(Protocol):
-    """A namespace's claim on a blob that it is about to pin."""
+    """Room in a namespace's quota for a blob that it is about to pin."""
 
     def hold(self, sha256: Sha256Hex, size: int) -> None:
         """Keep the stored blob until it is pinned, for a minute at most.
@@ -49,7 +49,7 @@ class Reservation(Protocol):
 class Admission(Protocol):
     """Admission of new blobs: finds room for them or refuses them. All methods raise StorageError."""
 
-    def claim(
+    def reserve(
         self,
         namespace: str,
         *,
@@ -79,7 +79,7 @@ class AdmitAll:
     """No budget and no eviction: for `wasmc`, and for tests of other parts."""
 
     @contextlib.asynccontextmanager
-    async def claim(
+    async def reserve(
         self,
         namespace: str,
         *,

@@ -49,15 +49,15 @@ class Images:
         if resolved.index is None:
             return answers(resolved.manifest, await self._last_layer(resolved.manifest))
         found: dict[str, ConsumerVerdict] = {}
-        asked: dict[str, Mapping[str, ConsumerVerdict] | ConsumerVerdict] = {}
+        verdicts: dict[str, Mapping[str, ConsumerVerdict] | ConsumerVerdict] = {}
         for consumer in OTHERS:
             child = index_child(consumer, resolved.index)
             if isinstance(child, ConsumerVerdict):
                 found[consumer] = child
                 continue
-            if child.digest_text not in asked:
-                asked[child.digest_text] = await self._of_child(child, resolved)
-            answer = asked[child.digest_text]
+            if child.digest_text not in verdicts:
+                verdicts[child.digest_text] = await self._of_child(child, resolved)
+            answer = verdicts[child.digest_text]
             found[consumer] = answer if isinstance(answer, ConsumerVerdict) else answer[consumer]
         return found
 

@@ -31,7 +31,7 @@ from autowasm.kube.resources import ObjectKey
 from autowasm.net.pools import Pools
 from autowasm.registry.credentials import Credential
 
-_ASKING = 20.0
+_RESOLVE_TIMEOUT = 20.0
 """Seconds to resolve the source. A registry that does not answer in time is a finding, too."""
 
 
@@ -70,11 +70,11 @@ async def _facts(key: ObjectKey, login: Credential | None, arguments: argparse.N
                     "in that case install the CRD of AutoWasm",
                     reason="NotFound",
                 )
-            seen = await gatherer.look()
+            discovery = await gatherer.discover()
             base = _base(key, document)
             autowasm = base.autowasm
             if autowasm is not None:
-                secret, access = await gatherer.access(autowasm, seen.server)
+                secret, access = await gatherer.access(autowasm, discovery.server)
                 base = msgspec.structs.replace(base, secret=secret)
                 if arguments.no_source:
                     gatherer.missed("source", "--no-source")
@@ -83,37 +83,37 @@ async def _facts(key: ObjectKey, login: Credential | None, arguments: argparse.N
                         "source", "an object is fetched from this machine only with --fetch"
                     )
                 else:
-                    found = await _ask(autowasm, access, login, arguments, pools)
+                    found = await _resolve(autowasm, access, login, arguments, pools)
                     base = msgspec.structs.replace(base, source=found)
-                record = record_of(seen.live) if seen.live is not None else None
-                if record is not None and seen.live is not None:
-                    resend = resend_count_of(seen.live, record.sha256)
-                    wanted = render(autowasm, record, seen.server.envoy, resend=resend)
-                    base = msgspec.structs.replace(base, wanted=wanted)
-            return await gatherer.facts(seen, base)
+                record = record_of(discovery.live) if discovery.live is not None else None
+                if record is not None and discovery.live is not None:
+                    resend = resend_count_of(discovery.live, record.sha256)
+                    desired = render(autowasm, record, discovery.server.envoy, resend=resend)
+                    base = msgspec.structs.replace(base, desired=desired)
+            return await gatherer.facts(discovery, base)
 
 
-async def _ask(
+async def _resolve(
     autowasm: AutoWasm,
     access: PullAccess,
     login: Credential | None,
     arguments: argparse.Namespace,
     pools: Pools,
 ) -> SourceFact:
-    """Resolve the source from this machine, for at most `_ASKING` seconds unless --fetch is given."""
+    """Resolve the source from this machine, for at most `_RESOLVE_TIMEOUT` seconds unless --fetch is given."""
     try:
-        async with asyncio.timeout(None if arguments.fetch else _ASKING):
-            return await sources.ask(
+        async with asyncio.timeout(None if arguments.fetch else _RESOLVE_TIMEOUT):
+            return await sources.resolve(
                 autowasm, access, login, arguments, pools=pools, fetch=arguments.fetch
             )
     except TimeoutError:
-        problem = f"no answer within {_ASKING:g} s"
+        problem = f"no answer within {_RESOLVE_TIMEOUT:g} s"
         return SourceFact(kind="SourceUnavailable", reason="Timeout", problem=problem)
 
 
 def _base(key: ObjectKey, document: Document) -> Facts:
-    told = status.read(document.get("status"))
+    reported = status.read(document.get("status"))
     try:
-        return Facts(key=key, document=document, autowasm=parse(document), status=told)
+        return Facts(key=key, document=document, autowasm=parse(document), status=reported)
     except SpecError as error:
-        return Facts(key=key, document=document, spec_error=error, status=told)
+        return Facts(key=key, document=document, spec_error=error, status=reported)

@@ -17,7 +17,7 @@ from autowasm.text import shown
 MIN_WIDTH: Final = 60
 MAX_WIDTH: Final = 100
 _LEVEL: Final = 9
-_LINK: Final = 13
+_STEP: Final = 13
 _PODS_NAMED: Final = 5
 _LONGEST: Final = 1_000
 _COLOURS: Final = {
@@ -48,17 +48,17 @@ def table(name: str, findings: Sequence[Finding], *, width: int, colour: bool) -
 def headline(findings: Sequence[Finding]) -> str:
     """`2 errors, 1 warning`, or a text that there are none."""
     counts = Counter(finding.level for finding in findings)
-    said = [
+    parts = [
         f"{counts[level]} {level.name.lower()}{'s' if counts[level] > 1 else ''}"
         for level in (Level.ERROR, Level.WARNING)
         if counts[level]
     ]
-    return ", ".join(said) or "no problems found in the checks that ran"
+    return ", ".join(parts) or "no problems found in the checks that ran"
 
 
 def _row(finding: Finding, *, width: int, colour: bool) -> list[str]:
     level = finding.level.name.lower()
-    head = f"{level:<{_LEVEL}}{finding.link.value:<{_LINK}}"
+    head = f"{level:<{_LEVEL}}{finding.step.value:<{_STEP}}"
     indent = " " * len(head)
     where = shown(finding.object, most=_LONGEST)
     where += f" {shown(finding.field, most=_LONGEST)}" if finding.field else ""
@@ -92,7 +92,7 @@ def as_json(facts: Facts, findings: Sequence[Finding]) -> dict[str, Any]:
         "findings": [
             {
                 "level": finding.level.name.lower(),
-                "link": finding.link.value,
+                "link": finding.step.value,
                 "check": finding.check,
                 "object": finding.object,
                 "field": finding.field or None,

@@ -360,8 +360,8 @@ async def _inspect_image(
             )
             answers = None
             if arguments.compat:
-                asked = compat.Images(connection, limits, pools, workdir)
-                answers = {WASMER: verdict.answer, **await asked.answers(resolved)}
+                images = compat.Images(connection, limits, pools, workdir)
+                answers = {WASMER: verdict.answer, **await images.answers(resolved)}
             return InspectReport(
                 str(reference), verdict, image=image, module=module, compat=answers
             )

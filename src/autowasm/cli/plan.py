@@ -27,7 +27,7 @@ from autowasm.errors import SpecError, UsageError
 from autowasm.explain import plan as plans
 from autowasm.explain.facts import Facts, ServerFact
 from autowasm.explain.finding import Finding, worst
-from autowasm.explain.gather import Gatherer, Seen
+from autowasm.explain.gather import Discovery, Gatherer
 from autowasm.explain.plan import Plan
 from autowasm.explain.registry import examine
 from autowasm.kube.client import KubeClient
@@ -72,9 +72,9 @@ def run(arguments: argparse.Namespace) -> int:
             f"-f {arguments.file} and --password-stdin: only one can be read from standard input"
         )
     login = registries.given_login(arguments)
-    wanted = _read(arguments)
+    desired = _read(arguments)
     try:
-        planned = registries.run_to_end(_plan_all(wanted, login, arguments))
+        planned = registries.run_to_end(_plan_all(desired, login, arguments))
     except (ApiError, ValueError) as error:
         raise UsageError(
             f"the cluster cannot be queried: {error}; use --offline to plan without a cluster"
@@ -121,16 +121,16 @@ def _read(arguments: argparse.Namespace) -> list[PlannedObject]:
 
 
 async def _plan_all(
-    wanted: list[PlannedObject],
+    desired: list[PlannedObject],
     login: Credential | None,
     arguments: argparse.Namespace,
 ) -> list[Planned]:
     with Pools(transfers=1) as pools:
         planner = _Planner(login, arguments, pools)
         if arguments.offline:
-            return [await planner.plan(each, None) for each in wanted]
+            return [await planner.plan(each, None) for each in desired]
         async with clusters.connected(arguments, pools=pools) as client:
-            return [await planner.plan(each, client) for each in wanted]
+            return [await planner.plan(each, client) for each in desired]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,41 +139,41 @@ class _Planner:
     arguments: argparse.Namespace
     pools: Pools
 
-    async def plan(self, wanted: PlannedObject, client: KubeClient | None) -> Planned:
+    async def plan(self, desired: PlannedObject, client: KubeClient | None) -> Planned:
         """Plan one AutoWasm; `client` None: offline."""
-        key = wanted.key
+        key = desired.key
         gatherer, live = None, None
         envoy = clusters.envoy(self.arguments)
-        seen = Seen(ServerFact(envoy=envoy), None, None, ())
+        discovery = Discovery(ServerFact(envoy=envoy), None, None, ())
         if client is not None:
             gatherer = Gatherer(client, key, envoy=envoy, server_of=server_of)
             live = await gatherer.autowasm()
-            seen = await gatherer.look()
-            wanted = replace(wanted, document=_as_stored(wanted.document))
-        base = _base(wanted, live)
+            discovery = await gatherer.discover()
+            desired = replace(desired, document=_as_stored(desired.document))
+        base = _base(desired, live)
         autowasm, plan = base.autowasm, Plan(action="unknown")
         if autowasm is not None:
             access = PullAccess()
             if gatherer is not None:
-                secret, access = await gatherer.access(autowasm, seen.server)
+                secret, access = await gatherer.access(autowasm, discovery.server)
                 base = msgspec.structs.replace(base, secret=secret)
-            found = await sources.ask(
+            found = await sources.resolve(
                 autowasm, access, self.login, self.arguments, pools=self.pools, fetch=True
             )
-            kept = plans.record_kept(autowasm, seen.live, base.status)
+            kept = plans.record_kept(autowasm, discovery.live, base.status)
             plan = plans.make(
                 autowasm,
                 document=base.document,
-                live=seen.live,
+                live=discovery.live,
                 record=kept or found.record,
-                envoy=seen.server.envoy,
+                envoy=discovery.server.envoy,
             )
-            base = msgspec.structs.replace(base, source=found, wanted=plan.after)
+            base = msgspec.structs.replace(base, source=found, desired=plan.after)
         if gatherer is not None:
-            facts = await gatherer.facts(seen, base)
+            facts = await gatherer.facts(discovery, base)
         else:
             unread = dict.fromkeys(_CLUSTER, "--offline")
-            facts = msgspec.structs.replace(base, server=seen.server, unread=unread)
+            facts = msgspec.structs.replace(base, server=discovery.server, unread=unread)
         return facts, plan, examine(facts)
 
 
@@ -186,9 +186,9 @@ def _as_stored(document: dict[str, Any]) -> dict[str, Any]:
     return {**document, "spec": {**document["spec"], "filter": stored}}
 
 
-def _base(wanted: PlannedObject, live: Mapping[str, Any] | None) -> Facts:
+def _base(desired: PlannedObject, live: Mapping[str, Any] | None) -> Facts:
     """The document as the API server would return it after an apply: with the live object's uid, generation and status."""
-    key, document = wanted.key, wanted.document
+    key, document = desired.key, desired.document
     merged = document
     if live is not None:
         own = live.get("metadata") or {}
@@ -199,11 +199,11 @@ def _base(wanted: PlannedObject, live: Mapping[str, Any] | None) -> Facts:
             "generation": int(own.get("generation", 0)) + changed,
         }
         merged = {**document, "metadata": metadata, "status": live.get("status")}
-    told = status.read(merged.get("status"))
+    reported = status.read(merged.get("status"))
     try:
-        if wanted.problem is not None:
-            raise wanted.problem
+        if desired.problem is not None:
+            raise desired.problem
         autowasm: AutoWasm = parse(merged)
     except SpecError as error:
-        return Facts(key=key, planned=True, document=merged, spec_error=error, status=told)
-    return Facts(key=key, planned=True, document=merged, autowasm=autowasm, status=told)
+        return Facts(key=key, planned=True, document=merged, spec_error=error, status=reported)
+    return Facts(key=key, planned=True, document=merged, autowasm=autowasm, status=reported)

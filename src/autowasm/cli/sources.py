@@ -31,7 +31,7 @@ from autowasm.wasm.module import inspect_module
 _OWN: Final = "your own login, if any"
 
 
-async def ask(
+async def resolve(
     autowasm: AutoWasm,
     access: PullAccess,
     given: Credential | None,
@@ -61,13 +61,13 @@ async def ask(
                 proxies=EnvironmentProxies.read(os.environ),
             ) as session:
                 source = HttpObjectSource(session, limits=limits, pools=pools)
-                return await _look(source, autowasm, PullAccess(), arguments, pools, fetch=fetch)
+                return await _resolve(source, autowasm, PullAccess(), arguments, pools, fetch=fetch)
         async with registries.connected(
             reference, credential, arguments, limits=limits, pools=pools
         ) as connection:
             shown = PullAccess(connection.credential, access.secret_uid)
             images = ImageSource(connection.client, limits=limits, pools=pools)
-            found = await _look(images, autowasm, shown, arguments, pools, fetch=fetch)
+            found = await _resolve(images, autowasm, shown, arguments, pools, fetch=fetch)
             return SourceFact(pinned=found.pinned, login=login, record=found.record)
     except AutoWasmError as error:
         return SourceFact(
@@ -78,7 +78,7 @@ async def ask(
         )
 
 
-async def _look(
+async def _resolve(
     source: ModuleSource,
     autowasm: AutoWasm,
     access: PullAccess,

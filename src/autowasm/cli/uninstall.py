@@ -32,12 +32,12 @@ def run(kubeconfig: Path | None) -> int:
     """Print the result; exit status 0: no AutoWasms, 1: some, or not known. Raises UsageError without a configuration."""
     logs.configure(level="warning", form="console")  # the printed text is the Job's message
     agent = f"wasmer/{metadata.version('autowasm')}"
-    found, answer = asyncio.run(_ask(kubeconfig, agent=agent))
+    found, answer = asyncio.run(_check(kubeconfig, agent=agent))
     print(answer)
     return 1 if found else 0
 
 
-async def _ask(kubeconfig: Path | None, *, agent: str) -> tuple[bool, str]:
+async def _check(kubeconfig: Path | None, *, agent: str) -> tuple[bool, str]:
     with Pools(transfers=1) as pools:
         async with KubeClient(kubeconfig=kubeconfig, pools=pools, user_agent=agent) as client:
             try:

@@ -124,18 +124,18 @@ class _DocumentObserver(ABC):
 
     def on_add(self, key: ObjectKey, new: Document, /, *, initial: bool) -> None:
         """The object was added."""
-        self._seen(key, new)
+        self._document_changed(key, new)
 
     def on_update(self, key: ObjectKey, _old: Document, new: Document, /) -> None:
         """The object changed, by our write or another client's, or a resync."""
-        self._seen(key, new)
+        self._document_changed(key, new)
 
     def on_delete(self, key: ObjectKey, _old: Document, /) -> None:
         """The object was deleted, or lost the label that the informer selects."""
-        self._seen(key, None)
+        self._document_changed(key, None)
 
     @abstractmethod
-    def _seen(self, key: ObjectKey, document: Document | None) -> None: ...
+    def _document_changed(self, key: ObjectKey, document: Document | None) -> None: ...
 
 
 class AutoWasmObserver(_DocumentObserver):
@@ -156,7 +156,7 @@ class AutoWasmObserver(_DocumentObserver):
         self._root = root
         self._changed = changed
 
-    def _seen(self, key: ObjectKey, document: Document | None) -> None:
+    def _document_changed(self, key: ObjectKey, document: Document | None) -> None:
         echo = self._view.observed(key, document)
         selector = _selector(key, document, root=self._root)
         if selector is None:
@@ -176,7 +176,7 @@ class EnvoyFilterObserver(_DocumentObserver):
         self._view = view
         self._changed = changed
 
-    def _seen(self, key: ObjectKey, document: Document | None) -> None:
+    def _document_changed(self, key: ObjectKey, document: Document | None) -> None:
         if not self._view.observed(key, document):
             self._changed(key)
 
@@ -193,17 +193,17 @@ class PodObserver:
 
     def on_add(self, _key: ObjectKey, new: Pod, /, *, initial: bool) -> None:
         """A Pod was added."""
-        self._seen(None, new)
+        self._document_changed(None, new)
 
     def on_update(self, _key: ObjectKey, old: Pod, new: Pod, /) -> None:
         """A Pod changed, including its status."""
-        self._seen(old, new)
+        self._document_changed(old, new)
 
     def on_delete(self, _key: ObjectKey, old: Pod, /) -> None:
         """A Pod was deleted."""
-        self._seen(old, None)
+        self._document_changed(old, None)
 
-    def _seen(self, old: Pod | None, new: Pod | None) -> None:
+    def _document_changed(self, old: Pod | None, new: Pod | None) -> None:
         self._addresses.pod_changed(old, new)
         for key in self._matcher.pod_changed(old, new):
             self._pod_status.touch(key)
@@ -243,7 +243,7 @@ class ClusterMode:
         self._matcher = PodMatcher()
         self._addresses = PodAddressIndex()
         self._load_report: Callable[[ObjectKey], Awaitable[LoadReport | None]] = _nothing
-        self._changed: Callable[[ObjectKey], None] = _nobody
+        self._changed: Callable[[ObjectKey], None] = _ignore
         self._informers = make_informers(client, cluster=cluster, metrics=metrics)
         self._pods = self._informers.pods
         autowasms, envoyfilters = self._informers.autowasms, self._informers.envoyfilters
@@ -257,7 +257,7 @@ class ClusterMode:
             leadership=leadership,
         )
         self._pod_status = PodStatus(
-            said=self.report,
+            report=self.report,
             document=self._autowasm_view.get,
             publisher=self.publisher,
             unexpected=unexpected,
@@ -398,5 +398,5 @@ async def _nothing(_key: ObjectKey) -> None:
     """The load report before `use_load_report`."""
 
 
-def _nobody(_key: ObjectKey) -> None:
+def _ignore(_key: ObjectKey) -> None:
     """The callback before `run`, which queues every key."""

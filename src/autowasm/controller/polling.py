@@ -52,7 +52,7 @@ class PollGroup:
     A thousand AutoWasms of one tag cost as much as one.
     """
 
-    asked: PollRequest
+    request: PollRequest
     source: Source
     due: float
     members: dict[ObjectKey, PollMember] = field(default_factory=dict)
@@ -99,23 +99,23 @@ class PollGroups:
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
         self._groups: dict[PollRequest, PollGroup] = {}
         self._of: dict[ObjectKey, PollGroup] = {}
-        self._turns: dict[str, float] = {}
+        self._last_polls: dict[str, float] = {}
         """By waiting namespace: the time of its last poll."""
 
     def put(self, key: ObjectKey, autowasm: AutoWasm, record: Record, *, now: float) -> PollGroup:
         """Add an AutoWasm with its published `record`. A new group is due at a random time of its interval, to avoid a burst at start."""
-        asked = _asked(key, autowasm)
+        request = _request_of(key, autowasm)
         interval = parse_duration(autowasm.spec.filter.refresh_interval or "")
         group = self._of.get(key)
-        if group is not None and group.asked != asked:
+        if group is not None and group.request != request:
             self.drop(key)
             group = None
         if group is None:
-            group = self._groups.get(asked)
+            group = self._groups.get(request)
         if group is None:
             due = now + interval * self._rng.random()
-            group = self._groups[asked] = PollGroup(
-                asked, autowasm.spec.filter.source, due, since=now
+            group = self._groups[request] = PollGroup(
+                request, autowasm.spec.filter.source, due, since=now
             )
         before = group.members.get(key)
         group.members[key] = PollMember(interval, record)
@@ -137,16 +137,16 @@ class PollGroups:
             return
         group.members.pop(key, None)
         if not group.members:
-            self._groups.pop(group.asked, None)
+            self._groups.pop(group.request, None)
 
     def of(self, key: ObjectKey, autowasm: AutoWasm) -> PollGroup | None:
         """Its group, if the spec still has the group's source and Secret."""
         group = self._of.get(key)
-        return group if group is not None and group.asked == _asked(key, autowasm) else None
+        return group if group is not None and group.request == _request_of(key, autowasm) else None
 
     def is_current(self, group: PollGroup) -> bool:
         """False when the group has no members left."""
-        return self._groups.get(group.asked) is group
+        return self._groups.get(group.request) is group
 
     def due(self, *, now: float) -> Iterator[PollGroup]:
         """The groups that are due, round robin over namespaces; the namespace with the oldest poll comes first.
@@ -156,11 +156,11 @@ class PollGroups:
         by_namespace: dict[str, list[PollGroup]] = {}
         for group in self._groups.values():
             if group.due <= now and not group.running:
-                by_namespace.setdefault(group.asked.namespace, []).append(group)
+                by_namespace.setdefault(group.request.namespace, []).append(group)
         for waiting in by_namespace.values():
             waiting.sort(key=lambda group: group.due, reverse=True)
-        order = sorted(by_namespace, key=lambda namespace: self._turns.get(namespace, 0.0))
-        self._turns = {namespace: self._turns.get(namespace, 0.0) for namespace in order}
+        order = sorted(by_namespace, key=lambda namespace: self._last_polls.get(namespace, 0.0))
+        self._last_polls = {namespace: self._last_polls.get(namespace, 0.0) for namespace in order}
         while by_namespace:
             for namespace in order:
                 if namespace in by_namespace:
@@ -171,7 +171,7 @@ class PollGroups:
     def begin(self, group: PollGroup, *, now: float) -> None:
         """A poll of the group begins."""
         group.running = True
-        self._turns[group.asked.namespace] = now
+        self._last_polls[group.request.namespace] = now
 
     def answered(self, group: PollGroup, record: Record, *, now: float) -> None:
         """The source resolved to `record`."""
@@ -200,7 +200,7 @@ class PollGroups:
         return interval * (1.0 + self._settings.jitter * self._rng.uniform(-1.0, 1.0))
 
 
-def _asked(key: ObjectKey, autowasm: AutoWasm) -> PollRequest:
+def _request_of(key: ObjectKey, autowasm: AutoWasm) -> PollRequest:
     return PollRequest(key.namespace, str(autowasm.spec.filter.source), autowasm.spec.secret or "")
 
 
@@ -295,16 +295,16 @@ class Poller:
                 for group in self._groups.due(now=now):
                     if self._running.total() >= settings.at_once:
                         break
-                    namespace = group.asked.namespace
+                    namespace = group.request.namespace
                     if self._running[namespace] >= settings.per_namespace:
                         continue
                     if not bucket.try_acquire():
                         break
                     self._begin(group, tasks, now=now)
-                await asyncio.sleep(settings.look)
+                await asyncio.sleep(settings.check_interval)
 
     def _begin(self, group: PollGroup, tasks: asyncio.TaskGroup, *, now: float) -> None:
-        namespace, key = group.asked.namespace, next(iter(group.members))
+        namespace, key = group.request.namespace, next(iter(group.members))
 
         def ended(_: asyncio.Task[None]) -> None:  # cancelled before it ran, too
             group.running = False
@@ -320,7 +320,7 @@ class Poller:
     async def _poll(self, group: PollGroup, key: ObjectKey) -> None:
         with structlog.contextvars.bound_contextvars(key=str(key)):
             try:
-                outcome = await self._ask(group, key)
+                outcome = await self._query(group, key)
             except Exception as error:  # supervised edge: a bug fails one poll, not the process
                 _log.exception("poll failed unexpectedly")
                 self._metrics.unexpected_errors.labels("poll").inc()
@@ -328,16 +328,16 @@ class Poller:
                 outcome = self._failed(group, internal, for_good=False)
         self._metrics.polls.labels(outcome).inc()
 
-    async def _ask(self, group: PollGroup, key: ObjectKey) -> str:
+    async def _query(self, group: PollGroup, key: ObjectKey) -> str:
         """Poll the group. Returns the outcome for the metric."""
         if not self._groups.is_current(group):
             return "outdated"
         reference, before, refused = group.reference, group.latest, group.refused
         request = FetchRequest(
-            namespace=group.asked.namespace,
+            namespace=group.request.namespace,
             owner=str(key),
             source=group.source,
-            secret=group.asked.secret or None,
+            secret=group.request.secret or None,
             known=reference,
         )
         try:

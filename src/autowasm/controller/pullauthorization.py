@@ -25,7 +25,7 @@ from autowasm.limits import FetchLimits
 
 _log = structlog.get_logger(__name__)
 
-_LOOK: Final = 1.0
+_CHECK_INTERVAL: Final = 1.0
 """Seconds between two checks of what is due."""
 _JITTER: Final = 0.2
 _AT_ONCE: Final = 16
@@ -39,7 +39,7 @@ class _Authorization:
     decided: bool = False
     error: AutoWasmError | None = None
     fingerprint: str = ""
-    """Of the last authorised login."""
+    """Of the last authorized login."""
     running: bool = False
 
 
@@ -62,9 +62,9 @@ class PullAuthorizer:
     def verdict(
         self, key: ObjectKey, request: FetchRequest, *, published: bool
     ) -> AutoWasmError | bool:
-        """True: the module of `request.record` is authorised. False: unknown yet. An error: why it is refused.
+        """True: the module of `request.record` is authorized. False: unknown yet. An error: why it is refused.
 
-        A `published` module counts as authorised until it is refused.
+        A `published` module counts as authorized until it is refused.
         """
         record = request.record
         needs_none = request.secret is None and (record is None or not record.secret_uid)
@@ -101,9 +101,9 @@ class PullAuthorizer:
                     if authorization.due <= now and not authorization.running:
                         authorization.running = True
                         check = self._check(key, authorization, places)
-                        tasks.create_task(check, name=f"pull authorisation {key}")
+                        tasks.create_task(check, name=f"pull authorization {key}")
                 try:
-                    async with asyncio.timeout(_LOOK):
+                    async with asyncio.timeout(_CHECK_INTERVAL):
                         await self._due.wait()
                 except TimeoutError:
                     continue
@@ -120,7 +120,7 @@ class PullAuthorizer:
                 await self._decide(key, authorization)
         except Exception as error:  # supervised edge: a bug fails one check, not the process
             _log.exception(
-                "pull authorisation failed unexpectedly", key=str(key), error=type(error).__name__
+                "pull authorization failed unexpectedly", key=str(key), error=type(error).__name__
             )
         finally:
             authorization.running = False
@@ -147,7 +147,7 @@ class PullAuthorizer:
         if after != before and self._authorizations.get(key) is authorization:
             if authorization.error is not None:
                 _log.warning(
-                    "pull authorisation failed", key=str(key), reason=authorization.error.reason
+                    "pull authorization failed", key=str(key), reason=authorization.error.reason
                 )
             self._on_change(key)
 
@@ -172,7 +172,7 @@ def authorization_of(
     autowasm: AutoWasm,
     decision: UseRecord | ResolveSource,
 ) -> AutoWasmError | bool:
-    """`PullAuthorizer.verdict` for the chosen record. A new resolution needs none: the registry authorises it."""
+    """`PullAuthorizer.verdict` for the chosen record. A new resolution needs none: the registry authorizes it."""
     if pull_authorizer is None or not isinstance(decision, UseRecord):
         return True
     record = decision.record

@@ -1,7 +1,7 @@
 """Replication between replicas: Prefetcher copies published modules, ReplicaWaiter delays publication (ADR 14).
 
 Fetching the module that a spec names is in `fetchjobs.py`. Invariants: the prefetch asks no source: a digest in an EnvoyFilter
-may be forged, and only a spec's own source is fetched with its Secret (ADR 7, ADR 15); no publication waits longer than `ASK`
+may be forged, and only a spec's own source is fetched with its Secret (ADR 7, ADR 15); no publication waits longer than `FIRST_WAIT`
 + `WAIT` seconds, so a replica that is gone delays no rollout, and one without the module copies it at the first request.
 """
 
@@ -107,7 +107,7 @@ class Prefetcher:
         self._on_change(key)
 
 
-ASK: Final = 0.5
+FIRST_WAIT: Final = 0.5
 """Seconds for the first query: after a failover, and for a module that objects share, the replicas usually have it already."""
 WAIT: Final = 5.0
 
@@ -156,7 +156,7 @@ class ReplicaWaiter:
         if wait is None or wait.sha256 != sha256:
             self.forget(key)
             wait = self._waits[key] = _Wait(sha256)
-            self._begin(key, wait, ASK)
+            self._begin(key, wait, FIRST_WAIT)
         return wait.state
 
     def announced(self, key: ObjectKey) -> None:
@@ -175,10 +175,10 @@ class ReplicaWaiter:
 
     def _begin(self, key: ObjectKey, wait: _Wait, timeout: float) -> None:
         wait.task = self._tasks.create_task(
-            self._ask(key, wait, timeout), name=f"replication {key}"
+            self._query(key, wait, timeout), name=f"replication {key}"
         )
 
-    async def _ask(self, key: ObjectKey, wait: _Wait, timeout: float) -> None:
+    async def _query(self, key: ObjectKey, wait: _Wait, timeout: float) -> None:
         everywhere = await self._replicas.wait_all_have(wait.sha256, timeout)
         wait.state = (
             ReplicationState.DONE if everywhere or wait.announced else ReplicationState.ANNOUNCE

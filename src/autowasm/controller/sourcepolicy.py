@@ -198,9 +198,9 @@ def _denied(field: str, problem: str, remedy: str) -> SpecError:
 
 _log = structlog.get_logger(__name__)
 
-_LOOK_MS = 5_000
+_RESCAN_MS = 5_000
 """A check this often, for file systems that report no changes."""
-_SECOND_LOOK = 0.3
+_CONFIRM_AFTER = 0.3
 """Seconds until a change is checked again: editors and copying tools write in parts."""
 _LOST_PAUSE = 1.0
 
@@ -219,7 +219,7 @@ class PolicyFile:
         self._disk = pools.disk
         self._content = b""
         self._refused: bytes | None = None
-        self._trouble = ""
+        self._problem = ""
         self.policy: SourcePolicy | None = None
 
     async def load(self) -> None:
@@ -253,23 +253,23 @@ class PolicyFile:
             except (OSError, RuntimeError) as error:  # RuntimeError: inotify is unavailable
                 self._report(str(error))
                 await asyncio.sleep(_LOST_PAUSE)
-                await self._look(self._path, changed)
+                await self._reload(self._path, changed)
 
     async def _follow(self, path: Path, changed: Callable[[], None]) -> None:
         """Watch the directory, not the file: a ConfigMap's file is a link to a link that is swapped."""
         changes = watchfiles.awatch(
-            path.parent, rust_timeout=_LOOK_MS, yield_on_timeout=True, recursive=False
+            path.parent, rust_timeout=_RESCAN_MS, yield_on_timeout=True, recursive=False
         )
         async with contextlib.aclosing(changes):
             async for _ in changes:
-                await self._look(path, changed)
+                await self._reload(path, changed)
 
-    async def _look(self, path: Path, changed: Callable[[], None]) -> None:
+    async def _reload(self, path: Path, changed: Callable[[], None]) -> None:
         try:
             content = await self._disk.run(_read, path, self._limit)
             if content in {self._content, self._refused}:
                 return
-            await asyncio.sleep(_SECOND_LOOK)
+            await asyncio.sleep(_CONFIRM_AFTER)
             if await self._disk.run(_read, path, self._limit) != content:
                 return  # still changing: wait for the next check
             policy = SourcePolicy.parse(content)
@@ -280,15 +280,15 @@ class PolicyFile:
             self._refused = content
             self._report(str(error))
             return
-        self._content, self._refused, self._trouble, self.policy = content, None, "", policy
+        self._content, self._refused, self._problem, self.policy = content, None, "", policy
         _log.info("policy loaded", rules=len(policy.rules))
         changed()
 
-    def _report(self, trouble: str) -> None:
+    def _report(self, problem: str) -> None:
         """Log a problem once."""
-        if trouble != self._trouble:
-            _log.error("policy file rejected, the previous policy stays in force", error=trouble)
-        self._trouble = trouble
+        if problem != self._problem:
+            _log.error("policy file rejected, the previous policy stays in force", error=problem)
+        self._problem = problem
 
 
 def _read(path: Path, limit: int) -> bytes:
@@ -330,7 +330,7 @@ async def warn_of_refused(
             found = await names.run(resolver, host, port, type=socket.SOCK_STREAM)
         return [str(address[0]) for *_, address in found]
 
-    async def look(where: Host, modules: int) -> None:
+    async def check(where: Host, modules: int) -> None:
         purpose, host, port = where
         refused: AddressBlocked | None = None
         try:
@@ -352,9 +352,9 @@ async def warn_of_refused(
                 error=str(refused),
             )
 
-    async with asyncio.TaskGroup() as looks:
+    async with asyncio.TaskGroup() as checks:
         for where, modules in counts.items():
-            looks.create_task(look(where, modules), name=f"address of {where[1]}")
+            checks.create_task(check(where, modules), name=f"address of {where[1]}")
 
 
 def _host_of(record: Record, outgoing: Outgoing) -> Host | None:

@@ -1,6 +1,6 @@
 """Facts: the input of the checks, read once by `gather.py`.
 
-Invariant: a collection that could not be read is empty, and `unread` has the reason. So a check calls `seen` before it
+Invariant: a collection that could not be read is empty, and `unread` has the reason. So a check calls `has_read` before it
 concludes from a missing object.
 """
 
@@ -61,7 +61,7 @@ class ServerFact(Struct, frozen=True, kw_only=True):
 
 
 class Facts(Struct, frozen=True, kw_only=True):
-    """`live` is the EnvoyFilter with the AutoWasm's name; `wanted` the one that wasmer would write, None if not known."""
+    """`live` is the EnvoyFilter with the AutoWasm's name; `desired` the one that wasmer would write, None if not known."""
 
     key: ObjectKey
     planned: bool = False
@@ -72,7 +72,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     status: Status = Status()
     server: ServerFact = ServerFact()
     live: Mapping[str, Any] | None = None
-    wanted: Mapping[str, Any] | None = None
+    desired: Mapping[str, Any] | None = None
     secret: SecretFact | None = None
     source: SourceFact | None = None
     mesh: MeshSettings = MeshSettings()
@@ -132,6 +132,6 @@ class Facts(Struct, frozen=True, kw_only=True):
         record = module.record()
         return record if belongs_to(record, str(self.autowasm.spec.filter.source)) else None
 
-    def seen(self, *what: str) -> bool:
+    def has_read(self, *what: str) -> bool:
         """Whether all of these collections were read to their end. Only then is a missing object absent in the cluster."""
         return not any(each in self.unread or each in self.cut for each in what)

@@ -39,7 +39,7 @@ class Finding(Struct, frozen=True, kw_only=True):
     """`check` is CamelCase and stable, for scripts. `object` is `Kind namespace/name`, `field` a path in it."""
 
     level: Level
-    link: Step
+    step: Step
     check: str
     object: str
     what: str
@@ -61,7 +61,7 @@ def worst(findings: tuple[Finding, ...]) -> Level:
 class Reporter(Struct, frozen=True):
     """Makes the findings of one step."""
 
-    link: Step
+    step: Step
 
     def __call__(
         self,
@@ -76,7 +76,7 @@ class Reporter(Struct, frozen=True):
         """A Finding of this step."""
         return Finding(
             level=level,
-            link=self.link,
+            step=self.step,
             check=check,
             object=object,
             what=what,

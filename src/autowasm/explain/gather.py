@@ -162,7 +162,7 @@ class _ConfigMap(Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Discovery:
     """Facts that are known before the source is resolved: wasmer's settings, and the EnvoyFilter with the AutoWasm's name."""
 
     server: ServerFact
@@ -194,7 +194,7 @@ class Gatherer:
         """Record a fact outside the API server that could not be read."""
         self._reader.unread[what] = why
 
-    async def look(self) -> Seen:
+    async def discover(self) -> Discovery:
         """Read wasmer's Service and Pods, and the EnvoyFilter with the AutoWasm's name."""
         reader, envoy = self._reader, self._envoy
         namespace = envoy.service_namespace
@@ -206,8 +206,8 @@ class Gatherer:
             labels = _as_selector(service.spec.selector)
             found = await reader.list_all(PODS, [namespace], Pod, what="wasmer pods", labels=labels)
             pods = tuple(pod for pod in found if not pod.has_ended)
-        told = (fact for pod in pods if (fact := self._server_of(pod)) is not None)
-        return Seen(next(told, ServerFact(envoy=envoy)), live, service, pods)
+        servers = (fact for pod in pods if (fact := self._server_of(pod)) is not None)
+        return Discovery(next(servers, ServerFact(envoy=envoy)), live, service, pods)
 
     async def access(
         self, autowasm: AutoWasm, server: ServerFact
@@ -242,10 +242,10 @@ class Gatherer:
             return SecretFact(reason="SecretNoLogin", problem=problem), access
         return SecretFact() if spec.secret is not None else None, access
 
-    async def facts(self, seen: Seen, base: Facts) -> Facts:
+    async def facts(self, discovery: Discovery, base: Facts) -> Facts:
         """`base` with all other facts."""
         reader = self._reader
-        root = seen.server.cluster.root_namespace
+        root = discovery.server.cluster.root_namespace
         mesh = await self._mesh(root)
         root = mesh.root_namespace or root
         pods, neighbours = await self._pods(base, root)
@@ -253,9 +253,9 @@ class Gatherer:
         if len(own) > _MAX_NAMESPACES:
             own, reader.cut["namespaces"] = own[:_MAX_NAMESPACES], _MAX_NAMESPACES
             pods = tuple(pod for pod in pods if pod.metadata.namespace in own)
-        home = seen.server.envoy.service_namespace
+        home = discovery.server.envoy.service_namespace
         wide, all_ = [*dict.fromkeys([*own, root])], [*dict.fromkeys([*own, home, root])]
-        labels = f"kubernetes.io/service-name={seen.server.envoy.service_name}"
+        labels = f"kubernetes.io/service-name={discovery.server.envoy.service_name}"
         async with asyncio.TaskGroup() as tasks:
             names = tasks.create_task(self._namespaces(all_), name="namespaces")
             services = tasks.create_task(
@@ -292,8 +292,8 @@ class Gatherer:
             )
         return msgspec.structs.replace(
             base,
-            server=seen.server,
-            live=seen.live,
+            server=discovery.server,
+            live=discovery.live,
             mesh=mesh,
             namespaces=names.result(),
             pods=pods,
@@ -305,8 +305,8 @@ class Gatherer:
             networkpolicies=policies.result(),
             destinationrules=rules.result(),
             serviceentries=entries.result(),
-            wasmer_service=seen.service,
-            wasmer_pods=seen.pods,
+            wasmer_service=discovery.service,
+            wasmer_pods=discovery.pods,
             wasmer_endpoints=slices.result(),
             unread=dict(reader.unread),
             cut=dict(reader.cut),

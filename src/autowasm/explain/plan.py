@@ -54,14 +54,14 @@ def make(
     if record is None:
         return Plan(action="unknown", before=before)
     resend = resend_count_of(live, record.sha256) if live is not None else 0
-    wanted = render(autowasm, record, envoy, resend=resend)
+    desired = render(autowasm, record, envoy, resend=resend)
     if live is None:
-        return Plan(action="create", after=wanted, diff=_diff(None, wanted))
+        return Plan(action="create", after=desired, diff=_diff(None, desired))
     whose = ownership(live, owner=document)
     terminating = (live.get("metadata") or {}).get("deletionTimestamp")
     if whose is Ownership.FOREIGN or terminating:
-        return Plan(action="refused", before=before, after=wanted, diff=_diff(before, wanted))
-    merged = replacement(live, wanted)
+        return Plan(action="refused", before=before, after=desired, diff=_diff(before, desired))
+    merged = replacement(live, desired)
     if merged is None:
         return Plan(action="unchanged", before=before, after=before)
     after = _shown(merged)

@@ -29,8 +29,8 @@ CHECKS: Final[tuple[Check, ...]] = (
     *ports.CHECKS,
     *network.CHECKS,
 )
-_ORDER: Final = {link: place for place, link in enumerate(Step)}
-_LINK_OF: Final = {
+_ORDER: Final = {step: place for place, step in enumerate(Step)}
+_STEP_OF: Final = {
     "secret": Step.SOURCE,
     "source": Step.SOURCE,
     "envoyfilter": Step.ENVOYFILTER,
@@ -56,14 +56,14 @@ def examine(facts: Facts) -> tuple[Finding, ...]:
         for why in dict.fromkeys(unread.values())
     ]
     found += [_cut(facts, what, most) for what, most in facts.cut.items()]
-    return tuple(sorted(found, key=lambda finding: _ORDER[finding.link]))
+    return tuple(sorted(found, key=lambda finding: _ORDER[finding.step]))
 
 
 def _unread(facts: Facts, what: list[str], why: str) -> Finding:
     """One note for all facts that could not be read for the same reason."""
     return Finding(
         level=Level.NOTE,
-        link=_LINK_OF.get(what[0], Step.NETWORK) if len(what) == 1 else Step.NETWORK,
+        step=_STEP_OF.get(what[0], Step.NETWORK) if len(what) == 1 else Step.NETWORK,
         check=NOT_CHECKED,
         object=facts.name,
         what=f"not checked: {', '.join(what)}: {why}",
@@ -73,7 +73,7 @@ def _unread(facts: Facts, what: list[str], why: str) -> Finding:
 def _cut(facts: Facts, what: str, most: int) -> Finding:
     return Finding(
         level=Level.NOTE,
-        link=_LINK_OF.get(what, Step.NETWORK),
+        step=_STEP_OF.get(what, Step.NETWORK),
         check=NOT_CHECKED,
         object=facts.name,
         what=f"not checked: {what} after the first {most}",

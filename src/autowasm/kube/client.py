@@ -323,7 +323,7 @@ class KubeClient:
             async with asyncio.timeout(total), self._answer(call, deadlines) as response:
                 return await read_body(response, limit=most or self.limits.body_bytes)
         except NO_ANSWER as error:
-            self._look_at(error)
+            self._note_refusal(error)
             raise no_answer(error, call) from error
 
     @asynccontextmanager
@@ -343,7 +343,7 @@ class KubeClient:
                     response = await stack.enter_async_context(self._answer(call, deadlines))
                 yield Body(response)
             except NO_ANSWER as error:
-                self._look_at(error)
+                self._note_refusal(error)
                 raise no_answer(error, call) from error
 
     @asynccontextmanager
@@ -357,17 +357,17 @@ class KubeClient:
         async with connection.send(call, deadlines) as response:
             if not 200 <= response.status < 300:
                 error = await refusal(response, call)
-                self._look_at(error)
+                self._note_refusal(error)
                 raise error
             yield response
 
-    def _look_at(self, error: BaseException) -> None:
+    def _note_refusal(self, error: BaseException) -> None:
         """Schedule a refresh of the configuration if it may be out of date."""
         if isinstance(
             error,
             Unauthorized | aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError,
         ):
-            self._schedule.want()
+            self._schedule.request()
 
     def _no_configuration(self, error: BaseException) -> str:
         if self._kubeconfig is not None:

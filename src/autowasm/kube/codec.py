@@ -21,7 +21,7 @@ from autowasm.limits import KubeLimits
 T = TypeVar("T")
 
 DEEPEST: Final = 200
-TURN: Final = 8 * 1024
+SLICE: Final = 8 * 1024
 """Bytes scanned in one event loop iteration: some 3 ms if all of them are brackets."""
 _BRACKET: Final = re.compile(rb'(?:[^"\[\]{}]++|"[^"]*+"){0,2000}+([\[\]{}]?)')
 """Matches up to the next bracket outside a string, or a part of the way: one match must not hold the loop."""
@@ -41,17 +41,17 @@ async def without_depths(text: bytes | bytearray) -> bytes:
     The API server keeps objects nested up to 10 000 levels deep where a schema preserves unknown fields (seen with
     `pluginConfig` on 1.36). Python's decoders raise RecursionError at some 1000 levels, which would break the watch for all
     objects. Invalid JSON stays invalid, or becomes empty. Takes 0.2 µs for each bracket, so it is only for texts that could
-    not be decoded; yields to the loop after each `TURN`.
+    not be decoded; yields to the loop after each `SLICE`.
 
     Source: k8s.io/apimachinery `pkg/util/json` (maxDepth 10 000).
     """
     kept: list[bytes] = []
-    depth, start, turn_ends = 0, 0, TURN
+    depth, start, slice_ends = 0, 0, SLICE
     # Same length, and no quote that does not end a string.
     shape = text.replace(b"\\\\", b"__").replace(b'\\"', b"__")
     for match in _BRACKET.finditer(shape):
-        if match.end() >= turn_ends:
-            turn_ends = match.end() + TURN
+        if match.end() >= slice_ends:
+            slice_ends = match.end() + SLICE
             await asyncio.sleep(0)
         bracket = match[1]
         if not bracket:
@@ -266,14 +266,14 @@ class DocumentCodec(Codec[Document]):
         if _at_most(body) <= self._most:
             return await super().page(body)
         loop = asyncio.get_running_loop()
-        page: RawPage = await _in_turn(raw_page, body)
+        page: RawPage = await _after_yield(raw_page, body)
         await asyncio.sleep(0)
         items: list[tuple[ObjectKey, Document]] = []
-        turn_ends = loop.time()
+        slice_ends = loop.time()
         for raw in page.items or ():
-            if loop.time() >= turn_ends:
+            if loop.time() >= slice_ends:
                 await asyncio.sleep(0)
-                turn_ends = loop.time() + self._budget
+                slice_ends = loop.time() + self._budget
             item = await decode_bounded(bytes(raw), most=self._most)
             items.append((document_meta(item)[0], item))
         return Page(items, page.metadata.resourceVersion, page.metadata.continue_)
@@ -282,7 +282,7 @@ class DocumentCodec(Codec[Document]):
         """See Codec."""
         if _at_most(line) <= self._most:
             return await super().event(line)
-        type_, raw = await _in_turn(raw_event, line)
+        type_, raw = await _after_yield(raw_event, line)
         if type_ not in EVENT_TYPES:
             return await super().event(line)  # reads only a few fields of other event types
         item = await decode_bounded(bytes(raw), most=self._most)
@@ -300,7 +300,7 @@ async def decode_bounded(text: Text, *, most: int) -> Document:
     try:
         if _at_most(text) <= most:
             return await decode_any_depth(_WHOLE.decode, text)
-        fields = await _in_turn(_FIELDS.decode, text)
+        fields = await _after_yield(_FIELDS.decode, text)
         document: Document = {}
         for name, raw in fields.items():
             if name == "metadata":
@@ -314,8 +314,8 @@ async def decode_bounded(text: Text, *, most: int) -> Document:
 
 async def _metadata(text: bytes, *, most: int) -> Any:
     if _at_most(text) <= most:
-        return await _in_turn(_VALUE.decode, text)
-    fields = await _in_turn(_FIELDS.decode, text)
+        return await _after_yield(_VALUE.decode, text)
+    fields = await _after_yield(_FIELDS.decode, text)
     read = {name: await _field(bytes(raw), most=most) for name, raw in fields.items()}
     return {name: value for name, value in read.items() if value is not None}
 
@@ -324,10 +324,10 @@ async def _field(text: bytes, *, most: int) -> Any:
     """None if it has more values than `most`."""
     if _at_most(text) > most and await _exceeds(text, most=most):
         return None
-    return await _in_turn(_VALUE.decode, text)
+    return await _after_yield(_VALUE.decode, text)
 
 
-async def _in_turn(decode: Callable[[Text], T], text: Text) -> T:
+async def _after_yield(decode: Callable[[Text], T], text: Text) -> T:
     await asyncio.sleep(0)
     return await decode_any_depth(decode, text)
 

@@ -183,7 +183,7 @@ class Informer(Generic[T]):
 
     async def replace(self, objects: Mapping[ObjectKey, T], /) -> None:
         """Called by the reflector."""
-        await self._take_turns_over(self.store.replace(objects))
+        await self._deliver_all(self.store.replace(objects))
         self._synced.set()
 
     def upsert(self, key: ObjectKey, new: T, /) -> None:
@@ -200,31 +200,31 @@ class Informer(Generic[T]):
         await self.wait_synced()
         while True:
             await asyncio.sleep(period * (1.0 + RESYNC_JITTER * self._rng.random()))
-            await self._take_turns_over(self._unchanged())
+            await self._deliver_all(self._unchanged())
 
     def _unchanged(self) -> Iterator[Delta[T]]:
         for key in self.store.keys():  # noqa: SIM118 a list: the store may change meanwhile
             if (stored := self.store.get(key)) is not None:
                 yield Delta(key, stored, stored)
 
-    async def _take_turns_over(self, deltas: Iterator[Delta[T]]) -> None:
+    async def _deliver_all(self, deltas: Iterator[Delta[T]]) -> None:
         """Deliver all deltas; yield to the loop after each `loop_budget` seconds."""
         loop = asyncio.get_running_loop()
-        turn_ends = loop.time() + self._limits.loop_budget
+        slice_ends = loop.time() + self._limits.loop_budget
         for delta in deltas:
             self._deliver(delta)
-            if loop.time() >= turn_ends:
+            if loop.time() >= slice_ends:
                 await asyncio.sleep(0)
-                turn_ends = loop.time() + self._limits.loop_budget
+                slice_ends = loop.time() + self._limits.loop_budget
 
     def _deliver(self, delta: Delta[T]) -> None:
         for handler in self._handlers:
             try:
-                self._tell(handler, delta)
+                self._notify(handler, delta)
             except Exception:  # supervised edge: a failure on one object must not stop the others
                 _log.exception("handler failed", resource=self.name, key=str(delta.key))
 
-    def _tell(self, handler: ResourceEventHandler[T], delta: Delta[T]) -> None:
+    def _notify(self, handler: ResourceEventHandler[T], delta: Delta[T]) -> None:
         if delta.new is None:
             if delta.old is not None:
                 handler.on_delete(delta.key, delta.old)

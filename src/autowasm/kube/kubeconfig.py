@@ -109,16 +109,16 @@ class RefreshSchedule:
         self._limits = limits
         self._lock = asyncio.Lock()
         self._last = float("-inf")
-        self._wanted = False
+        self._requested = False
 
-    def want(self) -> None:
+    def request(self) -> None:
         """The server refused the credentials: refresh before the next call."""
-        self._wanted = True
+        self._requested = True
 
     def refreshed(self) -> None:
         """Record that the credentials are current as of now."""
         self._last = asyncio.get_running_loop().time()
-        self._wanted = False
+        self._requested = False
 
     async def catch_up(self) -> None:
         """Refresh if due. A failure is logged; the current credentials stay in use."""
@@ -127,7 +127,7 @@ class RefreshSchedule:
         async with self._lock:
             if not self._due():
                 return
-            refused = self._wanted
+            refused = self._requested
             self.refreshed()
             try:
                 async with asyncio.timeout(self._limits.credentials_timeout):
@@ -139,7 +139,7 @@ class RefreshSchedule:
         age = asyncio.get_running_loop().time() - self._last
         limit = (
             self._limits.min_credentials_interval
-            if self._wanted
+            if self._requested
             else self._limits.credentials_every
         )
         return age >= limit

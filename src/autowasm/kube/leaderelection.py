@@ -24,15 +24,15 @@ from autowasm.kube.codec import decode_document
 from autowasm.kube.errors import ApiError, Conflict, NotFound
 from autowasm.kube.resources import LEASES, ObjectKey
 
-ASKED_FOR: Final = 5.0
+READ_TIMEOUT: Final = 5.0
 """Seconds that `last_renewal` may take: a start must not wait for an API server that is down."""
 
 
 async def last_renewal(lease: "Lease") -> float | None:
     """When the Lease was last renewed, in seconds since the epoch; None: never, or unknown now."""
     try:
-        async with asyncio.timeout(ASKED_FOR):
-            found = await lease.get(timeout=ASKED_FOR)
+        async with asyncio.timeout(READ_TIMEOUT):
+            found = await lease.get(timeout=READ_TIMEOUT)
         return datetime.fromisoformat(found["spec"]["renewTime"]).timestamp()
     except (ApiError, OSError, KeyError, TypeError, ValueError):
         return None
@@ -139,7 +139,7 @@ class Tenure:
     def __init__(self, on_change: Callable[[bool], None]) -> None:
         self._on_change = on_change
         self._until = float("-inf")
-        self._told = False
+        self._announced = False
         self._changed = asyncio.Event()
         """Set, and replaced, at each change."""
         self._scopes: set[asyncio.Timeout] = set()
@@ -154,12 +154,12 @@ class Tenure:
     @property
     def is_leading(self) -> bool:
         """Decided by the clock, so it is right before any task has run."""
-        return self._told and asyncio.get_running_loop().time() < self._until
+        return self._announced and asyncio.get_running_loop().time() < self._until
 
     @property
     def has_begun(self) -> bool:
         """True from the beginning until the end is processed, which may be later than the end by the clock."""
-        return self._told
+        return self._announced
 
     async def acquired(self) -> None:
         """Return when this replica leads."""
@@ -195,15 +195,15 @@ class Tenure:
         self._move(until)
         if until <= asyncio.get_running_loop().time():
             return False
-        if not self._told:
-            self._tell(True)
+        if not self._announced:
+            self._announce(True)
         return True
 
     def end(self) -> bool:
         """Stop leading. False if it had not begun."""
         self._move(float("-inf"))
-        if self._told:
-            self._tell(False)
+        if self._announced:
+            self._announce(False)
             return True
         return False
 
@@ -213,8 +213,8 @@ class Tenure:
             if not scope.expired():
                 scope.reschedule(max(until, 0.0))
 
-    def _tell(self, leading: bool) -> None:
-        self._told = leading
+    def _announce(self, leading: bool) -> None:
+        self._announced = leading
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
         self._on_change(leading)
@@ -328,13 +328,13 @@ class LeaderElector:
 
     async def _renew(self) -> None:
         """Return when leading has ended. Every request and every pause ends at the deadline."""
-        asked = _now()
+        last_try = _now()
         while self.is_leading:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(self._tenure.until):
                     # Measured from request to request: a slow server must not also make renewals rarer.
-                    await asyncio.sleep(asked + self._timings.retry_period - _now())
-                    asked = _now()
+                    await asyncio.sleep(last_try + self._timings.retry_period - _now())
+                    last_try = _now()
                     await self._try_acquire_or_renew()
         self._end("not renewed in time")
 
@@ -433,7 +433,7 @@ class LeaderElector:
                 await self._tenure.no_scope_left()
                 for tried in itertools.count(1):
                     try:
-                        await self._give_up()
+                        await self._write_release()
                         break
                     except Conflict:
                         self._fresh = False
@@ -444,7 +444,7 @@ class LeaderElector:
         else:
             self._log.info("lease released")
 
-    async def _give_up(self) -> None:
+    async def _write_release(self) -> None:
         held = self._observed if self._fresh else await self._read()
         if held is None or self.leader != self.identity:
             return

@@ -73,13 +73,13 @@ async def read_lines(
     """
     loop = asyncio.get_running_loop()
     splitter = LineSplitter(limit=limit)
-    turn_ends = loop.time() + budget
+    slice_ends = loop.time() + budget
     while chunk := await stream.read(READ_BYTES):
         for line in splitter.feed(chunk):
             yield line
-            if loop.time() >= turn_ends:
+            if loop.time() >= slice_ends:
                 await asyncio.sleep(0)
-                turn_ends = loop.time() + budget
+                slice_ends = loop.time() + budget
 
 
 _LITTLE: Final = 64 * 1024

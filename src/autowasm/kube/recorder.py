@@ -29,7 +29,7 @@ MESSAGE_BYTES: Final = 1024
 """The API server's limit."""
 REMEMBERED_FOR: Final = 600.0
 """Seconds in which the same event is counted up (client-go: 10 min)."""
-_LOOK_AGAIN: Final = 0.2
+_BUSY_CHECK: Final = 0.2
 """Seconds between two checks for other work."""
 SIMILAR: Final = 10
 COMBINED: Final = "(combined from similar events): "
@@ -162,7 +162,7 @@ class EventRecorder:
         turn = loop.time() + bucket.reserve()
         while self._busy() and loop.time() < turn and not self._hurried.is_set():
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(min(turn, loop.time() + _LOOK_AGAIN)):
+                async with asyncio.timeout_at(min(turn, loop.time() + _BUSY_CHECK)):
                     await self._hurried.wait()
         bucket.cancel_waits()
 

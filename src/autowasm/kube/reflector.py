@@ -144,7 +144,7 @@ class Reflector(Generic[T]):
 
     async def run(self) -> NoReturn:
         """List and watch until cancelled. A second `run` lists again: a resumed watch gives no sign when it has caught up."""
-        self._begin_anew("start")
+        self._require_list("start")
         try:
             while True:
                 try:
@@ -182,7 +182,7 @@ class Reflector(Generic[T]):
         initial = self._position is None
         timeout = self._limits.watch_timeout * (1.0 + self._rng.random())
         self._watch_began = loop.time()
-        heard = initial
+        has_events = initial
         async with (
             self._list_watch.watch(
                 resource_version=self._position or "",
@@ -196,12 +196,12 @@ class Reflector(Generic[T]):
                 await self._collect(events)
                 stream.silence = self._silence(timeout)
             async for event in events:
-                heard = True
+                has_events = True
                 self._last_event = loop.time()
                 self._apply(event)
                 if isinstance(event, Bookmark):
                     stream.silence = self._silence(timeout)
-        self._check_end(heard=heard)
+        self._check_end(has_events=has_events)
 
     async def _collect(self, events: Events[T]) -> None:
         """A streaming list: objects until the bookmark that ends the list."""
@@ -231,10 +231,10 @@ class Reflector(Generic[T]):
         if event.resource_version:
             self._position = event.resource_version
 
-    def _check_end(self, *, heard: bool) -> None:
+    def _check_end(self, *, has_events: bool) -> None:
         """A watch that ended without an error and without an event may be one that never sends any."""
         lasted = asyncio.get_running_loop().time() - self._watch_began
-        if not heard:
+        if not has_events:
             self._empty_watches += 1
             if self._empty_watches >= self._limits.relist_after_empty:
                 raise errors.StaleWatch(f"{self._empty_watches} watches returned no events")
@@ -258,7 +258,7 @@ class Reflector(Generic[T]):
             delay = self._watch_delays.after(error)
             self._log.info("watch interrupted", error=str(error), retry_in=round(delay, 3))
             return delay
-        self._begin_anew(reason)
+        self._require_list(reason)
         age = asyncio.get_running_loop().time() - self._last_list
         if isinstance(error, errors.Expired) and age > FRESH_LIST:
             delay = 0.0
@@ -267,7 +267,7 @@ class Reflector(Generic[T]):
         self._log.info("new list needed", error=str(error), retry_in=round(delay, 3))
         return delay
 
-    def _begin_anew(self, reason: str) -> None:
+    def _require_list(self, reason: str) -> None:
         self._position = None
         self._reason = reason
         self._stream_next = self._streaming

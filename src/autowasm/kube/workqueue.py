@@ -247,7 +247,7 @@ class WorkQueue(Generic[K]):
         rng: random.Random | None = None,
         fairness: Callable[[K], Hashable] | None = None,
     ) -> None:
-        """Keys with the same `fairness` share turns (kube-apiserver's fair queuing); None: one FIFO."""
+        """Keys with the same `fairness` form one group (kube-apiserver's fair queuing); None: one FIFO."""
         self._metrics = metrics or NoMetrics()
         self._backoff = backoff
         self._rng = rng

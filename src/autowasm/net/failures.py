@@ -87,24 +87,24 @@ def certificate_failure(
     code = getattr(error, "verify_code", 0)
     problem = getattr(error, "verify_message", "") or "not valid"
     if code in _EXPIRED:
-        said = f"its certificate has expired ({problem}); it must be renewed, or this machine's clock is wrong"
+        message = f"its certificate has expired ({problem}); it must be renewed, or this machine's clock is wrong"
     elif code in _NOT_YET_VALID:
-        said = f"its certificate is not valid yet ({problem}); check the clocks of the server and of this machine"
+        message = f"its certificate is not valid yet ({problem}); check the clocks of the server and of this machine"
     elif code in _WRONG_NAME:
-        said = f"its certificate is for another host ({problem}); use a host name that it contains, or issue one for this host"
+        message = f"its certificate is for another host ({problem}); use a host name that it contains, or issue one for this host"
     elif code == _REVOKED:
-        said = f"its certificate is revoked ({problem}); it must be replaced on the server"
+        message = f"its certificate is revoked ({problem}); it must be replaced on the server"
     elif code in _TOO_WEAK:
-        said = f"its certificate is too weak ({problem}); it must be replaced on the server"
+        message = f"its certificate is too weak ({problem}); it must be replaced on the server"
     elif code in _UNKNOWN_AUTHORITY:
-        said = f"its certificate is not trusted ({problem}); trust its CA with {advice.ca_file}"
+        message = f"its certificate is not trusted ({problem}); trust its CA with {advice.ca_file}"
         if may_be_insecure:
-            said += f", or skip verification with {advice.insecure}"
+            message += f", or skip verification with {advice.insecure}"
     else:
-        said = (
+        message = (
             f"its certificate is not accepted ({problem}); it, or that of its CA, must be reissued"
         )
-    return SourceUnavailable(f"{where}: {said}", reason="CertificateInvalid")
+    return SourceUnavailable(f"{where}: {message}", reason="CertificateInvalid")
 
 
 def tls_failure(error: OSError, *, where: str, plain_http: str) -> SourceUnavailable:

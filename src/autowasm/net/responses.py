@@ -71,11 +71,11 @@ class ServerMessage:
 
     def mentions(self, *words: str) -> bool:
         """Whether code or text contains one of `words`, in any case."""
-        said = str(self).lower()
-        return any(word in said for word in words)
+        message = str(self).lower()
+        return any(word in message for word in words)
 
 
-NOTHING_SAID: Final = ServerMessage()
+NO_MESSAGE: Final = ServerMessage()
 
 
 def parse(data: bytes, content_type: str = "", *, secrets: Iterable[str] = ()) -> ServerMessage:
@@ -99,12 +99,14 @@ def _from_json(text: str) -> ServerMessage | None:
     except (ValueError, RecursionError):
         return None
     errors = document if isinstance(document, list) else document.get("errors")
-    found = NOTHING_SAID
+    found = NO_MESSAGE
     if isinstance(errors, list):
-        said = [_one_error(error) for error in errors[:_ERRORS_SHOWN] if isinstance(error, Mapping)]
-        if said:
-            rest = "; ".join(filter(None, (said[0].text, *map(str, said[1:]))))
-            found = ServerMessage(said[0].code, rest)
+        message = [
+            _one_error(error) for error in errors[:_ERRORS_SHOWN] if isinstance(error, Mapping)
+        ]
+        if message:
+            rest = "; ".join(filter(None, (message[0].text, *map(str, message[1:]))))
+            found = ServerMessage(message[0].code, rest)
     else:
         found = _one_error(document)
     if not str(found):
@@ -198,7 +200,7 @@ def _from_text(text: str, content_type: str) -> ServerMessage:
         title = _TITLE.search(text)
         text = title[1] if title and title[1].strip() else _TAG.sub(" ", _NOT_SHOWN.sub(" ", text))
     elif text.count("\ufffd") > len(text) // 10 or "\0" in text:
-        return NOTHING_SAID  # not text: compressed, a module, …
+        return NO_MESSAGE  # not text: compressed, a module, …
     is_xml = not is_page and text.startswith("<") and (text.startswith("<?xml") or "xml" in kind)
     if is_xml:  # of an unknown form: its text
         text = " ".join(_TAG.sub(" ", text).split())
@@ -267,7 +269,7 @@ def error_for(
     headers: Mapping[str, str],
     *,
     answerer: Responder,
-    said: ServerMessage = NOTHING_SAID,
+    message: ServerMessage = NO_MESSAGE,
     now: datetime.datetime | None = None,
 ) -> AutoWasmError:
     """The error for an unexpected response.
@@ -275,7 +277,7 @@ def error_for(
     404, 410 → SourceNotFound; 401, 403 → SourceDenied; 408, 425, 429, 5xx but 501 → SourceUnavailable with `Retry-After`;
     any other → SourceUnavailable (`UnexpectedAnswer`, `TlsFailed`).
     """
-    shown = f"status {status}" + (f" ({said})" if str(said) else "")
+    shown = f"status {status}" + (f" ({message})" if str(message) else "")
     if status in (404, 410):
         missing = "does not exist" if answerer.doing is Operation.READ else "is not possible"
         hint = answerer.not_found_hint
@@ -287,9 +289,9 @@ def error_for(
             _joined(f"{answerer.what} {missing}: {shown}", hint), reason=answerer.not_found
         )
     if status in (401, 403):
-        hint = _page_hint(said) or answerer.denied_hint
+        hint = _page_hint(message) or answerer.denied_hint
         return SourceDenied(_joined(f"{answerer.what} is refused: {shown}", hint))
-    if status == 400 and said.mentions(*SPEAKS_TLS):
+    if status == 400 and message.mentions(*SPEAKS_TLS):
         return SourceUnavailable(
             _joined(
                 f"{answerer.what}: {shown}; the request used plain http, and this port speaks TLS (https)",
@@ -298,21 +300,22 @@ def error_for(
             reason="TlsFailed",
         )
     meaning = answerer.unexpected_hint or usual_meaning(status, doing=answerer.doing)
-    meaning = meaning or _page_hint(said)
+    meaning = meaning or _page_hint(message)
     if status in LATER or (status >= 500 and status != 501):
         return SourceUnavailable(
             _joined(f"{answerer.what} is not available now: {shown}", meaning),
             reason=answerer.unavailable,
             retry_after=retry_after(headers.get("Retry-After"), now=now),
         )
-    if status == 400 and answerer.tls_hint and not meaning and not said.is_data:
+    if status == 400 and answerer.tls_hint and not meaning and not message.is_data:
         meaning = (
             f"the request used plain http; the port may speak TLS (https): {answerer.tls_hint}"
         )
     if 300 <= status < 400 and headers.get("Location"):
         meaning = _joined(f"it redirects to {redact(headers['Location'])}", meaning)
     return SourceUnavailable(
-        _joined(f"{answerer.what}: {_unexpected(status, said)}", meaning), reason="UnexpectedAnswer"
+        _joined(f"{answerer.what}: {_unexpected(status, message)}", meaning),
+        reason="UnexpectedAnswer",
     )
 
 
@@ -376,14 +379,14 @@ _OF_ALL: Final = {
 }
 
 
-def _unexpected(status: int, said: ServerMessage) -> str:
-    return f"unexpected answer: status {status}" + (f" ({said})" if str(said) else "")
+def _unexpected(status: int, message: ServerMessage) -> str:
+    return f"unexpected answer: status {status}" + (f" ({message})" if str(message) else "")
 
 
-def _page_hint(said: ServerMessage) -> str:
+def _page_hint(message: ServerMessage) -> str:
     return (
         "the answer is a web page: a proxy or a login page may have answered"
-        if said.is_page
+        if message.is_page
         else ""
     )
 

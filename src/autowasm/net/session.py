@@ -67,7 +67,7 @@ _MIN_VALUE_LENGTH: Final = 8
 
 
 def signature_hint(
-    url: str, said: ServerMessage, *, now: datetime.datetime, redirected: bool = False
+    url: str, message: ServerMessage, *, now: datetime.datetime, redirected: bool = False
 ) -> str:
     """The advice for a refused object. Objects are fetched without credentials.
 
@@ -83,9 +83,9 @@ def signature_hint(
             f"the signature in its URL has expired at {until:%Y-%m-%dT%H:%M:%SZ}; put a new URL into the spec, or use one that "
             "does not expire"
         )
-    if said.mentions("not valid yet", "not yet valid"):
+    if message.mentions("not valid yet", "not yet valid"):
         return "the signature in its URL is not valid yet; check the clock of the machine that signed it"
-    if said.mentions("expire"):
+    if message.mentions("expire"):
         return "the signature in its URL has expired; put a new URL into the spec, or use one that does not expire"
     return "the signature in its URL is refused: it may have expired, or the URL was changed after it was signed"
 
@@ -396,11 +396,13 @@ class ObjectSession:
             if response.status == 200 or (response.status == 304 and headers):
                 return response
             if response.status not in _REDIRECTS:
-                said = await self._message(response, url)
+                message = await self._message(response, url)
                 answerer = _answerer(
-                    url, said, now=datetime.datetime.now(datetime.UTC), redirected=hops > 1
+                    url, message, now=datetime.datetime.now(datetime.UTC), redirected=hops > 1
                 )
-                raise error_for(response.status, response.headers, answerer=answerer, said=said)
+                raise error_for(
+                    response.status, response.headers, answerer=answerer, message=message
+                )
             response.close()  # not read: a page may be endless
             url = next_hop(
                 url, response.headers.get("Location"), hops=hops, limit=self._limits.redirects
@@ -564,11 +566,11 @@ def _in_words(error: OSError) -> str:
 
 
 def _answerer(
-    url: str, said: ServerMessage, *, now: datetime.datetime, redirected: bool
+    url: str, message: ServerMessage, *, now: datetime.datetime, redirected: bool
 ) -> Responder:
-    hint = signature_hint(url, said, now=now, redirected=redirected)
+    hint = signature_hint(url, message, now=now, redirected=redirected)
     # Azure answers 409 where a storage account has no public access.
-    is_denial = said.mentions("expire", "publicaccessnotpermitted")
+    is_denial = message.mentions("expire", "publicaccessnotpermitted")
     return Responder(
         what=redact(url),
         not_found="ObjectNotFound",

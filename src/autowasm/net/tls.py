@@ -116,7 +116,7 @@ async def speaks_tls(host: str, *, timeout: float) -> bool:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout):
             try:
-                answer = await _ask(address, int(port or 80), host=host)
+                answer = await _probe(address, int(port or 80), host=host)
             except ConnectionRefusedError:
                 return False
             except OSError:
@@ -130,7 +130,7 @@ async def speaks_tls(host: str, *, timeout: float) -> bool:
     return False
 
 
-async def _ask(address: str, port: int, *, host: str) -> bytes:
+async def _probe(address: str, port: int, *, host: str) -> bytes:
     reader, writer = await asyncio.open_connection(address, port)
     try:
         writer.write(f"GET /v2/ HTTP/1.0\r\nHost: {host}\r\nUser-Agent: autowasm\r\n\r\n".encode())

@@ -258,7 +258,7 @@ async def _bring_back(
     transfer: Transfer, work: Future[T], job: asyncio.Future[T], *, limits: Limits
 ) -> None:
     """End the transfer and wait at most `limits.thread_return` for its thread."""
-    job.add_done_callback(_look_at)
+    job.add_done_callback(_retrieve_exception)
     transfer.end()
     if work.cancel():  # it had no thread yet
         return
@@ -270,7 +270,7 @@ async def _bring_back(
         _log.warning("transfer thread did not end", what=transfer.what)
 
 
-def _look_at(job: asyncio.Future[Any]) -> None:
+def _retrieve_exception(job: asyncio.Future[Any]) -> None:
     """Retrieve the exception of an ended transfer: asyncio warns of exceptions that are never retrieved."""
     if not job.cancelled():
         job.exception()

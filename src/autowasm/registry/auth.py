@@ -219,14 +219,14 @@ class Authorizer:
         repository: str,
         actions: str,
         credential: Credential | None,
-        ask: Callable[[TokenRequest, LoginAttempt], bytes],
+        fetch_token: Callable[[TokenRequest, LoginAttempt], bytes],
     ) -> None:
-        """`ask` returns the response body of a token endpoint; its errors pass through `respond`."""
+        """`fetch_token` returns the response body of a token endpoint; its errors pass through `respond`."""
         self._registry_url = registry_url
         self._scope = f"repository:{repository}:"
         self._actions = actions
         self._credential = credential
-        self._ask = ask
+        self._fetch_token = fetch_token
         self.header: str | None = None
         """The value of `Authorization` for the next request, or None."""
 
@@ -237,7 +237,7 @@ class Authorizer:
     def respond(self, challenge_header: str | None, *, login: LoginAttempt) -> bool:
         """Set `header` for the challenge of a 401. False: nothing is left to try, and the request stays refused.
 
-        Raises SourceUnavailable (`UnexpectedAnswer`), AddressBlocked (`UrlNotAllowed`) and the errors of `ask`.
+        Raises SourceUnavailable (`UnexpectedAnswer`), AddressBlocked (`UrlNotAllowed`) and the errors of `fetch_token`.
         """
         challenges = {found.scheme: found for found in reversed(parse_challenges(challenge_header))}
         bearer = challenges.get("bearer")
@@ -249,7 +249,7 @@ class Authorizer:
             return True
         return "basic" in challenges and basic is not None and self._send_login(basic)
 
-    def send_unasked(self) -> bool:
+    def send_unchallenged(self) -> bool:
         """Send the login without a challenge, as crane does after a 200 from `/v2/`. False: there is no login to send."""
         value = self._own_token() or self._basic()
         return value is not None and self._send_login(value)
@@ -292,7 +292,7 @@ class Authorizer:
         query = {"scope": self._scope_for(challenge.parameters.get("scope", ""))}
         if service := challenge.parameters.get("service"):
             query["service"] = service
-        answer = self._ask(self._token_request(realm, query), login)
+        answer = self._fetch_token(self._token_request(realm, query), login)
         try:
             document = json.loads(answer)
             token = document.get("token") or document.get("access_token")
@@ -305,11 +305,11 @@ class Authorizer:
             ) from None
         return token
 
-    def _scope_for(self, asked: str) -> str:
+    def _scope_for(self, requested: str) -> str:
         """The scope of all actions together, so that a push does not need a second token after its first HEAD."""
-        if asked and (" " in asked or not asked.startswith(self._scope)):
-            return asked
-        needed = {*self._actions.split(","), *asked.removeprefix(self._scope).split(",")} - {""}
+        if requested and (" " in requested or not requested.startswith(self._scope)):
+            return requested
+        needed = {*self._actions.split(","), *requested.removeprefix(self._scope).split(",")} - {""}
         return self._scope + ",".join(sorted(needed))
 
     def _check_realm(self, realm: str) -> str:

@@ -30,8 +30,8 @@ from autowasm.registry.manifest import (
     ImageIndex,
     Manifest,
     children_by_preference,
+    is_marked_wasm,
     parse_manifest,
-    says_wasm,
 )
 from autowasm.registry.package import Layer, Package
 from autowasm.registry.repositorypool import RepositoryPool
@@ -252,16 +252,16 @@ def _module_of(
 ) -> tuple[Digest, Manifest]:
     """The image of `index` to use. If no entry is marked as wasm, the manifests of the entries are read for the mark."""
     children = children_by_preference(index)
-    if says_wasm(children[0]):
+    if is_marked_wasm(children[0]):
         return _child(repository, children[0], reference=reference, limits=limits)
     first, missing = None, None
-    for child in children[: limits.index_looks]:
+    for child in children[: limits.index_searched]:
         try:
             found = _child(repository, child, reference=reference, limits=limits)
         except SourceNotFound as error:  # some mirrors copy only some platforms
             missing = missing or error
             continue
-        if says_wasm(found[1]):
+        if is_marked_wasm(found[1]):
             return found
         first = first or found
     if first is None:

@@ -142,7 +142,7 @@ def children_by_preference(index: ImageIndex) -> list[Descriptor]:
     raise _invalid(problem)
 
 
-def says_wasm(found: Descriptor | Manifest) -> bool:
+def is_marked_wasm(found: Descriptor | Manifest) -> bool:
     """Whether an entry of an index, or the manifest of an entry, is marked as wasm.
 
     By its platform (`wasi/wasm`, `wasip1/wasm`, `js/wasm32`), its artifact type, its annotations, and for a manifest by the
@@ -213,7 +213,7 @@ def _is_runnable(child: Descriptor) -> bool:
 
 def _rank(child: Descriptor) -> int:
     platform = child.platform or Platform()
-    if says_wasm(child):
+    if is_marked_wasm(child):
         # Envoy does not run components (WASI 0.2 and later).
         return 1 if platform.os.lower() in {"wasip2", "wasip3"} else 0
     if child.artifact_type:

@@ -73,16 +73,16 @@ class HostRateLimiter:
         self, host: str, fingerprint: str, status: int, headers: Mapping[str, str]
     ) -> None:
         """Record a response: its status and `Retry-After`."""
-        asked = retry_after(headers.get("Retry-After")) if status in (429, 503) else None
+        requested = retry_after(headers.get("Retry-After")) if status in (429, 503) else None
         with self._lock:
             key = (host, fingerprint)
-            if status != 429 and asked is None:
+            if status != 429 and requested is None:
                 if status < 400:
                     self._pauses.pop(key, None)
                 return
             pause = self._pauses.pop(key, None) or _Pause()
             pause.in_a_row += 1
-            wait = self._backoff.delay(pause.in_a_row) if asked is None else asked
+            wait = self._backoff.delay(pause.in_a_row) if requested is None else requested
             pause.until = max(pause.until, self._clock() + wait)
             self._pauses[key] = pause
 

@@ -58,7 +58,7 @@ class Repository:
         """GET the manifest under a tag or digest. Raises ContentRejected (`TooLarge`) too."""
         url = self._transport.manifest_url(version)
         what = f"image {self._shown(version)}"
-        with self._transport.ask("GET", url, headers={"Accept": accept}) as answer:
+        with self._transport.exchange("GET", url, headers={"Accept": accept}) as answer:
             self._expect(answer, 200, what=what)
             _refuse_page(answer, what=what)
             data = answer.read(limit=self._limits.manifest_bytes, what=what)
@@ -71,7 +71,7 @@ class Repository:
         Only a GET reveals whether a 403 is about the method or the image, and returns the registry's reason.
         """
         url = self._transport.manifest_url(version)
-        with self._transport.ask("HEAD", url, headers={"Accept": accept}) as answer:
+        with self._transport.exchange("HEAD", url, headers={"Accept": accept}) as answer:
             if answer.status == 403:
                 return None
             self._expect(answer, 200, what=f"image {self._shown(version)}")
@@ -84,7 +84,7 @@ class Repository:
         """
         what = f"layer {digest} of {self._name}"
         verifier = DigestVerifier(digest, size=size, what=what)
-        with self._transport.ask("GET", self._transport.blob_url(digest)) as answer:
+        with self._transport.exchange("GET", self._transport.blob_url(digest)) as answer:
             self._expect(answer, 200, what=what)
             _refuse_page(answer, what=what)
             # Network errors are already translated: an OSError here comes from the disk.
@@ -101,7 +101,7 @@ class Repository:
         reason. Raises for statuses that mean "later", which the upload would receive too, and for a refused login, which
         must not be sent repeatedly.
         """
-        with self._transport.ask("HEAD", self._transport.blob_url(digest)) as answer:
+        with self._transport.exchange("HEAD", self._transport.blob_url(digest)) as answer:
             if answer.status in LATER | {502, 503, 504} or (
                 answer.status == 401 and answer.with_login
             ):
@@ -113,11 +113,11 @@ class Repository:
         """POST, then PUT the whole blob (distribution specification, "Pushing a blob monolithically")."""
         what = f"upload of {digest} to {self._name}"
         url = self._transport.upload_url()
-        with self._transport.ask("POST", url, headers={"Content-Length": "0"}) as answer:
+        with self._transport.exchange("POST", url, headers={"Content-Length": "0"}) as answer:
             self._expect(answer, 202, what=what, doing=Operation.UPLOAD)
             location = next_hop(url, _upload_location(url, answer), hops=1, limit=1)
         joint = "&" if "?" in location else "?"
-        with self._transport.ask(
+        with self._transport.exchange(
             "PUT",
             f"{location}{joint}digest={digest}",
             headers={"Content-Type": "application/octet-stream"},
@@ -127,7 +127,7 @@ class Repository:
 
     def put_manifest(self, version: str, *, data: bytes, media_type: str) -> Digest | None:
         """PUT a manifest. Returns the digest that the registry announces, None if it announces none."""
-        with self._transport.ask(
+        with self._transport.exchange(
             "PUT",
             self._transport.manifest_url(version),
             headers={"Content-Type": media_type},
@@ -152,7 +152,7 @@ class Repository:
             doing=doing,
             tls_hint=self._advice.no_plain_http if self._transport.is_plain_http else "",
         )
-        raise error_for(answer.status, answer.headers, answerer=answerer, said=answer.message())
+        raise error_for(answer.status, answer.headers, answerer=answerer, message=answer.message())
 
     def _denied_hint(self, answer: RegistryResponse) -> str:
         """Advice for a refused request: about the login that was sent, or how to configure one."""
@@ -188,9 +188,9 @@ class Repository:
 def _refuse_page(answer: RegistryResponse, *, what: str) -> None:
     """Refuse a 200 with a web page: a proxy's login page, a registry's user interface."""
     if answer.is_page:
-        said = str(answer.message())
+        message = str(answer.message())
         raise SourceUnavailable(
-            f"{what}: {redact(answer.url)} returned a web page{f' ({said})' if said else ''}, not a registry response: a "
+            f"{what}: {redact(answer.url)} returned a web page{f' ({message})' if message else ''}, not a registry response: a "
             "proxy or a login page may have answered, or the registry's API is at another host or port",
             reason="UnexpectedAnswer",
         )

@@ -34,7 +34,7 @@ from autowasm.net.failures import connection_failure
 from autowasm.net.responses import (
     BODY_LIMIT,
     LATER,
-    NOTHING_SAID,
+    NO_MESSAGE,
     Responder,
     ServerMessage,
     error_for,
@@ -173,7 +173,7 @@ class RegistryResponse:
     def message(self) -> ServerMessage:
         """The message in the body of an error. Reads its beginning, within `limits.error_body_timeout`; ignores failures."""
         if self._message is None:
-            self._message = NOTHING_SAID
+            self._message = NO_MESSAGE
             if self.response.request.method != "HEAD":
                 self._message = parse(
                     self._beginning(), self.headers.get("Content-Type", ""), secrets=self._secrets
@@ -299,7 +299,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
             repository=reference.repository,
             actions=actions,
             credential=credential,
-            ask=self._ask_token,
+            fetch_token=self._fetch_token,
         )
         self.session = _Session(DialedAdapter(dialer=dialer, tls=tls))
 
@@ -329,7 +329,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         return f"{self.prefix}://{self._container.upload_blob_url()}"
 
     @contextlib.contextmanager
-    def ask(
+    def exchange(
         self,
         method: str,
         url: str,
@@ -371,16 +371,16 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
                 self._refused_later()
             return answer
         with self._logins.attempt(self._host, self._credential) as login:
-            asked_for = self._authorizer.respond(
+            challenged = self._authorizer.respond(
                 answer.headers.get("WWW-Authenticate"), login=login
             )
-            if not asked_for and not self._authorize_unasked(login):
+            if not challenged and not self._authorize_unchallenged(login):
                 return answer
             answer = self._wrap(self._follow(method, url, headers, body))
             if self._authorizer.shows_login() and answer.status == 401:
                 login.refused()
                 self._authorizer.header = None
-            elif self._authorizer.shows_login() and (asked_for or answer.status < 400):
+            elif self._authorizer.shows_login() and (challenged or answer.status < 400):
                 login.accepted()
         return answer
 
@@ -397,7 +397,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         is_anonymous = self._authorizer.header is None
         return answer.status in (403, 404) and is_anonymous and self._credential is not None
 
-    def _authorize_unasked(self, login: LoginAttempt) -> bool:
+    def _authorize_unchallenged(self, login: LoginAttempt) -> bool:
         """After a refusal without a usable challenge: use the challenge of `/v2/`, else send the login as crane does."""
         if self._credential is None:
             return False
@@ -415,18 +415,20 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
                     unavailable="RegistryUnavailable",
                     denied_hint="",
                 )
-                raise error_for(ping.status, ping.headers, answerer=answerer, said=ping.message())
+                raise error_for(
+                    ping.status, ping.headers, answerer=answerer, message=ping.message()
+                )
             challenge = ping.headers.get("WWW-Authenticate")
             if challenge and origin(ping.url) == self._origin:
                 return self._authorizer.respond(challenge, login=login)
-        return self._authorizer.send_unasked()
+        return self._authorizer.send_unchallenged()
 
     def _refused_later(self) -> None:
         """The registry refuses a login that it accepted before: the password was changed, or the token has expired."""
         self._authorizer.header = None
         self._logins.refused(self._host, cast(Credential, self._credential))  # it was sent
 
-    def _ask_token(self, request: TokenRequest, login: LoginAttempt) -> bytes:
+    def _fetch_token(self, request: TokenRequest, login: LoginAttempt) -> bytes:
         credential = self._credential
         answerer = Responder(
             what=f"a token for {self._name} from {redact(request.url)}",
@@ -454,7 +456,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
             if request.is_refusal(status):
                 login.refused()
                 status = 401 if status == 400 else status
-            raise error_for(status, answer.headers, answerer=answerer, said=answer.message())
+            raise error_for(status, answer.headers, answerer=answerer, message=answer.message())
 
     def _follow(
         self,

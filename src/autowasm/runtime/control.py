@@ -193,7 +193,7 @@ class Control:
             await self._data.peers.settled()
         await mode.start(tasks)
         if self._chosen.service is not None:
-            await self._chosen.service.look()  # before anything is published
+            await self._chosen.service.check()  # before anything is published
         keys = mode.keys()
         self._startup_gate.expect(keys)
         self._data.retention.synced(str(key) for key in keys)
@@ -214,20 +214,20 @@ class Control:
         application, publisher = self._application, self._chosen.mode.publisher
         published = (publisher.published(key) for key in keys)
         records = [envoyfilters.record_of(one) for one in published if one is not None]
-        looking = warn_of_refused(
+        checking = warn_of_refused(
             [record for record in records if record is not None],
             outgoing=application.settings.outgoing,
             names=application.pools.names,
             timeout=application.settings.limits.dns_timeout,
         )
-        application.tasks.create_task(looking, name="addresses of published modules")
+        application.tasks.create_task(checking, name="addresses of published modules")
 
     def _start(self, controller: Controller[ObjectKey]) -> None:
         tasks, chosen = self._application.tasks, self._chosen
         self._application.metrics.leader.set(chosen.elector is None)
         if chosen.elector is not None:
             self._election = tasks.create_task(chosen.elector.run(), name="election")
-        tasks.create_task(self._pull_authorizer.run(), name="pull authorisation")
+        tasks.create_task(self._pull_authorizer.run(), name="pull authorization")
         tasks.create_task(self._polling.run(chosen.leadership), name="polling")
         tasks.create_task(self._policy.run(self._policy_changed), name="policy file")
         self._working = tasks.create_task(controller.run(), name="controller")

@@ -36,16 +36,16 @@ class StopSignals:
     """SIGTERM and SIGINT: the first signal requests a stop, the second cuts the drain delay short."""
 
     def __init__(self) -> None:
-        self._asked = asyncio.Event()
+        self._requested = asyncio.Event()
         self._again = asyncio.Event()
 
     def signalled(self) -> None:
         """Record one more signal."""
-        (self._again if self._asked.is_set() else self._asked).set()
+        (self._again if self._requested.is_set() else self._requested).set()
 
     async def wait(self) -> None:
         """Return when a stop is requested."""
-        await self._asked.wait()
+        await self._requested.wait()
 
     async def delay(self, seconds: float) -> None:
         """Return after so many seconds, or at once on a second signal."""
@@ -84,7 +84,7 @@ async def run(settings: Settings) -> None:
     prometheus_client.ProcessCollector(registry=metrics.registry)
     prometheus_client.GCCollector(registry=metrics.registry)
     sys.setswitchinterval(LoopLimits().switch)
-    metrics.loop.turns = timing_of(asyncio.get_running_loop())
+    metrics.loop.iterations = timing_of(asyncio.get_running_loop())
     with Pools(transfers=settings.fetch.total) as pools, stop_signals() as stop:
         pools.start()
         async with AsyncExitStack() as stack:

@@ -183,11 +183,11 @@ def make_handler(
     async def metrics(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(",".join(request.headers.getall("accept", [])))
         names = request.query.getall("name[]", [])
-        asked: Collector = registry.restricted_registry(names) if names else registry
+        selected: Collector = registry.restricted_registry(names) if names else registry
         gzip = "gzip" in request.headers.get("accept-encoding", "")
         packer = zlib.compressobj(1, zlib.DEFLATED, _GZIP) if gzip else None
         body = bytearray()
-        async for text in render(asked, encode):
+        async for text in render(selected, encode):
             body += packer.compress(text) if packer else text
         headers = {"content-type": content_type, "vary": "accept, accept-encoding"}
         if packer:

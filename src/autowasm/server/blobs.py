@@ -58,9 +58,9 @@ class BlobHandler:
         """The response to `request`."""
         match = _PATH.fullmatch(request.path)
         if match is None and request.path == "/seen":
-            return self._seen(self._download_log.summary())
-        if match is None and (asked := _SEEN_PATH.fullmatch(request.path)):
-            return self._seen(await self._download_log.document(Sha256Hex(asked[1])))
+            return self._log_document(self._download_log.summary())
+        if match is None and (log_path := _SEEN_PATH.fullmatch(request.path)):
+            return self._log_document(await self._download_log.document(Sha256Hex(log_path[1])))
         if match is None:
             return text_answer(
                 404,
@@ -94,7 +94,7 @@ class BlobHandler:
         """All of the blob was sent to `address`."""
         self._download_log.served(sha256, address)
 
-    def _seen(self, document: bytes) -> web.Response:
+    def _log_document(self, document: bytes) -> web.Response:
         """An answer of the download log, for peers and for clients that know the digest."""
         return web.Response(
             body=document,

@@ -20,9 +20,9 @@ from autowasm.limits import DownloadLogLimits
 _MAPPED: Final = "::ffff:"
 
 # Of one address: (monotonic time of the last whole download or -1, of the last error or -1, status of that error).
-_Seen = tuple[float, float, int]
+_LastRequests = tuple[float, float, int]
 _NEVER: Final = -1.0
-_NOTHING: Final[_Seen] = (_NEVER, _NEVER, 0)
+_NOTHING: Final[_LastRequests] = (_NEVER, _NEVER, 0)
 _SLICE: Final = 500
 """Addresses of a document in one iteration of the loop: about half a millisecond."""
 _SPARE: Final = 64
@@ -33,7 +33,7 @@ _SPARE: Final = 64
 class _OfDigest:
     since: float
     """Every request since then is in `addresses`."""
-    addresses: dict[str, _Seen] = field(default_factory=dict)
+    addresses: dict[str, _LastRequests] = field(default_factory=dict)
     """The longest unseen first. A plain dict, because copying it takes a hundredth of the time of an OrderedDict."""
 
 
@@ -80,7 +80,7 @@ class DownloadLog:
         Ages, because the clocks of replicas differ. Made in slices: a large mesh has tens of thousands of addresses.
         """
         now, since = time.monotonic(), self._complete_since
-        tables: list[dict[str, _Seen]] = []
+        tables: list[dict[str, _LastRequests]] = []
         for table in (self._unknown, self._published):  # rarely in both; `_published` counts
             if (found := table.get(sha256)) is not None:
                 # A copy, so that addresses that are dropped between slices are still in it.
@@ -88,8 +88,8 @@ class DownloadLog:
                 since = found.since
         start = {"instance": self._instance, "up": round(now - since, 3), "seen": {}}
         parts = [msgspec.json.encode(start).removesuffix(b"}}")]
-        for number, seen in enumerate(tables):
-            addresses = iter(seen.items())
+        for number, requests in enumerate(tables):
+            addresses = iter(requests.items())
             while piece := list(islice(addresses, _SLICE)):
                 new = (one for one in piece if not number or one[0] not in tables[0])
                 if ages := {address: _ages(one, now) for address, one in new}:
@@ -114,19 +114,19 @@ class DownloadLog:
                 if known:
                     self._complete_since = now
         table.move_to_end(sha256)
-        seen, address = found.addresses, address.removeprefix(_MAPPED)
-        downloaded, refused, last = seen.pop(address, _NOTHING)
-        seen[address] = (now, refused, last) if ok else (downloaded, now, status)
-        if len(seen) > self._limits.addresses:
+        requests, address = found.addresses, address.removeprefix(_MAPPED)
+        downloaded, refused, last = requests.pop(address, _NOTHING)
+        requests[address] = (now, refused, last) if ok else (downloaded, now, status)
+        if len(requests) > self._limits.addresses:
             spare = min(_SPARE, self._limits.addresses // 100)
-            for oldest in list(islice(seen, len(seen) - self._limits.addresses + spare)):
-                found.since = max(found.since, *seen.pop(oldest)[:2])
+            for oldest in list(islice(requests, len(requests) - self._limits.addresses + spare)):
+                found.since = max(found.since, *requests.pop(oldest)[:2])
 
 
 class PeerDownloads(Protocol):
     """The other replicas (`artifacts/peers.py`)."""
 
-    async def ask(self, path: str) -> list[bytes]:
+    async def query(self, path: str) -> list[bytes]:
         """A small document from each replica that has one."""
 
     def known(self) -> tuple[str, ...]:
@@ -144,15 +144,15 @@ class AllReplicas:
         """How many replicas should answer."""
         return 1 + (len(self._others.known()) if self._others is not None else 0)
 
-    async def ask(self, path: str) -> list[bytes]:
+    async def query(self, path: str) -> list[bytes]:
         """`/seen` or `/seen/<sha256>` of each replica, as on the blob port."""
         digest = path.removeprefix("/seen").removeprefix("/")
         own = await self._ours.document(Sha256Hex(digest)) if digest else self._ours.summary()
-        return [own, *(await self._others.ask(path) if self._others is not None else ())]
+        return [own, *(await self._others.query(path) if self._others is not None else ())]
 
 
-def _ages(seen: _Seen, now: float) -> dict[str, float | int]:
-    downloaded, refused, status = seen
+def _ages(requests: _LastRequests, now: float) -> dict[str, float | int]:
+    downloaded, refused, status = requests
     ages: dict[str, float | int] = {}
     if downloaded != _NEVER:
         ages["ok"] = round(now - downloaded, 3)

@@ -308,7 +308,7 @@ class Connections(web.Server):
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-        await _turn()  # reads pending bytes, so that their connections do not look idle
+        await _next_iterations()  # reads pending bytes, so that their connections do not look idle
         self._close_idle()
         # A new connection sends its request in a moment; closing it now would lose the request.
         await self._all_closed(min(deadline, self._loop.time() + self._limits.settle))
@@ -338,6 +338,6 @@ class Connections(web.Server):
                 return
 
 
-async def _turn() -> None:
+async def _next_iterations() -> None:
     for _ in range(2):
         await asyncio.sleep(0)

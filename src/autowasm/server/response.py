@@ -38,7 +38,7 @@ class SendScheduler:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._is_called = False
 
-    async def turn(self) -> None:
+    async def wait(self) -> None:
         """Return in a later iteration of the loop that has room."""
         loop = asyncio.get_running_loop()
         waiter = loop.create_future()
@@ -209,7 +209,7 @@ class BlobResponse(web.StreamResponse):
             elif loop.time() >= deadline:
                 raise TimeoutError
             else:
-                await self._pacing.turn()
+                await self._pacing.wait()
 
     def _aborted(self, cause: str) -> SendAborted:
         self._metrics.sends_aborted.labels(cause).inc()

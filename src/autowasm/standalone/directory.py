@@ -124,10 +124,10 @@ _DEBOUNCE_MS = 100
 """Changes within this time cause one scan: editors write several times, `kubectl`-like tools several files."""
 _LOST_PAUSE = 1.0
 """Seconds until the next attempt for a directory that is lost or cannot be watched."""
-_SECOND_LOOK = 0.3
+_CONFIRM_AFTER = 0.3
 """Seconds until a change is scanned again. Editors move a file away and write a new one of its name; a rename can hide
 a file from a listing; half of a file may be valid YAML (`image: a/b:v1` is half of `a/b:v1.2`)."""
-_MAX_LOOKS = 10
+_MAX_SCANS = 10
 """Scans while the content changes between them. Then it counts as it is, otherwise one busy file would block all others."""
 
 
@@ -183,7 +183,7 @@ class ConfigDirectory:
         self._disk = pools.disk
         self._files: dict[Path, ConfigFile] = {}
         self._view = _View()
-        self._trouble: str | None = None
+        self._problem: str | None = None
 
     async def check(self) -> None:
         """Raises UsageError if the directory does not exist or cannot be read."""
@@ -199,24 +199,24 @@ class ConfigDirectory:
         try:
             files = await self._scan({})
             if any(file.stamp is None for file in files.values()):  # may still be being written
-                files = await self._settled()
+                files = await self._stable_scan()
         except OSError as error:
             raise UsageError(
                 f"--config {self._path}: cannot be read: {error.strerror or error}"
             ) from error
         self._take(files, _combine(files))
 
-    async def run(self, wake: ChangeHandler) -> None:
+    async def run(self, handler: ChangeHandler) -> None:
         """Follow the directory for ever, also after it is lost or replaced."""
         while True:
             try:
                 watched = await self._disk.run(identity, self._path)
-                await self._follow(wake, watched)
+                await self._follow(handler, watched)
             except (OSError, RuntimeError) as error:  # RuntimeError: no inotify
                 self._report(error)
                 await asyncio.sleep(_LOST_PAUSE)
 
-    async def _follow(self, wake: ChangeHandler, watched: tuple[int, int]) -> None:
+    async def _follow(self, handler: ChangeHandler, watched: tuple[int, int]) -> None:
         """Follow until another directory has the name. Raises OSError, RuntimeError."""
         changes = watchfiles.awatch(
             self._path,
@@ -227,30 +227,30 @@ class ConfigDirectory:
         )
         async with contextlib.aclosing(changes):
             # The first step starts the watch, so a change during the scan is not missed.
-            told = asyncio.ensure_future(anext(changes))
+            first_change = asyncio.ensure_future(anext(changes))
             try:
                 await asyncio.sleep(0)
-                await self._look(wake)
-                await told
+                await self._rescan(handler)
+                await first_change
             finally:
-                told.cancel()
-                await asyncio.gather(told, return_exceptions=True)
+                first_change.cancel()
+                await asyncio.gather(first_change, return_exceptions=True)
             while await self._disk.run(identity, self._path) == watched:
                 self._report(None)
-                await self._look(wake)
+                await self._rescan(handler)
                 await anext(changes)
 
     def _report(self, error: Exception | None) -> None:
         """Log the state when it changes."""
-        trouble = None if error is None else str(error)
-        if trouble == self._trouble:
+        problem = None if error is None else str(error)
+        if problem == self._problem:
             return
-        self._trouble = trouble
-        if trouble is None:
+        self._problem = problem
+        if problem is None:
             _log.info("config directory watched again", directory=str(self._path))
         else:
             _log.warning(
-                "config directory cannot be watched", directory=str(self._path), error=trouble
+                "config directory cannot be watched", directory=str(self._path), error=problem
             )
 
     def get(self, key: ObjectKey) -> Defined | DuplicateObject | None:
@@ -269,27 +269,27 @@ class ConfigDirectory:
         """Files that could not be read since the start, with the errors: their objects are not known."""
         return {path: file.problems for path, file in self._files.items() if not file.ever_read}
 
-    async def _look(self, wake: ChangeHandler) -> None:
+    async def _rescan(self, handler: ChangeHandler) -> None:
         """Scan, and report changes. Raises OSError; then the state stays as it was."""
-        files = await self._settled()
+        files = await self._stable_scan()
         view = _combine(files)
         old, unread = self._view, self.never_read()
         self._take(files, view)
         for key in sorted(_differences(old.secrets, view.secrets)):
-            wake.secret_changed(key)
+            handler.secret_changed(key)
         for key in sorted(_differences(old.objects, view.objects)):
-            wake.changed(key)
+            handler.changed(key)
         if unread != self.never_read():
-            wake.reread()
+            handler.reread()
 
-    async def _settled(self) -> dict[Path, ConfigFile]:
+    async def _stable_scan(self) -> dict[Path, ConfigFile]:
         """A scan that equals the known state, or that a second scan confirms. Raises OSError."""
         files = await self._scan(self._files)
-        for _ in range(_MAX_LOOKS):
+        for _ in range(_MAX_SCANS):
             if _same(files, self._files):
                 break
             before = files
-            await asyncio.sleep(_SECOND_LOOK)
+            await asyncio.sleep(_CONFIRM_AFTER)
             # Always against the accepted state: an incomplete file of the last scan defines nothing.
             files = await self._scan(self._files)
             if _same(files, before):

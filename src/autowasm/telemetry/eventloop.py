@@ -72,7 +72,7 @@ class TimedSelector(selectors.DefaultSelector):
     def __init__(self, limits: LoopLimits | None = None) -> None:
         super().__init__()
         self.limits = limits or LoopLimits()
-        self.turns = LoopTiming()
+        self.iterations = LoopTiming()
         self._later: deque[_Ready] = deque()
         self.began = 0.0
         """Start of the latest iteration, on time.perf_counter."""
@@ -115,12 +115,12 @@ class TimedSelector(selectors.DefaultSelector):
         return ready
 
     def _ended(self, took: float) -> None:
-        turns = self.turns
-        turns.counts[bisect_left(BOUNDS, took)] += 1
-        turns.seconds += took
-        turns.longest = max(turns.longest, took)
+        iterations = self.iterations
+        iterations.counts[bisect_left(BOUNDS, took)] += 1
+        iterations.seconds += took
+        iterations.longest = max(iterations.longest, took)
         if took > self.limits.blocked:
-            turns.blocked += 1
+            iterations.blocked += 1
             if self.on_blocked is not None:
                 self.on_blocked(self.began, took)
 
@@ -136,7 +136,7 @@ class TimedLoop(asyncio.SelectorEventLoop):
 _log = structlog.get_logger(__name__)
 
 _STACK_FRAMES: Final = 12
-_LOOK_SHARE: Final = 0.4
+_SAMPLING_SHARE: Final = 0.4
 """Time between two checks of the watchdog, as a share of `LoopLimits.blocked`."""
 
 
@@ -150,7 +150,7 @@ def watched_runner() -> Iterator[asyncio.Runner]:
 
 def timing_of(loop: asyncio.AbstractEventLoop) -> LoopTiming:
     """The timing of this loop; always empty for any loop except a TimedLoop."""
-    return loop.timing.turns if isinstance(loop, TimedLoop) else LoopTiming()
+    return loop.timing.iterations if isinstance(loop, TimedLoop) else LoopTiming()
 
 
 def start_up_complete(loop: asyncio.AbstractEventLoop) -> None:
@@ -166,7 +166,7 @@ def shut_down(loop: asyncio.AbstractEventLoop) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _Sample:
     """A sample of a long iteration. `processor`: the share of a processor that the loop's thread had."""
 
     began: float
@@ -185,12 +185,12 @@ class Watchdog:
 
     def __init__(self, selector: TimedSelector) -> None:
         self._selector = selector
-        self._look = _LOOK_SHARE * selector.limits.blocked
-        self._wanted = threading.Event()
+        self._period = _SAMPLING_SHARE * selector.limits.blocked
+        self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="loop watchdog", daemon=True)
-        self._seen: _Look | None = None
-        self._told = -math.inf
+        self._sample: _Sample | None = None
+        self._logged_at = -math.inf
         self._suppressed = 0
         self._loop_thread = 0
 
@@ -208,57 +208,57 @@ class Watchdog:
     ) -> None:
         self._selector.on_blocked = self._selector.wake = None
         self._stopping = True
-        self._wanted.set()
+        self._wake.set()
         self._thread.join()
 
     def _run(self) -> None:
         selector, clock = self._selector, time.pthread_getcpuclockid(self._loop_thread)
-        looked, used, latest = time.perf_counter(), time.clock_gettime(clock), 0.0
+        checked_at, used, latest = time.perf_counter(), time.clock_gettime(clock), 0.0
         while not self._stopping:
-            time.sleep(self._look)
-            before, looked, used_before = looked, time.perf_counter(), used
+            time.sleep(self._period)
+            before, checked_at, used_before = checked_at, time.perf_counter(), used
             used = time.clock_gettime(clock)
             began = selector.began
             if selector.waits:
                 # While iterations follow each other, a wake-up for each would cost more than these checks.
                 if began == latest:
-                    self._sleep_until_wanted()
-                    looked, used = time.perf_counter(), time.clock_gettime(clock)
+                    self._sleep_until_woken()
+                    checked_at, used = time.perf_counter(), time.clock_gettime(clock)
                 latest = began
                 continue
-            if looked - began < self._look:
+            if checked_at - began < self._period:
                 continue
             stack = _stack(sys._current_frames().get(self._loop_thread))
             if (
                 selector.began == began and not selector.waits
             ):  # else the stack is of another moment
-                self._seen = _Look(began, stack, (used - used_before) / (looked - before))
+                self._sample = _Sample(began, stack, (used - used_before) / (checked_at - before))
 
-    def _sleep_until_wanted(self) -> None:
+    def _sleep_until_woken(self) -> None:
         """Sleep until an iteration begins. Each check wakes the processor, which an idle machine does not need."""
-        self._wanted.clear()
-        self._selector.wake = self._wanted.set
+        self._wake.clear()
+        self._selector.wake = self._wake.set
         if (
             self._selector.waits and not self._stopping
         ):  # else the iteration may have begun before it could wake us
-            self._wanted.wait()
+            self._wake.wait()
 
     def _blocked(self, began: float, took: float) -> None:
         if began < self._selector.started:
             return
         now = began + took
-        if now - self._told < self._selector.limits.quiet:
+        if now - self._logged_at < self._selector.limits.quiet:
             self._suppressed += 1
             return
-        suppressed, self._suppressed, self._told = self._suppressed, 0, now
-        seen = self._seen
-        if seen is None or seen.began != began:
-            seen = _Look(began, "not sampled", 0.0)
+        suppressed, self._suppressed, self._logged_at = self._suppressed, 0, now
+        sample = self._sample
+        if sample is None or sample.began != began:
+            sample = _Sample(began, "not sampled", 0.0)
         _log.warning(
             "loop blocked",
             seconds=round(took, 3),
-            processor=round(seen.processor, 2),
-            stack=seen.stack,
+            processor=round(sample.processor, 2),
+            stack=sample.stack,
             suppressed=suppressed,
         )
 

@@ -256,25 +256,25 @@ class LoopMetrics(Collector):
     """Time for which the event loop was held. Counted by its selector, because a collector's method costs more than an iteration."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.turns = LoopTiming()
+        self.iterations = LoopTiming()
         registry.register(self)
 
     def collect(self) -> Iterable[Metric]:
         """The values at the scrape."""
-        turns = self.turns
-        totals = list(accumulate(turns.counts))
+        iterations = self.iterations
+        totals = list(accumulate(iterations.counts))
         yield HistogramMetricFamily(
             "autowasm_loop_turn_duration_seconds",
             "Duration of one iteration of the event loop. It delays all other work.",
             buckets=list(zip([*map(str, BOUNDS), "+Inf"], totals, strict=True)),
-            sum_value=turns.seconds,
+            sum_value=iterations.seconds,
         )
         yield CounterMetricFamily(
             "autowasm_loop_blocked",
             "Iterations of the event loop longer than 50 ms. The log has the stack (`loop blocked`).",
-            value=turns.blocked,
+            value=iterations.blocked,
         )
-        longest, turns.longest = turns.longest, 0.0
+        longest, iterations.longest = iterations.longest, 0.0
         yield GaugeMetricFamily(
             "autowasm_loop_longest_turn_seconds",
             "Longest iteration of the event loop since the last scrape.",

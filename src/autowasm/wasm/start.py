@@ -105,8 +105,8 @@ _LIBRARY_ADVICE: Final = (
 
 _TRAP: Final = "unreachable"
 _CALLED_FIRST: Final = frozenset({"_initialize", "main", "__main_void", "_start"})
-_LOOKED_INTO: Final = 200
-_DEEPEST: Final = 20
+_MAX_FUNCTIONS: Final = 200
+_MAX_DEPTH: Final = 20
 """How many functions are read for the start functions, and how deep calls are followed; real proofs need a handful."""
 _OPENING: Final = frozenset({bodies.BLOCK, bodies.LOOP, bodies.IF, bodies.TRY, bodies.TRY_TABLE})
 _ALTERNATIVES: Final = frozenset({bodies.ELSE, bodies.CATCH, bodies.CATCH_ALL})
@@ -209,7 +209,7 @@ class _Starts:
             fails = name in abi.HOST_FUNCTIONS and name not in abi.ALLOWED_AT_START
             return name if fails else None
         if function not in self._known:
-            if depth > _DEEPEST or len(self._known) >= _LOOKED_INTO:
+            if depth > _MAX_DEPTH or len(self._known) >= _MAX_FUNCTIONS:
                 return None
             self._known[function] = (
                 None  # while it is read, and for good if reading it would exceed the limits

@@ -75,7 +75,7 @@ async def place(control_plane: ControlPlane) -> Place:
     return Place(control_plane.cluster, await control_plane.add_namespace("reflected"))
 
 
-class Told:
+class ReflectorRecorder:
     """ReflectorMetrics that count."""
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class World:
     proxy: FaultProxy
     client: KubeClient
     informer: Informer[Any]
-    told: Told
+    recorded: ReflectorRecorder
 
     async def equal(self) -> bool:
         listed = await self.place.cluster.request("GET", self.place.maps)
@@ -126,7 +126,7 @@ async def world(
         text = cluster.kubeconfig.read_text().replace(cluster.url, through)
         kubeconfig = directory / f"{proxy.port}.kubeconfig"
         kubeconfig.write_text(text)
-        told = Told()
+        recorded = ReflectorRecorder()
         with Pools() as pools:
             async with KubeClient(
                 kubeconfig=kubeconfig, pools=pools, user_agent="test/1", limits=limits
@@ -141,12 +141,12 @@ async def world(
                         pause=pause,
                     ),
                     limits=limits,
-                    metrics=told,
+                    metrics=recorded,
                     streaming=streaming,
                 )
                 async with asyncio.TaskGroup() as group:
                     task = group.create_task(informer.run())
-                    yield World(place, proxy, client, informer, told)
+                    yield World(place, proxy, client, informer, recorded)
                     task.cancel()
 
 
@@ -209,8 +209,8 @@ async def test_a_watch_that_rests_takes_what_came_meanwhile(place: Place, tmp_pa
             await asyncio.gather(*(place.put(name, turn=str(turn), text=text) for name in names))
             await asyncio.sleep(rng.choice([0, 0, 0.01, 0.05]))
         await until(it.equal)
-        assert it.told.lists == {"start": 1}
-        assert not it.told.ends
+        assert it.recorded.lists == {"start": 1}
+        assert not it.recorded.ends
 
 
 def bit(before: Counters, now: Counters) -> bool:
@@ -230,8 +230,8 @@ async def test_a_watch_cut_in_the_middle_of_a_line_resumes(
         await place.put("large", text="x" * 300_000)
         await until(it.equal)
         assert it.proxy.counters.cut == 1
-        assert it.told.ends == {"Unreachable": 1}
-        assert it.told.lists == {"start": 1}, "no list was needed"
+        assert it.recorded.ends == {"Unreachable": 1}
+        assert it.recorded.lists == {"start": 1}, "no list was needed"
 
 
 @asynccontextmanager
@@ -269,7 +269,7 @@ async def test_a_restart_of_the_server_loses_nothing(place: Place, tmp_path: Pat
         await place.remove("map-4")
         for it in worlds:
             await until(it.equal)
-            assert it.told.ends["Unreachable"] >= 1
+            assert it.recorded.ends["Unreachable"] >= 1
 
 
 async def test_an_expired_position_leads_to_a_list(place: Place, tmp_path: Path) -> None:
@@ -293,9 +293,9 @@ async def test_an_expired_position_leads_to_a_list(place: Place, tmp_path: Path)
         for it in worlds:
             await until(it.equal)
             await until(
-                lambda told=it.told: told.lists["Expired"] >= 1
+                lambda recorded=it.recorded: recorded.lists["Expired"] >= 1
             )  # counted after the store has changed
-            assert it.told.lists == {"start": 1, "Expired": 1}
+            assert it.recorded.lists == {"start": 1, "Expired": 1}
             assert it.proxy.counters.refused >= 1
 
 
@@ -307,7 +307,7 @@ async def test_a_frozen_watch_is_replaced(place: Place, tmp_path: Path) -> None:
         await until(it.equal)  # by the watch, which is open then
         it.proxy.mode = Hang()
         await place.put("one", a="b")
-        await until(lambda: it.told.ends["WatchFrozen"] >= 1)
+        await until(lambda: it.recorded.ends["WatchFrozen"] >= 1)
         it.proxy.mode = Pass()
         await until(it.equal)
         assert it.proxy.counters.hung >= 1

@@ -36,7 +36,7 @@ class Client:
             count = int(fields.get("content-length", "0")) if has_body else 0
             return int(head[0].split(" ")[1]), fields, await self.reader.readexactly(count)
 
-    async def ask(
+    async def send(
         self, request: bytes, *, has_body: bool = True
     ) -> tuple[int, dict[str, str], bytes]:
         self.writer.write(request)
@@ -80,8 +80,8 @@ async def test_both_ways_give_the_same_answer(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
         digest = await opened(server, MODULE)
         client = await Client.of(server)
-        quick = await client.ask(plain(digest))
-        other = await client.ask(plain(digest, more="x-unheard-of: 1\r\n"))
+        quick = await client.send(plain(digest))
+        other = await client.send(plain(digest, more="x-unheard-of: 1\r\n"))
         assert quick[2] == MODULE
         assert {**quick[1], "date": ""} == {**other[1], "date": ""}
         assert (quick[0], quick[2]) == (other[0], other[2])
@@ -98,8 +98,8 @@ async def test_answers_are_in_the_log_when_it_shows_debug(
         digest = await opened(server, MODULE)
         client = await Client.of(server)
         with structlog.testing.capture_logs() as events:
-            await client.ask(plain(digest))
-            await client.ask(plain(digest, method="HEAD"), has_body=False)
+            await client.send(plain(digest))
+            await client.send(plain(digest, method="HEAD"), has_body=False)
             await until(lambda: len(events) == 2)
         client.writer.close()
     for event, method in zip(events, ("GET", "HEAD"), strict=True):
@@ -117,12 +117,12 @@ async def test_a_connection_goes_over_with_whatever_is_not_plain(tmp_path: Path)
         digest = await opened(server, MODULE)
         client = await Client.of(server)
         for _ in range(3):
-            assert (await client.ask(plain(digest)))[2] == MODULE
-        assert (await client.ask(plain(digest, method="HEAD"), has_body=False))[0] == 200
-        part = await client.ask(plain(digest, more="range: bytes=2-4\r\n"))
+            assert (await client.send(plain(digest)))[2] == MODULE
+        assert (await client.send(plain(digest, method="HEAD"), has_body=False))[0] == 200
+        part = await client.send(plain(digest, more="range: bytes=2-4\r\n"))
         assert (part[0], part[2]) == (206, MODULE[2:5])
-        assert (await client.ask(plain(digest)))[2] == MODULE
-        last = await client.ask(plain(digest, more="connection: close\r\n"))
+        assert (await client.send(plain(digest)))[2] == MODULE
+        last = await client.send(plain(digest, more="connection: close\r\n"))
         assert (last[0], last[2], await client.rest()) == (200, MODULE, b"")
         client.writer.close()
 
@@ -136,8 +136,8 @@ async def test_a_request_may_come_in_two_parts(tmp_path: Path, cut: int) -> None
         client.writer.write(request[:cut])
         await client.writer.drain()
         await asyncio.sleep(0.02)
-        assert (await client.ask(request[cut:]))[2] == MODULE
-        assert (await client.ask(request))[2] == MODULE
+        assert (await client.send(request[cut:]))[2] == MODULE
+        assert (await client.send(request))[2] == MODULE
         client.writer.close()
 
 
@@ -231,7 +231,7 @@ async def test_idle_connections_are_closed_at_a_stop(tmp_path: Path) -> None:
     async with serving(tmp_path, limits=ServeLimits(settle=600)) as server:
         digest = await opened(server, MODULE)
         client = await Client.of(server)
-        await client.ask(plain(digest))
+        await client.send(plain(digest))
         await server.server.stop(600)
         assert await client.rest() == b""
         client.writer.close()
@@ -244,7 +244,7 @@ async def test_connections_that_are_not_used_are_closed(tmp_path: Path) -> None:
         silent, kept = await Client.of(server), await Client.of(server)
         for _ in range(3):
             await asyncio.sleep(0.1)
-            await kept.ask(plain(digest))
+            await kept.send(plain(digest))
         loop = asyncio.get_running_loop()
         begun = loop.time()
         assert await ends(silent=silent, kept=kept) == ["silent", "kept"]

@@ -29,10 +29,10 @@ def known(server: Serving) -> None:
 async def test_a_known_digest_is_held_until_it_is_filled_once_for_all(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
         known(server)
-        asked = [asyncio.create_task(wire.get(server.url(DIGEST))) for _ in range(20)]
+        requests = [asyncio.create_task(wire.get(server.url(DIGEST))) for _ in range(20)]
         await until(lambda: server.metric("autowasm_blob_requests_held") == 20)
         server.source.may_fill.set()
-        for answer in await asyncio.gather(*asked):
+        for answer in await asyncio.gather(*requests):
             assert (answer.status, answer.body) == (200, MODULE)
         assert server.source.fills == 1
         await until(
@@ -147,10 +147,10 @@ async def test_a_disk_that_fails_is_answered_503_and_logged(
 async def test_whoever_stores_the_blob_frees_the_waiters(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
         server.source.learn(DIGEST)
-        asked = asyncio.create_task(wire.get(server.url(DIGEST)))
+        requests = asyncio.create_task(wire.get(server.url(DIGEST)))
         await until(lambda: server.metric("autowasm_blob_requests_held") == 1)
         await server.put(MODULE)  # the reconciler was faster than the fill
-        assert (await asked).body == MODULE
+        assert (await requests).body == MODULE
 
 
 async def test_an_unknown_digest_is_held_shortly_then_404(tmp_path: Path) -> None:
@@ -169,27 +169,27 @@ async def test_an_unknown_digest_is_held_shortly_then_404(tmp_path: Path) -> Non
 async def test_an_unknown_digest_that_becomes_known_is_served(tmp_path: Path, how: str) -> None:
     async with serving(tmp_path) as server:
         server.source.may_fill.set()
-        asked = asyncio.create_task(wire.get(server.url(DIGEST)))
+        requests = asyncio.create_task(wire.get(server.url(DIGEST)))
         await until(lambda: server.metric("autowasm_blob_requests_held") == 1)
         if how == "stored":
             await server.put(MODULE)
         else:
             known(server)
-        assert (await asked).body == MODULE
+        assert (await requests).body == MODULE
 
 
 async def test_invented_digests_do_not_pile_up(tmp_path: Path) -> None:
     async with serving(
         tmp_path, limits=ServeLimits(held_unknown_count=5, held_unknown=2)
     ) as server:
-        asked = [asyncio.create_task(wire.get(server.url(f"{n:064x}"))) for n in range(5)]
+        requests = [asyncio.create_task(wire.get(server.url(f"{n:064x}"))) for n in range(5)]
         await until(lambda: server.metric("autowasm_blob_requests_held") == 5)
         async with asyncio.timeout(1):
             assert (await wire.get(server.url("f" * 64))).status == 404
         known(server)
         server.source.may_fill.set()
         assert (await wire.get(server.url(DIGEST))).status == 200  # published ones are not affected
-        for answer in await asyncio.gather(*asked):
+        for answer in await asyncio.gather(*requests):
             assert answer.status == 404
 
 

@@ -20,7 +20,12 @@ from tests.parts import wire
 
 DIGEST = sha256(MODULE)
 QUICK = PeerSettings(
-    ask_timeout=0.3, idle=0.3, copy_timeout=2.0, ask_again=0.02, rate_window=0.3, hedge_after=0.1
+    query_timeout=0.3,
+    idle=0.3,
+    copy_timeout=2.0,
+    query_pause=0.02,
+    rate_window=0.3,
+    hedge_after=0.1,
 )
 
 Play = Callable[[bytes, asyncio.StreamWriter], Coroutine[None, None, None]]
@@ -31,7 +36,7 @@ class Stranger:
     """Something at a peer's address that answers as `play` does."""
 
     url: str
-    asked: list[bytes] = field(default_factory=list)
+    requests: list[bytes] = field(default_factory=list)
 
 
 @asynccontextmanager
@@ -42,7 +47,7 @@ async def stranger(play: Play) -> AsyncIterator[Stranger]:
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while request := await reader.readuntil(b"\r\n\r\n"):
-                found.asked.append(request)
+                found.requests.append(request)
                 task = asyncio.create_task(play(request, writer))
                 playing.add(task)
                 await asyncio.wait([task])
@@ -207,7 +212,7 @@ async def test_bad_peer_costs_bounded_time_and_stores_nothing(tmp_path: Path, ba
         async with asyncio.timeout(10):
             assert not await us.peers.copy(DIGEST)
         assert DIGEST not in us.store
-        assert any(request.startswith(b"GET") for request in them.asked), "it was tried"
+        assert any(request.startswith(b"GET") for request in them.requests), "it was tried"
         assert us.copies("failed") == 1
 
 
@@ -271,7 +276,7 @@ async def test_trickle_is_ended_though_it_never_stops(tmp_path: Path) -> None:
 
 async def test_silent_peers_keep_no_connection_from_a_good_one(tmp_path: Path) -> None:
     modules = [MODULE + bytes([number]) for number in range(60)]
-    patient = replace(QUICK, ask_timeout=60.0, idle=60.0, rate_window=60.0, copy_timeout=60.0)
+    patient = replace(QUICK, query_timeout=60.0, idle=60.0, rate_window=60.0, copy_timeout=60.0)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         silent = [await enter(stranger(hangs)) for _ in range(8)]
@@ -288,7 +293,7 @@ async def test_peer_that_hangs_on_head_does_not_hold_up_another(tmp_path: Path) 
     async with (
         stranger(hangs) as them,
         peer(tmp_path) as (good, url),
-        replica(tmp_path, them.url, url, settings=replace(QUICK, ask_timeout=20.0)) as us,
+        replica(tmp_path, them.url, url, settings=replace(QUICK, query_timeout=20.0)) as us,
     ):
         await good.put(MODULE)
         async with asyncio.timeout(5):
@@ -298,7 +303,7 @@ async def test_peer_that_hangs_on_head_does_not_hold_up_another(tmp_path: Path) 
 @pytest.mark.parametrize("silent", [1, 2, 3])
 async def test_a_busy_peer_is_asked_for_its_copy_three_times(silent: int, tmp_path: Path) -> None:
     async def play(request: bytes, writer: asyncio.StreamWriter) -> None:
-        if request.startswith(b"HEAD") and len(them.asked) <= silent:
+        if request.startswith(b"HEAD") and len(them.requests) <= silent:
             await asyncio.sleep(30)
         writer.write(head("200 OK", size=len(MODULE)))
         if request.startswith(b"GET"):
@@ -307,7 +312,7 @@ async def test_a_busy_peer_is_asked_for_its_copy_three_times(silent: int, tmp_pa
     async with stranger(play) as them, replica(tmp_path, them.url) as us:
         assert await us.peers.copy(DIGEST) is (silent < 3)
         assert us.copies("copied" if silent < 3 else "absent") == 1
-        assert len([one for one in them.asked if one.startswith(b"HEAD")]) == min(silent + 1, 3)
+        assert len([one for one in them.requests if one.startswith(b"HEAD")]) == min(silent + 1, 3)
 
 
 async def test_copies_at_the_same_time_are_one(tmp_path: Path) -> None:
@@ -352,13 +357,13 @@ async def test_all_have_it_when_the_last_one_has(tmp_path: Path) -> None:
 async def test_unknown_digests_are_sought_a_few_at_a_time_and_not_again_at_once(
     tmp_path: Path,
 ) -> None:
-    slow = replace(QUICK, ask_timeout=1.0, seeks=2, missed_for=60.0)
+    slow = replace(QUICK, query_timeout=1.0, seeks=2, missed_for=60.0)
     async with stranger(hangs) as them, replica(tmp_path, them.url, settings=slow) as us:
         digests = [Sha256Hex(f"{number:064x}") for number in range(10)]
         assert not any(await asyncio.gather(*(us.peers.seek(digest) for digest in digests)))
-        assert len(them.asked) == 2
+        assert len(them.requests) == 2
         assert not await us.peers.seek(digests[0])
-        assert len(them.asked) == 2
+        assert len(them.requests) == 2
 
 
 async def test_documents_of_all_peers_are_gathered_and_bad_ones_left_out(tmp_path: Path) -> None:
@@ -375,12 +380,12 @@ async def test_documents_of_all_peers_are_gathered_and_bad_ones_left_out(tmp_pat
         stranger(hangs) as silent,
         replica(tmp_path, good.url, long.url, silent.url, settings=settings) as us,
     ):
-        assert await us.peers.ask(f"/seen/{DIGEST}") == [b"{}"]
+        assert await us.peers.query(f"/seen/{DIGEST}") == [b"{}"]
     async with (
         stranger(document) as ourselves,
         replica(tmp_path, ourselves.url, instance="them") as us,
     ):
-        assert await us.peers.ask(f"/seen/{DIGEST}") == []
+        assert await us.peers.query(f"/seen/{DIGEST}") == []
         assert us.peers.known() == ()
 
 
@@ -439,7 +444,7 @@ async def test_module_that_is_stored_is_asked_for_nowhere(tmp_path: Path) -> Non
             await us.store.commit(stage, DIGEST)
         assert await us.peers.copy(DIGEST)
         assert await us.peers.seek(DIGEST)
-        assert them.asked == []
+        assert them.requests == []
 
 
 async def test_unknown_digest_that_a_peer_has_is_brought(tmp_path: Path) -> None:
@@ -486,4 +491,4 @@ async def test_document_of_something_that_is_no_peer_is_left_out(tmp_path: Path)
         stranger(fails) as failing,
         replica(tmp_path, other.url, failing.url) as us,
     ):
-        assert await us.peers.ask(f"/seen/{DIGEST}") == []
+        assert await us.peers.query(f"/seen/{DIGEST}") == []

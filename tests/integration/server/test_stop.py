@@ -57,12 +57,12 @@ async def test_a_request_that_just_connected_is_answered_with_connection_close(
 async def test_held_requests_are_served_while_there_is_time(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
         server.source.learn(sha256(MODULE))
-        asked = asyncio.create_task(wire.get(server.url(sha256(MODULE))))
+        requests = asyncio.create_task(wire.get(server.url(sha256(MODULE))))
         await until(lambda: server.metric("autowasm_blob_requests_held") == 1)
         stop = asyncio.create_task(server.server.stop(10))
         await asyncio.sleep(0.1)
         await server.put(MODULE)
-        assert (await asked).body == MODULE
+        assert (await requests).body == MODULE
         async with asyncio.timeout(2):
             await stop
 
@@ -70,11 +70,11 @@ async def test_held_requests_are_served_while_there_is_time(tmp_path: Path) -> N
 async def test_held_requests_get_an_answer_at_the_end(tmp_path: Path) -> None:
     async with serving(tmp_path) as server:
         server.source.learn(sha256(MODULE))
-        asked = asyncio.create_task(wire.get(server.url(sha256(MODULE))))
+        requests = asyncio.create_task(wire.get(server.url(sha256(MODULE))))
         await until(lambda: server.metric("autowasm_blob_requests_held") == 1)
         async with asyncio.timeout(2):
             await server.server.stop(0.4)
-        answer = await asked
+        answer = await requests
         assert answer.status == 503
         assert b"stopping" in answer.body
         assert server.source.fills == 1

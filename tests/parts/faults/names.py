@@ -31,7 +31,7 @@ class Names:
         """From now on there is none."""
         self._tell({"what": failure})
 
-    def asked(self, what: str) -> int:
+    def lookups(self, what: str) -> int:
         """How often it was asked while `what` was told: `addresses`, or a failure."""
         try:
             return self.file.with_name(f"{self.file.name}.asked").read_text().split().count(what)

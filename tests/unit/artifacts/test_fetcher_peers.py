@@ -24,10 +24,10 @@ class Others:
     def __init__(self, store: BlobStore, module: bytes | None) -> None:
         self._store = store
         self._module = module
-        self.asked: list[Sha256Hex] = []
+        self.requests: list[Sha256Hex] = []
 
     async def copy(self, sha256: Sha256Hex) -> bool:
-        self.asked.append(sha256)
+        self.requests.append(sha256)
         if self._module is None:
             return False
         async with self._store.stage() as stage:
@@ -65,7 +65,7 @@ async def test_record_needs_no_source_where_a_replica_has_its_module(
         else:
             with pytest.raises(SourceUnavailable, match="registry down"):
                 await bench.fetcher.fetch(bench.request(record=record))
-        assert others[0].asked == [record.sha256]
+        assert others[0].requests == [record.sha256]
 
 
 async def test_no_replica_is_asked_what_a_source_names_now(
@@ -83,4 +83,4 @@ async def test_no_replica_is_asked_what_a_source_names_now(
         bench.registry.failures["resolve"] = SourceUnavailable("registry down")
         with pytest.raises(SourceUnavailable):
             await bench.fetcher.fetch(bench.request())
-        assert others[0].asked == []
+        assert others[0].requests == []

@@ -24,7 +24,7 @@ class Holder:
         self.holding: list[str] = []
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
-    def ask(self, name: str, namespace: str, host: str) -> None:
+    def request(self, name: str, namespace: str, host: str) -> None:
         self.tasks[name] = asyncio.create_task(self._hold(name, namespace, host))
 
     async def _hold(self, name: str, namespace: str, host: str) -> None:
@@ -61,9 +61,9 @@ async def holder(metrics: Metrics | None = None, **changes: int) -> AsyncIterato
 async def test_a_hundred_hanging_fetches_of_one_namespace_delay_no_other() -> None:
     async with holder() as fetches:
         for number in range(100):
-            fetches.ask(f"bad {number}", "bad", f"host{number % 3}")
+            fetches.request(f"bad {number}", "bad", f"host{number % 3}")
         await settle()
-        fetches.ask("good", "good", "host0")
+        fetches.request("good", "good", "host0")
         await settle()
         assert "good" in fetches.holding
         assert sum(name.startswith("bad") for name in fetches.holding) == 4
@@ -72,8 +72,8 @@ async def test_a_hundred_hanging_fetches_of_one_namespace_delay_no_other() -> No
 async def test_full_host_does_not_stop_the_same_namespaces_other_hosts() -> None:
     async with holder() as fetches:
         for number in range(10):
-            fetches.ask(f"slow {number}", "a", "slow")
-        fetches.ask("fast", "a", "fast")
+            fetches.request(f"slow {number}", "a", "slow")
+        fetches.request("fast", "a", "fast")
         await settle()
         assert sorted(fetches.holding) == ["fast", "slow 0", "slow 1"]
 
@@ -81,7 +81,7 @@ async def test_full_host_does_not_stop_the_same_namespaces_other_hosts() -> None
 async def test_first_come_first_served_for_one_namespace_and_host() -> None:
     async with holder(per_namespace_host=1) as fetches:
         for name in ["one", "two", "three"]:
-            fetches.ask(name, "a", "h")
+            fetches.request(name, "a", "h")
         await settle()
         order = []
         while fetches.holding:
@@ -94,7 +94,7 @@ async def test_first_come_first_served_for_one_namespace_and_host() -> None:
 async def test_next_place_goes_over_namespaces_in_turn() -> None:
     async with holder(per_host=1) as fetches:
         for name in ["a1", "a2", "a3", "b1", "c1"]:
-            fetches.ask(name, name[0], "h")
+            fetches.request(name, name[0], "h")
         await settle()
         order = []
         while fetches.holding:
@@ -107,7 +107,7 @@ async def test_next_place_goes_over_namespaces_in_turn() -> None:
 async def test_waiter_that_is_cancelled_leaves_no_trace(metrics: Metrics) -> None:
     async with holder(metrics, per_host=1) as fetches:
         for name in ["one", "two", "three"]:
-            fetches.ask(name, name, "h")
+            fetches.request(name, name, "h")
         await settle()
         await fetches.let_go("two")
         await fetches.let_go("one")
@@ -119,10 +119,10 @@ async def test_waiter_that_is_cancelled_leaves_no_trace(metrics: Metrics) -> Non
 
 async def test_place_granted_in_the_moment_of_cancellation_is_given_back() -> None:
     async with holder(per_host=1) as fetches:
-        fetches.ask("one", "a", "h")
+        fetches.request("one", "a", "h")
         await settle()
-        fetches.ask("two", "b", "h")
-        fetches.ask("three", "c", "h")
+        fetches.request("two", "b", "h")
+        fetches.request("three", "c", "h")
         await settle()
         fetches.tasks.pop("one").cancel()
         await asyncio.sleep(0)  # the place is given to `two`, which has not run since
@@ -133,14 +133,14 @@ async def test_place_granted_in_the_moment_of_cancellation_is_given_back() -> No
 
 async def test_too_many_waiting_are_refused_for_now() -> None:
     async with holder(per_host=1, queued=1) as fetches:
-        fetches.ask("one", "a", "h")
-        fetches.ask("two", "a", "h")
+        fetches.request("one", "a", "h")
+        fetches.request("two", "a", "h")
         await settle()
-        fetches.ask("three", "a", "h")
+        fetches.request("three", "a", "h")
         with pytest.raises(SourceUnavailable) as caught:
             await fetches.tasks.pop("three")
         assert caught.value.reason == "TooManyFetches"
-        fetches.ask("elsewhere", "a", "free")
+        fetches.request("elsewhere", "a", "free")
         await settle()
         assert "elsewhere" in fetches.holding
 
@@ -149,11 +149,11 @@ async def test_ten_thousand_waiters_come_and_go_quickly() -> None:
     """Each costs the same, however many wait: the loop serves Envoys meanwhile."""
     async with holder() as fetches:
         for namespace in ("same", "other"):
-            fetches.ask(f"{namespace} a", namespace, "h")
-            fetches.ask(f"{namespace} b", namespace, "h")
+            fetches.request(f"{namespace} a", namespace, "h")
+            fetches.request(f"{namespace} b", namespace, "h")
         await settle()
         for number in range(9_000):
-            fetches.ask(str(number), "same" if number % 2 else f"ns{number}", "h")
+            fetches.request(str(number), "same" if number % 2 else f"ns{number}", "h")
         await settle()
         begin = time.process_time()
         await fetches.let_all_go()
@@ -165,9 +165,9 @@ async def test_two_namespaces_that_fill_a_host_give_its_next_place_to_a_third(
 ) -> None:
     holder = Holder(FetchLimiter(FetchLimits(), metrics=metrics))
     for name in ("a1", "a2", "a3", "b1", "b2", "b3"):
-        holder.ask(name, name[0], "host")
+        holder.request(name, name[0], "host")
     await settle()
-    holder.ask("c1", "c", "host")
+    holder.request("c1", "c", "host")
     await settle()
     assert sorted(holder.holding) == ["a1", "a2", "b1", "b2"]
     for name in ("a1", "b1", "a2"):
@@ -183,10 +183,10 @@ async def test_namespaces_that_hang_on_a_host_make_room_for_a_third_after_their_
     begin = asyncio.get_running_loop().time()
     async with holder(metrics) as fetches:
         for name in ("a1", "a2", "a3", "b1", "b2", "b3"):
-            fetches.ask(name, name[0], "host")
+            fetches.request(name, name[0], "host")
         await settle()
-        fetches.ask("c1", "c", "host")
-        await asyncio.sleep(FetchLimits().host_turn - 0.5)
+        fetches.request("c1", "c", "host")
+        await asyncio.sleep(FetchLimits().long_after - 0.5)
         assert sorted(fetches.holding) == ["a1", "a2", "b1", "b2"]
         await asyncio.sleep(1)
         assert asyncio.get_running_loop().time() - begin < 16
@@ -198,10 +198,10 @@ async def test_namespaces_that_hang_on_a_host_make_room_for_a_third_after_their_
 async def test_long_fetches_never_take_more_than_half_of_all_places(metrics: Metrics) -> None:
     async with holder(metrics) as fetches:
         for number in range(40):
-            fetches.ask(f"{number}", f"ns{number // 2}", "host")
+            fetches.request(f"{number}", f"ns{number // 2}", "host")
         await asyncio.sleep(600)
         assert len(fetches.holding) == FetchLimits().long + FetchLimits().per_host
-        fetches.ask("elsewhere", "other", "free")
+        fetches.request("elsewhere", "other", "free")
         await settle()
         assert "elsewhere" in fetches.holding
         await fetches.let_go(fetches.holding[0])  # a long one: the next overdue takes its room
@@ -215,7 +215,7 @@ async def test_places_of_long_fetches_are_counted_back(metrics: Metrics) -> None
     for _ in range(3):  # long, then again from the start: no count is left over
         fetches = Holder(places)
         for name in ("one", "two", "three"):
-            fetches.ask(name, name, "host")
+            fetches.request(name, name, "host")
         await asyncio.sleep(60)
         assert len(fetches.holding) == 3
         await fetches.let_all_go()
@@ -228,12 +228,14 @@ async def test_ten_namespaces_that_hang_on_one_host_leave_places_to_others(
 ) -> None:
     async with holder(metrics) as fetches:
         for number in range(100):
-            fetches.ask(f"{number}", f"ns{number % 10}", "slow")
+            fetches.request(f"{number}", f"ns{number % 10}", "slow")
         await asyncio.sleep(120)
         assert len(fetches.holding) == FetchLimits().long + FetchLimits().per_host
-        fetches.ask("also", "ns0", "elsewhere")  # those who hang there are not shut out elsewhere
+        fetches.request(
+            "also", "ns0", "elsewhere"
+        )  # those who hang there are not shut out elsewhere
         for number in range(4):
-            fetches.ask(f"good{number}", f"tenant{number}", f"host{number}")
+            fetches.request(f"good{number}", f"tenant{number}", f"host{number}")
         await settle()
         assert {"good0", "good1", "good2", "good3", "also"} <= set(fetches.holding)
 
@@ -241,27 +243,27 @@ async def test_ten_namespaces_that_hang_on_one_host_leave_places_to_others(
 async def test_namespaces_that_hang_on_many_hosts_leave_places_to_others() -> None:
     async with holder() as fetches:
         for number in range(400):
-            fetches.ask(f"{number}", f"ns{number % 8}", f"slow{number // 8}")
+            fetches.request(f"{number}", f"ns{number % 8}", f"slow{number // 8}")
         await settle()
         most = FetchLimits()
         assert len(fetches.holding) == most.total - most.reserved
         for number in range(most.reserved):
-            fetches.ask(f"good{number}", f"tenant{number}", f"host{number}")
-        fetches.ask("second", "tenant0", "host")
+            fetches.request(f"good{number}", f"tenant{number}", f"host{number}")
+        fetches.request("second", "tenant0", "host")
         await settle()
         assert sum(name.startswith("good") for name in fetches.holding) == most.reserved
         assert "second" not in fetches.holding
         # A place that comes free is the next newcomer's.
-        fetches.ask("late", "tenant", "host")
+        fetches.request("late", "tenant", "host")
         await fetches.let_go("0")
         assert "late" in fetches.holding
 
 
 async def test_a_single_place_is_everybodys() -> None:
     async with holder(total=1) as fetches:
-        fetches.ask("a", "a", "host")
+        fetches.request("a", "a", "host")
         await settle()
-        fetches.ask("b", "a", "host")
+        fetches.request("b", "a", "host")
         await settle()
         assert fetches.holding == ["a"]
         await fetches.let_go("a")
@@ -271,7 +273,7 @@ async def test_a_single_place_is_everybodys() -> None:
 async def test_one_place_that_is_free_again_goes_to_one_namespace() -> None:
     async with holder(total=1, reserved=0) as fetches:
         for name in ["a", "b", "c"]:
-            fetches.ask(name, name, f"host-{name}")
+            fetches.request(name, name, f"host-{name}")
         await settle()
         order = []
         while fetches.holding:

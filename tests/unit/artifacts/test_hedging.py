@@ -8,9 +8,9 @@ from autowasm.errors import SourceUnavailable
 pytestmark = pytest.mark.looptime
 
 
-async def copy(after: float, *, gives: bool) -> bool:
+async def copy(after: float, *, succeeds: bool) -> bool:
     await asyncio.sleep(after)
-    return gives
+    return succeeds
 
 
 class Source:
@@ -19,11 +19,11 @@ class Source:
     def __init__(self, after: float = 0.0, *, error: Exception | None = None) -> None:
         self.after = after
         self.error = error
-        self.asked_at: list[float] = []
+        self.started_at: list[float] = []
         self.cancelled = False
 
     async def __call__(self) -> str:
-        self.asked_at.append(now())
+        self.started_at.append(now())
         try:
             await asyncio.sleep(self.after)
         except asyncio.CancelledError:
@@ -43,28 +43,28 @@ def now() -> float:
 
 async def test_source_is_not_asked_where_a_copy_comes_soon() -> None:
     source = Source()
-    assert await hedged(copy(ALONE / 2, gives=True), source) is None
-    assert source.asked_at == []
+    assert await hedged(copy(ALONE / 2, succeeds=True), source) is None
+    assert source.started_at == []
 
 
 async def test_source_is_asked_at_once_where_nobody_has_it() -> None:
     source = Source()
     begun = now()
-    assert await hedged(copy(0.1, gives=False), source) == "fetched"
-    assert source.asked_at == [begun + 0.1]
+    assert await hedged(copy(0.1, succeeds=False), source) == "fetched"
+    assert source.started_at == [begun + 0.1]
 
 
 async def test_source_is_asked_beside_a_copy_that_takes_long() -> None:
     source = Source(0.5)
     begun = now()
-    assert await hedged(copy(3600, gives=True), source) == "fetched"
+    assert await hedged(copy(3600, succeeds=True), source) == "fetched"
     assert now() == begun + ALONE + 0.5
 
 
 @pytest.mark.parametrize("source", [Source(3600), Source(error=DOWN)])
 async def test_copy_that_comes_late_still_helps(source: Source) -> None:
     begun = now()
-    assert await hedged(copy(ALONE + 1, gives=True), source) is None
+    assert await hedged(copy(ALONE + 1, succeeds=True), source) is None
     assert now() == begun + ALONE + 1
     assert source.cancelled == (source.error is None)
 
@@ -72,16 +72,16 @@ async def test_copy_that_comes_late_still_helps(source: Source) -> None:
 @pytest.mark.parametrize("after", [0.0, ALONE + 1])
 async def test_error_of_the_source_is_what_is_raised(after: float) -> None:
     with pytest.raises(SourceUnavailable, match="registry down"):
-        await hedged(copy(after, gives=False), Source(error=DOWN))
+        await hedged(copy(after, succeeds=False), Source(error=DOWN))
 
 
 async def test_slow_source_is_waited_for_once_the_copy_has_failed() -> None:
-    assert await hedged(copy(ALONE + 1, gives=False), Source(30.0)) == "fetched"
+    assert await hedged(copy(ALONE + 1, succeeds=False), Source(30.0)) == "fetched"
 
 
 async def test_nothing_runs_on_for_a_caller_who_leaves() -> None:
     source = Source(3600)
-    waiting = asyncio.create_task(hedged(copy(3600, gives=True), source))
+    waiting = asyncio.create_task(hedged(copy(3600, succeeds=True), source))
     await asyncio.sleep(ALONE + 1)
     waiting.cancel()
     await asyncio.wait([waiting])

@@ -18,11 +18,11 @@ class Fetcher:
 
     def __init__(self, **answers: Exception | None) -> None:
         self.answers = answers
-        self.asked: list[FetchRequest] = []
+        self.requests: list[FetchRequest] = []
         self.cancelled: list[str] = []
 
     async def fetch_at_source(self, request: FetchRequest) -> Record:
-        self.asked.append(request)
+        self.requests.append(request)
         answer = self.answers.get(request.namespace)
         if request.namespace.startswith("hanging"):
             try:
@@ -94,7 +94,7 @@ async def test_fills_with_exactly_the_record() -> None:
     published = modules(fetcher)
     published.set("x/1", (origin(), origin(sha256=B)))
     await published.fill(A)
-    (request,) = fetcher.asked
+    (request,) = fetcher.requests
     assert (request.namespace, request.secret, request.record) == ("ok", "pull", record(sha256=A))
 
 
@@ -104,7 +104,7 @@ async def test_origins_that_fail_are_followed_by_others() -> None:
     published.set("x/1", (origin("one"),))
     published.set("x/2", (origin("two"),))
     await published.fill(A)
-    assert [request.namespace for request in fetcher.asked] == ["one", "two"]
+    assert [request.namespace for request in fetcher.requests] == ["one", "two"]
 
 
 async def test_last_failure_is_raised() -> None:
@@ -121,7 +121,7 @@ async def test_forged_record_is_asked_for_nowhere() -> None:
     published.set("x/1", (origin(known=False),))
     with pytest.raises(SourceUnavailable, match="no source is known for"):
         await published.fill(A)
-    assert not fetcher.asked
+    assert not fetcher.requests
 
 
 @pytest.mark.looptime
@@ -143,7 +143,7 @@ async def test_same_origin_of_many_owners_is_asked_once() -> None:
         published.set(f"one/{number}", (origin("one"),))
     with pytest.raises(SourceUnavailable):
         await published.fill(A)
-    assert len(fetcher.asked) == 1
+    assert len(fetcher.requests) == 1
 
 
 async def test_owner_that_goes_during_a_fill_harms_nothing() -> None:
@@ -161,10 +161,10 @@ class Peers:
 
     def __init__(self, *stored: str) -> None:
         self.stored = stored
-        self.asked: list[str] = []
+        self.requests: list[str] = []
 
     async def copy(self, sha256: str) -> bool:
-        self.asked.append(sha256)
+        self.requests.append(sha256)
         return sha256 in self.stored
 
     seek = copy
@@ -175,10 +175,10 @@ async def test_fill_asks_the_other_replicas_before_any_origin() -> None:
     published = PublishedModules(fetcher, peers=peers)  # type: ignore[arg-type]
     published.set("x/1", (origin(), origin(sha256=B)))
     await published.fill(A)
-    assert fetcher.asked == []
+    assert fetcher.requests == []
     await published.fill(B)
-    assert [request.record and request.record.sha256 for request in fetcher.asked] == [B]
-    assert peers.asked == [A, B]
+    assert [request.record and request.record.sha256 for request in fetcher.requests] == [B]
+    assert peers.requests == [A, B]
 
 
 async def test_unknown_digest_is_sought_while_it_is_waited_for() -> None:
@@ -186,7 +186,7 @@ async def test_unknown_digest_is_sought_while_it_is_waited_for() -> None:
     published = PublishedModules(Fetcher(), peers=peers)  # type: ignore[arg-type]
     waiting = asyncio.create_task(published.wait_known(A))
     async with asyncio.timeout(2):
-        while not peers.asked:
+        while not peers.requests:
             await asyncio.sleep(0)
         published.set("x/1", (origin(),))
         await waiting
@@ -228,4 +228,4 @@ async def test_origin_that_fails_late_is_waited_for_when_no_other_is_left() -> N
     published.set("x/2", (origin("two"),))
     with pytest.raises(SourceNotFound, match="gone"):
         await published.fill(A)
-    assert [request.namespace for request in fetcher.asked] == ["two", "one"]
+    assert [request.namespace for request in fetcher.requests] == ["two", "one"]

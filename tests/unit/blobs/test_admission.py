@@ -109,8 +109,8 @@ async def test_what_will_be_replaced_does_not_count(tmp_path: Path) -> None:
         a, b, c = [await storage.put(data) for data in (A, B, C)]
         storage.publish("x/1", a)
         storage.publish("x/2", b)
-        async with storage.store.admission.claim("x", owner="x/1", size=100) as claim:
-            claim.hold(c, 100)  # a new version, at the limit
+        async with storage.store.admission.reserve("x", owner="x/1", size=100) as reservation:
+            reservation.hold(c, 100)  # a new version, at the limit
         storage.publish("x/1", a, c)  # while it is being published
         storage.publish("x/1", c)
         storage.publish("x/2", c, b)
@@ -122,16 +122,16 @@ async def test_claims_of_one_namespace_count_together_and_end(tmp_path: Path) ->
     async with blob_storage(tmp_path, budget=1_000, share=250) as storage:
         admission = storage.store.admission
         a = await storage.put(A)
-        async with admission.claim("x", size=100), admission.claim("x", size=100):
+        async with admission.reserve("x", size=100), admission.reserve("x", size=100):
             with pytest.raises(StorageError, match="its quota of 250 B"):
-                async with admission.claim("x", size=100):
+                async with admission.reserve("x", size=100):
                     pass
-            async with admission.claim("y", size=100):
+            async with admission.reserve("y", size=100):
                 pass
-            async with admission.claim("x") as unknown:
+            async with admission.reserve("x") as unknown:
                 with pytest.raises(StorageError):
                     unknown.hold(a, 100)
-        async with admission.claim("x", size=200):
+        async with admission.reserve("x", size=200):
             pass
 
 
@@ -139,15 +139,15 @@ async def test_news_wait_until_it_is_known_what_the_namespace_has(tmp_path: Path
     async with blob_storage(tmp_path, budget=1_000, share=150, synced=False) as storage:
         a, b = [await storage.put(data) for data in (A, B)]
 
-        async def claim(sha256: Sha256Hex) -> None:
-            async with storage.store.admission.claim("x", sha256=sha256, size=100):
+        async def reserve(sha256: Sha256Hex) -> None:
+            async with storage.store.admission.reserve("x", sha256=sha256, size=100):
                 pass
 
         storage.retention.synced(["x/1", "y/1"])
-        news = asyncio.create_task(claim(b))
+        news = asyncio.create_task(reserve(b))
         storage.publish("x/1", a)
         async with asyncio.timeout(5):
-            await claim(a)  # what is published does not wait
+            await reserve(a)  # what is published does not wait
         assert not news.done()
         storage.publish("y/1")
         with pytest.raises(StorageError, match="namespace x"):
@@ -155,9 +155,9 @@ async def test_news_wait_until_it_is_known_what_the_namespace_has(tmp_path: Path
 
 
 async def test_one_owner_that_is_never_heard_does_not_stop_news_for_ever(tmp_path: Path) -> None:
-    async with blob_storage(tmp_path, budget=1_000, synced=False, hear_all=0.01) as storage:
+    async with blob_storage(tmp_path, budget=1_000, synced=False, pins_timeout=0.01) as storage:
         storage.retention.synced(["x/1"])
-        async with asyncio.timeout(5), storage.store.admission.claim("x", size=100):
+        async with asyncio.timeout(5), storage.store.admission.reserve("x", size=100):
             pass
 
 

@@ -182,17 +182,17 @@ async def test_tidies_up_what_nobody_works_on(tmp_path: Path) -> None:
 
 async def test_run_goes_on_when_the_disk_fails(tmp_path: Path) -> None:
     async with blob_storage(tmp_path, budget=1_000, sweep_every=0.0) as storage:
-        looks = 0
+        checks = 0
 
         def space(directory: Path) -> object:
-            nonlocal looks
-            looks += 1
+            nonlocal checks
+            checks += 1
             raise OSError(5, "Input/output error")
 
         storage.retention._disk_admission._space = space  # type: ignore[assignment]
         task = asyncio.create_task(storage.retention.run())
         async with asyncio.timeout(5):
-            while looks < 2:
+            while checks < 2:
                 await asyncio.sleep(0.01)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

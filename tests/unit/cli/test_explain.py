@@ -40,7 +40,7 @@ def _arguments(**given: object) -> argparse.Namespace:
 def _long(level: Level) -> Finding:
     return Finding(
         level=level,
-        link=Step.ENVOYFILTER,
+        step=Step.ENVOYFILTER,
         check="Long",
         object="EnvoyFilter " + "a" * 120,
         what="many words " * 30 + "\x1b[31mred\n",
@@ -134,12 +134,12 @@ async def test_a_source_that_does_not_answer_is_one_finding(
         await asyncio.Event().wait()
         raise AssertionError("it was cancelled")
 
-    monkeypatch.setattr(explain, "_ASKING", 0.01)
-    monkeypatch.setattr(explain.sources, "ask", hang)
+    monkeypatch.setattr(explain, "_RESOLVE_TIMEOUT", 0.01)
+    monkeypatch.setattr(explain.sources, "resolve", hang)
     given = facts()
     assert given.autowasm is not None
     with Pools() as pools:
-        found = await explain._ask(
+        found = await explain._resolve(
             given.autowasm, PullAccess(), None, _arguments(fetch=False), pools
         )
     assert (found.kind, found.reason) == ("SourceUnavailable", "Timeout")
@@ -256,7 +256,9 @@ async def test_object_is_downloaded_and_judged_with_fetch(
             ca_file=None, quiet=False, allow_import=[], envoy_version=None, fetch=True
         )
         with Pools() as pools:
-            found = await sources.ask(given, PullAccess(), None, arguments, pools=pools, fetch=True)
+            found = await sources.resolve(
+                given, PullAccess(), None, arguments, pools=pools, fetch=True
+            )
     assert found.problem == ""
     assert found.record is not None
     assert found.record.sha256 == sha256_of(module)

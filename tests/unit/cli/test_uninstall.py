@@ -70,7 +70,7 @@ async def test_the_exit_status_says_whether_it_may_go(
     wire = Wire(json_answer(document))
     assert await _asked(wire, tmp_path) == status
     assert says in capsys.readouterr().out
-    assert [(one.method, one.path) for one in wire.asked] == [
+    assert [(one.method, one.path) for one in wire.requests] == [
         ("GET", "/apis/wasm.tcm.io/v1alpha1/autowasms")
     ]
 
@@ -104,5 +104,5 @@ async def test_a_server_with_trouble_is_asked_again_until_the_deadline(
     troubles = (failure(500, "InternalError"), failure(429, "TooManyRequests"))
     wire = Wire(*troubles, json_answer(_page()))
     assert await _asked(wire, tmp_path) == (0 if patience > 0 else 1)
-    assert len(wire.asked) == (3 if patience > 0 else 1)
+    assert len(wire.requests) == (3 if patience > 0 else 1)
     assert ("can be uninstalled" in capsys.readouterr().out) is (patience > 0)

@@ -12,8 +12,8 @@ from autowasm.controller import pullauthorization, sourcepolicy
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two looks at a Secret or a file: their order is tested, not their length."""
-    monkeypatch.setattr(pullauthorization, "_LOOK", 0.1)
-    monkeypatch.setattr(sourcepolicy, "_SECOND_LOOK", 0.1)
+    monkeypatch.setattr(pullauthorization, "_CHECK_INTERVAL", 0.1)
+    monkeypatch.setattr(sourcepolicy, "_CONFIRM_AFTER", 0.1)
     monkeypatch.setattr(sourcepolicy, "_LOST_PAUSE", 0.1)
 
 

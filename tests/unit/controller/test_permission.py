@@ -75,7 +75,7 @@ async def life(
         for step in ("resolve", "pin"):
             bench.registry.failures[f"{step} anonymous"] = DENIED
         made = Life(bench, objects, publisher, tasks)
-        runner = tasks.create_task(made.pull_authorizer.run(), name="pull authorisation")
+        runner = tasks.create_task(made.pull_authorizer.run(), name="pull authorization")
         try:
             yield made
         finally:

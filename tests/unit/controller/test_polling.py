@@ -67,7 +67,7 @@ class Registry:
     error: Exception | None = None
     fetch_error: Exception | None = None
     seconds: float = 0.0
-    asked: list[tuple[float, str]] = field(default_factory=list)
+    polls: list[tuple[float, str]] = field(default_factory=list)
     """When, and of which namespace."""
     fetched: int = 0
     running: Counter[str] = field(default_factory=Counter)
@@ -75,7 +75,7 @@ class Registry:
     most_of_one: int = 0
 
     async def has_moved(self, request: FetchRequest, known: Record) -> bool | None:
-        self.asked.append((asyncio.get_running_loop().time(), request.namespace))
+        self.polls.append((asyncio.get_running_loop().time(), request.namespace))
         self.running[request.namespace] += 1
         self.most = max(self.most, self.running.total())
         self.most_of_one = max(self.most_of_one, *self.running.values())
@@ -105,7 +105,7 @@ class Scene:
     changed: list[ObjectKey]
 
     def times(self) -> list[float]:
-        return [time for time, _ in self.registry.asked]
+        return [time for time, _ in self.registry.polls]
 
     def outcome(self, name: str) -> float:
         value = self.metrics.registry.get_sample_value("autowasm_polls_total", {"outcome": name})
@@ -208,17 +208,17 @@ async def test_a_deleted_object_is_asked_for_no_more() -> None:
     async with running() as scene:
         scene.polling.published(A, autowasm(A), record())
         await asyncio.sleep(100)
-        asked = len(scene.times())
-        assert asked
+        polls = len(scene.times())
+        assert polls
         scene.polling.forget(A)
         await asyncio.sleep(600)
-        assert len(scene.times()) == asked
+        assert len(scene.times()) == polls
 
 
 async def test_an_answer_for_what_was_deleted_meanwhile_changes_nothing() -> None:
     async with running(Registry(NEW, seconds=20)) as scene:
         scene.polling.published(A, autowasm(A), record())
-        while not scene.registry.asked:
+        while not scene.registry.polls:
             await asyncio.sleep(1)
         scene.polling.forget(A)
         await asyncio.sleep(60)
@@ -283,11 +283,11 @@ async def test_the_budget_holds_and_namespaces_take_turns() -> None:
         small = ObjectKey("small", "one")
         scene.polling.published(small, autowasm(small), record())
         await asyncio.sleep(600)
-        asked = scene.registry.asked
-    assert 1100 <= len(asked) <= 600 * 2 + 4
-    per_second = Counter(int(time) for time, _ in asked)
+        polls = scene.registry.polls
+    assert 1100 <= len(polls) <= 600 * 2 + 4
+    per_second = Counter(int(time) for time, _ in polls)
     assert max(per_second.values()) <= 4 + 2
-    of_small = [time for time, namespace in asked if namespace == "small"]
+    of_small = [time for time, namespace in polls if namespace == "small"]
     gaps = [after - before for before, after in itertools.pairwise(of_small)]
     assert len(of_small) >= 8
     assert max(gaps) < 75
@@ -303,7 +303,7 @@ async def test_a_hanging_registry_of_one_namespace_leaves_places_to_others() -> 
         await asyncio.sleep(600)
     assert scene.registry.most == 4
     assert scene.registry.most_of_one == 2
-    assert {namespace for _, namespace in scene.registry.asked} == {"one", "two", "three"}
+    assert {namespace for _, namespace in scene.registry.polls} == {"one", "two", "three"}
 
 
 async def test_a_registry_that_is_down_is_asked_less_and_less_and_nothing_is_told() -> None:
@@ -423,7 +423,7 @@ async def test_answer_to_a_question_that_is_no_longer_asked_changes_nothing(
     registry = Registry(NEW, error=error, seconds=10)
     async with running(registry) as scene:
         scene.polling.published(A, autowasm(A), record())
-        while not registry.asked:
+        while not registry.polls:
             await asyncio.sleep(1)
         scene.polling.forget(A)
         await asyncio.sleep(20)

@@ -31,12 +31,12 @@ class Others:
     def __init__(self, store: BlobStore) -> None:
         self.store = store
         self.have = False
-        self.asked = 0
+        self.requests = 0
         self.answering = asyncio.Event()
         self.answering.set()
 
     async def copy(self, sha256: Sha256Hex) -> bool:
-        self.asked += 1
+        self.requests += 1
         await self.answering.wait()
         if self.have:
             async with self.store.stage() as stage:
@@ -64,7 +64,7 @@ class World:
         autowasm = parsing.parse(document())
         self.publisher.envoyfilters[KEY] = envoyfilters.render(autowasm, record, EnvoyFetch())
 
-    async def told(self) -> None:
+    async def notified(self) -> None:
         async with asyncio.timeout(10):
             assert await self.changes.get() == KEY
 
@@ -92,11 +92,11 @@ async def test_copies_what_is_published_and_missing(world: World) -> None:
     world.others.have = True
     assert not world.copies.is_settled(KEY)
     world.copies.ensure(KEY)
-    await world.told()
+    await world.notified()
     assert sha256_of(MODULE) in world.store
     assert world.copies.is_settled(KEY)
     assert world.copies.ensure(KEY) is None
-    assert world.others.asked == 1
+    assert world.others.requests == 1
 
 
 async def test_is_not_settled_while_the_first_copy_runs(world: World) -> None:
@@ -107,23 +107,23 @@ async def test_is_not_settled_while_the_first_copy_runs(world: World) -> None:
         await asyncio.sleep(0)
         assert not world.copies.is_settled(KEY)
     world.others.answering.set()
-    await world.told()
+    await world.notified()
     assert world.copies.is_settled(KEY), "tried once"
-    assert world.others.asked == 1
+    assert world.others.requests == 1
 
 
 async def test_tries_again_for_as_long_as_it_is_published(world: World) -> None:
     world.publish()
     world.copies.ensure(KEY)
-    await world.told()
+    await world.notified()
     next_copy = world.copies.ensure(KEY)
     assert next_copy is not None
     assert 0 < next_copy <= 0.06
-    assert world.others.asked == 1
+    assert world.others.requests == 1
     world.others.have = True
     await asyncio.sleep(next_copy)
     world.copies.ensure(KEY)
-    await world.told()
+    await world.notified()
     assert sha256_of(MODULE) in world.store
 
 
@@ -141,4 +141,4 @@ async def test_copy_ends_with_what_it_was_for(world: World) -> None:
 async def test_requests_nothing_that_is_not_published(world: World) -> None:
     assert world.copies.ensure(KEY) is None
     assert world.copies.is_settled(KEY)
-    assert world.others.asked == 0
+    assert world.others.requests == 0

@@ -65,7 +65,7 @@ async def make_desk(directory: Path, metrics: Metrics) -> AsyncIterator[Desk]:
         bench.registry.failures["pin anonymous"] = DENIED
         record = await bench.fetcher.fetch(bench.request(secret="pull"))
         assert record.secret_uid == "u1"
-        task = asyncio.create_task(pull_authorizer.run(), name="pull authorisation")
+        task = asyncio.create_task(pull_authorizer.run(), name="pull authorization")
         try:
             yield Desk(bench, pull_authorizer, bench.request(secret="pull", record=record), told)
         finally:
@@ -167,7 +167,7 @@ async def test_fault_in_one_check_does_not_end_the_checks(
     desk.bench.registry.failures["pin"] = RuntimeError("a fault")
     desk.bench.secrets.give("erin", uid="u5")
     assert desk.verdict() is True
-    event = "pull authorisation failed unexpectedly"
+    event = "pull authorization failed unexpectedly"
     await desk.until(lambda: event in [one["event"] for one in logs])
     desk.bench.registry.failures["pin"] = DENIED
     await desk.until(lambda: isinstance(desk.verdict(), SourceDenied))

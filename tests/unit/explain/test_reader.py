@@ -21,10 +21,10 @@ class Cluster:
     def __init__(self, count: int = 0, error: Exception | None = None) -> None:
         self.count = count
         self.error = error
-        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.requests: list[tuple[str, dict[str, str]]] = []
 
     async def request(self, method: str, path: str, *, query: Mapping[str, str]) -> bytes:
-        self.asked.append((path, dict(query)))
+        self.requests.append((path, dict(query)))
         if self.error is not None:
             raise self.error
         begin = int(query.get("continue", "0"))
@@ -44,8 +44,8 @@ async def test_all_pages_of_all_namespaces_are_read() -> None:
     found = await made.list_all(PODS, ["a", "b"], Named, what="pods", labels="app=x")
     assert len(found) == 1400
     assert (made.unread, made.cut) == ({}, {})
-    assert len(cluster.asked) == 4
-    assert {query["labelSelector"] for _, query in cluster.asked} == {"app=x"}
+    assert len(cluster.requests) == 4
+    assert {query["labelSelector"] for _, query in cluster.requests} == {"app=x"}
 
 
 async def test_no_more_are_read_than_a_person_waits_for() -> None:
@@ -54,7 +54,7 @@ async def test_no_more_are_read_than_a_person_waits_for() -> None:
     found = await made.list_all(PODS, ["a", "b"], Named, what="pods")
     assert len(found) == MAX_OBJECTS
     assert made.cut == {"pods": MAX_OBJECTS}
-    assert {path for path, _ in cluster.asked} == {"/api/v1/namespaces/a/pods"}
+    assert {path for path, _ in cluster.requests} == {"/api/v1/namespaces/a/pods"}
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ class Pause:
 
 
 @dataclass(frozen=True)
-class Asked:
+class WireRequest:
     """What the reflector asked for, and when."""
 
     what: str
@@ -74,16 +74,16 @@ class Script:
 
     def __init__(self, *steps: Step) -> None:
         self._steps = list(steps)
-        self.asked: list[Asked] = []
+        self.requests: list[WireRequest] = []
         self.silences: list[float] = []
 
     @property
     def order(self) -> list[tuple[str, str]]:
-        return [(asked.what, asked.position) for asked in self.asked]
+        return [(request.what, request.position) for request in self.requests]
 
     @property
     def times(self) -> list[float]:
-        return [round(asked.at - self.asked[0].at, 2) for asked in self.asked]
+        return [round(request.at - self.requests[0].at, 2) for request in self.requests]
 
     async def list_page(self, *, continue_token: str = "") -> Page[str]:
         self._note("list", continue_token)
@@ -106,4 +106,4 @@ class Script:
         yield Stream(step, silence)
 
     def _note(self, what: str, position: str) -> None:
-        self.asked.append(Asked(what, position, asyncio.get_running_loop().time()))
+        self.requests.append(WireRequest(what, position, asyncio.get_running_loop().time()))

@@ -38,21 +38,21 @@ async def test_says_who_it_is_and_what_it_wants(tmp_path: Path) -> None:
     async with client_of(wire, tmp_path) as client:
         assert await client.get(SECRETS, KEY) == {"metadata": {"name": "name"}}
         assert client.host == wire.url
-    asked = wire.asked[0]
-    assert (asked.method, asked.path) == ("GET", "/api/v1/namespaces/ns/secrets/name")
-    assert asked.headers["user-agent"] == "test/1"
-    assert asked.headers["authorization"] == "Bearer s3cr3t"
-    assert asked.headers["accept"] == "application/json"
-    assert asked.headers["accept-encoding"] == "identity"
+    request = wire.requests[0]
+    assert (request.method, request.path) == ("GET", "/api/v1/namespaces/ns/secrets/name")
+    assert request.headers["user-agent"] == "test/1"
+    assert request.headers["authorization"] == "Bearer s3cr3t"
+    assert request.headers["accept"] == "application/json"
+    assert request.headers["accept-encoding"] == "identity"
 
 
 async def test_sends_query_and_body(tmp_path: Path) -> None:
     wire = Wire(json_answer({}))
     async with client_of(wire, tmp_path) as client:
         await client.request("POST", "/x", query={"a": "b=c&d"}, body={"k": [1]})
-    assert wire.asked[0].query == "a=b%3Dc%26d"
-    assert wire.asked[0].document == {"k": [1]}
-    assert wire.asked[0].headers["content-type"] == "application/json"
+    assert wire.requests[0].query == "a=b%3Dc%26d"
+    assert wire.requests[0].document == {"k": [1]}
+    assert wire.requests[0].headers["content-type"] == "application/json"
 
 
 async def test_refusals_are_typed_and_say_how_long_to_wait(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ class TestExecPlugin:
                     for _ in range(calls):
                         with suppress(errors.Unauthorized):
                             await client.get(SECRETS, KEY)
-        return [asked.headers["authorization"] for asked in wire.asked]
+        return [request.headers["authorization"] for request in wire.requests]
 
     async def test_is_asked_once_for_a_token_without_an_end(self, tmp_path: Path) -> None:
         tokens = await self.tokens(tmp_path, Wire(otherwise=json_answer({})), calls=3)
@@ -247,7 +247,7 @@ class TestServiceAccount:
                 await client.get(SECRETS, KEY)
                 self.mount(account, token="two", authority=authority)
                 await client.get(SECRETS, KEY)
-        tokens = [asked.headers["authorization"] for asked in wire.asked]
+        tokens = [request.headers["authorization"] for request in wire.requests]
         assert tokens == ["Bearer one", "Bearer two"]
         assert wire.connections == 1
 

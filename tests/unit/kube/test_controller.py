@@ -46,11 +46,11 @@ class Scripted:
 
 class Outcomes:
     def __init__(self) -> None:
-        self.seen: list[str] = []
+        self.results: list[str] = []
 
     def reconciled(self, result: str, seconds: float) -> None:
         assert seconds >= 0
-        self.seen.append(result)
+        self.results.append(result)
 
 
 class Running:
@@ -85,7 +85,7 @@ async def test_success_is_forgotten() -> None:
         it.queue.add(KEY)
         await asyncio.sleep(10)
         assert reconciler.times == [0, 1]
-        assert it.outcomes.seen == ["panic", "success"]
+        assert it.outcomes.results == ["panic", "success"]
         assert it.queue.num_requeues(KEY) == 0
 
 
@@ -97,7 +97,7 @@ async def test_requeue_after_calls_again_and_forgets_failures() -> None:
         assert it.queue.num_requeues(KEY) == 0
         await asyncio.sleep(60)
         assert reconciler.times == [0, 1, 31]
-        assert it.outcomes.seen == ["panic", "requeue", "success"]
+        assert it.outcomes.results == ["panic", "requeue", "success"]
 
 
 @pytest.mark.parametrize(
@@ -148,10 +148,10 @@ async def test_a_terminal_error_is_not_tried_again() -> None:
     async with running(reconciler) as it:
         it.queue.add(KEY)
         await asyncio.sleep(1000)
-        assert it.outcomes.seen == ["terminal"]
+        assert it.outcomes.results == ["terminal"]
         it.queue.add(KEY)
         await asyncio.sleep(1)
-        assert it.outcomes.seen == ["terminal", "success"]
+        assert it.outcomes.results == ["terminal", "success"]
 
 
 async def test_a_hanging_reconcile_is_cut_by_its_deadline() -> None:
@@ -164,7 +164,7 @@ async def test_a_hanging_reconcile_is_cut_by_its_deadline() -> None:
         it.queue.add(KEY)
         await asyncio.sleep(100)
         assert reconciler.times == [0, 31]
-        assert it.outcomes.seen == ["error", "success"]
+        assert it.outcomes.results == ["error", "success"]
 
 
 async def test_a_reconcile_whose_inner_call_was_cancelled_does_not_end_the_worker() -> None:
@@ -172,7 +172,7 @@ async def test_a_reconcile_whose_inner_call_was_cancelled_does_not_end_the_worke
     async with running(reconciler) as it:
         it.queue.add(KEY)
         await asyncio.sleep(10)
-        assert it.outcomes.seen == ["error", "success"]
+        assert it.outcomes.results == ["error", "success"]
 
 
 async def test_one_key_is_never_with_two_workers_and_others_go_on() -> None:
@@ -196,7 +196,7 @@ async def test_one_key_is_never_with_two_workers_and_others_go_on() -> None:
             await asyncio.sleep(0.9)
         await asyncio.sleep(10)
     assert most == 2
-    assert set(it.outcomes.seen) == {"success"}
+    assert set(it.outcomes.results) == {"success"}
 
 
 async def test_a_drained_shut_down_finishes_what_is_queued() -> None:
@@ -229,8 +229,8 @@ async def test_others_have_their_turn_between_reconciles_that_wait_for_nothing()
     async with running(reconciler, workers=4) as it:
         for number in range(100):
             it.queue.add(ObjectKey("default", str(number)))
-        turns = 0
+        iterations = 0
         while len(reconciler.calls) < 100:
             await asyncio.sleep(0)
-            turns += 1
-        assert turns >= 100 // 4
+            iterations += 1
+        assert iterations >= 100 // 4

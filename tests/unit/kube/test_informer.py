@@ -16,7 +16,7 @@ from tests.unit.kube.scripted import Pause, Script, event, key, page
 pytestmark = pytest.mark.looptime
 
 
-class Heard:
+class RecordingHandler:
     """A handler that remembers, and that checks that the store is ahead of it."""
 
     def __init__(self, informer: Informer[str]) -> None:
@@ -70,10 +70,10 @@ async def test_handlers_hear_of_every_change_after_the_store_has_it() -> None:
         Pause(),
     ]
     async with running(Script(page("a", rv="5"), said)) as informer:
-        heard = Heard(informer)
-        informer.add_handler(heard)
+        handler = RecordingHandler(informer)
+        informer.add_handler(handler)
         await asyncio.sleep(1)
-        assert heard.facts == [
+        assert handler.facts == [
             ("add", "a", "initial"),
             ("add", "b", "live"),
             ("update", "a", "new"),
@@ -84,12 +84,12 @@ async def test_handlers_hear_of_every_change_after_the_store_has_it() -> None:
 
 async def test_synced_means_stored_and_delivered() -> None:
     async with running(Script(page("a", "b", rv="5"))) as informer:
-        heard = Heard(informer)
-        informer.add_handler(heard)
+        handler = RecordingHandler(informer)
+        informer.add_handler(handler)
         assert not informer.has_synced
         await asyncio.wait_for(informer.wait_synced(), 1)
-        assert heard.facts == [("add", "a", "initial"), ("add", "b", "initial")]
-        assert heard.synced == [False, False]
+        assert handler.facts == [("add", "a", "initial"), ("add", "b", "initial")]
+        assert handler.synced == [False, False]
         assert informer.has_synced
 
 
@@ -98,10 +98,10 @@ async def test_what_vanished_while_disconnected_is_told_as_deleted() -> None:
         page("a", "b", rv="5"), [Pause(60), Expired("old", code=410)], page("b", rv="9")
     )
     async with running(script) as informer:
-        heard = Heard(informer)
-        informer.add_handler(heard)
+        handler = RecordingHandler(informer)
+        informer.add_handler(handler)
         await asyncio.sleep(100)
-        assert heard.facts[2:] == [("delete", "a")]
+        assert handler.facts[2:] == [("delete", "a")]
 
 
 async def test_one_that_runs_again_is_synced_once_it_has_listed_again() -> None:
@@ -120,32 +120,32 @@ async def test_one_that_runs_again_is_synced_once_it_has_listed_again() -> None:
 async def test_a_late_handler_hears_of_what_is_there() -> None:
     async with running(Script(page("a", rv="5"))) as informer:
         await informer.wait_synced()
-        heard = Heard(informer)
-        informer.add_handler(heard)
-        assert heard.facts == [("add", "a", "initial")]
+        handler = RecordingHandler(informer)
+        informer.add_handler(handler)
+        assert handler.facts == [("add", "a", "initial")]
 
 
 async def test_a_resync_delivers_the_store_again() -> None:
     async with running(Script(page("a", rv="5")), resync=600) as informer:
-        heard = Heard(informer)
-        informer.add_handler(heard)
+        handler = RecordingHandler(informer)
+        informer.add_handler(handler)
         await asyncio.sleep(599)
-        assert len(heard.facts) == 1
+        assert len(handler.facts) == 1
         await asyncio.sleep(62)
-        assert heard.facts[1:] == [("update", "a", "a")]
+        assert handler.facts[1:] == [("update", "a", "a")]
 
 
 async def test_a_handler_that_raises_stops_neither_the_others_nor_the_informer() -> None:
-    class Broken(Heard):
+    class Broken(RecordingHandler):
         def on_add(self, key: ObjectKey, new: str, /, *, initial: bool) -> None:
             raise ZeroDivisionError
 
     async with running(Script(page("a", rv="5"), [event("ADDED", "b", "6"), Pause()])) as informer:
-        heard = Heard(informer)
+        handler = RecordingHandler(informer)
         informer.add_handler(Broken(informer))
-        informer.add_handler(heard)
+        informer.add_handler(handler)
         await asyncio.sleep(1)
-        assert heard.facts == [("add", "a", "initial"), ("add", "b", "live")]
+        assert handler.facts == [("add", "a", "initial"), ("add", "b", "live")]
 
 
 async def test_tells_how_old_its_knowledge_is() -> None:

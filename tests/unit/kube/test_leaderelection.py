@@ -46,7 +46,7 @@ class Luck(random.Random):
 class Candidate:
     elector: LeaderElector
     client: FakeLeaseClient
-    told: list[bool]
+    changes: list[bool]
     task: asyncio.Task[None]
 
     async def stop(self) -> None:
@@ -70,17 +70,17 @@ class Arena:
     ) -> Candidate:
         """`luck`: what the random numbers are that spread its calls."""
         client = FakeLeaseClient(self.server)
-        told: list[bool] = []
+        changes: list[bool] = []
         elector = LeaderElector(
             client,
             lease=KEY,
             identity=name,
             timings=timings or LeaseTimings(),
-            on_change=told.append,
+            on_change=changes.append,
             rng=None if luck is None else Luck(luck),
         )
         task = asyncio.get_running_loop().create_task(elector.run(), name=name)
-        candidate = Candidate(elector, client, told, task)
+        candidate = Candidate(elector, client, changes, task)
         self.candidates.append(candidate)
         return candidate
 
@@ -121,7 +121,7 @@ async def test_first_candidate_creates_the_lease_and_leads(arena: Arena) -> None
         assert arena.server.spec["leaseDurationSeconds"] == 15
         assert arena.server.spec["leaseTransitions"] == 0
         assert arena.server.spec["acquireTime"] == arena.server.spec["renewTime"]
-        assert one.told == [True]
+        assert one.changes == [True]
 
 
 async def test_leader_renews_without_reading_and_keeps_acquire_time(arena: Arena) -> None:
@@ -133,7 +133,7 @@ async def test_leader_renews_without_reading_and_keeps_acquire_time(arena: Arena
         assert one.client.calls.count("get") == 1
         assert arena.server.spec["acquireTime"] == first["acquireTime"]
         assert arena.server.spec["renewTime"] > first["renewTime"]
-        assert one.told == [True]
+        assert one.changes == [True]
 
 
 async def test_second_waits_as_long_as_the_first_renews(arena: Arena) -> None:
@@ -141,7 +141,7 @@ async def test_second_waits_as_long_as_the_first_renews(arena: Arena) -> None:
     async with led(one):
         two = arena.join("two")
         await asyncio.sleep(300)
-        assert (one.told, two.told) == ([True], [])
+        assert (one.changes, two.changes) == ([True], [])
         assert two.elector.leader == "one"
         with pytest.raises(NotLeading):
             async with two.elector.scope():
@@ -159,7 +159,7 @@ async def test_another_leads_after_the_lease_duration_of_a_silent_leader(arena: 
             assert 13 <= loop.time() - cut <= 15 + 4 * 2.2  # seen late, and given up late
             assert not one.elector.is_leading
             assert arena.server.spec["leaseTransitions"] == 1
-            assert one.told == [True, False]
+            assert one.changes == [True, False]
 
 
 async def test_leader_stops_leading_at_the_renew_deadline_of_its_last_success(
@@ -257,7 +257,7 @@ async def test_lease_deleted_under_the_leader_is_made_again(arena: Arena) -> Non
         arena.server.stored = None
         await asyncio.sleep(30)
         assert arena.server.spec["holderIdentity"] == "one"
-        assert (one.told, two.told) == ([True], [])
+        assert (one.changes, two.changes) == ([True], [])
 
 
 async def test_lease_taken_by_force_ends_leading_at_the_next_renewal(arena: Arena) -> None:
@@ -267,7 +267,7 @@ async def test_lease_taken_by_force_ends_leading_at_the_next_renewal(arena: Aren
         taken = {**arena.server.spec, "holderIdentity": "person", "renewTime": "x"}
         arena.server.update(taken, arena.server.get())
         await asyncio.sleep(2.1)
-        assert one.told == [True, False]
+        assert one.changes == [True, False]
         assert arena.server.spec["holderIdentity"] == "person"
 
 
@@ -378,15 +378,15 @@ def test_timings_are_those_of_client_go() -> None:
 async def test_followers_ask_in_periods_that_are_spread(arena: Arena, luck: float) -> None:
     async with led(arena.join("one")):
         two, loop = arena.join("two", luck=luck), asyncio.get_running_loop()
-        asked: list[float] = []
+        requests: list[float] = []
 
         def note() -> float:
-            asked.append(loop.time())
+            requests.append(loop.time())
             return 0.0
 
         two.client.before = note
         await asyncio.sleep(30)
-        gaps = [after - before for before, after in itertools.pairwise(asked)]
+        gaps = [after - before for before, after in itertools.pairwise(requests)]
         assert gaps == pytest.approx([2 * (1 + 1.2 * luck)] * len(gaps), abs=0.001)
         assert len(gaps) >= 6
 
@@ -397,7 +397,7 @@ async def test_one_answer_that_hangs_leaves_time_for_another_try(arena: Arena) -
         hangs = iter([FOREVER])
         one.client.after = lambda: next(hangs, 0.0)
         await asyncio.sleep(60)
-        assert one.told == [True]
+        assert one.changes == [True]
 
 
 def held(holder: str | None, **fields: Any) -> dict[str, Any]:
@@ -483,7 +483,7 @@ async def test_renewals_within_one_tick_of_the_wall_clock_are_stored(
         # Two times take turns: it must not always come at the same one.
         two = arena.join("two", luck=0.4)
         await asyncio.sleep(60)
-        assert (one.told, two.told) == ([True], [])
+        assert (one.changes, two.changes) == ([True], [])
     times = [spec["renewTime"] for _, spec in arena.server.history]
     form = "%Y-%m-%dT%H:%M:%S.%fZ"
     assert times[:2] == [
@@ -521,7 +521,7 @@ async def test_deleted_lease_is_made_again_as_it_was(arena: Arena) -> None:
         await asyncio.sleep(5)
         for name in ("holderIdentity", "acquireTime", "leaseTransitions", "leaseDurationSeconds"):
             assert arena.server.spec[name] == before[name]
-        assert one.told == [True]
+        assert one.changes == [True]
 
 
 async def test_lease_of_another_that_was_deleted_binds_until_it_would_have_expired(
@@ -554,7 +554,7 @@ async def test_lease_that_changed_under_the_leader_is_read_again(arena: Arena) -
         calls = failing(one, {"update": [Conflict("changed", code=409)]})
         await asyncio.sleep(5)
         assert calls == ["update", "get", "update", "update"]
-        assert one.told == [True]
+        assert one.changes == [True]
 
 
 @pytest.mark.parametrize("error", [Conflict("changed", code=409), ServerError("down", code=500)])
@@ -610,17 +610,17 @@ async def test_candidate_that_stops_before_its_first_answer_has_nothing_to_relea
     one.task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await one.task
-    assert one.told == []
+    assert one.changes == []
 
 
 async def test_leading_is_not_extended_to_a_time_that_is_over() -> None:
-    told: list[bool] = []
-    tenure, now = Tenure(told.append), asyncio.get_running_loop().time()
+    changes: list[bool] = []
+    tenure, now = Tenure(changes.append), asyncio.get_running_loop().time()
     assert not tenure.extend(now - 1)
     assert not tenure.extend(now)
-    assert told == []
+    assert changes == []
     assert tenure.extend(now + 1)
-    assert told == [True]
+    assert changes == [True]
 
 
 async def test_beginning_and_end_of_leading_are_logged_with_the_holder(arena: Arena) -> None:
@@ -694,7 +694,7 @@ async def test_release_after_a_change_writes_what_was_read_then(arena: Arena) ->
         assert (spec["holderIdentity"], spec["leaseDurationSeconds"]) == ("", 1)
         assert spec["strategy"] == "x"
         assert spec["renewTime"] > renewed
-        assert one.told == [True, False]
+        assert one.changes == [True, False]
 
 
 @pytest.mark.parametrize("is_deleted", [True, False])

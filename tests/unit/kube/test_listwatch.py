@@ -16,7 +16,7 @@ from autowasm.kube.informer import Informer
 from autowasm.kube.listwatch import ListWatch
 from autowasm.kube.resources import ResourceType
 from autowasm.limits import KubeLimits
-from tests.unit.kube.wire import Answer, Asked, Wire, client_of, failure, json_answer
+from tests.unit.kube.wire import Answer, Wire, WireRequest, client_of, failure, json_answer
 
 THINGS = ResourceType("example.com", "v1", "things", "Thing")
 LIMITS = KubeLimits(line_bytes=100_000)
@@ -47,19 +47,19 @@ class Server(Wire):
         self._lists, self._watches = lists, watches
         self.reply = self._reply
 
-    def _reply(self, asked: Asked) -> Answer:
-        if "watch" in parse_qs(asked.query):
+    def _reply(self, request: WireRequest) -> Answer:
+        if "watch" in parse_qs(request.query):
             return self._watches.pop(0) if self._watches else FOREVER
         return self._lists.pop(0)
 
     @property
     def watched_from(self) -> list[str]:
-        queries = [parse_qs(asked.query) for asked in self.asked]
+        queries = [parse_qs(request.query) for request in self.requests]
         return [query["resourceVersion"][0] for query in queries if "watch" in query]
 
     @property
-    def lists_asked(self) -> int:
-        return sum("watch" not in parse_qs(asked.query) for asked in self.asked)
+    def lists_requested(self) -> int:
+        return sum("watch" not in parse_qs(request.query) for request in self.requests)
 
 
 @pytest.fixture
@@ -100,8 +100,8 @@ async def test_what_is_asked(tmp_path: Path) -> None:
         lists=[listed(thing("a", 1), rv=5, token="t/1="), listed(thing("b", 2), rv=5)], watches=[]
     )
     async with informed(server, tmp_path):
-        await until(lambda: len(server.asked) == 3)
-    first, second, watch = (parse_qs(asked.query) for asked in server.asked)
+        await until(lambda: len(server.requests) == 3)
+    first, second, watch = (parse_qs(request.query) for request in server.requests)
     assert first == {"labelSelector": ["a=b"], "limit": ["500"]}
     assert second == {"labelSelector": ["a=b"], "limit": ["500"], "continue": ["t/1="]}
     assert 300 <= int(watch.pop("timeoutSeconds")[0]) <= 600
@@ -121,7 +121,7 @@ async def test_a_streaming_list_is_asked_for_as_the_api_wants_it(tmp_path: Path)
     async with informed(server, tmp_path, streaming=True) as informer:
         await asyncio.wait_for(informer.wait_synced(), 10)
         assert len(informer.store) == 1
-    query = parse_qs(server.asked[0].query)
+    query = parse_qs(server.requests[0].query)
     assert query["sendInitialEvents"] == ["true"]
     assert query["resourceVersionMatch"] == ["NotOlderThan"]
     assert "resourceVersion" not in query
@@ -137,7 +137,7 @@ async def test_half_a_line_is_discarded_and_the_watch_resumes_before_it(tmp_path
     async with informed(server, tmp_path) as informer:
         await until(lambda: len(informer.store) == 3)
     assert server.watched_from == ["5", "6"]
-    assert server.lists_asked == 1
+    assert server.lists_requested == 1
 
 
 @pytest.mark.usefixtures("short_pauses")
@@ -179,7 +179,7 @@ async def test_a_refused_watch_is_never_taken_for_events(answer: Answer, tmp_pat
     async with informed(server, tmp_path) as informer:
         await until(lambda: len(informer.store) == 2)
     assert server.watched_from == ["5", "5"]
-    assert server.lists_asked == 1
+    assert server.lists_requested == 1
 
 
 @pytest.mark.usefixtures("short_pauses")
@@ -210,9 +210,9 @@ async def test_empty_watches_do_not_become_a_storm(tmp_path: Path) -> None:
     empty = Answer(parts=())
     server = Server(lists=[listed(rv=5)], watches=[empty] * 100)
     async with informed(server, tmp_path):
-        await until(lambda: len(server.asked) == 2)
+        await until(lambda: len(server.requests) == 2)
         await asyncio.sleep(0.5)
-        assert len(server.asked) == 2
+        assert len(server.requests) == 2
 
 
 @pytest.mark.usefixtures("short_pauses")
@@ -243,9 +243,9 @@ async def test_a_page_too_long_is_asked_for_again_with_fewer_objects(tmp_path: P
     async with informed(server, tmp_path, limits=limits) as informer:
         await asyncio.wait_for(informer.wait_synced(), 30)
         assert [key.name for key in informer.store] == ["a", "b", "c"]
-    queries = [parse_qs(asked.query) for asked in server.asked][:6]
-    asked = [(query["limit"][0], query.get("continue", [""])[0]) for query in queries]
-    assert asked == [
+    queries = [parse_qs(request.query) for request in server.requests][:6]
+    request = [(query["limit"][0], query.get("continue", [""])[0]) for query in queries]
+    assert request == [
         ("128", ""),
         ("32", ""),
         ("8", ""),
@@ -261,4 +261,4 @@ async def test_one_object_may_be_as_long_as_any_answer(tmp_path: Path) -> None:
     limits = KubeLimits(page_bytes=2_000, page_size=4)
     async with informed(server, tmp_path, limits=limits) as informer:
         await asyncio.wait_for(informer.wait_synced(), 30)
-    assert server.lists_asked == 2
+    assert server.lists_requested == 2

@@ -13,7 +13,7 @@ from autowasm.api import parsing
 from autowasm.errors import SpecError
 from autowasm.kube.codec import (
     DEEPEST,
-    TURN,
+    SLICE,
     DocumentCodec,
     WatchEvent,
     decode_any_depth,
@@ -80,9 +80,9 @@ async def test_what_is_no_json_is_refused_and_not_decoded_for_ever() -> None:
 async def test_a_million_brackets_leave_turns_to_others() -> None:
     text = b"[" + b",".join([b"[" * 9_000 + b"]" * 9_000] * 50) + b"]"
     cutting = asyncio.create_task(without_depths(text))
-    turns = 0
+    iterations = 0
     while not cutting.done():
         await asyncio.sleep(0)
-        turns += 1
-    assert turns >= text.count(b"[") * 2 // TURN
+        iterations += 1
+    assert iterations >= text.count(b"[") * 2 // SLICE
     assert len(cutting.result()) < len(text) / 10

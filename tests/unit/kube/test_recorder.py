@@ -60,9 +60,9 @@ async def test_an_event_says_what_happened_to_what(tmp_path: Path) -> None:
     wire = Wire(otherwise=json_answer({}, status=201))
     async with recording(wire, tmp_path) as recorder:
         recorder.event(THING, "Warning", "Failed", "no such image")
-    asked = wire.asked[0]
-    assert (asked.method, asked.path) == ("POST", "/api/v1/namespaces/ns/events")
-    document: dict[str, Any] = asked.document
+    request = wire.requests[0]
+    assert (request.method, request.path) == ("POST", "/api/v1/namespaces/ns/events")
+    document: dict[str, Any] = request.document
     assert document.pop("metadata")["name"].startswith("a.")
     assert document == {
         "apiVersion": "v1",
@@ -92,8 +92,8 @@ async def test_alike_events_are_counted_up(tmp_path: Path) -> None:
         for _ in range(3):
             recorder.event(THING, "Normal", "Synced", "done")
         recorder.event(OTHER, "Normal", "Synced", "done")
-    assert [asked.method for asked in wire.asked] == ["POST", "PATCH", "PATCH", "POST"]
-    assert [asked.document["count"] for asked in wire.asked] == [1, 2, 3, 1]
+    assert [request.method for request in wire.requests] == ["POST", "PATCH", "PATCH", "POST"]
+    assert [request.document["count"] for request in wire.requests] == [1, 2, 3, 1]
 
 
 async def test_an_event_that_is_no_longer_remembered_is_written_anew(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ async def test_an_event_that_is_no_longer_remembered_is_written_anew(tmp_path: P
         ):  # "b" is the least recently written when "c" comes
             about = {**THING, "metadata": {"name": name}}
             recorder.event(about, "Normal", "Synced", "done")
-    assert [asked.method for asked in wire.asked] == [
+    assert [request.method for request in wire.requests] == [
         "POST", "POST", "PATCH", "POST", "POST", "POST",
     ]  # fmt: skip
 
@@ -119,7 +119,7 @@ async def test_an_event_that_was_deleted_is_written_anew(tmp_path: Path) -> None
     async with recording(wire, tmp_path) as recorder:
         recorder.event(THING, "Normal", "Synced", "done")
         recorder.event(THING, "Normal", "Synced", "done")
-    assert [asked.method for asked in wire.asked] == ["POST", "PATCH", "POST"]
+    assert [request.method for request in wire.requests] == ["POST", "PATCH", "POST"]
 
 
 async def test_many_that_differ_only_in_their_text_become_one(tmp_path: Path) -> None:
@@ -127,8 +127,8 @@ async def test_many_that_differ_only_in_their_text_become_one(tmp_path: Path) ->
     async with recording(wire, tmp_path) as recorder:
         for number in range(14):
             recorder.event(THING, "Warning", "Failed", f"attempt {number}")
-    assert [asked.method for asked in wire.asked] == ["POST"] * 11 + ["PATCH"] * 3
-    last = wire.asked[-1].document
+    assert [request.method for request in wire.requests] == ["POST"] * 11 + ["PATCH"] * 3
+    last = wire.requests[-1].document
     assert last["message"] == "(combined from similar events): attempt 13"
     assert last["count"] == 4
 
@@ -141,7 +141,7 @@ async def test_one_object_cannot_flood(tmp_path: Path) -> None:
         recorder.event(OTHER, "Normal", "Synced", "done")
         await recorder.flush(timeout=5)
     assert outcomes == {"limited": 75, "written": 26}
-    assert len(wire.asked) == 26
+    assert len(wire.requests) == 26
 
 
 async def test_a_full_queue_and_a_refusing_server_cost_only_events(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ async def test_an_event_that_cannot_be_written_stops_no_other(tmp_path: Path) ->
         recorder.event(OTHER, "Normal", "Synced", "good")
         await recorder.flush(timeout=5)
     assert outcomes == {"failed": 1, "written": 1}
-    assert [one.document["message"] for one in wire.asked] == ["good"]
+    assert [one.document["message"] for one in wire.requests] == ["good"]
 
 
 async def test_what_is_queued_when_told_to_hurry_is_written_without_a_pause(tmp_path: Path) -> None:
@@ -179,14 +179,14 @@ async def test_what_is_queued_when_told_to_hurry_is_written_without_a_pause(tmp_
             record(number)
         recorder.hurry()
         async with asyncio.timeout(10):
-            while len(wire.asked) < 20:
+            while len(wire.requests) < 20:
                 await asyncio.sleep(0.001)
         await recorder.flush(
             timeout=10
         )  # the server was asked; the answer to the last may be on its way
         record(20)  # while there is work, later ones wait again
         await asyncio.sleep(0.05)
-        assert len(wire.asked) == 20
+        assert len(wire.requests) == 20
 
 
 async def test_a_flush_writes_what_is_queued_without_a_pause(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ async def test_a_flush_writes_what_is_queued_without_a_pause(tmp_path: Path) -> 
             recorder.event(about, "Normal", "Synced", "done")
         with capture_logs() as logs:
             await recorder.flush(timeout=10)
-    assert len(wire.asked) == 20
+    assert len(wire.requests) == 20
     assert logs == []
 
 
@@ -217,7 +217,7 @@ async def test_a_long_message_is_cut_to_what_the_server_takes(tmp_path: Path) ->
     wire = Wire(otherwise=json_answer({}))
     async with recording(wire, tmp_path) as recorder:
         recorder.event(THING, "Normal", "Synced", "ä" * 1000)
-    message = wire.asked[0].document["message"]
+    message = wire.requests[0].document["message"]
     assert len(message.encode()) <= 1024
     assert message.endswith("...")
 
@@ -231,7 +231,7 @@ async def test_events_wait_while_there_is_work_and_are_written_at_once_without(
 
     async def written(count: int) -> None:
         async with asyncio.timeout(10):
-            while len(wire.asked) < count:
+            while len(wire.requests) < count:
                 await asyncio.sleep(0.001)
 
     async with recording(wire, tmp_path, limits, busy=busy) as recorder:
@@ -239,11 +239,11 @@ async def test_events_wait_while_there_is_work_and_are_written_at_once_without(
             recorder.event({**THING, "metadata": {"name": str(number)}}, "Normal", "Synced", "done")
         await written(5)
         await asyncio.sleep(0.05)
-        assert len(wire.asked) == 5
+        assert len(wire.requests) == 5
         busy.clear()
         await written(20)
         busy.append("key")
         for number in range(20):
             recorder.event({**OTHER, "metadata": {"name": str(number)}}, "Normal", "Synced", "done")
         await recorder.flush(timeout=5)  # a stop does not wait
-        assert len(wire.asked) == 40
+        assert len(wire.requests) == 40

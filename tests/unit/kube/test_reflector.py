@@ -54,7 +54,7 @@ class Memory:
         self.objects.pop(key, None)
 
 
-class Told:
+class ReflectorRecorder:
     """ReflectorMetrics that remember."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class Run:
 
     def __init__(self, *, streaming: bool = False, limits: KubeLimits = LIMITS) -> None:
         self.store = Memory()
-        self.told = Told()
+        self.recorded = ReflectorRecorder()
         self._options = {"streaming": streaming}
         self._limits = limits
 
@@ -83,7 +83,7 @@ class Run:
             list_watch=script,
             store=self.store,
             limits=self._limits,
-            metrics=self.told,
+            metrics=self.recorded,
             rng=random.Random(1),
             **self._options,
         )
@@ -115,7 +115,7 @@ async def test_applies_events_and_resumes_after_the_last_one() -> None:
     store = await run.through(script, seconds=250)
     assert store.states == {"a": "new"}
     assert script.order[-1] == ("watch", "9")
-    assert run.told.ends == ["timeout"]
+    assert run.recorded.ends == ["timeout"]
     assert script.times[-1] == 200, "a watch that ended in order is resumed at once"
 
 
@@ -138,7 +138,7 @@ async def test_a_list_that_broke_off_changes_nothing() -> None:
     store = await run.through(script)
     assert store.states == {"c": "c"}
     assert store.replaced == 2
-    assert run.told.lists == ["start", "Expired"]
+    assert run.recorded.lists == ["start", "Expired"]
 
 
 async def test_relists_at_once_when_the_position_expired() -> None:
@@ -156,7 +156,7 @@ async def test_a_server_whose_every_watch_expires_is_not_hammered() -> None:
     steps = [step for _ in range(50) for step in (page("a", rv="5"), Expired("old", code=410))]
     script = Script(*steps)
     await Run().through(script, seconds=120)
-    lists = [asked.at for asked in script.asked if asked.what == "list"]
+    lists = [request.at for request in script.requests if request.what == "list"]
     assert 5 <= len(lists) <= 12
     gaps = [later - earlier for earlier, later in pairwise(lists)]
     assert gaps[0] >= 0.8
@@ -178,7 +178,7 @@ async def test_resumes_without_a_list_after(error: ApiError) -> None:
     store = await run.through(script)
     assert store.replaced == 1
     assert script.order[1:] == [("watch", "5"), ("watch", "6"), ("watch", "6"), ("watch", "6")]
-    gaps = [later.at - earlier.at for earlier, later in pairwise(script.asked[1:])]
+    gaps = [later.at - earlier.at for earlier, later in pairwise(script.requests[1:])]
     assert 0.8 <= gaps[0] <= 1.6
     assert gaps[0] < gaps[1] < gaps[2]
 
@@ -204,14 +204,14 @@ async def test_relists_with_backoff_after(error: ApiError) -> None:
     store = await run.through(script)
     assert store.states == {"b": "b"}
     assert 0.8 <= script.times[2] <= 1.6
-    assert run.told.lists == ["start", type(error).__name__]
+    assert run.recorded.lists == ["start", type(error).__name__]
 
 
 async def test_relists_when_resuming_fails_for_a_minute() -> None:
     script = Script(page("a", rv="5"), *[ServerError("sorry", code=500)] * 7, page("b", rv="9"))
     run = Run()
     store = await run.through(script, seconds=300)
-    assert run.told.lists == ["start", "ServerError"]
+    assert run.recorded.lists == ["start", "ServerError"]
     assert store.states == {"b": "b"}
 
 
@@ -219,7 +219,7 @@ async def test_a_watch_that_ends_at_once_with_nothing_is_not_reopened_without_a_
     script = Script(page("a", rv="5"), [], [])
     run = Run()
     await run.through(script, seconds=5)
-    assert run.told.ends == ["VeryShortWatch", "VeryShortWatch"]
+    assert run.recorded.ends == ["VeryShortWatch", "VeryShortWatch"]
     assert 0.8 <= script.times[2] <= 1.6
 
 
@@ -235,7 +235,7 @@ async def test_relists_after_three_watches_that_brought_nothing() -> None:
         "list",
         "watch",
     ]
-    assert run.told.lists == ["start", "StaleWatch"]
+    assert run.recorded.lists == ["start", "StaleWatch"]
     assert store.states == {"b": "b"}
 
 
@@ -244,14 +244,14 @@ async def test_bookmarks_keep_a_quiet_watch_from_being_taken_for_a_stale_one() -
     script = Script(page("a", rv="5"), quiet, quiet, quiet, quiet)
     run = Run()
     await run.through(script, seconds=600)
-    assert run.told.lists == ["start"]
+    assert run.recorded.lists == ["start"]
 
 
 async def test_a_frozen_watch_is_cut_three_minutes_after_the_last_bookmark() -> None:
     script = Script(page("a", rv="5"), [bookmark("6"), Pause()])
     run = Run()
     await run.through(script, seconds=200)
-    assert run.told.ends == ["WatchFrozen"]
+    assert run.recorded.ends == ["WatchFrozen"]
     assert script.order[-1] == ("watch", "6")
     assert 180.8 <= script.times[2] <= 181.6
 
@@ -260,7 +260,7 @@ async def test_a_server_without_bookmarks_may_be_silent_for_the_whole_watch() ->
     script = Script(page("a", rv="5"), [Pause()])
     run = Run()
     await run.through(script, seconds=700)
-    assert run.told.ends == ["WatchFrozen"]
+    assert run.recorded.ends == ["WatchFrozen"]
     assert 330 <= script.silences[0] <= 630
 
 
@@ -275,7 +275,7 @@ async def test_keeps_trying_when_nothing_can_be_listed() -> None:
     script = Script(*[Unreachable("refused")] * 3, page("a", rv="5"))
     store = await Run().through(script)
     assert store.states == {"a": "a"}
-    assert len(script.asked) == 5
+    assert len(script.requests) == 5
 
 
 async def test_a_list_without_a_resource_version_is_refused() -> None:

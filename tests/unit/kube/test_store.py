@@ -45,7 +45,7 @@ def test_holds_what_it_was_told_and_tells_each_change_once(
 ) -> None:
     store: ObjectStore[str] = ObjectStore()
     model: dict[ObjectKey, str] = {}
-    told: dict[ObjectKey, str] = {}
+    replayed: dict[ObjectKey, str] = {}
     for name, argument, word in steps:
         deltas: list[Delta[str] | None] = []
         if isinstance(argument, dict):
@@ -59,13 +59,13 @@ def test_holds_what_it_was_told_and_tells_each_change_once(
             model.pop(argument, None)
         for delta in deltas:
             if delta is not None:
-                assert told.get(delta.key) == delta.old != delta.new
-                told = (
-                    {**told, delta.key: delta.new}
+                assert replayed.get(delta.key) == delta.old != delta.new
+                replayed = (
+                    {**replayed, delta.key: delta.new}
                     if delta.new is not None
-                    else _without(told, delta.key)
+                    else _without(replayed, delta.key)
                 )
-        assert {key: store.get(key) for key in store} == model == told
+        assert {key: store.get(key) for key in store} == model == replayed
 
 
 def _without(words: dict[ObjectKey, str], key: ObjectKey) -> dict[ObjectKey, str]:

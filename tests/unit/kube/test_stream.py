@@ -59,12 +59,12 @@ def test_a_line_above_the_limit_ends_the_stream(chunks: list[bytes]) -> None:
 
 
 async def test_a_burst_gives_way_to_others() -> None:
-    turns = 0
+    iterations = 0
 
     async def other() -> None:
-        nonlocal turns
+        nonlocal iterations
         while True:
-            turns += 1
+            iterations += 1
             await asyncio.sleep(0)
 
     task = asyncio.create_task(other())
@@ -74,4 +74,4 @@ async def test_a_burst_gives_way_to_others() -> None:
         seen += 1
     task.cancel()
     assert seen == 50_000
-    assert turns > 3
+    assert iterations > 3

@@ -27,8 +27,8 @@ async def test_create_posts_to_the_namespace(tmp_path: Path) -> None:
         assert await writes.create(client, THINGS, thing()) == READ
         with pytest.raises(AlreadyExists):
             await writes.create(client, THINGS, thing())
-    asked = wire.asked[0]
-    assert (asked.method, asked.path, asked.document) == ("POST", PATH, thing())
+    request = wire.requests[0]
+    assert (request.method, request.path, request.document) == ("POST", PATH, thing())
 
 
 async def test_replace_is_bound_to_what_was_read(tmp_path: Path) -> None:
@@ -37,18 +37,18 @@ async def test_replace_is_bound_to_what_was_read(tmp_path: Path) -> None:
         await writes.replace(client, THINGS, thing(labels={"a": "b"}), read=READ)
         with pytest.raises(Conflict):
             await writes.replace(client, THINGS, thing(), read=READ)
-    asked = wire.asked[0]
-    assert (asked.method, asked.path) == ("PUT", f"{PATH}/a")
-    assert asked.document == thing(labels={"a": "b"}, resourceVersion="7", uid="u1")
+    request = wire.requests[0]
+    assert (request.method, request.path) == ("PUT", f"{PATH}/a")
+    assert request.document == thing(labels={"a": "b"}, resourceVersion="7", uid="u1")
 
 
 async def test_a_status_is_put_alone_and_bound_to_what_was_read(tmp_path: Path) -> None:
     wire = Wire(json_answer(READ))
     async with client_of(wire, tmp_path) as client:
         await writes.replace_status(client, THINGS, {"phase": "Synced"}, read=READ)
-    asked = wire.asked[0]
-    assert (asked.method, asked.path) == ("PUT", f"{PATH}/a/status")
-    assert asked.document == {
+    request = wire.requests[0]
+    assert (request.method, request.path) == ("PUT", f"{PATH}/a/status")
+    assert request.document == {
         "apiVersion": "example.com/v1",
         "kind": "Thing",
         "metadata": {"namespace": "ns", "name": "a", "resourceVersion": "7", "uid": "u1"},
@@ -62,15 +62,15 @@ async def test_nothing_is_written_to_an_object_that_is_being_deleted(tmp_path: P
     async with client_of(wire, tmp_path) as client:
         assert await writes.replace(client, THINGS, thing(), read=going) is None
         assert await writes.replace_status(client, THINGS, {}, read=going) is None
-    assert wire.asked == []
+    assert wire.requests == []
 
 
 async def test_a_merge_patch_says_that_it_is_one(tmp_path: Path) -> None:
     wire = Wire(json_answer(READ))
     async with client_of(wire, tmp_path) as client:
         await writes.merge_patch(client, THINGS, ObjectKey("ns", "a"), {"count": 2})
-    asked = wire.asked[0]
-    assert (asked.method, asked.headers["content-type"]) == (
+    request = wire.requests[0]
+    assert (request.method, request.headers["content-type"]) == (
         "PATCH",
         "application/merge-patch+json",
     )

@@ -17,7 +17,7 @@ from autowasm.net.pools import Pools
 
 
 @dataclass(frozen=True)
-class Asked:
+class WireRequest:
     """One request as it came."""
 
     method: str
@@ -57,9 +57,9 @@ class Wire:
     def __init__(self, *answers: Answer, otherwise: Answer | None = None) -> None:
         self.answers = list(answers)
         self.otherwise = otherwise or Answer(503)
-        self.asked: list[Asked] = []
+        self.requests: list[WireRequest] = []
         self.connections = 0
-        self.reply: Callable[[Asked], Answer] | None = None
+        self.reply: Callable[[WireRequest], Answer] | None = None
         self.url = ""
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -69,10 +69,10 @@ class Wire:
         assert task is not None
         self._tasks.add(task)
         try:
-            while (asked := await self._read(reader)) is not None:
-                self.asked.append(asked)
+            while (request := await self._read(reader)) is not None:
+                self.requests.append(request)
                 if self.reply is not None:
-                    answer = self.reply(asked)
+                    answer = self.reply(request)
                 else:
                     answer = self.answers.pop(0) if self.answers else self.otherwise
                 if not await self._write(writer, answer):
@@ -89,7 +89,7 @@ class Wire:
         while self._tasks:
             await asyncio.sleep(0.005)
 
-    async def _read(self, reader: asyncio.StreamReader) -> Asked | None:
+    async def _read(self, reader: asyncio.StreamReader) -> WireRequest | None:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
         except asyncio.IncompleteReadError:
@@ -100,7 +100,7 @@ class Wire:
         headers = {name.lower(): value for name, value in pairs}
         body = await reader.readexactly(int(headers.get("content-length", "0")))
         path, _, query = target.partition("?")
-        return Asked(method, path, query, headers, body)
+        return WireRequest(method, path, query, headers, body)
 
     async def _write(self, writer: asyncio.StreamWriter, answer: Answer) -> bool:
         lines = [f"HTTP/1.1 {answer.status} X", "Transfer-Encoding: chunked"]

@@ -93,10 +93,10 @@ def test_what_is_inside_is_closed_and_the_message_says_how_to_open_it(
     with pytest.raises(AddressBlocked) as caught:
         check(AddressPolicy(), address, purpose)
     assert caught.value.reason == "AddressNotAllowed"
-    said = str(caught.value)
-    assert "--allow-private-host modules.example:5000 (chart: config.allowPrivateHost)" in said
-    assert address == "::1" or address not in said, "what a name means inside is not told"
-    opened = said.partition("--allow-private-host ")[2].partition(" ")[0]
+    message = str(caught.value)
+    assert "--allow-private-host modules.example:5000 (chart: config.allowPrivateHost)" in message
+    assert address == "::1" or address not in message, "what a name means inside is not told"
+    opened = message.partition("--allow-private-host ")[2].partition(" ")[0]
     check(AddressPolicy(hosts=[opened]), address, purpose)
 
 

@@ -32,13 +32,13 @@ METADATA = "169.254.169.254"
 
 @dataclass
 class FickleNames:
-    """Answers in turn; the last one for ever."""
+    """Returns the answers in order, then repeats the last one."""
 
     answers: list[list[str]]
-    asked: list[str] = field(default_factory=list)
+    lookups: list[str] = field(default_factory=list)
 
     def __call__(self, host: str, port: int, *args: Any, **kwargs: Any) -> list[Any]:
-        self.asked.append(host)
+        self.lookups.append(host)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         return [
             entry
@@ -93,7 +93,7 @@ async def test_an_object_whose_name_moves_inside_is_not_followed(inside: str) ->
         with pytest.raises(AddressBlocked):
             await read(session, f"http://evil.example:{port}/")
         assert len(server.requests) == 1
-    assert names.asked == ["evil.example"] * 2, "one lookup for each connection: nothing between"
+    assert names.lookups == ["evil.example"] * 2, "one lookup for each connection: nothing between"
 
 
 async def test_a_name_that_means_both_at_once_reaches_only_what_is_allowed() -> None:
@@ -115,7 +115,7 @@ async def test_a_registry_whose_name_moves_inside_is_not_asked_again(inside: str
         with pytest.raises(AddressBlocked):
             await client.resolve(reference, credential=None)
         assert server.connections == 1
-    assert len(names.asked) == 2
+    assert len(names.lookups) == 2
 
 
 async def test_a_token_realm_whose_name_moves_inside_gets_no_login() -> None:
@@ -129,7 +129,7 @@ async def test_a_token_realm_whose_name_moves_inside_gets_no_login() -> None:
         reference = ImageReference.parse(f"evil.example:{server.host.rpartition(':')[2]}/a:b")
         with pytest.raises(AddressBlocked, match="never allowed"):
             await client.resolve(reference, credential=None)
-    assert names.asked == ["evil.example", "auth.example"]
+    assert names.lookups == ["evil.example", "auth.example"]
 
 
 ANSWERS = [

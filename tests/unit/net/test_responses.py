@@ -76,7 +76,7 @@ def test_a_message_has_the_number_what_was_said_and_the_usual_meaning(
     status: int, doing: Operation, body: bytes, says: str
 ) -> None:
     answerer = dataclasses.replace(IMAGE, doing=doing)
-    message = str(error_for(status, {}, answerer=answerer, said=parse(body)))
+    message = str(error_for(status, {}, answerer=answerer, message=parse(body)))
     assert str(status) in message
     assert says in message
 
@@ -92,7 +92,7 @@ def test_a_message_has_the_number_what_was_said_and_the_usual_meaning(
 )
 def test_plain_http_to_a_port_with_tls_is_named_so(body: bytes) -> None:
     answerer = dataclasses.replace(IMAGE, tls_hint="write https://")
-    error = error_for(400, {}, answerer=answerer, said=parse(body, "text/plain"))
+    error = error_for(400, {}, answerer=answerer, message=parse(body, "text/plain"))
     assert "TLS (https)" in str(error)
     assert "write https://" in str(error)
 

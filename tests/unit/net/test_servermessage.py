@@ -102,9 +102,9 @@ def test_the_sentence_of_the_server_is_found(body: bytes, expected: str) -> None
 def test_of_a_page_the_title_is_shown_and_that_it_is_one(
     body: bytes, kind: str, expected: str
 ) -> None:
-    said = parse(body, kind)
-    assert said.is_page
-    assert str(said).split() == expected.split()
+    parsed = parse(body, kind)
+    assert parsed.is_page
+    assert str(parsed).split() == expected.split()
 
 
 def test_entities_are_never_expanded() -> None:
@@ -114,10 +114,10 @@ def test_entities_are_never_expanded() -> None:
         b'<!DOCTYPE e [<!ENTITY x SYSTEM "file:///etc/passwd">]><Error><Code>&x;</Code></Error>'
     )
     for document in (body, external):
-        said = str(parse(document))
-        assert "aaaaaaaaaaaaaaaaaaaa" not in said
-        assert "root:" not in said
-        assert len(said) <= 301
+        parsed = str(parse(document))
+        assert "aaaaaaaaaaaaaaaaaaaa" not in parsed
+        assert "root:" not in parsed
+        assert len(parsed) <= 301
 
 
 def test_no_credential_and_no_query_is_shown() -> None:
@@ -125,10 +125,10 @@ def test_no_credential_and_no_query_is_shown() -> None:
         "see https://bob:pw@r.example/x?sig=topsecret#f and /path?token=topsecret, sent Basic dG9wc2VjcmV0 and "
         "Bearer topsecret.jwt for hunter22"
     )
-    said = str(parse(json.dumps({"message": text}).encode(), secrets=("hunter22", "pw", "")))
-    assert "https://r.example/x" in said
+    parsed = str(parse(json.dumps({"message": text}).encode(), secrets=("hunter22", "pw", "")))
+    assert "https://r.example/x" in parsed
     for secret in ("topsecret", "dG9wc2VjcmV0", "hunter22", "bob", "pw@"):
-        assert secret not in said
+        assert secret not in parsed
 
 
 @given(
@@ -136,17 +136,17 @@ def test_no_credential_and_no_query_is_shown() -> None:
     st.sampled_from(["", "text/html", "application/json", "application/xml"]),
 )
 def test_any_body_gives_one_short_printable_line(body: bytes, kind: str) -> None:
-    said = str(parse(body, kind))
-    assert len(said) <= 2 * 301 + 2
-    assert said.isprintable()
+    parsed = str(parse(body, kind))
+    assert len(parsed) <= 2 * 301 + 2
+    assert parsed.isprintable()
 
 
 @given(st.text(max_size=400), st.text(max_size=400))
 def test_any_message_is_shown_as_one_line(code: str, message: str) -> None:
     body = json.dumps({"errors": [{"code": code, "message": message}]}).encode()
-    said = str(parse(body))
-    assert said.isprintable()
-    assert "\n" not in said
+    parsed = str(parse(body))
+    assert parsed.isprintable()
+    assert "\n" not in parsed
 
 
 def test_a_long_body_is_read_to_its_bound_only() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autowasm.net.responses import NOTHING_SAID, ServerMessage
+from autowasm.net.responses import NO_MESSAGE, ServerMessage
 from autowasm.net.session import is_signed, query_secrets, signature_hint, signed_until
 
 NOW = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
@@ -46,14 +46,14 @@ def test_the_end_is_read_from_the_query(query: str, until: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "said", "hint"),
+    ("query", "message", "hint"),
     [
-        ("", NOTHING_SAID, "use a URL that needs none, or a signed one"),
-        ("version=3", NOTHING_SAID, "use a URL that needs none, or a signed one"),
-        ("Expires=1767265200&Signature=b", NOTHING_SAID, "has expired at 2026-01-01T11:00:00Z"),
+        ("", NO_MESSAGE, "use a URL that needs none, or a signed one"),
+        ("version=3", NO_MESSAGE, "use a URL that needs none, or a signed one"),
+        ("Expires=1767265200&Signature=b", NO_MESSAGE, "has expired at 2026-01-01T11:00:00Z"),
         (
             "Expires=1867265200&Signature=b",
-            NOTHING_SAID,
+            NO_MESSAGE,
             "may have expired, or the URL was changed",
         ),
         ("X-Amz-Signature=b", ServerMessage("AccessDenied", "Request has expired"), "has expired;"),
@@ -64,7 +64,7 @@ def test_the_end_is_read_from_the_query(query: str, until: str | None) -> None:
         ),
         (
             "se=2026-01-01T12%3A00%3A00%2B01%3A00&sig=b",
-            NOTHING_SAID,
+            NO_MESSAGE,
             "has expired at 2026-01-01T11:00:00Z",
         ),
         (
@@ -74,8 +74,8 @@ def test_the_end_is_read_from_the_query(query: str, until: str | None) -> None:
         ),
     ],
 )
-def test_the_advice_fits_the_url(query: str, said: ServerMessage, hint: str) -> None:
-    found = signature_hint(f"https://b.example/o?{query}", said, now=NOW)
+def test_the_advice_fits_the_url(query: str, message: ServerMessage, hint: str) -> None:
+    found = signature_hint(f"https://b.example/o?{query}", message, now=NOW)
     assert hint in found
     if is_signed(f"https://b.example/o?{query}"):
         assert "a signed one" not in found, "the URL is signed already"

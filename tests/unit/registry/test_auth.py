@@ -17,20 +17,20 @@ BASIC = "Basic " + base64.b64encode(b"bob:s3cret").decode()
 class TokenEndpoint:
     def __init__(self, answer: object = None) -> None:
         self.answer = {"token": "t0"} if answer is None else answer
-        self.asked: list[tuple[str, str | None]] = []
+        self.requests: list[tuple[str, str | None]] = []
         self.forms: list[dict[str, list[str]]] = []
 
     def __call__(self, request: TokenRequest, login: LoginAttempt) -> bytes:
-        self.asked.append((request.url, request.authorization))
+        self.requests.append((request.url, request.authorization))
         self.forms.append(parse_qs(request.form.decode()))
         return json.dumps(self.answer).encode()
 
     @property
     def query(self) -> dict[str, list[str]]:
-        return parse_qs(urlsplit(self.asked[-1][0]).query)
+        return parse_qs(urlsplit(self.requests[-1][0]).query)
 
 
-class Asked(Authorizer):
+class ScriptedAuthorizer(Authorizer):
     """Nobody counts its logins."""
 
     def respond(self, challenge_header: str | None, *, login: LoginAttempt | None = None) -> bool:
@@ -43,9 +43,13 @@ def make(
     credential: Credential | None = BOB,
     url: str = "https://r.example/",
     actions: str = "pull",
-) -> Asked:
-    return Asked(
-        registry_url=url, repository="a/b", actions=actions, credential=credential, ask=endpoint
+) -> ScriptedAuthorizer:
+    return ScriptedAuthorizer(
+        registry_url=url,
+        repository="a/b",
+        actions=actions,
+        credential=credential,
+        fetch_token=endpoint,
     )
 
 
@@ -112,7 +116,7 @@ def test_bearer_is_answered_with_a_token() -> None:
         'Bearer realm="https://auth.example/token?x=1",service="s",scope="repository:a/b:pull"'
     )
     assert authorizer.header == "Bearer t0"
-    assert endpoint.asked[0][1] == BASIC
+    assert endpoint.requests[0][1] == BASIC
     assert endpoint.query == {"x": ["1"], "service": ["s"], "scope": ["repository:a/b:pull"]}
 
 
@@ -126,7 +130,7 @@ def test_an_anonymous_token_is_asked_for_without_credential() -> None:
     endpoint = TokenEndpoint({"access_token": "t1"})
     authorizer = make(endpoint, credential=None)
     assert authorizer.respond('Bearer realm="https://auth.example/token"')
-    assert endpoint.asked[0][1] is None
+    assert endpoint.requests[0][1] is None
     assert authorizer.header == "Bearer t1"
     assert endpoint.query == {"scope": ["repository:a/b:pull"]}
 
@@ -162,7 +166,7 @@ def test_a_credential_is_not_taken_to_a_doubtful_token_endpoint(realm: str) -> N
     with pytest.raises(AddressBlocked) as caught:
         make(endpoint).respond(f'Bearer realm="{realm}"')
     assert caught.value.reason == "UrlNotAllowed"
-    assert endpoint.asked == []
+    assert endpoint.requests == []
 
 
 def test_a_plain_http_registry_may_have_a_plain_http_token_endpoint() -> None:
@@ -184,14 +188,16 @@ def test_basic_is_taken_where_bearer_names_no_token_endpoint() -> None:
     endpoint = TokenEndpoint()
     authorizer = make(endpoint)
     assert authorizer.respond('Bearer, Basic realm="r"')
-    assert (authorizer.header, endpoint.asked) == (BASIC, [])
+    assert (authorizer.header, endpoint.requests) == (BASIC, [])
 
 
 def test_an_identity_token_is_posted_as_a_refresh_token() -> None:
     endpoint = TokenEndpoint({"access_token": "t2"})
     authorizer = make(endpoint, credential=Credential("bob", "s3cret", identity_token="refresh&me"))
     assert authorizer.respond('Bearer realm="https://auth.example/token",service=s')
-    assert endpoint.asked == [("https://auth.example/token", None)], "no password beside the token"
+    assert endpoint.requests == [("https://auth.example/token", None)], (
+        "no password beside the token"
+    )
     assert endpoint.forms == [
         {
             "grant_type": ["refresh_token"],
@@ -212,7 +218,7 @@ def test_a_registry_token_is_sent_as_it_is_once_and_to_no_token_endpoint() -> No
     assert authorizer.header == "Bearer jwt"
     assert authorizer.shows_login()
     assert not authorizer.respond('Bearer realm="https://auth.example/token"')
-    assert endpoint.asked == []
+    assert endpoint.requests == []
 
 
 def test_a_token_is_no_password() -> None:

@@ -44,10 +44,10 @@ def image(*types: str, kind: str | None = media.OCI_MANIFEST, config: str = "a/b
 def test_istio_and_its_copy_say_what_they_miss(
     manifest: Manifest, last: LastLayer | None, why: str
 ) -> None:
-    told = answers(manifest, last)
-    assert told[ISTIO] == told[ENVOY_GATEWAY]
-    assert not told[ISTIO].reads
-    assert why in told[ISTIO].why
+    verdicts = answers(manifest, last)
+    assert verdicts[ISTIO] == verdicts[ENVOY_GATEWAY]
+    assert not verdicts[ISTIO].reads
+    assert why in verdicts[ISTIO].why
 
 
 def test_istio_and_its_copy_know_sha256_only() -> None:
@@ -63,14 +63,14 @@ def test_istio_and_its_copy_know_sha256_only() -> None:
             layer = msgspec.structs.replace(whole.layers[0], digest_text=digest)
             changed = msgspec.structs.replace(whole, layers=(layer, whole.layers[1]))
         assert answers(whole, None)[ISTIO].reads
-        told = answers(changed, None)
-        assert "sha256" in told[ISTIO].why
-        assert not told[ENVOY_GATEWAY].reads
+        verdicts = answers(changed, None)
+        assert "sha256" in verdicts[ISTIO].why
+        assert not verdicts[ENVOY_GATEWAY].reads
 
 
 def test_istio_tries_the_artifact_where_the_image_fails() -> None:
-    told = answers(image(media.WASM_CONTENT, GZIP), LastLayer(is_gzip=True, plugin=None))
-    assert told[ISTIO].reads
+    verdicts = answers(image(media.WASM_CONTENT, GZIP), LastLayer(is_gzip=True, plugin=None))
+    assert verdicts[ISTIO].reads
 
 
 def test_kwctl_and_wkg_want_nothing_but_their_own_layers() -> None:

@@ -13,8 +13,8 @@ from autowasm.registry.manifest import (
     ImageIndex,
     Manifest,
     children_by_preference,
+    is_marked_wasm,
     parse_manifest,
-    says_wasm,
     shown_types,
 )
 
@@ -361,7 +361,7 @@ def test_an_entry_whose_platform_is_unknown_in_part_is_passed_over(
 def test_a_manifest_says_that_it_is_wasm_by_any_one_of_its_parts(
     fields: dict[str, Any], wasm: bool
 ) -> None:
-    assert says_wasm(parse(image(**fields))) is wasm
+    assert is_marked_wasm(parse(image(**fields))) is wasm
 
 
 def test_eight_types_are_shown_each_cut_and_the_others_counted() -> None:

@@ -56,7 +56,7 @@ async def test_answers_that_fill_the_buffer_arrive_whole_once_the_client_reads()
 async def test_connection_that_is_going_over_at_the_stop_is_cut(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The moment between the two ways is one turn of the loop long; here it lasts."""
+    """The moment between the two ways is one iteration of the event loop; here it is longer."""
     going_over = asyncio.Event()
 
     async def answer(request: web.BaseRequest) -> web.StreamResponse:

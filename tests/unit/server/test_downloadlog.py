@@ -103,12 +103,14 @@ async def test_a_document_of_many_addresses_is_whole_and_leaves_turns_to_others(
     for number in range(count):
         found.served(A, f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
     making = asyncio.ensure_future(found.document(A))
-    turns = 0
+    iterations = 0
     while not making.done():
         await asyncio.sleep(0)
-        turns += 1
-        found.served(A, f"10.9.{turns >> 8}.{turns & 255}")  # the oldest are forgotten meanwhile
-    assert turns >= count / 500
+        iterations += 1
+        found.served(
+            A, f"10.9.{iterations >> 8}.{iterations & 255}"
+        )  # the oldest are forgotten meanwhile
+    assert iterations >= count / 500
     assert len(json.loads(await making)["seen"]) == count
 
 
@@ -124,14 +126,14 @@ async def test_addresses_beyond_the_most_are_forgotten_some_at_a_time() -> None:
 
 async def test_our_own_documents_come_with_those_of_the_others() -> None:
     class Others:
-        async def ask(self, path: str) -> list[bytes]:
+        async def query(self, path: str) -> list[bytes]:
             return [path.encode()]
 
         def known(self) -> tuple[str, ...]:
             return ("http://other",)
 
     found = download_log()
-    assert (await AllReplicas(found, Others()).ask(f"/seen/{A}"))[1] == f"/seen/{A}".encode()
+    assert (await AllReplicas(found, Others()).query(f"/seen/{A}"))[1] == f"/seen/{A}".encode()
     assert AllReplicas(found, Others()).count() == 2
-    assert len(await AllReplicas(found, None).ask("/seen")) == 1
+    assert len(await AllReplicas(found, None).query("/seen")) == 1
     assert AllReplicas(found, None).count() == 1

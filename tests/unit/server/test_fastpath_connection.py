@@ -121,7 +121,7 @@ class Scene:
             while not condition():
                 await asyncio.sleep(0)
 
-    async def ask(self, data: bytes) -> None:
+    async def send(self, data: bytes) -> None:
         await asyncio.get_running_loop().sock_sendall(self.client, data)
 
     async def read(self, count: int) -> bytes:
@@ -136,7 +136,7 @@ class Scene:
 
     async def begin_large(self) -> None:
         """The client asks for the large one, and does not read it."""
-        await self.ask(request(LARGE))
+        await self.send(request(LARGE))
         await self.until(lambda: self.owner.events)
         assert self.owner.names() == ["began"]
 
@@ -194,7 +194,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
 
 async def test_whole_answer_is_sent_and_told(scene: Scene) -> None:
     for _ in range(3):
-        await scene.ask(request(SMALL))
+        await scene.send(request(SMALL))
         assert await scene.read(len(HEAD) + 10) == HEAD + b"a" * 10
     assert scene.owner.events == [("sent", SMALL, "10.0.0.1", 10, None)] * 3
 
@@ -205,23 +205,23 @@ async def test_answer_that_the_client_takes_in_parts_is_whole(scene: Scene) -> N
     await scene.until(lambda: len(scene.owner.events) == 3)
     assert scene.owner.events[1:] == [("ended",), ("sent", LARGE, "10.0.0.1", SIZES[LARGE], None)]
     assert scene.clock.pending() == [15], "no deadline of a send is left"
-    await scene.ask(request(SMALL))
+    await scene.send(request(SMALL))
     assert await scene.read(len(HEAD) + 10) == HEAD + b"a" * 10
 
 
 async def test_state_tells_whether_a_request_is_due_or_a_send_under_way(scene: Scene) -> None:
     connection = scene.connection
     assert (connection.is_waiting, connection.is_idle) == (True, False)
-    await scene.ask(request(SMALL))
+    await scene.send(request(SMALL))
     await scene.read(len(HEAD) + 10)
     assert (connection.is_waiting, connection.is_idle) == (True, True)
-    await scene.ask(request(LARGE))
+    await scene.send(request(LARGE))
     await scene.until(lambda: "began" in scene.owner.names())
     assert (connection.is_waiting, connection.is_idle) == (False, False)
     await scene.read(len(HEAD) + SIZES[LARGE])
     await scene.until(lambda: "ended" in scene.owner.names())
     assert (connection.is_waiting, connection.is_idle) == (True, True)
-    await scene.ask(b"HEAD")
+    await scene.send(b"HEAD")
     await scene.until(lambda: "hand_over" in scene.owner.names())
     assert (connection.is_waiting, connection.is_idle) == (False, False)
 
@@ -237,7 +237,7 @@ async def test_connection_without_a_request_is_closed(scene: Scene) -> None:
 
 async def test_connection_that_is_not_used_any_more_is_closed(scene: Scene) -> None:
     scene.clock.move_to(10)
-    await scene.ask(request(SMALL))
+    await scene.send(request(SMALL))
     await scene.read(len(HEAD) + 10)
     scene.clock.move_to(15)
     assert scene.clock.pending() == [110]
@@ -251,7 +251,7 @@ async def test_connection_that_is_not_used_any_more_is_closed(scene: Scene) -> N
 async def test_every_answer_makes_the_connection_live_longer(scene: Scene) -> None:
     for second in (0, 60, 120):
         scene.clock.move_to(second)
-        await scene.ask(request(SMALL))
+        await scene.send(request(SMALL))
         await scene.read(len(HEAD) + 10)
     scene.clock.move_to(219.9)
     assert not scene.is_closed
@@ -294,11 +294,11 @@ async def test_send_that_goes_on_after_its_deadline_is_reset(scene: Scene) -> No
 )
 async def test_all_else_goes_over_with_the_socket(scene: Scene, data: bytes) -> None:
     scene.clock.move_to(3)
-    await scene.ask(data)
+    await scene.send(data)
     await scene.until(lambda: scene.owner.events)
     assert scene.owner.events == [("hand_over", data, START + 15)]
     assert scene.clock.pending() == []
-    await scene.ask(b"more")
+    await scene.send(b"more")
     for _ in range(5):
         await asyncio.sleep(0)
     assert scene.connection.socket.recv(10) == b"more", "left to the other"
@@ -309,16 +309,16 @@ async def test_all_else_goes_over_with_the_socket(scene: Scene, data: bytes) -> 
 
 
 async def test_next_request_that_goes_over_is_not_due(scene: Scene) -> None:
-    await scene.ask(request(SMALL))
+    await scene.send(request(SMALL))
     await scene.read(len(HEAD) + 10)
-    await scene.ask(b"GET")
+    await scene.send(b"GET")
     await scene.until(lambda: "hand_over" in scene.owner.names())
     assert scene.owner.events[-1] == ("hand_over", b"GET", None)
 
 
 async def test_requests_at_a_stop_go_over(scene: Scene) -> None:
     scene.owner.is_stopping = True
-    await scene.ask(request(SMALL))
+    await scene.send(request(SMALL))
     await scene.until(lambda: scene.owner.events)
     assert scene.owner.events == [("hand_over", request(SMALL), START + 15)]
 
@@ -333,7 +333,7 @@ async def test_send_at_a_stop_ends_the_connection(scene: Scene) -> None:
 
 async def test_request_that_came_before_the_stop_goes_over_after_the_send(scene: Scene) -> None:
     await scene.begin_large()
-    await scene.ask(request(SMALL))
+    await scene.send(request(SMALL))
     for _ in range(20):
         await asyncio.sleep(0)
     scene.owner.is_stopping = True
@@ -345,12 +345,12 @@ async def test_request_that_came_before_the_stop_goes_over_after_the_send(scene:
 
 async def test_request_that_comes_during_a_send_is_answered_after_it(scene: Scene) -> None:
     await scene.begin_large()
-    await scene.ask(request(SMALL))
+    await scene.send(request(SMALL))
     for _ in range(20):
         await asyncio.sleep(0)
     body = HEAD + b"b" * SIZES[LARGE] + HEAD + b"a" * 10
     assert await scene.read(len(body)) == body
-    await scene.ask(request(SMALL))
+    await scene.send(request(SMALL))
     assert await scene.read(len(HEAD) + 10) == HEAD + b"a" * 10
     assert scene.owner.names() == ["began", "ended", "sent", "sent", "sent"]
 
@@ -359,11 +359,11 @@ async def test_send_at_a_stop_ends_the_connection_that_had_requests_during_a_sen
     scene: Scene,
 ) -> None:
     await scene.begin_large()
-    await scene.ask(request(SMALL))
+    await scene.send(request(SMALL))
     for _ in range(20):
         await asyncio.sleep(0)
     await scene.read(len(HEAD) + SIZES[LARGE] + len(HEAD) + 10)
-    await scene.ask(request(LARGE))
+    await scene.send(request(LARGE))
     await scene.until(lambda: scene.owner.names().count("began") == 2)
     scene.owner.is_stopping = True
     assert len(await scene.read(1 << 30)) == len(HEAD) + SIZES[LARGE]
@@ -424,7 +424,7 @@ class Failing:
 async def test_connection_that_is_told_of_data_too_early_waits_for_it(scene: Scene) -> None:
     errors = BlockingIOError(), InterruptedError()
     scene.connection.socket = Failing(scene.connection.socket, *errors)  # type: ignore[assignment]
-    await scene.ask(request(SMALL))
+    await scene.send(request(SMALL))
     assert await scene.read(len(HEAD) + 10) == HEAD + b"a" * 10
     assert scene.owner.events == [("sent", SMALL, "10.0.0.1", 10, None)]
 
@@ -433,7 +433,7 @@ async def test_client_that_fails_while_it_is_read_during_a_send_is_told_of(scene
     await scene.begin_large()
     error = ConnectionResetError()
     scene.connection.socket = Failing(scene.connection.socket, error)  # type: ignore[assignment]
-    await scene.ask(b"x")
+    await scene.send(b"x")
     for _ in range(100):
         await asyncio.sleep(0)
     assert scene.owner.names() == ["began", "ended", "sent", "closed"]
@@ -490,7 +490,7 @@ async def test_connection_that_is_closed_during_a_send_leaves_nothing_behind(sce
 
 
 async def test_connection_that_is_closed_sends_what_was_taken(scene: Scene) -> None:
-    await scene.ask(request(SMALL))
+    await scene.send(request(SMALL))
     await scene.until(lambda: scene.owner.events)
     for _ in range(2):
         scene.connection.force_close()

@@ -13,7 +13,7 @@ from autowasm.standalone import directory
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two looks at a directory: their order is tested, not their length."""
-    monkeypatch.setattr(directory, "_SECOND_LOOK", 0.1)
+    monkeypatch.setattr(directory, "_CONFIRM_AFTER", 0.1)
     monkeypatch.setattr(directory, "_LOST_PAUSE", 0.1)
 
 

@@ -32,7 +32,7 @@ def secret(value: str) -> str:
     return f"apiVersion: v1\nkind: Secret\nmetadata: {{name: pull}}\nstringData: {{p: {value}}}\n"
 
 
-class Told:
+class Handler:
     """What the directory told of."""
 
     def __init__(self) -> None:
@@ -69,11 +69,11 @@ def directory(config: Path, pools: Pools) -> ConfigDirectory:
 
 
 @asynccontextmanager
-async def followed(directory: ConfigDirectory) -> AsyncIterator[Told]:
-    told = Told()
-    task = asyncio.create_task(directory.run(told))
+async def followed(directory: ConfigDirectory) -> AsyncIterator[Handler]:
+    handler = Handler()
+    task = asyncio.create_task(directory.run(handler))
     try:
-        yield told
+        yield handler
         if task.done():
             task.result()
     finally:
@@ -149,21 +149,21 @@ async def test_tells_of_files_that_come_change_and_go(
     config: Path, directory: ConfigDirectory
 ) -> None:
     await directory.load()
-    async with followed(directory) as told:
+    async with followed(directory) as handler:
         file = config / "a.yaml"
         file.write_text(autowasm("one") + "---\n" + secret("x"))
-        await until(lambda: told.keys == [ONE] and told.secrets == [PULL])
+        await until(lambda: handler.keys == [ONE] and handler.secrets == [PULL])
         file.write_text(autowasm("one", value="b") + "---\n" + secret("x"))
         await until(lambda: value(directory, ONE) == "b")
         file.write_text(autowasm("one", value="b") + "---\n" + secret("z"))
-        await until(lambda: len(told.secrets) == 2)
-        assert told.keys == [ONE] * 2
+        await until(lambda: len(handler.secrets) == 2)
+        assert handler.keys == [ONE] * 2
         file.unlink()
         await until(lambda: directory.get(ONE) is None)
         assert directory.secret(PULL) is None
-        assert told.keys == [ONE] * 3
-        assert told.secrets == [PULL] * 3
-        assert told.rereads == 0
+        assert handler.keys == [ONE] * 3
+        assert handler.secrets == [PULL] * 3
+        assert handler.rereads == 0
 
 
 async def test_changes_between_load_and_run_are_not_missed(
@@ -171,18 +171,18 @@ async def test_changes_between_load_and_run_are_not_missed(
 ) -> None:
     await directory.load()
     (config / "a.yaml").write_text(autowasm("one"))
-    async with followed(directory) as told:
-        await until(lambda: told.keys == [ONE], timeout=3)  # before the first rescan
+    async with followed(directory) as handler:
+        await until(lambda: handler.keys == [ONE], timeout=3)  # before the first rescan
 
 
 async def test_untouched_files_wake_nobody(config: Path, directory: ConfigDirectory) -> None:
     (config / "a.yaml").write_text(autowasm("one"))
     await directory.load()
-    async with followed(directory) as told:
+    async with followed(directory) as handler:
         (config / "b.yaml").write_text(autowasm("two"))
         (config / "a.yaml").touch()
-        await until(lambda: TWO in told.keys)
-        assert told.keys == [TWO]
+        await until(lambda: TWO in handler.keys)
+        assert handler.keys == [TWO]
 
 
 @pytest.mark.parametrize(
@@ -203,15 +203,15 @@ async def test_file_that_cannot_be_understood_keeps_what_it_defined(
     file = config / "a.yaml"
     file.write_text(autowasm("one") + "---\n" + secret("x"))
     await directory.load()
-    async with followed(directory) as told:
+    async with followed(directory) as handler:
         file.write_text(content, encoding="latin-1")
         await until(lambda: problem_of(directory, ONE) is not None)
         (config / "b.yaml").write_text(autowasm("two"))  # one more look at the broken one
-        await until(lambda: TWO in told.keys)
+        await until(lambda: TWO in handler.keys)
 
         assert value(directory, ONE) == "a"
         assert directory.secret(PULL) is not None
-        assert told.keys == [ONE, TWO]  # the first has a problem now
+        assert handler.keys == [ONE, TWO]  # the first has a problem now
         assert problem in (problem_of(directory, ONE) or "")
         assert directory.never_read() == {}
         assert [each["file"] for each in logs if each["event"] == "problem in config file"] == [
@@ -231,10 +231,10 @@ async def test_file_that_was_never_read_is_named_until_it_is(
     file.write_text("half: [")
     await directory.load()
     assert set(directory.never_read()) == {file}
-    async with followed(directory) as told:
+    async with followed(directory) as handler:
         file.write_text(autowasm("one"))
-        await until(lambda: told.rereads == 1)
-        assert told.keys == [ONE]
+        await until(lambda: handler.rereads == 1)
+        assert handler.keys == [ONE]
         assert directory.never_read() == {}
 
 
@@ -243,9 +243,9 @@ async def test_file_that_was_never_read_and_is_removed_is_told(
 ) -> None:
     (config / "a.yaml").write_text("half: [")
     await directory.load()
-    async with followed(directory) as told:
+    async with followed(directory) as handler:
         (config / "a.yaml").unlink()
-        await until(lambda: told.rereads == 1)
+        await until(lambda: handler.rereads == 1)
 
 
 async def test_object_defined_twice_is_ambiguous_until_it_is_not(
@@ -258,9 +258,9 @@ async def test_object_defined_twice_is_ambiguous_until_it_is_not(
     assert directory.get(ONE) == DuplicateObject((first, second))
     assert directory.get(TWO) == DuplicateObject((first, first))
     assert set(directory.keys()) == {ONE, TWO}
-    async with followed(directory) as told:
+    async with followed(directory) as handler:
         first.unlink()
-        await until(lambda: set(told.keys) == {ONE, TWO})
+        await until(lambda: set(handler.keys) == {ONE, TWO})
         assert value(directory, ONE) == "b"
         assert directory.get(TWO) is None
 
@@ -312,10 +312,10 @@ async def test_file_that_is_away_for_a_moment_takes_nothing_along(
     directory = ConfigDirectory(config, limits=Limits(), pools=pools)
     await directory.load()
     file.unlink()
-    async with followed(directory) as told:
+    async with followed(directory) as handler:
         await until(lambda: value(directory, ONE) == "b" or bool(problem_of(directory, ONE)))
         assert disk.scans[:3] == [1, 0, 1]
-        assert told.keys == told_of
+        assert handler.keys == told_of
         assert value(directory, ONE) == expected
         assert directory.never_read() == {}
 
@@ -358,10 +358,10 @@ async def test_configmap_mount_is_followed_through_its_symbolic_links(
     (config / "a.yaml").symlink_to("..data/a.yaml")
     await directory.load()
     assert value(directory, ONE) == "v1"
-    async with followed(directory) as told:
+    async with followed(directory) as handler:
         publish("v2")
         await until(lambda: value(directory, ONE) == "v2")
-        assert told.keys == [ONE]
+        assert handler.keys == [ONE]
 
 
 async def test_directory_that_vanishes_keeps_everything_and_is_followed_when_it_is_back(
@@ -369,14 +369,14 @@ async def test_directory_that_vanishes_keeps_everything_and_is_followed_when_it_
 ) -> None:
     (config / "a.yaml").write_text(autowasm("one"))
     await directory.load()
-    async with followed(directory) as told:
+    async with followed(directory) as handler:
         shutil.rmtree(config)
         await until(
             lambda: any(each["event"] == "config directory cannot be watched" for each in logs)
         )
         await asyncio.sleep(0.5)  # more tries: none says it again or forgets anything
         assert value(directory, ONE) == "a"
-        assert told.keys == []
+        assert handler.keys == []
         assert sum(each["event"] == "config directory cannot be watched" for each in logs) == 1
 
         config.mkdir()
@@ -407,7 +407,7 @@ async def test_directory_that_is_replaced_is_followed_at_once(
 
 async def test_following_ends_when_it_is_cancelled(directory: ConfigDirectory) -> None:
     await directory.load()
-    task = asyncio.create_task(directory.run(Told()))
+    task = asyncio.create_task(directory.run(Handler()))
     await asyncio.sleep(0.2)
     task.cancel()
     async with asyncio.timeout(3):

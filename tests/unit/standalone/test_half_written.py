@@ -30,17 +30,17 @@ spec:
 """
 
 
-class Told:
+class Handler:
     """Remembers each definition that counted when the directory told of it."""
 
     def __init__(self, directory: ConfigDirectory) -> None:
         self._directory = directory
-        self.seen: list[tuple[str, object]] = []
+        self.definitions: list[tuple[str, object]] = []
 
     def changed(self, key: ObjectKey) -> None:
         found = self._directory.get(key)
         spec = found.object.get("spec") if isinstance(found, Defined) else found
-        self.seen.append((key.name, spec))
+        self.definitions.append((key.name, spec))
 
     def secret_changed(self, key: ObjectKey) -> None:
         raise AssertionError(key)
@@ -55,13 +55,13 @@ class DiskWithAWriter(Pool):
     def __init__(self, write: Callable[[int], None]) -> None:
         super().__init__("disk", threads=1)
         self._write = write
-        self.looks = 0
+        self.scans = 0
 
     async def run(self, function, *args, **kwargs):  # type: ignore[no-untyped-def]
         result = await super().run(function, *args, **kwargs)
         if function is scan.scan:
-            await super().run(self._write, self.looks)
-            self.looks += 1
+            await super().run(self._write, self.scans)
+            self.scans += 1
         return result
 
 
@@ -71,17 +71,17 @@ def made(config: Path, pools: Pools, write: Callable[[int], None]) -> ConfigDire
     return ConfigDirectory(config, limits=Limits(), pools=pools)
 
 
-async def follow(directory: ConfigDirectory, done: Callable[[Told], bool]) -> Told:
-    told = Told(directory)
-    task = asyncio.create_task(directory.run(told))
+async def follow(directory: ConfigDirectory, done: Callable[[Handler], bool]) -> Handler:
+    handler = Handler(directory)
+    task = asyncio.create_task(directory.run(handler))
     try:
         async with asyncio.timeout(20):
-            while not done(told):
+            while not done(handler):
                 await asyncio.sleep(0.01)
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    return told
+    return handler
 
 
 def cuts(content: str, *after: str) -> list[str]:
@@ -95,15 +95,15 @@ async def test_prefixes_that_are_good_yaml_never_count(tmp_path: Path, pools: Po
     os.utime(file, (1, 1))
     parts = cuts(NEW, "  name: test", "team/filter", "filter:v1", "v1.2.3\n---\n", "name: sec")
 
-    def write(look: int) -> None:
-        if look < len(parts):  # the first look is that of `load`
-            file.write_text(parts[look])
+    def write(scan_number: int) -> None:
+        if scan_number < len(parts):  # the first look is that of `load`
+            file.write_text(parts[scan_number])
 
     directory = made(tmp_path, pools, write)
     await directory.load()
-    told = await follow(directory, lambda told: len(told.seen) >= 2)
+    handler = await follow(directory, lambda handler: len(handler.definitions) >= 2)
 
-    assert told.seen == [
+    assert handler.definitions == [
         ("second", {"image": "b"}),
         ("test-filter", {"image": "registry.example/team/filter:v1.2.3"}),
     ]
@@ -116,9 +116,9 @@ async def test_file_that_is_being_written_at_the_start_is_waited_for(
     parts = cuts(NEW, "  name: test", "filter:v1")
     file.write_text(parts[0])
 
-    def write(look: int) -> None:
-        if look + 1 < len(parts):
-            file.write_text(parts[look + 1])
+    def write(scan_number: int) -> None:
+        if scan_number + 1 < len(parts):
+            file.write_text(parts[scan_number + 1])
 
     directory = made(tmp_path, pools, write)
     await directory.load()
@@ -137,9 +137,9 @@ async def test_file_that_never_rests_does_not_hold_up_the_others(
     busy.write_text(text)
     os.utime(busy, (1, 1))
 
-    def write(look: int) -> None:
-        busy.write_text(text.replace("spec: {}", f"spec: {{look: {look}}}"))
-        if look == 1:
+    def write(scan_number: int) -> None:
+        busy.write_text(text.replace("spec: {}", f"spec: {{look: {scan_number}}}"))
+        if scan_number == 1:
             other.write_text(OLD)
 
     directory = made(tmp_path, pools, write)

@@ -31,57 +31,57 @@ def hold_the_loop(seconds: float) -> None:
 
 
 @pytest.fixture
-def hold_until_seen(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Holds the loop until the watchdog has seen the turn, however late the machine runs its thread."""
-    take, looks = eventloop._stack, itertools.count()
-    seen = next(looks)
+def hold_until_sampled(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Holds the loop until the watchdog has sampled the iteration, however late the machine runs its thread."""
+    take, samples = eventloop._stack, itertools.count()
+    seen = next(samples)
 
     def counted(frame: FrameType | None) -> str:
         nonlocal seen
         stack = take(frame)
-        seen = next(looks)
+        seen = next(samples)
         return stack
 
-    def hold_the_loop_until_seen() -> None:
+    def hold_the_loop_until_sampled() -> None:
         # The second look shows that the first one is noted.
         before, ends = seen, time.perf_counter() + 60
         while seen < before + 2 and time.perf_counter() < ends:
             pass
 
     monkeypatch.setattr(eventloop, "_stack", counted)
-    return hold_the_loop_until_seen
+    return hold_the_loop_until_sampled
 
 
 def run(work: Callable[[], Awaitable[None]], *, limits: LoopLimits | None = None) -> LoopTiming:
-    """Run it on a timed loop under the watchdog; the turns of `work` alone."""
+    """Run it on a timed loop under the watchdog; the iterations of `work` alone."""
     loop = TimedLoop()
     if limits is not None:
         loop.timing.limits = limits
 
     async def main() -> None:
         await asyncio.sleep(0)
-        loop.timing.turns = LoopTiming()
+        loop.timing.iterations = LoopTiming()
         start_up_complete(loop)
-        await asyncio.sleep(0)  # a turn that begins after it
+        await asyncio.sleep(0)  # an iteration that begins after it
         await work()
-        await asyncio.sleep(0)  # the turn that `work` ended in is over, too
+        await asyncio.sleep(0)  # the iteration in which `work` ended is over, too
 
     with asyncio.Runner(loop_factory=lambda: loop) as runner, Watchdog(loop.timing):
         runner.run(main())
-    return loop.timing.turns
+    return loop.timing.iterations
 
 
 def test_counts_a_held_turn_in_its_bucket() -> None:
     async def work() -> None:
         hold_the_loop(0.03)
 
-    turns = run(work)
-    above = turns.counts[
+    iterations = run(work)
+    above = iterations.counts[
         BOUNDS.index(0.05) :
     ]  # the bucket up to 50 ms, and those above on a slow machine
     assert sum(above) >= 1
-    assert turns.longest >= 0.03
-    assert turns.seconds >= 0.03
+    assert iterations.longest >= 0.03
+    assert iterations.seconds >= 0.03
 
 
 def test_waiting_is_no_turn() -> None:
@@ -93,18 +93,18 @@ def test_waiting_is_no_turn() -> None:
     assert run(work).seconds <= time.perf_counter() - began - 0.3
 
 
-def test_tells_who_held_the_loop_and_for_how_long(hold_until_seen: Callable[[], None]) -> None:
+def test_tells_who_held_the_loop_and_for_how_long(hold_until_sampled: Callable[[], None]) -> None:
     async def work() -> None:
         hold_the_loop(0.2)
-        hold_until_seen()
+        hold_until_sampled()
 
     with capture_logs() as logs:
-        turns = run(work)
-    told = next(entry for entry in logs if "hold_the_loop" in entry.get("stack", ""))
-    assert told["event"] == "loop blocked"
-    assert told["seconds"] >= 0.2
-    assert told["stack"].startswith("telemetry/test_watchdog.py:")
-    assert turns.blocked >= 1
+        iterations = run(work)
+    logged = next(entry for entry in logs if "hold_the_loop" in entry.get("stack", ""))
+    assert logged["event"] == "loop blocked"
+    assert logged["seconds"] >= 0.2
+    assert logged["stack"].startswith("telemetry/test_watchdog.py:")
+    assert iterations.blocked >= 1
 
 
 @pytest.mark.parametrize("over", [0.001, 0.01, 0.024])
@@ -113,12 +113,12 @@ def test_no_turn_above_the_limit_is_without_a_stack(
 ) -> None:
     """Two looks fit into the limit, so one of them sees whatever is longer: unless the machine has no time for the thread."""
     limits, margin = LoopLimits(blocked=0.1, quiet=0), 0.02
-    looks: list[float] = []
-    turns: list[tuple[float, float]] = []
+    samples: list[float] = []
+    iterations: list[tuple[float, float]] = []
 
     def sleep(seconds: float) -> None:
         time.sleep(seconds)
-        looks.append(time.perf_counter())
+        samples.append(time.perf_counter())
 
     watched = SimpleNamespace(**{**vars(time), "sleep": sleep})
     monkeypatch.setattr(eventloop, "time", watched)
@@ -130,7 +130,7 @@ def test_no_turn_above_the_limit_is_without_a_stack(
         assert report is not None
 
         def note(began: float, took: float) -> None:
-            turns.append((began, took))
+            iterations.append((began, took))
             report(began, took)
 
         loop.timing.on_blocked = note
@@ -140,10 +140,10 @@ def test_no_turn_above_the_limit_is_without_a_stack(
 
     with capture_logs() as logs:
         run(work, limits=limits)
-    told = [entry["stack"] for entry in logs if entry["event"] == "loop blocked"]
-    assert len(told) >= 5
-    for (began, took), stack in zip(turns, told, strict=True):
-        in_time = [look for look in looks if began + 0.04 <= look <= began + took - margin]
+    logged = [entry["stack"] for entry in logs if entry["event"] == "loop blocked"]
+    assert len(logged) >= 5
+    for (began, took), stack in zip(iterations, logged, strict=True):
+        in_time = [sample for sample in samples if began + 0.04 <= sample <= began + took - margin]
         assert stack != "not sampled" or not in_time
 
 
@@ -154,7 +154,7 @@ def test_turns_of_the_start_up_are_counted_and_not_reported() -> None:
         for _ in range(2):
             await asyncio.sleep(0)
             hold_the_loop(0.06)
-        start_up_complete(loop)  # in the middle of a long turn, which began before
+        start_up_complete(loop)  # in the middle of a long iteration, which began before
         hold_the_loop(0.06)
         await asyncio.sleep(0)
 
@@ -165,16 +165,16 @@ def test_turns_of_the_start_up_are_counted_and_not_reported() -> None:
     ):
         runner.run(main())
     assert logs == []
-    assert loop.timing.turns.blocked >= 2
+    assert loop.timing.iterations.blocked >= 2
 
 
 def test_the_first_long_turn_after_the_start_up_is_reported(
-    hold_until_seen: Callable[[], None],
+    hold_until_sampled: Callable[[], None],
 ) -> None:
     async def work() -> None:
         start_up_complete(asyncio.get_running_loop())  # a second call moves nothing
         hold_the_loop(0.2)
-        hold_until_seen()
+        hold_until_sampled()
 
     with capture_logs() as logs:
         run(work)
@@ -182,16 +182,16 @@ def test_the_first_long_turn_after_the_start_up_is_reported(
     assert logs[0]["stack"].startswith("telemetry/test_watchdog.py:")
 
 
-def test_turns_after_the_shutdown_are_not_reported(hold_until_seen: Callable[[], None]) -> None:
+def test_turns_after_the_shutdown_are_not_reported(hold_until_sampled: Callable[[], None]) -> None:
     async def work() -> None:
-        hold_until_seen()
+        hold_until_sampled()
         hold_the_loop(0.06)
-        shut_down(asyncio.get_running_loop())  # at the end of a long turn
+        shut_down(asyncio.get_running_loop())  # at the end of a long iteration
 
     with capture_logs() as logs:
-        turns = run(work)
+        iterations = run(work)
     assert logs == []
-    assert turns.blocked >= 1
+    assert iterations.blocked >= 1
 
 
 def test_a_loop_that_is_always_late_is_told_of_once_and_counted() -> None:
@@ -201,9 +201,9 @@ def test_a_loop_that_is_always_late_is_told_of_once_and_counted() -> None:
             await asyncio.sleep(0)
 
     with capture_logs() as logs:
-        turns = run(work, limits=LoopLimits(quiet=3600.0))
+        iterations = run(work, limits=LoopLimits(quiet=3600.0))
     assert len([entry for entry in logs if entry["event"] == "loop blocked"]) == 1
-    assert turns.blocked >= 3
+    assert iterations.blocked >= 3
 
 
 def test_stack_of_an_earlier_turn_is_not_shown_for_a_later_one() -> None:
@@ -216,13 +216,15 @@ def test_stack_of_an_earlier_turn_is_not_shown_for_a_later_one() -> None:
     assert [entry["stack"] for entry in logs] == ["not sampled"]
 
 
-def test_wakes_up_for_a_long_turn_after_a_long_silence(hold_until_seen: Callable[[], None]) -> None:
+def test_wakes_up_for_a_long_turn_after_a_long_silence(
+    hold_until_sampled: Callable[[], None],
+) -> None:
     limits = LoopLimits(blocked=0.05, quiet=0)
 
     async def work() -> None:
         for _ in range(3):
             await asyncio.sleep(0.2)  # the thread is asleep by now
-            hold_until_seen()
+            hold_until_sampled()
 
     with capture_logs() as logs:
         run(work, limits=limits)
@@ -237,7 +239,7 @@ def test_watchdog_sleeps_while_nothing_happens() -> None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         selector.select(0)
-        assert selector.wake is None, "the turn that began has called it"
+        assert selector.wake is None, "the iteration that began has called it"
 
 
 def test_other_loops_are_left_alone() -> None:
@@ -254,15 +256,15 @@ def test_runner_times_its_loop_and_leaves_no_thread() -> None:
 
     with watched_runner() as runner:
         assert "loop watchdog" in {thread.name for thread in threading.enumerate()}
-        turns = runner.run(main())
-    assert sum(turns.counts) >= 1
+        iterations = runner.run(main())
+    assert sum(iterations.counts) >= 1
     assert "loop watchdog" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_metrics_show_the_turns(metrics: Metrics) -> None:
-    turns = metrics.loop.turns = LoopTiming()
-    turns.counts[0], turns.counts[-1] = 7, 1
-    turns.seconds, turns.longest, turns.blocked = 6.5, 6.0, 1
+    iterations = metrics.loop.iterations = LoopTiming()
+    iterations.counts[0], iterations.counts[-1] = 7, 1
+    iterations.seconds, iterations.longest, iterations.blocked = 6.5, 6.0, 1
     value = metrics.registry.get_sample_value
     name = "autowasm_loop_turn_duration_seconds"
     assert value(f"{name}_bucket", {"le": "0.0005"}) == 7

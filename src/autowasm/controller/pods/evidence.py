@@ -55,7 +55,7 @@ class DownloadEvidence:
     """All replicas have logged since then; infinity if one did not answer."""
     strangers: dict[str, float] = field(default_factory=dict)
     """Addresses with requests but without a Pod, to the time of the last; not those that had a Pod at the last query."""
-    asked: bool = False
+    queried: bool = False
     """Whether the replicas were queried at all."""
     learned: float = 0.0
     """Time of the last query about this module."""
@@ -80,27 +80,27 @@ class DownloadEvidence:
         """
         new = DownloadEvidence(learned=now)
         ups: list[float] = []
-        askings: dict[str, _Query] = {}
+        queries: dict[str, _Query] = {}
         for document in documents:
             found, addresses = read(document)
             ups.append(number(found.get("up")))
             for step, (address, ages) in enumerate(addresses):
-                before = askings.get(address, _NOTHING)
-                askings[address] = _latest(before, ages, now=now)
+                before = queries.get(address, _NOTHING)
+                queries[address] = _latest(before, ages, now=now)
                 if step % _STEP == 0:
                     yield
         new.watched_since = now - min(ups) if complete and ups else NEVER
-        for step, (address, asking) in enumerate(askings.items()):
+        for step, (address, query) in enumerate(queries.items()):
             pods = list(pods_at(address))
             placed = self._placed.get(address, 0.0)
             if len(pods) == 1:
-                new._note(pods[0], address, asking)
-            elif asking.last <= placed + _SAME:
+                new._note(pods[0], address, query)
+            elif query.last <= placed + _SAME:
                 new._placed[address] = placed
             else:
-                new._unplaced[address] = asking
+                new._unplaced[address] = query
                 if not pods:
-                    new.strangers[address] = asking.last
+                    new.strangers[address] = query.last
             if step % _STEP == 0:
                 yield
         self._take_over(new)
@@ -109,7 +109,7 @@ class DownloadEvidence:
         for uid in new.refused:
             self.fetched.pop(uid, None)
         self.fetched.update(new.fetched)
-        self.refused, self.asked = new.refused, True
+        self.refused, self.queried = new.refused, True
         self.learned, self.is_behind = new.learned, False
         self.watched_since, self.strangers = new.watched_since, new.strangers
         self._unplaced, self._placed = new._unplaced, new._placed
@@ -126,27 +126,32 @@ class DownloadEvidence:
                     self._note(pod, address, self._unplaced.pop(address))
                     self.strangers.pop(address, None)
 
-    def _note(self, pod: Pod, address: str, asking: _Query) -> None:
+    def _note(self, pod: Pod, address: str, query: _Query) -> None:
         if not pod.started:
-            self._unplaced[address] = asking  # its start time follows
+            self._unplaced[address] = query  # its start time follows
             return
-        self._placed[address] = asking.last
-        if asking.refused >= pod.started and asking.refused > asking.fetched:
+        self._placed[address] = query.last
+        if query.refused >= pod.started and query.refused > query.fetched:
             # Also after a download: each filter chain sends its own request.
-            self.refused[pod.uid] = asking.status
+            self.refused[pod.uid] = query.status
             self.fetched.pop(pod.uid, None)
-        elif asking.fetched >= pod.started:
-            self.fetched[pod.uid] = asking.fetched
+        elif query.fetched >= pod.started:
+            self.fetched[pod.uid] = query.fetched
 
     def believe(self, previous: Status, sha256: str, pods: Iterable[Pod]) -> Iterator[None]:
         """Take over the fetched Pods of a status that says of every Pod whether it had this module. In steps."""
-        module, said = previous.module, previous.pods
-        if module is UNSET or said is UNSET or said.fetched is UNSET or module.sha256 != sha256:
+        module, reported = previous.module, previous.pods
+        if (
+            module is UNSET
+            or reported is UNSET
+            or reported.fetched is UNSET
+            or module.sha256 != sha256
+        ):
             return
-        if said.matched - said.fetched != len(said.missing):
+        if reported.matched - reported.fetched != len(reported.missing):
             return
-        missing = {(one.namespace, one.name) for one in said.missing}
-        written = epoch(said.time)
+        missing = {(one.namespace, one.name) for one in reported.missing}
+        written = epoch(reported.time)
         believed: list[bytes] = []
         for step, pod in enumerate(pods):
             if step % _STEP == _STEP - 1:
@@ -155,7 +160,7 @@ class DownloadEvidence:
                 continue
             if (pod.namespace, pod.name) not in missing:
                 believed.append(pod.uid)
-        if len(believed) <= said.fetched:
+        if len(believed) <= reported.fetched:
             self.fetched = dict.fromkeys(believed, 0.0) | self.fetched
 
 
@@ -205,8 +210,8 @@ def _in_pieces(document: bytes, begin: int, end: int) -> Iterator[tuple[str, dic
         begin = stop + 1
 
 
-def _by_address(seen: object) -> Iterator[tuple[str, dict[str, Any]]]:
-    for address, ages in seen.items() if isinstance(seen, dict) else ():
+def _by_address(entries: object) -> Iterator[tuple[str, dict[str, Any]]]:
+    for address, ages in entries.items() if isinstance(entries, dict) else ():
         if isinstance(ages, dict):
             yield address, ages
 

@@ -39,14 +39,14 @@ class PodStatus:
     def __init__(
         self,
         *,
-        said: Callable[[ObjectKey], Awaitable[PodReport | None]],
+        report: Callable[[ObjectKey], Awaitable[PodReport | None]],
         document: Callable[[ObjectKey], Mapping[str, Any] | None],
         publisher: Publisher,
         unexpected: Callable[[], None] = lambda: None,
     ) -> None:
         """`unexpected` is called after an unexpected error."""
         self._unexpected = unexpected
-        self._said = said
+        self._report = report
         self._document = document
         self._publisher = publisher
         self._queue: WorkQueue[ObjectKey] = WorkQueue()
@@ -90,29 +90,29 @@ class PodStatus:
                 await asyncio.sleep(0)  # yields: counting a large mesh takes long
 
     async def _write(self, key: ObjectKey) -> bool:
-        said = await self._said(key)
+        report = await self._report(key)
         document = self._document(key)
         if document is None:
             return False
         status = document.get("status")
-        if said is None or not status:
+        if report is None or not status:
             return False  # no status yet: the reconciler writes it with counts
-        if _is_reported(status, said) or self._was_sent(key, status, said):
+        if _is_reported(status, report) or self._was_sent(key, status, report):
             return False
         self._last_write[key] = asyncio.get_running_loop().time()
-        wrote = await self._publisher.write_status(key, document, with_report(status, said))
+        wrote = await self._publisher.write_status(key, document, with_report(status, report))
         made = self._document(key)
-        self._stored_as[key] = said, _about_pods(made.get("status") if made is not None else None)
+        self._stored_as[key] = report, _about_pods(made.get("status") if made is not None else None)
         return wrote
 
-    def _was_sent(self, key: ObjectKey, status: Mapping[str, Any], said: PodReport) -> bool:
+    def _was_sent(self, key: ObjectKey, status: Mapping[str, Any], report: PodReport) -> bool:
         sent = self._stored_as.get(key)
-        return sent is not None and _same(sent[0], said) and sent[1] == _about_pods(status)
+        return sent is not None and _same(sent[0], report) and sent[1] == _about_pods(status)
 
 
-def with_report(status: Mapping[str, Any], said: PodReport) -> dict[str, Any]:
+def with_report(status: Mapping[str, Any], report: PodReport) -> dict[str, Any]:
     """The status as JSON with this report."""
-    pods, loaded = said
+    pods, loaded = report
     conditions = statuses.with_loaded(
         statuses.read(status).conditions, loaded, now=statuses.utc_now()
     )
@@ -121,11 +121,11 @@ def with_report(status: Mapping[str, Any], said: PodReport) -> dict[str, Any]:
     return result
 
 
-def _is_reported(status: Mapping[str, Any], said: PodReport) -> bool:
+def _is_reported(status: Mapping[str, Any], report: PodReport) -> bool:
     found = statuses.read(status)
     if found.pods is UNSET:
         return False
-    return _same((found.pods, found.condition(ConditionType.LOADED)), said)
+    return _same((found.pods, found.condition(ConditionType.LOADED)), report)
 
 
 def _same(one: PodReport, other: PodReport) -> bool:

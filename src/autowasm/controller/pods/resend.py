@@ -115,16 +115,16 @@ class ResendTriggers:
         key: ObjectKey,
         live: Document,
         sidecars: Sidecars,
-        seen: Mapping[str, Answers],
+        logged: Mapping[str, Answers],
         *,
         resent: float,
     ) -> Generator[None, None, ResendVerdict]:
-        """A sidecar of this object got an error last, and has stopped asking. `seen` by address.
+        """A sidecar of this object got an error last, and has stopped asking. `logged` by address.
 
         `resent`: time of our last resend, seconds since the epoch.
         """
         verdict = ResendVerdict.NOTHING
-        for step, (address, one) in enumerate(seen.items()):
+        for step, (address, one) in enumerate(logged.items()):
             if step % _STEP == _STEP - 1:
                 yield
             if not one.is_open:
@@ -147,7 +147,7 @@ class ResendTriggers:
         key: ObjectKey,
         live: Document,
         sidecars: Sidecars,
-        seen: Mapping[str, Answers],
+        logged: Mapping[str, Answers],
         *,
         outage: Outage,
     ) -> Generator[None, None, bool]:
@@ -165,7 +165,7 @@ class ResendTriggers:
             if not self._mesh.selects(key, pod):
                 continue
             # A proxy sends its requests from one of its addresses.
-            answers = (seen.get(address, Answers()) for address in pod.addresses)
+            answers = (logged.get(address, Answers()) for address in pod.addresses)
             if any(one.downloaded <= since_end for one in answers):
                 continue
             if not self._is_known_to_have_it(key, live, pod, since=at if changed else pod.started):
@@ -180,10 +180,10 @@ class ResendTriggers:
         status = statuses.read(document.get("status"))
         if record is None or status.pods is UNSET or epoch(status.pods.time) < since:
             return False
-        said = DownloadEvidence()
-        for _ in said.believe(status, record.sha256, [pod]):
+        evidence = DownloadEvidence()
+        for _ in evidence.believe(status, record.sha256, [pod]):
             pass  # for one Pod there is one step
-        return pod.uid in said.fetched
+        return pod.uid in evidence.fetched
 
 
 def _is_within(moment: float, outage: Outage) -> bool:
@@ -211,7 +211,7 @@ _log = structlog.get_logger(__name__)
 class DownloadLogs(Protocol):
     """The download logs of all replicas, as JSON documents of `server/downloadlog.py`."""
 
-    async def ask(self, path: str) -> list[bytes]:
+    async def query(self, path: str) -> list[bytes]:
         """`/seen` or `/seen/<sha256>` of every replica, our own included."""
 
 
@@ -231,7 +231,7 @@ class Resender:
     def __init__(
         self,
         mesh: Mesh,
-        witnesses: DownloadLogs,
+        logs: DownloadLogs,
         *,
         is_stored: Callable[[Sha256Hex], bool],
         requeue: Callable[[ObjectKey], None],
@@ -244,7 +244,7 @@ class Resender:
     ) -> None:
         """`others_led`: until when another replica led, in the loop's time, as far as known here."""
         self._mesh = mesh
-        self._witnesses = witnesses
+        self._logs = logs
         self._is_stored = is_stored
         self._requeue = requeue
         self._announce = announce
@@ -280,15 +280,15 @@ class Resender:
         try:
             while True:
                 await asyncio.sleep(self._settings.interval)
-                await self.look()
+                await self.check()
         except asyncio.CancelledError:
             # Another replica leads: its writes count from now on, even with a lower `r` than planned here.
             self._due.clear()
             raise
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Check all objects, and resend modules as needed."""
-        if not await self._is_worth_a_look():
+        if not await self._needs_check():
             return
         self._open = False
         sidecars = await in_steps(self._sidecars())
@@ -296,10 +296,10 @@ class Resender:
         for gone in (self._due.keys() | self._resent.keys()) - keys:
             self._due.pop(gone, None)
             self._resent.pop(gone, None)
-        seen: dict[str, dict[str, Answers]] = {}
+        logged: dict[str, dict[str, Answers]] = {}
         for key in sorted(keys):
             try:
-                resent = await self._look_at(key, sidecars, seen)
+                resent = await self._check_object(key, sidecars, logged)
             except Exception:  # supervised edge: one object must not stop the others
                 _log.exception("resend failed unexpectedly", key=str(key))
                 self._metrics.unexpected_errors.labels("resend").inc()
@@ -321,18 +321,18 @@ class Resender:
                 by_address[address] = pod
         return Sidecars(pods, by_address)
 
-    async def _look_at(
-        self, key: ObjectKey, sidecars: Sidecars, seen: dict[str, dict[str, Answers]]
+    async def _check_object(
+        self, key: ObjectKey, sidecars: Sidecars, logged: dict[str, dict[str, Answers]]
     ) -> bool:
-        """Whether there was a resend. `seen`: the answers of this check, by module."""
+        """Whether there was a resend. `logged`: the answers of this check, by module."""
         live = self._mesh.envoyfilter(key)
         record = envoyfilters.record_of(dict(live)) if live is not None else None
         if live is None or record is None or not self._is_stored(record.sha256):
             return False
         sha256 = record.sha256
-        if sha256 not in seen:
-            seen[sha256] = await self._ask(sha256)
-        reason = await self._reason(key, live, sidecars, seen[sha256])
+        if sha256 not in logged:
+            logged[sha256] = await self._query(sha256)
+        reason = await self._reason(key, live, sidecars, logged[sha256])
         if reason is None:
             return False
         if self._recently(key):
@@ -341,10 +341,10 @@ class Resender:
         self._resend(key, live, sha256, reason)
         return True
 
-    async def _is_worth_a_look(self) -> bool:
+    async def _needs_check(self) -> bool:
         """Cheap while there are no errors: one small request to each replica, none about a module."""
         errors, up = {}, 0.0
-        for document in await self._witnesses.ask("/seen"):
+        for document in await self._logs.query("/seen"):
             found = loads(document)
             errors[str(found.get("instance"))] = number(found.get("errors"))
             up = max(up, number(found.get("up")))
@@ -356,20 +356,20 @@ class Resender:
             self._outage = None if short else Outage(self._outage.begin, end)
         return changed or self._open or self._outage is not None
 
-    async def _ask(self, sha256: str) -> dict[str, Answers]:
-        documents = await self._witnesses.ask(f"/seen/{sha256}")
+    async def _query(self, sha256: str) -> dict[str, Answers]:
+        documents = await self._logs.query(f"/seen/{sha256}")
         return await in_steps(_merged(documents))
 
     async def _reason(
-        self, key: ObjectKey, live: Document, sidecars: Sidecars, seen: Mapping[str, Answers]
+        self, key: ObjectKey, live: Document, sidecars: Sidecars, logged: Mapping[str, Answers]
     ) -> str | None:
         resent = self._wall() - (self._now() - self._resent.get(key, float("-inf")))
-        found = await in_steps(self._triggers.of_errors(key, live, sidecars, seen, resent=resent))
+        found = await in_steps(self._triggers.of_errors(key, live, sidecars, logged, resent=resent))
         self._open |= found is ResendVerdict.TOO_YOUNG
         if found is ResendVerdict.ENOUGH:
             return "errors"
         if self._outage is not None and await in_steps(
-            self._triggers.of_outage(key, live, sidecars, seen, outage=self._outage)
+            self._triggers.of_outage(key, live, sidecars, logged, outage=self._outage)
         ):
             return "outage"
         return None

@@ -44,7 +44,7 @@ _KEPT: Final = 32
 class PeerAnswers(Protocol):
     """All replicas (`server/downloadlog.py`)."""
 
-    async def ask(self, path: str) -> list[bytes]:
+    async def query(self, path: str) -> list[bytes]:
         """`/seen` or `/seen/<sha256>` of each replica."""
 
     def count(self) -> int:
@@ -54,14 +54,14 @@ class PeerAnswers(Protocol):
 class PeerQuery:
     """One per process; one peer query serves resend and load report.
 
-    Invariants: `ask` is always fresh, because the resender acts on it; kept answers are bounded in number and age.
+    Invariants: `query` is always fresh, because the resender acts on it; kept answers are bounded in number and age.
     """
 
     def __init__(self, replicas: PeerAnswers) -> None:
         self._replicas = replicas
         self._kept: FIFOCache[str, tuple[float, list[bytes], bool]] = FIFOCache(_KEPT)
 
-    async def ask(self, path: str) -> list[bytes]:
+    async def query(self, path: str) -> list[bytes]:
         """The current answers."""
         return (await self._fresh(path))[1]
 
@@ -75,7 +75,7 @@ class PeerQuery:
     async def _fresh(self, path: str) -> tuple[float, list[bytes], bool]:
         begun = asyncio.get_running_loop().time()
         wanted = self._replicas.count()
-        documents = await self._replicas.ask(path)
+        documents = await self._replicas.query(path)
         kept = (begun, documents, len(documents) >= wanted)
         self._kept[path] = kept
         return kept
@@ -145,13 +145,13 @@ class RolloutTracker:
         self._metrics = metrics
         self._settings = settings
         self._wall = wall
-        self._seen: dict[str, DownloadEvidence] = {}
+        self._downloads: dict[str, DownloadEvidence] = {}
         self._states: dict[ObjectKey, _Rollout] = {}
         self._counted: dict[str, tuple[float, float]] = {}
         """By replica: downloads and errors at the last check."""
         self._gone: FIFOCache[str, float] = FIFOCache(_GONE_KEPT)
         """Replicas that no longer answer, to when that was seen: their last downloads are lost."""
-        self._turn: list[str] = []
+        self._queue: list[str] = []
         """Modules still to ask about."""
         self._news = float("-inf")
         """Time of the last query with changed counts, in the loop's time."""
@@ -169,24 +169,24 @@ class RolloutTracker:
         pods = yield from _listed(self._workloads.matched(key))
         now, previous = self._wall(), statuses.read(document.get("status"))
         generation = (document.get("metadata") or {}).get("generation")
-        seen = self._seen.setdefault(record.sha256, DownloadEvidence())
+        downloads = self._downloads.setdefault(record.sha256, DownloadEvidence())
         known = self._states.get(key)
-        said = previous.condition(ConditionType.LOADED)
+        reported = previous.condition(ConditionType.LOADED)
         # A status of another generation may be about other Pods: the selector may have changed.
-        fits = said is not None and said.observed_generation == generation
+        fits = reported is not None and reported.observed_generation == generation
         if fits and (known is None or known.sha256 != record.sha256):
-            yield from seen.believe(previous, record.sha256, pods)
-        yield from seen.place(pods, is_shared=self._workloads.is_shared)
+            yield from downloads.believe(previous, record.sha256, pods)
+        yield from downloads.place(pods, is_shared=self._workloads.is_shared)
         module = previous.module
         dated = module is not UNSET and module.sha256 == record.sha256
         published = changed_at(live)
         evidence = LoadEvidence(
-            fetched=seen.fetched.keys(),
-            refused=seen.refused,
+            fetched=downloads.fetched.keys(),
+            refused=downloads.refused,
             is_shared=self._workloads.is_shared,
-            watched_since=max(seen.watched_since, *self._gone.values(), 0.0),
-            strangers=max(seen.strangers.values(), default=0.0),
-            known=seen.learned if seen.is_behind and seen.asked else now,
+            watched_since=max(downloads.watched_since, *self._gone.values(), 0.0),
+            strangers=max(downloads.strangers.values(), default=0.0),
+            known=downloads.learned if downloads.is_behind and downloads.queried else now,
             published=published,
             first=epoch(module.fetched_at) if dated and module is not UNSET else published,
         )
@@ -200,9 +200,9 @@ class RolloutTracker:
             names=settings.names,
         )
         # A check may have dropped it between two steps, because no object used it yet.
-        self._seen.setdefault(record.sha256, seen)
+        self._downloads.setdefault(record.sha256, downloads)
         self._remember(key, _Rollout(record.sha256, published, found.states, _is_open(found)), pods)
-        kept = self._kept(found, seen, dated=dated, previous=previous)
+        kept = self._kept(found, downloads, dated=dated, previous=previous)
         if kept is not None:
             return kept
         same = found.pods.same(previous.pods)
@@ -212,36 +212,36 @@ class RolloutTracker:
 
     @staticmethod
     def _kept(
-        found: LoadReport, seen: DownloadEvidence, *, dated: bool, previous: Status
+        found: LoadReport, downloads: DownloadEvidence, *, dated: bool, previous: Status
     ) -> LoadReport | None:
         """The previous leader's report on the same Pods, until replicas were asked."""
-        said, loaded = previous.pods, previous.condition(ConditionType.LOADED)
-        if seen.asked or not dated or said is UNSET or loaded is None:
+        reported, loaded = previous.pods, previous.condition(ConditionType.LOADED)
+        if downloads.queried or not dated or reported is UNSET or loaded is None:
             return None
         if MissingReason.NOT_KNOWN.value not in found.states:
             return None
-        if (said.matched, said.injected) != (found.pods.matched, found.pods.injected):
+        if (reported.matched, reported.injected) != (found.pods.matched, found.pods.injected):
             return None
-        return LoadReport(said, loaded, found.states)
+        return LoadReport(reported, loaded, found.states)
 
     async def run(self, leadership: Leadership) -> None:
         """Check every `interval` seconds while leading, forever."""
         await while_leading(leadership, self._lead)
 
     async def _lead(self) -> None:
-        self._seen.clear()
+        self._downloads.clear()
         self._states.clear()
         self._counted.clear()
         self._gone.clear()
         try:
             while True:
                 await asyncio.sleep(self._settings.interval)
-                await self.look()
+                await self.check()
         finally:
             self._states.clear()
             self._measure()
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Query the replicas for changes, and schedule the reports that may change."""
         keys = self._workloads.keys()
         for gone in self._states.keys() - keys:
@@ -249,13 +249,13 @@ class RolloutTracker:
         open_ = {key: state for key, state in self._states.items() if state.is_open}
         wanted = {state.sha256 for state in open_.values()}
         if await self._is_news():
-            for seen in self._seen.values():  # any module: a Pod may appear late
-                seen.is_behind = True
-        asking = {sha256 for sha256 in wanted if self._is_to_be_asked(self._seen[sha256])}
-        self._turn += sorted(asking.difference(self._turn))
-        turn, self._turn = self._turn, self._turn[self._settings.questions :]
+            for downloads in self._downloads.values():  # any module: a Pod may appear late
+                downloads.is_behind = True
+        due = {sha256 for sha256 in wanted if self._needs_query(self._downloads[sha256])}
+        self._queue += sorted(due.difference(self._queue))
+        queue, self._queue = self._queue, self._queue[self._settings.questions :]
         learned = set()
-        for sha256 in sorted(set(turn[: self._settings.questions]) & wanted):
+        for sha256 in sorted(set(queue[: self._settings.questions]) & wanted):
             with self._isolated(digest=sha256):
                 await self._learn(sha256)
                 learned.add(sha256)
@@ -268,8 +268,8 @@ class RolloutTracker:
                     await self.report(key)  # for the metrics: the status may wait
             await asyncio.sleep(0)
         used = {state.sha256 for state in self._states.values()}
-        for unused in self._seen.keys() - used:
-            del self._seen[unused]
+        for unused in self._downloads.keys() - used:
+            del self._downloads[unused]
         self._measure()
 
     @contextmanager
@@ -281,11 +281,13 @@ class RolloutTracker:
             self._metrics.unexpected_errors.labels("proof_of_load").inc()
 
     @staticmethod
-    def _is_to_be_asked(seen: DownloadEvidence) -> bool:
-        return seen.is_behind or not seen.asked or seen.watched_since == NEVER
+    def _needs_query(downloads: DownloadEvidence) -> bool:
+        return downloads.is_behind or not downloads.queried or downloads.watched_since == NEVER
 
     async def _is_news(self) -> bool:
-        asked, documents, _ = await self._peer_query.recent("/seen", within=self._settings.interval)
+        queried_at, documents, _ = await self._peer_query.recent(
+            "/seen", within=self._settings.interval
+        )
         counted = {}
         for document in documents:
             found = loads(document)
@@ -297,17 +299,17 @@ class RolloutTracker:
         self._gone.update(dict.fromkeys(before.keys() - counted.keys(), self._wall()))
         if counted == before:
             return False
-        self._news = asked
+        self._news = queried_at
         return True
 
     async def _learn(self, sha256: str) -> None:
         since_news = asyncio.get_running_loop().time() - self._news
-        asked, documents, complete = await self._peer_query.recent(
+        queried_at, documents, complete = await self._peer_query.recent(
             f"/seen/{sha256}", within=min(self._settings.interval / 2, since_news)
         )
-        learning = self._seen.setdefault(sha256, DownloadEvidence()).learn(
+        learning = self._downloads.setdefault(sha256, DownloadEvidence()).learn(
             documents,
-            now=self._wall() - (asyncio.get_running_loop().time() - asked),
+            now=self._wall() - (asyncio.get_running_loop().time() - queried_at),
             complete=complete,
             pods_at=self._workloads.pods_at,
         )
@@ -319,7 +321,7 @@ class RolloutTracker:
         before, self._states[key] = self._states.get(key), state
         if before is None or not before.is_open or before.sha256 != state.sha256 or state.is_open:
             return
-        fetched = self._seen[state.sha256].fetched
+        fetched = self._downloads[state.sha256].fetched
         last = max((fetched.get(pod.uid, 0.0) for pod in pods), default=0.0)
         started = max((pod.started for pod in pods), default=0)
         if last > state.published >= started:

@@ -40,7 +40,7 @@ class MutationCache:
         self._stored = stored
         self._position = position
         self._written: dict[ObjectKey, _Written] = {}
-        self._asking: Counter[ObjectKey] = Counter()
+        self._in_flight: Counter[ObjectKey] = Counter()
         """Objects with a call to the API server in flight, and how many: a status has two writers."""
         self._gone: set[ObjectKey] = set()
         """Those of them that were deleted meanwhile."""
@@ -56,15 +56,15 @@ class MutationCache:
         return written.document
 
     @contextmanager
-    def asking(self, key: ObjectKey) -> Iterator[None]:
+    def in_flight(self, key: ObjectKey) -> Iterator[None]:
         """Encloses a call whose answer goes to `wrote`. An answer is older than a deletion that the informer shows meanwhile."""
-        self._asking[key] += 1
+        self._in_flight[key] += 1
         try:
             yield
         finally:
-            self._asking[key] -= 1
-            if not self._asking[key]:
-                del self._asking[key]
+            self._in_flight[key] -= 1
+            if not self._in_flight[key]:
+                del self._in_flight[key]
                 self._gone.discard(key)
 
     def wrote(self, key: ObjectKey, document: Document) -> None:
@@ -82,7 +82,7 @@ class MutationCache:
 
         True if it is our write or an older version: no reconcile is needed. Drops our write when it is passed.
         """
-        if document is None and key in self._asking:
+        if document is None and key in self._in_flight:
             self._gone.add(key)
         written = self._written.get(key)
         if written is None:
@@ -112,9 +112,9 @@ def _version(document: Document) -> str:
 
 def _reached(observed: Document, written: Document) -> bool:
     """True if `observed` is `written` or later."""
-    seen, ours = _version(observed), _version(written)
-    if seen.isdecimal() and ours.isdecimal():
-        return int(seen) >= int(ours)  # comparable since Kubernetes 1.35, and in every etcd before
+    shown, own = _version(observed), _version(written)
+    if shown.isdecimal() and own.isdecimal():
+        return int(shown) >= int(own)  # comparable since Kubernetes 1.35, and in every etcd before
     # Otherwise only equality can be checked, and a recreated object has another uid.
     same = (observed.get("metadata") or {}).get("uid") == (written.get("metadata") or {}).get("uid")
-    return seen == ours or not same
+    return shown == own or not same

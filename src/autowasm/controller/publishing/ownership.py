@@ -49,13 +49,13 @@ def ownership(envoyfilter: Mapping[str, Any], *, owner: Mapping[str, Any]) -> Ow
     return Ownership.OFFERED if offered else Ownership.FOREIGN
 
 
-def replacement(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The whole object to PUT so that `live` becomes `wanted`; None if nothing differs.
+def replacement(live: Mapping[str, Any], desired: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The whole object to PUT so that `live` becomes `desired`; None if nothing differs.
 
     It has the resourceVersion of `live`, so a write in between is never overwritten.
     """
     metadata = dict(live.get("metadata") or {})
-    ours = wanted["metadata"]
+    ours = desired["metadata"]
     merged = dict(metadata)
     theirs = {
         name: value
@@ -69,10 +69,10 @@ def replacement(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str,
         merged[field] == (metadata.get(field) or type(merged[field])())
         for field in ("labels", "annotations", "ownerReferences")
     )
-    if same_metadata and live.get("spec") == wanted["spec"]:
+    if same_metadata and live.get("spec") == desired["spec"]:
         return None
     merged.pop("managedFields", None)
-    return {**live, "metadata": merged, "spec": wanted["spec"]}
+    return {**live, "metadata": merged, "spec": desired["spec"]}
 
 
 def is_labelled(envoyfilter: Mapping[str, Any]) -> bool:
@@ -93,11 +93,11 @@ def _controller(metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _owners(metadata: Mapping[str, Any], ours: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Our reference as controller and others' plain references unchanged, without an earlier reference of ours."""
-    wanted = ours.get("ownerReferences", [])
-    names = {(owner["kind"], owner["name"]) for owner in wanted}
+    desired = ours.get("ownerReferences", [])
+    names = {(owner["kind"], owner["name"]) for owner in desired}
     kept = [
         owner
         for owner in metadata.get("ownerReferences") or []
         if not owner.get("controller") and (owner.get("kind"), owner.get("name")) not in names
     ]
-    return [*wanted, *kept]
+    return [*desired, *kept]

@@ -73,15 +73,15 @@ class ClusterPublisher:
         live = self._envoyfilters.get(key)
         if live is None:
             return None
-        nobody = {"metadata": {"name": key.name}}
-        return live if ownership(live, owner=nobody) in _OURS else None
+        no_owner = {"metadata": {"name": key.name}}
+        return live if ownership(live, owner=no_owner) in _OURS else None
 
     async def find(self, key: ObjectKey, owner: Mapping[str, Any]) -> None:
         """GET the EnvoyFilter: the informer does not see one without our label. Restores the label.
 
         `published` then returns it. Raises AutoWasmError (`Mutated`), ApiError.
         """
-        with self._envoyfilters.asking(key):
+        with self._envoyfilters.in_flight(key):
             await self._find(key, owner)
 
     async def _find(self, key: ObjectKey, owner: Mapping[str, Any]) -> None:
@@ -115,7 +115,7 @@ class ClusterPublisher:
         """
         live = self._envoyfilters.get(key)
         try:
-            with self._envoyfilters.asking(key):
+            with self._envoyfilters.in_flight(key):
                 if live is None:
                     return await self._create(key, owner, envoyfilter)
                 return await self._replace(key, owner, live, envoyfilter)
@@ -142,17 +142,17 @@ class ClusterPublisher:
             raise NotLeading("another replica leads")
 
     async def _create(
-        self, key: ObjectKey, owner: Mapping[str, Any], wanted: Mapping[str, Any]
+        self, key: ObjectKey, owner: Mapping[str, Any], desired: Mapping[str, Any]
     ) -> bool:
-        again = self._revert_limiter.puts_back(key, owner, wanted)
+        again = self._revert_limiter.puts_back(key, owner, desired)
         self._fence()
         try:
-            written = await writes.create(self._client, ENVOYFILTERS, wanted)
+            written = await writes.create(self._client, ENVOYFILTERS, desired)
         except AlreadyExists:
             # The informer only sees objects with our label.
             live = await self._client.get(ENVOYFILTERS, key)
-            return await self._replace(key, owner, live, wanted)
-        self._wrote(key, owner, written, wanted)
+            return await self._replace(key, owner, live, desired)
+        self._wrote(key, owner, written, desired)
         if again:
             self._put_back(key, owner, "another client deleted the EnvoyFilter; created again")
         return True
@@ -162,7 +162,7 @@ class ClusterPublisher:
         key: ObjectKey,
         owner: Mapping[str, Any],
         live: Mapping[str, Any],
-        wanted: Mapping[str, Any],
+        desired: Mapping[str, Any],
     ) -> bool:
         whose = ownership(live, owner=owner)
         if whose is Ownership.FOREIGN:
@@ -174,9 +174,9 @@ class ClusterPublisher:
             )
         if writes.is_terminating(live):
             raise _terminating(key, live)
-        body = replacement(live, wanted)
+        body = replacement(live, desired)
         if body is None:
-            if self._revert_limiter.in_place(key, owner, wanted):
+            if self._revert_limiter.in_place(key, owner, desired):
                 times = self._revert_limiter.count(key, owner)
                 _log.warning(
                     "envoyfilter resend count raised by another client", key=str(key), times=times
@@ -184,14 +184,14 @@ class ClusterPublisher:
                 message = "another client raised the resend count (?r=) in the EnvoyFilter, which drains all of its sidecars"
                 self._announce(owner, "Warning", "Mutated", message)
             return False
-        again = self._revert_limiter.puts_back(key, owner, wanted, live=live)
+        again = self._revert_limiter.puts_back(key, owner, desired, live=live)
         if whose is not Ownership.OURS:
             _log.info("envoyfilter adopted", key=str(key), was=whose.value)
         self._fence()
         written = await writes.replace(self._client, ENVOYFILTERS, body, read=live)
         if written is None:
             raise _terminating(key, live)
-        self._wrote(key, owner, written, wanted)
+        self._wrote(key, owner, written, desired)
         if again:
             message = "another client changed the EnvoyFilter; reverted"
             self._put_back(key, owner, message)
@@ -202,10 +202,10 @@ class ClusterPublisher:
         key: ObjectKey,
         owner: Mapping[str, Any],
         written: Mapping[str, Any],
-        wanted: Mapping[str, Any],
+        desired: Mapping[str, Any],
     ) -> None:
         self._envoyfilters.wrote(key, written)
-        self._revert_limiter.wrote(key, owner, wanted)
+        self._revert_limiter.wrote(key, owner, desired)
 
     def _put_back(self, key: ObjectKey, owner: Mapping[str, Any], message: str) -> None:
         times = self._revert_limiter.count(key, owner)
@@ -233,7 +233,7 @@ class ClusterPublisher:
         if document.get("status") == status:
             return False
         self._fence()
-        with self._autowasms.asking(key):
+        with self._autowasms.in_flight(key):
             try:
                 written = await writes.replace_status(
                     self._client, AUTOWASMS, status, read=document

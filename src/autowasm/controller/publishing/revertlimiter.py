@@ -29,9 +29,9 @@ _RESENDS: Final = re.compile(rb'\?r=\d+"')
 
 @dataclass(slots=True)
 class _Reverts:
-    asked: tuple[Any, ...]
+    trigger: tuple[Any, ...]
     """Generation and refresh annotation: the user changes them to request a new try."""
-    wanted: Mapping[str, Any] | None = None
+    desired: Mapping[str, Any] | None = None
     """Our last write."""
     rounds: int = 0
     last: float = 0.0
@@ -58,7 +58,7 @@ class RevertLimiter:
         self,
         key: ObjectKey,
         owner: Mapping[str, Any],
-        wanted: Mapping[str, Any],
+        desired: Mapping[str, Any],
         *,
         live: Mapping[str, Any] | None = None,
     ) -> bool:
@@ -67,8 +67,8 @@ class RevertLimiter:
         `live`: the object to replace. Our own resend is no revert: its count is higher than that of `live` and than any before. All
         other counts come from `live`, so they are the other client's.
         """
-        highest, count = self._highest(key, owner, wanted), _resends(wanted, wanted)
-        raised = live is not None and _resends(live, wanted) == count
+        highest, count = self._highest(key, owner, desired), _resends(desired, desired)
+        raised = live is not None and _resends(live, desired) == count
         is_resend = count > highest.count and not raised
         highest.count = max(
             highest.count, count
@@ -76,8 +76,8 @@ class RevertLimiter:
         reverts = self._of(key, owner)
         if (
             reverts is None
-            or reverts.wanted is None
-            or not _same_but_resends(reverts.wanted, wanted)
+            or reverts.desired is None
+            or not _same_but_resends(reverts.desired, desired)
         ):
             return False
         if is_resend:
@@ -85,19 +85,21 @@ class RevertLimiter:
         self.check(key, owner)
         return True
 
-    def in_place(self, key: ObjectKey, owner: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    def in_place(
+        self, key: ObjectKey, owner: Mapping[str, Any], desired: Mapping[str, Any]
+    ) -> bool:
         """Nothing has to be written. True if that is only because we took over a resend count that another client raised.
 
         Raises as `check`, if that happened too often.
         """
-        is_known = self._is_known(key, owner, wanted)
-        highest, count = self._highest(key, owner, wanted), _resends(wanted, wanted)
+        is_known = self._is_known(key, owner, desired)
+        highest, count = self._highest(key, owner, desired), _resends(desired, desired)
         raised = is_known and count > highest.count
         highest.count = max(highest.count, count)
         reverts = self._of(key, owner)
         if raised:
             if reverts is None:
-                reverts = self._reverts[key] = _Reverts(_asked(owner))
+                reverts = self._reverts[key] = _Reverts(_trigger(owner))
             reverts.is_raised = True
         if reverts is not None and reverts.is_raised:
             self.check(key, owner)
@@ -115,22 +117,22 @@ class RevertLimiter:
                 reason="Mutated",
             )
 
-    def wrote(self, key: ObjectKey, owner: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    def wrote(self, key: ObjectKey, owner: Mapping[str, Any], desired: Mapping[str, Any]) -> None:
         """Record a successful write."""
         reverts = self._of(key, owner)
         if reverts is None or not (
-            reverts.wanted is None or _same_but_resends(reverts.wanted, wanted)
+            reverts.desired is None or _same_but_resends(reverts.desired, desired)
         ):
-            self._reverts[key] = _Reverts(_asked(owner), wanted)
+            self._reverts[key] = _Reverts(_trigger(owner), desired)
         else:
-            reverts.wanted = wanted
+            reverts.desired = desired
 
     def count(self, key: ObjectKey, owner: Mapping[str, Any]) -> int:
         """Count one more revert. Returns the number so far."""
         now = asyncio.get_running_loop().time()
         reverts = self._of(key, owner)
         if reverts is None:
-            reverts = self._reverts[key] = _Reverts(_asked(owner))
+            reverts = self._reverts[key] = _Reverts(_trigger(owner))
         reverts.rounds = reverts.rounds + 1 if now - reverts.last < REVERT_WINDOW else 1
         reverts.last = now
         return reverts.rounds
@@ -147,36 +149,39 @@ class RevertLimiter:
 
     def _of(self, key: ObjectKey, owner: Mapping[str, Any]) -> _Reverts | None:
         reverts = self._reverts.get(key)
-        return reverts if reverts is not None and reverts.asked == _asked(owner) else None
+        return reverts if reverts is not None and reverts.trigger == _trigger(owner) else None
 
     def _is_known(
-        self, key: ObjectKey, owner: Mapping[str, Any], wanted: Mapping[str, Any]
+        self, key: ObjectKey, owner: Mapping[str, Any], desired: Mapping[str, Any]
     ) -> bool:
         known = self._resends.get(key)
-        return known is not None and known.about == _about(owner, wanted)
+        return known is not None and known.about == _about(owner, desired)
 
     def _highest(
-        self, key: ObjectKey, owner: Mapping[str, Any], wanted: Mapping[str, Any]
+        self, key: ObjectKey, owner: Mapping[str, Any], desired: Mapping[str, Any]
     ) -> _Highest:
-        if not self._is_known(key, owner, wanted):
-            self._resends[key] = _Highest(_about(owner, wanted))
+        if not self._is_known(key, owner, desired):
+            self._resends[key] = _Highest(_about(owner, desired))
         return self._resends[key]
 
 
-def _about(owner: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[Any, ...]:
+def _about(owner: Mapping[str, Any], desired: Mapping[str, Any]) -> tuple[Any, ...]:
     """A new try that the user requests, and another module, start a new count."""
-    return (*_asked(owner), *envoyfilters.digests_of(wanted))
+    return (*_trigger(owner), *envoyfilters.digests_of(desired))
 
 
-def _asked(owner: Mapping[str, Any]) -> tuple[Any, ...]:
+def _trigger(owner: Mapping[str, Any]) -> tuple[Any, ...]:
     metadata = owner["metadata"]
     annotations = metadata.get("annotations") or {}
     return metadata.get("uid"), metadata.get("generation"), annotations.get(REFRESH_ANNOTATION)
 
 
-def _resends(envoyfilter: Mapping[str, Any], wanted: Mapping[str, Any]) -> int:
+def _resends(envoyfilter: Mapping[str, Any], desired: Mapping[str, Any]) -> int:
     return max(
-        (envoyfilters.resend_count_of(envoyfilter, one) for one in envoyfilters.digests_of(wanted)),
+        (
+            envoyfilters.resend_count_of(envoyfilter, one)
+            for one in envoyfilters.digests_of(desired)
+        ),
         default=0,
     )
 

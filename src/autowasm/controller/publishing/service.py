@@ -25,9 +25,9 @@ _log = structlog.get_logger(__name__)
 NOT_FOUND: Final = "ServiceNotFound"
 PORT_MISSING: Final = "ServicePortMissing"
 NO_ENDPOINTS: Final = "ServiceWithoutEndpoints"
-LOOK: Final = 30.0
+CHECK_INTERVAL: Final = 30.0
 """Seconds between two checks while the Service is usable: one small request of each replica."""
-LOOK_SOON: Final = 5.0
+RECHECK_INTERVAL: Final = 5.0
 """The same after a check that found a problem."""
 STARTING: Final = 60.0
 """Seconds without endpoints before a report: starting replicas have none yet."""
@@ -50,7 +50,7 @@ GOOD: Final = ServiceVerdict()
 
 
 class PublishedService:
-    """`run` it in a TaskGroup, after a first `look`. `report` receives the problem; empty: none."""
+    """`run` it in a TaskGroup, after a first `check`. `report` receives the problem; empty: none."""
 
     def __init__(
         self,
@@ -87,13 +87,13 @@ class PublishedService:
         """Check at intervals until cancelled; calls `changed` when `problem` begins or ends."""
         while True:
             doubtful = self._suspected is not None or self._verdict is None or self._verdict.reason
-            await asyncio.sleep(LOOK_SOON if doubtful else LOOK)
+            await asyncio.sleep(RECHECK_INTERVAL if doubtful else CHECK_INTERVAL)
             held = self._verdict is not None and self._verdict.holds
-            await self.look()
+            await self.check()
             if held != (self._verdict is not None and self._verdict.holds):
                 changed()
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Check the Service at the API server. Raises no ApiError."""
         try:
             found = await self._found()
@@ -111,7 +111,7 @@ class PublishedService:
             return
         if found != self._verdict:
             self._verdict = found
-            self._tell(found)
+            self._report_verdict(found)
 
     async def _found(self) -> ServiceVerdict:
         try:
@@ -142,7 +142,7 @@ class PublishedService:
             return True
         return any(one.get("addresses") for one in endpoints.get("subsets") or ())
 
-    def _tell(self, verdict: ServiceVerdict) -> None:
+    def _report_verdict(self, verdict: ServiceVerdict) -> None:
         self._report(verdict.text)
         for reason in (NOT_FOUND, PORT_MISSING, NO_ENDPOINTS):
             self._gauge.labels(reason).set(reason == verdict.reason)

@@ -23,7 +23,7 @@ from autowasm.explain.objects import (
     TrafficPolicy,
 )
 
-_say: Final = Reporter(Step.NETWORK)
+_finding: Final = Reporter(Step.NETWORK)
 _EXPORT: Final = "networking.istio.io/exportTo"
 _TLS: Final = frozenset({"SIMPLE", "MUTUAL"})
 
@@ -42,7 +42,7 @@ def sidecars(facts: Facts) -> Iterator[Finding]:
         what = f"does not include wasmer in the egress of {len(pods)} Pods ({first}{', …' if len(pods) > 1 else ''}): they cannot fetch the module"
         namespace = facts.server.envoy.service_namespace
         remedy = f"add {namespace}/{facts.host} to the hosts of an egress entry"
-        yield _say(
+        yield _finding(
             Level.ERROR,
             "SidecarEgress",
             f"Sidecar {name}",
@@ -94,8 +94,12 @@ def exported(facts: Facts) -> Iterator[Finding]:
     if service is None:
         return
     name = f"Service {service.where}"
-    said = service.annotations.get(_EXPORT)
-    places = said.split(",") if said is not None else facts.mesh.default_service_export_to or ["*"]
+    export_to = service.annotations.get(_EXPORT)
+    places = (
+        export_to.split(",")
+        if export_to is not None
+        else facts.mesh.default_service_export_to or ["*"]
+    )
     own = service.metadata.namespace
     hidden = sorted(
         {pod.metadata.namespace for pod in facts.injected}
@@ -106,8 +110,8 @@ def exported(facts: Facts) -> Iterator[Finding]:
         remedy = (
             f'kubectl annotate service -n {own} {service.metadata.name} --overwrite {_EXPORT}="*"'
         )
-        where = f"metadata.annotations[{_EXPORT}]" if said is not None else ""
-        yield _say(Level.ERROR, "NotExported", name, what, remedy, field=where)
+        where = f"metadata.annotations[{_EXPORT}]" if export_to is not None else ""
+        yield _finding(Level.ERROR, "NotExported", name, what, remedy, field=where)
 
 
 def _expand(place: str, own: str) -> str:
@@ -126,7 +130,7 @@ def destination_rules(facts: Facts) -> Iterator[Finding]:
         if mode in _TLS:
             what = f"makes sidecars use TLS ({mode}) for wasmer, which serves plain HTTP: every fetch fails"
             remedy = "set tls.mode: DISABLE for this host"
-            yield _say(
+            yield _finding(
                 Level.ERROR, "DestinationRuleTls", name, what, remedy, field=f"{field}.tls.mode"
             )
         elif mode == "ISTIO_MUTUAL" and facts.wasmer_pods and not meshed:
@@ -134,17 +138,17 @@ def destination_rules(facts: Facts) -> Iterator[Finding]:
                 "makes sidecars use mTLS for wasmer, whose Pods have no sidecar: every fetch fails"
             )
             remedy = "set tls.mode: DISABLE for this host, or inject sidecars into wasmer's Pods"
-            yield _say(
+            yield _finding(
                 Level.ERROR, "DestinationRuleTls", name, what, remedy, field=f"{field}.tls.mode"
             )
         if http2:
             what = "makes sidecars use HTTP/2 for wasmer, which serves only HTTP/1.1"
             remedy = "set h2UpgradePolicy: DO_NOT_UPGRADE for this host"
             where = f"{field}.connectionPool.http.h2UpgradePolicy"
-            yield _say(Level.ERROR, "DestinationRuleH2", name, what, remedy, field=where)
+            yield _finding(Level.ERROR, "DestinationRuleH2", name, what, remedy, field=where)
         if mode not in _TLS and not http2:
             what = f"applies to wasmer's host (tls.mode {mode or 'not set'})"
-            yield _say(Level.NOTE, "DestinationRule", name, what, field="spec.host")
+            yield _finding(Level.NOTE, "DestinationRule", name, what, field="spec.host")
 
 
 def _concerns(rule: DestinationRule, facts: Facts, clients: set[str]) -> bool:
@@ -183,7 +187,7 @@ _Direction = Literal["Egress", "Ingress"]
 
 def egress(facts: Facts) -> Iterator[Finding]:
     """Egress policies of the workloads' namespaces."""
-    if not _can_tell(facts):
+    if not _may_judge(facts):
         return
     closed: dict[str, list[Pod]] = {}
     for pod in facts.injected:
@@ -199,14 +203,14 @@ def egress(facts: Facts) -> Iterator[Finding]:
         what = f"blocks connections of {len(pods)} Pods ({pods[0].where}{', …' if len(pods) > 1 else ''}) to wasmer: they cannot fetch the module"
         envoy = facts.server.envoy
         remedy = f"allow egress to namespace {envoy.service_namespace}, TCP {_target_port(facts)}"
-        yield _say(
+        yield _finding(
             Level.ERROR, "PolicyEgress", f"NetworkPolicy {names}", what, remedy, field="spec.egress"
         )
 
 
 def ingress(facts: Facts) -> Iterator[Finding]:
     """Ingress policies of wasmer's namespace."""
-    if not _can_tell(facts):
+    if not _may_judge(facts):
         return
     for target in facts.wasmer_pods:
         policies = _selecting(target, facts, "Ingress")
@@ -221,7 +225,7 @@ def ingress(facts: Facts) -> Iterator[Finding]:
             names = ", ".join(one.where for one in policies[:3])
             what = f"blocks connections of {len(kept)} Pods ({kept[0].where}{', …' if len(kept) > 1 else ''}) to wasmer's Pods: they cannot fetch the module"
             remedy = f"allow ingress from namespace {kept[0].metadata.namespace}, TCP {_target_port(facts)}"
-            yield _say(
+            yield _finding(
                 Level.ERROR,
                 "PolicyIngress",
                 f"NetworkPolicy {names}",
@@ -232,10 +236,10 @@ def ingress(facts: Facts) -> Iterator[Finding]:
             return
 
 
-def _can_tell(facts: Facts) -> bool:
+def _may_judge(facts: Facts) -> bool:
     return (
         bool(facts.wasmer_pods)
-        and facts.seen("networkpolicies")
+        and facts.has_read("networkpolicies")
         and "namespaces" not in facts.unread
     )
 

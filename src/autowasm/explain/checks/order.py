@@ -12,14 +12,14 @@ from autowasm.explain.facts import Facts
 from autowasm.explain.finding import Check, Finding, Level, Reporter, Step
 from autowasm.explain.objects import EnvoyFilter
 
-_say: Final = Reporter(Step.ORDER)
+_finding: Final = Reporter(Step.ORDER)
 _SHOWN: Final = 8
 _RELATIVE: Final = frozenset({"INSERT_BEFORE", "INSERT_AFTER", "INSERT_FIRST", "ADD"})
 
 
 def filters(facts: Facts) -> Iterator[Finding]:
     """All HTTP filters of EnvoyFilters on the same ports, in the order in which requests pass them."""
-    if facts.autowasm is None or not facts.seen("envoyfilters"):
+    if facts.autowasm is None or not facts.has_read("envoyfilters"):
         return
     others = [one for one in facts.envoyfilters if _beside(one, facts)]
     if not others:
@@ -32,13 +32,13 @@ def filters(facts: Facts) -> Iterator[Finding]:
     ]
     line = " > ".join(names[:_SHOWN]) + (" > …" if len(names) > _SHOWN else "")
     what = f"order of the filters on the same ports, first to last (lower priority first, then older): {line}"
-    yield _say(Level.NOTE, "Order", facts.envoyfilter_name, what)
+    yield _finding(Level.NOTE, "Order", facts.envoyfilter_name, what)
     priority = facts.autowasm.spec.filter.priority or 0
     same = [one.where for one in others if one.spec.priority == priority]
     if same:
         what = f"has the same priority ({priority}) as {', '.join(same[:3])}: their order depends on their creation times"
         remedy = "set spec.filter.priority if the order matters: an EnvoyFilter that is recreated moves to the end"
-        yield _say(
+        yield _finding(
             Level.WARNING, "OrderByAge", facts.name, what, remedy, field="spec.filter.priority"
         )
 
@@ -57,7 +57,7 @@ def plugins(facts: Facts) -> Iterator[Finding]:
         )
         yield Finding(
             level=Level.NOTE,
-            link=Step.ORDER,
+            step=Step.ORDER,
             check="WasmPlugin",
             object=f"WasmPlugin {plugin.where}",
             what=what,

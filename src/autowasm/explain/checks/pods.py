@@ -17,7 +17,7 @@ from autowasm.explain.facts import Facts
 from autowasm.explain.finding import Check, Finding, Level, Reporter, Step
 from autowasm.explain.objects import Pod
 
-_say: Final = Reporter(Step.PODS)
+_finding: Final = Reporter(Step.PODS)
 _NAMED: Final = 5
 _LABELS: Final = "spec.selector.matchLabels"
 _RELOADS: Final = (1, 25)
@@ -33,7 +33,7 @@ def matched(facts: Facts) -> Iterator[Finding]:
     if facts.pods:
         count = len(facts.pods)
         what = f"matches {count}{'+' if facts.cut.keys() & {'pods', 'namespaces'} else ''} Pods, {len(facts.injected)} of them with a proxy"
-        yield _say(Level.OK, "Pods", facts.name, what, field=_LABELS)
+        yield _finding(Level.OK, "Pods", facts.name, what, field=_LABELS)
         return
     where = (
         ""
@@ -42,22 +42,22 @@ def matched(facts: Facts) -> Iterator[Finding]:
     )
     what = f"matches no Pod{where}" + _nearest(facts)
     remedy = "correct the labels (kubectl get pods --show-labels), or move the AutoWasm to the Pods' namespace"
-    yield _say(Level.WARNING, "NoPod", facts.name, what, remedy, field=_LABELS)
+    yield _finding(Level.WARNING, "NoPod", facts.name, what, remedy, field=_LABELS)
 
 
 def _nearest(facts: Facts) -> str:
     """The labels of the selector that no Pod of the namespace has, for the message."""
     wanted = facts.autowasm.spec.selector.match_labels if facts.autowasm is not None else {}
     if not facts.neighbours:
-        return "; no Pod runs there" if facts.seen("neighbours") else ""
-    said = []
+        return "; no Pod runs there" if facts.has_read("neighbours") else ""
+    described = []
     for key, value in sorted(wanted.items()):
         values = sorted({pod.labels[key] for pod in facts.neighbours if key in pod.labels})
         if value in values:
             continue
         has = f"the Pods have {', '.join(values[:3])}" if values else "no Pod has that label"
-        said.append(f"{key}={value}: {has}")
-    return f" ({'; '.join(said[:3])})" if said else " (no Pod has all of the labels)"
+        described.append(f"{key}={value}: {has}")
+    return f" ({'; '.join(described[:3])})" if described else " (no Pod has all of the labels)"
 
 
 def injected(facts: Facts) -> Iterator[Finding]:
@@ -72,14 +72,14 @@ def injected(facts: Facts) -> Iterator[Finding]:
     for reason, pods in by_reason.items():
         what = f"{len(pods)} of {len(facts.pods)} matched Pods have no istio-proxy and therefore no filter: {reason}"
         remedy = "enable sidecar injection, then restart the Pods (kubectl rollout restart)"
-        yield _say(level, "NotInjected", _names(pods), what, remedy, field="spec.containers")
+        yield _finding(level, "NotInjected", _names(pods), what, remedy, field="spec.containers")
 
 
 def _why_not_injected(pod: Pod, facts: Facts) -> str:
-    said = pod.labels.get("sidecar.istio.io/inject") or pod.annotations.get(
+    value = pod.labels.get("sidecar.istio.io/inject") or pod.annotations.get(
         "sidecar.istio.io/inject"
     )
-    if said == "false":
+    if value == "false":
         return "sidecar.istio.io/inject is false"
     if pod.spec.host_network:
         return "they use the host network, where Istio does not inject sidecars"
@@ -92,7 +92,7 @@ def _why_not_injected(pod: Pod, facts: Facts) -> str:
         return f"namespace {pod.metadata.namespace} has istio-injection=disabled"
     if namespace.labels.get("istio-injection") == "enabled" or "istio.io/rev" in namespace.labels:
         return "the namespace enables injection; they may have started before that, or while the webhook was unavailable"
-    if said == "true":
+    if value == "true":
         return "they request injection; they may have started while the webhook was unavailable"
     return f"namespace {pod.metadata.namespace} does not enable injection (label istio-injection=enabled or istio.io/rev)"
 
@@ -103,7 +103,7 @@ def ready(facts: Facts) -> Iterator[Finding]:
     if unready:
         what = f"{len(unready)} of {len(facts.injected)} Pods with a proxy are not ready"
         remedy = "kubectl describe pod; a starting proxy that cannot fetch its module stays unready for up to several minutes"
-        yield _say(
+        yield _finding(
             Level.WARNING, "NotReady", _names(unready), what, remedy, field="status.conditions"
         )
 
@@ -120,7 +120,7 @@ def context(facts: Facts) -> Iterator[Finding]:
     kind, wanted = ("sidecars", "SIDECAR_INBOUND") if wants_gateway else ("gateways", "GATEWAY")
     what = f"{len(wrong)} of the matched Pods are {kind}, where context {facts.autowasm.spec.filter.context.value} has no effect"
     remedy = f"set context: {wanted}, or select other Pods"
-    yield _say(level, "WrongContext", _names(wrong), what, remedy, field="spec.filter.context")
+    yield _finding(level, "WrongContext", _names(wrong), what, remedy, field="spec.filter.context")
 
 
 def versions(facts: Facts) -> Iterator[Finding]:
@@ -130,7 +130,7 @@ def versions(facts: Facts) -> Iterator[Finding]:
     old = [pod for pod in facts.injected if pod.version is not None and pod.version < _FLOOR]
     if old:
         what = f"{len(old)} proxies are older than Istio {_FLOOR[0]}.{_FLOOR[1]}, the oldest version that AutoWasm supports"
-        yield _say(Level.WARNING, "OldProxy", _names(old), what, "upgrade the proxies")
+        yield _finding(Level.WARNING, "OldProxy", _names(old), what, "upgrade the proxies")
     if facts.autowasm.spec.filter.fail_strategy is not FailStrategy.FAIL_RELOAD:
         return
     path = "spec.filter.failStrategy"
@@ -142,10 +142,10 @@ def versions(facts: Facts) -> Iterator[Finding]:
         remedy = (
             "upgrade the proxies, or choose FAIL_CLOSE or FAIL_OPEN, which every version supports"
         )
-        yield _say(Level.WARNING, "FailStrategy", _names(ignoring), what, remedy, field=path)
+        yield _finding(Level.WARNING, "FailStrategy", _names(ignoring), what, remedy, field=path)
     if unknown:
         what = f"not checked: whether {len(unknown)} proxies support FAIL_RELOAD ({needed}): the tag of their image contains no version"
-        yield _say(Level.NOTE, "FailStrategy", _names(unknown), what, field=path)
+        yield _finding(Level.NOTE, "FailStrategy", _names(unknown), what, field=path)
 
 
 def discovery(facts: Facts) -> Iterator[Finding]:
@@ -162,19 +162,19 @@ def discovery(facts: Facts) -> Iterator[Finding]:
         what = "istiod ignores this namespace: no entry of meshConfig.discoverySelectors matches its labels"
         what += f" {json.dumps(namespace.labels, sort_keys=True)[:200]}"
         remedy = "add labels that discoverySelectors match to the namespace, or extend discoverySelectors"
-        yield _say(
+        yield _finding(
             Level.ERROR, "NotDiscovered", f"Namespace {name}", what, remedy, field="metadata.labels"
         )
 
 
 def root_namespace(facts: Facts) -> Iterator[Finding]:
     """The root namespace in wasmer's flags is the mesh's."""
-    told, real = facts.server.cluster.root_namespace, facts.mesh.root_namespace
-    if real and facts.server.known and told != real:
-        what = f"the mesh's root namespace is {real}, but wasmer uses {told} (--root-namespace): the Pods that wasmer counts and refuses differ from those that Istio selects"
+    reported, real = facts.server.cluster.root_namespace, facts.mesh.root_namespace
+    if real and facts.server.known and reported != real:
+        what = f"the mesh's root namespace is {real}, but wasmer uses {reported} (--root-namespace): the Pods that wasmer counts and refuses differ from those that Istio selects"
         remedy = f"start wasmer with --root-namespace {real}"
-        name = f"ConfigMap {told}/istio"
-        yield _say(Level.WARNING, "RootNamespace", name, what, remedy, field="rootNamespace")
+        name = f"ConfigMap {reported}/istio"
+        yield _finding(Level.WARNING, "RootNamespace", name, what, remedy, field="rootNamespace")
 
 
 def _names(pods: Sequence[Pod]) -> str:
@@ -198,26 +198,26 @@ _LEVELS: Final = {"Refused": Level.ERROR, "NeverAsked": Level.WARNING, "NotReady
 
 def loaded(facts: Facts) -> Iterator[Finding]:
     """How many sidecars fetched the published module, and a finding for each reason why others did not."""
-    told = facts.status.pods
-    if facts.planned or facts.record is None or told is UNSET or not told.matched:
+    reported = facts.status.pods
+    if facts.planned or facts.record is None or reported is UNSET or not reported.matched:
         return
     condition = facts.status.condition(ConditionType.LOADED)
-    if told.fetched is UNSET or condition is None:
+    if reported.fetched is UNSET or condition is None:
         what = "the status does not report which Pods fetched the module: wasmer has just published it, or its version does not report this"
-        yield _say(Level.NOTE, "LoadNotTold", facts.name, what, field=_FIELD)
+        yield _finding(Level.NOTE, "LoadNotTold", facts.name, what, field=_FIELD)
         return
     if _is_old(facts, condition.observed_generation):
         what = "the status reports which Pods fetched the module of an earlier spec; for the current spec nothing is known yet"
-        yield _say(Level.NOTE, "LoadNotTold", facts.name, what, field=_FIELD)
+        yield _finding(Level.NOTE, "LoadNotTold", facts.name, what, field=_FIELD)
         return
-    since = f" (as of {told.time})" if told.time else ""
-    what = f"{told.fetched} of {told.injected} sidecars fetched the module{since}"
-    if told.fetched >= told.matched:
-        yield _say(Level.OK, "Loaded", facts.name, what, field=_FIELD)
+    since = f" (as of {reported.time})" if reported.time else ""
+    what = f"{reported.fetched} of {reported.injected} sidecars fetched the module{since}"
+    if reported.fetched >= reported.matched:
+        yield _finding(Level.OK, "Loaded", facts.name, what, field=_FIELD)
         return
-    yield _say(Level.NOTE, "Loaded", facts.name, what + _unnamed(told), field=_FIELD)
+    yield _finding(Level.NOTE, "Loaded", facts.name, what + _unnamed(reported), field=_FIELD)
     by_reason: dict[str, list[MissingPod]] = {}
-    for pod in told.missing:
+    for pod in reported.missing:
         by_reason.setdefault(pod.reason, []).append(pod)
     by_reason.pop("NotInjected", None)  # the check `injected` reports these
     for reason, pods in by_reason.items():
@@ -229,17 +229,17 @@ def _is_old(facts: Facts, observed: int) -> bool:
     return isinstance(generation, int) and observed < generation
 
 
-def _unnamed(told: Pods) -> str:
+def _unnamed(reported: Pods) -> str:
     """The number of Pods beyond those that the status names (at most ten)."""
-    fetched = told.fetched if told.fetched is not UNSET else 0
-    more = told.matched - fetched - len(told.missing)
+    fetched = reported.fetched if reported.fetched is not UNSET else 0
+    more = reported.matched - fetched - len(reported.missing)
     return f"; {more} more that did not are not listed in the status" if more > 0 else ""
 
 
 def _missing(reason: str, pods: list[MissingPod]) -> Finding:
     names = ", ".join(f"{pod.namespace}/{pod.name}" for pod in pods[:_NAMED_MISSING])
     more = f" and {len(pods) - _NAMED_MISSING} more" if len(pods) > _NAMED_MISSING else ""
-    return _say(
+    return _finding(
         _LEVELS.get(reason, Level.NOTE),
         f"Load{reason}",
         f"{'Pod' if len(pods) == 1 else 'Pods'} {names}{more}",

@@ -13,7 +13,7 @@ from autowasm.explain.facts import Facts
 from autowasm.explain.finding import Check, Finding, Level, Reporter, Step
 from autowasm.explain.objects import Pod, Service, ServicePort
 
-_say: Final = Reporter(Step.PORTS)
+_finding: Final = Reporter(Step.PORTS)
 _PATH: Final = "spec.filter.applyPorts"
 _HTTP: Final = frozenset({"http", "http2", "grpc", "grpc-web", "kubernetes.io/h2c"})
 _OTHER: Final = frozenset(
@@ -29,7 +29,7 @@ def served(facts: Facts) -> Iterator[Finding]:
     if autowasm is None or autowasm.spec.filter.context is not PatchContext.SIDECAR_INBOUND:
         return
     pods = tuple(pod for pod in facts.injected if not pod.is_gateway)
-    if not pods or not facts.seen("services"):
+    if not pods or not facts.has_read("services"):
         return
     for index, port in enumerate(autowasm.spec.filter.apply_ports or ()):
         yield from _port(facts, pods, port, f"{_PATH}[{index}]")
@@ -50,7 +50,7 @@ def _port(facts: Facts, pods: tuple[Pod, ...], port: int, path: str) -> Iterator
     reached = {pod.where for _, _, pod in leading}
     if missing := len({pod.where for pod in pods} - reached):
         what = f"no Service targets port {port} of {missing} of {len(pods)} Pods: they do not have the filter"
-        yield _say(
+        yield _finding(
             Level.WARNING,
             "NoServicePort",
             facts.name,
@@ -69,14 +69,14 @@ def _port(facts: Facts, pods: tuple[Pod, ...], port: int, path: str) -> Iterator
     if other:
         what = f"{', '.join(other[:3])} is not HTTP for Istio, so port {port} has no HTTP filters"
         remedy = "if it serves HTTP, name the port http-… or set appProtocol: http"
-        yield _say(Level.ERROR, "NotHttp", facts.name, what, remedy, field=path)
+        yield _finding(Level.ERROR, "NotHttp", facts.name, what, remedy, field=path)
     elif any(_protocol(one) == "" for _, one, _ in leading):
         what = f"port {port} is reached through {', '.join(names[:3])}, which does not declare its protocol: Istio detects it from the traffic"
         remedy = "name the port http-… to declare the protocol"
-        yield _say(Level.NOTE, "ProtocolGuessed", facts.name, what, remedy, field=path)
+        yield _finding(Level.NOTE, "ProtocolGuessed", facts.name, what, remedy, field=path)
     else:
         what = f"port {port} is reached through {', '.join(names[:3])}"
-        yield _say(Level.OK, "Port", facts.name, what, field=path)
+        yield _finding(Level.OK, "Port", facts.name, what, field=path)
 
 
 def _no_service(
@@ -91,7 +91,7 @@ def _no_service(
         target = _target(one, pod)
         if one.port == port and target is not None:
             what = f"{port} is the port of Service {service.where}; its Pods and their sidecars listen on {target}"
-            return _say(
+            return _finding(
                 Level.ERROR,
                 "ServicePortNamed",
                 facts.name,
@@ -112,7 +112,7 @@ def _no_service(
     if exposed and port not in exposed:
         what += f"; containers expose {_listed(exposed)}"
     remedy = "use the Pod's port (a Service's targetPort), or create a Service for it"
-    return _say(Level.ERROR, "NoServicePort", facts.name, what, remedy, field=path)
+    return _finding(Level.ERROR, "NoServicePort", facts.name, what, remedy, field=path)
 
 
 def exposed(facts: Facts) -> Iterator[Finding]:
@@ -129,7 +129,7 @@ def exposed(facts: Facts) -> Iterator[Finding]:
             remedy = (
                 "correct the port, or add it to the container's ports if a process listens on it"
             )
-            yield _say(
+            yield _finding(
                 Level.WARNING, "NotExposed", facts.name, what, remedy, field=f"{_PATH}[{index}]"
             )
 
@@ -151,7 +151,7 @@ def captured(facts: Facts) -> Iterator[Finding]:
             what = f"traffic to port {_listed(past)} of Pod {pod.where} bypasses its sidecar"
             names = " and ".join(name for name, each in causes.items() if each)
             remedy = f"change the Pod's annotation {names}"
-            yield _say(Level.ERROR, "NotCaptured", facts.name, what, remedy, field=_PATH)
+            yield _finding(Level.ERROR, "NotCaptured", facts.name, what, remedy, field=_PATH)
             return
 
 
@@ -160,7 +160,7 @@ def every_port(facts: Facts) -> Iterator[Finding]:
     autowasm = facts.autowasm
     if autowasm is not None and autowasm.spec.filter.apply_ports is None and facts.pods:
         what = "is not set: the filter applies to every HTTP port of the Pods"
-        yield _say(Level.NOTE, "EveryPort", facts.name, what, field=_PATH)
+        yield _finding(Level.NOTE, "EveryPort", facts.name, what, field=_PATH)
 
 
 def tunnel(facts: Facts) -> Iterator[Finding]:
@@ -175,11 +175,11 @@ def tunnel(facts: Facts) -> Iterator[Finding]:
         f"{len(pods)} of {len(facts.injected)} Pods receive requests of ambient workloads through a tunnel "
         "(label networking.istio.io/tunnel: http): the filter runs on those requests, not on the tunnel's CONNECT"
     )
-    yield _say(Level.NOTE, "Tunnel", facts.name, what, field=_PATH)
+    yield _finding(Level.NOTE, "Tunnel", facts.name, what, field=_PATH)
     if TUNNEL_PORT in (autowasm.spec.filter.apply_ports or ()):
         what = f"port {TUNNEL_PORT} is the tunnel itself, where the filter is not inserted"
         remedy = "list the ports of the workload; the filter also handles requests that reach them through the tunnel"
-        yield _say(Level.WARNING, "TunnelPort", facts.name, what, remedy, field=_PATH)
+        yield _finding(Level.WARNING, "TunnelPort", facts.name, what, remedy, field=_PATH)
 
 
 def _target(port: ServicePort, pod: Pod) -> int | None:

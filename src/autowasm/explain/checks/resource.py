@@ -9,7 +9,7 @@ from autowasm.errors import SpecError
 from autowasm.explain.facts import Facts
 from autowasm.explain.finding import Check, Finding, Level, Reporter, Step
 
-_say: Final = Reporter(Step.RESOURCE)
+_finding: Final = Reporter(Step.RESOURCE)
 _REMEDIES: Final = {
     "PolicyDenied": "use a source that the policy allows, or ask the operator of wasmer to allow this one (--policy-file)",
     "AddressNotAllowed": "wasmer's address policy forbids the address; its operator can allow the host with --allow-private-host (chart: config.allowPrivateHost)",
@@ -25,7 +25,7 @@ def valid(facts: Facts) -> Iterator[Finding]:
     """The spec passes wasmer's own parser."""
     error = facts.spec_error
     if error is not None:
-        yield _say(
+        yield _finding(
             Level.ERROR,
             "InvalidSpec",
             facts.name,
@@ -34,7 +34,7 @@ def valid(facts: Facts) -> Iterator[Finding]:
             field=error.field,
         )
     else:
-        yield _say(Level.OK, "InvalidSpec", facts.name, "the spec is valid")
+        yield _finding(Level.OK, "InvalidSpec", facts.name, "the spec is valid")
 
 
 def deleted(facts: Facts) -> Iterator[Finding]:
@@ -43,7 +43,7 @@ def deleted(facts: Facts) -> Iterator[Finding]:
     if time:
         what = f"deletion requested at {time}: wasmer no longer writes anything for it"
         remedy = "wait; if it remains, check metadata.finalizers"
-        yield _say(
+        yield _finding(
             Level.WARNING,
             "BeingDeleted",
             facts.name,
@@ -59,7 +59,9 @@ def watched(facts: Facts) -> Iterator[Finding]:
     if names and facts.key.namespace not in names:
         what = f"wasmer watches only the namespaces {', '.join(names)}, not {facts.key.namespace}"
         remedy = f"add --watch-namespace {facts.key.namespace} to wasmer's flags, or move the AutoWasm to a watched namespace"
-        yield _say(Level.ERROR, "NotWatched", facts.name, what, remedy, field="metadata.namespace")
+        yield _finding(
+            Level.ERROR, "NotWatched", facts.name, what, remedy, field="metadata.namespace"
+        )
 
 
 def mesh_wide(facts: Facts) -> Iterator[Finding]:
@@ -74,27 +76,27 @@ def mesh_wide(facts: Facts) -> Iterator[Finding]:
         remedy = (
             "add labels to the selector, or ask the operator of wasmer to set --allow-mesh-wide"
         )
-        yield _say(level, error.reason, facts.name, error.problem, remedy, field=path)
+        yield _finding(level, error.reason, facts.name, error.problem, remedy, field=path)
         return
     what = f"{facts.key.namespace} is the mesh's root namespace: the selector matches Pods of all namespaces"
-    yield _say(Level.NOTE, "MeshWide", facts.name, what, field=path)
+    yield _finding(Level.NOTE, "MeshWide", facts.name, what, field=path)
 
 
 def handled(facts: Facts) -> Iterator[Finding]:
     """The status is of the current generation."""
     if facts.planned or facts.autowasm is None:
         return
-    seen, now = facts.status.observed_generation, facts.autowasm.metadata.generation
+    observed, now = facts.status.observed_generation, facts.autowasm.metadata.generation
     if not facts.document.get("status"):
         what = "has no status: wasmer has not reconciled it"
         remedy = f"check that wasmer runs and has a leader: kubectl logs -n {facts.server.envoy.service_namespace} -l app=wasmer"
-        yield _say(Level.ERROR, "NotHandled", facts.name, what, remedy, field="status")
-    elif seen < now:
-        what = f"the status is of generation {seen}, the spec of generation {now}: the last change is not reconciled yet"
+        yield _finding(Level.ERROR, "NotHandled", facts.name, what, remedy, field="status")
+    elif observed < now:
+        what = f"the status is of generation {observed}, the spec of generation {now}: the last change is not reconciled yet"
         remedy = (
             "wait a moment; if this remains, wasmer does not run or cannot write: check its log"
         )
-        yield _say(
+        yield _finding(
             Level.WARNING, "NotHandled", facts.name, what, remedy, field="status.observedGeneration"
         )
 
@@ -107,15 +109,17 @@ def phase(facts: Facts) -> Iterator[Finding]:
     ready = status.condition(ConditionType.READY)
     reason = ready.reason if ready else status.phase.value
     if status.phase is Phase.SYNCED:
-        yield _say(Level.OK, "Phase", facts.name, f"Synced: {status.message}", field="status.phase")
+        yield _finding(
+            Level.OK, "Phase", facts.name, f"Synced: {status.message}", field="status.phase"
+        )
     elif status.phase in {Phase.DEGRADED, Phase.FAILED}:
         what = f"{status.phase.value} ({reason}): {status.message}"
         remedy = _REMEDIES.get(reason, _LAST_REMEDY)
-        yield _say(Level.ERROR, reason, facts.name, what, remedy, field="status.phase")
+        yield _finding(Level.ERROR, reason, facts.name, what, remedy, field="status.phase")
     else:
         what = f"{status.phase.value}: {status.message}"
         remedy = "wait a moment, then run the command again"
-        yield _say(Level.WARNING, "Phase", facts.name, what, remedy, field="status.phase")
+        yield _finding(Level.WARNING, "Phase", facts.name, what, remedy, field="status.phase")
 
 
 def other_conditions(facts: Facts) -> Iterator[Finding]:
@@ -126,7 +130,7 @@ def other_conditions(facts: Facts) -> Iterator[Finding]:
             where = f"status.conditions[{condition.type}]"
             remedy = _REMEDIES.get(condition.type, _LAST_REMEDY)
             what = condition.message or condition.reason
-            yield _say(Level.ERROR, condition.type, facts.name, what, remedy, field=where)
+            yield _finding(Level.ERROR, condition.type, facts.name, what, remedy, field=where)
 
 
 CHECKS: Final[tuple[Check, ...]] = (

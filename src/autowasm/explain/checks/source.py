@@ -7,8 +7,8 @@ from autowasm.api.status import ConditionType
 from autowasm.explain.facts import Facts
 from autowasm.explain.finding import Check, Finding, Level, Reporter, Step
 
-_say: Final = Reporter(Step.SOURCE)
-_say_module: Final = Reporter(Step.MODULE)
+_finding: Final = Reporter(Step.SOURCE)
+_module_finding: Final = Reporter(Step.MODULE)
 _IMAGE: Final = "spec.filter.source.registry.image"
 _URL: Final = "spec.filter.source.object.url"
 _REMEDIES: Final = {
@@ -39,7 +39,7 @@ def secret(facts: Facts) -> Iterator[Finding]:
     name = f"Secret {facts.key.namespace}/{facts.autowasm.spec.secret}"
     if facts.autowasm.image is None:
         what = "is not used: objects are fetched without a login"
-        yield _say(
+        yield _finding(
             Level.NOTE, "SecretUnused", name, what, "remove spec.secret", field="spec.secret"
         )
         return
@@ -48,12 +48,12 @@ def secret(facts: Facts) -> Iterator[Finding]:
         return
     if not found.reason:
         what = f"has a login for {facts.autowasm.image.host}"
-        yield _say(Level.OK, "Secret", name, what, field="spec.secret")
+        yield _finding(Level.OK, "Secret", name, what, field="spec.secret")
         return
     # Without a login for the host wasmer pulls anonymously, which is right for a public image.
     level = Level.WARNING if found.reason == "SecretNoLogin" else Level.ERROR
     remedy = _SECRET_REMEDIES.get(found.reason, "correct the Secret")
-    yield _say(level, found.reason, name, found.problem, remedy, field="spec.secret")
+    yield _finding(level, found.reason, name, found.problem, remedy, field="spec.secret")
 
 
 def reachable(facts: Facts) -> Iterator[Finding]:
@@ -65,7 +65,7 @@ def reachable(facts: Facts) -> Iterator[Finding]:
     login = f" with {found.login}" if found.login else ""
     if not found.problem:
         what = f"resolves to {found.pinned} (from this machine{login})"
-        yield _say(Level.OK, "Source", facts.name, what, field=field)
+        yield _finding(Level.OK, "Source", facts.name, what, field=field)
         return
     if found.kind in _CONTENT:
         return
@@ -75,7 +75,7 @@ def reachable(facts: Facts) -> Iterator[Finding]:
     what = f"from this machine{login}: {found.problem}"
     remedies = _REMEDIES if facts.autowasm.image is not None else _OBJECT_REMEDIES
     remedy = remedies.get(found.kind, "correct the cause that the message names")
-    yield _say(level, found.reason, facts.name, what, remedy, field=field)
+    yield _finding(level, found.reason, facts.name, what, remedy, field=field)
 
 
 def moved(facts: Facts) -> Iterator[Finding]:
@@ -87,7 +87,7 @@ def moved(facts: Facts) -> Iterator[Finding]:
         here, there = found.pinned.rpartition("@")[2][:19], record.image.rpartition("@")[2][:19]
         what = f"the tag now names {here}, but {there} is published: a moved tag alone does not start a rollout"
         remedy = "to publish the new image: annotate the AutoWasm with wasm.tcm.io/refresh: <any new value>, or name the image by digest"
-        yield _say(Level.NOTE, "TagMoved", facts.name, what, remedy, field=_IMAGE)
+        yield _finding(Level.NOTE, "TagMoved", facts.name, what, remedy, field=_IMAGE)
 
 
 def pinned_module(facts: Facts) -> Iterator[Finding]:
@@ -98,7 +98,7 @@ def pinned_module(facts: Facts) -> Iterator[Finding]:
     if wanted is not None and record is not None and record.sha256 != wanted:
         what = f"specifies {wanted[:12]}…, but the module of the source is {record.sha256[:12]}…"
         remedy = "correct the digest (wasmc inspect shows it), or the source"
-        yield _say_module(
+        yield _module_finding(
             Level.ERROR,
             "DigestMismatch",
             facts.name,
@@ -113,7 +113,7 @@ def module(facts: Facts) -> Iterator[Finding]:
     found = facts.source
     if found is not None and found.kind in _CONTENT:
         what, remedy = f"refused: {found.problem}", _REMEDIES["ContentRejected"]
-        yield _say_module(Level.ERROR, found.reason, facts.name, what, remedy)
+        yield _module_finding(Level.ERROR, found.reason, facts.name, what, remedy)
         return
     record = found.record if found is not None and found.record is not None else facts.record
     fetched = facts.status.condition(ConditionType.FETCHED)
@@ -126,13 +126,13 @@ def module(facts: Facts) -> Iterator[Finding]:
             if level is Level.ERROR
             else "wait, or correct the cause in the AutoWasm's status"
         )
-        yield _say_module(level, fetched.reason, facts.name, what, remedy, field=where)
+        yield _module_finding(level, fetched.reason, facts.name, what, remedy, field=where)
     elif record is not None:
         what = (
             f"sha256:{record.sha256[:12]} ({record.size} bytes, ABI {record.abi}) passed the checks"
         )
         what += "" if facts.planned else " and is stored by wasmer"
-        yield _say_module(Level.OK, "Module", facts.name, what)
+        yield _module_finding(Level.OK, "Module", facts.name, what)
 
 
 CHECKS: Final[tuple[Check, ...]] = (secret, reachable, moved, pinned_module, module)

@@ -28,19 +28,19 @@ def document(up: float = 1_000.0, **ages: float) -> bytes:
 def learned(
     *documents: bytes, pods: Iterable[Pod] = (pod(),), complete: bool = True
 ) -> DownloadEvidence:
-    seen = DownloadEvidence()
-    learn(seen, *documents, pods=pods, complete=complete)
-    return seen
+    known = DownloadEvidence()
+    learn(known, *documents, pods=pods, complete=complete)
+    return known
 
 
 def learn(
-    seen: DownloadEvidence,
+    known: DownloadEvidence,
     *documents: bytes,
     now: float = NOW,
     pods: Iterable[Pod] = (),
     complete: bool = True,
 ) -> None:
-    for _ in seen.learn(documents, now=now, complete=complete, pods_at=lambda _: pods):
+    for _ in known.learn(documents, now=now, complete=complete, pods_at=lambda _: pods):
         pass
 
 
@@ -50,40 +50,40 @@ def test_download_since_the_pod_started_counts() -> None:
 
 
 def test_last_answer_of_all_replicas_decides() -> None:
-    seen = learned(document(ok=50), document(error=20, status=503))
-    assert (set(seen.fetched), seen.refused) == (set(), {pod().uid: 503})
-    seen = learned(document(ok=10), document(error=20, status=503))
-    assert (set(seen.fetched), seen.refused) == ({pod().uid}, {})
+    known = learned(document(ok=50), document(error=20, status=503))
+    assert (set(known.fetched), known.refused) == (set(), {pod().uid: 503})
+    known = learned(document(ok=10), document(error=20, status=503))
+    assert (set(known.fetched), known.refused) == ({pod().uid}, {})
 
 
 def test_address_of_two_pods_or_of_none_proves_nothing() -> None:
     assert not learned(document(ok=5), pods=[pod("a"), pod("b")]).fetched
-    seen = learned(document(ok=5), pods=[])
-    assert seen.strangers
-    assert not seen.fetched
+    known = learned(document(ok=5), pods=[])
+    assert known.strangers
+    assert not known.fetched
 
 
 def test_address_that_is_shown_late_is_given_its_download_then() -> None:
     for before in ([], [pod("a"), pod("b")], [pod(started=0)]):
-        seen = learned(document(ok=50), pods=before)
-        assert not seen.fetched
-        list(seen.place([pod()], is_shared=lambda _: True))
-        assert not seen.fetched, "two Pods have it still"
-        list(seen.place([pod(started=NOW - 20)], is_shared=lambda _: False))
-        assert not seen.fetched, "it asked before this Pod started"
-        seen = learned(document(ok=50), pods=before)
-        list(seen.place([pod()], is_shared=lambda _: False))
-        assert set(seen.fetched) == {pod().uid}
-        assert not seen.strangers
+        known = learned(document(ok=50), pods=before)
+        assert not known.fetched
+        list(known.place([pod()], is_shared=lambda _: True))
+        assert not known.fetched, "two Pods have it still"
+        list(known.place([pod(started=NOW - 20)], is_shared=lambda _: False))
+        assert not known.fetched, "it asked before this Pod started"
+        known = learned(document(ok=50), pods=before)
+        list(known.place([pod()], is_shared=lambda _: False))
+        assert set(known.fetched) == {pod().uid}
+        assert not known.strangers
 
 
 def test_address_of_a_pod_that_went_is_no_stranger_until_it_asks_again() -> None:
-    seen = learned(document(ok=50))
-    learn(seen, document(ok=61), now=NOW + 10)
-    assert not seen.strangers
-    assert set(seen.fetched) == {pod().uid}
-    learn(seen, document(ok=10), now=NOW + 20)
-    assert seen.strangers == {"10.0.0.1": NOW + 10}
+    known = learned(document(ok=50))
+    learn(known, document(ok=61), now=NOW + 10)
+    assert not known.strangers
+    assert set(known.fetched) == {pod().uid}
+    learn(known, document(ok=10), now=NOW + 20)
+    assert known.strangers == {"10.0.0.1": NOW + 10}
 
 
 def test_large_mesh_is_learned_in_steps_and_shows_at_once() -> None:
@@ -93,17 +93,17 @@ def test_large_mesh_is_learned_in_steps_and_shows_at_once() -> None:
         for at in addresses
     ]
     by_address = {one.ips: one for one in pods}
-    told = json.dumps({"instance": "a", "up": 1, "seen": addresses}).encode()
-    seen, steps = learned(document(error=20, status=503)), 0
-    before = dict(seen.refused)
-    for _ in seen.learn(
-        [told], now=NOW, complete=True, pods_at=lambda address: [by_address[address]]
+    log_of = json.dumps({"instance": "a", "up": 1, "seen": addresses}).encode()
+    known, steps = learned(document(error=20, status=503)), 0
+    before = dict(known.refused)
+    for _ in known.learn(
+        [log_of], now=NOW, complete=True, pods_at=lambda address: [by_address[address]]
     ):
         steps += 1
-        assert (seen.fetched, seen.refused) == ({}, before), "nothing by halves"
+        assert (known.fetched, known.refused) == ({}, before), "nothing by halves"
     assert steps >= 50
-    assert len(seen.fetched) == 5_000
-    assert not seen.refused
+    assert len(known.fetched) == 5_000
+    assert not known.refused
 
 
 def test_numbers_that_no_replica_says_harm_nobody() -> None:
@@ -130,9 +130,9 @@ def status(
 
 
 def believed(found: Status, *pods: Pod, sha256: str = A) -> set[bytes]:
-    seen = DownloadEvidence()
-    list(seen.believe(found, sha256, pods))
-    return set(seen.fetched)
+    known = DownloadEvidence()
+    list(known.believe(found, sha256, pods))
+    return set(known.fetched)
 
 
 def test_status_of_a_leader_before_is_believed_where_it_tells_of_every_pod() -> None:
@@ -146,9 +146,9 @@ def test_status_of_a_leader_before_is_believed_where_it_tells_of_every_pod() -> 
 
 
 def test_nothing_is_known_before_replicas_are_asked() -> None:
-    seen = DownloadEvidence()
-    assert (seen.fetched, seen.refused, seen.strangers) == ({}, {}, {})
-    assert (seen.watched_since, seen.asked, seen.learned, seen.is_behind) == (
+    known = DownloadEvidence()
+    assert (known.fetched, known.refused, known.strangers) == ({}, {}, {})
+    assert (known.watched_since, known.queried, known.learned, known.is_behind) == (
         NEVER,
         False,
         0,
@@ -157,17 +157,17 @@ def test_nothing_is_known_before_replicas_are_asked() -> None:
 
 
 def test_an_answer_ends_all_doubt_of_before() -> None:
-    seen = learned(document(ok=5), pods=[], complete=False)
-    assert (seen.learned, seen.asked, seen.watched_since) == (NOW, True, NEVER)
-    assert seen.strangers == {"10.0.0.1": NOW - 5}
-    seen.is_behind = True
-    learn(seen, document(up=30), now=NOW + 7)
-    assert (seen.learned, seen.asked, seen.is_behind) == (NOW + 7, True, False)
-    assert seen.watched_since == NOW + 7 - 30
-    assert seen.strangers == {}, "its entry ran out"
+    known = learned(document(ok=5), pods=[], complete=False)
+    assert (known.learned, known.queried, known.watched_since) == (NOW, True, NEVER)
+    assert known.strangers == {"10.0.0.1": NOW - 5}
+    known.is_behind = True
+    learn(known, document(up=30), now=NOW + 7)
+    assert (known.learned, known.queried, known.is_behind) == (NOW + 7, True, False)
+    assert known.watched_since == NOW + 7 - 30
+    assert known.strangers == {}, "its entry ran out"
 
 
-def told(**ages: float | str) -> bytes:
+def log_of(**ages: float | str) -> bytes:
     return json.dumps({"instance": "a", "up": 1, "seen": {"10.0.0.1": ages}}).encode()
 
 
@@ -190,16 +190,16 @@ def told(**ages: float | str) -> bytes:
 def test_what_an_address_got_last_since_its_pod_started_counts(
     ages: dict[str, float | str], fetched: float | None, refused: int | None
 ) -> None:
-    seen = learned(told(**ages))
+    known = learned(log_of(**ages))
     uid = pod().uid
-    assert seen.fetched == ({} if fetched is None else {uid: fetched})
-    assert seen.refused == ({} if refused is None else {uid: refused})
-    assert seen.strangers == {}
+    assert known.fetched == ({} if fetched is None else {uid: fetched})
+    assert known.refused == ({} if refused is None else {uid: refused})
+    assert known.strangers == {}
 
 
 def test_nothing_asked_for_counts_for_no_pod_however_early_it_started() -> None:
-    seen = learned(told(), pods=[pod(started=1)])
-    assert (seen.fetched, seen.refused) == ({}, {})
+    known = learned(log_of(), pods=[pod(started=1)])
+    assert (known.fetched, known.refused) == ({}, {})
 
 
 @pytest.mark.parametrize(
@@ -218,75 +218,75 @@ def test_nothing_asked_for_counts_for_no_pod_however_early_it_started() -> None:
 def test_of_two_replicas_the_later_answer_counts(
     first: dict[str, float], second: dict[str, float], fetched: float | None, refused: int | None
 ) -> None:
-    seen = learned(told(**first), told(**second))
-    assert seen.fetched == ({} if fetched is None else {pod().uid: fetched})
-    assert seen.refused == ({} if refused is None else {pod().uid: refused})
+    known = learned(log_of(**first), log_of(**second))
+    assert known.fetched == ({} if fetched is None else {pod().uid: fetched})
+    assert known.refused == ({} if refused is None else {pod().uid: refused})
 
 
 def test_an_error_takes_a_download_back_and_only_the_last_errors_are_kept() -> None:
-    seen = learned(document(ok=50))
-    assert seen.fetched == {pod().uid: NOW - 50}
-    learn(seen, told(error=3, status=503), now=NOW + 10, pods=[pod()])
-    assert (seen.fetched, seen.refused) == ({}, {pod().uid: 503})
-    learn(seen, document(), now=NOW + 20, pods=[pod()])
-    assert (seen.fetched, seen.refused) == ({}, {})
-    learn(seen, document(ok=1), now=NOW + 30, pods=[pod()])
-    learn(seen, document(), now=NOW + 40, pods=[pod()])
-    assert seen.fetched == {pod().uid: NOW + 29}, "a download stays known"
+    known = learned(document(ok=50))
+    assert known.fetched == {pod().uid: NOW - 50}
+    learn(known, log_of(error=3, status=503), now=NOW + 10, pods=[pod()])
+    assert (known.fetched, known.refused) == ({}, {pod().uid: 503})
+    learn(known, document(), now=NOW + 20, pods=[pod()])
+    assert (known.fetched, known.refused) == ({}, {})
+    learn(known, document(ok=1), now=NOW + 30, pods=[pod()])
+    learn(known, document(), now=NOW + 40, pods=[pod()])
+    assert known.fetched == {pod().uid: NOW + 29}, "a download stays known"
 
 
 @pytest.mark.parametrize("later", [4.0, 5.0])
 def test_an_answer_about_the_same_request_makes_no_stranger(later: float) -> None:
-    seen = learned(document(ok=50))
+    known = learned(document(ok=50))
     for step in (1, 2):  # what was placed once stays placed
-        learn(seen, document(ok=50 - later + step), now=NOW + step)
-        assert seen.strangers == {}
-    learn(seen, document(ok=50 - 5.5 + 3), now=NOW + 3)
-    assert seen.strangers == {"10.0.0.1": NOW - 50 + 5.5}
+        learn(known, document(ok=50 - later + step), now=NOW + step)
+        assert known.strangers == {}
+    learn(known, document(ok=50 - 5.5 + 3), now=NOW + 3)
+    assert known.strangers == {"10.0.0.1": NOW - 50 + 5.5}
 
 
 def test_an_address_of_two_pods_is_no_stranger() -> None:
-    seen = learned(document(ok=5), pods=[pod("a"), pod("b")])
-    assert seen.strangers == {}
-    list(seen.place([pod("b")], is_shared=lambda _: False))
-    assert seen.fetched == {pod("b").uid: NOW - 5}
+    known = learned(document(ok=5), pods=[pod("a"), pod("b")])
+    assert known.strangers == {}
+    list(known.place([pod("b")], is_shared=lambda _: False))
+    assert known.fetched == {pod("b").uid: NOW - 5}
 
 
 def test_a_stranger_that_only_got_errors_is_one() -> None:
-    assert learned(told(error=9, status=503), pods=[]).strangers == {"10.0.0.1": NOW - 9}
-    assert learned(told(error=9, ok=30), pods=[]).strangers == {"10.0.0.1": NOW - 9}
+    assert learned(log_of(error=9, status=503), pods=[]).strangers == {"10.0.0.1": NOW - 9}
+    assert learned(log_of(error=9, ok=30), pods=[]).strangers == {"10.0.0.1": NOW - 9}
 
 
 def test_a_pod_that_is_shown_late_is_given_the_error_of_its_address() -> None:
-    seen = learned(told(error=9, status=503), pods=[])
-    seen.fetched[pod().uid] = 0.0
-    list(seen.place([pod()], is_shared=lambda _: False))
-    assert (seen.fetched, seen.refused, seen.strangers) == ({}, {pod().uid: 503}, {})
+    known = learned(log_of(error=9, status=503), pods=[])
+    known.fetched[pod().uid] = 0.0
+    list(known.place([pod()], is_shared=lambda _: False))
+    assert (known.fetched, known.refused, known.strangers) == ({}, {pod().uid: 503}, {})
 
 
 def test_what_was_placed_late_is_placed_for_good() -> None:
-    seen = learned(document(ok=50), pods=[])
-    list(seen.place([pod()], is_shared=lambda _: False))
-    seen.fetched.clear()
-    list(seen.place([pod()], is_shared=lambda _: False))
-    assert seen.fetched == {}, "a download is given once"
-    learn(seen, document(ok=60), now=NOW + 10)
-    assert seen.strangers == {}, "its Pod went"
+    known = learned(document(ok=50), pods=[])
+    list(known.place([pod()], is_shared=lambda _: False))
+    known.fetched.clear()
+    list(known.place([pod()], is_shared=lambda _: False))
+    assert known.fetched == {}, "a download is given once"
+    learn(known, document(ok=60), now=NOW + 10)
+    assert known.strangers == {}, "its Pod went"
 
 
 def test_a_pod_with_several_addresses_is_found_by_each() -> None:
-    seen = learned(document(ok=50), pods=[])
+    known = learned(document(ok=50), pods=[])
     dual = msgspec.structs.replace(pod(), ips="fd00::1,10.0.0.1")
-    list(seen.place([dual], is_shared=lambda _: False))
-    assert seen.fetched == {dual.uid: NOW - 50}
+    list(known.place([dual], is_shared=lambda _: False))
+    assert known.fetched == {dual.uid: NOW - 50}
 
 
 def test_a_pod_whose_start_is_not_known_keeps_what_its_address_asked_for() -> None:
-    seen = learned(document(ok=50), pods=[])
-    list(seen.place([pod(started=0)], is_shared=lambda _: False))
-    assert seen.fetched == {}
-    list(seen.place([pod()], is_shared=lambda _: False))
-    assert seen.fetched == {pod().uid: NOW - 50}
+    known = learned(document(ok=50), pods=[])
+    list(known.place([pod(started=0)], is_shared=lambda _: False))
+    assert known.fetched == {}
+    list(known.place([pod()], is_shared=lambda _: False))
+    assert known.fetched == {pod().uid: NOW - 50}
 
 
 def steps(iterator: Iterator[None]) -> int:
@@ -304,33 +304,33 @@ def many(count: int) -> list[Pod]:
 def test_addresses_are_learned_two_hundred_in_a_step(count: int, expected: int) -> None:
     addresses = {one.ips: {"ok": 5} for one in many(count)}
     document = json.dumps({"instance": "a", "up": 1, "seen": addresses}).encode()
-    seen = DownloadEvidence()
-    learning = seen.learn([document], now=NOW, complete=True, pods_at=lambda _: [])
+    known = DownloadEvidence()
+    learning = known.learn([document], now=NOW, complete=True, pods_at=lambda _: [])
     assert steps(learning) == expected, "one pass over the document, one over the addresses"
-    assert len(seen.strangers) == count
+    assert len(known.strangers) == count
 
 
 @pytest.mark.parametrize(("count", "expected"), [(199, 0), (200, 1), (399, 1), (400, 2)])
 def test_pods_are_placed_and_believed_two_hundred_in_a_step(count: int, expected: int) -> None:
-    told = {"10.0.0.1": {"ok": 5}, "192.0.2.1": {"ok": 5}}  # the second one is of no Pod
-    seen = learned(json.dumps({"up": 1, "seen": told}).encode(), pods=[])
-    assert steps(seen.place(many(count), is_shared=lambda _: False)) == expected
-    assert list(seen.strangers) == ["192.0.2.1"]
+    log_of = {"10.0.0.1": {"ok": 5}, "192.0.2.1": {"ok": 5}}  # the second one is of no Pod
+    known = learned(json.dumps({"up": 1, "seen": log_of}).encode(), pods=[])
+    assert steps(known.place(many(count), is_shared=lambda _: False)) == expected
+    assert list(known.strangers) == ["192.0.2.1"]
     believing = DownloadEvidence().believe(status(count, matched=count), A, many(count))
     assert steps(believing) == expected
 
 
 def test_no_pod_is_looked_at_when_there_is_nothing_to_place() -> None:
-    looked: list[Pod] = []
+    looked_up: list[Pod] = []
 
     def pods() -> Iterator[Pod]:
         for one in [pod("a"), pod("b"), pod("c")]:
-            looked.append(one)
+            looked_up.append(one)
             yield one
 
-    seen = learned(document(ok=50), pods=[])
-    list(seen.place(pods(), is_shared=lambda _: False))
-    assert [one.name for one in looked] == ["a", "b"], "the rest need not be looked at"
+    known = learned(document(ok=50), pods=[])
+    list(known.place(pods(), is_shared=lambda _: False))
+    assert [one.name for one in looked_up] == ["a", "b"], "the rest need not be looked at"
 
 
 def without(found: Status, **changes: Any) -> Status:
@@ -377,9 +377,9 @@ def test_a_missing_pod_is_known_by_its_namespace_too() -> None:
 
 def test_what_was_seen_counts_before_what_a_status_says() -> None:
     a, b = pod("a"), pod("b")
-    seen = learned(document(ok=50), pods=[a])
-    list(seen.believe(status(2, matched=2), A, [a, b]))
-    assert seen.fetched == {a.uid: NOW - 50, b.uid: 0.0}
+    known = learned(document(ok=50), pods=[a])
+    list(known.believe(status(2, matched=2), A, [a, b]))
+    assert known.fetched == {a.uid: NOW - 50, b.uid: 0.0}
 
 
 def test_status_whose_time_anybody_may_have_written_proves_nothing() -> None:
@@ -387,10 +387,10 @@ def test_status_whose_time_anybody_may_have_written_proves_nothing() -> None:
         module=Module(source="", sha256=A, size=1, abi="", fetched_at=""),
         pods=Pods(matched=1, injected=1, fetched=1, time="yesterday"),
     )
-    seen = DownloadEvidence()
-    for _ in seen.believe(previous, A, [pod()]):
+    known = DownloadEvidence()
+    for _ in known.believe(previous, A, [pod()]):
         pass
-    assert not seen.fetched
+    assert not known.fetched
 
 
 def test_many_pods_are_believed_in_steps() -> None:
@@ -400,6 +400,6 @@ def test_many_pods_are_believed_in_steps() -> None:
         module=Module(source="", sha256=A, size=1, abi="", fetched_at=""),
         pods=Pods(matched=5000, injected=5000, fetched=5000, time=time),
     )
-    seen = DownloadEvidence()
-    assert sum(1 for _ in seen.believe(previous, A, pods)) > 1
-    assert len(seen.fetched) == 5000
+    known = DownloadEvidence()
+    assert sum(1 for _ in known.believe(previous, A, pods)) > 1
+    assert len(known.fetched) == 5000

@@ -44,12 +44,12 @@ def evidence(
     )
 
 
-def said(pods: list[Pod], known: LoadEvidence, *, names: int = 10) -> LoadReport:
+def report_of(pods: list[Pod], known: LoadEvidence, *, names: int = 10) -> LoadReport:
     return finished(report(pods, known, generation=3, now=NOW, grace=GRACE, names=names))
 
 
 def test_all_sidecars_that_fetched_make_it_true() -> None:
-    found = said([pod("a"), pod("b")], evidence("a", "b"))
+    found = report_of([pod("a"), pod("b")], evidence("a", "b"))
     assert (found.pods.matched, found.pods.injected, found.pods.fetched) == (2, 2, 2)
     assert (found.loaded.type, found.loaded.status, found.loaded.reason) == (
         "Loaded",
@@ -82,7 +82,7 @@ def test_all_sidecars_that_fetched_make_it_true() -> None:
 def test_who_did_not_is_named_with_what_can_be_known(
     one: Pod, known: LoadEvidence, why: MissingReason, status: str
 ) -> None:
-    found = said([one, pod("b")], replace(known, fetched={pod("b").uid}))
+    found = report_of([one, pod("b")], replace(known, fetched={pod("b").uid}))
     assert [(each.name, each.reason) for each in found.pods.missing] == [("a", why.value)]
     assert (found.loaded.status, found.loaded.reason) == (status, why.value)
     assert "team/a" in found.loaded.message
@@ -90,11 +90,11 @@ def test_who_did_not_is_named_with_what_can_be_known(
 
 
 def test_silence_counts_where_all_replicas_watched_since_the_module_is_known() -> None:
-    assert said([pod("a")], evidence(watched_since=5_500.0)).loaded.reason == "NeverAsked"
+    assert report_of([pod("a")], evidence(watched_since=5_500.0)).loaded.reason == "NeverAsked"
 
 
 def test_selector_without_pods_is_said_so() -> None:
-    found = said([], evidence())
+    found = report_of([], evidence())
     assert (found.loaded.status, found.loaded.reason) == ("Unknown", "NoPods")
     assert found.loaded.message == "the selector matches no Pod"
 
@@ -102,7 +102,7 @@ def test_selector_without_pods_is_said_so() -> None:
 def test_only_the_first_are_named_worst_first() -> None:
     pods = [pod(f"p{number:02}") for number in range(40)]
     known = evidence(*(one.name for one in pods[:20]), refused={"p39": 503})
-    found = said(pods, known)
+    found = report_of(pods, known)
     assert len(found.pods.missing) == 10
     assert [one.name for one in found.pods.missing[:2]] == ["p39", "p20"]
     assert found.pods.missing[0].message == "requested it and got status 503"
@@ -185,7 +185,7 @@ def test_the_loop_gets_a_turn_after_every_step(pods: int, steps: int) -> None:
 def test_three_are_named_in_the_sentence_and_the_others_counted(
     missing: int, listed: list[str], more: str
 ) -> None:
-    found = said([pod(f"p{number}") for number in range(missing)] + [pod("q")], evidence("q"))
+    found = report_of([pod(f"p{number}") for number in range(missing)] + [pod("q")], evidence("q"))
     names = "; ".join(f"team/{name} has never requested it" for name in listed)
     assert found.loaded.message == (
         f"1 of {missing + 1} sidecars fetched the module; {missing} of {missing + 1} Pods "
@@ -196,7 +196,7 @@ def test_three_are_named_in_the_sentence_and_the_others_counted(
 def test_the_worst_are_named_although_they_come_after_a_step() -> None:
     pods = [pod(f"p{number:04}", started=0) for number in range(STEP + 10)]
     last = pods[-1]
-    found = said(pods, evidence(refused={last.name: 404}), names=2)
+    found = report_of(pods, evidence(refused={last.name: 404}), names=2)
     assert [(one.name, one.reason) for one in found.pods.missing] == [
         (last.name, "Refused"),
         ("p0000", "NotReady"),
@@ -206,7 +206,7 @@ def test_the_worst_are_named_although_they_come_after_a_step() -> None:
 
 def test_pods_of_one_name_in_two_namespaces_are_named_by_namespace() -> None:
     other = Pod("other", "p", b"o" * 16, (), "10.0.0.2", "Running", 5_000, True)
-    found = said([pod("p"), pod("a"), other], evidence())
+    found = report_of([pod("p"), pod("a"), other], evidence())
     assert [(one.namespace, one.name) for one in found.pods.missing] == [
         ("other", "p"),
         ("team", "a"),
@@ -216,12 +216,12 @@ def test_pods_of_one_name_in_two_namespaces_are_named_by_namespace() -> None:
 
 def test_a_pod_and_its_successor_of_the_same_name_are_both_named() -> None:
     old, new = pod("a"), replace_uid(pod("a"), b"another")
-    found = said([old, new], evidence(refused={"a": 503}))
+    found = report_of([old, new], evidence(refused={"a": 503}))
     assert [one.message for one in found.pods.missing] == [
         "requested it and got status 503",
         "has never requested it",
     ]
-    assert len(said([old, new], evidence()).pods.missing) == 2
+    assert len(report_of([old, new], evidence()).pods.missing) == 2
 
 
 def replace_uid(found: Pod, uid: bytes) -> Pod:

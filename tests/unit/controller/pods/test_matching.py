@@ -153,18 +153,18 @@ def test_a_selector_is_looked_at_only_when_a_pod_has_its_rarest_pair(
     for number in range(10):
         matcher.pod_changed(None, pod(f"p{number}", A, ("pod", str(number))))
     matcher.pod_changed(None, pod("rare", A, X))
-    looked_at: list[LabelSet] = []
+    visited: list[LabelSet] = []
 
     class Watched(PodSelector):
         def matches(self, namespace: str, labels: frozenset[tuple[str, str]]) -> bool:
-            looked_at.append(tuple(sorted(labels)))
+            visited.append(tuple(sorted(labels)))
             return super().matches(namespace, labels)
 
     matcher.set_selector(KEY, Watched("one", (A, X)))
     assert matcher.counts(KEY) == PodCounts(1, 1)
-    assert looked_at == [(A, X)]
+    assert visited == [(A, X)]
     matcher.pod_changed(None, pod("common", A, ("pod", "new")))
-    assert looked_at == [(A, X)]
+    assert visited == [(A, X)]
 
 
 def _held(matcher: PodMatcher) -> tuple[int, ...]:

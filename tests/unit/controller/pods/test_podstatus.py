@@ -14,7 +14,7 @@ from autowasm.kube.resources import ObjectKey
 KEY = ObjectKey("team", "test")
 
 
-def said(fetched: int, *, time: str = "t1") -> PodReport:
+def report(fetched: int, *, time: str = "t1") -> PodReport:
     missing = (MissingPod("team", "p", "NeverAsked"),) if fetched < 2 else ()
     status = "True" if fetched == 2 else "False"
     return (
@@ -28,17 +28,17 @@ class World:
 
     def __init__(self, *, prunes: bool = False) -> None:
         self.prunes = prunes
-        self.said: PodReport = said(1)
+        self.report: PodReport = report(1)
         self.stored: dict[str, Any] = {"status": {"phase": "Synced"}}
         self.writes: list[Mapping[str, Any]] = []
         self.pods = PodStatus(
-            said=self.say,
+            report=self.latest,
             document=lambda _: self.stored,
             publisher=self,  # type: ignore[arg-type]  # only this method of it
         )
 
-    async def say(self, _key: ObjectKey) -> PodReport:
-        return self.said
+    async def latest(self, _key: ObjectKey) -> PodReport:
+        return self.report
 
     async def write_status(
         self, key: ObjectKey, document: Mapping[str, Any], status: Mapping[str, Any]
@@ -68,10 +68,10 @@ async def test_what_was_written_is_not_written_again_even_if_the_server_drops_it
     world = World(prunes=prunes)
     await world.touched(5)
     assert len(world.writes) == 1
-    world.said = said(1, time="later")
+    world.report = report(1, time="later")
     await world.touched()
     assert len(world.writes) == 1, "only the time differs"
-    world.said = said(2)
+    world.report = report(2)
     await world.touched(3)
     assert len(world.writes) == 2
     assert world.writes[-1]["pods"]["fetched"] == 2
@@ -85,9 +85,9 @@ async def test_an_object_that_cannot_be_counted_stops_no_other() -> None:
     async def count(key: ObjectKey) -> PodReport:
         if key == odd:
             raise KeyError("a bug")
-        return world.said
+        return world.report
 
-    world.pods = PodStatus(said=count, document=lambda _: world.stored, publisher=world)  # type: ignore[arg-type]
+    world.pods = PodStatus(report=count, document=lambda _: world.stored, publisher=world)  # type: ignore[arg-type]
     task = asyncio.create_task(world.pods.run())
     world.pods.touch(odd)
     world.pods.touch(KEY)
@@ -103,7 +103,7 @@ async def test_a_thousand_changes_are_one_write_a_minute() -> None:
     world = World()
     task = asyncio.create_task(world.pods.run(), name="pods")
     for number in range(1_200):
-        world.said = said(number % 2)
+        world.report = report(number % 2)
         world.pods.touch(KEY)
         await asyncio.sleep(0.1)
     task.cancel()
@@ -113,7 +113,7 @@ async def test_a_thousand_changes_are_one_write_a_minute() -> None:
 
 async def test_other_conditions_and_fields_stay() -> None:
     world = World()
-    world.said = said(2)
+    world.report = report(2)
     ready = Condition("Ready", "True", "Synced", "", "t0", 1)
     world.stored["status"] |= {"message": "m", "conditions": [msgspec.to_builtins(ready)]}
     await world.pods._write(KEY)

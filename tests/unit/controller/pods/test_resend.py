@@ -45,7 +45,7 @@ class World:
     seen: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     errors: int = 0
     up: float = 5.0
-    asked: list[str] = field(default_factory=list)
+    queries: list[str] = field(default_factory=list)
     requeued: list[ObjectKey] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
     status: dict[str, Any] = field(default_factory=dict)
@@ -65,8 +65,8 @@ class World:
     def selects(self, key: ObjectKey, pod: Pod) -> bool:
         return self.selected
 
-    async def ask(self, path: str) -> list[bytes]:
-        self.asked.append(path)
+    async def query(self, path: str) -> list[bytes]:
+        self.queries.append(path)
         if path == "/seen":
             return [json.dumps({"instance": "a", "up": self.up, "errors": self.errors}).encode()]
         return [json.dumps({"seen": self.seen.get(path.removeprefix("/seen/"), {})}).encode(), b"x"]
@@ -104,13 +104,13 @@ async def test_sidecar_that_got_an_error_and_stopped_asking_is_healed_once() -> 
     world = World()
     world.refuse(40)
     resend = resender(world)
-    await resend.look()
+    await resend.check()
     assert world.requeued == [KEY]
     assert resend.wanted(KEY, world.envoyfilter_, A) == 1
     assert "r=1" in world.events[0]
     world.envoyfilter_ = live(resend=1)
-    await resend.look()
-    await resend.look()
+    await resend.check()
+    await resend.check()
     assert world.requeued == [KEY]
     assert resend.wanted(KEY, world.envoyfilter_, A) == 1
     assert resend.wanted(KEY, world.envoyfilter_, B) == 0, "a new module begins without"
@@ -132,8 +132,8 @@ async def test_an_odd_object_does_not_stop_the_others() -> None:
     world.refuse(40)
     resend = resender(world)
     with structlog.testing.capture_logs() as logs:
-        await resend.look()
-        await resend.look()
+        await resend.check()
+        await resend.check()
     assert world.requeued == [KEY]
     odd = [log["key"] for log in logs if log["log_level"] == "error"]
     assert odd == [str(first), str(first)], "it is looked at again"
@@ -154,7 +154,7 @@ async def test_an_envoyfilter_that_cannot_be_read_does_not_stop_the_others() -> 
     world = Odd()
     world.refuse(40)
     with structlog.testing.capture_logs() as logs:
-        await resender(world, metrics=metrics).look()
+        await resender(world, metrics=metrics).check()
     assert world.requeued == [KEY]
     (failed,) = [log for log in logs if log["log_level"] == "error"]
     assert (failed["key"], failed["exc_info"]) == (str(first), True)
@@ -168,7 +168,7 @@ async def test_what_was_to_be_healed_is_forgotten_when_leading_ends() -> None:
     world.refuse(40)
     leadership = Tenure(lambda _: None)
     resend = resender(world)
-    await resend.look()
+    await resend.check()
     assert resend.wanted(KEY, live(), A) == 1
     leadership.extend(asyncio.get_running_loop().time() + 60)
     running = asyncio.create_task(resend.run(leadership))
@@ -184,10 +184,10 @@ async def test_what_is_gone_is_forgotten() -> None:
     world = World()
     world.refuse(40)
     resend = resender(world)
-    await resend.look()
+    await resend.check()
     world.keys = lambda: frozenset()  # type: ignore[method-assign]
     world.refuse(40)
-    await resend.look()
+    await resend.check()
     assert resend.wanted(KEY, live(), A) == 0, "one of the same name begins without a count"
 
 
@@ -203,19 +203,19 @@ async def test_a_large_mesh_is_looked_at_in_turns() -> None:
     )
 
     class Large(World):
-        async def ask(self, path: str) -> list[bytes]:
-            return await super().ask(path) if path == "/seen" else [told.encode()]
+        async def query(self, path: str) -> list[bytes]:
+            return await super().query(path) if path == "/seen" else [told.encode()]
 
     world = Large(pods=pods, errors=1)
     resend = resender(world)
-    looking = asyncio.ensure_future(resend.look())
-    turns = 0
-    while not looking.done():
+    checking = asyncio.ensure_future(resend.check())
+    iterations = 0
+    while not checking.done():
         await asyncio.sleep(0)
-        turns += 1
-    await looking
+        iterations += 1
+    await checking
     assert resend._open, "all of them were looked at"
-    assert turns >= 3 * len(pods) / 500
+    assert iterations >= 3 * len(pods) / 500
     assert world.requeued == []
 
 
@@ -224,7 +224,7 @@ async def test_count_goes_on_from_the_live_envoyfilter() -> None:
     world.refuse(40)
     resend = resender(world)
     assert resend.wanted(KEY, world.envoyfilter_, A) == 7
-    await resend.look()
+    await resend.check()
     assert resend.wanted(KEY, world.envoyfilter_, A) == 8
 
 
@@ -233,7 +233,7 @@ async def test_what_happened_in_the_second_in_which_an_outage_began_counts() -> 
     outage = Outage(NOW - 200 + 0.7, NOW - 100)
     pod, changed = World(pods=[started(NOW - 200)]), World(envoyfilter_=live(changed=NOW - 200))
     for world in (pod, changed):
-        await resender(world, outage=outage).look()
+        await resender(world, outage=outage).check()
         assert world.requeued == [KEY]
 
 
@@ -241,7 +241,7 @@ async def test_what_happened_in_the_second_before_an_outage_does_not_count() -> 
     outage = Outage(NOW - 200 + 0.7, NOW - 100)
     pod, changed = World(pods=[started(NOW - 201)]), World(envoyfilter_=live(changed=NOW - 201))
     for world in (pod, changed):
-        await resender(world, outage=outage).look()
+        await resender(world, outage=outage).check()
         assert world.requeued == []
 
 
@@ -273,7 +273,7 @@ async def test_nothing_is_healed_without_evidence(spare: str) -> None:
     if spare == "no error":
         world.errors, world.seen = 0, {}
     resend = resender(world, stored=spare != "not stored")
-    await resend.look()
+    await resend.check()
     assert world.requeued == []
     assert resend.wanted(KEY, world.envoyfilter_, A) == 0
 
@@ -282,19 +282,19 @@ async def test_error_that_is_too_young_is_looked_at_again() -> None:
     world = World()
     world.refuse(20)
     resend = resender(world)
-    await resend.look()
+    await resend.check()
     assert world.requeued == []
     world.seen[A]["10.0.0.1"]["error"] = 31  # no further error was given
-    await resend.look()
+    await resend.check()
     assert world.requeued == [KEY]
 
 
 async def test_replicas_are_asked_about_modules_only_if_there_was_an_error() -> None:
     world = World()
     resend = resender(world)
-    await resend.look()
-    await resend.look()
-    assert world.asked == ["/seen", "/seen"]
+    await resend.check()
+    await resend.check()
+    assert world.queries == ["/seen", "/seen"]
 
 
 OUTAGE = Outage(NOW - 300, NOW - 100)
@@ -306,13 +306,13 @@ def started(at: float) -> Pod:
 
 async def test_pod_that_started_during_an_outage_and_never_downloaded_is_healed() -> None:
     world = World(pods=[started(NOW - 200)])
-    await resender(world, outage=OUTAGE).look()
+    await resender(world, outage=OUTAGE).check()
     assert world.requeued == [KEY]
 
 
 async def test_envoyfilter_that_changed_during_an_outage_is_healed() -> None:
     world = World(envoyfilter_=live(changed=NOW - 200))
-    await resender(world, outage=OUTAGE).look()
+    await resender(world, outage=OUTAGE).check()
     assert world.requeued == [KEY]
 
 
@@ -343,7 +343,7 @@ async def test_outage_that_harmed_nobody_heals_nothing(spare: str) -> None:
         outage = Outage(NOW - 300, NOW - 10)
     if spare == "short":
         outage = Outage(NOW - 205, NOW - 198)
-    await resender(world, outage=outage).look()
+    await resender(world, outage=outage).check()
     assert world.requeued == []
 
 
@@ -351,7 +351,7 @@ async def test_outage_that_the_leader_before_us_healed_is_not_healed_again() -> 
     # The download may be known to that leader alone, which is gone.
     world = World(pods=[started(NOW - 200)], envoyfilter_=live(resend=1, changed=NOW - 60))
     resend = resender(world, outage=OUTAGE)
-    await resend.look()
+    await resend.check()
     assert world.requeued == []
     assert resend.wanted(KEY, world.envoyfilter_, A) == 1
 
@@ -359,10 +359,10 @@ async def test_outage_that_the_leader_before_us_healed_is_not_healed_again() -> 
 async def test_error_before_the_leader_before_us_healed_it_is_no_evidence() -> None:
     world = World(envoyfilter_=live(resend=1, changed=NOW - 60))
     world.refuse(100)
-    await resender(world).look()
+    await resender(world).check()
     assert world.requeued == []
     world.refuse(40)  # and one since
-    await resender(world).look()
+    await resender(world).check()
     assert world.requeued == [KEY]
 
 
@@ -377,14 +377,14 @@ async def test_error_of_a_pod_that_has_it_as_the_status_says_is_no_evidence(
     world.status = Status(
         module=Module.of(record(sha256=A), stamp), pods=Pods(1, 1, fetched=1, time=stamp)
     ).to_dict()
-    await resender(world).look()
+    await resender(world).check()
     assert world.requeued == ([KEY] if resent else [])
 
 
 async def test_outage_is_healed_after_one_that_was_healed_before_it() -> None:
     world = World(pods=[started(NOW - 200)], envoyfilter_=live(resend=1))
     resend = resender(world, outage=OUTAGE)
-    await resend.look()
+    await resend.check()
     assert resend.wanted(KEY, world.envoyfilter_, A) == 2
 
 
@@ -395,7 +395,7 @@ async def test_pod_that_has_it_as_the_status_says_is_not_healed(missing: tuple[s
     pods = Pods(1, 1, fetched=1 - len(named), missing=named, time=stamp)
     world = World(pods=[started(NOW - 200)])
     world.status = Status(module=Module.of(record(sha256=A), stamp), pods=pods).to_dict()
-    await resender(world, outage=OUTAGE).look()
+    await resender(world, outage=OUTAGE).check()
     assert world.requeued == ([KEY] if missing else [])
 
 
@@ -407,7 +407,7 @@ async def test_outage_is_left_to_whoever_led_long_enough_after_it(led: float, re
     settings = replace(QUICK, interval=0.0)
     resend = resender(world, outage=outage, settings=settings, others_led=-led)
     running = asyncio.create_task(resend.run(AlwaysLeading()))
-    while len(world.asked) < 3:
+    while len(world.queries) < 3:
         await asyncio.sleep(0)
     running.cancel()
     assert world.requeued == ([KEY] if resent else [])
@@ -422,7 +422,7 @@ async def test_heals_at_most_once_in_a_window_and_the_count_never_goes_back(
     before = 0
     for age in ages:
         world.refuse(age)
-        await resend.look()
+        await resend.check()
         count = resend.wanted(KEY, world.envoyfilter_, A)
         assert count >= before
         before = count
@@ -438,8 +438,8 @@ async def test_pods_that_the_selector_does_not_match_are_not_healed_after_an_out
     outage = Outage(NOW - 200, NOW - 100)
     world = World(selected=False, pods=[msgspec.structs.replace(POD, started=int(NOW) - 150)])
     resend = resender(world, outage=outage)
-    await resend.look()
+    await resend.check()
     assert world.requeued == []
     world.selected = True
-    await resender(world, outage=outage).look()
+    await resender(world, outage=outage).check()
     assert world.requeued == [KEY]

@@ -16,20 +16,23 @@ from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes.autowasms import autowasm, digest, record
-from tests.unit.controller.pods.worlds import KEY, NOW, A, World, loading, pod, said, stamp
+from tests.unit.controller.pods.worlds import KEY, NOW, A, World, loading, pod, report_of, stamp
 
 
 async def test_rollout_ends_with_the_last_download_and_is_measured_once() -> None:
     world, metrics = World(), Metrics()
     found = loading(world, metrics)
-    await said(found)
+    await report_of(found)
     world.download("10.0.0.1", age=90)
-    await found.look()
-    assert (await said(found)).pods.fetched == 1
-    assert (await said(found)).loaded.reason == "NeverAsked"
+    await found.check()
+    assert (await report_of(found)).pods.fetched == 1
+    assert (await report_of(found)).loaded.reason == "NeverAsked"
     world.download("10.0.0.2", age=40)
-    await found.look()
-    assert ((await said(found)).pods.fetched, (await said(found)).loaded.status) == (2, "True")
+    await found.check()
+    assert ((await report_of(found)).pods.fetched, (await report_of(found)).loaded.status) == (
+        2,
+        "True",
+    )
     value = metrics.registry.get_sample_value
     assert value("autowasm_rollout_duration_seconds_count") == 1
     total = value("autowasm_rollout_duration_seconds_sum")
@@ -37,28 +40,28 @@ async def test_rollout_ends_with_the_last_download_and_is_measured_once() -> Non
     assert 55 < total < 65, "from the change to the last download"
     assert value("autowasm_rollout_pods", {"state": "Fetched"}) == 2
     assert value("autowasm_rollout_unfinished") == 0
-    world.asked.clear()
+    world.queries.clear()
     world.download("10.0.0.2", age=1)
-    await found.look()
-    assert world.asked == ["/seen"], "all is known: nothing is asked about the module"
+    await found.check()
+    assert world.queries == ["/seen"], "all is known: nothing is asked about the module"
 
 
 async def test_replicas_are_asked_about_a_module_only_when_there_is_news() -> None:
     world = World()
     found = loading(world)
-    await said(found)
-    await found.look()
-    assert world.asked == ["/seen", f"/seen/{A}"]
-    await found.look()
-    assert world.asked[2:] == ["/seen"]
+    await report_of(found)
+    await found.check()
+    assert world.queries == ["/seen", f"/seen/{A}"]
+    await found.check()
+    assert world.queries[2:] == ["/seen"]
 
 
 async def test_replica_that_does_not_answer_leaves_silence_unknown() -> None:
     world = World(replicas=2)
     found = loading(world)
-    await said(found)
-    await found.look()
-    assert (await said(found)).loaded.reason == "NotKnown"
+    await report_of(found)
+    await found.check()
+    assert (await report_of(found)).loaded.reason == "NotKnown"
 
 
 async def test_an_odd_object_does_not_stop_the_others() -> None:
@@ -84,7 +87,7 @@ async def test_an_odd_object_does_not_stop_the_others() -> None:
         world.download("10.0.0.1", age=90)
         world.download("10.0.0.2", age=90)
         with structlog.testing.capture_logs() as logs:
-            await found.look()
+            await found.check()
         assert [log["key"] for log in logs] == [str(first)]
         assert metrics.registry.get_sample_value("autowasm_rollout_unfinished") == 1
 
@@ -105,10 +108,10 @@ async def test_a_module_that_cannot_be_learned_of_does_not_stop_the_others() -> 
             document["metadata"]["managedFields"] = [{"time": stamp(self.published)}]
             return document
 
-        async def ask(self, path: str) -> list[bytes]:
+        async def query(self, path: str) -> list[bytes]:
             if self.is_odd and path.endswith(A):
                 raise RuntimeError("odd")
-            return await super().ask(path)
+            return await super().query(path)
 
         def touch_pods(self, key: ObjectKey) -> None:
             if self.is_odd and key == other:
@@ -122,12 +125,12 @@ async def test_a_module_that_cannot_be_learned_of_does_not_stop_the_others() -> 
     world.download("10.0.0.1", age=90)
     world.download("10.0.0.2", age=90)
     with structlog.testing.capture_logs() as logs:
-        await found.look()
+        await found.check()
     assert [(log.get("digest"), log.get("key")) for log in logs] == [(A, None), (None, str(other))]
     failed = metrics.registry.get_sample_value
     assert failed("autowasm_unexpected_errors_total", {"work": "proof_of_load"}) == 2
     world.is_odd = False
-    await found.look()
+    await found.check()
     report = await found.report(KEY)
     assert report is not None
     assert report.loaded.reason == "Fetched"
@@ -140,18 +143,18 @@ async def test_a_large_mesh_is_reported_in_turns() -> None:
     world.download("10.0.0.0", age=90)
     world.seen["10.9.9.9"] = {"ok": 50.0}  # of no Pod: every Pod may be the one
     found = loading(world)
-    await said(found)
-    await found.look()
+    await report_of(found)
+    await found.check()
     reporting = asyncio.ensure_future(found.report(KEY))
-    turns = 0
+    iterations = 0
     while not reporting.done():
         await asyncio.sleep(0)
-        turns += 1
+        iterations += 1
     report = await reporting
     assert report is not None
     assert (report.pods.matched, report.pods.fetched) == (50_000, 1)
     assert [one.name for one in report.pods.missing[:2]] == ["p00001", "p00002"]
-    assert turns >= 3 * len(pods) / 500
+    assert iterations >= 3 * len(pods) / 500
 
 
 async def test_a_look_between_the_steps_of_a_first_report_costs_nothing() -> None:
@@ -160,43 +163,50 @@ async def test_a_look_between_the_steps_of_a_first_report_costs_nothing() -> Non
     reporting = asyncio.ensure_future(found.report(KEY))
     while not reporting.done():
         await asyncio.sleep(0)
-        await found.look()
+        await found.check()
     assert await reporting is not None
-    await found.look()
-    assert (await said(found)).pods.matched == 5_000
+    await found.check()
+    assert (await report_of(found)).pods.matched == 5_000
 
 
 async def test_restart_forgets_nothing_that_the_status_says() -> None:
     world = World()
     found = loading(world)
-    await said(found)
+    await report_of(found)
     world.download("10.0.0.1", age=90)
-    await found.look()
-    before = await said(found)
+    await found.check()
+    before = await report_of(found)
     world.write(before)
     world.seen, world.up, world.downloads = {}, 1.0, 0
     after = loading(world)
-    assert (await said(after)).pods == before.pods, "not written again before replicas were asked"
-    assert (await said(after)).loaded.same_state(before.loaded)
-    await after.look()
-    assert (await said(after)).pods.fetched == 1
-    assert (await said(after)).pods.missing[0].reason == "NotKnown", "it could have asked unseen"
+    assert (await report_of(after)).pods == before.pods, (
+        "not written again before replicas were asked"
+    )
+    assert (await report_of(after)).loaded.same_state(before.loaded)
+    await after.check()
+    assert (await report_of(after)).pods.fetched == 1
+    assert (await report_of(after)).pods.missing[0].reason == "NotKnown", (
+        "it could have asked unseen"
+    )
 
 
 async def test_what_was_said_of_another_selector_is_not_believed_of_these_pods() -> None:
     world = World()
     found = loading(world)
-    await said(found)
+    await report_of(found)
     world.download("10.0.0.1", age=90)
     world.download("10.0.0.2", age=90)
-    await found.look()
-    world.write(await said(found))
+    await found.check()
+    world.write(await report_of(found))
     world.seen, world.up, world.downloads = {}, 1.0, 0
     world.pods, world.generation = [pod("c", "10.0.0.3"), pod("d", "10.0.0.4")], 3
     after = loading(world)
-    await said(after)
-    await after.look()
-    assert ((await said(after)).pods.fetched, (await said(after)).loaded.reason) == (0, "NotKnown")
+    await report_of(after)
+    await after.check()
+    assert ((await report_of(after)).pods.fetched, (await report_of(after)).loaded.reason) == (
+        0,
+        "NotKnown",
+    )
 
 
 async def test_pod_that_starts_or_gets_ready_unheard_is_looked_at_again() -> None:
@@ -205,60 +215,60 @@ async def test_pod_that_starts_or_gets_ready_unheard_is_looked_at_again() -> Non
     for before in (unready, pod("a", "", started=0)):
         world = World(pods=[before])
         found = loading(world)
-        await said(found)
-        await found.look()
-        assert (await said(found)).loaded.reason == "NotReady"
+        await report_of(found)
+        await found.check()
+        assert (await report_of(found)).loaded.reason == "NotReady"
         world.pods, world.touched = [late], 0
-        await found.look()
+        await found.check()
         assert world.touched == 1
-        assert (await said(found)).loaded.reason == "NeverAsked"
+        assert (await report_of(found)).loaded.reason == "NeverAsked"
         world.touched = 0
-        await found.look()
+        await found.check()
         assert not world.touched, "nothing moves any more"
 
 
 async def test_download_from_an_address_that_is_shown_late_counts() -> None:
     world = World(pods=[pod("a", "", started=NOW - 20)])
     found = loading(world)
-    await said(found)
+    await report_of(found)
     world.download("10.0.0.1", age=5)
-    await found.look()
-    assert (await said(found)).pods.fetched == 0
+    await found.check()
+    assert (await report_of(found)).pods.fetched == 0
     world.pods = [pod("a", "10.0.0.1", started=NOW - 20)]
-    await found.look()
-    assert (await said(found)).pods.fetched == 1
+    await found.check()
+    assert (await report_of(found)).pods.fetched == 1
 
 
 async def test_download_that_came_before_its_pod_was_looked_at_counts() -> None:
     """What is said of an object may wait for a minute; its sidecars ask within a second."""
     world = World(pods=[pod("a", "10.0.0.1")])
     found = loading(world)
-    await said(found)
+    await report_of(found)
     world.download("10.0.0.1", age=90)
-    await found.look()
-    assert (await said(found)).loaded.status == "True"
+    await found.check()
+    assert (await report_of(found)).loaded.status == "True"
     world.pods = [*world.pods, pod("late", "10.0.0.3", started=NOW + 10)]
     world.now = NOW + 80
     world.download("10.0.0.3", age=68)
-    await found.look()  # all that we know of have it
-    assert (await said(found)).loaded.reason == "Waiting", (
+    await found.check()  # all that we know of have it
+    assert (await report_of(found)).loaded.reason == "Waiting", (
         "nobody asked for what was news meanwhile"
     )
-    await found.look()
-    assert (await said(found)).pods.fetched == 2
+    await found.check()
+    assert (await report_of(found)).pods.fetched == 2
 
 
 async def test_answer_that_is_older_than_the_news_is_not_used() -> None:
     world = World()
     peer_query = PeerQuery(world)
     found = loading(world, peer_query=peer_query, interval=10.0)
-    await said(found)
-    world.asked.clear()
-    await peer_query.ask(f"/seen/{A}")  # healing's
+    await report_of(found)
+    world.queries.clear()
+    await peer_query.query(f"/seen/{A}")  # healing's
     await asyncio.sleep(0.01)
     world.download("10.0.0.1", age=1)
-    await found.look()
-    assert (await said(found)).pods.fetched == 1
+    await found.check()
+    assert (await report_of(found)).pods.fetched == 1
 
 
 async def test_answers_to_the_queries_of_longest_ago_are_forgotten() -> None:
@@ -266,38 +276,38 @@ async def test_answers_to_the_queries_of_longest_ago_are_forgotten() -> None:
     peer_query = PeerQuery(world)
     paths = [f"/seen/{number}" for number in range(33)]
     for path in paths:
-        await peer_query.ask(path)
-    world.asked.clear()
+        await peer_query.query(path)
+    world.queries.clear()
     for path in (paths[-1], paths[0]):
         await peer_query.recent(path, within=3600.0)
-    assert world.asked == [paths[0]]
+    assert world.queries == [paths[0]]
 
 
 async def test_pod_that_went_leaves_no_doubt_about_the_others() -> None:
     world = World()
     found = loading(world)
-    await said(found)
+    await report_of(found)
     world.download("10.0.0.1", age=90)
-    await found.look()
-    assert (await said(found)).loaded.reason == "NeverAsked"
+    await found.check()
+    assert (await report_of(found)).loaded.reason == "NeverAsked"
     world.pods = world.pods[1:]
     world.downloads += 1
-    await found.look()
-    assert (await said(found)).loaded.reason == "NeverAsked"
+    await found.check()
+    assert (await report_of(found)).loaded.reason == "NeverAsked"
 
 
 async def test_silence_is_unknown_once_a_replica_went_with_what_it_saw() -> None:
     world = World(others=["b"])
     found = loading(world)
-    await said(found)
-    await found.look()
-    assert (await said(found)).loaded.reason == "NeverAsked"
+    await report_of(found)
+    await found.check()
+    assert (await report_of(found)).loaded.reason == "NeverAsked"
     world.others = []
-    await found.look()
-    assert (await said(found)).loaded.reason == "NotKnown"
+    await found.check()
+    assert (await report_of(found)).loaded.reason == "NotKnown"
     world.others = ["b"]
-    await found.look()
-    assert (await said(found)).loaded.reason == "NeverAsked", "it was silent only"
+    await found.check()
+    assert (await report_of(found)).loaded.reason == "NeverAsked", "it was silent only"
 
 
 async def test_nothing_published_says_nothing() -> None:
@@ -321,12 +331,12 @@ async def test_nothing_is_said_of_what_is_not_published_and_its_state_is_forgott
     for part in ("live", "there"):
         world, metrics = Gone(), Metrics()
         found = loading(world, metrics)
-        await said(found)
-        await found.look()
+        await report_of(found)
+        await found.check()
         assert metrics.registry.get_sample_value("autowasm_rollout_unfinished") == 1
         setattr(world, part, False)
         assert await found.report(KEY) is None
-        await found.look()
+        await found.check()
         assert metrics.registry.get_sample_value("autowasm_rollout_unfinished") == 0
 
 
@@ -337,8 +347,8 @@ async def test_an_object_that_was_deleted_is_counted_no_more() -> None:
 
     world, metrics = Deleted(), Metrics()
     found = loading(world, metrics)
-    await said(found)
-    await found.look()
+    await report_of(found)
+    await found.check()
     assert metrics.registry.get_sample_value("autowasm_rollout_unfinished") == 0
     assert world.touched == 0
 
@@ -346,14 +356,14 @@ async def test_an_object_that_was_deleted_is_counted_no_more() -> None:
 async def test_the_time_of_what_is_said_changes_only_with_what_is_said() -> None:
     world = World()
     found = loading(world)
-    first = await said(found)
+    first = await report_of(found)
     assert first.pods.time == stamp(NOW)
     world.write(first)
     world.now = NOW + 30
-    assert (await said(found)).pods.time == stamp(NOW)
+    assert (await report_of(found)).pods.time == stamp(NOW)
     world.download("10.0.0.1", age=1)
-    await found.look()
-    assert (await said(found)).pods.time == stamp(NOW + 30)
+    await found.check()
+    assert (await report_of(found)).pods.time == stamp(NOW + 30)
 
 
 async def test_the_latest_of_several_strangers_counts() -> None:
@@ -361,9 +371,9 @@ async def test_the_latest_of_several_strangers_counts() -> None:
     world = World(pods=[pod("a", "10.0.0.1", started=NOW - 1_000)], published=NOW - 500)
     world.seen = {"10.9.9.1": {"ok": 2_000.0}, "10.9.9.2": {"ok": 100.0}}
     found = loading(world)
-    await said(found)
-    await found.look()
-    assert (await said(found)).loaded.reason == "Unattributed"
+    await report_of(found)
+    await found.check()
+    assert (await report_of(found)).loaded.reason == "Unattributed"
 
 
 async def test_an_object_without_a_generation_is_said_of_none() -> None:
@@ -371,7 +381,7 @@ async def test_an_object_without_a_generation_is_said_of_none() -> None:
         def document(self, key: ObjectKey) -> Mapping[str, Any] | None:
             return {"metadata": {"name": key.name}, "status": {}}
 
-    assert (await said(loading(Unnumbered()))).loaded.observed_generation == 0
+    assert (await report_of(loading(Unnumbered()))).loaded.observed_generation == 0
 
 
 @pytest.mark.looptime
@@ -382,28 +392,28 @@ async def test_the_leader_looks_at_each_interval_and_a_new_leader_begins_with_no
     running = asyncio.create_task(found.run(tenure))
     try:
         await asyncio.sleep(25)
-        assert world.asked == [], "it does not lead"
+        assert world.queries == [], "it does not lead"
         tenure.extend(asyncio.get_running_loop().time() + 1_000)
         await asyncio.sleep(1)
-        await said(found)
+        await report_of(found)
         world.download("10.0.0.1", age=5)
-        assert world.asked == []
+        assert world.queries == []
         await asyncio.sleep(10)
-        assert world.asked == ["/seen", f"/seen/{A}"]
-        assert (await said(found)).pods.fetched == 1
+        assert world.queries == ["/seen", f"/seen/{A}"]
+        assert (await report_of(found)).pods.fetched == 1
         await asyncio.sleep(20)
-        assert world.asked[2:] == ["/seen"], "what is fresh enough is not asked for again"
+        assert world.queries[2:] == ["/seen"], "what is fresh enough is not asked for again"
         value = metrics.registry.get_sample_value
         assert value("autowasm_rollout_unfinished") == 1
         tenure.end()
         await asyncio.sleep(1)
         assert value("autowasm_rollout_unfinished") == 0
-        asked = len(world.asked)
+        queried = len(world.queries)
         await asyncio.sleep(50)
-        assert len(world.asked) == asked
+        assert len(world.queries) == queried
         tenure.extend(asyncio.get_running_loop().time() + 1_000)
         await asyncio.sleep(1)
-        assert (await said(found)).pods.fetched == 0, "what it saw is forgotten"
+        assert (await report_of(found)).pods.fetched == 0, "what it saw is forgotten"
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

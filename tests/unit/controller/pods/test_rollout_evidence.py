@@ -12,7 +12,7 @@ from autowasm.controller.pods.podindex import Pod
 from autowasm.controller.pods.rollout import PeerQuery
 from autowasm.kube.leaderelection import Tenure
 from autowasm.telemetry.metrics import Metrics
-from tests.unit.controller.pods.worlds import KEY, NOW, A, World, loading, pod, said, stamp
+from tests.unit.controller.pods.worlds import KEY, NOW, A, World, loading, pod, report_of, stamp
 
 
 class Answers(PeerQuery):
@@ -33,13 +33,13 @@ class Answers(PeerQuery):
 async def test_ages_count_from_when_replicas_were_asked() -> None:
     world = World(pods=[pod("a", "10.0.0.1", started=NOW - 100)], published=NOW - 200)
     found = loading(world, peer_query=Answers(world, age=30.0))
-    await said(found)
+    await report_of(found)
     world.download("10.0.0.1", age=80)
-    await found.look()
-    assert (await said(found)).pods.fetched == 0, "110 s ago it was another Pod's address"
+    await found.check()
+    assert (await report_of(found)).pods.fetched == 0, "110 s ago it was another Pod's address"
     world.download("10.0.0.1", age=70)
-    await found.look()
-    assert (await said(found)).pods.fetched == 1
+    await found.check()
+    assert (await report_of(found)).pods.fetched == 1
 
 
 @pytest.mark.looptime
@@ -47,63 +47,63 @@ async def test_an_answer_may_be_half_an_interval_old_and_not_older_than_the_news
     world = World()
     answers = Answers(world, age=2.0)
     found = loading(world, peer_query=answers, interval=10.0)
-    await said(found)
+    await report_of(found)
     begun = asyncio.get_running_loop().time()
-    await found.look()
+    await found.check()
     assert asyncio.get_running_loop().time() < begun + 0.5, "a look waits for nothing"
     assert answers.within == {"/seen": 10.0, f"/seen/{A}": 2.0}
     answers.age = 7.0
     world.downloads += 1
-    await found.look()
+    await found.check()
     assert answers.within[f"/seen/{A}"] == 5.0
 
 
 async def test_a_module_is_learned_of_although_no_replica_tells_its_name() -> None:
     class Nameless(World):
-        async def ask(self, path: str) -> list[bytes]:
-            return await super().ask(path) if path != "/seen" else [b"{}"]
+        async def query(self, path: str) -> list[bytes]:
+            return await super().query(path) if path != "/seen" else [b"{}"]
 
     world = Nameless()
     found = loading(world)
-    await said(found)
+    await report_of(found)
     world.download("10.0.0.1", age=5)
-    await found.look()
-    assert (await said(found)).pods.fetched == 1
+    await found.check()
+    assert (await report_of(found)).pods.fetched == 1
 
 
 async def test_an_error_is_news_too() -> None:
     class Erring(World):
         errors = 0
 
-        async def ask(self, path: str) -> list[bytes]:
-            documents = await super().ask(path)
+        async def query(self, path: str) -> list[bytes]:
+            documents = await super().query(path)
             if path != "/seen":
                 return documents
             return [json.dumps({"instance": "a", "downloads": 0, "errors": self.errors}).encode()]
 
     world = Erring()
     found = loading(world)
-    await said(found)
-    await found.look()
-    world.asked.clear()
+    await report_of(found)
+    await found.check()
+    world.queries.clear()
     world.errors = 1
-    await found.look()
-    assert world.asked == ["/seen", f"/seen/{A}"]
+    await found.check()
+    assert world.queries == ["/seen", f"/seen/{A}"]
 
 
 async def test_replicas_are_asked_again_until_all_answer() -> None:
     world = World(replicas=2)
     found = loading(world)
-    await said(found)
-    await found.look()
-    world.asked.clear()
-    await found.look()
-    assert world.asked == ["/seen", f"/seen/{A}"], "one is missing"
+    await report_of(found)
+    await found.check()
+    world.queries.clear()
+    await found.check()
+    assert world.queries == ["/seen", f"/seen/{A}"], "one is missing"
     world.replicas = 1
-    await found.look()
-    world.asked.clear()
-    await found.look()
-    assert world.asked == ["/seen"]
+    await found.check()
+    world.queries.clear()
+    await found.check()
+    assert world.queries == ["/seen"]
 
 
 @pytest.mark.parametrize(("later", "remembered"), [(15, True), (16, False)])
@@ -111,37 +111,37 @@ async def test_sixteen_replicas_that_went_are_remembered(later: int, remembered:
     others = [f"other-{number}" for number in range(later)]
     world = World(others=["first", *others])
     found = loading(world)
-    await said(found)
-    await found.look()
+    await report_of(found)
+    await found.check()
     world.others = others
-    await found.look()  # the first one went
+    await found.check()  # the first one went
     world.others = []
-    await found.look()
-    assert (await said(found)).loaded.reason == "NotKnown"
+    await found.check()
+    assert (await report_of(found)).loaded.reason == "NotKnown"
     world.others = others
-    await found.look()
-    reason = (await said(found)).loaded.reason
+    await found.check()
+    reason = (await report_of(found)).loaded.reason
     assert reason == ("NotKnown" if remembered else "NeverAsked")
 
 
 async def test_a_status_is_believed_once_and_not_against_what_is_seen_later() -> None:
     world = World(seen={"10.0.0.1": {"ok": 90.0}}, downloads=1)
     found = loading(world)
-    await said(found)
-    await found.look()
-    before = await said(found)
+    await report_of(found)
+    await found.check()
+    before = await report_of(found)
     assert before.pods.fetched == 1
     world.write(before)
     after = loading(world)
     world.seen = {"10.0.0.1": {"error": 5.0, "status": 503}}  # type: ignore[dict-item]
-    assert (await said(after)).pods.fetched == 1
+    assert (await report_of(after)).pods.fetched == 1
     world.downloads += 1
-    await after.look()
-    assert (await said(after)).loaded.reason == "Refused"
+    await after.check()
+    assert (await report_of(after)).loaded.reason == "Refused"
     world.seen = {}
     world.downloads += 1
-    await after.look()
-    assert ((await said(after)).pods.fetched, (await said(after)).loaded.reason) == (
+    await after.check()
+    assert ((await report_of(after)).pods.fetched, (await report_of(after)).loaded.reason) == (
         0,
         "NeverAsked",
     )
@@ -150,17 +150,17 @@ async def test_a_status_is_believed_once_and_not_against_what_is_seen_later() ->
 async def test_what_is_known_is_of_the_last_look_only_after_news() -> None:
     world = World(pods=[pod("a", "10.0.0.1", started=NOW - 30)], published=NOW - 30)
     found = loading(world)
-    await said(found)
-    await found.look()
-    assert (await said(found)).loaded.reason == "Waiting"
+    await report_of(found)
+    await found.check()
+    assert (await report_of(found)).loaded.reason == "Waiting"
     world.now = NOW + 40
-    assert (await said(found)).loaded.reason == "NeverAsked", "there was no news since"
+    assert (await report_of(found)).loaded.reason == "NeverAsked", "there was no news since"
 
 
 async def test_before_replicas_are_asked_it_is_known_that_they_could_have_told() -> None:
     world = World(pods=[pod("a", "10.0.0.1", started=NOW - 100)], published=NOW - 100)
     found = loading(world)
-    assert (await said(found)).loaded.reason == "NotKnown"
+    assert (await report_of(found)).loaded.reason == "NotKnown"
 
 
 @pytest.mark.parametrize(
@@ -171,50 +171,50 @@ async def test_silence_counts_from_when_this_module_was_fetched_first(
     sha256: str, fetched_at: float, reason: str
 ) -> None:
     world = World(up=200.0, published=NOW - 100)
-    world.write(await said(loading(world)))
+    world.write(await report_of(loading(world)))
     world.status["module"] |= {"sha256": sha256, "fetchedAt": stamp(fetched_at)}
     found = loading(world)
-    await said(found)
-    await found.look()
-    assert (await said(found)).loaded.reason == reason
+    await report_of(found)
+    await found.check()
+    assert (await report_of(found)).loaded.reason == reason
 
 
 async def test_silence_counts_from_the_change_where_the_status_has_no_module() -> None:
     world = World(up=200.0, published=NOW - 100)
     found = loading(world)
-    await said(found)
-    await found.look()
-    assert (await said(found)).loaded.reason == "NeverAsked"
+    await report_of(found)
+    await found.check()
+    assert (await report_of(found)).loaded.reason == "NeverAsked"
 
 
 @pytest.mark.parametrize("lacking", ["pods", "conditions"])
 async def test_a_status_that_lacks_a_part_is_not_kept(lacking: str) -> None:
     world = World()
     first = loading(world)
-    await said(first)
+    await report_of(first)
     world.download("10.0.0.1", age=90)
-    await first.look()
-    world.write(await said(first))
+    await first.check()
+    world.write(await report_of(first))
     del world.status[lacking]
-    assert (await said(loading(world))).pods.missing[0].reason == "NotKnown"
+    assert (await report_of(loading(world))).pods.missing[0].reason == "NotKnown"
 
 
 async def test_the_time_stays_while_the_same_is_seen() -> None:
     world = World()
     found = loading(world)
-    await said(found)
-    await found.look()
-    world.write(await said(found))
+    await report_of(found)
+    await found.check()
+    world.write(await report_of(found))
     world.now = NOW + 30
-    assert (await said(found)).pods.time == stamp(NOW)
+    assert (await report_of(found)).pods.time == stamp(NOW)
 
 
 async def test_the_time_is_now_where_none_was_said() -> None:
     world = World()
-    world.write(await said(loading(world)))
+    world.write(await report_of(loading(world)))
     del world.status["pods"]
     world.now = NOW + 30
-    assert (await said(loading(world))).pods.time == stamp(NOW + 30)
+    assert (await report_of(loading(world))).pods.time == stamp(NOW + 30)
 
 
 async def test_what_was_seen_of_a_module_is_forgotten_with_its_last_object() -> None:
@@ -226,18 +226,18 @@ async def test_what_was_seen_of_a_module_is_forgotten_with_its_last_object() -> 
 
     world = Changing()
     found = loading(world)
-    await said(found)
+    await report_of(found)
     world.download("10.0.0.1", age=5)
-    await found.look()
-    assert (await said(found)).pods.fetched == 1
+    await found.check()
+    assert (await report_of(found)).pods.fetched == 1
     world.is_there = False
-    await found.look()
+    await found.check()
     world.is_there = True
-    assert (await said(found)).pods.fetched == 0
+    assert (await report_of(found)).pods.fetched == 0
 
 
-def turns() -> tuple[asyncio.Task[None], list[int]]:
-    """A task that counts the turns of the loop."""
+def iterations() -> tuple[asyncio.Task[None], list[int]]:
+    """A task that counts the iterations of the event loop."""
     count = [0]
 
     async def counting() -> None:
@@ -251,12 +251,12 @@ def turns() -> tuple[asyncio.Task[None], list[int]]:
 async def test_others_get_a_turn_between_steps_of_learning_and_after_each_object() -> None:
     world = World(seen={f"10.9.{n >> 8}.{n & 255}": {"ok": 1.0} for n in range(2_000)})
     found = loading(world)
-    await said(found)
-    task, count = turns()
+    await report_of(found)
+    task, count = iterations()
     try:
-        await found.look()
+        await found.check()
         learning = count[0]
-        await found.look()
+        await found.check()
         alone = count[0] - learning
     finally:
         task.cancel()
@@ -284,11 +284,11 @@ async def rolled_out(world: World, *ages: tuple[str, float]) -> float | None:
     """The seconds of a rollout that ends with these downloads; None if none was measured."""
     metrics = Metrics()
     found = loading(world, metrics)
-    await said(found)
+    await report_of(found)
     for address, age in ages:
         world.download(address, age=age)
-    await found.look()
-    assert (await said(found)).loaded.status == "True"
+    await found.check()
+    assert (await report_of(found)).loaded.status == "True"
     assert metrics.registry.get_sample_value("autowasm_rollout_unfinished") == 0
     value = metrics.registry.get_sample_value
     counted = value("autowasm_rollout_duration_seconds_count")
@@ -331,21 +331,21 @@ async def test_a_new_leader_does_not_know_which_replicas_went_or_what_they_count
     try:
         tenure.extend(clock.time() + 1_000)
         await asyncio.sleep(1)
-        await said(found)
+        await report_of(found)
         await asyncio.sleep(10)
         world.others = ["c"]
         await asyncio.sleep(20)
-        assert (await said(found)).loaded.reason == "NotKnown", "one went"
+        assert (await report_of(found)).loaded.reason == "NotKnown", "one went"
         tenure.end()
         await asyncio.sleep(1)
         world.others = []
-        world.asked.clear()
+        world.queries.clear()
         tenure.extend(clock.time() + 1_000)
         await asyncio.sleep(1)
-        await said(found)
+        await report_of(found)
         await asyncio.sleep(10)
-        assert world.asked == ["/seen", f"/seen/{A}"]
-        assert (await said(found)).loaded.reason == "NeverAsked"
+        assert world.queries == ["/seen", f"/seen/{A}"]
+        assert (await report_of(found)).loaded.reason == "NeverAsked"
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
@@ -360,13 +360,13 @@ async def test_an_object_that_was_reported_before_the_lead_is_asked_about_when_i
     found = loading(world, interval=10.0)
     running = asyncio.create_task(found.run(tenure))
     try:
-        await said(found)
+        await report_of(found)
         tenure.extend(asyncio.get_running_loop().time() + 1_000)
         await asyncio.sleep(11)
-        assert world.asked == ["/seen"]
-        await said(found)
+        assert world.queries == ["/seen"]
+        await report_of(found)
         await asyncio.sleep(10)
-        assert world.asked[-1] == f"/seen/{A}"
+        assert world.queries[-1] == f"/seen/{A}"
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -43,7 +43,7 @@ class World:
     up: float = 9_000.0
     downloads: int = 0
     replicas: int = 1
-    asked: list[str] = field(default_factory=list)
+    queries: list[str] = field(default_factory=list)
     touched: int = 0
     status: dict[str, Any] = field(default_factory=dict)
     generation: int = 2
@@ -80,8 +80,8 @@ class World:
     def count(self) -> int:
         return self.replicas + len(self.others)
 
-    async def ask(self, path: str) -> list[bytes]:
-        self.asked.append(path)
+    async def query(self, path: str) -> list[bytes]:
+        self.queries.append(path)
         others = [json.dumps({"instance": name, "up": 9_000.0}).encode() for name in self.others]
         if path == "/seen":
             return [json.dumps({"instance": "a", "downloads": self.downloads}).encode(), *others]
@@ -118,7 +118,7 @@ def loading(
     )
 
 
-async def said(found: RolloutTracker) -> LoadReport:
+async def report_of(found: RolloutTracker) -> LoadReport:
     report = await found.report(KEY)
     assert report is not None
     return report

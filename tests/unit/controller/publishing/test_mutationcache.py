@@ -40,11 +40,11 @@ async def test_forgets_what_the_informer_never_shows() -> None:
 
 async def test_does_not_show_what_went_while_the_api_server_was_asked() -> None:
     overlay = MutationCache({}.get)
-    with overlay.asking(KEY):
+    with overlay.in_flight(KEY):
         assert not overlay.observed(KEY, None)
         overlay.wrote(KEY, version(2))  # the answer is of before
     assert overlay.get(KEY) is None
-    with overlay.asking(KEY):
+    with overlay.in_flight(KEY):
         overlay.wrote(KEY, version(5))
     assert overlay.get(KEY) == version(5)
     assert not overlay.observed(KEY, None)
@@ -53,12 +53,12 @@ async def test_does_not_show_what_went_while_the_api_server_was_asked() -> None:
 
 async def test_two_may_ask_about_one_object() -> None:
     overlay = MutationCache({}.get)
-    with overlay.asking(KEY):
-        with overlay.asking(KEY):
+    with overlay.in_flight(KEY):
+        with overlay.in_flight(KEY):
             overlay.observed(KEY, None)
         overlay.wrote(KEY, version(2))  # asked before it went
     assert overlay.get(KEY) is None
-    with overlay.asking(KEY):
+    with overlay.in_flight(KEY):
         overlay.wrote(KEY, version(5))
     assert overlay.get(KEY) == version(5)
 
@@ -76,7 +76,7 @@ async def test_does_not_show_what_went_while_no_watch_ran() -> None:
 
 async def test_answer_that_comes_after_the_event_of_the_deletion_shows_nothing() -> None:
     overlay = MutationCache({}.get, lambda: "7")
-    overlay.wrote(KEY, version(6))  # asked for before; nobody said so with `asking`
+    overlay.wrote(KEY, version(6))  # asked for before; nobody said so with `in_flight`
     assert overlay.get(KEY) is None
 
 

@@ -72,12 +72,14 @@ async def test_healing_is_no_round_and_ends_no_fight() -> None:
     st.lists(st.sampled_from(["edit", "raise", "raise and edit", "lower", "delete", "break"])),
     st.integers(0, 3),
 )
-async def test_no_turn_of_another_makes_us_write_more_often(turns: list[str], resent: int) -> None:
+async def test_no_turn_of_another_makes_us_write_more_often(
+    iterations: list[str], resent: int
+) -> None:
     """`resent`: the count of resends that we wrote, whatever the other client made of it."""
     revert_limiter = RevertLimiter()
     live: dict[str, Any] | None = None
     writes = 0
-    for turn in ("begin", *turns):
+    for turn in ("begin", *iterations):
         count = envoyfilters.resend_count_of(live, A) if live is not None else 0
         if turn == "delete" or live is None:
             live = None

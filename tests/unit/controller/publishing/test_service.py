@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from autowasm.controller.publishing.service import LOOK, LOOK_SOON, STARTING, PublishedService
+from autowasm.controller.publishing.service import (
+    CHECK_INTERVAL,
+    RECHECK_INTERVAL,
+    STARTING,
+    PublishedService,
+)
 from autowasm.kube.errors import ApiError, Forbidden, NotFound, ServerError
 from autowasm.kube.resources import SERVICES, ObjectKey, ResourceType
 from autowasm.settings import EnvoyFetch
@@ -25,7 +30,7 @@ class World:
     service: dict[str, Any] | ApiError = field(default_factory=lambda: GOOD)
     endpoints: dict[str, Any] | ApiError = field(default_factory=lambda: READY)
     said: list[str] = field(default_factory=list)
-    asked: list[ObjectKey] = field(default_factory=list)
+    requests: list[ObjectKey] = field(default_factory=list)
     changes: int = 0
 
     def __post_init__(self) -> None:
@@ -38,7 +43,7 @@ class World:
         )
 
     async def get(self, resource: ResourceType, key: ObjectKey) -> dict[str, Any]:
-        self.asked.append(key)
+        self.requests.append(key)
         answer = self.service if resource is SERVICES else self.endpoints
         if isinstance(answer, ApiError):
             raise answer
@@ -62,9 +67,9 @@ def gone() -> NotFound:
 
 async def test_a_good_one_holds_nothing_back() -> None:
     world = World()
-    await world.watched.look()
+    await world.watched.check()
     assert (world.reason, world.said) == ("", [""])
-    assert world.asked == [ObjectKey("mesh", "w")] * 2
+    assert world.requests == [ObjectKey("mesh", "w")] * 2
 
 
 @pytest.mark.parametrize(
@@ -80,7 +85,7 @@ async def test_one_that_serves_nobody_holds_back_from_the_start(
     service: Any, reason: str, text: str
 ) -> None:
     world = World(service=service)
-    await world.watched.look()
+    await world.watched.check()
     assert world.reason == reason
     assert text in str(world.watched.problem())
     assert text in world.said[-1]
@@ -89,25 +94,25 @@ async def test_one_that_serves_nobody_holds_back_from_the_start(
 
 async def test_one_that_is_replaced_within_seconds_is_no_problem() -> None:
     world = World()
-    await world.watched.look()
+    await world.watched.check()
     running = asyncio.create_task(world.watched.run(world.changed))
     world.service = gone()
-    await asyncio.sleep(LOOK + 1)
+    await asyncio.sleep(CHECK_INTERVAL + 1)
     world.service = GOOD
-    await asyncio.sleep(LOOK)
+    await asyncio.sleep(CHECK_INTERVAL)
     assert (world.reason, world.changes, world.said) == ("", 0, [""])
     running.cancel()
 
 
 async def test_objects_are_looked_at_when_it_goes_and_when_it_comes() -> None:
     world = World()
-    await world.watched.look()
+    await world.watched.check()
     running = asyncio.create_task(world.watched.run(world.changed))
     world.service = gone()
-    await asyncio.sleep(LOOK + LOOK_SOON + 1)
+    await asyncio.sleep(CHECK_INTERVAL + RECHECK_INTERVAL + 1)
     assert (world.reason, world.changes) == ("ServiceNotFound", 1)
     world.service = GOOD
-    await asyncio.sleep(LOOK_SOON + 1)
+    await asyncio.sleep(RECHECK_INTERVAL + 1)
     assert (world.reason, world.changes, world.said[-1]) == ("", 2, "")
     assert world.gauge("ServiceNotFound") == 0
     running.cancel()
@@ -120,14 +125,14 @@ async def test_no_endpoints_are_reported_after_a_start_and_hold_nothing_back(
     endpoints: Any,
 ) -> None:
     world = World(endpoints=endpoints)
-    await world.watched.look()
+    await world.watched.check()
     assert world.said == [""], "replicas may be starting"
     running = asyncio.create_task(world.watched.run(world.changed))
-    await asyncio.sleep(STARTING + LOOK + 1)
+    await asyncio.sleep(STARTING + CHECK_INTERVAL + 1)
     assert "no ready endpoint" in world.said[-1]
     assert (world.reason, world.changes, world.gauge("ServiceWithoutEndpoints")) == ("", 0, 1)
     world.endpoints = READY
-    await asyncio.sleep(LOOK_SOON + 1)
+    await asyncio.sleep(RECHECK_INTERVAL + 1)
     assert world.said[-1] == ""
     running.cancel()
 
@@ -135,20 +140,20 @@ async def test_no_endpoints_are_reported_after_a_start_and_hold_nothing_back(
 async def test_what_may_not_be_looked_at_holds_nothing_back() -> None:
     """An older ClusterRole with a newer image."""
     world = World(service=Forbidden("no", code=403))
-    await world.watched.look()
+    await world.watched.check()
     assert world.reason == ""
     assert "not allowed to `get` it" in world.said[-1]
     world = World(endpoints=Forbidden("no", code=403))
-    await world.watched.look()
+    await world.watched.check()
     assert world.said == [""]
 
 
 async def test_an_api_server_that_does_not_answer_changes_nothing() -> None:
     world = World(service=ServerError("down", code=500))
-    await world.watched.look()
+    await world.watched.check()
     assert (world.reason, world.said) == ("", [])
     world.service = gone()
-    await world.watched.look()
+    await world.watched.check()
     world.service = ServerError("down", code=500)
-    await world.watched.look()
+    await world.watched.check()
     assert world.reason == "ServiceNotFound"

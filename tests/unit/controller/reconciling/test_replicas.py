@@ -37,13 +37,13 @@ class FakeReplicas:
         self.urls: tuple[str, ...] = ()
         self.stored: set[str] = set()
         self.changed = asyncio.Event()
-        self.asked: list[tuple[str, float]] = []
+        self.requests: list[tuple[str, float]] = []
 
     def known(self) -> tuple[str, ...]:
         return self.urls
 
     async def wait_all_have(self, sha256: str, timeout: float) -> bool:
-        self.asked.append((sha256, timeout))
+        self.requests.append((sha256, timeout))
         try:
             async with asyncio.timeout(min(timeout, 0.05)):
                 while sha256 not in self.stored:
@@ -171,9 +171,9 @@ async def test_lost_leadership_drops_what_was_being_resolved(
     await replica.until("Failed")
     replica.lead(False)
     await replica.settle()
-    asked = world.registry.count("resolve")
+    requests = world.registry.count("resolve")
     await asyncio.sleep(0.1)  # several retry delays
-    assert world.registry.count("resolve") == asked
+    assert world.registry.count("resolve") == requests
 
 
 async def test_record_is_told_and_copied_before_envoys_hear_of_it(
@@ -202,7 +202,7 @@ async def test_replica_that_never_has_it_holds_up_no_rollout(
     world.objects.apply(document())
     replica.lead()
     await replica.until("Synced")
-    assert [timeout for _, timeout in world.replicas.asked] == [0.5, 5.0]
+    assert [timeout for _, timeout in world.replicas.requests] == [0.5, 5.0]
 
 
 async def test_nothing_is_told_to_replicas_that_have_it_already(

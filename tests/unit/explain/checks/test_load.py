@@ -7,7 +7,7 @@ import pytest
 from autowasm.explain.checks import pods as load
 from autowasm.explain.facts import Facts
 from autowasm.explain.finding import Finding, Level
-from tests.parts.explained import autowasm, facts, said
+from tests.parts.explained import autowasm, facts, findings_of
 
 
 def _missing(reason: str, name: str = "details-1") -> dict[str, str]:
@@ -24,12 +24,12 @@ def _facts(pods: dict[str, Any] | None, *, generation: int = 1, **changes: Any) 
     return facts(document, **changes)
 
 
-def _said(given: Facts) -> dict[str, Finding]:
-    return said(load.loaded, given)
+def findings_of_load(given: Facts) -> dict[str, Finding]:
+    return findings_of(load.loaded, given)
 
 
 def test_all_that_fetched_is_right() -> None:
-    found = _said(
+    found = findings_of_load(
         _facts({"matched": 2, "injected": 2, "fetched": 2, "time": "2026-01-01T00:00:00Z"})
     )
     assert set(found) == {"Loaded"}
@@ -52,14 +52,16 @@ def test_all_that_fetched_is_right() -> None:
 )
 def test_only_what_is_known_to_be_wrong_is_called_so(reason: str, level: Level) -> None:
     given = _facts({"matched": 2, "injected": 2, "fetched": 1, "missing": [_missing(reason)]})
-    finding = _said(given)[f"Load{reason}"]
+    finding = findings_of_load(given)[f"Load{reason}"]
     assert (finding.level, finding.object) == (level, "Pod team/details-1")
     assert finding.what == f"words of {reason}"
 
 
 def test_pods_are_grouped_by_reason_and_those_that_the_status_does_not_name_are_counted() -> None:
     missing = [_missing("NeverAsked", f"p{number}") for number in range(10)]
-    found = _said(_facts({"matched": 15, "injected": 15, "fetched": 1, "missing": missing}))
+    found = findings_of_load(
+        _facts({"matched": 15, "injected": 15, "fetched": 1, "missing": missing})
+    )
     assert found["LoadNeverAsked"].object == "Pods team/p0, team/p1, team/p2 and 7 more"
     assert found["Loaded"].what.endswith("; 4 more that did not are not listed in the status")
 
@@ -68,20 +70,20 @@ def test_pods_without_a_sidecar_are_left_to_the_check_that_says_why() -> None:
     given = _facts(
         {"matched": 1, "injected": 0, "fetched": 0, "missing": [_missing("NotInjected")]}
     )
-    assert set(_said(given)) == {"Loaded"}
+    assert set(findings_of_load(given)) == {"Loaded"}
 
 
 def test_what_is_told_of_an_earlier_spec_is_not_passed_on() -> None:
     given = _facts({"matched": 1, "injected": 1, "fetched": 1}, generation=0)
-    assert set(_said(given)) == {"LoadNotTold"}
+    assert set(findings_of_load(given)) == {"LoadNotTold"}
 
 
 def test_a_status_without_the_count_says_so() -> None:
-    assert set(_said(_facts({"matched": 1, "injected": 1}))) == {"LoadNotTold"}
+    assert set(findings_of_load(_facts({"matched": 1, "injected": 1}))) == {"LoadNotTold"}
 
 
 def test_nothing_is_said_where_nothing_is_published_matched_or_applied() -> None:
     counts = {"matched": 1, "injected": 1, "fetched": 1}
-    assert _said(_facts(None)) == {}
-    assert _said(_facts({"matched": 0, "injected": 0, "fetched": 0})) == {}
-    assert _said(_facts(counts, planned=True)) == {}
+    assert findings_of_load(_facts(None)) == {}
+    assert findings_of_load(_facts({"matched": 0, "injected": 0, "fetched": 0})) == {}
+    assert findings_of_load(_facts(counts, planned=True)) == {}

@@ -21,9 +21,9 @@ from tests.parts.explained import (
     decoded,
     endpoints,
     facts,
+    findings_of,
     namespaces,
     pod,
-    said,
     server_pod,
     server_service,
 )
@@ -53,32 +53,32 @@ def sidecar(hosts: list[str], *, namespace: str = "team", **spec: Any) -> Sideca
     ],
 )
 def test_sidecar_egress_hides_or_shows_wasmer(hosts: list[str], hidden: bool) -> None:
-    found = said(network.sidecars, facts(sidecars=(sidecar(hosts),)))
+    found = findings_of(network.sidecars, facts(sidecars=(sidecar(hosts),)))
     assert ("SidecarEgress" in found) is hidden
 
 
 @pytest.mark.parametrize(("port", "hidden"), [(9999, True), (8081, False), (0, False)])
 def test_sidecar_egress_of_another_port_does_not_count(port: int, hidden: bool) -> None:
     given = sidecar([], egress=[{"hosts": ["*/*"], "port": {"number": port}}])
-    assert ("SidecarEgress" in said(network.sidecars, facts(sidecars=(given,)))) is hidden
+    assert ("SidecarEgress" in findings_of(network.sidecars, facts(sidecars=(given,)))) is hidden
 
 
 def test_sidecar_with_a_matching_selector_wins_over_the_namespace() -> None:
     chosen = sidecar(["*/*"], workloadSelector={"labels": {"app": "details"}})
-    assert not said(network.sidecars, facts(sidecars=(sidecar(["./*"]), chosen)))
+    assert not findings_of(network.sidecars, facts(sidecars=(sidecar(["./*"]), chosen)))
     other = sidecar(["*/*"], workloadSelector={"labels": {"app": "other"}})
-    assert said(network.sidecars, facts(sidecars=(other, sidecar(["./*"]))))
+    assert findings_of(network.sidecars, facts(sidecars=(other, sidecar(["./*"]))))
 
 
 def test_sidecar_of_the_root_namespace_counts_where_there_is_no_other() -> None:
     root = sidecar(["./*"], namespace="istio-system")
-    assert said(network.sidecars, facts(sidecars=(root,)))
-    assert not said(network.sidecars, facts(sidecars=(root, sidecar(["*/*"]))))
+    assert findings_of(network.sidecars, facts(sidecars=(root,)))
+    assert not findings_of(network.sidecars, facts(sidecars=(root, sidecar(["*/*"]))))
 
 
 def test_gateways_have_no_sidecar_resource() -> None:
     gateway = pod(args=("proxy", "router"))
-    assert not said(network.sidecars, facts(pods=(gateway,), sidecars=(sidecar(["./*"]),)))
+    assert not findings_of(network.sidecars, facts(pods=(gateway,), sidecars=(sidecar(["./*"]),)))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_gateways_have_no_sidecar_resource() -> None:
 )
 def test_export_of_the_service(export: str, hidden: bool) -> None:
     service = server_service(**{"networking.istio.io/exportTo": export})
-    assert ("NotExported" in said(network.exported, facts(wasmer_service=service))) is hidden
+    assert ("NotExported" in findings_of(network.exported, facts(wasmer_service=service))) is hidden
 
 
 def rule(policy: dict[str, Any], *, host: str = HOST, **spec: Any) -> DestinationRule:
@@ -113,7 +113,7 @@ UPGRADE = {"connectionPool": {"http": {"h2UpgradePolicy": "UPGRADE"}}}
     ],
 )
 def test_destination_rule_that_breaks_the_fetch(policy: dict[str, Any], check: str) -> None:
-    found = said(network.destination_rules, facts(destinationrules=(rule(policy),)))
+    found = findings_of(network.destination_rules, facts(destinationrules=(rule(policy),)))
     assert found[check].level is Level.ERROR
 
 
@@ -133,7 +133,7 @@ def test_destination_rule_that_breaks_the_fetch(policy: dict[str, Any], check: s
     ],
 )
 def test_destination_rule_that_harms_nothing(given: DestinationRule) -> None:
-    found = said(network.destination_rules, facts(destinationrules=(given,)))
+    found = findings_of(network.destination_rules, facts(destinationrules=(given,)))
     assert all(one.level < Level.WARNING for one in found.values())
 
 
@@ -151,7 +151,7 @@ def test_a_short_host_is_of_the_rules_own_namespace(namespace: str, host: str, f
     given = msgspec.structs.replace(
         given, metadata=msgspec.structs.replace(given.metadata, namespace=namespace)
     )
-    seen = said(network.destination_rules, facts(destinationrules=(given,)))
+    seen = findings_of(network.destination_rules, facts(destinationrules=(given,)))
     assert ("DestinationRuleTls" in seen) is found
 
 
@@ -170,7 +170,7 @@ def test_a_short_host_is_of_the_rules_own_namespace(namespace: str, host: str, f
 def test_a_destination_rule_without_settings_for_the_port_is_a_note(spec: dict[str, Any]) -> None:
     document = {"metadata": {"name": "r", "namespace": "team"}, "spec": {"host": HOST, **spec}}
     given = facts(destinationrules=(decoded(DestinationRule, document),))
-    found = said(network.destination_rules, given)["DestinationRule"]
+    found = findings_of(network.destination_rules, given)["DestinationRule"]
     assert (found.level, found.what) == (Level.NOTE, "applies to wasmer's host (tls.mode not set)")
 
 
@@ -207,13 +207,13 @@ def test_egress_policy(egress: list[Any], closed: bool) -> None:
         namespaces=namespaces(istio_system={"kubernetes.io/metadata.name": "istio-system"}),
         networkpolicies=(policy("team", policyTypes=["Egress"], egress=egress),),
     )
-    assert bool(said(network.egress, given)) is closed
+    assert bool(findings_of(network.egress, given)) is closed
 
 
 def test_egress_needs_one_policy_that_allows() -> None:
     shut = policy("team", policyTypes=["Egress"], egress=[])
     other = policy("team", policyTypes=["Egress"], egress=[{}])
-    assert not said(network.egress, facts(networkpolicies=(shut, other)))
+    assert not findings_of(network.egress, facts(networkpolicies=(shut, other)))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_egress_needs_one_policy_that_allows() -> None:
 )
 def test_ingress_policy_of_the_server(ingress: list[Any], closed: bool) -> None:
     given = facts(networkpolicies=(policy("istio-system", ingress=ingress),))
-    assert bool(said(network.ingress, given)) is closed
+    assert bool(findings_of(network.ingress, given)) is closed
 
 
 def test_a_policy_of_the_clients_own_namespace_reaches_a_server_there() -> None:
@@ -242,7 +242,7 @@ def test_a_policy_of_the_clients_own_namespace_reaches_a_server_there() -> None:
         egress = [{"to": [{"podSelector": {"matchLabels": labels}}]}]
         shut = policy("team", policyTypes=["Egress"], egress=egress)
         given = facts(wasmer_pods=(near,), networkpolicies=(shut,))
-        assert bool(said(network.egress, given)) is closed
+        assert bool(findings_of(network.egress, given)) is closed
 
 
 @pytest.mark.parametrize(
@@ -265,64 +265,68 @@ def test_policies_are_compared_with_the_port_of_the_servers_pods(
         given = facts(
             wasmer_service=service, networkpolicies=(policy("istio-system", ingress=ingress),)
         )
-        assert bool(said(network.ingress, given)) is closed
+        assert bool(findings_of(network.ingress, given)) is closed
 
 
 def test_policies_say_nothing_that_could_not_be_read() -> None:
     shut = policy("team", policyTypes=["Egress"], egress=[])
     given = facts(networkpolicies=(shut,), unread={"networkpolicies": "RBAC"})
-    assert not said(network.egress, given)
+    assert not findings_of(network.egress, given)
 
 
 def test_server_without_service_or_port_or_replica() -> None:
-    assert said(server.service, facts(wasmer_service=None))["NoService"].level is Level.ERROR
+    assert findings_of(server.service, facts(wasmer_service=None))["NoService"].level is Level.ERROR
     bare = decoded(Service, {"metadata": {"name": "wasmer", "namespace": "istio-system"}})
-    assert said(server.service, facts(wasmer_service=bare))["NoService"].level is Level.ERROR
-    assert not said(server.service, facts())
+    assert findings_of(server.service, facts(wasmer_service=bare))["NoService"].level is Level.ERROR
+    assert not findings_of(server.service, facts())
     unready = facts(wasmer_pods=(server_pod(ready="False"),))
-    assert said(server.replicas, unready)["NoReplica"].level is Level.ERROR
-    assert said(server.replicas, facts())["Replicas"].level is Level.OK
-    assert not said(server.service, facts(wasmer_service=None, unread={"wasmer service": "RBAC"}))
+    assert findings_of(server.replicas, unready)["NoReplica"].level is Level.ERROR
+    assert findings_of(server.replicas, facts())["Replicas"].level is Level.OK
+    assert not findings_of(
+        server.service, facts(wasmer_service=None, unread={"wasmer service": "RBAC"})
+    )
 
 
 def test_a_port_of_the_service_that_istio_does_not_take_for_http_is_noted() -> None:
     metadata = {"name": "wasmer", "namespace": "istio-system"}
     for port, said_of_it in (({}, "no name"), ({"name": "wasm"}, "the name wasm")):
         document = {"metadata": metadata, "spec": {"ports": [{"port": 8081, **port}]}}
-        found = said(server.service, facts(wasmer_service=decoded(Service, document)))["PortName"]
+        found = findings_of(server.service, facts(wasmer_service=decoded(Service, document)))[
+            "PortName"
+        ]
         assert found.level is Level.NOTE
         assert f"port 8081 has {said_of_it}:" in found.what
     document = {"metadata": metadata, "spec": {"ports": [{"port": 8081, "appProtocol": "http"}]}}
-    assert not said(server.service, facts(wasmer_service=decoded(Service, document)))
+    assert not findings_of(server.service, facts(wasmer_service=decoded(Service, document)))
 
 
 def test_endpoints_that_are_not_wasmers() -> None:
-    assert not said(server.elsewhere, facts())
+    assert not findings_of(server.elsewhere, facts())
     foreign = facts(wasmer_endpoints=(endpoints("10.9.9.9", "10.77.0.1"),))
-    assert "10.77.0.1" in said(server.elsewhere, foreign)["ForeignEndpoint"].what
+    assert "10.77.0.1" in findings_of(server.elsewhere, foreign)["ForeignEndpoint"].what
     entry = decoded(
         ServiceEntry, {"metadata": {"name": "e", "namespace": "x"}, "spec": {"hosts": [HOST]}}
     )
-    assert said(server.entries, facts(serviceentries=(entry,)))
+    assert findings_of(server.entries, facts(serviceentries=(entry,)))
     metadata = {"name": "e", "namespace": "x"}
     other = decoded(ServiceEntry, {"metadata": metadata, "spec": {"hosts": ["other.example"]}})
-    assert not said(server.entries, facts(serviceentries=(other,)))
+    assert not findings_of(server.entries, facts(serviceentries=(other,)))
 
 
 def test_merged_clusters_unless_kept_local() -> None:
     labelled = namespaces(istio_system={"topology.istio.io/network": "one"})
-    assert said(server.multi_cluster, facts(namespaces=labelled))
+    assert findings_of(server.multi_cluster, facts(namespaces=labelled))
     local = {
         "serviceSettings": [
             {"settings": {"clusterLocal": True}, "hosts": ["*.istio-system.svc.cluster.local"]}
         ]
     }
     settled = facts(namespaces=labelled, mesh=decoded(MeshSettings, local))
-    assert not said(server.multi_cluster, settled)
-    assert not said(server.multi_cluster, facts())
+    assert not findings_of(server.multi_cluster, settled)
+    assert not findings_of(server.multi_cluster, facts())
 
 
 def test_cluster_override_is_told() -> None:
     given = facts()
     other = type(given.server)(known=True, envoy=EnvoyFetch(cluster_override="x"))
-    assert "ClusterOverride" in said(server.service, facts(server=other))
+    assert "ClusterOverride" in findings_of(server.service, facts(server=other))

@@ -14,7 +14,7 @@ from autowasm.explain.objects import EnvoyFilter, WasmPlugin
 from autowasm.explain.registry import examine
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import Cluster
-from tests.parts.explained import RECORD, autowasm, decoded, facts, pod, said
+from tests.parts.explained import RECORD, autowasm, decoded, facts, findings_of, pod
 
 
 def test_all_right_is_said_without_a_warning() -> None:
@@ -30,16 +30,16 @@ def test_what_could_not_be_read_is_one_note_for_each_reason() -> None:
 def test_invalid_spec_names_the_field() -> None:
     error = SpecError("spec.filter.applyPorts[0]", "must be from 1 to 65535")
     given = facts(autowasm=None, spec_error=error)
-    assert said(resource.valid, given)["InvalidSpec"].field == "spec.filter.applyPorts[0]"
+    assert findings_of(resource.valid, given)["InvalidSpec"].field == "spec.filter.applyPorts[0]"
     assert all(one.check for one in examine(given))
-    assert said(resource.valid, facts())["InvalidSpec"].level is Level.OK
+    assert findings_of(resource.valid, facts())["InvalidSpec"].level is Level.OK
 
 
 def test_namespace_that_wasmer_does_not_follow() -> None:
     other = ServerFact(known=True, cluster=Cluster(watch_namespaces=("x",)))
-    assert said(resource.watched, facts(server=other))["NotWatched"].level is Level.ERROR
+    assert findings_of(resource.watched, facts(server=other))["NotWatched"].level is Level.ERROR
     own = ServerFact(known=True, cluster=Cluster(watch_namespaces=("team",)))
-    assert not said(resource.watched, facts(server=own))
+    assert not findings_of(resource.watched, facts(server=own))
 
 
 def test_mesh_wide_selector() -> None:
@@ -48,27 +48,27 @@ def test_mesh_wide_selector() -> None:
     key = ObjectKey("istio-system", "test")
     document["metadata"]["namespace"] = "istio-system"
     given = facts(document, key=key)
-    assert said(resource.mesh_wide, given)["MeshWideNotAllowed"].level is Level.ERROR
+    assert findings_of(resource.mesh_wide, given)["MeshWideNotAllowed"].level is Level.ERROR
     allowed = ServerFact(known=True, cluster=Cluster(allow_mesh_wide=True))
-    told = said(resource.mesh_wide, facts(document, key=key, server=allowed))
+    told = findings_of(resource.mesh_wide, facts(document, key=key, server=allowed))
     assert told["MeshWide"].level is Level.NOTE
-    assert not said(resource.mesh_wide, facts())
+    assert not findings_of(resource.mesh_wide, facts())
 
 
 def test_status_that_is_absent_old_or_bad() -> None:
     document = autowasm()
     del document["status"]
-    assert said(resource.handled, facts(document))["NotHandled"].level is Level.ERROR
+    assert findings_of(resource.handled, facts(document))["NotHandled"].level is Level.ERROR
     document = autowasm()
     document["metadata"]["generation"] = 2
-    assert said(resource.handled, facts(document))["NotHandled"].level is Level.WARNING
-    assert not said(resource.handled, facts())
+    assert findings_of(resource.handled, facts(document))["NotHandled"].level is Level.WARNING
+    assert not findings_of(resource.handled, facts())
     document = autowasm()
     document["status"]["phase"] = "Degraded"
     document["status"]["conditions"] = [
         {"type": "Ready", "status": "False", "reason": "PolicyDenied"}
     ]
-    found = said(resource.phase, facts(document))["PolicyDenied"]
+    found = findings_of(resource.phase, facts(document))["PolicyDenied"]
     assert found.level is Level.ERROR
     assert "policy" in found.remedy
 
@@ -76,7 +76,7 @@ def test_status_that_is_absent_old_or_bad() -> None:
 def test_a_phase_on_the_way_asks_to_wait() -> None:
     document = autowasm()
     document["status"] |= {"phase": "Pending", "message": "waits for its turn"}
-    found = said(resource.phase, facts(document))["Phase"]
+    found = findings_of(resource.phase, facts(document))["Phase"]
     assert (found.level, found.what) == (Level.WARNING, "Pending: waits for its turn")
     assert "wait" in found.remedy
 
@@ -88,7 +88,7 @@ def test_conditions_beside_the_usual_are_errors_while_they_are_true() -> None:
         {"type": "SourceNotFound", "status": "True", "reason": "NoTag"},
         {"type": "Other", "status": "False", "reason": "Fine"},
     ]
-    found = said(resource.other_conditions, facts(document))
+    found = findings_of(resource.other_conditions, facts(document))
     assert sorted(found) == ["Mutated", "SourceNotFound"]
     assert found["Mutated"].level is Level.ERROR
     assert found["Mutated"].what == "put back 3 times"
@@ -99,8 +99,8 @@ def test_conditions_beside_the_usual_are_errors_while_they_are_true() -> None:
 def test_being_deleted() -> None:
     document = autowasm()
     document["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    assert said(resource.deleted, facts(document))["BeingDeleted"].level is Level.WARNING
-    assert not said(resource.deleted, facts())
+    assert findings_of(resource.deleted, facts(document))["BeingDeleted"].level is Level.WARNING
+    assert not findings_of(resource.deleted, facts())
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_secret(reason: str, level: Level) -> None:
     document = autowasm()
     document["spec"]["secret"] = "pull"
     given = facts(document, secret=SecretFact(reason=reason, problem="x" if reason else ""))
-    (found,) = said(source.secret, given).values()
+    (found,) = findings_of(source.secret, given).values()
     assert (found.level, found.field) == (level, "spec.secret")
 
 
@@ -124,7 +124,7 @@ def test_a_secret_of_an_object_is_not_used() -> None:
     document = autowasm()
     document["spec"]["filter"]["source"] = {"object": {"url": "https://s.example/m.wasm"}}
     document["spec"]["secret"] = "pull"
-    found = said(source.secret, facts(document))["SecretUnused"]
+    found = findings_of(source.secret, facts(document))["SecretUnused"]
     assert (found.level, found.remedy) == (Level.NOTE, "remove spec.secret")
 
 
@@ -139,7 +139,7 @@ def test_a_secret_of_an_object_is_not_used() -> None:
 )
 def test_source_that_cannot_be_had_from_here(kind: str, planned: bool, level: Level) -> None:
     fact = SourceFact(kind=kind, reason="Because", problem="no")
-    found = said(source.reachable, facts(source=fact, planned=planned))["Because"]
+    found = findings_of(source.reachable, facts(source=fact, planned=planned))["Because"]
     assert found.level is level
     assert found.what.startswith("from this machine")
 
@@ -148,25 +148,25 @@ def test_no_login_is_advised_for_an_object() -> None:
     document = autowasm()
     document["spec"]["filter"]["source"] = {"object": {"url": "https://s.example/m.wasm?sig=x"}}
     fact = SourceFact(kind="SourceDenied", reason="Unauthorized", problem="no")
-    found = said(source.reachable, facts(document, source=fact))["Unauthorized"]
+    found = findings_of(source.reachable, facts(document, source=fact))["Unauthorized"]
     assert "signature" in found.remedy
     assert "spec.secret" not in found.remedy
 
 
 def test_tag_that_moved() -> None:
     moved = facts(source=SourceFact(pinned=f"registry.example/team/filter@sha256:{'c' * 64}"))
-    assert said(source.moved, moved)["TagMoved"].level is Level.NOTE
-    assert not said(source.moved, facts(source=SourceFact(pinned=RECORD.image)))
+    assert findings_of(source.moved, moved)["TagMoved"].level is Level.NOTE
+    assert not findings_of(source.moved, facts(source=SourceFact(pinned=RECORD.image)))
 
 
 def test_refused_module_and_wrong_digest() -> None:
     refused = SourceFact(kind="ContentRejected", reason="NotWasm", problem="not a module")
-    assert said(source.module, facts(source=refused))["NotWasm"].level is Level.ERROR
-    assert not said(source.reachable, facts(source=refused))
-    assert said(source.module, facts())["Module"].level is Level.OK
+    assert findings_of(source.module, facts(source=refused))["NotWasm"].level is Level.ERROR
+    assert not findings_of(source.reachable, facts(source=refused))
+    assert findings_of(source.module, facts())["Module"].level is Level.OK
     document = autowasm(sha256="d" * 64)
-    assert said(source.pinned_module, facts(document))["DigestMismatch"].level is Level.ERROR
-    assert not said(source.pinned_module, facts(autowasm(sha256="a" * 64)))
+    assert findings_of(source.pinned_module, facts(document))["DigestMismatch"].level is Level.ERROR
+    assert not findings_of(source.pinned_module, facts(autowasm(sha256="a" * 64)))
 
 
 def _live(**metadata: Any) -> dict[str, Any]:
@@ -176,35 +176,42 @@ def _live(**metadata: Any) -> dict[str, Any]:
 
 
 def test_envoyfilter_present_foreign_terminating_or_missing() -> None:
-    assert said(envoyfilter.present, facts())["EnvoyFilter"].level is Level.OK
-    assert said(envoyfilter.present, facts(live=None))["EnvoyFilterMissing"].level is Level.ERROR
-    assert not said(envoyfilter.present, facts(live=None, planned=True))
-    assert not said(envoyfilter.present, facts(live=None, unread={"envoyfilter": "RBAC"}))
+    assert findings_of(envoyfilter.present, facts())["EnvoyFilter"].level is Level.OK
+    assert (
+        findings_of(envoyfilter.present, facts(live=None))["EnvoyFilterMissing"].level
+        is Level.ERROR
+    )
+    assert not findings_of(envoyfilter.present, facts(live=None, planned=True))
+    assert not findings_of(envoyfilter.present, facts(live=None, unread={"envoyfilter": "RBAC"}))
     foreign = facts(live=_live(ownerReferences=[], labels={}))
-    assert said(envoyfilter.present, foreign)["EnvoyFilterConflict"].level is Level.ERROR
+    assert findings_of(envoyfilter.present, foreign)["EnvoyFilterConflict"].level is Level.ERROR
     going = facts(live=_live(deletionTimestamp="2026-01-01T00:00:00Z"))
-    assert said(envoyfilter.present, going)["EnvoyFilterTerminating"].level is Level.ERROR
+    assert findings_of(envoyfilter.present, going)["EnvoyFilterTerminating"].level is Level.ERROR
 
 
 @pytest.mark.parametrize(("planned", "level"), [(False, Level.WARNING), (True, Level.NOTE)])
 def test_envoyfilter_of_an_earlier_autowasm_is_taken_over(planned: bool, level: Level) -> None:
     live = _live()
     live["metadata"]["ownerReferences"][0]["uid"] = "u0"
-    found = said(envoyfilter.present, facts(live=live, planned=planned))["EnvoyFilterAdopted"]
+    found = findings_of(envoyfilter.present, facts(live=live, planned=planned))[
+        "EnvoyFilterAdopted"
+    ]
     assert found.level is level
     assert "with another uid" in found.what
 
 
 def test_envoyfilter_without_its_label_is_edited() -> None:
-    found = said(envoyfilter.present, facts(live=_live(labels={})))["EnvoyFilterEdited"]
+    found = findings_of(envoyfilter.present, facts(live=_live(labels={})))["EnvoyFilterEdited"]
     assert (found.level, found.field) == (Level.WARNING, "metadata.labels")
-    assert not said(envoyfilter.edited, facts(live=_live(labels={}))), "no path of the spec differs"
+    assert not findings_of(envoyfilter.edited, facts(live=_live(labels={}))), (
+        "no path of the spec differs"
+    )
 
 
 def test_envoyfilter_without_its_record_is_edited() -> None:
     live = _live()
     del live["metadata"]["annotations"]["wasm.tcm.io/record"]
-    found = said(envoyfilter.edited, facts(live=live))["EnvoyFilterEdited"]
+    found = findings_of(envoyfilter.edited, facts(live=live))["EnvoyFilterEdited"]
     assert (found.level, found.field) == (
         Level.WARNING,
         "metadata.annotations[wasm.tcm.io/record]",
@@ -212,20 +219,20 @@ def test_envoyfilter_without_its_record_is_edited() -> None:
 
 
 def test_envoyfilter_edited_by_hand_names_the_path() -> None:
-    assert not said(envoyfilter.edited, facts())
+    assert not findings_of(envoyfilter.edited, facts())
     live = _live()
     live["spec"]["configPatches"][0]["match"]["context"] = "ANY"
-    found = said(envoyfilter.edited, facts(live=live))["EnvoyFilterEdited"]
+    found = findings_of(envoyfilter.edited, facts(live=live))["EnvoyFilterEdited"]
     assert (found.level, found.field) == (Level.WARNING, "spec.configPatches[0].match.context")
     unknown = facts(live=live, server=ServerFact())
-    assert said(envoyfilter.edited, unknown)["EnvoyFilterEdited"].level is Level.NOTE
+    assert findings_of(envoyfilter.edited, unknown)["EnvoyFilterEdited"].level is Level.NOTE
 
 
 def test_annotation_of_ours_that_was_edited_is_named() -> None:
     name = "envoyfilter.istio.io/referenced-services"
     live = _live()
     live["metadata"]["annotations"][name] = "default/other"
-    found = said(envoyfilter.edited, facts(live=live))["EnvoyFilterEdited"]
+    found = findings_of(envoyfilter.edited, facts(live=live))["EnvoyFilterEdited"]
     assert found.field == f"metadata.annotations[{name}]"
 
 
@@ -233,9 +240,9 @@ def test_revision_that_is_not_the_pods() -> None:
     live = _live(labels={"istio.io/rev": "canary"})
     status = {"sidecar.istio.io/status": '{"revision":"stable"}'}
     pods = (pod(annotations=status),)
-    assert "OtherRevision" in said(envoyfilter.revision, facts(live=live, pods=pods))
+    assert "OtherRevision" in findings_of(envoyfilter.revision, facts(live=live, pods=pods))
     same = {"sidecar.istio.io/status": '{"revision":"canary"}'}
-    assert not said(envoyfilter.revision, facts(live=live, pods=(pod(annotations=same),)))
+    assert not findings_of(envoyfilter.revision, facts(live=live, pods=(pod(annotations=same),)))
 
 
 def _filter(
@@ -261,7 +268,7 @@ def _filter(
 
 def test_order_is_priority_then_age() -> None:
     own, late, first = _filter("test"), _filter("laters"), _filter("x", priority=-5)
-    found = said(order.filters, facts(envoyfilters=(late, own, first)))
+    found = findings_of(order.filters, facts(envoyfilters=(late, own, first)))
     assert "team/x > this one > team/laters" in found["Order"].what
     assert found["OrderByAge"].level is Level.WARNING
     assert "team/laters" in found["OrderByAge"].what
@@ -269,8 +276,8 @@ def test_order_is_priority_then_age() -> None:
 
 def test_filters_elsewhere_are_not_in_the_order() -> None:
     others = (_filter("a", port=1), _filter("b", namespace="other"), _filter("test"))
-    assert not said(order.filters, facts(envoyfilters=others))
-    assert said(order.filters, facts(envoyfilters=(_filter("c", namespace="istio-system"),)))
+    assert not findings_of(order.filters, facts(envoyfilters=others))
+    assert findings_of(order.filters, facts(envoyfilters=(_filter("c", namespace="istio-system"),)))
 
 
 @pytest.mark.parametrize(
@@ -288,7 +295,7 @@ def test_filters_in_the_tunnel_or_on_other_ports_of_it_are_not_in_the_order(
     other = _filter("a")
     for patch in other.spec.config_patches or ():
         patch["match"]["listener"] = listener
-    assert bool(said(order.filters, facts(envoyfilters=(other,)))) is beside
+    assert bool(findings_of(order.filters, facts(envoyfilters=(other,)))) is beside
 
 
 @pytest.mark.parametrize(
@@ -303,19 +310,21 @@ def test_patches_that_put_no_filter_on_the_same_listener_are_not_in_the_order(
     change: dict[str, Any],
 ) -> None:
     other = _filter("a")
-    assert said(order.filters, facts(envoyfilters=(other,)))
+    assert findings_of(order.filters, facts(envoyfilters=(other,)))
     for patch in other.spec.config_patches or ():
         patch |= change
-    assert not said(order.filters, facts(envoyfilters=(other,)))
+    assert not findings_of(order.filters, facts(envoyfilters=(other,)))
 
 
 def test_wasmplugins_on_the_same_pods() -> None:
     meta = {"name": "p", "namespace": "team"}
     plugin = decoded(WasmPlugin, {"metadata": meta, "spec": {"phase": "AUTHN"}})
-    assert said(order.plugins, facts(wasmplugins=(plugin,)))["WasmPlugin"].level is Level.NOTE
+    assert (
+        findings_of(order.plugins, facts(wasmplugins=(plugin,)))["WasmPlugin"].level is Level.NOTE
+    )
     selector = {"matchLabels": {"app": "other"}}
     other = decoded(WasmPlugin, {"metadata": meta, "spec": {"selector": selector}})
-    assert not said(order.plugins, facts(wasmplugins=(other,)))
+    assert not findings_of(order.plugins, facts(wasmplugins=(other,)))
 
 
 def test_parsed_sample_is_valid() -> None:

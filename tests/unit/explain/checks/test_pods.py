@@ -5,21 +5,21 @@ import pytest
 from autowasm.explain.checks import pods, ports
 from autowasm.explain.finding import Level
 from autowasm.explain.objects import MeshSettings, Pod
-from tests.parts.explained import autowasm, decoded, facts, namespaces, pod, said, service
+from tests.parts.explained import autowasm, decoded, facts, findings_of, namespaces, pod, service
 
 
 def test_pods_that_match() -> None:
-    assert said(pods.matched, facts())["Pods"].level is Level.OK
+    assert findings_of(pods.matched, facts())["Pods"].level is Level.OK
 
 
 def test_no_pod_names_the_label_in_the_way() -> None:
     near = decoded(
         Pod, {"metadata": {"name": "x", "namespace": "team", "labels": {"app": "detail"}}}
     )
-    found = said(pods.matched, facts(pods=(), neighbours=(near,)))["NoPod"]
+    found = findings_of(pods.matched, facts(pods=(), neighbours=(near,)))["NoPod"]
     assert found.level is Level.WARNING
     assert "app=details: the Pods have detail" in found.what
-    assert not said(pods.matched, facts(pods=(), unread={"pods": "RBAC"}))
+    assert not findings_of(pods.matched, facts(pods=(), unread={"pods": "RBAC"}))
 
 
 def test_labels_that_pods_have_are_not_named_as_in_the_way() -> None:
@@ -35,16 +35,16 @@ def test_labels_that_pods_have_are_not_named_as_in_the_way() -> None:
             }
         },
     )
-    found = said(pods.matched, facts(document, pods=(), neighbours=(near,)))["NoPod"]
+    found = findings_of(pods.matched, facts(document, pods=(), neighbours=(near,)))["NoPod"]
     assert "(version=v2: the Pods have v1)" in found.what
 
 
 def test_pods_without_proxy() -> None:
-    assert not said(pods.injected, facts())
+    assert not findings_of(pods.injected, facts())
     alone = facts(pods=(pod(proxy=False),))
-    assert said(pods.injected, alone)["NotInjected"].level is Level.ERROR
+    assert findings_of(pods.injected, alone)["NotInjected"].level is Level.ERROR
     mixed = facts(pods=(pod(), pod("b", proxy=False)))
-    found = said(pods.injected, mixed)["NotInjected"]
+    found = findings_of(pods.injected, mixed)["NotInjected"]
     assert found.level is Level.WARNING
     assert "1 of 2" in found.what
 
@@ -66,7 +66,7 @@ def test_why_there_is_no_proxy(
 ) -> None:
     bare = pod(proxy=False, labels=labels, annotations=annotations)
     given = facts(pods=(bare,), namespaces=namespaces(team=namespace))
-    assert why in said(pods.injected, given)["NotInjected"].what
+    assert why in findings_of(pods.injected, given)["NotInjected"].what
 
 
 def test_pods_on_the_hosts_network_and_in_an_unknown_namespace_have_their_reason() -> None:
@@ -77,17 +77,22 @@ def test_pods_on_the_hosts_network_and_in_an_unknown_namespace_have_their_reason
             "spec": {"hostNetwork": True},
         },
     )
-    assert "host network" in said(pods.injected, facts(pods=(on_host,)))["NotInjected"].what
+    assert "host network" in findings_of(pods.injected, facts(pods=(on_host,)))["NotInjected"].what
     unknown = facts(pods=(pod(proxy=False),), namespaces={})
-    assert "namespace team could not be read" in said(pods.injected, unknown)["NotInjected"].what
+    assert (
+        "namespace team could not be read"
+        in findings_of(pods.injected, unknown)["NotInjected"].what
+    )
 
 
 def test_proxies_older_than_the_oldest_supported_istio_are_named() -> None:
     old = pod(image="istio/proxyv2:1.7.9")
-    found = said(pods.versions, facts(pods=(old, pod("b"))))["OldProxy"]
+    found = findings_of(pods.versions, facts(pods=(old, pod("b"))))["OldProxy"]
     assert found.level is Level.WARNING
     assert "1 proxies are older than Istio 1.8" in found.what
-    assert "OldProxy" not in said(pods.versions, facts(pods=(pod(image="istio/proxyv2:1.8.0"),)))
+    assert "OldProxy" not in findings_of(
+        pods.versions, facts(pods=(pod(image="istio/proxyv2:1.8.0"),))
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,18 +108,18 @@ def test_proxies_older_than_the_oldest_supported_istio_are_named() -> None:
 )
 def test_fail_reload_and_the_proxies_version(image: str, level: Level | None) -> None:
     given = facts(autowasm(failStrategy="FAIL_RELOAD"), pods=(pod(image=image),))
-    found = said(pods.versions, given).get("FailStrategy")
+    found = findings_of(pods.versions, given).get("FailStrategy")
     assert (found.level if found else None) is level
-    assert "FailStrategy" not in said(pods.versions, facts(pods=(pod(image=image),)))
+    assert "FailStrategy" not in findings_of(pods.versions, facts(pods=(pod(image=image),)))
 
 
 def test_context_of_gateways_and_sidecars() -> None:
-    assert not said(pods.context, facts())
+    assert not findings_of(pods.context, facts())
     gateway = pod(args=("proxy", "router"))
-    assert said(pods.context, facts(pods=(gateway,)))["WrongContext"].level is Level.ERROR
+    assert findings_of(pods.context, facts(pods=(gateway,)))["WrongContext"].level is Level.ERROR
     wanted = autowasm(context="GATEWAY")
-    assert not said(pods.context, facts(wanted, pods=(gateway,)))
-    assert said(pods.context, facts(wanted))["WrongContext"].level is Level.ERROR
+    assert not findings_of(pods.context, facts(wanted, pods=(gateway,)))
+    assert findings_of(pods.context, facts(wanted))["WrongContext"].level is Level.ERROR
 
 
 def test_discovery_selectors() -> None:
@@ -123,47 +128,49 @@ def test_discovery_selectors() -> None:
     assert {one.object for one in found} == {"Namespace team", "Namespace istio-system"}
     labels = {"mesh": "yes"}
     seen = namespaces(team=labels, istio_system=labels)
-    assert not said(pods.discovery, facts(mesh=mesh, namespaces=seen))
-    assert not said(pods.discovery, facts())
+    assert not findings_of(pods.discovery, facts(mesh=mesh, namespaces=seen))
+    assert not findings_of(pods.discovery, facts())
 
 
 def test_root_namespace_of_mesh_and_wasmer() -> None:
-    assert not said(pods.root_namespace, facts())
+    assert not findings_of(pods.root_namespace, facts())
     mesh = MeshSettings(root_namespace="istio-config")
-    assert said(pods.root_namespace, facts(mesh=mesh))["RootNamespace"].level is Level.WARNING
+    assert (
+        findings_of(pods.root_namespace, facts(mesh=mesh))["RootNamespace"].level is Level.WARNING
+    )
 
 
 def test_port_with_a_service() -> None:
-    assert said(ports.served, facts())["Port"].level is Level.OK
+    assert findings_of(ports.served, facts())["Port"].level is Level.OK
     named = facts(services=(service(target="web"),))
-    assert said(ports.served, named)["Port"].level is Level.OK
+    assert findings_of(ports.served, named)["Port"].level is Level.OK
 
 
 def test_a_service_without_a_target_port_leads_to_its_own_port() -> None:
-    assert said(ports.served, facts(services=(service(port=9080, target=0),)))["Port"]
+    assert findings_of(ports.served, facts(services=(service(port=9080, target=0),)))["Port"]
 
 
 def test_pods_that_no_service_leads_to_are_counted() -> None:
     other = pod("b", labels={"app": "other"})
-    found = said(ports.served, facts(pods=(pod(), other)))["NoServicePort"]
+    found = findings_of(ports.served, facts(pods=(pod(), other)))["NoServicePort"]
     assert found.level is Level.WARNING
     assert "no Service targets port 9080 of 1 of 2 Pods" in found.what
 
 
 def test_port_of_the_service_instead_of_the_pods() -> None:
     given = facts(autowasm(applyPorts=[80]))
-    found = said(ports.served, given)["ServicePortNamed"]
+    found = findings_of(ports.served, given)["ServicePortNamed"]
     assert found.level is Level.ERROR
     assert found.remedy == "use 9080 instead of 80"
     assert found.field == "spec.filter.applyPorts[0]"
 
 
 def test_port_without_service() -> None:
-    assert said(ports.served, facts(services=()))["NoServicePort"].level is Level.ERROR
-    found = said(ports.served, facts(autowasm(applyPorts=[7]))).get("NoServicePort")
+    assert findings_of(ports.served, facts(services=()))["NoServicePort"].level is Level.ERROR
+    found = findings_of(ports.served, facts(autowasm(applyPorts=[7]))).get("NoServicePort")
     assert found is not None
     assert "Services target 9080" in found.what
-    assert not said(ports.served, facts(services=(), unread={"services": "RBAC"}))
+    assert not findings_of(ports.served, facts(services=(), unread={"services": "RBAC"}))
 
 
 @pytest.mark.parametrize(
@@ -180,12 +187,15 @@ def test_port_without_service() -> None:
     ],
 )
 def test_protocol_of_the_service_port(name: str, check: str) -> None:
-    assert list(said(ports.served, facts(services=(service(name),)))) == [check]
+    assert list(findings_of(ports.served, facts(services=(service(name),)))) == [check]
 
 
 def test_port_that_no_container_exposes() -> None:
-    assert not said(ports.exposed, facts())
-    assert said(ports.exposed, facts(autowasm(applyPorts=[7])))["NotExposed"].level is Level.WARNING
+    assert not findings_of(ports.exposed, facts())
+    assert (
+        findings_of(ports.exposed, facts(autowasm(applyPorts=[7])))["NotExposed"].level
+        is Level.WARNING
+    )
 
 
 @pytest.mark.parametrize(
@@ -200,27 +210,27 @@ def test_port_that_no_container_exposes() -> None:
 )
 def test_traffic_past_the_sidecar(annotation: str, value: str, past: bool) -> None:
     given = pod(annotations={f"traffic.sidecar.istio.io/{annotation}": value})
-    assert ("NotCaptured" in said(ports.captured, facts(pods=(given,)))) is past
+    assert ("NotCaptured" in findings_of(ports.captured, facts(pods=(given,)))) is past
 
 
 def test_the_annotation_that_lets_traffic_past_the_sidecar_is_named() -> None:
     prefix = "traffic.sidecar.istio.io"
     both = {f"{prefix}/excludeInboundPorts": "15", f"{prefix}/includeInboundPorts": "80"}
-    given = said(ports.captured, facts(pods=(pod(annotations=both),)))["NotCaptured"]
+    given = findings_of(ports.captured, facts(pods=(pod(annotations=both),)))["NotCaptured"]
     assert given.remedy.endswith(f" {prefix}/includeInboundPorts")
     both[f"{prefix}/excludeInboundPorts"] = "9080"
-    given = said(ports.captured, facts(pods=(pod(annotations=both),)))["NotCaptured"]
+    given = findings_of(ports.captured, facts(pods=(pod(annotations=both),)))["NotCaptured"]
     assert given.what.count("9080") == 1
     assert given.remedy.endswith(f"{prefix}/excludeInboundPorts and {prefix}/includeInboundPorts")
 
 
 def test_pods_with_a_tunnel_are_told_where_the_filter_runs() -> None:
     tunnelled = pod(labels={"app": "details", "networking.istio.io/tunnel": "http"})
-    assert not said(ports.tunnel, facts())
-    found = said(ports.tunnel, facts(pods=(tunnelled, pod("details-2"))))
+    assert not findings_of(ports.tunnel, facts())
+    found = findings_of(ports.tunnel, facts(pods=(tunnelled, pod("details-2"))))
     assert "1 of 2 Pods" in found["Tunnel"].what
     assert "TunnelPort" not in found
     document = autowasm(applyPorts=[9080, 15008])
-    warned = said(ports.tunnel, facts(document, pods=(tunnelled,)))
+    warned = findings_of(ports.tunnel, facts(document, pods=(tunnelled,)))
     assert warned["TunnelPort"].level is Level.WARNING
-    assert not said(ports.tunnel, facts(autowasm(context="GATEWAY"), pods=(tunnelled,)))
+    assert not findings_of(ports.tunnel, facts(autowasm(context="GATEWAY"), pods=(tunnelled,)))
