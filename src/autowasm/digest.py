@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NewType, Self
 
 from autowasm.errors import ContentRejected
+from autowasm.reasons import Reason
 
 Sha256Hex = NewType("Sha256Hex", str)
 """64 lower-case hexadecimal digits: the identity of a module."""
@@ -81,7 +82,7 @@ class DigestVerifier:
         if self._size is not None and self.received > self._size:
             raise ContentRejected(
                 f"{self._what}: the server sent more than the {self._size} bytes that it announced",
-                reason="SizeMismatch",
+                reason=Reason.SIZE_MISMATCH,
             )
         self._hash.update(chunk)
 
@@ -90,11 +91,11 @@ class DigestVerifier:
         if self._size is not None and self.received != self._size:
             raise ContentRejected(
                 f"{self._what}: {self.received} bytes arrived, but {self._size} were announced",
-                reason="SizeMismatch",
+                reason=Reason.SIZE_MISMATCH,
             )
         if self._hash.hexdigest() != self._expected.hex:
             raise ContentRejected(
                 f"{self._what}: the bytes have {self._expected.algorithm}:{self._hash.hexdigest()}, "
                 f"not {self._expected}; they were changed in the registry or in transit",
-                reason="DigestMismatch",
+                reason=Reason.DIGEST_MISMATCH,
             )

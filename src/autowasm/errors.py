@@ -9,6 +9,8 @@ Not the errors of the Kubernetes API (see `kube/errors.py`).
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from autowasm.reasons import Reason
+
 
 class AutoWasmError(Exception):
     """Base of every error that AutoWasm raises on purpose.
@@ -16,9 +18,9 @@ class AutoWasmError(Exception):
     `reason` is CamelCase, bounded in number, and stable: users write alerts on it.
     """
 
-    default_reason: ClassVar[str] = "InternalError"
+    default_reason: ClassVar[Reason] = Reason.INTERNAL_ERROR
 
-    def __init__(self, message: str, *, reason: str | None = None) -> None:
+    def __init__(self, message: str, *, reason: Reason | None = None) -> None:
         super().__init__(message)
         self.reason = reason or self.default_reason
 
@@ -30,9 +32,9 @@ class SpecError(AutoWasmError):
     are cut and made one line of printable characters.
     """
 
-    default_reason = "InvalidSpec"
+    default_reason = Reason.INVALID_SPEC
 
-    def __init__(self, field: str, problem: str, *, reason: str | None = None) -> None:
+    def __init__(self, field: str, problem: str, *, reason: Reason | None = None) -> None:
         field, problem = _one_line(field, most=500), _one_line(problem, most=2000)
         super().__init__(f"{field}: {problem}", reason=reason)
         self.field = field
@@ -42,7 +44,7 @@ class SpecError(AutoWasmError):
 class SourceNotFound(AutoWasmError):
     """The registry or server answered that the image or object does not exist. Retry slowly."""
 
-    default_reason = "SourceNotFound"
+    default_reason = Reason.SOURCE_NOT_FOUND
 
 
 class SourceDenied(AutoWasmError):
@@ -51,7 +53,7 @@ class SourceDenied(AutoWasmError):
     Few attempts only: many registries lock an account after repeated wrong passwords.
     """
 
-    default_reason = "Unauthorized"
+    default_reason = Reason.UNAUTHORIZED
 
 
 class SecretAccessForbidden(SourceDenied):
@@ -60,7 +62,7 @@ class SecretAccessForbidden(SourceDenied):
     An API server that has just started refuses every request that RBAC allows until it has read the roles.
     """
 
-    default_reason = "SecretForbidden"
+    default_reason = Reason.SECRET_FORBIDDEN
 
 
 class SourceUnavailable(AutoWasmError):
@@ -69,10 +71,10 @@ class SourceUnavailable(AutoWasmError):
     `retry_after` is the server's Retry-After, in seconds from now.
     """
 
-    default_reason = "SourceUnavailable"
+    default_reason = Reason.SOURCE_UNAVAILABLE
 
     def __init__(
-        self, message: str, *, reason: str | None = None, retry_after: float | None = None
+        self, message: str, *, reason: Reason | None = None, retry_after: float | None = None
     ) -> None:
         super().__init__(message, reason=reason)
         self.retry_after = retry_after
@@ -81,25 +83,25 @@ class SourceUnavailable(AutoWasmError):
 class ContentRejected(AutoWasmError):
     """The bytes arrived and are not acceptable. Do not fetch the same bytes again."""
 
-    default_reason = "ContentRejected"
+    default_reason = Reason.CONTENT_REJECTED
 
 
 class AddressBlocked(AutoWasmError):
     """The address policy forbids the connection. Do not retry until the spec or the policy changes."""
 
-    default_reason = "AddressNotAllowed"
+    default_reason = Reason.ADDRESS_NOT_ALLOWED
 
 
 class StorageError(AutoWasmError):
     """The disk of wasmer failed or is full. Retry with backoff; stored blobs stay valid."""
 
-    default_reason = "StorageUnavailable"
+    default_reason = Reason.STORAGE_UNAVAILABLE
 
 
 class UsageError(AutoWasmError):
     """A flag or setting is wrong. The program ends with exit status 2."""
 
-    default_reason = "Usage"
+    default_reason = Reason.USAGE
 
 
 def _one_line(text: str, *, most: int) -> str:

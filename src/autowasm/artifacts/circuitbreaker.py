@@ -13,6 +13,7 @@ from cachetools import FIFOCache
 from autowasm.artifacts.source import SourceKey
 from autowasm.errors import AutoWasmError, SourceDenied, SourceUnavailable
 from autowasm.limits import FetchLimits
+from autowasm.reasons import Reason
 from autowasm.telemetry.metrics import Metrics
 
 _MAX_KEPT = 10_000
@@ -46,7 +47,7 @@ class CircuitBreakers:
             # The message has no remaining time: it is part of a status, which would change with it.
             raise SourceUnavailable(
                 f"{where}: requests are paused after failures; last failure: {state.last}",
-                reason="BackingOff",
+                reason=Reason.BACKING_OFF,
                 retry_after=left,
             )
 

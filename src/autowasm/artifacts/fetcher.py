@@ -35,12 +35,13 @@ from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError, ContentRejected, SourceDenied, SourceNotFound
 from autowasm.net.pools import Pools
+from autowasm.reasons import Reason
 from autowasm.registry.credentials import Credential
 from autowasm.settings import Settings
 from autowasm.telemetry.metrics import Metrics, exemplar_of
 from autowasm.wasm.module import ModuleInfo, inspect_module
 
-DAMAGED_ON_THE_WAY: Final = frozenset({"DigestMismatch", "SizeMismatch"})
+DAMAGED_ON_THE_WAY: Final = frozenset({Reason.DIGEST_MISMATCH, Reason.SIZE_MISMATCH})
 """Reasons that do not concern the content itself: the next attempt may receive the right bytes."""
 _MAX_KEPT: Final = 10_000
 """Contents, and digests, that are remembered; the oldest is forgotten first, which costs a download or a check."""
@@ -87,13 +88,13 @@ def check_promised(request: FetchRequest, module: FetchedModule) -> None:
         raise ContentRejected(
             f"{record.origin} had sha256:{record.sha256} when it was published and has "
             f"sha256:{module.sha256} now",
-            reason="DigestMismatch",
+            reason=Reason.DIGEST_MISMATCH,
         )
     if request.expected is not None and request.expected != module.sha256:
         raise ContentRejected(
             f"spec.filter.sha256: the module has sha256 {module.sha256}, not {request.expected}; "
             "it is not used",
-            reason="Sha256Mismatch",
+            reason=Reason.SHA256_MISMATCH,
         )
 
 

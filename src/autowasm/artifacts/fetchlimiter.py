@@ -16,6 +16,7 @@ from typing import TypeVar, cast
 
 from autowasm.errors import SourceUnavailable
 from autowasm.limits import FetchLimits
+from autowasm.reasons import Reason
 from autowasm.telemetry.metrics import Metrics
 
 T = TypeVar("T")
@@ -102,7 +103,7 @@ class FetchLimiter:
         if self._waiting_count >= self._limits.queued:
             raise SourceUnavailable(
                 f"the fetch queue is full ({self._waiting_count} waiting); retried later",
-                reason="TooManyFetches",
+                reason=Reason.TOO_MANY_FETCHES,
             )
         hosts = self._waiting.setdefault(ticket.namespace, OrderedDict())
         hosts.setdefault(ticket.host, OrderedDict())[ticket] = None

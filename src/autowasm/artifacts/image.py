@@ -22,6 +22,7 @@ from autowasm.digest import Sha256Hex, sha256_of
 from autowasm.errors import ContentRejected, SourceNotFound, SourceUnavailable, SpecError
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
+from autowasm.reasons import Reason
 from autowasm.reference import ImageReference
 from autowasm.registry.client import RegistryClient, ResolvedImage
 from autowasm.registry.credentials import ANONYMOUS_FINGERPRINT, Credential
@@ -92,7 +93,8 @@ async def pull_module(
                 member, layer = found.member.name, found.candidate.descriptor
     except TimeoutError as error:
         raise SourceUnavailable(
-            f"image {reference}: not finished within {limits.fetch_timeout:g} s", reason="Timeout"
+            f"image {reference}: not finished within {limits.fetch_timeout:g} s",
+            reason=Reason.TIMEOUT,
         ) from error
     sha256 = known_sha256(layout)
     if sha256 is None:
@@ -179,7 +181,7 @@ class _Puller:
             raise ContentRejected(
                 f"image {self.reference}: no plugin.wasm in the last "
                 f"{format_size(self.limits.image_bytes)} of its layers; put the module into the last layer",
-                reason="TooLarge",
+                reason=Reason.TOO_LARGE,
             )
 
     async def _download(self, candidate: LayerCandidate, destination: Path) -> None:
@@ -205,14 +207,14 @@ def _only(found: list[_Found], hidden: Hidden, reference: ImageReference) -> _Fo
         gone = f" (a later layer deletes {listed(hidden.deleted)})" if hidden.deleted else ""
         raise ContentRejected(
             f"image {reference}: no layer holds a *.wasm file{gone}; add the module as plugin.wasm",
-            reason="ModuleNotFoundInArchive",
+            reason=Reason.MODULE_NOT_FOUND_IN_ARCHIVE,
         )
     if len(found) > 1:
         names = [clean_path(each.member.name) for each in found]
         raise ContentRejected(
             f"image {reference}: {len(found)} modules found ({listed(names)}): "
             "name the intended one plugin.wasm",
-            reason="AmbiguousModule",
+            reason=Reason.AMBIGUOUS_MODULE,
         )
     (only,) = found
     return only
@@ -252,7 +254,7 @@ class ImageSource:
         except SourceNotFound:
             return None  # the GET of a fetch decides, and has the registry's message
         except SourceUnavailable as error:
-            if error.reason != "UnexpectedAnswer":
+            if error.reason != Reason.UNEXPECTED_ANSWER:
                 raise
             return None
         return None if digest is None else str(reference.pinned(digest)) != known.image

@@ -22,6 +22,7 @@ from autowasm.limits import Limits
 from autowasm.net.hosts import matches_host
 from autowasm.net.pools import Pools
 from autowasm.net.session import NO_VALIDATORS, ObjectSession, Validators
+from autowasm.reasons import Reason
 from autowasm.registry.credentials import ANONYMOUS_FINGERPRINT, Credential
 from autowasm.wasm import binary
 from autowasm.wasm.archive import extract_module
@@ -115,7 +116,7 @@ def _check_host(host: str, *, allowed: tuple[str, ...] | None) -> None:
     raise AddressBlocked(
         f"the object's URL is on {host}, or redirects to it; this namespace's policy (wasmer --policy-file) "
         f"allows objects only from: {', '.join(allowed) or '(no host)'}",
-        reason="PolicyDenied",
+        reason=Reason.POLICY_DENIED,
     )
 
 

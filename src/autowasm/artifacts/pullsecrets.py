@@ -14,6 +14,7 @@ import structlog
 from autowasm.api.v1alpha1 import GROUP
 from autowasm.artifacts.source import FetchRequest
 from autowasm.errors import SourceDenied, SourceNotFound, SpecError
+from autowasm.reasons import Reason
 from autowasm.reference import ImageReference
 from autowasm.registry import credentials
 from autowasm.registry.credentials import Credential, fingerprint_of
@@ -118,7 +119,7 @@ async def credential_for(
         raise SourceDenied(
             f"{_FIELD}: there is no Secret {name} in namespace {namespace}; create it "
             "(kubectl create secret docker-registry), or remove the field for a public image",
-            reason="SecretNotFound",
+            reason=Reason.SECRET_NOT_FOUND,
         )
     read = _READERS.get(secret.type)
     if read is None:
@@ -179,7 +180,7 @@ def _value(secret: PullSecret, key: str) -> bytes:
 
 def _invalid(name: str, problem: str) -> SpecError:
     joint = " " if problem.startswith(("has ", "is ")) else ": "
-    return SpecError(_FIELD, f"Secret {name}{joint}{problem}", reason="SecretInvalid")
+    return SpecError(_FIELD, f"Secret {name}{joint}{problem}", reason=Reason.SECRET_INVALID)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from autowasm.digest import Sha256Hex
 from autowasm.errors import StorageError
 from autowasm.limits import StoreLimits
 from autowasm.net.pools import Pools
+from autowasm.reasons import Reason
 from autowasm.settings import Settings
 from autowasm.telemetry.metrics import Metrics
 from autowasm.units import format_size
@@ -49,8 +50,6 @@ def space_of(directory: Path) -> DiskSpace:
         found = os.statvfs(next(parent for parent in directory.parents if parent.exists()))
     return DiskSpace(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
 
-
-STORAGE_FULL = "StorageFull"
 
 _log = structlog.get_logger(__name__)
 
@@ -116,7 +115,7 @@ class DiskAdmission:
         try:
             yield
         except StorageError as error:
-            if error.reason == STORAGE_FULL and not isinstance(error, _Refused):
+            if error.reason == Reason.STORAGE_FULL and not isinstance(error, _Refused):
                 await self._relieve(size or 1)
             raise
         finally:
@@ -197,7 +196,7 @@ class DiskAdmission:
     async def _relieve(self, need: int) -> None:
         """Make room: the disk reports that it is full, against our own count (a quota of the file system)."""
         self._set_full_for(need)
-        self._metrics.storage_refusals.labels(STORAGE_FULL).inc()
+        self._metrics.storage_refusals.labels(Reason.STORAGE_FULL).inc()
         async with self.lock:
             with contextlib.suppress(StorageError):  # the first error is raised
                 await self._store.tidy(pressed=True)
@@ -222,9 +221,9 @@ class DiskAdmission:
             self._set_full_for(0)
 
     def _refusal(self, message: str, size: int) -> StorageError:
-        self._metrics.storage_refusals.labels(STORAGE_FULL).inc()
+        self._metrics.storage_refusals.labels(Reason.STORAGE_FULL).inc()
         self._set_full_for(size)
-        return _Refused(message, reason=STORAGE_FULL)
+        return _Refused(message, reason=Reason.STORAGE_FULL)
 
     def _set_full_for(self, size: int) -> None:
         """Set the metric and log, once for each change."""

@@ -19,10 +19,10 @@ from autowasm.blobs.pins import Pins
 from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
 from autowasm.errors import StorageError
+from autowasm.reasons import Reason
 from autowasm.telemetry.metrics import Metrics
 from autowasm.units import format_size
 
-NAMESPACE_SHARE_EXCEEDED: Final = "NamespaceShareExceeded"
 ANY_NAMESPACE: Final = ""
 """No namespace has this name."""
 
@@ -176,7 +176,7 @@ class DiskQuota:
         total = sum(used.values())
         if total + size <= self._share and (reservation.size or total < self._share):
             return
-        self._metrics.storage_refusals.labels(NAMESPACE_SHARE_EXCEEDED).inc()
+        self._metrics.storage_refusals.labels(Reason.NAMESPACE_SHARE_EXCEEDED).inc()
         wanted = (
             f"this one ({format_size(reservation.size)})" if reservation.size else "another one"
         )
@@ -184,7 +184,7 @@ class DiskQuota:
             f"namespace {namespace} has {format_size(total)} of modules published or being fetched, and "
             f"{wanted} would exceed its quota of {format_size(self._share)}: delete AutoWasms of the "
             "namespace that are no longer needed, or raise the quota (--namespace-disk-budget)",
-            reason=NAMESPACE_SHARE_EXCEEDED,
+            reason=Reason.NAMESPACE_SHARE_EXCEEDED,
         )
 
     def _kept_for(self, namespace: str, *, besides: _Reservation) -> dict[object, int]:

@@ -29,6 +29,7 @@ from autowasm.digest import Sha256Hex, sha256_hex
 from autowasm.errors import ContentRejected, StorageError
 from autowasm.limits import MIB, StoreLimits
 from autowasm.net.pools import Pool
+from autowasm.reasons import Reason
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _OURS: Final = _FULL | {errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ESTALE}
@@ -40,14 +41,14 @@ def storage_failure(error: OSError, directory: Path, doing: str) -> StorageError
         return StorageError(
             f"no space left in the cache directory {directory} while {doing}: free space on that volume, "
             "or use a larger one with --cache-dir",
-            reason="StorageFull",
+            reason=Reason.STORAGE_FULL,
         )
     cause = error.strerror or str(error)
     if error.filename is not None and Path(error.filename) != directory:
         cause = f"{error.filename}: {cause}"
     return StorageError(
         f"the cache directory {directory} failed while {doing}: {cause}; check the volume and its permissions",
-        reason="StorageUnavailable",
+        reason=Reason.STORAGE_UNAVAILABLE,
     )
 
 
@@ -210,7 +211,7 @@ def _settle(fd: int, expected: Sha256Hex | None) -> SyncedFile:
     if expected is not None and digest != expected:
         raise ContentRejected(
             f"the bytes to store have sha256:{digest}, not sha256:{expected}",
-            reason="DigestMismatch",
+            reason=Reason.DIGEST_MISMATCH,
         )
     os.fsync(fd)
     return SyncedFile(digest, signature)

@@ -33,6 +33,7 @@ from autowasm.digest import Sha256Hex
 from autowasm.errors import StorageError
 from autowasm.limits import StoreLimits
 from autowasm.net.pools import Pools
+from autowasm.reasons import Reason
 from autowasm.telemetry.metrics import Metrics
 
 
@@ -128,7 +129,7 @@ class DirectoryLock:
                 raise StorageError(
                     f"the cache directory {self._path.parent} is in use by another process (pid {holder}): "
                     "stop that process, or use another directory with --cache-dir",
-                    reason="CacheDirectoryInUse",
+                    reason=Reason.CACHE_DIRECTORY_IN_USE,
                 ) from error
             with contextlib.suppress(OSError):  # disk full: the pid is informative
                 os.pwrite(fd, f"{os.getpid():<{_WIDTH}}\n".encode(), 0)

@@ -29,6 +29,7 @@ from autowasm.kube.client import Document
 from autowasm.kube.errors import ApiError
 from autowasm.kube.resources import ObjectKey
 from autowasm.net.pools import Pools
+from autowasm.reasons import Reason
 from autowasm.registry.credentials import Credential
 
 _RESOLVE_TIMEOUT = 20.0
@@ -68,7 +69,7 @@ async def _facts(key: ObjectKey, login: Credential | None, arguments: argparse.N
                 raise AutoWasmError(
                     f"AutoWasm {key} does not exist (kubectl get aw -A lists all), or the cluster has no such kind: "
                     "in that case install the CRD of AutoWasm",
-                    reason="NotFound",
+                    reason=Reason.NOT_FOUND,
                 )
             discovery = await gatherer.discover()
             base = _base(key, document)
@@ -108,7 +109,7 @@ async def _resolve(
             )
     except TimeoutError:
         problem = f"no answer within {_RESOLVE_TIMEOUT:g} s"
-        return SourceFact(kind="SourceUnavailable", reason="Timeout", problem=problem)
+        return SourceFact(kind="SourceUnavailable", reason=Reason.TIMEOUT, problem=problem)
 
 
 def _base(key: ObjectKey, document: Document) -> Facts:

@@ -27,6 +27,7 @@ from autowasm.cli.stdio import Progress, as_file, is_piped
 from autowasm.errors import ContentRejected, UsageError
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
+from autowasm.reasons import Reason
 from autowasm.reference import ImageReference
 from autowasm.registry.client import ResolvedImage
 from autowasm.registry.consumers import ConsumerVerdict
@@ -430,7 +431,7 @@ def _check_size(size: int, *, limits: Limits) -> None:
         raise ContentRejected(
             f"the file has {format_size(size)}; the limit for an object is "
             f"{format_size(limits.layer_bytes)}",
-            reason="TooLarge",
+            reason=Reason.TOO_LARGE,
         )
 
 

@@ -22,6 +22,7 @@ from autowasm.cli.stdio import Progress, as_file, is_piped, is_stdin
 from autowasm.errors import ContentRejected, UsageError
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
+from autowasm.reasons import Reason
 from autowasm.reference import ImageReference
 from autowasm.registry import media
 from autowasm.registry.client import RegistryClient
@@ -240,9 +241,9 @@ def _check_file(path: Path, *, most: int) -> None:
     """Raise ContentRejected unless `path` is a plain file of at most `most` bytes, also with --force."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise ContentRejected(f"{path} is not a regular file", reason="NotAFile")
+        raise ContentRejected(f"{path} is not a regular file", reason=Reason.NOT_A_FILE)
     if status.st_size > most:
         raise ContentRejected(
             f"{path} has {format_size(status.st_size)}; the limit is {format_size(most)}",
-            reason="TooLarge",
+            reason=Reason.TOO_LARGE,
         )

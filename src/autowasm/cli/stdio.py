@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import BinaryIO, Final, Self, TextIO
 
 from autowasm.errors import ContentRejected, UsageError
+from autowasm.reasons import Reason
 from autowasm.units import format_size
 
 STDIN: Final = Path("-")
@@ -88,7 +89,7 @@ def _copy(source: BinaryIO, target: BinaryIO, *, most: int, name: str) -> int:
         size += len(chunk)
         if size > most:
             raise ContentRejected(
-                f"{name} has more than {format_size(most)}, the limit", reason="TooLarge"
+                f"{name} has more than {format_size(most)}, the limit", reason=Reason.TOO_LARGE
             )
         target.write(chunk)
     return size

@@ -17,8 +17,7 @@ from autowasm.api.v1alpha1 import REFRESH_ANNOTATION, AutoWasm, PullPolicy
 from autowasm.controller.reconcilecontext import ReconcileContext
 from autowasm.errors import AutoWasmError, ContentRejected, SourceNotFound
 from autowasm.kube.resources import ObjectKey
-
-PUBLISHED_MODULE_LOST = "PublishedModuleLost"
+from autowasm.reasons import Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,9 @@ def _always_asks_again(autowasm: AutoWasm, previous: Status) -> bool:
         return True
     fetched = previous.condition(ConditionType.FETCHED)
     return (
-        fetched is not None and fetched.status != "True" and fetched.reason != PUBLISHED_MODULE_LOST
+        fetched is not None
+        and fetched.status != "True"
+        and fetched.reason != Reason.PUBLISHED_MODULE_LOST
     )
 
 
@@ -148,5 +149,5 @@ def explain_lost(decision: UseRecord | ResolveSource, error: AutoWasmError) -> A
         f"no replica stores the published module, and it cannot be fetched again: {error}; proxies that "
         "have it keep running it; to resolve the source again, set the annotation wasm.tcm.io/refresh "
         "to a new value",
-        reason=PUBLISHED_MODULE_LOST,
+        reason=Reason.PUBLISHED_MODULE_LOST,
     )

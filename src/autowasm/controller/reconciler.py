@@ -34,7 +34,6 @@ from autowasm.controller.replication import Prefetcher, ReplicationState, Replic
 from autowasm.controller.startupgate import StartupGate
 from autowasm.controller.statusreporter import (
     FOREIGN_REASONS,
-    REFUSED,
     WRITE_REASONS,
     StatusReporter,
     failed_status,
@@ -47,6 +46,7 @@ from autowasm.errors import AutoWasmError, SpecError, StorageError
 from autowasm.kube.controller import Result
 from autowasm.kube.leaderelection import AlwaysLeading, Leadership, NotLeading
 from autowasm.kube.resources import ObjectKey
+from autowasm.reasons import Reason
 from autowasm.settings import EnvoyFetch
 
 _log = structlog.get_logger(__name__)
@@ -343,7 +343,9 @@ class AutoWasmReconciler:
 
     async def _not_written(self, context: ReconcileContext, error: AutoWasmError) -> Result:
         """Write the failed write to the status; raise the errors that the queue retries."""
-        if error.reason == REFUSED:  # no event reports when it would be accepted
+        if (
+            error.reason == Reason.ENVOY_FILTER_REFUSED
+        ):  # no event reports when it would be accepted
             await self._failed(context, error)
             raise error
         if error.reason not in WRITE_REASONS:

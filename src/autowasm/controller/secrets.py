@@ -17,6 +17,7 @@ from autowasm.errors import SecretAccessForbidden, SourceUnavailable
 from autowasm.kube.client import KubeClient
 from autowasm.kube.errors import ApiError, Forbidden, NotFound
 from autowasm.kube.resources import SECRETS, SERVICEACCOUNTS, ObjectKey
+from autowasm.reasons import Reason
 
 
 class ClusterSecrets:
@@ -40,12 +41,12 @@ class ClusterSecrets:
         except Forbidden as error:
             raise SecretAccessForbidden(
                 f"spec.secret: wasmer is not allowed to read Secret {key}; its ServiceAccount needs `get` on secrets",
-                reason="SecretForbidden",
+                reason=Reason.SECRET_FORBIDDEN,
             ) from error
         except ApiError as error:
             raise SourceUnavailable(
                 f"spec.secret: Secret {key} cannot be read now: {error}",
-                reason="SecretUnavailable",
+                reason=Reason.SECRET_UNAVAILABLE,
                 retry_after=error.retry_after,
             ) from error
         metadata = document.get("metadata") or {}
@@ -73,12 +74,12 @@ class ClusterSecrets:
         except Forbidden as error:
             raise SecretAccessForbidden(
                 f"wasmer is not allowed to read ServiceAccount {key}; --service-account-pull-secrets needs `get` on serviceaccounts",
-                reason="ServiceAccountForbidden",
+                reason=Reason.SERVICE_ACCOUNT_FORBIDDEN,
             ) from error
         except ApiError as error:
             raise SourceUnavailable(
                 f"ServiceAccount {key} cannot be read now: {error}",
-                reason="SecretUnavailable",
+                reason=Reason.SECRET_UNAVAILABLE,
                 retry_after=error.retry_after,
             ) from error
         entries = document.get("imagePullSecrets") or ()

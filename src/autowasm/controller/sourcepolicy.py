@@ -32,6 +32,7 @@ from autowasm.net.addresspolicy import AddressPolicy, Purpose
 from autowasm.net.hosts import matches_host, names_host, split_port
 from autowasm.net.pools import Pool, Pools
 from autowasm.net.proxy import Proxy, ProxyRules, written_addresses
+from autowasm.reasons import Reason
 from autowasm.reference import DOCKER_HUB, ImageReference
 from autowasm.registry.credentials import normalize_host
 from autowasm.settings import Cluster, Outgoing
@@ -51,11 +52,11 @@ def check_mesh_scope(autowasm: AutoWasm, *, cluster: Cluster) -> None:
             "spec.selector.matchLabels",
             f"is empty in the mesh's root namespace ({cluster.root_namespace}), so it selects every workload of the "
             "mesh; add labels, or start wasmer with --allow-mesh-wide",
-            reason="MeshWideNotAllowed",
+            reason=Reason.MESH_WIDE_NOT_ALLOWED,
         )
 
 
-REASON: Final = "PolicyDenied"
+REASON: Final = Reason.POLICY_DENIED
 
 
 class Rule(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):

@@ -33,19 +33,23 @@ from autowasm.controller.reconcilecontext import ReconcileContext
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError
 from autowasm.kube.resources import ObjectKey
+from autowasm.reasons import Reason
 from autowasm.telemetry.metrics import Metrics
 from autowasm.units import format_size
 
-_SPEC_REASONS = {"InvalidSpec", "DuplicateObject", "FileInvalid", "MeshWideNotAllowed"}
-FOREIGN_REASONS = {"EnvoyFilterConflict", "EnvoyFilterTerminating"}
+_SPEC_REASONS = {
+    Reason.INVALID_SPEC,
+    Reason.DUPLICATE_OBJECT,
+    Reason.FILE_INVALID,
+    Reason.MESH_WIDE_NOT_ALLOWED,
+}
+FOREIGN_REASONS = {Reason.ENVOY_FILTER_CONFLICT, Reason.ENVOY_FILTER_TERMINATING}
 """The name belongs to a foreign EnvoyFilter, or to one that is being deleted."""
-WRITE_REASONS = {*FOREIGN_REASONS, "Mutated"}
+WRITE_REASONS = {*FOREIGN_REASONS, Reason.MUTATED}
 """The module is stored, but the EnvoyFilter could not be written."""
-SERVICE_REASONS = {"ServiceNotFound", "ServicePortMissing"}
+SERVICE_REASONS = {Reason.SERVICE_NOT_FOUND, Reason.SERVICE_PORT_MISSING}
 """The module is stored, but sidecars could not fetch it. The module in place stays."""
-REFUSED = "EnvoyFilterRefused"
-"""The module is stored, but the API server refuses the EnvoyFilter: admission, a quota, RBAC, etcd's limit. The one in place stays."""
-_FETCHED = ("True", "Fetched", "the module is fetched, checked and stored")
+_FETCHED = ("True", Reason.FETCHED, "the module is fetched, checked and stored")
 
 
 def synced_status(autowasm: AutoWasm, record: Record, *, previous: Status, now: str) -> Status:
@@ -68,8 +72,8 @@ def synced_status(autowasm: AutoWasm, record: Record, *, previous: Status, now: 
             autowasm.metadata.generation,
             now,
             fetched=_FETCHED,
-            published=("True", "Published", "the EnvoyFilter is in place"),
-            ready=("True", "Synced", ""),
+            published=("True", Reason.PUBLISHED, "the EnvoyFilter is in place"),
+            ready=("True", Reason.SYNCED, ""),
         ),
     )
 
@@ -91,9 +95,9 @@ def fetching_status(autowasm: AutoWasm, *, live: bool, previous: Status, now: st
             previous,
             previous.observed_generation,
             now,
-            fetched=("Unknown", "Fetching", message),
+            fetched=("Unknown", Reason.FETCHING, message),
             published=_published(live),
-            ready=("False", "Fetching", ""),
+            ready=("False", Reason.FETCHING, ""),
         ),
     )
 
@@ -118,7 +122,7 @@ def replicating_status(record: Record, *, live: bool, previous: Status, now: str
             now,
             fetched=_FETCHED,
             published=_published(live),
-            ready=("False", "Fetching", ""),
+            ready=("False", Reason.FETCHING, ""),
         ),
     )
 
@@ -139,7 +143,7 @@ def failed_status(
     published = _published(in_place is not None)
     if error.reason in WRITE_REASONS:
         fetched, published = _FETCHED, ("False", error.reason, str(error))
-    if error.reason in SERVICE_REASONS or error.reason == REFUSED:
+    if error.reason in SERVICE_REASONS or error.reason == Reason.ENVOY_FILTER_REFUSED:
         fetched = _FETCHED
         published = published if in_place is not None else ("False", error.reason, str(error))
     return Status(
@@ -172,8 +176,8 @@ def _module(record: Record, previous: Status, now: str) -> Module:
 
 def _published(live: bool) -> tuple[str, str, str]:
     if live:
-        return ("True", "Published", "the EnvoyFilter is in place")
-    return ("False", "NotPublished", "no EnvoyFilter has been written yet")
+        return ("True", Reason.PUBLISHED, "the EnvoyFilter is in place")
+    return ("False", Reason.NOT_PUBLISHED, "no EnvoyFilter has been written yet")
 
 
 def _conditions(

@@ -35,6 +35,7 @@ from autowasm.kube.client import KubeClient
 from autowasm.kube.errors import ApiError, Forbidden, NotFound
 from autowasm.kube.resources import NAMESPACES, PODS, ObjectKey, ResourceType
 from autowasm.manifests import reader as manifests
+from autowasm.reasons import Reason
 from autowasm.settings import EnvoyFetch
 
 T = TypeVar("T")
@@ -229,9 +230,12 @@ class Gatherer:
                     service_accounts=secrets,
                 )
             except (SourceDenied, SourceUnavailable) as error:
-                if error.reason != "SecretNotFound":
+                if error.reason != Reason.SECRET_NOT_FOUND:
                     forbidden = "your account may not read it (RBAC)"
-                    known = error.reason in {"SecretForbidden", "ServiceAccountForbidden"}
+                    known = error.reason in {
+                        Reason.SECRET_FORBIDDEN,
+                        Reason.SERVICE_ACCOUNT_FORBIDDEN,
+                    }
                     self._reader.unread["secret"] = forbidden if known else str(error)[:200]
                     return None, PullAccess()
                 return SecretFact(reason=error.reason, problem="does not exist"), PullAccess()

@@ -15,6 +15,7 @@ from typing import Final
 
 from autowasm.errors import WASMER, Advice, SourceUnavailable
 from autowasm.net.urls import redact
+from autowasm.reasons import Reason
 
 _SPEAKS_PLAIN_HTTP: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")
 _DEEPEST: Final = 12
@@ -43,7 +44,7 @@ WANTS_CERTIFICATE: Final = "; a server that requires a client certificate, which
 
 
 def connection_failure(
-    error: BaseException, *, url: str, reason: str, advice: Advice = WASMER
+    error: BaseException, *, url: str, reason: Reason, advice: Advice = WASMER
 ) -> SourceUnavailable:
     """The error for a failed connection, with `reason` if it may pass by itself, else `CertificateInvalid` or `TlsFailed`."""
     where = redact(url)
@@ -104,7 +105,7 @@ def certificate_failure(
         message = (
             f"its certificate is not accepted ({problem}); it, or that of its CA, must be reissued"
         )
-    return SourceUnavailable(f"{where}: {message}", reason="CertificateInvalid")
+    return SourceUnavailable(f"{where}: {message}", reason=Reason.CERTIFICATE_INVALID)
 
 
 def tls_failure(error: OSError, *, where: str, plain_http: str) -> SourceUnavailable:
@@ -116,7 +117,7 @@ def tls_failure(error: OSError, *, where: str, plain_http: str) -> SourceUnavail
         problem = f"TLS failed ({reason}): {TLS_PROBLEMS[reason]}"
     else:
         problem = f"TLS failed ({reason or 'connection closed'})"
-    return SourceUnavailable(f"{where}: {problem}", reason="TlsFailed")
+    return SourceUnavailable(f"{where}: {problem}", reason=Reason.TLS_FAILED)
 
 
 def _may_want_certificate(error: BaseException) -> bool:

@@ -24,6 +24,7 @@ from urllib.parse import unquote, urlsplit
 from autowasm.errors import SourceUnavailable, UsageError
 from autowasm.net.hosts import avoids_proxy, is_loopback
 from autowasm.net.urls import check_port
+from autowasm.reasons import Reason
 
 _METADATA_NAMES: Final = frozenset(
     {
@@ -157,7 +158,7 @@ def _read_head(sock: socket.socket, *, limit: int, proxy: Proxy) -> bytes:
 def _refused(proxy: Proxy, problem: str) -> SourceUnavailable:
     return SourceUnavailable(
         f"the proxy {proxy.host}:{proxy.port} did not open a tunnel: {problem}",
-        reason="ProxyRefused",
+        reason=Reason.PROXY_REFUSED,
     )
 
 

@@ -23,6 +23,7 @@ from xml.parsers import expat
 
 from autowasm.errors import AutoWasmError, SourceDenied, SourceNotFound, SourceUnavailable
 from autowasm.net.urls import redact
+from autowasm.reasons import Reason
 
 BODY_LIMIT: Final = 16 * 1024
 """Bytes of a body that are read. Real messages are shorter than 2 KiB."""
@@ -253,8 +254,8 @@ class Responder:
     """The texts of one kind of source: `what` in messages, its condition reasons, and its advice."""
 
     what: str
-    not_found: str
-    unavailable: str
+    not_found: Reason
+    unavailable: Reason
     denied_hint: str
     not_found_hint: str = ""
     unexpected_hint: str = ""
@@ -297,7 +298,7 @@ def error_for(
                 f"{answerer.what}: {shown}; the request used plain http, and this port speaks TLS (https)",
                 answerer.tls_hint,
             ),
-            reason="TlsFailed",
+            reason=Reason.TLS_FAILED,
         )
     meaning = answerer.unexpected_hint or usual_meaning(status, doing=answerer.doing)
     meaning = meaning or _page_hint(message)
@@ -315,7 +316,7 @@ def error_for(
         meaning = _joined(f"it redirects to {redact(headers['Location'])}", meaning)
     return SourceUnavailable(
         _joined(f"{answerer.what}: {_unexpected(status, message)}", meaning),
-        reason="UnexpectedAnswer",
+        reason=Reason.UNEXPECTED_ANSWER,
     )
 
 

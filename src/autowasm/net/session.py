@@ -39,6 +39,7 @@ from autowasm.net.proxy import DIRECT, Proxies
 from autowasm.net.responses import BODY_LIMIT, Responder, ServerMessage, error_for, parse
 from autowasm.net.transfer import RateWatch, too_slow
 from autowasm.net.urls import check_web_url, next_hop, redact
+from autowasm.reasons import Reason
 from autowasm.settings import Outgoing
 from autowasm.units import format_size
 
@@ -212,7 +213,7 @@ class ObjectStream:
             except (aiohttp.ClientError, OSError) as error:
                 raise SourceUnavailable(
                     f"{what}: the connection broke after {total} bytes ({type(error).__name__})",
-                    reason="ObjectUnavailable",
+                    reason=Reason.OBJECT_UNAVAILABLE,
                 ) from error
             if not chunk:
                 return
@@ -238,7 +239,7 @@ def _validator(value: str | None) -> str | None:
 
 def too_large(what: str, *, limit: int) -> ContentRejected:
     """The error for more bytes than the limit."""
-    return ContentRejected(f"{what}: larger than {format_size(limit)}", reason="TooLarge")
+    return ContentRejected(f"{what}: larger than {format_size(limit)}", reason=Reason.TOO_LARGE)
 
 
 class PoolResolver(aiohttp.abc.AbstractResolver):
@@ -378,7 +379,7 @@ class ObjectSession:
                 raise
             raise SourceUnavailable(
                 f"{redact(url)}: not finished within {self._limits.fetch_timeout:g} s",
-                reason="Timeout",
+                reason=Reason.TIMEOUT,
             ) from error
 
     async def _follow(
@@ -449,7 +450,8 @@ class ObjectSession:
                 )
         except TimeoutError as error:  # our timeout, or aiohttp's for connecting
             raise SourceUnavailable(
-                f"{shown}: no answer within {self._limits.answer_timeout:g} s", reason="Timeout"
+                f"{shown}: no answer within {self._limits.answer_timeout:g} s",
+                reason=Reason.TIMEOUT,
             ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if attempt.blocked is not None and not attempt.tried:
@@ -520,21 +522,23 @@ def _unavailable(shown: str, error: Exception, *, advice: Advice) -> SourceUnava
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return SourceUnavailable(
             f"{shown}: the proxy did not open a tunnel: status {error.status}",
-            reason="ProxyRefused",
+            reason=Reason.PROXY_REFUSED,
         )
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         reason = _in_words(error.os_error)
         return SourceUnavailable(
             f"{shown}: cannot connect to the proxy {error.host}:{error.port} ({reason})",
-            reason="ObjectUnavailable",
+            reason=Reason.OBJECT_UNAVAILABLE,
         )
     if isinstance(error, aiohttp.ClientConnectorError):
         reason = _in_words(error.os_error)
-        return SourceUnavailable(f"{shown}: cannot connect ({reason})", reason="ObjectUnavailable")
+        return SourceUnavailable(
+            f"{shown}: cannot connect ({reason})", reason=Reason.OBJECT_UNAVAILABLE
+        )
     if isinstance(error, ValueError):  # of yarl, or aiohttp's InvalidURL: an invalid port or name
         return SourceUnavailable(
             f"{shown}: the URL is not valid; check its host",
-            reason="ObjectUnavailable",
+            reason=Reason.OBJECT_UNAVAILABLE,
         )
     for found in chain(error):
         # In TLS 1.3 a server requests a client certificate after the handshake.
@@ -548,7 +552,7 @@ def _unavailable(shown: str, error: Exception, *, advice: Advice) -> SourceUnava
         )
     return SourceUnavailable(
         f"{shown}: the response was cut off or was not HTTP ({type(error).__name__}){hint}",
-        reason="ObjectUnavailable",
+        reason=Reason.OBJECT_UNAVAILABLE,
     )
 
 
@@ -573,8 +577,8 @@ def _answerer(
     is_denial = message.mentions("expire", "publicaccessnotpermitted")
     return Responder(
         what=redact(url),
-        not_found="ObjectNotFound",
-        unavailable="ObjectUnavailable",
+        not_found=Reason.OBJECT_NOT_FOUND,
+        unavailable=Reason.OBJECT_UNAVAILABLE,
         denied_hint=hint,
         not_found_hint=""
         if is_signed(url)

@@ -32,6 +32,7 @@ from autowasm.net.addresspolicy import AddressPolicy, Purpose
 from autowasm.net.pools import Pool
 from autowasm.net.proxy import DIRECT, Proxies, Proxy, open_tunnel, written_addresses
 from autowasm.net.transfer import current_transfer
+from autowasm.reasons import Reason
 
 NETWORK_ERRORS: Final = (
     requests.RequestException,
@@ -110,7 +111,7 @@ class Dialer:
             problem = error.strerror or "no answer in time"
             raise SourceUnavailable(
                 f"the proxy {proxy.host}:{proxy.port}, used for {host}, cannot be reached: {problem}",
-                reason="RegistryUnavailable",
+                reason=Reason.REGISTRY_UNAVAILABLE,
             ) from error
 
     def _connect_to(

@@ -28,6 +28,7 @@ import structlog
 from autowasm.errors import SourceUnavailable
 from autowasm.limits import Limits
 from autowasm.net.pools import Pool
+from autowasm.reasons import Reason
 from autowasm.units import format_size
 
 T = TypeVar("T")
@@ -162,11 +163,11 @@ class Transfer:
         phase = self._phase
         if now >= self._deadline:
             return SourceUnavailable(
-                f"{self.what}: not finished within {self._seconds:.3g} s", reason="Timeout"
+                f"{self.what}: not finished within {self._seconds:.3g} s", reason=Reason.TIMEOUT
             )
         if now >= phase.until:
             return SourceUnavailable(
-                f"{self.what}: no answer within {phase.seconds:g} s", reason="Timeout"
+                f"{self.what}: no answer within {phase.seconds:g} s", reason=Reason.TIMEOUT
             )
         if phase.doing is not _Doing.BODY:
             return None
@@ -202,7 +203,7 @@ def too_slow(what: str, *, limits: Limits) -> SourceUnavailable:
     return SourceUnavailable(
         f"{what}: slower than {format_size(limits.minimum_rate)}/s for "
         f"{limits.minimum_rate_after:g} s, so it was aborted",
-        reason="TooSlow",
+        reason=Reason.TOO_SLOW,
     )
 
 

@@ -6,6 +6,7 @@ Invariant: a result of `redact` has no query, no fragment and no user informatio
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from autowasm.errors import AddressBlocked, SourceUnavailable
+from autowasm.reasons import Reason
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -35,15 +36,15 @@ def check_web_url(url: str, *, what: str) -> None:
         parts = urlsplit(url)
         port_is_fine = parts.port is None or parts.port > 0
     except ValueError as error:
-        raise AddressBlocked(f"{what} is not a URL", reason="UrlNotAllowed") from error
+        raise AddressBlocked(f"{what} is not a URL", reason=Reason.URL_NOT_ALLOWED) from error
     if parts.scheme.lower() not in _DEFAULT_PORTS or not parts.hostname or not port_is_fine:
         raise AddressBlocked(
-            f"{what} is not an http or https URL: {redact(url)}", reason="UrlNotAllowed"
+            f"{what} is not an http or https URL: {redact(url)}", reason=Reason.URL_NOT_ALLOWED
         )
     if parts.username is not None or parts.password is not None:
         raise AddressBlocked(
             f"{what} contains a user name or password, which is not supported: {redact(url)}",
-            reason="UrlNotAllowed",
+            reason=Reason.URL_NOT_ALLOWED,
         )
 
 
@@ -65,23 +66,24 @@ def next_hop(url: str, location: str | None, *, hops: int, limit: int) -> str:
     """
     if hops > limit:
         raise SourceUnavailable(
-            f"{redact(url)} redirects more than {limit} times", reason="TooManyRedirects"
+            f"{redact(url)} redirects more than {limit} times", reason=Reason.TOO_MANY_REDIRECTS
         )
     if not location:
         raise SourceUnavailable(
-            f"{redact(url)} answers with a redirect without a location", reason="UnexpectedAnswer"
+            f"{redact(url)} answers with a redirect without a location",
+            reason=Reason.UNEXPECTED_ANSWER,
         )
     try:
         target = urljoin(url, location.strip())
     except ValueError as error:
         raise AddressBlocked(
-            f"{redact(url)} redirects to an invalid URL", reason="UrlNotAllowed"
+            f"{redact(url)} redirects to an invalid URL", reason=Reason.URL_NOT_ALLOWED
         ) from error
     check_web_url(target, what=f"the redirect of {redact(url)}")
     if url.lower().startswith("https:") and not target.lower().startswith("https:"):
         raise AddressBlocked(
             f"{redact(url)} redirects from https to plain http ({redact(target)}), which is refused",
-            reason="UrlNotAllowed",
+            reason=Reason.URL_NOT_ALLOWED,
         )
     return target
 

@@ -30,6 +30,7 @@ from autowasm.errors import AddressBlocked, SourceDenied, SourceUnavailable
 from autowasm.limits import Limits
 from autowasm.net.transfer import current_transfer
 from autowasm.net.urls import check_web_url, redact
+from autowasm.reasons import Reason
 from autowasm.registry.credentials import Credential
 
 _MAX_KEPT: Final = 10_000
@@ -301,7 +302,7 @@ class Authorizer:
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
             raise SourceUnavailable(
                 f"the token endpoint {redact(realm)} of {redact(self._registry_url)} returned no token",
-                reason="UnexpectedAnswer",
+                reason=Reason.UNEXPECTED_ANSWER,
             ) from None
         return token
 
@@ -319,6 +320,6 @@ class Authorizer:
         if plain and not self._registry_url.lower().startswith("http:"):
             raise AddressBlocked(
                 f"{what} uses plain http ({redact(realm)}): a credential would be sent unencrypted",
-                reason="UrlNotAllowed",
+                reason=Reason.URL_NOT_ALLOWED,
             )
         return realm

@@ -22,6 +22,7 @@ from autowasm.limits import Limits
 from autowasm.net.addresspolicy import AddressPolicy
 from autowasm.net.pools import Pools
 from autowasm.net.transfer import run_transfer
+from autowasm.reasons import Reason
 from autowasm.reference import ImageReference
 from autowasm.registry import media
 from autowasm.registry.credentials import Credential
@@ -143,7 +144,7 @@ class RegistryClient:
             raise ContentRejected(
                 f"{what}: {format_size(descriptor.size)}; at most "
                 f"{format_size(self._limits.layer_bytes)} are accepted",
-                reason="TooLarge",
+                reason=Reason.TOO_LARGE,
             )
         await self._run(
             lambda repository: repository.download(
@@ -192,7 +193,7 @@ class RegistryClient:
         if announced is not None and announced.algorithm == "sha256" and announced != digest:
             raise ContentRejected(
                 f"{reference}: the registry stored the manifest as {announced}, expected {digest}",
-                reason="DigestMismatch",
+                reason=Reason.DIGEST_MISMATCH,
             )
         return digest
 
@@ -227,7 +228,9 @@ class RegistryClient:
             except SourceUnavailable as error:
                 failures += 1
                 pause = max(backoff.delay(failures), error.retry_after or 0.0)
-                may_pass = error.reason == "RegistryUnavailable" and pause <= limits.attempt_wait
+                may_pass = (
+                    error.reason == Reason.REGISTRY_UNAVAILABLE and pause <= limits.attempt_wait
+                )
                 if not may_pass or failures >= limits.attempts or time.monotonic() + pause >= end:
                     raise
                 _log.info("registry request retried", source=reference.name, reason=error.reason)
@@ -281,7 +284,7 @@ def _child(
     document = _parsed(answer, what=what, limits=limits)
     if isinstance(document, ImageIndex):
         raise ContentRejected(
-            f"{what}: an index in an index is not supported", reason="ManifestInvalid"
+            f"{what}: an index in an index is not supported", reason=Reason.MANIFEST_INVALID
         )
     return digest, document
 

@@ -26,6 +26,7 @@ import structlog
 from autowasm.errors import SourceDenied, SpecError, UsageError
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
+from autowasm.reasons import Reason
 from autowasm.reference import DOCKER_HUB, ImageReference
 from autowasm.registry.credentials import (
     Credential,
@@ -107,9 +108,6 @@ def _file(
     return Place(str(path), path, named=named, strict=strict or named, is_dockercfg=is_dockercfg)
 
 
-HELPER_REASON: Final = "CredentialHelper"
-"""Reason of every error of a credential helper."""
-
 _NOT_FOUND: Final = "credentials not found in native keychain"
 _TOKEN_USER: Final = "<token>"  # noqa: S105 - a user name
 _HELPER_NAME: Final = re.compile(r"[A-Za-z0-9._-]+\Z")
@@ -175,7 +173,7 @@ def _parse_answer(text: str, *, program: str) -> Credential | None:
 
 
 def _failed(problem: str) -> SourceDenied:
-    return SourceDenied(problem, reason=HELPER_REASON)
+    return SourceDenied(problem, reason=Reason.CREDENTIAL_HELPER)
 
 
 _HUB_SERVER: Final = "https://index.docker.io/v1/"
@@ -279,7 +277,7 @@ async def _login(
         try:
             credential = await ask_helper(store, server, limits=limits, environment=environment)
         except SourceDenied as error:
-            if error.reason != HELPER_REASON:
+            if error.reason != Reason.CREDENTIAL_HELPER:
                 raise
             _log.warning("docker's credential store skipped", error=str(error))
     return credential or _inline({"auths": config.get("auths")}, place, reference)

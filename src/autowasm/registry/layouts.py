@@ -16,6 +16,7 @@ from typing import Final, Literal
 
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
+from autowasm.reasons import Reason
 from autowasm.registry import media
 from autowasm.registry.manifest import Descriptor, Manifest, shown_text, shown_types
 
@@ -283,7 +284,7 @@ def choose_layout(manifest: Manifest, *, limits: Limits) -> Layout:
     if len(manifest.layers or ()) > limits.image_layers:
         raise ContentRejected(
             f"the image has {len(manifest.layers or ())} layers; at most {limits.image_layers} are accepted",
-            reason="TooLarge",
+            reason=Reason.TOO_LARGE,
         )
     # A repeated layer counts at its last position.
     layers = tuple({layer.digest_text: layer for layer in reversed(manifest.layers or ())}.values())
@@ -301,7 +302,7 @@ def choose_layout(manifest: Manifest, *, limits: Limits) -> Layout:
         raise ContentRejected(
             f"no layer of a type that can hold a module: the layers are {shown_types(layers)}, "
             f"the config is {shown_types([manifest.config])}; push the module with `wasmc push`",
-            reason="UnsupportedLayout",
+            reason=Reason.UNSUPPORTED_LAYOUT,
         )
     return Layout("image", tuple(candidates))
 
@@ -312,7 +313,7 @@ def _ambiguous(modules: list[Descriptor]) -> ContentRejected:
         named.append(f"{more} more")
     return ContentRejected(
         f"the artifact holds {len(modules)} modules ({', '.join(named)}); push each under its own name",
-        reason="AmbiguousModule",
+        reason=Reason.AMBIGUOUS_MODULE,
     )
 
 

@@ -14,6 +14,7 @@ import msgspec
 from autowasm.digest import Digest
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
+from autowasm.reasons import Reason
 from autowasm.registry import media
 from autowasm.units import format_size
 
@@ -102,13 +103,14 @@ def parse_manifest(data: bytes, media_type: str | None, *, limits: Limits) -> Ma
     """
     if len(data) > limits.manifest_bytes:
         raise ContentRejected(
-            f"the manifest is larger than {format_size(limits.manifest_bytes)}", reason="TooLarge"
+            f"the manifest is larger than {format_size(limits.manifest_bytes)}",
+            reason=Reason.TOO_LARGE,
         )
     if (quotes := data.count(b'"')) > limits.manifest_quotes:
         raise ContentRejected(
             f"the manifest has about {quotes // 2} strings; at most {limits.manifest_quotes // 2} are "
             "accepted: push an image with fewer layers and annotations",
-            reason="TooLarge",
+            reason=Reason.TOO_LARGE,
         )
     if not data.strip():
         raise _invalid("empty")
@@ -222,4 +224,4 @@ def _rank(child: Descriptor) -> int:
 
 
 def _invalid(problem: str) -> ContentRejected:
-    return ContentRejected(f"the manifest is {problem}", reason="ManifestInvalid")
+    return ContentRejected(f"the manifest is {problem}", reason=Reason.MANIFEST_INVALID)

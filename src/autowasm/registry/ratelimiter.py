@@ -19,6 +19,7 @@ from autowasm.backoff import Backoff
 from autowasm.errors import SourceUnavailable
 from autowasm.limits import Limits
 from autowasm.net.responses import retry_after
+from autowasm.reasons import Reason
 from autowasm.tokenbucket import TokenBucket
 
 _MAX_KEPT: Final = 10_000
@@ -64,7 +65,7 @@ class HostRateLimiter:
             if left > self._limits.attempt_wait:
                 raise SourceUnavailable(
                     f"{host} limits the rate of requests; requests to it are paused",
-                    reason="RegistryUnavailable",
+                    reason=Reason.REGISTRY_UNAVAILABLE,
                     retry_after=left,
                 )
             return max(left, self._reserve(host))

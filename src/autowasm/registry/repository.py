@@ -16,6 +16,7 @@ from autowasm.errors import WASMER, Advice, SourceUnavailable, StorageError
 from autowasm.limits import Limits
 from autowasm.net.responses import LATER, Operation, Responder, error_for
 from autowasm.net.urls import next_hop, redact
+from autowasm.reasons import Reason
 from autowasm.reference import ImageReference
 from autowasm.registry.credentials import Credential
 from autowasm.registry.transport import RegistryResponse, RegistryTransport, UploadBody
@@ -144,8 +145,8 @@ class Repository:
             return
         answerer = Responder(
             what=what,
-            not_found="ImageNotFound",
-            unavailable="RegistryUnavailable",
+            not_found=Reason.IMAGE_NOT_FOUND,
+            unavailable=Reason.REGISTRY_UNAVAILABLE,
             denied_hint=self._denied_hint(answer),
             not_found_hint=self._not_found_hint(answer),
             unexpected_hint=self._limit_hint(answer),
@@ -192,7 +193,7 @@ def _refuse_page(answer: RegistryResponse, *, what: str) -> None:
         raise SourceUnavailable(
             f"{what}: {redact(answer.url)} returned a web page{f' ({message})' if message else ''}, not a registry response: a "
             "proxy or a login page may have answered, or the registry's API is at another host or port",
-            reason="UnexpectedAnswer",
+            reason=Reason.UNEXPECTED_ANSWER,
         )
 
 
@@ -227,5 +228,5 @@ def _storage_errors(path: Path) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise StorageError(
             f"cannot write {path}: {error.strerror}",
-            reason="StorageFull" if full else "StorageUnavailable",
+            reason=Reason.STORAGE_FULL if full else Reason.STORAGE_UNAVAILABLE,
         ) from error

@@ -43,6 +43,7 @@ from autowasm.net.responses import (
 from autowasm.net.threads import NETWORK_ERRORS, DialedAdapter, Dialer
 from autowasm.net.transfer import Transfer, TransferEnded, current_transfer
 from autowasm.net.urls import next_hop, origin, redact
+from autowasm.reasons import Reason
 from autowasm.reference import DOCKER_HUB, ImageReference
 from autowasm.registry.auth import Authorizer, LoginAttempt, LoginThrottle, TokenRequest
 from autowasm.registry.credentials import Credential, fingerprint_of
@@ -161,7 +162,7 @@ class RegistryResponse:
             data += chunk
             if len(data) > limit:
                 raise ContentRejected(
-                    f"{what}: larger than {format_size(limit)}", reason="TooLarge"
+                    f"{what}: larger than {format_size(limit)}", reason=Reason.TOO_LARGE
                 )
         return bytes(data)
 
@@ -219,7 +220,7 @@ def network_errors(url: str, *, advice: Advice = WASMER) -> Iterator[None]:
         yield
     except NETWORK_ERRORS as error:
         raise connection_failure(
-            error, url=url, reason="RegistryUnavailable", advice=advice
+            error, url=url, reason=Reason.REGISTRY_UNAVAILABLE, advice=advice
         ) from error
 
 
@@ -411,8 +412,8 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
             if ping.status in LATER or (ping.status >= 500 and ping.status != 501):
                 answerer = Responder(
                     what=f"registry {self._host}",
-                    not_found="ImageNotFound",
-                    unavailable="RegistryUnavailable",
+                    not_found=Reason.IMAGE_NOT_FOUND,
+                    unavailable=Reason.REGISTRY_UNAVAILABLE,
                     denied_hint="",
                 )
                 raise error_for(
@@ -432,8 +433,8 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         credential = self._credential
         answerer = Responder(
             what=f"a token for {self._name} from {redact(request.url)}",
-            not_found="ImageNotFound",
-            unavailable="RegistryUnavailable",
+            not_found=Reason.IMAGE_NOT_FOUND,
+            unavailable=Reason.REGISTRY_UNAVAILABLE,
             denied_hint=(
                 f"the login of {credential.shown} is wrong, has expired or lacks permission"
                 if credential is not None
@@ -494,7 +495,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
                 raise AddressBlocked(
                     f"the token endpoint {redact(token_request.url)} redirects to another host ({redact(url)}), to "
                     "which the token must not be sent",
-                    reason="UrlNotAllowed",
+                    reason=Reason.URL_NOT_ALLOWED,
                 )
 
     def _send(

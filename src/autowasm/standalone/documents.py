@@ -20,6 +20,7 @@ from autowasm.limits import Limits
 from autowasm.manifests import reader
 from autowasm.manifests.nodes import Unreadable
 from autowasm.manifests.reader import shown
+from autowasm.reasons import Reason
 
 
 def next_generation(previous: Mapping[str, Any] | None, spec: object) -> int:
@@ -92,7 +93,7 @@ def duplicate(key: ObjectKey, files: Iterable[Path]) -> SpecError:
     return SpecError(
         "metadata.name",
         f"{key} is defined more than once, in {names}; remove all but one",
-        reason="DuplicateObject",
+        reason=Reason.DUPLICATE_OBJECT,
     )
 
 

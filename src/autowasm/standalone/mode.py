@@ -13,6 +13,7 @@ from autowasm.artifacts.pullsecrets import PullSecret
 from autowasm.controller.interfaces import Lookup
 from autowasm.errors import SpecError
 from autowasm.kube.resources import ObjectKey
+from autowasm.reasons import Reason
 from autowasm.standalone import documents
 from autowasm.standalone.directory import ConfigDirectory, DuplicateObject
 from autowasm.standalone.documents import next_generation
@@ -64,7 +65,7 @@ class StandaloneMode:
         problem = SpecError(
             str(found.file),
             f"{found.problem}; correct the file, or remove it",
-            reason="FileInvalid",
+            reason=Reason.FILE_INVALID,
         )
         return Lookup(document, problem)
 
@@ -77,7 +78,7 @@ class StandaloneMode:
         problem = SpecError(
             "metadata.name",
             f"no readable file defines {key}, but {named} may define it; correct the file, or remove it",
-            reason="FileInvalid",
+            reason=Reason.FILE_INVALID,
         )
         return Lookup(before or _bare(key), problem)
 

@@ -19,6 +19,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from autowasm.reasons import Reason
 from autowasm.telemetry.collectors import (
     ControllerMetrics,
     EventMetrics,
@@ -220,7 +221,7 @@ class Metrics:
             self.cache.labels(kind)
         for status in ("200", "404", "503"):
             self.responses.labels("GET", status)
-        for reason in ("StorageFull", "NamespaceShareExceeded"):
+        for reason in (Reason.STORAGE_FULL, Reason.NAMESPACE_SHARE_EXCEEDED):
             self.storage_refusals.labels(reason)
         for work in ("resend", "proof_of_load", "pod_counts", "poll"):
             self.unexpected_errors.labels(work)

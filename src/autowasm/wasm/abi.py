@@ -22,6 +22,7 @@ from typing import Final, Protocol
 
 from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
 from autowasm.errors import ContentRejected
+from autowasm.reasons import Reason
 from autowasm.text import shown
 from autowasm.wasm import sections
 from autowasm.wasm.sections import Export, Import
@@ -252,7 +253,7 @@ def check_host_functions(
             raise ContentRejected(
                 f"the module imports the {each.kind} {shown(str(each))}, and Envoy offers functions "
                 "only: link the module without it",
-                reason="ImportUnknown",
+                reason=Reason.IMPORT_UNKNOWN,
             )
     _check_types(parts, imports, exports, abi_version)
     names = dict.fromkeys(str(each) for each in imports if each.kind == sections.FUNCTION)
@@ -262,7 +263,9 @@ def check_host_functions(
         if name not in allow_imports and not _is_offered(name, abi_version, envoy)
     ]
     if missing:
-        raise ContentRejected(_why_missing(missing, abi_version, envoy), reason="ImportUnknown")
+        raise ContentRejected(
+            _why_missing(missing, abi_version, envoy), reason=Reason.IMPORT_UNKNOWN
+        )
 
 
 def _is_offered(name: str, abi_version: str, envoy: EnvoyVersion) -> bool:
@@ -345,5 +348,5 @@ def _check_type(verb: str, name: str, ours: str | None, theirs: str, version: st
         raise ContentRejected(
             f"the module {verb} the function {name} with the type ({ours or 'not a function'}), and "
             f"Envoy defines it as ({theirs}) in ABI {version}: build the module with an SDK for that ABI",
-            reason="ImportMismatch" if verb == "imports" else "ExportMismatch",
+            reason=Reason.IMPORT_MISMATCH if verb == "imports" else Reason.EXPORT_MISMATCH,
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from autowasm.errors import ContentRejected, StorageError
 from autowasm.limits import Limits
+from autowasm.reasons import Reason
 from autowasm.text import listed
 from autowasm.wasm import binary, tar
 from autowasm.wasm.decompression import (
@@ -89,7 +90,7 @@ def choose_member(members: Sequence[ArchiveMember]) -> ArchiveMember:
     if not members:
         raise ContentRejected(
             "there is no *.wasm file in it: add the module as plugin.wasm",
-            reason="ModuleNotFoundInArchive",
+            reason=Reason.MODULE_NOT_FOUND_IN_ARCHIVE,
         )
     return _only(members)
 
@@ -142,7 +143,7 @@ def _extract_detected(source: Path, destination: Path, *, limits: Limits) -> str
                 raise ContentRejected(
                     f"{what} is neither a WebAssembly module nor a gzip, zstd or tar archive of one: "
                     f"{problem}",
-                    reason="NotWasm",
+                    reason=Reason.NOT_WASM,
                 )
         if len(steps) > limits.archive_nesting:
             raise archive_invalid(f"archives are nested more than {limits.archive_nesting} deep")
@@ -156,7 +157,7 @@ def _choose(stream: Stream, *, limits: Limits) -> ArchiveMember:
     held = f"{listed(candidates.others)} and {more} more" if more else listed(candidates.others)
     raise ContentRejected(
         f"the archive holds no *.wasm file: add the module as plugin.wasm; it holds {held or 'no files'}",
-        reason="ModuleNotFoundInArchive",
+        reason=Reason.MODULE_NOT_FOUND_IN_ARCHIVE,
     )
 
 
@@ -229,7 +230,7 @@ def _only(members: Sequence[ArchiveMember]) -> ArchiveMember:
         raise ContentRejected(
             f"there are {len(members)} modules in it ({listed([each.name for each in members])}): "
             "name the intended one plugin.wasm",
-            reason="AmbiguousModule",
+            reason=Reason.AMBIGUOUS_MODULE,
         )
     (only,) = members
     return only
@@ -246,7 +247,7 @@ def _copy(stream: Stream, destination: Path, *, limits: Limits) -> None:
                     raise ContentRejected(
                         f"the module has more than {limits.module_bytes} bytes, the maximum that "
                         "Envoy accepts: strip it (wasm-strip, wasm-opt -Oz)",
-                        reason="TooLarge",
+                        reason=Reason.TOO_LARGE,
                     )
                 file.write(chunk)
     except OSError as error:
@@ -257,5 +258,5 @@ def _storage_error(path: Path, error: OSError) -> StorageError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return StorageError(
         f"cannot unpack the module at {path}: {error.strerror}",
-        reason="StorageFull" if full else "StorageUnavailable",
+        reason=Reason.STORAGE_FULL if full else Reason.STORAGE_UNAVAILABLE,
     )

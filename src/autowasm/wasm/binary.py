@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from autowasm.errors import ContentRejected
+from autowasm.reasons import Reason
 from autowasm.text import shown
 
 MAGIC = b"\0asm"
@@ -29,7 +30,7 @@ def invalid(problem: str, *, at: int) -> ContentRejected:
     """The error for a module that breaks the format at byte `at`."""
     return ContentRejected(
         f"the module is malformed: {problem} (at byte {at}); build it again",
-        reason="WasmInvalid",
+        reason=Reason.WASM_INVALID,
     )
 
 
@@ -38,7 +39,7 @@ def truncated(what: str, *, size: int, needed: int) -> ContentRejected:
     return ContentRejected(
         f"the module is truncated: it has {size} bytes, but {what} extends to byte {needed}; "
         "upload it again",
-        reason="Truncated",
+        reason=Reason.TRUNCATED,
     )
 
 
@@ -46,7 +47,7 @@ def too_many(what: str, count: int, most: int) -> ContentRejected:
     """The error for more parts of one kind than the limit."""
     return ContentRejected(
         f"the module has {count} or more {what}; at most {most} are accepted",
-        reason="TooLarge",
+        reason=Reason.TOO_LARGE,
     )
 
 
@@ -119,7 +120,7 @@ class BinaryReader:
             raise ContentRejected(
                 f"the module has an import or export name of {length} bytes ({head}); "
                 f"at most {most} are accepted",
-                reason="TooLarge",
+                reason=Reason.TOO_LARGE,
             )
         self.position += length
         try:
@@ -146,9 +147,11 @@ def check_header(data: bytes) -> None:
     """Raise ContentRejected (`NotWasm`, `Truncated`, `WasmComponent`, `WasmInvalid`) unless `data` begins as a core module."""
     head = data[:_HEADER]
     if not head:
-        raise ContentRejected("the module is empty (0 bytes)", reason="NotWasm")
+        raise ContentRejected("the module is empty (0 bytes)", reason=Reason.NOT_WASM)
     if not (head.startswith(MAGIC) or MAGIC.startswith(head)):
-        raise ContentRejected(f"this is not a WebAssembly module: {guess(data)}", reason="NotWasm")
+        raise ContentRejected(
+            f"this is not a WebAssembly module: {guess(data)}", reason=Reason.NOT_WASM
+        )
     if len(head) < _HEADER:
         raise truncated("its header", size=len(head), needed=_HEADER)
     version = head[4:]
@@ -156,7 +159,7 @@ def check_header(data: bytes) -> None:
         raise ContentRejected(
             "this is a WebAssembly component, and Envoy runs core modules: build for wasm32-wasip1 "
             "(or wasm32-unknown-unknown), without wit-component, cargo-component or `componentize`",
-            reason="WasmComponent",
+            reason=Reason.WASM_COMPONENT,
         )
     if version != _CORE_VERSION:
         number = int.from_bytes(version, "little")
@@ -175,7 +178,7 @@ def sections(data: bytes, *, most: int) -> Iterator[Section]:
         if most < 0:
             raise ContentRejected(
                 "the module has too many sections: remove the custom ones with wasm-strip",
-                reason="TooLarge",
+                reason=Reason.TOO_LARGE,
             )
         start = reader.position
         number = reader.byte()

@@ -24,6 +24,7 @@ from typing import Final, Protocol
 
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
+from autowasm.reasons import Reason
 from autowasm.text import listed, shown
 from autowasm.wasm import binary, bodies, sections
 from autowasm.wasm.binary import BinaryReader
@@ -98,14 +99,14 @@ def _check_sizes(parts: BoundaryParts, imports: Sequence[Import], *, limits: Lim
             raise ContentRejected(
                 f"the module's {kind} has an initial size of {size} {unit}, and Envoy allows at most {most}: "
                 "reduce the initial size",
-                reason="TooLarge",
+                reason=Reason.TOO_LARGE,
             )
     for memory in parts.storages(sections.MEMORY):
         if memory.is_64_bit and (memory.maximum or 0) > limits.memory_pages_64:
             raise ContentRejected(
                 f"the module's 64-bit memory may grow to {memory.maximum} pages of 64 KiB, and Envoy allows at "
                 f"most {limits.memory_pages_64}: reduce the maximum",
-                reason="TooLarge",
+                reason=Reason.TOO_LARGE,
             )
 
 
@@ -122,7 +123,7 @@ def _check_imported(each: Import, storage: Storage, *, limits: Limits) -> None:
     raise ContentRejected(
         f"the module imports the {each.kind} {shown(str(each))}, which is {problem}, and Envoy cannot "
         f"create it: define the {each.kind} in the module",
-        reason="ImportMismatch",
+        reason=Reason.IMPORT_MISMATCH,
     )
 
 
@@ -137,7 +138,7 @@ def _check_functions(
                 f"the module imports the function {shown(str(each))} with a type that belongs to a group of types or "
                 "may have subtypes, and Envoy cannot link it: declare its type separately (in wasm-opt: omit -all, "
                 "or add --disable-gc)",
-                reason="ImportMismatch",
+                reason=Reason.IMPORT_MISMATCH,
             )
     exported = {each.index for each in exports if each.kind == sections.FUNCTION}
     first = len(imported)
@@ -150,7 +151,7 @@ def _check_functions(
             raise ContentRejected(
                 f"the module imports the function {shown(str(each))} with a type that crashes Envoy: only "
                 "i32, i64, f32, f64, funcref and externref may pass between a module and Envoy",
-                reason="ImportMismatch",
+                reason=Reason.IMPORT_MISMATCH,
             )
     for export in exports:
         if export.kind == sections.FUNCTION and own.get(export.index - first) == unknown:
@@ -161,7 +162,7 @@ def _crashes(what: str) -> ContentRejected:
     return ContentRejected(
         f"the module {what}, and Envoy crashes when it loads such a module: only i32, i64, f32, f64, funcref and "
         "externref may be exported; do not export it (it may stay in the module)",
-        reason="ExportMismatch",
+        reason=Reason.EXPORT_MISMATCH,
     )
 
 
@@ -254,7 +255,7 @@ def check_references(
             "when a module calls one of its functions this way: build it without typed function references. For wasm-opt, "
             "omit -all and name the required features, or add --disable-gc (and in older releases "
             "--disable-typed-function-references)",
-            reason="EnvoyCrash",
+            reason=Reason.ENVOY_CRASH,
         )
 
 

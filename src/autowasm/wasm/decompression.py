@@ -11,6 +11,7 @@ import zstandard
 
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
+from autowasm.reasons import Reason
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -21,7 +22,8 @@ _GZIP_ONLY = 16 + zlib.MAX_WBITS
 def archive_invalid(problem: str) -> ContentRejected:
     """The error for an archive that breaks its format."""
     return ContentRejected(
-        f"the archive is malformed: {problem}; pack and push it again", reason="ArchiveInvalid"
+        f"the archive is malformed: {problem}; pack and push it again",
+        reason=Reason.ARCHIVE_INVALID,
     )
 
 
@@ -57,7 +59,7 @@ class OutputLimit:
                 f"the archive unpacks to more than {most} bytes from its first {self._packed}: at most "
                 f"{limits.unpacked_bytes} in all and {limits.unpacked_ratio} for each packed byte are "
                 "accepted; pack the module without the rest",
-                reason="ArchiveTooLarge",
+                reason=Reason.ARCHIVE_TOO_LARGE,
             )
 
 
@@ -167,7 +169,7 @@ class GzipSource:
         if self._members_left < 0:
             raise ContentRejected(
                 "the archive has too many gzip members; pack it again in one piece",
-                reason="ArchiveTooLarge",
+                reason=Reason.ARCHIVE_TOO_LARGE,
             )
         self._inflate = zlib.decompressobj(_GZIP_ONLY)
         self._within = True

@@ -13,6 +13,7 @@ from typing import Final
 
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
+from autowasm.reasons import Reason
 from autowasm.wasm.archive import ArchiveMember, is_candidate, opened_archive
 from autowasm.wasm.tar import TarEntry
 
@@ -59,7 +60,7 @@ class Hidden:
             raise ContentRejected(
                 f"the image has more than {self._most} files in the layers above its module: put "
                 "the module into the last layer",
-                reason="ArchiveTooLarge",
+                reason=Reason.ARCHIVE_TOO_LARGE,
             )
 
     def visible(self, layer: ImageLayer) -> list[ArchiveMember]:
@@ -133,7 +134,7 @@ class _Found:
                 raise ContentRejected(
                     f"the layer has more than {self.most_folders} folders with the name of a module: "
                     "pack it without them",
-                    reason="ArchiveTooLarge",
+                    reason=Reason.ARCHIVE_TOO_LARGE,
                 )
 
 

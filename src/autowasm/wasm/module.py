@@ -13,6 +13,7 @@ from pathlib import Path
 from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
 from autowasm.errors import ContentRejected, StorageError
 from autowasm.limits import Limits
+from autowasm.reasons import Reason
 from autowasm.text import listed
 from autowasm.wasm import abi, binary, sections
 from autowasm.wasm.abi import check_host_functions
@@ -163,7 +164,7 @@ def too_large(size: int, *, limits: Limits) -> ContentRejected:
     return ContentRejected(
         f"the module has {size} bytes, and Envoy accepts at most {limits.module_bytes}: strip it "
         "(wasm-strip, wasm-opt -Oz, `strip = true` in Cargo.toml)",
-        reason="TooLarge",
+        reason=Reason.TOO_LARGE,
     )
 
 
@@ -262,7 +263,7 @@ def _abi_version(exports: tuple[Export, ...], *, is_go: bool) -> str:
         raise ContentRejected(
             f"the module exports {listed(others)}, an ABI version that Envoy does not know "
             f"(it knows {known}): build it with an SDK for one of those",
-            reason="AbiUnsupported",
+            reason=Reason.ABI_UNSUPPORTED,
         )
     if is_go:
         advice = f"use github.com/proxy-wasm/proxy-wasm-go-sdk, and {GO_ADVICE}"
@@ -271,7 +272,7 @@ def _abi_version(exports: tuple[Export, ...], *, is_go: bool) -> str:
     raise ContentRejected(
         f"the module is not a proxy-wasm filter: it exports no function {abi.ABI_PREFIX}… "
         f"(Envoy knows {known}); {advice}",
-        reason="AbiMissing",
+        reason=Reason.ABI_MISSING,
     )
 
 
@@ -281,7 +282,7 @@ def _check_needed_exports(imports: tuple[Import, ...], exports: tuple[Export, ..
         raise ContentRejected(
             "the module exports no memory, and Envoy crashes at its first call into such a module: "
             'export its memory (in text: (memory (export "memory") 1))',
-            reason="ExportMissing",
+            reason=Reason.EXPORT_MISSING,
         )
     functions = {each.name for each in exports if each.kind == sections.FUNCTION}
     if functions.isdisjoint(abi.ALLOCATORS):
@@ -289,5 +290,5 @@ def _check_needed_exports(imports: tuple[Import, ...], exports: tuple[Export, ..
             "the module exports neither malloc nor proxy_on_memory_allocate, one of which Envoy "
             "needs to hand it data: build it with a proxy-wasm SDK, or export a function "
             "proxy_on_memory_allocate(size) that returns an address",
-            reason="ExportMissing",
+            reason=Reason.EXPORT_MISSING,
         )

@@ -18,6 +18,7 @@ import msgspec
 
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
+from autowasm.reasons import Reason
 from autowasm.wasm.binary import BinaryReader, invalid, too_many
 
 FUNCREF, EXTERNREF = 0x70, 0x6F
@@ -392,7 +393,7 @@ def _read_import(reader: BinaryReader, *, most: int) -> Import:
             "the module has compact imports, an encoding that `wasm-opt -all` writes and no Envoy reads: omit "
             "-all and name the required features, or add --disable-compact-imports --disable-gc (without the "
             "second, -all may write calls that crash Envoy)",
-            reason="WasmInvalid",
+            reason=Reason.WASM_INVALID,
         )
     kind = _kind(reader)
     if kind == FUNCTION:
@@ -449,12 +450,12 @@ def check_function_names(reader: BinaryReader, *, limits: Limits) -> None:
                 _skip_names(reader, end, most=limits.function_names)
             reader.position = end
     except ContentRejected as error:
-        if error.reason != "WasmInvalid":
+        if error.reason != Reason.WASM_INVALID:
             raise
         raise ContentRejected(
             "the module's name section (function names for debugging) is malformed and Envoy refuses "
             f"the module for it: {error}; or remove the section with wasm-strip",
-            reason="WasmInvalid",
+            reason=Reason.WASM_INVALID,
         ) from error
 
 
@@ -465,7 +466,7 @@ def _skip_names(reader: BinaryReader, end: int, *, most: int) -> None:
         raise ContentRejected(
             f"the module's name section has {count} function names; at most {most} are accepted: "
             "remove them with wasm-strip",
-            reason="TooLarge",
+            reason=Reason.TOO_LARGE,
         )
     for _ in range(count):
         at = reader.position

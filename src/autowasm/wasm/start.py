@@ -19,6 +19,7 @@ from typing import Final, Protocol
 
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
+from autowasm.reasons import Reason
 from autowasm.text import shown
 from autowasm.wasm import abi, bodies, sections
 from autowasm.wasm.binary import BinaryReader, invalid
@@ -90,7 +91,7 @@ def check_segments(kind: str, segments: Iterable[Segment], storages: Sequence[St
             raise ContentRejected(
                 f"the module's {what} {each.number} ends at {each.end}, but the initial {kind} has {room} {unit}, "
                 f"and Envoy fails to start such a module: increase the initial {kind}, or build it again",
-                reason="WasmInvalid",
+                reason=Reason.WASM_INVALID,
             )
 
 
@@ -155,7 +156,7 @@ def check_start(
         raise ContentRejected(
             "the module is a Go program, and Envoy fails to start one (its _start ends with proc_exit, a restricted "
             f"callback while a module starts): {GO_ADVICE}",
-            reason="StartFails",
+            reason=Reason.START_FAILS,
         )
     imported = [str(each) for each in imports if each.kind == sections.FUNCTION]
     starts: _Starts | None = None
@@ -174,7 +175,8 @@ def check_start(
             else f"calls {shown(failure)}, which is restricted at that time"
         )
         raise ContentRejected(
-            f"Envoy fails to start the module: {name} always {what}; {advice}", reason="StartFails"
+            f"Envoy fails to start the module: {name} always {what}; {advice}",
+            reason=Reason.START_FAILS,
         )
 
 
@@ -302,5 +304,5 @@ def _too_large_proves_nothing() -> Iterator[None]:
     try:
         yield
     except ContentRejected as error:
-        if error.reason != "TooLarge":
+        if error.reason != Reason.TOO_LARGE:
             raise

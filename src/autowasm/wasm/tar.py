@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
+from autowasm.reasons import Reason
 from autowasm.text import shown
 from autowasm.wasm.decompression import Stream, archive_invalid
 
@@ -102,7 +103,7 @@ class TarReader:
             raise ContentRejected(
                 f"the archive has more than {self._limits.archive_entries} entries: "
                 "pack the module without the rest",
-                reason="ArchiveTooLarge",
+                reason=Reason.ARCHIVE_TOO_LARGE,
             )
         name = _text(_name(block)) if extension.name is None else extension.name
         self._where = f"the entry {shown(name)}"
@@ -132,7 +133,7 @@ class TarReader:
             raise ContentRejected(
                 f"{self._where} of the archive claims {size} bytes; at most "
                 f"{self._limits.unpacked_bytes} are accepted: pack the module without the rest",
-                reason="ArchiveTooLarge",
+                reason=Reason.ARCHIVE_TOO_LARGE,
             )
         self._content = size
         self._padding = -size % BLOCK
@@ -142,7 +143,7 @@ class TarReader:
             raise ContentRejected(
                 f"an extension header of the archive claims {size} bytes; at most "
                 f"{self._limits.archive_metadata_bytes} are accepted: pack it again",
-                reason="ArchiveTooLarge",
+                reason=Reason.ARCHIVE_TOO_LARGE,
             )
         data = self._stream.read_exactly(size, what="an extension header")
         self._stream.skip(-size % BLOCK, what="an extension header")
@@ -160,7 +161,7 @@ class TarReader:
                 raise ContentRejected(
                     f"the archive has more than {self._limits.archive_pax_records} pax records: "
                     "pack the module without the rest",
-                    reason="ArchiveTooLarge",
+                    reason=Reason.ARCHIVE_TOO_LARGE,
                 )
             digits, space, _ = data[position : position + 10].partition(b" ")
             length = int(digits) if space and digits.isdigit() else 0

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
+from autowasm.reasons import Reason
 from autowasm.text import shown
 from autowasm.wasm import binary, bodies
 from autowasm.wasm.bodies import Bodies
@@ -71,7 +72,7 @@ def without_legacy(data: bytes, *, limits: Limits) -> WithoutLegacy:
         raise ContentRejected(
             f"the module has legacy exception handling (try) in {len(legacy)} of its functions and the new form "
             f"(try_table, throw_ref) in {len(new)}, and Envoy refuses the combination: {LEGACY_ADVICE}",
-            reason="WasmInvalid",
+            reason=Reason.WASM_INVALID,
         )
     changed = bytearray(data)
     for function in legacy:
@@ -122,7 +123,7 @@ def validate(data: bytes, *, limits: Limits) -> Validation:
             return Validation(reduced.functions, reduced.total)
     raise ContentRejected(
         f"the module is not valid WebAssembly, Envoy would refuse it: {shown(problem, most=300)}; build it again",
-        reason="WasmInvalid",
+        reason=Reason.WASM_INVALID,
     )
 
 

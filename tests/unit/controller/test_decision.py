@@ -7,7 +7,8 @@ from msgspec import UNSET
 
 from autowasm.api.record import Record
 from autowasm.api.status import Condition, Module, Phase, Status
-from autowasm.controller.decision import PUBLISHED_MODULE_LOST, ResolveSource, UseRecord, decide
+from autowasm.controller.decision import ResolveSource, UseRecord, decide
+from autowasm.reasons import Reason
 from tests.fakes.autowasms import URL, autowasm, digest, record
 
 TAG, OTHER, LATEST = "r.example/f:v1", "r.example/f:v2", "r.example/f:latest"
@@ -76,7 +77,7 @@ USES: dict[str, tuple[Any, Record | None, Status, Record]] = {
         object_of(PINNED, generation=2, pullPolicy="Always"), recorded(PINNED), status(), recorded(PINNED),
     ),
     "Always, but the published module is lost": (
-        object_of(LATEST), CURRENT, status(fetched="False", reason=PUBLISHED_MODULE_LOST), CURRENT,
+        object_of(LATEST), CURRENT, status(fetched="False", reason=Reason.PUBLISHED_MODULE_LOST), CURRENT,
     ),
     "refresh that was handled": (object_of(TAG, refresh="1"), OLD, status(refresh="1"), OLD),
     "refresh that was taken away": (object_of(TAG), OLD, status(refresh="1"), OLD),
@@ -112,7 +113,7 @@ RESOLVES: dict[str, tuple[Any, Record | None, Status]] = {
     "refresh": (object_of(TAG, refresh="1"), OLD, status()),
     "another refresh": (object_of(TAG, refresh="2"), OLD, status(refresh="1")),
     "refresh, the published module is lost": (
-        object_of(TAG, refresh="1"), OLD, status(fetched="False", reason=PUBLISHED_MODULE_LOST),
+        object_of(TAG, refresh="1"), OLD, status(fetched="False", reason=Reason.PUBLISHED_MODULE_LOST),
     ),
     "a forged live record": (
         object_of(TAG), recorded("evil.example/f:v1"), status(),

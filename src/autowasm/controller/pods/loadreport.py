@@ -14,6 +14,7 @@ from typing import Final
 
 from autowasm.api.status import Condition, ConditionType, MissingPod, Pods
 from autowasm.controller.pods.podindex import Pod
+from autowasm.reasons import Reason
 
 
 class MissingReason(enum.Enum):
@@ -124,7 +125,7 @@ def report(
         matched += 1
         injected += pod.injected
         why = why_missing(pod, evidence, now=now, grace=grace)
-        label = why.value if why is not None else "Fetched"
+        label = why.value if why is not None else Reason.FETCHED
         states[label] = states.get(label, 0) + 1
         if why is None:
             fetched += 1
@@ -159,9 +160,9 @@ def _worst(missing: list[_Missing], names: int) -> list[_Missing]:
 
 def _verdict(matched: int, found: Set[MissingReason]) -> tuple[str, str]:
     if not matched:
-        return "Unknown", "NoPods"
+        return "Unknown", Reason.NO_PODS
     if not found:
-        return "True", "Fetched"
+        return "True", Reason.FETCHED
     worst = min(found, key=_RANKS.__getitem__)
     return ("False" if worst in _FACTS else "Unknown"), worst.value
 

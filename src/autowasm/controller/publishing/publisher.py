@@ -31,6 +31,7 @@ from autowasm.kube.errors import (
 )
 from autowasm.kube.leaderelection import AlwaysLeading, Leadership, NotLeading
 from autowasm.kube.resources import ObjectKey, ResourceType
+from autowasm.reasons import Reason
 
 _log = structlog.get_logger(__name__)
 
@@ -170,7 +171,7 @@ class ClusterPublisher:
                 "metadata.name",
                 f"EnvoyFilter {key} exists and is not managed by wasmer, so it stays unchanged: delete it, rename the "
                 f'AutoWasm, or let wasmer adopt it with the annotation wasm.tcm.io/adopt: "true"',
-                reason="EnvoyFilterConflict",
+                reason=Reason.ENVOY_FILTER_CONFLICT,
             )
         if writes.is_terminating(live):
             raise _terminating(key, live)
@@ -252,7 +253,7 @@ class ClusterPublisher:
 
 def _refused(key: ObjectKey, error: ApiError) -> AutoWasmError:
     return AutoWasmError(
-        f"the API server refuses the EnvoyFilter {key}: {error}", reason="EnvoyFilterRefused"
+        f"the API server refuses the EnvoyFilter {key}: {error}", reason=Reason.ENVOY_FILTER_REFUSED
     )
 
 
@@ -260,5 +261,5 @@ def _terminating(key: ObjectKey, live: Mapping[str, Any]) -> AutoWasmError:
     held_by = ", ".join((live.get("metadata") or {}).get("finalizers") or []) or "none"
     return AutoWasmError(
         f"EnvoyFilter {key} is being deleted (finalizers: {held_by}); wasmer creates it again after the deletion",
-        reason="EnvoyFilterTerminating",
+        reason=Reason.ENVOY_FILTER_TERMINATING,
     )

@@ -17,6 +17,7 @@ from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api.v1alpha1 import REFRESH_ANNOTATION
 from autowasm.errors import AutoWasmError
 from autowasm.kube.resources import ObjectKey
+from autowasm.reasons import Reason
 
 MAX_REVERTS: Final = 3
 """The limit of reverts: two controllers in a fight drain every connection of every sidecar, again and again."""
@@ -114,7 +115,7 @@ class RevertLimiter:
                 "reverts it: find the client "
                 "(kubectl get envoyfilter -o yaml --show-managed-fields; the API server's audit log), then set the "
                 "annotation wasm.tcm.io/refresh to a new value or change the AutoWasm",
-                reason="Mutated",
+                reason=Reason.MUTATED,
             )
 
     def wrote(self, key: ObjectKey, owner: Mapping[str, Any], desired: Mapping[str, Any]) -> None:

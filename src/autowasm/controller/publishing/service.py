@@ -18,13 +18,11 @@ from autowasm.errors import AutoWasmError
 from autowasm.kube.client import KubeClient
 from autowasm.kube.errors import ApiError, Forbidden, NotFound
 from autowasm.kube.resources import ENDPOINTS, SERVICES, ObjectKey
+from autowasm.reasons import Reason
 from autowasm.settings import EnvoyFetch
 
 _log = structlog.get_logger(__name__)
 
-NOT_FOUND: Final = "ServiceNotFound"
-PORT_MISSING: Final = "ServicePortMissing"
-NO_ENDPOINTS: Final = "ServiceWithoutEndpoints"
 CHECK_INTERVAL: Final = 30.0
 """Seconds between two checks while the Service is usable: one small request of each replica."""
 RECHECK_INTERVAL: Final = 5.0
@@ -37,13 +35,13 @@ STARTING: Final = 60.0
 class ServiceVerdict:
     """The result of a check. No `reason`: usable, or unknown with the cause in `text`."""
 
-    reason: str = ""
+    reason: Reason | None = None
     text: str = ""
 
     @property
     def holds(self) -> bool:
         """Whether the verdict blocks new publications."""
-        return self.reason in {NOT_FOUND, PORT_MISSING}
+        return self.reason in {Reason.SERVICE_NOT_FOUND, Reason.SERVICE_PORT_MISSING}
 
 
 GOOD: Final = ServiceVerdict()
@@ -69,7 +67,11 @@ class PublishedService:
         self._verdict: ServiceVerdict | None = None
         self._suspected: ServiceVerdict | None = None
         self._empty_since: float | None = None
-        for reason in (NOT_FOUND, PORT_MISSING, NO_ENDPOINTS):
+        for reason in (
+            Reason.SERVICE_NOT_FOUND,
+            Reason.SERVICE_PORT_MISSING,
+            Reason.SERVICE_WITHOUT_ENDPOINTS,
+        ):
             problem.labels(reason).set(0)
 
     def problem(self) -> AutoWasmError | None:
@@ -117,10 +119,12 @@ class PublishedService:
         try:
             service = await self._client.get(SERVICES, self._key)
         except NotFound:
-            return ServiceVerdict(NOT_FOUND, f"Service {self._key} does not exist")
+            return ServiceVerdict(Reason.SERVICE_NOT_FOUND, f"Service {self._key} does not exist")
         ports = (service.get("spec") or {}).get("ports") or ()
         if not any(_is_tcp(one, self._port) for one in ports):
-            return ServiceVerdict(PORT_MISSING, f"Service {self._key} has no TCP port {self._port}")
+            return ServiceVerdict(
+                Reason.SERVICE_PORT_MISSING, f"Service {self._key} has no TCP port {self._port}"
+            )
         if await self._has_endpoints():
             self._empty_since = None
             return GOOD
@@ -130,7 +134,7 @@ class PublishedService:
         if now - self._empty_since < STARTING:
             return self._verdict if self._verdict is not None and not self._verdict.holds else GOOD
         text = f"Service {self._key} has no ready endpoint, so sidecars cannot fetch modules; compare its selector with the labels of wasmer's Pods"
-        return ServiceVerdict(NO_ENDPOINTS, text)
+        return ServiceVerdict(Reason.SERVICE_WITHOUT_ENDPOINTS, text)
 
     async def _has_endpoints(self) -> bool:
         """True also if wasmer may not read the endpoints."""
@@ -144,7 +148,11 @@ class PublishedService:
 
     def _report_verdict(self, verdict: ServiceVerdict) -> None:
         self._report(verdict.text)
-        for reason in (NOT_FOUND, PORT_MISSING, NO_ENDPOINTS):
+        for reason in (
+            Reason.SERVICE_NOT_FOUND,
+            Reason.SERVICE_PORT_MISSING,
+            Reason.SERVICE_WITHOUT_ENDPOINTS,
+        ):
             self._gauge.labels(reason).set(reason == verdict.reason)
         if verdict.reason:
             _log.error("service not usable", reason=verdict.reason, problem=verdict.text)

@@ -8,15 +8,16 @@ from autowasm.controller.sourcepolicy import check_mesh_scope
 from autowasm.errors import SpecError
 from autowasm.explain.facts import Facts
 from autowasm.explain.finding import Check, Finding, Level, Reporter, Step
+from autowasm.reasons import Reason
 
 _finding: Final = Reporter(Step.RESOURCE)
-_REMEDIES: Final = {
-    "PolicyDenied": "use a source that the policy allows, or ask the operator of wasmer to allow this one (--policy-file)",
-    "AddressNotAllowed": "wasmer's address policy forbids the address; its operator can allow the host with --allow-private-host (chart: config.allowPrivateHost)",
-    "EnvoyFilterConflict": "see the EnvoyFilter below",
-    "EnvoyFilterRefused": "correct the webhook, policy or quota that the message names, or wasmer's ClusterRole",
-    "Mutated": "find the admission webhook or controller that modifies the EnvoyFilter (see its metadata.managedFields), and stop it",
-    "PublishedModuleLost": "push the module again, or annotate the AutoWasm with wasm.tcm.io/refresh: <any new value>",
+_REMEDIES: Final[dict[str, str]] = {
+    Reason.POLICY_DENIED: "use a source that the policy allows, or ask the operator of wasmer to allow this one (--policy-file)",
+    Reason.ADDRESS_NOT_ALLOWED: "wasmer's address policy forbids the address; its operator can allow the host with --allow-private-host (chart: config.allowPrivateHost)",
+    Reason.ENVOY_FILTER_CONFLICT: "see the EnvoyFilter below",
+    Reason.ENVOY_FILTER_REFUSED: "correct the webhook, policy or quota that the message names, or wasmer's ClusterRole",
+    Reason.MUTATED: "find the admission webhook or controller that modifies the EnvoyFilter (see its metadata.managedFields), and stop it",
+    Reason.PUBLISHED_MODULE_LOST: "push the module again, or annotate the AutoWasm with wasm.tcm.io/refresh: <any new value>",
 }
 _LAST_REMEDY: Final = "correct the cause that the message names; wasmer retries automatically"
 

@@ -1,0 +1,287 @@
+"""Reason: every value of a condition's `reason`, with its meaning. docs/reference/conditions.md is generated from it.
+
+Not the reasons of Events (see `kube/recorder.py`) or of Pods (see `controller/pods/loadreport.py`). Invariant: a value never
+changes, because users write alerts on it.
+"""
+
+import enum
+from typing import Self
+
+
+class Topic(enum.Enum):
+    """The sections of docs/reference/conditions.md. The value is the heading."""
+
+    STATE = "Success or in progress"
+    OBJECT = "The AutoWasm: change it"
+    MISSING = "The source does not exist"
+    ACCESS = "Authentication"
+    CONNECTION = "Connection to the source: wasmer retries"
+    MODULE = "The module: push another one"
+    ENVOYFILTER = "The EnvoyFilter"
+    WASMER = "wasmer itself"
+
+
+class Reason(enum.StrEnum):
+    """`status.conditions[].reason`, the label `reason` of metrics, and `AutoWasmError.reason`."""
+
+    topic: Topic
+    meaning: str
+    """Markdown, for the reference page."""
+
+    def __new__(cls, value: str, topic: Topic, meaning: str) -> Self:
+        """The value alone is the string."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.topic = topic
+        member.meaning = meaning
+        return member
+
+    SYNCED = "Synced", Topic.STATE, "the module is fetched and the EnvoyFilter is in place"
+    PUBLISHED = "Published", Topic.STATE, "the EnvoyFilter is in place"
+    NOT_PUBLISHED = "NotPublished", Topic.STATE, "no EnvoyFilter has been written yet"
+    FETCHING = "Fetching", Topic.STATE, "a fetch is in progress"
+    FETCHED = "Fetched", Topic.STATE, "the module is stored; for `Loaded`: all matched Pods have it"
+    NO_PODS = "NoPods", Topic.STATE, "for `Loaded`: the selector matches no Pod"
+
+    INVALID_SPEC = (
+        "InvalidSpec",
+        Topic.OBJECT,
+        "a field is invalid; the message begins with its path",
+    )
+    POLICY_DENIED = (
+        "PolicyDenied",
+        Topic.OBJECT,
+        "the operator's policy forbids this source in this namespace",
+    )
+    MESH_WIDE_NOT_ALLOWED = (
+        "MeshWideNotAllowed",
+        Topic.OBJECT,
+        "empty `matchLabels` in the root namespace, without `--allow-mesh-wide`",
+    )
+    ADDRESS_NOT_ALLOWED = (
+        "AddressNotAllowed",
+        Topic.OBJECT,
+        "the host has a private, loopback or link-local address, and the operator has not allowed it (`--allow-private-host`)",
+    )
+    URL_NOT_ALLOWED = "UrlNotAllowed", Topic.OBJECT, "the URL or a redirect is not allowed"
+    SHA256_MISMATCH = (
+        "Sha256Mismatch",
+        Topic.OBJECT,
+        "the module has another digest than `spec.filter.sha256`",
+    )
+    NOT_FOUND = "NotFound", Topic.OBJECT, "`wasmc explain`: the cluster has no such AutoWasm"
+    DUPLICATE_OBJECT = (
+        "DuplicateObject",
+        Topic.OBJECT,
+        "standalone, `wasmc plan`: an object is defined more than once; the message names the files",
+    )
+    FILE_INVALID = (
+        "FileInvalid",
+        Topic.OBJECT,
+        "standalone: the file that defines it cannot be read now; the message has the file, the line and the problem; published filters stay in place",
+    )
+
+    IMAGE_NOT_FOUND = (
+        "ImageNotFound",
+        Topic.MISSING,
+        "the registry has no such repository, tag or digest",
+    )
+    OBJECT_NOT_FOUND = "ObjectNotFound", Topic.MISSING, "the server has no such object"
+    SOURCE_NOT_FOUND = "SourceNotFound", Topic.MISSING, "the source has no such module"
+    PUBLISHED_MODULE_LOST = (
+        "PublishedModuleLost",
+        Topic.MISSING,
+        "no replica stores the published module any more, and its source no longer has it",
+    )
+
+    UNAUTHORIZED = (
+        "Unauthorized",
+        Topic.ACCESS,
+        "the registry or server refused access: no login, a wrong login, or a login without permission",
+    )
+    SECRET_NOT_FOUND = (
+        "SecretNotFound",
+        Topic.ACCESS,
+        "the Secret does not exist in the AutoWasm's namespace",
+    )
+    SECRET_INVALID = (
+        "SecretInvalid",
+        Topic.ACCESS,
+        "the Secret has another type, or its content is invalid",
+    )
+    SECRET_FORBIDDEN = (
+        "SecretForbidden",
+        Topic.ACCESS,
+        "wasmer has no permission to read the Secret",
+    )
+    SECRET_UNAVAILABLE = (
+        "SecretUnavailable",
+        Topic.ACCESS,
+        "the API server did not return the Secret; wasmer retries",
+    )
+    SERVICE_ACCOUNT_FORBIDDEN = (
+        "ServiceAccountForbidden",
+        Topic.ACCESS,
+        "wasmer has no permission to read the ServiceAccount",
+    )
+    CREDENTIAL_HELPER = (
+        "CredentialHelper",
+        Topic.ACCESS,
+        "`wasmc`: docker's credential helper failed",
+    )
+
+    REGISTRY_UNAVAILABLE = (
+        "RegistryUnavailable",
+        Topic.CONNECTION,
+        "the registry did not answer, or answered with an error",
+    )
+    OBJECT_UNAVAILABLE = (
+        "ObjectUnavailable",
+        Topic.CONNECTION,
+        "the server did not answer, or answered with an error",
+    )
+    SOURCE_UNAVAILABLE = "SourceUnavailable", Topic.CONNECTION, "the source did not answer"
+    TIMEOUT = "Timeout", Topic.CONNECTION, "the fetch did not finish before the deadline"
+    TOO_SLOW = "TooSlow", Topic.CONNECTION, "the transfer was slower than the minimum rate"
+    TLS_FAILED = "TlsFailed", Topic.CONNECTION, "the TLS handshake failed"
+    CERTIFICATE_INVALID = "CertificateInvalid", Topic.CONNECTION, "the certificate is not trusted"
+    PROXY_REFUSED = "ProxyRefused", Topic.CONNECTION, "the proxy refused the request"
+    TOO_MANY_REDIRECTS = "TooManyRedirects", Topic.CONNECTION, "more redirects than the limit"
+    UNEXPECTED_ANSWER = (
+        "UnexpectedAnswer",
+        Topic.CONNECTION,
+        "the answer is not valid for this protocol",
+    )
+    BACKING_OFF = (
+        "BackingOff",
+        Topic.CONNECTION,
+        "the source failed repeatedly; the circuit breaker pauses requests to it",
+    )
+    TOO_MANY_FETCHES = "TooManyFetches", Topic.CONNECTION, "too many fetches are waiting already"
+
+    NOT_A_FILE = "NotAFile", Topic.MODULE, "`wasmc push`: the path is not a regular file"
+    NOT_WASM = "NotWasm", Topic.MODULE, "the file is not WebAssembly"
+    WASM_COMPONENT = (
+        "WasmComponent",
+        Topic.MODULE,
+        "the file is a WebAssembly component; Envoy runs core modules",
+    )
+    WASM_INVALID = "WasmInvalid", Topic.MODULE, "the code is not valid"
+    TRUNCATED = "Truncated", Topic.MODULE, "the file is incomplete"
+    ABI_MISSING = "AbiMissing", Topic.MODULE, "the module has no Proxy-Wasm ABI"
+    ABI_UNSUPPORTED = (
+        "AbiUnsupported",
+        Topic.MODULE,
+        "Envoy does not support this version of the Proxy-Wasm ABI",
+    )
+    IMPORT_UNKNOWN = (
+        "ImportUnknown",
+        Topic.MODULE,
+        "the module imports a function that Envoy does not provide (`--envoy-version` or `--allow-import`, if your Envoy does)",
+    )
+    ENVOY_CRASH = (
+        "EnvoyCrash",
+        Topic.MODULE,
+        "the module may call one of Envoy's functions by reference, which crashes the whole Envoy; the message has the build flags to change",
+    )
+    START_FAILS = (
+        "StartFails",
+        Topic.MODULE,
+        "the module cannot start in Envoy: it is a program instead of a library, or makes a call that Envoy forbids during the start",
+    )
+    IMPORT_MISMATCH = (
+        "ImportMismatch",
+        Topic.MODULE,
+        "the module imports a function with other parameters than Envoy's, or a memory or table that Envoy cannot create",
+    )
+    EXPORT_MISSING = (
+        "ExportMissing",
+        Topic.MODULE,
+        "the module lacks a function or memory that Envoy needs",
+    )
+    EXPORT_MISMATCH = (
+        "ExportMismatch",
+        Topic.MODULE,
+        "an exported function has other parameters than Envoy expects, or an export has a type that crashes Envoy",
+    )
+    TOO_LARGE = (
+        "TooLarge",
+        Topic.MODULE,
+        "the module is larger than a limit, usually Envoy's 32 MiB",
+    )
+    CONTENT_REJECTED = "ContentRejected", Topic.MODULE, "the content was rejected"
+    DIGEST_MISMATCH = "DigestMismatch", Topic.MODULE, "the bytes do not match the digest"
+    SIZE_MISMATCH = "SizeMismatch", Topic.MODULE, "the size differs from the announced size"
+    MANIFEST_INVALID = "ManifestInvalid", Topic.MODULE, "the manifest is invalid"
+    UNSUPPORTED_LAYOUT = (
+        "UnsupportedLayout",
+        Topic.MODULE,
+        "the image has no layout that wasmer supports ([layouts](../layouts.md))",
+    )
+    AMBIGUOUS_MODULE = (
+        "AmbiguousModule",
+        Topic.MODULE,
+        "several modules, and no rule selects one of them",
+    )
+    MODULE_NOT_FOUND_IN_ARCHIVE = (
+        "ModuleNotFoundInArchive",
+        Topic.MODULE,
+        "the image or archive contains no module",
+    )
+    ARCHIVE_INVALID = "ArchiveInvalid", Topic.MODULE, "the archive is broken"
+    ARCHIVE_TOO_LARGE = (
+        "ArchiveTooLarge",
+        Topic.MODULE,
+        "the archive has more bytes or entries than the limits allow",
+    )
+
+    ENVOY_FILTER_CONFLICT = (
+        "EnvoyFilterConflict",
+        Topic.ENVOYFILTER,
+        "an EnvoyFilter of this name exists that wasmer does not manage ([adopt](../how-to/adopt.md))",
+    )
+    ENVOY_FILTER_TERMINATING = (
+        "EnvoyFilterTerminating",
+        Topic.ENVOYFILTER,
+        "the EnvoyFilter is being deleted and waits for a finalizer",
+    )
+    ENVOY_FILTER_REFUSED = (
+        "EnvoyFilterRefused",
+        Topic.ENVOYFILTER,
+        "the API server refuses the EnvoyFilter: an admission webhook or policy, a quota, missing permissions, too large for etcd; wasmer retries",
+    )
+    SERVICE_NOT_FOUND = (
+        "ServiceNotFound",
+        Topic.ENVOYFILTER,
+        "the Service that EnvoyFilters refer to does not exist; new modules are not published, published ones stay in place",
+    )
+    SERVICE_PORT_MISSING = (
+        "ServicePortMissing",
+        Topic.ENVOYFILTER,
+        "the Service lacks the port that EnvoyFilters refer to; the consequences are the same",
+    )
+    SERVICE_WITHOUT_ENDPOINTS = (
+        "ServiceWithoutEndpoints",
+        Topic.ENVOYFILTER,
+        "in metrics and logs only: the Service has no ready endpoint; publication continues",
+    )
+    MUTATED = (
+        "Mutated",
+        Topic.ENVOYFILTER,
+        "another client changed or deleted the EnvoyFilter after each revert; wasmer stopped reverting it",
+    )
+
+    STORAGE_FULL = "StorageFull", Topic.WASMER, "the cache has no free space"
+    STORAGE_UNAVAILABLE = "StorageUnavailable", Topic.WASMER, "the disk cannot be read or written"
+    NAMESPACE_SHARE_EXCEEDED = (
+        "NamespaceShareExceeded",
+        Topic.WASMER,
+        "the namespace has used its disk quota",
+    )
+    CACHE_DIRECTORY_IN_USE = (
+        "CacheDirectoryInUse",
+        Topic.WASMER,
+        "another wasmer process uses the cache directory",
+    )
+    INTERNAL_ERROR = "InternalError", Topic.WASMER, "a bug in wasmer; please report it"
+    USAGE = "Usage", Topic.WASMER, "a flag or a file of wasmer is invalid"
