@@ -47,9 +47,9 @@ async def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     from autowasm.net.addresspolicy import AddressPolicy  # noqa: PLC0415
     from autowasm.net.pools import Pools  # noqa: PLC0415
     from autowasm.net.session import ObjectSession  # noqa: PLC0415
+    from autowasm.performance.eventloop import LoopTiming, TimedLoop  # noqa: PLC0415
     from autowasm.registry.client import RegistryClient  # noqa: PLC0415
     from autowasm.settings import Outgoing, Settings  # noqa: PLC0415
-    from autowasm.telemetry.eventloop import LoopTiming, TimedLoop  # noqa: PLC0415
     from autowasm.telemetry.metrics import Metrics  # noqa: PLC0415
     from tests.fakes.autowasms import autowasm  # noqa: PLC0415
     from tests.fakes.pullsecrets import FakeSecrets  # noqa: PLC0415
@@ -167,8 +167,8 @@ def main() -> None:
     arguments.directory.mkdir(parents=True)
     if arguments.who == "ours":
         from autowasm.limits import LoopLimits  # noqa: PLC0415
-        from autowasm.telemetry import eventloop  # noqa: PLC0415
-        from autowasm.telemetry.eventloop import TimedLoop  # noqa: PLC0415
+        from autowasm.performance import eventloop  # noqa: PLC0415
+        from autowasm.performance.eventloop import TimedLoop  # noqa: PLC0415
 
         eventloop.tame()
         sys.setswitchinterval(LoopLimits().switch)  # as `runtime.process` does

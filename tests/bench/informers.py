@@ -58,7 +58,7 @@ async def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     from autowasm.kube.listwatch import ListWatch  # noqa: PLC0415
     from autowasm.kube.resources import PODS, ObjectKey  # noqa: PLC0415
     from autowasm.net.pools import Pools  # noqa: PLC0415
-    from autowasm.telemetry.eventloop import LoopTiming, TimedLoop  # noqa: PLC0415
+    from autowasm.performance.eventloop import LoopTiming, TimedLoop  # noqa: PLC0415
 
     matcher, heard, enough = PodMatcher(), 0, asyncio.Event()
     wanted = arguments.events or arguments.pods
@@ -138,8 +138,8 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.disable(logging.CRITICAL)
     if arguments.who.startswith("ours"):
-        from autowasm.telemetry import eventloop  # noqa: PLC0415
-        from autowasm.telemetry.eventloop import TimedLoop  # noqa: PLC0415
+        from autowasm.performance import eventloop  # noqa: PLC0415
+        from autowasm.performance.eventloop import TimedLoop  # noqa: PLC0415
 
         eventloop.tame()
         with asyncio.Runner(loop_factory=TimedLoop) as runner:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from autowasm.telemetry.eventloop import BOUNDS
+from autowasm.performance.eventloop import BOUNDS
 from tests.bench import measure
 from tests.bench.plan import Plan
 from tests.bench.table import Chart, Figure, Result, at_least, at_most

@@ -2,7 +2,7 @@
 
 Not wall time: what other programs do meanwhile does not count. A processor that they share is slower all the same, so each
 figure is scaled by what a fixed piece of work takes at that moment: a loaded machine gives the same figures. Invariant: a turn
-is all that the loop does between two waits (`autowasm.telemetry.eventloop`); a hold is all that a thread does between two moments
+is all that the loop does between two waits (`autowasm.performance.eventloop`); a hold is all that a thread does between two moments
 at which it would hand the interpreter lock to a loop that asks for it.
 """
 

@@ -16,10 +16,10 @@ from autowasm.api import parsing
 from autowasm.api.envoyfilter import render
 from autowasm.errors import AutoWasmError
 from autowasm.limits import Limits, LoopLimits
+from autowasm.performance import eventloop
 from autowasm.registry.credentials import from_docker_config
 from autowasm.registry.manifest import parse_manifest
 from autowasm.settings import EnvoyFetch
-from autowasm.telemetry import eventloop
 from autowasm.wasm.archive import extract_module
 from autowasm.wasm.module import inspect_module
 from tests.fakes.autowasms import document, record

@@ -8,7 +8,7 @@ import pytest
 from autowasm.api import parsing
 from autowasm.errors import SpecError
 from autowasm.kube.codec import DocumentCodec, WatchEvent, decode_document
-from autowasm.telemetry import eventloop
+from autowasm.performance import eventloop
 from tests.fakes.autowasms import document
 from tests.hostile.looptime import longest_iteration
 

@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return uninstall.run(arguments.kubeconfig)
         settings = flags.settings_from(arguments)
-        from autowasm.telemetry import eventloop, logs  # noqa: PLC0415  # heavy, as below
+        from autowasm.performance import eventloop  # noqa: PLC0415  # heavy, as below
+        from autowasm.telemetry import logs  # noqa: PLC0415
 
         logs.configure(level=settings.log_level, form=settings.log_format)
         from autowasm.runtime import process  # noqa: PLC0415  # heavy: --help and usage errors stay quick

@@ -1,6 +1,6 @@
 """KubeClient: raw calls of the Kubernetes API with deadlines, limits and typed errors.
 
-Only this module and `kubeconfig.py` use kubernetes_asyncio. The library reads kubeconfig and service account, runs exec
+Only this module and `performance/libraryimport.py` use kubernetes_asyncio. The library reads kubeconfig and service account, runs exec
 plugins and sets up TLS; a thread imports it when a client is opened. Bodies are bytes in and dicts out, not typed models.
 Invariants: every call has a deadline; no body is logged, so no Secret is; a message names method and path, never a query,
 a header or a body; a rotated token or certificate authority takes effect without a restart; a replaced connection is
@@ -24,10 +24,10 @@ from autowasm.kube.errors import (
     Unreachable,
     from_response,
 )
-from autowasm.kube.kubeconfig import load
 from autowasm.net.proxy import NoProxy
 from autowasm.net.responses import retry_after
 from autowasm.net.tls import check_chains_as_curl
+from autowasm.performance.libraryimport import load
 
 if TYPE_CHECKING:
     from kubernetes_asyncio.client import Configuration
@@ -212,33 +212,11 @@ _log = structlog.get_logger(__name__)
 
 
 class Body:
-    """The body of an answer, as a stream."""
+    """The body of an answer, as a stream; `transport` None: the connection is closed already."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self.read = response.content.read
-        self._transport = response.connection.transport if response.connection else None
-
-    async def rest(self, seconds: float) -> None:
-        """Pause reading for so many seconds. The loop wakes up once at most; incoming bytes stay in the socket."""
-        self._hold(True)
-        try:
-            await asyncio.sleep(seconds)
-        finally:
-            self._hold(False)
-
-    def _hold(self, on: bool) -> None:
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        # While nothing is read, asyncio's TLS keeps filling a buffer of its own and wakes up each time. The buffer is as small as
-        # possible during the pause only: a limit below the size of a TLS record has no other use.
-        set_limits = getattr(transport, "set_read_buffer_limits", None)
-        if set_limits is not None:
-            set_limits(*((1, 0) if on else ()))
-        if on:
-            transport.pause_reading()
-        else:
-            transport.resume_reading()
+        self.transport = response.connection.transport if response.connection else None
 
 
 class KubeClient:

@@ -16,6 +16,7 @@ from autowasm.kube.codec import Bookmark, Codec, Page, WatchEvent
 from autowasm.kube.errors import AnswerTooLong, UnexpectedAnswer, WatchFrozen
 from autowasm.kube.resources import ResourceType
 from autowasm.limits import KubeLimits
+from autowasm.performance.readpacing import ReadPacer
 
 READ_BYTES = 256 * 1024
 """Bytes of one read: some twenty Pod events. A larger read only holds the loop longer."""
@@ -82,10 +83,6 @@ async def read_lines(
                 slice_ends = loop.time() + budget
 
 
-_LITTLE: Final = 64 * 1024
-"""Bytes. A shorter read has emptied the socket."""
-_AT_ONCE: Final = 5
-"""Reads without a pause in between: an occasional change is read at once."""
 _FEWER: Final = 4
 """A page that is too long is requested again with this factor fewer objects."""
 
@@ -206,12 +203,9 @@ class _OpenWatch(Generic[T]):
         self._stream = stream
         self._codec = codec
         self._limits = limits
-        self._pause = pause
+        self._pacer = ReadPacer(stream.transport, pause=pause)
         self._listed = listed
         """Whether the streaming list, if any, is complete: only the rest of a list is urgent."""
-        self._took_all = False
-        self._due = float("-inf")
-        """When this many reads are due, if each waits for its turn (GCRA)."""
 
     async def events(self) -> AsyncGenerator[WatchEvent[T] | Bookmark, None]:
         lines = read_lines(self, limit=self._limits.line_bytes, budget=self._limits.loop_budget)
@@ -222,15 +216,12 @@ class _OpenWatch(Generic[T]):
                 yield event
 
     async def read(self, n: int = -1, /) -> bytes:
-        if self._took_all and self._listed and self._pause:
-            now = asyncio.get_running_loop().time()
-            self._due = max(self._due, now) + self._pause
-            if self._due - now > _AT_ONCE * self._pause:
-                await self._stream.rest(self._pause)
+        if self._listed:
+            await self._pacer.wait()
         try:
             async with asyncio.timeout(self.silence):
                 found = await self._stream.read(n)
         except TimeoutError as error:
             raise WatchFrozen(f"watch: no data for {self.silence:g} s") from error
-        self._took_all = len(found) < _LITTLE
+        self._pacer.took(len(found))
         return found

@@ -28,13 +28,13 @@ from autowasm.controller.statusreporter import StatusReporter
 from autowasm.kube.controller import Controller
 from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
+from autowasm.performance.eventloop import start_up_complete
 from autowasm.runtime.application import Application
 from autowasm.runtime.datapath import DataPath
 from autowasm.runtime.modes import ChosenMode
 from autowasm.server.admin import Health
 from autowasm.server.downloadlog import AllReplicas
 from autowasm.settings import Cluster, ResendSettings
-from autowasm.telemetry.eventloop import start_up_complete
 
 _log = structlog.get_logger(__name__)
 

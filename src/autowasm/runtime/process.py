@@ -21,6 +21,7 @@ from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
 from autowasm.limits import LoopLimits
 from autowasm.net.pools import Pools
+from autowasm.performance.eventloop import shut_down, timing_of
 from autowasm.runtime.application import Application
 from autowasm.runtime.control import Control
 from autowasm.runtime.datapath import DataPath, open_data_path
@@ -28,7 +29,6 @@ from autowasm.runtime.modes import choose_mode
 from autowasm.server.admin import Health
 from autowasm.server.app import AdminServer
 from autowasm.settings import Settings
-from autowasm.telemetry.eventloop import shut_down, timing_of
 from autowasm.telemetry.metrics import Metrics
 
 

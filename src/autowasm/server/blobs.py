@@ -16,13 +16,14 @@ from autowasm.artifacts.peers import PEER_HEADER
 from autowasm.blobs.blob import Blob
 from autowasm.digest import Sha256Hex
 from autowasm.limits import ServeLimits
+from autowasm.performance.fastpath import CACHE_CONTROL, CONTENT_TYPE
+from autowasm.performance.sendfile import SendScheduler
 from autowasm.server.connection import Connection
 from autowasm.server.downloadlog import DownloadLog
-from autowasm.server.fastpath import CACHE_CONTROL, CONTENT_TYPE
 from autowasm.server.http import SERVER, request_id, text_answer
 from autowasm.server.ondemand import BlobAbsent, OnDemandBlobs
 from autowasm.server.ranges import Conditions, Decision, decide
-from autowasm.server.response import BlobResponse, SendScheduler
+from autowasm.server.response import BlobResponse
 from autowasm.telemetry.metrics import Metrics
 
 _PATH: Final = re.compile(r"/wasm/([0-9a-f]{64})")

@@ -22,9 +22,9 @@ from autowasm.blobs.blob import Blob
 from autowasm.digest import Sha256Hex
 from autowasm.errors import UsageError
 from autowasm.limits import ServeLimits
+from autowasm.performance.fastpath import FastConnection, ResponseHeads
 from autowasm.server.connection import Connection
-from autowasm.server.fastpath import FastConnection, ResponseHeads
-from autowasm.server.http import RequestLog
+from autowasm.server.http import SERVER, RequestLog
 from autowasm.server.ondemand import TaskOwner
 from autowasm.telemetry.metrics import Metrics
 
@@ -205,7 +205,7 @@ class Connections(web.Server):
         self._limits = limits
         self._metrics = metrics
         self._on_answer = on_answer
-        self._heads = ResponseHeads()
+        self._heads = ResponseHeads(SERVER)
         self._log = RequestLog()
         self._tasks = TaskOwner()
         self._open: set[Connection | FastConnection] = set()

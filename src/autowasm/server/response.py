@@ -1,4 +1,4 @@
-"""BlobResponse: a blob, or a part of it, sent from the page cache to the socket. BlobSend: the same without aiohttp.
+"""BlobResponse: a blob, or a part of it, sent by aiohttp's server from the page cache to the socket (ADR 8).
 
 aiohttp's FileResponse opens and stats each time in the default executor, makes an ETag of its own, has no write deadline,
 and answers some Range headers wrongly; measured at 64 KiB it costs four times as much. Invariants: the bytes sent are those
@@ -10,115 +10,19 @@ clients do not hold the loop either.
 import asyncio
 import errno
 import os
-import socket
-from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Final
 
 import structlog
 from aiohttp import web
 
 from autowasm.blobs.blob import Blob
 from autowasm.limits import ServeLimits
+from autowasm.performance.sendfile import SendScheduler, is_about_client
 from autowasm.server.connection import Connection
 from autowasm.server.ranges import Decision
 from autowasm.telemetry.metrics import Metrics
 
-
-class SendScheduler:
-    """Lets a few of a port's sends continue in each iteration of the loop.
-
-    With `asyncio.sleep(0)` a thousand sends would all continue in the same iteration, which then takes half a second.
-    Invariants: first come, first served; no send waits while an iteration has room.
-    """
-
-    def __init__(self, *, copies: int) -> None:
-        """`copies`: how many continue in one iteration."""
-        self._copies = copies
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._is_called = False
-
-    async def wait(self) -> None:
-        """Return in a later iteration of the loop that has room."""
-        loop = asyncio.get_running_loop()
-        waiter = loop.create_future()
-        self._waiting.append(waiter)
-        if not self._is_called:
-            self._is_called = True
-            loop.call_soon(self._release, loop)
-        await waiter
-
-    def _release(self, loop: asyncio.AbstractEventLoop) -> None:
-        released = 0
-        while self._waiting and released < self._copies:
-            waiter = self._waiting.popleft()
-            if not waiter.done():  # its send was cancelled
-                waiter.set_result(None)
-                released += 1
-        self._is_called = bool(self._waiting)
-        if self._is_called:
-            loop.call_soon(self._release, loop)
-
-
 _log = structlog.get_logger(__name__)
-
-_GONE: Final = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ETIMEDOUT})
-"""Errors of the kernel for an unreachable client, besides a reset (tcp(7), ip(7))."""
-AGAIN: Final = (BlockingIOError, InterruptedError)
-"""Errors of a socket that is not ready now."""
-
-
-def is_about_client(error: OSError) -> bool:
-    """Whether a failed sendfile is due to the connection, not to the file."""
-    return isinstance(error, ConnectionError) or error.errno in _GONE
-
-
-class BlobSend:
-    """A whole blob and its head, on the way to one non-blocking socket. The connection has the deadline (`fastpath.py`).
-
-    `blob`: open. `head`: the bytes before it. `position`: how much of the blob the kernel has accepted.
-    """
-
-    __slots__ = ("_chunk", "_fd", "_head", "_socket", "blob", "position")
-
-    def __init__(self, client: socket.socket, blob: Blob, head: bytes, *, chunk: int) -> None:
-        self._socket = client
-        self._fd = client.fileno()
-        self._head = head
-        self._chunk = chunk
-        self.blob = blob
-        self.position = 0
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether all bytes are sent."""
-        return self.position == self.blob.size and not self._head
-
-    def step(self) -> str | None:
-        """Send as much as one call takes. Returns the cause if nothing more can be sent."""
-        try:
-            if self._head:
-                self._head = self._head[self._socket.send(self._head, socket.MSG_MORE) :]
-            if not self._head:
-                self._copy()
-        except AGAIN:
-            pass
-        except OSError as error:
-            if is_about_client(error):
-                return "client"
-            _log.error("blob not readable", digest=self.blob.sha256, reason=str(error))
-            return "storage"
-        return None
-
-    def _copy(self) -> None:
-        blob = self.blob
-        wanted = min(blob.size - self.position, self._chunk)
-        if self.position + wanted == blob.size and blob.was_written():
-            raise OSError(errno.EIO, "the file was modified")  # so it is never whole
-        sent = os.sendfile(self._fd, blob.fd, self.position, wanted)
-        if sent == 0 and wanted:
-            raise OSError(errno.EIO, "the file was truncated")
-        self.position += sent
 
 
 class SendAborted(ConnectionError):

@@ -19,6 +19,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from autowasm.performance.eventloop import BOUNDS, LoopTiming
 from autowasm.reasons import Reason
 from autowasm.telemetry.collectors import (
     ControllerMetrics,
@@ -28,7 +29,6 @@ from autowasm.telemetry.collectors import (
     RequestMetrics,
     WorkQueueMetrics,
 )
-from autowasm.telemetry.eventloop import BOUNDS, LoopTiming
 
 _VERSION = metadata.version("autowasm")  # at import: it reads files
 _FETCH_BUCKETS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)

@@ -13,7 +13,7 @@ def _sendfile_on_the_loop(blockbuster: BlockBuster) -> Iterator[None]:
     # A socket that does not block and a file whose pages are in memory: the one exception (ADR 1).
     sendfile = blockbuster.functions["os.sendfile"]
     before = sendfile.can_block_functions[:]
-    sendfile.can_block_in("autowasm/server/response.py", "_copy")
+    sendfile.can_block_in("autowasm/performance/sendfile.py", "_copy")
     sendfile.can_block_in("autowasm/server/response.py", "_copy")
     yield
     sendfile.can_block_functions[:] = before

@@ -3,8 +3,8 @@
 import aiohttp
 import pytest
 
-from autowasm.kube import kubeconfig
 from autowasm.kube.client import ApiConnection, Call
+from autowasm.performance import libraryimport
 
 
 async def test_retired_connection_is_closed_though_a_call_had_no_token(
@@ -13,7 +13,7 @@ async def test_retired_connection_is_closed_though_a_call_had_no_token(
     async def gone(_: object) -> None:
         raise OSError("no such token")
 
-    configuration = kubeconfig.load().new_configuration(host="http://127.0.0.1:1")
+    configuration = libraryimport.load().new_configuration(host="http://127.0.0.1:1")
     configuration.refresh_api_key_hook = gone
     connection = ApiConnection(configuration, fingerprint="", user_agent="test/1")
     closed = []

@@ -7,7 +7,8 @@ import pytest
 
 from autowasm.blobs.blob import Blob, Signature
 from autowasm.digest import Sha256Hex
-from autowasm.server.fastpath import ResponseHeads, plain_request
+from autowasm.performance.fastpath import ResponseHeads, plain_request
+from autowasm.server.http import SERVER
 
 DIGEST = "ab" * 32
 ENVOY = (
@@ -217,7 +218,7 @@ def blob(digits: str = "a", size: int = 1234) -> Blob:
 
 
 def test_head_describes_the_whole_blob(clock: list[float]) -> None:
-    lines = ResponseHeads().of(blob()).decode().split("\r\n")
+    lines = ResponseHeads(SERVER).of(blob()).decode().split("\r\n")
     assert lines[0] == "HTTP/1.1 200 OK"
     assert lines[-2:] == ["", ""]
     fields = dict(line.split(": ", 1) for line in lines[1:-2])
@@ -233,7 +234,7 @@ def test_head_describes_the_whole_blob(clock: list[float]) -> None:
 
 
 def test_each_blob_has_its_own_head(clock: list[float]) -> None:
-    heads = ResponseHeads()
+    heads = ResponseHeads(SERVER)
     first, second = heads.of(blob("a", 1)), heads.of(blob("b", 2))
     assert b"content-length: 1\r\n" in first
     assert b"content-length: 2\r\n" in second
@@ -241,7 +242,7 @@ def test_each_blob_has_its_own_head(clock: list[float]) -> None:
 
 
 def test_heads_are_made_once_a_second_and_carry_its_date(clock: list[float]) -> None:
-    heads = ResponseHeads()
+    heads = ResponseHeads(SERVER)
     first = heads.of(blob())
     clock[0] += 0.9
     assert heads.of(blob()) is first

@@ -5,9 +5,9 @@ import sys
 
 SCRIPT = """
 import sys
-from autowasm.kube import kubeconfig
-parts = kubeconfig.load()
-assert parts is kubeconfig.load()
+from autowasm.performance import libraryimport
+parts = libraryimport.load()
+assert parts is libraryimport.load()
 assert not [name for name in sys.modules if name.startswith("kubernetes_asyncio")]
 assert parts.kube_config.Configuration is parts.incluster_config.Configuration is parts.new_configuration
 assert callable(parts.kube_config.load_kube_config) and callable(parts.rest.RESTClientObject)
@@ -18,8 +18,8 @@ assert sys.modules["kubernetes_asyncio.client"] is client
 AFTERWARDS = """
 import sys
 import kubernetes_asyncio.client as before
-from autowasm.kube import kubeconfig
-kubeconfig.load()
+from autowasm.performance import libraryimport
+libraryimport.load()
 assert sys.modules["kubernetes_asyncio.client"] is before
 import kubernetes_asyncio.config
 assert before.V1Pod and kubernetes_asyncio.client is before

@@ -20,12 +20,10 @@ from typing import Final, Protocol
 
 import structlog
 
-from autowasm.blobs.blob import Blob
 from autowasm.digest import Sha256Hex
 from autowasm.errors import StorageError
 from autowasm.limits import ServeLimits
-from autowasm.server.http import SERVER
-from autowasm.server.response import AGAIN, BlobSend
+from autowasm.performance.sendfile import AGAIN, BlobSend, OpenBlob
 
 CACHE_CONTROL: Final = "public, max-age=31536000, immutable"
 CONTENT_TYPE: Final = "application/wasm"
@@ -57,11 +55,13 @@ def plain_request(data: bytes) -> Sha256Hex | None:
 class ResponseHeads:
     """Heads of responses with a whole blob, rendered once a second because of their Date."""
 
-    def __init__(self) -> None:
+    def __init__(self, server: str) -> None:
+        """`server`: the Server field."""
+        self._server = server
         self._second: int | None = None
         self._heads: dict[Sha256Hex, bytes] = {}
 
-    def of(self, blob: Blob) -> bytes:
+    def of(self, blob: OpenBlob) -> bytes:
         """Status line and header fields, with the empty line."""
         second = int(time.time())
         if second != self._second:
@@ -69,14 +69,14 @@ class ResponseHeads:
             self._heads.clear()
         head = self._heads.get(blob.sha256)
         if head is None:
-            head = self._heads[blob.sha256] = _head(blob, second)
+            head = self._heads[blob.sha256] = _head(blob, second, self._server)
         return head
 
 
-def _head(blob: Blob, second: int) -> bytes:
+def _head(blob: OpenBlob, second: int, server: str) -> bytes:
     return (
         "HTTP/1.1 200 OK\r\n"
-        f"server: {SERVER}\r\n"
+        f"server: {server}\r\n"
         f'etag: "sha256:{blob.sha256}"\r\n'
         f"cache-control: {CACHE_CONTROL}\r\n"
         "accept-ranges: bytes\r\n"
@@ -98,7 +98,7 @@ class FastPathOwner(Protocol):
 
     is_stopping: bool
 
-    def ready(self, sha256: Sha256Hex) -> tuple[Blob, bytes] | None:
+    def ready(self, sha256: Sha256Hex) -> tuple[OpenBlob, bytes] | None:
         """The blob and the head of its response, if it can be sent at once."""
 
     def began(self) -> None:

@@ -3,7 +3,7 @@ import socket
 from contextlib import ExitStack
 
 from autowasm.limits import LoopLimits
-from autowasm.telemetry.eventloop import TimedLoop, TimedSelector
+from autowasm.performance.eventloop import TimedLoop, TimedSelector
 
 
 def ready_sockets(stack: ExitStack, count: int) -> list[socket.socket]:

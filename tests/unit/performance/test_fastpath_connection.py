@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 from autowasm.blobs.blob import Blob, Signature
 from autowasm.digest import Sha256Hex
 from autowasm.limits import ServeLimits
-from autowasm.server.fastpath import FastConnection
-from autowasm.server.response import BlobSend
+from autowasm.performance.fastpath import FastConnection
+from autowasm.performance.sendfile import BlobSend
 
 START = 1_000.0
 SMALL, LARGE = Sha256Hex("a" * 64), Sha256Hex("b" * 64)
@@ -157,7 +157,7 @@ def _sendfile_on_the_loop(blockbuster: BlockBuster) -> Iterator[None]:
     """From the page cache, to a socket that does not block (ADR 1)."""
     sendfile = blockbuster.functions["os.sendfile"]
     before = sendfile.can_block_functions[:]
-    sendfile.can_block_in("autowasm/server/response.py", "_copy")
+    sendfile.can_block_in("autowasm/performance/sendfile.py", "_copy")
     yield
     sendfile.can_block_functions[:] = before
 

@@ -9,8 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from autowasm.limits import LoopLimits
-from autowasm.telemetry import eventloop
-from autowasm.telemetry.eventloop import (
+from autowasm.performance import eventloop
+from autowasm.performance.eventloop import (
     BOUNDS,
     LoopTiming,
     TimedLoop,
@@ -103,7 +103,7 @@ def test_tells_who_held_the_loop_and_for_how_long(hold_until_sampled: Callable[[
     logged = next(entry for entry in logs if "hold_the_loop" in entry.get("stack", ""))
     assert logged["event"] == "loop blocked"
     assert logged["seconds"] >= 0.2
-    assert logged["stack"].startswith("telemetry/test_watchdog.py:")
+    assert logged["stack"].startswith("performance/test_watchdog.py:")
     assert iterations.blocked >= 1
 
 
@@ -179,7 +179,7 @@ def test_the_first_long_turn_after_the_start_up_is_reported(
     with capture_logs() as logs:
         run(work)
     assert [entry["event"] for entry in logs] == ["loop blocked"]
-    assert logs[0]["stack"].startswith("telemetry/test_watchdog.py:")
+    assert logs[0]["stack"].startswith("performance/test_watchdog.py:")
 
 
 def test_turns_after_the_shutdown_are_not_reported(hold_until_sampled: Callable[[], None]) -> None:

@@ -10,7 +10,7 @@ from autowasm.blobs.blob import Blob
 from autowasm.digest import Sha256Hex
 from autowasm.errors import StorageError
 from autowasm.limits import ServeLimits
-from autowasm.server.fastpath import FastConnection
+from autowasm.performance.fastpath import FastConnection
 
 REQUEST = f"GET /wasm/{'ab' * 32} HTTP/1.1\r\nhost: wasmer\r\n\r\n".encode()
 

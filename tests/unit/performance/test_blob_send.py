@@ -10,7 +10,7 @@ import pytest
 
 from autowasm.blobs.blob import Blob, Signature
 from autowasm.digest import Sha256Hex
-from autowasm.server.response import BlobSend
+from autowasm.performance.sendfile import BlobSend
 
 SIZE = 8 << 20
 HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
