@@ -190,8 +190,8 @@ class ArtifactFetcher:
         check = partial(source.has_moved, request.source, known, credential=credential)
         with self._explained(attempt):
             moved = await self._single_flight.join(
-                ("look", str(request.source), known.origin, attempt.key.credential),
-                partial(self._counted, attempt, "look", check),
+                ("check", str(request.source), known.origin, attempt.key.credential),
+                partial(self._counted, attempt, "check", check),
                 place=self._place(attempt),
             )
         if moved is not None:

@@ -92,7 +92,7 @@ def as_json(facts: Facts, findings: Sequence[Finding]) -> dict[str, Any]:
         "findings": [
             {
                 "level": finding.level.name.lower(),
-                "link": finding.step.value,
+                "step": finding.step.value,
                 "check": finding.check,
                 "object": finding.object,
                 "field": finding.field or None,

@@ -43,7 +43,7 @@ class Metrics:
         r = self.registry
         self.fetch_seconds = Histogram(
             "autowasm_fetch_duration_seconds",
-            "Duration of one stage of a fetch: resolve, fetch, and the parts of the latter: download, verify, store.",
+            "Duration of one stage of a fetch: check (of a poll), resolve, fetch, and the parts of the latter: download, verify, store.",
             ["kind", "stage", "outcome"],
             buckets=_FETCH_BUCKETS,
             registry=r,

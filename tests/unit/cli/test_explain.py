@@ -74,6 +74,8 @@ def test_json_holds_every_finding() -> None:
     assert document["verdict"] == "note"
     assert document["notChecked"] == {"mesh": "RBAC"}
     assert {"Pods", "Port", "EnvoyFilter"} <= {one["check"] for one in document["findings"]}
+    keys = ["level", "step", "check", "object", "field", "what", "remedy"]
+    assert [list(one) for one in document["findings"]] == [keys] * len(document["findings"])
 
 
 def _plan(live: dict[str, object] | None, **fields: object) -> plans.Plan:
