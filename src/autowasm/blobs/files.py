@@ -217,7 +217,7 @@ def _settle(fd: int, expected: Sha256Hex | None) -> SyncedFile:
     return SyncedFile(digest, signature)
 
 
-def set_aside(path: Path, damaged: Path, *, kept: int) -> None:
+def quarantine(path: Path, damaged: Path, *, kept: int) -> None:
     """Move `path` to `damaged` and keep only the `kept` newest files there."""
     damaged.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
@@ -309,10 +309,10 @@ class Staging:
         self._busy.discard(folder)
         await self._disk.run_shielded(remove_tree, folder)
 
-    async def set_aside(self, path: Path) -> None:
+    async def quarantine(self, path: Path) -> None:
         """Move a damaged file to the folder where operators can inspect it."""
         kept = self._limits.damaged_kept
-        await self._disk.run(set_aside, path, self.damaged, kept=kept)
+        await self._disk.run(quarantine, path, self.damaged, kept=kept)
 
     async def tidy(self, *, pressed: bool) -> None:
         """Remove old folders without a running job, and old damaged files; if `pressed`, all damaged files."""

@@ -233,6 +233,6 @@ class VerifiedReader:
             except files.DamagedBlob as error:
                 self._index.remove(entry)
                 self._metrics.blobs_damaged.inc()
-                _log.error("blob damaged, set aside", digest=entry.sha256, found=str(error))
-                await self._staging.set_aside(self._folder / entry.sha256)
+                _log.error("damaged blob quarantined", digest=entry.sha256, found=str(error))
+                await self._staging.quarantine(self._folder / entry.sha256)
         return None

@@ -255,15 +255,15 @@ class OnDemandBlobs:
             fill.supplier = await self._source.fill(sha256)
         except (SourceUnavailable, StorageError) as error:
             fill.failure = error.reason
-            _log.warning("blob not filled", digest=sha256, reason=str(error))
+            _log.warning("on-demand fetch failed", digest=sha256, reason=str(error))
             return self._backoff.delay(failures + 1)
         except AutoWasmError as error:
             fill.failure = error.reason
-            _log.warning("blob not filled", digest=sha256, reason=str(error))
+            _log.warning("on-demand fetch failed", digest=sha256, reason=str(error))
             return self._limits.held_refused_retry
         except Exception as error:
             fill.failure = AutoWasmError.default_reason
-            _log.exception("blob not filled", digest=sha256, exc_info=error)
+            _log.exception("on-demand fetch failed", digest=sha256, exc_info=error)
             return self._limits.held_refused_retry
         fill.failure = None
         return self._limits.held_retry

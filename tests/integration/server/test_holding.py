@@ -122,7 +122,7 @@ async def test_a_bug_in_a_fill_is_logged_and_answered_and_the_next_fill_helps(
             answer = await wire.get(server.url(DIGEST))
         assert (answer.status, answer.body) == (200, MODULE)
         assert server.source.fills == 2
-        (event,) = [one for one in events if one["event"] == "blob not filled"]
+        (event,) = [one for one in events if one["event"] == "on-demand fetch failed"]
         assert isinstance(event["exc_info"], ZeroDivisionError)
 
 
@@ -217,4 +217,4 @@ async def test_the_log_has_envoys_request_id_of_what_was_not_served(tmp_path: Pa
             assert (await wire.get(it.url(digest), headers=headers)).status == 503
             await until(lambda: any(event["event"] == "answered" for event in events))
     told = {event["event"]: event.get("request_id") for event in events}
-    assert told["blob not filled"] == told["answered"] == "0f5c3c7e-6d0f-9d3b"
+    assert told["on-demand fetch failed"] == told["answered"] == "0f5c3c7e-6d0f-9d3b"

@@ -186,7 +186,7 @@ def _names(pods: Sequence[Pod]) -> str:
 _NAMED_MISSING: Final = 3
 _FIELD: Final = "status.pods"
 _REMEDIES: Final = {
-    "Refused": "search wasmer's log for `blob not filled` with the module's digest; wasmer resends the module to these sidecars when it is available",
+    "Refused": "search wasmer's log for `on-demand fetch failed` with the module's digest; wasmer resends the module to these sidecars when it is available",
     "NeverAsked": "check that the proxy is connected to istiod (istioctl proxy-status) and reaches wasmer (see Network below); otherwise restart the Pod",
     "NotReady": "kubectl describe pod; a starting proxy that cannot fetch its module stays unready for up to several minutes",
     "SharedAddress": "Pods on the host network share the address of their node and cannot be distinguished: check the proxy's own log and envoy_wasm_* metrics",
