@@ -1,9 +1,9 @@
-"""The real parts that a test run lacks are built in the background while tests that do without them run.
+"""Missing real parts are built in the background while tests that do not need them run.
 
-A pytest plugin. `tests/durations.json` says which parts each file used when it was recorded. The process that the person started
-gets those of the selected files, one after another (`python -m tests.parts.provision`), and shows what it is at; the scheduler
-(`scheduling.py`) hands out the files that need none of them first. A file that is not recorded builds a part when it first asks for
-it. Invariants: no time that a part takes counts as time of a test; a build that fails is tried once, and fails each test that
+A pytest plugin. `tests/durations.json` has the parts that each file used when it was recorded. The main process
+gets those of the selected files, one after another (`python -m tests.parts.provision`), and shows its progress; the scheduler
+(`scheduling.py`) hands out the files that need none of them first. A file that is not recorded builds a part at its first use
+of it. Invariants: no time that a part takes counts as time of a test; a build that fails is tried once, and fails each test that
 needs it with the compiler's last lines; no build outlives the run.
 """
 
@@ -74,7 +74,7 @@ class Provisioner:
         self._before = {name: os.environ.get(name) for name in self._environment}
         os.environ.update(self._environment)
         self._process: subprocess.Popen[bytes] | None = None
-        # While a test runs, pytest captures what this process writes to its standard output.
+        # While a test runs, pytest captures the standard output of this process.
         self._terminal = os.dup(1)
         self._ended = threading.Event()
         self._reader = threading.Thread(
@@ -83,7 +83,7 @@ class Provisioner:
         self._reader.start()
 
     def start(self, files: Iterable[str]) -> None:
-        """Get what is missing of what these files need; returns at once."""
+        """Get the missing parts of these files; returns at once."""
         missing = self._missing.of(files)
         if not missing or self._process:
             return
@@ -151,7 +151,7 @@ class Uses:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[object]) -> Iterator[None]:
-        """What the set-up uses, every test with this fixture needs."""
+        """Every test with this fixture needs the parts that its set-up uses."""
         outer, self._seen = self._seen, set()
         try:
             return (yield)
@@ -176,7 +176,7 @@ class Uses:
                 item.user_properties.append((PROPERTY, sorted(used)))
 
     def close(self) -> None:
-        """No longer told of uses."""
+        """Stop recording uses."""
         cache.on_use.remove(self._use)
 
 
@@ -220,7 +220,7 @@ class Waiting:
         for name in self._parts.get(item.nodeid.partition("::")[0], ()):
             get = provision.PARTS.get(name)
             if get and name not in self._got:
-                # The test that asks for the part gets the same error, and fails with it.
+                # The test that uses the part gets the same error, and fails with it.
                 with suppress(cache.PartError):
                     get()
                     self._got.add(name)
@@ -237,21 +237,21 @@ class Waiting:
             self._left = 0.0
 
     def close(self) -> None:
-        """No longer told of builds."""
+        """Stop reporting builds."""
         cache.while_waiting.remove(self.paused)
 
 
 def log_of_the_run() -> str | None:
-    """Where the processes of the run say what they build; None outside of one."""
+    """The file into which the processes of the run report builds; None outside of a run."""
     return os.environ.get(_LOG)
 
 
 class Progress:
-    """In every process of the run: what it says about parts goes to the log of the run."""
+    """In every process of the run: its messages about parts go to the log of the run."""
 
     def __init__(self, file: str) -> None:
         self._handler = logging.FileHandler(file)
-        # Not what locks say: while one process builds a part, all the others wait for it.
+        # Without messages of locks: while one process builds a part, all the others wait for it.
         self._handler.addFilter(lambda record: record.name == cache.log.name)
         self._logger = cache.log
         self._level = self._logger.level

@@ -1,6 +1,6 @@
-"""What the tests of one worker process share: a control plane, and one `wasmer controller` on it.
+"""Shared by the tests of one worker process: a control plane, and one `wasmer controller` on it.
 
-Both are started by the first test that asks for them and run on the loop of the session, so a test that uses them is marked
+Both are started by the first test that uses them and run on the loop of the session, so a test that uses them is marked
 `pytest.mark.asyncio(loop_scope="session")`. Invariants: see `tests/parts/controlplane.py`.
 """
 

@@ -1,4 +1,4 @@
-"""What every test gets: no blocking calls on the loop of our own code, no event loop left over, metrics of its own."""
+"""Fixtures of every test: no blocking calls of our own code on the loop, no event loop left over, metrics of its own."""
 
 import asyncio
 import gc
@@ -33,9 +33,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Hypothesis measures each example; on a busy machine 200 ms say nothing about the code. pytest-timeout ends what hangs.
+# Hypothesis measures each example; on a busy machine 200 ms mean nothing for the code. pytest-timeout ends a test that hangs.
 hypothesis.settings.register_profile("autowasm", deadline=None)
-# `make unit` looks at fewer examples than `make test`, others each time, and stores none.
+# `make unit` runs fewer examples than `make test`, others each time, and stores none.
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=20, database=None)
 hypothesis.settings.load_profile("autowasm")
 
@@ -48,12 +48,12 @@ looptime_plugin._should_patch = lambda fixturedef, _: (
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Iterator[None]:
-    """What collecting makes lives as long as the run: the garbage collector need not look through it, now or later."""
+    """Objects that the collection of tests creates live as long as the run: the garbage collector need not visit them."""
     gc.disable()
     try:
         yield
     finally:
-        # Hypothesis looks for what refers to its source of random numbers, once, and does not find what is frozen.
+        # Hypothesis searches once for references to its source of random numbers, and does not find frozen objects.
         hypothesis.given(hypothesis.strategies.none())(lambda _: None)()
         gc.collect()
         gc.freeze()
@@ -87,7 +87,7 @@ def _logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
 
     def without_cache(**options: Any) -> None:
-        # A logger that is cached keeps its form, and its stream, for ever.
+        # A cached logger keeps its form, and its stream, until the process ends.
         configure(**{**options, "cache_logger_on_first_use": False})
 
     monkeypatch.setattr(structlog, "configure", without_cache)

@@ -69,7 +69,7 @@ def _running() -> str:
 
 
 def _environment(version: str) -> Path:
-    """The interpreter of an environment with the project and what its tests need. Raises PartError."""
+    """The interpreter of an environment with the project and the dependencies of its tests. Raises PartError."""
     if version == _running():
         return Path(sys.executable)
     return pythons.environment(version, _ROOT / "build" / f"python{version}", project=_ROOT)

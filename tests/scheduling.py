@@ -1,7 +1,7 @@
 """Which test file runs next, on which worker: the longest first, and files that share a control plane on the same workers.
 
-A pytest plugin. `tests/durations.json` holds what `make durations` recorded of each file that takes a second or more or uses parts: its
-length, whether it uses the control plane that files on one worker share, and the real parts it uses (`backgroundbuilds.py`). Invariant: the
+A pytest plugin. `tests/durations.json` has the record of `make durations` for each file that takes a second or more or uses parts: its
+length, whether it uses the control plane that files on one worker share, and the real parts it uses (`provisioning.py`). Invariant: the
 plugin decides on order and worker only. Every file runs once, whole, on one worker, and the tests in a file keep the order that
 pytest-randomly gave them.
 """
@@ -21,7 +21,7 @@ from tests import backgroundbuilds
 from tests.backgroundbuilds import Missing, Progress, Provisioner, Uses, Waiting
 
 RECORD = Path("tests/durations.json")
-"""What `make durations` writes, below the root."""
+"""The file of `make durations`, relative to the root."""
 _LONG = 3.0
 """Seconds from which a file is placed by its length. Shorter ones keep the shuffled order and fill the gaps."""
 _WORKERS_PER_CONTROL_PLANE = 2
@@ -34,7 +34,7 @@ _PROPERTY = "control_plane"
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What is known of a file."""
+    """The recorded facts of a file."""
 
     seconds: float = 0.5
     control_plane: bool = False
@@ -43,7 +43,7 @@ class Recorded:
 
 
 def recorded(file: Path) -> dict[str, Recorded]:
-    """The record: path of the test file below the root → what is known. Empty where there is none."""
+    """The record: path of the test file below the root → facts. Empty if there is no record."""
     if not file.is_file():
         return {}
     return {
@@ -115,7 +115,7 @@ class LongestFirst(LoadFileScheduling):
 
 
 class Recorder:
-    """Adds up what the files take, and writes it at the end."""
+    """Adds up the times of the files, and writes them at the end."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -124,7 +124,7 @@ class Recorder:
         self._parts: defaultdict[str, set[str]] = defaultdict(set)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Of each phase of each test, in whatever process it ran."""
+        """Of each phase of each test, in any process."""
         file = _file(report.nodeid)
         self._seconds[file] += report.duration
         for name, value in report.user_properties:
@@ -134,7 +134,7 @@ class Recorder:
                 self._parts[file].update(value)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Files that did not run keep what was recorded; files that are gone lose it."""
+        """Files that did not run keep their record; files that were removed lose it."""
         known = recorded(self._file) | {
             file: Recorded(
                 round(seconds), file in self._control_plane, tuple(sorted(self._parts[file]))
@@ -184,7 +184,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Without workers. With them, the scheduler knows what was collected."""
+    """Without workers. With them, the scheduler has the collected tests."""
     provisioner = session.config.stash.get(_provisioner, None)
     if provisioner and not session.config.option.collectonly:
         provisioner.start({_file(item.nodeid) for item in session.items})
@@ -199,7 +199,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Longest
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """In the worker: what the record has to know of the test."""
+    """In the worker: the facts of the test for the record."""
     if _CONTROL_PLANE_FIXTURES & set(getattr(item, "fixturenames", ())):
         item.user_properties.append((_PROPERTY, True))
 

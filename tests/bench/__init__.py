@@ -1,1 +1,1 @@
-"""Benchmarks: ratios to a named rival, measured in turns in one run. Not tests: nothing here passes or fails."""
+"""Benchmarks: ratios to a named rival, measured alternately in one run. Not tests: nothing here passes or fails."""

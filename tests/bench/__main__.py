@@ -1,6 +1,6 @@
 """`make bench [ONLY=serve,herd] [SIZE=full] [REPEATS=3]`: run rows, print tables, keep JSON and pictures in build/bench/.
 
-A row that fails is shown with its error, and the others still run; the exit status says so.
+A row that fails is shown with its error, and the others still run; the exit status is then 1.
 """
 
 import argparse
@@ -29,7 +29,7 @@ _SOURCE: Final = Path(autowasm.__file__).parent
 
 
 def main() -> int:
-    """Run what the environment and the arguments name."""
+    """Run the rows of the environment and the arguments."""
     arguments = _arguments()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     names = [name for name in arguments.only.split(",") if name] or list(ROWS)

@@ -2,8 +2,8 @@
 
 One replica is simulated, the one that got most downloads by chance; the others are done earlier. It shares its rate equally
 among all downloads under way (what many TCP connections through one network card come to), and the rate is the lesser of the
-card's and the processor's. Envoys give an attempt up after its timeout and try again after a random back-off, as Envoy does.
-Not a model of the mesh: when a sidecar hears of the module is an input (`spread`). Invariant: the same input and seed give the
+card's and the processor's. Envoys end an attempt after its timeout and try again after a random back-off, as Envoy does.
+Not a model of the mesh: the time at which a sidecar receives the URL of the module is an input (`spread`). Invariant: the same input and seed give the
 same answer.
 """
 
@@ -19,7 +19,7 @@ GBIT = 1e9 / 8
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """What is rolled out, to whom, through what. Seconds, bytes, bytes a second."""
+    """The module, the sidecars and the network of a rollout. Seconds, bytes, bytes a second."""
 
     pods: int
     module: float
@@ -28,14 +28,14 @@ class Rollout:
     chains: int = 2
     """Filter chains of a port: each fetches for itself. With mutual TLS Istio makes two, one for plain text."""
     network: float = 10 * GBIT
-    """Of one replica's node, for what it sends."""
+    """Of one replica's node, outgoing."""
     zones: int = 1
     spread: float = 0.0
-    """Time over which sidecars hear of the module, evenly."""
+    """Time over which sidecars receive the URL of the module, evenly."""
     timeout: float = 30.0
     retries: int = 10
     request_cpu: float = 0.000_45
-    """Processor seconds for a connection and a request, whatever its size."""
+    """Processor seconds for a connection and a request, independent of its size."""
     byte_cpu: float = 0.15 / 1e9
 
     @property
@@ -52,7 +52,7 @@ class Rollout:
 
     @property
     def limit(self) -> str:
-        """What that rate is bound by."""
+        """The resource that limits the rate."""
         processor = self.request_cpu + self.module * self.byte_cpu
         return "network" if self.module / self.network >= processor else "processor"
 
@@ -78,7 +78,7 @@ def simulate(rollout: Rollout, *, seed: int = 1) -> Outcome:
 
 
 def replicas_needed(rollout: Rollout, *, within: float) -> int:
-    """So many that the last download ends within this time after the last sidecar heard. At least 2, and one a zone."""
+    """The number with which the last download ends within this time after the last sidecar received its configuration. At least 2, and one a zone."""
     mean = rollout.downloads * rollout.module / (rollout.rate * (within + rollout.spread))
     needed = max(2, rollout.zones, math.ceil(mean))
     while _most_loaded(_with(rollout, needed)) * rollout.module > rollout.rate * (
@@ -145,7 +145,7 @@ class _Replica:
         return Outcome(last, middle, retried, lost, most, self._downloads)
 
     def _advance(self) -> None:
-        """To when something happens next: set to exactly that, as sums of floats may fall short of it for ever."""
+        """To when something happens next: set to exactly that, because a sum of floats may never reach it."""
         until = self._arrivals[0][0] if self._arrivals else math.inf
         if not self._running:
             self._now = max(self._now, until)

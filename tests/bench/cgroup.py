@@ -1,7 +1,7 @@
-"""A memory cgroup with the limit that the chart gives the container, where this machine lets us make one.
+"""A memory cgroup with the limit that the chart gives the container, where this machine allows it.
 
 Version 2 needs the controller in the parent's `cgroup.subtree_control`; version 1 a writable `memory` hierarchy. Invariant:
-the group is gone afterwards, and what cannot be had is said, not pretended.
+the group is removed afterwards, and a limit that cannot be set is reported.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ _UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """`directory` takes processes; `peak` and `killed` tell what became of them."""
+    """Processes join through `directory`; `peak` and `killed` are their results."""
 
     directory: Path
     limit: int

@@ -1,7 +1,7 @@
-"""`python -m tests.bench.fetching WHO --kind K --directory D REF...`: get all of these at once, measure ourselves.
+"""`python -m tests.bench.fetching WHO --kind K --directory D REF...`: fetch all of these at once, and measure this process.
 
 WHO: `ours` (the controller's fetcher: resolve, download, verify, validate, fsync, store), `oras` (oras-py's download_blob in
-threads, then hashing, as it does not), `crane` (`crane blob`, which hashes; a process for each). REF is
+threads, then hashing, which it leaves out), `crane` (`crane blob`, which hashes; a process for each). REF is
 `HOST/REPOSITORY@sha256:DIGEST` for rivals, an image or URL for ours. One JSON line at the end.
 """
 

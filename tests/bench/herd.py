@@ -1,6 +1,6 @@
-"""A herd beside nginx: thousands of sidecars that hear of a new module at once, each with a connection of its own.
+"""A herd beside nginx: thousands of sidecars that receive a new module's URL at once, each with a connection of its own.
 
-Once more with both in memory cgroups of the chart's limit, where the machine allows that.
+Measured again with both in memory cgroups of the chart's limit, where the machine allows that.
 """
 
 from contextlib import AsyncExitStack
@@ -57,7 +57,7 @@ def _simulated(times: dict[int, tuple[list[float], list[float]]]) -> Figure:
 
 
 class _Herds:
-    """What repeated herds of one size gave."""
+    """The results of repeated herds of one size."""
 
     def __init__(self) -> None:
         self.ours: list[float] = []

@@ -1,4 +1,4 @@
-"""`python -m tests.bench.informers WHO --kubeconfig FILE --pods N [--events M] [--namespace NS]`: follow Pods, measure ourselves.
+"""`python -m tests.bench.informers WHO --kubeconfig FILE --pods N [--events M] [--namespace NS]`: follow Pods, and measure this process.
 
 WHO: `ours` and `ours-paged` (autowasm.kube, streaming list or pages, with the matcher over it), `model` and `dict`
 (kubernetes_asyncio's list and Watch, to models or to dicts), `kopf` (an operator with an index over Pods). Each keeps what
@@ -28,7 +28,7 @@ class Meter:
         self._begun, self._cpu = time.perf_counter(), time.process_time()
 
     def read(self, **more: Any) -> dict[str, Any]:
-        """What is to be printed. `kept`: bytes more that are resident, after garbage was collected."""
+        """The printed result. `kept`: bytes more that are resident, after garbage was collected."""
         seconds, cpu = time.perf_counter() - self._begun, time.process_time() - self._cpu
         gc.collect()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

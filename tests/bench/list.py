@@ -1,7 +1,7 @@
-"""Listing Pods from the real API server: streaming and paged, what they weigh, and what stays of them.
+"""Listing Pods from the real API server: streaming and paged, with their peak memory and the memory that stays.
 
-The rivals follow one namespace of a tenth of the Pods: kubernetes_asyncio would take minutes and gigabytes for all; what is
-compared is processor time for each Pod.
+The rivals follow one namespace of a tenth of the Pods: kubernetes_asyncio would take minutes and gigabytes for all;
+processor time for each Pod is compared.
 """
 
 import sys

@@ -1,6 +1,6 @@
-"""The load generator as a coroutine, and what it found.
+"""The load generator as a coroutine, and its results.
 
-It drains bodies without copying them, so that the server is what is measured. One JSON line for a run.
+It drains bodies without copying them, so that the server is measured. One JSON line for a run.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ _LONGEST = 180
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a run found. Times in milliseconds, `seconds` for the whole, `cpu` of the server in seconds."""
+    """The result of a run. Times in milliseconds, `seconds` for the whole, `cpu` of the server in seconds."""
 
     done: int
     failed: int
@@ -41,7 +41,7 @@ class Load:
 async def keep_alive(
     server: Server, url: str, *, connections: int, seconds: float = 0.0, requests: int = 0
 ) -> Load:
-    """Each connection asks again and again, for `seconds` or until `requests` are done."""
+    """Each connection repeats the request, for `seconds` or until `requests` are done."""
     limit = ["-d", f"{seconds:g}"] if seconds else ["-n", str(requests), "-t", str(_LONGEST)]
     return await _run(server, url, ["-c", str(connections), *limit])
 

@@ -1,6 +1,6 @@
-"""The machine that figures are from: what it is, and whether it is quiet enough to tell anything.
+"""The machine that figures are from: its processor and kernel, and whether other load disturbs the figures.
 
-Not a correction of figures: they stay as they were. Invariant: a run on a machine that does something else says so.
+Not a correction of figures: they stay as they were. Invariant: a run on a machine with other load reports it.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ class Calibration:
 
 
 def calibrate() -> Calibration:
-    """Takes about a second. Hashing and interpreting, as what is measured does both."""
+    """Takes about a second. Hashing and interpreting, because the measured code does both."""
     times: list[float] = []
     total, idle, own = *_processors(), time.process_time()
     for number in range(_ROUNDS + _WARM_UP):
@@ -80,7 +80,7 @@ def describe() -> dict[str, Any]:
 
 
 def as_document(calibrations: list[Calibration]) -> dict[str, Any]:
-    """What was seen before and after a row, the worst of it last."""
+    """The load before and after a row, the highest last."""
     return {
         "rounds": [asdict(one) for one in calibrations],
         "verdict": next((one.verdict for one in calibrations if one.verdict), ""),

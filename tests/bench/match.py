@@ -1,6 +1,6 @@
 """Matching Pods with the selectors of 1 000 AutoWasms: changes a second, a new AutoWasm, one label on thousands of Pods.
 
-In this process, without a network: what is measured is `controller/pods/podindex.py` behind the controller's own decoder and
+In this process, without a network: it measures `controller/pods/podindex.py` behind the controller's own decoder and
 store. The rival is a plain loop over all selectors. Growth must be linear, and is drawn.
 """
 
@@ -92,7 +92,7 @@ class _World:
         return _CHANGES / _seconds(work)
 
     def changes_a_second_naively(self) -> float:
-        """Each selector is compared with each Pod that changed: what an operator without an index does."""
+        """Each selector is compared with each Pod that changed, as in an operator without an index."""
         some = [self._random.choice(self._rows) for _ in range(200)]
         wanted = [(one.namespace, frozenset(one.labels)) for one in self._selectors.values()]
 
@@ -102,7 +102,7 @@ class _World:
                 for namespace, pairs in wanted:
                     _ = namespace in (None, one.namespace) and pairs <= labels
 
-        return len(some) / 2 / _seconds(work)  # both sides of a change are looked at
+        return len(some) / 2 / _seconds(work)  # both sides of a change are examined
 
     def new_autowasm(self) -> float:
         """Seconds until its Pods are counted, 99th percentile."""
@@ -156,7 +156,7 @@ def _decode(codec: Codec[Pod], numbers: range, *, label: str) -> list[Pod]:
 
 
 def _relabel(codec: Codec[Pod], rows: list[Pod], count: int, autowasms: int) -> float:
-    """Seconds from the bytes of `count` events, each of a Pod whose label changed, to the right counts."""
+    """Seconds from the bytes of `count` events, each a changed label of a Pod, to the right counts."""
     found = matcher(rows[:count], _selectors(count, autowasms, random.Random(11)))
     store: ObjectStore[Pod] = ObjectStore()
     for row in rows[:count]:

@@ -1,4 +1,4 @@
-"""What is asked of a process from outside: processor seconds, memory, and the pages of a file in the page cache.
+"""Measurements of a process from outside: processor seconds, memory, and the pages of a file in the page cache.
 
 Linux only, by /proc. Not a profiler.
 """
@@ -18,7 +18,7 @@ SERVER_CPU, CLIENT_CPU = 0, 1
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """MiB: what is resident, of that what belongs to nobody else, and the most that ever was."""
+    """MiB: resident, of that private to the process, and the peak."""
 
     resident: float
     anonymous: float
@@ -39,7 +39,7 @@ def memory(pid: int) -> Memory:
 
 
 def forget_peak(pid: int) -> None:
-    """The most that ever was is what is now."""
+    """Reset the peak to the current value."""
     Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
@@ -65,7 +65,7 @@ async def json_of(
     timeout: float = 300,
     env: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Run a program that prints one JSON object as its last line. Raises RuntimeError with what it wrote."""
+    """Run a program that prints one JSON object as its last line. Raises RuntimeError with its output."""
     process = await asyncio.create_subprocess_exec(
         *map(str, command),
         stdin=asyncio.subprocess.DEVNULL,

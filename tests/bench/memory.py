@@ -1,4 +1,4 @@
-"""What the controller weighs and uses: after the start, with 1 000 AutoWasms and 50 000 Pods, after much churn, and idle.
+"""Memory and processor time of the controller: after the start, with 1 000 AutoWasms and 50 000 Pods, after much churn, and idle.
 
 An hour of churn is compressed: as many changes of Pods as an hour has, as fast as the API server takes them, but three minutes
 at most; the figure names how many they were. No rival: the budgets are absolute. Also how long a small blob takes while the
@@ -109,7 +109,7 @@ async def _create_pods(installation: Installation, count: int) -> None:
 
 
 async def _churn(installation: Installation, pod_count: int, changes: int) -> int:
-    """So many changes of labels, on all Pods in turn; fewer where the API server needs too long. Returns how many."""
+    """So many changes of labels, over all Pods; fewer where the API server needs too long. Returns how many."""
     made, until = 0, time.monotonic() + _CHURN_SECONDS
 
     def calls() -> Iterator[Call]:

@@ -1,4 +1,4 @@
-"""Charts as SVG files: no script, no font and no style sheet from elsewhere, so that a Markdown page can show them."""
+"""Charts as SVG files: no script, and no external font or style sheet, so that a Markdown page can show them."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a row is told: how large, how often, and where it may write."""
+"""The parameters of a row: size, repeats, and the folder for its files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`small` is for trying the benchmark itself: its figures say nothing."""
+    """`small` is for trying the benchmark itself: its figures mean nothing."""
 
     directory: Path
     repeats: int

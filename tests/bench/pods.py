@@ -1,6 +1,6 @@
 """Synthetic Pods with Istio's sidecar: 12 KB of JSON each, as the API server sends them, 20 to a Deployment.
 
-Made from one Pod in `tests/assets/bench/pod.json`. Not valid forever: only what an API server checks is right.
+Made from one Pod in `tests/assets/bench/pod.json`. Only the fields that an API server validates are correct.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
-"""`python -m tests.bench.replay --pods N --events M [--rate R]`: an API server that knows nothing but Pods that change.
+"""`python -m tests.bench.replay --pods N --events M [--rate R]`: an API server that serves only a watch of Pods.
 
-It lists nobody, then sends N Pods that come and M - N changes of them, as fast as they are read or R a second, each as a
+Its list is empty; the watch has N added Pods and M - N changes of them, as fast as they are read or R a second, each as a
 chunk of its own as the real one does. Prints its port. Not a fake for tests: no errors, no other resources.
 """
 

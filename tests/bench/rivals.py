@@ -1,6 +1,6 @@
-"""How others follow Pods: kubernetes_asyncio's list and Watch, and a kopf operator with an index.
+"""Rivals that follow Pods: kubernetes_asyncio's list and Watch, and a kopf operator with an index.
 
-Each keeps what ours keeps: which Pods have which labels. Nothing is made slower than their documentation has it.
+Each keeps the same as ours: which Pods have which labels. Nothing is made slower than their documentation has it.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ async def follow_with_kubernetes_asyncio(
         await client.VersionApi(api).get_code() if not watch else None
         meter = meters()
         if watch:
-            # Without a type it answers with models, as the API's return type says.
+            # Without a type it returns models, by the API's return type.
             stream = watching.Watch(**({} if models else {"return_type": "object"}))
             async for event in stream.stream(core.list_pod_for_all_namespaces):
                 _keep(rows, event["object"])
@@ -61,7 +61,7 @@ def _keep(rows: dict[tuple[str, str], dict[str, str]], pod: Any) -> None:
 async def follow_with_kopf(
     kubeconfig: Path, namespace: str, wanted: int, meters: Meters
 ) -> dict[str, Any]:
-    """An operator whose index has every Pod by namespace and labels."""
+    """An operator with an index of Pods by namespace and labels."""
     import os  # noqa: PLC0415
 
     os.environ["KUBECONFIG"] = str(kubeconfig)

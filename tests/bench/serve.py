@@ -1,6 +1,6 @@
 """Serving blobs beside nginx: four sizes by up to 2 000 connections, from the page cache and from the disk.
 
-Both serve the same files, in turns, on a processor of their own; the load generator has the other.
+Both serve the same files, alternately, on a processor of their own; the load generator has the other.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ CONNECTIONS = (1, 64, 512, 2000)
 
 _SECONDS = 1.5
 _BYTES_A_SECOND = 3.5e9
-"""More than loopback gives: a cell whose one round is above `_SECONDS` at this rate runs exactly one round."""
+"""More than loopback transfers: a cell with one round above `_SECONDS` at this rate runs exactly one round."""
 
 
 async def run(plan: Plan) -> Result:

@@ -18,7 +18,7 @@ from tests.parts.process import Process
 
 _BLOCK = 1 << 20
 TEMPLATE = envoy.listeners_yaml([1], cluster="none")
-"""Standalone mode wants one; nobody reads what is made of it."""
+"""Standalone mode needs one; its output is not read."""
 _NGINX = """
 daemon off; master_process off; pid {directory}/nginx.pid; error_log {directory}/error.log;
 worker_rlimit_nofile {files};
@@ -50,13 +50,13 @@ class Server:
         return {f"{name} {bound}".strip(): float(value) for name, bound, value in found}
 
     async def longest_iteration(self) -> float:
-        """Milliseconds that the event loop was held at most since this was last asked."""
+        """The longest hold of the event loop since the last call, in milliseconds."""
         return 1000 * (await self.metrics())["autowasm_loop_longest_turn_seconds"]
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """Both, and what they serve: size in bytes → path of the URL, and of the file."""
+    """Both servers and their files: size in bytes → path of the URL, and of the file."""
 
     ours: Server
     nginx: Server

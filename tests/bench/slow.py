@@ -1,4 +1,4 @@
-"""Clients that are no joy: a thousand that read at 10 KB/s, hundreds that go away, and a small blob asked for meanwhile.
+"""Slow and aborting clients: a thousand that read at 10 KB/s, hundreds that disconnect, and a small blob requested meanwhile.
 
 The rival in the last is the same server with nothing else to do.
 """
@@ -25,11 +25,11 @@ _STEP = 0.5
 _RECEIVE_BUFFER = 16 << 10
 _RESET = struct.pack("ii", 1, 0)
 _DEADLINE = 30 + LARGE / (64 << 10)
-"""Seconds that the server gives a send of LARGE: `ServeLimits.send_base` and `send_rate`."""
+"""Seconds that the server allows for a send of LARGE: `ServeLimits.send_base` and `send_rate`."""
 
 
 async def run(plan: Plan) -> Result:
-    """What slow and aborting clients cost."""
+    """The cost of slow and aborting clients."""
     clients = plan.pick(1000, 50)
     notes = []
     async with serving(plan.directory, [SMALL, LARGE]) as both:
@@ -121,7 +121,7 @@ async def _slow_clients(server: Server, url: str, count: int) -> AsyncIterator[_
 
 
 async def _asked(server: Server, url: str, buffer: int) -> socket.socket:
-    """A connection on which `url` was asked for and nothing was read."""
+    """A connection on which `url` was requested and nothing was read."""
     one = socket.socket()
     one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     one.setblocking(False)
@@ -132,7 +132,7 @@ async def _asked(server: Server, url: str, buffer: int) -> socket.socket:
 
 
 async def _abort(server: Server, url: str, count: int) -> None:
-    """Go away after the first bytes: every second time with a reset, else with a plain end."""
+    """Disconnect after the first bytes: every second time with a reset, else with a plain end."""
     loop = asyncio.get_running_loop()
 
     async def one(number: int) -> None:

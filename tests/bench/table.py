@@ -1,7 +1,7 @@
-"""Figures of a row, how they are judged, printed and kept.
+"""Figures of a row, and how they are judged, printed and stored.
 
-Invariant: a ratio is of runs that took turns, pair by pair; without a rival there is none. A budget that lies within what
-the runs differ by is neither met nor missed.
+Invariant: a ratio is of alternating runs, pair by pair; without a rival there is none. A budget that lies within the
+variation of the runs is neither met nor missed.
 """
 
 import json
@@ -16,7 +16,7 @@ Verdict = Literal["", "met", "missed", "too close to tell"]
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a figure must keep. `of` says whether the ratio to the rival is meant, or ours alone."""
+    """The budget of a figure. `of`: whether it limits the ratio to the rival, or our figure alone."""
 
     limit: float
     kind: Literal["most", "least"]
@@ -56,7 +56,7 @@ def at_least(limit: float) -> Budget:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line: what was measured, in which unit, ours, the rival's, and the budget."""
+    """One line: name, unit, our value, the rival's, and the budget."""
 
     name: str
     unit: str
@@ -109,7 +109,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a row gives. `notes` say what could not be measured here, or what to know when reading."""
+    """The result of a row. `notes` have measurements that were impossible here, and remarks for readers."""
 
     figures: Sequence[Figure]
     charts: Sequence[Chart] = ()

@@ -1,1 +1,1 @@
-"""The fault suite: for each fault, three real replicas, steady downloads and a steady load, and what has to hold (docs/reliability.md)."""
+"""The fault suite: for each fault, three real replicas, steady downloads and a steady load, and the assertions (docs/reliability.md)."""

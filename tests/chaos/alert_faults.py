@@ -32,7 +32,7 @@ _STATS = "type.googleapis.com/envoy.extensions.access_loggers.stats.v3.Config"
 
 
 def template(port: int) -> str:
-    """A listener that counts requests by what became of them, as Istio's Telemetry does."""
+    """A listener that counts requests by their outcome, as Istio's Telemetry does."""
     document = yaml.safe_load(envoys.listeners_yaml([port], cluster="web"))
     manager = document["resources"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     tag = {"name": "response_code_details", "value_format": "%RESPONSE_CODE_DETAILS%"}
@@ -83,7 +83,7 @@ async def timed_scene(directory: Path) -> AsyncIterator[TimedScene]:
 
 
 Fault = Callable[[TimedScene, Prometheus], Awaitable[tuple[str, ...]]]
-"""Makes its alerts fire, ends, and says which they were."""
+"""Makes its alerts fire, ends, and returns their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class Group:
 
 
 Measured = Callable[[Prometheus, float, float], Awaitable[None]]
-"""Is given what was scraped, from when, until when (seconds since the epoch)."""
+"""Gets the scraped data, its begin and its end (seconds since the epoch)."""
 
 
 async def run(directory: Path, *groups: Group, then: Measured | None = None) -> None:
@@ -181,7 +181,7 @@ async def _sources(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
 
 
 async def _polls(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
-    """Sources are asked every half minute, the shortest interval, while the registry is gone and time passes at once."""
+    """Sources are polled every half minute, the shortest interval, while the registry is down and time passes at once."""
     server, names = scene.wasmer, [f"polled-{number}" for number in range(6)]
     for name in names:
         image = await scene.push_header(name, name=name)
@@ -208,7 +208,7 @@ async def _polls(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
 
 
 async def _unknown(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
-    """Somebody tries digests."""
+    """A client guesses digests."""
     async with again_and_again(lambda: fetch(scene.wasmer.host, "0" * 64), 0.2):
         await watcher.wait_firing("AutoWasmUnknownModules")
     return ("AutoWasmUnknownModules",)
@@ -246,7 +246,7 @@ async def _full(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
 
 
 async def _writes(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
-    """What is to be written cannot be: a file is where the folder was."""
+    """Writes fail: a file has the place of the folder."""
     server, asked = scene.wasmer, 0
     folder = server.directory / "envoy/status"
     aside = folder.with_name("aside")
@@ -270,7 +270,7 @@ async def _writes(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
 
 
 async def _held_up(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
-    """The machine gives the process no time, in the middle of its work."""
+    """The process gets no processor time, in the middle of its work."""
     pid = scene.wasmer.process.pid
 
     async def hold() -> None:
@@ -281,7 +281,7 @@ async def _held_up(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
             os.killpg(pid, signal.SIGCONT)
 
     async with AsyncExitStack() as stack:
-        for _ in range(8):  # so that it is at work when it is stopped
+        for _ in range(8):  # so that it is computing when it is stopped
             ask = again_and_again(lambda: wire.get(f"http://{scene.wasmer.admin}/metrics"), 0.0)
             await stack.enter_async_context(ask)
         await stack.enter_async_context(again_and_again(hold, 0.08))

@@ -1,6 +1,6 @@
-"""What the tests of alerts share: quick rules, the panels' queries, and faults that go on until told otherwise.
+"""Shared by the tests of alerts: rules with short durations, the panels' queries, and faults that last until they are ended.
 
-Not the faults' proof. Invariant: the rules are the operators' own but for their durations.
+It does not prove the faults. Invariant: the rules are the shipped ones except for their durations.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ QUICK = Durations(scale=1 / 60, least=4.0)
 WINDOW = "10s"
 CLUSTER_ALERTS = {"AutoWasmNoLeader", "AutoWasmWatchSilent", "AutoWasmWorkerStuck"}
 CLUSTER_PANELS = ("API server: ", "Pods by rollout state", "Events and unexpected errors A")
-"""What needs an API server, by the beginning of titles."""
+"""Panels that need an API server, by the beginning of their titles."""
 POD_PANELS = ("Service A",)
-"""Only wasmer in a Pod looks its Service up: see `tests/e2e/test_cluster_installed.py`."""
+"""Only wasmer in a Pod checks its Service: see `tests/e2e/test_cluster_installed.py`."""
 
 
 def quick_rules(*, least: float = QUICK.least) -> str:
@@ -30,7 +30,7 @@ def quick_rules(*, least: float = QUICK.least) -> str:
 
 
 def queries() -> dict[str, str]:
-    """Every query of the dashboard by its panel and its letter, as Grafana would ask it with everything chosen."""
+    """Every query of the dashboard by its panel and its letter, as Grafana sends it with all variables selected."""
     found = {}
     for panel in json.loads(BOARD.read_text())["panels"]:
         for target in panel.get("targets", []):
@@ -76,7 +76,7 @@ async def again_and_again(
 
 
 async def fetch(host: str, digest: str, *, patience: float = 1.0) -> int:
-    """The status of an answer to what an Envoy would ask."""
+    """The status of the answer to an Envoy's request."""
     headers = {"x-envoy-expected-rq-timeout-ms": str(int(patience * 1000))}
     url = f"http://{host}/wasm/{digest}"
     return (await wire.request("GET", url, headers=headers, timeout=30)).status

@@ -1,4 +1,4 @@
-"""What has to hold in every row."""
+"""Assertions of every row."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -25,7 +25,7 @@ async def unharmed(world: Fleet) -> AsyncIterator[Watch]:
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """What all replicas wrote since `since`, from the audit log."""
+    """The writes of all replicas since `since`, from the audit log."""
 
     world: Fleet
     since: int

@@ -1,6 +1,6 @@
-"""What a test does to the disks and sources of replicas, and a client that stops in the middle of a download.
+"""Faults of the disks and sources of replicas, and a client that stops in the middle of a download.
 
-Not the assertions of a row. Invariant: each fault says whether it bit.
+It has no assertions of a row. Invariant: each fault reports whether it had an effect.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from tests.parts.installation import PASSWORD, USER
 from tests.parts.wasmer import Wasmer
 
 BLOCKED_AFTER = 64 * 1024
-"""Bytes that a client takes before it stops; it tells the kernel to keep about as many for it."""
+"""Bytes that a client reads before it stops; its receive buffer is about as large."""
 
 
 def blob_file(replica: Wasmer, digest: str) -> Path:
@@ -28,13 +28,13 @@ def blob_file(replica: Wasmer, digest: str) -> Path:
 
 
 def identity(path: Path) -> tuple[int, int]:
-    """Another one once the file was written anew."""
+    """Differs after the file was written again."""
     found = path.stat()
     return found.st_ino, found.st_ctime_ns
 
 
 def empty(replica: Wasmer) -> None:
-    """All files in the cache of a replica that runs go away under it, and all folders."""
+    """Remove all files and folders in the cache of a running replica."""
     cache = replica.directory / "cache"
     while cache.exists():  # it may be writing there
         shutil.rmtree(cache, ignore_errors=True)
@@ -54,7 +54,7 @@ async def start_all(world: Fleet) -> None:
 
 
 async def delete_image(world: Fleet, image: str) -> None:
-    """What `image` (`host/repository@sha256:...`) names is gone from the registry, as by `crane delete`."""
+    """Delete the manifest of `image` (`host/repository@sha256:...`) from the registry, like `crane delete`."""
     name, _, digest = image.partition("@")
     repository = name.partition("/")[2].partition(":")[0]
     url = f"{world.installation.registry.url}/v2/{repository}/manifests/{digest}"
@@ -66,18 +66,18 @@ async def delete_image(world: Fleet, image: str) -> None:
     deleted = await wire.request("DELETE", url, headers=headers)
     assert deleted.status == 202, deleted
     answer = await wire.get(url, headers=headers)
-    assert answer.status == 404, "the fault bit"
+    assert answer.status == 404, "the fault had an effect"
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """A client in the middle of a download: `head` is what it took so far."""
+    """A client in the middle of a download: `head` is the part that it has read."""
 
     endpoint: socket.socket
     head: bytes
 
     async def rest(self, *, timeout: float = 60) -> bytes:
-        """All that comes until the connection ends, in whatever way."""
+        """All bytes until the connection ends, in any way."""
         loop, parts = asyncio.get_running_loop(), [self.head]
         async with asyncio.timeout(timeout):
             try:
@@ -96,7 +96,7 @@ class Stopped:
 
 @asynccontextmanager
 async def stopped_client(replica: Wasmer, digest: str) -> AsyncIterator[Stopped]:
-    """One that has taken the beginning of the module and then takes nothing more, until it is told to."""
+    """A download that has received the beginning of the module and then reads nothing until it is resumed."""
     address, _, port = replica.host.rpartition(":")
     loop = asyncio.get_running_loop()
     with socket.socket() as endpoint:

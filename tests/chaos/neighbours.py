@@ -1,6 +1,6 @@
-"""What can be wrong with the way from one replica to another, and a replica that finds the others by name.
+"""Faults between one replica and another, and a replica that finds the others by name.
 
-Not the assertions of a row. Invariant: each trouble counts how often it bit.
+It has no assertions of a row. Invariant: each fault counts its effects.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +20,7 @@ Bites = Callable[[], int]
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class FaultCase:
     """With every replica's blob port, as the other replicas reach it. Envoys reach it as ever."""
 
     name: str
@@ -34,7 +34,7 @@ class Trouble:
 
     @asynccontextmanager
     async def lasting(self, world: Fleet) -> AsyncIterator[Bites]:
-        """It is so until the context ends; yields what tells how often it bit so far."""
+        """The fault lasts until the context ends; yields a function that returns the number of its effects so far."""
         async with AsyncExitStack() as stack:
             between = []
             for replica, way in zip(world.replicas, world.peers, strict=True):
@@ -45,13 +45,13 @@ class Trouble:
                 way.mode = self.mode
                 way.cut_all()
 
-            def bites() -> int:
+            def injected() -> int:
                 held = sum(way.counters.refused + way.counters.hung for way in world.peers)
-                return held + sum(proxy.bitten for proxy in between)
+                return held + sum(proxy.injected for proxy in between)
 
-            before = bites()
+            before = injected()
             try:
-                yield lambda: bites() - before
+                yield lambda: injected() - before
             finally:
                 for replica, way in zip(world.replicas, world.peers, strict=True):
                     address, _, port = replica.host.rpartition(":")
@@ -60,16 +60,16 @@ class Trouble:
                     way.cut_all()
 
 
-UNREACHABLE = Trouble("unreachable", mode=Refuse())
-HANGING = Trouble("hanging", mode=Hang())
-DRIPPING = Trouble("dripping", fault=Drip())
-LYING = Trouble("lying", fault=Lie("/wasm/"))
-LONGER = Trouble("length-too-long", fault=Misstate("/wasm/", 10))
-SHORTER = Trouble("length-too-short", fault=Misstate("/wasm/", -10))
+UNREACHABLE = FaultCase("unreachable", mode=Refuse())
+HANGING = FaultCase("hanging", mode=Hang())
+DRIPPING = FaultCase("dripping", fault=Drip())
+LYING = FaultCase("lying", fault=Lie("/wasm/"))
+LONGER = FaultCase("length-too-long", fault=Misstate("/wasm/", 10))
+SHORTER = FaultCase("length-too-short", fault=Misstate("/wasm/", -10))
 
 
 async def copies(replica: Wasmer, outcome: str) -> float:
-    """How many modules it asked of the others with this outcome."""
+    """Number of copies from other replicas with this outcome."""
     answer = await wire.get(f"http://{replica.admin}/metrics")
     wanted = f'autowasm_peer_copies_total{{outcome="{outcome}"}} '
     lines = answer.body.decode().splitlines()
@@ -88,7 +88,7 @@ def names_of(world: Fleet, row: str) -> Names:
 
 @asynccontextmanager
 async def found_by_name(world: Fleet, names: Names, row: str) -> AsyncIterator[Wasmer]:
-    """A new replica that asks `names` where the others are. It has to answer as all do."""
+    """A new replica that looks up the others in `names`. It has to answer as all do."""
     port = world.replicas[0].host.rpartition(":")[2]
     async with world.installation.another(
         f"by-name-{row}",

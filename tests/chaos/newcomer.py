@@ -17,7 +17,7 @@ LABELS = {"app": NAME}
 
 
 async def add_newcomers_service(world: Fleet) -> None:
-    """Once for a fleet: what is behind the new sidecars."""
+    """Once for a fleet: the service behind the new sidecars."""
     await world.istiod.add_workload(
         NAME, labels=LABELS, address=ADDRESS, port=world.port, service=world.service
     )

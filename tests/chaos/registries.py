@@ -1,6 +1,6 @@
-"""What can be wrong with a registry: how it begins, what a person reads meanwhile, and how it ends.
+"""Faults of a registry: their beginning, the messages meanwhile, and their end.
 
-Not the assertions of a row. Invariant: each trouble counts how often it bit.
+It has no assertions of a row. Invariant: each fault counts its effects.
 """
 
 import base64
@@ -15,12 +15,12 @@ from tests.parts.fleet import Fleet
 from tests.parts.installation import pull_secret
 
 RETRY_AFTER = 8
-"""Seconds, for which a registry that answers 429 wants to be left alone."""
+"""Seconds of `Retry-After` from a registry that answers 429."""
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
-    """`reasons`: what the condition `Fetched` may say; `words`: what its message holds, as a regular expression."""
+class FaultCase:
+    """`reasons`: the possible reasons of the condition `Fetched`; `words`: a regular expression for its message."""
 
     name: str
     reasons: tuple[str, ...]
@@ -35,7 +35,7 @@ class Trouble:
     def __str__(self) -> str:
         return self.name
 
-    def bites(self, world: Fleet) -> int:
+    def injected(self, world: Fleet) -> int:
         """How often anything of the kind went wrong so far."""
         counters = world.registry_port.counters
         match self.mode:
@@ -44,7 +44,7 @@ class Trouble:
             case Hang():
                 return counters.hung
             case _:
-                return world.registry.bitten
+                return world.registry.injected
 
     @asynccontextmanager
     async def lasting(self, world: Fleet) -> AsyncIterator[None]:
@@ -73,42 +73,42 @@ async def _log_in(world: Fleet, user: str | None = None) -> None:
 
 _CHALLENGE = {"WWW-Authenticate": 'Basic realm="registry"'}
 
-DOWN = Trouble("down", ("RegistryUnavailable",), "Connection (reset|refused)", mode=Refuse())
-BROKEN = Trouble("500", ("RegistryUnavailable",), "status 500", fault=Answer(500))
-DENIED = Trouble(
+DOWN = FaultCase("down", ("RegistryUnavailable",), "Connection (reset|refused)", mode=Refuse())
+BROKEN = FaultCase("500", ("RegistryUnavailable",), "status 500", fault=Answer(500))
+DENIED = FaultCase(
     "401",
     ("Unauthorized",),
     "(is refused: status 401.*sent with the login of user 'somebody-else'|has refused)",
     fault=Answer(401, headers=_CHALLENGE),
     other_login=True,
 )
-BUSY = Trouble(
+BUSY = FaultCase(
     "429",
     ("RegistryUnavailable",),
     "status 429|limits the rate of requests",
     fault=Answer(429, headers={"Retry-After": str(RETRY_AFTER)}),
 )
-HANGING = Trouble("hanging", ("Timeout",), "no answer within 30 s", mode=Hang())
-DRIPPING = Trouble("dripping", ("TooSlow",), "slower than .* for 10 s", fault=Drip())
-LYING = Trouble(
+HANGING = FaultCase("hanging", ("Timeout",), "no answer within 30 s", mode=Hang())
+DRIPPING = FaultCase("dripping", ("TooSlow",), "slower than .* for 10 s", fault=Drip())
+LYING = FaultCase(
     "lying",
     ("DigestMismatch",),
     "layer .* the bytes have sha256:.*, not sha256:",
     fault=Lie("/blobs/"),
 )
-LYING_MANIFEST = Trouble(
+LYING_MANIFEST = FaultCase(
     "lying-manifest",
     ("DigestMismatch",),
     "manifest .* the bytes have sha256:.*, not sha256:",
     fault=Lie("/manifests/"),
 )
-LONGER = Trouble(
+LONGER = FaultCase(
     "length-too-long",
     ("RegistryUnavailable",),
     "was cut off",
     fault=Misstate("/blobs/", 10),
 )
-SHORTER = Trouble(
+SHORTER = FaultCase(
     "length-too-short",
     ("SizeMismatch",),
     "bytes arrived, but .* were announced",

@@ -77,7 +77,7 @@ async def _touch(installation: Installation) -> None:
 
 
 async def _add_pod(installation: Installation) -> None:
-    """One that the AutoWasms match, with a sidecar that nobody runs."""
+    """One that the AutoWasms match, with a sidecar that does not run."""
     pods = "/api/v1/namespaces/default/pods"
     containers = [{"name": name, "image": "x"} for name in ("main", "istio-proxy")]
     pod = {

@@ -1,4 +1,4 @@
-"""Modules that sidecars ask for and do not get are reported."""
+"""Modules that sidecars request and do not get are reported."""
 
 from pathlib import Path
 

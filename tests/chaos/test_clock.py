@@ -27,7 +27,7 @@ HOURS = 30
 
 @pytest.fixture(scope="module")
 def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
-    """What it shows is the system's time at first."""
+    """It begins with the system's time."""
     clock = Clock(tmp_path_factory.mktemp("clock") / "seconds")
     clock.jump_to(0)
     return clock
@@ -62,7 +62,9 @@ async def test_wall_clock_jumps(clocked: Fleet, clock: Clock, hours: int) -> Non
     audited = await Audited.begin(clocked)
     async with unharmed(clocked):
         clock.jump_to(hours * 3600)
-        assert [round(one / 3600) for one in await _shown(clocked)] == [hours] * 3, "the fault bit"
+        assert [round(one / 3600) for one in await _shown(clocked)] == [hours] * 3, (
+            "the fault had an effect"
+        )
         async with newcomer(clocked, row=f"clock{hours}"):
             await clocked.publish("data")
         assert await clocked.leader() is leader, "a Lease is measured by a clock that does not jump"

@@ -1,4 +1,4 @@
-"""Disks lose what is stored, or hold other bytes: nobody gets a wrong answer, and the modules come back by themselves."""
+"""Disks lose what is stored, or hold other bytes: no client gets a wrong answer, and wasmer restores the modules without intervention."""
 
 import asyncio
 import hashlib
@@ -26,7 +26,7 @@ async def _writes(world: Fleet, since: int) -> list[str]:
 
 
 async def test_disks_emptied_under_running_replicas_fill_again(mesh: Fleet) -> None:
-    """No answer is wrong or late beyond patience: who asks waits until the first copy has come from the source."""
+    """No answer is wrong or later than its deadline: requests wait until the first copy has come from the source."""
     audited = await Audited.begin(mesh)
     files = [
         disks.blob_file(replica, digest)
@@ -40,7 +40,9 @@ async def test_disks_emptied_under_running_replicas_fill_again(mesh: Fleet) -> N
         async with newcomer(mesh, row="emptied"):
             await mesh.settled()
     after = [disks.identity(file) for file in files]
-    assert all(now != then for now, then in zip(after, before, strict=True)), "the fault bit"
+    assert all(now != then for now, then in zip(after, before, strict=True)), (
+        "the fault had an effect"
+    )
     assert await _writes(mesh, audited.since) == []
 
 
@@ -57,7 +59,7 @@ async def test_all_replicas_start_with_empty_disks(mesh: Fleet) -> None:
 
 
 async def test_all_replicas_start_with_empty_disks_after_the_tag_has_moved(mesh: Fleet) -> None:
-    """The record names the manifest by its digest: what was published is fetched, not what the tag names now."""
+    """The record names the manifest by its digest: the published manifest is fetched, not the current one of the tag."""
     first, second = mesh.module("data"), mesh.module("data")
     digest = await mesh.apply("data", module=first, image=await _push(mesh, "moving", first))
     await mesh.settled()
@@ -77,7 +79,7 @@ async def test_all_replicas_start_with_empty_disks_after_the_tag_has_moved(mesh:
 
 @pytest.mark.chaos
 async def test_module_that_nobody_has_any_more_is_lost_until_a_refresh(mesh: Fleet) -> None:
-    """A sidecar that asks for it gets 503: its bytes exist nowhere. Proxies that run it continue to run it."""
+    """A sidecar that requests it gets 503: no copy of it exists. Proxies that run it continue to run it."""
     first = mesh.module("data")
     image = await _push(mesh, "deleted", first)
     lost = await mesh.apply("data", module=first, image=image)
@@ -98,7 +100,7 @@ async def test_module_that_nobody_has_any_more_is_lost_until_a_refresh(mesh: Fle
             url = f"http://{replica.host}/wasm/{lost}"
             patience = {"x-envoy-expected-rq-timeout-ms": "1000"}
             answer = await wire.request("GET", url, headers=patience, timeout=10)
-            assert answer.status == 503, "the fault bit"
+            assert answer.status == 503, "the fault had an effect"
         live = await mesh.installation.envoyfilter("data")
         assert live["spec"] == published["spec"], "what is published is held on to"
 
@@ -112,7 +114,7 @@ async def test_module_that_nobody_has_any_more_is_lost_until_a_refresh(mesh: Fle
 
 
 async def _is_lost(mesh: Fleet) -> Document | None:
-    """The condition says so."""
+    """The condition reports it."""
     found = await mesh.installation.get("data")
     conditions = found["status"].get("conditions", [])
     reasons = {one["reason"] for one in conditions if one["type"] == "Fetched"}
@@ -121,26 +123,28 @@ async def _is_lost(mesh: Fleet) -> Document | None:
 
 @pytest.mark.parametrize("damage", [disks.truncate, disks.overwrite, disks.replace])
 async def test_damaged_blob_is_never_served(mesh: Fleet, damage: Callable[[Path], None]) -> None:
-    """On all replicas at once, so only the source has it; nobody who asks from then on sees it."""
+    """On all replicas at once, so only the source has it; later requests are not affected."""
     digest = mesh.wanted["data"]
     before = [await one.metric("autowasm_blobs_damaged_total") for one in mesh.replicas]
     async with unharmed(mesh):
         async with (
             mesh.between_downloads()
-        ):  # what is in a socket already, the damage may reach there
+        ):  # the damage may reach bytes that are in a socket already
             for replica in mesh.replicas:
                 await asyncio.to_thread(damage, disks.blob_file(replica, digest))
         async with newcomer(mesh, row=damage.__name__):
             await mesh.settled()
         after = [await one.metric("autowasm_blobs_damaged_total") for one in mesh.replicas]
-        assert all(now > then for now, then in zip(after, before, strict=True)), "the fault bit"
+        assert all(now > then for now, then in zip(after, before, strict=True)), (
+            "the fault had an effect"
+        )
 
 
 @pytest.mark.parametrize("damage", [disks.truncate, disks.overwrite, disks.replace])
 async def test_blob_damaged_in_the_middle_of_a_download(
     mesh: Fleet, damage: Callable[[Path], None]
 ) -> None:
-    """What began is the right module or breaks off: never an answer that is whole and wrong."""
+    """A response that has begun is the right module or is cut: never complete and wrong."""
     module = wat.padded(mesh.module("large"), size=LARGE)
     digest = await mesh.apply("large", module=module)
     await mesh.settled()

@@ -1,4 +1,4 @@
-"""etcd goes and comes back: nobody can write meanwhile, and nothing that is published suffers."""
+"""etcd stops and returns: writes fail meanwhile, and published modules are not affected."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ pytestmark = [
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def running_fleet(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Fleet]:
-    """On a control plane of its own, whose etcd is killed."""
+    """On a control plane of its own. Its etcd is killed."""
     async with fleet(tmp_path_factory.mktemp("fleet")) as world:
         yield world
 
@@ -37,7 +37,7 @@ async def test_etcd_is_killed_and_starts_again(mesh: Fleet) -> None:
 
 
 async def _nobody_leads(world: Fleet) -> None:
-    """The fault bit: no Lease can be renewed."""
+    """The fault has an effect: no Lease can be renewed."""
     async with asyncio.timeout(60):
         while any([await world.leads(replica) for replica in world.replicas]):
             await asyncio.sleep(0.1)

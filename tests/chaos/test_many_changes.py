@@ -1,4 +1,4 @@
-"""Hundreds of objects change at once: who is there already notices nothing, and all of them end up published."""
+"""Hundreds of objects change at once: running sidecars are not affected, and all objects are published."""
 
 import hashlib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The other replicas cannot be reached, hang, lie or drip: each replica serves what is right, from the source if need be."""
+"""The other replicas cannot be reached, hang, send wrong bytes or send slowly: each replica serves the right modules, from the source if necessary."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.chaos import neighbours
 from tests.chaos.checks import unharmed
-from tests.chaos.neighbours import Trouble, copies, found_by_name, from_source, names_of
+from tests.chaos.neighbours import FaultCase, copies, found_by_name, from_source, names_of
 from tests.chaos.newcomer import newcomer
 from tests.parts import wire
 from tests.parts.faults.names import Failure, Names
@@ -16,7 +16,7 @@ from tests.parts.wasmer import Wasmer
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
-TROUBLES = [
+FAULT_CASES = [
     neighbours.UNREACHABLE,
     neighbours.HANGING,
     neighbours.DRIPPING,
@@ -36,38 +36,38 @@ async def _restarted_empty(world: Fleet) -> Wasmer:
     return replica
 
 
-@pytest.mark.parametrize("trouble", TROUBLES, ids=str)
+@pytest.mark.parametrize("case", FAULT_CASES, ids=str)
 async def test_new_replica_with_an_empty_disk_turns_to_the_source(
-    mesh: Fleet, trouble: Trouble
+    mesh: Fleet, case: FaultCase
 ) -> None:
     """A replica that has its modules continues to serve; a change is published, though no peer can copy it."""
     async with unharmed(mesh):
-        async with trouble.lasting(mesh) as bites:
+        async with case.lasting(mesh) as injected:
             # The source waits for the fault: it is tried beside the peers, and may be quicker than their wrong answers.
             mesh.registry_port.mode = Hang()
             starting = asyncio.create_task(_restarted_empty(mesh))
             async with asyncio.timeout(60):
-                while not bites():
+                while not injected():
                     await asyncio.sleep(0.05)
             mesh.registry_port.mode = Pass()
             replica = await starting
             assert await copies(replica, "copied") == 0
             assert await from_source(replica) > 0
             assert await replica.metric("autowasm_blobs") >= len(mesh.wanted), "before asked"
-            bitten = bites()
-            async with newcomer(mesh, row=f"peers-{trouble}"):
+            before = injected()
+            async with newcomer(mesh, row=f"peers-{case}"):
                 await mesh.publish("data")
-            assert bites() > bitten, "the fault bit"
+            assert injected() > before, "the fault had an effect"
         await mesh.publish("data")
 
 
 @pytest.mark.timeout(600)
 async def test_new_replica_without_peers_and_source_has_nothing_wrong_to_give(mesh: Fleet) -> None:
-    """It is ready (all was tried), says 503 for now, and has everything soon after the source is back."""
+    """It is ready (all was tried), answers 503 for now, and has all modules soon after the source has returned."""
     replica, digest = await mesh.follower(), mesh.wanted["data"]
     source = mesh.registry_port
     async with unharmed(mesh):
-        async with neighbours.LYING.lasting(mesh) as bites:
+        async with neighbours.LYING.lasting(mesh) as injected:
             source.mode, refused = Refuse(), source.counters.refused
             source.cut_all()
             await mesh.kill(replica)
@@ -77,10 +77,10 @@ async def test_new_replica_without_peers_and_source_has_nothing_wrong_to_give(me
             patience = {"x-envoy-expected-rq-timeout-ms": "1000"}
             answer = await wire.request("GET", url, headers=patience, timeout=30)
             assert answer.status == 503
-            assert bites(), "the fault bit"
-            assert source.counters.refused > refused, "the fault bit"
+            assert injected(), "the fault had an effect"
+            assert source.counters.refused > refused, "the fault had an effect"
             assert await replica.metric("autowasm_blobs") == 0
-            # Each time that it asks this one it waits for 5 s, and whom it asks next is chance.
+            # Each query of this one takes 5 s, and the next one to query is chosen at random.
             async with newcomer(mesh, row="nothing", timeout=300):
                 pass
             source.mode = Pass()
@@ -98,7 +98,7 @@ def _addresses(world: Fleet) -> list[str]:
 
 
 async def _looked_up(names: Names, failure: Failure) -> None:
-    """Until the fault has bitten: it asked, and got no addresses."""
+    """Wait for an effect of the fault: a lookup without addresses."""
     before = await asyncio.to_thread(names.lookups, failure)
     async with asyncio.timeout(90):
         while await asyncio.to_thread(names.lookups, failure) <= before:
@@ -113,7 +113,7 @@ async def test_new_replica_that_cannot_find_the_others_turns_to_the_source(
     names = names_of(mesh, row)
     await asyncio.to_thread(names.fail, failure)
     async with found_by_name(mesh, names, row) as replica, unharmed(mesh):
-        assert await asyncio.to_thread(names.lookups, failure), "the fault bit"
+        assert await asyncio.to_thread(names.lookups, failure), "the fault had an effect"
         assert await from_source(replica) > 0
         assert await replica.metric("autowasm_blobs") >= len(mesh.wanted), "before asked"
         await mesh.publish("data")

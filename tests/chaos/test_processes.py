@@ -1,4 +1,4 @@
-"""A replica is killed, frozen, replaced: nobody who downloads or asks through Envoy sees it."""
+"""A replica is killed, frozen, replaced: neither downloads nor requests through Envoy are affected."""
 
 import asyncio
 
@@ -62,7 +62,7 @@ async def test_leader_frozen_for_longer_than_its_lease(world: Fleet) -> None:
 
 
 async def test_new_replica_with_an_empty_disk_while_the_registry_is_down(world: Fleet) -> None:
-    """The leader asks the registry in vain meanwhile; nobody else needs it."""
+    """The leader's requests to the registry fail meanwhile; the other replicas need no registry."""
     replica = await world.follower()
     module = world.module("data")
     image = await world.push(module)
@@ -70,7 +70,7 @@ async def test_new_replica_with_an_empty_disk_while_the_registry_is_down(world: 
         await world.publish("data")
         await world.publish("other")
         async with DOWN.lasting(world):
-            bites = DOWN.bites(world)
+            injected = DOWN.injected(world)
             await world.apply("data", module=module, image=image)
             await world.kill(replica)
             await world.lose_disk(replica)
@@ -79,7 +79,7 @@ async def test_new_replica_with_an_empty_disk_while_the_registry_is_down(world: 
             assert stored >= len(world.wanted), "copied before anybody asked"
             assert await replica.metric("autowasm_fetched_bytes_total") == 0
             await world.installation.wait_phase("Degraded", name="data", timeout=90)
-            assert DOWN.bites(world) > bites, "the fault bit"
+            assert DOWN.injected(world) > injected, "the fault had an effect"
         await world.settled()
 
 

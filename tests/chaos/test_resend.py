@@ -1,4 +1,4 @@
-"""wasmer is away while a proxy needs a module: a sidecar whose retries end gets it by a resend, and nothing else changes."""
+"""wasmer is down while a proxy needs a module: a sidecar that has used up its retries gets it by a resend, and nothing else changes."""
 
 import asyncio
 import time
@@ -37,7 +37,7 @@ async def world(
         tmp_path_factory.mktemp("resend"),
         plane=control_plane,
         arguments=(f"--resend-after={RESEND_AFTER}s",),
-        # One retry only: a proxy gives up in seconds, not in a minute.
+        # One retry only: a proxy ends its fetch in seconds, not in a minute.
         envoy=EnvoyFetch(retries=1),
     ) as world:
         await world.istiod.add_workload(
@@ -65,7 +65,7 @@ async def _add_pod(world: Fleet, name: str, *, started: float) -> None:
 
 
 async def _has_given_up(world: Fleet) -> None:
-    """The fault bit: the listener waits for the module until no try is left, and answers 503 then."""
+    """The fault has an effect: the listener waits for the module until no try is left, and answers 503 then."""
     async with asyncio.timeout(90):
         while True:
             with suppress(OSError):

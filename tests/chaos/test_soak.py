@@ -1,6 +1,6 @@
-"""As many changes as AUTOWASM_SOAK_CHANGES says, three a second: nothing that a replica holds grows with them.
+"""AUTOWASM_SOAK_CHANGES changes, three a second: the memory and files of a replica do not grow with them.
 
-The default are 120. Two thousand and more show what grows more slowly.
+The default is 120. Two thousand and more show slower growth.
 """
 
 import asyncio

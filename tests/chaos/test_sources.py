@@ -1,4 +1,4 @@
-"""The registry goes wrong while a change is applied: what is published is served, the status says why, and it passes by itself.
+"""The registry fails while a change is applied: published modules are served, the status has the reason, and wasmer recovers without intervention.
 
 Each row: an AutoWasm gets a new image, a replica starts with an empty disk and a Pod's Envoy starts, all while the fault
 lasts. Nothing that is published depends on the registry: the other replicas have it.
@@ -12,7 +12,7 @@ import pytest
 from tests.chaos import registries
 from tests.chaos.checks import unharmed
 from tests.chaos.newcomer import newcomer
-from tests.chaos.registries import RETRY_AFTER, Trouble
+from tests.chaos.registries import RETRY_AFTER, FaultCase
 from tests.parts.fleet import Fleet
 from tests.parts.installation import Document
 
@@ -32,8 +32,8 @@ QUICK = [
 LONG = [registries.HANGING]
 
 
-async def _explained(world: Fleet, trouble: Trouble) -> Document:
-    """The AutoWasm, once its status says what is wrong with the source of this generation."""
+async def _explained(world: Fleet, case: FaultCase) -> Document:
+    """The AutoWasm, once its status has the problem with the source of this generation."""
 
     async def says() -> Document | None:
         found = await world.installation.get("data")
@@ -45,13 +45,13 @@ async def _explained(world: Fleet, trouble: Trouble) -> Document:
         return fetched[0] if told else None
 
     condition = await world.installation.wait_until(says, timeout=120)
-    assert condition["reason"] in {*trouble.reasons, "BackingOff"}, condition
-    assert re.search(trouble.words, condition["message"]), condition
+    assert condition["reason"] in {*case.reasons, "BackingOff"}, condition
+    assert re.search(case.words, condition["message"]), condition
     return condition
 
 
 async def _replaced(world: Fleet) -> None:
-    """A follower is there anew, with nothing on its disk, and has what is published before anybody asked."""
+    """A follower starts with an empty disk, and has the published modules before any request."""
     replica = await world.follower()
     await world.kill(replica)
     await world.lose_disk(replica)
@@ -61,30 +61,30 @@ async def _replaced(world: Fleet) -> None:
 
 
 @pytest.mark.parametrize(
-    "trouble",
+    "case",
     [*QUICK, *(pytest.param(one, marks=pytest.mark.chaos) for one in LONG)],
     ids=str,
 )
-async def test_registry_in_trouble_while_an_image_changes(mesh: Fleet, trouble: Trouble) -> None:
+async def test_registry_in_trouble_while_an_image_changes(mesh: Fleet, case: FaultCase) -> None:
     module = mesh.module("data")
     image = await mesh.push(module)
     published = await mesh.installation.envoyfilter("data")
-    bites = trouble.bites(mesh)
+    before = case.injected(mesh)
     begun = asyncio.get_running_loop().time()
     async with unharmed(mesh):
-        async with trouble.lasting(mesh):
+        async with case.lasting(mesh):
             await mesh.apply("data", module=module, image=image)
-            await _explained(mesh, trouble)
-            bitten = trouble.bites(mesh) - bites
-            assert bitten, "the fault bit"
+            await _explained(mesh, case)
+            injected = case.injected(mesh) - before
+            assert injected, "the fault had an effect"
             await _replaced(mesh)
-            async with newcomer(mesh, row=str(trouble)):
+            async with newcomer(mesh, row=str(case)):
                 live = await mesh.installation.envoyfilter("data")
             assert live["spec"] == published["spec"], "what is published is held on to"
-            if trouble is registries.BUSY:
+            if case is registries.BUSY:
                 took = asyncio.get_running_loop().time() - begun
-                assert trouble.bites(mesh) - bites <= 1 + took / RETRY_AFTER, "asked too often"
-        if trouble.other_login:
+                assert case.injected(mesh) - before <= 1 + took / RETRY_AFTER, "asked too often"
+        if case.other_login:
             await mesh.installation.kubectl.run(
                 "annotate", "aw", "data", "wasm.tcm.io/refresh=again"
             )
@@ -93,13 +93,13 @@ async def test_registry_in_trouble_while_an_image_changes(mesh: Fleet, trouble: 
 
 
 async def test_all_replicas_are_replaced_while_an_image_cannot_be_had(mesh: Fleet) -> None:
-    """A rolling update with empty disks: each new replica has copied what is published before the next old one goes."""
+    """A rolling update with empty disks: each new replica has copied the published modules before the next old one stops."""
     module = mesh.module("data")
     image = await mesh.push(module)
     published = await mesh.installation.envoyfilter("data")
     async with unharmed(mesh):
         async with registries.DOWN.lasting(mesh):
-            bites = registries.DOWN.bites(mesh)
+            injected = registries.DOWN.injected(mesh)
             await mesh.apply("data", module=module, image=image)
             await _explained(mesh, registries.DOWN)
             for replica in mesh.replicas:
@@ -110,6 +110,6 @@ async def test_all_replicas_are_replaced_while_an_image_cannot_be_had(mesh: Flee
             async with newcomer(mesh, row="replaced"):
                 live = await mesh.installation.envoyfilter("data")
             assert live["spec"] == published["spec"], "what is published is held on to"
-            assert registries.DOWN.bites(mesh) > bites, "the fault bit"
+            assert registries.DOWN.injected(mesh) > injected, "the fault had an effect"
         await mesh.settled(timeout=120)
         mesh.tell()

@@ -63,7 +63,7 @@ async def _autowasm(made: Installation, out: Path) -> list[str]:
 
 
 async def _missing(made: Installation, out: Path) -> list[str]:
-    """As a sidecar asks: the file of a published module was removed, and wasmer fetches it again.
+    """As for a sidecar's request: the file of a published module was removed, and wasmer fetches it again.
 
     The AutoWasm is reconciled soon afterwards, which is no part of the path: the shortest of three counts.
     """

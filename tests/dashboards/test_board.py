@@ -1,4 +1,4 @@
-"""The dashboard is what the code makes, and asks only for what there is."""
+"""The dashboard is the output of the code, and its queries use existing metrics only."""
 
 import json
 import re
@@ -19,12 +19,12 @@ def test_file_is_up_to_date() -> None:
 
 
 def test_every_metric_is_shown() -> None:
-    """What is worth measuring is worth showing: in a panel, or in what a rule records."""
+    """Every metric is in a panel or in a recording rule."""
     text = BOARD.read_text() + RULES.read_text()
     hidden = {row.name for row in metrics.rows() if row.name not in text}
     assert hidden <= {
         "autowasm_workqueue_adds_total",  # reconciles show the same
-        "autowasm_blob_sends_aborted_total",  # for a look when something else is wrong
+        "autowasm_blob_sends_aborted_total",  # for the analysis of other problems
         "autowasm_blobs_evicted_total",
         "autowasm_resends_total",
         "autowasm_peer_copies_total",

@@ -1,4 +1,4 @@
-"""The rules: well formed, each alert fires in what it is for and goes afterwards, each has its runbook. By Prometheus' own promtool."""
+"""The rules: well formed, each alert fires for its fault and resolves afterwards, each has its runbook. By Prometheus' own promtool."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ OPERATIONS = DOCS / "operations.md"
 
 @dataclass(frozen=True)
 class Case:
-    """Series at one sample a minute: well, the fault from minute 10 to 70, well again. `labels` is what the alert is told with."""
+    """Series at one sample a minute: normal, the fault from minute 10 to 70, normal again. `labels` are those of the alert."""
 
     alert: str
     series: tuple[tuple[str, str], ...]

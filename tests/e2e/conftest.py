@@ -20,7 +20,7 @@ from tests.parts.wasmer import Wasmer
 
 @dataclass
 class Scene:
-    """What runs. `proxy` stands between Envoy and the blob port."""
+    """The running parts. `proxy` stands between Envoy and the blob port."""
 
     directory: Path
     stack: AsyncExitStack

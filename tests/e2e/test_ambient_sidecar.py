@@ -1,7 +1,7 @@
-"""A sidecar in a mesh with the ambient profile: what requests through the tunnel meet, and what the tunnel itself meets.
+"""A sidecar in a mesh with the ambient profile: the filters of requests through the tunnel, and of the tunnel itself.
 
-istiod with that profile, Envoy as pilot-agent starts it, and a client of HBONE that is neither's. What istiod renders for
-other proxies and shapes is in `test_rendered_listeners.py`.
+istiod with that profile, Envoy as pilot-agent starts it, and an independent client of HBONE. `test_rendered_listeners.py` tests
+the configuration of other proxies and shapes.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ def _tunnel_patch(operation: str, name: str, value: Document | None = None) -> D
 
 
 def _as_upstreams_envoy_takes_it() -> Document:
-    """The tunnel's listener without what only Istio's build of Envoy has, and on the workload's address alone."""
+    """The tunnel's listener without extensions of Istio's build of Envoy, and on the workload's address alone."""
 
     def state(key: str, value: str) -> Document:
         text = {"text_format_source": {"inline_string": value}}
@@ -63,7 +63,7 @@ def _as_upstreams_envoy_takes_it() -> Document:
     def loopback(address: str) -> Document:
         return {"socket_address": {"address": address, "port_value": 15008}}
 
-    # On a machine with IPv6 there is a second address, `::`, which has to go somewhere.
+    # On a machine with IPv6 there is a second address, `::`, which needs a port of its own.
     addresses = {
         "address": loopback(WORKLOAD),
         "additional_addresses": [{"address": loopback(UNUSED)}],
@@ -97,11 +97,11 @@ class AmbientMesh(Mesh):
     client: Callable[[], ssl.SSLContext]
 
     async def plain(self) -> wire.Answer:
-        """As a workload without any proxy asks."""
+        """A request of a workload without a proxy."""
         return await wire.get(f"http://{self.host}/")
 
     async def through_the_tunnel(self) -> tuple[Tunnel, wire.Answer]:
-        """As an ambient workload asks: the answer to its ztunnel's CONNECT, and the one to its own request."""
+        """A request of an ambient workload: the answer to its ztunnel's CONNECT, and the one to its own request."""
         certificates = await asyncio.to_thread(self.client)
         async with tunnel(WORKLOAD, target=self.host, certificates=certificates) as opened:
             assert opened.status == 200, "the tunnel opens"
@@ -127,7 +127,7 @@ class AmbientMesh(Mesh):
 
 
 async def eventually(check: Callable[[], Awaitable[None]], *, seconds: float = 60) -> None:
-    """Until `check` passes. Raises what it last raised."""
+    """Wait until `check` passes. Raises its last error."""
     deadline = asyncio.get_running_loop().time() + seconds
     while True:
         try:

@@ -1,4 +1,4 @@
-"""A mesh with strict mutual TLS everywhere, and wasmer without a sidecar: what its sidecars do, and the chart's DestinationRule."""
+"""A mesh with strict mutual TLS everywhere, and wasmer without a sidecar: fetches of sidecars, and the chart's DestinationRule."""
 
 import asyncio
 import ssl
@@ -32,7 +32,7 @@ class StrictMesh(Mesh):
     tls: ssl.SSLContext
 
     async def header(self) -> str | None:
-        """What the filter adds; "" while there is no answer."""
+        """The header that the filter adds; "" while there is no answer."""
         try:
             answer = await wire.request("GET", f"https://{self.host}/", tls=self.tls)
         except OSError:
@@ -59,7 +59,7 @@ class StrictMesh(Mesh):
         raise AssertionError(f"no {CLUSTER}")
 
     async def failures(self) -> int:
-        """Connections to wasmer that came to nothing, TLS that nobody answered among them."""
+        """Failed connections to wasmer, including TLS handshakes without an answer."""
         text = (await wire.get(f"http://{self.envoy.admin}/clusters")).body.decode()
         lines = (line.split("::") for line in text.splitlines() if line.startswith(f"{CLUSTER}::"))
         return sum(int(line[-1]) for line in lines if line[-2] == "cx_connect_fail")
@@ -126,7 +126,7 @@ async def test_strict_mutual_tls_needs_nothing_and_a_forced_one_is_healed(mesh: 
     wanted = [one["match"] for one in found]
     assert all(match == {"tlsMode": "istio"} for match in wanted), "only those with a sidecar"
 
-    # What people have in older meshes.
+    # As in older meshes.
     forced = {"host": "*.local", "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}}
     await mesh.apply(
         _istio("networking", "DestinationRule", forced), _settings(h2UpgradePolicy="UPGRADE")

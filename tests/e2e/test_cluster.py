@@ -61,7 +61,7 @@ async def running_mesh(
     control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[OneSidecar]:
     async with composed(
-        # A wasmer that is killed leaves its Lease, whose end the next one waits for.
+        # A wasmer that is killed leaves its Lease, and the next one waits until that expires.
         tmp_path_factory.mktemp("mesh"),
         plane=control_plane,
         arguments=LEASE,
@@ -131,7 +131,7 @@ async def test_restart_without_the_registry_writes_nothing_and_keeps_the_filter(
     async with mesh.load.steady() as report:
         await mesh.wasmer.process.kill()
         await mesh.wasmer.start()
-        # Another object that is reconciled after the first shows that the first was looked at.
+        # Another object that is reconciled after the first shows that the first was reconciled.
         await mesh.apply(mesh.autowasm("127.0.0.1:1/none:v1", name="zzz"))
         await mesh.wait_phase("Failed", name="zzz")
 

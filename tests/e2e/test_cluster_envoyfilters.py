@@ -1,4 +1,4 @@
-"""The EnvoyFilter that wasmer wrote, and what others do to it, on a real API server: it is put back, adopted, or left."""
+"""The EnvoyFilter that wasmer wrote, and changes of other clients, on a real API server: it is reverted, adopted, or left."""
 
 import asyncio
 import contextlib
@@ -191,7 +191,7 @@ async def test_orphaned_envoyfilter_is_served_on_and_adopted_by_the_next_autowas
 
 
 async def _orphaned(installation: Installation, namespace: str) -> bool:
-    """False if the garbage collector had not heard of the EnvoyFilter yet, so that it takes it away."""
+    """False if the garbage collector did not know the EnvoyFilter yet, and deletes it."""
     arguments = ("test", "-n", namespace, "--cascade=orphan", "--wait=false")
     await installation.kubectl.run("delete", "aw", *arguments)
     await installation.wait_gone(autowasms(namespace, "test"))
@@ -271,7 +271,7 @@ async def test_rewritten_envoyfilter_is_put_back_three_times_and_then_left(
         rewriter.cancel()
     writes = [entry for entry in await installation.writes(since) if entry.namespace == namespace]
     assert [entry.code for entry in writes if entry.resource == "envoyfilters"] == [200] * 3
-    # A change of the AutoWasm begins anew.
+    # A change of the AutoWasm resets the count.
     image, earth = await _push(installation, "earth")
     await installation.apply(installation.autowasm(image, namespace=namespace))
     await installation.wait_phase("Synced", namespace=namespace)

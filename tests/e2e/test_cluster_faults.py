@@ -27,18 +27,18 @@ from tests.parts.kubernetes import Cluster, kubernetes
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
 REPEATED_CALLS_LIMIT = 15
-"""Refusals of what concerns one kind in five seconds, three objects and a watch: each asked for a second of patience."""
+"""Refusals for one kind in five seconds, three objects and a watch: each has `Retry-After: 1`."""
 
 
 @dataclass
 class Faulty(Installation):
-    """An installation whose wasmer reaches the API server through `proxy`; the test does not."""
+    """An installation with wasmer behind `proxy`; the test reaches the API server directly."""
 
     proxy: FaultProxy
     objects: ExpectedObjects
 
     async def stored(self) -> list[Entry]:
-        """What wasmer wrote and the API server took, but for Events."""
+        """The accepted writes of wasmer, without Events."""
         kinds = {"autowasms/status", "envoyfilters"}
         writes = [one for one in await self.writes() if one.namespace == self.objects.namespace]
         return [entry for entry in writes if entry.resource in kinds and entry.code < 300]
@@ -108,7 +108,7 @@ async def it(
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def without_watch_cache(tmp_path: Path) -> AsyncIterator[Faulty]:
-    """On an API server that watches etcd itself, and has nothing to say of what etcd has forgotten."""
+    """On an API server that watches etcd itself, and cannot serve versions that etcd has compacted."""
     async with kubernetes(
         tmp_path / "kubernetes",
         controller_manager=False,
@@ -187,14 +187,14 @@ async def test_connections_cut_in_the_middle_of_a_line_cost_nothing(it: Faulty) 
     await objects.put("small", 0)
     await objects.wait_converged()
 
-    # One event that is cut for certain: its line is longer than what goes through.
+    # One event that is cut for certain: its line is longer than the limit of the proxy.
     it.proxy.mode = CutAfter(60_000)
     await objects.put("large", 0, padding=200_000)
     await objects.wait_converged()
     assert it.proxy.counters.cut == 1
     assert (await it.told("watches"))["Unreachable"] == 1
 
-    # Then wherever it hits: watches, and answers to what was written.
+    # Then at any place: watches, and answers to writes.
     for number in range(12):
         it.proxy.mode = CutAfter(rng.randrange(20_000), reset=bool(number % 2))
         await objects.put(f"f{number % 4}", number % 3, padding=rng.choice([0, 5_000, 50_000]))

@@ -1,6 +1,6 @@
-"""Sources at addresses inside, on a real API server: refused before the connection unless the operator named the host.
+"""Sources at private addresses, on a real API server: refused before the connection unless the operator named the host.
 
-127.0.0.0/8 stands for what is inside: real ports that listen, and real ports that do not.
+127.0.0.0/8 stands for private addresses: real ports that listen, and real ports that do not.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ HOSTS = ("127.0.0.1", "127.0.0.2", "localhost")
 
 @dataclass
 class Listener:
-    """A port that listens, and counts who connects."""
+    """A port that listens, and counts connections."""
 
     port: int
     peers: list[str] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Listener:
 
 
 async def guide(exchange: Exchange) -> None:
-    """A host that the operator has opened, and that leads elsewhere: to the port in the path."""
+    """A host that the operator has allowed, and that redirects to the port in the path."""
     found = re.search(r"/(redirect|realm)/(\d+)", exchange.request.target)
     if found is None:
         await exchange.send(404)
@@ -108,7 +108,7 @@ def sources(guide: str, port: int) -> dict[str, Document]:
 
 
 async def told(ground: Ground, name: str, *, port: int) -> Any:
-    """All that the author can read of the object: its status and its Events, without what differs by nature."""
+    """All that the author can read of the object: its status and its Events, without times and names that always differ."""
     installation, namespace = ground.installation, ground.namespace
     document = await installation.wait_phase("Failed", name=name, namespace=namespace)
     path = f"/api/v1/namespaces/{namespace}/events?fieldSelector=involvedObject.name%3D{name}"
@@ -158,7 +158,7 @@ async def warning(log: Path, *, after: int) -> Document | None:
 
 
 async def test_an_upgrade_keeps_the_filter_and_says_which_flag_is_missing(ground: Ground) -> None:
-    """As after an upgrade from a version that fetched from private addresses without being asked to."""
+    """As after an upgrade from a version that fetched from private addresses by default."""
     installation, server = ground.installation, ground.installation.wasmer
     namespace = ground.namespace
     now = list(server.process.command)

@@ -1,4 +1,4 @@
-"""`wasmer controller` as install.yaml runs it: its arguments, user, volumes and probes, in a cluster whose credentials rotate."""
+"""`wasmer controller` as install.yaml runs it: its arguments, user, volumes and probes, in a cluster that rotates its credentials."""
 
 import asyncio
 import itertools
@@ -41,7 +41,7 @@ CREDENTIALS_SECONDS = 61.0
 """After so long credentials are read again, at the latest."""
 SERVICE_SECONDS = 31.0
 """The same of the Service that sidecars fetch from."""
-# Where the API server shows the certificate that a test may replace; elsewhere it is the control plane's own.
+# The API server's certificate for this name may be replaced by a test; for others it is the control plane's own.
 SNI_HOST = "localhost"
 _KINDS = frozenset(
     {
@@ -58,14 +58,14 @@ _KINDS = frozenset(
 
 @dataclass(frozen=True)
 class Ground:
-    """What the tests share: a cluster with everything of install.yaml but the running Deployment."""
+    """Shared by the tests: a cluster with everything of install.yaml except the running Deployment."""
 
     directory: Path
     cluster: Cluster
     kubectl: clients.Client
     registry: RegistryServer
     authority: Authority
-    """Who signed what the API server shows at SNI_HOST."""
+    """The issuer of the certificate that the API server has for SNI_HOST."""
     tls: TlsFiles
 
 
@@ -120,7 +120,7 @@ class Installed(Installation):
         return namespace
 
     async def readyz(self) -> str:
-        """What it says of itself."""
+        """The body of `/readyz`."""
         return (await wire.request("GET", f"http://{self.wasmer.admin}/readyz")).body.decode()
 
     async def token(self, *, bound_to: str) -> bytes:
@@ -147,7 +147,7 @@ class Installed(Installation):
         await self.cluster.request("DELETE", path)
 
     async def invalidate(self, token: bytes, *, bound_to: str) -> None:
-        """Returns once the API server refuses the token; it remembers good ones for ten seconds."""
+        """Returns once the API server refuses the token; it caches good ones for ten seconds."""
         await self.delete_secret(bound_to)
 
         async def refused() -> bool:
@@ -162,7 +162,7 @@ class Installed(Installation):
         await _until(refused)
 
     async def log(self) -> list[dict[str, object]]:
-        """What it logged, as far as that is JSON."""
+        """Its log lines that are JSON."""
         text = await asyncio.to_thread(self.wasmer.process.log.read_text)
         return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
@@ -200,10 +200,10 @@ async def running(
     rendered: Sequence[Document] | None = None,
     time: VirtualTime | None = None,
 ) -> AsyncIterator[Installed]:
-    """Run the container against the API server at the name or address `api`, whose certificate `authority` signed.
+    """Run the container against the API server at the name or address `api`, with a certificate signed by `authority`.
 
-    `rendered`: what is installed; else install.yaml. All of it but the Pods: nothing runs those of the Deployment. It is
-    killed at the end: a stop takes as long as sidecars may need to hear of it. `time` is its clock.
+    `rendered`: the installed documents, by default install.yaml. Pods of the Deployment do not run. The container is
+    killed at the end: a stop takes as long as sidecars may need to learn of it. `time` is its clock.
     """
     number = next(_numbers)
     directory = ground.directory / f"pod-{number}"
@@ -229,7 +229,7 @@ async def running(
             arguments=[
                 f"--listen={host}",
                 f"--admin-listen={admin}",
-                # The registry is on loopback, and speaks no TLS.
+                # The registry is on loopback, without TLS.
                 "--allow-cidr=127.0.0.0/8",
                 f"--plain-http-registry={ground.registry.host}",
             ],
@@ -318,7 +318,7 @@ async def test_the_shipped_deployment_runs_as_it_is_written(ground: Ground) -> N
 
 
 async def test_the_container_can_write_nowhere_but_to_its_cache(ground: Ground) -> None:
-    """What `_pod.py` promises, so that the test before means something."""
+    """The guarantees of `_pod.py`, on which the test before depends."""
     (deployment,) = install_documents("Deployment")
     directory = ground.directory / "confined"
     account = ServiceAccountVolume(directory / "serviceaccount")
@@ -358,7 +358,7 @@ async def test_a_rotated_token_is_taken_up_without_a_restart(
         await it.make_synced("after")
         assert not await it.unauthorized(), "it was read in time"
 
-        # And as it must not be: what is there has ended. The API server never saw it good, so it remembers nothing.
+        # And the failing case: the mounted token has expired. The API server never accepted it, so it is not cached.
         ended = await it.token(bound_to=f"ended-{number}")
         await it.delete_secret(f"ended-{number}")
         it.account.write(token=ended)
@@ -504,7 +504,7 @@ async def test_nothing_is_published_that_no_sidecar_could_fetch(
         assert "service: warning (Service mesh-red/wasmer does not exist)" in said
         assert any(line.get("reason") == "ServiceNotFound" for line in await it.log())
 
-        # The operator creates it: what waited is published.
+        # The operator creates it: waiting modules are published.
         good = await ground.cluster.request("GET", f"{services}/red-wasmer")
         service: Document = {
             "apiVersion": "v1",
@@ -518,7 +518,7 @@ async def test_nothing_is_published_that_no_sidecar_could_fetch(
         live = await it.envoyfilter("new", namespace=it.namespace)
         assert _fetched_from(live)[0] == _with_service(service)
 
-        # It loses its port: what is in place stays, and says so; another module is not published.
+        # The Service loses its port: the published EnvoyFilter stays, and the status reports the problem; another module is not published.
         service["spec"]["ports"][0]["port"] = 80
         await ground.cluster.request("PUT", f"{services}/wasmer", body=service)
         other = await it.push("other", wat.header_filter("other"))

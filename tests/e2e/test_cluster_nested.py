@@ -1,4 +1,4 @@
-"""Objects that nobody can decode: an author's own, or a stranger's EnvoyFilter, harm no other on a real API server."""
+"""Objects that cannot be decoded, an AutoWasm or a foreign EnvoyFilter, affect no other object on a real API server."""
 
 import json
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ DEPTH = 3_000
 
 
 async def _create_deep(installation: Installation, path: str, document: dict[str, Any]) -> None:
-    """POST `document` with its `"HERE"` made deep. By hand: Python encodes no such thing either."""
+    """POST `document` with its `"HERE"` made deep. By hand: Python's encoder refuses such depth."""
     text = json.dumps(document).replace('"HERE"', '{"a":' * DEPTH + "1" + "}" * DEPTH)
     answer = await installation.cluster.client.call("POST", path, body=text.encode())
     assert answer.status == 201, answer.body[:300]
@@ -27,7 +27,7 @@ async def _create_deep(installation: Installation, path: str, document: dict[str
 async def namespace_of_deep_objects(
     installation: Installation, namespace: str
 ) -> AsyncIterator[str]:
-    """Its objects are deleted without being read, which is what tests that follow could not do."""
+    """Its objects are deleted without being read; following tests could not read them."""
     yield namespace
     for collection in (autowasms(namespace), envoyfilters(namespace)):
         await installation.cluster.client.delete(collection)

@@ -1,4 +1,4 @@
-"""What wasmer writes, and what it leaves alone, on a real API server. Istio's resources are there; no proxy is needed."""
+"""The writes of wasmer, and the objects that it leaves unchanged, on a real API server. Istio's resources are there; no proxy is needed."""
 
 import asyncio
 import hashlib
@@ -84,7 +84,7 @@ def _reason(document: Document, condition: str) -> str:
 
 
 _IN_A_POD = {("", "services", "get"), ("", "endpoints", "get")}
-"""wasmer looks for its Service only where it runs in the cluster: test_cluster_installed.py."""
+"""wasmer checks its Service only where it runs in the cluster: test_cluster_installed.py."""
 
 
 def _granted() -> set[tuple[str, str, str]]:
@@ -126,7 +126,7 @@ async def test_what_wasmer_asks_for_is_granted_and_what_is_granted_is_asked_for(
     namespace = await installation.add_namespace("rights")
     since = await installation.audit.position()
     await installation.wasmer.process.stop()
-    await installation.cluster.request("DELETE", LEASE)  # so that it is made anew
+    await installation.cluster.request("DELETE", LEASE)  # so that it is created again
     await installation.wasmer.start()
     image, one = await _push(installation, "one")
     foreign = {
@@ -206,7 +206,7 @@ async def test_pods_are_counted_within_a_budget_of_writes(
     assert [str(entry) for entry in writes if entry.resource != "events"] == [
         f"update wasm.tcm.io/autowasms/status {namespace}/test: 200"
     ]
-    # A change that matters takes the counts along, whatever the budget.
+    # A significant change includes the counts, independent of the budget.
     image, _ = await _push(installation, "earth")
     await installation.apply(installation.autowasm(image, namespace=namespace))
     document = await installation.wait_phase("Synced", namespace=namespace)
@@ -397,7 +397,7 @@ async def test_an_event_that_waits_when_wasmer_is_asked_to_stop_is_written(
 ) -> None:
     """Events wait while there is work: when many objects fail at once, most of them are queued at SIGTERM.
 
-    A stop waits for them as long as `KubeLimits.events_flush` says. On a slow machine some are left then, and the log says how many.
+    A stop waits for them for `KubeLimits.events_flush` seconds. On a slow machine some are left then, and the log has their number.
     """
     source = {"object": {"url": "http://169.254.169.254/never-allowed.wasm"}}
     objects = [
@@ -441,7 +441,7 @@ async def test_an_event_that_waits_when_wasmer_is_asked_to_stop_is_written(
 
 
 def _events_left(log: str) -> int:
-    """How many Events a stop did not wait for, as wasmer's log says."""
+    """The number of Events that a stop did not wait for, from wasmer's log."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", log)
     said = re.search(r"events not written before stop.*?\bevents=(\d+)", plain)
     return int(said[1]) if said else 0

@@ -1,4 +1,4 @@
-"""The API server goes and comes back while objects change: afterwards the cluster is as if it had not."""
+"""The API server stops and returns while objects change: afterwards the cluster is in the same state as without the outage."""
 
 import asyncio
 import random
@@ -27,7 +27,7 @@ CHANGES = 60
 async def outage(
     private_installation: PrivateInstallation, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Installation]:
-    """An installation of its own: the shared one would be asked of nothing meanwhile."""
+    """An installation of its own: other tests could not use the shared one meanwhile."""
     async with private_installation(tmp_path_factory.mktemp("outage")) as installation:
         yield installation
 
@@ -42,7 +42,7 @@ async def objects(control_plane: ControlPlane, outage: Installation) -> Expected
 
 @dataclass
 class _Asked:
-    """What a sidecar and the kubelet got."""
+    """The responses to a sidecar and to the kubelet."""
 
     good: int = 0
     bad: list[str] = field(default_factory=list)
@@ -57,7 +57,7 @@ class _Asked:
 async def _ask(
     installation: Installation, digests: list[str], asked: _Asked, stop: asyncio.Event
 ) -> None:
-    """Fetch blobs as an Envoy would, and look at the probe as the kubelet would, all the time."""
+    """Fetch blobs as an Envoy would, and request the probe as the kubelet would, all the time."""
     server = installation.wasmer
     urls = [f"http://{server.host}/wasm/{digest}" for digest in digests]
     urls.append(f"http://{server.admin}/readyz")

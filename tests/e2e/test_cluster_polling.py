@@ -1,4 +1,4 @@
-"""`refreshInterval` on a real API server and registry: a moved tag rolls out, and a registry that is away harms nothing."""
+"""`refreshInterval` on a real API server and registry: a moved tag rolls out, and an outage of the registry has no effect."""
 
 import asyncio
 import hashlib
@@ -25,7 +25,7 @@ ANSWERED = frozenset({"unchanged", "changed", "outdated"})
 
 @dataclass(frozen=True)
 class Polled:
-    """What runs, on a clock that the test moves. It leads without a Lease, which would expire each time."""
+    """The running parts, on a clock that the test moves. wasmer leads without a Lease, which would expire each time."""
 
     installation: Installation
     time: VirtualTime
@@ -105,7 +105,7 @@ def _sha256(module: bytes) -> str:
 
 
 async def _requests(installation: Installation, repository: str, method: str) -> int:
-    """How often the registry was asked about manifests of the repository, by its own log, and answered well."""
+    """Number of successful requests for manifests of the repository, by the registry's own log."""
     log = await asyncio.to_thread(installation.registry.process.log.read_text)
     found = re.findall(rf'"{method} /v2/{repository}/manifests/\S+ HTTP/1\.1" 200', log)
     return len(found)
@@ -120,7 +120,7 @@ async def test_a_moved_tag_rolls_out_and_a_registry_that_is_down_harms_nothing(
     image = await installation.push("stable", one, repository=repository)
     await polled.apply(image, namespace, refreshInterval=f"{INTERVAL:g}s")
     await polled.published(namespace, one)
-    # Events are told a moment after the status is written.
+    # Events are written a moment after the status.
     await _wait_event(installation, namespace, f"nothing → sha256:{_sha256(one)[:12]}")
     heads, gets = [await _requests(installation, repository, each) for each in ("HEAD", "GET")]
     begun, quiet = polled.time.monotonic(), await installation.audit.position()
@@ -143,7 +143,7 @@ async def test_a_moved_tag_rolls_out_and_a_registry_that_is_down_harms_nothing(
         installation, namespace, f"sha256:{_sha256(one)[:12]} → sha256:{_sha256(two)[:12]}"
     )
 
-    # The registry goes; the polls fail, and nobody sees it but the metrics.
+    # The registry stops; the polls fail, which only the metrics show.
     version = document["metadata"]["resourceVersion"]
     failed = await polled.polls(failed=True)
     await installation.registry.stop()

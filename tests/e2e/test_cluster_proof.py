@@ -1,4 +1,4 @@
-"""Proof of load on a real mesh: who fetched the module is in the status, who did not is named, and replicas tell each other."""
+"""Proof of load on a real mesh: the status counts the Pods that fetched the module and names the others, and replicas exchange their download logs."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600
 
 PODS = "/api/v1/namespaces/default/pods"
 LEASE_SECONDS = 1_000
-"""More than passes at once: who leads goes on leading."""
+"""More time than passes at once: the leader stays the leader."""
 ROUND_SECONDS = 61.0
 """After so long a Pod counts as late, and a status may be written again."""
 ROUNDS = 20
-"""A guard: two are enough for what is to be said."""
+"""A guard: two writes suffice for the expected status."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class World:
     async def wait_for_status(
         self, condition: Callable[[Document], bool], *, what: str
     ) -> Document:
-        """The status, once it says so, while time passes. Raises TimeoutError with the last one."""
+        """The status, once `condition` holds, while time passes. Raises TimeoutError with the last one."""
 
         def met(found: Document | None) -> bool:
             return found is not None and condition(found["status"])
@@ -102,7 +102,7 @@ async def _add_pod(world: World, name: str, *, address: str, sidecar: bool = Tru
 
 
 async def _loaded(world: World, status: str, reason: str, *, fetched: int) -> Document:
-    """The status, once `Loaded` says this, and so many sidecars are counted."""
+    """The status, once `Loaded` has this status and reason, and so many sidecars are counted."""
 
     def loaded(found: Document) -> bool:
         reported = [one for one in found["conditions"] if one["type"] == "Loaded"]
@@ -116,7 +116,7 @@ async def _loaded(world: World, status: str, reason: str, *, fetched: int) -> Do
 
 
 async def _named(world: World, name: str, reasons: set[str]) -> None:
-    """Until this Pod, and no other, is missing for one of these reasons. What was proved stays so meanwhile."""
+    """Wait until this Pod, and no other, is missing for one of these reasons. Proved downloads stay counted meanwhile."""
 
     def named(found: Document) -> bool:
         assert found["pods"]["fetched"] == 1, "what was proved is not lost"
@@ -149,12 +149,12 @@ async def test_who_fetched_is_counted_who_did_not_is_named_and_a_new_leader_know
     found = await _loaded(world, "True", "Fetched", fetched=1)
     assert "missing" not in found["pods"]
 
-    # One that never asks; and who had fetched is known to the next leader too.
+    # A Pod that sends no request; and the next leader, too, knows the Pods that have fetched.
     await _add_pod(world, "silent", address="10.9.9.8")
     await _named(world, "silent", {"Waiting", "NeverAsked"})
     leader = await mesh.leader()
     await mesh.kill(leader)
     await world.expire(leader)
     await mesh.start(leader)
-    # The replica that was away may have been asked while it lived: so this is not called "never asked" any more.
+    # The lost replica may have received a request while it ran: so this is not "never asked" any more.
     await _named(world, "silent", {"NotKnown"})

@@ -29,7 +29,7 @@ MODULE_BYTES = 1_000_000
 
 @dataclass(frozen=True)
 class World:
-    """What runs, on a clock that the test moves. It leads without a Lease, which would expire."""
+    """The running parts, on a clock that the test moves. wasmer leads without a Lease, which would expire."""
 
     installation: Installation
     time: VirtualTime
@@ -146,7 +146,7 @@ async def test_hundreds_of_autowasms_settle_with_one_download_and_stay_quiet(wor
     since, cpu = await installation.audit.position(), cpu_seconds(pid)
     await asyncio.sleep(IDLE_SECONDS)
     used = (cpu_seconds(pid) - cpu) / IDLE_SECONDS
-    assert used < 0.25, "it turns in circles"  # how little it is, `make bench ONLY=memory` tells
+    assert used < 0.25, "it turns in circles"  # `make bench ONLY=memory` measures it
     await world.time.pass_(QUIET_SECONDS, [installation.wasmer])
     await _witness(world, 2)
     assert await _writes(installation, since) == []
@@ -161,7 +161,7 @@ async def test_hundreds_of_autowasms_settle_with_one_download_and_stay_quiet(wor
 
 
 async def _writes(installation: Installation, since: int) -> list[str]:
-    """All but those of the witnesses, whose source is down: they are tried again."""
+    """All except those of the witnesses: their source is down, so they are tried again."""
     entries = await installation.writes(since)
     return [str(entry) for entry in entries if entry.namespace != "default"]
 
@@ -180,7 +180,7 @@ async def _told(world: World) -> None:
 
 
 async def _downloads(installation: Installation) -> int:
-    """Of blobs, as the registry tells; a manifest of this kind of image is no blob, its configuration is."""
+    """Of blobs, by the registry's log; a manifest of this kind of image is no blob, its configuration is."""
     log = installation.directory / "registry/registry.log"
     text = await asyncio.to_thread(log.read_text)
     return len(re.findall(r'"GET /v2/xxx/hello/blobs/\S+ HTTP/1.1" 200 1000000 ', text))

@@ -1,4 +1,4 @@
-"""A disk that is really full: stored modules are served, a new one is refused, and wasmer recovers by itself."""
+"""A disk that is really full: stored modules are served, a new one is refused, and wasmer recovers without intervention."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ class Downloads:
 
 @dataclass
 class Bench:
-    """What runs."""
+    """The running parts."""
 
     directory: Path
     volume: Volume
@@ -150,7 +150,7 @@ async def test_full_disk_is_a_condition_harms_no_stored_blob_and_heals(bench: Be
 
 
 async def test_more_modules_than_the_volume_holds_leave_nothing_behind(bench: Bench) -> None:
-    """The budget is larger than the volume: those that fit are stored, the others are told."""
+    """The budget is larger than the volume: those that fit are stored, the others are refused."""
     module = await bench.push("world")
     bench.apply("first", "world")
     await bench.wasmer.wait_phase("first", "Synced")
@@ -165,7 +165,7 @@ async def test_more_modules_than_the_volume_holds_leave_nothing_behind(bench: Be
                 if not bench.volume.real:
                     return  # nothing fills up where the disk only pretends
                 await asyncio.sleep(0.05)
-        await asyncio.sleep(1)  # and goes on trying
+        await asyncio.sleep(1)  # and continues to try
 
     assert downloads.good > 10
     assert not downloads.bad

@@ -1,4 +1,4 @@
-"""What a filter receives and what a client gets, for each field that Envoy must not mix up: asked of the filter itself.
+"""The input of a filter and the client's response, for each field of the EnvoyFilter, as the filter itself reports them.
 
 The filter `echo` answers with the bytes that it received. `trap` stops with an error at a request with many headers.
 """
@@ -46,7 +46,7 @@ TRAP = """
 
 
 async def received(scene: Scene, plugin: str = "test", **wanted: Any) -> Echo:
-    """What `echo` received, once its attributes have the `wanted` values. Raises TimeoutError with the last answer."""
+    """The input of `echo`, once its attributes have the `wanted` values. Raises TimeoutError with the last answer."""
     last: Echo | None = None
     host = f"{ports.LOOPBACK}:{scene.port}"
     try:

@@ -38,7 +38,7 @@ async def test_adding_changing_and_removing_a_filter_loses_no_request(
 
 
 async def test_new_module_under_an_unchanged_vm_id_runs(scene: Scene) -> None:
-    """With vmId as the user writes it, Envoy would go on running the old module."""
+    """With the vmId of the spec, Envoy would continue to run the old module."""
     scene.wasmer.apply(scene.autowasm(await scene.push_header("world"), vmID="shared"))
     await scene.load.wait_for("world")
 

@@ -1,4 +1,4 @@
-"""Filters from real toolchains behind `wasmer standalone`, on each Envoy: what the filter receives, and what the client does.
+"""Filters from real toolchains behind `wasmer standalone`, on each Envoy: the input of the filter, and the response to the client.
 
 One Envoy for all cases of a version, with one worker, so that a filter that crashed is met again by the next request. Each
 case has a listener of its own.
@@ -25,7 +25,7 @@ from tests.parts.upstream import upstream
 from tests.parts.wasmer import Wasmer
 from tests.parts.wire import Answer
 
-# A module from Go has 2 MB. Envoy compiles it for a second, for many where other programs want the processor, too.
+# A module from Go has 2 MB. Envoy compiles it for a second, or for many if other programs use the processor, too.
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
 LISTENERS = 48  # at least one for each case
@@ -92,13 +92,13 @@ class Case:
         )
 
     async def echo(self, wanted: Callable[[Echo], bool], *, plugin: str = "any") -> Echo:
-        """What the filter echo says that it received, once it is as wanted."""
+        """The input that the filter echo reports, once it has the wanted values."""
         return await filters.until_echo(self.host, wanted, plugin=plugin)
 
 
 @dataclass
 class Stand:
-    """What runs: a registry, wasmer, an Envoy with many listeners, and a service that echoes requests."""
+    """The running parts: a registry, wasmer, an Envoy with many listeners, and a service that echoes requests."""
 
     directory: Path
     registry: RegistryServer
@@ -172,7 +172,7 @@ async def stand(
         yield Stand(directory, store, server, proxy, web.host, iter(listeners))
 
 
-# --- what the filter receives
+# --- the input of the filter
 
 
 @pytest.mark.parametrize("toolchain", filters.TOOLCHAINS)
@@ -233,7 +233,7 @@ async def test_two_objects_with_one_module_and_one_vm_id_receive_their_own_confi
         assert (received.configuration.decode(), received.root_id) == (configuration, root)
 
 
-# --- what a client gets from a filter that fails: the table of docs/explanation/envoy.md
+# --- the response of a filter that fails: the table of docs/explanation/envoy.md
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ async def test_new_module_that_refuses_its_configuration_takes_the_place_of_the_
     await case.wait_for_header("x-configuration", "good")
 
 
-# --- what filters do with requests
+# --- effects of filters on requests
 
 
 @pytest.mark.parametrize("toolchain", ["c", "assemblyscript"])
@@ -353,4 +353,4 @@ async def test_filter_asks_another_cluster_before_the_request_passes(
     answer = await case.runs()
 
     assert (answer.status, answer.headers["x-callout"]) == (200, outcome)
-    assert f'"x-callout": "{outcome}"'.encode() in answer.body  # what the service received
+    assert f'"x-callout": "{outcome}"'.encode() in answer.body  # the request at the service

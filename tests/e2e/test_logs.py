@@ -1,4 +1,4 @@
-"""What the log of a whole run says, at its most talkative: each fact once, with its keys; no credential, no URL's query."""
+"""The log of a whole run at level debug: each fact once, with its keys; no credential, no URL's query."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""A real istiod turns an EnvoyFilter into what a real Envoy does."""
+"""A real istiod applies an EnvoyFilter to a real Envoy."""
 
 import asyncio
 import hashlib

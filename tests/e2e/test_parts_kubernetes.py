@@ -53,7 +53,7 @@ async def test_the_control_plane_decides_collects_and_survives_a_stop(
     text = await asyncio.to_thread(cluster.audit_log.read_text)
     lines = [
         line for line in text.splitlines() if team in line
-    ]  # others write what cannot be decoded
+    ]  # other clients write objects that cannot be decoded
     verbs = {(entry["user"].get("username"), entry["verb"]) for entry in map(json.loads, lines)}
     assert (READER, "list") in verbs
     assert ("admin", "create") in verbs

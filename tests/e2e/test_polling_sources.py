@@ -1,4 +1,4 @@
-"""`refreshInterval` where a source tells little: objects by their validators, registries without digests or without HEAD."""
+"""`refreshInterval` with sources that support little: objects by their validators, registries without digests or without HEAD."""
 
 import asyncio
 import hashlib
@@ -21,18 +21,18 @@ from tests.parts.wasmer import Wasmer
 INTERVAL = 30.0
 """Seconds between two polls."""
 WITHIN = 60.0
-"""A guard: seconds for what a poll that is due brings about."""
+"""A guard: seconds for the effects of a poll that is due."""
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
 @dataclass
 class Source:
-    """One module under one name, and how often it was asked for and sent in full."""
+    """One module under one name, and the number of requests and of complete responses."""
 
     module: bytes
     requests: int = 0
     confirmed: int = 0
-    """Answers without the module that said what it is by now."""
+    """Responses without the module that identify the current one."""
     sent: int = 0
     methods: set[str] = field(default_factory=set)
 
@@ -76,7 +76,7 @@ class WithDate(Source):
 
 
 class WithNothing(Source):
-    """An object that says nothing of itself: each poll gets it whole."""
+    """An object without validators: each poll downloads it whole."""
 
     async def __call__(self, exchange: Exchange) -> None:
         self.requests += 1
@@ -137,7 +137,7 @@ class Scene:
     time: VirtualTime
 
     async def next_poll(self) -> None:
-        """Until each source was polled once more, and what came of it is known to wasmer."""
+        """Wait until each source was polled again and wasmer has the results."""
         requests = {name: source.requests for name, source in self.sources.items()}
         polls = await self.server.metric("autowasm_polls_total")
         # An interval is longer by up to a tenth.
@@ -201,7 +201,7 @@ async def test_a_source_that_tells_little_is_polled_and_followed_all_the_same(sc
     sent = {name: source.sent for name, source in sources.items()}
     confirmed = {name: source.confirmed for name, source in sources.items()}
 
-    # Nothing changes: each is asked twice more, nothing is fetched that need not be, nothing is written.
+    # Nothing changes: each is polled twice more, without unnecessary fetches and without writes.
     for _ in range(2):
         await scene.next_poll()
     assert all(sources[name].confirmed >= confirmed[name] + 2 for name in sources)
@@ -221,6 +221,6 @@ async def test_a_source_that_tells_little_is_polled_and_followed_all_the_same(sc
     for name in sources:
         status = scene.server.status(name)
         assert status["phase"] == "Synced"
-        # One entry for each source: an old module of the same name can be had from nobody.
+        # One entry for each source: no source has an old module of the same name.
         assert [one["sha256"] for one in status["history"]] == [sources[name].sha256]
     assert await scene.server.metric("autowasm_polls_total") >= 2 * len(sources)

@@ -1,4 +1,4 @@
-"""What ADR 5 refuses never reaches an Envoy, and never disturbs what runs there."""
+"""A module that ADR 5 refuses never reaches an Envoy, and never affects the running filters."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 """The table: proxies × shapes of our EnvoyFilter → which filter chains have which HTTP filters, as istiod renders them.
 
-What a proxy then does is in `test_ambient_sidecar.py`. "As before" in these tests: what the reference's patches alone give.
+`test_ambient_sidecar.py` tests the effect on a proxy. "As before" in these tests: the result of the reference's patches alone.
 """
 
 import copy
@@ -181,7 +181,7 @@ def ours(**fields: Any) -> dict[str, Any]:
 
 
 def as_before(envoyfilter: Document) -> dict[str, Any]:
-    """What earlier versions wrote: the patches of the reference's shape."""
+    """The patches of earlier versions, in the shape of the reference."""
     result = copy.deepcopy(dict(envoyfilter))
     result["spec"]["configPatches"] = [
         each
@@ -220,7 +220,7 @@ async def renders(
     *documents: Document, flags: Mapping[str, str] | None = AMBIENT
 ) -> Mapping[str, Rendered]:
     key = json.dumps([documents, flags], sort_keys=True)
-    if key not in _RENDERED:  # what is compared with is the same for many
+    if key not in _RENDERED:  # the expected value is the same for many
         _RENDERED[key] = await listeners.rendered([*MESH, *documents], PROXIES, flags=flags)
     return _RENDERED[key]
 
@@ -411,7 +411,7 @@ async def test_istiods_webhook_warns_of_nothing_but_that_it_is_an_envoyfilter(
 
 
 async def _warnings() -> Sequence[str]:
-    """What the webhook says of every shape in every context."""
+    """The webhook's verdict on every shape in every context."""
     if not _WARNINGS:
         documents = [
             ours(

@@ -44,7 +44,7 @@ class Replicas:
         return spec
 
     async def leaders(self) -> list[Wasmer]:
-        """Those that say that they lead."""
+        """The replicas with the metric of the leader."""
         alive = [one for one in self.all if one.process.alive]
         values = [await one.metric("autowasm_leader") for one in alive]
         return [one for one, value in zip(alive, values, strict=True) if value == 1]
@@ -78,7 +78,7 @@ class Replicas:
             assert hashlib.sha256(answer.body).hexdigest() == digest
 
     async def position(self) -> int:
-        """The end of the audit log, once what was published before has been written in full."""
+        """The end of the audit log, once the earlier publications have been written in full."""
         await asyncio.sleep(0.1)
         return await self.installation.audit.position()
 
@@ -98,7 +98,7 @@ async def trio(
     directory = tmp_path_factory.mktemp("replicas")
     addresses = [ports.free_address() for _ in range(3)]
     one, two, three = (f"{each}:{ports.free_port(address=each)}" for each in addresses)
-    # Each is told of all, as DNS tells them: it has to find out which one it is itself.
+    # Each has the addresses of all, as from DNS: it must detect its own.
     arguments = [*TIMINGS, *(f"--peer=http://{host}" for host in (one, two, three))]
     async with AsyncExitStack() as stack:
         installation = await stack.enter_async_context(
@@ -145,7 +145,7 @@ async def test_one_leads_and_all_serve_what_it_publishes(replicas: Replicas) -> 
     assert re.fullmatch(r".+_[0-9a-f]{8}", lease["holderIdentity"])
     assert datetime.fromisoformat(lease["renewTime"]).utcoffset() is not None
     followers = [one for one in replicas.all if one is not leader]
-    for follower in followers:  # before anybody has asked them
+    for follower in followers:  # before any request to them
         assert await follower.metric("autowasm_blobs") >= 3
     await replicas.assert_served(followers, replicas.digests)
 

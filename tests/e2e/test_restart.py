@@ -1,4 +1,4 @@
-"""A restart is not a rollout, and a failure never touches what works (ADR 7)."""
+"""A restart is not a rollout, and a failure never affects a running filter (ADR 7)."""
 
 import asyncio
 

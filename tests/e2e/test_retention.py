@@ -1,4 +1,4 @@
-"""What a running `wasmer` keeps: budget, share of a namespace, grace, and a restart in between (issue 5)."""
+"""The modules that a running `wasmer` keeps: budget, share of a namespace, grace, and a restart in between (issue 5)."""
 
 import asyncio
 import hashlib

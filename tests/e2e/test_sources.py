@@ -1,4 +1,4 @@
-"""Every kind of source ends in the same filter: what others' tools pushed, and objects over http."""
+"""Every kind of source ends in the same filter: images from other tools, and objects over http."""
 
 import asyncio
 import gzip
@@ -62,7 +62,7 @@ async def test_images_of_foreign_clients_are_served(scene: Scene, flavour: str) 
 
 
 async def test_no_label_of_any_metric_is_written_by_a_tenant(scene: Scene) -> None:
-    """Hosts, paths, digests, methods: what a spec or a client of the blob port says makes no series."""
+    """Hosts, paths, digests and methods of specs and of clients of the blob port create no series."""
     module = wat.header_filter("world")
     scene.wasmer.apply(scene.autowasm(await scene.push("tenanttag", module)))
     async with object_server({"/tenantpath": module}) as url:

@@ -1,4 +1,4 @@
-"""Files in and files out of `wasmer standalone`, by their effect: what Envoy does, what a client gets, what the status says."""
+"""Files in and files out of `wasmer standalone`, by their effect on Envoy, on a client's response, and on the status."""
 
 import asyncio
 import json
@@ -77,7 +77,7 @@ async def takes(proxy: envoys.Envoy, name: str) -> bool:
 
 
 async def variables(proxy: envoys.Envoy) -> dict[str, str]:
-    """The environment that Envoy gives the filter, as its configuration shows it."""
+    """The environment of the filter in Envoy's configuration."""
     found: list[dict[str, str]] = []
 
     def look(node: Any) -> None:
@@ -217,7 +217,7 @@ async def test_a_file_that_becomes_unreadable_degrades_its_objects_while_the_fil
 async def test_a_file_without_permission_degrades_its_objects_after_a_restart_too(
     scene: Scene,
 ) -> None:
-    """The tests may run as root, whom no mode stops: a link that leads to itself cannot be read by anyone."""
+    """The tests may run as root, and no mode restricts root: a link to itself cannot be read by any user."""
     scene.wasmer.apply(scene.autowasm(await scene.push_header("world")))
     await scene.wasmer.wait_phase("test", "Synced")
     file = scene.wasmer.config / "test.yaml"

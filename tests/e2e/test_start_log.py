@@ -1,4 +1,4 @@
-"""The log of a start, as a person sees it: the first line says that wasmer started, not that the loop was blocked."""
+"""The log of a start, on a terminal: the first line reports the start of wasmer, not a blocked loop."""
 
 import asyncio
 import json

@@ -1,6 +1,6 @@
 """Modules over which Envoy crashes or that it cannot start, and their neighbours that it runs: our verdict and Envoy's.
 
-Each text is a whole filter; what differs is one way to refer to a host function, one start, one form of exceptions.
+Each text is a whole filter; they differ in one way to refer to a host function, one start, one form of exceptions.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The tables and checks of `autowasm.wasm` against the real Envoy: what passes loads there, what is refused does not.
+"""The tables and checks of `autowasm.wasm` against the real Envoy: accepted modules load there, refused ones do not.
 
 Envoy runs with `--mode validate`, which loads the module (as a local file) and ends.
 """

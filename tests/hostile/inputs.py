@@ -1,4 +1,4 @@
-"""What a hostile registry, object host or author sends, made small to make and large to read.
+"""Input of a hostile registry, object host or author, small to create and large to read.
 
 Not random: each is one attack from the project's list. Everything is bytes; no file and no server.
 """
@@ -57,7 +57,7 @@ def packed(pieces: Iterable[bytes], *, level: int = 1) -> bytes:
 def packed_zeros(head: bytes, size: int, tail: bytes = b"") -> bytes:
     """gzip of `head`, `size` (a multiple of 1 MiB) zeros and `tail`; one MiB is compressed, and its bytes are repeated.
 
-    After a full flush deflate knows nothing of what was before (RFC 1951, 3.2.3), so each MiB has the same bytes.
+    After a full flush deflate has no reference to earlier data (RFC 1951, 3.2.3), so each MiB has the same bytes.
     """
     squeeze = zlib.compressobj(1, wbits=-zlib.MAX_WBITS)
     start = squeeze.compress(head) + squeeze.flush(zlib.Z_FULL_FLUSH)
@@ -73,7 +73,7 @@ def packed_zeros(head: bytes, size: int, tail: bytes = b"") -> bytes:
 
 @functools.cache
 def gzip_bomb() -> bytes:
-    """1 GiB in 5 MB, beginning like a module: below the ratio at which a look at the ratio would end it."""
+    """1 GiB in 5 MB, beginning like a module: below the limit of the compression ratio."""
     return packed_zeros(MODULE_START, 1024 * MIB)
 
 
@@ -86,14 +86,14 @@ def zstd_bomb() -> bytes:
 
 @functools.cache
 def zstd_window_bomb() -> bytes:
-    """A frame that asks for a window of 2 GiB and has nothing in it."""
+    """A frame that declares a window of 2 GiB and is empty."""
     exponent = 31 - 10
     return b"\x28\xb5\x2f\xfd" + bytes([0x00, exponent << 3]) + b"\x01\x00\x00"
 
 
 @functools.cache
 def tar_bomb() -> bytes:
-    """A gzipped tar whose one module has 2 GiB of zeros, as its header says."""
+    """A gzipped tar with one module of 2 GiB of zeros by its header."""
     return packed_zeros(header(b"plugin.wasm", 2048 * MIB), 2048 * MIB, END)
 
 
@@ -111,12 +111,12 @@ def million_entries() -> bytes:
 
 
 def tar_with_claimed_size() -> bytes:
-    """A member of 8 EiB, says its header."""
+    """A member of 8 EiB by its header."""
     return gz(header(b"plugin.wasm", EXBIBYTES_8) + MODULE_START)
 
 
 def with_names(count: int, *, size: int, module: bytes | None = None) -> bytes:
-    """A filter whose name section has `count` functions, and is made `size` bytes long."""
+    """A filter of `size` bytes with `count` functions in its name section."""
     each = max(1, size // count - 8)
     entries = b"".join(leb(index) + leb(each) + b"n" * each for index in range(count))
     names = leb(count) + entries
@@ -136,7 +136,7 @@ def with_declared_functions(count: int) -> bytes:
 
 
 def overlong_leb() -> bytes:
-    """A section whose length has more bits than 32."""
+    """A section with a length of more than 32 bits."""
     return MODULE_START + bytes([_TYPE]) + b"\xff\xff\xff\xff\xff\x01"
 
 
@@ -147,7 +147,7 @@ def many_layers(count: int) -> bytes:
 
 
 def descriptor(content: bytes, media_type: str, **changes: object) -> dict[str, object]:
-    """One that tells the truth about `content` but for `changes`."""
+    """A descriptor of `content`, correct except for `changes`."""
     import hashlib  # noqa: PLC0415
 
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
@@ -168,7 +168,7 @@ def manifest(layers: list[dict[str, object]]) -> bytes:
 
 
 def docker_config(entries: int) -> bytes:
-    """A pull secret of so many hosts, none of which is asked."""
+    """A pull secret of so many hosts, none of which is used."""
     auths = {f"https://host{number}.example/v1/": {"auth": "dTpw"} for number in range(entries)}
     return json.dumps({"auths": auths}).encode()
 

@@ -1,9 +1,9 @@
 """How long code holds the event loop, in processor time: an iteration of the loop, and a hold of the interpreter lock by a thread.
 
-Not wall time: what other programs do meanwhile does not count. A processor that they share is slower all the same, so each
-figure is scaled by what a fixed piece of work takes at that moment: a loaded machine gives the same figures. Invariant: a turn
-is all that the loop does between two waits (`autowasm.performance.eventloop`); a hold is all that a thread does between two moments
-at which it would hand the interpreter lock to a loop that asks for it.
+Not wall time: the work of other programs does not count. A processor that they share is slower all the same, so each
+figure is scaled by the time of a fixed piece of work at that moment: a loaded machine has the same figures. Invariant: an
+iteration is the work of the loop between two waits (`autowasm.telemetry.eventloop`); a hold is the work of a thread between two
+moments at which it would hand the interpreter lock to a loop that requests it.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _TRIES = 10
 """Our code does the same each time: more than the least of the runs is something else's."""
 
 _WORK_SECONDS = 0.0012
-"""Processor seconds of `_work` on the idle core for which the limits were chosen: the unit of what is returned."""
+"""Processor seconds of `_work` on the idle core for which the limits were chosen: the unit of the results."""
 
 
 async def longest_iteration(work: Callable[[], Awaitable[object]], *, below: float = 0.0) -> float:
@@ -65,7 +65,7 @@ def longest_hold(
 
 
 def _scale() -> float:
-    """What a second of processor time is worth now; at most 1, so that a quicker machine is no stricter."""
+    """The speed of this machine now; at most 1, so that a quicker machine is no stricter."""
     took = []
     with _unmeasured():
         for _ in range(3):
@@ -116,7 +116,7 @@ def _unmeasured() -> Iterator[None]:
 
 @contextmanager
 def _signals(released: Sequence[tuple[ModuleType, str]]) -> Iterator[Callable[[], float]]:
-    """Yields the function that says, after the context, how long the longest hold was."""
+    """Yields a function that returns, after the context, the length of the longest hold."""
     assert threading.current_thread() is threading.main_thread()
     longest, last, counts = 0.0, 0.0, True
 

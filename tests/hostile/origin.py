@@ -1,7 +1,7 @@
 """A registry and object host of our own that breaks any rule: raw sockets, no library that would correct it.
 
 Not a fake of a registry: no test learns from it how a registry behaves. Invariant: each request is counted, so a test knows
-that its attack was asked for, and how many bytes of it were taken.
+that its attack was requested, and the number of bytes that were read.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class Origin(LoopbackServer):
         return self.act(path, answer)
 
     def act(self, path: str, answer: Body) -> str:
-        """Whatever `answer` writes; returns the URL."""
+        """Serve the output of `answer`; returns the URL."""
         self._answers[path] = answer
         return f"http://{self.host}{path}"
 
@@ -46,7 +46,7 @@ class Origin(LoopbackServer):
         return f"{self.host}/{repository}:v1"
 
     def layer(self, repository: str, digest: object, body: bytes) -> None:
-        """What is under `digest`, true or not."""
+        """The content of `digest`, which it may match or not."""
         self.serve(f"/v2/{repository}/blobs/{digest}", body)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -68,7 +68,7 @@ class Origin(LoopbackServer):
 
 
 def chunked(piece: bytes, *, pause: float = 0.0) -> Body:
-    """The same chunk for ever."""
+    """The same chunk without end."""
 
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")

@@ -43,7 +43,7 @@ def memory(process: int) -> tuple[int, int]:
 
 
 async def refused(server: Wasmer, names: list[str]) -> list[str]:
-    """What the statuses say once all have failed."""
+    """The statuses once all have failed."""
     reasons = []
     for name in names:
         async with asyncio.timeout(150):

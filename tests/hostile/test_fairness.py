@@ -1,4 +1,4 @@
-"""One tenant's sources delay no other's, whatever they do (ADR 11, ADR 21)."""
+"""The sources of one tenant never delay those of another (ADR 11, ADR 21)."""
 
 import asyncio
 

@@ -33,7 +33,7 @@ MIB = 1024 * 1024
 
 @pytest.fixture(autouse=True)
 def as_in_the_process() -> Iterator[None]:
-    """What `runtime.run` sets for the whole process."""
+    """The settings of `runtime.run` for the whole process."""
     import gc  # noqa: PLC0415
 
     interval, threshold = sys.getswitchinterval(), gc.get_threshold()
@@ -46,7 +46,7 @@ def as_in_the_process() -> Iterator[None]:
 
 
 def outcome(work: Callable[[], object]) -> str:
-    """What is wrong, if anything is."""
+    """The message of the error; empty if there is none."""
     try:
         work()
     except AutoWasmError as error:

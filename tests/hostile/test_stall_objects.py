@@ -1,4 +1,4 @@
-"""Objects of the API server of etcd's largest size, whatever is in them, are read without holding the loop for 20 ms."""
+"""Objects of etcd's largest size, with any content, are read without holding the loop for 20 ms."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What authors write into names, labels and images: refused with one line that names the field, or passed on as it is."""
+"""Hostile text in names, labels and images: refused with one line that names the field, or passed on as it is."""
 
 import asyncio
 import json

@@ -12,7 +12,7 @@ from tests.manifests.documents import AUTOWASMS, Document
 from tests.parts.kubernetes import ADMIN, Cluster
 
 STRICT = "?dryRun=All&fieldValidation=Strict"
-"""What kubectl asks for: no trace is left, and an unknown field is an error instead of a warning."""
+"""A dry run as kubectl requests it: nothing is stored, and an unknown field is an error instead of a warning."""
 
 
 class Judge:

@@ -17,7 +17,7 @@ VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
 
 
 class Refused(Exception):
-    """helm did not render it; the message is what it said."""
+    """helm did not render it; the message is helm's."""
 
 
 def render(

@@ -51,7 +51,7 @@ def schema() -> Document:
 
 
 def valid() -> Document:
-    """A small AutoWasm that everybody accepts."""
+    """A small valid AutoWasm."""
     return copy.deepcopy(_VALID)
 
 

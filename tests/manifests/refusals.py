@@ -1,6 +1,6 @@
-"""What no AutoWasm may hold: one row for each way to be wrong, and who says so.
+"""Invalid AutoWasms: one row for each error, and the part that reports it.
 
-Not the texts of `parsing` alone: the API server is asked first. Invariant: each row is refused by the API server with
+Not the texts of `parsing` alone: the API server validates first. Invariant: each row is refused by the API server with
 `sentence`, or, where that is None, is let through by it; and each is refused by `parsing.parse` at `field`, or, where that
 is None, the limit is the cluster's alone.
 """
@@ -27,7 +27,7 @@ class Refusal:
     field: str | None
     """The path that `parsing.parse` names."""
     sentence: str | None
-    """What the API server says, among other things."""
+    """A part of the API server's message."""
 
 
 _HEX = "0123456789abcdef" * 4
@@ -43,7 +43,7 @@ _SHORT = "must be at least 30s, because registries limit the rate of requests"
 _both = {"registry": {"image": "a/b"}, "object": {"url": "http://a/b"}}
 
 REFUSALS = (
-    # What must be there.
+    # Required fields.
     Refusal("no spec", changed(lambda s: s.clear()), "spec.filter", "spec.filter: Required value"),
     Refusal("no filter", changed(lambda s: s.pop("filter")), "spec.filter", "spec.filter: Required"),
     Refusal("no selector", changed(lambda s: s.pop("selector")), "spec.selector", "spec.selector: Required"),
@@ -141,7 +141,7 @@ REFUSALS = (
     Refusal("label prefix empty", labels({"/a": "x"}), f"{_LABELS}[/a]", _LABEL_KEY),
     Refusal("label prefix odd", labels({"A_/a": "x"}), f"{_LABELS}[A_/a]", None),
     Refusal("257 labels", labels({f"l{n}": "x" for n in range(257)}), _LABELS, "must have at most 256 items"),
-    # What a schema cannot say.
+    # Rules that a schema cannot express.
     Refusal("config a number", with_filter(pluginConfig=1), f"{_FILTER}.pluginConfig", None),
     Refusal("config a list", with_filter(pluginConfig=[1]), f"{_FILTER}.pluginConfig", None),
     Refusal("config true", with_filter(pluginConfig=True), f"{_FILTER}.pluginConfig", None),

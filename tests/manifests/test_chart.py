@@ -1,4 +1,4 @@
-"""The chart without an API server: it says what crd.yaml, install.yaml and the table of flags say, and refuses what is wrong."""
+"""The chart without an API server: it agrees with crd.yaml, install.yaml and the table of flags, and refuses wrong values."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ from tools.generate.paths import CHART
 
 _OPTIONS = manifests.options()
 _CONFIG = {manifests.camel(name): _OPTIONS[name] for name in _OPTIONS.keys() - manifests.ELSEWHERE}
-# Values that are not a default, by what the help calls them.
+# Values that are not a default, by their name in the help.
 _SAMPLES = {
     "CIDR": "10.9.0.0/16",
     "DURATION": "14s",

@@ -1,6 +1,6 @@
 """The chart on a real API server with the real helm: installed, upgraded, uninstalled, and refusing to be.
 
-No Pod runs: where one has to, its container is run as a process, and what the kubelet would report is written.
+No Pod runs: where one has to, its container is run as a process, and the status of a kubelet is written.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ NAMESPACE = "istio-system"
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/autowasms.wasm.tcm.io"
 AUTOWASMS = documents.AUTOWASMS.format(namespace="default")
 DEPLOYMENTS = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
-# What helm says of a release in the namespace `default`.
+# helm's output for a release in the namespace `default`.
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
@@ -211,7 +211,7 @@ async def test_a_new_user_installs_upgrades_and_uninstalls(ground: Ground, relea
     assert await ground.exists(CRD)
     assert await ground.exists(f"{AUTOWASMS}/test"), "and what people wrote with it"
 
-    # Another release takes over what the first one left; helm asks for that to be said.
+    # Another release takes over the resources of the first one; helm requires a flag for that.
     with pytest.raises(clients.ClientError, match="invalid ownership metadata"):
         await ground.install()
     again = await ground.install("--take-ownership")
@@ -220,7 +220,7 @@ async def test_a_new_user_installs_upgrades_and_uninstalls(ground: Ground, relea
 
 
 def _newer_chart(target: Path) -> None:
-    """A later version of the chart, whose resource has one more column."""
+    """A later version of the chart; its resource definition has one more column."""
     shutil.copytree(CHART, target)
     file = target / "files/crd.yaml"
     crd = yaml.safe_load(file.read_text())
@@ -270,7 +270,7 @@ async def test_uninstall_refuses_while_there_are_autowasms(ground: Ground, relea
 
 
 async def _run_the_hooks_pod(ground: Ground) -> tuple[int, str]:
-    """Run what the pre-delete Job's Pod says, with its ServiceAccount's token, and report it as a kubelet does."""
+    """Run the command of the pre-delete Job's Pod, with its ServiceAccount's token, and report its end as a kubelet does."""
     cluster, name = ground.cluster, "wasmer-no-autowasms-left"
     pods = f"/api/v1/namespaces/{NAMESPACE}/pods"
     found: list[Document] = []

@@ -1,4 +1,4 @@
-"""The AutoWasm resource on a real API server: what kubectl shows, explains and stores."""
+"""The AutoWasm resource on a real API server: kubectl get, explain and apply."""
 
 import asyncio
 import json

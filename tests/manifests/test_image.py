@@ -1,4 +1,4 @@
-"""The Dockerfile, as far as it can be run without a container engine: its files, its commands, what it ends with."""
+"""The Dockerfile, as far as it can be run without a container engine: its files, its commands, its entrypoint."""
 
 import asyncio
 import re

@@ -30,7 +30,7 @@ def _container() -> Document:
 
 
 def _settings() -> Settings:
-    """What the shipped arguments make of `wasmer`; there is no environment in the Deployment."""
+    """The settings from the shipped arguments; there is no environment in the Deployment."""
     assert "env" not in _container()
     return flags.settings_from(build_parser().parse_args(_container()["args"]), environment={})
 
@@ -134,7 +134,7 @@ def test_only_its_own_service_may_be_looked_at() -> None:
 
 
 def test_the_page_tells_kustomize_to_name_the_service_that_it_renames(tmp_path: Path) -> None:
-    """What docs/install.md says for `namePrefix`, through the real kustomize."""
+    """The instructions of docs/install.md for `namePrefix`, with the real kustomize."""
     page = (ROOT / "docs/install.md").read_text()
     (shown,) = re.findall(r"```yaml\n(namePrefix: .*?)```", page, re.DOTALL)
     (tmp_path / "install.yaml").write_text(documents.INSTALL.read_text())

@@ -63,7 +63,7 @@ async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Clu
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def kubectl(cluster: Cluster) -> Client:
-    """kubectl as the administrator, who has applied our resource."""
+    """kubectl as the administrator, after our resource definition was applied."""
     client = await clients.kubectl(cluster.directory / "home", kubeconfig=cluster.kubeconfig)
     await install_crd(client)
     return client
@@ -199,7 +199,7 @@ async def test_applied_twice_is_unchanged(cluster: Cluster, kubectl: Client) -> 
     path = f"/apis/policy/v1/namespaces/{NAMESPACE}/poddisruptionbudgets/wasmer"
     before = (await cluster.request("GET", path))["metadata"]["generation"]
     lines = (await kubectl.run("apply", "-f", documents.INSTALL)).stdout.splitlines()
-    # kubectl says "configured" of every budget: its selector is replaced as a whole, by an equal one.
+    # kubectl prints "configured" for every budget: its selector is replaced as a whole, by an equal one.
     said = {line for line in lines if not line.endswith("unchanged")}
     assert said <= {"poddisruptionbudget.policy/wasmer configured"}
     assert (await cluster.request("GET", path))["metadata"]["generation"] == before

@@ -1,4 +1,4 @@
-"""What the chart brings for Prometheus' operator and Grafana is what dashboards/ has."""
+"""The chart's objects for Prometheus' operator and Grafana have the content of dashboards/."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What the API server refuses, in which words, and that `parsing.parse` refuses the rest."""
+"""Refusals of the API server and their messages; `parsing.parse` refuses the rest."""
 
 from collections.abc import Iterator
 

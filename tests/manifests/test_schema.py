@@ -34,7 +34,7 @@ def _crd() -> Document:
 
 
 def _alternatives(kind: Any) -> tuple[Any, ...]:
-    """What a field may be besides absent or null."""
+    """The possible values of a field besides absent or null."""
     if typing.get_origin(kind) in {types.UnionType, typing.Union}:
         return tuple(a for a in typing.get_args(kind) if a not in {type(None), UnsetType})
     return (kind,)
@@ -67,7 +67,9 @@ def _compare_struct(kind: type[msgspec.Struct], schema: Document, path: str) -> 
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     assert schema["type"] == "object", path
     assert fields.keys() == schema["properties"].keys(), path
-    if not path.startswith("status"):  # what we write ourselves may promise more than what we read
+    if not path.startswith(
+        "status"
+    ):  # the schema of fields that we write may be stricter than of fields that we read
         required = {name for name, field in fields.items() if field.required}
         assert set(schema.get("required", ())) == required, path
     for name, field in fields.items():

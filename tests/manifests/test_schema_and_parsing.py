@@ -1,4 +1,4 @@
-"""Property: whatever `parsing.parse` accepts, the API server accepts; whatever that lets through and is wrong, parse names.
+"""Property: the API server accepts every object that `parsing.parse` accepts, and parse reports every error that the API server accepts.
 
 The API server itself is the oracle for the schema, so patterns mean what Go's regular expressions mean.
 """

@@ -1,4 +1,4 @@
-"""`make mutants`: changes the modules whose bugs cost most, one change at a time, and expects a test to fail.
+"""`make mutants`: changes the modules of modules.toml, one change at a time, and expects a test to fail.
 
     python -m tests.mutants                         modules that differ from where this branch left main, or from HEAD~1
     python -m tests.mutants all                     every module of modules.toml
@@ -6,7 +6,7 @@
     python -m tests.mutants --in WorkQueue.done kube/workqueue    mutants of one class or function
 
 A mutant that no test kills is a survivor. It is printed with its change and fails the run, unless accepted.toml lists it with
-a reason. CONTRIBUTING.md says how to read one.
+a reason. CONTRIBUTING.md explains what to do about one.
 """
 
 import argparse

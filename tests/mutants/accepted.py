@@ -30,12 +30,12 @@ class Accepted:
 
     @property
     def key(self) -> Key:
-        """What the entry is found by."""
+        """The key of the entry."""
         return self.module, self.where, self.before, self.after
 
 
 def key_of(mutant: Mutant) -> Key:
-    """What an entry must have to accept this mutant."""
+    """The key of an entry that accepts this mutant."""
     return mutant.module, mutant.where, mutant.before, mutant.after
 
 

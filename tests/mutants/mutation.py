@@ -18,7 +18,7 @@ from parso.tree import NodeOrLeaf
 from tests.mutants.operators import OURS
 
 _COSMIC_RAY: Final = (
-    # One step over the boundary. A test that tells `<` from `<=` tells it from `>` and `>=`, too.
+    # One step over the boundary. A test that distinguishes `<` from `<=` distinguishes it from `>` and `>=`, too.
     *(
         f"ReplaceComparisonOperator_{pair}"
         for pair in (
@@ -80,7 +80,7 @@ class Mutant:
     where: str
     """The class and function that hold the change, joined by dots; `<module>` outside of both."""
     line: int
-    """Of the original, for people; no part of what identifies a mutant."""
+    """Of the original, for the output; not part of a mutant's identity."""
     before: str
     after: str
     """The changed lines without indentation, joined by a line break."""

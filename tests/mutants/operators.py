@@ -29,7 +29,7 @@ def _is_call(node: NodeOrLeaf) -> bool:
 
 
 def _is_effect(node: NodeOrLeaf) -> bool:
-    """A statement whose only purpose is what it changes elsewhere."""
+    """A statement without a value, only with side effects."""
     if node.type == "expr_stmt":
         target, operation = node.children[0], node.children[1]
         if operation.type == "annassign":

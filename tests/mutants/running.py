@@ -72,7 +72,7 @@ _FIRST: Final = 600
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the tests said to a mutant."""
+    """The result of the tests for a mutant."""
 
     mutant: Mutant | None
     """None for the unchanged module."""
@@ -134,7 +134,7 @@ def imports(source: str) -> set[str]:
 
 
 def importers(module: str, imported_by: dict[str, set[str]]) -> set[str]:
-    """The module and all that import it, directly or through others. `imported_by` is module → what it imports."""
+    """The module and all that import it, directly or through others. `imported_by` is module → its imports."""
     found = {module}
     while True:
         more = {
@@ -182,7 +182,7 @@ class Laboratory:
         gc.freeze()
 
     def unchanged(self, module: str, tests: Sequence[str]) -> Outcome:
-        """The tests of a module without a mutant. They must pass, or nothing can be said about mutants."""
+        """The tests of a module without a mutant. They must pass, otherwise the results of mutants mean nothing."""
         source = (ROOT / module).read_text()
         plain = Mutant(module, "", "", 0, "", "", source)
         (outcome,) = self._run([plain], tests, limits=Limits(cpu=_FIRST, wall=_FIRST))

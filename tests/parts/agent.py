@@ -1,7 +1,7 @@
 """A real istio-agent beside a sidecar: it has istiod sign the workload's certificate, and serves that to the Envoy there.
 
 `agent` is one without an Envoy of its own: `istio.sidecar` starts that, with another bootstrap, and follows istiod directly.
-`injected` is one that starts Envoy with Istio's bootstrap, as in a Pod. Invariant: what the agent shows istiod is a token of
+`injected` is one that starts Envoy with Istio's bootstrap, as in a Pod. Invariant: the agent authenticates to istiod with a token of
 the workload's ServiceAccount, so the identity in the certificate is a real one.
 """
 
@@ -48,7 +48,7 @@ async def agent(
 
     Returns once it has a certificate. Raises ProcessError.
     """
-    # The agent does not run without an Envoy to look after.
+    # The agent does not run without an Envoy process.
     sleeper = directory / "envoy"
     process, _ = await _agent(
         mesh,
@@ -82,7 +82,7 @@ async def injected(
     metadata: Mapping[str, str] | None = None,
     timeout: float = _READY_SECONDS,
 ) -> AsyncIterator[tuple[Agent, Envoy]]:
-    """Run an agent that starts a plain Envoy with Istio's bootstrap and hands it what istiod, an authority, sends.
+    """Run an agent that starts a plain Envoy with Istio's bootstrap and passes on the configuration and certificates from istiod.
 
     For the workload `name` in `default` (add it first). `metadata`: `ISTIO_META_…` variables, without that prefix. Returns
     once Envoy is ready. Raises ProcessError.
@@ -98,7 +98,7 @@ async def injected(
         environment={
             "ISTIO_METAJSON_LABELS": json.dumps(dict(labels)),
             "ISTIO_META_INTERCEPTION_MODE": "NONE",
-            # An extension of Istio's build of Envoy; with a tunnel the agent asks for it by default.
+            # An extension of Istio's build of Envoy; with a tunnel the agent enables it by default.
             "PEER_METADATA_DISCOVERY": "false",
             "ISTIO_META_ISTIO_VERSION": mesh.release.version,
             **{f"ISTIO_META_{key}": value for key, value in (metadata or {}).items()},
@@ -150,7 +150,7 @@ async def _agent(
         "statusPort": status_port,
         "proxyAdminPort": admin_port,
         "concurrency": 2,
-        # As an agent starts it, but for the time: nobody waits for 45 s here.
+        # As an agent starts it, except for the drain time, which is 45 s there.
         "drainDuration": "2s",
         "terminationDrainDuration": "1s",
     }
@@ -171,7 +171,7 @@ async def _agent(
             "SERVICE_ACCOUNT": account,
             "TRUST_DOMAIN": "cluster.local",
             "PILOT_CERT_PROVIDER": "istiod",
-            # It is asked for by its address here, not by its name.
+            # Requests use its address here, not its name.
             "ISTIOD_SAN": f"istiod.{ROOT_NAMESPACE}.svc",
             "ISTIO_META_CLUSTER_ID": "Kubernetes",
             "OUTPUT_CERTS": "./certificates",

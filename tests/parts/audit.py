@@ -1,7 +1,7 @@
-"""What somebody asked of the API server, read from its audit log (`kubernetes.py` switches it on).
+"""Requests to the API server, read from its audit log (`kubernetes.py` switches it on).
 
-Not a live feed: each reading is what was answered until then. Invariant: a request is there once, with its final status;
-of a watch that still runs only its beginning is there.
+Not a live feed: each read returns the requests that were answered until then. Invariant: a request is there once, with its
+final status; a watch that still runs has only its beginning.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ class Entry:
 
     @property
     def changes(self) -> bool:
-        """Whether it asked for a change."""
+        """Whether it is a write."""
         return self.verb in _CHANGING
 
     @property
@@ -66,7 +66,7 @@ class AuditLog:
         return await asyncio.to_thread(self._read, user, since)
 
     async def writes(self, *, user: str, since: int = 0) -> list[Entry]:
-        """Those of `entries` that asked for a change."""
+        """The writes of `entries`."""
         return [entry for entry in await self.entries(user=user, since=since) if entry.changes]
 
     def _read(self, user: str, since: int) -> list[Entry]:

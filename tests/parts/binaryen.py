@@ -1,4 +1,4 @@
-"""Binaryen's `wasm-opt`, from npm: what people run over a module before they push it."""
+"""Binaryen's `wasm-opt`, from npm, which many authors run over a module before they push it."""
 
 import hashlib
 import tempfile

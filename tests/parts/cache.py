@@ -1,4 +1,4 @@
-"""Where the real parts are kept between runs, and how one is put there by exactly one process.
+"""The cache of the real parts between runs; exactly one process creates an entry.
 
 Not a package manager: an entry is a folder that is either absent or complete, and is never changed afterwards. What an
 entry depends on (versions, flags) belongs in its name. Invariant: a process that sees the folder may use it, without a lock.
@@ -34,7 +34,7 @@ _DEADLINE_SECONDS = 3600.0
 
 
 class PartError(Exception):
-    """A real part could not be built or installed. The message ends with the last lines of what was tried."""
+    """A real part could not be built or installed. The message ends with the last lines of the output."""
 
 
 class Absent(PartError):
@@ -43,7 +43,7 @@ class Absent(PartError):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What is built or installed in one go, for the person who waits: `seconds` is what two idle cores usually need.
+    """A part that is built or installed in one step; `seconds` is its usual time on two idle cores, for the progress message.
 
     Parts with the same `turn` are made one after another, by whatever process.
     """
@@ -55,7 +55,7 @@ class Part:
 
 
 on_use: list[Callable[[Part], None]] = []
-"""Called with each part that this process asks for, whether it is there already or not."""
+"""Called with each part that this process requests, whether it is there already or not."""
 
 while_waiting: list[Callable[[], AbstractContextManager[object]]] = []
 """Entered for as long as a thread of this process builds a part or waits for another process that does."""
@@ -65,7 +65,7 @@ _filling: ContextVar[bool] = ContextVar("filling", default=False)
 
 
 def is_there(get: Callable[[], object]) -> bool:
-    """Whether `get`, which asks for parts, returns or fails at once. It builds nothing: False where it would have to."""
+    """Whether `get`, which requests parts, returns or fails at once. It builds nothing: False where it would have to."""
     token = _looking.set(True)
     try:
         get()
@@ -115,10 +115,10 @@ def exclusive(name: str) -> Iterator[None]:
 def install_once(entry: str, *, fill: Callable[[Path], None], part: Part | None = None) -> Path:
     """The complete folder `entry` (a relative path) of the cache; `fill` makes its content where it is absent.
 
-    `fill` gets an empty folder beside the final place, which then appears under its name in one step. What `fill`
-    raises reaches the caller, and nothing stays behind. With `part`, the log says that it is being made and for how long,
-    and where FAILURES is set a PartError of `fill` is raised for each later caller, in every process of the run: nobody waits
-    for the same failure twice.
+    `fill` gets an empty folder beside the final place, which then appears under its name in one step. An error of `fill`
+    reaches the caller, and no files remain. With `part`, the log reports that it is being made and for how long. Where
+    FAILURES is set, a PartError of `fill` is raised for each later caller, in every process of the run: the same failure is
+    not waited for twice.
     """
     if part and not _looking.get() and not _filling.get():
         for tell in on_use:
@@ -208,7 +208,7 @@ def _all(makers: Sequence[Callable[[], AbstractContextManager[object]]]) -> Iter
 
 
 def _remove_leftovers(target: Path) -> None:
-    """What a killed process left half made. The caller holds the lock of the entry, so nothing else is at work there."""
+    """Remove the incomplete files of a killed process. The caller holds the lock of the entry, so no other process works there."""
     leftover = re.compile(re.escape(f".{target.name}-") + "[a-z0-9_]{8}")
     for path in target.parent.iterdir():
         if leftover.fullmatch(path.name):

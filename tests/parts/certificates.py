@@ -33,7 +33,7 @@ class Authority:
         critical: bool = True,
         may_sign: bool | None = None,
     ) -> None:
-        """`issuer` None: it signs itself. `may_sign`: what keyUsage says; None: there is none."""
+        """`issuer` None: self-signed. `may_sign`: the bit of keyUsage; None: without keyUsage."""
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         signer = issuer or self
@@ -94,7 +94,7 @@ def _builder(
     *,
     age: datetime.timedelta = _HOUR,
 ) -> x509.CertificateBuilder:
-    # An hour back unless a test says otherwise: containers' clocks differ.
+    # An hour back by default: containers' clocks differ.
     begin = datetime.datetime.now(datetime.UTC) - age
     return (
         x509.CertificateBuilder()

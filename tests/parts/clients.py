@@ -1,6 +1,6 @@
-"""Foreign command line clients: crane, oras, kubectl, helm. Each run sees a home folder of its own and no one's credentials.
+"""Foreign command line clients: crane, oras, kubectl, helm. Each run has a home folder of its own and no credentials.
 
-Not wrappers of their features: what a test says to them is what a person would type.
+Not wrappers of their features: a test passes the arguments that a user would type.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ class ClientError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """What a client said, and the status it ended with."""
+    """The output of a client, and its exit status."""
 
     returncode: int
     stdout: str
@@ -28,7 +28,7 @@ class Completed:
 
 
 def inherited() -> dict[str, str]:
-    """What a program with a clean environment still gets: PATH, and the variables with which `make coverage` measures it."""
+    """A clean environment: only PATH, and the variables with which `make coverage` measures the program."""
     variables = {"PATH": os.environ.get("PATH", os.defpath)}
     for name in ("COVERAGE_PROCESS_START", "COVERAGE_FILE"):
         if value := os.environ.get(name):
@@ -117,7 +117,7 @@ async def helm(home: Path, *, kubeconfig: Path | None = None) -> Client:
 async def crds_established(kubectl: Client, *names: str, timeout: float = 60) -> None:
     """Return once these CustomResourceDefinitions (without names: all) are served. Raises TimeoutError.
 
-    `kubectl wait` would fail on one that the API server has not looked at yet (its conditions are null then).
+    `kubectl wait` would fail on one that the API server has not processed yet (its conditions are null then).
     """
     async with asyncio.timeout(timeout):
         while True:

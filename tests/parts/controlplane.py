@@ -2,8 +2,8 @@
 
 Not for tests that damage etcd or the API server: they start `kubernetes` for themselves. Invariants: wasmer watches all
 namespaces, so at most one installation runs at a time: `private` ends the shared one, and `installation` starts it again.
-When an installation begins, no AutoWasm and no EnvoyFilter of another test is left. Everything else is told apart by
-namespace, which a test has for itself.
+When an installation begins, no AutoWasm and no EnvoyFilter of another test is left. All other objects are separated by
+namespace; each test has its own.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ _REMAINS = (
     f"/api/v1/namespaces/{istio.ROOT_NAMESPACE}/services",
     f"/apis/coordination.k8s.io/v1/namespaces/{istio.ROOT_NAMESPACE}/leases/wasmer",
 )
-"""What other tests leave on the control plane and a mesh must not find, besides AutoWasms and EnvoyFilters."""
+"""Objects of other tests on the control plane that would affect a mesh, besides AutoWasms and EnvoyFilters."""
 _CLEAN_SECONDS = 60
 _POLL_SECONDS = 0.05
 
@@ -51,7 +51,7 @@ READER = "reader"
 
 
 class ControlPlane:
-    """The control plane of `shared_control_plane`. `cluster`, `kubectl` and `directory` are for everybody."""
+    """The control plane of `shared_control_plane`. Every test may use `cluster`, `kubectl` and `directory`."""
 
     def __init__(self, cluster: Cluster, kubectl: Client, directory: Path) -> None:
         self.cluster = cluster
@@ -117,7 +117,7 @@ class ControlPlane:
 
     @asynccontextmanager
     async def without_remains(self) -> AsyncIterator[None]:
-        """Deletes before and after what tests leave in the namespaces `default` and `istio-system`, and all Pods."""
+        """Deletes before and after the leftovers of tests in the namespaces `default` and `istio-system`, and all Pods."""
         await self._delete_remains()
         try:
             yield
@@ -157,7 +157,7 @@ class ControlPlane:
 async def clean(cluster: Cluster, namespace: str = "") -> None:
     """Delete all AutoWasms and EnvoyFilters (of the namespace), and wait until they are gone.
 
-    Raises TimeoutError with what stayed.
+    Raises TimeoutError with the remaining objects.
     """
     left: list[str] = []
     try:
@@ -169,7 +169,7 @@ async def clean(cluster: Cluster, namespace: str = "") -> None:
 
 
 async def _delete_all(cluster: Cluster, namespace: str) -> list[str]:
-    """Delete; what was there."""
+    """Delete; returns the deleted objects."""
     client = cluster.client
     within = f"/namespaces/{namespace}" if namespace else ""
     left: list[str] = []

@@ -1,6 +1,6 @@
-"""Downloads of published modules from replicas, as Envoy asks for them, and what came of each.
+"""Downloads of published modules from replicas with Envoy's requests, and the result of each.
 
-Invariant: other bytes than were requested are wrong, whatever the test has done to the sender.
+Invariant: other bytes than were requested are wrong, even if the test has damaged the sender.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ _ENVOY_PATIENCE = {"x-envoy-expected-rq-timeout-ms": "30000"}
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one download."""
+    """The result of one download."""
 
     problem: str = ""
 
@@ -24,7 +24,7 @@ class Good(Outcome):
 
 
 class Unreachable(Outcome):
-    """The connection was refused, or ended before a byte of an answer: nobody was there any more to answer."""
+    """The connection was refused, or ended before a byte of an answer: the replica had stopped."""
 
 
 class Cut(Outcome):
@@ -37,7 +37,7 @@ class WrongBytes(Outcome):
 
 @dataclass
 class Watch:
-    """What was seen so far: good downloads, and every answer that is wrong."""
+    """The results so far: good downloads, and every wrong answer."""
 
     good: int = 0
     wrong: list[str] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Watch:
     """By processes that the test had stopped, or from disks that it had damaged."""
 
     def count(self, outcome: Outcome, *excused: type[Outcome]) -> None:
-        """`excused`: what the test itself has brought about. Other bytes than were asked for never are."""
+        """`excused`: failures that the test itself has caused. Other bytes than were requested are never excused."""
         if isinstance(outcome, Good):
             self.good += 1
         elif isinstance(outcome, excused) and not isinstance(outcome, WrongBytes):

@@ -1,7 +1,7 @@
-"""The real Envoy, with its listeners from a file that others write (filesystem LDS) and everything else fixed.
+"""The real Envoy, with its listeners from a file (filesystem LDS) and everything else fixed.
 
-Not a model of a sidecar: plain HTTP, no control plane. Envoy chooses its admin port itself; the listeners' ports are
-whatever the LDS document says.
+Not a model of a sidecar: plain HTTP, no control plane. Envoy chooses its admin port itself; the LDS document has the
+listeners' ports.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ _ROUTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What Envoy says about itself. `state` is `LIVE`, `INITIALIZING`, `PRE_INITIALIZING` or `DRAINING`."""
+    """Envoy's server info. `state` is `LIVE`, `INITIALIZING`, `PRE_INITIALIZING` or `DRAINING`."""
 
     version: str
     state: str
@@ -52,7 +52,7 @@ class Envoy:
         return (await wire.get(f"http://{self.admin}/ready")).status == 200
 
     async def stats(self, prefix: str = "") -> dict[str, int]:
-        """Counters and gauges whose names begin with `prefix`; no histograms, no texts."""
+        """Counters and gauges with names that begin with `prefix`; no histograms, no texts."""
         answer = await wire.get(f"http://{self.admin}/stats?format=json")
         entries = json.loads(answer.body)["stats"]
         return {
@@ -94,8 +94,8 @@ async def envoy(
 ) -> AsyncIterator[Envoy]:
     """Run Envoy with its bootstrap and `envoy.log` in `directory`, following the listeners in the file `lds`.
 
-    `lds` must exist; replace it by rename. `watched_directory` makes Envoy look whenever something is moved into that
-    folder (for the swapped symlinks of a ConfigMap) instead of at the file itself. `clusters` are the static ones: name
+    `lds` must exist; replace it by rename. `watched_directory` makes Envoy read it whenever a file is moved into that
+    folder (for the swapped symlinks of a ConfigMap), instead of when the file itself is replaced. `clusters` are the static ones: name
     to `address:port`. `log_level` is the level, then `component:level` pairs. With `wait_for="admin"` Envoy may still be
     starting, as it is while a module is being fetched. Raises ProcessError when it does not get there in `timeout` s.
     """

@@ -1,8 +1,8 @@
-"""The AutoWasms of one namespace as they are to be, and whether the API server has them and what follows from them.
+"""The desired AutoWasms of one namespace, and whether the API server has them and their EnvoyFilters.
 
-Changes are tried until the API server takes them, so it may fail meanwhile. An EnvoyFilter whose owner is gone is left to
-the garbage collector of Kubernetes, which may take a minute after the API server was away; that it goes is shown elsewhere
-(`test_cluster_objects.py`). Invariant: `wanted` is what was taken last.
+Changes are tried until the API server takes them, so it may fail meanwhile. An EnvoyFilter without its owner is left to
+the garbage collector of Kubernetes, which may take a minute after an outage of the API server; `test_cluster_objects.py`
+tests its deletion. Invariant: `wanted` is the last accepted state.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ class ExpectedObjects:
         self.wanted.pop(name, None)
 
     async def _until_taken(self, method: str, path: str, body: Document | None) -> None:
-        """404 and 409 say that an earlier try was taken although its answer was lost."""
+        """404 and 409 mean that an earlier try was accepted although its answer was lost."""
         taken = {"POST": 409, "DELETE": 404}.get(method)
         tried = False
         async with asyncio.timeout(_TAKEN_WITHIN):
@@ -86,7 +86,7 @@ class ExpectedObjects:
     async def wait_converged(self) -> None:
         """Until every AutoWasm is Synced with its own module, and exactly the EnvoyFilters that follow from them have an owner.
 
-        Raises TimeoutError with what differs and the end of wasmer's log.
+        Raises TimeoutError with the differences and the end of wasmer's log.
         """
         problems: list[str] = []
         try:

@@ -1,4 +1,4 @@
-"""Facts for tests of `autowasm.explain`: all is right, until a test says otherwise.
+"""Facts for tests of `autowasm.explain`: valid, unless a test changes them.
 
 Objects are written as the API has them and decoded as from a page, so field names are proved, too.
 """
@@ -194,5 +194,5 @@ def facts(document: Document | None = None, **changes: Any) -> Facts:
 
 
 def findings_of(check: Check, given: Facts) -> dict[str, Finding]:
-    """What the check found, by its name."""
+    """The findings of the check, by name."""
     return {finding.check: finding for finding in check(given)}

@@ -50,7 +50,7 @@ async def push_module(installation: Installation, value: str = "explained") -> s
 
 
 def pod(namespace: str, *, name: str = "details", image: str = PROXY, proxy: bool = True) -> Any:
-    """A Pod of `details` on port 9080, with a proxy unless told otherwise."""
+    """A Pod of `details` on port 9080, by default with a proxy."""
     containers = [
         {"name": "app", "image": "app:1", "ports": [{"containerPort": 9080, "protocol": "TCP"}]}
     ]
@@ -127,7 +127,7 @@ async def install_server(installation: Installation) -> None:
 async def set_pod_status(
     installation: Installation, name: str, namespace: str, status: Document
 ) -> None:
-    """What a kubelet would report."""
+    """The status that a kubelet would report."""
     arguments = ("-n", namespace, "--subresource=status", "--type=merge")
     patch = json.dumps({"status": status})
     await installation.kubectl.run("patch", "pod", name, *arguments, "-p", patch)

@@ -1,6 +1,6 @@
 """Real filters from real toolchains: the modules of `tests/assets/filters/`, and how the answer of `echo` is read.
 
-What each filter does is in `tests/assets/filters/README.md`, and is the same in each toolchain. `build` blocks, for seconds
+`tests/assets/filters/README.md` describes each filter; it is the same in each toolchain. `build` blocks, for seconds
 to a minute where the cache lacks the module; on a loop use `asyncio.to_thread`.
 """
 
@@ -42,7 +42,7 @@ def every() -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """What the filter `echo` received from Envoy, byte for byte."""
+    """The input of the filter `echo` from Envoy, byte for byte."""
 
     configuration: bytes
     vm_configuration: bytes
@@ -78,7 +78,7 @@ class Echo:
 
 
 async def ask_echo(host: str, *, plugin: str = "any") -> Echo | None:
-    """What the filter `echo` behind `host` (`address:port`) received; None where no such filter answers.
+    """The input of the filter `echo` behind `host` (`address:port`); None if no such filter answers.
 
     `plugin` is the name of one plugin, for a listener with several of them. Raises OSError without a complete answer.
     """
@@ -90,7 +90,7 @@ async def ask_echo(host: str, *, plugin: str = "any") -> Echo | None:
 async def until_echo(
     host: str, wanted: Callable[[Echo], bool], *, plugin: str = "any", timeout: float = 90
 ) -> Echo:
-    """What `ask_echo` gives, once it is as wanted. Raises TimeoutError with the last answer or error."""
+    """The result of `ask_echo`, once it is as wanted. Raises TimeoutError with the last answer or error."""
 
     async def ask() -> Echo:
         echo = await ask_echo(host, plugin=plugin)

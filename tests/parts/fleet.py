@@ -1,4 +1,4 @@
-"""Three real replicas of `wasmer controller` in a mesh, with something that can go wrong before each thing that they need.
+"""Three real replicas of `wasmer controller` in a mesh, with a fault proxy before each part that they use.
 
     replica ──FaultProxy──▶ kube-apiserver        one proxy for each replica
     replica ──FaultProxy──▶ HttpFaultProxy ──▶ registry
@@ -56,7 +56,7 @@ _FOREVER = 3600.0
 
 @dataclass
 class Fleet:
-    """What runs. `wanted`: names of AutoWasms to the digests that they are to have published."""
+    """The running parts. `wanted`: names of AutoWasms to the digests that they should publish."""
 
     installation: Installation
     istiod: Istiod
@@ -68,9 +68,9 @@ class Fleet:
     host: str
     """The sidecar's inbound listener (address:port). All sidecars of a fleet listen on this port, and on addresses of their own."""
     service: str
-    """What is behind the sidecar."""
+    """The service behind the sidecar."""
     envoy: EnvoyFetch
-    """How sidecars are told to fetch."""
+    """How sidecars fetch."""
     wanted: dict[str, str] = field(default_factory=dict)
     absent: list[Wasmer] = field(default_factory=list)
     """Replicas that the test has killed or frozen, or that start: they need not answer, but never wrong bytes."""
@@ -99,10 +99,10 @@ class Fleet:
         """Whether it need not answer."""
         return any(one is replica for one in self.absent)
 
-    # --- who leads
+    # --- the leader
 
     async def leader(self, *, other_than: Wasmer | None = None, timeout: float = 30) -> Wasmer:
-        """The one that says that it leads."""
+        """The replica with the metric of the leader."""
         async with asyncio.timeout(timeout):
             while True:
                 leaders = [
@@ -114,7 +114,7 @@ class Fleet:
                 await asyncio.sleep(_POLL)
 
     async def leads(self, replica: Wasmer) -> bool:
-        """What its metric says."""
+        """The value of its metric."""
         try:
             return await replica.metric("autowasm_leader") == 1
         except OSError:
@@ -125,7 +125,7 @@ class Fleet:
         leader = await self.leader()
         return next(one for one in self.present if one is not leader)
 
-    # --- what is published
+    # --- published objects
 
     def module(self, name: str) -> bytes:
         """A new module for the AutoWasm of this name."""
@@ -147,7 +147,7 @@ class Fleet:
         return self.wanted[name]
 
     async def problems(self) -> list[str]:
-        """What differs from the end state of a run without a fault."""
+        """Differences from the end state of a run without a fault."""
         request = self.cluster.request
         objects = (await request("GET", autowasms()))["items"]
         live = {
@@ -167,7 +167,7 @@ class Fleet:
         return problems
 
     async def settled(self, *, timeout: float = 60) -> None:
-        """Until the end state is there and every replica serves every digest. Raises TimeoutError that says what is wrong."""
+        """Wait for the end state, with every digest on every replica. Raises TimeoutError with the differences."""
         problems: list[str] = []
         try:
             async with asyncio.timeout(timeout):
@@ -237,7 +237,7 @@ class Fleet:
         self.absent[:] = [one for one in self.absent if one is not replica]
 
     def _excused(self, replica: Wasmer) -> tuple[type[Outcome], ...]:
-        """What it may do now."""
+        """Failures of its downloads that are allowed now."""
         if self.is_absent(replica):
             return (Outcome,)
         return (Unreachable,) if any(one is replica for one in self.stopping) else ()
@@ -259,7 +259,7 @@ class Fleet:
             assert not replica.process.alive
             await asyncio.to_thread(shutil.rmtree, replica.directory / "cache")
 
-    # --- what has to go on
+    # --- traffic that must continue
 
     @property
     def load(self) -> Load:
@@ -304,7 +304,7 @@ class Fleet:
         return self._turns.setdefault(replica.host, asyncio.Lock())
 
     async def _published(self) -> Sequence[str]:
-        """Digests that proxies were told of, as far as the test knows: those that were settled once."""
+        """Digests that proxies have in their configuration, as far as the test knows: those of a settled state."""
         return self._told
 
     _told: list[str] = field(default_factory=list)
@@ -317,11 +317,11 @@ class Fleet:
         return digest
 
     def tell(self) -> None:
-        """What is wanted is published now."""
+        """The wanted digests are published now."""
         self._told = list(self.wanted.values())
 
     def untell(self, digest: str) -> None:
-        """Nobody is asked for it any more: the test has seen to it that nobody can have it."""
+        """It is not requested any more: the test has removed it everywhere."""
         self._told.remove(digest)
 
 
@@ -370,10 +370,10 @@ async def fleet(
 ) -> AsyncIterator[Fleet]:
     """Run it all; ready in about 6 s on a plane that runs, in 20 s without.
 
-    `arguments` are more flags of every replica; `envoy` is how they tell sidecars to fetch.
+    `arguments` are more flags of every replica; `envoy` has the fetch settings of EnvoyFilters.
 
     It runs on `plane`, as the only installation there, unless the tests damage etcd or the API server: then it has a control
-    plane of its own. `env` is the environment of all replicas, if not ours.
+    plane of its own. `env` replaces the environment of all replicas.
     """
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context

@@ -1,7 +1,7 @@
 """Real programs built from Go modules: the toolchain, and the groups of programs in `tests/assets/`.
 
-A group is built from a Go module whose `tool` directives name the programs, so that go.mod and go.sum pin every byte
-that goes into them. Groups may share a module: then what they have in common is compiled once. Not a place for versions:
+A group is built from a Go module with `tool` directives for the programs, so that go.mod and go.sum pin every byte
+that goes into them. Groups may share a module: then their common packages are compiled once. It has no versions:
 those are in the go.mod files. Invariant: a folder of binaries in the
 cache was built from exactly the go.mod, go.sum, sources of ours and flags that its name is the hash of.
 """
@@ -29,18 +29,18 @@ _GO_VERSION = re.compile(r"go(\d+(?:\.\d+)*)")
 
 @dataclass(frozen=True, slots=True)
 class GoGroup:
-    """Programs that are built together. `seconds` is what two idle cores usually need."""
+    """Programs that are built together. `seconds` is the usual time on two idle cores."""
 
     name: str
     programs: tuple[str, ...]
     seconds: float
     ldflags: str = "-s -w"
     tags: str = ""
-    # What `go build` calls a program → what it is called here.
+    # Name of a program in `go build` → its name here.
     renamed: Mapping[str, str] = field(default_factory=dict)
     # The folder of the module, where that is not named as the group.
     module: str = ""
-    # What is built of the module: all of its tools, or some.
+    # The programs of the module to build: all of its tools, or some.
     packages: tuple[str, ...] = ("tool",)
     # A group with which it has most packages in common, and the seconds that it needs once that is built.
     after: tuple[str, float] | None = None
@@ -54,11 +54,11 @@ class GoGroup:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What `go build` is given. readonly: go.mod is what was reviewed, or the build fails."""
+        """Flags of `go build`. readonly: a build that would change the reviewed go.mod fails."""
         tags = (f"-tags={self.tags}",) if self.tags else ()
         return (
             *("-mod=readonly", "-trimpath", "-buildvcs=false", f"-ldflags={self.ldflags}"),
-            # The linker drops what a debugger reads (-w). Not to make it saves 15 % of the compilation.
+            # The linker drops debug information (-w). Not generating it saves 15 % of the compilation.
             "-gcflags=all=-dwarf=false",
             *tags,
         )
@@ -87,7 +87,7 @@ class GoGroup:
 
     def build(self) -> Path:
         """The folder with the programs of the group, built first where it is absent. Raises PartError."""
-        # A second build would only compete for the cores, and compile what both need twice.
+        # A second build would only compete for the cores, and compile common packages twice.
         what = f"{', '.join(self.programs)} from Go source"
         part = cache.Part(self.name, what, self._usual_seconds(), turn="go-build")
         return cache.install_once(self.entry(), fill=self._build_into, part=part)
@@ -137,7 +137,7 @@ GROUPS: Mapping[str, GoGroup] = {
             "kubernetes",
             ("kube-apiserver", "kube-controller-manager", "etcd"),
             240,
-            # Without it the server says v0.0.0-master, and clients refuse to talk to it.
+            # Without it the server's version is v0.0.0-master, which clients refuse.
             ldflags="-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3",
             renamed={"server": "etcd"},
         ),
@@ -161,7 +161,7 @@ GROUPS: Mapping[str, GoGroup] = {
             "crpeer", ("crpeer",), 30, module="tools", packages=("autowasm.test/tools/crpeer",)
         ),
         GoGroup("kubectlyaml", ("kubectlyaml",), 20),
-        # Clients of every cloud's service discovery are most of it, and are not asked for.
+        # Clients of every cloud's service discovery are most of it, and are not needed.
         GoGroup(
             "prometheus",
             ("prometheus", "promtool"),
@@ -228,9 +228,9 @@ def go_command(required: tuple[int, ...]) -> Path:
 
 
 def go_environment() -> dict[str, str]:
-    """The caller's environment, with what would make the build depend on the machine fixed."""
+    """The caller's environment, with fixed values for variables that would make the build depend on the machine."""
     fixed = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off"}
-    # A GOROOT that is set belongs to some Go on the machine, which may not be the one that runs.
+    # GOROOT may belong to another Go on the machine than the one that runs.
     return {name: value for name, value in os.environ.items() if name != "GOROOT"} | fixed
 
 

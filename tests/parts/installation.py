@@ -1,7 +1,7 @@
 """AutoWasm installed in a cluster: the shipped CRD and RBAC, a registry with a password, and one `wasmer controller`.
 
 Not a mesh: Istio's resources are there, istiod and a proxy are `istio.py`'s. Invariant: wasmer talks to the API server with
-a token of the shipped ServiceAccount, so what the shipped RBAC does not grant is refused.
+a token of the shipped ServiceAccount, so requests that the shipped RBAC does not grant are refused.
 """
 
 import asyncio
@@ -49,14 +49,14 @@ def envoyfilters(namespace: str = "default", name: str = "") -> str:
 
 
 def install_documents(*kinds: str) -> list[Document]:
-    """The objects of install.yaml of these kinds; without any, what RBAC needs."""
+    """The objects of install.yaml of these kinds; by default those of RBAC."""
     documents = yaml.safe_load_all((MANIFESTS / "install.yaml").read_text())
     return [document for document in documents if document["kind"] in (kinds or _RIGHTS)]
 
 
 @dataclass
 class Installation:
-    """What runs."""
+    """The running parts."""
 
     directory: Path
     cluster: Cluster
@@ -68,15 +68,15 @@ class Installation:
 
     @property
     def audit(self) -> AuditLog:
-        """Everything that was asked of the API server."""
+        """All requests to the API server."""
         return AuditLog(self.cluster.audit_log)
 
     async def requests(self, since: int = 0) -> list[Entry]:
-        """What wasmer asked of the API server."""
+        """wasmer's requests to the API server."""
         return await self.audit.entries(user=ACCOUNT, since=since)
 
     async def writes(self, since: int = 0) -> list[Entry]:
-        """What wasmer wrote, or tried to; without its Lease, which is renewed all the time."""
+        """wasmer's writes, failed ones included; without its Lease, which is renewed all the time."""
         writes = await self.audit.writes(user=ACCOUNT, since=since)
         return [entry for entry in writes if entry.resource != "leases"]
 
@@ -111,7 +111,7 @@ class Installation:
     async def push(
         self, tag: str, module: bytes, *, repository: str = "xxx/hello", force: bool = False
     ) -> str:
-        """Push with `wasmc`; the reference. `force`: also what no Envoy could run."""
+        """Push with `wasmc`; the reference. `force`: also a module that Envoy cannot run."""
         file = self.directory / f"{hashlib.sha256(module).hexdigest()}.wasm"
         await asyncio.to_thread(file.write_bytes, module)
         image = f"{self.registry.host}/{repository}:{tag}"
@@ -202,7 +202,7 @@ class Installation:
     async def wait_until(
         self, condition: Callable[[], Awaitable[Document | None]], *, timeout: float = 30
     ) -> Document:
-        """What `condition` gives, once it gives something. Raises TimeoutError, ProcessError if wasmer died."""
+        """The result of `condition`, once it is true. Raises TimeoutError, ProcessError if wasmer died."""
         try:
             async with asyncio.timeout(timeout):
                 while True:
@@ -257,7 +257,7 @@ async def install(
 ) -> None:
     """AutoWasm's resource and wasmer's rights, as shipped, in a cluster that has Istio's root namespace.
 
-    With `kubectl` the resource is applied as docs/install.md says, with these flags: an API server of an old release refuses a
+    With `kubectl` the resource definition is applied as in docs/install.md, with these flags: an API server of an old release refuses a
     server-side apply of fields that it does not know.
     """
     if kubectl is not None:

@@ -1,7 +1,7 @@
 """A real istiod beside the bare control plane of `kubernetes.py`, and a plain Envoy that it drives as one sidecar.
 
-Not a mesh: no iptables, mutual TLS only where a test asks for it (`agent.py`), upstream's Envoy and not Istio's build of it.
-What an EnvoyFilter becomes in a proxy, and when a proxy takes it, is as in a mesh. Each sidecar and the blob server have a
+Not a mesh: no iptables, mutual TLS only where a test requests it (`agent.py`), upstream's Envoy and not Istio's build of it.
+The configuration from an EnvoyFilter, and the time at which a proxy gets it, are as in a mesh. Each sidecar and the blob server have a
 loopback address of their own.
 """
 
@@ -27,7 +27,7 @@ _BLOB_HOST = f"wasmer.{ROOT_NAMESPACE}.svc.cluster.local"
 _READY_SECONDS = 60
 _DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _XDS_CLUSTER = "xds-grpc"
-# What istiod's listeners call the cluster that has the workload's certificates.
+# The name in istiod's listeners of the cluster that has the workload's certificates.
 _SDS_CLUSTER = "sds-grpc"
 
 SDS_SOCKET = Path("var/run/secrets/workload-spiffe-uds/socket")
@@ -48,7 +48,7 @@ class Istiod:
     release: releases.Istio = releases.ISTIO
 
     async def apply(self, *documents: Mapping[str, Any]) -> None:
-        """Server-side apply. Raises ApiError with what the API server says."""
+        """Server-side apply. Raises ApiError with the API server's message."""
         await self.cluster.apply(*documents)
 
     async def add_blob_service(self, *hosts: str, service_port: int = 8081) -> None:
@@ -75,7 +75,7 @@ class Istiod:
         )
 
     async def config_dump(self, workload: str) -> Any:
-        """What istiod would send to this workload's proxy."""
+        """The configuration that istiod would send to this workload's proxy."""
         url = f"http://{self.http}/debug/config_dump?proxyID={workload}.default"
         return yaml.safe_load((await wire.get(url)).body)
 
@@ -143,7 +143,7 @@ async def sidecar(
 ) -> AsyncIterator[Envoy]:
     """A plain Envoy that follows istiod as the workload `name` in `default` (add it first) at `address`.
 
-    A `router` is what Istio calls a gateway. With `certificates` it has those of the agent that runs in `directory`.
+    A `router` is a gateway in Istio's terms. With `certificates` it has those of the agent that runs in `directory`.
     """
     program = await asyncio.to_thread(provision.envoy, version)
     bootstrap = directory / "envoy.yaml"
@@ -162,7 +162,7 @@ async def sidecar(
     await asyncio.to_thread(prepare)
     command: list[str | Path] = [program, "-c", bootstrap, "--admin-address-path", address_file]
     command += ["--concurrency", "2", "--log-level", "info", "--component-log-level", "wasm:debug"]
-    # As the agent starts it, but for the time: nobody waits for 45 s here.
+    # As the agent starts it, except for the drain time, which is 45 s there.
     command += ["--drain-time-s", "2", "--drain-strategy", "immediate", "--disable-hot-restart"]
     process = Process(f"{role} {name}", command, log=directory / "envoy.log", cwd=directory)
     proxy = Envoy(process, admin="")
@@ -179,7 +179,7 @@ async def sidecar(
 async def wait_for_blob_endpoints(proxy: Envoy, *hosts: str, timeout: float = 60) -> None:
     """Return once the sidecar knows these endpoints (address:port) of wasmer's Service, and no others.
 
-    A module that is published before is asked for in vain. Raises TimeoutError with the endpoints that it has.
+    Requests for a module that is published before fail. Raises TimeoutError with the endpoints that it has.
     """
     found: set[str] = set()
     try:

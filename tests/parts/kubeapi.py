@@ -25,7 +25,7 @@ _METADATA = f"{_JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _APPLY_PATCH = "application/apply-patch+yaml"
 _FIELD_MANAGER = "kubectl"
 _IDLE_SECONDS = 60
-"""kube-apiserver closes what is idle for 90 s."""
+"""kube-apiserver closes connections that are idle for 90 s."""
 _CHECK_SECONDS = 1
 _RETRY_SECONDS = 0.05
 _DISCOVERY_SECONDS = 20
@@ -105,7 +105,7 @@ class KubeApi:
         timeout: float = 30,
         content_type: str = "",
     ) -> Document:
-        """One call, as JSON; a PATCH is a merge patch unless `content_type` says otherwise.
+        """One call, as JSON; a PATCH is a merge patch unless `content_type` is another type.
 
         Raises ApiError on another status than 2xx, OSError without an answer.
         """
@@ -139,7 +139,7 @@ class KubeApi:
     async def apply(self, *documents: Mapping[str, Any]) -> list[Document]:
         """Server-side apply, as `kubectl apply --server-side --force-conflicts`; the stored objects, in this order.
 
-        Raises ApiError with what the API server says, KeyError for a kind that it does not serve.
+        Raises ApiError with the API server's message, KeyError for a kind that it does not serve.
         """
         return [
             await self.request(
@@ -241,7 +241,7 @@ class KubeApi:
     ) -> Document | None:
         """The object at `path` (None: there is none) once it fulfils the condition; a watch, not a poll.
 
-        `meanwhile` is called about every second, and may raise. Raises TimeoutError with what was there last.
+        `meanwhile` is called about every second, and may raise. Raises TimeoutError with the last version.
         """
         last: Document | None = None
         try:
@@ -272,7 +272,7 @@ class KubeApi:
             raise TimeoutError(f"{path} after {timeout:g} s: {json.dumps(last)}") from error
 
     async def _versions(self, path: str, version: str) -> AsyncGenerator[Document | None, None]:
-        """What becomes of the object after `version`, until the API server ends the watch."""
+        """Versions of the object after `version`, until the API server ends the watch."""
         collection, _, name = path.rpartition("/")
         query = f"watch=1&fieldSelector={quote(f'metadata.name={name}')}"
         if version:

@@ -1,4 +1,4 @@
-"""What kubectl reads in a file of manifests, by its own code: the program in `../assets/kubectlyaml/`, asked over a pipe.
+"""The objects that kubectl's own code reads in a file of manifests: the program in `../assets/kubectlyaml/`, over a pipe.
 
 Not a client of a cluster: it needs none. One process answers any number of files.
 """

@@ -53,7 +53,7 @@ class Cluster:
         return self.kubeconfig_of(ADMIN)
 
     def kubeconfig_of(self, user: str) -> Path:
-        """The kubeconfig of a user who was named at the start."""
+        """The kubeconfig of one of the users given at the start."""
         return self.directory / f"{user}.kubeconfig"
 
     @property
@@ -71,7 +71,7 @@ class Cluster:
         await self.api.stop(timeout=5)
 
     async def start_etcd(self) -> None:
-        """Run etcd (again), with what it had. Raises ProcessError."""
+        """Run etcd (again), with its data. Raises ProcessError."""
         await self.store.start(ready=partial(_etcd_is_ready, self.etcd), timeout=_READY_SECONDS)
 
     async def kill_etcd(self) -> None:
@@ -107,7 +107,7 @@ class Cluster:
         return await self.client.request(method, path, body=body, user=user, timeout=timeout)
 
     async def compact(self) -> int:
-        """Have etcd forget all versions but the newest of each object; the revision up to which it forgot."""
+        """Compact etcd to the newest version of each object; returns the revision."""
         everything = json.dumps({"key": "AA==", "range_end": "AA==", "count_only": True})
         answer = await wire.request("POST", f"{self.etcd}/v3/kv/range", body=everything.encode())
         revision = int(json.loads(answer.body)["header"]["revision"])
@@ -235,7 +235,7 @@ async def _start_api(
     program = await asyncio.to_thread(provision.kube_apiserver, release)
     tls = await asyncio.to_thread(_write_files, directory, tokens, groups, audit_level)
     context = await asyncio.to_thread(ssl.create_default_context, cafile=str(tls.authority))
-    # Python 3.13 asks for key identifiers, which our authority writes as little as those of many clusters.
+    # Python 3.13 requires key identifiers, which our authority omits, like those of many clusters.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     for attempts_left in reversed(range(PORT_ATTEMPTS)):
         port = ports.free_port()

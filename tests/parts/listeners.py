@@ -1,8 +1,8 @@
-"""What istiod renders for proxies: each listener's filter chains with their HTTP filters, and the clusters. A second each.
+"""Configuration that istiod renders for proxies: each listener's filter chains with their HTTP filters, and the clusters. A second each.
 
-Istio's own renderer as a program (`assets/listeners`), no control plane and no Envoy: for tables of many shapes. That a proxy
-takes what is rendered, and what it then does, is for tests with `istio.py`. Invariant: a scene fails loudly if istiod passes
-over one of its objects.
+Istio's own renderer as a program (`assets/listeners`), no control plane and no Envoy: for tables of many shapes. Tests with
+`istio.py` show that a proxy accepts the configuration, and its effects. Invariant: a scene raises an error if istiod ignores
+one of its objects.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """What one proxy gets. `digests`: of each listener's bytes; a proxy whose digest stays the same sees no change."""
+    """The configuration of one proxy. `digests`: of each listener's bytes; with the same digest the proxy sees no change."""
 
     chains: tuple[Chain, ...]
     digests: Mapping[str, str]
@@ -67,7 +67,7 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What istiod makes of the documents. `warnings`: `KIND NAME: …`, as a client of the API server is shown them."""
+    """istiod's result for the documents. `warnings`: `KIND NAME: …`, as a client of the API server gets them."""
 
     proxies: Mapping[str, Rendered]
     warnings: tuple[str, ...]
@@ -79,7 +79,7 @@ async def rendered(
     *,
     flags: Mapping[str, str] | None = None,
 ) -> Mapping[str, Rendered]:
-    """What istiod with these feature `flags` (`PILOT_…`) sends to each proxy, by the proxy's name. Raises RuntimeError."""
+    """The configuration that istiod with these feature `flags` (`PILOT_…`) sends to each proxy, by the proxy's name. Raises RuntimeError."""
     found = await scene(documents, proxies, flags=flags)
     return found.proxies
 
@@ -90,7 +90,7 @@ async def scene(
     *,
     flags: Mapping[str, str] | None = None,
 ) -> Scene:
-    """As `rendered`, with what istiod's webhook would warn of."""
+    """As `rendered`, with the warnings of istiod's webhook."""
     program = await asyncio.to_thread(provision.istio_listeners)
     given = {
         "configs": yaml.safe_dump_all(documents),

@@ -1,8 +1,8 @@
-"""A steady load that tells the truth: it never retries, and an answer without the filter's mark counts as failed.
+"""A steady load without retries: an answer without the filter's header counts as failed.
 
-Not a benchmark. Two workers ask in turn with a pause: one keeps its connection for as long as the server allows, one
-opens a connection for every request. Invariant: total = failed + the answers that were as wanted, and every request that
-was begun is counted once: the end of the load waits for those under way.
+Not a benchmark. Two workers send requests alternately with a pause: one keeps its connection for as long as the server allows,
+one opens a connection for every request. Invariant: total = failed + good answers, and every request that
+has begun is counted once: the end of the load waits for those in flight.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from tests.parts import wire
 Worker = Literal["kept", "fresh"]
 _WORKERS: tuple[Worker, ...] = ("kept", "fresh")
 
-# The first failures say why; the rest say the same.
+# The first failures have the reason; the others repeat it.
 _DETAILED_FAILURES = 20
 
 
@@ -34,7 +34,7 @@ class Failure:
 
 @dataclass(slots=True)
 class LoadReport:
-    """What happened so far. `by_value` counts the answers by the value of the wanted header (None: without it).
+    """Results so far. `by_value` counts the answers by the value of the wanted header (None: without it).
 
     `reopened` counts how often the kept connection was ended by the server between two requests, in order.
     """
@@ -62,7 +62,7 @@ class LoadReport:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What to ask, and what counts as good: status 200, and `header` with one of `values` (None: with any value).
+    """The request, and the condition for a good answer: status 200, and `header` with one of `values` (None: with any value).
 
     Without `header` status 200 is enough. `pause` is between two requests of a worker, `timeout` for one request with
     its connection; a worker ends after `max_requests` or `max_seconds`, so no load is left running by mistake.
@@ -83,7 +83,7 @@ class Load:
         report = LoadReport()
         stop = asyncio.Event()
         runs = [_Run(self, worker, report=report, stop=stop) for worker in _WORKERS]
-        # No TaskGroup: it would wrap what the test itself raises into an ExceptionGroup.
+        # No TaskGroup: it would wrap the test's own exceptions into an ExceptionGroup.
         tasks = [
             asyncio.create_task(run.ask_until_stopped(), name=f"load {run.worker}") for run in runs
         ]
@@ -94,9 +94,9 @@ class Load:
             await asyncio.gather(*tasks)
 
     async def wait_for(self, value: str | None, *, timeout: float = 30) -> None:
-        """Ask, on connections of their own, until an answer is 200 with this value in `header` (None: without it).
+        """Send requests, each on its own connection, until an answer is 200 with this value in `header` (None: without it).
 
-        Raises TimeoutError with what came last.
+        Raises TimeoutError with the last answer.
         """
         last = "nothing"
         try:
@@ -164,7 +164,7 @@ class _Run:
         return await self.connection.request("GET", self.load.path)
 
     def _judge(self, answer: wire.Answer) -> str | None:
-        """What is wrong with the answer; None: nothing."""
+        """The problem with the answer; None: it is good."""
         load, report = self.load, self.report
         value = answer.headers.get(load.header) if load.header else None
         report.by_status[answer.status] += 1

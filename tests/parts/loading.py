@@ -14,7 +14,7 @@ _DEADLINE = 100.0
 
 
 async def envoy_failure(version: str, module: bytes, directory: Path) -> str:
-    """What Envoy has against the module; empty when it loads, starts and takes an empty configuration.
+    """Envoy's error for the module; empty if it loads, starts and accepts an empty configuration.
 
     `exit status -11` when Envoy crashes: the number is the signal's. Writes to `directory`.
     """
@@ -36,7 +36,7 @@ async def envoy_failure(version: str, module: bytes, directory: Path) -> str:
 
 
 def _bootstrap(module: Path) -> dict[str, Any]:
-    """One listener whose filter is the module in a local file."""
+    """One listener with the module in a local file as its filter."""
     code = {"local": {"filename": str(module)}}
     wasm = {"vm_config": {"runtime": "envoy.wasm.runtime.v8", "code": code}}
     manager = {

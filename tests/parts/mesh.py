@@ -32,7 +32,7 @@ class Sidecar:
 
     @property
     def port(self) -> int:
-        """What an AutoWasm selects with `applyPorts`."""
+        """The port for `applyPorts`."""
         return int(self.host.rpartition(":")[2])
 
 
@@ -43,7 +43,7 @@ class Mesh(Installation):
     istiod: Istiod
     service: str
     stack: AsyncExitStack
-    """Ends what was added, with the mesh."""
+    """Ends the added sidecars with the mesh."""
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -118,8 +118,8 @@ async def composed(
     `authority` and `flags` are istiod's (`istio.istiod`), `audit_level` the API server's, `crd_flags` the installation's;
     `arguments` are more flags of wasmer. Raises ProcessError with the log of what failed.
 
-    It runs on `plane`, as the only installation there, and deletes before and after what tests leave in the namespaces `default` and
-    `istio-system`. Without `plane` it has a control plane of its own, of the release and with the `audit_level` that is asked for.
+    It runs on `plane`, as the only installation there, and deletes before and after the leftovers of tests in the namespaces `default`
+    and `istio-system`. Without `plane` it has a control plane of its own, of the given release and with `audit_level`.
     """
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context

@@ -12,7 +12,7 @@ from tests.parts import cache, pypi
 
 
 def install(folder: Path) -> Path:
-    """The folder node_modules with exactly what `folder`/package-lock.json says, filled first where it is absent.
+    """The folder node_modules with exactly the packages of `folder`/package-lock.json, filled first where it is absent.
 
     Raises PartError.
     """

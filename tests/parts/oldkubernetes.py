@@ -1,4 +1,4 @@
-"""What the source of Kubernetes 1.16 needs before a Go of today builds the same program.
+"""Changes to the source of Kubernetes 1.16 with which a current Go builds the same program.
 
 * The OpenAPI definitions are not in the module: the release's own build generates them. Its own openapi-gen does so here.
 * The validator of custom resources takes an empty string for null if both are at one address, which they are since Go keeps one zero
@@ -24,7 +24,7 @@ _FILE = "zz_generated.openapi"
 _SOURCES = ("cmd", "pkg", "plugin", "third_party")
 """The folders of k8s.io/kubernetes that the programs are built from."""
 _MARK = re.compile(r"^// \+k8s:openapi-gen=true", re.MULTILINE)
-"""A comment in each package that has definitions, which the Makefile of that release looks for."""
+"""A comment in each package that has definitions, by which the Makefile of that release finds them."""
 
 
 _VALIDATE = "github.com/go-openapi/validate"
@@ -69,7 +69,7 @@ def _generate(scratch: Path, *, go: Path, env: Mapping[str, str]) -> Path:
     arguments += ["--output-package", f"{_KUBERNETES}/{_GENERATED}", "-O", _FILE]
     arguments += ["--report-filename", scratch / "report"]
     packages = _packages(scratch, go=go, env=env)
-    # It asks Go where packages are, and finds it on PATH.
+    # It gets the place of packages from Go, which it finds on PATH.
     path = {"PATH": f"{go.parent}:{env.get('PATH', '')}"}
     cache.run(
         [generator, *arguments, "-i", ",".join(packages)],

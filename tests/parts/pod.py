@@ -1,7 +1,7 @@
 """A container of a Deployment or a Job, run from its YAML: arguments, environment, user, volumes and probes are those written there.
 
 Not a kubelet: no image is pulled, no Pod scheduled, nothing restarted, and network and processes are the machine's, so ports
-have to be mapped. Invariant: what the container may write to is what its Deployment mounts writable (`_pod.py` sees to it).
+have to be mapped. Invariant: the container can write only to the writable mounts of its Deployment (`_pod.py` enforces it).
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from tests.parts.process import Process
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 _CONFINE = Path(__file__).with_name("_pod.py")
-# What the kubelet sends.
+# As the kubelet sends.
 _PROBE_HEADERS = {"user-agent": "kube-probe/1.36", "accept": "*/*", "connection": "close"}
 
 Document = Mapping[str, Any]
@@ -37,7 +37,7 @@ class ServiceAccountVolume:
         self._versions = 0
 
     def write(self, **files: bytes) -> None:
-        """Put these files (`token`, `ca_crt`, `namespace`) in place of what they were; the others stay."""
+        """Replace these files (`token`, `ca_crt`, `namespace`); the others stay."""
         self._files |= {name.replace("_", "."): content for name, content in files.items()}
         self._versions += 1
         version = self.directory / f"..version_{self._versions}"
@@ -83,7 +83,7 @@ class Container:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What `env` says, with each `fieldRef` resolved."""
+        """The variables of `env`, with each `fieldRef` resolved."""
         fields = {
             "metadata.name": self.pod,
             "metadata.namespace": self.deployment["metadata"]["namespace"],
@@ -168,7 +168,7 @@ class Container:
 async def run_confined(
     command: Sequence[str], directory: Path, *, user: int, group: int, volumes: Sequence[Document]
 ) -> str:
-    """What a short program prints that is confined as a container is."""
+    """The output of a short program that is confined like a container."""
     words = await asyncio.to_thread(
         lambda: _confined(command, directory, user=user, group=group, volumes=volumes)
     )
@@ -194,7 +194,7 @@ def _volume(source: Path, target: str, *, writable: bool) -> Document:
 
 @dataclass(slots=True)
 class Probed:
-    """What the probes found so far."""
+    """Results of the probes so far."""
 
     started: float | None = None
     """Seconds until the startup probe was answered."""
@@ -206,7 +206,7 @@ class Probed:
 
 @asynccontextmanager
 async def probed(container: Container, ports: Mapping[str, str]) -> AsyncIterator[Probed]:
-    """Ask the container's probes as the kubelet does, until the context ends. `ports`: name to `address:port`."""
+    """Run the container's probes as the kubelet does, until the context ends. `ports`: name to `address:port`."""
     found = Probed()
     task = asyncio.create_task(_probe(container, ports, found), name="probes")
     try:

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 LOOPBACK = "127.0.0.1"
 
 _CLAIM_PORT = 65535
-"""The port on the first address of a network of 256 that says that a process uses the network."""
+"""The port on the first address of a network of 256 that marks the network as used by a process."""
 
 
 def free_ports(count: int, *, address: str = LOOPBACK) -> list[int]:

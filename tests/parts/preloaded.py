@@ -1,8 +1,8 @@
 """Our own commands, forked from a process that has imported them: a start costs 20 ms of processor time instead of 500.
 
-That process is multiprocessing's fork server, one per test process; it ends with it. Invariant: what runs is what the installed
-console script runs, with arguments, environment, folder, streams and session of its own, and with the exit status or signal of
-a program. What is not its own is the interpreter: the hash seed, flags, and what the environment tells Python at its start. A
+That process is multiprocessing's fork server, one per test process; it ends with it. Invariant: it runs the code of the installed
+console script, with arguments, environment, folder, streams and session of its own, and with the exit status or signal of
+a program. Only the interpreter is shared: the hash seed, flags, and variables that Python reads at its start. A
 test about those starts the console script.
 """
 
@@ -27,15 +27,15 @@ from typing import Any, NoReturn
 import autowasm
 from tests.parts import _leash
 
-# What wasmer imports by name or for its first module.
+# Modules that wasmer imports by name or for its first Wasm module.
 _IMPORTED_LATER = ("anyio._backends._asyncio", "wasmtime")
 
-# multiprocessing looks after all its children at each start of one, and reads the status of each only once.
+# multiprocessing polls all its children at each start of one, and reads the status of each only once.
 _one_at_a_time = threading.Lock()
 
 
 def fits(environment: Mapping[str, str]) -> bool:
-    """Whether a command with this environment can be forked: it tells Python, and coverage, nothing new."""
+    """Whether a command with this environment can be forked: it has the same variables for Python and coverage."""
     return not any(
         name.startswith(("COVERAGE_", "PYTHON")) and os.environ.get(name) != text
         for name, text in environment.items()
@@ -43,7 +43,7 @@ def fits(environment: Mapping[str, str]) -> bool:
 
 
 class Forked:
-    """A command that was forked, with what is used here of `asyncio.subprocess.Process`."""
+    """A command that was forked, with the part of `asyncio.subprocess.Process` that is used here."""
 
     def __init__(self, child: context.ForkServerProcess) -> None:
         assert child.pid is not None
@@ -92,7 +92,7 @@ async def start(
     try:
         child = await asyncio.shield(launching)
     except asyncio.CancelledError:
-        # The thread goes on: the streams must not be closed under it, and its child has no other owner.
+        # The thread continues: the streams must not be closed while it runs, and its child has no other owner.
         await asyncio.wait([launching])
         if not launching.cancelled() and launching.exception() is None:
             launching.result().kill()
@@ -216,7 +216,7 @@ def _become(
     for number, stream in enumerate(standard):
         os.dup2(stream, number)
     os.write(begun, b".")
-    # Among the rest is the end of a pipe for whose close the fork server waits.
+    # Among the others is the end of a pipe; the fork server waits until it is closed.
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.environ.clear()
     os.environ.update(environment)
@@ -252,7 +252,7 @@ def _status(code: object) -> int:
 
 
 def _flushed() -> int:
-    """The interpreter's status where what was printed could not be written."""
+    """The interpreter's status if the output could not be written."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

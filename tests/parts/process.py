@@ -80,7 +80,7 @@ class Process:
         return self._running is not None and self._running.returncode is None
 
     async def start(self, *, ready: Callable[[], Awaitable[bool]], timeout: float = 30) -> None:
-        """Start, and wait until `ready` says so. Raises ProcessError on death or after `timeout` seconds.
+        """Start, and wait until `ready` returns True. Raises ProcessError on death or after `timeout` seconds.
 
         `ready` may raise OSError for "not yet".
         """
@@ -170,7 +170,7 @@ class Process:
             return ""
 
     async def stop(self, *, timeout: float = 10) -> None:
-        """Ask it to end (SIGTERM), after `timeout` seconds kill it. Returns when it is gone; no error if it was."""
+        """Send SIGTERM, and SIGKILL after `timeout` seconds. Returns when it has ended; no error if it had already."""
         if self._running is None:
             return
         self._signal(signal.SIGTERM)
@@ -181,7 +181,7 @@ class Process:
             await self.kill()
 
     async def wait(self) -> int:
-        """Return its status once it has ended, by whatever means."""
+        """Return its status once it has ended, in any way."""
         if self._running is None:
             raise ProcessError(f"{self.name} was never started")
         return await self._running.wait()

@@ -1,7 +1,7 @@
-"""A real Prometheus that scrapes what it is told to, every second, and works with the rules that it is given.
+"""A real Prometheus that scrapes the given targets every second, with the given rules.
 
-Not Alertmanager: alerts are read from Prometheus itself. Invariant: `scrape` may be called at any time, and holds from the
-next second on.
+Not Alertmanager: alerts are read from Prometheus itself. Invariant: `scrape` may be called at any time, and takes effect within
+a second.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ class Prometheus:
     """Path to scrape by host, by job."""
 
     async def ready(self) -> bool:
-        """What `/-/ready` says."""
+        """The answer of `/-/ready`."""
         return (await wire.get(f"http://{self.host}/-/ready")).status == 200
 
     def write(self) -> None:
@@ -79,7 +79,7 @@ class Prometheus:
         os.kill(self.process.pid, signal.SIGHUP)
 
     async def request(self, path: str, parameters: Mapping[str, str] | None = None) -> Any:
-        """`data` of an answer of the API. Raises AssertionError with what it says is wrong."""
+        """`data` of an answer of the API. Raises AssertionError with its error."""
         query = urllib.parse.urlencode(parameters or {})
         answer = await wire.get(f"http://{self.host}/api/v1/{path}?{query}", timeout=30)
         said = json.loads(answer.body)

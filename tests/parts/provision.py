@@ -41,7 +41,7 @@ def helm() -> Path:
 
 
 def kubectlyaml() -> Path:
-    """What reads manifests as kubectl does (`kubectlyaml.py`)."""
+    """The reader of manifests from kubectl's code (`kubectlyaml.py`)."""
     return golang.GROUPS["kubectlyaml"].build() / "kubectlyaml"
 
 
@@ -72,7 +72,7 @@ def pilot_discovery(release: releases.Istio = releases.ISTIO) -> Path:
 
 
 def pilot_agent() -> Path:
-    """What runs beside Envoy in a sidecar."""
+    """The agent beside Envoy in a sidecar."""
     return golang.GROUPS["istio"].build() / "pilot-agent"
 
 
@@ -87,7 +87,7 @@ def istio_listeners() -> Path:
 
 
 def istio_files(release: releases.Istio = releases.ISTIO) -> Path:
-    """A folder with what the tests read of Istio's source: `release.files`. Builds nothing."""
+    """A folder with the files of Istio's source that tests read: `release.files`. Builds nothing."""
     return golang.module_files(
         golang.GROUPS[release.group], module="istio.io/istio", files=release.files
     )
@@ -164,7 +164,7 @@ PARTS: Mapping[str, Callable[[], object]] = {
     releases.OLDEST_KUBERNETES.group: partial(kube_apiserver, releases.OLDEST_KUBERNETES),
     releases.OLDEST_ISTIO.group: partial(pilot_discovery, releases.OLDEST_ISTIO),
 }
-"""What is got in one go, in the order in which a test run that lacks them gets them: first what lets most tests run for the least
+"""All parts, in the order in which a test run builds missing ones: first those that allow most tests for the least
 building. The names are those of `cache.Part`."""
 
 GROUPS: Mapping[str, Sequence[str]] = {
@@ -177,7 +177,7 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "istio": ("istio-files", "istio", "fetcher", "listeners"),
     "all": tuple(PARTS),
 }
-"""What the command line also takes: several parts under one name."""
+"""Names of several parts, for the command line."""
 
 
 def absent(names: Iterable[str]) -> list[str]:

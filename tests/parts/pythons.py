@@ -1,8 +1,8 @@
 """Interpreters of every Python that the project claims: those of the machine, else Debian's packages in a folder of the cache.
 
 Not an installation: nothing of the system is changed, and no root is needed. A package of a newer Debian brings its own C
-library; the interpreter is told of both with patchelf, so it is a program as any other. Invariant: what is returned has
-run, and is the version that was asked for.
+library; patchelf sets both in the interpreter, so it runs like any other program. Invariant: a returned interpreter has
+run, and has the requested version.
 """
 
 import logging
@@ -20,7 +20,7 @@ from tests.parts import cache, pypi
 log = logging.getLogger(__name__)
 
 VERSIONS: Final = ("3.11", "3.12", "3.13", "3.14")
-"""What `requires-python` and the classifiers in pyproject.toml claim."""
+"""The versions of `requires-python` and of the classifiers in pyproject.toml."""
 
 IMAGE: Final = "3.13"
 """The Python of the image: the base in the Dockerfile."""
@@ -56,7 +56,7 @@ def interpreter(version: str) -> Path:
 
 
 def environment(version: str, folder: Path, *, project: Path) -> Path:
-    """A virtual environment in `folder` with `project` and what its tests need; its interpreter. Raises PartError."""
+    """A virtual environment in `folder` with `project` and the dependencies of its tests; its interpreter. Raises PartError."""
     stamp, program = folder / ".installed", folder / "bin/python"
     declared = project / "pyproject.toml"
     fresh = stamp.exists() and stamp.stat().st_mtime > declared.stat().st_mtime
@@ -91,7 +91,7 @@ def _on_this_machine(version: str) -> Iterator[Path]:
 
 
 def _is(program: Path, version: str) -> bool:
-    """True if it runs, with what the project needs of it (a build may lack ssl), and has this version."""
+    """True if it runs, has the modules that the project needs (a build may lack ssl), and has this version."""
     asked = "import ctypes, ssl, venv, zlib; import sys; print('%d.%d' % sys.version_info[:2])"
     try:
         done = subprocess.run(
@@ -124,7 +124,7 @@ def _from_debian(target: Path, *, version: str, suite: str) -> None:
 
 
 def _apt_options(folder: Path) -> list[str]:
-    """An apt that knows nothing of the system but its keys and proxies."""
+    """An apt that uses only the keys and proxies of the system."""
     settings = {
         "Dir::Etc::SourceList": folder / "debian.sources",
         "Dir::Etc::SourceParts": "-",
@@ -154,7 +154,7 @@ def _source(suite: str) -> str:
 
 
 def _set_paths(folder: Path, program: Path) -> None:
-    """Make the program use the C library and the others that came with it. RPATH counts for what it loads later, too."""
+    """Make the program use the C library and the others that came with it. RPATH counts for libraries that it loads later, too."""
     loaders = sorted(folder.glob("usr/lib/*-linux-gnu/ld-linux-*.so.*"))
     if not loaders:
         raise cache.PartError(f"{folder}: there is no loader of the C library")

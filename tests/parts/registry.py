@@ -1,7 +1,7 @@
 """Real OCI registries: distribution's (storage on disk, passwords, TLS) and go-containerregistry's.
 
-Not scripted to misbehave: a registry that answers slowly or wrongly is another part's business. Invariant: `host` stays
-the same through `stop` and `start`, so a test can take the registry away and bring it back.
+Without faults: `faults/` makes a registry slow or wrong. Invariant: `host` stays
+the same through `stop` and `start`, so a test can stop the registry and start it again.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ async def distribution(
     this name in its configuration (`tokens.TokenService`).
     """
     program = await asyncio.to_thread(provision.distribution)
-    # The registry would look for a collector of traces on a port of ours.
+    # The registry would send traces to a collector on a port of ours.
     environment = {**os.environ, **goruntime.SMALL, "OTEL_TRACES_EXPORTER": "none"}
 
     async def make(port: int) -> RegistryServer:

@@ -1,6 +1,6 @@
-"""The releases of Kubernetes, Istio and Envoy that tests run: what differs between them, and which of them are run together.
+"""The releases of Kubernetes, Istio and Envoy that tests run: their differences, and which of them are run together.
 
-A release here is one of which the programs can be had from the package registries. docs/compatibility.md publishes the table; a test
+The programs of these releases are available from the package registries. docs/compatibility.md publishes the table; a test
 holds it against `COMBINATIONS`. Invariant: a release's version is that of the module that its group pins.
 """
 
@@ -24,7 +24,7 @@ class Kubernetes:
 
 @dataclass(frozen=True, slots=True)
 class Istio:
-    """A release of istiod. `version` is what a proxy tells istiod that it is."""
+    """A release of istiod. `version` is the one that a proxy reports to istiod."""
 
     version: str
     group: str = "istio"
@@ -38,7 +38,7 @@ class Istio:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """What tests read of the source folder."""
+        """Files of the source folder that tests read."""
         return (self.crds, self.bootstrap)
 
 

@@ -1,6 +1,6 @@
-"""A token service for a real registry: who may do what with which repository, as signed tokens.
+"""A token service for a real registry: signed tokens with the permissions of users on repositories.
 
-Not an identity provider: passwords and refresh tokens are what the test says. Distribution specification, "token
+Not an identity provider: the test sets passwords and refresh tokens. Distribution specification, "token
 authentication"; the tokens are JWTs (RFC 7519) with the certificate in them (`x5c`), which distribution checks.
 """
 
@@ -32,7 +32,7 @@ class TokenService:
     users: dict[str, str]
     refresh_tokens: set[str] = field(default_factory=set)
     grants: dict[str, set[str]] = field(default_factory=dict)
-    """Repositories by user; a user who is not in it may do everything. `refresh` is who comes with a refresh token."""
+    """Repositories by user; a user who is not in it may do everything. `refresh` is the user of the refresh token."""
     lifetime: float = 60.0
     tls: ssl.SSLContext | None = None
     given: int = 0

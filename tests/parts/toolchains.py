@@ -1,6 +1,6 @@
 """The compilers of the filters in `tests/assets/filters/`: one folder there, and one class here, for each toolchain.
 
-Not a build system: a filter is one folder of sources, and what the filters of a toolchain share lies beside them. The
+Not a build system: a filter is one folder of sources, beside the shared files of its toolchain. The
 invariant is that of `cache`: a module in the cache was built from exactly the sources and flags that its name is the hash of.
 """
 
@@ -21,7 +21,7 @@ MODULE = "filter.wasm"
 
 @dataclass(frozen=True, slots=True)
 class Toolchain(ABC):
-    """A way from source to a module. `shared` names what all its filters use, relative to its folder."""
+    """A way from source to a module. `shared` names the files that all its filters use, relative to its folder."""
 
     name: str
     shared: tuple[str, ...]
@@ -37,7 +37,7 @@ class Toolchain(ABC):
         """Write the module of the filter to `output`; get the compiler first where it is absent. Raises PartError."""
 
     def seconds(self) -> float:
-        """What a filter usually takes, once the compiler is there."""
+        """Usual seconds for a filter, once the compiler is there."""
         return 5
 
     @abstractmethod
@@ -124,7 +124,7 @@ class C(Toolchain):
         return 2 if self._zig_cache().is_dir() else 40
 
     def _zig_cache(self) -> Path:
-        """Zig's own cache, where it keeps what it made of wasi-libc. Zig locks it itself."""
+        """Zig's own cache, with its build of wasi-libc. Zig locks it itself."""
         return cache.cache_dir() / "zig"
 
     def compile(self, filter_: str, output: Path) -> None:
@@ -164,7 +164,7 @@ class AssemblyScript(Toolchain):
         """See Toolchain."""
         packages = npm.install(self.folder)
         with tempfile.TemporaryDirectory() as made:
-            # The compiler looks for packages beside the sources, and the checkout is not to hold any.
+            # The compiler searches for packages beside the sources, and the checkout must not contain any.
             work = Path(made)
             for name in (filter_, *self.shared):
                 _copy(self.folder / name, work / name)

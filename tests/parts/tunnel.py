@@ -109,7 +109,7 @@ def _answer(received: bytes) -> wire.Answer:
 
 
 class _Received:
-    """What of a socket an HTTPResponse uses."""
+    """The part of a socket that an HTTPResponse uses."""
 
     def __init__(self, received: bytes) -> None:
         self._received = received

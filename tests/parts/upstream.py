@@ -1,4 +1,4 @@
-"""The service behind Envoy: a tiny HTTP server in this process that says what it was asked.
+"""The service behind Envoy: a tiny HTTP server in this process that returns the request.
 
 Not real in itself, but nothing here depends on it: any HTTP server would do.
 """

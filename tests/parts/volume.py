@@ -1,8 +1,8 @@
 """A small volume of its own that a test can fill up for real, and a program that sees it.
 
 A tmpfs of a given size in a user and mount namespace that a holder process keeps (`unshare -rm`: no root needed); programs
-enter it by a command prefix, and the test looks into it through /proc. Where a machine forbids such namespaces, a program
-is told by its own `os.mkdir` that the disk is full instead, while the test says so: `real` tells which it is.
+enter it by a command prefix, and the test reads it through /proc. Where a machine forbids such namespaces, the program's
+own `os.mkdir` reports a full disk instead, while the test requests it: `real` is whether the volume is real.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.parts.process import Process, ProcessError
 
 FORBID = "AUTOWASM_TEST_NO_NAMESPACES"
-"""Environment variable: set, for a look at how tests go where namespaces are forbidden."""
+"""Environment variable: if set, tests run as on a machine that forbids namespaces."""
 
 _FILLER = "filler"
 _BLOCK = b"\0" * 65_536
@@ -59,7 +59,7 @@ class Volume:
             os.close(fd)
 
     async def free(self) -> None:
-        """Give all of that back."""
+        """Release all of that."""
         await asyncio.to_thread((self.view / _FILLER if self.real else self.flag).unlink)
 
 

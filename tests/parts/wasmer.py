@@ -1,7 +1,7 @@
 """`wasmer standalone` and `wasmc`, as a user runs them: real processes of the installed package.
 
-Not a mock and not an import of the code: what is tested is the command. Ports stay the same through `stop` and `start`, so
-an Envoy that was told of them finds it again.
+Not a mock and not an import of the code: the command is tested. Ports stay the same through `stop` and `start`, so
+an Envoy with these ports in its configuration reaches it again.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from tests.parts.process import Process
 LOOPBACK_SOURCES = ("--allow-cidr", "127.0.0.0/8")
 """Tests' registries and object servers are on loopback, which `wasmer controller` refuses unless it is opened."""
 ENVOY_CLUSTER = "wasmer"
-"""The name that the filters use for the blob port; give it to Envoy as a static cluster."""
+"""The name that the filters use for the blob port; Envoy needs it as a static cluster."""
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ class Wasmer:
         await self.process.start(ready=self.ready, timeout=timeout)
 
     async def ready(self) -> bool:
-        """What `/readyz` says."""
+        """The answer of `/readyz`."""
         return (await wire.request("GET", f"http://{self.admin}/readyz", timeout=2)).status == 200
 
     def apply(self, document: Mapping[str, Any], *, file: str | None = None) -> None:
@@ -214,7 +214,7 @@ async def controller(
 ) -> AsyncIterator[Wasmer]:
     """Run `wasmer controller` against an API server; `host` (`address:port`) is where its blob port listens.
 
-    `reach` are the flags that say which addresses sources may have. Without `fork` an interpreter of its own is started.
+    `reach` are the flags for the addresses that sources may have. Without `fork` an interpreter of its own is started.
     """
     admin = f"{ports.LOOPBACK}:{ports.free_port()}"
     command: list[str | Path] = [program("wasmer"), "controller", "--kubeconfig", kubeconfig]

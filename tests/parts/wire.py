@@ -17,7 +17,7 @@ _HEAD_LIMIT = 256 * 1024
 
 
 class WireError(OSError):
-    """The connection ended early, or what came is not HTTP/1.1."""
+    """The connection ended early, or the answer is not HTTP/1.1."""
 
 
 class NoAnswer(WireError):
@@ -100,7 +100,7 @@ class Connection:
     async def stream(
         self, method: str, target: str, *, headers: Mapping[str, str] | None = None
     ) -> AsyncGenerator[bytes, None]:
-        """Send one request and give the lines of a chunked answer with status 200 as they come; close afterwards.
+        """Send one request and yield the lines of a chunked answer with status 200 as they come; close afterwards.
 
         Raises WireError or another OSError; an answer that ends is no error.
         """
@@ -193,7 +193,7 @@ def _framed(answer: Answer, method: str) -> bool:
 
 
 def unverified_tls() -> ssl.SSLContext:
-    """TLS to a server of our own on loopback, whose certificate proves nothing that a test needs."""
+    """TLS to a server of our own on loopback; its certificate is not verified."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

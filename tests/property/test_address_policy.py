@@ -1,4 +1,4 @@
-"""AddressPolicy over all addresses: no notation and no setting opens what must stay closed."""
+"""AddressPolicy over all addresses: no notation and no setting allows an address that must stay blocked."""
 
 import ipaddress
 
@@ -94,7 +94,7 @@ def test_a_refusal_says_the_same_of_every_address_of_a_range(
     other: ipaddress.IPv4Address | ipaddress.IPv6Address,
     port: int,
 ) -> None:
-    """So that a status does not tell what a name means inside."""
+    """So a status does not reveal the address of an internal name."""
     messages = []
     for one in (address, other):
         try:

@@ -1,4 +1,4 @@
-"""BlobStore as a state machine: whatever is done to the files, what it hands out has its digest."""
+"""BlobStore as a state machine: after any change of the files, a returned blob has its digest."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ digests = st.sampled_from(sorted(CONTENTS))
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """`good`: digests whose file is as committed. What is stored and not good was tampered with."""
+    """`good`: digests with the committed file. Other stored files were changed."""
 
     def __init__(self) -> None:
         super().__init__()

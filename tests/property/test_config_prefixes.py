@@ -1,4 +1,4 @@
-"""documents.parse() over every beginning of a good file: what a reader sees while somebody writes it."""
+"""documents.parse() over every beginning of a valid file, as a reader sees it during a write."""
 
 import itertools
 import json
@@ -39,7 +39,7 @@ def test_beginning_of_two_documents_is_broken_or_ends_in_a_document(
         assert parsed.problems
         return
     found = [document for _, document in parsed.autowasms]
-    # Whatever stands before the last document is whole; the last is the beginning of one, with its own name and kind.
+    # The documents before the last are whole; the last is the beginning of one, with its own name and kind.
     assert found[:-1] == made[: len(found) - 1]
     assert {"apiVersion", "kind", "metadata"} <= set(found[-1])
     assert (len(found) == 2) <= (length > len(texts[0]))

@@ -1,4 +1,4 @@
-"""Places under any order of asking, leaving and giving up: no limit is exceeded, nobody starves."""
+"""Places under any order of requests, releases and cancellations: no limit is exceeded, and no request starves."""
 
 import asyncio
 from collections import Counter
@@ -22,7 +22,7 @@ STEPS = st.lists(
 
 
 class Asker:
-    """One who asked for a place."""
+    """A request for a place."""
 
     def __init__(self, places: FetchLimiter, namespace: str, host: str) -> None:
         self.namespace, self.host = namespace, host
@@ -82,7 +82,7 @@ async def play(steps: list[tuple[str, object, object]]) -> None:
             askers.append(Asker(places, str(one), str(other)))
         elif askers:
             asker = askers[int(str(one)) % len(askers)]
-            # Before its turn it can only give up.
+            # Before it is granted it can only be cancelled.
             asker.leave(cancelled=bool(other) or not asker.holds)
             if bool(other):
                 await settle()
@@ -91,7 +91,7 @@ async def play(steps: list[tuple[str, object, object]]) -> None:
         askers = [each for each in askers if not each.task.done()]
         assert_limits_hold(askers)
         assert not [each for each in askers if not each.holds and fits(askers, each)]
-    for _ in range(len(askers) + 1):  # each waiter gets its turn while the others end
+    for _ in range(len(askers) + 1):  # each waiter is granted while the others end
         for asker in askers:
             if asker.holds:
                 asker.leave(cancelled=False)
@@ -111,7 +111,7 @@ def test_no_limit_is_exceeded_and_nobody_waits_for_a_place_that_is_free(
 
 
 async def turns(others: int, line: int) -> int:
-    """How many are served before a newcomer, who asks when everybody else has `line` fetches waiting."""
+    """How many are served before a new request, when each other namespace has `line` fetches waiting."""
     places = FetchLimiter(FetchLimits(per_host=1), metrics=Metrics())
     order: list[str] = []
     all_requested = asyncio.Event()

@@ -65,7 +65,7 @@ def applied(image: list[list[tuple[str, str]]]) -> dict[str, tuple[str, int]]:
     tree: dict[str, tuple[str, int]] = {}
 
     def remove(path: str, *, itself: bool, number: int) -> None:
-        """What layers below this one have there."""
+        """The entries of layers below this one."""
         for each, (_, layer) in list(tree.items()):
             below = each.startswith(f"{path}/" if path else "")
             if layer < number and (below or (itself and each == path)):

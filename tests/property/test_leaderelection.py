@@ -18,7 +18,7 @@ MAX_STEP = 0.25
 
 
 class VirtualLoop(looptime.LoopTimeEventLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]
-    """A loop whose clock jumps."""
+    """A loop with a clock that jumps."""
 
 
 async def compete(rng: random.Random, *, faulty: float) -> None:

@@ -112,7 +112,7 @@ def is_ours(node: Any) -> bool:
 
 
 def meaning(text: str) -> Any:
-    """Text, style of quoting and tags of every scalar: more than any reader makes of them."""
+    """Text, style of quoting and tags of every scalar: more details than any reader uses."""
 
     def plain(tree: Any) -> Any:
         if tree.pairs is not None:
@@ -161,7 +161,7 @@ def test_a_text_keeps_every_line_and_gets_filters_between_them(
 def test_a_list_that_two_listeners_share_is_told_apart_where_they_differ(
     one: str, two: str, filters: list[dict[str, Any]]
 ) -> None:
-    """An anchor on the filters of 9080, an alias on those of 9081: what is inserted at the anchor is at the alias, too."""
+    """An anchor on the filters of 9080, an alias on those of 9081: a filter inserted at the anchor is at the alias, too."""
     listener = (
         f'- "@type": {LISTENER}\n  address: {{socket_address: {{port_value: PORT}}}}\n  stat_prefix: {one}\n'
         f"  filter_chains: [{{filters: [{{name: {MANAGER}, typed_config: {{http_filters: LIST}}}}]}}]\n"
@@ -174,7 +174,7 @@ def test_a_list_that_two_listeners_share_is_told_apart_where_they_differ(
 
     result = template.inject(filters)
 
-    # Written out twice, each listener has what it would have alone.
+    # Expanded to two copies, each listener has the filters that it would have alone.
     apart = ListenerTemplate(text.replace("*own", shared.removeprefix("&own ")))
     assert meaning(result) == meaning(apart.inject(filters))
 

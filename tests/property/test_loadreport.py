@@ -1,4 +1,4 @@
-"""Whatever is known: everybody is counted once, and nothing is called fetched, or never asked, without proof."""
+"""For any evidence: each Pod is counted once, and none counts as fetched, or as never asked, without proof."""
 
 from dataclasses import dataclass
 

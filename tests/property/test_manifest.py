@@ -1,4 +1,4 @@
-"""Manifests: whatever a registry sends, the outcome is a manifest, an index, or a refusal in one line."""
+"""Manifests: for any input from a registry, the outcome is a manifest, an index, or a refusal in one line."""
 
 import json
 from typing import Any

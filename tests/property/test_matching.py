@@ -1,4 +1,4 @@
-"""Pods come, change and go, selectors too: the counts are those of a plain loop, and whoever's Pods changed is told."""
+"""Pods come, change and go, selectors too: the counts are those of a plain loop, and each object with changed Pods is notified."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Store and retention as a state machine: what is published stays, the budget holds, and a restart forgets nothing.
+"""Store and retention as a state machine: published modules stay, the budget holds, and a restart loses nothing.
 
 The model knows, for each blob, when it was last named on a clock that no jump can touch. Real time that passes while the
 machine runs (seconds) is far below the steps that the rules take (hours).
@@ -21,7 +21,7 @@ from tests.fakes.clocks import FakeClocks
 from tests.fakes.modulesource import sha256_of
 
 _IN_MEMORY = Path("/dev/shm")
-"""Each step would wait for several fsyncs; what a power cut does is not this test's matter."""
+"""Each step would wait for several fsyncs; this test is not about power cuts."""
 
 HOUR = 3600.0
 YEARS = 20 * 365 * 24 * HOUR
@@ -34,7 +34,7 @@ owners = st.sampled_from(["x/1", "x/2", "y/1"])
 
 
 class RetentionMachine(RuleBasedStateMachine):
-    """`published` and `histories` by owner; `young`: when the blob was surely named last. `reported_at`: when everybody was."""
+    """`published` and `histories` by owner; `young`: the last time at which the blob was certainly named. `reported_at`: when all owners had reported."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,9 +147,9 @@ class RetentionMachine(RuleBasedStateMachine):
             if not over:
                 assert sha256 not in self.all_named
                 assert self.running - self.young[sha256] >= GRACE - SLACK, "went too early"
-        if self.storage.pins.complete:
-            for sha256 in self.storage.store.digests() - self.all_named:
-                # What nobody was heard of may have been named until everybody was.
+        if self.keep.pins.complete:
+            for sha256 in self.keep.store.digests() - self.all_named:
+                # An owner that has not reported may have named it until all owners reported.
                 since = max(self.young[sha256], self.reported_at)
                 assert self.running - since <= GRACE + SLACK, "stays for ever"
 
@@ -160,7 +160,7 @@ class RetentionMachine(RuleBasedStateMachine):
         self.clocks.advance(hours * HOUR)
         self.clocks.wall += jump
         self.running += hours * HOUR
-        # While nobody watched, they may have been named until now.
+        # Without observation, they may have been named until now.
         self.name_now()
         before = {
             sha256: self.storage.store.size(sha256) for sha256 in self.storage.store.digests()

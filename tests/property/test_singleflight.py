@@ -1,4 +1,4 @@
-"""Single flight under any order of joining, leaving and ending: one run at a time, an answer for all who stay."""
+"""Single flight under any order of joining, leaving and ending: one run at a time, and the result for all remaining callers."""
 
 import asyncio
 from collections.abc import AsyncIterator

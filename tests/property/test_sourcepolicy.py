@@ -1,4 +1,4 @@
-"""SourcePolicy against a plain reading of its own rules, and what must hold for every policy."""
+"""SourcePolicy against a plain reading of its own rules, and invariants of every policy."""
 
 import contextlib
 import fnmatch

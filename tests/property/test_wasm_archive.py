@@ -1,4 +1,4 @@
-"""Whatever the bytes: a module's bytes, or an error of ours; and the same reading of a good tar as the standard library's."""
+"""For any bytes: a module's bytes, or an error of ours; and the same reading of a good tar as the standard library's."""
 
 import io
 import tarfile

@@ -1,4 +1,4 @@
-"""Whatever the bytes: a description or ContentRejected, and memory in proportion."""
+"""For any bytes: a description or ContentRejected, and memory in proportion."""
 
 import tracemalloc
 from contextlib import suppress
@@ -209,7 +209,7 @@ def test_any_bytes_are_refused(data: bytes) -> None:
 )
 def test_any_sections_take_little_memory(parts: list[tuple[int, bytes]]) -> None:
     sections = b"".join(bytes([number]) + leb(len(body)) + body for number, body in parts)
-    verdict(b"\0asm\x01\0\0\0")  # what is loaded once is not counted
+    verdict(b"\0asm\x01\0\0\0")  # memory that is loaded once is not counted
     tracemalloc.start()
     try:
         verdict(b"\0asm\x01\0\0\0" + sections)

@@ -1,4 +1,4 @@
-"""Lines of a watch: the same however the bytes are cut, bounded, and whatever they are an event or an ApiError."""
+"""Lines of a watch: the same however the bytes are cut, bounded, and for any bytes an event or an ApiError."""
 
 import contextlib
 import json

@@ -15,7 +15,7 @@ BACKOFF = Backoff(base=1.0, maximum=8.0, jitter=0.0)
 
 
 class VirtualLoop(looptime.LoopTimeEventLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]
-    """A loop whose clock jumps."""
+    """A loop with a clock that jumps."""
 
 
 class WorkQueueMachine(RuleBasedStateMachine):

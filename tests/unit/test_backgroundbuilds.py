@@ -1,4 +1,4 @@
-"""What a test run lacks, in which order its files can run, and that waiting for a part is not time of a test."""
+"""The missing parts of a test run, the order of its files, and that waiting for a part is not time of a test."""
 
 import signal
 from collections.abc import Iterator

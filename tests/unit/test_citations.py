@@ -1,4 +1,4 @@
-"""What the code and the pages cite can be read in this repository."""
+"""Files that the code and the pages cite are in this repository."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The lists of `make mutants` name what there is, so a file that moves is noticed before the next run of mutants."""
+"""The lists of `make mutants` name existing files and code, so a moved file is found before the next run of mutants."""
 
 import ast
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What several threads may do together with the libraries that we use."""
+"""Concurrent use of our libraries by several threads."""
 
 import ast
 import gc

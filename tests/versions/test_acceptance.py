@@ -1,7 +1,7 @@
-"""What AutoWasm exists for, on each combination of releases in `releases.COMBINATIONS`: a filter is pushed, runs, is replaced, goes.
+"""The main use of AutoWasm, on each combination of releases in `releases.COMBINATIONS`: a filter is pushed, runs, is replaced, is removed.
 
-The client's answers say what the filter does. What else wasmer needs of an API server (rights, the Lease, Events, watches, garbage
-collection) is asserted on the same cluster.
+The client's responses show the effect of the filter. The other features of an API server that wasmer needs (rights, the Lease,
+Events, watches, garbage collection) are asserted on the same cluster.
 """
 
 import asyncio
@@ -168,7 +168,7 @@ async def test_restarted_wasmer_writes_no_envoyfilter_again(mesh: ChosenMesh) ->
 
     await mesh.wasmer.process.stop()
     await mesh.wasmer.start()
-    # Published after the restart: by then the first object was looked at.
+    # Published after the restart: by then the first object was reconciled.
     document = mesh.for_sidecar(image, name="other")
     document["spec"]["selector"]["matchLabels"] = {"app": "other"}
     await mesh.kubectl_apply(document)

@@ -1,4 +1,4 @@
-"""The chart and the manifests, installed as docs/install.md says, on the API server of each release of Kubernetes."""
+"""The chart and the manifests, installed as in docs/install.md, on the API server of each release of Kubernetes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ from tools.generate.paths import CHART
 pytestmark = [pytest.mark.versions, pytest.mark.timeout(300)]
 
 IMAGE = "--set=image.repository=r.example/wasmer"
-# What docs/install.md tells users of servers before 1.21 to put into install.yaml.
+# The change to install.yaml that docs/install.md requires for servers before 1.21.
 BUDGETS = {releases.OLDEST_KUBERNETES: "policy/v1beta1"}
 # The API server of 1.16 takes no patch of a resource definition with numbers in it ("cannot convert int64 to float64").
 UPGRADES = {releases.OLDEST_KUBERNETES: "replace"}

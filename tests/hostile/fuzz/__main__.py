@@ -1,11 +1,11 @@
-"""`make fuzz`: coverage-guided fuzzing of everything that reads what others send.
+"""`make fuzz`: coverage-guided fuzzing of all readers of foreign input.
 
     python -m tests.hostile.fuzz [--seconds N] [TARGET ...]      all targets, one after the other
-    python -m tests.hostile.fuzz --replay TARGET FILE            what a crash file does, with its traceback
+    python -m tests.hostile.fuzz --replay TARGET FILE            replay a crash file, with the traceback
 
 A target that finds something ends, names the file that shows it and the command that replays it; the exit status is 1. What a
-run learned stays in `.fuzz/` for the next. atheris has wheels for CPython 3.11 to 3.13 on Linux: elsewhere this says so and
-succeeds, for the same readers are under hypothesis in tests/property.
+run learned stays in `.fuzz/` for the next. atheris has wheels for CPython 3.11 to 3.13 on Linux: elsewhere this reports it and
+succeeds, because hypothesis tests the same readers in tests/property.
 """
 
 import argparse

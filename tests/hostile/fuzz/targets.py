@@ -1,6 +1,6 @@
-"""What is fuzzed: one function for each reader of what others send, and seeds that get it going.
+"""The fuzz targets: one function for each reader of foreign input, and seeds for it.
 
-Not tests of what the readers say: any answer is right but an exception that nobody expects, and taking for ever. Each function
+They do not test the results of the readers: only an unexpected exception and an endless run are errors. Each function
 gets bytes, and returns or raises one of `expected`.
 """
 
@@ -44,7 +44,7 @@ LIMITS = Limits(unpacked_bytes=4 * 1024 * 1024, ratio_grace_bytes=1024 * 1024, a
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`run` may raise `expected`, whose text must then be one line or at least printable."""
+    """`run` may raise `expected`; its text must then be one line or at least printable."""
 
     run: Callable[[bytes], object]
     seeds: Callable[[], Iterable[bytes]]
@@ -175,7 +175,7 @@ def _template_seeds() -> Iterable[bytes]:
 
 
 def _watch(data: bytes) -> object:
-    """Cut where the first byte says: lines do not depend on it."""
+    """Cut at the position in the first byte: the lines do not depend on it."""
     cut = 1 + (data[0] if data else 0)
     pieces = [data[at : at + cut] for at in range(1, len(data), cut)]
     splitter = LineSplitter(limit=1 << 16)
@@ -230,7 +230,7 @@ TARGETS = {
 
 
 def check(target: Target, data: bytes) -> None:
-    """Run it once. Raises what nobody expects, and AssertionError for a message that is no line for a person."""
+    """Run it once. Raises unexpected exceptions, and AssertionError for a message that is not one printable line."""
     try:
         target.run(data)
     except target.expected as error:

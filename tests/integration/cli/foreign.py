@@ -1,6 +1,6 @@
 """Images in every layout, built by crane and oras and by hand, never by `wasmc push`.
 
-Each builder puts a module under a name. What it makes is called as the row of the table in `registry/layouts.py`.
+Each builder puts a module under a name. It has the name of the row of the table in `registry/layouts.py`.
 """
 
 import asyncio

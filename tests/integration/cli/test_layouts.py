@@ -1,4 +1,4 @@
-"""Every layout of the table, built by foreign clients: we read it, and the others do what `--compat` says they do."""
+"""Every layout of the table, built by foreign clients: we read it, and the other consumers behave as `--compat` reports."""
 
 import asyncio
 import hashlib
@@ -40,7 +40,7 @@ class Bench:
         return report
 
     async def fetched_by_istio(self, tag: str) -> bytes | None:
-        """What the istio-agent's code makes of it; None if it refuses."""
+        """The module that the istio-agent's code reads; None if it refuses the image."""
         done = await self.agent.run(
             self.home / "agent" / tag, f"oci://{self.builder.name(tag)}", check=False
         )

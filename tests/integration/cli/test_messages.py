@@ -1,4 +1,4 @@
-"""What a person reads when a registry refuses: the sentence on standard error, and no advice that cannot help.
+"""Messages when a registry refuses: the sentence on standard error, and no advice that cannot help.
 
 Real registries where they can be made to do it, a front before one where they cannot.
 """
@@ -51,7 +51,7 @@ def person(tmp_path: Path) -> Person:
 
 
 def on(method: str, part: str, said: Answer) -> Replace:
-    """`said` to requests of this method whose path has this part."""
+    """Answer `said` to requests of this method with `part` in their path."""
 
     def rule(asked: Request) -> Answer | None:
         return said if asked.method == method and part in asked.path else None

@@ -1,4 +1,4 @@
-"""`wasmc` against real registries and beside foreign clients: what it prints, writes, and leaves behind."""
+"""`wasmc` against real registries and beside foreign clients: output, written files, and leftovers."""
 
 import asyncio
 import base64
@@ -271,7 +271,7 @@ LAYER = bytes(10_000_000)
 
 
 def _dripping(started: asyncio.Event) -> ScriptedServer:
-    """A registry whose layer never ends."""
+    """A registry with an endless layer."""
 
     async def script(exchange: Exchange) -> None:
         if "/blobs/" in exchange.request.target:

@@ -1,4 +1,4 @@
-"""`wasmer standalone` as a user starts it with a wrong argument: told before anything is opened or written."""
+"""`wasmer standalone` with a wrong argument: reported before anything is opened or written."""
 
 from pathlib import Path
 

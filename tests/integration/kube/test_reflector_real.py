@@ -214,7 +214,7 @@ async def test_a_watch_that_rests_takes_what_came_meanwhile(place: Place, tmp_pa
 
 
 def bit(before: Counters, now: Counters) -> bool:
-    """Whether a fault has bitten since."""
+    """Whether a fault has had an effect since."""
     return (now.cut, now.refused, now.hung) != (before.cut, before.refused, before.hung)
 
 
@@ -236,7 +236,7 @@ async def test_a_watch_cut_in_the_middle_of_a_line_resumes(
 
 @asynccontextmanager
 async def both(place: Place, directory: Path) -> AsyncIterator[tuple[World, World]]:
-    """Of the same objects, one that lists in a stream and one that lists in pages: they share what is slow."""
+    """Of the same objects, one that lists in a stream and one that lists in pages: they share the slow set-up."""
     async with (
         world(place, directory, streaming=True) as streaming,
         world(place, directory, streaming=False) as pages,
@@ -260,7 +260,7 @@ async def test_a_restart_of_the_server_loses_nothing(place: Place, tmp_path: Pat
             now = [it.proxy.counters.connections for it in worlds]
             return all(new >= old + 2 for new, old in zip(now, before, strict=True))
 
-        await until(tried)  # to come back, in vain
+        await until(tried)  # to connect again, in vain
         assert [len(it.informer.store) for it in worlds] == known, (
             "what we know stays, while nobody answers"
         )
@@ -273,7 +273,7 @@ async def test_a_restart_of_the_server_loses_nothing(place: Place, tmp_path: Pat
 
 
 async def test_an_expired_position_leads_to_a_list(place: Place, tmp_path: Path) -> None:
-    """A restarted API server knows nothing of versions before its start, and says 410."""
+    """A restarted API server does not know versions before its start, and answers 410."""
     cluster = place.cluster
     async with both(place, tmp_path) as worlds:
         await place.put("one", a="b")
@@ -368,7 +368,7 @@ async def test_writes_are_bound_to_what_was_read(place: Place, tmp_path: Path) -
 
 
 class Outcomes:
-    """What became of each Event."""
+    """The outcome of each Event."""
 
     def __init__(self) -> None:
         self.seen: set[str] = set()

@@ -1,4 +1,4 @@
-"""`python -m tests.mutants` on a project of one small module: what it kills, what it reports, and when it fails."""
+"""`python -m tests.mutants` on a project of one small module: killed mutants, reports, and failures."""
 
 import json
 import os
@@ -91,11 +91,11 @@ class Project:
         )
 
     def run(self, *arguments: str) -> tuple[int, str]:
-        """The exit status of the runner, and what it prints."""
+        """The exit status of the runner, and its output."""
         return self.python("-m", "tests.mutants", "--jobs", "1", *arguments)
 
     def python(self, *arguments: str) -> tuple[int, str]:
-        """The exit status, and what is printed."""
+        """The exit status, and the output."""
         done = subprocess.run(
             [sys.executable, *arguments],
             cwd=self.root,

@@ -1,4 +1,4 @@
-"""A test run that lacks a part: what runs meanwhile, what the person sees, what a failed build does, and what remains.
+"""A test run that lacks a part: the tests that run meanwhile, the output, the effect of a failed build, and leftovers.
 
 Each test runs pytest on a small suite with our plugin, an empty cache, and a pip of its own in place of pip, so that the test decides
 when and how the installation of kubectl ends.
@@ -54,7 +54,7 @@ PIP = """
 
 
 class Suite:
-    """A folder with tests, a record of what they use, and the pip that they get."""
+    """A folder with tests, a record of the parts that they use, and the pip that they get."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""Registries that hide what is private: a login at hand is used before an anonymous 401, 403 or 404 is believed.
+"""Registries that hide private images: a configured login is used before an anonymous 401, 403 or 404 is final.
 
 The registry is distribution's with passwords; a front before it hides the challenge. crane is the oracle.
 """

@@ -1,4 +1,4 @@
-"""Of an index the entry that says wasm is taken: indexes in a real registry, as buildx, oras and crane write them."""
+"""The entry of an index that is marked as wasm is used: indexes in a real registry, as buildx, oras and crane write them."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What the status of an AutoWasm says when its source refuses, by a real `wasmer standalone`."""
+"""The status of an AutoWasm after its source has refused, by a real `wasmer standalone`."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What every test here has to keep: a quiet log."""
+"""Every test here must leave the log without errors."""
 
 import logging
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from blockbuster import BlockBuster
 
 @pytest.fixture(autouse=True)
 def _sendfile_on_the_loop(blockbuster: BlockBuster) -> Iterator[None]:
-    # A socket that does not block and a file whose pages are in memory: the one exception (ADR 1).
+    # A non-blocking socket and a file in the page cache: the one exception (ADR 1).
     sendfile = blockbuster.functions["os.sendfile"]
     before = sendfile.can_block_functions[:]
     sendfile.can_block_in("autowasm/performance/sendfile.py", "_copy")

@@ -294,7 +294,7 @@ async def test_silent_and_half_sent_requests_are_cut(tmp_path: Path, pieces: lis
                 await asyncio.sleep(0.03)
 
         dripping = asyncio.create_task(drip())
-        # A drip that went on would last 90 s. What is sent after the server has closed makes the kernel reset the connection.
+        # A drip that continues would last 90 s. Bytes that arrive after the server has closed make the kernel reset the connection.
         async with asyncio.timeout(60):
             with contextlib.suppress(ConnectionResetError):
                 while await reader.read(1000):

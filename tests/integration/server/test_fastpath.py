@@ -1,4 +1,4 @@
-"""What Envoy sends, byte for byte: the way without aiohttp, and where it goes over to it."""
+"""Envoy's requests, byte for byte: the fast path without aiohttp, and the handover to aiohttp."""
 
 import asyncio
 import logging
@@ -61,7 +61,7 @@ async def ends(**clients: Client) -> list[str]:
 
 
 async def opened(server: Serving, data: bytes) -> Sha256Hex:
-    """Stored, and asked for once, so that it is ready."""
+    """Stored, and requested once, so that it is ready."""
     digest = await server.put(data)
     assert await server.store.open(digest)
     return digest

@@ -1,4 +1,4 @@
-"""Digests that are asked for before they are here."""
+"""Requests for modules that are not stored yet."""
 
 import asyncio
 from dataclasses import replace
@@ -18,7 +18,7 @@ SHORT = ServeLimits(
     held_known=0.6, held_unknown=0.4, held_retry=0.02, max_held_retry=0.1, held_refused_retry=0.2
 )
 PATIENT = replace(SHORT, held_known=60.0, held_unknown=60.0)
-"""For what succeeds in the end, on a busy machine too."""
+"""For operations that succeed in the end, on a busy machine too."""
 
 
 def known(server: Serving) -> None:

@@ -460,7 +460,7 @@ async def test_memory_of_what_was_missed_is_bounded(tmp_path: Path) -> None:
         for number in range(3):
             assert not await us.peers.seek(Sha256Hex(f"{number:064x}"))
         await them.put(MODULE)
-        for number in (2, 0):  # the last is remembered, the first is asked for again
+        for number in (2, 0):  # the last miss is cached, the first is queried again
             assert not await us.peers.seek(Sha256Hex(f"{number:064x}"))
         assert them.metric("autowasm_blob_responses_total", method="HEAD", status="404") == 4
 

@@ -97,7 +97,7 @@ async def test_what_does_not_finish_is_cut(tmp_path: Path) -> None:
 
 
 async def test_no_request_of_a_steady_load_is_lost(tmp_path: Path) -> None:
-    """Clients that see `Connection: close` or a refused connection go elsewhere, as Envoy does; no answer is cut."""
+    """Clients use another replica after `Connection: close` or a refused connection, as Envoy does; no answer is cut."""
     async with serving(tmp_path, limits=ServeLimits(settle=0.3)) as server:
         digest = await server.put(MODULE * 100)
         cut = answered = 0

@@ -1,4 +1,4 @@
-"""The real kubectl: that it reads files as `manifests.reader` does, and what we write as it was meant. It needs no server for that."""
+"""The real kubectl reads files as `manifests.reader` does, and our output as it was meant. It needs no server for that."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ from tests.property.test_kubectl_yaml import WORDS
 
 
 def kubectl(file: Path) -> list[Any] | None:
-    """The objects of a file, without what `annotate` adds; None if kubectl refuses it."""
+    """The objects of a file, without the annotation that `annotate` adds; None if kubectl refuses it."""
     done = subprocess.run(
         [provision.kubectl(), "annotate", "--local", "-f", file, "-o", "json", "--overwrite", "added=x"],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""What `manifests.writer` writes, read by the real readers: Envoy (yaml-cpp), kubectl's code (go-yaml) and PyYAML."""
+"""The output of `manifests.writer`, read by the real readers: Envoy (yaml-cpp), kubectl's code (go-yaml) and PyYAML."""
 
 import json
 from collections.abc import Iterator

@@ -1,1 +1,1 @@
-"""Faults that a test switches on and off, between real parts or in what a real process sees: connections, names, time, load."""
+"""Faults that a test switches on and off, between real parts or in the environment of a real process: connections, names, time, load."""

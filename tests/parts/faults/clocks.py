@@ -1,6 +1,6 @@
 """Sets the wall clock of processes (`clock/sitecustomize.py`).
 
-Not the clock. Invariant: what it is set to is there whole.
+Not the clock. Invariant: a setting is written atomically.
 """
 
 import os
@@ -12,7 +12,7 @@ _CLOCK = Path(__file__).with_name("clock")
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """`file` is what the processes read."""
+    """The processes read `file`."""
 
     file: Path
 

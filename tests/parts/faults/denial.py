@@ -1,6 +1,6 @@
 """The API server refuses one kind of wasmer's writes, by an admission policy: so a leader stands between two of its writes.
 
-Invariant: what is refused is in the audit log with status 403, so a test can wait until it bit.
+Invariant: refused writes are in the audit log with status 403, so a test can wait for the effect.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ class Denial:
 
 @asynccontextmanager
 async def denied(installation: Installation, resource: Denied) -> AsyncIterator[Denial]:
-    """Until the context ends. Of the status, only what says `Synced` is refused."""
+    """Until the context ends. Of the status, only writes of `Synced` are refused."""
     kubectl = installation.kubectl
     expression = "true" if resource == "envoyfilters" else "object.status.phase == 'Synced'"
     text = yaml.safe_dump_all(_policy(resource, expression))

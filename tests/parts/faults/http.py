@@ -1,7 +1,7 @@
-"""An HTTP proxy that goes wrong on command: between our client and a real server, where a fault is an answer.
+"""An HTTP proxy between our client and a real server, with wrong answers on command.
 
-Not a fake of the server: what it does not disturb is the real server's own answer. What breaks below HTTP is `proxy.py`'s.
-Invariant: each fault that bit is counted.
+Not a fake of the server: undisturbed answers are the real server's. `proxy.py` has the faults below HTTP.
+Invariant: each fault with an effect is counted.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "host", "te",
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """Nothing goes wrong."""
+    """No fault is active."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Drip:
 
 @dataclass(frozen=True, slots=True)
 class Misstate:
-    """In every answer below `path`, `Content-Length` says `by` bytes more than there are, and then the connection ends; or less."""
+    """In every answer below `path`, `Content-Length` is `by` bytes larger than the body, and then the connection ends; or smaller."""
 
     path: str
     by: int
@@ -77,7 +77,7 @@ class HttpFaultProxy:
     def __init__(self, upstream: str = "", fault: Fault | None = None) -> None:
         self.upstream = upstream
         self.fault: Fault = fault or Forward()
-        self.bitten = 0
+        self.injected = 0
         self.forwarded: list[Request] = []
         self.port = 0
 
@@ -108,7 +108,7 @@ class HttpFaultProxy:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         fault = self.fault
         if isinstance(fault, Answer):
-            self.bitten += 1
+            self.injected += 1
             return web.Response(status=fault.status, headers=fault.headers, body=fault.body)
         headers = {
             name: value for name, value in request.headers.items() if name.lower() not in _HOP
@@ -127,7 +127,7 @@ class HttpFaultProxy:
             )
             self.forwarded.append(forwarded)
             if isinstance(fault, Replace) and (instead := fault.rule(forwarded)) is not None:
-                self.bitten += 1
+                self.injected += 1
                 return web.Response(
                     status=instead.status, headers=instead.headers, body=instead.body
                 )
@@ -137,7 +137,7 @@ class HttpFaultProxy:
                 if name.lower() not in _HOP | {"content-length"}
             }
             if isinstance(fault, Lie) and fault.path in request.path and len(body) > 1:
-                self.bitten += 1
+                self.injected += 1
                 body = body[:-1] + bytes([body[-1] ^ 1])
             if isinstance(fault, Drip) and len(body) > 1:
                 return await self._drip(request, answer.status, kept, body)
@@ -156,7 +156,7 @@ class HttpFaultProxy:
         )
         await response.prepare(request)
         for position in range(len(body)):
-            self.bitten += 1
+            self.injected += 1
             try:
                 await response.write(body[position : position + 1])
             except OSError:
@@ -176,7 +176,7 @@ class HttpFaultProxy:
         *,
         by: int,
     ) -> web.StreamResponse:
-        self.bitten += 1
+        self.injected += 1
         length = str(max(1, len(body) + by))
         response = web.StreamResponse(status=status, headers={**headers, "Content-Length": length})
         response.force_close()

@@ -1,6 +1,6 @@
-"""Tells the name service of a process (`resolver/sitecustomize.py`) what to answer for one name.
+"""Sets the answer of a process's name service (`resolver/sitecustomize.py`) for one name.
 
-Not the name service. Invariant: what it is told is there whole or not at all.
+Not the name service. Invariant: an answer is set whole or not at all.
 """
 
 import json
@@ -18,7 +18,7 @@ Failure = Literal["EAI_AGAIN", "EAI_NONAME", "hang"]
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """For `name`; `file` is what the process reads."""
+    """For `name`; the process reads `file`."""
 
     name: str
     file: Path
@@ -32,7 +32,7 @@ class Names:
         self._tell({"what": failure})
 
     def lookups(self, what: str) -> int:
-        """How often it was asked while `what` was told: `addresses`, or a failure."""
+        """Number of lookups with the answer `what`: `addresses`, or a failure."""
         try:
             return self.file.with_name(f"{self.file.name}.asked").read_text().split().count(what)
         except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""A TCP proxy that goes wrong on command: between our client and a real server.
+"""A TCP proxy between our client and a real server, with faults on command.
 
-Not a mock: what it does not disturb is the real server's own answer. Invariant: each fault that bit is counted, so a
-test can tell that it tested something.
+Not a mock: undisturbed answers are the real server's. Invariant: each fault with an effect is counted, so a test can
+assert that the fault occurred.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ _CHUNK = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """Nothing goes wrong."""
+    """No fault is active."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ Mode = Pass | Refuse | Hang | CutAfter | Delay
 
 @dataclass(slots=True)
 class Counters:
-    """What happened so far."""
+    """Events so far."""
 
     connections: int = 0
     refused: int = 0
@@ -86,7 +86,7 @@ class FaultProxy:
 
     @property
     def mode(self) -> Mode:
-        """What goes wrong now."""
+        """The faults that are active."""
         return self._mode
 
     @mode.setter

@@ -1,8 +1,8 @@
 """Time that passes at once for `wasmer` processes: an interval of a minute takes as long as the work at its end.
 
-For what wasmer does by the clock (polls, looks at Pods, limits of writes), where the interval itself is tested in virtual
-time with the code that keeps it. What is under way when time passes meets its deadline, so a test lets time pass while
-nothing is. A Lease has to be longer than what passes. Invariant: time passes on both clocks (`clock/sitecustomize.py`), and
+For work that wasmer does by the clock (polls, checks of Pods, limits of writes), where the interval itself is tested in virtual
+time with its own code. Calls that run when time passes reach their deadline, so a test lets time pass while
+there are none. A Lease has to be longer than the time that passes. Invariant: time passes on both clocks (`clock/sitecustomize.py`), and
 all timers that are due by then fire before `pass_` returns.
 """
 
@@ -21,7 +21,7 @@ _CLOCK = Path(__file__).with_name("clock")
 
 
 class VirtualTime:
-    """Start processes with `environment`; `file` is what they read."""
+    """Start processes with `environment`; they read `file`."""
 
     def __init__(self, file: Path) -> None:
         file.write_bytes(struct.pack("q", 0))
@@ -36,7 +36,7 @@ class VirtualTime:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What their environment needs besides."""
+        """Additional environment variables of the processes."""
         return {"PYTHONPATH": str(_CLOCK), "AUTOWASM_TEST_PASSED": str(self._file)}
 
     @property
@@ -46,17 +46,17 @@ class VirtualTime:
         return nanoseconds / 1e9
 
     def time(self) -> float:
-        """What the processes' wall clock shows: seconds since the epoch."""
+        """The processes' wall clock: seconds since the epoch."""
         return time.time() + self.passed
 
     def monotonic(self) -> float:
-        """What their monotonic clock shows."""
+        """Their monotonic clock."""
         return time.monotonic() + self.passed
 
     async def pass_(self, seconds: float, servers: Iterable[Wasmer]) -> None:
         """Let so much time pass for the processes, and wake those of `servers` that run. Raises OSError if one does not answer."""
         assert seconds > 0
         self._memory[:] = struct.pack("q", round((self.passed + seconds) * 1e9))
-        # A loop that sleeps computed for how long before: any event has it look at the clock again.
+        # A sleeping loop has computed its timeout before: any event makes it read the clock again.
         running = [one for one in servers if one.process.alive]
         await asyncio.gather(*(wire.get(f"http://{one.admin}/healthz") for one in running))

@@ -223,7 +223,7 @@ def test_generated_vm_id_is_stable_and_differs_by_object_and_module() -> None:
 
 
 def test_vm_id_differs_wherever_envoy_must_not_share_a_vm() -> None:
-    """Found on Envoy 1.36: it goes on with the environment and the failure policy that a VM was started with."""
+    """Found on Envoy 1.36: a running VM keeps the environment and the failure policy with which it was started."""
 
     def vm_id(**fields: Any) -> str:
         identity: str = config_of(rendered(vmID="mine", **fields))["vmConfig"]["vmId"]

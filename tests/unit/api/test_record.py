@@ -1,4 +1,4 @@
-"""Records come from annotations and statuses that anyone may have written."""
+"""Records come from annotations and statuses that any client may have written."""
 
 from typing import Any
 

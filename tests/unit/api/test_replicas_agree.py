@@ -1,4 +1,4 @@
-"""Replicas render the same bytes, whatever their interpreters' hash seeds: else each would undo what the other wrote.
+"""Replicas render the same bytes for any hash seed of the interpreter: otherwise each would undo the writes of the other.
 
 Each seed is a process: the tests that run several replicas fork them, with one seed, from one process.
 """

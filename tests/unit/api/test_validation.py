@@ -1,4 +1,4 @@
-"""Every rule of the spec: which field is named, and what is said."""
+"""Every rule of the spec: the field and the message of the error."""
 
 import json
 from typing import Any

@@ -24,7 +24,7 @@ from tests.parts import wat
 
 @dataclass
 class Bench:
-    """What a test of the fetcher needs."""
+    """The parts of a test of the fetcher."""
 
     fetcher: ArtifactFetcher
     registry: FakeSource

@@ -1,4 +1,4 @@
-"""When the other replicas are asked for a module, and when only its source may be."""
+"""When a module is copied from other replicas, and when only its source may be used."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +37,7 @@ class Others:
 
 
 async def _record(directory: Path, module: bytes) -> Record:
-    """What another replica resolved."""
+    """A record from another replica."""
     async with make_bench(directory / "other", Metrics()) as bench:
         bench.registry.add(IMAGE, module)
         return await bench.fetcher.fetch(bench.request())
@@ -71,7 +71,7 @@ async def test_record_needs_no_source_where_a_replica_has_its_module(
 async def test_no_replica_is_asked_what_a_source_names_now(
     tmp_path: Path, metrics: Metrics, modules: Modules
 ) -> None:
-    """Whether this credential may have the module, only the source can say (ADR 19)."""
+    """Only the source can decide whether this credential may read the module (ADR 19)."""
     module = modules("world")
     others: list[Others] = []
 

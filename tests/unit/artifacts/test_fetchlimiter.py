@@ -190,7 +190,7 @@ async def test_namespaces_that_hang_on_a_host_make_room_for_a_third_after_their_
         assert sorted(fetches.holding) == ["a1", "a2", "b1", "b2"]
         await asyncio.sleep(1)
         assert asyncio.get_running_loop().time() - begin < 16
-        # Nobody was cut, and nobody got more than his own share.
+        # No fetch was cancelled, and no namespace got more than its share.
         assert sorted(fetches.holding) == ["a1", "a2", "b1", "b2", "c1"]
 
 
@@ -233,7 +233,7 @@ async def test_ten_namespaces_that_hang_on_one_host_leave_places_to_others(
         assert len(fetches.holding) == FetchLimits().long + FetchLimits().per_host
         fetches.request(
             "also", "ns0", "elsewhere"
-        )  # those who hang there are not shut out elsewhere
+        )  # a namespace with a hanging host gets places for other hosts
         for number in range(4):
             fetches.request(f"good{number}", f"tenant{number}", f"host{number}")
         await settle()

@@ -14,7 +14,7 @@ async def copy(after: float, *, succeeds: bool) -> bool:
 
 
 class Source:
-    """Gives "fetched" or `error`, `after` seconds after it was asked."""
+    """Returns "fetched" or raises `error`, `after` seconds after its start."""
 
     def __init__(self, after: float = 0.0, *, error: Exception | None = None) -> None:
         self.after = after

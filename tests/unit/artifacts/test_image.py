@@ -1,4 +1,4 @@
-"""What a registry that answers no HEAD, and a record that anybody may have written, come to."""
+"""Registries without HEAD, and records that any client may have written."""
 
 from typing import cast
 

@@ -30,7 +30,7 @@ OTHER = b"\0asm\x01\0\0\0 another"
 
 @dataclass
 class Shelf:
-    """Stands in for the registry client, which has tests of its own: hands out layers and remembers which."""
+    """Replaces the registry client, which has tests of its own: serves layers and records their downloads."""
 
     blobs: dict[str, bytes] = field(default_factory=dict)
     downloaded: list[bytes] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""HttpObjectSource: whose failures an object shares."""
+"""HttpObjectSource: the key under which the failures of an object count."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""Objects over a real fetcher: what they are packed in, what is asked again, where redirects may lead."""
+"""Objects over a real fetcher: archives, conditional requests, allowed redirects."""
 
 import asyncio
 import gzip
@@ -39,7 +39,7 @@ def sha256(data: bytes) -> Sha256Hex:
 
 @dataclass
 class Storage:
-    """One object with validators, that answers conditional requests as RFC 9110 says."""
+    """One object with validators, that answers conditional requests by RFC 9110."""
 
     body: bytes = MODULE
     etag: str = '"1"'
@@ -188,7 +188,7 @@ async def test_redirects_stay_within_the_namespaces_hosts(fetching: Fetching) ->
             fetching.hosts["narrow"] = (near.host,)
             fetching.hosts["wide"] = (near.host, far.host)
             assert (await fetching.fetch(near.url, namespace="wide")).sha256 == sha256(MODULE)
-            for _ in range(2):  # what another namespace brought is not handed over either
+            for _ in range(2):  # the record of another namespace is not used either
                 with pytest.raises(AddressBlocked, match="policy") as caught:
                     await fetching.fetch(near.url, namespace="narrow")
                 assert caught.value.reason == "PolicyDenied"

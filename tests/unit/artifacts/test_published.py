@@ -14,7 +14,7 @@ A, B = digest("a"), digest("b")
 
 
 class Fetcher:
-    """Answers by namespace: None for a success; an Event is waited for, for ever."""
+    """Answers by namespace: None for a success; namespaces that begin with `hanging` get no answer."""
 
     def __init__(self, **answers: Exception | None) -> None:
         self.answers = answers

@@ -22,7 +22,7 @@ async def free() -> AsyncIterator[None]:
 
 
 class Work:
-    """Runs until it is told how to end."""
+    """Runs until its result is set."""
 
     def __init__(self) -> None:
         self.runs = 0

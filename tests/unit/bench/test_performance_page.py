@@ -11,7 +11,7 @@ from tools.generate import markdown, performance
 
 
 def measured(row: str, *, size: str = "full", note: str = "") -> dict[str, Any]:
-    """What `make bench` keeps."""
+    """The stored result of `make bench`."""
     result = Result(
         [Figure("longest turn", "ms", [3.0, 4.0], "nginx", [2.0, 2.0], at_most(5))],
         [Chart(row, "A picture", "ms", ["1", "2"], {"ours": [1.0, 2.0]})],

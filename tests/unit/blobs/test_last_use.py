@@ -84,7 +84,7 @@ def test_what_was_named_when_it_was_written_is_young_whatever_happened_meanwhile
     assert unused_for(last_use, A) == pytest.approx(0, abs=1)
     assert unused_for(last_use, B) == pytest.approx(200 * HOUR, abs=1)
     last_use = restart(last_use, file, clocks)
-    observe(last_use)  # it is back: nobody names it any more
+    observe(last_use)  # the file is there again: no object names it any more
     assert unused_for(last_use, A) == pytest.approx(0, abs=1)
     clocks.advance(HOUR)
     observe(last_use)

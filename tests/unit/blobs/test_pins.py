@@ -30,7 +30,7 @@ def test_a_digest_is_published_while_any_owner_says_so() -> None:
 def test_complete_once_every_expected_owner_was_heard() -> None:
     pins = Pins()
     pins.set("x/early", namespace="x", published=[A])
-    assert not pins.complete  # nobody said whom to expect
+    assert not pins.complete  # `expect` was not called yet
     pins.expect(["x/early", "x/1", "x/2"])
     pins.set("x/1", namespace="x", published=[])
     pins.set("x/other", namespace="x", published=[])

@@ -1,4 +1,4 @@
-"""Free space is told even where the directory was removed under us."""
+"""Free space is measured even if another process removed the directory."""
 
 import os
 import shutil

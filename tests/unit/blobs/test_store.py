@@ -139,7 +139,7 @@ async def test_refuses_to_settle_bytes_that_have_another_digest(tmp_path: Path) 
 
 @pytest.mark.parametrize("how", ["written to", "replaced"])
 async def test_refuses_what_has_changed_since_it_was_settled(tmp_path: Path, how: str) -> None:
-    changed = DATA + b"x"  # of another size: a clock tick may hide what else tells
+    changed = DATA + b"x"  # of another size: within one clock tick the times are equal
     async with opened(tmp_path) as store:
         async with store.stage() as stage:
             stage.path.write_bytes(DATA)
@@ -241,7 +241,7 @@ async def test_a_removed_file_is_forgotten_and_a_replaced_one_reopened(tmp_path:
         (tmp_path / "blobs" / digest).unlink()
         assert await store.open(digest) is None
         assert digest not in store
-        assert os.pread(held.fd, len(DATA), 0) == DATA  # a send in flight goes on
+        assert os.pread(held.fd, len(DATA), 0) == DATA  # a send in flight continues
 
 
 async def test_what_is_no_file_any_more_is_set_aside(tmp_path: Path) -> None:

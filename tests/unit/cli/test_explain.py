@@ -1,4 +1,4 @@
-"""What `wasmc explain` and `wasmc plan` print, and what they read before they ask a cluster."""
+"""The output of `wasmc explain` and `wasmc plan`, and the input that they read before they connect to a cluster."""
 
 import argparse
 import asyncio

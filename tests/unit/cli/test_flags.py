@@ -252,7 +252,7 @@ def test_wrong_registry_flags_are_named_without_passwords(wrong: tuple[str, str]
         (["controller"], "istio-system", "istio-system"),
         (["controller"], "mesh-blue", "mesh-blue"),
         (["controller", "--service-namespace", "given"], "mesh-blue", "given"),
-        # The Pod's namespace says nothing of another cluster.
+        # The Pod's namespace means nothing for another cluster.
         (["controller", "--kubeconfig", "f"], "mesh-blue", "istio-system"),
         (NEEDED, "mesh-blue", "istio-system"),
     ],

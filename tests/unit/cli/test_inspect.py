@@ -118,7 +118,7 @@ def test_what_the_message_about_missing_functions_says_helps_as_it_is_printed(
     imports = "".join(f'(import "env" "{name}" (func))' for name in names)
     later = '(import "wasi_snapshot_preview1" "fd_tell" (func (param i32 i32) (result i32)))'
     module = wat.compile_text(_FILTER.format(f"{imports}{later}"))
-    # One line whatever the width of the terminal, so that it can be copied.
+    # One line for any width of the terminal, so that it can be copied.
     flags = re.search(r"--envoy-version=\S+\s+--allow-import=\S+", inspect.text(module, status=1))
     assert flags
     assert inspect.json(module, *flags[0].split())["accepted"] is True
@@ -151,7 +151,7 @@ def test_what_was_not_checked_is_in_the_report(inspect: Inspection) -> None:
 def test_who_could_fetch_a_file_from_a_url(
     inspect: Inspection, data: bytes, istio: bool | None, kwctl: bool | None
 ) -> None:
-    if istio is None:  # nobody knows which file is meant
+    if istio is None:  # which file is meant is ambiguous
         assert inspect.json(data, status=1)["reason"] == "ModuleNotFoundInArchive"
         return
     told = inspect.json(data, "--compat")["compat"]

@@ -1,4 +1,4 @@
-"""docs/cli.md is what the programs say of themselves."""
+"""docs/cli.md is the help of the programs."""
 
 import re
 from typing import Final

@@ -1,4 +1,4 @@
-"""`wasmer check-uninstall` where no API server is needed: what it says, and what it says without one."""
+"""`wasmer check-uninstall` without a real API server: its messages, also without a connection."""
 
 import asyncio
 from pathlib import Path
@@ -101,8 +101,8 @@ async def test_a_server_with_trouble_is_asked_again_until_the_deadline(
 ) -> None:
     monkeypatch.setattr(uninstall, "_DEADLINE", patience)
     monkeypatch.setattr(uninstall, "_PAUSE", 0.0)
-    troubles = (failure(500, "InternalError"), failure(429, "TooManyRequests"))
-    wire = Wire(*troubles, json_answer(_page()))
+    failures = (failure(500, "InternalError"), failure(429, "TooManyRequests"))
+    wire = Wire(*failures, json_answer(_page()))
     assert await _asked(wire, tmp_path) == (0 if patience > 0 else 1)
     assert len(wire.requests) == (3 if patience > 0 else 1)
     assert ("can be uninstalled" in capsys.readouterr().out) is (patience > 0)

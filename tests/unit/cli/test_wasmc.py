@@ -1,4 +1,4 @@
-"""`wasmc` without a registry: start-up, what it imports, usage errors."""
+"""`wasmc` without a registry: start-up, imports, usage errors."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a person sees who types it wrong."""
+"""Messages for wrong arguments."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Logs of these tests are caught, so that none is lost in the output and a test can look at them."""
+"""The logs of these tests are captured, so that tests can assert them."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from autowasm.controller import pullauthorization, sourcepolicy
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two looks at a Secret or a file: their order is tested, not their length."""
+    """Pauses between two checks of a Secret or a file: their order is tested, not their length."""
     monkeypatch.setattr(pullauthorization, "_CHECK_INTERVAL", 0.1)
     monkeypatch.setattr(sourcepolicy, "_CONFIRM_AFTER", 0.1)
     monkeypatch.setattr(sourcepolicy, "_LOST_PAUSE", 0.1)
@@ -19,6 +19,6 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def logs() -> Iterator[list[EventDict]]:
-    """What was logged."""
+    """The logged events."""
     with structlog.testing.capture_logs() as caught:
         yield caught

@@ -1,4 +1,4 @@
-"""Timings of an election that operators give."""
+"""Timings of an election, set by operators."""
 
 from typing import cast
 

@@ -26,7 +26,7 @@ REQUEST = FetchRequest(namespace="default", source=autowasm().spec.filter.source
 
 
 class Fetcher:
-    """Takes five seconds, then does as told."""
+    """Takes five seconds, then returns or raises the given result."""
 
     def __init__(self) -> None:
         self.outcome: Callable[[], Awaitable[Record]] = self._success

@@ -1,4 +1,4 @@
-"""ADR 19 from end to end, over in-memory seams: what a Secret allows is published, and stays when it is revoked."""
+"""ADR 19 from end to end, over in-memory seams: a module that a Secret allows is published, and stays when the Secret is revoked."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

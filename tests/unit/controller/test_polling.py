@@ -1,4 +1,4 @@
-"""Polling in virtual time: when sources are asked, how many at once, and what an answer changes."""
+"""Polling in virtual time: when sources are polled, how many at once, and the effect of an answer."""
 
 import asyncio
 import itertools
@@ -388,7 +388,7 @@ async def test_a_confirmed_tag_is_young_again() -> None:
         scene.metrics.objects.resolved(place, 1_000.0)
         scene.polling.published(A, autowasm(A), record())
         await asyncio.sleep(62)
-        scene.metrics.objects.resolved(place, 1_000.0)  # a reconcile says what the status says
+        scene.metrics.objects.resolved(place, 1_000.0)  # a reconcile repeats the status
         assert scene.metrics.objects._resolved[place][1] == 5_000.0
 
 

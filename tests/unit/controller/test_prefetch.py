@@ -1,4 +1,4 @@
-"""What is published is copied from the other replicas, whatever its spec says by now."""
+"""Published modules are copied from the other replicas, independently of the current spec."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator

@@ -1,4 +1,4 @@
-"""May an AutoWasm still have what it has? Over a real fetcher with a fake registry."""
+"""The authorization of published modules, over a real fetcher with a fake registry."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

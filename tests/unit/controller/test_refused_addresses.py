@@ -1,4 +1,4 @@
-"""What an operator is warned of at a start: hosts of published modules that the address policy refuses."""
+"""Warnings at a start: hosts of published modules that the address policy refuses."""
 
 import socket
 from typing import Any

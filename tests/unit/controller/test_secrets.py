@@ -1,4 +1,4 @@
-"""What becomes of an answer of the API server about a Secret or a ServiceAccount."""
+"""The result of each answer of the API server about a Secret or a ServiceAccount."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

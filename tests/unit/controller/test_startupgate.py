@@ -11,7 +11,7 @@ ONE, TWO = ObjectKey("default", "one"), ObjectKey("default", "two")
 
 
 class Scene:
-    """A gate, and its reports."""
+    """A reconciler that does nothing, and the reports of the gate."""
 
     def __init__(self) -> None:
         self.reports: list[tuple[bool, str]] = []

@@ -1,4 +1,4 @@
-"""What is said about an AutoWasm."""
+"""Log, Events and metrics about an AutoWasm."""
 
 import pytest
 

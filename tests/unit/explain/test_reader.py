@@ -1,4 +1,4 @@
-"""What is read of a cluster for an explanation: in pages, with a limit, and what could not be read is said."""
+"""Reads from a cluster for an explanation: in pages, with a limit, and with the reason of what could not be read."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Which labels a selector matches (`metav1.LabelSelector`), and what of a Pod an explanation uses."""
+"""Which labels a selector matches (`metav1.LabelSelector`), and the fields of a Pod that an explanation uses."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Logs of these tests are caught, so that none is lost in the output and a test can look at them."""
+"""The logs of these tests are captured, so that tests can assert them."""
 
 from collections.abc import Iterator
 
@@ -9,6 +9,6 @@ from structlog.typing import EventDict
 
 @pytest.fixture(autouse=True)
 def logs() -> Iterator[list[EventDict]]:
-    """What was logged."""
+    """The logged events."""
     with structlog.testing.capture_logs() as caught:
         yield caught

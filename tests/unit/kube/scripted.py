@@ -1,4 +1,4 @@
-"""A ListerWatcher that plays a script: for what a real API server does only once in a month."""
+"""A ListerWatcher with a script, for events that are rare on a real API server."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -15,14 +15,14 @@ FOREVER = 1e7
 
 @dataclass(frozen=True)
 class Pause:
-    """The server says nothing for so long."""
+    """The server sends nothing for this many seconds."""
 
     seconds: float = FOREVER
 
 
 @dataclass(frozen=True)
 class WireRequest:
-    """What the reflector asked for, and when."""
+    """A request of the reflector, and its time."""
 
     what: str
     position: str
@@ -70,7 +70,7 @@ class Stream:
 
 
 class Script:
-    """Steps in the order in which the reflector asks: pages for lists, what was said for watches. Then silence."""
+    """Steps in the order of the reflector's requests: pages for lists, events for watches. Then silence."""
 
     def __init__(self, *steps: Step) -> None:
         self._steps = list(steps)

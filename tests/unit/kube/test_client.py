@@ -163,7 +163,7 @@ async def test_no_kubeconfig_outside_a_cluster(tmp_path: Path) -> None:
 
 
 class TestExecPlugin:
-    """A kubeconfig whose tokens come from a program."""
+    """A kubeconfig with tokens from a program."""
 
     def write(self, tmp_path: Path, wire: Wire, *, expiry: str = "") -> Path:
         plugin = tmp_path / "plugin"
@@ -221,7 +221,7 @@ class TestExecPlugin:
 
 
 class TestServiceAccount:
-    """What the kubelet mounts into a Pod, and renews there."""
+    """The credentials that the kubelet mounts into a Pod, and renews there."""
 
     def tls(self, authority: Authority, tmp_path: Path, name: str) -> ssl.SSLContext:
         files = authority.issue(tmp_path / name)

@@ -1,4 +1,4 @@
-"""What handlers hear, and when an informer counts as synced."""
+"""Events of handlers, and when an informer counts as synced."""
 
 import asyncio
 import random
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.looptime
 
 
 class RecordingHandler:
-    """A handler that remembers, and that checks that the store is ahead of it."""
+    """A handler that records events, and checks that the store is ahead of them."""
 
     def __init__(self, informer: Informer[str]) -> None:
         self._informer = informer

@@ -1,4 +1,4 @@
-"""LeaderElector in virtual time: who leads, until when, and what the Lease says."""
+"""LeaderElector in virtual time: the leader, the end of its tenure, and the content of the Lease."""
 
 import asyncio
 import itertools
@@ -68,7 +68,7 @@ class Arena:
         *,
         luck: float | None = None,
     ) -> Candidate:
-        """`luck`: what the random numbers are that spread its calls."""
+        """`luck`: the value of the random numbers that spread its calls."""
         client = FakeLeaseClient(self.server)
         changes: list[bool] = []
         elector = LeaderElector(
@@ -179,7 +179,7 @@ async def test_answer_that_hangs_counts_from_when_it_was_asked_for(arena: Arena)
     one, loop = arena.join("one"), asyncio.get_running_loop()
     async with led(one):
         one.client.after = lambda: 4.0
-        await asyncio.sleep(13)  # asked for at 2, 6 and 10 s, the last answered at 14 s
+        await asyncio.sleep(13)  # requested at 2, 6 and 10 s, the last answered at 14 s
         one.client.after = lambda: FOREVER
         with pytest.raises(NotLeading):
             async with one.elector.scope():
@@ -406,7 +406,7 @@ def held(holder: str | None, **fields: Any) -> dict[str, Any]:
 
 
 async def leads_after(arena: Arena, spec: dict[str, Any]) -> float:
-    """Seconds until a candidate that asks every 2 seconds leads, given this Lease."""
+    """Seconds until a candidate that tries every 2 seconds leads, with this Lease."""
     arena.server.create(spec)
     one, loop = arena.join("one", luck=0.0), asyncio.get_running_loop()
     begun = loop.time()
@@ -480,7 +480,7 @@ async def test_renewals_within_one_tick_of_the_wall_clock_are_stored(
     monkeypatch.setattr(leaderelection, "datetime", Stopped)
     one = arena.join("one")
     async with led(one):
-        # Two times take turns: it must not always come at the same one.
+        # Two times alternate: it must not always come at the same one.
         two = arena.join("two", luck=0.4)
         await asyncio.sleep(60)
         assert (one.changes, two.changes) == ([True], [])

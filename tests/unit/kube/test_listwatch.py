@@ -1,4 +1,4 @@
-"""A reflector on broken HTTP streams: what really goes over the wire when things go wrong."""
+"""A reflector on broken HTTP streams: the bytes on the wire after errors."""
 
 import asyncio
 import json
@@ -233,7 +233,7 @@ async def test_a_page_too_long_is_asked_for_again_with_fewer_objects(tmp_path: P
             listed(*large, rv=5),
             listed(*large, rv=5),
             listed(large[0], rv=5, token="one"),
-            listed(*large, rv=5),  # 7 more were asked for
+            listed(*large, rv=5),  # 7 more were requested
             listed(large[1], rv=5, token="two"),
             listed(large[2], rv=5),
         ],

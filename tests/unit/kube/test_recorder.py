@@ -183,7 +183,7 @@ async def test_what_is_queued_when_told_to_hurry_is_written_without_a_pause(tmp_
                 await asyncio.sleep(0.001)
         await recorder.flush(
             timeout=10
-        )  # the server was asked; the answer to the last may be on its way
+        )  # the requests were sent; the last answer may be on its way
         record(20)  # while there is work, later ones wait again
         await asyncio.sleep(0.05)
         assert len(wire.requests) == 20

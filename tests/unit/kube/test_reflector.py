@@ -33,7 +33,7 @@ LIMITS = KubeLimits()
 
 
 class Memory:
-    """A store that remembers what was done to it."""
+    """A store that records calls."""
 
     def __init__(self) -> None:
         self.objects: dict[ObjectKey, str] = {}
@@ -55,7 +55,7 @@ class Memory:
 
 
 class ReflectorRecorder:
-    """ReflectorMetrics that remember."""
+    """ReflectorMetrics that record calls."""
 
     def __init__(self) -> None:
         self.lists: list[str] = []
@@ -296,7 +296,7 @@ async def test_tells_how_long_the_server_has_been_silent() -> None:
 
 
 class TestStreamingList:
-    """`sendInitialEvents`: one request that lists and goes on as a watch."""
+    """`sendInitialEvents`: one request that lists and continues as a watch."""
 
     async def test_fills_the_store_at_the_bookmark_and_keeps_the_stream(self) -> None:
         said = [

@@ -1,4 +1,4 @@
-"""What the store holds, and what it tells."""
+"""The objects of the store, and its deltas."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -12,7 +12,7 @@ PLAIN = Backoff(base=1.0, maximum=60.0, jitter=0.0)
 
 
 class Recorder:
-    """QueueMetrics that remember."""
+    """QueueMetrics that record calls."""
 
     def __init__(self) -> None:
         self.depths: list[int] = []
@@ -242,7 +242,7 @@ async def test_a_delay_of_zero_is_none() -> None:
 
 
 class Unordered:
-    """A key that can be told from another, but not ordered."""
+    """A key that can be compared for equality, but not ordered."""
 
 
 @pytest.mark.looptime

@@ -1,4 +1,4 @@
-"""Writes: nothing is overwritten that was not read, nothing written to what is going."""
+"""Writes: no unread version is overwritten, and no object that is being deleted is written."""
 
 from pathlib import Path
 from typing import Any

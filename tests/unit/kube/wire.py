@@ -1,4 +1,4 @@
-"""An HTTP server that answers byte for byte as it is told: for answers that no real API server can be made to give."""
+"""An HTTP server with scripted answers, byte for byte: for answers that no real API server can be made to give."""
 
 import asyncio
 import json
@@ -52,7 +52,7 @@ def failure(code: int, reason: str, message: str = "no", **headers: str) -> Answ
 
 
 class Wire:
-    """Answers in the order given; then, for ever, `otherwise`."""
+    """Returns the answers in the given order, then `otherwise` without end."""
 
     def __init__(self, *answers: Answer, otherwise: Answer | None = None) -> None:
         self.answers = list(answers)

@@ -1,6 +1,6 @@
-"""A file of manifests to objects: what is refused, where it says the fault is, and that no sentence quotes a value.
+"""A file of manifests to objects: refusals, the place of the error, and that no message quotes a value.
 
-What is read, and as what, is compared with kubectl's own code in `tests/property/test_kubectl_yaml.py`.
+`tests/property/test_kubectl_yaml.py` compares the objects with those of kubectl's own code.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""What `dump` writes, as text; that every reader takes it as meant is tested with the readers (`tests/property/test_written_yaml.py`)."""
+"""The text of `dump`; `tests/integration/standalone/test_written_yaml.py` tests that every reader takes it as meant."""
 
 from typing import Any
 

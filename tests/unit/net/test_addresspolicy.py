@@ -1,4 +1,4 @@
-"""AddressPolicy: what is open, closed, and never open."""
+"""AddressPolicy: addresses that are allowed, blocked, and always blocked."""
 
 import ipaddress
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What went wrong below HTTP, in one sentence without the URL's query."""
+"""Errors below HTTP, in one sentence without the URL's query."""
 
 import socket
 import ssl

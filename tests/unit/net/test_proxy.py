@@ -1,4 +1,4 @@
-"""The operator's proxy: who goes through it, what it is told, what is not asked of it."""
+"""The operator's proxy: the requests through it, their form, and the requests that bypass it."""
 
 import base64
 import ssl

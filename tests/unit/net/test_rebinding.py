@@ -1,7 +1,7 @@
 """Name services that change their answer between two lookups (DNS rebinding).
 
-What is checked is the address that is connected to, so there is nothing between check and use; each further connection,
-after a redirect or a broken one, is judged again.
+The address of the connection itself is checked, so there is no gap between check and use; each further connection,
+after a redirect or a broken one, is checked again.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from tests.parts import ports
 
 LIMITS = Limits(connect_timeout=60, answer_timeout=60, fetch_timeout=600, attempt_backoff=0.01)
 POLICY = AddressPolicy(allow=["127.0.0.1/32"])
-"""127.0.0.1 stands for an address of the internet; all the rest of loopback for what is inside."""
+"""127.0.0.1 stands for an address of the internet; all other loopback addresses for private ones."""
 METADATA = "169.254.169.254"
 
 
@@ -77,7 +77,7 @@ async def read(session: ObjectSession, url: str) -> bytes:
 
 
 async def again(exchange: Exchange) -> None:
-    """The first answer leads to the same name once more, and closes the connection."""
+    """The first answer redirects to the same name, and closes the connection."""
     if exchange.request.target == "/end":
         await exchange.send(body=b"inside")
     else:

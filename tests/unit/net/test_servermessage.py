@@ -1,4 +1,4 @@
-"""What servers say of an error: real bodies of registries, object stores, token endpoints and proxies."""
+"""Error messages of servers: real bodies of registries, object stores, token endpoints and proxies."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Until when a signed URL is good, and what is said of one that is refused."""
+"""The expiry of a signed URL, and the hint for one that is refused."""
 
 import datetime
 

@@ -99,7 +99,7 @@ async def test_cancelling_ends_a_lookup_at_once() -> None:
 
 
 async def test_a_connect_that_nobody_answers_is_ended_by_the_loop() -> None:
-    """A listener whose backlog is full drops what would connect, as a dead host does."""
+    """A listener with a full backlog drops connection attempts, like a dead host."""
     limits = replace(LIMITS, connect_timeout=60.0)
     with contextlib.ExitStack() as held:
         listener = held.enter_context(socket.socket())

@@ -1,4 +1,4 @@
-"""Trust: which authorities count, and what is said of a CA file that cannot be read."""
+"""Trust: which authorities count, and the error for a CA file that cannot be read."""
 
 from pathlib import Path
 

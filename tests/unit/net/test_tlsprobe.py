@@ -1,4 +1,4 @@
-"""Whether a port of this machine speaks TLS, found out with one question in plain HTTP."""
+"""Whether a port of this machine expects TLS, detected with one request in plain HTTP."""
 
 import asyncio
 import socket

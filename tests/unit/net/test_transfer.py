@@ -1,4 +1,4 @@
-"""Transfers end when the loop says so, whatever the other side does, and leave no thread or descriptor behind."""
+"""Transfers end when the loop ends them, independently of the server, and leave no thread or descriptor."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""The cache of real parts: an entry is made once, whole, by one of all who want it."""
+"""The cache of real parts: an entry is made once, whole, by one of the concurrent callers."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ from tests.parts import cache
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOWASM_PARTS_CACHE", str(tmp_path / "cache"))
-    # The progress of these parts is nothing that a person who runs the tests waits for.
+    # The progress of these parts is not shown to the person who runs the tests.
     monkeypatch.setattr(cache.log, "handlers", [])
 
 

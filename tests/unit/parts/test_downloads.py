@@ -1,4 +1,4 @@
-"""The judge of the fault rows: what it excuses, and what never."""
+"""The judge of the fault rows: excused failures, and those that never are."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -1,4 +1,4 @@
-"""The proxy that goes wrong on command: each fault is what it says, and is counted."""
+"""The proxy with faults on command: each fault has its effect, and is counted."""
 
 import asyncio
 from collections.abc import AsyncIterator

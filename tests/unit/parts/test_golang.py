@@ -1,4 +1,4 @@
-"""Groups of Go programs: what their place in the cache depends on, and which Go builds them."""
+"""Groups of Go programs: the inputs of their cache key, and which Go builds them."""
 
 from dataclasses import replace
 from pathlib import Path

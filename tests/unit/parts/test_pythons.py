@@ -1,4 +1,4 @@
-"""Interpreters of other Pythons: the machine's own first, each tried before it is taken; what is claimed is what is tested."""
+"""Interpreters of other Pythons: the machine's own first, each tried before it is used; the claimed versions are tested."""
 
 import re
 import shutil

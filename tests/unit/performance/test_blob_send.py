@@ -1,4 +1,4 @@
-"""Whose fault it is that an answer cannot be sent to its end."""
+"""The cause of a response that cannot be sent completely: the client, or the store."""
 
 import os
 import select
@@ -51,7 +51,9 @@ def test_client_whose_host_answers_no_more_is_at_fault(
     ours, _ = pair
     sending = BlobSend(ours, blob, HEAD, chunk=1 << 20)
     step_until_blocked(sending)
-    ours.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1)  # ms: the kernel gives up
+    ours.setsockopt(
+        socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1
+    )  # ms: the kernel ends the connection
     assert select.select([], [ours], [], 60)[1]
     assert sending.step() == "client"
 

@@ -1,4 +1,4 @@
-"""A fault of our own ends one connection, and is told."""
+"""A bug of ours ends one connection, and is logged."""
 
 import asyncio
 import socket
@@ -16,7 +16,7 @@ REQUEST = f"GET /wasm/{'ab' * 32} HTTP/1.1\r\nhost: wasmer\r\n\r\n".encode()
 
 
 class BrokenDesk:
-    """Fails to say whether a blob is ready."""
+    """Raises instead of returning whether a blob is ready."""
 
     def __init__(self, error: Exception) -> None:
         self.is_stopping = False
@@ -45,7 +45,7 @@ async def ask(owner: BrokenDesk) -> tuple[FastConnection, socket.socket]:
     ours.setblocking(False)
     theirs.setblocking(False)
     loop = asyncio.get_running_loop()
-    limits = ServeLimits(request_timeout=10_000)  # what closes the connection is not its timer
+    limits = ServeLimits(request_timeout=10_000)  # the connection is not closed by its timer
     connection = FastConnection(ours, "10.0.0.1", owner=owner, loop=loop, limits=limits)
     await loop.sock_sendall(theirs, REQUEST)
     async with asyncio.timeout(20):

@@ -1,4 +1,4 @@
-"""One connection on real sockets and a clock that the test moves: what its client gets, and what its server is told."""
+"""One connection on real sockets and a clock that the test moves: the client's response, and the server's events."""
 
 import asyncio
 import os
@@ -135,7 +135,7 @@ class Scene:
         return data
 
     async def begin_large(self) -> None:
-        """The client asks for the large one, and does not read it."""
+        """The client requests the large one, and does not read it."""
         await self.send(request(LARGE))
         await self.until(lambda: self.owner.events)
         assert self.owner.names() == ["began"]

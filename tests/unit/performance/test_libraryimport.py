@@ -1,4 +1,4 @@
-"""The library's parts come without its models, and nobody else notices."""
+"""The library's parts are imported without its models, and other importers are not affected."""
 
 import subprocess
 import sys

@@ -43,7 +43,7 @@ def hold_until_sampled(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         return stack
 
     def hold_the_loop_until_sampled() -> None:
-        # The second look shows that the first one is noted.
+        # The second sample shows that the first one is stored.
         before, ends = seen, time.perf_counter() + 60
         while seen < before + 2 and time.perf_counter() < ends:
             pass
@@ -111,7 +111,7 @@ def test_tells_who_held_the_loop_and_for_how_long(hold_until_sampled: Callable[[
 def test_no_turn_above_the_limit_is_without_a_stack(
     over: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two looks fit into the limit, so one of them sees whatever is longer: unless the machine has no time for the thread."""
+    """Two samples fit into the limit, so one of them falls into a longer iteration, unless the machine has no time for the thread."""
     limits, margin = LoopLimits(blocked=0.1, quiet=0), 0.02
     samples: list[float] = []
     iterations: list[tuple[float, float]] = []
@@ -135,7 +135,7 @@ def test_no_turn_above_the_limit_is_without_a_stack(
 
         loop.timing.on_blocked = note
         for _ in range(5):
-            await asyncio.sleep(0.013)  # out of step with the looks
+            await asyncio.sleep(0.013)  # out of step with the samples
             hold_the_loop(limits.blocked + over)
 
     with capture_logs() as logs:
@@ -273,4 +273,4 @@ def test_metrics_show_the_turns(metrics: Metrics) -> None:
     assert value(f"{name}_sum") == 6.5
     assert value("autowasm_loop_blocked_total") == 1
     assert value("autowasm_loop_longest_turn_seconds") == 6.0
-    assert value("autowasm_loop_longest_turn_seconds") == 0.0, "asked for, so it starts anew"
+    assert value("autowasm_loop_longest_turn_seconds") == 0.0, "the scrape resets it"

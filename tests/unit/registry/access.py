@@ -1,4 +1,4 @@
-"""A registry client that pulls with a login, and registries that guard what they have."""
+"""A registry client that pulls with a login, and registries that require one."""
 
 import base64
 import contextlib
@@ -54,7 +54,7 @@ MANIFEST = json.dumps(
 
 @dataclass
 class Guarded:
-    """A registry that wants `accepts` in Authorization, and says `challenge` otherwise."""
+    """A registry that requires `accepts` in Authorization, and answers `challenge` otherwise."""
 
     challenge: str
     accepts: set[str] = field(default_factory=set)

@@ -1,4 +1,4 @@
-"""Logins and tokens: who gets them, and how often."""
+"""Logins and tokens: to which hosts they are sent, and how often."""
 
 import asyncio
 import base64
@@ -69,7 +69,7 @@ async def test_a_token_that_expires_in_mid_pull_is_renewed_once() -> None:
 
 @pytest.mark.parametrize("kind", ["basic", "token", "forbidden", "oauth"])
 async def test_a_wrong_password_reaches_the_account_only_a_few_times(kind: str) -> None:
-    """Forty fetches of twenty images at once, again and again: what the account sees is counted."""
+    """Forty fetches of twenty images at once, repeatedly: the logins of the account are counted."""
     credential = Credential("", "", identity_token="s3cret") if kind == "oauth" else BOB
     registry = Guarded('Basic realm="r"')
     refuses = {"forbidden": 403, "oauth": 400}.get(kind, 401)
@@ -168,7 +168,7 @@ async def test_a_token_endpoint_that_redirects_hands_nothing_on(token: bool) -> 
 
 
 async def test_a_token_realm_is_judged_as_any_address() -> None:
-    """127.0.0.66 stands for what the operator has closed; metadata is closed whatever he opens."""
+    """127.0.0.66 stands for a blocked address; metadata addresses are blocked with any setting."""
     for realm, says in (
         ("http://127.0.0.66/token", "--deny-cidr"),
         ("http://169.254.169.254/latest", "never allowed"),

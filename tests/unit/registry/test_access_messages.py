@@ -1,4 +1,4 @@
-"""What a person reads when a registry refuses or sends something else."""
+"""Messages when a registry refuses or sends an unexpected answer."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Challenges, and what is answered to them."""
+"""Challenges, and the responses to them."""
 
 import base64
 import json
@@ -31,7 +31,7 @@ class TokenEndpoint:
 
 
 class ScriptedAuthorizer(Authorizer):
-    """Nobody counts its logins."""
+    """An Authorizer with a new LoginAttempt for each response, unless the test passes one."""
 
     def respond(self, challenge_header: str | None, *, login: LoginAttempt | None = None) -> bool:
         return super().respond(challenge_header, login=login or LoginAttempt())

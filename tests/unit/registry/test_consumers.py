@@ -1,4 +1,4 @@
-"""Other readers' rules where the table is too coarse. tests/integration/cli/test_layouts.py asks Istio's own code."""
+"""Other readers' rules where the table is too coarse. tests/integration/cli/test_layouts.py runs Istio's own code."""
 
 import msgspec
 import pytest

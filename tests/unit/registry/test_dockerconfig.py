@@ -24,7 +24,7 @@ ANSWER = '{"ServerURL": "r.example", "Username": "carol", "Secret": "t0ken"}'
 
 @dataclass
 class Home:
-    """A home folder whose `bin` has the helpers."""
+    """A home folder with the helpers in `bin`."""
 
     folder: Path
     pools: Pools

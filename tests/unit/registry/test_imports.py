@@ -1,4 +1,4 @@
-"""What importing costs: `wasmc --help` must not pay for oras."""
+"""The cost of imports: `wasmc --help` must not import oras."""
 
 import subprocess
 import sys

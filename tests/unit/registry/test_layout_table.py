@@ -1,4 +1,4 @@
-"""The table of layouts: whole, without contradiction, the same in the docs, and what the readers' rules say."""
+"""The table of layouts: complete, consistent, the same in the docs, and in agreement with the consumers' rules."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def layer(media_type: str, name: str = "module") -> Descriptor:
 
 
 def example(variant: KnownLayout) -> tuple[Manifest, Descriptor]:
-    """An image of this row, from what the row says in words."""
+    """An image of this row, from its text."""
     module = layer(variant.layer_types[0])
     layers = [module]
     if "two layers" in variant.name:
@@ -50,7 +50,7 @@ def example(variant: KnownLayout) -> tuple[Manifest, Descriptor]:
 def test_a_row_is_recognised_and_its_readers_follow_from_their_rules(variant: KnownLayout) -> None:
     manifest, module = example(variant)
     assert variant_of(manifest, module) is variant
-    # In the last layer the module is, unless the row says otherwise.
+    # The module is in the last layer, unless the row names another place.
     last = LastLayer(is_gzip=True, plugin=None if "earlier" in variant.name else True)
     told = {name for name, answer in answers(manifest, last).items() if answer.reads}
     assert {WASMER, *told} == set(variant.readers)

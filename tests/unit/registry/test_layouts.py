@@ -1,4 +1,4 @@
-"""Which layers are looked at, in which order."""
+"""Which layers are searched, in which order."""
 
 import pytest
 

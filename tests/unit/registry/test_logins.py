@@ -114,7 +114,7 @@ def test_number_of_logins_that_are_remembered_is_bounded() -> None:
             with logins.attempt(f"r{number}.example", BOB) as login:
                 login.refused()
     with logins.attempt("r0.example", BOB):
-        pass  # it was forgotten
+        pass  # it was dropped
     with pytest.raises(SourceDenied), logins.attempt("r10000.example", BOB):
         pass
 

@@ -1,4 +1,4 @@
-"""What is pushed: bytes that others' readers accept, the same for the same module."""
+"""The pushed image: accepted by other readers, the same bytes for the same module."""
 
 import gzip
 import hashlib
@@ -33,7 +33,7 @@ def bytes_of(layer: Layer) -> bytes:
 
 
 def check(package: Package) -> dict[str, Any]:
-    """Every descriptor says the truth; returns the manifest as JSON."""
+    """Assert that every descriptor is correct; returns the manifest as JSON."""
     manifest = parse_manifest(package.manifest, package.media_type, limits=Limits())
     assert isinstance(manifest, Manifest)
     assert manifest.layers is not None

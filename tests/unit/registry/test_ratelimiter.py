@@ -1,4 +1,4 @@
-"""How often a host is asked."""
+"""The rate of requests to a host."""
 
 import pytest
 

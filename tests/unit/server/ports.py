@@ -1,4 +1,4 @@
-"""A port whose connections all go over to aiohttp, and whose sockets' buffers hold next to nothing."""
+"""A port that hands all connections over to aiohttp, with tiny socket buffers."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What the blob port does where aiohttp or the kernel fail in a way that real clients do not bring about."""
+"""The blob port under failures of aiohttp or the kernel that real clients do not cause."""
 
 import asyncio
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Connections that went over to aiohttp: what their clients get when all does not go well."""
+"""Connections that were handed over to aiohttp: the responses after errors."""
 
 import asyncio
 

@@ -109,7 +109,7 @@ async def test_a_document_of_many_addresses_is_whole_and_leaves_turns_to_others(
         iterations += 1
         found.served(
             A, f"10.9.{iterations >> 8}.{iterations & 255}"
-        )  # the oldest are forgotten meanwhile
+        )  # the oldest are dropped meanwhile
     assert iterations >= count / 500
     assert len(json.loads(await making)["seen"]) == count
 

@@ -1,4 +1,4 @@
-"""Rendering in slices: the same text, and the loop goes on meanwhile."""
+"""Rendering in slices: the same text, and the loop runs meanwhile."""
 
 import time
 from functools import partial

@@ -1,4 +1,4 @@
-"""Accepting: nobody is lost as it closes, and it does not spin without descriptors."""
+"""Accepting: no connection is lost at the close, and no busy loop without descriptors."""
 
 import asyncio
 import errno

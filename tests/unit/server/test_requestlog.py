@@ -1,4 +1,4 @@
-"""Ids of requests, and what is logged of them."""
+"""Ids of requests, and their log lines."""
 
 import re
 

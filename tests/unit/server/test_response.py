@@ -1,4 +1,4 @@
-"""Blobs over connections of aiohttp whose buffers are full, or whose clients are slow."""
+"""Blobs over connections of aiohttp with full buffers or slow clients."""
 
 import asyncio
 import os

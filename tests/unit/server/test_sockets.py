@@ -43,7 +43,7 @@ def test_all_addresses_means_both_ip_versions() -> None:
 
 
 def test_falls_back_to_ipv4_where_there_is_no_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
-    # No machine that builds this project lacks IPv6 altogether; its absence looks exactly like this.
+    # No machine that builds this project lacks IPv6 altogether; its absence has exactly this error.
     real = socket.socket
 
     def without_ipv6(family: int, kind: int) -> socket.socket:

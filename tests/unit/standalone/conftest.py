@@ -1,4 +1,4 @@
-"""Logs of these tests are caught, so that none is lost in the output and a test can look at them."""
+"""The logs of these tests are captured, so that tests can assert them."""
 
 from collections.abc import Iterator
 
@@ -12,14 +12,14 @@ from autowasm.standalone import directory
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two looks at a directory: their order is tested, not their length."""
+    """Pauses between two scans of a directory: their order is tested, not their length."""
     monkeypatch.setattr(directory, "_CONFIRM_AFTER", 0.1)
     monkeypatch.setattr(directory, "_LOST_PAUSE", 0.1)
 
 
 @pytest.fixture(autouse=True)
 def logs() -> Iterator[list[EventDict]]:
-    """What was logged."""
+    """The logged events."""
     with structlog.testing.capture_logs() as caught:
         yield caught
 

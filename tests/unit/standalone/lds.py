@@ -20,7 +20,7 @@ MANAGER = (
 
 
 def chain(*names: str) -> dict[str, Any]:
-    """A filter chain whose HTTP filters have these names, the router last."""
+    """A filter chain with HTTP filters of these names, the router last."""
     filters = [{"name": name} for name in names] + [copy.deepcopy(ROUTER)]
     config = {"@type": MANAGER, "stat_prefix": "x", "http_filters": filters}
     name = "envoy.filters.network.http_connection_manager"
@@ -28,7 +28,7 @@ def chain(*names: str) -> dict[str, Any]:
 
 
 def listener(port: int = 9080, *chains: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    """A listener with one chain unless told otherwise."""
+    """A listener, by default with one chain."""
     return {
         "@type": LISTENER,
         "name": f"on-{port}",

@@ -33,7 +33,7 @@ def secret(value: str) -> str:
 
 
 class Handler:
-    """What the directory told of."""
+    """A ChangeHandler that records changes."""
 
     def __init__(self) -> None:
         self.keys: list[ObjectKey] = []
@@ -206,7 +206,7 @@ async def test_file_that_cannot_be_understood_keeps_what_it_defined(
     async with followed(directory) as handler:
         file.write_text(content, encoding="latin-1")
         await until(lambda: problem_of(directory, ONE) is not None)
-        (config / "b.yaml").write_text(autowasm("two"))  # one more look at the broken one
+        (config / "b.yaml").write_text(autowasm("two"))  # causes another scan of the broken one
         await until(lambda: TWO in handler.keys)
 
         assert value(directory, ONE) == "a"
@@ -278,7 +278,7 @@ async def test_secret_defined_twice_is_the_last_and_is_reported(
 
 
 class DiskThatSeesNothing(Pool):
-    """After the first scan that finds no file, `then` is written: what an editor does between two looks."""
+    """After the first scan without the file, `then` is written, as by an editor between two scans."""
 
     def __init__(self, file: Path, then: str) -> None:
         super().__init__("disk", threads=1)
@@ -306,7 +306,7 @@ async def test_file_that_is_away_for_a_moment_takes_nothing_along(
     """As editors write: the old file moved away, a new one of its name made later."""
     file = config / "a.yaml"
     file.write_text(autowasm("one"))
-    os.utime(file, (1, 1))  # long ago: one look is enough at the start
+    os.utime(file, (1, 1))  # long ago: one scan is enough at the start
     pools.disk.close()
     disk = pools.disk = DiskThatSeesNothing(file, then)
     directory = ConfigDirectory(config, limits=Limits(), pools=pools)
@@ -323,7 +323,7 @@ async def test_file_that_is_away_for_a_moment_takes_nothing_along(
 async def test_change_that_shows_in_neither_size_nor_time_is_seen(
     config: Path, directory: ConfigDirectory
 ) -> None:
-    """Two writes in one step of the file system's clock, the second after our look."""
+    """Two writes in one step of the file system's clock, the second after our scan."""
     file = config / "a.yaml"
     file.write_text(autowasm("one", value="a"))
     await directory.load()
@@ -374,7 +374,7 @@ async def test_directory_that_vanishes_keeps_everything_and_is_followed_when_it_
         await until(
             lambda: any(each["event"] == "config directory cannot be watched" for each in logs)
         )
-        await asyncio.sleep(0.5)  # more tries: none says it again or forgets anything
+        await asyncio.sleep(0.5)  # more tries: none logs it again or drops an object
         assert value(directory, ONE) == "a"
         assert handler.keys == []
         assert sum(each["event"] == "config directory cannot be watched" for each in logs) == 1

@@ -1,4 +1,4 @@
-"""Files that are looked at while somebody writes them."""
+"""Files that are scanned during a write."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ spec:
 
 
 class Handler:
-    """Remembers each definition that counted when the directory told of it."""
+    """A ChangeHandler that records the definition at each change."""
 
     def __init__(self, directory: ConfigDirectory) -> None:
         self._directory = directory
@@ -50,7 +50,7 @@ class Handler:
 
 
 class DiskWithAWriter(Pool):
-    """After each look `write` goes on writing, so no two looks show the same until it is done."""
+    """After each scan `write` continues, so no two scans are equal until it is done."""
 
     def __init__(self, write: Callable[[int], None]) -> None:
         super().__init__("disk", threads=1)
@@ -96,7 +96,7 @@ async def test_prefixes_that_are_good_yaml_never_count(tmp_path: Path, pools: Po
     parts = cuts(NEW, "  name: test", "team/filter", "filter:v1", "v1.2.3\n---\n", "name: sec")
 
     def write(scan_number: int) -> None:
-        if scan_number < len(parts):  # the first look is that of `load`
+        if scan_number < len(parts):  # the first scan is that of `load`
             file.write_text(parts[scan_number])
 
     directory = made(tmp_path, pools, write)

@@ -20,7 +20,7 @@ KEY = ObjectKey("default", "test")
 
 
 class Place:
-    """A --config and an --envoy-dir, and what a fresh process makes of them."""
+    """A --config and an --envoy-dir, and the state of a new process with them."""
 
     def __init__(self, root: Path, pools: Pools) -> None:
         self.config = root / "config"

@@ -1,4 +1,4 @@
-"""What stands in --envoy-dir, over restarts and failures."""
+"""The content of --envoy-dir, over restarts and failures."""
 
 import asyncio
 import shutil

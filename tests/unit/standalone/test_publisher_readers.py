@@ -1,4 +1,4 @@
-"""What others see of a file while it is written, and after the writer was killed."""
+"""A file as readers see it during a write, and after the writer was killed."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Secret documents keep the annotations that say what they are for."""
+"""Secret documents keep the annotations that state their purpose."""
 
 from autowasm.limits import Limits
 from autowasm.standalone import documents

@@ -16,13 +16,13 @@ PAGES = sorted(
 )
 LEVELS = {"debug", "info", "warning", "error", "exception"}
 QUOTED = (
-    # "log `fetch failed`", "the log line `ready`", "a line `answered`", "the log has `loop blocked`"
-    r"\b(?:[Ll]og:? |[Ll]og line |[Ll]ine |log has |log says )`([a-z][^`=]*)`",
+    # Forms such as: log `fetch failed`; the log line `ready`; a line `answered`; the log has `loop blocked`
+    r"\b(?:[Ll]og:? |[Ll]og line |line |log has |log says )`([a-z][^`=]*)`",
     r"`([a-z][^`=]*)` in the log\b",
-    # "Log `watch interrupted`, `list failed` with …", "The log has the error (`reconcile failed`)"
+    # Log `watch interrupted`, `list failed` with …; the log has the error (`reconcile failed`)
     r"\b[Ll]og `[^`]*`, `([a-z]+ [a-z ]+)`",
     r"\blog has the \w+ \(`([a-z][^`]*)`\)",
-    # "`blob not readable` indicates a disk problem"
+    # The line `blob not readable` indicates a disk problem
     r"`([a-z]+ [a-z -]+)` (?:has|indicates)\b",
 )
 

@@ -1,4 +1,4 @@
-"""What a line of the log looks like, and what is never in one."""
+"""The form of a log line, and content that is never in one."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from autowasm.telemetry import logs
 
 @pytest.fixture(autouse=True)
 def as_before() -> Iterator[None]:
-    """Logging is set up once for a process; a test gives it back."""
+    """Logging is set up once for a process; a test restores it."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     levels = {name: logging.getLogger(name).level for name in logs._PINNED}

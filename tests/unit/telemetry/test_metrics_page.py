@@ -1,4 +1,4 @@
-"""docs/metrics.md is what the collectors say of themselves."""
+"""docs/metrics.md has the names and help texts of the collectors."""
 
 from tools.generate.pages import metrics
 from tools.generate.paths import DOCS

@@ -1,4 +1,4 @@
-"""Who is not Synced, and how old tags are."""
+"""Metrics of objects that are not Synced, and of the age of tags."""
 
 from prometheus_client import CollectorRegistry
 

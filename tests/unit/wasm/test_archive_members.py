@@ -1,4 +1,4 @@
-"""Which member of an archive is taken, how deep packings go, and what the refusals say."""
+"""Which member of an archive is taken, how deep packings go, and the messages of refusals."""
 
 import errno
 import io

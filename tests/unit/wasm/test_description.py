@@ -1,4 +1,4 @@
-"""What can be said of a module that may be refused."""
+"""The description of a module that may be refused."""
 
 from pathlib import Path
 

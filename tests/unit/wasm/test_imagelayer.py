@@ -1,4 +1,4 @@
-"""What is read from one layer of an image, and what several layers hide of those below them."""
+"""The entries of one layer of an image, and the files that layers hide in those below them."""
 
 import io
 import tarfile

@@ -268,7 +268,7 @@ def test_what_envoys_v8_knows_is_accepted(compile_text: Callable[[str], bytes], 
 def test_every_truncation_is_noticed_but_one_between_sections_that_leaves_a_module(
     hello: bytes,
 ) -> None:
-    # Without its data section the filter is still valid: only the digest can tell, and it is checked elsewhere.
+    # Without its data section the filter is still valid: only the digest differs, and it is checked elsewhere.
     before_data = next(each for each in sections(hello, most=100) if each.id == 11).start - 2
     reasons = {refusal(hello[:end]).reason for end in range(len(hello)) if end != before_data}
     assert reasons <= {"NotWasm", "Truncated", "WasmInvalid", "AbiMissing"}

@@ -1,4 +1,4 @@
-"""Segments that do not fit are refused, and wasmtime, which starts each module, is asked whether they really do not."""
+"""Segments that do not fit are refused, and wasmtime, which starts each module, confirms that they do not."""
 
 from collections.abc import Callable
 

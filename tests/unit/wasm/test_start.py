@@ -1,4 +1,4 @@
-"""What is not proven of a start is accepted: also where more would have to be read than is."""
+"""A start function is accepted unless a failure is proven, also where the proof would exceed the limits."""
 
 from collections.abc import Callable
 

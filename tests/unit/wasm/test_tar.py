@@ -1,4 +1,4 @@
-"""TarReader, header by header: what each entry is, where it ends, and which archives are refused."""
+"""TarReader, header by header: the kind and the end of each entry, and which archives are refused."""
 
 import io
 from typing import Any

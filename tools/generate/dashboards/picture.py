@@ -1,4 +1,4 @@
-"""`python -m tools.generate.dashboards.picture DATA TARGET`: draw the main panels from the data of a run's Prometheus.
+"""docs/pictures/dashboard.svg: the main panels, drawn from the data of a run's Prometheus. `make picture`.
 
 Not Grafana's own drawing. Invariant: the queries are the dashboard's, and nothing is drawn that was not measured.
 """
@@ -44,7 +44,7 @@ def _shown() -> list[Panel]:
 
 
 async def _keep(data: Path, server: Prometheus, begin: float, end: float) -> None:
-    """Write what the panels show to `data` as JSON."""
+    """Write the data of the panels to `data` as JSON."""
     measured: dict[str, list[Any]] = {}
     for panel in _shown():
         for number, query in enumerate(panel.queries):
@@ -55,14 +55,14 @@ async def _keep(data: Path, server: Prometheus, begin: float, end: float) -> Non
 
 
 def measure(data: Path) -> None:
-    """All faults, one after the other, so that one picture shows them; what the panels show goes to `data`."""
+    """All faults, one after the other, so that one picture shows them; the data of the panels goes to `data`."""
     with tempfile.TemporaryDirectory() as folder:
         groups = alert_faults.GROUPS.values()
         asyncio.run(alert_faults.run(Path(folder), *groups, then=partial(_keep, data)))
 
 
 def draw(data: Path, target: Path) -> None:
-    """The picture of what was kept in `data`."""
+    """The picture of the data in `data`."""
     import pygal  # noqa: PLC0415  # only who draws needs it
     from pygal.style import CleanStyle  # noqa: PLC0415
 
@@ -79,7 +79,7 @@ def draw(data: Path, target: Path) -> None:
     )
     parts = []
     for place, panel in enumerate(_shown()):
-        # Only the y axis is told what the values are; a scale of 1 keeps what is nearly nothing at the bottom.
+        # Only the y axis has the values; a scale of 1 keeps values near 0 at the bottom.
         series = _series(measured["panels"].get(panel.title, []), measured["begin"], panel.unit)
         highest = max((value or 0.0 for _, points in series for _, value in points), default=0.0)
         chart = pygal.XY(
@@ -122,7 +122,7 @@ def _name(legend: str, labels: Mapping[str, str]) -> str:
 
 
 def _series(queries: list[Any], begin: float, unit: str) -> list[tuple[str, list[_Point]]]:
-    """Curves by their legends; the most telling first, and no more than can be told apart."""
+    """Curves by their legends; those with the highest values first, at most as many as there are colours."""
     found: list[tuple[str, list[_Point]]] = []
     for legend, series in queries:
         for one in series:

@@ -1,9 +1,9 @@
 """A clock that a test sets, inside a process that is started with this folder on PYTHONPATH.
 
-The system's clock is everybody's, and time namespaces leave the wall clock out. Two things can be set, each by a file that
-`clocks.py` or `virtualtime.py` writes: the wall clock jumps, either way, while the monotonic clock goes on as it does in
+All processes share the system's clock, and time namespaces exclude the wall clock. Two things can be set, each by a file that
+`clocks.py` or `virtualtime.py` writes: the wall clock jumps, either way, while the monotonic clock continues as it does in
 reality; or time passes at once, on both clocks. C libraries (certificates, `select`) see neither: a wait that has begun
-lasts as long as it was to last then. Invariant: the first look after a change sees it.
+keeps its length. Invariant: the first read after a change returns the changed time.
 """
 
 import ctypes

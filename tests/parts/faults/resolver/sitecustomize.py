@@ -1,6 +1,6 @@
-"""A name service that goes wrong on command, inside a process that is started with this folder on PYTHONPATH.
+"""A name service with faults on command, inside a process that is started with this folder on PYTHONPATH.
 
-The system's resolver cannot be told to fail without rights that a test does not have. Not an answer for other names: they go
+To make the system's resolver fail needs rights that a test does not have. It answers for no other names: they go
 to the system. Invariant: each question for the name is one line in `<file>.asked`. `names.py` writes the file.
 """
 

@@ -238,7 +238,7 @@ def test_an_error_takes_a_download_back_and_only_the_last_errors_are_kept() -> N
 @pytest.mark.parametrize("later", [4.0, 5.0])
 def test_an_answer_about_the_same_request_makes_no_stranger(later: float) -> None:
     known = learned(document(ok=50))
-    for step in (1, 2):  # what was placed once stays placed
+    for step in (1, 2):  # a request that was assigned once stays assigned
         learn(known, document(ok=50 - later + step), now=NOW + step)
         assert known.strangers == {}
     learn(known, document(ok=50 - 5.5 + 3), now=NOW + 3)

@@ -1,4 +1,4 @@
-"""What a replica says of its downloads, read from its document."""
+"""The downloads of a replica, read from its document."""
 
 import json
 from typing import Any
@@ -99,7 +99,7 @@ def test_what_comes_before_the_addresses_is_known_without_them() -> None:
 
 
 def decoded(size: int) -> list[int]:
-    """The sizes of the pieces of a document whose first entry has `size` bytes; small ones and a large one follow."""
+    """The sizes of the pieces of a document with a first entry of `size` bytes, then small ones and a large one."""
     entries = [f'"{"x" * (size - 11)}":{{"ok":1}}', '"y":{}', '"z":{}', f'"{"w" * 20_000}":{{}}']
     text = f'{{"up":1,"seen":{{{",".join(entries)}}}}}'.encode()
     decode, sizes = msgspec.json.decode, []

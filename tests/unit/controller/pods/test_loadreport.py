@@ -128,12 +128,12 @@ def test_reasons_are_those_that_the_reference_of_the_status_lists() -> None:
 @pytest.mark.parametrize(
     ("one", "known", "why"),
     [
-        # Watched since the very second in which the Pod could have asked first: seen.
+        # Watched since the second in which the Pod could have sent its first request: counted.
         (pod(started=5_000), evidence(watched_since=6_000.0), MissingReason.NEVER_ASKED),
         (pod(started=5_000), evidence(watched_since=6_001.0), MissingReason.NOT_KNOWN),
         (pod(started=7_000), evidence(watched_since=7_000.0), MissingReason.NEVER_ASKED),
         (pod(started=7_000), evidence(watched_since=7_001.0), MissingReason.NOT_KNOWN),
-        # A stranger that asked in the second in which the Pod started may have been this Pod.
+        # A request of an unknown address in the second in which the Pod started may be of this Pod.
         (pod(started=5_000), evidence(strangers=5_000.0), MissingReason.UNATTRIBUTED),
         (pod(started=5_000), evidence(strangers=4_999.0), MissingReason.NEVER_ASKED),
         (pod(started=9_940), evidence(), MissingReason.NEVER_ASKED),

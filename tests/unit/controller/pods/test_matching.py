@@ -1,4 +1,4 @@
-"""PodMatcher: what is left behind when Pods and selectors go, and how many label sets a lookup touches."""
+"""PodMatcher: no leftovers after Pods and selectors are removed, and the number of label sets that a lookup touches."""
 
 import pytest
 

@@ -37,7 +37,7 @@ def live(*, sha256: str = A, resend: int = 0, changed: float = NOW - 9000) -> di
 
 @dataclass
 class World:
-    """One object, its Pods, and what replicas saw by digest and address."""
+    """One object, its Pods, and the download logs by digest and address."""
 
     envoyfilter_: dict[str, Any] = field(default_factory=live)
     pods: list[Pod] = field(default_factory=lambda: [POD])
@@ -163,7 +163,7 @@ async def test_an_envoyfilter_that_cannot_be_read_does_not_stop_the_others() -> 
 
 
 async def test_what_was_to_be_healed_is_forgotten_when_leading_ends() -> None:
-    """Another leads then, and what it publishes may begin without a count."""
+    """Another replica leads then, and its publication may begin without a count."""
     world = World()
     world.refuse(40)
     leadership = Tenure(lambda _: None)
@@ -192,7 +192,7 @@ async def test_what_is_gone_is_forgotten() -> None:
 
 
 async def test_a_large_mesh_is_looked_at_in_turns() -> None:
-    """10 000 sidecars whose last answer was an error: to find them, and to know of each that it is too young, takes a while."""
+    """10 000 sidecars with an error as their last answer: finding them, and that each error is too recent, takes a while."""
     addresses = [f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(10_000)]
     pods = [
         Pod("default", at, at.encode().ljust(16), (), at, "Running", int(NOW) - 60, True)
@@ -229,7 +229,7 @@ async def test_count_goes_on_from_the_live_envoyfilter() -> None:
 
 
 async def test_what_happened_in_the_second_in_which_an_outage_began_counts() -> None:
-    # The API server cuts times to whole seconds: both are said to be before the outage.
+    # The API server truncates times to seconds: by their timestamps, both are before the outage.
     outage = Outage(NOW - 200 + 0.7, NOW - 100)
     pod, changed = World(pods=[started(NOW - 200)]), World(envoyfilter_=live(changed=NOW - 200))
     for world in (pod, changed):

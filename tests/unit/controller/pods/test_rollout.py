@@ -1,4 +1,4 @@
-"""Loading over a world of one object: what is asked of replicas, and what is said."""
+"""RolloutTracker with one object: queries to the replicas, and reports."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -93,7 +93,7 @@ async def test_an_odd_object_does_not_stop_the_others() -> None:
 
 
 async def test_a_module_that_cannot_be_learned_of_does_not_stop_the_others() -> None:
-    """And its own object is looked at in the next look."""
+    """And its own object is reported after the next check."""
     other = ObjectKey("default", "other")
 
     class Odd(World):
@@ -137,7 +137,7 @@ async def test_a_module_that_cannot_be_learned_of_does_not_stop_the_others() -> 
 
 
 async def test_a_large_mesh_is_reported_in_turns() -> None:
-    """One AutoWasm that selects 50 000 Pods: who is missing has to be found and sorted."""
+    """One AutoWasm that selects 50 000 Pods: the missing ones have to be found and sorted."""
     pods = [pod(f"p{n:05}", f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}") for n in range(50_000)]
     world = World(pods=pods[::-1])
     world.download("10.0.0.0", age=90)
@@ -240,7 +240,7 @@ async def test_download_from_an_address_that_is_shown_late_counts() -> None:
 
 
 async def test_download_that_came_before_its_pod_was_looked_at_counts() -> None:
-    """What is said of an object may wait for a minute; its sidecars ask within a second."""
+    """The status of an object may wait for a minute; its sidecars send requests within a second."""
     world = World(pods=[pod("a", "10.0.0.1")])
     found = loading(world)
     await report_of(found)
@@ -250,7 +250,7 @@ async def test_download_that_came_before_its_pod_was_looked_at_counts() -> None:
     world.pods = [*world.pods, pod("late", "10.0.0.3", started=NOW + 10)]
     world.now = NOW + 80
     world.download("10.0.0.3", age=68)
-    await found.check()  # all that we know of have it
+    await found.check()  # all known Pods have it
     assert (await report_of(found)).loaded.reason == "Waiting", (
         "nobody asked for what was news meanwhile"
     )
@@ -367,7 +367,7 @@ async def test_the_time_of_what_is_said_changes_only_with_what_is_said() -> None
 
 
 async def test_the_latest_of_several_strangers_counts() -> None:
-    """Asked from addresses that are no Pod's: one before the Pods started, one since."""
+    """Requests from addresses without a Pod: one before the Pods started, one since."""
     world = World(pods=[pod("a", "10.0.0.1", started=NOW - 1_000)], published=NOW - 500)
     world.seen = {"10.9.9.1": {"ok": 2_000.0}, "10.9.9.2": {"ok": 100.0}}
     found = loading(world)

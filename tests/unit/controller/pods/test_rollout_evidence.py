@@ -1,4 +1,4 @@
-"""What Loading takes for known at each look: how old it is, who told it, and what is forgotten."""
+"""The evidence of RolloutTracker at each check: its age, its source, and when it is dropped."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from tests.unit.controller.pods.worlds import KEY, NOW, A, World, loading, pod, 
 
 
 class Answers(PeerQuery):
-    """Says when it asked, `age` seconds before now, and remembers how old an answer may be."""
+    """Returns answers of a query `age` seconds ago, and records the requested maximum age."""
 
     def __init__(self, world: World, *, age: float = 0.0) -> None:
         super().__init__(world)

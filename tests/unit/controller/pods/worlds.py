@@ -1,4 +1,4 @@
-"""A world of one object for tests of Loading: its Pods, and what replicas tell of its module."""
+"""One object for tests of RolloutTracker: its Pods, and the download logs of the replicas for its module."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -35,7 +35,7 @@ def pod(name: str, address: str, *, started: float = NOW - 5_000) -> Pod:
 
 @dataclass
 class World:
-    """`seen`: what the one replica tells, by address."""
+    """`seen`: the entries of the one replica, by address."""
 
     pods: list[Pod] = field(default_factory=lambda: [pod("a", "10.0.0.1"), pod("b", "10.0.0.2")])
     published: float = NOW - 100
@@ -107,7 +107,7 @@ def loading(
     peer_query: PeerQuery | None = None,
     interval: float = 0.0,
 ) -> RolloutTracker:
-    """`interval` 0: nothing that was asked before is used again."""
+    """`interval` 0: no earlier answer is used again."""
     settings = ProofSettings(interval=interval)
     return RolloutTracker(
         world,

@@ -1,4 +1,4 @@
-"""What is shown between a write and the watch that brings it."""
+"""The object between a write and its event in the watch."""
 
 import asyncio
 from typing import Any
@@ -56,7 +56,7 @@ async def test_two_may_ask_about_one_object() -> None:
     with overlay.in_flight(KEY):
         with overlay.in_flight(KEY):
             overlay.observed(KEY, None)
-        overlay.wrote(KEY, version(2))  # asked before it went
+        overlay.wrote(KEY, version(2))  # sent before it was deleted
     assert overlay.get(KEY) is None
     with overlay.in_flight(KEY):
         overlay.wrote(KEY, version(5))
@@ -64,7 +64,7 @@ async def test_two_may_ask_about_one_object() -> None:
 
 
 async def test_does_not_show_what_went_while_no_watch_ran() -> None:
-    """Created by us, deleted by another; then a list that never named it: no informer tells of that."""
+    """Created by us, deleted by another client; then a list without it: no informer delivers an event."""
     position: str | None = None
     overlay = MutationCache({}.get, lambda: position)
     overlay.wrote(KEY, version(5))
@@ -76,7 +76,7 @@ async def test_does_not_show_what_went_while_no_watch_ran() -> None:
 
 async def test_answer_that_comes_after_the_event_of_the_deletion_shows_nothing() -> None:
     overlay = MutationCache({}.get, lambda: "7")
-    overlay.wrote(KEY, version(6))  # asked for before; nobody said so with `in_flight`
+    overlay.wrote(KEY, version(6))  # sent before, without `in_flight`
     assert overlay.get(KEY) is None
 
 

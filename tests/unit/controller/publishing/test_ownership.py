@@ -1,4 +1,4 @@
-"""Whose EnvoyFilter it is, and what is written over it (ADR 12)."""
+"""The owner of an EnvoyFilter, and which ones are overwritten (ADR 12)."""
 
 from typing import Any
 
@@ -152,7 +152,7 @@ def test_inputs_stay_as_they_are() -> None:
 
 
 def written_by_us() -> dict[str, Any]:
-    """What wasmer writes, as a restored backup holds it: without owner references."""
+    """An EnvoyFilter of wasmer from a restored backup: without owner references."""
     return envoyfilters.render(autowasm(), record(), EnvoyFetch())
 
 

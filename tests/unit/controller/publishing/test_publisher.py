@@ -78,7 +78,7 @@ async def test_only_a_leader_sends_a_write(write: str, leading: bool) -> None:
     client, tenure = CountingClient(), Tenure(lambda _: None)
     tenure.extend(1e12)
     if not leading:
-        tenure._until = 0.0  # frozen past its end; nobody has noticed yet
+        tenure._until = 0.0  # frozen past its end; not detected yet
     owner = document(metadata={"uid": "u", "resourceVersion": "1"})
     stored = {KEY: _envoyfilter(version="1")} if write == "replace" else {}
     publisher = ClusterPublisher(
@@ -159,7 +159,7 @@ class HeldClient(CountingClient):
 def _publisher(
     client: object, stored: Mapping[ObjectKey, Any], owner: Mapping[str, Any]
 ) -> tuple[ClusterPublisher, MutationCache, list[tuple[Any, ...]]]:
-    """With what it shows of EnvoyFilters, and its Events."""
+    """With its EnvoyFilters and its Events."""
     told: list[tuple[Any, ...]] = []
     overlay = MutationCache(stored.get)
     publisher = ClusterPublisher(
@@ -247,7 +247,7 @@ async def test_a_raised_count_of_healings_is_announced_and_not_written() -> None
 
     stored: dict[ObjectKey, Any] = {}
     publisher, _, told = _publisher(client, stored, owner)
-    for resend in (0, 0, 7):  # the reconciler takes the count of what is there
+    for resend in (0, 0, 7):  # the reconciler uses the count of the live EnvoyFilter
         stored[key] = rendered(resend)
         assert not await publisher.publish(key, owner, rendered(resend))
     assert [event[2] for event in told] == ["Mutated"]

@@ -1,4 +1,4 @@
-"""Reverts end after three rounds, whatever the other client changes; a resend of our own is no round."""
+"""Reverts end after three rounds, for any change of the other client; a resend of our own is no round."""
 
 import copy
 from typing import Any
@@ -75,7 +75,7 @@ async def test_healing_is_no_round_and_ends_no_fight() -> None:
 async def test_no_turn_of_another_makes_us_write_more_often(
     iterations: list[str], resent: int
 ) -> None:
-    """`resent`: the count of resends that we wrote, whatever the other client made of it."""
+    """`resent`: the count of resends that we wrote, independent of the other client's changes."""
     revert_limiter = RevertLimiter()
     live: dict[str, Any] | None = None
     writes = 0

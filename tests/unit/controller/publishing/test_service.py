@@ -1,4 +1,4 @@
-"""The Service that EnvoyFilters name: what is held back, what is only reported, and what is not known."""
+"""The Service that EnvoyFilters name: problems that block publications, that are only reported, and that are not known."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ READY: dict[str, Any] = {"subsets": [{"addresses": [{"ip": "10.0.0.1"}]}]}
 
 @dataclass
 class World:
-    """`service` and `endpoints`: what the API server answers."""
+    """`service` and `endpoints`: the answers of the API server."""
 
     service: dict[str, Any] | ApiError = field(default_factory=lambda: GOOD)
     endpoints: dict[str, Any] | ApiError = field(default_factory=lambda: READY)

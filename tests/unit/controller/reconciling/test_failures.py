@@ -1,4 +1,4 @@
-"""What fails: the message, the next try, and that what works stays."""
+"""Failures: the message, the next try, and that a published filter stays."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is published, and when nothing is written."""
+"""Publications, and when nothing is written."""
 
 import copy
 

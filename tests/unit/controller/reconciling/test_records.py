@@ -1,4 +1,4 @@
-"""Restarts, caches and records: what a reconciler that starts takes from the cluster."""
+"""Restarts, caches and records: the state that a starting reconciler takes from the cluster."""
 
 import asyncio
 import copy

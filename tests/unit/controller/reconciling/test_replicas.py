@@ -1,4 +1,4 @@
-"""The reconciler of one replica among others: who leads, who follows, and in which order things are written."""
+"""The reconciler of one replica among others: as leader, as follower, and the order of its writes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ GONE = SourceNotFound("no such manifest")
 
 
 class FakeReplicas:
-    """The others; they have what is in `stored`."""
+    """The others; they have the modules of `stored`."""
 
     def __init__(self) -> None:
         self.urls: tuple[str, ...] = ()
@@ -236,7 +236,7 @@ async def test_leader_that_dies_between_status_and_envoyfilter_is_continued_exac
 async def test_always_that_was_told_and_not_published_is_not_rolled_back(
     world: SharedWorld, replica: Replica, another: Replica
 ) -> None:
-    """The spec changed, the moved tag is resolved and told; the next leader must not settle for what is live."""
+    """The spec changed, the moved tag is resolved and in the status; the next leader must not keep the live module."""
     world.objects.apply(document(pullPolicy="Always"))
     replica.lead()
     await replica.until("Synced")

@@ -56,7 +56,7 @@ def sha(value: str) -> Sha256Hex:
 
 
 class World:
-    """What outlives a restart of the process: objects, what was written, the cache directory, the registry."""
+    """The state that outlives a restart of the process: objects, written documents, the cache directory, the registry."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -98,7 +98,7 @@ class World:
 
 
 class FoundByPolls:
-    """What a poll would have found, as a test says."""
+    """The result of a poll, set by a test."""
 
     def __init__(self) -> None:
         self.record: Record | None = None

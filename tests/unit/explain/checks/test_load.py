@@ -1,4 +1,4 @@
-"""What explain says of who has fetched the module."""
+"""Findings about the Pods that have fetched the module."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`mesh.py`, `policies.py` and `server.py`: what stands between a sidecar and wasmer."""
+"""`network.py` and `server.py`: the path between a sidecar and wasmer."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`resource.py`, `source.py`, `envoyfilter.py`, `order.py`: the AutoWasm, its module, its EnvoyFilter and who is beside it."""
+"""`resource.py`, `source.py`, `envoyfilter.py`, `order.py`: the AutoWasm, its module, its EnvoyFilter and the other filters beside it."""
 
 import copy
 from typing import Any
