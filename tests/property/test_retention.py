@@ -147,8 +147,8 @@ class RetentionMachine(RuleBasedStateMachine):
             if not over:
                 assert sha256 not in self.all_named
                 assert self.running - self.young[sha256] >= GRACE - SLACK, "went too early"
-        if self.keep.pins.complete:
-            for sha256 in self.keep.store.digests() - self.all_named:
+        if self.storage.pins.complete:
+            for sha256 in self.storage.store.digests() - self.all_named:
                 # An owner that has not reported may have named it until all owners reported.
                 since = max(self.young[sha256], self.reported_at)
                 assert self.running - since <= GRACE + SLACK, "stays for ever"

@@ -111,7 +111,7 @@ class AlwaysLeading:
 
 
 async def while_leading(leadership: Leadership, work: Callable[[], Awaitable[None]]) -> None:
-    """Run `work` while leading; cancel it when leading ends. Work that returns does not run again before leading begins anew.
+    """Run `work` while leading; cancel it when leading ends. Work that returns does not run again before leading begins again.
 
     Work that raises is logged and started again; the rest of the process keeps serving.
     """

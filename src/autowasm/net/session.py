@@ -228,7 +228,7 @@ class ObjectStream:
 
 
 def _validator(value: str | None) -> str | None:
-    """A validator that can be stored in a record and sent again; None otherwise, so the object is fetched anew each time.
+    """A validator that can be stored in a record and sent again; None otherwise, so the object is fetched again each time.
 
     aiohttp decodes bytes above 0x7F to halves of surrogate pairs, which JSON cannot hold.
     """

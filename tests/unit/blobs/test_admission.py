@@ -57,9 +57,9 @@ async def test_a_module_of_unknown_size_is_refused_when_it_is_known(tmp_path: Pa
         async with storage.store.admission.reserve_space(None), storage.store.stage() as stage:
             stage.path.write_bytes(B)
             with pytest.raises(StorageError, match="100 B"):
-                await keep.store.commit(stage, sha256_of(B))
-        assert keep.store.digests() == {a}
-        async with keep.store.stage() as stage:  # a stored module needs no room
+                await storage.store.commit(stage, sha256_of(B))
+        assert storage.store.digests() == {a}
+        async with storage.store.stage() as stage:  # a stored module needs no room
             stage.path.write_bytes(A)
             await storage.store.commit(stage, a)
 
@@ -94,14 +94,16 @@ async def test_a_namespace_may_not_pin_more_than_its_share(tmp_path: Path) -> No
         with pytest.raises(StorageError, match=r"namespace x .*--namespace-disk-budget") as caught:
             storage.retention.admit("x/3", "x", c)
         assert caught.value.reason == "NamespaceShareExceeded"
-        assert keep.value("autowasm_storage_refusals_total", reason="NamespaceShareExceeded") == 1
-        assert keep.value("autowasm_storage_full") == 0
-        keep.retention.admit("y/1", "y", c)  # others unharmed
-        keep.retention.admit(
+        assert (
+            storage.value("autowasm_storage_refusals_total", reason="NamespaceShareExceeded") == 1
+        )
+        assert storage.value("autowasm_storage_full") == 0
+        storage.retention.admit("y/1", "y", c)  # others unharmed
+        storage.retention.admit(
             "x/3", "x", b
         )  # a module that the namespace has already is never refused
-        keep.publish("x/1")
-        keep.retention.admit("x/3", "x", c)
+        storage.publish("x/1")
+        storage.retention.admit("x/3", "x", c)
 
 
 async def test_what_will_be_replaced_does_not_count(tmp_path: Path) -> None:
@@ -173,11 +175,11 @@ async def test_what_is_held_for_an_envoyfilter_makes_no_room_for_a_while(tmp_pat
 
 
 async def test_what_was_published_and_is_not_any_more_is_not_held(tmp_path: Path) -> None:
-    async with keeping(tmp_path, budget=250) as keep:
+    async with blob_storage(tmp_path, budget=250) as storage:
         for number in range(10):  # successive versions of one user
-            current = await keep.put(b"%d" % number * 100)
-            keep.publish("x/1", current)
-        assert current in keep.store
+            current = await storage.put(b"%d" % number * 100)
+            storage.publish("x/1", current)
+        assert current in storage.store
 
 
 async def test_a_volume_that_fills_up_costs_what_nobody_needs_then_refuses(

@@ -120,13 +120,13 @@ async def test_more_published_than_the_budget_all_stay_and_all_else_goes(tmp_pat
 
 
 async def test_a_blob_published_at_the_last_moment_stays(tmp_path: Path) -> None:
-    async with keeping(tmp_path, budget=1_000) as keep:
-        a = await keep.put(A)
-        keep.let_go()
-        await keep.retention.sweep()
-        keep.clocks.advance(2 * GRACE)
-        async with keep.store._locks.of(a):  # a reader holds the lock: the removal waits
-            sweep = asyncio.create_task(keep.retention.sweep())
+    async with blob_storage(tmp_path, budget=1_000) as storage:
+        a = await storage.put(A)
+        storage.let_go()
+        await storage.retention.sweep()
+        storage.clocks.advance(2 * GRACE)
+        async with storage.store._locks.of(a):  # a reader holds the lock: the removal waits
+            sweep = asyncio.create_task(storage.retention.sweep())
             for _ in range(20):
                 await asyncio.sleep(0)
             storage.publish("x/1", a)

@@ -34,7 +34,7 @@ def test_changed_bytes_come_by_rename(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     publisher.write_if_changed(path, b"one")
     with path.open("rb") as reader:
-        assert files.write_if_changed(path, b"two")
+        assert publisher.write_if_changed(path, b"two")
         assert reader.read() == b"one"  # a reader with the file open sees the old bytes, whole
     assert path.read_bytes() == b"two"
 
