@@ -88,20 +88,20 @@ format: venv ## put the code into its form
 	$(RUN) -m ruff check --fix .
 
 reference: venv ## regenerate the pages that come from the code: command line, metrics, fields, reasons
-	$(RUN) -m docs.reference
+	$(RUN) -m tools.generate.reference
 
 docs: venv ## the site, into build/site
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 dashboards: venv ## regenerate the Grafana dashboard and Prometheus' rules
-	$(RUN) -m dashboards
+	$(RUN) -m tools.generate.dashboards
 
 picture: venv ## draw docs/pictures/dashboard.svg from a run of the faults that alerts report
 	@mkdir -p build
 	$(RUN) -m tools.generate.dashboards.picture build/picture.json docs/pictures/dashboard.svg
 
 manifests: venv ## regenerate the common parts of chart and manifests
-	$(RUN) -m docs.manifests
+	$(RUN) -m tools.generate.manifests
 
 venv:
 	@PYTHON=$(PYTHON) sh .ci/venv

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 PAGES = sorted(
     page
-    for page in (*(ROOT / "docs").rglob("*.md"), *(ROOT / "dashboards").glob("*.py"))
+    for page in (*(ROOT / "docs").rglob("*.md"), *(ROOT / "tools/generate/dashboards").glob("*.py"))
     if "adr" not in page.parts
 )
 LEVELS = {"debug", "info", "warning", "error", "exception"}
