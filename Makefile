@@ -1,5 +1,5 @@
 # Two commands are enough: `make demo` and `make test`. Each sets up all it needs; only Python >= 3.11 and a network must
-# be there. PYTHON=... chooses the interpreter, ARGS=... is passed on.
+# be there. PYTHON=... chooses the interpreter, ARGS=... is passed on. LOCKED=1 installs what uv.lock names (needs uv).
 
 RUN := .venv/bin/python
 # Real parts are waited for more than computed with: three workers per core keep the cores busy.
@@ -12,8 +12,9 @@ MEASURING = $$($(RUN) -m tests.pythons --measuring)
 PYTEST = $(if $(COVERAGE),$(MEASURING),$(RUN)) -m pytest
 MEASURED := $(if $(COVERAGE),COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml COVERAGE_FILE=$(CURDIR)/build/coverage/data)
 PARTS := registry envoy wat filters kubernetes istio helm prometheus
+UV := .venv/bin/uv
 
-.PHONY: demo test chaos versions coverage coverage-report durations fuzz mutants codepaths bench bench-docs unit pythons lint format reference docs manifests dashboards picture venv parts help
+.PHONY: demo test chaos versions coverage coverage-report durations fuzz mutants codepaths bench bench-docs unit pythons lint format lock reference docs manifests dashboards picture venv parts help
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -82,10 +83,21 @@ lint: venv ## everything that reads the code without running it
 	$(RUN) -m mypy
 	.venv/bin/lint-imports --no-cache
 	.venv/bin/codespell
+	$(UV) lock --check --quiet
+	$(EXPORT) --no-default-groups | cmp - requirements.txt
+	$(EXPORT) --only-group build | cmp - requirements-build.txt
 
 format: venv ## put the code into its form
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
+
+# Of uv.lock, for pip, with hashes: what the image needs, and what builds the wheel.
+EXPORT = $(UV) export --quiet --frozen --no-emit-project --no-annotate --no-header
+
+lock: venv ## renew uv.lock within the bounds of pyproject.toml (ARGS="--upgrade-package NAME"), and requirements*.txt from it
+	$(UV) lock $(ARGS)
+	$(EXPORT) --no-default-groups --output-file requirements.txt
+	$(EXPORT) --only-group build --output-file requirements-build.txt
 
 reference: venv ## regenerate the pages that come from the code: command line, metrics, fields, reasons
 	$(RUN) -m tools.generate.reference
@@ -104,7 +116,7 @@ manifests: venv ## regenerate the common parts of chart and manifests
 	$(RUN) -m tools.generate.manifests
 
 venv:
-	@PYTHON=$(PYTHON) sh .ci/venv
+	@PYTHON=$(PYTHON) LOCKED=$(LOCKED) sh .ci/venv
 
 parts: venv ## all real parts, ahead of time: every other target gets those that it lacks
 	@$(RUN) -m tests.parts.provision $(PARTS)

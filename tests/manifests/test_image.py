@@ -1,18 +1,20 @@
 """The Dockerfile, as far as it can be run without a container engine: its files, its commands, its entrypoint."""
 
 import asyncio
+import os
 import re
 import shlex
 import shutil
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.manifests import documents
 from tests.manifests.documents import ROOT
+from tests.parts import pythons
 
 Instruction = tuple[str, str]
 
@@ -35,20 +37,23 @@ def _stages() -> list[list[Instruction]]:
     return stages
 
 
-def _constraints() -> dict[str, str]:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = (line.split("==") for line in lines if line and not line.startswith("#"))
-    return {_normal(name): version for name, version in pins}
+def _pins() -> dict[str, str]:
+    """Version of each package of requirements.txt, which `make lint` holds to uv.lock."""
+    found = re.findall(r"^(\S+)==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    return {_normal(name): version for name, version in found}
 
 
 def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-async def _run(*command: str | Path, cwd: Path) -> str:
+async def _run(
+    *command: str | Path, cwd: Path, environment: Mapping[str, str] | None = None
+) -> str:
     process = await asyncio.create_subprocess_exec(
         *map(str, command),
         cwd=cwd,
+        env={**os.environ, **(environment or {})},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
@@ -74,8 +79,11 @@ def test_every_instruction_is_one() -> None:
 
 
 def test_the_base_is_pinned_and_the_same_for_all_stages() -> None:
-    (base,) = [rest for word, rest in _instructions() if word == "ARG"]
-    assert re.fullmatch(r"BASE=python:3\.\d+\.\d+-slim-[a-z]+", base)
+    word, base = _instructions()[0]
+    assert word == "ARG"
+    assert re.fullmatch(
+        rf"BASE=python:{re.escape(pythons.IMAGE)}\.\d+-slim-[a-z]+@sha256:[0-9a-f]{{64}}", base
+    )
     build, final = _stages()
     assert build[0] == ("FROM", "${BASE} AS build")
     assert final[0] == ("FROM", "${BASE}")
@@ -101,7 +109,23 @@ def test_the_context_holds_only_what_is_copied() -> None:
 def test_every_runtime_dependency_has_an_exact_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = {_normal(re.split(r"[<>=!~\[; ]", line)[0]) for line in project["dependencies"]}
-    assert wanted <= _constraints().keys()
+    assert wanted <= _pins().keys()
+
+
+def test_the_labels_are_those_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    final = _stages()[-1]
+    (label,) = [rest for word, rest in final if word == "LABEL"]
+    labels = dict(each.split("=", 1) for each in shlex.split(label))
+    of_images = "org.opencontainers.image."
+    assert labels[of_images + "licenses"] == project["license"]
+    assert labels[of_images + "source"] == project["urls"]["Repository"]
+    assert labels[of_images + "documentation"] == project["urls"]["Documentation"]
+    assert ("ARG", f"VERSION={project['version']}") in final
+    assert (labels[of_images + "version"], labels[of_images + "revision"]) == (
+        "${VERSION}",
+        "${COMMIT}",
+    )
 
 
 @pytest.mark.timeout(600)  # downloads of some 100 MB where no cache has them
@@ -109,28 +133,29 @@ async def test_the_wheel_of_the_copied_files_runs_in_an_empty_environment(tmp_pa
     context, wheels, prefix = tmp_path / "context", tmp_path / "wheels", tmp_path / "autowasm"
     await asyncio.to_thread(_copy_context, context)
     pip: Sequence[str | Path] = (sys.executable, "-m", "pip", "--disable-pip-version-check")
-    await _run(*pip, "wheel", "--no-deps", "--wheel-dir", wheels, ".", cwd=context)
-    await _run(sys.executable, "-m", "venv", "--without-pip", prefix, cwd=context)
+    for program in (builder := tmp_path / "builder", prefix):
+        await _run(sys.executable, "-m", "venv", "--without-pip", program, cwd=context)
+    hashed = ("install", "--only-binary", ":all:", "--require-hashes", "--requirement")
+    await _run(
+        *pip, "--python", builder / "bin/python", *hashed, "requirements-build.txt", cwd=context
+    )
+    await _run(*pip, "--python", prefix / "bin/python", *hashed, "requirements.txt", cwd=context)
+    build = ("wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", wheels, ".")
+    stamp = {"AUTOWASM_COMMIT": "94610a8eed44" + 28 * "0", "SOURCE_DATE_EPOCH": "1795737600"}
+    await _run(*pip, "--python", builder / "bin/python", *build, cwd=context, environment=stamp)
     (wheel,) = await asyncio.to_thread(lambda: list(wheels.glob("*.whl")))
-    install: Sequence[str | Path] = [
-        "install",
-        "--only-binary",
-        ":all:",
-        "--constraint",
-        "constraints.txt",
-        wheel,
-    ]
+    install = ("install", "--no-deps", "--no-index", wheel)
     await _run(*pip, "--python", prefix / "bin/python", *install, cwd=context)
 
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     for command in ("wasmer", "wasmc"):
         said = await _run(prefix / "bin" / command, "--version", cwd=tmp_path)
-        assert said.strip() == f"{command} {version}"
+        assert said.strip() == f"{command} {version} (commit 94610a8eed44, built 2026-11-27)"
     await _run(prefix / "bin/wasmer", "controller", "--help", cwd=tmp_path)
 
     frozen = await _run(*pip, "--python", prefix / "bin/python", "freeze", cwd=tmp_path)
     names = {_normal(re.split(r"==| @ ", line)[0]) for line in frozen.split("\n") if line}
-    assert names - {"autowasm"} <= _constraints().keys(), "something in it has no exact version"
+    assert names - {"autowasm"} <= _pins().keys(), "something in it has no exact version"
 
 
 def _copy_context(context: Path) -> None:

@@ -20,6 +20,7 @@ from autowasm.cli.options import (
     SERVICE_NAMESPACE,
     SERVICE_PORT,
 )
+from autowasm.cli.version import ShowVersion
 
 _STATUSES = (
     "Exit status: 0 no errors (with --strict: no errors and no warnings), 1 otherwise, 2 usage error, or the API server "
@@ -130,16 +131,6 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.format_usage()}wasmc: error: {message}\n")
 
 
-class _Version(argparse.Action):
-    """Reads the version only for `--version`: that takes longer than the whole `--help`."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from importlib import metadata  # noqa: PLC0415
-
-        print(f"wasmc {metadata.version('autowasm')}")
-        parser.exit()
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit status."""
     arguments = build_parser().parse_args(argv)
@@ -157,7 +148,7 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    parser.add_argument("--version", action=ShowVersion)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_push(commands)
     _add_pull(commands)

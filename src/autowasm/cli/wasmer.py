@@ -8,11 +8,11 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from typing import Final
 
 from autowasm.cli import flags
 from autowasm.cli.options import KUBECONFIG
+from autowasm.cli.version import ShowVersion
 from autowasm.errors import AutoWasmError, UsageError
 
 _CHECK_UNINSTALL: Final = "check-uninstall"
@@ -57,8 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
         "modules that AutoWasm objects name, and writes the configuration with which Envoy loads them.",
         epilog="Each flag can also be set in the environment, for example --log-level as WASMER_LOG_LEVEL.",
     )
-    version = metadata.version("autowasm")
-    parser.add_argument("--version", action="version", version=f"wasmer {version}")
+    parser.add_argument("--version", action=ShowVersion)
     modes = parser.add_subparsers(dest="mode", required=True, metavar="MODE")
     standalone = modes.add_parser(
         "standalone",

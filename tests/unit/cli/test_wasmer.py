@@ -3,11 +3,10 @@
 import os
 import subprocess
 import sys
-from importlib import metadata
 
 import pytest
 
-from autowasm.cli import wasmer
+from autowasm.cli import version, wasmer
 
 
 @pytest.mark.parametrize(
@@ -40,7 +39,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         wasmer.main(["--version"])
     assert caught.value.code == 0
-    assert capsys.readouterr().out == f"wasmer {metadata.version('autowasm')}\n"
+    assert capsys.readouterr().out == f"{version.describe('wasmer')}\n"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["standalone", "--help"], ["standalone"]])
