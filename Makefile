@@ -14,7 +14,7 @@ MEASURED := $(if $(COVERAGE),COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml COV
 PARTS := registry envoy wat filters kubernetes istio helm prometheus
 UV := .venv/bin/uv
 
-.PHONY: demo test chaos versions coverage coverage-report durations fuzz mutants codepaths bench bench-docs unit pythons lint format lock reference docs manifests dashboards picture venv parts help
+.PHONY: demo test chaos versions coverage coverage-report durations fuzz mutants codepaths bench bench-docs unit pythons lint format lock dist reference docs manifests dashboards picture venv parts help
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -98,6 +98,9 @@ lock: venv ## renew uv.lock within the bounds of pyproject.toml (ARGS="--upgrade
 	$(UV) lock $(ARGS)
 	$(EXPORT) --no-default-groups --output-file requirements.txt
 	$(EXPORT) --only-group build --output-file requirements-build.txt
+
+dist: venv ## wheel, source distribution, and wasmc as a single file, into build/dist
+	$(RUN) -m tools.release.dist build/dist
 
 reference: venv ## regenerate the pages that come from the code: command line, metrics, fields, reasons
 	$(RUN) -m tools.generate.reference
