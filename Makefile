@@ -86,6 +86,10 @@ lint: venv ## everything that reads the code without running it
 	$(UV) lock --check --quiet
 	$(EXPORT) --no-default-groups | cmp - requirements.txt
 	$(EXPORT) --only-group build | cmp - requirements-build.txt
+	.venv/bin/shellcheck .ci/run .ci/venv .ci/chart-index
+	.venv/bin/zizmor --offline --no-progress --quiet --pedantic .github
+	@$(RUN) -m tests.parts.provision actionlint
+	PATH="$(CURDIR)/.venv/bin:$$PATH" $$($(RUN) -c 'from tests.parts import provision; print(provision.actionlint())')
 
 format: venv ## put the code into its form
 	$(RUN) -m ruff format .

@@ -161,6 +161,7 @@ GROUPS: Mapping[str, GoGroup] = {
             "crpeer", ("crpeer",), 30, module="tools", packages=("autowasm.test/tools/crpeer",)
         ),
         GoGroup("kubectlyaml", ("kubectlyaml",), 20),
+        GoGroup("actionlint", ("actionlint",), 15),
         # Clients of every cloud's service discovery are most of it, and are not needed.
         GoGroup(
             "prometheus",

@@ -40,6 +40,11 @@ def helm() -> Path:
     return golang.GROUPS["helm"].build() / "helm"
 
 
+def actionlint() -> Path:
+    """The checker of workflows, for `make lint`."""
+    return golang.GROUPS["actionlint"].build() / "actionlint"
+
+
 def kubectlyaml() -> Path:
     """The reader of manifests from kubectl's code (`kubectlyaml.py`)."""
     return golang.GROUPS["kubectlyaml"].build() / "kubectlyaml"
@@ -153,6 +158,7 @@ PARTS: Mapping[str, Callable[[], object]] = {
     **{f"filters-{name}": one.build_all for name, one in filters.TOOLCHAINS.items()},
     "kubernetes": lambda: (etcd(), kube_apiserver(), kube_controller_manager()),
     "kubectlyaml": kubectlyaml,
+    "actionlint": actionlint,
     "helm": helm,
     "istio": pilot_discovery,
     "fetcher": istio_wasm_fetch,
