@@ -36,7 +36,7 @@ class Block:
 
 def pages() -> list[str]:
     """Every page that people read, by its path from the root of the repository."""
-    found = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    found = [*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md")]
     return sorted(str(page.relative_to(ROOT)) for page in found)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.docs import blocks, pagerunner
-from tests.docs.selection import INSTALL, LAPTOP, NOT_RUN, TUTORIAL, in_cluster
+from tests.docs.selection import INSTALL, LAPTOP, NOT_RUN, TRANSLATIONS, TUTORIAL, in_cluster
 from tests.docs.shell import commands, matches
 
 
@@ -18,7 +18,7 @@ def test_every_page_with_commands_is_run() -> None:
         for page in blocks.pages()
         if any(block.language in {"sh", "console", "yaml"} for block in blocks.read(page))
     }
-    assert with_commands <= LAPTOP | {TUTORIAL, INSTALL, *in_cluster()}
+    assert with_commands <= LAPTOP | {TUTORIAL, INSTALL, *in_cluster()} | TRANSLATIONS.keys()
 
 
 def test_every_reason_is_still_needed() -> None:
