@@ -17,12 +17,21 @@ from tools.release import dist
 pytestmark = pytest.mark.timeout(600)
 
 
+def _python_with_a_shared_library() -> Path:
+    """PyInstaller copies libpython; Debian has it in a package of its own, which a Python of Debian can lack."""
+    load = "import ctypes, sysconfig; ctypes.CDLL(sysconfig.get_config_var('INSTSONAME'))"
+    for python in (Path(sys.executable), dist.ROOT / ".venv/bin/python"):
+        if subprocess.run([python, "-c", load], capture_output=True).returncode == 0:
+            return python
+    pytest.skip("no Python with a shared library: install libpython3 (Debian)")
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the three files."""
     target = tmp_path_factory.mktemp("dist") / "files"
     done = subprocess.run(
-        [sys.executable, "-m", "tools.release.dist", target],
+        [_python_with_a_shared_library(), "-m", "tools.release.dist", target],
         cwd=dist.ROOT,
         capture_output=True,
         text=True,
