@@ -1,0 +1,419 @@
+"""Host functions for HTTP and gRPC calls to clusters, and the callbacks with the answers.
+
+The caller of the sandbox answers (`callouts.Clusters`). Sources: proxy-wasm-cpp-host src/exports.cc; envoy
+source/extensions/common/wasm/context.cc `httpCall`, `grpcCall`, `grpcStream`, `onHttpCallSuccess`, `onGrpcReceiveWrapper`,
+`onGrpcCloseWrapper`.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Final
+
+from autowasm.sandbox.callouts import (
+    Answer,
+    Broken,
+    Callout,
+    CalloutKind,
+    GrpcAnswer,
+    Headers,
+    HttpAnswer,
+)
+from autowasm.sandbox.contexts import CallResponse, Context, GrpcStream
+from autowasm.sandbox.headers import HeaderMap, MapKind
+from autowasm.sandbox.host import Call, Host, Phase
+from autowasm.sandbox.pairs import unpack
+from autowasm.sandbox.protocol import GrpcStatus, Result
+from autowasm.text import shown
+
+_HTTP, _GRPC_CALL, _GRPC_STREAM = 0, 1, 2
+_REQUIRED: Final = (b":path", b":method", b":authority")
+_TIMED_OUT: Final = HttpAnswer(
+    504,
+    (("content-length", "24"), ("content-type", "text/plain")),
+    b"upstream request timeout",
+)
+
+
+def http_call(
+    host: Host,
+    cluster_at: int,
+    cluster_size: int,
+    headers_at: int,
+    headers_size: int,
+    body_at: int,
+    body_size: int,
+    trailers_at: int,
+    trailers_size: int,
+    milliseconds: int,
+    token_at: int,
+) -> Result:
+    """Send a request to a cluster; `proxy_on_http_call_response` of the root context follows."""
+    root = host.root_of(host.context)
+    cluster, body = host.read(cluster_at, cluster_size), host.read(body_at, body_size)
+    pairs, trailers = host.read(headers_at, headers_size), host.read(trailers_at, trailers_size)
+    if cluster is None or body is None or pairs is None or trailers is None:
+        return Result.INVALID_MEMORY_ACCESS
+    if not host.write_number(token_at, 0):
+        return Result.INVALID_MEMORY_ACCESS
+    callout = Callout(
+        CalloutKind.HTTP,
+        cluster.decode(errors="replace"),
+        [*HeaderMap(MapKind.REQUEST_HEADERS, unpack(pairs))],
+        body,
+        unpack(trailers),
+        milliseconds,
+    )
+    _recorded(host, callout)
+    if milliseconds >> 31 or callout.cluster not in host.environment.clusters:
+        return Result.BAD_ARGUMENT
+    present = {name for name, _ in callout.headers}
+    if not present.issuperset(_REQUIRED):
+        return Result.BAD_ARGUMENT
+    if body:
+        callout.headers = [
+            *(pair for pair in callout.headers if pair[0] != b"content-length"),
+            (b"content-length", str(len(body)).encode()),
+        ]
+    token = host.next_callout_id(_HTTP)
+    answer = callout.answer = host.environment.clusters.answer(callout)
+    seconds = milliseconds / 1000
+    if milliseconds and answer.delay >= seconds:
+        answer = _TIMED_OUT
+    else:
+        seconds = answer.delay
+    root.http_callouts[token] = callout
+    host.schedule(seconds, partial(_http_answered, host, root, token, answer))
+    host.write_number(token_at, token)
+    return Result.OK
+
+
+def _http_answered(host: Host, root: Context, token: int, answer: Answer) -> None:
+    if root.http_callouts.pop(token, None) is None:
+        return
+    if not isinstance(answer, HttpAnswer):
+        root.status = (Result.BROKEN_CONNECTION, b"reset")
+        host.callback(root, "proxy_on_http_call_response", root.identifier, token, 0, 0, 0)
+        root.status = (root.status[0], b"")
+        return
+    headers = HeaderMap(MapKind.RESPONSE_HEADERS, [(b":status", str(answer.status).encode())])
+    _fill(headers, answer.headers)
+    trailers = None
+    if answer.trailers:
+        trailers = HeaderMap(MapKind.RESPONSE_TRAILERS)
+        _fill(trailers, answer.trailers)
+    root.http_response = CallResponse(headers, answer.body, trailers)
+    sizes = len(headers), len(answer.body), len(trailers) if trailers is not None else 0
+    host.callback(root, "proxy_on_http_call_response", root.identifier, token, *sizes)
+    root.http_response = None
+
+
+def _fill(headers: HeaderMap, given: Headers) -> None:
+    for name, value in given:
+        headers.add(name.encode("latin-1"), value.encode("utf-8", "surrogateescape"))
+
+
+def _recorded(host: Host, callout: Callout) -> None:
+    host.ledger.hold(len(callout.body) + sum(len(n) + len(v) for n, v in callout.headers))
+    host.callouts.append(callout)
+    host.doubts[f"the cluster {shown(callout.cluster)}"] = None
+
+
+# --- gRPC
+
+
+def grpc_call(
+    host: Host,
+    target_at: int,
+    target_size: int,
+    service_at: int,
+    service_size: int,
+    method_at: int,
+    method_size: int,
+    metadata_at: int,
+    metadata_size: int,
+    message_at: int,
+    message_size: int,
+    milliseconds: int,
+    token_at: int,
+) -> Result:
+    """Call a gRPC method; `proxy_on_grpc_receive` or `proxy_on_grpc_close` of the root context follows."""
+    message = host.read(message_at, message_size)
+    where = (target_at, target_size, service_at, service_size, method_at, method_size)
+    callout = _grpc_callout(
+        host, CalloutKind.GRPC_CALL, *where, metadata_at, metadata_size, message or b""
+    )
+    if message is None or callout is None:
+        return Result.INVALID_MEMORY_ACCESS
+    callout.timeout_milliseconds = milliseconds
+    root = host.root_of(host.context)
+    result, token = _open(host, root, callout, _GRPC_CALL)
+    if result is not Result.OK:
+        return result
+    root.grpc_calls[token] = callout
+    answer = callout.answer = host.environment.clusters.answer(callout)
+    seconds = answer.delay
+    if milliseconds and answer.delay >= milliseconds / 1000:
+        seconds = milliseconds / 1000
+        answer = GrpcAnswer(status=GrpcStatus.DEADLINE_EXCEEDED)
+    host.schedule(seconds, partial(_call_answered, host, root, token, answer))
+    return _ok(host.write_number(token_at, token))
+
+
+def grpc_stream(
+    host: Host,
+    target_at: int,
+    target_size: int,
+    service_at: int,
+    service_size: int,
+    method_at: int,
+    method_size: int,
+    metadata_at: int,
+    metadata_size: int,
+    token_at: int,
+) -> Result:
+    """Open a gRPC stream."""
+    where = (target_at, target_size, service_at, service_size, method_at, method_size)
+    callout = _grpc_callout(host, CalloutKind.GRPC_STREAM, *where, metadata_at, metadata_size, b"")
+    if callout is None:
+        return Result.INVALID_MEMORY_ACCESS
+    root = host.root_of(host.context)
+    result, token = _open(host, root, callout, _GRPC_STREAM)
+    if result is not Result.OK:
+        return result
+    root.grpc_streams[token] = GrpcStream(callout)
+    answer = callout.answer = host.environment.clusters.answer(callout)
+    host.schedule(answer.delay, partial(_stream_answered, host, root, token, answer))
+    return _ok(host.write_number(token_at, token))
+
+
+def grpc_send(host: Host, token: int, message_at: int, message_size: int, _end: int) -> Result:
+    """Send a message on a stream."""
+    message = host.read(message_at, message_size)
+    if message is None:
+        return Result.INVALID_MEMORY_ACCESS
+    if token & 3 != _GRPC_STREAM:
+        return Result.BAD_ARGUMENT
+    stream = host.root_of(host.context).grpc_streams.get(token)
+    if stream is None:
+        return Result.NOT_FOUND
+    host.ledger.hold(len(message))
+    stream.callout.messages.append(message)
+    return Result.OK
+
+
+def grpc_close(host: Host, token: int) -> Result:
+    """Cancel a call, or end our side of a stream."""
+    root = host.root_of(host.context)
+    if token & 3 == _GRPC_CALL:
+        return _found(root.grpc_calls.pop(token, None))
+    if token & 3 != _GRPC_STREAM:
+        return Result.BAD_ARGUMENT
+    stream = root.grpc_streams.get(token)
+    if stream is None:
+        return Result.NOT_FOUND
+    if stream.is_remote_closed:
+        del root.grpc_streams[token]
+    stream.is_local_closed = True
+    return Result.OK
+
+
+def grpc_cancel(host: Host, token: int) -> Result:
+    """Cancel a call, or reset a stream."""
+    root = host.root_of(host.context)
+    if token & 3 == _GRPC_CALL:
+        return _found(root.grpc_calls.pop(token, None))
+    if token & 3 != _GRPC_STREAM:
+        return Result.BAD_ARGUMENT
+    return _found(root.grpc_streams.pop(token, None))
+
+
+def _found(entry: Callout | GrpcStream | None) -> Result:
+    return Result.NOT_FOUND if entry is None else Result.OK
+
+
+def _grpc_callout(
+    host: Host,
+    kind: CalloutKind,
+    target_at: int,
+    target_size: int,
+    service_at: int,
+    service_size: int,
+    method_at: int,
+    method_size: int,
+    metadata_at: int,
+    metadata_size: int,
+    message: bytes,
+) -> Callout | None:
+    target, service = host.read(target_at, target_size), host.read(service_at, service_size)
+    method, metadata = host.read(method_at, method_size), host.read(metadata_at, metadata_size)
+    if target is None or service is None or method is None or metadata is None:
+        return None
+    names = service.decode(errors="replace"), method.decode(errors="replace")
+    callout = Callout(kind, "", unpack(metadata), message, service=names[0], method=names[1])
+    callout.cluster = target.decode(errors="replace")
+    cluster = _cluster_of(target)
+    callout.is_parsed = cluster is not None
+    if cluster is not None:
+        callout.cluster = cluster.decode(errors="replace")
+    return callout
+
+
+def _open(host: Host, root: Context, callout: Callout, kind: int) -> tuple[Result, int]:
+    """Envoy reads the target as a `GrpcService`, and as the name of a cluster if it is none."""
+    _recorded(host, callout)
+    is_known = callout.cluster in host.environment.clusters
+    if not callout.is_parsed and not is_known:
+        return Result.PARSE_FAILURE, 0
+    if callout.is_parsed and not callout.cluster:
+        return Result.BAD_ARGUMENT, 0
+    token = host.next_callout_id(kind)
+    if not is_known:
+        closed = partial(
+            _closed, host, root, token, GrpcStatus.UNAVAILABLE, b"Cluster not available"
+        )
+        host.defer(closed)
+        return Result.INTERNAL_FAILURE, token
+    return Result.OK, token
+
+
+def _call_answered(host: Host, root: Context, token: int, answer: Answer) -> None:
+    if token not in root.grpc_calls:
+        return
+    status, message = _grpc_end(answer)
+    if isinstance(answer, GrpcAnswer) and status == GrpcStatus.OK:
+        _received(host, root, token, answer.messages[0] if answer.messages else b"")
+        root.grpc_calls.pop(token, None)
+    else:
+        root.grpc_calls.pop(token, None)
+        _closed(host, root, token, status, message)
+
+
+def _stream_answered(host: Host, root: Context, token: int, answer: Answer) -> None:
+    stream = root.grpc_streams.get(token)
+    if stream is None:
+        return
+    if isinstance(answer, GrpcAnswer):
+        root.grpc_initial_metadata = _metadata(answer.initial_metadata)
+        _metadata_callback(host, root, token, "initial", root.grpc_initial_metadata)
+        root.grpc_initial_metadata = None
+        for message in answer.messages:
+            if token not in root.grpc_streams:
+                return
+            _received(host, root, token, message)
+        if token not in root.grpc_streams:
+            return
+        root.grpc_trailing_metadata = _metadata(answer.trailing_metadata)
+        _metadata_callback(host, root, token, "trailing", root.grpc_trailing_metadata)
+        root.grpc_trailing_metadata = None
+    if token not in root.grpc_streams:
+        return
+    stream.is_remote_closed = True
+    _closed(host, root, token, *_grpc_end(answer))
+    if stream.is_local_closed:
+        root.grpc_streams.pop(token, None)
+
+
+def _grpc_end(answer: Answer) -> tuple[int, bytes]:
+    match answer:
+        case GrpcAnswer():
+            return answer.status, answer.status_message.encode()
+        case HttpAnswer():
+            return GrpcStatus.UNKNOWN, b""
+        case Broken():
+            return GrpcStatus.UNAVAILABLE, b"reset"
+
+
+def _metadata(given: Headers) -> HeaderMap:
+    made = HeaderMap(MapKind.RESPONSE_TRAILERS)
+    _fill(made, given)
+    return made
+
+
+def _metadata_callback(host: Host, root: Context, token: int, which: str, found: HeaderMap) -> None:
+    name = f"proxy_on_grpc_receive_{which}_metadata"
+    host.callback(root, name, root.identifier, token, len(found))
+
+
+def _received(host: Host, root: Context, token: int, message: bytes) -> None:
+    root.grpc_message = message
+    host.callback(root, "proxy_on_grpc_receive", root.identifier, token, len(message))
+    root.grpc_message = None
+
+
+def _closed(host: Host, root: Context, token: int, status: int, message: bytes) -> None:
+    root.status = (status, message)
+    host.callback(root, "proxy_on_grpc_close", root.identifier, token, status)
+    root.status = (status, b"")
+
+
+# --- GrpcService as protobuf, as far as the cluster's name
+
+
+def _cluster_of(message: bytes) -> bytes | None:
+    """The cluster in a serialised `GrpcService`, empty for one without; None if it is not such a message."""
+    fields = _fields(message)
+    if fields is None:
+        return None
+    cluster = b""
+    for number, value in fields:
+        if number in (1, 2) and isinstance(
+            value, bytes
+        ):  # envoy_grpc.cluster_name, google_grpc.target_uri
+            inner = _fields(value)
+            if inner is None:
+                return None
+            cluster = next((v for n, v in inner if n == 1 and isinstance(v, bytes)), cluster)
+    return cluster
+
+
+def _fields(message: bytes) -> list[tuple[int, int | bytes]] | None:
+    """The fields of a protobuf message; None if it is malformed."""
+    found: list[tuple[int, int | bytes]] = []
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        number, kind = tag >> 3, tag & 7
+        if tag < 0 or number == 0:
+            return None
+        size = {1: 8, 5: 4}.get(kind)
+        if kind == 0:
+            value, at = _varint(message, at)
+            if value < 0:
+                return None
+            found.append((number, value))
+            continue
+        if kind == 2:
+            size, at = _varint(message, at)
+        if size is None or size < 0 or at + size > len(message):
+            return None
+        found.append((number, message[at : at + size]))
+        at += size
+    return found
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    """The number at `at`, -1 if there is none; and where the next field begins."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(message):
+            return -1, at
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    return -1, at
+
+
+def _ok(is_written: bool) -> Result:
+    return Result.OK if is_written else Result.INVALID_MEMORY_ACCESS
+
+
+CALLS: Final[Mapping[str, Call]] = {
+    "proxy_http_call": Call(http_call, Result, Phase.RUN),
+    "proxy_grpc_call": Call(grpc_call, Result, Phase.RUN),
+    "proxy_grpc_stream": Call(grpc_stream, Result, Phase.RUN),
+    "proxy_grpc_send": Call(grpc_send, Result, Phase.RUN),
+    "proxy_grpc_close": Call(grpc_close, Result, Phase.RUN),
+    "proxy_grpc_cancel": Call(grpc_cancel, Result, Phase.RUN),
+}

@@ -1,0 +1,66 @@
+"""Exceptions of the sandbox: all that its callers have to expect, and how a running module ends.
+
+Invariant: whatever a module does, the public functions of this package raise nothing else, and most of it is a result
+(`StartFailure`, `Exchange`), not an exception.
+"""
+
+from enum import StrEnum
+
+from autowasm.errors import AutoWasmError
+
+
+class SandboxError(AutoWasmError):
+    """Base of the errors that the sandbox raises."""
+
+    default_reason = "Sandbox"
+
+
+class CannotCompile(SandboxError):
+    """The engine cannot compile the module. Envoy may be able to: it has legacy exception handling, for instance."""
+
+    default_reason = "CannotCompile"
+
+
+class CannotLoad(SandboxError):
+    """Stored machine code is of another engine or is damaged. Compile the module again."""
+
+    default_reason = "CannotLoad"
+
+
+class UsageError(SandboxError):
+    """The caller used a virtual machine in the wrong order, such as a request before the start."""
+
+    default_reason = "SandboxUsage"
+
+
+class FailureKind(StrEnum):
+    """Why a call into a module ended. The values are stable: they cross a process boundary."""
+
+    RETURNED_FALSE = "returned false"
+    """The module itself refused."""
+    TRAP = "trap"
+    FORBIDDEN_CALL = "forbidden call"
+    """A host function in a phase in which Envoy does not allow it; Envoy calls that "restricted_callback"."""
+    LINK = "link"
+    """Envoy offers no such import, or not with that type; or an export is missing or has another type."""
+    LIMIT = "limit"
+    """A bound of the sandbox, not of Envoy: this says nothing of what Envoy would do."""
+    UNSUPPORTED = "unsupported"
+    """The sandbox lacks what the module needs, and Envoy may have it: an extension, or a feature of the engine."""
+
+
+class ModuleFailed(SandboxError):
+    """A call into the module did not return. Raised and handled within the sandbox.
+
+    `function` is the export that was called, `frames` are the names of the functions that were running, innermost first.
+    """
+
+    default_reason = "ModuleFailed"
+
+    def __init__(
+        self, kind: FailureKind, message: str, *, function: str = "", frames: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.function = function
+        self.frames = frames

@@ -1,0 +1,90 @@
+"""Properties: values under a path, and their bytes as a module gets them.
+
+Values are Python's: str, bytes, bool, int (64 bits, signed), Uint, float, mappings and sequences. Invariant: a number has
+eight bytes in the order of the machine's kind that Envoy runs on (little endian), a truth value one.
+
+Source: envoy source/extensions/common/wasm/context.cc `getProperty`, `serializeValue`.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeAlias
+
+from autowasm.sandbox.pairs import pack
+from autowasm.sandbox.protocol import Result
+
+
+class Uint(int):
+    """An unsigned number of 64 bits, such as `connection_id`."""
+
+
+Value: TypeAlias = (
+    str | bytes | bool | int | float | Mapping[str, "Value"] | Sequence["Value"] | None
+)
+
+_U64: Final = 2**64 - 1
+
+
+def split(path: bytes) -> list[bytes]:
+    """The parts of a path, which are separated by NUL. A NUL at the end adds none."""
+    parts = path.split(b"\0")
+    return parts[:-1] if not parts[-1] else parts
+
+
+def find(value: Value, parts: Sequence[bytes]) -> Value | Result:
+    """The value below `value`; NOT_FOUND where the path leads nowhere."""
+    for part in parts:
+        name = part.decode(errors="surrogateescape")
+        if isinstance(value, Mapping):
+            if name not in value:
+                return Result.NOT_FOUND
+            value = value[name]
+        elif isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+            if not name.isdecimal() or len(name) > 9 or int(name) >= len(value):
+                return Result.NOT_FOUND
+            value = value[int(name)]
+        else:
+            return Result.NOT_FOUND
+    return value
+
+
+def encode(value: Value) -> bytes | None:
+    """The bytes of a value; None where Envoy cannot serialise it."""
+    match value:
+        case str():
+            return value.encode(errors="surrogateescape")
+        case bytes():
+            return value
+        case bool():
+            return b"\1" if value else b"\0"
+        case int():
+            return struct.pack("<Q", value & _U64)
+        case float():
+            return struct.pack("<d", value)
+        case Mapping():
+            pairs = [
+                (name.encode(errors="surrogateescape"), encode(each))
+                for name, each in value.items()
+            ]
+            return _packed(pairs)
+        case Sequence():
+            return _packed([(encode(each), b"") for each in value])
+        case _:
+            return None
+
+
+def _packed(pairs: Sequence[tuple[bytes | None, bytes | None]]) -> bytes | None:
+    known = [(name, value) for name, value in pairs if name is not None and value is not None]
+    return pack(known) if len(known) == len(pairs) else None
+
+
+def merged(base: Mapping[str, Value], over: Mapping[str, Value]) -> dict[str, Value]:
+    """`base` with the values of `over` in their places; mappings are merged, all else is replaced."""
+    result = dict(base)
+    for name, value in over.items():
+        present = result.get(name)
+        if isinstance(value, Mapping) and isinstance(present, Mapping):
+            result[name] = merged(present, value)
+        else:
+            result[name] = value
+    return result

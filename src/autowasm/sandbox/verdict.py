@@ -1,0 +1,144 @@
+"""The verdict on a plugin: whether Envoy can start the module with this configuration.
+
+Invariant: `Outcome.REFUSED` only for what every Envoy would do, too. It is never given for a bound of the sandbox, nor after
+the module asked for something that only the user's Envoy has (a cluster, a property of the node, shared data): that is
+`DOUBTFUL`. A verdict is JSON, because it crosses a process boundary.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from typing import Final, Self
+
+import msgspec
+
+from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
+from autowasm.sandbox.engine import Compiled
+from autowasm.sandbox.errors import FailureKind, SandboxError
+from autowasm.sandbox.plugin import ENVOY_MEMORY_BYTES, Plugin, SandboxLimits
+from autowasm.sandbox.vm import Started, StartFailure, Vm
+
+_LIMITS: Final = SandboxLimits()
+
+
+class Outcome(StrEnum):
+    """What is known of the start. The values are stable."""
+
+    STARTS = "Starts"
+    REFUSED = "Refused"
+    """Every sidecar would answer 503, or pass requests without the filter if it fails open."""
+    DOUBTFUL = "Doubtful"
+    """It may work in Envoy or not."""
+
+
+class Doubt(StrEnum):
+    """Why a verdict is `DOUBTFUL`. The values are stable."""
+
+    REQUEST_FAILED = "request failed"
+    """The module starts, and fails on a request."""
+    CALLOUT = "callout"
+    """The module called a cluster, and what it does depends on the answer."""
+    ENVIRONMENT = "environment"
+    """The module refused after it asked for something else that only the user's Envoy knows."""
+    LIMIT = "limit"
+    """Fuel, time, memory or another bound of the sandbox was used up."""
+    UNSUPPORTED = "unsupported"
+    """The sandbox lacks what the module needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The result of `judge`.
+
+    `message` is one sentence, empty for STARTS. `phase` and `kind` say where the module failed and how (values of
+    `StartPhase`, or "request", and of `FailureKind`); `log` are its last log lines, made printable; `asked` is what it asked
+    of its environment; `fuel` are units.
+    """
+
+    outcome: Outcome
+    message: str = ""
+    doubt: Doubt | None = None
+    phase: str = ""
+    kind: FailureKind | None = None
+    frames: tuple[str, ...] = ()
+    log: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
+    fuel: int = 0
+
+    def to_json(self) -> bytes:
+        """As JSON."""
+        return msgspec.json.encode(asdict(self))
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """From JSON. Raises SandboxError for anything that `to_json` does not write."""
+        try:
+            return msgspec.json.decode(data, type=cls)
+        except msgspec.MsgspecError as error:
+            raise SandboxError(f"not a verdict: {error}") from error
+
+
+def judge(
+    compiled: Compiled,
+    plugin: Plugin,
+    *,
+    limits: SandboxLimits = _LIMITS,
+    envoy: EnvoyVersion = OLDEST_ENVOY,
+    extra_imports: frozenset[str] = frozenset(),
+    smoke_request: bool = True,  # noqa: ARG001  # with the driver of HTTP streams
+) -> Verdict:
+    """Start the module with the plugin's configuration, and with `smoke_request` let one request pass through it.
+
+    Blocks, for at most `limits.seconds` for each of two starts and a request. `envoy` is the oldest Envoy. Raises nothing of
+    its own, whatever the module does.
+    """
+
+    def vm(limits: SandboxLimits) -> Vm:
+        return Vm(compiled, plugin, limits=limits, envoy=envoy, extra_imports=extra_imports)
+
+    first = vm(limits)
+    started = first.start()
+    if isinstance(started, Started):
+        return Verdict(Outcome.STARTS, asked=started.doubts, fuel=started.fuel)
+    verdict = _of_failure(started)
+    if verdict.outcome is Outcome.REFUSED and limits.memory_bytes < ENVOY_MEMORY_BYTES:
+        again = vm(replace(limits, memory_bytes=ENVOY_MEMORY_BYTES)).start()
+        if not _is_same(verdict, again):  # it may have lacked memory
+            return replace(verdict, outcome=Outcome.DOUBTFUL, doubt=Doubt.LIMIT)
+    return verdict
+
+
+def _is_same(verdict: Verdict, again: Started | StartFailure) -> bool:
+    if isinstance(again, Started):
+        return False
+    other = _of_failure(again)
+    return (other.outcome, other.phase, other.kind) == (
+        verdict.outcome,
+        verdict.phase,
+        verdict.kind,
+    )
+
+
+def _of_failure(failure: StartFailure) -> Verdict:
+    verdict = Verdict(
+        Outcome.REFUSED,
+        failure.message,
+        phase=failure.phase,
+        kind=failure.kind,
+        frames=failure.frames,
+        log=failure.log,
+        asked=failure.doubts,
+        fuel=failure.fuel,
+    )
+    if failure.kind is FailureKind.LIMIT:
+        return replace(verdict, outcome=Outcome.DOUBTFUL, doubt=Doubt.LIMIT)
+    if failure.kind is FailureKind.UNSUPPORTED:
+        return replace(verdict, outcome=Outcome.DOUBTFUL, doubt=Doubt.UNSUPPORTED)
+    if failure.doubts:
+        asked_cluster = any(each.startswith("the cluster ") for each in failure.doubts)
+        return replace(
+            verdict,
+            outcome=Outcome.DOUBTFUL,
+            doubt=Doubt.CALLOUT if asked_cluster else Doubt.ENVIRONMENT,
+            message=f"{failure.message}, after it asked for {', '.join(failure.doubts[:5])}",
+        )
+    return verdict
