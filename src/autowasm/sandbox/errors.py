@@ -43,6 +43,8 @@ class FailureKind(StrEnum):
     """A host function in a phase in which Envoy does not allow it; Envoy calls that "restricted_callback"."""
     LINK = "link"
     """Envoy offers no such import, or not with that type; or an export is missing or has another type."""
+    CRASH = "crash"
+    """Envoy itself crashes at what the module does, with all its connections."""
     LIMIT = "limit"
     """A bound of the sandbox, not of Envoy: this says nothing of what Envoy would do."""
     UNSUPPORTED = "unsupported"

@@ -14,7 +14,9 @@ from typing import Final
 from autowasm.sandbox.pairs import Pairs
 
 _REQUEST: Final = """
-:authority :method :path :protocol :scheme client-trace-id expect grpc-timeout host te user-agent x-client-trace-id
+:authority :method :path :protocol :scheme expect grpc-timeout te user-agent x-client-trace-id
+accept accept-encoding access-control-request-headers access-control-request-method authorization cache-control
+content-encoding grpc-accept-encoding if-match if-modified-since if-none-match if-range if-unmodified-since origin pragma referer
 x-envoy-downstream-service-cluster x-envoy-downstream-service-node x-envoy-external-address x-envoy-force-trace
 x-envoy-hedge-on-per-try-timeout x-envoy-internal x-envoy-ip-tags x-envoy-original-url x-envoy-retry-on
 x-envoy-retry-grpc-on x-envoy-retriable-status-codes x-envoy-retriable-header-names x-envoy-is-timeout-retry
@@ -25,6 +27,9 @@ x-forwarded-proto
 """
 _RESPONSE: Final = """
 :status date location proxy-status server x-envoy-attempt-count x-envoy-degraded x-envoy-immediate-health-check-fail
+access-control-allow-credentials access-control-allow-headers access-control-allow-methods access-control-allow-origin
+access-control-allow-private-network access-control-expose-headers access-control-max-age age cache-control content-encoding
+etag expires last-modified vary
 x-envoy-ratelimited x-envoy-upstream-canary x-envoy-upstream-healthchecked-cluster x-envoy-upstream-service-time
 grpc-message grpc-status
 """
@@ -72,17 +77,17 @@ class HeaderMap:
 
     def get(self, name: bytes) -> bytes | None:
         """The first value; None without one."""
-        name = name.lower()
+        name = self._key(name)
         return next((value for key, value in self._pairs if key == name), None)
 
     def values(self, name: bytes) -> list[bytes]:
         """All values of a header."""
-        name = name.lower()
+        name = self._key(name)
         return [value for key, value in self._pairs if key == name]
 
     def add(self, name: bytes, value: bytes) -> None:
         """Add a value (`addCopy`)."""
-        name = name.lower()
+        name = self._key(name)
         if name in self.kind.value:
             for at, (key, present) in enumerate(self._pairs):
                 if key == name:
@@ -103,10 +108,25 @@ class HeaderMap:
         self.remove(name)
         self.add(name, value)
 
+    def assign(self, name: bytes, value: bytes) -> None:
+        """Replace the value of a header where it is, or add it (`setServer` and its like)."""
+        key = self._key(name)
+        for at, (present, _) in enumerate(self._pairs):
+            if present == key:
+                self._pairs[at] = (key, value)
+                return
+        self.add(key, value)
+
     def remove(self, name: bytes) -> None:
         """Remove all values of a header."""
-        name = name.lower()
+        name = self._key(name)
         self._pairs = [pair for pair in self._pairs if pair[0] != name]
+
+    def _key(self, name: bytes) -> bytes:
+        """The name under which a header is kept."""
+        name = name.lower()
+        is_host = name == b"host" and self.kind is MapKind.REQUEST_HEADERS
+        return b":authority" if is_host else name
 
     def clear(self) -> None:
         """Remove all headers."""

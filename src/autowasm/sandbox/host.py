@@ -115,6 +115,8 @@ class Host:
         self.doubts: dict[str, None] = {}
         """What the module asked that only the user's Envoy knows, in order."""
         self.callouts: list[Callout] = []
+        self.declared: set[bytes] = set()
+        """Properties that the module declared."""
         self.contexts: dict[int, Context] = {}
         self.vm_context = Context(0, 0, plugin)
         self.pending_done: Context | None = None

@@ -139,7 +139,7 @@ class Instance:
     def _checked(self, address: int, size: int) -> int | None:
         if self._memory is None:
             raise ModuleFailed(
-                FailureKind.TRAP, "the module has no memory, and Envoy crashes at this call"
+                FailureKind.CRASH, "the module has no memory, and Envoy crashes at this call"
             )
         if address + size > U32 or address + size > self.memory_bytes:
             return None

@@ -20,11 +20,16 @@ _NO_ENVIRONMENT: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class FailurePolicy(StrEnum):
-    """What Envoy does with requests while the filter is not usable (`failure_policy`)."""
+    """What Envoy does with requests while the filter is not usable: values of `failure_policy`, and one more."""
 
     CLOSED = "FAIL_CLOSED"
+    """Requests are answered with 503."""
     OPEN = "FAIL_OPEN"
+    """Requests pass without the filter, but for the one in which it fails: that gets 503."""
     RELOAD = "FAIL_RELOAD"
+    """The request in which the filter fails gets 503, the next one a new virtual machine."""
+    DEPRECATED_OPEN = "fail_open"
+    """The older field `fail_open: true`: also the request in which the filter fails passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ class Plugin:
     @property
     def fail_open(self) -> bool:
         """Whether requests pass without the filter once it failed."""
-        return self.failure_policy is FailurePolicy.OPEN
+        return self.failure_policy in (FailurePolicy.OPEN, FailurePolicy.DEPRECATED_OPEN)
 
     @property
     def log_prefix(self) -> str:

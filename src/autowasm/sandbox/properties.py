@@ -8,6 +8,7 @@ Source: envoy source/extensions/common/wasm/context.cc `getProperty`, `serialize
 
 import struct
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Final, TypeAlias
 
 from autowasm.sandbox.pairs import pack
@@ -21,6 +22,17 @@ class Uint(int):
 Value: TypeAlias = (
     str | bytes | bool | int | float | Mapping[str, "Value"] | Sequence["Value"] | None
 )
+
+
+class Attributes(dict[str, Value]):
+    """A map whose entries Envoy finds by name and cannot list, such as `request`: it is no value itself."""
+
+
+class Proto(dict[str, Value]):
+    """A protobuf message: its fields, and the bytes that it is as a value."""
+
+    serialized: bytes = b""
+
 
 _U64: Final = 2**64 - 1
 
@@ -61,16 +73,20 @@ def encode(value: Value) -> bytes | None:
             return struct.pack("<Q", value & _U64)
         case float():
             return struct.pack("<d", value)
-        case Mapping():
-            pairs = [
-                (name.encode(errors="surrogateescape"), encode(each))
-                for name, each in value.items()
-            ]
-            return _packed(pairs)
-        case Sequence():
-            return _packed([(encode(each), b"") for each in value])
-        case _:
+    return _encode_composite(value)
+
+
+def _encode_composite(value: Mapping[str, Value] | Sequence[Value] | None) -> bytes | None:
+    match value:
+        case Proto():
+            return value.serialized
+        case Attributes() | None:
             return None
+        case Mapping():
+            return _packed(
+                [(each.encode(errors="surrogateescape"), encode(value[each])) for each in value]
+            )
+    return _packed([(encode(each), b"") for each in value])
 
 
 def _packed(pairs: Sequence[tuple[bytes | None, bytes | None]]) -> bytes | None:
@@ -78,12 +94,12 @@ def _packed(pairs: Sequence[tuple[bytes | None, bytes | None]]) -> bytes | None:
     return pack(known) if len(known) == len(pairs) else None
 
 
-def merged(base: Mapping[str, Value], over: Mapping[str, Value]) -> dict[str, Value]:
+def merged(base: dict[str, Value], over: Mapping[str, Value]) -> dict[str, Value]:
     """`base` with the values of `over` in their places; mappings are merged, all else is replaced."""
-    result = dict(base)
+    result = copy(base)
     for name, value in over.items():
         present = result.get(name)
-        if isinstance(value, Mapping) and isinstance(present, Mapping):
+        if isinstance(value, Mapping) and isinstance(present, dict):
             result[name] = merged(present, value)
         else:
             result[name] = value

@@ -19,7 +19,7 @@ from autowasm.sandbox.engine import Compiled
 from autowasm.sandbox.errors import FailureKind, ModuleFailed, UsageError
 from autowasm.sandbox.host import Environment, Host
 from autowasm.sandbox.logs import Log, LogLine
-from autowasm.sandbox.plugin import Plugin, SandboxLimits
+from autowasm.sandbox.plugin import FailurePolicy, Plugin, SandboxLimits
 from autowasm.sandbox.properties import Value
 from autowasm.sandbox.protocol import LogLevel
 from autowasm.sandbox.state import Metrics, Shared
@@ -133,7 +133,7 @@ class Vm:
         return self.host.metrics
 
     def start(self) -> Started | StartFailure:
-        """Instantiate, start and configure the module. To be called once.
+        """Instantiate, start and configure the module. To be called once; the log goes on after a reload.
 
         Bounded by `limits.start_fuel` and `limits.seconds`. Raises UsageError when called again.
         """
@@ -160,6 +160,12 @@ class Vm:
                 self.log.since(0),
             )
         )
+
+    def reload_if_failed(self) -> None:
+        """Start again with a new virtual machine, if the module failed and the plugin has the policy FAIL_RELOAD."""
+        if self.host.has_failed and self.plugin.failure_policy is FailurePolicy.RELOAD:
+            self._host = self._root = None
+            self.start()
 
     def stop(self) -> None:
         """End the plugin: `proxy_on_done` and `proxy_on_delete` of the root context."""

@@ -5,10 +5,11 @@ source/extensions/common/wasm/context.cc `httpCall`, `grpcCall`, `grpcStream`, `
 `onGrpcCloseWrapper`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
+from autowasm.sandbox import protobuf
 from autowasm.sandbox.callouts import (
     Answer,
     Broken,
@@ -19,6 +20,7 @@ from autowasm.sandbox.callouts import (
     HttpAnswer,
 )
 from autowasm.sandbox.contexts import CallResponse, Context, GrpcStream
+from autowasm.sandbox.errors import FailureKind, ModuleFailed
 from autowasm.sandbox.headers import HeaderMap, MapKind
 from autowasm.sandbox.host import Call, Host, Phase
 from autowasm.sandbox.pairs import unpack
@@ -97,6 +99,7 @@ def _http_answered(host: Host, root: Context, token: int, answer: Answer) -> Non
         return
     headers = HeaderMap(MapKind.RESPONSE_HEADERS, [(b":status", str(answer.status).encode())])
     _fill(headers, answer.headers)
+    headers.assign(b"x-envoy-upstream-service-time", b"%d" % round(answer.delay * 1000))
     trailers = None
     if answer.trailers:
         trailers = HeaderMap(MapKind.RESPONSE_TRAILERS)
@@ -251,9 +254,14 @@ def _grpc_callout(
     names = service.decode(errors="replace"), method.decode(errors="replace")
     callout = Callout(kind, "", unpack(metadata), message, service=names[0], method=names[1])
     callout.cluster = target.decode(errors="replace")
-    cluster = _cluster_of(target)
-    callout.is_parsed = cluster is not None
-    if cluster is not None:
+    fields = protobuf.fields(target)
+    callout.is_parsed = fields is not None
+    if fields is not None:
+        cluster = _cluster_of(fields)
+        if cluster is None:
+            raise ModuleFailed(
+                FailureKind.CRASH, f"its {kind} names no cluster, and Envoy crashes at that"
+            )
         callout.cluster = cluster.decode(errors="replace")
     return callout
 
@@ -264,8 +272,6 @@ def _open(host: Host, root: Context, callout: Callout, kind: int) -> tuple[Resul
     is_known = callout.cluster in host.environment.clusters
     if not callout.is_parsed and not is_known:
         return Result.PARSE_FAILURE, 0
-    if callout.is_parsed and not callout.cluster:
-        return Result.BAD_ARGUMENT, 0
     token = host.next_callout_id(kind)
     if not is_known:
         closed = partial(
@@ -349,60 +355,17 @@ def _closed(host: Host, root: Context, token: int, status: int, message: bytes) 
 # --- GrpcService as protobuf, as far as the cluster's name
 
 
-def _cluster_of(message: bytes) -> bytes | None:
-    """The cluster in a serialised `GrpcService`, empty for one without; None if it is not such a message."""
-    fields = _fields(message)
-    if fields is None:
-        return None
-    cluster = b""
+_ENVOY_GRPC, _GOOGLE_GRPC = 1, 2
+
+
+def _cluster_of(fields: Sequence[tuple[int, int | bytes]]) -> bytes | None:
+    """The cluster in a `GrpcService` (`cluster_name`, `target_uri`); None for one that names no target at all."""
+    cluster = None
     for number, value in fields:
-        if number in (1, 2) and isinstance(
-            value, bytes
-        ):  # envoy_grpc.cluster_name, google_grpc.target_uri
-            inner = _fields(value)
-            if inner is None:
-                return None
-            cluster = next((v for n, v in inner if n == 1 and isinstance(v, bytes)), cluster)
+        if number in (_ENVOY_GRPC, _GOOGLE_GRPC) and isinstance(value, bytes):
+            inner = protobuf.fields(value) or []
+            cluster = next((v for n, v in inner if n == 1 and isinstance(v, bytes)), b"")
     return cluster
-
-
-def _fields(message: bytes) -> list[tuple[int, int | bytes]] | None:
-    """The fields of a protobuf message; None if it is malformed."""
-    found: list[tuple[int, int | bytes]] = []
-    at = 0
-    while at < len(message):
-        tag, at = _varint(message, at)
-        number, kind = tag >> 3, tag & 7
-        if tag < 0 or number == 0:
-            return None
-        size = {1: 8, 5: 4}.get(kind)
-        if kind == 0:
-            value, at = _varint(message, at)
-            if value < 0:
-                return None
-            found.append((number, value))
-            continue
-        if kind == 2:
-            size, at = _varint(message, at)
-        if size is None or size < 0 or at + size > len(message):
-            return None
-        found.append((number, message[at : at + size]))
-        at += size
-    return found
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """The number at `at`, -1 if there is none; and where the next field begins."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(message):
-            return -1, at
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    return -1, at
 
 
 def _ok(is_written: bool) -> Result:

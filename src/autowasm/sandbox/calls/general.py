@@ -5,11 +5,12 @@ Sources: proxy-wasm-cpp-host src/exports.cc; envoy source/extensions/common/wasm
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
-from autowasm.sandbox import properties
+from autowasm.sandbox import properties, protobuf
 from autowasm.sandbox.contexts import Context
+from autowasm.sandbox.errors import FailureKind, ModuleFailed
 from autowasm.sandbox.host import ANY, STARTING, Call, Host, Phase
 from autowasm.sandbox.protocol import LogLevel, MetricType, Result
 from autowasm.text import shown
@@ -218,8 +219,45 @@ def _clear_route_cache(host: Host, _arguments: bytes) -> _Foreign:
     return Result.OK, None
 
 
-def _declare_property(_host: Host, _arguments: bytes) -> _Foreign:
+def _declare_property(host: Host, arguments: bytes) -> _Foreign:
+    fields = protobuf.fields(arguments)
+    if fields is None:
+        return Result.BAD_ARGUMENT, None
+    name = next((value for number, value in fields if number == 1), b"")
+    if not isinstance(name, bytes) or name in host.declared:
+        return Result.BAD_ARGUMENT, None
+    host.ledger.hold(len(name))
+    host.declared.add(name)
     return Result.OK, None
+
+
+def _lacking(name: str) -> Callable[[Host, bytes], _Foreign]:
+    """A function of Envoy that the sandbox does not have, with a protobuf message as its argument."""
+
+    def call(_host: Host, arguments: bytes) -> _Foreign:
+        if protobuf.fields(arguments) is None:
+            return Result.BAD_ARGUMENT, None
+        raise ModuleFailed(
+            FailureKind.UNSUPPORTED,
+            f"it calls the foreign function {name}, which the sandbox does not have",
+        )
+
+    return call
+
+
+def _expression(_host: Host, arguments: bytes) -> _Foreign:
+    """Evaluate an expression, which no module can have made: `expr_create` is not supported."""
+    return (Result.BAD_ARGUMENT if len(arguments) != 4 else Result.NOT_FOUND), None
+
+
+def _delete_expression(_host: Host, arguments: bytes) -> _Foreign:
+    return (Result.BAD_ARGUMENT if len(arguments) != 4 else Result.OK), None
+
+
+def _create_expression(_host: Host, _arguments: bytes) -> _Foreign:
+    raise ModuleFailed(
+        FailureKind.UNSUPPORTED, "it creates a CEL expression, which the sandbox does not have"
+    )
 
 
 _FOREIGN: Final = {
@@ -227,8 +265,13 @@ _FOREIGN: Final = {
     b"uncompress": _uncompress,
     b"clear_route_cache": _clear_route_cache,
     b"declare_property": _declare_property,
+    b"expr_create": _create_expression,
+    b"expr_evaluate": _expression,
+    b"expr_delete": _delete_expression,
+    b"set_envoy_filter_state": _lacking("set_envoy_filter_state"),
+    b"sign": _lacking("sign"),
+    b"verify_signature": _lacking("verify_signature"),
 }
-"""Not here: signatures, expressions (CEL), and the filter state of Envoy's own extensions."""
 
 
 def _ok(is_written: bool) -> Result:
