@@ -8,7 +8,7 @@ differs from run to run (dates, request ids, durations) is masked in both.
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from autowasm.sandbox.callouts import Answering, HttpAnswer
 from autowasm.sandbox.engine import Compiled, make_engine
 from autowasm.sandbox.engine import compile_module as compile_bytes
 from autowasm.sandbox.http import Exchange, exchange
+from autowasm.sandbox.logs import LogLine
 from autowasm.sandbox.message import Message, Request, Response
 from autowasm.sandbox.plugin import FailurePolicy, Plugin, SandboxLimits
 from autowasm.sandbox.protocol import LogLevel
@@ -132,8 +133,10 @@ def _masked_line(line: str) -> str:
     return _DATES.sub("(date)", _IDS.sub("(id)", line))
 
 
-def _text(message: bytes) -> str:
-    return message.decode("utf-8", "surrogateescape")
+def line_of(line: LogLine) -> str:
+    """A line of the sandbox as `log_lines` has those of Envoy."""
+    message = line.message.decode("utf-8", "surrogateescape")
+    return _masked_line(f"{line.level.name.lower()}{line.prefix}: {message}")
 
 
 # --- the sandbox
@@ -176,10 +179,7 @@ def in_sandbox(case: Case, version: str) -> Observed:
     return Observed(
         tuple(each for each in map(_forwarded, exchanges) if each is not None),
         tuple(_answered(each) for each in exchanges),
-        tuple(
-            _masked_line(f"{line.level.name.lower()}{line.prefix}: {_text(line.message)}")
-            for line in vm.log.since(0)
-        ),
+        tuple(line_of(each) for each in vm.log.since(0)),
     )
 
 
@@ -337,13 +337,21 @@ async def in_envoy(version: str, cases: Sequence[Case], directory: Path) -> dict
         for name, response in _callout_servers(cases).items():
             server = await stack.enter_async_context(_Service(response).running())
             clusters[name] = server.host
-        process, used = await _started(version, cases, clusters, directory)
+
+        def bootstrap(used: Sequence[int]) -> str:
+            listeners = [
+                _listener(case, port, directory) for case, port in zip(cases, used, strict=True)
+            ]
+            return json.dumps(bootstrap_of(listeners, clusters))
+
+        process, used = await started(version, len(cases), bootstrap, directory)
         async with process:
             answers: dict[str, list[Passed | None]] = {}
             for case, port in zip(cases, used, strict=True):
                 answers[case.name] = [await _ask(port, each) for each in case.requests]
             await asyncio.sleep(0.3)  # the log callback runs after the answer
-            lines = _log_lines(process.log.read_text(errors="surrogateescape"), cases)
+            log = process.log.read_text(errors="surrogateescape")
+    lines = log_lines(log, [case.name for case in cases])
     return {
         case.name: Observed(
             tuple(services[case.name].got),
@@ -354,25 +362,28 @@ async def in_envoy(version: str, cases: Sequence[Case], directory: Path) -> dict
     }
 
 
-async def _started(
-    version: str, cases: Sequence[Case], clusters: Mapping[str, str], directory: Path
+async def started(
+    version: str, count: int, configuration: Callable[[Sequence[int]], str], directory: Path
 ) -> tuple[Process, list[int]]:
-    """An Envoy that runs, and the ports of its listeners. Others may take a port in between: it is tried again then."""
+    """An Envoy that runs with `count` listeners, and their ports, for which `configuration` writes its bootstrap.
+
+    Others may take a port in between: it is tried again then.
+    """
     program = await asyncio.to_thread(provision.envoy, version)
     bootstrap, log = directory / "envoy.json", directory / "envoy.log"
     command: list[str | Path] = [program, "-c", bootstrap, "--concurrency", "1"]
     command += ["--disable-hot-restart", "--log-level", "info"]
     command += ["--component-log-level", "wasm:trace", "--log-format", "@@%t|%l|%n|%v"]
     for attempt in range(PORT_ATTEMPTS):
-        used = ports.free_ports(len(cases))
-        bootstrap.write_text(json.dumps(_bootstrap(cases, used, clusters, directory)))
+        used = ports.free_ports(count)
+        bootstrap.write_text(configuration(used))
         log.unlink(missing_ok=True)
         process = Process(f"envoy {version}", command, log=log)
 
-        async def up(port: int = used[0]) -> bool:
-            _, writer = await asyncio.open_connection(ports.LOOPBACK, port)
-            writer.close()
-            return True
+        async def up() -> bool:
+            return "starting main dispatch loop" in await asyncio.to_thread(
+                log.read_text, errors="replace"
+            )
 
         try:
             await process.start(ready=up, timeout=_DEADLINE)
@@ -398,7 +409,7 @@ def _callout_servers(cases: Sequence[Case]) -> dict[str, Response]:
 _LINE = re.compile(r"\|wasm log(?P<prefix>( [^ ]+)*?): (?P<text>.*)\Z", re.DOTALL)
 
 
-def _log_lines(text: str, cases: Sequence[Case]) -> dict[str, list[str]]:
+def log_lines(text: str, names: Sequence[str]) -> dict[str, list[str]]:
     """The lines of each filter on the thread that served requests, which configured the filter for itself."""
     entries = []
     for each in text.split("@@"):
@@ -407,10 +418,10 @@ def _log_lines(text: str, cases: Sequence[Case]) -> dict[str, list[str]]:
         if found := _LINE.search(f"|{rest.partition('|')[2]}"):
             entries.append((thread, level, found["prefix"], found["text"]))
     lines: dict[str, list[str]] = {}
-    for case in cases:
-        mine = [each for each in entries if each[2].endswith(f" vm-{case.name}")]
+    for name in names:
+        mine = [each for each in entries if each[2].endswith(f" vm-{name}")]
         main = mine[0][0] if mine else ""
-        lines[case.name] = [
+        lines[name] = [
             _masked_line(f"{level}{prefix}: {message}")
             for thread, level, prefix, message in mine
             if thread != main
@@ -418,13 +429,13 @@ def _log_lines(text: str, cases: Sequence[Case]) -> dict[str, list[str]]:
     return lines
 
 
-def _bootstrap(
-    cases: Sequence[Case], free: Sequence[int], clusters: Mapping[str, str], directory: Path
+def bootstrap_of(
+    listeners: Sequence[Mapping[str, Any]], clusters: Mapping[str, str]
 ) -> dict[str, Any]:
-    listeners = [_listener(case, port, directory) for case, port in zip(cases, free, strict=False)]
+    """Envoy's bootstrap with these listeners, and clusters by name and `address:port`."""
     return {
         "node": _NODE,
-        "admin": {"address": _address(f"{ports.LOOPBACK}:0")},
+        "admin": {"address": address_of(f"{ports.LOOPBACK}:0")},
         "static_resources": {
             "listeners": listeners,
             "clusters": [_cluster(name, host) for name, host in clusters.items()],
@@ -432,29 +443,31 @@ def _bootstrap(
     }
 
 
-def _listener(case: Case, port: int, directory: Path) -> dict[str, Any]:
+def plugin_of(plugin: Plugin, module: Path) -> dict[str, Any]:
+    """The `PluginConfig` of a plugin whose module is in a local file."""
     vm: dict[str, Any] = {
-        "vm_id": f"vm-{case.name}",
+        "vm_id": plugin.vm_id,
         "runtime": "envoy.wasm.runtime.v8",
-        "code": {"local": {"filename": str(directory / f"{case.name}.wasm")}},
+        "code": {"local": {"filename": str(module)}},
     }
-    if case.vm_configuration:
-        vm["configuration"] = _string(case.vm_configuration)
-    if case.environment:
-        vm["environment_variables"] = {"key_values": dict(case.environment)}
-    plugin: dict[str, Any] = {
-        "name": case.name,
-        "root_id": case.root_id,
-        "vm_config": vm,
-    }
-    if case.failure_policy is FailurePolicy.DEPRECATED_OPEN:
-        plugin["fail_open"] = True
+    if plugin.vm_configuration:
+        vm["configuration"] = _string(plugin.vm_configuration)
+    if plugin.environment:
+        vm["environment_variables"] = {"key_values": dict(plugin.environment)}
+    found: dict[str, Any] = {"name": plugin.name, "root_id": plugin.root_id, "vm_config": vm}
+    if plugin.failure_policy is FailurePolicy.DEPRECATED_OPEN:
+        found["fail_open"] = True
     else:
-        plugin["failure_policy"] = case.failure_policy.value
-    if case.configuration:
-        plugin["configuration"] = _string(case.configuration)
-    if case.allow_on_headers_stop_iteration:
-        plugin["allow_on_headers_stop_iteration"] = True
+        found["failure_policy"] = plugin.failure_policy.value
+    if plugin.configuration:
+        found["configuration"] = _string(plugin.configuration)
+    if plugin.allow_on_headers_stop_iteration:
+        found["allow_on_headers_stop_iteration"] = True
+    return found
+
+
+def _listener(case: Case, port: int, directory: Path) -> dict[str, Any]:
+    plugin = plugin_of(case.plugin, directory / f"{case.name}.wasm")
     route = {
         "match": {"prefix": "/"},
         "route": {"cluster": f"{attributes.CLUSTER}-{case.name}"},
@@ -477,7 +490,7 @@ def _listener(case: Case, port: int, directory: Path) -> dict[str, Any]:
     }
     return {
         "name": case.name,
-        "address": _address(f"{ports.LOOPBACK}:{port}"),
+        "address": address_of(f"{ports.LOOPBACK}:{port}"),
         "per_connection_buffer_limit_bytes": case.body_limit,
         "filter_chains": [
             {
@@ -492,8 +505,8 @@ def _listener(case: Case, port: int, directory: Path) -> dict[str, Any]:
     }
 
 
-def _string(value: str) -> dict[str, str]:
-    return {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": value}
+def _string(value: bytes) -> dict[str, str]:
+    return {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": value.decode()}
 
 
 def _cluster(name: str, host: str) -> dict[str, Any]:
@@ -503,7 +516,7 @@ def _cluster(name: str, host: str) -> dict[str, Any]:
         "connect_timeout": "1s",
         "load_assignment": {
             "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(host)}}]}],
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address_of(host)}}]}],
         },
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
@@ -514,6 +527,7 @@ def _cluster(name: str, host: str) -> dict[str, Any]:
     }
 
 
-def _address(host: str) -> dict[str, Any]:
+def address_of(host: str) -> dict[str, Any]:
+    """`address:port` as Envoy has it."""
     address, _, port = host.rpartition(":")
     return {"socket_address": {"address": address, "port_value": int(port)}}

@@ -69,12 +69,17 @@ def of_http(facts: HttpFacts) -> dict[str, Value]:
     return found
 
 
-def of_tcp(state: Mapping[bytes, bytes]) -> dict[str, Value]:
-    """The attributes of a TCP connection."""
+def of_tcp(state: Mapping[bytes, bytes], *, is_connected: bool) -> dict[str, Value]:
+    """The attributes of a TCP connection. `is_connected`: Envoy is connected to the service."""
     found = _of_connection(state)
-    found["upstream"] = Attributes(request_attempt_count=Uint(0))
-    found["xds"] = Attributes(filter_chain_name="", listener_direction=0)
-    return found
+    found["request"] = found["response"] = Attributes()
+    upstream = Attributes(request_attempt_count=Uint(is_connected), transport_failure_reason="")
+    chain = Attributes(filter_chain_name="", listener_direction=0)
+    if is_connected:
+        upstream |= {"address": _address(SERVICE), "port": SERVICE[1], "locality": Proto()}
+        chain["cluster_name"] = CLUSTER
+        found["upstream_filter_state"] = Attributes()
+    return found | {"upstream": upstream, "xds": chain}
 
 
 def _of_connection(state: Mapping[bytes, bytes]) -> dict[str, Value]:

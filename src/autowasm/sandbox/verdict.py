@@ -14,6 +14,8 @@ import msgspec
 from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
 from autowasm.sandbox.engine import Compiled
 from autowasm.sandbox.errors import FailureKind, SandboxError
+from autowasm.sandbox.http import exchange
+from autowasm.sandbox.message import Request, Response
 from autowasm.sandbox.plugin import ENVOY_MEMORY_BYTES, Plugin, SandboxLimits
 from autowasm.sandbox.vm import Started, StartFailure, Vm
 
@@ -25,7 +27,7 @@ class Outcome(StrEnum):
 
     STARTS = "Starts"
     REFUSED = "Refused"
-    """Every sidecar would answer 503, or pass requests without the filter if it fails open."""
+    """Every sidecar would answer 503, or pass requests without the filter if it fails open; or it would crash."""
     DOUBTFUL = "Doubtful"
     """It may work in Envoy or not."""
 
@@ -35,6 +37,8 @@ class Doubt(StrEnum):
 
     REQUEST_FAILED = "request failed"
     """The module starts, and fails on a request."""
+    REQUEST_HELD = "request held"
+    """The module starts, and holds a request for good."""
     CALLOUT = "callout"
     """The module called a cluster, and what it does depends on the answer."""
     ENVIRONMENT = "environment"
@@ -84,7 +88,7 @@ def judge(
     limits: SandboxLimits = _LIMITS,
     envoy: EnvoyVersion = OLDEST_ENVOY,
     extra_imports: frozenset[str] = frozenset(),
-    smoke_request: bool = True,  # noqa: ARG001  # with the driver of HTTP streams
+    smoke_request: bool = True,
 ) -> Verdict:
     """Start the module with the plugin's configuration, and with `smoke_request` let one request pass through it.
 
@@ -98,13 +102,59 @@ def judge(
     first = vm(limits)
     started = first.start()
     if isinstance(started, Started):
-        return Verdict(Outcome.STARTS, asked=started.doubts, fuel=started.fuel)
+        return _of_started(first, started, smoke_request=smoke_request)
     verdict = _of_failure(started)
     if verdict.outcome is Outcome.REFUSED and limits.memory_bytes < ENVOY_MEMORY_BYTES:
         again = vm(replace(limits, memory_bytes=ENVOY_MEMORY_BYTES)).start()
         if not _is_same(verdict, again):  # it may have lacked memory
             return replace(verdict, outcome=Outcome.DOUBTFUL, doubt=Doubt.LIMIT)
     return verdict
+
+
+def _of_started(vm: Vm, started: Started, *, smoke_request: bool) -> Verdict:
+    verdict = Verdict(Outcome.STARTS, asked=started.doubts, fuel=started.fuel)
+    if not smoke_request:
+        return verdict
+    found = exchange(vm, _REQUEST, _RESPONSE, idle_seconds=_IDLE_SECONDS)
+    asked = tuple(dict.fromkeys((*started.doubts, *found.doubts)))
+    verdict = replace(verdict, asked=asked, fuel=started.fuel + found.fuel)
+    failure = found.failure
+    if failure is not None:
+        doubt = _DOUBTS.get(failure.kind, Doubt.REQUEST_FAILED)
+        return replace(
+            verdict,
+            outcome=Outcome.DOUBTFUL,
+            message=f"the first request: {failure.message}",
+            doubt=doubt,
+            phase=REQUEST,
+            kind=failure.kind,
+            frames=failure.frames,
+            log=vm.log.last(),
+        )
+    clusters = [each for each in asked if each.startswith(_CLUSTER)]
+    if clusters:
+        message = f"what it does depends on the answer of {', '.join(clusters[:5])}"
+        return replace(verdict, outcome=Outcome.DOUBTFUL, message=message, doubt=Doubt.CALLOUT)
+    if found.has_timed_out:
+        message = f"it held the first request for {_IDLE_SECONDS:g} seconds and did not resume it"
+        return replace(verdict, outcome=Outcome.DOUBTFUL, message=message, doubt=Doubt.REQUEST_HELD)
+    return verdict
+
+
+_CLUSTER: Final = "the cluster "
+REQUEST: Final = "request"
+"""The phase of a verdict on a module that starts and fails in the first request."""
+_IDLE_SECONDS: Final = 60.0
+_REQUEST: Final = Request(
+    "GET", "/", "example.com", headers=(("user-agent", "sandbox"), ("accept", "*/*"))
+)
+_RESPONSE: Final = Response(
+    200, (("content-type", "text/plain"), ("content-length", "3")), (b"ok\n",)
+)
+_DOUBTS: Final = {
+    FailureKind.LIMIT: Doubt.LIMIT,
+    FailureKind.UNSUPPORTED: Doubt.UNSUPPORTED,
+}
 
 
 def _is_same(verdict: Verdict, again: Started | StartFailure) -> bool:
@@ -129,12 +179,10 @@ def _of_failure(failure: StartFailure) -> Verdict:
         asked=failure.doubts,
         fuel=failure.fuel,
     )
-    if failure.kind is FailureKind.LIMIT:
-        return replace(verdict, outcome=Outcome.DOUBTFUL, doubt=Doubt.LIMIT)
-    if failure.kind is FailureKind.UNSUPPORTED:
-        return replace(verdict, outcome=Outcome.DOUBTFUL, doubt=Doubt.UNSUPPORTED)
+    if failure.kind in _DOUBTS:
+        return replace(verdict, outcome=Outcome.DOUBTFUL, doubt=_DOUBTS[failure.kind])
     if failure.doubts:
-        asked_cluster = any(each.startswith("the cluster ") for each in failure.doubts)
+        asked_cluster = any(each.startswith(_CLUSTER) for each in failure.doubts)
         return replace(
             verdict,
             outcome=Outcome.DOUBTFUL,

@@ -118,7 +118,7 @@ def _fill(headers: HeaderMap, given: Headers) -> None:
 def _recorded(host: Host, callout: Callout) -> None:
     host.ledger.hold(len(callout.body) + sum(len(n) + len(v) for n, v in callout.headers))
     host.callouts.append(callout)
-    host.doubts[f"the cluster {shown(callout.cluster)}"] = None
+    host.doubts[f'the cluster "{shown(callout.cluster)}"'] = None
 
 
 # --- gRPC

@@ -177,7 +177,7 @@ def call_foreign_function(
     if name is None or arguments is None:
         return Result.INVALID_MEMORY_ACCESS
     if name not in _FOREIGN:
-        host.doubts[f"the foreign function {shown(name)}"] = None
+        host.doubts[f'the foreign function "{shown(name)}"'] = None
         return Result.NOT_FOUND
     status, answer = _FOREIGN[name](host, arguments)
     address = 0

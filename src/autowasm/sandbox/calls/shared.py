@@ -20,7 +20,7 @@ def get_data(
         return Result.INVALID_MEMORY_ACCESS
     found = host.environment.shared.get(host.plugin.vm_id, key)
     if found is None:
-        host.doubts[f"the shared data {shown(key)}"] = None
+        host.doubts[f'the shared data "{shown(key)}"'] = None
         return Result.NOT_FOUND
     value, cas = found
     result = host.give(value, address_at, size_at)
@@ -61,7 +61,7 @@ def resolve_queue(
         return Result.INVALID_MEMORY_ACCESS
     token = host.environment.shared.resolve(vm_id or host.plugin.vm_id.encode(), name)
     if token is None:
-        host.doubts[f"the queue {shown(name)}"] = None
+        host.doubts[f'the queue "{shown(name)}"'] = None
         return Result.NOT_FOUND
     return _ok(host.write_number(token_at, token))
 
