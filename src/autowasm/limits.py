@@ -314,6 +314,49 @@ class KubeLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class PreflightLimits:
+    """Bounds on the child processes that compile and run modules before they are published. Seconds, bytes, counts."""
+
+    total: int = 2
+    """Children at a time, in all; each namespace has one at most."""
+    queued: int = 10_000
+    """Requests that wait for a child: enough for a cluster with 10 000 AutoWasms."""
+    run_seconds: float = 2.0
+    """Wall time of a run. Real filters take milliseconds; fuel ends an endless loop after about 0.4 s."""
+    run_fuel: int = 200_000_000
+    """Instructions of the start and, again, of the first request. Real filters use up to 4 million to start."""
+    compile_seconds: float = 45.0
+    """Wall time of a compilation. A module of 3 MB takes 2 s of one core, so one of the largest size 25 s."""
+    run_memory: int = 256 * MIB
+    """Resident memory of a child that runs a module. Real filters use up to 64 MiB, and the interpreter 30."""
+    compile_memory: int = 768 * MIB
+    """Resident memory of a child that compiles. A module of 3 MB takes 150 MiB."""
+    address_memory: int = 1536 * MIB
+    """Writable memory that a child may allocate, whether it uses it or not: the 1 GiB that Envoy gives a module, and the rest of the
+    child. If less were given, a module that reserves much would fail here and not in Envoy."""
+    code_bytes: int = 160 * MIB
+    """Compiled code of one module; it is 2.3 times as large as the module, up to 5 times for some."""
+    request_bytes: int = 8 * MIB
+    """A configuration of 1 MiB, quoted."""
+    log_bytes: int = 32 * 1024
+    """Log lines of the module that a verdict keeps, the last ones."""
+    log_line_bytes: int = 4 * 1024
+    answer_bytes: int = 512 * 1024
+    """A verdict with its log lines, quoted."""
+    start_seconds: float = 10.0
+    """Until the fork server has imported everything, which takes 0.3 s of one core."""
+    grace_seconds: float = 5.0
+    """After the deadline of a child, until the fork server must have reported its end. It is restarted otherwise."""
+    restart_base: float = 0.2
+    restart_maximum: float = 60.0
+    """Delays before the fork server is started again, by the number of failures in a row."""
+    verdicts: int = 2_000
+    """Verdicts that are kept in memory."""
+    verdict_bytes: int = 4 * MIB
+    """The same in bytes of their JSON."""
+
+
+@dataclass(frozen=True, slots=True)
 class DownloadLogLimits:
     """Bounds on the download log. An address takes about 150 bytes."""
 

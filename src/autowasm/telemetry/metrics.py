@@ -193,6 +193,7 @@ class Metrics:
             "1 while this replica holds the Lease, or runs without leader election.",
             registry=r,
         )
+        self._make_preflight(r)
         build = Info("autowasm_build", "Versions of wasmer and Python.", registry=r)
         build.info({"version": _VERSION, "python": platform.python_version()})
         self._begin_at_zero()
@@ -215,6 +216,48 @@ class Metrics:
             registry=r,
         )
 
+    def _make_preflight(self, r: CollectorRegistry) -> None:
+        self.preflight_judgements = Counter(
+            "autowasm_preflight_judgements_total",
+            "Modules that were run with their configuration before they are published, by outcome: starts, refused, doubtful, "
+            "unknown (no verdict). Verdicts that are remembered do not count.",
+            ["outcome"],
+            registry=r,
+        )
+        self.preflight_failures = Counter(
+            "autowasm_preflight_failures_total",
+            "Pre-flights without a verdict, by reason. It is not the module's fault: the child process crashed, exceeded a limit "
+            "or could not be started.",
+            ["reason"],
+            registry=r,
+        )
+        self.preflight_seconds = Histogram(
+            "autowasm_preflight_duration_seconds",
+            "Duration of a child process of the pre-flight, by work: compile, run.",
+            ["work"],
+            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+            registry=r,
+        )
+        self.preflight_children = Gauge(
+            "autowasm_preflight_running", "Pre-flights that run.", registry=r
+        )
+        self.preflight_waiting = Gauge(
+            "autowasm_preflight_waiting", "Pre-flights that wait for a child process.", registry=r
+        )
+        self.preflight_restarts = Counter(
+            "autowasm_preflight_server_restarts_total",
+            "Starts of the fork server after it ended unexpectedly. It starts the child processes of the pre-flight.",
+            registry=r,
+        )
+        self.preflight_code_bytes = Gauge(
+            "autowasm_preflight_code_bytes", "Bytes of compiled modules on disk.", registry=r
+        )
+        self.preflight_code_damaged = Counter(
+            "autowasm_preflight_code_damaged_total",
+            "Compiled modules on disk whose bytes had changed. They are compiled again.",
+            registry=r,
+        )
+
     def _begin_at_zero(self) -> None:
         """Create the series of alerts at 0: a series that begins at 1 shows no increase."""
         for kind in ("disk", "peer", "origin", "held", "unknown", "failed"):
@@ -225,6 +268,8 @@ class Metrics:
             self.storage_refusals.labels(reason)
         for work in ("resend", "proof_of_load", "pod_counts", "poll"):
             self.unexpected_errors.labels(work)
+        for outcome in ("starts", "refused", "doubtful", "unknown"):
+            self.preflight_judgements.labels(outcome)
 
     def reflector(self, name: str) -> "ReflectorMetrics":
         """Implements `kube.reflector.ReflectorMetrics` for one resource."""

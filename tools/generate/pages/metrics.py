@@ -32,6 +32,7 @@ _SECTIONS = {
         "blob_requests",
     ),
     "Storing modules": ("blob", "storage"),
+    "Running modules before they are published": ("preflight",),
     "AutoWasms": (
         "autowasms",
         "not_synced",
