@@ -1,0 +1,93 @@
+"""Slots: how many children run at once, one for a namespace and two in all, fair over namespaces.
+
+Invariants: no limit is ever exceeded; namespaces that wait take turns, so a namespace with a hundred requests delays
+another's by at most one.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from prometheus_client import Gauge
+
+from autowasm.limits import PreflightLimits
+from autowasm.preflight.unknown import NoVerdict, Reason
+
+
+class Slots:
+    """Grants slots. Use it on one event loop only. `running` and `waiting` are set to the numbers of callers."""
+
+    def __init__(self, limits: PreflightLimits, *, running: Gauge, waiting: Gauge) -> None:
+        self._limits = limits
+        self._running_gauge = running
+        self._waiting_gauge = waiting
+        self._running: set[str] = set()
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._waiting_count = 0
+
+    @asynccontextmanager
+    async def place(self, namespace: str) -> AsyncIterator[None]:
+        """Wait for a slot and hold it. Raises NoVerdict if too many wait already."""
+        await self._enter(namespace)
+        try:
+            yield
+        finally:
+            self._running.discard(namespace)
+            self._grant()
+
+    async def _enter(self, namespace: str) -> None:
+        if self._fits(namespace) and namespace not in self._waiting:
+            self._running.add(namespace)
+            self._show()
+            return
+        if self._waiting_count >= self._limits.queued:
+            raise NoVerdict(
+                Reason.TOO_MANY_REQUESTS, f"{self._waiting_count} modules wait for their pre-flight"
+            )
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(namespace, deque()).append(granted)
+        self._waiting_count += 1
+        self._show()
+        try:
+            await granted
+        except asyncio.CancelledError:
+            if granted.cancelled():
+                self._forget(namespace, granted)
+            else:  # granted in the same moment
+                self._running.discard(namespace)
+                self._grant()
+            raise
+
+    def _fits(self, namespace: str) -> bool:
+        return len(self._running) < self._limits.total and namespace not in self._running
+
+    def _forget(self, namespace: str, granted: asyncio.Future[None]) -> None:
+        line = self._waiting.get(namespace)
+        if line is None or granted not in line:
+            return
+        line.remove(granted)
+        self._waiting_count -= 1
+        if not line:
+            del self._waiting[namespace]
+        self._show()
+
+    def _grant(self) -> None:
+        for namespace in list(self._waiting):
+            if not self._fits(namespace):
+                continue
+            line = self._waiting.pop(namespace)
+            while line:
+                granted = line.popleft()
+                self._waiting_count -= 1
+                if not granted.done():  # else cancelled; its caller has not run since
+                    self._running.add(namespace)
+                    granted.set_result(None)
+                    break
+            if line:
+                self._waiting[namespace] = line  # now last
+        self._show()
+
+    def _show(self) -> None:
+        self._running_gauge.set(len(self._running))
+        self._waiting_gauge.set(self._waiting_count)
