@@ -1,0 +1,256 @@
+"""Preflight: the verdict on a module with its configuration, from a child process.
+
+Invariants: code of a module runs only in a child that `isolation.py` restricted; a child that dies, hangs or cannot be
+started gives `Unknown`, never a refusal; one child runs for a namespace and two in all; equal requests share one run; the
+same module and request get the same verdict from memory.
+"""
+
+import asyncio
+import functools
+import hashlib
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from autowasm.artifacts.singleflight import SingleFlight
+from autowasm.blobs.blob import Blob
+from autowasm.blobs.files import DamagedBlob, finish, open_verified
+from autowasm.blobs.reading import KeyedLock
+from autowasm.digest import Sha256Hex
+from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
+from autowasm.limits import PreflightLimits
+from autowasm.net.pools import Pools
+from autowasm.preflight import wire
+from autowasm.preflight.cache import CodeCache
+from autowasm.preflight.isolation import Enforced
+from autowasm.preflight.processes import ForkServer, Result
+from autowasm.preflight.request import COMPILE, RUN, Answer, Request
+from autowasm.preflight.slots import Slots
+from autowasm.preflight.unknown import NoVerdict, Reason, Unknown
+from autowasm.preflight.verdicts import VerdictKey, Verdicts
+from autowasm.preflight.wire import Ended
+from autowasm.sandbox.engine import ENGINE_VERSION
+from autowasm.sandbox.plugin import Plugin, SandboxLimits
+from autowasm.sandbox.verdict import Verdict
+from autowasm.telemetry.metrics import Metrics
+from autowasm.text import shown
+from autowasm.units import format_size
+
+_MESSAGE: Final = 300
+"""Characters of what a child wrote, in the message of an Unknown."""
+_DOING: Final = {COMPILE: "compiled", RUN: "ran"}
+
+_log = structlog.get_logger(__name__)
+
+
+class Preflight:
+    """Judges modules. `run` must run meanwhile; `tasks` owns the runs."""
+
+    def __init__(
+        self,
+        *,
+        server: ForkServer,
+        cache: CodeCache,
+        limits: PreflightLimits,
+        pools: Pools,
+        metrics: Metrics,
+        tasks: asyncio.TaskGroup,
+        envoy: EnvoyVersion = OLDEST_ENVOY,
+        extra_imports: frozenset[str] = frozenset(),
+    ) -> None:
+        """`envoy` is the oldest release among the sidecars, `extra_imports` are what else it offers (`--allow-import`)."""
+        self._server = server
+        self._cache = cache
+        self._limits = limits
+        self._pools = pools
+        self._envoy = envoy
+        self._extra_imports = extra_imports
+        self._metrics = metrics
+        self._flights = SingleFlight(tasks)
+        self._slots = Slots(
+            limits, running=metrics.preflight_children, waiting=metrics.preflight_waiting
+        )
+        self._locks = KeyedLock()
+        self._verdicts = Verdicts(limits)
+        self._sandbox = SandboxLimits(
+            start_fuel=limits.run_fuel,
+            exchange_fuel=limits.run_fuel,
+            log_bytes=limits.log_bytes,
+            log_line_bytes=limits.log_line_bytes,
+        )
+        self.enforced: Enforced | None = None
+        """The isolation of the last child; None before the first."""
+
+    async def run(self) -> None:
+        """Keep the fork server running until cancelled."""
+        await self._server.run()
+
+    async def judge(
+        self, *, namespace: str, module: Path, sha256: Sha256Hex, plugin: Plugin
+    ) -> Verdict | Unknown:
+        """The verdict on the module in the file `module` with the configuration `plugin`, for an object of `namespace`.
+
+        `module` is read only if the code of `sha256` is not cached. Waits for a slot without a deadline of its own.
+        """
+        request = Request(plugin, self._sandbox, self._envoy, self._extra_imports).to_json()
+        key = VerdictKey(sha256, hashlib.sha256(request).digest(), ENGINE_VERSION)
+        known = self._verdicts.get(key)
+        if known is not None:
+            return known
+        work = functools.partial(self._judge, key, module, request)
+        try:
+            return await self._flights.join(key, work, place=lambda: self._slots.place(namespace))
+        except NoVerdict as error:
+            return error.unknown
+
+    async def _judge(self, key: VerdictKey, module: Path, request: bytes) -> Verdict:
+        try:
+            self._require_small(request)
+            verdict = await self._compile_and_run(key.sha256, module, request)
+        except NoVerdict as error:
+            self._metrics.preflight_failures.labels(error.unknown.reason).inc()
+            self._metrics.preflight_judgements.labels("unknown").inc()
+            if error.unknown.reason is Reason.CANNOT_COMPILE:
+                self._verdicts.put(key, error.unknown, size=len(error.unknown.message))
+            raise
+        self._metrics.preflight_judgements.labels(verdict.outcome.value.lower()).inc()
+        self._verdicts.put(key, verdict, size=len(verdict.to_json()))
+        return verdict
+
+    def _require_small(self, request: bytes) -> None:
+        most = self._limits.request_bytes
+        if len(request) > most:
+            raise NoVerdict(
+                Reason.TOO_LARGE, f"the configuration takes {len(request)} bytes, more than {most}"
+            )
+
+    async def _compile_and_run(self, sha256: Sha256Hex, module: Path, request: bytes) -> Verdict:
+        try:
+            return await self._run(await self._code(sha256, module), request)
+        except NoVerdict as error:
+            if error.unknown.reason is not Reason.CANNOT_LOAD:
+                raise
+        # A volume that was moved to another node: its processor may lack what the code uses.
+        await self._cache.remove(sha256)
+        return await self._run(await self._code(sha256, module), request)
+
+    async def _code(self, sha256: Sha256Hex, module: Path) -> Blob:
+        """The compiled module, which is compiled if it is not cached."""
+        try:
+            async with self._locks.of(sha256):
+                code = await self._cache.get(sha256)
+                return code if code is not None else await self._compile(sha256, module)
+        except OSError as error:
+            raise NoVerdict(
+                Reason.STORAGE_UNAVAILABLE, f"the directory of compiled modules: {error.strerror}"
+            ) from error
+
+    async def _compile(self, sha256: Sha256Hex, module: Path) -> Blob:
+        source = await self._open_module(sha256, module)
+        staged = await self._cache.stage()
+        try:
+            answer = await self._execute(
+                COMPILE,
+                (source.fd, staged.fd),
+                seconds=self._limits.compile_seconds,
+                resident=self._limits.compile_memory,
+                file=self._limits.code_bytes,
+            )
+            if answer.compiled is None:
+                raise NoVerdict(
+                    Reason.INVALID_ANSWER, "the child that compiled answered something else"
+                )
+            return await self._cache.commit(sha256, staged)
+        finally:
+            os.close(staged.fd)
+            await self._cache.discard(staged)
+
+    async def _open_module(self, sha256: Sha256Hex, module: Path) -> Blob:
+        job = functools.partial(open_verified, module, sha256, known=None)
+        try:
+            fd, signature = await finish(
+                self._pools.disk, job, abandoned=lambda opened: self._pools.closer.submit(opened[0])
+            )
+        except (DamagedBlob, OSError) as error:
+            raise NoVerdict(
+                Reason.MODULE_UNAVAILABLE, f"the stored module cannot be read: {error}"
+            ) from error
+        return Blob.adopt(sha256, fd, signature, closer=self._pools.closer)
+
+    async def _run(self, code: Blob, request: bytes) -> Verdict:
+        answer = await self._execute(
+            RUN,
+            (code.fd,),
+            request=request,
+            seconds=self._limits.run_seconds,
+            resident=self._limits.run_memory,
+        )
+        if answer.verdict is None:
+            raise NoVerdict(Reason.INVALID_ANSWER, "the child that ran the module gave no verdict")
+        return answer.verdict
+
+    async def _execute(
+        self,
+        work: str,
+        descriptors: tuple[int, ...],
+        *,
+        request: bytes | None = None,
+        seconds: float,
+        resident: int,
+        file: int = 0,
+    ) -> Answer:
+        began = time.monotonic()
+        result = await self._server.execute(
+            work, descriptors, request=request, seconds=seconds, resident=resident, file=file
+        )
+        self._metrics.preflight_seconds.labels(work).observe(time.monotonic() - began)
+        answer = answer_of(
+            result, child=f"the child that {_DOING[work]} the module", seconds=seconds
+        )
+        if self.enforced is None and answer.enforced is not None:
+            self.enforced = answer.enforced
+            _log.info("modules run isolated", landlock=answer.enforced.landlock)
+        return answer
+
+
+def answer_of(result: Result, *, child: str, seconds: float) -> Answer:
+    """What `child` answered. Raises NoVerdict unless it ended in order, with an answer that is not a problem."""
+    ended = result.ended
+    if ended.cause or ended.status:
+        raise _failure(ended, child=child, seconds=seconds)
+    if result.answer is None:
+        raise NoVerdict(Reason.INVALID_ANSWER, f"{child} gave no answer")
+    try:
+        answer = Answer.from_json(result.answer)
+    except ValueError as error:
+        raise NoVerdict(Reason.INVALID_ANSWER, f"{child} gave an invalid answer") from error
+    if answer.problem is not None:
+        message = shown(answer.problem.message, most=_MESSAGE)
+        raise NoVerdict(answer.problem.reason, f"{child}: {message}")
+    return answer
+
+
+def _failure(ended: Ended, *, child: str, seconds: float) -> NoVerdict:
+    match ended.cause:
+        case wire.DEADLINE:
+            text = f"{child} was killed after {seconds:g} s"
+            return NoVerdict(Reason.DEADLINE_EXCEEDED, text)
+        case wire.MEMORY:
+            text = f"{child} was killed at {format_size(ended.memory)} of memory"
+            return NoVerdict(Reason.OUT_OF_MEMORY, text)
+        case wire.NOT_FORKED:
+            return NoVerdict(Reason.NOT_STARTED, f"{child} could not be forked: {ended.stderr}")
+    if not os.WIFSIGNALED(ended.status):
+        end = f"ended with status {os.waitstatus_to_exitcode(ended.status)}"
+    elif os.WTERMSIG(ended.status) == signal.SIGXCPU:
+        return NoVerdict(
+            Reason.DEADLINE_EXCEEDED, f"{child} used more than {seconds:g} s of processor time"
+        )
+    else:
+        end = f"was killed by {signal.Signals(os.WTERMSIG(ended.status)).name}"
+    said = f": {shown(ended.stderr.strip(), most=_MESSAGE)}" if ended.stderr.strip() else ""
+    return NoVerdict(Reason.CRASHED, f"{child} {end}{said}")

@@ -1,0 +1,22 @@
+"""A fork server that compiles honestly, and whose children that run a module do what the configuration names (`children.py`).
+
+`python -m tests.fakes.lyingchildren`. It stands for modules that took over their child.
+"""
+
+from collections.abc import Sequence
+
+from autowasm.limits import PreflightLimits
+from autowasm.preflight import child, forkserver, isolation, wire
+from autowasm.preflight.request import COMPILE, RUN, Request
+from tests.fakes import children
+
+
+def _lie(channel: int, descriptors: Sequence[int], limits: isolation.Rlimits) -> None:
+    isolation.isolate(limits)
+    request = wire.read_frame(channel, most=PreflightLimits().request_bytes)
+    name = Request.from_json(request).plugin.configuration or b""
+    getattr(children, name.decode())(channel, descriptors)
+
+
+if __name__ == "__main__":
+    forkserver.run({COMPILE: child.prepare()[COMPILE], RUN: _lie})
