@@ -157,6 +157,15 @@ async def test_a_fork_server_that_cannot_start_is_reported_in_time(metrics: Metr
         assert metrics.preflight_restarts._value.get() >= 1
 
 
+async def test_while_the_fork_server_cannot_start_nobody_waits_for_it(metrics: Metrics) -> None:
+    limits = PreflightLimits(start_seconds=1000.0, restart_base=1000.0)  # virtually for ever
+    async with forkserver.running(limits, metrics, module="tests.fakes.clocks") as server:
+        for _ in range(3):
+            with pytest.raises(NoVerdict) as caught:
+                await ask(server, "echo")
+            assert caught.value.unknown.reason is Reason.NOT_STARTED
+
+
 async def test_the_end_of_wasmer_is_the_end_of_all(metrics: Metrics) -> None:
     server = ForkServer(LIMITS, metrics=metrics, module=forkserver.CHILDREN)
     owner = asyncio.create_task(server.run())
@@ -202,3 +211,43 @@ async def test_a_wasmer_that_is_killed_leaves_no_process() -> None:
     process.kill()
     await process.wait()
     await until(lambda: not alive(server) and not alive(child))
+
+
+_SUBREAPER = """
+import asyncio, ctypes, os, signal
+from autowasm.limits import PreflightLimits
+from autowasm.preflight.processes import ForkServer
+from autowasm.telemetry.metrics import Metrics
+from tests.fakes.forkserver import children_of, until
+
+async def main():
+    assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER: as PID 1 of a container
+    server = ForkServer(PreflightLimits(), metrics=Metrics(), module="tests.fakes.children")
+    owner = asyncio.create_task(server.run())
+    asking = asyncio.create_task(
+        server.execute("misbehave", (), request=b"wait_forever", seconds=60, resident=1 << 28)
+    )
+    await until(lambda: server.pid and children_of(server.pid))
+    first = server.pid
+    os.kill(first, signal.SIGKILL)
+    await asyncio.gather(asking, return_exceptions=True)
+    await until(lambda: server.pid not in {None, first})
+    print(children_of(os.getpid()) == {server.pid})
+    owner.cancel()
+    await asyncio.gather(owner, return_exceptions=True)
+    print(children_of(os.getpid()) == set())
+
+asyncio.run(main())
+"""
+
+
+async def test_a_wasmer_that_is_init_leaves_no_zombie() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        _SUBREAPER,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    output, _ = await process.communicate()
+    assert output.split()[-2:] == [b"True", b"True"]

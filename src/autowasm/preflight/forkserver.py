@@ -194,9 +194,12 @@ class Server:
 
 
 def _resident(pid: int) -> int:
-    """Bytes. A process that has ended and is not reaped yet has none."""
-    with open(f"/proc/{pid}/statm", "rb") as file:  # noqa: PTH123 - every 10 ms
-        return int(file.read().split()[1]) * _PAGE
+    """Bytes. 0 for a process that has ended and is not reaped yet, and where /proc hides it: its rlimits are in force."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:  # noqa: PTH123 - every 10 ms
+            return int(file.read().split()[1]) * _PAGE
+    except OSError:
+        return 0
 
 
 def _has_data(fd: int) -> bool:

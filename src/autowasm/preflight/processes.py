@@ -25,6 +25,9 @@ from autowasm.preflight.wire import Ended, Job, Kill, Message, Ready, Started
 from autowasm.telemetry.metrics import Metrics
 
 _STDERR_BYTES: Final = 4096
+_REAP_TRIES: Final = 100
+_REAP_PAUSE: Final = 0.02
+"""Seconds. A killed process frees its memory first, which takes milliseconds."""
 _INHERITED: Final = ("LD_LIBRARY_PATH", "PYTHONHOME")
 """What the interpreter itself may need to start."""
 
@@ -88,14 +91,28 @@ class _Life:
                 raise ValueError(f"not a message of the fork server: {other!r:.200}")
 
     def abandon(self) -> None:
-        """Fail the jobs, and reap their children if they are ours by now: init, PID 1, inherits them (and is often wasmer)."""
+        """Fail the jobs."""
         for job in self.jobs.values():
             if not job.done():
                 job.set_exception(ConnectionAbortedError())
                 job.exception()  # mark as retrieved: its caller may have left
-        for pid in self.pids.values():
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, os.WNOHANG)
+
+    async def reap(self) -> None:
+        """Wait for the children of a fork server that has ended, if this process has inherited them.
+
+        The kernel has killed them. Init, PID 1, inherits orphans, and in a container that is often wasmer.
+        """
+        left = set(self.pids.values())
+        for _ in range(_REAP_TRIES):
+            for pid in tuple(left):
+                try:
+                    if os.waitpid(pid, os.WNOHANG)[0]:  # noqa: ASYNC222 - does not wait
+                        left.discard(pid)
+                except ChildProcessError:  # another process has inherited it
+                    left.discard(pid)
+            if not left:
+                return
+            await asyncio.sleep(_REAP_PAUSE)
 
 
 class ForkServer:
@@ -115,6 +132,8 @@ class ForkServer:
         self._life: _Life | None = None
         """None unless it is ready."""
         self._ready = asyncio.Event()
+        self._cannot_start = False
+        """The last start failed: callers do not wait for the next one."""
         self.pid: int | None = None
         """Of the process, None while there is none."""
 
@@ -129,6 +148,9 @@ class ForkServer:
             except OSError as error:
                 _log.error("the fork server cannot be started", error=str(error))
             failures = 1 if was_ready else failures + 1
+            self._cannot_start = not was_ready
+            self._ready.set()  # wakes callers, which look again
+            self._ready.clear()
             self._metrics.preflight_restarts.inc()
             await asyncio.sleep(backoff.delay(failures))
 
@@ -219,14 +241,14 @@ class ForkServer:
     async def _wait_ready(self) -> _Life:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._limits.start_seconds):
-                while self._life is None:
+                while self._life is None and not self._cannot_start:
                     await self._ready.wait()
-                return self._life
-        raise NoVerdict(
-            Reason.NOT_STARTED,
-            f"the fork server was not ready within {self._limits.start_seconds:g} s; "
-            "the log of wasmer has its output",
-        )
+        if self._life is None:
+            raise NoVerdict(
+                Reason.NOT_STARTED,
+                "the fork server does not start; the log of wasmer has the reason",
+            )
+        return self._life
 
     async def _run_once(self) -> bool:
         """Start the process and follow it until it ends. Returns whether it became ready. Raises OSError."""
@@ -269,6 +291,7 @@ class ForkServer:
                 async with asyncio.timeout(self._limits.start_seconds):
                     await life.changed.wait()
             if life.is_ready:
+                self._cannot_start = False
                 self._life = life
                 self._ready.set()
                 await life.over.wait()
@@ -283,6 +306,7 @@ class ForkServer:
                 process.kill()
             await process.wait()
             life.abandon()
+            await life.reap()
         return life.is_ready
 
 
