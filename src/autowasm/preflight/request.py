@@ -6,7 +6,7 @@ result is an `Answer` of bounded size whose texts are lines of printable charact
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Final, Self
+from typing import Final
 
 import msgspec
 
@@ -41,10 +41,10 @@ class Request:
         plain = replace(self.plugin, environment=dict(self.plugin.environment))
         return msgspec.json.encode(replace(self, plugin=plain), order="deterministic")
 
-    @classmethod
-    def from_json(cls, data: bytes) -> Self:
+    @staticmethod
+    def from_json(data: bytes) -> "Request":
         """Reads what `to_json` wrote."""
-        return msgspec.json.decode(data, type=cls)
+        return _REQUEST.decode(data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,11 @@ class Answer:
         """For `from_json`."""
         return msgspec.json.encode(self)
 
-    @classmethod
-    def from_json(cls, data: bytes) -> Self:
+    @staticmethod
+    def from_json(data: bytes) -> "Answer":
         """Raises ValueError for everything but an answer."""
         try:
-            answer = msgspec.json.decode(data, type=cls)
+            answer = _ANSWER.decode(data)
         except (msgspec.MsgspecError, RecursionError) as error:
             raise ValueError(f"not an answer: {shown(str(error))}") from error
         if answer.verdict is not None:
@@ -83,6 +83,10 @@ class Answer:
             message = shown(answer.problem.message, most=_MESSAGE)
             answer = replace(answer, problem=replace(answer.problem, message=message))
         return answer
+
+
+_REQUEST: Final = msgspec.json.Decoder(Request)
+_ANSWER: Final = msgspec.json.Decoder(Answer)
 
 
 def _printable(verdict: Verdict) -> Verdict:
