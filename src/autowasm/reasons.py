@@ -17,6 +17,7 @@ class Topic(enum.Enum):
     ACCESS = "Authentication"
     CONNECTION = "Connection to the source: wasmer retries"
     MODULE = "The module: push another one"
+    START = "The start of the module (condition `Starts`): before it is published"
     ENVOYFILTER = "The EnvoyFilter"
     WASMER = "wasmer itself"
 
@@ -233,6 +234,53 @@ class Reason(enum.StrEnum):
         "ArchiveTooLarge",
         Topic.MODULE,
         "the archive has more bytes or entries than the limits allow",
+    )
+
+    STARTED = "Started", Topic.START, "the module starts with its configuration"
+    CONFIGURATION_REFUSED = (
+        "ConfigurationRefused",
+        Topic.START,
+        "the module refuses `pluginConfig`: every sidecar would answer 503; the message has its last log lines",
+    )
+    START_FAILED = (
+        "StartFailed",
+        Topic.START,
+        "the module fails while it starts: every sidecar would answer 503",
+    )
+    FIRST_REQUEST_FAILED = (
+        "FirstRequestFailed",
+        Topic.START,
+        "it starts, and fails on a plain request",
+    )
+    FIRST_REQUEST_HELD = (
+        "FirstRequestHeld",
+        Topic.START,
+        "it starts, and does not let a plain request pass",
+    )
+    CALLOUT_NEEDED = (
+        "CalloutNeeded",
+        Topic.START,
+        "it calls a cluster, and its further behaviour depends on the answer",
+    )
+    DEPENDS_ON_ENVOY = (
+        "DependsOnEnvoy",
+        Topic.START,
+        "it refuses after it asked for a property that only a real Envoy has",
+    )
+    SANDBOX_LIMIT = (
+        "SandboxLimit",
+        Topic.START,
+        "time, fuel or memory of the sandbox ended; Envoy has no such limit",
+    )
+    SANDBOX_UNSUPPORTED = (
+        "SandboxUnsupported",
+        Topic.START,
+        "it needs an Envoy extension, or a WebAssembly feature that the sandbox lacks",
+    )
+    PREFLIGHT_UNAVAILABLE = (
+        "PreflightUnavailable",
+        Topic.START,
+        "no verdict: the child process crashed, exceeded a limit or could not be started; it is not the module's fault",
     )
 
     ENVOY_FILTER_CONFLICT = (

@@ -6,6 +6,7 @@ Invariants: nothing below the composition root reads the environment; no default
 Not the fixed bounds (see `limits.py`).
 """
 
+import enum
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from autowasm.limits import (
     FetchLimits,
     KubeLimits,
     Limits,
+    PreflightLimits,
     ServeLimits,
     StoreLimits,
 )
@@ -42,6 +44,24 @@ class PollSettings:
     retry_first: float = 60.0
     """Delay after the first failure, or the interval if that is shorter. Doubles up to `max_retry`, or the interval if longer."""
     max_retry: float = 300.0
+
+
+class PreflightMode(enum.StrEnum):
+    """What a verdict on the start of a module leads to, from the weakest to the strictest."""
+
+    OFF = "off"
+    """Modules are not started before they are published."""
+    WARN = "warn"
+    """The verdict is reported, and the module is published in any case."""
+    ENFORCE = "enforce"
+    """A module that refuses its configuration, or fails while it starts, is not published."""
+    STRICT = "strict"
+    """Only a module that is known to start is published."""
+
+    @property
+    def strength(self) -> int:
+        """Orders the modes."""
+        return [*PreflightMode].index(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +263,7 @@ class Settings:
     oldest_envoy: EnvoyVersion = OLDEST_ENVOY
     """The oldest Envoy version in the mesh. Modules may import only the host functions that it has."""
     disk_budget: int = 4 * 1024 * MIB
-    """Bytes of all stored blobs. Data that running fetches stage comes on top."""
+    """Bytes of all stored blobs, and of compiled modules for the pre-flight. Data that running fetches stage comes on top."""
     namespace_disk_budget: int = 1024 * MIB
     """Bytes of blobs that one namespace may pin. With the defaults, it takes four such namespaces to fill the cache."""
     blob_grace: float = 24 * 3600.0
@@ -252,11 +272,16 @@ class Settings:
     """Seconds between becoming unready and closing the ports. A change of endpoints takes seconds to reach every sidecar."""
     workers: int = 4
     startup_deadline: float = 90.0
+    preflight: PreflightMode = PreflightMode.ENFORCE
+    """Whether modules are started with their configuration before they are published (ADR 37)."""
+    allow_preflight_override: bool = False
+    """Whether the annotation of an AutoWasm may name a weaker mode than `preflight` or the policy file."""
     policy_file: Path | None = None
     """File with the sources that each namespace may use. None: every namespace may use every source."""
     log_level: str = "info"
     log_format: str = "json"
     limits: Limits = field(default_factory=Limits)
+    preflight_limits: PreflightLimits = field(default_factory=PreflightLimits)
     serve: ServeLimits = field(default_factory=ServeLimits)
     store: StoreLimits = field(default_factory=StoreLimits)
     fetch: FetchLimits = field(default_factory=FetchLimits)
@@ -268,3 +293,18 @@ class Settings:
     poll: PollSettings = field(default_factory=PollSettings)
     standalone: Standalone | None = None
     cluster: Cluster | None = None
+
+    @property
+    def runs_preflight(self) -> bool:
+        """Whether a module may have to be started before it is published. The policy file may require it."""
+        return self.preflight is not PreflightMode.OFF or self.policy_file is not None
+
+    @property
+    def code_budget(self) -> int:
+        """The part of `disk_budget` for compiled modules. Code is about twice as large as its module, and can be made again."""
+        return self.disk_budget // 8 if self.runs_preflight else 0
+
+    @property
+    def blob_budget(self) -> int:
+        """The part of `disk_budget` for blobs."""
+        return self.disk_budget - self.code_budget

@@ -13,7 +13,7 @@ from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
 from autowasm.limits import Limits, StoreLimits
 from autowasm.net.pools import Pools
-from autowasm.settings import Settings
+from autowasm.settings import PreflightMode, Settings
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes.clocks import FakeClocks
 from tests.fakes.modulesource import sha256_of
@@ -81,6 +81,7 @@ async def blob_storage(
     settings = Settings(
         cache_dir=directory,
         disk_budget=budget,
+        preflight=PreflightMode.OFF,
         namespace_disk_budget=share,
         blob_grace=grace,
         store=StoreLimits(free_reserve=100, verify_pause=0, **limits),

@@ -227,6 +227,18 @@ def digests_of(envoyfilter: Mapping[str, Any]) -> tuple[Sha256Hex, ...]:
     return tuple(found)
 
 
+def plugin_config_of(envoyfilter: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The PluginConfig that every patch of `render` has; None if there is none. A manual edit may lack fields."""
+    for value in patches.filters_of(envoyfilter):
+        try:
+            config = value["typedConfig"]["value"]["config"]
+        except (KeyError, TypeError):
+            continue  # the tunnel's anchor (api/patches.py), or a manual edit
+        if isinstance(config, Mapping):
+            return config
+    return None
+
+
 def record_of(envoyfilter: Mapping[str, Any]) -> Record | None:
     """The record in its annotation; None if it is absent or unreadable, or if the spec names another module."""
     annotations = (envoyfilter.get("metadata") or {}).get("annotations") or {}

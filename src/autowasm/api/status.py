@@ -36,6 +36,8 @@ class ConditionType(enum.Enum):
     FETCHED = "Fetched"
     PUBLISHED = "Published"
     READY = "Ready"
+    STARTS = "Starts"
+    """Whether the module starts with its configuration, as far as it is known before it is published (ADR 37)."""
     LOADED = "Loaded"
     """Whether the Pods that the selector matches fetched the published module. No other condition depends on it."""
 
@@ -78,6 +80,17 @@ class Module(Record, frozen=True, kw_only=True, omit_defaults=True, rename="came
         return cls(**values, fetched_at=fetched_at)
 
 
+class Preflight(Struct, frozen=True, omit_defaults=True):
+    """`status.preflight`: the last verdict on the module with its configuration, for the next leader."""
+
+    key: str
+    """The combination that was judged: hexadecimal digits."""
+    status: str = ""
+    """As of the condition `Starts`: True, False or Unknown."""
+    reason: str = ""
+    message: str = ""
+
+
 class MissingPod(Struct, frozen=True):
     """A Pod that is not known to have fetched the module, and why."""
 
@@ -113,6 +126,7 @@ class Status(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="came
     module: Module | UnsetType = UNSET
     history: tuple[Module, ...] = ()
     pods: Pods | UnsetType = UNSET
+    preflight: Preflight | UnsetType = UNSET
     refresh: str = ""
     """The last value of the refresh annotation that was handled."""
     conditions: tuple[Condition, ...] = ()
@@ -158,17 +172,27 @@ def with_conditions(
     return tuple(result)
 
 
+def with_condition(
+    conditions: tuple[Condition, ...],
+    kind: ConditionType,
+    condition: Condition | None,
+    *,
+    now: str,
+) -> tuple[Condition, ...]:
+    """`conditions` with this one of type `kind`, its time as in `with_conditions`; None removes it."""
+    others = tuple(one for one in conditions if one.type != kind.value)
+    if condition is None:
+        return others
+    old = next((one for one in conditions if one.type == kind.value), None)
+    time = old.last_transition_time if old and old.status == condition.status else now
+    return (*others, msgspec.structs.replace(condition, last_transition_time=time or now))
+
+
 def with_loaded(
     conditions: tuple[Condition, ...], loaded: Condition | None, *, now: str
 ) -> tuple[Condition, ...]:
-    """`conditions` with `loaded`, its time as in `with_conditions`; None removes the condition `Loaded`."""
-    kind = ConditionType.LOADED.value
-    others = tuple(one for one in conditions if one.type != kind)
-    if loaded is None:
-        return others
-    old = next((one for one in conditions if one.type == kind), None)
-    time = old.last_transition_time if old and old.status == loaded.status else now
-    return (*others, msgspec.structs.replace(loaded, last_transition_time=time or now))
+    """`with_condition` for `Loaded`."""
+    return with_condition(conditions, ConditionType.LOADED, loaded, now=now)
 
 
 def remember(history: tuple[Module, ...], module: Module) -> tuple[Module, ...]:

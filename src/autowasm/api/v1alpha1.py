@@ -17,6 +17,9 @@ KIND = "AutoWasm"
 REFRESH_ANNOTATION = f"{GROUP}/refresh"
 """A value other than `status.refresh` makes the leader resolve the source again (ADR 7)."""
 
+PREFLIGHT_ANNOTATION = f"{GROUP}/preflight"
+"""One of `settings.PreflightMode`: how this object's module is checked before it is published (ADR 37)."""
+
 
 class FailStrategy(enum.Enum):
     """How Envoy answers requests while the module cannot run. Names as in Istio's WasmPlugin."""

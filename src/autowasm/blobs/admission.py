@@ -140,7 +140,7 @@ class DiskAdmission:
 
     def excess(self, more: int = 0) -> int:
         """Bytes by which the store would exceed its budget with `more`; negative: bytes left."""
-        return self._store.total + self._committing + more - self._settings.disk_budget
+        return self._store.total + self._committing + more - self._settings.blob_budget
 
     def _fits(self, size: int) -> bool:
         """Whether the budget has room for `size` bytes, after an eviction if necessary."""
@@ -148,13 +148,13 @@ class DiskAdmission:
             return True
         needed = sum(self._budget.needed().values())
         return (
-            self._pins.complete and needed + self._committing + size <= self._settings.disk_budget
+            self._pins.complete and needed + self._committing + size <= self._settings.blob_budget
         )
 
     def _check_budget(self, size: int) -> None:
         if self._fits(size):
             return
-        budget = format_size(self._settings.disk_budget)
+        budget = format_size(self._settings.blob_budget)
         if not self._pins.complete:
             raise self._refusal(
                 f"the cache has no room for a module of {format_size(size)} within its budget of {budget} until it is "

@@ -87,7 +87,7 @@ class Retention:
             lastuse.load, self._file, moment=self._moment, monotonic=self._monotonic
         )
         self._evictor.last_use = self._last_use
-        self._metrics.blob_budget_bytes.set(self._settings.disk_budget)
+        self._metrics.blob_budget_bytes.set(self._settings.blob_budget)
         self._store.admission = self._disk_admission
         return self
 

@@ -15,7 +15,7 @@ import structlog
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api import parsing
 from autowasm.api.record import Record, belongs_to
-from autowasm.api.status import ConditionType, Phase, utc_now
+from autowasm.api.status import ConditionType, Phase, Status, utc_now
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.published import PublishedModules
 from autowasm.blobs.store import BlobStore
@@ -31,6 +31,7 @@ from autowasm.controller.reconcilecontext import (
     remember_orphan,
 )
 from autowasm.controller.replication import Prefetcher, ReplicationState, ReplicaWaiter
+from autowasm.controller.startcheck import StartCheck, StartDecision, StartPending
 from autowasm.controller.startupgate import StartupGate
 from autowasm.controller.statusreporter import (
     FOREIGN_REASONS,
@@ -38,8 +39,10 @@ from autowasm.controller.statusreporter import (
     StatusReporter,
     failed_status,
     fetching_status,
+    judging_status,
     replicating_status,
     synced_status,
+    with_start,
 )
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError, SpecError, StorageError
@@ -83,6 +86,8 @@ class Checks:
     spec: Callable[[AutoWasm], None] = lambda _: None
     """The operator's settings and policy. Raises SpecError."""
     pull_authorizer: PullAuthorizer | None = None
+    start: StartCheck | None = None
+    """Whether the module starts with its configuration. None: not checked."""
     service: Callable[[], AutoWasmError | None] = lambda: None
     """Why sidecars could not fetch a module that is published now; None: they can."""
 
@@ -283,12 +288,21 @@ class AutoWasmReconciler:
         remember_origins(self._published, context, autowasm, record)
         if (problem := self._checks.service()) is not None:
             return await self._failed(context, problem)  # a change of it queues all keys
+        live = self._publisher.published(context.key)
+        resend = self._updates.resend(context.key, live, record.sha256)
+        wanted = envoyfilters.render(autowasm, record, self._envoy, resend=resend)
+        start = StartDecision()
+        if self._checks.start is not None:
+            decision = self._checks.start.decide(
+                context, autowasm, record.sha256, wanted=wanted, live=live
+            )
+            if isinstance(decision, StartPending):
+                return await self._judging(context, autowasm, record, decision.seconds)
+            start = decision
+        if start.error is not None:
+            return await self._failed(context, start.error, retry_in=start.retry_in, start=start)
         if not await self._is_replicated(context, record):
             return Result()  # the end of the wait queues the key
-        resend = self._updates.resend(
-            context.key, self._publisher.published(context.key), record.sha256
-        )
-        wanted = envoyfilters.render(autowasm, record, self._envoy, resend=resend)
         try:
             changed = await self._publisher.publish(context.key, context.document, wanted)
         except AutoWasmError as error:
@@ -303,10 +317,12 @@ class AutoWasmReconciler:
         refused = self._updates.polls.published(context.key, autowasm, record)
         if refused is None:
             status = synced_status(autowasm, record, previous=context.previous, now=self._now())
-            await self._reporter.write(context, status)
+            await self._reporter.write(context, with_start(status, start, now=self._now()))
         else:  # the module in place stays, and the status has the error (ADR 7)
-            await self._failed(context, refused)
+            await self._failed(context, refused, start=start)
         self._jobs.forget(context.key)
+        if self._checks.start is not None:
+            self._checks.start.published(context.key)
         self._lost.forget(context.key)
         if self._replica_waiter is not None:
             self._replica_waiter.forget(context.key)
@@ -324,17 +340,25 @@ class AutoWasmReconciler:
             self._replica_waiter.announced(context.key)
         return state is ReplicationState.DONE
 
+    async def _judging(
+        self, context: ReconcileContext, autowasm: AutoWasm, record: Record, seconds: float
+    ) -> Result:
+        """The module is being started in a child process; the end queues the key."""
+        if seconds < FETCHING_SHOWN_AFTER:
+            return Result(requeue_after=FETCHING_SHOWN_AFTER - seconds)
+        if not _is_retry(context.previous, autowasm):
+            live, previous = context.in_place is not None, context.previous
+            status = judging_status(record, live=live, previous=previous, now=self._now())
+            await self._reporter.write(context, status)
+        return Result()
+
     async def _fetching(
         self, context: ReconcileContext, autowasm: AutoWasm, seconds: float
     ) -> Result:
         if seconds < FETCHING_SHOWN_AFTER:
             return Result(requeue_after=FETCHING_SHOWN_AFTER - seconds)
         previous = context.previous
-        retry = (
-            previous.phase in {Phase.FAILED, Phase.DEGRADED}
-            and previous.observed_generation == autowasm.metadata.generation
-        )  # the error in the status is worth more than the phase of a retry
-        if not retry and previous.phase is not Phase.FETCHING:
+        if not _is_retry(previous, autowasm) and previous.phase is not Phase.FETCHING:
             live = context.in_place is not None
             await self._reporter.write(
                 context, fetching_status(autowasm, live=live, previous=previous, now=self._now())
@@ -355,7 +379,12 @@ class AutoWasmReconciler:
         return await self._failed(context, error, retry_in=retry_in)
 
     async def _failed(
-        self, context: ReconcileContext, error: AutoWasmError, *, retry_in: float | None = None
+        self,
+        context: ReconcileContext,
+        error: AutoWasmError,
+        *,
+        retry_in: float | None = None,
+        start: StartDecision | None = None,
     ) -> Result:
         generation = context.document.get("metadata", {}).get("generation")
         status = failed_status(
@@ -365,6 +394,8 @@ class AutoWasmReconciler:
             previous=context.previous,
             now=self._now(),
         )
+        if start is not None:
+            status = with_start(status, start, now=self._now())
         await self._reporter.write(context, status)
         return Result(requeue_after=retry_in)
 
@@ -381,5 +412,15 @@ class AutoWasmReconciler:
         self._lost.forget(key)
         if self._checks.pull_authorizer is not None:
             self._checks.pull_authorizer.forget(key)
+        if self._checks.start is not None:
+            self._checks.start.forget(key)
         if self._replica_waiter is not None:
             self._replica_waiter.forget(key)
+
+
+def _is_retry(previous: Status, autowasm: AutoWasm) -> bool:
+    """Whether the status has the error of this generation, which is worth more than the phase of another attempt."""
+    return (
+        previous.phase in {Phase.FAILED, Phase.DEGRADED}
+        and previous.observed_generation == autowasm.metadata.generation
+    )

@@ -35,7 +35,7 @@ from autowasm.net.proxy import Proxy, ProxyRules, written_addresses
 from autowasm.reasons import Reason
 from autowasm.reference import DOCKER_HUB, ImageReference
 from autowasm.registry.credentials import normalize_host
-from autowasm.settings import Cluster, Outgoing
+from autowasm.settings import Cluster, Outgoing, PreflightMode, Settings
 
 
 def check_mesh_scope(autowasm: AutoWasm, *, cluster: Cluster) -> None:
@@ -68,6 +68,10 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """`HOST[:PORT]` of the URL and of every redirect."""
     digest_required: bool = False
     """Images by `@sha256:`, or `spec.filter.sha256`; objects by `spec.filter.sha256`."""
+    preflight: PreflightMode | None = None
+    """None: as `--preflight`."""
+    allow_preflight_override: bool | None = None
+    """Whether the annotation of an AutoWasm may name a weaker mode. None: as `--allow-preflight-override`."""
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
@@ -234,6 +238,17 @@ class PolicyFile:
                 f"--policy-file {self._path}: cannot be read: {error.strerror or error}"
             ) from error
         self.policy = SourcePolicy.parse(self._content)
+
+    def preflight(self, namespace: str, settings: Settings) -> tuple[PreflightMode, bool]:
+        """The mode of pre-flights in a namespace, and whether annotations may weaken it."""
+        found = self.policy.rule_for(namespace) if self.policy is not None else None
+        mode, may_weaken = settings.preflight, settings.allow_preflight_override
+        if found is not None:
+            rule = found[1]
+            mode = rule.preflight or mode
+            if rule.allow_preflight_override is not None:
+                may_weaken = rule.allow_preflight_override
+        return mode, may_weaken
 
     def check(self, autowasm: AutoWasm) -> None:
         """Raises SpecError (`PolicyDenied`)."""

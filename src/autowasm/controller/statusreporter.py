@@ -23,6 +23,7 @@ from autowasm.api.status import (
     Status,
     remember,
     utc_now,
+    with_condition,
     with_conditions,
     with_loaded,
 )
@@ -30,10 +31,11 @@ from autowasm.api.v1alpha1 import REFRESH_ANNOTATION, AutoWasm
 from autowasm.controller.interfaces import Announce, Publisher, announce_nothing
 from autowasm.controller.pods.podstatus import PodReport
 from autowasm.controller.reconcilecontext import ReconcileContext
+from autowasm.controller.startcheck import StartDecision
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError
 from autowasm.kube.resources import ObjectKey
-from autowasm.reasons import Reason
+from autowasm.reasons import Reason, Topic
 from autowasm.telemetry.metrics import Metrics
 from autowasm.units import format_size
 
@@ -49,6 +51,8 @@ WRITE_REASONS = {*FOREIGN_REASONS, Reason.MUTATED}
 """The module is stored, but the EnvoyFilter could not be written."""
 SERVICE_REASONS = {Reason.SERVICE_NOT_FOUND, Reason.SERVICE_PORT_MISSING}
 """The module is stored, but sidecars could not fetch it. The module in place stays."""
+START_REASONS = {one for one in Reason if one.topic is Topic.START}
+"""The module is stored, but does not start with its configuration, or may not. The module in place stays."""
 _FETCHED = ("True", Reason.FETCHED, "the module is fetched, checked and stored")
 
 
@@ -67,6 +71,7 @@ def synced_status(autowasm: AutoWasm, record: Record, *, previous: Status, now: 
         history=remember(previous.history, module),
         refresh=autowasm.metadata.annotations.get(REFRESH_ANNOTATION, ""),
         pods=previous.pods,
+        preflight=previous.preflight,
         conditions=_conditions(
             previous,
             autowasm.metadata.generation,
@@ -91,6 +96,7 @@ def fetching_status(autowasm: AutoWasm, *, live: bool, previous: Status, now: st
         history=previous.history,
         refresh=previous.refresh,
         pods=previous.pods,
+        preflight=previous.preflight,
         conditions=_conditions(
             previous,
             previous.observed_generation,
@@ -116,6 +122,7 @@ def replicating_status(record: Record, *, live: bool, previous: Status, now: str
         history=previous.history,
         refresh=previous.refresh,
         pods=previous.pods,
+        preflight=previous.preflight,
         conditions=_conditions(
             previous,
             generation,
@@ -143,6 +150,8 @@ def failed_status(
     published = _published(in_place is not None)
     if error.reason in WRITE_REASONS:
         fetched, published = _FETCHED, ("False", error.reason, str(error))
+    if error.reason in START_REASONS:
+        fetched = _FETCHED
     if error.reason in SERVICE_REASONS or error.reason == Reason.ENVOY_FILTER_REFUSED:
         fetched = _FETCHED
         published = published if in_place is not None else ("False", error.reason, str(error))
@@ -154,6 +163,7 @@ def failed_status(
         history=previous.history,
         refresh=previous.refresh,
         pods=previous.pods,
+        preflight=previous.preflight,
         conditions=_conditions(
             previous,
             generation,
@@ -163,6 +173,22 @@ def failed_status(
             ready=("False", error.reason, ""),
         ),
     )
+
+
+def judging_status(record: Record, *, live: bool, previous: Status, now: str) -> Status:
+    """The module is stored; it is started with its configuration before any Envoy does it (ADR 37)."""
+    message = f"module sha256:{record.sha256[:12]} is stored; wasmer starts it with its configuration before it is published"
+    status = replicating_status(record, live=live, previous=previous, now=now)
+    return msgspec.structs.replace(status, message=message)
+
+
+def with_start(status: Status, decision: StartDecision, *, now: str) -> Status:
+    """The status with what is known of the module's start."""
+    condition = decision.condition
+    if condition is not None:
+        condition = msgspec.structs.replace(condition, message=_cut(condition.message))
+    conditions = with_condition(status.conditions, ConditionType.STARTS, condition, now=now)
+    return msgspec.structs.replace(status, conditions=conditions, preflight=decision.preflight)
 
 
 def _module(record: Record, previous: Status, now: str) -> Module:
@@ -204,9 +230,10 @@ def _conditions(
                 observed_generation=generation,
             )
         )
-    loaded = previous.condition(ConditionType.LOADED)  # owned by PodStatus (`pods/podstatus.py`)
     conditions = with_conditions(previous, tuple(wanted), now=now)
-    return (*conditions, loaded) if loaded is not None else conditions
+    # Starts is set by `with_start`, Loaded by PodStatus (`pods/podstatus.py`).
+    kept = (previous.condition(kind) for kind in (ConditionType.STARTS, ConditionType.LOADED))
+    return (*conditions, *(condition for condition in kept if condition is not None))
 
 
 def _source_text(autowasm: AutoWasm) -> str:

@@ -2,7 +2,7 @@
 
 wasmtime executes what it loads without a check, so a file is used only if its bytes have the hash in its name. The hash
 detects damage, not malice: who can write to this directory controls wasmer's blobs, too. Modules cannot write to it: code
-comes from children that compile and never run a module (`child.py`, ADR 35), and is hashed after such a child has ended.
+comes from children that compile and never run a module (`child.py`, ADR 36), and is hashed after such a child has ended.
 Invariants: the files take at most the budget; the least recently used is removed first; a name appears by rename of a whole
 file. Files are not synced to the disk: one that a crash of the machine damages is detected and compiled again.
 """

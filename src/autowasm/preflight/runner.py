@@ -11,6 +11,7 @@ import hashlib
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -34,8 +35,8 @@ from autowasm.preflight.unknown import NoVerdict, Reason, Unknown
 from autowasm.preflight.verdicts import VerdictKey, Verdicts
 from autowasm.preflight.wire import Ended
 from autowasm.sandbox.engine import ENGINE_VERSION
-from autowasm.sandbox.plugin import Plugin, SandboxLimits
-from autowasm.sandbox.verdict import Verdict
+from autowasm.sandbox.plugin import FailurePolicy, Plugin, SandboxLimits
+from autowasm.sandbox.verdict import Outcome, Verdict
 from autowasm.telemetry.metrics import Metrics
 from autowasm.text import shown
 from autowasm.units import format_size
@@ -89,6 +90,16 @@ class Preflight:
         """Keep the fork server running until cancelled."""
         await self._server.run()
 
+    def key(self, sha256: Sha256Hex, plugin: Plugin) -> str:
+        """All that a verdict depends on: module, plugin, bounds, and engine. Equal in all replicas of one version."""
+        request = self._request(plugin)
+        return hashlib.sha256(
+            b"\0".join((sha256.encode(), ENGINE_VERSION.encode(), request))
+        ).hexdigest()[:32]
+
+    def _request(self, plugin: Plugin) -> bytes:
+        return Request(plugin, self._sandbox, self._envoy, self._extra_imports).to_json()
+
     async def judge(
         self, *, namespace: str, module: Path, sha256: Sha256Hex, plugin: Plugin
     ) -> Verdict | Unknown:
@@ -96,18 +107,26 @@ class Preflight:
 
         `module` is read only if the code of `sha256` is not cached. Waits for a slot without a deadline of its own.
         """
-        request = Request(plugin, self._sandbox, self._envoy, self._extra_imports).to_json()
-        key = VerdictKey(sha256, hashlib.sha256(request).digest(), ENGINE_VERSION)
-        known = self._verdicts.get(key)
+        request = self._request(plugin)
+        key = _key(sha256, request)
+        # A thousand objects with one module and configuration share one run. Only a good verdict is shared: a module may read
+        # its plugin's name.
+        shared = _key(sha256, self._request(_anonymous(plugin)))
+        known = self._verdicts.get(key) or self._verdicts.get(shared)
         if known is not None:
             return known
-        work = functools.partial(self._judge, key, module, request)
+        work = functools.partial(self._judge, key, shared, module, request)
         try:
             return await self._flights.join(key, work, place=lambda: self._slots.place(namespace))
         except NoVerdict as error:
             return error.unknown
 
-    async def _judge(self, key: VerdictKey, module: Path, request: bytes) -> Verdict:
+    async def _judge(
+        self, key: VerdictKey, shared: VerdictKey, module: Path, request: bytes
+    ) -> Verdict:
+        known = self._verdicts.get(shared)  # judged for another object while this one waited
+        if isinstance(known, Verdict):
+            return known
         try:
             self._require_small(request)
             verdict = await self._compile_and_run(key.sha256, module, request)
@@ -118,7 +137,10 @@ class Preflight:
                 self._verdicts.put(key, error.unknown, size=len(error.unknown.message))
             raise
         self._metrics.preflight_judgements.labels(verdict.outcome.value.lower()).inc()
-        self._verdicts.put(key, verdict, size=len(verdict.to_json()))
+        size = len(verdict.to_json())
+        self._verdicts.put(key, verdict, size=size)
+        if verdict.outcome is Outcome.STARTS:
+            self._verdicts.put(shared, verdict, size=size)
         return verdict
 
     def _require_small(self, request: bytes) -> None:
@@ -215,6 +237,15 @@ class Preflight:
             self.enforced = answer.enforced
             _log.info("modules run isolated", landlock=answer.enforced.landlock)
         return answer
+
+
+def _key(sha256: Sha256Hex, request: bytes) -> VerdictKey:
+    return VerdictKey(sha256, hashlib.sha256(request).digest(), ENGINE_VERSION)
+
+
+def _anonymous(plugin: Plugin) -> Plugin:
+    """Without what differs between objects, and hardly ever decides whether a module starts."""
+    return replace(plugin, name="", vm_id="", failure_policy=FailurePolicy.CLOSED)
 
 
 def answer_of(result: Result, *, child: str, seconds: float) -> Answer:

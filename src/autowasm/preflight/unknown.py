@@ -5,6 +5,7 @@ Invariant: reasons are stable and bounded in number: they are condition reasons 
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 
 class Reason(StrEnum):
@@ -16,6 +17,7 @@ class Reason(StrEnum):
     """Code from the cache does not fit this machine, even after it was compiled again."""
     CRASHED = "Crashed"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
+    INTERNAL_ERROR = "InternalError"
     INVALID_ANSWER = "InvalidAnswer"
     ISOLATION_UNAVAILABLE = "IsolationUnavailable"
     """The kernel cannot isolate the child, so the module did not run."""
@@ -35,6 +37,11 @@ class Unknown:
 
     reason: Reason
     message: str
+
+    @classmethod
+    def internal_error(cls) -> Self:
+        """A bug of wasmer. The log has the traceback."""
+        return cls(Reason.INTERNAL_ERROR, "a bug in wasmer; its log has the traceback")
 
 
 class NoVerdict(Exception):

@@ -23,12 +23,16 @@ from autowasm.controller.pullauthorization import PullAuthorizer
 from autowasm.controller.reconciler import AutoWasmReconciler, Checks, Modules, Updates
 from autowasm.controller.replication import Prefetcher, ReplicaWaiter
 from autowasm.controller.sourcepolicy import PolicyFile, check_mesh_scope, warn_of_refused
+from autowasm.controller.startcheck import StartCheck
 from autowasm.controller.startupgate import StartupGate
 from autowasm.controller.statusreporter import StatusReporter
 from autowasm.kube.controller import Controller
 from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
 from autowasm.performance.eventloop import start_up_complete
+from autowasm.preflight.cache import CodeCache
+from autowasm.preflight.processes import ForkServer
+from autowasm.preflight.runner import Preflight
 from autowasm.runtime.application import Application
 from autowasm.runtime.datapath import DataPath
 from autowasm.runtime.modes import ChosenMode
@@ -80,6 +84,38 @@ def make_resender(
     )
 
 
+def make_start_check(
+    application: Application, *, policy: PolicyFile, requeue: Callable[[ObjectKey], None]
+) -> StartCheck | None:
+    """The check that runs modules before they are published, with its fork server; None: it is off everywhere."""
+    settings, store = application.settings, application.store
+    if not settings.runs_preflight:
+        return None
+    preflight = Preflight(
+        server=ForkServer(settings.preflight_limits, metrics=application.metrics),
+        cache=CodeCache(
+            settings.cache_dir / "compiled",
+            budget=settings.code_budget,
+            pools=application.pools,
+            metrics=application.metrics,
+        ),
+        limits=settings.preflight_limits,
+        pools=application.pools,
+        metrics=application.metrics,
+        tasks=application.tasks,
+        envoy=settings.oldest_envoy,
+        extra_imports=settings.allow_imports,
+    )
+    application.tasks.create_task(preflight.run(), name="pre-flight")
+    return StartCheck(
+        preflight,
+        operators=lambda namespace: policy.preflight(namespace, settings),
+        module_path=store.path,
+        tasks=application.tasks,
+        on_change=requeue,
+    )
+
+
 def _outage(chosen: ChosenMode, settings: ResendSettings) -> Outage | None:
     now = time.time()
     if chosen.last_alive is None or now - chosen.last_alive <= settings.outage:
@@ -124,6 +160,7 @@ class Control:
             metrics=application.metrics,
             on_change=queue.add,
         )
+        self._start_check = make_start_check(application, policy=policy, requeue=queue.add)
         self._startup_gate = StartupGate(self._report_start_up)
         self._reconciler = self._make_reconciler()
 
@@ -142,7 +179,13 @@ class Control:
             ),
             envoy=application.settings.envoy,
             checks=Checks(
-                spec=partial(_check, cluster=application.settings.cluster, policy=self._policy),
+                spec=partial(
+                    _check,
+                    cluster=application.settings.cluster,
+                    policy=self._policy,
+                    start=self._start_check,
+                ),
+                start=self._start_check,
                 pull_authorizer=self._pull_authorizer,
                 service=chosen.service.problem if chosen.service is not None else lambda: None,
             ),
@@ -275,8 +318,16 @@ class Control:
             await self._chosen.recorder.flush(timeout=self._application.settings.kube.events_flush)
 
 
-def _check(autowasm: AutoWasm, *, cluster: Cluster | None, policy: PolicyFile) -> None:
+def _check(
+    autowasm: AutoWasm,
+    *,
+    cluster: Cluster | None,
+    policy: PolicyFile,
+    start: StartCheck | None,
+) -> None:
     """The checks that depend on the operator's settings. Raises SpecError."""
     if cluster is not None:
         check_mesh_scope(autowasm, cluster=cluster)
     policy.check(autowasm)
+    if start is not None:
+        start.check(autowasm)

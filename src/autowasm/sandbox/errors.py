@@ -6,31 +6,21 @@ Invariant: whatever a module does, the public functions of this package raise no
 
 from enum import StrEnum
 
-from autowasm.errors import AutoWasmError
 
-
-class SandboxError(AutoWasmError):
+class SandboxError(Exception):
     """Base of the errors that the sandbox raises."""
-
-    default_reason = "Sandbox"
 
 
 class CannotCompile(SandboxError):
     """The engine cannot compile the module. Envoy may be able to: it has legacy exception handling, for instance."""
 
-    default_reason = "CannotCompile"
-
 
 class CannotLoad(SandboxError):
     """Stored machine code is of another engine or is damaged. Compile the module again."""
 
-    default_reason = "CannotLoad"
-
 
 class UsageError(SandboxError):
     """The caller used a virtual machine in the wrong order, such as a request before the start."""
-
-    default_reason = "SandboxUsage"
 
 
 class FailureKind(StrEnum):
@@ -56,8 +46,6 @@ class ModuleFailed(SandboxError):
 
     `function` is the export that was called, `frames` are the names of the functions that were running, innermost first.
     """
-
-    default_reason = "ModuleFailed"
 
     def __init__(
         self, kind: FailureKind, message: str, *, function: str = "", frames: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ the module asked for something that only the user's Envoy has (a cluster, a prop
 
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import Final, Self
+from typing import Final
 
 import msgspec
 
@@ -72,13 +72,16 @@ class Verdict:
         """As JSON."""
         return msgspec.json.encode(asdict(self))
 
-    @classmethod
-    def from_json(cls, data: bytes) -> Self:
+    @staticmethod
+    def from_json(data: bytes) -> "Verdict":
         """From JSON. Raises SandboxError for anything that `to_json` does not write."""
         try:
-            return msgspec.json.decode(data, type=cls)
+            return _VERDICT.decode(data)
         except msgspec.MsgspecError as error:
             raise SandboxError(f"not a verdict: {error}") from error
+
+
+_VERDICT: Final = msgspec.json.Decoder(Verdict)
 
 
 def judge(

@@ -15,6 +15,7 @@ from autowasm.artifacts.published import PublishedModules
 from autowasm.blobs.store import BlobStore
 from autowasm.controller.fetchjobs import FetchJobs
 from autowasm.controller.reconciler import AutoWasmReconciler, Checks, Modules, Updates
+from autowasm.controller.startcheck import StartCheck
 from autowasm.controller.startupgate import StartupGate
 from autowasm.controller.statusreporter import StatusReporter
 from autowasm.digest import Sha256Hex
@@ -154,7 +155,7 @@ class Process:
             ),
             reporter=StatusReporter(world.publisher, metrics=metrics, announce=world.announce),
             envoy=EnvoyFetch(),
-            checks=Checks(service=lambda: world.service_problem),
+            checks=self.checks(),
             updates=Updates(polls=world.polls),
             leadership=self.leadership(),
             startup_gate=self.startup_gate(),
@@ -167,6 +168,19 @@ class Process:
     def module_collaborators(self) -> dict[str, Any]:
         """More fields of the reconciler's `Modules`."""
         return {}
+
+    def start_check(self) -> StartCheck | None:
+        """Whether modules are judged."""
+        return None
+
+    def checks(self) -> Checks:
+        """What keeps a stored module from being published."""
+        self.check = check = self.start_check()
+        return Checks(
+            spec=check.check if check is not None else lambda _: None,
+            start=check,
+            service=lambda: self.world.service_problem,
+        )
 
     def leadership(self) -> Leadership:
         """Whether the reconciler leads."""

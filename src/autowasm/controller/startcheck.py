@@ -1,0 +1,300 @@
+"""StartCheck: whether a module starts with its configuration, decided before an EnvoyFilter names it (ADR 37).
+
+`preflight/` runs the module in a child process, outside the reconcile path; a finished run queues the key again. Invariants:
+only a new combination of module, configuration, environment and root id is judged, so a restart, a failover and an upgrade
+judge nothing that is published; a filter in place is never touched; only a refusal of the module itself, and in mode `strict`
+also doubt, keeps a module from being published; the status holds the last verdict, so a successor does not repeat it.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import structlog
+from msgspec import UNSET, UnsetType
+
+from autowasm.api import envoyfilter as envoyfilters
+from autowasm.api.status import Condition, ConditionType, Preflight
+from autowasm.api.v1alpha1 import PREFLIGHT_ANNOTATION, AutoWasm
+from autowasm.controller.reconcilecontext import ReconcileContext
+from autowasm.digest import Sha256Hex
+from autowasm.errors import AutoWasmError, SpecError
+from autowasm.kube.resources import ObjectKey
+from autowasm.preflight.unknown import Unknown
+from autowasm.reasons import Reason
+from autowasm.sandbox.plugin import FailurePolicy, Plugin
+from autowasm.sandbox.verdict import Doubt, Outcome, Verdict
+from autowasm.sandbox.vm import StartPhase
+from autowasm.settings import PreflightMode
+from autowasm.text import shown
+
+_log = structlog.get_logger(__name__)
+
+_RETRY: Final = 30.0
+"""Seconds until a module without a verdict is judged again, in mode `strict`."""
+_LOG_LINES: Final = 3
+_LOG_LINE: Final = 200
+"""Characters of one log line in a message."""
+_DOUBTS: Final = {
+    Doubt.REQUEST_FAILED: Reason.FIRST_REQUEST_FAILED,
+    Doubt.REQUEST_HELD: Reason.FIRST_REQUEST_HELD,
+    Doubt.CALLOUT: Reason.CALLOUT_NEEDED,
+    Doubt.ENVIRONMENT: Reason.DEPENDS_ON_ENVOY,
+    Doubt.LIMIT: Reason.SANDBOX_LIMIT,
+    Doubt.UNSUPPORTED: Reason.SANDBOX_UNSUPPORTED,
+}
+
+
+class StartJudge(Protocol):
+    """`preflight.runner.Preflight`."""
+
+    async def judge(
+        self, *, namespace: str, module: Path, sha256: Sha256Hex, plugin: Plugin
+    ) -> Verdict | Unknown:
+        """The verdict on the stored module with this configuration."""
+
+    def key(self, sha256: Sha256Hex, plugin: Plugin) -> str:
+        """All that the verdict depends on, as a short text."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartPending:
+    """The module is being judged for `seconds`. The end queues the key."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StartDecision:
+    """`error`: why the module must not be published. `condition` and `preflight` go to the status; None and UNSET: neither."""
+
+    condition: Condition | None = None
+    preflight: Preflight | UnsetType = UNSET
+    error: AutoWasmError | None = None
+    retry_in: float | None = None
+
+
+def mode_of(
+    autowasm: AutoWasm, operators: Callable[[str], tuple[PreflightMode, bool]]
+) -> PreflightMode:
+    """The mode for this object. `operators`: the mode of a namespace, and whether an annotation may weaken it.
+
+    Raises SpecError for an annotation that is invalid or weaker than the operator allows.
+    """
+    mode, may_weaken = operators(autowasm.metadata.namespace)
+    text = autowasm.metadata.annotations.get(PREFLIGHT_ANNOTATION)
+    if text is None:
+        return mode
+    field = f"metadata.annotations[{PREFLIGHT_ANNOTATION}]"
+    try:
+        requested = PreflightMode(text)
+    except ValueError as error:
+        names = ", ".join(one.value for one in PreflightMode)
+        raise SpecError(field, f"{shown(text)!r} is not one of {names}") from error
+    if requested.strength < mode.strength and not may_weaken:
+        raise SpecError(
+            field,
+            f"{requested.value} is weaker than the operator's {mode.value}; remove the annotation, or ask the operator of "
+            "wasmer to allow it",
+            reason=Reason.POLICY_DENIED,
+        )
+    return requested
+
+
+def plugin_of(envoyfilter: Mapping[str, Any]) -> Plugin:
+    """The plugin that Envoy gets from an EnvoyFilter that `envoyfilter.render` made."""
+    config = envoyfilters.plugin_config_of(envoyfilter)
+    if config is None:
+        return Plugin()
+    vm = config["vmConfig"]
+    configuration = config.get("configuration")
+    policy = FailurePolicy.DEPRECATED_OPEN if config.get("failOpen") else FailurePolicy.CLOSED
+    if config.get("failurePolicy") == "FAIL_RELOAD":
+        policy = FailurePolicy.RELOAD
+    return Plugin(
+        name=config.get("name", ""),
+        root_id=config.get("rootId", ""),
+        vm_id=vm.get("vmId", ""),
+        configuration=configuration["value"].encode() if configuration is not None else None,
+        environment=(vm.get("environmentVariables") or {}).get("keyValues") or {},
+        failure_policy=policy,
+    )
+
+
+def _combination(envoyfilter: Mapping[str, Any] | None) -> object:
+    """All that decides whether the module starts. Equal for a filter that only moved to other ports, for example."""
+    if envoyfilter is None:
+        return None
+    try:
+        plugin = plugin_of(envoyfilter)
+    except (KeyError, TypeError, AttributeError):  # a manual edit
+        return None
+    digests = envoyfilters.digests_of(envoyfilter)
+    return digests, plugin.configuration, dict(plugin.environment), plugin.root_id
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    key: str
+    begun: float
+    task: asyncio.Task[None] | None = None
+    result: Verdict | Unknown | None = None
+    retry_at: float | None = None
+
+
+class StartCheck:
+    """One per process. Calls `on_change` with the object's key when its module was judged."""
+
+    def __init__(
+        self,
+        judge: StartJudge,
+        *,
+        operators: Callable[[str], tuple[PreflightMode, bool]],
+        module_path: Callable[[Sha256Hex], Path],
+        tasks: asyncio.TaskGroup,
+        on_change: Callable[[ObjectKey], None],
+    ) -> None:
+        """`operators`: see `mode_of`. `module_path`: where a stored module is."""
+        self._judge = judge
+        self._operators = operators
+        self._module_path = module_path
+        self._tasks = tasks
+        self._on_change = on_change
+        self._jobs: dict[ObjectKey, _Job] = {}
+
+    def check(self, autowasm: AutoWasm) -> None:
+        """Raises SpecError for an annotation that `mode_of` refuses."""
+        mode_of(autowasm, self._operators)
+
+    def decide(
+        self,
+        context: ReconcileContext,
+        autowasm: AutoWasm,
+        sha256: Sha256Hex,
+        *,
+        wanted: Mapping[str, Any],
+        live: Mapping[str, Any] | None,
+    ) -> StartDecision | StartPending:
+        """Whether `wanted` may be published in the place of `live`, the EnvoyFilter of the object that is in place."""
+        mode = mode_of(autowasm, self._operators)
+        if mode is PreflightMode.OFF:
+            self.forget(context.key)
+            return StartDecision()
+        plugin = plugin_of(wanted)
+        key = self._judge.key(sha256, plugin)
+        last = context.previous.preflight
+        is_in_place = _combination(live) == _combination(wanted)
+        if is_in_place and (last is UNSET or last.key == key):
+            self.forget(context.key)
+            return StartDecision(context.previous.condition(ConditionType.STARTS), last)
+        if is_in_place:  # the status has the verdict on another combination, which was refused
+            mode = PreflightMode.WARN
+        elif last is not UNSET and last.key == key:
+            return self._of_status(last, autowasm, mode)
+        job = self._jobs.get(context.key)
+        now = asyncio.get_running_loop().time()
+        if job is None or job.key != key or (job.retry_at is not None and now >= job.retry_at):
+            job = self._begin(context.key, key, sha256, plugin)
+        if job.result is None:
+            return StartDecision() if is_in_place else StartPending(now - job.begun)
+        return self._of_result(job.result, job.key, plugin, autowasm, mode)
+
+    def published(self, key: ObjectKey) -> None:
+        """The module was published. A run that only reports on it goes on."""
+        job = self._jobs.get(key)
+        if job is not None and job.task is None:
+            del self._jobs[key]
+
+    def forget(self, key: ObjectKey) -> None:
+        """The module is no longer wanted."""
+        job = self._jobs.pop(key, None)
+        if job is not None and job.task is not None:
+            job.task.cancel()
+
+    def _begin(self, key: ObjectKey, job_key: str, sha256: Sha256Hex, plugin: Plugin) -> _Job:
+        self.forget(key)
+        job = self._jobs[key] = _Job(job_key, asyncio.get_running_loop().time())
+        job.task = self._tasks.create_task(
+            self._run(key, job, sha256, plugin), name=f"pre-flight {key}"
+        )
+        return job
+
+    async def _run(self, key: ObjectKey, job: _Job, sha256: Sha256Hex, plugin: Plugin) -> None:
+        try:
+            job.result = await self._judge.judge(
+                namespace=key.namespace,
+                module=self._module_path(sha256),
+                sha256=sha256,
+                plugin=plugin,
+            )
+        except Exception:  # supervised edge: a bug is not the module's fault
+            _log.exception("pre-flight failed unexpectedly", key=str(key), digest=sha256)
+            job.result = Unknown.internal_error()
+        if isinstance(job.result, Unknown):
+            job.retry_at = asyncio.get_running_loop().time() + _RETRY
+        job.task = None
+        self._on_change(key)
+
+    def _of_result(
+        self,
+        result: Verdict | Unknown,
+        key: str,
+        plugin: Plugin,
+        autowasm: AutoWasm,
+        mode: PreflightMode,
+    ) -> StartDecision:
+        if isinstance(result, Unknown):
+            message = f"no verdict ({result.reason}): {result.message}"
+            condition = _condition("Unknown", Reason.PREFLIGHT_UNAVAILABLE, message, autowasm)
+            if mode is not PreflightMode.STRICT:
+                return StartDecision(condition)
+            error = AutoWasmError(
+                f"{message}; mode strict publishes only modules with a verdict",
+                reason=Reason.PREFLIGHT_UNAVAILABLE,
+            )
+            return StartDecision(condition, error=error, retry_in=_RETRY)
+        status, reason, message = _words(result, plugin)
+        preflight = Preflight(key=key, status=status, reason=reason, message=message)
+        return self._of_status(preflight, autowasm, mode)
+
+    @staticmethod
+    def _of_status(preflight: Preflight, autowasm: AutoWasm, mode: PreflightMode) -> StartDecision:
+        condition = _condition(preflight.status, preflight.reason, preflight.message, autowasm)
+        refuses = {PreflightMode.ENFORCE: {"False"}, PreflightMode.STRICT: {"False", "Unknown"}}
+        if preflight.status not in refuses.get(mode, set()):
+            return StartDecision(condition, preflight)
+        known = {one.value: one for one in Reason}
+        reason = known.get(preflight.reason, Reason.START_FAILED)  # another version may have others
+        return StartDecision(condition, preflight, AutoWasmError(preflight.message, reason=reason))
+
+
+def _condition(status: str, reason: str, message: str, autowasm: AutoWasm) -> Condition:
+    return Condition(
+        type=ConditionType.STARTS.value,
+        status=status,
+        reason=reason,
+        message=message,
+        observed_generation=autowasm.metadata.generation,
+    )
+
+
+def _words(verdict: Verdict, plugin: Plugin) -> tuple[str, Reason, str]:
+    """Status, reason and message of the condition."""
+    if verdict.outcome is Outcome.STARTS:
+        return "True", Reason.STARTED, "the module starts with this configuration"
+    log = ""
+    if verdict.log:
+        lines = [shown(line, most=_LOG_LINE) for line in verdict.log[-_LOG_LINES:]]
+        log = f"; its last log lines: {' | '.join(lines)}"
+    if verdict.outcome is Outcome.DOUBTFUL:
+        reason = _DOUBTS.get(verdict.doubt, Reason.DEPENDS_ON_ENVOY) if verdict.doubt else None
+        return "Unknown", reason or Reason.DEPENDS_ON_ENVOY, f"{verdict.message}{log}"
+    effect = "answer 503" if not plugin.fail_open else "pass requests without the filter"
+    consequence = f"every sidecar would {effect}"
+    if verdict.phase == StartPhase.CONFIGURE:
+        message = f"spec.filter.pluginConfig: the module refuses it ({verdict.message}), so {consequence}{log}"
+        return "False", Reason.CONFIGURATION_REFUSED, message
+    message = f"the module does not start ({verdict.message}), so {consequence}{log}"
+    return "False", Reason.START_FAILED, message

@@ -1,0 +1,355 @@
+"""StartCheck: what is judged, what the verdict leads to in each mode, and what the status keeps."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from autowasm.api import envoyfilter as envoyfilters
+from autowasm.api import parsing
+from autowasm.api.record import Record
+from autowasm.api.status import ConditionType, Preflight, Status, with_condition
+from autowasm.api.v1alpha1 import PREFLIGHT_ANNOTATION, AutoWasm
+from autowasm.controller.reconcilecontext import ReconcileContext
+from autowasm.controller.startcheck import (
+    StartCheck,
+    StartDecision,
+    StartPending,
+    mode_of,
+    plugin_of,
+)
+from autowasm.digest import Sha256Hex
+from autowasm.errors import SpecError
+from autowasm.kube.resources import ObjectKey
+from autowasm.preflight.unknown import Reason as UnknownReason
+from autowasm.preflight.unknown import Unknown
+from autowasm.reasons import Reason
+from autowasm.sandbox.errors import FailureKind
+from autowasm.sandbox.plugin import FailurePolicy, Plugin
+from autowasm.sandbox.verdict import Doubt, Outcome, Verdict
+from autowasm.sandbox.vm import StartPhase
+from autowasm.settings import EnvoyFetch, PreflightMode
+from tests.fakes.autowasms import IMAGE, document
+from tests.fakes.modulesource import sha256_of
+
+KEY = ObjectKey("default", "test")
+SHA256 = sha256_of(b"a module")
+RECORD = Record(source=f"registry:{IMAGE}", sha256=SHA256, size=8, abi="0.2.1")
+
+STARTS = Verdict(Outcome.STARTS)
+REFUSED = Verdict(
+    Outcome.REFUSED,
+    "proxy_on_configure returned false",
+    phase=StartPhase.CONFIGURE,
+    kind=FailureKind.RETURNED_FALSE,
+    log=("one", "two", "three", "no rule named x"),
+)
+TRAPPED = Verdict(Outcome.REFUSED, "unreachable", phase=StartPhase.VM_START, kind=FailureKind.TRAP)
+DOUBTFUL = Verdict(Outcome.DOUBTFUL, "the first request: unreachable", doubt=Doubt.REQUEST_FAILED)
+NO_VERDICT = Unknown(UnknownReason.CRASHED, "the child that ran the module was killed by SIGSEGV")
+
+
+class Judge:
+    """Answers as a test says."""
+
+    def __init__(self) -> None:
+        self.result: Verdict | Unknown | Exception = STARTS
+        self.judged: list[tuple[str, Plugin]] = []
+        self.released = asyncio.Event()
+        self.released.set()
+
+    def key(self, sha256: Sha256Hex, plugin: Plugin) -> str:
+        return f"{sha256[:8]} {plugin.configuration!r} {plugin.root_id} {dict(plugin.environment)}"
+
+    async def judge(
+        self, *, namespace: str, module: Path, sha256: Sha256Hex, plugin: Plugin
+    ) -> Verdict | Unknown:
+        self.judged.append((namespace, plugin))
+        await self.released.wait()
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
+class Scene:
+    """A check, and the answers that it gives for an object."""
+
+    def __init__(self, tasks: asyncio.TaskGroup) -> None:
+        self.judge = Judge()
+        self.mode = PreflightMode.ENFORCE
+        self.may_weaken = False
+        self.queued: list[ObjectKey] = []
+        self.status = Status()
+        self.live: dict[str, Any] | None = None
+        self.check = StartCheck(
+            self.judge,
+            operators=lambda _: (self.mode, self.may_weaken),
+            module_path=lambda sha256: Path("/blobs", sha256),
+            tasks=tasks,
+            on_change=self.queued.append,
+        )
+
+    def decide(self, autowasm: AutoWasm) -> StartDecision | StartPending:
+        context = ReconcileContext(KEY, {}, None, self.status)
+        wanted = envoyfilters.render(autowasm, RECORD, EnvoyFetch())
+        return self.check.decide(context, autowasm, SHA256, wanted=wanted, live=self.live)
+
+    async def decided(self, **fields: Any) -> StartDecision:
+        """The decision after the run."""
+        autowasm = object_of(**fields)
+        async with asyncio.timeout(10):
+            while isinstance(decision := self.decide(autowasm), StartPending):
+                await asyncio.sleep(0)
+        return decision
+
+    def publish(self, decision: StartDecision, **fields: Any) -> None:
+        """As the reconciler does."""
+        self.live = envoyfilters.render(object_of(**fields), RECORD, EnvoyFetch())
+        self.keep(decision)
+
+    def keep(self, decision: StartDecision) -> None:
+        conditions = with_condition(
+            self.status.conditions, ConditionType.STARTS, decision.condition, now="now"
+        )
+        self.status = msgspec.structs.replace(
+            self.status, conditions=conditions, preflight=decision.preflight
+        )
+
+
+def object_of(annotation: str = "", **fields: Any) -> AutoWasm:
+    described = document()
+    described["spec"]["filter"] |= fields
+    if annotation:
+        described["metadata"].setdefault("annotations", {})[PREFLIGHT_ANNOTATION] = annotation
+    return parsing.parse(described)
+
+
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    async with asyncio.TaskGroup() as tasks:
+        scene = Scene(tasks)
+        yield scene
+        scene.check.forget(KEY)
+
+
+async def test_module_is_judged_once_outside_the_reconcile_and_the_end_queues_the_key(
+    scene: Scene,
+) -> None:
+    scene.judge.released.clear()
+    autowasm = object_of(pluginConfig="a", rootID="r", env=[{"name": "N", "value": "v"}])
+    assert isinstance(scene.decide(autowasm), StartPending)
+    await asyncio.sleep(0)
+    assert isinstance(scene.decide(autowasm), StartPending)
+    assert scene.queued == []
+    scene.judge.released.set()
+    async with asyncio.timeout(10):
+        while not scene.queued:
+            await asyncio.sleep(0)
+    decision = scene.decide(autowasm)
+    assert isinstance(decision, StartDecision)
+    assert decision.error is None
+    assert decision.condition is not None
+    assert (decision.condition.status, decision.condition.reason) == ("True", Reason.STARTED)
+    ((namespace, plugin),) = scene.judge.judged
+    assert namespace == "default"
+    assert (plugin.configuration, plugin.root_id) == (b"a", "r")
+    assert dict(plugin.environment) == {"N": "v"}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "reason", "refusing"),
+    [
+        (STARTS, Reason.STARTED, ""),
+        (REFUSED, Reason.CONFIGURATION_REFUSED, "enforce strict"),
+        (TRAPPED, Reason.START_FAILED, "enforce strict"),
+        (DOUBTFUL, Reason.FIRST_REQUEST_FAILED, "strict"),
+        (NO_VERDICT, Reason.PREFLIGHT_UNAVAILABLE, "strict"),
+    ],
+)
+@pytest.mark.parametrize("mode", [PreflightMode.WARN, PreflightMode.ENFORCE, PreflightMode.STRICT])
+async def test_table_of_outcomes_and_modes(
+    scene: Scene,
+    verdict: Verdict | Unknown,
+    reason: Reason,
+    refusing: str,
+    mode: PreflightMode,
+) -> None:
+    scene.mode, scene.judge.result = mode, verdict
+    decision = await scene.decided()
+    assert decision.condition is not None
+    assert decision.condition.reason == reason
+    refused = decision.error
+    assert (refused is not None) == (mode.value in refusing.split())
+    if refused is not None:
+        assert refused.reason == reason
+
+
+async def test_refusal_names_field_effect_and_the_last_log_lines(scene: Scene) -> None:
+    scene.judge.result = REFUSED
+    decision = await scene.decided()
+    assert str(decision.error) == (
+        "spec.filter.pluginConfig: the module refuses it (proxy_on_configure returned false), so every sidecar would answer 503; "
+        "its last log lines: two | three | no rule named x"
+    )
+    decision = await scene.decided(failStrategy="FAIL_OPEN")
+    assert "every sidecar would pass requests without the filter" in str(decision.error)
+
+
+async def test_hostile_log_lines_are_one_short_printable_line(scene: Scene) -> None:
+    scene.judge.result = Verdict(
+        Outcome.REFUSED, "no", phase=StartPhase.START, log=("\x1b[2J\n" + "x" * 10_000,)
+    )
+    decision = await scene.decided()
+    text = str(decision.error)
+    assert text.isprintable()
+    assert len(text) < 500
+
+
+async def test_off_judges_nothing_and_removes_the_condition(scene: Scene) -> None:
+    scene.mode = PreflightMode.OFF
+    assert await scene.decided() == StartDecision()
+    assert scene.judge.judged == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"applyPorts": [1, 2]}, {"priority": 7}, {"failStrategy": "FAIL_OPEN"}, {"vmID": "other"}],
+)
+async def test_combination_in_place_is_not_judged_again(
+    scene: Scene, change: dict[str, Any]
+) -> None:
+    first = await scene.decided(pluginConfig="a")
+    scene.publish(first, pluginConfig="a")
+    assert len(scene.judge.judged) == 1
+    again = await scene.decided(pluginConfig="a", **change)
+    assert len(scene.judge.judged) == 1
+    assert again.error is None
+    assert again.condition == scene.status.condition(ConditionType.STARTS)
+    assert again.preflight == first.preflight
+
+
+async def test_published_combination_of_an_older_version_is_neither_judged_nor_reported(
+    scene: Scene,
+) -> None:
+    scene.live = envoyfilters.render(object_of(), RECORD, EnvoyFetch())
+    scene.judge.result = REFUSED
+    assert await scene.decided() == StartDecision()
+    assert scene.judge.judged == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"pluginConfig": "b"}, {"rootID": "b"}, {"env": [{"name": "N", "value": "v"}]}],
+)
+async def test_new_combination_is_judged(scene: Scene, change: dict[str, Any]) -> None:
+    scene.publish(await scene.decided(pluginConfig="a"), pluginConfig="a")
+    await scene.decided(**{"pluginConfig": "a", **change})
+    assert len(scene.judge.judged) == 2
+
+
+async def test_successor_uses_the_verdict_in_the_status(scene: Scene) -> None:
+    scene.judge.result = REFUSED
+    refused = await scene.decided()
+    scene.keep(refused)
+    scene.check.forget(KEY)  # another process
+    again = scene.decide(object_of())
+    assert isinstance(again, StartDecision)
+    assert again.error is not None
+    assert str(again.error) == str(refused.error)
+    assert again.error.reason == Reason.CONFIGURATION_REFUSED
+    assert len(scene.judge.judged) == 1
+
+
+async def test_verdict_of_another_version_with_an_unknown_reason_still_refuses(
+    scene: Scene,
+) -> None:
+    key = scene.judge.key(SHA256, plugin_of(envoyfilters.render(object_of(), RECORD, EnvoyFetch())))
+    scene.status = Status(preflight=Preflight(key=key, status="False", reason="New", message="no"))
+    decision = await scene.decided()
+    assert decision.error is not None
+    assert decision.error.reason == Reason.START_FAILED
+
+
+@pytest.mark.looptime
+async def test_strict_mode_tries_again_without_a_verdict(scene: Scene) -> None:
+    scene.mode, scene.judge.result = PreflightMode.STRICT, NO_VERDICT
+    decision = await scene.decided()
+    assert decision.retry_in is not None
+    scene.keep(decision)
+    await scene.decided()
+    assert len(scene.judge.judged) == 1, "not before it is due"
+    await asyncio.sleep(decision.retry_in)
+    scene.judge.result = STARTS
+    assert (await scene.decided()).error is None
+    assert len(scene.judge.judged) == 2
+
+
+async def test_bug_of_the_judge_is_not_the_modules_fault(scene: Scene) -> None:
+    scene.judge.result = ValueError("a bug")
+    decision = await scene.decided()
+    assert decision.error is None
+    assert decision.condition is not None
+    assert decision.condition.status == "Unknown"
+
+
+async def test_changed_spec_ends_the_run_of_the_old_one(scene: Scene) -> None:
+    scene.judge.released.clear()
+    scene.decide(object_of(pluginConfig="a"))
+    await asyncio.sleep(0)
+    scene.decide(object_of(pluginConfig="b"))
+    await asyncio.sleep(0)
+    scene.judge.released.set()
+    decision = await scene.decided(pluginConfig="b")
+    assert decision.error is None
+    assert [plugin.configuration for _, plugin in scene.judge.judged] == [b"a", b"b"]
+    assert scene.queued == [KEY], "the first run was cancelled"
+
+
+@pytest.mark.parametrize(
+    ("operators", "annotation", "may_weaken", "expected"),
+    [
+        ("enforce", "", False, "enforce"),
+        ("enforce", "strict", False, "strict"),
+        ("warn", "enforce", False, "enforce"),
+        ("enforce", "enforce", False, "enforce"),
+        ("enforce", "off", True, "off"),
+        ("enforce", "warn", False, None),
+        ("strict", "enforce", False, None),
+    ],
+)
+def test_annotation_may_only_be_stricter_than_the_operator(
+    operators: str, annotation: str, may_weaken: bool, expected: str | None
+) -> None:
+    autowasm = object_of(annotation)
+    allowed = lambda _: (PreflightMode(operators), may_weaken)  # noqa: E731
+    if expected is not None:
+        assert mode_of(autowasm, allowed) == expected
+        return
+    with pytest.raises(SpecError, match="is weaker than the operator's") as caught:
+        mode_of(autowasm, allowed)
+    assert caught.value.reason == Reason.POLICY_DENIED
+
+
+def test_unknown_annotation_is_refused_with_the_valid_ones() -> None:
+    with pytest.raises(SpecError, match="'sometimes' is not one of off, warn, enforce, strict"):
+        mode_of(object_of("sometimes"), lambda _: (PreflightMode.ENFORCE, False))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "policy"),
+    [
+        ("FAIL_CLOSE", FailurePolicy.CLOSED),
+        ("FAIL_OPEN", FailurePolicy.DEPRECATED_OPEN),
+        ("FAIL_RELOAD", FailurePolicy.RELOAD),
+    ],
+)
+def test_plugin_is_what_envoy_gets(strategy: str, policy: FailurePolicy) -> None:
+    autowasm = object_of(pluginConfig={"b": 1.0, "a": "ü"}, failStrategy=strategy)
+    plugin = plugin_of(envoyfilters.render(autowasm, RECORD, EnvoyFetch()))
+    assert plugin.configuration == '{"b":1,"a":"ü"}'.encode()
+    assert plugin.failure_policy is policy
+    assert plugin.name == "test"
+    assert plugin.vm_id.startswith(f"default.test-{SHA256[:12]}")
