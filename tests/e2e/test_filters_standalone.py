@@ -152,6 +152,7 @@ async def stand(
                 directory / "wasmer",
                 template=envoys.listeners_yaml(listeners, cluster="web"),
                 plain_http=[store.host],
+                arguments=["--preflight", "off"],  # refusals are to reach Envoy
             )
         )
         clusters = {

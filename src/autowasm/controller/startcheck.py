@@ -198,7 +198,7 @@ class StartCheck:
         if job is None or job.key != key or (job.retry_at is not None and now >= job.retry_at):
             job = self._begin(context.key, key, sha256, plugin)
         if job.result is None:
-            return StartDecision() if is_in_place else StartPending(now - job.begun)
+            return StartDecision(None, last) if is_in_place else StartPending(now - job.begun)
         return self._of_result(job.result, job.key, plugin, autowasm, mode)
 
     def published(self, key: ObjectKey) -> None:
