@@ -66,7 +66,11 @@ class FilteredMesh(Mesh):
 async def running_mesh(
     control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[FilteredMesh]:
-    async with composed(tmp_path_factory.mktemp("filters-mesh"), plane=control_plane) as found:
+    async with composed(
+        tmp_path_factory.mktemp("filters-mesh"),
+        plane=control_plane,
+        arguments=["--preflight", "off"],  # refusals are to reach Envoy
+    ) as found:
         proxies = []
         for version in pypi.ENVOY_VERSIONS:
             labels = {**LABELS, "version": version}  # a Sidecar resource for each

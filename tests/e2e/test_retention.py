@@ -13,7 +13,10 @@ from tests.parts.registry import RegistryServer
 from tests.parts.wasmer import Wasmer
 
 SIZE = 1024 * 1024
-BUDGET = ("--disk-budget", "4500Ki", "--namespace-disk-budget", "2500Ki")
+BUDGET = (
+    "--disk-budget", "4500Ki", "--namespace-disk-budget", "2500Ki",
+    "--preflight", "off",  # the whole budget is for blobs
+)  # fmt: skip
 
 
 @pytest.fixture

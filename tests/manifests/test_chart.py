@@ -36,6 +36,7 @@ _BY_NAME = {
     "log_format": "console",
     "renew_deadline": "9s",
     "envoy_version": "1.39",
+    "preflight": "strict",
 }
 
 

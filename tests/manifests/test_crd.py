@@ -14,7 +14,7 @@ import yaml
 
 from autowasm.api import parsing
 from autowasm.api import status as statuses
-from autowasm.api.status import Condition, MissingPod, Module, Phase, Pods, Status
+from autowasm.api.status import Condition, MissingPod, Module, Phase, Pods, Preflight, Status
 from autowasm.digest import Sha256Hex
 from tests.manifests import documents
 from tests.manifests.api import STRICT
@@ -68,6 +68,7 @@ def _full_status() -> Status:
         module=_MODULE,
         history=history,
         refresh="1",
+        preflight=Preflight(key="ab" * 16, status="False", reason="StartFailed", message="no"),
         pods=Pods(
             matched=3,
             injected=2,

@@ -42,6 +42,9 @@ class ConditionType(enum.Enum):
     """Whether the Pods that the selector matches fetched the published module. No other condition depends on it."""
 
 
+_ORDER: Final = {kind.value: number for number, kind in enumerate(ConditionType)}
+
+
 class Condition(Struct, frozen=True, rename="camel"):
     """As metav1.Condition."""
 
@@ -179,13 +182,16 @@ def with_condition(
     *,
     now: str,
 ) -> tuple[Condition, ...]:
-    """`conditions` with this one of type `kind`, its time as in `with_conditions`; None removes it."""
-    others = tuple(one for one in conditions if one.type != kind.value)
-    if condition is None:
-        return others
-    old = next((one for one in conditions if one.type == kind.value), None)
-    time = old.last_transition_time if old and old.status == condition.status else now
-    return (*others, msgspec.structs.replace(condition, last_transition_time=time or now))
+    """`conditions` with this one of type `kind`, its time as in `with_conditions`; None removes it.
+
+    They are in the order of `ConditionType`, so that the same conditions always give the same status.
+    """
+    others = [one for one in conditions if one.type != kind.value]
+    if condition is not None:
+        old = next((one for one in conditions if one.type == kind.value), None)
+        time = old.last_transition_time if old and old.status == condition.status else now
+        others.append(msgspec.structs.replace(condition, last_transition_time=time or now))
+    return tuple(sorted(others, key=lambda one: _ORDER.get(one.type, len(_ORDER))))
 
 
 def with_loaded(

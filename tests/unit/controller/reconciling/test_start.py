@@ -110,7 +110,9 @@ async def test_refused_configuration_changes_nothing_and_the_status_says_why(
     assert "spec.filter.pluginConfig" in world.status["message"]
     assert world.announced[-1][:2] == ("Warning", "Degraded")
     await applied(process, "Synced", pluginConfig="good")
-    async with asyncio.timeout(10):  # published at once, because it is in place; the verdict follows
+    async with asyncio.timeout(
+        10
+    ):  # published at once, because it is in place; the verdict follows
         while ("Starts", "True") not in [
             (each["type"], each["status"]) for each in world.status["conditions"]
         ]:
