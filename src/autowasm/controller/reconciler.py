@@ -137,11 +137,13 @@ class AutoWasmReconciler:
 
     async def reconcile(self, key: ObjectKey) -> Result:
         """Bring the cluster to the desired state of this object. Raises the errors of writes; the queue then retries."""
-        next_copy = self._prefetcher.ensure(key) if self._prefetcher is not None else None
-        result = await self._lead_or_follow(key)
-        if self._startup_gate.is_pending(key) and self.is_settled(key):
-            self._startup_gate.settled(key)
-        return result.within(next_copy)
+        try:
+            next_copy = self._prefetcher.ensure(key) if self._prefetcher is not None else None
+            result = await self._lead_or_follow(key)
+            return result.within(next_copy)
+        finally:  # also after an error: a key that fails each time must not keep the replica unready
+            if self._startup_gate.is_pending(key) and self.is_settled(key):
+                self._startup_gate.settled(key)
 
     async def _lead_or_follow(self, key: ObjectKey) -> Result:
         try:
@@ -154,7 +156,7 @@ class AutoWasmReconciler:
         return self._follow(key)
 
     def is_settled(self, key: ObjectKey) -> bool:
-        """True unless a module of a published EnvoyFilter is being fetched or copied for the first time (ADR 15)."""
+        """True if each module of the published EnvoyFilter is stored, or was tried once and is not being fetched now (ADR 15)."""
         live = self._publisher.published(key)
         digests = envoyfilters.digests_of(live) if live is not None else ()
         stored = all(sha256 in self._store for sha256 in digests)

@@ -72,7 +72,7 @@ class Prefetcher:
         return min(due, default=None)
 
     def is_settled(self, key: ObjectKey) -> bool:
-        """True unless a published module is being copied for the first time."""
+        """True if each published module is stored, or a copy of it has failed before."""
         copies = (self._copies.get((key, sha256)) for sha256 in self._missing(key))
         return all(copy is not None and copy.failures for copy in copies)
 

@@ -50,8 +50,9 @@ class StartupGate:
     def _update(self, why: str = "") -> None:
         if self._pending:
             count = len(self._pending)
+            subject = "1 AutoWasm is" if count == 1 else f"{count} AutoWasms are"
             examples = ", ".join(str(key) for key in islice(self._pending, 3))
-            self._report(False, f"{count} published modules are not stored yet ({examples})")
+            self._report(False, f"{subject} not reconciled yet ({examples})")
         elif not self._opened.is_set():
             self._opened.set()
             self._report(True, why)

@@ -26,12 +26,12 @@ def scene() -> Scene:
 async def test_opens_once_every_expected_key_is_settled(scene: Scene) -> None:
     scene.gate.expect([ONE, TWO])
     assert scene.reports == [
-        (False, "2 published modules are not stored yet (default/one, default/two)")
+        (False, "2 AutoWasms are not reconciled yet (default/one, default/two)")
     ]
     assert scene.gate.is_pending(ONE)
     scene.gate.settled(ONE)
     assert not scene.gate.is_pending(ONE)
-    assert scene.reports[-1] == (False, "1 published modules are not stored yet (default/two)")
+    assert scene.reports[-1] == (False, "1 AutoWasm is not reconciled yet (default/two)")
     scene.gate.settled(ONE)
     assert len(scene.reports) == 2
     scene.gate.settled(TWO)

@@ -10,8 +10,10 @@ import pytest
 from autowasm.controller.replication import Prefetcher
 from autowasm.controller.startupgate import StartupGate
 from autowasm.digest import Sha256Hex
-from autowasm.errors import SourceNotFound
+from autowasm.errors import AutoWasmError, SourceNotFound
+from autowasm.kube.controller import TerminalError
 from autowasm.limits import FetchLimits
+from autowasm.reasons import Reason
 from tests.parts import wat
 from tests.unit.controller.reconciling.world import (
     EARTH,
@@ -109,3 +111,27 @@ async def test_replica_is_ready_after_one_try_and_the_copy_is_tried_again(
         replica.peers.have = True
         while sha(WORLD) not in replica.store:
             await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AutoWasmError("a webhook denied it", reason=Reason.ENVOY_FILTER_REFUSED),
+        TerminalError("namespace default is being deleted"),
+        RuntimeError("a bug"),
+    ],
+    ids=["refused", "permanent", "unexpected"],
+)
+async def test_key_that_fails_at_each_reconcile_does_not_keep_the_replica_unready(
+    replica: NewReplica, error: Exception
+) -> None:
+    replica.peers.have = True
+    replica.world.publisher.refusal = error
+    replica.gate.expect([KEY])
+    replica.queue.add(KEY)
+    async with asyncio.timeout(10):
+        while len(replica.ready) < 2:
+            await asyncio.sleep(0.001)
+    assert replica.ready[-1] == (True, "")
+    assert sha(WORLD) in replica.store
+    replica.world.publisher.refusal = None
