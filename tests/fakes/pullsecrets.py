@@ -1,5 +1,6 @@
 """FakeSecrets: a SecretReader over Secrets that a test gives."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from autowasm.artifacts.pullsecrets import PullSecret
@@ -10,7 +11,7 @@ class FakeSecrets:
     """Secrets by namespace and name."""
 
     secrets: dict[tuple[str, str], PullSecret] = field(default_factory=dict)
-    reads: int = 0
+    reads: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def login(self, namespace: str, name: str, username: str, *, host: str, uid: str = "") -> None:
         """A pull secret for one registry; the password is the user's name twice."""
@@ -24,5 +25,5 @@ class FakeSecrets:
         self.login(namespace, "pull", username, host="registry.example", uid=uid)
 
     async def read(self, namespace: str, name: str) -> PullSecret | None:
-        self.reads += 1
+        self.reads[namespace, name] += 1
         return self.secrets.get((namespace, name))

@@ -114,7 +114,6 @@ class Metadata(Struct, frozen=True, rename="camel"):
     namespace: str = "default"
     uid: str = ""
     generation: int = 0
-    deletion_timestamp: str | None = None
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
 

@@ -135,7 +135,7 @@ class GoneRecords:
         return True
 
     def forget(self, key: ObjectKey) -> None:
-        """The object was published or deleted, or another replica leads."""
+        """The object was published or deleted, its spec is invalid, or another replica leads."""
         self._lost.pop(key, None)
 
 

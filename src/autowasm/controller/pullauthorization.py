@@ -87,7 +87,7 @@ class PullAuthorizer:
             self._due.set()
 
     def forget(self, key: ObjectKey) -> None:
-        """The object was deleted."""
+        """The object is being deleted or invalid, or another replica leads."""
         self._authorizations.pop(key, None)
 
     async def run(self) -> None:

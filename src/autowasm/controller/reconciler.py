@@ -21,7 +21,7 @@ from autowasm.artifacts.published import PublishedModules
 from autowasm.blobs.store import BlobStore
 from autowasm.controller.decision import GoneRecords, UseRecord, decide, explain_lost
 from autowasm.controller.fetchjobs import FetchDone, FetchFailed, FetchJobs, FetchRunning
-from autowasm.controller.interfaces import AutoWasmLookup, Publisher
+from autowasm.controller.interfaces import AutoWasmLookup, Lookup, Publisher
 from autowasm.controller.polling import NoPollResults, PollResults
 from autowasm.controller.pullauthorization import PullAuthorizer, authorization_of
 from autowasm.controller.reconcilecontext import (
@@ -46,6 +46,7 @@ from autowasm.controller.statusreporter import (
 )
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError, SpecError, StorageError
+from autowasm.kube import writes
 from autowasm.kube.controller import Result
 from autowasm.kube.leaderelection import AlwaysLeading, Leadership, NotLeading
 from autowasm.kube.resources import ObjectKey
@@ -195,11 +196,11 @@ class AutoWasmReconciler:
 
     def _first_missing(self, context: ReconcileContext, autowasm: AutoWasm) -> Record | None:
         """The published record comes first, because sidecars request it now."""
-        source = str(autowasm.spec.filter.source)
-        for record in (context.live, context.replicated(autowasm)):
-            if record is None or record.sha256 in self._store:
-                continue
-            if belongs_to(record, source):
+        live = context.live
+        if live is not None and not belongs_to(live, str(autowasm.spec.filter.source)):
+            live = None  # it may be forged
+        for record in (live, context.replicated(autowasm)):
+            if record is not None and record.sha256 not in self._store:
                 return record
         return None
 
@@ -210,26 +211,39 @@ class AutoWasmReconciler:
             self._forget(key)
             return Result()
         context = self._context(key, found.document)
+        if writes.is_terminating(found.document):
+            return self._terminating(context, found)
         try:
             context = await self._complete(context)
         except AutoWasmError as error:
             return await self._not_written(context, error)
         try:
-            if found.problem is not None:
-                raise found.problem
-            autowasm = parsing.parse(found.document)
-            self._checks.spec(autowasm)
+            autowasm = self._checked(found)
         except SpecError as error:
             self._jobs.forget(key)
-            self._updates.polls.forget(key)
+            self._let_go(key)
             remember_origins(self._published, context, None)
             return await self._failed(context, error)
         remember_origins(self._published, context, autowasm)
-        if autowasm.metadata.deletion_timestamp is not None:
-            self._jobs.forget(key)
-            self._updates.polls.forget(key)
-            return Result()
         return await self._reconcile_module(context, autowasm)
+
+    def _terminating(self, context: ReconcileContext, found: Lookup) -> Result:
+        """Write nothing for an object that is being deleted. Its module stays known while an EnvoyFilter names it."""
+        self._jobs.forget(context.key)
+        self._let_go(context.key)
+        try:
+            remember_origins(self._published, context, self._checked(found))
+        except SpecError:
+            remember_origins(self._published, context, None)
+        return Result()
+
+    def _checked(self, found: Lookup) -> AutoWasm:
+        """Raises SpecError."""
+        if found.problem is not None:
+            raise found.problem
+        autowasm = parsing.parse(found.document)
+        self._checks.spec(autowasm)
+        return autowasm
 
     def _context(self, key: ObjectKey, document: Mapping[str, Any]) -> ReconcileContext:
         return ReconcileContext.of(key, document, live=self._publisher.published(key))

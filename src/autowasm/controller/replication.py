@@ -168,7 +168,7 @@ class ReplicaWaiter:
             self._begin(key, wait, WAIT)
 
     def forget(self, key: ObjectKey) -> None:
-        """The module was published, or is no longer wanted."""
+        """The module was published or is no longer wanted, or another replica leads."""
         wait = self._waits.pop(key, None)
         if wait is not None and wait.task is not None:
             wait.task.cancel()

@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.artifacts.published import PublishedModules
 from autowasm.controller.fetchjobs import FetchJobs
@@ -145,3 +147,30 @@ async def test_another_namespace_gets_a_cached_private_module_only_with_a_login_
         objects.apply(document(namespace="other", spec={"secret": "pull"}, generation=2))
         await process.phase("Synced", key=THEIRS)
         assert process.bench.registry.count("fetch") == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"applyPorts": [0]}, {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}],
+    ids=["invalid", "being deleted"],
+)
+async def test_secret_of_an_invalid_or_terminating_autowasm_is_not_read_any_more(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    objects = FakeObjects()
+    publisher = FakePublisher(objects)
+    for namespace in ("default", "other"):
+        objects.apply(document(namespace=namespace, spec={"secret": "pull"}))
+    async with life(tmp_path, objects, publisher) as process:
+        reads = process.bench.secrets.reads
+        for key in (KEY, THEIRS):
+            process.bench.secrets.give("alice", namespace=key.namespace, uid="u1")
+            await process.phase("Synced", key=key)
+            await process.reconciler.reconcile(key)  # with the published record
+        await process.until(lambda: reads["default", "pull"] >= 3)
+
+        objects.apply(document(**{"spec": {"secret": "pull"}, **change}))
+        await process.reconciler.reconcile(KEY)
+        before, others = reads["default", "pull"], reads["other", "pull"]
+        await process.until(lambda: reads["other", "pull"] >= others + 3, key=THEIRS)
+        assert reads["default", "pull"] == before

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from tests.fakes.autowasms import document
 from tests.fakes.modulesource import sha256_of
 from tests.parts import wat
@@ -11,6 +13,7 @@ from tests.unit.controller.reconciling.world import (
     WORLD,
     Process,
     World,
+    sha,
 )
 
 
@@ -38,10 +41,24 @@ async def test_deletion_ends_the_fetch(world: World, process: Process) -> None:
     assert not world.publisher.writes
 
 
+DELETING = {"deletionTimestamp": "2026-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize("change", [{"image": OTHER}, {"applyPorts": [0]}])
 async def test_nothing_is_written_for_an_object_that_is_being_deleted(
-    world: World, process: Process
+    world: World, process: Process, change: dict[str, object]
 ) -> None:
     await process.apply()
     world.publisher.writes.clear()
-    await process.apply(image=OTHER, metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"})
+    await process.apply(**change, metadata=DELETING)
     assert not world.publisher.writes
+    assert process.published.is_known(sha(WORLD)), "sidecars may still fetch it"
+
+
+async def test_lost_label_of_the_filter_of_an_object_that_is_being_deleted_is_not_restored(
+    world: World, process: Process
+) -> None:
+    await process.apply()
+    world.publisher.unseen[KEY] = world.publisher.envoyfilters.pop(KEY)
+    await process.apply(metadata=DELETING)
+    assert KEY in world.publisher.unseen
