@@ -30,6 +30,8 @@ CONTENT_TYPE: Final = "application/wasm"
 
 _LONGEST: Final = 4096
 """Bytes. aiohttp answers longer requests with its own limits."""
+_MAX_FIELDS: Final = 64
+"""aiohttp refuses more than 128."""
 _FIELDS: Final = (
     rb"host|user-agent|accept|accept-encoding|accept-language|cache-control|pragma|x-request-id|x-forwarded-for"
     rb"|x-forwarded-proto|x-forwarded-client-cert|x-envoy-[a-z-]{1,40}|traceparent|tracestate|b3|x-b3-[a-z]{1,20}"
@@ -37,9 +39,9 @@ _FIELDS: Final = (
 _PLAIN: Final = re.compile(
     rb"GET /wasm/([0-9a-f]{64})(?:\?[\w=&.~-]{0,128})? HTTP/1\.1\r\n(?:(?i:"
     + _FIELDS
-    + rb"):[\t\x20-\x7e]*\r\n)+\r\n"
+    + rb"):[\t\x20-\x7e]*\r\n){1,%d}\r\n" % _MAX_FIELDS
 )
-_HOST: Final = re.compile(rb"\n(?i:host): *[!-~]")
+_HOST: Final = re.compile(rb"\nhost: *[!-~]")
 
 
 def plain_request(data: bytes) -> Sha256Hex | None:
@@ -47,7 +49,12 @@ def plain_request(data: bytes) -> Sha256Hex | None:
     if len(data) > _LONGEST:
         return None
     match = _PLAIN.fullmatch(data)
-    if match is None or len(_HOST.findall(data)) != 1:  # RFC 9112 3.2: exactly one
+    if match is None:
+        return None
+    lower = data.lower()
+    if lower.count(b"\nhost:") != 1 or _HOST.search(lower) is None:  # RFC 9112 3.2: exactly one
+        return None
+    if lower.count(b"\nuser-agent:") > 1:  # aiohttp refuses a second one
         return None
     return Sha256Hex(match[1].decode())
 

@@ -198,11 +198,26 @@ def test_takes_64_hexadecimal_digits(digits: str, taken: bool) -> None:
         ("host:\th", False),
         ("accept: host: h", False),
         ("x-forwarded-for: 1\r\nhost: h\r\nHost: h", False),
+        ("host: h\r\nhost:", False),
+        ("host:\r\nhost: h", False),
+        ("host:\tx\r\nHOST: h", False),
     ],
 )
 def test_takes_exactly_one_host_that_is_not_empty(line: str, taken: bool) -> None:
     data = f"GET /wasm/{DIGEST} HTTP/1.1\r\naccept: */*\r\n{line}\r\n\r\n".encode()
     assert plain_request(data) == (DIGEST if taken else None)
+
+
+@pytest.mark.parametrize(("agents", "taken"), [(1, True), (2, False)])
+def test_takes_one_user_agent(agents: int, taken: bool) -> None:
+    fields = "\r\n".join(["user-agent: curl", "User-Agent: curl"][:agents])
+    assert plain_request(with_field(fields)) == (DIGEST if taken else None)
+
+
+@pytest.mark.parametrize(("count", "taken"), [(64, True), (65, False)])
+def test_takes_up_to_64_fields(count: int, taken: bool) -> None:
+    fields = "\r\n".join(["b3: 1"] * (count - 1))
+    assert plain_request(with_field(fields)) == (DIGEST if taken else None)
 
 
 @pytest.fixture
