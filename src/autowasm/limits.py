@@ -318,7 +318,8 @@ class PreflightLimits:
     """Bounds on the child processes that compile and run modules before they are published. Seconds, bytes, counts."""
 
     total: int = 2
-    """Children at a time, in all; each namespace has one at most."""
+    """Children at a time, in all; each namespace has one at most, and one at most compiles. The memory limit of the chart is for
+    two of `run_memory` and `compile_memory`."""
     queued: int = 10_000
     """Requests that wait for a child: enough for a cluster with 10 000 AutoWasms."""
     run_seconds: float = 2.0
@@ -329,8 +330,9 @@ class PreflightLimits:
     """Wall time of a compilation. A module of 2.5 MB takes 2 s of one core, one of 9.4 MB 7 s."""
     run_memory: int = 256 * MIB
     """Resident memory of a child that runs a module. The interpreter takes 27 MiB of it, a filter from Go 6 to start."""
-    compile_memory: int = 384 * MIB
-    """Resident memory of a child that compiles. A module of 2.5 MB takes 100 MiB, one of 9.4 MB 230."""
+    compile_memory: int = 256 * MIB
+    """Resident memory of a child that compiles. A module of 2.5 MB takes 100 MiB, one of 9.4 MB 230. A larger one has no verdict:
+    more would have to be granted to every replica, and stay unused in almost all."""
     address_memory: int = 1536 * MIB
     """Writable memory that a child may allocate, whether it uses it or not: the 1 GiB that Envoy gives a module, and the rest of the
     child. If less were given, a module that reserves much would fail here and not in Envoy."""

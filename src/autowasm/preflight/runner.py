@@ -1,8 +1,8 @@
 """Preflight: the verdict on a module with its configuration, from a child process.
 
 Invariants: code of a module runs only in a child that `isolation.py` restricted; a child that dies, hangs or cannot be
-started gives `Unknown`, never a refusal; one child runs for a namespace and two in all; equal requests share one run; the
-same module and request get the same verdict from memory.
+started gives `Unknown`, never a refusal; one child runs for a namespace and two in all, one of which may compile; equal
+requests share one run; the same module and request get the same verdict from memory.
 """
 
 import asyncio
@@ -76,6 +76,8 @@ class Preflight:
             limits, running=metrics.preflight_children, waiting=metrics.preflight_waiting
         )
         self._locks = KeyedLock()
+        # Over all namespaces: compilations take most of the memory that the container's limit has to allow.
+        self._compiling = asyncio.Lock()
         self._verdicts = Verdicts(limits)
         self._sandbox = SandboxLimits(
             start_fuel=limits.run_fuel,
@@ -165,7 +167,10 @@ class Preflight:
         try:
             async with self._locks.of(sha256):
                 code = await self._cache.get(sha256)
-                return code if code is not None else await self._compile(sha256, module)
+                if code is not None:
+                    return code
+                async with self._compiling:
+                    return await self._compile(sha256, module)
         except OSError as error:
             raise NoVerdict(
                 Reason.STORAGE_UNAVAILABLE, f"the directory of compiled modules: {error.strerror}"

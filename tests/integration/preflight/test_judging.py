@@ -5,13 +5,15 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from autowasm.digest import Sha256Hex
 from autowasm.limits import PreflightLimits
 from autowasm.preflight import runner
+from autowasm.preflight.processes import Result
+from autowasm.preflight.request import COMPILE
 from autowasm.preflight.unknown import Reason, Unknown
 from autowasm.sandbox.plugin import Plugin
 from autowasm.sandbox.verdict import Outcome, Verdict
@@ -193,6 +195,39 @@ async def test_requests_of_many_namespaces_run_two_at_a_time(lying: Judge) -> No
         os.kill(child, signal.SIGKILL)
     await asyncio.gather(*asked)
     assert [gauge._value.get() for gauge in gauges] == [0, 0]
+
+
+async def test_one_module_at_a_time_is_compiled_while_others_run(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await judge(module(), b"long")  # compiled
+    server, compiling, most, go_on = judge.server, 0, 0, asyncio.Event()
+    execute = server.execute
+
+    async def held(work: str, *arguments: Any, **more: Any) -> Result:
+        nonlocal compiling, most
+        if work != COMPILE:
+            return await execute(work, *arguments, **more)
+        compiling += 1
+        most = max(most, compiling)
+        try:
+            await go_on.wait()
+            return await execute(work, *arguments, **more)
+        finally:
+            compiling -= 1
+
+    monkeypatch.setattr(server, "execute", held)
+    first = asyncio.create_task(judge(numbered(1), b"long", namespace="a"))
+    await until(lambda: compiling == 1)
+    assert isinstance(await judge(module(), b"longer", namespace="b"), Verdict)
+    second = asyncio.create_task(judge(numbered(2), b"long", namespace="b"))
+    await until(lambda: judge.preflight._locks.of(judge.store(numbered(2))[1]).locked())
+    for _ in range(100):  # the lookup in the cache takes a thread
+        await asyncio.sleep(0.001)
+    go_on.set()
+    assert all(isinstance(found, Verdict) for found in await asyncio.gather(first, second))
+    assert judge.runs("compile") == 3
+    assert most == 1
 
 
 async def test_a_module_that_hangs_in_one_namespace_delays_no_other(lying: Judge) -> None:
