@@ -6,12 +6,15 @@ differs from run to run (dates, request ids, durations) is masked in both.
 """
 
 import asyncio
+import atexit
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from difflib import unified_diff
 from pathlib import Path
+from pprint import pformat
 from typing import Any
 
 from autowasm.envoyversion import envoy_version
@@ -25,16 +28,28 @@ from autowasm.sandbox.message import Message, Request, Response
 from autowasm.sandbox.plugin import FailurePolicy, Plugin, SandboxLimits
 from autowasm.sandbox.protocol import LogLevel
 from autowasm.sandbox.vm import StartFailure, Vm
-from tests.parts import ports, provision
-from tests.parts.process import PORT_ATTEMPTS, Process, ProcessError
+from tests.parts import ports
+from tests.parts.filteringenvoy import (
+    DEADLINE,
+    LOG,
+    MASK,
+    NODE,
+    Pacer,
+    Unpaced,
+    address_of,
+    awaited_lines,
+    bootstrap_of,
+    connect,
+    masked_line,
+    plugin_of,
+    started,
+)
 
 IDLE_SECONDS = 1.0
 """How long a filter may hold a stream in these comparisons, in both."""
 _HTTP = "type.googleapis.com/envoy.extensions.filters"
-_HTTP_OPTIONS = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-_DEADLINE = 30.0
 _PACE = 0.05
-"""Seconds between the pieces of a body."""
+"""Seconds between the pieces of a body in the sandbox: so long that callouts are answered in between."""
 
 Pair = tuple[str, str]
 
@@ -44,7 +59,6 @@ class Case:
     """A filter, its configuration, and requests that it gets one after another.
 
     `clusters` are those that the filter may call: the answers in the sandbox, and the response of a real server there.
-    `fails_at_start` marks a filter that both must refuse.
     """
 
     name: str
@@ -99,57 +113,39 @@ class Observed:
 
 # --- what both have in common
 
-_MASKED = {
+MASKED = {
     "x-request-id": re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"),
     "date": re.compile(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} [\d:]{8} GMT"),
     "x-envoy-upstream-service-time": re.compile(r"\d+"),
 }
-_MASK = "(masked)"
 _OF_THE_CODEC = frozenset({"transfer-encoding", "connection"})
 """Headers that the HTTP/1 codec writes for a message, which the sandbox does not encode."""
 
 
 def _masked(headers: Sequence[Pair]) -> tuple[Pair, ...]:
     return tuple(
-        (name, _MASK if name in _MASKED and _MASKED[name].fullmatch(value) else value)
+        (name, MASK if name in MASKED and MASKED[name].fullmatch(value) else value)
         for name, value in headers
         if name not in _OF_THE_CODEC and (name, value) != ("content-length", "0")
     )
 
 
-_IDS = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_DATES = re.compile(r"[A-Z][a-z]{2},%20\d\d%20[A-Z][a-z]{2}%20\d{4}%20[\d:]{8}%20GMT")
-
-
-_OF_THE_MACHINE = re.compile(
-    r"(property (?:connection.id|connection_id|upstream.local_address|upstream.address|upstream.port|source.address|"
-    r"source.port|destination.address|destination.port|request.time|request.duration|response.backend_latency|"
-    r"upstream.cx_pool_ready_duration) -> 0 ).*"
-)
-
-
-def _masked_line(line: str) -> str:
-    line = _OF_THE_MACHINE.sub(r"\1(value)", line)
-    return _DATES.sub("(date)", _IDS.sub("(id)", line))
-
-
 def line_of(line: LogLine) -> str:
     """A line of the sandbox as `log_lines` has those of Envoy."""
     message = line.message.decode("utf-8", "surrogateescape")
-    return _masked_line(f"{line.level.name.lower()}{line.prefix}: {message}")
+    return masked_line(f"{line.level.name.lower()}{line.prefix}: {message}")
 
 
 # --- the sandbox
 
-_engines: dict[str, Any] = {}
 _compiled: dict[bytes, Compiled] = {}
+atexit.register(_compiled.clear)  # wasmtime complains about what is left when the interpreter ends
 
 
 def compiled(module: bytes) -> Compiled:
     """The module, compiled once in this process."""
     if module not in _compiled:
-        engine = _engines.setdefault("engine", make_engine())
-        _compiled[module] = compile_bytes(engine, module)
+        _compiled[module] = compile_bytes(make_engine(), module)
     return _compiled[module]
 
 
@@ -161,7 +157,7 @@ def in_sandbox(case: Case, version: str) -> Observed:
         limits=SandboxLimits(body_bytes=case.body_limit),
         envoy=envoy_version(version),
         clusters=case.clusters,
-        properties={"xds": {"node": _NODE}},
+        properties={"xds": {"node": NODE}},
         log_level=LogLevel.TRACE,
     )
     started = vm.start()
@@ -181,9 +177,6 @@ def in_sandbox(case: Case, version: str) -> Observed:
         tuple(_answered(each) for each in exchanges),
         tuple(line_of(each) for each in vm.log.since(0)),
     )
-
-
-_NODE: dict[str, Any] = {"id": "test-proxy", "cluster": "test", "metadata": {"NAME": "details"}}
 
 
 def _chain(case: Case) -> dict[str, Any]:
@@ -221,6 +214,8 @@ class _Service:
     """A server on a raw socket, which answers every request with `response` and keeps what it got."""
 
     response: Response
+    pacer: Pacer
+    delay: float = 0.0
     got: list[Passed] = field(default_factory=list)
     host: str = ""
 
@@ -238,7 +233,9 @@ class _Service:
             while (message := await _read(reader, is_request=True)) is not None:
                 if message.is_complete:
                     self.got.append(message)
-                await _write(writer, self.response, is_head=message.first[0] == "HEAD")
+                await asyncio.sleep(self.delay)
+                is_head = message.first[0] == "HEAD"
+                await _write(writer, self.response, self.pacer, is_head=is_head)
         except (OSError, ValueError, asyncio.IncompleteReadError):
             pass
         finally:
@@ -290,52 +287,65 @@ def _pair(line: str) -> Pair:
     return name.strip().lower(), value.strip()
 
 
-async def _write(writer: asyncio.StreamWriter, response: Response, *, is_head: bool) -> None:
+async def _write(
+    writer: asyncio.StreamWriter, response: Response, pacer: Pacer, *, is_head: bool
+) -> None:
     head = f"HTTP/1.1 {response.status} X\r\n"
     head += "".join(f"{name}: {value}\r\n" for name, value in response.headers)
-    writer.write(f"{head}\r\n".encode("utf-8", "surrogateescape"))
+    await pacer.write(writer, f"{head}\r\n".encode("utf-8", "surrogateescape"))
     if not is_head:
-        await _write_body(writer, response)
+        await _write_body(writer, response, pacer)
 
 
-async def _write_body(writer: asyncio.StreamWriter, message: Request | Response) -> None:
+async def _write_body(
+    writer: asyncio.StreamWriter, message: Request | Response, pacer: Pacer
+) -> None:
     is_chunked = any(name == "transfer-encoding" for name, _ in message.headers)
     for piece in message.body:
-        writer.write(b"%x\r\n%s\r\n" % (len(piece), piece) if is_chunked else piece)
-        await writer.drain()
-        await asyncio.sleep(_PACE)  # so that Envoy reads the pieces one by one
+        await pacer.write(writer, b"%x\r\n%s\r\n" % (len(piece), piece) if is_chunked else piece)
     if is_chunked:
         trailers = "".join(f"{name}: {value}\r\n" for name, value in message.trailers)
         writer.write(f"0\r\n{trailers}\r\n".encode("utf-8", "surrogateescape"))
     await writer.drain()
 
 
-async def _ask(port: int, request: Request) -> Passed | None:
-    reader, writer = await asyncio.open_connection(ports.LOOPBACK, port, limit=1024 * 1024)
+async def _ask(port: int, request: Request, pacer: Pacer) -> Passed | None:
+    reader, writer = await connect(port)
     head = f"{request.method} {request.path} HTTP/1.1\r\nhost: {request.authority}\r\n"
     head += "".join(f"{name}: {value}\r\n" for name, value in request.headers)
-    writer.write(f"{head}\r\n".encode("utf-8", "surrogateescape"))
     try:
         with suppress(ConnectionError):  # Envoy may answer before it has all, and close
-            await _write_body(writer, request)
-        async with asyncio.timeout(_DEADLINE):
+            await pacer.write(writer, f"{head}\r\n".encode("utf-8", "surrogateescape"))
+            await _write_body(writer, request, pacer)
+        async with asyncio.timeout(DEADLINE):
             return await _read(reader, is_request=False, is_head=request.method == "HEAD")
     finally:
         writer.close()
 
 
-async def in_envoy(version: str, cases: Sequence[Case], directory: Path) -> dict[str, Observed]:
-    """Run all cases in one Envoy of this version."""
+async def in_envoy(
+    version: str, cases: Sequence[Case], expected: Mapping[str, Observed], directory: Path
+) -> dict[str, Observed]:
+    """Run all cases in one Envoy of this version.
+
+    `expected` tells how many lines of a log are waited for, some of which come after the answer.
+    """
+    pacer = Pacer(directory / LOG)
     directory.mkdir(parents=True, exist_ok=True)
     for case in cases:
         (directory / f"{case.name}.wasm").write_bytes(case.module)
     async with AsyncExitStack() as stack:
         services = {}
         for case in cases:
-            services[case.name] = await stack.enter_async_context(_Service(case.response).running())
+            services[case.name] = await stack.enter_async_context(
+                _Service(case.response, pacer).running()
+            )
         clusters = {f"{attributes.CLUSTER}-{name}": each.host for name, each in services.items()}
-        for name, response in _callout_servers(cases).items():
-            server = await stack.enter_async_context(_Service(response).running())
+        for name, answer in _answers(cases).items():
+            body = (answer.body,) if answer.body else ()
+            response = Response(answer.status, answer.headers, body, answer.trailers)
+            service = _Service(response, Unpaced(pacer.log), delay=answer.delay)
+            server = await stack.enter_async_context(service.running())
             clusters[name] = server.host
 
         def bootstrap(used: Sequence[int]) -> str:
@@ -348,10 +358,10 @@ async def in_envoy(version: str, cases: Sequence[Case], directory: Path) -> dict
         async with process:
             answers: dict[str, list[Passed | None]] = {}
             for case, port in zip(cases, used, strict=True):
-                answers[case.name] = [await _ask(port, each) for each in case.requests]
-            await asyncio.sleep(0.3)  # the log callback runs after the answer
-            log = process.log.read_text(errors="surrogateescape")
-    lines = log_lines(log, [case.name for case in cases])
+                await process.check()  # a filter can crash Envoy
+                answers[case.name] = [await _ask(port, each, pacer) for each in case.requests]
+            wanted = {name: len(each.log) for name, each in expected.items()}
+            lines = await awaited_lines(process.log, wanted)
     return {
         case.name: Observed(
             tuple(services[case.name].got),
@@ -362,107 +372,14 @@ async def in_envoy(version: str, cases: Sequence[Case], directory: Path) -> dict
     }
 
 
-async def started(
-    version: str, count: int, configuration: Callable[[Sequence[int]], str], directory: Path
-) -> tuple[Process, list[int]]:
-    """An Envoy that runs with `count` listeners, and their ports, for which `configuration` writes its bootstrap.
-
-    Others may take a port in between: it is tried again then.
-    """
-    program = await asyncio.to_thread(provision.envoy, version)
-    bootstrap, log = directory / "envoy.json", directory / "envoy.log"
-    command: list[str | Path] = [program, "-c", bootstrap, "--concurrency", "1"]
-    command += ["--disable-hot-restart", "--log-level", "info"]
-    command += ["--component-log-level", "wasm:trace", "--log-format", "@@%t|%l|%n|%v"]
-    for attempt in range(PORT_ATTEMPTS):
-        used = ports.free_ports(count)
-        bootstrap.write_text(configuration(used))
-        log.unlink(missing_ok=True)
-        process = Process(f"envoy {version}", command, log=log)
-
-        async def up() -> bool:
-            return "starting main dispatch loop" in await asyncio.to_thread(
-                log.read_text, errors="replace"
-            )
-
-        try:
-            await process.start(ready=up, timeout=_DEADLINE)
-        except ProcessError as error:
-            if not error.port_taken or attempt == PORT_ATTEMPTS - 1:
-                raise
-        else:
-            return process, used
-    raise AssertionError("unreachable")
-
-
-def _callout_servers(cases: Sequence[Case]) -> dict[str, Response]:
-    found: dict[str, Response] = {}
+def _answers(cases: Sequence[Case]) -> dict[str, HttpAnswer]:
+    """What the clusters of all cases answer."""
+    found: dict[str, HttpAnswer] = {}
     for case in cases:
         for name, answer in case.clusters.items():
             assert name not in found, "a cluster of its own for each case"
             assert isinstance(answer, HttpAnswer), "one answer for each cluster here"
-            body = (answer.body,) if answer.body else ()
-            found[name] = Response(answer.status, answer.headers, body, answer.trailers)
-    return found
-
-
-_LINE = re.compile(r"\|wasm log(?P<prefix>( [^ ]+)*?): (?P<text>.*)\Z", re.DOTALL)
-
-
-def log_lines(text: str, names: Sequence[str]) -> dict[str, list[str]]:
-    """The lines of each filter on the thread that served requests, which configured the filter for itself."""
-    entries = []
-    for each in text.split("@@"):
-        thread, _, rest = each.rstrip("\n").partition("|")
-        level, _, rest = rest.partition("|")
-        if found := _LINE.search(f"|{rest.partition('|')[2]}"):
-            entries.append((thread, level, found["prefix"], found["text"]))
-    lines: dict[str, list[str]] = {}
-    for name in names:
-        mine = [each for each in entries if each[2].endswith(f" vm-{name}")]
-        main = mine[0][0] if mine else ""
-        lines[name] = [
-            _masked_line(f"{level}{prefix}: {message}")
-            for thread, level, prefix, message in mine
-            if thread != main
-        ]
-    return lines
-
-
-def bootstrap_of(
-    listeners: Sequence[Mapping[str, Any]], clusters: Mapping[str, str]
-) -> dict[str, Any]:
-    """Envoy's bootstrap with these listeners, and clusters by name and `address:port`."""
-    return {
-        "node": _NODE,
-        "admin": {"address": address_of(f"{ports.LOOPBACK}:0")},
-        "static_resources": {
-            "listeners": listeners,
-            "clusters": [_cluster(name, host) for name, host in clusters.items()],
-        },
-    }
-
-
-def plugin_of(plugin: Plugin, module: Path) -> dict[str, Any]:
-    """The `PluginConfig` of a plugin whose module is in a local file."""
-    vm: dict[str, Any] = {
-        "vm_id": plugin.vm_id,
-        "runtime": "envoy.wasm.runtime.v8",
-        "code": {"local": {"filename": str(module)}},
-    }
-    if plugin.vm_configuration:
-        vm["configuration"] = _string(plugin.vm_configuration)
-    if plugin.environment:
-        vm["environment_variables"] = {"key_values": dict(plugin.environment)}
-    found: dict[str, Any] = {"name": plugin.name, "root_id": plugin.root_id, "vm_config": vm}
-    if plugin.failure_policy is FailurePolicy.DEPRECATED_OPEN:
-        found["fail_open"] = True
-    else:
-        found["failure_policy"] = plugin.failure_policy.value
-    if plugin.configuration:
-        found["configuration"] = _string(plugin.configuration)
-    if plugin.allow_on_headers_stop_iteration:
-        found["allow_on_headers_stop_iteration"] = True
+            found[name] = answer
     return found
 
 
@@ -505,29 +422,7 @@ def _listener(case: Case, port: int, directory: Path) -> dict[str, Any]:
     }
 
 
-def _string(value: bytes) -> dict[str, str]:
-    return {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": value.decode()}
-
-
-def _cluster(name: str, host: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "type": "STATIC",
-        "connect_timeout": "1s",
-        "load_assignment": {
-            "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address_of(host)}}]}],
-        },
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": _HTTP_OPTIONS,
-                "explicit_http_config": {"http_protocol_options": {"enable_trailers": True}},
-            }
-        },
-    }
-
-
-def address_of(host: str) -> dict[str, Any]:
-    """`address:port` as Envoy has it."""
-    address, _, port = host.rpartition(":")
-    return {"socket_address": {"address": address, "port_value": int(port)}}
+def difference(real: object, ours: object) -> str:
+    """What differs between two observations, as a diff; empty if nothing does."""
+    before, after = (pformat(each, width=150).splitlines() for each in (real, ours))
+    return "\n".join(unified_diff(before, after, "envoy", "sandbox", lineterm="", n=1))

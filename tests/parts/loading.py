@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ _DEADLINE = 100.0
 """Seconds. A module from Go takes five on an idle machine."""
 
 
-async def envoy_failure(version: str, module: bytes, directory: Path) -> str:
-    """Envoy's error for the module; empty if it loads, starts and accepts an empty configuration.
+async def envoy_failure(
+    version: str, module: bytes, directory: Path, *, plugin: Mapping[str, Any] | None = None
+) -> str:
+    """Envoy's error for the module; empty if it loads, starts and accepts its configuration.
 
-    `exit status -11` when Envoy crashes: the number is the signal's. Writes to `directory`.
+    `plugin` is the `PluginConfig` without the code; without it the configuration is empty. `exit status -11` when Envoy
+    crashes: the number is the signal's. Writes to `directory`.
     """
     path, config = directory / "module.wasm", directory / "envoy.json"
     path.write_bytes(module)
-    config.write_text(json.dumps(_bootstrap(path)))
+    config.write_text(json.dumps(_bootstrap(path, plugin or {})))
     program = await asyncio.to_thread(provision.envoy, version)
     process = await asyncio.create_subprocess_exec(
         *(str(program), "--mode", "validate", "-c", str(config)),
@@ -35,10 +39,11 @@ async def envoy_failure(version: str, module: bytes, directory: Path) -> str:
     return errors[0] if errors else f"exit status {process.returncode}"
 
 
-def _bootstrap(module: Path) -> dict[str, Any]:
-    """One listener with the module in a local file as its filter."""
+def _bootstrap(module: Path, plugin: Mapping[str, Any]) -> dict[str, Any]:
+    """One listener whose filter is the module in a local file."""
     code = {"local": {"filename": str(module)}}
-    wasm = {"vm_config": {"runtime": "envoy.wasm.runtime.v8", "code": code}}
+    vm = {"runtime": "envoy.wasm.runtime.v8"} | plugin.get("vm_config", {}) | {"code": code}
+    wasm = {**plugin, "vm_config": vm}
     manager = {
         "@type": f"{HTTP}.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "test",

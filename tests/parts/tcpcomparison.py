@@ -5,7 +5,7 @@ As `comparison.py`, for network filters: what each side got, and the log of the 
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +16,17 @@ from autowasm.sandbox.plugin import FailurePolicy, Plugin
 from autowasm.sandbox.tcp import Sent, Side, converse
 from autowasm.sandbox.vm import StartFailure, Vm
 from tests.parts import comparison, ports
+from tests.parts.filteringenvoy import (
+    LOG,
+    NODE,
+    Pacer,
+    address_of,
+    awaited_lines,
+    bootstrap_of,
+    connect,
+    plugin_of,
+    started,
+)
 
 _PACE = 0.15
 _NETWORK = "type.googleapis.com/envoy.extensions.filters.network"
@@ -53,7 +64,12 @@ class TcpObserved:
 
 def in_sandbox(case: TcpCase, version: str) -> TcpObserved:
     """Run a case in the sandbox. Raises AssertionError if the filter does not start."""
-    vm = Vm(comparison.compiled(case.module), case.plugin, envoy=envoy_version(version))
+    vm = Vm(
+        comparison.compiled(case.module),
+        case.plugin,
+        envoy=envoy_version(version),
+        properties={"xds": {"node": NODE}},
+    )
     started = vm.start()
     assert not isinstance(started, StartFailure), started
     found = converse(
@@ -85,9 +101,10 @@ class _Service:
 
 
 async def in_envoy(
-    version: str, cases: Sequence[TcpCase], directory: Path
+    version: str, cases: Sequence[TcpCase], expected: Mapping[str, TcpObserved], directory: Path
 ) -> dict[str, TcpObserved]:
-    """Run all cases in one Envoy of this version."""
+    """Run all cases in one Envoy of this version. `expected` tells how many lines of a log are waited for."""
+    pacer = Pacer(directory / LOG)
     directory.mkdir(parents=True, exist_ok=True)
     found: dict[str, tuple[bytes, bytes]] = {}
     async with AsyncExitStack() as stack:
@@ -104,21 +121,22 @@ async def in_envoy(
             listeners = [
                 _listener(case, port, directory) for case, port in zip(cases, used, strict=True)
             ]
-            return json.dumps(comparison.bootstrap_of(listeners, clusters))
+            return json.dumps(bootstrap_of(listeners, clusters))
 
-        process, used = await comparison.started(version, len(cases), bootstrap, directory)
+        process, used = await started(version, len(cases), bootstrap, directory)
         async with process:
             for case, port in zip(cases, used, strict=True):
-                client = await _converse(port, case.sent, services[case.name])
+                client = await _converse(port, case.sent, services[case.name], pacer)
                 found[case.name] = (bytes(services[case.name].got), client)
-            await asyncio.sleep(0.3)  # the log callback runs after the end
-            log = process.log.read_text(errors="surrogateescape")
-    lines = comparison.log_lines(log, [case.name for case in cases])
+            wanted = {name: len(each.log) for name, each in expected.items()}
+            lines = await awaited_lines(process.log, wanted)
     return {case.name: TcpObserved(*found[case.name], tuple(lines[case.name])) for case in cases}
 
 
-async def _converse(port: int, sent: Sequence[Sent], service: _Service) -> bytes:
-    reader, writer = await asyncio.open_connection(ports.LOOPBACK, port)
+async def _converse(port: int, sent: Sequence[Sent], service: _Service, pacer: Pacer) -> bytes:
+    reader, writer = await connect(port)
+    with suppress(OSError):
+        await pacer.write(writer, b"")
     got = bytearray()
 
     async def collect() -> None:
@@ -130,18 +148,13 @@ async def _converse(port: int, sent: Sequence[Sent], service: _Service) -> bytes
     try:
         with suppress(OSError):  # a filter may close the connection at any time
             for each in sent:
-                await asyncio.sleep(_PACE)
                 out = writer
                 if each.side is Side.SERVICE:
                     async with asyncio.timeout(5):
                         await service.connected.wait()
                     assert service.writer is not None
                     out = service.writer
-                out.write(each.data)
-                await out.drain()
-                if each.end:
-                    out.write_eof()
-            await asyncio.sleep(_PACE)
+                await pacer.write(out, each.data, end=each.end)
             if not any(each.end and each.side is Side.CLIENT for each in sent):
                 writer.write_eof()
             async with asyncio.timeout(1):  # a filter may hold the connection for good
@@ -158,7 +171,7 @@ async def _converse(port: int, sent: Sequence[Sent], service: _Service) -> bytes
 
 
 def _listener(case: TcpCase, port: int, directory: Path) -> dict[str, Any]:
-    plugin = comparison.plugin_of(case.plugin, directory / f"{case.name}.wasm")
+    plugin = plugin_of(case.plugin, directory / f"{case.name}.wasm")
     proxy = {
         "@type": f"{_NETWORK}.tcp_proxy.v3.TcpProxy",
         "stat_prefix": case.name,
@@ -166,7 +179,7 @@ def _listener(case: TcpCase, port: int, directory: Path) -> dict[str, Any]:
     }
     return {
         "name": case.name,
-        "address": comparison.address_of(f"{ports.LOOPBACK}:{port}"),
+        "address": address_of(f"{ports.LOOPBACK}:{port}"),
         "filter_chains": [
             {
                 "filters": [

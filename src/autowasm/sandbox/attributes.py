@@ -21,6 +21,7 @@ SERVICE: Final = ("127.0.0.1", 9080)
 LOCAL: Final = ("127.0.0.1", 60000)
 CLUSTER: Final = "service"
 _CONNECT_NANOSECONDS: Final = 100_000
+"""How long Envoy takes to connect to the service, and the service to answer."""
 
 
 def http_date(elapsed: int) -> bytes:
@@ -32,8 +33,8 @@ def http_date(elapsed: int) -> bytes:
 class HttpFacts:
     """What is known of an HTTP stream at a moment. Headers are None where the module cannot reach them.
 
-    Sizes are bytes of bodies. `is_routed`: the request was passed on; `has_answered`: the service answers; `has_ended`: the
-    stream is over. `status` is that of the response, 0 before. `elapsed` in nanoseconds.
+    Sizes are bytes of bodies. `is_routed`: the request was passed on; `is_connected`: there is a connection to the service;
+    `has_ended`: the stream is over. `status` is that of the response, 0 before. `elapsed` in nanoseconds.
     """
 
     request_headers: HeaderMap | None
@@ -44,7 +45,7 @@ class HttpFacts:
     response_body: int
     status: int
     is_routed: bool
-    has_answered: bool
+    is_connected: bool
     has_ended: bool
     details: str
     elapsed: int
@@ -64,7 +65,7 @@ def of_http(facts: HttpFacts) -> dict[str, Value]:
         filter_chain_name="",
         listener_direction=0,
     )
-    if facts.has_answered:
+    if facts.is_connected:
         found["upstream_filter_state"] = Attributes()
     return found
 
@@ -104,7 +105,7 @@ def _upstream(facts: HttpFacts) -> Attributes:
             "transport_failure_reason": "",
             "locality": Proto(),
         }
-    if facts.has_answered:
+    if facts.is_connected:
         found |= {"local_address": _address(LOCAL), "cx_pool_ready_duration": _CONNECT_NANOSECONDS}
     return found
 
@@ -174,7 +175,7 @@ def _response(facts: HttpFacts) -> Attributes:
             text = _header(each, b"grpc-status") if each is not None else None
             if text is not None and text.isdecimal() and len(text) < 9:
                 found["grpc_status"] = int(text)
-    if facts.has_answered and facts.response_body:
+    if facts.is_connected and facts.response_body:
         found["backend_latency"] = _CONNECT_NANOSECONDS
     return found
 

@@ -35,7 +35,8 @@ class Phase(Flag):
     """When a host function may be called. In any other phase Envoy ends the module ("restricted_callback")."""
 
     INSTANTIATE = auto()
-    """During the start function of the WebAssembly module (`(start)`): there is no context yet, and Envoy would crash."""
+    """During the start function of the WebAssembly module (`(start)`). There is no context yet: Envoy crashes in functions that
+    need one, and all that use memory do."""
     START = auto()
     """During `_initialize`, `main`, `__main_void` and `_start`."""
     ALLOCATE = auto()
@@ -46,6 +47,8 @@ class Phase(Flag):
 
 ANY: Final = Phase.START | Phase.ALLOCATE | Phase.RUN
 STARTING: Final = Phase.START | Phase.RUN
+ALONE: Final = Phase.INSTANTIATE
+"""Besides the other phases: functions that need no context, or not with all arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,6 @@ class Environment:
 _UNCHECKED: Final = "it calls {}, an extension of Envoy that the sandbox does not have"
 _FORBIDDEN: Final = "it calls {} while {}, and Envoy forbids that"
 _DURING: Final = {
-    Phase.INSTANTIATE: "it is instantiated",
     Phase.START: "it starts",
     Phase.ALLOCATE: "it allocates memory for the host",
 }
@@ -87,11 +89,13 @@ _LATER_AT_START: Final = frozenset({"env.emscripten_notify_memory_growth"}) | {
     f"{module}.poll_oneoff" for module in abi.WASI_MODULES
 }
 """Allowed at the start by Envoy 1.40, not by 1.36."""
-_SINCE: Final = EnvoyVersion(1, 37)
+
+NEWER_LIBRARY: Final = EnvoyVersion(1, 37)
+"""Envoy 1.36.4 has an older proxy-wasm-cpp-host than 1.40.0; where they differ, releases in between count as the newer one."""
 
 
 class Host:
-    """One virtual machine. `calls` is the table of host functions. Raises ModuleFailed if the module cannot be instantiated."""
+    """One virtual machine. `calls` is the table of host functions. Nothing runs before `instantiate`."""
 
     def __init__(
         self,
@@ -132,8 +136,14 @@ class Host:
         self._events: list[tuple[int, int, Callable[[], None]]] = []
         self._sequence = count()
         self._callout_ids = [0, 1, 2]
-        self.abi = _abi_version(compiled)
+        self._exports: frozenset[str] = frozenset()
+        self.abi = ""
+        self.allocator = ""
         self.instance = Instance(compiled, limits=limits, fuel=limits.start_fuel)
+
+    def instantiate(self, compiled: Compiled) -> None:
+        """Link and instantiate the module. Raises ModuleFailed."""
+        self.abi = _abi_version(compiled)
         self.instance.instantiate(compiled.module, self._resolve)
         self._exports = self._checked_exports(compiled)
         self._phase = Phase.RUN
@@ -166,12 +176,14 @@ class Host:
 
     def _guarded(self, name: str, call: Call) -> HostCallback:
         function, phases = call.function, call.phases
-        if name in _LATER_AT_START and self.environment.envoy < _SINCE:
+        if name in _LATER_AT_START and self.environment.envoy < NEWER_LIBRARY:
             phases &= ~Phase.START
         cost = self.limits.call_fuel
 
         def run(arguments: tuple[int, ...]) -> int | None:
             if not self._phase & phases:
+                if self._phase is Phase.INSTANTIATE:
+                    raise _crash()
                 raise ModuleFailed(
                     FailureKind.FORBIDDEN_CALL, _FORBIDDEN.format(name, _DURING[self._phase])
                 )
@@ -210,10 +222,15 @@ class Host:
 
     @property
     def context(self) -> Context:
-        """The context that host functions act on: the effective one, else that of the callback."""
+        """The context that host functions act on: the effective one, else that of the callback. Raises ModuleFailed without."""
+        self._need_context()
         return (
             self.contexts.get(self._effective, self._current) if self._effective else self._current
         )
+
+    def _need_context(self) -> None:
+        if self._phase is Phase.INSTANTIATE:
+            raise _crash()
 
     def set_effective(self, identifier: int) -> bool:
         """Let host functions act on another context until the callback returns; False for an unknown one."""
@@ -316,21 +333,24 @@ class Host:
 
     def read(self, address: int, size: int) -> bytes | None:
         """Bytes of the module's memory; None where they are outside."""
+        self._need_context()
         return self.instance.read(address, size)
 
     def write(self, address: int, data: bytes) -> bool:
         """Write to the module's memory; False where it is outside."""
+        self._need_context()
         return self.instance.write(address, data)
 
     def write_number(self, address: int, value: int, size: int = 4) -> bool:
         """Write an unsigned number of `size` bytes."""
-        return self.instance.write(address, value.to_bytes(size, "little"))
+        return self.write(address, value.to_bytes(size, "little"))
 
     def allocate(self, size: int) -> int | None:
         """Let the module allocate memory; None where it gives none."""
         saved = self._phase, self._current, self._effective
         self._phase, self._current, self._effective = Phase.ALLOCATE, self.vm_context, 0
         try:
+            self.instance.charge(self.limits.call_fuel)
             address = self.instance.call(self.allocator, size)
         except ModuleFailed as failure:
             if failure.kind in (FailureKind.LIMIT, FailureKind.UNSUPPORTED):
@@ -408,6 +428,13 @@ class Host:
             self.callback(context, "proxy_on_tick", identifier)
 
         self.clock.fire(identifier, tick)
+
+
+def _crash() -> ModuleFailed:
+    return ModuleFailed(
+        FailureKind.CRASH,
+        "it calls a host function that needs a context before there is one, and Envoy crashes at that",
+    )
 
 
 def _abi_version(compiled: Compiled) -> str:

@@ -76,7 +76,7 @@ class SandboxLimits:
     4 million."""
     exchange_fuel: int = 500_000_000
     """Units for one stream with its callouts and timers."""
-    call_fuel: int = 5_000
+    call_fuel: int = 10_000
     """Units for a call of a host function, besides one for each byte that it copies: about as long as so many instructions."""
     seconds: float = 10.0
     """Elapsed time for the start, and again for each stream: against work that costs no fuel. Fuel should run out first."""

@@ -18,14 +18,13 @@ from autowasm.sandbox.contexts import Context
 from autowasm.sandbox.errors import ModuleFailed
 from autowasm.sandbox.headers import HeaderMap
 from autowasm.sandbox.host import Host
-from autowasm.sandbox.http import Failure
 from autowasm.sandbox.logs import LogLine
 from autowasm.sandbox.pairs import Pairs
 from autowasm.sandbox.plugin import FailurePolicy
 from autowasm.sandbox.properties import Value, merged
 from autowasm.sandbox.protocol import BufferType, CloseType, MapType, StreamType
 from autowasm.sandbox.state import Metric
-from autowasm.sandbox.vm import Vm, explained
+from autowasm.sandbox.vm import Failure, Vm
 
 _DRAIN_SECONDS: Final = 60.0
 _NO_PROPERTIES: Final[Mapping[str, Value]] = {}
@@ -86,7 +85,6 @@ def converse(
     written, called, known = vm.log.written, len(host.callouts), len(host.doubts)
     connection = _Connection(vm, properties)
     connection.run(sent)
-    failure = host.failure
     return Conversation(
         to_service=bytes(connection.to_service),
         to_client=bytes(connection.to_client),
@@ -95,9 +93,7 @@ def converse(
         is_closed=connection.is_closed,
         is_held=connection.is_held,
         is_filtered=connection.is_filtered,
-        failure=None
-        if failure is None
-        else Failure(failure.kind, explained(failure), failure.frames),
+        failure=Failure.of(host.failure),
         log=vm.log.since(written),
         metrics=tuple(host.metrics),
         callouts=tuple(host.callouts[called:]),
@@ -133,11 +129,13 @@ class _Connection:
     def run(self, sent: Sequence[Sent]) -> None:
         """Drive the connection to its end: after what was sent, the client and then the service end it."""
         host = self._host
-        if host.has_failed and self._vm.plugin.fail_open:
+        if not host.has_failed:
+            self._open()
+        elif self._vm.plugin.fail_open:
             self.is_filtered = False
             self._is_connected = True
         else:
-            self._open()
+            self.is_closed = True
         for each in sent:
             self._pass_time(each.delay)
             self._pass(each)

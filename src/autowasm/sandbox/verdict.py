@@ -13,7 +13,7 @@ import msgspec
 
 from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
 from autowasm.sandbox.engine import Compiled
-from autowasm.sandbox.errors import FailureKind, SandboxError
+from autowasm.sandbox.errors import CannotCompile, FailureKind, SandboxError
 from autowasm.sandbox.http import exchange
 from autowasm.sandbox.message import Request, Response
 from autowasm.sandbox.plugin import ENVOY_MEMORY_BYTES, Plugin, SandboxLimits
@@ -158,6 +158,11 @@ _DOUBTS: Final = {
     FailureKind.LIMIT: Doubt.LIMIT,
     FailureKind.UNSUPPORTED: Doubt.UNSUPPORTED,
 }
+
+
+def of_uncompilable(error: CannotCompile) -> Verdict:
+    """The verdict on a module that the engine cannot compile, as one with legacy exception handling, which Envoy may run."""
+    return Verdict(Outcome.DOUBTFUL, str(error), doubt=Doubt.UNSUPPORTED)
 
 
 def _is_same(verdict: Verdict, again: Started | StartFailure) -> bool:

@@ -9,7 +9,7 @@ Source: proxy-wasm-cpp-host src/wasm.cc `initialize`, `startVm`, `start`, `canar
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Self
 
 from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
 from autowasm.sandbox.callouts import Answering, Clusters
@@ -17,7 +17,7 @@ from autowasm.sandbox.calls import HOST_CALLS
 from autowasm.sandbox.contexts import Context
 from autowasm.sandbox.engine import Compiled
 from autowasm.sandbox.errors import FailureKind, ModuleFailed, UsageError
-from autowasm.sandbox.host import Environment, Host
+from autowasm.sandbox.host import NEWER_LIBRARY, Environment, Host
 from autowasm.sandbox.logs import Log, LogLine
 from autowasm.sandbox.plugin import FailurePolicy, Plugin, SandboxLimits
 from autowasm.sandbox.properties import Value
@@ -73,6 +73,20 @@ class StartFailure:
     doubts: tuple[str, ...]
     log: tuple[str, ...]
     fuel: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How the module failed in a stream. `message` is one sentence; `frames` are function names, innermost first."""
+
+    kind: FailureKind
+    message: str
+    frames: tuple[str, ...]
+
+    @classmethod
+    def of(cls, failure: ModuleFailed | None) -> Self | None:
+        """From what ended the module, if anything did."""
+        return cls(failure.kind, _explained(failure), failure.frames) if failure else None
 
 
 class Vm:
@@ -139,16 +153,18 @@ class Vm:
         """
         if self._host is not None:
             raise UsageError("the virtual machine was started before")
+        host = self._host = Host(
+            self._compiled,
+            self.plugin,
+            calls=HOST_CALLS,
+            limits=self.limits,
+            environment=self._environment,
+            log=self.log,
+        )
         try:
-            host = self._host = Host(
-                self._compiled,
-                self.plugin,
-                calls=HOST_CALLS,
-                limits=self.limits,
-                environment=self._environment,
-                log=self.log,
-            )
+            host.instantiate(self._compiled)
         except ModuleFailed as failure:
+            host.fail(failure)
             return self._failed(StartPhase.INSTANTIATE, failure)
         return (
             self._start_module(host)
@@ -178,7 +194,7 @@ class Vm:
             names = ["_initialize"]
             if host.exports("main"):
                 names.append("main")
-            elif host.exports("__main_void") and self._environment.envoy >= _MAIN_VOID_SINCE:
+            elif host.exports("__main_void") and self._environment.envoy >= NEWER_LIBRARY:
                 names.append("__main_void")
         else:
             names = ["_start"] if host.exports("_start") else []
@@ -213,25 +229,20 @@ class Vm:
         return bool(host.callback(self.root, name, *arguments)) and not host.has_failed
 
     def _failed(self, phase: StartPhase, failure: ModuleFailed | None) -> StartFailure:
-        left = self._host.instance.fuel if self._host is not None else self.limits.start_fuel
-        doubts = tuple(self._host.doubts) if self._host is not None else ()
+        host = self.host
         if failure is None:
-            kind, message = FailureKind.RETURNED_FALSE, _REFUSALS[phase]
-        else:
-            kind, message = failure.kind, explained(failure)
+            failure = ModuleFailed(FailureKind.RETURNED_FALSE, _REFUSALS[phase])
+            host.fail(failure)
         return StartFailure(
             phase,
-            kind,
-            message,
-            failure.frames if failure is not None else (),
-            doubts,
+            failure.kind,
+            _explained(failure),
+            failure.frames,
+            tuple(host.doubts),
             self.log.last(),
-            self.limits.start_fuel - left,
+            self.limits.start_fuel - host.instance.fuel,
         )
 
-
-_MAIN_VOID_SINCE: Final = EnvoyVersion(1, 37)
-"""Envoy 1.40 calls `__main_void` after `_initialize`, 1.36 does not."""
 
 _REFUSALS: Final = {
     StartPhase.VM_START: "proxy_on_vm_start returned 0: the module refuses to start",
@@ -239,9 +250,8 @@ _REFUSALS: Final = {
 }
 
 
-def explained(failure: ModuleFailed) -> str:
+def _explained(failure: ModuleFailed) -> str:
     """One sentence about a failure."""
-    if failure.kind is FailureKind.LINK:
+    if failure.kind is FailureKind.RETURNED_FALSE or not failure.function:
         return str(failure)
-    where = shown(failure.function) or "the module"
-    return f"{where} failed: {failure}"
+    return f"{shown(failure.function)} failed: {failure}"

@@ -159,6 +159,15 @@ def inspect_bytes(
     return ModuleInfo(len(data), version, str(validation))
 
 
+def check_types(data: bytes, *, limits: Limits) -> None:
+    """Check that the types of a valid module can be exchanged with a host through wasm-c-api, as Envoy and wasmtime do.
+
+    Raises ContentRejected: `ImportMismatch`, `ExportMismatch`, `TooLarge`.
+    """
+    parts = _Parts(data, limits=limits)
+    check_boundary(parts, parts.imports(), parts.exports(), limits=limits)
+
+
 def too_large(size: int, *, limits: Limits) -> ContentRejected:
     """The error for a module of `size` bytes."""
     return ContentRejected(
@@ -239,13 +248,13 @@ class _Parts:
         return read_global_types(reader, wanted, limits=self._limits)
 
     def find_linked_type(self, wanted: set[int]) -> int | None:
-        return find_linked_type(self._types(), wanted, limits=self._limits)
+        return find_linked_type(self._types(), wanted, limits=self._limits) if wanted else None
 
     def find_unknown_type(self, wanted: set[int]) -> int | None:
-        return find_unknown_type(self._types(), wanted, limits=self._limits)
+        return find_unknown_type(self._types(), wanted, limits=self._limits) if wanted else None
 
     def _types(self) -> BinaryReader:
-        """The type section. A valid module that exports a function, as a filter does, has one."""
+        """The type section. A valid module that imports or exports a function has one."""
         return self._sections[binary.TYPE].reader(self._data)
 
 

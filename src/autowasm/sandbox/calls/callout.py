@@ -99,7 +99,8 @@ def _http_answered(host: Host, root: Context, token: int, answer: Answer) -> Non
         return
     headers = HeaderMap(MapKind.RESPONSE_HEADERS, [(b":status", str(answer.status).encode())])
     _fill(headers, answer.headers)
-    headers.assign(b"x-envoy-upstream-service-time", b"%d" % round(answer.delay * 1000))
+    if answer is not _TIMED_OUT:
+        headers.assign(b"x-envoy-upstream-service-time", b"%d" % round(answer.delay * 1000))
     trailers = None
     if answer.trailers:
         trailers = HeaderMap(MapKind.RESPONSE_TRAILERS)

@@ -11,7 +11,7 @@ from typing import Final
 from autowasm.sandbox import properties, protobuf
 from autowasm.sandbox.contexts import Context
 from autowasm.sandbox.errors import FailureKind, ModuleFailed
-from autowasm.sandbox.host import ANY, STARTING, Call, Host, Phase
+from autowasm.sandbox.host import ALONE, ANY, STARTING, Call, Host, Phase
 from autowasm.sandbox.protocol import LogLevel, MetricType, Result
 from autowasm.text import shown
 
@@ -306,6 +306,6 @@ CALLS: Final[Mapping[str, Call]] = {
     "proxy_record_metric": Call(record_metric, Result, Phase.RUN),
     "proxy_get_metric": Call(get_metric, Result, Phase.RUN),
     "proxy_call_foreign_function": Call(call_foreign_function, Result, Phase.RUN),
-    "pthread_equal": Call(pthread_equal, int, Phase.RUN),
-    "emscripten_notify_memory_growth": Call(notify_memory_growth, None, STARTING),
+    "pthread_equal": Call(pthread_equal, int, Phase.RUN | ALONE),
+    "emscripten_notify_memory_growth": Call(notify_memory_growth, None, STARTING | ALONE),
 }

@@ -6,7 +6,7 @@ There are no files, sockets or arguments. Source: proxy-wasm-cpp-host src/export
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from autowasm.sandbox.host import ANY, STARTING, Call, Host, Phase
+from autowasm.sandbox.host import ALONE, ANY, NEWER_LIBRARY, STARTING, Call, Host, Phase
 from autowasm.sandbox.protocol import Errno, LogLevel
 
 _STDOUT, _STDERR = 1, 2
@@ -190,7 +190,9 @@ def random_get(host: Host, buffer: int, size: int) -> Errno:
 
 
 def poll_oneoff(host: Host, _in: int, _out: int, _count: int, events_at: int) -> Errno:
-    """No events. Go's runtime calls it to sleep."""
+    """No events. Go's runtime calls it to sleep; in Envoy 1.36 it is not implemented."""
+    if host.environment.envoy < NEWER_LIBRARY:
+        return Errno.NOSYS
     return _ok(host.write_number(events_at, 0))
 
 
@@ -212,49 +214,49 @@ def _ok(is_written: bool) -> Errno:
 
 
 CALLS: Final[Mapping[str, Call]] = {
-    "args_get": Call(always(Errno.SUCCESS), Errno, STARTING),
+    "args_get": Call(always(Errno.SUCCESS), Errno, STARTING | ALONE),
     "args_sizes_get": Call(args_sizes_get, Errno, STARTING),
     "environ_get": Call(environ_get, Errno, STARTING),
     "environ_sizes_get": Call(environ_sizes_get, Errno, STARTING),
-    "clock_time_get": Call(clock_time_get, Errno, ANY),
-    "clock_res_get": Call(clock_res_get, Errno, STARTING),
-    "random_get": Call(random_get, Errno, STARTING),
-    "fd_write": Call(fd_write, Errno, ANY),
-    "fd_pwrite": Call(fd_pwrite, Errno, STARTING),
-    "fd_read": Call(always(Errno.NOSYS), Errno, Phase.RUN),
-    "fd_pread": Call(always(Errno.NOSYS), Errno, STARTING),
+    "clock_time_get": Call(clock_time_get, Errno, ANY | ALONE),
+    "clock_res_get": Call(clock_res_get, Errno, STARTING | ALONE),
+    "random_get": Call(random_get, Errno, STARTING | ALONE),
+    "fd_write": Call(fd_write, Errno, ANY | ALONE),
+    "fd_pwrite": Call(fd_pwrite, Errno, STARTING | ALONE),
+    "fd_read": Call(always(Errno.NOSYS), Errno, Phase.RUN | ALONE),
+    "fd_pread": Call(always(Errno.NOSYS), Errno, STARTING | ALONE),
     "fd_seek": Call(always(Errno.SUCCESS), Errno, Phase.RUN),
     "fd_close": Call(always(Errno.SUCCESS), Errno, Phase.RUN),
-    "fd_tell": Call(fd_tell, Errno, STARTING),
+    "fd_tell": Call(fd_tell, Errno, STARTING | ALONE),
     "fd_readdir": Call(fd_readdir, Errno, STARTING),
-    "fd_renumber": Call(fd_renumber, Errno, STARTING),
-    "fd_sync": Call(only_output, Errno, STARTING),
-    "fd_datasync": Call(only_output, Errno, STARTING),
-    "fd_allocate": Call(only_output, Errno, STARTING),
-    "fd_advise": Call(always(Errno.SUCCESS), Errno, STARTING),
-    "fd_fdstat_get": Call(fd_fdstat_get, Errno, STARTING),
-    "fd_fdstat_set_flags": Call(always(Errno.NOSYS), Errno, STARTING),
-    "fd_fdstat_set_rights": Call(only_output, Errno, STARTING),
-    "fd_filestat_get": Call(always(Errno.BADF), Errno, STARTING),
-    "fd_filestat_set_size": Call(only_output, Errno, STARTING),
-    "fd_filestat_set_times": Call(only_output, Errno, STARTING),
-    "fd_prestat_get": Call(always(Errno.BADF), Errno, STARTING),
-    "fd_prestat_dir_name": Call(always(Errno.NOSYS), Errno, STARTING),
-    "path_open": Call(always(Errno.NOENT), Errno, Phase.RUN),
-    "path_create_directory": Call(always(Errno.NOTSUP), Errno, STARTING),
-    "path_remove_directory": Call(always(Errno.NOTSUP), Errno, STARTING),
-    "path_unlink_file": Call(always(Errno.NOTSUP), Errno, STARTING),
-    "path_symlink": Call(always(Errno.NOTSUP), Errno, STARTING),
-    "path_link": Call(always(Errno.NOTSUP), Errno, STARTING),
-    "path_rename": Call(always(Errno.NOTSUP), Errno, STARTING),
+    "fd_renumber": Call(fd_renumber, Errno, STARTING | ALONE),
+    "fd_sync": Call(only_output, Errno, STARTING | ALONE),
+    "fd_datasync": Call(only_output, Errno, STARTING | ALONE),
+    "fd_allocate": Call(only_output, Errno, STARTING | ALONE),
+    "fd_advise": Call(always(Errno.SUCCESS), Errno, STARTING | ALONE),
+    "fd_fdstat_get": Call(fd_fdstat_get, Errno, STARTING | ALONE),
+    "fd_fdstat_set_flags": Call(always(Errno.NOSYS), Errno, STARTING | ALONE),
+    "fd_fdstat_set_rights": Call(only_output, Errno, STARTING | ALONE),
+    "fd_filestat_get": Call(always(Errno.BADF), Errno, STARTING | ALONE),
+    "fd_filestat_set_size": Call(only_output, Errno, STARTING | ALONE),
+    "fd_filestat_set_times": Call(only_output, Errno, STARTING | ALONE),
+    "fd_prestat_get": Call(always(Errno.BADF), Errno, STARTING | ALONE),
+    "fd_prestat_dir_name": Call(always(Errno.NOSYS), Errno, STARTING | ALONE),
+    "path_open": Call(always(Errno.NOENT), Errno, Phase.RUN | ALONE),
+    "path_create_directory": Call(always(Errno.NOTSUP), Errno, STARTING | ALONE),
+    "path_remove_directory": Call(always(Errno.NOTSUP), Errno, STARTING | ALONE),
+    "path_unlink_file": Call(always(Errno.NOTSUP), Errno, STARTING | ALONE),
+    "path_symlink": Call(always(Errno.NOTSUP), Errno, STARTING | ALONE),
+    "path_link": Call(always(Errno.NOTSUP), Errno, STARTING | ALONE),
+    "path_rename": Call(always(Errno.NOTSUP), Errno, STARTING | ALONE),
     "path_readlink": Call(path_readlink, Errno, STARTING),
-    "path_filestat_get": Call(always(Errno.NOTSUP), Errno, STARTING),
-    "path_filestat_set_times": Call(always(Errno.NOTSUP), Errno, STARTING),
+    "path_filestat_get": Call(always(Errno.NOTSUP), Errno, STARTING | ALONE),
+    "path_filestat_set_times": Call(always(Errno.NOTSUP), Errno, STARTING | ALONE),
     "sock_accept": Call(sock_accept, Errno, STARTING),
     "sock_recv": Call(sock_recv, Errno, STARTING),
     "sock_send": Call(sock_send, Errno, STARTING),
-    "sock_shutdown": Call(always(Errno.NOTSUP), Errno, STARTING),
-    "poll_oneoff": Call(poll_oneoff, Errno, ANY),
-    "sched_yield": Call(always(Errno.SUCCESS), Errno, Phase.RUN),
+    "sock_shutdown": Call(always(Errno.NOTSUP), Errno, STARTING | ALONE),
+    "poll_oneoff": Call(poll_oneoff, Errno, ANY | ALONE),
+    "sched_yield": Call(always(Errno.SUCCESS), Errno, Phase.RUN | ALONE),
     "proc_exit": Call(proc_exit, None, Phase.RUN),
 }

@@ -1,0 +1,108 @@
+"""What Envoy's connection manager does to headers around the filters, and how it makes local replies.
+
+The set-up is that of a sidecar in its defaults, for a client that Envoy does not take for an internal one.
+
+Sources: envoy source/common/http/conn_manager_utility.cc `mutateRequestHeaders`, `cleanInternalHeaders`,
+`mutateResponseHeaders`; source/common/http/utility.cc `prepareLocalReply`.
+"""
+
+import uuid
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from autowasm.sandbox import attributes
+from autowasm.sandbox.headers import HeaderMap, MapKind
+from autowasm.sandbox.message import Request, encoded
+from autowasm.sandbox.pairs import Pairs
+
+_GRPC: Final = b"application/grpc"
+_HOP_BY_HOP: Final = (
+    *(b"connection", b"upgrade", b"keep-alive", b"proxy-connection", b"transfer-encoding"),
+)
+_INTERNAL: Final = (
+    *(b"x-envoy-internal", b"x-envoy-retry-on", b"x-envoy-retry-grpc-on", b"x-envoy-max-retries"),
+    *(b"x-envoy-retriable-status-codes", b"x-envoy-retriable-header-names"),
+    *(b"x-envoy-upstream-alt-stat-name", b"x-envoy-upstream-rq-timeout-ms"),
+    *(b"x-envoy-upstream-rq-per-try-timeout-ms", b"x-envoy-upstream-rq-timeout-alt-response"),
+    *(b"x-envoy-expected-rq-timeout-ms", b"x-envoy-force-trace", b"x-envoy-ip-tags"),
+    *(b"x-envoy-original-url", b"x-envoy-hedge-on-per-try-timeout"),
+)
+"""Headers that Envoy takes from internal clients only (`ConnectionManagerUtility::cleanInternalHeaders`)."""
+
+
+def arriving(request: Request, random: Random) -> HeaderMap:
+    """The headers as the first filter sees them. `random` gives the request id."""
+    given = HeaderMap(MapKind.REQUEST_HEADERS, encoded(request.headers))
+    scheme = given.get(b"x-forwarded-proto") or b""
+    made = HeaderMap(MapKind.REQUEST_HEADERS)
+    for name, value in encoded(
+        [(":authority", request.authority), (":path", request.path), (":method", request.method)]
+    ):
+        made.add(name, value)
+    made.add(b":scheme", scheme if scheme in (b"http", b"https") else request.scheme.encode())
+    for name, value in given:
+        if name not in _HOP_BY_HOP and name not in _INTERNAL:
+            made.add(name, value)
+    if made.get(b"x-forwarded-proto") is None:
+        made.add(b"x-forwarded-proto", request.scheme.encode())
+    if made.get(b"x-request-id") is None:
+        identifier = uuid.UUID(bytes=random.randbytes(16), version=4)
+        made.add(b"x-request-id", str(identifier).encode())
+    return made
+
+
+def sent(headers: HeaderMap, elapsed: int) -> None:
+    """Change the headers of a response to those that the client gets. `elapsed` in virtual nanoseconds."""
+    for name in (b"connection", b"upgrade", b"transfer-encoding"):
+        headers.remove(name)
+    if headers.get(b"date") is None:
+        headers.add(b"date", attributes.http_date(elapsed))
+    headers.assign(b"server", b"envoy")
+
+
+def _is_grpc(headers: HeaderMap) -> bool:
+    kind = headers.get(b"content-type") or b""
+    return kind == _GRPC or kind.startswith(_GRPC + b"+")
+
+
+def _percent_encoded(text: bytes) -> bytes:
+    return b"".join(
+        bytes([byte]) if 0x20 <= byte < 0x7F and byte != 0x25 else b"%%%02X" % byte for byte in text
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LocalReply:
+    """An answer in place of the service's."""
+
+    headers: HeaderMap
+    body: bytes
+
+
+def local_reply(
+    request: HeaderMap, status: int, body: bytes, headers: Pairs, grpc_status: int | None
+) -> LocalReply:
+    """The answer to a request with these headers. gRPC gets it as status and message, and HEAD without the body."""
+    made = HeaderMap(MapKind.RESPONSE_HEADERS, [(b":status", str(status).encode())])
+    for name, value in headers:
+        made.add(name, value)
+    is_head = request.get(b":method") == b"HEAD"
+    if _is_grpc(request):
+        made.set(b":status", b"200")
+        made.set(b"content-type", _GRPC)
+        if made.get(b"grpc-status") is None:
+            code = grpc_status if grpc_status is not None else attributes.grpc_status(status)
+            made.set(b"grpc-status", str(code).encode())
+        if body and not is_head:
+            made.set(b"grpc-message", _percent_encoded(body))
+        made.remove(b"content-length")
+        return LocalReply(made, b"")
+    if body:
+        made.set(b"content-length", str(len(body)).encode())
+        if made.get(b"content-type") is None:
+            made.add(b"content-type", b"text/plain")
+    else:
+        made.remove(b"content-length")
+        made.remove(b"content-type")
+    return LocalReply(made, b"" if is_head else body)
