@@ -22,11 +22,12 @@ from autowasm.controller.reconcilecontext import ReconcileContext
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError, SpecError
 from autowasm.kube.resources import ObjectKey
+from autowasm.preflight.plugins import plugin_of
 from autowasm.preflight.unknown import Unknown
+from autowasm.preflight.words import described
 from autowasm.reasons import Reason
-from autowasm.sandbox.plugin import FailurePolicy, Plugin
-from autowasm.sandbox.verdict import Doubt, Outcome, Verdict
-from autowasm.sandbox.vm import StartPhase
+from autowasm.sandbox.plugin import Plugin
+from autowasm.sandbox.verdict import Verdict
 from autowasm.settings import PreflightMode
 from autowasm.text import shown
 
@@ -34,17 +35,6 @@ _log = structlog.get_logger(__name__)
 
 _RETRY: Final = 30.0
 """Seconds until a module without a verdict is judged again, in mode `strict`."""
-_LOG_LINES: Final = 3
-_LOG_LINE: Final = 200
-"""Characters of one log line in a message."""
-_DOUBTS: Final = {
-    Doubt.REQUEST_FAILED: Reason.FIRST_REQUEST_FAILED,
-    Doubt.REQUEST_HELD: Reason.FIRST_REQUEST_HELD,
-    Doubt.CALLOUT: Reason.CALLOUT_NEEDED,
-    Doubt.ENVIRONMENT: Reason.DEPENDS_ON_ENVOY,
-    Doubt.LIMIT: Reason.SANDBOX_LIMIT,
-    Doubt.UNSUPPORTED: Reason.SANDBOX_UNSUPPORTED,
-}
 
 
 class StartJudge(Protocol):
@@ -101,26 +91,6 @@ def mode_of(
             reason=Reason.POLICY_DENIED,
         )
     return requested
-
-
-def plugin_of(envoyfilter: Mapping[str, Any]) -> Plugin:
-    """The plugin that Envoy gets from an EnvoyFilter that `envoyfilter.render` made."""
-    config = envoyfilters.plugin_config_of(envoyfilter)
-    if config is None:
-        return Plugin()
-    vm = config["vmConfig"]
-    configuration = config.get("configuration")
-    policy = FailurePolicy.DEPRECATED_OPEN if config.get("failOpen") else FailurePolicy.CLOSED
-    if config.get("failurePolicy") == "FAIL_RELOAD":
-        policy = FailurePolicy.RELOAD
-    return Plugin(
-        name=config.get("name", ""),
-        root_id=config.get("rootId", ""),
-        vm_id=vm.get("vmId", ""),
-        configuration=configuration["value"].encode() if configuration is not None else None,
-        environment=(vm.get("environmentVariables") or {}).get("keyValues") or {},
-        failure_policy=policy,
-    )
 
 
 def _combination(envoyfilter: Mapping[str, Any] | None) -> object:
@@ -255,7 +225,7 @@ class StartCheck:
                 reason=Reason.PREFLIGHT_UNAVAILABLE,
             )
             return StartDecision(condition, error=error, retry_in=_RETRY)
-        status, reason, message = _words(result, plugin)
+        status, reason, message = described(result, plugin)
         preflight = Preflight(key=key, status=status, reason=reason, message=message)
         return self._of_status(preflight, autowasm, mode)
 
@@ -278,23 +248,3 @@ def _condition(status: str, reason: str, message: str, autowasm: AutoWasm) -> Co
         message=message,
         observed_generation=autowasm.metadata.generation,
     )
-
-
-def _words(verdict: Verdict, plugin: Plugin) -> tuple[str, Reason, str]:
-    """Status, reason and message of the condition."""
-    if verdict.outcome is Outcome.STARTS:
-        return "True", Reason.STARTED, "the module starts with this configuration"
-    log = ""
-    if verdict.log:
-        lines = [shown(line, most=_LOG_LINE) for line in verdict.log[-_LOG_LINES:]]
-        log = f"; its last log lines: {' | '.join(lines)}"
-    if verdict.outcome is Outcome.DOUBTFUL:
-        reason = _DOUBTS.get(verdict.doubt, Reason.DEPENDS_ON_ENVOY) if verdict.doubt else None
-        return "Unknown", reason or Reason.DEPENDS_ON_ENVOY, f"{verdict.message}{log}"
-    effect = "answer 503" if not plugin.fail_open else "pass requests without the filter"
-    consequence = f"every sidecar would {effect}"
-    if verdict.phase == StartPhase.CONFIGURE:
-        message = f"spec.filter.pluginConfig: the module refuses it ({verdict.message}), so {consequence}{log}"
-        return "False", Reason.CONFIGURATION_REFUSED, message
-    message = f"the module does not start ({verdict.message}), so {consequence}{log}"
-    return "False", Reason.START_FAILED, message

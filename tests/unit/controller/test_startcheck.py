@@ -19,16 +19,16 @@ from autowasm.controller.startcheck import (
     StartDecision,
     StartPending,
     mode_of,
-    plugin_of,
 )
 from autowasm.digest import Sha256Hex
 from autowasm.errors import SpecError
 from autowasm.kube.resources import ObjectKey
+from autowasm.preflight.plugins import plugin_of
 from autowasm.preflight.unknown import Reason as UnknownReason
 from autowasm.preflight.unknown import Unknown
 from autowasm.reasons import Reason
 from autowasm.sandbox.errors import FailureKind
-from autowasm.sandbox.plugin import FailurePolicy, Plugin
+from autowasm.sandbox.plugin import Plugin
 from autowasm.sandbox.verdict import Doubt, Outcome, Verdict
 from autowasm.sandbox.vm import StartPhase
 from autowasm.settings import EnvoyFetch, PreflightMode
@@ -336,20 +336,3 @@ def test_annotation_may_only_be_stricter_than_the_operator(
 def test_unknown_annotation_is_refused_with_the_valid_ones() -> None:
     with pytest.raises(SpecError, match="'sometimes' is not one of off, warn, enforce, strict"):
         mode_of(object_of("sometimes"), lambda _: (PreflightMode.ENFORCE, False))
-
-
-@pytest.mark.parametrize(
-    ("strategy", "policy"),
-    [
-        ("FAIL_CLOSE", FailurePolicy.CLOSED),
-        ("FAIL_OPEN", FailurePolicy.DEPRECATED_OPEN),
-        ("FAIL_RELOAD", FailurePolicy.RELOAD),
-    ],
-)
-def test_plugin_is_what_envoy_gets(strategy: str, policy: FailurePolicy) -> None:
-    autowasm = object_of(pluginConfig={"b": 1.0, "a": "ü"}, failStrategy=strategy)
-    plugin = plugin_of(envoyfilters.render(autowasm, RECORD, EnvoyFetch()))
-    assert plugin.configuration == '{"b":1,"a":"ü"}'.encode()
-    assert plugin.failure_policy is policy
-    assert plugin.name == "test"
-    assert plugin.vm_id.startswith(f"default.test-{SHA256[:12]}")

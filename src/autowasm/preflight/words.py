@@ -1,0 +1,44 @@
+"""A verdict in words: status, reason and message of the condition `Starts`.
+
+Invariant: the controller's status and `wasmc` say the same about the same verdict.
+"""
+
+from typing import Final
+
+from autowasm.reasons import Reason
+from autowasm.sandbox.plugin import Plugin
+from autowasm.sandbox.verdict import Doubt, Outcome, Verdict
+from autowasm.sandbox.vm import StartPhase
+from autowasm.text import shown
+
+_LOG_LINES: Final = 3
+_LOG_LINE: Final = 200
+"""Characters of one log line in a message."""
+_DOUBTS: Final = {
+    Doubt.REQUEST_FAILED: Reason.FIRST_REQUEST_FAILED,
+    Doubt.REQUEST_HELD: Reason.FIRST_REQUEST_HELD,
+    Doubt.CALLOUT: Reason.CALLOUT_NEEDED,
+    Doubt.ENVIRONMENT: Reason.DEPENDS_ON_ENVOY,
+    Doubt.LIMIT: Reason.SANDBOX_LIMIT,
+    Doubt.UNSUPPORTED: Reason.SANDBOX_UNSUPPORTED,
+}
+
+
+def described(verdict: Verdict, plugin: Plugin) -> tuple[str, Reason, str]:
+    """Status (`True`, `False`, `Unknown`), reason and message of the condition."""
+    if verdict.outcome is Outcome.STARTS:
+        return "True", Reason.STARTED, "the module starts with this configuration"
+    log = ""
+    if verdict.log:
+        lines = [shown(line, most=_LOG_LINE) for line in verdict.log[-_LOG_LINES:]]
+        log = f"; its last log lines: {' | '.join(lines)}"
+    if verdict.outcome is Outcome.DOUBTFUL:
+        reason = _DOUBTS.get(verdict.doubt, Reason.DEPENDS_ON_ENVOY) if verdict.doubt else None
+        return "Unknown", reason or Reason.DEPENDS_ON_ENVOY, f"{verdict.message}{log}"
+    effect = "answer 503" if not plugin.fail_open else "pass requests without the filter"
+    consequence = f"every sidecar would {effect}"
+    if verdict.phase == StartPhase.CONFIGURE:
+        message = f"spec.filter.pluginConfig: the module refuses it ({verdict.message}), so {consequence}{log}"
+        return "False", Reason.CONFIGURATION_REFUSED, message
+    message = f"the module does not start ({verdict.message}), so {consequence}{log}"
+    return "False", Reason.START_FAILED, message
