@@ -29,6 +29,8 @@ from autowasm.api.v1alpha1 import (
 )
 from autowasm.digest import sha256_hex
 from autowasm.errors import SpecError
+from autowasm.manifests import conversion
+from autowasm.manifests.conversion import Misfit
 from autowasm.net.urls import check_port
 from autowasm.reference import ImageReference
 from autowasm.units import parse_duration
@@ -193,10 +195,7 @@ class _Envelope(Struct, rename="camel"):
 _ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
 _SPEC: Final = msgspec.json.Decoder(Spec)
 
-_AT = re.compile(r" - at (?P<key>`key` in )?`\$(?P<path>[^`]*)`\Z")
-_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`")
-_MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
-_NO_CHOICE = re.compile(r"Invalid enum value (?P<value>.*)\Z", re.DOTALL)
+_NO_CHOICE = re.compile(r"invalid enum value (?P<value>.*)\Z", re.DOTALL)
 _CHOICES = {
     "spec.filter.context": PatchContext,
     "spec.filter.failStrategy": FailStrategy,
@@ -226,29 +225,21 @@ def parse(document: Mapping[str, Any]) -> AutoWasm:
 
 
 def _convert(value: object, kind: msgspec.json.Decoder[_T], root: str) -> _T:
-    """`msgspec.convert`; its errors become SpecErrors with the field path as a user writes it."""
+    """`conversion.convert`; its errors become SpecErrors with the field path as a user writes it."""
     try:
-        return msgspec.convert(value, kind.type, strict=True)
+        return conversion.convert(value, kind.type)
     except UnicodeEncodeError as error:  # a field's name; `check` has the values
         problem = "a field's name contains an unpaired surrogate, which is not a valid character"
         raise SpecError(root or "object", problem) from error
-    except msgspec.ValidationError as error:
-        text = str(error)
-    at = _AT.search(text)
-    path = root + (at["path"].replace("[...]", "") if at else "")
-    problem = _AT.sub("", text)
-    if at and at["key"]:
-        raise SpecError(
-            path.lstrip(".") or "object", "every key must be a string: put it in quotes"
-        )
-    if unknown := _UNKNOWN.match(problem):
-        raise SpecError(_join(path, unknown["name"]), "unknown field; check the spelling")
-    if missing := _MISSING.match(problem):
-        raise SpecError(_join(path, missing["name"]), "is required")
-    if (no_choice := _NO_CHOICE.match(problem)) and path in _CHOICES:
-        allowed = ", ".join(choice.value for choice in _CHOICES[path])
-        raise SpecError(path, f"must be one of {allowed}, not {no_choice['value'][:80]}")
-    raise SpecError(path.lstrip(".") or "object", problem[:1].lower() + problem[1:])
+    except Misfit as error:
+        path = root + error.path.replace("[...]", "")
+        problem = error.problem
+        if error.field:
+            raise SpecError(_join(path, error.field), problem) from error
+        if (no_choice := _NO_CHOICE.match(problem)) and path in _CHOICES:
+            allowed = ", ".join(choice.value for choice in _CHOICES[path])
+            problem = f"must be one of {allowed}, not {no_choice['value'][:80]}"
+        raise SpecError(path.lstrip(".") or "object", problem) from error
 
 
 def _join(path: str, name: str) -> str:
