@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import stat
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -20,14 +19,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from autowasm.artifacts.image import pull_module
-from autowasm.cli import compat, registries
+from autowasm.cli import compat, modules, registries
 from autowasm.cli.options import EnvoyOffer, offered
 from autowasm.cli.registries import RegistryConnection
-from autowasm.cli.stdio import Progress, as_file, is_piped
-from autowasm.errors import ContentRejected, UsageError
+from autowasm.cli.stdio import Progress, as_file
+from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
-from autowasm.reasons import Reason
 from autowasm.reference import ImageReference
 from autowasm.registry.client import ResolvedImage
 from autowasm.registry.consumers import ConsumerVerdict
@@ -266,17 +264,13 @@ def _module_json(module: ModuleReport, verdict: ModuleVerdict) -> dict[str, Any]
     }
 
 
-_FILE_PREFIXES = ("./", "../", "/")
-_FILE_SUFFIXES = (".wasm", ".tar", ".gz", ".tgz", ".zst")
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Print the report, return the exit status. Raises AutoWasmError, OSError, KeyboardInterrupt as `pushpull.run`."""
     registries.begin(arguments)
     registries.check_ca_file(arguments)
     required = [compat.consumer_of(name) for name in arguments.require]
     arguments.compat = arguments.compat or bool(required)
-    file = _as_file(arguments.reference)
+    file = modules.file_of(arguments.reference, command="inspect")
     if file is not None:
         with as_file("inspect", file, most=Limits().image_bytes) as module:
             found = registries.run_to_end(_inspect_file(module, arguments))
@@ -295,27 +289,6 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if found.verdict.accepted and not missing else 1
 
 
-def _as_file(text: str) -> Path | None:
-    """The file that `text` names, None if it is an image. Raises UsageError."""
-    if not text:
-        return None
-    path = Path(text)
-    if is_piped(path):
-        return path
-    try:
-        exists = path.exists()
-    except (OSError, ValueError):  # name too long, or a zero byte
-        exists = False
-    if text.startswith(_FILE_PREFIXES) or (exists and not path.is_dir()):
-        registries.check_readable("inspect", path)
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UsageError(f"{path}: not a regular file")
-        return path
-    if "/" not in text and text.endswith(_FILE_SUFFIXES):
-        raise UsageError(f"{text}: no such file; for an image, use HOST/NAME:TAG")
-    return None
-
-
 async def _inspect_file(path: Path, arguments: argparse.Namespace) -> InspectReport:
     limits = Limits()
     with Pools(transfers=1) as pools:
@@ -324,7 +297,7 @@ async def _inspect_file(path: Path, arguments: argparse.Namespace) -> InspectRep
             target = workdir / "module"
             size = (await pools.disk.run(path.stat)).st_size
             try:
-                _check_size(size, limits=limits)
+                modules.check_size(size, limits=limits)
                 member = await pools.parsing.run(
                     extract_module, path, target, packing=DETECT, limits=limits
                 )
@@ -424,15 +397,6 @@ def _same(
         return None
     no = ConsumerVerdict(reads=False, why="finds no module in it")
     return {WASMER: verdict.answer, **dict.fromkeys(compat.OTHERS, no)}
-
-
-def _check_size(size: int, *, limits: Limits) -> None:
-    if size > limits.layer_bytes:
-        raise ContentRejected(
-            f"the file has {format_size(size)}; the limit for an object is "
-            f"{format_size(limits.layer_bytes)}",
-            reason=Reason.TOO_LARGE,
-        )
 
 
 def _is_bare(path: Path) -> bool:

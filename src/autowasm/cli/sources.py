@@ -1,34 +1,28 @@
-"""Resolves a source from this machine, for `wasmc explain` and `wasmc plan`. Needs no cluster.
+"""What the source of an AutoWasm resolves to from this machine, for `wasmc explain` and `wasmc plan`.
 
-Invariants: wasmer's own code checks the module; a failure is a fact with the reason that the AutoWasm's status would have;
+Invariants: wasmer's own code checks the module; an error is a fact with the reason that the AutoWasm's status would have;
 nothing is kept on disk.
 """
 
 import argparse
-import os
-import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Final
 
+from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import AutoWasm
-from autowasm.artifacts.image import ImageSource
-from autowasm.artifacts.object import HttpObjectSource
 from autowasm.artifacts.pullsecrets import PullAccess
-from autowasm.artifacts.source import ModuleSource
-from autowasm.cli import registries
-from autowasm.cli.options import offered
-from autowasm.digest import sha256_of
-from autowasm.errors import WASMC, AutoWasmError
+from autowasm.cli import fetching
+from autowasm.errors import AutoWasmError
 from autowasm.explain.facts import SourceFact
-from autowasm.limits import Limits
 from autowasm.net.pools import Pools
-from autowasm.net.proxy import EnvironmentProxies
-from autowasm.net.session import ObjectSession
 from autowasm.net.urls import redact
 from autowasm.registry.credentials import Credential
-from autowasm.settings import Outgoing
-from autowasm.wasm.module import inspect_module
 
 _OWN: Final = "your own login, if any"
+
+Use = Callable[[Record, Path], Awaitable[None]]
+"""Gets the module that was fetched, in a file that is removed afterwards."""
 
 
 async def resolve(
@@ -39,81 +33,33 @@ async def resolve(
     *,
     pools: Pools,
     fetch: bool,
+    use: Use | None = None,
 ) -> SourceFact:
     """Resolve the source; with `fetch` also download and check the module. Only a download tests an object's URL.
 
-    The login is `given` (from the command line), else the AutoWasm's, else docker's.
+    The login is `given` (from the command line), else the AutoWasm's, else docker's. `use` is called with a module that passed
+    the checks.
     """
-    limits = Limits()
-    reference = autowasm.image
     credential = given or access.credential
     login = (
         _OWN if credential is not access.credential or credential is None else "spec.secret's login"
     )
+    login = login if autowasm.image is not None else ""
     try:
-        if reference is None:
-            outgoing = Outgoing(ca_file=arguments.ca_file, advice=WASMC)
-            async with ObjectSession(
-                outgoing=outgoing,
-                limits=limits,
-                pools=pools,
-                policy=None,
-                proxies=EnvironmentProxies.read(os.environ),
-            ) as session:
-                source = HttpObjectSource(session, limits=limits, pools=pools)
-                return await _resolve(source, autowasm, PullAccess(), arguments, pools, fetch=fetch)
-        async with registries.connected(
-            reference, credential, arguments, limits=limits, pools=pools
-        ) as connection:
-            shown = PullAccess(connection.credential, access.secret_uid)
-            images = ImageSource(connection.client, limits=limits, pools=pools)
-            found = await _resolve(images, autowasm, shown, arguments, pools, fetch=fetch)
-            return SourceFact(pinned=found.pinned, login=login, record=found.record)
+        async with fetching.opened(autowasm, credential, arguments, pools=pools) as source:
+            if not fetch:
+                where = autowasm.spec.filter.source
+                pinned = await source.source.resolve(where, credential=source.credential)
+                return SourceFact(pinned=pinned.image or redact(pinned.url), login=login)
+            secret_uid = access.secret_uid if autowasm.image is not None else ""
+            async with fetching.fetched(source, arguments, secret_uid=secret_uid, pools=pools) as (
+                record,
+                path,
+            ):
+                if use is not None:
+                    await use(record, path)
+                return SourceFact(pinned=record.origin, login=login, record=record)
     except AutoWasmError as error:
         return SourceFact(
-            kind=type(error).__name__,
-            reason=error.reason,
-            problem=str(error),
-            login=login if reference is not None else "",
+            kind=type(error).__name__, reason=error.reason, problem=str(error), login=login
         )
-
-
-async def _resolve(
-    source: ModuleSource,
-    autowasm: AutoWasm,
-    access: PullAccess,
-    arguments: argparse.Namespace,
-    pools: Pools,
-    *,
-    fetch: bool,
-) -> SourceFact:
-    """Resolve, and with `fetch` download and check. Raises AutoWasmError."""
-    where, limits = autowasm.spec.filter.source, Limits()
-    pinned = await source.resolve(where, credential=access.credential)
-    if not fetch:
-        return SourceFact(pinned=pinned.image or redact(pinned.url))
-    async with registries.workdir(None, pools=pools) as workdir:
-        target = workdir / "module"
-        pinned = await source.fetch(
-            pinned,
-            target,
-            workdir=workdir,
-            credential=access.credential,
-            on_bytes=lambda _count: None,
-        )
-        info = await pools.parsing.run(
-            inspect_module,
-            target,
-            limits=limits,
-            **offered(arguments),
-        )
-        if info.unchecked and not arguments.quiet:
-            print(f"wasmc: warning: {where}: {info.unchecked}", file=sys.stderr)
-        size = (await pools.disk.run(target.stat)).st_size
-        sha256 = pinned.sha256
-        if sha256 is None:
-            sha256 = await pools.disk.run(sha256_of, target)
-    record = pinned.record(
-        where, sha256=sha256, size=size, abi=info.abi, secret_uid=access.secret_uid
-    )
-    return SourceFact(pinned=record.origin, record=record)

@@ -70,9 +70,7 @@ class Trial:
 
     def send(self, request: Request, response: Response) -> Exchange:
         """Let a request pass, and the response of the service back."""
-        return exchange(
-            self._vm, identified(request), response, properties=self.subject.properties
-        )
+        return exchange(self._vm, identified(request), response, properties=self.subject.properties)
 
     def converse(self, sent: Sequence[Sent]) -> Conversation:
         """Let a TCP connection pass."""

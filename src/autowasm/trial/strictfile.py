@@ -1,0 +1,138 @@
+"""A file of the user as a Struct: YAML or JSON, read as kubectl reads it, and strict.
+
+Invariants: an unknown field, a duplicate key, a value of another type and a second document are refused; each message begins
+with the line, and names the field.
+"""
+
+import re
+from typing import Any, Final, TypeVar
+
+from autowasm.errors import UsageError
+from autowasm.manifests import conversion, nodes, reader
+from autowasm.manifests.conversion import Misfit
+from autowasm.manifests.nodes import Alias, Mapping, Node, Scalar, Sequence, Unreadable
+
+_T = TypeVar("_T")
+MAX_BYTES: Final = 4 * 1024 * 1024
+"""Of a file; a suite of a thousand cases has half a megabyte."""
+_STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
+_KINDS: Final = {"int": int, "float": float, "bool": bool, "null": type(None)}
+_GOT: Final = re.compile(r"expected `(?P<expected>[^`]*)`, got `(?P<got>\w+)`\Z")
+_EMPTY: Final = re.compile(r"expected `(array|str)` of length >= 1\Z")
+_WORDS: Final = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "null",
+    "object": "a mapping",
+    "array": "a list",
+}
+_NOT_TEXT: Final = frozenset({"int", "float", "bool", "null"})
+
+
+def read(content: bytes, type_: type[_T] | Any, *, name: str) -> _T:
+    """The first document of `content`. `name` is the file's, for messages. Raises UsageError."""
+    try:
+        text = content.decode()
+        nodes.check_keys(text)
+        root, more = nodes.first_document(text)
+        if root is None:
+            raise UsageError(f"{name}: the file is empty")
+        if more:
+            raise UsageError(f"{name}: more than one document; use a file for each")
+        value = reader.read_value(content, file_bytes=MAX_BYTES)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UsageError(f"{name}: line {line}: byte {error.start} is not UTF-8") from None
+    except Unreadable as error:
+        raise UsageError(f"{name}: {error}") from None
+    try:
+        converted: _T = conversion.convert(value, type_)
+    except Misfit as error:
+        raise UsageError(f"{name}: {_sentence(error, value, root)}") from error
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{name}: the name of a field is not valid text") from error
+    return converted
+
+
+class Lines:
+    """The lines of the values of a file that `read` accepted."""
+
+    def __init__(self, content: bytes) -> None:
+        self._root, _ = nodes.first_document(content.decode())
+
+    def at(self, path: str) -> int:
+        """The line, from 1, of the field at a path such as `cases[0].expect`; of its last known part if it is not there."""
+        if self._root is None:
+            return 1
+        key, node = _found(self._root, _steps(f".{path}"))
+        return (node if key is None else key).start.line + 1
+
+
+def _steps(path: str) -> list[str | int]:
+    return [
+        name or (int(index) if index.isdigit() else index) for name, index in _STEP.findall(path)
+    ]
+
+
+def _sentence(error: Misfit, value: Any, root: Node) -> str:
+    steps = _steps(error.path)
+    problem = error.problem
+    got = _GOT.match(problem)
+    if got is not None:
+        problem = _expected(got["expected"], got["got"])
+        steps = _named(steps, value, got["got"])
+    elif _EMPTY.match(problem):
+        problem = "must not be empty"
+    steps = [step for step in steps if step != "..."]
+    if error.field:
+        steps.append(error.field)
+    key, found = _found(root, steps)
+    place = found if key is None else key
+    shown = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in steps)
+    return f"line {place.start.line + 1}: {shown.lstrip('.') or 'the document'}: {problem}"
+
+
+def _expected(expected: str, got: str) -> str:
+    names = [_WORDS.get(each.strip(), each.strip()) for each in expected.split("|")]
+    sentence = f"must be {' or '.join(dict.fromkeys(names))}, not {_WORDS.get(got, got)}"
+    return f"{sentence}; put it in quotes" if "text" in names and got in _NOT_TEXT else sentence
+
+
+def _named(steps: list[str | int], value: Any, got: str) -> list[str | int]:
+    """`steps` with the key in the place of the last `...`, if one value of that mapping is of the type that does not fit."""
+    if not steps or steps[-1] != "...":
+        return steps
+    for step in steps[:-1]:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            return steps
+    kind = _KINDS.get(got)
+    names = [name for name, each in value.items() if type(each) is kind] if kind else []
+    return [*steps[:-1], names[0]] if names else steps
+
+
+def _found(node: Node, steps: list[str | int]) -> tuple[Node | None, Node]:
+    """The node at the path and its key; as far as the path leads, None for the key of an item."""
+    key: Node | None = None
+    for step in steps:
+        behind = node.target if isinstance(node, Alias) else node
+        if isinstance(behind, Mapping):
+            pair = next(
+                (
+                    (each, value)
+                    for each, value in behind.pairs
+                    if isinstance(each, Scalar) and each.value == str(step)
+                ),
+                None,
+            )
+            if pair is None:
+                break
+            key, node = pair
+        elif isinstance(behind, Sequence) and isinstance(step, int) and step < len(behind.items):
+            key, node = None, behind.items[step]
+        else:
+            break
+    return key, node

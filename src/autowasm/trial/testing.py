@@ -1,0 +1,226 @@
+"""Runs the cases of a suite: each in a new instance of the filter, and each module compiled once.
+
+Invariant: a case cannot notice another one; a file of the suite that cannot be read is a UsageError before the first case.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from msgspec import UNSET, UnsetType
+
+from autowasm.api.v1alpha1 import FailStrategy
+from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion, envoy_version
+from autowasm.errors import UsageError
+from autowasm.sandbox.callouts import Answering
+from autowasm.sandbox.engine import Compiled
+from autowasm.sandbox.logs import LogLine
+from autowasm.sandbox.message import Request, Response
+from autowasm.sandbox.plugin import FailurePolicy, Plugin
+from autowasm.sandbox.properties import Value
+from autowasm.sandbox.protocol import LogLevel
+from autowasm.sandbox.vm import StartFailure
+from autowasm.trial import inputs, strictfile
+from autowasm.trial.matching import Mismatch, exchange_mismatches, start_mismatches
+from autowasm.trial.strictfile import Lines
+from autowasm.trial.suite import Case, Expect, ExpectedStart, Level, Setting, Suite
+from autowasm.trial.trial import UNKNOWN_TO_ENVOY, Subject, Trial
+
+_T = TypeVar("_T")
+POLICIES: Final = {
+    FailStrategy.FAIL_CLOSE: FailurePolicy.CLOSED,
+    FailStrategy.FAIL_OPEN: FailurePolicy.DEPRECATED_OPEN,
+    FailStrategy.FAIL_RELOAD: FailurePolicy.RELOAD,
+}
+"""As `api/envoyfilter.py` renders them and `preflight/plugins.py` reads them."""
+MODULE: Final = "defaults.module"
+
+Load = Callable[[Path], Compiled]
+"""The compiled module in a file. Raises ContentRejected if Envoy would not load it, CannotCompile."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedStep:
+    """A request with what is expected of it. `path`: where `expect` is in the case."""
+
+    request: Request
+    response: Response
+    expect: Expect
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedCase:
+    """A case with all that it needs. `line`: its first one in the file; `field`: its path there."""
+
+    name: str
+    line: int
+    field: str
+    module: Path
+    plugin: Plugin
+    clusters: Mapping[str, Answering]
+    properties: Mapping[str, Value]
+    log_level: LogLevel
+    start: ExpectedStart
+    steps: tuple[PreparedStep, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedSuite:
+    """A suite whose files were read."""
+
+    name: str
+    lines: Lines
+    envoy: EnvoyVersion
+    allow_imports: frozenset[str]
+    cases: tuple[PreparedCase, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """`log` are the lines of the filter, shown for a case that failed. `seconds` of real time."""
+
+    case: PreparedCase
+    mismatches: tuple[Mismatch, ...]
+    log: tuple[LogLine, ...]
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether all was as expected."""
+        return not self.mismatches
+
+
+def prepare(
+    path: Path,
+    content: bytes,
+    *,
+    module: Path | None,
+    envoy: EnvoyVersion | None,
+    allow_imports: frozenset[str] = frozenset(),
+) -> PreparedSuite:
+    """Read a suite and the files that it names. `module` and `envoy` replace those of the suite. Raises UsageError."""
+    name = str(path)
+    suite: Suite = strictfile.read(content, Suite, name=name)
+    lines = Lines(content)
+    if envoy is None:
+        envoy = OLDEST_ENVOY if suite.envoy_version is UNSET else envoy_version(suite.envoy_version)
+    cases = []
+    for at, case in enumerate(suite.cases):
+        where = f"cases[{at}]"
+        line = lines.at(where)
+        try:
+            cases.append(
+                _prepared(case, suite.defaults, path.parent, module=module, line=line, field=where)
+            )
+        except UsageError as error:
+            raise UsageError(f"{name}: line {line}: {where}: {error}") from error
+    allowed = allow_imports | frozenset(suite.allow_imports)
+    return PreparedSuite(name, lines, envoy, allowed, tuple(cases))
+
+
+def _prepared(
+    case: Case, defaults: Setting, folder: Path, *, module: Path | None, line: int, field: str
+) -> PreparedCase:
+    if module is None:
+        named = _either(case.module, defaults.module)
+        if named is None:
+            raise UsageError(f"no module: set {MODULE}, or use --module")
+        module = folder / named
+    clusters = {
+        name: inputs.answers_of(answers, folder=folder)
+        for name, answers in {**defaults.callouts, **case.callouts}.items()
+    }
+    level = _either(case.log_level, defaults.log_level)
+    is_refused = case.expected_start.outcome.value == "Refused"
+    steps = () if is_refused else tuple(_steps(case, folder))
+    return PreparedCase(
+        name=case.name,
+        line=line,
+        field=field,
+        module=module,
+        plugin=_plugin(case, defaults, folder),
+        clusters=clusters,
+        properties=inputs.merged_properties(defaults.properties, case.properties),
+        log_level=LogLevel[(level or Level.INFO).name],
+        start=case.expected_start,
+        steps=steps,
+    )
+
+
+def _plugin(case: Case, defaults: Setting, folder: Path) -> Plugin:
+    strategy = _either(case.fail_strategy, defaults.fail_strategy) or FailStrategy.FAIL_CLOSE
+    return Plugin(
+        name="test",
+        root_id=_either(case.root_id, defaults.root_id) or "",
+        vm_id="test",
+        configuration=_configuration(case, defaults, folder),
+        environment={**defaults.env, **case.env},
+        failure_policy=POLICIES[strategy],
+    )
+
+
+def _configuration(case: Case, defaults: Setting, folder: Path) -> bytes | None:
+    for setting in (case, defaults):
+        if setting.config_file is not UNSET:
+            if setting.config is not UNSET:
+                raise UsageError("config and configFile exclude each other")
+            return inputs.read_file(folder / setting.config_file, flag="configFile")
+        if setting.config is not UNSET:
+            return inputs.configuration_of(setting.config)
+    return None
+
+
+def _steps(case: Case, folder: Path) -> Iterator[PreparedStep]:
+    several = case.steps is not UNSET
+    for at, step in enumerate(case.all_steps):
+        yield PreparedStep(
+            inputs.request_of(step.request, folder=folder),
+            inputs.response_of(step.upstream, folder=folder),
+            step.expect,
+            f"steps[{at}].expect" if several else "expect",
+        )
+
+
+def _either(value: _T | UnsetType, default: _T | UnsetType) -> _T | None:
+    chosen = default if value is UNSET else value
+    return None if chosen is UNSET else chosen
+
+
+def run_case(case: PreparedCase, suite: PreparedSuite, load: Load) -> CaseResult:
+    """Run one case. Blocks. Raises as `load`."""
+    compiled = load(case.module)
+    began = time.perf_counter()
+    trial = Trial(
+        Subject(
+            compiled,
+            case.plugin,
+            suite.envoy,
+            suite.allow_imports,
+            case.clusters,
+            case.properties,
+            case.log_level,
+        )
+    )
+    mismatches, log = _played(case, trial)
+    return CaseResult(case, mismatches, log, time.perf_counter() - began)
+
+
+def _played(case: PreparedCase, trial: Trial) -> tuple[tuple[Mismatch, ...], tuple[LogLine, ...]]:
+    started = trial.started
+    log = list(trial.start_log)
+    refused = None
+    if isinstance(started, StartFailure):
+        if started.kind in UNKNOWN_TO_ENVOY:
+            text = f"no verdict: {started.message} (this says nothing about Envoy)"
+            return (Mismatch("start", (text,)),), tuple(log)
+        refused = started.message
+    found = list(start_mismatches(case.start, refused=refused, log=log))
+    if refused is None:
+        for step in case.steps:
+            exchange = trial.send(step.request, step.response)
+            log += exchange.log
+            found += exchange_mismatches(step.expect, exchange, path=step.path)
+    return tuple(found), tuple(log)
