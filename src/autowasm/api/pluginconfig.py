@@ -97,6 +97,16 @@ def as_stored(config: Any) -> Any:
     return config
 
 
+def document_as_stored(document: dict[str, Any]) -> dict[str, Any]:
+    """An AutoWasm with `pluginConfig` as the API server returns it: the filter gets the keys in that order."""
+    spec = document.get("spec")
+    filter_ = spec.get("filter") if isinstance(spec, dict) else None
+    if not isinstance(filter_, dict) or "pluginConfig" not in filter_:
+        return document
+    stored = {**filter_, "pluginConfig": as_stored(filter_["pluginConfig"])}
+    return {**document, "spec": {**document["spec"], "filter": stored}}
+
+
 class _Walk:
     """Checks nested values and counts them."""
 

@@ -20,6 +20,7 @@ from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.pullsecrets import PullAccess
 from autowasm.cli import clusters, findings, registries, sources
 from autowasm.cli.clusters import server_of
+from autowasm.cli.stdio import is_coloured
 from autowasm.errors import AutoWasmError, SpecError, UsageError
 from autowasm.explain.facts import Facts, SourceFact
 from autowasm.explain.finding import Level, worst
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(findings.as_json(facts, found), indent=2), flush=True)
     else:
-        width, colour = shutil.get_terminal_size().columns, sys.stdout.isatty()
+        width, colour = shutil.get_terminal_size().columns, is_coloured(sys.stdout)
         print(findings.table(facts.name, found, width=width, colour=colour), flush=True)
     return exit_status(worst(found), arguments)
 

@@ -22,7 +22,7 @@ from autowasm.artifacts.pullsecrets import PullAccess
 from autowasm.cli import clusters, findings, registries, sources
 from autowasm.cli.clusters import server_of
 from autowasm.cli.explain import exit_status
-from autowasm.cli.stdio import STDIN, is_stdin, standard_input
+from autowasm.cli.stdio import STDIN, is_coloured, is_stdin, standard_input
 from autowasm.errors import SpecError, UsageError
 from autowasm.explain import plan as plans
 from autowasm.explain.facts import Facts, ServerFact
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         answer = [findings.plan_json(*one) for one in planned]
         print(json.dumps(answer, indent=2), flush=True)
     else:
-        width, colour = shutil.get_terminal_size().columns, sys.stdout.isatty()
+        width, colour = shutil.get_terminal_size().columns, is_coloured(sys.stdout)
         texts = [findings.plan_text(*one, width=width, colour=colour) for one in planned]
         print("\n\n".join(texts), flush=True)
     return max(exit_status(worst(found), arguments) for _, _, found in planned)
@@ -149,7 +149,7 @@ class _Planner:
             gatherer = Gatherer(client, key, envoy=envoy, server_of=server_of)
             live = await gatherer.autowasm()
             discovery = await gatherer.discover()
-            desired = replace(desired, document=_as_stored(desired.document))
+            desired = replace(desired, document=pluginconfig.document_as_stored(desired.document))
         base = _base(desired, live)
         autowasm, plan = base.autowasm, Plan(action="unknown")
         if autowasm is not None:
@@ -175,15 +175,6 @@ class _Planner:
             unread = dict.fromkeys(_CLUSTER, "--offline")
             facts = msgspec.structs.replace(base, server=discovery.server, unread=unread)
         return facts, plan, examine(facts)
-
-
-def _as_stored(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with `pluginConfig` as the API server returns it: the text in the EnvoyFilter depends on the key order."""
-    filter_ = (document.get("spec") or {}).get("filter")
-    if not isinstance(filter_, dict) or "pluginConfig" not in filter_:
-        return document
-    stored = {**filter_, "pluginConfig": pluginconfig.as_stored(filter_["pluginConfig"])}
-    return {**document, "spec": {**document["spec"], "filter": stored}}
 
 
 def _base(desired: PlannedObject, live: Mapping[str, Any] | None) -> Facts:

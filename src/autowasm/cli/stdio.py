@@ -6,6 +6,7 @@ its block.
 """
 
 import contextlib
+import os
 import stat
 import sys
 import tempfile
@@ -72,6 +73,11 @@ def standard_input(flag: str) -> BinaryIO:
     if sys.stdin is None:
         raise UsageError(f"{flag}: standard input is closed")
     return sys.stdin.buffer
+
+
+def is_coloured(stream: TextIO) -> bool:
+    """Whether text on the stream has colours: on a terminal, unless NO_COLOR is set (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""`wasmc`: pushes and pulls modules, inspects images and files, explains and plans AutoWasms.
+"""`wasmc`: pushes and pulls modules, inspects images and files, runs and tests filters, explains and plans AutoWasms.
 
 Reads flags and turns errors into exit statuses: 0 done, 1 failure, 2 usage, 130 and 143 interrupted. Invariants: standard
 output holds only the result lines; this module imports nothing heavier than argparse, so `--help` is instant.
@@ -20,6 +20,7 @@ from autowasm.cli.options import (
     SERVICE_NAMESPACE,
     SERVICE_PORT,
 )
+from autowasm.cli.trialflags import add_run, add_start, add_test
 from autowasm.cli.version import ShowVersion
 
 _STATUSES = (
@@ -94,12 +95,14 @@ def _add_cluster_flags(parser: argparse.ArgumentParser) -> None:
 
 
 _DESCRIPTION = """\
-Pushes WebAssembly modules for Envoy to an OCI registry, pulls and inspects them. Diagnoses an AutoWasm in a cluster, and
-shows what applying one would change.
+Pushes WebAssembly modules for Envoy to an OCI registry, pulls and inspects them. Runs and tests a filter without an Envoy.
+Diagnoses an AutoWasm in a cluster, and shows what applying one would change.
 
   wasmc push registry.example/team/filter:v1 -f filter.wasm
   wasmc pull registry.example/team/filter:v1
   wasmc inspect registry.example/team/filter:v1 --compat
+  wasmc run filter.wasm --config '{"key": "value"}' -H 'x-user: alice'
+  wasmc test suite.yaml
   wasmc plan -f autowasm.yaml
   wasmc explain NAME -n NAMESPACE
 """
@@ -113,7 +116,7 @@ supported. --username with --password-stdin overrides all of these.
 A registry on this machine (localhost, 127.x.x.x, [::1]) is accessed over plain HTTP unless it has TLS. Other registries are
 accessed through $HTTPS_PROXY ($HTTP_PROXY with --plain-http) unless $NO_PROXY names them.
 
-Exit status: 0 success, 1 failure (inspect: also a refused module; explain and plan: also reported errors), 2 usage error.
+Exit status: 0 success, 1 failure (inspect: also a refused module; run: a module that does not start or fails; test: a failed case; explain and plan: also reported errors), 2 usage error.
 WASMC_DEBUG=1 prints the traceback of an error.
 """
 
@@ -153,6 +156,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_push(commands)
     _add_pull(commands)
     _add_inspect(commands)
+    add_run(commands, _add_checks, _add_registry)
+    add_test(commands)
     add_explain(commands, _add_registry)
     add_plan(commands, _add_registry)
     return parser
@@ -248,6 +253,7 @@ def _add_inspect(commands: "argparse._SubParsersAction[_Parser]") -> None:
         help="fail unless this tool can pull it; may be repeated, implies --compat",
     )
     _add_json(inspect)
+    add_start(inspect)
     _add_checks(inspect)
     _add_registry(inspect)
 
@@ -307,6 +313,14 @@ def _run(arguments: argparse.Namespace) -> int:
             from autowasm.cli import plan  # noqa: PLC0415
 
             return plan.run(arguments)
+        if arguments.command == "run":
+            from autowasm.cli import run  # noqa: PLC0415 - the sandbox, as for test
+
+            return run.run(arguments)
+        if arguments.command == "test":
+            from autowasm.cli import suites  # noqa: PLC0415
+
+            return suites.run(arguments)
         from autowasm.cli import inspect, pushpull  # noqa: PLC0415
 
         if arguments.command == "inspect":

@@ -35,10 +35,15 @@ def described(verdict: Verdict, plugin: Plugin) -> tuple[str, Reason, str]:
     if verdict.outcome is Outcome.DOUBTFUL:
         reason = _DOUBTS.get(verdict.doubt, Reason.DEPENDS_ON_ENVOY) if verdict.doubt else None
         return "Unknown", reason or Reason.DEPENDS_ON_ENVOY, f"{verdict.message}{log}"
-    effect = "answer 503" if not plugin.fail_open else "pass requests without the filter"
-    consequence = f"every sidecar would {effect}"
+    consequence = consequence_of(plugin)
     if verdict.phase == StartPhase.CONFIGURE:
         message = f"spec.filter.pluginConfig: the module refuses it ({verdict.message}), so {consequence}{log}"
         return "False", Reason.CONFIGURATION_REFUSED, message
     message = f"the module does not start ({verdict.message}), so {consequence}{log}"
     return "False", Reason.START_FAILED, message
+
+
+def consequence_of(plugin: Plugin) -> str:
+    """What Envoy does while the module does not start."""
+    effect = "pass requests without the filter" if plugin.fail_open else "answer 503"
+    return f"every sidecar would {effect}"

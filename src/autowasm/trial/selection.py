@@ -16,7 +16,7 @@ Selects: TypeAlias = Callable[[str], bool]
 
 
 def parse(text: str) -> Selects:
-    """Raises ValueError for an expression that is not valid."""
+    """An empty expression selects all. Raises ValueError for one that is not valid."""
     if len(text) > _MAX_LENGTH:
         raise ValueError(f"longer than {_MAX_LENGTH} characters")
     tokens, position = [], 0
@@ -27,6 +27,8 @@ def parse(text: str) -> Selects:
             raise ValueError(f"a quote is not closed in {text[:80]!r}")
         tokens.append(found[1])
         position = found.end()
+    if not tokens:
+        return lambda _name: True
     parser = _Parser(tokens)
     selects = parser.either()
     if parser.tokens:

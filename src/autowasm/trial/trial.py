@@ -11,13 +11,14 @@ from typing import Final
 from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
 from autowasm.sandbox.callouts import Answering
 from autowasm.sandbox.engine import Compiled, compile_module, make_engine
-from autowasm.sandbox.errors import FailureKind
+from autowasm.sandbox.errors import CannotCompile, FailureKind
 from autowasm.sandbox.http import Exchange, exchange
 from autowasm.sandbox.message import Request, Response
 from autowasm.sandbox.plugin import Plugin
 from autowasm.sandbox.properties import Value
 from autowasm.sandbox.protocol import LogLevel
 from autowasm.sandbox.tcp import Conversation, Sent, converse
+from autowasm.sandbox.verdict import Doubt, Outcome, Verdict
 from autowasm.sandbox.vm import Started, StartFailure, Vm
 
 UNKNOWN_TO_ENVOY: Final = frozenset({FailureKind.LIMIT, FailureKind.UNSUPPORTED})
@@ -99,3 +100,31 @@ def _passing() -> Compiled:
     from wasmtime import wat2wasm  # noqa: PLC0415  # heavy, as in sandbox/engine.py
 
     return compile_module(make_engine(), bytes(wat2wasm(_PASSING)))
+
+
+def verdict_of(started: Started | StartFailure) -> Verdict:
+    """The result of a start as a verdict: DOUBTFUL where it says nothing about the user's Envoy."""
+    if isinstance(started, Started):
+        return Verdict(Outcome.STARTS, asked=started.doubts, fuel=started.fuel)
+    doubt, message = None, started.message
+    if started.kind in UNKNOWN_TO_ENVOY:
+        doubt = Doubt.LIMIT if started.kind is FailureKind.LIMIT else Doubt.UNSUPPORTED
+    elif started.doubts:
+        doubt = Doubt.ENVIRONMENT
+        message = f"{message}, after it asked for {', '.join(started.doubts[:5])}"
+    return Verdict(
+        Outcome.REFUSED if doubt is None else Outcome.DOUBTFUL,
+        message,
+        doubt=doubt,
+        phase=started.phase,
+        kind=started.kind,
+        frames=started.frames,
+        log=started.log,
+        asked=started.doubts,
+        fuel=started.fuel,
+    )
+
+
+def uncompilable(error: CannotCompile) -> Verdict:
+    """The verdict on a module that the engine cannot compile, as one with legacy exception handling, which Envoy may run."""
+    return Verdict(Outcome.DOUBTFUL, str(error), doubt=Doubt.UNSUPPORTED)
