@@ -2,7 +2,12 @@
 
 from tests.docs import blocks
 
-LAPTOP = {"docs/tutorial/laptop.md", "README.md"}
+LAPTOP = {
+    "docs/tutorial/laptop.md",
+    "docs/tutorial/test-your-filter.md",
+    "docs/reference/wasmc-test.md",
+    "README.md",
+}
 TUTORIAL = "docs/tutorial/cluster.md"
 INSTALL = "docs/install.md"
 PRIVATE = {"docs/how-to/private-registry.md"}

@@ -1,12 +1,12 @@
 """`python -m tools.generate.reference`: write the pages of docs/ that follow from the code.
 
-The command line, metrics, the table of layouts, the fields of AutoWasms, the reasons of conditions.
+The command line, metrics, the table of layouts, the fields of AutoWasms and of suites, the reasons of conditions.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from tools.generate.pages import commandline, fields, layouts, metrics, reasons
+from tools.generate.pages import commandline, fields, layouts, metrics, reasons, suite
 from tools.generate.paths import DOCS
 
 
@@ -17,6 +17,10 @@ def pages() -> Mapping[Path, str]:
         DOCS / "metrics.md": metrics.render(),
         DOCS / "reference/autowasm.md": fields.render(),
         DOCS / "reference/conditions.md": reasons.render(),
+        DOCS / "reference/wasmc-test.schema.json": suite.render_schema(),
+        DOCS / "reference/wasmc-test.md": suite.render(
+            (DOCS / "reference/wasmc-test.md").read_text()
+        ),
         DOCS / "layouts.md": layouts.render((DOCS / "layouts.md").read_text()),
     }
 

@@ -51,6 +51,7 @@ def _build_single_file(wheel: Path, target: Path, scratch: Path) -> None:
         *("--distpath", target, "--workpath", scratch / "work", "--specpath", scratch),
         # Neither is imported by a statement that PyInstaller could see.
         *("--copy-metadata", "autowasm", "--hidden-import", "autowasm._build"),
+        *("--copy-metadata", "wasmtime"),  # sandbox/engine.py asks for its version
         # wasmtime opens it by its path.
         f"--add-data={library}{os.pathsep}wasmtime/{library.parent.name}",
         *(f"--exclude-module={module}" for module in (*_EXCLUDED, *_foreign_modules())),

@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import json
 import os
+import shlex
 import shutil
 import sys
 
@@ -22,7 +23,7 @@ from autowasm.cli import clusters, findings, registries, sources
 from autowasm.cli.clusters import server_of
 from autowasm.cli.stdio import is_coloured
 from autowasm.errors import AutoWasmError, SpecError, UsageError
-from autowasm.explain.facts import Facts, SourceFact
+from autowasm.explain.facts import Facts, SourceFact, StartFact
 from autowasm.explain.finding import Level, worst
 from autowasm.explain.gather import Gatherer
 from autowasm.explain.registry import examine
@@ -115,7 +116,23 @@ async def _resolve(
 
 def _base(key: ObjectKey, document: Document) -> Facts:
     reported = status.read(document.get("status"))
+    start = _start(key, reported)
     try:
-        return Facts(key=key, document=document, autowasm=parse(document), status=reported)
+        autowasm = parse(document)
     except SpecError as error:
-        return Facts(key=key, document=document, spec_error=error, status=reported)
+        return Facts(key=key, document=document, spec_error=error, status=reported, start=start)
+    return Facts(key=key, document=document, autowasm=autowasm, status=reported, start=start)
+
+
+def _start(key: ObjectKey, reported: status.Status) -> StartFact | None:
+    """The condition `Starts`, with a command that repeats the start on this machine."""
+    condition = reported.condition(status.ConditionType.STARTS)
+    if condition is None:
+        return None
+    show = shlex.join(["kubectl", "get", "autowasm", key.name, "-n", key.namespace, "-o", "yaml"])
+    return StartFact(
+        status=condition.status,
+        reason=condition.reason,
+        message=condition.message,
+        command=f"{show} | wasmc run -f -",
+    )

@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import shlex
 import shutil
 import sys
 import textwrap
@@ -19,11 +20,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from autowasm.artifacts.image import pull_module
-from autowasm.cli import compat, modules, registries
+from autowasm.cli import compat, givenplugin, modules, registries
+from autowasm.cli.judging import judged
 from autowasm.cli.options import EnvoyOffer, offered
 from autowasm.cli.registries import RegistryConnection
 from autowasm.cli.stdio import Progress, as_file
-from autowasm.errors import ContentRejected
+from autowasm.errors import ContentRejected, UsageError
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
@@ -32,6 +34,7 @@ from autowasm.registry.consumers import ConsumerVerdict
 from autowasm.registry.credentials import Credential
 from autowasm.registry.layouts import CONSUMERS, WASMER, KnownLayout, variant_of
 from autowasm.registry.manifest import Descriptor
+from autowasm.sandbox.plugin import Plugin
 from autowasm.text import shown
 from autowasm.units import format_size
 from autowasm.wasm.archive import DETECT, extract_module
@@ -85,6 +88,16 @@ class ModuleReport:
 
 
 @dataclass(frozen=True, slots=True)
+class StartReport:
+    """Whether the module starts, as the condition `Starts` would have it, and the command that shows more."""
+
+    status: str
+    reason: str
+    message: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
 class InspectReport:
     """The report on `source`, a reference or a file."""
 
@@ -94,6 +107,7 @@ class InspectReport:
     module: ModuleReport | None = None
     file_layout: str = ""
     compat: Mapping[str, ConsumerVerdict] | None = field(default=None)
+    start: StartReport | None = None
 
 
 def measure(path: Path) -> tuple[str, int]:
@@ -120,6 +134,8 @@ def as_text(report: InspectReport, *, width: int) -> str:
             page.add("", f"Not checked: {verdict.unchecked}")
     else:
         page.add_unbroken("Verdict", f"refused: {verdict.message} [{verdict.reason}]")
+    if report.start is not None:
+        _add_start(page, report.start)
     if report.compat is not None:
         page.lines.append("Compat")
         for consumer in CONSUMERS:
@@ -160,6 +176,15 @@ def _add_module(page: "_Page", module: ModuleReport, verdict: ModuleVerdict) -> 
     page.add("ABI", verdict.abi or ", ".join(map(shown, described.abi)) or "none")
     page.add("Imports", _names([str(each) for each in described.imports]))
     page.add("Exports", _names([each.name for each in described.exports]))
+
+
+def _add_start(page: "_Page", start: StartReport) -> None:
+    if start.status == "True":
+        page.add("Start", f"{start.message}, and does not fail on a plain request")
+        return
+    word = "refused" if start.status == "False" else "doubtful"
+    page.add("Start", f"{word}: {start.message} [{start.reason}]")
+    page.add_unbroken("", f"To reproduce: {start.command}")
 
 
 def _names(names: Sequence[str]) -> str:
@@ -219,6 +244,8 @@ def as_json(report: InspectReport) -> str:
             consumer: {"pulls": answer.reads, "why": answer.why or None}
             for consumer, answer in report.compat.items()
         }
+    if report.start is not None:
+        document["start"] = dataclasses.asdict(report.start)
     return json.dumps(document, indent=2)
 
 
@@ -270,15 +297,16 @@ def run(arguments: argparse.Namespace) -> int:
     registries.check_ca_file(arguments)
     required = [compat.consumer_of(name) for name in arguments.require]
     arguments.compat = arguments.compat or bool(required)
+    plugin = _plugin(arguments)
     file = modules.file_of(arguments.reference, command="inspect")
     if file is not None:
         with as_file("inspect", file, most=Limits().image_bytes) as module:
-            found = registries.run_to_end(_inspect_file(module, arguments))
+            found = registries.run_to_end(_inspect_file(module, plugin, arguments))
         found = dataclasses.replace(found, source=str(file))
     else:
         reference = registries.parse_reference(arguments.reference)
         login = registries.given_login(arguments)
-        found = registries.run_to_end(_inspect_image(reference, login, arguments))
+        found = registries.run_to_end(_inspect_image(reference, login, plugin, arguments))
     if arguments.json:
         print(as_json(found), flush=True)
     else:
@@ -286,10 +314,29 @@ def run(arguments: argparse.Namespace) -> int:
         print(as_text(found, width=width), flush=True)
     answers = found.compat or {}
     missing = [name for name in required if not answers[name].reads]
-    return 0 if found.verdict.accepted and not missing else 1
+    is_refused = found.start is not None and found.start.status == "False"
+    return 0 if found.verdict.accepted and not missing and not is_refused else 1
 
 
-async def _inspect_file(path: Path, arguments: argparse.Namespace) -> InspectReport:
+def _plugin(arguments: argparse.Namespace) -> Plugin | None:
+    """What --start runs the module with; None without it. Raises UsageError."""
+    given = [
+        flag
+        for flag, value in (
+            ("--config", arguments.config is not None),
+            ("--env", arguments.env),
+            ("--root-id", arguments.root_id is not None),
+        )
+        if value
+    ]
+    if given and not arguments.start:
+        raise UsageError(f"{given[0]} is for --start")
+    return givenplugin.of_flags(arguments) if arguments.start else None
+
+
+async def _inspect_file(
+    path: Path, plugin: Plugin | None, arguments: argparse.Namespace
+) -> InspectReport:
     limits = Limits()
     with Pools(transfers=1) as pools:
         async with registries.workdir(None, pools=pools) as workdir:
@@ -305,6 +352,7 @@ async def _inspect_file(path: Path, arguments: argparse.Namespace) -> InspectRep
                 verdict = ModuleVerdict.refused(error)
                 return InspectReport(str(path), verdict, compat=_same(verdict, arguments))
             module, verdict = await judge.judge(target, member)
+            start = await _started(target, verdict, plugin, arguments, pools=pools)
             answers = None
             if arguments.compat:
                 others = await pools.parsing.run(compat.of_file, path, member=member, limits=limits)
@@ -312,12 +360,15 @@ async def _inspect_file(path: Path, arguments: argparse.Namespace) -> InspectRep
             bare = await pools.disk.run(_is_bare, path)
             layout = "a module as it is" if bare else "an archive"
             return InspectReport(
-                str(path), verdict, module=module, file_layout=layout, compat=answers
+                str(path), verdict, module=module, file_layout=layout, compat=answers, start=start
             )
 
 
 async def _inspect_image(
-    reference: ImageReference, login: Credential | None, arguments: argparse.Namespace
+    reference: ImageReference,
+    login: Credential | None,
+    plugin: Plugin | None,
+    arguments: argparse.Namespace,
 ) -> InspectReport:
     limits = Limits()
     with Pools(transfers=1) as pools:
@@ -332,13 +383,39 @@ async def _inspect_image(
             image, module, verdict = await judge.pulled(
                 connection, resolved, workdir / "module", quiet=arguments.quiet or arguments.json
             )
+            start = await _started(workdir / "module", verdict, plugin, arguments, pools=pools)
             answers = None
             if arguments.compat:
                 images = compat.Images(connection, limits, pools, workdir)
                 answers = {WASMER: verdict.answer, **await images.answers(resolved)}
             return InspectReport(
-                str(reference), verdict, image=image, module=module, compat=answers
+                str(reference), verdict, image=image, module=module, compat=answers, start=start
             )
+
+
+async def _started(
+    module: Path,
+    verdict: ModuleVerdict,
+    plugin: Plugin | None,
+    arguments: argparse.Namespace,
+    *,
+    pools: Pools,
+) -> StartReport | None:
+    """The verdict on the start, for a `plugin` of --start and a module that passed the checks."""
+    if plugin is None or not verdict.accepted:
+        return None
+    data = await pools.disk.run(module.read_bytes)
+    status, reason, message = await pools.parsing.run(judged, data, plugin, offered(arguments))
+    return StartReport(status, reason, message, _command(arguments))
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    words = ["wasmc", "run", arguments.reference]
+    for flag, value in (("--config", arguments.config), ("--root-id", arguments.root_id)):
+        words += [flag, value] if value is not None else []
+    for variable in arguments.env:
+        words += ["--env", variable]
+    return shlex.join(words)
 
 
 @dataclass(frozen=True, slots=True)

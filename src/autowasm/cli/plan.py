@@ -7,25 +7,31 @@ Not the checks (see `explain/checks/`).
 import argparse
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from autowasm.api import pluginconfig, status
+from autowasm.api.envoyfilter import render
 from autowasm.api.parsing import parse
+from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.pullsecrets import PullAccess
 from autowasm.cli import clusters, findings, registries, sources
 from autowasm.cli.clusters import server_of
 from autowasm.cli.explain import exit_status
+from autowasm.cli.judging import judged
+from autowasm.cli.options import offered
 from autowasm.cli.stdio import STDIN, is_coloured, is_stdin, standard_input
 from autowasm.errors import SpecError, UsageError
 from autowasm.explain import plan as plans
-from autowasm.explain.facts import Facts, ServerFact
+from autowasm.explain.facts import Facts, ServerFact, StartFact
 from autowasm.explain.finding import Finding, worst
 from autowasm.explain.gather import Discovery, Gatherer
 from autowasm.explain.plan import Plan
@@ -35,7 +41,10 @@ from autowasm.kube.errors import ApiError
 from autowasm.kube.resources import ObjectKey
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
+from autowasm.preflight.plugins import plugin_of
+from autowasm.reasons import Reason
 from autowasm.registry.credentials import Credential
+from autowasm.sandbox.plugin import Plugin
 from autowasm.standalone import documents
 
 _CLUSTER: Final = (
@@ -157,8 +166,15 @@ class _Planner:
             if gatherer is not None:
                 secret, access = await gatherer.access(autowasm, discovery.server)
                 base = msgspec.structs.replace(base, secret=secret)
+            started = _Start(autowasm, key, discovery.server, self.arguments, self.pools)
             found = await sources.resolve(
-                autowasm, access, self.login, self.arguments, pools=self.pools, fetch=True
+                autowasm,
+                access,
+                self.login,
+                self.arguments,
+                pools=self.pools,
+                fetch=True,
+                use=started.judge,
             )
             kept = plans.record_kept(autowasm, discovery.live, base.status)
             plan = plans.make(
@@ -168,13 +184,55 @@ class _Planner:
                 record=kept or found.record,
                 envoy=discovery.server.envoy,
             )
-            base = msgspec.structs.replace(base, source=found, desired=plan.after)
+            is_planned = kept is None or kept.sha256 == started.sha256
+            base = msgspec.structs.replace(
+                base,
+                source=found,
+                desired=plan.after,
+                start=started.fact if is_planned else None,
+            )
         if gatherer is not None:
             facts = await gatherer.facts(discovery, base)
         else:
             unread = dict.fromkeys(_CLUSTER, "--offline")
             facts = msgspec.structs.replace(base, server=discovery.server, unread=unread)
         return facts, plan, examine(facts)
+
+
+class _Start:
+    """The verdict on the module that was fetched, with what Envoy would get."""
+
+    def __init__(
+        self,
+        autowasm: AutoWasm,
+        key: ObjectKey,
+        server: ServerFact,
+        arguments: argparse.Namespace,
+        pools: Pools,
+    ) -> None:
+        self._autowasm = autowasm
+        self._key = key
+        self._envoy = server.envoy
+        self._arguments = arguments
+        self._pools = pools
+        self.sha256 = ""
+        self.fact: StartFact | None = None
+
+    async def judge(self, record: Record, module: Path) -> None:
+        """Run the module."""
+        self.sha256 = record.sha256
+        plugin = plugin_of(render(self._autowasm, record, self._envoy))
+        status, reason, message = await self._pools.parsing.run(
+            _judge, module, plugin, self._arguments
+        )
+        command = shlex.join(
+            ["wasmc", "run", "-f", str(self._arguments.file), "--name", self._key.name]
+        )
+        self.fact = StartFact(status=status, reason=reason, message=message, command=command)
+
+
+def _judge(module: Path, plugin: Plugin, arguments: argparse.Namespace) -> tuple[str, Reason, str]:
+    return judged(module.read_bytes(), plugin, offered(arguments))
 
 
 def _base(desired: PlannedObject, live: Mapping[str, Any] | None) -> Facts:

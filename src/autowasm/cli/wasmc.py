@@ -233,7 +233,7 @@ def _add_inspect(commands: "argparse._SubParsersAction[_Parser]") -> None:
         description="Describes the layout of an image and its module, and reports whether wasmer would accept the module and, "
         "if not, the reason. FILE is a module, or a gzip, zstd or tar archive of one, as a URL would serve it.",
         epilog="Exit status: 0 wasmer would accept it (and every --require can pull it), 1 otherwise, also if it cannot be "
-        "fetched, 2 usage error.",
+        "fetched or, with --start, does not start, 2 usage error.",
     )
     inspect.add_argument(
         "reference",

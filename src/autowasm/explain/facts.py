@@ -52,6 +52,18 @@ class SourceFact(Struct, frozen=True, kw_only=True):
     """Set if the module was also fetched and checked."""
 
 
+class StartFact(Struct, frozen=True, kw_only=True):
+    """Whether the module starts with its configuration: `status`, `reason` and `message` as in the condition `Starts`.
+
+    `command` shows more of it on the user's machine.
+    """
+
+    status: str
+    reason: str
+    message: str
+    command: str
+
+
 class ServerFact(Struct, frozen=True, kw_only=True):
     """Settings of wasmer, from the arguments of its Pods. `known` False: they could not be read, these are the defaults."""
 
@@ -75,6 +87,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     desired: Mapping[str, Any] | None = None
     secret: SecretFact | None = None
     source: SourceFact | None = None
+    start: StartFact | None = None
+    """From this machine (`wasmc plan`), else from the status. None if it is not known."""
     mesh: MeshSettings = MeshSettings()
     namespaces: Mapping[str, Namespace] = {}
     pods: tuple[Pod, ...] = ()

@@ -15,6 +15,7 @@ from autowasm.explain.checks import (
     resource,
     server,
     source,
+    start,
 )
 from autowasm.explain.facts import Facts
 from autowasm.explain.finding import NOT_CHECKED, Check, Finding, Level, Step
@@ -22,6 +23,7 @@ from autowasm.explain.finding import NOT_CHECKED, Check, Finding, Level, Step
 CHECKS: Final[tuple[Check, ...]] = (
     *resource.CHECKS,
     *source.CHECKS,
+    *start.CHECKS,
     *server.CHECKS,
     *envoyfilter.CHECKS,
     *order.CHECKS,

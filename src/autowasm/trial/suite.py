@@ -16,7 +16,7 @@ from autowasm.units import parse_duration
 
 
 class Matcher(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A condition on a text. Exactly one of the fields, except `level` of a log line."""
+    """A condition on a text. Exactly one of the fields."""
 
     equals: Annotated[str, Meta(description="the whole text")] | UnsetType = UNSET
     contains: Annotated[str, Meta(description="a part of the text")] | UnsetType = UNSET
@@ -331,8 +331,10 @@ class Setting(
     env: Annotated[
         dict[str, str], Meta(description="environment variables; those of a case are added")
     ] = {}
-    root_id: str | UnsetType = UNSET
-    fail_strategy: FailStrategy | UnsetType = UNSET
+    root_id: Annotated[str, Meta(description="as spec.filter.rootID")] | UnsetType = UNSET
+    fail_strategy: (
+        Annotated[FailStrategy, Meta(description="as spec.filter.failStrategy")] | UnsetType
+    ) = UNSET
     properties: Annotated[
         dict[str, Any],
         Meta(
@@ -342,7 +344,12 @@ class Setting(
     callouts: Annotated[
         dict[str, Answers], Meta(description="answers by the name of the cluster")
     ] = {}
-    log_level: Level | UnsetType = UNSET
+    log_level: (
+        Annotated[
+            Level, Meta(description="least level of the lines that Envoy writes; info without it")
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class Defaults(Setting, frozen=True, kw_only=True):
@@ -352,10 +359,10 @@ class Defaults(Setting, frozen=True, kw_only=True):
 class Case(Setting, frozen=True, kw_only=True):
     """One test: a new instance of the filter, and a request or several `steps`."""
 
-    name: Annotated[str, Meta(min_length=1)]
+    name: Annotated[str, Meta(min_length=1, description="unique in the suite")]
     start: Annotated[
         StartOutcome | ExpectedStart,
-        Meta(description="whether the module starts with this configuration (default: Starts)"),
+        Meta(description="whether the module starts with this configuration"),
     ] = StartOutcome.STARTS
     request: Request | UnsetType = UNSET
     upstream: Response | UnsetType = UNSET

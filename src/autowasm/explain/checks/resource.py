@@ -17,6 +17,8 @@ _REMEDIES: Final[dict[str, str]] = {
     Reason.ENVOY_FILTER_CONFLICT: "see the EnvoyFilter below",
     Reason.ENVOY_FILTER_REFUSED: "correct the webhook, policy or quota that the message names, or wasmer's ClusterRole",
     Reason.MUTATED: "find the admission webhook or controller that modifies the EnvoyFilter (see its metadata.managedFields), and stop it",
+    Reason.CONFIGURATION_REFUSED: "see the start of the module below",
+    Reason.START_FAILED: "see the start of the module below",
     Reason.PUBLISHED_MODULE_LOST: "push the module again, or annotate the AutoWasm with wasm.tcm.io/refresh: <any new value>",
 }
 _LAST_REMEDY: Final = "correct the cause that the message names; wasmer retries automatically"
