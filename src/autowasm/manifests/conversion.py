@@ -13,6 +13,9 @@ _AT = re.compile(r" - at (?P<key>`key` in )?`\$(?P<path>[^`]*)`\Z")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`")
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]*)`")
 
+_OWN_WORDS = ("Expected ", "Invalid ", "Object ")
+"""How msgspec's own messages begin; the others are those of a `__post_init__`."""
+
 
 class Misfit(ValueError):
     """The value does not have the type. `path` is that of the field, `.spec.filter` or `.cases[0]`, with `[...]` for any key.
@@ -46,4 +49,6 @@ def _misfit(text: str) -> Misfit:
         return Misfit(path, "unknown field; check the spelling", field=unknown["name"])
     if missing := _MISSING.match(problem):
         return Misfit(path, "is required", field=missing["name"])
-    return Misfit(path, problem[:1].lower() + problem[1:])
+    if problem.startswith(_OWN_WORDS):
+        problem = problem[:1].lower() + problem[1:]
+    return Misfit(path, problem)
