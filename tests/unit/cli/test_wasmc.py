@@ -60,7 +60,12 @@ def imported(*arguments: str, cwd: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["push", "--help"], ["pull", "--help"], ["inspect", "--help"], []]
+    "arguments",
+    [
+        ["--help"],
+        *([command, "--help"] for command in ("push", "pull", "inspect", "run", "test", "plan")),
+        [],
+    ],
 )
 def test_help_imports_next_to_nothing(tmp_path: Path, arguments: list[str]) -> None:
     modules = imported(*arguments, cwd=tmp_path)
@@ -79,6 +84,19 @@ def test_commands_import_no_kubernetes_and_no_server(tmp_path: Path, arguments: 
     (tmp_path / "m.wasm").write_bytes(b"")
     modules = imported(*arguments, cwd=tmp_path)
     assert "oras" in modules, "it got as far as the registry"
+    assert modules.isdisjoint(FORBIDDEN_ALWAYS)
+
+
+@pytest.mark.parametrize("command", ["run", "test"])
+def test_running_a_filter_imports_neither_a_cluster_nor_a_server(
+    tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "filter.wasm").write_bytes(wat.header_filter("world"))
+    suite = {"defaults": {"module": "filter.wasm"}, "cases": [{"name": "a"}]}
+    (tmp_path / "suite.json").write_text(json.dumps(suite))
+    argument = {"run": "filter.wasm", "test": "suite.json"}[command]
+    modules = imported(command, argument, cwd=tmp_path)
+    assert "wasmtime" in modules, "it got as far as the filter"
     assert modules.isdisjoint(FORBIDDEN_ALWAYS)
 
 

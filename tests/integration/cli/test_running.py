@@ -1,0 +1,167 @@
+"""`wasmc run`, `test`, `plan` and `inspect --start` with filters from C, and with modules of a registry."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.parts import filters, registry, wasmer
+from tests.parts.clients import Client, Completed
+
+AUTOWASM = """
+apiVersion: wasm.tcm.io/v1alpha1
+kind: AutoWasm
+metadata: {{name: refuser, namespace: shop}}
+spec:
+  filter:
+    source: {{registry: {{image: {image}}}}}
+    pluginConfig: {config}
+    rootID: my-root
+    env: [{{name: COLOUR, value: blue}}]
+  selector: {{matchLabels: {{app: a}}}}
+"""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """`wasmc` in its folder, in which each filter is a file, and a registry."""
+
+    home: Path
+    host: str
+    wasmc: Client
+
+    def image(self, name: str) -> str:
+        return f"{self.host}/team/{name}:v1"
+
+    async def run(self, *arguments: str, status: int = 0, stdin: str = "") -> Completed:
+        done = await self.wasmc.run(*arguments, check=False, stdin=stdin.encode())
+        assert done.returncode == status, (done.stdout, done.stderr)
+        return done
+
+    async def json(self, *arguments: str, status: int = 0, stdin: str = "") -> Any:
+        done = await self.run(*arguments, "--json", status=status, stdin=stdin)
+        return json.loads(done.stdout)
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    client = wasmer.wasmc(tmp_path)
+    for name in ("callout", "echo", "refuse-config", "buffer-body"):
+        module = await asyncio.to_thread(filters.build, name)
+        await asyncio.to_thread((tmp_path / f"{name}.wasm").write_bytes, module.read_bytes())
+    async with registry.distribution(tmp_path / "registry") as store:
+        yield Scene(tmp_path, store.host, client)
+
+
+def headers(message: Any) -> dict[str, str]:
+    return {each["name"]: each["value"] for each in message["headers"]}
+
+
+async def test_image_runs_like_its_file(scene: Scene) -> None:
+    await scene.run("push", scene.image("refuser"), "-f", "refuse-config.wasm")
+    arguments = ("--config", "hello", "--response-body", "x")
+    image = await scene.json("run", scene.image("refuser"), *arguments)
+    file = await scene.json("run", "refuse-config.wasm", *arguments)
+    piped = await scene.wasmc.run(
+        *("run", "-", *arguments, "--json"),
+        stdin=(scene.home / "refuse-config.wasm").read_bytes(),
+    )
+    assert image["module"]["source"] == scene.image("refuser")
+    assert headers(file["exchange"]["response"])["x-configuration"] == "hello"
+    for other in (image, json.loads(piped.stdout)):
+        assert {**other, "module": None} == {**file, "module": None}
+
+
+async def test_callout_is_answered_from_a_file_and_fails_without(scene: Scene) -> None:
+    (scene.home / "auth.http").write_text("HTTP/1.1 403 Forbidden\nx-a: b\n\nno")
+    arguments = ("run", "callout.wasm", "--config", "auth /check")
+    found = await scene.json(*arguments, "--call", "auth=auth.http")
+    assert headers(found["exchange"]["request"])["x-callout"] == "403"
+    (callout,) = found["callouts"]
+    assert (callout["cluster"], callout["known"], callout["status"]) == ("auth", True, 403)
+    (scene.home / "auth.yaml").write_text("broken: true\n")
+    found = await scene.json(*arguments, "--call", "auth=auth.yaml")
+    assert headers(found["exchange"]["request"])["x-callout"] == "no answer"
+    found = await scene.json(*arguments)
+    assert headers(found["exchange"]["request"])["x-callout"] == "error 2"
+    assert found["callouts"][0]["known"] is False
+
+
+async def test_autowasm_with_its_source_gives_what_envoy_gets(scene: Scene) -> None:
+    await scene.run("push", scene.image("echo"), "-f", "echo.wasm")
+    text = AUTOWASM.format(image=scene.image("echo"), config='{b: 1, a: "x"}')
+    found = await scene.json("run", "-f", "-", "-H", "x-echo: any", stdin=text)
+    echo = filters.Echo.parse(found["exchange"]["response"]["body"].encode())
+    assert echo.configuration == b'{"a":"x","b":1}'
+    assert (echo.plugin_name, echo.root_id) == ("refuser", "my-root")
+    assert echo.environment == {"COLOUR": "blue"}
+    assert echo.vm_id.startswith(f"shop.refuser-{found['module']['sha256'][:12]}-")
+
+
+async def test_suite_of_a_filter_from_c_sends_bodies_and_callouts(scene: Scene) -> None:
+    suite = {
+        "defaults": {"module": "buffer-body.wasm"},
+        "cases": [
+            {
+                "name": "pieces of a body",
+                "request": {"method": "POST", "body": {"pieces": ["ab", "c"]}},
+                "expect": {
+                    "request": {"body": "abc"},
+                    "response": {"headers": {"x-body": "3 294"}},
+                },
+            },
+            {
+                "name": "callout",
+                "module": "callout.wasm",
+                "config": "auth /check",
+                "callouts": {"auth": [{"status": 204}, {"broken": True}]},
+                "steps": [
+                    {
+                        "expect": {
+                            "response": {"headers": {"x-callout": "204"}},
+                            "callouts": [{"cluster": "auth", "path": "/check"}],
+                        }
+                    },
+                    {"expect": {"request": {"headers": {"x-callout": "no answer"}}}},
+                ],
+            },
+        ],
+    }
+    (scene.home / "suite.json").write_text(json.dumps(suite))
+    done = await scene.run("test", "suite.json")
+    assert "2 passed" in done.stdout
+
+
+async def test_plan_reports_a_refused_configuration_and_the_command_that_shows_it(
+    scene: Scene,
+) -> None:
+    await scene.run("push", scene.image("refuser"), "-f", "refuse-config.wasm")
+    file = scene.home / "a.yaml"
+    file.write_text(AUTOWASM.format(image=scene.image("refuser"), config="please refuse"))
+    (plan,) = await scene.json("plan", "--offline", "-f", "a.yaml", status=1)
+    (finding,) = [one for one in plan["findings"] if one["check"] == "Starts"]
+    assert finding["level"] == "error"
+    assert finding["what"].startswith("ConfigurationRefused: spec.filter.pluginConfig")
+    _, _, command = finding["remedy"].partition("to reproduce: ")
+    assert command == "wasmc run -f a.yaml --name refuser"
+    found = await scene.json(*command.split()[1:], status=1)
+    assert found["start"]["reason"] == "ConfigurationRefused"
+    file.write_text(AUTOWASM.format(image=scene.image("refuser"), config="hello"))
+    (plan,) = await scene.json("plan", "--offline", "-f", "a.yaml")
+    (finding,) = [one for one in plan["findings"] if one["check"] == "Starts"]
+    assert finding["level"] == "ok"
+
+
+async def test_image_is_inspected_with_its_start(scene: Scene) -> None:
+    await scene.run("push", scene.image("refuser"), "-f", "refuse-config.wasm")
+    arguments = ("inspect", scene.image("refuser"), "--start", "--config")
+    found = await scene.json(*arguments, "please refuse", status=1)
+    assert found["start"]["reason"] == "ConfigurationRefused"
+    assert (
+        found["start"]["command"] == f"wasmc run {scene.image('refuser')} --config 'please refuse'"
+    )
+    await scene.json(*arguments, "hello")
