@@ -227,7 +227,7 @@ def parse(document: Mapping[str, Any]) -> AutoWasm:
 def _convert(value: object, kind: msgspec.json.Decoder[_T], root: str) -> _T:
     """`conversion.convert`; its errors become SpecErrors with the field path as a user writes it."""
     try:
-        return conversion.convert(value, kind.type)
+        return conversion.convert(value, kind)
     except UnicodeEncodeError as error:  # a field's name; `check` has the values
         problem = "a field's name contains an unpaired surrogate, which is not a valid character"
         raise SpecError(root or "object", problem) from error

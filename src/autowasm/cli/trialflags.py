@@ -126,7 +126,7 @@ def add_test(commands: Any) -> None:
     test = commands.add_parser(
         "test",
         help="run the tests of a filter",
-        description="Runs the cases of each suite: each starts the filter anew, sends requests, and compares what the service and the "
+        description="Runs the cases of each suite: each starts a new instance of the filter, sends requests, and compares what the service and the "
         "client get with what is expected. The format: docs/reference/wasmc-test.md.",
         epilog=_TEST_STATUSES,
     )

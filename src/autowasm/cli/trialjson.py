@@ -10,12 +10,13 @@ from typing import Any
 
 from autowasm.cli.outcome import RunResult, StartResult
 from autowasm.sandbox.callouts import Broken, Callout, GrpcAnswer
-from autowasm.sandbox.http import Exchange, Failure
+from autowasm.sandbox.http import Exchange
 from autowasm.sandbox.logs import LogLine
 from autowasm.sandbox.message import Message, decoded
 from autowasm.sandbox.protocol import MetricType
 from autowasm.sandbox.state import Metric
 from autowasm.sandbox.tcp import Conversation
+from autowasm.sandbox.vm import Failure
 from autowasm.trial.changes import Header, compared
 
 

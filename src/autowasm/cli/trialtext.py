@@ -10,12 +10,13 @@ from typing import Final
 
 from autowasm.cli.outcome import RunResult, StartResult
 from autowasm.sandbox.callouts import Broken, Callout, GrpcAnswer
-from autowasm.sandbox.http import Exchange, Failure
+from autowasm.sandbox.http import Exchange
 from autowasm.sandbox.logs import LogLine
 from autowasm.sandbox.message import Message
 from autowasm.sandbox.protocol import LogLevel, MetricType
 from autowasm.sandbox.state import Metric
 from autowasm.sandbox.tcp import Conversation
+from autowasm.sandbox.vm import Failure
 from autowasm.text import shown
 from autowasm.trial.changes import Change, Header, compared
 from autowasm.trial.matching import callout_line

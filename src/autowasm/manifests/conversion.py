@@ -4,7 +4,7 @@ Invariant: the type's own checks decide; this module only finds the words.
 """
 
 import re
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -30,10 +30,10 @@ class Misfit(ValueError):
         self.field = field
 
 
-def convert(value: object, type_: type[_T] | Any) -> _T:
-    """`msgspec.convert`. Raises Misfit; UnicodeEncodeError for a field's name that is no text."""
+def convert(value: object, kind: msgspec.json.Decoder[_T]) -> _T:
+    """`msgspec.convert` to the type of `kind`, which is made on import. Raises Misfit; UnicodeEncodeError for a field's name that is no text."""
     try:
-        converted: _T = msgspec.convert(value, type_, strict=True)
+        converted: _T = msgspec.convert(value, kind.type, strict=True)
     except msgspec.ValidationError as error:
         raise _misfit(str(error)) from error
     return converted

@@ -208,7 +208,7 @@ def answer_file(path: Path, *, flag: str) -> callouts.Answering:
     """
     content = read_file(path, flag=flag)
     if path.suffix in {".yaml", ".yml", ".json"}:
-        read: suite.Answers = strictfile.read(content, suite.Answers, name=f"{flag} {path}")
+        read: suite.Answers = strictfile.read(content, suite.ANSWERS, name=f"{flag} {path}")
         return answers_of(read, folder=path.parent)
     return http_answer(content, name=f"{flag} {path}")
 

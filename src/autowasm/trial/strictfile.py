@@ -7,6 +7,8 @@ with the line, and names the field.
 import re
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 from autowasm.errors import UsageError
 from autowasm.manifests import conversion, nodes, reader
 from autowasm.manifests.conversion import Misfit
@@ -31,7 +33,7 @@ _WORDS: Final = {
 _NOT_TEXT: Final = frozenset({"int", "float", "bool", "null"})
 
 
-def read(content: bytes, type_: type[_T] | Any, *, name: str) -> _T:
+def read(content: bytes, kind: msgspec.json.Decoder[_T], *, name: str) -> _T:
     """The first document of `content`. `name` is the file's, for messages. Raises UsageError."""
     try:
         text = content.decode()
@@ -48,7 +50,7 @@ def read(content: bytes, type_: type[_T] | Any, *, name: str) -> _T:
     except Unreadable as error:
         raise UsageError(f"{name}: {error}") from None
     try:
-        converted: _T = conversion.convert(value, type_)
+        converted: _T = conversion.convert(value, kind)
     except Misfit as error:
         raise UsageError(f"{name}: {_sentence(error, value, root)}") from error
     except UnicodeEncodeError as error:

@@ -6,8 +6,9 @@ not exist; what a Struct cannot express is refused by its `__post_init__`.
 
 import enum
 import re
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from autowasm.api.v1alpha1 import FailStrategy
@@ -427,3 +428,7 @@ class Suite(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, renam
             if case.name in names:
                 raise ValueError(f"two cases have the name {case.name!r}")
             names.add(case.name)
+
+
+SUITE: Final = msgspec.json.Decoder(Suite)
+ANSWERS: Final = msgspec.json.Decoder(Answers)

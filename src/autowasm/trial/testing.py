@@ -25,7 +25,7 @@ from autowasm.sandbox.vm import StartFailure
 from autowasm.trial import inputs, strictfile
 from autowasm.trial.matching import Mismatch, exchange_mismatches, start_mismatches
 from autowasm.trial.strictfile import Lines
-from autowasm.trial.suite import Case, Expect, ExpectedStart, Level, Setting, Suite
+from autowasm.trial.suite import SUITE, Case, Expect, ExpectedStart, Level, Setting, Suite
 from autowasm.trial.trial import UNKNOWN_TO_ENVOY, Subject, Trial
 
 _T = TypeVar("_T")
@@ -103,7 +103,7 @@ def prepare(
 ) -> PreparedSuite:
     """Read a suite and the files that it names. `module` and `envoy` replace those of the suite. Raises UsageError."""
     name = str(path)
-    suite: Suite = strictfile.read(content, Suite, name=name)
+    suite: Suite = strictfile.read(content, SUITE, name=name)
     lines = Lines(content)
     if envoy is None:
         envoy = OLDEST_ENVOY if suite.envoy_version is UNSET else envoy_version(suite.envoy_version)

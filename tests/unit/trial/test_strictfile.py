@@ -4,7 +4,7 @@ import pytest
 
 from autowasm.errors import UsageError
 from autowasm.trial.strictfile import Lines, read
-from autowasm.trial.suite import Suite
+from autowasm.trial.suite import SUITE, Suite
 
 HEAD = "cases:\n- name: a\n"
 
@@ -19,7 +19,7 @@ HEAD = "cases:\n- name: a\n"
         ("defaults: {}\n", "line 1: cases: is required"),
         ("cases: []\n", "line 1: cases: must not be empty"),
         ("[]", "line 1: the document: must be a mapping, not a list"),
-        (f"{HEAD}  reqest: {{}}\n", "line 3: cases[0].reqest: unknown field; check the spelling"),
+        (f"{HEAD}  answer: {{}}\n", "line 3: cases[0].answer: unknown field; check the spelling"),
         ("cases:\n- request: {}\n", "line 2: cases[0].name: is required"),
         (
             f"{HEAD}  request:\n    headers:\n      x-a: b\n      x-n: 1\n",
@@ -61,14 +61,14 @@ HEAD = "cases:\n- name: a\n"
 )
 def test_message_names_line_and_field(text: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        read(text.encode(), Suite, name="s.yaml")
+        read(text.encode(), SUITE, name="s.yaml")
     assert str(caught.value).startswith("s.yaml: ")
     assert message in str(caught.value)
 
 
 def test_bytes_that_are_no_text_are_refused() -> None:
     with pytest.raises(UsageError, match=r"s: line 2: byte 8 is not UTF-8"):
-        read(b"a: 1\nb: \xff", Suite, name="s")
+        read(b"a: 1\nb: \xff", SUITE, name="s")
 
 
 def test_values_are_read_as_kubectl_reads_them() -> None:
@@ -76,9 +76,9 @@ def test_values_are_read_as_kubectl_reads_them() -> None:
         "x:", "defaults: {env: {A: b}}\nx:"
     )
     with pytest.raises(UsageError, match="line 2: x: unknown field"):
-        read(text.encode(), Suite, name="s")
+        read(text.encode(), SUITE, name="s")
     text = f"defaults: {{config: &c {{b: 0x10}}}}\n{HEAD}  config: *c\n"
-    suite: Suite = read(text.encode(), Suite, name="s")
+    suite: Suite = read(text.encode(), SUITE, name="s")
     assert suite.cases[0].config == {"b": 16}
 
 
