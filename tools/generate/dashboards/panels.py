@@ -280,11 +280,52 @@ CONTROL = (
     ),
 )
 
+PREFLIGHT = (
+    graph(
+        "Verdicts",
+        "Modules that were started before they are published, per second, by outcome. Unknown: no verdict.",
+        (rate("autowasm_preflight_judgements_total", "outcome"), "{{outcome}}"),
+        unit="ops",
+    ),
+    graph(
+        "No verdict",
+        "Pre-flights without a verdict per second, by reason, and restarts of the fork server. It is not the module's fault.",
+        (rate("autowasm_preflight_failures_total", "reason"), "{{reason}}"),
+        (rate("autowasm_preflight_server_restarts_total"), "restarts of the fork server"),
+        unit="ops",
+    ),
+    graph(
+        "Duration",
+        "99th percentile of the duration of a child process, by work.",
+        (quantile(0.99, "autowasm_preflight_duration_seconds", "work"), "{{work}}"),
+        unit="s",
+    ),
+    graph(
+        "Running and waiting",
+        "Pre-flights that run, and those that wait for a child process.",
+        (f"sum(autowasm_preflight_running{{{S}}})", "running"),
+        (f"sum(autowasm_preflight_waiting{{{S}}})", "waiting"),
+    ),
+    graph(
+        "Compiled modules",
+        "Bytes of compiled modules on disk.",
+        (f"sum by (instance) (autowasm_preflight_code_bytes{{{S}}})", "{{instance}}"),
+        unit="bytes",
+    ),
+    graph(
+        "Damaged compiled modules",
+        "Compiled modules whose bytes had changed, per second. They are compiled again.",
+        (rate("autowasm_preflight_code_damaged_total"), "damaged"),
+        unit="ops",
+    ),
+)
+
 ROWS: dict[str, tuple[Panel, ...]] = {
     "Overview": OVERVIEW,
     "Not Synced": NOT_SYNCED,
     "Data path: wasmer and Envoy": DATA_PATH,
     "Fetching and storing modules": FETCHING,
+    "Pre-flight": PREFLIGHT,
     "Rollout": ROLLOUT,
     "Controller": CONTROL,
 }
