@@ -140,6 +140,7 @@ class FastConnection:
         "_late",
         "_limits",
         "_loop",
+        "_next",
         "_owner",
         "_sending",
         "_timer",
@@ -165,6 +166,7 @@ class FastConnection:
         self._is_closed = self._is_handed_over = self._is_half_closed = False
         self._sending: BlobSend | None = None
         self._early = b""
+        self._next: asyncio.Handle | None = None
         self._late: asyncio.TimerHandle | None = None
         self._due: float | None = loop.time() + limits.request_timeout
         self._until = self._due
@@ -179,8 +181,8 @@ class FastConnection:
 
     @property
     def is_waiting(self) -> bool:
-        """No response is being sent."""
-        return self._sending is None and not self._is_handed_over
+        """No response is being sent, and no request was received during the last one."""
+        return self._sending is None and not self._early and not self._is_handed_over
 
     def _guarded(self, step: Callable[[], None]) -> None:
         """Run a callback. An unexpected error is logged and ends this connection, so that none is left without an owner."""
@@ -282,11 +284,14 @@ class FastConnection:
             self.force_close()
             return
         self._until = self._loop.time() + self._limits.keepalive_timeout
-        if not self._is_reading:
-            self._is_reading = True
-            self._loop.add_reader(self._fd, self._guarded, self._receive)
-            early, self._early = self._early, b""
-            self._serve(early)
+        if self._early:  # in a callback of its own, so that other connections come first
+            self._next = self._loop.call_soon(self._guarded, self._serve_early)
+
+    def _serve_early(self) -> None:
+        self._is_reading = True
+        self._loop.add_reader(self._fd, self._guarded, self._receive)
+        early, self._early = self._early, b""
+        self._serve(early)
 
     # --- end
 
@@ -311,6 +316,8 @@ class FastConnection:
         self._is_closed = True
         self._end_of_send()
         self._stop_reading()
+        if self._next is not None:
+            self._next.cancel()
         self._timer.cancel()
         self.socket.close()
         self._owner.closed(self)

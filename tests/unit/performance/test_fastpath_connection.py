@@ -86,6 +86,7 @@ class Desk:
     blobs: dict[Sha256Hex, Blob]
     is_stopping: bool = False
     events: list[tuple[Any, ...]] = field(default_factory=list)
+    on_sent: Callable[[], object] = lambda: None
 
     def ready(self, sha256: Sha256Hex) -> tuple[Blob, bytes] | None:
         return (self.blobs[sha256], HEAD) if sha256 in self.blobs else None
@@ -98,6 +99,7 @@ class Desk:
 
     def sent(self, sha256: Sha256Hex, address: str, count: int, *, cut_for: str | None) -> None:
         self.events.append(("sent", sha256, address, count, cut_for))
+        self.on_sent()
 
     def hand_over(self, connection: FastConnection, data: bytes, due: float | None) -> None:
         self.events.append(("hand_over", data, due))
@@ -353,6 +355,54 @@ async def test_request_that_comes_during_a_send_is_answered_after_it(scene: Scen
     await scene.send(request(SMALL))
     assert await scene.read(len(HEAD) + 10) == HEAD + b"a" * 10
     assert scene.owner.names() == ["began", "ended", "sent", "sent", "sent"]
+
+
+async def test_one_callback_of_the_loop_copies_at_most_one_chunk(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies: list[int] = [0]
+    step, run = BlobSend.step, asyncio.Handle._run
+
+    def counted(send: BlobSend) -> str | None:
+        copies[-1] += 1
+        return step(send)
+
+    def in_callback(handle: asyncio.Handle) -> None:
+        copies.append(0)
+        run(handle)
+
+    await scene.begin_large()
+    await scene.send(request(SMALL))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    monkeypatch.setattr(BlobSend, "step", counted)
+    monkeypatch.setattr(asyncio.Handle, "_run", in_callback)
+    await scene.read(len(HEAD) + SIZES[LARGE] + len(HEAD) + 10)
+    assert scene.owner.names() == ["began", "ended", "sent", "sent"]
+    assert max(copies) == 1
+
+
+async def test_connection_that_is_cut_before_the_next_request_leaves_nothing_behind(
+    scene: Scene,
+) -> None:
+    loop = asyncio.get_running_loop()
+    states: list[tuple[bool, bool]] = []
+
+    def at_once() -> None:
+        states.append((scene.connection.is_waiting, scene.connection.is_idle))
+        scene.connection.cut("stop")
+
+    await scene.begin_large()
+    await scene.send(request(SMALL))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    scene.owner.on_sent = lambda: loop.call_soon(at_once)
+    assert await scene.is_reset()
+    assert states == [(False, False)], "its next request was received"
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert scene.owner.names() == ["began", "ended", "sent", "closed"]
+    assert scene.clock.pending() == []
 
 
 async def test_send_at_a_stop_ends_the_connection_that_had_requests_during_a_send(
