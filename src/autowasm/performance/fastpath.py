@@ -25,9 +25,6 @@ from autowasm.errors import StorageError
 from autowasm.limits import ServeLimits
 from autowasm.performance.sendfile import AGAIN, BlobSend, OpenBlob
 
-CACHE_CONTROL: Final = "public, max-age=31536000, immutable"
-CONTENT_TYPE: Final = "application/wasm"
-
 _LONGEST: Final = 4096
 """Bytes. aiohttp answers longer requests with its own limits."""
 _MAX_FIELDS: Final = 64
@@ -62,9 +59,11 @@ def plain_request(data: bytes) -> Sha256Hex | None:
 class ResponseHeads:
     """Heads of responses with a whole blob, rendered once a second because of their Date."""
 
-    def __init__(self, server: str) -> None:
-        """`server`: the Server field."""
+    def __init__(self, *, server: str, cache_control: str, content_type: str) -> None:
+        """The values of these fields."""
         self._server = server
+        self._cache_control = cache_control
+        self._content_type = content_type
         self._second: int | None = None
         self._heads: dict[Sha256Hex, bytes] = {}
 
@@ -76,21 +75,20 @@ class ResponseHeads:
             self._heads.clear()
         head = self._heads.get(blob.sha256)
         if head is None:
-            head = self._heads[blob.sha256] = _head(blob, second, self._server)
+            head = self._heads[blob.sha256] = self._rendered(blob, second)
         return head
 
-
-def _head(blob: OpenBlob, second: int, server: str) -> bytes:
-    return (
-        "HTTP/1.1 200 OK\r\n"
-        f"server: {server}\r\n"
-        f'etag: "sha256:{blob.sha256}"\r\n'
-        f"cache-control: {CACHE_CONTROL}\r\n"
-        "accept-ranges: bytes\r\n"
-        f"content-type: {CONTENT_TYPE}\r\n"
-        f"content-length: {blob.size}\r\n"
-        f"Date: {formatdate(second, usegmt=True)}\r\n\r\n"
-    ).encode()
+    def _rendered(self, blob: OpenBlob, second: int) -> bytes:
+        return (
+            "HTTP/1.1 200 OK\r\n"
+            f"server: {self._server}\r\n"
+            f'etag: "sha256:{blob.sha256}"\r\n'
+            f"cache-control: {self._cache_control}\r\n"
+            "accept-ranges: bytes\r\n"
+            f"content-type: {self._content_type}\r\n"
+            f"content-length: {blob.size}\r\n"
+            f"Date: {formatdate(second, usegmt=True)}\r\n\r\n"
+        ).encode()
 
 
 _log = structlog.get_logger(__name__)

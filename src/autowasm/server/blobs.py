@@ -16,11 +16,10 @@ from autowasm.artifacts.peers import PEER_HEADER
 from autowasm.blobs.blob import Blob
 from autowasm.digest import Sha256Hex
 from autowasm.limits import ServeLimits
-from autowasm.performance.fastpath import CACHE_CONTROL, CONTENT_TYPE
 from autowasm.performance.sendfile import SendScheduler
 from autowasm.server.connection import Connection
 from autowasm.server.downloadlog import DownloadLog
-from autowasm.server.http import SERVER, request_id, text_answer
+from autowasm.server.http import CACHE_CONTROL, CONTENT_TYPE, SERVER, request_id, text_answer
 from autowasm.server.ondemand import BlobAbsent, OnDemandBlobs
 from autowasm.server.ranges import Conditions, Decision, decide
 from autowasm.server.response import BlobResponse

@@ -19,6 +19,9 @@ from autowasm.tokenbucket import TokenBucket
 
 SERVER: Final = "wasmer"
 """The Server header, without versions of libraries."""
+CACHE_CONTROL: Final = "public, max-age=31536000, immutable"
+"""Of a response with a module: its URL has its digest."""
+CONTENT_TYPE: Final = "application/wasm"
 
 
 def text_answer(

@@ -24,7 +24,7 @@ from autowasm.errors import UsageError
 from autowasm.limits import ServeLimits
 from autowasm.performance.fastpath import FastConnection, ResponseHeads
 from autowasm.server.connection import Connection
-from autowasm.server.http import SERVER, RequestLog
+from autowasm.server.http import CACHE_CONTROL, CONTENT_TYPE, SERVER, RequestLog
 from autowasm.server.ondemand import TaskOwner
 from autowasm.telemetry.metrics import Metrics
 
@@ -205,7 +205,9 @@ class Connections(web.Server):
         self._limits = limits
         self._metrics = metrics
         self._on_answer = on_answer
-        self._heads = ResponseHeads(SERVER)
+        self._heads = ResponseHeads(
+            server=SERVER, cache_control=CACHE_CONTROL, content_type=CONTENT_TYPE
+        )
         self._log = RequestLog()
         self._tasks = TaskOwner()
         self._open: set[Connection | FastConnection] = set()
