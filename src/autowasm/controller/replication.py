@@ -1,8 +1,8 @@
 """Replication between replicas: Prefetcher copies published modules, ReplicaWaiter delays publication (ADR 14).
 
 Fetching the module that a spec names is in `fetchjobs.py`. Invariants: the prefetch asks no source: a digest in an EnvoyFilter
-may be forged, and only a spec's own source is fetched with its Secret (ADR 7, ADR 15); no publication waits longer than `FIRST_WAIT`
-+ `WAIT` seconds, so a replica that is gone delays no rollout, and one without the module copies it at the first request.
+may be forged, and only a spec's own source is fetched with its Secret (ADR 7, ADR 15); no publication waits longer than `FIRST_TIMEOUT`
++ `SECOND_TIMEOUT` seconds, so a replica that is gone delays no rollout, and one without the module copies it at the first request.
 """
 
 import asyncio
@@ -55,35 +55,39 @@ class Prefetcher:
         self._backoff = Backoff(limits.retry_base, limits.retry_maximum)
         self._tasks = tasks
         self._on_change = on_change
-        self._copies: dict[tuple[ObjectKey, Sha256Hex], _Prefetch] = {}
+        self._copies: dict[ObjectKey, dict[Sha256Hex, _Prefetch]] = {}
 
     def ensure(self, key: ObjectKey) -> float | None:
         """Copy missing modules in the background, with retries while they are published.
 
         Returns the seconds until the next try; None: there is none, or the end of a copy queues the key.
         """
-        missing = self._missing(key)
-        for known in [known for known in self._copies if known[0] == key]:
-            if known[1] not in missing:
-                copy = self._copies.pop(known)
-                if copy.task is not None:
-                    copy.task.cancel()
-        due = [seconds for sha256 in missing if (seconds := self._ensure(key, sha256)) is not None]
-        return min(due, default=None)
+        missing, before = self._missing(key), self._copies.pop(key, {})
+        for sha256, copy in before.items():
+            if sha256 not in missing and copy.task is not None:
+                copy.task.cancel()
+        if not missing:
+            return None
+        copies = self._copies[key] = {
+            sha256: before.get(sha256) or _Prefetch() for sha256 in missing
+        }
+        due = (self._ensure(key, sha256, copy) for sha256, copy in copies.items())
+        return min((seconds for seconds in due if seconds is not None), default=None)
 
     def is_settled(self, key: ObjectKey) -> bool:
         """True if each published module is stored, or a copy of it has failed before."""
-        copies = (self._copies.get((key, sha256)) for sha256 in self._missing(key))
-        return all(copy is not None and copy.failures for copy in copies)
+        copies = self._copies.get(key, {})
+        return all(
+            sha256 in copies and copies[sha256].failures > 0 for sha256 in self._missing(key)
+        )
 
     def _missing(self, key: ObjectKey) -> tuple[Sha256Hex, ...]:
         live = self._publisher.published(key)
         digests = envoyfilters.digests_of(live) if live is not None else ()
         return tuple(sha256 for sha256 in digests if sha256 not in self._store)
 
-    def _ensure(self, key: ObjectKey, sha256: Sha256Hex) -> float | None:
+    def _ensure(self, key: ObjectKey, sha256: Sha256Hex, copy: _Prefetch) -> float | None:
         """Seconds until the next try; None: the end of the copy queues the key."""
-        copy = self._copies.setdefault((key, sha256), _Prefetch())
         if copy.task is not None:
             return None
         left = copy.due - asyncio.get_running_loop().time()
@@ -107,9 +111,10 @@ class Prefetcher:
         self._on_change(key)
 
 
-FIRST_WAIT: Final = 0.5
+FIRST_TIMEOUT: Final = 0.5
 """Seconds for the first query: after a failover, and for a module that objects share, the replicas usually have it already."""
-WAIT: Final = 5.0
+SECOND_TIMEOUT: Final = 5.0
+"""Seconds for the query after the record was written to the status."""
 
 
 class ReplicationState(Enum):
@@ -156,7 +161,7 @@ class ReplicaWaiter:
         if wait is None or wait.sha256 != sha256:
             self.forget(key)
             wait = self._waits[key] = _Wait(sha256)
-            self._begin(key, wait, FIRST_WAIT)
+            self._begin(key, wait, FIRST_TIMEOUT)
         return wait.state
 
     def announced(self, key: ObjectKey) -> None:
@@ -165,7 +170,7 @@ class ReplicaWaiter:
         if wait is not None and not wait.announced:
             wait.announced = True
             wait.state = ReplicationState.WAIT
-            self._begin(key, wait, WAIT)
+            self._begin(key, wait, SECOND_TIMEOUT)
 
     def forget(self, key: ObjectKey) -> None:
         """The module was published or is no longer wanted, or another replica leads."""
@@ -179,7 +184,11 @@ class ReplicaWaiter:
         )
 
     async def _query(self, key: ObjectKey, wait: _Wait, timeout: float) -> None:
-        everywhere = await self._replicas.wait_all_have(wait.sha256, timeout)
+        try:
+            everywhere = await self._replicas.wait_all_have(wait.sha256, timeout)
+        except Exception:  # supervised edge: a bug ends one wait, not the process
+            _log.exception("replication failed unexpectedly", key=str(key), digest=wait.sha256)
+            everywhere = False
         wait.state = (
             ReplicationState.DONE if everywhere or wait.announced else ReplicationState.ANNOUNCE
         )

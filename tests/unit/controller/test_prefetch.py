@@ -59,14 +59,14 @@ class World:
             on_change=self.changes.put_nowait,
         )
 
-    def publish(self) -> None:
+    def publish(self, key: ObjectKey = KEY) -> None:
         record = Record(source=IMAGE, sha256=sha256_of(MODULE), size=len(MODULE), abi="0.2.1")
         autowasm = parsing.parse(document())
-        self.publisher.envoyfilters[KEY] = envoyfilters.render(autowasm, record, EnvoyFetch())
+        self.publisher.envoyfilters[key] = envoyfilters.render(autowasm, record, EnvoyFetch())
 
-    async def notified(self) -> None:
+    async def notified(self, key: ObjectKey = KEY) -> None:
         async with asyncio.timeout(10):
-            assert await self.changes.get() == KEY
+            assert await self.changes.get() == key
 
 
 @pytest.fixture
@@ -135,6 +135,22 @@ async def test_copy_ends_with_what_it_was_for(world: World) -> None:
     world.publisher.envoyfilters.clear()
     assert world.copies.ensure(KEY) is None
     assert world.copies.is_settled(KEY)
+    assert world.changes.empty()
+
+
+async def test_copy_goes_on_for_another_object_with_the_same_module(world: World) -> None:
+    other = ObjectKey("default", "other")
+    world.others.answering.clear()
+    for key in (KEY, other):
+        world.publish(key)
+        world.copies.ensure(key)
+    await asyncio.sleep(0)
+    del world.publisher.envoyfilters[KEY]
+    world.copies.ensure(KEY)
+    world.others.have = True
+    world.others.answering.set()
+    await world.notified(other)
+    assert sha256_of(MODULE) in world.store
     assert world.changes.empty()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from autowasm.controller.replication import ReplicaWaiter
 from autowasm.digest import sha256_hex
@@ -38,12 +39,15 @@ class FakeReplicas:
         self.stored: set[str] = set()
         self.changed = asyncio.Event()
         self.requests: list[tuple[str, float]] = []
+        self.fault: Exception | None = None
 
     def known(self) -> tuple[str, ...]:
         return self.urls
 
     async def wait_all_have(self, sha256: str, timeout: float) -> bool:
         self.requests.append((sha256, timeout))
+        if self.fault is not None:
+            raise self.fault
         try:
             async with asyncio.timeout(min(timeout, 0.05)):
                 while sha256 not in self.stored:
@@ -203,6 +207,20 @@ async def test_replica_that_never_has_it_holds_up_no_rollout(
     replica.lead()
     await replica.until("Synced")
     assert [timeout for _, timeout in world.replicas.requests] == [0.5, 5.0]
+
+
+async def test_fault_of_ours_while_replicas_are_asked_holds_up_no_rollout(
+    world: SharedWorld, replica: Replica
+) -> None:
+    world.replicas.urls = ("http://two",)
+    world.replicas.fault = RuntimeError("a bug")
+    world.objects.apply(document())
+    replica.lead()
+    with capture_logs() as events:
+        await replica.until("Synced")
+    assert world.live == sha(WORLD)
+    faults = [event for event in events if event["event"] == "replication failed unexpectedly"]
+    assert [(event["key"], event["digest"]) for event in faults] == [(str(KEY), sha(WORLD))] * 2
 
 
 async def test_nothing_is_told_to_replicas_that_have_it_already(
