@@ -1,6 +1,6 @@
 """The result of `wasmc run`, before it is text or JSON.
 
-Invariant: `exit_status` is 1 exactly where the module did not start or failed.
+Invariant: `exit_status` is 1 exactly where the module did not start or failed, or a real Envoy did something else.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from autowasm.sandbox.plugin import Plugin
 from autowasm.sandbox.state import Metric
 from autowasm.sandbox.tcp import Conversation
 from autowasm.sandbox.verdict import Outcome, Verdict
+from autowasm.trial.differences import Difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,16 @@ class StartResult:
 
 
 @dataclass(frozen=True, slots=True)
+class EnvoyResult:
+    """What a real Envoy did otherwise. `version` is its release."""
+
+    version: str
+    differences: tuple[Difference, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RunResult:
-    """`exchange` or `conversation`, if the module starts; `plain` is the exchange without the filter. `metrics` after all."""
+    """`envoy`: with --engine envoy. `exchange` or `conversation`, if the module starts; `plain` is the exchange without the filter. `metrics` after all."""
 
     module: Module
     plugin: Plugin
@@ -36,6 +45,7 @@ class RunResult:
     plain: Exchange | None = None
     conversation: Conversation | None = None
     metrics: tuple[Metric, ...] = ()
+    envoy: EnvoyResult | None = None
 
     @property
     def exit_status(self) -> int:
@@ -43,4 +53,6 @@ class RunResult:
         verdict = self.start.verdict
         passed = self.exchange or self.conversation
         has_started = verdict is not None and verdict.outcome is Outcome.STARTS
-        return 0 if has_started and passed is not None and passed.failure is None else 1
+        has_passed = has_started and passed is not None and passed.failure is None
+        is_same = self.envoy is None or not self.envoy.differences
+        return 0 if has_passed and is_same else 1

@@ -1,6 +1,6 @@
 """`wasmc run`: starts a module with its configuration on this machine, and shows what it does to a request.
 
-Invariants: the module runs in the sandbox and nothing leaves this process; a module that Envoy would not load, or that does
+Invariants: the module runs in the sandbox and nothing leaves this process, but to an Envoy of this machine with --engine; a module that Envoy would not load, or that does
 not start, is a result and is printed as one.
 """
 
@@ -15,8 +15,9 @@ from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.cli import fetching, givenplugin, modules, registries, trialjson, trialtext
 from autowasm.cli.modules import Module
 from autowasm.cli.options import offered
-from autowasm.cli.outcome import RunResult, StartResult
+from autowasm.cli.outcome import EnvoyResult, RunResult, StartResult
 from autowasm.cli.stdio import is_coloured, is_stdin
+from autowasm.envoyversion import EnvoyVersion, envoy_version
 from autowasm.errors import ContentRejected, UsageError
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
@@ -32,7 +33,8 @@ from autowasm.sandbox.properties import Value
 from autowasm.sandbox.protocol import LogLevel
 from autowasm.sandbox.tcp import Sent, Side
 from autowasm.sandbox.verdict import Outcome, Verdict
-from autowasm.trial import inputs
+from autowasm.trial import envoyrun, inputs
+from autowasm.trial.differences import differences
 from autowasm.trial.inputs import with_length
 from autowasm.trial.trial import Subject, Trial, uncompilable, verdict_of, without_filter
 from autowasm.wasm.module import inspect_bytes
@@ -43,9 +45,16 @@ def run(arguments: argparse.Namespace) -> int:
     registries.begin(arguments)
     registries.check_ca_file(arguments)
     _check(arguments)
+    program = _program(arguments)
     given = _Given(arguments)
+    if program is not None:
+        envoyrun.check_answers(given.clusters)
+        version = registries.run_to_end(envoyrun.version_of(program))
+        arguments.envoy_version = _release(version)
     module, plugin = _module_and_plugin(arguments)
     result = _run(module, plugin, given, arguments)
+    if program is not None:
+        result = _compared(result, program, version, given, arguments)
     if arguments.json:
         print(trialjson.as_json(result), flush=True)
     else:
@@ -85,6 +94,55 @@ def _check(arguments: argparse.Namespace) -> None:
         for flag, default in defaults.items():
             if getattr(arguments, flag[2:].replace("-", "_")) != default:
                 raise UsageError(f"{flag}: a TCP connection (--tcp) has none")
+
+
+def _program(arguments: argparse.Namespace) -> Path | None:
+    """The Envoy of --engine; None for the sandbox. Raises UsageError."""
+    engine, equals, path = arguments.engine.partition("=")
+    if engine not in {"sandbox", "envoy"} or (equals and not path) or (path and engine != "envoy"):
+        raise UsageError(
+            f"--engine: must be sandbox, envoy or envoy=PATH, not {arguments.engine!r}"
+        )
+    if engine == "sandbox":
+        return None
+    for flag in ("--tcp", "--property"):
+        if getattr(arguments, flag[2:]):
+            raise UsageError(f"{flag}: is possible in the sandbox only, not with --engine envoy")
+    found = shutil.which(path or "envoy")
+    if found is None:
+        where = f"{path}: no such program" if path else "there is no envoy on $PATH; use envoy=PATH"
+        raise UsageError(f"--engine: {where}")
+    return Path(found)
+
+
+def _release(version: str) -> EnvoyVersion:
+    try:
+        return envoy_version(version)
+    except ValueError as error:
+        raise UsageError(f"--engine: {error}") from error
+
+
+def _compared(
+    result: RunResult,
+    program: Path,
+    version: str,
+    given: "_Given",
+    arguments: argparse.Namespace,
+) -> RunResult:
+    """With what a real Envoy does otherwise. A module that the checks refuse is not run there."""
+    verdict = result.start.verdict
+    if verdict is None:
+        return result
+    level = LogLevel[arguments.log_level.upper()]
+    setup = envoyrun.Setup(
+        result.module.data, result.plugin, given.request, given.response, given.clusters, level
+    )
+    observed = registries.run_to_end(envoyrun.run(program, version, setup))
+    exchange = result.exchange
+    log = result.start.log + (exchange.log if exchange is not None else ())
+    start = {"True": "starts", "False": "refused"}.get(result.start.status, "no verdict")
+    found = differences(exchange, log, observed, start=start)
+    return replace(result, envoy=EnvoyResult(version, found))
 
 
 class _Given:

@@ -18,7 +18,8 @@ _CONFIG: Final = (
 )
 _RUN_STATUSES: Final = (
     "Exit status: 0 the module starts and does not fail, whatever it answers; 1 it does not start or it fails, where Envoy answers "
-    "503 (with failStrategy FAIL_OPEN it lets requests pass without the filter), or it cannot be fetched; 2 usage error."
+    "503 (with failStrategy FAIL_OPEN it lets requests pass without the filter), or it cannot be fetched, or with --engine envoy the results "
+    "differ; 2 usage error."
 )
 _TEST_STATUSES: Final = "Exit status: 0 all cases passed, 1 a case failed or a module cannot be loaded, 2 usage error or an invalid suite, also if -k selects no case."
 
@@ -116,6 +117,13 @@ def add_run(commands: Any, add_checks: AddFlags, add_registry: AddFlags) -> None
         "--tcp",
         action="store_true",
         help="a TCP connection in the place of a request: --body is what the client sends, --response-body what the service sends",
+    )
+    around.add_argument(
+        "--engine",
+        default="sandbox",
+        metavar="sandbox|envoy[=PATH]",
+        help="envoy: also send the request through a real Envoy on this machine (PATH, else envoy on $PATH), and show what it does "
+        "otherwise; the sandbox then does as that release. Not with --tcp and --property (default: sandbox)",
     )
     add_checks(run)
     add_registry(run)

@@ -4,6 +4,7 @@ Invariant: the keys are stable and always there; what does not apply is null.
 """
 
 import base64
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -39,6 +40,7 @@ def as_json(result: RunResult) -> str:
         "callouts": [_callout(each) for each in passed.callouts] if passed is not None else [],
         "asked": list(passed.doubts) if passed is not None else [],
         "fuel": passed.fuel if passed is not None else None,
+        "envoy": None if result.envoy is None else dataclasses.asdict(result.envoy),
     }
     return json.dumps(document, indent=2)
 

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Final
 
-from autowasm.cli.outcome import RunResult, StartResult
+from autowasm.cli.outcome import EnvoyResult, RunResult, StartResult
 from autowasm.sandbox.callouts import Broken, Callout, GrpcAnswer
 from autowasm.sandbox.http import Exchange
 from autowasm.sandbox.logs import LogLine
@@ -101,7 +101,20 @@ def as_text(result: RunResult, *, width: int, colour: bool) -> str:
     if verdict is not None:
         request = f", {passed.fuel:,} for the request" if passed is not None else ""
         page.add("Fuel", f"{verdict.fuel:,} for the start{request}")
+    if result.envoy is not None:
+        _add_envoy(page, result.envoy)
     return "\n".join(page.lines)
+
+
+def _add_envoy(page: Page, envoy: EnvoyResult) -> None:
+    if not envoy.differences:
+        page.add("Envoy", f"{envoy.version} does the same", GREEN)
+        return
+    page.add("Envoy", f"{envoy.version} does something else:", RED)
+    for each in envoy.differences:
+        page.row(" ", f"{each.where}:")
+        page.row("-", f"sandbox: {each.sandbox}", indent=4)
+        page.row("+", f"Envoy: {each.envoy}", indent=4)
 
 
 def add_start(page: Page, start: StartResult) -> None:

@@ -19,7 +19,7 @@ from msgspec import UNSET
 from autowasm.api import pluginconfig
 from autowasm.errors import UsageError
 from autowasm.sandbox import callouts, message
-from autowasm.sandbox.callouts import Broken, GrpcAnswer, HttpAnswer
+from autowasm.sandbox.callouts import GrpcAnswer, HttpAnswer
 from autowasm.sandbox.properties import Value
 from autowasm.trial import strictfile, suite
 from autowasm.trial.suite import AnyBody
@@ -29,6 +29,12 @@ MAX_FILE_BYTES: Final = 16 * 1024 * 1024
 """Of a body or a configuration; Envoy buffers 1 MiB of a body."""
 Pairs = tuple[tuple[str, str], ...]
 _M = TypeVar("_M", message.Request, message.Response)
+_BROKEN: Final = HttpAnswer(
+    503,
+    (("content-length", "95"), ("content-type", "text/plain")),
+    b"upstream connect error or disconnect/reset before headers. reset reason: connection termination",
+)
+"""What Envoy gives a filter whose cluster breaks the connection (1.36 and 1.40)."""
 _BODILESS: Final = frozenset({204, 304})
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _CONTROL: Final = re.compile(r"[\x00\r\n]")
@@ -85,7 +91,7 @@ def answer_of(given: suite.Answer, *, folder: Path) -> callouts.Answer:
     """One answer of a cluster. Raises UsageError."""
     delay = parse_duration(given.delay)
     if given.broken:
-        return Broken(delay)
+        return replace(_BROKEN, delay=delay)
     if given.grpc is not UNSET:
         grpc = given.grpc
         return GrpcAnswer(

@@ -141,7 +141,10 @@ class Answer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     trailers: Headers = {}
     delay: Duration = "1ms"
     grpc: Grpc | UnsetType = UNSET
-    broken: Annotated[bool, Meta(description="the connection breaks before the answer")] = False
+    broken: Annotated[
+        bool,
+        Meta(description="the connection breaks before the answer: the filter gets Envoy's 503"),
+    ] = False
 
     def __post_init__(self) -> None:
         """Raises ValueError."""

@@ -85,7 +85,7 @@ async def test_callout_is_answered_from_a_file_and_fails_without(scene: Scene) -
     assert (callout["cluster"], callout["known"], callout["status"]) == ("auth", True, 403)
     (scene.home / "auth.yaml").write_text("broken: true\n")
     found = await scene.json(*arguments, "--call", "auth=auth.yaml")
-    assert headers(found["exchange"]["request"])["x-callout"] == "no answer"
+    assert headers(found["exchange"]["request"])["x-callout"] == "503"
     found = await scene.json(*arguments)
     assert headers(found["exchange"]["request"])["x-callout"] == "error 2"
     assert found["callouts"][0]["known"] is False
@@ -126,7 +126,7 @@ async def test_suite_of_a_filter_from_c_sends_bodies_and_callouts(scene: Scene) 
                             "callouts": [{"cluster": "auth", "path": "/check"}],
                         }
                     },
-                    {"expect": {"request": {"headers": {"x-callout": "no answer"}}}},
+                    {"expect": {"request": {"headers": {"x-callout": "503"}}}},
                 ],
             },
         ],

@@ -194,7 +194,7 @@ def test_json_has_the_changes(run: Run) -> None:
     ]
     assert list(document) == [
         *("module", "start", "exchange", "connection", "failure", "log"),
-        *("metrics", "callouts", "asked", "fuel"),
+        *("metrics", "callouts", "asked", "fuel", "envoy"),
     ]
 
 

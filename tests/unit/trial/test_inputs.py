@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from autowasm.errors import UsageError
-from autowasm.sandbox.callouts import Broken, GrpcAnswer, HttpAnswer
+from autowasm.sandbox.callouts import GrpcAnswer, HttpAnswer
 from autowasm.sandbox.message import Request, Response
 from autowasm.trial import inputs, suite
 
@@ -97,9 +97,13 @@ def test_wrong_answer_is_refused_with_its_line(content: bytes, message: str) -> 
 def test_answer_file_is_read_by_its_name(tmp_path: Path) -> None:
     text = "- {status: 503, body: {json: {a: 1}}, delay: 2s}\n- broken: true\n- grpc: {messages: [AQI=], status: 7}\n"
     (tmp_path / "a.yaml").write_text(text)
-    assert inputs.answer_file(tmp_path / "a.yaml", flag="--call") == [
+    answers = inputs.answer_file(tmp_path / "a.yaml", flag="--call")
+    assert isinstance(answers, list)
+    broken = answers.pop(1)
+    assert broken.status == 503
+    assert broken.headers[0] == ("content-length", str(len(broken.body)))
+    assert answers == [
         HttpAnswer(503, (), b'{"a":1}', (), 2.0),
-        Broken(0.001),
         GrpcAnswer([b"\1\2"], 7),
     ]
     (tmp_path / "b.json").write_text('{"body": {"file": "c"}}')

@@ -19,7 +19,7 @@ HEAD = "cases:\n- name: a\n"
         ("defaults: {}\n", "line 1: cases: is required"),
         ("cases: []\n", "line 1: cases: must not be empty"),
         ("[]", "line 1: the document: must be a mapping, not a list"),
-        (f"{HEAD}  answer: {{}}\n", "line 3: cases[0].answer: unknown field; check the spelling"),
+        (f"{HEAD}  headrs: {{}}\n", "line 3: cases[0].headrs: unknown field; check the spelling"),
         ("cases:\n- request: {}\n", "line 2: cases[0].name: is required"),
         (
             f"{HEAD}  request:\n    headers:\n      x-a: b\n      x-n: 1\n",

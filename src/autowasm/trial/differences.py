@@ -1,0 +1,141 @@
+"""What a real Envoy did otherwise than the sandbox. Pure.
+
+Invariant: what differs from run to run (dates, durations) and what only the HTTP/1.1 codec writes is not compared.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from autowasm.sandbox.http import Exchange
+from autowasm.sandbox.logs import LogLine
+from autowasm.sandbox.message import Message
+from autowasm.text import shown
+from autowasm.trial.changes import Change, Pairs, compared
+from autowasm.trial.envoyrun import Observed
+from autowasm.trial.http1 import Wire
+
+_MASKED: Final = {
+    "date": re.compile(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} [\d:]{8} GMT"),
+    "x-envoy-upstream-service-time": re.compile(r"\d+"),
+}
+_OF_THE_CODEC: Final = frozenset({"transfer-encoding", "connection"})
+_MOST: Final = 200
+"""Characters of a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """`where`: such as `response header x-a`. The values are printable; `(absent)` for nothing."""
+
+    where: str
+    sandbox: str
+    envoy: str
+
+
+def differences(
+    found: Exchange | None, log: Sequence[LogLine], observed: Observed, *, start: str
+) -> tuple[Difference, ...]:
+    """`found` and `log` are those of the sandbox; `found` is None if the filter does not start there.
+
+    `start`: the sandbox's verdict on the start, such as `refused`.
+    """
+    if found is not None and not observed.refusal:
+        return (
+            *_requests(found.request, observed.request),
+            *_responses(found, observed.response),
+            *_logs(log, observed),
+        )
+    if found is None and observed.refusal:
+        return ()
+    return (Difference("start", start, observed.refusal or "starts"),)
+
+
+def _requests(found: Message | None, wire: Wire | None) -> Iterator[Difference]:
+    whole = found if found is not None and found.is_complete else None
+    if whole is None or wire is None:
+        if (whole is None) is not (wire is None):
+            yield _difference("request", _forwarded(whole), _forwarded(wire))
+        return
+    first = tuple(next(iter(whole.values(name)), "") for name in (":method", ":path"))
+    yield from _plain("request line", " ".join(first), " ".join(wire.first[:2]))
+    headers = [
+        ("host" if name == ":authority" else name, value)
+        for name, value in whole.headers
+        if name == ":authority" or not name.startswith(":")
+    ]
+    yield from _messages("request", headers, whole, wire)
+
+
+def _responses(found: Exchange, wire: Wire | None) -> Iterator[Difference]:
+    response = found.response
+    if response is None or wire is None:
+        if (response is None) is not (wire is None):
+            yield _difference("response", _answered(response), _answered(wire))
+        return
+    yield from _plain("response status", str(response.status), wire.first[1])
+    headers = [pair for pair in response.headers if not pair[0].startswith(":")]
+    yield from _messages("response", headers, response, wire)
+
+
+def _messages(what: str, headers: Pairs, found: Message, wire: Wire) -> Iterator[Difference]:
+    yield from _headers(f"{what} header", headers, wire.headers)
+    yield from _plain(f"{what} body", found.body, wire.body)
+    yield from _headers(f"{what} trailer", found.trailers, wire.trailers)
+
+
+def _headers(what: str, found: Pairs, wire: Pairs) -> Iterator[Difference]:
+    for each in compared(_masked(found), _masked(wire)):
+        where = f"{what} {shown(each.name)}"
+        if each.change is Change.CHANGED:
+            yield _difference(where, each.was, each.value)
+        elif each.change is Change.ADDED:
+            yield _difference(where, None, each.value)
+        elif each.change is Change.REMOVED:
+            yield _difference(where, each.value, None)
+
+
+def _masked(headers: Pairs) -> list[tuple[str, str]]:
+    return [
+        (name, "(masked)" if name in _MASKED and _MASKED[name].fullmatch(value) else value)
+        for name, value in headers
+        if name not in _OF_THE_CODEC and (name, value) != ("content-length", "0")
+    ]
+
+
+def _logs(log: Sequence[LogLine], observed: Observed) -> Iterator[Difference]:
+    lines = [
+        f"{line.level.name.lower()}: {line.message.decode('utf-8', 'surrogateescape')}"
+        for line in log
+    ]
+    others = [f"{level}: {text}" for level, text in observed.log]
+    for at in range(max(len(lines), len(others))):
+        line = lines[at] if at < len(lines) else None
+        other = others[at] if at < len(others) else None
+        if line != other:
+            yield _difference(f"log line {at + 1}", line, other)
+            return  # the lines after it would only be shifted
+
+
+def _plain(where: str, found: str | bytes, wire: str | bytes) -> Iterator[Difference]:
+    if found != wire:
+        yield _difference(where, found, wire)
+
+
+def _difference(where: str, found: str | bytes | None, wire: str | bytes | None) -> Difference:
+    return Difference(where, _shown(found), _shown(wire))
+
+
+def _shown(value: str | bytes | None) -> str:
+    if value is None:
+        return "(absent)"
+    return shown(value, most=_MOST) if value else "(empty)"
+
+
+def _forwarded(message: object) -> str:
+    return "forwarded" if message is not None else "not forwarded"
+
+
+def _answered(message: object) -> str:
+    return "a response" if message is not None else "none"
