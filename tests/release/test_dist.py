@@ -90,6 +90,18 @@ async def test_the_single_file_runs_on_a_bare_machine_and_leaves_nothing(bare: C
         assert await asyncio.to_thread(lambda f=folder: list(f.rglob("*"))) == []
 
 
+async def test_the_single_file_runs_and_tests_a_filter(bare: Client) -> None:
+    await asyncio.to_thread((bare.home / "hello.wasm").write_bytes, wat.header_filter("world"))
+    said = await bare.run("run", "hello.wasm")
+    assert "+ hello: world" in said.stdout
+    suite = '{"defaults": {"module": "hello.wasm"}, "cases": [{"name": "a"}]}'
+    await asyncio.to_thread((bare.home / "suite.json").write_text, suite)
+    said = await bare.run("test", "suite.json", "--junit", "results.xml")
+    assert "1 passed" in said.stdout
+    said = await bare.run("inspect", "hello.wasm", "--start")
+    assert "starts with this configuration" in said.stdout
+
+
 async def test_the_single_file_pushes_and_pulls(bare: Client, tmp_path: Path) -> None:
     content = wat.header_filter("world")
     await asyncio.to_thread((bare.home / "hello.wasm").write_bytes, content)
