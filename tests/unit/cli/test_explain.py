@@ -289,3 +289,33 @@ async def test_cluster_that_cannot_be_asked_is_a_usage_error_that_names_the_way_
     assert "the cluster cannot be queried" in done.stderr
     assert "use --offline to plan without a cluster" in done.stderr
     assert "s3cret" not in done.stderr
+
+
+def test_condition_of_the_start_is_a_finding_with_a_command_that_repeats_it() -> None:
+    condition = {
+        "type": "Starts",
+        "status": "False",
+        "reason": "ConfigurationRefused",
+        "message": "spec.filter.pluginConfig: the module refuses it",
+    }
+    document = {
+        **yaml.safe_load(autowasm_text()),
+        "status": {"phase": "Failed", "conditions": [condition]},
+    }
+    base = explain._base(ObjectKey("shop", "gate"), document)
+    (finding,) = [one for one in examine(base) if one.check == "Starts"]
+    assert finding.level is Level.ERROR
+    assert finding.field == "status.conditions[Starts]"
+    command = "kubectl get autowasm gate -n shop -o yaml | wasmc run -f -"
+    assert finding.remedy == f"correct the configuration; to reproduce: {command}"
+
+
+def autowasm_text() -> str:
+    return """
+apiVersion: wasm.tcm.io/v1alpha1
+kind: AutoWasm
+metadata: {name: gate, namespace: shop}
+spec:
+  filter: {source: {registry: {image: registry.example/gate:v1}}, pluginConfig: please refuse}
+  selector: {matchLabels: {app: a}}
+"""
