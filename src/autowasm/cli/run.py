@@ -245,7 +245,9 @@ def _run(module: Module, plugin: Plugin, given: _Given, arguments: argparse.Name
         conversation = trial.converse(sent)
         return replace(result, conversation=conversation, metrics=conversation.metrics)
     exchange = trial.send(given.request, given.response)
-    plain = without_filter(given.request, given.response, envoy=subject.envoy)
+    plain = without_filter(
+        given.request, given.response, envoy=subject.envoy, engine=compiled.engine
+    )
     return replace(result, exchange=exchange, plain=plain, metrics=exchange.metrics)
 
 

@@ -3,14 +3,13 @@
 Invariant: equal trials give equal results: no clock, no randomness and no environment of this machine reaches the module.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
 from autowasm.sandbox.callouts import Answering
-from autowasm.sandbox.engine import Compiled, compile_module, make_engine
+from autowasm.sandbox.engine import Compiled, Engine, compile_module
 from autowasm.sandbox.errors import CannotCompile, FailureKind
 from autowasm.sandbox.http import Exchange, exchange
 from autowasm.sandbox.message import Request, Response
@@ -89,17 +88,14 @@ def identified(request: Request) -> Request:
     return replace(request, headers=(*request.headers, *added))
 
 
-def without_filter(request: Request, response: Response, *, envoy: EnvoyVersion) -> Exchange:
+def without_filter(
+    request: Request, response: Response, *, envoy: EnvoyVersion, engine: Engine
+) -> Exchange:
     """The same request and response through an Envoy without the filter: what the filter changes is the difference."""
-    subject = Subject(_passing(), Plugin(), envoy=envoy)
-    return Trial(subject).send(request, response)
-
-
-@functools.cache
-def _passing() -> Compiled:
     from wasmtime import wat2wasm  # noqa: PLC0415  # heavy, as in sandbox/engine.py
 
-    return compile_module(make_engine(), bytes(wat2wasm(_PASSING)))
+    passing = compile_module(engine, bytes(wat2wasm(_PASSING)))
+    return Trial(Subject(passing, Plugin(), envoy=envoy)).send(request, response)
 
 
 def verdict_of(started: Started | StartFailure) -> Verdict:

@@ -39,7 +39,7 @@ class Scene:
 
     async def run(self, *arguments: str, status: int = 0, stdin: str = "") -> Completed:
         done = await self.wasmc.run(*arguments, check=False, stdin=stdin.encode())
-        assert done.returncode == status, (done.stdout, done.stderr)
+        assert (done.returncode, done.stderr) == (status, ""), done.stdout
         return done
 
     async def json(self, *arguments: str, status: int = 0, stdin: str = "") -> Any:

@@ -130,10 +130,10 @@ def test_junit_file_has_each_case(suites: Suites) -> None:
 
 
 def test_invalid_suite_is_reported_before_any_case_runs(suites: Suites) -> None:
-    Path("wrong.yaml").write_text("cases:\n- name: a\n  wanted: {}\n")
+    Path("wrong.yaml").write_text("cases:\n- name: a\n  expected: {}\n")
     message = suites.error("suite.yaml", "wrong.yaml")
     assert message == (
-        "wasmc: error: wrong.yaml: line 3: cases[0].wanted: unknown field; check the spelling\n"
+        "wasmc: error: wrong.yaml: line 3: cases[0].expected: unknown field; check the spelling\n"
     )
 
 
