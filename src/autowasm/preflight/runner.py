@@ -85,6 +85,8 @@ class Preflight:
             log_bytes=limits.log_bytes,
             log_line_bytes=limits.log_line_bytes,
         )
+        for reason in Reason:  # a series that begins at 1 shows no increase
+            metrics.preflight_failures.labels(reason)
         self.enforced: Enforced | None = None
         """The isolation of the last child; None before the first."""
 
@@ -121,6 +123,8 @@ class Preflight:
         try:
             return await self._flights.join(key, work, place=lambda: self._slots.place(namespace))
         except NoVerdict as error:
+            if error.unknown.reason is Reason.TOO_MANY_REQUESTS:  # it never got a place
+                self._count_failure(error.unknown.reason)
             return error.unknown
 
     async def _judge(
@@ -133,10 +137,12 @@ class Preflight:
             self._require_small(request)
             verdict = await self._compile_and_run(key.sha256, module, request)
         except NoVerdict as error:
-            self._metrics.preflight_failures.labels(error.unknown.reason).inc()
-            self._metrics.preflight_judgements.labels("unknown").inc()
+            self._count_failure(error.unknown.reason)
             if error.unknown.reason is Reason.CANNOT_COMPILE:
                 self._verdicts.put(key, error.unknown, size=len(error.unknown.message))
+            raise
+        except Exception:  # a bug: the caller logs it
+            self._count_failure(Reason.INTERNAL_ERROR)
             raise
         self._metrics.preflight_judgements.labels(verdict.outcome.value.lower()).inc()
         size = len(verdict.to_json())
@@ -144,6 +150,10 @@ class Preflight:
         if verdict.outcome is Outcome.STARTS:
             self._verdicts.put(shared, verdict, size=size)
         return verdict
+
+    def _count_failure(self, reason: Reason) -> None:
+        self._metrics.preflight_failures.labels(reason).inc()
+        self._metrics.preflight_judgements.labels("unknown").inc()
 
     def _require_small(self, request: bytes) -> None:
         most = self._limits.request_bytes

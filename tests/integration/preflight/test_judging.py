@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -201,8 +202,8 @@ async def test_one_module_at_a_time_is_compiled_while_others_run(
     judge: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await judge(module(), b"long")  # compiled
-    server, compiling, most, go_on = judge.server, 0, 0, asyncio.Event()
-    execute = server.execute
+    compiling, most, go_on = 0, 0, asyncio.Event()
+    execute = judge.server.execute
 
     async def held(work: str, *arguments: Any, **more: Any) -> Result:
         nonlocal compiling, most
@@ -216,18 +217,14 @@ async def test_one_module_at_a_time_is_compiled_while_others_run(
         finally:
             compiling -= 1
 
-    monkeypatch.setattr(server, "execute", held)
-    first = asyncio.create_task(judge(numbered(1), b"long", namespace="a"))
+    monkeypatch.setattr(judge.server, "execute", held)
+    first = asyncio.create_task(judge(numbered(0), b"long", namespace="n0"))
     await until(lambda: compiling == 1)
-    assert isinstance(await judge(module(), b"longer", namespace="b"), Verdict)
-    second = asyncio.create_task(judge(numbered(2), b"long", namespace="b"))
-    await until(lambda: judge.preflight._locks.of(judge.store(numbered(2))[1]).locked())
-    for _ in range(100):  # the lookup in the cache takes a thread
-        await asyncio.sleep(0.001)
+    assert isinstance(await judge(module(), b"longer"), Verdict)
     go_on.set()
-    assert all(isinstance(found, Verdict) for found in await asyncio.gather(first, second))
-    assert judge.runs("compile") == 3
-    assert most == 1
+    others = (judge(numbered(n), b"long", namespace=f"n{n}") for n in range(1, 8))
+    assert all(isinstance(found, Verdict) for found in await asyncio.gather(first, *others))
+    assert (judge.runs("compile"), most) == (9, 1)
 
 
 async def test_a_module_that_hangs_in_one_namespace_delays_no_other(lying: Judge) -> None:
@@ -239,6 +236,26 @@ async def test_a_module_that_hangs_in_one_namespace_delays_no_other(lying: Judge
     hanging.cancel()
     queued.cancel()
     await asyncio.gather(hanging, queued, return_exceptions=True)
+
+
+async def test_requests_beyond_the_queue_and_bugs_are_counted(
+    tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = replace(LIMITS, queued=0)
+    async with preflights.running(tmp_path, metrics, limits=limits, module=LYING) as lying:
+        hanging = asyncio.create_task(lying(module(), b"wait_forever"))
+        await until(lambda: lying.runs("compile") == 1 and len(children_of(lying.server.pid)) == 1)
+        found = await lying(numbered(1), b"silent")
+        assert isinstance(found, Unknown)
+        assert found.reason is Reason.TOO_MANY_REQUESTS
+        assert (lying.failures("TooManyRequests"), lying.judgements("unknown")) == (1, 1)
+        hanging.cancel()
+        await asyncio.gather(hanging, return_exceptions=True)
+        await until(lambda: metrics.preflight_children._value.get() == 0)
+        monkeypatch.setattr(runner, "answer_of", None)
+        with pytest.raises(TypeError):
+            await lying(module(), b"silent")
+        assert (lying.failures("InternalError"), lying.judgements("unknown")) == (1, 2)
 
 
 async def test_a_caller_that_leaves_ends_its_child_and_frees_its_slot(lying: Judge) -> None:
