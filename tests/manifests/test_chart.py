@@ -13,7 +13,7 @@ from autowasm.cli import flags
 from autowasm.cli.options import Option
 from autowasm.cli.wasmer import build_parser
 from autowasm.controller.sourcepolicy import SourcePolicy
-from autowasm.settings import Settings
+from autowasm.settings import PreflightMode, Settings
 from tests.manifests import charts
 from tests.manifests.documents import ROOT, Document
 from tests.parts import provision
@@ -180,6 +180,9 @@ def test_the_policy_is_one_that_wasmer_understands() -> None:
     text = charts.render(values)["ConfigMap", "wasmer-policy"]["data"]["policy.yaml"]
     policy = SourcePolicy.parse(text.encode())
     assert policy.object_hosts("team-a") == ()
+    found = policy.rule_for("team-a")
+    assert found is not None
+    assert (found[1].preflight, found[1].allow_preflight_override) == (PreflightMode.OFF, True)
 
 
 @pytest.mark.parametrize("values", charts.VALUES, ids=lambda path: path.stem)
@@ -195,6 +198,11 @@ def test_helm_lint_finds_nothing(values: Path) -> None:
     [
         ({"config": {"logLevl": "debug"}}, "'/config': additional properties 'logLevl'"),
         ({"config": {"logLevel": "loud"}}, "'/config/logLevel': value must be one of 'debug'"),
+        ({"config": {"preflight": False}}, "'/config/preflight': value must be one of 'off'"),
+        (
+            {"policy": {"namespaces": {"a": {"preflight": False}}}},
+            "'/policy/namespaces/a/preflight': value must be one of 'off'",
+        ),
         ({"config": {"blobGrace": 24}}, "'/config/blobGrace'"),
         ({"config": {"diskBudget": "8 gigabytes"}}, "'/config/diskBudget'"),
         ({"config": {"listen": "[::]:1"}}, "'/config': additional properties 'listen'"),

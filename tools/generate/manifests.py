@@ -15,6 +15,7 @@ from typing import Any
 
 from autowasm.cli import flags
 from autowasm.cli.options import Option
+from autowasm.settings import PreflightMode
 from tests.parts import provision
 from tools.generate.paths import BOARD, CHART, MANIFESTS, RULES
 
@@ -41,6 +42,7 @@ ELSEWHERE: Mapping[str, str] = {
 _CHOICES = {
     "log_level": ["debug", "info", "warning", "error"],
     "log_format": ["json", "console"],
+    "preflight": [mode.value for mode in PreflightMode],  # false is refused: YAML reads off so
 }
 _PATTERNS = {
     "DURATION": r"^(0|([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+)$",

@@ -9,6 +9,7 @@ with its name, else the matching pattern with the most literal characters, else 
 import asyncio
 import contextlib
 import fnmatch
+import re
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -79,6 +80,7 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _FILE: Final = msgspec.json.Decoder(_File)
+_IS_BOOLEAN_MODE: Final = re.compile(r"got `bool` - at `.*\.preflight`")
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ class SourcePolicy:
             nodes.check_keys(data.decode())
             file = msgspec.yaml.decode(data, type=_FILE.type)
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
-            raise UsageError(f"--policy-file: {error}") from error
+            quoted = 'write "off" in quotes, it is false in YAML otherwise'
+            hint = f"; {quoted}" if _IS_BOOLEAN_MODE.search(str(error)) else ""
+            raise UsageError(f"--policy-file: {error}{hint}") from error
         policy = cls(tuple(file.namespaces.items()))
         policy._check_entries()
         return policy

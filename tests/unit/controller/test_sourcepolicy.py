@@ -4,6 +4,7 @@ import pytest
 
 from autowasm.controller.sourcepolicy import SourcePolicy
 from autowasm.errors import SpecError, UsageError
+from autowasm.settings import PreflightMode
 from tests.fakes.autowasms import autowasm, digest
 
 POLICY = SourcePolicy.parse(
@@ -118,6 +119,7 @@ def test_a_namespace_without_a_rule_may_use_nothing() -> None:
         "namespaces: {a: {objects: [x/y]}}",
         "namespaces: {a: {registries: ['']}}",
         "namespaces: {a: {digestRequired: 'yes'}}",
+        "namespaces: {a: {preflight: loud}}",
         "a: b: c",
         "namespaces: {a: {digestRequired: true}, a: {}}",
         "namespaces: {a: {registries: [x.example], registries: []}}",
@@ -127,3 +129,14 @@ def test_a_namespace_without_a_rule_may_use_nothing() -> None:
 def test_a_file_that_is_no_policy_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--policy-file"):
         SourcePolicy.parse(text.encode())
+
+
+def test_off_without_quotes_is_refused_with_the_remedy() -> None:
+    with pytest.raises(UsageError, match='write "off" in quotes'):
+        SourcePolicy.parse(b"namespaces: {a: {preflight: off}}")
+    found = SourcePolicy.parse(b'namespaces: {a: {preflight: "off"}}').rule_for("a")
+    assert found is not None
+    assert found[1].preflight is PreflightMode.OFF
+    with pytest.raises(UsageError) as caught:
+        SourcePolicy.parse(b"namespaces: {a: {registries: true}}")
+    assert "in quotes" not in str(caught.value)
