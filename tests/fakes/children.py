@@ -152,7 +152,7 @@ def hang_up_and_wait(channel: int, _descriptors: Sequence[int]) -> None:
 
 
 def burn(_channel: int, _descriptors: Sequence[int]) -> None:
-    """Use the processor for ever."""
+    """Use the processor without an end."""
     while True:
         pass
 
@@ -180,7 +180,7 @@ def half(channel: int, _descriptors: Sequence[int]) -> None:
 
 
 def endless(channel: int, _descriptors: Sequence[int]) -> None:
-    """A frame of 4 GiB, as long as somebody reads."""
+    """A frame of 4 GiB, until the reader closes."""
     wire.write_all(channel, b"\xff\xff\xff\xff")
     while True:
         os.write(channel, bytes(1 << 16))

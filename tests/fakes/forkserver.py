@@ -36,7 +36,7 @@ async def family_of(server: ForkServer) -> set[int]:
 
 
 def children_of(parent: int | None) -> set[int]:
-    """Children of a process, also those that nobody has reaped."""
+    """Children of a process, also zombies."""
     found = set()
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError, ValueError):

@@ -158,7 +158,7 @@ async def test_a_fork_server_that_cannot_start_is_reported_in_time(metrics: Metr
 
 
 async def test_while_the_fork_server_cannot_start_nobody_waits_for_it(metrics: Metrics) -> None:
-    limits = PreflightLimits(start_seconds=1000.0, restart_base=1000.0)  # virtually for ever
+    limits = PreflightLimits(start_seconds=1000.0, restart_base=1000.0)  # longer than the test
     async with forkserver.running(limits, metrics, module="tests.fakes.clocks") as server:
         for _ in range(3):
             with pytest.raises(NoVerdict) as caught:

@@ -194,13 +194,6 @@ def with_condition(
     return tuple(sorted(others, key=lambda one: _ORDER.get(one.type, len(_ORDER))))
 
 
-def with_loaded(
-    conditions: tuple[Condition, ...], loaded: Condition | None, *, now: str
-) -> tuple[Condition, ...]:
-    """`with_condition` for `Loaded`."""
-    return with_condition(conditions, ConditionType.LOADED, loaded, now=now)
-
-
 def remember(history: tuple[Module, ...], module: Module) -> tuple[Module, ...]:
     """The history with `module` first, without an older entry for the same source."""
     others = tuple(entry for entry in history if entry.source != module.source)

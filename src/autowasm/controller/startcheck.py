@@ -93,16 +93,19 @@ def mode_of(
     return requested
 
 
-def _combination(envoyfilter: Mapping[str, Any] | None) -> object:
-    """All that decides whether the module starts. Equal for a filter that only moved to other ports, for example."""
-    if envoyfilter is None:
-        return None
+def _is_in_place(live: Mapping[str, Any] | None, wanted: Plugin, sha256: Sha256Hex) -> bool:
+    """Whether `live` has all that decides whether the module starts: also if only its ports are others, for example."""
+    if live is None or envoyfilters.digests_of(live) != (sha256,):
+        return False
     try:
-        plugin = plugin_of(envoyfilter)
+        plugin = plugin_of(live)
     except (KeyError, TypeError, AttributeError):  # a manual edit
-        return None
-    digests = envoyfilters.digests_of(envoyfilter)
-    return digests, plugin.configuration, dict(plugin.environment), plugin.root_id
+        return False
+    return (plugin.configuration, dict(plugin.environment), plugin.root_id) == (
+        wanted.configuration,
+        dict(wanted.environment),
+        wanted.root_id,
+    )
 
 
 @dataclass(slots=True, eq=False)
@@ -153,12 +156,13 @@ class StartCheck:
             self.forget(context.key)
             return StartDecision()
         plugin = plugin_of(wanted)
-        key = self._judge.key(sha256, plugin)
         last = context.previous.preflight
-        is_in_place = _combination(live) == _combination(wanted)
-        if is_in_place and (last is UNSET or last.key == key):
-            self.forget(context.key)
-            return StartDecision(context.previous.condition(ConditionType.STARTS), last)
+        is_in_place = _is_in_place(live, plugin, sha256)
+        if is_in_place and last is UNSET:
+            return self._unchanged(context)
+        key = self._judge.key(sha256, plugin)
+        if is_in_place and last is not UNSET and last.key == key:
+            return self._unchanged(context)
         if is_in_place:  # the status has the verdict on another combination, which was refused
             mode = PreflightMode.WARN
         elif last is not UNSET and last.key == key:
@@ -170,6 +174,12 @@ class StartCheck:
         if job.result is None:
             return StartDecision(None, last) if is_in_place else StartPending(now - job.begun)
         return self._of_result(job.result, job.key, plugin, autowasm, mode)
+
+    def _unchanged(self, context: ReconcileContext) -> StartDecision:
+        """The status has what is known of the combination in place."""
+        self.forget(context.key)
+        previous = context.previous
+        return StartDecision(previous.condition(ConditionType.STARTS), previous.preflight)
 
     def published(self, key: ObjectKey) -> None:
         """The module was published. A run that only reports on it goes on."""

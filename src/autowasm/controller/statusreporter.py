@@ -25,7 +25,6 @@ from autowasm.api.status import (
     utc_now,
     with_condition,
     with_conditions,
-    with_loaded,
 )
 from autowasm.api.v1alpha1 import REFRESH_ANNOTATION, AutoWasm
 from autowasm.controller.interfaces import Announce, Publisher, announce_nothing
@@ -293,7 +292,9 @@ class StatusReporter:
             if report is None and _names_another_module(status, previous):
                 report = _only_counts(status)
             if report is not None:
-                conditions = with_loaded(status.conditions, report[1], now=utc_now())
+                conditions = with_condition(
+                    status.conditions, ConditionType.LOADED, report[1], now=utc_now()
+                )
                 status = msgspec.structs.replace(status, pods=report[0], conditions=conditions)
             await self._publisher.write_status(context.key, context.document, status.to_dict())
             if status.phase is not previous.phase or status.message != previous.message:

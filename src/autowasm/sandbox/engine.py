@@ -4,21 +4,23 @@ Invariants: a module that Envoy's V8 refuses is not compiled here (wide arithmet
 function of a compiled module counts fuel and can be interrupted; two engines of equal `ENGINE_VERSION` on one machine can
 exchange compiled modules.
 
-Compiled modules are machine code: load only bytes that this machine wrote and that nobody else could change.
+Compiled modules are machine code: load only bytes that this machine wrote and that no other user could change.
 """
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
 from autowasm.sandbox.errors import CannotCompile, CannotLoad
 from autowasm.text import shown
+
+_T = TypeVar("_T")
 
 STACK_BYTES: Final = 2 * 1024 * 1024
 """Stack of a module. V8 in Envoy gives a little less than 1 MiB; a thread of this process has 8 MiB."""
@@ -136,22 +138,23 @@ def deserialize(engine: Engine, data: bytes) -> Compiled:
 
     The bytes are executed: `data` must come from this machine, from where only this user may write.
     """
-    from wasmtime import Module, WasmtimeError  # noqa: PLC0415
+    from wasmtime import Module  # noqa: PLC0415
 
-    try:
-        return Compiled(engine, Module.deserialize(engine.wasmtime, data))
-    except WasmtimeError as error:
-        raise CannotLoad(
-            f"the compiled module cannot be loaded: {shown(str(error), most=300)}"
-        ) from error
+    return _load(engine, Module.deserialize, data)
 
 
 def load_file(engine: Engine, path: str) -> Compiled:
     """As `deserialize`, of a file that does not change while the module is used: its pages are mapped, not copied."""
-    from wasmtime import Module, WasmtimeError  # noqa: PLC0415
+    from wasmtime import Module  # noqa: PLC0415
+
+    return _load(engine, Module.deserialize_file, path)
+
+
+def _load(engine: Engine, load: Callable[[Any, _T], Any], source: _T) -> Compiled:
+    from wasmtime import WasmtimeError  # noqa: PLC0415
 
     try:
-        return Compiled(engine, Module.deserialize_file(engine.wasmtime, path))
+        return Compiled(engine, load(engine.wasmtime, source))
     except WasmtimeError as error:
         raise CannotLoad(
             f"the compiled module cannot be loaded: {shown(str(error), most=300)}"

@@ -63,7 +63,7 @@ def exchange(
 ) -> Exchange:
     """Let a request pass through the filter, and the response of the service back.
 
-    `properties` replace those that the stream has by itself, by the parts of their paths. If the filter did not start or has
+    `properties` replace those of the stream itself, by the parts of their paths. If the filter did not start or has
     failed, the plugin's failure policy says what becomes of the request. Blocks; bounded by `limits.exchange_fuel` and
     `limits.seconds`. Raises UsageError before `vm.start`.
     """

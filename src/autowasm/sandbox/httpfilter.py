@@ -6,6 +6,7 @@ Sources: envoy source/extensions/common/wasm/context.cc `decodeHeaders` to `enco
 `onRequestHeaders` and its like, `CHECK_FAIL`, `convertVmCallResultToFilterHeadersStatus`.
 """
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 from autowasm.sandbox.contexts import Context
@@ -40,7 +41,7 @@ class FilteredStream(Protocol):
         """The filter keeps too much of a body."""
 
 
-class WasmFilter:
+class WasmFilter(ABC):
     """What both directions have: calls of filter callbacks, and what becomes of a failure."""
 
     headers_map: MapType
@@ -56,11 +57,13 @@ class WasmFilter:
     def _host(self) -> Host:
         return self._stream.host
 
+    @abstractmethod
     def _direction(self) -> Direction:
-        raise NotImplementedError
+        """That of the stream which this filter is in."""
 
+    @abstractmethod
     def _is_bypassed(self) -> bool:
-        raise NotImplementedError
+        """Whether the module is not called any more, or not at all."""
 
     def _call(self, context: Context, name: str, *arguments: int) -> int | None:
         """The result of a callback; CONTINUE (0) without one. None if nothing is to be passed on."""

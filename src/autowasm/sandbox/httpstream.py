@@ -441,7 +441,7 @@ class HttpStream:
             self.client.take_data(reply.body, end=True)
 
     def replace_response(self, status: int, body: bytes, details: str) -> None:
-        """Answer in place of a response that nobody got yet."""
+        """Answer in place of a response that was not sent yet."""
         self.details = details
         self.is_local_reply = True
         self.decoding.is_aborted = self.encoding.is_aborted = True

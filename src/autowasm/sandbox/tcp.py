@@ -1,7 +1,7 @@
 """One TCP connection through the filter, as Envoy's network filter manager drives it before a TCP proxy.
 
 The caller says what the client and the service send, and in which order. Invariants: whatever the module does, `converse`
-returns; bytes that the filter holds back are shown to it again, together with later ones, and nobody else gets them.
+returns; bytes that the filter holds back are shown to it again, together with later ones, and stay with the filter until then.
 
 Sources: envoy source/extensions/common/wasm/context.cc `onNewConnection`, `onData`, `onWrite`, `onEvent`, `onCloseTCP`;
 source/common/network/filter_manager_impl.cc `onContinueReading`, `onWrite`; source/common/tcp_proxy/tcp_proxy.cc.
@@ -76,7 +76,7 @@ def converse(
 ) -> Conversation:
     """Let a connection pass through the filter.
 
-    `sent` is what both sides send, in order; then the client ends the connection, and the service. `properties` replace those that the connection has by itself. Blocks; bounded by `limits.exchange_fuel` and
+    `sent` is what both sides send, in order; then the client ends the connection, and the service. `properties` replace those of the connection itself. Blocks; bounded by `limits.exchange_fuel` and
     `limits.seconds`. Raises UsageError before `vm.start`.
     """
     vm.reload_if_failed()
@@ -111,9 +111,9 @@ class _Connection:
         self._given = properties
         self._context: Context | None = None
         self._reading = bytearray()
-        """What the client sent and nobody took."""
+        """Bytes of the client that were not passed on."""
         self._writing = bytearray()
-        """What the service sent and nobody took."""
+        """Bytes of the service that were not passed on."""
         self._ended: list[Side] = []
         """The sides that sent their last bytes, in order."""
         self._is_connected = False
@@ -195,7 +195,7 @@ class _Connection:
             self._is_connected = True
 
     def _read(self) -> None:
-        """The filter sees all that the client sent and nobody took."""
+        """The filter sees all bytes of the client that were not passed on."""
         context = self._context
         if context is None:
             self._pass_to_service()

@@ -8,7 +8,6 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -262,15 +261,3 @@ def with_length(message_: _M) -> _M:
 
 def _with(message_: _M, pair: tuple[str, str]) -> _M:
     return replace(message_, headers=(*message_.headers, pair))
-
-
-def merged_properties(base: Mapping[str, Value], over: Mapping[str, Value]) -> dict[str, Value]:
-    """`base` with the values of `over`; nested mappings are merged."""
-    result = dict(base)
-    for name, value in over.items():
-        present = result.get(name)
-        if isinstance(value, Mapping) and isinstance(present, Mapping):
-            result[name] = merged_properties(present, value)
-        else:
-            result[name] = value
-    return result

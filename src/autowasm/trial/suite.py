@@ -341,9 +341,7 @@ class Setting(
     ) = UNSET
     properties: Annotated[
         dict[str, Any],
-        Meta(
-            description="properties as nested mappings; they replace those that the stream has by itself"
-        ),
+        Meta(description="properties as nested mappings; they replace those of the stream itself"),
     ] = {}
     callouts: Annotated[
         dict[str, Answers], Meta(description="answers by the name of the cluster")

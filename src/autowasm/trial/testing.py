@@ -19,7 +19,7 @@ from autowasm.sandbox.engine import Compiled
 from autowasm.sandbox.logs import LogLine
 from autowasm.sandbox.message import Request, Response
 from autowasm.sandbox.plugin import FailurePolicy, Plugin
-from autowasm.sandbox.properties import Value
+from autowasm.sandbox.properties import Value, merged
 from autowasm.sandbox.protocol import LogLevel
 from autowasm.sandbox.vm import StartFailure
 from autowasm.trial import inputs, strictfile
@@ -143,7 +143,7 @@ def _prepared(
         module=module,
         plugin=_plugin(case, defaults, folder),
         clusters=clusters,
-        properties=inputs.merged_properties(defaults.properties, case.properties),
+        properties=merged(defaults.properties, case.properties),
         log_level=LogLevel[(level or Level.INFO).name],
         start=case.expected_start,
         steps=steps,

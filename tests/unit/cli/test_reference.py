@@ -8,7 +8,7 @@ import pytest
 from tools.generate.pages import commandline
 from tools.generate.paths import DOCS
 
-_BOTH_FORMS: Final = re.compile(r"(-\w) (\S+), (--[\w-]+ \2)(?=\s)")
+_BOTH_FORMS: Final = re.compile(r"(-\w) ('[^']*'|\S+), (--[\w-]+ \2)(?=\s)")
 
 
 def test_command_line_page_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,5 +25,8 @@ def words(page: str) -> list[str]:
 def test_layouts_of_all_pythons_are_the_same_words() -> None:
     assert words("  -f FILE, --file FILE\n      the module") == words(
         "  -f, --file FILE  the module"
+    )
+    assert words("  -H 'NAME: VALUE', --header 'NAME: VALUE'\n      a header") == words(
+        "  -H, --header 'NAME: VALUE'  a header"
     )
     assert words("-f FILE, --file FILE") != words("-f FILE, --file OTHER")

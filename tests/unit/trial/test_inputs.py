@@ -8,6 +8,7 @@ import pytest
 from autowasm.errors import UsageError
 from autowasm.sandbox.callouts import GrpcAnswer, HttpAnswer
 from autowasm.sandbox.message import Request, Response
+from autowasm.sandbox.properties import merged
 from autowasm.trial import inputs, suite
 
 
@@ -154,7 +155,7 @@ def test_body_may_be_text_json_base64_pieces_or_a_file(tmp_path: Path) -> None:
 
 def test_properties_of_a_case_are_merged_into_the_others() -> None:
     base = {"source": {"address": "a", "port": 1}, "x": 1}
-    assert inputs.merged_properties(base, {"source": {"port": 2}, "x": {"y": 1}}) == {
+    assert merged(base, {"source": {"port": 2}, "x": {"y": 1}}) == {
         "source": {"address": "a", "port": 2},
         "x": {"y": 1},
     }

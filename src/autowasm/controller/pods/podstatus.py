@@ -113,8 +113,8 @@ class PodStatus:
 def with_report(status: Mapping[str, Any], report: PodReport) -> dict[str, Any]:
     """The status as JSON with this report."""
     pods, loaded = report
-    conditions = statuses.with_loaded(
-        statuses.read(status).conditions, loaded, now=statuses.utc_now()
+    conditions = statuses.with_condition(
+        statuses.read(status).conditions, ConditionType.LOADED, loaded, now=statuses.utc_now()
     )
     new = msgspec.json.encode({**status, "pods": pods, "conditions": conditions})
     result: dict[str, Any] = msgspec.json.decode(new)

@@ -3,7 +3,7 @@
 Sources: proxy-wasm-cpp-host src/exports.cc; envoy source/extensions/common/wasm/context.cc.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from autowasm.sandbox.contexts import Buffer
@@ -27,16 +27,27 @@ def _modified(host: Host, kind: int) -> Result:
 
 def add_value(host: Host, kind: int, key_at: int, key_size: int, at: int, size: int) -> Result:
     """Add a header."""
+    return _write_value(host, kind, (key_at, key_size), (at, size), HeaderMap.add)
+
+
+def _write_value(
+    host: Host,
+    kind: int,
+    key_at: tuple[int, int],
+    value_at: tuple[int, int],
+    write: Callable[[HeaderMap, bytes, bytes], None],
+) -> Result:
+    """`write` a header; key and value are an address and a size each."""
     if kind > MapType.HTTP_CALL_RESPONSE_TRAILERS:
         return Result.BAD_ARGUMENT
-    key, value = host.read(key_at, key_size), host.read(at, size)
+    key, value = host.read(*key_at), host.read(*value_at)
     if key is None or value is None:
         return Result.INVALID_MEMORY_ACCESS
     found = _mutable(host, kind)
     if found is None:
         return Result.BAD_ARGUMENT
     host.ledger.hold(len(key) + len(value))
-    found.add(key, value)
+    write(found, key, value)
     return _modified(host, kind)
 
 
@@ -61,17 +72,7 @@ def get_value(
 
 def replace_value(host: Host, kind: int, key_at: int, key_size: int, at: int, size: int) -> Result:
     """Replace a header, or add it."""
-    if kind > MapType.HTTP_CALL_RESPONSE_TRAILERS:
-        return Result.BAD_ARGUMENT
-    key, value = host.read(key_at, key_size), host.read(at, size)
-    if key is None or value is None:
-        return Result.INVALID_MEMORY_ACCESS
-    found = _mutable(host, kind)
-    if found is None:
-        return Result.BAD_ARGUMENT
-    host.ledger.hold(len(key) + len(value))
-    found.set(key, value)
-    return _modified(host, kind)
+    return _write_value(host, kind, (key_at, key_size), (at, size), HeaderMap.set)
 
 
 def remove_value(host: Host, kind: int, key_at: int, key_size: int) -> Result:
