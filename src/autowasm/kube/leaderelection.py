@@ -10,6 +10,7 @@ and the body of a scope is cancelled then; an update carries the resourceVersion
 import asyncio
 import contextlib
 import itertools
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -96,20 +97,6 @@ class Leadership(Protocol):
         """Return when this replica leads."""
 
 
-class AlwaysLeading:
-    """The Leadership of a single replica."""
-
-    is_leading = True
-
-    @asynccontextmanager
-    async def scope(self) -> AsyncIterator[None]:
-        """Never ends by itself."""
-        yield
-
-    async def acquired(self) -> None:
-        """Return at once."""
-
-
 async def while_leading(leadership: Leadership, work: Callable[[], Awaitable[None]]) -> None:
     """Run `work` while leading; cancel it when leading ends. Work that returns does not run again before leading begins again.
 
@@ -171,7 +158,7 @@ class Tenure:
         """See `Leadership.scope`."""
         if not self.is_leading:
             raise NotLeading("another replica leads")
-        deadline = asyncio.timeout_at(self._until)
+        deadline = asyncio.timeout_at(self._until if self._until < math.inf else None)
         try:
             async with deadline:
                 self._scopes.add(deadline)
@@ -218,6 +205,25 @@ class Tenure:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
         self._on_change(leading)
+
+
+class AlwaysLeading(Tenure):
+    """The Leadership of a single replica: it leads from the beginning, until its `run` is cancelled."""
+
+    others_led = -math.inf
+    """As `LeaderElector.others_led`: never."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda _: None)
+        self._until = math.inf
+        self._announced = True
+
+    async def run(self) -> None:
+        """Stop leading, for good, when this is cancelled."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.end()
 
 
 JITTER: Final = 1.2

@@ -67,8 +67,8 @@ class ApiServerClients:
 
     mode: ClusterMode
     recorder: EventRecorder
-    elector: LeaderElector | None
-    """Runs after the mode has started; None: no leader election."""
+    leadership: LeaderElector | AlwaysLeading
+    """Its `run` begins after the mode has started."""
     service: PublishedService | None
     """Not checked yet; None: see `ChosenMode`."""
     last_alive: float | None
@@ -106,12 +106,13 @@ async def connect(
     tasks.create_task(recorder.run(), name="events")
     namespace = envoy.service_namespace
     elector = candidate(client, cluster.election, namespace=namespace, on_change=on_leading)
+    leadership = elector or AlwaysLeading()
     mode = ClusterMode(
         client,
         cluster=cluster,
         announce=recorder.event,
         metrics=metrics,
-        leadership=elector or AlwaysLeading(),
+        leadership=leadership,
         unexpected=metrics.unexpected_errors.labels("pod_counts").inc,
     )
     metrics.informers.follow(mode.informers)
@@ -128,4 +129,4 @@ async def connect(
             report=partial(warn, "service"),
             problem=metrics.service_problem,
         )
-    return ApiServerClients(mode, recorder, elector, service, last_alive)
+    return ApiServerClients(mode, recorder, leadership, service, last_alive)

@@ -68,7 +68,7 @@ def make_resender(
     requeue: Callable[[ObjectKey], None],
 ) -> Resender | None:
     """The resender, which makes sidecars fetch a module again; None: standalone."""
-    cluster, elector = chosen.cluster, chosen.elector
+    cluster, leadership = chosen.cluster, chosen.leadership
     if cluster is None:
         return None
     return Resender(
@@ -80,7 +80,7 @@ def make_resender(
         metrics=application.metrics,
         settings=application.settings.resend,
         outage=_outage(chosen, application.settings.resend),
-        others_led=lambda: elector.others_led if elector is not None else float("-inf"),
+        others_led=lambda: leadership.others_led,
     )
 
 
@@ -267,9 +267,8 @@ class Control:
 
     def _start(self, controller: Controller[ObjectKey]) -> None:
         tasks, chosen = self._application.tasks, self._chosen
-        self._application.metrics.leader.set(chosen.elector is None)
-        if chosen.elector is not None:
-            self._election = tasks.create_task(chosen.elector.run(), name="election")
+        self._application.metrics.leader.set(chosen.leadership.is_leading)
+        self._election = tasks.create_task(chosen.leadership.run(), name="election")
         tasks.create_task(self._pull_authorizer.run(), name="pull authorization")
         tasks.create_task(self._polling.run(chosen.leadership), name="polling")
         tasks.create_task(self._policy.run(self._policy_changed), name="policy file")
@@ -305,12 +304,16 @@ class Control:
             self._queue.add(key)
 
     async def resign(self) -> None:
-        """Wait for running reconciles, then release the Lease; return when it is released. The queue must be shut down before."""
+        """Wait for running reconciles, then stop leading and release the Lease; return when nothing is reconciled any more.
+
+        The queue must be shut down before.
+        """
         if self._working is not None:
             await asyncio.wait([self._working], timeout=_WORKERS_END)
-        if self._election is not None:
-            self._election.cancel()
-            await asyncio.wait([self._election])
+        for task in (self._election, self._working):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
 
     async def flush(self) -> None:
         """Write the queued Events, within a deadline."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from autowasm.controller.interfaces import Announce, Mode, announce_nothing
 from autowasm.errors import UsageError
-from autowasm.kube.leaderelection import AlwaysLeading, Leadership
+from autowasm.kube.leaderelection import AlwaysLeading
 from autowasm.runtime.application import Application
 from autowasm.settings import Cluster, Standalone
 from autowasm.standalone.directory import ConfigDirectory
@@ -33,9 +33,8 @@ class ChosenMode:
     announce: Announce = announce_nothing
     recorder: "EventRecorder | None" = None
     """Writes what `announce` queues; None: there are no Events."""
-    leadership: Leadership = field(default_factory=AlwaysLeading)
-    elector: "LeaderElector | None" = None
-    """Runs after the mode has started; None: no leader election."""
+    leadership: "LeaderElector | AlwaysLeading" = field(default_factory=AlwaysLeading)
+    """Its `run` begins after the mode has started."""
     service: "PublishedService | None" = None
     """The Service that sidecars fetch from; None: wasmer runs outside the cluster, or sidecars use another way."""
     last_alive: float | None = None
@@ -86,8 +85,7 @@ async def _cluster(
         connected.mode,
         connected.recorder.event,
         connected.recorder,
-        connected.elector or AlwaysLeading(),
-        connected.elector,
+        connected.leadership,
         connected.service,
         connected.last_alive,
     )

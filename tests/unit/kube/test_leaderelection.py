@@ -337,6 +337,33 @@ async def test_alone_is_always_leading() -> None:
         assert alone.is_leading
 
 
+async def test_alone_leads_until_its_run_is_cancelled() -> None:
+    alone, loop = AlwaysLeading(), asyncio.get_running_loop()
+    begun: list[float] = []
+    cancelled: list[float] = []
+
+    async def work() -> None:
+        begun.append(loop.time())
+        try:
+            await asyncio.sleep(FOREVER)
+        finally:
+            cancelled.append(loop.time())
+
+    worker = loop.create_task(while_leading(alone, work))
+    election = loop.create_task(alone.run())
+    await asyncio.sleep(1e6)
+    assert (len(begun), len(cancelled)) == (1, 0)
+    election.cancel()
+    await asyncio.sleep(1)
+    assert not alone.is_leading
+    assert (len(begun), len(cancelled)) == (1, 1)
+    with pytest.raises(NotLeading):
+        async with alone.scope():
+            pytest.fail("entered")
+    worker.cancel()
+    await asyncio.wait([worker])
+
+
 @pytest.mark.parametrize(
     ("timings", "message"),
     [
