@@ -1,7 +1,7 @@
 """Which test file runs next, on which worker: the longest first, and files that share a control plane on the same workers.
 
 A pytest plugin. `tests/durations.json` has the record of `make durations` for each file that takes a second or more or uses parts: its
-length, whether it uses the control plane that files on one worker share, and the real parts it uses (`provisioning.py`). Invariant: the
+length, whether it uses the control plane that files on one worker share, and the real parts it uses (`parts/provision.py`). Invariant: the
 plugin decides on order and worker only. Every file runs once, whole, on one worker, and the tests in a file keep the order that
 pytest-randomly gave them.
 """

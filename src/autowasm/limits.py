@@ -1,7 +1,7 @@
 """Fixed bounds on input, requests, stored data and concurrent work, each with its reason.
 
-Only `FetchLimits.total` has a flag. Invariant: no bound of this kind is written anywhere else.
-Not what an operator sets (see `settings.py`).
+Only `FetchLimits.total` has a flag. Invariant: a bound that a test lowers, or that several modules share, is a field here; a
+constant of one module stays there. Not what an operator sets (see `settings.py`).
 """
 
 from dataclasses import dataclass

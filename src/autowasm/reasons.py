@@ -1,7 +1,8 @@
-"""Reason: every value of a condition's `reason`, with its meaning. docs/reference/conditions.md is generated from it.
+"""Reason: why something failed, or the state that was reached, with its meaning.
 
-Not the reasons of Events (see `kube/recorder.py`) or of Pods (see `controller/pods/loadreport.py`). Invariant: a value never
-changes, because users write alerts on it.
+The values are in the conditions of a status (`Loaded` has those of Pods too, see `controller/pods/loadreport.py`), in the errors of a
+start of wasmer, and in those of `wasmc`. docs/reference/conditions.md is generated from them. Not the reasons of Events (see
+`kube/recorder.py`). Invariant: a value never changes, because users write alerts on it.
 """
 
 import enum
@@ -23,7 +24,7 @@ class Topic(enum.Enum):
 
 
 class Reason(enum.StrEnum):
-    """`status.conditions[].reason`, the label `reason` of metrics, and `AutoWasmError.reason`."""
+    """`status.conditions[].reason`, the label `reason` of metrics, and `AutoWasmError.reason`, also in commands."""
 
     topic: Topic
     meaning: str

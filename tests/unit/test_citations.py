@@ -44,3 +44,33 @@ def test_every_decision_that_is_cited_is_there() -> None:
     }
     assert len(cited) > 50
     assert {(name, number) for name, number in cited if number not in known} == set()
+
+
+_CODE = re.compile(r"`([\w./-]*\w\.py|[\w-]+/[\w/-]+)`")
+_NOT_OURS = {
+    "y.py",  # an example of CONTRIBUTING.md
+    "autowasm/_build.py",  # made by the build
+    "kubernetes_asyncio/__init__.py",
+    "cli/config",  # of docker/cli
+    "net/http",  # of Go
+}
+
+
+def test_every_file_of_code_that_is_cited_is_there() -> None:
+    """`src/autowasm/server/ranges.py`, `server/ranges.py`, `server/ranges` or `ranges.py`."""
+    known = {
+        "/".join(path.relative_to(ROOT).parts[number:])
+        for folder in ("src", "tests", "tools", "dashboards", "manifests", "hatch_build.py")
+        for path in (ROOT / folder, *(ROOT / folder).rglob("*"))
+        for number in range(len(path.relative_to(ROOT).parts))
+    }
+    packages = {path.name for path in (ROOT / "src/autowasm").iterdir() if path.is_dir()}
+    cited = {
+        (name, found[1].removeprefix("../").rstrip("/"))
+        for name, text in _texts().items()
+        for found in _CODE.finditer(text)
+        if found[1].endswith(".py") or found[1].partition("/")[0] in packages
+    } - {(name, path) for name in _texts() for path in _NOT_OURS}
+    assert len(cited) > 300
+    missing = {(name, path) for name, path in cited if not {path, f"{path}.py"} & known}
+    assert missing == set()

@@ -22,7 +22,7 @@ class ReadPacer:
         self._pause = pause
         self._took_all = False
         self._due = float("-inf")
-        """When this many reads are due, if each waits for its turn (GCRA)."""
+        """GCRA's theoretical arrival time: the end of the pauses of all reads so far, in the loop's time."""
 
     async def wait(self) -> None:
         """Return when the next read is due. Incoming bytes stay in the socket meanwhile, and the loop wakes up once at most."""

@@ -1,7 +1,8 @@
 """BlobSend: a blob from the page cache to a non-blocking socket, without a copy in this process. SendScheduler: short iterations.
 
-Invariants: the bytes sent are those announced, or the send fails: a blob whose file changed meanwhile is never whole; one
-call copies at most `chunk` bytes; sends take turns, so that many clients do not hold the loop (ADR 8, ADR 22).
+Invariants: as many bytes are sent as announced, or the send fails; a blob whose file was written before its last chunk is
+copied is not sent whole (a write during that copy is not noticed, but Envoy checks the hash); one call copies at most `chunk`
+bytes; sends take turns, so that many clients do not hold the loop (ADR 8, ADR 22).
 """
 
 import asyncio
