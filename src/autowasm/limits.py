@@ -215,13 +215,13 @@ class FetchLimits:
     total: int = 32
     reserved: int = 8
     """Places of `total` that only namespaces without a running fetch get. Otherwise eight namespaces whose sources hang could
-    take all places."""
+    take all slots."""
     long_after: float = 15.0
     """Seconds after which a fetch no longer counts against `per_host`: the 10 s of `minimum_rate_after`, plus a margin."""
     long: int = 16
-    """Fetches that may exceed `long_after`: half of `total`, so that places remain for other fetches."""
+    """Fetches that may exceed `long_after`: half of `total`, so that slots remain for other fetches."""
     queued: int = 10_000
-    """Fetches that wait for a place: enough for a cluster with 10 000 AutoWasms."""
+    """Fetches that wait for a slot: enough for a cluster with 10 000 AutoWasms."""
     retry_base: float = 1.0
     retry_maximum: float = 300.0
     not_found_first: float = 15.0

@@ -166,7 +166,7 @@ class ProofSettings:
     """Time between two checks. The same as `ResendSettings.interval`, because both use the same answers."""
     grace: float = 60.0
     """A sidecar that sent no request this long after the start of its Pod, or the change of the EnvoyFilter, is reported."""
-    names: int = 10
+    max_named: int = 10
     """Pods that are named in the report of one object."""
     questions: int = 20
     """Peer queries about modules in one check. The remaining modules follow in the next checks."""

@@ -170,7 +170,7 @@ def main() -> None:
         from autowasm.performance import eventloop  # noqa: PLC0415
         from autowasm.performance.eventloop import TimedLoop  # noqa: PLC0415
 
-        eventloop.tame()
+        eventloop.tune_gc()
         sys.setswitchinterval(LoopLimits().switch)  # as `runtime.process` does
         with asyncio.Runner(loop_factory=TimedLoop) as runner:
             found = runner.run(ours(arguments))

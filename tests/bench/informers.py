@@ -141,7 +141,7 @@ def main() -> None:
         from autowasm.performance import eventloop  # noqa: PLC0415
         from autowasm.performance.eventloop import TimedLoop  # noqa: PLC0415
 
-        eventloop.tame()
+        eventloop.tune_gc()
         with asyncio.Runner(loop_factory=TimedLoop) as runner:
             found = runner.run(ours(arguments))
     else:

@@ -77,7 +77,7 @@ async def test_connections_to_the_api_server_freeze_without_a_close(mesh: Fleet)
         await mesh.settled()
 
 
-async def test_forged_status_is_put_back_and_changes_no_envoyfilter(mesh: Fleet) -> None:
+async def test_forged_status_is_reverted_and_changes_no_envoyfilter(mesh: Fleet) -> None:
     audited = await Audited.begin(mesh)
     found = await mesh.installation.get("data")
     true = copy.deepcopy(found["status"]["module"])
@@ -88,11 +88,11 @@ async def test_forged_status_is_put_back_and_changes_no_envoyfilter(mesh: Fleet)
         taken = await mesh.cluster.request("PUT", path, body=body)
         assert taken["status"]["module"]["sha256"] == "ab" * 32, "the fault had an effect"
 
-        async def put_back() -> Document | None:
+        async def reverted() -> Document | None:
             live = await mesh.installation.get("data")
             return live if live["status"]["module"] == true else None
 
-        await mesh.installation.wait_until(put_back, timeout=90)
+        await mesh.installation.wait_until(reverted, timeout=90)
         async with newcomer(mesh, row="forged"):
             await mesh.settled()
     writes = await mesh.installation.writes(audited.since)

@@ -140,7 +140,7 @@ async def test_restart_without_the_registry_writes_nothing_and_keeps_the_filter(
     assert {entry.name for entry in written} == {"zzz"}, written
 
 
-async def test_edited_or_deleted_envoyfilter_is_put_back(mesh: OneSidecar) -> None:
+async def test_edited_or_deleted_envoyfilter_is_reverted(mesh: OneSidecar) -> None:
     await mesh.apply(mesh.autowasm(await mesh.push_header("world")))
     await mesh.load.wait_for("world")
     await mesh.wait_phase("Synced")

@@ -131,7 +131,7 @@ async def test_envoyfilter_of_an_earlier_version_is_rewritten_once_and_keeps_its
 
 
 @pytest.mark.parametrize("part", ["label", "record", "damaged record", "owner"])
-async def test_what_is_taken_off_our_envoyfilter_is_put_back_without_the_registry(
+async def test_what_is_taken_off_our_envoyfilter_is_restored_without_the_registry(
     installation: Installation, namespace: str, part: str
 ) -> None:
     before = await _synced(installation, namespace)
@@ -247,7 +247,7 @@ async def test_envoyfilter_that_is_being_deleted_is_not_called_published(
     await installation.wait_phase("Synced", namespace=namespace)
 
 
-async def test_rewritten_envoyfilter_is_put_back_three_times_and_then_left(
+async def test_rewritten_envoyfilter_is_reverted_three_times_and_then_left(
     installation: Installation, namespace: str
 ) -> None:
     image, _ = await _push(installation, "world")

@@ -38,7 +38,7 @@ def as_in_the_process() -> Iterator[None]:
 
     interval, threshold = sys.getswitchinterval(), gc.get_threshold()
     sys.setswitchinterval(LoopLimits().switch)
-    eventloop.tame()
+    eventloop.tune_gc()
     yield
     sys.setswitchinterval(interval)
     gc.set_threshold(*threshold)

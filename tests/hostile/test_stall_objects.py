@@ -25,7 +25,7 @@ def as_in_the_process() -> Iterator[None]:
     import gc  # noqa: PLC0415
 
     threshold = gc.get_threshold()
-    eventloop.tame()
+    eventloop.tune_gc()
     yield
     gc.set_threshold(*threshold)
     gc.unfreeze()

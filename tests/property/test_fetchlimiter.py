@@ -22,16 +22,16 @@ STEPS = st.lists(
 
 
 class Asker:
-    """A request for a place."""
+    """A request for a slot."""
 
-    def __init__(self, places: FetchLimiter, namespace: str, host: str) -> None:
+    def __init__(self, fetch_limiter: FetchLimiter, namespace: str, host: str) -> None:
         self.namespace, self.host = namespace, host
         self.holds = False
         self._go = asyncio.Event()
-        self.task = asyncio.create_task(self._run(places))
+        self.task = asyncio.create_task(self._run(fetch_limiter))
 
-    async def _run(self, places: FetchLimiter) -> None:
-        async with places.place(self.namespace, self.host):
+    async def _run(self, fetch_limiter: FetchLimiter) -> None:
+        async with fetch_limiter.slot(self.namespace, self.host):
             self.holds = True
             try:
                 await self._go.wait()
@@ -75,11 +75,11 @@ async def settle() -> None:
 
 
 async def play(steps: list[tuple[str, object, object]]) -> None:
-    places = FetchLimiter(LIMITS, metrics=Metrics())
+    fetch_limiter = FetchLimiter(LIMITS, metrics=Metrics())
     askers: list[Asker] = []
     for step, one, other in steps:
         if step == "ask":
-            askers.append(Asker(places, str(one), str(other)))
+            askers.append(Asker(fetch_limiter, str(one), str(other)))
         elif askers:
             asker = askers[int(str(one)) % len(askers)]
             # Before it is granted it can only be cancelled.
@@ -99,7 +99,9 @@ async def play(steps: list[tuple[str, object, object]]) -> None:
         askers = [each for each in askers if not each.task.done()]
         assert_limits_hold(askers)
     assert not askers
-    assert places._running == places._waiting_count == len(places._waiting) == 0
+    assert (
+        fetch_limiter._running == fetch_limiter._waiting_count == len(fetch_limiter._waiting) == 0
+    )
 
 
 @given(STEPS)
@@ -112,12 +114,12 @@ def test_no_limit_is_exceeded_and_nobody_waits_for_a_place_that_is_free(
 
 async def turns(others: int, line: int) -> int:
     """How many are served before a new request, when each other namespace has `line` fetches waiting."""
-    places = FetchLimiter(FetchLimits(per_host=1), metrics=Metrics())
+    fetch_limiter = FetchLimiter(FetchLimits(per_host=1), metrics=Metrics())
     order: list[str] = []
     all_requested = asyncio.Event()
 
     async def fetch(namespace: str) -> None:
-        async with places.place(namespace, "h"):
+        async with fetch_limiter.slot(namespace, "h"):
             order.append(namespace)
             await all_requested.wait()
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from autowasm.digest import Digest
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
-from autowasm.registry import media
+from autowasm.registry import mediatypes
 from autowasm.registry.consumers import ConsumerVerdict, LastLayer, answers, index_child
 from autowasm.registry.layouts import CONSUMERS, PACKING, WASMER, choose_layout, variant_of
 from autowasm.registry.manifest import (
@@ -26,7 +26,11 @@ LIMITS = Limits(manifest_bytes=4096, image_layers=4, index_entries=4)
 media_types = st.one_of(
     st.sampled_from(
         sorted(
-            media.MANIFESTS | media.INDEXES | media.SCHEMA_1 | PACKING.keys() | {media.WASM_CONFIG}
+            mediatypes.MANIFESTS
+            | mediatypes.INDEXES
+            | mediatypes.SCHEMA_1
+            | PACKING.keys()
+            | {mediatypes.WASM_CONFIG}
         )
     ),
     st.text(max_size=5),
@@ -62,7 +66,7 @@ def read(data: bytes, content_type: str | None) -> None:
             for consumer in OTHERS:
                 assert isinstance(index_child(consumer, document), Descriptor | ConsumerVerdict)
             child = children_by_preference(document)[0]
-            assert child.media_type in media.MANIFESTS
+            assert child.media_type in mediatypes.MANIFESTS
         else:
             assert isinstance(document, Manifest)
             for last in (None, LastLayer(is_gzip=True, plugin=True)):

@@ -61,16 +61,16 @@ async def settle() -> None:
 
 async def play(steps: list[tuple[str, object]]) -> None:
     work = Work()
-    async with scene() as (single_flight, places):
+    async with scene() as (single_flight, fetch_limiter):
         waiters: list[asyncio.Task[str]] = []
         for step, value in steps:
             if step == "join":
                 namespace = str(value)
 
-                def place(namespace: str = namespace) -> object:
-                    return places.place(namespace, "h")
+                def slot(namespace: str = namespace) -> object:
+                    return fetch_limiter.slot(namespace, "h")
 
-                waiters.append(asyncio.create_task(single_flight.join("k", work, place=place)))  # type: ignore[arg-type]
+                waiters.append(asyncio.create_task(single_flight.join("k", work, slot=slot)))  # type: ignore[arg-type]
             elif step == "leave" and waiters:
                 waiters[int(str(value)) % len(waiters)].cancel()
                 await settle()
@@ -92,7 +92,7 @@ async def play(steps: list[tuple[str, object]]) -> None:
             assert await waiter == "module"
         await settle()
         assert not single_flight._calls
-        assert places._running == places._waiting_count == 0
+        assert fetch_limiter._running == fetch_limiter._waiting_count == 0
         await asyncio.gather(*waiters, return_exceptions=True)
 
 

@@ -192,7 +192,7 @@ class ArtifactFetcher:
             moved = await self._single_flight.join(
                 ("check", str(request.source), known.origin, attempt.key.credential),
                 partial(self._counted, attempt, "check", check),
-                place=self._place(attempt),
+                slot=self._slot(attempt),
             )
         if moved is not None:
             self._breakers.succeeded(attempt.key)
@@ -231,7 +231,7 @@ class ArtifactFetcher:
         pinned = await self._single_flight.join(
             ("resolve", str(request.source), named, attempt.key.credential),
             partial(self._counted, attempt, "resolve", resolve),
-            place=self._place(attempt),
+            slot=self._slot(attempt),
         )
         return self._with_rules(request, pinned)
 
@@ -262,7 +262,7 @@ class ArtifactFetcher:
                 attempt.key.credential,
             ),
             partial(self._counted, attempt, "fetch", partial(self._fetch_now, attempt, pinned)),
-            place=self._place(attempt),
+            slot=self._slot(attempt),
         )
 
     async def _stored(self, pinned: Pinned) -> FetchedModule | None:
@@ -279,8 +279,8 @@ class ArtifactFetcher:
         self._modules[content] = module
         return module
 
-    def _place(self, attempt: FetchAttempt) -> Callable[[], AbstractAsyncContextManager[None]]:
-        return partial(self._fetch_limiter.place, attempt.request.namespace, attempt.key.host)
+    def _slot(self, attempt: FetchAttempt) -> Callable[[], AbstractAsyncContextManager[None]]:
+        return partial(self._fetch_limiter.slot, attempt.request.namespace, attempt.key.host)
 
     async def _counted(
         self, attempt: FetchAttempt, stage: str, work: Callable[[], Awaitable[T]]
@@ -297,7 +297,7 @@ class ArtifactFetcher:
     async def _fetch_now(
         self, attempt: FetchAttempt, pinned: Pinned
     ) -> tuple[Pinned, FetchedModule]:
-        # While we waited for a place, a fetch with another credential may have stored it.
+        # While we waited for a slot, a fetch with another credential may have stored it.
         if (stored := await self._stored(pinned)) is not None:
             return pinned, stored
         try:

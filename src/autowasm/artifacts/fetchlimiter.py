@@ -1,9 +1,9 @@
 """FetchLimiter: how many fetches run at once, for a namespace, a host and in all, fair over namespaces (ADR 11).
 
-A fetch that joins another's flight needs no place. Invariants: no limit is ever exceeded; a waiting namespace gets the next
-fitting place after at most one grant to each other namespace, so one tenant's hundred hanging fetches delay no other
-tenant. A fetch that has held its place for `long_after` seconds no longer counts for its host, so two tenants cannot block a
-host for a third (ADR 0021); it still counts for its namespace and in all. A last part of all places is reserved for
+A fetch that joins another's flight needs no slot. Invariants: no limit is ever exceeded; a waiting namespace gets the next
+fitting slot after at most one grant to each other namespace, so one tenant's hundred hanging fetches delay no other
+tenant. A fetch that has held its slot for `long_after` seconds no longer counts for its host, so two tenants cannot block a
+host for a third (ADR 0021); it still counts for its namespace and in all. A last part of all slots is reserved for
 namespaces that hold none, whatever hosts the others' fetches hang on.
 """
 
@@ -35,12 +35,12 @@ class _Waiter:
 
 
 class FetchLimiter:
-    """Grants places. Use it on one event loop only."""
+    """Grants slots. Use it on one event loop only."""
 
     def __init__(self, limits: FetchLimits, *, metrics: Metrics) -> None:
         self._limits = limits
         self._metrics = metrics
-        # Namespace ▶ host ▶ tickets, the next in turn first. No ticket in it fits now, otherwise it would be granted.
+        # Namespace ▶ host ▶ waiters, the next in turn first. No waiter in it fits now, otherwise it would be granted.
         self._waiting: OrderedDict[str, OrderedDict[str, OrderedDict[_Waiter, None]]] = (
             OrderedDict()
         )
@@ -50,24 +50,24 @@ class FetchLimiter:
         self._by_host: Counter[str] = Counter()
         self._by_both: Counter[tuple[str, str]] = Counter()
         self._overdue: OrderedDict[_Waiter, None] = OrderedDict()
-        """Tickets that should no longer count for their host, while the limit of long fetches is reached."""
+        """Waiters that should no longer count for their host, while the limit of long fetches is reached."""
         self._long = 0
         self._max_long = min(limits.long, limits.total // 2)
         self._reserved = min(limits.reserved, limits.total // 4)
 
     @asynccontextmanager
-    async def place(self, namespace: str, host: str) -> AsyncIterator[None]:
-        """Wait for a place and hold it. Raises SourceUnavailable (`TooManyFetches`) if too many wait already."""
-        ticket = _Waiter(namespace, host)
+    async def slot(self, namespace: str, host: str) -> AsyncIterator[None]:
+        """Wait for a slot and hold it. Raises SourceUnavailable (`TooManyFetches`) if too many wait already."""
+        waiter = _Waiter(namespace, host)
         if self._fits(namespace, host):
-            self._admit(ticket)
+            self._admit(waiter)
         else:
-            self._line_up(ticket)
+            self._line_up(waiter)
         try:
-            await ticket.granted
+            await waiter.granted
             yield
         finally:
-            self._leave(ticket)
+            self._leave(waiter)
 
     def _fits(self, namespace: str, host: str) -> bool:
         limits = self._limits
@@ -79,104 +79,104 @@ class FetchLimiter:
             and self._by_both[namespace, host] < limits.per_namespace_host
         )
 
-    def _admit(self, ticket: _Waiter) -> None:
-        self._count_running(ticket, 1)
-        _add(self._by_host, ticket.host, 1)
+    def _admit(self, waiter: _Waiter) -> None:
+        self._count_running(waiter, 1)
+        _add(self._by_host, waiter.host, 1)
         loop = asyncio.get_running_loop()
-        ticket.timer = loop.call_later(self._limits.long_after, self._outlast, ticket)
-        ticket.granted.set_result(None)
+        waiter.timer = loop.call_later(self._limits.long_after, self._outlast, waiter)
+        waiter.granted.set_result(None)
 
-    def _outlast(self, ticket: _Waiter) -> None:
-        """The fetch continues, but frees its place at the host."""
-        self._overdue[ticket] = None
+    def _outlast(self, waiter: _Waiter) -> None:
+        """The fetch continues, but frees its slot at the host."""
+        self._overdue[waiter] = None
         self._make_long()
         self._grant()
 
     def _make_long(self) -> None:
         while self._overdue and self._long < self._max_long:
-            ticket, _ = self._overdue.popitem(last=False)
-            ticket.is_long = True
+            waiter, _ = self._overdue.popitem(last=False)
+            waiter.is_long = True
             self._long += 1
-            _add(self._by_host, ticket.host, -1)
+            _add(self._by_host, waiter.host, -1)
 
-    def _line_up(self, ticket: _Waiter) -> None:
+    def _line_up(self, waiter: _Waiter) -> None:
         if self._waiting_count >= self._limits.queued:
             raise SourceUnavailable(
                 f"the fetch queue is full ({self._waiting_count} waiting); retried later",
                 reason=Reason.TOO_MANY_FETCHES,
             )
-        hosts = self._waiting.setdefault(ticket.namespace, OrderedDict())
-        hosts.setdefault(ticket.host, OrderedDict())[ticket] = None
+        hosts = self._waiting.setdefault(waiter.namespace, OrderedDict())
+        hosts.setdefault(waiter.host, OrderedDict())[waiter] = None
         self._count_waiting(1)
 
-    def _leave(self, ticket: _Waiter) -> None:
-        """Release the place, or the ticket if it was never granted (the waiter was cancelled)."""
-        if ticket.granted.done() and not ticket.granted.cancelled():
-            self._count_running(ticket, -1)
-            self._leave_host(ticket)
+    def _leave(self, waiter: _Waiter) -> None:
+        """Release the slot, or the waiter if it was never granted (its caller was cancelled)."""
+        if waiter.granted.done() and not waiter.granted.cancelled():
+            self._count_running(waiter, -1)
+            self._leave_host(waiter)
             self._grant()
         else:
-            self._drop(ticket)
+            self._drop(waiter)
 
-    def _leave_host(self, ticket: _Waiter) -> None:
-        cast(asyncio.TimerHandle, ticket.timer).cancel()  # set by `_admit`
-        if not ticket.is_long:
-            self._overdue.pop(ticket, None)
-            _add(self._by_host, ticket.host, -1)
+    def _leave_host(self, waiter: _Waiter) -> None:
+        cast(asyncio.TimerHandle, waiter.timer).cancel()  # set by `_admit`
+        if not waiter.is_long:
+            self._overdue.pop(waiter, None)
+            _add(self._by_host, waiter.host, -1)
             return
         self._long -= 1
         self._make_long()
 
-    def _drop(self, ticket: _Waiter) -> None:
-        """Remove a ticket from its queue, if it is still there."""
-        hosts = self._waiting.get(ticket.namespace, OrderedDict())
-        line = hosts.get(ticket.host, OrderedDict())
-        if ticket not in line:
+    def _drop(self, waiter: _Waiter) -> None:
+        """Remove a waiter from its queue, if it is still there."""
+        hosts = self._waiting.get(waiter.namespace, OrderedDict())
+        line = hosts.get(waiter.host, OrderedDict())
+        if waiter not in line:
             return
-        del line[ticket]
+        del line[waiter]
         self._count_waiting(-1)
         if not line:
-            del hosts[ticket.host]
+            del hosts[waiter.host]
         if not hosts:
-            del self._waiting[ticket.namespace]
+            del self._waiting[waiter.namespace]
 
     def _grant(self) -> None:
-        """Grant places that fit, one for each namespace in turn, until a whole round grants none."""
+        """Grant slots that fit, one for each namespace in turn, until a whole round grants none."""
         granted = True
         while granted and self._running < self._limits.total:
             granted = False
             for namespace in list(self._waiting):
                 if self._running >= self._limits.total:
                     return
-                ticket = self._next_that_fits(namespace)
-                if ticket is None:
+                waiter = self._next_that_fits(namespace)
+                if waiter is None:
                     continue
-                self._drop(ticket)
+                self._drop(waiter)
                 if namespace in self._waiting:
                     self._waiting.move_to_end(namespace)
-                    if ticket.host in self._waiting[namespace]:
-                        self._waiting[namespace].move_to_end(ticket.host)
-                self._admit(ticket)
+                    if waiter.host in self._waiting[namespace]:
+                        self._waiting[namespace].move_to_end(waiter.host)
+                self._admit(waiter)
                 granted = True
 
     def _next_that_fits(self, namespace: str) -> _Waiter | None:
-        """The namespace's next ticket, over its hosts in turn."""
+        """The namespace's next waiter, over its hosts in turn."""
         if self._by_namespace[namespace] >= self._limits.per_namespace:
             return None
         for host, line in list(self._waiting[namespace].items()):
             if not self._fits(namespace, host):
                 continue
             while line:
-                ticket = next(iter(line))
-                if not ticket.granted.done():
-                    return ticket
-                self._drop(ticket)  # cancelled; its waiter has not run since
+                waiter = next(iter(line))
+                if not waiter.granted.done():
+                    return waiter
+                self._drop(waiter)  # cancelled; its caller has not run since
         return None
 
-    def _count_running(self, ticket: _Waiter, step: int) -> None:
+    def _count_running(self, waiter: _Waiter, step: int) -> None:
         self._running += step
-        _add(self._by_namespace, ticket.namespace, step)
-        _add(self._by_both, (ticket.namespace, ticket.host), step)
+        _add(self._by_namespace, waiter.namespace, step)
+        _add(self._by_both, (waiter.namespace, waiter.host), step)
         self._metrics.fetches_running.set(self._running)
 
     def _count_waiting(self, step: int) -> None:

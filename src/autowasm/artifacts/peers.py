@@ -109,7 +109,7 @@ class PeerList:
                 found = await self._pools.names.run(self._resolve, host, port)
         except (OSError, UnicodeError) as error:  # TimeoutError is an OSError
             if not self._failing:
-                _log.warning("peer lookup failed", host=host, reason=str(error) or "timed out")
+                _log.warning("peer lookup failed", host=host, error=str(error) or "timed out")
             self._failing = True
             return
         self._failing = False
@@ -228,7 +228,7 @@ class Peers:
     async def copy(self, sha256: Sha256Hex) -> bool:
         """Copy the blob into the store from any peer that has it. False: no peer has it, or none could send it.
 
-        Takes `copy_timeout` seconds at most, once it has a place.
+        Takes `copy_timeout` seconds at most, once it has a slot.
         """
         return await self._join_copy(sha256, tries=self._settings.query_attempts)
 
@@ -269,7 +269,7 @@ class Peers:
             self._list.refresh()
             return False
         outcome = await self._single_flight.join(
-            sha256, lambda: self._copy(sha256, tries=tries), place=lambda: self._copying
+            sha256, lambda: self._copy(sha256, tries=tries), slot=lambda: self._copying
         )
         return outcome is PeerCopy.COPIED
 
@@ -322,11 +322,11 @@ class Peers:
         try:
             await self._fetch(url, sha256)
         except StorageError as error:
-            _log.warning("module not copied", digest=sha256, peer=url, reason=str(error))
+            _log.warning("module not copied", digest=sha256, peer=url, error=str(error))
             return PeerCopy.NO_ROOM
         except (aiohttp.ClientError, OSError, UnusablePeer, ContentRejected) as error:
-            reason = str(error) or type(error).__name__
-            _log.warning("copy from peer failed", digest=sha256, peer=url, reason=reason)
+            text = str(error) or type(error).__name__
+            _log.warning("copy from peer failed", digest=sha256, peer=url, error=text)
             return PeerCopy.FAILED
         _log.info("module copied from a peer", digest=sha256, peer=url)
         return PeerCopy.COPIED

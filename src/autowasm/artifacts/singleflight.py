@@ -1,7 +1,7 @@
 """Single flight: callers that want the same thing at the same time share one run of the work.
 
 It is not a cache: the result goes to the waiting callers and is then dropped. Invariants: the work for one key never runs
-twice at once; it runs in the first place that any of its callers is granted, so no caller waits in another tenant's queue;
+twice at once; it runs in the first slot that any of its callers is granted, so no caller waits in another tenant's queue;
 it is cancelled when its last caller leaves.
 """
 
@@ -19,10 +19,10 @@ class _Call:
     result: asyncio.Future[Any]
     waiters: int = 0
     entrants: set[asyncio.Task[None]] = field(default_factory=set)
-    """Tasks that wait for a place to run the work in; empty once it runs."""
+    """Tasks that wait for a slot to run the work in; empty once it runs."""
     runner: asyncio.Task[None] | None = None
     refusal: Exception | None = None
-    """Why an entrant got no place; it counts only if no other entrant is left."""
+    """Why an entrant got no slot; it counts only if no other entrant is left."""
 
 
 class SingleFlight:
@@ -37,9 +37,9 @@ class SingleFlight:
         key: Hashable,
         work: Callable[[], Awaitable[T]],
         *,
-        place: Callable[[], AbstractAsyncContextManager[None]],
+        slot: Callable[[], AbstractAsyncContextManager[None]],
     ) -> T:
-        """The result of `work` for `key`, run by the first caller that gets a place. Raises the error of `work`."""
+        """The result of `work` for `key`, run by the first caller that gets a slot. Raises the error of `work`."""
         call = self._calls.get(key)
         if call is None:
             call = _Call(asyncio.get_running_loop().create_future())
@@ -48,7 +48,7 @@ class SingleFlight:
         entrant = None
         if call.runner is None:
             entrant = self._tasks.create_task(
-                self._enter(key, call, work, place), name=f"flight place {key}"
+                self._enter(key, call, work, slot), name=f"flight slot {key}"
             )
             call.entrants.add(entrant)
         try:
@@ -62,12 +62,12 @@ class SingleFlight:
         key: Hashable,
         call: _Call,
         work: Callable[[], Awaitable[T]],
-        place: Callable[[], AbstractAsyncContextManager[None]],
+        slot: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
-        """Wait for a place. The first entrant that gets one runs the work; `_begin` cancels the others before they get theirs."""
+        """Wait for a slot. The first entrant that gets one runs the work; `_begin` cancels the others before they get theirs."""
         me = asyncio.current_task()
         try:
-            async with place():
+            async with slot():
                 self._begin(call, me)
                 result = await work()
         except asyncio.CancelledError:

@@ -65,7 +65,7 @@ class DiskAdmission:
         self,
         store: BlobStore,
         pins: Pins,
-        budget: DiskQuota,
+        quota: DiskQuota,
         evictor: Evictor,
         *,
         settings: Settings,
@@ -75,7 +75,7 @@ class DiskAdmission:
     ) -> None:
         self._store = store
         self._pins = pins
-        self._budget = budget
+        self._quota = quota
         self._evictor = evictor
         self._settings = settings
         self._disk = pools.disk
@@ -100,7 +100,7 @@ class DiskAdmission:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.store.pins_timeout):
                     await self._pins.wait_complete()
-        with self._budget.reserve(namespace, owner=owner, sha256=sha256, size=size) as reservation:
+        with self._quota.reserve(namespace, owner=owner, sha256=sha256, size=size) as reservation:
             yield reservation
 
     @contextlib.asynccontextmanager
@@ -135,7 +135,7 @@ class DiskAdmission:
             yield
         finally:
             self._committing -= more
-        self._budget.hold_for_any(sha256)
+        self._quota.hold_for_any(sha256)
         self._set_full_for(0)
 
     def excess(self, more: int = 0) -> int:
@@ -146,7 +146,7 @@ class DiskAdmission:
         """Whether the budget has room for `size` bytes, after an eviction if necessary."""
         if self.excess(size) <= 0:
             return True
-        needed = sum(self._budget.needed().values())
+        needed = sum(self._quota.needed().values())
         return (
             self._pins.complete and needed + self._committing + size <= self._settings.blob_budget
         )
@@ -161,7 +161,7 @@ class DiskAdmission:
                 "known which stored modules are still needed; retried soon",
                 size,
             )
-        needed = format_size(sum(self._budget.needed().values()))
+        needed = format_size(sum(self._quota.needed().values()))
         raise self._refusal(
             f"the cache has no room for a module of {format_size(size)}: published modules take {needed} "
             f"of its budget of {budget}; raise --disk-budget (and the size of the volume), or delete AutoWasms that are no "

@@ -27,7 +27,7 @@ ANY_NAMESPACE: Final = ""
 """No namespace has this name."""
 
 
-class StoredBlob(Protocol):
+class StoredBlobs(Protocol):
     """The part of a store that the quota reads."""
 
     def __contains__(self, sha256: object) -> bool:
@@ -42,16 +42,16 @@ class StoredBlob(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Reservation:
-    budget: "DiskQuota"
+    quota: "DiskQuota"
     namespace: str
     owner: str
     sha256: Sha256Hex | None
     size: int
 
     def hold(self, sha256: Sha256Hex, size: int) -> None:
-        self.budget.resize(self, size)
+        self.quota.resize(self, size)
         self.sha256 = sha256
-        self.budget.keep(self)
+        self.quota.keep(self)
 
 
 class DiskQuota:
@@ -64,7 +64,7 @@ class DiskQuota:
 
     def __init__(
         self,
-        stored: StoredBlob,
+        stored: StoredBlobs,
         pins: Pins,
         *,
         share: int,
@@ -242,14 +242,14 @@ class Evictor:
         self,
         store: BlobStore,
         pins: Pins,
-        budget: DiskQuota,
+        quota: DiskQuota,
         *,
         last_use: LastUse,
         metrics: Metrics,
     ) -> None:
         self._store = store
         self._pins = pins
-        self._budget = budget
+        self._quota = quota
         self._metrics = metrics
         self.last_use = last_use
 
@@ -257,7 +257,7 @@ class Evictor:
         """All blobs that could be evicted now; none until every owner has reported."""
         if not self._pins.complete:
             return []
-        store, needed = self._store, self._budget.needed()
+        store, needed = self._store, self._quota.needed()
         return [
             EvictionCandidate(
                 sha256,
@@ -272,6 +272,6 @@ class Evictor:
     async def remove(self, blobs: Iterable[EvictionCandidate], reason: str) -> None:
         """Remove those of `blobs` that are still not needed. Raises StorageError."""
         for each in blobs:
-            if await self._store.discard(each.sha256, unless=self._budget.is_needed):
+            if await self._store.discard(each.sha256, unless=self._quota.is_needed):
                 self._metrics.blobs_evicted.labels(reason).inc()
                 _log.info("blob evicted", digest=each.sha256, size=each.size, reason=reason)

@@ -177,7 +177,7 @@ def _read(path: Path) -> _Document | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError, UnicodeError) as error:
-        _log.warning("last-use times not readable; all blobs count as just used", reason=str(error))
+        _log.warning("last-use times not readable; all blobs count as just used", error=str(error))
         return None
     if document.version != 1 or not math.isfinite(document.age) or document.age < 0:
         _log.warning("last-use times not understood; all blobs count as just used")

@@ -210,7 +210,7 @@ class VerifiedReader:
             try:
                 await self._verify(sha256)
             except StorageError as error:
-                _log.warning("blob not verified", digest=sha256, reason=str(error))
+                _log.warning("blob not verified", digest=sha256, error=str(error))
             await asyncio.sleep(self._limits.verify_pause)
 
     async def _verify(self, sha256: Sha256Hex) -> None:

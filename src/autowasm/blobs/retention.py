@@ -59,7 +59,7 @@ class Retention:
         self._monotonic = monotonic
         self._moment = moment
         self._file = store.directory / "last-use.json"
-        self._budget = DiskQuota(
+        self._quota = DiskQuota(
             store,
             pins,
             share=settings.namespace_disk_budget,
@@ -68,11 +68,11 @@ class Retention:
             monotonic=monotonic,
         )
         self._last_use = lastuse.unknown(monotonic)
-        self._evictor = Evictor(store, pins, self._budget, last_use=self._last_use, metrics=metrics)
+        self._evictor = Evictor(store, pins, self._quota, last_use=self._last_use, metrics=metrics)
         self._disk_admission = DiskAdmission(
             store,
             pins,
-            self._budget,
+            self._quota,
             self._evictor,
             settings=settings,
             pools=pools,
@@ -110,7 +110,7 @@ class Retention:
         owners have reported: a blob that is in the store at the start was admitted before.
         """
         if sha256 in self._store and self._pins.complete:
-            self._budget.hold(namespace, sha256, self._store.size(sha256), owner=owner)
+            self._quota.hold(namespace, sha256, self._store.size(sha256), owner=owner)
 
     async def run(self) -> None:
         """Sweep for ever."""
@@ -119,13 +119,13 @@ class Retention:
             try:
                 await self.sweep()
             except StorageError as error:
-                _log.error("sweep of the store failed", reason=str(error))
+                _log.error("sweep of the store failed", error=str(error))
             await asyncio.sleep(max(pause, _MIN_PAUSE))
 
     async def sweep(self) -> None:
         """Remove blobs that have expired or exceed the budget, remove leftovers, save the last uses. Raises StorageError."""
         self._observe()
-        self._budget.forget_old_holds()
+        self._quota.forget_old_holds()
         async with self._disk_admission.lock:
             before = self._last_use.clock.now() - self._settings.blob_grace
             await self._evictor.remove(expired(self._evictor.candidates(), before=before), "grace")
@@ -148,15 +148,15 @@ class Retention:
             await self._disk.run(lastuse.save, self._file, self._last_use.encode(moment))
             self._changed = False
         except OSError as error:
-            _log.warning("last-use times not written", reason=error.strerror or str(error))
+            _log.warning("last-use times not written", error=error.strerror or str(error))
 
     def _observe(self) -> None:
         stored = self._store.digests()
         for sha256 in stored:
             self._last_use.served(sha256, self._store.served_at(sha256))
         self._changed |= self._last_use.observe(
-            stored, self._budget.is_named, complete=self._pins.complete
+            stored, self._quota.is_named, complete=self._pins.complete
         )
-        needed = self._budget.needed()
+        needed = self._quota.needed()
         self._metrics.blobs_pinned.set(len(needed))
         self._metrics.blob_pinned_bytes.set(sum(needed.values()))

@@ -13,7 +13,7 @@ from autowasm.cli.registries import RegistryConnection
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
-from autowasm.registry import media
+from autowasm.registry import mediatypes
 from autowasm.registry.client import ResolvedImage
 from autowasm.registry.consumers import ConsumerVerdict, LastLayer, answers, index_child
 from autowasm.registry.layouts import CONSUMERS, ENVOY_GATEWAY, ISTIO, KWCTL, WASMER
@@ -25,7 +25,7 @@ from autowasm.wasm.imagelayer import read_layer
 OTHERS: Final = tuple(name for name in CONSUMERS if name != WASMER)
 _GZIP: Final = b"\x1f\x8b"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
-_OPENED: Final = frozenset({media.OCI_LAYER_TAR_GZIP, media.DOCKER_LAYER_TAR_GZIP})
+_OPENED: Final = frozenset({mediatypes.OCI_LAYER_TAR_GZIP, mediatypes.DOCKER_LAYER_TAR_GZIP})
 _LEAST: Final = 8
 """Minimum size of a module in bytes, as in Istio."""
 

@@ -24,7 +24,7 @@ from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.reasons import Reason
 from autowasm.reference import ImageReference
-from autowasm.registry import media
+from autowasm.registry import mediatypes
 from autowasm.registry.client import RegistryClient
 from autowasm.registry.credentials import Credential
 from autowasm.registry.layouts import choose_layout
@@ -188,8 +188,8 @@ def _annotations(arguments: argparse.Namespace) -> dict[str, str]:
     """The annotations of --annotation, --source and --version. Raises UsageError."""
     given = {}
     for flag, key, value in (
-        ("--source", media.SOURCE, arguments.source),
-        ("--version", media.VERSION, arguments.version),
+        ("--source", mediatypes.SOURCE, arguments.source),
+        ("--version", mediatypes.VERSION, arguments.version),
         *(("--annotation", *_split_annotation(text)) for text in arguments.annotation),
     ):
         if value is None:

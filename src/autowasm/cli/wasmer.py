@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         importlib.import_module(
             "anyio._backends._asyncio"
         )  # watchfiles loads it on the loop, 80 ms
-        eventloop.tame()  # before the loop: the first full collection takes 50 to 100 ms
+        eventloop.tune_gc()  # before the loop: the first full collection takes 50 to 100 ms
         with eventloop.watched_runner() as runner:
             runner.run(process.run(settings))
     except UsageError as error:

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from autowasm.api.envoyfilter import MANAGED_BY
 from autowasm.api.status import Pods
 from autowasm.artifacts.pullsecrets import PullSecret
-from autowasm.controller.interfaces import Announce, Lookup
+from autowasm.controller.interfaces import Lookup, RecordEvent
 from autowasm.controller.pods.loadreport import LoadReport
 from autowasm.controller.pods.podindex import (
     Pod,
@@ -25,10 +25,10 @@ from autowasm.controller.pods.podindex import (
     has_ended,
     pod_codec,
 )
-from autowasm.controller.pods.podstatus import PodReport, PodStatus
+from autowasm.controller.pods.podstatuswriter import PodReport, PodStatusWriter
 from autowasm.controller.publishing.mutationcache import MutationCache
 from autowasm.controller.publishing.publisher import AUTOWASMS, ENVOYFILTERS, ClusterPublisher
-from autowasm.controller.secrets import ClusterSecrets
+from autowasm.controller.secretreader import ClusterSecrets
 from autowasm.kube.client import KubeClient
 from autowasm.kube.codec import DocumentCodec
 from autowasm.kube.informer import Informer, InformerGroup
@@ -146,13 +146,13 @@ class AutoWasmObserver(_DocumentObserver):
         view: MutationCache,
         *,
         matcher: PodMatcher,
-        pod_status: PodStatus,
+        pod_status_writer: PodStatusWriter,
         root: str,
         changed: Callable[[ObjectKey], None],
     ) -> None:
         self._view = view
         self._matcher = matcher
-        self._pod_status = pod_status
+        self._pod_status_writer = pod_status_writer
         self._root = root
         self._changed = changed
 
@@ -162,9 +162,9 @@ class AutoWasmObserver(_DocumentObserver):
         if selector is None:
             self._matcher.remove_selector(key)
         elif self._matcher.set_selector(key, selector):
-            self._pod_status.touch(key)
+            self._pod_status_writer.touch(key)
         if document is None:
-            self._pod_status.forget(key)
+            self._pod_status_writer.forget(key)
         if not echo:
             self._changed(key)
 
@@ -185,11 +185,11 @@ class PodObserver:
     """Updates the indexes of addresses and of matched Pods, and schedules updates of `status.pods`."""
 
     def __init__(
-        self, matcher: PodMatcher, *, addresses: PodAddressIndex, pod_status: PodStatus
+        self, matcher: PodMatcher, *, addresses: PodAddressIndex, pod_status_writer: PodStatusWriter
     ) -> None:
         self._matcher = matcher
         self._addresses = addresses
-        self._pod_status = pod_status
+        self._pod_status_writer = pod_status_writer
 
     def on_add(self, _key: ObjectKey, new: Pod, /, *, initial: bool) -> None:
         """A Pod was added."""
@@ -206,7 +206,7 @@ class PodObserver:
     def _document_changed(self, old: Pod | None, new: Pod | None) -> None:
         self._addresses.pod_changed(old, new)
         for key in self._matcher.pod_changed(old, new):
-            self._pod_status.touch(key)
+            self._pod_status_writer.touch(key)
 
 
 def _selector(key: ObjectKey, document: Document | None, *, root: str) -> PodSelector | None:
@@ -231,12 +231,12 @@ class ClusterMode:
         client: KubeClient,
         *,
         cluster: Cluster,
-        announce: Announce,
+        record_event: RecordEvent,
         metrics: Reflections,
         leadership: Leadership,
         unexpected: Callable[[], None] = lambda: None,
     ) -> None:
-        """`unexpected`: see `PodStatus`."""
+        """`unexpected`: see `PodStatusWriter`."""
         self._leadership = leadership
         self._led_since: float | None = None
         self._client = client
@@ -253,10 +253,10 @@ class ClusterMode:
             client,
             autowasms=self._autowasm_view,
             envoyfilters=self._envoyfilter_view,
-            announce=announce,
+            record_event=record_event,
             leadership=leadership,
         )
-        self._pod_status = PodStatus(
+        self._pod_status_writer = PodStatusWriter(
             report=self.report,
             document=self._autowasm_view.get,
             publisher=self.publisher,
@@ -272,7 +272,7 @@ class ClusterMode:
             AutoWasmObserver(
                 self._autowasm_view,
                 matcher=self._matcher,
-                pod_status=self._pod_status,
+                pod_status_writer=self._pod_status_writer,
                 root=root,
                 changed=changed,
             )
@@ -281,7 +281,9 @@ class ClusterMode:
             EnvoyFilterObserver(self._envoyfilter_view, changed=changed)
         )
         self._pods.add_handler(
-            PodObserver(self._matcher, addresses=self._addresses, pod_status=self._pod_status)
+            PodObserver(
+                self._matcher, addresses=self._addresses, pod_status_writer=self._pod_status_writer
+            )
         )
 
     @property
@@ -321,8 +323,8 @@ class ClusterMode:
             self._pods.start(tasks)
             await self._pods.wait_synced()
             for key in self.keys():
-                self._pod_status.touch(key)
-            await self._pod_status.run()
+                self._pod_status_writer.touch(key)
+            await self._pod_status_writer.run()
 
     async def prepare(self) -> None:
         """Return when Pods are listed, so that a first status is complete, or after a few seconds without them."""
@@ -375,7 +377,7 @@ class ClusterMode:
 
     def touch_pods(self, key: ObjectKey) -> None:
         """See `rollout.Workloads`."""
-        self._pod_status.touch(key)
+        self._pod_status_writer.touch(key)
 
     def document(self, key: ObjectKey) -> Document | None:
         """The AutoWasm."""

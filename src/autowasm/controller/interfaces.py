@@ -15,7 +15,7 @@ from autowasm.errors import SpecError
 from autowasm.kube.resources import ObjectKey
 
 
-class Announce(Protocol):
+class RecordEvent(Protocol):
     """Records an Event about an object. Never waits, never fails (`kube.recorder.EventRecorder.event`)."""
 
     def __call__(
@@ -29,7 +29,7 @@ class Announce(Protocol):
         """`reason` in CamelCase, `message` a sentence."""
 
 
-def announce_nothing(
+def record_no_event(
     about: Mapping[str, Any], kind: Literal["Normal", "Warning"], reason: str, message: str, /
 ) -> None:
     """For modes without Events: the log has the same text."""

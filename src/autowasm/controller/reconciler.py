@@ -34,7 +34,7 @@ from autowasm.controller.replication import Prefetcher, ReplicationState, Replic
 from autowasm.controller.startcheck import StartCheck, StartDecision, StartPending
 from autowasm.controller.startupgate import StartupGate
 from autowasm.controller.statusreporter import (
-    FOREIGN_REASONS,
+    UNMANAGED_REASONS,
     WRITE_REASONS,
     StatusReporter,
     failed_status,
@@ -59,7 +59,7 @@ GONE_RETRY = 1.0
 """Seconds until a module that was evicted right after its fetch is fetched again; a full disk may persist."""
 NO_ROOM_RETRY = 30.0
 """Seconds before another try for a stored module that exceeds its namespace's quota."""
-FOREIGN_RETRY = 15.0
+UNMANAGED_RETRY = 15.0
 """Seconds between two checks of a foreign or terminating EnvoyFilter that has our name."""
 
 FETCHING_SHOWN_AFTER = 1.0
@@ -391,7 +391,7 @@ class AutoWasmReconciler:
         if error.reason not in WRITE_REASONS:
             raise error
         # The informer only sees our label: no event reports that a foreign EnvoyFilter is handed over or deleted.
-        retry_in = FOREIGN_RETRY if error.reason in FOREIGN_REASONS else None
+        retry_in = UNMANAGED_RETRY if error.reason in UNMANAGED_REASONS else None
         return await self._failed(context, error, retry_in=retry_in)
 
     async def _failed(

@@ -27,8 +27,8 @@ from autowasm.api.status import (
     with_conditions,
 )
 from autowasm.api.v1alpha1 import REFRESH_ANNOTATION, AutoWasm
-from autowasm.controller.interfaces import Announce, Publisher, announce_nothing
-from autowasm.controller.pods.podstatus import PodReport
+from autowasm.controller.interfaces import Publisher, RecordEvent, record_no_event
+from autowasm.controller.pods.podstatuswriter import PodReport
 from autowasm.controller.reconcilecontext import ReconcileContext
 from autowasm.controller.startcheck import StartDecision
 from autowasm.digest import Sha256Hex
@@ -44,9 +44,9 @@ _SPEC_REASONS = {
     Reason.FILE_INVALID,
     Reason.MESH_WIDE_NOT_ALLOWED,
 }
-FOREIGN_REASONS = {Reason.ENVOY_FILTER_CONFLICT, Reason.ENVOY_FILTER_TERMINATING}
+UNMANAGED_REASONS = {Reason.ENVOY_FILTER_CONFLICT, Reason.ENVOY_FILTER_TERMINATING}
 """The name belongs to a foreign EnvoyFilter, or to one that is being deleted."""
-WRITE_REASONS = {*FOREIGN_REASONS, Reason.MUTATED}
+WRITE_REASONS = {*UNMANAGED_REASONS, Reason.MUTATED}
 """The module is stored, but the EnvoyFilter could not be written."""
 SERVICE_REASONS = {Reason.SERVICE_NOT_FOUND, Reason.SERVICE_PORT_MISSING}
 """The module is stored, but sidecars could not fetch it. The module in place stays."""
@@ -230,7 +230,7 @@ def _conditions(
             )
         )
     conditions = with_conditions(previous, tuple(wanted), now=now)
-    # Starts is set by `with_start`, Loaded by PodStatus (`pods/podstatus.py`).
+    # Starts is set by `with_start`, Loaded by PodStatusWriter (`pods/podstatuswriter.py`).
     kept = (previous.condition(kind) for kind in (ConditionType.STARTS, ConditionType.LOADED))
     return (*conditions, *(condition for condition in kept if condition is not None))
 
@@ -268,12 +268,12 @@ class StatusReporter:
         *,
         metrics: Metrics,
         pods: PodReports | None = None,
-        announce: Announce = announce_nothing,
+        record_event: RecordEvent = record_no_event,
     ) -> None:
         self._publisher = publisher
         self._metrics = metrics
         self._pods = pods
-        self._announce = announce
+        self._record_event = record_event
         self._phases: dict[ObjectKey, Phase] = {}
         self._counts: Counter[Phase] = Counter()
         for phase in Phase:  # set now: for an alert, an absent series is not zero
@@ -304,7 +304,7 @@ class StatusReporter:
                     phase=status.phase.value,
                     message=status.message,
                 )
-                self._announce_change(context, status)
+                self._record_change(context, status)
         self.observe(context.key, status)
 
     def observe(self, key: ObjectKey, status: Status) -> None:
@@ -330,16 +330,16 @@ class StatusReporter:
         if before is not None:
             self._count(before, -1)
 
-    def _announce_change(self, context: ReconcileContext, status: Status) -> None:
-        """Announce a new module or a failure as an Event."""
+    def _record_change(self, context: ReconcileContext, status: Status) -> None:
+        """Record a new module or a failure as an Event."""
         if status.phase in {Phase.DEGRADED, Phase.FAILED}:
-            self._announce(context.document, "Warning", status.phase.value, status.message)
+            self._record_event(context.document, "Warning", status.phase.value, status.message)
         elif status.phase is Phase.SYNCED and status.module is not UNSET:
             before = f"sha256:{context.in_place[:12]}" if context.in_place else "nothing"
             after = f"sha256:{status.module.sha256[:12]}"
             if before != after:
                 message = f"{before} → {after} ({status.module.origin})"
-                self._announce(context.document, "Normal", "Synced", message)
+                self._record_event(context.document, "Normal", "Synced", message)
 
     def _count(self, phase: Phase, change: int) -> None:
         self._counts[phase] += change

@@ -15,7 +15,7 @@ from msgspec import Struct
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.pullsecrets import PullAccess, access_for
 from autowasm.controller.publishing.publisher import AUTOWASMS, ENVOYFILTERS
-from autowasm.controller.secrets import ClusterSecrets
+from autowasm.controller.secretreader import ClusterSecrets
 from autowasm.errors import SourceDenied, SourceUnavailable, SpecError
 from autowasm.explain.facts import Facts, SecretFact, ServerFact
 from autowasm.explain.objects import (

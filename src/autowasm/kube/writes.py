@@ -29,7 +29,7 @@ async def create(client: KubeClient, resource: ResourceType, body: Mapping[str, 
     return await decode_document(await client.request("POST", path, body=body))
 
 
-async def replace(
+async def update(
     client: KubeClient,
     resource: ResourceType,
     body: Mapping[str, Any],
@@ -43,14 +43,14 @@ async def replace(
     return await _put(client, resource, body, read=read, subresource=None)
 
 
-async def replace_status(
+async def update_status(
     client: KubeClient,
     resource: ResourceType,
     status: Mapping[str, Any],
     *,
     read: Mapping[str, Any],
 ) -> Document | None:
-    """PUT the status of the object as it was `read`. Returns and raises as `replace`.
+    """PUT the status of the object as it was `read`. Returns and raises as `update`.
 
     The server uses only the status, so the rest, which may be a megabyte, is not sent.
     """

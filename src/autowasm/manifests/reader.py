@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from autowasm.manifests import scalars
+from autowasm.manifests import resolve
 from autowasm.manifests.nodes import (
     MAX_NESTING,
     TOO_DEEP,
@@ -212,8 +212,8 @@ class _Constructor:
         if isinstance(node, Scalar):
             self._spend(len(node.value), node.start)
             try:
-                return scalars.resolve(node.tag, node.value, plain=node.plain)
-            except scalars.Unfit as error:
+                return resolve.resolve(node.tag, node.value, plain=node.plain)
+            except resolve.Unfit as error:
                 raise self._wrong(node.start, f"the value {error}") from None
         if isinstance(node, Sequence):
             return [self.value(item, depth + 1) for item in node.items]
@@ -268,8 +268,8 @@ class _Constructor:
             raise self._wrong(node.start, "a key must be text, a number or a boolean")
         self._spend(len(target.value), node.start)
         try:
-            return scalars.resolve_key(target.tag, target.value, plain=target.plain)
-        except scalars.Unfit as error:
+            return resolve.resolve_key(target.tag, target.value, plain=target.plain)
+        except resolve.Unfit as error:
             raise self._wrong(node.start, f"key: {error}") from None
 
     def _enter(self, alias: Alias) -> Node:
@@ -295,7 +295,7 @@ def _is_merge(node: Node) -> bool:
     return (
         isinstance(node, Scalar)
         and node.value == "<<"
-        and (node.plain or node.tag == scalars.MERGE)
+        and (node.plain or node.tag == resolve.MERGE)
     )
 
 
@@ -340,11 +340,11 @@ class _JsonDecoder:
         return result
 
 
-def _number(text: str) -> scalars.Scalar:
+def _number(text: str) -> resolve.Scalar:
     try:
         number = int(text) if text.lstrip("-").isdecimal() and len(text) <= 20 else float(text)
-        return scalars.as_json(number)
-    except scalars.Unfit:
+        return resolve.as_json(number)
+    except resolve.Unfit:
         raise Unreadable("a number is out of range") from None
 
 

@@ -1,6 +1,6 @@
 """Transfer: one blocking network operation in a thread; the event loop decides when it ends (ADR 1).
 
-The function in the thread makes the requests, through `net/threads.py`. Invariants: when the deadline passes, the server is
+The function in the thread makes the requests, through `net/dialer.py`. Invariants: when the deadline passes, the server is
 too slow, or the awaiting task is cancelled, the loop shuts every socket of the operation down, so the thread returns whatever
 the server does; a duplicate of each descriptor is kept, because wrapping a socket in TLS detaches the original; no
 descriptor outlives the operation.

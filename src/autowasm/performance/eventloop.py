@@ -34,7 +34,7 @@ OLD: Final = 200
 """Such collections until all are collected: after ten million objects that were made and kept."""
 
 
-def tame() -> None:
+def tune_gc() -> None:
     """Set up the garbage collector so that it does not hold the loop. Call once everything is imported.
 
     A full collection visits every container object: with some thousand connections it takes 0.1 s while they are served.
@@ -163,7 +163,7 @@ def start_up_complete(loop: asyncio.AbstractEventLoop) -> None:
         loop.timing.started = min(loop.timing.started, time.perf_counter())
 
 
-def shut_down(loop: asyncio.AbstractEventLoop) -> None:
+def stop_reporting(loop: asyncio.AbstractEventLoop) -> None:
     """Report no more long iterations: the loop is closing. Without effect on other loops than a TimedLoop."""
     if isinstance(loop, TimedLoop):
         loop.timing.started = math.inf

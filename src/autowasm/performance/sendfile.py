@@ -117,7 +117,7 @@ class BlobSend:
         except OSError as error:
             if is_about_client(error):
                 return "client"
-            _log.error("blob not readable", digest=self.blob.sha256, reason=str(error))
+            _log.error("blob not readable", digest=self.blob.sha256, error=str(error))
             return "storage"
         return None
 

@@ -121,7 +121,7 @@ class Preflight:
             return known
         work = functools.partial(self._judge, key, shared, module, request)
         try:
-            return await self._flights.join(key, work, place=lambda: self._slots.place(namespace))
+            return await self._flights.join(key, work, slot=lambda: self._slots.place(namespace))
         except NoVerdict as error:
             if error.unknown.reason is Reason.TOO_MANY_REQUESTS:  # it never got a place
                 self._count_failure(error.unknown.reason)

@@ -24,7 +24,7 @@ from autowasm.net.pools import Pools
 from autowasm.net.transfer import run_transfer
 from autowasm.reasons import Reason
 from autowasm.reference import ImageReference
-from autowasm.registry import media
+from autowasm.registry import mediatypes
 from autowasm.registry.credentials import Credential
 from autowasm.registry.manifest import (
     Descriptor,
@@ -40,8 +40,8 @@ from autowasm.settings import Outgoing
 from autowasm.units import format_size
 
 if TYPE_CHECKING:
+    from autowasm.net.dialer import Resolver
     from autowasm.net.proxy import Proxies
-    from autowasm.net.threads import Resolver
     from autowasm.registry.repository import ManifestAnswer, Repository
 
 T = TypeVar("T")
@@ -118,7 +118,9 @@ class RegistryClient:
     ) -> Digest | None:
         """The digest that the registry announces for `reference`; None if it announces none. Raises as `resolve`."""
         return await self._run(
-            lambda repository: repository.head_manifest(reference.version, accept=media.ACCEPT),
+            lambda repository: repository.head_manifest(
+                reference.version, accept=mediatypes.ACCEPT
+            ),
             reference,
             credential=credential,
             what=f"image {reference}",
@@ -240,7 +242,7 @@ class RegistryClient:
 def _resolve(
     repository: "Repository", *, reference: ImageReference, limits: Limits
 ) -> ResolvedImage:
-    answer = repository.get_manifest(reference.version, accept=media.ACCEPT)
+    answer = repository.get_manifest(reference.version, accept=mediatypes.ACCEPT)
     expected = reference.digest or answer.announced or Digest.of(answer.data)
     _verify(answer.data, expected, size=None, what=f"manifest of {reference}")
     document = _parsed(answer, what=f"image {reference}", limits=limits)
@@ -278,7 +280,7 @@ def _child(
     repository: "Repository", child: Descriptor, *, reference: ImageReference, limits: Limits
 ) -> tuple[Digest, Manifest]:
     digest = child.digest
-    answer = repository.get_manifest(str(digest), accept=media.ACCEPT)
+    answer = repository.get_manifest(str(digest), accept=mediatypes.ACCEPT)
     what = f"manifest {digest} in the index of {reference}"
     _verify(answer.data, digest, size=child.size, what=what)
     document = _parsed(answer, what=what, limits=limits)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from autowasm.registry import media
+from autowasm.registry import mediatypes
 from autowasm.registry.layouts import (
     ENVOY_GATEWAY,
     INDEX_READERS,
@@ -78,19 +78,19 @@ def _istio(manifest: Manifest, last: LastLayer | None) -> ConsumerVerdict:
     # go-containerregistry, `pkg/v1/hash.go`: one digest of another algorithm, and the manifest is refused.
     if any(each.digest.algorithm != "sha256" for each in (manifest.config, *layers)):
         return _no("supports sha256 digests only, and the image has another")
-    if manifest.media_type == media.DOCKER_MANIFEST:
-        return _compat(layers, last, wanted=media.DOCKER_LAYER_TAR_GZIP)
-    compat = _compat(layers, last, wanted=media.OCI_LAYER_TAR_GZIP)
+    if manifest.media_type == mediatypes.DOCKER_MANIFEST:
+        return _compat(layers, last, wanted=mediatypes.DOCKER_LAYER_TAR_GZIP)
+    compat = _compat(layers, last, wanted=mediatypes.OCI_LAYER_TAR_GZIP)
     if compat.reads:
         return compat
-    modules = [layer for layer in layers if layer.media_type == media.WASM_CONTENT]
+    modules = [layer for layer in layers if layer.media_type == mediatypes.WASM_CONTENT]
     if modules and len(layers) == 2:
         return _YES
     if modules:
         return _no(f"requires exactly two layers in an artifact, and there {_are(len(layers))}")
     if PACKING.get(layers[-1].media_type if layers else "", Packing.RAW) is Packing.RAW:
         return _no(
-            f"requires a layer of type {media.WASM_CONTENT}, or a last one of type {media.OCI_LAYER_TAR_GZIP}; "
+            f"requires a layer of type {mediatypes.WASM_CONTENT}, or a last one of type {mediatypes.OCI_LAYER_TAR_GZIP}; "
             f"the layers are {shown_types(layers)}"
         )
     return compat
@@ -115,28 +115,28 @@ def _compat(
 
 def _wasme(manifest: Manifest, _last: LastLayer | None) -> ConsumerVerdict:
     layers = manifest.layers or ()
-    if any(layer.media_type == media.WASM_CONTENT for layer in layers):
+    if any(layer.media_type == mediatypes.WASM_CONTENT for layer in layers):
         return _YES
     return _no(
-        f"requires a layer of type {media.WASM_CONTENT}; the layers are {shown_types(layers)}"
+        f"requires a layer of type {mediatypes.WASM_CONTENT}; the layers are {shown_types(layers)}"
     )
 
 
 def _kwctl(manifest: Manifest, _last: LastLayer | None) -> ConsumerVerdict:
-    return _all_of_type(manifest, media.WASM_TO_OCI)
+    return _all_of_type(manifest, mediatypes.WASM_TO_OCI)
 
 
 def _wkg(manifest: Manifest, _last: LastLayer | None) -> ConsumerVerdict:
-    answer = _all_of_type(manifest, media.CNCF_WASM)
+    answer = _all_of_type(manifest, mediatypes.CNCF_WASM)
     if not answer.reads:
         return answer
     layers = manifest.layers or ()
     if len(layers) != 1:
         return _no(f"requires exactly one layer, and there {_are(len(layers))}")
     config = manifest.config.media_type
-    if config != media.CNCF_CONFIG_V0:
+    if config != mediatypes.CNCF_CONFIG_V0:
         return _no(
-            f"requires a config of type {media.CNCF_CONFIG_V0}, and it is {shown_text(config)}"
+            f"requires a config of type {mediatypes.CNCF_CONFIG_V0}, and it is {shown_text(config)}"
         )
     return _YES
 

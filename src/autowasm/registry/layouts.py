@@ -17,7 +17,7 @@ from typing import Final, Literal
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
 from autowasm.reasons import Reason
-from autowasm.registry import media
+from autowasm.registry import mediatypes
 from autowasm.registry.manifest import Descriptor, Manifest, shown_text, shown_types
 
 WASMER: Final = "wasmer"
@@ -61,15 +61,15 @@ def _is_last(manifest: Manifest, layer: Descriptor) -> bool:
 
 
 def _is_last_of_docker(manifest: Manifest, layer: Descriptor) -> bool:
-    return manifest.media_type == media.DOCKER_MANIFEST and _is_last(manifest, layer)
+    return manifest.media_type == mediatypes.DOCKER_MANIFEST and _is_last(manifest, layer)
 
 
 def _is_last_of_oci(manifest: Manifest, layer: Descriptor) -> bool:
-    return manifest.media_type != media.DOCKER_MANIFEST and _is_last(manifest, layer)
+    return manifest.media_type != mediatypes.DOCKER_MANIFEST and _is_last(manifest, layer)
 
 
 def _has_config_v0(manifest: Manifest, _layer: Descriptor) -> bool:
-    return manifest.config.media_type == media.CNCF_CONFIG_V0
+    return manifest.config.media_type == mediatypes.CNCF_CONFIG_V0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +91,9 @@ class KnownLayout:
 VARIANTS: Final = (
     KnownLayout(
         "solo artifact, two layers",
-        media.WASM_CONFIG,
+        mediatypes.WASM_CONFIG,
         "the config again, and the bare module",
-        (media.WASM_CONTENT,),
+        (mediatypes.WASM_CONTENT,),
         Packing.RAW,
         (WASMER, ISTIO, ENVOY_GATEWAY, WASME),
         _has_two_layers,
@@ -103,15 +103,15 @@ VARIANTS: Final = (
         "solo artifact, another number of layers",
         "any",
         "the bare module, alone or with layers of other types",
-        (media.WASM_CONTENT,),
+        (mediatypes.WASM_CONTENT,),
         Packing.RAW,
         (WASMER, WASME),
     ),
     KnownLayout(
         "compat image, module in the last layer",
-        media.OCI_IMAGE_CONFIG,
+        mediatypes.OCI_IMAGE_CONFIG,
         "any; the last has plugin.wasm",
-        (media.OCI_LAYER_TAR_GZIP,),
+        (mediatypes.OCI_LAYER_TAR_GZIP,),
         Packing.TAR_GZIP,
         (WASMER, ISTIO, ENVOY_GATEWAY),
         _is_last_of_oci,
@@ -119,66 +119,66 @@ VARIANTS: Final = (
     ),
     KnownLayout(
         "compat image, module in an earlier layer",
-        media.OCI_IMAGE_CONFIG,
+        mediatypes.OCI_IMAGE_CONFIG,
         "any; one of them has plugin.wasm, and no later one deletes it",
-        (media.OCI_LAYER_TAR_GZIP,),
+        (mediatypes.OCI_LAYER_TAR_GZIP,),
         Packing.TAR_GZIP,
         (WASMER,),
     ),
     KnownLayout(
         "compat image, not compressed",
-        media.OCI_IMAGE_CONFIG,
+        mediatypes.OCI_IMAGE_CONFIG,
         "any; one of them has plugin.wasm",
-        (media.OCI_LAYER_TAR,),
+        (mediatypes.OCI_LAYER_TAR,),
         Packing.TAR,
         (WASMER,),
     ),
     KnownLayout(
         "compat image, zstd",
-        media.OCI_IMAGE_CONFIG,
+        mediatypes.OCI_IMAGE_CONFIG,
         "any; one of them has plugin.wasm",
-        (media.OCI_LAYER_TAR_ZSTD,),
+        (mediatypes.OCI_LAYER_TAR_ZSTD,),
         Packing.TAR_ZSTD,
         (WASMER,),
     ),
     KnownLayout(
         "Docker image, module in the last layer",
-        media.DOCKER_IMAGE_CONFIG,
+        mediatypes.DOCKER_IMAGE_CONFIG,
         "any; the last has plugin.wasm",
-        (media.DOCKER_LAYER_TAR_GZIP,),
+        (mediatypes.DOCKER_LAYER_TAR_GZIP,),
         Packing.TAR_GZIP,
         (WASMER, ISTIO, ENVOY_GATEWAY),
         _is_last_of_docker,
     ),
     KnownLayout(
         "Docker image, module in an earlier layer",
-        media.DOCKER_IMAGE_CONFIG,
+        mediatypes.DOCKER_IMAGE_CONFIG,
         "any; one of them has plugin.wasm, and no later one deletes it",
-        (media.DOCKER_LAYER_TAR_GZIP,),
+        (mediatypes.DOCKER_LAYER_TAR_GZIP,),
         Packing.TAR_GZIP,
         (WASMER,),
     ),
     KnownLayout(
         "Docker image, not compressed",
-        media.DOCKER_IMAGE_CONFIG,
+        mediatypes.DOCKER_IMAGE_CONFIG,
         "any; one of them has plugin.wasm",
-        (media.DOCKER_LAYER_TAR,),
+        (mediatypes.DOCKER_LAYER_TAR,),
         Packing.TAR,
         (WASMER,),
     ),
     KnownLayout(
         "Docker image, zstd",
-        media.DOCKER_IMAGE_CONFIG,
+        mediatypes.DOCKER_IMAGE_CONFIG,
         "any; one of them has plugin.wasm",
-        (media.DOCKER_LAYER_TAR_ZSTD,),
+        (mediatypes.DOCKER_LAYER_TAR_ZSTD,),
         Packing.TAR_ZSTD,
         (WASMER,),
     ),
     KnownLayout(
         "CNCF artifact",
-        media.CNCF_CONFIG_V0,
+        mediatypes.CNCF_CONFIG_V0,
         "one: the bare module",
-        (media.CNCF_WASM,),
+        (mediatypes.CNCF_WASM,),
         Packing.RAW,
         (WASMER, WKG),
         _has_config_v0,
@@ -186,17 +186,17 @@ VARIANTS: Final = (
     ),
     KnownLayout(
         "CNCF artifact, another config",
-        f"{media.CNCF_CONFIG_V1} or any",
+        f"{mediatypes.CNCF_CONFIG_V1} or any",
         "one: the bare module",
-        (media.CNCF_WASM,),
+        (mediatypes.CNCF_WASM,),
         Packing.RAW,
         (WASMER,),
     ),
     KnownLayout(
         "wasm-to-oci, Kubewarden",
-        media.CNCF_CONFIG_V1,
+        mediatypes.CNCF_CONFIG_V1,
         "one: the bare module",
-        (media.WASM_TO_OCI,),
+        (mediatypes.WASM_TO_OCI,),
         Packing.RAW,
         (WASMER, KWCTL),
         _always,
@@ -248,7 +248,7 @@ def table() -> str:
             f"`{variant.push_format}`" if variant.push_format else "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    types = "<br>".join(f"`{index_type}`" for index_type in sorted(media.INDEXES))
+    types = "<br>".join(f"`{index_type}`" for index_type in sorted(mediatypes.INDEXES))
     taken = [INDEX_READERS[consumer] for consumer in CONSUMERS]
     cells = ["image index", types, "attestations are skipped", "", *taken, ""]
     lines.append(f"| {' | '.join(cells)} |")
@@ -318,5 +318,5 @@ def _ambiguous(modules: list[Descriptor]) -> ContentRejected:
 
 
 def _named(module: Descriptor) -> str:
-    title = (module.annotations or {}).get(media.TITLE)
+    title = (module.annotations or {}).get(mediatypes.TITLE)
     return f"{shown_text(title)} {module.digest}" if title else str(module.digest)

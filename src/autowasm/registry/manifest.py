@@ -15,7 +15,7 @@ from autowasm.digest import Digest
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
 from autowasm.reasons import Reason
-from autowasm.registry import media
+from autowasm.registry import mediatypes
 from autowasm.units import format_size
 
 _SHOWN_TYPES = 8
@@ -139,7 +139,7 @@ def children_by_preference(index: ImageIndex) -> list[Descriptor]:
     if children:
         return sorted(children, key=_rank)  # stable: equal ones keep their order
     problem = f"an index without a usable image; it holds {shown_types(entries)}"
-    if any(child.media_type in media.INDEXES for child in entries):
+    if any(child.media_type in mediatypes.INDEXES for child in entries):
         problem += ": an index in an index is not followed; reference the inner one by its digest"
     raise _invalid(problem)
 
@@ -163,9 +163,9 @@ def is_marked_wasm(found: Descriptor | Manifest) -> bool:
         return True
     annotations = found.annotations or {}
     return (
-        any(name.startswith(media.WASM_ANNOTATIONS) for name in annotations)
-        or annotations.get(media.TITLE, "").lower().endswith(".wasm")
-        or "wasm" in annotations.get(media.OCI_HANDLER, "").lower()
+        any(name.startswith(mediatypes.WASM_ANNOTATIONS) for name in annotations)
+        or annotations.get(mediatypes.TITLE, "").lower().endswith(".wasm")
+        or "wasm" in annotations.get(mediatypes.OCI_HANDLER, "").lower()
     )
 
 
@@ -189,16 +189,18 @@ def _is_index(shape: _Shape, content_type: str | None) -> bool:
         for raw in map(bytes, (shape.config, shape.layers, shape.manifests, shape.fs_layers))
     )
     named = shape.media_type or ""
-    if {named, content_type} & media.SCHEMA_1 or shape.schema_version == 1 or fs_layers:
+    if {named, content_type} & mediatypes.SCHEMA_1 or shape.schema_version == 1 or fs_layers:
         raise _invalid(
             "Docker schema 1, which is obsolete; push the image again with a current tool"
         )
     if manifests and (layers or config):
         raise _invalid("both an image and an index, which clients read differently")
-    known = [kind for kind in (named, content_type) if kind in media.MANIFESTS | media.INDEXES]
+    known = [
+        kind for kind in (named, content_type) if kind in mediatypes.MANIFESTS | mediatypes.INDEXES
+    ]
     if named and named not in known:
         raise _invalid(f"of an unsupported type: {named[:_SHOWN_LENGTH]!r}")
-    kinds = {kind in media.INDEXES for kind in known}
+    kinds = {kind in mediatypes.INDEXES for kind in known}
     if len(kinds) > 1:
         raise _invalid("of type {} in its mediaType and {} in the Content-Type".format(*known))
     return kinds.pop() if kinds else manifests
@@ -207,8 +209,8 @@ def _is_index(shape: _Shape, content_type: str | None) -> bool:
 def _is_runnable(child: Descriptor) -> bool:
     platform = child.platform or Platform()
     return (
-        child.media_type in media.MANIFESTS
-        and media.DOCKER_REFERENCE_TYPE not in (child.annotations or {})
+        child.media_type in mediatypes.MANIFESTS
+        and mediatypes.DOCKER_REFERENCE_TYPE not in (child.annotations or {})
         and "unknown" not in (platform.os, platform.architecture)
     )
 

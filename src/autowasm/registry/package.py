@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 import msgspec
 
 from autowasm.digest import Digest
-from autowasm.registry import media
+from autowasm.registry import mediatypes
 from autowasm.registry.manifest import Descriptor, Manifest
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ _MODULE_NAME: Final = "filter.wasm"
 _EPOCH: Final = "1970-01-01T00:00:00Z"
 _CHUNK: Final = 1024 * 1024
 
-OWN_ANNOTATIONS: Final = frozenset({media.RUNTIME_TYPE, media.RUNTIME_ABI, media.VARIANT})
+OWN_ANNOTATIONS: Final = frozenset(
+    {mediatypes.RUNTIME_TYPE, mediatypes.RUNTIME_ABI, mediatypes.VARIANT}
+)
 """Readers decide by these: users cannot set them."""
 
 
@@ -94,14 +96,14 @@ def make_package(
 def _artifact(module: Path, abi: str | None, given: dict[str, str]) -> Package:
     """solo.io's two-layer artifact."""
     runtime = _runtime_config(abi)
-    config = _layer(media.WASM_CONFIG, runtime)
+    config = _layer(mediatypes.WASM_CONFIG, runtime)
     layers = (
-        _layer(media.WASM_CONFIG, runtime, title=_RUNTIME_CONFIG_NAME),
-        _layer(media.WASM_CONTENT, module, title=_MODULE_NAME),
+        _layer(mediatypes.WASM_CONFIG, runtime, title=_RUNTIME_CONFIG_NAME),
+        _layer(mediatypes.WASM_CONTENT, module, title=_MODULE_NAME),
     )
-    annotations = {media.RUNTIME_TYPE: _RUNTIME}
+    annotations = {mediatypes.RUNTIME_TYPE: _RUNTIME}
     if abi:
-        annotations[media.RUNTIME_ABI] = f"v{abi}"
+        annotations[mediatypes.RUNTIME_ABI] = f"v{abi}"
     return _package(config, layers, given | annotations, is_artifact=True)
 
 
@@ -109,7 +111,7 @@ def _image(module: Path, abi: str | None, workdir: Path, given: dict[str, str]) 
     """The `compat` container image: one layer with `plugin.wasm` and `runtime-config.json` at its root."""
     packed = workdir / "layer.tar.gz"
     diff_id = _pack(packed, {"plugin.wasm": module, _RUNTIME_CONFIG_NAME: _runtime_config(abi)})
-    layer = _layer(media.OCI_LAYER_TAR_GZIP, packed)
+    layer = _layer(mediatypes.OCI_LAYER_TAR_GZIP, packed)
     config = {
         # A container image must name a platform; readers choose this one by default.
         "architecture": "amd64",
@@ -118,31 +120,31 @@ def _image(module: Path, abi: str | None, workdir: Path, given: dict[str, str]) 
         "rootfs": {"type": "layers", "diff_ids": [str(diff_id)]},
     }
     return _package(
-        _layer(media.OCI_IMAGE_CONFIG, msgspec.json.encode(config)),
+        _layer(mediatypes.OCI_IMAGE_CONFIG, msgspec.json.encode(config)),
         (layer,),
-        given | {media.VARIANT: "compat"},
+        given | {mediatypes.VARIANT: "compat"},
         is_artifact=False,
     )
 
 
 def _cncf(module: Path, given: dict[str, str]) -> Package:
     """The CNCF's artifact, of a core module: config v0, one layer."""
-    layer = _layer(media.CNCF_WASM, module, title=_MODULE_NAME)
+    layer = _layer(mediatypes.CNCF_WASM, module, title=_MODULE_NAME)
     config = {
         # Readers (oci-wasm) require a time; the annotation's time keeps the bytes the same.
-        "created": given.get(media.CREATED, _EPOCH),
+        "created": given.get(mediatypes.CREATED, _EPOCH),
         "architecture": "wasm",
         "os": "wasip1",
         "layerDigests": [str(layer.digest)],
     }
-    encoded = _layer(media.CNCF_CONFIG_V0, msgspec.json.encode(config))
+    encoded = _layer(mediatypes.CNCF_CONFIG_V0, msgspec.json.encode(config))
     return _package(encoded, (layer,), given, is_artifact=True)
 
 
 def _kwctl(module: Path, given: dict[str, str]) -> Package:
     """The artifact that wasm-to-oci and Kubewarden push and pull."""
-    layer = _layer(media.WASM_TO_OCI, module, title=_MODULE_NAME)
-    return _package(_layer(media.CNCF_CONFIG_V1, b"{}"), (layer,), given, is_artifact=True)
+    layer = _layer(mediatypes.WASM_TO_OCI, module, title=_MODULE_NAME)
+    return _package(_layer(mediatypes.CNCF_CONFIG_V1, b"{}"), (layer,), given, is_artifact=True)
 
 
 def _runtime_config(abi: str | None) -> bytes:
@@ -157,14 +159,14 @@ def _package(
 ) -> Package:
     manifest = Manifest(
         schema_version=2,
-        media_type=media.OCI_MANIFEST,
+        media_type=mediatypes.OCI_MANIFEST,
         # Registries display it and filter by it. A container image has none: its config has its type.
         artifact_type=config.media_type if is_artifact else None,
         config=_descriptor(config),
         layers=tuple(map(_descriptor, layers)),
         annotations=dict(sorted(annotations.items())) or None,
     )
-    return Package(config, layers, msgspec.json.encode(manifest), media.OCI_MANIFEST)
+    return Package(config, layers, msgspec.json.encode(manifest), mediatypes.OCI_MANIFEST)
 
 
 def _descriptor(layer: Layer) -> Descriptor:
@@ -182,7 +184,7 @@ def _layer(media_type: str, content: bytes | Path, *, title: str | None = None) 
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
         size = stream.tell()
-    annotations = {media.TITLE: title} if title else {}
+    annotations = {mediatypes.TITLE: title} if title else {}
     return Layer(media_type, Digest("sha256", digest.hexdigest()), size, content, annotations)
 
 

@@ -26,7 +26,7 @@ from autowasm.registry.ratelimiter import HostRateLimiter
 from autowasm.settings import Outgoing
 
 if TYPE_CHECKING:
-    from autowasm.net.threads import Resolver
+    from autowasm.net.dialer import Resolver
     from autowasm.registry.repository import Repository
 
 
@@ -60,7 +60,7 @@ class RepositoryPool:
             Proxy.parse(outgoing.proxy) if outgoing.proxy else None, outgoing.no_proxy
         )
         self._logins = LoginThrottle(limits)
-        self._budgets = HostRateLimiter(
+        self._rate_limiter = HostRateLimiter(
             rate=outgoing.host_rate, burst=outgoing.host_burst, limits=limits
         )
         self._lock = threading.Lock()
@@ -135,7 +135,7 @@ class RepositoryPool:
         self, reference: ImageReference, credential: Credential | None, *, actions: str
     ) -> "Repository":
         # The import of oras, requests and jsonschema takes 0.25 s: it runs in this thread, and not for `wasmc --help`.
-        from autowasm.net.threads import Dialer  # noqa: PLC0415
+        from autowasm.net.dialer import Dialer  # noqa: PLC0415
         from autowasm.registry.repository import Repository  # noqa: PLC0415
         from autowasm.registry.transport import RegistryTransport  # noqa: PLC0415
 
@@ -162,7 +162,7 @@ class RepositoryPool:
                 resolver=self._resolver,
             ),
             logins=self._logins,
-            budgets=self._budgets,
+            rate_limiter=self._rate_limiter,
             on_request=self._on_request,
             advice=advice,
             limits=self._limits,

@@ -30,6 +30,7 @@ import requests
 from autowasm.digest import Digest
 from autowasm.errors import WASMER, AddressBlocked, Advice, ContentRejected
 from autowasm.limits import Limits
+from autowasm.net.dialer import NETWORK_ERRORS, DialedAdapter, Dialer
 from autowasm.net.failures import connection_failure
 from autowasm.net.responses import (
     BODY_LIMIT,
@@ -40,7 +41,6 @@ from autowasm.net.responses import (
     error_for,
     parse,
 )
-from autowasm.net.threads import NETWORK_ERRORS, DialedAdapter, Dialer
 from autowasm.net.transfer import Transfer, TransferEnded, current_transfer
 from autowasm.net.urls import next_hop, origin, redact
 from autowasm.reasons import Reason
@@ -276,7 +276,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         dialer: Dialer,
         limits: Limits,
         logins: LoginThrottle,
-        budgets: HostRateLimiter,
+        rate_limiter: HostRateLimiter,
         on_request: Callable[[str], None],
         advice: Advice = WASMER,
     ) -> None:
@@ -287,7 +287,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         self._name = reference.name
         self._limits = limits
         self._logins = logins
-        self._budgets = budgets
+        self._rate_limiter = rate_limiter
         self._on_request = on_request
         self._advice = advice
         self._credential = credential
@@ -504,7 +504,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         transfer = current_transfer()
         timeout = self._limits.answer_timeout
         host = urlsplit(url).netloc.lower()
-        pause = self._budgets.reserve(host, self._fingerprint)
+        pause = self._rate_limiter.reserve(host, self._fingerprint)
         if pause > 0:
             transfer.pause(pause)
         self._on_request(host)
@@ -529,7 +529,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
             # The socket was shut down within the header: http.client accepts a truncated header as a whole one.
             response.close()
             raise
-        self._budgets.answered(host, self._fingerprint, response.status_code, response.headers)
+        self._rate_limiter.answered(host, self._fingerprint, response.status_code, response.headers)
         return response
 
     def _wrap(self, response: requests.Response) -> RegistryResponse:

@@ -110,7 +110,7 @@ async def connect(
     mode = ClusterMode(
         client,
         cluster=cluster,
-        announce=recorder.event,
+        record_event=recorder.event,
         metrics=metrics,
         leadership=leadership,
         unexpected=metrics.unexpected_errors.labels("pod_counts").inc,

@@ -1,6 +1,6 @@
 """DataPath: fetching, storing and serving modules, independent of failures in the rest.
 
-The decision what to fetch is in `control.py`. Invariants: opening it starts no reconciling and opens no port; one address
+The decision what to fetch is in `manager.py`. Invariants: opening it starts no reconciling and opens no port; one address
 policy and one count of requests apply to all outgoing traffic.
 """
 

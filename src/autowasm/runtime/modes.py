@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from autowasm.controller.interfaces import Announce, Mode, announce_nothing
+from autowasm.controller.interfaces import Mode, RecordEvent, record_no_event
 from autowasm.errors import UsageError
 from autowasm.kube.leaderelection import AlwaysLeading
 from autowasm.runtime.application import Application
@@ -30,9 +30,9 @@ class ChosenMode:
     mode: Mode
     cluster: "ClusterMode | None" = None
     """`mode`, if it is a cluster's; None: standalone."""
-    announce: Announce = announce_nothing
+    record_event: RecordEvent = record_no_event
     recorder: "EventRecorder | None" = None
-    """Writes what `announce` queues; None: there are no Events."""
+    """Writes what `record_event` queues; None: there are no Events."""
     leadership: "LeaderElector | AlwaysLeading" = field(default_factory=AlwaysLeading)
     """Its `run` begins after the mode has started."""
     service: "PublishedService | None" = None

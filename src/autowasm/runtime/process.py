@@ -21,10 +21,10 @@ from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
 from autowasm.limits import LoopLimits
 from autowasm.net.pools import Pools
-from autowasm.performance.eventloop import shut_down, timing_of
+from autowasm.performance.eventloop import stop_reporting, timing_of
 from autowasm.runtime.application import Application
-from autowasm.runtime.control import Control
 from autowasm.runtime.datapath import DataPath, open_data_path
+from autowasm.runtime.manager import Manager
 from autowasm.runtime.modes import choose_mode
 from autowasm.server.admin import Health
 from autowasm.server.app import AdminServer
@@ -101,7 +101,7 @@ async def run(settings: Settings) -> None:
                     raise _Stopped
             except BaseExceptionGroup as group:
                 _raise_unless_stopped(group)
-    shut_down(asyncio.get_running_loop())
+    stop_reporting(asyncio.get_running_loop())
     _log.info("stopped")
 
 
@@ -127,7 +127,7 @@ class _Process:
         )
         application.metrics.workqueue.watch(self._queue)
         self._health = Health()
-        self._control: Control | None = None
+        self._manager: Manager | None = None
 
     async def start(self) -> None:
         """Open the ports first: stored modules are served even if the rest fails."""
@@ -142,10 +142,10 @@ class _Process:
         )
         data = await open_data_path(application, chosen, policy=policy)
         port, admin_port = await self._open_ports(data)
-        self._control = Control(
+        self._manager = Manager(
             application, chosen, data, policy=policy, queue=self._queue, health=self._health
         )
-        application.tasks.create_task(self._control.run(), name="control")
+        application.tasks.create_task(self._manager.run(), name="manager")
         application.tasks.create_task(application.store.verify_all(), name="verify stored blobs")
         application.tasks.create_task(data.retention.run(), name="blob retention")
         _log.info(
@@ -171,8 +171,8 @@ class _Process:
 
     def _on_leading(self, leading: bool) -> None:
         self._application.metrics.leader.set(leading)
-        if self._control is not None:
-            self._control.leading_changed(leading)
+        if self._manager is not None:
+            self._manager.leading_changed(leading)
 
     async def stop(self, signals: StopSignals) -> None:
         """Unready → drain delay → no more writes, another may lead → finish sends and write queued Events → close."""
@@ -181,10 +181,10 @@ class _Process:
         self._health.stopping()
         await signals.delay(settings.drain_delay)
         self._queue.shut_down(drain=False)
-        if self._control is not None:
-            await self._control.resign()
+        if self._manager is not None:
+            await self._manager.resign()
         async with asyncio.TaskGroup() as ending:
-            if self._control is not None:
-                ending.create_task(self._control.flush(), name="flush events")
+            if self._manager is not None:
+                ending.create_task(self._manager.flush(), name="flush events")
             await self._blob_server.stop(settings.serve.finish_sends)
         await self._admin_server.stop(1.0)

@@ -17,7 +17,7 @@ from autowasm.blobs.blob import Blob
 from autowasm.digest import Sha256Hex
 from autowasm.limits import ServeLimits
 from autowasm.performance.sendfile import SendScheduler
-from autowasm.server.connection import Connection
+from autowasm.server.aiohttpconnection import Connection
 from autowasm.server.downloadlog import DownloadLog
 from autowasm.server.http import CACHE_CONTROL, CONTENT_TYPE, SERVER, request_id, text_answer
 from autowasm.server.ondemand import BlobAbsent, OnDemandBlobs

@@ -23,7 +23,7 @@ from autowasm.digest import Sha256Hex
 from autowasm.errors import UsageError
 from autowasm.limits import ServeLimits
 from autowasm.performance.fastpath import FastConnection, ResponseHeads
-from autowasm.server.connection import Connection
+from autowasm.server.aiohttpconnection import Connection
 from autowasm.server.http import CACHE_CONTROL, CONTENT_TYPE, SERVER, RequestLog
 from autowasm.server.ondemand import TaskOwner
 from autowasm.telemetry.metrics import Metrics
@@ -147,11 +147,11 @@ class Listener:
             return
         except OSError as error:
             if error.errno in _EXHAUSTED:
-                _log.error("accepting connections is paused", reason=str(error), seconds=_PAUSE)
+                _log.error("accepting connections is paused", error=str(error), seconds=_PAUSE)
                 self._loop.remove_reader(self._listener)
                 self._paused = self._loop.call_later(_PAUSE, self._resume)
             else:  # accept(2): treat network errors of the new connection like EAGAIN
-                _log.warning("connection not accepted", reason=str(error))
+                _log.warning("connection not accepted", error=str(error))
 
     def _accept(self) -> None:
         accepted, address = self._listener.accept()

@@ -255,11 +255,15 @@ class OnDemandBlobs:
             fill.supplier = await self._source.fill(sha256)
         except (SourceUnavailable, StorageError) as error:
             fill.failure = error.reason
-            _log.warning("on-demand fetch failed", digest=sha256, reason=str(error))
+            _log.warning(
+                "on-demand fetch failed", digest=sha256, reason=error.reason, error=str(error)
+            )
             return self._backoff.delay(failures + 1)
         except AutoWasmError as error:
             fill.failure = error.reason
-            _log.warning("on-demand fetch failed", digest=sha256, reason=str(error))
+            _log.warning(
+                "on-demand fetch failed", digest=sha256, reason=error.reason, error=str(error)
+            )
             return self._limits.held_refused_retry
         except Exception as error:
             fill.failure = AutoWasmError.default_reason
@@ -286,5 +290,5 @@ class OnDemandBlobs:
 
 
 def _disk_failed(sha256: Sha256Hex, error: StorageError) -> BlobAbsent:
-    _log.error("blob not readable", digest=sha256, reason=str(error))
+    _log.error("blob not readable", digest=sha256, error=str(error))
     return BlobAbsent(503, f"Disk error on this replica ({error.reason}).", retry_after=5)

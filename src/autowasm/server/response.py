@@ -18,7 +18,7 @@ from aiohttp import web
 from autowasm.blobs.blob import Blob
 from autowasm.limits import ServeLimits
 from autowasm.performance.sendfile import SendScheduler, is_about_client
-from autowasm.server.connection import Connection
+from autowasm.server.aiohttpconnection import Connection
 from autowasm.server.ranges import Decision
 from autowasm.telemetry.metrics import Metrics
 
@@ -81,7 +81,7 @@ class BlobResponse(web.StreamResponse):
                 raise self._aborted("deadline") from error
             if is_about_client(error):
                 raise self._aborted(self._connection.cut_for or "client") from error
-            _log.error("blob not readable", digest=self._blob.sha256, reason=str(error))
+            _log.error("blob not readable", digest=self._blob.sha256, error=str(error))
             raise self._aborted("storage") from error
         finally:
             self._connection.end_of_send()

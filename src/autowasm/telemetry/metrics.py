@@ -60,7 +60,7 @@ class Metrics:
         self.fetches_running = Gauge("autowasm_fetches_running", "Running fetches.", registry=r)
         self.fetches_waiting = Gauge(
             "autowasm_fetches_waiting",
-            "Fetches that wait for a place in the fetch limiter.",
+            "Fetches that wait for a slot in the fetch limiter.",
             registry=r,
         )
         self.config_files_unreadable = Gauge(

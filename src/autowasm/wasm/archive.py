@@ -166,13 +166,13 @@ def _opened(source: Path, steps: Sequence[_Step], *, limits: Limits) -> Iterator
     """The stream behind `steps` into the file."""
     try:
         with source.open("rb") as file:
-            budget = OutputLimit(limits)
-            stream = Stream(FileSource(file, budget))
+            output_limit = OutputLimit(limits)
+            stream = Stream(FileSource(file, output_limit))
             for step in steps:
                 if isinstance(step, ArchiveMember):
                     stream = Stream(_at_member(stream, step, limits=limits))
                 else:
-                    stream = decompressed(stream, budget=budget, limits=limits)
+                    stream = decompressed(stream, output_limit=output_limit, limits=limits)
             yield stream
     except OSError as error:
         raise _storage_error(source, error) from error

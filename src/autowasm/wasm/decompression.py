@@ -66,14 +66,14 @@ class OutputLimit:
 class FileSource:
     """The bytes of a file, counted in the OutputLimit."""
 
-    def __init__(self, file: BinaryIO, budget: OutputLimit) -> None:
+    def __init__(self, file: BinaryIO, output_limit: OutputLimit) -> None:
         self._file = file
-        self._budget = budget
+        self._output_limit = output_limit
 
     def read(self, size: int) -> bytes:
         """See ByteSource."""
         data = self._file.read(min(size, _CHUNK))
-        self._budget.took(len(data))
+        self._output_limit.took(len(data))
         return data
 
 
@@ -120,9 +120,9 @@ class Stream:
 class GzipSource:
     """The unpacked bytes of consecutive gzip members (RFC 1952 2.2). Zero bytes after the last one are padding."""
 
-    def __init__(self, source: ByteSource, *, budget: OutputLimit, limits: Limits) -> None:
+    def __init__(self, source: ByteSource, *, output_limit: OutputLimit, limits: Limits) -> None:
         self._source = source
-        self._budget = budget
+        self._output_limit = output_limit
         self._members_left = limits.gzip_members
         self._inflate = zlib.decompressobj(_GZIP_ONLY)
         self._packed = b""
@@ -138,7 +138,7 @@ class GzipSource:
                 return b""
             at_end = not self._packed
             if data := self._unpack(min(size, _CHUNK)):
-                self._budget.gave(len(data))
+                self._output_limit.gave(len(data))
                 return data
             if at_end and self._within:
                 raise archive_invalid("its gzip data is cut off")
@@ -179,7 +179,7 @@ class GzipSource:
 class ZstdSource:
     """The unpacked bytes of consecutive zstd frames (RFC 8878 3.1). A cut-off frame ends early and without an error."""
 
-    def __init__(self, source: ByteSource, *, budget: OutputLimit, limits: Limits) -> None:
+    def __init__(self, source: ByteSource, *, output_limit: OutputLimit, limits: Limits) -> None:
         decompressor = zstandard.ZstdDecompressor(max_window_size=limits.zstd_window_bytes)
         self._reader = decompressor.stream_reader(
             source,  # type: ignore[arg-type] # only read() is used
@@ -187,7 +187,7 @@ class ZstdSource:
             read_across_frames=True,
             closefd=False,
         )
-        self._budget = budget
+        self._output_limit = output_limit
 
     def read(self, size: int) -> bytes:
         """See ByteSource. Raises ContentRejected."""
@@ -197,7 +197,7 @@ class ZstdSource:
             raise archive_invalid(
                 f"its zstd data is damaged or requires too much memory ({error})"
             ) from error
-        self._budget.gave(len(data))
+        self._output_limit.gave(len(data))
         return data
 
 
@@ -212,11 +212,11 @@ def _is_zstd(head: bytes) -> bool:
     return head.startswith(ZSTD_MAGIC) or skippable
 
 
-def decompressed(stream: Stream, *, budget: OutputLimit, limits: Limits) -> Stream:
+def decompressed(stream: Stream, *, output_limit: OutputLimit, limits: Limits) -> Stream:
     """The unpacked stream if `stream` begins as gzip or zstd, else `stream` itself."""
     head = stream.peek(4)
     if head.startswith(GZIP_MAGIC):
-        return Stream(GzipSource(stream, budget=budget, limits=limits))
+        return Stream(GzipSource(stream, output_limit=output_limit, limits=limits))
     if _is_zstd(head):
-        return Stream(ZstdSource(stream, budget=budget, limits=limits))
+        return Stream(ZstdSource(stream, output_limit=output_limit, limits=limits))
     return stream

@@ -19,7 +19,7 @@ from autowasm.wasm import abi, binary, sections
 from autowasm.wasm.abi import check_host_functions
 from autowasm.wasm.binary import BinaryReader, Section
 from autowasm.wasm.bodies import Bodies
-from autowasm.wasm.boundary import check_boundary, check_references
+from autowasm.wasm.envoycrash import check_boundary, check_references
 from autowasm.wasm.sections import (
     Export,
     Import,

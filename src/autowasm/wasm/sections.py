@@ -1,6 +1,6 @@
 """The sections that a host must be able to meet: imports, exports, types, memories, tables, globals, function names.
 
-The readers decode; `abi.py`, `boundary.py` and `start.py` compare with Envoy. They expect a module that `validation.py` has
+The readers decode; `abi.py`, `envoycrash.py` and `start.py` compare with Envoy. They expect a module that `validation.py` has
 passed, and refuse what they cannot decode. Constant expressions are not evaluated: at most one number is read.
 Invariants: no table is longer than its limit in `limits.Limits`; of a type section only the wanted types are kept; no
 memory is allocated for a size that a type only announces; one reader passes over at most `limits.type_parts` parts of

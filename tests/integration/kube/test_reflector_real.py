@@ -353,18 +353,16 @@ async def test_writes_are_bound_to_what_was_read(place: Place, tmp_path: Path) -
             "data": {"a": "1"},
         }
         read = await writes.create(it.client, CONFIG_MAPS, body)
-        newer = await writes.replace(
-            it.client, CONFIG_MAPS, {**body, "data": {"a": "2"}}, read=read
-        )
+        newer = await writes.update(it.client, CONFIG_MAPS, {**body, "data": {"a": "2"}}, read=read)
         assert newer is not None
         with pytest.raises(Conflict):
-            await writes.replace(it.client, CONFIG_MAPS, body, read=read)
+            await writes.update(it.client, CONFIG_MAPS, body, read=read)
         await it.client.request(
             "DELETE", CONFIG_MAPS.object_path(ObjectKey(place.namespace, "mine"))
         )
         await writes.create(it.client, CONFIG_MAPS, body)
         with pytest.raises(Conflict):  # another uid
-            await writes.replace(it.client, CONFIG_MAPS, body, read=newer)
+            await writes.update(it.client, CONFIG_MAPS, body, read=newer)
 
 
 class Outcomes:

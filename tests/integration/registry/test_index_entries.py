@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from autowasm.registry import media
+from autowasm.registry import mediatypes
 from tests.parts import registry, wasmer, wat, wire
 from tests.parts.clients import Client
 from tests.parts.registry import RegistryServer
@@ -45,12 +45,12 @@ class Scene:
 
     async def image(self, *, wasm: bool, layer: bytes = MODULE) -> dict[str, Any]:
         """An ordinary container image, or an artifact of the CNCF's layout."""
-        config = media.CNCF_CONFIG_V0 if wasm else media.OCI_IMAGE_CONFIG
-        kind = media.CNCF_WASM if wasm else media.OCI_LAYER_TAR_GZIP
+        config = mediatypes.CNCF_CONFIG_V0 if wasm else mediatypes.OCI_IMAGE_CONFIG
+        kind = mediatypes.CNCF_WASM if wasm else mediatypes.OCI_LAYER_TAR_GZIP
         return await self.put(
             {
                 "schemaVersion": 2,
-                "mediaType": media.OCI_MANIFEST,
+                "mediaType": mediatypes.OCI_MANIFEST,
                 "config": await self.blob(b"{}", config),
                 "layers": [await self.blob(layer if wasm else OTHER, kind)],
             }
@@ -68,7 +68,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     [
         {"platform": {"architecture": "wasm", "os": "wasip1"}},
         {"platform": {"architecture": "wasm32", "os": "wasi"}},
-        {"artifactType": media.CNCF_CONFIG_V0},
+        {"artifactType": mediatypes.CNCF_CONFIG_V0},
         {"annotations": {"org.opencontainers.image.title": "filter.wasm"}},
         {},
         {"platform": {"architecture": "arm64", "os": "linux"}},
@@ -83,7 +83,7 @@ async def test_the_entry_that_says_wasm_is_pulled(
     entries = [await scene.image(wasm=True) | entry, await scene.image(wasm=False) | amd64]
     index = {
         "schemaVersion": 2,
-        "mediaType": media.OCI_INDEX,
+        "mediaType": mediatypes.OCI_INDEX,
         "manifests": entries if first else entries[::-1],
     }
     await scene.put(index, "v1")

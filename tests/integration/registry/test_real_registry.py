@@ -22,7 +22,7 @@ from autowasm.limits import MIB, Limits
 from autowasm.net.addresspolicy import AddressPolicy
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
-from autowasm.registry import media
+from autowasm.registry import mediatypes
 from autowasm.registry.client import RegistryClient, ResolvedImage
 from autowasm.registry.credentials import Credential
 from autowasm.registry.manifest import Descriptor
@@ -39,7 +39,9 @@ def first_layer(resolved: ResolvedImage) -> Descriptor:
     return (resolved.manifest.layers or ())[0]
 
 
-def layer_of(content: bytes | Path, data: bytes, media_type: str = media.WASM_CONTENT) -> Layer:
+def layer_of(
+    content: bytes | Path, data: bytes, media_type: str = mediatypes.WASM_CONTENT
+) -> Layer:
     return Layer(media_type, Digest.of(data), len(data), content)
 
 
@@ -48,15 +50,15 @@ def described(layer: Layer) -> dict[str, object]:
 
 
 def package_of(module: bytes, *, content: Path | None = None) -> Package:
-    config = layer_of(b"{}", b"{}", media.WASM_CONFIG)
+    config = layer_of(b"{}", b"{}", mediatypes.WASM_CONFIG)
     layer = layer_of(content or module, module)
     manifest = {
         "schemaVersion": 2,
-        "mediaType": media.OCI_MANIFEST,
+        "mediaType": mediatypes.OCI_MANIFEST,
         "config": described(config),
         "layers": [described(layer)],
     }
-    return Package(config, (layer,), json.dumps(manifest).encode(), media.OCI_MANIFEST)
+    return Package(config, (layer,), json.dumps(manifest).encode(), mediatypes.OCI_MANIFEST)
 
 
 @contextlib.asynccontextmanager
@@ -193,16 +195,16 @@ async def test_an_index_leads_to_its_image(tmp_path: Path) -> None:
         reference = ImageReference.parse(f"{server.host}/team/filter:v1")
         child = await registry_client.push(reference, package, credential=None)
         entry: Mapping[str, object] = {
-            "mediaType": media.OCI_MANIFEST,
+            "mediaType": mediatypes.OCI_MANIFEST,
             "digest": str(child),
             "size": len(package.manifest),
         }
         index = json.dumps(
-            {"schemaVersion": 2, "mediaType": media.OCI_INDEX, "manifests": [entry]}
+            {"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": [entry]}
         ).encode()
         pushed = await registry_client.push(
             replace(reference, tag="index"),
-            replace(package, manifest=index, media_type=media.OCI_INDEX),
+            replace(package, manifest=index, media_type=mediatypes.OCI_INDEX),
             credential=None,
         )
         resolved = await registry_client.resolve(replace(reference, tag="index"), credential=None)

@@ -141,7 +141,7 @@ async def test_a_disk_that_fails_is_answered_503_and_logged(
         assert (answer.status, answer.headers["retry-after"]) == (503, "5")
         assert b"Disk error on this replica (DiskFailed)" in answer.body
         (event,) = [one for one in events if one["event"] == "blob not readable"]
-        assert "Input/output error" in event["reason"]
+        assert "Input/output error" in event["error"]
 
 
 async def test_whoever_stores_the_blob_frees_the_waiters(tmp_path: Path) -> None:

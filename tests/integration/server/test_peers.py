@@ -478,7 +478,7 @@ async def test_copy_ends_where_there_is_no_room_for_it(tmp_path: Path) -> None:
         with structlog.testing.capture_logs() as events:
             assert not await us.peers.copy(DIGEST)
         assert [event["event"] for event in events] == ["module not copied"]
-        assert "staging" in events[0]["reason"]
+        assert "staging" in events[0]["error"]
         assert (us.copies("no_room"), us.copies("failed")) == (1, 0)
 
 

@@ -382,7 +382,7 @@ async def test_module_that_another_login_brought_meanwhile_is_not_downloaded_aga
             tasks.create_task(bench.fetcher.fetch(bench.request(namespace="a", secret=user)))
             for user in users
         ]
-        # A namespace has two places for one host: the third login waits for one of them.
+        # A namespace has two slots for one host: the third login waits for one of them.
         while bench.registry.count("resolve") < 3 or bench.registry.count("fetch") < 2:
             await asyncio.sleep(0.001)
         bench.registry.gates["fetch"].set()

@@ -17,10 +17,10 @@ async def settle() -> None:
 
 
 class Holder:
-    """Fetches that hold their place until they are let go."""
+    """Fetches that hold their slot until they are let go."""
 
-    def __init__(self, places: FetchLimiter) -> None:
-        self._fetch_limiter = places
+    def __init__(self, fetch_limiter: FetchLimiter) -> None:
+        self._fetch_limiter = fetch_limiter
         self.holding: list[str] = []
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -28,7 +28,7 @@ class Holder:
         self.tasks[name] = asyncio.create_task(self._hold(name, namespace, host))
 
     async def _hold(self, name: str, namespace: str, host: str) -> None:
-        async with self._fetch_limiter.place(namespace, host):
+        async with self._fetch_limiter.slot(namespace, host):
             self.holding.append(name)
             try:
                 await asyncio.Event().wait()
@@ -125,7 +125,7 @@ async def test_place_granted_in_the_moment_of_cancellation_is_given_back() -> No
         fetches.request("three", "c", "h")
         await settle()
         fetches.tasks.pop("one").cancel()
-        await asyncio.sleep(0)  # the place is given to `two`, which has not run since
+        await asyncio.sleep(0)  # the slot is given to `two`, which has not run since
         fetches.tasks.pop("two").cancel()
         await settle()
         assert fetches.holding == ["three"]
@@ -211,15 +211,15 @@ async def test_long_fetches_never_take_more_than_half_of_all_places(metrics: Met
 
 @pytest.mark.looptime
 async def test_places_of_long_fetches_are_counted_back(metrics: Metrics) -> None:
-    places = FetchLimiter(limits(per_host=1), metrics=metrics)
+    fetch_limiter = FetchLimiter(limits(per_host=1), metrics=metrics)
     for _ in range(3):  # long, then again from the start: no count is left over
-        fetches = Holder(places)
+        fetches = Holder(fetch_limiter)
         for name in ("one", "two", "three"):
             fetches.request(name, name, "host")
         await asyncio.sleep(60)
         assert len(fetches.holding) == 3
         await fetches.let_all_go()
-    assert places._long == len(places._overdue) == len(places._by_host) == 0
+    assert fetch_limiter._long == len(fetch_limiter._overdue) == len(fetch_limiter._by_host) == 0
 
 
 @pytest.mark.looptime
@@ -233,7 +233,7 @@ async def test_ten_namespaces_that_hang_on_one_host_leave_places_to_others(
         assert len(fetches.holding) == FetchLimits().long + FetchLimits().per_host
         fetches.request(
             "also", "ns0", "elsewhere"
-        )  # a namespace with a hanging host gets places for other hosts
+        )  # a namespace with a hanging host gets slots for other hosts
         for number in range(4):
             fetches.request(f"good{number}", f"tenant{number}", f"host{number}")
         await settle()
@@ -253,7 +253,7 @@ async def test_namespaces_that_hang_on_many_hosts_leave_places_to_others() -> No
         await settle()
         assert sum(name.startswith("good") for name in fetches.holding) == most.reserved
         assert "second" not in fetches.holding
-        # A place that comes free is the next newcomer's.
+        # A slot that comes free is the next newcomer's.
         fetches.request("late", "tenant", "host")
         await fetches.let_go("0")
         assert "late" in fetches.holding

@@ -18,7 +18,7 @@ from autowasm.errors import ContentRejected, SourceUnavailable
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
-from autowasm.registry import media
+from autowasm.registry import mediatypes
 from autowasm.registry.client import RegistryClient, ResolvedImage
 from autowasm.registry.layouts import choose_layout
 from autowasm.registry.manifest import Descriptor, Manifest
@@ -71,7 +71,9 @@ class Stage:
 
     async def pull(self, *layers: Descriptor) -> PulledModule:
         manifest = Manifest(
-            schema_version=2, config=self.shelf.add(media.OCI_IMAGE_CONFIG, b"{}"), layers=layers
+            schema_version=2,
+            config=self.shelf.add(mediatypes.OCI_IMAGE_CONFIG, b"{}"),
+            layers=layers,
         )
         resolved = ResolvedImage(Digest.of(b"manifest"), manifest)
         return await pull_module(
@@ -121,12 +123,14 @@ def tar(*members: tuple[str, bytes | str]) -> bytes:
 
 
 def layers(shelf: Shelf, contents: Sequence[Contents]) -> list[Descriptor]:
-    return [shelf.add(media.OCI_LAYER_TAR_GZIP, gzip.compress(tar(*each))) for each in contents]
+    return [
+        shelf.add(mediatypes.OCI_LAYER_TAR_GZIP, gzip.compress(tar(*each))) for each in contents
+    ]
 
 
 async def test_an_artifact_is_downloaded_to_its_place(stage: Stage) -> None:
-    config = stage.shelf.add(media.WASM_CONFIG, b"{}")
-    content = stage.shelf.add(media.WASM_CONTENT, MODULE)
+    config = stage.shelf.add(mediatypes.WASM_CONFIG, b"{}")
+    content = stage.shelf.add(mediatypes.WASM_CONTENT, MODULE)
     pulled = await stage.pull(config, content)
     assert pulled == PulledModule(Digest.of(MODULE).hex, "")
     assert stage.shelf.downloaded == [MODULE]
@@ -136,13 +140,13 @@ async def test_an_artifact_is_downloaded_to_its_place(stage: Stage) -> None:
 
 async def test_an_artifact_larger_than_envoy_takes_is_not_downloaded(stage: Stage) -> None:
     stage.limits = Limits(module_bytes=4)
-    error = await stage.rejected(stage.shelf.add(media.WASM_CONTENT, MODULE))
+    error = await stage.rejected(stage.shelf.add(mediatypes.WASM_CONTENT, MODULE))
     assert error.reason == "TooLarge"
     assert stage.shelf.downloaded == []
 
 
 async def test_an_artifact_as_large_as_the_limit_is_downloaded(stage: Stage) -> None:
-    layer = stage.shelf.add(media.WASM_CONTENT, MODULE)
+    layer = stage.shelf.add(mediatypes.WASM_CONTENT, MODULE)
     stage.limits = Limits(module_bytes=len(MODULE) - 1)
     assert (await stage.rejected(layer)).reason == "TooLarge"
     stage.limits = Limits(module_bytes=len(MODULE))
@@ -153,10 +157,10 @@ async def test_an_artifact_as_large_as_the_limit_is_downloaded(stage: Stage) -> 
 @pytest.mark.parametrize(
     ("media_type", "pack"),
     [
-        (media.OCI_LAYER_TAR, bytes),
-        (media.OCI_LAYER_TAR_GZIP, gzip.compress),
-        (media.OCI_LAYER_TAR_ZSTD, zstandard.ZstdCompressor().compress),
-        (media.DOCKER_LAYER_TAR_GZIP, gzip.compress),
+        (mediatypes.OCI_LAYER_TAR, bytes),
+        (mediatypes.OCI_LAYER_TAR_GZIP, gzip.compress),
+        (mediatypes.OCI_LAYER_TAR_ZSTD, zstandard.ZstdCompressor().compress),
+        (mediatypes.DOCKER_LAYER_TAR_GZIP, gzip.compress),
     ],
 )
 async def test_every_packing_is_unpacked(stage: Stage, media_type: str, pack: Any) -> None:
@@ -285,7 +289,7 @@ async def test_names_above_the_module_have_a_limit(stage: Stage) -> None:
 async def test_a_bare_module_in_a_layer_that_says_tar_is_told_from_a_damaged_one(
     stage: Stage,
 ) -> None:
-    error = await stage.rejected(stage.shelf.add(media.OCI_LAYER_TAR, MODULE + bytes(600)))
+    error = await stage.rejected(stage.shelf.add(mediatypes.OCI_LAYER_TAR, MODULE + bytes(600)))
     assert error.reason == "ArchiveInvalid"
     assert "application/wasm" in str(error)
 
@@ -306,7 +310,9 @@ async def test_an_image_without_a_module_says_so(stage: Stage) -> None:
 
 
 async def test_a_damaged_layer_leaves_nothing(stage: Stage) -> None:
-    error = await stage.rejected(stage.shelf.add(media.OCI_LAYER_TAR_GZIP, b"\x1f\x8b\x08 rubbish"))
+    error = await stage.rejected(
+        stage.shelf.add(mediatypes.OCI_LAYER_TAR_GZIP, b"\x1f\x8b\x08 rubbish")
+    )
     assert error.reason == "ArchiveInvalid"
     assert stage.files == []
 
@@ -340,8 +346,10 @@ async def test_all_layers_together_have_one_deadline(stage: Stage) -> None:
 
 def test_only_an_artifact_tells_its_modules_sha256() -> None:
     shelf = Shelf()
-    config = shelf.add(media.WASM_CONFIG, b"{}")
-    sha512 = Descriptor(media_type=media.WASM_CONTENT, digest_text="sha512:" + "0" * 128, size=1)
+    config = shelf.add(mediatypes.WASM_CONFIG, b"{}")
+    sha512 = Descriptor(
+        media_type=mediatypes.WASM_CONTENT, digest_text="sha512:" + "0" * 128, size=1
+    )
     known = [
         known_sha256(
             choose_layout(
@@ -349,8 +357,8 @@ def test_only_an_artifact_tells_its_modules_sha256() -> None:
             )
         )
         for layer in (
-            shelf.add(media.WASM_CONTENT, MODULE),
-            shelf.add(media.OCI_LAYER_TAR, b"x"),
+            shelf.add(mediatypes.WASM_CONTENT, MODULE),
+            shelf.add(mediatypes.OCI_LAYER_TAR, b"x"),
             sha512,
         )
     ]

@@ -59,9 +59,9 @@ async def work() -> Work:
 async def test_those_who_want_the_same_share_one_run(
     single_flight: SingleFlight, work: Work
 ) -> None:
-    waiters = [asyncio.create_task(single_flight.join("k", work, place=free)) for _ in range(5)]
+    waiters = [asyncio.create_task(single_flight.join("k", work, slot=free)) for _ in range(5)]
     await settle()
-    late = asyncio.create_task(single_flight.join("k", work, place=free))
+    late = asyncio.create_task(single_flight.join("k", work, slot=free))
     await settle()
     work.ends.set_result("module")
     assert await asyncio.gather(*waiters, late) == ["module"] * 6
@@ -70,13 +70,13 @@ async def test_those_who_want_the_same_share_one_run(
 
 async def test_result_is_not_kept(single_flight: SingleFlight, work: Work) -> None:
     work.ends.set_result("module")
-    await single_flight.join("k", work, place=free)
-    await single_flight.join("k", work, place=free)
+    await single_flight.join("k", work, slot=free)
+    await single_flight.join("k", work, slot=free)
     assert work.runs == 2
 
 
 async def test_other_keys_run_apart(single_flight: SingleFlight, work: Work) -> None:
-    waiters = [asyncio.create_task(single_flight.join(key, work, place=free)) for key in "ab"]
+    waiters = [asyncio.create_task(single_flight.join(key, work, slot=free)) for key in "ab"]
     await settle()
     assert work.running == 2
     work.ends.set_result("module")
@@ -86,7 +86,7 @@ async def test_other_keys_run_apart(single_flight: SingleFlight, work: Work) -> 
 async def test_failure_reaches_all_who_wait_and_is_then_forgotten(
     single_flight: SingleFlight, work: Work
 ) -> None:
-    waiters = [asyncio.create_task(single_flight.join("k", work, place=free)) for _ in range(3)]
+    waiters = [asyncio.create_task(single_flight.join("k", work, slot=free)) for _ in range(3)]
     await settle()
     work.ends.set_exception(SourceUnavailable("down"))
     results = await asyncio.gather(*waiters, return_exceptions=True)
@@ -95,9 +95,9 @@ async def test_failure_reaches_all_who_wait_and_is_then_forgotten(
 
 
 async def test_run_outlives_the_one_who_began_it(single_flight: SingleFlight, work: Work) -> None:
-    first = asyncio.create_task(single_flight.join("k", work, place=free))
+    first = asyncio.create_task(single_flight.join("k", work, slot=free))
     await settle()
-    second = asyncio.create_task(single_flight.join("k", work, place=free))
+    second = asyncio.create_task(single_flight.join("k", work, slot=free))
     await settle()
     first.cancel()
     await settle()
@@ -110,7 +110,7 @@ async def test_run_outlives_the_one_who_began_it(single_flight: SingleFlight, wo
 async def test_run_ends_when_the_last_waiter_leaves(
     single_flight: SingleFlight, work: Work
 ) -> None:
-    waiters = [asyncio.create_task(single_flight.join("k", work, place=free)) for _ in range(3)]
+    waiters = [asyncio.create_task(single_flight.join("k", work, slot=free)) for _ in range(3)]
     await settle()
     for waiter in waiters:
         assert work.running == 1
@@ -123,11 +123,11 @@ async def test_run_ends_when_the_last_waiter_leaves(
 async def test_one_who_comes_after_that_begins_anew(
     single_flight: SingleFlight, work: Work
 ) -> None:
-    first = asyncio.create_task(single_flight.join("k", work, place=free))
+    first = asyncio.create_task(single_flight.join("k", work, slot=free))
     await settle()
     first.cancel()
     await asyncio.sleep(0)
-    second = asyncio.create_task(single_flight.join("k", work, place=free))
+    second = asyncio.create_task(single_flight.join("k", work, slot=free))
     await settle()
     work.ends.set_result("module")
     assert await second == "module"
@@ -135,16 +135,16 @@ async def test_one_who_comes_after_that_begins_anew(
 
 async def test_runs_in_the_place_that_comes_first(single_flight: SingleFlight, work: Work) -> None:
     """The first caller's namespace is full of hanging fetches; the second's is not."""
-    places = FetchLimiter(FetchLimits(), metrics=Metrics())
-    hanging = [asyncio.create_task(_hang(places, "busy", f"h{n}")) for n in range(4)]
+    fetch_limiter = FetchLimiter(FetchLimits(), metrics=Metrics())
+    hanging = [asyncio.create_task(_hang(fetch_limiter, "busy", f"h{n}")) for n in range(4)]
     await settle()
     busy = asyncio.create_task(
-        single_flight.join("k", work, place=lambda: places.place("busy", "h"))
+        single_flight.join("k", work, slot=lambda: fetch_limiter.slot("busy", "h"))
     )
     await settle()
     assert work.running == 0
     idle = asyncio.create_task(
-        single_flight.join("k", work, place=lambda: places.place("idle", "h"))
+        single_flight.join("k", work, slot=lambda: fetch_limiter.slot("idle", "h"))
     )
     await settle()
     assert work.running == 1
@@ -154,24 +154,24 @@ async def test_runs_in_the_place_that_comes_first(single_flight: SingleFlight, w
     for task in hanging:
         task.cancel()
     await asyncio.gather(*hanging, return_exceptions=True)
-    assert places._running == places._waiting_count == 0
+    assert fetch_limiter._running == fetch_limiter._waiting_count == 0
 
 
-async def _hang(places: FetchLimiter, namespace: str, host: str) -> None:
-    async with places.place(namespace, host):
+async def _hang(fetch_limiter: FetchLimiter, namespace: str, host: str) -> None:
+    async with fetch_limiter.slot(namespace, host):
         await asyncio.Event().wait()
 
 
 async def test_those_who_share_a_run_take_no_place(single_flight: SingleFlight, work: Work) -> None:
-    places = FetchLimiter(FetchLimits(), metrics=Metrics())
+    fetch_limiter = FetchLimiter(FetchLimits(), metrics=Metrics())
     waiters = [
         asyncio.create_task(
-            single_flight.join("k", work, place=lambda n=n: places.place(f"n{n}", "h"))  # type: ignore[misc]
+            single_flight.join("k", work, slot=lambda n=n: fetch_limiter.slot(f"n{n}", "h"))  # type: ignore[misc]
         )
         for n in range(50)
     ]
     await settle()
-    assert (places._running, places._waiting_count) == (1, 0)
+    assert (fetch_limiter._running, fetch_limiter._waiting_count) == (1, 0)
     work.ends.set_result("module")
     assert await asyncio.gather(*waiters) == ["module"] * 50
 
@@ -179,11 +179,13 @@ async def test_those_who_share_a_run_take_no_place(single_flight: SingleFlight, 
 async def test_refused_a_place_while_others_wait_shares_their_run(
     single_flight: SingleFlight, work: Work
 ) -> None:
-    places = FetchLimiter(FetchLimits(per_host=1, queued=1), metrics=Metrics())
-    hanging = asyncio.create_task(_hang(places, "a", "h"))
+    fetch_limiter = FetchLimiter(FetchLimits(per_host=1, queued=1), metrics=Metrics())
+    hanging = asyncio.create_task(_hang(fetch_limiter, "a", "h"))
     await settle()
     waiters = [
-        asyncio.create_task(single_flight.join("k", work, place=lambda: places.place("b", "h")))
+        asyncio.create_task(
+            single_flight.join("k", work, slot=lambda: fetch_limiter.slot("b", "h"))
+        )
         for _ in range(3)
     ]
     await settle()
@@ -197,11 +199,13 @@ async def test_refused_a_place_while_others_wait_shares_their_run(
 async def test_refused_a_place_and_left_alone_fails(
     single_flight: SingleFlight, work: Work
 ) -> None:
-    places = FetchLimiter(FetchLimits(per_host=1, queued=1), metrics=Metrics())
-    hanging = asyncio.create_task(_hang(places, "a", "h"))
+    fetch_limiter = FetchLimiter(FetchLimits(per_host=1, queued=1), metrics=Metrics())
+    hanging = asyncio.create_task(_hang(fetch_limiter, "a", "h"))
     await settle()
     first, second = (
-        asyncio.create_task(single_flight.join("k", work, place=lambda: places.place("b", "h")))
+        asyncio.create_task(
+            single_flight.join("k", work, slot=lambda: fetch_limiter.slot("b", "h"))
+        )
         for _ in range(2)
     )
     await settle()
@@ -218,7 +222,7 @@ async def test_shut_down_ends_runs_and_waiters(work: Work) -> None:
     async def process() -> None:
         async with asyncio.TaskGroup() as group:
             single_flight = SingleFlight(group)
-            waiters.append(group.create_task(single_flight.join("k", work, place=free)))
+            waiters.append(group.create_task(single_flight.join("k", work, slot=free)))
             await settle()
             raise ValueError("the process stops")
 
@@ -230,11 +234,14 @@ async def test_shut_down_ends_runs_and_waiters(work: Work) -> None:
 
 
 async def test_all_who_were_refused_a_place_fail(single_flight: SingleFlight, work: Work) -> None:
-    places = FetchLimiter(FetchLimits(per_host=1, queued=0), metrics=Metrics())
-    hanging = asyncio.create_task(_hang(places, "a", "h"))
+    fetch_limiter = FetchLimiter(FetchLimits(per_host=1, queued=0), metrics=Metrics())
+    hanging = asyncio.create_task(_hang(fetch_limiter, "a", "h"))
     await settle()
     refused = await asyncio.gather(
-        *(single_flight.join("k", work, place=lambda: places.place("b", "h")) for _ in range(3)),
+        *(
+            single_flight.join("k", work, slot=lambda: fetch_limiter.slot("b", "h"))
+            for _ in range(3)
+        ),
         return_exceptions=True,
     )
     assert [type(error) for error in refused] == [SourceUnavailable] * 3

@@ -233,7 +233,7 @@ async def test_blob_that_is_admitted_stays_until_its_envoyfilter_should_be_there
         storage.clocks.advance(2)
         await storage.retention.sweep()
         assert storage.store.digests() == {a}, "in use until now"
-        assert storage.retention._budget._holds == {}, "nothing is remembered of it"
+        assert storage.retention._quota._holds == {}, "nothing is remembered of it"
         storage.clocks.advance(1.1 * GRACE)
         await storage.retention.sweep()
         assert storage.store.digests() == set()
@@ -322,7 +322,7 @@ async def test_last_uses_that_were_not_written_are_written_a_minute_later(tmp_pa
             {
                 "event": "last-use times not written",
                 "log_level": "warning",
-                "reason": "Is a directory",
+                "error": "Is a directory",
             }
         ]
         await asyncio.to_thread(in_the_way.rmdir)
@@ -380,5 +380,5 @@ async def test_sweep_that_fails_is_told_and_tried_again(
         assert logs[0] == {
             "event": "sweep of the store failed",
             "log_level": "error",
-            "reason": "no disk",
+            "error": "no disk",
         }

@@ -476,7 +476,7 @@ async def test_verify_all_goes_on_after_a_blob_that_the_disk_does_not_give(
             assert store.digests() == {digests[0], digests[2]}
     (failed,) = (event for event in events if event["event"] == "blob not verified")
     assert failed["digest"] == digests[0]
-    assert "Input/output error" in failed["reason"]
+    assert "Input/output error" in failed["error"]
 
 
 @contextlib.contextmanager

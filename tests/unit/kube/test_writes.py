@@ -34,9 +34,9 @@ async def test_create_posts_to_the_namespace(tmp_path: Path) -> None:
 async def test_replace_is_bound_to_what_was_read(tmp_path: Path) -> None:
     wire = Wire(json_answer(READ), failure(409, "Conflict"))
     async with client_of(wire, tmp_path) as client:
-        await writes.replace(client, THINGS, thing(labels={"a": "b"}), read=READ)
+        await writes.update(client, THINGS, thing(labels={"a": "b"}), read=READ)
         with pytest.raises(Conflict):
-            await writes.replace(client, THINGS, thing(), read=READ)
+            await writes.update(client, THINGS, thing(), read=READ)
     request = wire.requests[0]
     assert (request.method, request.path) == ("PUT", f"{PATH}/a")
     assert request.document == thing(labels={"a": "b"}, resourceVersion="7", uid="u1")
@@ -45,7 +45,7 @@ async def test_replace_is_bound_to_what_was_read(tmp_path: Path) -> None:
 async def test_a_status_is_put_alone_and_bound_to_what_was_read(tmp_path: Path) -> None:
     wire = Wire(json_answer(READ))
     async with client_of(wire, tmp_path) as client:
-        await writes.replace_status(client, THINGS, {"phase": "Synced"}, read=READ)
+        await writes.update_status(client, THINGS, {"phase": "Synced"}, read=READ)
     request = wire.requests[0]
     assert (request.method, request.path) == ("PUT", f"{PATH}/a/status")
     assert request.document == {
@@ -60,8 +60,8 @@ async def test_nothing_is_written_to_an_object_that_is_being_deleted(tmp_path: P
     going = thing(resourceVersion="7", uid="u1", deletionTimestamp="2026-01-01T00:00:00Z")
     wire = Wire()
     async with client_of(wire, tmp_path) as client:
-        assert await writes.replace(client, THINGS, thing(), read=going) is None
-        assert await writes.replace_status(client, THINGS, {}, read=going) is None
+        assert await writes.update(client, THINGS, thing(), read=going) is None
+        assert await writes.update_status(client, THINGS, {}, read=going) is None
     assert wire.requests == []
 
 

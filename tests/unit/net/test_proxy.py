@@ -10,9 +10,9 @@ import requests
 from autowasm.errors import AddressBlocked, SourceUnavailable, UsageError
 from autowasm.limits import Limits
 from autowasm.net.addresspolicy import AddressPolicy, Purpose
+from autowasm.net.dialer import DialedAdapter, Dialer
 from autowasm.net.pools import Pools
 from autowasm.net.proxy import Proxy, ProxyRules, written_addresses
-from autowasm.net.threads import DialedAdapter, Dialer
 from autowasm.net.tls import client_context
 from autowasm.net.transfer import Transfer, run_transfer
 from tests.fakes.forwardproxy import ForwardProxy

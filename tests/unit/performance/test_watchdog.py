@@ -16,8 +16,8 @@ from autowasm.performance.eventloop import (
     TimedLoop,
     TimedSelector,
     Watchdog,
-    shut_down,
     start_up_complete,
+    stop_reporting,
     timing_of,
     watched_runner,
 )
@@ -186,7 +186,7 @@ def test_turns_after_the_shutdown_are_not_reported(hold_until_sampled: Callable[
     async def work() -> None:
         hold_until_sampled()
         hold_the_loop(0.06)
-        shut_down(asyncio.get_running_loop())  # at the end of a long iteration
+        stop_reporting(asyncio.get_running_loop())  # at the end of a long iteration
 
     with capture_logs() as logs:
         iterations = run(work)

@@ -15,7 +15,7 @@ from autowasm.limits import Limits
 from autowasm.net.addresspolicy import AddressPolicy
 from autowasm.net.pools import Pools
 from autowasm.reference import ImageReference
-from autowasm.registry import media
+from autowasm.registry import mediatypes
 from autowasm.registry.client import RegistryClient
 from autowasm.registry.credentials import Credential
 from autowasm.settings import Outgoing
@@ -31,7 +31,7 @@ BASIC = "Basic " + base64.b64encode(b"bob:s3cret").decode()
 
 
 EMPTY = {
-    "mediaType": media.WASM_CONFIG,
+    "mediaType": mediatypes.WASM_CONFIG,
     "size": 2,
     "digest": f"sha256:{hashlib.sha256(b'{}').hexdigest()}",
 }
@@ -43,10 +43,14 @@ LAYER = b"\0asm layer"
 MANIFEST = json.dumps(
     {
         "schemaVersion": 2,
-        "mediaType": media.OCI_MANIFEST,
+        "mediaType": mediatypes.OCI_MANIFEST,
         "config": EMPTY,
         "layers": [
-            {"mediaType": media.WASM_CONTENT, "digest": str(Digest.of(LAYER)), "size": len(LAYER)}
+            {
+                "mediaType": mediatypes.WASM_CONTENT,
+                "digest": str(Digest.of(LAYER)),
+                "size": len(LAYER),
+            }
         ],
     }
 ).encode()
@@ -66,7 +70,7 @@ class Guarded:
             return
         self.served += 1
         blob = "/blobs/" in exchange.request.target
-        kind = "application/octet-stream" if blob else media.OCI_MANIFEST
+        kind = "application/octet-stream" if blob else mediatypes.OCI_MANIFEST
         await exchange.send(body=LAYER if blob else MANIFEST, headers={"Content-Type": kind})
 
 

@@ -6,7 +6,7 @@ import base64
 import pytest
 
 from autowasm.errors import AddressBlocked, SourceDenied, SourceUnavailable
-from autowasm.registry import media
+from autowasm.registry import mediatypes
 from autowasm.registry.credentials import Credential
 from tests.fakes.scriptedserver import Exchange, ScriptedServer
 from tests.unit.registry.access import (
@@ -221,7 +221,7 @@ async def test_retry_after_holds_for_every_repository_of_the_credential_and_no_o
         elif "/private/" in exchange.request.target:
             await exchange.send(401, headers={"WWW-Authenticate": "Basic"})
         else:
-            await exchange.send(body=MANIFEST, headers={"Content-Type": media.OCI_MANIFEST})
+            await exchange.send(body=MANIFEST, headers={"Content-Type": mediatypes.OCI_MANIFEST})
 
     async with ScriptedServer(script) as server, client() as made:
         for name in ("private/a", "private/b", "private/c"):
@@ -234,7 +234,7 @@ async def test_retry_after_holds_for_every_repository_of_the_credential_and_no_o
 
 async def test_the_rate_for_a_host_holds_over_all_repositories() -> None:
     async def script(exchange: Exchange) -> None:
-        await exchange.send(body=MANIFEST, headers={"Content-Type": media.OCI_MANIFEST})
+        await exchange.send(body=MANIFEST, headers={"Content-Type": mediatypes.OCI_MANIFEST})
 
     loop = asyncio.get_running_loop()
     async with ScriptedServer(script) as server, client(host_rate=20.0, host_burst=2) as made:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from autowasm.registry import media
+from autowasm.registry import mediatypes
 from autowasm.registry.credentials import Credential
 from tests.fakes.scriptedserver import Exchange, ScriptedServer
 from tests.unit.registry.access import (
@@ -33,7 +33,7 @@ class Hiding:
         if exchange.request.target == "/v2/" and self.ping is not None:
             await self.ping(exchange)
         elif exchange.request.headers.get("authorization") in self.accepts:
-            await exchange.send(body=MANIFEST, headers={"Content-Type": media.OCI_MANIFEST})
+            await exchange.send(body=MANIFEST, headers={"Content-Type": mediatypes.OCI_MANIFEST})
         else:
             await exchange.send(self.refuses_with)
 

@@ -4,12 +4,12 @@ import msgspec
 import pytest
 
 from autowasm.digest import Digest
-from autowasm.registry import media
+from autowasm.registry import mediatypes
 from autowasm.registry.consumers import ConsumerVerdict, LastLayer, answers, index_child
 from autowasm.registry.layouts import ENVOY_GATEWAY, ISTIO, KWCTL, WASME, WKG
 from autowasm.registry.manifest import Descriptor, ImageIndex, Manifest, Platform
 
-GZIP = media.OCI_LAYER_TAR_GZIP
+GZIP = mediatypes.OCI_LAYER_TAR_GZIP
 GOOD = LastLayer(is_gzip=True, plugin=True)
 
 
@@ -18,7 +18,7 @@ def descriptor(media_type: str, name: str = "x", platform: Platform | None = Non
     return Descriptor(media_type=media_type, digest_text=digest, size=1, platform=platform)
 
 
-def image(*types: str, kind: str | None = media.OCI_MANIFEST, config: str = "a/b") -> Manifest:
+def image(*types: str, kind: str | None = mediatypes.OCI_MANIFEST, config: str = "a/b") -> Manifest:
     layers = tuple(descriptor(each, str(number)) for number, each in enumerate(types))
     return Manifest(schema_version=2, media_type=kind, config=descriptor(config), layers=layers)
 
@@ -30,15 +30,19 @@ def image(*types: str, kind: str | None = media.OCI_MANIFEST, config: str = "a/b
         (image(GZIP), LastLayer(is_gzip=True, plugin=None), "plugin.wasm in the last layer"),
         (image(GZIP), LastLayer(is_gzip=True, plugin=False), "not a module"),
         (
-            image(GZIP, media.WASM_CONTENT, GZIP),
+            image(GZIP, mediatypes.WASM_CONTENT, GZIP),
             LastLayer(is_gzip=True, plugin=None),
             "exactly two layers",
         ),
-        (image(media.WASM_CONTENT), None, "there is 1"),
+        (image(mediatypes.WASM_CONTENT), None, "there is 1"),
         (image(), None, "layers are nothing"),
-        (image(GZIP, kind=media.DOCKER_MANIFEST), GOOD, "rootfs.diff.tar.gzip"),
-        (image(media.DOCKER_LAYER_TAR_GZIP), GOOD, "v1.tar+gzip"),
-        (image(media.WASM_CONFIG, media.WASM_CONTENT, kind=media.DOCKER_MANIFEST), None, "last"),
+        (image(GZIP, kind=mediatypes.DOCKER_MANIFEST), GOOD, "rootfs.diff.tar.gzip"),
+        (image(mediatypes.DOCKER_LAYER_TAR_GZIP), GOOD, "v1.tar+gzip"),
+        (
+            image(mediatypes.WASM_CONFIG, mediatypes.WASM_CONTENT, kind=mediatypes.DOCKER_MANIFEST),
+            None,
+            "last",
+        ),
     ],
 )
 def test_istio_and_its_copy_say_what_they_miss(
@@ -52,7 +56,7 @@ def test_istio_and_its_copy_say_what_they_miss(
 
 def test_istio_and_its_copy_know_sha256_only() -> None:
     for strange in ("config", "layer"):
-        whole = image(media.WASM_CONFIG, media.WASM_CONTENT)
+        whole = image(mediatypes.WASM_CONFIG, mediatypes.WASM_CONTENT)
         digest = f"sha512:{'0' * 128}"
         if strange == "config":
             changed = msgspec.structs.replace(
@@ -69,22 +73,22 @@ def test_istio_and_its_copy_know_sha256_only() -> None:
 
 
 def test_istio_tries_the_artifact_where_the_image_fails() -> None:
-    verdicts = answers(image(media.WASM_CONTENT, GZIP), LastLayer(is_gzip=True, plugin=None))
+    verdicts = answers(image(mediatypes.WASM_CONTENT, GZIP), LastLayer(is_gzip=True, plugin=None))
     assert verdicts[ISTIO].reads
 
 
 def test_kwctl_and_wkg_want_nothing_but_their_own_layers() -> None:
-    mixed = answers(image(media.WASM_TO_OCI, "text/markdown"), None)
+    mixed = answers(image(mediatypes.WASM_TO_OCI, "text/markdown"), None)
     assert not mixed[KWCTL].reads
     assert not answers(image(), None)[KWCTL].reads
-    two = image(media.CNCF_WASM, media.CNCF_WASM, config=media.CNCF_CONFIG_V0)
+    two = image(mediatypes.CNCF_WASM, mediatypes.CNCF_WASM, config=mediatypes.CNCF_CONFIG_V0)
     assert "exactly one" in answers(two, None)[WKG].why
-    other = image(media.CNCF_WASM, config=media.CNCF_CONFIG_V1)
-    assert media.CNCF_CONFIG_V0 in answers(other, None)[WKG].why
+    other = image(mediatypes.CNCF_WASM, config=mediatypes.CNCF_CONFIG_V1)
+    assert mediatypes.CNCF_CONFIG_V0 in answers(other, None)[WKG].why
 
 
 def test_wasme_takes_the_module_wherever_it_is() -> None:
-    assert answers(image("text/x", media.WASM_CONTENT, "text/y"), None)[WASME].reads
+    assert answers(image("text/x", mediatypes.WASM_CONTENT, "text/y"), None)[WASME].reads
 
 
 AMD64 = Platform(os="linux", architecture="amd64")
@@ -105,7 +109,7 @@ def test_of_an_index_others_take_the_first_entry_for_their_platform(
     platforms: list[Platform | None], istio: int | None, kwctl: int | None
 ) -> None:
     entries = tuple(
-        descriptor(media.OCI_MANIFEST, str(number), platform)
+        descriptor(mediatypes.OCI_MANIFEST, str(number), platform)
         for number, platform in enumerate(platforms)
     )
     index = ImageIndex(schema_version=2, manifests=entries)

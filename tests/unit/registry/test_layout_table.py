@@ -3,7 +3,7 @@
 import pytest
 
 from autowasm.digest import Digest
-from autowasm.registry import media
+from autowasm.registry import mediatypes
 from autowasm.registry.consumers import LastLayer, answers
 from autowasm.registry.layouts import (
     CONSUMERS,
@@ -32,14 +32,14 @@ def example(variant: KnownLayout) -> tuple[Manifest, Descriptor]:
     module = layer(variant.layer_types[0])
     layers = [module]
     if "two layers" in variant.name:
-        layers.insert(0, layer(media.WASM_CONFIG, "config"))
+        layers.insert(0, layer(mediatypes.WASM_CONFIG, "config"))
     if "earlier" in variant.name:
         layers.append(layer(variant.layer_types[0], "other"))
-    config = variant.config.split(" or ")[0].replace("any", media.OCI_IMAGE_CONFIG)
+    config = variant.config.split(" or ")[0].replace("any", mediatypes.OCI_IMAGE_CONFIG)
     is_docker = variant.name.startswith("Docker")
     manifest = Manifest(
         schema_version=2,
-        media_type=media.DOCKER_MANIFEST if is_docker else media.OCI_MANIFEST,
+        media_type=mediatypes.DOCKER_MANIFEST if is_docker else mediatypes.OCI_MANIFEST,
         config=layer(config, "config"),
         layers=tuple(layers),
     )
@@ -71,7 +71,7 @@ def test_wasmer_reads_every_row_and_readers_are_known() -> None:
 
 
 @pytest.mark.parametrize("media_type", sorted(PACKING))
-@pytest.mark.parametrize("kind", [None, media.OCI_MANIFEST, media.DOCKER_MANIFEST])
+@pytest.mark.parametrize("kind", [None, mediatypes.OCI_MANIFEST, mediatypes.DOCKER_MANIFEST])
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_every_understood_layer_has_a_row_wherever_it_is(
     media_type: str, kind: str | None, count: int

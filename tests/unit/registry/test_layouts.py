@@ -5,7 +5,7 @@ import pytest
 from autowasm.digest import Digest
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
-from autowasm.registry import media
+from autowasm.registry import mediatypes
 from autowasm.registry.layouts import PACKING, Layout, Packing, choose_layout
 from autowasm.registry.manifest import Descriptor, Manifest
 
@@ -14,7 +14,7 @@ def layer(media_type: str, name: str) -> Descriptor:
     return Descriptor(media_type=media_type, digest_text=str(Digest.of(name.encode())), size=1)
 
 
-def layout(*layers: Descriptor, config: str = media.OCI_IMAGE_CONFIG) -> Layout:
+def layout(*layers: Descriptor, config: str = mediatypes.OCI_IMAGE_CONFIG) -> Layout:
     manifest = Manifest(schema_version=2, config=layer(config, "config"), layers=layers)
     return choose_layout(manifest, limits=Limits())
 
@@ -29,8 +29,10 @@ def named(*names: str) -> list[Digest]:
 
 @pytest.mark.parametrize("with_config_layer", [True, False])
 def test_an_artifact_is_its_content_layer(with_config_layer: bool) -> None:
-    layers = [layer(media.WASM_CONFIG, "config")] if with_config_layer else []
-    chosen = layout(*layers, layer(media.WASM_CONTENT, "module"), config=media.WASM_CONFIG)
+    layers = [layer(mediatypes.WASM_CONFIG, "config")] if with_config_layer else []
+    chosen = layout(
+        *layers, layer(mediatypes.WASM_CONTENT, "module"), config=mediatypes.WASM_CONFIG
+    )
     assert chosen.kind == "artifact"
     assert digests(chosen) == named("module")
     assert chosen.candidates[0].packing is Packing.RAW
@@ -48,14 +50,14 @@ def test_an_image_is_searched_from_its_last_layer(media_type: str) -> None:
 
 
 def test_a_layer_that_comes_twice_is_searched_once() -> None:
-    tar = media.OCI_LAYER_TAR_GZIP
+    tar = mediatypes.OCI_LAYER_TAR_GZIP
     assert digests(layout(layer(tar, "a"), layer(tar, "b"), layer(tar, "a"))) == named("a", "b")
 
 
 def test_layers_of_other_types_are_passed_over() -> None:
     chosen = layout(
         layer("application/vnd.module.wasm.doc.v1+markdown", "doc"),
-        layer(media.OCI_LAYER_TAR_GZIP, "content"),
+        layer(mediatypes.OCI_LAYER_TAR_GZIP, "content"),
         config="application/vnd.unknown.config.v1+json",
     )
     assert digests(chosen) == named("content")
@@ -63,7 +65,7 @@ def test_layers_of_other_types_are_passed_over() -> None:
 
 def test_an_artifact_of_two_modules_is_rejected() -> None:
     with pytest.raises(ContentRejected) as caught:
-        layout(layer(media.WASM_CONTENT, "a"), layer(media.WASM_CONTENT, "b"))
+        layout(layer(mediatypes.WASM_CONTENT, "a"), layer(mediatypes.WASM_CONTENT, "b"))
     assert caught.value.reason == "AmbiguousModule"
     assert str(Digest.of(b"a")) in str(caught.value)
 
@@ -74,15 +76,20 @@ def test_modules_that_compete_are_named_as_the_producer_named_them() -> None:
             media_type=media_type,
             digest_text=str(Digest.of(name.encode())),
             size=1,
-            annotations={media.TITLE: name},
+            annotations={mediatypes.TITLE: name},
         )
-        for media_type, name in ((media.WASM_CONTENT, "auth.wasm"), (media.CNCF_WASM, "log\n.wasm"))
+        for media_type, name in (
+            (mediatypes.WASM_CONTENT, "auth.wasm"),
+            (mediatypes.CNCF_WASM, "log\n.wasm"),
+        )
     )
     with pytest.raises(ContentRejected, match=r"'auth.wasm' sha256:\w+, 'log\\n.wasm' sha256"):
         layout(first, second)
 
 
-@pytest.mark.parametrize("media_type", [media.WASM_CONTENT, media.CNCF_WASM, media.WASM_TO_OCI])
+@pytest.mark.parametrize(
+    "media_type", [mediatypes.WASM_CONTENT, mediatypes.CNCF_WASM, mediatypes.WASM_TO_OCI]
+)
 def test_every_kind_of_artifact_is_its_one_module(media_type: str) -> None:
     chosen = layout(layer("text/markdown", "doc"), layer(media_type, "module"))
     assert (chosen.kind, digests(chosen)) == ("artifact", named("module"))
@@ -99,7 +106,7 @@ def test_what_no_layer_can_hold_is_rejected_naming_the_types() -> None:
 
 def test_too_many_layers_are_rejected() -> None:
     layers = [
-        layer(media.OCI_LAYER_TAR, str(number)) for number in range(Limits().image_layers + 1)
+        layer(mediatypes.OCI_LAYER_TAR, str(number)) for number in range(Limits().image_layers + 1)
     ]
     with pytest.raises(ContentRejected) as caught:
         layout(*layers)
@@ -111,7 +118,7 @@ def test_too_many_layers_are_rejected() -> None:
 def test_of_modules_that_compete_four_are_named_and_the_others_counted() -> None:
     def said(count: int) -> str:
         with pytest.raises(ContentRejected) as caught:
-            layout(*(layer(media.WASM_CONTENT, str(number)) for number in range(count)))
+            layout(*(layer(mediatypes.WASM_CONTENT, str(number)) for number in range(count)))
         return str(caught.value)
 
     names = [str(Digest.of(str(number).encode())) for number in range(6)]

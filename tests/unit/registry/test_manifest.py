@@ -8,7 +8,7 @@ import pytest
 from autowasm.digest import Digest
 from autowasm.errors import ContentRejected
 from autowasm.limits import Limits
-from autowasm.registry import media
+from autowasm.registry import mediatypes
 from autowasm.registry.manifest import (
     ImageIndex,
     Manifest,
@@ -23,7 +23,7 @@ LIMITS = Limits()
 
 def descriptor(name: str, **fields: Any) -> dict[str, Any]:
     return {
-        "mediaType": media.OCI_MANIFEST,
+        "mediaType": mediatypes.OCI_MANIFEST,
         "digest": str(Digest.of(name.encode())),
         "size": len(name),
         **fields,
@@ -33,8 +33,8 @@ def descriptor(name: str, **fields: Any) -> dict[str, Any]:
 def image(**fields: Any) -> dict[str, Any]:
     return {
         "schemaVersion": 2,
-        "config": descriptor("config", mediaType=media.OCI_IMAGE_CONFIG),
-        "layers": [descriptor("layer", mediaType=media.OCI_LAYER_TAR_GZIP)],
+        "config": descriptor("config", mediaType=mediatypes.OCI_IMAGE_CONFIG),
+        "layers": [descriptor("layer", mediaType=mediatypes.OCI_LAYER_TAR_GZIP)],
         **fields,
     }
 
@@ -63,10 +63,10 @@ def rejected(document: Any, media_type: str | None = None, *, limits: Limits = L
 @pytest.mark.parametrize(
     ("named", "content_type"),
     [
-        (media.OCI_MANIFEST, media.OCI_MANIFEST),
-        (media.DOCKER_MANIFEST, media.DOCKER_MANIFEST),
-        (media.OCI_MANIFEST, None),
-        (None, media.OCI_MANIFEST),
+        (mediatypes.OCI_MANIFEST, mediatypes.OCI_MANIFEST),
+        (mediatypes.DOCKER_MANIFEST, mediatypes.DOCKER_MANIFEST),
+        (mediatypes.OCI_MANIFEST, None),
+        (None, mediatypes.OCI_MANIFEST),
         (None, "text/plain"),
         (None, None),
     ],
@@ -81,7 +81,7 @@ def test_an_image_is_one_by_its_own_type_or_the_answers_or_its_shape(
     assert manifest.layers[0].size == 5
 
 
-@pytest.mark.parametrize("named", [media.OCI_INDEX, media.DOCKER_MANIFEST_LIST, None])
+@pytest.mark.parametrize("named", [mediatypes.OCI_INDEX, mediatypes.DOCKER_MANIFEST_LIST, None])
 def test_an_index_is_one_by_type_or_shape(named: str | None) -> None:
     document = index(descriptor("child"), **({"mediaType": named} if named else {}))
     assert isinstance(parse(document, None), ImageIndex)
@@ -100,14 +100,14 @@ def test_what_could_be_read_as_both_is_rejected() -> None:
 
 
 def test_a_document_whose_two_names_contradict_is_rejected() -> None:
-    said = rejected(image(mediaType=media.OCI_MANIFEST), media.OCI_INDEX)
+    said = rejected(image(mediaType=mediatypes.OCI_MANIFEST), mediatypes.OCI_INDEX)
     assert (
-        f"of type {media.OCI_MANIFEST} in its mediaType and {media.OCI_INDEX} in the Content-Type"
+        f"of type {mediatypes.OCI_MANIFEST} in its mediaType and {mediatypes.OCI_INDEX} in the Content-Type"
         in said
     )
 
 
-@pytest.mark.parametrize("media_type", sorted(media.SCHEMA_1))
+@pytest.mark.parametrize("media_type", sorted(mediatypes.SCHEMA_1))
 def test_docker_schema_1_is_rejected_with_what_to_do(media_type: str) -> None:
     assert "push the image again" in rejected({"schemaVersion": 1, "fsLayers": []}, media_type)
 
@@ -158,40 +158,52 @@ def test_limits_hold() -> None:
         (
             [
                 platform(
-                    "x", "linux", "amd64", annotations={media.DOCKER_REFERENCE_TYPE: "attestation"}
+                    "x",
+                    "linux",
+                    "amd64",
+                    annotations={mediatypes.DOCKER_REFERENCE_TYPE: "attestation"},
                 ),
                 platform("a", "linux", "arm64"),
             ],
             "a",
         ),
-        ([descriptor("x", mediaType=media.OCI_INDEX), descriptor("a")], "a"),
+        ([descriptor("x", mediaType=mediatypes.OCI_INDEX), descriptor("a")], "a"),
         ([platform("b", "linux", "amd64"), platform("c", "linux", "amd64")], "b"),
         ([descriptor("s", artifactType="application/vnd.sbom"), descriptor("a")], "a"),
         ([descriptor("s", artifactType="application/vnd.sbom")], "s"),
         (
-            [platform("b", "linux", "amd64"), descriptor("w", artifactType=media.CNCF_CONFIG_V0)],
+            [
+                platform("b", "linux", "amd64"),
+                descriptor("w", artifactType=mediatypes.CNCF_CONFIG_V0),
+            ],
             "w",
         ),
-        ([platform("b", "linux", "amd64"), descriptor("w", artifactType=media.WASM_CONFIG)], "w"),
+        (
+            [platform("b", "linux", "amd64"), descriptor("w", artifactType=mediatypes.WASM_CONFIG)],
+            "w",
+        ),
         ([platform("b", "linux", "amd64"), platform("w", "wasi", "wasm")], "w"),
         ([platform("b", "linux", "amd64"), platform("w", "wasi", "amd64")], "w"),
         ([platform("b", "linux", "amd64"), platform("w", "linux", "wasm32")], "w"),
         (
             [
                 platform("b", "linux", "amd64"),
-                platform("w", "linux", "arm64", annotations={media.VARIANT: "compat"}),
+                platform("w", "linux", "arm64", annotations={mediatypes.VARIANT: "compat"}),
             ],
             "w",
         ),
         (
             [
                 platform("b", "linux", "amd64"),
-                platform("w", "linux", "amd64", annotations={media.OCI_HANDLER: "wasmedge"}),
+                platform("w", "linux", "amd64", annotations={mediatypes.OCI_HANDLER: "wasmedge"}),
             ],
             "w",
         ),
         (
-            [platform("b", "linux", "amd64"), descriptor("w", annotations={media.TITLE: "f.wasm"})],
+            [
+                platform("b", "linux", "amd64"),
+                descriptor("w", annotations={mediatypes.TITLE: "f.wasm"}),
+            ],
             "w",
         ),
         ([platform("c", "wasip2", "wasm"), platform("w", "wasip1", "wasm")], "w"),
@@ -218,7 +230,7 @@ def test_an_index_without_an_image_is_rejected_naming_what_it_holds() -> None:
     assert r"'application/evil\n'" in str(caught.value)
 
 
-@pytest.mark.parametrize("kind", [media.OCI_INDEX, media.DOCKER_MANIFEST_LIST])
+@pytest.mark.parametrize("kind", [mediatypes.OCI_INDEX, mediatypes.DOCKER_MANIFEST_LIST])
 def test_an_index_in_an_index_is_not_followed_and_what_to_do_is_said(kind: str) -> None:
     document = index(descriptor("x", mediaType=kind))
     with pytest.raises(ContentRejected, match="reference the inner one by its digest"):
@@ -284,8 +296,8 @@ def test_sizes_beyond_int64_are_rejected(size: int) -> None:
     [
         (image(schemaVersion=1), None),
         (image(fsLayers=[]), None),
-        *((image(mediaType=kind), None) for kind in sorted(media.SCHEMA_1)),
-        *((image(), kind) for kind in sorted(media.SCHEMA_1)),
+        *((image(mediaType=kind), None) for kind in sorted(mediatypes.SCHEMA_1)),
+        *((image(), kind) for kind in sorted(mediatypes.SCHEMA_1)),
     ],
     ids=["version", "layers", "type", "signed type", "content type", "signed content type"],
 )
@@ -316,11 +328,11 @@ def test_a_part_of_another_kind_that_is_null_does_no_harm(field: str) -> None:
 def test_a_type_that_is_not_supported_is_named_and_cut() -> None:
     said = rejected(image(mediaType="x" * 101))
     assert said == f"the manifest is of an unsupported type: {'x' * 100!r}"
-    assert "unsupported" in rejected(image(mediaType="x"), media.OCI_MANIFEST)
+    assert "unsupported" in rejected(image(mediaType="x"), mediatypes.OCI_MANIFEST)
 
 
 def test_an_index_in_an_index_is_explained_although_other_entries_stand_beside_it() -> None:
-    document = index(descriptor("x", mediaType=media.OCI_INDEX), platform("y", "unknown", "x"))
+    document = index(descriptor("x", mediaType=mediatypes.OCI_INDEX), platform("y", "unknown", "x"))
     with pytest.raises(ContentRejected, match="reference the inner one by its digest"):
         children_by_preference(parse(document))
 
@@ -347,15 +359,15 @@ def test_an_entry_whose_platform_is_unknown_in_part_is_passed_over(
         ({}, False),
         ({"layers": None}, False),
         ({"config": descriptor("config", mediaType="application/vnd.WASM.config.v0+json")}, True),
-        ({"layers": [descriptor("a", mediaType="text/css"), descriptor("b", mediaType=media.CNCF_WASM)]}, True),
+        ({"layers": [descriptor("a", mediaType="text/css"), descriptor("b", mediaType=mediatypes.CNCF_WASM)]}, True),
         ({"artifactType": "application/vnd.Wasm.x"}, True),
         ({"artifactType": "application/vnd.sbom"}, False),
         ({"annotations": {"module.wasm.runtime/type": ""}}, True),
         ({"annotations": {"org.module.wasm.": ""}}, False),
-        ({"annotations": {media.TITLE: "Filter.WASM"}}, True),
-        ({"annotations": {media.TITLE: "filter.wasm.sig"}}, False),
-        ({"annotations": {media.OCI_HANDLER: "WasmEdge"}}, True),
-        ({"annotations": {media.OCI_HANDLER: "runc", "other": "wasm"}}, False),
+        ({"annotations": {mediatypes.TITLE: "Filter.WASM"}}, True),
+        ({"annotations": {mediatypes.TITLE: "filter.wasm.sig"}}, False),
+        ({"annotations": {mediatypes.OCI_HANDLER: "WasmEdge"}}, True),
+        ({"annotations": {mediatypes.OCI_HANDLER: "runc", "other": "wasm"}}, False),
     ],
 )  # fmt: skip
 def test_a_manifest_says_that_it_is_wasm_by_any_one_of_its_parts(

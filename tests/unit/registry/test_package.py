@@ -13,7 +13,7 @@ import pytest
 
 from autowasm.digest import Digest
 from autowasm.limits import Limits
-from autowasm.registry import media
+from autowasm.registry import mediatypes
 from autowasm.registry.layouts import choose_layout, variant_of
 from autowasm.registry.manifest import Manifest, parse_manifest
 from autowasm.registry.package import Layer, Package, make_package
@@ -50,13 +50,13 @@ def check(package: Package) -> dict[str, Any]:
 def test_an_artifact_has_exactly_the_two_layers_that_istio_reads(module: Path) -> None:
     package = make_package("artifact", module, abi="0.2.1", workdir=module.parent)
     manifest = check(package)
-    assert manifest["mediaType"] == media.OCI_MANIFEST
-    assert manifest["config"]["mediaType"] == media.WASM_CONFIG
+    assert manifest["mediaType"] == mediatypes.OCI_MANIFEST
+    assert manifest["config"]["mediaType"] == mediatypes.WASM_CONFIG
     assert [layer["mediaType"] for layer in manifest["layers"]] == [
-        media.WASM_CONFIG,
-        media.WASM_CONTENT,
+        mediatypes.WASM_CONFIG,
+        mediatypes.WASM_CONTENT,
     ]
-    assert [layer["annotations"][media.TITLE] for layer in manifest["layers"]] == [
+    assert [layer["annotations"][mediatypes.TITLE] for layer in manifest["layers"]] == [
         "runtime-config.json",
         "filter.wasm",
     ]
@@ -83,7 +83,7 @@ def test_an_image_is_a_compat_image(module: Path, tmp_path: Path) -> None:
     package = make_package("image", module, abi="0.2.0", workdir=tmp_path)
     manifest = check(package)
     assert manifest["config"]["mediaType"] == "application/vnd.oci.image.config.v1+json"
-    assert [layer["mediaType"] for layer in manifest["layers"]] == [media.OCI_LAYER_TAR_GZIP]
+    assert [layer["mediaType"] for layer in manifest["layers"]] == [mediatypes.OCI_LAYER_TAR_GZIP]
     assert manifest["annotations"] == {"module.wasm.image/variant": "compat"}
 
     unpacked = gzip.decompress(bytes_of(package.layers[0]))
@@ -135,7 +135,12 @@ def test_a_kwctl_artifact_is_what_policy_fetcher_reads(module: Path, tmp_path: P
 def test_annotations_stand_beside_our_own_and_their_order_does_not_matter(
     form: str, module: Path, tmp_path: Path
 ) -> None:
-    given = {"b": "2", "a": "1", media.CREATED: "2026-01-02T03:04:05Z", media.VERSION: "v1"}
+    given = {
+        "b": "2",
+        "a": "1",
+        mediatypes.CREATED: "2026-01-02T03:04:05Z",
+        mediatypes.VERSION: "v1",
+    }
     turned = dict(reversed(given.items()))
     packages = [
         make_package(form, module, abi="0.2.1", workdir=tmp_path, annotations=each)

@@ -15,10 +15,10 @@ from autowasm.kube.leaderelection import while_leading
 from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
 from autowasm.net.pools import Pools
-from autowasm.runtime import control as module
+from autowasm.runtime import manager as module
 from autowasm.runtime.application import Application
-from autowasm.runtime.control import Control
 from autowasm.runtime.datapath import open_data_path
+from autowasm.runtime.manager import Manager
 from autowasm.runtime.modes import choose_mode
 from autowasm.server.admin import Health
 from autowasm.settings import PreflightMode, Settings, Standalone
@@ -69,16 +69,16 @@ async def resign(directory: Path, *, work: Hanging, reconcile: Hanging) -> None:
                 application, busy=bool, on_leading=lambda _: None, warn=lambda *_: None
             )
             data = await open_data_path(application, chosen, policy=policy)
-            control = Control(
+            manager = Manager(
                 application, chosen, data, policy=policy, queue=queue, health=Health()
             )
-            tasks.create_task(control.run())
+            tasks.create_task(manager.run())
             tasks.create_task(while_leading(chosen.leadership, work.run))
             async with asyncio.timeout(30):
                 await reconcile.has_begun.wait()
                 await work.has_begun.wait()
                 queue.shut_down(drain=False)
-                await control.resign()
+                await manager.resign()
                 assert reconcile.is_cancelled.is_set()
                 assert not chosen.leadership.is_leading
                 await work.is_cancelled.wait()

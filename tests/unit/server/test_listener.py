@@ -133,7 +133,7 @@ async def test_goes_on_after_an_error_of_one_connection() -> None:
         client = _connected(listening.getsockname()[1])
         await _until(accepted, 1)
     assert [event["event"] for event in events] == ["connection not accepted"]
-    assert "Network is down" in events[0]["reason"]
+    assert "Network is down" in events[0]["error"]
     listener.close()
     accepted[0].close()
     client.close()

@@ -12,7 +12,7 @@ from blockbuster import BlockBuster
 from autowasm.blobs.blob import Blob, Signature
 from autowasm.digest import Sha256Hex
 from autowasm.limits import ServeLimits
-from autowasm.server.connection import Connection
+from autowasm.server.aiohttpconnection import Connection
 from autowasm.server.ranges import Decision
 from autowasm.server.response import BlobResponse, SendScheduler
 from autowasm.telemetry.metrics import Metrics

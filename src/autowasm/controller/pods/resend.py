@@ -21,7 +21,7 @@ from msgspec import UNSET
 
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api import status as statuses
-from autowasm.controller.interfaces import Announce
+from autowasm.controller.interfaces import RecordEvent
 from autowasm.controller.pods.evidence import DownloadEvidence, epoch, loads, number, read
 from autowasm.controller.pods.podindex import Pod, in_steps
 from autowasm.digest import Sha256Hex
@@ -235,7 +235,7 @@ class Resender:
         *,
         is_stored: Callable[[Sha256Hex], bool],
         requeue: Callable[[ObjectKey], None],
-        announce: Announce,
+        record_event: RecordEvent,
         metrics: Metrics,
         settings: ResendSettings,
         outage: Outage | None = None,
@@ -247,7 +247,7 @@ class Resender:
         self._logs = logs
         self._is_stored = is_stored
         self._requeue = requeue
-        self._announce = announce
+        self._record_event = record_event
         self._metrics = metrics
         self._settings = settings
         self._outage = outage
@@ -392,7 +392,7 @@ class Resender:
                 "outage": "wasmer was unavailable for longer than sidecars retry",
             }[reason]
             message = f"{why}: sha256:{sha256[:12]} is resent to them (r={count})"
-            self._announce(document, "Warning", "ModuleResent", message)
+            self._record_event(document, "Warning", "ModuleResent", message)
         self._requeue(key)
 
     @staticmethod

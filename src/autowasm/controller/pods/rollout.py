@@ -1,6 +1,6 @@
 """RolloutTracker: follows rollouts while leading and returns load reports; PeerQuery asks all replicas.
 
-`loadreport.py` decides, `podstatus.py` writes within its budget. A replica that restarts loses its download log, so a new leader
+`loadreport.py` decides, `podstatuswriter.py` writes within its budget. A replica that restarts loses its download log, so a new leader
 starts from the status: Pods that it counts as fetched and does not name as missing are taken over. Invariants: only the leader
 checks; replicas are asked about a module only after a new download or error, about a bounded number of modules per check, and
 not again right after the resender has asked.
@@ -197,7 +197,7 @@ class RolloutTracker:
             generation=generation if isinstance(generation, int) else 0,
             now=now,
             grace=settings.grace,
-            names=settings.names,
+            names=settings.max_named,
         )
         # A check may have dropped it between two steps, because no object used it yet.
         self._downloads.setdefault(record.sha256, downloads)

@@ -12,7 +12,7 @@ import structlog
 
 from autowasm.api.envoyfilter import MANAGED_BY
 from autowasm.api.v1alpha1 import GROUP, KIND
-from autowasm.controller.interfaces import Announce, announce_nothing
+from autowasm.controller.interfaces import RecordEvent, record_no_event
 from autowasm.controller.publishing.mutationcache import MutationCache
 from autowasm.controller.publishing.ownership import Ownership, is_labelled, ownership, replacement
 from autowasm.controller.publishing.revertlimiter import RevertLimiter
@@ -52,10 +52,10 @@ class ClusterPublisher:
         *,
         autowasms: MutationCache,
         envoyfilters: MutationCache,
-        announce: Announce = announce_nothing,
+        record_event: RecordEvent = record_no_event,
         leadership: Leadership | None = None,
     ) -> None:
-        self._announce = announce
+        self._record_event = record_event
         self._leadership = leadership or AlwaysLeading()
         self._client = client
         self._autowasms = autowasms
@@ -100,10 +100,10 @@ class ClusterPublisher:
             live, {"metadata": {**live["metadata"], "labels": MANAGED_BY}, "spec": live["spec"]}
         )
         self._fence()
-        written = await writes.replace(self._client, ENVOYFILTERS, body or live, read=live)
+        written = await writes.update(self._client, ENVOYFILTERS, body or live, read=live)
         if written is not None:
             self._envoyfilters.wrote(key, written)
-            self._put_back(
+            self._reverted(
                 key, owner, "another client removed wasmer's label from the EnvoyFilter; restored"
             )
 
@@ -145,7 +145,7 @@ class ClusterPublisher:
     async def _create(
         self, key: ObjectKey, owner: Mapping[str, Any], desired: Mapping[str, Any]
     ) -> bool:
-        again = self._revert_limiter.puts_back(key, owner, desired)
+        again = self._revert_limiter.is_revert(key, owner, desired)
         self._fence()
         try:
             written = await writes.create(self._client, ENVOYFILTERS, desired)
@@ -155,7 +155,7 @@ class ClusterPublisher:
             return await self._replace(key, owner, live, desired)
         self._wrote(key, owner, written, desired)
         if again:
-            self._put_back(key, owner, "another client deleted the EnvoyFilter; created again")
+            self._reverted(key, owner, "another client deleted the EnvoyFilter; created again")
         return True
 
     async def _replace(
@@ -183,19 +183,19 @@ class ClusterPublisher:
                     "envoyfilter resend count raised by another client", key=str(key), times=times
                 )
                 message = "another client raised the resend count (?r=) in the EnvoyFilter, which drains all of its sidecars"
-                self._announce(owner, "Warning", "Mutated", message)
+                self._record_event(owner, "Warning", "Mutated", message)
             return False
-        again = self._revert_limiter.puts_back(key, owner, desired, live=live)
+        again = self._revert_limiter.is_revert(key, owner, desired, live=live)
         if whose is not Ownership.OURS:
             _log.info("envoyfilter adopted", key=str(key), was=whose.value)
         self._fence()
-        written = await writes.replace(self._client, ENVOYFILTERS, body, read=live)
+        written = await writes.update(self._client, ENVOYFILTERS, body, read=live)
         if written is None:
             raise _terminating(key, live)
         self._wrote(key, owner, written, desired)
         if again:
             message = "another client changed the EnvoyFilter; reverted"
-            self._put_back(key, owner, message)
+            self._reverted(key, owner, message)
         return True
 
     def _wrote(
@@ -208,10 +208,10 @@ class ClusterPublisher:
         self._envoyfilters.wrote(key, written)
         self._revert_limiter.wrote(key, owner, desired)
 
-    def _put_back(self, key: ObjectKey, owner: Mapping[str, Any], message: str) -> None:
+    def _reverted(self, key: ObjectKey, owner: Mapping[str, Any], message: str) -> None:
         times = self._revert_limiter.count(key, owner)
         _log.warning("envoyfilter reverted", key=str(key), times=times)
-        self._announce(owner, "Warning", "PutBack", message)
+        self._record_event(owner, "Warning", "Reverted", message)
 
     def resigned(self) -> None:
         """See Publisher."""
@@ -236,9 +236,7 @@ class ClusterPublisher:
         self._fence()
         with self._autowasms.in_flight(key):
             try:
-                written = await writes.replace_status(
-                    self._client, AUTOWASMS, status, read=document
-                )
+                written = await writes.update_status(self._client, AUTOWASMS, status, read=document)
             except NotFound:
                 self._autowasms.forget(key)
                 return False

@@ -55,7 +55,7 @@ class RevertLimiter:
         self._reverts: dict[ObjectKey, _Reverts] = {}
         self._resends: dict[ObjectKey, _Highest] = {}
 
-    def puts_back(
+    def is_revert(
         self,
         key: ObjectKey,
         owner: Mapping[str, Any],

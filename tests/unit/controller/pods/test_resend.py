@@ -91,7 +91,9 @@ def resender(
         world,
         is_stored=lambda _: stored,
         requeue=world.requeued.append,
-        announce=lambda _about, _kind, reason, message: world.events.append(f"{reason}: {message}"),
+        record_event=lambda _about, _kind, reason, message: world.events.append(
+            f"{reason}: {message}"
+        ),
         metrics=metrics or Metrics(),
         settings=settings,
         outage=outage,

@@ -101,7 +101,7 @@ def test_what_others_added_stays_and_is_no_reason_to_write() -> None:
 
 
 @pytest.mark.parametrize("field", ["labels", "annotations", "ownerReferences"])
-def test_our_own_metadata_is_put_back(field: str) -> None:
+def test_our_own_metadata_is_reverted(field: str) -> None:
     live = as_written()
     del live["metadata"][field]
     body = replacement(live, wanted())

@@ -166,7 +166,7 @@ def _publisher(
         cast("KubeClient", client),
         autowasms=MutationCache(lambda _: owner),
         envoyfilters=overlay,
-        announce=lambda *event: told.append(event),
+        record_event=lambda *event: told.append(event),
     )
     return publisher, overlay, told
 

@@ -27,7 +27,7 @@ def write(
     revert_limiter: RevertLimiter, wanted: dict[str, Any], live: dict[str, Any] | None
 ) -> bool:
     """As the publisher does. Whether it was a round."""
-    again = revert_limiter.puts_back(KEY, OWNER, wanted, live=live)
+    again = revert_limiter.is_revert(KEY, OWNER, wanted, live=live)
     revert_limiter.wrote(KEY, OWNER, wanted)
     if again:
         revert_limiter.count(KEY, OWNER)
@@ -125,7 +125,7 @@ async def test_who_only_raises_the_count_is_told_of_after_three_times() -> None:
 async def test_our_own_healing_whose_answer_was_lost_is_nobody_elses() -> None:
     revert_limiter = RevertLimiter()
     write(revert_limiter, envoyfilter(), None)
-    assert not revert_limiter.puts_back(KEY, OWNER, envoyfilter(resend=1), live=envoyfilter())
+    assert not revert_limiter.is_revert(KEY, OWNER, envoyfilter(resend=1), live=envoyfilter())
     assert not revert_limiter.in_place(KEY, OWNER, envoyfilter(resend=1))
 
 
@@ -144,4 +144,4 @@ async def test_another_module_or_another_wish_of_the_user_begins_anew() -> None:
     assert not write(revert_limiter, envoyfilter(sha256=B), envoyfilter())
     assert write(revert_limiter, envoyfilter(sha256=B), envoyfilter())
     again = {"metadata": {"uid": "u", "generation": 2}}
-    assert not revert_limiter.puts_back(KEY, again, envoyfilter(sha256=B))
+    assert not revert_limiter.is_revert(KEY, again, envoyfilter(sha256=B))

@@ -55,7 +55,7 @@ async def test_failure_never_touches_what_works(world: World, process: Process, 
     assert world.status["observedGeneration"] == 2
     assert world.condition("Published") == ("True", "Published")
     assert world.condition("Ready")[0] == "False"
-    assert world.announced[-1][:2] == ("Warning", "Degraded")
+    assert world.recorded_events[-1][:2] == ("Warning", "Degraded")
     assert process.published.is_known(sha256_of(wat.header_filter(WORLD)))
     await process.apply(image=OTHER)
     assert (world.live, world.status["phase"]) == (sha(EARTH), "Synced")
@@ -94,7 +94,7 @@ async def test_status_is_not_written_again_while_the_failure_is_the_same(
         while world.registry.count("resolve") < 5:
             await asyncio.sleep(0.001)
     assert kinds(world) == ["status"]
-    assert len(world.announced) == 1
+    assert len(world.recorded_events) == 1
 
 
 async def test_fetching_is_shown_after_a_moment_only(world: World, process: Process) -> None:
@@ -157,7 +157,7 @@ async def test_foreign_envoyfilter_is_a_conflict_not_a_failed_fetch(
 async def test_envoyfilter_that_is_handed_over_is_noticed_without_an_event(
     world: World, process: Process, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "FOREIGN_RETRY", 0.05)
+    monkeypatch.setattr(module, "UNMANAGED_RETRY", 0.05)
     world.publisher.refusal = SpecError("metadata.name", "that one is not ours", reason=reason)
     await process.apply()
     assert world.status["phase"] == "Failed"

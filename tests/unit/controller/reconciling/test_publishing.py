@@ -28,7 +28,7 @@ async def test_publishes_what_was_fetched_then_says_so(world: World, process: Pr
     assert world.status["module"]["sha256"] == sha(WORLD)
     assert [world.condition(kind)[0] for kind in ("Fetched", "Published", "Ready")] == ["True"] * 3
     assert process.published.is_known(sha256_of(wat.header_filter(WORLD)))
-    assert world.announced == [
+    assert world.recorded_events == [
         ("Normal", "Synced", f"nothing → sha256:{sha(WORLD)[:12]} ({world.status['module']['image']})")
     ]  # fmt: skip
     labels = {"phase": "Synced"}
@@ -87,7 +87,9 @@ async def test_changed_source_rolls_out(world: World, process: Process) -> None:
     await process.apply(image=OTHER)
     assert world.live == sha(EARTH)
     assert [entry["sha256"] for entry in world.status["history"]] == [sha(EARTH), sha(WORLD)]
-    assert world.announced[-1][2].startswith(f"sha256:{sha(WORLD)[:12]} → sha256:{sha(EARTH)[:12]}")
+    assert world.recorded_events[-1][2].startswith(
+        f"sha256:{sha(WORLD)[:12]} → sha256:{sha(EARTH)[:12]}"
+    )
 
 
 async def test_times_stay_while_the_module_does(world: World, process: Process) -> None:

@@ -193,7 +193,7 @@ async def test_record_of_another_place_is_no_origin_to_fill_a_blob_from(
     assert not any("evil" in step for step in world.registry.steps)
 
 
-async def test_damaged_record_is_put_back_from_the_status(world: World, process: Process) -> None:
+async def test_damaged_record_is_restored_from_the_status(world: World, process: Process) -> None:
     await process.apply()
     as_it_was = copy.deepcopy(world.publisher.envoyfilters[KEY])
     world.registry.steps.clear()

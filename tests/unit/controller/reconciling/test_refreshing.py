@@ -70,7 +70,7 @@ async def test_what_a_poll_found_goes_the_way_of_a_change(world: World, process:
     assert world.status["phase"] == "Synced"
     assert world.status["history"][0]["sha256"] == sha(EARTH)
     assert world.polls.told[-1] == world.polls.record
-    message = world.announced[-1][2]
+    message = world.recorded_events[-1][2]
     assert message.startswith(f"sha256:{str(before)[:12]} → sha256:{sha(EARTH)[:12]}")
 
 

@@ -108,7 +108,7 @@ async def test_refused_configuration_changes_nothing_and_the_status_says_why(
     assert world.condition("Fetched") == ("True", "Fetched")
     assert world.condition("Published") == ("True", "Published")
     assert "spec.filter.pluginConfig" in world.status["message"]
-    assert world.announced[-1][:2] == ("Warning", "Degraded")
+    assert world.recorded_events[-1][:2] == ("Warning", "Degraded")
     await applied(process, "Synced", pluginConfig="good")
     async with asyncio.timeout(
         10

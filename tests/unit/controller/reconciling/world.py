@@ -49,7 +49,7 @@ DOWN = SourceUnavailable("connection refused", reason="RegistryUnavailable")
 WORLD, EARTH = "world", "earth"
 
 
-Announced = list[tuple[str, str, str]]
+RecordedEvents = list[tuple[str, str, str]]
 
 
 def sha(value: str) -> Sha256Hex:
@@ -65,14 +65,14 @@ class World:
         self.publisher = FakePublisher(self.objects)
         self.registry = FakeSource()
         self.secrets = FakeSecrets()
-        self.announced: Announced = []
+        self.recorded_events: RecordedEvents = []
         self.polls = FoundByPolls()
         self.service_problem: AutoWasmError | None = None
         self.registry.add(IMAGE, wat.header_filter(WORLD))
         self.registry.add(OTHER, wat.header_filter(EARTH))
 
-    def announce(self, about: Any, kind: str, reason: str, message: str, /) -> None:
-        self.announced.append((kind, reason, message))
+    def record_event(self, about: Any, kind: str, reason: str, message: str, /) -> None:
+        self.recorded_events.append((kind, reason, message))
 
     @property
     def status(self) -> dict[str, Any]:
@@ -153,7 +153,9 @@ class Process:
             modules=replace(
                 Modules(self.jobs, store, self.published), **self.module_collaborators()
             ),
-            reporter=StatusReporter(world.publisher, metrics=metrics, announce=world.announce),
+            reporter=StatusReporter(
+                world.publisher, metrics=metrics, record_event=world.record_event
+            ),
             envoy=EnvoyFetch(),
             checks=self.checks(),
             updates=Updates(polls=world.polls),

@@ -84,14 +84,14 @@ def test_a_phase_on_the_way_asks_to_wait() -> None:
 def test_conditions_beside_the_usual_are_errors_while_they_are_true() -> None:
     document = autowasm()
     document["status"]["conditions"] += [
-        {"type": "Mutated", "status": "True", "reason": "Mutated", "message": "put back 3 times"},
+        {"type": "Mutated", "status": "True", "reason": "Mutated", "message": "reverted 3 times"},
         {"type": "SourceNotFound", "status": "True", "reason": "NoTag"},
         {"type": "Other", "status": "False", "reason": "Fine"},
     ]
     found = findings_of(resource.other_conditions, facts(document))
     assert sorted(found) == ["Mutated", "SourceNotFound"]
     assert found["Mutated"].level is Level.ERROR
-    assert found["Mutated"].what == "put back 3 times"
+    assert found["Mutated"].what == "reverted 3 times"
     assert found["Mutated"].field == "status.conditions[Mutated]"
     assert found["SourceNotFound"].what == "NoTag"
 

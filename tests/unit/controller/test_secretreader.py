@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from autowasm.controller.secrets import ClusterSecrets
+from autowasm.controller.secretreader import ClusterSecrets
 from autowasm.errors import SecretAccessForbidden, SourceUnavailable
 from autowasm.kube.client import KubeClient
 from autowasm.kube.errors import Forbidden, NotFound, ServerError

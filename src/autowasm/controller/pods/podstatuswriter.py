@@ -1,4 +1,4 @@
-"""PodStatus: keeps `status.pods` and the condition `Loaded` up to date, within a budget of writes.
+"""PodStatusWriter: keeps `status.pods` and the condition `Loaded` up to date, within a budget of writes.
 
 It is not part of a reconcile: a change of Pods changes no decision. Invariants: at most `RATE` writes a second in all and one
 in `EACH` seconds for an object; an unchanged value is not written, nor again one that the server dropped (an older CRD does).
@@ -33,7 +33,7 @@ SETTLE = 1.0
 """Seconds: the Pods of one rollout step change within a second and cause one write."""
 
 
-class PodStatus:
+class PodStatusWriter:
     """Handlers may call `touch`; `run` it in a TaskGroup."""
 
     def __init__(

@@ -31,7 +31,7 @@ class ClusterSecrets:
         """GET the Secret, once for concurrent callers. Raises SecretAccessForbidden, SourceUnavailable."""
         key = ObjectKey(namespace, name)
         # At a start all AutoWasms of a namespace request the same one at the same time.
-        return await self._reads.join(key, partial(self._get_secret, key), place=nullcontext)
+        return await self._reads.join(key, partial(self._get_secret, key), slot=nullcontext)
 
     async def _get_secret(self, key: ObjectKey) -> PullSecret | None:
         try:
@@ -62,7 +62,7 @@ class ClusterSecrets:
         key = ObjectKey(namespace, "default")
         work = partial(self._get_pull_secrets, key)
         names: tuple[str, ...] = await self._reads.join(
-            ("serviceaccount", key), work, place=nullcontext
+            ("serviceaccount", key), work, slot=nullcontext
         )
         return names
 

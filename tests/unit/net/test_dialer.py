@@ -14,8 +14,8 @@ import requests
 from autowasm.errors import AddressBlocked
 from autowasm.limits import Limits
 from autowasm.net.addresspolicy import AddressPolicy, Purpose
+from autowasm.net.dialer import NETWORK_ERRORS, DialedAdapter, Dialer
 from autowasm.net.pools import Pools
-from autowasm.net.threads import NETWORK_ERRORS, DialedAdapter, Dialer
 from autowasm.net.transfer import Transfer, run_transfer
 from tests.fakes.scriptedserver import Exchange, ScriptedServer
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from autowasm.limits import ServeLimits
-from autowasm.server.connection import Connection
+from autowasm.server.aiohttpconnection import Connection
 from autowasm.server.listener import Connections
 
 

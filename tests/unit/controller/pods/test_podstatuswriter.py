@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from autowasm.api.status import Condition, MissingPod, Pods
-from autowasm.controller.pods.podstatus import EACH, PodReport, PodStatus
+from autowasm.controller.pods.podstatuswriter import EACH, PodReport, PodStatusWriter
 from autowasm.kube.resources import ObjectKey
 
 KEY = ObjectKey("team", "test")
@@ -31,7 +31,7 @@ class World:
         self.report: PodReport = report(1)
         self.stored: dict[str, Any] = {"status": {"phase": "Synced"}}
         self.writes: list[Mapping[str, Any]] = []
-        self.pods = PodStatus(
+        self.pods = PodStatusWriter(
             report=self.latest,
             document=lambda _: self.stored,
             publisher=self,  # type: ignore[arg-type]  # only this method of it
@@ -87,7 +87,7 @@ async def test_an_object_that_cannot_be_counted_stops_no_other() -> None:
             raise KeyError("a bug")
         return world.report
 
-    world.pods = PodStatus(report=count, document=lambda _: world.stored, publisher=world)  # type: ignore[arg-type]
+    world.pods = PodStatusWriter(report=count, document=lambda _: world.stored, publisher=world)  # type: ignore[arg-type]
     task = asyncio.create_task(world.pods.run())
     world.pods.touch(odd)
     world.pods.touch(KEY)

@@ -1,4 +1,4 @@
-"""Control: reads all objects, then reconciles them and their changes, while leading or following.
+"""Manager: reads all objects, then reconciles them and their changes, while leading or following.
 
 It also builds the rollout tracker and the resender, in cluster mode only: standalone mode has no Pods. Decisions about an
 object are in `controller/reconciler.py`. Invariants: nothing is reconciled and no replica leads before all objects were read.
@@ -76,7 +76,7 @@ def make_resender(
         peer_query,
         is_stored=application.store.__contains__,
         requeue=requeue,
-        announce=chosen.announce,
+        record_event=chosen.record_event,
         metrics=application.metrics,
         settings=application.settings.resend,
         outage=_outage(chosen, application.settings.resend),
@@ -123,7 +123,7 @@ def _outage(chosen: ChosenMode, settings: ResendSettings) -> Outage | None:
     return Outage(chosen.last_alive, now)
 
 
-class Control:
+class Manager:
     """The parts that act on objects. Runs once."""
 
     def __init__(
@@ -175,7 +175,7 @@ class Control:
                 publisher,
                 metrics=application.metrics,
                 pods=chosen.cluster,
-                announce=chosen.announce,
+                record_event=chosen.record_event,
             ),
             envoy=application.settings.envoy,
             checks=Checks(
