@@ -151,7 +151,7 @@ class RetentionMachine(RuleBasedStateMachine):
             for sha256 in self.storage.store.digests() - self.all_named:
                 # An owner that has not reported may have named it until all owners reported.
                 since = max(self.young[sha256], self.reported_at)
-                assert self.running - since <= GRACE + SLACK, "stays for ever"
+                assert self.running - since <= GRACE + SLACK, "stays forever"
 
     @rule(jump=st.sampled_from([YEARS, -YEARS, 0.0]), hours=st.sampled_from([0.0, 7.0]))
     def restart_on_the_same_boot(self, jump: float, hours: float) -> None:

@@ -81,7 +81,7 @@ class PeerList:
         self._refresh_requested.set()
 
     async def run(self) -> None:
-        """Look names up every `lookup_interval` seconds, for ever; after `refresh` at once, but at most once a second."""
+        """Look names up every `lookup_interval` seconds, forever; after `refresh` at once, but at most once a second."""
         settings = self._settings
         if not settings.host or settings.urls:
             return

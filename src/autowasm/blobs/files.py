@@ -92,7 +92,7 @@ async def finish(pool: Pool, job: Callable[[], T], *, abandoned: Callable[[T], o
 
 _CHUNK: Final = MIB
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-"""NONBLOCK: if the name is a pipe by now, opening it must not block the thread for ever."""
+"""NONBLOCK: if the name is a pipe by now, opening it must not block the thread forever."""
 
 
 class DamagedBlob(Exception):

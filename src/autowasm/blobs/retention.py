@@ -113,7 +113,7 @@ class Retention:
             self._quota.hold(namespace, sha256, self._store.size(sha256), owner=owner)
 
     async def run(self) -> None:
-        """Sweep for ever."""
+        """Sweep forever."""
         pause = min(self._limits.sweep_every, self._settings.blob_grace / _GRACE_PARTS)
         while True:
             try:

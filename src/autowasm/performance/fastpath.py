@@ -294,7 +294,7 @@ class FastConnection:
     # --- end
 
     def _fail(self, cause: str) -> None:
-        """End with a reset, so that the client does not take a part for the whole."""
+        """End with a reset, so that the client does not mistake a partial body for a complete one."""
         sending = self._sending
         if sending is not None:
             self._end_of_send()

@@ -49,7 +49,7 @@ _WORKERS_END: Final = 2.0
 def make_rollout_tracker(
     application: Application, chosen: ChosenMode, *, peer_query: PeerQuery
 ) -> RolloutTracker | None:
-    """The tracker that keeps `status.pods` a proof of load; None: standalone."""
+    """The tracker that keeps `status.pods` up to date as proof of download; None: standalone."""
     cluster = chosen.cluster
     if cluster is None:
         return None

@@ -83,7 +83,7 @@ class Heartbeat:
         self._last = clock()
 
     async def run(self) -> None:
-        """Record a beat every second, for ever."""
+        """Record a beat every second, forever."""
         while True:
             self._last = self._clock()
             await asyncio.sleep(_BEAT)

@@ -75,7 +75,7 @@ class DownloadLog:
         return msgspec.json.encode(document)
 
     async def document(self, sha256: Sha256Hex) -> bytes:
-        """JSON: `instance`, `up` (for how many seconds this is complete), and by address the ages in seconds of `ok` and `error`.
+        """JSON: `instance`, `up` (seconds that the log covers), and by address the ages in seconds of `ok` and `error`.
 
         Ages, because the clocks of replicas differ. Made in slices: a large mesh has tens of thousands of addresses.
         """

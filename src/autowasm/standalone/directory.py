@@ -207,7 +207,7 @@ class ConfigDirectory:
         self._take(files, _combine(files))
 
     async def run(self, handler: ChangeHandler) -> None:
-        """Follow the directory for ever, also after it is lost or replaced."""
+        """Follow the directory forever, also after it is lost or replaced."""
         while True:
             try:
                 watched = await self._disk.run(identity, self._path)

@@ -44,7 +44,7 @@ class StandaloneMode:
     async def run(
         self, *, changed: Callable[[ObjectKey], None], secret_changed: Callable[[ObjectKey], None]
     ) -> None:
-        """Follow the directory for ever. `secret_changed` gets the keys of AutoWasms that name the Secret."""
+        """Follow the directory forever. `secret_changed` gets the keys of AutoWasms that name the Secret."""
         await self._directory.run(_Wake(self, changed, secret_changed))
 
     def lookup(self, key: ObjectKey) -> Lookup | None:

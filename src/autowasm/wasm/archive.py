@@ -1,4 +1,4 @@
-"""Extraction of the module from the bytes of a registry or server: tar, tar+gzip, tar+zstd, gzip, zstd, or unpacked.
+"""Extraction of the module from bytes that a registry or server sent: tar, tar+gzip, tar+zstd, gzip, zstd, or unpacked.
 
 Not an unpacker: one member is copied to the caller's path, and names in the archive are only compared.
 Invariants: the limits of `limits.Limits` hold for all layers of packing together; the bytes decide the compression, not a

@@ -216,7 +216,7 @@ def check_references(
     """Raise ContentRejected (`EnvoyCrash`) unless no host function is called by reference.
 
     Blocks: mostly a millisecond; 40 ms for each MB of code if something names host functions; seconds if the module uses
-    function references besides. Raises `TooLarge` for more code than the limit, and `WasmInvalid`.
+    function references besides. Raises `TooLarge` if there is more code than the limit allows, and `WasmInvalid`.
     """
     imported = [each for each in imports if each.kind == sections.FUNCTION]
     named = _named(parts, len(imported), exports, limits=limits)

@@ -59,7 +59,7 @@ def without_legacy(data: bytes, *, limits: Limits) -> WithoutLegacy:
     """Replace the functions of `data` that use legacy exception handling.
 
     Blocks: about a second for 3 MB of code. Raises ContentRejected: `WasmInvalid` for a mixture of both forms or a
-    malformed body, `TooLarge` for more code than the limit.
+    malformed body, `TooLarge` if there is more code than the limit allows.
     """
     section = next(s for s in binary.sections(data, most=limits.sections) if s.id == binary.CODE)
     code = Bodies(section, data, limits=limits)

@@ -82,7 +82,7 @@ def is_labelled(envoyfilter: Mapping[str, Any]) -> bool:
 
 
 def _made_by_us(envoyfilter: Mapping[str, Any]) -> bool:
-    """Requires label and record: a hand-made copy has at most one that still fits."""
+    """Requires label and record: in a copy made by hand at most one of them is still valid."""
     return is_labelled(envoyfilter) and record_of(envoyfilter) is not None
 
 
