@@ -1,4 +1,4 @@
-"""A memory cgroup with the limit that the chart gives the container, where this machine allows it.
+"""A memory cgroup with the limit that the chart leaves to wasmer, where this machine allows it.
 
 Version 2 needs the controller in the parent's `cgroup.subtree_control`; version 1 a writable `memory` hierarchy. Invariant:
 the group is removed afterwards, and a limit that cannot be set is reported.
@@ -14,9 +14,13 @@ from pathlib import Path
 
 import yaml
 
+from autowasm.limits import MIB, PreflightLimits
+from autowasm.units import parse_size
+
 _ROOT = Path("/sys/fs/cgroup")
 _VALUES = Path(__file__).parents[2] / "manifests/helm/wasmer/values.yaml"
-_UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
+FORK_SERVER = 40 * MIB
+"""What it takes at rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,11 @@ class Group:
 
 
 def chart_limit() -> int:
-    """Bytes that the shipped chart allows the container."""
+    """Bytes that the shipped chart allows the container, less what the fork server and two children may take meanwhile."""
     values = yaml.safe_load(_VALUES.read_text())
-    text: str = values["resources"]["limits"]["memory"]
-    return int(text[:-2]) * _UNITS[text[-2:]]
+    limits = PreflightLimits()
+    children = limits.run_memory + max(limits.run_memory, limits.compile_memory)
+    return parse_size(values["resources"]["limits"]["memory"]) - FORK_SERVER - children
 
 
 @asynccontextmanager

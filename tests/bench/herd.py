@@ -1,6 +1,6 @@
 """A herd beside nginx: thousands of sidecars that receive a new module's URL at once, each with a connection of its own.
 
-Measured again with both in memory cgroups of the chart's limit, where the machine allows that.
+Measured again with both in memory cgroups of what the chart's limit leaves to wasmer, where the machine allows that.
 """
 
 from contextlib import AsyncExitStack

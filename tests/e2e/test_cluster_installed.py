@@ -299,6 +299,11 @@ async def test_the_shipped_deployment_runs_as_it_is_written(ground: Ground) -> N
         assert (int(said["CapEff"], 16), int(said["CapBnd"], 16), said["NoNewPrivs"]) == (0, 0, "1")
         cache = it.wasmer.directory / "cache"
         assert await asyncio.to_thread(lambda: any(cache.rglob("*"))), "the volume is in use"
+        # Its children run modules as confined as that, from code on the volume.
+        status = (await it.get("test", namespace=it.namespace))["status"]
+        (starts,) = [one for one in status["conditions"] if one["type"] == "Starts"]
+        assert (starts["status"], starts["reason"]) == ("True", "Started")
+        assert await asyncio.to_thread(lambda: any((cache / "compiled").glob("*.cwasm")))
 
         async def ready() -> bool:
             return it.probes.ready

@@ -9,6 +9,7 @@ import yaml
 
 from autowasm.cli import flags
 from autowasm.cli.wasmer import build_parser
+from autowasm.limits import MIB
 from autowasm.settings import EnvoyFetch, Settings
 from autowasm.units import parse_size
 from tests.manifests import documents
@@ -54,6 +55,15 @@ def test_only_the_cache_can_be_written_and_it_holds_budget_and_staging() -> None
     one_fetch = settings.limits.layer_bytes + settings.limits.module_bytes
     needed = settings.disk_budget + settings.fetch.total * one_fetch
     assert parse_size(volume["emptyDir"]["sizeLimit"]) > needed
+
+
+def test_the_memory_limit_holds_wasmer_and_the_children_of_the_preflight() -> None:
+    limits = _settings().preflight_limits
+    assert limits.total == 2, "one of which may compile"
+    children = limits.run_memory + max(limits.run_memory, limits.compile_memory)
+    wasmer, fork_server = 160 * MIB, 40 * MIB  # docs/capacity.md
+    rest = parse_size(_container()["resources"]["limits"]["memory"]) - children
+    assert rest >= wasmer + fork_server + 48 * MIB  # of connections and of the page cache
 
 
 def test_the_grace_period_covers_an_orderly_stop() -> None:
