@@ -9,7 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import yaml
 from tests.chaos import alerting, disks
 from tests.chaos.alerting import again_and_again, fetch
 from tests.e2e.conftest import Scene
+from tests.fakes.forkserver import children_of
 from tests.parts import envoy as envoys
 from tests.parts import ports, registry, wasmer, wat, wire
 from tests.parts.faults.virtualtime import VirtualTime
@@ -303,6 +304,49 @@ async def _lost(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
     return alerts
 
 
+async def _preflight(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
+    """The fork server is killed again and again, while an AutoWasm gets other configurations."""
+    server, asked = scene.wasmer, 0
+    name = "configured"
+
+    async def kill() -> None:
+        for pid in await asyncio.to_thread(_fork_servers, server.process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    async def ask() -> None:
+        nonlocal asked
+        asked += 1
+        document = scene.autowasm(scene.image("v1"), name=name, pluginConfig=f"number {asked}")
+        await asyncio.to_thread(server.apply, document)
+
+    async def starts() -> str:
+        status = await asyncio.to_thread(server.status, name)
+        found = [one["reason"] for one in status.get("conditions", ()) if one["type"] == "Starts"]
+        return found[0] if found else ""
+
+    async with again_and_again(ask, 1.0):
+        async with again_and_again(kill, 0.05):
+            await watcher.wait_firing("AutoWasmPreflightsFail")
+            assert server.status(name)["phase"] == "Synced", "it is published all the same"
+            assert await starts() == "PreflightUnavailable"
+        async with asyncio.timeout(120):  # pauses between starts have grown
+            while await starts() != "Started":
+                await asyncio.sleep(0.2)
+        await watcher.wait_resolved("AutoWasmPreflightsFail")
+    server.delete(name)
+    return ("AutoWasmPreflightsFail",)
+
+
+def _fork_servers(parent: int) -> list[int]:
+    found = []
+    for pid in children_of(parent):
+        with suppress(OSError):
+            if b"autowasm.preflight.child" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
+
+
 async def _down(scene: TimedScene, watcher: Prometheus) -> tuple[str, ...]:
     """No process at all."""
     await scene.wasmer.process.kill()
@@ -352,5 +396,9 @@ GROUPS = {
         ),
         (*_FETCHING, "Envoy: requests failed by a filter A"),
     ),
-    "process": Group((_held_up, _down), frozenset({"AutoWasmLoopBlocked", "AutoWasmDown"})),
+    "process": Group(
+        (_held_up, _preflight, _down),
+        frozenset({"AutoWasmLoopBlocked", "AutoWasmPreflightsFail", "AutoWasmDown"}),
+        ("Duration",),
+    ),
 }

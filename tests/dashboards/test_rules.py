@@ -59,6 +59,14 @@ CASES = (
             ('autowasm_polls_total{outcome="changed"}', "0+1x200"),
         ),
     ),
+    Case(
+        "AutoWasmPreflightsFail",
+        (
+            ('autowasm_preflight_failures_total{reason="NotStarted"}', counter(9)),
+            ('autowasm_preflight_judgements_total{outcome="unknown"}', counter(9)),
+            ('autowasm_preflight_judgements_total{outcome="starts"}', "0+1x200"),
+        ),
+    ),
     Case("AutoWasmModulesNotServed", (('autowasm_blob_responses_total{status="503",method="GET"}', counter(1)),)),
     Case("AutoWasmUnknownModules", (('autowasm_blob_cache_requests_total{kind="unknown"}', counter(1)),)),
     Case("AutoWasmStorageFull", (("autowasm_storage_full", gauge(0, 1)),)),
@@ -116,6 +124,20 @@ def test_fires_in_its_fault_and_resolves_after(case: Case, tmp_path: Path) -> No
         "evaluation_interval": "1m",
         "tests": [test],
     }
+    file = tmp_path / "test.yaml"
+    file.write_text(yaml.safe_dump(document))
+    promtool("test", "rules", file)
+
+
+def test_modules_that_need_too_much_are_no_fault_of_the_preflight(tmp_path: Path) -> None:
+    series = [
+        {"series": 'autowasm_preflight_failures_total{reason="OutOfMemory"}', "values": counter(9)},
+        {"series": 'autowasm_preflight_judgements_total{outcome="unknown"}', "values": counter(9)},
+    ]
+    expression = 'count(ALERTS{alertname="AutoWasmPreflightsFail"})'
+    silent = [{"expr": expression, "eval_time": "68m", "exp_samples": []}]
+    test = {"interval": "1m", "input_series": series, "promql_expr_test": silent}
+    document = {"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [test]}
     file = tmp_path / "test.yaml"
     file.write_text(yaml.safe_dump(document))
     promtool("test", "rules", file)

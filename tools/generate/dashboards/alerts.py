@@ -33,6 +33,9 @@ def _grows_or_was_born(counter: str, window: str) -> str:
     return f"sum(increase({counter}[{window}])) > 0 or {born}"
 
 
+_OF_THE_MODULE = "CannotCompile|OutOfMemory|TooLarge"
+"""Reasons of pre-flights without a verdict that one module may have, while others get theirs."""
+
 ALERTS: tuple[Alert, ...] = (
     Alert(
         "AutoWasmDown",
@@ -90,6 +93,17 @@ ALERTS: tuple[Alert, ...] = (
         "warning",
         "{{ $value | humanizePercentage }} of polls fail.",
         "AutoWasms with `refreshInterval` do not follow their tags. Published modules stay in place, and the phase may still be Synced.",
+    ),
+    Alert(
+        "AutoWasmPreflightsFail",
+        lambda d: (
+            f'(sum(rate(autowasm_preflight_failures_total{{reason!~"{_OF_THE_MODULE}"}}[{d.text("30m")}])) > 0)'
+            f" / sum(rate(autowasm_preflight_judgements_total[{d.text('30m')}])) > 0.5"
+        ),
+        "5m",
+        "warning",
+        "{{ $value | humanizePercentage }} of pre-flights give no verdict.",
+        "Modules are published without having been started before, and in mode strict not at all. Running filters are not affected.",
     ),
     Alert(
         "AutoWasmModulesNotServed",

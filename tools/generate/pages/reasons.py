@@ -22,6 +22,7 @@ wrong, where, and what to do. `make reference` generates this page.
 | `Fetched` | the module that the spec names is fetched, checked and stored |
 | `Published` | the EnvoyFilter is in place |
 | `Ready` | both are True for this generation; to wait for it: `kubectl wait --for=condition=Ready aw/NAME` |
+| `Starts` | the module starts with its configuration, as far as that is known before it is published ([pre-flight](../explanation/preflight.md)). False: it does not. Unknown: it may, or there is no verdict. Absent: it was published before, or the mode is `off` |
 | `Loaded` | the sidecar of every matched Pod downloaded the module; Unknown if wasmer cannot determine it |
 """
 
