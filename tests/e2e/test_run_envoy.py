@@ -110,8 +110,9 @@ def test_broken_answer_is_what_envoy_makes_of_a_connection_that_breaks(
         async with server:
             port = server.sockets[0].getsockname()[1]
             observed = await _observed(envoy, port)
-        assert observed.request is not None
-        return tuple(value for name, value in observed.request.headers if name == "x-callout")
+        (passed,) = observed.exchanges
+        assert passed.request is not None
+        return tuple(value for name, value in passed.request.headers if name == "x-callout")
 
     assert asyncio.run(broken()) == ("503",)
 
@@ -119,7 +120,7 @@ def test_broken_answer_is_what_envoy_makes_of_a_connection_that_breaks(
 async def _observed(envoy: Path, port: int) -> envoyrun.Observed:
     module = Path("callout.wasm").read_bytes()
     plugin = Plugin(name="wasmc", vm_id="wasmc", configuration=b"auth /")
-    setup = Setup(module, plugin, Request(), Response(200), {}, LogLevel.INFO)
+    setup = Setup(module, plugin, [(Request(), Response(200))], {}, LogLevel.INFO)
     plain = envoyrun.bootstrap
 
     def with_cluster(*arguments: object, **options: float) -> dict[str, object]:
@@ -146,7 +147,7 @@ async def test_envoy_that_never_listens_is_ended_at_the_deadline(
     trap = "trap '' TERM\n" if stubborn else ""
     program.write_text(f"#!/bin/sh\n{trap}echo $$ > {tmp_path}/pid\nwhile :; do sleep 0.1; done\n")
     program.chmod(0o755)
-    setup = Setup(b"", Plugin(), Request(), Response(), {}, LogLevel.INFO)
+    setup = Setup(b"", Plugin(), [(Request(), Response())], {}, LogLevel.INFO)
     with pytest.raises(EnvoyFailed, match="Envoy does not listen after 1 s"):
         await envoyrun.run(program, "1.36.4", setup)
     pid = int((tmp_path / "pid").read_text())
@@ -158,7 +159,7 @@ async def test_envoy_that_cannot_run_is_not_the_filters_fault(tmp_path: Path) ->
     program = tmp_path / "envoy"
     program.write_text("#!/bin/sh\necho '@@1|critical|no more memory'\n")
     program.chmod(0o755)
-    setup = Setup(b"", Plugin(), Request(), Response(), {}, LogLevel.INFO)
+    setup = Setup(b"", Plugin(), [(Request(), Response())], {}, LogLevel.INFO)
     with pytest.raises(EnvoyFailed, match="Envoy does not start: no more memory"):
         await envoyrun.run(program, "1.36.4", setup)
     with pytest.raises(EnvoyFailed, match="names no release of Envoy"):

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from autowasm.api.v1alpha1 import AutoWasm
-from autowasm.cli import fetching, givenplugin, modules, registries, trialjson, trialtext
+from autowasm.cli import engine, fetching, givenplugin, modules, registries, trialjson, trialtext
 from autowasm.cli.modules import Module
 from autowasm.cli.options import offered
 from autowasm.cli.outcome import EnvoyResult, RunResult, StartResult
 from autowasm.cli.stdio import is_coloured, is_stdin
-from autowasm.envoyversion import EnvoyVersion, envoy_version
 from autowasm.errors import ContentRejected, UsageError
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
@@ -48,13 +47,15 @@ def run(arguments: argparse.Namespace) -> int:
     program = _program(arguments)
     given = _Given(arguments)
     if program is not None:
-        envoyrun.check_answers(given.clusters)
-        version = registries.run_to_end(envoyrun.version_of(program))
-        arguments.envoy_version = _release(version)
+        if (found := envoyrun.impossible(given.clusters)) is not None:
+            cluster, why = found
+            raise UsageError(f"--call {cluster}: {why}")
+        envoy = engine.identify(program)
+        arguments.envoy_version = envoy.release
     module, plugin = _module_and_plugin(arguments)
     result = _run(module, plugin, given, arguments)
     if program is not None:
-        result = _compared(result, program, version, given, arguments)
+        result = _compared(result, envoy, given, arguments)
     if arguments.json:
         print(trialjson.as_json(result), flush=True)
     else:
@@ -98,36 +99,18 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _program(arguments: argparse.Namespace) -> Path | None:
     """The Envoy of --engine; None for the sandbox. Raises UsageError."""
-    engine, equals, path = arguments.engine.partition("=")
-    if engine not in {"sandbox", "envoy"} or (equals and not path) or (path and engine != "envoy"):
-        raise UsageError(
-            f"--engine: must be sandbox, envoy or envoy=PATH, not {arguments.engine!r}"
-        )
-    if engine == "sandbox":
-        return None
-    for flag in ("--tcp", "--property"):
-        if getattr(arguments, flag[2:]):
-            raise UsageError(f"{flag}: is possible in the sandbox only, not with --engine envoy")
-    found = shutil.which(path or "envoy")
-    if found is None:
-        where = f"{path}: no such program" if path else "there is no envoy on $PATH; use envoy=PATH"
-        raise UsageError(f"--engine: {where}")
-    return Path(found)
-
-
-def _release(version: str) -> EnvoyVersion:
-    try:
-        return envoy_version(version)
-    except ValueError as error:
-        raise UsageError(f"--engine: {error}") from error
+    program = engine.find(arguments.engine)
+    if program is not None:
+        for flag in ("--tcp", "--property"):
+            if getattr(arguments, flag[2:]):
+                raise UsageError(
+                    f"{flag}: is possible in the sandbox only, not with --engine envoy"
+                )
+    return program
 
 
 def _compared(
-    result: RunResult,
-    program: Path,
-    version: str,
-    given: "_Given",
-    arguments: argparse.Namespace,
+    result: RunResult, envoy: engine.Engine, given: "_Given", arguments: argparse.Namespace
 ) -> RunResult:
     """With what a real Envoy does otherwise. A module that the checks refuse is not run there."""
     verdict = result.start.verdict
@@ -135,14 +118,19 @@ def _compared(
         return result
     level = LogLevel[arguments.log_level.upper()]
     setup = envoyrun.Setup(
-        result.module.data, result.plugin, given.request, given.response, given.clusters, level
+        result.module.data,
+        result.plugin,
+        [(given.request, given.response)],
+        given.clusters,
+        level,
     )
-    observed = registries.run_to_end(envoyrun.run(program, version, setup))
+    observed = registries.run_to_end(envoyrun.run(envoy.program, envoy.version, setup))
     exchange = result.exchange
     log = result.start.log + (exchange.log if exchange is not None else ())
     start = {"True": "starts", "False": "refused"}.get(result.start.status, "no verdict")
-    found = differences(exchange, log, observed, start=start)
-    return replace(result, envoy=EnvoyResult(version, found))
+    exchanges = None if exchange is None else (exchange,)
+    found = differences(exchanges, log, observed, start=start)
+    return replace(result, envoy=EnvoyResult(envoy.version, found))
 
 
 class _Given:

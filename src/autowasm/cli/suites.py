@@ -1,5 +1,7 @@
 """`wasmc test`: runs suites of cases, and prints the differences between what was expected and what was found.
 
+With `--engine envoy` each case also runs in a real Envoy, which has to do what the sandbox does.
+
 Invariants: an invalid suite is reported before any case runs; a failed case never keeps another from running; what a filter
 logs is printable.
 """
@@ -13,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from autowasm.cli import modules, registries
+from autowasm.cli import engine, modules, registries
 from autowasm.cli.stdio import is_coloured, is_piped, standard_input
 from autowasm.envoyversion import EnvoyVersion
 from autowasm.errors import AutoWasmError, ContentRejected, UsageError
@@ -38,6 +40,10 @@ def run(arguments: argparse.Namespace) -> int:
         selects = selection.parse(arguments.expression or "")
     except ValueError as error:
         raise UsageError(f"-k: {error}") from error
+    program = engine.find(arguments.engine)
+    envoy = engine.identify(program) if program is not None else None
+    if envoy is not None:
+        arguments.envoy_version = envoy.release
     suites = [_prepared(path, arguments) for path in arguments.suites]
     chosen = [(suite, [case for case in suite.cases if selects(case.name)]) for suite in suites]
     total = sum(len(suite.cases) for suite in suites)
@@ -46,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"-k {arguments.expression}: none of the {total} cases has such a name")
     report = _Report(colour=is_coloured(sys.stdout), quiet=arguments.quiet)
     began = time.perf_counter()
-    results = [(suite, _run(suite, cases, report)) for suite, cases in chosen if cases]
+    results = [(suite, _run(suite, cases, report, envoy)) for suite, cases in chosen if cases]
     every = [result for _, some in results for result in some]
     report.summary(every, left_out=total - selected, seconds=time.perf_counter() - began)
     if arguments.junit is not None:
@@ -75,13 +81,21 @@ def _prepared(path: Path, arguments: argparse.Namespace) -> PreparedSuite:
 
 
 def _run(
-    suite: PreparedSuite, cases: Sequence[PreparedCase], report: "_Report"
+    suite: PreparedSuite,
+    cases: Sequence[PreparedCase],
+    report: "_Report",
+    envoy: engine.Engine | None,
 ) -> list[CaseResult]:
     loader = _Loader(suite.envoy, suite.allow_imports)
     report.begin(suite.name)
     results = []
     for case in cases:
         result = testing.run_case(case, suite, loader)
+        if envoy is not None:
+            module = loader.content(case.module)
+            result = registries.run_to_end(
+                testing.compared_with_envoy(result, module, envoy.program, envoy.version)
+            )
         report.add(suite, result)
         results.append(result)
     return results
@@ -94,15 +108,19 @@ class _Loader:
         self._envoy = envoy
         self._allow_imports = allow_imports
         self._engine = make_engine()
-        self._compiled: dict[Path, Compiled] = {}
+        self._loaded: dict[Path, tuple[bytes, Compiled]] = {}
 
     def __call__(self, path: Path) -> Compiled:
         """Raises UsageError for a file that cannot be read, AutoWasmError for a module that cannot be run."""
-        if path not in self._compiled:
-            self._compiled[path] = self._load(path)
-        return self._compiled[path]
+        if path not in self._loaded:
+            self._loaded[path] = self._load(path)
+        return self._loaded[path][1]
 
-    def _load(self, path: Path) -> Compiled:
+    def content(self, path: Path) -> bytes:
+        """The bytes of a module that was loaded."""
+        return self._loaded[path][0]
+
+    def _load(self, path: Path) -> tuple[bytes, Compiled]:
         file = modules.file_of(
             f"./{path}" if not path.is_absolute() else str(path), command="module"
         )
@@ -114,7 +132,7 @@ class _Loader:
             inspect_bytes(
                 data, limits=Limits(), allow_imports=self._allow_imports, envoy=self._envoy
             )
-            return compile_module(self._engine, data)
+            return data, compile_module(self._engine, data)
         except ContentRejected as error:
             raise ContentRejected(f"module {path}: {error}", reason=error.reason) from error
         except AutoWasmError as error:
@@ -138,7 +156,8 @@ class _Report:
         """A case has ended."""
         if result.passed:
             if not self._quiet:
-                self._line("ok", result.case.name)
+                note = f" (sandbox only: {result.sandbox_only})" if result.sandbox_only else ""
+                self._line("ok", f"{result.case.name}{note}")
             return
         self._line("FAIL", f"{result.case.name} ({suite.name}:{result.case.line})")
         for mismatch in result.mismatches:
@@ -178,4 +197,6 @@ class _Report:
         parts = [f"{len(results) - failed} passed"]
         parts += [f"{failed} failed"] if failed else []
         parts += [f"{left_out} not selected"] if left_out else []
+        alone = sum(bool(result.sandbox_only) for result in results)
+        parts += [f"{alone} in the sandbox only"] if alone else []
         print(f"{', '.join(parts)} in {seconds:.2f} s", flush=True)

@@ -151,6 +151,14 @@ def add_test(commands: Any) -> None:
         metavar="FILE",
         help="the module, in the place of those of the suites",
     )
+    test.add_argument(
+        "--engine",
+        default="sandbox",
+        metavar="sandbox|envoy[=PATH]",
+        help="envoy: also run each case in a real Envoy on this machine (PATH, else envoy on $PATH); a case fails if Envoy does something "
+        "else than the sandbox, which then does as that release. Cases with properties or gRPC answers run in the sandbox only "
+        "(default: sandbox)",
+    )
     test.add_argument("--junit", type=Path, metavar="FILE", help="write the results as JUnit XML")
     ALLOW_IMPORT.declare_read(test)
     shown = f"envoyVersion of the suite, else {ENVOY_VERSION.default}"

@@ -5,7 +5,7 @@ Invariant: what differs from run to run (dates, durations) and what only the HTT
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from autowasm.sandbox.http import Exchange
@@ -35,21 +35,25 @@ class Difference:
 
 
 def differences(
-    found: Exchange | None, log: Sequence[LogLine], observed: Observed, *, start: str
+    found: Sequence[Exchange] | None, log: Sequence[LogLine], observed: Observed, *, start: str
 ) -> tuple[Difference, ...]:
     """`found` and `log` are those of the sandbox; `found` is None if the filter does not start there.
 
-    `start`: the sandbox's verdict on the start, such as `refused`.
+    `start`: the sandbox's verdict on the start, such as `refused`. With several requests, `where` begins with their number.
     """
-    if found is not None and not observed.refusal:
-        return (
-            *_requests(found.request, observed.request),
-            *_responses(found, observed.response),
-            *_logs(log, observed),
-        )
     if found is None and observed.refusal:
         return ()
-    return (Difference("start", start, observed.refusal or "starts"),)
+    if found is None or observed.refusal:
+        return (Difference("start", start, observed.refusal or "starts"),)
+    all_found = []
+    for number, (exchange, passed) in enumerate(zip(found, observed.exchanges, strict=True), 1):
+        prefix = f"{number}. " if len(found) > 1 else ""
+        each = (
+            *_requests(exchange.request, passed.request),
+            *_responses(exchange, passed.response),
+        )
+        all_found += [replace(one, where=f"{prefix}{one.where}") for one in each]
+    return (*all_found, *_logs(log, observed))
 
 
 def _requests(found: Message | None, wire: Wire | None) -> Iterator[Difference]:

@@ -1,7 +1,7 @@
-"""The same filter and request in a real Envoy on this machine.
+"""The same filter and requests in a real Envoy on this machine.
 
-Envoy runs for one request, with a service and clusters that answer what the user gave. Invariants: everything is on the
-loopback address; the run has a deadline; the process and its files are gone afterwards.
+Envoy runs for some requests, one after the other, with a service and clusters that answer what the user gave. Invariants:
+everything is on the loopback address; each wait has a deadline; the process and its files are gone afterwards.
 
 A module is a local file here, so a filter that does not start makes Envoy refuse its configuration and end: with a module from
 wasmer it would go on and answer 503.
@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from autowasm.errors import AutoWasmError, UsageError
-from autowasm.sandbox.callouts import Answer, Answering, HttpAnswer
+from autowasm.errors import AutoWasmError
+from autowasm.sandbox.callouts import Answer, Answering, GrpcAnswer, HttpAnswer
 from autowasm.sandbox.message import Request, Response
 from autowasm.sandbox.plugin import Plugin
 from autowasm.sandbox.protocol import LogLevel
@@ -49,27 +49,33 @@ class EnvoyFailed(AutoWasmError):
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """All that a run needs."""
+    """All that a run needs. `exchanges`: the requests, each with the response of the service."""
 
     module: bytes = field(repr=False)
     plugin: Plugin
-    request: Request
-    response: Response
+    exchanges: Sequence[tuple[Request, Response]]
     clusters: Mapping[str, Answering]
     log_level: LogLevel
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """One request that passed: `request` is what the service got whole, `response` what the client got."""
+
+    request: Wire | None
+    response: Wire | None
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
     """What Envoy did. `refusal`: its message if it does not take the filter; then nothing else is set.
 
-    `request` is what the service got whole, `response` what the client got. `log`: level and text of the filter's lines.
+    `exchanges` are in the order of `Setup.exchanges`. `log`: level and text of all lines of the filter.
     """
 
     version: str
     refusal: str = ""
-    request: Wire | None = None
-    response: Wire | None = None
+    exchanges: tuple[Passed, ...] = ()
     log: tuple[tuple[str, str], ...] = ()
 
 
@@ -98,20 +104,21 @@ async def version_of(program: Path) -> str:
     return found[1]
 
 
-def check_answers(clusters: Mapping[str, Answering]) -> None:
-    """Raises UsageError for answers that only the sandbox can give."""
+def impossible(clusters: Mapping[str, Answering]) -> tuple[str, str] | None:
+    """A cluster whose answers only the sandbox can give, and why; None: Envoy can be run with these."""
     for name, answering in clusters.items():
         if name == SERVICE:
-            raise UsageError(f"--call {name}: this is the name of the service in --engine envoy")
-        if not all(isinstance(each, HttpAnswer) for each in _answers(answering)):
-            raise UsageError(f"--call {name}: --engine envoy cannot answer gRPC")
+            return name, "this is the name of the service in --engine envoy"
+        if any(isinstance(each, GrpcAnswer) for each in _answers(answering)):
+            return name, "--engine envoy cannot answer gRPC"
+    return None
 
 
 async def run(program: Path, version: str, setup: Setup) -> Observed:
-    """Run Envoy for one request. Raises EnvoyFailed."""
+    """Run Envoy for the requests of the setup. Raises EnvoyFailed."""
     async with AsyncExitStack() as stack:
         folder = await stack.enter_async_context(_folder())
-        service = _Server([setup.response])
+        service = _Server([])
         ports = {SERVICE: await stack.enter_async_context(service.listening())}
         for name, answering in setup.clusters.items():
             server = _Server(_answers(answering))
@@ -124,10 +131,15 @@ async def run(program: Path, version: str, setup: Setup) -> Observed:
         port = await envoy.port()
         if port is None:
             return Observed(version, refusal=await envoy.refusal())
-        response = await _ask(port, identified(with_length(setup.request)))
-        await envoy.drain()
-        got = next((each for each in service.got if each.is_complete), None)
-        return Observed(version, "", got, response, _lines(await envoy.text(), setup.plugin))
+        exchanges = []
+        for request, response in setup.exchanges:
+            service.begin([response])
+            got = await _ask(port, identified(with_length(request)))
+            await envoy.drain()
+            forwarded = next((each for each in service.got if each.is_complete), None)
+            exchanges.append(Passed(forwarded, got))
+        lines = _lines(await envoy.text(), setup.plugin)
+        return Observed(version, "", tuple(exchanges), lines)
 
 
 @asynccontextmanager
@@ -251,6 +263,10 @@ class _Server:
     """A service or a cluster: answers requests in order, the last answer again and again, and keeps what it got."""
 
     def __init__(self, answers: Sequence[Response | Answer]) -> None:
+        self.begin(answers)
+
+    def begin(self, answers: Sequence[Response | Answer]) -> None:
+        """Answer the next requests with these; the last is repeated."""
         self._answers = list(answers)
         self._given = 0
         self.got: list[Wire] = []

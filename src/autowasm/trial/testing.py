@@ -5,7 +5,7 @@ Invariant: a case cannot notice another one; a file of the suite that cannot be 
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -16,13 +16,15 @@ from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion, envoy_version
 from autowasm.errors import UsageError
 from autowasm.sandbox.callouts import Answering
 from autowasm.sandbox.engine import Compiled
+from autowasm.sandbox.http import Exchange
 from autowasm.sandbox.logs import LogLine
 from autowasm.sandbox.message import Request, Response
 from autowasm.sandbox.plugin import FailurePolicy, Plugin
 from autowasm.sandbox.properties import Value, merged
 from autowasm.sandbox.protocol import LogLevel
 from autowasm.sandbox.vm import StartFailure
-from autowasm.trial import inputs, strictfile
+from autowasm.trial import envoyrun, inputs, strictfile
+from autowasm.trial.differences import differences
 from autowasm.trial.matching import Mismatch, exchange_mismatches, start_mismatches
 from autowasm.trial.strictfile import Lines
 from autowasm.trial.suite import SUITE, Case, Expect, ExpectedStart, Level, Setting, Suite
@@ -80,12 +82,18 @@ class PreparedSuite:
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """`log` are the lines of the filter, shown for a case that failed. `seconds` of real time."""
+    """`log` are the lines of the filter, shown for a case that failed. `seconds` of real time.
+
+    `exchanges`: what the sandbox did to each request; None if the filter does not start there. `sandbox_only`: why the case was
+    not run in an Envoy, too, although that was asked for.
+    """
 
     case: PreparedCase
     mismatches: tuple[Mismatch, ...]
     log: tuple[LogLine, ...]
     seconds: float
+    exchanges: tuple[Exchange, ...] | None = None
+    sandbox_only: str = ""
 
     @property
     def passed(self) -> bool:
@@ -204,23 +212,59 @@ def run_case(case: PreparedCase, suite: PreparedSuite, load: Load) -> CaseResult
             case.log_level,
         )
     )
-    mismatches, log = _played(case, trial)
-    return CaseResult(case, mismatches, log, time.perf_counter() - began)
+    result = _played(case, trial)
+    return replace(result, seconds=time.perf_counter() - began)
 
 
-def _played(case: PreparedCase, trial: Trial) -> tuple[tuple[Mismatch, ...], tuple[LogLine, ...]]:
+def _played(case: PreparedCase, trial: Trial) -> CaseResult:
     started = trial.started
-    log = list(trial.start_log)
+    log = trial.start_log
     refused = None
     if isinstance(started, StartFailure):
         if started.kind in UNKNOWN_TO_ENVOY:
             text = f"no verdict: {started.message} (this says nothing about Envoy)"
-            return (Mismatch("start", (text,)),), tuple(log)
+            why = "the sandbox has no verdict"
+            return CaseResult(case, (Mismatch("start", (text,)),), log, 0, sandbox_only=why)
         refused = started.message
-    found = list(start_mismatches(case.start, refused=refused, log=log))
-    if refused is None:
-        for step in case.steps:
-            exchange = trial.send(step.request, step.response)
-            log += exchange.log
-            found += exchange_mismatches(step.expect, exchange, path=step.path)
-    return tuple(found), tuple(log)
+    found = tuple(start_mismatches(case.start, refused=refused, log=log))
+    if refused is not None:
+        return CaseResult(case, found, log, 0)
+    exchanges = []
+    for step in case.steps:
+        exchange = trial.send(step.request, step.response)
+        exchanges.append(exchange)
+        log += exchange.log
+        # Now: the metrics of an exchange are those of the filter, and the next request changes them.
+        found += tuple(exchange_mismatches(step.expect, exchange, path=step.path))
+    return CaseResult(case, found, log, 0, tuple(exchanges))
+
+
+async def compared_with_envoy(
+    result: CaseResult, module: bytes, program: Path, version: str
+) -> CaseResult:
+    """The result with what a real Envoy does otherwise as mismatches. Raises EnvoyFailed."""
+    case = result.case
+    why = result.sandbox_only or _only_in_the_sandbox(case)
+    if why:
+        return replace(result, sandbox_only=why)
+    exchanges = [(step.request, step.response) for step in case.steps]
+    setup = envoyrun.Setup(module, case.plugin, exchanges, case.clusters, case.log_level)
+    began = time.perf_counter()
+    observed = await envoyrun.run(program, version, setup)
+    seconds = result.seconds + time.perf_counter() - began
+    found = differences(result.exchanges, result.log, observed, start="refused")
+    mismatches = tuple(
+        Mismatch(
+            f"Envoy {version}: {each.where}",
+            (f"- sandbox: {each.sandbox}", f"+ Envoy: {each.envoy}"),
+        )
+        for each in found
+    )
+    return replace(result, mismatches=result.mismatches + mismatches, seconds=seconds)
+
+
+def _only_in_the_sandbox(case: PreparedCase) -> str:
+    if case.properties:
+        return "it sets properties"
+    found = envoyrun.impossible(case.clusters)
+    return "" if found is None else f"callouts.{found[0]}: {found[1]}"

@@ -9,7 +9,7 @@ from autowasm.sandbox.logs import LogLine
 from autowasm.sandbox.message import Message
 from autowasm.sandbox.protocol import LogLevel
 from autowasm.trial.differences import Difference, differences
-from autowasm.trial.envoyrun import Observed
+from autowasm.trial.envoyrun import Observed, Passed
 from autowasm.trial.http1 import Wire
 
 DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
@@ -33,23 +33,24 @@ FOUND = Exchange(
     fuel=1,
 )  # fmt: skip
 LOG = (LogLine(LogLevel.INFO, b"one"), LogLine(LogLevel.ERROR, b"two\n"))
-OBSERVED = Observed(
-    "1.40.0",
-    "",
+PASSED = Passed(
     Wire(("GET", "/x", "HTTP/1.1"), (("host", "a"), ("x-a", "1"))),
     Wire(
         ("HTTP/1.1", "200", "OK"),
         (("date", DATE.replace("01", "02")), ("transfer-encoding", "chunked")),
         b"",
     ),
-    (("info", "one"), ("error", "two\n")),
 )
+OBSERVED = Observed("1.40.0", "", (PASSED,), (("info", "one"), ("error", "two\n")))
 
 
-def found(
-    exchange: Exchange | None = FOUND, observed: Observed = OBSERVED
-) -> tuple[Difference, ...]:
-    return differences(exchange, LOG, observed, start="refused")
+def observed(**changed: Wire | None) -> Observed:
+    return replace(OBSERVED, exchanges=(replace(PASSED, **changed),))
+
+
+def found(exchange: Exchange | None = FOUND, seen: Observed = OBSERVED) -> tuple[Difference, ...]:
+    exchanges = None if exchange is None else (exchange,)
+    return differences(exchanges, LOG, seen, start="refused")
 
 
 def test_dates_and_the_headers_of_the_codec_are_not_compared() -> None:
@@ -57,34 +58,34 @@ def test_dates_and_the_headers_of_the_codec_are_not_compared() -> None:
 
 
 @pytest.mark.parametrize(
-    ("observed", "difference"),
+    ("seen", "difference"),
     [
         (
-            replace(OBSERVED, request=Wire(("PUT", "/x", "HTTP/1.1"), OBSERVED.request.headers)),  # type: ignore[union-attr]
+            observed(request=Wire(("PUT", "/x", "HTTP/1.1"), PASSED.request.headers)),  # type: ignore[union-attr]
             Difference("request line", "GET /x", "PUT /x"),
         ),
         (
-            replace(OBSERVED, request=Wire(("GET", "/x"), (("host", "a"),))),
+            observed(request=Wire(("GET", "/x"), (("host", "a"),))),
             Difference("request header x-a", "1", "(absent)"),
         ),
         (
-            replace(OBSERVED, request=Wire(("GET", "/x"), (("host", "b"), ("x-a", "1")))),
+            observed(request=Wire(("GET", "/x"), (("host", "b"), ("x-a", "1")))),
             Difference("request header host", "a", "b"),
         ),
         (
-            replace(OBSERVED, request=None),
+            observed(request=None),
             Difference("request", "forwarded", "not forwarded"),
         ),
         (
-            replace(OBSERVED, response=None),
+            observed(response=None),
             Difference("response", "a response", "none"),
         ),
         (
-            replace(OBSERVED, response=Wire(("HTTP/1.1", "503", "x"), (("date", DATE),))),
+            observed(response=Wire(("HTTP/1.1", "503", "x"), (("date", DATE),))),
             Difference("response status", "200", "503"),
         ),
         (
-            replace(OBSERVED, response=Wire(("HTTP/1.1", "200", "OK"), (("date", DATE),), b"\x1b")),
+            observed(response=Wire(("HTTP/1.1", "200", "OK"), (("date", DATE),), b"\x1b")),
             Difference("response body", "(empty)", "\\x1b"),
         ),
         (
@@ -101,10 +102,16 @@ def test_dates_and_the_headers_of_the_codec_are_not_compared() -> None:
         ),
     ],
 )
-def test_difference_has_its_place_and_both_values(
-    observed: Observed, difference: Difference
-) -> None:
-    assert found(observed=observed) == (difference,)
+def test_difference_has_its_place_and_both_values(seen: Observed, difference: Difference) -> None:
+    assert found(seen=seen) == (difference,)
+
+
+def test_of_several_requests_the_place_begins_with_the_number() -> None:
+    refused = replace(PASSED, request=None)
+    seen = replace(OBSERVED, exchanges=(PASSED, refused))
+    assert differences((FOUND, FOUND), LOG, seen, start="starts") == (
+        Difference("2. request", "forwarded", "not forwarded"),
+    )
 
 
 def test_start_is_compared_alone_if_either_refuses() -> None:
