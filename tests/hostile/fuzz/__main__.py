@@ -26,6 +26,7 @@ NAMES: Final = (
     "documents",
     "templates",
     "watch-lines",
+    "host-calls",
 )
 """The keys of `targets.TARGETS`, which is imported only where it runs: atheris changes what it imports."""
 ROOT = Path(__file__).parents[3]

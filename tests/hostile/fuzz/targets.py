@@ -27,6 +27,7 @@ from autowasm.reference import ImageReference
 from autowasm.registry.credentials import from_docker_config, from_dockercfg
 from autowasm.registry.layouts import choose_layout
 from autowasm.registry.manifest import ImageIndex, children_by_preference, parse_manifest
+from autowasm.sandbox.engine import Engine, make_engine
 from autowasm.server.ranges import Conditions, decide
 from autowasm.settings import EnvoyFetch
 from autowasm.standalone import documents
@@ -34,7 +35,7 @@ from autowasm.standalone.listeners import ListenerTemplate
 from autowasm.wasm.archive import extract_module
 from autowasm.wasm.module import inspect_bytes
 from tests.fakes.autowasms import document, record
-from tests.hostile import inputs
+from tests.hostile import hostcalls, inputs
 from tests.parts.envoy import listeners_yaml
 from tests.unit.wasm.archives import tar, zst
 
@@ -203,6 +204,17 @@ def _watch_seeds() -> Iterable[bytes]:
     yield json.dumps({"metadata": {}, "items": [{"metadata": metadata}]}).encode()
 
 
+_ENGINES: list[Engine] = []
+"""One, made by the first input."""
+
+
+def _host_calls(data: bytes) -> object:
+    """A module that makes these calls ends in a verdict."""
+    if not _ENGINES:
+        _ENGINES.append(make_engine())
+    return hostcalls.run(data, _ENGINES[0]).started
+
+
 TARGETS = {
     "wasm": Target(_wasm, _wasm_seeds),
     "archives": Target(_archive, _archive_seeds),
@@ -226,6 +238,7 @@ TARGETS = {
     ),
     "templates": Target(_template, _template_seeds, (UsageError, nodes.Unreadable)),
     "watch-lines": Target(_watch, _watch_seeds, (ApiError, AutoWasmError)),
+    "host-calls": Target(_host_calls, lambda: [bytes(range(256)) * 4, b"\0\5" + b"\xa0" * 400], ()),
 }
 
 
