@@ -35,6 +35,8 @@ _MORE = {
     "x86_64": {"bpf": 321, "userfaultfd": 323, "keyctl": 250, "process_vm_readv": 310},
     "aarch64": {"bpf": 280, "userfaultfd": 282, "keyctl": 219, "process_vm_readv": 270},
 }
+UNREAD = "unread"
+"""Answer without reading the request."""
 
 
 def answer(channel: int, values: object) -> None:
@@ -237,6 +239,10 @@ def _seal(channel: int, descriptors: Sequence[int], limits: isolation.Rlimits) -
     _run_named(channel, descriptors)
 
 
+def _leave_unread(channel: int, descriptors: Sequence[int], _limits: isolation.Rlimits) -> None:
+    echo(channel, descriptors)
+
+
 def _run_named(channel: int, descriptors: Sequence[int]) -> None:
     name = wire.read_frame(channel, most=_REQUEST).decode()
     globals()[name](channel, descriptors)
@@ -245,7 +251,7 @@ def _run_named(channel: int, descriptors: Sequence[int]) -> None:
 def main() -> None:
     """The entry."""
     works = dict.fromkeys((MISBEHAVE, "compile", "run"), _misbehave)
-    forkserver.run(works | {OPEN: _open, SEAL: _seal})
+    forkserver.run(works | {OPEN: _open, SEAL: _seal, UNREAD: _leave_unread})
 
 
 if __name__ == "__main__":

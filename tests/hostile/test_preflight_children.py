@@ -16,7 +16,7 @@ from autowasm.preflight.processes import ForkServer, Result
 from autowasm.preflight.unknown import NoVerdict, Reason
 from autowasm.telemetry.metrics import Metrics
 from tests.fakes import forkserver
-from tests.fakes.children import MISBEHAVE
+from tests.fakes.children import MISBEHAVE, UNREAD
 from tests.fakes.forkserver import alive, children_of, until
 
 LIMITS = PreflightLimits(restart_base=0.01, answer_bytes=64 * 1024)
@@ -100,6 +100,16 @@ async def test_a_request_larger_than_any_buffer_arrives(server: ForkServer) -> N
     )
     assert result.answer is None
     assert "4194304" in result.ended.stderr
+
+
+async def test_an_answer_without_reading_the_request_arrives(server: ForkServer) -> None:
+    """The child ends while its parent still writes: larger than any buffer, so that it must."""
+    result = await server.execute(
+        UNREAD, (), request=bytes(4 * MIB), seconds=LONG, resident=256 * MIB
+    )
+    assert (result.ended.status, result.ended.cause) == (0, "")
+    assert result.answer is not None
+    assert not alive(json.loads(result.answer))
 
 
 async def test_a_child_that_another_process_kills_is_reported(server: ForkServer) -> None:

@@ -223,20 +223,23 @@ class ForkServer:
             life.end()
 
     async def _converse(self, channel: socket.socket, request: bytes | None) -> bytes | None:
-        """Send the request, and read the answer or the end of the channel."""
-        reader, writer = await asyncio.open_unix_connection(sock=channel)
+        """Send the request, and read the answer or the end of the channel.
+
+        Not with streams: a child that cannot do its work answers without reading the request, and a stream drops what has
+        arrived when it cannot write.
+        """
+        if request is not None:
+            with contextlib.suppress(ConnectionError):
+                await asyncio.get_running_loop().sock_sendall(channel, wire.frame(request))
         try:
-            if request is not None:
-                writer.write(wire.frame(request))
-                await writer.drain()
-            (length,) = wire.LENGTH.unpack(await reader.readexactly(wire.LENGTH.size))
+            (length,) = wire.LENGTH.unpack(await _receive(channel, wire.LENGTH.size))
             if length > self._limits.answer_bytes:
                 return None
-            return await reader.readexactly(length)
-        except (asyncio.IncompleteReadError, ConnectionError):
+            return await _receive(channel, length)
+        except (EOFError, ConnectionError):
             return None
         finally:
-            writer.transport.abort()
+            channel.close()
 
     async def _wait_ready(self) -> _Life:
         with contextlib.suppress(TimeoutError):
@@ -308,6 +311,18 @@ class ForkServer:
             life.abandon()
             await life.reap()
         return life.is_ready
+
+
+async def _receive(channel: socket.socket, count: int) -> bytes:
+    """So many bytes. Raises EOFError if the channel ends before, ConnectionError."""
+    loop = asyncio.get_running_loop()
+    received = bytearray()
+    while len(received) < count:
+        part = await loop.sock_recv(channel, count - len(received))
+        if not part:
+            raise EOFError
+        received += part
+    return bytes(received)
 
 
 async def _keep_last(stream: asyncio.StreamReader | None, output: bytearray) -> None:
