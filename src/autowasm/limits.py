@@ -365,3 +365,20 @@ class DownloadLogLimits:
     digests: int = 1_000
     addresses: int = 50_000
     """Addresses for one digest; the least recently seen is removed first."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatsLimits:
+    """Bounds on readings of sidecars' statistics. Seconds, bytes, counts."""
+
+    rate: float = 50.0
+    """Sidecars read per second in all, however many AutoWasms need a reading: 1000 Pods take 20 s."""
+    burst: int = 1
+    """Readings that may begin at once after a pause."""
+    concurrent: int = 64
+    """Requests in flight. More than `rate` times the usual duration of a request; fewer than `rate` times `deadline`, so that Pods
+    that do not answer slow the readings down instead of collecting connections."""
+    deadline: float = 3.0
+    """One request, with its connection and the whole response. An Envoy answers within milliseconds."""
+    page_bytes: int = MIB
+    """One response. Without traffic it is 2 KiB; each pair of a client's workload and a status adds about 1 KiB."""

@@ -1,0 +1,347 @@
+"""RunReport: whether a plug-in runs in a sidecar, judged from two readings of its statistics. Pure.
+
+`envoystats.py` has the readings. The rules are a table (`RULES`): the first that applies decides. Invariants: what the figures do
+not prove is Unknown; `Running` needs VMs that can only be the plug-in's; a counter of the whole process counts against the
+plug-in only if no other plug-in was added since `before`.
+
+How figures of the process are attributed: a plug-in that runs has one VM for each worker and two more, on all filter chains
+together. So all plug-ins run if there are as many VMs as that; none runs without a VM; and the difference to `before` is that of
+the plug-ins that were added, as long as none was removed. Draining filter chains keep their VMs and their plug-in's name, so a
+plug-in's name must differ from that of the one before it: it needs the digest and a hash of the configuration.
+
+Verified with Envoy 1.36 and 1.40 (docs/reference/sidecar-statistics.md).
+"""
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from autowasm.controller.pods.envoystats import (
+    ReadFailure,
+    Reading,
+    ReloadCounts,
+    Requests,
+    SidecarStats,
+    UnreadStats,
+)
+
+_OWN_VMS: Final = 2
+"""VMs of a plug-in besides those of the workers: the base VM, and one on the main thread."""
+_LATE: Final = 15.0
+"""Seconds by which an uptime may be late: three times the interval at which Envoy updates it."""
+
+
+class RunState(enum.Enum):
+    """What is known of one plug-in in one sidecar; the values are in the status and in metric labels."""
+
+    RUNNING = "Running"
+    STARTING = "Starting"
+    CONFIGURATION_REFUSED = "ConfigurationRefused"
+    CRASHING = "Crashing"
+    FETCH_FAILED = "FetchFailed"
+    NOT_ACCEPTED = "NotAccepted"
+    STATS_UNREACHABLE = "StatsUnreachable"
+    UNKNOWN = "Unknown"
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the plug-in does not run and waiting does not help."""
+        return self in _FAILURES
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the plug-in does not run yet: wait, up to a deadline."""
+        return self in _PENDING
+
+
+_FAILURES: Final = frozenset(
+    {RunState.CONFIGURATION_REFUSED, RunState.CRASHING, RunState.FETCH_FAILED}
+)
+_PENDING: Final = frozenset({RunState.STARTING, RunState.NOT_ACCEPTED})
+
+
+@dataclass(frozen=True, slots=True)
+class RunFigures:
+    """The figures behind a report: increases since `before`, or since the start of the process without it."""
+
+    active_vms: int = 0
+    """Of the whole process, now."""
+    active_vms_before: int | None = None
+    fetch_failures: int = 0
+    """Of the whole process."""
+    reloads: ReloadCounts = field(default_factory=ReloadCounts)
+    """Of the plug-in."""
+    requests: Requests | None = None
+    """Of the Pod. None: not known."""
+    requests_before: Requests | None = None
+    """Of the Pod, from the start of the process until `before`. None: not known."""
+    other_plugins: int = 0
+    """In the same process, those of draining filter chains included."""
+    is_restarted: bool = False
+    """Whether Envoy was restarted since `before`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """The state of one plug-in in one sidecar. `message`: a clause without a subject."""
+
+    state: RunState
+    message: str
+    figures: RunFigures = field(default_factory=RunFigures)
+
+
+class Evidence:
+    """What follows from two readings about one plug-in. `before`: the last reading before the change; keep it for the whole step."""
+
+    def __init__(self, before: SidecarStats | None, after: SidecarStats, plugin: str) -> None:
+        self.is_restarted = before is not None and _is_restarted(before, after)
+        if self.is_restarted:
+            before = SidecarStats()  # all that the new process has counted came later
+        self.before, self.after, self.plugin = before, after, plugin
+        self.is_envoy = after.is_envoy
+        self.reloads = after.reloads_of(plugin)
+        self.others = after.others(plugin)
+        self.vms = after.active_vms or 0
+        self._each = (after.concurrency or 0) + _OWN_VMS
+
+    @property
+    def is_known(self) -> bool:
+        """Whether Envoy has the plug-in's configuration."""
+        return self.reloads is not None
+
+    @property
+    def is_warming(self) -> bool:
+        """Whether a listener waits, maybe for the module."""
+        return bool(self.after.warming)
+
+    @property
+    def is_attributable(self) -> bool:
+        """Whether no other plug-in was added since `before`, so that what changed in the process is this plug-in's."""
+        return self.before is not None and self.others <= self.before.plugins.keys()
+
+    @property
+    def crashes(self) -> ReloadCounts:
+        """Reloads of this plug-in since `before`."""
+        now = self.reloads or ReloadCounts()
+        then = self.before.reloads_of(self.plugin) if self.before is not None else None
+        if then is None or then.total > now.total:
+            return now
+        return ReloadCounts(
+            max(0, now.success - then.success),
+            max(0, now.failure - then.failure),
+            max(0, now.backoff - then.backoff),
+        )
+
+    @property
+    def rejected(self) -> int:
+        """Updates of listeners that Envoy rejected since `before`; 0 if not known."""
+        if self.before is None:
+            return 0
+        return _increase(self.before.rejected or 0, self.after.rejected or 0)
+
+    @property
+    def failures(self) -> int:
+        """Fetches that failed since `before`."""
+        then = self.before.fetch_failures if self.before is not None else 0
+        return _increase(then, self.after.fetch_failures)
+
+    @property
+    def arrivals(self) -> int:
+        """Modules that arrived since `before`."""
+        then = self.before.fetched if self.before is not None else 0
+        return _increase(then, self.after.fetched)
+
+    @property
+    def has_all_vms(self) -> bool:
+        """Whether there are VMs enough for every plug-in."""
+        return self.vms >= self._each * (1 + len(self.others))
+
+    @property
+    def has_new_vms(self) -> bool:
+        """Whether there are as many more VMs than before as the added plug-ins need, with none removed."""
+        added = self._added()
+        return added > 0 and self._gained() >= self._each * added
+
+    @property
+    def has_some_vms(self) -> bool:
+        """Whether VMs of the plug-in are there, but not yet those of all workers."""
+        if not self.others:
+            return 0 < self.vms < self._each
+        return self._added() == 1 and self.is_attributable and 0 < self._gained() < self._each
+
+    @property
+    def has_no_vms(self) -> bool:
+        """Whether it is certain that the plug-in has no VM."""
+        if self.vms == 0:
+            return True
+        if self._added() == 1 and self.is_attributable:
+            return self._gained() <= 0
+        # All that ran before have their VMs, and no more than these are there.
+        return (
+            self.before is not None
+            and self.is_attributable
+            and self.before.reloads_of(self.plugin) is None
+            and (self.before.active_vms or 0) == self._each * len(self.before.plugins)
+            and self.vms <= self._each * len(self.others)
+        )
+
+    def _added(self) -> int:
+        """Plug-ins since `before`, this one among them; 0 if it was there, or if others were removed."""
+        if self.before is None or self.before.reloads_of(self.plugin) is not None:
+            return 0
+        then = self.before.plugins.keys()
+        return len(self.after.plugins.keys() - then) if then <= self.after.plugins.keys() else 0
+
+    def _gained(self) -> int:
+        return self.vms - (self.before.active_vms or 0 if self.before is not None else 0)
+
+    def figures(self) -> RunFigures:
+        """For the report."""
+        now, then = self.after.requests, self.before.requests if self.before is not None else None
+        return RunFigures(
+            active_vms=self.vms,
+            active_vms_before=(self.before.active_vms or 0) if self.before is not None else None,
+            fetch_failures=self.failures,
+            reloads=self.crashes,
+            requests=now.since(then or Requests()) if now is not None else None,
+            requests_before=then,
+            other_plugins=len(self.others),
+            is_restarted=self.is_restarted,
+        )
+
+
+def _increase(before: int, after: int) -> int:
+    """Growth of a counter. One that is lower than before began again."""
+    return after - before if after >= before else after
+
+
+def _is_restarted(before: SidecarStats, after: SidecarStats) -> bool:
+    then, now = before.uptime or 0, after.uptime or 0
+    if now < then or (after.listeners_created or 0) < (before.listeners_created or 0):
+        return True
+    return now + _LATE < then + (after.read_at - before.read_at)
+
+
+def not_envoy(e: Evidence) -> bool:
+    """The page lacks what every sidecar of Istio shows."""
+    return not e.is_envoy
+
+
+def configuration_rejected(e: Evidence) -> bool:
+    """Envoy does not know the plug-in, and rejected an update."""
+    return not e.is_known and e.rejected > 0
+
+
+def configuration_absent(e: Evidence) -> bool:
+    """Envoy does not know the plug-in."""
+    return not e.is_known
+
+
+def vm_reloaded(e: Evidence) -> bool:
+    """Envoy replaced a crashed VM of the plug-in, or will."""
+    return e.crashes.total > 0
+
+
+def fetch_gave_up(e: Evidence) -> bool:
+    """A fetch failed, and it can only be this plug-in's."""
+    return e.failures > 0 and (e.is_attributable or (e.has_no_vms and not e.others))
+
+
+def fetch_gave_up_at_some_time(e: Evidence) -> bool:
+    """A fetch failed, but of which plug-in, or when, is not known; this one may run."""
+    return e.failures > 0 and not e.has_no_vms
+
+
+def module_awaited(e: Evidence) -> bool:
+    """The plug-in has no VM, no module arrived, and a listener waits."""
+    return e.has_no_vms and e.is_warming and (e.before is None or e.arrivals == 0)
+
+
+def module_never_arrived(e: Evidence) -> bool:
+    """No VM was ever started in the process, and no listener waits."""
+    return e.after.active_vms is None and not e.is_warming
+
+
+def module_did_not_start(e: Evidence) -> bool:
+    """The plug-in has no VM although its module is there."""
+    return e.has_no_vms
+
+
+def vms_active(e: Evidence) -> bool:
+    """VMs are there that can only be the plug-in's."""
+    return e.has_all_vms or e.has_new_vms
+
+
+def vms_starting(e: Evidence) -> bool:
+    """Some of the plug-in's VMs are there."""
+    return e.has_some_vms
+
+
+def listener_warming(e: Evidence) -> bool:
+    """Some listener waits."""
+    return e.is_warming
+
+
+def undecided(_: Evidence) -> bool:
+    """The figures of the process may be other plug-ins'."""
+    return True
+
+
+Rule = tuple[Callable[[Evidence], bool], RunState, str]
+RULES: Final[tuple[Rule, ...]] = (
+    (not_envoy, RunState.UNKNOWN, "serves statistics that are not those of a sidecar of Istio"),
+    (
+        configuration_rejected,
+        RunState.NOT_ACCEPTED,
+        "rejected a change of its listeners and does not have the configuration: an Envoy that already has the module does this "
+        "if the module refuses its configuration",
+    ),
+    (configuration_absent, RunState.NOT_ACCEPTED, "does not have the configuration yet"),
+    (
+        vm_reloaded,
+        RunState.CRASHING,
+        "has the module crashing ({e.crashes.success} reloads, {e.crashes.failure} failed, {e.crashes.backoff} delayed)",
+    ),
+    (
+        fetch_gave_up,
+        RunState.FETCH_FAILED,
+        "gave up fetching the module on {e.failures} filter chains",
+    ),
+    (
+        fetch_gave_up_at_some_time,
+        RunState.UNKNOWN,
+        "gave up fetching a module, but of which filter, or when, is not known",
+    ),
+    (module_awaited, RunState.STARTING, "has the configuration and waits for the module"),
+    (module_never_arrived, RunState.FETCH_FAILED, "has the configuration but never got the module"),
+    (
+        module_did_not_start,
+        RunState.CONFIGURATION_REFUSED,
+        "has the configuration but runs no VM of the module: the module refused its configuration, or could not be started",
+    ),
+    (vms_active, RunState.RUNNING, "runs the module"),
+    (vms_starting, RunState.STARTING, "has the module and starts it"),
+    (listener_warming, RunState.STARTING, "has the configuration, and a listener is not ready yet"),
+    (
+        undecided,
+        RunState.UNKNOWN,
+        "has the configuration, but {e.vms} active VMs may belong to its {others} other filters",
+    ),
+)
+"""In this order: a condition, the state, and the clause for people."""
+
+
+def judge(before: Reading | None, after: Reading, plugin: str) -> RunReport:
+    """The report on the plug-in with this name. `before`: the last reading before its configuration was changed, if there is one."""
+    if isinstance(after, UnreadStats):
+        shared = after.why is ReadFailure.SHARED_ADDRESS
+        state = RunState.UNKNOWN if shared else RunState.STATS_UNREACHABLE
+        return RunReport(state, after.message)
+    earlier = before if isinstance(before, SidecarStats) and before.is_envoy else None
+    evidence = Evidence(earlier, after, plugin)
+    for applies, state, message in RULES:
+        if applies(evidence):
+            text = message.format(e=evidence, others=len(evidence.others))
+            return RunReport(state, text, evidence.figures())
+    raise AssertionError("the last rule always applies")

@@ -1,0 +1,200 @@
+"""Each rule of the judgement: what proves it, and what does not."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from autowasm.controller.pods.envoystats import (
+    ReadFailure,
+    ReloadCounts,
+    Requests,
+    SidecarStats,
+    UnreadStats,
+)
+from autowasm.controller.pods.runstate import RULES, RunState, judge
+
+PLAIN = SidecarStats(
+    read_at=100.0,
+    warming=0,
+    rejected=0,
+    listeners_created=4,
+    concurrency=2,
+    uptime=1000,
+)
+"""An Envoy with two workers, so that a plug-in has four VMs, and no plug-in."""
+
+
+def stats(*plugins: str, seconds: float = 5, **fields: Any) -> SidecarStats:
+    """A reading `seconds` later, with these plug-ins."""
+    found = dict.fromkeys(plugins, ReloadCounts())
+    values: dict[str, Any] = {"plugins": found, **fields}
+    later = replace(PLAIN, read_at=100.0 + seconds, uptime=1000 + int(seconds))
+    return replace(later, **values)
+
+
+def state(before: SidecarStats | None, after: SidecarStats, plugin: str = "new") -> RunState:
+    return judge(before, after, plugin).state
+
+
+OLD = stats("old", seconds=0, active_vms=4, fetched=1)
+TWO = stats("old", "other", seconds=0, active_vms=8, fetched=2)
+
+
+def test_page_without_envoys_own_statistics_proves_nothing() -> None:
+    assert state(None, SidecarStats()) is RunState.UNKNOWN
+    assert state(OLD, replace(OLD, concurrency=None)) is RunState.UNKNOWN
+
+
+def test_unread_sidecar_is_unreachable_with_the_reason() -> None:
+    report = judge(OLD, UnreadStats(ReadFailure.STATUS, "404"), "new")
+    assert report.state is RunState.STATS_UNREACHABLE
+    assert "status 404" in report.message
+
+
+def test_statistics_at_a_shared_address_are_unknown_not_unreachable() -> None:
+    report = judge(OLD, UnreadStats(ReadFailure.SHARED_ADDRESS), "new")
+    assert report.state is RunState.UNKNOWN
+
+
+def test_unknown_plugin_is_not_accepted_and_a_rejection_is_named() -> None:
+    assert state(OLD, stats("old", active_vms=4)) is RunState.NOT_ACCEPTED
+    rejected = stats("old", active_vms=4, rejected=1)
+    assert "rejected" in judge(OLD, rejected, "new").message
+    assert "rejected" not in judge(None, rejected, "new").message, "when is not known"
+
+
+@pytest.mark.parametrize("counter", ["success", "failure", "backoff"])
+def test_each_reload_counter_means_a_crash(counter: str) -> None:
+    crashed = stats(
+        active_vms=4, plugins={"old": ReloadCounts(), "new": ReloadCounts(**{counter: 1})}
+    )
+    assert state(OLD, crashed) is RunState.CRASHING
+    assert state(None, crashed) is RunState.CRASHING
+    assert state(crashed, crashed) is not RunState.CRASHING, "it was before"
+    assert state(OLD, crashed, "old") is not RunState.CRASHING
+
+
+def test_failed_fetch_is_of_the_only_plugin_that_is_new() -> None:
+    assert state(OLD, stats("old", "new", active_vms=4, fetch_failures=1)) is RunState.FETCH_FAILED
+    running = stats("old", "new", active_vms=8, fetched=2, fetch_failures=1)
+    assert state(OLD, running) is RunState.FETCH_FAILED, "on one of its filter chains"
+
+
+def test_failed_fetch_of_an_unknown_plugin_or_time_is_unknown() -> None:
+    third = stats("old", "new", "third", active_vms=12, fetch_failures=1)
+    assert state(OLD, third) is RunState.UNKNOWN
+    assert state(None, stats("new", active_vms=4, fetch_failures=1)) is RunState.UNKNOWN
+    earlier = replace(OLD, fetch_failures=1)
+    later = stats("old", "new", active_vms=8, fetched=2, fetch_failures=1)
+    assert state(earlier, later) is RunState.RUNNING
+
+
+def test_counters_that_began_again_do_not_hide_a_missing_module() -> None:
+    assert state(OLD, stats("new", active_vms=None)) is RunState.FETCH_FAILED
+    assert state(None, stats("new", active_vms=None)) is RunState.FETCH_FAILED
+
+
+def test_awaited_module_is_starting_whatever_runs_beside_it() -> None:
+    assert state(OLD, stats("old", "new", active_vms=4, fetched=1, warming=1)) is RunState.STARTING
+    assert state(None, stats("new", active_vms=None, warming=1)) is RunState.STARTING
+    assert state(None, stats("new", active_vms=2)) is RunState.STARTING
+    assert state(OLD, stats("old", "new", active_vms=6, fetched=2)) is RunState.STARTING
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (PLAIN, stats("new", active_vms=0, fetched=1)),
+        (None, stats("new", active_vms=0, fetched=1)),
+        (OLD, stats("old", "new", active_vms=4, fetched=2)),
+        (OLD, stats("old", "new", active_vms=4, fetched=2, warming=1)),
+        (OLD, stats("new", active_vms=0)),
+        (TWO, stats("old", "other", "new", active_vms=8, fetched=3)),
+        (TWO, stats("other", "new", active_vms=4)),
+        (None, stats("other", "new", active_vms=0)),
+    ],
+)
+def test_module_that_arrived_and_has_no_vm_was_refused(
+    before: SidecarStats | None, after: SidecarStats
+) -> None:
+    assert state(before, after) is RunState.CONFIGURATION_REFUSED
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (PLAIN, stats("new", active_vms=4, fetched=1)),
+        (None, stats("new", active_vms=4, fetched=1)),
+        (OLD, stats("old", "new", active_vms=8, fetched=2)),
+        (OLD, stats("new", active_vms=4)),
+        (TWO, stats("other", "new", active_vms=8)),
+        (stats("odd", active_vms=1), stats("odd", "new", active_vms=5, fetched=1)),
+    ],
+)
+def test_vms_that_can_only_be_its_own_prove_that_it_runs(
+    before: SidecarStats | None, after: SidecarStats
+) -> None:
+    assert state(before, after) is RunState.RUNNING
+
+
+def test_vms_that_may_be_others_prove_nothing() -> None:
+    assert state(None, stats("other", "new", active_vms=4)) is RunState.UNKNOWN
+    both = stats("old", "new", "third", active_vms=8, fetched=2)
+    assert state(OLD, both) is RunState.UNKNOWN, "either of the two that were added"
+    one = replace(TWO, active_vms=4)
+    assert state(one, stats("other", "new", active_vms=4)) is RunState.UNKNOWN
+    report = judge(None, stats("other", "new", active_vms=4), "new")
+    assert report.message.endswith("4 active VMs may belong to its 1 other filters")
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        stats("new", active_vms=4, uptime=3),
+        stats("new", active_vms=4, seconds=5000, uptime=1001),
+        stats("new", active_vms=4, listeners_created=3),
+    ],
+)
+def test_restarted_envoy_counts_from_zero(after: SidecarStats) -> None:
+    before = replace(OLD, requests=Requests({5: 7}), fetch_failures=1)
+    after = replace(after, requests=Requests({2: 1, 5: 1}))
+    report = judge(before, after, "new")
+    assert report.state is RunState.RUNNING
+    assert report.figures.is_restarted
+    assert report.figures.requests == Requests({2: 1, 5: 1})
+
+
+def test_late_uptime_is_no_restart() -> None:
+    after = stats("new", active_vms=4, seconds=10, uptime=1004)
+    assert not judge(OLD, after, "new").figures.is_restarted
+
+
+def test_figures_are_those_since_the_earlier_reading() -> None:
+    before = replace(OLD, requests=Requests({2: 90, 5: 10}))
+    after = stats("old", "new", active_vms=8, fetched=2, requests=Requests({2: 100, 5: 30}))
+    figures = judge(before, after, "new").figures
+    assert (figures.active_vms, figures.active_vms_before, figures.other_plugins) == (8, 4, 1)
+    assert figures.requests == Requests({2: 10, 5: 20})
+    assert figures.requests_before == Requests({2: 90, 5: 10})
+
+
+def test_unreadable_earlier_reading_counts_as_none() -> None:
+    after = stats("new", active_vms=4)
+    unread = UnreadStats(ReadFailure.TIMEOUT)
+    assert judge(unread, after, "new") == judge(None, after, "new")
+
+
+def test_each_rule_has_a_name_a_meaning_and_a_clause() -> None:
+    assert len({applies.__name__ for applies, _, _ in RULES}) == len(RULES)
+    assert all(applies.__doc__ for applies, _, _ in RULES)
+    assert {state for _, state, _ in RULES} == set(RunState) - {RunState.STATS_UNREACHABLE}
+
+
+def test_states_say_whether_waiting_helps() -> None:
+    assert {one for one in RunState if one.is_pending} == {RunState.STARTING, RunState.NOT_ACCEPTED}
+    assert {one for one in RunState if one.is_failure} == {
+        RunState.CONFIGURATION_REFUSED,
+        RunState.CRASHING,
+        RunState.FETCH_FAILED,
+    }
