@@ -194,6 +194,7 @@ class Metrics:
             registry=r,
         )
         self._make_preflight(r)
+        self._make_sidecars(r)
         build = Info("autowasm_build", "Versions of wasmer and Python.", registry=r)
         build.info({"version": _VERSION, "python": platform.python_version()})
         self._begin_at_zero()
@@ -255,6 +256,21 @@ class Metrics:
         self.preflight_code_damaged = Counter(
             "autowasm_preflight_code_damaged_total",
             "Compiled modules on disk whose bytes had changed. They are compiled again.",
+            registry=r,
+        )
+
+    def _make_sidecars(self, r: CollectorRegistry) -> None:
+        self.sidecar_reads = Counter(
+            "autowasm_sidecar_reads_total",
+            "Readings of sidecars' statistics, by result: read, or why not: no_sidecar, no_address, shared_address (no request was sent); "
+            "refused, timeout, broken, status, too_large, not_prometheus. Reported by the leader.",
+            ["result"],
+            registry=r,
+        )
+        self.sidecar_read_seconds = Histogram(
+            "autowasm_sidecar_read_duration_seconds",
+            "Duration of one request for a sidecar's statistics, failed ones included. Reported by the leader.",
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
             registry=r,
         )
 

@@ -186,6 +186,18 @@ ROLLOUT = (
         "Rollouts by duration, from the change of the EnvoyFilter to the last download.",
         ("max by (le) (autowasm_rollout_duration_seconds_bucket)", "up to {{le}} s"),
     ),
+    graph(
+        "Sidecars read",
+        "Readings of sidecars' statistics per second, by result. No more than 50.",
+        (rate("autowasm_sidecar_reads_total", "result"), "{{result}}"),
+        unit="reqps",
+    ),
+    graph(
+        "Duration of a reading",
+        "99th percentile of the requests for sidecars' statistics, failed ones included.",
+        (quantile(0.99, "autowasm_sidecar_read_duration_seconds"), "99 %"),
+        unit="s",
+    ),
 )
 
 CONTROL = (
