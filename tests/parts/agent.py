@@ -21,6 +21,8 @@ from tests.parts.process import Process
 
 _ALPN = "istio-http/1.1"  # by which an inbound listener knows that a sidecar calls
 _READY_SECONDS = 60
+STATISTICS_PORT = 15090
+"""On the address of the workload: the statistics of its Envoy, as each sidecar serves them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ async def _agent(
     roots = await mesh.cluster.wait_for("/api/v1/namespaces/default/configmaps/istio-ca-root-cert")
     agent_program = await asyncio.to_thread(provision.pilot_agent)
     bootstrap = await asyncio.to_thread(lambda: _bootstrap().read_text())
-    status_port, admin_port, health_port, metrics_port = ports.free_ports(4)
+    status_port, admin_port, health_port = ports.free_ports(3)
     written = {
         "var/run/secrets/tokens/istio-token": token["status"]["token"],
         "var/run/secrets/istio/root-cert.pem": roots["data"]["root-cert.pem"],
@@ -176,7 +178,8 @@ async def _agent(
             "ISTIO_META_CLUSTER_ID": "Kubernetes",
             "OUTPUT_CERTS": "./certificates",
             "ENVOY_STATUS_PORT": str(health_port),
-            "ENVOY_PROMETHEUS_PORT": str(metrics_port),
+            # As in a Pod: the address is the workload's own.
+            "ENVOY_PROMETHEUS_PORT": str(STATISTICS_PORT),
             **(environment or {}),
         },
         cwd=directory,
