@@ -147,12 +147,6 @@ class Evidence:
         return _increase(then, self.after.fetch_failures)
 
     @property
-    def arrivals(self) -> int:
-        """Modules that arrived since `before`."""
-        then = self.before.fetched if self.before is not None else 0
-        return _increase(then, self.after.fetched)
-
-    @property
     def has_all_vms(self) -> bool:
         """Whether there are VMs enough for every plug-in."""
         return self.vms >= self._each * (1 + len(self.others))
@@ -254,8 +248,8 @@ def fetch_gave_up_at_some_time(e: Evidence) -> bool:
 
 
 def module_awaited(e: Evidence) -> bool:
-    """The plug-in has no VM, no module arrived, and a listener waits."""
-    return e.has_no_vms and e.is_warming and (e.before is None or e.arrivals == 0)
+    """The plug-in has no VM, and a listener waits: what arrived meanwhile may be other modules."""
+    return e.has_no_vms and e.is_warming
 
 
 def module_never_arrived(e: Evidence) -> bool:
@@ -264,7 +258,7 @@ def module_never_arrived(e: Evidence) -> bool:
 
 
 def module_did_not_start(e: Evidence) -> bool:
-    """The plug-in has no VM although its module is there."""
+    """The plug-in has no VM, no listener waits for its module, and no fetch failed."""
     return e.has_no_vms
 
 
@@ -333,7 +327,11 @@ RULES: Final[tuple[Rule, ...]] = (
 
 
 def judge(before: Reading | None, after: Reading, plugin: str) -> RunReport:
-    """The report on the plug-in with this name. `before`: the last reading before its configuration was changed, if there is one."""
+    """The report on the plug-in with this name.
+
+    `before`: the last reading before its configuration was changed, if there is one; no listener was warming then. A plug-in
+    that already ran in `before` is judged by what happened since.
+    """
     if isinstance(after, UnreadStats):
         shared = after.why is ReadFailure.SHARED_ADDRESS
         state = RunState.UNKNOWN if shared else RunState.STATS_UNREACHABLE
