@@ -19,6 +19,7 @@ class Topic(enum.Enum):
     CONNECTION = "Connection to the source: wasmer retries"
     MODULE = "The module: push another one"
     START = "The start of the module (condition `Starts`): before it is published"
+    RUN = "The module in sidecars (condition `Running`, `status.pods.notRunning`)"
     ENVOYFILTER = "The EnvoyFilter"
     WASMER = "wasmer itself"
 
@@ -43,7 +44,11 @@ class Reason(enum.StrEnum):
     NOT_PUBLISHED = "NotPublished", Topic.STATE, "no EnvoyFilter has been written yet"
     FETCHING = "Fetching", Topic.STATE, "a fetch is in progress"
     FETCHED = "Fetched", Topic.STATE, "the module is stored; for `Loaded`: all matched Pods have it"
-    NO_PODS = "NoPods", Topic.STATE, "for `Loaded`: the selector matches no Pod"
+    NO_PODS = (
+        "NoPods",
+        Topic.STATE,
+        "for `Loaded` and `Running`: the selector matches no Pod (with a sidecar)",
+    )
 
     INVALID_SPEC = (
         "InvalidSpec",
@@ -241,7 +246,8 @@ class Reason(enum.StrEnum):
     CONFIGURATION_REFUSED = (
         "ConfigurationRefused",
         Topic.START,
-        "the module refuses `pluginConfig`: every sidecar would answer 503; the message has its last log lines",
+        "the module refuses `pluginConfig`: every sidecar would answer 503; the message has its last log lines. For `Running`: a sidecar has the module "
+        "and runs no VM of it",
     )
     START_FAILED = (
         "StartFailed",
@@ -282,6 +288,34 @@ class Reason(enum.StrEnum):
         "PreflightUnavailable",
         Topic.START,
         "no verdict: the child process crashed, exceeded a limit or could not be started; it is not the module's fault",
+    )
+
+    RUNNING = "Running", Topic.RUN, "the module runs in the sidecars of all matched Pods"
+    STARTING = (
+        "Starting",
+        Topic.RUN,
+        "a sidecar has not started the module yet, or still drains the previous one",
+    )
+    CRASHING = "Crashing", Topic.RUN, "the module crashes, and the sidecar reloads it"
+    FETCH_FAILED = (
+        "FetchFailed",
+        Topic.RUN,
+        "a sidecar gave up fetching the module; wasmer resends it",
+    )
+    NOT_ACCEPTED = (
+        "NotAccepted",
+        Topic.RUN,
+        "a sidecar does not have the configuration: it has not arrived from istiod, or Envoy rejected it",
+    )
+    STATS_UNREACHABLE = (
+        "StatsUnreachable",
+        Topic.RUN,
+        "the statistics of a sidecar, port 15090 of its Pod, cannot be read; the module may run",
+    )
+    UNKNOWN = (
+        "Unknown",
+        Topic.RUN,
+        "the statistics of a sidecar do not tell whether the module runs ([what can be known](sidecar-statistics.md))",
     )
 
     ENVOY_FILTER_CONFLICT = (

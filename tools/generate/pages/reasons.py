@@ -24,6 +24,7 @@ wrong, where, and what to do. `make reference` generates this page.
 | `Ready` | both are True for this generation; to wait for it: `kubectl wait --for=condition=Ready aw/NAME` |
 | `Starts` | the module starts with its configuration, as far as that is known before it is published ([pre-flight](../explanation/preflight.md)). False: it does not. Unknown: it may, or there is no verdict. Absent: it was published before, or the mode is `off` |
 | `Loaded` | the sidecar of every matched Pod downloaded the module; Unknown if wasmer cannot determine it |
+| `Running` | the module runs in the sidecar of every matched Pod that has one; Unknown if their statistics do not tell |
 """
 
 
@@ -34,6 +35,6 @@ def render() -> str:
         rows = ((f"`{one}`", one.meaning) for one in Reason if one.topic is topic)
         parts.append(f"## {topic.value}\n\n{markdown.table('| reason | means |', rows)}")
     parts.append(
-        "The reasons of Pods (`status.pods.missing`, and `Loaded`) are in [proof](../explanation/proof.md)."
+        "The reasons of Pods (`status.pods.missing`, and `Loaded`) are also in [proof](../explanation/proof.md)."
     )
     return "\n".join(parts) + "\n"

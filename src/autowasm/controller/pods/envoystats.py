@@ -18,19 +18,24 @@ from urllib.parse import quote
 PORT: Final = 15090
 """The listener `http_prometheus_port` of Istio's bootstrap."""
 
-_FILTER: Final = "|".join(
+FILTER: Final = "|".join(
     (
         r"^wasm\.",
         r"^server\.(concurrency|uptime)$",
-        r"^listener_manager\.(listener_create_success|total_listeners_warming|lds\.update_rejected)$",
+        r"^listener_manager\.(listener_(create_success|added|modified|in_place_updated)|total_(listeners_warming|listeners_draining|filter_chains_draining)|lds\.update_rejected)$",
         r"istio_requests_total\.reporter\.destination",
         r"^http\..+\.downstream_rq_[1-5]xx$",
     )
 )
 """Envoy matches it with its own names, before it takes the tags out of them."""
-TARGET: Final = f"/stats/prometheus?filter={quote(_FILTER, safe='')}"
+PATH: Final = "/stats/prometheus"
+TARGET: Final = f"{PATH}?filter={quote(FILTER, safe='')}"
 """Path and query of the request."""
 
+MAX_PLUGINS: Final = 256
+"""Plug-ins of one page; more are ignored, because readings are kept."""
+MAX_SERIES: Final = 512
+"""Characters of the name of a series. Names of Kubernetes have at most 253."""
 _STEP: Final = 32 * 1024
 """Bytes of a page that are parsed at once: about a millisecond."""
 _SAMPLE: Final = re.compile(
@@ -49,6 +54,12 @@ _FETCH_FAILURES: Final = "envoy_wasm_remote_load_fetch_failures"
 _WARMING: Final = "envoy_listener_manager_total_listeners_warming"
 _REJECTED: Final = "envoy_listener_manager_lds_update_rejected"
 _CREATED: Final = "envoy_listener_manager_listener_create_success"
+_CHANGED: Final = tuple(
+    f"envoy_listener_manager_listener_{how}" for how in ("added", "modified", "in_place_updated")
+)
+_DRAINING: Final = tuple(
+    f"envoy_listener_manager_total_{what}_draining" for what in ("listeners", "filter_chains")
+)
 _CONCURRENCY: Final = "envoy_server_concurrency"
 _UPTIME: Final = "envoy_server_uptime"
 _ISTIO_REQUESTS: Final = "istio_requests_total"
@@ -133,6 +144,10 @@ class SidecarStats:
     rejected: int | None = None
     """Updates of listeners that Envoy rejected."""
     listeners_created: int | None = None
+    listeners_changed: int | None = None
+    """Listeners that were added or changed, as a whole or in some filter chains."""
+    draining: int | None = None
+    """Listeners and filter chains that were replaced, and still serve the connections that they have."""
     concurrency: int | None = None
     """Worker threads."""
     uptime: int | None = None
@@ -273,10 +288,15 @@ class _Page:
         elif name in _HTTP_REQUESTS:
             self._add_http(dict(_LABEL.findall(text)), value)
         elif reload := _RELOAD.fullmatch(name):
-            series = _series(reload[1] or "", dict(_LABEL.findall(text)))
-            self._plugins.setdefault(series, {})[reload[2] or ""] = value
+            self._add_reload(reload, _series(reload[1] or "", dict(_LABEL.findall(text))), value)
         elif not text:
             self._single[name] = value
+
+    def _add_reload(self, found: re.Match[str], series: str, value: int) -> None:
+        is_new = series not in self._plugins
+        if is_new and (len(self._plugins) >= MAX_PLUGINS or len(series) > MAX_SERIES):
+            return
+        self._plugins.setdefault(series, {})[found[2] or ""] = value
 
     def _add_http(self, labels: Mapping[str, str], value: int) -> None:
         def tag(name: str) -> str:
@@ -304,6 +324,8 @@ class _Page:
             warming=single.get(_WARMING),
             rejected=single.get(_REJECTED),
             listeners_created=single.get(_CREATED),
+            listeners_changed=_sum(single, _CHANGED),
+            draining=_sum(single, _DRAINING),
             concurrency=single.get(_CONCURRENCY),
             uptime=single.get(_UPTIME),
             requests=self._requests(),
@@ -316,6 +338,12 @@ class _Page:
         wanted = {one for one in prefixes if one.startswith(_INBOUND)} or prefixes - _NO_TRAFFIC
         counts = [(code, value) for (prefix, code), value in self._http.items() if prefix in wanted]
         return _summed(counts) if counts else None
+
+
+def _sum(single: Mapping[str, int], names: Iterable[str]) -> int | None:
+    """None if the page has none of them."""
+    found = [single[name] for name in names if name in single]
+    return sum(found) if found else None
 
 
 def _class(code: str) -> int:

@@ -7,7 +7,8 @@ plug-in only if no other plug-in was added since `before`.
 How figures of the process are attributed: a plug-in that runs has one VM for each worker and two more, on all filter chains
 together. So all plug-ins run if there are as many VMs as that; none runs without a VM; and the difference to `before` is that of
 the plug-ins that were added, as long as none was removed. Draining filter chains keep their VMs and their plug-in's name, so a
-plug-in's name must differ from that of the one before it: it needs the digest and a hash of the configuration.
+plug-in's name should differ from that of the one before it: then it has the digest and a hash of the configuration. If it does
+not, the caller says whether the change was seen to arrive (`Acceptance`), and VMs count when nothing drains any more.
 
 Verified with Envoy 1.36 and 1.40 (docs/reference/sidecar-statistics.md).
 """
@@ -25,6 +26,7 @@ from autowasm.controller.pods.envoystats import (
     SidecarStats,
     UnreadStats,
 )
+from autowasm.reasons import Reason
 
 _OWN_VMS: Final = 2
 """VMs of a plug-in besides those of the workers: the base VM, and one on the main thread."""
@@ -35,14 +37,14 @@ _LATE: Final = 15.0
 class RunState(enum.Enum):
     """What is known of one plug-in in one sidecar; the values are in the status and in metric labels."""
 
-    RUNNING = "Running"
-    STARTING = "Starting"
-    CONFIGURATION_REFUSED = "ConfigurationRefused"
-    CRASHING = "Crashing"
-    FETCH_FAILED = "FetchFailed"
-    NOT_ACCEPTED = "NotAccepted"
-    STATS_UNREACHABLE = "StatsUnreachable"
-    UNKNOWN = "Unknown"
+    RUNNING = Reason.RUNNING.value
+    STARTING = Reason.STARTING.value
+    CONFIGURATION_REFUSED = Reason.CONFIGURATION_REFUSED.value
+    CRASHING = Reason.CRASHING.value
+    FETCH_FAILED = Reason.FETCH_FAILED.value
+    NOT_ACCEPTED = Reason.NOT_ACCEPTED.value
+    STATS_UNREACHABLE = Reason.STATS_UNREACHABLE.value
+    UNKNOWN = Reason.UNKNOWN.value
 
     @property
     def is_failure(self) -> bool:
@@ -53,6 +55,19 @@ class RunState(enum.Enum):
     def is_pending(self) -> bool:
         """Whether the plug-in does not run yet: wait, up to a deadline."""
         return self in _PENDING
+
+
+class Acceptance(enum.Enum):
+    """How far it is known that a sidecar has the present configuration of a plug-in, and not the one before."""
+
+    BY_NAME = enum.auto()
+    """The sidecar never had another configuration of a plug-in of this name, so the name alone proves it."""
+    SEEN = enum.auto()
+    """The sidecar had another one. Since the change it has changed listeners, or downloaded the module."""
+    NOT_SEEN = enum.auto()
+    """The sidecar had another one, and has changed no listener since before the change."""
+    UNKNOWN = enum.auto()
+    """It is not known what the sidecar had, or whether it has changed since."""
 
 
 _FAILURES: Final = frozenset(
@@ -94,11 +109,18 @@ class RunReport:
 class Evidence:
     """What follows from two readings about one plug-in. `before`: the last reading before the change; keep it for the whole step."""
 
-    def __init__(self, before: SidecarStats | None, after: SidecarStats, plugin: str) -> None:
+    def __init__(
+        self,
+        before: SidecarStats | None,
+        after: SidecarStats,
+        plugin: str,
+        acceptance: Acceptance = Acceptance.BY_NAME,
+    ) -> None:
         self.is_restarted = before is not None and _is_restarted(before, after)
         if self.is_restarted:
             before = SidecarStats()  # all that the new process has counted came later
         self.before, self.after, self.plugin = before, after, plugin
+        self.acceptance = acceptance
         self.is_envoy = after.is_envoy
         self.reloads = after.reloads_of(plugin)
         self.others = after.others(plugin)
@@ -114,6 +136,20 @@ class Evidence:
     def is_warming(self) -> bool:
         """Whether a listener waits, maybe for the module."""
         return bool(self.after.warming)
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the VMs may be those of the configuration before, on filter chains that drain."""
+        return self.acceptance is Acceptance.SEEN and bool(self.after.draining)
+
+    @property
+    def has_replaced_vms(self) -> bool:
+        """Whether there are as many more VMs than before as one plug-in needs, while the same plug-ins are there."""
+        return (
+            self.before is not None
+            and self.before.plugins.keys() == self.after.plugins.keys()
+            and self._gained() >= self._each
+        )
 
     @property
     def is_attributable(self) -> bool:
@@ -171,11 +207,19 @@ class Evidence:
             return True
         if self._added() == 1 and self.is_attributable:
             return self._gained() <= 0
+        if self.before is None or not self.is_attributable:
+            return False
+        if self.acceptance is Acceptance.SEEN and self.before.reloads_of(self.plugin) is not None:
+            # All ran before, and those of one plug-in are gone: of the one that was changed.
+            return (
+                not self.is_draining
+                and self.others == self.before.others(self.plugin)
+                and (self.before.active_vms or 0) == self._each * len(self.before.plugins)
+                and self.vms == self._each * len(self.others)
+            )
         # All that ran before have their VMs, and no more than these are there.
         return (
-            self.before is not None
-            and self.is_attributable
-            and self.before.reloads_of(self.plugin) is None
+            self.before.reloads_of(self.plugin) is None
             and (self.before.active_vms or 0) == self._each * len(self.before.plugins)
             and self.vms <= self._each * len(self.others)
         )
@@ -232,6 +276,16 @@ def configuration_absent(e: Evidence) -> bool:
     return not e.is_known
 
 
+def change_rejected(e: Evidence) -> bool:
+    """Envoy has changed no listener, and rejected an update."""
+    return e.acceptance is Acceptance.NOT_SEEN and e.rejected > 0
+
+
+def change_absent(e: Evidence) -> bool:
+    """Envoy has changed no listener."""
+    return e.acceptance is Acceptance.NOT_SEEN
+
+
 def vm_reloaded(e: Evidence) -> bool:
     """Envoy replaced a crashed VM of the plug-in, or will."""
     return e.crashes.total > 0
@@ -260,6 +314,16 @@ def module_never_arrived(e: Evidence) -> bool:
 def module_did_not_start(e: Evidence) -> bool:
     """The plug-in has no VM, no listener waits for its module, and no fetch failed."""
     return e.has_no_vms
+
+
+def change_not_known(e: Evidence) -> bool:
+    """A plug-in of this name is there, with the present configuration or the one before."""
+    return e.acceptance is Acceptance.UNKNOWN
+
+
+def predecessor_drains(e: Evidence) -> bool:
+    """VMs may be those of the configuration before."""
+    return e.is_draining and not e.has_replaced_vms
 
 
 def vms_active(e: Evidence) -> bool:
@@ -293,6 +357,17 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     (configuration_absent, RunState.NOT_ACCEPTED, "does not have the configuration yet"),
     (
+        change_rejected,
+        RunState.NOT_ACCEPTED,
+        "rejected a change of its listeners and keeps the previous configuration: an Envoy that already has the module does this "
+        "if the module refuses its configuration",
+    ),
+    (
+        change_absent,
+        RunState.NOT_ACCEPTED,
+        "has the previous configuration: it has changed no listener yet",
+    ),
+    (
         vm_reloaded,
         RunState.CRASHING,
         "has the module crashing ({e.crashes.success} reloads, {e.crashes.failure} failed, {e.crashes.backoff} delayed)",
@@ -314,6 +389,16 @@ RULES: Final[tuple[Rule, ...]] = (
         RunState.CONFIGURATION_REFUSED,
         "has the configuration but runs no VM of the module: the module refused its configuration, or could not be started",
     ),
+    (
+        change_not_known,
+        RunState.UNKNOWN,
+        "has a filter of this name, but whether with the present configuration or the previous one is not known",
+    ),
+    (
+        predecessor_drains,
+        RunState.STARTING,
+        "has the configuration, but its VMs may be those of the previous one, which still drains",
+    ),
     (vms_active, RunState.RUNNING, "runs the module"),
     (vms_starting, RunState.STARTING, "has the module and starts it"),
     (listener_warming, RunState.STARTING, "has the configuration, and a listener is not ready yet"),
@@ -326,18 +411,24 @@ RULES: Final[tuple[Rule, ...]] = (
 """In this order: a condition, the state, and the clause for people."""
 
 
-def judge(before: Reading | None, after: Reading, plugin: str) -> RunReport:
+def judge(
+    before: Reading | None,
+    after: Reading,
+    plugin: str,
+    *,
+    acceptance: Acceptance = Acceptance.BY_NAME,
+) -> RunReport:
     """The report on the plug-in with this name.
 
     `before`: the last reading before its configuration was changed, if there is one; no listener was warming then. A plug-in
-    that already ran in `before` is judged by what happened since.
+    that already ran in `before` is judged by what happened since. `acceptance`: for a name without a digest.
     """
     if isinstance(after, UnreadStats):
         shared = after.why is ReadFailure.SHARED_ADDRESS
         state = RunState.UNKNOWN if shared else RunState.STATS_UNREACHABLE
         return RunReport(state, after.message)
     earlier = before if isinstance(before, SidecarStats) and before.is_envoy else None
-    evidence = Evidence(earlier, after, plugin)
+    evidence = Evidence(earlier, after, plugin, acceptance)
     for applies, state, message in RULES:
         if applies(evidence):
             text = message.format(e=evidence, others=len(evidence.others))

@@ -31,6 +31,16 @@ envoy_wasm_remote_load_fetch_failures{} 5
 envoy_wasm_remote_load_fetch_successes{} 7
 # TYPE envoy_listener_manager_total_listeners_warming gauge
 envoy_listener_manager_total_listeners_warming{} 1
+# TYPE envoy_listener_manager_total_listeners_draining gauge
+envoy_listener_manager_total_listeners_draining{} 1
+# TYPE envoy_listener_manager_total_filter_chains_draining gauge
+envoy_listener_manager_total_filter_chains_draining{} 2
+# TYPE envoy_listener_manager_listener_added counter
+envoy_listener_manager_listener_added{} 3
+# TYPE envoy_listener_manager_listener_modified counter
+envoy_listener_manager_listener_modified{} 4
+# TYPE envoy_listener_manager_listener_in_place_updated counter
+envoy_listener_manager_listener_in_place_updated{} 5
 # TYPE envoy_server_concurrency gauge
 envoy_server_concurrency{} 2
 # TYPE envoy_server_uptime gauge
@@ -62,6 +72,7 @@ def test_page_of_a_real_envoy_is_read() -> None:
     assert stats.others("redis-cache.first") == {"hello_world_x_0123456789ab"}
     assert (stats.active_vms, stats.fetched, stats.fetch_failures) == (4, 9, 5)
     assert (stats.warming, stats.rejected, stats.listeners_created) == (1, 1, 4)
+    assert (stats.draining, stats.listeners_changed) == (3, 12)
     assert (stats.concurrency, stats.uptime, stats.read_at) == (2, 90, 12.5)
     assert stats.requests is None
 
@@ -70,6 +81,17 @@ def test_absent_statistics_are_not_zero() -> None:
     stats = parse(b"")
     assert not stats.is_envoy
     assert (stats.active_vms, stats.warming, stats.requests) == (None, None, None)
+    assert (stats.draining, stats.listeners_changed) == (None, None)
+
+
+def test_plugins_beyond_what_a_sidecar_has_are_not_kept() -> None:
+    many = b"".join(b"envoy_wasm_p%d_vm_reload{} 0\n" % number for number in range(300))
+    stats = parse(many + b"envoy_wasm_p0_vm_reload_success{} 7\n")
+    assert len(stats.plugins) == envoystats.MAX_PLUGINS
+    assert stats.reloads_of("p0") == ReloadCounts(success=7)
+    long = b"x" * envoystats.MAX_SERIES
+    assert set(parse(b"envoy_wasm_%s_vm_reload{} 0\n" % long).plugins) == {long.decode()}
+    assert not parse(b"envoy_wasm_%sx_vm_reload{} 0\n" % long).plugins
 
 
 def test_requests_are_those_that_arrive_at_the_service() -> None:
@@ -143,6 +165,10 @@ def test_another_format_is_told_from_prometheus(page: bytes, is_text: bool) -> N
         ("server.total_connections", False),
         ("listener_manager.lds.update_rejected", True),
         ("listener_manager.lds.update_duration", False),
+        ("listener_manager.listener_in_place_updated", True),
+        ("listener_manager.listener_removed", False),
+        ("listener_manager.total_filter_chains_draining", True),
+        ("listener_manager.total_listeners_active", False),
         ("http.inbound_0.0.0.0_80;.downstream_rq_5xx", True),
         ("http.inbound.downstream_rq_total", False),
         ("istiocustom.istio_requests_total.reporter.destination.source_workload.x", True),

@@ -12,7 +12,7 @@ from autowasm.controller.pods.envoystats import (
     SidecarStats,
     UnreadStats,
 )
-from autowasm.controller.pods.runstate import RULES, RunState, judge
+from autowasm.controller.pods.runstate import RULES, Acceptance, RunState, judge
 
 PLAIN = SidecarStats(
     read_at=100.0,
@@ -147,6 +147,54 @@ def test_vms_that_may_be_others_prove_nothing() -> None:
     assert state(one, stats("other", "new", active_vms=4)) is RunState.UNKNOWN
     report = judge(None, stats("other", "new", active_vms=4), "new")
     assert report.message.endswith("4 active VMs may belong to its 1 other filters")
+
+
+def accepted(after: SidecarStats, acceptance: Acceptance, *, before: SidecarStats = OLD) -> str:
+    """What is concluded of a plug-in whose name it had before."""
+    return judge(before, after, "old", acceptance=acceptance).state.value
+
+
+def test_name_without_a_digest_proves_nothing_until_a_change_is_seen() -> None:
+    same = stats("old", active_vms=4)
+    assert accepted(same, Acceptance.NOT_SEEN) == "NotAccepted"
+    assert accepted(same, Acceptance.UNKNOWN) == "Unknown"
+    assert accepted(same, Acceptance.SEEN) == "Running"
+
+
+def test_rejected_change_of_the_same_name_is_named() -> None:
+    rejected = stats("old", active_vms=4, rejected=1)
+    report = judge(OLD, rejected, "old", acceptance=Acceptance.NOT_SEEN)
+    assert report.state is RunState.NOT_ACCEPTED
+    assert "rejected a change" in report.message
+    seen = judge(OLD, rejected, "old", acceptance=Acceptance.SEEN)
+    assert seen.state is RunState.RUNNING, "it may be another listener"
+
+
+def test_vms_may_be_those_of_the_previous_module_while_it_drains() -> None:
+    draining = stats("old", active_vms=4, draining=1)
+    assert accepted(draining, Acceptance.SEEN) == "Starting"
+    assert accepted(replace(draining, active_vms=8), Acceptance.SEEN) == "Running", "both"
+    assert accepted(replace(draining, draining=0), Acceptance.SEEN) == "Running"
+    assert accepted(replace(draining, active_vms=0), Acceptance.SEEN) == "ConfigurationRefused"
+    named = judge(None, draining, "old")
+    assert named.state is RunState.RUNNING, "the name has a digest: what drains is another plug-in"
+
+
+def test_vms_that_are_gone_after_a_change_are_those_of_the_changed_plugin() -> None:
+    lost = stats("old", "other", active_vms=4, draining=0)
+    assert accepted(lost, Acceptance.SEEN, before=TWO) == "ConfigurationRefused"
+    assert accepted(replace(lost, draining=1), Acceptance.SEEN, before=TWO) == "Starting"
+    assert accepted(lost, Acceptance.UNKNOWN, before=TWO) == "Unknown"
+    third = stats("old", "other", "third", active_vms=4, draining=0)
+    assert accepted(third, Acceptance.SEEN, before=TWO) == "Unknown", "it may be the third"
+    odd = replace(TWO, active_vms=4)
+    assert accepted(lost, Acceptance.SEEN, before=odd) == "Unknown", "one did not run before"
+
+
+def test_failure_shows_even_if_it_is_not_known_which_configuration_failed() -> None:
+    assert accepted(stats("old", active_vms=0), Acceptance.UNKNOWN) == "ConfigurationRefused"
+    crashed = stats(active_vms=4, plugins={"old": ReloadCounts(success=1)})
+    assert accepted(crashed, Acceptance.UNKNOWN) == "Crashing"
 
 
 @pytest.mark.parametrize(
