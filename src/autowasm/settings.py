@@ -20,6 +20,7 @@ from autowasm.limits import (
     Limits,
     PreflightLimits,
     ServeLimits,
+    StatsLimits,
     StoreLimits,
 )
 
@@ -173,6 +174,28 @@ class ProofSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RunSettings:
+    """When sidecars are read to learn whether a module runs in them. Seconds, counts. `StatsLimits` has the rate."""
+
+    interval: float = 1.0
+    """Time between two checks. A reading right after the publication often is from before the change, which makes it a baseline."""
+    pause: float = 1.0
+    """Between the first two readings of a Pod; each pause is twice the one before."""
+    longest: float = 30.0
+    """The longest pause. Istio's sidecars drain what was replaced for 45 s."""
+    settle: float = 60.0
+    """A Pod is not read any more when its module runs this long after the first reading."""
+    window: float = 300.0
+    """A Pod is not read any more this long after the first reading, whatever is known."""
+    hold: float = 15.0
+    """A report waits this long for Pods that are not known yet: a status is written once in a minute only."""
+    batch: int = 100
+    """Pods that are read in one check. If none of them answers, it takes 5 s."""
+    max_named: int = 10
+    """Pods that are named in the report of one object."""
+
+
+@dataclass(frozen=True, slots=True)
 class PeerSettings:
     """Addresses of the other replicas, and bounds on requests to them. Seconds, bytes, counts."""
 
@@ -290,6 +313,8 @@ class Settings:
     download_log: DownloadLogLimits = field(default_factory=DownloadLogLimits)
     resend: ResendSettings = field(default_factory=ResendSettings)
     proof: ProofSettings = field(default_factory=ProofSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+    stats: StatsLimits = field(default_factory=StatsLimits)
     poll: PollSettings = field(default_factory=PollSettings)
     standalone: Standalone | None = None
     cluster: Cluster | None = None

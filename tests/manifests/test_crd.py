@@ -14,7 +14,16 @@ import yaml
 
 from autowasm.api import parsing
 from autowasm.api import status as statuses
-from autowasm.api.status import Condition, MissingPod, Module, Phase, Pods, Preflight, Status
+from autowasm.api.status import (
+    Condition,
+    MissingPod,
+    Module,
+    NotRunningPod,
+    Phase,
+    Pods,
+    Preflight,
+    Status,
+)
 from autowasm.digest import Sha256Hex
 from tests.manifests import documents
 from tests.manifests.api import STRICT
@@ -74,6 +83,8 @@ def _full_status() -> Status:
             injected=2,
             fetched=1,
             missing=(MissingPod("default", "p", "Refused", "requested it and got status 503"),),
+            running=1,
+            not_running=(NotRunningPod("default", "p", "Crashing", "has the module crashing"),),
             time=_NOW,
         ),
         conditions=conditions,
@@ -101,7 +112,7 @@ async def test_kubectl_get_prints_the_reference_columns(
     assert _TIME.sub("TIME", printed) == _TIME.sub("TIME", expected)
 
 
-async def test_wide_output_adds_the_message(
+async def test_wide_output_adds_sidecars_and_the_message(
     cluster: Cluster, kubectl: Client, namespace: str
 ) -> None:
     document = documents.valid()
@@ -109,7 +120,7 @@ async def test_wide_output_adds_the_message(
     await _create(cluster, document, Status(message="all is well").to_dict())
     printed = await kubectl.run("get", "aw", "-n", namespace, "-o", "wide")
     header, row = printed.stdout.splitlines()
-    assert header.split()[-3:] == ["TIME", "PHASE", "MESSAGE"]
+    assert header.split()[-4:] == ["PHASE", "SIDECARS", "RUNNING", "MESSAGE"]
     assert row.endswith("all is well")
 
 

@@ -40,6 +40,8 @@ class ConditionType(enum.Enum):
     """Whether the module starts with its configuration, as far as it is known before it is published (ADR 37)."""
     LOADED = "Loaded"
     """Whether the Pods that the selector matches fetched the published module. No other condition depends on it."""
+    RUNNING = "Running"
+    """Whether the published module runs in their sidecars, by the statistics of these. No other condition depends on it."""
 
 
 _ORDER: Final = {kind.value: number for number, kind in enumerate(ConditionType)}
@@ -103,8 +105,17 @@ class MissingPod(Struct, frozen=True):
     message: str = ""
 
 
-class Pods(Struct, frozen=True, omit_defaults=True):
-    """`status.pods`: how many Pods the selector matches, how many have a sidecar, and how many fetched the module."""
+class NotRunningPod(Struct, frozen=True):
+    """A Pod whose sidecar is not known to run the module, and why."""
+
+    namespace: str
+    name: str
+    reason: str
+    message: str = ""
+
+
+class Pods(Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """`status.pods`: how many Pods the selector matches, and how many of them have a sidecar, the module, and the module running."""
 
     matched: int
     injected: int
@@ -112,8 +123,16 @@ class Pods(Struct, frozen=True, omit_defaults=True):
     """Unset if no module is published, or if an older version wrote the status."""
     missing: tuple[MissingPod, ...] = ()
     """The first Pods that are not known to have fetched the module."""
+    running: int | UnsetType = UNSET
+    """Unset if no module is published, or if an older version wrote the status."""
+    not_running: tuple[NotRunningPod, ...] = ()
+    """The first Pods with a sidecar that is not known to run the module."""
     time: str = ""
     """When these values last changed, RFC 3339."""
+
+    def without_running(self) -> "Pods":
+        """Without what is known of running modules."""
+        return msgspec.structs.replace(self, running=UNSET, not_running=())
 
     def same(self, other: "Pods | UnsetType") -> bool:
         """True if all but the time is equal."""

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from autowasm.api import status as statuses
 from autowasm.api.envoyfilter import MANAGED_BY
 from autowasm.api.status import Pods
 from autowasm.artifacts.pullsecrets import PullSecret
@@ -25,7 +26,8 @@ from autowasm.controller.pods.podindex import (
     has_ended,
     pod_codec,
 )
-from autowasm.controller.pods.podstatuswriter import PodReport, PodStatusWriter
+from autowasm.controller.pods.podstatuswriter import PodReport, PodStatusWriter, pod_report
+from autowasm.controller.pods.runningreport import RunningReport
 from autowasm.controller.publishing.mutationcache import MutationCache
 from autowasm.controller.publishing.publisher import AUTOWASMS, ENVOYFILTERS, ClusterPublisher
 from autowasm.controller.secretreader import ClusterSecrets
@@ -147,12 +149,15 @@ class AutoWasmObserver(_DocumentObserver):
         *,
         matcher: PodMatcher,
         pod_status_writer: PodStatusWriter,
+        touch: Callable[[ObjectKey], None],
         root: str,
         changed: Callable[[ObjectKey], None],
     ) -> None:
+        """`touch`: the AutoWasm matches other Pods."""
         self._view = view
         self._matcher = matcher
         self._pod_status_writer = pod_status_writer
+        self._touch = touch
         self._root = root
         self._changed = changed
 
@@ -162,7 +167,7 @@ class AutoWasmObserver(_DocumentObserver):
         if selector is None:
             self._matcher.remove_selector(key)
         elif self._matcher.set_selector(key, selector):
-            self._pod_status_writer.touch(key)
+            self._touch(key)
         if document is None:
             self._pod_status_writer.forget(key)
         if not echo:
@@ -185,11 +190,16 @@ class PodObserver:
     """Updates the indexes of addresses and of matched Pods, and schedules updates of `status.pods`."""
 
     def __init__(
-        self, matcher: PodMatcher, *, addresses: PodAddressIndex, pod_status_writer: PodStatusWriter
+        self,
+        matcher: PodMatcher,
+        *,
+        addresses: PodAddressIndex,
+        touch: Callable[[ObjectKey], None],
     ) -> None:
+        """`touch`: the Pods that this AutoWasm matches have changed."""
         self._matcher = matcher
         self._addresses = addresses
-        self._pod_status_writer = pod_status_writer
+        self._touch = touch
 
     def on_add(self, _key: ObjectKey, new: Pod, /, *, initial: bool) -> None:
         """A Pod was added."""
@@ -206,7 +216,7 @@ class PodObserver:
     def _document_changed(self, old: Pod | None, new: Pod | None) -> None:
         self._addresses.pod_changed(old, new)
         for key in self._matcher.pod_changed(old, new):
-            self._pod_status_writer.touch(key)
+            self._touch(key)
 
 
 def _selector(key: ObjectKey, document: Document | None, *, root: str) -> PodSelector | None:
@@ -243,6 +253,8 @@ class ClusterMode:
         self._matcher = PodMatcher()
         self._addresses = PodAddressIndex()
         self._load_report: Callable[[ObjectKey], Awaitable[LoadReport | None]] = _nothing
+        self._running_report: Callable[[ObjectKey], Awaitable[RunningReport | None]] = _nothing
+        self._pods_changed: Callable[[ObjectKey], None] = _ignore
         self._changed: Callable[[ObjectKey], None] = _ignore
         self._informers = make_informers(client, cluster=cluster, metrics=metrics)
         self._pods = self._informers.pods
@@ -273,6 +285,7 @@ class ClusterMode:
                 self._autowasm_view,
                 matcher=self._matcher,
                 pod_status_writer=self._pod_status_writer,
+                touch=self._touch_changed,
                 root=root,
                 changed=changed,
             )
@@ -281,9 +294,7 @@ class ClusterMode:
             EnvoyFilterObserver(self._envoyfilter_view, changed=changed)
         )
         self._pods.add_handler(
-            PodObserver(
-                self._matcher, addresses=self._addresses, pod_status_writer=self._pod_status_writer
-            )
+            PodObserver(self._matcher, addresses=self._addresses, touch=self._touch_changed)
         )
 
     @property
@@ -350,15 +361,26 @@ class ClusterMode:
         """Use this report for `status.pods` from now on."""
         self._load_report = report
 
+    def use_running_report(
+        self,
+        report: Callable[[ObjectKey], Awaitable[RunningReport | None]],
+        *,
+        pods_changed: Callable[[ObjectKey], None],
+    ) -> None:
+        """Use this report for `status.pods.running` from now on. `pods_changed`: Pods that an AutoWasm matches have changed."""
+        self._running_report, self._pods_changed = report, pods_changed
+
     async def report(self, key: ObjectKey) -> PodReport | None:
         """The report on the Pods that the AutoWasm's selector matches now; None before Pods are listed."""
         if not self._pods.has_synced:
             return None
-        report = await self._load_report(key)
-        if report is not None:
-            return report.pods, report.loaded
-        counts = self._matcher.counts(key)
-        return Pods(matched=counts.matched, injected=counts.injected), None
+        load = await self._load_report(key)
+        if load is None:
+            counts = self._matcher.counts(key)
+            return PodReport(Pods(matched=counts.matched, injected=counts.injected))
+        running = await self._running_report(key)
+        previous = statuses.read((self.document(key) or {}).get("status")).pods
+        return pod_report(load, running, previous=previous, now=statuses.utc_now())
 
     def matched(self, key: ObjectKey) -> Iterator[Pod]:
         """See `rollout.Workloads`."""
@@ -375,8 +397,16 @@ class ClusterMode:
         """See `rollout.Workloads`."""
         return self._addresses.is_shared(pod)
 
+    def pod(self, name: ObjectKey) -> Pod | None:
+        """The Pod of this name now."""
+        return self._pods.get(name)
+
     def touch_pods(self, key: ObjectKey) -> None:
         """See `rollout.Workloads`."""
+        self._pod_status_writer.touch(key)
+
+    def _touch_changed(self, key: ObjectKey) -> None:
+        self._pods_changed(key)
         self._pod_status_writer.touch(key)
 
     def document(self, key: ObjectKey) -> Document | None:

@@ -22,13 +22,12 @@ from autowasm.api.status import (
     Pods,
     Status,
     remember,
-    utc_now,
     with_condition,
     with_conditions,
 )
 from autowasm.api.v1alpha1 import REFRESH_ANNOTATION, AutoWasm
 from autowasm.controller.interfaces import Publisher, RecordEvent, record_no_event
-from autowasm.controller.pods.podstatuswriter import PodReport
+from autowasm.controller.pods.podstatuswriter import PodReport, with_conditions_of
 from autowasm.controller.reconcilecontext import ReconcileContext
 from autowasm.controller.startcheck import StartDecision
 from autowasm.digest import Sha256Hex
@@ -230,8 +229,9 @@ def _conditions(
             )
         )
     conditions = with_conditions(previous, tuple(wanted), now=now)
-    # Starts is set by `with_start`, Loaded by PodStatusWriter (`pods/podstatuswriter.py`).
-    kept = (previous.condition(kind) for kind in (ConditionType.STARTS, ConditionType.LOADED))
+    # Starts is set by `with_start`, the others by PodStatusWriter (`pods/podstatuswriter.py`).
+    kinds = (ConditionType.STARTS, ConditionType.LOADED, ConditionType.RUNNING)
+    kept = (previous.condition(kind) for kind in kinds)
     return (*conditions, *(condition for condition in kept if condition is not None))
 
 
@@ -256,7 +256,7 @@ class PodReports(Protocol):
         """Return when Pods are listed, or after a deadline without them."""
 
     async def report(self, key: ObjectKey, /) -> PodReport | None:
-        """The value of `status.pods` and the condition `Loaded`; None: unknown now."""
+        """The value of `status.pods` and the conditions of Pods; None: unknown now."""
 
 
 class StatusReporter:
@@ -292,10 +292,8 @@ class StatusReporter:
             if report is None and _names_another_module(status, previous):
                 report = _only_counts(status)
             if report is not None:
-                conditions = with_condition(
-                    status.conditions, ConditionType.LOADED, report[1], now=utc_now()
-                )
-                status = msgspec.structs.replace(status, pods=report[0], conditions=conditions)
+                conditions = with_conditions_of(report, status.conditions)
+                status = msgspec.structs.replace(status, pods=report.pods, conditions=conditions)
             await self._publisher.write_status(context.key, context.document, status.to_dict())
             if status.phase is not previous.phase or status.message != previous.message:
                 _log.info(
@@ -352,10 +350,10 @@ def _names_another_module(status: Status, previous: Status) -> bool:
 
 
 def _only_counts(status: Status) -> PodReport | None:
-    """Without the load report: it was about the previous module."""
+    """Without what is known of the module: it was about the previous one."""
     if status.pods is UNSET:
         return None
-    return Pods(matched=status.pods.matched, injected=status.pods.injected), None
+    return PodReport(Pods(matched=status.pods.matched, injected=status.pods.injected))
 
 
 def _resolved_at(status: Status) -> float | None:

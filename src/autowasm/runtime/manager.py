@@ -1,6 +1,6 @@
 """Manager: reads all objects, then reconciles them and their changes, while leading or following.
 
-It also builds the rollout tracker and the resender, in cluster mode only: standalone mode has no Pods. Decisions about an
+It also builds the trackers of Pods and the resender, in cluster mode only: standalone mode has no Pods. Decisions about an
 object are in `controller/reconciler.py`. Invariants: nothing is reconciled and no replica leads before all objects were read.
 """
 
@@ -18,6 +18,8 @@ from autowasm.controller.fetchjobs import FetchJobs
 from autowasm.controller.interfaces import Publisher
 from autowasm.controller.pods.resend import Outage, Resender
 from autowasm.controller.pods.rollout import PeerQuery, RolloutTracker
+from autowasm.controller.pods.runtracker import RunTracker
+from autowasm.controller.pods.statsreader import StatsReader
 from autowasm.controller.polling import Poller
 from autowasm.controller.pullauthorization import PullAuthorizer
 from autowasm.controller.reconciler import AutoWasmReconciler, Checks, Modules, Updates
@@ -58,6 +60,29 @@ def make_rollout_tracker(
     )
     cluster.use_load_report(rollouts.report)
     return rollouts
+
+
+def make_run_tracker(
+    application: Application, chosen: ChosenMode, *, rollouts: RolloutTracker | None
+) -> RunTracker | None:
+    """The tracker that keeps `status.pods.running` up to date as proof of run; None: standalone."""
+    cluster = chosen.cluster
+    if cluster is None or rollouts is None:
+        return None
+    runs = RunTracker(
+        cluster,
+        StatsReader(
+            is_shared=cluster.is_shared,
+            limits=application.settings.stats,
+            metrics=application.metrics,
+        ),
+        downloaded=rollouts.downloaded_at,
+        record_event=chosen.record_event,
+        metrics=application.metrics,
+        settings=application.settings.run,
+    )
+    cluster.use_running_report(runs.report, pods_changed=runs.pods_changed)
+    return runs
 
 
 def make_resender(
@@ -150,6 +175,7 @@ class Manager:
             application, chosen, peer_query=peer_query, requeue=queue.add
         )
         self._rollouts = make_rollout_tracker(application, chosen, peer_query=peer_query)
+        self._runs = make_run_tracker(application, chosen, rollouts=self._rollouts)
         self._jobs = FetchJobs(
             data.fetcher, limits=fetch, tasks=application.tasks, on_change=queue.add
         )
@@ -279,6 +305,8 @@ class Manager:
             tasks.create_task(self._resender.run(chosen.leadership), name="resend")
         if self._rollouts is not None:
             tasks.create_task(self._rollouts.run(chosen.leadership), name="load report")
+        if self._runs is not None:
+            tasks.create_task(self._runs.run(chosen.leadership), name="run report")
 
     def _secret_changed(self, key: ObjectKey) -> None:
         self._jobs.retry_now(key)

@@ -175,7 +175,7 @@ class Metrics:
         )
         self.unexpected_errors = Counter(
             "autowasm_unexpected_errors_total",
-            "Unexpected errors (bugs in wasmer) outside of reconciles, by work: resend, proof_of_load, pod_counts, poll. Processing "
+            "Unexpected errors (bugs in wasmer) outside of reconciles, by work: resend, proof_of_load, proof_of_run, pod_counts, poll. Processing "
             "continues with the next object. The log has the traceback and the object.",
             ["work"],
             registry=r,
@@ -260,6 +260,17 @@ class Metrics:
         )
 
     def _make_sidecars(self, r: CollectorRegistry) -> None:
+        self.running_pods = Gauge(
+            "autowasm_running_pods",
+            "Pods with a sidecar that AutoWasms match, by whether the module runs in it, or why not. A Pod counts once for each AutoWasm. Reported by the leader.",
+            ["state"],
+            registry=r,
+        )
+        self.running_unsettled = Gauge(
+            "autowasm_running_unsettled",
+            "AutoWasms whose sidecars are being read, because the filter or Pods changed. Reported by the leader.",
+            registry=r,
+        )
         self.sidecar_reads = Counter(
             "autowasm_sidecar_reads_total",
             "Readings of sidecars' statistics, by result: read, or why not: no_sidecar, no_address, shared_address (no request was sent); "
@@ -282,7 +293,7 @@ class Metrics:
             self.responses.labels("GET", status)
         for reason in (Reason.STORAGE_FULL, Reason.NAMESPACE_SHARE_EXCEEDED):
             self.storage_refusals.labels(reason)
-        for work in ("resend", "proof_of_load", "pod_counts", "poll"):
+        for work in ("resend", "proof_of_load", "proof_of_run", "pod_counts", "poll"):
             self.unexpected_errors.labels(work)
         for outcome in ("starts", "refused", "doubtful", "unknown"):
             self.preflight_judgements.labels(outcome)

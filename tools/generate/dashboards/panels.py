@@ -187,6 +187,16 @@ ROLLOUT = (
         ("max by (le) (autowasm_rollout_duration_seconds_bucket)", "up to {{le}} s"),
     ),
     graph(
+        "Pods by run state",
+        "Pods with a sidecar that AutoWasms match, by whether the module runs in it, or why not. Reported by the leader.",
+        ("max by (state) (autowasm_running_pods)", "{{state}}"),
+    ),
+    graph(
+        "Unsettled AutoWasms",
+        "AutoWasms whose sidecars are being read, because the filter or Pods changed.",
+        ("max(autowasm_running_unsettled)", "unsettled"),
+    ),
+    graph(
         "Sidecars read",
         "Readings of sidecars' statistics per second, by result. No more than 50.",
         (rate("autowasm_sidecar_reads_total", "result"), "{{result}}"),

@@ -80,6 +80,8 @@ class LoadReport:
     """Without `lastTransitionTime`."""
     states: Mapping[str, int]
     """Pods by `MissingReason` value, and `Fetched`."""
+    is_kept: bool = False
+    """Whether it is a previous leader's, whose time stays."""
 
 
 def why_missing(

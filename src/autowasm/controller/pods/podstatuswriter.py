@@ -1,4 +1,4 @@
-"""PodStatusWriter: keeps `status.pods` and the condition `Loaded` up to date, within a budget of writes.
+"""PodStatusWriter: keeps `status.pods` and the conditions `Loaded` and `Running` up to date, within a budget of writes.
 
 It is not part of a reconcile: a change of Pods changes no decision. Invariants: at most `RATE` writes a second in all and one
 in `EACH` seconds for an object; an unchanged value is not written, nor again one that the server dropped (an older CRD does).
@@ -6,24 +6,39 @@ in `EACH` seconds for an object; an unchanged value is not written, nor again on
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import structlog
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from autowasm.api import status as statuses
 from autowasm.api.status import Condition, ConditionType, Pods
 from autowasm.controller.interfaces import Publisher
+from autowasm.controller.pods.loadreport import LoadReport
+from autowasm.controller.pods.runningreport import RunningReport
 from autowasm.kube.errors import ApiError
 from autowasm.kube.leaderelection import NotLeading
 from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
 
-PodReport = tuple[Pods, Condition | None]
-"""`status.pods`, and the condition `Loaded`, which is None where no module is published."""
-
 _log = structlog.get_logger(__name__)
+
+
+class PodReport(NamedTuple):
+    """What a status says of Pods. The conditions are None where no module is published."""
+
+    pods: Pods
+    loaded: Condition | None = None
+    running: Condition | None = None
+
+    @property
+    def conditions(self) -> tuple[tuple[ConditionType, Condition | None], ...]:
+        """Each condition with its type."""
+        return (ConditionType.LOADED, self.loaded), (ConditionType.RUNNING, self.running)
+
+
+_TYPES: Final = frozenset({ConditionType.LOADED.value, ConditionType.RUNNING.value})
 
 RATE = 5.0
 """Writes a second."""
@@ -31,6 +46,21 @@ EACH = 60.0
 """Seconds between two writes for one object."""
 SETTLE = 1.0
 """Seconds: the Pods of one rollout step change within a second and cause one write."""
+
+
+def pod_report(
+    load: LoadReport, running: RunningReport | None, *, previous: Pods | UnsetType, now: str
+) -> PodReport:
+    """Both reports in one. `previous`: what the status has; its time stays while all else is the same."""
+    if running is None:
+        return PodReport(load.pods.without_running(), load.loaded)
+    pods = msgspec.structs.replace(
+        load.pods, running=running.running, not_running=running.not_running
+    )
+    if not load.is_kept:
+        time = previous.time if previous is not UNSET and pods.same(previous) else now
+        pods = msgspec.structs.replace(pods, time=time)
+    return PodReport(pods, load.loaded, running.condition)
 
 
 class PodStatusWriter:
@@ -112,34 +142,38 @@ class PodStatusWriter:
 
 def with_report(status: Mapping[str, Any], report: PodReport) -> dict[str, Any]:
     """The status as JSON with this report."""
-    pods, loaded = report
-    conditions = statuses.with_condition(
-        statuses.read(status).conditions, ConditionType.LOADED, loaded, now=statuses.utc_now()
-    )
-    new = msgspec.json.encode({**status, "pods": pods, "conditions": conditions})
+    conditions = with_conditions_of(report, statuses.read(status).conditions)
+    new = msgspec.json.encode({**status, "pods": report.pods, "conditions": conditions})
     result: dict[str, Any] = msgspec.json.decode(new)
     return result
+
+
+def with_conditions_of(
+    report: PodReport, conditions: tuple[Condition, ...]
+) -> tuple[Condition, ...]:
+    """`conditions` with those of the report."""
+    for kind, condition in report.conditions:
+        conditions = statuses.with_condition(conditions, kind, condition, now=statuses.utc_now())
+    return conditions
 
 
 def _is_reported(status: Mapping[str, Any], report: PodReport) -> bool:
     found = statuses.read(status)
     if found.pods is UNSET:
         return False
-    return _same((found.pods, found.condition(ConditionType.LOADED)), report)
+    conditions = (found.condition(kind) for kind, _ in report.conditions)
+    return _same(PodReport(found.pods, *conditions), report)
 
 
 def _same(one: PodReport, other: PodReport) -> bool:
-    if not one[0].same(other[0]) or (one[1] is None) != (other[1] is None):
-        return False
-    return one[1] is None or other[1] is None or one[1].same_state(other[1])
+    return one.pods.same(other.pods) and all(
+        mine is theirs if mine is None or theirs is None else mine.same_state(theirs)
+        for (_, mine), (_, theirs) in zip(one.conditions, other.conditions, strict=True)
+    )
 
 
 def _about_pods(status: Mapping[str, Any] | None) -> Any:
     """The parts of a status about Pods, for comparison only."""
     status = status or {}
-    loaded = [
-        one
-        for one in status.get("conditions") or ()
-        if one.get("type") == ConditionType.LOADED.value
-    ]
-    return status.get("pods"), loaded
+    own = [one for one in status.get("conditions") or () if one.get("type") in _TYPES]
+    return status.get("pods"), own

@@ -205,8 +205,9 @@ class RolloutTracker:
         kept = self._kept(found, downloads, dated=dated, previous=previous)
         if kept is not None:
             return kept
-        same = found.pods.same(previous.pods)
-        stamp = previous.pods.time if same and previous.pods is not UNSET else _stamp(now)
+        known_pods = previous.pods
+        same = known_pods is not UNSET and found.pods.same(known_pods.without_running())
+        stamp = known_pods.time if same and known_pods is not UNSET else _stamp(now)
         pods_ = msgspec.structs.replace(found.pods, time=stamp)
         return LoadReport(pods_, found.loaded, found.states)
 
@@ -222,7 +223,12 @@ class RolloutTracker:
             return None
         if (reported.matched, reported.injected) != (found.pods.matched, found.pods.injected):
             return None
-        return LoadReport(reported, loaded, found.states)
+        return LoadReport(reported, loaded, found.states, is_kept=True)
+
+    def downloaded_at(self, sha256: str, uid: bytes) -> float:
+        """When this Pod downloaded the module, seconds since the epoch; 0: not known, or before this leader."""
+        downloads = self._downloads.get(sha256)
+        return downloads.fetched.get(uid, 0.0) if downloads is not None else 0.0
 
     async def run(self, leadership: Leadership) -> None:
         """Check every `interval` seconds while leading, forever."""

@@ -1,4 +1,4 @@
-"""`status.pods` and `Loaded`, written within a budget. Time is virtual where a test runs for minutes."""
+"""`status.pods`, `Loaded` and `Running`, written within a budget. Time is virtual where a test runs for minutes."""
 
 import asyncio
 from collections.abc import Mapping
@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from autowasm.api.status import Condition, MissingPod, Pods
-from autowasm.controller.pods.podstatuswriter import EACH, PodReport, PodStatusWriter
+from autowasm.api.status import Condition, MissingPod, NotRunningPod, Pods
+from autowasm.controller.pods.loadreport import LoadReport
+from autowasm.controller.pods.podstatuswriter import EACH, PodReport, PodStatusWriter, pod_report
+from autowasm.controller.pods.runningreport import RunningReport
 from autowasm.kube.resources import ObjectKey
 
 KEY = ObjectKey("team", "test")
@@ -17,7 +19,7 @@ KEY = ObjectKey("team", "test")
 def report(fetched: int, *, time: str = "t1") -> PodReport:
     missing = (MissingPod("team", "p", "NeverAsked"),) if fetched < 2 else ()
     status = "True" if fetched == 2 else "False"
-    return (
+    return PodReport(
         Pods(matched=2, injected=2, fetched=fetched, missing=missing, time=time),
         Condition("Loaded", status, "Reason", f"{fetched} of 2", "", 1),
     )
@@ -124,3 +126,55 @@ async def test_other_conditions_and_fields_stay() -> None:
         ("Loaded", "True"),
     ]
     assert found["conditions"][0]["lastTransitionTime"] == "t0"
+
+
+RUNNING = Condition("Running", "False", "Crashing", "1 of 2", "", 1)
+CRASHING = NotRunningPod("team", "p", "Crashing", "has the module crashing")
+
+
+def both(time: str, *, is_kept: bool = False) -> PodReport:
+    """Two fetched it, in one it runs; `time` is that of the load report."""
+    load = LoadReport(
+        Pods(2, 2, fetched=2, time=time), Condition("Loaded", "True", "Fetched"), {}, is_kept
+    )
+    found = RunningReport(1, (CRASHING,), RUNNING, {})
+    previous = Pods(2, 2, fetched=2, running=1, not_running=(CRASHING,), time="earlier")
+    return pod_report(load, found, previous=previous, now="now")
+
+
+def test_time_is_that_of_the_last_change_of_either_report() -> None:
+    assert both("later").pods.time == "earlier", "nothing changed"
+    load = LoadReport(Pods(2, 2, fetched=2, time="earlier"), Condition("Loaded", "True", "F"), {})
+    found = RunningReport(2, (), RUNNING, {})
+    previous = Pods(2, 2, fetched=2, running=1, not_running=(CRASHING,), time="earlier")
+    changed = pod_report(load, found, previous=previous, now="now")
+    assert (changed.pods.time, changed.pods.running, changed.running) == ("now", 2, RUNNING)
+    kept = msgspec.structs.replace(load.pods, time="earlier")
+    old = pod_report(
+        LoadReport(kept, load.loaded, {}, is_kept=True), found, previous=previous, now="now"
+    )
+    assert old.pods.time == "earlier", "a previous leader's evidence gets no younger"
+
+
+def test_without_a_run_report_nothing_is_said_of_running() -> None:
+    load = LoadReport(
+        Pods(2, 2, fetched=2, running=1, time="t"), Condition("Loaded", "True", "F"), {}
+    )
+    found = pod_report(load, None, previous=load.pods, now="now")
+    assert found == PodReport(Pods(2, 2, fetched=2, time="t"), load.loaded)
+
+
+@pytest.mark.looptime
+async def test_change_of_running_alone_is_written() -> None:
+    world = World()
+    world.report = both("t")
+    await world.touched(2)
+    assert len(world.writes) == 1
+    stored = world.stored["status"]
+    assert (stored["pods"]["running"], stored["pods"]["notRunning"][0]["reason"]) == (1, "Crashing")
+    assert [one["type"] for one in stored["conditions"]] == ["Loaded", "Running"]
+    pods = msgspec.structs.replace(world.report.pods, running=2, not_running=())
+    world.report = PodReport(pods, world.report.loaded, RUNNING)
+    await world.touched(2)
+    assert len(world.writes) == 2
+    assert "notRunning" not in world.stored["status"]["pods"]

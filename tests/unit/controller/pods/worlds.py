@@ -12,7 +12,7 @@ from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api.status import Module
 from autowasm.controller.pods.loadreport import LoadReport
 from autowasm.controller.pods.podindex import Pod
-from autowasm.controller.pods.podstatuswriter import with_report
+from autowasm.controller.pods.podstatuswriter import PodReport, with_report
 from autowasm.controller.pods.rollout import PeerQuery, RolloutTracker
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch, ProofSettings
@@ -96,7 +96,7 @@ class World:
         module = Module.of(record(sha256=A), stamp(NOW - 200))
         self.status = with_report(
             {"phase": "Synced", "module": msgspec.to_builtins(module)},
-            (found.pods, found.loaded),
+            PodReport(found.pods, found.loaded),
         )
 
 

@@ -1,0 +1,393 @@
+"""RunTracker: reads the sidecars of an AutoWasm after a change, while leading, until it is known whether its module runs in them.
+
+`statsreader.py` reads, `runwatch.py` judges, `runningreport.py` counts, `podstatuswriter.py` writes. Invariants: only the leader reads;
+only Pods of the informer that an AutoWasm matches are read; a Pod is read after its AutoWasm's filter changed, and after it
+started itself, with growing pauses, until its module has run for `RunSettings.settle` or `RunSettings.window` has passed: never again
+after that; one request serves all AutoWasms of a Pod. A new leader takes over what the status says of the same filter.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import msgspec
+import structlog
+from cachetools import TTLCache
+from msgspec import UNSET
+
+from autowasm.api import envoyfilter as envoyfilters
+from autowasm.api import status as statuses
+from autowasm.api.status import ConditionType
+from autowasm.controller.interfaces import RecordEvent
+from autowasm.controller.pods import runningreport
+from autowasm.controller.pods.envoystats import Reading, SidecarStats
+from autowasm.controller.pods.evidence import epoch
+from autowasm.controller.pods.podindex import Pod, has_ended, in_steps
+from autowasm.controller.pods.resend import changed_at
+from autowasm.controller.pods.runningreport import RunningReport
+from autowasm.controller.pods.runstate import RunReport, RunState
+from autowasm.controller.pods.runwatch import BASELINE_AGE, Published, RunWatch
+from autowasm.controller.pods.statsreader import StatsReader
+from autowasm.kube.leaderelection import Leadership, while_leading
+from autowasm.kube.resources import ObjectKey
+from autowasm.settings import RunSettings
+from autowasm.telemetry.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
+
+Document = Mapping[str, Any]
+_STEP: Final = 500
+"""Pods in one step: about half a millisecond."""
+_KEPT: Final = 2_000
+"""Readings that are kept as baselines of a later change: some 1 KiB each."""
+_NOTICED: Final = 3.0
+"""Seconds within which a change of an EnvoyFilter is noticed: a reading in them may already show it."""
+_BELIEVED: Final = RunReport(RunState.RUNNING, "runs the module")
+_FOUND: Final = frozenset({RunState.CONFIGURATION_REFUSED, RunState.CRASHING})
+"""States of which an Event tells."""
+
+
+class Workloads(Protocol):
+    """Published filters and the Pods that should have them."""
+
+    def document(self, key: ObjectKey) -> Document | None:
+        """The AutoWasm."""
+
+    def envoyfilter(self, key: ObjectKey) -> Document | None:
+        """Our live EnvoyFilter."""
+
+    def matched(self, key: ObjectKey) -> Iterable[Pod]:
+        """The Pods that it selects and that have not ended. Pods may change during the iteration."""
+
+    def pod(self, name: ObjectKey) -> Pod | None:
+        """The Pod of this name now."""
+
+    def touch_pods(self, key: ObjectKey) -> None:
+        """The report on its Pods may have changed."""
+
+
+@dataclass(slots=True)
+class _Turn:
+    """A Pod that is to be read. Times are of the loop."""
+
+    name: ObjectKey
+    due: float
+    pause: float
+    opened: float
+    since: float | None = None
+    """Its first reading; None: there was none yet."""
+
+
+@dataclass(slots=True)
+class _Watched:
+    """One AutoWasm. Times are of the loop."""
+
+    watch: RunWatch
+    digest: str
+    """Of the filter's configuration."""
+    version: object
+    """Of the EnvoyFilter that was seen last."""
+    noticed: float
+    turns: dict[bytes, _Turn] = field(default_factory=dict)
+    """By the uid of the Pod: those that are not settled."""
+    known: dict[bytes, ObjectKey] = field(default_factory=dict)
+    """All Pods that have or had a turn, or are believed."""
+    is_behind: bool = True
+    """Whether its Pods may have changed."""
+    is_news: bool = False
+    """Whether a state has changed since the last report."""
+    told: set[RunState] = field(default_factory=set)
+    """Failures of which there was an Event."""
+    states: Mapping[str, int] = field(default_factory=dict)
+
+
+class RunTracker:
+    """One per process. Pass `report` and `pods_changed` to the Workloads, and `run` it. It opens the reader."""
+
+    def __init__(
+        self,
+        workloads: Workloads,
+        reader: StatsReader,
+        *,
+        downloaded: Callable[[str, bytes], float],
+        record_event: RecordEvent,
+        metrics: Metrics,
+        settings: RunSettings,
+        wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`downloaded`: when a Pod, by uid, downloaded a module, seconds since the epoch; 0: not known. `clock`: of the reader."""
+        self._workloads = workloads
+        self._reader = reader
+        self._downloaded = downloaded
+        self._record_event = record_event
+        self._metrics = metrics
+        self._settings = settings
+        self._wall = wall
+        self._clock = clock
+        self._watched: dict[ObjectKey, _Watched] = {}
+        self._kept: TTLCache[bytes, SidecarStats] = TTLCache(_KEPT, BASELINE_AGE, timer=clock)
+        """The last readings, by the uid of the Pod."""
+
+    def pods_changed(self, key: ObjectKey) -> None:
+        """The Pods that this object matches may have changed."""
+        if (watched := self._watched.get(key)) is not None:
+            watched.is_behind = True
+
+    async def report(self, key: ObjectKey) -> RunningReport | None:
+        """The report on this object; None while nothing is published. Pods must be listed before."""
+        watched = self._look(key)
+        document = self._workloads.document(key)
+        if watched is None or document is None:
+            return None
+        if watched.is_behind:
+            await in_steps(self._refresh(key, watched))
+        generation = (document.get("metadata") or {}).get("generation")
+        found = await in_steps(
+            runningreport.report(
+                self._workloads.matched(key),
+                watched.watch.report_of,
+                generation=generation if isinstance(generation, int) else 0,
+                names=self._settings.max_named,
+                is_settled=not watched.turns,
+            )
+        )
+        watched.states = found.states
+        return found
+
+    async def run(self, leadership: Leadership) -> None:
+        """Check every `interval` seconds while leading, forever."""
+        async with self._reader:
+            await while_leading(leadership, self._lead)
+
+    async def _lead(self) -> None:
+        try:
+            while True:
+                await asyncio.sleep(self._settings.interval)
+                await self.check()
+        finally:
+            self._watched.clear()
+            self._kept.clear()
+            self._measure()
+
+    async def check(self) -> None:
+        """Notice changes, read the sidecars whose turn it is, and schedule the reports that changed."""
+        for step, key in enumerate(list(self._watched)):
+            with self._isolated(key=str(key)):
+                watched = self._look(key)
+                if watched is not None and watched.is_behind:
+                    await in_steps(self._refresh(key, watched))
+            if step % _STEP == _STEP - 1:
+                await asyncio.sleep(0)
+        due = await in_steps(self._due())
+        if due:
+            readings = await self._reader.read(list(due.values()))
+            for uid, reading in readings.items():
+                self._take(due[uid], reading)
+        for key, watched in list(self._watched.items()):
+            if watched.is_news and not self._is_early(watched):
+                with self._isolated(key=str(key)):
+                    watched.is_news = False
+                    self._workloads.touch_pods(key)
+                    await self.report(key)  # for the metrics: the status may wait
+        self._measure()
+
+    @contextmanager
+    def _isolated(self, **about: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception:  # supervised edge: one object must not stop the others
+            _log.exception("run report failed unexpectedly", **about)
+            self._metrics.unexpected_errors.labels("proof_of_run").inc()
+
+    def _look(self, key: ObjectKey) -> _Watched | None:
+        """What is watched of this object, after the last change of its EnvoyFilter."""
+        live, watched = self._workloads.envoyfilter(key), self._watched.get(key)
+        metadata = (live or {}).get("metadata") or {}
+        version = metadata.get("uid"), metadata.get("resourceVersion") or id(live)
+        if live is not None and watched is not None and watched.version == version:
+            return watched
+        record = envoyfilters.record_of(dict(live)) if live is not None else None
+        config = envoyfilters.plugin_config_of(live) if live is not None else None
+        if live is None or record is None or config is None:
+            self._watched.pop(key, None)
+            return None
+        digest = hashlib.sha256(msgspec.json.encode(config, order="sorted")).hexdigest()
+        if watched is not None and watched.digest == digest:
+            watched.version = version  # the same filter
+            return watched
+        plugin, sha256 = str(config.get("name") or ""), record.sha256
+        published = Published(
+            plugin,
+            at=changed_at(live),
+            # In generation 1 no other configuration had this name; another name than the object's has a digest.
+            is_named=metadata.get("generation") == 1 or plugin != key.name,
+        )
+
+        def downloaded(pod: Pod) -> float:
+            return self._downloaded(sha256, pod.uid)
+
+        now = self._now()
+        if watched is None:
+            watch = RunWatch(published, downloaded=downloaded)
+            watched = self._watched[key] = _Watched(watch, digest, version, now)
+            return watched
+        before = self._clock() - _NOTICED
+        watched.watch.change(published, before=before, downloaded=downloaded)
+        watched.digest, watched.version, watched.noticed = digest, version, now
+        watched.told.clear()
+        watched.is_behind = watched.is_news = True
+        for uid, name in watched.known.items():
+            watched.turns[uid] = _Turn(name, now, self._settings.pause, now)
+        return watched
+
+    def _refresh(self, key: ObjectKey, watched: _Watched) -> Generator[None, None, None]:
+        """Give each new Pod a turn, and forget those that are gone."""
+        watched.is_behind = False
+        seen: set[bytes] = set()
+        new: list[Pod] = []
+        for step, pod in enumerate(self._workloads.matched(key)):
+            if step % _STEP == _STEP - 1:
+                yield
+            if not pod.injected:
+                continue
+            seen.add(pod.uid)
+            if pod.uid not in watched.known:
+                new.append(pod)
+        if not watched.known:
+            new = yield from self._believe(key, watched, new)
+        now = self._now()
+        for pod in new:
+            name = ObjectKey(pod.namespace, pod.name)
+            watched.known[pod.uid] = name
+            watched.turns[pod.uid] = _Turn(name, now, self._settings.pause, now)
+            watched.is_news = True
+        gone = watched.known.keys() - seen
+        for uid in gone:
+            del watched.known[uid]
+            watched.turns.pop(uid, None)
+        watched.watch.forget(gone)
+
+    def _believe(
+        self, key: ObjectKey, watched: _Watched, pods: list[Pod]
+    ) -> Generator[None, None, list[Pod]]:
+        """Take over the Pods that the status of an earlier leader reports as running. Returns the others."""
+        document, live = self._workloads.document(key) or {}, self._workloads.envoyfilter(key) or {}
+        status = statuses.read(document.get("status"))
+        reported, condition = status.pods, status.condition(ConditionType.RUNNING)
+        if reported is UNSET or reported.running is UNSET or condition is None:
+            return pods
+        written = epoch(reported.time)
+        if (
+            condition.observed_generation != (document.get("metadata") or {}).get("generation")
+            or written < changed_at(live)
+            or reported.injected - reported.running != len(reported.not_running)
+        ):
+            return pods
+        named = {(one.namespace, one.name) for one in reported.not_running}
+        believed: list[Pod] = []
+        others: list[Pod] = []
+        for step, pod in enumerate(pods):
+            if step % _STEP == _STEP - 1:
+                yield
+            ran = 0 < pod.started < written and (pod.namespace, pod.name) not in named
+            (believed if ran else others).append(pod)
+        if len(believed) > reported.running:
+            return pods
+        watched.watch.believe(believed, _BELIEVED)
+        for pod in believed:
+            watched.known[pod.uid] = ObjectKey(pod.namespace, pod.name)
+        return others
+
+    def _due(self) -> Generator[None, None, dict[bytes, Pod]]:
+        """The Pods whose turn it is, by uid; no more than `batch`, the longest due first."""
+        now, settings = self._now(), self._settings
+        due: list[tuple[float, bytes, Pod]] = []
+        for watched in list(self._watched.values()):
+            for step, (uid, turn) in enumerate(list(watched.turns.items())):
+                if step % _STEP == _STEP - 1:
+                    yield
+                if turn.due > now:
+                    continue
+                pod = self._workloads.pod(turn.name)
+                if pod is None or pod.uid != uid or not pod.addresses or has_ended(pod):
+                    self._delay(turn, now)  # nothing to read yet, or not any more
+                    continue
+                due.append((turn.due, uid, pod))
+        due.sort(key=lambda one: one[:2])
+        return {uid: pod for _, uid, pod in due[: settings.batch]}
+
+    def _delay(self, turn: _Turn, now: float) -> None:
+        turn.due = now + turn.pause
+        turn.pause = min(2 * turn.pause, self._settings.longest)
+
+    def _take(self, pod: Pod, reading: Reading) -> None:
+        """Judge the reading for each object whose turn this Pod has."""
+        for key, watched in self._watched.items():
+            if pod.uid in watched.turns:
+                with self._isolated(key=str(key)):
+                    self._judge(key, watched, pod, reading)
+        if isinstance(reading, SidecarStats):
+            self._kept[pod.uid] = reading
+
+    def _judge(self, key: ObjectKey, watched: _Watched, pod: Pod, reading: Reading) -> None:
+        now, watch, turn = self._now(), watched.watch, watched.turns[pod.uid]
+        kept = self._kept.get(pod.uid)
+        since_noticed = now - watched.noticed + _NOTICED
+        if kept is not None and self._clock() - kept.read_at < since_noticed:
+            kept = None  # it may be from after the change
+        before = watch.report_of(pod.uid)
+        found = watch.take(pod, reading, now=self._wall(), kept=kept)
+        if before is None or (before.state, before.message) != (found.state, found.message):
+            watched.is_news = True
+        if found.state in _FOUND and found.state not in watched.told:
+            watched.told.add(found.state)
+            self._tell(key, pod, found)
+        if turn.since is None:
+            turn.since = now
+        runs = found.state is RunState.RUNNING
+        if now - turn.since >= (self._settings.settle if runs else self._settings.window):
+            del watched.turns[pod.uid]
+            watch.settle(pod.uid)
+            watched.is_news = watched.is_news or not watched.turns
+        else:
+            self._delay(turn, now)
+
+    def _tell(self, key: ObjectKey, pod: Pod, found: RunReport) -> None:
+        where = f"{pod.namespace}/{pod.name}"
+        _log.warning(
+            "module does not run",
+            key=str(key),
+            pod=where,
+            state=found.state.value,
+            detail=found.message,
+        )
+        document = self._workloads.document(key)
+        if document is not None:
+            message = f"Pod {where} {found.message}"
+            self._record_event(document, "Warning", found.state.value, message)
+
+    def _is_early(self, watched: _Watched) -> bool:
+        """Whether a report would only say that Pods are not known yet, which will change in a moment."""
+        since = self._now() - self._settings.hold
+        young = (uid for uid, turn in watched.turns.items() if turn.opened > since)
+        reports = (watched.watch.report_of(uid) for uid in young)
+        return any(one is None or one.state.is_pending for one in reports)
+
+    def _measure(self) -> None:
+        totals = dict.fromkeys((state.value for state in RunState), 0)
+        for watched in self._watched.values():
+            for name, count in watched.states.items():
+                totals[name] += count
+        for name, count in totals.items():
+            self._metrics.running_pods.labels(name).set(count)
+        unsettled = sum(bool(watched.turns) for watched in self._watched.values())
+        self._metrics.running_unsettled.set(unsettled)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,208 @@
+"""Proof of run, as kubectl shows it: real API server, istiod, and sidecars that pilot-agent starts with Istio's bootstrap."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.parts import filters, ports, wat, wire
+from tests.parts.agent import injected
+from tests.parts.controlplane import ControlPlane
+from tests.parts.installation import autowasms
+from tests.parts.mesh import Mesh, composed
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1800)]
+
+ASSETS = Path(__file__).parents[1] / "assets" / "wat"
+PODS = "/api/v1/namespaces/default/pods"
+EVENTS = "/api/v1/namespaces/default/events"
+DEADLINE = 240
+"""A status about Pods is written once in a minute."""
+
+
+@dataclass
+class RunningMesh(Mesh):
+    """With a sidecar for each of `hosts` (address:port of its inbound listener), by the label `app`, and its Pod."""
+
+    hosts: dict[str, str] = field(kw_only=True)
+
+    async def add_pod(self, name: str, *, app: str, address: str) -> None:
+        """As the kubelet would report it."""
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": "default", "labels": {"app": app}},
+            "spec": {
+                "containers": [
+                    {"name": each, "image": "example.com/x:1"} for each in ("main", "istio-proxy")
+                ]
+            },
+        }
+        found = await self.cluster.request("POST", PODS, body=pod)
+        status = {
+            "phase": "Running",
+            "startTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "podIP": address,
+            "podIPs": [{"ip": address}],
+        }
+        body = {**found, "status": {**found.get("status", {}), **status}}
+        await self.cluster.request("PUT", f"{PODS}/{name}/status", body=body)
+
+    async def filtered(self, app: str, module: bytes, *, tag: str, **fields: Any) -> None:
+        """Apply an AutoWasm of this name for these Pods."""
+        image = await self.push(tag, module, force=True)
+        port = int(self.hosts[app].rpartition(":")[2])
+        document = self.autowasm(image, name=app, applyPorts=[port], **fields)
+        document["spec"]["selector"]["matchLabels"] = {"app": app}
+        await self.apply(document)
+
+    async def until_running(self, app: str, status: str, reason: str) -> dict[str, Any]:
+        """The status, once the condition `Running` of its generation has this status and reason."""
+
+        def reached(found: dict[str, Any] | None) -> bool:
+            if found is None:
+                return False
+            conditions = (found.get("status") or {}).get("conditions") or ()
+            return any(
+                (one["type"], one["status"], one["reason"]) == ("Running", status, reason)
+                and one["observedGeneration"] == found["metadata"]["generation"]
+                for one in conditions
+            )
+
+        found = await self.wait_object(
+            autowasms(name=app), reached, what=f"{app} Running={status} {reason}", timeout=DEADLINE
+        )
+        result: dict[str, Any] = found["status"]
+        return result
+
+    async def message(self, app: str) -> str:
+        """Of the condition `Running`, as kubectl prints it."""
+        path = '{.status.conditions[?(@.type=="Running")].message}'
+        return (await self.kubectl.run("get", "aw", app, "-o", f"jsonpath={path}")).stdout
+
+    async def columns(self, app: str) -> dict[str, str]:
+        """Of `kubectl get -o wide`, those of one word."""
+        printed = (await self.kubectl.run("get", "aw", app, "-o", "wide")).stdout
+        header, row = printed.splitlines()
+        begins = {name: header.index(name) for name in ("PHASE", "SIDECARS", "RUNNING")}
+        return {name: row[begin:].split()[0] for name, begin in begins.items()}
+
+    async def pods_of(self, app: str) -> dict[str, Any]:
+        """`status.pods`, as kubectl prints it."""
+        printed = await self.kubectl.run("get", "aw", app, "-o", "jsonpath={.status.pods}")
+        found: dict[str, Any] = json.loads(printed.stdout)
+        return found
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def mesh(
+    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[RunningMesh]:
+    directory = tmp_path_factory.mktemp("running")
+    async with composed(
+        directory, plane=control_plane, authority=True, arguments=["--preflight=off"]
+    ) as found:
+        mesh = RunningMesh(**found.parts, hosts={})
+
+        async def add(app: str) -> None:
+            labels, address = {"app": app}, ports.free_address()
+            mesh.hosts[app] = await mesh.add_workload(app, labels, address=address)
+            sidecar = injected(
+                mesh.istiod, directory / app, name=app, labels=labels, address=address
+            )
+            await mesh.stack.enter_async_context(sidecar)
+            await mesh.add_pod(app, app=app, address=address)
+
+        for app in ("good", "replaced", "refusing", "crashing"):
+            await add(app)
+        yield mesh
+
+
+async def _hello(tag: str) -> bytes:
+    """A module that starts; another one for each tag."""
+    content = await asyncio.to_thread(wat.compile_file, ASSETS / "hello.wat")
+    return wat.padded(content, size=len(content) + 20 + len(tag))
+
+
+async def test_running_sidecars_are_counted_and_one_that_cannot_be_read_is_named(
+    mesh: RunningMesh,
+) -> None:
+    labels = {"app": "good"}
+    closed = await mesh.add_sidecar("closed", labels)  # has no port 15090
+    await mesh.add_pod("closed", app="good", address=closed.host.rpartition(":")[0])
+    await mesh.filtered("good", await _hello("one"), tag="one")
+
+    status = await mesh.until_running("good", "Unknown", "StatsUnreachable")
+    assert status["phase"] == "Synced", "the proof of run changes no phase"
+    pods = await mesh.pods_of("good")
+    assert (pods["injected"], pods["running"]) == (2, 1)
+    (unknown,) = pods["notRunning"]
+    assert (unknown["name"], unknown["reason"]) == ("closed", "StatsUnreachable")
+    assert await mesh.columns("good") == {"PHASE": "Synced", "SIDECARS": "2", "RUNNING": "1"}
+    message = await mesh.message("good")
+    assert message.startswith("1 of 2 sidecars are known to run the module: default/closed did not")
+
+    await mesh.cluster.request("DELETE", f"{PODS}/closed?gracePeriodSeconds=0")
+    await mesh.until_running("good", "True", "Running")
+    assert "notRunning" not in await mesh.pods_of("good")
+
+
+async def test_module_of_the_same_name_counts_when_the_previous_one_has_drained(
+    mesh: RunningMesh,
+) -> None:
+    await mesh.filtered("replaced", await _hello("first"), tag="first")
+    await mesh.until_running("replaced", "True", "Running")
+    await mesh.filtered("replaced", await _hello("two"), tag="two")
+    await mesh.until_running("replaced", "True", "Running")
+    assert (await mesh.pods_of("replaced"))["running"] == 1
+
+    refusing = await asyncio.to_thread(filters.build, "refuse-config")
+    module = await asyncio.to_thread(refusing.read_bytes)
+    await mesh.filtered("replaced", module, tag="three", pluginConfig="refuse")
+    await mesh.until_running("replaced", "False", "ConfigurationRefused")
+    assert (await mesh.pods_of("replaced"))["running"] == 0
+
+
+async def test_refused_configuration_is_reported_with_the_pod_and_an_event(
+    mesh: RunningMesh,
+) -> None:
+    refusing = await asyncio.to_thread(filters.build, "refuse-config")
+    module = await asyncio.to_thread(refusing.read_bytes)
+    await mesh.filtered("refusing", module, tag="refusing", pluginConfig="refuse")
+    await mesh.until_running("refusing", "False", "ConfigurationRefused")
+    assert "default/refusing has the configuration but runs no VM" in await mesh.message("refusing")
+    assert (await mesh.columns("refusing"))["RUNNING"] == "0"
+
+    async def event() -> dict[str, Any] | None:
+        found = await mesh.cluster.request("GET", EVENTS)
+        own = (one for one in found["items"] if one["reason"] == "ConfigurationRefused")
+        return next((one for one in own if one["involvedObject"]["name"] == "refusing"), None)
+
+    found = await mesh.wait_until(event)
+    assert (found["type"], found["message"].split()[:2]) == ("Warning", ["Pod", "default/refusing"])
+
+
+async def test_crashes_are_counted(mesh: RunningMesh) -> None:
+    path = await asyncio.to_thread(filters.build, "fail-on-request")
+    module = await asyncio.to_thread(path.read_bytes)
+
+    async def crash() -> None:
+        while True:
+            with suppress(OSError):
+                await wire.get(f"http://{mesh.hosts['crashing']}/", headers={"x-fail": "request"})
+            await asyncio.sleep(0.2)
+
+    crashing = asyncio.create_task(crash())
+    try:
+        await mesh.filtered("crashing", module, tag="crashing", failStrategy="FAIL_RELOAD")
+        await mesh.until_running("crashing", "False", "Crashing")
+    finally:
+        crashing.cancel()
+    assert "default/crashing has the module crashing (" in await mesh.message("crashing")

@@ -1,0 +1,443 @@
+"""RunTracker over real HTTP: which sidecars it reads, when it stops, and what becomes of a status."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+import pytest
+import structlog
+
+from autowasm.api import envoyfilter as envoyfilters
+from autowasm.api.status import Pods
+from autowasm.controller.pods.podindex import Pod
+from autowasm.controller.pods.podstatuswriter import PodReport, with_report
+from autowasm.controller.pods.runningreport import RunningReport
+from autowasm.controller.pods.runtracker import RunTracker
+from autowasm.controller.pods.statsreader import StatsReader
+from autowasm.kube.leaderelection import AlwaysLeading
+from autowasm.kube.resources import ObjectKey
+from autowasm.limits import StatsLimits
+from autowasm.settings import EnvoyFetch, RunSettings
+from autowasm.telemetry.metrics import Metrics
+from tests.fakes.autowasms import autowasm, digest, record
+from tests.fakes.sidecarstats import VMS, Sidecars, page
+from tests.unit.controller.pods.worlds import KEY, NOW, pod, stamp
+
+A, B = "127.0.0.2", "127.0.0.3"
+EACH_CHECK = RunSettings(pause=0.0, longest=0.0, settle=1e9, window=1e9, hold=0.0)
+"""Each check reads each Pod that is not settled, and none ever settles."""
+AT_ONCE = replace(EACH_CHECK, settle=0.0)
+"""A Pod settles with the first reading that shows the module running."""
+
+
+@dataclass
+class World:
+    """One AutoWasm, or more with the same Pods; a clock that the test moves."""
+
+    sidecars: Sidecars
+    pods: list[Pod] = field(default_factory=lambda: [pod("a", A), pod("b", B)])
+    keys: tuple[ObjectKey, ...] = (KEY,)
+    sha256: str = digest("a")
+    config: Any = "one"
+    published: float = NOW - 10
+    filter_generation: int = 1
+    version: int = 1
+    generation: int = 2
+    status: dict[str, Any] = field(default_factory=dict)
+    now: float = NOW
+    clock: float = 1_000.0
+    touched: int = 0
+    events: list[tuple[str, str]] = field(default_factory=list)
+    downloads: dict[tuple[str, bytes], float] = field(default_factory=dict)
+
+    def document(self, key: ObjectKey) -> Mapping[str, Any] | None:
+        return {
+            "metadata": {"name": key.name, "generation": self.generation},
+            "status": self.status,
+        }
+
+    def envoyfilter(self, key: ObjectKey) -> Mapping[str, Any] | None:
+        if key not in self.keys:
+            return None
+        wanted = autowasm(name=key.name, pluginConfig=self.config)
+        document = envoyfilters.render(wanted, record(sha256=self.sha256), EnvoyFetch())
+        document["metadata"] |= {
+            "managedFields": [{"time": stamp(self.published)}],
+            "generation": self.filter_generation,
+            "resourceVersion": str(self.version),
+        }
+        return document
+
+    def matched(self, key: ObjectKey) -> Iterable[Pod]:
+        return list(self.pods)
+
+    def pod(self, name: ObjectKey) -> Pod | None:
+        return next((one for one in self.pods if one.name == name.name), None)
+
+    def touch_pods(self, key: ObjectKey) -> None:
+        self.touched += 1
+
+    def record_event(
+        self, about: Mapping[str, Any], kind: str, reason: str, message: str, /
+    ) -> None:
+        assert kind == "Warning"
+        self.events.append((reason, message))
+
+    def publish(self, *, after: float = 60.0, **changes: Any) -> None:
+        """Change what is published, `after` seconds later."""
+        self.now += after
+        self.clock += after
+        self.published = self.now
+        self.version += 1
+        self.filter_generation += 1
+        for name, value in changes.items():
+            setattr(self, name, value)
+
+    def write(self, found: RunningReport) -> None:
+        """As the API server would have it then."""
+        pods = Pods(
+            matched=len(self.pods),
+            injected=sum(one.injected for one in self.pods),
+            running=found.running,
+            not_running=found.not_running,
+            time=stamp(self.now),
+        )
+        self.status = with_report({"phase": "Synced"}, PodReport(pods, None, found.condition))
+
+    @asynccontextmanager
+    async def tracking(
+        self, settings: RunSettings = EACH_CHECK, metrics: Metrics | None = None
+    ) -> AsyncIterator[RunTracker]:
+        async with self.reader() as reader:
+            yield self.tracker(reader, settings, metrics)
+
+    def reader(self) -> StatsReader:
+        return StatsReader(
+            is_shared=lambda _: False,
+            limits=StatsLimits(rate=10_000, deadline=30),
+            metrics=Metrics(),
+            port=self.sidecars.port,
+            clock=lambda: self.clock,
+        )
+
+    def tracker(
+        self, reader: StatsReader, settings: RunSettings, metrics: Metrics | None = None
+    ) -> RunTracker:
+        return RunTracker(
+            self,
+            reader,
+            downloaded=lambda sha256, uid: self.downloads.get((sha256, uid), 0.0),
+            record_event=self.record_event,
+            metrics=metrics or Metrics(),
+            settings=settings,
+            wall=lambda: self.now,
+            clock=lambda: self.clock,
+        )
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with Sidecars().running(A, B) as sidecars:
+        yield World(sidecars)
+
+
+async def checked(tracker: RunTracker, times: int = 1, *, key: ObjectKey = KEY) -> RunningReport:
+    """The report after so many checks."""
+    await tracker.report(key)
+    for _ in range(times):
+        await tracker.check()
+    report = await tracker.report(key)
+    assert report is not None
+    return report
+
+
+def named(report: RunningReport) -> list[tuple[str, str]]:
+    return [(one.name, one.reason) for one in report.not_running]
+
+
+def verdict(report: RunningReport) -> tuple[str, str]:
+    return report.condition.status, report.condition.reason
+
+
+async def test_each_sidecar_is_reported_by_its_own_statistics(world: World) -> None:
+    world.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=0)}
+    bare = msgspec.structs.replace(pod("bare", "127.0.0.9"), injected=False)
+    world.pods.append(bare)
+    metrics = Metrics()
+    async with world.tracking(metrics=metrics) as tracker:
+        first = await tracker.report(KEY)
+        assert first is not None
+        assert (first.running, named(first)) == (0, [("a", "Starting"), ("b", "Starting")])
+        report = await checked(tracker, 2)
+    assert report.running == 1
+    assert named(report) == [("b", "ConfigurationRefused")], (
+        "a Pod without a sidecar does not count"
+    )
+    assert verdict(report) == ("False", "ConfigurationRefused")
+    assert report.condition.observed_generation == 2
+    assert report.condition.message.startswith(
+        "1 of 2 sidecars are known to run the module: default/b has the configuration but runs no VM"
+    )
+    assert world.sidecars.reads == {A: 2, B: 2}
+    value = metrics.registry.get_sample_value
+    assert value("autowasm_running_pods", {"state": "Running"}) == 1
+    assert value("autowasm_running_pods", {"state": "ConfigurationRefused"}) == 1
+    assert value("autowasm_running_unsettled") == 1
+
+
+async def test_one_reading_is_no_proof_of_a_refusal(world: World) -> None:
+    world.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=0)}
+    async with world.tracking() as tracker:
+        report = await checked(tracker)
+        assert named(report) == [("b", "Starting")]
+        assert not world.events
+        world.sidecars.pages[B] = page(["test"], vms=VMS)
+        assert verdict(await checked(tracker)) == ("True", "Running")
+    assert not world.events
+
+
+async def test_event_tells_of_the_first_pod_once_for_each_failure_and_change(world: World) -> None:
+    world.sidecars.pages = {A: page(["test"], vms=0), B: page(["test"], vms=0)}
+    async with world.tracking() as tracker:
+        with structlog.testing.capture_logs() as logs:
+            await checked(tracker, 4)
+        ((reason, message),) = world.events
+        assert reason == "ConfigurationRefused"
+        assert message.startswith("Pod default/a has the configuration but runs no VM")
+        assert [(log["key"], log["state"]) for log in logs] == [(str(KEY), reason)]
+        world.sidecars.pages[A] = page({"test": 3}, vms=VMS)
+        await checked(tracker, 2)
+        assert [one for one, _ in world.events] == ["ConfigurationRefused", "Crashing"]
+        assert "(3 reloads, 0 failed, 0 delayed)" in world.events[1][1]
+        world.publish(config="two")
+        world.sidecars.pages = {A: page(["test"], vms=0, changed=2), B: b""}
+        await checked(tracker, 3)
+    assert [one for one, _ in world.events][2:] == ["ConfigurationRefused"]
+
+
+async def test_closed_port_is_unreachable_and_the_condition_unknown(world: World) -> None:
+    world.sidecars.pages = {A: page(["test"], vms=VMS)}
+    world.pods[1] = pod("b", "127.0.0.4")
+    async with world.tracking() as tracker:
+        report = await checked(tracker)
+    assert (report.running, named(report)) == (1, [("b", "StatsUnreachable")])
+    assert verdict(report) == ("Unknown", "StatsUnreachable")
+    assert not world.events
+
+
+async def test_settled_pods_are_read_no_more_until_the_filter_changes(world: World) -> None:
+    world.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=VMS)}
+    metrics = Metrics()
+    async with world.tracking(AT_ONCE, metrics) as tracker:
+        await checked(tracker, 5)
+        assert world.sidecars.reads == {A: 1, B: 1}
+        assert metrics.registry.get_sample_value("autowasm_running_unsettled") == 0
+        world.version += 1  # metadata
+        await checked(tracker, 5)
+        assert world.sidecars.reads == {A: 1, B: 1}
+        world.publish(config="two")
+        world.sidecars.pages = {A: page(["test"], vms=VMS, changed=2), B: page(["test"], vms=VMS)}
+        report = await checked(tracker, 3)
+    assert world.sidecars.reads == {A: 2, B: 4}
+    assert named(report) == [("b", "NotAccepted")], "it has changed no listener"
+    assert verdict(report) == ("False", "NotAccepted")
+
+
+async def test_nothing_is_read_after_the_window(world: World) -> None:
+    world.sidecars.pages = {A: page(), B: page()}
+    async with world.tracking(replace(EACH_CHECK, window=0.0)) as tracker:
+        report = await checked(tracker, 5)
+    assert world.sidecars.reads == {A: 1, B: 1}
+    assert {reason for _, reason in named(report)} == {"NotAccepted"}
+
+
+async def test_new_pod_is_read_when_it_has_an_address_and_one_that_went_is_forgotten(
+    world: World,
+) -> None:
+    world.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=VMS)}
+    late, world.pods = world.pods[1], world.pods[:1]
+    async with world.tracking(AT_ONCE) as tracker:
+        await checked(tracker, 2)
+        world.pods.append(msgspec.structs.replace(late, ips=""))
+        tracker.pods_changed(KEY)
+        assert named(await checked(tracker, 2)) == [("b", "Starting")]
+        world.pods[1] = late
+        assert verdict(await checked(tracker, 2)) == ("True", "Running")
+        assert world.sidecars.reads == {A: 1, B: 1}
+        world.pods = world.pods[1:]
+        tracker.pods_changed(KEY)
+        assert (await checked(tracker)).running == 1
+
+
+async def test_one_request_serves_all_autowasms_of_a_pod(world: World) -> None:
+    other = ObjectKey("default", "other")
+    world.keys = (KEY, other)
+    both = page(["test", "other"], vms=2 * VMS)
+    world.sidecars.pages = {A: both, B: both}
+    async with world.tracking() as tracker:
+        await tracker.report(other)
+        assert (await checked(tracker)).running == 2
+        found = await tracker.report(other)
+    assert found is not None
+    assert found.running == 2
+    assert world.sidecars.reads == {A: 1, B: 1}
+
+
+async def test_same_name_counts_only_when_the_change_was_seen(world: World) -> None:
+    """The name has no digest, so VMs and name alone may be those of the previous module."""
+    world.pods = world.pods[:1]
+    world.sidecars.pages = {A: page(["test"], vms=VMS)}
+    async with world.tracking(AT_ONCE) as tracker:
+        await checked(tracker)
+        world.publish(after=3_600, sha256=digest("b"))  # too long ago for a baseline
+        report = await checked(tracker, 2)
+        assert named(report) == [("a", "Unknown")]
+        world.sidecars.pages[A] = page(["test"], vms=VMS, changed=2, draining=1)
+        assert named(await checked(tracker)) == [("a", "Starting")], "VMs of which one?"
+        world.sidecars.pages[A] = page(["test"], vms=VMS, changed=2)
+        assert verdict(await checked(tracker)) == ("True", "Running")
+
+
+async def test_download_of_the_new_module_proves_that_the_change_arrived(world: World) -> None:
+    world.pods = world.pods[:1]
+    world.sidecars.pages = {A: page(["test"], vms=VMS)}
+    async with world.tracking(AT_ONCE) as tracker:
+        await checked(tracker)
+        world.publish(after=3_600, sha256=digest("b"))
+        world.downloads[digest("b"), world.pods[0].uid] = world.now + 1
+        assert verdict(await checked(tracker)) == ("True", "Running")
+
+
+async def test_process_that_started_after_the_change_has_nothing_else(world: World) -> None:
+    world.pods = world.pods[:1]
+    world.filter_generation = 7
+    world.published = NOW - 500
+    world.sidecars.pages = {A: page(["test"], vms=VMS, uptime=400)}
+    async with world.tracking() as tracker:
+        assert verdict(await checked(tracker)) == ("True", "Running")
+
+
+async def test_new_leader_believes_the_status_and_reads_the_others_only(world: World) -> None:
+    world.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=0)}
+    async with world.tracking() as tracker:
+        world.write(await checked(tracker, 2))
+    world.sidecars.reads.clear()
+    world.pods.append(pod("new", "127.0.0.4", started=NOW + 5))
+    async with world.tracking(AT_ONCE) as after:
+        report = await checked(after, 2)
+    assert report.running == 1
+    assert set(named(report)) == {("b", "ConfigurationRefused"), ("new", "StatsUnreachable")}
+    assert world.sidecars.reads == {B: 2}
+
+
+@pytest.mark.parametrize("change", ["generation", "published", "count", "unwritten"])
+async def test_status_of_something_else_is_not_believed(world: World, change: str) -> None:
+    world.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=VMS)}
+    async with world.tracking() as tracker:
+        world.write(await checked(tracker))
+    world.sidecars.reads.clear()
+    match change:
+        case "generation":
+            world.generation += 1
+        case "published":
+            world.published = NOW + 100
+        case "count":
+            world.status["pods"]["injected"] = 4
+        case _:
+            del world.status["pods"]["running"]
+    async with world.tracking() as after:
+        await checked(after)
+    assert world.sidecars.reads == {A: 1, B: 1}
+
+
+async def test_status_is_touched_when_states_change_and_not_for_what_a_moment_will_change(
+    world: World,
+) -> None:
+    world.pods = world.pods[:1]
+    world.sidecars.pages = {A: page(["test"], vms=0, warming=1)}
+    async with world.tracking(replace(EACH_CHECK, hold=1e9)) as tracker:
+        await checked(tracker, 3)
+        assert not world.touched, "it is starting"
+        world.sidecars.pages[A] = page(["test"], vms=VMS)
+        await checked(tracker, 3)
+    assert world.touched == 1
+
+
+async def test_requests_are_told_when_all_is_settled(world: World) -> None:
+    world.pods = world.pods[:1]
+    world.sidecars.pages = {A: page(vms=None, requests=(90, 10))}
+    async with world.tracking(replace(EACH_CHECK, settle=0.0)) as tracker:
+        assert "requests" not in (await checked(tracker)).condition.message
+        world.sidecars.pages[A] = page(["test"], vms=VMS, requests=(185, 15))
+        report = await checked(tracker)
+    assert report.condition.message.endswith(
+        "since then 5 of 100 requests got a status of 500 or more (5.00%), before 10.00%"
+    )
+
+
+async def test_object_that_is_not_published_has_no_report(world: World) -> None:
+    world.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=VMS)}
+    async with world.tracking() as tracker:
+        await checked(tracker)
+        world.keys = ()
+        assert await tracker.report(KEY) is None
+        world.sidecars.reads.clear()
+        await tracker.check()
+    assert not world.sidecars.reads
+
+
+async def test_selector_that_matches_nothing_is_unknown(world: World) -> None:
+    world.pods = []
+    async with world.tracking() as tracker:
+        report = await checked(tracker)
+    assert verdict(report) == ("Unknown", "NoPods")
+
+
+async def test_an_odd_object_does_not_stop_the_others(world: World) -> None:
+    other = ObjectKey("default", "other")
+    world.keys = (other, KEY)
+    both = page(["test", "other"], vms=2 * VMS)
+    world.sidecars.pages = {A: both, B: both}
+    metrics = Metrics()
+
+    def odd(key: ObjectKey) -> Iterable[Pod]:
+        if key == other:
+            raise RuntimeError("odd")
+        return world.pods
+
+    async with world.tracking(metrics=metrics) as tracker:
+        await tracker.report(other)
+        world.matched = odd  # type: ignore[method-assign]
+        tracker.pods_changed(other)
+        with structlog.testing.capture_logs() as logs:
+            assert (await checked(tracker)).running == 2
+    assert {log["key"] for log in logs if log["log_level"] == "error"} == {str(other)}
+    value = metrics.registry.get_sample_value
+    assert value("autowasm_unexpected_errors_total", {"work": "proof_of_run"}) > 0  # type: ignore[operator]
+
+
+async def test_only_the_leader_reads_and_an_end_of_leading_forgets(world: World) -> None:
+    world.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=VMS)}
+    metrics = Metrics()
+    leadership = AlwaysLeading()
+    tracker = world.tracker(world.reader(), replace(EACH_CHECK, interval=0.01), metrics)
+    await tracker.report(KEY)
+    leading = asyncio.create_task(leadership.run())
+    work = asyncio.create_task(tracker.run(leadership))
+    async with asyncio.timeout(30):
+        while world.sidecars.reads[A] < 2:
+            await asyncio.sleep(0.01)
+    leading.cancel()
+    await asyncio.wait([leading])
+    async with asyncio.timeout(30):
+        while metrics.registry.get_sample_value("autowasm_running_unsettled"):
+            await asyncio.sleep(0.01)
+    before = world.sidecars.reads.copy()
+    for _ in range(10):
+        await asyncio.sleep(0.01)
+    assert world.sidecars.reads == before
+    work.cancel()
+    await asyncio.wait([work])
