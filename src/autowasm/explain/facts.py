@@ -64,6 +64,15 @@ class StartFact(Struct, frozen=True, kw_only=True):
     command: str
 
 
+class RunFact(Struct, frozen=True, kw_only=True):
+    """What the statistics of a sidecar tell of the module: `state` and `message` as in `status.pods.notRunning`, or `Running`."""
+
+    pod: str
+    """`namespace/name`."""
+    state: str
+    message: str
+
+
 class ServerFact(Struct, frozen=True, kw_only=True):
     """Settings of wasmer, from the arguments of its Pods. `known` False: they could not be read, these are the defaults."""
 
@@ -93,6 +102,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     namespaces: Mapping[str, Namespace] = {}
     pods: tuple[Pod, ...] = ()
     """Pods that the selector matches and that have not ended."""
+    runs: tuple[RunFact, ...] = ()
+    """Of the Pods whose statistics could be read, at most ten."""
     neighbours: tuple[Pod, ...] = ()
     """Other Pods of the namespace, read only if the selector matches none."""
     services: tuple[Service, ...] = ()

@@ -17,7 +17,7 @@ from autowasm.artifacts.pullsecrets import PullAccess, access_for
 from autowasm.controller.publishing.publisher import AUTOWASMS, ENVOYFILTERS
 from autowasm.controller.secretreader import ClusterSecrets
 from autowasm.errors import SourceDenied, SourceUnavailable, SpecError
-from autowasm.explain.facts import Facts, SecretFact, ServerFact
+from autowasm.explain.facts import Facts, RunFact, SecretFact, ServerFact
 from autowasm.explain.objects import (
     DestinationRule,
     EndpointSlice,
@@ -31,6 +31,7 @@ from autowasm.explain.objects import (
     Sidecar,
     WasmPlugin,
 )
+from autowasm.explain.statistics import StatisticsReader
 from autowasm.kube.client import KubeClient
 from autowasm.kube.errors import ApiError, Forbidden, NotFound
 from autowasm.kube.resources import NAMESPACES, PODS, ObjectKey, ResourceType
@@ -294,6 +295,7 @@ class Gatherer:
                 ),
                 name="endpoints",
             )
+            runs = tasks.create_task(self._runs(base, discovery.live, pods), name="statistics")
         return msgspec.structs.replace(
             base,
             server=discovery.server,
@@ -301,6 +303,7 @@ class Gatherer:
             mesh=mesh,
             namespaces=names.result(),
             pods=pods,
+            runs=runs.result(),
             neighbours=neighbours,
             services=services.result(),
             envoyfilters=filters.result(),
@@ -315,6 +318,13 @@ class Gatherer:
             unread=dict(reader.unread),
             cut=dict(reader.cut),
         )
+
+    async def _runs(
+        self, base: Facts, live: dict[str, Any] | None, pods: tuple[Pod, ...]
+    ) -> tuple[RunFact, ...]:
+        if live is None or base.planned:
+            return ()
+        return await StatisticsReader(self._client, live).read(pods)
 
     async def _mesh(self, root: str) -> MeshSettings:
         found = await self._reader.get(

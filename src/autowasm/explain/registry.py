@@ -13,6 +13,7 @@ from autowasm.explain.checks import (
     pods,
     ports,
     resource,
+    running,
     server,
     source,
     start,
@@ -28,6 +29,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     *envoyfilter.CHECKS,
     *order.CHECKS,
     *pods.CHECKS,
+    *running.CHECKS,
     *ports.CHECKS,
     *network.CHECKS,
 )
