@@ -6,6 +6,7 @@ is None, the limit is the cluster's alone.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from tests.manifests.documents import (
     Document,
@@ -40,7 +41,13 @@ _ONE_SOURCE = "set exactly one of registry and object"
 _LABEL_VALUE = "not a label value: letters, digits, '-', '_' and '.'"
 _LABEL_KEY = "not a label key: want name or dns-prefix/name"
 _SHORT = "must be at least 30s, because registries limit the rate of requests"
+_STEPS = "spec.rollout.steps"
 _both = {"registry": {"image": "a/b"}, "object": {"url": "http://a/b"}}
+
+
+def _rollout(**fields: Any) -> Document:
+    return changed(lambda spec: spec.update(rollout=fields))
+
 
 REFUSALS = (
     # Required fields.
@@ -141,6 +148,24 @@ REFUSALS = (
     Refusal("label prefix empty", labels({"/a": "x"}), f"{_LABELS}[/a]", _LABEL_KEY),
     Refusal("label prefix odd", labels({"A_/a": "x"}), f"{_LABELS}[A_/a]", None),
     Refusal("257 labels", labels({f"l{n}": "x" for n in range(257)}), _LABELS, "must have at most 256 items"),
+    # Rollouts.
+    Refusal("steps empty", _rollout(steps=[]), _STEPS, "should have at least 1 items"),
+    Refusal("21 steps", _rollout(steps=[*range(1, 22)]), _STEPS, "must have at most 20 items"),
+    Refusal("step 0", _rollout(steps=[0]), f"{_STEPS}[0]", "greater than or equal to 1"),
+    Refusal("step too large", _rollout(steps=[1000001]), f"{_STEPS}[0]", "less than or equal to 1000000"),
+    Refusal("step a text", _rollout(steps=["all"]), f"{_STEPS}[0]", "must be a count, or a percentage from 1% to 100%"),
+    Refusal("step 0%", _rollout(steps=["0%"]), f"{_STEPS}[0]", "must be a count, or a percentage from 1% to 100%"),
+    Refusal("step 101%", _rollout(steps=["101%"]), f"{_STEPS}[0]", "must be a count, or a percentage from 1% to 100%"),
+    Refusal("step long", _rollout(steps=["1000%"]), f"{_STEPS}[0]", "may not be more than 4"),
+    Refusal("step broken", _rollout(steps=[1.5]), f"{_STEPS}[0]", "must be of type integer"),
+    Refusal("steps fall", _rollout(steps=[5, 4]), f"{_STEPS}[1]", None),
+    Refusal("pause no unit", _rollout(pause="30"), "spec.rollout.pause", "not a duration; want 30s"),
+    Refusal("pause short", _rollout(pause="999ms"), "spec.rollout.pause", "must be at least 1s"),
+    Refusal("deadline short", _rollout(deadline="0.5s"), "spec.rollout.deadline", "must be at least 1s"),
+    Refusal("ratio high", _rollout(maxFailureRatio=1.5), "spec.rollout.maxFailureRatio", "less than or equal to 1"),
+    Refusal("ratio low", _rollout(maxFailureRatio=-1), "spec.rollout.maxFailureRatio", "greater than or equal to 0"),
+    Refusal("onUnknown", _rollout(onUnknown="Stop"), "spec.rollout.onUnknown", '"Wait", "Continue"'),
+    Refusal("rollout misspelt", _rollout(step=[1]), "spec.rollout.step", 'unknown field "spec.rollout.step"'),
     # Rules that a schema cannot express.
     Refusal("config a number", with_filter(pluginConfig=1), f"{_FILTER}.pluginConfig", None),
     Refusal("config a list", with_filter(pluginConfig=[1]), f"{_FILTER}.pluginConfig", None),

@@ -22,7 +22,14 @@ from autowasm.api.status import (
     Phase,
     Pods,
     Preflight,
+    RolloutPhase,
+    RolloutStatus,
+    RolloutVariant,
+    RolloutVerdict,
+    StagedGroup,
+    StagedPod,
     Status,
+    StepUnit,
 )
 from autowasm.digest import Sha256Hex
 from tests.manifests import documents
@@ -63,6 +70,31 @@ async def namespace(control_plane: ControlPlane) -> str:
     return await control_plane.add_namespace("crd")
 
 
+_ROLLOUT = RolloutStatus(
+    phase=RolloutPhase.ABORTED,
+    target=RolloutVariant("0123456789abcdef", 7, _MODULE),
+    stable=RolloutVariant("123456789abcdef0", 6, _MODULE),
+    aborted=(RolloutVariant("0123456789abcdef", 7), RolloutVariant("23456789abcdef01", 7)),
+    step=2,
+    steps=4,
+    size=50,
+    by=StepUnit.NODE,
+    pods=tuple(StagedPod("n" * 63, f"{n:0253}", "u" * 36) for n in range(statuses.MAX_STAGED)),
+    groups=tuple(StagedGroup("w", "n" * 63) for _ in range(statuses.MAX_STAGED)),
+    started="2026-01-02T03:04:05.678Z",
+    healthy_since="2026-01-02T03:04:06.789Z",
+    placed_seconds=1.5,
+    healthy_seconds=2.25,
+    waited_seconds=0.001,
+    time="2026-01-02T03:04:07.890Z",
+    reason="Crashing",
+    message="x" * statuses.MAX_MESSAGE,
+    verdict=RolloutVerdict(5, 4, 100, 2, 1000, 3, True, "default/p"),
+    command="pause@7",
+    refresh="1",
+)
+
+
 def _full_status() -> Status:
     """A status with a value in every field."""
     history = tuple(msgspec.structs.replace(_MODULE, source=f"object:{n}") for n in range(5))
@@ -87,6 +119,7 @@ def _full_status() -> Status:
             not_running=(NotRunningPod("default", "p", "Crashing", "has the module crashing"),),
             time=_NOW,
         ),
+        rollout=_ROLLOUT,
         conditions=conditions,
     )
 
@@ -140,8 +173,10 @@ async def test_a_full_status_survives_the_schema(cluster: Cluster, namespace: st
     document = documents.valid()
     document["metadata"]["namespace"] = namespace
     status = _full_status()
-    unset = [f.name for f in msgspec.structs.fields(Status) if getattr(status, f.name) == f.default]
-    assert unset == [], "give the new field a value here"
+    for whole in (status, _ROLLOUT):
+        fields = msgspec.structs.fields(whole)
+        unset = [field.name for field in fields if getattr(whole, field.name) == field.default]
+        assert unset == [], "give the new field a value here"
     stored = await _create(cluster, document, status.to_dict())
     assert stored["status"] == json.loads(json.dumps(status.to_dict()))
     assert statuses.read(stored["status"]) == status

@@ -7,7 +7,7 @@ import pytest
 from autowasm.api import parsing
 from autowasm.errors import SpecError
 from tests.manifests.api import Judge
-from tests.manifests.documents import Document, image, labels, url, valid, with_filter
+from tests.manifests.documents import Document, changed, image, labels, url, valid, with_filter
 from tests.manifests.refusals import REFUSALS, Refusal
 from tests.parts.kubernetes import Cluster
 
@@ -42,6 +42,18 @@ ACCEPTED = {
     "interval in days": with_filter(refreshInterval="1d"),
     "choices": with_filter(failStrategy="FAIL_RELOAD", context="GATEWAY", pullPolicy="Always"),
     "priority": with_filter(priority=-(2**31)),
+    "rollout": changed(lambda spec: spec.update(rollout={})),
+    "rollout with everything": changed(
+        lambda spec: spec.update(
+            rollout={
+                "steps": [1, "10%", 100, "100%"],
+                "pause": "1s",
+                "deadline": "1h30m",
+                "maxFailureRatio": 0,
+                "onUnknown": "Continue",
+            }
+        )
+    ),
 }
 
 

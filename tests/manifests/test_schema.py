@@ -10,13 +10,14 @@ import msgspec
 import pytest
 from msgspec import UnsetType
 
-from autowasm.api import parsing
-from autowasm.api.status import Status
+from autowasm.api import parsing, rolloutsteps
+from autowasm.api.status import MAX_ABORTED, MAX_STAGED, Status
 from autowasm.api.v1alpha1 import (
     API_VERSION,
     GROUP,
     KIND,
     FailStrategy,
+    OnUnknown,
     PatchContext,
     PullPolicy,
     Spec,
@@ -26,6 +27,10 @@ from tests.manifests.documents import Document
 
 _SCHEMA = documents.schema()
 _NODES = dict(documents.nodes(_SCHEMA))
+
+
+_TYPES = {str: "string", int: "integer", bool: "boolean", float: "number"}
+_ANY_TYPE = ("x-kubernetes-preserve-unknown-fields", "x-kubernetes-int-or-string")
 
 
 def _crd() -> Document:
@@ -45,6 +50,9 @@ def _compare(kind: Any, schema: Document, path: str) -> None:
     if Any in _alternatives(kind):
         assert schema["x-kubernetes-preserve-unknown-fields"] is True, path
         return
+    if set(_alternatives(kind)) == {int, str}:
+        assert schema["x-kubernetes-int-or-string"] is True, path
+        return
     (kind,) = _alternatives(kind)
     kind = getattr(kind, "__supertype__", kind)  # a NewType is its base
     origin = typing.get_origin(kind)
@@ -60,7 +68,7 @@ def _compare(kind: Any, schema: Document, path: str) -> None:
         assert schema["type"] == "string", path
         assert schema.get("enum") in (None, [member.value for member in kind]), path
     else:
-        assert schema["type"] == {str: "string", int: "integer", bool: "boolean"}[kind], path
+        assert schema["type"] == _TYPES[kind], path
 
 
 def _compare_struct(kind: type[msgspec.Struct], schema: Document, path: str) -> None:
@@ -111,14 +119,14 @@ def test_every_field_is_described_in_sentences() -> None:
 
 def test_the_schema_is_structural() -> None:
     for path, node in _NODES.items():
-        assert "type" in node or node.get("x-kubernetes-preserve-unknown-fields") is True, path
+        assert "type" in node or any(node.get(mark) is True for mark in _ANY_TYPE), path
 
 
 def test_every_rule_has_a_message_and_every_list_says_how_it_merges() -> None:
     for path, node in _NODES.items():
         assert all(rule.get("message") for rule in node.get("x-kubernetes-validations", ())), path
         if node.get("type") == "array" and path != "status.history":
-            assert node["x-kubernetes-list-type"] in {"set", "map"}, path
+            assert node["x-kubernetes-list-type"] in {"set", "map", "atomic"}, path
 
 
 @pytest.mark.parametrize(
@@ -138,6 +146,21 @@ def test_every_rule_has_a_message_and_every_list_says_how_it_merges() -> None:
 )
 def test_limits_are_those_of_the_code(path: str, limit: str, value: object) -> None:
     assert _NODES[f"spec.filter.{path}"][limit] == value
+
+
+@pytest.mark.parametrize(
+    ("path", "limit", "value"),
+    [
+        ("spec.rollout.steps", "maxItems", rolloutsteps.MAX_STEPS),
+        ("spec.rollout.steps[]", "maximum", rolloutsteps.MAX_COUNT),
+        ("spec.rollout.onUnknown", "enum", [member.value for member in OnUnknown]),
+        ("status.rollout.aborted", "maxItems", MAX_ABORTED),
+        ("status.rollout.pods", "maxItems", MAX_STAGED),
+        ("status.rollout.groups", "maxItems", MAX_STAGED),
+    ],
+)
+def test_limits_of_a_rollout_are_those_of_the_code(path: str, limit: str, value: object) -> None:
+    assert _NODES[path][limit] == value
 
 
 def test_every_text_of_the_spec_is_bounded() -> None:

@@ -116,15 +116,35 @@ _FIELDS: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+_ROLLOUT = st.fixed_dictionaries(
+    {},
+    optional={
+        "steps": st.lists(
+            st.integers(-1, 12)
+            | st.integers(0, 102).map("{}%".format)
+            | st.sampled_from([1.0, 1.5, 1_000_001])
+            | _ODD,
+            max_size=4,
+        ),
+        "pause": _DURATION,
+        "deadline": _DURATION,
+        "maxFailureRatio": st.floats(-0.1, 1.1) | st.integers(-1, 2),
+        "onUnknown": st.sampled_from(["Wait", "Continue", "wait"]),
+    },
+)
+
+
 @st.composite
 def _autowasms(draw: st.DrawFn) -> documents.Document:
     """A valid AutoWasm with one or two fields drawn: more would be wrong somewhere nearly always."""
     document = documents.valid()
     for name in draw(
-        st.lists(st.sampled_from([*_FIELDS, "secret", "labels"]), min_size=1, max_size=2)
+        st.lists(st.sampled_from([*_FIELDS, "secret", "labels", "rollout"]), min_size=1, max_size=2)
     ):
         if name == "secret":
             document["spec"]["secret"] = draw(_NAME | st.none())
+        elif name == "rollout":
+            document["spec"]["rollout"] = draw(_ROLLOUT)
         elif name == "labels":
             document["spec"]["selector"]["matchLabels"] = draw(_LABELS)
         else:

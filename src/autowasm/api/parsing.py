@@ -6,6 +6,7 @@ and the allowed values.
 Not a YAML reader (see `manifests/reader.py`).
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import UNSET, Struct
 
-from autowasm.api import pluginconfig
+from autowasm.api import pluginconfig, rolloutsteps
 from autowasm.api.v1alpha1 import (
     API_VERSION,
     KIND,
@@ -22,8 +23,10 @@ from autowasm.api.v1alpha1 import (
     EnvVar,
     FailStrategy,
     Metadata,
+    OnUnknown,
     PatchContext,
     PullPolicy,
+    Rollout,
     Source,
     Spec,
 )
@@ -44,6 +47,7 @@ _MAX_URL_LENGTH = 2048
 _MAX_ENV, _MAX_ENV_NAME_LENGTH, _MAX_ENV_VALUE_LENGTH = 256, 256, 2048  # as in Istio's WasmPlugin
 _MIN_INTERVAL = 30.0
 _MAX_INTERVAL_LENGTH = 64
+_MIN_ROLLOUT_TIME = 1.0
 _MAX_LABELS = 256
 """As in Istio's EnvoyFilter: the labels become its workloadSelector."""
 
@@ -57,13 +61,15 @@ def check(spec: Spec) -> None:
     if spec.filter.sha256 is not None:
         _refuse_value_error("spec.filter.sha256", sha256_hex, spec.filter.sha256)
     _check_env(spec.filter.env)
-    pluginconfig.check(spec.filter)
+    pluginconfig.check(spec.filter, is_staged=spec.rollout is not None)
     if spec.filter.priority is not None and not -(2**31) <= spec.filter.priority < 2**31:
         raise SpecError("spec.filter.priority", "must fit in 32 bits")
     _check_interval(spec.filter.refresh_interval)
     if spec.secret is not None and (len(spec.secret) > 253 or not _NAME.match(spec.secret)):
         raise SpecError("spec.secret", "must be the name of a Secret in the AutoWasm's namespace")
     _check_labels(spec.selector.match_labels)
+    if spec.rollout is not None:
+        _check_rollout(spec.rollout)
 
 
 def _refuse_value_error(path: str, parse: Callable[[str], object], value: str) -> None:
@@ -158,11 +164,26 @@ def _check_interval(interval: str | None) -> None:
     if interval is None:
         return
     path = "spec.filter.refreshInterval"
-    if len(interval) > _MAX_INTERVAL_LENGTH:
-        raise SpecError(path, f"longer than {_MAX_INTERVAL_LENGTH} characters")
-    _refuse_value_error(path, parse_duration, interval)
-    if parse_duration(interval) < _MIN_INTERVAL:
+    if _duration(path, interval) < _MIN_INTERVAL:
         raise SpecError(path, "must be at least 30s: registries limit the rate of requests")
+
+
+def _duration(path: str, text: str) -> float:
+    if len(text) > _MAX_INTERVAL_LENGTH:
+        raise SpecError(path, f"longer than {_MAX_INTERVAL_LENGTH} characters")
+    _refuse_value_error(path, parse_duration, text)
+    return parse_duration(text)
+
+
+def _check_rollout(rollout: Rollout) -> None:
+    rolloutsteps.check(rollout.steps)
+    for name, text in (("pause", rollout.pause), ("deadline", rollout.deadline)):
+        path = f"spec.rollout.{name}"
+        if _duration(path, text) < _MIN_ROLLOUT_TIME:
+            raise SpecError(path, "must be at least 1s")
+    ratio = rollout.max_failure_ratio
+    if not math.isfinite(ratio) or not 0 <= ratio <= 1:
+        raise SpecError("spec.rollout.maxFailureRatio", f"must be from 0 to 1, not {ratio}")
 
 
 def _check_labels(labels: dict[str, str]) -> None:
@@ -200,6 +221,7 @@ _CHOICES = {
     "spec.filter.context": PatchContext,
     "spec.filter.failStrategy": FailStrategy,
     "spec.filter.pullPolicy": PullPolicy,
+    "spec.rollout.onUnknown": OnUnknown,
 }
 
 

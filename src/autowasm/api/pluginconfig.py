@@ -32,8 +32,11 @@ _ESCAPED: Final = {"<": 5, ">": 5, "&": 5, "\u2028": 3, "\u2029": 3, "\b": 4, "\
 _Steps = tuple[str | int, ...]
 
 
-def check(filter_: Filter) -> None:
-    """Raises SpecError for the first value of `pluginConfig` that is not allowed, and if it is too large."""
+def check(filter_: Filter, *, is_staged: bool = False) -> None:
+    """Raises SpecError for the first value of `pluginConfig` that is not allowed, and if it is too large.
+
+    `is_staged`: during a rollout, the EnvoyFilter also has the filter that is being replaced, which may be as large.
+    """
     config: Any = filter_.plugin_config
     config_size = 0
     if isinstance(config, dict | str):
@@ -41,11 +44,12 @@ def check(filter_: Filter) -> None:
         config_size = _stored_size(as_text(config))
     elif config is not UNSET:
         raise SpecError(_PATH, f"must be an object or a string, not {_json_name(config)}")
-    patches = copies(filter_)
+    patches = copies(filter_) * (2 if is_staged else 1)
+    copied = _copied(filter_, is_staged=is_staged)
     if len(filter_.env) * patches > _MAX_VARIABLES:
         raise SpecError(
             "spec.filter.env",
-            f"{len(filter_.env)} variables{_copied(filter_)}: the EnvoyFilter can hold at most {_MAX_VARIABLES}; "
+            f"{len(filter_.env)} variables{copied}: the EnvoyFilter can hold at most {_MAX_VARIABLES}; "
             "use fewer variables or fewer applyPorts",
         )
     size = config_size + sum(
@@ -54,17 +58,18 @@ def check(filter_: Filter) -> None:
     if size * patches > _MAX_RENDERED:
         raise SpecError(
             _PATH if config_size * 2 >= size else "spec.filter.env",
-            f"{size} bytes of pluginConfig and env{_copied(filter_)}: the EnvoyFilter can hold at most {_MAX_RENDERED}; "
+            f"{size} bytes of pluginConfig and env{copied}: the EnvoyFilter can hold at most {_MAX_RENDERED}; "
             "shorten them or use fewer applyPorts",
         )
 
 
-def _copied(filter_: Filter) -> str:
+def _copied(filter_: Filter, *, is_staged: bool) -> str:
+    staged = ", twice during a rollout" if is_staged else ""
     ports = len(filter_.apply_ports or ())
     if not ports:
-        return ""
+        return staged
     often = "once" if copies(filter_) == ports else "twice"
-    return f", {often} for each of {ports} ports"
+    return f", {often} for each of {ports} ports{staged}"
 
 
 def as_text(config: dict[str, Any] | str) -> str:

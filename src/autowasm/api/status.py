@@ -1,4 +1,4 @@
-"""The status of an AutoWasm: phases, conditions, the record, the history. Pure data.
+"""The status of an AutoWasm: phases, conditions, the record, the history, the staged rollout. Pure data.
 
 Invariants: `lastTransitionTime` changes only with a condition's status, so an unchanged state gives an unchanged status and
 wasmer writes nothing (ADR 12); the history is newest first, one entry for each source, at most `MAX_HISTORY`.
@@ -11,13 +11,17 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, field
 
 from autowasm.api.record import Record
 
 MAX_HISTORY = 5
 MAX_MESSAGE = 2048
 """Characters; longer messages are cut, because etcd stores them. The list of all missing functions fits."""
+MAX_ABORTED = 5
+"""Without a limit, a tag that moves every minute would fill the status."""
+MAX_STAGED = 500
+"""Pods, workloads and nodes that a step names: 50 to 150 KB in the status, and as many patches in the EnvoyFilter."""
 
 
 class Phase(enum.Enum):
@@ -139,6 +143,104 @@ class Pods(Struct, frozen=True, omit_defaults=True, rename="camel"):
         return other is not UNSET and msgspec.structs.replace(self, time=other.time) == other
 
 
+class RolloutPhase(enum.Enum):
+    """`status.rollout.phase`."""
+
+    PROGRESSING = "Progressing"
+    PAUSED = "Paused"
+    SUCCEEDED = "Succeeded"
+    ABORTED = "Aborted"
+
+
+class StepUnit(enum.Enum):
+    """`status.rollout.by`: what the patches of a step name."""
+
+    POD = "Pod"
+    WORKLOAD = "Workload"
+    NODE = "Node"
+
+
+class RolloutVariant(Struct, frozen=True, omit_defaults=True):
+    """One variant of the filter: module, configuration, environment, failStrategy, context and ports."""
+
+    digest: str
+    """`api.variant.Variant.digest`; Envoy's statistics name it."""
+    generation: int = 0
+    """The generation of the spec that asked for it; 0 if unknown."""
+    module: Module | UnsetType = UNSET
+
+
+class StagedPod(Struct, frozen=True):
+    """A Pod that a step chose."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+class StagedGroup(Struct, frozen=True, omit_defaults=True):
+    """A workload or a node that a step chose; a node has no namespace."""
+
+    name: str
+    namespace: str = ""
+
+
+class RolloutVerdict(Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """The last judgement of a step. Counts of requests begin with the step, or with the leader's watch if that is later."""
+
+    pods: int = 0
+    """Pods that the step has to prove."""
+    proven: int = 0
+    requests: int = 0
+    failures: int = 0
+    """Responses with a status of 500 or more."""
+    stable_requests: int = 0
+    stable_failures: int = 0
+    is_by_time: bool = field(default=False, name="byTime")
+    """Some Pod had too few requests, or could not be read: only the time speaks for it."""
+    pod: str = ""
+    """`namespace/name` of the Pod that `status.rollout.reason` is about."""
+
+
+class RolloutStatus(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """`status.rollout`: all that the next leader needs to continue (ADR 39). At most `MAX_STAGED` Pods and groups.
+
+    The durations count watched time only, so a clock that is set changes none of them; the times are for people.
+    """
+
+    phase: RolloutPhase
+    target: RolloutVariant
+    stable: RolloutVariant | UnsetType = UNSET
+    """Unset: no filter was in place before."""
+    aborted: tuple[RolloutVariant, ...] = ()
+    """Targets that were aborted for the generation of the target, the last one first; at most `MAX_ABORTED`."""
+    step: int = 0
+    """From 1; the last of `steps` has all Pods."""
+    steps: int = 0
+    size: int = 0
+    """The number of Pods that the step may have; meaningless in the last step."""
+    by: StepUnit = StepUnit.POD
+    pods: tuple[StagedPod, ...] = ()
+    groups: tuple[StagedGroup, ...] = ()
+    started: str = ""
+    """When the step began."""
+    healthy_since: str = ""
+    placed_seconds: float = 0.0
+    """Watched time since the Pods of the step last changed."""
+    healthy_seconds: float = 0.0
+    waited_seconds: float = 0.0
+    """Watched time in which the step was not healthy."""
+    time: str = ""
+    """When this was last observed."""
+    reason: str = ""
+    message: str = ""
+    verdict: RolloutVerdict | UnsetType = UNSET
+    command: str = ""
+    """The last value of the rollout annotation that was handled."""
+    refresh: str = ""
+    """The value of the refresh annotation when the target was chosen."""
+
+
 class Status(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
     """`status`. Unknown fields are dropped: only wasmer owns the status."""
 
@@ -151,6 +253,7 @@ class Status(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="came
     preflight: Preflight | UnsetType = UNSET
     refresh: str = ""
     """The last value of the refresh annotation that was handled."""
+    rollout: RolloutStatus | UnsetType = UNSET
     conditions: tuple[Condition, ...] = ()
 
     def condition(self, kind: ConditionType) -> Condition | None:

@@ -16,6 +16,8 @@ API_VERSION = f"{GROUP}/v1alpha1"
 KIND = "AutoWasm"
 REFRESH_ANNOTATION = f"{GROUP}/refresh"
 """A value other than `status.refresh` makes the leader resolve the source again (ADR 7)."""
+ROLLOUT_ANNOTATION = f"{GROUP}/rollout"
+"""A command for the staged rollout: `pause`, `resume`, `promote`, `abort`, `retry` (ADR 39)."""
 
 PREFLIGHT_ANNOTATION = f"{GROUP}/preflight"
 """One of `settings.PreflightMode`: how this object's module is checked before it is published (ADR 37)."""
@@ -42,6 +44,13 @@ class PullPolicy(enum.Enum):
 
     IF_NOT_PRESENT = "IfNotPresent"
     ALWAYS = "Always"
+
+
+class OnUnknown(enum.Enum):
+    """What a staged rollout does about a Pod of which nothing can be read from Envoy (ADR 39)."""
+
+    WAIT = "Wait"
+    CONTINUE = "Continue"
 
 
 class RegistrySource(Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,12 +108,27 @@ class Selector(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     match_labels: dict[str, str]
 
 
+class Rollout(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
+    """`spec.rollout`: a changed filter reaches the Pods in steps (ADR 39). Absent: all Pods at once."""
+
+    steps: tuple[int | str, ...] = (1, "10%", "50%")
+    """Counts of Pods and percentages (`rolloutsteps.py`); a step with all Pods follows."""
+    pause: str = "30s"
+    """How long a step must stay healthy."""
+    deadline: str = "10m"
+    """How long a step may be without being healthy, in total."""
+    max_failure_ratio: float = 0.01
+    """By how much the share of 5xx responses may exceed that of the Pods with the stable filter."""
+    on_unknown: OnUnknown = OnUnknown.WAIT
+
+
 class Spec(Struct, frozen=True, forbid_unknown_fields=True):
     """`spec`."""
 
     filter: Filter
     selector: Selector
     secret: str | None = None
+    rollout: Rollout | None = None
 
 
 class Metadata(Struct, frozen=True, rename="camel"):

@@ -7,6 +7,7 @@ import pytest
 
 from autowasm.api import parsing
 from autowasm.api.envoyfilter import render
+from autowasm.api.v1alpha1 import OnUnknown, Rollout
 from autowasm.errors import SpecError
 from autowasm.settings import EnvoyFetch
 from tests.fakes.autowasms import document, record, sample
@@ -154,6 +155,83 @@ OF_SPEC: list[tuple[dict[str, Any], str, str]] = [
     ({"selector": {"matchLabels": {"a": "x" * 64}}}, f"{LABELS}[a]", "not a label value"),
     ({"selector": {"matchLabels": {"a": "x\n"}}}, f"{LABELS}[a]", "not a label value"),
 ]  # fmt: skip
+
+
+ROLLOUT = "spec.rollout"
+STEPS = f"{ROLLOUT}.steps"
+
+OF_ROLLOUT: list[tuple[Any, str, str]] = [
+    ([], ROLLOUT, "expected `object"),
+    ({"step": [1]}, f"{ROLLOUT}.step", "unknown field"),
+    ({"steps": []}, STEPS, "list at least one step, or omit the field"),
+    ({"steps": [*range(1, 22)]}, STEPS, "more than 20 steps"),
+    ({"steps": 1}, STEPS, "expected `array`"),
+    ({"steps": [True]}, f"{STEPS}[0]", "expected `int | str`"),
+    ({"steps": [0]}, f"{STEPS}[0]", "a count must be from 1 to 1000000, not 0"),
+    ({"steps": [1_000_001]}, f"{STEPS}[0]", "not 1000001"),
+    ({"steps": ["1"]}, f"{STEPS}[0]", "must be a count, or a percentage from 1% to 100%, not '1'"),
+    ({"steps": ["0%"]}, f"{STEPS}[0]", "from 1% to 100%"),
+    ({"steps": ["101%"]}, f"{STEPS}[0]", "from 1% to 100%"),
+    ({"steps": ["1.5%"]}, f"{STEPS}[0]", "from 1% to 100%"),
+    ({"steps": ["01%"]}, f"{STEPS}[0]", "from 1% to 100%"),
+    ({"steps": ["10%\n"]}, f"{STEPS}[0]", "from 1% to 100%"),
+    ({"steps": [1, 5, 5]}, f"{STEPS}[2]", "5 adds no Pod to an earlier count: steps must increase"),
+    ({"steps": [5, "10%", 4]}, f"{STEPS}[2]", "4 adds no Pod to an earlier count"),
+    ({"steps": ["10%", 1]}, f"{STEPS}[1]", "1 adds no Pod to an earlier percentage"),
+    ({"steps": ["10%", 5, "10%"]}, f"{STEPS}[2]", "10% adds no Pod to an earlier percentage"),
+    ({"steps": ["50%", "5%"]}, f"{STEPS}[1]", "5% adds no Pod to an earlier percentage"),
+    ({"steps": ["100%", 7]}, f"{STEPS}[1]", "follows 100%, so it adds no Pod"),
+    ({"pause": 30}, f"{ROLLOUT}.pause", "expected `str`"),
+    ({"pause": "soon"}, f"{ROLLOUT}.pause", "not a duration"),
+    ({"pause": "0"}, f"{ROLLOUT}.pause", "at least 1s"),
+    ({"pause": "999ms"}, f"{ROLLOUT}.pause", "at least 1s"),
+    ({"deadline": "0.5s"}, f"{ROLLOUT}.deadline", "at least 1s"),
+    ({"deadline": "1" * 63 + "s"}, f"{ROLLOUT}.deadline", "not a duration"),
+    ({"deadline": "1s" * 33}, f"{ROLLOUT}.deadline", "longer than 64"),
+    ({"maxFailureRatio": -0.01}, f"{ROLLOUT}.maxFailureRatio", "from 0 to 1, not -0.01"),
+    ({"maxFailureRatio": 1.01}, f"{ROLLOUT}.maxFailureRatio", "from 0 to 1"),
+    ({"maxFailureRatio": float("nan")}, f"{ROLLOUT}.maxFailureRatio", "from 0 to 1"),
+    ({"maxFailureRatio": "1%"}, f"{ROLLOUT}.maxFailureRatio", "expected `float`"),
+    ({"onUnknown": "Abort"}, f"{ROLLOUT}.onUnknown", "must be one of Wait, Continue, not 'Abort'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rollout", "field", "says"), OF_ROLLOUT)
+def test_wrong_rollout_field_is_named(rollout: Any, field: str, says: str) -> None:
+    assert_refused(document(spec={"rollout": rollout}), field, says)
+
+
+@pytest.mark.parametrize(
+    "rollout",
+    [
+        None,
+        {},
+        {"steps": [1, "10%", 50, "50%"]},
+        {"steps": ["10%", 2, "100%"]},
+        {"steps": [1_000_000]},
+        {"pause": "1s", "deadline": "1000ms", "maxFailureRatio": 0, "onUnknown": "Continue"},
+        {"maxFailureRatio": 1, "pause": "1h0.5s", "deadline": "7d"},
+    ],
+)
+def test_rollout_at_the_border_is_taken(rollout: Any) -> None:
+    parsing.parse(document(spec={"rollout": rollout}))
+
+
+def test_default_steps_and_times_are_those_of_the_documentation() -> None:
+    rollout = parsing.parse(document(spec={"rollout": {}})).spec.rollout
+    assert rollout == Rollout((1, "10%", "50%"), "30s", "10m", 0.01, OnUnknown.WAIT)
+    assert parsing.parse(document()).spec.rollout is None
+
+
+def test_with_a_rollout_there_is_room_for_half_the_configuration() -> None:
+    half = "x" * (2**19 - 100)
+    parsing.parse(document(pluginConfig=half, spec={"rollout": {}}))
+    parsing.parse(document(pluginConfig=half + "x" * 200))
+    assert_refused(
+        document(pluginConfig=half + "x" * 200, spec={"rollout": {}}),
+        CONFIG,
+        "twice during a rollout",
+    )
 
 
 @pytest.mark.parametrize(("fields", "field", "says"), OF_SPEC)

@@ -47,7 +47,9 @@ def _type(node: Mapping[str, Any]) -> str:
     if "additionalProperties" in node:
         return "map"
     if node.get("type") == "array":
-        return f"list of {node['items']['type']}s"
+        return f"list of {_type(node['items']).replace(' or ', 's or ')}s"
+    if node.get("x-kubernetes-int-or-string"):
+        return "integer or string"
     return str(node.get("type", "any"))
 
 
