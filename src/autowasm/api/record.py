@@ -12,6 +12,8 @@ from autowasm.net.urls import redact
 from autowasm.reference import ImageReference
 
 ANNOTATION = "wasm.tcm.io/record"
+STABLE_ANNOTATION = "wasm.tcm.io/stable-record"
+"""During a staged rollout (ADR 39): the record of the module that most Pods still have; `ANNOTATION` has the newer one's."""
 
 
 class Record(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):

@@ -1,0 +1,174 @@
+"""The EnvoyFilter of an AutoWasm with `spec.rollout`: two variants of the filter, and which proxies have the newer one. Pure.
+
+Istio has no "all but": the stable variant is inserted in every proxy, and a REPLACE puts the target variant in its place where
+a proxy's node metadata match (ADR 39). Invariants: the same input gives the same bytes; `variants_of` returns the variants that
+`render` wrote; the filter's name is the AutoWasm's own, because REPLACE changes the first filter of a name, also one of another vendor.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from autowasm.api import patches
+from autowasm.api import record as records
+from autowasm.api.envoyfilter import envoyfilter, records_of
+from autowasm.api.patches import Metadata, Patch, Placed
+from autowasm.api.status import MAX_STAGED
+from autowasm.api.v1alpha1 import AutoWasm, PatchContext
+from autowasm.api.variant import Variant, http_filter, read_filter, staged_plugin_name
+from autowasm.digest import Sha256Hex
+from autowasm.settings import EnvoyFetch
+
+MAX_BYTES: Final = 1024 * 1024
+"""Of the patches; etcd refuses objects above 1.5 MiB."""
+MAX_VALUES: Final = 40_000
+"""In the patches: an object of more than 50 000 is truncated when read (`KubeLimits.object_values`)."""
+_ESCAPED: Final = {"<": 5, ">": 5, "&": 5, "\u2028": 3, "\u2029": 3, "\\b": 4, "\\f": 4}
+"""Additional bytes for each in JSON: the API server stores escapes of six bytes (`pluginconfig.py`)."""
+
+
+def filter_name(autowasm: AutoWasm) -> str:
+    """The name of the HTTP filter in istiod's configuration."""
+    return f"autowasm/{autowasm.metadata.namespace}.{autowasm.metadata.name}"
+
+
+def render(
+    autowasm: AutoWasm,
+    settings: EnvoyFetch,
+    *,
+    stable: Variant | None,
+    target: Variant | None,
+    proxies: Sequence[Metadata] | None = (),
+) -> dict[str, Any]:
+    """The whole object, keys in sorted order.
+
+    `stable` is for every proxy, `target` for `proxies` instead; None: for every proxy. Selector, priority and owner are the
+    AutoWasm's. Without both, or without `stable` while `proxies` is empty, there are no patches.
+    """
+    if not proxies and proxies is not None:
+        target = None
+    placed = [_placed(autowasm, variant, settings) for variant in (stable, target)]
+    return envoyfilter(
+        autowasm,
+        settings,
+        patches_=patches.staged_patches(placed[0], placed[1], proxies),
+        annotations=_annotations(stable, target),
+    )
+
+
+def _placed(autowasm: AutoWasm, variant: Variant | None, settings: EnvoyFetch) -> Placed | None:
+    if variant is None:
+        return None
+    plugin = staged_plugin_name(autowasm, variant)
+    value = http_filter(variant, settings, name=filter_name(autowasm), plugin_name=plugin)
+    return Placed(variant.context, variant.ports, value)
+
+
+def _annotations(stable: Variant | None, target: Variant | None) -> dict[str, str]:
+    newest = target or stable
+    annotations = {}
+    if newest is not None and newest.record is not None:
+        annotations[records.ANNOTATION] = records.dump(newest.record)
+        if stable is not None and stable.record is not None and stable.record != newest.record:
+            annotations[records.STABLE_ANNOTATION] = records.dump(stable.record)
+    return annotations
+
+
+@dataclass(frozen=True, slots=True)
+class Variants:
+    """The variants in an EnvoyFilter. Without a rollout, and after one, there is only `base`."""
+
+    base: Variant | None = None
+    """In every proxy that has no other."""
+    override: Variant | None = None
+    """In the proxies that patches name, or in all."""
+
+    def find(self, digest: str) -> Variant | None:
+        """The variant with this digest."""
+        both = (self.base, self.override)
+        return next((one for one in both if one is not None and one.digest == digest), None)
+
+
+def variants_of(document: Mapping[str, Any]) -> Variants:
+    """Read the variants back, also from an EnvoyFilter that was written without a rollout.
+
+    Patches that another client changed into another form are skipped; the caller compares the digests with those of the status.
+    """
+    found = [each for each in patches.patches_of(document) if not _is_of_tunnel(each)]
+    first = next((i for i, each in enumerate(found) if _is_override(each)), len(found))
+    newest_first = records_of(document)
+    # Two sources may have the same module: the newest record is the override's.
+    base = _variant(found[:first], {one.sha256: one for one in newest_first})
+    override = _variant(found[first:], {one.sha256: one for one in reversed(newest_first)})
+    if override is not None and base is not None and _is_replaced(found[first]):
+        override = msgspec.structs.replace(override, context=base.context, ports=base.ports)
+    return Variants(base, override)
+
+
+def _is_of_tunnel(patch: Patch) -> bool:
+    return patch.listener.get("name") == patches.TUNNEL
+
+
+def _is_override(patch: Patch) -> bool:
+    return patch.proxy is not None or patch.operation == "REPLACE"
+
+
+def _is_replaced(patch: Patch) -> bool:
+    """Whether the target takes the stable filter's place, so that it has its listeners."""
+    return (
+        patch.operation == "REPLACE"
+        and read_filter(patch.value, context=PatchContext.SIDECAR_INBOUND, ports=None) is not None
+    )
+
+
+def _variant(found: Sequence[Patch], known: Mapping[Sha256Hex, records.Record]) -> Variant | None:
+    """The variant of the first filter in our form, with the ports of all patches that insert it."""
+    ports: dict[int, None] = {}
+    first: Variant | None = None
+    for patch in found:
+        try:
+            context = PatchContext(patch.context)
+        except ValueError:
+            continue
+        one = read_filter(patch.value, context=context, ports=None)
+        if one is None:
+            continue
+        first = first or one
+        port = patch.listener.get("portNumber")
+        if isinstance(port, int):
+            ports[port] = None
+    if first is None:
+        return None
+    return msgspec.structs.replace(
+        first, ports=tuple(ports) or None, record=known.get(first.sha256)
+    )
+
+
+def capacity(
+    autowasm: AutoWasm,
+    settings: EnvoyFetch,
+    *,
+    stable: Variant | None,
+    target: Variant,
+    proxies: Iterable[Metadata],
+) -> int:
+    """How many of `proxies` patches can name, in one EnvoyFilter that is stored and read whole. At most `MAX_STAGED`."""
+    longest = max(proxies, key=lambda one: sum(map(len, one.values())), default={"NAME": ""})
+    placed, next_ = _placed(autowasm, stable, settings), _placed(autowasm, target, settings)
+    none = _costs(patches.staged_patches(placed, None, ()))
+    one = _costs(patches.staged_patches(placed, next_, (longest,)))
+    two = _costs(patches.staged_patches(placed, next_, (longest, longest)))
+    fits = MAX_STAGED
+    for most, empty, first, second in zip((MAX_BYTES, MAX_VALUES), none, one, two, strict=True):
+        begin = max(empty, 2 * first - second)  # the anchor comes with the first patch
+        fits = min(fits, (most - begin) // (second - first))
+    return max(0, fits)
+
+
+def _costs(patches_: list[dict[str, Any]]) -> tuple[int, int]:
+    """Bytes in etcd, and an upper bound of the number of values."""
+    text = msgspec.json.encode(patches_).decode()
+    escapes = sum(more * text.count(each) for each, more in _ESCAPED.items())
+    return len(text.encode()) + escapes, sum(map(text.count, ",{["))
