@@ -1,0 +1,236 @@
+"""The state machine of a staged rollout (ADR 39): `advance(state, observation, spec, now) -> (state, actions)`. Pure.
+
+`EVENTS` gives each event its guard (`facts.py`), and the first one that holds is the event; `TABLE` gives the next phase and the effect
+(`effects.py`) for each phase. The state is `status.rollout`, all that survives a crash. Invariants: one call makes one
+transition; a step begins only after the one before has passed; a Pod is added only within the step's size; what was aborted
+starts again only on request; only watched time counts, so a clock that is set neither passes nor ends a step.
+"""
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import msgspec
+from msgspec import UNSET
+
+from autowasm.api.patches import Metadata
+from autowasm.api.status import RolloutPhase, RolloutStatus
+from autowasm.api.v1alpha1 import Rollout
+from autowasm.controller.pods.evidence import epoch
+from autowasm.controller.rollout import effects, facts
+from autowasm.controller.rollout.effects import Action, Result
+from autowasm.controller.rollout.facts import Facts, State, choice_of, is_same
+from autowasm.controller.rollout.judgement import RolloutReason
+from autowasm.controller.rollout.observation import Observation
+
+MAX_GAP: Final = 60.0
+"""Seconds between two observations that count, at most. Between two leaders it is told by their clocks, which may differ."""
+REPORT: Final = 15.0
+"""Seconds after which times and figures are written again while a rollout progresses."""
+
+
+class Event(enum.Enum):
+    """What an observation means to the machine; its guard has the words."""
+
+    PODS_UNKNOWN = enum.auto()
+    TARGET_IN_PLACE = enum.auto()
+    TARGET_ABORTED = enum.auto()
+    NEW_TARGET = enum.auto()
+    ABORT = enum.auto()
+    PROMOTE = enum.auto()
+    PAUSE = enum.auto()
+    RESUME = enum.auto()
+    RETRY = enum.auto()
+    OTHER_COMMAND = enum.auto()
+    STABLE_LOST = enum.auto()
+    POD_FAILED = enum.auto()
+    MEMBERS_CHANGED = enum.auto()
+    OVERDUE = enum.auto()
+    NOT_HEALTHY = enum.auto()
+    TARGET_PENDING = enum.auto()
+    HEALTHY = enum.auto()
+    LAST_STEP_PASSED = enum.auto()
+    STEP_PASSED = enum.auto()
+
+
+EVENTS: Final[tuple[tuple[Event, Callable[[Facts], bool]], ...]] = (
+    (Event.PODS_UNKNOWN, facts.pods_are_unknown),
+    # The user's: a new target before a command, because the command may be meant for it.
+    (Event.TARGET_IN_PLACE, facts.target_is_in_place),
+    (Event.TARGET_ABORTED, facts.target_was_aborted),
+    (Event.NEW_TARGET, facts.target_is_new),
+    (Event.ABORT, facts.commanded("abort")),
+    (Event.PROMOTE, facts.promotion_is_wanted),
+    (Event.PAUSE, facts.pause_is_wanted),
+    (Event.RESUME, facts.commanded("resume")),
+    (Event.RETRY, facts.retry_is_wanted),
+    (Event.OTHER_COMMAND, facts.has_another_command),
+    # Without the stable variant nothing can be taken back.
+    (Event.STABLE_LOST, facts.stable_is_lost),
+    # The Pods': failures first.
+    (Event.POD_FAILED, facts.pod_has_failed),
+    (Event.MEMBERS_CHANGED, facts.members_have_changed),
+    (Event.OVERDUE, facts.is_overdue),
+    (Event.NOT_HEALTHY, facts.is_not_healthy),
+    (Event.TARGET_PENDING, facts.target_is_pending),
+    (Event.HEALTHY, facts.is_healthy),
+    (Event.LAST_STEP_PASSED, facts.last_step_has_passed),
+    (Event.STEP_PASSED, facts.step_has_passed),
+)
+"""In the order in which they are asked. None: nothing happens."""
+
+
+class Transition(NamedTuple):
+    """The next phase, and the function that makes the next state."""
+
+    phase: RolloutPhase
+    effect: Callable[[Facts], Result]
+
+
+_PROGRESSING, _PAUSED = RolloutPhase.PROGRESSING, RolloutPhase.PAUSED
+_SUCCEEDED, _ABORTED = RolloutPhase.SUCCEEDED, RolloutPhase.ABORTED
+
+_BEGIN = Transition(_PROGRESSING, effects.begin)
+_ENTER = Transition(_PROGRESSING, effects.pass_step)
+_CHOOSE = Transition(_PROGRESSING, effects.change_members)
+_WAIT = Transition(_PROGRESSING, effects.wait)
+_NOTE = Transition(_PROGRESSING, effects.note_health)
+_RESUME = Transition(_PROGRESSING, effects.resume)
+_PAUSE = Transition(_PAUSED, effects.pause)
+_HOLD = Transition(_PAUSED, effects.lose_stable)
+_LOOK = Transition(_PAUSED, effects.look_only)
+_ADOPT = Transition(_SUCCEEDED, effects.adopt)
+_PROMOTE = Transition(_SUCCEEDED, effects.promote)
+_FINISH = Transition(_SUCCEEDED, effects.finish)
+_ABORT = Transition(_ABORTED, effects.abort)
+_FAIL = Transition(_ABORTED, effects.fail)
+_EXCEED = Transition(_ABORTED, effects.exceed)
+_REFUSE = Transition(_ABORTED, effects.refuse_aborted)
+_STAY_PROGRESSING = Transition(_PROGRESSING, effects.ignore_command)
+_STAY_PAUSED = Transition(_PAUSED, effects.ignore_command)
+_STAY_SUCCEEDED = Transition(_SUCCEEDED, effects.ignore_command)
+_STAY_ABORTED = Transition(_ABORTED, effects.ignore_command)
+_NO = None
+_IN_PROGRESS: Final = frozenset({_PROGRESSING, _PAUSED})
+
+PHASES: Final = (None, _PROGRESSING, _PAUSED, _SUCCEEDED, _ABORTED)
+TABLE: Final[dict[Event, tuple[Transition | None, ...]]] = {
+    # in phase:              no rollout  Progressing        Paused         Succeeded        Aborted
+    Event.PODS_UNKNOWN:     (_NO,        _NO,               _NO,           _NO,             _NO),
+    Event.TARGET_IN_PLACE:  (_ADOPT,     _ADOPT,            _ADOPT,        _ADOPT,          _ADOPT),
+    Event.TARGET_ABORTED:   (_NO,        _REFUSE,           _REFUSE,       _REFUSE,         _REFUSE),
+    Event.NEW_TARGET:       (_BEGIN,     _BEGIN,            _BEGIN,        _BEGIN,          _BEGIN),
+    Event.ABORT:            (_NO,        _ABORT,            _ABORT,        _STAY_SUCCEEDED, _STAY_ABORTED),
+    Event.PROMOTE:          (_NO,        _PROMOTE,          _PROMOTE,      _STAY_SUCCEEDED, _PROMOTE),
+    Event.PAUSE:            (_NO,        _PAUSE,            _STAY_PAUSED,  _NO,             _NO),
+    Event.RESUME:           (_NO,        _STAY_PROGRESSING, _RESUME,       _STAY_SUCCEEDED, _STAY_ABORTED),
+    Event.RETRY:            (_NO,        _STAY_PROGRESSING, _STAY_PAUSED,  _STAY_SUCCEEDED, _BEGIN),
+    Event.OTHER_COMMAND:    (_NO,        _STAY_PROGRESSING, _STAY_PAUSED,  _STAY_SUCCEEDED, _STAY_ABORTED),
+    Event.STABLE_LOST:      (_HOLD,      _HOLD,             _HOLD,         _HOLD,           _HOLD),
+    Event.POD_FAILED:       (_NO,        _FAIL,             _FAIL,         _NO,             _NO),
+    Event.MEMBERS_CHANGED:  (_NO,        _CHOOSE,           _NO,           _NO,             _NO),
+    Event.OVERDUE:          (_NO,        _EXCEED,           _NO,           _NO,             _NO),
+    Event.NOT_HEALTHY:      (_NO,        _WAIT,             _LOOK,         _NO,             _NO),
+    Event.TARGET_PENDING:   (_NO,        _NOTE,             _LOOK,         _NO,             _NO),
+    Event.HEALTHY:          (_NO,        _NOTE,             _LOOK,         _NO,             _NO),
+    Event.LAST_STEP_PASSED: (_NO,        _FINISH,           _NO,           _NO,             _NO),
+    Event.STEP_PASSED:      (_NO,        _ENTER,            _NO,           _NO,             _NO),
+}  # fmt: skip
+"""Each row has a transition for each of `PHASES`; None: the state stays."""
+
+
+def advance(
+    state: State, observation: Observation, spec: Rollout, now: float
+) -> tuple[State, tuple[Action, ...]]:
+    """The next state, and what to do. `now`: wall-clock time, seconds since the epoch; it may jump.
+
+    The caller writes the state into the status first if `is_worth_writing`, and then makes the EnvoyFilter that of `placement`. A
+    state that does not fit the spec (any client may write a status) counts as none.
+    """
+    state = _fitting(state, observation, spec)
+    gap = 0.0
+    if state is not None and state.phase in _IN_PROGRESS:
+        since = now - epoch(state.time) if observation.elapsed is None else observation.elapsed
+        gap = round(min(max(since, 0.0), MAX_GAP), 3)
+        placed = state.placed_seconds + gap if observation.is_published else 0.0
+        state = msgspec.structs.replace(
+            state, time=effects.stamp(now), placed_seconds=round(placed, 3)
+        )
+    look = Facts(state, observation, spec, now, gap)
+    transition = transition_of(look)
+    if transition is None:
+        return state, ()
+    new, actions = transition.effect(look)
+    return msgspec.structs.replace(new, time=effects.stamp(now)), actions
+
+
+def transition_of(look: Facts) -> Transition | None:
+    """The transition of the first event that holds; None: there is none."""
+    event = event_of(look)
+    phase = look.state.phase if look.state is not None else None
+    return TABLE[event][PHASES.index(phase)] if event is not None else None
+
+
+def event_of(look: Facts) -> Event | None:
+    """The first event whose guard holds."""
+    return next((event for event, holds in EVENTS if holds(look)), None)
+
+
+def _fitting(state: State, observation: Observation, spec: Rollout) -> State:
+    """None if the state cannot be one of this spec. While another spec's module is fetched, the state is of the spec before."""
+    if state is None or observation.target is None or not is_same(state.target, observation.target):
+        return state
+    in_progress = state.phase in _IN_PROGRESS
+    is_lost = state.reason == RolloutReason.STABLE_LOST.value
+    fits = state.steps == len(spec.steps) + 1 and 1 <= state.step <= state.steps
+    return state if fits or is_lost or not in_progress else None
+
+
+def is_worth_writing(stored: State, state: State) -> bool:
+    """Whether the state must be in the status before the EnvoyFilter changes, or its figures are old."""
+    if stored is None or state is None:
+        return stored is not state
+    if _lasting(stored) != _lasting(state):
+        return True
+    is_old = abs(epoch(state.time) - epoch(stored.time)) >= REPORT
+    return is_old and state.phase is _PROGRESSING
+
+
+def _lasting(state: RolloutStatus) -> RolloutStatus:
+    """Without what changes at each observation."""
+    return msgspec.structs.replace(
+        state,
+        time="",
+        placed_seconds=0.0,
+        healthy_seconds=0.0,
+        waited_seconds=0.0,
+        message="",
+        verdict=UNSET,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The variants that the EnvoyFilter of a state has, by digest; empty: none. `api.staged.render` makes it."""
+
+    stable: str
+    target: str = ""
+    proxies: tuple[Metadata, ...] | None = ()
+    """The proxies that have the target; None: all."""
+
+
+def placement(state: RolloutStatus) -> Placement | None:
+    """None: leave the EnvoyFilter in place as it is, because the stable variant is not known."""
+    stable = state.stable.digest if state.stable is not UNSET else ""
+    if state.reason == RolloutReason.STABLE_LOST.value:
+        return None
+    match state.phase:
+        case RolloutPhase.SUCCEEDED:
+            return Placement(state.target.digest)
+        case RolloutPhase.ABORTED:
+            return Placement(stable)
+        case _ if state.step == state.steps:
+            return Placement(stable, state.target.digest, None)
+        case _:
+            return Placement(stable, state.target.digest, choice_of(state).proxies())
