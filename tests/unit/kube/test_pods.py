@@ -4,6 +4,8 @@ import json
 from typing import Any
 from uuid import UUID
 
+import pytest
+
 from autowasm.controller.pods.podindex import Pod, pod_codec
 from autowasm.kube.codec import WatchEvent
 
@@ -53,7 +55,40 @@ def test_a_running_pod() -> None:
         phase="Running",
         started=1767323045,
         injected=True,
+        workload="cart-1",
     )
+
+
+@pytest.mark.parametrize(
+    ("owner", "labels", "workload"),
+    [
+        (("ReplicaSet", "cart-5d8f"), {"pod-template-hash": "5d8f"}, "cart"),
+        (("ReplicaSet", "cart-5d8f"), {"rollouts-pod-template-hash": "5d8f"}, "cart"),
+        (("ReplicaSet", "cart-5d8f"), {}, "cart-5d8f"),
+        (("ReplicaSet", "cart-5d8f"), {"pod-template-hash": "other"}, "cart-5d8f"),
+        (("ReplicationController", "cart-7"), {"deploymentconfig": "cart"}, "cart"),
+        (("StatefulSet", "cart"), {}, "cart"),
+        (("Job", "cart-28123456"), {}, "cart"),
+        (("Job", "cart-once"), {}, "cart-once"),
+    ],
+)
+def test_the_workload_has_the_name_that_its_proxy_reports(
+    owner: tuple[str, str], labels: dict[str, str], workload: str
+) -> None:
+    references = [
+        {"kind": "Node", "name": "n", "controller": False},
+        {"kind": owner[0], "name": owner[1], "controller": True},
+    ]
+    metadata = {"generateName": "cart-", "ownerReferences": references, "labels": labels}
+    spec = {"nodeName": "node-1", "containers": [{"name": "istio-proxy"}]}
+    read = row(pod(metadata=metadata, spec=spec))
+    assert (read.node, read.workload) == ("node-1", workload)
+
+
+def test_a_pod_without_a_controller_is_its_own_workload() -> None:
+    assert row(pod(metadata={"generateName": "cart-"})).workload == "cart-1"
+    owned = {"ownerReferences": [{"kind": "Foo", "name": "foo", "controller": True}]}
+    assert row(pod(metadata=owned)).workload == "cart-1", "Istio asks for a generated name, too"
 
 
 def test_a_pod_that_is_not_scheduled_yet() -> None:

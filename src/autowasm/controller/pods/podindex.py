@@ -6,6 +6,7 @@ rows passed to `pod_changed`, in any order of calls; Pods that ended have no add
 """
 
 import asyncio
+import re
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -47,11 +48,21 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     """Whether it has a sidecar."""
     ready: bool = True
     """The Pod's condition `Ready`; a Pod without that condition counts as ready."""
+    node: str = ""
+    """`NODE_NAME` of its proxy."""
+    workload: str = ""
+    """`WORKLOAD_NAME` of its proxy (`_workload`)."""
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """Pod IPs in their order."""
         return tuple(self.ips.split(",")) if self.ips else ()
+
+
+class _Owner(msgspec.Struct, gc=False):
+    kind: str = ""
+    name: str = ""
+    controller: bool = False
 
 
 class _Meta(msgspec.Struct, gc=False):
@@ -60,6 +71,8 @@ class _Meta(msgspec.Struct, gc=False):
     uid: str = ""
     resourceVersion: str = ""  # noqa: N815 as on the wire
     labels: dict[str, str] | None = None
+    generateName: str = ""  # noqa: N815
+    ownerReferences: list[_Owner] = []  # noqa: N815
 
 
 class _Container(msgspec.Struct, gc=False):
@@ -67,6 +80,7 @@ class _Container(msgspec.Struct, gc=False):
 
 
 class _Spec(msgspec.Struct, gc=False):
+    nodeName: str = ""  # noqa: N815
     containers: list[_Container] = []
     initContainers: list[_Container] = []  # noqa: N815
 
@@ -145,7 +159,7 @@ def pod_codec(*, sidecars: frozenset[str] = ISTIO_SIDECAR) -> Codec[Pod]:
 
     def row(wire: _Wire) -> Pod:
         meta, status = wire.metadata, wire.status
-        started = status.startTime
+        started, workload = status.startTime, _workload(meta)
         return Pod(
             sharing.text(meta.namespace),
             meta.name,
@@ -157,6 +171,8 @@ def pod_codec(*, sidecars: frozenset[str] = ISTIO_SIDECAR) -> Codec[Pod]:
             not sidecars.isdisjoint([container.name for container in wire.spec.containers])
             or not sidecars.isdisjoint([container.name for container in wire.spec.initContainers]),
             not [True for one in status.conditions if one.type == "Ready" and one.status != "True"],
+            sharing.text(wire.spec.nodeName),
+            workload if workload is meta.name else sharing.text(workload),
         )
 
     return Codec(_Wire, transform=row, meta=_meta)
@@ -164,6 +180,30 @@ def pod_codec(*, sidecars: frozenset[str] = ISTIO_SIDECAR) -> Codec[Pod]:
 
 def _meta(wire: _Wire) -> tuple[ObjectKey, str]:
     return ObjectKey(wire.metadata.namespace, wire.metadata.name), wire.metadata.resourceVersion
+
+
+_CRON_JOB: Final = re.compile(r"(.+)-\d{8,10}")
+
+
+def _workload(meta: _Meta) -> str:
+    """The workload's name as its proxy has it: that of the Deployment, not of the ReplicaSet.
+
+    Source: istio.io/istio, pkg/kube/controllers (`GetWorkloadMetaFromPod`), which the injector writes into `WORKLOAD_NAME`.
+    """
+    owner = next((one for one in meta.ownerReferences if one.controller), None)
+    if owner is None or not meta.generateName:
+        return meta.name
+    labels = meta.labels or {}
+    if owner.kind == "ReplicaSet":
+        for label in ("pod-template-hash", "rollouts-pod-template-hash"):
+            ending = labels.get(label)
+            if ending and owner.name.endswith(f"-{ending}"):
+                return owner.name.removesuffix(f"-{ending}")
+    if owner.kind == "ReplicationController" and labels.get("deploymentconfig"):
+        return labels["deploymentconfig"]
+    if owner.kind == "Job" and (found := _CRON_JOB.fullmatch(owner.name)):
+        return found[1]
+    return owner.name
 
 
 def _uid(text: str) -> bytes:
