@@ -44,6 +44,16 @@ class Reason(enum.StrEnum):
     NOT_PUBLISHED = "NotPublished", Topic.STATE, "no EnvoyFilter has been written yet"
     FETCHING = "Fetching", Topic.STATE, "a fetch is in progress"
     FETCHED = "Fetched", Topic.STATE, "the module is stored; for `Loaded`: all matched Pods have it"
+    ROLLING_OUT = (
+        "RollingOut",
+        Topic.STATE,
+        "a staged rollout is in progress: some Pods have the new filter, or it waits for Pods",
+    )
+    ROLLOUT_PAUSED = (
+        "RolloutPaused",
+        Topic.STATE,
+        "a staged rollout is paused: as the annotation `wasm.tcm.io/rollout` asked, or because the previous filter is not known",
+    )
     NO_PODS = (
         "NoPods",
         Topic.STATE,
@@ -318,6 +328,11 @@ class Reason(enum.StrEnum):
         "the statistics of a sidecar do not tell whether the module runs ([what can be known](sidecar-statistics.md))",
     )
 
+    ROLLOUT_FAILED = (
+        "RolloutFailed",
+        Topic.ENVOYFILTER,
+        "a staged rollout was aborted: all Pods have the previous filter; the message has the Pod, the figures and why",
+    )
     ENVOY_FILTER_CONFLICT = (
         "EnvoyFilterConflict",
         Topic.ENVOYFILTER,

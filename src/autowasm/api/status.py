@@ -29,6 +29,7 @@ class Phase(enum.Enum):
 
     PENDING = "Pending"
     FETCHING = "Fetching"
+    PROGRESSING = "Progressing"
     SYNCED = "Synced"
     DEGRADED = "Degraded"
     FAILED = "Failed"

@@ -84,7 +84,12 @@ def variant_of(autowasm: AutoWasm, record: Record, *, resend: int = 0) -> Varian
 
 def staged_plugin_name(autowasm: AutoWasm, variant: Variant) -> str:
     """The plugin's name during staged rollouts: Envoy's statistics `wasm.<name>.*` then tell which variant it runs."""
-    return f"{autowasm.metadata.name}-{variant.digest}"
+    return plugin_name_of(autowasm, variant.digest)
+
+
+def plugin_name_of(autowasm: AutoWasm, digest: str) -> str:
+    """The same, by the variant's digest."""
+    return f"{autowasm.metadata.name}-{digest}"
 
 
 def http_filter(

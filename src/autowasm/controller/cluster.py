@@ -382,6 +382,11 @@ class ClusterMode:
         previous = statuses.read((self.document(key) or {}).get("status")).pods
         return pod_report(load, running, previous=previous, now=statuses.utc_now())
 
+    @property
+    def are_listed(self) -> bool:
+        """See `rollout.driver.RolloutPods`."""
+        return self._pods.has_synced
+
     def matched(self, key: ObjectKey) -> Iterator[Pod]:
         """See `rollout.Workloads`."""
         return (

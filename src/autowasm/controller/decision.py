@@ -89,6 +89,9 @@ def refresh_wanted(autowasm: AutoWasm, previous: Status) -> bool:
 
 
 def _candidates(live: Record | None, previous: Status) -> Iterator[Record]:
+    # During a staged rollout most Pods may still have another module, and after an aborted one all of them.
+    if previous.rollout is not UNSET and previous.rollout.target.module is not UNSET:
+        yield previous.rollout.target.module.record()
     if live is not None:
         yield live
     if previous.module is not UNSET:

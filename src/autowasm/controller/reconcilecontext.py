@@ -33,6 +33,8 @@ class ReconcileContext:
     previous: Status
     digests: tuple[Sha256Hex, ...] = ()
     """The modules that the EnvoyFilter in place makes sidecars fetch, whatever its record names."""
+    records: tuple[Record, ...] = ()
+    """`live`, and during a staged rollout the record of the module that it replaces."""
 
     @classmethod
     def of(
@@ -42,8 +44,8 @@ class ReconcileContext:
         previous = statuses.read(document.get("status"))
         if live is None:
             return cls(key, document, None, previous)
-        record, digests = envoyfilters.record_of(live), envoyfilters.digests_of(live)
-        return cls(key, document, record, previous, digests)
+        records, digests = envoyfilters.records_of(live), envoyfilters.digests_of(live)
+        return cls(key, document, next(iter(records), None), previous, digests, records)
 
     @property
     def in_place(self) -> Sha256Hex | None:
@@ -65,9 +67,9 @@ def remember_origins(
     source = autowasm.spec.filter.source if autowasm else None
     secret = autowasm.spec.secret if autowasm else None
     replicated = context.replicated(autowasm) if autowasm else None
-    records = dict.fromkeys(
-        record for record in (*more, context.live, replicated) if record is not None
-    )
+    records = dict.fromkeys((*more, *context.records))
+    if replicated is not None:
+        records[replicated] = None
     namespace = context.key.namespace
     origins = [
         Origin(namespace, record.sha256, record=record, source=source, secret=secret)

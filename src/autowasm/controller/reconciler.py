@@ -16,7 +16,7 @@ from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api import parsing
 from autowasm.api.record import Record, belongs_to
 from autowasm.api.status import ConditionType, Phase, Status, utc_now
-from autowasm.api.v1alpha1 import AutoWasm
+from autowasm.api.v1alpha1 import AutoWasm, Rollout
 from autowasm.artifacts.published import PublishedModules
 from autowasm.blobs.store import BlobStore
 from autowasm.controller.decision import GoneRecords, UseRecord, decide, explain_lost
@@ -31,6 +31,7 @@ from autowasm.controller.reconcilecontext import (
     remember_orphan,
 )
 from autowasm.controller.replication import Prefetcher, ReplicationState, ReplicaWaiter
+from autowasm.controller.stagedpublisher import StagedPublisher
 from autowasm.controller.startcheck import StartCheck, StartDecision, StartPending
 from autowasm.controller.startupgate import StartupGate
 from autowasm.controller.statusreporter import (
@@ -102,6 +103,16 @@ class Updates:
     """`Resender.wanted`."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """A module that may be published."""
+
+    record: Record
+    wanted: Mapping[str, Any]
+    """The EnvoyFilter, if all Pods get it at once."""
+    start: StartDecision
+
+
 class AutoWasmReconciler:
     """One per process; the work queue calls `reconcile` for one key at a time."""
 
@@ -115,10 +126,12 @@ class AutoWasmReconciler:
         envoy: EnvoyFetch,
         checks: Checks | None = None,
         updates: Updates | None = None,
+        staged: StagedPublisher | None = None,
         leadership: Leadership | None = None,
         startup_gate: StartupGate | None = None,
         now: Callable[[], str] = utc_now,
     ) -> None:
+        """`staged` None: `spec.rollout` has no effect (standalone)."""
         self._objects = objects
         self._publisher = publisher
         self._jobs = modules.jobs
@@ -131,6 +144,7 @@ class AutoWasmReconciler:
         self._envoy = envoy
         self._checks = checks or Checks()
         self._updates = updates or Updates()
+        self._staged = staged
         self._leadership = leadership or AlwaysLeading()
         self._startup_gate = startup_gate or StartupGate()
         self._now = now
@@ -258,6 +272,16 @@ class AutoWasmReconciler:
 
     async def _reconcile_module(self, context: ReconcileContext, autowasm: AutoWasm) -> Result:
         """Get the module that the spec names, and publish it when it is stored."""
+        ready = await self._get_ready(context, autowasm)
+        rollout = autowasm.spec.rollout
+        if self._staged is not None and rollout is not None:
+            return await self._roll_out(self._staged, context, autowasm, rollout, ready)
+        if self._staged is not None:
+            self._staged.forget(context.key)
+        return ready if isinstance(ready, Result) else await self._publish(context, autowasm, ready)
+
+    async def _get_ready(self, context: ReconcileContext, autowasm: AutoWasm) -> "_Ready | Result":
+        """The module that the spec names, when nothing speaks against its publication."""
         key = context.key
         decision = decide(
             autowasm,
@@ -274,7 +298,7 @@ class AutoWasmReconciler:
         if not authorization:
             return Result()  # the verdict queues the key
         if isinstance(decision, UseRecord) and decision.record.sha256 in self._store:
-            return await self._publish(context, autowasm, decision.record)
+            return await self._check(context, autowasm, decision.record)
         if isinstance(decision, UseRecord):
             state = self._jobs.ensure(key, fetch_request(autowasm, record=decision.record))
         else:
@@ -282,7 +306,7 @@ class AutoWasmReconciler:
             state = self._jobs.ensure(key, request, resolve_key=decision.resolve_key)
         match state:
             case FetchDone(record) if record.sha256 in self._store:
-                return await self._publish(context, autowasm, record)
+                return await self._check(context, autowasm, record)
             case FetchDone():  # evicted or damaged since: fetch again
                 self._jobs.forget(key)
                 return Result(requeue_after=GONE_RETRY)
@@ -294,9 +318,10 @@ class AutoWasmReconciler:
                 error = explain_lost(decision, error)
                 return await self._failed(context, error, retry_in=retry_in)
 
-    async def _publish(
+    async def _check(
         self, context: ReconcileContext, autowasm: AutoWasm, record: Record
-    ) -> Result:
+    ) -> "_Ready | Result":
+        """Whether the stored module may be published now."""
         try:
             self._admit(str(context.key), context.key.namespace, record.sha256)
         except StorageError as error:
@@ -319,6 +344,12 @@ class AutoWasmReconciler:
             return await self._failed(context, start.error, retry_in=start.retry_in, start=start)
         if not await self._is_replicated(context, record):
             return Result()  # the end of the wait queues the key
+        return _Ready(record, wanted, start)
+
+    async def _publish(
+        self, context: ReconcileContext, autowasm: AutoWasm, ready: _Ready
+    ) -> Result:
+        record, wanted, start = ready.record, ready.wanted, ready.start
         try:
             changed = await self._publisher.publish(context.key, context.document, wanted)
         except AutoWasmError as error:
@@ -336,17 +367,52 @@ class AutoWasmReconciler:
             await self._reporter.write(context, with_start(status, start, now=self._now()))
         else:  # the module in place stays, and the status has the error (ADR 7)
             await self._failed(context, refused, start=start)
-        self._jobs.forget(context.key)
-        if self._checks.start is not None:
-            self._checks.start.published(context.key)
-        self._lost.forget(context.key)
-        if self._replica_waiter is not None:
-            self._replica_waiter.forget(context.key)
+        self._taken(context.key)
         return Result()
+
+    async def _roll_out(
+        self,
+        staged: StagedPublisher,
+        context: ReconcileContext,
+        autowasm: AutoWasm,
+        rollout: Rollout,
+        ready: "_Ready | Result",
+    ) -> Result:
+        """Publish in steps. While the module of an edited spec is not ready, the rollout of the one before is watched."""
+        record, start, result = None, StartDecision(), Result()
+        if isinstance(ready, _Ready):
+            record, start = ready.record, ready.start
+        else:
+            result = ready
+            found = self._objects.lookup(context.key)
+            if found is None:
+                return result
+            context = self._context(context.key, found.document)
+        try:
+            staged_result = await staged.advance(
+                context, autowasm, rollout, record=record, start=start
+            )
+        except AutoWasmError as error:
+            found = self._objects.lookup(context.key)
+            if found is not None:
+                context = self._context(context.key, found.document)
+            return await self._not_written(context, error)
+        if staged_result.is_taken:
+            self._taken(context.key)
+        return result.within(staged_result.look_again)
+
+    def _taken(self, key: ObjectKey) -> None:
+        """The module is published, or its rollout is in the status."""
+        self._jobs.forget(key)
+        if self._checks.start is not None:
+            self._checks.start.published(key)
+        self._lost.forget(key)
+        if self._replica_waiter is not None:
+            self._replica_waiter.forget(key)
 
     async def _is_replicated(self, context: ReconcileContext, record: Record) -> bool:
         """Whether the other replicas have the module, or the wait for them is over (ADR 14)."""
-        if self._replica_waiter is None or context.digests == (record.sha256,):
+        if self._replica_waiter is None or record.sha256 in context.digests:
             return True
         state = self._replica_waiter.state(context.key, record.sha256)
         if state is ReplicationState.ANNOUNCE:
@@ -426,6 +492,8 @@ class AutoWasmReconciler:
         """Drop the state that only a leader keeps."""
         self._updates.polls.forget(key)
         self._lost.forget(key)
+        if self._staged is not None:
+            self._staged.forget(key)
         if self._checks.pull_authorizer is not None:
             self._checks.pull_authorizer.forget(key)
         if self._checks.start is not None:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 import structlog
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from autowasm.api.record import Record
 from autowasm.api.status import (
@@ -20,6 +20,8 @@ from autowasm.api.status import (
     Module,
     Phase,
     Pods,
+    RolloutPhase,
+    RolloutStatus,
     Status,
     remember,
     with_condition,
@@ -54,8 +56,15 @@ START_REASONS = {one for one in Reason if one.topic is Topic.START}
 _FETCHED = ("True", Reason.FETCHED, "the module is fetched, checked and stored")
 
 
-def synced_status(autowasm: AutoWasm, record: Record, *, previous: Status, now: str) -> Status:
-    """The module is fetched, checked, stored and published."""
+def synced_status(
+    autowasm: AutoWasm,
+    record: Record,
+    *,
+    previous: Status,
+    now: str,
+    rollout: RolloutStatus | UnsetType = UNSET,
+) -> Status:
+    """The module is fetched, checked, stored and published. `rollout`: the staged one that has ended."""
     module = _module(record, previous, now)
     message = (
         f"module sha256:{record.sha256[:12]} ({format_size(record.size)}, ABI {record.abi}) "
@@ -70,6 +79,7 @@ def synced_status(autowasm: AutoWasm, record: Record, *, previous: Status, now: 
         refresh=autowasm.metadata.annotations.get(REFRESH_ANNOTATION, ""),
         pods=previous.pods,
         preflight=previous.preflight,
+        rollout=rollout,
         conditions=_conditions(
             previous,
             autowasm.metadata.generation,
@@ -95,6 +105,7 @@ def fetching_status(autowasm: AutoWasm, *, live: bool, previous: Status, now: st
         refresh=previous.refresh,
         pods=previous.pods,
         preflight=previous.preflight,
+        rollout=previous.rollout,
         conditions=_conditions(
             previous,
             previous.observed_generation,
@@ -121,6 +132,7 @@ def replicating_status(record: Record, *, live: bool, previous: Status, now: str
         refresh=previous.refresh,
         pods=previous.pods,
         preflight=previous.preflight,
+        rollout=previous.rollout,
         conditions=_conditions(
             previous,
             generation,
@@ -162,6 +174,7 @@ def failed_status(
         refresh=previous.refresh,
         pods=previous.pods,
         preflight=previous.preflight,
+        rollout=previous.rollout,
         conditions=_conditions(
             previous,
             generation,
@@ -169,6 +182,45 @@ def failed_status(
             fetched=fetched,
             published=published,
             ready=("False", error.reason, ""),
+        ),
+    )
+
+
+def rollout_status(
+    autowasm: AutoWasm,
+    rollout: RolloutStatus,
+    *,
+    is_in_place: bool,
+    previous: Status,
+    now: str,
+) -> Status:
+    """A staged rollout is in progress, or was aborted. `is_in_place`: whether the EnvoyFilter in place names a module."""
+    reason = Reason.ROLLING_OUT
+    if rollout.phase is RolloutPhase.PAUSED:
+        reason = Reason.ROLLOUT_PAUSED
+    elif rollout.phase is RolloutPhase.ABORTED:
+        reason = Reason.ROLLOUT_FAILED
+    is_aborted = rollout.phase is RolloutPhase.ABORTED
+    newest = rollout.stable if is_aborted else rollout.target
+    module = newest.module if newest is not UNSET else UNSET
+    generation = rollout.target.generation
+    return Status(
+        phase=Phase.DEGRADED if is_aborted else Phase.PROGRESSING,
+        message=_cut(f"rollout: {rollout.message}"),
+        observed_generation=generation,
+        module=_module(module.record(), previous, now) if module is not UNSET else UNSET,
+        history=previous.history,
+        refresh=autowasm.metadata.annotations.get(REFRESH_ANNOTATION, ""),
+        pods=previous.pods,
+        preflight=previous.preflight,
+        rollout=rollout,
+        conditions=_conditions(
+            previous,
+            generation,
+            now,
+            fetched=_FETCHED,
+            published=_published(is_in_place),
+            ready=("False", reason, rollout.message),
         ),
     )
 
@@ -330,6 +382,9 @@ class StatusReporter:
 
     def _record_change(self, context: ReconcileContext, status: Status) -> None:
         """Record a new module or a failure as an Event."""
+        ready = status.condition(ConditionType.READY)
+        if ready is not None and ready.reason == Reason.ROLLOUT_FAILED:
+            return  # the rollout has Events of its own
         if status.phase in {Phase.DEGRADED, Phase.FAILED}:
             self._record_event(context.document, "Warning", status.phase.value, status.message)
         elif status.phase is Phase.SYNCED and status.module is not UNSET:

@@ -6,13 +6,14 @@ object are in `controller/reconciler.py`. Invariants: nothing is reconciled and 
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
 from autowasm.api import envoyfilter as envoyfilters
+from autowasm.api.status import utc_now
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.controller.fetchjobs import FetchJobs
 from autowasm.controller.interfaces import Publisher
@@ -24,13 +25,16 @@ from autowasm.controller.polling import Poller
 from autowasm.controller.pullauthorization import PullAuthorizer
 from autowasm.controller.reconciler import AutoWasmReconciler, Checks, Modules, Updates
 from autowasm.controller.replication import Prefetcher, ReplicaWaiter
+from autowasm.controller.rollout.driver import RolloutDriver
 from autowasm.controller.sourcepolicy import PolicyFile, check_mesh_scope, warn_of_refused
+from autowasm.controller.stagedpublisher import StagedPublisher
 from autowasm.controller.startcheck import StartCheck
 from autowasm.controller.startupgate import StartupGate
 from autowasm.controller.statusreporter import StatusReporter
 from autowasm.kube.controller import Controller
 from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
+from autowasm.limits import StatsLimits
 from autowasm.performance.eventloop import start_up_complete
 from autowasm.preflight.cache import CodeCache
 from autowasm.preflight.processes import ForkServer
@@ -109,6 +113,16 @@ def make_resender(
     )
 
 
+async def open_stats_reader(application: Application, chosen: ChosenMode) -> StatsReader | None:
+    """The reader of sidecars' statistics, which the exit stack closes; None: standalone."""
+    if chosen.cluster is None:
+        return None
+    reader = StatsReader(
+        is_shared=chosen.cluster.is_shared, limits=StatsLimits(), metrics=application.metrics
+    )
+    return await application.stack.enter_async_context(reader)
+
+
 def make_start_check(
     application: Application, *, policy: PolicyFile, requeue: Callable[[ObjectKey], None]
 ) -> StartCheck | None:
@@ -160,7 +174,10 @@ class Manager:
         policy: PolicyFile,
         queue: WorkQueue[ObjectKey],
         health: Health,
+        reader: StatsReader | None,
     ) -> None:
+        """`reader` None: standalone."""
+        self._reader = reader
         self._application = application
         self._chosen = chosen
         self._data = data
@@ -193,16 +210,17 @@ class Manager:
     def _make_reconciler(self) -> AutoWasmReconciler:
         application, chosen = self._application, self._chosen
         publisher = chosen.mode.publisher
+        reporter = StatusReporter(
+            publisher,
+            metrics=application.metrics,
+            pods=chosen.cluster,
+            record_event=chosen.record_event,
+        )
         return AutoWasmReconciler(
             objects=chosen.mode,
             publisher=publisher,
             modules=self._modules(publisher),
-            reporter=StatusReporter(
-                publisher,
-                metrics=application.metrics,
-                pods=chosen.cluster,
-                record_event=chosen.record_event,
-            ),
+            reporter=reporter,
             envoy=application.settings.envoy,
             checks=Checks(
                 spec=partial(
@@ -217,10 +235,38 @@ class Manager:
             ),
             updates=Updates(
                 polls=self._polling,
-                resend=self._resender.wanted if self._resender is not None else lambda *_: 0,
+                resend=self._resend,
             ),
+            staged=self._make_staged_publisher(reporter),
             leadership=chosen.leadership,
             startup_gate=self._startup_gate,
+        )
+
+    def _resend(self, key: ObjectKey, live: Mapping[str, Any] | None, sha256: str) -> int:
+        return self._resender.wanted(key, live, sha256) if self._resender is not None else 0
+
+    def _make_staged_publisher(self, reporter: StatusReporter) -> StagedPublisher | None:
+        """None: standalone."""
+        application, chosen = self._application, self._chosen
+        if chosen.cluster is None or self._reader is None:
+            return None
+        driver = RolloutDriver(
+            chosen.cluster,
+            self._reader,
+            envoy=application.settings.envoy,
+            metrics=application.metrics,
+            tasks=application.tasks,
+            on_change=self._queue.add,
+        )
+        return StagedPublisher(
+            driver,
+            objects=chosen.mode,
+            publisher=chosen.mode.publisher,
+            reporter=reporter,
+            polls=self._polling,
+            resend=self._resend,
+            now=utc_now,
+            record_event=chosen.record_event,
         )
 
     def _modules(self, publisher: Publisher) -> Modules:

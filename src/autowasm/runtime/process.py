@@ -24,7 +24,7 @@ from autowasm.net.pools import Pools
 from autowasm.performance.eventloop import stop_reporting, timing_of
 from autowasm.runtime.application import Application
 from autowasm.runtime.datapath import DataPath, open_data_path
-from autowasm.runtime.manager import Manager
+from autowasm.runtime.manager import Manager, open_stats_reader
 from autowasm.runtime.modes import choose_mode
 from autowasm.server.admin import Health
 from autowasm.server.app import AdminServer
@@ -143,7 +143,13 @@ class _Process:
         data = await open_data_path(application, chosen, policy=policy)
         port, admin_port = await self._open_ports(data)
         self._manager = Manager(
-            application, chosen, data, policy=policy, queue=self._queue, health=self._health
+            application,
+            chosen,
+            data,
+            policy=policy,
+            queue=self._queue,
+            health=self._health,
+            reader=await open_stats_reader(application, chosen),
         )
         application.tasks.create_task(self._manager.run(), name="manager")
         application.tasks.create_task(application.store.verify_all(), name="verify stored blobs")

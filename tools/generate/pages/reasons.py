@@ -13,6 +13,7 @@ wrong, where, and what to do. `make reference` generates this page.
 |---|---|
 | `Pending` | not processed yet |
 | `Fetching` | a fetch is in progress; the previous module, if any, stays in place |
+| `Progressing` | a staged rollout has begun and not ended: `status.rollout` tells its step |
 | `Synced` | the module is fetched, checked and stored, and the EnvoyFilter is in place. It does not mean that Envoy runs it ([proof](../explanation/proof.md)) |
 | `Degraded` | the last attempt failed; the previous module is in place |
 | `Failed` | the last attempt failed, and nothing is published |

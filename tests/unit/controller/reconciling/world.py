@@ -15,6 +15,7 @@ from autowasm.artifacts.published import PublishedModules
 from autowasm.blobs.store import BlobStore
 from autowasm.controller.fetchjobs import FetchJobs
 from autowasm.controller.reconciler import AutoWasmReconciler, Checks, Modules, Updates
+from autowasm.controller.stagedpublisher import StagedPublisher
 from autowasm.controller.startcheck import StartCheck
 from autowasm.controller.startupgate import StartupGate
 from autowasm.controller.statusreporter import StatusReporter
@@ -147,18 +148,18 @@ class Process:
         )
         self.published = PublishedModules(fetcher)
         self.jobs = FetchJobs(fetcher, limits=settings.fetch, tasks=tasks, on_change=self.queue.add)
+        reporter = StatusReporter(world.publisher, metrics=metrics, record_event=world.record_event)
         self.reconciler = AutoWasmReconciler(
             objects=world.objects,
             publisher=world.publisher,
             modules=replace(
                 Modules(self.jobs, store, self.published), **self.module_collaborators()
             ),
-            reporter=StatusReporter(
-                world.publisher, metrics=metrics, record_event=world.record_event
-            ),
+            reporter=reporter,
             envoy=EnvoyFetch(),
             checks=self.checks(),
             updates=Updates(polls=world.polls),
+            staged=self.staged_publisher(reporter),
             leadership=self.leadership(),
             startup_gate=self.startup_gate(),
             now=lambda: "2026-01-01T00:00:00Z",
@@ -170,6 +171,10 @@ class Process:
     def module_collaborators(self) -> dict[str, Any]:
         """More fields of the reconciler's `Modules`."""
         return {}
+
+    def staged_publisher(self, _reporter: StatusReporter) -> StagedPublisher | None:
+        """None: as in standalone mode."""
+        return None
 
     def start_check(self) -> StartCheck | None:
         """Whether modules are judged."""

@@ -1,0 +1,99 @@
+"""StepReadings: the statistics of the Pods of one rollout, as this leader has read them. Pure.
+
+A Pod is judged by two readings: the last one before it got the target, and the newest one. Requests are counted from the begin of
+a step. Invariants: the reading from before is never one that was made after the Pod got the target; a new leader that did not
+see the time before has none, and counts requests from its first reading.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from autowasm.controller.pods.envoystats import Reading, Requests, SidecarStats
+from autowasm.controller.pods.runstate import judge
+from autowasm.controller.rollout.observation import Figures, PodObservation
+from autowasm.controller.rollout.selection import Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class _Latest:
+    reading: Reading
+    begun: float
+    """Seconds of the monotonic clock at which the reading began, at the latest."""
+
+
+class StepReadings:
+    """Readings by the Pods' uids. Times are those of a monotonic clock, in seconds."""
+
+    def __init__(self) -> None:
+        self._before: dict[str, SidecarStats] = {}
+        self._latest: dict[str, _Latest] = {}
+        self._counted: dict[str, Requests] = {}
+        self._placed: set[str] = set()
+        self.counted_since: float | None = None
+        """Since when the requests of the step are counted; None: nothing was read yet."""
+
+    def begin_step(self, *, now: float) -> None:
+        """Count requests from now on."""
+        self._counted = {
+            uid: one.reading.requests or Requests()
+            for uid, one in self._latest.items()
+            if isinstance(one.reading, SidecarStats)
+        }
+        self.counted_since = now if self._latest else None
+
+    def add(self, readings: Mapping[str, Reading], *, plugin: str, begun: float) -> None:
+        """Take over new readings. `plugin`: the target's name in the statistics. `begun`: when the first of them began."""
+        for uid, reading in readings.items():
+            self._latest[uid] = _Latest(reading, begun)
+            if not isinstance(reading, SidecarStats):
+                continue
+            self._counted.setdefault(uid, reading.requests or Requests())
+            # A successor does not know which Pods its predecessor gave the target.
+            if uid not in self._placed and reading.reloads_of(plugin) is None:
+                self._before[uid] = reading
+        if self.counted_since is None:
+            self.counted_since = begun
+
+    def place(self, uids: Collection[str]) -> None:
+        """These Pods get the target now: what is read from them later is not from before."""
+        self._placed.update(uids)
+
+    def has_all(self, uids: Collection[str]) -> bool:
+        """Whether each of these Pods was read, or the reading failed."""
+        return all(uid in self._latest for uid in uids)
+
+    def retain(self, uids: Collection[str]) -> None:
+        """Forget Pods that are gone."""
+        known: tuple[dict[str, SidecarStats] | dict[str, _Latest] | dict[str, Requests], ...]
+        known = (self._before, self._latest, self._counted)
+        for each in known:
+            for gone in each.keys() - set(uids):
+                del each[gone]
+        self._placed.intersection_update(uids)
+
+    def observed(self, candidate: Candidate, *, plugin: str, now: float) -> PodObservation:
+        """What is known of the Pod."""
+        uid = candidate.uid
+        latest = self._latest.get(uid)
+        if latest is None:
+            return PodObservation(candidate=candidate)
+        before = self._before.get(uid)
+        report = judge(before, latest.reading, plugin)
+        return PodObservation(
+            candidate=candidate,
+            run=report.state,
+            age=max(0.0, now - latest.begun),
+            figures=self._figures(uid, latest.reading),
+            before=_figures(before.requests if before is not None else None),
+            message=report.message,
+        )
+
+    def _figures(self, uid: str, reading: Reading) -> Figures:
+        if not isinstance(reading, SidecarStats) or reading.requests is None:
+            return Figures()
+        since = reading.requests.since(self._counted.get(uid, Requests()))
+        return _figures(since if since is not None else reading.requests)  # Envoy was restarted
+
+
+def _figures(requests: Requests | None) -> Figures:
+    return Figures(requests.total, requests.failed) if requests is not None else Figures()

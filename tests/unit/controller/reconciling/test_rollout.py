@@ -1,0 +1,420 @@
+"""An object with `spec.rollout` is published in steps, and a successor continues after a crash at any write."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autowasm.api.variant import variant_of
+from autowasm.controller.rollout import driver, effects
+from autowasm.controller.rollout.driver import RolloutDriver
+from autowasm.controller.stagedpublisher import StagedPublisher
+from autowasm.controller.statusreporter import StatusReporter
+from autowasm.settings import EnvoyFetch
+from tests.fakes.autowasms import IMAGE, autowasm, document, record
+from tests.fakes.sidecars import FakeSidecars, pod
+from tests.unit.controller.reconciling.world import (
+    EARTH,
+    KEY,
+    OTHER,
+    WORLD,
+    Process,
+    World,
+    running,
+    sha,
+)
+
+ROLLOUT: dict[str, Any] = {"steps": [1, 3], "pause": "4s", "deadline": "60s"}
+FAST = 100
+"""A second of the rollout is a hundredth of one."""
+
+
+@pytest.fixture(autouse=True)
+def _short_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(effects, "LOOK", 0.005)
+    monkeypatch.setattr(effects, "SLOW_LOOK", 0.01)
+    monkeypatch.setattr(driver, "READ_EACH", 0.1)
+
+
+class StagedWorld(World):
+    """Six Pods, and what was written, in order."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.sidecars = FakeSidecars(lambda: self.publisher.envoyfilters.get(KEY))
+
+    @property
+    def rollout(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.status.get("rollout") or {}
+        return found
+
+    @property
+    def target(self) -> str:
+        """The plugin's name."""
+        return f"test-{self.rollout['target']['digest']}"
+
+    def with_plugin(self, plugin: str) -> int:
+        """How many Pods have it."""
+        return list(self.sidecars.plugins().values()).count(plugin)
+
+    def statuses(self) -> list[dict[str, Any]]:
+        return [written for kind, written in self.publisher.writes if kind == "status"]
+
+    def steps(self) -> list[int]:
+        """The steps that were written, without repetitions."""
+        found: list[int] = []
+        for status in self.statuses():
+            rollout = status.get("rollout") or {}
+            if rollout.get("phase") == "Progressing" and found[-1:] != [rollout["step"]]:
+                found.append(rollout["step"])
+        return found
+
+
+class StagedProcess(Process):
+    """One that rolls out in steps."""
+
+    world: StagedWorld
+
+    def staged_publisher(self, reporter: StatusReporter) -> StagedPublisher:
+        sidecars = self.world.sidecars
+        found = RolloutDriver(
+            sidecars,
+            sidecars,
+            envoy=EnvoyFetch(),
+            metrics=self.metrics,
+            tasks=self.tasks,
+            on_change=self.queue.add,
+            clock=lambda: time.monotonic() * FAST,
+        )
+        return StagedPublisher(
+            found,
+            objects=self.world.objects,
+            publisher=self.world.publisher,
+            reporter=reporter,
+            polls=self.world.polls,
+            resend=lambda *_: 0,
+            now=lambda: "2026-01-01T00:00:00Z",
+            record_event=self.world.record_event,
+        )
+
+    async def rolled(self, phase: str, **fields: Any) -> None:
+        """Apply, and wait until the rollout of this generation is in the phase."""
+        if fields:
+            self.apply_only(**fields)
+        self.queue.add(KEY)
+        async with asyncio.timeout(20):
+            while not self.is_rolled(phase):
+                await asyncio.sleep(0.001)
+
+    def is_rolled(self, phase: str) -> bool:
+        rollout = self.world.rollout
+        generation = self.world.objects.documents[KEY]["metadata"]["generation"]
+        return (
+            rollout.get("phase") == phase and rollout["target"].get("generation", 0) == generation
+        )
+
+    def apply_only(self, *, rollout: Any = ROLLOUT, **fields: Any) -> None:
+        spec = {"rollout": rollout} if rollout is not None else {}
+        self.world.objects.apply(document(spec=spec, **fields))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> StagedWorld:
+    return StagedWorld(tmp_path / "cache")
+
+
+def process_of(world: StagedWorld) -> Any:
+    return running(StagedProcess, world, world.directory)
+
+
+@pytest.fixture
+async def process(world: StagedWorld) -> AsyncIterator[StagedProcess]:
+    async with process_of(world) as found:
+        yield found
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def plugin_of(image: str) -> str:
+    """The plugin's name of the variant that this image makes."""
+    found = record(image=image, sha256=sha(EARTH if image == OTHER else WORLD))
+    return f"test-{variant_of(autowasm(image=image), found).digest}"
+
+
+@pytest.fixture
+async def settled(world: StagedWorld, process: StagedProcess) -> str:
+    """All Pods have the first filter. Returns its plugin's name."""
+    await process.rolled("Succeeded", image=IMAGE)
+    await until(lambda: world.status["phase"] == "Synced")
+    world.publisher.writes.clear()
+    world.recorded_events.clear()
+    return world.target
+
+
+async def test_new_module_reaches_one_three_and_all_pods(
+    world: StagedWorld, process: StagedProcess, settled: str
+) -> None:
+    counts: list[int] = []
+    process.apply_only(image=OTHER)
+    process.queue.add(KEY)
+
+    def is_over() -> bool:
+        count = 6 - world.with_plugin(settled)
+        if counts[-1:] != [count]:
+            counts.append(count)
+        return process.is_rolled("Succeeded") and world.status["phase"] == "Synced"
+
+    await until(is_over)
+    assert counts == [0, 1, 3, 6]
+    assert world.steps() == [1, 2, 3]
+    assert world.with_plugin(world.target) == 6
+    assert world.live == sha(EARTH)
+    assert [one["sha256"] for one in world.status["history"]] == [sha(EARTH), sha(WORLD)]
+    assert [reason for _, reason, _ in world.recorded_events] == [
+        "RolloutStarted",
+        "RolloutStep",
+        "RolloutStep",
+        "RolloutSucceeded",
+    ]
+
+
+async def test_status_is_written_before_the_envoyfilter_and_synced_after_it(
+    world: StagedWorld, process: StagedProcess, settled: str
+) -> None:
+    await process.rolled("Succeeded", image=OTHER)
+    await until(lambda: world.status["phase"] == "Synced")
+    state: dict[str, Any] = {}
+    for kind, written in world.publisher.writes:
+        if kind == "status":
+            state = written.get("rollout") or {}
+            continue
+        named = [
+            each["match"]["proxy"]["metadata"]["NAME"]
+            for each in written["spec"]["configPatches"]
+            if "proxy" in each["match"]
+        ]
+        is_last = state["phase"] == "Succeeded" or state["step"] == state["steps"]
+        assert named == [one["name"] for one in state.get("pods", ())] or is_last
+    assert [kind for kind, _ in world.publisher.writes][-1] == "status"
+    begun = world.publisher.writes[0][1]
+    assert (begun["phase"], begun["conditions"][2]["reason"]) == ("Progressing", "RollingOut")
+    assert begun["observedGeneration"] == 2
+
+
+async def test_pods_are_read_before_they_get_the_new_filter(
+    world: StagedWorld, process: StagedProcess, settled: str
+) -> None:
+    world.sidecars.held.clear()
+    process.apply_only(image=OTHER)
+    process.queue.add(KEY)
+    await until(lambda: world.rollout["phase"] == "Progressing")
+    (chosen,) = world.rollout["pods"]
+    await asyncio.sleep(0.05)
+    assert world.with_plugin(settled) == 6
+    world.sidecars.reads.clear()
+    world.sidecars.held.set()
+    await until(lambda: world.with_plugin(settled) == 5)
+    assert (chosen["name"], settled) in world.sidecars.reads
+    assert world.sidecars.plugin_of(chosen["name"]) == world.target
+
+
+async def test_pod_that_fails_requests_brings_the_previous_filter_back(
+    world: StagedWorld, process: StagedProcess, settled: str
+) -> None:
+    world.sidecars.failing = plugin_of(OTHER)
+    await process.rolled("Aborted", image=OTHER)
+    await until(lambda: world.with_plugin(settled) == 6)
+    status = world.status
+    assert status["phase"] == "Degraded"
+    assert world.condition("Ready") == ("False", "RolloutFailed")
+    assert world.condition("Published") == ("True", "Published")
+    assert world.rollout["reason"] == "FailureRatio"
+    assert world.rollout["verdict"]["pod"] in world.rollout["message"]
+    assert "failed" in status["message"]
+    assert status["module"]["sha256"] == sha(WORLD), "the module that all Pods have"
+    assert world.recorded_events[-1][:2] == ("Warning", "RolloutFailed")
+    assert world.live == sha(WORLD)
+    writes = len(world.publisher.writes)
+    for _ in range(3):
+        await process.settle()
+    assert world.publisher.writes[writes:] == [], "the same generation is not tried again"
+
+
+@pytest.mark.parametrize(
+    "annotations", [{"wasm.tcm.io/refresh": "1"}, {"wasm.tcm.io/rollout": "retry"}]
+)
+async def test_aborted_rollout_starts_again_on_request(
+    world: StagedWorld, process: StagedProcess, settled: str, annotations: dict[str, str]
+) -> None:
+    world.sidecars.failing = plugin_of(OTHER)
+    await process.rolled("Aborted", image=OTHER)
+    world.publisher.writes.clear()
+    world.sidecars.failing = ""
+    process.apply_only(image=OTHER, metadata={"annotations": annotations})
+    await process.rolled("Succeeded")
+    assert world.steps() == [1, 2, 3]
+
+
+async def test_edit_after_an_aborted_rollout_starts_another_one(
+    world: StagedWorld, process: StagedProcess, settled: str
+) -> None:
+    world.sidecars.failing = plugin_of(OTHER)
+    await process.rolled("Aborted", image=OTHER)
+    await process.rolled("Succeeded", image=OTHER, pluginConfig={"a": 1})
+    assert world.target != plugin_of(OTHER)
+    assert world.with_plugin(world.target) == 6
+
+
+async def test_first_filter_that_fails_leaves_no_filter_behind(
+    world: StagedWorld, process: StagedProcess
+) -> None:
+    world.sidecars.failing = plugin_of(IMAGE)
+    await process.rolled("Aborted", image=IMAGE)
+    await until(lambda: set(world.sidecars.plugins().values()) == {""})
+    await process.settle()
+    assert world.publisher.envoyfilters[KEY]["spec"]["configPatches"] == []
+    assert (world.status["phase"], world.condition("Ready")[1]) == ("Degraded", "RolloutFailed")
+    assert world.condition("Published") == ("False", "NotPublished")
+    assert "module" not in world.status
+
+
+async def test_edit_during_a_rollout_begins_again_from_the_stable_filter(
+    world: StagedWorld, process: StagedProcess, settled: str
+) -> None:
+    process.apply_only(image=OTHER)
+    process.queue.add(KEY)
+    await until(lambda: world.rollout.get("step") == 2 and world.with_plugin(settled) == 3)
+    first = world.target
+    process.apply_only(image=OTHER, pluginConfig={"a": 1})
+    process.queue.add(KEY)
+    await until(lambda: world.target != first and world.with_plugin(settled) == 5)
+    assert world.with_plugin(first) == 0
+    assert f"test-{world.rollout['stable']['digest']}" == settled
+    await process.rolled("Succeeded")
+
+
+async def test_rollout_is_watched_while_the_module_of_an_edit_is_missing(
+    world: StagedWorld, process: StagedProcess, settled: str
+) -> None:
+    process.apply_only(image=OTHER, rollout={**ROLLOUT, "pause": "10m"})
+    process.queue.add(KEY)
+    await until(lambda: world.with_plugin(settled) == 5)
+    process.apply_only(image="registry.example/team/filter:missing")
+    process.queue.add(KEY)
+    await until(lambda: world.condition("Ready")[1] == "ImageNotFound")
+    assert world.with_plugin(settled) == 5
+    world.sidecars.failing = plugin_of(OTHER)
+    process.queue.add(KEY)
+    await until(lambda: world.with_plugin(settled) == 6)
+    assert world.rollout["phase"] == "Aborted"
+    assert world.condition("Ready")[1] == "ImageNotFound", "it is about what the spec names"
+
+
+async def test_without_spec_rollout_all_pods_get_the_new_filter_at_once(
+    world: StagedWorld, process: StagedProcess, settled: str
+) -> None:
+    process.apply_only(image=OTHER)
+    process.queue.add(KEY)
+    await until(lambda: world.with_plugin(settled) == 5)
+    process.apply_only(image=OTHER, rollout=None)
+    await process.until("Synced")
+    assert set(world.sidecars.plugins().values()) == {"test"}
+    assert "rollout" not in world.status
+    assert world.live == sha(EARTH)
+
+
+async def test_both_modules_are_known_while_both_are_in_place(
+    world: StagedWorld, process: StagedProcess, settled: str
+) -> None:
+    process.apply_only(image=OTHER)
+    process.queue.add(KEY)
+    await until(lambda: world.with_plugin(settled) == 5)
+    assert process.published.is_known(sha(WORLD))
+    assert process.published.is_known(sha(EARTH))
+    await process.rolled("Succeeded")
+    await process.settle()
+    assert not process.published.is_known(sha(WORLD))
+
+
+async def test_each_command_is_carried_out_once(
+    world: StagedWorld, process: StagedProcess, settled: str
+) -> None:
+    def command(verb: str) -> None:
+        annotations = {"wasm.tcm.io/rollout": verb}
+        process.apply_only(image=OTHER, metadata={"annotations": annotations})
+        process.queue.add(KEY)
+
+    command("pause")
+    await until(lambda: world.rollout["phase"] == "Paused" and world.with_plugin(settled) == 5)
+    assert world.condition("Ready") == ("False", "RolloutPaused")
+    command("resume")
+    await until(lambda: world.rollout["phase"] == "Progressing")
+    command("abort")
+    await until(lambda: world.rollout["phase"] == "Aborted" and world.with_plugin(settled) == 6)
+    command("promote")
+    await until(lambda: world.rollout["phase"] == "Succeeded" and world.with_plugin(settled) == 0)
+
+
+async def test_unreadable_pods_wait_or_count_by_time(
+    world: StagedWorld, process: StagedProcess, settled: str
+) -> None:
+    world.sidecars.unreadable = {f"p{number}" for number in range(6)}
+    await process.rolled("Aborted", image=OTHER, rollout={**ROLLOUT, "deadline": "20s"})
+    assert world.rollout["reason"] == "DeadlineExceeded"
+    assert "NetworkPolicy" in world.rollout["message"]
+    await process.rolled("Succeeded", image=OTHER, rollout={**ROLLOUT, "onUnknown": "Continue"})
+    assert world.rollout["verdict"]["byTime"] is True
+
+
+async def test_pod_of_the_step_that_is_gone_is_replaced(
+    world: StagedWorld, process: StagedProcess, settled: str
+) -> None:
+    process.apply_only(image=OTHER, rollout={**ROLLOUT, "pause": "10m"})
+    process.queue.add(KEY)
+    await until(lambda: world.with_plugin(settled) == 5)
+    (chosen,) = world.rollout["pods"]
+    sidecars = world.sidecars
+    sidecars.pods = [one for one in sidecars.pods if one.name != chosen["name"]] + [pod(9)]
+    process.queue.add(KEY)
+    await until(lambda: chosen not in world.rollout["pods"] and world.with_plugin(settled) == 5)
+    assert len(world.rollout["pods"]) == 1
+
+
+@pytest.mark.parametrize("is_good", [True, False], ids=["good", "bad"])
+@pytest.mark.parametrize("writes", range(1, 11))
+async def test_successor_continues_after_a_crash_at_any_write(
+    world: StagedWorld, writes: int, is_good: bool
+) -> None:
+    async with process_of(world) as process:
+        await process.rolled("Succeeded", image=IMAGE)
+        await process.settle()
+    old = world.target
+    world.sidecars.failing = "" if is_good else plugin_of(OTHER)
+    world.publisher.writes.clear()
+    end = "Succeeded" if is_good else "Aborted"
+    most = 0
+
+    def is_over(process: StagedProcess) -> bool:
+        nonlocal most
+        most = max(most, 6 - world.with_plugin(old))
+        return process.is_rolled(end)
+
+    async with process_of(world) as process:
+        process.apply_only(image=OTHER)
+        process.queue.add(KEY)
+        await until(lambda: is_over(process) or len(world.publisher.writes) >= writes)
+    async with process_of(world) as process:
+        process.queue.add(KEY)
+        await until(lambda: is_over(process))
+        await process.settle()
+    assert world.steps() == ([1, 2, 3] if is_good else [1]), "no step is skipped or repeated"
+    assert most <= (6 if is_good else 1)
+    assert world.with_plugin(old) == (0 if is_good else 6)
+    assert world.status["phase"] == ("Synced" if is_good else "Degraded")
