@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.parts import ports, provision, pypi, releases
 from tests.parts.envoy import Envoy
@@ -82,12 +83,13 @@ async def injected(
     account: str = "default",
     version: str = pypi.ENVOY_VERSIONS[0],
     metadata: Mapping[str, str] | None = None,
+    proxy_config: Mapping[str, Any] | None = None,
     timeout: float = _READY_SECONDS,
 ) -> AsyncIterator[tuple[Agent, Envoy]]:
     """Run an agent that starts a plain Envoy with Istio's bootstrap and passes on the configuration and certificates from istiod.
 
-    For the workload `name` in `default` (add it first). `metadata`: `ISTIO_META_…` variables, without that prefix. Returns
-    once Envoy is ready. Raises ProcessError.
+    For the workload `name` in `default` (add it first). `metadata`: `ISTIO_META_…` variables, without that prefix.
+    `proxy_config`: more of the mesh's `ProxyConfig`. Returns once Envoy is ready. Raises ProcessError.
     """
     envoy = await asyncio.to_thread(provision.envoy, version)
     process, admin = await _agent(
@@ -105,6 +107,7 @@ async def injected(
             "ISTIO_META_ISTIO_VERSION": mesh.release.version,
             **{f"ISTIO_META_{key}": value for key, value in (metadata or {}).items()},
         },
+        proxy_config=proxy_config,
     )
     proxy = Envoy(process, admin=admin)
     async with process:
@@ -122,6 +125,7 @@ async def _agent(
     program: Path,
     files: Mapping[str, str] | None = None,
     environment: Mapping[str, str] | None = None,
+    proxy_config: Mapping[str, Any] | None = None,
 ) -> tuple[Process, str]:
     """An agent that is not started, and the address of its Envoy's admin port."""
     token = await mesh.cluster.request(
@@ -155,6 +159,7 @@ async def _agent(
         # As an agent starts it, except for the drain time, which is 45 s there.
         "drainDuration": "2s",
         "terminationDrainDuration": "1s",
+        **(proxy_config or {}),
     }
     return Process(
         f"agent {name}",

@@ -1,0 +1,246 @@
+"""Staged rollouts on real parts: kube-apiserver, istiod, eight Envoys with Istio's bootstrap, six of them selected, under load."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.parts import wire
+from tests.parts.controlplane import ControlPlane
+from tests.parts.installation import autowasms
+from tests.parts.rollouts import StagedMesh, StagedSidecar, described, staged_mesh, target_of
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1800)]
+
+RESTORED_WITHIN = 2.0
+"""Seconds from the verdict until the previous filter is back."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def mesh(
+    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[StagedMesh]:
+    arguments = (
+        "--allow-preflight-override",
+        "--lease-duration=3s",
+        "--renew-deadline=2s",
+        "--retry-period=500ms",
+    )
+    directory = tmp_path_factory.mktemp("rollout")
+    async with staged_mesh(directory, plane=control_plane, arguments=arguments) as found:
+        found.may_die = True
+        yield found
+
+
+async def settle_on(mesh: StagedMesh, filter_: str, **fields: Any) -> str:
+    """All matched Pods have this filter. Returns the plugin's name."""
+    image = await mesh.image(filter_)
+    await mesh.apply(mesh.staged(image, annotations={"wasm.tcm.io/rollout": "promote"}, **fields))
+    plugin = target_of(await mesh.wait_rollout("Succeeded"))
+    async with asyncio.timeout(30):
+        while await mesh.with_plugin(plugin) != mesh.names():
+            await asyncio.sleep(0.1)
+    return plugin
+
+
+@dataclass
+class Watched:
+    """What was seen of the Pods while the rollout went on, in order, without repetitions."""
+
+    counts: list[int] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def watched(mesh: StagedMesh, old: str) -> AsyncIterator[Watched]:
+    """Compare the config_dump of all Envoys with the status, again and again."""
+    found = Watched()
+
+    async def watch() -> None:
+        while True:
+            before = (await mesh.get())["status"]["rollout"]
+            have = await asyncio.gather(*(one.plugins() for one in mesh.matched))
+            after = (await mesh.get())["status"]["rollout"]
+            new = {
+                one.name
+                for one, plugins in zip(mesh.matched, have, strict=True)
+                if plugins and old not in plugins
+            }
+            if found.counts[-1:] != [len(new)]:
+                found.counts.append(len(new))
+            found.violations += [f"{plugins}" for plugins in have if len(plugins) != 1]
+            is_staged = before["phase"] == after["phase"] == "Progressing"
+            if is_staged and before["step"] == after["step"] < after["steps"]:
+                chosen = {one["name"] for one in after["pods"]}
+                if not new <= chosen:
+                    found.violations.append(f"step {after['step']}: {new} besides {chosen}")
+            await asyncio.sleep(0.1)
+
+    task = asyncio.create_task(watch(), name="watch Envoys")
+    try:
+        yield found
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled() and task.exception() is not None:
+            raise task.exception() or AssertionError
+
+
+async def test_good_filter_reaches_one_three_and_all_pods_without_a_failed_request(
+    mesh: StagedMesh,
+) -> None:
+    old = await settle_on(mesh, "echo")
+    untouched = await asyncio.gather(*(one.listener_version() for one in mesh.others))
+    async with mesh.load() as reports, watched(mesh, old) as seen:
+        await asyncio.sleep(1)
+        await mesh.apply(mesh.staged(await mesh.image("fail-on-request")))
+        found = await mesh.wait_rollout("Succeeded")
+        await mesh.wait_phase("Synced")
+        plugin = target_of(found)
+        assert await mesh.with_plugin(plugin) == mesh.names()
+    # Envoys change one after the other within a step.
+    assert seen.counts == sorted(set(seen.counts)), described(found)
+    assert {0, 1, 3, 6} <= set(seen.counts), described(found)
+    assert not seen.violations
+    for report in reports.values():
+        assert report.failed == 0, report
+        assert report.total > 100
+    assert await asyncio.gather(*(one.listener_version() for one in mesh.others)) == untouched
+    verdict = found["status"]["rollout"]["verdict"]
+    assert (verdict["pods"], verdict["proven"]) == (6, 6)
+    assert verdict["requests"] > 0
+
+
+@contextmanager
+def traps_in_one_percent(sidecars: list[StagedSidecar]) -> Iterator[None]:
+    """Load in which each hundredth request makes `fail-on-request` trap, and no other filter."""
+
+    async def send(host: str) -> None:
+        count = 0
+        while True:
+            count += 1
+            headers = {"x-fail": "request"} if count % 100 == 0 else {}
+            await wire.get(f"http://{host}/", headers=headers)
+            await asyncio.sleep(0.002)
+
+    tasks = [asyncio.create_task(send(one.host), name=f"load {one.name}") for one in sidecars]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def test_module_that_traps_stops_at_the_first_pod_and_the_previous_filter_is_back_at_once(
+    mesh: StagedMesh,
+) -> None:
+    old = await settle_on(mesh, "echo")
+    versions = {one.name: await one.listener_version() for one in mesh.matched}
+    with traps_in_one_percent(mesh.matched):
+        await asyncio.sleep(1)
+        await mesh.apply(mesh.staged(await mesh.image("fail-on-request"), pause="20s"))
+        await mesh.wait_rollout("Progressing", step=1)
+        (canary,) = (await mesh.rollout())["pods"]
+        found = await mesh.wait_rollout("Aborted")
+        async with asyncio.timeout(RESTORED_WITHIN):
+            while await mesh.with_plugin(old) != mesh.names():
+                await asyncio.sleep(0.02)
+    rollout = found["status"]["rollout"]
+    assert (rollout["step"], rollout["reason"]) == (1, "FailureRatio"), described(found)
+    found = await mesh.wait_phase("Degraded")
+    ready = next(one for one in found["status"]["conditions"] if one["type"] == "Ready")
+    assert (ready["status"], ready["reason"]) == ("False", "RolloutFailed")
+    assert f"default/{canary['name']}" in ready["message"]
+    assert "%" in ready["message"]
+    now = {one.name: await one.listener_version() for one in mesh.matched}
+    assert {name for name in now if now[name] != versions[name]} == {canary["name"]}
+    ok = await wire.get(f"http://{mesh.sidecar(canary['name']).host}/")
+    assert ok.status == 200
+
+
+async def test_module_that_refuses_its_configuration_is_found_by_its_missing_vms(
+    mesh: StagedMesh,
+) -> None:
+    old = await settle_on(mesh, "echo")
+    document = mesh.staged(
+        await mesh.image("refuse-config"),
+        pluginConfig="refuse",
+        annotations={"wasm.tcm.io/preflight": "off"},
+    )
+    await mesh.apply(document)
+    found = await mesh.wait_rollout("Aborted")
+    assert found["status"]["rollout"]["reason"] == "ConfigurationRefused", described(found)
+    assert found["status"]["rollout"]["step"] == 1
+    async with asyncio.timeout(10):
+        while await mesh.with_plugin(old) != mesh.names():
+            await asyncio.sleep(0.05)
+    await mesh.wait_phase("Degraded")
+
+
+async def test_successor_of_a_killed_leader_goes_on_from_every_state(mesh: StagedMesh) -> None:
+    old = await settle_on(mesh, "echo")
+    killed: list[tuple[Any, ...]] = []
+
+    async def kill_in_each_state() -> None:
+        while True:
+            rollout = await mesh.rollout()
+            state = (rollout["phase"], rollout.get("step"), rollout.get("reason"))
+            if rollout["target"]["generation"] == generation and state not in killed:
+                killed.append(state)
+                await mesh.wasmer.process.kill()
+                await mesh.wasmer.start()
+            if state[0] == "Succeeded" and state in killed:
+                return
+            await asyncio.sleep(0.01)
+
+    async with mesh.load() as reports, watched(mesh, old) as seen:
+        await mesh.apply(mesh.staged(await mesh.image("fail-on-request"), pause="2s"))
+        generation = (await mesh.get())["metadata"]["generation"]
+        async with asyncio.timeout(280):
+            await kill_in_each_state()
+        found = await mesh.wait_rollout("Succeeded")
+        await mesh.wait_phase("Synced")
+    assert {state[:2] for state in killed} == {
+        ("Progressing", 1),
+        ("Progressing", 2),
+        ("Progressing", 3),
+        ("Succeeded", 3),
+    }
+    assert {"NotPublished", "Pause"} <= {state[2] for state in killed}
+    # Envoys change one after the other within a step.
+    assert seen.counts == sorted(set(seen.counts)), described(found)
+    assert {0, 1, 3, 6} <= set(seen.counts), described(found)
+    assert not seen.violations
+    assert await mesh.with_plugin(target_of(found)) == mesh.names()
+    for report in reports.values():
+        assert report.failed == 0, report
+
+
+async def test_successor_of_a_leader_that_was_killed_at_its_verdict_restores_the_filter(
+    mesh: StagedMesh,
+) -> None:
+    old = await settle_on(mesh, "echo")
+    with traps_in_one_percent(mesh.matched):
+        await mesh.apply(mesh.staged(await mesh.image("fail-on-request"), pause="20s"))
+        await mesh.wait_rollout("Aborted")
+        await mesh.wasmer.process.kill()
+        await mesh.wasmer.start()
+        async with asyncio.timeout(30):
+            while await mesh.with_plugin(old) != mesh.names():
+                await asyncio.sleep(0.05)
+    found = await mesh.wait_phase("Degraded")
+    assert found["status"]["rollout"]["phase"] == "Aborted", described(found)
+    await mesh.wasmer.process.kill()
+    await mesh.wasmer.start()
+    await asyncio.sleep(0)
+    position = await mesh.audit.position()
+    image = await mesh.image("echo", tag="later")
+    await mesh.apply(mesh.staged(image, name="later", annotations={}))
+    await mesh.wait_rollout("Succeeded", name="later", timeout=30)
+    mine = [one for one in await mesh.writes(position) if one.name == "test"]
+    assert not [one for one in mine if one.resource == "envoyfilters"], "the verdict stays"
+    await mesh.cluster.request("DELETE", autowasms("default", "later"))
