@@ -153,6 +153,8 @@ def _vm_id(autowasm: AutoWasm, record: Record) -> str:
     fetches the module. Envoy reuses a VM with the same key as it is, with the code and the environment of its start. On
     Envoy 1.36 this includes the failure policy, because the plugin's key has only name, direction, rootID and
     configuration. Sources: `createWasm` in Envoy's wasm.cc, `makeVmKey` and `makePluginKey` in proxy-wasm-cpp-host.
+
+    With `spec.rollout` each variant has VMs of its own: their number proves that it started (`pods/runstate.py`).
     """
     filter_ = autowasm.spec.filter
     base = filter_.vm_id or f"{autowasm.metadata.namespace}.{autowasm.metadata.name}"
@@ -163,6 +165,10 @@ def _vm_id(autowasm: AutoWasm, record: Record) -> str:
         more["env"] = _environment(filter_)
     if filter_.fail_strategy is not FailStrategy.FAIL_CLOSE:
         more["failStrategy"] = filter_.fail_strategy.value
+    if autowasm.spec.rollout is not None:
+        config = filter_.plugin_config
+        more["configuration"] = None if config is UNSET else pluginconfig.as_text(config)
+        more["of"] = [autowasm.metadata.namespace, autowasm.metadata.name, filter_.root_id]
     if more:
         text = json.dumps(more, sort_keys=True).encode()
         parts.append(hashlib.sha256(text).hexdigest()[:VM_ID_DIGEST_LENGTH])

@@ -315,3 +315,21 @@ def test_many_variables_leave_room_for_fewer_names() -> None:
     env = [{"name": f"N{number}"} for number in range(256)]
     fits = capacity(autowasm(), FETCH, stable=None, target=variant("b" * 64, env=env), proxies=(B,))
     assert 100 < fits < 150
+
+
+def test_each_variant_has_vms_of_its_own_while_rollout_is_set() -> None:
+    def vm_id(**fields: Any) -> str:
+        return variant_of(autowasm(**{"vmID": "shared", **fields}), record()).vm_id
+
+    staged_ = {"spec": {"rollout": {}}}
+    assert vm_id() == vm_id(pluginConfig="a") == vm_id(name="other"), "as without rollouts"
+    ids = {
+        vm_id(**staged_),
+        vm_id(pluginConfig="a", **staged_),
+        vm_id(pluginConfig="b", **staged_),
+        vm_id(rootID="r", **staged_),
+        vm_id(name="other", **staged_),
+        vm_id(namespace="other", **staged_),
+    }
+    assert len(ids) == 6
+    assert all(one.startswith(f"shared-{'a' * 12}-") for one in ids)

@@ -145,7 +145,7 @@ async def until(condition: Any) -> None:
 def plugin_of(image: str) -> str:
     """The plugin's name of the variant that this image makes."""
     found = record(image=image, sha256=sha(EARTH if image == OTHER else WORLD))
-    return f"test-{variant_of(autowasm(image=image), found).digest}"
+    return f"test-{variant_of(autowasm(image=image, spec={'rollout': ROLLOUT}), found).digest}"
 
 
 @pytest.fixture
