@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.parts import wire
+from tests.parts import wasmer, wire
+from tests.parts.clients import ClientError
 from tests.parts.controlplane import ControlPlane
 from tests.parts.installation import autowasms
 from tests.parts.rollouts import StagedMesh, StagedSidecar, described, staged_mesh, target_of
@@ -244,3 +245,43 @@ async def test_successor_of_a_leader_that_was_killed_at_its_verdict_restores_the
     mine = [one for one in await mesh.writes(position) if one.name == "test"]
     assert not [one for one in mine if one.resource == "envoyfilters"], "the verdict stays"
     await mesh.cluster.request("DELETE", autowasms("default", "later"))
+
+
+async def test_person_follows_and_commands_a_rollout_with_wasmc(mesh: StagedMesh) -> None:
+    old = await settle_on(mesh, "echo")
+    image = await mesh.image("fail-on-request")
+
+    async def wasmc(*words: str) -> str:
+        output = await wasmer.wasmc(mesh.directory).run(
+            "rollout", *words, "--kubeconfig", str(mesh.cluster.kubeconfig)
+        )
+        lines = output.stdout.splitlines()
+        assert not [line for line in lines if len(line) > 80]
+        return "\n".join(lines)
+
+    with pytest.raises(ClientError, match="pause has no effect while the rollout is Succeeded"):
+        await wasmc("pause", "test")
+    await mesh.apply(mesh.staged(image, pause="2m"))
+    await mesh.wait_rollout("Progressing", step=1)
+    assert "step 1 of 3" in await wasmc("status", "test")
+    assert "paused" in (await wasmc("pause", "test")).lower()
+    (canary,) = (await mesh.rollout())["pods"]
+    printed = await wasmc("status", "test")
+    assert f"default/{canary['name']}" in printed
+    assert "PausedByCommand" in printed
+    await wasmc("resume", "test")
+    await mesh.wait_rollout("Progressing", step=1)
+    await wasmc("abort", "test")
+    with pytest.raises(ClientError, match="aborted by command"):
+        await wasmc("status", "test", "-w", "--timeout", "60s")
+    async with asyncio.timeout(10):
+        while await mesh.with_plugin(old) != mesh.names():
+            await asyncio.sleep(0.05)
+    await wasmc("retry", "test")
+    await mesh.wait_rollout("Progressing", step=1)
+    watching = asyncio.create_task(wasmc("status", "test", "--watch"))
+    await wasmc("promote", "test")
+    assert "rolled out to all Pods" in await watching
+    await mesh.wait_phase("Synced")
+    history = await wasmc("history", "test")
+    assert history.index("fail-on-request") < history.index(":echo")

@@ -72,22 +72,59 @@ def add_plan(commands: Any, add_registry: Callable[[argparse.ArgumentParser], No
     add_registry(plan)
 
 
-def _add_cluster_flags(parser: argparse.ArgumentParser) -> None:
+def add_rollout(commands: Any) -> None:
+    """Add the command `wasmc rollout`."""
+    rollout = commands.add_parser(
+        "rollout",
+        help="follow a staged rollout, pause, resume, promote, abort or retry it",
+        description="status shows the steps of an AutoWasm with spec.rollout, its Pods, their failures and what it waits for; history the modules "
+        "that were in place. The other verbs set the annotation wasm.tcm.io/rollout, as GitOps tools do: pause and resume; promote gives the "
+        "new filter to all Pods at once; abort brings the previous one back; retry starts an aborted rollout again.",
+        epilog="Exit status: 0 success (status: also while the rollout goes on, without --watch), 1 the rollout was aborted or did not "
+        "end within --timeout, or the verb has no effect now, 2 usage error, or the API server cannot be queried.",
+    )
+    rollout.add_argument(
+        "verb",
+        metavar="VERB",
+        choices=("status", "pause", "resume", "promote", "abort", "retry", "history"),
+        help="status, pause, resume, promote, abort, retry or history",
+    )
+    rollout.add_argument("name", metavar="NAME", help="name of the AutoWasm")
+    rollout.add_argument(
+        "-w", "--watch", action="store_true", help="status: follow the rollout until it ends"
+    )
+    rollout.add_argument(
+        "--timeout", metavar="DURATION", help="status: end with 1 after this time, such as 10m"
+    )
+    _add_namespace(rollout)
+    _add_json(rollout)
+    _add_kubeconfig(rollout.add_argument_group("cluster"))
+
+
+def _add_namespace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-n",
         "--namespace",
         metavar="NAME",
         help="namespace of the AutoWasm (default: the context's)",
     )
-    _add_json(parser)
-    parser.add_argument("--strict", action="store_true", help="also fail on warnings")
-    _add_checks(parser, quiet="no warnings about the login or the module check")
-    cluster = parser.add_argument_group("cluster")
+
+
+def _add_kubeconfig(cluster: "argparse._ArgumentGroup") -> None:
     shown = "$KUBECONFIG, ~/.kube/config, the Pod's service account"
     KUBECONFIG._replace(default_shown=shown).declare_read(cluster)
     cluster.add_argument(
         "--context", metavar="NAME", help="context of the kubeconfig (default: its current context)"
     )
+
+
+def _add_cluster_flags(parser: argparse.ArgumentParser) -> None:
+    _add_namespace(parser)
+    _add_json(parser)
+    parser.add_argument("--strict", action="store_true", help="also fail on warnings")
+    _add_checks(parser, quiet="no warnings about the login or the module check")
+    cluster = parser.add_argument_group("cluster")
+    _add_kubeconfig(cluster)
     SERVICE_NAME.declare_read(cluster)
     SERVICE_NAMESPACE._replace(default="istio-system").declare_read(cluster)
     SERVICE_PORT.declare_read(cluster)
@@ -96,7 +133,7 @@ def _add_cluster_flags(parser: argparse.ArgumentParser) -> None:
 
 _DESCRIPTION = """\
 Pushes WebAssembly modules for Envoy to an OCI registry, pulls and inspects them. Runs and tests a filter without an Envoy.
-Diagnoses an AutoWasm in a cluster, and shows what applying one would change.
+Diagnoses an AutoWasm in a cluster, shows what applying one would change, and follows its staged rollout.
 
   wasmc push registry.example/team/filter:v1 -f filter.wasm
   wasmc pull registry.example/team/filter:v1
@@ -105,6 +142,7 @@ Diagnoses an AutoWasm in a cluster, and shows what applying one would change.
   wasmc test suite.yaml
   wasmc plan -f autowasm.yaml
   wasmc explain NAME -n NAMESPACE
+  wasmc rollout status NAME -w
 """
 
 _EPILOG = """\
@@ -160,6 +198,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_test(commands)
     add_explain(commands, _add_registry)
     add_plan(commands, _add_registry)
+    add_rollout(commands)
     return parser
 
 
@@ -305,27 +344,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from autowasm.errors import AutoWasmError, UsageError  # noqa: PLC0415 - heavy, as below
 
     try:
-        if arguments.command == "explain":
-            from autowasm.cli import explain  # noqa: PLC0415 - reads a cluster: the others need none of that
-
-            return explain.run(arguments)
-        if arguments.command == "plan":
-            from autowasm.cli import plan  # noqa: PLC0415
-
-            return plan.run(arguments)
-        if arguments.command == "run":
-            from autowasm.cli import run  # noqa: PLC0415 - the sandbox, as for test
-
-            return run.run(arguments)
-        if arguments.command == "test":
-            from autowasm.cli import suites  # noqa: PLC0415
-
-            return suites.run(arguments)
-        from autowasm.cli import inspect, pushpull  # noqa: PLC0415
-
-        if arguments.command == "inspect":
-            return inspect.run(arguments)
-        pushpull.run(arguments)
+        return _execute(arguments)
     except AutoWasmError as error:
         return _failed(str(error), error, status=2 if isinstance(error, UsageError) else 1)
     except OSError as error:
@@ -334,6 +353,34 @@ def _run(arguments: argparse.Namespace) -> int:
     except Exception as error:  # report a bug in one line, without a traceback
         hint = "this is a bug; WASMC_DEBUG=1 prints the traceback"
         return _failed(f"{type(error).__name__}: {error} ({hint})", error, status=1)
+
+
+def _execute(arguments: argparse.Namespace) -> int:
+    if arguments.command == "explain":
+        from autowasm.cli import explain  # noqa: PLC0415 - uses a cluster: the others need none of that
+
+        return explain.run(arguments)
+    if arguments.command == "plan":
+        from autowasm.cli import plan  # noqa: PLC0415
+
+        return plan.run(arguments)
+    if arguments.command == "rollout":
+        from autowasm.cli import rollout  # noqa: PLC0415
+
+        return rollout.run(arguments)
+    if arguments.command == "run":
+        from autowasm.cli import run  # noqa: PLC0415 - the sandbox, as for test
+
+        return run.run(arguments)
+    if arguments.command == "test":
+        from autowasm.cli import suites  # noqa: PLC0415
+
+        return suites.run(arguments)
+    from autowasm.cli import inspect, pushpull  # noqa: PLC0415
+
+    if arguments.command == "inspect":
+        return inspect.run(arguments)
+    pushpull.run(arguments)
     return 0
 
 
