@@ -51,6 +51,7 @@ BATCH: Final = 50
 """Pods whose readings count together: those of a large step count while the others are still read."""
 STABLE_SAMPLE: Final = 50
 """Pods with the stable variant that are read, for their share of failures."""
+_ABORTED: Final = RolloutPhase.ABORTED
 _IN_PROGRESS: Final = frozenset({RolloutPhase.PROGRESSING, RolloutPhase.PAUSED})
 
 
@@ -180,6 +181,8 @@ class RolloutDriver:
             return Look(None, actions, None, False, False)
         self._begin_counts(memory, before, actions, now=now)
         self._forget_variants(memory, state, target)
+        if before is not None and before.phase in _IN_PROGRESS and state.phase is _ABORTED:
+            _log_verdict(key, memory, pods or {})
         memory.unwritten += [one for one in actions if isinstance(one, RecordEvent)]
         members = _members(state, pods or {})
         is_read = pods is not None and memory.readings.has_all(members.keys())
@@ -379,6 +382,27 @@ class RolloutDriver:
             self._metrics.unexpected_errors.labels("rollout").inc()
         memory.task, memory.read_ended = None, self._clock()
         self._on_change(key)
+
+
+def _log_verdict(
+    key: ObjectKey, memory: _Memory, pods: Mapping[str, tuple[Candidate, Pod]]
+) -> None:
+    """The figures behind an abort: the status has only the words."""
+    state = memory.state
+    verdict = state.verdict if state is not None else UNSET
+    if state is None or verdict is UNSET:
+        return
+    uids = [uid for uid, (one, _) in pods.items() if f"{one.namespace}/{one.name}" == verdict.pod]
+    before, after = memory.readings.evidence(uids[0]) if uids else (None, None)
+    _log.warning(
+        "rollout aborted",
+        key=str(key),
+        reason=state.reason,
+        error=state.message,
+        pod=verdict.pod,
+        before=repr(before),
+        after=repr(after),
+    )
 
 
 def _members(

@@ -88,6 +88,11 @@ class StepReadings:
             message=report.message,
         )
 
+    def evidence(self, uid: str) -> tuple[SidecarStats | None, Reading | None]:
+        """The two readings by which the Pod is judged, for the log."""
+        latest = self._latest.get(uid)
+        return self._before.get(uid), latest.reading if latest is not None else None
+
     def _figures(self, uid: str, reading: Reading) -> Figures:
         if not isinstance(reading, SidecarStats) or reading.requests is None:
             return Figures()
