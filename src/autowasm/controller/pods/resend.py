@@ -24,6 +24,7 @@ from autowasm.api import status as statuses
 from autowasm.controller.interfaces import RecordEvent
 from autowasm.controller.pods.evidence import DownloadEvidence, epoch, loads, number, read
 from autowasm.controller.pods.podindex import Pod, in_steps
+from autowasm.controller.pods.stagedpods import everyone, has_target
 from autowasm.digest import Sha256Hex
 from autowasm.kube.leaderelection import Leadership, while_leading
 from autowasm.kube.resources import ObjectKey
@@ -118,10 +119,11 @@ class ResendTriggers:
         logged: Mapping[str, Answers],
         *,
         resent: float,
+        has_module: Callable[[Pod], bool] = everyone,
     ) -> Generator[None, None, ResendVerdict]:
         """A sidecar of this object got an error last, and has stopped asking. `logged` by address.
 
-        `resent`: time of our last resend, seconds since the epoch.
+        `resent`: time of our last resend, seconds since the epoch. `has_module`: whether a Pod is to have it (staged rollouts).
         """
         verdict = ResendVerdict.NOTHING
         for step, (address, one) in enumerate(logged.items()):
@@ -130,7 +132,7 @@ class ResendTriggers:
             if not one.is_open:
                 continue
             pod = sidecars.by_address.get(address)
-            if pod is None or not self._mesh.selects(key, pod):
+            if pod is None or not self._mesh.selects(key, pod) or not has_module(pod):
                 continue
             at = self._wall() - one.refused
             if at < pod.started or at < resent or _was_resent_after(at, live):
@@ -150,6 +152,7 @@ class ResendTriggers:
         logged: Mapping[str, Answers],
         *,
         outage: Outage,
+        has_module: Callable[[Pod], bool] = everyone,
     ) -> Generator[None, None, bool]:
         """A sidecar of this object needed the module during the outage, and has not downloaded it since."""
         since_end = self._wall() - outage.end
@@ -162,7 +165,7 @@ class ResendTriggers:
                 yield
             if not changed and not _is_within(pod.started, outage):
                 continue
-            if not self._mesh.selects(key, pod):
+            if not self._mesh.selects(key, pod) or not has_module(pod):
                 continue
             # A proxy sends its requests from one of its addresses.
             answers = (logged.get(address, Answers()) for address in pod.addresses)
@@ -326,20 +329,26 @@ class Resender:
     ) -> bool:
         """Whether there was a resend. `logged`: the answers of this check, by module."""
         live = self._mesh.envoyfilter(key)
-        record = envoyfilters.record_of(dict(live)) if live is not None else None
-        if live is None or record is None or not self._is_stored(record.sha256):
+        if live is None:
             return False
-        sha256 = record.sha256
-        if sha256 not in logged:
-            logged[sha256] = await self._query(sha256)
-        reason = await self._reason(key, live, sidecars, logged[sha256])
-        if reason is None:
-            return False
-        if self._recently(key):
-            self._open = True
-            return False
-        self._resend(key, live, sha256, reason)
-        return True
+        records = envoyfilters.records_of(dict(live))
+        is_new = has_target(self._mesh.document(key) or {}) if len(records) > 1 else everyone
+        for place, record in enumerate(records):
+            sha256 = record.sha256
+            if not self._is_stored(sha256):
+                continue
+            has_module = _not(is_new) if place else is_new
+            if sha256 not in logged:
+                logged[sha256] = await self._query(sha256)
+            reason = await self._reason(key, live, sidecars, logged[sha256], has_module=has_module)
+            if reason is None:
+                continue
+            if self._recently(key):
+                self._open = True
+                return False
+            self._resend(key, live, sha256, reason)
+            return True
+        return False
 
     async def _needs_check(self) -> bool:
         """Cheap while there are no errors: one small request to each replica, none about a module."""
@@ -361,15 +370,27 @@ class Resender:
         return await in_steps(_merged(documents))
 
     async def _reason(
-        self, key: ObjectKey, live: Document, sidecars: Sidecars, logged: Mapping[str, Answers]
+        self,
+        key: ObjectKey,
+        live: Document,
+        sidecars: Sidecars,
+        logged: Mapping[str, Answers],
+        *,
+        has_module: Callable[[Pod], bool],
     ) -> str | None:
         resent = self._wall() - (self._now() - self._resent.get(key, float("-inf")))
-        found = await in_steps(self._triggers.of_errors(key, live, sidecars, logged, resent=resent))
+        found = await in_steps(
+            self._triggers.of_errors(
+                key, live, sidecars, logged, resent=resent, has_module=has_module
+            )
+        )
         self._open |= found is ResendVerdict.TOO_YOUNG
         if found is ResendVerdict.ENOUGH:
             return "errors"
         if self._outage is not None and await in_steps(
-            self._triggers.of_outage(key, live, sidecars, logged, outage=self._outage)
+            self._triggers.of_outage(
+                key, live, sidecars, logged, outage=self._outage, has_module=has_module
+            )
         ):
             return "outage"
         return None
@@ -398,6 +419,10 @@ class Resender:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _not(condition: Callable[[Pod], bool]) -> Callable[[Pod], bool]:
+    return lambda pod: not condition(pod)
 
 
 def _merged(documents: list[bytes]) -> Generator[None, None, dict[str, Answers]]:

@@ -32,6 +32,7 @@ from autowasm.controller.pods.loadreport import (
 )
 from autowasm.controller.pods.podindex import Pod, in_steps
 from autowasm.controller.pods.resend import changed_at
+from autowasm.controller.pods.stagedpods import everyone, has_target
 from autowasm.kube.leaderelection import Leadership, while_leading
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import ProofSettings
@@ -174,6 +175,10 @@ class RolloutTracker:
         reported = previous.condition(ConditionType.LOADED)
         # A status of another generation may be about other Pods: the selector may have changed.
         fits = reported is not None and reported.observed_generation == generation
+        # Of Pods that keep the older module in this step of a staged rollout, no download is expected.
+        is_new = has_target(document) if len(envoyfilters.records_of(live)) > 1 else everyone
+        others = {pod.uid for pod in pods if not is_new(pod)} if is_new is not everyone else set()
+        fits = fits and is_new is everyone
         if fits and (known is None or known.sha256 != record.sha256):
             yield from downloads.believe(previous, record.sha256, pods)
         yield from downloads.place(pods, is_shared=self._workloads.is_shared)
@@ -181,7 +186,7 @@ class RolloutTracker:
         dated = module is not UNSET and module.sha256 == record.sha256
         published = changed_at(live)
         evidence = LoadEvidence(
-            fetched=downloads.fetched.keys(),
+            fetched=downloads.fetched.keys() | others if others else downloads.fetched.keys(),
             refused=downloads.refused,
             is_shared=self._workloads.is_shared,
             watched_since=max(downloads.watched_since, *self._gone.values(), 0.0),

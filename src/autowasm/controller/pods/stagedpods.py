@@ -1,0 +1,39 @@
+"""Which of an AutoWasm's Pods have the newer of two modules, while a staged rollout is in progress (ADR 39). Pure.
+
+Invariant: by the status alone, as the EnvoyFilter follows from it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from msgspec import UNSET
+
+from autowasm.api import status as statuses
+from autowasm.api.status import RolloutPhase, StepUnit
+from autowasm.controller.pods.podindex import Pod
+
+_IN_PROGRESS: Final = frozenset({RolloutPhase.PROGRESSING, RolloutPhase.PAUSED})
+
+
+def everyone(_pod: Pod) -> bool:
+    """Without a rollout in progress, and in its last step."""
+    return True
+
+
+def has_target(document: Mapping[str, Any]) -> Callable[[Pod], bool]:
+    """Whether a Pod is to have the newer module. `document`: the AutoWasm."""
+    rollout = statuses.read(document.get("status")).rollout
+    if rollout is UNSET or rollout.phase not in _IN_PROGRESS or rollout.step >= rollout.steps:
+        return everyone
+    pods = {(one.namespace, one.name) for one in rollout.pods}
+    groups = {(one.namespace, one.name) for one in rollout.groups}
+    unit = rollout.by
+
+    def found(pod: Pod) -> bool:
+        if (pod.namespace, pod.name) in pods:
+            return True
+        if unit is StepUnit.NODE:
+            return ("", pod.node) in groups
+        return unit is StepUnit.WORKLOAD and (pod.namespace, pod.workload) in groups
+
+    return found
