@@ -69,7 +69,7 @@ def check(spec: Spec) -> None:
         raise SpecError("spec.secret", "must be the name of a Secret in the AutoWasm's namespace")
     _check_labels(spec.selector.match_labels)
     if spec.rollout is not None:
-        _check_rollout(spec.rollout)
+        check_rollout(spec.rollout)
 
 
 def _refuse_value_error(path: str, parse: Callable[[str], object], value: str) -> None:
@@ -175,7 +175,8 @@ def _duration(path: str, text: str) -> float:
     return parse_duration(text)
 
 
-def _check_rollout(rollout: Rollout) -> None:
+def check_rollout(rollout: Rollout) -> None:
+    """Raises SpecError for the first field of `spec.rollout` with an invalid value."""
     rolloutsteps.check(rollout.steps)
     for name, text in (("pause", rollout.pause), ("deadline", rollout.deadline)):
         path = f"spec.rollout.{name}"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import structlog
 
 from autowasm.api import envoyfilter as envoyfilters
@@ -87,6 +88,8 @@ class Checks:
 
     spec: Callable[[AutoWasm], None] = lambda _: None
     """The operator's settings and policy. Raises SpecError."""
+    with_rollout: Callable[[AutoWasm], AutoWasm] = lambda autowasm: autowasm
+    """The AutoWasm with the operator's default rollout."""
     pull_authorizer: PullAuthorizer | None = None
     start: StartCheck | None = None
     """Whether the module starts with its configuration. None: not checked."""
@@ -255,8 +258,11 @@ class AutoWasmReconciler:
         """Raises SpecError."""
         if found.problem is not None:
             raise found.problem
-        autowasm = parsing.parse(found.document)
+        autowasm = self._checks.with_rollout(parsing.parse(found.document))
         self._checks.spec(autowasm)
+        if self._staged is None and autowasm.spec.rollout is not None:
+            spec = msgspec.structs.replace(autowasm.spec, rollout=None)
+            return msgspec.structs.replace(autowasm, spec=spec)
         return autowasm
 
     def _context(self, key: ObjectKey, document: Mapping[str, Any]) -> ReconcileContext:
@@ -364,6 +370,12 @@ class AutoWasmReconciler:
         refused = self._updates.polls.published(context.key, autowasm, record)
         if refused is None:
             status = synced_status(autowasm, record, previous=context.previous, now=self._now())
+            if (
+                self._staged is None
+                and (context.document.get("spec") or {}).get("rollout") is not None
+            ):
+                message = f"{status.message}; spec.rollout has no effect in standalone mode"
+                status = msgspec.structs.replace(status, message=message)
             await self._reporter.write(context, with_start(status, start, now=self._now()))
         else:  # the module in place stays, and the status has the error (ADR 7)
             await self._failed(context, refused, start=start)

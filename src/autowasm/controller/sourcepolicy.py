@@ -25,7 +25,9 @@ import watchfiles
 from msgspec import Struct
 
 from autowasm.api.record import Record
-from autowasm.api.v1alpha1 import AutoWasm
+from autowasm.api.v1alpha1 import AutoWasm, Rollout
+from autowasm.controller import rolloutpolicy
+from autowasm.controller.rolloutpolicy import MinimumRollout
 from autowasm.errors import AddressBlocked, SpecError, UsageError
 from autowasm.limits import Limits
 from autowasm.manifests import nodes
@@ -73,6 +75,10 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     """None: as `--preflight`."""
     allow_preflight_override: bool | None = None
     """Whether the annotation of an AutoWasm may name a weaker mode. None: as `--allow-preflight-override`."""
+    rollout: Rollout | None = None
+    """Of AutoWasms without `spec.rollout`."""
+    minimum_rollout: MinimumRollout | None = None
+    """How careful `spec.rollout` has to be at least."""
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
@@ -134,6 +140,7 @@ class SourcePolicy:
                 "", f"no rule matches namespace {namespace}", "add a rule for it or for `*`"
             )
         name, rule = found
+        rolloutpolicy.check(name, autowasm, rule.minimum_rollout)
         spec = autowasm.spec.filter
         if autowasm.image is not None:
             _check_image(name, rule, autowasm.image, pinned=spec.sha256 is not None)
@@ -142,6 +149,7 @@ class SourcePolicy:
 
     def _check_entries(self) -> None:
         for name, rule in self.rules:
+            rolloutpolicy.check_rule(name, rule.rollout, rule.minimum_rollout)
             for entry in (*(rule.registries or ()), *(rule.objects or ())):
                 if not entry or "://" in entry or any(c.isspace() or c in "@?#" for c in entry):
                     raise UsageError(
@@ -253,6 +261,15 @@ class PolicyFile:
             if rule.allow_preflight_override is not None:
                 may_weaken = rule.allow_preflight_override
         return mode, may_weaken
+
+    def with_rollout(self, autowasm: AutoWasm) -> AutoWasm:
+        """The AutoWasm with its namespace's default rollout, if it has none of its own."""
+        namespace = autowasm.metadata.namespace
+        found = self.policy.rule_for(namespace) if self.policy is not None else None
+        if found is None:
+            return autowasm
+        rule = found[1]
+        return rolloutpolicy.with_default(autowasm, rule.rollout, rule.minimum_rollout)
 
     def check(self, autowasm: AutoWasm) -> None:
         """Raises SpecError (`PolicyDenied`)."""

@@ -229,6 +229,7 @@ class Manager:
                     policy=self._policy,
                     start=self._start_check,
                 ),
+                with_rollout=self._policy.with_rollout,
                 start=self._start_check,
                 pull_authorizer=self._pull_authorizer,
                 service=chosen.service.problem if chosen.service is not None else lambda: None,

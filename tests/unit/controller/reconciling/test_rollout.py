@@ -418,3 +418,17 @@ async def test_successor_continues_after_a_crash_at_any_write(
     assert most <= (6 if is_good else 1)
     assert world.with_plugin(old) == (0 if is_good else 6)
     assert world.status["phase"] == ("Synced" if is_good else "Degraded")
+
+
+async def test_standalone_takes_the_field_and_reports_that_it_has_no_effect(
+    world: StagedWorld,
+) -> None:
+    async with world.process() as process:
+        await process.apply(spec={"rollout": {}})
+        with_it = world.publisher.envoyfilters[KEY]
+        assert world.status["phase"] == "Synced"
+        assert world.status["message"].endswith("spec.rollout has no effect in standalone mode")
+        assert "rollout" not in world.status
+        await process.apply()
+        assert "no effect" not in world.status["message"]
+        assert world.publisher.envoyfilters[KEY] == with_it
