@@ -18,8 +18,19 @@ from tools.generate.paths import BOARD
 QUICK = Durations(scale=1 / 60, least=4.0)
 """A minute is a second, and nothing is shorter than four scrapes."""
 WINDOW = "10s"
-CLUSTER_ALERTS = {"AutoWasmNoLeader", "AutoWasmWatchSilent", "AutoWasmWorkerStuck"}
-CLUSTER_PANELS = ("API server: ", "Pods by rollout state", "Events and unexpected errors A")
+CLUSTER_ALERTS = {
+    "AutoWasmNoLeader",
+    "AutoWasmRolloutFailed",
+    "AutoWasmRolloutWaiting",
+    "AutoWasmWatchSilent",
+    "AutoWasmWorkerStuck",
+}
+CLUSTER_PANELS = (
+    "API server: ",
+    "Pods by rollout state",
+    "Staged rollouts",
+    "Events and unexpected errors A",
+)
 """Panels that need an API server, by the beginning of their titles."""
 POD_PANELS = ("Service A",)
 """Only wasmer in a Pod checks its Service: see `tests/e2e/test_cluster_installed.py`."""

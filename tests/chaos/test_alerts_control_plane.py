@@ -32,6 +32,7 @@ async def test_alerts_and_panels_of_the_control_plane(tmp_path: Path) -> None:
         await _add_pod(installation)
         while not await watcher.value("sum(autowasm_leader)"):
             await asyncio.sleep(0.5)
+        await _roll_out_in_vain(installation, image, watcher)
         await _freeze_the_api(installation, image, watcher)
         alerts = ("AutoWasmNoLeader", "AutoWasmWatchSilent")
         async with alerting.again_and_again(partial(_touch, installation), 1):
@@ -45,6 +46,20 @@ async def test_alerts_and_panels_of_the_control_plane(tmp_path: Path) -> None:
         end = time.time()
         missing = await alerting.without_data(watcher, begin, end)
         assert not {name for name in missing if name.startswith(alerting.CLUSTER_PANELS)}
+
+
+async def _roll_out_in_vain(installation: Installation, image: str, watcher: Prometheus) -> None:
+    """No sidecar answers on the statistics port: the step waits until its deadline, and the rollout is aborted."""
+    document = installation.autowasm(image, name="rolled")
+    document["spec"]["rollout"] = {"steps": [1], "pause": "1s", "deadline": "1m"}
+    await installation.apply(document)
+    await watcher.wait_firing("AutoWasmRolloutWaiting")
+    await watcher.wait_firing("AutoWasmRolloutFailed", timeout=120)
+    # The median of the time in a step needs two scrapes with a change between them.
+    document["spec"]["rollout"]["onUnknown"] = "Continue"
+    await installation.apply(document)
+    await installation.wait_phase("Synced", name="rolled", timeout=60)
+    await watcher.wait_resolved("AutoWasmRolloutWaiting", "AutoWasmRolloutFailed")
 
 
 async def _freeze_the_api(installation: Installation, image: str, watcher: Prometheus) -> None:

@@ -45,6 +45,16 @@ CASES = (
     Case("AutoWasmFailed", ((_SINCE + '"Failed"}', _UNSYNCED),)),
     Case("AutoWasmNotSynced", ((_SINCE + '"Degraded"}', _UNSYNCED),)),
     Case(
+        "AutoWasmRolloutWaiting",
+        (
+            (
+                'autowasm_staged_rollout_waiting_since_timestamp_seconds{autowasm_namespace="a",autowasm="b",reason="NotAccepted"}',
+                _UNSYNCED,
+            ),
+        ),
+    ),
+    Case("AutoWasmRolloutFailed", ((_SINCE.replace('"R"', '"RolloutFailed"') + '"Degraded"}', _UNSYNCED),)),
+    Case(
         "AutoWasmSourcesFail",
         (
             ('autowasm_fetches_total{kind="registry",reason="SourceUnavailable"}', counter(9)),

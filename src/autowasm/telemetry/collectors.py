@@ -201,6 +201,30 @@ class EventMetrics:
         self._events.labels(outcome).inc()
 
 
+class StagedRolloutMetrics:
+    """Steps of staged rollouts (`controller/rollout/driver.py`)."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.steps = Counter(
+            "autowasm_staged_rollout_steps_total",
+            "Steps of staged rollouts that began. Reported by the leader.",
+            registry=registry,
+        )
+        self.step_seconds = Histogram(
+            "autowasm_staged_rollout_step_duration_seconds",
+            "Time that a staged rollout spent in a step, by how the step ended: passed, aborted.",
+            ["result"],
+            buckets=(5, 10, 30, 60, 120, 300, 600, 1800, 3600, 21600, 86400),
+            registry=registry,
+        )
+        self.aborts = Counter(
+            "autowasm_staged_rollout_aborts_total",
+            "Staged rollouts that were aborted, by `status.rollout.reason`. Reported by the leader.",
+            ["reason"],
+            registry=registry,
+        )
+
+
 NAMED: Final = 100
 """AutoWasms that are not Synced and have a series of their own. More would not help operators, and each costs a series."""
 TAG_AGES: Final = (60.0, 600.0, 3600.0, 86_400.0, 604_800.0, 2_592_000.0, 7_776_000.0)
@@ -216,6 +240,14 @@ class Unsynced:
     since: float
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A staged rollout whose step is not healthy. `since`: seconds since the epoch."""
+
+    reason: str
+    since: float
+
+
 class ObjectMetrics(Collector):
     """AutoWasms by (namespace, name), as the reconciler reports them. Phases are counted by `Metrics.autowasms`."""
 
@@ -224,6 +256,7 @@ class ObjectMetrics(Collector):
         self._unsynced: dict[tuple[str, str], Unsynced] = {}
         self._resolved: dict[tuple[str, str], tuple[float, float]] = {}
         """When the source was resolved according to the status, and when that was confirmed last."""
+        self._waiting: dict[tuple[str, str], Waiting] = {}
         registry.register(self)
 
     def synced(self, key: tuple[str, str]) -> None:
@@ -248,21 +281,43 @@ class ObjectMetrics(Collector):
         if key in self._resolved:
             self._resolved[key] = (self._resolved[key][0], at)
 
+    def waiting(self, key: tuple[str, str], reason: str | None) -> None:
+        """Its staged rollout waits for something; None: it does not. Another reason does not reset the time."""
+        if reason is None:
+            self._waiting.pop(key, None)
+            return
+        before = self._waiting.get(key)
+        self._waiting[key] = Waiting(reason, before.since if before else self._now())
+
     def forget(self, key: tuple[str, str]) -> None:
         """The object was deleted."""
+        self._waiting.pop(key, None)
         self._unsynced.pop(key, None)
         self._resolved.pop(key, None)
 
     def describe(self) -> Iterable[Metric]:
         """The families, empty."""
-        return (self._named([]), self._tag_ages([]))
+        return (self._named([]), self._tag_ages([]), self._rollouts([]))
 
     def collect(self) -> Iterable[Metric]:
         """The values at the scrape."""
         longest = sorted(self._unsynced.items(), key=lambda item: (item[1].since, item[0]))
         now = self._now()
         ages = [max(now - at, 0.0) for _, at in self._resolved.values()]
-        return (self._named(longest[:NAMED]), self._tag_ages(ages))
+        waiting = sorted(self._waiting.items(), key=lambda item: (item[1].since, item[0]))
+        rollouts = self._rollouts(waiting[:NAMED])
+        return (self._named(longest[:NAMED]), self._tag_ages(ages), rollouts)
+
+    @staticmethod
+    def _rollouts(objects: list[tuple[tuple[str, str], Waiting]]) -> Metric:
+        family = GaugeMetricFamily(
+            "autowasm_staged_rollout_waiting_since_timestamp_seconds",
+            f"Unix time since which the step of a staged rollout is not healthy, by what it waits for. Limited to the {NAMED} that wait for the longest.",
+            labels=["autowasm_namespace", "autowasm", "reason"],
+        )
+        for (namespace, name), state in objects:
+            family.add_metric([namespace, name, state.reason], state.since)
+        return family
 
     @staticmethod
     def _named(objects: list[tuple[tuple[str, str], Unsynced]]) -> Metric:

@@ -27,6 +27,7 @@ from autowasm.telemetry.collectors import (
     InformerMetrics,
     ObjectMetrics,
     RequestMetrics,
+    StagedRolloutMetrics,
     WorkQueueMetrics,
 )
 
@@ -175,7 +176,7 @@ class Metrics:
         )
         self.unexpected_errors = Counter(
             "autowasm_unexpected_errors_total",
-            "Unexpected errors (bugs in wasmer) outside of reconciles, by work: resend, proof_of_load, proof_of_run, pod_counts, poll. Processing "
+            "Unexpected errors (bugs in wasmer) outside of reconciles, by work: resend, proof_of_load, proof_of_run, pod_counts, poll, rollout. Processing "
             "continues with the next object. The log has the traceback and the object.",
             ["work"],
             registry=r,
@@ -271,6 +272,7 @@ class Metrics:
             "AutoWasms whose sidecars are being read, because the filter or Pods changed. Reported by the leader.",
             registry=r,
         )
+        self.staged_rollouts = StagedRolloutMetrics(r)
         self.sidecar_reads = Counter(
             "autowasm_sidecar_reads_total",
             "Readings of sidecars' statistics, by result: read, or why not: no_sidecar, no_address, shared_address (no request was sent); "
@@ -293,7 +295,7 @@ class Metrics:
             self.responses.labels("GET", status)
         for reason in (Reason.STORAGE_FULL, Reason.NAMESPACE_SHARE_EXCEEDED):
             self.storage_refusals.labels(reason)
-        for work in ("resend", "proof_of_load", "proof_of_run", "pod_counts", "poll"):
+        for work in ("resend", "proof_of_load", "proof_of_run", "pod_counts", "poll", "rollout"):
             self.unexpected_errors.labels(work)
         for outcome in ("starts", "refused", "doubtful", "unknown"):
             self.preflight_judgements.labels(outcome)

@@ -24,6 +24,8 @@ def test_labels_are_bounded() -> None:
     """Never a digest or a Pod; names only where they are counted (test_objects.py, net/test_namedhosts.py)."""
     labels = {row.name: set(row.labels) for row in pages.rows()}
     assert labels.pop("autowasm_not_synced_since_timestamp_seconds") - BOUNDED == NAMES
+    waiting = labels.pop("autowasm_staged_rollout_waiting_since_timestamp_seconds")
+    assert waiting - BOUNDED == NAMES
     assert labels.pop("autowasm_source_requests_total") == {"host"}
     assert labels.pop("autowasm_build_info") == {"version", "python"}
     assert set().union(*labels.values()) <= BOUNDED

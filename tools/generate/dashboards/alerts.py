@@ -68,12 +68,35 @@ ALERTS: tuple[Alert, ...] = (
         "AutoWasmNotSynced",
         lambda d: (
             "max by (autowasm_namespace, autowasm, phase, reason) (time() - "
-            f'autowasm_not_synced_since_timestamp_seconds{{phase!="Failed"}}) > {d.seconds("30m"):g}'
+            f'autowasm_not_synced_since_timestamp_seconds{{phase!~"Failed|Progressing"}}) > {d.seconds("30m"):g}'
         ),
         "1m",
         "warning",
         "AutoWasm {{ $labels.autowasm_namespace }}/{{ $labels.autowasm }} is {{ $labels.phase }}: {{ $labels.reason }}.",
         "It has not been Synced for {{ $value | humanizeDuration }}. A filter that was in place before is still active.",
+    ),
+    Alert(
+        "AutoWasmRolloutWaiting",
+        lambda d: (
+            "max by (autowasm_namespace, autowasm, reason) (time() - "
+            'autowasm_staged_rollout_waiting_since_timestamp_seconds{reason!="PausedByCommand"})'
+            f" > {d.seconds('5m'):g}"
+        ),
+        "1m",
+        "warning",
+        "The rollout of AutoWasm {{ $labels.autowasm_namespace }}/{{ $labels.autowasm }} waits: {{ $labels.reason }}.",
+        "Its step has not been healthy for {{ $value | humanizeDuration }}. At its deadline the rollout is aborted.",
+    ),
+    Alert(
+        "AutoWasmRolloutFailed",
+        lambda _: (
+            "max by (autowasm_namespace, autowasm) "
+            '(autowasm_not_synced_since_timestamp_seconds{reason="RolloutFailed"}) > 0'
+        ),
+        "0s",
+        "warning",
+        "The rollout of AutoWasm {{ $labels.autowasm_namespace }}/{{ $labels.autowasm }} was aborted.",
+        "All Pods have the previous filter. The status has the Pod, the figures and the reason.",
     ),
     Alert(
         "AutoWasmSourcesFail",

@@ -197,6 +197,27 @@ ROLLOUT = (
         ("max(autowasm_running_unsettled)", "unsettled"),
     ),
     graph(
+        "Staged rollouts: steps and aborts",
+        "Steps that began and rollouts that were aborted, by reason, per second.",
+        (rate("autowasm_staged_rollout_steps_total"), "steps"),
+        (rate("autowasm_staged_rollout_aborts_total", "reason"), "aborted: {{reason}}"),
+    ),
+    graph(
+        "Staged rollouts: time in a step",
+        "Median time in a step, by how it ended.",
+        (quantile(0.5, "autowasm_staged_rollout_step_duration_seconds", "result"), "{{result}}"),
+        unit="s",
+    ),
+    graph(
+        "Staged rollouts that wait",
+        "How long a step has not been healthy, and what it waits for.",
+        (
+            "time() - autowasm_staged_rollout_waiting_since_timestamp_seconds",
+            "{{autowasm_namespace}}/{{autowasm}}: {{reason}}",
+        ),
+        unit="s",
+    ),
+    graph(
         "Sidecars read",
         "Readings of sidecars' statistics per second, by result. No more than 50.",
         (rate("autowasm_sidecar_reads_total", "result"), "{{result}}"),

@@ -87,6 +87,8 @@ class _Memory:
     looked: float | None = None
     """The clock at the last look."""
     read_ended: float = float("-inf")
+    step_began: float | None = None
+    """The clock when the step began, if it began while this leader led."""
     task: asyncio.Task[None] | None = None
 
 
@@ -180,6 +182,7 @@ class RolloutDriver:
         if state is None:
             return Look(None, actions, None, False, False)
         self._begin_counts(memory, before, actions, now=now)
+        self._measure(key, memory, before, actions, now=now)
         self._forget_variants(memory, state, target)
         if before is not None and before.phase in _IN_PROGRESS and state.phase is _ABORTED:
             _log_verdict(key, memory, pods or {})
@@ -209,6 +212,7 @@ class RolloutDriver:
     def forget(self, key: ObjectKey) -> None:
         """The object is gone, has no rollout, or another replica leads."""
         memory = self._memories.pop(key, None)
+        self._metrics.objects.waiting((key.namespace, key.name), None)
         if memory is not None and memory.task is not None:
             memory.task.cancel()
 
@@ -334,6 +338,34 @@ class RolloutDriver:
         if not continues:
             memory.readings = StepReadings()
         memory.readings.begin_step(now=now)
+
+    def _measure(
+        self,
+        key: ObjectKey,
+        memory: _Memory,
+        before: RolloutStatus | None,
+        actions: Iterable[Action],
+        *,
+        now: float,
+    ) -> None:
+        state, metrics = memory.state, self._metrics
+        if state is None:
+            return
+        is_begun = any(isinstance(action, BeginCounts) for action in actions)
+        was_in_progress = before is not None and before.phase in _IN_PROGRESS
+        has_ended = was_in_progress and state.phase not in _IN_PROGRESS
+        is_aborted = has_ended and state.phase is _ABORTED
+        if memory.step_began is not None and (is_begun or has_ended):
+            result = "aborted" if is_aborted else "passed"
+            metrics.staged_rollouts.step_seconds.labels(result).observe(now - memory.step_began)
+            memory.step_began = None
+        if is_begun:
+            metrics.staged_rollouts.steps.inc()
+            memory.step_began = now
+        if is_aborted:
+            metrics.staged_rollouts.aborts.labels(state.reason).inc()
+        waits = state.phase in _IN_PROGRESS and not state.healthy_since
+        metrics.objects.waiting((key.namespace, key.name), state.reason if waits else None)
 
     def _read_if_needed(
         self,

@@ -432,3 +432,27 @@ async def test_standalone_takes_the_field_and_reports_that_it_has_no_effect(
         await process.apply()
         assert "no effect" not in world.status["message"]
         assert world.publisher.envoyfilters[KEY] == with_it
+
+
+async def test_steps_aborts_and_waits_are_measured(
+    world: StagedWorld, process: StagedProcess, settled: str
+) -> None:
+    def value(name: str, **labels: str) -> float:
+        found = process.metrics.registry.get_sample_value(f"autowasm_staged_rollout_{name}", labels)
+        return found or 0.0
+
+    waiting = "waiting_since_timestamp_seconds"
+    about = {"autowasm_namespace": "default", "autowasm": "test"}
+    assert value("steps_total") == 3
+    assert value("step_duration_seconds_count", result="passed") == 3
+    world.sidecars.unreadable = {f"p{number}" for number in range(6)}
+    process.apply_only(image=OTHER)
+    process.queue.add(KEY)
+    await until(lambda: value(waiting, reason="StatsUnreachable", **about) > 0)
+    world.sidecars.unreadable = set()
+    world.sidecars.failing = plugin_of(OTHER)
+    await process.rolled("Aborted")
+    assert value(waiting, reason="StatsUnreachable", **about) == 0
+    assert value("steps_total") == 4
+    assert value("aborts_total", reason="FailureRatio") == 1
+    assert value("step_duration_seconds_count", result="aborted") == 1
