@@ -15,7 +15,6 @@ import sys
 import msgspec
 
 from autowasm.api import status
-from autowasm.api.envoyfilter import record_of, render, resend_count_of
 from autowasm.api.parsing import parse
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.pullsecrets import PullAccess
@@ -23,6 +22,7 @@ from autowasm.cli import clusters, findings, registries, sources
 from autowasm.cli.clusters import server_of
 from autowasm.cli.stdio import is_coloured
 from autowasm.errors import AutoWasmError, SpecError, UsageError
+from autowasm.explain import desired
 from autowasm.explain.facts import Facts, SourceFact, StartFact
 from autowasm.explain.finding import Level, worst
 from autowasm.explain.gather import Gatherer
@@ -88,11 +88,11 @@ async def _facts(key: ObjectKey, login: Credential | None, arguments: argparse.N
                 else:
                     found = await _resolve(autowasm, access, login, arguments, pools)
                     base = msgspec.structs.replace(base, source=found)
-                record = record_of(discovery.live) if discovery.live is not None else None
-                if record is not None and discovery.live is not None:
-                    resend = resend_count_of(discovery.live, record.sha256)
-                    desired = render(autowasm, record, discovery.server.envoy, resend=resend)
-                    base = msgspec.structs.replace(base, desired=desired)
+                if discovery.live is not None:
+                    wanted = desired.now(
+                        autowasm, discovery.live, base.status, discovery.server.envoy
+                    )
+                    base = msgspec.structs.replace(base, desired=wanted)
             return await gatherer.facts(discovery, base)
 
 

@@ -1,7 +1,7 @@
 """Plan: the EnvoyFilter that wasmer would write for an AutoWasm, and its difference to the live one. Pure.
 
 `controller/decision.py` selects the record, `controller/publishing/ownership.py` checks the ownership.
-Invariant: the planned EnvoyFilter is the output of `render` for the record, so an apply writes those bytes.
+Invariant: the planned EnvoyFilter is the output of `render` for the record, so an apply writes those bytes, with a staged rollout in its end.
 """
 
 import difflib
@@ -10,12 +10,13 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from autowasm.api.envoyfilter import record_of, render, resend_count_of
+from autowasm.api.envoyfilter import record_of, resend_count_of
 from autowasm.api.record import Record
 from autowasm.api.status import Status
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.controller.decision import UseRecord, decide
 from autowasm.controller.publishing.ownership import Ownership, ownership, replacement
+from autowasm.explain.desired import at_the_end
 from autowasm.manifests import writer
 from autowasm.settings import EnvoyFetch
 
@@ -54,7 +55,7 @@ def make(
     if record is None:
         return Plan(action="unknown", before=before)
     resend = resend_count_of(live, record.sha256) if live is not None else 0
-    desired = render(autowasm, record, envoy, resend=resend)
+    desired = at_the_end(autowasm, record, envoy, resend=resend)
     if live is None:
         return Plan(action="create", after=desired, diff=_diff(None, desired))
     whose = ownership(live, owner=document)
