@@ -217,6 +217,8 @@ class StagedRolloutMetrics:
             buckets=(5, 10, 30, 60, 120, 300, 600, 1800, 3600, 21600, 86400),
             registry=registry,
         )
+        for result in ("passed", "aborted"):  # a series that begins at 1 shows no increase
+            self.step_seconds.labels(result)
         self.aborts = Counter(
             "autowasm_staged_rollout_aborts_total",
             "Staged rollouts that were aborted, by `status.rollout.reason`. Reported by the leader.",
