@@ -9,11 +9,18 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.parts import wasmer, wire
+from tests.parts import ports, wasmer, wire
 from tests.parts.clients import ClientError
 from tests.parts.controlplane import ControlPlane
 from tests.parts.installation import autowasms
-from tests.parts.rollouts import StagedMesh, StagedSidecar, described, staged_mesh, target_of
+from tests.parts.rollouts import (
+    SELECTED,
+    StagedMesh,
+    StagedSidecar,
+    described,
+    staged_mesh,
+    target_of,
+)
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1800)]
 
@@ -285,3 +292,80 @@ async def test_person_follows_and_commands_a_rollout_with_wasmc(mesh: StagedMesh
     await mesh.wait_phase("Synced")
     history = await wasmc("history", "test")
     assert history.index("fail-on-request") < history.index(":echo")
+
+
+@pytest.mark.parametrize("on_unknown", ["Wait", "Continue"])
+async def test_pods_whose_port_is_closed_wait_or_count_by_time(
+    mesh: StagedMesh, on_unknown: str
+) -> None:
+    old = await settle_on(mesh, "echo")
+    # As the Pods report it: at these addresses nothing listens on the port.
+    closed = {one.name: ports.free_address() for one in mesh.matched}
+    for name, address in closed.items():
+        await mesh.move_pod(name, address=address)
+    try:
+        image = await mesh.image("fail-on-request")
+        rollout = {"onUnknown": on_unknown}
+        await mesh.apply(mesh.staged(image, pause="2s", deadline="8s", rollout=rollout))
+        if on_unknown == "Wait":
+            found = await mesh.wait_rollout("Aborted")
+            state = found["status"]["rollout"]
+            assert (state["step"], state["reason"]) == (1, "DeadlineExceeded"), described(found)
+            assert "port 15090" in state["message"] or "statistics" in state["message"]
+            wanted = old
+        else:
+            found = await mesh.wait_rollout("Succeeded")
+            assert found["status"]["rollout"]["verdict"]["byTime"] is True
+            wanted = target_of(found)
+        async with asyncio.timeout(20):
+            while await mesh.with_plugin(wanted) != mesh.names():
+                await asyncio.sleep(0.05)
+    finally:
+        for one in mesh.matched:
+            await mesh.move_pod(one.name, address=one.address)
+
+
+async def test_edits_and_pods_that_come_and_go_during_a_rollout(mesh: StagedMesh) -> None:
+    old = await settle_on(mesh, "echo")
+    image = await mesh.image("fail-on-request")
+    await mesh.apply(mesh.staged(image, pause="2m"))
+    await mesh.wait_rollout("Progressing", step=1)
+    (canary,) = (await mesh.rollout())["pods"]
+    first = target_of(await mesh.get())
+
+    async def only(plugin: str, names: set[str]) -> None:
+        async with asyncio.timeout(30):
+            while await mesh.with_plugin(plugin) != names:
+                await asyncio.sleep(0.05)
+
+    await only(first, {canary["name"]})
+    # Its Pod is gone: another one takes its place, and its proxy gets the previous filter.
+    gone = mesh.sidecar(canary["name"])
+    await mesh.remove_pod(gone.name)
+
+    async def replaced() -> set[str]:
+        async with asyncio.timeout(30):
+            while gone.name in (names := {one["name"] for one in (await mesh.rollout())["pods"]}):
+                await asyncio.sleep(0.05)
+        return names
+
+    names = await replaced()
+    assert len(names) == 1
+    await only(first, names)
+    await mesh.add_pod(gone.name, {**SELECTED, "pod": gone.name}, address=gone.address)
+    # A new Pod has the previous filter.
+    added = await mesh.add_staged("added")
+    assert old in await added.plugins()
+    # An edit begins again from the previous filter, and only with the new one.
+    await mesh.apply(mesh.staged(image, pause="2m", pluginConfig={"edited": True}))
+    await mesh.wait_rollout("Progressing", step=1)
+    second = target_of(await mesh.get())
+    assert second != first
+    await only(first, set())
+    await only(second, {one["name"] for one in (await mesh.rollout())["pods"]})
+    await mesh.remove_pod("added")
+    # The object is deleted: so are its filters, of both kinds.
+    await mesh.cluster.request("DELETE", autowasms("default", "test"))
+    async with asyncio.timeout(60):
+        while any([await one.plugins() for one in mesh.matched]):
+            await asyncio.sleep(0.1)

@@ -130,6 +130,13 @@ class StagedMesh(Mesh):
             },
         }
         created = await self.cluster.request("POST", PODS, body=document)
+        await self._report(created, address=address)
+
+    async def move_pod(self, name: str, *, address: str) -> None:
+        """Report another address of the Pod."""
+        await self._report(await self.cluster.request("GET", f"{PODS}/{name}"), address=address)
+
+    async def _report(self, pod: Document, *, address: str) -> None:
         status = {
             "phase": "Running",
             "startTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -137,8 +144,8 @@ class StagedMesh(Mesh):
             "podIPs": [{"ip": address}],
             "conditions": [{"type": "Ready", "status": "True"}],
         }
-        body = {**created, "status": status}
-        await self.cluster.request("PUT", f"{PODS}/{name}/status", body=body)
+        path = f"{PODS}/{pod['metadata']['name']}/status"
+        await self.cluster.request("PUT", path, body={**pod, "status": status})
 
     async def remove_pod(self, name: str) -> None:
         """At once, as there is no kubelet."""
