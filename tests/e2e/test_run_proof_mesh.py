@@ -74,7 +74,9 @@ async def mesh(
     assert envoystats.PORT == STATISTICS_PORT
     directory = tmp_path_factory.mktemp("read")
     labels, address = {"app": "read"}, ports.free_address()
-    async with composed(directory, plane=control_plane, authority=True) as found:
+    async with composed(
+        directory, plane=control_plane, authority=True, arguments=["--preflight=off"]
+    ) as found:
         host = await found.add_workload("read", labels, address=address)
         enter = found.stack.enter_async_context
         await enter(

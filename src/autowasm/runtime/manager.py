@@ -174,7 +174,7 @@ class Manager:
         policy: PolicyFile,
         queue: WorkQueue[ObjectKey],
         health: Health,
-        reader: StatsReader | None,
+        reader: StatsReader | None = None,
     ) -> None:
         """`reader` None: standalone."""
         self._reader = reader
