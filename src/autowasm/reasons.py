@@ -87,6 +87,11 @@ class Reason(enum.StrEnum):
         "the module has another digest than `spec.filter.sha256`",
     )
     NOT_FOUND = "NotFound", Topic.OBJECT, "`wasmc explain`: the cluster has no such AutoWasm"
+    ROLLOUT_COMMAND_FAILED = (
+        "RolloutCommandFailed",
+        Topic.OBJECT,
+        "`wasmc rollout`: the command changes nothing in this phase, or was not carried out in time",
+    )
     DUPLICATE_OBJECT = (
         "DuplicateObject",
         Topic.OBJECT,

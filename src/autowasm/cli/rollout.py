@@ -1,64 +1,63 @@
-"""`wasmc rollout`: shows a staged rollout, and commands wasmer by the annotation `wasm.tcm.io/rollout` (ADR 39).
+"""`wasmc rollout`: follows the staged rollout of an AutoWasm, and writes the annotation that controls it.
 
-Invariants: only the annotation is written; a command names the generation that it is for, so it never hits an edit that happens at the
-same time. Exit statuses as those of `kubectl rollout status`: 0 unless the rollout failed or did not end in time.
+Invariants: nothing but the annotation `wasm.tcm.io/rollout` is written; a watch that breaks is opened again, with a pause, until the
+command's own time is over.
 """
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import shutil
 import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Final, TextIO
+from typing import Final
 
-from autowasm.api import parsing, status
-from autowasm.api.status import RolloutPhase
+from autowasm.api.staged import Variants, variants_of
 from autowasm.api.v1alpha1 import ROLLOUT_ANNOTATION
-from autowasm.cli import clusters, registries, rollouttext
-from autowasm.cli.rollouttext import Shown
+from autowasm.backoff import Backoff
+from autowasm.cli import clusters, registries, rolloutcommands, rollouttext
+from autowasm.cli.liveblock import LiveBlock
+from autowasm.cli.rolloutview import Outcome, RolloutView, view_of
 from autowasm.cli.stdio import is_coloured
-from autowasm.controller.publishing.publisher import AUTOWASMS
-from autowasm.errors import AutoWasmError, SpecError, UsageError
-from autowasm.kube.client import Document, KubeClient
-from autowasm.kube.errors import ApiError, NotFound
+from autowasm.controller.publishing.publisher import AUTOWASMS, ENVOYFILTERS
+from autowasm.errors import AutoWasmError, UsageError
+from autowasm.kube.client import KubeClient
+from autowasm.kube.codec import DocumentCodec, WatchEvent
+from autowasm.kube.errors import (
+    ApiError,
+    BadRequest,
+    Expired,
+    Forbidden,
+    Invalid,
+    NotFound,
+    Unauthorized,
+)
+from autowasm.kube.listwatch import ListWatch
 from autowasm.kube.resources import ObjectKey
 from autowasm.kube.writes import MERGE_PATCH
 from autowasm.net.pools import Pools
 from autowasm.reasons import Reason
-from autowasm.telemetry import logs
-from autowasm.units import parse_duration
+from autowasm.units import format_duration
 
-_EACH: Final = 1.0
-"""Seconds between two looks."""
-_HANDLED_WITHIN: Final = 10.0
-"""Seconds that a command waits for wasmer to carry it out."""
-_IN_PROGRESS: Final = frozenset({RolloutPhase.PROGRESSING, RolloutPhase.PAUSED})
-_ALLOWED: Final = {
-    "pause": {RolloutPhase.PROGRESSING},
-    "resume": {RolloutPhase.PAUSED},
-    "promote": {RolloutPhase.PROGRESSING, RolloutPhase.PAUSED, RolloutPhase.ABORTED},
-    "abort": {RolloutPhase.PROGRESSING, RolloutPhase.PAUSED},
-    "retry": {RolloutPhase.ABORTED},
-}
-"""Phases in which a command has a meaning (`controller/rollout/statemachine.py`)."""
-_HOME: Final = "\x1b[H\x1b[J"
+_TICK: Final = 1.0
+"""Seconds between two drawings of the times on a terminal."""
+_BACKOFF: Final = Backoff(base=0.5, maximum=10.0, jitter=1.0)
+_LASTING: Final = (BadRequest, Forbidden, Invalid, Unauthorized)
+"""Answers that the next try gets, too."""
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print, return the exit status. Raises AutoWasmError, UsageError, KeyboardInterrupt."""
-    logs.configure(level="warning", form="plain")
+    """Run the command, return the exit status. Raises AutoWasmError, OSError, KeyboardInterrupt as `pushpull.run`."""
+    registries.begin(arguments)
     key = ObjectKey(clusters.namespace(arguments, os.environ), arguments.name)
-    if arguments.timeout is not None:
-        try:
-            arguments.timeout = parse_duration(arguments.timeout)
-        except ValueError as error:
-            raise UsageError(f"--timeout: {error}") from error
     try:
         return registries.run_to_end(_run(key, arguments))
     except (ApiError, ValueError) as error:
-        raise UsageError(f"{key}: {error}") from error
+        raise UsageError(f"AutoWasm {key}: {error}") from error
 
 
 async def _run(key: ObjectKey, arguments: argparse.Namespace) -> int:
@@ -66,143 +65,172 @@ async def _run(key: ObjectKey, arguments: argparse.Namespace) -> int:
         async with clusters.connected(arguments, pools=pools) as client:
             if arguments.verb == "status":
                 return await _status(client, key, arguments)
-            document = await _read(client, key)
             if arguments.verb == "history":
-                return _history(key, document, arguments)
-            return await _command(client, key, document, arguments.verb)
-
-
-async def _read(client: KubeClient, key: ObjectKey) -> Document:
-    try:
-        return await client.get(AUTOWASMS, key)
-    except NotFound as error:
-        raise AutoWasmError(
-            f"AutoWasm {key} does not exist (kubectl get aw -A lists all)", reason=Reason.NOT_FOUND
-        ) from error
-
-
-def _shown(key: ObjectKey, document: Document) -> Shown:
-    try:
-        autowasm = parsing.parse(document)
-    except SpecError:
-        autowasm = None
-    generation = document.get("metadata", {}).get("generation")
-    return Shown(
-        name=str(key),
-        autowasm=autowasm,
-        status=status.read(document.get("status")),
-        generation=generation if isinstance(generation, int) else 0,
-    )
+                return await _history(client, key, as_json=arguments.json)
+            return await _command(client, key, arguments)
 
 
 async def _status(client: KubeClient, key: ObjectKey, arguments: argparse.Namespace) -> int:
-    screen = _Screen(sys.stdout, is_json=arguments.json)
-    loop = asyncio.get_running_loop()
-    end = loop.time() + arguments.timeout if arguments.timeout else None
-    while True:
-        document = await _read(client, key)
-        one = _shown(key, document)
-        screen.show(one, document, is_last=not arguments.watch)
-        result = _exit_status(one)
-        if result is not None or not arguments.watch:
-            screen.end(one, document)
-            return result or 0
-        if end is not None and loop.time() >= end:
-            screen.end(one, document)
-            print(f"wasmc: error: not rolled out within {arguments.timeout:g} s", file=sys.stderr)
-            return 1
-        await asyncio.sleep(_EACH)
+    if not arguments.watch:
+        view = await _view(client, key)
+        width, colour = shutil.get_terminal_size().columns, is_coloured(sys.stdout)
+        text = json.dumps(rollouttext.as_json(view), indent=2) if arguments.json else ""
+        print(text or rollouttext.block(view, width=width, colour=colour), flush=True)
+        return 1 if view.outcome is Outcome.ABORTED else 0
+    screen = LiveBlock(
+        sys.stdout,
+        width=rollouttext.MIN_WIDTH,
+        height=rollouttext.MIN_LINES,
+        is_plain=arguments.json,
+    )
+    try:
+        async with asyncio.timeout(arguments.timeout or None):
+            return await _follow(client, key, screen, as_json=arguments.json)
+    except TimeoutError:
+        raise AutoWasmError(
+            f"AutoWasm {key}: the rollout is not done after {format_duration(arguments.timeout)} (--timeout)",
+            reason=Reason.ROLLOUT_COMMAND_FAILED,
+        ) from None
 
 
-def _exit_status(one: Shown) -> int | None:
-    """None: it goes on."""
-    rollout = one.rollout
-    if rollout is None or not one.is_current:
-        # Without spec.rollout there is nothing to wait for but the publication.
-        has_steps = one.autowasm is not None and one.autowasm.spec.rollout is not None
-        is_over = not has_steps and one.status.observed_generation == one.generation
-        return 0 if is_over and rollout is None else None
-    if rollout.phase is RolloutPhase.SUCCEEDED:
-        return 0
-    return 1 if rollout.phase is RolloutPhase.ABORTED else None
+async def _follow(client: KubeClient, key: ObjectKey, screen: LiveBlock, *, as_json: bool) -> int:
+    """Show each version until the rollout of the spec has ended."""
+    async with aclosing(_views(client, key, warn=screen.above)) as views:
+        view = await anext(views)
+        arrived: float | None = None  # the first version may be of any age
+        clock = asyncio.get_running_loop().time
+        while True:
+            ahead = clock() - arrived if arrived is not None else 0.0
+            screen.show(_text(view, screen, ahead=ahead, as_json=as_json))
+            if view.outcome is not Outcome.IN_PROGRESS:
+                return 1 if view.outcome is Outcome.ABORTED else 0
+            following = asyncio.ensure_future(anext(views))
+            try:
+                while not following.done():
+                    await asyncio.wait({following}, timeout=_TICK if screen.is_live else None)
+                    ahead = clock() - arrived if arrived is not None else 0.0
+                    screen.show(_text(view, screen, ahead=ahead, as_json=as_json))
+            finally:
+                if not following.done():
+                    following.cancel()
+                    await asyncio.wait({following})
+            view, arrived = following.result(), clock()
 
 
-class _Screen:
-    """A view that is drawn again on a terminal; elsewhere a line for each change."""
-
-    def __init__(self, stream: TextIO, *, is_json: bool) -> None:
-        self._stream = stream
-        self._is_json = is_json
-        self._is_live = stream.isatty() and not is_json
-        self._last = ""
-
-    def show(self, one: Shown, document: Document, *, is_last: bool) -> None:
-        """Draw it."""
-        if is_last:
-            return
-        if self._is_live:
-            print(_HOME + self._view(one), file=self._stream, flush=True)
-            return
-        line = json.dumps(rollouttext.as_json(one, document)) if self._is_json else ""
-        line = line or rollouttext.summary(one, width=shutil.get_terminal_size().columns)
-        if line != self._last:
-            self._last = line
-            print(line, file=self._stream, flush=True)
-
-    def end(self, one: Shown, document: Document) -> None:
-        """Print the whole view once."""
-        if self._is_json:
-            text = json.dumps(rollouttext.as_json(one, document), indent=None if self._last else 2)
-            if text != self._last:
-                print(text, file=self._stream, flush=True)
-        elif self._is_live:
-            print(_HOME + self._view(one), file=self._stream, flush=True)
-        else:
-            print(self._view(one), file=self._stream, flush=True)
-
-    def _view(self, one: Shown) -> str:
-        width, colour = shutil.get_terminal_size().columns, is_coloured(self._stream)
-        return "\n".join(rollouttext.view(one, width=width, colour=colour))
+def _text(view: RolloutView, screen: LiveBlock, *, ahead: float, as_json: bool) -> str:
+    if as_json:
+        return json.dumps(rollouttext.as_json(view))
+    if not screen.is_live:
+        return rollouttext.line(view)
+    columns, rows = screen.size
+    colour = is_coloured(sys.stdout)
+    return rollouttext.block(view, width=columns, height=rows, colour=colour, ahead=ahead)
 
 
-def _history(key: ObjectKey, document: Document, arguments: argparse.Namespace) -> int:
-    one = _shown(key, document)
-    if arguments.json:
-        found = document.get("status") or {}
-        aborted = (found.get("rollout") or {}).get("aborted") or []
-        text = {"name": one.name, "history": found.get("history") or [], "aborted": aborted}
-        print(json.dumps(text, indent=2), flush=True)
+async def _history(client: KubeClient, key: ObjectKey, *, as_json: bool) -> int:
+    view = await _view(client, key)
+    live: Variants | None = None
+    with contextlib.suppress(NotFound):
+        try:
+            live = variants_of(await client.get(ENVOYFILTERS, key))
+        except Forbidden:
+            print(
+                "wasmc: the EnvoyFilter is not shown: your account may not read it (RBAC)",
+                file=sys.stderr,
+            )
+    width = shutil.get_terminal_size().columns
+    if as_json:
+        print(json.dumps(rollouttext.history_json(view, live), indent=2), flush=True)
     else:
-        width = shutil.get_terminal_size().columns
-        print("\n".join(rollouttext.history(one, width=width)), flush=True)
+        print(rollouttext.history(view, live, width=width), flush=True)
     return 0
 
 
-async def _command(client: KubeClient, key: ObjectKey, document: Document, verb: str) -> int:
-    """Write the annotation, and wait until wasmer has carried it out."""
-    rollout = _shown(key, document).rollout
-    if rollout is None:
+async def _command(client: KubeClient, key: ObjectKey, arguments: argparse.Namespace) -> int:
+    verb: str = arguments.verb
+    rollout = rolloutcommands.check(verb, await _view(client, key))
+    given = rolloutcommands.value(verb, generation=rollout.target.generation, now=datetime.now(UTC))
+    body = {"metadata": {"annotations": {ROLLOUT_ANNOTATION: given}}}
+    path, query = AUTOWASMS.object_path(key), {"fieldManager": "wasmc"}
+    await client.request("PATCH", path, query=query, body=body, content_type=MERGE_PATCH)
+    if not arguments.wait:
+        print(f"AutoWasm {key}: {verb} requested\n{rollouttext.command('status', key)}", flush=True)
+        return 0
+    try:
+        async with (
+            asyncio.timeout(arguments.wait),
+            aclosing(_views(client, key, warn=_warn)) as views,
+        ):
+            async for view in views:
+                if rolloutcommands.is_handled(given, view):
+                    rolloutcommands.check_result(verb, view)
+                    print(rollouttext.done(verb, view), flush=True)
+                    return 0
+    except TimeoutError:
+        pass
+    raise AutoWasmError(
+        f"AutoWasm {key}: wasmer has not carried out {verb} within {format_duration(arguments.wait)}; the command stays in the annotation. Check "
+        f"that wasmer runs and has a leader, and that it knows the Pods and the module: wasmc explain {key.name} -n {key.namespace}",
+        reason=Reason.ROLLOUT_COMMAND_FAILED,
+    )
+
+
+def _warn(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+async def _view(client: KubeClient, key: ObjectKey) -> RolloutView:
+    """Raises UsageError without a staged rollout, AutoWasmError without the object, ApiError."""
+    try:
+        return view_of(key, await client.get(AUTOWASMS, key))
+    except NotFound as error:
         raise AutoWasmError(
-            f"{key} has no staged rollout; spec.rollout makes the next change one",
+            f"AutoWasm {key} does not exist (kubectl get autowasm -A lists all), or the cluster has no such kind",
             reason=Reason.NOT_FOUND,
-        )
-    if rollout.phase not in _ALLOWED[verb]:
-        raise AutoWasmError(
-            f"{key}: {verb} has no effect while the rollout is {rollout.phase.value}",
-            reason=Reason.USAGE,
-        )
-    moment = datetime.now(UTC).isoformat(timespec="milliseconds")
-    value = f"{verb}@{rollout.target.generation} {moment}"
-    body = {"metadata": {"annotations": {ROLLOUT_ANNOTATION: value}}}
-    path = AUTOWASMS.object_path(key)
-    await client.request("PATCH", path, body=body, content_type=MERGE_PATCH)
-    loop = asyncio.get_running_loop()
-    end = loop.time() + _HANDLED_WITHIN
-    while loop.time() < end:
-        one = _shown(key, await _read(client, key))
-        if one.rollout is not None and one.rollout.command == value:
-            print(rollouttext.summary(one, width=shutil.get_terminal_size().columns), flush=True)
-            return 0
-        await asyncio.sleep(_EACH / 4)
-    print(f"{key}: {verb} is requested; wasmer has not carried it out yet", flush=True)
-    return 0
+        ) from error
+
+
+async def _views(
+    client: KubeClient, key: ObjectKey, *, warn: Callable[[str], None]
+) -> AsyncGenerator[RolloutView, None]:
+    """The object now, and each later version of it. Never ends. Raises as `_view`, and AutoWasmError when it is deleted.
+
+    Only an error of the first call is raised; after that the API server may be away for a while, and `warn` is told.
+    """
+    selector = f"metadata.name={key.name}"
+    codec = DocumentCodec(client.limits)
+    source = ListWatch(client, AUTOWASMS, codec, namespace=key.namespace, field_selector=selector)
+    limits, failures, has_begun = client.limits, 0, False
+    while True:
+        try:
+            document = await client.get(AUTOWASMS, key)
+            has_begun = True
+            yield view_of(key, document)
+            version = document["metadata"]["resourceVersion"]
+            async with (
+                source.watch(
+                    resource_version=version,
+                    initial=False,
+                    timeout=limits.watch_timeout,
+                    silence=limits.watch_timeout + limits.watch_grace,
+                ) as stream,
+                aclosing(stream.events()) as events,
+            ):
+                async for event in events:
+                    failures = 0
+                    if not isinstance(event, WatchEvent):
+                        continue
+                    if event.type == "DELETED":
+                        raise AutoWasmError(f"AutoWasm {key} was deleted", reason=Reason.NOT_FOUND)
+                    yield view_of(key, event.object)
+        except NotFound:
+            await _view(client, key)  # raises unless it was made again meanwhile
+        except _LASTING:
+            raise
+        except ApiError as error:
+            if not has_begun:
+                raise
+            failures += 1
+            if failures == 1 and not isinstance(error, Expired):
+                warn(f"wasmc: warning: {error}; trying again")
+            await asyncio.sleep(_BACKOFF.delay(failures))

@@ -1,26 +1,63 @@
-"""A staged rollout as text for a terminal. Pure.
+"""The text of `wasmc rollout`: the block on a terminal, one line for pipes, what happens next, the history. Pure.
 
-Invariants: no line is wider than the terminal; names from the cluster are escaped before they are printed.
+Invariants: no line of a block or of the history is wider than asked for, nor than `MAX_WIDTH`, and a block has no more lines than
+asked for, so it can be redrawn in place; text from the cluster is escaped; a line for pipes has no figures and no times, so it
+changes only when something happens.
 """
 
+import shlex
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from msgspec import UNSET
 
-from autowasm.api.status import RolloutPhase, RolloutStatus, RolloutVariant, RolloutVerdict, Status
-from autowasm.api.v1alpha1 import AutoWasm, Rollout
+from autowasm.api.staged import Variants
+from autowasm.api.status import (
+    Module,
+    RolloutPhase,
+    RolloutStatus,
+    RolloutVariant,
+    RolloutVerdict,
+    StepUnit,
+)
+from autowasm.api.v1alpha1 import Rollout
+from autowasm.cli.rolloutview import Outcome, RolloutView
+from autowasm.controller.rollout.judgement import MIN_REQUESTS, RolloutReason
+from autowasm.kube.resources import ObjectKey
+from autowasm.net.urls import redact
 from autowasm.text import shown
-from autowasm.units import format_duration
+from autowasm.units import format_duration, parse_duration
 
+MAX_WIDTH: Final = 80
 MIN_WIDTH: Final = 40
-MAX_WIDTH: Final = 100
+MAX_LINES: Final = 24
+MIN_LINES: Final = 10
 _LABEL: Final = 12
-_NAMED: Final = 8
-"""Pods that the view names."""
-_LONGEST: Final = 600
+_LONGEST: Final = 2_048
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """Lines for parts of a block. Of more steps, those around the current one are shown."""
+
+    steps: int
+    row: int
+    """For each row with a label."""
+    message: int
+    rows: int = 99
+    """For all of them."""
+    has_blanks: bool = True
+
+
+_ROOMS: Final = (
+    _Room(7, 3, 4),
+    _Room(5, 2, 3),
+    _Room(3, 1, 2, has_blanks=False),
+    _Room(1, 1, 1, rows=4, has_blanks=False),
+)
 _COLOURS: Final = {
     RolloutPhase.PROGRESSING: "36",
     RolloutPhase.PAUSED: "33",
@@ -29,177 +66,414 @@ _COLOURS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """What a view is made of. `autowasm` None: its spec is invalid."""
-
-    name: str
-    """`namespace/name`."""
-    autowasm: AutoWasm | None
-    status: Status
-    generation: int
-
-    @property
-    def rollout(self) -> RolloutStatus | None:
-        """None: there was none yet."""
-        return self.status.rollout if self.status.rollout is not UNSET else None
-
-    @property
-    def is_current(self) -> bool:
-        """Whether the rollout is of the spec as it is now."""
-        return self.rollout is not None and self.rollout.target.generation == self.generation
+def command(verb: str, key: ObjectKey) -> str:
+    """A command line for the user."""
+    more = ["-w"] if verb == "status" else []
+    return shlex.join(["wasmc", "rollout", verb, key.name, "-n", key.namespace, *more])
 
 
-def headline(one: Shown) -> str:
-    """One line: what `kubectl rollout status` would say."""
-    rollout = one.rollout
-    if rollout is None:
-        return f"{one.name}: no staged rollout yet ({shown(one.status.message or one.status.phase.value, most=_LONGEST)})"
-    if not one.is_current:
-        return f"{one.name}: waiting for wasmer to begin the rollout of generation {one.generation}"
-    match rollout.phase:
-        case RolloutPhase.SUCCEEDED:
-            return f"{one.name}: rolled out to all Pods"
-        case RolloutPhase.ABORTED:
-            return f"{one.name}: aborted: {shown(rollout.message, most=_LONGEST)}"
-        case _:
-            verdict = rollout.verdict if rollout.verdict is not UNSET else RolloutVerdict()
-            proven = f"{verdict.proven} of {verdict.pods} Pods proven" if verdict.pods else ""
-            parts = [f"step {rollout.step} of {rollout.steps}", rollout.phase.value, proven]
-            return f"{one.name}: {', '.join(part for part in parts if part)}"
+def block(
+    view: RolloutView,
+    *,
+    width: int,
+    height: int = MAX_LINES,
+    colour: bool = False,
+    ahead: float = 0.0,
+) -> str:
+    """The whole state, in at most `height` lines if these are `MIN_LINES` or more.
 
-
-def summary(one: Shown, *, width: int) -> str:
-    """The headline, and in parentheses the reason, in as many lines as needed."""
-    rollout = one.rollout
-    text = headline(one)
-    if rollout is not None and rollout.reason and rollout.reason not in text:
-        text += f" ({rollout.reason})"
-    return "\n".join(_wrapped(text, max(MIN_WIDTH, min(width, MAX_WIDTH)), "  "))
-
-
-def view(one: Shown, *, width: int, colour: bool) -> list[str]:
-    """The headline, the variants, the steps, the Pods, the figures, and what it waits for."""
+    `ahead`: seconds since wasmer wrote the figures of a rollout that is followed.
+    """
     width = max(MIN_WIDTH, min(width, MAX_WIDTH))
-    rollout = one.rollout
-    lines = _wrapped(headline(one), width, "  ")
-    if colour and rollout is not None:
-        lines[0] = f"\x1b[{_COLOURS[rollout.phase]}m{lines[0]}\x1b[0m"
-    if rollout is None:
-        return lines
-    rows = [("new", _variant(rollout.target))]
-    if rollout.stable is not UNSET:
-        rows.append(("previous", _variant(rollout.stable)))
-    elif rollout.phase is not RolloutPhase.SUCCEEDED:
-        rows.append(("previous", "no filter"))
-    is_going_on = rollout.phase in {RolloutPhase.PROGRESSING, RolloutPhase.PAUSED}
-    if is_going_on:
-        spec = one.autowasm.spec.rollout if one.autowasm is not None else None
-        rows += _of_step(rollout, spec)
-    if rollout.verdict is not UNSET and rollout.phase is not RolloutPhase.SUCCEEDED:
-        rows += _figures(rollout.verdict, has_step=is_going_on)
-    if rollout.reason and is_going_on:
-        rows.append(("waits for", f"{rollout.reason}: {rollout.message}"))
-    elif rollout.reason:
-        rows.append(("reason", rollout.reason))
-    for label, text in rows:
-        head = f"  {label:<{_LABEL}}"
-        lines += _wrapped(f"{head}{shown(text, most=_LONGEST)}", width, " " * len(head))
+    height = max(MIN_LINES, min(height, MAX_LINES))
+    for room in _ROOMS:
+        lines = _block(view, room, width=width, colour=colour, ahead=ahead)
+        if len(lines) <= height:
+            break
+    return "\n".join(lines)
+
+
+def _block(
+    view: RolloutView, room: "_Room", *, width: int, colour: bool, ahead: float
+) -> list[str]:
+    rollout = view.rollout
+    lines: list[str] = []
+    if rollout is None or not view.is_current:
+        lines += _wrapped(f"AutoWasm {view.key}: {_not_begun(view)}", width, most=room.message)
+    if rollout is not None:
+        lines += _of_rollout(view, rollout, room, width=width, colour=colour, ahead=ahead)
     return lines
 
 
-def _variant(variant: RolloutVariant) -> str:
-    text = f"{variant.digest}, generation {variant.generation or 'unknown'}"
-    if variant.module is not UNSET:
-        source = variant.module.source.partition(":")[2]
-        text = f"sha256:{variant.module.sha256[:12]} of {source} ({text})"
-    return text
+def _not_begun(view: RolloutView) -> str:
+    message = f": {shown(view.status.message, most=_LONGEST)}" if view.status.message else ""
+    return f"the rollout of generation {view.generation} has not begun ({view.status.phase.value}{message})"
 
 
-def _of_step(rollout: RolloutStatus, spec: Rollout | None) -> list[tuple[str, str]]:
-    steps = [str(step) for step in spec.steps] if spec is not None else []
-    rows = []
-    if len(steps) + 1 == rollout.steps:
-        marked = [
-            f"[{step}]" if number == rollout.step else step
-            for number, step in enumerate([*steps, "all"], start=1)
-        ]
-        rows.append(("steps", "  ".join(marked)))
-    if rollout.step == rollout.steps:
-        rows.append(("Pods", "all"))
-    elif rollout.groups:
-        names = ", ".join(group.name for group in rollout.groups[:_NAMED])
-        more = _more(len(rollout.groups))
-        rows.append((f"{rollout.by.value}s", f"{names}{more}"))
-    if rollout.pods:
-        names = ", ".join(f"{pod.namespace}/{pod.name}" for pod in rollout.pods[:_NAMED])
-        rows.append(("Pods", f"{names}{_more(len(rollout.pods))}"))
-    if spec is not None:
-        healthy = format_duration(round(rollout.healthy_seconds))
-        waited = format_duration(round(rollout.waited_seconds))
-        rows.append(
-            ("healthy", f"{healthy} of {spec.pause}; not healthy {waited} of {spec.deadline}")
-        )
-    return rows
+def _of_rollout(
+    view: RolloutView,
+    rollout: RolloutStatus,
+    room: _Room,
+    *,
+    width: int,
+    colour: bool,
+    ahead: float,
+) -> list[str]:
+    phase, blank = rollout.phase.value, [""] if room.has_blanks else []
+    head = f"AutoWasm {view.key}: " if view.is_current else ""
+    generation = rollout.target.generation
+    lines = _wrapped(f"{head}{phase}, {_where(rollout)}, generation {generation}", width, most=2)
+    if colour:
+        painted = f"\x1b[{_COLOURS[rollout.phase]}m{phase}\x1b[0m"
+        lines[0] = lines[0].replace(f"{head}{phase}", f"{head}{painted}", 1)
+    if rollout.phase is not RolloutPhase.SUCCEEDED:  # a promoted filter has skipped steps
+        lines += [*blank, *_steps(view, rollout, width, most=room.steps)]
+    lines += blank
+    rows = [*_variants(view, rollout, width), *_pods(view, rollout)]
+    rows = [*rows, *_durations(view, rollout, ahead)]
+    wrapped = [
+        _wrapped(f"  {label:<{_LABEL}}{text}", width, indent=_LABEL + 2, most=room.row)
+        for label, text in rows
+    ]
+    lines += [line for each in wrapped for line in each][: room.rows]
+    lines += blank
+    if rollout.message and rollout.reason != RolloutReason.PAUSED_BY_COMMAND.value:
+        lines += _wrapped(_said(rollout), width, most=room.message)
+    if (advice := next_of(view)) and rollout.phase is not RolloutPhase.PROGRESSING:
+        lines += _wrapped(f"-> {advice}", width, indent=3, most=room.message)
+    return lines
 
 
-def _more(count: int) -> str:
-    return f" and {count - _NAMED} more" if count > _NAMED else ""
+def _where(rollout: RolloutStatus) -> str:
+    if rollout.phase is RolloutPhase.SUCCEEDED:
+        return "all Pods"
+    return f"step {rollout.step} of {rollout.steps}"
 
 
-def _figures(verdict: RolloutVerdict, *, has_step: bool) -> list[tuple[str, str]]:
-    rows = []
-    if has_step:
-        rows.append(("proven", f"{verdict.proven} of {verdict.pods} Pods"))
-    rows.append(("failed", _ratio(verdict.failures, verdict.requests)))
-    rows.append(("others", _ratio(verdict.stable_failures, verdict.stable_requests)))
-    if verdict.is_by_time:
-        rows.append(("", "some Pods had too few requests, or cannot be read: only the time counts"))
-    return rows
+def _steps(view: RolloutView, rollout: RolloutStatus, width: int, *, most: int) -> list[str]:
+    sizes = _sizes(view, rollout)
+    first = max(1, min(rollout.step - most // 2, rollout.steps - most + 1))
+    last = min(rollout.steps, first + most - 1)
+    lines = []
+    for number in range(first, last + 1):
+        state = _state_of(number, rollout)
+        more = "  …" if number in {first, last} and number not in {1, rollout.steps} else ""
+        lines.append(f"  step {number:<3} {sizes[number - 1]:<9} {state}{more}".rstrip()[:width])
+    return lines
 
 
-def _ratio(failures: int, requests: int) -> str:
+def _sizes(view: RolloutView, rollout: RolloutStatus) -> list[str]:
+    """The size of each step, as in the spec; empty where the spec is another one."""
+    spec = view.spec if view.is_current else None
+    if spec is None or len(spec.steps) + 1 != rollout.steps:
+        return [""] * (rollout.steps - 1) + ["all Pods"]
+    return [*(_size(step) for step in spec.steps), "all Pods"]
+
+
+def _size(step: int | str) -> str:
+    return _pods_text(step) if isinstance(step, int) else step
+
+
+def _pods_text(count: int) -> str:
+    return f"{count} Pod" if count == 1 else f"{count} Pods"
+
+
+def _state_of(number: int, rollout: RolloutStatus) -> str:
+    if number < rollout.step:
+        return "passed"
+    if number > rollout.step:
+        return ""
+    if rollout.phase is RolloutPhase.ABORTED:
+        return "aborted here"
+    paused = ", paused" if rollout.phase is RolloutPhase.PAUSED else ""
+    return f"{_proven(rollout) or 'has begun'}{paused}"
+
+
+def _proven(rollout: RolloutStatus) -> str:
+    verdict = rollout.verdict
+    if verdict is UNSET:
+        return ""
+    return f"{verdict.proven} of {verdict.pods} Pods proven"
+
+
+_Row = tuple[str, str]
+"""Label and text."""
+
+
+def _variants(view: RolloutView, rollout: RolloutStatus, width: int) -> Iterable[_Row]:
+    """Both filters, with the requests of their Pods since the step began."""
+    verdict = rollout.verdict
+    yield "new", _variant(rollout.target, width)
+    if verdict is not UNSET:
+        yield "", _failed(verdict.failures, verdict.requests)
+        if verdict.is_by_time and rollout.phase is not RolloutPhase.ABORTED:
+            yield "", "for Pods with few requests or no statistics, only the time counts"
+    if rollout.stable is not UNSET:
+        yield "previous", _variant(rollout.stable, width)
+    elif rollout.phase is not RolloutPhase.SUCCEEDED:
+        yield "previous", "no filter"
+    if verdict is not UNSET and verdict.stable_requests:
+        label = "" if rollout.stable is not UNSET else "previous"
+        failed = _failed(verdict.stable_failures, verdict.stable_requests)
+        yield label, f"{failed}{_limit(view.spec, verdict)}"
+
+
+def _variant(variant: RolloutVariant, width: int) -> str:
+    text = f"filter {variant.digest}"
+    if variant.module is UNSET:
+        return text
+    return f"{_end_of(_source(variant.module), width - _LABEL - len(text) - 4)}, {text}"
+
+
+def _source(module: Module) -> str:
+    """The image with its tag, or the URL, without a query."""
+    kind, _, rest = module.source.partition(":")
+    return shown(redact(rest) if kind == "object" else rest, most=_LONGEST)
+
+
+def _end_of(text: str, most: int) -> str:
+    """The end of a name tells most: the repository and its tag."""
+    return text if len(text) <= most else f"…{text[len(text) - most + 1 :]}"
+
+
+def _failed(failures: int, requests: int) -> str:
     if not requests:
         return "no requests"
-    return f"{failures} of {requests} requests ({failures / requests:.2%})"
+    return f"{failures} of {requests} requests failed ({failures / requests:.2%})"
 
 
-def history(one: Shown, *, width: int) -> list[str]:
-    """The modules that were in place, the newest first, and the filters that were aborted."""
+def _pods(view: RolloutView, rollout: RolloutStatus) -> Iterable[_Row]:
+    total = f" of {view.pods}" if view.pods is not None else ""
+    if rollout.by is not StepUnit.POD and rollout.groups:
+        names = [f"{one.namespace}/{one.name}".lstrip("/") for one in rollout.groups]
+        kind = f"{rollout.by.value.lower()}s".capitalize()
+        yield kind, _listed(names)
+    if rollout.pods:
+        names = [
+            one.name if one.namespace == view.key.namespace else f"{one.namespace}/{one.name}"
+            for one in rollout.pods
+        ]
+        yield "Pods", f"{len(names)}{total}: {_listed(names)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(shown(name) for name in names)
+
+
+def _limit(spec: Rollout | None, verdict: RolloutVerdict) -> str:
+    """Only where the status has all that the limit is made of (`judgement._limit`)."""
+    if spec is None or verdict.stable_requests < MIN_REQUESTS:
+        return ""
+    limit = verdict.stable_failures / verdict.stable_requests + spec.max_failure_ratio
+    return f", so the limit is {limit:.2%}"
+
+
+def _durations(view: RolloutView, rollout: RolloutStatus, ahead: float) -> Iterable[_Row]:
+    if rollout.phase is not RolloutPhase.PROGRESSING:
+        return
+    spec = view.spec if view.is_current else None
+    is_healthy = bool(rollout.healthy_since)
+    if is_healthy:
+        seconds = rollout.healthy_seconds + ahead
+        yield "healthy", _time(seconds, spec.pause if spec else None, "must stay so for")
+    seconds = rollout.waited_seconds + (0.0 if is_healthy else ahead)
+    if seconds >= 1 or not is_healthy:
+        yield "unhealthy", _time(seconds, spec.deadline if spec else None, "aborts after")
+
+
+def _time(seconds: float, of: str | None, words: str) -> str:
+    most = parse_duration(of) if of is not None else None
+    passed = format_duration(float(int(min(seconds, most) if most is not None else seconds)))
+    return f"for {passed}, {words} {format_duration(most)}" if most is not None else f"for {passed}"
+
+
+def _said(rollout: RolloutStatus) -> str:
+    """The reason and the message, one time each."""
+    message = shown(rollout.message, most=_LONGEST)
+    silent = {"", RolloutReason.PAUSE.value}
+    if rollout.reason in silent or rollout.phase is RolloutPhase.SUCCEEDED:
+        return message
+    return f"{shown(rollout.reason)}: {message}"
+
+
+def line(view: RolloutView) -> str:
+    """One line for a pipe."""
+    rollout = view.rollout
+    if rollout is None or not view.is_current:
+        return _not_begun(view)
+    said, head = _said(rollout), f"step {rollout.step} of {rollout.steps}"
+    proven = _proven(rollout)
+    if rollout.reason == RolloutReason.PAUSED_BY_COMMAND.value:
+        return f"Paused in {head}"
+    if rollout.phase is not RolloutPhase.PROGRESSING:
+        return f"{rollout.phase.value}: {said}"
+    if not rollout.message.startswith(head):
+        said = f"{head}: {said}" if said else head
+    return f"{rollout.phase.value}: {said}{f' ({proven})' if proven else ''}"
+
+
+def as_json(view: RolloutView) -> dict[str, Any]:
+    """The rollout as in the status; keys in a fixed order."""
+    rollout = view.rollout
+    return {
+        "namespace": view.key.namespace,
+        "name": view.key.name,
+        "generation": view.generation,
+        "isCurrent": view.is_current,
+        "rollout": msgspec.to_builtins(rollout) if rollout is not None else None,
+    }
+
+
+def next_of(view: RolloutView) -> str:
+    """What happens next, or what the user can do."""
+    rollout, key = view.rollout, view.key
+    if rollout is None or view.outcome is Outcome.SUCCEEDED:
+        return ""
+    match rollout.phase:
+        case RolloutPhase.PROGRESSING:
+            return f"follow it: {command('status', key)}"
+        case RolloutPhase.PAUSED if rollout.reason == RolloutReason.STABLE_LOST.value:
+            return f"give all Pods the new filter: {command('promote', key)}; or change the spec"
+        case RolloutPhase.PAUSED:
+            return f"go on: {command('resume', key)}; give all Pods the previous filter back: {command('abort', key)}"
+        case RolloutPhase.ABORTED if view.is_current:
+            return f"change the spec, or try the same again: {command('retry', key)}"
+        case _:
+            return ""
+
+
+def done(verb: str, view: RolloutView) -> str:
+    """What a command did, and what happens next. wasmer has carried it out."""
+    rollout, key = view.rollout, view.key
+    if rollout is None:
+        return ""
+    step = f"step {rollout.step} of {rollout.steps}"
+    match verb:
+        case "pause":
+            text = f"paused in {step}: the Pods keep the filters that they have"
+        case "resume":
+            text = f"goes on in {step}, with a new deadline"
+        case "promote":
+            text = "all Pods get the new filter now. To go back, put the previous source into the spec; its module is in"
+            return f"AutoWasm {key}: {text}\n{command('history', key)}"
+        case "abort":
+            back = "the previous filter" if rollout.stable is not UNSET else "no filter"
+            text = f"aborted: all Pods get {back}, and wasmer does not try this generation again by itself"
+        case _:
+            text = f"begins again: {step}"
+    advice = next_of(view)
+    return f"AutoWasm {key}: {text}" + (f"\n{advice}" if advice else "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    digest: str
+    generation: int
+    sha256: str
+    state: str
+
+
+def history(view: RolloutView, live: Variants | None, *, width: int) -> str:
+    """Filters, newest first, and modules, newest first. `live` None: there is no EnvoyFilter, or it cannot be read."""
     width = max(MIN_WIDTH, min(width, MAX_WIDTH))
-    lines = []
-    current = one.status.module.sha256 if one.status.module is not UNSET else ""
-    for module in one.status.history:
-        mark = "*" if module.sha256 == current else " "
-        source = shown(module.source.partition(":")[2], most=_LONGEST)
-        when = module.fetched_at or "unknown"
-        lines += _wrapped(
-            f"{mark} {when:<20}  sha256:{module.sha256[:12]}  {source}", width, " " * 24
-        )
-    if not lines:
-        lines.append("no module was published yet")
-    for variant in one.rollout.aborted if one.rollout is not None else ():
-        lines += _wrapped(f"  aborted: {_variant(variant)}", width, " " * 4)
-    return lines
+    lines = [f"AutoWasm {view.key}"]
+    if entries := _entries(view, live):
+        lines += ["", "FILTER            GENERATION  MODULE        STATE"]
+        for one in entries:
+            generation = str(one.generation or "?")
+            lines += _wrapped(
+                f"{shown(one.digest, most=16):<18}{generation:<12}{one.sha256[:12]:<14}{one.state}",
+                width,
+                indent=44 if width > 60 else 2,
+                most=3,
+            )
+    if modules := view.status.history:
+        lines += ["", "MODULE        FETCHED               SOURCE"]
+        for module in modules:
+            lines += _wrapped(_module(module), width, indent=36 if width > 60 else 2, most=4)
+        lines += ["", *_wrapped(_BACK, width, most=3)]
+    return "\n".join(line[:width] for line in lines)
 
 
-def _wrapped(text: str, width: int, indent: str) -> list[str]:
+_BACK: Final = "To go back, set the source of the spec to the one of that module; wasmer needs no registry for a module that it still has."
+
+
+def history_json(view: RolloutView, live: Variants | None) -> dict[str, Any]:
+    """The rows of `history`; keys in a fixed order."""
+    filters = [
+        {
+            "digest": one.digest,
+            "generation": one.generation or None,
+            "module": one.sha256 or None,
+            "state": one.state,
+        }
+        for one in _entries(view, live)
+    ]
+    return {
+        "namespace": view.key.namespace,
+        "name": view.key.name,
+        "filters": filters,
+        "modules": msgspec.to_builtins(view.status.history),
+    }
+
+
+def _entries(view: RolloutView, live: Variants | None) -> list[_Entry]:
+    """Each filter once, with all that is said of it."""
+    found: dict[tuple[str, int], tuple[str, list[str]]] = {}
+    rollout = view.rollout
+
+    def note(variant: RolloutVariant, state: str) -> None:
+        module = variant.module.sha256 if variant.module is not UNSET else ""
+        known, states = found.get((variant.digest, variant.generation), ("", []))
+        found[variant.digest, variant.generation] = (known or module, [*states, state])
+
+    if rollout is not None:
+        note(rollout.target, _TARGET[rollout.phase])
+        if rollout.stable is not UNSET:
+            some = rollout.phase in {RolloutPhase.PROGRESSING, RolloutPhase.PAUSED}
+            who = "all other Pods have it" if some else "all Pods have it"
+            note(rollout.stable, f"previous: {who}")
+        for one in rollout.aborted:
+            if one.digest != rollout.target.digest:
+                note(one, "aborted")
+    placed = (live.base, live.override) if live is not None else ()
+    for variant in placed:
+        if variant is None:
+            continue
+        same = [each for each in found if each[0] == variant.digest]
+        for digest, generation in same:
+            module, states = found[digest, generation]
+            found[digest, generation] = (module or variant.sha256, states)
+        if not same:
+            found[variant.digest, 0] = (variant.sha256, ["in the EnvoyFilter"])
+    return [
+        _Entry(digest, generation, module, "; ".join(states))
+        for (digest, generation), (module, states) in found.items()
+    ]
+
+
+_TARGET: Final = {
+    RolloutPhase.PROGRESSING: "new: being rolled out",
+    RolloutPhase.PAUSED: "new: the rollout is paused",
+    RolloutPhase.SUCCEEDED: "all Pods have it",
+    RolloutPhase.ABORTED: "new: aborted",
+}
+
+
+def _module(module: Module) -> str:
+    return f"{module.sha256[:12]:<14}{module.fetched_at or '?':<22}{_source(module)}"
+
+
+def _wrapped(text: str, width: int, *, indent: int = 0, most: int) -> list[str]:
+    """At most `most` lines; what is left out is told by `…`."""
     return textwrap.wrap(
         text,
         width,
-        subsequent_indent=indent,
+        subsequent_indent=" " * min(indent, width // 2),
         break_long_words=True,
         break_on_hyphens=False,
+        max_lines=most,
+        placeholder=" …",
         drop_whitespace=True,
-    ) or [""]
-
-
-def as_json(one: Shown, document: Mapping[str, Any]) -> dict[str, Any]:
-    """The rollout as in the status, with the object's name; keys in a fixed order."""
-    found = (document.get("status") or {}).get("rollout")
-    return {
-        "name": one.name,
-        "generation": one.generation,
-        "isCurrent": one.is_current,
-        "rollout": found,
-    }
+        replace_whitespace=False,
+    )

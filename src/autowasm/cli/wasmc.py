@@ -1,4 +1,4 @@
-"""`wasmc`: pushes and pulls modules, inspects images and files, runs and tests filters, explains and plans AutoWasms.
+"""`wasmc`: pushes and pulls modules, inspects images and files, runs and tests filters; explains, plans and rolls out AutoWasms.
 
 Reads flags and turns errors into exit statuses: 0 done, 1 failure, 2 usage, 130 and 143 interrupted. Invariants: standard
 output holds only the result lines; this module imports nothing heavier than argparse, so `--help` is instant.
@@ -20,6 +20,7 @@ from autowasm.cli.options import (
     SERVICE_NAMESPACE,
     SERVICE_PORT,
 )
+from autowasm.cli.rolloutflags import add_rollout
 from autowasm.cli.trialflags import add_run, add_start, add_test
 from autowasm.cli.version import ShowVersion
 
@@ -72,35 +73,6 @@ def add_plan(commands: Any, add_registry: Callable[[argparse.ArgumentParser], No
     add_registry(plan)
 
 
-def add_rollout(commands: Any) -> None:
-    """Add the command `wasmc rollout`."""
-    rollout = commands.add_parser(
-        "rollout",
-        help="follow a staged rollout, pause, resume, promote, abort or retry it",
-        description="status shows the steps of an AutoWasm with spec.rollout, its Pods, their failures and what it waits for; history the modules "
-        "that were in place. The other verbs set the annotation wasm.tcm.io/rollout, as GitOps tools do: pause and resume; promote gives the "
-        "new filter to all Pods at once; abort brings the previous one back; retry starts an aborted rollout again.",
-        epilog="Exit status: 0 success (status: also while the rollout goes on, without --watch), 1 the rollout was aborted or did not "
-        "end within --timeout, or the verb has no effect now, 2 usage error, or the API server cannot be queried.",
-    )
-    rollout.add_argument(
-        "verb",
-        metavar="VERB",
-        choices=("status", "pause", "resume", "promote", "abort", "retry", "history"),
-        help="status, pause, resume, promote, abort, retry or history",
-    )
-    rollout.add_argument("name", metavar="NAME", help="name of the AutoWasm")
-    rollout.add_argument(
-        "-w", "--watch", action="store_true", help="status: follow the rollout until it ends"
-    )
-    rollout.add_argument(
-        "--timeout", metavar="DURATION", help="status: end with 1 after this time, such as 10m"
-    )
-    _add_namespace(rollout)
-    _add_json(rollout)
-    _add_kubeconfig(rollout.add_argument_group("cluster"))
-
-
 def _add_namespace(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-n",
@@ -118,6 +90,11 @@ def _add_kubeconfig(cluster: "argparse._ArgumentGroup") -> None:
     )
 
 
+def _add_rollout_flags(parser: argparse.ArgumentParser) -> None:
+    _add_namespace(parser)
+    _add_kubeconfig(parser.add_argument_group("cluster"))
+
+
 def _add_cluster_flags(parser: argparse.ArgumentParser) -> None:
     _add_namespace(parser)
     _add_json(parser)
@@ -133,7 +110,7 @@ def _add_cluster_flags(parser: argparse.ArgumentParser) -> None:
 
 _DESCRIPTION = """\
 Pushes WebAssembly modules for Envoy to an OCI registry, pulls and inspects them. Runs and tests a filter without an Envoy.
-Diagnoses an AutoWasm in a cluster, shows what applying one would change, and follows its staged rollout.
+Diagnoses an AutoWasm in a cluster, shows what applying one would change, and controls its rollout.
 
   wasmc push registry.example/team/filter:v1 -f filter.wasm
   wasmc pull registry.example/team/filter:v1
@@ -142,7 +119,7 @@ Diagnoses an AutoWasm in a cluster, shows what applying one would change, and fo
   wasmc test suite.yaml
   wasmc plan -f autowasm.yaml
   wasmc explain NAME -n NAMESPACE
-  wasmc rollout status NAME -w
+  wasmc rollout status NAME -n NAMESPACE -w
 """
 
 _EPILOG = """\
@@ -154,7 +131,7 @@ supported. --username with --password-stdin overrides all of these.
 A registry on this machine (localhost, 127.x.x.x, [::1]) is accessed over plain HTTP unless it has TLS. Other registries are
 accessed through $HTTPS_PROXY ($HTTP_PROXY with --plain-http) unless $NO_PROXY names them.
 
-Exit status: 0 success, 1 failure (inspect: also a refused module; run: a module that does not start or fails; test: a failed case; explain and plan: also reported errors), 2 usage error.
+Exit status: 0 success, 1 failure (inspect: also a refused module; run: a module that does not start or fails; test: a failed case; explain and plan: also reported errors; rollout: an aborted rollout), 2 usage error.
 WASMC_DEBUG=1 prints the traceback of an error.
 """
 
@@ -198,7 +175,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_test(commands)
     add_explain(commands, _add_registry)
     add_plan(commands, _add_registry)
-    add_rollout(commands)
+    add_rollout(commands, _add_rollout_flags)
     return parser
 
 
@@ -344,7 +321,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from autowasm.errors import AutoWasmError, UsageError  # noqa: PLC0415 - heavy, as below
 
     try:
-        return _execute(arguments)
+        return _command(arguments)
     except AutoWasmError as error:
         return _failed(str(error), error, status=2 if isinstance(error, UsageError) else 1)
     except OSError as error:
@@ -355,9 +332,9 @@ def _run(arguments: argparse.Namespace) -> int:
         return _failed(f"{type(error).__name__}: {error} ({hint})", error, status=1)
 
 
-def _execute(arguments: argparse.Namespace) -> int:
+def _command(arguments: argparse.Namespace) -> int:
     if arguments.command == "explain":
-        from autowasm.cli import explain  # noqa: PLC0415 - uses a cluster: the others need none of that
+        from autowasm.cli import explain  # noqa: PLC0415 - reads a cluster: the others need none of that
 
         return explain.run(arguments)
     if arguments.command == "plan":

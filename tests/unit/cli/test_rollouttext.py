@@ -1,128 +1,262 @@
-"""What `wasmc rollout` prints."""
+"""The text of `wasmc rollout`, in each state of a rollout and at each size of a terminal."""
 
-from typing import Any
+import itertools
 
 import msgspec
 import pytest
 from msgspec import UNSET
 
-from autowasm.api.status import (
-    Module,
-    RolloutPhase,
-    RolloutStatus,
-    RolloutVariant,
-    RolloutVerdict,
-    StagedGroup,
-    StagedPod,
-    Status,
-    StepUnit,
+from autowasm.api.staged import Variants
+from autowasm.api.status import Module, RolloutStatus, RolloutVariant
+from autowasm.api.variant import Variant
+from autowasm.cli import rollouttext
+from tests.fakes import rollouts
+from tests.fakes.rollouts import (
+    ABORTED,
+    BEGUN,
+    FAILED,
+    FIRST,
+    HEALTHY,
+    LARGE,
+    LOST,
+    NEW,
+    OLD,
+    PAUSED,
+    STATES,
+    SUCCEEDED,
+    WAITING,
+    view,
 )
-from autowasm.cli import rollout, rollouttext
-from autowasm.cli.rollouttext import Shown
-from tests.fakes.autowasms import autowasm, record
+from tests.parts.explained import RECORD, SHA256
 
-MODULE = Module.of(record(sha256="b" * 64), "2026-01-02T03:04:05Z")
-OLD = Module.of(record(image="registry.example/team/filter:v0"), "2026-01-01T00:00:00Z")
-STATE = RolloutStatus(
-    phase=RolloutPhase.PROGRESSING,
-    target=RolloutVariant("0123456789abcdef", 7, MODULE),
-    stable=RolloutVariant("fedcba9876543210", 6, OLD),
-    step=2,
-    steps=4,
-    size=3,
-    pods=tuple(StagedPod("default", f"details-{n}", f"uid-{n}") for n in range(3)),
-    healthy_seconds=12.4,
-    waited_seconds=3.0,
-    reason="NotAccepted",
-    message="Envoy of Pod default/details-1 has not accepted the new filter yet",
-    verdict=RolloutVerdict(
-        pods=3, proven=2, requests=200, failures=3, stable_requests=1000, stable_failures=1
-    ),
-)
+each_state = pytest.mark.parametrize("rollout", STATES.values(), ids=STATES)
 
 
-def shown(state: RolloutStatus | None = STATE, *, generation: int = 7, **fields: Any) -> Shown:
-    if state is not None:
-        state = msgspec.structs.replace(state, **fields)
-    status = Status(
-        rollout=state if state is not None else UNSET, module=MODULE, history=(MODULE, OLD)
+def shown(rollout: RolloutStatus | None, **fields: object) -> str:
+    return rollouttext.block(view(rollout), width=80, **fields)  # type: ignore[arg-type]
+
+
+@each_state
+@pytest.mark.parametrize("generation", [7, 8])
+def test_a_block_fits_the_terminal(rollout: RolloutStatus, generation: int) -> None:
+    given = view(rollout, generation=generation)
+    for width, height in itertools.product((10, 40, 79, 80, 200), (1, 10, 16, 24, 60)):
+        lines = rollouttext.block(given, width=width, height=height).splitlines()
+        assert max(map(len, lines)) <= max(40, min(width, 80))
+        assert len(lines) <= max(10, min(height, 24))
+        assert all(line.isprintable() for line in lines)
+
+
+@each_state
+def test_a_low_terminal_still_has_phase_step_and_message(rollout: RolloutStatus) -> None:
+    found = rollouttext.block(view(rollout), width=80, height=10)
+    assert rollout.phase.value in found
+    if rollout.message and rollout is not PAUSED:
+        assert rollout.message[:20] in found.replace("\n", " ")
+
+
+def test_a_step_that_waits_says_for_what() -> None:
+    assert shown(WAITING).splitlines() == [
+        "AutoWasm team/hello: Progressing, step 2 of 4, generation 7",
+        "",
+        "  step 1   1 Pod     passed",
+        "  step 2   10%       1 of 2 Pods proven",
+        "  step 3   50%",
+        "  step 4   all Pods",
+        "",
+        "  new         registry.example/team/hello:v2, filter 1f0c44a0b1d3e2f4",
+        "              2 of 1204 requests failed (0.17%)",
+        "  previous    registry.example/team/hello:v1, filter 77aa44a0b1d3e2f4",
+        "              9 of 9820 requests failed (0.09%), so the limit is 1.09%",
+        "  Pods        2 of 12: hello-7d4c9b8f6-x0, hello-7d4c9b8f6-x1",
+        "  unhealthy   for 12s, aborts after 10m",
+        "",
+        "NotAccepted: Envoy of Pod team/hello-7d4c9b8f6-x1 has not accepted the new",
+        "filter yet",
+    ]
+
+
+def test_time_goes_on_between_two_reports_up_to_its_end() -> None:
+    assert "  healthy     for 5s, must stay so for 30s" in shown(HEALTHY)
+    assert "  healthy     for 12s, must stay so for 30s" in shown(HEALTHY, ahead=7.9)
+    assert "  healthy     for 30s, must stay so for 30s" in shown(HEALTHY, ahead=500.0)
+    assert "  unhealthy   for 12s, aborts after 10m" in shown(HEALTHY, ahead=500.0)
+    assert "  unhealthy   for 14s, aborts after 10m" in shown(WAITING, ahead=2.0)
+    assert shown(PAUSED) == shown(PAUSED, ahead=60.0)
+
+
+def test_a_pod_without_enough_requests_is_said_to_pass_by_time() -> None:
+    sentence = "for Pods with few requests or no statistics, only the time counts"
+    assert sentence in shown(HEALTHY)
+    assert sentence not in shown(WAITING)
+
+
+def test_the_limit_is_told_only_if_the_status_has_all_of_it() -> None:
+    assert WAITING.verdict is not UNSET
+    few = msgspec.structs.replace(WAITING.verdict, stable_requests=99)
+    assert "limit" not in shown(msgspec.structs.replace(WAITING, verdict=few))
+    assert "9 of 99 requests failed (9.09%)" in shown(msgspec.structs.replace(WAITING, verdict=few))
+
+
+def test_a_failed_rollout_has_pod_figures_and_the_way_on() -> None:
+    text = " ".join(shown(FAILED).split())
+    assert "AutoWasm team/hello: Aborted, step 2 of 4, generation 7" in text
+    assert "step 2 10% aborted here" in text
+    assert "3 of 104 requests failed (2.88%)" in text
+    assert "FailureRatio: step 2 of 4: Pod team/hello-7d4c9b8f6-x1 failed 3 of 104 requests" in text
+    assert "try the same again: wasmc rollout retry hello -n team" in text
+
+
+def test_a_paused_rollout_names_the_commands() -> None:
+    text = " ".join(shown(PAUSED).split())
+    assert "step 2 10% 1 of 2 Pods proven, paused" in text
+    assert "wasmc rollout resume hello -n team" in text
+    assert "wasmc rollout abort hello -n team" in text
+    assert "wasmc rollout promote hello -n team" in " ".join(shown(LOST).split())
+    assert "resume" not in shown(LOST)
+
+
+def test_a_first_filter_has_no_previous_one() -> None:
+    assert "  previous    no filter" in shown(FIRST)
+    assert "no filter" not in shown(SUCCEEDED)
+
+
+def test_of_many_steps_those_around_the_current_one_are_shown() -> None:
+    lines = [line for line in shown(LARGE).splitlines() if line.startswith("  step ")]
+    assert [int(line.split()[1]) for line in lines] in (
+        [*range(8, 15)],
+        [*range(9, 14)],
+        [10, 11, 12],
     )
-    return Shown("default/test", autowasm(spec={"rollout": {}}), status, generation)
+    assert lines[0].endswith("…")
+    assert lines[-1].endswith("…")
 
 
-def text(one: Shown, width: int = 80) -> str:
-    return "\n".join(rollouttext.view(one, width=width, colour=False))
+def test_steps_of_another_spec_have_no_sizes() -> None:
+    text = rollouttext.block(view(WAITING, generation=8), width=80)
+    assert " ".join(text.split()).startswith(
+        "AutoWasm team/hello: the rollout of generation 8 has not begun (Synced: published)"
+    )
+    assert "generation 7" in text
+    assert "10%" not in text
+    assert "wasmc rollout retry" not in rollouttext.block(view(FAILED, generation=8), width=80)
 
 
-def test_view_tells_step_pods_figures_and_what_it_waits_for() -> None:
-    assert text(shown()) == (
-        "default/test: step 2 of 4, Progressing, 2 of 3 Pods proven\n"
-        "  new         sha256:bbbbbbbbbbbb of registry.example/team/filter:v1\n"
-        "              (0123456789abcdef, generation 7)\n"
-        "  previous    sha256:aaaaaaaaaaaa of registry.example/team/filter:v0\n"
-        "              (fedcba9876543210, generation 6)\n"
-        "  steps       1  [10%]  50%  all\n"
-        "  Pods        default/details-0, default/details-1, default/details-2\n"
-        "  healthy     12s of 30s; not healthy 3s of 10m\n"
-        "  proven      2 of 3 Pods\n"
-        "  failed      3 of 200 requests (1.50%)\n"
-        "  others      1 of 1000 requests (0.10%)\n"
-        "  waits for   NotAccepted: Envoy of Pod default/details-1 has not accepted the\n"
-        "              new filter yet"
+def test_before_the_first_rollout_the_phase_of_the_object_is_told() -> None:
+    assert " ".join(shown(None).split()) == (
+        "AutoWasm team/hello: the rollout of generation 7 has not begun (Synced: published)"
     )
 
 
-@pytest.mark.parametrize("width", [10, 40, 80, 200])
-def test_no_line_is_wider_than_the_terminal(width: int) -> None:
-    pods = tuple(StagedPod("n" * 63, f"{n:0253}", "u") for n in range(20))
-    one = shown(pods=pods, message="x" * 3000)
-    for line in rollouttext.view(one, width=width, colour=False):
-        assert len(line) <= max(rollouttext.MIN_WIDTH, min(width, rollouttext.MAX_WIDTH))
+def test_a_terminal_gets_colours_only_when_asked() -> None:
+    assert "\x1b" not in shown(FAILED)
+    assert shown(FAILED, colour=True).startswith("AutoWasm team/hello: \x1b[31mAborted\x1b[0m,")
 
 
-def test_names_from_the_cluster_are_escaped() -> None:
-    assert "\x1b" not in text(shown(message="\x1b[31m"))
+def test_lines_for_pipes_change_with_events_not_with_figures() -> None:
+    line = rollouttext.line(view(WAITING))
+    assert line == (
+        "Progressing: step 2 of 4: NotAccepted: Envoy of Pod team/hello-7d4c9b8f6-x1 has not accepted the new filter yet "
+        "(1 of 2 Pods proven)"
+    )
+    assert WAITING.verdict is not UNSET
+    later = msgspec.structs.replace(
+        WAITING,
+        waited_seconds=20.0,
+        time="2026-11-28T04:02:00.000Z",
+        verdict=msgspec.structs.replace(WAITING.verdict, requests=3000),
+    )
+    assert rollouttext.line(view(later)) == line
+    assert rollouttext.line(view(HEALTHY)) != line
 
 
 @pytest.mark.parametrize(
-    ("one", "headline", "status"),
+    ("rollout", "line"),
     [
-        (shown(), "default/test: step 2 of 4, Progressing, 2 of 3 Pods proven", None),
-        (shown(phase=RolloutPhase.PAUSED), "default/test: step 2 of 4, Paused, 2 of 3", None),
-        (shown(phase=RolloutPhase.SUCCEEDED), "default/test: rolled out to all Pods", 0),
-        (shown(phase=RolloutPhase.ABORTED, message="why"), "default/test: aborted: why", 1),
-        (shown(generation=8), "waiting for wasmer to begin the rollout of generation 8", None),
-        (shown(generation=8, phase=RolloutPhase.ABORTED), "of generation 8", None),
-        (shown(None), "default/test: no staged rollout yet", None),
+        (BEGUN, "Progressing: NotPublished: step 2 of 4: 2 of 12 Pods have the new filter"),
+        (HEALTHY, "Progressing: step 2 of 4 is healthy, and must stay so for 30s (2 of 2 Pods proven)"),
+        (PAUSED, "Paused in step 2 of 4"),
+        (ABORTED, "Aborted: AbortedByCommand: step 2 of 4: aborted by command; all Pods have the previous filter"),
+        (SUCCEEDED, f"Succeeded: all Pods have the new filter ({NEW})"),
+        (None, "the rollout of generation 7 has not begun (Synced: published)"),
+    ],
+)  # fmt: skip
+def test_each_state_has_one_line(rollout: RolloutStatus | None, line: str) -> None:
+    assert rollouttext.line(view(rollout)) == line
+
+
+@each_state
+def test_a_line_is_one_line(rollout: RolloutStatus) -> None:
+    assert rollouttext.line(view(rollout)).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("verb", "rollout", "says"),
+    [
+        ("pause", PAUSED, ["paused in step 2 of 4", "wasmc rollout resume hello -n team"]),
+        ("resume", WAITING, ["goes on in step 2 of 4", "wasmc rollout status hello -n team -w"]),
+        ("promote", SUCCEEDED, ["all Pods get the new filter now", "wasmc rollout history"]),
+        ("abort", ABORTED, ["all Pods get the previous filter", "wasmc rollout retry hello"]),
+        (
+            "abort",
+            msgspec.structs.replace(ABORTED, stable=UNSET),
+            ["all Pods get no filter"],
+        ),
+        ("retry", FIRST, ["begins again: step 1 of 4", "wasmc rollout status hello -n team -w"]),
     ],
 )
-def test_headline_and_exit_status_are_those_of_the_spec_as_it_is_now(
-    one: Shown, headline: str, status: int | None
+def test_a_command_says_what_happens_next(
+    verb: str, rollout: RolloutStatus, says: list[str]
 ) -> None:
-    assert headline in rollouttext.headline(one)
-    assert rollout._exit_status(one) == status
+    text = rollouttext.done(verb, view(rollout))
+    assert [each for each in says if each not in text] == []
 
 
-def test_object_without_rollout_is_done_when_it_is_observed() -> None:
-    one = Shown("default/test", autowasm(), Status(observed_generation=3), 3)
-    assert rollout._exit_status(one) == 0
-    assert rollout._exit_status(Shown("default/test", autowasm(), Status(), 3)) is None
-
-
-def test_whole_nodes_and_many_pods_are_shortened() -> None:
-    groups = tuple(StagedGroup(f"node-{n}") for n in range(12))
-    pods = tuple(StagedPod("default", f"p-{n}", "u") for n in range(12))
-    printed = " ".join(text(shown(groups=groups, by=StepUnit.NODE, pods=pods)).split())
-    assert "Nodes node-0, node-1" in printed
-    assert printed.count("and 4 more") == 2
-
-
-def test_history_marks_the_module_in_place_and_names_aborted_filters() -> None:
-    one = shown(phase=RolloutPhase.ABORTED, aborted=(RolloutVariant("0123456789abcdef", 7),))
-    lines = rollouttext.history(one, width=80)
-    assert lines[0].startswith("* 2026-01-02T03:04:05Z  sha256:bbbbbbbbbbbb  registry.example")
-    assert lines[1].startswith("  2026-01-01T00:00:00Z  sha256:aaaaaaaaaaaa")
-    assert lines[-1] == "  aborted: 0123456789abcdef, generation 7"
-    assert rollouttext.history(Shown("a/b", None, Status(), 1), width=80) == [
-        "no module was published yet"
+def test_history_has_each_filter_once_and_the_modules() -> None:
+    modules = tuple(
+        Module.of(
+            msgspec.structs.replace(RECORD, source=f"registry:registry.example/a:{tag}"), time
+        )
+        for tag, time in (("v2", "2026-11-28T04:00:00Z"), ("v1", ""))
+    )
+    live = Variants(
+        base=Variant(sha256=SHA256, vm_id="a"), override=Variant(sha256=SHA256, vm_id="b")
+    )
+    text = rollouttext.history(view(FAILED, history=modules), live, width=80)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    filters = [line for line in lines if line[:16].strip().isalnum() and len(line.split()[0]) == 16]
+    assert [line.split()[0] for line in filters] == [
+        NEW,
+        OLD,
+        "9b" * 8,
+        live.base.digest if live.base else "",
+        live.override.digest if live.override else "",
     ]
+    assert filters[0].endswith("new: aborted")
+    assert filters[1].endswith("previous: all Pods have it")
+    assert filters[2].endswith("aborted")
+    assert filters[3].endswith("in the EnvoyFilter")
+    assert "aaaaaaaaaaaa  2026-11-28T04:00:00Z  registry.example/a:v2" in lines
+    assert "aaaaaaaaaaaa  ?                     registry.example/a:v1" in lines
+
+
+def test_history_takes_the_module_from_the_envoyfilter_where_the_status_has_none() -> None:
+    variant = Variant(sha256=SHA256, vm_id="a")
+    rollout = msgspec.structs.replace(FAILED, aborted=(RolloutVariant(variant.digest, 7),))
+    text = rollouttext.history(view(rollout), Variants(base=variant), width=80)
+    row = next(line for line in text.splitlines() if line.startswith(variant.digest))
+    assert row.split()[1:] == ["7", SHA256[:12], "aborted"]
+
+
+@each_state
+@pytest.mark.parametrize("width", [20, 60, 80, 200])
+def test_history_fits_the_terminal(rollout: RolloutStatus, width: int) -> None:
+    module = rollouts.BEGUN.target.module
+    assert module is not UNSET
+    long = msgspec.structs.replace(
+        module, source=f"object:https://example.com/{'x' * 300}?secret=1"
+    )
+    text = rollouttext.history(view(rollout, history=(long,)), None, width=width)
+    assert max(map(len, text.splitlines())) <= max(40, min(width, 80))
+    assert "secret" not in text

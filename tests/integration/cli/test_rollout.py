@@ -1,0 +1,406 @@
+"""`wasmc rollout` on a real API server, on a terminal and on a pipe. The test writes the status, as wasmer would."""
+
+import asyncio
+import fcntl
+import json
+import os
+import pty
+import re
+import struct
+import termios
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from autowasm.api.status import RolloutStatus
+from tests.fakes import rollouts
+from tests.fakes.rollouts import FAILED, HEALTHY, PAUSED, SUCCEEDED, WAITING
+from tests.fakes.terminal import Terminal
+from tests.parts import wasmer
+from tests.parts.clients import Client, Completed
+from tests.parts.controlplane import READER, ControlPlane
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
+
+Document = dict[str, Any]
+_SECONDS = 60
+
+
+@dataclass
+class Scene:
+    """An AutoWasm `hello` in a namespace of its own, and the `wasmc` of its user."""
+
+    plane: ControlPlane
+    namespace: str
+    client: Client
+
+    @property
+    def path(self) -> str:
+        """Of the AutoWasm."""
+        return f"/apis/wasm.tcm.io/v1alpha1/namespaces/{self.namespace}/autowasms/hello"
+
+    def arguments(self, *more: str, user: str = "admin") -> list[str]:
+        """Of a command."""
+        config = str(self.plane.cluster.kubeconfig_of(user))
+        return ["rollout", *more, "hello", "-n", self.namespace, "--kubeconfig", config]
+
+    async def wasmc(self, *more: str, user: str = "admin") -> Completed:
+        """Run a command to its end."""
+        return await self.client.run(*self.arguments(*more, user=user), check=False)
+
+    async def apply(self, *, tag: str = "v2", rollout: Document | None) -> Document:
+        """The AutoWasm of this tag."""
+        spec: Document = {
+            "filter": {"source": {"registry": {"image": f"registry.example/hello:{tag}"}}},
+            "selector": {"matchLabels": {"app": "hello"}},
+        }
+        if rollout is not None:
+            spec["rollout"] = rollout
+        document = {
+            "apiVersion": "wasm.tcm.io/v1alpha1",
+            "kind": "AutoWasm",
+            "metadata": {"name": "hello", "namespace": self.namespace},
+            "spec": spec,
+        }
+        return (await self.plane.cluster.apply(document))[0]
+
+    async def get(self) -> Document:
+        """The AutoWasm."""
+        return await self.plane.cluster.request("GET", self.path)
+
+    async def report(self, rollout: RolloutStatus, *, command: str = "") -> None:
+        """Write the status of wasmer, for the generation that the spec has now."""
+        generation = (await self.get())["metadata"]["generation"]
+        target = msgspec.structs.replace(rollout.target, generation=generation)
+        rollout = msgspec.structs.replace(rollout, target=target, command=command)
+        status = rollouts.status(rollout, observed_generation=generation).to_dict()
+        body = {
+            "status": {**status, "rollout": {"verdict": None, "stable": None, **status["rollout"]}}
+        }
+        await self.plane.cluster.request("PATCH", f"{self.path}/status", body=body)
+
+    async def annotation(self, wanted: Callable[[str], bool] = bool) -> str:
+        """The rollout annotation, as soon as it is so."""
+
+        def read(document: Document | None) -> str:
+            annotations = ((document or {}).get("metadata") or {}).get("annotations") or {}
+            return str(annotations.get("wasm.tcm.io/rollout", ""))
+
+        client = self.plane.cluster.client
+        return read(await client.wait_object(self.path, lambda found: wanted(read(found))))
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def scene(control_plane: ControlPlane, tmp_path: Path) -> AsyncIterator[Scene]:
+    async with control_plane.without_wasmer():
+        name = await control_plane.add_namespace()
+        yield Scene(control_plane, name, wasmer.wasmc(tmp_path))
+
+
+@dataclass
+class Running:
+    """A command that runs, and what it has written."""
+
+    process: asyncio.subprocess.Process
+    written: str = ""
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def until(self, wanted: str) -> str:
+        """All that was written, as soon as this was. Raises TimeoutError with it."""
+        try:
+            async with asyncio.timeout(_SECONDS), self.changed:
+                await self.changed.wait_for(lambda: wanted in self.written)
+        except TimeoutError as error:
+            raise TimeoutError(f"{wanted!r} is not in {self.written!r}") from error
+        return self.written
+
+    async def end(self) -> int:
+        """The exit status."""
+        async with asyncio.timeout(_SECONDS):
+            return await self.process.wait()
+
+    async def take(self, text: str) -> None:
+        """More output."""
+        async with self.changed:
+            self.written += text
+            self.changed.notify_all()
+
+
+@asynccontextmanager
+async def started(scene: Scene, *more: str) -> AsyncIterator[Running]:
+    """The command with its output on a pipe."""
+    process = await asyncio.create_subprocess_exec(
+        scene.client.program,
+        *scene.arguments(*more),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=dict(scene.client.environment),
+    )
+    running = Running(process)
+    assert process.stdout is not None
+    stream = process.stdout
+
+    async def read() -> None:
+        while line := await stream.readline():
+            await running.take(line.decode())
+
+    reader = asyncio.create_task(read(), name="output")
+    try:
+        yield running
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await reader
+
+
+@asynccontextmanager
+async def on_terminal(scene: Scene, *more: str) -> AsyncIterator[tuple[Running, Terminal]]:
+    """The command on a terminal of 80 columns and 24 rows."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    terminal = Terminal(columns=80, rows=24)
+    process = await asyncio.create_subprocess_exec(
+        scene.client.program,
+        *scene.arguments(*more),
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env={**scene.client.environment, "TERM": "xterm"},
+        start_new_session=True,
+    )
+    os.close(slave)
+    running = Running(process)
+
+    async def read() -> None:
+        while True:
+            try:
+                written = await asyncio.to_thread(os.read, master, 65536)
+            except OSError:  # EIO: the program has closed its side
+                return
+            terminal.feed(written.decode())
+            await running.take(written.decode())
+
+    reader = asyncio.create_task(read(), name="terminal")
+    try:
+        yield running, terminal
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await reader
+        os.close(master)
+
+
+async def test_a_status_is_told_once_and_only_an_abort_is_a_failure(scene: Scene) -> None:
+    await scene.apply(rollout={})
+    done = await scene.wasmc("status")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "the rollout of generation 1 has not begun" in done.stdout
+    for rollout, status in ((WAITING, 0), (PAUSED, 0), (SUCCEEDED, 0), (FAILED, 1)):
+        await scene.report(rollout)
+        done = await scene.wasmc("status")
+        assert (done.returncode, done.stderr) == (status, "")
+        assert f"hello: {rollout.phase.value}, " in done.stdout
+        assert max(map(len, done.stdout.splitlines())) <= 80
+        assert "\x1b" not in done.stdout
+
+
+async def test_a_pipe_gets_one_line_for_each_change_until_the_end(scene: Scene) -> None:
+    await scene.apply(rollout={})
+    async with started(scene, "status", "-w") as running:
+        await running.until("the rollout of generation 1 has not begun")
+        await scene.report(WAITING)
+        await running.until("(1 of 2 Pods proven)")
+        more = msgspec.structs.replace(WAITING, waited_seconds=30.0)
+        await scene.report(more)
+        await scene.report(HEALTHY)
+        await running.until("is healthy")
+        await scene.report(SUCCEEDED)
+        assert await running.end() == 0
+    lines = running.written.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        "the rollout of generation 1 has not begun (Pending)",
+        "Progressing",
+        "Progressing",
+        "Succeeded",
+    ]
+
+
+async def test_json_has_the_rollout_of_the_status_and_with_w_a_line_for_each_change(
+    scene: Scene,
+) -> None:
+    await scene.apply(rollout={})
+    await scene.report(WAITING)
+    done = await scene.wasmc("status", "--json")
+    found = json.loads(done.stdout)
+    assert (found["name"], found["generation"], found["isCurrent"]) == ("hello", 1, True)
+    assert found["rollout"] == (await scene.get())["status"]["rollout"]
+    async with started(scene, "status", "-w", "--json") as running:
+        await running.until("NotAccepted")
+        await scene.report(FAILED)
+        assert await running.end() == 1
+    lines = [json.loads(line)["rollout"] for line in running.written.splitlines()]
+    assert [one["phase"] for one in lines] == ["Progressing", "Aborted"]
+    history = json.loads((await scene.wasmc("history", "--json")).stdout)
+    states = {one["digest"]: one["state"] for one in history["filters"]}
+    assert states[rollouts.NEW] == "new: aborted"
+    assert history["modules"] == []
+
+
+async def test_an_edit_is_followed_and_the_rollout_before_it_does_not_count(scene: Scene) -> None:
+    await scene.apply(rollout={})
+    await scene.report(SUCCEEDED)
+    await scene.apply(tag="v3", rollout={})
+    async with started(scene, "status", "-w") as running:
+        await running.until("the rollout of generation 2 has not begun")
+        await scene.report(FAILED)
+        assert await running.end() == 1
+        assert "Aborted: FailureRatio: step 2 of 4: Pod team/hello" in running.written
+
+
+async def test_a_rollout_that_takes_too_long_is_a_failure(scene: Scene) -> None:
+    await scene.apply(rollout={})
+    await scene.report(WAITING)
+    done = await scene.wasmc("status", "-w", "--timeout", "1500ms")
+    assert done.returncode == 1
+    assert "the rollout is not done after 1s500ms (--timeout)" in done.stderr
+
+
+async def test_an_object_that_is_deleted_ends_the_watch(scene: Scene) -> None:
+    await scene.apply(rollout={})
+    async with started(scene, "status", "-w") as running:
+        await running.until("has not begun")
+        await scene.plane.cluster.client.delete(scene.path)
+        assert await running.end() == 1
+        assert "hello was deleted" in running.written
+
+
+async def test_a_watch_goes_on_after_the_api_server_was_away(scene: Scene) -> None:
+    await scene.apply(rollout={})
+    await scene.report(WAITING)
+    cluster = scene.plane.cluster
+    async with started(scene, "status", "-w") as running:
+        await running.until("(1 of 2 Pods proven)")
+        await cluster.stop_api()
+        await running.until("trying again")
+        await cluster.start_api()
+        await scene.report(SUCCEEDED)
+        assert await running.end() == 0
+    assert running.written.count("trying again") == 1
+
+
+async def test_a_terminal_shows_one_block_that_changes_in_place(scene: Scene) -> None:
+    await scene.apply(rollout={})
+    await scene.report(WAITING)
+    async with on_terminal(scene, "status", "-w") as (running, terminal):
+        await running.until("unhealthy")
+        await scene.report(HEALTHY)
+        await running.until("healthy     for 7s, must stay so for 30s")  # two ticks after 5 s
+        assert terminal.text.count("AutoWasm") == 1
+        await scene.report(SUCCEEDED)
+        assert await running.end() == 0
+        await running.until("all Pods have the new filter")
+    lines = terminal.text.splitlines()
+    assert lines[0] == f"AutoWasm {scene.namespace}/hello: Succeeded, all Pods, generation 1"
+    assert terminal.scrolled == []
+    assert "step" not in terminal.text
+
+
+async def test_ctrl_c_leaves_the_block_and_ends_with_130(scene: Scene) -> None:
+    await scene.apply(rollout={})
+    await scene.report(WAITING)
+    async with on_terminal(scene, "status", "-w") as (running, terminal):
+        await running.until("unhealthy")
+        running.process.send_signal(2)
+        assert await running.end() == 130
+    assert "Progressing, step 2 of 4" in terminal.text
+    assert "Traceback" not in running.written
+
+
+async def test_a_command_is_written_for_the_generation_and_waited_for(scene: Scene) -> None:
+    await scene.apply(rollout={})
+    await scene.report(WAITING)
+    async with started(scene, "pause") as running:
+        given = await scene.annotation()
+        await scene.report(PAUSED, command=given)
+        assert await running.end() == 0
+    assert re.fullmatch(r"pause@1 \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", given)
+    assert "paused in step 2 of 4: the Pods keep the filters that they have" in running.written
+    assert f"wasmc rollout resume hello -n {scene.namespace}" in running.written
+    fields = (await scene.get())["metadata"]["managedFields"]
+    assert "wasmc" in {one["manager"] for one in fields}
+
+
+async def test_the_same_command_again_is_another_value(scene: Scene) -> None:
+    await scene.apply(rollout={})
+    await scene.report(WAITING)
+    given = []
+    for _ in range(2):
+        done = await scene.wasmc("abort", "--wait", "0")
+        assert done.returncode == 0, done.stderr
+        assert "abort requested" in done.stdout
+        given.append(await scene.annotation())
+    assert given[0] != given[1]
+
+
+async def test_a_command_that_wasmer_does_not_read_is_a_failure_and_stays(scene: Scene) -> None:
+    await scene.apply(rollout={})
+    await scene.report(PAUSED)
+    done = await scene.wasmc("resume", "--wait", "1s")
+    assert done.returncode == 1
+    assert "wasmer has not carried out resume within 1s" in done.stderr
+    assert (await scene.annotation()).startswith("resume@1 ")
+
+
+async def test_a_command_that_came_too_late_says_so(scene: Scene) -> None:
+    await scene.apply(rollout={})
+    await scene.report(WAITING)
+    async with started(scene, "pause") as running:
+        await scene.report(SUCCEEDED, command=await scene.annotation())
+        assert await running.end() == 1
+    assert "pause was not carried out" in running.written
+
+
+async def test_a_command_that_changes_nothing_writes_nothing(scene: Scene) -> None:
+    await scene.apply(rollout={})
+    await scene.report(SUCCEEDED)
+    done = await scene.wasmc("abort")
+    assert done.returncode == 1
+    assert "abort changes nothing" in done.stderr
+    assert "annotations" not in (await scene.get())["metadata"]
+
+
+async def test_without_a_staged_rollout_the_message_says_how_to_get_one(scene: Scene) -> None:
+    await scene.apply(rollout=None)
+    for command in ("status", "pause", "history"):
+        done = await scene.wasmc(command)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "has no spec.rollout: a changed filter reaches all Pods at once" in done.stderr
+
+
+async def test_an_object_that_is_missing_or_not_readable_is_told_apart(scene: Scene) -> None:
+    done = await scene.wasmc("status", "-w")
+    assert done.returncode == 1
+    assert f"AutoWasm {scene.namespace}/hello does not exist" in done.stderr
+    await scene.apply(rollout={})
+    done = await scene.wasmc("status", "-w", user=READER)
+    assert done.returncode == 2
+    assert "403 Forbidden" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_history_reads_status_and_envoyfilter(scene: Scene) -> None:
+    await scene.apply(rollout={})
+    await scene.report(FAILED)
+    done = await scene.wasmc("history")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [rollouts.NEW, "1", "aaaaaaaaaaaa", "new:", "aborted"] in rows
+    assert [rollouts.OLD, "6", "aaaaaaaaaaaa", "previous:", "all", "Pods", "have", "it"] in rows
