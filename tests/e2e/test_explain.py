@@ -5,19 +5,21 @@ import json
 import pytest
 import yaml
 
-from tests.parts import wasmer
+from tests.parts import ports, wasmer
 from tests.parts.explaining import (
     ROOT,
     explain,
     install_good,
+    install_server,
     istio,
     pod,
     push_module,
     run_wasmc,
     service,
+    set_pod_status,
     wrong,
 )
-from tests.parts.installation import Document, Installation
+from tests.parts.installation import Document, Installation, autowasms, envoyfilters
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1800)]
 
@@ -275,3 +277,45 @@ async def test_absent_autowasm_and_absent_server_have_their_statuses(
     client = wasmer.wasmc(installation.directory)
     done = await client.run("explain", "test", "--kubeconfig", str(file), check=False)
     assert done.returncode == 2
+
+
+async def test_a_staged_rollout_is_explained_from_its_wait_to_its_abort(
+    installation: Installation, namespace: str
+) -> None:
+    await install_server(installation)
+    await installation.apply(pod(namespace), service(namespace))
+    ready: Document = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    # Nothing listens there on the port of statistics.
+    ready["podIPs"] = [{"ip": ports.free_address()}]
+    await set_pod_status(installation, "details", namespace, ready)
+    document = installation.autowasm(await push_module(installation), namespace=namespace)
+    document["spec"]["rollout"] = {"steps": [1], "pause": "1s", "deadline": "1h"}
+    await installation.apply(document)
+
+    def waits(found: Document | None) -> bool:
+        rollout = ((found or {}).get("status") or {}).get("rollout") or {}
+        return rollout.get("reason") == "StatsUnreachable"
+
+    def is_empty(found: Document | None) -> bool:
+        return found is not None and not found["spec"].get("configPatches")
+
+    await installation.wait_object(autowasms(namespace, "test"), waits, timeout=60)
+    status, found = await explain(installation, namespace)
+    assert status == 0
+    assert (found["Phase"]["level"], found["Rollout"]["level"]) == ("note", "warning")
+    assert found["Rollout"]["object"] == f"Pod {namespace}/details"
+    assert "step 1 of 2" in found["Rollout"]["what"]
+    assert "EnvoyFilterEdited" not in found, "the EnvoyFilter is as wasmer writes it in this step"
+    for command, check, level in (
+        ("pause", "RolloutPaused", "warning"),
+        ("abort", "RolloutAborted", "error"),
+    ):
+        done = await run_wasmc(installation, "rollout", command, "test", "-n", namespace)
+        assert done.returncode == 0, done.stdout + done.stderr
+        if command == "abort":  # the EnvoyFilter follows the status
+            await installation.wait_object(envoyfilters(namespace, "test"), is_empty)
+        status, found = await explain(installation, namespace)
+        assert found[check]["level"] == level
+        assert "EnvoyFilterEdited" not in found, (command, found["EnvoyFilterEdited"])
+    assert status == 1
+    assert f"wasmc rollout retry test -n {namespace}" in found["RolloutAborted"]["remedy"]

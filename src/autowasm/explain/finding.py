@@ -30,6 +30,7 @@ class Step(enum.Enum):
     MODULE = "Module"
     ENVOYFILTER = "EnvoyFilter"
     ORDER = "Order"
+    ROLLOUT = "Rollout"
     PODS = "Pods"
     PORTS = "Ports"
     NETWORK = "Network"

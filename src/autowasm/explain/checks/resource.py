@@ -19,7 +19,7 @@ _REMEDIES: Final[dict[str, str]] = {
     Reason.MUTATED: "find the admission webhook or controller that modifies the EnvoyFilter (see its metadata.managedFields), and stop it",
     Reason.CONFIGURATION_REFUSED: "see the start of the module below",
     Reason.START_FAILED: "see the start of the module below",
-    Reason.ROLLOUT_FAILED: "correct the module or its configuration and change the AutoWasm, or try again: wasmc rollout retry",
+    Reason.ROLLOUT_FAILED: "see Rollout below",
     Reason.PUBLISHED_MODULE_LOST: "push the module again, or annotate the AutoWasm with wasm.tcm.io/refresh: <any new value>",
 }
 _LAST_REMEDY: Final = "correct the cause that the message names; wasmer retries automatically"
@@ -117,7 +117,10 @@ def phase(facts: Facts) -> Iterator[Finding]:
             Level.OK, "Phase", facts.name, f"Synced: {status.message}", field="status.phase"
         )
     elif status.phase is Phase.PROGRESSING:
-        return  # reported by its step (rollout.py)
+        what = f"Progressing: {status.message}"
+        yield _finding(
+            Level.NOTE, "Phase", facts.name, what, "see Rollout below", field="status.phase"
+        )
     elif status.phase in {Phase.DEGRADED, Phase.FAILED}:
         what = f"{status.phase.value} ({reason}): {status.message}"
         remedy = _REMEDIES.get(reason, _LAST_REMEDY)

@@ -1,48 +1,139 @@
-"""Step EnvoyFilter: the staged rollout, and what it waits for."""
+"""Step Rollout: how far the staged rollout of the spec is, what it waits for, why it was aborted, and how to go on.
 
+The controller's status reports it (ADR 39, `controller/rollout/`). Invariant: only a rollout that needs a person, or that ended without
+the filter of the spec, is more than a note.
+"""
+
+import shlex
 from collections.abc import Iterator
 from typing import Final
 
 from msgspec import UNSET
 
-from autowasm.api.status import RolloutPhase, RolloutVerdict
+from autowasm.api.status import RolloutPhase, RolloutStatus
+from autowasm.controller.rollout.judgement import RolloutReason
 from autowasm.explain.facts import Facts
 from autowasm.explain.finding import Check, Finding, Level, Reporter, Step
 
-_finding: Final = Reporter(Step.ENVOYFILTER)
+_finding: Final = Reporter(Step.ROLLOUT)
 _FIELD: Final = "status.rollout"
-_GOES_ON: Final = frozenset({"Pause", "NotPublished", "NotRead", "ModulePending"})
-"""Reasons that end by themselves."""
-_REMEDIES: Final = {
-    "StatsUnreachable": "let wasmer reach port 15090 of the Pods (NetworkPolicy), or set spec.rollout.onUnknown: Continue",
-    "Unknown": "the statistics of this sidecar cannot be attributed: set spec.rollout.onUnknown: Continue, or promote",
-    "NotAccepted": "see the log of the Pod's istio-proxy: istiod has not sent the filter, or Envoy has rejected it",
-    "PodNotReady": "see why the Pod is not ready: kubectl describe pod",
-    "StableLost": "another client changed the EnvoyFilter: change the AutoWasm, or run wasmc rollout promote",
-    "PausedByCommand": "wasmc rollout resume goes on, promote gives the filter to all Pods, abort takes it back",
+_STATISTICS: Final = "let wasmer reach port 15090 of the Pods (NetworkPolicy), or set spec.rollout.onUnknown: Continue"
+_WAITS: Final[dict[str, str]] = {
+    RolloutReason.POD_NOT_READY.value: "kubectl describe pod; a sidecar that cannot fetch its module is one cause",
+    RolloutReason.NOT_DOWNLOADED.value: "check that the proxy reaches wasmer (see Network below)",
+    RolloutReason.NOT_ACCEPTED.value: "check that the proxy is connected to istiod (istioctl proxy-status)",
+    RolloutReason.STATS_UNREACHABLE.value: _STATISTICS,
+    RolloutReason.UNKNOWN.value: _STATISTICS,
+    RolloutReason.MODULE_PENDING.value: "see Source and Module above",
 }
-_FOLLOW: Final = "follow it: wasmc rollout status -w"
+"""What can be done about what a step waits for, by reason. All others need time only."""
+_STUCK: Final = frozenset(
+    {
+        RolloutReason.POD_NOT_READY.value,
+        RolloutReason.NOT_DOWNLOADED.value,
+        RolloutReason.STATS_UNREACHABLE.value,
+        RolloutReason.UNKNOWN.value,
+    }
+)
+"""Reasons that rarely pass by themselves."""
+_FAULTS: Final[dict[str, str]] = {
+    RolloutReason.CONFIGURATION_REFUSED.value: "correct the configuration (wasmc run -f shows the refusal on your machine)",
+    RolloutReason.CRASHING.value: "find the crash in the log of the Pod's istio-proxy, or with wasmc run -f",
+    RolloutReason.FETCH_FAILED.value: "check that the proxy reaches wasmer (see Network below)",
+    RolloutReason.FAILURE_RATIO.value: "find the failing requests in the log of the Pod's istio-proxy, or with wasmc run -f",
+    RolloutReason.DEADLINE_EXCEEDED.value: "correct what the message names",
+    RolloutReason.ABORTED_BEFORE.value: "put another module under the tag, or change the spec",
+}
 
 
 def rollout(facts: Facts) -> Iterator[Finding]:
-    """Which step it is in, and what it waits for. An aborted one is the phase Degraded."""
-    autowasm = facts.autowasm
-    if facts.planned:
-        if autowasm is not None and autowasm.spec.rollout is not None:
-            steps = ", ".join(map(str, autowasm.spec.rollout.steps))
-            what = f"a changed filter reaches the Pods in steps ({steps}, all): the EnvoyFilter here is that of the end"
-            yield _finding(Level.NOTE, "Rollout", facts.name, what, field="spec.rollout")
-        return
+    """A finding for the phase, and a note if it is about an earlier spec. Of a plan: in which steps a change comes."""
+    wanted = facts.autowasm is not None and facts.autowasm.spec.rollout is not None
     state = facts.status.rollout
-    if state is UNSET or state.phase not in {RolloutPhase.PROGRESSING, RolloutPhase.PAUSED}:
+    if facts.planned:
+        yield from _planned(facts)
         return
-    verdict = state.verdict if state.verdict is not UNSET else RolloutVerdict()
-    what = f"step {state.step} of {state.steps} of a rollout ({state.phase.value}), {verdict.proven} of {verdict.pods} Pods proven"
-    if state.message:
-        what += f"; {state.message}"
-    level = Level.NOTE if state.reason in _GOES_ON else Level.WARNING
-    remedy = _FOLLOW if level is Level.NOTE else _REMEDIES.get(state.reason, _FOLLOW)
-    yield _finding(level, "Rollout", facts.name, what, remedy, field=_FIELD)
+    if not wanted and state is UNSET:
+        return
+    if state is UNSET or not _is_current(facts, state):
+        what = "the staged rollout of the current spec has not begun: wasmer first fetches and checks the module"
+        remedy = "see AutoWasm, Source and Module above"
+        yield _finding(Level.NOTE, "RolloutNotBegun", facts.name, what, remedy, field=_FIELD)
+        if state is UNSET:
+            return
+    yield _of_phase(facts, state)
+
+
+def _planned(facts: Facts) -> Iterator[Finding]:
+    spec = facts.autowasm.spec.rollout if facts.autowasm is not None else None
+    if spec is not None:
+        steps = ", ".join(map(str, spec.steps))
+        what = f"a changed filter reaches the Pods in steps ({steps}, all): the EnvoyFilter here is that of the end"
+        yield _finding(Level.NOTE, "Rollout", facts.name, what, field="spec.rollout")
+
+
+def _is_current(facts: Facts, state: RolloutStatus) -> bool:
+    generation = (facts.document.get("metadata") or {}).get("generation")
+    return state.target.generation == generation
+
+
+def _of_phase(facts: Facts, state: RolloutStatus) -> Finding:
+    what = f"{state.phase.value}{_generation(facts, state)}: {_said(state)}"
+    where = _where(facts, state)
+    match state.phase:
+        case RolloutPhase.SUCCEEDED:
+            return _finding(Level.OK, "Rollout", facts.name, what, field=_FIELD)
+        case RolloutPhase.PROGRESSING:
+            level = Level.WARNING if state.reason in _STUCK else Level.NOTE
+            advice = _WAITS.get(state.reason, "")
+            remedy = f"{advice}; follow it" if advice else "follow it"
+            remedy += f": {_command(facts, 'status', '-w')}"
+            return _finding(level, "Rollout", where, what, remedy, field=_FIELD)
+        case RolloutPhase.PAUSED if state.reason == RolloutReason.STABLE_LOST.value:
+            remedy = f"change the spec, or {_command(facts, 'promote')}"
+            return _finding(Level.ERROR, "RolloutPaused", where, what, remedy, field=_FIELD)
+        case RolloutPhase.PAUSED:
+            remedy = f"{_command(facts, 'resume')}, or {_command(facts, 'abort')}"
+            return _finding(Level.WARNING, "RolloutPaused", facts.name, what, remedy, field=_FIELD)
+        case _:
+            advice = _FAULTS.get(state.reason, "")
+            again = f"then change the spec, or try the same again: {_command(facts, 'retry')}"
+            remedy = f"{advice}; {again}" if advice else again.removeprefix("then ")
+            return _finding(Level.ERROR, "RolloutAborted", where, what, remedy, field=_FIELD)
+
+
+def _generation(facts: Facts, state: RolloutStatus) -> str:
+    current = _is_current(facts, state)
+    return "" if current else f" (of generation {state.target.generation}, an earlier spec)"
+
+
+def _said(state: RolloutStatus) -> str:
+    """The message with the step and the figures, each one time."""
+    head = f"step {state.step} of {state.steps}"
+    message = state.message or state.reason
+    is_told = head in message or state.phase is RolloutPhase.SUCCEEDED
+    text = message if is_told else f"{head}: {message}"
+    verdict = state.verdict
+    if verdict is UNSET or state.phase is RolloutPhase.SUCCEEDED:
+        return text
+    figures = [f"{verdict.proven} of {verdict.pods} Pods proven"]
+    if verdict.requests:
+        ratio = verdict.failures / verdict.requests
+        figures.append(f"{verdict.failures} of {verdict.requests} requests failed ({ratio:.2%})")
+    if verdict.stable_requests:
+        ratio = verdict.stable_failures / verdict.stable_requests
+        figures.append(f"{ratio:.2%} with the previous filter")
+    return f"{text} ({', '.join(figures)})"
+
+
+def _where(facts: Facts, state: RolloutStatus) -> str:
+    pod = state.verdict.pod if state.verdict is not UNSET else ""
+    return f"Pod {pod}" if pod else facts.name
+
+
+def _command(facts: Facts, verb: str, *more: str) -> str:
+    key = facts.key
+    return shlex.join(["wasmc", "rollout", verb, key.name, "-n", key.namespace, *more])
 
 
 CHECKS: Final[tuple[Check, ...]] = (rollout,)

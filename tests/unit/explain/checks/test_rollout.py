@@ -1,110 +1,141 @@
-"""The check of a staged rollout, and the EnvoyFilter that one is to have."""
+"""The check of the staged rollout: level, place and the way on, in each state."""
 
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec import UNSET
 
 from autowasm.api import staged
-from autowasm.api.status import RolloutPhase, RolloutStatus, RolloutVariant, StagedPod, Status
-from autowasm.api.variant import Variant, variant_of
+from autowasm.api.status import RolloutPhase, RolloutStatus
+from autowasm.controller.rollout.judgement import RolloutReason
 from autowasm.explain import desired
-from autowasm.explain.checks import rollout
+from autowasm.explain.checks import envoyfilter, resource, rollout
 from autowasm.explain.facts import Facts
-from autowasm.explain.finding import Finding, Level
-from autowasm.kube.resources import ObjectKey
+from autowasm.explain.finding import Finding, Level, Step
+from autowasm.explain.registry import examine
 from autowasm.settings import EnvoyFetch
-from tests.fakes.autowasms import autowasm, record
-
-STAGED = autowasm(spec={"rollout": {}})
-OLD, NEW = record(), record(sha256="b" * 64)
-ENVOY = EnvoyFetch()
-
-
-def variant(of: Any) -> Variant:
-    return variant_of(STAGED, of)
-
-
-STATE = RolloutStatus(
-    phase=RolloutPhase.PROGRESSING,
-    target=RolloutVariant(variant(NEW).digest, 2),
-    stable=RolloutVariant(variant(OLD).digest, 1),
-    step=1,
-    steps=4,
-    pods=(StagedPod("default", "p", "u"),),
-    reason="NotAccepted",
-    message="Envoy of Pod default/p has not accepted the new filter yet",
+from tests.fakes import rollouts
+from tests.fakes.rollouts import (
+    ABORTED,
+    BEGUN,
+    FAILED,
+    HEALTHY,
+    LOST,
+    PAUSED,
+    STATES,
+    SUCCEEDED,
+    WAITING,
 )
+from tests.parts.explained import autowasm, facts, findings_of
 
 
-def findings(state: RolloutStatus | None = STATE, *, planned: bool = False) -> list[Finding]:
-    status = Status(rollout=state) if state is not None else Status()
-    key = ObjectKey("default", "test")
-    facts = Facts(key=key, document={}, autowasm=STAGED, status=status, planned=planned)
-    return list(rollout.rollout(facts))
+def given(state: RolloutStatus | None, *, generation: int = 7, **changes: Any) -> Facts:
+    """An AutoWasm with `spec.rollout` and this state."""
+    document = autowasm()
+    document["metadata"]["generation"] = generation
+    document["spec"]["rollout"] = {}
+    document["status"] = rollouts.status(state).to_dict()
+    return facts(document, **changes)
+
+
+def found(state: RolloutStatus | None, **fields: Any) -> dict[str, Finding]:
+    return findings_of(rollout.rollout, given(state, **fields))
+
+
+def test_nothing_is_said_without_a_staged_rollout() -> None:
+    assert findings_of(rollout.rollout, facts()) == {}
+    assert findings_of(rollout.rollout, facts(planned=True)) == {}
+
+
+def test_a_plan_says_that_the_change_comes_in_steps() -> None:
+    (finding,) = found(FAILED, planned=True).values()
+    assert (finding.level, finding.field) == (Level.NOTE, "spec.rollout")
+    assert "(1, 10%, 50%, all)" in finding.what
 
 
 @pytest.mark.parametrize(
-    ("fields", "level", "remedy"),
+    ("state", "level", "check", "where", "command"),
     [
-        ({}, Level.WARNING, "istio-proxy"),
-        ({"reason": "StatsUnreachable"}, Level.WARNING, "port 15090"),
-        ({"reason": "Pause"}, Level.NOTE, "wasmc rollout status -w"),
-        (
-            {"phase": RolloutPhase.PAUSED, "reason": "PausedByCommand"},
-            Level.WARNING,
-            "rollout resume",
-        ),
+        (BEGUN, Level.NOTE, "Rollout", "AutoWasm team/test", "wasmc rollout status test -n team -w"),
+        (WAITING, Level.NOTE, "Rollout", "Pod team/hello-7d4c9b8f6-x1", "wasmc rollout status test -n team -w"),
+        (HEALTHY, Level.NOTE, "Rollout", "AutoWasm team/test", "wasmc rollout status test -n team -w"),
+        (PAUSED, Level.WARNING, "RolloutPaused", "AutoWasm team/test", "wasmc rollout resume test -n team"),
+        (LOST, Level.ERROR, "RolloutPaused", "AutoWasm team/test", "wasmc rollout promote test -n team"),
+        (FAILED, Level.ERROR, "RolloutAborted", "Pod team/hello-7d4c9b8f6-x1", "wasmc rollout retry test -n team"),
+        (ABORTED, Level.ERROR, "RolloutAborted", "AutoWasm team/test", "wasmc rollout retry test -n team"),
+        (SUCCEEDED, Level.OK, "Rollout", "AutoWasm team/test", ""),
     ],
-)
-def test_step_and_what_it_waits_for_are_reported(
-    fields: dict[str, Any], level: Level, remedy: str
+)  # fmt: skip
+def test_each_state_has_a_level_a_place_and_the_command_to_go_on(
+    state: RolloutStatus, level: Level, check: str, where: str, command: str
 ) -> None:
-    (found,) = findings(msgspec.structs.replace(STATE, **fields))
-    assert found.level is level
-    assert "step 1 of 4" in found.what
-    assert STATE.message in found.what
-    assert remedy in found.remedy
+    (finding,) = found(state).values()
+    assert (finding.level, finding.check, finding.object) == (level, check, where)
+    assert (finding.step, finding.field) == (Step.ROLLOUT, "status.rollout")
+    assert command in finding.remedy
+    assert bool(finding.remedy) is (level is not Level.OK)
 
 
-def test_nothing_is_said_of_a_rollout_that_has_ended() -> None:
-    assert findings(None) == []
-    for phase in (RolloutPhase.SUCCEEDED, RolloutPhase.ABORTED):
-        assert findings(msgspec.structs.replace(STATE, phase=phase)) == []
+def test_a_failed_pod_is_told_with_its_figures() -> None:
+    finding = found(FAILED)["RolloutAborted"]
+    assert finding.what == (
+        "Aborted: step 2 of 4: Pod team/hello-7d4c9b8f6-x1 failed 3 of 104 requests (2.88%), more than 1.09%; all Pods have the "
+        "previous filter (1 of 2 Pods proven, 3 of 104 requests failed (2.88%), 0.09% with the previous filter)"
+    )
+    assert finding.remedy.startswith("find the failing requests in the log")
 
 
-def test_plan_says_that_the_change_comes_in_steps() -> None:
-    (found,) = findings(None, planned=True)
-    assert (found.level, found.field) == (Level.NOTE, "spec.rollout")
-    assert "(1, 10%, 50%, all)" in found.what
-
-
-def live(*, target: bool = True) -> dict[str, Any]:
-    return staged.render(
-        STAGED,
-        ENVOY,
-        stable=variant(OLD),
-        target=variant(NEW) if target else None,
-        proxies=({"NAME": "p", "NAMESPACE": "default"},),
+def test_a_step_that_waits_says_for_what() -> None:
+    assert found(WAITING)["Rollout"].what == (
+        "Progressing: step 2 of 4: Envoy of Pod team/hello-7d4c9b8f6-x1 has not accepted the new filter yet (1 of 2 Pods proven, 2 of "
+        "1204 requests failed (0.17%), 0.09% with the previous filter)"
     )
 
 
-def test_envoyfilter_of_a_step_is_the_one_in_place() -> None:
-    assert desired.now(STAGED, live(), Status(rollout=STATE), ENVOY) == live()
+def test_statistics_that_cannot_be_read_are_a_warning_with_both_ways_out() -> None:
+    state = msgspec.structs.replace(WAITING, reason=RolloutReason.STATS_UNREACHABLE.value)
+    finding = found(state)["Rollout"]
+    assert finding.level is Level.WARNING
+    assert "port 15090" in finding.remedy
+    assert "spec.rollout.onUnknown: Continue" in finding.remedy
 
 
-def test_pods_that_keep_a_filter_after_an_abort_differ() -> None:
-    aborted = Status(rollout=msgspec.structs.replace(STATE, phase=RolloutPhase.ABORTED))
-    assert desired.now(STAGED, live(), aborted, ENVOY) == live(target=False)
+@pytest.mark.parametrize("reason", list(RolloutReason))
+@pytest.mark.parametrize("phase", list(RolloutPhase))
+def test_every_reason_has_a_finding_whose_remedy_is_complete(
+    reason: RolloutReason, phase: RolloutPhase
+) -> None:
+    (finding,) = found(msgspec.structs.replace(WAITING, phase=phase, reason=reason.value)).values()
+    assert not finding.remedy.startswith((";", "then"))
+    assert (phase is RolloutPhase.SUCCEEDED) is (finding.level is Level.OK)
 
 
-def test_nothing_is_known_without_the_variants_of_the_status() -> None:
-    lost = msgspec.structs.replace(STATE, target=RolloutVariant("0" * 16, 2))
-    assert desired.now(STAGED, live(), Status(rollout=lost), ENVOY) is None
-    assert desired.now(STAGED, live(), Status(), ENVOY) is None
+def test_the_rollout_of_an_earlier_spec_is_told_as_such() -> None:
+    findings = found(FAILED, generation=8)
+    assert findings["RolloutNotBegun"].level is Level.NOTE
+    assert "(of generation 7, an earlier spec)" in findings["RolloutAborted"].what
+    assert list(found(None)) == ["RolloutNotBegun"]
 
 
-def test_end_of_a_rollout_has_the_target_alone() -> None:
-    end = desired.at_the_end(STAGED, NEW, ENVOY, resend=0)
-    assert staged.variants_of(end).base == variant(NEW)
-    assert staged.variants_of(end).override is None
+@pytest.mark.parametrize("state", STATES.values(), ids=STATES)
+def test_the_report_has_the_rollout_before_the_pods(state: RolloutStatus) -> None:
+    steps = [one.step for one in examine(given(state))]
+    assert steps.index(Step.ROLLOUT) < steps.index(Step.PODS)
+
+
+def test_the_phase_refers_to_the_rollout() -> None:
+    document = given(WAITING).document
+    status = {**document["status"], "phase": "Progressing", "message": "rollout: it goes on"}
+    finding = findings_of(resource.phase, facts({**document, "status": status}))["Phase"]
+    assert (finding.level, finding.remedy) == (Level.NOTE, "see Rollout below")
+
+
+def test_an_aborted_first_rollout_leaves_an_envoyfilter_that_is_as_it_should_be() -> None:
+    first = msgspec.structs.replace(ABORTED, stable=UNSET)
+    known = given(first)
+    assert known.autowasm is not None
+    live = staged.render(known.autowasm, EnvoyFetch(), stable=None, target=None)
+    wanted = desired.now(known.autowasm, live, known.status, EnvoyFetch())
+    assert wanted == live
+    assert findings_of(envoyfilter.edited, given(first, live=live, desired=wanted)) == {}
