@@ -1,6 +1,7 @@
 """Staged rollouts on real parts: kube-apiserver, istiod, eight Envoys with Istio's bootstrap, six of them selected, under load."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import pytest_asyncio
 from tests.parts import ports, wasmer, wire
 from tests.parts.clients import ClientError
 from tests.parts.controlplane import ControlPlane
-from tests.parts.installation import autowasms
+from tests.parts.installation import autowasms, envoyfilters
 from tests.parts.rollouts import (
     SELECTED,
     StagedMesh,
@@ -370,3 +371,103 @@ async def test_edits_and_pods_that_come_and_go_during_a_rollout(mesh: StagedMesh
     async with asyncio.timeout(60):
         while any([await one.plugins() for one in mesh.matched]):
             await asyncio.sleep(0.1)
+
+
+def vendors_filter() -> dict[str, Any]:
+    """A filter of another vendor, with the name that Wasm filters usually have, before ours."""
+    cors = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors"
+    manager = "envoy.filters.network.http_connection_manager"
+    return {
+        "apiVersion": "networking.istio.io/v1alpha3",
+        "kind": "EnvoyFilter",
+        "metadata": {"name": "vendor", "namespace": "default"},
+        "spec": {
+            "priority": -5,
+            "workloadSelector": {"labels": SELECTED},
+            "configPatches": [
+                {
+                    "applyTo": "HTTP_FILTER",
+                    "match": {
+                        "context": "SIDECAR_INBOUND",
+                        "listener": {
+                            "filterChain": {
+                                "filter": {
+                                    "name": manager,
+                                    "subFilter": {"name": "envoy.filters.http.router"},
+                                }
+                            }
+                        },
+                    },
+                    "patch": {
+                        "operation": "INSERT_BEFORE",
+                        "value": {
+                            "name": "envoy.filters.http.wasm",
+                            "typed_config": {"@type": cors},
+                        },
+                    },
+                }
+            ],
+        },
+    }
+
+
+async def test_two_rollouts_on_one_port_leave_each_other_and_other_filters_alone(
+    mesh: StagedMesh,
+) -> None:
+    await settle_on(mesh, "echo")
+    vendor = vendors_filter()
+    await mesh.apply(vendor)
+
+    async def has_vendors_filter(one: StagedSidecar) -> bool:
+        text = json.dumps(await one.inbound())
+        return '"envoy.filters.http.wasm"' in text and "http.cors.v3.Cors" in text
+
+    async def everywhere() -> None:
+        async with asyncio.timeout(30):
+            while not all([await has_vendors_filter(one) for one in mesh.matched]):
+                await asyncio.sleep(0.1)
+
+    try:
+        await everywhere()
+        image, other = await mesh.image("fail-on-request"), await mesh.image("refuse-config")
+        async with mesh.load() as reports:
+            await mesh.apply(
+                mesh.staged(image, priority=10),
+                mesh.staged(other, name="other", priority=-10, steps=(2,)),
+            )
+            until = asyncio.get_running_loop().time() + 75
+            while True:
+                found = [await mesh.rollout(name) for name in ("test", "other")]
+                assert asyncio.get_running_loop().time() < until, found
+                assert "Aborted" not in {one.get("phase") for one in found}, found
+                for one in mesh.matched:
+                    plugins = await one.plugins()
+                    assert len([name for name in plugins if name.startswith("test-")]) == 1
+                    assert await has_vendors_filter(one)
+                if all(one.get("phase") == "Succeeded" for one in found) and found[0]["step"] == 3:
+                    break
+                await asyncio.sleep(0.2)
+            plugins = [target_of(await mesh.get(name), name=name) for name in ("other", "test")]
+            async with asyncio.timeout(20):
+                while any([await one.plugins() != plugins for one in mesh.matched]):
+                    await asyncio.sleep(0.1)
+        await everywhere()
+        for report in reports.values():
+            assert report.failed == 0, report
+    finally:
+        await mesh.cluster.request("DELETE", autowasms("default", "other"))
+        await mesh.cluster.request("DELETE", envoyfilters("default", "vendor"))
+
+
+async def test_module_of_the_history_is_rolled_out_without_a_registry(mesh: StagedMesh) -> None:
+    await settle_on(mesh, "echo")
+    echo = await mesh.image("echo")
+    await settle_on(mesh, "fail-on-request")
+    await mesh.registry.stop()
+    try:
+        await mesh.apply(mesh.staged(echo, pause="1s"))
+        found = await mesh.wait_rollout("Succeeded")
+    finally:
+        await mesh.registry.start()
+    assert found["status"]["rollout"]["verdict"]["proven"] == 6
+    assert await mesh.with_plugin(target_of(found)) == mesh.names()
