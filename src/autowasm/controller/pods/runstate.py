@@ -206,7 +206,8 @@ class Evidence:
         if self.vms == 0:
             return True
         if self._added() == 1 and self.is_attributable:
-            return self._gained() <= 0
+            # Without enough VMs for all: in `before`, some may have been those of a plug-in that had just been removed.
+            return self._gained() <= 0 and not self.has_all_vms
         if self.before is None or not self.is_attributable:
             return False
         if self.acceptance is Acceptance.SEEN and self.before.reloads_of(self.plugin) is not None:

@@ -247,3 +247,9 @@ def test_states_say_whether_waiting_helps() -> None:
         RunState.CRASHING,
         RunState.FETCH_FAILED,
     }
+
+
+def test_vms_of_a_plugin_that_was_just_removed_are_not_missed_in_its_successor() -> None:
+    draining = stats("old", seconds=0, active_vms=8, fetched=2)
+    assert state(draining, stats("old", "new", active_vms=8)) is RunState.RUNNING
+    assert state(draining, stats("old", "new", active_vms=4)) is RunState.CONFIGURATION_REFUSED
