@@ -358,6 +358,7 @@ async def test_edits_and_pods_that_come_and_go_during_a_rollout(mesh: StagedMesh
     # A new Pod has the previous filter.
     added = await mesh.add_staged("added")
     assert old in await added.plugins()
+    mesh.matched.append(added)
     # An edit begins again from the previous filter, and only with the new one.
     await mesh.apply(mesh.staged(image, pause="2m", pluginConfig={"edited": True}))
     await mesh.wait_rollout("Progressing", step=1)
@@ -366,6 +367,7 @@ async def test_edits_and_pods_that_come_and_go_during_a_rollout(mesh: StagedMesh
     await only(first, set())
     await only(second, {one["name"] for one in (await mesh.rollout())["pods"]})
     await mesh.remove_pod("added")
+    mesh.matched.remove(added)
     # The object is deleted: so are its filters, of both kinds.
     await mesh.cluster.request("DELETE", autowasms("default", "test"))
     async with asyncio.timeout(60):
