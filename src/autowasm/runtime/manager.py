@@ -34,7 +34,6 @@ from autowasm.controller.statusreporter import StatusReporter
 from autowasm.kube.controller import Controller
 from autowasm.kube.resources import ObjectKey
 from autowasm.kube.workqueue import WorkQueue
-from autowasm.limits import StatsLimits
 from autowasm.performance.eventloop import start_up_complete
 from autowasm.preflight.cache import CodeCache
 from autowasm.preflight.processes import ForkServer
@@ -67,19 +66,19 @@ def make_rollout_tracker(
 
 
 def make_run_tracker(
-    application: Application, chosen: ChosenMode, *, rollouts: RolloutTracker | None
+    application: Application,
+    chosen: ChosenMode,
+    *,
+    rollouts: RolloutTracker | None,
+    reader: StatsReader | None,
 ) -> RunTracker | None:
     """The tracker that keeps `status.pods.running` up to date as proof of run; None: standalone."""
     cluster = chosen.cluster
-    if cluster is None or rollouts is None:
+    if cluster is None or rollouts is None or reader is None:
         return None
     runs = RunTracker(
         cluster,
-        StatsReader(
-            is_shared=cluster.is_shared,
-            limits=application.settings.stats,
-            metrics=application.metrics,
-        ),
+        reader,
         downloaded=rollouts.downloaded_at,
         record_event=chosen.record_event,
         metrics=application.metrics,
@@ -114,11 +113,13 @@ def make_resender(
 
 
 async def open_stats_reader(application: Application, chosen: ChosenMode) -> StatsReader | None:
-    """The reader of sidecars' statistics, which the exit stack closes; None: standalone."""
+    """The reader of sidecars' statistics, which the exit stack closes; None: standalone. One: its rate is for all."""
     if chosen.cluster is None:
         return None
     reader = StatsReader(
-        is_shared=chosen.cluster.is_shared, limits=StatsLimits(), metrics=application.metrics
+        is_shared=chosen.cluster.is_shared,
+        limits=application.settings.stats,
+        metrics=application.metrics,
     )
     return await application.stack.enter_async_context(reader)
 
@@ -192,7 +193,7 @@ class Manager:
             application, chosen, peer_query=peer_query, requeue=queue.add
         )
         self._rollouts = make_rollout_tracker(application, chosen, peer_query=peer_query)
-        self._runs = make_run_tracker(application, chosen, rollouts=self._rollouts)
+        self._runs = make_run_tracker(application, chosen, rollouts=self._rollouts, reader=reader)
         self._jobs = FetchJobs(
             data.fetcher, limits=fetch, tasks=application.tasks, on_change=queue.add
         )

@@ -106,7 +106,7 @@ class _Watched:
 
 
 class RunTracker:
-    """One per process. Pass `report` and `pods_changed` to the Workloads, and `run` it. It opens the reader."""
+    """One per process. Pass `report` and `pods_changed` to the Workloads, open the reader, and `run` it."""
 
     def __init__(
         self,
@@ -161,8 +161,7 @@ class RunTracker:
 
     async def run(self, leadership: Leadership) -> None:
         """Check every `interval` seconds while leading, forever."""
-        async with self._reader:
-            await while_leading(leadership, self._lead)
+        await while_leading(leadership, self._lead)
 
     async def _lead(self) -> None:
         try:

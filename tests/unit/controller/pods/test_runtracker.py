@@ -423,21 +423,21 @@ async def test_only_the_leader_reads_and_an_end_of_leading_forgets(world: World)
     world.sidecars.pages = {A: page(["test"], vms=VMS), B: page(["test"], vms=VMS)}
     metrics = Metrics()
     leadership = AlwaysLeading()
-    tracker = world.tracker(world.reader(), replace(EACH_CHECK, interval=0.01), metrics)
-    await tracker.report(KEY)
-    leading = asyncio.create_task(leadership.run())
-    work = asyncio.create_task(tracker.run(leadership))
-    async with asyncio.timeout(30):
-        while world.sidecars.reads[A] < 2:
+    async with world.tracking(replace(EACH_CHECK, interval=0.01), metrics) as tracker:
+        await tracker.report(KEY)
+        leading = asyncio.create_task(leadership.run())
+        work = asyncio.create_task(tracker.run(leadership))
+        async with asyncio.timeout(30):
+            while world.sidecars.reads[A] < 2:
+                await asyncio.sleep(0.01)
+        leading.cancel()
+        await asyncio.wait([leading])
+        async with asyncio.timeout(30):
+            while metrics.registry.get_sample_value("autowasm_running_unsettled"):
+                await asyncio.sleep(0.01)
+        before = world.sidecars.reads.copy()
+        for _ in range(10):
             await asyncio.sleep(0.01)
-    leading.cancel()
-    await asyncio.wait([leading])
-    async with asyncio.timeout(30):
-        while metrics.registry.get_sample_value("autowasm_running_unsettled"):
-            await asyncio.sleep(0.01)
-    before = world.sidecars.reads.copy()
-    for _ in range(10):
-        await asyncio.sleep(0.01)
-    assert world.sidecars.reads == before
-    work.cancel()
-    await asyncio.wait([work])
+        assert world.sidecars.reads == before
+        work.cancel()
+        await asyncio.wait([work])
