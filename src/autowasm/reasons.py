@@ -2,26 +2,52 @@
 
 The values are in the conditions of a status (`Loaded` has those of Pods too, see `controller/pods/loadreport.py`), in the errors of a
 start of wasmer, and in those of `wasmc`. docs/reference/conditions.md is generated from them. Not the reasons of Events (see
-`kube/recorder.py`). Invariant: a value never changes, because users write alerts on it.
+`kube/recorder.py`). Invariants: a value never changes, because users write alerts on it; a reason of `Ready` is `Stalled` only if
+nothing but a change by a person can end it: deployment tools stop waiting there.
 """
 
 import enum
 from typing import Self
 
 
-class Topic(enum.Enum):
-    """The sections of docs/reference/conditions.md. The value is the heading."""
+class Progress(enum.Enum):
+    """The condition of kstatus that a status has while `Ready` has the reason. The value is its type; `""`: none."""
 
-    STATE = "Success or in progress"
-    OBJECT = "The AutoWasm: change it"
-    MISSING = "The source does not exist"
-    ACCESS = "Authentication"
-    CONNECTION = "Connection to the source: wasmer retries"
-    MODULE = "The module: push another one"
-    START = "The start of the module (condition `Starts`): before it is published"
+    DONE = ""
+    """`Ready` is True."""
+    RECONCILING = "Reconciling"
+    """wasmer works on it, or retries what may succeed without a person."""
+    STALLED = "Stalled"
+    """A person must change something: the object, its source, a login, the policy. wasmer may resolve the source again all the same."""
+    ELSEWHERE = "-"
+    """Never a reason of `Ready`: one of other conditions, of commands, of metrics."""
+
+
+class Topic(enum.Enum):
+    """The sections of docs/reference/conditions.md. The value is the heading; `progress` is that of its reasons without their own."""
+
+    progress: Progress
+
+    def __new__(cls, heading: str, progress: Progress = Progress.ELSEWHERE) -> Self:
+        """The heading alone is the value."""
+        member = object.__new__(cls)
+        member._value_ = heading
+        member.progress = progress
+        return member
+
+    STATE = "Success or in progress", Progress.RECONCILING
+    OBJECT = "The AutoWasm: change it", Progress.STALLED
+    MISSING = "The source does not exist", Progress.STALLED
+    ACCESS = "Authentication", Progress.STALLED
+    CONNECTION = "Connection to the source: wasmer retries", Progress.RECONCILING
+    MODULE = "The module: push another one", Progress.STALLED
+    START = (
+        "The start of the module (condition `Starts`): before it is published",
+        Progress.STALLED,
+    )
     RUN = "The module in sidecars (condition `Running`, `status.pods.notRunning`)"
-    ENVOYFILTER = "The EnvoyFilter"
-    WASMER = "wasmer itself"
+    ENVOYFILTER = "The EnvoyFilter", Progress.RECONCILING
+    WASMER = "wasmer itself", Progress.RECONCILING
 
 
 class Reason(enum.StrEnum):
@@ -30,20 +56,39 @@ class Reason(enum.StrEnum):
     topic: Topic
     meaning: str
     """Markdown, for the reference page."""
+    progress: Progress
 
-    def __new__(cls, value: str, topic: Topic, meaning: str) -> Self:
-        """The value alone is the string."""
+    def __new__(
+        cls, value: str, topic: Topic, meaning: str, progress: Progress | None = None
+    ) -> Self:
+        """The value alone is the string. `progress` None: as usual for the topic."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.topic = topic
         member.meaning = meaning
+        member.progress = progress or topic.progress
         return member
 
-    SYNCED = "Synced", Topic.STATE, "the module is fetched and the EnvoyFilter is in place"
-    PUBLISHED = "Published", Topic.STATE, "the EnvoyFilter is in place"
-    NOT_PUBLISHED = "NotPublished", Topic.STATE, "no EnvoyFilter has been written yet"
+    SYNCED = (
+        "Synced",
+        Topic.STATE,
+        "the module is fetched and the EnvoyFilter is in place",
+        Progress.DONE,
+    )
+    PUBLISHED = "Published", Topic.STATE, "the EnvoyFilter is in place", Progress.ELSEWHERE
+    NOT_PUBLISHED = (
+        "NotPublished",
+        Topic.STATE,
+        "no EnvoyFilter has been written yet",
+        Progress.ELSEWHERE,
+    )
     FETCHING = "Fetching", Topic.STATE, "a fetch is in progress"
-    FETCHED = "Fetched", Topic.STATE, "the module is stored; for `Loaded`: all matched Pods have it"
+    FETCHED = (
+        "Fetched",
+        Topic.STATE,
+        "the module is stored; for `Loaded`: all matched Pods have it",
+        Progress.ELSEWHERE,
+    )
     ROLLING_OUT = (
         "RollingOut",
         Topic.STATE,
@@ -58,6 +103,7 @@ class Reason(enum.StrEnum):
         "NoPods",
         Topic.STATE,
         "for `Loaded` and `Running`: the selector matches no Pod (with a sidecar)",
+        Progress.ELSEWHERE,
     )
 
     INVALID_SPEC = (
@@ -86,11 +132,17 @@ class Reason(enum.StrEnum):
         Topic.OBJECT,
         "the module has another digest than `spec.filter.sha256`",
     )
-    NOT_FOUND = "NotFound", Topic.OBJECT, "`wasmc explain`: the cluster has no such AutoWasm"
+    NOT_FOUND = (
+        "NotFound",
+        Topic.OBJECT,
+        "`wasmc explain`: the cluster has no such AutoWasm",
+        Progress.ELSEWHERE,
+    )
     ROLLOUT_COMMAND_FAILED = (
         "RolloutCommandFailed",
         Topic.OBJECT,
         "`wasmc rollout`: the command changes nothing in this phase, or was not carried out in time",
+        Progress.ELSEWHERE,
     )
     DUPLICATE_OBJECT = (
         "DuplicateObject",
@@ -125,6 +177,7 @@ class Reason(enum.StrEnum):
         "SecretNotFound",
         Topic.ACCESS,
         "the Secret does not exist in the AutoWasm's namespace",
+        Progress.RECONCILING,
     )
     SECRET_INVALID = (
         "SecretInvalid",
@@ -135,21 +188,25 @@ class Reason(enum.StrEnum):
         "SecretForbidden",
         Topic.ACCESS,
         "wasmer has no permission to read the Secret",
+        Progress.RECONCILING,
     )
     SECRET_UNAVAILABLE = (
         "SecretUnavailable",
         Topic.ACCESS,
         "the API server did not return the Secret; wasmer retries",
+        Progress.RECONCILING,
     )
     SERVICE_ACCOUNT_FORBIDDEN = (
         "ServiceAccountForbidden",
         Topic.ACCESS,
         "wasmer has no permission to read the ServiceAccount",
+        Progress.RECONCILING,
     )
     CREDENTIAL_HELPER = (
         "CredentialHelper",
         Topic.ACCESS,
         "`wasmc`: docker's credential helper failed",
+        Progress.ELSEWHERE,
     )
 
     REGISTRY_UNAVAILABLE = (
@@ -181,7 +238,12 @@ class Reason(enum.StrEnum):
     )
     TOO_MANY_FETCHES = "TooManyFetches", Topic.CONNECTION, "too many fetches are waiting already"
 
-    NOT_A_FILE = "NotAFile", Topic.MODULE, "`wasmc push`: the path is not a regular file"
+    NOT_A_FILE = (
+        "NotAFile",
+        Topic.MODULE,
+        "`wasmc push`: the path is not a regular file",
+        Progress.ELSEWHERE,
+    )
     NOT_WASM = "NotWasm", Topic.MODULE, "the file is not WebAssembly"
     WASM_COMPONENT = (
         "WasmComponent",
@@ -232,8 +294,18 @@ class Reason(enum.StrEnum):
         "the module is larger than a limit, usually Envoy's 32 MiB",
     )
     CONTENT_REJECTED = "ContentRejected", Topic.MODULE, "the content was rejected"
-    DIGEST_MISMATCH = "DigestMismatch", Topic.MODULE, "the bytes do not match the digest"
-    SIZE_MISMATCH = "SizeMismatch", Topic.MODULE, "the size differs from the announced size"
+    DIGEST_MISMATCH = (
+        "DigestMismatch",
+        Topic.MODULE,
+        "the bytes do not match the digest",
+        Progress.RECONCILING,
+    )
+    SIZE_MISMATCH = (
+        "SizeMismatch",
+        Topic.MODULE,
+        "the size differs from the announced size",
+        Progress.RECONCILING,
+    )
     MANIFEST_INVALID = "ManifestInvalid", Topic.MODULE, "the manifest is invalid"
     UNSUPPORTED_LAYOUT = (
         "UnsupportedLayout",
@@ -257,7 +329,7 @@ class Reason(enum.StrEnum):
         "the archive has more bytes or entries than the limits allow",
     )
 
-    STARTED = "Started", Topic.START, "the module starts with its configuration"
+    STARTED = "Started", Topic.START, "the module starts with its configuration", Progress.ELSEWHERE
     CONFIGURATION_REFUSED = (
         "ConfigurationRefused",
         Topic.START,
@@ -303,6 +375,7 @@ class Reason(enum.StrEnum):
         "PreflightUnavailable",
         Topic.START,
         "no verdict: the child process crashed, exceeded a limit or could not be started; it is not the module's fault",
+        Progress.RECONCILING,
     )
 
     RUNNING = "Running", Topic.RUN, "the module runs in the sidecars of all matched Pods"
@@ -337,11 +410,13 @@ class Reason(enum.StrEnum):
         "RolloutFailed",
         Topic.ENVOYFILTER,
         "a staged rollout was aborted: all Pods have the previous filter; the message has the Pod, the figures and why",
+        Progress.STALLED,
     )
     ENVOY_FILTER_CONFLICT = (
         "EnvoyFilterConflict",
         Topic.ENVOYFILTER,
         "an EnvoyFilter of this name exists that wasmer does not manage ([adopt](../how-to/adopt.md))",
+        Progress.STALLED,
     )
     ENVOY_FILTER_TERMINATING = (
         "EnvoyFilterTerminating",
@@ -367,11 +442,13 @@ class Reason(enum.StrEnum):
         "ServiceWithoutEndpoints",
         Topic.ENVOYFILTER,
         "in metrics and logs only: the Service has no ready endpoint; publication continues",
+        Progress.ELSEWHERE,
     )
     MUTATED = (
         "Mutated",
         Topic.ENVOYFILTER,
         "another client changed or deleted the EnvoyFilter after each revert; wasmer stopped reverting it",
+        Progress.STALLED,
     )
 
     STORAGE_FULL = "StorageFull", Topic.WASMER, "the cache has no free space"
@@ -385,6 +462,7 @@ class Reason(enum.StrEnum):
         "CacheDirectoryInUse",
         Topic.WASMER,
         "another wasmer process uses the cache directory",
+        Progress.ELSEWHERE,
     )
     INTERNAL_ERROR = "InternalError", Topic.WASMER, "a bug in wasmer; please report it"
-    USAGE = "Usage", Topic.WASMER, "a flag or a file of wasmer is invalid"
+    USAGE = "Usage", Topic.WASMER, "a flag or a file of wasmer is invalid", Progress.ELSEWHERE

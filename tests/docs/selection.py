@@ -33,6 +33,7 @@ NOT_RUN = {
     "gh ": "only releases have statements of provenance",
     "docker ": "there is no docker daemon among the parts; tests/manifests/test_image.py reads the Dockerfile",
     "helm uninstall": "its hook is a Pod: tests/manifests/test_chart_cluster.py runs it, as a kubelet would",
+    "kubectl patch configmap argocd-cm": "there is no Argo CD; tests/integration/gitops runs its health check",
     "kubectl exec": "there is no kubelet among the parts; tests/e2e/test_cluster_mesh.py asks a real sidecar",
 }
 """Commands that no test runs, by their beginning, each with the reason."""

@@ -100,7 +100,10 @@ def _full_status() -> Status:
     history = tuple(msgspec.structs.replace(_MODULE, source=f"object:{n}") for n in range(5))
     conditions = tuple(
         Condition(kind, state, "Reason", "a sentence", _NOW, 7)
-        for kind, state in (("Fetched", "True"), ("Published", "False"), ("Ready", "Unknown"))
+        for kind, state in (
+            *(("Fetched", "True"), ("Published", "False"), ("Ready", "Unknown")),
+            ("Stalled", "True"),
+        )
     )
     return Status(
         phase=Phase.DEGRADED,
@@ -145,16 +148,19 @@ async def test_kubectl_get_prints_the_reference_columns(
     assert _TIME.sub("TIME", printed) == _TIME.sub("TIME", expected)
 
 
-async def test_wide_output_adds_sidecars_and_the_message(
+async def test_wide_output_adds_ready_age_sidecars_and_message(
     cluster: Cluster, kubectl: Client, namespace: str
 ) -> None:
     document = documents.valid()
     document["metadata"]["namespace"] = namespace
-    await _create(cluster, document, Status(message="all is well").to_dict())
+    ready = Condition("Ready", "True", "Synced", "a sentence", _NOW, 1)
+    status = Status(phase=Phase.SYNCED, message="all is well", conditions=(ready,))
+    await _create(cluster, document, status.to_dict())
     printed = await kubectl.run("get", "aw", "-n", namespace, "-o", "wide")
     header, row = printed.stdout.splitlines()
-    assert header.split()[-4:] == ["PHASE", "SIDECARS", "RUNNING", "MESSAGE"]
-    assert row.endswith("all is well")
+    narrow = (await kubectl.run("get", "aw", "-n", namespace)).stdout.splitlines()
+    assert header.split() == [*narrow[0].split(), "READY", "AGE", "SIDECARS", "RUNNING", "MESSAGE"]
+    assert re.search(r" Synced +True +\d+s +all is well$", row)
 
 
 async def test_explain_reads_well(kubectl: Client) -> None:
@@ -187,7 +193,9 @@ async def test_status_and_spec_are_written_apart(cluster: Cluster, namespace: st
     document["metadata"]["namespace"] = namespace
     collection = AUTOWASMS.format(namespace=namespace)
     created = await cluster.request("POST", collection, body=document)
-    assert "status" not in created
+    assert created["status"] == {"observedGeneration": -1}
+    assert await cluster.request("GET", f"{collection}/test") == created
+    assert not statuses.is_written(created["status"])
     changed = {**created, "spec": documents.image("other")["spec"], "status": {"phase": "Failed"}}
     stored = await cluster.request("PUT", f"{collection}/test/status", body=changed)
     assert stored["status"] == {"phase": "Failed"}

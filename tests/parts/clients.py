@@ -114,6 +114,11 @@ async def helm(home: Path, *, kubeconfig: Path | None = None) -> Client:
     return await asyncio.to_thread(_client, provision.helm, home, **files)
 
 
+async def helm_4(home: Path, *, kubeconfig: Path) -> Client:
+    """Helm 4, on the cluster that `kubeconfig` names."""
+    return await asyncio.to_thread(_client, provision.helm_4, home, KUBECONFIG=str(kubeconfig))
+
+
 async def crds_established(kubectl: Client, *names: str, timeout: float = 60) -> None:
     """Return once these CustomResourceDefinitions (without names: all) are served. Raises TimeoutError.
 

@@ -161,6 +161,17 @@ GROUPS: Mapping[str, GoGroup] = {
             "crpeer", ("crpeer",), 30, module="tools", packages=("autowasm.test/tools/crpeer",)
         ),
         GoGroup("kubectlyaml", ("kubectlyaml",), 20),
+        GoGroup(
+            "kstatus", ("kstatus",), 60, module="gitops", packages=("autowasm.test/gitops/kstatus",)
+        ),
+        GoGroup(
+            "helm-4",
+            ("helm",),
+            90,
+            module="gitops",
+            packages=("helm.sh/helm/v4/cmd/helm",),
+            after=("kstatus", 60),
+        ),
         GoGroup("actionlint", ("actionlint",), 15),
         # Clients of every cloud's service discovery are most of it, and are not needed.
         GoGroup(

@@ -40,6 +40,16 @@ def helm() -> Path:
     return golang.GROUPS["helm"].build() / "helm"
 
 
+def helm_4() -> Path:
+    """Helm 4, whose `--wait` asks kstatus about every object."""
+    return golang.GROUPS["helm-4"].build() / "helm"
+
+
+def kstatus() -> Path:
+    """kstatus, and Flux' health checks, as a command (`kstatus.py`)."""
+    return golang.GROUPS["kstatus"].build() / "kstatus"
+
+
 def actionlint() -> Path:
     """The checker of workflows, for `make lint`."""
     return golang.GROUPS["actionlint"].build() / "actionlint"
@@ -160,6 +170,8 @@ PARTS: Mapping[str, Callable[[], object]] = {
     "kubectlyaml": kubectlyaml,
     "actionlint": actionlint,
     "helm": helm,
+    "kstatus": kstatus,
+    "helm-4": helm_4,
     "istio": pilot_discovery,
     "fetcher": istio_wasm_fetch,
     "listeners": istio_listeners,

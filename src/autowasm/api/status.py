@@ -41,6 +41,10 @@ class ConditionType(enum.Enum):
     FETCHED = "Fetched"
     PUBLISHED = "Published"
     READY = "Ready"
+    RECONCILING = "Reconciling"
+    """Present, and True, while `Ready` is not True and may become so without a person (kstatus)."""
+    STALLED = "Stalled"
+    """Present, and True, while only a change by a person can make `Ready` True (kstatus)."""
     STARTS = "Starts"
     """Whether the module starts with its configuration, as far as it is known before it is published (ADR 37)."""
     LOADED = "Loaded"
@@ -273,12 +277,17 @@ _STATUS: Final = msgspec.json.Decoder(Status)
 
 def read(document: Mapping[str, Any] | None) -> Status:
     """Read a status that any version or another client wrote. An unreadable one counts as absent."""
-    if not document:
+    if document is None or not is_written(document):
         return Status()
     try:
         return msgspec.convert(document, _STATUS.type)
     except (msgspec.ValidationError, ValueError):
         return Status()
+
+
+def is_written(document: Mapping[str, Any] | None) -> bool:
+    """Whether wasmer has written this status. A new object has the default of the CRD, which only says that it was not observed."""
+    return document is not None and "phase" in document
 
 
 def utc_now() -> str:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from autowasm.api.status import is_written
 from autowasm.explain.facts import Facts
 from autowasm.explain.finding import NOT_CHECKED, Finding, Level, worst
 from autowasm.explain.plan import Plan
@@ -85,7 +86,7 @@ def as_json(facts: Facts, findings: Sequence[Finding]) -> dict[str, Any]:
         "namespace": facts.key.namespace,
         "name": facts.key.name,
         "verdict": worst(tuple(findings)).name.lower(),
-        "phase": facts.status.phase.value if facts.document.get("status") else None,
+        "phase": facts.status.phase.value if is_written(facts.document.get("status")) else None,
         "module": facts.record.sha256 if facts.record is not None else None,
         "pods": {"matched": len(facts.pods), "injected": len(facts.injected)},
         "notChecked": dict(facts.unread),

@@ -1,10 +1,12 @@
 """StatusReporter: writes a changed status and reports it in log, Events and metrics; pure functions that build a status.
 
 Invariants: `Synced` is written only after the EnvoyFilter is in place; `Degraded` only while one is; a time changes only with
-the fact that it dates; an unchanged status is neither written nor reported again.
+the fact that it dates; an unchanged status is neither written nor reported again; one of `Reconciling` and `Stalled` is there
+unless `Ready` is True, and it comes and goes in the same write as `observedGeneration` (kstatus).
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Protocol
 
@@ -35,7 +37,7 @@ from autowasm.controller.startcheck import StartDecision
 from autowasm.digest import Sha256Hex
 from autowasm.errors import AutoWasmError
 from autowasm.kube.resources import ObjectKey
-from autowasm.reasons import Reason, Topic
+from autowasm.reasons import Progress, Reason, Topic
 from autowasm.telemetry.metrics import Metrics
 from autowasm.units import format_size
 
@@ -53,6 +55,7 @@ SERVICE_REASONS = {Reason.SERVICE_NOT_FOUND, Reason.SERVICE_PORT_MISSING}
 """The module is stored, but sidecars could not fetch it. The module in place stays."""
 START_REASONS = {one for one in Reason if one.topic is Topic.START}
 """The module is stored, but does not start with its configuration, or may not. The module in place stays."""
+_STALLED = {one for one in Reason if one.progress is Progress.STALLED}
 _FETCHED = ("True", Reason.FETCHED, "the module is fetched, checked and stored")
 
 
@@ -86,7 +89,7 @@ def synced_status(
             now,
             fetched=_FETCHED,
             published=("True", Reason.PUBLISHED, "the EnvoyFilter is in place"),
-            ready=("True", Reason.SYNCED, ""),
+            ready=("True", Reason.SYNCED, message),
         ),
     )
 
@@ -112,7 +115,7 @@ def fetching_status(autowasm: AutoWasm, *, live: bool, previous: Status, now: st
             now,
             fetched=("Unknown", Reason.FETCHING, message),
             published=_published(live),
-            ready=("False", Reason.FETCHING, ""),
+            ready=("False", Reason.FETCHING, message),
         ),
     )
 
@@ -122,6 +125,13 @@ def replicating_status(record: Record, *, live: bool, previous: Status, now: str
     message = (
         f"module sha256:{record.sha256[:12]} is stored; waiting for the other replicas to copy it"
     )
+    return _stored_status(record, message, live=live, previous=previous, now=now)
+
+
+def _stored_status(
+    record: Record, message: str, *, live: bool, previous: Status, now: str
+) -> Status:
+    """The module is stored; something else comes before Envoy hears of it."""
     generation = previous.observed_generation
     return Status(
         phase=Phase.FETCHING,
@@ -139,7 +149,7 @@ def replicating_status(record: Record, *, live: bool, previous: Status, now: str
             now,
             fetched=_FETCHED,
             published=_published(live),
-            ready=("False", Reason.FETCHING, ""),
+            ready=("False", Reason.FETCHING, message),
         ),
     )
 
@@ -181,7 +191,7 @@ def failed_status(
             now,
             fetched=fetched,
             published=published,
-            ready=("False", error.reason, ""),
+            ready=("False", error.reason, message),
         ),
     )
 
@@ -228,8 +238,7 @@ def rollout_status(
 def judging_status(record: Record, *, live: bool, previous: Status, now: str) -> Status:
     """The module is stored; it is started with its configuration before any Envoy does it (ADR 37)."""
     message = f"module sha256:{record.sha256[:12]} is stored; wasmer starts it with its configuration before it is published"
-    status = replicating_status(record, live=live, previous=previous, now=now)
-    return msgspec.structs.replace(status, message=message)
+    return _stored_status(record, message, live=live, previous=previous, now=now)
 
 
 def with_start(status: Status, decision: StartDecision, *, now: str) -> Status:
@@ -270,6 +279,7 @@ def _conditions(
         (ConditionType.FETCHED, fetched),
         (ConditionType.PUBLISHED, published),
         (ConditionType.READY, ready),
+        *_progress(*ready),
     ):
         wanted.append(
             Condition(
@@ -285,6 +295,15 @@ def _conditions(
     kinds = (ConditionType.STARTS, ConditionType.LOADED, ConditionType.RUNNING)
     kept = (previous.condition(kind) for kind in kinds)
     return (*conditions, *(condition for condition in kept if condition is not None))
+
+
+def _progress(
+    status: str, reason: str, message: str
+) -> Iterator[tuple[ConditionType, tuple[str, str, str]]]:
+    """The condition by which kstatus (Helm, Flux) tells waiting from failure; none if `Ready` is True."""
+    if status != "True":
+        kind = ConditionType.STALLED if reason in _STALLED else ConditionType.RECONCILING
+        yield kind, ("True", reason, message)
 
 
 def _source_text(autowasm: AutoWasm) -> str:

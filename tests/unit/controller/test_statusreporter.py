@@ -2,7 +2,7 @@
 
 import pytest
 
-from autowasm.api.status import MAX_MESSAGE, Phase, Status
+from autowasm.api.status import MAX_MESSAGE, ConditionType, Phase, Status
 from autowasm.controller import statusreporter
 from autowasm.errors import AutoWasmError, SourceUnavailable, SpecError
 from tests.fakes.autowasms import URL, autowasm, record
@@ -67,11 +67,41 @@ def test_failure_is_told_where_it_happened(
         now=NOW,
     )
     assert (status.phase, status.observed_generation) == (phase, 3)
+    progress = conditions(status).keys() & {"Reconciling", "Stalled"}
     assert conditions(status) == {
         "Fetched": fetched,
         "Published": published,
         "Ready": ("False", error.reason),
+        progress.pop(): ("True", error.reason),
     }
+
+
+def test_reconciling_and_stalled_follow_the_last_attempt() -> None:
+    previous, found = Status(), []
+    for error in (SourceUnavailable("x"), SpecError("spec", "x"), None, SourceUnavailable("x")):
+        if error is None:
+            previous = statusreporter.fetching_status(
+                autowasm(), live=False, previous=previous, now=NOW
+            )
+        else:
+            previous = statusreporter.failed_status(
+                error, generation=1, in_place=None, previous=previous, now=NOW
+            )
+        found.append(conditions(previous).keys() & {"Reconciling", "Stalled"})
+    assert found == [{"Reconciling"}, {"Stalled"}, {"Reconciling"}, {"Reconciling"}]
+    synced = statusreporter.synced_status(autowasm(), record(), previous=previous, now=NOW)
+    assert conditions(synced).keys() == {"Fetched", "Published", "Ready"}
+
+
+def test_a_long_stall_keeps_its_first_time() -> None:
+    error, previous = SpecError("spec", "x"), Status()
+    for now in (NOW, "2026-01-01T00:05:00Z"):
+        previous = statusreporter.failed_status(
+            error, generation=1, in_place=None, previous=previous, now=now
+        )
+    stalled = previous.condition(ConditionType.STALLED)
+    assert stalled is not None
+    assert stalled.last_transition_time == NOW
 
 
 def test_failure_keeps_module_history_and_pods() -> None:

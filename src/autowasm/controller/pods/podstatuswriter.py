@@ -125,7 +125,7 @@ class PodStatusWriter:
         if document is None:
             return False
         status = document.get("status")
-        if report is None or not status:
+        if report is None or status is None or not statuses.is_written(status):
             return False  # no status yet: the reconciler writes it with counts
         if _is_reported(status, report) or self._was_sent(key, status, report):
             return False

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
+from autowasm.api import status as statuses
 from autowasm.api.status import ConditionType, Phase
 from autowasm.controller.sourcepolicy import check_mesh_scope
 from autowasm.errors import SpecError
@@ -91,7 +92,7 @@ def handled(facts: Facts) -> Iterator[Finding]:
     if facts.planned or facts.autowasm is None:
         return
     observed, now = facts.status.observed_generation, facts.autowasm.metadata.generation
-    if not facts.document.get("status"):
+    if not statuses.is_written(facts.document.get("status")):
         what = "has no status: wasmer has not reconciled it"
         remedy = f"check that wasmer runs and has a leader: kubectl logs -n {facts.server.envoy.service_namespace} -l app=wasmer"
         yield _finding(Level.ERROR, "NotHandled", facts.name, what, remedy, field="status")
@@ -108,7 +109,7 @@ def handled(facts: Facts) -> Iterator[Finding]:
 def phase(facts: Facts) -> Iterator[Finding]:
     """The phase that wasmer wrote into the status."""
     status = facts.status
-    if facts.planned or not facts.document.get("status"):
+    if facts.planned or not statuses.is_written(facts.document.get("status")):
         return
     ready = status.condition(ConditionType.READY)
     reason = ready.reason if ready else status.phase.value
