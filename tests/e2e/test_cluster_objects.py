@@ -91,6 +91,7 @@ def _granted() -> set[tuple[str, str, str]]:
     return {
         (group, resource, verb)
         for role in install_documents("ClusterRole", "Role")
+        if not any("aggregate" in label for label in role["metadata"]["labels"])  # of users
         for rule in role["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]

@@ -154,6 +154,13 @@ def test_every_mount_has_a_volume_and_every_namespace_is_said(values: Path) -> N
         assert ("namespace" in document["metadata"]) == (kind not in cluster_wide), (kind, name)
 
 
+def test_roles_of_users_can_be_left_out() -> None:
+    users = {("ClusterRole", "wasmer-view"), ("ClusterRole", "wasmer-edit")}
+    assert users <= charts.render().keys()
+    for rbac in ({"aggregate": False}, {"create": False}):
+        assert not users & charts.render(rbac=rbac).keys()
+
+
 def test_the_crd_is_kept_and_can_be_left_out() -> None:
     name = ("CustomResourceDefinition", "autowasms.wasm.tcm.io")
     crd = charts.render()[name]
