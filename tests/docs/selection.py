@@ -37,6 +37,7 @@ NOT_RUN = {
     "kubectl exec": "there is no kubelet among the parts; tests/e2e/test_cluster_mesh.py asks a real sidecar",
 }
 """Commands that no test runs, by their beginning, each with the reason."""
+KUSTOMIZATION_KEYS = {"resources", "namespace", "namePrefix", "images"}
 MESH_CONFIG_KEYS = {"serviceSettings"}
 """Top-level keys of MeshConfig, which has no schema to check a block with; tests/e2e/test_chart_mesh.py sets it."""
 

@@ -17,7 +17,7 @@ from autowasm.settings import PreflightMode, Settings
 from tests.manifests import charts
 from tests.manifests.documents import ROOT, Document
 from tests.parts import provision
-from tools.generate import manifests
+from tools.generate import chart, manifests
 from tools.generate.paths import CHART
 
 _OPTIONS = manifests.options()
@@ -55,6 +55,7 @@ def _settings(args: list[str]) -> Settings:
 def test_what_is_written_by_make_manifests_is_up_to_date() -> None:
     assert manifests.INSTALL.read_text() == manifests.install()
     assert manifests.SCHEMA.read_text() == manifests.schema()
+    assert chart.README.read_text() == chart.readme()
     for target, source in manifests.copies().items():
         assert target.read_bytes() == source.read_bytes(), f"{target}: make manifests"
     copied = {path for path in (CHART / "files").rglob("*") if path.is_file()}
@@ -72,7 +73,7 @@ def test_every_flag_has_a_value() -> None:
     schema = json.loads(manifests.SCHEMA.read_text())["properties"]
     assert schema["config"]["properties"].keys() == _CONFIG.keys()
     values = yaml.safe_load((CHART / "values.yaml").read_text())
-    assert values.keys() == schema.keys() - {"global"}
+    assert values.keys() == schema.keys()
     places = set(manifests.ELSEWHERE.values()) - {manifests.ELSEWHERE["kubeconfig"]}
     for place in places:
         assert place.partition(".")[0] in values

@@ -1,10 +1,11 @@
 """install.yaml against the code: numbers, names and flags that have to agree. No API server needed."""
 
-import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 
 from autowasm.cli import flags
@@ -143,23 +144,44 @@ def test_only_its_own_service_may_be_looked_at() -> None:
     assert (look["verbs"], look["resourceNames"]) == (["get"], [_settings().envoy.service_name])
 
 
-def test_the_page_tells_kustomize_to_name_the_service_that_it_renames(tmp_path: Path) -> None:
-    """The instructions of docs/install.md for `namePrefix`, with the real kustomize."""
-    page = (ROOT / "docs/install.md").read_text()
-    (shown,) = re.findall(r"```yaml\n(namePrefix: .*?)```", page, re.DOTALL)
-    (tmp_path / "install.yaml").write_text(documents.INSTALL.read_text())
-    (tmp_path / "kustomization.yaml").write_text(f"resources: [install.yaml]\n{shown}")
-    command = [provision.kubectl(), "kustomize", tmp_path]
+@pytest.mark.parametrize(
+    ("overlay", "name", "namespace"),
+    [
+        ({}, "wasmer", "istio-system"),
+        ({"namespace": "mesh-blue"}, "wasmer", "mesh-blue"),
+        ({"namespace": "mesh-blue", "namePrefix": "blue-"}, "blue-wasmer", "mesh-blue"),
+        ({"nameSuffix": "-2"}, "wasmer-2", "istio-system"),
+    ],
+)
+def test_kustomize_renames_what_wasmer_is_given(
+    overlay: Document, name: str, namespace: str, tmp_path: Path
+) -> None:
+    shutil.copytree(documents.MANIFESTS, tmp_path / "base")
+    (tmp_path / "overlay").mkdir()
+    text = yaml.safe_dump({**overlay, "resources": ["../base"]})
+    (tmp_path / "overlay/kustomization.yaml").write_text(text)
+    command = [provision.kubectl(), "kustomize", tmp_path / "overlay"]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    objects = {
-        (one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(said) if one
-    }
-    (container,) = objects["Deployment", "blue-wasmer"]["spec"]["template"]["spec"]["containers"]
-    settings = flags.settings_from(build_parser().parse_args(container["args"]), environment={})
-    assert ("Service", settings.envoy.service_name) in objects
+    made = [one for one in yaml.safe_load_all(said) if one]
+    objects = {(one["kind"], one["metadata"]["name"]): one for one in made}
+    assert len(objects) == len(made)
+    pod = objects["Deployment", name]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    # As the Pod sees it: wasmer reads its own namespace from the volume of its ServiceAccount.
+    environment = {one["name"]: one["value"] for one in container["env"]}
+    arguments = [*container["args"], f"--service-namespace={namespace}"]
+    settings = flags.settings_from(build_parser().parse_args(arguments), environment=environment)
+    service = objects["Service", settings.envoy.service_name]
+    assert (service["metadata"]["name"], service["metadata"]["namespace"]) == (name, namespace)
     assert ("Service", settings.peers.host.partition(".")[0]) in objects
-    (look,) = objects["Role", "blue-wasmer-service"]["rules"]
-    assert look["resourceNames"] == [settings.envoy.service_name]
+    assert settings.cluster is not None
+    roles = {one: objects["Role", one] for kind, one in objects if kind == "Role"}
+    named = [r["resourceNames"] for one in roles.values() for r in one["rules"][-1:]]
+    assert named == [[settings.cluster.election.lease_name], [settings.envoy.service_name]]
+    binding = objects["ClusterRoleBinding", name]
+    assert binding["roleRef"]["name"] == name
+    subject = {"kind": "ServiceAccount", "name": pod["serviceAccountName"], "namespace": namespace}
+    assert binding["subjects"] == [subject]
 
 
 def test_everything_is_in_istios_namespace_and_labelled() -> None:

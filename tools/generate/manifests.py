@@ -1,7 +1,8 @@
 """`python -m tools.generate.manifests`: write the parts that the chart and the plain manifests have in common.
 
-The chart (manifests/helm/wasmer) is written by hand but for three things that come from elsewhere: its copies of crd.yaml and of
-dashboards and rules (helm reads no file outside of a chart), and the schema of `config`, which is the table of flags.
+The chart (manifests/helm/wasmer) is written by hand but for what comes from elsewhere: its copies of crd.yaml and of
+dashboards and rules (helm reads no file outside of a chart), the schema of `config`, which is the table of flags, and its README
+with the descriptions in the schema (`chart.py`).
 install.yaml is the chart with its default values, without what only helm needs.
 """
 
@@ -17,6 +18,7 @@ from autowasm.cli import flags
 from autowasm.cli.options import Option
 from autowasm.settings import PreflightMode
 from tests.parts import provision
+from tools.generate import chart
 from tools.generate.paths import BOARD, CHART, MANIFESTS, RULES
 
 SCHEMA = CHART / "values.schema.json"
@@ -56,6 +58,7 @@ _HEADER = """\
 # below. The namespace is Istio's and has to be there. This file is the Helm chart (helm/wasmer) with its default values,
 # written by `make manifests`. Istio's dashboards and telemetry go by the label `app`.
 """
+_OF_HELM = r"^ +(helm\.sh/chart|app\.kubernetes\.io/(managed-by|instance)): .*\n"
 
 
 def options() -> dict[str, Option]:
@@ -73,7 +76,6 @@ def config_schema() -> dict[str, Any]:
     """The schema of `config`."""
     return {
         "type": "object",
-        "description": "Flags of `wasmer controller`, in camelCase.",
         "additionalProperties": False,
         "properties": {
             camel(name): {**_type(option), "description": f"{option.flag}: {option.help}"}
@@ -106,6 +108,7 @@ def schema() -> str:
     """values.schema.json with the flags as the code has them."""
     document = json.loads(SCHEMA.read_text())
     document["properties"]["config"] = config_schema()
+    chart.describe(document)
     return json.dumps(document, indent=2) + "\n"
 
 
@@ -122,9 +125,10 @@ def copies() -> dict[Path, Path]:
 def install() -> str:
     """install.yaml. Blocks: helm renders it."""
     command: list[str | Path] = [provision.helm(), "template", "wasmer", CHART]
-    command += ["--set", "crd.install=false,uninstallCheck.enabled=false"]
+    command += ["--set", "crd.install=false,uninstallCheck.enabled=false", "--skip-tests"]
     rendered = subprocess.run(command, check=True, capture_output=True, text=True).stdout  # noqa: S603
     rendered = re.sub(r"^# Source: .*\n", "", rendered, flags=re.MULTILINE)
+    rendered = re.sub(_OF_HELM, "", rendered, flags=re.MULTILINE)
     # The comment about an object that helm has moved stays with it; empty lines come from conditions.
     rendered = re.sub(r"\n\s*\n", "\n", rendered)
     return _HEADER + rendered
@@ -133,6 +137,7 @@ def install() -> str:
 def main() -> None:
     """Write all of it."""
     SCHEMA.write_text(schema())
+    chart.README.write_text(chart.readme())
     shutil.rmtree(CHART / "files")
     for target, source in copies().items():
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,28 +1,72 @@
-{{- define "wasmer.labels" -}}
-app: {{ .Values.name }}
-{{ include "wasmer.selector" . }}
-app.kubernetes.io/part-of: autowasm
+{{- /* Sidecars know wasmer by name and namespace, so neither follows from the release's. */}}
+{{- define "wasmer.name" -}}
+{{ .Values.fullnameOverride | default .Values.nameOverride | default .Values.name }}
+{{- end }}
+
+{{- define "wasmer.namespace" -}}
+{{ .Values.namespaceOverride | default .Values.namespace }}
 {{- end }}
 
 {{- define "wasmer.selector" -}}
-app.kubernetes.io/name: {{ .Values.name }}
+app.kubernetes.io/name: {{ include "wasmer.name" . }}
 {{- end }}
 
+{{- /*
+metadata of an object. root: $. Optional: name, or suffix of the usual name; namespace; cluster: true for an object without one;
+app: value of the labels app and app.kubernetes.io/name; labels, annotations: further ones, which win over the common ones.
+*/}}
 {{- define "wasmer.metadata" -}}
-name: {{ .Values.name }}
-namespace: {{ .Values.namespace }}
+{{- $root := .root }}
+{{- $name := include "wasmer.name" $root }}
+{{- $app := .app | default $name }}
+{{- $labels := dict "app" $app "app.kubernetes.io/name" $app "app.kubernetes.io/part-of" "autowasm" }}
+{{- $_ := set $labels "app.kubernetes.io/instance" $root.Release.Name }}
+{{- $_ := set $labels "app.kubernetes.io/version" $root.Chart.AppVersion }}
+{{- $_ := set $labels "app.kubernetes.io/managed-by" $root.Release.Service }}
+{{- $_ := set $labels "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_") }}
+{{- $annotations := merge (dict) (.annotations | default dict) $root.Values.commonAnnotations -}}
+name: {{ .name | default (printf "%s%s" $name (.suffix | default "")) }}
+{{- if not .cluster }}
+namespace: {{ .namespace | default (include "wasmer.namespace" $root) }}
+{{- end }}
 labels:
-  {{- include "wasmer.labels" . | nindent 2 }}
+  {{- merge $labels (.labels | default dict) $root.Values.commonLabels | toYaml | nindent 2 }}
+{{- with $annotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- /* Those of the values, and of the parent chart's global: objects with a name, or only the name. */}}
+{{- define "wasmer.imagePullSecrets" -}}
+{{- $found := .Values.imagePullSecrets }}
+{{- range (.Values.global | default dict).imagePullSecrets }}
+{{- $found = append $found (ternary (dict "name" .) . (kindIs "string" .)) }}
+{{- end }}
+{{- with uniq $found }}
+{{- toYaml . }}
+{{- end }}
 {{- end }}
 
 {{- define "wasmer.account" -}}
-{{ .Values.serviceAccount.name | default .Values.name }}
+{{ .Values.serviceAccount.name | default (include "wasmer.name" .) }}
 {{- end }}
 
 {{- define "wasmer.subject" -}}
 - kind: ServiceAccount
   name: {{ include "wasmer.account" . }}
-  namespace: {{ .Values.namespace }}
+  namespace: {{ include "wasmer.namespace" . }}
+{{- end }}
+
+{{- /* Fields of a Service. */}}
+{{- define "wasmer.ipFamilies" -}}
+{{- with .Values.service.ipFamilyPolicy }}
+ipFamilyPolicy: {{ . }}
+{{- end }}
+{{- with .Values.service.ipFamilies }}
+ipFamilies:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
 {{- define "wasmer.image" -}}
@@ -41,11 +85,11 @@ labels:
 {{- end }}
 
 {{- define "wasmer.priorityClass" -}}
-{{ .Values.priorityClassName | default (ternary .Values.name "" .Values.priorityClass.create) }}
+{{ .Values.priorityClassName | default (ternary (include "wasmer.name" .) "" .Values.priorityClass.create) }}
 {{- end }}
 
 {{- define "wasmer.policyMap" -}}
-{{ .Values.policy.configMap | default (ternary (printf "%s-policy" .Values.name) "" (not (empty .Values.policy.namespaces))) }}
+{{ .Values.policy.configMap | default (ternary (printf "%s-policy" (include "wasmer.name" .)) "" (not (empty .Values.policy.namespaces))) }}
 {{- end }}
 
 {{- /* What the schema cannot say. */ -}}
@@ -71,14 +115,16 @@ labels:
 {{- define "wasmer.args" -}}
 - controller
 - --cache-dir=/var/cache/wasmer
+{{- $name := include "wasmer.name" . }}
+{{- $namespace := include "wasmer.namespace" . }}
 {{- with .Values }}
-{{- if ne .name "wasmer" }}
-- --service-name={{ .name }}
-- --peers-service={{ .name }}-peers
-- --lease-name={{ .name }}
+{{- if ne $name "wasmer" }}
+- --service-name={{ $name }}
+- --peers-service={{ $name }}-peers
+- --lease-name={{ $name }}
 {{- end }}
-{{- if ne .namespace "istio-system" }}
-- --service-namespace={{ .namespace }}
+{{- if ne $namespace "istio-system" }}
+- --service-namespace={{ $namespace }}
 {{- end }}
 {{- with .rootNamespace }}
 - --root-namespace={{ . }}

@@ -12,7 +12,7 @@
     secretName: {{ $ca.secret }}
   {{- else }}
   configMap:
-    name: {{ $ca.configMap | default (printf "%s-registry-ca-%d" $.Values.name $index) }}
+    name: {{ $ca.configMap | default (printf "%s-registry-ca-%d" (include "wasmer.name" $) $index) }}
   {{- end }}
 {{- end }}
 {{- with include "wasmer.policyMap" . }}
