@@ -102,6 +102,7 @@ def test_names_are_those_of_the_code() -> None:
         "plural": "autowasms",
         "singular": "autowasm",
         "shortNames": ["aw"],
+        "categories": ["istio-io"],
     }
     assert _crd()["metadata"]["name"] == "autowasms.wasm.tcm.io"
     assert spec["scope"] == "Namespaced"
