@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from autowasm.cli.wasmer import build_parser
 from tests.manifests import charts
 from tests.manifests.documents import Document
 from tools.generate import chart, manifests
@@ -114,8 +115,8 @@ def test_pull_secrets_of_a_parent_chart_are_added(
 ) -> None:
     wanted = [{"name": "mine"}, {"name": "everywhere"}]
     assert _pod(objects)["spec"]["imagePullSecrets"] == wanted
-    (hook,) = [one for (kind, _), one in objects.items() if kind == "Job"]
-    assert hook["spec"]["template"]["spec"]["imagePullSecrets"] == wanted
+    hooks = [one["spec"]["template"]["spec"] for (kind, _), one in objects.items() if kind == "Job"]
+    assert [one["imagePullSecrets"] for one in hooks] == [wanted, wanted]
 
 
 def test_pods_are_as_the_values_say(objects: dict[tuple[str, str], Document]) -> None:
@@ -145,6 +146,21 @@ def test_a_service_monitor_is_as_the_values_say(
     (endpoint,) = objects["ServiceMonitor", "mesh-wasmer"]["spec"]["endpoints"]
     for name in ("scrapeTimeout", "relabelings", "metricRelabelings"):
         assert endpoint[name] == values[name]
+
+
+def test_the_test_downloads_from_the_service_that_sidecars_use(
+    objects: dict[tuple[str, str], Document],
+) -> None:
+    job = objects["Job", "mesh-wasmer-download-test"]
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    given = build_parser().parse_args(container["args"])
+    assert given.mode == "check-download"
+    service = objects["Service", "mesh-wasmer"]
+    (port,) = service["spec"]["ports"]
+    assert given.url == f"http://mesh-wasmer.mesh-blue.svc.cluster.local:{port['port']}"
+    left_out = charts.render(downloadTest={"enabled": False})
+    assert not [name for _, name in left_out if "download" in name]
 
 
 def test_further_objects_are_templates(objects: dict[tuple[str, str], Document]) -> None:

@@ -38,6 +38,8 @@ helm install oci://ghcr.io/autowasm/charts/wasmer --generate-name --set image.re
 wasmer is in the namespace `istio-system` under the name `wasmer`, whatever the release's name and namespace are: sidecars fetch modules from
 `wasmer.istio-system`. [Installing wasmer]({home}install.html) has upgrades, several meshes and other ways.
 
+`helm test RELEASE` downloads a published module from wasmer's Service and verifies it.
+
 ## Values
 
 Values that are misspelt or of a wrong type are refused. The flags in `config` are those of

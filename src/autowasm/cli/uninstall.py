@@ -41,13 +41,13 @@ async def _check(kubeconfig: Path | None, *, agent: str) -> tuple[bool, str]:
     with Pools(transfers=1) as pools:
         async with KubeClient(kubeconfig=kubeconfig, pools=pools, user_agent=agent) as client:
             try:
-                items, more = await _list(client)
+                items, more = await list_autowasms(client)
             except ApiError as error:
                 return True, f"AutoWasms cannot be listed: {error}. {_ANYWAY}"
     return bool(items or more), _report(items, more=more)
 
 
-async def _list(client: KubeClient) -> tuple[list[Document], int]:
+async def list_autowasms(client: KubeClient) -> tuple[list[Document], int]:
     """AutoWasms of the first page that are not being deleted, and the number beyond that page. Raises ApiError."""
     until = time.monotonic() + _DEADLINE
     while True:

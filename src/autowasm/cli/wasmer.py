@@ -16,6 +16,7 @@ from autowasm.cli.version import ShowVersion
 from autowasm.errors import AutoWasmError, UsageError
 
 _CHECK_UNINSTALL: Final = "check-uninstall"
+_CHECK_DOWNLOAD: Final = "check-download"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from autowasm.cli import uninstall  # noqa: PLC0415  # heavy, as below
 
             return uninstall.run(arguments.kubeconfig)
+        if arguments.mode == _CHECK_DOWNLOAD:
+            from autowasm.cli import downloadtest  # noqa: PLC0415  # heavy, as below
+
+            return downloadtest.run(arguments.kubeconfig, arguments.url)
         settings = flags.settings_from(arguments)
         from autowasm.performance import eventloop  # noqa: PLC0415  # heavy, as below
         from autowasm.telemetry import logs  # noqa: PLC0415
@@ -81,6 +86,20 @@ def build_parser() -> argparse.ArgumentParser:
         description="Exits with status 0 if the cluster has no AutoWasms; otherwise prints their names and exits with 1.",
     )
     KUBECONFIG.declare_read(check)
+    download = modes.add_parser(
+        _CHECK_DOWNLOAD,
+        allow_abbrev=False,
+        help="check whether a published module can be downloaded (the chart's test runs this)",
+        description="Downloads the module of one AutoWasm that is Ready, and verifies its digest. Exits with status 0 if it arrived, or if "
+        "wasmer answers and no AutoWasm is Ready; otherwise says what failed and exits with 1.",
+    )
+    KUBECONFIG.declare_read(download)
+    download.add_argument(
+        "--url",
+        required=True,
+        metavar="URL",
+        help="address of wasmer's Service, as http://wasmer.istio-system.svc.cluster.local:8081",
+    )
     return parser
 
 

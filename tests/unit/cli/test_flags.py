@@ -193,7 +193,12 @@ def test_every_flag_is_explained() -> None:
         for action in wasmer.build_parser()._actions
         if isinstance(action, argparse._SubParsersAction)
     )
-    assert set(subparsers.choices) == {"standalone", "controller", "check-uninstall"}
+    assert set(subparsers.choices) == {
+        "standalone",
+        "controller",
+        "check-uninstall",
+        "check-download",
+    }
     for parser in subparsers.choices.values():
         assert all(action.help for action in parser._actions)
         parser.format_help()
