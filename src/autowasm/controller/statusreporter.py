@@ -213,10 +213,10 @@ def rollout_status(
     is_aborted = rollout.phase is RolloutPhase.ABORTED
     newest = rollout.stable if is_aborted else rollout.target
     module = newest.module if newest is not UNSET else UNSET
-    generation = rollout.target.generation
+    generation, message = rollout.target.generation, f"rollout: {rollout.message}"
     return Status(
         phase=Phase.DEGRADED if is_aborted else Phase.PROGRESSING,
-        message=_cut(f"rollout: {rollout.message}"),
+        message=_cut(message),
         observed_generation=generation,
         module=_module(module.record(), previous, now) if module is not UNSET else UNSET,
         history=previous.history,
@@ -230,7 +230,7 @@ def rollout_status(
             now,
             fetched=_FETCHED,
             published=_published(is_in_place),
-            ready=("False", reason, rollout.message),
+            ready=("False", reason, message),
         ),
     )
 

@@ -6,9 +6,18 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from autowasm.api import status as statuses
-from autowasm.api.status import Condition, ConditionType, Preflight
+from autowasm.api.parsing import parse
+from autowasm.api.status import (
+    Condition,
+    ConditionType,
+    Preflight,
+    RolloutPhase,
+    RolloutStatus,
+    RolloutVariant,
+)
 from autowasm.controller.reconciler import Checks
 from autowasm.controller.startcheck import StartCheck, StartDecision
+from autowasm.controller.statusreporter import rollout_status
 from autowasm.errors import AutoWasmError, SpecError, StorageError
 from autowasm.kube.resources import ObjectKey
 from autowasm.reasons import Progress, Reason, Topic
@@ -69,10 +78,39 @@ async def recorded(directory: Path, reason: Reason, *, in_place: bool) -> Docume
     async with running(_Recording, world, directory, retry_base=600) as process:
         if in_place:
             await process.apply()
+        if reason in _ROLLOUTS:
+            return await _in_rollout(process, reason, in_place=in_place)
         _cause(process, reason)
         world.objects.apply(document(image=OTHER))
         await _until(process, reason)
         return world.objects.documents[KEY]
+
+
+_ROLLOUTS: Final = {
+    Reason.ROLLING_OUT: RolloutPhase.PROGRESSING,
+    Reason.ROLLOUT_PAUSED: RolloutPhase.PAUSED,
+    Reason.ROLLOUT_FAILED: RolloutPhase.ABORTED,
+}
+
+
+async def _in_rollout(process: Process, reason: Reason, *, in_place: bool) -> Document:
+    """With the status that the reporter makes of a staged rollout in this phase (test_rollout.py has rollouts themselves)."""
+    process.world.objects.apply(document(image=OTHER))
+    found = process.world.objects.documents[KEY]
+    rollout = RolloutStatus(
+        phase=_ROLLOUTS[reason],
+        target=RolloutVariant("0" * 16, found["metadata"]["generation"]),
+        message=f"a message about {reason.value}",
+    )
+    status = rollout_status(
+        parse(found),
+        rollout,
+        is_in_place=in_place,
+        previous=statuses.read(process.world.status),
+        now=statuses.utc_now(),
+    )
+    await process.world.publisher.write_status(KEY, found, status.to_dict())
+    return process.world.objects.documents[KEY]
 
 
 async def _until(process: Process, reason: Reason) -> None:
