@@ -338,7 +338,8 @@ class ArtifactFetcher:
                     return fetched, await self._inspect_stored(fetched.sha256)
                 if fetched.unchanged:  # evicted since the request
                     fetched = await get(replace(pinned, handle=None))
-            settling = self._store.settle(stage, fetched.sha256)  # runs during the check
+            # Runs during the check.
+            settling = self._store.settle(stage, fetched.sha256, hashed=fetched.file)
             try:
                 with self._timed(attempt, "verify"):
                     info = await self._inspect(stage.path)
@@ -348,7 +349,8 @@ class ArtifactFetcher:
             finally:
                 if not settling.cancel() and not settling.cancelled():
                     settling.exception()  # retrieved: the error of the check is raised
-        return replace(fetched, sha256=settled.sha256), self._remember(settled.sha256, info)
+        found = replace(fetched, sha256=settled.sha256, file=None)
+        return found, self._remember(settled.sha256, info)
 
     async def _inspect_stored(self, sha256: Sha256Hex) -> FetchedModule:
         """A stored module was checked before it was stored, so this only reads it again."""

@@ -20,6 +20,7 @@ from autowasm.api.v1alpha1 import RegistrySource, Source
 from autowasm.artifacts.source import Pinned, SourceKey
 from autowasm.digest import Sha256Hex, sha256_of
 from autowasm.errors import ContentRejected, SourceNotFound, SourceUnavailable, SpecError
+from autowasm.hashedfile import HashedFile
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
 from autowasm.reasons import Reason
@@ -48,6 +49,8 @@ class PulledModule:
     member: str
     layer: Descriptor | None = field(default=None, compare=False)
     """The layer that held it."""
+    file: HashedFile | None = field(default=None, compare=False)
+    """The written file, if its bytes were hashed while they were written."""
 
 
 def known_sha256(layout: Layout) -> Sha256Hex | None:
@@ -87,19 +90,17 @@ async def pull_module(
             if layout.kind == "artifact":
                 (content,) = layout.candidates
                 member, layer = "", content.descriptor
-                await puller.take(content, destination)
+                file = await puller.take(content, destination)
             else:
-                found = await puller.search(layout.candidates, destination, workdir=workdir)
+                found, file = await puller.search(layout.candidates, destination, workdir=workdir)
                 member, layer = found.member.name, found.candidate.descriptor
     except TimeoutError as error:
         raise SourceUnavailable(
             f"image {reference}: not finished within {limits.fetch_timeout:g} s",
             reason=Reason.TIMEOUT,
         ) from error
-    sha256 = known_sha256(layout)
-    if sha256 is None:
-        sha256 = await pools.disk.run(sha256_of, destination)
-    return PulledModule(sha256, member, layer)
+    sha256 = file.sha256 if file else await pools.disk.run(sha256_of, destination)
+    return PulledModule(sha256, member, layer, file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,20 +121,20 @@ class _Puller:
     pools: Pools
     on_bytes: OnBytes | None
 
-    async def take(self, candidate: LayerCandidate, destination: Path) -> None:
+    async def take(self, candidate: LayerCandidate, destination: Path) -> HashedFile | None:
         """Download a layer that is the module."""
         size = candidate.descriptor.size
         if size > self.limits.module_bytes:
             raise too_large(size, limits=self.limits)
-        await self._download(candidate, destination)
+        return await self._download(candidate, destination)
 
     async def search(
         self, candidates: tuple[LayerCandidate, ...], destination: Path, *, workdir: Path
-    ) -> "_Found":
+    ) -> "tuple[_Found, HashedFile]":
         """Find the module in tar layers and copy it out."""
         async with contextlib.AsyncExitStack() as layers:
             found = await self._find(candidates, layers, workdir / destination.name)
-            await self.pools.parsing.run(
+            file = await self.pools.parsing.run(
                 extract_member,
                 found.layer,
                 destination,
@@ -141,7 +142,7 @@ class _Puller:
                 member=found.member,
                 limits=self.limits,
             )
-        return found
+        return found, file
 
     async def _find(
         self, candidates: tuple[LayerCandidate, ...], layers: contextlib.AsyncExitStack, stem: Path
@@ -184,8 +185,8 @@ class _Puller:
                 reason=Reason.TOO_LARGE,
             )
 
-    async def _download(self, candidate: LayerCandidate, destination: Path) -> None:
-        await self.client.download(
+    async def _download(self, candidate: LayerCandidate, destination: Path) -> HashedFile | None:
+        return await self.client.download(
             self.reference,
             candidate.descriptor,
             destination,
@@ -299,7 +300,7 @@ class ImageSource:
             workdir=workdir,
             on_bytes=on_bytes,
         )
-        return dataclasses.replace(pinned, sha256=pulled.sha256)
+        return dataclasses.replace(pinned, sha256=pulled.sha256, file=pulled.file)
 
 
 def _reference(source: Source) -> ImageReference:

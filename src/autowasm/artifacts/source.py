@@ -12,6 +12,7 @@ from typing import Protocol
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import Source
 from autowasm.digest import Sha256Hex
+from autowasm.hashedfile import HashedFile
 from autowasm.registry.credentials import Credential
 
 
@@ -60,6 +61,8 @@ class Pinned:
     """The module's bytes, if known before they are fetched."""
     handle: object = field(default=None, compare=False)
     """Passed back to the source in `fetch`; opaque to all other code."""
+    file: HashedFile | None = field(default=None, compare=False)
+    """Of fetched content: the written file, if its bytes were hashed while they were written."""
 
     @property
     def content_key(self) -> str:

@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from autowasm import atomicfile
-from autowasm.blobs.blob import Signature, SyncedFile
+from autowasm.blobs.blob import SyncedFile
 from autowasm.digest import Sha256Hex, sha256_hex
 from autowasm.errors import ContentRejected, StorageError
+from autowasm.hashedfile import HashedFile, Signature
 from autowasm.limits import MIB, StoreLimits
 from autowasm.net.pools import Pool
 from autowasm.reasons import Reason
@@ -179,11 +180,16 @@ def verify(path: Path, sha256: Sha256Hex) -> Signature:
     return signature
 
 
-def settle(staged: Path, expected: Sha256Hex | None) -> SyncedFile:
-    """Sync the bytes of `staged` to disk and hash them. `expected`: the digest that they must have, if there is one."""
+def settle(
+    staged: Path, expected: Sha256Hex | None, *, hashed: HashedFile | None = None
+) -> SyncedFile:
+    """Sync the bytes of `staged` to disk and hash them. `expected`: the digest that they must have, if there is one.
+
+    `hashed`: what was hashed while the file was written. If the file is unchanged since, it is not read again.
+    """
     fd = os.open(staged, _OPEN_FLAGS)
     try:
-        return _settle(fd, expected)
+        return _settle(fd, expected, hashed=hashed)
     finally:
         os.close(fd)
 
@@ -205,9 +211,10 @@ def commit(staged: Path, target: Path, *, settled: SyncedFile | None) -> Signatu
         os.close(fd)
 
 
-def _settle(fd: int, expected: Sha256Hex | None) -> SyncedFile:
+def _settle(fd: int, expected: Sha256Hex | None, *, hashed: HashedFile | None = None) -> SyncedFile:
     signature = Signature.of(fd)  # before hashing: a change during hashing is detected afterwards
-    digest = _hash(fd)
+    is_known = hashed is not None and hashed.signature == signature
+    digest = hashed.sha256 if hashed is not None and is_known else _hash(fd)
     if expected is not None and digest != expected:
         raise ContentRejected(
             f"the bytes to store have sha256:{digest}, not sha256:{expected}",

@@ -26,11 +26,12 @@ import structlog
 
 from autowasm import atomicfile
 from autowasm.blobs import files
-from autowasm.blobs.blob import Blob, Signature, SyncedFile
+from autowasm.blobs.blob import Blob, SyncedFile
 from autowasm.blobs.files import Stage, Staging, finish, is_storage_failure, storage_errors
 from autowasm.blobs.reading import BlobEntry, BlobIndex, KeyedLock, VerifiedReader
 from autowasm.digest import Sha256Hex
 from autowasm.errors import StorageError
+from autowasm.hashedfile import HashedFile, Signature
 from autowasm.limits import StoreLimits
 from autowasm.net.pools import Pools
 from autowasm.reasons import Reason
@@ -256,12 +257,16 @@ class BlobStore:
         finally:
             await self._staging.remove(folder)
 
-    def settle(self, stage: Stage, expected: Sha256Hex | None) -> asyncio.Future[SyncedFile]:
+    def settle(
+        self, stage: Stage, expected: Sha256Hex | None, *, hashed: HashedFile | None = None
+    ) -> asyncio.Future[SyncedFile]:
         """Hash and sync `stage.path` in the background: most of the work of `commit`.
 
-        `expected`: None if no digest is promised; the result has the digest. Raises ContentRejected (`DigestMismatch`) and OSErrors.
+        `expected`: None if no digest is promised; the result has the digest. `hashed`: what is known of the file if its bytes
+        were hashed while they were written; an unchanged file is then only synced. Raises ContentRejected (`DigestMismatch`)
+        and OSErrors.
         """
-        job = functools.partial(files.settle, stage.path, expected)
+        job = functools.partial(files.settle, stage.path, expected, hashed=hashed)
         return asyncio.wrap_future(self._disk.submit(job))
 
     async def commit(

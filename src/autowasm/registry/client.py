@@ -18,6 +18,7 @@ import structlog
 from autowasm.backoff import Backoff
 from autowasm.digest import Digest, DigestVerifier
 from autowasm.errors import ContentRejected, SourceNotFound, SourceUnavailable
+from autowasm.hashedfile import HashedFile
 from autowasm.limits import Limits
 from autowasm.net.addresspolicy import AddressPolicy
 from autowasm.net.pools import Pools
@@ -134,10 +135,10 @@ class RegistryClient:
         *,
         credential: Credential | None,
         on_bytes: OnBytes | None = None,
-    ) -> None:
+    ) -> HashedFile | None:
         """Write a layer to `destination`, which is overwritten; digest and size are verified during the download.
 
-        `on_bytes` runs on the loop and gets the number of bytes since its last call, retries included. Raises as `resolve`,
+        Returns the written file; None if the digest of the layer is no sha256. `on_bytes` runs on the loop and gets the number of bytes since its last call, retries included. Raises as `resolve`,
         and StorageError. After an error the caller removes the partial file.
         """
         digest = descriptor.digest
@@ -148,7 +149,7 @@ class RegistryClient:
                 f"{format_size(self._limits.layer_bytes)} are accepted",
                 reason=Reason.TOO_LARGE,
             )
-        await self._run(
+        return await self._run(
             lambda repository: repository.download(
                 digest, size=descriptor.size, destination=destination
             ),

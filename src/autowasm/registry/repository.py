@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from autowasm.digest import Digest, DigestVerifier
+from autowasm.digest import Digest, DigestVerifier, Sha256Hex
 from autowasm.errors import WASMER, Advice, SourceUnavailable, StorageError
+from autowasm.hashedfile import HashedFile, Signature
 from autowasm.limits import Limits
 from autowasm.net.responses import LATER, Operation, Responder, error_for
 from autowasm.net.urls import next_hop, redact
@@ -78,10 +79,10 @@ class Repository:
             self._expect(answer, 200, what=f"image {self._shown(version)}")
             return _announced(answer)
 
-    def download(self, digest: Digest, *, size: int, destination: Path) -> None:
+    def download(self, digest: Digest, *, size: int, destination: Path) -> HashedFile | None:
         """GET a blob into `destination` (overwritten), verified during the download. The caller removes a partial file.
 
-        Raises ContentRejected (`SizeMismatch`, `DigestMismatch`) and StorageError too.
+        Returns the written file; None if its sha256 is not known, because `digest` is of another algorithm. Raises ContentRejected (`SizeMismatch`, `DigestMismatch`) and StorageError too.
         """
         what = f"layer {digest} of {self._name}"
         verifier = DigestVerifier(digest, size=size, what=what)
@@ -93,7 +94,12 @@ class Repository:
                 for chunk in answer.chunks():
                     verifier.update(chunk)
                     file.write(chunk)
+                file.flush()
+                signature = Signature.of(file.fileno())
         verifier.finish()
+        if digest.algorithm != "sha256" or signature.size != size:
+            return None
+        return HashedFile(Sha256Hex(digest.hex), signature)
 
     def has_blob(self, digest: Digest, *, size: int) -> bool:
         """Whether the registry reports (with a 200) that it has the blob, so that no upload is needed.

@@ -99,6 +99,9 @@ class UploadReader:
         return data
 
 
+_MAX_RECEIVED: Final = 256 * 1024
+"""Bytes of one read: a buffer is allocated for each, and one of 1 MiB comes from the kernel page by page, for half of the bytes that
+then arrive."""
 _DISCARD_LIMIT: Final = 64 * 1024
 """An unwanted body up to this size is read, to keep the connection; for a longer one the connection is closed."""
 
@@ -145,10 +148,11 @@ class RegistryResponse:
         """The body as sent, not decoded, in chunks of at most `limits.transfer_chunk` bytes, as they arrive."""
         transfer = current_transfer()
         transfer.expect_body()
+        most = min(self._limits.transfer_chunk, _MAX_RECEIVED)
         while True:
             with network_errors(self.url, advice=self._advice):
                 # read1 returns the available bytes: the loop sees progress, and nothing is copied twice.
-                chunk = self.response.raw.read1(self._limits.transfer_chunk, decode_content=False)
+                chunk = self.response.raw.read1(most, decode_content=False)
             if not chunk:
                 break
             transfer.received(len(chunk))

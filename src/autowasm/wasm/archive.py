@@ -6,12 +6,15 @@ media type or a file name; the result is not checked here (`module.py`).
 """
 
 import errno
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from autowasm.digest import Sha256Hex
 from autowasm.errors import ContentRejected, StorageError
+from autowasm.hashedfile import HashedFile, Signature
 from autowasm.limits import Limits
 from autowasm.reasons import Reason
 from autowasm.text import listed
@@ -97,11 +100,11 @@ def choose_member(members: Sequence[ArchiveMember]) -> ArchiveMember:
 
 def extract_member(
     source: Path, destination: Path, *, packing: str, member: ArchiveMember, limits: Limits
-) -> None:
+) -> HashedFile:
     """Copy a member that `read_layer` returned, with the same `packing`. Raises as `extract_module`."""
     steps = (*_steps(packing), member)
     with _opened(source, steps, limits=limits) as stream:
-        _copy(stream, destination, limits=limits)
+        return _copy(stream, destination, limits=limits)
 
 
 class _Decompress:
@@ -236,9 +239,9 @@ def _only(members: Sequence[ArchiveMember]) -> ArchiveMember:
     return only
 
 
-def _copy(stream: Stream, destination: Path, *, limits: Limits) -> None:
+def _copy(stream: Stream, destination: Path, *, limits: Limits) -> HashedFile:
     """Write the rest of `stream` to `destination`, at most a module's size. Raises ContentRejected (`TooLarge`)."""
-    written = 0
+    written, digest = 0, hashlib.sha256()
     try:
         with destination.open("wb") as file:
             while chunk := stream.read(limits.transfer_chunk):
@@ -249,7 +252,10 @@ def _copy(stream: Stream, destination: Path, *, limits: Limits) -> None:
                         "Envoy accepts: strip it (wasm-strip, wasm-opt -Oz)",
                         reason=Reason.TOO_LARGE,
                     )
+                digest.update(chunk)
                 file.write(chunk)
+            file.flush()
+            return HashedFile(Sha256Hex(digest.hexdigest()), Signature.of(file.fileno()))
     except OSError as error:
         raise _storage_error(destination, error) from error
 

@@ -146,7 +146,7 @@ def inspect_bytes(
     parts = _Parts(data, limits=limits)
     validation = validate(data, limits=limits)
     imports, exports = parts.imports(), parts.exports()
-    version = _abi_version(exports, is_go=is_go(data))
+    version = _abi_version(exports, data)
     check_host_functions(parts, imports, exports, version, allow_imports=allow_imports, envoy=envoy)
     _check_needed_exports(imports, exports)
     check_boundary(parts, imports, exports, limits=limits)
@@ -258,7 +258,7 @@ class _Parts:
         return self._sections[binary.TYPE].reader(self._data)
 
 
-def _abi_version(exports: tuple[Export, ...], *, is_go: bool) -> str:
+def _abi_version(exports: tuple[Export, ...], data: bytes) -> str:
     """The version that Envoy uses: the first one exported as a function (`BytecodeUtil::getAbiVersion`)."""
     others = []
     for export in exports:
@@ -274,7 +274,7 @@ def _abi_version(exports: tuple[Export, ...], *, is_go: bool) -> str:
             f"(it knows {known}): build it with an SDK for one of those",
             reason=Reason.ABI_UNSUPPORTED,
         )
-    if is_go:
+    if is_go(data):
         advice = f"use github.com/proxy-wasm/proxy-wasm-go-sdk, and {GO_ADVICE}"
     else:
         advice = "build it with a proxy-wasm SDK, as a library (cdylib, c-shared, reactor) rather than a program"

@@ -149,6 +149,8 @@ def check_start(
         for each in exports
         if each.name in _CALLED_FIRST and each.kind == sections.FUNCTION
     }
+    if not functions:
+        return
     is_program = "_initialize" not in functions
     if is_go(data):
         if not is_program or "_start" not in functions:

@@ -19,6 +19,7 @@ from autowasm.blobs import files
 from autowasm.blobs.store import BlobStore
 from autowasm.digest import Sha256Hex
 from autowasm.errors import ContentRejected, StorageError
+from autowasm.hashedfile import HashedFile, Signature
 from autowasm.limits import MIB, StoreLimits
 from autowasm.net.pools import Pool, Pools
 from autowasm.telemetry.metrics import Metrics
@@ -29,6 +30,11 @@ OTHER = b"\0asm\1\0\0\0" + b"y" * 5000
 
 def sha256(data: bytes) -> Sha256Hex:
     return Sha256Hex(hashlib.sha256(data).hexdigest())
+
+
+def signature(path: Path) -> Signature:
+    with path.open("rb") as file:
+        return Signature.of(file.fileno())
 
 
 @contextlib.asynccontextmanager
@@ -93,6 +99,30 @@ async def test_tells_the_digest_of_bytes_for_which_nobody_has_promised_one(tmp_p
             assert settled.sha256 == sha256(DATA)
             await store.commit(stage, settled.sha256, settled=settled)
         assert await content(store, sha256(DATA)) == DATA
+
+
+async def test_does_not_read_again_what_was_hashed_while_it_was_written(tmp_path: Path) -> None:
+    async with opened(tmp_path) as store, store.stage() as stage:
+        stage.path.write_bytes(DATA)
+        told = HashedFile(
+            sha256(OTHER), signature(stage.path)
+        )  # a digest that reading would refute
+        settled = await store.settle(stage, None, hashed=told)
+        assert settled.sha256 == sha256(OTHER)
+        with pytest.raises(ContentRejected, match=sha256(OTHER)):
+            await store.settle(stage, sha256(DATA), hashed=told)
+
+
+async def test_reads_again_what_has_changed_since_it_was_hashed(tmp_path: Path) -> None:
+    changed = DATA + b"x"  # of another size: within one clock tick the times are equal
+    async with opened(tmp_path) as store, store.stage() as stage:
+        stage.path.write_bytes(DATA)
+        told = HashedFile(sha256(DATA), signature(stage.path))
+        stage.path.write_bytes(changed)
+        settled = await store.settle(stage, None, hashed=told)
+        assert settled.sha256 == sha256(changed)
+        with pytest.raises(ContentRejected, match=sha256(changed)):
+            await store.settle(stage, sha256(DATA), hashed=told)
 
 
 async def test_a_blob_may_be_collected_while_a_job_is_handed_to_a_pool(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from autowasm.blobs.blob import Blob, Signature
+from autowasm.blobs.blob import Blob
 from autowasm.digest import Sha256Hex
+from autowasm.hashedfile import Signature
 from autowasm.performance.sendfile import BlobSend
 
 SIZE = 8 << 20

@@ -17,6 +17,7 @@ from autowasm.errors import (
     SourceNotFound,
     StorageError,
 )
+from autowasm.hashedfile import HashedFile, Signature
 from autowasm.registry.package import make_package
 from tests.fakes.scriptedserver import Exchange
 from tests.unit.registry.clients import (
@@ -39,10 +40,12 @@ async def test_resolves_and_downloads(tmp_path: Path) -> None:
         assert resolved.digest == Digest.of(MANIFEST)
         layer = first_layer(resolved.manifest)
         target = tmp_path / "layer"
-        await stage.client.download(
+        file = await stage.client.download(
             stage.reference(), layer, target, credential=None, on_bytes=told.append
         )
         assert await asyncio.to_thread(target.read_bytes) == LAYER
+        with target.open("rb") as written:
+            assert file == HashedFile(Digest.of(LAYER).hex, Signature.of(written.fileno()))
         assert sum(told) == len(LAYER)
         assert stage.server.connections == 1, "the connection is used again"
     assert {request.headers["accept-encoding"] for request in stage.server.requests} == {"identity"}

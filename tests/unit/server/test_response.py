@@ -9,8 +9,9 @@ import pytest
 from aiohttp import web
 from blockbuster import BlockBuster
 
-from autowasm.blobs.blob import Blob, Signature
+from autowasm.blobs.blob import Blob
 from autowasm.digest import Sha256Hex
+from autowasm.hashedfile import Signature
 from autowasm.limits import ServeLimits
 from autowasm.server.aiohttpconnection import Connection
 from autowasm.server.ranges import Decision
