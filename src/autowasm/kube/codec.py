@@ -19,6 +19,8 @@ from autowasm.kube.resources import ObjectKey
 from autowasm.limits import KubeLimits
 
 T = TypeVar("T")
+Stored = Callable[[ObjectKey], T | None]
+"""The object that a store has under a key, or None."""
 
 DEEPEST: Final = 200
 SLICE: Final = 8 * 1024
@@ -162,12 +164,18 @@ class Codec(Generic[T]):
         self._transform = cast("Callable[[Any], T]", transform)
         self._meta = cast("Callable[[Any], tuple[ObjectKey, str]]", meta)
 
-    async def page(self, body: bytes | bytearray) -> Page[T]:
-        """Like `decode_page`, for objects of any depth."""
+    async def page(self, body: bytes | bytearray, *, stored: Stored[T] | None = None) -> Page[T]:
+        """Like `decode_page`, for objects of any depth.
+
+        `stored` returns objects of an earlier list, which a codec may use again while their resourceVersion is the same. This one
+        does not: to skip over a Pod takes more than half as long as to decode its row.
+        """
         return await decode_any_depth(self.decode_page, body)
 
-    async def event(self, line: bytes | bytearray) -> WatchEvent[T] | Bookmark:
-        """Like `decode_event`, for an object of any depth."""
+    async def event(
+        self, line: bytes | bytearray, *, stored: Stored[T] | None = None
+    ) -> WatchEvent[T] | Bookmark:
+        """Like `decode_event`, for an object of any depth. `stored` as in `page`."""
         try:
             return self.decode_event(line)
         except RecursionError:
@@ -246,6 +254,20 @@ _VALUE: Final = msgspec.json.Decoder(Any)
 _FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
+class _Version(msgspec.Struct, gc=False):
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resourceVersion: str = ""  # noqa: N815 as on the wire
+
+
+class _Versioned(msgspec.Struct, gc=False):
+    metadata: _Version
+
+
+_VERSION: Final = msgspec.json.Decoder(_Versioned)
+
+
 class DocumentCodec(Codec[Document]):
     """Whole objects as dicts, for custom resources: there are few of them, and AutoWasm writes their fields back.
 
@@ -253,6 +275,9 @@ class DocumentCodec(Codec[Document]):
     0.1 s at each change; skipping over the text takes a few ms. So an object of more values than `KubeLimits.object_values`
     is decoded field by field. A field that alone has more values becomes null, or is left out of the metadata. Invariant: no
     event loop iteration is longer than scanning one such object or decoding one such field.
+
+    An object whose uid and resourceVersion are those of the stored one is not decoded again: a new list of unchanged objects
+    takes a tenth of the time, and does not hold all of them twice.
     """
 
     def __init__(self, limits: KubeLimits | None = None) -> None:
@@ -261,9 +286,9 @@ class DocumentCodec(Codec[Document]):
         self._most = limits.object_values
         self._budget = limits.loop_budget
 
-    async def page(self, body: Text) -> Page[Document]:
+    async def page(self, body: Text, *, stored: Stored[Document] | None = None) -> Page[Document]:
         """See Codec."""
-        if _at_most(body) <= self._most:
+        if stored is None and _at_most(body) <= self._most:
             return await super().page(body)
         loop = asyncio.get_running_loop()
         page: RawPage = await _after_yield(raw_page, body)
@@ -274,12 +299,18 @@ class DocumentCodec(Codec[Document]):
             if loop.time() >= slice_ends:
                 await asyncio.sleep(0)
                 slice_ends = loop.time() + self._budget
-            item = await decode_bounded(bytes(raw), most=self._most)
+            item = _unchanged(raw, stored) if stored is not None else None
+            if item is None:
+                item = await decode_bounded(bytes(raw), most=self._most)
             items.append((document_meta(item)[0], item))
         return Page(items, page.metadata.resourceVersion, page.metadata.continue_)
 
-    async def event(self, line: Text) -> WatchEvent[Document] | Bookmark:
+    async def event(
+        self, line: Text, *, stored: Stored[Document] | None = None
+    ) -> WatchEvent[Document] | Bookmark:
         """See Codec."""
+        if stored is not None and (known := _unchanged_event(line, stored)) is not None:
+            return known
         if _at_most(line) <= self._most:
             return await super().event(line)
         type_, raw = await _after_yield(raw_event, line)
@@ -288,6 +319,32 @@ class DocumentCodec(Codec[Document]):
         item = await decode_bounded(bytes(raw), most=self._most)
         key, resource_version = document_meta(item)
         return WatchEvent(EVENT_TYPES[type_], key, item, resource_version)
+
+
+def _unchanged(raw: msgspec.Raw, stored: Stored[Document]) -> Document | None:
+    """The stored object, if `raw` is the same version of it."""
+    try:
+        found = _VERSION.decode(raw).metadata
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None  # the decoder of the whole object reports it
+    document = stored(ObjectKey(found.namespace, found.name))
+    if document is None or not found.resourceVersion:
+        return None
+    known = document["metadata"]
+    wanted = (found.uid, found.resourceVersion)
+    return document if (known.get("uid"), known.get("resourceVersion")) == wanted else None
+
+
+def _unchanged_event(line: Text, stored: Stored[Document]) -> WatchEvent[Document] | None:
+    try:
+        event = _RAW_EVENT.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    document = _unchanged(event.object, stored) if event.type == "ADDED" else None
+    if document is None:
+        return None
+    key, resource_version = document_meta(document)
+    return WatchEvent("ADDED", key, document, resource_version)
 
 
 async def decode_document(body: Text) -> Document:

@@ -62,7 +62,7 @@ class ObjectStore(Generic[T]):
     def upsert(self, key: ObjectKey, new: T) -> Delta[T] | None:
         """Store the object. None if an equal one is stored: handlers need no delivery."""
         old = self._objects.get(key)
-        if old is not None and old == new:
+        if old is not None and (old is new or old == new):
             return None
         self._objects[key] = new
         return Delta(key, old, new)
@@ -180,6 +180,10 @@ class Informer(Generic[T]):
                     )
         finally:
             self._synced.clear()
+
+    def stored(self, key: ObjectKey, /) -> T | None:
+        """Called by the reflector."""
+        return self.store.get(key)
 
     async def replace(self, objects: Mapping[ObjectKey, T], /) -> None:
         """Called by the reflector."""

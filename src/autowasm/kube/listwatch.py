@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 from typing import Final, Generic, Protocol, TypeVar
 
 from autowasm.kube.client import Body, KubeClient
-from autowasm.kube.codec import Bookmark, Codec, Page, WatchEvent
+from autowasm.kube.codec import Bookmark, Codec, Page, Stored, WatchEvent
 from autowasm.kube.errors import AnswerTooLong, UnexpectedAnswer, WatchFrozen
 from autowasm.kube.resources import ResourceType
 from autowasm.limits import KubeLimits
@@ -100,18 +100,29 @@ class EventStream(Protocol[T_co]):
         """Events until the server ends the watch. Raises ApiError; WatchFrozen if the server is silent too long."""
 
 
-class ListerWatcher(Protocol[T_co]):
+class ListerWatcher(Protocol[T]):
     """The list and watch calls of a reflector (client-go's name)."""
 
-    async def list_page(self, *, continue_token: str = "") -> Page[T_co]:
-        """The first page, or the page after the one that returned the token. Raises ApiError."""
+    async def list_page(
+        self, *, continue_token: str = "", stored: Stored[T] | None = None
+    ) -> Page[T]:
+        """The first page, or the page after the one that returned the token. Raises ApiError.
+
+        `stored`: objects that may be returned instead of a decoded one of the same version.
+        """
 
     def watch(
-        self, *, resource_version: str, initial: bool, timeout: float, silence: float
-    ) -> AbstractAsyncContextManager[EventStream[T_co]]:
+        self,
+        *,
+        resource_version: str,
+        initial: bool,
+        timeout: float,
+        silence: float,
+        stored: Stored[T] | None = None,
+    ) -> AbstractAsyncContextManager[EventStream[T]]:
         """Watch from after `resource_version`; with `initial`, a streaming list first. Raises ApiError.
 
-        The server ends the watch after `timeout` seconds.
+        The server ends the watch after `timeout` seconds. `stored` as in `list_page`, for the streaming list.
         """
 
 
@@ -140,7 +151,9 @@ class ListWatch(Generic[T]):
         self._page_size = self._limits.page_size
         """Of the current list."""
 
-    async def list_page(self, *, continue_token: str = "") -> Page[T]:
+    async def list_page(
+        self, *, continue_token: str = "", stored: Stored[T] | None = None
+    ) -> Page[T]:
         """See ListerWatcher."""
         size = self._page_size if continue_token else self._limits.page_size
         while True:
@@ -157,11 +170,17 @@ class ListWatch(Generic[T]):
                 size = max(size // _FEWER, 1)
                 continue
             self._page_size = size
-            return await self._codec.page(body)
+            return await self._codec.page(body, stored=stored)
 
     @asynccontextmanager
     async def watch(
-        self, *, resource_version: str, initial: bool, timeout: float, silence: float
+        self,
+        *,
+        resource_version: str,
+        initial: bool,
+        timeout: float,
+        silence: float,
+        stored: Stored[T] | None = None,
     ) -> AsyncIterator[EventStream[T]]:
         """See ListerWatcher."""
         query = {
@@ -183,6 +202,7 @@ class ListWatch(Generic[T]):
                 silence=silence,
                 pause=self._pause,
                 listed=not initial,
+                stored=stored,
             )
 
 
@@ -198,6 +218,7 @@ class _OpenWatch(Generic[T]):
         silence: float,
         pause: float,
         listed: bool,
+        stored: Stored[T] | None,
     ) -> None:
         self.silence = silence
         self._stream = stream
@@ -206,12 +227,14 @@ class _OpenWatch(Generic[T]):
         self._pacer = ReadPacer(stream.transport, pause=pause)
         self._listed = listed
         """Whether the streaming list, if any, is complete: only the rest of a list is urgent."""
+        self._stored = stored
 
     async def events(self) -> AsyncGenerator[WatchEvent[T] | Bookmark, None]:
         lines = read_lines(self, limit=self._limits.line_bytes, budget=self._limits.loop_budget)
         async with aclosing(lines):
             async for line in lines:
-                event = await self._codec.event(line)
+                stored = None if self._listed else self._stored
+                event = await self._codec.event(line, stored=stored)
                 self._listed |= isinstance(event, Bookmark) and event.initial_events_end
                 yield event
 

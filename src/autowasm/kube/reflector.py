@@ -1,7 +1,8 @@
 """client-go's Reflector (`tools/cache/reflector.go`): keeps a store equal to the state of the server.
 
 It lists, then watches from there; it resumes where a watch ended, and lists again only where resuming is impossible.
-Handlers are in `informer.py`. Invariants: the store has the server's state at `position`; an incomplete list changes nothing.
+Handlers are in `informer.py`. Invariants: the store has the server's state at `position`; an incomplete list changes nothing;
+stored objects are used again only for a list that continues the history in which they were received.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import structlog
 
 from autowasm.backoff import Backoff
 from autowasm.kube import errors
-from autowasm.kube.codec import Bookmark, WatchEvent
+from autowasm.kube.codec import Bookmark, Stored, WatchEvent
 from autowasm.kube.listwatch import ListerWatcher
 from autowasm.kube.resources import ObjectKey
 from autowasm.limits import KubeLimits
@@ -22,7 +23,6 @@ from autowasm.limits import KubeLimits
 _log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-T_contra = TypeVar("T_contra", contravariant=True)
 Events = AsyncGenerator[WatchEvent[T] | Bookmark, None]
 
 BACKOFF: Final = Backoff(base=0.8, maximum=30.0, jitter=1.0)
@@ -45,13 +45,16 @@ _RESUMED: Final = (errors.Unreachable, errors.TooManyRequests, errors.Unauthoriz
 """After these the position is still valid, and a list would only add load on the server."""
 
 
-class Store(Protocol[T_contra]):
+class Store(Protocol[T]):
     """The target of the reflector (client-go's ReflectorStore)."""
 
-    async def replace(self, objects: Mapping[ObjectKey, T_contra], /) -> None:
+    def stored(self, key: ObjectKey, /) -> T | None:
+        """The object under `key`, or None."""
+
+    async def replace(self, objects: Mapping[ObjectKey, T], /) -> None:
         """Replace all objects."""
 
-    def upsert(self, key: ObjectKey, new: T_contra, /) -> None:
+    def upsert(self, key: ObjectKey, new: T, /) -> None:
         """An object was added or modified."""
 
     def delete(self, key: ObjectKey, /) -> None:
@@ -97,6 +100,13 @@ class _Delays:
         return delay
 
 
+def _is_older(position: str, other: str | None) -> bool:
+    """Whether `position` is before `other`, as far as they are numbers (KEP 5504)."""
+    if other is None or not (position.isdecimal() and other.isdecimal()):
+        return False
+    return int(position) < int(other)
+
+
 class Reflector(Generic[T]):
     """One resource. `run` never returns and raises no ApiError: it retries."""
 
@@ -121,6 +131,10 @@ class Reflector(Generic[T]):
         self._stream_next = streaming
         self._position: str | None = None
         """resourceVersion to resume after; None: a list is needed."""
+        self._last_position: str | None = None
+        """The last known `position`."""
+        self._may_reuse = False
+        """Whether the next list may use stored objects again."""
         self._reason = "start"
         self._empty_watches = 0
         self._bookmarks = False
@@ -160,7 +174,7 @@ class Reflector(Generic[T]):
         objects: dict[ObjectKey, T] = {}
         token = ""
         while True:
-            page = await self._list_watch.list_page(continue_token=token)
+            page = await self._list_watch.list_page(continue_token=token, stored=self._reusable())
             objects.update(page.items)
             if not (token := page.continue_token):
                 break
@@ -169,6 +183,12 @@ class Reflector(Generic[T]):
     async def _replace(self, objects: dict[ObjectKey, T], resource_version: str) -> None:
         if not resource_version:
             raise errors.UnexpectedAnswer("the list has no resourceVersion")
+        if self._may_reuse and _is_older(resource_version, self._last_position):
+            # etcd was restored from a backup: a resourceVersion of the stored objects may be another object's by now.
+            self._may_reuse = False
+            raise errors.UnexpectedAnswer(
+                f"the list is of resourceVersion {resource_version}, but {self._last_position} was received before"
+            )
         await self._store.replace(objects)
         self._position = resource_version
         self._empty_watches = 0
@@ -189,6 +209,7 @@ class Reflector(Generic[T]):
                 initial=initial,
                 timeout=timeout,
                 silence=self._limits.initial_silence if initial else self._silence(timeout),
+                stored=self._reusable() if initial else None,
             ) as stream,
             aclosing(stream.events()) as events,
         ):
@@ -267,7 +288,14 @@ class Reflector(Generic[T]):
         self._log.info("new list needed", error=str(error), retry_in=round(delay, 3))
         return delay
 
+    def _reusable(self) -> Stored[T] | None:
+        return self._store.stored if self._may_reuse else None
+
     def _require_list(self, reason: str) -> None:
+        if self._position is not None:
+            self._last_position = self._position
+            # A server that has not reached our position may have been restored from a backup.
+            self._may_reuse = reason != errors.TooLargeResourceVersion.__name__
         self._position = None
         self._reason = reason
         self._stream_next = self._streaming

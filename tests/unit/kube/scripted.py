@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from autowasm.kube.codec import Bookmark, EventType, Page, WatchEvent
+from autowasm.kube.codec import Bookmark, EventType, Page, Stored, WatchEvent
 from autowasm.kube.errors import ApiError, WatchFrozen
 from autowasm.kube.resources import ObjectKey
 
@@ -27,6 +27,7 @@ class WireRequest:
     what: str
     position: str
     at: float
+    may_reuse: bool = False
 
 
 Said = Event | Pause | ApiError
@@ -76,6 +77,8 @@ class Script:
         self._steps = list(steps)
         self.requests: list[WireRequest] = []
         self.silences: list[float] = []
+        self.reusable: list[str | None] = []
+        """For each list that may use stored objects again: the stored state of `a`."""
 
     @property
     def order(self) -> list[tuple[str, str]]:
@@ -85,8 +88,10 @@ class Script:
     def times(self) -> list[float]:
         return [round(request.at - self.requests[0].at, 2) for request in self.requests]
 
-    async def list_page(self, *, continue_token: str = "") -> Page[str]:
-        self._note("list", continue_token)
+    async def list_page(
+        self, *, continue_token: str = "", stored: Stored[str] | None = None
+    ) -> Page[str]:
+        self._note("list", continue_token, stored)
         step = self._steps.pop(0)
         if isinstance(step, ApiError):
             raise step
@@ -95,9 +100,15 @@ class Script:
 
     @asynccontextmanager
     async def watch(
-        self, *, resource_version: str, initial: bool, timeout: float, silence: float
+        self,
+        *,
+        resource_version: str,
+        initial: bool,
+        timeout: float,
+        silence: float,
+        stored: Stored[str] | None = None,
     ) -> AsyncIterator[Stream]:
-        self._note("stream" if initial else "watch", resource_version)
+        self._note("stream" if initial else "watch", resource_version, stored)
         self.silences.append(silence)
         step: Step = self._steps.pop(0) if self._steps else [Pause()]
         if isinstance(step, ApiError):
@@ -105,5 +116,8 @@ class Script:
         assert isinstance(step, Sequence), step
         yield Stream(step, silence)
 
-    def _note(self, what: str, position: str) -> None:
-        self.requests.append(WireRequest(what, position, asyncio.get_running_loop().time()))
+    def _note(self, what: str, position: str, stored: Stored[str] | None) -> None:
+        now = asyncio.get_running_loop().time()
+        self.requests.append(WireRequest(what, position, now, stored is not None))
+        if stored is not None:
+            self.reusable.append(stored(key("a")))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from autowasm.kube.codec import Bookmark, DocumentCodec, WatchEvent, decode_bounded
 from autowasm.kube.errors import Expired, UnexpectedAnswer
+from autowasm.kube.resources import ObjectKey
 from autowasm.limits import KubeLimits
 
 FEW = DocumentCodec(KubeLimits(object_values=30))
@@ -115,3 +116,52 @@ async def test_a_field_is_cut_only_if_it_has_more(value: Any, most: int) -> None
         assert read in (given, {**given, "spec": None})
     if values(value) > most:
         assert read["spec"] is None
+
+
+def stored_as(*items: dict[str, Any]) -> dict[ObjectKey, dict[str, Any]]:
+    return {ObjectKey("ns", item["metadata"]["name"]): item for item in items}
+
+
+def versioned(name: str, version: str, *, uid: str = "u", **fields: Any) -> dict[str, Any]:
+    return thing(name, metadata={"resourceVersion": version, "uid": uid}, **fields)
+
+
+async def test_an_unchanged_object_of_a_list_is_the_stored_one() -> None:
+    same, changed, other = versioned("a", "1"), versioned("b", "2"), versioned("c", "3")
+    known = stored_as(same, changed, other)
+    items = [versioned("a", "1"), versioned("b", "7"), versioned("c", "3", uid="another")]
+    body = json.dumps({"items": [*items, versioned("d", "4")], "metadata": {}}).encode()
+    page = await DocumentCodec().page(body, stored=known.get)
+    read = {key.name: item for key, item in page.items}
+    assert read["a"] is same
+    assert list(read.values()) == [same, *items[1:], versioned("d", "4")]
+    assert not {id(read[name]) for name in "bcd"} & {id(item) for item in known.values()}
+
+
+async def test_an_unchanged_object_of_a_streaming_list_is_the_stored_one() -> None:
+    same = versioned("a", "1", spec={"a": 1})
+    read = await DocumentCodec().event(
+        line("ADDED", versioned("a", "1")), stored=stored_as(same).get
+    )
+    assert isinstance(read, WatchEvent)
+    assert read.object is same
+    assert (read.key, read.resource_version) == (ObjectKey("ns", "a"), "1")
+
+
+async def test_an_object_that_a_server_sends_without_a_version_is_always_decoded() -> None:
+    known = versioned("a", "", spec={"a": 1})
+    for sent in (versioned("a", ""), {"metadata": {"namespace": "ns", "name": "a"}}):
+        read = await DocumentCodec().event(line("ADDED", sent), stored=stored_as(known).get)
+        assert isinstance(read, WatchEvent)
+        assert read.object == sent
+
+
+async def test_nothing_but_an_addition_is_taken_from_the_store() -> None:
+    known = stored_as(versioned("a", "1", spec={"a": 1}))
+    for kind in ("MODIFIED", "DELETED"):
+        read = await DocumentCodec().event(line(kind, versioned("a", "1")), stored=known.get)
+        assert isinstance(read, WatchEvent)
+        assert (read.type, read.object) == (kind, versioned("a", "1"))
+    gone = {"kind": "Status", "code": 410, "message": "old", "reason": "Expired"}
+    with pytest.raises(Expired):
+        await DocumentCodec().event(line("ERROR", gone), stored=known.get)

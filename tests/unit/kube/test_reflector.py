@@ -43,6 +43,9 @@ class Memory:
     def states(self) -> dict[str, str]:
         return {key.name: state for key, state in self.objects.items()}
 
+    def stored(self, key: ObjectKey) -> str | None:
+        return self.objects.get(key)
+
     async def replace(self, objects: Mapping[ObjectKey, str]) -> None:
         self.objects = dict(objects)
         self.replaced += 1
@@ -102,6 +105,41 @@ async def test_lists_all_pages_then_watches_from_there() -> None:
     assert store.states == {"a": "a", "b": "b"}
     assert store.replaced == 1
     assert script.order == [("list", ""), ("list", "more"), ("watch", "5")]
+
+
+EXPIRED = [Pause(100), Expired("too old", code=410)]
+
+
+def reuses(script: Script) -> list[bool]:
+    return [request.may_reuse for request in script.requests if request.what != "watch"]
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["pages", "stream"])
+async def test_a_list_after_the_first_may_use_stored_objects_again(streaming: bool) -> None:
+    first, second = page("a", rv="5"), page("a", rv="9")
+    lists = [[event("ADDED", "a", rv), bookmark(rv, end=True)] for rv in ("5", "9")]
+    streams = [[*lists[0], *EXPIRED], [*lists[1], Pause()]]
+    steps = streams if streaming else [first, EXPIRED, second]
+    script = Script(*steps)
+    await Run(streaming=streaming).through(script, seconds=300)
+    assert reuses(script)[:2] == [False, True]
+    assert script.reusable[0] == "a"
+
+
+async def test_a_list_of_an_older_history_uses_nothing_again() -> None:
+    """etcd was restored from a backup: equal resourceVersions no longer mean equal objects."""
+    script = Script(page("a", rv="500"), EXPIRED, page("a", rv="7"), page("b", rv="8"))
+    store = await Run().through(script, seconds=300)
+    assert reuses(script) == [False, True, False]
+    assert store.states == {"b": "b"}
+    assert store.replaced == 2, "the older list was not taken"
+
+
+async def test_a_server_that_is_behind_makes_the_list_use_nothing_again() -> None:
+    behind = [TooLargeResourceVersion("from the future", code=504)]
+    script = Script(page("a", rv="5"), behind, page("a", rv="9"))
+    await Run().through(script)
+    assert reuses(script) == [False, False]
 
 
 async def test_applies_events_and_resumes_after_the_last_one() -> None:
