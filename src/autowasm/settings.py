@@ -242,17 +242,17 @@ class PeerSettings:
 
 @dataclass(frozen=True, slots=True)
 class Election:
-    """Leader election with a Lease. Only the leader writes. Seconds; client-go's defaults."""
+    """Leader election with a Lease. Only the leader writes. Seconds; shorter than client-go's (ADR 40)."""
 
     enabled: bool = True
     lease_name: str = "wasmer"
     """The Lease is in the namespace of the Service."""
-    lease_duration: float = 15.0
+    lease_duration: float = 6.0
     """Time after the last renewal before another replica takes over. Whole seconds."""
-    renew_deadline: float = 10.0
+    renew_deadline: float = 4.0
     """Time after which a leader that cannot renew the Lease steps down. Shorter than `lease_duration`, so that two replicas never
     lead at once."""
-    retry_period: float = 2.0
+    retry_period: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

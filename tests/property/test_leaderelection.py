@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from autowasm.kube.errors import ApiError, ServerError
 from autowasm.kube.leaderelection import LeaderElector, LeaseTimings
 from autowasm.kube.resources import ObjectKey
+from autowasm.settings import Election
 from tests.fakes.leases import FakeLeaseClient, FakeLeases
 
 KEY = ObjectKey("istio-system", "wasmer")
@@ -21,9 +22,18 @@ class VirtualLoop(looptime.LoopTimeEventLoop, asyncio.SelectorEventLoop):  # typ
     """A loop with a clock that jumps."""
 
 
+DEFAULTS = Election()
+TIMINGS = LeaseTimings(
+    lease_duration=int(DEFAULTS.lease_duration),
+    renew_deadline=DEFAULTS.renew_deadline,
+    retry_period=DEFAULTS.retry_period,
+)
+FOLLOWED_WITHIN = 7.5
+"""Seconds after a leader was killed: a period until its last renewal is seen, the Lease, a fifth of a period, and requests."""
+
+
 async def compete(rng: random.Random, *, faulty: float) -> None:
     server = FakeLeases()
-    timings = LeaseTimings(lease_duration=6, renew_deadline=4.0, retry_period=1.0)
     electors, tasks = [], []
     failing = True
 
@@ -37,7 +47,7 @@ async def compete(rng: random.Random, *, faulty: float) -> None:
     loop = asyncio.get_running_loop()
     for name in ("one", "two", "three"):
         client = FakeLeaseClient(server, before=delay, after=delay, failure=failure)
-        elector = LeaderElector(client, lease=KEY, identity=name, timings=timings, rng=rng)
+        elector = LeaderElector(client, lease=KEY, identity=name, timings=TIMINGS, rng=rng)
         electors.append(elector)
         tasks.append(loop.create_task(elector.run(), name=name))
         await asyncio.sleep(rng.random() * 3)
@@ -57,6 +67,36 @@ async def compete(rng: random.Random, *, faulty: float) -> None:
     await asyncio.wait(tasks)
 
 
+async def seconds_without_a_leader(rng: random.Random, *, replicas: int) -> float:
+    """From the kill of the leader, which releases nothing, until another leads. Requests take up to 40 ms."""
+    server, loop = FakeLeases(), asyncio.get_running_loop()
+    electors: list[LeaderElector] = []
+    clients: list[FakeLeaseClient] = []
+    tasks = []
+    for number in range(replicas):
+        clients.append(
+            FakeLeaseClient(
+                server, before=lambda: rng.random() / 50, after=lambda: rng.random() / 50
+            )
+        )
+        electors.append(
+            LeaderElector(clients[-1], lease=KEY, identity=f"{number}", timings=TIMINGS, rng=rng)
+        )
+        tasks.append(loop.create_task(electors[-1].run()))
+        await asyncio.sleep(rng.random() * 3)
+    await asyncio.sleep(20 + rng.random())
+    (leader,) = [number for number, elector in enumerate(electors) if elector.is_leading]
+    clients[leader].failure = lambda: ServerError("killed", code=500)
+    others, killed = [one for one in electors if one is not electors[leader]], loop.time()
+    while not any(elector.is_leading for elector in others):
+        await asyncio.sleep(0.01)
+        assert loop.time() - killed < 60
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    return loop.time() - killed
+
+
 @pytest.mark.timeout(600)  # 80 s while other suites run beside it
 @given(seed=st.integers(0, 2**32), faulty=st.sampled_from([0.0, 0.2, 0.6]))
 @settings(max_examples=settings().max_examples // 4, deadline=None)
@@ -67,3 +107,17 @@ def test_never_two_lead_and_one_does_in_the_end(seed: int, faulty: float) -> Non
         loop.run_until_complete(compete(random.Random(seed), faulty=faulty))
     finally:
         loop.close()
+
+
+@given(seed=st.integers(0, 2**32), replicas=st.integers(2, 5))
+@settings(deadline=None)
+def test_a_killed_leader_is_followed_soon(seed: int, replicas: int) -> None:
+    loop = VirtualLoop()
+    loop.setup_looptime(noop_cycles=0)
+    try:
+        taken = loop.run_until_complete(
+            seconds_without_a_leader(random.Random(seed), replicas=replicas)
+        )
+    finally:
+        loop.close()
+    assert TIMINGS.lease_duration - TIMINGS.retry_period - 0.1 < taken < FOLLOWED_WITHIN

@@ -227,7 +227,10 @@ class AlwaysLeading(Tenure):
 
 
 JITTER: Final = 1.2
-"""client-go's JitterFactor: candidates try every `retry_period × (1 … 2.2)` seconds."""
+"""client-go's JitterFactor: the renew deadline must be longer than so many retry periods."""
+SPREAD: Final = 0.2
+"""Candidates try every `retry_period × (1 … 1.2)` seconds, and when the Lease of another expires. client-go spreads by its JitterFactor,
+for any number of candidates; replicas of wasmer are a handful, and each period of waiting is one more without a leader."""
 _RELEASED_DURATION: Final = 1
 """Lease duration of a released Lease, seconds, as client-go writes it: 0 is invalid."""
 _RELEASE_TRIES: Final = 2
@@ -328,9 +331,17 @@ class LeaderElector:
 
     async def _acquire(self) -> None:
         while not await self._try_acquire_or_renew():
-            delay = self._timings.retry_period * (1.0 + JITTER * self._rng.random())
+            delay = self._until_next_try()
             await asyncio.sleep(delay)
         self._log.info("leading")
+
+    def _until_next_try(self) -> float:
+        """Seconds: a period, or less if the Lease of another expires before."""
+        spread = self._timings.retry_period * SPREAD * self._rng.random()
+        delay = self._timings.retry_period + spread
+        left = self._expires() - _now()
+        is_held = self.leader not in {"", self.identity}
+        return min(delay, left + spread) if is_held and left > 0 else delay
 
     async def _renew(self) -> None:
         """Return when leading has ended. Every request and every pause ends at the deadline."""

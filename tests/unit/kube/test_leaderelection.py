@@ -156,7 +156,9 @@ async def test_another_leads_after_the_lease_duration_of_a_silent_leader(arena: 
         one.client.failure = lambda: ServerError("down", code=500)
         cut = loop.time()
         async with led(two):
-            assert 13 <= loop.time() - cut <= 15 + 4 * 2.2  # seen late, and given up late
+            assert (
+                13 <= loop.time() - cut <= 15 + 2 * 1.2 + 2 * 0.2
+            )  # seen late, and asked again late
             assert not one.elector.is_leading
             assert arena.server.spec["leaseTransitions"] == 1
             assert one.changes == [True, False]
@@ -224,7 +226,7 @@ async def test_release_lets_another_lead_at_once_but_after_our_work(arena: Arena
         assert arena.server.spec["holderIdentity"] == ""
         assert arena.server.spec["leaseDurationSeconds"] == 1
         async with led(two):
-            assert loop.time() - stopped <= 2 * 2.2
+            assert loop.time() - stopped <= 2 * 1.2
             assert arena.server.spec["leaseTransitions"] == 1
         await worker
 
@@ -414,7 +416,7 @@ async def test_followers_ask_in_periods_that_are_spread(arena: Arena, luck: floa
         two.client.before = note
         await asyncio.sleep(30)
         gaps = [after - before for before, after in itertools.pairwise(requests)]
-        assert gaps == pytest.approx([2 * (1 + 1.2 * luck)] * len(gaps), abs=0.001)
+        assert gaps == pytest.approx([2 * (1 + 0.2 * luck)] * len(gaps), abs=0.001)
         assert len(gaps) >= 6
 
 
@@ -443,7 +445,7 @@ async def leads_after(arena: Arena, spec: dict[str, Any]) -> float:
 
 @pytest.mark.parametrize(
     ("duration", "seconds"),
-    [(1, 2), (2, 2), (4, 4), (5, 6), (20, 20), (0, 16), (-1, 16), (None, 16), ("4", 16)],
+    [(1, 1), (2, 2), (4, 4), (5, 5), (20, 20), (0, 15), (-1, 15), (None, 15), ("4", 15)],
 )
 async def test_holder_that_says_nothing_is_waited_for_as_long_as_its_lease_lasts(
     arena: Arena, duration: object, seconds: float
