@@ -14,7 +14,7 @@ MEASURED := $(if $(COVERAGE),COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml COV
 PARTS := registry envoy wat filters kubernetes istio helm prometheus
 UV := .venv/bin/uv
 
-.PHONY: demo test chaos versions coverage coverage-report durations fuzz mutants codepaths bench bench-docs unit pythons lint format lock dist reference docs manifests dashboards picture venv parts help
+.PHONY: demo test chaos versions coverage coverage-report durations fuzz mutants codepaths bench bench-docs unit pythons instructions lint format lock dist reference docs manifests dashboards picture venv parts help
 
 help: ## what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -71,6 +71,9 @@ codepaths: venv ## how many files of src a new AutoWasm, a missing module and `w
 unit: JOBS = $(shell expr 2 '*' $(CORES))
 unit: venv ## the quick ones only, with fewer generated examples than in `make test`
 	$(RUN) -m pytest $(PARALLEL) --hypothesis-profile=quick tests/unit tests/property $(ARGS)
+
+instructions: venv ## bytecode instructions of fixed work, beside those of the tree (ARGS=--record writes them)
+	$(RUN) -m tests.instructions $(ARGS)
 
 # Without parts to wait for; beside `chaos` and `versions` in .ci/run, whose JOBS are fewer.
 pythons: JOBS = $(shell expr 3 '*' $(CORES))
