@@ -4,6 +4,7 @@ A URL scheme is refused. Source of the grammar: distribution/reference (`referen
 and whole URLs reach a registry. Invariant: every part of an `ImageReference` is safe in a URL path and in a log line.
 """
 
+import functools
 import ipaddress
 import re
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")
 _MAX_NAME_LENGTH = 255  # distribution/reference: NameTotalLengthMax
 _LONGEST = 1024  # a name, a tag (128) and a digest are shorter; matching a megabyte holds the loop for 0.1 s
 _HIGHEST_PORT = 65535
+_KEPT = 1024
+"""References that are kept parsed: a reconcile parses the same few many times, and AutoWasms of one image share them."""
 _IMAGE_ID = re.compile(r"[0-9a-f]{64}\Z")
 
 DOCKER_HUB = "docker.io"
@@ -34,40 +37,10 @@ class ImageReference:
     tag: str | None = None
     digest: Digest | None = None
 
-    @classmethod
-    def parse(cls, text: str) -> Self:
+    @staticmethod
+    def parse(text: str) -> "ImageReference":
         """Parse a reference as a user writes it. Without tag and digest the tag is `latest`. Raises ValueError."""
-        if len(text) > _LONGEST:
-            raise ValueError(f"longer than {_LONGEST} characters: {text[:100]!r}…")
-        if not text.strip():
-            raise ValueError("the image reference is empty: expected host/name:tag")
-        shown = repr(text[:200])
-        if "://" in text:
-            raise ValueError(f"write the image without a scheme (host/name:tag): {shown}")
-        if _IMAGE_ID.match(text):
-            raise ValueError(
-                f"an image ID is not a reference to a registry (expected host/name:tag): {shown}"
-            )
-        rest, at, digest_text = text.partition("@")
-        digest = Digest.parse(digest_text) if at else None
-        head, slash, last = rest.rpartition("/")
-        name, colon, tag = last.partition(":")
-        if colon and not _TAG.match(tag):
-            raise ValueError(
-                f"not a tag (letters, digits, '_', '.', '-', at most 128): {tag[:140]!r} in {shown}"
-            )
-        host, repository = _split_host(f"{head}{slash}{name}")
-        check_host(host, shown=shown)
-        if not _REPOSITORY.match(repository):
-            raise ValueError(
-                f"not a repository name (lower-case letters, digits, single separators): "
-                f"{repository[:100]!r} in {shown}"
-            )
-        if len(host) + 1 + len(repository) > _MAX_NAME_LENGTH:
-            raise ValueError(f"host and repository are longer than {_MAX_NAME_LENGTH} characters")
-        if not colon and digest is None:
-            tag = "latest"
-        return cls(host, repository, tag or None, digest)
+        return _parse(text)
 
     @property
     def is_pinned(self) -> bool:
@@ -92,6 +65,41 @@ class ImageReference:
         tag = f":{self.tag}" if self.tag else ""
         digest = f"@{self.digest}" if self.digest else ""
         return f"{self.name}{tag}{digest}"
+
+
+@functools.lru_cache(_KEPT)
+def _parse(text: str) -> ImageReference:
+    if len(text) > _LONGEST:
+        raise ValueError(f"longer than {_LONGEST} characters: {text[:100]!r}…")
+    if not text.strip():
+        raise ValueError("the image reference is empty: expected host/name:tag")
+    shown = repr(text[:200])
+    if "://" in text:
+        raise ValueError(f"write the image without a scheme (host/name:tag): {shown}")
+    if _IMAGE_ID.match(text):
+        raise ValueError(
+            f"an image ID is not a reference to a registry (expected host/name:tag): {shown}"
+        )
+    rest, at, digest_text = text.partition("@")
+    digest = Digest.parse(digest_text) if at else None
+    head, slash, last = rest.rpartition("/")
+    name, colon, tag = last.partition(":")
+    if colon and not _TAG.match(tag):
+        raise ValueError(
+            f"not a tag (letters, digits, '_', '.', '-', at most 128): {tag[:140]!r} in {shown}"
+        )
+    host, repository = _split_host(f"{head}{slash}{name}")
+    check_host(host, shown=shown)
+    if not _REPOSITORY.match(repository):
+        raise ValueError(
+            f"not a repository name (lower-case letters, digits, single separators): "
+            f"{repository[:100]!r} in {shown}"
+        )
+    if len(host) + 1 + len(repository) > _MAX_NAME_LENGTH:
+        raise ValueError(f"host and repository are longer than {_MAX_NAME_LENGTH} characters")
+    if not colon and digest is None:
+        tag = "latest"
+    return ImageReference(host, repository, tag or None, digest)
 
 
 def check_host(host: str, *, shown: str) -> None:

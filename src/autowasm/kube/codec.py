@@ -252,6 +252,7 @@ Text = bytes | bytearray
 _WHOLE: Final = msgspec.json.Decoder(Document)
 _VALUE: Final = msgspec.json.Decoder(Any)
 _FIELDS: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_MOST_VALUES: Final = KubeLimits().object_values
 
 
 class _Version(msgspec.Struct, gc=False):
@@ -349,7 +350,7 @@ def _unchanged_event(line: Text, stored: Stored[Document]) -> WatchEvent[Documen
 
 async def decode_document(body: Text) -> Document:
     """The object of an API server's answer. Raises UnexpectedAnswer."""
-    return await decode_bounded(body, most=KubeLimits().object_values)
+    return await decode_bounded(body, most=_MOST_VALUES)
 
 
 async def decode_bounded(text: Text, *, most: int) -> Document:
