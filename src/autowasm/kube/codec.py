@@ -278,11 +278,12 @@ class DocumentCodec(Codec[Document]):
     event loop iteration is longer than scanning one such object or decoding one such field.
 
     An object whose uid and resourceVersion are those of the stored one is not decoded again: a new list of unchanged objects
-    takes a tenth of the time, and does not hold all of them twice.
+    takes a tenth of the time, and does not hold all of them twice. The field sets in `metadata.managedFields`, which are half of
+    an AutoWasm in memory, are left out.
     """
 
     def __init__(self, limits: KubeLimits | None = None) -> None:
-        super().__init__(Document, transform=_same, meta=document_meta)
+        super().__init__(Document, transform=without_field_sets, meta=document_meta)
         limits = limits or KubeLimits()
         self._most = limits.object_values
         self._budget = limits.loop_budget
@@ -302,7 +303,7 @@ class DocumentCodec(Codec[Document]):
                 slice_ends = loop.time() + self._budget
             item = _unchanged(raw, stored) if stored is not None else None
             if item is None:
-                item = await decode_bounded(bytes(raw), most=self._most)
+                item = without_field_sets(await decode_bounded(bytes(raw), most=self._most))
             items.append((document_meta(item)[0], item))
         return Page(items, page.metadata.resourceVersion, page.metadata.continue_)
 
@@ -317,7 +318,7 @@ class DocumentCodec(Codec[Document]):
         type_, raw = await _after_yield(raw_event, line)
         if type_ not in EVENT_TYPES:
             return await super().event(line)  # reads only a few fields of other event types
-        item = await decode_bounded(bytes(raw), most=self._most)
+        item = without_field_sets(await decode_bounded(bytes(raw), most=self._most))
         key, resource_version = document_meta(item)
         return WatchEvent(EVENT_TYPES[type_], key, item, resource_version)
 
@@ -407,5 +408,15 @@ async def _exceeds(text: bytes, *, most: int) -> bool:
     return _at_most(outside) > most
 
 
-def _same(document: Document) -> Document:
+def without_field_sets(document: Document) -> Document:
+    """Remove `fieldsV1` from the managed fields of an object that was just decoded: who changed it, and when, stays.
+
+    As client-go's TransformStripManagedFields. Such an object must not be written with its managed fields (`writes.py`).
+    """
+    metadata = document.get("metadata")
+    managed = metadata.get("managedFields") if isinstance(metadata, dict) else None
+    if isinstance(managed, list):
+        for entry in managed:
+            if isinstance(entry, dict):
+                entry.pop("fieldsV1", None)
     return document

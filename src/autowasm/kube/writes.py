@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from autowasm.kube.client import Document, KubeClient
-from autowasm.kube.codec import decode_document, document_meta
+from autowasm.kube.codec import decode_document, document_meta, without_field_sets
 from autowasm.kube.resources import ObjectKey, ResourceType
 
 MERGE_PATCH: Final = "application/merge-patch+json"
@@ -26,7 +26,7 @@ async def create(client: KubeClient, resource: ResourceType, body: Mapping[str, 
     Raises AlreadyExists; Forbidden (`namespace_terminating`) in a namespace that is being deleted.
     """
     path = resource.path(namespace=body["metadata"].get("namespace") or None)
-    return await decode_document(await client.request("POST", path, body=body))
+    return await _decoded(await client.request("POST", path, body=body))
 
 
 async def update(
@@ -71,8 +71,7 @@ async def merge_patch(
 ) -> Document:
     """PATCH with a JSON merge patch (RFC 7396). Returns the object as stored. Raises NotFound."""
     path = resource.object_path(key)
-    answer = await client.request("PATCH", path, body=body, content_type=MERGE_PATCH)
-    return await decode_document(answer)
+    return await _decoded(await client.request("PATCH", path, body=body, content_type=MERGE_PATCH))
 
 
 async def _put(
@@ -91,6 +90,12 @@ async def _put(
         "resourceVersion": resource_version,
         "uid": read["metadata"]["uid"],
     }
+    # The server keeps its own if there are none; those of an informer are incomplete (`codec.without_field_sets`).
+    metadata.pop("managedFields", None)
     path = resource.object_path(key, subresource=subresource)
-    answer = await client.request("PUT", path, body={**body, "metadata": metadata})
-    return await decode_document(answer)
+    return await _decoded(await client.request("PUT", path, body={**body, "metadata": metadata}))
+
+
+async def _decoded(answer: bytes | bytearray) -> Document:
+    """As an informer will show it."""
+    return without_field_sets(await decode_document(answer))

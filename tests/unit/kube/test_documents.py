@@ -165,3 +165,24 @@ async def test_nothing_but_an_addition_is_taken_from_the_store() -> None:
     gone = {"kind": "Status", "code": 410, "message": "old", "reason": "Expired"}
     with pytest.raises(Expired):
         await DocumentCodec().event(line("ERROR", gone), stored=known.get)
+
+
+@pytest.mark.parametrize("most", [30, 1000])
+async def test_who_changed_an_object_and_when_stays_and_which_fields_does_not(most: int) -> None:
+    codec = DocumentCodec(KubeLimits(object_values=most))
+    entry = {"manager": "kubectl", "time": "2026-01-01T00:00:00Z"}
+    managed = [{**entry, "fieldsV1": {"f:spec": {}}}]
+    sent = thing(metadata={"managedFields": managed}, spec={"a": list(range(20))}, more=[1] * 20)
+    page = json.dumps({"items": [sent], "metadata": {}}).encode()
+    read = await codec.event(line("ADDED", sent))
+    assert isinstance(read, WatchEvent)
+    for found in (read.object, (await codec.page(page)).items[0][1]):
+        assert found == {**sent, "metadata": {**sent["metadata"], "managedFields": [entry]}}
+
+
+@pytest.mark.parametrize("managed", ["x", [None, "x", {}], {"fieldsV1": {}}])
+async def test_managed_fields_of_another_shape_stay(managed: object) -> None:
+    sent = thing(metadata={"managedFields": managed})
+    read = await DocumentCodec().event(line("ADDED", sent))
+    assert isinstance(read, WatchEvent)
+    assert read.object == sent

@@ -42,6 +42,19 @@ async def test_replace_is_bound_to_what_was_read(tmp_path: Path) -> None:
     assert request.document == thing(labels={"a": "b"}, resourceVersion="7", uid="u1")
 
 
+async def test_managed_fields_are_the_server_s(tmp_path: Path) -> None:
+    """Those of an informer lack their field sets; an object without any keeps what the server has."""
+    managed = [{"manager": "kubectl", "time": "2026-01-01T00:00:00Z", "fieldsV1": {"f:spec": {}}}]
+    wire = Wire(json_answer(thing(resourceVersion="8", uid="u1", managedFields=managed)))
+    async with client_of(wire, tmp_path) as client:
+        stored = await writes.update(client, THINGS, thing(managedFields=managed), read=READ)
+    assert "managedFields" not in wire.requests[0].document["metadata"]
+    assert stored is not None
+    assert stored["metadata"]["managedFields"] == [
+        {"manager": "kubectl", "time": "2026-01-01T00:00:00Z"}
+    ]
+
+
 async def test_a_status_is_put_alone_and_bound_to_what_was_read(tmp_path: Path) -> None:
     wire = Wire(json_answer(READ))
     async with client_of(wire, tmp_path) as client:
