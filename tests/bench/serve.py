@@ -1,6 +1,6 @@
-"""Serving blobs beside nginx: four sizes by up to 2 000 connections, from the page cache and from the disk.
+"""Serving blobs beside nginx and Go's file server: four sizes by up to 2 000 connections, from the page cache and from the disk.
 
-Both serve the same files, alternately, on a processor of their own; the load generator has the other.
+All serve the same files, in turns, on a processor of their own; the load generator has the other.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ KIB, MIB = 1 << 10, 1 << 20
 SIZES = {64 * KIB: "64 KiB", MIB: "1 MiB", 5 * MIB: "5 MiB", 20 * MIB: "20 MiB"}
 CONNECTIONS = (1, 64, 512, 2000)
 
+_GO = "http.FileServer"
 _SECONDS = 1.5
 _BYTES_A_SECOND = 3.5e9
 """More than loopback transfers: a cell with one round above `_SECONDS` at this rate runs exactly one round."""
@@ -22,16 +23,17 @@ _BYTES_A_SECOND = 3.5e9
 async def run(plan: Plan) -> Result:
     """All cells."""
     connections = plan.pick(CONNECTIONS, (1, 64))
-    async with serving(plan.directory, list(SIZES)) as both:
+    async with serving(plan.directory, list(SIZES)) as servers:
         cells: dict[tuple[int, int], dict[str, list[load.Load]]] = {}
         for number in range(plan.repeats):
             for size in SIZES:
                 for count in connections:
-                    cell = cells.setdefault((size, count), {"wasmer": [], "nginx": []})
-                    for server in both.in_turn(number):
-                        cell[server.name].append(await _cell(plan, both, server, size, count))
+                    cell = cells.setdefault((size, count), {})
+                    for server in servers.all_in_turn(number):
+                        found = await _cell(plan, servers, server, size, count)
+                        cell.setdefault(server.name, []).append(found)
         cold = [
-            await _cold(plan, both, size, count)
+            await _cold(plan, servers, size, count)
             for size in (MIB, 20 * MIB)
             for count in plan.pick((1, 64), (1,))
         ]
@@ -39,12 +41,14 @@ async def run(plan: Plan) -> Result:
     for (size, count), cell in cells.items():
         figures += _figures(SIZES[size], size, count, cell)
     lost = sum(one.lost for cell in cells.values() for runs in cell.values() for one in runs)
-    lost_figure = Figure("requests that failed, both, all cells", "", [lost], budget=at_most(0))
+    lost_figure = Figure(
+        "requests that failed, all servers, all cells", "", [lost], budget=at_most(0)
+    )
     return Result([*figures, *cold, lost_figure], _charts(cells, connections))
 
 
-async def _cell(plan: Plan, both: Serving, server: Server, size: int, count: int) -> load.Load:
-    url = both.urls[size]
+async def _cell(plan: Plan, servers: Serving, server: Server, size: int, count: int) -> load.Load:
+    url = servers.urls[size]
     if size * count / _BYTES_A_SECOND > _SECONDS:
         return await load.keep_alive(server, url, connections=count, requests=count)
     seconds = plan.pick(_SECONDS, 0.3)
@@ -52,7 +56,7 @@ async def _cell(plan: Plan, both: Serving, server: Server, size: int, count: int
 
 
 def _figures(name: str, size: int, count: int, cell: dict[str, list[load.Load]]) -> list[Figure]:
-    ours, theirs = cell["wasmer"], cell["nginx"]
+    ours, theirs, gos = cell["wasmer"], cell["nginx"], cell[_GO]
     what = f"{name} × {count}"
     figures = [
         Figure(
@@ -64,6 +68,17 @@ def _figures(name: str, size: int, count: int, cell: dict[str, list[load.Load]])
             _budget(size, count),
         )
     ]
+    if count in (64, CONNECTIONS[-1]):
+        figures.append(
+            Figure(
+                what,
+                "MB/s",
+                [one.megabytes for one in ours],
+                _GO,
+                [one.megabytes for one in gos],
+                ratio_at_least(1) if count == 64 else None,
+            )
+        )
     if count == 64 and size >= 5 * MIB:
         figures.append(
             Figure(
@@ -73,6 +88,15 @@ def _figures(name: str, size: int, count: int, cell: dict[str, list[load.Load]])
                 "nginx",
                 [_cpu(one) for one in theirs],
                 ratio_at_most(1.10),
+            )
+        )
+        figures.append(
+            Figure(
+                f"{what}, processor",
+                "s/GB",
+                [_cpu(one) for one in ours],
+                _GO,
+                [_cpu(one) for one in gos],
             )
         )
     if count == CONNECTIONS[-1]:

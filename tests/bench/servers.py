@@ -1,6 +1,7 @@
-"""nginx and `wasmer`, serving the same files at the same paths, each alone on the server's processor.
+"""`wasmer`, nginx and Go's file server, serving the same files at the same paths, each alone on the server's processor.
 
-Not Envoy's side: that is `load.py`. Invariant: both have every blob before the first request, and neither logs requests.
+Envoy Gateway serves modules with Go's `net/http` from its own process. Not Envoy's side: that is `load.py`. Invariant: all have
+every blob before the first request, and none logs requests.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench import measure, tools
-from tests.parts import envoy, ports, wasmer, wire
+from tests.parts import envoy, ports, provision, wasmer, wire
 from tests.parts.process import Process
 
 _BLOCK = 1 << 20
@@ -56,23 +57,30 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """Both servers and their files: size in bytes → path of the URL, and of the file."""
+    """The servers and their files: size in bytes → path of the URL, and of the file."""
 
     ours: Server
     nginx: Server
+    go: Server
     urls: Mapping[int, str]
     files: Mapping[int, Path]
 
     def in_turn(self, round_number: int) -> Sequence[Server]:
-        """Both, the other one first in every second round."""
+        """Ours and nginx, the other one first in every second round."""
         return (self.ours, self.nginx) if round_number % 2 else (self.nginx, self.ours)
+
+    def all_in_turn(self, round_number: int) -> Sequence[Server]:
+        """All, another one first in each round."""
+        servers = (self.ours, self.nginx, self.go)
+        first = round_number % len(servers)
+        return (*servers[first:], *servers[:first])
 
 
 @asynccontextmanager
 async def serving(
     directory: Path, sizes: Sequence[int], *, cgroup: Path | None = None
 ) -> AsyncIterator[Serving]:
-    """Run both. `cgroup`: the group that `wasmer` and nginx are put into (v1 or v2)."""
+    """Run all. `cgroup`: the group that `wasmer` and nginx are put into (v1 or v2)."""
     blobs = directory / "wasmer/cache/blobs"
     files = await asyncio.to_thread(_make_blobs, blobs, sizes)
     async with AsyncExitStack() as stack:
@@ -82,11 +90,12 @@ async def serving(
         await asyncio.to_thread((www / "wasm").symlink_to, blobs)
         rival = nginx(directory / "nginx", www, cpu=measure.SERVER_CPU, cgroup=cgroup)
         theirs = await stack.enter_async_context(rival)
+        go = await stack.enter_async_context(_fileserver(directory / "fileserver", www))
         urls = {size: f"/wasm/{file.name}" for size, file in files.items()}
-        for server in (ours, theirs):
+        for server in (ours, theirs, go):
             for url in urls.values():  # the first request has the file hashed
                 await wire.request("HEAD", f"http://{ports.LOOPBACK}:{server.port}{url}")
-        yield Serving(ours, theirs, urls, files)
+        yield Serving(ours, theirs, go, urls, files)
 
 
 @asynccontextmanager
@@ -128,6 +137,24 @@ async def nginx(
     async with process:
         await process.start(ready=ready)
         yield Server("nginx", process.pid, port, process.log)
+
+
+@asynccontextmanager
+async def _fileserver(directory: Path, root: Path) -> AsyncIterator[Server]:
+    """Go's, over the files in `root`."""
+    port = ports.free_port()
+    program = await asyncio.to_thread(provision.fileserver)
+    address = f"{ports.LOOPBACK}:{port}"
+    command = [*measure.pinned(measure.SERVER_CPU), program, "-listen", address, "-root", root]
+    await asyncio.to_thread(directory.mkdir)
+    process = Process("fileserver", command, log=directory / "fileserver.log")
+
+    async def ready() -> bool:
+        return (await wire.get(f"http://{address}/", timeout=2)).status == 200
+
+    async with process:
+        await process.start(ready=ready)
+        yield Server("http.FileServer", process.pid, port, process.log)
 
 
 def _make_blobs(blobs: Path, sizes: Sequence[int]) -> dict[int, Path]:

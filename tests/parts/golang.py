@@ -172,6 +172,8 @@ GROUPS: Mapping[str, GoGroup] = {
             packages=("helm.sh/helm/v4/cmd/helm",),
             after=("kstatus", 60),
         ),
+        # Not of the module "tools": another source there would have all of them built again.
+        GoGroup("fileserver", ("fileserver",), 10),
         GoGroup("actionlint", ("actionlint",), 15),
         # Clients of every cloud's service discovery are most of it, and are not needed.
         GoGroup(

@@ -118,6 +118,11 @@ def crpeer() -> Path:
     return golang.GROUPS["crpeer"].build() / "crpeer"
 
 
+def fileserver() -> Path:
+    """The second rival for the blob port: Go's `http.FileServer`."""
+    return golang.GROUPS["fileserver"].build() / "fileserver"
+
+
 def prometheus() -> Path:
     """The Prometheus server."""
     return golang.GROUPS["prometheus"].build() / "prometheus"
@@ -177,6 +182,7 @@ PARTS: Mapping[str, Callable[[], object]] = {
     "listeners": istio_listeners,
     "prometheus": prometheus,
     "crpeer": crpeer,
+    "fileserver": fileserver,
     f"envoy-{releases.OLDEST_ENVOY}": partial(envoy, releases.OLDEST_ENVOY),
     f"{releases.OLDEST_ISTIO.group}-files": partial(istio_files, releases.OLDEST_ISTIO),
     releases.OLDEST_KUBERNETES.group: partial(kube_apiserver, releases.OLDEST_KUBERNETES),
