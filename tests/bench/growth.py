@@ -102,7 +102,9 @@ def _exponents(axis: str, sizes: Sequence[int], points: Sequence[Point]) -> list
             continue
         runs = zip(*(point[name] for point in points), strict=True)
         slopes = [_exponent(name, sizes, values) for values in runs]
-        found.append(Figure(f"exponent over {axis}: {text}", "", slopes, budget=at_most(most)))
+        known = [slope for slope in slopes if not math.isnan(slope)]
+        if known:
+            found.append(Figure(f"exponent over {axis}: {text}", "", known, budget=at_most(most)))
     return found
 
 
