@@ -434,10 +434,10 @@ def held(holder: str | None, **fields: Any) -> dict[str, Any]:
     return {"holderIdentity": holder, "leaseDurationSeconds": 4, "leaseTransitions": 3, **fields}
 
 
-async def leads_after(arena: Arena, spec: dict[str, Any]) -> float:
+async def leads_after(arena: Arena, spec: dict[str, Any], *, luck: float = 0.0) -> float:
     """Seconds until a candidate that tries every 2 seconds leads, with this Lease."""
     arena.server.create(spec)
-    one, loop = arena.join("one", luck=0.0), asyncio.get_running_loop()
+    one, loop = arena.join("one", luck=luck), asyncio.get_running_loop()
     begun = loop.time()
     async with led(one):
         return round(loop.time() - begun, 3)
@@ -452,6 +452,17 @@ async def test_holder_that_says_nothing_is_waited_for_as_long_as_its_lease_lasts
 ) -> None:
     assert await leads_after(arena, held("gone", leaseDurationSeconds=duration)) == seconds
     assert arena.server.spec["leaseTransitions"] == 4
+
+
+@pytest.mark.parametrize(
+    ("duration", "seconds"), [(1, 1.2), (2, 2.2), (3, 3.2), (4, 4.2), (9, 9.2)]
+)
+async def test_candidates_ask_for_an_expired_lease_within_a_fifth_of_a_period(
+    arena: Arena, duration: int, seconds: float
+) -> None:
+    """The period is 2 s, and half of a fifth of it is added to each wait."""
+    spec = held("gone", leaseDurationSeconds=duration)
+    assert await leads_after(arena, spec, luck=0.5) == seconds
 
 
 @pytest.mark.parametrize("holder", ["", None, "one"])
