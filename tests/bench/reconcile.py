@@ -111,11 +111,14 @@ def _growth(sizes: Sequence[int], runs: dict[int, _Runs]) -> Chart:
 async def installation_for(
     directory: Path, *, arguments: Sequence[str] = ()
 ) -> AsyncIterator[Installation]:
-    """An API server with the shipped CRD and RBAC, a registry, one `wasmer controller`; for other rows as well."""
+    """An API server with the shipped CRD and RBAC, a registry, one `wasmer controller`; for other rows as well.
+
+    The controller is a program of its own: a forked one has the memory of its parent, and starts without Python's start.
+    """
     flags = (f"--workers={WORKERS}", "--peers-service=", "--log-format=json", *arguments)
     async with (
         kubernetes(directory / "kubernetes") as cluster,
-        installed_without_istiod(cluster, directory, arguments=flags) as found,
+        installed_without_istiod(cluster, directory, arguments=flags, fork=False) as found,
     ):
         yield found
 

@@ -280,11 +280,12 @@ async def installed(
     arguments: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
     crd_flags: Sequence[str] | None = None,
+    fork: bool = True,
 ) -> AsyncIterator[Installation]:
     """Install on a cluster that has Istio's CRDs and its root namespace; wasmer's blob port is at `host` (address:port).
 
     `api` is the URL at which wasmer finds the API server, unless that is the server's own. With `crd_flags` AutoWasm's
-    resource is applied by `kubectl apply` with these flags (see `install`).
+    resource is applied by `kubectl apply` with these flags (see `install`). `fork` as in `wasmer.controller`.
     """
     await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
     await install(cluster, kubectl if crd_flags is not None else None, crd_flags or ())
@@ -301,6 +302,7 @@ async def installed(
             reach=reach,
             arguments=arguments,
             env=env,
+            fork=fork,
         ) as server,
     ):
         installation = Installation(directory, cluster, kubectl, store, server)
@@ -317,13 +319,14 @@ async def installed_without_istiod(
     api: str | None = None,
     reach: Sequence[str] = wasmer.LOOPBACK_SOURCES,
     arguments: Sequence[str] = (),
+    fork: bool = True,
 ) -> AsyncIterator[Installation]:
     """The same on a bare cluster: Istio's CRDs and root namespace are made."""
     kubectl = await clients.kubectl(directory / "home", kubeconfig=cluster.kubeconfig)
     await istio.apply_crds(cluster)
     await cluster.create_namespace(istio.ROOT_NAMESPACE)
     async with installed(
-        cluster, kubectl, directory, host=host, api=api, reach=reach, arguments=arguments
+        cluster, kubectl, directory, host=host, api=api, reach=reach, arguments=arguments, fork=fork
     ) as installation:
         yield installation
 
