@@ -6,6 +6,7 @@ is; an `Advice` names only flags, fields and commands of the program that report
 Not the errors of the Kubernetes API (see `kube/errors.py`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -25,6 +26,10 @@ class AutoWasmError(Exception):
         self.reason = reason or self.default_reason
 
 
+_MAX_TOLD: Final = 10
+"""Errors of one object in one message."""
+
+
 class SpecError(AutoWasmError):
     """The object is wrong. Do not retry until its spec changes.
 
@@ -39,6 +44,22 @@ class SpecError(AutoWasmError):
         super().__init__(f"{field}: {problem}", reason=reason)
         self.field = field
         self.problem = problem
+        self.parts: tuple[SpecError, ...] = (self,)
+        """The errors of the object, this one alone or those that `joined` got."""
+
+    @classmethod
+    def joined(cls, errors: Sequence["SpecError"]) -> "SpecError":
+        """One error with the fields and problems of all, which are at least one; its message has the first ones."""
+        if len(errors) == 1:
+            return errors[0]
+        first, *others = errors
+        told = [str(each) for each in others[: _MAX_TOLD - 1]]
+        more = len(errors) - _MAX_TOLD
+        if more > 0:
+            told.append(f"and {more} more errors" if more > 1 else "and one more error")
+        result = cls(first.field, "; ".join([first.problem, *told]), reason=first.reason)
+        result.parts = tuple(errors)
+        return result
 
 
 class SourceNotFound(AutoWasmError):

@@ -72,7 +72,7 @@ REFUSALS = (
     Refusal("port a string", with_filter(applyPorts=["9080"]), f"{_FILTER}.applyPorts[0]", "applyPorts[0]: Invalid value"),
     Refusal("ports a number", with_filter(applyPorts=9080), f"{_FILTER}.applyPorts", "must be of type array"),
     Refusal("port broken", with_filter(applyPorts=[1.5]), f"{_FILTER}.applyPorts[0]", "must be of type integer"),
-    Refusal("label a number", labels({"app": 1}), _LABELS, f"{_LABELS}.app: Invalid value"),
+    Refusal("label a number", labels({"app": 1}), f"{_LABELS}[app]", f"{_LABELS}.app: Invalid value"),
     Refusal("env a map", with_filter(env={"A": "b"}), f"{_FILTER}.env", 'unknown field "spec.filter.env.A"'),
     # Images.
     Refusal("image with scheme", image("https://a.io/b:v1"), _IMAGE, "write the image without a scheme, host/name:tag"),

@@ -1,15 +1,15 @@
 """From a decoded document of the API server or a YAML file to a valid AutoWasm.
 
 The checks repeat those of the CRD's schema and add those that no schema can express: the CRD in a cluster may be older than
-wasmer, and standalone mode has none. Invariant: every refusal is a SpecError that names the field, as a user writes its path,
-and the allowed values.
+wasmer, and standalone mode has none. Invariant: every refusal is a SpecError that names all wrong fields, as a user writes
+their paths, with the value found and the allowed ones.
 Not a YAML reader (see `manifests/reader.py`).
 """
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -21,18 +21,15 @@ from autowasm.api.v1alpha1 import (
     KIND,
     AutoWasm,
     EnvVar,
-    FailStrategy,
     Metadata,
-    OnUnknown,
-    PatchContext,
-    PullPolicy,
     Rollout,
     Source,
     Spec,
 )
+from autowasm.api.vocabulary import AUTOWASM
 from autowasm.digest import sha256_hex
 from autowasm.errors import SpecError
-from autowasm.manifests import conversion
+from autowasm.manifests import conversion, mistakes
 from autowasm.manifests.conversion import Misfit
 from autowasm.net.urls import check_port
 from autowasm.reference import ImageReference
@@ -48,28 +45,43 @@ _MAX_ENV, _MAX_ENV_NAME_LENGTH, _MAX_ENV_VALUE_LENGTH = 256, 256, 2048  # as in 
 _MIN_INTERVAL = 30.0
 _MAX_INTERVAL_LENGTH = 64
 _MIN_ROLLOUT_TIME = 1.0
+_MAX_QUOTED = 80
+_LABEL_FORM = "at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends"
 _MAX_LABELS = 256
 """As in Istio's EnvoyFilter: the labels become its workloadSelector."""
 
 
-def check(spec: Spec) -> None:
-    """Raises SpecError for the first value that is not allowed, in the order of the fields."""
-    _check_source(spec.filter.source)
-    _check_ports(spec.filter.apply_ports)
-    _check_text("spec.filter.rootID", spec.filter.root_id)
-    _check_text("spec.filter.vmID", spec.filter.vm_id)
+def _wrong_values(spec: Spec) -> Iterator[SpecError]:
+    """The values that are not allowed, in the order of the fields."""
+    yield from _wrong_source(spec.filter.source)
+    yield from _wrong_ports(spec.filter.apply_ports)
+    yield from _raised(_check_text, "spec.filter.rootID", spec.filter.root_id)
+    yield from _raised(_check_text, "spec.filter.vmID", spec.filter.vm_id)
     if spec.filter.sha256 is not None:
-        _refuse_value_error("spec.filter.sha256", sha256_hex, spec.filter.sha256)
-    _check_env(spec.filter.env)
-    pluginconfig.check(spec.filter, is_staged=spec.rollout is not None)
-    if spec.filter.priority is not None and not -(2**31) <= spec.filter.priority < 2**31:
-        raise SpecError("spec.filter.priority", "must fit in 32 bits")
-    _check_interval(spec.filter.refresh_interval)
-    if spec.secret is not None and (len(spec.secret) > 253 or not _NAME.match(spec.secret)):
-        raise SpecError("spec.secret", "must be the name of a Secret in the AutoWasm's namespace")
-    _check_labels(spec.selector.match_labels)
+        yield from _raised(_check_sha256, spec.filter.sha256)
+    yield from _wrong_env(spec.filter.env)
+    yield from _raised(_check_config, spec)
+    priority = spec.filter.priority
+    if priority is not None and not -(2**31) <= priority < 2**31:
+        problem = f"must fit in 32 bits, from -2147483648 to 2147483647, not {str(priority)[:40]}"
+        yield SpecError("spec.filter.priority", problem)
+    yield from _raised(_check_interval, spec.filter.refresh_interval)
+    yield from _raised(_check_secret, spec.secret)
+    yield from _wrong_labels(spec.selector.match_labels)
     if spec.rollout is not None:
-        check_rollout(spec.rollout)
+        yield from _raised(check_rollout, spec.rollout)
+
+
+def _check_config(spec: Spec) -> None:
+    pluginconfig.check(spec.filter, is_staged=spec.rollout is not None)
+
+
+def _raised(check_: Callable[..., None], *arguments: Any) -> Iterator[SpecError]:
+    """The SpecError that a check raises, if any."""
+    try:
+        check_(*arguments)
+    except SpecError as error:
+        yield error
 
 
 def _refuse_value_error(path: str, parse: Callable[[str], object], value: str) -> None:
@@ -79,58 +91,77 @@ def _refuse_value_error(path: str, parse: Callable[[str], object], value: str) -
         raise SpecError(path, str(error)) from error
 
 
-def _check_source(source: Source) -> None:
-    if (source.registry is None) == (source.object is None):
-        raise SpecError("spec.filter.source", "set exactly one of registry and object")
+def _wrong_source(source: Source) -> Iterator[SpecError]:
+    if source.registry is not None and source.object is not None:
+        problem = "set exactly one of registry and object, not both: remove one"
+        yield SpecError("spec.filter.source", problem)
+    if source.registry is None and source.object is None:
+        problem = "set exactly one of registry and object: registry with image, or object with url"
+        yield SpecError("spec.filter.source", problem)
     if source.registry is not None:
-        _refuse_value_error(
-            "spec.filter.source.registry.image", ImageReference.parse, source.registry.image
+        yield from _raised(
+            _refuse_value_error,
+            "spec.filter.source.registry.image",
+            ImageReference.parse,
+            source.registry.image,
         )
     if source.object is not None:
-        _refuse_value_error("spec.filter.source.object.url", _parse_url, source.object.url)
+        path = "spec.filter.source.object.url"
+        yield from _raised(_refuse_value_error, path, _parse_url, source.object.url)
 
 
 def _parse_url(url: str) -> None:
     """Raises ValueError. The message has no part of the URL after the host: a query may hold a signature."""
     if len(url) > _MAX_URL_LENGTH:
-        raise ValueError(f"longer than {_MAX_URL_LENGTH} characters")
+        raise ValueError(
+            f"longer than {_MAX_URL_LENGTH} characters: {len(url)}; use a shorter URL, such as one without a query"
+        )
     if _CONTROL.search(url) or " " in url or "\\" in url:
         raise ValueError("spaces, backslashes and control characters must be percent-encoded")
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"}:
-        raise ValueError("must begin with http:// or https://")
+        found = f"not {parts.scheme[:40]}://" if "://" in url else "the URL has no scheme"
+        raise ValueError(f"must begin with http:// or https://: {found}")
     if parts.username is not None or parts.password is not None:
-        raise ValueError("must not contain a user name or password: objects are public")
+        raise ValueError(
+            "must not contain a user name or password: objects are public; remove the part before '@'"
+        )
     if not parts.hostname:
-        raise ValueError("has no host")
+        raise ValueError("has no host; use https://HOST/PATH")
     if parts.fragment:
-        raise ValueError("must not have a fragment (#...)")
+        raise ValueError("must not have a fragment (#...); remove it, or write # as %23")
     check_port(parts)
 
 
-def _check_ports(ports: tuple[int, ...] | None) -> None:
+def _wrong_ports(ports: tuple[int, ...] | None) -> Iterator[SpecError]:
     if ports is None:
         return
     path = "spec.filter.applyPorts"
     if not ports:
-        raise SpecError(path, "list at least one port, or omit the field to select every port")
+        yield SpecError(path, "list at least one port, or omit the field to select every port")
     if len(ports) > _MAX_PORTS:
-        raise SpecError(path, f"more than {_MAX_PORTS} ports")
+        problem = f"more than {_MAX_PORTS} ports: {len(ports)}; omit the field to select every port"
+        yield SpecError(path, problem)
+        return
     for index, port in enumerate(ports):
         if not 1 <= port <= 65535:
-            raise SpecError(f"{path}[{index}]", f"must be from 1 to 65535, not {port}")
-        if port in ports[:index]:
-            raise SpecError(f"{path}[{index}]", f"duplicate port {port}")
+            yield SpecError(f"{path}[{index}]", f"must be from 1 to 65535, not {str(port)[:40]}")
+        elif port in ports[:index]:
+            yield SpecError(f"{path}[{index}]", f"duplicate port {port}; remove one")
 
 
 def _check_text(path: str, value: str | None) -> None:
     if value is None:
         return
     if len(value) > _MAX_ID_LENGTH:
-        raise SpecError(path, f"longer than {_MAX_ID_LENGTH} characters")
+        raise SpecError(path, f"longer than {_MAX_ID_LENGTH} characters: {len(value)}; shorten it")
     if _CONTROL.search(value):
-        raise SpecError(path, "must not contain control characters")
+        raise SpecError(path, f"must not contain control characters: {_quoted(value)}")
     _check_unicode(path, value)
+
+
+def _quoted(value: str) -> str:
+    return repr(value if len(value) <= _MAX_QUOTED else value[: _MAX_QUOTED - 1] + "…")
 
 
 def _check_unicode(path: str, value: str) -> None:
@@ -140,24 +171,45 @@ def _check_unicode(path: str, value: str) -> None:
         raise pluginconfig.half_a_pair(path) from error
 
 
-def _check_env(env: tuple[EnvVar, ...]) -> None:
+def _wrong_env(env: tuple[EnvVar, ...]) -> Iterator[SpecError]:
     path = "spec.filter.env"
     if len(env) > _MAX_ENV:
-        raise SpecError(path, f"more than {_MAX_ENV} variables")
+        yield SpecError(
+            path, f"more than {_MAX_ENV} variables: {len(env)}; use pluginConfig for more"
+        )
+        return
     seen: set[str] = set()
     for index, variable in enumerate(env):
-        at = f"{path}[{index}]"
-        if not variable.name or len(variable.name) > _MAX_ENV_NAME_LENGTH:
-            raise SpecError(f"{at}.name", f"must have 1 to {_MAX_ENV_NAME_LENGTH} characters")
-        if "=" in variable.name or _CONTROL.search(variable.name):
-            raise SpecError(f"{at}.name", "must not contain '=' or control characters")
-        if len(variable.value) > _MAX_ENV_VALUE_LENGTH:
-            raise SpecError(f"{at}.value", f"longer than {_MAX_ENV_VALUE_LENGTH} characters")
-        _check_unicode(f"{at}.name", variable.name)
-        _check_unicode(f"{at}.value", variable.value)
+        yield from _raised(_check_variable, f"{path}[{index}]", variable)
         if variable.name in seen:
-            raise SpecError(f"{at}.name", f"duplicate variable {variable.name}")
+            problem = f"duplicate variable {variable.name[:_MAX_QUOTED]}; remove one"
+            yield SpecError(f"{path}[{index}].name", problem)
         seen.add(variable.name)
+
+
+def _check_variable(at: str, variable: EnvVar) -> None:
+    name, value = variable.name, variable.value
+    if not name or len(name) > _MAX_ENV_NAME_LENGTH:
+        problem = f"must have 1 to {_MAX_ENV_NAME_LENGTH} characters, not {len(name)}"
+        raise SpecError(f"{at}.name", problem)
+    if "=" in name or _CONTROL.search(name):
+        problem = f"must not contain '=' or control characters: {_quoted(name)}"
+        raise SpecError(f"{at}.name", problem)
+    if len(value) > _MAX_ENV_VALUE_LENGTH:
+        problem = f"longer than {_MAX_ENV_VALUE_LENGTH} characters: {len(value)}; use pluginConfig for a long value"
+        raise SpecError(f"{at}.value", problem)
+    _check_unicode(f"{at}.name", name)
+    _check_unicode(f"{at}.value", value)
+
+
+def _check_sha256(value: str) -> None:
+    try:
+        sha256_hex(value)
+    except ValueError as error:
+        bare = value.removeprefix("sha256:")
+        hint = "; remove sha256: at the start" if bare != value else ""
+        hint += "; use lower case" if bare != bare.lower() else ""
+        raise SpecError("spec.filter.sha256", f"{error}{hint}") from error
 
 
 def _check_interval(interval: str | None) -> None:
@@ -165,7 +217,8 @@ def _check_interval(interval: str | None) -> None:
         return
     path = "spec.filter.refreshInterval"
     if _duration(path, interval) < _MIN_INTERVAL:
-        raise SpecError(path, "must be at least 30s: registries limit the rate of requests")
+        problem = f"must be at least 30s, not {interval}: registries limit the rate of requests"
+        raise SpecError(path, problem)
 
 
 def _duration(path: str, text: str) -> float:
@@ -181,27 +234,33 @@ def check_rollout(rollout: Rollout) -> None:
     for name, text in (("pause", rollout.pause), ("deadline", rollout.deadline)):
         path = f"spec.rollout.{name}"
         if _duration(path, text) < _MIN_ROLLOUT_TIME:
-            raise SpecError(path, "must be at least 1s")
+            raise SpecError(path, f"must be at least 1s, not {text}")
     ratio = rollout.max_failure_ratio
     if not math.isfinite(ratio) or not 0 <= ratio <= 1:
         raise SpecError("spec.rollout.maxFailureRatio", f"must be from 0 to 1, not {ratio}")
 
 
-def _check_labels(labels: dict[str, str]) -> None:
+def _check_secret(secret: str | None) -> None:
+    if secret is not None and (len(secret) > 253 or not _NAME.match(secret)):
+        problem = f"must be the name of a Secret in the AutoWasm's namespace, not {_quoted(secret)}"
+        raise SpecError("spec.secret", f"{problem}; omit the field for a public image")
+
+
+def _wrong_labels(labels: dict[str, str]) -> Iterator[SpecError]:
     if len(labels) > _MAX_LABELS:
-        raise SpecError("spec.selector.matchLabels", f"more than {_MAX_LABELS} labels")
+        problem = f"more than {_MAX_LABELS} labels: {len(labels)}"
+        yield SpecError("spec.selector.matchLabels", problem)
+        return
     for key, value in labels.items():
         path = f"spec.selector.matchLabels[{key[:80]}]"
         prefix, slash, name = key.rpartition("/")
         if slash and (len(prefix) > 253 or not _NAME.match(prefix)):
-            raise SpecError(path, "the part before '/' must be a DNS name")
-        if not _LABEL_PART.match(name):
-            raise SpecError(path, "not a label key")
+            problem = f"the part before '/' must be a DNS name in lower case, not {_quoted(prefix)}"
+            yield SpecError(path, problem)
+        elif not _LABEL_PART.match(name):
+            yield SpecError(path, f"not a label key; want NAME or DNS-PREFIX/NAME: {_LABEL_FORM}")
         if value and not _LABEL_PART.match(value):
-            raise SpecError(path, f"not a label value: {value[:80]!r}")
-
-
-_T = TypeVar("_T")
+            yield SpecError(path, f"not a label value: {_quoted(value)}; want {_LABEL_FORM}")
 
 
 class _Envelope(Struct, rename="camel"):
@@ -217,53 +276,77 @@ class _Envelope(Struct, rename="camel"):
 _ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
 _SPEC: Final = msgspec.json.Decoder(Spec)
 
-_NO_CHOICE = re.compile(r"invalid enum value (?P<value>.*)\Z", re.DOTALL)
-_CHOICES = {
-    "spec.filter.context": PatchContext,
-    "spec.filter.failStrategy": FailStrategy,
-    "spec.filter.pullPolicy": PullPolicy,
-    "spec.rollout.onUnknown": OnUnknown,
-}
+
+class _Document(Struct, rename="camel", forbid_unknown_fields=True):
+    """A whole object, to find its mistakes."""
+
+    metadata: Metadata
+    spec: Spec
+    api_version: str = API_VERSION
+    kind: str = KIND
+    status: Any = UNSET
+
+
+FIELDS: Final = mistakes.fields_of(_Document, root="")
+"""The path of every field, and its type."""
+_AT_THE_TOP: Final = frozenset(path for path in FIELDS if "." not in path)
+_NAMES: Final = frozenset(path.rpartition(".")[2] for path in FIELDS if "[" not in path)
+_OF_OTHERS: Final = frozenset({"name", "namespace", "labels", "annotations", "uid", "generation"})
+"""Fields that other formats have at the top."""
 
 
 def parse(document: Mapping[str, Any]) -> AutoWasm:
     """Decode and check one object of the API server or of a YAML file.
 
-    Raises SpecError; its `field` is the path of the wrong value, as a user writes it.
+    Raises SpecError, with all errors in `parts`; the `field` of each is the path of the wrong value, as a user writes it.
     """
-    envelope = _convert(document, _ENVELOPE, "")
+    try:
+        envelope = conversion.convert(document, _ENVELOPE)
+        _check_envelope(envelope)
+        spec = conversion.convert(envelope.spec, _SPEC)
+    except (Misfit, UnicodeEncodeError) as error:
+        raise _refusal(document, error) from error
+    if any(_wrong_values(spec)) or len(_understood(document)) > len(_AT_THE_TOP & document.keys()):
+        raise _refusal(document)
+    return AutoWasm(metadata=envelope.metadata, spec=spec)
+
+
+def _check_envelope(envelope: _Envelope) -> None:
     if envelope.api_version != API_VERSION:
         raise SpecError(
             "apiVersion", f"this version supports {API_VERSION}, not {envelope.api_version}"
         )
     if envelope.kind != KIND:
         raise SpecError("kind", f"must be {KIND}, not {envelope.kind}")
-    if envelope.spec is UNSET:
-        raise SpecError("spec", "is required")
     if envelope.spec is None:
         raise SpecError("spec", "is null, or has too many values to be read: shorten pluginConfig")
-    spec = _convert(envelope.spec, _SPEC, "spec")
-    check(spec)
-    return AutoWasm(metadata=envelope.metadata, spec=spec)
 
 
-def _convert(value: object, kind: msgspec.json.Decoder[_T], root: str) -> _T:
-    """`conversion.convert`; its errors become SpecErrors with the field path as a user writes it."""
+def _refusal(document: Mapping[str, Any], error: Exception | None = None) -> SpecError:
+    """The error with all mistakes of a document: fields, types and values."""
+    found = mistakes.find(_understood(document), _Document, root="", vocabulary=AUTOWASM)
+    errors = [SpecError(each.path, each.problem) for each in found.mistakes]
     try:
-        return conversion.convert(value, kind)
-    except UnicodeEncodeError as error:  # a field's name; `check` has the values
-        problem = "a field's name contains an unpaired surrogate, which is not a valid character"
-        raise SpecError(root or "object", problem) from error
-    except Misfit as error:
-        path = root + error.path.replace("[...]", "")
-        problem = error.problem
-        if error.field:
-            raise SpecError(_join(path, error.field), problem) from error
-        if (no_choice := _NO_CHOICE.match(problem)) and path in _CHOICES:
-            allowed = ", ".join(choice.value for choice in _CHOICES[path])
-            problem = f"must be one of {allowed}, not {no_choice['value'][:80]}"
-        raise SpecError(path.lstrip(".") or "object", problem) from error
+        spec = msgspec.convert(found.corrected["spec"], Spec)
+        values = list(_wrong_values(spec))
+    except (msgspec.ValidationError, UnicodeEncodeError, KeyError, TypeError):
+        values = []  # what does not fit is reported already
+    for each in values:
+        path = found.as_written(each.field)
+        if not found.is_about(path):
+            errors.append(SpecError(path, each.problem))
+    return SpecError.joined(errors or [SpecError("object", str(error or "is not an AutoWasm"))])
 
 
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}".lstrip(".")
+def _understood(document: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The fields at the top that AutoWasm knows, or that are a field of its spec by name. All others are for Kubernetes."""
+    if document.keys() <= _AT_THE_TOP:
+        return dict(document)
+    top = sorted(_AT_THE_TOP - document.keys())
+    return {
+        name: value
+        for name, value in document.items()
+        if not isinstance(name, str)
+        or name in _NAMES - _OF_OTHERS
+        or mistakes.similar(name, top) is not None
+    }

@@ -69,6 +69,8 @@ def _copied(filter_: Filter, *, is_staged: bool) -> str:
     if not ports:
         return staged
     often = "once" if copies(filter_) == ports else "twice"
+    if ports == 1:
+        return f", {often} for the port{staged}"
     return f", {often} for each of {ports} ports{staged}"
 
 

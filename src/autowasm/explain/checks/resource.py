@@ -30,14 +30,15 @@ def valid(facts: Facts) -> Iterator[Finding]:
     """The spec passes wasmer's own parser."""
     error = facts.spec_error
     if error is not None:
-        yield _finding(
-            Level.ERROR,
-            "InvalidSpec",
-            facts.name,
-            error.problem,
-            "correct the field",
-            field=error.field,
-        )
+        for part in error.parts:
+            yield _finding(
+                Level.ERROR,
+                "InvalidSpec",
+                facts.name,
+                part.problem,
+                "correct the field",
+                field=part.field,
+            )
     else:
         yield _finding(Level.OK, "InvalidSpec", facts.name, "the spec is valid")
 

@@ -1,0 +1,538 @@
+"""Every mistake of a value that does not fit a msgspec Struct, in the words of its author: field, value, correction.
+
+`find` runs after msgspec has refused a value; a valid one never comes here. Invariants: a refused value has at least one
+mistake; the number of mistakes, of examined items and of compared names is bounded, so that hostile input costs little; no
+text holds the content of a list or a mapping, or the query or the user of a URL.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import islice
+from types import GenericAlias
+from typing import Any, Final
+
+import msgspec
+from msgspec import inspect
+
+from autowasm.text import listed, shown
+
+MAX_MISTAKES: Final = 20
+"""Of one value. The author corrects these first."""
+_MAX_ITEMS: Final = 300
+"""Items of a list or a mapping that are examined: more than every limit on their number."""
+_MAX_COMPARED: Final = 40
+"""Characters of a name that is compared with the names of the fields."""
+_SIMILAR: Final = 0.72
+"""Ratio of difflib from which on a name counts as a misspelling of another."""
+_MIN_PART: Final = 4
+"""Letters of a part of a name that stands for the name."""
+_MAX_SHOWN: Final = 80
+_NUMBER: Final = re.compile(r"\s*[-+]?\d{1,18}\s*\Z")
+_SECRET_PARTS: Final = re.compile(r"(?<=//)[^/@\s]*@|[?#].*", re.DOTALL)
+_PLACEHOLDER: Final = "placeholder"
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """`path`: the field as its author wrote it. `problem`: the value that was found, and the correction."""
+
+    path: str
+    problem: str
+    is_about_name: bool = False
+    """The field has another name or another place; its value may be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The words of one format. Paths are those of the schema, with `[]` for an item of a list and `[*]` for a key of a mapping."""
+
+    expected: Mapping[str, str] = field(default_factory=dict)
+    """The value of a field, for the end of a sentence that begins with `use`."""
+    meant: Mapping[str, str] = field(default_factory=dict)
+    """The path of an unknown field, and the path of the field of the schema that it stands for. `*` is any name."""
+    unsupported: Mapping[str, str] = field(default_factory=dict)
+    """The path of a valid field of another API, and the alternative. A path without a parent stands for every parent."""
+    formats: frozenset[str] = frozenset()
+    """The paths of strings with a format that no number has, so quotes do not correct one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`corrected`: the value with the fields that fit, and placeholders for required ones that do not.
+
+    `written` has, for each field of the schema that was found under another name or at another place, the path there.
+    """
+
+    mistakes: tuple[Mistake, ...]
+    corrected: Any
+    written: Mapping[str, str]
+
+    def is_about(self, path: str) -> bool:
+        """Whether a mistake in a value was found at `path` or above it."""
+        return any(not each.is_about_name and _is_within(path, each.path) for each in self.mistakes)
+
+    def as_written(self, path: str) -> str:
+        """The path at which the author wrote the field of the schema."""
+        for right, written in self.written.items():
+            if _is_within(path, right):
+                return written + path[len(right) :]
+        return path
+
+
+def find(value: object, kind: type, *, root: str, vocabulary: Vocabulary) -> Found:
+    """The mistakes of `value`, which msgspec has refused as `kind`. `root` is the path of the value, such as `spec`."""
+    search = _Search(vocabulary, kind, root)
+    corrected = search.examine(value, inspect.type_info(kind), root, root)
+    return Found(search.remaining(), search.placed(corrected), search.written)
+
+
+def similar(name: str, names: Sequence[str]) -> str | None:
+    """The one of `names` that `name` is a misspelling of: it differs in case, punctuation or a few letters, or is a part of it."""
+    plain = _plain(name)
+    by_plain = {_plain(each): each for each in names}
+    if plain in by_plain:
+        return by_plain[plain]
+    close = difflib.get_close_matches(plain, by_plain, n=1, cutoff=_SIMILAR)
+    if close:
+        return by_plain[close[0]]
+    longer = [each for each in by_plain if len(plain) >= _MIN_PART and plain in each]
+    return by_plain[longer[0]] if len(longer) == 1 else None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name[:_MAX_COMPARED]).lower()
+
+
+def _is_within(path: str, parent: str) -> bool:
+    return path == parent or (path.startswith(parent) and path[len(parent)] in ".[")
+
+
+class _Search:
+    def __init__(self, vocabulary: Vocabulary, kind: type, root: str) -> None:
+        self.mistakes: list[Mistake] = []
+        self.written: dict[str, str] = {}
+        self._vocabulary = vocabulary
+        self._root = root
+        self._paths = fields_of(kind, root=root)
+        self._moved: list[tuple[str, Any]] = []
+        self._missing: list[tuple[Mistake, str]] = []
+        self._number = 40_000
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.mistakes) >= MAX_MISTAKES
+
+    def report(self, path: str, problem: str, *, is_about_name: bool = False) -> None:
+        if not self.is_full:
+            self.mistakes.append(Mistake(path or "object", problem, is_about_name))
+
+    def examine(
+        self, value: Any, kind: inspect.Type, path: str, place: str, *, optional: bool = False
+    ) -> Any:
+        """The value, corrected. `place` is the path in the schema, `path` that of the author."""
+        kinds, nullable = _alternatives(kind)
+        if (value is None and nullable) or (_fits(value, kind) and not _is_open(kind)):
+            return value
+        for each in kinds:
+            if isinstance(each, inspect.StructType) and isinstance(value, dict):
+                return self._struct(value, each, path, place)
+            if isinstance(each, inspect.DictType) and isinstance(value, dict):
+                return self._mapping(value, each, path, place)
+            if isinstance(each, inspect.VarTupleType) and isinstance(value, list | tuple):
+                return self._list(value, each, path, place)
+        self.report(path, self._wrong(value, kinds, place, optional=optional))
+        return self._placeholder(kinds[0])
+
+    def _struct(
+        self, value: dict[Any, Any], kind: inspect.StructType, path: str, place: str
+    ) -> dict[str, Any]:
+        fields = {each.encode_name: each for each in kind.fields}
+        some = [name for name in islice(value, _MAX_ITEMS) if isinstance(name, str)]
+        names = [*some, *(name for name in fields if name in value and name not in some)]
+        self._check_keys(value, path)
+        result: dict[str, Any] = {}
+        substitutes: dict[str, str] = {}
+        for name in names:
+            if name in fields:
+                each = fields[name]
+                result[name] = self.examine(
+                    value[name],
+                    each.type,
+                    _join(path, name),
+                    _join(place, name),
+                    optional=not each.required,
+                )
+            elif not self.is_full and self._is_ours(name, fields, value, kind):
+                meant = self._unknown(name, value, fields, path, place)
+                if meant is not None:
+                    substitutes[meant] = name
+        for right, name in substitutes.items():
+            where = _join(path, shown(name, most=_MAX_SHOWN))
+            if right in fields:
+                result[right] = self.examine(
+                    value[name], fields[right].type, where, _join(place, right)
+                )
+                self.written[_join(place, right)] = where
+        for name, each in fields.items():
+            if not each.required or name in result:
+                continue
+            expected = self._vocabulary.expected.get(_join(place, name))
+            problem = f"is required; use {expected}" if expected else "is required"
+            self.report(_join(path, name), problem)
+            self._missing.append((Mistake(_join(path, name), problem), _join(place, name)))
+            result[name] = self._placeholder(each.type)
+        return result
+
+    def _is_ours(
+        self,
+        name: str,
+        fields: Mapping[str, inspect.Field],
+        value: Mapping[Any, Any],
+        kind: inspect.StructType,
+    ) -> bool:
+        """Whether an unknown field is a mistake. If the Struct allows others, that is one of another level, or a misspelt one."""
+        if kind.forbid_unknown_fields or self._elsewhere(name):
+            return True
+        missing = [each for each, one in fields.items() if one.required and each not in value]
+        return similar(name, missing) is not None
+
+    def remaining(self) -> tuple[Mistake, ...]:
+        """The mistakes without the missing fields that were found at another place."""
+        elsewhere = {
+            mistake
+            for mistake, place in self._missing
+            if any(_is_within(right, place) for right in self.written)
+        }
+        return tuple(each for each in self.mistakes if each not in elsewhere)
+
+    def _check_keys(self, value: dict[Any, Any], path: str) -> None:
+        for name in islice(value, _MAX_ITEMS):
+            if not isinstance(name, str):
+                self.report(
+                    path,
+                    f"the key {shown(str(name), most=_MAX_SHOWN)} must be a string: put it in quotes",
+                )
+                return
+            if not _is_text(name):
+                problem = (
+                    "a field's name contains an unpaired surrogate, which is not a valid character"
+                )
+                self.report(path, problem)
+                return
+
+    def _unknown(
+        self,
+        name: str,
+        value: dict[Any, Any],
+        fields: Mapping[str, inspect.Field],
+        path: str,
+        place: str,
+    ) -> str | None:
+        """Report a field that the schema does not have here. Returns the name of the field that it stands for, if that is not given."""
+        if not _is_text(name):
+            return None
+        where = _join(path, shown(name, most=_MAX_SHOWN))
+        words = self._vocabulary
+        here = _join(place, name)
+        alternative = words.unsupported.get(here) or words.unsupported.get(name)
+        if alternative is not None:
+            self.report(where, f"is not supported; {alternative}")
+            return None
+        meant = words.meant.get(here)
+        below = words.meant.get(_join(place, "*"))
+        if meant is None:
+            sibling = similar(name, list(fields))
+            exact = self._elsewhere(name)
+            if sibling is not None and (_plain(sibling) == _plain(name) or not exact):
+                meant = _join(place, sibling)
+            elif exact:
+                meant = exact[0]
+        if meant is None and below is not None and isinstance(value[name], str):
+            self.written[below] = path
+            self.report(where, f"is at the wrong level; write it under {below}", is_about_name=True)
+            return None
+        if meant is None:
+            known = ", ".join(fields)
+            self.report(where, f"unknown field; {place or 'the object'} has the fields {known}")
+            return None
+        parent, _, last = meant.rpartition(".")
+        if parent == place:
+            self.report(where, f"unknown field; did you mean {last}?", is_about_name=True)
+            return last if last not in value else None
+        there = meant.replace("[*]", "[NAME]")
+        self.report(where, f"is at the wrong level; move it to {there}", is_about_name=True)
+        if meant not in self.written and "[" not in meant:
+            self.written[meant] = where
+            self._moved.append((meant, self.examine(value[name], self._paths[meant], where, meant)))
+        return None
+
+    def _elsewhere(self, name: str) -> list[str]:
+        """The fields of this name at other places, but for those of items of a list, which have common names."""
+        plain = _plain(name)
+        return [
+            path
+            for path in self._paths
+            if "[]" not in path and _plain(path.rpartition(".")[2]) == plain
+        ]
+
+    def _mapping(
+        self, value: dict[Any, Any], kind: inspect.DictType, path: str, place: str
+    ) -> dict[str, Any]:
+        before = len(self.mistakes)
+        self._check_keys(value, path)
+        result = {}
+        for index, (name, item) in enumerate(value.items()):
+            if index >= _MAX_ITEMS:
+                break
+            if isinstance(name, str) and _is_text(name):
+                where = f"{path}[{shown(name, most=_MAX_SHOWN)}]"
+                result[name] = self.examine(item, kind.value_type, where, f"{place}[*]")
+        if len(self.mistakes) == before:
+            self.report(path, "one of its values has the wrong type")
+        return result
+
+    def _list(
+        self, value: Sequence[Any], kind: inspect.VarTupleType, path: str, place: str
+    ) -> list[Any]:
+        before = len(self.mistakes)
+        result = [
+            self.examine(item, kind.item_type, f"{path}[{index}]", f"{place}[]")
+            for index, item in enumerate(value[:_MAX_ITEMS])
+        ]
+        if len(self.mistakes) == before:
+            self.report(path, "one of its items has the wrong type")
+        return result
+
+    def _wrong(
+        self, value: Any, kinds: Sequence[inspect.Type], place: str, *, optional: bool
+    ) -> str:
+        """The sentence on a value of the wrong type."""
+        kind = kinds[0]
+        action = f"use {self._expected(kinds, place)}"
+        if isinstance(kind, inspect.EnumType):
+            return _no_choice(value, kind, optional=optional)
+        if value is None:
+            return f"is null; {action}{_OR_REMOVE if optional else ''}"
+        texts = isinstance(kind, inspect.StrType)
+        if (
+            texts
+            and isinstance(value, bool | int | float)
+            and place not in self._vocabulary.formats
+        ):
+            action = "put it in quotes"
+        elif (
+            action.startswith("use the name")
+            and isinstance(value, dict)
+            and isinstance(value.get("name"), str)
+        ):
+            action = f"use the name itself: {_quoted(value['name'])}"
+        elif isinstance(value, str):
+            action = _unquoted(value, kind) or action
+        elif isinstance(kind, inspect.VarTupleType) and isinstance(kind.item_type, _NUMBERS):
+            action = f"use a list: [{value}]" if isinstance(value, int) else action
+        elif isinstance(kind, inspect.StructType | inspect.DictType) and _is_one_mapping(value):
+            action += "; remove the dash before it"
+        return f"{_described(value)}; {action}"
+
+    def _expected(self, kinds: Sequence[inspect.Type], place: str) -> str:
+        return self._vocabulary.expected.get(place) or " or ".join(map(_name_of, kinds))
+
+    def _placeholder(self, kind: inspect.Type) -> Any:
+        kind = _alternatives(kind)[0][0]
+        if isinstance(kind, inspect.StructType):
+            return {
+                each.encode_name: self._placeholder(each.type)
+                for each in kind.fields
+                if each.required
+            }
+        if isinstance(kind, _NUMBERS):
+            self._number += 1
+            return self._number
+        if isinstance(kind, inspect.EnumType):
+            return next(iter(kind.cls)).value
+        if isinstance(kind, inspect.BoolType):
+            return False
+        if isinstance(kind, inspect.VarTupleType):
+            return []
+        return {} if isinstance(kind, inspect.DictType) else _PLACEHOLDER
+
+    def placed(self, corrected: Any) -> Any:
+        """`corrected` with the fields that were at the wrong level, where they belong."""
+        for path, value in self._moved:
+            steps = path.removeprefix(self._root).removeprefix(".").split(".")
+            target = corrected
+            for step in steps[:-1]:
+                target = target.setdefault(step, {}) if isinstance(target, dict) else None
+            if isinstance(target, dict):
+                target[steps[-1]] = value
+        return corrected
+
+
+_NUMBERS: Final = (inspect.IntType, inspect.FloatType)
+
+
+def _is_open(kind: inspect.Type) -> bool:
+    """Whether it is a Struct that allows unknown fields."""
+    return isinstance(kind, inspect.StructType) and not kind.forbid_unknown_fields
+
+
+def _fits(value: object, kind: inspect.Type) -> bool:
+    decoder = _python_type(kind)
+    try:
+        msgspec.convert(value, decoder, strict=True)
+    except (msgspec.ValidationError, UnicodeEncodeError):
+        return False
+    return True
+
+
+def _python_type(kind: inspect.Type) -> Any:
+    """The annotation of a type of `msgspec.inspect`, for `msgspec.convert`."""
+    if isinstance(kind, inspect.StructType | inspect.EnumType):
+        return kind.cls
+    if isinstance(kind, inspect.UnionType):
+        result: Any = _python_type(kind.types[0])
+        for each in kind.types[1:]:
+            result = result | _python_type(each)
+        return result
+    if isinstance(kind, inspect.VarTupleType):
+        return GenericAlias(tuple, (_python_type(kind.item_type), ...))
+    if isinstance(kind, inspect.DictType):
+        return GenericAlias(dict, (str, _python_type(kind.value_type)))
+    return _PLAIN.get(type(kind), Any)
+
+
+_PLAIN: Final[Mapping[type, Any]] = {
+    inspect.StrType: str,
+    inspect.IntType: int,
+    inspect.FloatType: float,
+    inspect.BoolType: bool,
+    inspect.NoneType: None,
+}
+
+
+def _alternatives(kind: inspect.Type) -> tuple[list[inspect.Type], bool]:
+    """The types of a union without None, and whether None is one."""
+    kinds = list(kind.types) if isinstance(kind, inspect.UnionType) else [kind]
+    rest = [each for each in kinds if not isinstance(each, inspect.NoneType)]
+    return rest, len(rest) < len(kinds)
+
+
+def _walked(kind: inspect.Type, path: str) -> Iterator[tuple[str, inspect.Type]]:
+    for each in _alternatives(kind)[0]:
+        if isinstance(each, inspect.StructType):
+            for one in each.fields:
+                yield _join(path, one.encode_name), one.type
+                yield from _walked(one.type, _join(path, one.encode_name))
+        elif isinstance(each, inspect.VarTupleType):
+            yield f"{path}[]", each.item_type
+            yield from _walked(each.item_type, f"{path}[]")
+        elif isinstance(each, inspect.DictType):
+            yield f"{path}[*]", each.value_type
+            yield from _walked(each.value_type, f"{path}[*]")
+
+
+@cache
+def fields_of(kind: type, *, root: str) -> Mapping[str, inspect.Type]:
+    """The path of every field, item and key of a Struct, and its type."""
+    return dict(_walked(inspect.type_info(kind), root))
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}".lstrip(".")
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_one_mapping(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in value)
+
+
+def _described(value: object, *, bare: bool = False) -> str:
+    """`9080 is a number`; `bare`: only the value."""
+    match value:
+        case None:
+            text, what = "null", "no value"
+        case bool():
+            text, what = ("true" if value else "false"), "a boolean"
+        case int() | float():
+            text, what = shown(str(value), most=_MAX_SHOWN), "a number"
+        case str():
+            text, what = _quoted(value), "a string"
+        case list():
+            text, what = "", "a list"
+        case dict():
+            names = listed([str(each) for each in islice(value, 5)])
+            text, what = "", f"a mapping with {names}" if names else "an empty mapping"
+        case _:
+            text, what = "", shown(type(value).__name__)
+    return text if bare else f"{text} is {what}".lstrip()
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(shown(_SECRET_PARTS.sub("…", text), most=_MAX_SHOWN), ensure_ascii=False)
+
+
+def _unquoted(value: str, kind: inspect.Type) -> str:
+    """The correction of a number or boolean in quotes, or of a string in the place of a list or mapping with one field."""
+    if isinstance(kind, _NUMBERS) and _NUMBER.match(value):
+        return "remove the quotes"
+    if isinstance(kind, inspect.BoolType) and value.lower() in {"true", "false"}:
+        return "remove the quotes"
+    if isinstance(kind, inspect.VarTupleType):
+        if isinstance(kind.item_type, inspect.StrType):
+            return f"use a list: [{_quoted(value)}]"
+        if isinstance(kind.item_type, _NUMBERS) and _NUMBER.match(value):
+            return f"use a list of numbers: [{value.strip()}]"
+    if isinstance(kind, inspect.StructType):
+        required = [each.encode_name for each in kind.fields if each.required]
+        if len(required) == 1 and isinstance(kind.fields[0].type, inspect.StrType):
+            return f"write it one level deeper, as {required[0]}: {_quoted(value)}"
+    return ""
+
+
+_OR_REMOVE: Final = ", or remove the field"
+
+
+def _no_choice(value: object, kind: inspect.EnumType, *, optional: bool) -> str:
+    names = [str(each.value) for each in kind.cls]
+    allowed = f"must be one of {', '.join(names)}"
+    if isinstance(value, str):
+        close = similar(value, names)
+        return f"{allowed}, not {_cut(value)!r}" + (f"; did you mean {close}?" if close else "")
+    if value is None:
+        return f"{allowed}, not null{_OR_REMOVE if optional else ''}"
+    if value is False and "off" in names:
+        return f'{allowed}, not false; write "off" in quotes, it is false in YAML otherwise'
+    return f"{allowed}, not {_described(value, bare=True) or _described(value).removeprefix('is ')}"
+
+
+def _cut(text: str) -> str:
+    return shown(_SECRET_PARTS.sub("…", text), most=_MAX_SHOWN)
+
+
+def _name_of(kind: inspect.Type) -> str:
+    if isinstance(kind, inspect.StructType):
+        required = [each.encode_name for each in kind.fields if each.required]
+        names = required or [each.encode_name for each in kind.fields]
+        return f"a mapping with {' and '.join(names) if required else ' or '.join(names)}"
+    return next((name for types, name in _NAMES if isinstance(kind, types)), "another value")
+
+
+_NAMES: Final[tuple[tuple[type, str], ...]] = (
+    (inspect.StrType, "a string"),
+    (inspect.IntType, "a whole number"),
+    (inspect.FloatType, "a number"),
+    (inspect.BoolType, "true or false"),
+    (inspect.VarTupleType, "a list"),
+    (inspect.DictType, "a mapping of names to values"),
+)
