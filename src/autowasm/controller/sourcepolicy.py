@@ -9,12 +9,12 @@ with its name, else the matching pattern with the most literal characters, else 
 import asyncio
 import contextlib
 import fnmatch
-import re
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
@@ -30,7 +30,9 @@ from autowasm.controller import rolloutpolicy
 from autowasm.controller.rolloutpolicy import MinimumRollout
 from autowasm.errors import AddressBlocked, SpecError, UsageError
 from autowasm.limits import Limits
-from autowasm.manifests import nodes
+from autowasm.manifests import conversion, mistakes, nodes
+from autowasm.manifests.conversion import Misfit
+from autowasm.manifests.mistakes import MAX_MISTAKES, Vocabulary
 from autowasm.net.addresspolicy import AddressPolicy, Purpose
 from autowasm.net.hosts import matches_host, names_host, split_port
 from autowasm.net.pools import Pool, Pools
@@ -39,6 +41,7 @@ from autowasm.reasons import Reason
 from autowasm.reference import DOCKER_HUB, ImageReference
 from autowasm.registry.credentials import normalize_host
 from autowasm.settings import Cluster, Outgoing, PreflightMode, Settings
+from autowasm.text import shown
 
 
 def check_mesh_scope(autowasm: AutoWasm, *, cluster: Cluster) -> None:
@@ -86,7 +89,20 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _FILE: Final = msgspec.json.Decoder(_File)
-_IS_BOOLEAN_MODE: Final = re.compile(r"got `bool` - at `.*\.preflight`")
+_WORDS: Final = Vocabulary(
+    expected={
+        "namespaces": 'a mapping from the names of namespaces, or "*", to rules; {} allows nothing',
+        "namespaces[*]": "a mapping with registries, objects, digestRequired or preflight; {} allows every source",
+        "namespaces[*].registries": "a list such as [registry.example/team]; [] allows none",
+        "namespaces[*].registries[]": "a string, HOST[:PORT][/PREFIX]",
+        "namespaces[*].objects": "a list such as [objects.example]; [] allows none",
+        "namespaces[*].objects[]": "a string, HOST[:PORT]",
+    },
+    meant={
+        "namespaces[*].images": "namespaces[*].registries",
+        "namespaces[*].urls": "namespaces[*].objects",
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -97,16 +113,22 @@ class SourcePolicy:
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Parse YAML or JSON. Raises UsageError that names the fault."""
+        """Parse YAML or JSON. Raises UsageError that names all mistakes."""
         try:
             nodes.check_keys(data.decode())
-            file = msgspec.yaml.decode(data, type=_FILE.type)
+            document = msgspec.yaml.decode(data)
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
-            quoted = 'write "off" in quotes, it is false in YAML otherwise'
-            hint = f"; {quoted}" if _IS_BOOLEAN_MODE.search(str(error)) else ""
-            raise UsageError(f"--policy-file: {error}{hint}") from error
+            raise UsageError(f"--policy-file: {error}") from error
+        try:
+            file = conversion.convert(document, _FILE)
+        except (Misfit, UnicodeEncodeError) as error:
+            found = mistakes.find(document, _File, root="", vocabulary=_WORDS).mistakes
+            told = "; ".join(f"{each.path}: {each.problem}" for each in found) or str(error)
+            raise UsageError(f"--policy-file: {told}") from error
         policy = cls(tuple(file.namespaces.items()))
-        policy._check_entries()
+        wrong = [*islice(policy._wrong_entries(), MAX_MISTAKES)]
+        if wrong:
+            raise UsageError(f"--policy-file: {'; '.join(wrong)}")
         return policy
 
     @cached_property
@@ -147,23 +169,32 @@ class SourcePolicy:
         elif spec.source.object is not None:
             _check_object(name, rule, spec.source.object.url, pinned=spec.sha256 is not None)
 
-    def _check_entries(self) -> None:
+    def _wrong_entries(self) -> Iterator[str]:
         for name, rule in self.rules:
-            rolloutpolicy.check_rule(name, rule.rollout, rule.minimum_rollout)
-            for entry in (*(rule.registries or ()), *(rule.objects or ())):
-                if not entry or "://" in entry or any(c.isspace() or c in "@?#" for c in entry):
-                    raise UsageError(
-                        f"--policy-file: namespaces[{name!r}]: {entry!r} is not HOST[:PORT][/PREFIX]"
-                    )
-                _, port = split_port(entry.partition("/")[0])
-                if port and not 1 <= int(port[:9]) <= 65535:
-                    raise UsageError(
-                        f"--policy-file: namespaces[{name!r}]: the port of {entry!r} must be from 1 to 65535"
-                    )
-            if any("/" in entry for entry in rule.objects or ()):
-                raise UsageError(
-                    f"--policy-file: namespaces[{name!r}].objects: entries must be HOST[:PORT], without a path"
-                )
+            try:
+                rolloutpolicy.check_rule(name, rule.rollout, rule.minimum_rollout)
+            except UsageError as error:
+                yield str(error).removeprefix("--policy-file: ")
+            for field, entries in (("registries", rule.registries), ("objects", rule.objects)):
+                for index, entry in enumerate(entries or ()):
+                    problem = _entry_problem(entry, may_have_path=field == "registries")
+                    if problem:
+                        yield f"namespaces[{shown(name)}].{field}[{index}]: {problem}"
+
+
+def _entry_problem(entry: str, *, may_have_path: bool) -> str:
+    """Why an entry of a list is not valid; empty if it is."""
+    form = "HOST[:PORT][/PREFIX]" if may_have_path else "HOST[:PORT]"
+    if not entry or any(c.isspace() or c in "@?#" for c in entry):
+        return f"{shown(entry)!r} is not {form}"
+    if "://" in entry:
+        return f"{shown(entry)!r} is not {form}; remove the scheme"
+    _, port = split_port(entry.partition("/")[0])
+    if port and not 1 <= int(port[:9]) <= 65535:
+        return f"the port of {shown(entry)!r} must be from 1 to 65535"
+    if "/" in entry and not may_have_path:
+        return f"{shown(entry)!r} must be HOST[:PORT], without a path"
+    return ""
 
 
 def _check_image(name: str, rule: Rule, image: ImageReference, *, pinned: bool) -> None:

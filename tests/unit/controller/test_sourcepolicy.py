@@ -131,6 +131,40 @@ def test_a_file_that_is_no_policy_is_refused(text: str) -> None:
         SourcePolicy.parse(text.encode())
 
 
+def test_all_mistakes_of_a_policy_file_are_told_in_its_own_words() -> None:
+    text = """
+namespaces:
+  a: {registries: r.io, digestRequired: 'true', preflight: warm}
+  b:
+  d: {registry: [a], objects: [1]}
+  1: {}
+allow: []
+"""
+    with pytest.raises(UsageError) as caught:
+        SourcePolicy.parse(text.encode())
+    assert str(caught.value).removeprefix("--policy-file: ").split("; namespaces") == [
+        "namespaces: the key 1 must be a string: put it in quotes",
+        '[a].registries: "r.io" is a string; use a list: ["r.io"]',
+        '[a].digestRequired: "true" is a string; remove the quotes',
+        "[a].preflight: must be one of off, warn, enforce, strict, not 'warm'; did you mean warn?",
+        "[b]: is null; use a mapping with registries, objects, digestRequired or preflight; {} allows every source",
+        "[d].registry: unknown field; did you mean registries?",
+        "[d].objects[0]: 1 is a number; put it in quotes; allow: unknown field; the object has the fields namespaces",
+    ]
+
+
+def test_all_wrong_entries_of_a_policy_file_are_told() -> None:
+    text = b"namespaces: {a: {registries: ['https://r.io', 'r.io:0'], objects: [o.io/x, '']}}"
+    with pytest.raises(UsageError) as caught:
+        SourcePolicy.parse(text)
+    assert str(caught.value).split("; namespaces") == [
+        "--policy-file: namespaces[a].registries[0]: 'https://r.io' is not HOST[:PORT][/PREFIX]; remove the scheme",
+        "[a].registries[1]: the port of 'r.io:0' must be from 1 to 65535",
+        "[a].objects[0]: 'o.io/x' must be HOST[:PORT], without a path",
+        "[a].objects[1]: '' is not HOST[:PORT]",
+    ]
+
+
 def test_off_without_quotes_is_refused_with_the_remedy() -> None:
     with pytest.raises(UsageError, match='write "off" in quotes'):
         SourcePolicy.parse(b"namespaces: {a: {preflight: off}}")
