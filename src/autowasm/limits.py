@@ -50,6 +50,8 @@ class Limits:
     """Platforms and attestations in one index. The largest official images have about 30."""
     index_searched: int = 8
     """Manifests of one index that are fetched to find the one with a module, if no entry identifies it."""
+    listed_tags: int = 100_000
+    """`wasmc tags`. Registries have a few thousand tags in a repository."""
     manifest_bytes: int = 4 * MIB
     """The distribution specification requires registries to accept manifests of at least this size."""
     manifest_quotes: int = 100_000

@@ -247,6 +247,7 @@ class Operation(enum.Enum):
     READ = "read"
     UPLOAD = "upload"
     UPLOAD_MANIFEST = "upload of a manifest"
+    DELETE = "deletion"
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,9 +281,12 @@ def error_for(
     """
     shown = f"status {status}" + (f" ({message})" if str(message) else "")
     if status in (404, 410):
+        is_upload = answerer.doing in {Operation.UPLOAD, Operation.UPLOAD_MANIFEST}
         missing = "does not exist" if answerer.doing is Operation.READ else "is not possible"
         hint = answerer.not_found_hint
-        if answerer.doing is not Operation.READ:
+        if answerer.doing is Operation.DELETE:
+            hint = _joined("it does not exist", hint)
+        if is_upload:
             hint = _joined(
                 "the repository may have to be created first, or its name is wrong", hint
             )
@@ -324,6 +328,8 @@ def usual_meaning(status: int, *, doing: Operation) -> str:
     """The usual meaning of a status of a registry or an object; empty if there is none."""
     if doing is Operation.UPLOAD_MANIFEST and status in _OF_MANIFESTS:
         return _OF_MANIFESTS[status]
+    if doing is Operation.DELETE:
+        return _OF_DELETIONS.get(status, _OF_ALL.get(status, ""))
     if doing is not Operation.READ and status in _OF_UPLOADS:
         return _OF_UPLOADS[status]
     return _OF_ALL.get(status, "")
@@ -334,6 +340,10 @@ _OF_MANIFESTS: Final = {
     409: "an immutable tag cannot be pushed again: push under another tag",
     412: "an immutable tag cannot be pushed again: push under another tag",
     415: "the registry does not accept manifests of this type: try another --format",
+}
+_OF_DELETIONS: Final = {
+    400: "the registry cannot delete a tag alone: delete NAME@DIGEST, which deletes all of its tags",
+    405: "the registry does not allow deletion, or cannot delete a tag alone: delete NAME@DIGEST, which deletes all of its tags",
 }
 _OF_UPLOADS: Final = {
     200: "this is not a registry's response to an upload; a proxy may have answered",

@@ -290,7 +290,8 @@ class Authorizer:
 
     def _token(self, challenge: Challenge, login: LoginAttempt) -> str:
         realm = self._check_realm(challenge.parameters.get("realm", ""))
-        query = {"scope": self._scope_for(challenge.parameters.get("scope", ""))}
+        scope = self._scope_for(challenge.parameters.get("scope", ""))
+        query = {"scope": scope} if scope else {}
         if service := challenge.parameters.get("service"):
             query["service"] = service
         answer = self._fetch_token(self._token_request(realm, query), login)
@@ -310,6 +311,8 @@ class Authorizer:
         """The scope of all actions together, so that a push does not need a second token after its first HEAD."""
         if requested and (" " in requested or not requested.startswith(self._scope)):
             return requested
+        if not self._actions and not requested:
+            return ""  # a login is tried, and no repository is asked for
         needed = {*self._actions.split(","), *requested.removeprefix(self._scope).split(",")} - {""}
         return self._scope + ",".join(sorted(needed))
 

@@ -173,19 +173,51 @@ class RegistryClient:
         """
         deadline = time.monotonic() + self._limits.fetch_timeout
         for layer in (*package.layers, package.config):
-            await self._run(
-                functools.partial(_upload, layer=layer),
-                reference,
-                credential=credential,
-                what=f"upload to {reference.name}",
-                deadline=deadline,
-                on_bytes=on_bytes,
-                actions="pull,push",
+            await self.upload(
+                reference, layer, credential=credential, on_bytes=on_bytes, deadline=deadline
             )
-        digest = Digest.of(package.manifest)
+        return await self.put_manifest(
+            reference,
+            package.manifest,
+            media_type=package.media_type,
+            credential=credential,
+            deadline=deadline,
+        )
+
+    async def upload(
+        self,
+        reference: ImageReference,
+        layer: Layer,
+        *,
+        credential: Credential | None,
+        on_bytes: OnBytes | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        """Upload a blob that the registry lacks. Raises as `resolve`; `on_bytes` as in `download`."""
+        await self._run(
+            functools.partial(_upload, layer=layer),
+            reference,
+            credential=credential,
+            what=f"upload to {reference.name}",
+            deadline=deadline,
+            on_bytes=on_bytes,
+            actions="pull,push",
+        )
+
+    async def put_manifest(
+        self,
+        reference: ImageReference,
+        data: bytes,
+        *,
+        media_type: str,
+        credential: Credential | None,
+        deadline: float | None = None,
+    ) -> Digest:
+        """Upload a manifest or index under `reference`. Returns its digest. Raises as `resolve`."""
+        digest = Digest.of(data)
         announced = await self._run(
             lambda repository: repository.put_manifest(
-                reference.version, data=package.manifest, media_type=package.media_type
+                reference.version, data=data, media_type=media_type
             ),
             reference,
             credential=credential,
@@ -199,6 +231,65 @@ class RegistryClient:
                 reason=Reason.DIGEST_MISMATCH,
             )
         return digest
+
+    async def get_manifest(
+        self, reference: ImageReference, *, credential: Credential | None
+    ) -> "ManifestAnswer":
+        """The bytes of the manifest or index behind `reference`; they have the announced digest. Raises as `resolve`."""
+
+        def get(repository: "Repository") -> "ManifestAnswer":
+            answer = repository.get_manifest(reference.version, accept=mediatypes.ACCEPT)
+            expected = reference.digest or answer.announced or Digest.of(answer.data)
+            _verify(answer.data, expected, size=None, what=f"manifest of {reference}")
+            return answer
+
+        return await self._run(get, reference, credential=credential, what=f"image {reference}")
+
+    async def has_blob(
+        self, reference: ImageReference, descriptor: Descriptor, *, credential: Credential | None
+    ) -> bool:
+        """Whether the repository has the blob. Raises as `resolve`."""
+        return await self._run(
+            lambda repository: repository.has_blob(descriptor.digest, size=descriptor.size),
+            reference,
+            credential=credential,
+            what=f"upload to {reference.name}",
+            actions="pull,push",
+        )
+
+    async def list_tags(
+        self, reference: ImageReference, *, credential: Credential | None
+    ) -> list[str]:
+        """The tags of the repository, in the order of the registry. Raises as `resolve`."""
+        most = self._limits.listed_tags
+        return await self._run(
+            lambda repository: repository.list_tags(most=most),
+            reference,
+            credential=credential,
+            what=f"the tags of {reference.name}",
+        )
+
+    async def delete(self, reference: ImageReference, *, credential: Credential | None) -> None:
+        """Delete the tag or, of a reference with a digest, the manifest. Raises as `resolve`."""
+        await self._run(
+            lambda repository: repository.delete_manifest(reference.version),
+            reference,
+            credential=credential,
+            what=f"deletion of {reference}",
+            actions="delete,pull,push",
+        )
+
+    async def check_login(
+        self, reference: ImageReference, *, credential: Credential | None
+    ) -> None:
+        """Try the login at the registry of `reference`. Raises SourceDenied if it is refused, else as `resolve`."""
+        await self._run(
+            lambda repository: repository.check_login(),
+            reference,
+            credential=credential,
+            what=f"the login to {reference.host}",
+            actions="",
+        )
 
     async def _run(
         self,

@@ -118,12 +118,46 @@ async def ask_helper(
 ) -> Credential | None:
     """Run `docker-credential-HELPER get`; None if it has no login for `server`. Raises SourceDenied."""
     program = f"docker-credential-{helper}"
+    status, text = await _run_helper(helper, "get", server, limits=limits, environment=environment)
+    if status:
+        if text == _NOT_FOUND:
+            return None
+        raise _failed(
+            f"{program} has no login for {server}: exit status {status}; "
+            f"to see why: echo {server} | {program} get"
+        )
+    return _parse_answer(text, program=program)
+
+
+async def run_helper(
+    helper: str,
+    action: str,
+    text: str,
+    *,
+    limits: Limits,
+    environment: Mapping[str, str],
+    absent_is_fine: bool = False,
+) -> bool:
+    """Run `docker-credential-HELPER store` or `erase`. False if there is no such login, which `absent_is_fine` allows.
+
+    Raises SourceDenied; the output is not shown, because it may hold the password.
+    """
+    status, output = await _run_helper(helper, action, text, limits=limits, environment=environment)
+    if status and not (absent_is_fine and output == _NOT_FOUND):
+        raise _failed(f"docker-credential-{helper} {action} failed: exit status {status}")
+    return not status
+
+
+async def _run_helper(
+    helper: str, action: str, text: str, *, limits: Limits, environment: Mapping[str, str]
+) -> tuple[int, str]:
+    program = f"docker-credential-{helper}"
     if not _HELPER_NAME.match(helper):
         raise _failed(f"not the name of a credential helper: {helper[:100]!r}")
     try:
         process = await asyncio.create_subprocess_exec(
             program,
-            "get",
+            action,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
@@ -133,7 +167,7 @@ async def ask_helper(
         raise _failed(f"{program} cannot be run: {error.strerror}") from error
     try:
         async with asyncio.timeout(limits.credential_helper_timeout):
-            output, _ = await process.communicate(server.encode())
+            output, _ = await process.communicate(text.encode(errors="surrogateescape"))
     except TimeoutError as error:
         raise _failed(
             f"{program} did not answer within {limits.credential_helper_timeout:g} s"
@@ -143,15 +177,7 @@ async def ask_helper(
             # Kills it and closes the pipes: `wait` also waits for the pipes, which the helper's children may hold.
             process._transport.close()  # type: ignore[attr-defined]  # asyncio has no public form
             await process.wait()
-    text = output.decode(errors="replace").strip()
-    if process.returncode:
-        if text == _NOT_FOUND:
-            return None
-        raise _failed(
-            f"{program} has no login for {server}: exit status {process.returncode}; "
-            f"to see why: echo {server} | {program} get"
-        )
-    return _parse_answer(text, program=program)
+    return process.returncode or 0, output.decode(errors="replace").strip()
 
 
 def _parse_answer(text: str, *, program: str) -> Credential | None:
@@ -176,7 +202,7 @@ def _failed(problem: str) -> SourceDenied:
     return SourceDenied(problem, reason=Reason.CREDENTIAL_HELPER)
 
 
-_HUB_SERVER: Final = "https://index.docker.io/v1/"
+HUB_SERVER: Final = "https://index.docker.io/v1/"
 """The name of Docker Hub in a request to a helper."""
 
 _log = structlog.get_logger(__name__)
@@ -227,7 +253,7 @@ async def _document(
             data = environment[AUTH_VARIABLE].encode(errors="surrogateescape")
         else:
             data = await pools.disk.run(_read, place.path, limits.token_bytes + 1)
-        return _parse(data, limits=limits), ""
+        return parse_config(data, limits=limits), ""
     except (FileNotFoundError, NotADirectoryError):
         return None, "absent"
     except OSError as error:
@@ -245,7 +271,8 @@ def _read(path: Path, most: int) -> bytes:
         return file.read(most)
 
 
-def _parse(data: bytes, *, limits: Limits) -> Mapping[str, Any]:
+def parse_config(data: bytes, *, limits: Limits) -> Mapping[str, Any]:
+    """The document of a docker config. Raises UsageError, without the content."""
     if len(data) > limits.token_bytes:
         raise UsageError("too large for a docker config")
     try:
@@ -268,8 +295,8 @@ async def _login(
     if place.is_dockercfg:
         return _inline(config, place, reference)
     host = normalize_host(reference.host)
-    server = _HUB_SERVER if host == DOCKER_HUB else reference.host
-    helper, store = _helper_of(config, host), config.get("credsStore")
+    server = HUB_SERVER if host == DOCKER_HUB else reference.host
+    helper, store = helper_of(config, host), config.get("credsStore")
     credential = None
     if helper is not None:
         credential = await ask_helper(helper, server, limits=limits, environment=environment)
@@ -283,17 +310,19 @@ async def _login(
     return credential or _inline({"auths": config.get("auths")}, place, reference)
 
 
-def _helper_of(config: Mapping[str, Any], host: str) -> str | None:
+def helper_of(config: Mapping[str, Any], host: str) -> str | None:
+    """The credential helper that `credHelpers` names for a normalized host."""
     helpers = config.get("credHelpers")
     if not isinstance(helpers, dict):
         return None
     for name, helper in helpers.items():
-        if _host_of(name) == host and isinstance(helper, str) and helper:
+        if host_of(name) == host and isinstance(helper, str) and helper:
             return helper
     return None
 
 
-def _host_of(key: str) -> str:
+def host_of(key: str) -> str:
+    """The normalized host of a key in a docker config."""
     return normalize_host(key.partition("://")[2].partition("/")[0] or key.partition("/")[0])
 
 

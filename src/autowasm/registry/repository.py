@@ -6,10 +6,12 @@ while it is written, never after; every unexpected status becomes an error with 
 
 import contextlib
 import errno
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 
 from autowasm.digest import Digest, DigestVerifier, Sha256Hex
 from autowasm.errors import WASMER, Advice, SourceUnavailable, StorageError
@@ -144,6 +146,34 @@ class Repository:
             self._expect(answer, 201, what=what, doing=Operation.UPLOAD_MANIFEST)
             return _announced(answer)
 
+    def delete_manifest(self, version: str) -> None:
+        """DELETE a tag, or a manifest and all of its tags."""
+        with self._transport.exchange("DELETE", self._transport.manifest_url(version)) as answer:
+            what = f"deletion of {self._shown(version)}"
+            self._expect(answer, 202, 200, 204, what=what, doing=Operation.DELETE)
+
+    def list_tags(self, *, most: int) -> list[str]:
+        """GET all pages of the list of tags; at most `most` tags are read."""
+        what, tags = f"the tags of {self._name}", list[str]()
+        url: str | None = self._transport.tags_url()
+        while url is not None and len(tags) < most:
+            with self._transport.exchange("GET", url) as answer:
+                self._expect(answer, 200, what=what)
+                _refuse_page(answer, what=what)
+                data = answer.read(limit=self._limits.manifest_bytes, what=what)
+                page = _tags_of(data, what=what)
+                following = _next_page(answer.headers.get("Link", ""), url)
+            tags += page
+            url = following if page else None  # an endless list of empty pages ends
+        return tags[:most]
+
+    def check_login(self) -> None:
+        """GET `/v2/`, which registries answer only for a login that they accept."""
+        with self._transport.exchange("GET", self._transport.base_url()) as answer:
+            what = f"the login to {self._host}"
+            self._expect(answer, 200, what=what)
+            _refuse_page(answer, what=what)
+
     def _expect(
         self, answer: RegistryResponse, *wanted: int, what: str, doing: Operation = Operation.READ
     ) -> None:
@@ -190,6 +220,30 @@ class Repository:
 
     def _shown(self, version: str) -> str:
         return f"{self._name}{'@' if ':' in version else ':'}{version}"
+
+
+_LINK = re.compile(r'<(?P<url>[^>]+)>\s*;[^,]*\brel="?next"?')
+
+
+def _next_page(link: str, url: str) -> str | None:
+    """The next page of a list (RFC 8288), only at the same host."""
+    found = _LINK.search(link)
+    if found is None:
+        return None
+    following = urljoin(url, found["url"])
+    return following if urlsplit(following)[:2] == urlsplit(url)[:2] else None
+
+
+def _tags_of(data: bytes, *, what: str) -> list[str]:
+    try:
+        tags = json.loads(data)["tags"] or []
+        if isinstance(tags, list) and all(isinstance(each, str) for each in tags):
+            return tags
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise SourceUnavailable(
+        f"{what}: the registry returned no list of tags", reason=Reason.UNEXPECTED_ANSWER
+    )
 
 
 def _refuse_page(answer: RegistryResponse, *, what: str) -> None:

@@ -284,7 +284,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         on_request: Callable[[str], None],
         advice: Advice = WASMER,
     ) -> None:
-        """`actions` are the token's scope: `pull` or `pull,push`. `tls`: the context for a host."""
+        """`actions` are the token's scope: `pull` or `pull,push`; empty for none. `tls`: the context for a host."""
         super().__init__(insecure=plain_http)
         host = _HUB_API if reference.host == DOCKER_HUB else reference.host
         self._container = _Container(host=host, repository=reference.repository)
@@ -332,6 +332,14 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
     def upload_url(self) -> str:
         """The URL at which an upload begins."""
         return f"{self.prefix}://{self._container.upload_blob_url()}"
+
+    def tags_url(self) -> str:
+        """The URL of the list of tags."""
+        return f"{self.prefix}://{self._container.tags_url()}"
+
+    def base_url(self) -> str:
+        """The URL that tells whether a login is accepted."""
+        return f"{self.prefix}://{self._container.registry}/v2/"
 
     @contextlib.contextmanager
     def exchange(
@@ -407,9 +415,7 @@ class RegistryTransport(oras.provider.Registry):  # type: ignore[misc]
         if self._credential is None:
             return False
         self._authorizer.header = None
-        ping = self._wrap(
-            self._follow("GET", f"{self.prefix}://{self._container.registry}/v2/", {})
-        )
+        ping = self._wrap(self._follow("GET", self.base_url(), {}))
         ping.message()
         with contextlib.closing(ping):
             ping.discard()
