@@ -162,5 +162,5 @@ WASMC: Final = Advice(
     insecure="--insecure",
     plain_http="--plain-http",
     no_plain_http="omit --plain-http",
-    login="log in with `docker login {host}`, or use --username and --password-stdin",
+    login="log in with `wasmc login {host}` or `docker login {host}`, or use --username and --password-stdin",
 )

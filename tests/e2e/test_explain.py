@@ -1,11 +1,14 @@
 """`wasmc explain` on a real API server with Istio's CRDs: each link is broken on purpose, and named."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.parts import ports, wasmer
+from tests.parts.clients import Client
 from tests.parts.explaining import (
     ROOT,
     explain,
@@ -31,11 +34,15 @@ async def test_all_right_ends_with_0_and_a_table_of_80_columns(
     status, found = await explain(installation, namespace)
     assert (status, wrong(found)) == (0, {})
     assert {"Phase", "Secret", "Source", "Module", "EnvoyFilter", "Pods", "Port"} <= set(found)
-    done = await run_wasmc(installation, "explain", "test", "-n", namespace, "--strict")
+    command = ("explain", f"{namespace}/test", "--strict")
+    done = await run_wasmc(installation, *command, COLUMNS="80")
     assert done.returncode == 0, done.stdout
     assert "no problems found" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "\x1b" not in done.stdout
+    piped = await run_wasmc(installation, *command)
+    report = await run_wasmc(installation, *command, "--json")
+    assert json.loads(report.stdout)["module"] in piped.stdout, "no digest is broken into lines"
 
 
 async def test_each_wrong_secret_is_told_apart(installation: Installation, namespace: str) -> None:
@@ -319,3 +326,53 @@ async def test_a_staged_rollout_is_explained_from_its_wait_to_its_abort(
         assert "EnvoyFilterEdited" not in found, (command, found["EnvoyFilterEdited"])
     assert status == 1
     assert f"wasmc rollout retry test -n {namespace}" in found["RolloutAborted"]["remedy"]
+
+
+async def test_all_of_a_namespace_are_explained_with_their_problems_only(
+    installation: Installation, namespace: str
+) -> None:
+    await install_good(installation, namespace)
+    image = f"{installation.registry.host}/xxx/hello:never-there"
+    bad = installation.autowasm(image, namespace=namespace)
+    bad["metadata"]["name"] = "bad"
+    await installation.apply(bad)
+    done = await run_wasmc(installation, "explain", "-n", namespace)
+    assert done.returncode == 1
+    assert f"AutoWasm {namespace}/bad: " in done.stdout
+    assert f"AutoWasm {namespace}/test" not in done.stdout
+    last = done.stdout.splitlines()[-1]
+    assert last == f"2 AutoWasms in namespace {namespace}: 1 with problems, 1 without"
+    everywhere = await run_wasmc(installation, "explain", "-A", "--no-source", "--json")
+    found = {(each["namespace"], each["name"]) for each in json.loads(everywhere.stdout)}
+    assert {(namespace, "bad"), (namespace, "test")} <= found
+    empty = await run_wasmc(installation, "explain", "-n", "kube-public")
+    assert (empty.returncode, empty.stdout) == (0, "no AutoWasms in namespace kube-public\n")
+
+
+async def test_kubectl_runs_it_as_a_plugin_and_shells_complete_names(
+    installation: Installation, namespace: str
+) -> None:
+    await install_good(installation, namespace)
+    kubectl = installation.kubectl
+    path = f"{wasmer.program('kubectl-autowasm').parent}:{os.environ['PATH']}"
+    plugin = Client(kubectl.program, kubectl.home, {**kubectl.environment, "PATH": path})
+    done = await plugin.run("autowasm", "explain", "test", "-n", namespace, "--no-source")
+    assert done.stdout.startswith(f"AutoWasm {namespace}/test: ")
+    contexts = await kubectl.run("config", "current-context")
+    named = ("--context", contexts.stdout.strip())
+    done = await plugin.run("autowasm", *named, "explain", f"{namespace}/test", "--no-source")
+    assert done.stdout.startswith(f"AutoWasm {namespace}/test: ")
+
+    config = str(installation.cluster.kubeconfig)
+    line = f"wasmc explain -n {namespace} --kubeconfig {config} t"
+    completing = """
+    source <(wasmc completion bash)
+    COMP_LINE="$1"; COMP_POINT=${#1}; COMP_TYPE=9; read -ra COMP_WORDS <<< "$1"
+    COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+    _python_argcomplete wasmc t ""
+    printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    environment = {"PATH": path, "HOME": str(installation.directory)}
+    bash = Client(Path("/bin/bash"), installation.directory, environment)
+    done = await bash.run("-c", completing, "bash", line)
+    assert done.stdout.split() == ["test"]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -79,3 +80,21 @@ async def test_plan_names_the_field_that_is_wrong(
     assert [one["field"] for one in found if one["check"] == "InvalidSpec"] == [
         "spec.filter.applyPorts[0]"
     ]
+
+
+async def test_a_folder_is_planned_file_by_file_and_duplicates_are_named(
+    installation: Installation, namespace: str, tmp_path: Path
+) -> None:
+    image = await installation.push("folder", wat.header_filter("folder"))
+    for file, name in (("a.yaml", "one"), ("b.json", "two"), ("c.yml", "one")):
+        document = installation.autowasm(image, namespace=namespace)
+        document["metadata"]["name"] = name
+        (tmp_path / file).write_text(json.dumps(document))
+    (tmp_path / "README.md").write_text("not read: [")
+    done = await run_wasmc(installation, "plan", "-f", str(tmp_path), "--json")
+    plans = {each["name"]: each for each in json.loads(done.stdout)}
+    assert set(plans) == {"one", "two"}
+    assert plans["two"]["action"] == "create"
+    twice = [each["what"] for each in plans["one"]["findings"] if each["level"] == "error"]
+    assert any("a.yaml and " in each and "c.yml" in each for each in twice), twice
+    assert done.returncode == 1

@@ -15,9 +15,11 @@ ROOT = "istio-system"
 PROXY = "docker.io/istio/proxyv2:1.24.0"
 
 
-async def run_wasmc(installation: Installation, *arguments: str, stdin: str = "") -> Completed:
+async def run_wasmc(
+    installation: Installation, *arguments: str, stdin: str = "", **environment: str
+) -> Completed:
     """`wasmc` as the administrator."""
-    client = wasmer.wasmc(installation.directory)
+    client = wasmer.wasmc(installation.directory, **environment)
     config = ("--kubeconfig", str(installation.cluster.kubeconfig))
     return await client.run(*arguments, *config, stdin=stdin.encode(), check=False)
 

@@ -109,7 +109,7 @@ async def test_the_single_file_pushes_and_pulls(bare: Client, tmp_path: Path) ->
         for form in ("artifact", "image"):
             reference = f"{store.host}/demo/{form}:v1"
             await bare.run("push", reference, "-f", "hello.wasm", "--format", form)
-            await bare.run("pull", reference, "-o", form)
+            await bare.run("pull", reference, "-o", f"{form}/")
             pulled = bare.home / form / "filter.wasm"
             assert await asyncio.to_thread(pulled.read_bytes) == content
 

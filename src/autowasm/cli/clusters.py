@@ -6,6 +6,7 @@ variable) are unknown, never an error.
 """
 
 import argparse
+import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -17,10 +18,13 @@ import yaml
 
 from autowasm.cli import flags
 from autowasm.cli.flags import pod_namespace
-from autowasm.errors import UsageError
+from autowasm.cli.interrupts import waits_for
+from autowasm.errors import AutoWasmError, UsageError
 from autowasm.explain.facts import ServerFact
+from autowasm.explain.gather import keys_of_all
 from autowasm.explain.objects import Pod
 from autowasm.kube.client import KubeClient
+from autowasm.kube.errors import ApiError
 from autowasm.limits import KubeLimits
 from autowasm.net.pools import Pools
 from autowasm.registry.dockerconfig import home_of
@@ -100,7 +104,24 @@ async def connected(arguments: argparse.Namespace, *, pools: Pools) -> AsyncIter
         user_agent=f"wasmc/{metadata.version('autowasm')}",
         limits=KubeLimits(call_timeout=_DEADLINE),
     ) as client:
-        yield client
+        with waits_for("the API server"):
+            yield client
+
+
+def names(arguments: argparse.Namespace, *, timeout: float) -> list[str]:
+    """The names of the AutoWasms of the namespace, for completion; none if they cannot be read within `timeout` seconds."""
+
+    async def read() -> list[str]:
+        async with asyncio.timeout(timeout):
+            with Pools(transfers=1) as pools:
+                async with connected(arguments, pools=pools) as client:
+                    keys, _ = await keys_of_all(client, namespace(arguments, os.environ))
+        return [key.name for key in keys]
+
+    try:
+        return asyncio.run(read())
+    except (AutoWasmError, ApiError, OSError, ValueError, TimeoutError):
+        return []
 
 
 def envoy(arguments: argparse.Namespace) -> EnvoyFetch:

@@ -1,6 +1,6 @@
 """Findings and plans as text for a terminal and as JSON.
 
-Invariants: text is no wider than the terminal; names from the cluster are escaped before they are printed; the JSON's keys are
+Invariants: text is no wider than a terminal of 40 columns or more; names from the cluster are escaped before they are printed; the JSON's keys are
 stable.
 """
 
@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from autowasm.api.status import is_written
+from autowasm.cli.stdio import fitted
 from autowasm.explain.facts import Facts
 from autowasm.explain.finding import NOT_CHECKED, Finding, Level, worst
 from autowasm.explain.plan import Plan
 from autowasm.text import shown
 
-MIN_WIDTH: Final = 60
+MIN_WIDTH: Final = 40
 MAX_WIDTH: Final = 100
 _LEVEL: Final = 9
 _STEP: Final = 13
@@ -39,11 +40,30 @@ _ACTIONS: Final = {
 
 def table(name: str, findings: Sequence[Finding], *, width: int, colour: bool) -> str:
     """A headline, then for each finding level, step, place, problem and remedy."""
-    width = max(MIN_WIDTH, min(width, MAX_WIDTH))
+    width = fitted(width, least=MIN_WIDTH, most=MAX_WIDTH)
     lines = [f"{name}: {headline(findings)}", ""]
     for finding in findings:
         lines += _row(finding, width=width, colour=colour)
     return "\n".join(lines)
+
+
+def overview(
+    explained: Sequence[tuple[Facts, Sequence[Finding]]], *, where: str, width: int, colour: bool
+) -> str:
+    """The AutoWasms that have problems, each with its warnings and errors, and a line with the numbers."""
+    parts, healthy = [], 0
+    for facts, findings in explained:
+        problems = [each for each in findings if each.level >= Level.WARNING]
+        if problems:
+            parts.append(table(facts.name, problems, width=width, colour=colour))
+        else:
+            healthy += 1
+    if not explained:
+        return f"no AutoWasms {where}"
+    unwell = len(explained) - healthy
+    numbers = f"{len(explained)} AutoWasm{'s' if len(explained) > 1 else ''} {where}"
+    parts.append(f"{numbers}: {unwell} with problems, {healthy} without")
+    return "\n\n".join(parts)
 
 
 def headline(findings: Sequence[Finding]) -> str:

@@ -8,10 +8,8 @@ Not the rules of the other consumers (see `compat.py`, `registry/consumers.py`).
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import shlex
-import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -24,7 +22,7 @@ from autowasm.cli import compat, givenplugin, modules, registries
 from autowasm.cli.judging import judged
 from autowasm.cli.options import EnvoyOffer, offered
 from autowasm.cli.registries import RegistryConnection
-from autowasm.cli.stdio import Progress, as_file
+from autowasm.cli.stdio import Progress, as_file, fitted, width_of
 from autowasm.errors import ContentRejected, UsageError
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
@@ -42,7 +40,8 @@ from autowasm.wasm.binary import MAGIC
 from autowasm.wasm.module import Description, describe_module, inspect_module
 
 _LABEL: Final = 8
-_MIN_WIDTH: Final = 60
+_MIN_WIDTH: Final = 40
+_MAX_WIDTH: Final = 200
 _SHOWN_NAMES: Final = 40
 _SHOWN_LAYERS: Final = 12
 
@@ -108,18 +107,13 @@ class InspectReport:
     file_layout: str = ""
     compat: Mapping[str, ConsumerVerdict] | None = field(default=None)
     start: StartReport | None = None
-
-
-def measure(path: Path) -> tuple[str, int]:
-    """sha256 and size of a file. Blocks."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return digest, file.seek(0, 2)
+    unmet: tuple[str, ...] = ()
+    """The consumers of --require that cannot pull it."""
 
 
 def as_text(report: InspectReport, *, width: int) -> str:
     """Lines of at most `width` columns."""
-    page = _Page(max(width, _MIN_WIDTH))
+    page = _Page(fitted(width, least=_MIN_WIDTH, most=_MAX_WIDTH))
     page.add("Image" if report.image else "File", shown(report.source, most=300))
     if report.image:
         _add_image(page, report.image)
@@ -140,6 +134,10 @@ def as_text(report: InspectReport, *, width: int) -> str:
         page.lines.append("Compat")
         for consumer in CONSUMERS:
             page.add_answer(consumer, report.compat[consumer])
+        for consumer in report.unmet:  # at the end, where people look
+            page.add(
+                "Not met", f"--require: {consumer} cannot pull it: {report.compat[consumer].why}"
+            )
     return "\n".join(page.lines)
 
 
@@ -244,6 +242,7 @@ def as_json(report: InspectReport) -> str:
             consumer: {"pulls": answer.reads, "why": answer.why or None}
             for consumer, answer in report.compat.items()
         }
+        document["unmet"] = list(report.unmet)
     if report.start is not None:
         document["start"] = dataclasses.asdict(report.start)
     return json.dumps(document, indent=2)
@@ -307,13 +306,14 @@ def run(arguments: argparse.Namespace) -> int:
         reference = registries.parse_reference(arguments.reference)
         login = registries.given_login(arguments)
         found = registries.run_to_end(_inspect_image(reference, login, plugin, arguments))
+    answers = found.compat or {}
+    missing = [name for name in required if not answers[name].reads]
+    found = dataclasses.replace(found, unmet=tuple(missing))
     if arguments.json:
         print(as_json(found), flush=True)
     else:
-        width = shutil.get_terminal_size().columns
+        width = width_of(sys.stdout)
         print(as_text(found, width=width), flush=True)
-    answers = found.compat or {}
-    missing = [name for name in required if not answers[name].reads]
     is_refused = found.start is not None and found.start.status == "False"
     return 0 if found.verdict.accepted and not missing and not is_refused else 1
 
@@ -452,7 +452,7 @@ class _Judge:
 
     async def judge(self, target: Path, member: str) -> tuple[ModuleReport, ModuleVerdict]:
         """Describe and check the module in the file `target`."""
-        sha256, size = await self.pools.disk.run(measure, target)
+        sha256, size = await self.pools.disk.run(modules.measure, target)
         described: Description = await self.pools.parsing.run(
             describe_module, target, limits=self.limits
         )

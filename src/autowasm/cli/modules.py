@@ -24,6 +24,8 @@ from autowasm.units import format_size
 from autowasm.wasm.archive import DETECT, extract_module
 
 _FILE_PREFIXES: Final = ("./", "../", "/")
+_MAX_NAME: Final = 255
+"""Bytes of the name of a file (NAME_MAX)."""
 _FILE_SUFFIXES: Final = (".wasm", ".tar", ".gz", ".tgz", ".zst")
 
 
@@ -56,9 +58,26 @@ def file_of(text: str, *, command: str) -> Path | None:
         if not stat.S_ISREG(path.stat().st_mode):
             raise UsageError(f"{path}: not a regular file")
         return path
-    if "/" not in text and text.endswith(_FILE_SUFFIXES):
+    if _looks_like_a_file(text):
         raise UsageError(f"{text}: no such file; for an image, use HOST/NAME:TAG")
     return None
+
+
+def _looks_like_a_file(text: str) -> bool:
+    """Whether a name that is no file is meant as one: an image on Docker Hub without a tag would be the only other meaning."""
+    first, slash, _ = text.partition("/")
+    if not slash:
+        is_bare = not any(mark in text for mark in ":@") and len(text) <= _MAX_NAME
+        return text.endswith(_FILE_SUFFIXES) or is_bare
+    is_host = "." in first or ":" in first or first == "localhost" or first.lower() != first
+    return not is_host and (text.endswith(_FILE_SUFFIXES) or Path(first).is_dir())
+
+
+def measure(path: Path) -> tuple[str, int]:
+    """sha256 and size of a file. Blocks."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return digest, file.seek(0, 2)
 
 
 def check_size(size: int, *, limits: Limits) -> None:

@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from autowasm.cli.clusters import server_of
 from autowasm.cli.explain import exit_status
 from autowasm.cli.judging import judged
 from autowasm.cli.options import offered
-from autowasm.cli.stdio import STDIN, is_coloured, is_stdin, standard_input
+from autowasm.cli.stdio import STDIN, is_coloured, is_stdin, standard_input, width_of
 from autowasm.errors import SpecError, UsageError
 from autowasm.explain import plan as plans
 from autowasm.explain.facts import Facts, ServerFact, StartFact
@@ -59,6 +58,9 @@ _CLUSTER: Final = (
     "wasmer endpoints",
     "mesh",
 )
+
+_SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
+_MAX_FILES: Final = 1_000
 
 Planned = tuple[Facts, Plan, tuple[Finding, ...]]
 
@@ -92,41 +94,67 @@ def run(arguments: argparse.Namespace) -> int:
         answer = [findings.plan_json(*one) for one in planned]
         print(json.dumps(answer, indent=2), flush=True)
     else:
-        width, colour = shutil.get_terminal_size().columns, is_coloured(sys.stdout)
+        width, colour = width_of(sys.stdout), is_coloured(sys.stdout)
         texts = [findings.plan_text(*one, width=width, colour=colour) for one in planned]
         print("\n\n".join(texts), flush=True)
     return max(exit_status(worst(found), arguments) for _, _, found in planned)
 
 
 def _read(arguments: argparse.Namespace) -> list[PlannedObject]:
-    """The AutoWasms of the file, as `wasmer standalone` reads them. Raises UsageError."""
-    most, limits = documents.file_bytes(Limits()), Limits()
-    if arguments.file == STDIN:
+    """The AutoWasms of the file, or of the files of a folder, as `wasmer standalone` reads them. Raises UsageError."""
+    files = _files(arguments.file)
+    parsed = [(file, _parsed(file)) for file in files]
+    problems = [f"-f {file}: {'; '.join(one.problems)}" for file, one in parsed if one.broken]
+    if problems:
+        raise UsageError("; ".join(problems))
+    if not any(one.autowasms for _, one in parsed):
+        more = "".join(f"; {problem}" for _, one in parsed for problem in one.problems)
+        what = "file contains" if files == [arguments.file] else "files of the folder contain"
+        raise UsageError(f"-f {arguments.file}: the {what} no AutoWasm{more}")
+    default = clusters.namespace(arguments, os.environ) if not arguments.offline else "default"
+    result: dict[ObjectKey, PlannedObject] = {}
+    places: dict[ObjectKey, Path] = {}
+    for file, one in parsed:
+        for problem in one.problems:
+            print(f"wasmc: warning: -f {file}: {problem}", file=sys.stderr)
+        for found, document in one.autowasms:
+            metadata = document["metadata"]
+            namespace = metadata.get("namespace") or arguments.namespace or default
+            placed = {**document, "metadata": {**metadata, "namespace": namespace}}
+            key = ObjectKey(namespace, found.name)
+            twice = documents.duplicate(key, [places[key], file]) if key in places else None
+            places.setdefault(key, file)
+            result[key] = PlannedObject(key, placed, twice)
+    return list(result.values())
+
+
+def _files(path: Path) -> list[Path]:
+    """The file, or the YAML and JSON files of a folder in the order of their names, as kubectl reads one. Raises UsageError."""
+    try:
+        if path == STDIN or not path.is_dir():
+            return [path]
+        files = sorted(each for each in path.iterdir() if each.suffix in _SUFFIXES)
+    except OSError as error:
+        raise UsageError(f"-f {path}: {error.strerror}") from error
+    if not files:
+        raise UsageError(f"-f {path}: the folder has no *.yaml, *.yml or *.json files")
+    if len(files) > _MAX_FILES:
+        raise UsageError(f"-f {path}: more than {_MAX_FILES} files")
+    return files
+
+
+def _parsed(path: Path) -> documents.Parsed:
+    limits = Limits()
+    most = documents.file_bytes(limits)
+    if path == STDIN:
         content = standard_input("-f -").read(most + 1)
     else:
         try:
-            with arguments.file.open("rb") as file:  # opened once: it may be a pipe
+            with path.open("rb") as file:  # opened once: it may be a pipe
                 content = file.read(most + 1)
         except OSError as error:
-            raise UsageError(f"-f {arguments.file}: {error.strerror}") from error
-    parsed = documents.parse(content, limits=limits)
-    if parsed.broken:
-        raise UsageError(f"-f {arguments.file}: {'; '.join(parsed.problems)}")
-    if not parsed.autowasms:
-        more = "".join(f"; {problem}" for problem in parsed.problems)
-        raise UsageError(f"-f {arguments.file}: the file contains no AutoWasm{more}")
-    for problem in parsed.problems:
-        print(f"wasmc: warning: -f {arguments.file}: {problem}", file=sys.stderr)
-    default = clusters.namespace(arguments, os.environ) if not arguments.offline else "default"
-    result: dict[ObjectKey, PlannedObject] = {}
-    for found, document in parsed.autowasms:
-        metadata = document["metadata"]
-        namespace = metadata.get("namespace") or arguments.namespace or default
-        placed = {**document, "metadata": {**metadata, "namespace": namespace}}
-        key = ObjectKey(namespace, found.name)
-        twice = documents.duplicate(key, [arguments.file]) if key in result else None
-        result[key] = PlannedObject(key, placed, twice)
-    return list(result.values())
+            raise UsageError(f"-f {path}: {error.strerror}") from error
+    return documents.parse(content, limits=limits)
 
 
 async def _plan_all(

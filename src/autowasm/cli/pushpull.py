@@ -7,16 +7,19 @@ interrupted pull leaves no partial file and does not change an existing one.
 import argparse
 import contextlib
 import dataclasses
+import json
+import shutil
 import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, BinaryIO, Final
 
 from autowasm import atomicfile
 from autowasm.artifacts.image import pull_module
 from autowasm.cli import registries
+from autowasm.cli.modules import measure
 from autowasm.cli.options import offered
 from autowasm.cli.stdio import Progress, as_file, is_piped, is_stdin
 from autowasm.errors import ContentRejected, UsageError
@@ -33,36 +36,72 @@ from autowasm.units import format_size
 from autowasm.wasm.module import inspect_module
 
 _FILE_NAME: Final = "filter.wasm"
+_STDOUT: Final = "-"
 _MAX_ANNOTATIONS: Final = 64 * 1024
 """Characters. Some registries refuse much larger manifests."""
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Push or pull, and print the result. Raises AutoWasmError, OSError, and KeyboardInterrupt.
+def run(arguments: argparse.Namespace) -> int:
+    """Push or pull, print the result, and return the exit status. Raises AutoWasmError, OSError, and KeyboardInterrupt.
 
     SIGTERM raises KeyboardInterrupt with the exit status as its argument. Temporary files are removed in every case.
     """
     registries.begin(arguments)
     reference = _parse_reference(arguments)
-    if arguments.command == "pull" and arguments.output is None:
-        arguments.output = Path.cwd()  # absolute, so Location is valid in any folder
-    _check_paths(arguments)
+    target = _target(arguments) if arguments.command == "pull" else None
+    _check_paths(arguments, target)
     annotations = _annotations(arguments) if arguments.command == "push" else {}
     login = registries.given_login(arguments)
     with contextlib.ExitStack() as stack:
         if arguments.command == "push":
             module = as_file("-f", arguments.file, most=Limits().image_bytes)
             arguments.file = stack.enter_context(module)
-        lines = registries.run_to_end(_run(reference, login, annotations, arguments))
-    print("\n".join(lines), flush=True)
+        result = registries.run_to_end(_run(reference, login, annotations, target, arguments))
+    _print(result, arguments)
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What is printed: all `lines`, or with --quiet the `line`, or with --json the `document`."""
+
+    lines: tuple[str, ...]
+    line: str
+    document: Mapping[str, Any]
+
+
+def _print(result: _Result, arguments: argparse.Namespace) -> None:
+    if arguments.json:
+        print(json.dumps(result.document, indent=2), flush=True)
+    elif arguments.command == "pull" and arguments.output == _STDOUT:
+        if not arguments.quiet:
+            print("\n".join(result.lines), file=sys.stderr)
+    else:
+        print(result.line if arguments.quiet else "\n".join(result.lines), flush=True)
+
+
+def _target(arguments: argparse.Namespace) -> Path | None:
+    """The file of -o; None for standard output. Raises UsageError."""
+    output: str | None = arguments.output
+    if output is None:
+        return Path.cwd() / _FILE_NAME  # absolute, so Location is valid in any folder
+    if output != _STDOUT:
+        path = Path(output)
+        return path / _FILE_NAME if output.endswith("/") or path.is_dir() else path
+    if arguments.json:
+        raise UsageError("-o - and --json: only one can be written to standard output")
+    if sys.stdout.isatty():
+        raise UsageError("-o -: standard output is a terminal; redirect it, or use -o FILE")
+    return None
 
 
 async def _run(
     reference: ImageReference,
     login: Credential | None,
     annotations: Mapping[str, str],
+    target: Path | None,
     arguments: argparse.Namespace,
-) -> list[str]:
+) -> _Result:
     limits = Limits()
     if arguments.force:  # Envoy's limits do not apply; this machine's do
         most = limits.image_bytes
@@ -80,7 +119,9 @@ async def _run(
                 arguments,
                 annotations,
             )
-            return await (session.push() if arguments.command == "push" else session.pull())
+            if arguments.command == "push":
+                return await session.push()
+            return await session.pull(target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +136,8 @@ class _Session:
     arguments: argparse.Namespace
     annotations: Mapping[str, str]
 
-    async def push(self) -> list[str]:
-        """Push the module; the lines to print."""
+    async def push(self) -> _Result:
+        """Push the module."""
         await self.pools.disk.run(_check_file, self.arguments.file, most=self.limits.image_bytes)
         abi = await self._inspect(self.arguments.file)
         async with registries.workdir(None, pools=self.pools) as workdir:
@@ -108,15 +149,27 @@ class _Session:
                     credential=self.credential,
                     on_bytes=progress.advance,
                 )
-        return [f"Pushed {self.reference}", f"Digest: {digest}"]
+        sha256, size = await self.pools.disk.run(measure, self.arguments.file)
+        return _Result(
+            lines=(f"Pushed {self.reference}", f"Digest: {digest}"),
+            line=str(digest),
+            document={
+                "reference": str(self.reference),
+                "digest": str(digest),
+                "sha256": sha256,
+                "size": size,
+                "format": self.arguments.format,
+            },
+        )
 
-    async def pull(self) -> list[str]:
-        """Pull the module; the lines to print."""
+    async def pull(self, target: Path | None) -> _Result:
+        """Pull the module to `target`, or to standard output."""
         resolved = await self.client.resolve(self.reference, credential=self.credential)
         layers = choose_layout(resolved.manifest, limits=self.limits).candidates
-        destination = self.arguments.output / _FILE_NAME
         # In the destination's folder, so that the final rename is atomic.
-        async with registries.workdir(destination.parent, pools=self.pools) as workdir:
+        is_renamed = target is not None and not _is_stream(target)
+        folder = target.parent if target is not None and is_renamed else None
+        async with registries.workdir(folder, pools=self.pools) as workdir:
             module = workdir / _FILE_NAME
             total = layers[0].descriptor.size if len(layers) == 1 else None
             with self._progress("Pulling", total=total) as progress:
@@ -132,12 +185,24 @@ class _Session:
                     on_bytes=progress.advance,
                 )
             await self._inspect(module)
-            await self.pools.disk.run(atomicfile.sync_and_rename, module, destination)
-        return [
-            f"Pulled {self.reference}",
-            f"Sha256: {pulled.sha256}",
-            f"Location: {destination}",
-        ]
+            size = (await self.pools.disk.run(module.stat)).st_size
+            if target is not None and is_renamed:
+                await self.pools.disk.run(atomicfile.sync_and_rename, module, target)
+            else:
+                await self.pools.disk.run(_write_out, module, target)
+        location = _STDOUT if target is None else str(target)
+        lines = (f"Pulled {self.reference}", f"Sha256: {pulled.sha256}")
+        return _Result(
+            lines=lines if target is None else (*lines, f"Location: {location}"),
+            line=location,
+            document={
+                "reference": str(self.reference),
+                "digest": str(resolved.digest),
+                "sha256": pulled.sha256,
+                "size": size,
+                "location": location,
+            },
+        )
 
     async def _package(self, abi: str | None, workdir: Path) -> Package:
         return await self.pools.disk.run(
@@ -172,7 +237,8 @@ class _Session:
         return info.abi
 
     def _progress(self, label: str, *, total: int | None) -> Progress:
-        return Progress(label, total=total, stream=sys.stderr, quiet=self.arguments.quiet)
+        quiet = self.arguments.quiet or self.arguments.json
+        return Progress(label, total=total, stream=sys.stderr, quiet=quiet)
 
 
 def _parse_reference(arguments: argparse.Namespace) -> ImageReference:
@@ -217,7 +283,7 @@ def _split_annotation(text: str) -> tuple[str, str]:
     return key.strip(), value
 
 
-def _check_paths(arguments: argparse.Namespace) -> None:
+def _check_paths(arguments: argparse.Namespace, target: Path | None) -> None:
     """Check the given paths before anything else is done. Raises UsageError."""
     if arguments.command == "push":
         if arguments.password_stdin and is_stdin(arguments.file):
@@ -226,15 +292,32 @@ def _check_paths(arguments: argparse.Namespace) -> None:
             )
         if not is_piped(arguments.file):
             registries.check_readable("-f", arguments.file)
-    else:
-        folder = arguments.output
-        if folder.exists() and not folder.is_dir():
-            raise UsageError(f"-o {folder}: not a folder")
-        if (folder / _FILE_NAME).is_dir():
-            raise UsageError(
-                f"{folder / _FILE_NAME}: is a folder; the module cannot be written there"
-            )
+    elif target is not None:
+        if target.is_dir():
+            raise UsageError(f"{target}: is a folder; the module cannot be written there")
+        above = next(each for each in target.absolute().parents if each.exists())
+        if not above.is_dir():
+            raise UsageError(f"-o {arguments.output}: {above} is not a folder")
     registries.check_ca_file(arguments)
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether it is a pipe or a device, such as /dev/stdout or /dev/null: then the module is written into it."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode)
+
+
+def _write_out(module: Path, target: Path | None) -> None:
+    with contextlib.ExitStack() as opened:
+        file: BinaryIO = (
+            sys.stdout.buffer if target is None else opened.enter_context(target.open("wb"))
+        )
+        with module.open("rb") as source:
+            shutil.copyfileobj(source, file)
+        file.flush()
 
 
 def _check_file(path: Path, *, most: int) -> None:

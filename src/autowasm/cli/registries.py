@@ -5,20 +5,19 @@ SIGTERM ends a command as Ctrl-C does, and temporary files are removed.
 """
 
 import argparse
-import asyncio
 import contextlib
 import dataclasses
 import os
 import shutil
-import signal
 import ssl
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
+from autowasm.cli.interrupts import run_to_end, waits_for
 from autowasm.errors import WASMC, Advice, UsageError
 from autowasm.limits import Limits
 from autowasm.net.hosts import is_loopback
@@ -32,7 +31,7 @@ from autowasm.registry.credentials import Credential
 from autowasm.settings import Outgoing
 from autowasm.telemetry import logs
 
-T = TypeVar("T")
+__all__ = ["run_to_end"]
 
 _MAX_PASSWORD_LENGTH: Final = 64 * 1024
 """Characters. Tokens of cloud registries have a few thousand."""
@@ -50,21 +49,6 @@ class RegistryConnection:
 def begin(arguments: argparse.Namespace) -> None:
     """Configure the log: warnings, with --quiet only errors."""
     logs.configure(level="error" if arguments.quiet else "warning", form="plain")
-
-
-def run_to_end(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work`. Raises its errors, and for SIGTERM KeyboardInterrupt with the exit status as its argument."""
-    try:
-        return asyncio.run(_cancelled_by_sigterm(work))
-    except asyncio.CancelledError as error:
-        raise KeyboardInterrupt(128 + signal.SIGTERM) from error
-
-
-async def _cancelled_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
-    task = asyncio.current_task()
-    if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await work
 
 
 @contextlib.asynccontextmanager
@@ -91,7 +75,8 @@ async def connected(
         proxies=EnvironmentProxies.read(os.environ),
     )
     try:
-        yield RegistryConnection(reference, client, found.credential)
+        with waits_for(f"the registry {reference.host}"):
+            yield RegistryConnection(reference, client, found.credential)
     finally:
         await client.close()
 
@@ -107,7 +92,8 @@ async def workdir(parent: Path | None, *, pools: Pools) -> AsyncIterator[Path]:
         yield folder
     finally:
         # In the parsing pool: after an interrupted unpacking that still writes there.
-        await pools.parsing.run(shutil.rmtree, folder, ignore_errors=True)
+        with waits_for("the removal of temporary files"):
+            await pools.parsing.run(shutil.rmtree, folder, ignore_errors=True)
 
 
 def _make_workdir(parent: Path | None) -> Path:

@@ -5,7 +5,6 @@ not start, is a result and is printed as one.
 """
 
 import argparse
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from autowasm.cli import engine, fetching, givenplugin, modules, registries, tri
 from autowasm.cli.modules import Module
 from autowasm.cli.options import offered
 from autowasm.cli.outcome import EnvoyResult, RunResult, StartResult
-from autowasm.cli.stdio import is_coloured, is_stdin
+from autowasm.cli.stdio import is_coloured, is_stdin, width_of
 from autowasm.errors import ContentRejected, UsageError
 from autowasm.limits import Limits
 from autowasm.net.pools import Pools
@@ -59,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(trialjson.as_json(result), flush=True)
     else:
-        width = shutil.get_terminal_size().columns
+        width = width_of(sys.stdout)
         text = trialtext.as_text(result, width=width, colour=is_coloured(sys.stdout))
         print(text, flush=True)
     return result.exit_status

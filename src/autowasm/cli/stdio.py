@@ -76,8 +76,40 @@ def standard_input(flag: str) -> BinaryIO:
 
 
 def is_coloured(stream: TextIO) -> bool:
-    """Whether text on the stream has colours: on a terminal, unless NO_COLOR is set (https://no-color.org)."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    """Whether text on the stream has colours.
+
+    On a terminal, unless NO_COLOR is set (https://no-color.org) or TERM is dumb. CLICOLOR_FORCE turns them on everywhere
+    (https://bixense.com/clicolors), but for NO_COLOR.
+    """
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("CLICOLOR_FORCE", "0") not in {"", "0"}:
+        return True
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+UNWRAPPED: Final = 1_000_000
+"""Columns of a file or a pipe: no item is broken into lines there, so that `grep` finds it."""
+_COLUMNS: Final = 80
+"""Of a terminal that does not tell."""
+
+
+def width_of(stream: TextIO) -> int:
+    """Columns: $COLUMNS, which shells do not export by themselves; else those of the terminal; UNWRAPPED for a file or a pipe."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
+    if not stream.isatty():
+        return UNWRAPPED
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or _COLUMNS
+    except (OSError, ValueError):
+        return _COLUMNS
+
+
+def fitted(width: int, *, least: int, most: int) -> int:
+    """`width` within the bounds of a text, but for UNWRAPPED."""
+    return width if width >= UNWRAPPED else max(least, min(width, most))
 
 
 @contextlib.contextmanager
@@ -146,12 +178,18 @@ class Progress:
             return
         self._drawn = time.monotonic()
         rate = self._done / max(self._drawn - self._begun, 0.001)
-        self._stream.write(f"{_ERASE}{self._label} {self._amount()} {format_size(int(rate))}/s")
+        width = width_of(self._stream) - 1  # in the last column some terminals begin a new line
+        parts = [self._label, *self._amount(), f"{format_size(int(rate))}/s"]
+        while len(parts) > 2 and len(" ".join(parts)) > width:
+            del parts[1 if parts[1].startswith("[") else -1]
+        self._stream.write(_ERASE + " ".join(parts)[:width])
         self._stream.flush()
 
-    def _amount(self) -> str:
+    def _amount(self) -> list[str]:
+        """From what may be left out on a narrow terminal to what may not: the bar, then share and bytes."""
         if not self._total:
-            return format_size(self._done)
+            return [format_size(self._done)]
         share = min(self._done / self._total, 1.0)  # bytes of retries count again
         bar = "#" * round(share * _WIDTH)
-        return f"[{bar:<{_WIDTH}}] {share:4.0%} {format_size(self._done)} of {format_size(self._total)}"
+        total = f"{format_size(self._done)} of {format_size(self._total)}"
+        return [f"[{bar:<{_WIDTH}}]", f"{share:4.0%}", total]

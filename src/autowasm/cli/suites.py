@@ -7,7 +7,6 @@ logs is printable.
 """
 
 import argparse
-import shutil
 import sys
 import textwrap
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from autowasm.cli import engine, modules, registries
-from autowasm.cli.stdio import is_coloured, is_piped, standard_input
+from autowasm.cli.stdio import fitted, is_coloured, is_piped, standard_input, width_of
 from autowasm.envoyversion import EnvoyVersion
 from autowasm.errors import AutoWasmError, ContentRejected, UsageError
 from autowasm.limits import Limits
@@ -145,7 +144,7 @@ class _Report:
     def __init__(self, *, colour: bool, quiet: bool) -> None:
         self._colour = colour
         self._quiet = quiet
-        self._width = max(60, min(shutil.get_terminal_size().columns, 120))
+        self._width = fitted(width_of(sys.stdout), least=40, most=120)
 
     def begin(self, name: str) -> None:
         """A suite begins."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from autowasm.cli.outcome import EnvoyResult, RunResult, StartResult
+from autowasm.cli.stdio import UNWRAPPED, fitted
 from autowasm.sandbox.callouts import Broken, Callout, GrpcAnswer
 from autowasm.sandbox.http import Exchange
 from autowasm.sandbox.logs import LogLine
@@ -22,7 +23,7 @@ from autowasm.trial.changes import Change, Header, compared
 from autowasm.trial.matching import callout_line
 from autowasm.units import format_size
 
-MIN_WIDTH: Final = 60
+MIN_WIDTH: Final = 40
 MAX_WIDTH: Final = 120
 _LABEL: Final = 11
 _LONGEST: Final = 2_000
@@ -40,7 +41,7 @@ class Page:
 
     def __init__(self, *, width: int, colour: bool) -> None:
         self.lines: list[str] = []
-        self._width = max(MIN_WIDTH, min(width, MAX_WIDTH))
+        self._width = fitted(width, least=MIN_WIDTH, most=MAX_WIDTH)
         self._colour = colour
 
     def add(self, label: str, text: str, colour: str = "", *, indent: int = 0) -> None:
@@ -74,7 +75,8 @@ def as_text(result: RunResult, *, width: int, colour: bool) -> str:
     page = Page(width=width, colour=colour)
     module = result.module
     size = format_size(len(module.data))
-    page.add("Module", f"{shown(module.source, most=300)} ({size}, sha256 {module.sha256[:12]})")
+    sha256 = module.sha256 if width >= UNWRAPPED else module.sha256[:12]
+    page.add("Module", f"{shown(module.source, most=300)} ({size}, sha256 {sha256})")
     configuration = result.plugin.configuration
     if configuration is not None:
         page.add("Config", _summary(configuration))

@@ -1,7 +1,7 @@
 """`wasmc`: pushes and pulls modules, inspects images and files, runs and tests filters; explains, plans and rolls out AutoWasms.
 
-Reads flags and turns errors into exit statuses: 0 done, 1 failure, 2 usage, 130 and 143 interrupted. Invariants: standard
-output holds only the result lines; this module imports nothing heavier than argparse, so `--help` is instant.
+Reads flags and runs a command; `failures.py` turns errors into exit statuses. `kubectl-autowasm` is the same program. Invariants:
+standard output holds only the result lines; this module imports nothing heavier than argparse, so `--help` is instant.
 """
 
 import argparse
@@ -9,20 +9,21 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
+from autowasm.cli import completion, registryflags
 from autowasm.cli.options import (
-    ALLOW_IMPORT,
     CLUSTER_DOMAIN,
-    ENVOY_VERSION,
     KUBECONFIG,
     SERVICE_NAME,
     SERVICE_NAMESPACE,
     SERVICE_PORT,
 )
 from autowasm.cli.rolloutflags import add_rollout
-from autowasm.cli.trialflags import add_run, add_start, add_test
-from autowasm.cli.version import ShowVersion
+from autowasm.cli.trialflags import add_run, add_test
+from autowasm.cli.usage import Parser, UsageExit, closest
+from autowasm.cli.version import ShowVersion, describe
+from autowasm.reasons import Reason
 
 _STATUSES = (
     "Exit status: 0 no errors (with --strict: no errors and no warnings), 1 otherwise, 2 usage error, or the API server "
@@ -39,7 +40,16 @@ def add_explain(commands: Any, add_registry: Callable[[argparse.ArgumentParser],
         "for each problem, a remedy. Objects that your account may not read are reported as not checked. Nothing is written.",
         epilog=_STATUSES,
     )
-    explain.add_argument("name", metavar="NAME", help="name of the AutoWasm")
+    name = explain.add_argument(
+        "name",
+        metavar="[NAMESPACE/]NAME",
+        nargs="?",
+        help="the AutoWasm (default: all of the namespace, with their problems only)",
+    )
+    name.completer = completion.autowasm_names  # read by argcomplete
+    explain.add_argument(
+        "-A", "--all-namespaces", action="store_true", help="all AutoWasms of the cluster"
+    )
     explain.add_argument(
         "--no-source", action="store_true", help="do not query the registry from this machine"
     )
@@ -55,7 +65,7 @@ def add_plan(commands: Any, add_registry: Callable[[argparse.ArgumentParser], No
     plan = commands.add_parser(
         "plan",
         help="show what wasmer would write for a file, without writing anything",
-        description="Checks the AutoWasms in FILE and resolves their sources with your own login (or that of spec.secret, if you may "
+        description="Checks the AutoWasms in FILE, or in the YAML and JSON files of a folder, and resolves their sources with your own login (or that of spec.secret, if you may "
         "read it). Shows the exact EnvoyFilters, their differences from the live ones, the Pods that they would select, and "
         "the problems that wasmc explain would report.",
         epilog=_STATUSES,
@@ -65,7 +75,7 @@ def add_plan(commands: Any, add_registry: Callable[[argparse.ArgumentParser], No
         "--file",
         type=Path,
         required=True,
-        metavar="FILE",
+        metavar="FILE|DIR",
         help="YAML or JSON, parsed as by kubectl; -: standard input",
     )
     plan.add_argument("--offline", action="store_true", help="do not query a cluster")
@@ -97,9 +107,9 @@ def _add_rollout_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_cluster_flags(parser: argparse.ArgumentParser) -> None:
     _add_namespace(parser)
-    _add_json(parser)
+    add_json(parser)
     parser.add_argument("--strict", action="store_true", help="also fail on warnings")
-    _add_checks(parser, quiet="no warnings about the login or the module check")
+    add_checks(parser, quiet="no warnings about the login or the module check")
     cluster = parser.add_argument_group("cluster")
     _add_kubeconfig(cluster)
     SERVICE_NAME.declare_read(cluster)
@@ -131,243 +141,183 @@ supported. --username with --password-stdin overrides all of these.
 A registry on this machine (localhost, 127.x.x.x, [::1]) is accessed over plain HTTP unless it has TLS. Other registries are
 accessed through $HTTPS_PROXY ($HTTP_PROXY with --plain-http) unless $NO_PROXY names them.
 
-Exit status: 0 success, 1 failure (inspect: also a refused module; run: a module that does not start or fails; test: a failed case; explain and plan: also reported errors; rollout: an aborted rollout), 2 usage error.
-WASMC_DEBUG=1 prints the traceback of an error.
+Exit status:
+    0  success
+    1  failure. inspect: also a refused module; run: a module that does not start or fails; test: a failed case; explain and
+       plan: also reported errors; rollout: an aborted rollout
+    2  usage error, or an API server that cannot be queried
+  130  interrupted by Ctrl-C
+  143  ended by SIGTERM
+With --json an error is also a document on standard output: {"error": {"reason", "message", "hint"}}. The reasons are those
+of docs/reference/conditions.md.
+
+Colours are used on a terminal only, not with NO_COLOR or TERM=dumb, and always with CLICOLOR_FORCE. WASMC_DEBUG=1 prints
+the traceback of an error.
 """
 
-_BY_SIGINT = 130
+_PROGRAM: Final = "wasmc"
+_PLUGIN: Final = "kubectl autowasm"
+_ALIASES: Final = {"cp": "copy", "rm": "delete"}
+_GLOBAL_FLAGS: Final = frozenset({"-n", "--namespace", "--context", "--kubeconfig"})
+"""Those that people write before the command, as with kubectl."""
+_BY_SIGINT: Final = 130
 """128 + the signal's number, as in shells."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports usage errors in the form of all other errors. Accepts no abbreviated flags."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.format_usage()}wasmc: error: {message}\n")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Returns the exit status."""
-    arguments = build_parser().parse_args(argv)
+    """Entry point of `wasmc`. Returns the exit status."""
+    return _main(sys.argv[1:] if argv is None else argv, program=_PROGRAM)
+
+
+def kubectl_main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of `kubectl-autowasm`, which kubectl runs for `kubectl autowasm`."""
+    return _main(sys.argv[1:] if argv is None else argv, program=_PLUGIN)
+
+
+def _main(argv: Sequence[str], *, program: str) -> int:
+    parser = build_parser(program)
+    if completion.VARIABLE in os.environ:
+        completion.answer(parser)
+    words = _reordered(argv)
     try:
-        return _run(arguments)
+        arguments = parser.parse_args(words)
+    except UsageExit as error:
+        if "--json" in words:
+            from autowasm.cli import failures  # noqa: PLC0415 - heavy
+
+            print(failures.document(Reason.USAGE, error.message))
+        raise
+    arguments.command = _ALIASES.get(arguments.command, arguments.command)
+    try:
+        return _run(arguments, parser)
     except KeyboardInterrupt as interrupt:
         return _interrupted(*interrupt.args)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def _reordered(argv: Sequence[str]) -> list[str]:
+    """The words with the flags before the command behind it."""
+    index = 0
+    while index < len(argv) and argv[index].partition("=")[0] in _GLOBAL_FLAGS:
+        index += 1 if "=" in argv[index] else 2
+    before, rest = list(argv[:index]), list(argv[index:])
+    return [*rest[:1], *before, *rest[1:]] if rest else before
+
+
+def build_parser(program: str = _PROGRAM) -> Parser:
     """The parser with all commands, for `main` and for docs/cli.md."""
-    parser = _Parser(
-        prog="wasmc",
+    parser = Parser(
+        prog=program,
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=ShowVersion)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_push(commands)
-    _add_pull(commands)
-    _add_inspect(commands)
-    add_run(commands, _add_checks, _add_registry)
+    registryflags.add_push(commands)
+    registryflags.add_pull(commands)
+    registryflags.add_inspect(commands)
+    add_run(commands, registryflags.add_checks, registryflags.add_registry)
     add_test(commands)
-    add_explain(commands, _add_registry)
-    add_plan(commands, _add_registry)
+    add_explain(commands, registryflags.add_registry)
+    add_plan(commands, registryflags.add_registry)
     add_rollout(commands, _add_rollout_flags)
+    registryflags.add_tags(commands)
+    registryflags.add_digest(commands)
+    registryflags.add_copy(commands)
+    registryflags.add_delete(commands)
+    registryflags.add_login(commands)
+    registryflags.add_logout(commands)
+    _add_own(commands)
     return parser
 
 
-def _add_push(commands: "argparse._SubParsersAction[_Parser]") -> None:
-    push = commands.add_parser(
-        "push",
-        help="push a module",
-        description="Checks that Envoy can load the module in FILE, and pushes it as REF.",
+def _add_own(commands: Any) -> None:
+    """The commands about `wasmc` itself."""
+    shell = commands.add_parser(
+        "completion",
+        help="print the shell's code for completion",
+        description="Prints code that completes commands, flags, files and the names of AutoWasms.\n\n"
+        "  bash: source <(wasmc completion bash)           in ~/.bashrc\n"
+        "  zsh:  source <(wasmc completion zsh)            in ~/.zshrc, after compinit\n"
+        "  fish: wasmc completion fish | source            in ~/.config/fish/config.fish",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    push.add_argument(
-        "reference", metavar="REF", help="HOST[:PORT]/NAME[:TAG] (default tag: latest)"
-    )
-    push.add_argument(
-        "-f",
-        "--file",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="the module (.wasm); -: standard input",
-    )
-    push.add_argument(
-        "--format",
-        choices=("artifact", "image", "cncf", "kwctl"),
-        default="artifact",
-        help="artifact (default): for Istio, Envoy Gateway and wasme; image: a container image with the module as "
-        "plugin.wasm, for Istio and Envoy Gateway; cncf: for wkg; kwctl: for Kubewarden and wasm-to-oci; "
-        "wasmer reads all of them",
-    )
-    push.add_argument(
-        "--annotation",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="annotation of the manifest; may be repeated",
-    )
-    push.add_argument(
-        "--source", metavar="URL", help="URL of the source code (org.opencontainers.image.source)"
-    )
-    push.add_argument(
-        "--version",
-        metavar="VERSION",
-        help="version of the module (org.opencontainers.image.version)",
-    )
-    _add_common(push, force="also push a module that Envoy would not load")
+    shell.add_argument("shell", choices=completion.SHELLS, help="the shell")
+    help_ = commands.add_parser("help", help="show the help of a command")
+    help_.add_argument("topic", metavar="COMMAND", nargs="?", help="the command")
+    commands.add_parser("version", help="show the version, the commit and the build date")
 
 
-def _add_pull(commands: "argparse._SubParsersAction[_Parser]") -> None:
-    pull = commands.add_parser(
-        "pull",
-        help="pull a module",
-        description="Pulls the module of REF, an artifact or container image, checks that Envoy can load it, and writes "
-        "it to filter.wasm. An existing filter.wasm is replaced only after all checks; if the pull fails, it is not changed.",
-    )
-    pull.add_argument(
-        "reference", metavar="REF", help="HOST[:PORT]/NAME[:TAG] or HOST[:PORT]/NAME@DIGEST"
-    )
-    pull.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="folder for filter.wasm, created if absent (default: the current folder)",
-    )
-    _add_common(pull, force="also write a module that Envoy would not load")
-
-
-def _add_inspect(commands: "argparse._SubParsersAction[_Parser]") -> None:
-    inspect = commands.add_parser(
-        "inspect",
-        help="describe an image or a file, and report which tools can pull it",
-        description="Describes the layout of an image and its module, and reports whether wasmer would accept the module and, "
-        "if not, the reason. FILE is a module, or a gzip, zstd or tar archive of one, as a URL would serve it.",
-        epilog="Exit status: 0 wasmer would accept it (and every --require can pull it), 1 otherwise, also if it cannot be "
-        "fetched or, with --start, does not start, 2 usage error.",
-    )
-    inspect.add_argument(
-        "reference",
-        metavar="REF|FILE",
-        help="HOST[:PORT]/NAME[:TAG][@DIGEST], or a file (./NAME if ambiguous; -: standard input)",
-    )
-    inspect.add_argument(
-        "--compat",
-        action="store_true",
-        help="report which other tools can pull it, and why not: Istio, Envoy Gateway, wasme, kwctl, wkg",
-    )
-    inspect.add_argument(
-        "--require",
-        action="append",
-        default=[],
-        choices=("istio", "envoy-gateway", "wasme", "kwctl", "wkg"),
-        help="fail unless this tool can pull it; may be repeated, implies --compat",
-    )
-    _add_json(inspect)
-    add_start(inspect)
-    _add_checks(inspect)
-    _add_registry(inspect)
-
-
-def _add_common(parser: argparse.ArgumentParser, *, force: str) -> None:
-    parser.add_argument("--force", action="store_true", help=force)
-    _add_checks(parser)
-    _add_registry(parser)
-
-
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print everything as one JSON document")
-
-
-def _add_checks(
-    parser: argparse.ArgumentParser, *, quiet: str = "no progress, no warnings"
-) -> None:
-    ALLOW_IMPORT.declare_read(parser)
-    ENVOY_VERSION.declare_read(parser)
-    parser.add_argument(
-        "-q", "--quiet", action="store_true", help=f"print only the result and errors: {quiet}"
-    )
-
-
-def _add_registry(parser: argparse.ArgumentParser) -> None:
-    registry = parser.add_argument_group("registry")
-    registry.add_argument(
-        "--username", metavar="USER", help="log in as USER; requires --password-stdin"
-    )
-    registry.add_argument(
-        "--password-stdin",
-        action="store_true",
-        help="read the password or token from standard input",
-    )
-    tls = registry.add_mutually_exclusive_group()
-    tls.add_argument("--plain-http", action="store_true", help="the registry has no TLS")
-    tls.add_argument(
-        "--insecure", action="store_true", help="do not verify the registry's certificate"
-    )
-    tls.add_argument(
-        "--ca-file",
-        type=Path,
-        metavar="FILE",
-        help="PEM file of additional certificate authorities to trust",
-    )
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    from autowasm.errors import AutoWasmError, UsageError  # noqa: PLC0415 - heavy, as below
-
+def _run(arguments: argparse.Namespace, parser: Parser) -> int:
+    if arguments.command == "help":
+        return _help(parser, arguments.topic)
+    if arguments.command == "version":
+        print(describe(parser.prog))
+        return 0
+    if arguments.command == "completion":
+        print(completion.code(arguments.shell))
+        return 0
     try:
-        return _command(arguments)
-    except AutoWasmError as error:
-        return _failed(str(error), error, status=2 if isinstance(error, UsageError) else 1)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _failed(f"{where}{error.strerror or error}", error, status=1)
-    except Exception as error:  # report a bug in one line, without a traceback
-        hint = "this is a bug; WASMC_DEBUG=1 prints the traceback"
-        return _failed(f"{type(error).__name__}: {error} ({hint})", error, status=1)
+        return _runner(arguments.command)(arguments)
+    except Exception as error:  # all kinds, a bug included, are one line
+        from autowasm.cli import failures  # noqa: PLC0415 - heavy, as below
+
+        as_json = getattr(arguments, "json", False)
+        return failures.report(error, program=parser.prog, as_json=as_json)
 
 
-def _command(arguments: argparse.Namespace) -> int:
-    if arguments.command == "explain":
-        from autowasm.cli import explain  # noqa: PLC0415 - reads a cluster: the others need none of that
+def _runner(command: str) -> Callable[[argparse.Namespace], int]:
+    """The function of a command. Its imports are heavy, and different for each."""
+    match command:
+        case "explain":
+            from autowasm.cli import explain  # noqa: PLC0415 - reads a cluster: the others need none of that
 
-        return explain.run(arguments)
-    if arguments.command == "plan":
-        from autowasm.cli import plan  # noqa: PLC0415
+            return explain.run
+        case "plan":
+            from autowasm.cli import plan  # noqa: PLC0415
 
-        return plan.run(arguments)
-    if arguments.command == "rollout":
-        from autowasm.cli import rollout  # noqa: PLC0415
+            return plan.run
+        case "rollout":
+            from autowasm.cli import rollout  # noqa: PLC0415
 
-        return rollout.run(arguments)
-    if arguments.command == "run":
-        from autowasm.cli import run  # noqa: PLC0415 - the sandbox, as for test
+            return rollout.run
+        case "run":
+            from autowasm.cli import run  # noqa: PLC0415 - the sandbox, as for test
 
-        return run.run(arguments)
-    if arguments.command == "test":
-        from autowasm.cli import suites  # noqa: PLC0415
+            return run.run
+        case "test":
+            from autowasm.cli import suites  # noqa: PLC0415
 
-        return suites.run(arguments)
-    from autowasm.cli import inspect, pushpull  # noqa: PLC0415
+            return suites.run
+        case "inspect":
+            from autowasm.cli import inspect  # noqa: PLC0415
 
-    if arguments.command == "inspect":
-        return inspect.run(arguments)
-    pushpull.run(arguments)
+            return inspect.run
+        case "login" | "logout":
+            from autowasm.cli import logins  # noqa: PLC0415
+
+            return logins.run
+        case "push" | "pull":
+            from autowasm.cli import pushpull  # noqa: PLC0415
+
+            return pushpull.run
+        case _:
+            from autowasm.cli import registrycommands  # noqa: PLC0415
+
+            return registrycommands.run
+
+
+def _help(parser: Parser, topic: str | None) -> int:
+    if topic is None:
+        parser.print_help()
+        return 0
+    topic = _ALIASES.get(topic, topic)
+    parsers = parser.commands()
+    if topic not in parsers:
+        meant = closest(topic, parsers)
+        parser.error(f"no command {topic!r}" + (f"; did you mean {meant}?" if meant else ""))
+    parsers[topic].print_help()
     return 0
-
-
-def _failed(sentence: str, error: BaseException, *, status: int) -> int:
-    if os.environ.get("WASMC_DEBUG") == "1":
-        import traceback  # noqa: PLC0415
-
-        traceback.print_exception(error)
-    print(f"wasmc: error: {sentence}", file=sys.stderr)
-    return status
 
 
 def _interrupted(status: int = _BY_SIGINT) -> NoReturn:

@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 from msgspec import Struct
 
-from autowasm.api.v1alpha1 import AutoWasm
+from autowasm.api.v1alpha1 import AutoWasm, Metadata
 from autowasm.artifacts.pullsecrets import PullAccess, access_for
 from autowasm.controller.publishing.publisher import AUTOWASMS, ENVOYFILTERS
 from autowasm.controller.secretreader import ClusterSecrets
@@ -171,6 +171,30 @@ class Discovery:
     live: dict[str, Any] | None
     service: Service | None
     pods: tuple[Pod, ...]
+
+
+class _Named(Struct):
+    metadata: Metadata
+
+
+async def keys_of_all(client: KubeClient, namespace: str | None) -> tuple[list[ObjectKey], int]:
+    """The AutoWasms of a namespace (None: of all), in the order of the API server, and how many more there are than `MAX_OBJECTS`, at least.
+
+    Raises ApiError.
+    """
+    decoder = msgspec.json.Decoder(_Page[_Named], strict=False)
+    keys: list[ObjectKey] = []
+    token = ""
+    while True:
+        query = {"limit": str(_PAGE)} | ({"continue": token} if token else {})
+        body = await client.request("GET", AUTOWASMS.path(namespace=namespace), query=query)
+        page = decoder.decode(body)
+        keys += [
+            ObjectKey(each.metadata.namespace, each.metadata.name) for each in page.items or ()
+        ]
+        token = page.metadata.continue_
+        if not token or len(keys) >= MAX_OBJECTS:
+            return keys[:MAX_OBJECTS], len(keys) - MAX_OBJECTS + bool(token) if token else 0
 
 
 class Gatherer:

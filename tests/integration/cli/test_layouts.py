@@ -86,7 +86,9 @@ async def test_every_row_is_read_and_named_and_its_readers_are_those_of_the_tabl
     assert readers(report) == set(variant.readers)
     assert all(answer["why"] for answer in report["compat"].values() if not answer["pulls"])
 
-    pulled = await bench.wasmc.run("pull", bench.builder.name("row"), "-o", bench.home / "out")
+    pulled = await bench.wasmc.run(
+        "pull", bench.builder.name("row"), "-o", f"{bench.home / 'out'}/"
+    )
     assert SHA256 in pulled.stdout
     expected = MODULE if ISTIO in variant.readers else None
     assert await bench.fetched_by_istio("row") == expected

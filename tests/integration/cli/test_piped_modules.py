@@ -27,7 +27,7 @@ def client(tmp_path: Path) -> Client:
 
 
 async def pulled(client: Client, store: RegistryServer, folder: Path) -> bytes:
-    await client.run("pull", f"{store.host}/a/b:v1", "-o", str(folder))
+    await client.run("pull", f"{store.host}/a/b:v1", "-o", f"{folder}/")
     return (folder / "filter.wasm").read_bytes()
 
 

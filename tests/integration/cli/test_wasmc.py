@@ -68,7 +68,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
 async def test_prints_the_lines_of_the_sample(scene: Scene, form: str) -> None:
     module = wat.header_filter("world")
     pushed = await scene.push("v0.3", module, "--format", form)
-    pulled = await scene.wasmc.run("pull", scene.image("v0.3"), "-o", "xxx")
+    pulled = await scene.wasmc.run("pull", scene.image("v0.3"), "-o", "xxx/")
     crane = await clients.crane(scene.home)
     digest = (await crane.run("digest", scene.image("v0.3"))).stdout.strip()
     sha256 = hashlib.sha256(module).hexdigest()

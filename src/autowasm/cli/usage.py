@@ -1,0 +1,105 @@
+"""Parser: argparse whose errors name the flag or command that was meant.
+
+Invariants: no abbreviated flags; every usage error ends with status 2 and one sentence; this module imports nothing heavier than
+argparse, because `wasmc --help` imports it.
+"""
+
+import argparse
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NoReturn
+
+_SIMILAR: Final = 0.6
+_UNRECOGNIZED: Final = re.compile(r"unrecognized arguments: (?P<first>\S+)")
+
+
+class UsageExit(SystemExit):
+    """A usage error that was printed. `message`: its sentence."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(2)
+        self.message = message
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports usage errors in the form of all other errors, with what was meant."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+        self._given: list[str] = []
+
+    def parse_known_args(  # type: ignore[override]  # argparse has overloads
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Called by argparse for this parser and that of the command."""
+        self._given = list(args or ())
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and the sentence, with a suggestion. Raises UsageExit."""
+        message += self._suggestion(message)
+        self._print_message(f"{self.format_usage()}{self._program}: error: {message}\n", _stderr())
+        raise UsageExit(message)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        names = [str(each) for each in action.choices]
+        meant = closest(str(value), names)
+        told = f"invalid choice: {value!r}"
+        told += f"; did you mean {meant}?" if meant else f" (choose from {', '.join(names)})"
+        raise argparse.ArgumentError(action, told)
+
+    @property
+    def _program(self) -> str:
+        """`wasmc` for `wasmc push`."""
+        words = self.prog.split(" ")
+        return " ".join(words[:2]) if words[0] == "kubectl" else words[0]
+
+    def commands(self) -> dict[str, argparse.ArgumentParser]:
+        """The parsers of the commands, by their names and aliases."""
+        return {
+            name: parser
+            for action in self._actions
+            if isinstance(action, argparse._SubParsersAction)
+            for name, parser in action.choices.items()
+        }
+
+    def _suggestion(self, message: str) -> str:
+        if found := _UNRECOGNIZED.match(message):
+            meant = self._meant(found["first"])
+            return f"; did you mean {meant}?" if meant else ""
+        if message.startswith("the following arguments are required"):
+            for word in self._given:
+                flag = word.partition("=")[0]
+                if flag == "--":
+                    break
+                if flag.startswith("--") and flag not in self._option_string_actions:
+                    meant = closest(flag, self._option_string_actions)
+                    return f"; unknown flag {flag}" + (f": did you mean {meant}?" if meant else "")
+        return ""
+
+    def _meant(self, word: str) -> str:
+        """The flag of this parser, or of the command that was given, that `word` is a misspelling of."""
+        if not word.startswith("-"):
+            return ""
+        flags = list(self._option_string_actions)
+        commands = self.commands()
+        command = next((each for each in self._given if each in commands), None)
+        if command is not None:
+            flags += commands[command]._option_string_actions
+        return closest(word.partition("=")[0], [each for each in flags if len(each) > 2])
+
+
+def closest(word: str, names: Iterable[str]) -> str:
+    """The one of `names` that is most like `word`; empty if none is."""
+    import difflib  # noqa: PLC0415 - for an error only
+
+    found = difflib.get_close_matches(word.lower(), list(names), n=1, cutoff=_SIMILAR)
+    return found[0] if found else ""
+
+
+def _stderr() -> Any:
+    import sys  # noqa: PLC0415 - read when it is used: tests replace it
+
+    return sys.stderr
