@@ -302,7 +302,8 @@ class Settings:
     policy_file: Path | None = None
     """File with the sources that each namespace may use. None: every namespace may use every source."""
     log_level: str = "info"
-    log_format: str = "json"
+    log_format: str = "auto"
+    """`json`, `console`, or `auto`: console in standalone mode at a terminal, else JSON."""
     limits: Limits = field(default_factory=Limits)
     preflight_limits: PreflightLimits = field(default_factory=PreflightLimits)
     serve: ServeLimits = field(default_factory=ServeLimits)

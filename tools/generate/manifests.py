@@ -43,7 +43,7 @@ ELSEWHERE: Mapping[str, str] = {
 
 _CHOICES = {
     "log_level": ["debug", "info", "warning", "error"],
-    "log_format": ["json", "console"],
+    "log_format": ["json", "console", "auto"],
     "preflight": [mode.value for mode in PreflightMode],  # false is refused: YAML reads off so
 }
 _PATTERNS = {

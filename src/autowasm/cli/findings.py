@@ -41,7 +41,7 @@ _ACTIONS: Final = {
 def table(name: str, findings: Sequence[Finding], *, width: int, colour: bool) -> str:
     """A headline, then for each finding level, step, place, problem and remedy."""
     width = fitted(width, least=MIN_WIDTH, most=MAX_WIDTH)
-    lines = [f"{name}: {headline(findings)}", ""]
+    lines = [*_wrapped(f"{name}: {headline(findings)}", width, ""), ""]
     for finding in findings:
         lines += _row(finding, width=width, colour=colour)
     return "\n".join(lines)
@@ -130,7 +130,8 @@ def plan_text(
     facts: Facts, plan: Plan, findings: Sequence[Finding], *, width: int, colour: bool
 ) -> str:
     """The action on the EnvoyFilter, the diff, the Pods, the findings."""
-    lines = [f"{facts.envoyfilter_name} {_ACTIONS[plan.action]}"]
+    fit = fitted(width, least=MIN_WIDTH, most=MAX_WIDTH)
+    lines = _wrapped(f"{facts.envoyfilter_name} {_ACTIONS[plan.action]}", fit, "")
     if plan.diff:
         lines += ["", *(_diff_line(line, colour=colour) for line in plan.diff.splitlines())]
     lines += ["", _pods(facts), ""]

@@ -366,8 +366,8 @@ _COMMON: Groups = {
         Option(
             "--log-format",
             "FORMAT",
-            "json or console",
-            choice("json", "console"),
+            "json, console, or auto: console in standalone mode at a terminal, else json",
+            choice("json", "console", "auto"),
             _DEFAULT.log_format,
         ),
     ),

@@ -12,6 +12,7 @@ from typing import Final
 
 from autowasm.cli import flags
 from autowasm.cli.options import KUBECONFIG
+from autowasm.cli.stdio import is_coloured
 from autowasm.cli.version import ShowVersion
 from autowasm.errors import AutoWasmError, UsageError
 
@@ -36,7 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from autowasm.performance import eventloop  # noqa: PLC0415  # heavy, as below
         from autowasm.telemetry import logs  # noqa: PLC0415
 
-        logs.configure(level=settings.log_level, form=settings.log_format)
+        logs.configure(
+            level=settings.log_level,
+            form=_log_form(settings.log_format, mode=arguments.mode),
+            colour=is_coloured(sys.stderr),
+        )
         from autowasm.runtime import process  # noqa: PLC0415  # heavy: --help and usage errors stay quick
 
         importlib.import_module(
@@ -51,6 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"wasmer: error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _log_form(given: str, *, mode: str) -> str:
+    """A person at a terminal reads lines; a collector of logs reads JSON."""
+    if given != "auto":
+        return given
+    return "console" if mode == "standalone" and sys.stderr.isatty() else "json"
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -5,11 +5,13 @@ Invariants: one TaskGroup owns every task; the blob port answers before the firs
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from importlib import metadata
+from typing import Final
 
 import prometheus_client
 import structlog
@@ -30,18 +32,45 @@ from autowasm.server.admin import Health
 from autowasm.server.app import AdminServer
 from autowasm.settings import Settings
 from autowasm.telemetry.metrics import Metrics
+from autowasm.units import format_duration
+
+_log = structlog.get_logger(__name__)
+
+_INTERRUPTED: Final = 128 + signal.SIGINT
+"""The exit status, as in shells."""
 
 
 class StopSignals:
-    """SIGTERM and SIGINT: the first signal requests a stop, the second cuts the drain delay short."""
+    """SIGTERM and SIGINT: the first signal requests a stop. A second SIGTERM cuts the drain delay short, a second SIGINT ends the process.
 
-    def __init__(self) -> None:
+    `drain_delay` in seconds, for the log.
+    """
+
+    def __init__(self, *, drain_delay: float) -> None:
+        self._drain_delay = drain_delay
         self._requested = asyncio.Event()
         self._again = asyncio.Event()
 
-    def signalled(self) -> None:
-        """Record one more signal."""
-        (self._again if self._requested.is_set() else self._requested).set()
+    def signalled(self, number: signal.Signals) -> None:
+        """Handle one more signal."""
+        is_first = not self._requested.is_set()
+        (self._requested if is_first else self._again).set()
+        if number != signal.SIGINT:
+            return
+        if not is_first:
+            # A person does not want to wait. Files are replaced as a whole, so none is left half written.
+            _log.warning("stopped at once")
+            os._exit(_INTERRUPTED)
+        drain = (
+            f"{format_duration(self._drain_delay)} of drain delay, then "
+            if self._drain_delay
+            else ""
+        )
+        _log.info(
+            "interrupted",
+            waits_for=f"{drain}downloads under way",
+            next="Ctrl-C again exits at once",
+        )
 
     async def wait(self) -> None:
         """Return when a stop is requested."""
@@ -55,12 +84,12 @@ class StopSignals:
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[StopSignals]:
+def stop_signals(*, drain_delay: float) -> Iterator[StopSignals]:
     """Handle both signals inside the context."""
     loop = asyncio.get_running_loop()
-    stop = StopSignals()
+    stop = StopSignals(drain_delay=drain_delay)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.signalled)
+        loop.add_signal_handler(number, stop.signalled, number)
     try:
         yield stop
     finally:
@@ -68,15 +97,12 @@ def stop_signals() -> Iterator[StopSignals]:
             loop.remove_signal_handler(number)
 
 
-_log = structlog.get_logger(__name__)
-
-
 class _Stopped(Exception):  # ends the TaskGroup after an orderly stop
     pass
 
 
 async def run(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT, then stop in order. A second signal cuts the drain delay short.
+    """Run until SIGTERM or SIGINT, then stop in order. A second SIGTERM cuts the drain delay short, a second SIGINT ends at once.
 
     Raises UsageError and StorageError if a start is impossible.
     """
@@ -85,7 +111,10 @@ async def run(settings: Settings) -> None:
     prometheus_client.GCCollector(registry=metrics.registry)
     sys.setswitchinterval(LoopLimits().switch)
     metrics.loop.iterations = timing_of(asyncio.get_running_loop())
-    with Pools(transfers=settings.fetch.total) as pools, stop_signals() as stop:
+    with (
+        Pools(transfers=settings.fetch.total) as pools,
+        stop_signals(drain_delay=settings.drain_delay) as stop,
+    ):
         pools.start()
         async with AsyncExitStack() as stack:
             store = BlobStore(

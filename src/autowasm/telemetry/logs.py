@@ -19,10 +19,16 @@ _PINNED = {
 }
 
 
-def configure(*, level: str = "info", form: str = "json", stream: TextIO | None = None) -> None:
+def configure(
+    *,
+    level: str = "info",
+    form: str = "json",
+    colour: bool = False,
+    stream: TextIO | None = None,
+) -> None:
     """Set up logging once for the process. `form` is `json`, `console` or `plain`, `level` a standard level name.
 
-    `plain` is for commands at a terminal: `wasmc: warning: what happened: why`.
+    `plain` is for commands at a terminal: `wasmc: warning: what happened: why`. Only `console` has colours.
     """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -44,7 +50,7 @@ def configure(*, level: str = "info", form: str = "json", stream: TextIO | None 
     else:
         renderers = [
             structlog.dev.ConsoleRenderer(
-                colors=output.isatty(), exception_formatter=structlog.dev.plain_traceback
+                colors=colour, exception_formatter=structlog.dev.plain_traceback
             )
         ]
     handler = logging.StreamHandler(output)
