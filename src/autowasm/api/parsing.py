@@ -287,7 +287,8 @@ class _Document(Struct, rename="camel", forbid_unknown_fields=True):
     status: Any = UNSET
 
 
-FIELDS: Final = mistakes.fields_of(_Document, root="")
+_SCHEMA: Final = mistakes.Schema(_Document, AUTOWASM)
+FIELDS: Final = _SCHEMA.kinds()
 """The path of every field, and its type."""
 _AT_THE_TOP: Final = frozenset(path for path in FIELDS if "." not in path)
 _NAMES: Final = frozenset(path.rpartition(".")[2] for path in FIELDS if "[" not in path)
@@ -324,10 +325,10 @@ def _check_envelope(envelope: _Envelope) -> None:
 
 def _refusal(document: Mapping[str, Any], error: Exception | None = None) -> SpecError:
     """The error with all mistakes of a document: fields, types and values."""
-    found = mistakes.find(_understood(document), _Document, root="", vocabulary=AUTOWASM)
+    found = _SCHEMA.find(_understood(document))
     errors = [SpecError(each.path, each.problem) for each in found.mistakes]
     try:
-        spec = msgspec.convert(found.corrected["spec"], Spec)
+        spec = msgspec.convert(found.corrected["spec"], _SPEC.type)
         values = list(_wrong_values(spec))
     except (msgspec.ValidationError, UnicodeEncodeError, KeyError, TypeError):
         values = []  # what does not fit is reported already

@@ -30,9 +30,9 @@ from autowasm.controller import rolloutpolicy
 from autowasm.controller.rolloutpolicy import MinimumRollout
 from autowasm.errors import AddressBlocked, SpecError, UsageError
 from autowasm.limits import Limits
-from autowasm.manifests import conversion, mistakes, nodes
+from autowasm.manifests import conversion, nodes
 from autowasm.manifests.conversion import Misfit
-from autowasm.manifests.mistakes import MAX_MISTAKES, Vocabulary
+from autowasm.manifests.mistakes import MAX_MISTAKES, Schema, Vocabulary
 from autowasm.net.addresspolicy import AddressPolicy, Purpose
 from autowasm.net.hosts import matches_host, names_host, split_port
 from autowasm.net.pools import Pool, Pools
@@ -89,19 +89,22 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _FILE: Final = msgspec.json.Decoder(_File)
-_WORDS: Final = Vocabulary(
-    expected={
-        "namespaces": 'a mapping from the names of namespaces, or "*", to rules; {} allows nothing',
-        "namespaces[*]": "a mapping with registries, objects, digestRequired or preflight; {} allows every source",
-        "namespaces[*].registries": "a list such as [registry.example/team]; [] allows none",
-        "namespaces[*].registries[]": "a string, HOST[:PORT][/PREFIX]",
-        "namespaces[*].objects": "a list such as [objects.example]; [] allows none",
-        "namespaces[*].objects[]": "a string, HOST[:PORT]",
-    },
-    meant={
-        "namespaces[*].images": "namespaces[*].registries",
-        "namespaces[*].urls": "namespaces[*].objects",
-    },
+_SCHEMA: Final = Schema(
+    _File,
+    Vocabulary(
+        expected={
+            "namespaces": 'a mapping from the names of namespaces, or "*", to rules; {} allows nothing',
+            "namespaces[*]": "a mapping with registries, objects, digestRequired or preflight; {} allows every source",
+            "namespaces[*].registries": "a list such as [registry.example/team]; [] allows none",
+            "namespaces[*].registries[]": "a string, HOST[:PORT][/PREFIX]",
+            "namespaces[*].objects": "a list such as [objects.example]; [] allows none",
+            "namespaces[*].objects[]": "a string, HOST[:PORT]",
+        },
+        meant={
+            "namespaces[*].images": "namespaces[*].registries",
+            "namespaces[*].urls": "namespaces[*].objects",
+        },
+    ),
 )
 
 
@@ -122,7 +125,7 @@ class SourcePolicy:
         try:
             file = conversion.convert(document, _FILE)
         except (Misfit, UnicodeEncodeError) as error:
-            found = mistakes.find(document, _File, root="", vocabulary=_WORDS).mistakes
+            found = _SCHEMA.find(document).mistakes
             told = "; ".join(f"{each.path}: {each.problem}" for each in found) or str(error)
             raise UsageError(f"--policy-file: {told}") from error
         policy = cls(tuple(file.namespaces.items()))

@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import islice
 from types import GenericAlias
 from typing import Any, Final
@@ -83,11 +82,44 @@ class Found:
         return path
 
 
-def find(value: object, kind: type, *, root: str, vocabulary: Vocabulary) -> Found:
-    """The mistakes of `value`, which msgspec has refused as `kind`. `root` is the path of the value, such as `spec`."""
-    search = _Search(vocabulary, kind, root)
-    corrected = search.examine(value, inspect.type_info(kind), root, root)
-    return Found(search.remaining(), search.placed(corrected), search.written)
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """A field, item or key of a schema."""
+
+    kind: inspect.Type
+    decoder: msgspec.json.Decoder[Any]
+
+
+class Schema:
+    """A msgspec Struct with its words. Made on import: msgspec has to know all types before threads use them (see `registry/manifest.py`)."""
+
+    def __init__(self, kind: type, vocabulary: Vocabulary, *, root: str = "") -> None:
+        """`root` is the path of a whole value, such as `spec`."""
+        self.vocabulary = vocabulary
+        self.root = root
+        whole = inspect.type_info(kind)
+        self.fields: Final[Mapping[str, _Field]] = {
+            path: _Field(each, msgspec.json.Decoder(_python_type(each)))
+            for path, each in ((root, whole), *_walked(whole, root))
+        }
+
+    def kinds(self) -> Mapping[str, inspect.Type]:
+        """The path of every field, item and key, and its type."""
+        return {path: each.kind for path, each in self.fields.items() if path != self.root}
+
+    def fits(self, value: object, place: str) -> bool:
+        """Whether msgspec accepts the value of a field."""
+        try:
+            msgspec.convert(value, self.fields[place].decoder.type, strict=True)
+        except (msgspec.ValidationError, UnicodeEncodeError):
+            return False
+        return True
+
+    def find(self, value: object) -> Found:
+        """The mistakes of a value, which msgspec has refused."""
+        search = _Search(self)
+        corrected = search.examine(value, self.root, self.root)
+        return Found(search.remaining(), search.placed(corrected), search.written)
 
 
 def similar(name: str, names: Sequence[str]) -> str | None:
@@ -112,12 +144,11 @@ def _is_within(path: str, parent: str) -> bool:
 
 
 class _Search:
-    def __init__(self, vocabulary: Vocabulary, kind: type, root: str) -> None:
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
         self.mistakes: list[Mistake] = []
         self.written: dict[str, str] = {}
-        self._vocabulary = vocabulary
-        self._root = root
-        self._paths = fields_of(kind, root=root)
+        self._vocabulary = schema.vocabulary
         self._moved: list[tuple[str, Any]] = []
         self._missing: list[tuple[Mistake, str]] = []
         self._number = 40_000
@@ -130,20 +161,21 @@ class _Search:
         if not self.is_full:
             self.mistakes.append(Mistake(path or "object", problem, is_about_name))
 
-    def examine(
-        self, value: Any, kind: inspect.Type, path: str, place: str, *, optional: bool = False
-    ) -> Any:
+    def examine(self, value: Any, path: str, place: str, *, optional: bool = False) -> Any:
         """The value, corrected. `place` is the path in the schema, `path` that of the author."""
+        kind = self._schema.fields[place].kind
         kinds, nullable = _alternatives(kind)
-        if (value is None and nullable) or (_fits(value, kind) and not _is_open(kind)):
+        if value is None and nullable:
+            return value
+        if self._schema.fits(value, place) and not _is_open(kind):
             return value
         for each in kinds:
             if isinstance(each, inspect.StructType) and isinstance(value, dict):
                 return self._struct(value, each, path, place)
             if isinstance(each, inspect.DictType) and isinstance(value, dict):
-                return self._mapping(value, each, path, place)
+                return self._mapping(value, path, place)
             if isinstance(each, inspect.VarTupleType) and isinstance(value, list | tuple):
-                return self._list(value, each, path, place)
+                return self._list(value, path, place)
         self.report(path, self._wrong(value, kinds, place, optional=optional))
         return self._placeholder(kinds[0])
 
@@ -161,7 +193,6 @@ class _Search:
                 each = fields[name]
                 result[name] = self.examine(
                     value[name],
-                    each.type,
                     _join(path, name),
                     _join(place, name),
                     optional=not each.required,
@@ -173,9 +204,7 @@ class _Search:
         for right, name in substitutes.items():
             where = _join(path, shown(name, most=_MAX_SHOWN))
             if right in fields:
-                result[right] = self.examine(
-                    value[name], fields[right].type, where, _join(place, right)
-                )
+                result[right] = self.examine(value[name], where, _join(place, right))
                 self.written[_join(place, right)] = where
         for name, each in fields.items():
             if not each.required or name in result:
@@ -267,7 +296,7 @@ class _Search:
         self.report(where, f"is at the wrong level; move it to {there}", is_about_name=True)
         if meant not in self.written and "[" not in meant:
             self.written[meant] = where
-            self._moved.append((meant, self.examine(value[name], self._paths[meant], where, meant)))
+            self._moved.append((meant, self.examine(value[name], where, meant)))
         return None
 
     def _elsewhere(self, name: str) -> list[str]:
@@ -275,13 +304,11 @@ class _Search:
         plain = _plain(name)
         return [
             path
-            for path in self._paths
-            if "[]" not in path and _plain(path.rpartition(".")[2]) == plain
+            for path in self._schema.fields
+            if plain and "[]" not in path and _plain(path.rpartition(".")[2]) == plain
         ]
 
-    def _mapping(
-        self, value: dict[Any, Any], kind: inspect.DictType, path: str, place: str
-    ) -> dict[str, Any]:
+    def _mapping(self, value: dict[Any, Any], path: str, place: str) -> dict[str, Any]:
         before = len(self.mistakes)
         self._check_keys(value, path)
         result = {}
@@ -290,17 +317,15 @@ class _Search:
                 break
             if isinstance(name, str) and _is_text(name):
                 where = f"{path}[{shown(name, most=_MAX_SHOWN)}]"
-                result[name] = self.examine(item, kind.value_type, where, f"{place}[*]")
+                result[name] = self.examine(item, where, f"{place}[*]")
         if len(self.mistakes) == before:
             self.report(path, "one of its values has the wrong type")
         return result
 
-    def _list(
-        self, value: Sequence[Any], kind: inspect.VarTupleType, path: str, place: str
-    ) -> list[Any]:
+    def _list(self, value: Sequence[Any], path: str, place: str) -> list[Any]:
         before = len(self.mistakes)
         result = [
-            self.examine(item, kind.item_type, f"{path}[{index}]", f"{place}[]")
+            self.examine(item, f"{path}[{index}]", f"{place}[]")
             for index, item in enumerate(value[:_MAX_ITEMS])
         ]
         if len(self.mistakes) == before:
@@ -363,7 +388,7 @@ class _Search:
     def placed(self, corrected: Any) -> Any:
         """`corrected` with the fields that were at the wrong level, where they belong."""
         for path, value in self._moved:
-            steps = path.removeprefix(self._root).removeprefix(".").split(".")
+            steps = path.removeprefix(self._schema.root).removeprefix(".").split(".")
             target = corrected
             for step in steps[:-1]:
                 target = target.setdefault(step, {}) if isinstance(target, dict) else None
@@ -378,15 +403,6 @@ _NUMBERS: Final = (inspect.IntType, inspect.FloatType)
 def _is_open(kind: inspect.Type) -> bool:
     """Whether it is a Struct that allows unknown fields."""
     return isinstance(kind, inspect.StructType) and not kind.forbid_unknown_fields
-
-
-def _fits(value: object, kind: inspect.Type) -> bool:
-    decoder = _python_type(kind)
-    try:
-        msgspec.convert(value, decoder, strict=True)
-    except (msgspec.ValidationError, UnicodeEncodeError):
-        return False
-    return True
 
 
 def _python_type(kind: inspect.Type) -> Any:
@@ -433,12 +449,6 @@ def _walked(kind: inspect.Type, path: str) -> Iterator[tuple[str, inspect.Type]]
         elif isinstance(each, inspect.DictType):
             yield f"{path}[*]", each.value_type
             yield from _walked(each.value_type, f"{path}[*]")
-
-
-@cache
-def fields_of(kind: type, *, root: str) -> Mapping[str, inspect.Type]:
-    """The path of every field, item and key of a Struct, and its type."""
-    return dict(_walked(inspect.type_info(kind), root))
 
 
 def _join(path: str, name: str) -> str:

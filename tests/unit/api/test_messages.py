@@ -101,3 +101,14 @@ def test_a_huge_object_of_mistakes_takes_few_comparisons() -> None:
         parsing.parse(document(spec={**many, "selector": {"matchLabels": many}}))
     assert len(caught.value.parts) <= 40
     assert len(json.dumps(str(caught.value))) < 10_000
+
+
+@pytest.mark.parametrize(
+    "name", ["", "-", " ", "_", "a.b", "[]", "[*]", "x" * 5000, "\x1b[31m", "é"]
+)
+def test_a_field_of_any_name_is_refused_with_a_printable_message(name: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        parsing.parse(document(**{name: 1}))
+    assert "unknown field" in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600
