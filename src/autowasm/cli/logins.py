@@ -33,25 +33,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _host(arguments: argparse.Namespace) -> str:
-    """The host of HOST, which may have the form of a URL, as in docker."""
+    """The host of HOST, which may have the form of a URL, as in docker. Raises UsageError."""
     text: str = arguments.host
-    bare = text.partition("://")[2] or text
-    bare = bare.removesuffix("/").removesuffix("/v1").removesuffix("/v2")
+    bare = (text.partition("://")[2] or text).removesuffix("/")
+    bare = bare.removesuffix("/v1").removesuffix("/v2")
     try:
         host = registry_host(bare)
     except ValueError as error:
         raise UsageError(f"HOST: {error}") from error
-    return (
-        ImageReference.parse(f"{host}/{_ANY_REPOSITORY}:latest").host
-        if "." in host or ":" in host or host == "localhost"
-        else _not_a_host(text)
-    )
-
-
-def _not_a_host(text: str) -> str:
-    raise UsageError(
-        f"HOST: {text[:80]!r} has neither a dot nor a port; use HOST.DOMAIN or HOST:PORT"
-    )
+    if not ("." in host or ":" in host or host == "localhost"):
+        raise UsageError(
+            f"HOST: {text[:80]!r} has neither a dot nor a port; use HOST.DOMAIN or HOST:PORT"
+        )
+    return ImageReference.parse(f"{host}/{_ANY_REPOSITORY}:latest").host
 
 
 def _given(host: str, arguments: argparse.Namespace) -> Credential:
