@@ -19,6 +19,7 @@ from autowasm.cli.options import (
     SERVICE_NAMESPACE,
     SERVICE_PORT,
 )
+from autowasm.cli.registryflags import add_checks, add_json
 from autowasm.cli.rolloutflags import add_rollout
 from autowasm.cli.trialflags import add_run, add_test
 from autowasm.cli.usage import Parser, UsageExit, closest

@@ -88,7 +88,7 @@ def test_careful_rollout_is_taken(minimum: str, rollout: dict[str, Any]) -> None
     [
         ("{rollout: {steps: [0]}}", "a count must be from 1"),
         ("{rollout: {pause: soon}}", "not a duration"),
-        ("{rollout: {step: [1]}}", "unknown field `step`"),
+        ("{rollout: {step: [1]}}", "unknown field; did you mean steps?"),
         ("{minimumRollout: {firstStep: '0%'}}", "from 1% to 100%"),
         ("{minimumRollout: {pause: soon}}", "not a duration"),
         ("{minimumRollout: {pause: 1m}, rollout: {pause: 5s}}", "must be at least 1m, not 5s"),
