@@ -39,6 +39,9 @@ class Terminal:
             elif letter == "A":
                 assert int(number) <= self._row, "the cursor would leave the screen"
                 self._row -= int(number)
+            elif letter == "K":
+                kept = "" if number == "2" else self._screen[self._row][: self._column]
+                self._screen[self._row] = kept
             elif letter == "J":
                 self._screen[self._row] = self._screen[self._row][: self._column]
                 del self._screen[self._row + 1 :]
