@@ -23,7 +23,11 @@ from tests.parts.rollouts import (
     target_of,
 )
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1800)]
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.chaos,
+    pytest.mark.timeout(1800),
+]
 
 RESTORED_WITHIN = 2.0
 """Seconds from the verdict until the previous filter is back."""
