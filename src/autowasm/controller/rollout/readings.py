@@ -7,15 +7,11 @@ see the time before has none, and counts requests from its first reading.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from autowasm.controller.pods.envoystats import Reading, Requests, SidecarStats
-from autowasm.controller.pods.runstate import RunState, judge
+from autowasm.controller.pods.runstate import judge
 from autowasm.controller.rollout.observation import Figures, PodObservation
 from autowasm.controller.rollout.selection import Candidate
-
-REFUSED_SECONDS: Final = 2.0
-"""Between the first and the last reading that show a refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +29,6 @@ class StepReadings:
         self._latest: dict[str, _Latest] = {}
         self._counted: dict[str, Requests] = {}
         self._placed: set[str] = set()
-        self._refused: dict[str, float] = {}
-        """Since when the statistics of a Pod say that the configuration is refused."""
         self.counted_since: float | None = None
         """Since when the requests of the step are counted; None: nothing was read yet."""
 
@@ -70,11 +64,8 @@ class StepReadings:
 
     def retain(self, uids: Collection[str]) -> None:
         """Forget Pods that are gone."""
-        known: tuple[
-            dict[str, SidecarStats] | dict[str, _Latest] | dict[str, Requests] | dict[str, float],
-            ...,
-        ]
-        known = (self._before, self._latest, self._counted, self._refused)
+        known: tuple[dict[str, SidecarStats] | dict[str, _Latest] | dict[str, Requests], ...]
+        known = (self._before, self._latest, self._counted)
         for each in known:
             for gone in each.keys() - set(uids):
                 del each[gone]
@@ -90,7 +81,7 @@ class StepReadings:
         report = judge(before, latest.reading, plugin)
         return PodObservation(
             candidate=candidate,
-            run=self._lasting(uid, report.state, latest.begun),
+            run=report.state,
             age=max(0.0, now - latest.begun),
             figures=self._figures(uid, latest.reading),
             before=_figures(before.requests if before is not None else None),
@@ -101,14 +92,6 @@ class StepReadings:
         """The two readings by which the Pod is judged, for the log."""
         latest = self._latest.get(uid)
         return self._before.get(uid), latest.reading if latest is not None else None
-
-    def _lasting(self, uid: str, state: RunState, at: float) -> RunState:
-        """A refusal counts once it has lasted: on a busy node, workers start their VMs some time after the plug-in is known."""
-        if state is not RunState.CONFIGURATION_REFUSED:
-            self._refused.pop(uid, None)
-            return state
-        lasted = at - self._refused.setdefault(uid, at)
-        return state if lasted >= REFUSED_SECONDS else RunState.STARTING
 
     def _figures(self, uid: str, reading: Reading) -> Figures:
         if not isinstance(reading, SidecarStats) or reading.requests is None:
