@@ -7,11 +7,13 @@ also doubt, keeps a module from being published; the status holds the last verdi
 """
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import msgspec
 import structlog
 from msgspec import UNSET, UnsetType
 
@@ -35,6 +37,11 @@ _log = structlog.get_logger(__name__)
 
 _RETRY: Final = 30.0
 """Seconds until a module without a verdict is judged again, in mode `strict`."""
+_COMBINATION: Final = 16
+"""Hexadecimal digits of a key that say which combination was judged. The others are for all else that a verdict depends on."""
+_STATUSES: Final = frozenset({"True", "False", "Unknown"})
+_MESSAGE: Final = 32_768
+"""Characters, as in the CRD."""
 
 
 class StartJudge(Protocol):
@@ -101,11 +108,27 @@ def _is_in_place(live: Mapping[str, Any] | None, wanted: Plugin, sha256: Sha256H
         plugin = plugin_of(live)
     except (KeyError, TypeError, AttributeError):  # a manual edit
         return False
-    return (plugin.configuration, dict(plugin.environment), plugin.root_id) == (
-        wanted.configuration,
-        dict(wanted.environment),
-        wanted.root_id,
+    return _deciding(plugin) == _deciding(wanted)
+
+
+def _deciding(plugin: Plugin) -> tuple[bytes | None, dict[str, str], str]:
+    """What decides whether a module starts, besides the module."""
+    return plugin.configuration, dict(plugin.environment), plugin.root_id
+
+
+def _combination(sha256: Sha256Hex, plugin: Plugin) -> str:
+    text = msgspec.json.encode((sha256, _deciding(plugin)), order="deterministic")
+    return hashlib.sha256(text).hexdigest()[:_COMBINATION]
+
+
+def _usable(preflight: Preflight | UnsetType) -> Preflight | UnsetType:
+    """UNSET for a verdict that is no condition: another client wrote it."""
+    if preflight is UNSET:
+        return UNSET
+    is_usable = (
+        preflight.status in _STATUSES and preflight.reason and len(preflight.message) <= _MESSAGE
     )
+    return preflight if is_usable else UNSET
 
 
 @dataclass(slots=True, eq=False)
@@ -156,13 +179,13 @@ class StartCheck:
             self.forget(context.key)
             return StartDecision()
         plugin = plugin_of(wanted)
-        last = context.previous.preflight
+        last = _usable(context.previous.preflight)
         is_in_place = _is_in_place(live, plugin, sha256)
-        if is_in_place and last is UNSET:
-            return self._unchanged(context)
-        key = self._judge.key(sha256, plugin)
-        if is_in_place and last is not UNSET and last.key == key:
-            return self._unchanged(context)
+        combination = _combination(sha256, plugin)
+        # Also the verdict of another version of wasmer, or one with another failStrategy.
+        if is_in_place and (last is UNSET or last.key.startswith(combination)):
+            return self._unchanged(context, last)
+        key = combination + self._judge.key(sha256, plugin)
         if is_in_place:  # the status has the verdict on another combination, which was refused
             mode = PreflightMode.WARN
         elif last is not UNSET and last.key == key:
@@ -175,11 +198,12 @@ class StartCheck:
             return StartDecision(None, last) if is_in_place else StartPending(now - job.begun)
         return self._of_result(job.result, job.key, plugin, autowasm, mode)
 
-    def _unchanged(self, context: ReconcileContext) -> StartDecision:
+    def _unchanged(
+        self, context: ReconcileContext, last: Preflight | UnsetType
+    ) -> StartDecision:
         """The status has what is known of the combination in place."""
         self.forget(context.key)
-        previous = context.previous
-        return StartDecision(previous.condition(ConditionType.STARTS), previous.preflight)
+        return StartDecision(context.previous.condition(ConditionType.STARTS), last)
 
     def published(self, key: ObjectKey) -> None:
         """The module was published. A run that only reports on it goes on."""

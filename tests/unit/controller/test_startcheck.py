@@ -60,9 +60,10 @@ class Judge:
         self.judged: list[tuple[str, Plugin]] = []
         self.released = asyncio.Event()
         self.released.set()
+        self.engine = "1"
 
     def key(self, sha256: Sha256Hex, plugin: Plugin) -> str:
-        return f"{sha256[:8]} {plugin.configuration!r} {plugin.root_id} {dict(plugin.environment)}"
+        return f"{self.engine} {sha256[:8]} {plugin}"
 
     async def judge(
         self, *, namespace: str, module: Path, sha256: Sha256Hex, plugin: Plugin
@@ -231,6 +232,77 @@ async def test_combination_in_place_is_not_judged_again(
     assert again.preflight == first.preflight
 
 
+@pytest.mark.parametrize("result", [STARTS, DOUBTFUL])
+async def test_combination_in_place_is_not_judged_again_after_an_upgrade(
+    scene: Scene, result: Verdict
+) -> None:
+    scene.judge.result = result
+    first = await scene.decided()
+    scene.publish(first)
+    scene.judge.engine = "2"
+    again = await scene.decided()
+    assert len(scene.judge.judged) == 1
+    assert again.condition == scene.status.condition(ConditionType.STARTS)
+    assert again.preflight == first.preflight
+
+
+async def test_upgrade_judges_a_refused_combination_again(scene: Scene) -> None:
+    scene.judge.result = REFUSED
+    scene.keep(await scene.decided())
+    scene.judge.engine, scene.judge.result = "2", STARTS
+    assert (await scene.decided()).error is None
+    assert len(scene.judge.judged) == 2
+
+
+async def test_combination_in_place_is_reported_again_after_another_one_was_refused(
+    scene: Scene,
+) -> None:
+    scene.publish(await scene.decided(pluginConfig="a"), pluginConfig="a")
+    scene.judge.result = REFUSED
+    scene.keep(await scene.decided(pluginConfig="b"))
+    scene.judge.result = STARTS
+    scene.decide(object_of(pluginConfig="a"))
+    async with asyncio.timeout(10):
+        while len(scene.queued) < 3:
+            await asyncio.sleep(0)
+    again = scene.decide(object_of(pluginConfig="a"))
+    assert isinstance(again, StartDecision)
+    assert again.error is None
+    assert again.condition is not None
+    assert again.condition.status == "True"
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"status": "true"},
+        {"status": ""},
+        {"reason": ""},
+        {"message": "x" * 40_000},
+        {"key": ""},
+        {"key": "ffff"},
+    ],
+)
+async def test_verdict_that_another_client_damaged_is_replaced(
+    scene: Scene, edit: dict[str, str]
+) -> None:
+    scene.judge.result = REFUSED
+    refused = await scene.decided()
+    assert isinstance(refused.preflight, Preflight)
+    scene.keep(refused)
+    scene.status = msgspec.structs.replace(
+        scene.status, preflight=msgspec.structs.replace(refused.preflight, **edit)
+    )
+    scene.check.forget(KEY)  # another process
+    again = await scene.decided()
+    assert (again.error is None, again.condition, again.preflight) == (
+        False,
+        refused.condition,
+        refused.preflight,
+    )
+    assert len(scene.judge.judged) == 2
+
+
 async def test_published_combination_of_an_older_version_is_neither_judged_nor_reported(
     scene: Scene,
 ) -> None:
@@ -266,8 +338,12 @@ async def test_successor_uses_the_verdict_in_the_status(scene: Scene) -> None:
 async def test_verdict_of_another_version_with_an_unknown_reason_still_refuses(
     scene: Scene,
 ) -> None:
-    key = scene.judge.key(SHA256, plugin_of(envoyfilters.render(object_of(), RECORD, EnvoyFetch())))
-    scene.status = Status(preflight=Preflight(key=key, status="False", reason="New", message="no"))
+    scene.judge.result = REFUSED
+    refused = (await scene.decided()).preflight
+    assert isinstance(refused, Preflight)
+    scene.check.forget(KEY)  # another process
+    newer = msgspec.structs.replace(refused, reason="New", message="no")
+    scene.status = Status(preflight=newer)
     decision = await scene.decided()
     assert decision.error is not None
     assert decision.error.reason == Reason.START_FAILED
