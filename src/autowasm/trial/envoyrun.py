@@ -87,20 +87,22 @@ async def version_of(program: Path) -> str:
             "--version",
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
         )
     except OSError as error:
         raise EnvoyFailed(f"{program} cannot be started: {error.strerror}") from error
     try:
         async with asyncio.timeout(REQUEST_SECONDS):
-            output, _ = await process.communicate()
+            output, complaint = await process.communicate()
     except TimeoutError as error:
         raise EnvoyFailed(f"{program} --version does not end") from error
     finally:
         await _stop(process)
     found = _VERSION.search(output.decode(errors="replace"))
     if found is None:
-        raise EnvoyFailed(f"{program} --version names no release of Envoy")
+        last = (complaint.decode(errors="replace").strip().splitlines() or [""])[-1]
+        said = f": {shown(last, most=200)}" if last else ""
+        raise EnvoyFailed(f"{program} --version names no release of Envoy{said}")
     return found[1]
 
 
