@@ -61,7 +61,8 @@ def sent(headers: HeaderMap, elapsed: int) -> None:
     headers.assign(b"server", b"envoy")
 
 
-def _is_grpc(headers: HeaderMap) -> bool:
+def is_grpc(headers: HeaderMap) -> bool:
+    """Whether these are the headers of a gRPC request (source/common/grpc/common.cc `isGrpcRequestHeaders`)."""
     kind = headers.get(b"content-type") or b""
     return kind == _GRPC or kind.startswith(_GRPC + b"+")
 
@@ -81,20 +82,26 @@ class LocalReply:
 
 
 def local_reply(
-    request: HeaderMap, status: int, body: bytes, headers: Pairs, grpc_status: int | None
+    status: int,
+    body: bytes,
+    headers: Pairs,
+    *,
+    grpc_status: int | None = None,
+    to_grpc: bool = False,
+    to_head: bool = False,
 ) -> LocalReply:
-    """The answer to a request with these headers. gRPC gets it as status and message, and HEAD without the body."""
+    """The answer to a request. gRPC gets it as status and message (`to_grpc`), and HEAD without the body (`to_head`)."""
     made = HeaderMap(MapKind.RESPONSE_HEADERS, [(b":status", str(status).encode())])
     for name, value in headers:
         made.add(name, value)
-    is_head = request.get(b":method") == b"HEAD"
-    if _is_grpc(request):
+    made.assign(b":status", str(status).encode())  # also if the module added one
+    if to_grpc:
         made.set(b":status", b"200")
         made.set(b"content-type", _GRPC)
         if made.get(b"grpc-status") is None:
             code = grpc_status if grpc_status is not None else attributes.grpc_status(status)
             made.set(b"grpc-status", str(code).encode())
-        if body and not is_head:
+        if body and not to_head:
             made.set(b"grpc-message", _percent_encoded(body))
         made.remove(b"content-length")
         return LocalReply(made, b"")
@@ -105,4 +112,4 @@ def local_reply(
     else:
         made.remove(b"content-length")
         made.remove(b"content-type")
-    return LocalReply(made, b"" if is_head else body)
+    return LocalReply(made, b"" if to_head else body)

@@ -30,6 +30,9 @@ class Filter(Protocol):
     def on_too_large(self) -> None:
         """The filter keeps more of a body than Envoy allows."""
 
+    def on_trailers_twice(self) -> None:
+        """The filter resumed in the callback that gets the trailers, and lets them pass: Envoy passes them on again."""
+
 
 class Next(Protocol):
     """What comes after the filter: the router, or the client."""
@@ -61,6 +64,7 @@ class Direction:
         self._limit = limit
         self._state = _State.RUNNING
         self._has_passed_headers = False
+        self._has_passed_trailers = False
         self._is_streaming = False
         self._from_current = False
         self.headers: HeaderMap | None = None
@@ -110,10 +114,10 @@ class Direction:
 
     def add_data(self, data: bytes, *, end: bool) -> None:
         """A piece of the body arrives."""
-        if self.is_aborted:
-            return
         self.received += len(data)
         self.has_ended = self.has_ended or end
+        if self.is_aborted:
+            return
         piece = bytearray(data)
         if self._state is _State.STOPPED_ALL:
             self._buffer(piece)
@@ -122,10 +126,10 @@ class Direction:
 
     def add_trailers(self, trailers: HeaderMap) -> None:
         """Trailers arrive."""
+        self.has_ended = True
         if self.is_aborted:
             return
         self.trailers = trailers
-        self.has_ended = True
         if self._state is not _State.STOPPED_ALL:
             self._pass_trailers(trailers)
 
@@ -150,7 +154,7 @@ class Direction:
             if self._from_current and self._state is _State.RUNNING:
                 self._pass_trailers(had_trailers)
             elif self._state is _State.RUNNING:
-                self._next.take_trailers(had_trailers)
+                self._take_trailers(had_trailers)
         self._from_current = False
 
     def _pass_buffered(self, *, end: bool) -> None:
@@ -177,7 +181,7 @@ class Direction:
                 return
             self._take(data, end=end and added is None)
             if added is not None and not self.is_aborted:
-                self._next.take_trailers(added)
+                self._take_trailers(added)
             return
         self._state = _State.STOPPED
         if status is not DataStatus.STOP_ITERATION_NO_BUFFER:
@@ -198,8 +202,14 @@ class Direction:
                 self._state = _State.STOPPED
         elif self._state is _State.STOPPED:
             self.resume()
+        elif self._has_passed_trailers:
+            self._filter.on_trailers_twice()
         else:
-            self._next.take_trailers(trailers)
+            self._take_trailers(trailers)
+
+    def _take_trailers(self, trailers: HeaderMap) -> None:
+        self._has_passed_trailers = True
+        self._next.take_trailers(trailers)
 
     def _take(self, data: bytearray, *, end: bool) -> None:
         passed = bytes(data)

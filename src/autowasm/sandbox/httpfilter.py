@@ -9,7 +9,7 @@ Sources: envoy source/extensions/common/wasm/context.cc `decodeHeaders` to `enco
 from abc import ABC, abstractmethod
 from typing import Protocol
 
-from autowasm.sandbox.contexts import Context
+from autowasm.sandbox.contexts import Buffer, Context
 from autowasm.sandbox.filterchain import Direction
 from autowasm.sandbox.headers import HeaderMap
 from autowasm.sandbox.host import Host
@@ -39,6 +39,9 @@ class FilteredStream(Protocol):
 
     def too_large(self, direction: Direction) -> None:
         """The filter keeps too much of a body."""
+
+    def trailers_twice(self, direction: Direction) -> None:
+        """The filter lets trailers pass that it has passed on."""
 
 
 class WasmFilter(ABC):
@@ -115,6 +118,7 @@ class WasmFilter(ABC):
                 return DataStatus.STOP_ITERATION_AND_BUFFER
         readable = direction.buffered if self._is_buffering else data
         context.bodies[self.body] = readable
+        context.last = Buffer(mutable=readable)  # Envoy reads its size
         size = len(readable) if readable is not None else 0
         status = _data_status(self._call(context, self.names[1], size, int(end)))
         self._is_buffering = status is DataStatus.STOP_ITERATION_AND_BUFFER
@@ -137,6 +141,10 @@ class WasmFilter(ABC):
     def on_too_large(self) -> None:
         """See filterchain.Filter."""
         self._stream.too_large(self._direction())
+
+    def on_trailers_twice(self) -> None:
+        """See filterchain.Filter."""
+        self._stream.trailers_twice(self._direction())
 
 
 class RequestFilter(WasmFilter):

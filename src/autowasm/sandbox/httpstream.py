@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from autowasm.sandbox import attributes
-from autowasm.sandbox.connectionmanager import LocalReply, arriving, local_reply, sent
+from autowasm.sandbox.connectionmanager import LocalReply, arriving, is_grpc, local_reply, sent
 from autowasm.sandbox.contexts import Context
 from autowasm.sandbox.errors import FailureKind, ModuleFailed
 from autowasm.sandbox.filterchain import Direction
@@ -27,6 +27,7 @@ _DRAIN_SECONDS: Final = 60.0
 """How long, in virtual time, callouts are waited for that nothing waits for any more."""
 _CONNECT_NANOSECONDS: Final = 1_000_000
 _TWICE: Final = "it resumes the {} within the callback that gets its headers: if that does not pause, Envoy passes the headers on twice"
+_TRAILERS_TWICE: Final = "it resumes the request within the callback that gets its trailers, and does not pause: Envoy passes the trailers on twice"
 
 
 class Receiver:
@@ -157,7 +158,9 @@ class HttpStream:
         self.request_headers = arriving(request, self.host.random)
         self.routed_at: int | None = None
         """When the request was passed on, in virtual nanoseconds."""
+        # As it arrives: what the filter makes of the headers does not change how Envoy answers.
         self.is_head = request.method == "HEAD"
+        self._is_grpc = is_grpc(self.request_headers)
 
     @property
     def now(self) -> int:
@@ -412,7 +415,7 @@ class HttpStream:
         if self.encoding.has_passed_headers:
             self.reset(details)
             return
-        reply = local_reply(self.request_headers, status, body, headers, grpc_status)
+        reply = self._reply(status, body, headers, grpc_status)
         self.decoding.is_aborted = True
         if self.encoding.headers is not None:  # a response that the filter holds back is replaced
             self.encoding.is_aborted = True
@@ -445,7 +448,19 @@ class HttpStream:
         self.details = details
         self.is_local_reply = True
         self.decoding.is_aborted = self.encoding.is_aborted = True
-        self._send_directly(local_reply(self.request_headers, status, body, [], None))
+        self._send_directly(self._reply(status, body, [], None))
+
+    def _reply(
+        self, status: int, body: bytes, headers: Pairs, grpc_status: int | None
+    ) -> LocalReply:
+        return local_reply(
+            status,
+            body,
+            headers,
+            grpc_status=grpc_status,
+            to_grpc=self._is_grpc,
+            to_head=self.is_head,
+        )
 
     def too_large(self, direction: Direction) -> None:
         """The filter keeps too much of a body."""
@@ -455,3 +470,12 @@ class HttpStream:
             self.reset("response_payload_too_large")
         else:
             self._start_reply(500, b"Internal Server Error", [], None, "response_payload_too_large")
+
+    def trailers_twice(self, direction: Direction) -> None:
+        """The filter lets trailers pass that it has passed on."""
+        if direction is self.decoding:
+            self.warnings[_TRAILERS_TWICE] = None
+        else:
+            self._crash(
+                "it resumes the response within the callback that gets its trailers, and does not pause"
+            )

@@ -40,6 +40,7 @@ _TRAPS: Final = {
     "UNCAUGHT_EXCEPTION": "it did not catch an exception",
     "ATOMIC_WAIT_NON_SHARED_MEMORY": "it waited on memory that is not shared",
 }
+_THROWN: Final = "thrown Wasm exception"
 _OURS: Final = {
     # Envoy's stack is smaller, and its compiler needs less of it: 100 000 calls of a small function fit, and 40 000 here.
     "STACK_OVERFLOW": "its stack grew beyond what the sandbox grants, as in a recursion without end",
@@ -327,7 +328,10 @@ def _failure(name: str, cause: Any, frames: tuple[str, ...]) -> ModuleFailed:
     known = code.name if code is not None else ""
     if known in _OURS:
         return ModuleFailed(FailureKind.LIMIT, _OURS[known], function=name, frames=frames)
+    text = str(cause).strip()
+    if text.endswith(_THROWN):  # wasmtime has no code for it
+        known = "UNCAUGHT_EXCEPTION"
     if known in _TRAPS:
         return ModuleFailed(FailureKind.TRAP, _TRAPS[known], function=name, frames=frames)
-    message = f"the engine reports: {_first_line(cause)}"
+    message = f"the engine reports: {shown((text.splitlines() or [''])[-1].strip(), most=200)}"
     return ModuleFailed(FailureKind.UNSUPPORTED, message, function=name, frames=frames)

@@ -203,6 +203,13 @@ def bodies() -> Iterator[Case]:
         requests=POST,
         response=Response(200, CHUNKED, (b"one", b"two")),
     )
+    yield _case(
+        "bodies-as-call-data",
+        """request_body status 8
+        request_body bytes 8 0 9
+        response_body@1 bytes 8 1 9""",
+        requests=CHUNKED_POST,
+    )
     yield _case("head", "response_headers pairs 2", requests=[Request("HEAD")])
     yield _case("no-content", "response_headers pairs 2", response=Response(204))
     yield _case(
@@ -278,7 +285,26 @@ def control() -> Iterator[Case]:
     yield _case(
         "reply-head", "request_headers reply 403 no content-length=7", requests=[Request("HEAD")]
     )
+    yield _case("reply-with-a-status", "request_headers reply 200 no :status=404,a=b")
+    yield _case(
+        "reply-and-the-rest-of-the-request",
+        """request_body@1 reply 503 no
+        response_headers return 3""",
+        requests=CHUNKED_POST,
+    )
+    yield _case(
+        "reply-to-what-was-head",
+        """request_headers replace 0 :method GET
+        request_headers reply 403 no""",
+        requests=[Request("HEAD")],
+    )
     grpc = [Request("POST", headers=(("content-type", "application/grpc"),))]
+    yield _case(
+        "reply-to-what-was-grpc",
+        """request_headers remove 0 content-type
+        request_headers reply 403 no""",
+        requests=grpc,
+    )
     yield _case("reply-grpc", "request_headers reply 403 no%0A x-a=b 5", requests=grpc)
     yield _case("reply-grpc-escaped", "request_headers reply 503 a%25%00b%C3 x-a=b", requests=grpc)
     yield _case(
@@ -489,6 +515,26 @@ def callouts() -> Iterator[Case]:
         http_call_response reply 401 denied
         response_headers pairs 2
         response_headers pairs 0""",
+    )
+    yield _calling(
+        "answer-is-gone-before-the-reply",
+        """request_headers call CLUSTER /x 1000
+        request_headers return 1
+        http_call_response effective
+        http_call_response reply 401 denied
+        response_headers bytes 4 0 9
+        response_headers pairs 6
+        response_headers callstatus""",
+    )
+    yield _calling(
+        "answer-is-gone-before-the-body",
+        """request_headers call CLUSTER /x 1000
+        request_headers return 1
+        http_call_response effective
+        http_call_response continue 0
+        request_body bytes 4 0 9
+        request_body get 6 :status""",
+        requests=POST,
     )
     yield _calling(
         "reply-of-the-root",

@@ -88,6 +88,9 @@ CASES: Mapping[str, Start] = {
     "configure-out-of-bounds": _text(
         _CONFIGURE.format("(i32.load (i32.const 65536))"), "out of bounds", "out of bounds"
     ),
+    "configure-throws": _text(
+        "(tag $t)" + _CONFIGURE.format("(throw $t)"), "proxy_on_configure failed", "exception"
+    ),
     "start-trap": _text('(func (export "_start") (unreachable))', "_start failed", "unreachable"),
     "initialize-trap": _text('(func (export "_initialize") (unreachable))', "_initialize failed"),
     "main-trap": _text(

@@ -61,6 +61,26 @@ def test_headers_that_envoy_would_pass_on_twice_are_a_warning(
     assert len(found.warnings) == 1
 
 
+def test_request_trailers_that_envoy_would_pass_on_twice_are_a_warning(
+    compiled: Callable[[bytes], Compiled],
+) -> None:
+    vm = _vm(compiled, {"proxy_on_request_trailers": [call("proxy_continue_stream", 0)]})
+    found = exchange(vm, Request("POST", body=(b"x",), trailers=(("a", "b"),)), Response())
+    assert found.status == 200
+    assert len(found.warnings) == 1
+
+
+@pytest.mark.parametrize(("pauses", "crashes"), [(0, True), (1, False)])
+def test_response_trailers_that_are_passed_on_twice_crash_envoy(
+    compiled: Callable[[bytes], Compiled], pauses: int, crashes: bool
+) -> None:
+    name = "proxy_on_response_trailers"
+    vm = _vm(compiled, {name: [call("proxy_continue_stream", 1)]}, returns={name: pauses})
+    found = exchange(vm, Request(), Response(body=(b"x",), trailers=(("a", "b"),)))
+    assert (found.failure is not None and found.failure.kind is FailureKind.CRASH) == crashes
+    assert not found.warnings
+
+
 def test_in_http2_the_end_comes_with_the_last_piece(compiled: Callable[[bytes], Compiled]) -> None:
     calls = {"proxy_on_request_body": [call("proxy_log", 2, b"piece")]}
     pieces = (b"one", b"two")

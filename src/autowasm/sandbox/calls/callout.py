@@ -94,8 +94,7 @@ def _http_answered(host: Host, root: Context, token: int, answer: Answer) -> Non
         return
     if not isinstance(answer, HttpAnswer):
         root.status = (Result.BROKEN_CONNECTION, b"reset")
-        host.callback(root, "proxy_on_http_call_response", root.identifier, token, 0, 0, 0)
-        root.status = (root.status[0], b"")
+        _called(host, root, "proxy_on_http_call_response", token, 0, 0, 0)
         return
     headers = HeaderMap(MapKind.RESPONSE_HEADERS, [(b":status", str(answer.status).encode())])
     _fill(headers, answer.headers)
@@ -107,8 +106,20 @@ def _http_answered(host: Host, root: Context, token: int, answer: Answer) -> Non
         _fill(trailers, answer.trailers)
     root.http_response = CallResponse(headers, answer.body, trailers)
     sizes = len(headers), len(answer.body), len(trailers) if trailers is not None else 0
-    host.callback(root, "proxy_on_http_call_response", root.identifier, token, *sizes)
-    root.http_response = None
+    _called(host, root, "proxy_on_http_call_response", token, *sizes)
+
+
+def _called(host: Host, root: Context, name: str, *arguments: int) -> None:
+    """Call a callback with what a cluster answered, which is out of reach before anything happens that the callback asked for."""
+
+    def forget() -> None:
+        root.http_response = root.grpc_message = None
+        root.status = (root.status[0], b"")
+
+    if host.exports(name) and not host.has_failed:
+        host.defer(forget)
+        host.callback(root, name, root.identifier, *arguments)
+    forget()
 
 
 def _fill(headers: HeaderMap, given: Headers) -> None:
@@ -343,14 +354,12 @@ def _metadata_callback(host: Host, root: Context, token: int, which: str, found:
 
 def _received(host: Host, root: Context, token: int, message: bytes) -> None:
     root.grpc_message = message
-    host.callback(root, "proxy_on_grpc_receive", root.identifier, token, len(message))
-    root.grpc_message = None
+    _called(host, root, "proxy_on_grpc_receive", token, len(message))
 
 
 def _closed(host: Host, root: Context, token: int, status: int, message: bytes) -> None:
     root.status = (status, message)
-    host.callback(root, "proxy_on_grpc_close", root.identifier, token, status)
-    root.status = (status, b"")
+    _called(host, root, "proxy_on_grpc_close", token, status)
 
 
 # --- GrpcService as protobuf, as far as the cluster's name
