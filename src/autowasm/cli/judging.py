@@ -3,6 +3,8 @@
 Invariant: the verdict and its words are those of wasmer's pre-flight; the module runs in the sandbox, in this process.
 """
 
+import time
+
 from autowasm.cli.options import EnvoyOffer
 from autowasm.preflight.words import described
 from autowasm.reasons import Reason
@@ -19,5 +21,11 @@ def judged(module: bytes, plugin: Plugin, offer: EnvoyOffer) -> tuple[str, Reaso
         compiled = compile_module(make_engine(), module)
     except CannotCompile as error:
         return described(uncompilable(error), plugin)
-    verdict = judge(compiled, plugin, envoy=offer["envoy"], extra_imports=offer["allow_imports"])
+    verdict = judge(
+        compiled,
+        plugin,
+        envoy=offer["envoy"],
+        extra_imports=offer["allow_imports"],
+        started_at=time.time_ns(),
+    )
     return described(verdict, plugin)

@@ -10,6 +10,7 @@ import errno
 import functools
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -126,6 +127,7 @@ def _run(engine: Engine, channel: int, descriptors: Sequence[int], limits: Rlimi
         limits=request.limits,
         envoy=request.envoy,
         extra_imports=request.extra_imports,
+        started_at=time.time_ns(),
     )
     return Answer(enforced, verdict=verdict)
 

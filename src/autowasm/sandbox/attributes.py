@@ -13,7 +13,6 @@ from typing import Final
 
 from autowasm.sandbox.headers import HeaderMap
 from autowasm.sandbox.properties import Attributes, Proto, Uint, Value
-from autowasm.sandbox.state import START_NANOSECONDS
 
 CLIENT: Final = ("127.0.0.1", 50000)
 PROXY: Final = ("127.0.0.1", 8080)
@@ -24,9 +23,9 @@ _CONNECT_NANOSECONDS: Final = 100_000
 """How long Envoy takes to connect to the service, and the service to answer."""
 
 
-def http_date(elapsed: int) -> bytes:
+def http_date(time: int) -> bytes:
     """A date for a header, at a virtual time in nanoseconds."""
-    return formatdate((START_NANOSECONDS + elapsed) / 1e9, usegmt=True).encode()
+    return formatdate(time / 1e9, usegmt=True).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,8 @@ class HttpFacts:
     """What is known of an HTTP stream at a moment. Headers are None where the module cannot reach them.
 
     Sizes are bytes of bodies. `is_routed`: the request was passed on; `is_connected`: there is a connection to the service;
-    `has_ended`: the stream is over. `status` is that of the response, 0 before. `elapsed` in nanoseconds.
+    `has_ended`: the stream is over. `status` is that of the response, 0 before. `began` in nanoseconds
+    since 1970, `elapsed` in nanoseconds.
     """
 
     request_headers: HeaderMap | None
@@ -48,6 +48,7 @@ class HttpFacts:
     is_connected: bool
     has_ended: bool
     details: str
+    began: int
     elapsed: int
     state: Mapping[bytes, bytes]
 
@@ -117,7 +118,7 @@ def _address(host: tuple[str, int]) -> str:
 def _request(facts: HttpFacts) -> Attributes:
     headers = facts.request_headers
     found = Attributes(
-        time=START_NANOSECONDS,
+        time=facts.began,
         protocol="HTTP/1.1",
         size=facts.request_body,
         total_size=facts.request_body + _size(headers) + _size(facts.request_trailers),

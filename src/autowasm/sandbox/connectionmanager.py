@@ -52,12 +52,12 @@ def arriving(request: Request, random: Random) -> HeaderMap:
     return made
 
 
-def sent(headers: HeaderMap, elapsed: int) -> None:
-    """Change the headers of a response to those that the client gets. `elapsed` in virtual nanoseconds."""
+def sent(headers: HeaderMap, time: int) -> None:
+    """Change the headers of a response to those that the client gets. `time` in nanoseconds since 1970."""
     for name in (b"connection", b"upgrade", b"transfer-encoding"):
         headers.remove(name)
     if headers.get(b"date") is None:
-        headers.add(b"date", attributes.http_date(elapsed))
+        headers.add(b"date", attributes.http_date(time))
     headers.assign(b"server", b"envoy")
 
 

@@ -26,7 +26,7 @@ from autowasm.sandbox.logs import Log
 from autowasm.sandbox.plugin import Plugin, SandboxLimits
 from autowasm.sandbox.properties import Value
 from autowasm.sandbox.protocol import Errno, LogLevel, Result
-from autowasm.sandbox.state import Clock, Ledger, Metrics, Shared
+from autowasm.sandbox.state import START_NANOSECONDS, Clock, Ledger, Metrics, Shared
 from autowasm.text import shown
 from autowasm.wasm import abi
 
@@ -71,6 +71,8 @@ class Environment:
     clusters: Clusters
     shared: Shared
     seed: int = 0
+    started_at: int = START_NANOSECONDS
+    """When the virtual machine starts, in nanoseconds since 1970."""
     log_level: LogLevel = LogLevel.INFO
     """What `get_log_level` says. Lines of all levels are kept."""
     extra_imports: frozenset[str] = frozenset()
@@ -113,7 +115,7 @@ class Host:
         self.log = log
         self.ledger = Ledger(limits)
         self.metrics = Metrics(self.ledger)
-        self.clock = Clock()
+        self.clock = Clock(environment.started_at)
         self.random = random.Random(environment.seed)  # noqa: S311  # the same numbers in every run are the purpose
         self.failure: ModuleFailed | None = None
         self.doubts: dict[str, None] = {}

@@ -286,7 +286,7 @@ class HttpStream:
         """The log callback, then the end of the context."""
         context, host = self.context, self.host
         if self.client.headers is not None:
-            sent(self.client.headers, host.clock.now)
+            sent(self.client.headers, host.clock.started_at + host.clock.now)
         if context is None:
             return
         self.decoding.is_aborted = self.encoding.is_aborted = True
@@ -390,6 +390,7 @@ class HttpStream:
             is_connected=self._has_answered or self._is_connected(),
             has_ended=self._is_over(),
             details=self.details,
+            began=self.host.clock.started_at + self._began,
             elapsed=self.host.clock.now - self._began,
             state=context.state if context is not None else {},
         )

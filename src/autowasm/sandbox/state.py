@@ -163,7 +163,7 @@ class Metrics:
 
 
 START_NANOSECONDS: Final = 1_767_225_600 * 1_000_000_000
-"""When a virtual machine starts: 2026-01-01 00:00:00 UTC."""
+"""When a virtual machine starts, unless its caller says otherwise: 2026-01-01 00:00:00 UTC."""
 _STEP: Final = 1_000
 """Nanoseconds that pass whenever the module reads the clock, so that a loop which waits for a time ends."""
 
@@ -175,16 +175,20 @@ class _Timer:
 
 
 class Clock:
-    """Virtual time in nanoseconds. It passes when the module reads it and when the host waits, and then timers fire."""
+    """Virtual time in nanoseconds. It passes when the module reads it and when the host waits, and then timers fire.
 
-    def __init__(self) -> None:
+    `started_at`: when it starts, in nanoseconds since 1970.
+    """
+
+    def __init__(self, started_at: int = START_NANOSECONDS) -> None:
+        self.started_at = started_at
         self._elapsed = 0
         self._timers: dict[int, _Timer] = {}
 
     def real(self) -> int:
         """Nanoseconds since 1970."""
         self._elapsed += _STEP
-        return START_NANOSECONDS + self._elapsed
+        return self.started_at + self._elapsed
 
     def monotonic(self) -> int:
         """Nanoseconds since some moment before the start."""

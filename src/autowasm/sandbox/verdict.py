@@ -17,6 +17,7 @@ from autowasm.sandbox.errors import CannotCompile, FailureKind, SandboxError
 from autowasm.sandbox.http import exchange
 from autowasm.sandbox.message import Request, Response
 from autowasm.sandbox.plugin import ENVOY_MEMORY_BYTES, Plugin, SandboxLimits
+from autowasm.sandbox.state import START_NANOSECONDS
 from autowasm.sandbox.vm import Started, StartFailure, Vm
 
 _LIMITS: Final = SandboxLimits()
@@ -91,16 +92,25 @@ def judge(
     limits: SandboxLimits = _LIMITS,
     envoy: EnvoyVersion = OLDEST_ENVOY,
     extra_imports: frozenset[str] = frozenset(),
+    started_at: int = START_NANOSECONDS,
     smoke_request: bool = True,
 ) -> Verdict:
     """Start the module with the plugin's configuration, and with `smoke_request` let one request pass through it.
 
-    Blocks, for at most `limits.seconds` for each of two starts and a request. `envoy` is the oldest Envoy. Raises nothing of
+    Blocks, for at most `limits.seconds` for each of two starts and a request. `envoy` is the oldest Envoy, `started_at`
+    what the clock says, in nanoseconds since 1970: a module may refuse what has expired. Raises nothing of
     its own, whatever the module does.
     """
 
     def vm(limits: SandboxLimits) -> Vm:
-        return Vm(compiled, plugin, limits=limits, envoy=envoy, extra_imports=extra_imports)
+        return Vm(
+            compiled,
+            plugin,
+            limits=limits,
+            envoy=envoy,
+            started_at=started_at,
+            extra_imports=extra_imports,
+        )
 
     first = vm(limits)
     started = first.start()

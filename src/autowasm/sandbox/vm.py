@@ -22,7 +22,7 @@ from autowasm.sandbox.logs import Log, LogLine
 from autowasm.sandbox.plugin import FailurePolicy, Plugin, SandboxLimits
 from autowasm.sandbox.properties import Value
 from autowasm.sandbox.protocol import LogLevel
-from autowasm.sandbox.state import Metrics, Shared
+from autowasm.sandbox.state import START_NANOSECONDS, Metrics, Shared
 from autowasm.text import shown
 
 _LIMITS: Final = SandboxLimits()
@@ -93,7 +93,7 @@ class Vm:
     """A virtual machine. Not for several threads at a time; nothing of it runs between two calls.
 
     `clusters` are those that the module may call, with their answers. `shared` is the shared data of other virtual machines.
-    `properties` are those outside streams. `extra_imports` are functions of Envoy extensions, which end the module when it
+    `properties` are those outside streams. `started_at` is what the clock says first, in nanoseconds since 1970. `extra_imports` are functions of Envoy extensions, which end the module when it
     calls them.
     """
 
@@ -108,6 +108,7 @@ class Vm:
         shared: Shared | None = None,
         properties: Mapping[str, Value] = _NO_PROPERTIES,
         seed: int = 0,
+        started_at: int = START_NANOSECONDS,
         log_level: LogLevel = LogLevel.INFO,
         extra_imports: frozenset[str] = frozenset(),
     ) -> None:
@@ -120,6 +121,7 @@ class Vm:
             clusters=Clusters(clusters),
             shared=shared or Shared(),
             seed=seed,
+            started_at=started_at,
             log_level=log_level,
             extra_imports=extra_imports,
             properties=properties,

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,21 @@ async def test_the_configuration_decides(judge: Judge) -> None:
     assert any("says the module" in line for line in refused.log)
     assert judge.runs("compile") == 1
     assert (judge.judgements("starts"), judge.judgements("refused")) == (1, 1)
+
+
+async def test_the_clock_of_a_child_is_right(judge: Judge) -> None:
+    now = time.time_ns()
+    imports = '(import "env" "proxy_get_current_time_nanoseconds" (func $now (param i32) (result i32)))'
+    text = filter_text(
+        configure=f"""
+          (drop (call $now (i32.const 0)))
+          (i32.and
+            (i64.ge_u (i64.load (i32.const 0)) (i64.const {now}))
+            (i64.lt_u (i64.load (i32.const 0)) (i64.const {now + 3600 * 10**9})))"""
+    ).replace("(module", f"(module {imports}", 1)
+    verdict = await judge(wat.compile_text(text), b"{}")
+    assert isinstance(verdict, Verdict)
+    assert verdict.outcome is Outcome.STARTS
 
 
 async def test_the_isolation_of_children_is_known(judge: Judge) -> None:

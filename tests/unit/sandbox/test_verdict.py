@@ -10,6 +10,7 @@ from autowasm.sandbox.errors import CannotCompile, FailureKind, SandboxError
 from autowasm.sandbox.pairs import pack
 from autowasm.sandbox.plugin import Plugin, SandboxLimits
 from autowasm.sandbox.verdict import REQUEST, Doubt, Outcome, Verdict, judge, of_uncompilable
+from tests.parts import wat
 from tests.unit.sandbox.calling import Call, Out, call, module
 
 _HEADERS = pack([(b":method", b"GET"), (b":path", b"/"), (b":authority", b"a")])
@@ -46,6 +47,28 @@ def test_a_refused_configuration_is_refused_with_the_last_lines(
     assert (verdict.phase, verdict.kind) == ("configure", FailureKind.RETURNED_FALSE)
     assert verdict.message == "proxy_on_configure returned 0: the module refuses its configuration"
     assert verdict.log == (r"error: no \x1b[31m key\n",)
+
+
+_VALID_FROM = 1_800_000_000_000_000_000
+_EXPIRING = f"""(module
+  (import "env" "proxy_get_current_time_nanoseconds" (func $now (param i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "proxy_abi_version_0_2_1"))
+  (func (export "malloc") (param i32) (result i32) i32.const 1024)
+  (func (export "proxy_on_configure") (param i32 i32) (result i32)
+    (drop (call $now (i32.const 0)))
+    (i64.ge_u (i64.load (i32.const 0)) (i64.const {_VALID_FROM}))))"""
+
+
+@pytest.mark.parametrize(
+    ("started_at", "outcome"),
+    [(_VALID_FROM - 10**9, Outcome.REFUSED), (_VALID_FROM, Outcome.STARTS)],
+)
+def test_a_module_may_refuse_because_of_the_time(
+    compiled: Callable[[bytes], Compiled], started_at: int, outcome: Outcome
+) -> None:
+    module = wat.compile_text(_EXPIRING)
+    assert judge(compiled(module), Plugin(), started_at=started_at).outcome is outcome
 
 
 @pytest.mark.parametrize(
