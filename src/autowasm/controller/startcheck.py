@@ -198,9 +198,7 @@ class StartCheck:
             return StartDecision(None, last) if is_in_place else StartPending(now - job.begun)
         return self._of_result(job.result, job.key, plugin, autowasm, mode)
 
-    def _unchanged(
-        self, context: ReconcileContext, last: Preflight | UnsetType
-    ) -> StartDecision:
+    def _unchanged(self, context: ReconcileContext, last: Preflight | UnsetType) -> StartDecision:
         """The status has what is known of the combination in place."""
         self.forget(context.key)
         return StartDecision(context.previous.condition(ConditionType.STARTS), last)

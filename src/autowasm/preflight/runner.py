@@ -119,7 +119,7 @@ class Preflight:
         known = self._verdicts.get(key) or self._verdicts.get(shared)
         if known is not None:
             return known
-        work = functools.partial(self._judge, key, shared, module, request)
+        work = functools.partial(self._judge, namespace, key, shared, module, request)
         try:
             return await self._flights.join(key, work, slot=lambda: self._slots.place(namespace))
         except NoVerdict as error:
@@ -128,14 +128,14 @@ class Preflight:
             return error.unknown
 
     async def _judge(
-        self, key: VerdictKey, shared: VerdictKey, module: Path, request: bytes
+        self, namespace: str, key: VerdictKey, shared: VerdictKey, module: Path, request: bytes
     ) -> Verdict:
         known = self._verdicts.get(shared)  # judged for another object while this one waited
         if isinstance(known, Verdict):
             return known
         try:
             self._require_small(request)
-            verdict = await self._compile_and_run(key.sha256, module, request)
+            verdict = await self._compile_and_run(namespace, key.sha256, module, request)
         except NoVerdict as error:
             self._count_failure(error.unknown.reason)
             if error.unknown.reason is Reason.CANNOT_COMPILE:
@@ -162,24 +162,26 @@ class Preflight:
                 Reason.TOO_LARGE, f"the configuration takes {len(request)} bytes, more than {most}"
             )
 
-    async def _compile_and_run(self, sha256: Sha256Hex, module: Path, request: bytes) -> Verdict:
+    async def _compile_and_run(
+        self, namespace: str, sha256: Sha256Hex, module: Path, request: bytes
+    ) -> Verdict:
         try:
-            return await self._run(await self._code(sha256, module), request)
+            return await self._run(await self._code(namespace, sha256, module), request)
         except NoVerdict as error:
             if error.unknown.reason is not Reason.CANNOT_LOAD:
                 raise
         # A volume that was moved to another node: its processor may lack what the code uses.
         await self._cache.remove(sha256)
-        return await self._run(await self._code(sha256, module), request)
+        return await self._run(await self._code(namespace, sha256, module), request)
 
-    async def _code(self, sha256: Sha256Hex, module: Path) -> Blob:
+    async def _code(self, namespace: str, sha256: Sha256Hex, module: Path) -> Blob:
         """The compiled module, which is compiled if it is not cached."""
         try:
-            async with self._locks.of(sha256):
+            async with self._slots.turn(namespace, self._locks.of(sha256)):
                 code = await self._cache.get(sha256)
                 if code is not None:
                     return code
-                async with self._compiling:
+                async with self._slots.turn(namespace, self._compiling):
                     return await self._compile(sha256, module)
         except OSError as error:
             raise NoVerdict(

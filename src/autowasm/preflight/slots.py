@@ -1,7 +1,7 @@
 """Slots: how many children run at once, one for a namespace and two in all, fair over namespaces.
 
 Invariants: no limit is ever exceeded; namespaces that wait take turns, so a namespace with a hundred requests delays
-another's by at most one.
+another's by at most one; a caller that waits for a lock takes no slot meanwhile, and none waits for a lock with a slot.
 """
 
 import asyncio
@@ -23,6 +23,11 @@ class Slots:
         self._running_gauge = running
         self._waiting_gauge = waiting
         self._running: set[str] = set()
+        """The namespaces that have a slot, or wait for a lock in between."""
+        self._without: set[str] = set()
+        """Those of them that have no slot at the moment."""
+        self._back: deque[tuple[str, asyncio.Future[None]]] = deque()
+        """Those of them that have their lock, and wait for a slot: before all that wait for their first one."""
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self._waiting_count = 0
 
@@ -35,6 +40,32 @@ class Slots:
         finally:
             self._running.discard(namespace)
             self._grant()
+
+    @asynccontextmanager
+    async def turn(self, namespace: str, lock: asyncio.Lock) -> AsyncIterator[None]:
+        """Within `place`: wait for `lock` without the slot, and hold both."""
+        self._without.add(namespace)
+        if lock.locked():
+            self._grant()
+        try:
+            async with lock:
+                await self._return(namespace)
+                yield
+        finally:
+            self._without.discard(namespace)
+            self._show()
+
+    async def _return(self, namespace: str) -> None:
+        if self._has_room() and not self._back:
+            self._without.discard(namespace)
+            self._show()
+            return
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._back.append((namespace, granted))
+        await granted
+
+    def _has_room(self) -> bool:
+        return len(self._running) - len(self._without) < self._limits.total
 
     async def _enter(self, namespace: str) -> None:
         if self._fits(namespace) and namespace not in self._waiting:
@@ -60,7 +91,7 @@ class Slots:
             raise
 
     def _fits(self, namespace: str) -> bool:
-        return len(self._running) < self._limits.total and namespace not in self._running
+        return self._has_room() and namespace not in self._running
 
     def _forget(self, namespace: str, granted: asyncio.Future[None]) -> None:
         line = self._waiting.get(namespace)
@@ -73,6 +104,11 @@ class Slots:
         self._show()
 
     def _grant(self) -> None:
+        while self._back and self._has_room():
+            namespace, returning = self._back.popleft()
+            if not returning.done():  # else cancelled
+                self._without.discard(namespace)
+                returning.set_result(None)
         for namespace in list(self._waiting):
             if not self._fits(namespace):
                 continue
@@ -89,5 +125,5 @@ class Slots:
         self._show()
 
     def _show(self) -> None:
-        self._running_gauge.set(len(self._running))
-        self._waiting_gauge.set(self._waiting_count)
+        self._running_gauge.set(len(self._running) - len(self._without))
+        self._waiting_gauge.set(self._waiting_count + len(self._without))

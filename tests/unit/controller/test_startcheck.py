@@ -23,7 +23,6 @@ from autowasm.controller.startcheck import (
 from autowasm.digest import Sha256Hex
 from autowasm.errors import SpecError
 from autowasm.kube.resources import ObjectKey
-from autowasm.preflight.plugins import plugin_of
 from autowasm.preflight.unknown import Reason as UnknownReason
 from autowasm.preflight.unknown import Unknown
 from autowasm.reasons import Reason

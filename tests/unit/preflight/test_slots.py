@@ -75,6 +75,62 @@ async def test_a_namespace_has_one_slot_and_all_have_two(metrics: Metrics) -> No
     assert (value(metrics.preflight_children), value(metrics.preflight_waiting)) == (0, 0)
 
 
+async def test_callers_that_wait_for_a_lock_take_no_slot(metrics: Metrics) -> None:
+    lock = asyncio.Lock()
+    async with callers(metrics) as them:
+        await lock.acquire()
+        locked = {name: asyncio.create_task(hold(them.slots, name, lock)) for name in "abc"}
+        await settle()
+        await them.ask("d1", "a1")
+        assert them.holding == ["d1"], "a waits for the lock"
+        assert (value(metrics.preflight_children), value(metrics.preflight_waiting)) == (1, 4)
+        await them.ask("e1", "f1")
+        assert them.holding == ["d1", "e1"]
+        lock.release()
+        await settle()
+        assert value(metrics.preflight_children) == 2, "the first one has the lock, and no slot"
+        await them.let_go("e1")
+        assert them.holding == ["d1"], "the one with the lock goes before f1"
+        locked["a"].cancel()
+        await settle()
+        assert value(metrics.preflight_children) == 2
+        for task in locked.values():
+            task.cancel()
+        await settle()
+        assert not lock.locked()
+        await them.let_go("d1")
+        assert sorted(them.holding) == ["a1", "f1"]
+
+
+async def hold(slots: Slots, namespace: str, lock: asyncio.Lock) -> None:
+    async with slots.place(namespace), slots.turn(namespace, lock):
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("leaves", ["with the slot", "while it waits for a slot"])
+async def test_a_caller_with_a_lock_that_leaves_passes_both_on(
+    metrics: Metrics, leaves: str
+) -> None:
+    lock = asyncio.Lock()
+    async with callers(metrics, total=1) as them:
+        await lock.acquire()
+        one = asyncio.create_task(hold(them.slots, "a", lock))
+        await settle()
+        if leaves == "while it waits for a slot":
+            await them.ask("b1")
+        lock.release()
+        await settle()
+        one.cancel()
+        await settle()
+        assert not lock.locked()
+        await them.ask("c1")
+        if leaves == "while it waits for a slot":
+            assert them.holding == ["b1"]
+            await them.let_go("b1")
+        assert them.holding == ["c1"]
+        assert value(metrics.preflight_children) == 1
+
+
 async def test_a_hundred_requests_of_one_namespace_delay_another_by_one(metrics: Metrics) -> None:
     async with callers(metrics, total=1) as them:
         await them.ask(*(f"a{number}" for number in range(100)), "b1")
