@@ -76,7 +76,9 @@ class _Router:
         """See filterchain.Next."""
         stream = self._stream
         missing = next((name for name in _REQUIRED if not headers.get(name)), None)
-        if not headers.get(b":path") or not headers.get(b"x-forwarded-proto"):
+        if not (headers.get(b":path") or b"").startswith(b"/") or not headers.get(
+            b"x-forwarded-proto"
+        ):
             stream.send_local_reply(404, b"", [], None, "route_not_found")  # no route matches then
         elif missing is not None:
             text = f"missing required header: {missing.decode()}"
@@ -261,9 +263,8 @@ class HttpStream:
 
     def _time_out(self) -> bool:
         """The filter did not resume the stream, or failed in a callback of its root context."""
-        is_second = self.has_timed_out
         self.has_timed_out = True
-        if is_second or self.encoding.has_passed_headers:
+        if self.encoding.has_passed_headers:
             self.reset("stream_idle_timeout")
         else:
             status = 504 if self.decoding.has_ended else 408

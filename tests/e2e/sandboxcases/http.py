@@ -124,6 +124,7 @@ def header_maps() -> Iterator[Case]:
     for name in (":path", ":method", ":authority", ":scheme", "x-forwarded-proto"):
         yield _case(f"without-{name.strip(':')}", f"request_headers remove 0 {name}")
     yield _case("empty-path", "request_headers replace 0 :path ~")
+    yield _case("relative-path", "request_headers replace 0 :path x/y")
     yield _case("without-status", "response_headers remove 2 :status")
     yield _case("bad-status", "response_headers replace 2 :status abc")
     yield from _inline("request_headers", 0, _REQUEST_NAMES)
@@ -320,6 +321,11 @@ def control() -> Iterator[Case]:
         ("request_trailers", POST_WITH_TRAILERS),
     ):
         yield _case(f"hold-{name}".replace("_", "-"), f"{name} return 1", requests=requests)
+    yield _case(
+        "hold-both-headers",
+        """request_headers return 1
+        response_headers return 1""",
+    )
     for result in (2, 3, 9):
         yield _case(f"headers-return-{result}", f"request_headers return {result}", requests=POST)
     yield _case("body-returns-9", "request_body return 9", requests=POST)
