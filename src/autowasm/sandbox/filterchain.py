@@ -30,8 +30,10 @@ class Filter(Protocol):
     def on_too_large(self) -> None:
         """The filter keeps more of a body than Envoy allows."""
 
-    def on_trailers_twice(self) -> None:
-        """The filter resumed in the callback that gets the trailers, and lets them pass: Envoy passes them on again."""
+    def on_trailers_twice(self, *, is_resumed: bool) -> None:
+        """Envoy passes trailers on again: the filter resumed after they had passed (`is_resumed`), or in their callback and lets
+        them pass.
+        """
 
 
 class Next(Protocol):
@@ -137,6 +139,12 @@ class Direction:
         """Move `data` to what is kept already, from within a callback (`addDecodedData`)."""
         self._buffer(data)
 
+    def keep(self) -> bytearray:
+        """What is kept of the body, empty at first."""
+        if self.buffered is None:
+            self.buffered = bytearray()
+        return self.buffered
+
     def resume(self) -> None:
         """Pass on what is held back (`commonContinue`)."""
         if self.is_aborted or self.headers is None:
@@ -153,6 +161,8 @@ class Direction:
         if had_trailers is not None and not self.is_aborted:
             if self._from_current and self._state is _State.RUNNING:
                 self._pass_trailers(had_trailers)
+            elif self._state is _State.RUNNING and self._has_passed_trailers:
+                self._filter.on_trailers_twice(is_resumed=True)
             elif self._state is _State.RUNNING:
                 self._take_trailers(had_trailers)
         self._from_current = False
@@ -203,7 +213,7 @@ class Direction:
         elif self._state is _State.STOPPED:
             self.resume()
         elif self._has_passed_trailers:
-            self._filter.on_trailers_twice()
+            self._filter.on_trailers_twice(is_resumed=False)
         else:
             self._take_trailers(trailers)
 
@@ -219,9 +229,7 @@ class Direction:
     def _buffer(self, data: bytearray) -> None:
         """Keep a piece of the body."""
         if data is not self.buffered:
-            if self.buffered is None:
-                self.buffered = bytearray()
-            self.buffered += data
+            self.keep().extend(data)
             data.clear()
-        if not self._is_streaming and len(self.buffered) > self._limit:
+        if not self._is_streaming and len(self.keep()) > self._limit:
             self._filter.on_too_large()

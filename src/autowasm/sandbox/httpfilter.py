@@ -40,8 +40,8 @@ class FilteredStream(Protocol):
     def too_large(self, direction: Direction) -> None:
         """The filter keeps too much of a body."""
 
-    def trailers_twice(self, direction: Direction) -> None:
-        """The filter lets trailers pass that it has passed on."""
+    def trailers_twice(self, direction: Direction, *, is_resumed: bool) -> None:
+        """See filterchain.Filter."""
 
 
 class WasmFilter(ABC):
@@ -122,6 +122,8 @@ class WasmFilter(ABC):
         size = len(readable) if readable is not None else 0
         status = _data_status(self._call(context, self.names[1], size, int(end)))
         self._is_buffering = status is DataStatus.STOP_ITERATION_AND_BUFFER
+        if self._is_buffering:  # what is kept stays within reach, with this piece
+            context.bodies[self.body] = direction.keep()
         if status is DataStatus.CONTINUE:
             context.bodies[self.body] = None
         return status
@@ -142,9 +144,9 @@ class WasmFilter(ABC):
         """See filterchain.Filter."""
         self._stream.too_large(self._direction())
 
-    def on_trailers_twice(self) -> None:
+    def on_trailers_twice(self, *, is_resumed: bool) -> None:
         """See filterchain.Filter."""
-        self._stream.trailers_twice(self._direction())
+        self._stream.trailers_twice(self._direction(), is_resumed=is_resumed)
 
 
 class RequestFilter(WasmFilter):

@@ -27,7 +27,7 @@ _DRAIN_SECONDS: Final = 60.0
 """How long, in virtual time, callouts are waited for that nothing waits for any more."""
 _CONNECT_NANOSECONDS: Final = 1_000_000
 _TWICE: Final = "it resumes the {} within the callback that gets its headers: if that does not pause, Envoy passes the headers on twice"
-_TRAILERS_TWICE: Final = "it resumes the request within the callback that gets its trailers, and does not pause: Envoy passes the trailers on twice"
+_TRAILERS_TWICE: Final = "it resumes the request in or after the callback that lets its trailers pass: Envoy passes the trailers on twice"
 
 
 class Receiver:
@@ -363,8 +363,7 @@ class HttpStream:
         direction = self.decoding if is_request else self.encoding
         context = self.context
         body = BufferType.HTTP_REQUEST_BODY if is_request else BufferType.HTTP_RESPONSE_BODY
-        is_last_piece = direction.is_in_filter and direction.has_ended
-        if context is None or context.bodies.get(body) is None or not is_last_piece:
+        if context is None or context.bodies.get(body) is None or not direction.has_ended:
             return None
         if direction.trailers is None:
             made = MapKind.REQUEST_TRAILERS if is_request else MapKind.RESPONSE_TRAILERS
@@ -473,11 +472,11 @@ class HttpStream:
         else:
             self._start_reply(500, b"Internal Server Error", [], None, "response_payload_too_large")
 
-    def trailers_twice(self, direction: Direction) -> None:
-        """The filter lets trailers pass that it has passed on."""
+    def trailers_twice(self, direction: Direction, *, is_resumed: bool) -> None:
+        """See filterchain.Filter."""
         if direction is self.decoding:
             self.warnings[_TRAILERS_TWICE] = None
-        else:
+        elif not is_resumed:  # else Envoy knows that the response is complete
             self._crash(
                 "it resumes the response within the callback that gets its trailers, and does not pause"
             )

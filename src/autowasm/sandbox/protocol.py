@@ -136,5 +136,5 @@ class GrpcStatus(IntEnum):
 
     OK = 0
     UNKNOWN = 2
-    DEADLINE_EXCEEDED = 4
+    INTERNAL = 13
     UNAVAILABLE = 14

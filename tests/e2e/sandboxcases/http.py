@@ -23,6 +23,13 @@ from tests.parts.comparison import Case
 
 _TWO = (Request(), Request())
 _ANSWER = HttpAnswer(207, (("content-length", "2"), ("x-w", "1")), b"hi", delay=0)
+_DENIED = (("grpc-status", "7"), ("grpc-message", "denied"))
+_TO_GRPC: tuple[tuple[int, tuple[tuple[str, str], ...], bytes], ...] = (
+    *((200, (), b""), (401, (), b""), (503, (), b"hi"), (503, (("grpc-status", "7"),), b"hi")),
+    *((200, (), b"hi"), (200, (), bytes(5)), (200, (), bytes((0, 0, 0, 0, 3)) + b"abc")),
+    *((200, _DENIED, b""), (404, _DENIED, b"")),
+)
+"""Status, headers and body of responses to gRPC calls that are none of gRPC."""
 _LARGE = Response(200, (("content-length", "3000"),), (b"a" * 1500, b"b" * 1500))
 
 
@@ -31,10 +38,17 @@ def _case(name: str, script: str = "", **fields: Any) -> Case:
 
 
 def _calling(name: str, script: str, **fields: Any) -> Case:
-    """A case whose script calls a cluster, which it names CLUSTER."""
+    """A case whose script calls a cluster, which it names CLUSTER, or SERVICE for gRPC."""
     cluster = f"cluster-{name}"
     clusters = {cluster: fields.pop("answer", _ANSWER)}
-    return _case(name, script.replace("CLUSTER", cluster), clusters=clusters, **fields)
+    script = script.replace("CLUSTER", cluster).replace("SERVICE", _service(cluster))
+    return _case(name, script, clusters=clusters, **fields)
+
+
+def _service(cluster: str) -> str:
+    """A `GrpcService` that names a cluster, as a word of a script."""
+    name = bytes([0x0A, len(cluster)]) + cluster.encode()
+    return "".join(f"%{byte:02x}" for byte in bytes([0x0A, len(name)]) + name)
 
 
 def header_maps() -> Iterator[Case]:
@@ -565,6 +579,87 @@ def callouts() -> Iterator[Case]:
         request_body bytes 0 0 100""",
         requests=POST,
     )
+    yield _calling(
+        "answer-during-a-body",
+        """request_body call CLUSTER /x 1000
+        request_body return 1
+        http_call_response@1 effective
+        http_call_response@1 bytes 0 0 99
+        http_call_response@3 effective
+        http_call_response@3 bytes 0 0 99
+        http_call_response@3 write 0 0 99 NEW
+        http_call_response@3 continue 0""",
+        requests=CHUNKED_POST,
+    )
+    yield _calling(
+        "trailers-added-after-a-call",
+        """request_body return 1
+        request_body@3 call CLUSTER /x 1000
+        http_call_response effective
+        http_call_response add 1 x-late 1
+        http_call_response bytes 0 0 99
+        http_call_response continue 0""",
+        requests=CHUNKED_POST,
+    )
+    yield _calling(
+        "response-trailers-added-after-a-call",
+        """response_body return 1
+        response_body@2 call CLUSTER /x 1000
+        http_call_response effective
+        http_call_response add 3 x-late 1
+        http_call_response bytes 1 0 99
+        http_call_response continue 1""",
+        response=Response(200, CHUNKED, (b"one",)),
+    )
+    yield _calling(
+        "call-from-an-answer",
+        """request_headers call CLUSTER /x 1000
+        request_headers return 1
+        http_call_response@1 call CLUSTER /y 1000 body
+        http_call_response@2 bytes 4 0 9
+        http_call_response@2 effective
+        http_call_response@2 continue 0""",
+    )
+    yield _calling("call-in-the-log", "log call CLUSTER /x 1000\nhttp_call_response bytes 4 0 9")
+    yield _calling(
+        "grpc-timeout",
+        """request_headers grpc SERVICE Method body
+        grpc_close callstatus""",
+        answer=HttpAnswer(200, (("content-length", "2"),), b"hi", delay=3),
+    )
+    for number, (status, headers, body) in enumerate(_TO_GRPC):
+        yield _calling(
+            f"grpc-answered-in-http-{number}",
+            """request_headers grpc SERVICE Method body
+            request_headers return 1
+            grpc_close callstatus
+            grpc_close effective
+            grpc_close continue 0""",
+            answer=HttpAnswer(
+                status, (("content-length", str(len(body))), *headers), body, delay=0
+            ),
+        )
+    yield _calling(
+        "grpc-stream-answered-in-http",
+        """request_headers grpcstream SERVICE Method
+        request_headers grpcsend hello 1
+        request_headers return 1
+        grpc_receive_initial_metadata pairs 4
+        grpc_receive_trailing_metadata pairs 5
+        grpc_close callstatus
+        grpc_close effective
+        grpc_close continue 0""",
+    )
+    yield _calling(
+        "grpc-cancelled",
+        """request_headers grpc SERVICE Method body
+        request_headers grpcclose
+        request_headers grpccancel
+        request_headers grpcstream SERVICE Method
+        request_headers grpccancel
+        request_headers grpcsend hello 1
+        request_headers grpcclose""",
+    )
     yield _case(
         "grpc-arguments",
         """request_headers grpc nowhere Method body
@@ -614,6 +709,29 @@ def state() -> Iterator[Case]:
         request_headers record 400 1
         request_headers metricvalue 400
         request_headers record 402 1""",
+    )
+    yield _case(
+        "queue",
+        """request_headers queue q
+        request_headers resolve ~ q
+        request_headers resolve other q
+        request_headers enqueue 1 a
+        request_headers enqueue 1 ~
+        request_headers dequeue 9
+        request_headers return 1
+        queue_ready@1 dequeue 1
+        queue_ready@2 dequeue 1
+        queue_ready@2 dequeue 1
+        queue_ready@2 effective
+        queue_ready@2 continue 0""",
+    )
+    yield _case(
+        "ticks",
+        """request_headers tick 100
+        request_headers return 1
+        tick@2 effective
+        tick@2 continue 0
+        tick@2 tick 0""",
     )
     yield _case(
         "shared-data",

@@ -435,7 +435,7 @@ def test_grpc_calls_and_streams_are_answered(compiled: Callable[[bytes], Compile
     assert found.failure is None
     assert given(vm.host, Out(3), Out(4)) == b"answer"
     assert number(vm.host, Out(5)) == 7
-    assert given(vm.host, Out(6), Out(7)) == b"no"
+    assert given(vm.host, Out(6), Out(7)) == b"no{via_upstream}"
     assert vm.host.callouts[2].messages == [b"more"]
 
 

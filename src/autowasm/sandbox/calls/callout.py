@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from autowasm.sandbox import protobuf
+from autowasm.sandbox import attributes, protobuf
 from autowasm.sandbox.callouts import (
     Answer,
     Broken,
@@ -166,11 +166,12 @@ def grpc_call(
         return result
     root.grpc_calls[token] = callout
     answer = callout.answer = host.environment.clusters.answer(callout)
-    seconds = answer.delay
     if milliseconds and answer.delay >= milliseconds / 1000:
-        seconds = milliseconds / 1000
-        answer = GrpcAnswer(status=GrpcStatus.DEADLINE_EXCEEDED)
-    host.schedule(seconds, partial(_call_answered, host, root, token, answer))
+        host.schedule(
+            milliseconds / 1000, partial(_call_failed, host, root, token, *_CALL_TIMED_OUT)
+        )
+    else:
+        host.schedule(answer.delay, partial(_call_answered, host, root, token, answer))
     return _ok(host.write_number(token_at, token))
 
 
@@ -302,7 +303,11 @@ def _call_answered(host: Host, root: Context, token: int, answer: Answer) -> Non
         _received(host, root, token, answer.messages[0] if answer.messages else b"")
         root.grpc_calls.pop(token, None)
     else:
-        root.grpc_calls.pop(token, None)
+        _call_failed(host, root, token, status, message)
+
+
+def _call_failed(host: Host, root: Context, token: int, status: int, message: bytes) -> None:
+    if root.grpc_calls.pop(token, None) is not None:
         _closed(host, root, token, status, message)
 
 
@@ -310,17 +315,18 @@ def _stream_answered(host: Host, root: Context, token: int, answer: Answer) -> N
     stream = root.grpc_streams.get(token)
     if stream is None:
         return
-    if isinstance(answer, GrpcAnswer):
-        root.grpc_initial_metadata = _metadata(answer.initial_metadata)
+    if not isinstance(answer, Broken):
+        grpc = answer if isinstance(answer, GrpcAnswer) else GrpcAnswer()
+        root.grpc_initial_metadata = _metadata(grpc.initial_metadata)
         _metadata_callback(host, root, token, "initial", root.grpc_initial_metadata)
         root.grpc_initial_metadata = None
-        for message in answer.messages:
+        for message in grpc.messages:
             if token not in root.grpc_streams:
                 return
             _received(host, root, token, message)
         if token not in root.grpc_streams:
             return
-        root.grpc_trailing_metadata = _metadata(answer.trailing_metadata)
+        root.grpc_trailing_metadata = _metadata(grpc.trailing_metadata)
         _metadata_callback(host, root, token, "trailing", root.grpc_trailing_metadata)
         root.grpc_trailing_metadata = None
     if token not in root.grpc_streams:
@@ -334,11 +340,48 @@ def _stream_answered(host: Host, root: Context, token: int, answer: Answer) -> N
 def _grpc_end(answer: Answer) -> tuple[int, bytes]:
     match answer:
         case GrpcAnswer():
-            return answer.status, answer.status_message.encode()
+            return _ended(answer.status, answer.status_message)
         case HttpAnswer():
-            return GrpcStatus.UNKNOWN, b""
+            return _http_end(answer)
         case Broken():
             return GrpcStatus.UNAVAILABLE, b"reset"
+
+
+def _http_end(answer: HttpAnswer) -> tuple[int, bytes]:
+    """What an HTTP response means to a gRPC client (`AsyncStreamImpl::onHeaders` and `onData`)."""
+    headers = dict(answer.headers)
+    status = headers.get("grpc-status", "")
+    if not answer.body and not answer.trailers and status.isdecimal() and status.isascii():
+        return _ended(int(status), headers.get("grpc-message", ""))
+    if answer.status != _HTTP_OK:
+        return _ended(attributes.grpc_status(answer.status))
+    return _ended(GrpcStatus.UNKNOWN if _is_framed(answer.body) else GrpcStatus.INTERNAL)
+
+
+def _is_framed(body: bytes) -> bool:
+    """Whether these are gRPC messages, of which the last one may lack its end."""
+    while body:
+        size = int.from_bytes(body[1:_FRAME_HEADER], "big")
+        if body[0] > 1 or (body[0] and size):
+            return False
+        body = body[_FRAME_HEADER + size :]
+    return True
+
+
+def _ended(status: int, message: str = "") -> tuple[int, bytes]:
+    """With the details of the response, as Envoy reports the end of a call that failed."""
+    if status == GrpcStatus.OK:
+        return status, message.encode()
+    return status, (f"{message}{{{_DETAILS}}}" if message else _DETAILS).encode()
+
+
+_HTTP_OK: Final = 200
+_FRAME_HEADER: Final = 5
+_DETAILS: Final = "via_upstream"
+_CALL_TIMED_OUT: Final = (
+    GrpcStatus.UNAVAILABLE,
+    b"upstream request timeout{response_timeout}",
+)
 
 
 def _metadata(given: Headers) -> HeaderMap:
