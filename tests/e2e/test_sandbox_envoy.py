@@ -32,7 +32,7 @@ DIFFERENCES = {
     "messages": "a property that is a whole protobuf message other than metadata is not serialised here",
     "start": "Envoy starts the filter in a canary and in each worker: logs and metrics of the start are there several times",
     "twice": "a filter that resumes a stream in the callback that gets its headers, and does not pause, makes Envoy pass the "
-    "headers on twice: here it is a warning",
+    "headers on twice: here it is a warning; so are trailers of a request",
     "crash": "where Envoy crashes, the sandbox reports that",
     "stack": "a recursion without end fails in Envoy, and is a limit of the sandbox here, because frames have other sizes",
     "expressions": "CEL expressions, signatures and the filter state of other extensions are not here: the module is `unsupported`",

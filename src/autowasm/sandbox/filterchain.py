@@ -31,8 +31,9 @@ class Filter(Protocol):
         """The filter keeps more of a body than Envoy allows."""
 
     def on_trailers_twice(self, *, is_resumed: bool) -> None:
-        """Envoy passes trailers on again: the filter resumed after they had passed (`is_resumed`), or in their callback and lets
-        them pass.
+        """Envoy passes trailers on again.
+
+        The filter resumed after they had passed (`is_resumed`), or in their callback and lets them pass.
         """
 
 
