@@ -47,7 +47,7 @@ class HttpFacts:
     is_routed: bool
     is_connected: bool
     has_ended: bool
-    details: str
+    details: str | None
     began: int
     elapsed: int
     state: Mapping[bytes, bytes]
@@ -167,7 +167,7 @@ def _response(facts: HttpFacts) -> Attributes:
         headers=_map(headers),
         trailers=_map(trailers),
     )
-    if facts.details:
+    if facts.details is not None:
         found["code_details"] = facts.details
     if facts.status:
         found["code"] = facts.status

@@ -30,6 +30,9 @@ class Filter(Protocol):
     def on_too_large(self) -> None:
         """The filter keeps more of a body than Envoy allows."""
 
+    def on_end_twice(self) -> None:
+        """The filter resumed in the callback that gets the last piece of a body it held, and lets the piece pass."""
+
     def on_trailers_twice(self, *, is_resumed: bool) -> None:
         """Envoy passes trailers on again.
 
@@ -67,6 +70,7 @@ class Direction:
         self._limit = limit
         self._state = _State.RUNNING
         self._has_passed_headers = False
+        self._has_passed_end = False
         self._has_passed_trailers = False
         self._is_streaming = False
         self._from_current = False
@@ -190,6 +194,9 @@ class Direction:
                 self._buffer(data)
                 self.resume()
                 return
+            if self._has_passed_end:
+                self._filter.on_end_twice()
+                return
             self._take(data, end=end and added is None)
             if added is not None and not self.is_aborted:
                 self._take_trailers(added)
@@ -225,6 +232,7 @@ class Direction:
     def _take(self, data: bytearray, *, end: bool) -> None:
         passed = bytes(data)
         data.clear()  # also what is buffered, which stays as an empty buffer
+        self._has_passed_end = self._has_passed_end or end
         self._next.take_data(passed, end=end)
 
     def _buffer(self, data: bytearray) -> None:

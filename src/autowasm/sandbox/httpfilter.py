@@ -40,6 +40,9 @@ class FilteredStream(Protocol):
     def too_large(self, direction: Direction) -> None:
         """The filter keeps too much of a body."""
 
+    def end_twice(self, direction: Direction) -> None:
+        """See filterchain.Filter."""
+
     def trailers_twice(self, direction: Direction, *, is_resumed: bool) -> None:
         """See filterchain.Filter."""
 
@@ -143,6 +146,10 @@ class WasmFilter(ABC):
     def on_too_large(self) -> None:
         """See filterchain.Filter."""
         self._stream.too_large(self._direction())
+
+    def on_end_twice(self) -> None:
+        """See filterchain.Filter."""
+        self._stream.end_twice(self._direction())
 
     def on_trailers_twice(self, *, is_resumed: bool) -> None:
         """See filterchain.Filter."""

@@ -148,6 +148,8 @@ class HttpStream:
         self.details = ""
         self.warnings: dict[str, None] = {}
         self._is_ending = False
+        self._is_answered_locally = False
+        """Whether a local reply gave the details, which may be empty."""
         self._prepared: LocalReply | None = None
         self._has_answered = False
         self._began = self.host.clock.now
@@ -389,7 +391,7 @@ class HttpStream:
             is_routed=self.service.headers is not None,
             is_connected=self._has_answered or self._is_connected(),
             has_ended=self._is_over(),
-            details=self.details,
+            details=self.details if self.details or self._is_answered_locally else None,
             began=self.host.clock.started_at + self._began,
             elapsed=self.host.clock.now - self._began,
             state=context.state if context is not None else {},
@@ -413,6 +415,7 @@ class HttpStream:
         if self.is_reset or self.client.is_complete:
             return
         self.details = details
+        self._is_answered_locally = True
         if self.encoding.has_passed_headers:
             self.reset(details)
             return
@@ -471,6 +474,13 @@ class HttpStream:
             self.reset("response_payload_too_large")
         else:
             self._start_reply(500, b"Internal Server Error", [], None, "response_payload_too_large")
+
+    def end_twice(self, direction: Direction) -> None:
+        """See filterchain.Filter. Envoy knows then that the request is complete."""
+        if direction is self.encoding:
+            self._crash(
+                "it resumes the response within the callback that gets its end, and does not pause"
+            )
 
     def trailers_twice(self, direction: Direction, *, is_resumed: bool) -> None:
         """See filterchain.Filter."""

@@ -327,6 +327,25 @@ def control() -> Iterator[Case]:
         """request_headers reply 200 x
         request_headers continue 0""",
     )
+    yield _case(
+        "reply-without-details",
+        """response_headers reply 503 ~
+        done property response.code_details
+        done property response.flags""",
+    )
+    yield _case(
+        "resume-at-the-end-of-the-request",
+        """request_body@1 return 1
+        request_body@2 return 1
+        request_body@3 continue 0""",
+        requests=CHUNKED_POST,
+    )
+    yield _case(
+        "resume-and-pause-at-the-end-of-the-response",
+        """response_body return 1
+        response_body@3 continue 1""",
+        response=Response(200, CHUNKED, (b"one", b"two")),
+    )
     for name in ("request_headers", "response_headers", "response_body"):
         yield _case(f"close-in-{name}".replace("_", "-"), f"{name} close {int(name > 'request_i')}")
     for name, requests in (

@@ -14,6 +14,7 @@ from autowasm.sandbox.pairs import pack
 from autowasm.sandbox.plugin import FailurePolicy, Plugin
 from autowasm.sandbox.protocol import MapType
 from autowasm.sandbox.vm import Started, StartFailure, Vm
+from tests.parts import wat
 from tests.unit.sandbox.calling import Call, Out, call, given, module, number
 
 _REPLY = call("proxy_send_local_response", 200, b"", b"", b"", 0xFFFF_FFFF)
@@ -79,6 +80,25 @@ def test_response_trailers_that_are_passed_on_twice_crash_envoy(
     found = exchange(vm, Request(), Response(body=(b"x",), trailers=(("a", "b"),)))
     assert (found.failure is not None and found.failure.kind is FailureKind.CRASH) == crashes
     assert not found.warnings
+
+
+@pytest.mark.parametrize(("pauses", "crashes"), [(0, True), (1, False)])
+def test_the_end_of_a_held_response_that_is_passed_on_twice_crashes_envoy(
+    compiled: Callable[[bytes], Compiled], pauses: int, crashes: bool
+) -> None:
+    text = f"""(module
+      (import "env" "proxy_continue_stream" (func $continue (param i32) (result i32)))
+      (memory (export "memory") 1)
+      (func (export "proxy_abi_version_0_2_1"))
+      (func (export "malloc") (param i32) (result i32) (i32.const 1024))
+      (func (export "proxy_on_response_body") (param i32 i32 i32) (result i32)
+        (if (i32.eqz (local.get 2)) (then (return (i32.const 1))))
+        (drop (call $continue (i32.const 1)))
+        (i32.const {pauses})))"""
+    vm = Vm(compiled(wat.compile_text(text)), Plugin())
+    assert isinstance(vm.start(), Started)
+    found = exchange(vm, Request(), Response(body=(b"one", b"two")))
+    assert (found.failure is not None and found.failure.kind is FailureKind.CRASH) == crashes
 
 
 def test_in_http2_the_end_comes_with_the_last_piece(compiled: Callable[[bytes], Compiled]) -> None:
