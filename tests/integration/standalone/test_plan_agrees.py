@@ -119,9 +119,10 @@ async def test_both_refuse_every_other_file_with_the_same_sentence(ground: Groun
     log = ground.server.process.log.read_text()
     for name, file in files.items():
         done = await ground.plan(file)
-        assert (done.returncode, done.stdout) == (2, ""), name
+        assert done.returncode == 2, name
         said = done.stderr.removeprefix(f"wasmc: error: -f {file}: ").strip()
         assert said, name
+        assert json.loads(done.stdout)["error"]["message"] == f"-f {file}: {said}", name
         assert "0123" not in done.stderr
         assert any(
             f"{name}.yaml" in line and said in line.replace("\\'", "'") for line in log.splitlines()
