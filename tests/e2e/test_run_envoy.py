@@ -14,23 +14,8 @@ from autowasm.sandbox.plugin import Plugin
 from autowasm.sandbox.protocol import LogLevel
 from autowasm.trial import envoyrun
 from autowasm.trial.envoyrun import EnvoyFailed, Setup
-from tests.parts import filters, provision, pypi, wat
-from tests.unit.cli import gate
-
-PORT = """(module
-(import "env" "proxy_get_property" (func $property (param i32 i32 i32 i32) (result i32)))
-(import "env" "proxy_add_header_map_value" (func $add (param i32 i32 i32 i32 i32) (result i32)))
-(memory (export "memory") 2) (global $heap (mut i32) (i32.const 1024))
-(data (i32.const 16) "source\\00address") (data (i32.const 48) "x-client")
-(func (export "proxy_abi_version_0_2_1"))
-(func (export "malloc") (param $size i32) (result i32)
-  (global.get $heap) (global.set $heap (i32.add (global.get $heap) (local.get $size))))
-(func (export "proxy_on_response_headers") (param i32 i32 i32) (result i32)
-  (drop (call $property (i32.const 16) (i32.const 14) (i32.const 0) (i32.const 4)))
-  (drop (call $add (i32.const 2) (i32.const 48) (i32.const 8)
-    (i32.load (i32.const 0)) (i32.load (i32.const 4))))
-  (i32.const 0)))"""
-"""Adds the client's address, whose port no sandbox knows."""
+from tests.e2e import trialfolder
+from tests.parts import provision, pypi
 
 
 @pytest.fixture(params=pypi.ENVOY_VERSIONS)
@@ -40,13 +25,7 @@ def envoy(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "gate.wasm").write_bytes(gate.module())
-    (tmp_path / "client.wasm").write_bytes(wat.compile_text(PORT))
-    for name in ("callout", "fail-on-request", "buffer-body", "echo"):
-        (tmp_path / f"{name}.wasm").write_bytes(filters.build(name).read_bytes())
+    trialfolder.enter(tmp_path, monkeypatch, ("callout", "fail-on-request", "buffer-body", "echo"))
 
 
 CASES: dict[str, tuple[int, Sequence[str]]] = {

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from autowasm.cli import wasmc
-from tests.e2e.test_run_envoy import PORT
-from tests.parts import filters, provision, pypi, wat
-from tests.unit.cli import gate
+from tests.e2e import trialfolder
+from tests.parts import provision, pypi
 
 SUITE = """\
 defaults: {module: gate.wasm, config: blue}
@@ -53,13 +52,7 @@ def envoy(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "gate.wasm").write_bytes(gate.module())
-    (tmp_path / "client.wasm").write_bytes(wat.compile_text(PORT))
-    for name in ("callout", "fail-on-request"):
-        (tmp_path / f"{name}.wasm").write_bytes(filters.build(name).read_bytes())
+    trialfolder.enter(tmp_path, monkeypatch, ("callout", "fail-on-request"))
 
 
 def test_suite_passes_in_envoy(

@@ -11,8 +11,7 @@ from autowasm.reasons import Reason
 from autowasm.sandbox.engine import compile_module, make_engine
 from autowasm.sandbox.errors import CannotCompile
 from autowasm.sandbox.plugin import Plugin
-from autowasm.sandbox.verdict import judge
-from autowasm.trial.trial import uncompilable
+from autowasm.sandbox.verdict import judge, of_uncompilable
 
 
 def judged(module: bytes, plugin: Plugin, offer: EnvoyOffer) -> tuple[str, Reason, str]:
@@ -20,7 +19,7 @@ def judged(module: bytes, plugin: Plugin, offer: EnvoyOffer) -> tuple[str, Reaso
     try:
         compiled = compile_module(make_engine(), module)
     except CannotCompile as error:
-        return described(uncompilable(error), plugin)
+        return described(of_uncompilable(error), plugin)
     verdict = judge(
         compiled,
         plugin,

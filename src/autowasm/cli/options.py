@@ -158,3 +158,10 @@ def offered(arguments: argparse.Namespace) -> EnvoyOffer:
     return EnvoyOffer(
         allow_imports=frozenset(arguments.allow_import), envoy=arguments.envoy_version
     )
+
+
+def add_json(
+    parser: argparse.ArgumentParser, text: str = "print everything as one JSON document"
+) -> None:
+    """Add --json, with this help."""
+    parser.add_argument("--json", action="store_true", help=text)

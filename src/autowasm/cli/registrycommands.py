@@ -7,7 +7,8 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from autowasm.cli import registries
@@ -34,15 +35,22 @@ def run(arguments: argparse.Namespace) -> int:
     return registries.run_to_end(_COMMANDS[arguments.command](reference, login, arguments))
 
 
+@asynccontextmanager
+async def _connected(
+    reference: ImageReference, login: Credential | None, arguments: argparse.Namespace
+) -> AsyncIterator[registries.RegistryConnection]:
+    with Pools(transfers=1) as pools:
+        async with registries.connected(
+            reference, login, arguments, limits=Limits(), pools=pools
+        ) as connection:
+            yield connection
+
+
 async def _tags(
     reference: ImageReference, login: Credential | None, arguments: argparse.Namespace
 ) -> int:
-    limits = Limits()
-    with Pools(transfers=1) as pools:
-        async with registries.connected(
-            reference, login, arguments, limits=limits, pools=pools
-        ) as connection:
-            tags = await connection.client.list_tags(reference, credential=connection.credential)
+    async with _connected(reference, login, arguments) as connection:
+        tags = await connection.client.list_tags(reference, credential=connection.credential)
     if arguments.json:
         _print_json({"repository": reference.name, "tags": tags})
     elif tags:
@@ -53,16 +61,12 @@ async def _tags(
 async def _digest(
     reference: ImageReference, login: Credential | None, arguments: argparse.Namespace
 ) -> int:
-    limits = Limits()
-    with Pools(transfers=1) as pools:
-        async with registries.connected(
-            reference, login, arguments, limits=limits, pools=pools
-        ) as connection:
-            client, credential = connection.client, connection.credential
-            digest = await client.head(reference, credential=credential)
-            if digest is None:  # the registry announces none
-                answer = await client.get_manifest(reference, credential=credential)
-                digest = Digest.of(answer.data)
+    async with _connected(reference, login, arguments) as connection:
+        client, credential = connection.client, connection.credential
+        digest = await client.head(reference, credential=credential)
+        if digest is None:  # the registry announces none
+            answer = await client.get_manifest(reference, credential=credential)
+            digest = Digest.of(answer.data)
     if arguments.json:
         _print_json({"reference": str(reference), "digest": str(digest)})
     else:
@@ -139,12 +143,8 @@ def _check_deletion(reference: ImageReference, arguments: argparse.Namespace) ->
 async def _delete(
     reference: ImageReference, login: Credential | None, arguments: argparse.Namespace
 ) -> int:
-    limits = Limits()
-    with Pools(transfers=1) as pools:
-        async with registries.connected(
-            reference, login, arguments, limits=limits, pools=pools
-        ) as connection:
-            await connection.client.delete(reference, credential=connection.credential)
+    async with _connected(reference, login, arguments) as connection:
+        await connection.client.delete(reference, credential=connection.credential)
     if arguments.json:
         _print_json({"deleted": str(reference)})
     elif not arguments.quiet:

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any, Final
 
-from autowasm.cli.options import ALLOW_IMPORT, ENVOY_VERSION
+from autowasm.cli.options import ALLOW_IMPORT, ENVOY_VERSION, add_json
 from autowasm.cli.trialflags import add_start
 
 _NAME: Final = "HOST[:PORT]/NAME"
@@ -183,13 +183,7 @@ def add_login(commands: Any) -> None:
         description="Tries the login, and keeps it where docker does: in the credential helper or store that $DOCKER_CONFIG/config.json (else "
         "~/.docker/config.json) names, else in that file, base64 encoded. docker, crane, oras and wasmc then use it.",
     )
-    login.add_argument(
-        "host",
-        metavar="HOST",
-        nargs="?",
-        default="docker.io",
-        help="HOST[:PORT] (default: docker.io)",
-    )
+    _add_host(login)
     login.add_argument(
         "-u", "--username", metavar="USER", help="user name; asked for on a terminal"
     )
@@ -199,11 +193,7 @@ def add_login(commands: Any) -> None:
         metavar="PASSWORD",
         help="password or token; other users of this machine may see it: prefer --password-stdin",
     )
-    login.add_argument(
-        "--password-stdin",
-        action="store_true",
-        help="read the password or token from standard input",
-    )
+    _add_password_stdin(login)
     _add_output(login, quiet="print nothing")
     _add_tls(login.add_argument_group("registry"))
 
@@ -215,13 +205,7 @@ def add_logout(commands: Any) -> None:
         help="remove a login",
         description="Removes the login from the places where wasmc login keeps it.",
     )
-    logout.add_argument(
-        "host",
-        metavar="HOST",
-        nargs="?",
-        default="docker.io",
-        help="HOST[:PORT] (default: docker.io)",
-    )
+    _add_host(logout)
     _add_output(logout, quiet="print nothing")
 
 
@@ -235,11 +219,6 @@ def _add_common(parser: argparse.ArgumentParser, *, quiet: str, force: str) -> N
     add_json(parser)
     add_checks(parser, quiet=f"{quiet}; no progress, no warnings", only_result=False)
     add_registry(parser)
-
-
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """Add --json."""
-    parser.add_argument("--json", action="store_true", help="print everything as one JSON document")
 
 
 def add_checks(
@@ -266,12 +245,26 @@ def add_registry(parser: argparse.ArgumentParser, *, login: str = "") -> None:
     registry.add_argument(
         "--username", metavar="USER", help=f"log in{of} as USER; requires --password-stdin"
     )
-    registry.add_argument(
+    _add_password_stdin(registry)
+    _add_tls(registry)
+
+
+def _add_host(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "host",
+        metavar="HOST",
+        nargs="?",
+        default="docker.io",
+        help="HOST[:PORT] (default: docker.io)",
+    )
+
+
+def _add_password_stdin(group: "argparse._ActionsContainer") -> None:
+    group.add_argument(
         "--password-stdin",
         action="store_true",
         help="read the password or token from standard input",
     )
-    _add_tls(registry)
 
 
 def _add_tls(group: "argparse._ActionsContainer") -> None:

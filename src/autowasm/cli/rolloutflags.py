@@ -6,6 +6,7 @@ Invariant: this module imports nothing heavier than argparse, as `wasmc.py`.
 import argparse
 from typing import Any, Final
 
+from autowasm.cli.options import add_json
 from autowasm.cli.trialflags import AddFlags
 from autowasm.units import parse_duration
 
@@ -62,7 +63,7 @@ def add_rollout(commands: Any, add_cluster: AddFlags) -> None:
         metavar="DURATION",
         help="with -w: end with status 1 after this time (default: 0, never)",
     )
-    _add_json(status, "print the rollout as JSON; with -w one line for each change")
+    add_json(status, "print the rollout as JSON; with -w one line for each change")
     _add_name(status, add_cluster)
     history = verbs.add_parser(
         "history",
@@ -71,7 +72,7 @@ def add_rollout(commands: Any, add_cluster: AddFlags) -> None:
         "published before.",
         epilog=_STATUSES,
     )
-    _add_json(history, "print everything as one JSON document")
+    add_json(history)
     _add_name(history, add_cluster)
     for verb, (text, description) in _COMMANDS.items():
         command = verbs.add_parser(
@@ -96,10 +97,6 @@ def _add_name(parser: argparse.ArgumentParser, add_cluster: AddFlags) -> None:
         "-q", "--quiet", action="store_true", help="print only the result and errors"
     )
     add_cluster(parser)
-
-
-def _add_json(parser: argparse.ArgumentParser, text: str) -> None:
-    parser.add_argument("--json", action="store_true", help=text)
 
 
 def _duration(text: str) -> float:

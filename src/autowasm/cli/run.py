@@ -30,11 +30,11 @@ from autowasm.sandbox.plugin import Plugin
 from autowasm.sandbox.properties import Value
 from autowasm.sandbox.protocol import LogLevel
 from autowasm.sandbox.tcp import Sent, Side
-from autowasm.sandbox.verdict import Outcome, Verdict
+from autowasm.sandbox.verdict import Outcome, Verdict, of_uncompilable
 from autowasm.trial import envoyrun, inputs
 from autowasm.trial.differences import differences
 from autowasm.trial.inputs import with_length
-from autowasm.trial.trial import Subject, Trial, uncompilable, verdict_of, without_filter
+from autowasm.trial.trial import Subject, Trial, verdict_of, without_filter
 from autowasm.wasm.module import inspect_bytes
 
 
@@ -209,7 +209,7 @@ def _run(module: Module, plugin: Plugin, given: _Given, arguments: argparse.Name
     try:
         compiled = compile_module(make_engine(), module.data)
     except CannotCompile as error:
-        return RunResult(module, plugin, _start(uncompilable(error), plugin, ()))
+        return RunResult(module, plugin, _start(of_uncompilable(error), plugin, ()))
     subject = Subject(
         compiled,
         plugin,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from autowasm.cli.options import ALLOW_IMPORT, ENVOY_VERSION
+from autowasm.cli.options import ALLOW_IMPORT, ENVOY_VERSION, add_json
 
 AddFlags = Callable[[argparse.ArgumentParser], None]
 
@@ -54,7 +54,7 @@ def add_run(commands: Any, add_checks: AddFlags, add_registry: AddFlags) -> None
         help="the AutoWasm in the file of -f, if it has several",
     )
     _add_plugin(run)
-    run.add_argument("--json", action="store_true", help="print everything as one JSON document")
+    add_json(run)
     run.add_argument(
         "--log-level",
         choices=("trace", "debug", "info", "warning", "error", "critical"),

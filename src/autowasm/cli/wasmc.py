@@ -18,8 +18,9 @@ from autowasm.cli.options import (
     SERVICE_NAME,
     SERVICE_NAMESPACE,
     SERVICE_PORT,
+    add_json,
 )
-from autowasm.cli.registryflags import add_checks, add_json
+from autowasm.cli.registryflags import add_checks
 from autowasm.cli.rolloutflags import add_rollout
 from autowasm.cli.trialflags import add_run, add_test
 from autowasm.cli.usage import Parser, UsageExit, closest

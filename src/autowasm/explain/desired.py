@@ -6,7 +6,6 @@ Invariant: with the settings of wasmer it is what wasmer writes; None where that
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 from msgspec import UNSET
 
 from autowasm.api import envoyfilter as envoyfilters
@@ -15,6 +14,7 @@ from autowasm.api.record import Record
 from autowasm.api.status import Status
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.api.variant import variant_of
+from autowasm.controller.rollout import rendering
 from autowasm.controller.rollout.statemachine import placement
 from autowasm.settings import EnvoyFetch
 
@@ -43,13 +43,8 @@ def now(
     if wanted is None:
         return None
     found = staged.variants_of(live)
-    stable, target = found.find(wanted.stable), found.find(wanted.target)
-    if (wanted.stable and stable is None) or (wanted.target and target is None):
-        return None
-    stable, target = (
-        msgspec.structs.replace(one, resend=envoyfilters.resend_count_of(live, one.sha256))
-        if one is not None
-        else None
-        for one in (stable, target)
-    )
-    return staged.render(autowasm, envoy, stable=stable, target=target, proxies=wanted.proxies)
+
+    def counted(sha256: str) -> int:
+        return envoyfilters.resend_count_of(live, sha256)
+
+    return rendering.render(autowasm, envoy, wanted, find=found.find, resend=counted)

@@ -10,7 +10,7 @@ from typing import Final
 from autowasm.envoyversion import OLDEST_ENVOY, EnvoyVersion
 from autowasm.sandbox.callouts import Answering
 from autowasm.sandbox.engine import Compiled, Engine, compile_module
-from autowasm.sandbox.errors import CannotCompile, FailureKind
+from autowasm.sandbox.errors import FailureKind
 from autowasm.sandbox.http import Exchange, exchange
 from autowasm.sandbox.message import Request, Response
 from autowasm.sandbox.plugin import Plugin
@@ -119,8 +119,3 @@ def verdict_of(started: Started | StartFailure) -> Verdict:
         asked=started.doubts,
         fuel=started.fuel,
     )
-
-
-def uncompilable(error: CannotCompile) -> Verdict:
-    """The verdict on a module that the engine cannot compile, as one with legacy exception handling, which Envoy may run."""
-    return Verdict(Outcome.DOUBTFUL, str(error), doubt=Doubt.UNSUPPORTED)

@@ -109,11 +109,6 @@ class Requests:
         """Requests with a status of 500 or more."""
         return self.by_class.get(5, 0)
 
-    @property
-    def failure_ratio(self) -> float | None:
-        """Failed requests per request, 0 to 1; None without a request."""
-        return self.failed / self.total if self.total else None
-
     def since(self, before: "Requests") -> "Requests | None":
         """The requests after `before`; None if a counter went back, so that it is not known how many there were."""
         classes = self.by_class.keys() | before.by_class.keys()

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-import msgspec
 import structlog
 from msgspec import UNSET
 
@@ -31,12 +30,13 @@ from autowasm.api.variant import Variant, plugin_name_of
 from autowasm.controller.pods.envoystats import Reading
 from autowasm.controller.pods.podindex import Pod, has_ended
 from autowasm.controller.publishing.ownership import replacement
+from autowasm.controller.rollout import rendering
 from autowasm.controller.rollout.effects import Action, BeginCounts, LookAgain, RecordEvent
 from autowasm.controller.rollout.facts import choice_of, is_same
 from autowasm.controller.rollout.observation import Observation, PodObservation
 from autowasm.controller.rollout.readings import StepReadings
 from autowasm.controller.rollout.selection import Candidate
-from autowasm.controller.rollout.statemachine import Placement, advance, placement
+from autowasm.controller.rollout.statemachine import advance, placement
 from autowasm.kube.resources import ObjectKey
 from autowasm.settings import EnvoyFetch
 from autowasm.telemetry.metrics import Metrics
@@ -159,6 +159,7 @@ class RolloutDriver:
         before, now = memory.state, self._clock()
         in_place = self._learn(memory, live, target)
         pods = self._listed(key)
+        document = self._document(autowasm, memory, before, resend) if before is not None else None
         observation = Observation(
             target=_described(target, autowasm.metadata.generation) if target else None,
             base=_described(in_place.base, 0) if in_place.base is not None else None,
@@ -166,8 +167,7 @@ class RolloutDriver:
             or in_place.override is not None
             or not _has_patches(live),
             found=frozenset(memory.variants),
-            is_published=before is not None
-            and _is_in_place(live, self._document(autowasm, memory, before, resend)),
+            is_published=_is_in_place(live, document),
             pods=self._observed(autowasm, memory, pods, now) if pods is not None else None,
             elapsed=now - memory.looked if memory.looked is not None else None,
             watched=now - memory.readings.counted_since
@@ -191,7 +191,8 @@ class RolloutDriver:
         is_read = pods is not None and memory.readings.has_all(members.keys())
         is_due = is_read or not _gives_target(state)
         self._read_if_needed(key, autowasm, memory, members, pods or {}, now=now)
-        document = self._document(autowasm, memory, state, resend)
+        if before is None or placement(before) != placement(state):
+            document = self._document(autowasm, memory, state, resend)
         return Look(state, actions, document, is_due, _is_in_place(live, document))
 
     def written(self, key: ObjectKey, state: RolloutStatus) -> tuple[RecordEvent, ...]:
@@ -286,16 +287,8 @@ class RolloutDriver:
         wanted = placement(state)
         if wanted is None:
             return None
-        variants = [memory.variants.get(digest) for digest in (wanted.stable, wanted.target)]
-        if _lacks(wanted, variants):
-            return None
-        stable, target = (
-            msgspec.structs.replace(one, resend=resend(one.sha256)) if one is not None else None
-            for one in variants
-        )
-        return staged.render(
-            autowasm, self._envoy, stable=stable, target=target, proxies=wanted.proxies
-        )
+        find = memory.variants.get
+        return rendering.render(autowasm, self._envoy, wanted, find=find, resend=resend)
 
     def _capacity(
         self,
@@ -464,11 +457,6 @@ def _is_in_place(live: Document | None, document: Document | None) -> bool:
 
 def _has_patches(live: Document | None) -> bool:
     return bool(((live or {}).get("spec") or {}).get("configPatches"))
-
-
-def _lacks(wanted: Placement, variants: list[Variant | None]) -> bool:
-    stable, target = variants
-    return (bool(wanted.stable) and stable is None) or (bool(wanted.target) and target is None)
 
 
 def _candidate(pod: Pod, uid: str) -> Candidate:
