@@ -46,6 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     SIGTERM raises KeyboardInterrupt with the exit status as its argument. Temporary files are removed in every case.
     """
+    if arguments.command == "push":
+        arguments.file = _module_file(arguments)
     registries.begin(arguments)
     reference = _parse_reference(arguments)
     target = _target(arguments) if arguments.command == "pull" else None
@@ -59,6 +61,22 @@ def run(arguments: argparse.Namespace) -> int:
         result = registries.run_to_end(_run(reference, login, annotations, target, arguments))
     _print(result, arguments)
     return 0
+
+
+def _module_file(arguments: argparse.Namespace) -> Path:
+    """The file of -f, or of the second argument. Raises UsageError."""
+    reference: str = arguments.reference
+    given: list[Path] = [each for each in (arguments.file, arguments.module) if each is not None]
+    if len(given) == 2:
+        raise UsageError(f"-f {given[0]} and {given[1]}: only one module can be pushed")
+    if Path(reference).is_file():
+        name = given[0] if given and not given[0].is_file() else "REF"
+        raise UsageError(
+            f"{reference} is a file; the reference comes first: wasmc push {name} -f {reference}"
+        )
+    if not given:
+        raise UsageError(f"no module is given: wasmc push {reference} -f FILE")
+    return given[0]
 
 
 @dataclass(frozen=True, slots=True)

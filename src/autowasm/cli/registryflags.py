@@ -25,11 +25,11 @@ def add_push(commands: Any) -> None:
     push.add_argument(
         "reference", metavar="REF", help="HOST[:PORT]/NAME[:TAG] (default tag: latest)"
     )
+    push.add_argument("module", type=Path, nargs="?", metavar="FILE", help="the module, without -f")
     push.add_argument(
         "-f",
         "--file",
         type=Path,
-        required=True,
         metavar="FILE",
         help="the module (.wasm); -: standard input",
     )
@@ -170,7 +170,7 @@ def add_delete(commands: Any) -> None:
         "unless --yes is given.",
     )
     delete.add_argument("reference", metavar="REF", help=f"{_NAME}:TAG or {_NAME}@DIGEST")
-    delete.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    delete.add_argument("-y", "--yes", "-f", "--force", action="store_true", help="do not ask")
     _add_output(delete, quiet="print nothing")
     add_registry(delete)
 

@@ -6,7 +6,7 @@ argparse, because `wasmc --help` imports it.
 
 import argparse
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 _SIMILAR: Final = 0.6
@@ -27,23 +27,39 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, **options)
         self._given: list[str] = []
+        self.elsewhere: Mapping[str, str] = {}
+        """Commands of other tools, and what does the same here: a sentence after "use"."""
 
     def parse_known_args(  # type: ignore[override]  # argparse has overloads
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """Called by argparse for this parser and that of the command."""
         self._given = list(args or ())
-        return super().parse_known_args(args, namespace)
+        parsed, rest = super().parse_known_args(args, namespace)
+        return parsed, self._fill(parsed, rest)
+
+    def _fill(self, parsed: argparse.Namespace, rest: list[str]) -> list[str]:
+        """Give a word behind a flag to the optional argument without one, as argparse does since Python 3.13. Returns what is left."""
+        for action in self._get_positional_actions():
+            is_open = action.nargs == argparse.OPTIONAL and getattr(parsed, action.dest) is None
+            if is_open and len(rest) == 1 and not rest[0].startswith("-"):
+                setattr(parsed, action.dest, self._get_values(action, rest))
+                return []
+        return rest
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and the sentence, with a suggestion. Raises UsageExit."""
         message += self._suggestion(message)
-        self._print_message(f"{self.format_usage()}{self._program}: error: {message}\n", _stderr())
+        used = self._of_command() if _UNRECOGNIZED.match(message) else self
+        self._print_message(f"{used.format_usage()}{self._program}: error: {message}\n", _stderr())
         raise UsageExit(message)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
             return
+        if isinstance(action, argparse._SubParsersAction) and value in self.elsewhere:
+            told = f"there is no command {value!r}; use {self.elsewhere[value]}"
+            raise argparse.ArgumentError(None, told)
         names = [str(each) for each in action.choices]
         meant = closest(str(value), names)
         told = f"invalid choice: {value!r}"
@@ -84,11 +100,17 @@ class Parser(argparse.ArgumentParser):
         if not word.startswith("-"):
             return ""
         flags = list(self._option_string_actions)
-        commands = self.commands()
-        command = next((each for each in self._given if each in commands), None)
-        if command is not None:
-            flags += commands[command]._option_string_actions
+        if (used := self._of_command()) is not self:
+            flags += used._option_string_actions
         return closest(word.partition("=")[0], [each for each in flags if len(each) > 2])
+
+    def _of_command(self) -> argparse.ArgumentParser:
+        """The parser of the command that was given, or this one."""
+        commands = self.commands()
+        given = next((commands[each] for each in self._given if each in commands), None)
+        return (
+            self if given is None else given._of_command() if isinstance(given, Parser) else given
+        )
 
 
 def closest(word: str, names: Iterable[str]) -> str:

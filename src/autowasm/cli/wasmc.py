@@ -159,6 +159,20 @@ the traceback of an error.
 
 _PROGRAM: Final = "wasmc"
 _PLUGIN: Final = "kubectl autowasm"
+_ELSEWHERE: Final = {
+    "apply": "`kubectl apply -f FILE`; `wasmc plan -f FILE` shows first what it would change",
+    "diff": "`wasmc plan -f FILE`",
+    "describe": "`wasmc explain NAME`",
+    "get": "`kubectl get autowasm`",
+    "images": "`wasmc tags NAME`",
+    "list": "`wasmc tags NAME`",
+    "ls": "`wasmc tags NAME`",
+    "manifest": "`wasmc inspect REF`",
+    "show": "`wasmc inspect REF`",
+    "tag": "`wasmc copy REF NAME:TAG`",
+    "validate": "`wasmc inspect FILE` for a module, `wasmc plan --offline -f FILE` for an AutoWasm",
+}
+"""What people type who know docker, oras, crane or kubectl."""
 _ALIASES: Final = {"cp": "copy", "rm": "delete"}
 _GLOBAL_FLAGS: Final = frozenset({"-n", "--namespace", "--context", "--kubeconfig"})
 """Those that people write before the command, as with kubectl."""
@@ -213,6 +227,7 @@ def build_parser(program: str = _PROGRAM) -> Parser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.elsewhere = _ELSEWHERE
     parser.add_argument("--version", action=ShowVersion)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     registryflags.add_push(commands)

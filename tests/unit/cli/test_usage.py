@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from autowasm.cli import modules, wasmc
+from autowasm.cli.wasmc import build_parser
 from tests.parts import wasmer
 from tests.parts.clients import Client
 
@@ -25,7 +26,14 @@ DIGEST = f"sha256:{'0' * 64}"
             "unrecognized arguments: --forse; did you mean --force?",
         ),
         (["pull", "r.example/x", "--out=f"], "did you mean --output?"),
-        (["push", "r.example/x", "--flie", "m"], "unknown flag --flie: did you mean --file?"),
+        (["push", "r.example/x", "--flie", "m"], "did you mean --file?"),
+        (["plan", "--flie", "m"], "unknown flag --flie: did you mean --file?"),
+        (["tag", "r.example/x:v1"], "no command 'tag'; use `wasmc copy REF NAME:TAG`"),
+        (["get", "aw"], "no command 'get'; use `kubectl get autowasm`"),
+        (["push", "r.example/x"], "no module is given: wasmc push r.example/x -f FILE"),
+        (["push", "r.example/x", "-f", "a", "b"], "-f a and b: only one module can be pushed"),
+        (["push", __file__, "r.example/x"], "the reference comes first: wasmc push r.example/x -f"),
+        (["push", __file__], "the reference comes first: wasmc push REF -f"),
         (["push", "r.example/x", "-f", "m", "--format", "imgae"], "did you mean image?"),
         (["inspect", "m.wasm", "--require", "istoi"], "did you mean istio?"),
         (["help", "plna"], "no command 'plna'; did you mean plan?"),
@@ -37,6 +45,20 @@ async def test_what_was_meant_is_suggested(wasmc: Client, arguments: list[str], 
     done = await wasmc.run(*arguments, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr.splitlines()[-1]
+
+
+async def test_an_unknown_flag_is_answered_with_the_usage_of_the_command(wasmc: Client) -> None:
+    done = await wasmc.run("rollout", "status", "x", "--wacht", check=False)
+    assert done.stderr.startswith("usage: wasmc rollout status ")
+    assert done.stderr.splitlines()[-1].endswith("--wacht; did you mean --watch?")
+
+
+@pytest.mark.parametrize(
+    "words", [["m.wasm"], ["m.wasm", "-q"], ["-q", "m.wasm"], ["-q", "-f", "m.wasm"]]
+)
+def test_the_module_of_a_push_stands_anywhere_behind_the_reference(words: list[str]) -> None:
+    parsed = build_parser().parse_args(["push", "r.example/x", *words])
+    assert (str(parsed.file or parsed.module), parsed.quiet) == ("m.wasm", "-q" in words)
 
 
 @pytest.mark.parametrize("name", ["build/hello.wasm", "hello.wasm", "hello", "src/hello"])
@@ -117,6 +139,7 @@ def test_bash_completes_commands_flags_choices_and_files(
 IMPORTS = """
 import sys
 from autowasm.cli import modules, wasmc
+from autowasm.cli.wasmc import build_parser
 sys.argv = ["wasmc", "--help"]
 try:
     wasmc.main()
