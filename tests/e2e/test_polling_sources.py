@@ -155,11 +155,10 @@ class Scene:
                 await self.server.process.check()
                 await asyncio.sleep(0.1)
 
-    def module(self, name: str) -> dict[str, Any]:
-        return self.server.status(name).get("module") or {}
-
     def rolled_out(self, name: str) -> bool:
-        return self.module(name).get("sha256") == self.sources[name].sha256
+        status = self.server.status(name)
+        module = status.get("module") or {}
+        return status.get("phase") == "Synced" and module.get("sha256") == self.sources[name].sha256
 
     def envoyfilters(self) -> dict[str, tuple[int, str]]:
         folder = self.server.directory / "envoy" / "envoyfilters"

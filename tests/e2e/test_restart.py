@@ -43,7 +43,8 @@ async def test_moved_tag_is_not_rolled_out_by_a_restart(scene: Scene) -> None:
     document["metadata"]["annotations"] = {"wasm.tcm.io/refresh": "1"}
     scene.wasmer.apply(document)
     await scene.load.wait_for("earth")
-    assert (await scene.wasmer.wait_phase("test", "Synced"))["refresh"] == "1"
+    status = await scene.wasmer.wait_status("test", lambda found: found.get("refresh") == "1")
+    assert status["phase"] == "Synced"
 
 
 async def test_broken_config_file_keeps_the_filter_even_over_a_restart(scene: Scene) -> None:

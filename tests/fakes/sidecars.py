@@ -63,14 +63,14 @@ class FakeSidecars:
     def matched(self, _key: ObjectKey) -> Iterable[Pod]:
         return list(self.pods)
 
-    def plugins(self) -> dict[str, str]:
-        """The plugin of each Pod, by its name; empty: none."""
-        return {one.name: self.plugin_of(one.name) for one in self.pods}
+    def plugins(self, envoyfilter: Mapping[str, Any] | None = None) -> dict[str, str]:
+        """The plugin of each Pod, by its name, with this EnvoyFilter or the one in place; empty: none."""
+        return {one.name: self.plugin_of(one.name, envoyfilter) for one in self.pods}
 
-    def plugin_of(self, name: str) -> str:
+    def plugin_of(self, name: str, envoyfilter: Mapping[str, Any] | None = None) -> str:
         """As istiod applies the patches: without a port of its own, the last one that matches is in place."""
         plugin = ""
-        for patch in patches_of(self.envoyfilter() or {}):
+        for patch in patches_of(envoyfilter or self.envoyfilter() or {}):
             metadata = ((patch.proxy or {}).get("metadata") or {}).get("NAME", name)
             config = patch.value["typedConfig"].get("value", {}).get("config", {})
             if config and metadata == name:

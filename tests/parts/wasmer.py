@@ -9,7 +9,7 @@ import copy
 import functools
 import json
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,18 +78,32 @@ class Wasmer:
 
     async def wait_phase(self, name: str, *phases: str, timeout: float = 30) -> dict[str, Any]:
         """The status, once its phase is one of `phases`. Raises TimeoutError with the last one and the log."""
+        what = f"{name} is {' or '.join(phases)}"
+        return await self.wait_status(
+            name, lambda status: status.get("phase") in phases, what=what, timeout=timeout
+        )
+
+    async def wait_status(
+        self,
+        name: str,
+        condition: Callable[[dict[str, Any]], bool],
+        *,
+        what: str = "the condition holds",
+        timeout: float = 30,
+    ) -> dict[str, Any]:
+        """The status, once the condition holds for it. Raises TimeoutError with the last one and the log."""
         status: dict[str, Any] = {}
         try:
             async with asyncio.timeout(timeout):
                 while True:
                     await self.process.check()
                     status = await asyncio.to_thread(self.status, name)
-                    if status.get("phase") in phases:
+                    if condition(status):
                         return status
                     await asyncio.sleep(0.02)
         except TimeoutError as error:
             raise TimeoutError(
-                f"{name} is not {' or '.join(phases)} after {timeout:g} s, but {status}\n"
+                f"not after {timeout:g} s: {what}. The status is {status}\n"
                 f"{await self.process.tail()}"
             ) from error
 

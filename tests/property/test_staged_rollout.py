@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from msgspec import UNSET
 
 from autowasm.api import rolloutsteps
-from autowasm.api.staged import render, variants_of
+from autowasm.api.staged import Variants, render, variants_of
 from autowasm.api.status import MAX_STAGED, Module, RolloutPhase, RolloutStatus, RolloutVariant
 from autowasm.api.v1alpha1 import AutoWasm, OnUnknown, Rollout
 from autowasm.api.variant import Variant, variant_of
@@ -40,7 +40,11 @@ from tests.fakes.autowasms import autowasm, record
 MODULES = "abc"
 PORTS: tuple[list[int] | None, ...] = ([9080], None)
 STEPS = ([1, "10%", "50%"], ["34%"], [2, 3], ["100%"])
+# A run looks at few different objects, and at each thousands of times.
+_AUTOWASMS: dict[Any, AutoWasm] = {}
 _RENDERED: dict[Any, dict[str, Any]] = {}
+_VARIANTS: dict[int, Variants] = {}
+_FILTERS: dict[Any, list[str]] = {}
 IN_PROGRESS = {RolloutPhase.PROGRESSING, RolloutPhase.PAUSED}
 
 
@@ -92,7 +96,22 @@ class Stored:
 
 
 def filters(document: Mapping[str, Any] | None, pod: Candidate, port: int) -> list[str]:
-    """The modules of our filters in the Pod's chain for this port, as istiod applies the patches (`test_staged_listeners.py`)."""
+    """The modules of our filters in the Pod's chain for this port. `document`: of `_RENDERED`."""
+    key = (id(document), pod.name, pod.node, pod.workload, port)
+    if key not in _FILTERS:
+        _FILTERS[key] = _filters(document, pod, port)
+    return _FILTERS[key]
+
+
+def live_variants(document: dict[str, Any] | None) -> Variants:
+    """The variants in an EnvoyFilter of `_RENDERED`."""
+    if id(document) not in _VARIANTS:
+        _VARIANTS[id(document)] = variants_of(document or {})
+    return _VARIANTS[id(document)]
+
+
+def _filters(document: Mapping[str, Any] | None, pod: Candidate, port: int) -> list[str]:
+    """As istiod applies the patches (`test_staged_listeners.py`)."""
     chain: list[tuple[str, str]] = [("envoy.filters.http.router", "")]
     metadata = {
         "NAME": pod.name,
@@ -155,19 +174,25 @@ class Rollouts(RuleBasedStateMachine):
         self.memory = Memory(self.true)
         self.attempt: Attempt | None = None
         self.refused: set[tuple[int, str]] = set()
-        self.proven = ""
+        self.proven = {""}
+        """Variants that an abort may restore: the last that all Pods got. Two between the writes of a success."""
         for _ in range(pods):
             self.add_pod(0, True)
         if not is_first:
             stable = variant_of(self.autowasm(), self.record())
             self.stored.envoyfilter = self.rendered(stable, None, ())
-            self.proven = stable.digest
+            self.proven = {stable.digest}
 
     # The object, as the API server and the reconciler have it.
 
     def autowasm(self) -> AutoWasm:
         fields: dict[str, Any] = {"applyPorts": self.ports} if self.ports else {}
-        return autowasm(generation=self.generation, spec={"rollout": self.rollout}, **fields)
+        key = json.dumps([self.generation, self.rollout, fields])
+        if key not in _AUTOWASMS:
+            _AUTOWASMS[key] = autowasm(
+                generation=self.generation, spec={"rollout": self.rollout}, **fields
+            )
+        return _AUTOWASMS[key]
 
     def spec_rollout(self) -> Rollout:
         rollout = self.autowasm().spec.rollout
@@ -200,7 +225,7 @@ class Rollouts(RuleBasedStateMachine):
         wanted = placement(state)
         if wanted is None:
             return None
-        live = variants_of(self.stored.envoyfilter or {})
+        live = live_variants(self.stored.envoyfilter)
         spec = self.spec_variant()
 
         def find(digest: str) -> Variant | None:
@@ -209,8 +234,10 @@ class Rollouts(RuleBasedStateMachine):
             return spec if digest == spec.digest else live.find(digest)
 
         stable, new = find(wanted.stable), find(wanted.target)
-        assert (stable is not None) == bool(wanted.stable), "a variant is lost"
-        if wanted.target and new is None:
+        # A crash after the status of a success, then an edit: nobody has the variant, and no Pod got it.
+        is_unwritten = state.phase is RolloutPhase.SUCCEEDED and len(self.proven) == 2
+        assert is_unwritten or (stable is not None) == bool(wanted.stable), "a variant is lost"
+        if (wanted.stable and stable is None) or (wanted.target and new is None):
             return None  # the spec was edited: the next look restarts
         return self.rendered(stable, new, wanted.proxies)
 
@@ -346,6 +373,8 @@ class Rollouts(RuleBasedStateMachine):
         document = self.document_of(state)
         if document is not None:
             self.stored.envoyfilter = document
+            if state.phase is RolloutPhase.SUCCEEDED:
+                self.proven = {state.target.digest}
         if crash == "after":
             self.memory = Memory(self.true)
 
@@ -353,7 +382,7 @@ class Rollouts(RuleBasedStateMachine):
         self, state: RolloutStatus | None, *, knows_pods: bool, is_stored: bool
     ) -> Observation:
         last, self.memory.last_look = self.memory.last_look, self.true
-        live = variants_of(self.stored.envoyfilter or {})
+        live = live_variants(self.stored.envoyfilter)
         variant = self.spec_variant()
         wanted = self.variant_status(variant, self.generation)
         digests = {one.digest for one in (live.base, live.override) if one is not None}
@@ -447,7 +476,7 @@ class Rollouts(RuleBasedStateMachine):
                 assert key not in self.refused or self.was_asked_to_retry(stored, observation)
                 self.refused.discard(key)
                 stable = state.stable.digest if state.stable is not UNSET else ""
-                assert stable == self.proven, (
+                assert stable in self.proven, (
                     "an abort would go back to a filter that is not proven"
                 )
                 self.attempt = Attempt(state.target, before=self.stored.envoyfilter)
@@ -455,7 +484,7 @@ class Rollouts(RuleBasedStateMachine):
         if state.phase is RolloutPhase.SUCCEEDED:
             if stored is not None:
                 self.judge_success(stored, state, observation)
-            self.proven = state.target.digest
+            self.proven.add(state.target.digest)
         if state.phase is RolloutPhase.ABORTED:
             self.refused.add(key)
             self.attempt = None

@@ -122,7 +122,7 @@ async def test_version(wasmc: Client) -> None:
     [
         ([], "COMMAND"),
         (["push"], "REF"),
-        (["push", "r.example/x"], "--file"),
+        (["push", "r.example/x"], "-f FILE"),
         (["push", "r.example/x", "-f", "absent.wasm"], "-f absent.wasm: No such file"),
         (["push", "r.example/x", "-f", "."], "-f .: Is a directory"),
         (["push", "https://r.example/x", "-f", "m.wasm"], "without a scheme"),
