@@ -122,7 +122,30 @@ async def mesh(
 
         for app in ("good", "replaced", "refusing", "crashing"):
             await add(app)
-        yield mesh
+        # A status about Pods is written once in a minute: all of them wait for the same minute.
+        await mesh.filtered("replaced", await _hello("first"), tag="first")
+        await mesh.filtered(
+            "refusing", await _filter("refuse-config"), tag="refusing", pluginConfig="refuse"
+        )
+        module = await _filter("fail-on-request")
+        await mesh.filtered("crashing", module, tag="crashing", failStrategy="FAIL_RELOAD")
+        crashing = asyncio.create_task(_crash(mesh))
+        try:
+            yield mesh
+        finally:
+            crashing.cancel()
+
+
+async def _crash(mesh: RunningMesh) -> None:
+    while True:
+        with suppress(OSError):
+            await wire.get(f"http://{mesh.hosts['crashing']}/", headers={"x-fail": "request"})
+        await asyncio.sleep(0.2)
+
+
+async def _filter(name: str) -> bytes:
+    path = await asyncio.to_thread(filters.build, name)
+    return await asyncio.to_thread(path.read_bytes)
 
 
 async def _hello(tag: str) -> bytes:
@@ -157,14 +180,12 @@ async def test_running_sidecars_are_counted_and_one_that_cannot_be_read_is_named
 async def test_module_of_the_same_name_counts_when_the_previous_one_has_drained(
     mesh: RunningMesh,
 ) -> None:
-    await mesh.filtered("replaced", await _hello("first"), tag="first")
     await mesh.until_running("replaced", "True", "Running")
     await mesh.filtered("replaced", await _hello("two"), tag="two")
     await mesh.until_running("replaced", "True", "Running")
     assert (await mesh.pods_of("replaced"))["running"] == 1
 
-    refusing = await asyncio.to_thread(filters.build, "refuse-config")
-    module = await asyncio.to_thread(refusing.read_bytes)
+    module = await _filter("refuse-config")
     await mesh.filtered("replaced", module, tag="three", pluginConfig="refuse")
     await mesh.until_running("replaced", "False", "ConfigurationRefused")
     assert (await mesh.pods_of("replaced"))["running"] == 0
@@ -173,9 +194,6 @@ async def test_module_of_the_same_name_counts_when_the_previous_one_has_drained(
 async def test_refused_configuration_is_reported_with_the_pod_and_an_event(
     mesh: RunningMesh,
 ) -> None:
-    refusing = await asyncio.to_thread(filters.build, "refuse-config")
-    module = await asyncio.to_thread(refusing.read_bytes)
-    await mesh.filtered("refusing", module, tag="refusing", pluginConfig="refuse")
     await mesh.until_running("refusing", "False", "ConfigurationRefused")
     assert "default/refusing has the configuration but runs no VM" in await mesh.message("refusing")
     assert (await mesh.columns("refusing"))["RUNNING"] == "0"
@@ -190,19 +208,5 @@ async def test_refused_configuration_is_reported_with_the_pod_and_an_event(
 
 
 async def test_crashes_are_counted(mesh: RunningMesh) -> None:
-    path = await asyncio.to_thread(filters.build, "fail-on-request")
-    module = await asyncio.to_thread(path.read_bytes)
-
-    async def crash() -> None:
-        while True:
-            with suppress(OSError):
-                await wire.get(f"http://{mesh.hosts['crashing']}/", headers={"x-fail": "request"})
-            await asyncio.sleep(0.2)
-
-    crashing = asyncio.create_task(crash())
-    try:
-        await mesh.filtered("crashing", module, tag="crashing", failStrategy="FAIL_RELOAD")
-        await mesh.until_running("crashing", "False", "Crashing")
-    finally:
-        crashing.cancel()
+    await mesh.until_running("crashing", "False", "Crashing")
     assert "default/crashing has the module crashing (" in await mesh.message("crashing")
