@@ -6,10 +6,15 @@ for _, condition in ipairs(status.conditions or {}) do
     conditions[condition.type] = condition
   end
 end
+local observed = status.observedGeneration == obj.metadata.generation
+if conditions.Reconciling and conditions.Reconciling.reason == "RolloutPaused" and observed then
+  -- It waits for a person, as a paused Deployment or Rollout does.
+  return { status = "Suspended", message = conditions.Reconciling.message }
+end
 if conditions.Reconciling then
   return { status = "Progressing", message = conditions.Reconciling.message }
 end
-if status.observedGeneration ~= obj.metadata.generation then
+if not observed then
   return { status = "Progressing", message = "wasmer has not observed generation " .. tostring(obj.metadata.generation) }
 end
 if conditions.Stalled then

@@ -29,6 +29,8 @@ KSTATUS: Final = {
     Progress.STALLED: "Failed",
 }
 IN_ARGO: Final = {"Current": "Healthy", "InProgress": "Progressing", "Failed": "Degraded"}
+SUSPENDED: Final = Reason.ROLLOUT_PAUSED
+"""Argo CD has a word of its own for what waits for a person's command; kstatus has not."""
 
 _PROMISED: Final = {
     "Current": [Reason.SYNCED],
@@ -101,7 +103,8 @@ async def test_every_tool_tells_the_health_of_every_reason(
     assert [one.status for one in in_flux] == [one.status for one in told.values()]
     in_argo = {reason: _in_argo(document) for reason, document in objects.items()}
     assert {one: health.status for one, health in in_argo.items()} == {
-        one: IN_ARGO[health.status] for one, health in told.items()
+        one: "Suspended" if one is SUSPENDED else IN_ARGO[health.status]
+        for one, health in told.items()
     }
 
 
@@ -133,6 +136,15 @@ async def test_every_condition_has_a_message_and_the_generation(
             reason.progress is Progress.STALLED,
             reason.progress is Progress.RECONCILING,
         )
+
+
+async def test_edit_of_a_paused_rollout_is_in_progress_for_argo_until_it_is_observed(
+    objects: dict[Reason, Document],
+) -> None:
+    paused = objects[SUSPENDED]
+    edited = copy.deepcopy(paused)
+    edited["metadata"]["generation"] += 1
+    assert (_in_argo(paused).status, _in_argo(edited).status) == ("Suspended", "Progressing")
 
 
 async def test_what_is_not_observed_yet_is_in_progress(tmp_path: Path) -> None:
