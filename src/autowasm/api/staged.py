@@ -157,18 +157,25 @@ def capacity(
     """How many of `proxies` patches can name, in one EnvoyFilter that is stored and read whole. At most `MAX_STAGED`."""
     longest = max(proxies, key=lambda one: sum(map(len, one.values())), default={"NAME": ""})
     placed, next_ = _placed(autowasm, stable, settings), _placed(autowasm, target, settings)
-    none = _costs(patches.staged_patches(placed, None, ()))
-    one = _costs(patches.staged_patches(placed, next_, (longest,)))
-    two = _costs(patches.staged_patches(placed, next_, (longest, longest)))
+    for_all: list[tuple[int, int]] = []  # of the patches that are there once
+    for_each: list[tuple[int, int]] = []  # of those that each name adds
+    for patch in patches.staged_patches(placed, next_, (longest,)):
+        (for_each if "proxy" in patch["match"] else for_all).append(_costs(patch))
     fits = MAX_STAGED
-    for most, empty, first, second in zip((MAX_BYTES, MAX_VALUES), none, one, two, strict=True):
-        begin = max(empty, 2 * first - second)  # the anchor comes with the first patch
-        fits = min(fits, (most - begin) // (second - first))
+    for most, empty, once, each in zip(
+        (MAX_BYTES, MAX_VALUES), _costs([]), _sums(for_all), _sums(for_each), strict=True
+    ):
+        fits = min(fits, (most - max(empty, once)) // each)
     return max(0, fits)
 
 
-def _costs(patches_: list[dict[str, Any]]) -> tuple[int, int]:
+def _sums(costs: list[tuple[int, int]]) -> tuple[int, int]:
+    """Of patches in a list: each has a comma, or a bracket before it."""
+    return sum(size + 1 for size, _ in costs), sum(values + 1 for _, values in costs)
+
+
+def _costs(part: dict[str, Any] | list[Any]) -> tuple[int, int]:
     """Bytes in etcd, and an upper bound of the number of values."""
-    text = msgspec.json.encode(patches_).decode()
+    text = msgspec.json.encode(part).decode()
     escapes = sum(more * text.count(each) for each, more in _ESCAPED.items())
     return len(text.encode()) + escapes, sum(map(text.count, ",{["))

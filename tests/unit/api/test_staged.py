@@ -311,6 +311,26 @@ def test_names_fit_into_what_etcd_stores(config: str, most: int) -> None:
         assert len(json.dumps(more).replace("<", "\\u003c")) > 1024 * 1024
 
 
+@pytest.mark.parametrize("stable", [None, {}, {"applyPorts": [9080]}, {"applyPorts": [1, 15008]}])
+@pytest.mark.parametrize(
+    "target", [{"applyPorts": [9080]}, {"applyPorts": [1, 15008]}, {"context": "GATEWAY"}]
+)
+def test_one_more_name_than_the_capacity_is_too_large(
+    stable: dict[str, Any] | None, target: dict[str, Any]
+) -> None:
+    large = {"pluginConfig": "x" * 20_000}
+    old = variant(**large, **stable) if stable is not None else None
+    new = variant("b" * 64, **large, **target)
+    fits = capacity(autowasm(), FETCH, stable=old, target=new, proxies=(B,))
+
+    def size(names: int) -> int:
+        patches = staged(old, new, [B] * names)["spec"]["configPatches"]
+        return len(json.dumps(patches, separators=(",", ":")))
+
+    assert 10 < fits < 60
+    assert size(fits) <= 1024 * 1024 < size(fits + 1)
+
+
 def test_many_variables_leave_room_for_fewer_names() -> None:
     env = [{"name": f"N{number}"} for number in range(256)]
     fits = capacity(autowasm(), FETCH, stable=None, target=variant("b" * 64, env=env), proxies=(B,))
