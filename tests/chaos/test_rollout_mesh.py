@@ -264,7 +264,7 @@ async def test_person_follows_and_commands_a_rollout_with_wasmc(mesh: StagedMesh
     image = await mesh.image("fail-on-request")
 
     async def wasmc(*words: str) -> str:
-        output = await wasmer.wasmc(mesh.directory).run(
+        output = await wasmer.wasmc(mesh.directory, COLUMNS="80").run(
             "rollout", *words, "--kubeconfig", str(mesh.cluster.kubeconfig)
         )
         return output.stdout

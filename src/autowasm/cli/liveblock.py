@@ -3,9 +3,10 @@
 Invariants: only lines that this block wrote are erased; a pipe gets no control characters; the last block stays.
 """
 
-import shutil
 import sys
 from typing import Final, TextIO
+
+from autowasm.cli.stdio import height_of, width_of
 
 _UP: Final = "\x1b[{}A"
 _ERASE_DOWN: Final = "\r\x1b[J"
@@ -23,9 +24,8 @@ class LiveBlock:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns, and rows but for the one of the cursor."""
-        size = shutil.get_terminal_size()
-        return size.columns, size.lines - 1
+        """Columns of the stream, and rows but for the one of the cursor."""
+        return width_of(self._stream), height_of(self._stream) - 1
 
     def above(self, text: str) -> None:
         """A message that stays: above the block, or on standard error where there is no terminal."""

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -22,7 +21,7 @@ from autowasm.backoff import Backoff
 from autowasm.cli import clusters, registries, rolloutcommands, rollouttext
 from autowasm.cli.liveblock import LiveBlock
 from autowasm.cli.rolloutview import Outcome, RolloutView, view_of
-from autowasm.cli.stdio import is_coloured
+from autowasm.cli.stdio import is_coloured, width_of
 from autowasm.controller.publishing.publisher import AUTOWASMS, ENVOYFILTERS
 from autowasm.errors import AutoWasmError, UsageError
 from autowasm.kube.client import KubeClient
@@ -73,7 +72,7 @@ async def _run(key: ObjectKey, arguments: argparse.Namespace) -> int:
 async def _status(client: KubeClient, key: ObjectKey, arguments: argparse.Namespace) -> int:
     if not arguments.watch:
         view = await _view(client, key)
-        width, colour = shutil.get_terminal_size().columns, is_coloured(sys.stdout)
+        width, colour = width_of(sys.stdout), is_coloured(sys.stdout)
         text = json.dumps(rollouttext.as_json(view), indent=2) if arguments.json else ""
         print(text or rollouttext.block(view, width=width, colour=colour), flush=True)
         return 1 if view.outcome is Outcome.ABORTED else 0
@@ -138,11 +137,10 @@ async def _history(client: KubeClient, key: ObjectKey, *, as_json: bool) -> int:
                 "wasmc: the EnvoyFilter is not shown: your account may not read it (RBAC)",
                 file=sys.stderr,
             )
-    width = shutil.get_terminal_size().columns
     if as_json:
         print(json.dumps(rollouttext.history_json(view, live), indent=2), flush=True)
     else:
-        print(rollouttext.history(view, live, width=width), flush=True)
+        print(rollouttext.history(view, live, width=width_of(sys.stdout)), flush=True)
     return 0
 
 

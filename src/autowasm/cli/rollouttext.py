@@ -1,8 +1,8 @@
 """The text of `wasmc rollout`: the block on a terminal, one line for pipes, what happens next, the history. Pure.
 
-Invariants: no line of a block or of the history is wider than asked for, nor than `MAX_WIDTH`, and a block has no more lines than
-asked for, so it can be redrawn in place; text from the cluster is escaped; a line for pipes has no figures and no times, so it
-changes only when something happens.
+Invariants: on a terminal, no line of a block or of the history is wider than asked for, nor than `MAX_WIDTH`, and a block has no more
+lines than asked for, so it can be redrawn in place; with the width `UNWRAPPED`, of a pipe, nothing is broken, cut or left out; text
+from the cluster is escaped; a line for pipes has no figures and no times, so it changes only when something happens.
 """
 
 import shlex
@@ -25,6 +25,7 @@ from autowasm.api.status import (
 )
 from autowasm.api.v1alpha1 import Rollout
 from autowasm.cli.rolloutview import Outcome, RolloutView
+from autowasm.cli.stdio import UNWRAPPED, fitted
 from autowasm.controller.rollout.judgement import MIN_REQUESTS, RolloutReason
 from autowasm.kube.resources import ObjectKey
 from autowasm.net.urls import redact
@@ -58,6 +59,8 @@ _ROOMS: Final = (
     _Room(3, 1, 2, has_blanks=False),
     _Room(1, 1, 1, rows=4, has_blanks=False),
 )
+_ALL: Final = _Room(1_000, 1, 1, rows=1_000)
+"""Of a pipe."""
 _COLOURS: Final = {
     RolloutPhase.PROGRESSING: "36",
     RolloutPhase.PAUSED: "33",
@@ -84,7 +87,9 @@ def block(
 
     `ahead`: seconds since wasmer wrote the figures of a rollout that is followed.
     """
-    width = max(MIN_WIDTH, min(width, MAX_WIDTH))
+    width = fitted(width, least=MIN_WIDTH, most=MAX_WIDTH)
+    if width == UNWRAPPED:
+        return "\n".join(_block(view, _ALL, width=width, colour=colour, ahead=ahead))
     height = max(MIN_LINES, min(height, MAX_LINES))
     for room in _ROOMS:
         lines = _block(view, room, width=width, colour=colour, ahead=ahead)
@@ -375,22 +380,25 @@ class _Entry:
 
 def history(view: RolloutView, live: Variants | None, *, width: int) -> str:
     """Filters, newest first, and modules, newest first. `live` None: there is no EnvoyFilter, or it cannot be read."""
-    width = max(MIN_WIDTH, min(width, MAX_WIDTH))
+    width = fitted(width, least=MIN_WIDTH, most=MAX_WIDTH)
+    digits = 64 if width == UNWRAPPED else 12  # of a digest
     lines = [f"AutoWasm {view.key}"]
     if entries := _entries(view, live):
-        lines += ["", "FILTER            GENERATION  MODULE        STATE"]
+        lines += ["", f"FILTER            GENERATION  {'MODULE':<{digits}}  STATE"]
         for one in entries:
             generation = str(one.generation or "?")
             lines += _wrapped(
-                f"{shown(one.digest, most=16):<18}{generation:<12}{one.sha256[:12]:<14}{one.state}",
+                f"{shown(one.digest, most=16):<18}{generation:<12}{one.sha256[:digits]:<{digits}}  {one.state}",
                 width,
                 indent=44 if width > 60 else 2,
                 most=3,
             )
     if modules := view.status.history:
-        lines += ["", "MODULE        FETCHED               SOURCE"]
+        lines += ["", f"{'MODULE':<{digits}}  FETCHED               SOURCE"]
         for module in modules:
-            lines += _wrapped(_module(module), width, indent=36 if width > 60 else 2, most=4)
+            lines += _wrapped(
+                _module(module, digits), width, indent=36 if width > 60 else 2, most=4
+            )
         lines += ["", *_wrapped(_BACK, width, most=3)]
     return "\n".join(line[:width] for line in lines)
 
@@ -460,8 +468,8 @@ _TARGET: Final = {
 }
 
 
-def _module(module: Module) -> str:
-    return f"{module.sha256[:12]:<14}{module.fetched_at or '?':<22}{_source(module)}"
+def _module(module: Module, digits: int) -> str:
+    return f"{module.sha256[:digits]:<{digits}}  {module.fetched_at or '?':<22}{_source(module)}"
 
 
 def _wrapped(text: str, width: int, *, indent: int = 0, most: int) -> list[str]:

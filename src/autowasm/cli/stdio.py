@@ -91,6 +91,7 @@ def is_coloured(stream: TextIO) -> bool:
 UNWRAPPED: Final = 1_000_000
 """Columns of a file or a pipe: no item is broken into lines there, so that `grep` finds it."""
 _COLUMNS: Final = 80
+_LINES: Final = 24
 """Of a terminal that does not tell."""
 
 
@@ -105,6 +106,17 @@ def width_of(stream: TextIO) -> int:
         return os.get_terminal_size(stream.fileno()).columns or _COLUMNS
     except (OSError, ValueError):
         return _COLUMNS
+
+
+def height_of(stream: TextIO) -> int:
+    """Lines of a terminal: $LINES, which shells do not export by themselves; else those of the terminal."""
+    given = os.environ.get("LINES", "")
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
+    try:
+        return os.get_terminal_size(stream.fileno()).lines or _LINES
+    except (OSError, ValueError):
+        return _LINES
 
 
 def fitted(width: int, *, least: int, most: int) -> int:

@@ -44,8 +44,8 @@ class Screen:
 
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Screen]:
-    monkeypatch.setenv("COLUMNS", str(COLUMNS))
-    monkeypatch.setenv("LINES", str(ROWS))
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.delenv("LINES", raising=False)
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     os.set_blocking(master, False)
@@ -113,3 +113,13 @@ def test_a_terminal_that_is_too_small_is_written_to_as_a_pipe(
     assert not LiveBlock(screen.stream, width=40, height=10, is_plain=True).is_live
     monkeypatch.setenv("COLUMNS", "39")
     assert not block(screen.stream).is_live
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("LINES", "10")
+    assert not block(screen.stream).is_live
+    monkeypatch.setenv("LINES", "11")
+    assert block(screen.stream).is_live
+
+
+def test_the_size_is_that_of_the_stream_and_not_of_standard_output(screen: Screen) -> None:
+    fcntl.ioctl(screen.master, termios.TIOCSWINSZ, struct.pack("HHHH", 33, 77, 0, 0))
+    assert block(screen.stream).size == (77, 32)

@@ -7,9 +7,10 @@ import pytest
 from msgspec import UNSET
 
 from autowasm.api.staged import Variants
-from autowasm.api.status import Module, RolloutStatus, RolloutVariant
+from autowasm.api.status import Module, RolloutPhase, RolloutStatus, RolloutVariant
 from autowasm.api.variant import Variant
 from autowasm.cli import rollouttext
+from autowasm.cli.stdio import UNWRAPPED
 from tests.fakes import rollouts
 from tests.fakes.rollouts import (
     ABORTED,
@@ -53,6 +54,20 @@ def test_a_low_terminal_still_has_phase_step_and_message(rollout: RolloutStatus)
     assert rollout.phase.value in found
     if rollout.message and rollout is not PAUSED:
         assert rollout.message[:20] in found.replace("\n", " ")
+
+
+@each_state
+def test_in_a_pipe_nothing_is_broken_or_left_out(rollout: RolloutStatus) -> None:
+    lines = rollouttext.block(view(rollout), width=UNWRAPPED).splitlines()
+    assert "…" not in "".join(lines)
+    assert all(line.isprintable() for line in lines)
+    listed = [line for line in lines if line.startswith(("  Pods ", "  Workloads "))]
+    names = [*rollout.pods, *rollout.groups]
+    assert len(listed) == bool(rollout.pods) + bool(rollout.groups)
+    assert [one.name for one in names if one.name not in "".join(listed)] == []
+    if rollout.phase is not RolloutPhase.SUCCEEDED:
+        steps = [line for line in lines if line.startswith("  step ")]
+        assert [int(line.split()[1]) for line in steps] == [*range(1, rollout.steps + 1)]
 
 
 def test_a_step_that_waits_says_for_what() -> None:
@@ -247,6 +262,16 @@ def test_history_takes_the_module_from_the_envoyfilter_where_the_status_has_none
     text = rollouttext.history(view(rollout), Variants(base=variant), width=80)
     row = next(line for line in text.splitlines() if line.startswith(variant.digest))
     assert row.split()[1:] == ["7", SHA256[:12], "aborted"]
+
+
+def test_history_in_a_pipe_has_whole_digests_and_a_line_for_each_row() -> None:
+    module = Module.of(msgspec.structs.replace(RECORD, source=f"object:https://{'x' * 300}"), "")
+    text = rollouttext.history(view(FAILED, history=(module,)), None, width=UNWRAPPED)
+    rows = [line.split() for line in text.splitlines()]
+    assert [NEW, "7", SHA256, "new:", "aborted"] in rows
+    assert [SHA256, "?", f"https://{'x' * 300}"] in rows
+    columns = [line.index("STATE") for line in text.splitlines() if line.startswith("FILTER")]
+    assert columns == [line.index("new:") for line in text.splitlines() if "new:" in line]
 
 
 @each_state
