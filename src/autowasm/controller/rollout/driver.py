@@ -187,6 +187,8 @@ class RolloutDriver:
         if before is not None and before.phase in _IN_PROGRESS and state.phase is _ABORTED:
             _log_verdict(key, memory, pods or {})
         memory.unwritten += [one for one in actions if isinstance(one, RecordEvent)]
+        if pods == {}:
+            memory.readings.add({}, plugin="", begun=now)  # there is nothing to wait for but time
         members = _members(state, pods or {})
         is_read = pods is not None and memory.readings.has_all(members.keys())
         is_due = is_read or not _gives_target(state)

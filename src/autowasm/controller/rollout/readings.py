@@ -42,7 +42,7 @@ class StepReadings:
         self.counted_since = now if self._latest else None
 
     def add(self, readings: Mapping[str, Reading], *, plugin: str, begun: float) -> None:
-        """Take over new readings. `plugin`: the target's name in the statistics. `begun`: when the first of them began."""
+        """Take over new readings; none: there are no Pods. `plugin`: the target's name in the statistics. `begun`: when the first began."""
         for uid, reading in readings.items():
             self._latest[uid] = _Latest(reading, begun)
             if not isinstance(reading, SidecarStats):

@@ -182,6 +182,19 @@ async def test_new_module_reaches_one_three_and_all_pods(
     ]
 
 
+async def test_selector_without_pods_ends_its_rollout_after_the_pause(
+    world: StagedWorld, process: StagedProcess
+) -> None:
+    world.sidecars.pods.clear()
+    await process.rolled("Succeeded", image=IMAGE)
+    await until(lambda: world.status["phase"] == "Synced")
+    assert world.rollout["verdict"]["byTime"] is True
+    # Pods that come later are read from the next rollout on.
+    world.sidecars.pods.append(pod(1))
+    await process.rolled("Succeeded", image=OTHER)
+    assert world.rollout["verdict"]["proven"] == 1
+
+
 async def test_status_is_written_before_the_envoyfilter_and_synced_after_it(
     world: StagedWorld, process: StagedProcess, settled: str
 ) -> None:
