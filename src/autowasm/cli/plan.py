@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET
 
 from autowasm.api import pluginconfig, status
 from autowasm.api.envoyfilter import render
@@ -28,8 +29,10 @@ from autowasm.cli.explain import exit_status
 from autowasm.cli.judging import judged
 from autowasm.cli.options import offered
 from autowasm.cli.stdio import STDIN, is_coloured, is_stdin, standard_input, width_of
+from autowasm.controller.sourcepolicy import PolicyFile
 from autowasm.errors import SpecError, UsageError
 from autowasm.explain import plan as plans
+from autowasm.explain.desired import with_any_rollout
 from autowasm.explain.facts import Facts, ServerFact, StartFact
 from autowasm.explain.finding import Finding, worst
 from autowasm.explain.gather import Discovery, Gatherer
@@ -163,7 +166,9 @@ async def _plan_all(
     arguments: argparse.Namespace,
 ) -> list[Planned]:
     with Pools(transfers=1) as pools:
-        planner = _Planner(login, arguments, pools)
+        policy = PolicyFile(arguments.policy_file, limits=Limits(), pools=pools)
+        await policy.load()
+        planner = _Planner(login, arguments, pools, policy)
         if arguments.offline:
             return [await planner.plan(each, None) for each in desired]
         async with clusters.connected(arguments, pools=pools) as client:
@@ -175,6 +180,7 @@ class _Planner:
     login: Credential | None
     arguments: argparse.Namespace
     pools: Pools
+    policy: PolicyFile
 
     async def plan(self, desired: PlannedObject, client: KubeClient | None) -> Planned:
         """Plan one AutoWasm; `client` None: offline."""
@@ -187,7 +193,7 @@ class _Planner:
             live = await gatherer.autowasm()
             discovery = await gatherer.discover()
             desired = replace(desired, document=pluginconfig.document_as_stored(desired.document))
-        base = _base(desired, live)
+        base = _base(desired, live, self.policy)
         autowasm, plan = base.autowasm, Plan(action="unknown")
         if autowasm is not None:
             access = PullAccess()
@@ -206,7 +212,7 @@ class _Planner:
             )
             kept = plans.record_kept(autowasm, discovery.live, base.status)
             plan = plans.make(
-                autowasm,
+                with_any_rollout(autowasm) if base.unknown_rollout else autowasm,
                 document=base.document,
                 live=discovery.live,
                 record=kept or found.record,
@@ -263,8 +269,11 @@ def _judge(module: Path, plugin: Plugin, arguments: argparse.Namespace) -> tuple
     return judged(module.read_bytes(), plugin, offered(arguments))
 
 
-def _base(desired: PlannedObject, live: Mapping[str, Any] | None) -> Facts:
-    """The document as the API server would return it after an apply: with the live object's uid, generation and status."""
+def _base(desired: PlannedObject, live: Mapping[str, Any] | None, policy: PolicyFile) -> Facts:
+    """The document as the API server would return it after an apply: with the live object's uid, generation and status.
+
+    The AutoWasm has the policy's rollout if it has none of its own.
+    """
     key, document = desired.key, desired.document
     merged = document
     if live is not None:
@@ -280,7 +289,22 @@ def _base(desired: PlannedObject, live: Mapping[str, Any] | None) -> Facts:
     try:
         if desired.problem is not None:
             raise desired.problem
-        autowasm: AutoWasm = parse(merged)
+        autowasm: AutoWasm = policy.with_rollout(parse(merged))
+        policy.check(autowasm)
     except SpecError as error:
         return Facts(key=key, planned=True, document=merged, spec_error=error, status=reported)
-    return Facts(key=key, planned=True, document=merged, autowasm=autowasm, status=reported)
+    return Facts(
+        key=key,
+        planned=True,
+        document=merged,
+        autowasm=autowasm,
+        status=reported,
+        unknown_rollout=policy.policy is None and _has_default_rollout(desired.document, live),
+    )
+
+
+def _has_default_rollout(document: Mapping[str, Any], live: Mapping[str, Any] | None) -> bool:
+    """Whether wasmer rolls the live object out in steps that neither it nor the new one asks for."""
+    specs = [(one or {}).get("spec") or {} for one in (document, live)]
+    is_staged = status.read((live or {}).get("status")).rollout is not UNSET
+    return is_staged and all(one.get("rollout") is None for one in specs)

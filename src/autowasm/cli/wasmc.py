@@ -81,6 +81,12 @@ def add_plan(commands: Any, add_registry: Callable[[argparse.ArgumentParser], No
         help="YAML or JSON, parsed as by kubectl; -: standard input",
     )
     plan.add_argument("--offline", action="store_true", help="do not query a cluster")
+    plan.add_argument(
+        "--policy-file",
+        type=Path,
+        metavar="FILE",
+        help="the policy of the operator of wasmer: which sources are allowed, and how carefully a namespace rolls changes out (default: none)",
+    )
     _add_cluster_flags(plan)
     add_registry(plan)
 

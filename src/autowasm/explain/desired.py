@@ -12,7 +12,7 @@ from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api import staged
 from autowasm.api.record import Record
 from autowasm.api.status import Status
-from autowasm.api.v1alpha1 import AutoWasm
+from autowasm.api.v1alpha1 import AutoWasm, Rollout
 from autowasm.api.variant import variant_of
 from autowasm.controller.rollout import rendering
 from autowasm.controller.rollout.statemachine import placement
@@ -27,6 +27,12 @@ def at_the_end(
         return envoyfilters.render(autowasm, record, envoy, resend=resend)
     variant = variant_of(autowasm, record, resend=resend)
     return staged.render(autowasm, envoy, stable=variant, target=None)
+
+
+def with_any_rollout(autowasm: AutoWasm) -> AutoWasm:
+    """The AutoWasm with some rollout: the EnvoyFilter of its end is the same for all of them, and another one than without."""
+    spec = msgspec.structs.replace(autowasm.spec, rollout=Rollout())
+    return msgspec.structs.replace(autowasm, spec=spec)
 
 
 def now(

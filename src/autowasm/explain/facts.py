@@ -89,6 +89,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     """The document is not applied (`wasmc plan`): a missing status or EnvoyFilter is no error."""
     document: Mapping[str, Any]
     autowasm: AutoWasm | None = None
+    unknown_rollout: bool = False
+    """Of a plan: a changed filter comes in steps that the operator's policy has, which was not given."""
     spec_error: SpecError | None = None
     status: Status = Status()
     server: ServerFact = ServerFact()

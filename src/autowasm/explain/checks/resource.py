@@ -27,9 +27,11 @@ _LAST_REMEDY: Final = "correct the cause that the message names; wasmer retries 
 
 
 def valid(facts: Facts) -> Iterator[Finding]:
-    """The spec passes wasmer's own parser."""
+    """The spec passes wasmer's own parser, and the policy if that is given."""
     error = facts.spec_error
-    if error is not None:
+    if error is not None and error.reason == Reason.POLICY_DENIED:  # the problem has the advice
+        yield _finding(Level.ERROR, error.reason, facts.name, error.problem, field=error.field)
+    elif error is not None:
         for part in error.parts:
             yield _finding(
                 Level.ERROR,

@@ -68,8 +68,17 @@ def _planned(facts: Facts) -> Iterator[Finding]:
     spec = facts.autowasm.spec.rollout if facts.autowasm is not None else None
     if spec is not None:
         steps = ", ".join(map(str, spec.steps))
-        what = f"a changed filter reaches the Pods in steps ({steps}, all): the EnvoyFilter here is that of the end"
+        own = (facts.document.get("spec") or {}).get("rollout") is not None
+        whose = "" if own else f", by the operator's policy for namespace {facts.key.namespace}"
+        what = (
+            f"a changed filter reaches the Pods in steps ({steps}, all), each of which must stay healthy for {spec.pause}{whose}: the "
+            "EnvoyFilter here is that of the end"
+        )
         yield _finding(Level.NOTE, "Rollout", facts.name, what, field="spec.rollout")
+    elif facts.unknown_rollout:
+        what = "a changed filter reaches the Pods in steps, by the operator's policy: the EnvoyFilter here is that of the end"
+        remedy = "to see which steps, give wasmc plan the policy (--policy-file)"
+        yield _finding(Level.NOTE, "Rollout", facts.name, what, remedy, field="spec.rollout")
 
 
 def _is_current(facts: Facts, state: RolloutStatus) -> bool:

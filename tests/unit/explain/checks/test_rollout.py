@@ -8,6 +8,7 @@ from msgspec import UNSET
 
 from autowasm.api import staged
 from autowasm.api.status import RolloutPhase, RolloutStatus
+from autowasm.api.v1alpha1 import Rollout
 from autowasm.controller.rollout.judgement import RolloutReason
 from autowasm.explain import desired
 from autowasm.explain.checks import envoyfilter, resource, rollout
@@ -51,7 +52,23 @@ def test_nothing_is_said_without_a_staged_rollout() -> None:
 def test_a_plan_says_that_the_change_comes_in_steps() -> None:
     (finding,) = found(FAILED, planned=True).values()
     assert (finding.level, finding.field) == (Level.NOTE, "spec.rollout")
-    assert "(1, 10%, 50%, all)" in finding.what
+    assert "(1, 10%, 50%, all), each of which must stay healthy for 30s" in finding.what
+    assert "policy" not in finding.what
+
+
+def test_a_plan_says_whose_steps_they_are_and_how_to_see_them() -> None:
+    without = facts(planned=True)
+    assert without.autowasm is not None
+    spec = msgspec.structs.replace(without.autowasm.spec, rollout=Rollout(steps=(1, "5%")))
+    completed = msgspec.structs.replace(without.autowasm, spec=spec)
+    by_policy = msgspec.structs.replace(without, autowasm=completed)
+    (finding,) = findings_of(rollout.rollout, by_policy).values()
+    assert "(1, 5%, all)" in finding.what
+    assert f"by the operator's policy for namespace {without.key.namespace}" in finding.what
+    unknown = msgspec.structs.replace(without, unknown_rollout=True)
+    (finding,) = findings_of(rollout.rollout, unknown).values()
+    assert (finding.level, finding.field) == (Level.NOTE, "spec.rollout")
+    assert "--policy-file" in finding.remedy
 
 
 @pytest.mark.parametrize(
