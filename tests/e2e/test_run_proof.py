@@ -285,6 +285,32 @@ async def test_another_plugin_in_the_process_does_not_hide_what_became_of_this_o
             assert judge(None, drained, NAME).state is RunState.UNKNOWN, "it may be the stranger"
 
 
+async def test_crash_with_fail_open_as_wasmer_writes_it_shows_in_no_statistic(
+    version: str, tmp_path: Path
+) -> None:
+    """So a rollout cannot see it. If a release of Envoy counts it, the judgement can."""
+    module = await asyncio.to_thread(filters.build, "fail-on-request")
+    async with stand(tmp_path, version) as it:
+        it.listeners.use(Plugin(NAME, it.origin.add(module.read_bytes()), policy=""))
+        before, _ = await it.state(None, RunState.RUNNING)
+
+        async def counted(*, fail: bool) -> dict[str, str]:
+            """All statistics of the process after some requests."""
+            assert {await it.ask(fail=fail) for _ in range(20)} == {200}
+            page = (await wire.get(f"http://{it.envoy.admin}/stats")).body.decode()
+            return dict(line.split(": ", 1) for line in page.splitlines() if ": " in line)
+
+        good, crashed = [await counted(fail=fail) for fail in (False, True)]
+        assert "proxy_on_request_headers failed" in await it.envoy.log_text()
+        changed = {name for name in crashed if crashed[name] != good.get(name)}
+        assert not [name for name in changed if "wasm" in name or "5xx" in name], changed
+        after = await it.read()
+        assert judge(before, after, NAME).state is RunState.RUNNING
+        requests = judge(before, after, NAME).figures.requests
+        assert requests is not None
+        assert (requests.total, requests.failed) == (40, 0)
+
+
 async def test_module_that_is_awaited_is_not_a_failure(version: str, tmp_path: Path) -> None:
     async with stand(tmp_path, version) as it:
         good = await asyncio.to_thread(_compiled, "hello")

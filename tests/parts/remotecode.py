@@ -78,7 +78,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """One filter. `policy` is Envoy's `failure_policy`; `retries` are those of the fetch."""
+    """One filter. `policy` is Envoy's `failure_policy`; empty: `fail_open`, as wasmer writes it. `retries` are those of the fetch."""
 
     name: str
     sha256: str
@@ -96,7 +96,7 @@ class Plugin:
         }
         config = {
             "name": self.name,
-            "failure_policy": self.policy,
+            **({"failure_policy": self.policy} if self.policy else {"fail_open": True}),
             "configuration": {"@type": _STRING, "value": self.configuration},
             "vm_config": {
                 "vm_id": f"{self.sha256[:12]}-{self.policy}",

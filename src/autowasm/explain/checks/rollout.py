@@ -11,6 +11,7 @@ from typing import Final
 from msgspec import UNSET
 
 from autowasm.api.status import RolloutPhase, RolloutStatus
+from autowasm.api.v1alpha1 import FailStrategy
 from autowasm.controller.rollout.judgement import RolloutReason
 from autowasm.explain.facts import Facts
 from autowasm.explain.finding import Check, Finding, Level, Reporter, Step
@@ -81,6 +82,20 @@ def _planned(facts: Facts) -> Iterator[Finding]:
         yield _finding(Level.NOTE, "Rollout", facts.name, what, remedy, field="spec.rollout")
 
 
+def unseen_crashes(facts: Facts) -> Iterator[Finding]:
+    """A staged rollout of a filter whose crashes no statistic of Envoy shows (docs/reference/sidecar-statistics.md)."""
+    autowasm = facts.autowasm
+    is_staged = facts.unknown_rollout or (
+        autowasm is not None and autowasm.spec.rollout is not None
+    )
+    strategy = autowasm.spec.filter.fail_strategy if autowasm is not None else None
+    if is_staged and strategy is FailStrategy.FAIL_OPEN:
+        what = "with FAIL_OPEN, Envoy lets requests pass when the filter crashes, and counts nothing: the rollout of such a filter succeeds"
+        remedy = "test it with wasmc test, or roll it out with FAIL_RELOAD first"
+        field = "spec.filter.failStrategy"
+        yield _finding(Level.NOTE, "UnseenCrashes", facts.name, what, remedy, field=field)
+
+
 def _is_current(facts: Facts, state: RolloutStatus) -> bool:
     generation = (facts.document.get("metadata") or {}).get("generation")
     return state.target.generation == generation
@@ -145,4 +160,4 @@ def _command(facts: Facts, verb: str, *more: str) -> str:
     return shlex.join(["wasmc", "rollout", verb, key.name, "-n", key.namespace, *more])
 
 
-CHECKS: Final[tuple[Check, ...]] = (rollout,)
+CHECKS: Final[tuple[Check, ...]] = (rollout, unseen_crashes)

@@ -71,6 +71,19 @@ def test_a_plan_says_whose_steps_they_are_and_how_to_see_them() -> None:
     assert "--policy-file" in finding.remedy
 
 
+def test_rollout_that_cannot_see_a_crash_is_noted() -> None:
+    def noted(state: RolloutStatus | None, **fields: Any) -> dict[str, Finding]:
+        document = dict(given(state).document)
+        document["spec"]["filter"]["failStrategy"] = fields.pop("strategy", "FAIL_OPEN")
+        return findings_of(rollout.unseen_crashes, facts(document, **fields))
+
+    for found in (noted(BEGUN), noted(None, planned=True)):
+        assert found["UnseenCrashes"].level is Level.NOTE
+        assert found["UnseenCrashes"].field == "spec.filter.failStrategy"
+    assert noted(BEGUN, strategy="FAIL_RELOAD") == {}
+    assert findings_of(rollout.unseen_crashes, facts()) == {}
+
+
 @pytest.mark.parametrize(
     ("state", "level", "check", "where", "command"),
     [
