@@ -19,6 +19,7 @@ def page(
     draining: int = 0,
     warming: int = 0,
     rejected: int = 0,
+    fetched: int = 0,
     fetch_failures: int = 0,
     uptime: int = 100_000,
     requests: tuple[int, int] | None = None,
@@ -33,6 +34,7 @@ def page(
         "envoy_listener_manager_total_filter_chains_draining": draining,
         "envoy_listener_manager_total_listeners_warming": warming,
         "envoy_listener_manager_lds_update_rejected": rejected,
+        "envoy_wasm_remote_load_fetch_successes": fetched,
         "envoy_wasm_remote_load_fetch_failures": fetch_failures,
     }
     for name, count in reloads.items():

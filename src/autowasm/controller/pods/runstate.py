@@ -183,6 +183,12 @@ class Evidence:
         return _increase(then, self.after.fetch_failures)
 
     @property
+    def has_arrived(self) -> bool:
+        """Whether a module has arrived since `before`. It is counted before its first VM starts, in the same turn of Envoy."""
+        then = self.before.fetched if self.before is not None else 0
+        return _increase(then, self.after.fetched) > 0
+
+    @property
     def has_all_vms(self) -> bool:
         """Whether there are VMs enough for every plug-in."""
         return self.vms >= self._each * (1 + len(self.others))
@@ -312,6 +318,14 @@ def module_never_arrived(e: Evidence) -> bool:
     return e.after.active_vms is None and not e.is_warming
 
 
+def module_not_arrived(e: Evidence) -> bool:
+    """The plug-in has no VM, no module has arrived, and what it replaced still drains: an Envoy on a busy node is that late.
+
+    When nothing drains any more, the counter of modules has begun again, and the time for a start is over.
+    """
+    return e.has_no_vms and not e.has_arrived and bool(e.after.draining)
+
+
 def module_did_not_start(e: Evidence) -> bool:
     """The plug-in has no VM, no listener waits for its module, and no fetch failed."""
     return e.has_no_vms
@@ -385,6 +399,7 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     (module_awaited, RunState.STARTING, "has the configuration and waits for the module"),
     (module_never_arrived, RunState.FETCH_FAILED, "has the configuration but never got the module"),
+    (module_not_arrived, RunState.STARTING, "has the configuration, and its module has not arrived"),
     (
         module_did_not_start,
         RunState.CONFIGURATION_REFUSED,

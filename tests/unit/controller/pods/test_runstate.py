@@ -104,6 +104,16 @@ def test_awaited_module_is_starting_whatever_runs_beside_it() -> None:
     assert state(OLD, stats("old", "new", active_vms=6, fetched=2)) is RunState.STARTING
 
 
+def test_module_that_has_not_arrived_while_the_old_filter_drains_is_awaited() -> None:
+    """As seen on a busy node: Envoy knew the plug-in, and took the module out of its cache a moment later."""
+    before = stats("old", seconds=0, active_vms=4, fetched=0)
+    assert state(before, stats("old", "new", active_vms=4, draining=1)) is RunState.STARTING
+    arrived = stats("old", "new", active_vms=4, fetched=1, draining=1)
+    assert state(before, arrived) is RunState.CONFIGURATION_REFUSED
+    drained = stats("old", "new", active_vms=4, draining=0)
+    assert state(before, drained) is RunState.CONFIGURATION_REFUSED
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -175,7 +185,8 @@ def test_vms_may_be_those_of_the_previous_module_while_it_drains() -> None:
     assert accepted(draining, Acceptance.SEEN) == "Starting"
     assert accepted(replace(draining, active_vms=8), Acceptance.SEEN) == "Running", "both"
     assert accepted(replace(draining, draining=0), Acceptance.SEEN) == "Running"
-    assert accepted(replace(draining, active_vms=0), Acceptance.SEEN) == "ConfigurationRefused"
+    refused = replace(draining, active_vms=0, fetched=2)
+    assert accepted(refused, Acceptance.SEEN) == "ConfigurationRefused"
     named = judge(None, draining, "old")
     assert named.state is RunState.RUNNING, "the name has a digest: what drains is another plug-in"
 

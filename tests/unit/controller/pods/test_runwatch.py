@@ -40,7 +40,7 @@ async def test_rollout_reads_before_a_step_and_judges_against_that() -> None:
         watch.change(Published("next", at=NOW, is_named=True))
         assert watch.report_of(POD.uid) is None
         drains = ["stable", "other", "next"]
-        sidecars.pages["127.0.0.2"] = page(drains, vms=2 * VMS, changed=2, draining=1)
+        sidecars.pages["127.0.0.2"] = page(drains, vms=2 * VMS, changed=2, draining=1, fetched=1)
         await watch.read([POD], reader, wall=lambda: NOW)
         found = (await watch.read([POD], reader, wall=lambda: NOW))[POD.uid]
     assert found.state is RunState.CONFIGURATION_REFUSED, "the others have their VMs, it has none"
