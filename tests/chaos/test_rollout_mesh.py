@@ -103,14 +103,46 @@ async def watched(mesh: StagedMesh, old: str) -> AsyncIterator[Watched]:
             raise task.exception() or AssertionError
 
 
+async def downloads(mesh: StagedMesh) -> int:
+    """The modules that wasmer has sent to sidecars since it started."""
+    answer = await wire.get(f"http://{mesh.wasmer.host}/seen")
+    return int(json.loads(answer.body)["downloads"])
+
+
+@asynccontextmanager
+async def downloads_watched(mesh: StagedMesh) -> AsyncIterator[dict[int, int]]:
+    """The most downloads since the begin that were counted while a rollout was in each step."""
+    before, most = await downloads(mesh), dict[int, int]()
+
+    async def watch() -> None:
+        while True:
+            state = await mesh.rollout()
+            count = await downloads(mesh) - before
+            later = await mesh.rollout()
+            is_staged = state["phase"] == later["phase"] == "Progressing"
+            if is_staged and state["step"] == later["step"]:
+                most[later["step"]] = max(count, most.get(later["step"], 0))
+            await asyncio.sleep(0.05)
+
+    task = asyncio.create_task(watch(), name="count downloads")
+    try:
+        yield most
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled() and task.exception() is not None:
+            raise task.exception() or AssertionError
+
+
 async def test_good_filter_reaches_one_three_and_all_pods_without_a_failed_request(
     mesh: StagedMesh,
 ) -> None:
     old = await settle_on(mesh, "echo")
     untouched = await asyncio.gather(*(one.listener_version() for one in mesh.others))
-    async with mesh.load() as reports, watched(mesh, old) as seen:
+    image = await mesh.image("fail-on-request", tag="new", note="no Envoy has it yet")
+    async with mesh.load() as reports, watched(mesh, old) as seen, downloads_watched(mesh) as sent:
         await asyncio.sleep(1)
-        await mesh.apply(mesh.staged(await mesh.image("fail-on-request")))
+        await mesh.apply(mesh.staged(image))
         found = await mesh.wait_rollout("Succeeded")
         await mesh.wait_phase("Synced")
         plugin = target_of(found)
@@ -119,6 +151,7 @@ async def test_good_filter_reaches_one_three_and_all_pods_without_a_failed_reque
     assert seen.counts == sorted(set(seen.counts)), described(found)
     assert {0, 1, 3, 6} <= set(seen.counts), described(found)
     assert not seen.violations
+    assert sent == {1: 1, 2: 3, 3: 6}, "a sidecar has one port and one filter chain"
     for report in reports.values():
         assert report.failed == 0, report
         assert report.total > 100

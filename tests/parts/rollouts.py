@@ -156,10 +156,11 @@ class StagedMesh(Mesh):
             if error.status != 404:
                 raise
 
-    async def image(self, filter_: str, *, tag: str = "") -> str:
-        """Push a filter of `tests/assets/filters`; the reference."""
+    async def image(self, filter_: str, *, tag: str = "", note: str = "") -> str:
+        """Push a filter of `tests/assets/filters`; the reference. A module with another `note` has another digest."""
         path = await asyncio.to_thread(filters.build, filter_)
-        return await self.push(tag or filter_, await asyncio.to_thread(path.read_bytes))
+        module = await asyncio.to_thread(path.read_bytes)
+        return await self.push(tag or filter_, with_note(module, note) if note else module)
 
     def staged(
         self,
@@ -227,6 +228,13 @@ class StagedMesh(Mesh):
                 steady = Load(host=one.host, path=path, pause=0.02).steady()
                 reports[one.name] = await stack.enter_async_context(steady)
             yield reports
+
+
+def with_note(module: bytes, note: str) -> bytes:
+    """The module with one more custom section, which changes nothing but its digest. At most 100 bytes."""
+    name = b"note"
+    content = bytes([len(name)]) + name + note.encode()
+    return module + bytes([0, len(content)]) + content
 
 
 @asynccontextmanager
