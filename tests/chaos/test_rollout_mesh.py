@@ -292,6 +292,150 @@ async def test_successor_of_a_leader_that_was_killed_at_its_verdict_restores_the
     await mesh.cluster.request("DELETE", autowasms("default", "later"))
 
 
+async def command(mesh: StagedMesh, verb: str, name: str = "test") -> str:
+    """Write the rollout annotation; its value, which no command had before."""
+    version = (await mesh.get(name))["metadata"]["resourceVersion"]
+    value = f"{verb} after {version}"
+    body = {"metadata": {"annotations": {"wasm.tcm.io/rollout": value}}}
+    await mesh.cluster.request("PATCH", autowasms("default", name), body=body)
+    return value
+
+
+@asynccontextmanager
+async def killed_leader(mesh: StagedMesh) -> AsyncIterator[None]:
+    """Without a leader; a successor starts at the end."""
+    await mesh.wasmer.process.kill()
+    try:
+        yield
+    finally:
+        await mesh.wasmer.start()
+
+
+async def looked(mesh: StagedMesh) -> None:
+    """The leader has looked at all objects: an object that is newer than it has its filter."""
+    await mesh.apply(mesh.staged(await mesh.image("echo"), name="later", pause="1s"))
+    await mesh.wait_rollout("Succeeded", name="later", timeout=60)
+    await mesh.cluster.request("DELETE", autowasms("default", "later"))
+    async with asyncio.timeout(30):
+        while any(["later" in str(await one.plugins()) for one in mesh.matched]):
+            await asyncio.sleep(0.1)
+
+
+async def only_on(mesh: StagedMesh, plugin: str, names: set[str]) -> None:
+    """Wait until exactly these Pods have the filter."""
+    async with asyncio.timeout(30):
+        while await mesh.with_plugin(plugin) != names:
+            await asyncio.sleep(0.05)
+
+
+async def test_successor_carries_out_each_command_that_came_while_there_was_no_leader(
+    mesh: StagedMesh,
+) -> None:
+    old = await settle_on(mesh, "echo")
+
+    async def rollout(phase: str, *, step: int, has: int, given: str = "promote") -> set[str]:
+        found = await mesh.wait_rollout(phase, step=step)
+        state = found["status"]["rollout"]
+        assert state["command"] == given, described(found)
+        chosen = {one["name"] for one in state.get("pods", ())}
+        assert len(chosen) == has, described(found)
+        return chosen
+
+    async with mesh.load() as reports:
+        await mesh.apply(mesh.staged(await mesh.image("fail-on-request"), pause="1m"))
+        chosen = await rollout("Progressing", step=1, has=1)
+        new = target_of(await mesh.get())
+        await only_on(mesh, new, chosen)
+
+        async with killed_leader(mesh):
+            given = await command(mesh, "pause")
+        assert await rollout("Paused", step=1, has=1, given=given) == chosen
+        async with killed_leader(mesh):  # while it is paused
+            pass
+        await looked(mesh)
+        assert await rollout("Paused", step=1, has=1, given=given) == chosen
+        assert await mesh.with_plugin(new) == chosen
+        assert await mesh.with_plugin(old) == mesh.names() - chosen
+
+        async with killed_leader(mesh):
+            given = await command(mesh, "resume")
+        assert await rollout("Progressing", step=1, has=1, given=given) == chosen
+        assert await mesh.with_plugin(new) == chosen
+
+        async with killed_leader(mesh):
+            given = await command(mesh, "abort")
+        await rollout("Aborted", step=1, has=0, given=given)
+        async with killed_leader(mesh):  # maybe before the previous filter is back
+            pass
+        await only_on(mesh, old, mesh.names())
+        await looked(mesh)
+        await rollout("Aborted", step=1, has=0, given=given)
+
+        async with killed_leader(mesh):
+            given = await command(mesh, "retry")
+        chosen = await rollout("Progressing", step=1, has=1, given=given)
+        await only_on(mesh, new, chosen)
+
+        async with killed_leader(mesh):
+            given = await command(mesh, "promote")
+        await rollout("Succeeded", step=3, has=0, given=given)
+        await only_on(mesh, new, mesh.names())
+    for report in reports.values():
+        assert report.failed == 0, report
+
+
+async def test_successor_of_a_leader_that_was_killed_without_the_previous_filter_holds_the_rollout(
+    mesh: StagedMesh,
+) -> None:
+    old = await settle_on(mesh, "echo")
+    await mesh.apply(mesh.staged(await mesh.image("fail-on-request"), pause="1m"))
+    await mesh.wait_rollout("Progressing", step=1)
+    new = target_of(await mesh.get())
+    (canary,) = (await mesh.rollout())["pods"]
+    await only_on(mesh, new, {canary["name"]})
+    async with killed_leader(mesh):
+        # Another client changes the previous filter: no leader remembers it, and nothing else has it.
+        document = await mesh.envoyfilter()
+        for each in document["spec"]["configPatches"]:
+            value = each["patch"].get("value") or {}
+            plugin = value.get("typedConfig", {}).get("value", {}).get("config", {})
+            if plugin.get("name") == old:
+                string = "type.googleapis.com/google.protobuf.StringValue"
+                plugin["configuration"] = {"@type": string, "value": "of another client"}
+        body = {"spec": document["spec"]}
+        await mesh.cluster.request("PATCH", envoyfilters("default", "test"), body=body)
+    found = await mesh.wait_rollout("Paused", step=1)
+    assert found["status"]["rollout"]["reason"] == "StableLost", described(found)
+    async with killed_leader(mesh):
+        pass
+    await looked(mesh)
+    state = await mesh.rollout()
+    assert (state["phase"], state["reason"]) == ("Paused", "StableLost"), state
+    assert await mesh.with_plugin(new) == {canary["name"]}
+    async with killed_leader(mesh):
+        await command(mesh, "promote")
+    await mesh.wait_rollout("Succeeded")
+    await only_on(mesh, new, mesh.names())
+
+
+async def test_successor_begins_the_first_rollout_of_an_object_that_the_killed_leader_did_not(
+    mesh: StagedMesh,
+) -> None:
+    await settle_on(mesh, "echo")
+    async with killed_leader(mesh):
+        image = await mesh.image("fail-on-request")
+        await mesh.apply(mesh.staged(image, name="first", pause="1s"))
+        assert "rollout" not in (await mesh.get("first")).get("status", {})
+    found = await mesh.wait_rollout("Progressing", name="first", step=1)
+    new = target_of(found, name="first")
+    async with killed_leader(mesh):
+        pass
+    await mesh.wait_rollout("Succeeded", name="first")
+    await only_on(mesh, new, mesh.names())
+    await mesh.cluster.request("DELETE", autowasms("default", "first"))
+    await only_on(mesh, new, set())
+
+
 async def test_person_follows_and_commands_a_rollout_with_wasmc(mesh: StagedMesh) -> None:
     old = await settle_on(mesh, "echo")
     image = await mesh.image("fail-on-request")
