@@ -5,7 +5,7 @@ fields that Envoy and Istio know are emitted, because Envoy silently ignores an 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from autowasm.api import patches
@@ -151,7 +151,12 @@ def records_of(envoyfilter: Mapping[str, Any]) -> tuple[Record, ...]:
 
 def plugin_config_of(envoyfilter: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The PluginConfig that every patch of `render` has; None if there is none. A manual edit may lack fields."""
-    for value in patches.filters_of(envoyfilter):
+    return plugin_config(patches.filters_of(envoyfilter))
+
+
+def plugin_config(filters: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The PluginConfig of the first of these filters that has one."""
+    for value in filters:
         try:
             config = value["typedConfig"]["value"]["config"]
         except (KeyError, TypeError):

@@ -13,7 +13,7 @@ import msgspec
 
 from autowasm.api import patches
 from autowasm.api import record as records
-from autowasm.api.envoyfilter import envoyfilter, records_of
+from autowasm.api.envoyfilter import envoyfilter, plugin_config, records_of
 from autowasm.api.patches import Metadata, Patch, Placed
 from autowasm.api.status import MAX_STAGED
 from autowasm.api.v1alpha1 import AutoWasm, PatchContext
@@ -89,6 +89,40 @@ class Variants:
         """The variant with this digest."""
         both = (self.base, self.override)
         return next((one for one in both if one is not None and one.digest == digest), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Overridden:
+    """The plugin configurations of an EnvoyFilter, as they are in its patches, and the proxies with the second one."""
+
+    base: Mapping[str, Any] | None
+    override: Mapping[str, Any] | None
+    proxies: frozenset[frozenset[tuple[str, str]]] | None
+    """The node metadata that the patches name; None: all proxies."""
+
+    def has(self, *metadata: Metadata) -> bool:
+        """Whether a proxy with one of these has the override."""
+        if self.proxies is None:
+            return self.override is not None
+        return any(frozenset(one.items()) in self.proxies for one in metadata)
+
+
+def overridden(document: Mapping[str, Any]) -> Overridden:
+    """Read what each proxy has, also from an EnvoyFilter that was written without a rollout."""
+    found = [each for each in patches.patches_of(document) if not _is_of_tunnel(each)]
+    base = plugin_config(each.value for each in found if not _is_override(each))
+    others = [each for each in found if _is_override(each)]
+    override = plugin_config(each.value for each in others)
+    if any(each.proxy is None for each in others):
+        return Overridden(base, override, None)
+    return Overridden(base, override, frozenset(map(_metadata, others)))
+
+
+def _metadata(patch: Patch) -> frozenset[tuple[str, str]]:
+    """The node metadata that it matches; empty, which no proxy has, for a manual edit of another form."""
+    metadata = (patch.proxy or {}).get("metadata")
+    items = metadata.items() if isinstance(metadata, Mapping) else ()
+    return frozenset((str(name), str(value)) for name, value in items)
 
 
 def variants_of(document: Mapping[str, Any]) -> Variants:

@@ -54,11 +54,12 @@ def report(
     generation: int,
     names: int,
     is_settled: bool,
+    what: str = "the module",
 ) -> Generator[None, None, RunningReport]:
     """Build the report, in steps.
 
     `pods`: matched Pods that have not ended; `report_of`: the latest report by the uid of the Pod; `names`: the most Pods that are
-    named; `is_settled`: no sidecar is read any more, so that the requests are worth a sentence.
+    named; `is_settled`: no sidecar is read any more, so that the requests are worth a sentence; `what`: the Pods are to run.
     """
     injected = running = matched = 0
     others: list[tuple[int, str, str, RunReport]] = []
@@ -87,7 +88,7 @@ def report(
         for _, namespace, name, found in worst
     )
     status, reason = _verdict(injected, worst[0][3].state if worst else None)
-    message = _sentence(matched, injected, running, named)
+    message = _sentence(matched, injected, running, named, what)
     if is_settled and injected:
         message += _requests(figures)
     condition = Condition(
@@ -108,10 +109,12 @@ def _verdict(injected: int, worst: RunState | None) -> tuple[str, str]:
     return ("False" if worst in _FACTS else "Unknown"), worst.value
 
 
-def _sentence(matched: int, injected: int, running: int, named: Sequence[NotRunningPod]) -> str:
+def _sentence(
+    matched: int, injected: int, running: int, named: Sequence[NotRunningPod], what: str
+) -> str:
     if not injected:
         return "no matched Pod has a sidecar" if matched else "the selector matches no Pod"
-    text = f"{running} of {injected} sidecars are known to run the module"
+    text = f"{running} of {injected} sidecars are known to run {what}"
     if not named:
         return text
     listed = "; ".join(f"{one.namespace}/{one.name} {one.message}" for one in named[:_NAMED])

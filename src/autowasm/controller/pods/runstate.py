@@ -399,7 +399,11 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     (module_awaited, RunState.STARTING, "has the configuration and waits for the module"),
     (module_never_arrived, RunState.FETCH_FAILED, "has the configuration but never got the module"),
-    (module_not_arrived, RunState.STARTING, "has the configuration, and its module has not arrived"),
+    (
+        module_not_arrived,
+        RunState.STARTING,
+        "has the configuration, and its module has not arrived",
+    ),
     (
         module_did_not_start,
         RunState.CONFIGURATION_REFUSED,

@@ -3,7 +3,8 @@
 `statsreader.py` reads, `runwatch.py` judges, `runningreport.py` counts, `podstatuswriter.py` writes. Invariants: only the leader reads;
 only Pods of the informer that an AutoWasm matches are read; a Pod is read after its AutoWasm's filter changed, and after it
 started itself, with growing pauses, until its module has run for `RunSettings.settle` or `RunSettings.window` has passed: never again
-after that; one request serves all AutoWasms of a Pod. A new leader takes over what the status says of the same filter.
+after that; one request serves all AutoWasms of a Pod. A new leader takes over what the status says of the same filter. While a staged
+rollout is in progress, each Pod is judged by the filter that the EnvoyFilter in place has for it.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from msgspec import UNSET
 
 from autowasm.api import envoyfilter as envoyfilters
 from autowasm.api import status as statuses
+from autowasm.api.staged import Overridden, overridden
 from autowasm.api.status import ConditionType
 from autowasm.controller.interfaces import RecordEvent
 from autowasm.controller.pods import runningreport
@@ -31,6 +33,7 @@ from autowasm.controller.pods.resend import changed_at
 from autowasm.controller.pods.runningreport import RunningReport
 from autowasm.controller.pods.runstate import RunReport, RunState
 from autowasm.controller.pods.runwatch import BASELINE_AGE, Published, RunWatch
+from autowasm.controller.pods.stagedpods import has_override
 from autowasm.controller.pods.statsreader import StatsReader
 from autowasm.kube.leaderelection import Leadership, while_leading
 from autowasm.kube.resources import ObjectKey
@@ -78,20 +81,45 @@ class _Turn:
     due: float
     pause: float
     opened: float
+    noticed: float
+    """When the change of its filter was noticed: a reading soon before may already show it."""
     since: float | None = None
     """Its first reading; None: there was none yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    """One of the filters that an EnvoyFilter has."""
+
+    digest: str
+    """Of its configuration."""
+    published: Published
+    sha256: str
+    """Of the module."""
+
+
+@dataclass(slots=True)
+class _Followed:
+    """A filter that some Pods are to have. `noticed`: when it was first seen."""
+
+    watch: RunWatch
+    noticed: float
 
 
 @dataclass(slots=True)
 class _Watched:
     """One AutoWasm. Times are of the loop."""
 
-    watch: RunWatch
-    digest: str
-    """Of the filter's configuration."""
+    placed: Overridden
+    base: str
+    """The digest of the filter of each Pod that has no other; empty: none, before the end of a first rollout."""
+    override: str
+    followed: dict[str, _Followed]
+    """By digest."""
     version: object
     """Of the EnvoyFilter that was seen last."""
-    noticed: float
+    has: dict[bytes, str] = field(default_factory=dict)
+    """The digest of the filter by which each known Pod is judged."""
     turns: dict[bytes, _Turn] = field(default_factory=dict)
     """By the uid of the Pod: those that are not settled."""
     known: dict[bytes, ObjectKey] = field(default_factory=dict)
@@ -103,6 +131,21 @@ class _Watched:
     told: set[RunState] = field(default_factory=set)
     """Failures of which there was an Event."""
     states: Mapping[str, int] = field(default_factory=dict)
+
+    def wanted(self, pod: Pod) -> str:
+        """The digest of the filter that the Pod is to have."""
+        return self.override if has_override(self.placed, pod) else self.base
+
+    def report_of(self, uid: bytes) -> RunReport | None:
+        """The latest report on the Pod; None: not read since its filter changed."""
+        followed = self.followed.get(self.has.get(uid, ""))
+        return followed.watch.report_of(uid) if followed is not None else None
+
+    def forget(self, uid: bytes) -> None:
+        """The Pod is gone, or has another filter."""
+        followed = self.followed.get(self.has.pop(uid, ""))
+        if followed is not None:
+            followed.watch.forget([uid])
 
 
 class RunTracker:
@@ -147,13 +190,17 @@ class RunTracker:
         if watched.is_behind:
             await in_steps(self._refresh(key, watched))
         generation = (document.get("metadata") or {}).get("generation")
+        wanted = watched.wanted
         found = await in_steps(
             runningreport.report(
-                self._workloads.matched(key),
-                watched.watch.report_of,
+                (pod for pod in self._workloads.matched(key) if wanted(pod)),
+                watched.report_of,
                 generation=generation if isinstance(generation, int) else 0,
                 names=self._settings.max_named,
                 is_settled=not watched.turns,
+                what="the filter that they are to have"
+                if len(watched.followed) > 1
+                else "the module",
             )
         )
         watched.states = found.states
@@ -210,45 +257,71 @@ class RunTracker:
         version = metadata.get("uid"), metadata.get("resourceVersion") or id(live)
         if live is not None and watched is not None and watched.version == version:
             return watched
-        record = envoyfilters.record_of(dict(live)) if live is not None else None
-        config = envoyfilters.plugin_config_of(live) if live is not None else None
-        if live is None or record is None or config is None:
+        placed = overridden(live) if live is not None else None
+        if live is None or placed is None or envoyfilters.record_of(dict(live)) is None:
             self._watched.pop(key, None)
             return None
-        digest = hashlib.sha256(msgspec.json.encode(config, order="sorted")).hexdigest()
-        if watched is not None and watched.digest == digest:
-            watched.version = version  # the same filter
-            return watched
-        plugin, sha256 = str(config.get("name") or ""), record.sha256
-        published = Published(
-            plugin,
-            at=changed_at(live),
-            # In generation 1 no other configuration had this name; another name than the object's has a digest.
-            is_named=metadata.get("generation") == 1 or plugin != key.name,
+        base, override = (
+            _filter_of(config, live, key) if config is not None else None
+            for config in (placed.base, placed.override)
         )
+        filters = {one.digest: one for one in (base, override) if one is not None}
+        if not filters:
+            self._watched.pop(key, None)
+            return None
+        now = self._now()
+        if watched is None:
+            watched = self._watched[key] = _Watched(placed, "", "", {}, version)
+        self._follow(watched, filters, now=now)
+        watched.placed, watched.version = placed, version
+        watched.base = base.digest if base is not None else ""
+        watched.override = override.digest if override is not None else ""
+        return watched
 
+    def _follow(self, watched: _Watched, filters: Mapping[str, _Filter], *, now: float) -> None:
+        """Follow these filters. `_refresh` gives each Pod that has another one than before a turn."""
+        before = watched.followed
+        if before.keys() == filters.keys():
+            watched.is_behind = True  # other Pods may have the second one
+            return
+        watched.is_behind = watched.is_news = True
+        watched.told.clear()
+        if len(before) == len(filters) == 1:
+            self._replace(watched, *filters.values(), now=now)
+            return
+        watched.followed = {
+            digest: before.get(digest)
+            or _Followed(RunWatch(one.published, downloaded=self._downloads_of(one.sha256)), now)
+            for digest, one in filters.items()
+        }
+
+    def _replace(self, watched: _Watched, new: _Filter, *, now: float) -> None:
+        """All Pods are to have another filter: their last readings are the baselines."""
+        ((old, followed),) = watched.followed.items()
+        followed.watch.change(
+            new.published,
+            before=self._clock() - _NOTICED,
+            downloaded=self._downloads_of(new.sha256),
+        )
+        followed.noticed = now
+        watched.followed = {new.digest: followed}
+        for uid, name in watched.known.items():
+            if watched.has.get(uid) == old:
+                watched.has[uid] = new.digest
+                watched.turns[uid] = _Turn(name, now, self._settings.pause, now, now)
+
+    def _downloads_of(self, sha256: str) -> Callable[[Pod], float]:
         def downloaded(pod: Pod) -> float:
             return self._downloaded(sha256, pod.uid)
 
-        now = self._now()
-        if watched is None:
-            watch = RunWatch(published, downloaded=downloaded)
-            watched = self._watched[key] = _Watched(watch, digest, version, now)
-            return watched
-        before = self._clock() - _NOTICED
-        watched.watch.change(published, before=before, downloaded=downloaded)
-        watched.digest, watched.version, watched.noticed = digest, version, now
-        watched.told.clear()
-        watched.is_behind = watched.is_news = True
-        for uid, name in watched.known.items():
-            watched.turns[uid] = _Turn(name, now, self._settings.pause, now)
-        return watched
+        return downloaded
 
     def _refresh(self, key: ObjectKey, watched: _Watched) -> Generator[None, None, None]:
-        """Give each new Pod a turn, and forget those that are gone."""
+        """Give each Pod that is new, or has another filter, a turn, and forget those that are gone."""
         watched.is_behind = False
         seen: set[bytes] = set()
         new: list[Pod] = []
+        now = self._now()
         for step, pod in enumerate(self._workloads.matched(key)):
             if step % _STEP == _STEP - 1:
                 yield
@@ -257,19 +330,30 @@ class RunTracker:
             seen.add(pod.uid)
             if pod.uid not in watched.known:
                 new.append(pod)
+            elif watched.has.get(pod.uid, "") != watched.wanted(pod):
+                self._assign(watched, pod, now=now, noticed=now)
         if not watched.known:
             new = yield from self._believe(key, watched, new)
-        now = self._now()
         for pod in new:
-            name = ObjectKey(pod.namespace, pod.name)
-            watched.known[pod.uid] = name
-            watched.turns[pod.uid] = _Turn(name, now, self._settings.pause, now)
-            watched.is_news = True
+            followed = watched.followed.get(watched.wanted(pod))
+            noticed = followed.noticed if followed is not None else now
+            self._assign(watched, pod, now=now, noticed=noticed)
         gone = watched.known.keys() - seen
         for uid in gone:
             del watched.known[uid]
             watched.turns.pop(uid, None)
-        watched.watch.forget(gone)
+            watched.forget(uid)
+
+    def _assign(self, watched: _Watched, pod: Pod, *, now: float, noticed: float) -> None:
+        """The Pod is judged by the filter that it is to have from now on, and read if there is one."""
+        uid, name, wanted = pod.uid, ObjectKey(pod.namespace, pod.name), watched.wanted(pod)
+        watched.forget(uid)
+        watched.known[uid] = name
+        watched.turns.pop(uid, None)
+        watched.is_news = True
+        if wanted:
+            watched.has[uid] = wanted
+            watched.turns[uid] = _Turn(name, now, self._settings.pause, now, noticed)
 
     def _believe(
         self, key: ObjectKey, watched: _Watched, pods: list[Pod]
@@ -294,12 +378,14 @@ class RunTracker:
             if step % _STEP == _STEP - 1:
                 yield
             ran = 0 < pod.started < written and (pod.namespace, pod.name) not in named
+            ran = ran and bool(watched.wanted(pod))
             (believed if ran else others).append(pod)
         if len(believed) > reported.running:
             return pods
-        watched.watch.believe(believed, _BELIEVED)
         for pod in believed:
             watched.known[pod.uid] = ObjectKey(pod.namespace, pod.name)
+            watched.has[pod.uid] = wanted = watched.wanted(pod)
+            watched.followed[wanted].watch.believe([pod], _BELIEVED)
         return others
 
     def _due(self) -> Generator[None, None, dict[bytes, Pod]]:
@@ -334,9 +420,10 @@ class RunTracker:
             self._kept[pod.uid] = reading
 
     def _judge(self, key: ObjectKey, watched: _Watched, pod: Pod, reading: Reading) -> None:
-        now, watch, turn = self._now(), watched.watch, watched.turns[pod.uid]
+        now, turn = self._now(), watched.turns[pod.uid]
+        watch = watched.followed[watched.has[pod.uid]].watch
         kept = self._kept.get(pod.uid)
-        since_noticed = now - watched.noticed + _NOTICED
+        since_noticed = now - turn.noticed + _NOTICED
         if kept is not None and self._clock() - kept.read_at < since_noticed:
             kept = None  # it may be from after the change
         before = watch.report_of(pod.uid)
@@ -374,7 +461,7 @@ class RunTracker:
         """Whether a report would only say that Pods are not known yet, which will change in a moment."""
         since = self._now() - self._settings.hold
         young = (uid for uid, turn in watched.turns.items() if turn.opened > since)
-        reports = (watched.watch.report_of(uid) for uid in young)
+        reports = (watched.report_of(uid) for uid in young)
         return any(one is None or one.state.is_pending for one in reports)
 
     def _measure(self) -> None:
@@ -390,3 +477,23 @@ class RunTracker:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _filter_of(config: Mapping[str, Any], live: Document, key: ObjectKey) -> _Filter:
+    plugin = str(config.get("name") or "")
+    generation = (live.get("metadata") or {}).get("generation")
+    # In generation 1 no other configuration had this name; another name than the object's has a digest.
+    is_named = generation == 1 or plugin != key.name
+    return _Filter(
+        hashlib.sha256(msgspec.json.encode(config, order="sorted")).hexdigest(),
+        Published(plugin, at=changed_at(live), is_named=is_named),
+        _module_of(config),
+    )
+
+
+def _module_of(config: Mapping[str, Any]) -> str:
+    """The sha256 of the module; empty in a manual edit of another form."""
+    try:
+        return str(config["vmConfig"]["code"]["remote"]["sha256"])
+    except (KeyError, TypeError):
+        return ""

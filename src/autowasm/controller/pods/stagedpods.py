@@ -1,6 +1,7 @@
-"""Which of an AutoWasm's Pods have the newer of two modules, while a staged rollout is in progress (ADR 39). Pure.
+"""Which of an AutoWasm's Pods have the newer of two filters, while a staged rollout is in progress (ADR 39). Pure.
 
-Invariant: by the status alone, as the EnvoyFilter follows from it.
+`has_target` says what a Pod is to have by the status, from which the EnvoyFilter follows; `has_override` what the EnvoyFilter in place
+gives it.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ from typing import Any, Final
 from msgspec import UNSET
 
 from autowasm.api import status as statuses
+from autowasm.api.staged import Overridden
 from autowasm.api.status import RolloutPhase, StepUnit
 from autowasm.controller.pods.podindex import Pod
 
@@ -37,3 +39,13 @@ def has_target(document: Mapping[str, Any]) -> Callable[[Pod], bool]:
         return unit is StepUnit.WORKLOAD and (pod.namespace, pod.workload) in groups
 
     return found
+
+
+def has_override(placed: Overridden, pod: Pod) -> bool:
+    """Whether the EnvoyFilter gives this Pod the second filter."""
+    namespace = {"NAMESPACE": pod.namespace}
+    return placed.has(
+        {"NAME": pod.name, **namespace},
+        {"NODE_NAME": pod.node},
+        {"WORKLOAD_NAME": pod.workload, **namespace},
+    )

@@ -11,7 +11,9 @@ import pytest
 import structlog
 
 from autowasm.api import envoyfilter as envoyfilters
+from autowasm.api.staged import render as render_staged
 from autowasm.api.status import Pods
+from autowasm.api.variant import Variant, variant_of
 from autowasm.controller.pods.podindex import Pod
 from autowasm.controller.pods.podstatuswriter import PodReport, with_report
 from autowasm.controller.pods.runningreport import RunningReport
@@ -52,6 +54,8 @@ class World:
     touched: int = 0
     events: list[tuple[str, str]] = field(default_factory=list)
     downloads: dict[tuple[str, bytes], float] = field(default_factory=dict)
+    staged: tuple[Variant | None, Variant | None, tuple[str, ...] | None] | None = None
+    """The stable and the target variant, and the Pods that have the target; None: all."""
 
     def document(self, key: ObjectKey) -> Mapping[str, Any] | None:
         return {
@@ -64,6 +68,16 @@ class World:
             return None
         wanted = autowasm(name=key.name, pluginConfig=self.config)
         document = envoyfilters.render(wanted, record(sha256=self.sha256), EnvoyFetch())
+        if self.staged is not None:
+            stable, target, names = self.staged
+            proxies = (
+                [{"NAME": name, "NAMESPACE": "default"} for name in names]
+                if names is not None
+                else None
+            )
+            document = render_staged(
+                wanted, EnvoyFetch(), stable=stable, target=target, proxies=proxies
+            )
         document["metadata"] |= {
             "managedFields": [{"time": stamp(self.published)}],
             "generation": self.filter_generation,
@@ -186,6 +200,89 @@ async def test_each_sidecar_is_reported_by_its_own_statistics(world: World) -> N
     assert value("autowasm_running_pods", {"state": "Running"}) == 1
     assert value("autowasm_running_pods", {"state": "ConfigurationRefused"}) == 1
     assert value("autowasm_running_unsettled") == 1
+
+
+def variant(config: str) -> Variant:
+    return variant_of(autowasm(pluginConfig=config), record(sha256=digest("a")))
+
+
+STABLE, TARGET = variant("stable"), variant("target")
+OLD, NEW = f"test_{STABLE.digest}", f"test_{TARGET.digest}"
+ONLY_OLD = page([OLD], vms=VMS)
+DRAINING = page([OLD, NEW], vms=2 * VMS, changed=2, draining=1, fetched=1)
+ONLY_NEW = page([NEW], vms=VMS, changed=2)
+
+
+async def test_during_a_rollout_each_pod_counts_with_the_filter_that_it_is_to_have(
+    world: World,
+) -> None:
+    world.staged = STABLE, None, ()
+    world.sidecars.pages = {A: ONLY_OLD, B: ONLY_OLD}
+    async with world.tracking(AT_ONCE) as tracker:
+        assert (await checked(tracker)).running == 2
+        world.publish(staged=(STABLE, TARGET, ("a",)))
+        world.sidecars.pages[A] = ONLY_OLD
+        report = await checked(tracker)
+        assert (report.running, named(report)) == (1, [("a", "NotAccepted")])
+        world.sidecars.pages[A] = DRAINING
+        report = await checked(tracker)
+        assert (report.running, verdict(report)) == (2, ("True", "Running"))
+        assert "2 of 2 sidecars are known to run the filter that they are to have" in (
+            report.condition.message
+        )
+        assert world.sidecars.reads == {A: 3, B: 1}, "the filter of b has not changed"
+        # The last step, and the end: a has what it had.
+        for staged in ((STABLE, TARGET, None), (TARGET, None, ())):
+            world.publish(staged=staged)
+            world.sidecars.pages = {A: ONLY_NEW, B: ONLY_NEW}
+            report = await checked(tracker)
+            assert (report.running, verdict(report)) == (2, ("True", "Running"))
+        assert world.sidecars.reads == {A: 3, B: 2}
+
+
+async def test_pod_that_fails_with_the_new_filter_is_named_until_it_has_the_previous_one_back(
+    world: World,
+) -> None:
+    world.staged = STABLE, None, ()
+    world.sidecars.pages = {A: ONLY_OLD, B: ONLY_OLD}
+    async with world.tracking(AT_ONCE) as tracker:
+        await checked(tracker)
+        world.publish(staged=(STABLE, TARGET, ("a",)))
+        world.sidecars.pages[A] = page(
+            [OLD, NEW], vms=VMS, changed=2, draining=1, fetched=1, uptime=100_060
+        )
+        report = await checked(tracker, 2)
+        assert (report.running, named(report)) == (1, [("a", "ConfigurationRefused")])
+        assert [reason for reason, _ in world.events] == ["ConfigurationRefused"]
+        world.publish(staged=(STABLE, None, ()))
+        world.sidecars.pages[A] = page([OLD], vms=VMS, changed=3, uptime=100_120)
+        report = await checked(tracker)
+    assert (report.running, verdict(report)) == (2, ("True", "Running"))
+
+
+async def test_pods_that_a_first_filter_has_not_reached_do_not_count(world: World) -> None:
+    world.staged = None, TARGET, ("a",)
+    world.sidecars.pages = {A: ONLY_NEW, B: page()}
+    async with world.tracking(AT_ONCE) as tracker:
+        first = await checked(tracker)
+        assert (first.running, verdict(first)) == (1, ("True", "Running"))
+        assert world.sidecars.reads == {A: 1}
+        world.publish(staged=(TARGET, None, ()))
+        report = await checked(tracker)
+        assert (report.running, named(report)) == (1, [("b", "NotAccepted")])
+
+
+async def test_pod_that_another_one_replaces_in_a_step_is_judged_by_the_previous_filter(
+    world: World,
+) -> None:
+    world.staged = STABLE, TARGET, ("a",)
+    world.sidecars.pages = {A: ONLY_NEW, B: ONLY_OLD}
+    async with world.tracking(AT_ONCE) as tracker:
+        assert (await checked(tracker)).running == 2
+        world.publish(staged=(STABLE, TARGET, ("b",)))
+        world.sidecars.pages = {A: ONLY_OLD, B: ONLY_NEW}
+        assert (await checked(tracker)).running == 2
+        assert world.sidecars.reads == {A: 2, B: 2}
 
 
 async def test_one_reading_is_no_proof_of_a_refusal(world: World) -> None:
