@@ -8,6 +8,7 @@ from msgspec import UNSET
 from autowasm.api.status import (
     Module,
     Phase,
+    PodRequests,
     Pods,
     RolloutPhase,
     RolloutStatus,
@@ -48,7 +49,16 @@ BEGUN = RolloutStatus(
     message="step 2 of 4: 2 of 12 Pods have the new filter",
 )
 _VERDICT = RolloutVerdict(
-    pods=2, proven=1, requests=1204, failures=2, stable_requests=9820, stable_failures=9
+    pods=2,
+    proven=1,
+    requests=1204,
+    failures=2,
+    stable_requests=9820,
+    stable_failures=9,
+    per_pod=(
+        PodRequests("team/hello-7d4c9b8f6-x1", 604, 2),
+        PodRequests("team/hello-7d4c9b8f6-x0", 600, 0),
+    ),
 )
 _replace = msgspec.structs.replace
 WAITING = _replace(
@@ -119,6 +129,13 @@ LARGE = _replace(
     pods=tuple(StagedPod("other", f"a-rather-long-name-of-a-pod-{n}", f"u{n}") for n in range(200)),
     groups=tuple(StagedGroup(f"workload-{n}", "team") for n in range(40)),
     message="words " * 300 + "\x1b[31m\n",
+    verdict=_replace(
+        _VERDICT,
+        pods=400,
+        per_pod=tuple(
+            PodRequests(f"other/{'long-' * 40}name-{n}\x1b", 10**9, 10**9) for n in range(10)
+        ),
+    ),
 )
 
 STATES = {

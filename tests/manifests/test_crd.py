@@ -20,6 +20,7 @@ from autowasm.api.status import (
     Module,
     NotRunningPod,
     Phase,
+    PodRequests,
     Pods,
     Preflight,
     RolloutPhase,
@@ -89,7 +90,14 @@ _ROLLOUT = RolloutStatus(
     time="2026-01-02T03:04:07.890Z",
     reason="Crashing",
     message="x" * statuses.MAX_MESSAGE,
-    verdict=RolloutVerdict(5, 4, 100, 2, 1000, 3, True, "default/p"),
+    verdict=RolloutVerdict(
+        *(5, 4, 100, 2, 1000, 3),
+        is_by_time=True,
+        pod="default/p",
+        per_pod=tuple(
+            PodRequests(f"{'n' * 63}/{n:0253}", 100, 2) for n in range(statuses.MAX_PER_POD)
+        ),
+    ),
     command="pause@7",
     refresh="1",
 )

@@ -24,6 +24,10 @@ MAX_STAGED = 500
 """Pods, workloads and nodes that a step names: 50 to 150 KB in the status, and as many patches in the EnvoyFilter."""
 
 
+MAX_PER_POD = 10
+"""Pods of a step whose requests the status has: a kilobyte, written every quarter of a minute."""
+
+
 class Phase(enum.Enum):
     """`status.phase`: see docs/reference/conditions.md."""
 
@@ -190,6 +194,14 @@ class StagedGroup(Struct, frozen=True, omit_defaults=True):
     namespace: str = ""
 
 
+class PodRequests(Struct, frozen=True, omit_defaults=True):
+    """Requests of one Pod of a step, since the step began. `pod`: as `namespace/name`."""
+
+    pod: str
+    requests: int = 0
+    failures: int = 0
+
+
 class RolloutVerdict(Struct, frozen=True, omit_defaults=True, rename="camel"):
     """The last judgement of a step. Counts of requests begin with the step, or with the leader's watch if that is later."""
 
@@ -205,6 +217,8 @@ class RolloutVerdict(Struct, frozen=True, omit_defaults=True, rename="camel"):
     """Some Pod had too few requests, or could not be read: only the time speaks for it."""
     pod: str = ""
     """`namespace/name` of the Pod that `status.rollout.reason` is about."""
+    per_pod: tuple[PodRequests, ...] = ()
+    """Pods of the step, the one with the largest share of failures first; at most `MAX_PER_POD`."""
 
 
 class RolloutStatus(Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):

@@ -16,6 +16,7 @@ from msgspec import UNSET
 
 from autowasm.api.staged import Variants
 from autowasm.api.status import (
+    MAX_PER_POD,
     Module,
     RolloutPhase,
     RolloutStatus,
@@ -36,6 +37,8 @@ MAX_WIDTH: Final = 80
 MIN_WIDTH: Final = 40
 MAX_LINES: Final = 24
 MIN_LINES: Final = 10
+_NARROW: Final = 60
+"""Columns of a terminal that has no room for long rows."""
 _LABEL: Final = 12
 _LONGEST: Final = 2_048
 
@@ -48,18 +51,20 @@ class _Room:
     row: int
     """For each row with a label."""
     message: int
+    pods: int
+    """Pods whose requests are shown, one in a line."""
     rows: int = 99
-    """For all of them."""
+    """For all rows."""
     has_blanks: bool = True
 
 
 _ROOMS: Final = (
-    _Room(7, 3, 4),
-    _Room(5, 2, 3),
-    _Room(3, 1, 2, has_blanks=False),
-    _Room(1, 1, 1, rows=4, has_blanks=False),
+    _Room(7, 3, 4, 5),
+    _Room(5, 2, 3, 3),
+    _Room(3, 1, 2, 2, has_blanks=False),
+    _Room(1, 1, 1, 0, rows=4, has_blanks=False),
 )
-_ALL: Final = _Room(1_000, 1, 1, rows=1_000)
+_ALL: Final = _Room(1_000, 1, 1, 1_000, rows=1_000)
 """Of a pipe."""
 _COLOURS: Final = {
     RolloutPhase.PROGRESSING: "36",
@@ -134,7 +139,8 @@ def _of_rollout(
     if rollout.phase is not RolloutPhase.SUCCEEDED:  # a promoted filter has skipped steps
         lines += [*blank, *_steps(view, rollout, width, most=room.steps)]
     lines += blank
-    rows = [*_variants(view, rollout, width), *_pods(view, rollout)]
+    rows = [*_variants(view, rollout, width), *_per_pod(view, rollout, width, most=room.pods)]
+    rows = [*rows, *_pods(view, rollout)]
     rows = [*rows, *_durations(view, rollout, ahead)]
     wrapped = [
         _wrapped(f"  {label:<{_LABEL}}{text}", width, indent=_LABEL + 2, most=room.row)
@@ -247,6 +253,23 @@ def _failed(failures: int, requests: int) -> str:
     return f"{failures} of {requests} requests failed ({failures / requests:.2%})"
 
 
+def _per_pod(view: RolloutView, rollout: RolloutStatus, width: int, *, most: int) -> Iterable[_Row]:
+    """The requests of each Pod of the step, the worst first. Of a single one they are those of the new filter."""
+    verdict = rollout.verdict
+    if verdict is UNSET or len(verdict.per_pod) < 2 or rollout.phase is RolloutPhase.SUCCEEDED:
+        return
+    found = verdict.per_pod
+    shown_all = len(found) <= most and max(len(found), verdict.pods) <= MAX_PER_POD
+    for number, one in enumerate(found[:most]):
+        label = "" if number else ("each Pod" if shown_all else "worst Pods")
+        ratio = f"{one.failures / one.requests:.2%}" if one.requests else "-"
+        text = f"{ratio:>7} "
+        if width > _NARROW:
+            text += f"{one.failures:>5} of {one.requests:<8} "
+        name = shown(one.pod.removeprefix(f"{view.key.namespace}/"), most=_LONGEST)
+        yield label, text + _end_of(name, width - _LABEL - 2 - len(text))
+
+
 def _pods(view: RolloutView, rollout: RolloutStatus) -> Iterable[_Row]:
     total = f" of {view.pods}" if view.pods is not None else ""
     if rollout.by is not StepUnit.POD and rollout.groups:
@@ -262,7 +285,7 @@ def _pods(view: RolloutView, rollout: RolloutStatus) -> Iterable[_Row]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(shown(name) for name in names)
+    return ", ".join(shown(name, most=_LONGEST) for name in names)
 
 
 def _limit(spec: Rollout | None, verdict: RolloutVerdict) -> str:
@@ -390,14 +413,14 @@ def history(view: RolloutView, live: Variants | None, *, width: int) -> str:
             lines += _wrapped(
                 f"{shown(one.digest, most=16):<18}{generation:<12}{one.sha256[:digits]:<{digits}}  {one.state}",
                 width,
-                indent=44 if width > 60 else 2,
+                indent=44 if width > _NARROW else 2,
                 most=3,
             )
     if modules := view.status.history:
         lines += ["", f"{'MODULE':<{digits}}  FETCHED               SOURCE"]
         for module in modules:
             lines += _wrapped(
-                _module(module, digits), width, indent=36 if width > 60 else 2, most=4
+                _module(module, digits), width, indent=36 if width > _NARROW else 2, most=4
             )
         lines += ["", *_wrapped(_BACK, width, most=3)]
     return "\n".join(line[:width] for line in lines)

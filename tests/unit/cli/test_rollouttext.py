@@ -7,7 +7,14 @@ import pytest
 from msgspec import UNSET
 
 from autowasm.api.staged import Variants
-from autowasm.api.status import Module, RolloutPhase, RolloutStatus, RolloutVariant
+from autowasm.api.status import (
+    Module,
+    PodRequests,
+    RolloutPhase,
+    RolloutStatus,
+    RolloutVariant,
+    StagedPod,
+)
 from autowasm.api.variant import Variant
 from autowasm.cli import rollouttext
 from autowasm.cli.stdio import UNWRAPPED
@@ -83,12 +90,36 @@ def test_a_step_that_waits_says_for_what() -> None:
         "              2 of 1204 requests failed (0.17%)",
         "  previous    registry.example/team/hello:v1, filter 77aa44a0b1d3e2f4",
         "              9 of 9820 requests failed (0.09%), so the limit is 1.09%",
+        "  each Pod      0.33%     2 of 604      hello-7d4c9b8f6-x1",
+        "                0.00%     0 of 600      hello-7d4c9b8f6-x0",
         "  Pods        2 of 12: hello-7d4c9b8f6-x0, hello-7d4c9b8f6-x1",
         "  unhealthy   for 12s, aborts after 10m",
         "",
         "NotAccepted: Envoy of Pod team/hello-7d4c9b8f6-x1 has not accepted the new",
         "filter yet",
     ]
+
+
+def test_of_many_pods_those_with_the_most_failures_are_shown() -> None:
+    assert WAITING.verdict is not UNSET
+    many = tuple(PodRequests(f"team/p{n}", 100, 10 - n) for n in range(10))
+    pods = tuple(StagedPod("team", f"p{n}", str(n)) for n in range(200))
+    verdict = msgspec.structs.replace(WAITING.verdict, pods=200, per_pod=many)
+    rollout = msgspec.structs.replace(WAITING, pods=pods, verdict=verdict)
+    rows = [line for line in shown(rollout).splitlines() if " of 100 " in line]
+    assert [row.split()[-1] for row in rows] in (
+        [f"p{n}" for n in range(most)] for most in (2, 3, 5)
+    )
+    assert rows[0].startswith("  worst Pods   10.00%")
+    piped = rollouttext.block(view(rollout), width=UNWRAPPED)
+    assert piped.count(" of 100 ") == 10
+    one = msgspec.structs.replace(verdict, pods=1, per_pod=many[:1])
+    alone = msgspec.structs.replace(rollout, pods=pods[:1], verdict=one)
+    assert "each Pod" not in shown(alone), "its requests are those of the new filter"
+    unread = (PodRequests("team/p0"), PodRequests("team/p1"))
+    none = msgspec.structs.replace(verdict, pods=2, per_pod=unread)
+    text = shown(msgspec.structs.replace(rollout, pods=pods[:2], verdict=none))
+    assert "  each Pod          -     0 of 0        p0" in text
 
 
 def test_time_goes_on_between_two_reports_up_to_its_end() -> None:

@@ -5,10 +5,11 @@ healthy unless `onUnknown` says so; one failed request alone is no fault at the 
 """
 
 import enum
+import heapq
 from dataclasses import dataclass
 from typing import Final
 
-from autowasm.api.status import RolloutStatus, RolloutVerdict
+from autowasm.api.status import MAX_PER_POD, PodRequests, RolloutStatus, RolloutVerdict
 from autowasm.api.v1alpha1 import OnUnknown, Rollout
 from autowasm.controller.pods.runstate import RunState
 from autowasm.controller.rollout.observation import (
@@ -105,6 +106,10 @@ def judge(state: RolloutStatus, observation: Observation, spec: Rollout) -> Judg
         stable_failures=stable.failures,
         is_by_time=few or not required,
         pod=found.pod if found is not None else "",
+        per_pod=tuple(
+            PodRequests(_name(one), one.figures.requests, one.figures.failures)
+            for one in heapq.nsmallest(MAX_PER_POD, chosen, key=_rank)
+        ),
     )
     return Judgement(fault, wait, verdict)
 
@@ -125,6 +130,12 @@ def _limit(stable: Figures, before: Figures, spec: Rollout) -> float:
     """The share of failures that is still good. Without requests of stable Pods: by those of the Pods before they got the target."""
     known = stable if stable.requests >= MIN_REQUESTS else stable + before
     return known.failures / max(known.requests, MIN_REQUESTS) + spec.max_failure_ratio
+
+
+def _rank(one: PodObservation) -> tuple[float, int, str]:
+    """The Pod with the largest share of failures first, as `_is_worse` reckons it."""
+    figures = one.figures
+    return -figures.failures / max(figures.requests, MIN_REQUESTS), -figures.failures, _name(one)
 
 
 def _is_worse(figures: Figures, limit: float) -> bool:

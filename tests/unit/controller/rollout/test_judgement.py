@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from autowasm.api.status import StepUnit
+from autowasm.api.status import MAX_PER_POD, StepUnit
 from autowasm.api.v1alpha1 import OnUnknown
 from autowasm.controller.pods.runstate import RunState
 from autowasm.controller.rollout.judgement import (
@@ -20,6 +20,7 @@ from autowasm.controller.rollout.observation import (
     Observation,
     PodObservation,
 )
+from autowasm.controller.rollout.selection import Candidate
 from tests.unit.controller.rollout.scenes import PODS, SPEC, observation, observed, state
 
 CONTINUE = msgspec.structs.replace(SPEC, on_unknown=OnUnknown.CONTINUE)
@@ -44,6 +45,24 @@ def test_running_pods_that_serve_are_healthy() -> None:
     assert reason(judgement) == "healthy"
     assert judgement.verdict.pods == judgement.verdict.proven == 1
     assert not judgement.verdict.is_by_time
+
+
+def test_verdict_has_the_pods_with_the_largest_share_of_failures_and_no_more_than_ten() -> None:
+    figures = {0: Figures(), 1: Figures(1000, 9), 2: Figures(10, 1), 3: Figures(500, 5)}
+    few = last(*(observed(number, figures=one) for number, one in figures.items()))
+    told = [(one.pod, one.requests, one.failures) for one in few.verdict.per_pod][:4]
+    assert told == [
+        ("default/p3", 500, 5),
+        ("default/p2", 10, 1),
+        ("default/p1", 1000, 9),
+        ("default/p0", 0, 0),
+    ]
+    crowd = tuple(
+        PodObservation(candidate=Candidate("default", f"q{n}", f"u{n}")) for n in range(50)
+    )
+    many = judge(state(step=3, pods=()), replace(observation(), pods=crowd), SPEC)
+    assert len(many.verdict.per_pod) == MAX_PER_POD == 10
+    assert {one.pod for one in judged().verdict.per_pod} == {"default/p0"}, "those of the step"
 
 
 @pytest.mark.parametrize(
