@@ -6,6 +6,7 @@ Invariant: with the settings of wasmer it is what wasmer writes; None where that
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from msgspec import UNSET
 
 from autowasm.api import envoyfilter as envoyfilters
