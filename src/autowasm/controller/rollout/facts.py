@@ -243,9 +243,11 @@ def is_healthy(facts: Facts) -> bool:
 
 
 def _was_healthy_for_pause(facts: Facts) -> bool:
-    """A new leader counts the requests of the Pods again, so it watches them for the whole pause."""
-    healthy = min(facts.healthy_seconds, facts.observation.watched)
-    return facts.is_progressing and healthy >= parse_duration(facts.spec.pause)
+    """A new leader counts the requests of the Pods again, so it watches them for the whole pause. Each Pod was read after it."""
+    beyond = min(facts.healthy_seconds, facts.observation.watched) - parse_duration(
+        facts.spec.pause
+    )
+    return facts.is_progressing and beyond >= 0 and facts.judgement.oldest <= beyond
 
 
 def last_step_has_passed(facts: Facts) -> bool:

@@ -66,6 +66,8 @@ class Judgement:
     fault: Finding | None
     wait: Finding | None
     verdict: RolloutVerdict
+    oldest: float = 0.0
+    """Seconds since the oldest reading of a Pod that has to be proven."""
 
 
 _WORDS: Final = {
@@ -111,7 +113,7 @@ def judge(state: RolloutStatus, observation: Observation, spec: Rollout) -> Judg
             for one in heapq.nsmallest(MAX_PER_POD, chosen, key=_rank)
         ),
     )
-    return Judgement(fault, wait, verdict)
+    return Judgement(fault, wait, verdict, max((one.age for one in required), default=0.0))
 
 
 def _name(one: PodObservation) -> str:

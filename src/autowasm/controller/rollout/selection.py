@@ -79,6 +79,16 @@ def choose(candidates: Sequence[Candidate], chosen: Choice, *, size: int, capaci
     missing = size - len(kept.members(candidates))
     if missing <= capacity - len(kept.pods) - len(kept.groups):
         return _named(candidates, kept, most=missing)
+    while True:  # a named Pod may make room for its workload: until nothing is added, so that the next call adds nothing either
+        chosen, kept = kept, _with_groups(candidates, kept, size=size, capacity=capacity)
+        if len(kept.members(candidates)) == len(chosen.members(candidates)):
+            return chosen
+
+
+def _with_groups(
+    candidates: Sequence[Candidate], kept: Choice, *, size: int, capacity: int
+) -> Choice:
+    """With whole workloads or nodes, or further names, whichever has more Pods."""
     units = [StepUnit.WORKLOAD, StepUnit.NODE] if not kept.groups else [kept.by]
     wholes = [_grouped(candidates, kept, unit, size=size, capacity=capacity) for unit in units]
     options = [kept, *wholes] if not kept.groups else wholes

@@ -48,7 +48,7 @@ def state(phase: RolloutPhase = RolloutPhase.PROGRESSING, **fields: Any) -> Roll
 def observed(number: int = 0, **fields: Any) -> PodObservation:
     """A Pod that runs the target and has served requests."""
     good = PodObservation(
-        candidate=PODS[number], downloaded=True, run=RunState.RUNNING, age=1.0, figures=Figures(200)
+        candidate=PODS[number], downloaded=True, run=RunState.RUNNING, age=0.0, figures=Figures(200)
     )
     return replace(good, **fields)
 

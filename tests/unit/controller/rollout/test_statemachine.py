@@ -181,9 +181,7 @@ class Story:
         names = self.published.proxies if self.published is not None else ()
         has = target and (names is None or PODS[number].name in {one["NAME"] for one in names})
         run = RunState.RUNNING if has else RunState.NOT_ACCEPTED
-        return observed(number, run=run, age=0.0, **self.pods.get(number, {})) if has else observed(
-            number, run=run, age=0.0
-        )  # fmt: skip
+        return observed(number, **{"run": run, **(self.pods.get(number, {}) if has else {})})
 
     def events(self) -> list[str]:
         return [one.name for one in self.actions if isinstance(one, RecordEvent)]
@@ -356,6 +354,16 @@ def test_pause_begins_anew_after_a_moment_without_health() -> None:
     assert story.look().healthy_since == ""
     del story.pods[chosen]
     assert story.look(5).step == 1
+    assert story.look(1).step == 2
+
+
+def test_a_step_passes_only_when_each_pod_was_read_after_the_pause() -> None:
+    story = Story(None)
+    chosen = int(story.look().pods[0].name[1:])
+    story.look(2)
+    story.pods[chosen] = {"age": 3.0}  # so many Pods are read that each is read seldom
+    assert story.look(4).step == 1  # healthy for 10 s, of which the last reading proves 7
+    story.pods[chosen] = {"age": 1.0}
     assert story.look(1).step == 2
 
 
