@@ -158,7 +158,9 @@ async def test_good_filter_reaches_one_three_and_all_pods_without_a_failed_reque
     assert await asyncio.gather(*(one.listener_version() for one in mesh.others)) == untouched
     verdict = found["status"]["rollout"]["verdict"]
     assert (verdict["pods"], verdict["proven"]) == (6, 6)
-    assert verdict["requests"] > 0
+    each = {one["pod"]: one.get("requests", 0) for one in verdict["perPod"]}
+    assert each.keys() == {f"default/{name}" for name in mesh.names()}
+    assert verdict["requests"] == sum(each.values()) > 0
 
 
 @contextmanager

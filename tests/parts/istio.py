@@ -43,6 +43,8 @@ class Istiod:
     kubectl: clients.Client
     grpc: str
     http: str
+    monitoring: str
+    """Where its metrics are."""
     secure: str = ""
     """Where agents have certificates signed, over TLS; empty: istiod is no authority."""
     release: releases.Istio = releases.ISTIO
@@ -73,6 +75,17 @@ class Istiod:
         await self.apply(
             *_gateway(name, labels=labels, address=address, port=port, service=service)
         )
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """The sum of all series of a metric that have these labels; 0: there is none."""
+        answer = await wire.get(f"http://{self.monitoring}/metrics")
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        total = 0.0
+        for line in answer.body.decode().splitlines():
+            series, _, value = line.rpartition(" ")
+            if series.partition("{")[0] == name and all(one in series for one in wanted):
+                total += float(value)
+        return total
 
     async def config_dump(self, workload: str) -> Any:
         """The configuration that istiod would send to this workload's proxy."""
@@ -125,7 +138,7 @@ async def istiod(
             raise
         break
     async with process:
-        yield Istiod(process, cluster, kubectl, grpc, http, secure, release)
+        yield Istiod(process, cluster, kubectl, grpc, http, monitoring, secure, release)
 
 
 @asynccontextmanager

@@ -93,9 +93,9 @@ class StagedMesh(Mesh):
         return next(one for one in [*self.matched, *self.others] if one.name == name)
 
     async def add_staged(
-        self, name: str, *, app: str = SELECTED["app"], pod: bool = True
+        self, name: str, *, app: str = SELECTED["app"], workload: str = "", pod: bool = True
     ) -> StagedSidecar:
-        """One more Pod with a sidecar."""
+        """One more Pod with a sidecar. `workload`: its Deployment or the like, as the injector names it to the proxy."""
         address = ports.free_address()
         labels = {"app": app, "pod": name}
         host = await self.add_workload(name, labels, address=address)
@@ -107,6 +107,7 @@ class StagedMesh(Mesh):
                 labels=labels,
                 address=address,
                 version=pypi.ENVOY_VERSIONS[0],
+                metadata={"WORKLOAD_NAME": workload or name},
                 # Istio's build of Envoy counts `istio_requests_total`; a plain one has its own counters, which Istio leaves out.
                 proxy_config={"proxyStatsMatcher": {"inclusionRegexps": [_REQUESTS]}},
             )
