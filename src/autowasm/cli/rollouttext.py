@@ -93,7 +93,7 @@ def block(
     `ahead`: seconds since wasmer wrote the figures of a rollout that is followed.
     """
     width = fitted(width, least=MIN_WIDTH, most=MAX_WIDTH)
-    if width == UNWRAPPED:
+    if width >= UNWRAPPED:
         return "\n".join(_block(view, _ALL, width=width, colour=colour, ahead=ahead))
     height = max(MIN_LINES, min(height, MAX_LINES))
     for room in _ROOMS:
@@ -404,7 +404,7 @@ class _Entry:
 def history(view: RolloutView, live: Variants | None, *, width: int) -> str:
     """Filters, newest first, and modules, newest first. `live` None: there is no EnvoyFilter, or it cannot be read."""
     width = fitted(width, least=MIN_WIDTH, most=MAX_WIDTH)
-    digits = 64 if width == UNWRAPPED else 12  # of a digest
+    digits = 64 if width >= UNWRAPPED else 12  # of a digest
     lines = [f"AutoWasm {view.key}"]
     if entries := _entries(view, live):
         lines += ["", f"FILTER            GENERATION  {'MODULE':<{digits}}  STATE"]

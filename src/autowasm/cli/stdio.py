@@ -90,8 +90,7 @@ def is_coloured(stream: TextIO) -> bool:
 
 UNWRAPPED: Final = 1_000_000
 """Columns of a file or a pipe: no item is broken into lines there, so that `grep` finds it."""
-_COLUMNS: Final = 80
-_LINES: Final = 24
+_COLUMNS, _LINES = 80, 24
 """Of a terminal that does not tell."""
 
 

@@ -59,7 +59,7 @@ def report(
     """Build the report, in steps.
 
     `pods`: matched Pods that have not ended; `report_of`: the latest report by the uid of the Pod; `names`: the most Pods that are
-    named; `is_settled`: no sidecar is read any more, so that the requests are worth a sentence; `what`: the Pods are to run.
+    named; `is_settled`: no sidecar is read any more, so that the requests are worth a sentence; `what`: that which the Pods are to run.
     """
     injected = running = matched = 0
     others: list[tuple[int, str, str, RunReport]] = []

@@ -184,7 +184,7 @@ class Evidence:
 
     @property
     def has_arrived(self) -> bool:
-        """Whether a module has arrived since `before`. It is counted before its first VM starts, in the same turn of Envoy."""
+        """Whether a module has arrived since `before`. It is counted before its first VM starts."""
         then = self.before.fetched if self.before is not None else 0
         return _increase(then, self.after.fetched) > 0
 

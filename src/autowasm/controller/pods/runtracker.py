@@ -384,8 +384,9 @@ class RunTracker:
             return pods
         for pod in believed:
             watched.known[pod.uid] = ObjectKey(pod.namespace, pod.name)
-            watched.has[pod.uid] = wanted = watched.wanted(pod)
-            watched.followed[wanted].watch.believe([pod], _BELIEVED)
+            if wanted := watched.wanted(pod):
+                watched.has[pod.uid] = wanted
+                watched.followed[wanted].watch.believe([pod], _BELIEVED)
         return others
 
     def _due(self) -> Generator[None, None, dict[bytes, Pod]]:
@@ -421,7 +422,10 @@ class RunTracker:
 
     def _judge(self, key: ObjectKey, watched: _Watched, pod: Pod, reading: Reading) -> None:
         now, turn = self._now(), watched.turns[pod.uid]
-        watch = watched.followed[watched.has[pod.uid]].watch
+        followed = watched.followed.get(watched.has.get(pod.uid, ""))
+        if followed is None:
+            return  # it has another filter since the reading began, and gets another turn
+        watch = followed.watch
         kept = self._kept.get(pod.uid)
         since_noticed = now - turn.noticed + _NOTICED
         if kept is not None and self._clock() - kept.read_at < since_noticed:
