@@ -1,14 +1,13 @@
 """The rules: well formed, each alert fires for its fault and resolves afterwards, each has its runbook. By Prometheus' own promtool."""
 
 import re
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.parts import provision
+from tests.dashboards.promtool import promtool
 from tools.generate.dashboards import rules
 from tools.generate.dashboards.alerts import ALERTS
 from tools.generate.pages import metrics
@@ -95,12 +94,6 @@ CASES = (
     Case("AutoWasmSidecarsCannotFetch", (("envoy_wasm_remote_load_fetch_failures", counter(1)),)),
     Case("AutoWasmRequestsFail", (('istio_requests_total{response_code_details="wasm_fail_stream"}', counter(1)),)),
 )  # fmt: skip
-
-
-def promtool(*arguments: str | Path) -> str:
-    done = subprocess.run([provision.promtool(), *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_file_is_up_to_date_and_well_formed() -> None:

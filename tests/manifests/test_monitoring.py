@@ -5,6 +5,7 @@ import json
 import yaml
 
 from tests.manifests import charts
+from tools.generate.dashboards.runbooks import RUNBOOK
 from tools.generate.paths import BOARD, CHART, RULES
 
 
@@ -17,7 +18,7 @@ def test_dashboard_comes_as_it_is_for_grafanas_sidecar() -> None:
 
 def test_rules_come_with_the_operators_own_runbook() -> None:
     rule = charts.render(CHART / "ci/monitoring-values.yaml")["PrometheusRule", "wasmer"]
-    ours = RULES.read_text().replace("docs/operations.md", "https://docs.example.com/operations")
+    ours = RULES.read_text().replace(RUNBOOK, "https://docs.example.com/operations")
     assert rule["spec"] == yaml.safe_load(ours)
     assert rule["metadata"]["labels"]["release"] == "prometheus"
     told = {one["annotations"]["runbook_url"] for one in rule["spec"]["groups"][1]["rules"]}

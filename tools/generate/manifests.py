@@ -19,6 +19,7 @@ from autowasm.cli.options import Option
 from autowasm.settings import PreflightMode
 from tests.parts import provision
 from tools.generate import chart
+from tools.generate.dashboards.runbooks import IN_THE_CHART, RUNBOOK
 from tools.generate.paths import BOARD, CHART, MANIFESTS, RULES
 
 SCHEMA = CHART / "values.schema.json"
@@ -112,13 +113,13 @@ def schema() -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
-def copies() -> dict[Path, Path]:
-    """File of the chart to what it is a copy of."""
+def copies() -> dict[Path, str]:
+    """Files of the chart that are elsewhere, too, and their text. In the rules, a path that the chart replaces is the runbook."""
     files = CHART / "files"
     return {
-        files / "crd.yaml": MANIFESTS / "crd.yaml",
-        files / RULES.name: RULES,
-        files / "dashboards" / BOARD.name: BOARD,
+        files / "crd.yaml": (MANIFESTS / "crd.yaml").read_text(),
+        files / RULES.name: RULES.read_text().replace(RUNBOOK, IN_THE_CHART),
+        files / "dashboards" / BOARD.name: BOARD.read_text(),
     }
 
 
@@ -139,9 +140,9 @@ def main() -> None:
     SCHEMA.write_text(schema())
     chart.README.write_text(chart.readme())
     shutil.rmtree(CHART / "files")
-    for target, source in copies().items():
+    for target, text in copies().items():
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        target.write_text(text)
     INSTALL.write_text(install())
 
 

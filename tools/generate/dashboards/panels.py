@@ -1,27 +1,63 @@
 """What the dashboard shows, as values: rows of panels with their queries.
 
-Not Grafana's form of it (`grafana.py`). Invariant: every query has data while wasmer and Envoy run and are scraped; windows
-are Grafana's own.
+Not Grafana's form of it (`grafana.py`). Invariant: every query has data while wasmer and Envoy run and are scraped, without
+recording rules; windows are Grafana's own.
 """
 
-from tools.generate.dashboards.queries import N, Panel, Query, S, W, graph, number, quantile, rate
+from tools.generate.dashboards.queries import (
+    N,
+    Panel,
+    Query,
+    S,
+    W,
+    graph,
+    high_is_bad,
+    low_is_bad,
+    number,
+    quantile,
+    rate,
+)
 
 OVERVIEW = (
     number("AutoWasms", "max(sum by (instance) (autowasm_autowasms))", "All AutoWasms."),
-    number("Synced", "autowasm:synced:ratio", "Share of AutoWasms in phase Synced.", "percentunit"),
-    number("Replicas", f"count(autowasm_build_info{{{S}}})", "Replicas that Prometheus scrapes."),
-    number("Leaders", "sum(autowasm_leader)", "1 is normal. 0: AutoWasms are not reconciled."),
+    number(
+        "Synced",
+        'max(autowasm_autowasms{phase="Synced"}) / max(sum by (instance) (autowasm_autowasms))',
+        "Share of AutoWasms in phase Synced.",
+        "percentunit",
+        steps=low_is_bad(red_below=0.9, green_from=1),
+        alerts=("AutoWasmFailed", "AutoWasmNotSynced"),
+    ),
+    number(
+        "Replicas",
+        f"count(autowasm_build_info{{{S}}}) or vector(0)",
+        "Replicas that Prometheus scrapes. With one, a new Pod waits while it restarts.",
+        steps=low_is_bad(red_below=1, green_from=2),
+        alerts=("AutoWasmDown",),
+    ),
+    number(
+        "Leaders",
+        "sum(autowasm_leader) or vector(0)",
+        "1 is normal. 0: AutoWasms are not reconciled.",
+        steps=((None, "red"), (1, "green"), (2, "red")),
+        alerts=("AutoWasmNoLeader",),
+    ),
     number(
         "5xx responses to sidecars",
-        "autowasm:blob_errors:ratio_rate5m",
-        "Share of blob port responses with a 5xx status.",
+        f'(sum(rate(autowasm_blob_responses_total{{status=~"5..", {S}}}[{W}])) or vector(0))'
+        f" / sum(rate(autowasm_blob_responses_total{{{S}}}[{W}]))",
+        "Share of blob port responses with a 5xx status. No value: no sidecar requested a module.",
         "percentunit",
+        steps=((None, "green"), (0.000001, "red")),
+        alerts=("AutoWasmModulesNotServed",),
     ),
     number(
         "Disk budget in use",
         f"max(autowasm_blob_pinned_bytes{{{S}}} / autowasm_blob_budget_bytes{{{S}}})",
         "Share of the budget that published modules use. They are never evicted.",
         "percentunit",
+        steps=high_is_bad(orange_from=0.75, red_from=0.9),
+        alerts=("AutoWasmBudgetNearlyPinned", "AutoWasmStorageFull"),
     ),
     graph(
         "AutoWasms by phase",
@@ -53,12 +89,15 @@ NOT_SYNCED = (
         kind="table",
         unit="s",
         width=16,
+        steps=high_is_bad(orange_from=600, red_from=1800),
+        alerts=("AutoWasmFailed", "AutoWasmNotSynced"),
     ),
     graph(
         "Failed fetches by reason",
         "Failed fetches per second, by condition reason.",
         (rate("autowasm_fetches_total", "reason", 'reason!="Success"'), "{{reason}}"),
         unit="ops",
+        alerts=("AutoWasmSourcesFail",),
     ),
 )
 
@@ -100,6 +139,8 @@ FETCHING = (
         "Requests to sources",
         "Requests per second (logins, manifests, modules, polls), by host. A private host has its own name if flags or the policy file name it.",
         (rate("autowasm_source_requests_total", "host"), "{{host}}"),
+        unit="reqps",
+        alerts=("AutoWasmPollsFail",),
     ),
     graph(
         "Blob store",
@@ -108,6 +149,7 @@ FETCHING = (
         (f"max(autowasm_blob_pinned_bytes{{{S}}})", "published"),
         (f"min(autowasm_blob_budget_bytes{{{S}}})", "budget"),
         unit="bytes",
+        alerts=("AutoWasmBudgetNearlyPinned", "AutoWasmStorageFull"),
     ),
     graph(
         "Free disk space",
@@ -121,6 +163,7 @@ FETCHING = (
         (f"max(autowasm_blobs{{{S}}})", "stored"),
         (f"max(autowasm_blobs_pinned{{{S}}})", "published"),
         (rate("autowasm_blobs_damaged_total"), "damaged /s"),
+        alerts=("AutoWasmBlobDamaged",),
     ),
 )
 
@@ -130,12 +173,14 @@ DATA_PATH = (
         "Responses of the blob port per second, by method and status.",
         (rate("autowasm_blob_responses_total", "method, status"), "{{method}} {{status}}"),
         unit="reqps",
+        alerts=("AutoWasmModulesNotServed",),
     ),
     graph(
         "Blob requests by cache result",
         "Requests per second: on disk, fetched from a peer or the origin, held until the blob was stored, unknown, failed.",
         (rate("autowasm_blob_cache_requests_total", "kind"), "{{kind}}"),
         unit="reqps",
+        alerts=("AutoWasmUnknownModules",),
     ),
     graph(
         "Held requests and sends",
@@ -157,6 +202,7 @@ DATA_PATH = (
         (f"sum(rate(envoy_wasm_remote_load_cache_hits[{W}]))", "cache hits"),
         (f"sum(rate(envoy_wasm_remote_load_cache_misses[{W}]))", "cache misses"),
         unit="ops",
+        alerts=("AutoWasmSidecarsCannotFetch",),
     ),
     graph(
         "Envoy: requests failed by a filter",
@@ -167,6 +213,7 @@ DATA_PATH = (
         ),
         (f"sum(rate(istio_requests_total[{W}]))", "all"),
         unit="reqps",
+        alerts=("AutoWasmRequestsFail",),
     ),
 )
 
@@ -237,6 +284,7 @@ CONTROL = (
         "Reconciles per second, by result.",
         (rate("autowasm_reconcile_duration_seconds_count", "result"), "{{result}}"),
         unit="ops",
+        alerts=("AutoWasmReconcileErrors",),
     ),
     graph(
         "Reconcile duration",
@@ -245,6 +293,8 @@ CONTROL = (
         (quantile(0.99, "autowasm_workqueue_work_duration_seconds"), "working"),
         (f"max(autowasm_workqueue_longest_running_seconds{{{S}}})", "longest now"),
         unit="s",
+        steps=((None, "transparent"), (90, "red")),
+        alerts=("AutoWasmWorkerStuck",),
     ),
     graph(
         "Work queue",
@@ -293,6 +343,8 @@ CONTROL = (
         "Time since the last watch event or bookmark, by resource.",
         ("max by (resource) (autowasm_informer_last_event_age_seconds)", "{{resource}}"),
         unit="s",
+        steps=((None, "transparent"), (600, "red")),
+        alerts=("AutoWasmWatchSilent",),
     ),
     graph(
         "Event loop",
@@ -300,6 +352,8 @@ CONTROL = (
         (f"max by (instance) (autowasm_loop_longest_turn_seconds{{{S}}})", "longest {{instance}}"),
         (quantile(0.99, "autowasm_loop_turn_duration_seconds"), "99%"),
         unit="s",
+        steps=((None, "transparent"), (0.05, "red")),
+        alerts=("AutoWasmLoopBlocked",),
     ),
     graph(
         "CPU",
@@ -336,6 +390,7 @@ PREFLIGHT = (
         (rate("autowasm_preflight_failures_total", "reason"), "{{reason}}"),
         (rate("autowasm_preflight_server_restarts_total"), "restarts of the fork server"),
         unit="ops",
+        alerts=("AutoWasmPreflightsFail",),
     ),
     graph(
         "Duration",

@@ -12,6 +12,21 @@ N = 'autowasm_namespace=~"$namespace"'
 W = "$__rate_interval"
 
 
+Steps = tuple[tuple[float | None, str], ...]
+"""Colours by the value from which they apply; the first has no value and applies below the second."""
+
+
+def low_is_bad(*, red_below: float, green_from: float) -> Steps:
+    """Orange between the two."""
+    middle = ((red_below, "orange"),) if red_below < green_from else ()
+    return ((None, "red"), *middle, (green_from, "green"))
+
+
+def high_is_bad(*, orange_from: float, red_from: float) -> Steps:
+    """Green below both."""
+    return ((None, "green"), (orange_from, "orange"), (red_from, "red"))
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """An expression and how its series are called."""
@@ -22,7 +37,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """`width` in Grafana's 24 columns."""
+    """`width` in Grafana's 24 columns. `steps` colour a number, and draw a line in a graph. `alerts` are those whose runbooks help."""
 
     title: str
     queries: tuple[Query, ...]
@@ -30,6 +45,8 @@ class Panel:
     kind: Literal["graph", "number", "table"] = "graph"
     unit: str = "short"
     width: int = 8
+    steps: Steps = ()
+    alerts: tuple[str, ...] = ()
 
 
 def rate(counter: str, by: str = "", selector: str = "") -> str:
@@ -44,11 +61,36 @@ def quantile(share: float, histogram: str, by: str = "", selector: str = "") -> 
     return f"histogram_quantile({share}, {buckets})"
 
 
-def number(title: str, expression: str, description: str, unit: str = "short") -> Panel:
+def number(
+    title: str,
+    expression: str,
+    description: str,
+    unit: str = "short",
+    *,
+    steps: Steps = (),
+    alerts: tuple[str, ...] = (),
+) -> Panel:
     """A panel with one number."""
-    return Panel(title, (Query(expression),), description, kind="number", unit=unit, width=4)
+    return Panel(
+        title,
+        (Query(expression),),
+        description,
+        "number",
+        unit,
+        width=4,
+        steps=steps,
+        alerts=alerts,
+    )
 
 
-def graph(title: str, description: str, *queries: tuple[str, str], unit: str = "short") -> Panel:
+def graph(
+    title: str,
+    description: str,
+    *queries: tuple[str, str],
+    unit: str = "short",
+    steps: Steps = (),
+    alerts: tuple[str, ...] = (),
+) -> Panel:
     """A panel with curves: expressions and how they are called."""
-    return Panel(title, tuple(Query(*query) for query in queries), description, unit=unit)
+    curves = tuple(Query(*query) for query in queries)
+    return Panel(title, curves, description, unit=unit, steps=steps, alerts=alerts)

@@ -1,0 +1,21 @@
+"""Where the runbooks of alerts are read: a page of the site, with a section for each alert.
+
+The address of the site is that of pyproject.toml.
+"""
+
+import tomllib
+from typing import Final
+
+from tools.generate.paths import ROOT
+
+SITE: Final[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"][
+    "Documentation"
+]
+RUNBOOK: Final = f"{SITE}operations.html"
+IN_THE_CHART: Final = "docs/operations.md"
+"""Stands for the page in the chart's copy of the rules; the chart replaces it with the value `prometheusRule.runbook`."""
+
+
+def address(alert: str, page: str = RUNBOOK) -> str:
+    """Of the alert's section."""
+    return f"{page}#{alert.lower()}"
