@@ -12,6 +12,18 @@ def test_every_block_is_looked_at(page: str) -> None:
     assert pagerunner.problems(page) == []
 
 
+@pytest.mark.parametrize("page", blocks.pages())
+def test_the_text_before_a_file_names_it(page: str) -> None:
+    """GitHub and editors do not show the title of a block."""
+    lines = (blocks.ROOT / page).read_text().splitlines()
+    unnamed = []
+    for block in blocks.read(page):
+        before = [line for line in lines[: block.line - 1] if line.strip()]
+        if block.title and f"`{block.title}`" not in before[-1]:
+            unnamed.append(f"{block}: {block.title}")
+    assert unnamed == []
+
+
 def test_every_page_with_commands_is_run() -> None:
     with_commands = {
         page
