@@ -1,6 +1,8 @@
 """The site is built without a warning, needs no other server, and its made pages are up to date."""
 
 import ast
+import html
+import json
 import os
 import re
 import subprocess
@@ -12,6 +14,7 @@ import yaml
 
 from autowasm.controller.pods.loadreport import MissingReason
 from autowasm.reasons import Reason
+from tests.docs import blocks, search, shell
 from tests.docs.blocks import ROOT
 from tools.generate import menu
 from tools.generate.pages import fields, reasons
@@ -21,19 +24,121 @@ _ABROAD = re.compile(
 )
 
 
-@pytest.mark.timeout(300)
-def test_the_site_is_built_strictly_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site. A warning fails the build."""
+    folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
         cwd=ROOT,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    pages = list(tmp_path.rglob("*.html"))
+    return folder
+
+
+def _pages(site: Path) -> dict[str, str]:
+    """The HTML of each page of ours, by its path."""
+    found = {str(page.relative_to(site)): page.read_text() for page in site.rglob("*.html")}
+    del found["404.html"]
+    return found
+
+
+def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
+    pages = _pages(site)
     assert len(pages) > 30
-    assert [page.name for page in pages if _ABROAD.search(page.read_text())] == []
+    assert [name for name, page in pages.items() if _ABROAD.search(page)] == []
+
+
+def test_every_page_leads_to_its_neighbours_and_to_its_source(site: Path) -> None:
+    for name, page in _pages(site).items():
+        source = name.replace(".html", ".md")
+        assert f'href="https://github.com/autowasm/autowasm/edit/main/docs/{source}"' in page, name
+        assert (ROOT / "docs" / source).is_file()
+        assert "md-footer__link--next" in page or "md-footer__link--prev" in page, name
+
+
+def test_names_in_code_are_marked_and_unchanged(site: Path) -> None:
+    for name, page in _pages(site).items():
+        prose = re.sub(r"<pre\b.*?</pre>", "", page, flags=re.DOTALL)
+        for attributes, inside in re.findall(r"<code\b([^>]*)>(.*?)</code>", prose):
+            text = inside.replace("<wbr>", "")
+            assert (
+                " " in text or 'class="name"' in attributes or "<wbr>" in inside or len(text) > 36
+            )
+            assert "<wbr><wbr>" not in inside, name
+
+
+def test_only_commands_are_copied_from_a_terminal(site: Path) -> None:
+    """The style sheet hides prompts and output while the theme copies; what is left are the commands."""
+    style = (site / "assets/site.css").read_text()
+    assert (
+        ".highlight code[data-md-copying] :is(.gp, .go, span:has(> .go)) {\n  display: none;"
+        in style
+    )
+    seen = 0
+    for name, page in _pages(site).items():
+        source = f"docs/{name.replace('.html', '.md')}"
+        expected = [
+            command
+            for block in blocks.read(source)
+            if block.language == "console"
+            for command, _ in shell.commands(block)
+        ]
+        copied = "".join(_copied(block) for block in _CONSOLE.findall(page))
+        assert _lines(copied) == _lines("".join(expected)), name
+        seen += len(expected)
+    assert seen > 30
+
+
+_CONSOLE = re.compile(r'<div class="language-console highlight">.*?<code>(.*?)</code>', re.DOTALL)
+
+
+def _copied(code: str) -> str:
+    """The text of a block of HTML without its prompts and its output."""
+    commands = re.sub(r'<span class="g[po]">.*?</span>', "", code, flags=re.DOTALL)
+    return html.unescape(re.sub(r"<[^>]+>", "", commands)) + "\n"
+
+
+def _lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("rollback", "how-to/rollback.html"),
+        ("air gap", "how-to/air-gap.html"),
+        ("401", "how-to/private-registry.html"),
+        ("401", "how-to/troubleshooting.html"),
+        ("ImagePullBackOff", "faq.html"),
+        ("Argo CD", "faq.html"),
+        ("priority", "reference/autowasm.html"),
+        ("1.36", "compatibility.html"),
+        ("Synced", "reference/conditions.html"),
+        ("uninstall", "install.html"),
+        ("canary", "how-to/canary.html"),
+        ("AutoWasmNoLeader", "operations.html"),
+    ],
+)
+def test_search_finds(words: str, expected: str, site: Path) -> None:
+    assert expected in search.pages(site, words)[:5]
+
+
+def test_search_works_from_a_disk(site: Path) -> None:
+    """A browser lets a page on a disk read scripts only, and run no worker: hence the index as a script, and the shim."""
+    index = json.loads((site / "search/search_index.json").read_text())
+    script = (site / "search/search_index.js").read_text()
+    assert json.loads(script.removeprefix("var __index = ")) == index
+    shim = (site / "assets/iframe-worker.js").read_text()
+    assert 'location.protocol==="file:"' in shim
+    for name, page in _pages(site).items():
+        assert re.search(r'<script src="(?:\.\./)*assets/iframe-worker\.js"', page), name
 
 
 def test_every_page_is_in_the_menu() -> None:
@@ -48,6 +153,22 @@ def test_every_page_is_in_the_menu() -> None:
 def test_the_fields_are_those_of_the_schema() -> None:
     page = ROOT / "docs/reference/autowasm.md"
     assert page.read_text() == fields.render(), "run `make reference`"
+
+
+def test_every_field_has_its_anchor_and_its_example(site: Path) -> None:
+    page = (site / "reference/autowasm.html").read_text()
+    anchors = re.findall(r'<h3 id="([^"]+)">', page)
+    paths = [
+        path
+        for name in ("spec", "status")
+        for path, *_ in fields.fields(fields.schema()["properties"][name], name)
+    ]
+    assert len(paths) > 60
+    assert anchors == [re.sub(r"[^a-z0-9]", "", path.lower()) for path in paths]
+    sections = page.split("<h3 ")[1:]
+    assert [
+        path for path, text in zip(paths, sections, strict=True) if "Example: " not in text
+    ] == []
 
 
 def test_the_page_of_conditions_has_every_reason() -> None:

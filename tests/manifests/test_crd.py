@@ -39,6 +39,7 @@ from tests.manifests.documents import AUTOWASMS, Document
 from tests.parts.clients import Client
 from tests.parts.controlplane import ControlPlane
 from tests.parts.kubernetes import Cluster
+from tools.generate.pages import fields
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(1800)]
 
@@ -234,6 +235,21 @@ async def test_samples_are_valid(path: Path, cluster: Cluster, namespace: str) -
     document["metadata"]["name"] += "-sample"
     body = document
     await cluster.request("POST", AUTOWASMS.format(namespace=namespace) + STRICT, body=body)
+
+
+@pytest.mark.parametrize("document", fields.examples(), ids=lambda one: one["metadata"]["name"])
+async def test_examples_of_the_reference_are_valid(
+    document: Document, cluster: Cluster, namespace: str
+) -> None:
+    parsing.parse(document)
+    name = f"{document['metadata']['name']}-reference"
+    status = document.get("status", {})
+    body = {**document, "metadata": {"name": name, "namespace": namespace}}
+    unreported = {key: value for key, value in body.items() if key != "status"}
+    await cluster.request("POST", AUTOWASMS.format(namespace=namespace) + STRICT, body=unreported)
+    stored = await _create(cluster, unreported, status)
+    assert stored["spec"] == document["spec"]
+    assert stored.get("status", {}) == status
 
 
 async def test_samples_show_every_field() -> None:

@@ -59,7 +59,7 @@ def _is_here(address: str) -> bool:
     rest = address.removeprefix(REPOSITORY).partition("@refs/")[0]  # a workflow at a tag
     if rest == address or rest.startswith(_PAGES_OF_GITHUB):
         return rest != address
-    return (ROOT / re.sub(r"^/(?:(?:blob|tree)/main/)?", "", rest)).exists()
+    return (ROOT / re.sub(r"^/(?:(?:blob|tree|edit)/main/)?", "", rest)).exists()
 
 
 def test_the_site_has_its_address() -> None:

@@ -1,6 +1,6 @@
 """A hook of mkdocs: completes the menu of mkdocs.yml with what comes and goes.
 
-All decisions of docs/adr, and under Explanation each page directly in docs/ that is not listed.
+All decisions of docs/adr, and under Explanation each page directly in docs/ that is not listed. The search puts decisions last.
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,13 @@ def on_config(config: Any) -> Any:
     """Called by mkdocs once the configuration is read."""
     complete(config["nav"], Path(config["docs_dir"]))
     return config
+
+
+def on_page_markdown(text: str, *, page: Any, **_: Any) -> str:
+    """Called by mkdocs with the text of each page."""
+    if page.file.src_uri.startswith("adr/"):
+        page.meta["search"] = {"boost": 0.1}
+    return text
 
 
 def complete(nav: list[Any], docs: Path) -> None:

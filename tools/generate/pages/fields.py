@@ -1,18 +1,22 @@
-"""docs/reference/autowasm.md: the fields of the schema in manifests/crd.yaml."""
+"""docs/reference/autowasm.md: the fields of the schema in manifests/crd.yaml, each with an anchor and an example.
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+Anchors are those that GitHub and mkdocs both make of a heading: `spec.filter.priority` is at `#specfilterpriority`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
 
 import yaml
 
-from tools.generate import markdown
 from tools.generate.paths import MANIFESTS
 
+EXAMPLES: Final = Path(__file__).with_name("examples.yaml")
 _INTRODUCTION = """\
 # AutoWasm, field by field
 
 `apiVersion: wasm.tcm.io/v1alpha1`, `kind: AutoWasm`, short name `aw`, in a namespace. `kubectl explain aw.spec --recursive` says the same.
-What is required is **bold**. This page is made from the schema by `make reference`.
+This page is made from the schema by `make reference`.
 """
 _LIMITS = {
     "minLength": "at least {} characters",
@@ -23,6 +27,8 @@ _LIMITS = {
     "minimum": "from {}",
     "maximum": "to {}",
 }
+_LONGEST = 120
+"""Characters of an example in one line; of a longer object the first fields are shown."""
 
 
 def schema() -> Mapping[str, Any]:
@@ -43,6 +49,24 @@ def fields(node: Mapping[str, Any], path: str) -> Iterator[tuple[str, bool, Mapp
         yield from fields(items, f"{here}[]")
 
 
+def examples() -> list[Mapping[str, Any]]:
+    """AutoWasms that have every field between them."""
+    return list(yaml.safe_load_all(EXAMPLES.read_text()))
+
+
+def example(path: str, documents: Sequence[Mapping[str, Any]]) -> Any:
+    """The value of a field in the first of the objects that has it. Raises KeyError."""
+    for document in documents:
+        value: Any = document
+        for name in path.split("."):
+            value = value.get(name.removesuffix("[]")) if isinstance(value, dict) else None
+            if name.endswith("[]") and value:
+                value = value[0]
+        if value is not None:
+            return value
+    raise KeyError(path)
+
+
 def _type(node: Mapping[str, Any]) -> str:
     if "additionalProperties" in node:
         return "map"
@@ -53,27 +77,48 @@ def _type(node: Mapping[str, Any]) -> str:
     return str(node.get("type", "any"))
 
 
-def _limits(node: Mapping[str, Any]) -> str:
-    said = [text.format(node[key]) for key, text in _LIMITS.items() if key in node]
+def _constraints(required: bool, node: Mapping[str, Any]) -> str:
+    said = [_type(node), *(["**required**"] if required else [])]
+    said += [text.format(node[key]) for key, text in _LIMITS.items() if key in node]
     if "enum" in node:
         said.append("one of " + ", ".join(f"`{value}`" for value in node["enum"]))
-    return f" ({'; '.join(said)})" if said else ""
+    return ", ".join(said)
 
 
-def _row(path: str, required: bool, node: Mapping[str, Any]) -> tuple[str, str, str]:
-    meaning = " ".join(node.get("description", "").split()).replace("|", "\\|")
-    name = f"**`{path}`**" if required else f"`{path}`"
-    return name, _type(node), f"{meaning}{_limits(node)}"
+def _example(path: str, documents: Sequence[Mapping[str, Any]]) -> str:
+    field = {path.rpartition(".")[2]: example(path, documents)}
+    text = yaml.safe_dump(field, default_flow_style=True, width=float("inf"), sort_keys=False)
+    return f"Example: `{_shortened(text.strip()[1:-1])}`"
+
+
+def _shortened(line: str) -> str:
+    """The line, or its beginning up to a comma, with `…` and the brackets that are then open."""
+    if len(line) <= _LONGEST:
+        return line
+    kept = line[:_LONGEST].rpartition(", ")[0]
+    still_open: list[str] = []
+    for character in kept:
+        if character in "{[":
+            still_open.append({"{": "}", "[": "]"}[character])
+        elif character in "}]":
+            still_open.pop()
+    return f"{kept}, …{''.join(reversed(still_open))}"
+
+
+def _section(
+    path: str, required: bool, node: Mapping[str, Any], documents: Sequence[Mapping[str, Any]]
+) -> str:
+    meaning = " ".join(node.get("description", "").split())
+    parts = [f"### `{path}`", _constraints(required, node), meaning, _example(path, documents)]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def render() -> str:
     """The whole page."""
     parts = [_INTRODUCTION]
-    whole = schema()
+    whole, documents = schema(), examples()
     for name in ("spec", "status"):
         node = whole["properties"][name]
-        table = markdown.table(
-            "| field | type | meaning |", (_row(*found) for found in fields(node, name))
-        )
-        parts.append(f"## {name}\n\n{node['description']}\n\n{table}")
+        parts.append(f"## {name}\n\n{node['description']}\n")
+        parts += [_section(*found, documents) for found in fields(node, name)]
     return "\n".join(parts)

@@ -1,0 +1,32 @@
+"""A hook of mkdocs: names in code never break in the middle of a word.
+
+A short name stays in one line. A long one may go on in the next line after a separator; what is copied has no break in it.
+Invariant: only inline code is changed, and its text stays the same.
+"""
+
+import html
+import re
+from typing import Any, Final
+
+_CODE: Final = re.compile(r"(<pre\b.*?</pre>)|<code>([^<]*)</code>", re.DOTALL)
+_LONGEST: Final = 36
+"""Characters that fit into the line of a phone."""
+_SEPARATOR: Final = re.compile(r"([/_.=,:@]+|--?)(?=\w)")
+
+
+def on_page_content(text: str, **_: Any) -> str:
+    """Called by mkdocs with the HTML of each page."""
+    return _CODE.sub(_marked, text)
+
+
+def _marked(found: re.Match[str]) -> str:
+    if found[1]:
+        return found[0]
+    name = html.unescape(found[2])
+    if " " in name and len(name) > _LONGEST:
+        return found[0]
+    if len(name) <= _LONGEST:
+        return f'<code class="name">{found[2]}</code>'
+    parts = _SEPARATOR.split(name)
+    pairs = zip(parts[::2], [*parts[1::2], ""], strict=True)
+    return f"<code>{'<wbr>'.join(html.escape(word + mark, quote=False) for word, mark in pairs)}</code>"
