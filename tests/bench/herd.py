@@ -40,6 +40,7 @@ async def run(plan: Plan) -> Result:
         {"wasmer": ours, "nginx": theirs},
         kind="line",
         label_unit="clients, each with a new connection",
+        dashed=["nginx"],
     )
     return Result(figures, [chart], notes)
 

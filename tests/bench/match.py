@@ -66,6 +66,7 @@ def _run(plan: Plan) -> Result:
         {"measured": middle, "linear from the first": linear},
         kind="line",
         label_unit="Pods",
+        dashed=["linear from the first"],
     )
     return Result(figures, [chart])
 

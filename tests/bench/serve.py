@@ -154,5 +154,6 @@ def _charts(
             labels,
             series,
             label_unit="connections",
+            mark=("nginx", 1.0),
         )
     ]

@@ -95,7 +95,10 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A picture: one value for each of `labels` in each of `series`. `unit` is that of the values."""
+    """A picture: one value for each of `labels` in each of `series`. `unit` is that of the values. Labels of a line are numbers.
+
+    `dashed` names the series of a rival or a comparison; `mark` is the value at which a rival stands, with its name.
+    """
 
     name: str
     title: str
@@ -104,7 +107,8 @@ class Chart:
     series: Mapping[str, Sequence[float | None]]
     kind: Literal["bar", "line"] = "bar"
     label_unit: str = ""
-    logarithmic: bool = False
+    dashed: Sequence[str] = ()
+    mark: tuple[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
