@@ -38,7 +38,7 @@ from tools.generate.dashboards.runbooks import RUNBOOK, SITE, address
 _SOURCE: Final = DataSourceRef(type_val="prometheus", uid="$datasource")
 _AGE: Final = "not Synced for"
 _HEIGHT: Final = {"number": 4, "graph": 8, "table": 8}
-_COLOURS: Final = {
+COLOURS: Final = {
     "Synced": "green",
     "Fetching": "blue",
     "Pending": "text",
@@ -51,7 +51,7 @@ _COLOURS: Final = {
     "budget": "red",
 }
 """Of series whose name says whether they are good; all others have colours by their name, the same in every panel."""
-_STATUS: Final = {"2..": "green", "4..": "orange", "5..": "red"}
+STATUS: Final = {"2..": "green", "4..": "orange", "5..": "red"}
 """Of responses, by their status."""
 NAMESPACES: Final = (
     "group by (autowasm_namespace) ("
@@ -115,9 +115,9 @@ def _graph() -> timeseries.Panel:
         )
         .color_scheme(dashboard.FieldColor().mode(FieldColorModeId.PALETTE_CLASSIC_BY_NAME))
     )
-    for name, colour in _COLOURS.items():
+    for name, colour in COLOURS.items():
         built = built.override_by_name(name, [_fixed(colour)])
-    for status, colour in _STATUS.items():
+    for status, colour in STATUS.items():
         built = built.override_by_regexp(f"/ {status}$/", [_fixed(colour)])
     return built
 

@@ -8,18 +8,27 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.bench import pictures
 from tests.chaos import alert_faults, alerting
 from tests.parts.prometheus import Prometheus
+from tools.generate.dashboards.grafana import COLOURS, STATUS
 from tools.generate.dashboards.panels import ROWS
 from tools.generate.dashboards.queries import Panel
 
-_WIDTH, _HEIGHT, _COLUMNS = 520, 340, 3
-_COLOURS = ("#1f77b4", "#c44e52", "#55a868", "#8172b2", "#ccb974", "#8c8c8c")
+_WIDTH, _HEIGHT, _COLUMNS = 520, 360, 2
+_SHADES = {
+    "green": "#1a8a5a",
+    "blue": "#2f6fd6",
+    "orange": "#d98e04",
+    "red": "#d1242f",
+    "text": "#708090",
+}
+"""Grafana's names of colours."""
 _UNITS = {"s": "seconds", "bytes": "MiB", "reqps": "per second", "ops": "per second", "short": ""}
 _SCALES = {"bytes": 1024.0 * 1024.0}
 _STEP = 2
@@ -32,7 +41,6 @@ SHOWN = (
     "Blob requests by cache result",
     "Envoy: module loads",
     "Envoy: requests failed by a filter",
-    "Fetch duration",
     "Blob store",
     "Event loop",
 )
@@ -67,38 +75,36 @@ def draw(data: Path, target: Path) -> None:
     from pygal.style import CleanStyle  # noqa: PLC0415
 
     measured: dict[str, Any] = json.loads(data.read_text())
-    style = CleanStyle(
-        font_family="sans-serif",
-        background="white",
-        plot_background="white",
-        colors=_COLOURS,
-        title_font_size=14,
-        label_font_size=10,
-        major_label_font_size=10,
-        legend_font_size=10,
-    )
     parts = []
     for place, panel in enumerate(_shown()):
         # Only the y axis has the values; a scale of 1 keeps values near 0 at the bottom.
         series = _series(measured["panels"].get(panel.title, []), measured["begin"], panel.unit)
         highest = max((value or 0.0 for _, points in series for _, value in points), default=0.0)
+        steps = pictures.ticks(highest)
         chart = pygal.XY(
-            style=style,
+            style=CleanStyle(
+                font_family="sans-serif",
+                background="transparent",
+                plot_background="transparent",
+                colors=_colours([name for name, _ in series]),
+                **pictures.TEXT,
+            ),
+            css=["file://style.css", "file://graph.css", pictures.THEME],
             js=[],
             width=_WIDTH,
             height=_HEIGHT,
-            range=(0, highest or 1),
+            range=(0, steps[-1]),
+            y_labels=[{"value": step, "label": f"{step:g}"} for step in steps],
+            x_title="seconds",
             title=panel.title,
             y_title=_UNITS.get(panel.unit, panel.unit),
-            y_labels_major_count=4,
-            show_minor_y_labels=False,
-            margin_bottom=34,
             show_dots=False,
             allow_interruptions=True,
             legend_at_bottom=True,
-            legend_at_bottom_columns=3,
-            legend_box_size=8,
-            truncate_legend=30,
+            legend_at_bottom_columns=2,
+            legend_box_size=10,
+            truncate_legend=28,
+            margin_bottom=40,
             disable_xml_declaration=True,
         )
         chart.uuid = f"panel-{place}"  # not another one for each drawing
@@ -114,6 +120,18 @@ def draw(data: Path, target: Path) -> None:
     body = "\n".join(parts)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" {size}>\n{body}\n</svg>\n')
+
+
+def _colours(names: Sequence[str]) -> list[str]:
+    """Those of the dashboard, where it gives the name one; the others are free."""
+    fixed = {name: _SHADES.get(_fixed(name)) for name in names}
+    free = iter(colour for colour in pictures.COLOURS if colour not in fixed.values())
+    return [fixed[name] or next(free) for name in names]
+
+
+def _fixed(name: str) -> str:
+    statuses = (colour for status, colour in STATUS.items() if re.search(f" {status}$", name))
+    return COLOURS.get(name) or next(statuses, "")
 
 
 def _name(legend: str, labels: Mapping[str, str]) -> str:
@@ -138,7 +156,7 @@ def _series(queries: list[Any], begin: float, unit: str) -> list[tuple[str, list
             if points:
                 found.append((name, points))
     found.sort(key=lambda curve: -max(value or 0.0 for _, value in curve[1]))
-    return found[: len(_COLOURS)]
+    return found[: len(pictures.COLOURS)]
 
 
 if __name__ == "__main__":
