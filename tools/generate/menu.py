@@ -36,4 +36,4 @@ def _listed(nav: list[Any]) -> Iterator[str]:
             yield entry
         else:
             for pages in entry.values():
-                yield from _listed(pages)
+                yield from _listed([pages] if isinstance(pages, str) else pages)
