@@ -123,6 +123,9 @@ def _lines(text: str) -> list[str]:
         ("Synced", "reference/conditions.html"),
         ("uninstall", "install.html"),
         ("canary", "how-to/canary.html"),
+        ("rollout", "how-to/roll-out-carefully.html"),
+        ("Stalled", "reference/conditions.html"),
+        ("Helm", "how-to/gitops.html"),
         ("AutoWasmNoLeader", "operations.html"),
     ],
 )

@@ -56,8 +56,8 @@ def test_what_is_written_by_make_manifests_is_up_to_date() -> None:
     assert manifests.INSTALL.read_text() == manifests.install()
     assert manifests.SCHEMA.read_text() == manifests.schema()
     assert chart.README.read_text() == chart.readme()
-    for target, text in manifests.copies().items():
-        assert target.read_text() == text, f"{target}: make manifests"
+    for target, source in manifests.copies().items():
+        assert target.read_bytes() == source.read_bytes(), f"{target}: make manifests"
     copied = {path for path in (CHART / "files").rglob("*") if path.is_file()}
     assert copied == manifests.copies().keys()
 

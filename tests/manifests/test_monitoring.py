@@ -25,6 +25,13 @@ def test_rules_come_with_the_operators_own_runbook() -> None:
     assert "https://docs.example.com/operations#autowasmdown" in told
 
 
+def test_rules_link_to_the_page_of_the_site_by_default() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert values["prometheusRule"]["runbook"] == RUNBOOK
+    rule = charts.render(prometheusRule={"enabled": True})["PrometheusRule", "wasmer"]
+    assert rule["spec"] == yaml.safe_load(RULES.read_text())
+
+
 def test_nothing_of_it_comes_unasked() -> None:
     kinds = {kind for kind, _ in charts.render()}
     assert kinds.isdisjoint({"PrometheusRule", "PodMonitor", "ServiceMonitor"})

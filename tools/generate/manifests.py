@@ -19,7 +19,6 @@ from autowasm.cli.options import Option
 from autowasm.settings import PreflightMode
 from tests.parts import provision
 from tools.generate import chart
-from tools.generate.dashboards.runbooks import IN_THE_CHART, RUNBOOK
 from tools.generate.paths import BOARD, CHART, MANIFESTS, RULES
 
 SCHEMA = CHART / "values.schema.json"
@@ -113,13 +112,13 @@ def schema() -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
-def copies() -> dict[Path, str]:
-    """Files of the chart that are elsewhere, too, and their text. In the rules, a path that the chart replaces is the runbook."""
+def copies() -> dict[Path, Path]:
+    """File of the chart to what it is a copy of."""
     files = CHART / "files"
     return {
-        files / "crd.yaml": (MANIFESTS / "crd.yaml").read_text(),
-        files / RULES.name: RULES.read_text().replace(RUNBOOK, IN_THE_CHART),
-        files / "dashboards" / BOARD.name: BOARD.read_text(),
+        files / "crd.yaml": MANIFESTS / "crd.yaml",
+        files / RULES.name: RULES,
+        files / "dashboards" / BOARD.name: BOARD,
     }
 
 
@@ -140,9 +139,9 @@ def main() -> None:
     SCHEMA.write_text(schema())
     chart.README.write_text(chart.readme())
     shutil.rmtree(CHART / "files")
-    for target, text in copies().items():
+    for target, source in copies().items():
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text)
+        shutil.copyfile(source, target)
     INSTALL.write_text(install())
 
 

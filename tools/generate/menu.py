@@ -1,11 +1,14 @@
 """A hook of mkdocs: completes the menu of mkdocs.yml with what comes and goes.
 
-All decisions of docs/adr, and under Explanation each page directly in docs/ that is not listed. The search puts decisions last.
+All decisions of docs/adr, and under Explanation each page directly in docs/ that is not listed. The search puts decisions last, and the page of reasons before those that mention one.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+_BOOSTS: Final = {"adr/": 0.1, "reference/conditions.md": 3}
+"""By the beginning of a page's path. A reason is a title on its page only, and the page of reasons explains it."""
 
 
 def on_config(config: Any) -> Any:
@@ -16,8 +19,9 @@ def on_config(config: Any) -> Any:
 
 def on_page_markdown(text: str, *, page: Any, **_: Any) -> str:
     """Called by mkdocs with the text of each page."""
-    if page.file.src_uri.startswith("adr/"):
-        page.meta["search"] = {"boost": 0.1}
+    for beginning, boost in _BOOSTS.items():
+        if page.file.src_uri.startswith(beginning):
+            page.meta["search"] = {"boost": boost}
     return text
 
 

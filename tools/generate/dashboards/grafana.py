@@ -45,12 +45,23 @@ COLOURS: Final = {
     "Degraded": "orange",
     "Failed": "red",
     "starts": "green",
+    "doubtful": "orange",
+    "refused": "red",
+    "Running": "green",
+    "NotAccepted": "orange",
+    "ConfigurationRefused": "red",
+    "Crashing": "red",
+    "FetchFailed": "red",
+    "Refused": "red",
+    "NeverAsked": "orange",
     "wasm_fail_stream": "red",
     "not fetched": "red",
     "damaged": "red",
     "budget": "red",
 }
 """Of series whose name says whether they are good; all others have colours by their name, the same in every panel."""
+_OF_LABELS: Final = ("{{phase}}", "{{state}}", "{{outcome}}")
+"""Legends whose series are called by values of `COLOURS`."""
 STATUS: Final = {"2..": "green", "4..": "orange", "5..": "red"}
 """Of responses, by their status."""
 NAMESPACES: Final = (
@@ -104,7 +115,7 @@ def _table(panel: Panel) -> table.Panel:
     )
 
 
-def _graph() -> timeseries.Panel:
+def _graph(panel: Panel) -> timeseries.Panel:
     built = (
         timeseries.Panel()
         .fill_opacity(10)
@@ -115,10 +126,14 @@ def _graph() -> timeseries.Panel:
         )
         .color_scheme(dashboard.FieldColor().mode(FieldColorModeId.PALETTE_CLASSIC_BY_NAME))
     )
+    legends = [query.legend for query in panel.queries]
+    is_of_labels = any(legend in _OF_LABELS for legend in legends)
     for name, colour in COLOURS.items():
-        built = built.override_by_name(name, [_fixed(colour)])
+        if is_of_labels or name in legends:
+            built = built.override_by_name(name, [_fixed(colour)])
     for status, colour in STATUS.items():
-        built = built.override_by_regexp(f"/ {status}$/", [_fixed(colour)])
+        if any(legend.endswith(" {{status}}") for legend in legends):
+            built = built.override_by_regexp(f"/ {status}$/", [_fixed(colour)])
     return built
 
 
@@ -133,7 +148,7 @@ def _panel(panel: Panel) -> _Built:
     elif panel.kind == "table":
         built = _table(panel)
     else:
-        built = _graph()
+        built = _graph(panel)
         if panel.steps:
             line = common.GraphThresholdsStyleConfig().mode(GraphThresholdsStyleMode.DASHED)
             built = built.thresholds_style(line)

@@ -248,6 +248,8 @@ ROLLOUT = (
         "Steps that began and rollouts that were aborted, by reason, per second.",
         (rate("autowasm_staged_rollout_steps_total"), "steps"),
         (rate("autowasm_staged_rollout_aborts_total", "reason"), "aborted: {{reason}}"),
+        unit="ops",
+        alerts=("AutoWasmRolloutFailed",),
     ),
     graph(
         "Staged rollouts: time in a step",
@@ -263,6 +265,8 @@ ROLLOUT = (
             "{{autowasm_namespace}}/{{autowasm}}: {{reason}}",
         ),
         unit="s",
+        steps=((None, "transparent"), (300, "red")),
+        alerts=("AutoWasmRolloutWaiting",),
     ),
     graph(
         "Sidecars read",
@@ -273,7 +277,7 @@ ROLLOUT = (
     graph(
         "Duration of a reading",
         "99th percentile of the requests for sidecars' statistics, failed ones included.",
-        (quantile(0.99, "autowasm_sidecar_read_duration_seconds"), "99 %"),
+        (quantile(0.99, "autowasm_sidecar_read_duration_seconds"), "99%"),
         unit="s",
     ),
 )

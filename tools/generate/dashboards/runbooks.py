@@ -12,8 +12,7 @@ SITE: Final[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project
     "Documentation"
 ]
 RUNBOOK: Final = f"{SITE}operations.html"
-IN_THE_CHART: Final = "docs/operations.md"
-"""Stands for the page in the chart's copy of the rules; the chart replaces it with the value `prometheusRule.runbook`."""
+"""The chart replaces it in the rules with the value `prometheusRule.runbook`, and has it as the default."""
 
 
 def address(alert: str, page: str = RUNBOOK) -> str:
