@@ -55,6 +55,17 @@ def interpreter(version: str) -> Path:
     return program
 
 
+def shared_library(version: str) -> Path:
+    """The folder of Debian's libpythonX.Y.so alone: its Python does without, and the package can be absent. Raises PartError."""
+    suite = SUITES.get(version)
+    if suite is None:
+        raise cache.PartError(f"no release of Debian packages libpython{version}")
+    entry = f"libpython{version}-{suite}-{cache.this_platform()}"
+    return cache.install_once(
+        entry, fill=lambda target: _library_from_debian(target, version=version, suite=suite)
+    )
+
+
 def environment(version: str, folder: Path, *, project: Path) -> Path:
     """A virtual environment in `folder` with `project` and the dependencies of its tests; its interpreter. Raises PartError."""
     stamp, program = folder / ".installed", folder / "bin/python"
@@ -102,13 +113,24 @@ def _is(program: Path, version: str) -> bool:
     return done.returncode == 0 and done.stdout.strip() == version
 
 
-def _from_debian(target: Path, *, version: str, suite: str) -> None:
+def _library_from_debian(target: Path, *, version: str, suite: str) -> None:
+    package = f"libpython{version}"
+    with tempfile.TemporaryDirectory(prefix="autowasm-libpython-") as name:
+        unpacked = Path(name)
+        _from_debian(unpacked, version=version, suite=suite, package=package)
+        (library,) = unpacked.glob(f"usr/lib/*-linux-gnu/{package}.so.1.0")
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(library, target)
+
+
+def _from_debian(target: Path, *, version: str, suite: str, package: str = "") -> None:
+    package = package or f"python{version}"
     if not shutil.which("apt-get") or not _KEYRING.is_file():
         raise cache.PartError(
-            f"Python {version} is not on this machine, and it is no Debian that could get it: install "
-            f"python{version}, or with pyenv"
+            f"{package} is not on this machine, and it is no Debian that could get it: install "
+            f"{package}, or Python {version} with pyenv"
         )
-    log.info("Installing Python %s of Debian %s into the cache (60 MB, once).", version, suite)
+    log.info("Installing %s of Debian %s into the cache (60 MB, once).", package, suite)
     with tempfile.TemporaryDirectory(prefix="autowasm-apt-") as name:
         folder = Path(name)
         for needed in ("state/lists/partial", "cache/archives/partial"):
@@ -118,7 +140,7 @@ def _from_debian(target: Path, *, version: str, suite: str) -> None:
         apt = ["apt-get", *_apt_options(folder)]
         cache.run([*apt, "update"], what=f"reading the package lists of Debian {suite}")
         install = [*apt, "--yes", "--no-install-recommends", "--download-only", "install"]
-        cache.run([*install, f"python{version}"], what=f"downloading Python {version}")
+        cache.run([*install, package], what=f"downloading {package}")
         for package in sorted((folder / "cache/archives").glob("*.deb")):
             cache.run(["dpkg-deb", "--extract", package, target], what=f"unpacking {package.name}")
 

@@ -1,6 +1,7 @@
 """The files of `make dist` have one version, commit and date, and the single file needs nothing of the machine."""
 
 import asyncio
+import os
 import re
 import subprocess
 import sys
@@ -10,29 +11,38 @@ from pathlib import Path
 
 import pytest
 
-from tests.parts import registry, wat
+from tests.parts import pythons, registry, wat
 from tests.parts.clients import Client
 from tools.release import dist
 
 pytestmark = pytest.mark.timeout(600)
 
 
-def _python_with_a_shared_library() -> Path:
-    """PyInstaller copies libpython; Debian has it in a package of its own, which a Python of Debian can lack."""
+def _builder() -> tuple[Path, dict[str, str]]:
+    """A Python, and the environment in which PyInstaller finds libpython, which it copies.
+
+    Debian has it in a package of its own, which a Python of Debian can lack: then it is taken from there.
+    """
     load = "import ctypes, sysconfig; ctypes.CDLL(sysconfig.get_config_var('INSTSONAME'))"
-    for python in (Path(sys.executable), dist.ROOT / ".venv/bin/python"):
+    own = dist.ROOT / ".venv/bin/python"
+    for python in (Path(sys.executable), own):
         if subprocess.run([python, "-c", load], capture_output=True).returncode == 0:
-            return python
-    pytest.skip("no Python with a shared library: install libpython3 (Debian)")
+            return python, dict(os.environ)
+    tell = "import sys; print('%d.%d' % sys.version_info[:2])"
+    version = subprocess.run([own, "-c", tell], capture_output=True, text=True, check=True).stdout
+    folder = pythons.shared_library(version.strip())
+    return own, {**os.environ, "LD_LIBRARY_PATH": str(folder)}
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the three files."""
     target = tmp_path_factory.mktemp("dist") / "files"
+    python, environment = _builder()
     done = subprocess.run(
-        [_python_with_a_shared_library(), "-m", "tools.release.dist", target],
+        [python, "-m", "tools.release.dist", target],
         cwd=dist.ROOT,
+        env=environment,
         capture_output=True,
         text=True,
     )

@@ -57,7 +57,12 @@ def _build_single_file(wheel: Path, target: Path, scratch: Path) -> None:
         *(f"--exclude-module={module}" for module in (*_EXCLUDED, *_foreign_modules())),
         ROOT / "tools/release/wasmc.py",
         # The wheel, not the editable installation of this environment.
-        environment={"PYTHONPATH": str(unpacked), "PYTHONHASHSEED": "0"},
+        environment={
+            "PYTHONPATH": str(unpacked),
+            "PYTHONHASHSEED": "0",
+            # Of its cache in the home, --clean removes what another build at the same time still reads.
+            "PYINSTALLER_CONFIG_DIR": str(scratch / "cache"),
+        },
     )
 
 
