@@ -67,11 +67,19 @@ def test_names_in_code_are_marked_and_unchanged(site: Path) -> None:
     for name, page in _pages(site).items():
         prose = re.sub(r"<pre\b.*?</pre>", "", page, flags=re.DOTALL)
         for attributes, inside in re.findall(r"<code\b([^>]*)>(.*?)</code>", prose):
-            text = inside.replace("<wbr>", "")
+            text = re.sub(r"<wbr>|</?span[^>]*>", "", inside)
             assert (
                 " " in text or 'class="name"' in attributes or "<wbr>" in inside or len(text) > 36
             )
             assert "<wbr><wbr>" not in inside, name
+
+
+def test_no_list_runs_on_in_a_paragraph(site: Path) -> None:
+    """Without an empty line before it, GitHub shows a list where the site does not."""
+    paragraph = re.compile(r"<(p|li)>(.*?)</\1>", re.DOTALL)
+    for name, page in _pages(site).items():
+        texts = [re.sub(r"<code.*?</code>", "", text) for _, text in paragraph.findall(page)]
+        assert [text for text in texts if re.search(r"^ *(?:[*-]|\d+\.) ", text, re.M)] == [], name
 
 
 def test_only_commands_are_copied_from_a_terminal(site: Path) -> None:

@@ -19,12 +19,18 @@ def on_page_content(text: str, **_: Any) -> str:
     return _CODE.sub(_marked, text)
 
 
+def _kept_whole(word: str) -> str:
+    text = html.escape(word, quote=False)
+    is_name = len(word) <= _LONGEST and not word.isalnum() and not word.isspace()
+    return f'<span class="name">{text}</span>' if is_name else text
+
+
 def _marked(found: re.Match[str]) -> str:
     if found[1]:
         return found[0]
     name = html.unescape(found[2])
     if " " in name and len(name) > _LONGEST:
-        return found[0]
+        return f"<code>{''.join(_kept_whole(part) for part in re.split('( +)', name))}</code>"
     if len(name) <= _LONGEST:
         return f'<code class="name">{found[2]}</code>'
     parts = _SEPARATOR.split(name)
