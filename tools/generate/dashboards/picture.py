@@ -29,6 +29,8 @@ _SHADES = {
     "text": "#708090",
 }
 """Grafana's names of colours."""
+_ALIKE = {"#d1242f": "#c2410c", "#d98e04": "#b58900"}
+"""Shades, and the colour of a chart that is hard to tell from them."""
 _UNITS = {"s": "seconds", "bytes": "MiB", "reqps": "per second", "ops": "per second", "short": ""}
 _SCALES = {"bytes": 1024.0 * 1024.0}
 _STEP = 2
@@ -125,7 +127,8 @@ def draw(data: Path, target: Path) -> None:
 def _colours(names: Sequence[str]) -> list[str]:
     """Those of the dashboard, where it gives the name one; the others are free."""
     fixed = {name: _SHADES.get(_fixed(name)) for name in names}
-    free = iter(colour for colour in pictures.COLOURS if colour not in fixed.values())
+    taken = {*fixed.values(), *(_ALIKE.get(colour or "", "") for colour in fixed.values())}
+    free = iter(colour for colour in pictures.COLOURS if colour not in taken)
     return [fixed[name] or next(free) for name in names]
 
 
