@@ -38,6 +38,7 @@ _SECTIONS = {
         "not_synced",
         "resends",
         "rollout",
+        "staged",
         "running",
         "sidecar",
         "reconcile",
