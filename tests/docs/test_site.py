@@ -79,7 +79,9 @@ def test_no_list_runs_on_in_a_paragraph(site: Path) -> None:
     paragraph = re.compile(r"<(p|li)>(.*?)</\1>", re.DOTALL)
     for name, page in _pages(site).items():
         texts = [re.sub(r"<code.*?</code>", "", text) for _, text in paragraph.findall(page)]
-        assert [text for text in texts if re.search(r"^ *(?:[*-]|\d+\.) ", text, re.M)] == [], name
+        assert [
+            text for text in texts if re.search(r"^ *(?:[*-]|\d+\.) ", text, re.MULTILINE)
+        ] == [], name
 
 
 def test_only_commands_are_copied_from_a_terminal(site: Path) -> None:

@@ -54,7 +54,18 @@ def workload(objects: dict[tuple[str, str], Document]) -> Document:
 
 
 def container(objects: dict[tuple[str, str], Document]) -> Document:
-    """Its only container."""
-    (found,) = workload(objects)["spec"]["template"]["spec"]["containers"]
+    """wasmer's own."""
+    return _own(workload(objects))
+
+
+def image(workload: Document) -> str:
+    """The image of wasmer in a Deployment or StatefulSet."""
+    found: str = _own(workload)["image"]
+    return found
+
+
+def _own(workload: Document) -> Document:
+    containers = workload["spec"]["template"]["spec"]["containers"]
+    (found,) = [one for one in containers if one["name"] == "wasmer"]
     result: Document = found
     return result

@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from tests.manifests import charts, documents
+from tests.manifests import charts, combinations, documents
 from tests.manifests.documents import Document
 from tests.parts import clients, istio, ports
 from tests.parts.audit import AuditLog
@@ -125,7 +125,35 @@ async def release(ground: Ground) -> AsyncIterator[str]:
 
 @pytest.mark.parametrize("values", charts.VALUES, ids=lambda path: path.stem)
 async def test_the_api_server_takes_it_strictly(values: Path, ground: Ground) -> None:
-    objects = await asyncio.to_thread(charts.render, values)
+    await _taken_strictly(await asyncio.to_thread(charts.render, values), ground)
+
+
+@pytest.mark.parametrize("number", range(combinations.COUNT))
+async def test_values_in_combination_are_taken_strictly_and_installed(
+    number: int, ground: Ground
+) -> None:
+    chosen = list(combinations.chosen())[number]
+    values = combinations.values(chosen)
+    objects = await asyncio.to_thread(charts.render, **values)
+    await _taken_strictly(objects, ground)
+    file = ground.directory / f"combination-{number}.yaml"
+    await asyncio.to_thread(file.write_text, yaml.safe_dump(values))
+    release = await ground.install("--values", file)
+    try:
+        expected = charts.workload(objects)
+        metadata = expected["metadata"]
+        plural = f"{expected['kind'].lower()}s"
+        path = f"/apis/apps/v1/namespaces/{metadata['namespace']}/{plural}/{metadata['name']}"
+        found = await ground.cluster.request("GET", path)
+        assert found["spec"]["replicas"] == expected["spec"]["replicas"], chosen
+        assert charts.image(found) == charts.image(expected)
+    finally:
+        await ground.helm.run("uninstall", release, "--no-hooks", timeout=120)
+        await ground.remove_definition()
+    assert not await ground.exists(path)
+
+
+async def _taken_strictly(objects: dict[tuple[str, str], Document], ground: Ground) -> None:
     documents = [
         document
         for document in objects.values()
@@ -150,21 +178,22 @@ async def test_its_pods_are_restricted(values: Path, ground: Ground) -> None:
     for kind, template in templates.items():
         account = template["spec"]["serviceAccountName"]
         namespace = charts.workload(objects)["metadata"]["namespace"]
-        name = f"probe-{values.stem}-{kind}".lower()
+        probe = f"probe-{values.stem}-{kind}".lower()
         pod = {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {**template["metadata"], "name": name, "namespace": namespace},
+            "metadata": {**template["metadata"], "name": probe, "namespace": namespace},
             "spec": {**template["spec"], "serviceAccountName": "default"},
         }
         assert account
-        pod["spec"].pop("priorityClassName", None)  # one that is not there would be refused first
+        for name in ("priorityClassName", "runtimeClassName"):
+            pod["spec"].pop(name, None)  # one that is not there would be refused first
         mounted = {one["name"] for one in pod["spec"].get("volumes", ())}
         claims = [{"name": "cache", "emptyDir": {}}] if "cache" not in mounted else []
         pod["spec"]["volumes"] = [*pod["spec"].get("volumes", ()), *claims]
         path = f"/api/v1/namespaces/{namespace}/pods"
         await ground.cluster.request("POST", path, body=pod)
-        await ground.cluster.request("DELETE", f"{path}/{name}?gracePeriodSeconds=0")
+        await ground.cluster.request("DELETE", f"{path}/{probe}?gracePeriodSeconds=0")
 
 
 async def test_a_new_user_installs_upgrades_and_uninstalls(ground: Ground, release: str) -> None:

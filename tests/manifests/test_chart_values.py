@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from autowasm.cli.wasmer import build_parser
-from tests.manifests import charts
+from tests.manifests import charts, combinations
 from tests.manifests.documents import Document
 from tools.generate import chart, manifests
 from tools.generate.paths import CHART, ROOT
@@ -25,6 +25,21 @@ def objects() -> dict[tuple[str, str], Document]:
 def _pod(objects: dict[tuple[str, str], Document]) -> Document:
     result: Document = charts.workload(objects)["spec"]["template"]
     return result
+
+
+def test_the_combinations_have_any_two_choices_together_and_every_value_once() -> None:
+    assert combinations.covered() == combinations.every_pair()
+    tried = {name for choices in combinations.PARTS.values() for one in choices for name in one}
+    values = yaml.safe_load((CHART / "values.yaml").read_text()).keys()
+    others = {
+        "nameOverride",
+        "crd",
+        "securityContext",
+        "terminationGracePeriodSeconds",
+        "extraArgs",
+    }
+    probes = {"startupProbe", "readinessProbe", "livenessProbe"}
+    assert values - tried == others | probes
 
 
 def test_every_value_is_described_in_the_readme_and_in_the_schema() -> None:
@@ -94,6 +109,8 @@ def test_every_object_has_the_standard_and_the_common_labels(
         expected = (
             "edge"
             if one["metadata"]["name"] == "mesh-wasmer" and one["kind"] == "Service"
+            else "identity"
+            if one["metadata"]["name"] == "mesh-wasmer" and one["kind"] == "ServiceAccount"
             else "mesh"
         )
         assert labels["team"] == expected
@@ -122,8 +139,14 @@ def test_pull_secrets_of_a_parent_chart_are_added(
 def test_pods_are_as_the_values_say(objects: dict[tuple[str, str], Document]) -> None:
     values = yaml.safe_load(EVERYTHING.read_text())
     spec = _pod(objects)["spec"]
-    for name in ("dnsPolicy", "dnsConfig", "hostAliases", "initContainers"):
+    for name in ("dnsPolicy", "dnsConfig", "hostAliases", "initContainers", "runtimeClassName"):
         assert spec[name] == values[name]
+    assert spec["containers"][1:] == values["extraContainers"]
+    assert spec["nodeSelector"] == {"kubernetes.io/os": "linux"}
+    hooks = [one["spec"]["template"]["spec"] for (kind, _), one in objects.items() if kind == "Job"]
+    assert [one["runtimeClassName"] for one in hooks] == ["gvisor", "gvisor"]
+    metadata = charts.workload(objects)["metadata"]
+    assert values["deploymentAnnotations"].items() <= metadata["annotations"].items()
     assert charts.workload(objects)["spec"]["revisionHistoryLimit"] == 2
     assert charts.workload(objects)["spec"]["strategy"] == {"type": "Recreate"}
     probe = charts.container(objects)["startupProbe"]
@@ -143,9 +166,23 @@ def test_a_service_monitor_is_as_the_values_say(
     objects: dict[tuple[str, str], Document],
 ) -> None:
     values = yaml.safe_load(EVERYTHING.read_text())["metrics"]["serviceMonitor"]
-    (endpoint,) = objects["ServiceMonitor", "mesh-wasmer"]["spec"]["endpoints"]
-    for name in ("scrapeTimeout", "relabelings", "metricRelabelings"):
+    monitor = objects["ServiceMonitor", "mesh-wasmer"]
+    assert monitor["metadata"]["namespace"] == "team-a"
+    assert values["annotations"].items() <= monitor["metadata"]["annotations"].items()
+    (endpoint,) = monitor["spec"]["endpoints"]
+    for name in ("scrapeTimeout", "relabelings", "metricRelabelings", "honorLabels"):
         assert endpoint[name] == values[name]
+    assert values["endpointAdditionalProperties"].items() <= endpoint.items()
+
+
+def test_a_minimum_of_replicas_replaces_the_maximum_that_a_disruption_may_stop(
+    objects: dict[tuple[str, str], Document],
+) -> None:
+    spec = objects["PodDisruptionBudget", "mesh-wasmer"]["spec"]
+    assert spec["minAvailable"] == 1
+    assert spec["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+    assert "maxUnavailable" not in spec
+    assert charts.render()["PodDisruptionBudget", "wasmer"]["spec"]["maxUnavailable"] == 1
 
 
 def test_the_test_downloads_from_the_service_that_sidecars_use(

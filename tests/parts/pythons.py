@@ -141,8 +141,8 @@ def _from_debian(target: Path, *, version: str, suite: str, package: str = "") -
         cache.run([*apt, "update"], what=f"reading the package lists of Debian {suite}")
         install = [*apt, "--yes", "--no-install-recommends", "--download-only", "install"]
         cache.run([*install, package], what=f"downloading {package}")
-        for package in sorted((folder / "cache/archives").glob("*.deb")):
-            cache.run(["dpkg-deb", "--extract", package, target], what=f"unpacking {package.name}")
+        for archive in sorted((folder / "cache/archives").glob("*.deb")):
+            cache.run(["dpkg-deb", "--extract", archive, target], what=f"unpacking {archive.name}")
 
 
 def _apt_options(folder: Path) -> list[str]:
