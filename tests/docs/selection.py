@@ -22,7 +22,7 @@ TRANSLATIONS = {
 NOT_RUN = {
     "make ": "they are what runs the tests",
     "git clone": "the tests run the checkout and the package that is installed beside them",
-    "go run": "the tests have another registry",
+    "GOBIN=": "the tests have another registry",
     "kill ": "each block of a page has a shell of its own in the tests, which ends what it has started",
     "curl --fail --location": "releases are on another server; tests/release/test_dist.py runs their files",
     "pipx ": "the package index has released versions only; tests/manifests/test_image.py installs the wheel",

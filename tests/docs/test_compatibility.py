@@ -61,6 +61,35 @@ def test_envoys_that_are_named_are_the_pinned_ones() -> None:
     assert [one for one in others if f"Envoy {one}" not in text] == []
 
 
+@pytest.mark.parametrize(
+    ("name", "module", "group"),
+    [
+        ("Helm", "helm.sh/helm/v3", "tools"),
+        ("Helm", "helm.sh/helm/v4", "gitops"),
+        ("distribution (`registry`)", "github.com/distribution/distribution/v3", "registry"),
+        ("`crane registry serve`", "github.com/google/go-containerregistry", "tools"),
+        ("kstatus of Flux' `cli-utils`", "github.com/fluxcd/cli-utils", "gitops"),
+    ],
+)
+def test_other_programs_are_of_the_modules_that_are_pinned(
+    name: str, module: str, group: str
+) -> None:
+    text = (ROOT / "tests/assets" / group / "go.mod").read_text()
+    found = re.search(rf"{re.escape(module)} v([\d.]+)", text)
+    assert found
+    assert f"| {name} | {found[1]} |" in PAGE.read_text()
+
+
+def test_prometheus_and_kubectl_are_of_the_releases_that_are_pinned() -> None:
+    text = (ROOT / "tests/assets/tools/go.mod").read_text()
+    # The module of Prometheus 3.15.0 is v0.315.0.
+    found = re.search(r"github\.com/prometheus/prometheus v0\.(\d)(\d\d)\.(\d+)", text)
+    assert found
+    major, minor, patch = map(int, found.groups())
+    assert f"| Prometheus | {major}.{minor}.{patch} |" in PAGE.read_text()
+    assert f"| kubectl | {pypi.KUBECTL.version} |" in PAGE.read_text()
+
+
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
