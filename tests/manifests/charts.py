@@ -64,6 +64,12 @@ def image(workload: Document) -> str:
     return found
 
 
+def arguments(workload: Document) -> list[str]:
+    """The flags of wasmer in a Deployment or StatefulSet."""
+    found: list[str] = _own(workload)["args"]
+    return found
+
+
 def _own(workload: Document) -> Document:
     containers = workload["spec"]["template"]["spec"]["containers"]
     (found,) = [one for one in containers if one["name"] == "wasmer"]

@@ -23,7 +23,7 @@ from tests.parts.clients import Client
 from tests.parts.kubernetes import ADMIN, Cluster, kubernetes
 from tests.parts.pod import Container, ServiceAccountVolume
 from tests.parts.wasmer import program
-from tools.generate.paths import CHART
+from tools.generate.paths import CHART, ROOT
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(1800)]
 
@@ -31,6 +31,9 @@ NAMESPACE = "istio-system"
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/autowasms.wasm.tcm.io"
 AUTOWASMS = documents.AUTOWASMS.format(namespace="default")
 DEPLOYMENTS = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
+SERVICE = f"/api/v1/namespaces/{NAMESPACE}/services/wasmer"
+FIRST_RELEASE = ROOT / "tests/assets/charts/wasmer-0.1.0.tgz"
+"""As `helm package` made it when 0.1.0 was dated in the changelog."""
 # helm's output for a release in the namespace `default`.
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
@@ -260,6 +263,34 @@ def _newer_chart(target: Path) -> None:
     head = "metadata:\n  name: autowasms.wasm.tcm.io\n"
     assert head in text
     file.write_text(text)
+
+
+async def test_the_chart_of_the_first_release_is_upgraded(ground: Ground) -> None:
+    values = ground.directory / "kept.yaml"
+    await asyncio.to_thread(values.write_text, "replicas: 3\nconfig: {logLevel: debug}\n")
+    name = await ground.install("--values", values, chart=FIRST_RELEASE)
+    try:
+        path = f"{DEPLOYMENTS}/wasmer"
+        before = await ground.cluster.request("GET", path)
+        assert "helm.sh/chart" not in before["metadata"]["labels"], "it is the older chart"
+        service = await ground.cluster.request("GET", SERVICE)
+        await clients.crds_established(ground.kubectl, "autowasms.wasm.tcm.io")
+        await ground.cluster.request("POST", AUTOWASMS, body=documents.valid())
+
+        await ground.helm.run("upgrade", name, CHART, "--reset-then-reuse-values", timeout=120)
+
+        after = await ground.cluster.request("GET", path)
+        assert after["metadata"]["uid"] == before["metadata"]["uid"]
+        assert after["spec"]["replicas"] == 3
+        assert "--log-level=debug" in charts.arguments(after)
+        assert after["metadata"]["labels"]["helm.sh/chart"].startswith("wasmer-")
+        kept = await ground.cluster.request("GET", SERVICE)
+        for field in ("clusterIP", "ports", "selector"):
+            assert kept["spec"][field] == service["spec"][field], "sidecars fetch from it"
+        assert await ground.exists(f"{AUTOWASMS}/test")
+    finally:
+        await ground.helm.run("uninstall", name, "--no-hooks", timeout=120)
+        await ground.remove_definition()
 
 
 async def test_the_plain_installation_is_taken_over(ground: Ground) -> None:
