@@ -147,6 +147,21 @@ def test_numbers_are_right_by_prometheus(
     check_expression(text, series, [({}, expected)], tmp_path)
 
 
+def test_a_rollout_that_waits_is_one_curve_although_two_replicas_have_reported_it(
+    tmp_path: Path,
+) -> None:
+    (panel,) = (one for one in ROWS["Rollout"] if one.title == "Staged rollouts that wait")
+    text = panel.queries[0].expression.replace("$namespace", "a")
+    name = "autowasm_staged_rollout_waiting_since_timestamp_seconds"
+    series = {
+        f'{name}{{autowasm_namespace="a",autowasm="x",reason="NotAccepted",instance="1"}}': "60x9",
+        f'{name}{{autowasm_namespace="a",autowasm="x",reason="NotAccepted",instance="2"}}': "120x9",
+        f'{name}{{autowasm_namespace="b",autowasm="y",reason="NotAccepted",instance="2"}}': "60x9",
+    }
+    labels = {"autowasm_namespace": "a", "autowasm": "x", "reason": "NotAccepted"}
+    check_expression(text, series, [(labels, 9 * 60 - 60)], tmp_path)
+
+
 def test_the_variable_lists_all_namespaces(tmp_path: Path) -> None:
     series = {
         'autowasm_not_synced_since_timestamp_seconds{autowasm_namespace="a",autowasm="x"}': "5x2 _x7",

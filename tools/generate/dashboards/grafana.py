@@ -41,12 +41,14 @@ _HEIGHT: Final = {"number": 4, "graph": 8, "table": 8}
 COLOURS: Final = {
     "Synced": "green",
     "Fetching": "blue",
+    "Progressing": "purple",
     "Pending": "text",
     "Degraded": "orange",
     "Failed": "red",
     "starts": "green",
     "doubtful": "orange",
     "refused": "red",
+    "Fetched": "green",
     "Running": "green",
     "NotAccepted": "orange",
     "ConfigurationRefused": "red",
@@ -198,7 +200,7 @@ def render() -> str:
                 "namespace",
                 "Namespace of AutoWasms",
                 f"query_result({NAMESPACES})",
-                "For the table of AutoWasms that are not Synced. All other panels show all namespaces.",
+                "For AutoWasms that are not Synced, and staged rollouts that wait. All other panels show all namespaces.",
             ).regex('/autowasm_namespace="([^"]+)"/')
         )
         .with_variable(

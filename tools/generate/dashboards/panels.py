@@ -261,7 +261,8 @@ ROLLOUT = (
         "Staged rollouts that wait",
         "How long a step has not been healthy, and what it waits for.",
         (
-            "time() - autowasm_staged_rollout_waiting_since_timestamp_seconds",
+            "max by (autowasm_namespace, autowasm, reason) (time() - "
+            f"autowasm_staged_rollout_waiting_since_timestamp_seconds{{{N}}})",
             "{{autowasm_namespace}}/{{autowasm}}: {{reason}}",
         ),
         unit="s",

@@ -26,6 +26,7 @@ _SHADES = {
     "blue": "#2f6fd6",
     "orange": "#d98e04",
     "red": "#d1242f",
+    "purple": "#8a5cc7",
     "text": "#708090",
 }
 """Grafana's names of colours."""
