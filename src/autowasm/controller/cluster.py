@@ -177,13 +177,21 @@ class AutoWasmObserver(_DocumentObserver):
 class EnvoyFilterObserver(_DocumentObserver):
     """Receives the EnvoyFilters with our label. Each has the name of its AutoWasm."""
 
-    def __init__(self, view: MutationCache, *, changed: Callable[[ObjectKey], None]) -> None:
+    def __init__(
+        self,
+        view: MutationCache,
+        *,
+        changed: Callable[[ObjectKey], None],
+        echoed: Callable[[ObjectKey], None],
+    ) -> None:
+        """`changed`: another client changed it. `echoed`: the change is our own write."""
         self._view = view
         self._changed = changed
+        self._echoed = echoed
 
     def _document_changed(self, key: ObjectKey, document: Document | None) -> None:
-        if not self._view.observed(key, document):
-            self._changed(key)
+        echo = self._view.observed(key, document)
+        (self._echoed if echo else self._changed)(key)
 
 
 class PodObserver:
@@ -255,6 +263,7 @@ class ClusterMode:
         self._load_report: Callable[[ObjectKey], Awaitable[LoadReport | None]] = _nothing
         self._running_report: Callable[[ObjectKey], Awaitable[RunningReport | None]] = _nothing
         self._pods_changed: Callable[[ObjectKey], None] = _ignore
+        self._published_changed: Callable[[ObjectKey], None] = _ignore
         self._changed: Callable[[ObjectKey], None] = _ignore
         self._informers = make_informers(client, cluster=cluster, metrics=metrics)
         self._pods = self._informers.pods
@@ -277,7 +286,11 @@ class ClusterMode:
         self._observe(root=cluster.root_namespace)
 
     def _observe(self, *, root: str) -> None:
+        def echoed(key: ObjectKey) -> None:
+            self._published_changed(key)
+
         def changed(key: ObjectKey) -> None:
+            self._published_changed(key)
             self._changed(key)
 
         self._informers.autowasms.add_handler(
@@ -291,7 +304,7 @@ class ClusterMode:
             )
         )
         self._informers.envoyfilters.add_handler(
-            EnvoyFilterObserver(self._envoyfilter_view, changed=changed)
+            EnvoyFilterObserver(self._envoyfilter_view, changed=changed, echoed=echoed)
         )
         self._pods.add_handler(
             PodObserver(self._matcher, addresses=self._addresses, touch=self._touch_changed)
@@ -366,9 +379,14 @@ class ClusterMode:
         report: Callable[[ObjectKey], Awaitable[RunningReport | None]],
         *,
         pods_changed: Callable[[ObjectKey], None],
+        published_changed: Callable[[ObjectKey], None],
     ) -> None:
-        """Use this report for `status.pods.running` from now on. `pods_changed`: Pods that an AutoWasm matches have changed."""
+        """Use this report for `status.pods.running` from now on.
+
+        `pods_changed`: Pods that an AutoWasm matches have changed. `published_changed`: what `envoyfilter` returns may have changed.
+        """
         self._running_report, self._pods_changed = report, pods_changed
+        self._published_changed = published_changed
 
     async def report(self, key: ObjectKey) -> PodReport | None:
         """The report on the Pods that the AutoWasm's selector matches now; None before Pods are listed."""

@@ -84,7 +84,9 @@ def make_run_tracker(
         metrics=application.metrics,
         settings=application.settings.run,
     )
-    cluster.use_running_report(runs.report, pods_changed=runs.pods_changed)
+    cluster.use_running_report(
+        runs.report, pods_changed=runs.pods_changed, published_changed=runs.published_changed
+    )
     return runs
 
 

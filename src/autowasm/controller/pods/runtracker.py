@@ -149,7 +149,7 @@ class _Watched:
 
 
 class RunTracker:
-    """One per process. Pass `report` and `pods_changed` to the Workloads, open the reader, and `run` it."""
+    """One per process. Pass `report`, `pods_changed` and `published_changed` to the Workloads, open the reader, and `run` it."""
 
     def __init__(
         self,
@@ -173,6 +173,8 @@ class RunTracker:
         self._wall = wall
         self._clock = clock
         self._watched: dict[ObjectKey, _Watched] = {}
+        self._changed: set[ObjectKey] = set()
+        """Watched objects whose EnvoyFilter may have changed since the last check."""
         self._kept: TTLCache[bytes, SidecarStats] = TTLCache(_KEPT, BASELINE_AGE, timer=clock)
         """The last readings, by the uid of the Pod."""
 
@@ -180,6 +182,11 @@ class RunTracker:
         """The Pods that this object matches may have changed."""
         if (watched := self._watched.get(key)) is not None:
             watched.is_behind = True
+
+    def published_changed(self, key: ObjectKey) -> None:
+        """The EnvoyFilter of this object may have changed."""
+        if key in self._watched:
+            self._changed.add(key)
 
     async def report(self, key: ObjectKey) -> RunningReport | None:
         """The report on this object; None while nothing is published. Pods must be listed before."""
@@ -217,12 +224,16 @@ class RunTracker:
                 await self.check()
         finally:
             self._watched.clear()
+            self._changed.clear()
             self._kept.clear()
             self._measure()
 
     async def check(self) -> None:
         """Notice changes, read the sidecars whose turn it is, and schedule the reports that changed."""
-        for step, key in enumerate(list(self._watched)):
+        changed = self._changed
+        self._changed = set()
+        behind = [key for key, one in self._watched.items() if one.is_behind or key in changed]
+        for step, key in enumerate(behind):
             with self._isolated(key=str(key)):
                 watched = self._look(key)
                 if watched is not None and watched.is_behind:

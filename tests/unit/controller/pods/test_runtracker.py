@@ -56,6 +56,9 @@ class World:
     downloads: dict[tuple[str, bytes], float] = field(default_factory=dict)
     staged: tuple[Variant | None, Variant | None, tuple[str, ...] | None] | None = None
     """The stable and the target variant, and the Pods that have the target; None: all."""
+    trackers: list[RunTracker] = field(default_factory=list)
+    looks: int = 0
+    """How often a tracker asked for an EnvoyFilter."""
 
     def document(self, key: ObjectKey) -> Mapping[str, Any] | None:
         return {
@@ -64,6 +67,7 @@ class World:
         }
 
     def envoyfilter(self, key: ObjectKey) -> Mapping[str, Any] | None:
+        self.looks += 1
         if key not in self.keys:
             return None
         wanted = autowasm(name=key.name, pluginConfig=self.config)
@@ -109,6 +113,9 @@ class World:
         self.filter_generation += 1
         for name, value in changes.items():
             setattr(self, name, value)
+        for tracker in self.trackers:
+            for key in (KEY, *self.keys):
+                tracker.published_changed(key)
 
     def write(self, found: RunningReport) -> None:
         """As the API server would have it then."""
@@ -140,7 +147,7 @@ class World:
     def tracker(
         self, reader: StatsReader, settings: RunSettings, metrics: Metrics | None = None
     ) -> RunTracker:
-        return RunTracker(
+        tracker = RunTracker(
             self,
             reader,
             downloaded=lambda sha256, uid: self.downloads.get((sha256, uid), 0.0),
@@ -150,6 +157,8 @@ class World:
             wall=lambda: self.now,
             clock=lambda: self.clock,
         )
+        self.trackers.append(tracker)
+        return tracker
 
 
 @pytest.fixture
@@ -174,6 +183,17 @@ def named(report: RunningReport) -> list[tuple[str, str]]:
 
 def verdict(report: RunningReport) -> tuple[str, str]:
     return report.condition.status, report.condition.reason
+
+
+async def test_a_check_looks_at_no_object_that_did_not_change(world: World) -> None:
+    async with world.tracking() as tracker:
+        await checked(tracker, 2)
+        world.looks = 0
+        await tracker.check()
+        assert world.looks == 0
+        world.publish(config="two")
+        await tracker.check()
+        assert world.looks > 0
 
 
 async def test_each_sidecar_is_reported_by_its_own_statistics(world: World) -> None:
