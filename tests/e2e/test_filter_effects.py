@@ -148,3 +148,35 @@ async def test_changed_fail_strategy_takes_effect(make_scene: SceneMaker, versio
         await scene.load.wait_for("trap")
         assert await after_a_trap(scene) == status, strategy
         before = strategy
+
+
+@pytest.mark.parametrize("version", pypi.ENVOY_VERSIONS)
+async def test_filter_that_is_first_is_before_those_of_a_lower_priority(
+    make_scene: SceneMaker, version: str
+) -> None:
+    scene = await make_scene(version=version)
+    for name, fields in (("first", {"position": "First"}), ("lowest", {"priority": -5})):
+        image = await scene.push_header(name)
+        scene.wasmer.apply(scene.autowasm(image, name=name, **fields))
+    host = f"{ports.LOOPBACK}:{scene.port}"
+    # A response meets the filters in the reverse order.
+    await filters.until_answer(host, lambda one: one.headers.get("hello") == "lowest, first")
+
+
+@pytest.mark.parametrize("version", pypi.ENVOY_VERSIONS)
+async def test_filter_gets_the_body_of_headers_that_it_holds_where_it_is_allowed(
+    make_scene: SceneMaker, version: str
+) -> None:
+    scene = await make_scene(version=version)
+    module = await asyncio.to_thread(lambda: filters.build("probe").read_bytes())
+    image = await scene.push("probe", module)
+    host = f"{ports.LOOPBACK}:{scene.port}"
+    script = "request_headers return 1\nrequest_body reply 200 got-it"
+    held = scene.autowasm(image, pluginConfig=script, allowOnHeadersStopIteration=True)
+    scene.wasmer.apply(held)
+    async with asyncio.timeout(90):
+        while True:
+            answer = await wire.request("POST", f"http://{host}/", body=b"body")
+            if answer.body == b"got-it":
+                break
+            await asyncio.sleep(0.05)  # until Envoy has the filter

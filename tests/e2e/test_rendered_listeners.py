@@ -285,6 +285,43 @@ async def test_filter_is_once_on_each_inbound_path_of_the_selected_ports_and_not
     assert found[WAYPOINT.name] == without[WAYPOINT.name]
 
 
+FIRST = {"position": "First"}
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param(FIRST, id="every port"),
+        pytest.param({**FIRST, "applyPorts": [9080]}, id="a port"),
+        pytest.param({**FIRST, "applyPorts": [9080, 15008]}, id="a port and the tunnel's"),
+    ],
+)
+async def test_filter_that_is_first_is_before_all_others_and_not_in_the_tunnel(
+    shape: dict[str, Any],
+) -> None:
+    theirs = stranger("theirs", name="vendor.example/filter", priority=-5)
+    without = await renders(theirs)
+    found = await renders(theirs, ours(**shape))
+    for proxy in (PLAIN, TUNNELLED, BOUND):
+        chains = http_chains(found[proxy.name], shape.get("applyPorts"))
+        assert chains
+        for chain in chains:
+            assert (chain.names[0], chain.names.count(OURS)) == (OURS, 1), (proxy.name, chain)
+            assert len(chain.names) > 3, "Istio's own and the stranger's follow"
+        everywhere = [each for each in found[proxy.name].chains if OURS in each.names]
+        assert everywhere == chains, "and nowhere else"
+    for proxy in (TUNNELLED, BOUND):
+        digest = found[proxy.name].digests[patches.TUNNEL]
+        assert digest == without[proxy.name].digests[patches.TUNNEL], "the very same bytes"
+
+
+async def test_of_several_filters_that_are_first_the_highest_priority_is_first() -> None:
+    filters = [ours(name=f"f-{number}", priority=number, **FIRST) for number in (2, 0, 1)]
+    found = await renders(*filters)
+    for chain in http_chains(found[PLAIN.name], None):
+        assert chain.names[:3] == [f"{WASM}/f-{number}" for number in (2, 1, 0)]
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_listeners_without_a_tunnel_are_as_before(shape: dict[str, Any]) -> None:
     wanted = ours(**shape)
@@ -314,7 +351,9 @@ async def test_filter_is_not_in_the_tunnel_of_an_istiod_that_removes_before_it_i
 
 
 @pytest.mark.parametrize("where", [{}, {"name": patches.TUNNEL}, {"portNumber": 9080}])
-@pytest.mark.parametrize("shape", [{}, {"applyPorts": [9080]}], ids=["every port", "a port"])
+@pytest.mark.parametrize(
+    "shape", [{}, {"applyPorts": [9080]}, FIRST], ids=["every port", "a port", "first"]
+)
 async def test_filters_of_others_keep_their_place(
     where: dict[str, Any], shape: dict[str, Any]
 ) -> None:

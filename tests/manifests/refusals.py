@@ -125,6 +125,8 @@ REFUSALS = (
     # Choices and numbers.
     Refusal("failStrategy", with_filter(failStrategy="OPEN"), f"{_FILTER}.failStrategy", '"FAIL_CLOSE", "FAIL_OPEN", "FAIL_RELOAD"'),
     Refusal("context", with_filter(context="ANY"), f"{_FILTER}.context", '"SIDECAR_INBOUND", "SIDECAR_OUTBOUND", "GATEWAY"'),
+    Refusal("position", with_filter(position="Last"), f"{_FILTER}.position", '"BeforeRouter", "First"'),
+    Refusal("stop iteration", with_filter(allowOnHeadersStopIteration="true"), f"{_FILTER}.allowOnHeadersStopIteration", "must be of type boolean"),
     Refusal("pullPolicy", with_filter(pullPolicy="Never"), f"{_FILTER}.pullPolicy", '"IfNotPresent", "Always"'),
     Refusal("priority", with_filter(priority=2**31), f"{_FILTER}.priority", "less than or equal to 2147483647"),
     Refusal("priority low", with_filter(priority=-(2**31) - 1), f"{_FILTER}.priority", "greater than or equal to -2147483648"),

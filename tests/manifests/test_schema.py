@@ -19,6 +19,7 @@ from autowasm.api.v1alpha1 import (
     FailStrategy,
     OnUnknown,
     PatchContext,
+    Position,
     PullPolicy,
     Spec,
 )
@@ -142,6 +143,7 @@ def test_every_rule_has_a_message_and_every_list_says_how_it_merges() -> None:
         ("env[].value", "maxLength", parsing._MAX_ENV_VALUE_LENGTH),
         ("failStrategy", "enum", [member.value for member in FailStrategy]),
         ("context", "enum", [member.value for member in PatchContext]),
+        ("position", "enum", [member.value for member in Position]),
         ("pullPolicy", "enum", [member.value for member in PullPolicy]),
     ],
 )

@@ -110,6 +110,8 @@ _FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "env": st.lists(_ENV, max_size=3),
     "failStrategy": st.sampled_from(["FAIL_CLOSE", "FAIL_OPEN", "FAIL_RELOAD", "fail_open", ""]),
     "context": st.sampled_from(["SIDECAR_INBOUND", "SIDECAR_OUTBOUND", "GATEWAY", "ANY"]),
+    "position": st.sampled_from(["First", "BeforeRouter", "Last", ""]),
+    "allowOnHeadersStopIteration": st.sampled_from([True, False, None, "true", 1]),
     "priority": st.integers(-(2**31) - 1, 2**31),
     "pullPolicy": st.sampled_from(["IfNotPresent", "Always", "Never"]),
     "refreshInterval": _DURATION,

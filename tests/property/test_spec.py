@@ -14,7 +14,8 @@ from tests.fakes.autowasms import document, record
 
 KEYS = st.sampled_from(
     ["filter", "selector", "secret", "source", "registry", "object", "image", "url", "applyPorts", "rootID", "vmID",
-     "sha256", "pluginConfig", "env", "name", "value", "failStrategy", "context", "priority", "matchLabels", "other"]
+     "sha256", "pluginConfig", "env", "name", "value", "failStrategy", "context", "position",
+     "allowOnHeadersStopIteration", "priority", "matchLabels", "other"]
 )  # fmt: skip
 LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.just("FAIL_OPEN")
@@ -50,6 +51,8 @@ FILTERS = st.fixed_dictionaries(
         ),
         "failStrategy": st.sampled_from(["FAIL_CLOSE", "FAIL_OPEN", "FAIL_RELOAD"]),
         "context": st.sampled_from(["SIDECAR_INBOUND", "SIDECAR_OUTBOUND", "GATEWAY"]),
+        "position": st.sampled_from(["First", "BeforeRouter"]),
+        "allowOnHeadersStopIteration": st.booleans(),
         "priority": st.integers(min_value=-(2**31), max_value=2**31 - 1),
     },
 )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from autowasm.api.envoyfilter import digests_of, records_of
 from autowasm.api.patches import Metadata
 from autowasm.api.staged import Variants, render, variants_of
-from autowasm.api.v1alpha1 import FailStrategy, PatchContext
+from autowasm.api.v1alpha1 import FailStrategy, PatchContext, Position
 from autowasm.api.variant import Variant
 from autowasm.settings import EnvoyFetch
 from tests.fakes.autowasms import autowasm, record
@@ -33,6 +33,8 @@ def variants(draw: st.DrawFn) -> Variant:
         fail_strategy=draw(st.sampled_from(FailStrategy)),
         context=draw(st.sampled_from(PatchContext)),
         ports=draw(PORTS),
+        position=draw(st.sampled_from(Position)),
+        allow_on_headers_stop_iteration=draw(st.booleans()),
         record=source,
         resend=draw(st.integers(0, 3)),
     )

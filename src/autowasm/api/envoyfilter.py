@@ -39,7 +39,7 @@ def render(
     value = variants.http_filter(
         variant, settings, name=patches.FILTER, plugin_name=autowasm.metadata.name
     )
-    placed = Placed(variant.context, variant.ports, value)
+    placed = Placed(variant.context, variant.ports, value, variant.position)
     return envoyfilter(
         autowasm,
         settings,

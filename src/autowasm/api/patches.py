@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from autowasm.api.v1alpha1 import Filter, PatchContext
+from autowasm.api.v1alpha1 import Filter, PatchContext, Position
 
 MANAGER: Final = "envoy.filters.network.http_connection_manager"
 ROUTER: Final = "envoy.filters.http.router"
@@ -46,6 +46,7 @@ class Placed:
     context: PatchContext
     ports: tuple[int, ...] | None
     value: Mapping[str, Any]
+    position: Position = Position.BEFORE_ROUTER
 
     @property
     def name(self) -> str:
@@ -60,9 +61,9 @@ class Placed:
         return inbound and (self.ports is None or TUNNEL_PORT in self.ports)
 
     def is_beside(self, other: "Placed") -> bool:
-        """Whether the other one is for the same listeners."""
+        """Whether the other one is for the same place in the same listeners."""
         mine, theirs = set(self.ports or (None,)), set(other.ports or (None,))
-        return self.context is other.context and mine == theirs
+        return (self.context, self.position, mine) == (other.context, other.position, theirs)
 
 
 def config_patches(placed: Placed) -> list[dict[str, Any]]:
@@ -143,12 +144,11 @@ def _mapping(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _inserted(placed: Placed, proxy: Metadata | None) -> list[dict[str, Any]]:
-    context, value, ports = placed.context, placed.value, placed.ports or (None,)
-    inserted = [_insert(context, value, port_number=port, proxy=proxy) for port in ports]
-    if context is not PatchContext.SIDECAR_INBOUND:
+    ports = placed.ports or (None,)
+    inserted = [_insert(placed, port_number=port, proxy=proxy) for port in ports]
+    if placed.context is not PatchContext.SIDECAR_INBOUND:
         return inserted
-    inner = [_insert_inner(context, value, port, proxy) for port in ports if port is not None]
-    return inserted + inner
+    return inserted + [_insert_inner(placed, port, proxy) for port in ports if port is not None]
 
 
 def _taken_out(placed: Placed, proxy: Metadata | None) -> list[dict[str, Any]]:
@@ -163,26 +163,30 @@ def _taken_out(placed: Placed, proxy: Metadata | None) -> list[dict[str, Any]]:
     ]
 
 
-def _insert(
-    context: PatchContext,
-    value: Mapping[str, Any],
-    *,
-    port_number: int | None,
-    proxy: Metadata | None,
-) -> dict[str, Any]:
+def _insert(placed: Placed, *, port_number: int | None, proxy: Metadata | None) -> dict[str, Any]:
     """The patch of the reference sample. Without a port it matches every listener of the context."""
-    listener: dict[str, Any] = {"filterChain": _chain(ROUTER)}
+    chain, operation = _anchor(placed)
+    listener: dict[str, Any] = {"filterChain": chain}
     if port_number is not None:
         listener["portNumber"] = port_number
-    return _patch(context, listener, "INSERT_BEFORE", value, proxy)
+    return _patch(placed.context, listener, operation, placed.value, proxy)
 
 
-def _insert_inner(
-    context: PatchContext, value: Mapping[str, Any], port: int, proxy: Metadata | None
-) -> dict[str, Any]:
+def _insert_inner(placed: Placed, port: int, proxy: Metadata | None) -> dict[str, Any]:
     """Matches by `destinationPort`: `portNumber` never matches an internal listener, which has no address."""
-    listener = {"filterChain": {"destinationPort": port, **_chain(ROUTER)}, "name": INNER}
-    return _patch(context, listener, "INSERT_BEFORE", value, proxy)
+    chain, operation = _anchor(placed)
+    listener = {"filterChain": {"destinationPort": port, **chain}, "name": INNER}
+    return _patch(placed.context, listener, operation, placed.value, proxy)
+
+
+def _anchor(placed: Placed) -> tuple[dict[str, Any], str]:
+    """The filter chain and the operation of the patch that inserts the filter.
+
+    With another filter in the chain INSERT_FIRST would have no effect where that one is absent.
+    """
+    if placed.position is Position.FIRST:
+        return {"filter": {"name": MANAGER}}, "INSERT_FIRST"
+    return _chain(ROUTER), "INSERT_BEFORE"
 
 
 def _cleared(context: PatchContext, name: str) -> list[dict[str, Any]]:

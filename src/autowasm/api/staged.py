@@ -16,7 +16,7 @@ from autowasm.api import record as records
 from autowasm.api.envoyfilter import envoyfilter, plugin_config, records_of
 from autowasm.api.patches import Metadata, Patch, Placed
 from autowasm.api.status import MAX_STAGED
-from autowasm.api.v1alpha1 import AutoWasm, PatchContext
+from autowasm.api.v1alpha1 import AutoWasm, PatchContext, Position
 from autowasm.api.variant import Variant, http_filter, read_filter, staged_plugin_name
 from autowasm.digest import Sha256Hex
 from autowasm.settings import EnvoyFetch
@@ -63,7 +63,7 @@ def _placed(autowasm: AutoWasm, variant: Variant | None, settings: EnvoyFetch) -
         return None
     plugin = staged_plugin_name(autowasm, variant)
     value = http_filter(variant, settings, name=filter_name(autowasm), plugin_name=plugin)
-    return Placed(variant.context, variant.ports, value)
+    return Placed(variant.context, variant.ports, value, variant.position)
 
 
 def _annotations(stable: Variant | None, target: Variant | None) -> dict[str, str]:
@@ -137,7 +137,9 @@ def variants_of(document: Mapping[str, Any]) -> Variants:
     base = _variant(found[:first], {one.sha256: one for one in newest_first})
     override = _variant(found[first:], {one.sha256: one for one in reversed(newest_first)})
     if override is not None and base is not None and _is_replaced(found[first]):
-        override = msgspec.structs.replace(override, context=base.context, ports=base.ports)
+        override = msgspec.structs.replace(
+            override, context=base.context, ports=base.ports, position=base.position
+        )
     return Variants(base, override)
 
 
@@ -169,6 +171,8 @@ def _variant(found: Sequence[Patch], known: Mapping[Sha256Hex, records.Record]) 
         one = read_filter(patch.value, context=context, ports=None)
         if one is None:
             continue
+        if patch.operation == "INSERT_FIRST":
+            one = msgspec.structs.replace(one, position=Position.FIRST)
         first = first or one
         port = patch.listener.get("portNumber")
         if isinstance(port, int):

@@ -170,7 +170,7 @@ class StepUnit(enum.Enum):
 
 
 class RolloutVariant(Struct, frozen=True, omit_defaults=True):
-    """One variant of the filter: module, configuration, environment, failStrategy, context and ports."""
+    """One variant of the filter: module, configuration, environment, failStrategy, context, ports, position and allowOnHeadersStopIteration."""
 
     digest: str
     """`api.variant.Variant.digest`; Envoy's statistics name it."""

@@ -39,6 +39,14 @@ class PatchContext(enum.Enum):
     GATEWAY = "GATEWAY"
 
 
+class Position(enum.Enum):
+    """Where the filter is among the HTTP filters of a listener."""
+
+    BEFORE_ROUTER = "BeforeRouter"
+    FIRST = "First"
+    """Before all others, also Istio's authentication and authorization."""
+
+
 class PullPolicy(enum.Enum):
     """When a tag is resolved again (ADR 7)."""
 
@@ -97,6 +105,8 @@ class Filter(Struct, frozen=True, forbid_unknown_fields=True, rename="camel"):
     env: tuple[EnvVar, ...] = ()
     fail_strategy: FailStrategy = FailStrategy.FAIL_CLOSE
     context: PatchContext = PatchContext.SIDECAR_INBOUND
+    position: Position = Position.BEFORE_ROUTER
+    allow_on_headers_stop_iteration: bool = False
     priority: int | None = None
     pull_policy: PullPolicy | None = None
     refresh_interval: str | None = None

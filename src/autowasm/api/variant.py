@@ -16,7 +16,7 @@ from msgspec import UNSET, Struct
 
 from autowasm.api import pluginconfig
 from autowasm.api.record import Record
-from autowasm.api.v1alpha1 import AutoWasm, FailStrategy, Filter, PatchContext
+from autowasm.api.v1alpha1 import AutoWasm, FailStrategy, Filter, PatchContext, Position
 from autowasm.digest import Sha256Hex, sha256_hex
 from autowasm.settings import EnvoyFetch
 
@@ -42,6 +42,8 @@ class Variant(Struct, frozen=True, kw_only=True):
     fail_strategy: FailStrategy = FailStrategy.FAIL_CLOSE
     context: PatchContext = PatchContext.SIDECAR_INBOUND
     ports: tuple[int, ...] | None = None
+    position: Position = Position.BEFORE_ROUTER
+    allow_on_headers_stop_iteration: bool = False
     record: Record | None = None
     """What the source resolved to; None if an EnvoyFilter does not say it. Not in the digest: a source may move."""
     resend: int = 0
@@ -51,7 +53,7 @@ class Variant(Struct, frozen=True, kw_only=True):
     def digest(self) -> str:
         """Sixteen hexadecimal digits over everything but the record and the resends. The order of ports has no meaning."""
         ports = sorted(self.ports) if self.ports is not None else None
-        values = [
+        values: list[Any] = [
             self.sha256,
             self.vm_id,
             self.root_id,
@@ -61,6 +63,9 @@ class Variant(Struct, frozen=True, kw_only=True):
             self.context.value,
             ports,
         ]
+        # Defaults are omitted: filters without these fields keep their digest, which the status of a rollout has.
+        if self.position is not Position.BEFORE_ROUTER or self.allow_on_headers_stop_iteration:
+            values += [self.position.value, self.allow_on_headers_stop_iteration]
         return hashlib.sha256(msgspec.json.encode(values)).hexdigest()[:DIGEST_LENGTH]
 
 
@@ -77,6 +82,8 @@ def variant_of(autowasm: AutoWasm, record: Record, *, resend: int = 0) -> Varian
         fail_strategy=filter_.fail_strategy,
         context=filter_.context,
         ports=filter_.apply_ports,
+        position=filter_.position,
+        allow_on_headers_stop_iteration=filter_.allow_on_headers_stop_iteration,
         record=record,
         resend=resend,
     )
@@ -97,6 +104,8 @@ def http_filter(
 ) -> dict[str, Any]:
     """The HTTP filter, keys in sorted order. `name` is the filter's, for istiod; `plugin_name` the plugin's, for Envoy."""
     config: dict[str, Any] = {}
+    if variant.allow_on_headers_stop_iteration:
+        config["allowOnHeadersStopIteration"] = True
     if variant.configuration is not None:
         # Always a StringValue: of other messages, also of a Struct, the filter receives protobuf's wire format.
         # Source: Envoy `MessageUtil::anyToBytes`, which unwraps StringValue and BytesValue only.
@@ -165,6 +174,8 @@ def _vm_id(autowasm: AutoWasm, record: Record) -> str:
         more["env"] = _environment(filter_)
     if filter_.fail_strategy is not FailStrategy.FAIL_CLOSE:
         more["failStrategy"] = filter_.fail_strategy.value
+    if filter_.allow_on_headers_stop_iteration:
+        more["allowOnHeadersStopIteration"] = True
     if autowasm.spec.rollout is not None:
         config = filter_.plugin_config
         more["configuration"] = None if config is UNSET else pluginconfig.as_text(config)
@@ -226,6 +237,7 @@ class _PluginConfig(Struct, rename="camel"):
     vm_config: _VmConfig
     root_id: str | None = None
     configuration: _Configuration | None = None
+    allow_on_headers_stop_iteration: bool = False
     fail_open: bool = False
     failure_policy: str = ""
 
@@ -263,5 +275,6 @@ def read_filter(
         fail_strategy=strategy,
         context=context,
         ports=ports,
+        allow_on_headers_stop_iteration=config.allow_on_headers_stop_iteration,
         resend=resent[1] if resent and resent[0] == sha256 else 0,
     )

@@ -14,7 +14,7 @@ _LABELS: Final = (
     "a mapping of labels such as app: details; {} selects every workload of the namespace"
 )
 _SELECTOR: Final = "a mapping with matchLabels"
-_PRIORITY: Final = "use spec.filter.priority for the order of filters"
+_PRIORITY: Final = "use spec.filter.position and spec.filter.priority for the order of filters"
 
 AUTOWASM: Final = Vocabulary(
     expected={
@@ -42,6 +42,7 @@ AUTOWASM: Final = Vocabulary(
         f"{_FILTER}.env[]": "a mapping with name and value",
         f"{_FILTER}.env[].name": "the name of the variable",
         f"{_FILTER}.env[].value": "a string",
+        f"{_FILTER}.allowOnHeadersStopIteration": "true or false",
         f"{_FILTER}.priority": "a whole number, lower ones run first",
         f"{_FILTER}.refreshInterval": "a duration such as 5m",
     },

@@ -27,4 +27,5 @@ def plugin_of(envoyfilter: Mapping[str, Any]) -> Plugin:
         configuration=configuration["value"].encode() if configuration is not None else None,
         environment=(vm.get("environmentVariables") or {}).get("keyValues") or {},
         failure_policy=policy,
+        allow_on_headers_stop_iteration=config.get("allowOnHeadersStopIteration", False),
     )

@@ -6,6 +6,7 @@ own filters stay, in their order; the same input gives the same output.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from autowasm.errors import UsageError
@@ -32,6 +33,19 @@ _CONTEXTS: dict[str | None, frozenset[str]] = {
 }
 
 
+_FIRST = "INSERT_FIRST"
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """A place for filters in a listener: for those that are first, for those before the router, or, if these are the same, for both."""
+
+    listener: Tree
+    place: Place
+    takes_first: bool
+    takes_last: bool
+
+
 class ListenerTemplate:
     """An LDS document for Envoy's filesystem subscription, as YAML or JSON."""
 
@@ -51,16 +65,19 @@ class ListenerTemplate:
         _places(tree)
 
     def inject(self, envoyfilters: Sequence[Mapping[str, Any]]) -> str:
-        """The template with each EnvoyFilter's HTTP filter before the router, where its match fits.
+        """The template with each EnvoyFilter's HTTP filter first or before the router, where its match fits.
 
-        Order as in Istio: priority ascending, then namespace and name (files have no creation time); the first is farthest from
-        the router.
+        As in Istio: they are inserted in the order of the priority, then namespace and name (files have no creation time). So before
+        the router the lowest priority is farthest from it, and of those that are first the highest one is first.
         """
         ordered = sorted(envoyfilters, key=_order)
-        wanted = [
-            [value for each in ordered for value in _values_for(listener, each)]
-            for listener, _ in _slots(self._template.tree())
-        ]
+        wanted = []
+        for slot in _slots(self._template.tree()):
+            first = (
+                [*_values_for(slot.listener, ordered, is_first=True)] if slot.takes_first else []
+            )
+            last = [*_values_for(slot.listener, ordered, is_first=False)] if slot.takes_last else []
+            wanted.append([*reversed(first), *last])
         return self._mark + self._template.insert(wanted)
 
 
@@ -93,13 +110,15 @@ def _order_parts(envoyfilter: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     return metadata["name"], metadata.get("namespace", ""), envoyfilter["spec"].get("priority", 0)
 
 
-def _values_for(listener: Tree, envoyfilter: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _values_for(
+    listener: Tree, envoyfilters: Sequence[Mapping[str, Any]], *, is_first: bool
+) -> Iterator[Mapping[str, Any]]:
     direction = listener.get("traffic_direction")
     contexts = _CONTEXTS[direction.scalar if direction is not None else None]
     port = _port(listener)
-    for patch in envoyfilter["spec"]["configPatches"]:
+    for patch in (each for one in envoyfilters for each in one["spec"]["configPatches"]):
         match = patch["match"]
-        if _is_istios(patch):
+        if _is_istios(patch) or (patch["patch"].get("operation") == _FIRST) is not is_first:
             continue
         wanted = match["listener"].get("portNumber")
         if match["context"] in contexts and wanted in {None, port}:
@@ -178,17 +197,21 @@ def _with_types(text: str) -> str:
     return template.edited(text, edits.items(), root) if edits else text
 
 
-def _slots(document: Tree) -> list[tuple[Tree, Place]]:
-    """Each listener with each place for filters in it: before the router of every HTTP connection manager."""
-    return [
-        (listener, _before_router(manager, manager_path))
-        for listener, path in _listeners(document)
-        for manager, manager_path in _managers(listener, path)
-    ]
+def _slots(document: Tree) -> list[_Slot]:
+    """The places in every HTTP connection manager of every listener."""
+    found = []
+    for listener, path in _listeners(document):
+        for manager, manager_path in _managers(listener, path):
+            last = _before_router(manager, manager_path)
+            is_one = last.index == 0
+            if not is_one:
+                found.append(_Slot(listener, Place(last.sequence, 0), True, False))
+            found.append(_Slot(listener, last, is_one, True))
+    return found
 
 
 def _places(document: Tree) -> list[Place]:
-    return [place for _, place in _slots(document)]
+    return [slot.place for slot in _slots(document)]
 
 
 def _listeners(document: Tree) -> Iterator[tuple[Tree, str]]:

@@ -96,13 +96,13 @@ class Place:
 
 @dataclass(slots=True)
 class Template:
-    """`text` is one document. `places` finds the places for insertions, always in the same order."""
+    """`text` is one document. `places` finds the places for insertions, always in the same order; in one sequence they ascend."""
 
     text: str
     places: Callable[[Tree], Sequence[Place]]
     _root: nodes.Node = field(init=False)
     _entries: list[int] = field(init=False)
-    _verified: dict[frozenset[int], bool] = field(init=False, default_factory=dict)
+    _verified: dict[frozenset[tuple[int, int]], bool] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises Unreadable."""
@@ -119,7 +119,7 @@ class Template:
     def insert(self, wanted: Sequence[Sequence[Any]]) -> str:
         """The text with `wanted[n]` inserted at place n."""
         places = self.places(self.tree())
-        at: dict[int, tuple[nodes.Sequence, int, Sequence[Any]]] = {}
+        at: dict[tuple[int, int], tuple[nodes.Sequence, int, Sequence[Any]]] = {}
         shared = True
         for place, values in zip(places, wanted, strict=True):
             source = place.sequence.source
@@ -127,7 +127,7 @@ class Template:
                 source, nodes.Sequence
             ):  # pragma: no cover  # places are of the template
                 raise TypeError("a place that is not in the text")
-            before = at.setdefault(id(source), (source, place.index, values))
+            before = at.setdefault((id(source), place.index), (source, place.index, values))
             shared = shared and before[2] == values
         if shared and self._can_be_inserted(at, wanted):
             return self._spliced(at.values())
@@ -137,7 +137,7 @@ class Template:
 
     def _can_be_inserted(
         self,
-        at: dict[int, tuple[nodes.Sequence, int, Sequence[Any]]],
+        at: dict[tuple[int, int], tuple[nodes.Sequence, int, Sequence[Any]]],
         wanted: Sequence[Sequence[Any]],
     ) -> bool:
         """Whether insertion works. It does not depend on the inserted values, so it is verified once for each set of places."""
@@ -243,7 +243,8 @@ def tree_of(value: Any) -> Tree:
 
 
 def _put(places: Sequence[Place], wanted: Sequence[Sequence[Any]]) -> None:
-    for place, values in zip(places, wanted, strict=True):
+    # The last one first: an insertion moves what is behind it.
+    for place, values in reversed(list(zip(places, wanted, strict=True))):
         if place.sequence.items is not None:
             place.sequence.items[place.index : place.index] = map(tree_of, values)
 

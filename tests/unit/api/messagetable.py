@@ -42,6 +42,8 @@ FULL: dict[str, Any] = {
             "env": [{"name": "LEVEL", "value": "debug"}],
             "failStrategy": "FAIL_OPEN",
             "context": "SIDECAR_INBOUND",
+            "position": "First",
+            "allowOnHeadersStopIteration": True,
             "priority": 10,
             "pullPolicy": "Always",
             "refreshInterval": "5m",
@@ -104,6 +106,7 @@ VALUES: dict[str, list[Any]] = {
     f"{_FILTER}.env[].value": ["v" * 2049],
     f"{_FILTER}.failStrategy": ["OPEN", "fail_open", "FAIL-RELOAD"],
     f"{_FILTER}.context": ["ANY", "inbound", "SIDECAR_OUTBUND"],
+    f"{_FILTER}.position": ["Last", "first", "BEFORE_ROUTER"],
     f"{_FILTER}.priority": [2**31, -(2**31) - 1],
     f"{_FILTER}.pullPolicy": ["Never", "always", "if-not-present"],
     f"{_FILTER}.refreshInterval": ["", "30", "daily", "29s", "0"],
@@ -128,11 +131,12 @@ FREE = frozenset(
         f"{_FILTER}.source.registry",
         _OBJECT,
         f"{_FILTER}.env[]",
+        f"{_FILTER}.allowOnHeadersStopIteration",
         "spec.selector",
         "spec.rollout",
     }
 )
-"""Fields that have fields, or any text."""
+"""Fields that have fields, or any value of their type."""
 _LABEL_KEYS = ("", "a b", "/a", "A_/a", "a/b/c")
 
 
@@ -184,6 +188,8 @@ def _of_other_types(kind: inspect.Type) -> list[Any]:
                 return [7, 1.5, True, ["a"], {"name": "a"}, {}, *([] if len(kinds) > 1 else [None])]
             case inspect.IntType():
                 return ["9080", "http", 1.5, True, [1], {"a": 1}]
+            case inspect.BoolType():
+                return ["true", "yes", 1, None, [True]]
             case inspect.EnumType():
                 return [3, True, None, ["a"]]
             case inspect.VarTupleType():

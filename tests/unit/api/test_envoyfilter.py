@@ -156,6 +156,21 @@ def test_without_ports_one_patch_matches_every_port_and_the_tunnel_is_kept_clear
     ]
 
 
+def test_filter_that_is_first_is_inserted_without_an_anchor_which_another_listener_may_lack() -> (
+    None
+):
+    assert matches(position="First", applyPorts=[9080]) == [
+        ("INSERT_FIRST", "", 9080, None),
+        ("INSERT_FIRST", "main_internal", None, 9080),
+    ]
+    assert matches(position="First", context="GATEWAY") == [("INSERT_FIRST", "", None, None)]
+    chains = [
+        each["match"]["listener"]["filterChain"]["filter"]
+        for each in rendered(position="First", applyPorts=[9080])["spec"]["configPatches"]
+    ]
+    assert chains == [{"name": "envoy.filters.network.http_connection_manager"}] * 2
+
+
 @pytest.mark.parametrize("context", ["SIDECAR_OUTBOUND", "GATEWAY"])
 def test_other_contexts_have_the_patches_of_the_reference_only(context: str) -> None:
     assert matches(context=context) == [("INSERT_BEFORE", "", None, None)]
@@ -175,7 +190,9 @@ def test_copies_of_the_configuration_are_counted_as_they_are_rendered(
     assert len(carrying) == copies(autowasm(**fields).spec.filter)
 
 
-@pytest.mark.parametrize("fields", [{}, {"applyPorts": [1, 15008]}, {"applyPorts": [1]}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"applyPorts": [1, 15008]}, {"applyPorts": [1]}, {"position": "First"}]
+)
 def test_record_and_count_of_healings_are_read_back_from_every_shape(
     fields: dict[str, Any],
 ) -> None:
@@ -240,8 +257,9 @@ def test_vm_id_differs_wherever_envoy_must_not_share_a_vm() -> None:
         vm_id(failStrategy="FAIL_OPEN"),
         vm_id(failStrategy="FAIL_RELOAD"),
         vm_id(failStrategy="FAIL_OPEN", env=[a1]),
+        vm_id(allowOnHeadersStopIteration=True),
     }
-    assert len(ids) == 8
+    assert len(ids) == 9
     assert all(each.startswith("mine-aaaaaaaaaaaa") for each in ids)
     assert vm_id(env=[a1, b1]) == vm_id(env=[b1, a1])
 
@@ -251,6 +269,8 @@ def test_vm_id_differs_wherever_envoy_must_not_share_a_vm() -> None:
     [
         {"env": []},
         {"failStrategy": "FAIL_CLOSE"},
+        {"allowOnHeadersStopIteration": False},
+        {"position": "First"},
         {"rootID": "root", "pluginConfig": {"a": 1}, "priority": 3, "applyPorts": [1]},
     ],
 )
@@ -355,6 +375,8 @@ EVERYTHING = {
     "env": [{"name": "Z", "value": "1"}, {"name": "A", "value": "2"}],
     "failStrategy": "FAIL_RELOAD",
     "context": "GATEWAY",
+    "position": "First",
+    "allowOnHeadersStopIteration": True,
     "priority": 3,
 }
 
@@ -400,6 +422,7 @@ def test_every_field_name_is_known_to_istio_or_envoy() -> None:
         "configuration", "@type", "value", "failOpen", "failurePolicy", "name", "rootId", "vmConfig",
         "code", "remote", "httpUri", "cluster", "timeout", "uri", "retryPolicy", "numRetries",
         "retryBackOff", "baseInterval", "maxInterval", "sha256", "environmentVariables", "runtime", "vmId",
+        "allowOnHeadersStopIteration",
     }  # fmt: skip
     assert set(spec) == {"configPatches", "priority", "workloadSelector"}
 

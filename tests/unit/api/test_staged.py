@@ -285,6 +285,9 @@ def test_digest_differs_wherever_requests_may_notice_and_nowhere_else() -> None:
         {"applyPorts": [1]},
         {"applyPorts": [1, 2]},
         {"context": "GATEWAY"},
+        {"position": "First"},
+        {"allowOnHeadersStopIteration": True},
+        {"position": "First", "allowOnHeadersStopIteration": True},
     ]
     digests = {variant(**fields).digest for fields in changes} | {variant("b" * 64).digest}
     assert len(digests) == len(changes) + 1

@@ -122,7 +122,7 @@ OF_FILTER: list[tuple[dict[str, Any], str, str]] = [
     ({"refreshInterval": "0"}, "spec.filter.refreshInterval", "at least 30s"),
     ({"refreshInterval": "often"}, "spec.filter.refreshInterval", "not a duration"),
     ({"refreshInterval": 60}, "spec.filter.refreshInterval", "60 is a number; use a duration such as 5m"),
-    ({"phase": "AUTHN"}, "spec.filter.phase", "not supported; use spec.filter.priority"),
+    ({"phase": "AUTHN"}, "spec.filter.phase", "not supported; use spec.filter.position and spec.filter.priority"),
 ]  # fmt: skip
 
 

@@ -30,3 +30,10 @@ def test_plugin_is_what_envoy_gets(strategy: str, policy: FailurePolicy) -> None
     assert plugin.failure_policy is policy
     assert plugin.name == "test"
     assert plugin.vm_id.startswith(f"default.test-{SHA256[:12]}")
+    assert not plugin.allow_on_headers_stop_iteration
+
+
+def test_plugin_may_stop_at_headers_alone_where_envoy_lets_it() -> None:
+    autowasm = parsing.parse(document(allowOnHeadersStopIteration=True))
+    plugin = plugin_of(envoyfilters.render(autowasm, RECORD, EnvoyFetch()))
+    assert plugin.allow_on_headers_stop_iteration

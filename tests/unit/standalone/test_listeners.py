@@ -113,6 +113,60 @@ def test_order_is_priority_then_namespace_then_name() -> None:
         assert placed({"resources": [listener()]}, *given) == [expected]
 
 
+def first(name: str, *ports: int, priority: int = 0) -> dict[str, Any]:
+    """As `envoyfilter`, for a filter that is first."""
+    found = envoyfilter(name, *ports, priority=priority)
+    for patch in found["spec"]["configPatches"]:
+        patch["patch"]["operation"] = "INSERT_FIRST"
+    return found
+
+
+def test_first_filter_is_before_the_templates_own_and_the_highest_priority_before_the_others() -> (
+    None
+):
+    filters = [
+        envoyfilter("last", priority=9),
+        *(first(f"f{number}", priority=number) for number in (1, 3, 2)),
+    ]
+    three = ["default/f3", "default/f2", "default/f1"]
+    assert placed({"resources": [listener(9080, chain("cors"))]}, *filters) == [
+        [*three, "cors", "default/last", "router"]
+    ]
+    assert placed({"resources": [listener(9080, chain())]}, *filters) == [
+        [*three, "default/last", "router"]
+    ]
+
+
+def test_first_filter_is_on_its_ports_only_also_where_chains_share_their_filters() -> None:
+    shared = chain("cors")
+    template = {"resources": [listener(9080, shared), listener(9081, shared)]}
+    filters = [first("first", 9080), envoyfilter("last", 9081)]
+    assert placed(template, *filters) == [
+        ["default/first", "cors", "router"],
+        ["cors", "default/last", "router"],
+    ]
+
+
+def test_text_of_a_template_stays_around_first_and_last_filters() -> None:
+    text = """\
+resources:
+- "@type": type.googleapis.com/envoy.config.listener.v3.Listener
+  address: {socket_address: {address: 127.0.0.1, port_value: 9080}}
+  filter_chains:
+  - filters:
+    - name: envoy.filters.network.http_connection_manager
+      typed_config:
+        http_filters:
+        # mine
+        - name: cors   # always
+        - name: envoy.filters.http.router
+"""
+    made = ListenerTemplate(text).inject([first("first"), envoyfilter("last")])
+    (one,) = yaml.safe_load(made)["resources"]
+    assert names(one["filter_chains"][0]) == ["default/first", "cors", "default/last", "router"]
+    assert [line for line in text.splitlines() if line not in made.splitlines()] == []
+
+
 def test_equal_input_gives_equal_bytes_and_input_stays_as_it_was() -> None:
     template = {"resources": [listener(9080), listener(9081)]}
     envoyfilters = [envoyfilter("b"), envoyfilter("a", 9081)]

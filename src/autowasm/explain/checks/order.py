@@ -1,13 +1,14 @@
 """Step Order: other filters on the same listeners, and their order.
 
 istiod sorts EnvoyFilters by priority, at equal priority those of the root namespace first, then by creation time, then by
-name.
+name. It applies them in this order, so of those that insert a filter first, the last one has the first filter.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from autowasm.api.patches import TUNNEL
+from autowasm.api.v1alpha1 import Position
 from autowasm.explain.facts import Facts
 from autowasm.explain.finding import Check, Finding, Level, Reporter, Step
 from autowasm.explain.objects import EnvoyFilter
@@ -26,15 +27,18 @@ def filters(facts: Facts) -> Iterator[Finding]:
         return
     own = [one for one in facts.envoyfilters if (one.where == str(facts.key))]
     mine = own[0] if own else EnvoyFilter()
-    names = [
-        "this one" if one is mine else one.where
-        for one in sorted([*others, mine], key=lambda each: _rank(each, mine, facts))
-    ]
+    ranked = sorted([*others, mine], key=lambda each: _rank(each, mine, facts))
+    # Each filter that is inserted first is before those that were inserted first earlier.
+    first = [one for one in ranked if _is_first(one, mine, facts)]
+    rest = [one for one in ranked if not _is_first(one, mine, facts)]
+    ordered = [*reversed(first), *rest]
+    names = ["this one" if one is mine else one.where for one in ordered]
     line = " > ".join(names[:_SHOWN]) + (" > …" if len(names) > _SHOWN else "")
-    what = f"order of the filters on the same ports, first to last (lower priority first, then older): {line}"
+    what = f"order of the filters on the same ports, first to last: {line}"
     yield _finding(Level.NOTE, "Order", facts.envoyfilter_name, what)
     priority = facts.autowasm.spec.filter.priority or 0
-    same = [one.where for one in others if one.spec.priority == priority]
+    neighbours = first if mine in first else rest
+    same = [one.where for one in others if one in neighbours and one.spec.priority == priority]
     if same:
         what = f"has the same priority ({priority}) as {', '.join(same[:3])}: their order depends on their creation times"
         remedy = "set spec.filter.priority if the order matters: an EnvoyFilter that is recreated moves to the end"
@@ -53,7 +57,7 @@ def plugins(facts: Facts) -> Iterator[Finding]:
             continue
         what = (
             f"is on the same Pods (phase {plugin.spec.phase or 'unspecified'}): istiod adds it to the chain before it applies "
-            "EnvoyFilters, so requests pass it before this filter, which is next to the router"
+            f"EnvoyFilters, so requests pass it {_relation(facts)}"
         )
         yield Finding(
             level=Level.NOTE,
@@ -62,6 +66,25 @@ def plugins(facts: Facts) -> Iterator[Finding]:
             object=f"WasmPlugin {plugin.where}",
             what=what,
         )
+
+
+def _relation(facts: Facts) -> str:
+    if facts.autowasm is not None and facts.autowasm.spec.filter.position is Position.FIRST:
+        return "after this filter, which is the first one"
+    return "before this filter, which is next to the router"
+
+
+def _is_first(one: EnvoyFilter, mine: EnvoyFilter, facts: Facts) -> bool:
+    if one is mine:
+        autowasm = facts.autowasm
+        return autowasm is not None and autowasm.spec.filter.position is Position.FIRST
+    operations = [
+        (patch.get("patch") or {}).get("operation")
+        for patch in one.spec.config_patches or ()
+        if patch.get("applyTo") == "HTTP_FILTER"
+        and ((patch.get("match") or {}).get("listener") or {}).get("name") != TUNNEL
+    ]
+    return bool(operations) and all(each == "INSERT_FIRST" for each in operations)
 
 
 def _beside(other: EnvoyFilter, facts: Facts) -> bool:

@@ -246,12 +246,17 @@ def test_revision_that_is_not_the_pods() -> None:
 
 
 def _filter(
-    name: str, *, namespace: str = "team", priority: int = 0, port: int = 9080
+    name: str,
+    *,
+    namespace: str = "team",
+    priority: int = 0,
+    port: int = 9080,
+    operation: str = "INSERT_BEFORE",
 ) -> EnvoyFilter:
     patch = {
         "applyTo": "HTTP_FILTER",
         "match": {"context": "SIDECAR_INBOUND", "listener": {"portNumber": port}},
-        "patch": {"operation": "INSERT_BEFORE"},
+        "patch": {"operation": operation},
     }
     return decoded(
         EnvoyFilter,
@@ -272,6 +277,19 @@ def test_order_is_priority_then_age() -> None:
     assert "team/x > this one > team/laters" in found["Order"].what
     assert found["OrderByAge"].level is Level.WARNING
     assert "team/laters" in found["OrderByAge"].what
+
+
+def test_of_filters_that_are_first_the_one_that_istiod_inserts_last_is_first() -> None:
+    first = parse(autowasm(applyPorts=[9080], position="First", priority=1))
+    others = (
+        _filter("one", priority=0, operation="INSERT_FIRST"),
+        _filter("two", priority=2, operation="INSERT_FIRST"),
+        _filter("router", priority=1),
+    )
+    known = facts(autowasm=first, envoyfilters=(_filter("test", priority=1), *others))
+    found = findings_of(order.filters, known)
+    assert "team/two > this one > team/one > team/router" in found["Order"].what
+    assert "OrderByAge" not in found, "the one before the router is elsewhere"
 
 
 def test_filters_elsewhere_are_not_in_the_order() -> None:
