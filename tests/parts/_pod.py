@@ -55,6 +55,7 @@ def main() -> None:
         _libc.prctl(
             _PR_SET_PDEATHSIG, signal.SIGKILL
         )  # `_leash.py`'s, in case that the above took it off
+    os.chdir(Path.cwd())  # it may be in one of the volumes, which are mounted over it
     # The rest of the capabilities goes here: the user is not 0.
     os.execv(settings["command"][0], settings["command"])
 

@@ -15,13 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.parts import ports, provision, pypi, releases
+from tests.parts import pod, ports, provision, pypi, releases
 from tests.parts.envoy import Envoy
 from tests.parts.istio import ROOT_NAMESPACE, SDS_SOCKET, Istiod
 from tests.parts.process import Process
 
 _ALPN = "istio-http/1.1"  # by which an inbound listener knows that a sidecar calls
 _READY_SECONDS = 60
+_DATA = "/var/lib/istio/data"
+"""`IstioDataDir`, a constant of the agent's: where it stores modules."""
+_USER = 1337
+"""Of the container istio-proxy."""
 STATISTICS_PORT = 15090
 """On the address of the workload: the statistics of its Envoy, as each sidecar serves them."""
 
@@ -84,12 +88,15 @@ async def injected(
     version: str = pypi.ENVOY_VERSIONS[0],
     metadata: Mapping[str, str] | None = None,
     proxy_config: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    fetches_modules: bool = False,
     timeout: float = _READY_SECONDS,
 ) -> AsyncIterator[tuple[Agent, Envoy]]:
     """Run an agent that starts a plain Envoy with Istio's bootstrap and passes on the configuration and certificates from istiod.
 
     For the workload `name` in `default` (add it first). `metadata`: `ISTIO_META_…` variables, without that prefix.
-    `proxy_config`: more of the mesh's `ProxyConfig`. Returns once Envoy is ready. Raises ProcessError.
+    `proxy_config`: more of the mesh's `ProxyConfig`. `environment`: more variables of the agent. With `fetches_modules` it is confined
+    like a container, with the folder in which it stores the modules of WasmPlugins. Returns once Envoy is ready. Raises ProcessError.
     """
     envoy = await asyncio.to_thread(provision.envoy, version)
     process, admin = await _agent(
@@ -106,8 +113,10 @@ async def injected(
             "PEER_METADATA_DISCOVERY": "false",
             "ISTIO_META_ISTIO_VERSION": mesh.release.version,
             **{f"ISTIO_META_{key}": value for key, value in (metadata or {}).items()},
+            **(environment or {}),
         },
         proxy_config=proxy_config,
+        is_container=fetches_modules,
     )
     proxy = Envoy(process, admin=admin)
     async with process:
@@ -126,6 +135,7 @@ async def _agent(
     files: Mapping[str, str] | None = None,
     environment: Mapping[str, str] | None = None,
     proxy_config: Mapping[str, Any] | None = None,
+    is_container: bool = False,
 ) -> tuple[Process, str]:
     """An agent that is not started, and the address of its Envoy's admin port."""
     token = await mesh.cluster.request(
@@ -161,12 +171,15 @@ async def _agent(
         "terminationDrainDuration": "1s",
         **(proxy_config or {}),
     }
+    command: list[str | Path] = [
+        *(agent_program, "proxy", "sidecar", "--domain", "default.svc.cluster.local"),
+        *("--stsPort", "0", "--proxyComponentLogLevel", "wasm:debug"),
+    ]
+    if is_container:
+        command = await asyncio.to_thread(_in_container, command, directory)
     return Process(
         f"agent {name}",
-        [
-            *(agent_program, "proxy", "sidecar", "--domain", "default.svc.cluster.local"),
-            *("--stsPort", "0", "--proxyComponentLogLevel", "wasm:debug"),
-        ],
+        command,
         log=directory / "agent.log",
         env={
             **os.environ,
@@ -189,6 +202,17 @@ async def _agent(
         },
         cwd=directory,
     ), f"{ports.LOOPBACK}:{admin_port}"
+
+
+def _in_container(command: list[str | Path], directory: Path) -> list[str | Path]:
+    modules = directory / "modules"
+    modules.mkdir(exist_ok=True)
+    volumes = [
+        pod.volume(directory, str(directory), writable=True),
+        pod.volume(modules, _DATA, writable=True),
+    ]
+    words = [str(word) for word in command]
+    return pod.confined(words, directory, user=_USER, group=_USER, volumes=volumes)
 
 
 def _bootstrap() -> Path:

@@ -111,9 +111,9 @@ class Container:
             source = directory / mount["name"]
             source.mkdir(parents=True, exist_ok=True)
             writable = not mount.get("readOnly", False)
-            found.append(_volume(source, mount["mountPath"], writable=writable))
+            found.append(volume(source, mount["mountPath"], writable=writable))
         if self.template.get("automountServiceAccountToken", True):
-            found.append(_volume(account.directory, SERVICE_ACCOUNT, writable=False))
+            found.append(volume(account.directory, SERVICE_ACCOUNT, writable=False))
         return found
 
     def process(
@@ -131,7 +131,7 @@ class Container:
         command = [str(program), *self.spec["args"], *arguments]
         return Process(
             "wasmer",
-            _confined(command, directory, user=user, group=group, volumes=volumes),
+            confined(command, directory, user=user, group=group, volumes=volumes),
             log=directory / "wasmer.log",
             env={**environment, **self.environment},
             cwd=Path("/"),
@@ -151,7 +151,7 @@ class Container:
             user, group = self.user
             volumes = self.volumes(directory, account)
             words = [str(program), *self.spec["args"]]
-            return _confined(words, directory, user=user, group=group, volumes=volumes)
+            return confined(words, directory, user=user, group=group, volumes=volumes)
 
         running = await asyncio.create_subprocess_exec(
             *await asyncio.to_thread(command),
@@ -165,12 +165,12 @@ class Container:
         return running.returncode or 0, printed.decode()
 
 
-async def run_confined(
+async def runconfined(
     command: Sequence[str], directory: Path, *, user: int, group: int, volumes: Sequence[Document]
 ) -> str:
     """The output of a short program that is confined like a container."""
     words = await asyncio.to_thread(
-        lambda: _confined(command, directory, user=user, group=group, volumes=volumes)
+        lambda: confined(command, directory, user=user, group=group, volumes=volumes)
     )
     running = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
     async with asyncio.timeout(30):
@@ -178,9 +178,10 @@ async def run_confined(
     return printed.decode()
 
 
-def _confined(
+def confined(
     command: Sequence[str], directory: Path, *, user: int, group: int, volumes: Sequence[Document]
 ) -> list[str | Path]:
+    """The command that runs `command` like a container; `volumes` as by `volume`. Writes a file into `directory`. Blocks."""
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / "container.json"
     specification = {"user": user, "group": group, "volumes": volumes, "command": list(command)}
@@ -188,7 +189,8 @@ def _confined(
     return [sys.executable, "-S", "-E", _CONFINE, file]
 
 
-def _volume(source: Path, target: str, *, writable: bool) -> Document:
+def volume(source: Path, target: str, *, writable: bool) -> Document:
+    """The folder `source`, seen at `target`."""
     return {"source": os.fspath(source), "target": target, "writable": writable}
 
 
