@@ -23,12 +23,12 @@ from autowasm.api.parsing import parse
 from autowasm.api.record import Record
 from autowasm.api.v1alpha1 import AutoWasm
 from autowasm.artifacts.pullsecrets import PullAccess
-from autowasm.cli import clusters, findings, registries, sources
+from autowasm.cli import clusters, findings, manifestfiles, registries, sources
 from autowasm.cli.clusters import server_of
 from autowasm.cli.explain import exit_status
 from autowasm.cli.judging import judged
 from autowasm.cli.options import offered
-from autowasm.cli.stdio import STDIN, is_coloured, is_stdin, standard_input, width_of
+from autowasm.cli.stdio import is_coloured, is_stdin, width_of
 from autowasm.controller.sourcepolicy import PolicyFile
 from autowasm.errors import SpecError, UsageError
 from autowasm.explain import plan as plans
@@ -61,9 +61,6 @@ _CLUSTER: Final = (
     "wasmer endpoints",
     "mesh",
 )
-
-_SUFFIXES: Final = frozenset({".yaml", ".yml", ".json"})
-_MAX_FILES: Final = 1_000
 
 Planned = tuple[Facts, Plan, tuple[Finding, ...]]
 
@@ -105,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _read(arguments: argparse.Namespace) -> list[PlannedObject]:
     """The AutoWasms of the file, or of the files of a folder, as `wasmer standalone` reads them. Raises UsageError."""
-    files = _files(arguments.file)
+    files = manifestfiles.files(arguments.file)
     parsed = [(file, _parsed(file)) for file in files]
     problems = [f"-f {file}: {'; '.join(one.problems)}" for file, one in parsed if one.broken]
     if problems:
@@ -131,32 +128,9 @@ def _read(arguments: argparse.Namespace) -> list[PlannedObject]:
     return list(result.values())
 
 
-def _files(path: Path) -> list[Path]:
-    """The file, or the YAML and JSON files of a folder in the order of their names, as kubectl reads one. Raises UsageError."""
-    try:
-        if path == STDIN or not path.is_dir():
-            return [path]
-        files = sorted(each for each in path.iterdir() if each.suffix in _SUFFIXES)
-    except OSError as error:
-        raise UsageError(f"-f {path}: {error.strerror}") from error
-    if not files:
-        raise UsageError(f"-f {path}: the folder has no *.yaml, *.yml or *.json files")
-    if len(files) > _MAX_FILES:
-        raise UsageError(f"-f {path}: more than {_MAX_FILES} files")
-    return files
-
-
 def _parsed(path: Path) -> documents.Parsed:
     limits = Limits()
-    most = documents.file_bytes(limits)
-    if path == STDIN:
-        content = standard_input("-f -").read(most + 1)
-    else:
-        try:
-            with path.open("rb") as file:  # opened once: it may be a pipe
-                content = file.read(most + 1)
-        except OSError as error:
-            raise UsageError(f"-f {path}: {error.strerror}") from error
+    content = manifestfiles.content(path, most=documents.file_bytes(limits))
     return documents.parse(content, limits=limits)
 
 
