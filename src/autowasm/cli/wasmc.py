@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from autowasm.cli import completion, registryflags
+from autowasm.cli.convertflags import add_convert
 from autowasm.cli.options import (
     CLUSTER_DOMAIN,
     KUBECONFIG,
@@ -138,6 +139,7 @@ Diagnoses an AutoWasm in a cluster, shows what applying one would change, and co
   wasmc plan -f autowasm.yaml
   wasmc explain NAME -n NAMESPACE
   wasmc rollout status NAME -n NAMESPACE -w
+  wasmc convert -f wasmplugin.yaml > autowasm.yaml
 """
 
 _EPILOG = """\
@@ -154,6 +156,7 @@ Exit status:
     1  failure. inspect: also a refused module; run: a module that does not start or fails; test: a failed case; explain and
        plan: also reported errors; rollout: an aborted rollout
     2  usage error, or an API server that cannot be queried
+    3  convert: something was lost
   130  interrupted by Ctrl-C
   143  ended by SIGTERM
 With --json an error is also a document on standard output: {"error": {"reason", "message", "hint"}}. The reasons are those
@@ -243,6 +246,7 @@ def build_parser(program: str = _PROGRAM) -> Parser:
     add_test(commands)
     add_explain(commands, registryflags.add_registry)
     add_plan(commands, registryflags.add_registry)
+    add_convert(commands, add_json)
     add_rollout(commands, _add_rollout_flags)
     registryflags.add_tags(commands)
     registryflags.add_digest(commands)
@@ -292,18 +296,12 @@ def _run(arguments: argparse.Namespace, parser: Parser) -> int:
 def _runner(command: str) -> Callable[[argparse.Namespace], int]:
     """The function of a command. Its imports are heavy, and different for each."""
     match command:
-        case "explain":
-            from autowasm.cli import explain  # noqa: PLC0415 - reads a cluster: the others need none of that
+        case "explain" | "plan" | "rollout":
+            return _cluster_runner(command)
+        case "convert":
+            from autowasm.cli import convert  # noqa: PLC0415
 
-            return explain.run
-        case "plan":
-            from autowasm.cli import plan  # noqa: PLC0415
-
-            return plan.run
-        case "rollout":
-            from autowasm.cli import rollout  # noqa: PLC0415
-
-            return rollout.run
+            return convert.run
         case "run":
             from autowasm.cli import run  # noqa: PLC0415 - the sandbox, as for test
 
@@ -328,6 +326,23 @@ def _runner(command: str) -> Callable[[argparse.Namespace], int]:
             from autowasm.cli import registrycommands  # noqa: PLC0415
 
             return registrycommands.run
+
+
+def _cluster_runner(command: str) -> Callable[[argparse.Namespace], int]:
+    """That of a command that reads a cluster: the others need none of that."""
+    match command:
+        case "explain":
+            from autowasm.cli import explain  # noqa: PLC0415
+
+            return explain.run
+        case "plan":
+            from autowasm.cli import plan  # noqa: PLC0415
+
+            return plan.run
+        case _:
+            from autowasm.cli import rollout  # noqa: PLC0415
+
+            return rollout.run
 
 
 def _help(parser: Parser, topic: str | None) -> int:

@@ -1,0 +1,1 @@
+"""Other objects that put Wasm filters into Envoys, as AutoWasms. Pure."""
