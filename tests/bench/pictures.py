@@ -3,6 +3,7 @@
 Both axes of a line are linear, and every axis of values begins at zero. Colours follow the reader's light or dark scheme.
 """
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -34,14 +35,23 @@ _MARK: Final = """inline:
 """
 
 
+def load_pygal() -> Any:
+    """pygal with its styles. Its hook for plug-ins has no `find_spec`, of which Python before 3.12 warns at each later import."""
+    import pygal  # noqa: PLC0415  # only who draws needs it
+    import pygal.style  # noqa: PLC0415
+
+    hooks = [one for one in sys.meta_path if type(one).__name__ == "PluginImportFixer"]
+    for hook in hooks:
+        sys.meta_path.remove(hook)
+    return pygal
+
+
 def draw(chart: Mapping[str, Any], directory: Path) -> Path:
     """One chart, as `table.Chart` is kept, into `<name>.svg`."""
-    import pygal  # noqa: PLC0415  # only who draws needs it
-    from pygal.style import CleanStyle  # noqa: PLC0415
-
+    pygal = load_pygal()
     highest = max(v for values in chart["series"].values() for v in values if v is not None)
     steps = ticks(highest)
-    style = CleanStyle(
+    style = pygal.style.CleanStyle(
         font_family="sans-serif",
         background="transparent",
         plot_background="transparent",

@@ -25,5 +25,5 @@ async def test_the_demo_ends_with_the_bad_version_stopped_at_the_first_pod(
     assert aborted is not None
     assert f"Envoy's listeners changed in {aborted[1]} only" in " ".join(rest.split())
     assert "| error    Rollout      Pod default/" in rest
-    assert re.search(r"\| [0-9a-f]{16}  3 +[0-9a-f]{12}  new: aborted", rest)
+    assert re.search(r"\| [0-9a-f]{16}  3 +[0-9a-f]{64}  new: aborted", rest)
     assert rest.rstrip().endswith("All processes of the demo have ended.")

@@ -22,7 +22,7 @@ _TICK = 0.001
 """Seconds of processor time between two signals; the kernel rounds it up to its own tick, 1 to 10 ms."""
 
 
-_TRIES = 10
+_TRIES = 50
 """Our code does the same each time: more than the least of the runs is something else's."""
 
 _WORK_SECONDS = 0.0012
@@ -32,7 +32,7 @@ _WORK_SECONDS = 0.0012
 async def longest_iteration(work: Callable[[], Awaitable[object]], *, below: float = 0.0) -> float:
     """Processor seconds, scaled, of the longest iteration of the running loop while `work` runs.
 
-    The least of ten runs; the first that is below `below` is enough.
+    The least of fifty runs; the first that is below `below` is enough.
     """
     least = float("inf")
     _forget_other_tests()
@@ -54,7 +54,7 @@ def longest_hold(
     CPython (3.9 to 3.14) hands over the lock at the same places of a program at which it runs signal handlers: at calls of
     Python functions and at the ends of loops (ceval.c, `eval_breaker`). Signal handlers run on the main thread only, so
     `function` is run there, without a loop, under a timer of processor time. A call into C that releases the lock counts as
-    a hold, too, except those of `released`: names in modules. The least of ten runs; the first that is below `below` is enough.
+    a hold, too, except those of `released`: names in modules. The least of fifty runs; the first that is below `below` is enough.
     """
     least = float("inf")
     _forget_other_tests()

@@ -74,9 +74,7 @@ def measure(data: Path) -> None:
 
 def draw(data: Path, target: Path) -> None:
     """The picture of the data in `data`."""
-    import pygal  # noqa: PLC0415  # only who draws needs it
-    from pygal.style import CleanStyle  # noqa: PLC0415
-
+    pygal = pictures.load_pygal()
     measured: dict[str, Any] = json.loads(data.read_text())
     parts = []
     for place, panel in enumerate(_shown()):
@@ -85,7 +83,7 @@ def draw(data: Path, target: Path) -> None:
         highest = max((value or 0.0 for _, points in series for _, value in points), default=0.0)
         steps = pictures.ticks(highest)
         chart = pygal.XY(
-            style=CleanStyle(
+            style=pygal.style.CleanStyle(
                 font_family="sans-serif",
                 background="transparent",
                 plot_background="transparent",
