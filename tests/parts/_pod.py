@@ -5,7 +5,8 @@ those of the machine. It has a user by number that is not 0, no capability and n
 system read-only but for the volumes that the specification lists. A user namespace gives all this to root and to others
 alike; the user that it stands for outside owns what the tests own, so programs under a private home folder can be read.
 
-The specification: `user`, `group`, `volumes` [{`source`, `target`, `writable`}], `command`.
+The specification: `user`, `group`, `volumes` [{`source`, `target`, `writable`}], `command`, and optionally `inotify`, the number of
+instances of inotify that it may have: those of all programs count against one limit of the machine's user.
 """
 
 import contextlib
@@ -36,6 +37,8 @@ def main() -> None:
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/gid_map").write_text(f"{settings['group']} {group} 1")
     Path("/proc/self/uid_map").write_text(f"{settings['user']} {user} 1")
+    if "inotify" in settings:
+        Path("/proc/sys/user/max_inotify_instances").write_text(str(settings["inotify"]))
     _mount(None, "/", flags=_MS_REC | _MS_PRIVATE)
     # Held open: a mount may hide where another one's source is.
     sources = [os.open(volume["source"], os.O_PATH) for volume in settings["volumes"]]

@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,9 @@ _DATA = "/var/lib/istio/data"
 """`IstioDataDir`, a constant of the agent's: where it stores modules."""
 _USER = 1337
 """Of the container istio-proxy."""
+_INOTIFY = 1
+"""Instances that a confined one may have. It wants a second one, for istiod's root certificate, and does without: a user of Linux may
+have 128, too few for two each of 64 agents."""
 STATISTICS_PORT = 15090
 """On the address of the workload: the statistics of its Envoy, as each sidecar serves them."""
 
@@ -212,7 +215,9 @@ def _in_container(command: list[str | Path], directory: Path) -> list[str | Path
         pod.volume(modules, _DATA, writable=True),
     ]
     words = [str(word) for word in command]
-    return pod.confined(words, directory, user=_USER, group=_USER, volumes=volumes)
+    return pod.confined(
+        words, directory, user=_USER, group=_USER, volumes=volumes, inotify=_INOTIFY
+    )
 
 
 def _bootstrap() -> Path:

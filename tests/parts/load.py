@@ -36,7 +36,9 @@ class Failure:
 class LoadReport:
     """Results so far. `by_value` counts the answers by the value of the wanted header (None: without it).
 
-    `reopened` counts how often the kept connection was ended by the server between two requests, in order.
+    `reopened` counts how often the kept connection was ended by the server between two requests, in order. `first` and `last`
+    are when the first and the last answer with a value had arrived, by the monotonic clock in seconds. `times` are of each request, if the
+    load records them: when it began, by the same clock, and how long it took.
     """
 
     total: int = 0
@@ -46,6 +48,9 @@ class LoadReport:
     by_status: Counter[int] = field(default_factory=Counter)
     by_value: Counter[str | None] = field(default_factory=Counter)
     by_worker: Counter[Worker] = field(default_factory=Counter)
+    first: dict[str | None, float] = field(default_factory=dict)
+    last: dict[str | None, float] = field(default_factory=dict)
+    times: list[tuple[float, float]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -76,6 +81,7 @@ class Load:
     timeout: float = 10.0
     max_requests: int = 100_000
     max_seconds: float = 300.0
+    record: bool = False
 
     @asynccontextmanager
     async def steady(self) -> AsyncIterator[LoadReport]:
@@ -169,6 +175,9 @@ class _Run:
         value = answer.headers.get(load.header) if load.header else None
         report.by_status[answer.status] += 1
         report.by_value[value] += 1
+        now = time.monotonic()
+        report.first.setdefault(value, now)
+        report.last[value] = now
         if answer.status != 200:
             return f"status {answer.status}: {answer.body[:200]!r}"
         if load.header and value is None:
@@ -182,6 +191,8 @@ class _Run:
         report.total += 1
         report.by_worker[self.worker] += 1
         report.slowest = max(report.slowest, outcome.took)
+        if self.load.record:
+            report.times.append((self.begun + outcome.at, outcome.took))
         if outcome.detail:
             report.failed += 1
             if len(report.failures) < _DETAILED_FAILURES:

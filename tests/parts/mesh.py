@@ -112,11 +112,12 @@ async def composed(
     audit_level: AuditLevel = "Metadata",
     crd_flags: Sequence[str] | None = None,
     arguments: Sequence[str] = (),
+    fork: bool = True,
 ) -> AsyncIterator[Mesh]:
     """Run one with all files in `directory`; the Envoys are those of `add_sidecar`.
 
     `authority` and `flags` are istiod's (`istio.istiod`), `audit_level` the API server's, `crd_flags` the installation's;
-    `arguments` are more flags of wasmer. Raises ProcessError with the log of what failed.
+    `arguments` are more flags of wasmer, `fork` as in `wasmer.controller`. Raises ProcessError with the log of what failed.
 
     It runs on `plane`, as the only installation there, and deletes before and after the leftovers of tests in the namespaces `default`
     and `istio-system`. Without `plane` it has a control plane of its own, of the given release and with `audit_level`.
@@ -148,7 +149,7 @@ async def composed(
         installation = await enter(
             plane.private(place, **options)
             if plane is not None
-            else installed(cluster, control.kubectl, place, **options)
+            else installed(cluster, control.kubectl, place, fork=fork, **options)
         )
         await control.add_blob_service(blobs)
         service = await enter(upstream())

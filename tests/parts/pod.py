@@ -179,18 +179,29 @@ async def runconfined(
 
 
 def confined(
-    command: Sequence[str], directory: Path, *, user: int, group: int, volumes: Sequence[Document]
+    command: Sequence[str],
+    directory: Path,
+    *,
+    user: int,
+    group: int,
+    volumes: Sequence[Document],
+    inotify: int | None = None,
 ) -> list[str | Path]:
-    """The command that runs `command` like a container; `volumes` as by `volume`. Writes a file into `directory`. Blocks."""
+    """The command that becomes `command`, confined like a container; its specification is written into `directory`. Blocks.
+
+    `inotify` limits its instances of inotify.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / "container.json"
     specification = {"user": user, "group": group, "volumes": volumes, "command": list(command)}
+    if inotify is not None:
+        specification["inotify"] = inotify
     file.write_text(json.dumps(specification))
     return [sys.executable, "-S", "-E", _CONFINE, file]
 
 
 def volume(source: Path, target: str, *, writable: bool) -> Document:
-    """The folder `source`, seen at `target`."""
+    """For `confined`: the folder `source` at the path `target`."""
     return {"source": os.fspath(source), "target": target, "writable": writable}
 
 

@@ -32,9 +32,11 @@ class TlsFiles:
 class RegistryServer:
     """A registry process on a port of its own."""
 
-    def __init__(self, process: Process, *, port: int, scheme: str) -> None:
+    def __init__(
+        self, process: Process, *, port: int, scheme: str, address: str = ports.LOOPBACK
+    ) -> None:
         self.process = process
-        self.host = f"{ports.LOOPBACK}:{port}"
+        self.host = f"{address}:{port}"
         self.url = f"{scheme}://{self.host}"
 
     async def start(self) -> None:
@@ -57,11 +59,12 @@ async def distribution(
     users: Mapping[str, str] | None = None,
     tls: TlsFiles | None = None,
     auth: Mapping[str, object] | None = None,
+    address: str = ports.LOOPBACK,
 ) -> AsyncIterator[RegistryServer]:
     """distribution's registry with its storage, configuration and log in `directory`; delete is enabled.
 
     `users` (name to password) switches basic authentication on, for reading too; `tls` https; `auth` is the section of
-    this name in its configuration (`tokens.TokenService`).
+    this name in its configuration (`tokens.TokenService`). `address` is where it listens.
     """
     program = await asyncio.to_thread(provision.distribution)
     # The registry would send traces to a collector on a port of ours.
@@ -69,7 +72,12 @@ async def distribution(
 
     async def make(port: int) -> RegistryServer:
         config = await asyncio.to_thread(
-            _configure, directory, port=port, users=users, tls=tls, auth=auth
+            _configure,
+            directory,
+            host=f"{address}:{port}",
+            users=users,
+            tls=tls,
+            auth=auth,
         )
         process = Process(
             "registry",
@@ -78,9 +86,10 @@ async def distribution(
             env=environment,
             cwd=directory,
         )
-        return RegistryServer(process, port=port, scheme="https" if tls else "http")
+        scheme = "https" if tls else "http"
+        return RegistryServer(process, port=port, scheme=scheme, address=address)
 
-    async with _running(make) as server:
+    async with _running(make, address=address) as server:
         yield server
 
 
@@ -109,10 +118,10 @@ async def crane(directory: Path) -> AsyncIterator[RegistryServer]:
 
 @asynccontextmanager
 async def _running(
-    make: Callable[[int], Awaitable[RegistryServer]],
+    make: Callable[[int], Awaitable[RegistryServer]], *, address: str = ports.LOOPBACK
 ) -> AsyncIterator[RegistryServer]:
     for attempts_left in reversed(range(PORT_ATTEMPTS)):
-        server = await make(ports.free_port())
+        server = await make(ports.free_port(address=address))
         try:
             await server.start()
         except ProcessError as error:
@@ -129,7 +138,7 @@ async def _running(
 def _configure(
     directory: Path,
     *,
-    port: int,
+    host: str,
     users: Mapping[str, str] | None,
     tls: TlsFiles | None,
     auth: Mapping[str, object] | None,
@@ -146,7 +155,7 @@ def _configure(
         },
     }
     http: dict[str, object] = {
-        "addr": f"{ports.LOOPBACK}:{port}",
+        "addr": host,
         "secret": secrets.token_hex(16),
     }
     if tls:

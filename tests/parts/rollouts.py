@@ -93,9 +93,16 @@ class StagedMesh(Mesh):
         return next(one for one in [*self.matched, *self.others] if one.name == name)
 
     async def add_staged(
-        self, name: str, *, app: str = SELECTED["app"], workload: str = "", pod: bool = True
+        self,
+        name: str,
+        *,
+        app: str = SELECTED["app"],
+        workload: str = "",
+        pod: bool = True,
+        **more: Any,
     ) -> StagedSidecar:
-        """One more Pod with a sidecar. `workload`: its Deployment or the like, as the injector names it to the proxy."""
+        """One more Pod with a sidecar. `workload`: its Deployment or the like, as the injector names it to the proxy; `more` are
+        arguments of `agent.injected`."""
         address = ports.free_address()
         labels = {"app": app, "pod": name}
         host = await self.add_workload(name, labels, address=address)
@@ -110,6 +117,7 @@ class StagedMesh(Mesh):
                 metadata={"WORKLOAD_NAME": workload or name},
                 # Istio's build of Envoy counts `istio_requests_total`; a plain one has its own counters, which Istio leaves out.
                 proxy_config={"proxyStatsMatcher": {"inclusionRegexps": [_REQUESTS]}},
+                **more,
             )
         )
         await istio.wait_for_blob_endpoints(envoy, self.wasmer.host)

@@ -1,0 +1,123 @@
+"""A slow link before a real server: a round-trip time, and a rate that all connections share.
+
+Below TLS and HTTP, and without loss: bytes come late, in order and complete. Invariant: each chunk is held for half a round trip in
+each direction, but chunks that follow each other travel at the same time, as on a cable. TCP's slow start is not reproduced, so a real
+link of this kind is slower for the first kilobytes of a connection.
+"""
+
+import asyncio
+import time
+from types import TracebackType
+from typing import Self
+
+_CHUNK = 16 * 1024
+_TRAVELLING = 256
+"""Chunks of a connection that are on their way, in one direction; beyond that the link takes no more from the sender."""
+
+
+class Link:
+    """Forwards `address`:`port` to the server that `lead_to` names; an async context manager.
+
+    `round_trip` is in seconds, `rate` in bytes a second towards the clients (0: unlimited); both may change while it runs. A new connection takes one
+    round trip, as the handshake of TCP does.
+    """
+
+    def __init__(self, address: str, *, round_trip: float = 0.0, rate: float = 0.0) -> None:
+        self.address = address
+        self.round_trip = round_trip
+        self.rate = rate
+        self.port = 0
+        self.connections = 0
+        self._upstream = ("", 0)
+        self._idle_at = 0.0
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.StreamWriter] = set()
+
+    @property
+    def host(self) -> str:
+        """Where it listens, `address:port`."""
+        return f"{self.address}:{self.port}"
+
+    def lead_to(self, host: str) -> None:
+        """New connections go to `host`, which is `address:port`."""
+        address, _, port = host.rpartition(":")
+        self._upstream = (address, int(port))
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, self.address, self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        for writer in self._open:
+            writer.transport.abort()
+        await self._server.wait_closed()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._open.add(writer)
+        try:
+            await asyncio.sleep(self.round_trip)
+            there, server = await asyncio.open_connection(*self._upstream)
+            self._open.add(server)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._carry(reader, server, limited=False))
+                    group.create_task(self._carry(there, writer, limited=True))
+            finally:
+                server.transport.abort()
+                self._open.discard(server)
+        except OSError:
+            pass  # the server is not there: the client sees its connection closed
+        finally:
+            writer.transport.abort()
+            self._open.discard(writer)
+
+    async def _carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, limited: bool
+    ) -> None:
+        """One direction, until its end has travelled, too."""
+        travelling: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_TRAVELLING)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._arrive(travelling, writer))
+            while True:
+                try:
+                    chunk = await reader.read(_CHUNK)
+                except OSError:
+                    chunk = b""  # one side went: so does the other
+                left = self._leave(len(chunk)) if limited else time.monotonic()
+                await travelling.put((left + self.round_trip / 2, chunk))
+                if not chunk:
+                    return
+
+    async def _arrive(
+        self, travelling: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter
+    ) -> None:
+        while True:
+            due, chunk = await travelling.get()
+            await asyncio.sleep(due - time.monotonic())
+            try:
+                if not chunk:
+                    writer.write_eof() if writer.can_write_eof() else writer.close()
+                    return
+                writer.write(chunk)
+                await writer.drain()
+            except OSError:
+                writer.transport.abort()
+                if not chunk:
+                    return
+
+    def _leave(self, size: int) -> float:
+        """When the last of these bytes is on the link: after all that others sent before."""
+        now = time.monotonic()
+        if not self.rate:
+            return now
+        self._idle_at = max(now, self._idle_at) + size / self.rate
+        return self._idle_at
